@@ -1,0 +1,604 @@
+//! The untyped handle of a connection, alive from accept on and readable for ever after.
+
+use std::{
+    any::Any,
+    error::Error,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    Address, CallbackAdded, CloseReason, Closed, Endpoints, Stats, TransportKind,
+    attributes::Attributes,
+    callbacks::{Callback, Callbacks},
+    close::{Panic, SharedError},
+    stats::Counters,
+};
+use crate::{
+    session::signal::Signal,
+    sync::{AtomicU8, Mutex, Ordering},
+};
+
+/// The session loop has taken the connection over.
+const OPEN: u8 = 1;
+/// A close was requested, or the loop found a cause for one.
+const CLOSING: u8 = 2;
+/// The peer has ended its direction.
+const PEER_FINISHED: u8 = 4;
+/// Callbacks have run.
+const CLOSED: u8 = 8;
+
+/// What anybody may know of, and do to, one connection, whatever its transport and messages.
+///
+/// Clonable, `Send + Sync`, one a connection, alive from accept or connect on. Scope: session. Addresses, times and
+/// statistics stay readable after the close and inside close callbacks. A handle keeps a few hundred bytes alive, never
+/// the transport or its task; [`Session`](crate::Session) derefs to it.
+///
+/// ```
+/// use getty_layers::{CloseReason, Connection};
+///
+/// let connection = Connection::new("any transport");
+/// let handle = connection.handle().clone();
+/// handle.insert(42_u32);
+/// assert_eq!(handle.get::<u32>(), Some(42));
+///
+/// handle.add_close_callback("docs", 1, |closed| assert_eq!(closed.reason, CloseReason::Local));
+/// handle.close();
+/// handle.close_with(CloseReason::Shutdown); // too late: the first reason wins
+/// drop(connection);
+/// assert_eq!(handle.reason(), Some(CloseReason::Local));
+/// assert!(handle.is_closed());
+/// ```
+#[derive(Clone)]
+pub struct ConnectionHandle(Arc<Inner>);
+
+struct Inner {
+    signal: Signal,
+    counters: Counters,
+    /// Nanoseconds since `opened_at`.
+    last_read: AtomicU64,
+    last_write: AtomicU64,
+    last_active: AtomicU64,
+    state: AtomicU8,
+    id: u64,
+    opened_at: Instant,
+    local: Address,
+    peer: Address,
+    changed: Notify,
+    rare: Mutex<Rare>,
+}
+
+/// What is touched a few times in a connection's life.
+#[derive(Default)]
+struct Rare {
+    kind: TransportKind,
+    name: Option<Arc<str>>,
+    requested: Option<Box<Requested>>,
+    callbacks: Callbacks,
+    attributes: Attributes,
+    closed: Option<Box<Closed>>,
+}
+
+/// The cause of a close, as first recorded.
+#[derive(Clone, Debug)]
+struct Requested {
+    reason: CloseReason,
+    source: Option<SharedError>,
+    within: Option<Duration>,
+}
+
+impl ConnectionHandle {
+    pub(super) fn new(endpoints: Endpoints) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let Endpoints { kind, local, peer } = endpoints;
+        Self(Arc::new(Inner {
+            signal: Signal::new(),
+            counters: Counters::default(),
+            last_read: AtomicU64::new(0),
+            last_write: AtomicU64::new(0),
+            last_active: AtomicU64::new(0),
+            state: AtomicU8::new(0),
+            id: NEXT.fetch_add(1, Relaxed),
+            opened_at: Instant::now(),
+            local,
+            peer,
+            changed: Notify::new(),
+            rare: Mutex::new(Rare {
+                kind,
+                ..Rare::default()
+            }),
+        }))
+    }
+
+    /// A number that no other connection of this process has or had; the first is 1.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.0.id
+    }
+
+    /// The name given with [`set_name`](Self::set_name), or else the transport's kind and the id, such as `tcp-7`.
+    #[must_use]
+    pub fn name(&self) -> Arc<str> {
+        let rare = self.0.rare.lock();
+        match &rare.name {
+            Some(name) => Arc::clone(name),
+            None => format!("{}-{}", rare.kind, self.0.id).into(),
+        }
+    }
+
+    /// Names the connection, for people who read logs.
+    pub fn set_name(&self, name: impl Into<Arc<str>>) {
+        self.0.rare.lock().name = Some(name.into());
+    }
+
+    /// The peer's address.
+    #[must_use]
+    pub fn peer_addr(&self) -> &Address {
+        &self.0.peer
+    }
+
+    /// Our address.
+    #[must_use]
+    pub fn local_addr(&self) -> &Address {
+        &self.0.local
+    }
+
+    /// What carries the connection now; layers such as TLS and WebSocket change it as they wrap the transport.
+    #[must_use]
+    pub fn transport(&self) -> TransportKind {
+        self.0.rare.lock().kind
+    }
+
+    /// Says what carries the connection from now on, for layers that wrap a transport.
+    pub fn set_transport(&self, kind: TransportKind) {
+        self.0.rare.lock().kind = kind;
+    }
+
+    /// When the connection was accepted or connected.
+    #[must_use]
+    pub fn opened_at(&self) -> Instant {
+        self.0.opened_at
+    }
+
+    /// When bytes were last received; [`opened_at`](Self::opened_at) as long as there were none.
+    #[must_use]
+    pub fn last_read(&self) -> Instant {
+        self.at(&self.0.last_read)
+    }
+
+    /// When the transport last took bytes; [`opened_at`](Self::opened_at) as long as it took none.
+    #[must_use]
+    pub fn last_write(&self) -> Instant {
+        self.at(&self.0.last_write)
+    }
+
+    /// When the application was last active: a message was received, or [`touch`](Self::touch) called.
+    #[must_use]
+    pub fn last_active(&self) -> Instant {
+        self.at(&self.0.last_active)
+    }
+
+    /// Marks the application as active now.
+    pub fn touch(&self) {
+        self.mark_active(Instant::now());
+    }
+
+    /// What has moved until now, as of the driver's last turn.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.0.counters.snapshot()
+    }
+
+    /// Keeps `value` with the connection until its close, in the place of an earlier one of the same type, which is
+    /// given back. After the close nothing is kept: `value` is dropped.
+    ///
+    /// An attribute may hold a clone of the [`Session`](crate::Session): the close breaks the cycle.
+    pub fn insert<A: Any + Send + Sync>(&self, value: A) -> Option<A> {
+        let mut rare = self.0.rare.lock();
+        if self.has(CLOSED) {
+            drop(rare); // the user's value is dropped outside of the lock
+            return None;
+        }
+        let old = rare.attributes.insert(value);
+        drop(rare);
+        old.map(|old| *old)
+    }
+
+    /// A clone of the attribute of type `A`.
+    #[must_use]
+    pub fn get<A: Any + Send + Sync + Clone>(&self) -> Option<A> {
+        self.0.rare.lock().attributes.get::<A>().cloned()
+    }
+
+    /// Takes the attribute of type `A` away.
+    pub fn remove<A: Any + Send + Sync>(&self) -> Option<A> {
+        let old = self.0.rare.lock().attributes.remove::<A>();
+        old.map(|old| *old)
+    }
+
+    /// Asks for a graceful close, with the reason [`CloseReason::Local`]: handlers in flight finish, what was accepted
+    /// for sending is flushed, both until the drain deadline. Idempotent, never waits;
+    /// [`closed`](Self::closed) tells when it is done.
+    pub fn close(&self) {
+        self.close_with(CloseReason::Local);
+    }
+
+    /// As [`close`](Self::close), with a reason of the caller's. The first reason recorded wins.
+    pub fn close_with(&self, reason: impl Into<CloseReason>) {
+        self.request(Requested {
+            reason: reason.into(),
+            source: None,
+            within: None,
+        });
+    }
+
+    /// As [`close_with`](Self::close_with), with the error that is the cause.
+    pub fn close_because(
+        &self,
+        reason: impl Into<CloseReason>,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) {
+        let source = Some(SharedError::from(source.into()));
+        self.request(Requested {
+            reason: reason.into(),
+            source,
+            within: None,
+        });
+    }
+
+    /// As [`close_with`](Self::close_with), with a drain deadline that takes the place of the session's own.
+    pub fn close_within(&self, reason: impl Into<CloseReason>, deadline: Duration) {
+        self.request(Requested {
+            reason: reason.into(),
+            source: None,
+            within: Some(deadline),
+        });
+    }
+
+    /// Whether a close was requested or a cause for one was found, be it finished or not.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.has(CLOSING)
+    }
+
+    /// Whether the close is complete: the transport is gone and all callbacks have run.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.has(CLOSED)
+    }
+
+    /// The reason recorded, as soon as there is one.
+    #[must_use]
+    pub fn reason(&self) -> Option<CloseReason> {
+        self.0
+            .rare
+            .lock()
+            .requested
+            .as_ref()
+            .map(|requested| requested.reason.clone())
+    }
+
+    /// Resolves when a close is requested or a cause for one is found. Handlers wait on this or on
+    /// [`peer_finished`](Self::peer_finished), never on [`closed`](Self::closed), which waits for them.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn closing(&self) {
+        self.until(CLOSING).await;
+    }
+
+    /// Resolves when the peer has ended its direction, or the connection is closing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn peer_finished(&self) {
+        self.until(PEER_FINISHED | CLOSING).await;
+    }
+
+    /// Resolves when the session is open, and says so; `false` when it closes before that.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn opened(&self) -> bool {
+        self.until(OPEN | CLOSED).await;
+        self.has(OPEN)
+    }
+
+    /// Resolves when the close is complete: the transport is gone and all callbacks have run. A handler of the same
+    /// session must not await this, for the close waits for the handler.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn closed(&self) -> Closed {
+        self.until(CLOSED).await;
+        let record = self.0.rare.lock().closed.clone();
+        record.map_or_else(
+            || unreachable!("the record is set before CLOSED"),
+            |record| *record,
+        )
+    }
+
+    /// Has `callback` called once when the connection has closed, under a pair of keys that can be used to replace or
+    /// [remove](Self::remove_close_callback) it.
+    ///
+    /// Callbacks run in the order added, one after another, once the transport is gone, at the end of the connection's
+    /// task or where its future is dropped; never on a task of their own. So they must not block. They run exactly once
+    /// however the connection ends: an error, a panic, an aborted task, a runtime that shuts down. A panic in one is
+    /// logged and the next still runs. They may add and remove callbacks: one added by a callback runs after the others.
+    ///
+    /// The same pair of keys, equal in type and value, replaces in place. After the close the callback is called at
+    /// once, before this returns.
+    pub fn add_close_callback<H, K>(
+        &self,
+        handler: H,
+        key: K,
+        callback: impl FnOnce(&Closed) + Send + 'static,
+    ) -> CallbackAdded
+    where
+        H: Eq + Send + 'static,
+        K: Eq + Send + 'static,
+    {
+        let callback: Callback = Box::new(callback);
+        let mut rare = self.0.rare.lock();
+        if self.has(CLOSED) {
+            let record = rare.closed.clone();
+            drop(rare);
+            if let Some(record) = record {
+                run(callback, &record);
+            }
+            return CallbackAdded::RanNow;
+        }
+        let replaced = rare.callbacks.add((handler, key), callback);
+        drop(rare);
+        if replaced.is_some() {
+            CallbackAdded::Replaced
+        } else {
+            CallbackAdded::Appended
+        }
+    }
+
+    /// Removes the callback under this pair of keys; `false` where there is none (any more).
+    pub fn remove_close_callback<H, K>(&self, handler: H, key: K) -> bool
+    where
+        H: Eq + Send + 'static,
+        K: Eq + Send + 'static,
+    {
+        let keys = (handler, key);
+        let removed = self.0.rare.lock().callbacks.remove(&keys);
+        removed.is_some()
+    }
+
+    fn has(&self, bits: u8) -> bool {
+        self.0.state.load(Ordering::Acquire) & bits != 0
+    }
+
+    fn set(&self, bit: u8) {
+        self.0.state.fetch_or(bit, Ordering::AcqRel);
+        self.0.changed.notify_waiters();
+    }
+
+    async fn until(&self, bits: u8) {
+        loop {
+            // made before the check: it sees every notification from here on
+            let changed = self.0.changed.notified();
+            if self.has(bits) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn at(&self, mark: &AtomicU64) -> Instant {
+        self.0.opened_at + Duration::from_nanos(mark.load(Relaxed))
+    }
+
+    fn mark(&self, mark: &AtomicU64, now: Instant) {
+        let nanos = now.saturating_duration_since(self.0.opened_at).as_nanos();
+        mark.store(u64::try_from(nanos).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    fn request(&self, cause: Requested) {
+        let mut rare = self.0.rare.lock();
+        if rare.requested.is_some() {
+            return;
+        }
+        rare.requested = Some(Box::new(cause));
+        drop(rare);
+        self.set(CLOSING);
+        self.0.signal.raise(Signal::CLOSE);
+    }
+
+    // for the driver half
+
+    pub(crate) fn signal(&self) -> &Signal {
+        &self.0.signal
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
+    pub(crate) fn mark_read(&self, now: Instant) {
+        self.mark(&self.0.last_read, now);
+    }
+
+    pub(crate) fn mark_write(&self, now: Instant) {
+        self.mark(&self.0.last_write, now);
+    }
+
+    pub(crate) fn mark_active(&self, now: Instant) {
+        self.mark(&self.0.last_active, now);
+    }
+
+    pub(crate) fn mark_open(&self) {
+        self.set(OPEN);
+    }
+
+    pub(crate) fn mark_peer_finished(&self) {
+        self.set(PEER_FINISHED);
+    }
+
+    pub(crate) fn requested_deadline(&self) -> Option<Duration> {
+        self.0
+            .rare
+            .lock()
+            .requested
+            .as_ref()
+            .and_then(|requested| requested.within)
+    }
+
+    /// The error recorded with the reason.
+    pub(crate) fn source(&self) -> Option<SharedError> {
+        self.0
+            .rare
+            .lock()
+            .requested
+            .as_ref()
+            .and_then(|requested| requested.source.clone())
+    }
+
+    /// Adds an error to a close that was recorded without one.
+    pub(crate) fn note_source(&self, source: SharedError) {
+        if let Some(requested) = &mut self.0.rare.lock().requested {
+            requested.source.get_or_insert(source);
+        }
+    }
+
+    /// The end: runs the callbacks and resolves those who wait. Only the lease calls it, and only once.
+    fn finish(&self) -> Closed {
+        self.set(CLOSING);
+        let mut rare = self.0.rare.lock();
+        let Requested { reason, source, .. } =
+            rare.requested.as_deref().cloned().unwrap_or(Requested {
+                reason: CloseReason::Dropped,
+                source: None,
+                within: None,
+            });
+        let record = Closed {
+            reason,
+            source,
+            stats: self.stats(),
+            lifetime: self.0.opened_at.elapsed(),
+        };
+        rare.closed = Some(Box::new(record.clone()));
+        while let Some(entry) = rare.callbacks.pop_first() {
+            drop(rare);
+            run(entry.callback, &record);
+            rare = self.0.rare.lock();
+        }
+        let attributes = std::mem::take(&mut rare.attributes);
+        // under the lock, so that a callback is either in the list above or sees the close
+        self.0.state.fetch_or(CLOSED, Ordering::AcqRel);
+        drop(rare);
+        self.0.changed.notify_waiters();
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(attributes))) {
+            tracing::error!(panic = %Panic::from_payload(&*payload), "dropping an attribute panicked");
+        }
+        record
+    }
+}
+
+fn run(callback: Callback, record: &Closed) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| callback(record))) {
+        tracing::error!(panic = %Panic::from_payload(&*payload), "a close callback panicked");
+    }
+}
+
+impl fmt::Display for ConnectionHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner {
+            id, local, peer, ..
+        } = &*self.0;
+        write!(
+            f,
+            "{}[{} #{id} {local} <-> {peer}]",
+            self.name(),
+            self.transport()
+        )
+    }
+}
+
+impl fmt::Debug for ConnectionHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionHandle")
+            .field("id", &self.id())
+            .field("name", &self.name())
+            .field("transport", &self.transport())
+            .field("local_addr", self.local_addr())
+            .field("peer_addr", self.peer_addr())
+            .field("reason", &self.reason())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The duty to finish a connection, for whatever drives it: dropped or [finished](Self::finish), it runs the close
+/// callbacks and resolves [`closed`](ConnectionHandle::closed).
+///
+/// A [`Connection`](crate::Connection) carries it until the session loop takes it over. It is to be dropped after the
+/// transport and after the [`Driver`](crate::driver::Driver). Dropped without a reason recorded, it records
+/// [`CloseReason::Refused`] before [`open`](Self::open) and [`CloseReason::Dropped`] after it, or
+/// [`CloseReason::Panicked`] in a panic.
+pub struct Lease {
+    handle: ConnectionHandle,
+    opened: bool,
+    finished: bool,
+}
+
+impl Lease {
+    pub(super) const fn new(handle: ConnectionHandle) -> Self {
+        Self {
+            handle,
+            opened: false,
+            finished: false,
+        }
+    }
+
+    /// The session is open from here on.
+    pub fn open(&mut self) {
+        self.opened = true;
+        self.handle.mark_open();
+    }
+
+    /// The end: runs the close callbacks, resolves those who wait, and gives the record. Without a reason recorded it
+    /// is [`CloseReason::Dropped`].
+    #[must_use]
+    pub fn finish(mut self) -> Closed {
+        self.finished = true;
+        self.handle.finish()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        self.handle.close_with(if std::thread::panicking() {
+            CloseReason::Panicked
+        } else if self.opened {
+            CloseReason::Dropped
+        } else {
+            CloseReason::Refused
+        });
+        self.handle.finish();
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("opened", &self.opened)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,113 @@
+//! A connection, from accept to its last callback.
+
+mod attributes;
+mod callbacks;
+mod close;
+mod endpoints;
+mod handle;
+mod stats;
+
+use std::fmt;
+
+pub use self::{
+    callbacks::CallbackAdded,
+    close::{CloseReason, Closed, DrainDeadlineExceeded, Panic, SharedError},
+    endpoints::{Address, Endpoints, TransportKind},
+    handle::{ConnectionHandle, Lease},
+    stats::Stats,
+};
+
+/// A connection whose transport is `T`: the request of the connection stack.
+///
+/// A listener or connector makes it; layers change its transport with [`map_transport`](Self::map_transport) on its way
+/// to `SessionLayer`. It owns the duty to run the close callbacks: dropped on the way, it closes with
+/// [`CloseReason::Refused`], unless another reason was recorded. The transport is dropped before the callbacks run.
+///
+/// ```
+/// use getty_layers::Connection;
+///
+/// let connection = Connection::new(b"bytes".as_slice());
+/// let connection = connection.map_transport(<[u8]>::len);
+/// assert_eq!(*connection.transport(), 5);
+/// ```
+pub struct Connection<T> {
+    transport: T,
+    // after the transport: fields are dropped in the order of their declaration
+    lease: Lease,
+    handle: ConnectionHandle,
+}
+
+impl<T> Connection<T> {
+    /// A new connection over `transport`, with unknown endpoints.
+    pub fn new(transport: T) -> Self {
+        Self::with_endpoints(transport, Endpoints::default())
+    }
+
+    /// A new connection over `transport`, which runs between these endpoints.
+    pub fn with_endpoints(transport: T, endpoints: Endpoints) -> Self {
+        let handle = ConnectionHandle::new(endpoints);
+        Self {
+            transport,
+            lease: Lease::new(handle.clone()),
+            handle,
+        }
+    }
+
+    /// The connection's handle, to clone and keep.
+    pub const fn handle(&self) -> &ConnectionHandle {
+        &self.handle
+    }
+
+    /// The transport.
+    pub const fn transport(&self) -> &T {
+        &self.transport
+    }
+
+    /// The transport.
+    pub const fn transport_mut(&mut self) -> &mut T {
+        &mut self.transport
+    }
+
+    /// The same connection over a transport made of this one.
+    pub fn map_transport<U>(self, f: impl FnOnce(T) -> U) -> Connection<U> {
+        Connection {
+            transport: f(self.transport),
+            lease: self.lease,
+            handle: self.handle,
+        }
+    }
+
+    /// Takes the transport out, for work that consumes it and may fail, such as a handshake. The rest of the connection
+    /// is what [`map_transport`](Self::map_transport) then puts the new transport into; dropped, it closes the
+    /// connection.
+    pub fn take_transport(self) -> (T, Connection<()>) {
+        let Self {
+            transport,
+            lease,
+            handle,
+        } = self;
+        (
+            transport,
+            Connection {
+                transport: (),
+                lease,
+                handle,
+            },
+        )
+    }
+
+    /// Takes the connection apart, for what drives it: the transport, and the duty to finish the connection once the
+    /// transport is gone.
+    pub fn into_parts(self) -> (T, Lease) {
+        (self.transport, self.lease)
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Connection<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("transport", &self.transport)
+            .field("handle", &self.handle)
+            .finish_non_exhaustive()
+    }
+}

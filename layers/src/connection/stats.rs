@@ -1,0 +1,81 @@
+//! What has moved over a connection.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+/// Bytes and messages that a connection has moved, as seen from our side.
+///
+/// Bytes are the transport's payload: what its codec reads and writes, without TCP, TLS or WebSocket overhead.
+/// Messages received are counted when decoded, messages sent when encoded, bytes when the transport gave or took them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Bytes sent.
+    pub bytes_out: u64,
+    /// Messages received.
+    pub messages_in: u64,
+    /// Messages sent.
+    pub messages_out: u64,
+    /// Messages that were skipped because they could not be decoded or encoded, on transports that skip them.
+    pub skipped: u64,
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            bytes_in,
+            bytes_out,
+            messages_in,
+            messages_out,
+            skipped,
+        } = self;
+        write!(
+            f,
+            "in {messages_in} messages, {bytes_in} bytes; out {messages_out} messages, {bytes_out} bytes"
+        )?;
+        if *skipped > 0 {
+            write!(f, "; {skipped} skipped")?;
+        }
+        Ok(())
+    }
+}
+
+/// A counter with one writer, the connection's driver: adding is a plain load and store.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    #[inline]
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) bytes_in: Counter,
+    pub(crate) bytes_out: Counter,
+    pub(crate) messages_in: Counter,
+    pub(crate) messages_out: Counter,
+    pub(crate) skipped: Counter,
+}
+
+impl Counters {
+    pub(crate) fn snapshot(&self) -> Stats {
+        Stats {
+            bytes_in: self.bytes_in.get(),
+            bytes_out: self.bytes_out.get(),
+            messages_in: self.messages_in.get(),
+            messages_out: self.messages_out.get(),
+            skipped: self.skipped.get(),
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What a handler answers with.
+
+use std::{option, vec};
+
+use crate::connection::CloseReason;
+
+/// What a handler answers with: no, one or many messages, and after them a close where asked for.
+///
+/// Handlers may return the message itself, an `Option`, a `Vec` or a `Reply` of it ([`IntoReply`]).
+///
+/// ```
+/// use getty_layers::{IntoReply, Reply};
+///
+/// let reply: Reply<&str> = "bye".into_reply();
+/// let reply = reply.and_close();
+/// assert_eq!(reply.len(), 1);
+/// assert!(reply.closes());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "a reply does nothing unless it is returned"]
+pub struct Reply<Out> {
+    messages: Messages<Out>,
+    close: Option<CloseReason>,
+    failed: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Messages<Out> {
+    One(Option<Out>),
+    Many(Vec<Out>),
+}
+
+impl<Out> Reply<Out> {
+    /// No message.
+    pub const fn none() -> Self {
+        Self::of(Messages::One(None))
+    }
+
+    /// One message.
+    pub const fn one(message: Out) -> Self {
+        Self::of(Messages::One(Some(message)))
+    }
+
+    /// Many messages, which leave in this order with none between them.
+    pub const fn many(messages: Vec<Out>) -> Self {
+        Self::of(Messages::Many(messages))
+    }
+
+    /// No message, and a close with the reason [`CloseReason::Local`].
+    pub fn close() -> Self {
+        Self::none().and_close()
+    }
+
+    /// Then close the session, with the reason [`CloseReason::Local`]: the messages are flushed first.
+    pub fn and_close(mut self) -> Self {
+        self.close = Some(CloseReason::Local);
+        self
+    }
+
+    /// Then close the session with this reason: the messages are flushed first.
+    pub fn and_close_with(mut self, reason: impl Into<CloseReason>) -> Self {
+        self.close = Some(reason.into());
+        self
+    }
+
+    /// Says that the stack failed underneath and a layer made this reply of the error.
+    ///
+    /// The session loop then replaces its clone of the stack by a fresh one, as it does after any error: a clone that
+    /// has failed may still hold a place in the queue of a shared limit, such as tower's, and would starve others.
+    pub const fn after_error(mut self) -> Self {
+        self.failed = true;
+        self
+    }
+
+    /// How many messages there are.
+    pub const fn len(&self) -> usize {
+        match &self.messages {
+            Messages::One(message) => message.is_some() as usize,
+            Messages::Many(messages) => messages.len(),
+        }
+    }
+
+    /// Whether there is no message.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the session closes after it.
+    pub const fn closes(&self) -> bool {
+        self.close.is_some()
+    }
+
+    /// Whether it was made of an error: see [`after_error`](Self::after_error).
+    pub const fn is_after_error(&self) -> bool {
+        self.failed
+    }
+
+    /// The messages, and the reason to close with after them.
+    pub fn into_parts(self) -> (Replies<Out>, Option<CloseReason>) {
+        let messages = match self.messages {
+            Messages::One(message) => Iter::One(message.into_iter()),
+            Messages::Many(messages) => Iter::Many(messages.into_iter()),
+        };
+        (Replies(messages), self.close)
+    }
+
+    /// The same reply with every message passed through `f`.
+    pub fn map<U>(self, mut f: impl FnMut(Out) -> U) -> Reply<U> {
+        let messages = match self.messages {
+            Messages::One(message) => Messages::One(message.map(f)),
+            Messages::Many(messages) => Messages::Many(messages.into_iter().map(&mut f).collect()),
+        };
+        Reply {
+            messages,
+            close: self.close,
+            failed: self.failed,
+        }
+    }
+
+    const fn of(messages: Messages<Out>) -> Self {
+        Self {
+            messages,
+            close: None,
+            failed: false,
+        }
+    }
+}
+
+/// The messages of a [`Reply`].
+#[derive(Debug)]
+pub struct Replies<Out>(Iter<Out>);
+
+#[derive(Debug)]
+enum Iter<Out> {
+    One(option::IntoIter<Out>),
+    Many(vec::IntoIter<Out>),
+}
+
+impl<Out> Iterator for Replies<Out> {
+    type Item = Out;
+
+    fn next(&mut self) -> Option<Out> {
+        match &mut self.0 {
+            Iter::One(message) => message.next(),
+            Iter::Many(messages) => messages.next(),
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        match &self.0 {
+            Iter::One(message) => message.size_hint(),
+            Iter::Many(messages) => messages.size_hint(),
+        }
+    }
+}
+
+/// What a handler may return: a message, an `Option`, a `Vec` or a [`Reply`] of it.
+///
+/// Not `()`: a stray semicolon that loses a reply must not compile. A handler that never answers returns `None`.
+#[diagnostic::on_unimplemented(
+    message = "a handler whose session sends `{Out}` cannot answer with `{Self}`",
+    label = "return `{Out}`, or an `Option`, `Vec` or `Reply` of it"
+)]
+pub trait IntoReply<Out> {
+    /// The reply.
+    fn into_reply(self) -> Reply<Out>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<Out> IntoReply<Out> for Out {
+    #[inline]
+    fn into_reply(self) -> Reply<Out> {
+        Reply::one(self)
+    }
+}
+
+impl<Out> IntoReply<Out> for Option<Out> {
+    #[inline]
+    fn into_reply(self) -> Reply<Out> {
+        Reply::of(Messages::One(self))
+    }
+}
+
+impl<Out> IntoReply<Out> for Vec<Out> {
+    #[inline]
+    fn into_reply(self) -> Reply<Out> {
+        Reply::many(self)
+    }
+}
+
+impl<Out> IntoReply<Out> for Reply<Out> {
+    #[inline]
+    fn into_reply(self) -> Reply<Out> {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shape_becomes_the_messages_it_holds() {
+        let shapes: [Reply<u8>; 4] = [
+            1.into_reply(),
+            Some(1).into_reply(),
+            vec![1].into_reply(),
+            Reply::one(1).into_reply(),
+        ];
+        for reply in shapes {
+            assert_eq!(reply.into_parts().0.collect::<Vec<_>>(), [1]);
+        }
+        let reply: Reply<u8> = None.into_reply();
+        assert!(reply.is_empty());
+        assert_eq!(
+            Reply::many(vec![1_u8, 2])
+                .map(u16::from)
+                .into_parts()
+                .0
+                .sum::<u16>(),
+            3
+        );
+    }
+}

@@ -1,0 +1,244 @@
+//! The driver half of a session: what the session loop polls.
+//!
+//! [`Session`] and [`Driver`] are a pair like a channel's two ends. `CodecLayer` makes it with [`pair`], the session
+//! loop drives it. Test kits and loops of another kind may do the same:
+//!
+//! ```
+//! use getty_layers::{Connection, driver};
+//! use std::task::{Context, Waker};
+//!
+//! let connection = Connection::new(());
+//! let (session, mut driver) = driver::pair::<&str>(connection.handle().clone());
+//! session.try_send("hello").unwrap();
+//!
+//! driver.turn(&Context::from_waker(Waker::noop()));
+//! let outgoing = driver.next_outgoing().unwrap();
+//! assert_eq!(outgoing.message, "hello");
+//! ```
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    task::{Context, Waker},
+};
+
+use tokio::time::Instant;
+
+use super::{
+    Session,
+    outbox::{Queued, TicketId},
+    send::SendFailure,
+    signal::Signal,
+};
+pub use crate::connection::Lease;
+use crate::connection::{CloseReason, DrainDeadlineExceeded, SharedError};
+
+/// How many messages wait for the encoder at most, unless [`Driver::set_queue_capacity`] says otherwise.
+pub const DEFAULT_QUEUE_CAPACITY: u32 = 64;
+
+/// Makes a session and its driver half over `handle`.
+#[must_use]
+pub fn pair<Out>(handle: crate::ConnectionHandle) -> (Session<Out>, Driver<Out>) {
+    let session = Session::new(handle, DEFAULT_QUEUE_CAPACITY);
+    let driver = Driver {
+        session: session.clone(),
+        waker: None,
+        batch: VecDeque::new(),
+        raised: false,
+        unreported: false,
+        blocked: false,
+    };
+    (session, driver)
+}
+
+/// The driver half: outgoing messages and their outcomes, close requests, marks of activity.
+///
+/// Dropped, it fails what was not sent.
+pub struct Driver<Out> {
+    session: Session<Out>,
+    /// Our copy of the waker that senders use.
+    waker: Option<Waker>,
+    /// Taken from the outbox, not encoded yet.
+    batch: VecDeque<Queued<Out>>,
+    /// There may be more in the outbox.
+    raised: bool,
+    /// The outbox believes that more of the batch is left than is.
+    unreported: bool,
+    /// What the outbox believes of the write buffer.
+    blocked: bool,
+}
+
+/// A message to encode, and whom to tell of its outcome.
+#[derive(Debug)]
+pub struct Outgoing<Out> {
+    /// What to encode.
+    pub message: Out,
+    /// There is one when a sender waits for the outcome; give it to [`Driver::complete`] or [`Driver::fail`].
+    pub ticket: Option<Ticket>,
+}
+
+/// Names a send whose caller waits for its outcome. Dropped, the caller waits until the driver is dropped.
+#[derive(Debug)]
+#[must_use = "the sender waits for this outcome"]
+pub struct Ticket(TicketId);
+
+impl<Out> Driver<Out> {
+    /// The other half.
+    pub const fn session(&self) -> &Session<Out> {
+        &self.session
+    }
+
+    /// Begins a turn: whatever is sent or requested from here on wakes `cx`.
+    #[inline]
+    pub fn turn(&mut self, cx: &Context<'_>) {
+        self.session.signal().register(&mut self.waker, cx);
+        self.look();
+    }
+
+    /// Looks for messages that were queued since the turn began.
+    #[inline]
+    pub fn look(&mut self) {
+        self.raised |= self.session.signal().take() & Signal::MESSAGES != 0;
+    }
+
+    /// Whether [`next_outgoing`](Self::next_outgoing) may give a message.
+    #[inline]
+    pub fn has_outgoing(&self) -> bool {
+        self.raised || !self.batch.is_empty()
+    }
+
+    /// The next message to encode.
+    pub fn next_outgoing(&mut self) -> Option<Outgoing<Out>> {
+        if self.batch.is_empty() && self.raised {
+            self.raised = false;
+            self.session.outbox().take(&mut self.batch);
+        }
+        let Queued { message, ticket } = self.batch.pop_front()?;
+        self.unreported = true;
+        Some(Outgoing {
+            message,
+            ticket: ticket.map(Ticket),
+        })
+    }
+
+    /// Tells the senders what room there is: whether the write buffer is above its high watermark, and that messages
+    /// taken so far have been encoded. Cheap where nothing has changed.
+    #[inline]
+    pub fn settle(&mut self, blocked: bool) {
+        if self.unreported || blocked != self.blocked {
+            self.unreported = false;
+            self.blocked = blocked;
+            self.session.outbox().report(self.batch.len(), blocked);
+        }
+    }
+
+    /// A message was flushed; it took so many bytes.
+    pub fn complete(&mut self, ticket: &Ticket, bytes: usize) {
+        self.session.outbox().complete(ticket.0, Ok(bytes));
+    }
+
+    /// A message was refused by the codec.
+    pub fn fail(&mut self, ticket: &Ticket, source: SharedError) {
+        self.session
+            .outbox()
+            .complete(ticket.0, Err(SendFailure::Encode(source)));
+    }
+
+    /// How many messages may wait for the encoder.
+    pub fn set_queue_capacity(&mut self, messages: u32) {
+        self.session.outbox().set_capacity(messages.max(1));
+    }
+
+    /// No new message is taken from here on; what was taken may still be sent.
+    pub fn close_queue(&mut self) {
+        self.session.outbox().close();
+        self.raised = true;
+    }
+
+    /// The drain deadline that the close was requested with, instead of the session's own.
+    pub fn requested_deadline(&self) -> Option<std::time::Duration> {
+        self.session.requested_deadline()
+    }
+
+    /// Notes that the drain deadline cut something off: [`DrainDeadlineExceeded`] becomes the record's source, if there
+    /// is none.
+    pub fn note_cut_off(&mut self) {
+        self.session
+            .note_source(std::sync::Arc::new(DrainDeadlineExceeded));
+    }
+
+    /// So many bytes were received.
+    #[inline]
+    pub fn received(&self, bytes: usize, now: Instant) {
+        self.session.counters().bytes_in.add(bytes as u64);
+        self.session.mark_read(now);
+    }
+
+    /// The transport took so many bytes.
+    #[inline]
+    pub fn sent(&self, bytes: usize, now: Instant) {
+        self.session.counters().bytes_out.add(bytes as u64);
+        self.session.mark_write(now);
+    }
+
+    /// A message was decoded.
+    #[inline]
+    pub fn message_in(&self) {
+        self.session.counters().messages_in.add(1);
+    }
+
+    /// A message was encoded.
+    #[inline]
+    pub fn message_out(&self) {
+        self.session.counters().messages_out.add(1);
+    }
+
+    /// A message was skipped.
+    pub fn skipped(&self) {
+        self.session.counters().skipped.add(1);
+    }
+
+    /// Messages have counted as activity.
+    #[inline]
+    pub fn active(&self, now: Instant) {
+        self.session.mark_active(now);
+    }
+
+    /// The peer has ended its direction.
+    pub fn peer_finished(&self) {
+        self.session.mark_peer_finished();
+    }
+}
+
+impl<Out> Drop for Driver<Out> {
+    fn drop(&mut self) {
+        let io = match self.session.reason() {
+            None => {
+                let panicking = std::thread::panicking();
+                self.session.close_with(if panicking {
+                    CloseReason::Panicked
+                } else {
+                    CloseReason::Dropped
+                });
+                None
+            }
+            Some(CloseReason::Io) => self.session.source(),
+            Some(_) => None,
+        };
+        let left = std::mem::take(&mut self.batch);
+        self.session
+            .outbox()
+            .fail_all(left, |message| match (&io, message) {
+                (Some(source), None) => SendFailure::Io(source.clone()),
+                (_, message) => SendFailure::Closed(message),
+            });
+    }
+}
+
+impl<Out> fmt::Debug for Driver<Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver")
+            .field("session", &self.session)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,139 @@
+//! A session: a connection with a codec, to which typed messages are sent.
+
+pub mod driver;
+mod framed;
+mod outbox;
+mod send;
+pub(crate) mod signal;
+
+use std::{fmt, ops::Deref, sync::Arc};
+
+pub use self::{
+    framed::{Framed, FramedParts, HasSession},
+    send::{Feeding, SendError, Sending, Sent},
+};
+use self::{outbox::Outbox, signal::Signal};
+use crate::connection::{CloseReason, ConnectionHandle};
+
+/// The handle of one session: a [`ConnectionHandle`] that also sends messages of type `Out`.
+///
+/// Clonable, `Send + Sync`, usable from any task at any time, with any number of senders. Scope: session. Messages leave
+/// first in, first out, each whole; the queue behind is bounded (64 messages by default), and full while the write
+/// buffer is above its high watermark. Replies of handlers do not pass through it: messages that a handler queued
+/// before it returned leave before its reply.
+///
+/// A session holds neither the transport nor its task: keeping one does not keep a dead connection open.
+pub struct Session<Out>(Arc<Shared<Out>>);
+
+pub(crate) struct Shared<Out> {
+    handle: ConnectionHandle,
+    outbox: Outbox<Out>,
+}
+
+impl<Out> Session<Out> {
+    pub(crate) fn new(handle: ConnectionHandle, capacity: u32) -> Self {
+        Self(Arc::new(Shared {
+            handle,
+            outbox: Outbox::new(capacity),
+        }))
+    }
+
+    /// The untyped handle.
+    #[must_use]
+    pub fn handle(&self) -> &ConnectionHandle {
+        &self.0.handle
+    }
+
+    /// Sends `message` and waits until it has left: until the transport was flushed after its last byte. That it has
+    /// left says nothing of the peer's application.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Closed`] when the session closes before that, with the message where none of it was encoded;
+    /// [`SendError::Encode`] when the codec refuses the message; [`SendError::Io`] when the transport fails after the
+    /// message was encoded.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before there was room in the queue it sends nothing, and its place goes to the next sender. Dropped
+    /// later, the message is sent all the same.
+    pub fn send(&self, message: Out) -> Sending<'_, Out> {
+        Sending::new(self, message)
+    }
+
+    /// Queues `message`, waiting for room. It is sent later, unattended: should the codec refuse it then, a stream
+    /// session closes with [`CloseReason::Encode`], and a message transport skips and counts it.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Closed`], with the message, when the session closes before there is room.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready it queues nothing, and its place goes to the next sender.
+    pub fn feed(&self, message: Out) -> Feeding<'_, Out> {
+        Feeding::new(self, message)
+    }
+
+    /// Queues `message` if there is room at once and no other sender waits. It is sent later, as with
+    /// [`feed`](Self::feed).
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Full`] and [`SendError::Closed`], each with the message.
+    pub fn try_send(&self, message: Out) -> Result<(), SendError<Out>> {
+        if self.is_closing() {
+            return Err(self.closed_error(Some(message)));
+        }
+        match self.0.outbox.try_push(message) {
+            Ok(()) => {
+                self.signal().raise(Signal::MESSAGES);
+                Ok(())
+            }
+            Err((refusal, message)) => Err(send::refused(self, &refusal, message)),
+        }
+    }
+
+    /// How many messages are queued, for dashboards: another sender may change it at once.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.0.outbox.len()
+    }
+
+    pub(crate) fn outbox(&self) -> &Outbox<Out> {
+        &self.0.outbox
+    }
+
+    fn closed_error(&self, message: Option<Out>) -> SendError<Out> {
+        SendError::Closed {
+            message,
+            reason: self.reason().unwrap_or(CloseReason::Dropped),
+        }
+    }
+}
+
+impl<Out> Clone for Session<Out> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<Out> Deref for Session<Out> {
+    type Target = ConnectionHandle;
+
+    fn deref(&self) -> &ConnectionHandle {
+        &self.0.handle
+    }
+}
+
+impl<Out> fmt::Display for Session<Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0.handle, f)
+    }
+}
+
+impl<Out> fmt::Debug for Session<Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Session").field(&self.0.handle).finish()
+    }
+}

@@ -1,0 +1,29 @@
+//! The synchronisation that our own code is built on, swapped for loom's in its models.
+
+#[cfg(not(getty_loom))]
+pub(crate) use std::sync::atomic::{AtomicU8, Ordering};
+
+#[cfg(getty_loom)]
+pub(crate) use loom::sync::atomic::{AtomicU8, Ordering};
+
+#[cfg(not(getty_loom))]
+use std::sync::{Mutex as Imp, MutexGuard as Guard, PoisonError};
+
+#[cfg(getty_loom)]
+use loom::sync::{Mutex as Imp, MutexGuard as Guard};
+#[cfg(getty_loom)]
+use std::sync::PoisonError;
+
+/// A mutex that a panic elsewhere does not poison: what it guards is consistent between any two statements.
+#[derive(Debug, Default)]
+pub(crate) struct Mutex<T>(Imp<T>);
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Imp::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> Guard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

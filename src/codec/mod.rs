@@ -1,0 +1,1 @@
+//! Codecs for first use: length-delimited, lines, raw bytes, each with a maximum that is always on.

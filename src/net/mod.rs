@@ -1,0 +1,5 @@
+//! Listeners and connectors.
+
+mod listener;
+
+pub use self::listener::Listener;
