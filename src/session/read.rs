@@ -78,8 +78,10 @@ impl Reader {
         }
         let capacity = self.buf.capacity();
         if let Some(message) = wire.decode(&mut self.buf, self.ended)? {
-            self.limit = self.max_frame;
-            self.reserved = false;
+            if self.reserved {
+                self.limit = self.max_frame;
+                self.reserved = false;
+            }
             return Ok(Decoded::Message(message));
         }
         if self.ended {
