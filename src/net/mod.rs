@@ -8,6 +8,7 @@
 //! | transport | listener | connector | target |
 //! |---|---|---|---|
 //! | TCP | [`TcpListener`], tokio's | [`TcpConnector`] | `"host:port"`, `("host", port)`, `SocketAddr`, ... |
+//! | Unix stream | `UnixListener`, tokio's | `UnixConnector` | a path |
 //!
 //! ```
 //! use getty::net::{Listener, TcpConnector, TcpListener};
@@ -29,7 +30,11 @@ mod bind;
 mod connect;
 mod listener;
 mod tcp;
+#[cfg(unix)]
+mod unix;
 
+#[cfg(unix)]
+pub use self::unix::{UnixConnector, UnixListener};
 pub use self::{
     connect::{ConnectError, Connecting},
     listener::Listener,

@@ -1,6 +1,8 @@
 //! Listeners and connectors over real sockets.
 
 mod tcp;
+#[cfg(unix)]
+mod unix;
 
 use std::{error::Error, future::poll_fn, io};
 
