@@ -9,6 +9,7 @@
 //! |---|---|---|---|
 //! | TCP | [`TcpListener`], tokio's | [`TcpConnector`] | `"host:port"`, `("host", port)`, `SocketAddr`, ... |
 //! | Unix stream | `UnixListener`, tokio's | `UnixConnector` | a path |
+//! | within the process | [`MemoryListener`] | [`MemoryConnector`] | `()`, its own listener |
 //!
 //! ```
 //! use getty::net::{Listener, TcpConnector, TcpListener};
@@ -29,6 +30,7 @@
 mod bind;
 mod connect;
 mod listener;
+mod memory;
 mod tcp;
 #[cfg(unix)]
 mod unix;
@@ -38,5 +40,6 @@ pub use self::unix::{UnixConnector, UnixListener};
 pub use self::{
     connect::{ConnectError, Connecting},
     listener::Listener,
+    memory::{MemoryConnector, MemoryListener, memory},
     tcp::{Keepalive, TcpConnector, TcpListener, TcpListenerBuilder},
 };

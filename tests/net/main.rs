@@ -1,5 +1,6 @@
-//! Listeners and connectors over real sockets.
+//! Listeners and connectors over real sockets, and within the process.
 
+mod memory;
 mod tcp;
 #[cfg(unix)]
 mod unix;
