@@ -158,9 +158,13 @@ where
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(())) => break,
                 Err(payload) => {
-                    if !state.survive(&Panic::from_payload(&*payload)) {
-                        break;
+                    let flushing = matches!(state.phase, Phase::Flushing | Phase::Closing);
+                    state.close_because(CloseReason::Panicked, Panic::from_payload(&*payload));
+                    if flushing {
+                        break; // what is left is what panics
                     }
+                    state.writer.repair();
+                    quietly(|| state.stop_reading(Phase::Flushing, &mut Clock::default()));
                     quietly(|| this.calls.as_mut().clear());
                 }
             }
@@ -193,7 +197,7 @@ where
         self.wire.driver().turn(cx);
         loop {
             if self.phase == Phase::Running && self.session().is_closing() {
-                self.begin_drain(&mut turn);
+                self.stop_reading(Phase::Draining, &mut turn.clock);
                 if self.is_cut_short() {
                     return Poll::Ready(());
                 }
@@ -234,7 +238,7 @@ where
                             self.close_because(CloseReason::Io, error);
                             return Poll::Ready(());
                         }
-                        Poll::Pending => self.reader.release_if_empty(),
+                        Poll::Pending => self.reader.rest(),
                     }
                 }
                 Phase::Running => {}
@@ -497,17 +501,19 @@ where
         coop::poll_proceed(cx).map(|unit| unit.made_progress())
     }
 
+    /// The first step of every close: nothing is read or decoded any more, and the rest has a deadline.
     #[cold]
-    fn begin_drain(&mut self, turn: &mut Turn) {
-        self.phase = Phase::Draining;
-        self.next = None;
-        self.reader.release();
+    fn stop_reading(&mut self, phase: Phase, clock: &mut Clock) {
+        self.phase = phase;
         let driver = self.wire.driver();
         driver.close_queue();
-        let deadline = driver
-            .requested_deadline()
-            .unwrap_or(self.config.drain_deadline);
-        self.drain_until = turn.clock.now().checked_add(deadline);
+        if self.drain_until.is_none() {
+            let deadline = driver.requested_deadline();
+            let deadline = deadline.unwrap_or(self.config.drain_deadline);
+            self.drain_until = clock.now().checked_add(deadline);
+        }
+        self.reader.release();
+        self.next = None; // last, for the destructor is the user's
     }
 
     /// Whether nothing that is left to say can reach the peer.
@@ -562,21 +568,6 @@ where
                 .note_source(Arc::new(DrainDeadlineExceeded));
         }
         Poll::Ready(())
-    }
-
-    /// After a panic: what is encoded is flushed, no code of the user's is called again. `false` when that is what
-    /// panicked.
-    #[cold]
-    fn survive(&mut self, panic: &Panic) -> bool {
-        let first = matches!(self.phase, Phase::Running | Phase::Draining);
-        self.session()
-            .close_because(CloseReason::Panicked, panic.clone());
-        if first {
-            self.begin_drain(&mut Turn::default());
-            self.phase = Phase::Flushing;
-            self.writer.repair();
-        }
-        first
     }
 
     fn close_because(&mut self, reason: CloseReason, source: impl Into<BoxError>) {
