@@ -2,6 +2,7 @@
 //!
 //! | codec | a message is | sent and received as |
 //! |---|---|---|
+//! | [`Lines`] | a line of UTF-8 text | anything that is a `str`, and `String` |
 //! | [`Raw`] | whatever has arrived | [`Bytes`](bytes::Bytes) |
 //!
 //! A codec is given to [`CodecLayer`](crate::CodecLayer), which clones it for each connection. Any other
@@ -15,11 +16,15 @@
 //! that repeats to others what a peer said, and adds to it, has to leave room for what it adds: a reply that the codec
 //! refuses closes the session that it was meant for.
 
+pub mod lines;
 pub mod raw;
 
 pub use tokio_util::codec::{Decoder, Encoder};
 
-pub use self::raw::Raw;
+pub use self::{
+    lines::{Lines, LinesError},
+    raw::Raw,
+};
 
 /// The maximum of every codec here, in bytes, unless its `with_max_length` says otherwise: 64 KiB.
 pub const MAX_FRAME: usize = getty_layers::codec::DEFAULT_MAX_FRAME;
