@@ -2,6 +2,7 @@
 //!
 //! | codec | a message is | sent and received as |
 //! |---|---|---|
+//! | [`Length`] | a frame whose header says how long it is | [`Bytes`](bytes::Bytes) |
 //! | [`Lines`] | a line of UTF-8 text | anything that is a `str`, and `String` |
 //! | [`Raw`] | whatever has arrived | [`Bytes`](bytes::Bytes) |
 //!
@@ -16,12 +17,14 @@
 //! that repeats to others what a peer said, and adds to it, has to leave room for what it adds: a reply that the codec
 //! refuses closes the session that it was meant for.
 
+pub mod length;
 pub mod lines;
 pub mod raw;
 
 pub use tokio_util::codec::{Decoder, Encoder};
 
 pub use self::{
+    length::{FieldWidth, Length, LengthError},
     lines::{Lines, LinesError},
     raw::Raw,
 };
