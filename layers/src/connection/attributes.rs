@@ -4,36 +4,70 @@ use std::{
     any::{Any, TypeId},
     collections::HashMap,
     hash::{BuildHasherDefault, Hasher},
+    sync::Arc,
 };
 
-type Value = Box<dyn Any + Send + Sync>;
+use super::contain;
+use crate::sync::Mutex;
 
-/// At most one value of each type. Allocates with the first value.
+/// A value with a lock of its own, under which it is cloned: the user's `Clone` then neither runs under the connection's
+/// lock nor races with one who takes the value away.
+pub(crate) struct Slot<A>(Mutex<Option<A>>);
+
+impl<A> Slot<A> {
+    pub(crate) fn new(value: A) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Some(value))))
+    }
+
+    pub(crate) fn get(&self) -> Option<A>
+    where
+        A: Clone,
+    {
+        self.0.lock().clone()
+    }
+
+    pub(crate) fn take(&self) -> Option<A> {
+        self.0.lock().take()
+    }
+}
+
+/// At most one value of each type. Allocates with the first value. Never runs the values' own code, but when
+/// [cleared](Self::clear).
 #[derive(Debug, Default)]
 pub(crate) struct Attributes {
     // boxed because most connections have none, and an empty map is five words
-    map: Option<Box<HashMap<TypeId, Value, BuildHasherDefault<TypeIdHasher>>>>,
+    map: Option<Box<Map>>,
 }
 
+type Map = HashMap<TypeId, Arc<dyn Any + Send + Sync>, BuildHasherDefault<TypeIdHasher>>;
+
 impl Attributes {
-    /// Gives back the value that was there, for the caller to drop outside of any lock.
-    pub(crate) fn insert<A: Any + Send + Sync>(&mut self, value: A) -> Option<Box<A>> {
+    /// Gives back what was there.
+    pub(crate) fn insert<A: Any + Send + Sync>(
+        &mut self,
+        value: Arc<Slot<A>>,
+    ) -> Option<Arc<Slot<A>>> {
         self.map
             .get_or_insert_default()
-            .insert(TypeId::of::<A>(), Box::new(value))
+            .insert(TypeId::of::<A>(), value)
             .and_then(|old| old.downcast().ok())
     }
 
-    pub(crate) fn get<A: Any + Send + Sync>(&self) -> Option<&A> {
-        self.map.as_ref()?.get(&TypeId::of::<A>())?.downcast_ref()
+    pub(crate) fn get<A: Any + Send + Sync>(&self) -> Option<Arc<Slot<A>>> {
+        let slot = self.map.as_ref()?.get(&TypeId::of::<A>())?;
+        Arc::clone(slot).downcast().ok()
     }
 
-    pub(crate) fn remove<A: Any + Send + Sync>(&mut self) -> Option<Box<A>> {
-        self.map
-            .as_mut()?
-            .remove(&TypeId::of::<A>())?
-            .downcast()
-            .ok()
+    pub(crate) fn remove<A: Any + Send + Sync>(&mut self) -> Option<Arc<Slot<A>>> {
+        let slot = self.map.as_mut()?.remove(&TypeId::of::<A>())?;
+        slot.downcast().ok()
+    }
+
+    /// Drops every value, whatever the others' drops do.
+    pub(crate) fn clear(self) {
+        for value in self.map.into_iter().flat_map(|map| map.into_values()) {
+            contain("dropping an attribute", || drop(value));
+        }
     }
 }
 
