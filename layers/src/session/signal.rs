@@ -54,6 +54,12 @@ impl Signal {
         }
     }
 
+    /// The driver is gone: nobody is woken any more.
+    pub(crate) fn forget(&self) {
+        let old = self.waker.lock().take();
+        drop(old);
+    }
+
     /// The flags raised since the last time.
     #[inline]
     pub(crate) fn take(&self) -> u8 {
