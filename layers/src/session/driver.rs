@@ -222,18 +222,10 @@ impl<Out> Driver<Out> {
 
 impl<Out> Drop for Driver<Out> {
     fn drop(&mut self) {
+        self.session.abandon();
         let io = match self.session.reason() {
-            None => {
-                let panicking = std::thread::panicking();
-                self.session.close_with(if panicking {
-                    CloseReason::Panicked
-                } else {
-                    CloseReason::Dropped
-                });
-                None
-            }
             Some(CloseReason::Io) => self.session.source(),
-            Some(_) => None,
+            _ => None,
         };
         let left = std::mem::take(&mut self.batch);
         self.session
@@ -242,6 +234,8 @@ impl<Out> Drop for Driver<Out> {
                 (Some(source), None) => SendFailure::Io(source.clone()),
                 (_, message) => SendFailure::Closed(message),
             });
+        // a handle may be kept for long after: it must not keep our task's memory, too
+        self.session.signal().forget();
     }
 }
 
