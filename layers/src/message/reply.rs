@@ -166,6 +166,7 @@ pub trait IntoReply<Out> {
     fn into_reply(self) -> Reply<Out>;
 }
 
+// each of these says `do_not_recommend`, because the trait's own message names them all, in one line
 #[diagnostic::do_not_recommend]
 impl<Out> IntoReply<Out> for Out {
     #[inline]
@@ -174,6 +175,7 @@ impl<Out> IntoReply<Out> for Out {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<Out> IntoReply<Out> for Option<Out> {
     #[inline]
     fn into_reply(self) -> Reply<Out> {
@@ -181,6 +183,7 @@ impl<Out> IntoReply<Out> for Option<Out> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<Out> IntoReply<Out> for Vec<Out> {
     #[inline]
     fn into_reply(self) -> Reply<Out> {
@@ -188,6 +191,7 @@ impl<Out> IntoReply<Out> for Vec<Out> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<Out> IntoReply<Out> for Reply<Out> {
     #[inline]
     fn into_reply(self) -> Reply<Out> {
