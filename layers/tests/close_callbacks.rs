@@ -223,7 +223,8 @@ fn count(handle: &ConnectionHandle) -> (Arc<AtomicUsize>, Log) {
 
 #[test]
 fn callbacks_run_exactly_once_at_whatever_stage_the_connection_is_dropped() {
-    let stages: [(&str, fn(Connection<()>)); 7] = [
+    type Stage = (&'static str, fn(Connection<()>));
+    let stages: [Stage; 7] = [
         ("refused", drop),
         ("refused", |connection| {
             drop(connection.map_transport(|()| "another transport"));
