@@ -22,6 +22,9 @@ use crate::connection::{CloseReason, ConnectionHandle};
 /// buffer is above its high watermark. Replies of handlers do not pass through it: messages that a handler queued
 /// before it returned leave before its reply.
 ///
+/// Senders that wait for room wait in line: a future of [`send`](Self::send) or [`feed`](Self::feed) that is kept, but
+/// neither polled nor dropped, holds up those behind it.
+///
 /// A session holds neither the transport nor its task: keeping one does not keep a dead connection open.
 pub struct Session<Out>(Arc<Shared<Out>>);
 
