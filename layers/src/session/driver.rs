@@ -271,9 +271,9 @@ impl<Out> Driver<Out> {
     pub fn reading(&self, reads: bool, now: Moment) {
         let resumed = &self.session.marks().resumed;
         if reads {
-            resumed.set(now)
+            resumed.set(now);
         } else {
-            resumed.clear()
+            resumed.clear();
         }
     }
 
