@@ -59,7 +59,8 @@ pin_project! {
 struct State<S, W: Wire, R> {
     // first, so that on a drop the transport goes before senders learn it from the driver, which is its last part
     wire: W,
-    service: S,
+    /// None once the session closes: a service that nobody calls any more may wait in the queue of a shared limit.
+    service: Option<S>,
     renew: R,
     config: Arc<Config>,
     phase: Phase,
@@ -131,7 +132,7 @@ where
                 skip_bad: config.skips_bad(framing),
                 steps: 0,
                 wire,
-                service,
+                service: Some(service),
                 renew,
                 config,
             }),
@@ -292,13 +293,16 @@ where
             if calls.len() + self.replies.len() >= self.config.in_flight {
                 return;
             }
-            if self.next.is_none() && !self.decode(turn) {
+            if self.next.is_none() && !self.decode(calls.len(), turn) {
                 return;
             }
             if turn.service_waits {
                 return;
             }
-            match self.service.poll_ready(cx) {
+            let Some(service) = &mut self.service else {
+                return;
+            };
+            match service.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return self.close_because(CloseReason::Handler, error),
                 Poll::Pending => {
@@ -309,9 +313,7 @@ where
             let Some(message) = self.next.take() else {
                 return;
             };
-            let call = self
-                .service
-                .call(Request::new(message, self.session().clone()));
+            let call = service.call(Request::new(message, self.wire.session().clone()));
             match calls.as_mut().start(cx, call) {
                 Poll::Ready(result) => self.finished(result),
                 Poll::Pending => turn.calls_wait = calls.waits_alone(),
@@ -322,7 +324,7 @@ where
 
     /// Decodes into `next`; `false` when there is nothing, or the session closes.
     #[inline]
-    fn decode(&mut self, turn: &mut Turn) -> bool {
+    fn decode(&mut self, in_flight: usize, turn: &mut Turn) -> bool {
         loop {
             match self.reader.decode(&mut self.wire) {
                 Ok(Decoded::Message(message)) => {
@@ -344,7 +346,10 @@ where
                     self.skip(&*error);
                 }
                 Ok(Decoded::End) => {
-                    self.session().close_with(CloseReason::PeerClosed);
+                    // all that the peer has sent is answered first, for as long as that takes
+                    if in_flight == 0 {
+                        self.session().close_with(CloseReason::PeerClosed);
+                    }
                     return false;
                 }
                 Err(error) => {
@@ -371,18 +376,17 @@ where
                     self.encode_reply(reply);
                 }
             }
-            Err(error) => {
-                self.renew();
-                self.close_because(CloseReason::Handler, error);
-            }
+            Err(error) => self.close_because(CloseReason::Handler, error),
         }
     }
 
     /// A stack that has failed may still wait in the queue of a shared limit.
     #[cold]
     fn renew(&mut self) {
-        if let Some(fresh) = self.renew.fresh() {
-            self.service = fresh;
+        if self.service.is_some()
+            && let Some(fresh) = self.renew.fresh()
+        {
+            self.service = Some(fresh);
         }
     }
 
@@ -471,7 +475,8 @@ where
     #[cold]
     fn begin_drain(&mut self, turn: &mut Turn) {
         self.phase = Phase::Draining;
-        self.next = None;
+        let unused = (self.next.take(), self.service.take());
+        quietly(|| drop(unused));
         self.reader.release();
         let driver = self.wire.driver();
         driver.close_queue();

@@ -1,7 +1,9 @@
 //! The contracts of a session, of serving and of connecting, through the public API.
 
 mod callbacks;
+mod closing;
 mod codec;
 mod order;
 mod panics;
+mod readiness;
 mod support;
