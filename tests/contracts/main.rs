@@ -5,5 +5,8 @@ mod closing;
 mod codec;
 mod order;
 mod panics;
+mod per_session;
 mod readiness;
+mod sending;
 mod support;
+mod units;

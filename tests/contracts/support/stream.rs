@@ -296,6 +296,11 @@ impl AsyncWrite for Stream {
         assert!(!state.shut, "written to after the shutdown");
         let n = buf.len().min(state.room).min(state.write_limit);
         if n == 0 {
+            // what has no room for more has handed on what it had
+            if !state.holds_flush {
+                state.flushed = state.output.len();
+                self.0.changed.notify_waiters();
+            }
             state.wakers.push(cx.waker().clone());
             return Poll::Pending;
         }
