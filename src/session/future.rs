@@ -215,6 +215,11 @@ where
             }
             if self.blocked && self.writer.len() <= self.config.low {
                 self.blocked = false;
+                if self.wire.driver().settle(false) {
+                    // a sender that waits goes first, or requests would take all the room each time there is some
+                    turn.yields = true;
+                    cx.waker().wake_by_ref();
+                }
                 continue;
             }
             self.wire.driver().settle(self.blocked);

@@ -3,6 +3,7 @@
 mod callbacks;
 mod closing;
 mod codec;
+mod fairness;
 mod order;
 mod panics;
 mod per_session;
