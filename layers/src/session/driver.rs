@@ -37,6 +37,8 @@ use crate::connection::{CloseReason, SharedError};
 pub const DEFAULT_QUEUE_CAPACITY: u32 = 64;
 
 /// Makes a session and its driver half over `handle`.
+///
+/// Once for each connection: it is the handle that wakes the driver, and it knows one.
 #[must_use]
 pub fn pair<Out>(handle: crate::ConnectionHandle) -> (Session<Out>, Driver<Out>) {
     let session = Session::new(handle, DEFAULT_QUEUE_CAPACITY);
@@ -53,7 +55,7 @@ pub fn pair<Out>(handle: crate::ConnectionHandle) -> (Session<Out>, Driver<Out>)
 
 /// The driver half: outgoing messages and their outcomes, close requests, marks of activity.
 ///
-/// Dropped, it fails what was not sent.
+/// Dropped, it fails what was not sent, and records a reason as [`Lease`] does.
 pub struct Driver<Out> {
     session: Session<Out>,
     /// Our copy of the waker that senders use.
@@ -82,8 +84,19 @@ pub struct Outgoing<Out> {
 #[must_use = "the sender waits for this outcome"]
 pub struct Ticket(TicketId);
 
+/// A time as the activity marks of one session keep it: made once a turn, by [`Driver::moment`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(pub(crate) u64);
+
 impl<Out> Driver<Out> {
+    /// `now`, for the marks of activity.
+    #[inline]
+    pub fn moment(&self, now: Instant) -> Moment {
+        self.session.moment(now)
+    }
+
     /// The other half.
+    #[inline]
     pub const fn session(&self) -> &Session<Out> {
         &self.session
     }
@@ -99,6 +112,12 @@ impl<Out> Driver<Out> {
     #[inline]
     pub fn look(&mut self) {
         self.raised |= self.session.signal().take() & Signal::MESSAGES != 0;
+    }
+
+    /// Whether anything was sent or requested since the last [`look`](Self::look).
+    #[inline]
+    pub fn is_signalled(&self) -> bool {
+        self.session.signal().is_raised()
     }
 
     /// Whether [`next_outgoing`](Self::next_outgoing) may give a message.
@@ -168,39 +187,34 @@ impl<Out> Driver<Out> {
 
     /// So many bytes were received.
     #[inline]
-    pub fn received(&self, bytes: usize, now: Instant) {
+    pub fn received(&self, bytes: usize, now: Moment) {
         self.session.counters().bytes_in.add(bytes as u64);
         self.session.mark_read(now);
     }
 
     /// The transport took so many bytes.
     #[inline]
-    pub fn sent(&self, bytes: usize, now: Instant) {
+    pub fn sent(&self, bytes: usize, now: Moment) {
         self.session.counters().bytes_out.add(bytes as u64);
         self.session.mark_write(now);
     }
 
-    /// A message was decoded.
+    /// So many messages were decoded, which counts as activity.
     #[inline]
-    pub fn message_in(&self) {
-        self.session.counters().messages_in.add(1);
+    pub fn messages_in(&self, messages: u64, now: Moment) {
+        self.session.counters().messages_in.add(messages);
+        self.session.mark_active(now);
     }
 
-    /// A message was encoded.
+    /// So many messages were encoded.
     #[inline]
-    pub fn message_out(&self) {
-        self.session.counters().messages_out.add(1);
+    pub fn messages_out(&self, messages: u64) {
+        self.session.counters().messages_out.add(messages);
     }
 
     /// A message was skipped.
     pub fn skipped(&self) {
         self.session.counters().skipped.add(1);
-    }
-
-    /// Messages have counted as activity.
-    #[inline]
-    pub fn active(&self, now: Instant) {
-        self.session.mark_active(now);
     }
 
     /// The peer has ended its direction.
@@ -211,18 +225,10 @@ impl<Out> Driver<Out> {
 
 impl<Out> Drop for Driver<Out> {
     fn drop(&mut self) {
+        self.session.abandon();
         let io = match self.session.reason() {
-            None => {
-                let panicking = std::thread::panicking();
-                self.session.close_with(if panicking {
-                    CloseReason::Panicked
-                } else {
-                    CloseReason::Dropped
-                });
-                None
-            }
             Some(CloseReason::Io) => self.session.source(),
-            Some(_) => None,
+            _ => None,
         };
         let left = std::mem::take(&mut self.batch);
         self.session
@@ -231,6 +237,8 @@ impl<Out> Drop for Driver<Out> {
                 (Some(source), None) => SendFailure::Io(source.clone()),
                 (_, message) => SendFailure::Closed(message),
             });
+        // a handle may be kept for long after: it must not keep our task's memory, too
+        self.session.signal().forget();
     }
 }
 
