@@ -59,7 +59,8 @@ pin_project! {
 struct State<S, W: Wire, R> {
     // first, so that on a drop the transport goes before senders learn it from the driver, which is its last part
     wire: W,
-    service: S,
+    /// None once the session closes: a service that nobody calls any more may wait in the queue of a shared limit.
+    service: Option<S>,
     renew: R,
     config: Arc<Config>,
     phase: Phase,
@@ -130,7 +131,7 @@ where
                 skip_bad: config.skips_bad(framing),
                 steps: 0,
                 wire,
-                service,
+                service: Some(service),
                 renew,
                 config,
             }),
@@ -222,6 +223,11 @@ where
             }
             if self.blocked && self.writer.len() <= self.config.low {
                 self.blocked = false;
+                if self.wire.driver().settle(false) {
+                    // a sender that waits goes first, or requests would take all the room each time there is some
+                    turn.yields = true;
+                    cx.waker().wake_by_ref();
+                }
                 continue;
             }
             self.wire.driver().settle(self.blocked);
@@ -303,6 +309,10 @@ where
                 return;
             }
             if !self.call_next(calls.as_mut(), cx, turn) {
+                // all that the peer has sent is answered first, for as long as that takes
+                if self.reader.is_finished() && self.next.is_none() && calls.len() == 0 {
+                    self.session().close_with(CloseReason::PeerClosed);
+                }
                 return;
             }
         }
@@ -330,9 +340,10 @@ where
                 self.next = Some(message);
                 return false;
             }
-            let call = self
-                .service
-                .call(Request::new(message, self.session().clone()));
+            let Some(service) = &mut self.service else {
+                return false;
+            };
+            let call = service.call(Request::new(message, self.wire.session().clone()));
             let Poll::Ready(result) = calls.as_mut().start(cx, call) else {
                 turn.calls_wait = calls.waits_alone();
                 return true;
@@ -354,7 +365,10 @@ where
 
     #[inline]
     fn is_service_ready(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> bool {
-        match self.service.poll_ready(cx) {
+        let Some(service) = &mut self.service else {
+            return false;
+        };
+        match service.poll_ready(cx) {
             Poll::Ready(Ok(())) => return true,
             Poll::Ready(Err(error)) => self.close_because(CloseReason::Handler, error),
             Poll::Pending => turn.service_waits = true,
@@ -385,7 +399,7 @@ where
                 return Some(());
             }
             Ok(Decoded::Bad(error)) | Err(error) => self.close_because(CloseReason::Decode, error),
-            Ok(_) => self.session().close_with(CloseReason::PeerClosed),
+            Ok(_) => {} // the end, which closes the session once all is answered
         }
         None
     }
@@ -411,8 +425,10 @@ where
     /// A stack that has failed may still wait in the queue of a shared limit.
     #[cold]
     fn renew(&mut self) {
-        if let Some(fresh) = self.renew.fresh() {
-            self.service = fresh;
+        if self.service.is_some()
+            && let Some(fresh) = self.renew.fresh()
+        {
+            self.service = Some(fresh);
         }
     }
 
@@ -513,7 +529,8 @@ where
             self.drain_until = clock.now().checked_add(deadline);
         }
         self.reader.release();
-        self.next = None; // last, for the destructor is the user's
+        // last, for the destructors are the user's
+        drop((self.next.take(), self.service.take()));
     }
 
     /// Whether nothing that is left to say can reach the peer.

@@ -191,14 +191,15 @@ impl<Out> Driver<Out> {
     }
 
     /// Tells the senders what room there is: whether the write buffer is above its high watermark, and that messages
-    /// taken so far have been encoded. Cheap where nothing has changed.
+    /// taken so far have been encoded. Cheap where nothing has changed. `true` when a sender that waits was woken.
     #[inline]
-    pub fn settle(&mut self, blocked: bool) {
-        if self.unreported || blocked != self.blocked {
-            self.unreported = false;
-            self.blocked = blocked;
-            self.session.outbox().report(self.batch.len(), blocked);
+    pub fn settle(&mut self, blocked: bool) -> bool {
+        if !self.unreported && blocked == self.blocked {
+            return false;
         }
+        self.unreported = false;
+        self.blocked = blocked;
+        self.session.outbox().report(self.batch.len(), blocked)
     }
 
     /// A message was flushed; it took so many bytes.
