@@ -17,7 +17,7 @@ use getty::{
     net::TcpListener, service_fn,
 };
 use lexopt::prelude::*;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, task::yield_now};
 
 use self::{
     idle::IdleLayer,
@@ -33,6 +33,9 @@ Usage: chat [ADDRESS] [--idle SECONDS]
 /// What people may type is shorter: whoever overdoes it a little is told, and only much longer lines end the session.
 /// It leaves room for the name that is put in front as well, for the codec refuses to send what it would not receive.
 const LONGEST_LINE: usize = 8 * 1024;
+
+/// How many lines wait for a slow reader before further ones are dropped; what the kernel holds comes on top.
+const QUEUE: u32 = 256;
 
 fn main() -> ExitCode {
     let options = match Options::parse() {
@@ -86,14 +89,19 @@ fn app(rooms: Rooms, idle: Duration) -> impl Pipeline<TcpStream> {
             idle,
             "* you have typed nothing for long: goodbye",
         ))
-        .layer(SessionLayer::per_session())
+        .layer(SessionLayer::per_session().with_queue(QUEUE))
         // called once per session, and makes the service that is called once per message
         .service_fn(move |session: Session<Line>| {
             let rooms = rooms.clone();
             let person = rooms.enter(&session);
             ready(Ok::<_, BoxError>(service_fn(
                 move |request: Request<String, Line>| {
-                    ready(Ok::<_, BoxError>(rooms.hear(person, request.message())))
+                    let reply = rooms.hear(person, request.message());
+                    async move {
+                        // a whole page pasted at once would overrun the queues of the others before they are served
+                        yield_now().await;
+                        Ok::<_, BoxError>(reply)
+                    }
                 },
             )))
         })

@@ -303,3 +303,135 @@ fn check_name(name: &str) -> Result<(), String> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+
+    use getty::{
+        CloseReason, Connection,
+        layers::driver::{self, Driver},
+    };
+
+    use super::*;
+
+    /// Somebody in the rooms, whose session nobody drives but the test.
+    struct Guest {
+        rooms: Rooms,
+        id: u64,
+        driver: Driver<Line>,
+        connection: Connection<()>,
+    }
+
+    impl Guest {
+        fn enter(rooms: &Rooms) -> Self {
+            let connection = Connection::new(());
+            let (session, driver) = driver::pair(connection.handle().clone());
+            Self {
+                rooms: rooms.clone(),
+                id: rooms.enter(&session),
+                driver,
+                connection,
+            }
+        }
+
+        fn types(&self, line: &str) -> Vec<Line> {
+            self.rooms.hear(self.id, line).into_parts().0.collect()
+        }
+
+        fn hears(&mut self) -> Vec<Line> {
+            self.driver.turn(&Context::from_waker(Waker::noop()));
+            std::iter::from_fn(|| self.driver.next_outgoing())
+                .map(|outgoing| outgoing.message)
+                .collect()
+        }
+
+        fn hears_last(&mut self) -> Line {
+            self.hears().pop().expect("somebody said something")
+        }
+
+        fn hangs_up(self) {
+            self.connection.handle().close_with(CloseReason::PeerClosed);
+        }
+    }
+
+    #[test]
+    fn line_reaches_everybody_else_in_the_room_and_nobody_elsewhere() {
+        let rooms = Rooms::default();
+        let (mut one, mut two, mut three) = (
+            Guest::enter(&rooms),
+            Guest::enter(&rooms),
+            Guest::enter(&rooms),
+        );
+        three.types("/join tea");
+        one.hears();
+        three.hears();
+        assert!(one.types("hello").is_empty());
+        assert_eq!(&*two.hears_last(), "guest-1: hello");
+        assert!(one.hears().is_empty());
+        assert!(three.hears().is_empty());
+    }
+
+    #[test]
+    fn names_are_unique_whatever_their_case_and_free_again_when_their_owner_is_gone() {
+        let rooms = Rooms::default();
+        let (one, mut two) = (Guest::enter(&rooms), Guest::enter(&rooms));
+        one.types("/name Ada");
+        assert_eq!(
+            *two.types("/name aDA"),
+            ["* somebody is called aDA already".into()]
+        );
+        one.hangs_up();
+        assert_eq!(&*two.hears_last(), "* Ada has left");
+        assert_eq!(*two.types("/name aDA"), ["* you are aDA now".into()]);
+    }
+
+    #[test]
+    fn guest_gets_a_name_that_nobody_has_taken() {
+        let rooms = Rooms::default();
+        let one = Guest::enter(&rooms);
+        one.types("/name guest-2");
+        let mut two = Guest::enter(&rooms);
+        assert_eq!(
+            &*two.hears_last(),
+            "* you are guest-3 in the room lobby; try /help"
+        );
+    }
+
+    #[test]
+    fn nothing_typed_can_pass_for_a_notice_or_move_another_terminal() {
+        let rooms = Rooms::default();
+        let (one, mut two) = (Guest::enter(&rooms), Guest::enter(&rooms));
+        for bad in ["", "a b", "a:b", "*", "abcdefghijklmnopqrstu", "a\u{202e}b"] {
+            assert!(
+                one.types(&format!("/name {bad}"))[0].starts_with("* no name: "),
+                "{bad:?}"
+            );
+        }
+        two.hears();
+        one.types("\x1b[2J\thi\x07\u{9b}");
+        assert_eq!(&*two.hears_last(), "guest-1: [2J hi");
+    }
+
+    #[test]
+    fn slow_reader_is_told_how_much_was_dropped() {
+        let rooms = Rooms::default();
+        let (one, mut two) = (Guest::enter(&rooms), Guest::enter(&rooms));
+        two.hears();
+        two.driver.settle(false);
+        let room = usize::try_from(driver::DEFAULT_QUEUE_CAPACITY).unwrap();
+        for n in 0..room + 3 {
+            one.types(&n.to_string());
+        }
+        assert_eq!(two.hears().len(), room);
+        two.driver.settle(false);
+        one.types("after");
+        assert_eq!(
+            two.hears(),
+            [
+                "* you read too slowly and have missed 3 lines".into(),
+                Line::from("guest-1: after")
+            ]
+        );
+    }
+}
