@@ -3,8 +3,8 @@
 //! In a stack it is given to `CodecLayer`. Scope: session; each connection's clone remembers how far it has searched,
 //! so that a line which arrives in small pieces is not searched again and again.
 //!
-//! A line ends with a line feed, and a carriage return before that belongs to the end. The last line of a stream, or of
-//! a message on a message transport, needs no end.
+//! A line ends with a line feed, and a carriage return before that belongs to the end. The last line of a stream needs
+//! no end. A message of a message transport is one line, with its end or without.
 //!
 //! ```
 //! use bytes::BytesMut;

@@ -4,8 +4,8 @@
 //! servers. Scope: session; it keeps no state and has nothing to refuse, so its error is the transport's.
 //!
 //! On a byte stream the bounds between messages mean nothing: one send may arrive as several messages, several as one.
-//! On a message transport a message arrives as it was sent, unless it is longer than the maximum and therefore arrives
-//! in parts; there the maximum is to be at least the transport's own.
+//! On a message transport a message arrives as it was sent, and one that is longer than the maximum is refused there,
+//! because a session takes one message from each of the transport's.
 //!
 //! ```
 //! use bytes::{Bytes, BytesMut};
@@ -48,7 +48,7 @@ impl Raw {
 
     /// At most so many bytes a received message, 64 KiB by default. Zero is taken as 1, more than 1 GiB as 1 GiB.
     ///
-    /// It does not apply to what is sent, which a peer receives in parts of its own choice anyway.
+    /// It does not apply to what is sent: without frames there is nothing that a peer could find too long.
     #[must_use]
     pub const fn with_max_length(mut self, bytes: usize) -> Self {
         self.max = clamp_max(if bytes == 0 { 1 } else { bytes });
