@@ -155,13 +155,12 @@ struct Login<S> {
 
 impl<S> Service<Request<String>> for Login<S>
 where
-    S: Service<Request<String>, Response: IntoReply<String>>,
+    S: Service<Request<String>, Response: IntoReply<String>> + Clone,
 {
     type Response = Reply<String>;
     type Error = S::Error;
     type Future = LoginFuture<S::Future>;
 
-    // What the inner service reserves here is given back by the next request that gets through.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
@@ -180,6 +179,9 @@ where
             }
             None => Reply::one("LOGIN first".to_owned()),
         };
+        // The inner service has made itself ready for nothing. A clone is not ready, so whatever this one reserved, such
+        // as a permit of a limit that all sessions share, goes back with it.
+        self.inner = self.inner.clone();
         LoginFuture::Answered { reply: Some(reply) }
     }
 }
