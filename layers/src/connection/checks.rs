@@ -37,31 +37,41 @@ impl fmt::Debug for Check {
 /// The checks of one session: a handful, so that looking at all of them to find the next is cheap, and done once each
 /// time that one runs.
 #[derive(Debug, Default)]
-pub(crate) struct Checks(Vec<Check>);
+pub(crate) struct Checks {
+    checks: Vec<Check>,
+    next: Option<Instant>,
+}
 
 impl Checks {
     pub(crate) fn extend(&mut self, checks: Vec<Check>) {
-        self.0.extend(checks);
+        self.checks.extend(checks);
+        self.find_next();
     }
 
     /// When to [`run`](Self::run) next.
-    pub(crate) fn next(&self) -> Option<Instant> {
-        self.0.iter().map(|check| check.at).min()
+    #[inline]
+    pub(crate) const fn next(&self) -> Option<Instant> {
+        self.next
     }
 
     /// Runs what is due.
     pub(crate) fn run(&mut self, connection: &ConnectionHandle, now: Instant) {
-        self.0.retain_mut(|check| {
+        self.checks.retain_mut(|check| {
             if check.at > now || connection.is_closing() {
                 return true;
             }
             match (check.look)(connection, now) {
-                // at least a little later, or a check without sense for time would be run for ever
+                // a little later at least, or a check that answers with the past would be run for ever
                 Some(again) => check.at = again.max(now + TICK),
                 None => return false,
             }
             true
         });
+        self.find_next();
+    }
+
+    fn find_next(&mut self) {
+        self.next = self.checks.iter().map(|check| check.at).min();
     }
 }
 

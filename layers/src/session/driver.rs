@@ -145,6 +145,7 @@ impl<Out> Driver<Out> {
     }
 
     /// When to [`run_checks`](Self::run_checks) next.
+    #[inline]
     pub fn next_check(&self) -> Option<Instant> {
         self.checks.next()
     }
@@ -154,13 +155,20 @@ impl<Out> Driver<Out> {
         self.checks.run(self.session.handle(), now);
     }
 
-    /// Whether the transport's own ping was asked for since the last call.
-    pub fn take_ping(&mut self) -> bool {
-        std::mem::take(&mut self.ping)
+    /// Whether the transport's own ping was asked for, and is yet to be sent.
+    #[inline]
+    pub const fn wants_ping(&self) -> bool {
+        self.ping
+    }
+
+    /// The ping that was asked for is sent.
+    pub const fn pinged(&mut self) {
+        self.ping = false;
     }
 
     /// The write timeout that a layer has set: see [`set_write_timeout`](crate::ConnectionHandle::set_write_timeout).
-    pub fn write_timeout(&self) -> Option<Option<Duration>> {
+    #[inline]
+    pub const fn write_timeout(&self) -> Option<Option<Duration>> {
         self.write_timeout
     }
 
