@@ -1,58 +1,31 @@
 //! Values that users hang on a connection, one a type.
 
-use std::{
-    any::{Any, TypeId},
-    collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
-};
+use std::any::Any;
 
-type Value = Box<dyn Any + Send + Sync>;
-
-/// At most one value of each type. Allocates with the first value.
+/// At most one value of each type. A handful at the most, so a list is the smallest and the fastest map.
 #[derive(Debug, Default)]
-pub(crate) struct Attributes {
-    // boxed because most connections have none, and an empty map is five words
-    map: Option<Box<HashMap<TypeId, Value, BuildHasherDefault<TypeIdHasher>>>>,
-}
+pub(crate) struct Attributes(Vec<Box<dyn Any + Send + Sync>>);
 
 impl Attributes {
     /// Gives back the value that was there, for the caller to drop outside of any lock.
-    pub(crate) fn insert<A: Any + Send + Sync>(&mut self, value: A) -> Option<Box<A>> {
-        self.map
-            .get_or_insert_default()
-            .insert(TypeId::of::<A>(), Box::new(value))
-            .and_then(|old| old.downcast().ok())
+    pub(crate) fn insert<A: Any + Send + Sync>(&mut self, value: A) -> Option<A> {
+        if let Some(old) = self
+            .0
+            .iter_mut()
+            .find_map(|attribute| attribute.downcast_mut())
+        {
+            return Some(std::mem::replace(old, value));
+        }
+        self.0.push(Box::new(value));
+        None
     }
 
     pub(crate) fn get<A: Any + Send + Sync>(&self) -> Option<&A> {
-        self.map.as_ref()?.get(&TypeId::of::<A>())?.downcast_ref()
+        self.0.iter().find_map(|attribute| attribute.downcast_ref())
     }
 
-    pub(crate) fn remove<A: Any + Send + Sync>(&mut self) -> Option<Box<A>> {
-        self.map
-            .as_mut()?
-            .remove(&TypeId::of::<A>())?
-            .downcast()
-            .ok()
-    }
-}
-
-/// A type's id is a hash already.
-#[derive(Default)]
-struct TypeIdHasher(u64);
-
-impl Hasher for TypeIdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, id: u64) {
-        self.0 = id;
+    pub(crate) fn remove<A: Any + Send + Sync>(&mut self) -> Option<A> {
+        let at = self.0.iter().position(|attribute| attribute.is::<A>())?;
+        self.0.swap_remove(at).downcast().ok().map(|value| *value)
     }
 }

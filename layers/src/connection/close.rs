@@ -139,7 +139,6 @@ impl fmt::Display for Closed {
 
 /// What [`Closed::source`] holds when handlers or unsent bytes were cut off by the drain deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct DrainDeadlineExceeded;
 
 impl fmt::Display for DrainDeadlineExceeded {

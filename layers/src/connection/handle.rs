@@ -206,9 +206,7 @@ impl ConnectionHandle {
             drop(rare); // the user's value is dropped outside of the lock
             return None;
         }
-        let old = rare.attributes.insert(value);
-        drop(rare);
-        old.map(|old| *old)
+        rare.attributes.insert(value)
     }
 
     /// A clone of the attribute of type `A`.
@@ -219,8 +217,7 @@ impl ConnectionHandle {
 
     /// Takes the attribute of type `A` away.
     pub fn remove<A: Any + Send + Sync>(&self) -> Option<A> {
-        let old = self.0.rare.lock().attributes.remove::<A>();
-        old.map(|old| *old)
+        self.0.rare.lock().attributes.remove()
     }
 
     /// Asks for a graceful close, with the reason [`CloseReason::Local`]: handlers in flight finish, what was accepted
@@ -260,6 +257,12 @@ impl ConnectionHandle {
             source: None,
             within: Some(deadline),
         });
+    }
+
+    /// Whether the session loop has taken the connection over. It stays so after the close.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.has(OPEN)
     }
 
     /// Whether a close was requested or a cause for one was found, be it finished or not.
@@ -458,8 +461,9 @@ impl ConnectionHandle {
             .and_then(|requested| requested.within)
     }
 
-    /// The error recorded with the reason.
-    pub(crate) fn source(&self) -> Option<SharedError> {
+    /// The error recorded with the reason, if there is one.
+    #[must_use]
+    pub fn source(&self) -> Option<SharedError> {
         self.0
             .rare
             .lock()

@@ -31,7 +31,7 @@ use super::{
     signal::Signal,
 };
 pub use crate::connection::Lease;
-use crate::connection::{CloseReason, DrainDeadlineExceeded, SharedError};
+use crate::connection::{CloseReason, SharedError};
 
 /// How many messages wait for the encoder at most, unless [`Driver::set_queue_capacity`] says otherwise.
 pub const DEFAULT_QUEUE_CAPACITY: u32 = 64;
@@ -160,11 +160,9 @@ impl<Out> Driver<Out> {
         self.session.requested_deadline()
     }
 
-    /// Notes that the drain deadline cut something off: [`DrainDeadlineExceeded`] becomes the record's source, if there
-    /// is none.
-    pub fn note_cut_off(&mut self) {
-        self.session
-            .note_source(std::sync::Arc::new(DrainDeadlineExceeded));
+    /// Adds an error to a close that was recorded without one.
+    pub fn note_source(&mut self, source: SharedError) {
+        self.session.note_source(source);
     }
 
     /// So many bytes were received.

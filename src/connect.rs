@@ -1,0 +1,248 @@
+//! Connecting: one connection through the same stack that a server uses.
+
+use std::{
+    error::Error,
+    fmt,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, ready},
+};
+
+use futures_util::TryFutureExt;
+use getty_layers::{Closed, Connection, HasSession, Session};
+use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
+use tower::{BoxError, Layer, Service, ServiceExt};
+
+use crate::pipeline::Pipeline;
+
+/// Connects to `target` and runs the connection through a stack on a task of its own. Resolves once the session is open.
+///
+/// `build` makes the stack around the `link` that it is given: a layer to be placed between `CodecLayer` and
+/// `SessionLayer`, where it hands out the typed session. The session is what one sends with; the [`SessionTask`] tells
+/// how it ended, and may be dropped.
+///
+/// ```
+/// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec, net};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), BoxError> {
+/// # let (listener, connector) = net::memory(1024);
+/// # let echo = ServiceBuilder::new()
+/// #     .layer(CodecLayer::new(codec::Lines::new()))
+/// #     .layer(SessionLayer::new())
+/// #     .service_fn(|request: Request<String>| async move { Ok::<_, BoxError>(request.into_message()) });
+/// # tokio::spawn(async move { getty::serve(listener, echo).await });
+/// let (answers, mut answer) = tokio::sync::mpsc::channel(1);
+/// let (session, task) = getty::connect(connector, (), |link| {
+///     ServiceBuilder::new()
+///         .layer(CodecLayer::new(codec::Lines::new()))
+///         .layer(link)
+///         .layer(SessionLayer::new())
+///         .service_fn(move |request: Request<String>| {
+///             let answers = answers.clone();
+///             async move {
+///                 answers.send(request.into_message()).await?;
+///                 Ok::<_, BoxError>(None)
+///             }
+///         })
+/// })
+/// .await?;
+///
+/// session.send("hello".to_owned()).await?;
+/// assert_eq!(answer.recv().await.as_deref(), Some("hello"));
+/// session.close();
+/// assert_eq!(task.await?.reason, getty::CloseReason::Local);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// [`OpenError::Connect`] when the connector fails, [`OpenError::Open`] when the stack does before the session is open,
+/// and [`OpenError::NoLink`] when the stack leaves the link out.
+///
+/// # Cancel safety
+///
+/// Dropped while it connects, nothing is left of it. Dropped later, the connection is ended.
+pub async fn connect<C, A, T, Out, B, S>(
+    connector: C,
+    target: A,
+    build: B,
+) -> Result<(Session<Out>, SessionTask), OpenError>
+where
+    C: Service<A, Response = Connection<T>>,
+    C::Error: Into<BoxError>,
+    B: FnOnce(LinkLayer<Out>) -> S,
+    S: Pipeline<T>,
+{
+    let connection = connector
+        .oneshot(target)
+        .await
+        .map_err(|error| OpenError::Connect(error.into()))?;
+    let handle = connection.handle().clone();
+    let link = LinkLayer {
+        session: Arc::new(OnceLock::new()),
+    };
+    let session = Arc::clone(&link.session);
+    let mut stack = build(link);
+    poll_fn(|cx| stack.poll_ready(cx))
+        .await
+        .map_err(|error| OpenError::Open(error.into()))?;
+    let task = AbortOnDropHandle::new(tokio::spawn(stack.call(connection).err_into()));
+
+    if !handle.opened().await {
+        return Err(OpenError::Open(match task.await {
+            Ok(Err(error)) => error,
+            Ok(Ok(closed)) => closed.to_string().into(),
+            Err(error) => error.into(),
+        }));
+    }
+    match session.get() {
+        Some(session) => Ok((session.clone(), SessionTask(task.detach()))),
+        None => Err(OpenError::NoLink),
+    }
+}
+
+/// The end of a session that [`connect`] opened: resolves to how it ended. Dropped, the session goes on.
+#[must_use = "a session's end is worth knowing, or drop this on purpose"]
+#[derive(Debug)]
+pub struct SessionTask(JoinHandle<Result<Closed, BoxError>>);
+
+impl SessionTask {
+    /// Ends the session at once, as [`CloseReason::Dropped`](crate::CloseReason::Dropped).
+    pub fn abort(&self) {
+        self.0.abort();
+    }
+}
+
+impl Future for SessionTask {
+    type Output = Result<Closed, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match ready!(Pin::new(&mut self.0).poll(cx)) {
+            Ok(ended) => ended,
+            Err(error) => Err(error.into()),
+        })
+    }
+}
+
+/// Hands a connection's typed session out of its stack: what [`connect`] gives its closure.
+///
+/// It stands between `CodecLayer` and `SessionLayer`. Ready, call, drop and close are the inner service's.
+pub struct LinkLayer<Out> {
+    session: Arc<OnceLock<Session<Out>>>,
+}
+
+impl<Out> Clone for LinkLayer<Out> {
+    fn clone(&self) -> Self {
+        Self {
+            session: Arc::clone(&self.session),
+        }
+    }
+}
+
+impl<Out> fmt::Debug for LinkLayer<Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LinkLayer").finish_non_exhaustive()
+    }
+}
+
+impl<S, Out> Layer<S> for LinkLayer<Out> {
+    type Service = Link<S, Out>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Link {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// The service that [`LinkLayer`] makes.
+#[derive(Debug)]
+pub struct Link<S, Out> {
+    inner: S,
+    layer: LinkLayer<Out>,
+}
+
+impl<S: Clone, Out> Clone for Link<S, Out> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            layer: self.layer.clone(),
+        }
+    }
+}
+
+impl<S, Out> Link<S, Out> {
+    /// The inner service.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service, by value.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, Out, T> Service<Connection<T>> for Link<S, Out>
+where
+    T: HasSession<Out = Out>,
+    S: Service<Connection<T>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, connection: Connection<T>) -> S::Future {
+        // a stack is called once for each `connect`, so that nothing is there yet
+        let _ = self
+            .layer
+            .session
+            .set(connection.transport().session().clone());
+        self.inner.call(connection)
+    }
+}
+
+/// Why [`connect`] has no session to give.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The connector failed; nothing was connected.
+    Connect(BoxError),
+    /// The stack failed before the session was open.
+    Open(BoxError),
+    /// The stack does not contain the link that it was given.
+    NoLink,
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connect(_) => "connecting failed",
+            Self::Open(_) => "the session did not open",
+            Self::NoLink => "the stack does not contain the link layer that it was given",
+        })
+    }
+}
+
+impl Error for OpenError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Connect(source) | Self::Open(source) => Some(&**source),
+            Self::NoLink => None,
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What can be served: a stack from a connection to how it ended.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use getty_layers::{Closed, Connection};
+use tower::{BoxError, Service, ServiceExt, util::BoxCloneSyncService};
+
+use crate::transport::{BoxTransport, Transport};
+
+/// A stack that serves connections over the transport `Io`: from the outermost connection layer to the handler.
+///
+/// It is an alias: every `Service<Connection<Io>, Response = Closed>` whose error can be boxed, and which can be sent to
+/// another thread together with its future, is one. Write it as a bound, or as the return type of a function that builds
+/// a stack: `fn app<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone`.
+#[diagnostic::on_unimplemented(
+    message = "this stack cannot serve `Connection<{Io}>`",
+    label = "not a pipeline for `Connection<{Io}>`",
+    note = "outermost to innermost: connection layers, `CodecLayer`, session-aware layers, `SessionLayer`, message layers, handler"
+)]
+pub trait Pipeline<Io>:
+    Service<
+        Connection<Io>,
+        Response = Closed,
+        Error = <Self as Pipeline<Io>>::PipelineError,
+        Future = <Self as Pipeline<Io>>::PipelineFuture,
+    > + Send
+    + 'static
+{
+    /// The service's error.
+    type PipelineError: Into<BoxError>;
+    /// The service's future: the life of one connection.
+    type PipelineFuture: Future<Output = Result<Closed, Self::PipelineError>> + Send + 'static;
+}
+
+#[diagnostic::do_not_recommend]
+impl<Io, S> Pipeline<Io> for S
+where
+    S: Service<Connection<Io>, Response = Closed> + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+{
+    type PipelineError = S::Error;
+    type PipelineFuture = S::Future;
+}
+
+/// A stack whose type is forgotten: the one place to box, for large applications and short build times.
+///
+/// It serves every transport with one compiled stack, for one allocation a connection for the stack and one for the
+/// transport. `Clone + Send + Sync`.
+///
+/// ```
+/// use getty::{BoxError, BoxPipeline, CodecLayer, Request, ServiceBuilder, SessionLayer, codec, net};
+///
+/// fn app() -> BoxPipeline {
+///     BoxPipeline::new(
+///         ServiceBuilder::new()
+///             .layer(CodecLayer::new(codec::Lines::new()))
+///             .layer(SessionLayer::new())
+///             .service_fn(|request: Request<String>| async move {
+///                 Ok::<_, BoxError>(request.into_message())
+///             }),
+///     )
+/// }
+///
+/// let (listener, _connector) = net::memory(1024);
+/// let _serve = getty::serve(listener, app());
+/// ```
+#[derive(Clone)]
+pub struct BoxPipeline(BoxCloneSyncService<Connection<BoxTransport>, Closed, BoxError>);
+
+impl BoxPipeline {
+    /// Boxes `stack`.
+    pub fn new<S>(stack: S) -> Self
+    where
+        S: Pipeline<BoxTransport> + Clone + Sync,
+    {
+        Self(BoxCloneSyncService::new(stack.map_err(Into::into)))
+    }
+}
+
+impl<T: Transport + Send + 'static> Service<Connection<T>> for BoxPipeline {
+    type Response = Closed;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Closed, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, connection: Connection<T>) -> Self::Future {
+        self.0.call(connection.map_transport(BoxTransport::new))
+    }
+}
+
+impl fmt::Debug for BoxPipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoxPipeline").finish_non_exhaustive()
+    }
+}

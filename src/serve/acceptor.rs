@@ -1,0 +1,112 @@
+//! One listener with its stack.
+
+use std::{
+    future::Future,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use getty_layers::{CloseReason, Connection, Panic};
+use tokio::time::{Sleep, sleep};
+use tower::BoxError;
+
+use super::connections::Connections;
+use crate::{net::Listener, pipeline::Pipeline};
+
+/// The first pause after an accept error of the listener's own; each further one doubles it.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// An [`Acceptor`] whose types are forgotten: once a listener, not once a connection.
+pub(super) trait Accept: Send {
+    /// Accepts for ever; ready with the stack's readiness error.
+    fn poll(&mut self, cx: &mut Context<'_>, connections: &mut Connections) -> Poll<BoxError>;
+}
+
+pub(super) struct Acceptor<L: Listener, S> {
+    listener: L,
+    stack: S,
+    /// Accepted, and waiting for the stack to be ready.
+    waiting: Option<Connection<L::Io>>,
+    pause: Option<Pin<Box<Sleep>>>,
+    next_pause: Duration,
+}
+
+impl<L: Listener, S> Acceptor<L, S> {
+    pub(super) const fn new(listener: L, stack: S) -> Self {
+        Self {
+            listener,
+            stack,
+            waiting: None,
+            pause: None,
+            next_pause: FIRST_PAUSE,
+        }
+    }
+
+    fn accept_failed(&mut self, error: &io::Error) {
+        if concerns_one_connection(error) {
+            tracing::debug!(%error, "a connection was lost before it was accepted");
+            return;
+        }
+        tracing::warn!(%error, pause = ?self.next_pause, "accepting failed; it goes on after a pause");
+        self.pause = Some(Box::pin(sleep(self.next_pause)));
+        self.next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+impl<L, S> Accept for Acceptor<L, S>
+where
+    L: Listener + Send,
+    L::Io: Send,
+    S: Pipeline<L::Io>,
+{
+    fn poll(&mut self, cx: &mut Context<'_>, connections: &mut Connections) -> Poll<BoxError> {
+        loop {
+            if self.waiting.is_none() {
+                if let Some(pause) = &mut self.pause {
+                    ready!(pause.as_mut().poll(cx));
+                    self.pause = None;
+                }
+                match ready!(self.listener.poll_accept(cx)) {
+                    Ok(connection) => {
+                        self.next_pause = FIRST_PAUSE;
+                        self.waiting = Some(connection);
+                    }
+                    Err(error) => {
+                        self.accept_failed(&error);
+                        continue;
+                    }
+                }
+            }
+            if let Err(error) = ready!(self.stack.poll_ready(cx)) {
+                return Poll::Ready(error.into());
+            }
+            let Some(connection) = self.waiting.take() else {
+                continue;
+            };
+            let handle = connection.handle().clone();
+            // a layer that panicked in `call` has harmed this connection, whose lease it dropped, and no other
+            match catch_unwind(AssertUnwindSafe(|| self.stack.call(connection))) {
+                Ok(future) => connections.spawn(handle, future),
+                Err(payload) => {
+                    let panic = Panic::from_payload(&*payload);
+                    tracing::error!(connection = %handle, %panic, "the stack panicked as it was called");
+                    handle.close_because(CloseReason::Panicked, panic);
+                }
+            }
+        }
+    }
+}
+
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}

@@ -1,0 +1,310 @@
+//! Serving: accepts connections, runs each through the stack on its own task, and ends them all in an orderly way.
+
+mod acceptor;
+mod connections;
+mod shutdown;
+
+use std::{
+    error::Error,
+    fmt,
+    future::{Future, IntoFuture, poll_fn},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tower::BoxError;
+
+pub use self::shutdown::shutdown_signal;
+use self::{
+    acceptor::{Accept, Acceptor},
+    connections::Connections,
+};
+use crate::{net::Listener, pipeline::Pipeline};
+
+/// Serves the connections of `listener` with `stack`, until a shutdown is asked for. It is to be awaited.
+///
+/// One connection is accepted, then the stack is waited for, then called: at most one accepted connection waits, limits
+/// push back into the kernel's backlog, and an idle listener holds no permit. Each connection runs on a task of its own.
+/// Accept errors are logged and retried, with a growing pause (5 ms to 1 s) where they are the listener's, such as having
+/// run out of file descriptors. A readiness error of the stack is final: it ends accepting, and after the drain `serve`
+/// fails with it. Dropped, it ends all connections at once.
+///
+/// ```no_run
+/// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), BoxError> {
+/// let echo = ServiceBuilder::new()
+///     .layer(CodecLayer::new(codec::Lines::new()))
+///     .layer(SessionLayer::new())
+///     .service_fn(|request: Request<String>| async move {
+///         Ok::<_, BoxError>(request.into_message())
+///     });
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:7000").await?;
+/// getty::serve(listener, echo).with_graceful_shutdown(getty::shutdown_signal()).await?;
+/// # Ok(())
+/// # }
+/// ```
+pub fn serve<L, S>(listener: L, stack: S) -> Serve
+where
+    L: Listener + Send + 'static,
+    L::Io: Send + 'static,
+    S: Pipeline<L::Io>,
+{
+    Serve::new(vec![Box::new(Acceptor::new(listener, stack))])
+}
+
+/// Serves the connections of several listeners with clones of one stack, as [`serve`] does for one.
+///
+/// The listeners are a tuple, an array or a `Vec`; in a tuple their transports may differ, if the stack serves them all.
+/// [`Serve::and`] joins listeners that need different stacks.
+pub fn serve_all<L, S>(listeners: L, stack: S) -> Serve
+where
+    L: Listeners<S>,
+{
+    listeners.serve_with(stack)
+}
+
+/// Several listeners that one stack can serve: what [`serve_all`] takes.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` are not listeners whose connections this stack can serve",
+    label = "a tuple, an array or a `Vec` of listeners; the stack must be `Clone` and serve each one's transport"
+)]
+pub trait Listeners<S> {
+    /// Serves them.
+    fn serve_with(self, stack: S) -> Serve;
+}
+
+impl<L, S> Listeners<S> for Vec<L>
+where
+    L: Listener + Send + 'static,
+    L::Io: Send + 'static,
+    S: Pipeline<L::Io> + Clone,
+{
+    fn serve_with(self, stack: S) -> Serve {
+        Serve::new(
+            self.into_iter()
+                .map(|listener| Box::new(Acceptor::new(listener, stack.clone())) as Box<dyn Accept>)
+                .collect(),
+        )
+    }
+}
+
+impl<L, S, const N: usize> Listeners<S> for [L; N]
+where
+    Vec<L>: Listeners<S>,
+{
+    fn serve_with(self, stack: S) -> Serve {
+        Vec::from(self).serve_with(stack)
+    }
+}
+
+macro_rules! tuple_of_listeners {
+    ($($listener:ident)+) => {
+        impl<S, $($listener),+> Listeners<S> for ($($listener,)+)
+        where
+            S: Clone $(+ Pipeline<$listener::Io>)+,
+            $($listener: Listener<Io: Send + 'static> + Send + 'static,)+
+        {
+            fn serve_with(self, stack: S) -> Serve {
+                #[allow(non_snake_case, reason = "a type parameter's name is its variable's too")]
+                let ($($listener,)+) = self;
+                Serve::new(vec![$(Box::new(Acceptor::new($listener, stack.clone()))),+])
+            }
+        }
+    };
+}
+
+tuple_of_listeners!(A);
+tuple_of_listeners!(A B);
+tuple_of_listeners!(A B C);
+tuple_of_listeners!(A B C D);
+tuple_of_listeners!(A B C D E);
+tuple_of_listeners!(A B C D E F);
+
+/// What [`serve`] returns: settings, and to be awaited.
+#[must_use = "nothing is served unless it is awaited"]
+pub struct Serve {
+    acceptors: Vec<Box<dyn Accept>>,
+    shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
+    drain_deadline: Duration,
+    stagger: Duration,
+}
+
+impl Serve {
+    fn new(acceptors: Vec<Box<dyn Accept>>) -> Self {
+        Self {
+            acceptors,
+            shutdown: Box::pin(std::future::pending()),
+            drain_deadline: Duration::from_secs(5),
+            stagger: Duration::ZERO,
+        }
+    }
+
+    /// When `signal` resolves, accepting ends (the listeners are dropped), connections whose session is not open yet are
+    /// ended, and every session is closed gracefully, as [`CloseReason::Shutdown`](crate::CloseReason::Shutdown). None by
+    /// default.
+    pub fn with_graceful_shutdown(
+        mut self,
+        signal: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        self.shutdown = Box::pin(signal);
+        self
+    }
+
+    /// How long sessions may take to finish after the shutdown, in place of their own drain deadline, before they are
+    /// aborted. 5 s by default.
+    pub const fn with_drain_deadline(mut self, deadline: Duration) -> Self {
+        self.drain_deadline = deadline;
+        self
+    }
+
+    /// Spreads the closes of a shutdown evenly over this time, so that clients do not all come back at once. Each session
+    /// has the drain deadline from its own close on. At once by default.
+    pub const fn with_staggered_close(mut self, over: Duration) -> Self {
+        self.stagger = over;
+        self
+    }
+
+    /// Serves the listeners of `other` too, each with its own stack. The settings are those of `self`.
+    pub fn and(mut self, other: Self) -> Self {
+        self.acceptors.extend(other.acceptors);
+        self
+    }
+
+    async fn run(self) -> Result<Drained, ServeError> {
+        let Self {
+            mut acceptors,
+            mut shutdown,
+            drain_deadline,
+            stagger,
+        } = self;
+        let mut connections = Connections::default();
+        let failed = poll_fn(|cx| {
+            if shutdown.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            for acceptor in &mut acceptors {
+                if let Poll::Ready(error) = acceptor.poll(cx, &mut connections) {
+                    return Poll::Ready(Some(error));
+                }
+            }
+            connections.poll_reap(cx);
+            Poll::Pending
+        })
+        .await;
+        drop((acceptors, shutdown));
+        let drained = drain(connections, drain_deadline, stagger).await;
+        match failed {
+            None => Ok(drained),
+            Some(source) => Err(ServeError { source, drained }),
+        }
+    }
+}
+
+async fn drain(mut connections: Connections, deadline: Duration, stagger: Duration) -> Drained {
+    let begin = Instant::now();
+    let mut open = connections.abort_unopened();
+    let pause = stagger
+        .checked_div(u32::try_from(open.len()).unwrap_or(u32::MAX))
+        .unwrap_or_default();
+    let mut next_close = begin;
+    while let Some(handle) = open.pop() {
+        connections.reap_until(next_close).await;
+        handle.close_within(crate::CloseReason::Shutdown, deadline);
+        next_close += pause;
+    }
+    match begin
+        .checked_add(stagger)
+        .and_then(|end| end.checked_add(deadline))
+    {
+        Some(end) => connections.reap_until(end).await,
+        None => connections.reap_all().await,
+    }
+    connections.abort_all();
+    connections.reap_all().await;
+    connections.drained()
+}
+
+impl IntoFuture for Serve {
+    type Output = Result<Drained, ServeError>;
+    type IntoFuture = ServeFuture;
+
+    fn into_future(self) -> ServeFuture {
+        ServeFuture(Box::pin(self.run()))
+    }
+}
+
+impl fmt::Debug for Serve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serve")
+            .field("listeners", &self.acceptors.len())
+            .field("drain_deadline", &self.drain_deadline)
+            .field("stagger", &self.stagger)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The future of [`Serve`].
+#[must_use = "futures do nothing unless polled"]
+pub struct ServeFuture(Pin<Box<dyn Future<Output = Result<Drained, ServeError>> + Send>>);
+
+impl Future for ServeFuture {
+    type Output = Result<Drained, ServeError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for ServeFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServeFuture").finish_non_exhaustive()
+    }
+}
+
+/// How the connections that were there at the shutdown ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Drained {
+    /// How many finished: handlers done, all flushed, closed properly.
+    pub finished: usize,
+    /// How many were cut off, by the drain deadline or because their session was not open yet.
+    pub aborted: usize,
+}
+
+impl fmt::Display for Drained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} finished, {} aborted", self.finished, self.aborted)
+    }
+}
+
+/// The stack's readiness failed, which is final for a tower service: no connection was accepted any more, and those that
+/// were open have been drained.
+#[derive(Debug)]
+pub struct ServeError {
+    source: BoxError,
+    drained: Drained,
+}
+
+impl ServeError {
+    /// How the connections that were there ended.
+    #[must_use]
+    pub const fn drained(&self) -> Drained {
+        self.drained
+    }
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the stack can serve no more connections")
+    }
+}
+
+impl Error for ServeError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
+    }
+}

@@ -1,0 +1,66 @@
+//! Read and write buffers, lent while there are bytes in them: an idle session holds none.
+
+use std::cell::RefCell;
+
+use bytes::BytesMut;
+
+/// What a buffer holds at first. A read takes what has arrived up to this, so that a burst of messages costs few reads.
+pub(crate) const BUFFER: usize = 64 * 1024;
+
+/// A buffer that has grown beyond this is freed rather than kept.
+const KEPT_CAPACITY: usize = 2 * BUFFER;
+
+/// How many buffers a thread keeps. A session holds two at the most while it is polled, and sessions that wait for the
+/// rest of a frame or for a slow peer hold theirs, so few suffice.
+const KEPT: usize = 16;
+
+thread_local! {
+    static POOL: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty buffer.
+pub(crate) fn take() -> BytesMut {
+    // during the destruction of a thread there is no pool any more
+    let pooled = POOL.try_with(|pool| pool.borrow_mut().pop());
+    pooled
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| BytesMut::with_capacity(BUFFER))
+}
+
+/// Gives a buffer back, with whatever is in it. One that messages still refer to is left to them.
+pub(crate) fn give(mut buffer: BytesMut) {
+    buffer.clear();
+    if !buffer.try_reclaim(BUFFER) || buffer.capacity() > KEPT_CAPACITY {
+        return;
+    }
+    let _ = POOL.try_with(|pool| {
+        let mut pool = pool.borrow_mut();
+        if pool.len() < KEPT {
+            pool.push(buffer);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_comes_back_unless_a_message_refers_to_it() {
+        let mut buffer = take();
+        buffer.extend_from_slice(b"message and rest");
+        let block = buffer.as_ptr();
+        let message = buffer.split_to(7).freeze();
+        give(buffer);
+        let mut other = take();
+        assert_ne!(other.as_ptr(), block);
+
+        other.extend_from_slice(b"gone");
+        drop(other.split_to(4));
+        let block = other.capacity();
+        give(other);
+        assert!(take().capacity() > block, "the whole block is there again");
+        assert_eq!(message, "message");
+    }
+}

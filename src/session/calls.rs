@@ -1,0 +1,104 @@
+//! Handlers in flight.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures_util::stream::{FuturesOrdered, FuturesUnordered, Stream};
+use pin_project_lite::pin_project;
+
+pin_project! {
+    /// The calls in flight of one session: one, in place and without an allocation, or several.
+    #[project = CallsProj]
+    pub(crate) enum Calls<F: Future> {
+        One { #[pin] call: Option<F> },
+        Ordered { calls: Box<FuturesOrdered<F>> },
+        Unordered { calls: Box<FuturesUnordered<F>> },
+    }
+}
+
+impl<F: Future> Calls<F> {
+    pub(crate) fn new(most: usize, ordered: bool) -> Self {
+        match (most, ordered) {
+            (..=1, _) => Self::One { call: None },
+            (_, true) => Self::Ordered {
+                calls: Box::new(FuturesOrdered::new()),
+            },
+            (_, false) => Self::Unordered {
+                calls: Box::new(FuturesUnordered::new()),
+            },
+        }
+    }
+
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::One { call } => usize::from(call.is_some()),
+            Self::Ordered { calls } => calls.len(),
+            Self::Unordered { calls } => calls.len(),
+        }
+    }
+
+    /// Adds a call; the only one of its session is polled at once, on its way in.
+    #[inline]
+    pub(crate) fn start(self: Pin<&mut Self>, cx: &mut Context<'_>, future: F) -> Poll<F::Output> {
+        match self.project() {
+            CallsProj::One { mut call } => {
+                call.set(Some(future));
+                poll_one(call, cx).map(|output| match output {
+                    Some(output) => output,
+                    None => unreachable!("it was set above"),
+                })
+            }
+            CallsProj::Ordered { calls } => {
+                calls.push_back(future);
+                Poll::Pending
+            }
+            CallsProj::Unordered { calls } => {
+                calls.push(future);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The next call that has finished; `None` when there is none in flight.
+    #[inline]
+    pub(crate) fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<F::Output>> {
+        match self.project() {
+            CallsProj::One { call } => poll_one(call, cx),
+            CallsProj::Ordered { calls } => Pin::new(&mut **calls).poll_next(cx),
+            CallsProj::Unordered { calls } => Pin::new(&mut **calls).poll_next(cx),
+        }
+    }
+
+    /// Whether a call that has just been started has also been polled.
+    #[inline]
+    pub(crate) const fn waits_alone(&self) -> bool {
+        matches!(self, Self::One { .. })
+    }
+
+    /// Drops the calls in flight.
+    pub(crate) fn clear(mut self: Pin<&mut Self>) {
+        match self.as_mut().project() {
+            CallsProj::One { mut call } => call.set(None),
+            CallsProj::Ordered { calls } => **calls = FuturesOrdered::new(),
+            CallsProj::Unordered { calls } => calls.clear(),
+        }
+    }
+}
+
+#[inline]
+fn poll_one<F: Future>(
+    mut call: Pin<&mut Option<F>>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<F::Output>> {
+    let Some(future) = call.as_mut().as_pin_mut() else {
+        return Poll::Ready(None);
+    };
+    future.poll(cx).map(|output| {
+        call.set(None);
+        Some(output)
+    })
+}

@@ -1,0 +1,41 @@
+//! The settings of `SessionLayer`.
+
+use std::time::Duration;
+
+use getty_layers::driver::DEFAULT_QUEUE_CAPACITY;
+
+use crate::transport::Framing;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) in_flight: usize,
+    pub(crate) ordered: bool,
+    pub(crate) queue: u32,
+    pub(crate) high: usize,
+    pub(crate) low: usize,
+    pub(crate) write_timeout: Option<Duration>,
+    pub(crate) drain_deadline: Duration,
+    pub(crate) skip_bad: Option<bool>,
+}
+
+impl Config {
+    pub(crate) const DEFAULT: Self = Self {
+        in_flight: 1,
+        ordered: true,
+        queue: DEFAULT_QUEUE_CAPACITY,
+        high: 64 * 1024,
+        low: 32 * 1024,
+        write_timeout: Some(Duration::from_secs(30)),
+        drain_deadline: Duration::from_secs(5),
+        skip_bad: None,
+    };
+
+    /// A stream cannot skip: what comes after bad data is unknown.
+    pub(crate) fn skips_bad(&self, framing: Framing) -> bool {
+        match framing {
+            Framing::Stream => false,
+            Framing::Messages => self.skip_bad.unwrap_or(false),
+            Framing::Datagrams => self.skip_bad.unwrap_or(true),
+        }
+    }
+}

@@ -1,0 +1,577 @@
+//! The session loop: one future a session, which reads, calls, writes and closes.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use getty_layers::{
+    CloseReason, Closed, DrainDeadlineExceeded, IntoReply, Panic, Reply, Request, Session,
+    driver::Lease,
+};
+use pin_project_lite::pin_project;
+use tokio::{task::coop, time::Instant};
+use tower::{BoxError, Service};
+
+use super::{
+    calls::Calls,
+    clock::Clock,
+    config::Config,
+    read::{Decoded, Reader},
+    renew::Renew,
+    timer::Timer,
+    wire::Wire,
+    write::Writer,
+};
+use crate::transport::Received;
+
+/// So many messages cost one unit of tokio's cooperative budget, of which a task has 128 a turn.
+const MESSAGES_A_UNIT: u32 = 32;
+/// A read counts as so many messages: a transport may bring bytes for ever that make no message.
+const READ_COST: u32 = 8;
+/// At most so many reads empty the kernel's buffer after the end, so that closing does not reset the connection and
+/// destroy what we sent last.
+const LAST_READS: usize = 16;
+
+pin_project! {
+    /// The life of one session: the future of the service that `SessionLayer` makes.
+    ///
+    /// It resolves to how the session ended. Dropped, it ends the session at once, as [`CloseReason::Dropped`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct SessionFuture<S, W, R>
+    where
+        S: Service<Request<W::In, W::Out>>,
+        W: Wire,
+    {
+        #[pin]
+        calls: Calls<S::Future>,
+        // in this order: what the session consists of goes before the callbacks of the lease run
+        state: Option<State<S, W, R>>,
+        lease: Option<Lease>,
+    }
+}
+
+struct State<S, W: Wire, R> {
+    // first, so that on a drop the transport goes before senders learn it from the driver, which is its last part
+    wire: W,
+    service: S,
+    renew: R,
+    config: Arc<Config>,
+    phase: Phase,
+    reader: Reader,
+    writer: Writer,
+    /// Decoded, and waiting for the service to be ready.
+    next: Option<W::In>,
+    /// Finished, and waiting for the write buffer to drain.
+    replies: VecDeque<Reply<W::Out>>,
+    timer: Timer,
+    drain_until: Option<Instant>,
+    /// The write buffer went above the high watermark and is not below the low one yet.
+    blocked: bool,
+    /// Bad messages are skipped and counted; otherwise they close the session.
+    skip_bad: bool,
+    steps: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Reads, calls, writes.
+    Running,
+    /// Reads no more; handlers in flight finish, and what was accepted for sending is encoded.
+    Draining,
+    /// Only what is encoded is flushed: after a panic.
+    Flushing,
+    /// The transport is closed the way its protocol wants.
+    Closing,
+}
+
+/// What has said in this turn that it will wake us, and so is not polled again in it.
+#[derive(Default)]
+struct Turn {
+    clock: Clock,
+    service_waits: bool,
+    calls_wait: bool,
+    /// The budget is used up: others first.
+    yields: bool,
+    /// A message of this turn has been marked as activity.
+    active: bool,
+}
+
+impl<S, W, R> SessionFuture<S, W, R>
+where
+    S: Service<Request<W::In, W::Out>>,
+    W: Wire,
+{
+    pub(super) fn new(
+        service: S,
+        renew: R,
+        mut wire: W,
+        mut lease: Lease,
+        config: Arc<Config>,
+    ) -> Self {
+        lease.open();
+        wire.driver().set_queue_capacity(config.queue);
+        let framing = wire.framing();
+        Self {
+            calls: Calls::new(config.in_flight, config.ordered),
+            state: Some(State {
+                phase: Phase::Running,
+                reader: Reader::new(framing, wire.max_frame()),
+                writer: Writer::new(framing),
+                next: None,
+                replies: VecDeque::new(),
+                timer: Timer::default(),
+                drain_until: None,
+                blocked: false,
+                skip_bad: config.skips_bad(framing),
+                steps: 0,
+                wire,
+                service,
+                renew,
+                config,
+            }),
+            lease: Some(lease),
+        }
+    }
+}
+
+impl<S, W, R> Future for SessionFuture<S, W, R>
+where
+    S: Service<Request<W::In, W::Out>, Response: IntoReply<W::Out>, Error: Into<BoxError>>,
+    W: Wire,
+    R: Renew<S>,
+{
+    type Output = Result<Closed, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let Some(state) = this.state else {
+            panic!("a session's future was polled after it was ready");
+        };
+        // one catch a turn: whatever panics, it ends this session alone, and not before its callbacks have run
+        loop {
+            match catch_unwind(AssertUnwindSafe(|| state.turn(this.calls.as_mut(), cx))) {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(())) => break,
+                Err(payload) => {
+                    if !state.survive(&Panic::from_payload(&*payload)) {
+                        break;
+                    }
+                    quietly(|| this.calls.as_mut().clear());
+                }
+            }
+        }
+        quietly(|| this.calls.as_mut().clear());
+        quietly(|| *this.state = None);
+        match this.lease.take() {
+            Some(lease) => Poll::Ready(Ok(lease.finish())),
+            None => unreachable!("the lease goes with the state"),
+        }
+    }
+}
+
+/// Drops the user's values; one that panics in its destructor does not keep the session from its end.
+fn quietly(f: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
+        tracing::error!(panic = %Panic::from_payload(&*payload), "a destructor panicked at the end of a session");
+    }
+}
+
+impl<S, W, R> State<S, W, R>
+where
+    S: Service<Request<W::In, W::Out>, Response: IntoReply<W::Out>, Error: Into<BoxError>>,
+    W: Wire,
+    R: Renew<S>,
+{
+    /// Goes on until nothing can go on; ready when there is nothing left to do but to drop everything.
+    fn turn(&mut self, mut calls: Pin<&mut Calls<S::Future>>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut turn = Turn::default();
+        self.wire.driver().turn(cx);
+        loop {
+            if self.phase == Phase::Running && self.session().is_closing() {
+                self.begin_drain(&mut turn);
+                if self.is_cut_short() {
+                    return Poll::Ready(());
+                }
+            }
+            if matches!(self.phase, Phase::Running | Phase::Draining) {
+                self.exchange(calls.as_mut(), cx, &mut turn);
+                if self.phase == Phase::Running && self.session().is_closing() {
+                    continue;
+                }
+            }
+
+            if let Poll::Ready(Err(error)) =
+                self.writer.poll_flush(&mut self.wire, cx, &mut turn.clock)
+            {
+                self.close_because(CloseReason::Io, error);
+                return Poll::Ready(());
+            }
+            if self.blocked && self.writer.len() <= self.config.low {
+                self.blocked = false;
+                continue;
+            }
+            self.wire.driver().settle(self.blocked);
+
+            match self.phase {
+                Phase::Running if self.reader.wants_more() && !turn.yields => {
+                    match self.reader.poll_read(&mut self.wire, cx) {
+                        Poll::Ready(Ok(received)) => {
+                            self.received(received, &mut turn);
+                            turn.yields = self.step(READ_COST, cx).is_pending();
+                            continue;
+                        }
+                        Poll::Ready(Err(error)) => {
+                            self.close_because(CloseReason::Io, error);
+                            return Poll::Ready(());
+                        }
+                        Poll::Pending => self.reader.release_if_empty(),
+                    }
+                }
+                Phase::Running => {}
+                Phase::Draining => {
+                    if calls.len() == 0 && self.replies.is_empty() && self.is_flushed() {
+                        self.phase = Phase::Closing;
+                        continue;
+                    }
+                }
+                Phase::Flushing => {
+                    if self.writer.is_flushed() {
+                        self.phase = Phase::Closing;
+                        continue;
+                    }
+                }
+                Phase::Closing => {
+                    if self.poll_close(cx).is_ready() {
+                        return Poll::Ready(());
+                    }
+                }
+            }
+            return self.poll_deadline(cx);
+        }
+    }
+
+    /// From what has arrived to what is to be written: decodes, calls, encodes, until one of them has to wait.
+    #[inline]
+    fn exchange(
+        &mut self,
+        mut calls: Pin<&mut Calls<S::Future>>,
+        cx: &mut Context<'_>,
+        turn: &mut Turn,
+    ) {
+        loop {
+            // handlers go on whatever the peer reads
+            if calls.len() > 0 && !turn.calls_wait {
+                match calls.as_mut().poll_next(cx) {
+                    Poll::Ready(Some(result)) => self.finished(result),
+                    Poll::Ready(None) => {}
+                    Poll::Pending => turn.calls_wait = true,
+                }
+            }
+            if self.blocked {
+                if calls.len() > 0 && !turn.calls_wait {
+                    continue;
+                }
+                return;
+            }
+            // what a handler has queued leaves before its reply
+            if self.encode_outgoing() || self.encode_replies() {
+                continue;
+            }
+            if calls.len() > 0 && !turn.calls_wait {
+                continue;
+            }
+            if self.phase != Phase::Running || turn.yields || self.session().is_closing() {
+                return;
+            }
+            if calls.len() + self.replies.len() >= self.config.in_flight {
+                return;
+            }
+            if self.next.is_none() && !self.decode(turn) {
+                return;
+            }
+            if turn.service_waits {
+                return;
+            }
+            match self.service.poll_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return self.close_because(CloseReason::Handler, error),
+                Poll::Pending => {
+                    turn.service_waits = true;
+                    return;
+                }
+            }
+            let Some(message) = self.next.take() else {
+                return;
+            };
+            let call = self
+                .service
+                .call(Request::new(message, self.session().clone()));
+            match calls.as_mut().start(cx, call) {
+                Poll::Ready(result) => self.finished(result),
+                Poll::Pending => turn.calls_wait = calls.waits_alone(),
+            }
+            turn.yields = self.step(1, cx).is_pending();
+        }
+    }
+
+    /// Decodes into `next`; `false` when there is nothing, or the session closes.
+    #[inline]
+    fn decode(&mut self, turn: &mut Turn) -> bool {
+        loop {
+            match self.reader.decode(&mut self.wire) {
+                Ok(Decoded::Message(message)) => {
+                    self.next = Some(message);
+                    let driver = self.wire.driver();
+                    driver.message_in();
+                    if !turn.active {
+                        turn.active = true;
+                        driver.active(turn.clock.now());
+                    }
+                    return true;
+                }
+                Ok(Decoded::Nothing) => return false,
+                Ok(Decoded::Bad(error)) => {
+                    if !self.skip_bad {
+                        self.close_because(CloseReason::Decode, error);
+                        return false;
+                    }
+                    self.skip(&*error);
+                }
+                Ok(Decoded::End) => {
+                    self.session().close_with(CloseReason::PeerClosed);
+                    return false;
+                }
+                Err(error) => {
+                    self.close_because(CloseReason::Decode, error);
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// A handler has finished.
+    #[inline]
+    fn finished(&mut self, result: Result<S::Response, S::Error>) {
+        match result {
+            Ok(response) => {
+                let reply = response.into_reply();
+                if reply.is_after_error() {
+                    self.renew();
+                }
+                self.wire.driver().look();
+                if self.blocked || !self.replies.is_empty() || self.wire.driver().has_outgoing() {
+                    self.replies.push_back(reply);
+                } else {
+                    self.encode_reply(reply);
+                }
+            }
+            Err(error) => {
+                self.renew();
+                self.close_because(CloseReason::Handler, error);
+            }
+        }
+    }
+
+    /// A stack that has failed may still wait in the queue of a shared limit.
+    #[cold]
+    fn renew(&mut self) {
+        if let Some(fresh) = self.renew.fresh() {
+            self.service = fresh;
+        }
+    }
+
+    /// Whether there was any outgoing message to encode.
+    #[inline]
+    fn encode_outgoing(&mut self) -> bool {
+        self.wire.driver().look();
+        let any = self.wire.driver().has_outgoing();
+        while !self.blocked && self.wire.driver().has_outgoing() {
+            let Some(outgoing) = self.wire.driver().next_outgoing() else {
+                break;
+            };
+            match (
+                self.writer.encode(&mut self.wire, outgoing.message),
+                outgoing.ticket,
+            ) {
+                (Ok(bytes), Some(ticket)) => self.writer.attend(ticket, bytes),
+                (Ok(_), None) => {}
+                (Err(error), Some(ticket)) => self.wire.driver().fail(&ticket, error.into()),
+                (Err(error), None) => self.encode_failed(error),
+            }
+            self.blocked = self.writer.len() > self.config.high;
+        }
+        any
+    }
+
+    /// Whether there was any reply to encode.
+    #[inline]
+    fn encode_replies(&mut self) -> bool {
+        let Some(reply) = self.replies.pop_front() else {
+            return false;
+        };
+        self.encode_reply(reply);
+        true
+    }
+
+    #[inline]
+    fn encode_reply(&mut self, reply: Reply<W::Out>) {
+        let (messages, close) = reply.into_parts();
+        for message in messages {
+            if let Err(error) = self.writer.encode(&mut self.wire, message) {
+                self.encode_failed(error);
+            }
+        }
+        self.blocked = self.writer.len() > self.config.high;
+        if let Some(reason) = close {
+            self.session().close_with(reason);
+        }
+    }
+
+    /// Nobody waits for the outcome of this message.
+    #[cold]
+    fn encode_failed(&mut self, error: BoxError) {
+        if self.skip_bad {
+            self.skip(&*error);
+        } else {
+            self.close_because(CloseReason::Encode, error);
+        }
+    }
+
+    #[cold]
+    fn skip(&mut self, error: &(dyn std::error::Error + Send + Sync)) {
+        tracing::debug!(session = %self.session(), %error, "a message is skipped");
+        self.wire.driver().skipped();
+    }
+
+    #[inline]
+    fn received(&mut self, received: Received, turn: &mut Turn) {
+        match received {
+            Received::Data(bytes) => self.wire.driver().received(bytes, turn.clock.now()),
+            Received::End => self.wire.driver().peer_finished(),
+        }
+    }
+
+    /// Takes part in tokio's cooperative scheduling whatever the transport does; pending when it is others' turn.
+    #[inline]
+    fn step(&mut self, cost: u32, cx: &mut Context<'_>) -> Poll<()> {
+        self.steps += cost;
+        if self.steps < MESSAGES_A_UNIT {
+            return Poll::Ready(());
+        }
+        self.steps = 0;
+        coop::poll_proceed(cx).map(|unit| unit.made_progress())
+    }
+
+    #[cold]
+    fn begin_drain(&mut self, turn: &mut Turn) {
+        self.phase = Phase::Draining;
+        self.next = None;
+        self.reader.release();
+        let driver = self.wire.driver();
+        driver.close_queue();
+        let deadline = driver
+            .requested_deadline()
+            .unwrap_or(self.config.drain_deadline);
+        self.drain_until = turn.clock.now().checked_add(deadline);
+    }
+
+    /// Whether nothing that is left to say can reach the peer.
+    fn is_cut_short(&self) -> bool {
+        matches!(
+            self.session().reason(),
+            Some(CloseReason::Io | CloseReason::WriteTimeout)
+        )
+    }
+
+    /// Nothing waits to be encoded, and all that was encoded has left.
+    fn is_flushed(&mut self) -> bool {
+        !self.wire.driver().has_outgoing() && self.writer.is_flushed()
+    }
+
+    #[cold]
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let reason = self.session().reason().unwrap_or(CloseReason::Dropped);
+        match self.wire.poll_close(cx, &reason) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => {
+                tracing::debug!(session = %self.session(), %error, "closing the transport failed");
+            }
+        }
+        for _ in 0..LAST_READS {
+            if !self.reader.discard(&mut self.wire, cx) {
+                break;
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Waits for the earliest deadline; ready when one has ended the session.
+    #[inline]
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let write = self.writer.stalled().zip(self.config.write_timeout);
+        let write_until = write.and_then(|(since, timeout)| since.checked_add(timeout));
+        let Some(deadline) = write_until.into_iter().chain(self.drain_until).min() else {
+            self.timer.idle();
+            return Poll::Pending;
+        };
+        if self.timer.poll(cx, deadline).is_pending() {
+            return Poll::Pending;
+        }
+        if write_until.is_some_and(|until| until <= deadline) {
+            self.session().close_with(CloseReason::WriteTimeout);
+        }
+        if self.drain_until.is_some() {
+            self.wire
+                .driver()
+                .note_source(Arc::new(DrainDeadlineExceeded));
+        }
+        Poll::Ready(())
+    }
+
+    /// After a panic: what is encoded is flushed, no code of the user's is called again. `false` when that is what
+    /// panicked.
+    #[cold]
+    fn survive(&mut self, panic: &Panic) -> bool {
+        let first = matches!(self.phase, Phase::Running | Phase::Draining);
+        self.session()
+            .close_because(CloseReason::Panicked, panic.clone());
+        if first {
+            self.begin_drain(&mut Turn::default());
+            self.phase = Phase::Flushing;
+            self.writer.repair();
+        }
+        first
+    }
+
+    fn close_because(&mut self, reason: CloseReason, source: impl Into<BoxError>) {
+        self.session().close_because(reason, source);
+    }
+
+    #[inline]
+    fn session(&self) -> &Session<W::Out> {
+        self.wire.session()
+    }
+}
+
+impl<S, W, R> fmt::Debug for SessionFuture<S, W, R>
+where
+    S: Service<Request<W::In, W::Out>>,
+    W: Wire,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("SessionFuture");
+        if let Some(state) = &self.state {
+            debug
+                .field("session", state.wire.session())
+                .field("phase", &state.phase);
+        }
+        debug.finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,237 @@
+//! The session layer: connections in, messages out.
+//!
+//! - *ready*: always. Readiness of the message stack is asked for a message at a time.
+//! - *call*: clones the message stack (or has one made) and drives the session: reads, decodes, calls, encodes, writes.
+//! - *close*: one path for every cause. The reason is recorded, the first wins; reading stops; handlers in flight finish
+//!   and what was accepted for sending is flushed, until the drain deadline; the transport is closed the way its protocol
+//!   wants; senders that wait are told; close callbacks run; [`closed`](crate::ConnectionHandle::closed) resolves.
+//! - *drop*: the session ends at once, as [`CloseReason::Dropped`](crate::CloseReason::Dropped).
+//!
+//! Scope: everything set here is per session. It is the innermost layer of the connection stack and the outermost of the
+//! message stack.
+
+mod buffers;
+mod calls;
+mod clock;
+mod config;
+mod future;
+mod per_session;
+mod read;
+mod renew;
+mod timer;
+mod wire;
+mod write;
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use getty_layers::{Closed, Connection, IntoReply, Request};
+use tower::{BoxError, Layer, Service};
+
+use self::config::Config;
+pub use self::{
+    future::SessionFuture,
+    per_session::{NotOpened, OpeningFuture},
+    read::{FrameTooLong, LeftoverBytes},
+    renew::{Own, Pristine, Renew, SharedStack},
+    wire::Wire,
+};
+
+/// Turns connections into messages: drives each session and calls the message stack with what it decodes; see the
+/// [module](self).
+///
+/// ```
+/// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec};
+///
+/// let stack = ServiceBuilder::new()
+///     .layer(CodecLayer::new(codec::Lines::new()))
+///     .layer(SessionLayer::new().in_flight(16))
+///     .service_fn(|request: Request<String>| async move {
+///         Ok::<_, BoxError>(Some(request.into_message()))
+///     });
+/// # fn check<S: getty::Pipeline<tokio::net::TcpStream>>(_: &S) {}
+/// # check(&stack);
+/// ```
+#[derive(Clone)]
+pub struct SessionLayer<K = Shared> {
+    kind: K,
+    config: Config,
+}
+
+/// The message stack is shared: each session has a clone of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Shared;
+
+/// The message stack is made for each session.
+#[derive(Clone, Copy, Debug)]
+pub struct PerSession;
+
+impl SessionLayer {
+    /// Each session has a clone of the message stack: state that a layer's clones share, such as a semaphore, is shared
+    /// by all sessions.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            kind: Shared,
+            config: Config::DEFAULT,
+        }
+    }
+
+    /// Each session has a message stack of its own: the inner service is a make-service, called with the
+    /// [`Session`](crate::Session) when it opens. Its error refuses the connection, as
+    /// [`CloseReason::Refused`](crate::CloseReason::Refused).
+    #[must_use]
+    pub const fn per_session() -> SessionLayer<PerSession> {
+        SessionLayer {
+            kind: PerSession,
+            config: Config::DEFAULT,
+        }
+    }
+}
+
+impl Default for SessionLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<K> SessionLayer<K> {
+    /// Up to `n` handlers at once, replies in the order of their requests. 1 by default, which allocates nothing a
+    /// message; 0 means 1.
+    #[must_use]
+    pub const fn in_flight(mut self, n: usize) -> Self {
+        self.config.in_flight = if n == 0 { 1 } else { n };
+        self
+    }
+
+    /// Replies leave as handlers finish, whatever the order of their requests.
+    #[must_use]
+    pub const fn unordered(mut self) -> Self {
+        self.config.ordered = false;
+        self
+    }
+
+    /// How many sent messages wait for the encoder at most. 64 by default; 0 means 1.
+    #[must_use]
+    pub const fn with_queue(mut self, messages: u32) -> Self {
+        self.config.queue = messages;
+        self
+    }
+
+    /// The watermarks of the write buffer, in bytes: 32 KiB low and 64 KiB high by default. Above `high` no message is
+    /// decoded and none is taken from the queue, until it is at or below `low`. A single message or reply may overshoot
+    /// by its own size. A `low` above `high` means `high`.
+    #[must_use]
+    pub const fn with_watermarks(mut self, low: usize, high: usize) -> Self {
+        self.config.low = if low < high { low } else { high };
+        self.config.high = high;
+        self
+    }
+
+    /// How long the transport may take no byte while bytes wait, before the session ends as
+    /// [`CloseReason::WriteTimeout`](crate::CloseReason::WriteTimeout). 30 s by default; `None` for ever. Armed only
+    /// while bytes wait; progress in bytes starts it anew.
+    #[must_use]
+    pub fn with_write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.config.write_timeout = timeout.into();
+        self
+    }
+
+    /// How long a close waits for handlers in flight and for what was accepted to be flushed. 5 s by default. What is
+    /// cut off is told by [`DrainDeadlineExceeded`](crate::layers::DrainDeadlineExceeded) as the record's source.
+    #[must_use]
+    pub const fn with_drain_deadline(mut self, deadline: Duration) -> Self {
+        self.config.drain_deadline = deadline;
+        self
+    }
+
+    /// On message transports, whether a message that cannot be decoded, or an unattended one that cannot be encoded, is
+    /// skipped and counted (`true`) or closes the session (`false`). Skipped on datagrams by default, else closed. On
+    /// byte streams it always closes: what follows bad data is unknown.
+    #[must_use]
+    pub const fn with_bad_messages_skipped(mut self, skipped: bool) -> Self {
+        self.config.skip_bad = Some(skipped);
+        self
+    }
+}
+
+impl<K: fmt::Debug> fmt::Debug for SessionLayer<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionLayer")
+            .field("kind", &self.kind)
+            .field("config", &self.config)
+            .finish()
+    }
+}
+
+impl<S, K: Clone> Layer<S> for SessionLayer<K> {
+    type Service = Sessions<S, K>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Sessions {
+            inner,
+            kind: self.kind.clone(),
+            config: Arc::new(self.config.clone()),
+        }
+    }
+}
+
+/// The service that [`SessionLayer`] makes.
+#[derive(Clone)]
+pub struct Sessions<S, K = Shared> {
+    inner: S,
+    kind: K,
+    config: Arc<Config>,
+}
+
+impl<S, K> Sessions<S, K> {
+    /// The message stack, or what makes it.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The message stack, or what makes it.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The message stack, or what makes it.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S: fmt::Debug, K: fmt::Debug> fmt::Debug for Sessions<S, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions")
+            .field("inner", &self.inner)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, W> Service<Connection<W>> for Sessions<S, Shared>
+where
+    W: Wire,
+    S: Service<Request<W::In, W::Out>, Response: IntoReply<W::Out>, Error: Into<BoxError>>
+        + SharedStack,
+{
+    type Response = Closed;
+    type Error = BoxError;
+    type Future = SessionFuture<S, W, Pristine<S>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, connection: Connection<W>) -> Self::Future {
+        let (wire, lease) = connection.into_parts();
+        let service = self.inner.for_session();
+        let pristine = Pristine(self.inner.for_session());
+        SessionFuture::new(service, pristine, wire, lease, Arc::clone(&self.config))
+    }
+}

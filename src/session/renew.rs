@@ -1,0 +1,47 @@
+//! Where a session's message stack comes from, and a fresh one after an error.
+
+/// A message stack that sessions share: each has its clone.
+#[diagnostic::on_unimplemented(
+    message = "`SessionLayer::new` clones the message stack for each session, but `{Self}` is not `Clone`",
+    label = "not `Clone`",
+    note = "`SessionLayer::per_session()` makes a stack for each session; tower's `buffer` around this one shares it"
+)]
+pub trait SharedStack: Sized {
+    /// The clone of one session.
+    #[must_use]
+    fn for_session(&self) -> Self;
+}
+
+#[diagnostic::do_not_recommend]
+impl<S: Clone> SharedStack for S {
+    fn for_session(&self) -> Self {
+        self.clone()
+    }
+}
+
+/// Gives a fresh message stack to a session that survives an error of its own: a clone that has failed may still wait in
+/// the queue of a shared limit, where it would starve others.
+pub trait Renew<S> {
+    /// A fresh stack, where there is one to be had.
+    fn fresh(&self) -> Option<S>;
+}
+
+/// A clone that is never polled, to clone from.
+#[derive(Clone, Debug)]
+pub struct Pristine<S>(pub(super) S);
+
+impl<S: SharedStack> Renew<S> for Pristine<S> {
+    fn fresh(&self) -> Option<S> {
+        Some(self.0.for_session())
+    }
+}
+
+/// The stack was made for this session, and keeps what state it has.
+#[derive(Clone, Copy, Debug)]
+pub struct Own;
+
+impl<S> Renew<S> for Own {
+    fn fresh(&self) -> Option<S> {
+        None
+    }
+}

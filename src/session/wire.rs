@@ -1,0 +1,128 @@
+//! What the session loop needs of a framed connection.
+
+use std::{
+    io::{self, IoSlice},
+    task::{Context, Poll},
+};
+
+use bytes::BytesMut;
+use getty_layers::{CloseReason, Framed, HasSession, driver::Driver};
+use tokio_util::codec::{Decoder, Encoder};
+use tower::BoxError;
+
+use crate::transport::{Framing, Received, Transport};
+
+/// A framed connection: which messages come in and go out, and how.
+///
+/// [`Framed`] is one as soon as its codec decodes, and encodes what the handler answers with.
+#[diagnostic::on_unimplemented(
+    message = "`SessionLayer` needs a framed connection, got `{Self}`",
+    label = "put a `CodecLayer` outside (before) `SessionLayer`; its codec must encode what the handler answers with"
+)]
+pub trait Wire: HasSession {
+    /// What is decoded.
+    type In;
+
+    /// The session's driver half.
+    fn driver(&mut self) -> &mut Driver<Self::Out>;
+
+    /// How many undecoded bytes are kept at most, unless the decoder itself reserves more for a frame.
+    fn max_frame(&self) -> usize;
+
+    /// See [`Transport::framing`].
+    fn framing(&self) -> Framing;
+
+    /// The next message in `buf`; at the end of a stream or of one message, with `end`, the last ones.
+    ///
+    /// # Errors
+    ///
+    /// The codec's.
+    fn decode(&mut self, buf: &mut BytesMut, end: bool) -> Result<Option<Self::In>, BoxError>;
+
+    /// Appends `message` to `buf`.
+    ///
+    /// # Errors
+    ///
+    /// The codec's.
+    fn encode(&mut self, message: Self::Out, buf: &mut BytesMut) -> Result<(), BoxError>;
+
+    /// See [`Transport::poll_recv`].
+    fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut BytesMut,
+        limit: usize,
+    ) -> Poll<io::Result<Received>>;
+
+    /// See [`Transport::poll_send`].
+    fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
+
+    /// See [`Transport::poll_flush`].
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// See [`Transport::poll_close`].
+    fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>>;
+}
+
+impl<T, C, Out> Wire for Framed<T, C, Out>
+where
+    T: Transport,
+    C: Decoder<Error: Into<BoxError>> + Encoder<Out, Error: Into<BoxError>>,
+{
+    type In = C::Item;
+
+    #[inline]
+    fn driver(&mut self) -> &mut Driver<Out> {
+        self.split_mut().2
+    }
+
+    fn max_frame(&self) -> usize {
+        Self::max_frame(self)
+    }
+
+    #[inline]
+    fn framing(&self) -> Framing {
+        self.transport().framing()
+    }
+
+    #[inline]
+    fn decode(&mut self, buf: &mut BytesMut, end: bool) -> Result<Option<C::Item>, BoxError> {
+        let codec = self.split_mut().1;
+        if end {
+            codec.decode_eof(buf)
+        } else {
+            codec.decode(buf)
+        }
+        .map_err(Into::into)
+    }
+
+    #[inline]
+    fn encode(&mut self, message: Out, buf: &mut BytesMut) -> Result<(), BoxError> {
+        self.split_mut().1.encode(message, buf).map_err(Into::into)
+    }
+
+    #[inline]
+    fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut BytesMut,
+        limit: usize,
+    ) -> Poll<io::Result<Received>> {
+        self.split_mut().0.poll_recv(cx, buf, limit)
+    }
+
+    #[inline]
+    fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.split_mut().0.poll_send(cx, bufs)
+    }
+
+    #[inline]
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.split_mut().0.poll_flush(cx)
+    }
+
+    #[inline]
+    fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>> {
+        self.split_mut().0.poll_close(cx, reason)
+    }
+}

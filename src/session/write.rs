@@ -1,0 +1,182 @@
+//! The writing half of a session: from messages to the transport, and the outcomes of sends.
+
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice},
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BytesMut};
+use getty_layers::driver::Ticket;
+use tokio::time::Instant;
+use tower::BoxError;
+
+use super::{buffers, clock::Clock, wire::Wire};
+use crate::transport::Framing;
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    /// Encoded and not yet taken by the transport.
+    buf: BytesMut,
+    /// How many bytes were encoded in all.
+    encoded: u64,
+    /// How many of them the transport took.
+    taken: u64,
+    /// Something was written since the last complete flush.
+    unflushed: bool,
+    framing: Framing,
+    /// Since when the transport takes nothing although something waits.
+    stalled: Option<Instant>,
+    /// Where the messages in `buf` end, by `encoded`, for a message transport.
+    units: VecDeque<u64>,
+    /// The sends whose outcome is due at the first flush after their last byte.
+    due: VecDeque<Due>,
+}
+
+#[derive(Debug)]
+struct Due {
+    end: u64,
+    bytes: usize,
+    ticket: Ticket,
+}
+
+impl Writer {
+    pub(crate) fn new(framing: Framing) -> Self {
+        Self {
+            buf: BytesMut::new(),
+            encoded: 0,
+            taken: 0,
+            unflushed: false,
+            framing,
+            stalled: None,
+            units: VecDeque::new(),
+            due: VecDeque::new(),
+        }
+    }
+
+    /// How many encoded bytes wait for the transport.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.buf.len()
+    }
+
+    /// Whether all that was encoded has been handed to the network.
+    #[inline]
+    pub(crate) fn is_flushed(&self) -> bool {
+        !self.unflushed && self.is_written()
+    }
+
+    /// Since when the transport takes nothing although something waits, as of the last
+    /// [`poll_flush`](Self::poll_flush).
+    #[inline]
+    pub(crate) const fn stalled(&self) -> Option<Instant> {
+        self.stalled
+    }
+
+    /// Encodes `message`, and leaves nothing behind when that fails.
+    #[inline]
+    pub(crate) fn encode<W: Wire>(
+        &mut self,
+        wire: &mut W,
+        message: W::Out,
+    ) -> Result<usize, BoxError> {
+        if self.buf.capacity() == 0 {
+            self.buf = buffers::take();
+        }
+        let before = self.buf.len();
+        if let Err(error) = wire.encode(message, &mut self.buf) {
+            self.buf.truncate(before);
+            return Err(error);
+        }
+        let bytes = self.buf.len() - before;
+        self.encoded += bytes as u64;
+        if self.framing != Framing::Stream {
+            self.units.push_back(self.encoded);
+        }
+        wire.driver().message_out();
+        Ok(bytes)
+    }
+
+    /// The message encoded last took so many bytes; `ticket` is told when they have left.
+    pub(crate) fn attend(&mut self, ticket: Ticket, bytes: usize) {
+        self.due.push_back(Due {
+            end: self.encoded,
+            bytes,
+            ticket,
+        });
+    }
+
+    /// Drops what an encoder that panicked may have left of a message.
+    pub(crate) fn repair(&mut self) {
+        let whole = usize::try_from(self.encoded - self.taken).unwrap_or(usize::MAX);
+        self.buf.truncate(whole);
+    }
+
+    /// Writes and flushes until all is handed to the network.
+    #[inline]
+    pub(crate) fn poll_flush<W: Wire>(
+        &mut self,
+        wire: &mut W,
+        cx: &mut Context<'_>,
+        clock: &mut Clock,
+    ) -> Poll<io::Result<()>> {
+        let before = self.taken;
+        let polled = self.poll_write(wire, cx);
+        if self.taken != before {
+            self.stalled = None;
+            let moved = usize::try_from(self.taken - before).unwrap_or(usize::MAX);
+            wire.driver().sent(moved, clock.now());
+        }
+        match polled {
+            Poll::Pending => {
+                self.stalled.get_or_insert_with(|| clock.now());
+            }
+            Poll::Ready(_) => self.stalled = None,
+        }
+        polled
+    }
+
+    #[inline]
+    fn poll_write<W: Wire>(&mut self, wire: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            // nothing newer follows a send that waits until that is flushed
+            let is_due = self.due.front().is_some_and(|due| due.end <= self.taken);
+            if self.unflushed && (is_due || self.is_written()) {
+                ready!(wire.poll_flush(cx))?;
+                self.unflushed = false;
+                self.report(wire);
+            }
+            if self.is_written() {
+                if self.buf.capacity() > 0 {
+                    buffers::give(std::mem::take(&mut self.buf));
+                }
+                return Poll::Ready(Ok(()));
+            }
+            let unit = match self.units.front() {
+                Some(end) => usize::try_from(end - self.taken).unwrap_or(usize::MAX),
+                None => self.buf.len(),
+            };
+            let taken = ready!(wire.poll_send(cx, &[IoSlice::new(&self.buf[..unit])]))?;
+            if self.units.pop_front().is_none() && taken == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.buf.advance(taken);
+            self.taken += taken as u64;
+            self.unflushed = true;
+        }
+    }
+
+    /// Whether the transport took all that was encoded.
+    #[inline]
+    fn is_written(&self) -> bool {
+        self.buf.is_empty() && self.units.is_empty()
+    }
+
+    /// Tells the outcome of what is flushed now.
+    #[inline]
+    fn report<W: Wire>(&mut self, wire: &mut W) {
+        while let Some(due) = self.due.pop_front_if(|due| due.end <= self.taken) {
+            wire.driver().complete(&due.ticket, due.bytes);
+        }
+    }
+}

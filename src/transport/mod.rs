@@ -1,0 +1,114 @@
+//! What carries a connection's bytes or messages, as the session loop sees it.
+
+mod boxed;
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{BufMut, BytesMut};
+use getty_layers::CloseReason;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::io::poll_read_buf;
+
+pub use self::boxed::BoxTransport;
+
+/// Whether a transport keeps the boundaries of what is sent over it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Framing {
+    /// A stream of bytes: the codec finds the messages.
+    Stream,
+    /// Each unit of the transport is one message, and a bad one closes the session, unless `SessionLayer` is told
+    /// otherwise. WebSocket is of this kind.
+    Messages,
+    /// Each unit of the transport is one message, and a bad one is skipped and counted, unless `SessionLayer` is told
+    /// otherwise. UDP is of this kind.
+    Datagrams,
+}
+
+/// What [`Transport::poll_recv`] got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Received {
+    /// So many bytes were appended: more than none of a stream, or one message, which may be empty.
+    Data(usize),
+    /// The peer has ended its direction; there is nothing more.
+    End,
+}
+
+/// What carries a connection: a byte stream, or a transport that keeps message boundaries.
+///
+/// Everything that is `AsyncRead + AsyncWrite + Unpin` is a byte stream already. A message transport implements this
+/// trait by itself. It is polled by the session loop alone, from one task at a time.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a transport",
+    label = "a transport is a byte stream (`AsyncRead + AsyncWrite + Unpin`) or a message transport; `Framed` is neither"
+)]
+pub trait Transport {
+    /// Whether it keeps message boundaries. It is asked once, when the session opens.
+    fn framing(&self) -> Framing;
+
+    /// Appends what has arrived to `buf`: of a stream at most `limit` bytes, which fit the spare capacity of `buf`; else
+    /// exactly one message. Appends nothing unless it is ready.
+    fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut BytesMut,
+        limit: usize,
+    ) -> Poll<io::Result<Received>>;
+
+    /// Takes bytes to send and says how many it took: of a stream some or all of `bufs`; else all of `bufs` as one
+    /// message. It may hold them back until [`poll_flush`](Self::poll_flush).
+    fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
+
+    /// Hands all that was taken to the network.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Ends the connection the way its protocol wants: a TCP FIN, a TLS `close_notify`, a WebSocket close frame with the
+    /// code for `reason`. Called after a flush; the transport is dropped afterwards.
+    fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: AsyncRead + AsyncWrite + Unpin> Transport for T {
+    #[inline]
+    fn framing(&self) -> Framing {
+        Framing::Stream
+    }
+
+    #[inline]
+    fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut BytesMut,
+        limit: usize,
+    ) -> Poll<io::Result<Received>> {
+        let n = ready!(poll_read_buf(Pin::new(self), cx, &mut buf.limit(limit)))?;
+        Poll::Ready(Ok(if n == 0 {
+            Received::End
+        } else {
+            Received::Data(n)
+        }))
+    }
+
+    #[inline]
+    fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match bufs {
+            [buf] => Pin::new(self).poll_write(cx, buf),
+            bufs => Pin::new(self).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    #[inline]
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_flush(Pin::new(self), cx)
+    }
+
+    #[inline]
+    fn poll_close(&mut self, cx: &mut Context<'_>, _: &CloseReason) -> Poll<io::Result<()>> {
+        Pin::new(self).poll_shutdown(cx)
+    }
+}
