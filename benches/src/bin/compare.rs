@@ -150,7 +150,7 @@ impl Plan {
 
     fn quick() -> Self {
         Self {
-            servers: vec![REFERENCE, FLOOR],
+            servers: vec![REFERENCE, Kind::Getty, FLOOR],
             cases: vec![Case::echo(50, 64, 64), Case::echo(50, 1, 64), Case::Idle],
             ..Self::full()
         }
@@ -202,10 +202,10 @@ impl Plan {
 
 fn compare(plan: &Plan) -> Result<(), Box<dyn Error>> {
     raise_open_files()?;
+    println!("{}\n", machine());
     if plan.place == Place::Apart {
         affinity::keep_to_one()?;
     }
-    println!("{}\n", machine());
     let start = Instant::now();
     // A heading of its own for either kind of table, and only when there is something below it.
     let mut heading = false;

@@ -5,10 +5,12 @@
 pub mod codec;
 pub mod epoll;
 pub mod framed;
+pub mod getty;
 pub mod tokio_loop;
 
 use std::{future::Future, io, net::TcpListener};
 
+use ::getty::Pipeline;
 use tokio::{net::TcpStream, runtime};
 
 /// Threads that serve connections.
@@ -17,6 +19,10 @@ const WORKERS: usize = 2;
 /// A kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// getty: codec and session loop.
+    Getty,
+    /// getty with tower's own layers.
+    GettyTower,
     /// No runtime, no tasks: threads that wait for the kernel's readiness events.
     Epoll,
     /// A tokio loop that parses by hand, with reads of 8 KiB.
@@ -35,8 +41,10 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, the reference first.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Tokio8K,
+        Self::Getty,
+        Self::GettyTower,
         Self::Epoll,
         Self::Tokio64K,
         Self::Codec8K,
@@ -49,6 +57,8 @@ impl Kind {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Getty => "getty",
+            Self::GettyTower => "getty-tower",
             Self::Epoll => "epoll",
             Self::Tokio8K => "tokio-8k",
             Self::Tokio64K => "tokio-64k",
@@ -72,6 +82,8 @@ impl Kind {
     /// If the listener or the runtime fails.
     pub fn run(self, listener: TcpListener) -> io::Result<()> {
         match self {
+            Self::Getty => serve(listener, getty::bare()),
+            Self::GettyTower => serve(listener, getty::tower()),
             Self::Epoll => epoll::run(&listener, WORKERS),
             Self::Tokio8K => accept(listener, |stream| tokio_loop::by_hand(stream, 8 * 1024)),
             Self::Tokio64K => accept(listener, |stream| tokio_loop::by_hand(stream, 64 * 1024)),
@@ -93,14 +105,22 @@ where
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
     runtime()?.block_on(async {
-        listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let listener = into_tokio(listener)?;
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
             tokio::spawn(connection(stream));
         }
     })
+}
+
+fn serve(listener: TcpListener, stack: impl Pipeline<TcpStream>) -> io::Result<()> {
+    runtime()?.block_on(async { getty::serve(into_tokio(listener)?, stack).await })
+}
+
+fn into_tokio(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
+    listener.set_nonblocking(true)?;
+    tokio::net::TcpListener::from_std(listener)
 }
 
 fn runtime() -> io::Result<runtime::Runtime> {
