@@ -98,8 +98,7 @@ struct Turn {
     calls_wait: bool,
     /// The budget is used up: others first.
     yields: bool,
-    /// A message of this turn has been marked as activity.
-    active: bool,
+    messages_in: u64,
 }
 
 impl<S, W, R> SessionFuture<S, W, R>
@@ -159,9 +158,13 @@ where
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(())) => break,
                 Err(payload) => {
-                    if !state.survive(&Panic::from_payload(&*payload)) {
-                        break;
+                    let flushing = matches!(state.phase, Phase::Flushing | Phase::Closing);
+                    state.close_because(CloseReason::Panicked, Panic::from_payload(&*payload));
+                    if flushing {
+                        break; // what is left is what panics
                     }
+                    state.writer.repair();
+                    quietly(|| state.stop_reading(Phase::Flushing, &mut Clock::default()));
                     quietly(|| this.calls.as_mut().clear());
                 }
             }
@@ -194,13 +197,18 @@ where
         self.wire.driver().turn(cx);
         loop {
             if self.phase == Phase::Running && self.session().is_closing() {
-                self.begin_drain(&mut turn);
+                self.stop_reading(Phase::Draining, &mut turn.clock);
                 if self.is_cut_short() {
                     return Poll::Ready(());
                 }
             }
             if matches!(self.phase, Phase::Running | Phase::Draining) {
                 self.exchange(calls.as_mut(), cx, &mut turn);
+                if turn.messages_in > 0 {
+                    let driver = self.wire.driver();
+                    let now = turn.clock.moment(driver);
+                    driver.messages_in(std::mem::take(&mut turn.messages_in), now);
+                }
                 if self.phase == Phase::Running && self.session().is_closing() {
                     continue;
                 }
@@ -230,7 +238,7 @@ where
                             self.close_because(CloseReason::Io, error);
                             return Poll::Ready(());
                         }
-                        Poll::Pending => self.reader.release_if_empty(),
+                        Poll::Pending => self.reader.rest(),
                     }
                 }
                 Phase::Running => {}
@@ -266,114 +274,136 @@ where
     ) {
         loop {
             // handlers go on whatever the peer reads
-            if calls.len() > 0 && !turn.calls_wait {
+            while calls.len() > 0 && !turn.calls_wait {
                 match calls.as_mut().poll_next(cx) {
-                    Poll::Ready(Some(result)) => self.finished(result),
+                    Poll::Ready(Some(result)) => {
+                        let reply = self.finished(result);
+                        self.replies.extend(reply);
+                    }
                     Poll::Ready(None) => {}
                     Poll::Pending => turn.calls_wait = true,
                 }
             }
-            if self.blocked {
-                if calls.len() > 0 && !turn.calls_wait {
-                    continue;
-                }
-                return;
-            }
             // what a handler has queued leaves before its reply
-            if self.encode_outgoing() || self.encode_replies() {
-                continue;
+            self.wire.driver().look();
+            if self.wire.driver().has_outgoing() {
+                self.encode_outgoing();
             }
-            if calls.len() > 0 && !turn.calls_wait {
-                continue;
+            while !self.blocked
+                && let Some(reply) = self.replies.pop_front()
+            {
+                self.encode_reply(reply);
             }
-            if self.phase != Phase::Running || turn.yields || self.session().is_closing() {
+            if self.blocked || turn.yields || self.phase != Phase::Running {
                 return;
             }
-            if calls.len() + self.replies.len() >= self.config.in_flight {
+            if self.session().is_closing()
+                || calls.len() + self.replies.len() >= self.config.in_flight
+            {
                 return;
             }
-            if self.next.is_none() && !self.decode(turn) {
+            if !self.call_next(calls.as_mut(), cx, turn) {
                 return;
             }
-            if turn.service_waits {
-                return;
-            }
-            match self.service.poll_ready(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return self.close_because(CloseReason::Handler, error),
-                Poll::Pending => {
-                    turn.service_waits = true;
-                    return;
-                }
-            }
-            let Some(message) = self.next.take() else {
-                return;
+        }
+    }
+
+    /// Calls the service with one message after another, as long as nothing has to wait and nobody wants anything else
+    /// of this session: the path that decides what a message costs. `false` when there is nothing to call now.
+    #[inline]
+    fn call_next(
+        &mut self,
+        mut calls: Pin<&mut Calls<S::Future>>,
+        cx: &mut Context<'_>,
+        turn: &mut Turn,
+    ) -> bool {
+        loop {
+            // decode first: a session without a message holds no permit
+            let message = match self.next.take() {
+                Some(message) => message,
+                None => match self.decode(turn) {
+                    Some(message) => message,
+                    None => return false,
+                },
             };
+            if turn.service_waits || !self.is_service_ready(cx, turn) {
+                self.next = Some(message);
+                return false;
+            }
             let call = self
                 .service
                 .call(Request::new(message, self.session().clone()));
-            match calls.as_mut().start(cx, call) {
-                Poll::Ready(result) => self.finished(result),
-                Poll::Pending => turn.calls_wait = calls.waits_alone(),
-            }
+            let Poll::Ready(result) = calls.as_mut().start(cx, call) else {
+                turn.calls_wait = calls.waits_alone();
+                return true;
+            };
             turn.yields = self.step(1, cx).is_pending();
+            let Some(reply) = self.finished(result) else {
+                return true;
+            };
+            if self.wire.driver().is_signalled() {
+                self.replies.push_back(reply);
+                return true;
+            }
+            self.encode_reply(reply);
+            if self.blocked || turn.yields || self.wire.driver().is_signalled() {
+                return true;
+            }
         }
     }
 
-    /// Decodes into `next`; `false` when there is nothing, or the session closes.
     #[inline]
-    fn decode(&mut self, turn: &mut Turn) -> bool {
+    fn is_service_ready(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> bool {
+        match self.service.poll_ready(cx) {
+            Poll::Ready(Ok(())) => return true,
+            Poll::Ready(Err(error)) => self.close_because(CloseReason::Handler, error),
+            Poll::Pending => turn.service_waits = true,
+        }
+        false
+    }
+
+    /// The next message; `None` when there is none, or the session closes.
+    #[inline]
+    fn decode(&mut self, turn: &mut Turn) -> Option<W::In> {
         loop {
             match self.reader.decode(&mut self.wire) {
                 Ok(Decoded::Message(message)) => {
-                    self.next = Some(message);
-                    let driver = self.wire.driver();
-                    driver.message_in();
-                    if !turn.active {
-                        turn.active = true;
-                        driver.active(turn.clock.now());
-                    }
-                    return true;
+                    turn.messages_in += 1;
+                    return Some(message);
                 }
-                Ok(Decoded::Nothing) => return false,
-                Ok(Decoded::Bad(error)) => {
-                    if !self.skip_bad {
-                        self.close_because(CloseReason::Decode, error);
-                        return false;
-                    }
-                    self.skip(&*error);
-                }
-                Ok(Decoded::End) => {
-                    self.session().close_with(CloseReason::PeerClosed);
-                    return false;
-                }
-                Err(error) => {
-                    self.close_because(CloseReason::Decode, error);
-                    return false;
-                }
+                Ok(Decoded::Nothing) => return None,
+                other => self.decode_failed(other)?,
             }
         }
     }
 
-    /// A handler has finished.
+    #[cold]
+    fn decode_failed(&mut self, decoded: Result<Decoded<W::In>, BoxError>) -> Option<()> {
+        match decoded {
+            Ok(Decoded::Bad(error)) if self.skip_bad => {
+                self.skip(&*error);
+                return Some(());
+            }
+            Ok(Decoded::Bad(error)) | Err(error) => self.close_because(CloseReason::Decode, error),
+            Ok(_) => self.session().close_with(CloseReason::PeerClosed),
+        }
+        None
+    }
+
+    /// A handler has finished: its reply, unless it failed and the session closes.
     #[inline]
-    fn finished(&mut self, result: Result<S::Response, S::Error>) {
+    fn finished(&mut self, result: Result<S::Response, S::Error>) -> Option<Reply<W::Out>> {
         match result {
             Ok(response) => {
                 let reply = response.into_reply();
                 if reply.is_after_error() {
                     self.renew();
                 }
-                self.wire.driver().look();
-                if self.blocked || !self.replies.is_empty() || self.wire.driver().has_outgoing() {
-                    self.replies.push_back(reply);
-                } else {
-                    self.encode_reply(reply);
-                }
+                Some(reply)
             }
             Err(error) => {
-                self.renew();
                 self.close_because(CloseReason::Handler, error);
+                None
             }
         }
     }
@@ -386,14 +416,11 @@ where
         }
     }
 
-    /// Whether there was any outgoing message to encode.
-    #[inline]
-    fn encode_outgoing(&mut self) -> bool {
-        self.wire.driver().look();
-        let any = self.wire.driver().has_outgoing();
+    #[inline(never)]
+    fn encode_outgoing(&mut self) {
         while !self.blocked && self.wire.driver().has_outgoing() {
             let Some(outgoing) = self.wire.driver().next_outgoing() else {
-                break;
+                return;
             };
             match (
                 self.writer.encode(&mut self.wire, outgoing.message),
@@ -406,21 +433,24 @@ where
             }
             self.blocked = self.writer.len() > self.config.high;
         }
-        any
-    }
-
-    /// Whether there was any reply to encode.
-    #[inline]
-    fn encode_replies(&mut self) -> bool {
-        let Some(reply) = self.replies.pop_front() else {
-            return false;
-        };
-        self.encode_reply(reply);
-        true
     }
 
     #[inline]
     fn encode_reply(&mut self, reply: Reply<W::Out>) {
+        match reply.into_plain() {
+            Ok(None) => {}
+            Ok(Some(message)) => {
+                if let Err(error) = self.writer.encode(&mut self.wire, message) {
+                    self.encode_failed(error);
+                }
+                self.blocked = self.writer.len() > self.config.high;
+            }
+            Err(reply) => self.encode_rich_reply(reply),
+        }
+    }
+
+    #[inline(never)]
+    fn encode_rich_reply(&mut self, reply: Reply<W::Out>) {
         let (messages, close) = reply.into_parts();
         for message in messages {
             if let Err(error) = self.writer.encode(&mut self.wire, message) {
@@ -452,7 +482,10 @@ where
     #[inline]
     fn received(&mut self, received: Received, turn: &mut Turn) {
         match received {
-            Received::Data(bytes) => self.wire.driver().received(bytes, turn.clock.now()),
+            Received::Data(bytes) => {
+                let driver = self.wire.driver();
+                driver.received(bytes, turn.clock.moment(driver));
+            }
             Received::End => self.wire.driver().peer_finished(),
         }
     }
@@ -468,17 +501,19 @@ where
         coop::poll_proceed(cx).map(|unit| unit.made_progress())
     }
 
+    /// The first step of every close: nothing is read or decoded any more, and the rest has a deadline.
     #[cold]
-    fn begin_drain(&mut self, turn: &mut Turn) {
-        self.phase = Phase::Draining;
-        self.next = None;
-        self.reader.release();
+    fn stop_reading(&mut self, phase: Phase, clock: &mut Clock) {
+        self.phase = phase;
         let driver = self.wire.driver();
         driver.close_queue();
-        let deadline = driver
-            .requested_deadline()
-            .unwrap_or(self.config.drain_deadline);
-        self.drain_until = turn.clock.now().checked_add(deadline);
+        if self.drain_until.is_none() {
+            let deadline = driver.requested_deadline();
+            let deadline = deadline.unwrap_or(self.config.drain_deadline);
+            self.drain_until = clock.now().checked_add(deadline);
+        }
+        self.reader.release();
+        self.next = None; // last, for the destructor is the user's
     }
 
     /// Whether nothing that is left to say can reach the peer.
@@ -533,21 +568,6 @@ where
                 .note_source(Arc::new(DrainDeadlineExceeded));
         }
         Poll::Ready(())
-    }
-
-    /// After a panic: what is encoded is flushed, no code of the user's is called again. `false` when that is what
-    /// panicked.
-    #[cold]
-    fn survive(&mut self, panic: &Panic) -> bool {
-        let first = matches!(self.phase, Phase::Running | Phase::Draining);
-        self.session()
-            .close_because(CloseReason::Panicked, panic.clone());
-        if first {
-            self.begin_drain(&mut Turn::default());
-            self.phase = Phase::Flushing;
-            self.writer.repair();
-        }
-        first
     }
 
     fn close_because(&mut self, reason: CloseReason, source: impl Into<BoxError>) {

@@ -78,8 +78,10 @@ impl Reader {
         }
         let capacity = self.buf.capacity();
         if let Some(message) = wire.decode(&mut self.buf, self.ended)? {
-            self.limit = self.max_frame;
-            self.reserved = false;
+            if self.reserved {
+                self.limit = self.max_frame;
+                self.reserved = false;
+            }
             return Ok(Decoded::Message(message));
         }
         if self.ended {
@@ -183,11 +185,16 @@ impl Reader {
         buffers::give(std::mem::replace(&mut self.buf, roomy));
     }
 
-    /// Gives the buffer back if there is nothing in it.
+    /// Before a wait: an idle session holds no buffer, and one that waits for the rest of a small frame a small one.
     #[inline]
-    pub(crate) fn release_if_empty(&mut self) {
-        if self.buf.is_empty() && self.buf.capacity() > 0 {
-            self.release();
+    pub(crate) fn rest(&mut self) {
+        if self.buf.is_empty() {
+            if self.buf.capacity() > 0 {
+                self.release();
+            }
+        } else if self.buf.len() <= LEAST_READ && self.buf.capacity() > 2 * LEAST_READ {
+            let small = BytesMut::from(&self.buf[..]);
+            buffers::give(std::mem::replace(&mut self.buf, small));
         }
     }
 

@@ -22,6 +22,8 @@ pub(crate) struct Writer {
     encoded: u64,
     /// How many of them the transport took.
     taken: u64,
+    /// How many messages were encoded since the driver was told.
+    messages: u64,
     /// Something was written since the last complete flush.
     unflushed: bool,
     framing: Framing,
@@ -46,6 +48,7 @@ impl Writer {
             buf: BytesMut::new(),
             encoded: 0,
             taken: 0,
+            messages: 0,
             unflushed: false,
             framing,
             stalled: None,
@@ -74,7 +77,7 @@ impl Writer {
     }
 
     /// Encodes `message`, and leaves nothing behind when that fails.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn encode<W: Wire>(
         &mut self,
         wire: &mut W,
@@ -93,7 +96,7 @@ impl Writer {
         if self.framing != Framing::Stream {
             self.units.push_back(self.encoded);
         }
-        wire.driver().message_out();
+        self.messages += 1;
         Ok(bytes)
     }
 
@@ -120,12 +123,17 @@ impl Writer {
         cx: &mut Context<'_>,
         clock: &mut Clock,
     ) -> Poll<io::Result<()>> {
+        if self.messages > 0 {
+            wire.driver()
+                .messages_out(std::mem::take(&mut self.messages));
+        }
         let before = self.taken;
         let polled = self.poll_write(wire, cx);
         if self.taken != before {
             self.stalled = None;
             let moved = usize::try_from(self.taken - before).unwrap_or(usize::MAX);
-            wire.driver().sent(moved, clock.now());
+            let driver = wire.driver();
+            driver.sent(moved, clock.moment(driver));
         }
         match polled {
             Poll::Pending => {

@@ -22,7 +22,7 @@ use super::{
     stats::Counters,
 };
 use crate::{
-    session::signal::Signal,
+    session::{driver::Moment, signal::Signal},
     sync::{AtomicU8, Mutex, Ordering},
 };
 
@@ -187,7 +187,7 @@ impl ConnectionHandle {
 
     /// Marks the application as active now.
     pub fn touch(&self) {
-        self.mark_active(Instant::now());
+        self.mark_active(self.moment(Instant::now()));
     }
 
     /// What has moved until now, as of the driver's last turn.
@@ -267,6 +267,7 @@ impl ConnectionHandle {
 
     /// Whether a close was requested or a cause for one was found, be it finished or not.
     #[must_use]
+    #[inline]
     pub fn is_closing(&self) -> bool {
         self.has(CLOSING)
     }
@@ -382,6 +383,7 @@ impl ConnectionHandle {
         removed.is_some()
     }
 
+    #[inline]
     fn has(&self, bits: u8) -> bool {
         self.0.state.load(Ordering::Acquire) & bits != 0
     }
@@ -406,9 +408,11 @@ impl ConnectionHandle {
         self.0.opened_at + Duration::from_nanos(mark.load(Relaxed))
     }
 
-    fn mark(&self, mark: &AtomicU64, now: Instant) {
-        let nanos = now.saturating_duration_since(self.0.opened_at).as_nanos();
-        mark.store(u64::try_from(nanos).unwrap_or(u64::MAX), Relaxed);
+    /// Nanoseconds since the connection was opened, which suffice for 584 years.
+    #[inline]
+    pub(crate) fn moment(&self, now: Instant) -> Moment {
+        let since = now.saturating_duration_since(self.0.opened_at);
+        Moment(since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos()))
     }
 
     fn request(&self, cause: Requested) {
@@ -424,24 +428,29 @@ impl ConnectionHandle {
 
     // for the driver half
 
+    #[inline]
     pub(crate) fn signal(&self) -> &Signal {
         &self.0.signal
     }
 
+    #[inline]
     pub(crate) fn counters(&self) -> &Counters {
         &self.0.counters
     }
 
-    pub(crate) fn mark_read(&self, now: Instant) {
-        self.mark(&self.0.last_read, now);
+    #[inline]
+    pub(crate) fn mark_read(&self, now: Moment) {
+        self.0.last_read.store(now.0, Relaxed);
     }
 
-    pub(crate) fn mark_write(&self, now: Instant) {
-        self.mark(&self.0.last_write, now);
+    #[inline]
+    pub(crate) fn mark_write(&self, now: Moment) {
+        self.0.last_write.store(now.0, Relaxed);
     }
 
-    pub(crate) fn mark_active(&self, now: Instant) {
-        self.mark(&self.0.last_active, now);
+    #[inline]
+    pub(crate) fn mark_active(&self, now: Moment) {
+        self.0.last_active.store(now.0, Relaxed);
     }
 
     pub(crate) fn mark_open(&self) {

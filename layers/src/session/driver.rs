@@ -82,8 +82,19 @@ pub struct Outgoing<Out> {
 #[must_use = "the sender waits for this outcome"]
 pub struct Ticket(TicketId);
 
+/// A time as the activity marks of one session keep it: made once a turn, by [`Driver::moment`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(pub(crate) u64);
+
 impl<Out> Driver<Out> {
+    /// `now`, for the marks of activity.
+    #[inline]
+    pub fn moment(&self, now: Instant) -> Moment {
+        self.session.moment(now)
+    }
+
     /// The other half.
+    #[inline]
     pub const fn session(&self) -> &Session<Out> {
         &self.session
     }
@@ -99,6 +110,12 @@ impl<Out> Driver<Out> {
     #[inline]
     pub fn look(&mut self) {
         self.raised |= self.session.signal().take() & Signal::MESSAGES != 0;
+    }
+
+    /// Whether anything was sent or requested since the last [`look`](Self::look).
+    #[inline]
+    pub fn is_signalled(&self) -> bool {
+        self.session.signal().is_raised()
     }
 
     /// Whether [`next_outgoing`](Self::next_outgoing) may give a message.
@@ -167,39 +184,34 @@ impl<Out> Driver<Out> {
 
     /// So many bytes were received.
     #[inline]
-    pub fn received(&self, bytes: usize, now: Instant) {
+    pub fn received(&self, bytes: usize, now: Moment) {
         self.session.counters().bytes_in.add(bytes as u64);
         self.session.mark_read(now);
     }
 
     /// The transport took so many bytes.
     #[inline]
-    pub fn sent(&self, bytes: usize, now: Instant) {
+    pub fn sent(&self, bytes: usize, now: Moment) {
         self.session.counters().bytes_out.add(bytes as u64);
         self.session.mark_write(now);
     }
 
-    /// A message was decoded.
+    /// So many messages were decoded, which counts as activity.
     #[inline]
-    pub fn message_in(&self) {
-        self.session.counters().messages_in.add(1);
+    pub fn messages_in(&self, messages: u64, now: Moment) {
+        self.session.counters().messages_in.add(messages);
+        self.session.mark_active(now);
     }
 
-    /// A message was encoded.
+    /// So many messages were encoded.
     #[inline]
-    pub fn message_out(&self) {
-        self.session.counters().messages_out.add(1);
+    pub fn messages_out(&self, messages: u64) {
+        self.session.counters().messages_out.add(messages);
     }
 
     /// A message was skipped.
     pub fn skipped(&self) {
         self.session.counters().skipped.add(1);
-    }
-
-    /// Messages have counted as activity.
-    #[inline]
-    pub fn active(&self, now: Instant) {
-        self.session.mark_active(now);
     }
 
     /// The peer has ended its direction.

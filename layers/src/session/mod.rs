@@ -100,6 +100,7 @@ impl<Out> Session<Out> {
         self.0.outbox.len()
     }
 
+    #[inline]
     pub(crate) fn outbox(&self) -> &Outbox<Out> {
         &self.0.outbox
     }
@@ -113,6 +114,7 @@ impl<Out> Session<Out> {
 }
 
 impl<Out> Clone for Session<Out> {
+    #[inline]
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
@@ -121,6 +123,7 @@ impl<Out> Clone for Session<Out> {
 impl<Out> Deref for Session<Out> {
     type Target = ConnectionHandle;
 
+    #[inline]
     fn deref(&self) -> &ConnectionHandle {
         &self.0.handle
     }

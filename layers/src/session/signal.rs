@@ -54,11 +54,17 @@ impl Signal {
         }
     }
 
+    /// Whether a flag was raised since the last [`take`](Self::take).
+    #[inline]
+    pub(crate) fn is_raised(&self) -> bool {
+        self.flags.load(Ordering::Acquire) != 0
+    }
+
     /// The flags raised since the last time.
     #[inline]
     pub(crate) fn take(&self) -> u8 {
         // a load is cheaper than a swap, and nothing is raised as a rule
-        if self.flags.load(Ordering::Acquire) == 0 {
+        if !self.is_raised() {
             return 0;
         }
         self.flags.swap(0, Ordering::AcqRel)

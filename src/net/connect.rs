@@ -1,0 +1,179 @@
+//! What connectors have in common: the future of a dial, its limit in time, and its error.
+
+use std::{
+    error::Error,
+    fmt, io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use getty_layers::Connection;
+use tokio::time::timeout;
+
+/// How long a dial may take, unless the connector is told otherwise.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A dial in progress: what the connectors of this module return from `call`.
+///
+/// # Cancel safety
+///
+/// Dropped, it gives the dial up and closes its socket. A name being resolved goes on until the resolver answers, on a
+/// thread of the runtime's blocking pool.
+#[must_use = "futures do nothing unless polled"]
+pub struct Connecting<Io>(BoxFuture<'static, Result<Connection<Io>, ConnectError>>);
+
+impl<Io> Connecting<Io> {
+    // Boxed because the futures of sockets have no names; that is once a dial.
+    pub(super) fn new(
+        dial: impl Future<Output = Result<Connection<Io>, ConnectError>> + Send + 'static,
+    ) -> Self {
+        Self(Box::pin(dial))
+    }
+}
+
+impl<Io> Future for Connecting<Io> {
+    type Output = Result<Connection<Io>, ConnectError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl<Io> fmt::Debug for Connecting<Io> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connecting").finish_non_exhaustive()
+    }
+}
+
+/// Why a dial failed, and to which target.
+///
+/// The cause is its [`source`](Error::source). Nothing was sent, so any dial may be tried again.
+///
+/// ```
+/// use std::io;
+/// use getty::net::ConnectError;
+///
+/// let refused = ConnectError::new("10.0.0.1:7000", io::ErrorKind::ConnectionRefused.into());
+/// assert_eq!(refused.to_string(), "cannot connect to 10.0.0.1:7000");
+/// assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+/// ```
+#[derive(Debug)]
+pub struct ConnectError {
+    target: Box<str>,
+    source: io::Error,
+}
+
+impl ConnectError {
+    /// The failure of a dial to `target`, for connectors of your own.
+    pub fn new(target: impl Into<Box<str>>, source: io::Error) -> Self {
+        Self {
+            target: target.into(),
+            source,
+        }
+    }
+
+    /// What was dialled, for people to read; a host name in quotes, as it was given.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// The kind of the cause.
+    pub fn kind(&self) -> io::ErrorKind {
+        self.source.kind()
+    }
+
+    /// Whether nobody answered in time: within the connect timeout, or for as long as the operating system tries.
+    pub fn is_timeout(&self) -> bool {
+        self.kind() == io::ErrorKind::TimedOut
+    }
+
+    /// Whether the socket had connected to itself, which [`TcpConnector`](super::TcpConnector) refuses.
+    pub fn is_self_connect(&self) -> bool {
+        matches!(self.source.get_ref(), Some(cause) if cause.is::<SelfConnect>())
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot connect to {}", self.target)
+    }
+}
+
+impl Error for ConnectError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+impl From<ConnectError> for io::Error {
+    fn from(error: ConnectError) -> Self {
+        Self::new(error.kind(), error)
+    }
+}
+
+/// The cause of a dial that reached its own socket.
+#[derive(Debug)]
+struct SelfConnect;
+
+impl fmt::Display for SelfConnect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the socket connected to itself, because nobody listens on the target's port")
+    }
+}
+
+impl Error for SelfConnect {}
+
+/// A self-connect means that nobody listens, which is what the kind says.
+pub(super) fn self_connect() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionRefused, SelfConnect)
+}
+
+/// What a dial that has used up the connect timeout fails with.
+pub(super) fn timed_out(limit: Duration) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::TimedOut,
+        format!("no answer within the connect timeout of {limit:?}"),
+    )
+}
+
+/// Gives `attempt` so much time.
+pub(super) async fn within<T>(
+    limit: Duration,
+    attempt: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    timeout(limit, attempt)
+        .await
+        .unwrap_or_else(|_| Err(timed_out(limit)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn dial_without_an_answer_fails_when_its_time_is_up() {
+        let started = tokio::time::Instant::now();
+        let error = within(CONNECT_TIMEOUT, std::future::pending::<io::Result<()>>())
+            .await
+            .unwrap_err();
+        assert_eq!(started.elapsed(), CONNECT_TIMEOUT);
+
+        let error = ConnectError::new("10.0.0.1:7000", error);
+        assert!(error.is_timeout());
+        assert_eq!(
+            error.source().unwrap().to_string(),
+            "no answer within the connect timeout of 3s"
+        );
+    }
+
+    #[test]
+    fn connect_error_becomes_an_io_error_of_its_kind_that_still_names_the_target() {
+        let error = ConnectError::new("10.0.0.1:7000", self_connect());
+        assert!(error.is_self_connect());
+        let error = io::Error::from(error);
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(error.to_string(), "cannot connect to 10.0.0.1:7000");
+    }
+}

@@ -1,0 +1,214 @@
+//! Dialling TCP.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use getty_layers::Connection;
+use socket2::SockRef;
+use tokio::{
+    net::{TcpSocket, TcpStream, ToSocketAddrs, lookup_host},
+    time::{Instant, timeout},
+};
+use tower_service::Service;
+
+use super::{
+    connection,
+    options::{Keepalive, StreamOptions},
+};
+use crate::net::connect::{
+    CONNECT_TIMEOUT, ConnectError, Connecting, self_connect, timed_out, within,
+};
+
+/// Dials TCP: a service from whatever tokio can resolve to a connection.
+///
+/// Every dial resolves its target anew and tries the addresses one after another, each with an equal share of the time
+/// that is left. Of addresses that all fail the last one's error counts; each is logged at debug level.
+///
+/// A socket that connected to itself is closed, and the dial fails, with an error of which
+/// [`is_self_connect`](ConnectError::is_self_connect) is true. The operating system can do that to a client that keeps
+/// dialling a port of its own machine on which nobody listens, and the server could not have its port back.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use getty::net::TcpConnector;
+/// use tower::ServiceExt;
+///
+/// # async fn dial() -> Result<(), getty::BoxError> {
+/// let connector = TcpConnector::new().with_connect_timeout(Duration::from_secs(10));
+/// let connection = connector.clone().oneshot("example.com:7000").await?;
+/// // the same without tower
+/// let connection = connector.connect(("example.com", 7000)).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct TcpConnector {
+    options: StreamOptions,
+    local: Option<SocketAddr>,
+    connect_timeout: Duration,
+}
+
+impl TcpConnector {
+    /// A connector with the defaults.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            options: StreamOptions::new(),
+            local: None,
+            connect_timeout: CONNECT_TIMEOUT,
+        }
+    }
+
+    /// How long a dial may take, from resolving the name to the last of its addresses. [`Duration::MAX`] leaves it to
+    /// the operating system, which tries for minutes. Default: 3 s.
+    #[must_use]
+    pub const fn with_connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_timeout = limit;
+        self
+    }
+
+    /// Whether small writes leave at once (`TCP_NODELAY`) and do not wait for the peer to acknowledge earlier ones.
+    /// Default: on.
+    #[must_use]
+    pub const fn with_nodelay(mut self, on: bool) -> Self {
+        self.options.nodelay = on;
+        self
+    }
+
+    /// Has the operating system look after idle connections. Default: off.
+    #[must_use]
+    pub const fn with_keepalive(mut self, keepalive: Keepalive) -> Self {
+        self.options.keepalive = Some(keepalive);
+        self
+    }
+
+    /// The address to dial from; addresses of the target that are of another family are passed over. Port 0 is any free
+    /// one. With another port a dial succeeds again while an earlier connection from it still fades away
+    /// (`SO_REUSEADDR`), unless to the same address. Default: the operating system's choice.
+    #[must_use]
+    pub const fn with_local_addr(mut self, address: SocketAddr) -> Self {
+        self.local = Some(address);
+        self
+    }
+
+    /// How many bytes the operating system keeps that are written and not yet acknowledged (`SO_SNDBUF`). Linux doubles
+    /// the number, for its own use, and then no longer tunes it. Default: the operating system's.
+    #[must_use]
+    pub const fn with_send_buffer_size(mut self, bytes: usize) -> Self {
+        self.options.send_buffer_size = Some(bytes);
+        self
+    }
+
+    /// How many bytes the operating system keeps that have come and are not yet read (`SO_RCVBUF`), which bounds how
+    /// far a peer may run ahead. Linux doubles the number, for its own use, and then no longer tunes it. Default: the
+    /// operating system's.
+    #[must_use]
+    pub const fn with_recv_buffer_size(mut self, bytes: usize) -> Self {
+        self.options.recv_buffer_size = Some(bytes);
+        self
+    }
+
+    /// Dials `target`.
+    ///
+    /// # Errors
+    ///
+    /// The target, and why: its name could not be resolved, none of its addresses answered in time, each refused, or a
+    /// setting cannot be had.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Connecting`].
+    pub async fn connect<A>(&self, target: A) -> Result<Connection<TcpStream>, ConnectError>
+    where
+        A: ToSocketAddrs + fmt::Debug,
+    {
+        let name = format!("{target:?}");
+        self.dial(target)
+            .await
+            .map_err(|source| ConnectError::new(name, source))
+    }
+
+    async fn dial(&self, target: impl ToSocketAddrs) -> io::Result<Connection<TcpStream>> {
+        let started = Instant::now();
+        let addresses: Vec<_> = within(self.connect_timeout, lookup_host(target))
+            .await?
+            .filter(|address| self.can_dial(address))
+            .collect();
+
+        let mut failed = None;
+        for (tried, &address) in addresses.iter().enumerate() {
+            let left = self.connect_timeout.saturating_sub(started.elapsed());
+            let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+            let error = match timeout(share, self.dial_address(address)).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => error,
+                Err(_) => timed_out(self.connect_timeout),
+            };
+            tracing::debug!(%address, %error, "cannot connect");
+            failed = Some(error);
+        }
+        Err(failed.unwrap_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::AddrNotAvailable,
+                "the target has no address, or none of the local address's family",
+            )
+        }))
+    }
+
+    fn can_dial(&self, address: &SocketAddr) -> bool {
+        self.local
+            .is_none_or(|local| local.is_ipv4() == address.is_ipv4())
+    }
+
+    async fn dial_address(&self, address: SocketAddr) -> io::Result<Connection<TcpStream>> {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        self.options.apply(&SockRef::from(&socket))?;
+        if let Some(local) = self.local {
+            socket.set_reuseaddr(cfg!(unix) && local.port() != 0)?;
+            socket.bind(local)?;
+        }
+        let stream = socket.connect(address).await?;
+
+        let local = stream.local_addr();
+        // what was dialled may stand for another address, such as 0.0.0.0 for this machine
+        let peer = stream.peer_addr().unwrap_or(address);
+        if local.as_ref().is_ok_and(|local| *local == peer) {
+            // reset, for an orderly close would keep the port occupied for a minute
+            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            return Err(self_connect());
+        }
+        Ok(connection(stream, local, peer))
+    }
+}
+
+impl Default for TcpConnector {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<A> Service<A> for TcpConnector
+where
+    A: ToSocketAddrs + fmt::Debug + Send + 'static,
+{
+    type Response = Connection<TcpStream>;
+    type Error = ConnectError;
+    type Future = Connecting<TcpStream>;
+
+    /// Always ready: nothing is reserved before a dial.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, target: A) -> Self::Future {
+        let connector = self.clone();
+        Connecting::new(async move { connector.connect(target).await })
+    }
+}

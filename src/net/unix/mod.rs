@@ -1,0 +1,6 @@
+//! Unix stream sockets.
+
+mod connector;
+mod listener;
+
+pub use self::{connector::UnixConnector, listener::UnixListener};

@@ -1,0 +1,38 @@
+//! Listeners and connectors over real sockets, and within the process.
+
+mod memory;
+mod tcp;
+#[cfg(unix)]
+mod unix;
+
+use std::{error::Error, future::poll_fn, io};
+
+use getty::{Connection, Listener};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// The next connection of `listener`, as a server gets it.
+async fn accept<L: Listener>(listener: &mut L) -> Connection<L::Io> {
+    poll_fn(|cx| listener.poll_accept(cx)).await.unwrap()
+}
+
+/// Sends bytes both ways between the two ends of a connection.
+async fn exchange<A, B>(one: &mut Connection<A>, other: &mut Connection<B>) -> io::Result<()>
+where
+    A: AsyncReadExt + AsyncWriteExt + Unpin,
+    B: AsyncReadExt + AsyncWriteExt + Unpin,
+{
+    let mut read = [0; 4];
+    one.transport_mut().write_all(b"ping").await?;
+    other.transport_mut().read_exact(&mut read).await?;
+    assert_eq!(&read, b"ping");
+    other.transport_mut().write_all(b"pong").await?;
+    one.transport_mut().read_exact(&mut read).await?;
+    assert_eq!(&read, b"pong");
+    Ok(())
+}
+
+/// An error and its causes, one line each.
+fn report(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.map(|error| format!("{error}\n")).collect()
+}
