@@ -1,17 +1,11 @@
 //! getty, with the stacks of its `echo` example.
 
-use std::{
-    io,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
 use getty::{
-    BoxError, CodecLayer, Connection, Listener, Pipeline, Request, ServiceBuilder, SessionLayer,
-    Transport, service_fn,
+    BoxError, CodecLayer, Pipeline, Request, ServiceBuilder, SessionLayer, Transport, service_fn,
 };
-use tokio::net::{TcpListener, TcpStream};
 
 use super::codec;
 use crate::pass_through::PassThroughLayer;
@@ -61,31 +55,4 @@ pub fn ten_layers<T: Transport + Send + 'static>() -> impl Pipeline<T> {
 
 async fn echo(request: Request<Bytes>) -> Result<Bytes, BoxError> {
     Ok(request.into_message())
-}
-
-pub(super) async fn serve(
-    listener: TcpListener,
-    stack: impl Pipeline<TcpStream>,
-) -> io::Result<()> {
-    getty::serve(Tcp(listener), stack)
-        .await
-        .map_err(io::Error::other)?;
-    Ok(())
-}
-
-/// Stand-in until getty's own has landed.
-struct Tcp(TcpListener);
-
-impl Listener for Tcp {
-    type Io = TcpStream;
-
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Connection<TcpStream>>> {
-        let (stream, _) = ready!(self.0.poll_accept(cx))?;
-        stream.set_nodelay(true)?;
-        Poll::Ready(Ok(Connection::new(stream)))
-    }
-
-    fn local_addr(&self) -> io::Result<getty::layers::Address> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
 }

@@ -105,7 +105,8 @@ where
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
     runtime()?.block_on(async {
-        let listener = into_tokio(listener)?;
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
@@ -115,12 +116,13 @@ where
 }
 
 fn serve(listener: TcpListener, stack: impl Pipeline<TcpStream>) -> io::Result<()> {
-    runtime()?.block_on(async { getty::serve(into_tokio(listener)?, stack).await })
-}
-
-fn into_tokio(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
-    listener.set_nonblocking(true)?;
-    tokio::net::TcpListener::from_std(listener)
+    runtime()?.block_on(async {
+        let listener = ::getty::net::TcpListener::try_from(listener)?;
+        ::getty::serve(listener, stack)
+            .await
+            .map_err(io::Error::other)?;
+        Ok(())
+    })
 }
 
 fn runtime() -> io::Result<runtime::Runtime> {

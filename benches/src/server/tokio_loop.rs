@@ -3,6 +3,7 @@
 use std::io;
 
 use bytes::{Buf, BytesMut};
+use getty::BoxError;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::codec::{Decoder, Encoder};
 
@@ -52,10 +53,10 @@ where
 /// # Errors
 ///
 /// If the transport or the codec fails.
-pub async fn with_codec<T, C, M>(mut transport: T, mut codec: C, read: usize) -> io::Result<()>
+pub async fn with_codec<T, C>(mut transport: T, mut codec: C, read: usize) -> io::Result<()>
 where
     T: AsyncRead + AsyncWrite + Unpin,
-    C: Decoder<Item = M, Error = io::Error> + Encoder<M, Error = io::Error>,
+    C: Decoder<Error: Into<BoxError>> + Encoder<C::Item, Error: Into<BoxError>>,
 {
     let mut input = BytesMut::with_capacity(read);
     let mut output = BytesMut::with_capacity(read);
@@ -64,8 +65,10 @@ where
         if transport.read_buf(&mut input).await? == 0 {
             return Ok(());
         }
-        while let Some(message) = codec.decode(&mut input)? {
-            codec.encode(message, &mut output)?;
+        while let Some(message) = codec.decode(&mut input).map_err(io::Error::other)? {
+            codec
+                .encode(message, &mut output)
+                .map_err(io::Error::other)?;
         }
         transport.write_all(&output).await?;
         output.clear();
