@@ -37,7 +37,7 @@ pub trait Pipeline<Io>:
     type PipelineFuture: Future<Output = Result<Closed, Self::PipelineError>> + Send + 'static;
 }
 
-#[diagnostic::do_not_recommend]
+// not `do_not_recommend`: errors are to name the layer or handler that does not fit, not the whole stack
 impl<Io, S> Pipeline<Io> for S
 where
     S: Service<Connection<Io>, Response = Closed> + Send + 'static,

@@ -144,9 +144,8 @@ impl<S: fmt::Debug, C: fmt::Debug, Out> fmt::Debug for Codec<S, C, Out> {
     }
 }
 
-impl<S, C, Out, T> Service<Connection<T>> for Codec<S, C, Out>
+impl<S, C: Clone, Out, T> Service<Connection<T>> for Codec<S, C, Out>
 where
-    C: Clone,
     S: Service<Connection<Framed<T, C, Out>>>,
 {
     type Response = S::Response;

@@ -2,6 +2,7 @@
 
 pub mod codec;
 mod connection;
+pub mod handle_error;
 mod message;
 mod session;
 mod sync;
@@ -12,6 +13,7 @@ pub use self::{
         Address, CallbackAdded, CloseReason, Closed, Connection, ConnectionHandle,
         DrainDeadlineExceeded, Endpoints, Panic, SharedError, Stats, TransportKind,
     },
+    handle_error::HandleErrorLayer,
     message::{IntoReply, Replies, Reply, Request},
     session::{
         Feeding, Framed, FramedParts, HasSession, SendError, Sending, Sent, Session, driver,

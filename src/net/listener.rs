@@ -14,9 +14,9 @@ use getty_layers::{Address, Connection};
     message = "`{Self}` is not a listener",
     label = "pass a `TcpListener`, a `UnixListener`, or a type of your own that implements `getty::net::Listener`"
 )]
-pub trait Listener {
+pub trait Listener: Send + 'static {
     /// The transport of the connections that it accepts.
-    type Io;
+    type Io: Send + 'static;
 
     /// Accepts the next connection. An error concerns one connection, or passes: it is logged and accepting goes on,
     /// after a pause where the error is of the listener's own, such as having run out of file descriptors.

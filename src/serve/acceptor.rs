@@ -59,8 +59,7 @@ impl<L: Listener, S> Acceptor<L, S> {
 
 impl<L, S> Accept for Acceptor<L, S>
 where
-    L: Listener + Send,
-    L::Io: Send,
+    L: Listener,
     S: Pipeline<L::Io>,
 {
     fn poll(&mut self, cx: &mut Context<'_>, connections: &mut Connections) -> Poll<BoxError> {

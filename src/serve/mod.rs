@@ -47,12 +47,7 @@ use crate::{net::Listener, pipeline::Pipeline};
 /// # Ok(())
 /// # }
 /// ```
-pub fn serve<L, S>(listener: L, stack: S) -> Serve
-where
-    L: Listener + Send + 'static,
-    L::Io: Send + 'static,
-    S: Pipeline<L::Io>,
-{
+pub fn serve<L: Listener, S: Pipeline<L::Io>>(listener: L, stack: S) -> Serve {
     Serve::new(vec![Box::new(Acceptor::new(listener, stack))])
 }
 
@@ -79,8 +74,7 @@ pub trait Listeners<S> {
 
 impl<L, S> Listeners<S> for Vec<L>
 where
-    L: Listener + Send + 'static,
-    L::Io: Send + 'static,
+    L: Listener,
     S: Pipeline<L::Io> + Clone,
 {
     fn serve_with(self, stack: S) -> Serve {
@@ -106,7 +100,7 @@ macro_rules! tuple_of_listeners {
         impl<S, $($listener),+> Listeners<S> for ($($listener,)+)
         where
             S: Clone $(+ Pipeline<$listener::Io>)+,
-            $($listener: Listener<Io: Send + 'static> + Send + 'static,)+
+            $($listener: Listener,)+
         {
             fn serve_with(self, stack: S) -> Serve {
                 #[allow(non_snake_case, reason = "a type parameter's name is its variable's too")]

@@ -38,7 +38,7 @@ pub use self::{
     per_session::{NotOpened, OpeningFuture},
     read::{FrameTooLong, LeftoverBytes},
     renew::{Own, Pristine, Renew, SharedStack},
-    wire::Wire,
+    wire::{SessionCodec, Wire},
 };
 
 /// Turns connections into messages: drives each session and calls the message stack with what it decodes; see the

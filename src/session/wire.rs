@@ -17,7 +17,7 @@ use crate::transport::{Framing, Received, Transport};
 /// [`Framed`] is one as soon as its codec decodes, and encodes what the handler answers with.
 #[diagnostic::on_unimplemented(
     message = "`SessionLayer` needs a framed connection, got `{Self}`",
-    label = "put a `CodecLayer` outside (before) `SessionLayer`; its codec must encode what the handler answers with"
+    label = "put a `CodecLayer` outside (before) `SessionLayer`"
 )]
 pub trait Wire: HasSession {
     /// What is decoded.
@@ -64,11 +64,27 @@ pub trait Wire: HasSession {
     fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>>;
 }
 
-impl<T, C, Out> Wire for Framed<T, C, Out>
-where
-    T: Transport,
-    C: Decoder<Error: Into<BoxError>> + Encoder<Out, Error: Into<BoxError>>,
+/// A codec for a session that sends `Out`: an alias, which compiler errors name.
+///
+/// Every `Decoder` that is an `Encoder<Out>` too, and whose errors can be boxed, is one.
+#[diagnostic::on_unimplemented(
+    message = "the codec `{Self}` cannot encode `{Out}`, which the session is to send",
+    label = "not a codec for `{Out}`: it must be a `Decoder` and an `Encoder<{Out}>`",
+    note = "a session sends what its handler answers with, and what layers such as heartbeats send"
+)]
+pub trait SessionCodec<Out>:
+    Decoder<Error: Into<BoxError>> + Encoder<Out, Error: Into<BoxError>>
 {
+}
+
+#[diagnostic::do_not_recommend]
+impl<C, Out> SessionCodec<Out> for C where
+    C: Decoder<Error: Into<BoxError>> + Encoder<Out, Error: Into<BoxError>>
+{
+}
+
+// on one line, because compiler errors quote it
+impl<T: Transport, C: SessionCodec<Out>, Out> Wire for Framed<T, C, Out> {
     type In = C::Item;
 
     #[inline]

@@ -9,6 +9,7 @@ mod stats;
 
 use std::fmt;
 
+use self::close::contain;
 pub use self::{
     callbacks::CallbackAdded,
     close::{CloseReason, Closed, DrainDeadlineExceeded, Panic, SharedError},

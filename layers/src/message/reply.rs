@@ -190,6 +190,7 @@ pub trait IntoReply<Out> {
     fn into_reply(self) -> Reply<Out>;
 }
 
+// each of these says `do_not_recommend`, because the trait's own message names them all, in one line
 #[diagnostic::do_not_recommend]
 impl<Out> IntoReply<Out> for Out {
     #[inline]
@@ -198,6 +199,7 @@ impl<Out> IntoReply<Out> for Out {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<Out> IntoReply<Out> for Option<Out> {
     #[inline]
     fn into_reply(self) -> Reply<Out> {
@@ -205,6 +207,7 @@ impl<Out> IntoReply<Out> for Option<Out> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<Out> IntoReply<Out> for Vec<Out> {
     #[inline]
     fn into_reply(self) -> Reply<Out> {
@@ -212,6 +215,7 @@ impl<Out> IntoReply<Out> for Vec<Out> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<Out> IntoReply<Out> for Reply<Out> {
     #[inline]
     fn into_reply(self) -> Reply<Out> {

@@ -37,6 +37,8 @@ use crate::connection::{CloseReason, SharedError};
 pub const DEFAULT_QUEUE_CAPACITY: u32 = 64;
 
 /// Makes a session and its driver half over `handle`.
+///
+/// Once for each connection: it is the handle that wakes the driver, and it knows one.
 #[must_use]
 pub fn pair<Out>(handle: crate::ConnectionHandle) -> (Session<Out>, Driver<Out>) {
     let session = Session::new(handle, DEFAULT_QUEUE_CAPACITY);
@@ -53,7 +55,7 @@ pub fn pair<Out>(handle: crate::ConnectionHandle) -> (Session<Out>, Driver<Out>)
 
 /// The driver half: outgoing messages and their outcomes, close requests, marks of activity.
 ///
-/// Dropped, it fails what was not sent.
+/// Dropped, it fails what was not sent, and records a reason as [`Lease`] does.
 pub struct Driver<Out> {
     session: Session<Out>,
     /// Our copy of the waker that senders use.
@@ -222,18 +224,10 @@ impl<Out> Driver<Out> {
 
 impl<Out> Drop for Driver<Out> {
     fn drop(&mut self) {
+        self.session.abandon();
         let io = match self.session.reason() {
-            None => {
-                let panicking = std::thread::panicking();
-                self.session.close_with(if panicking {
-                    CloseReason::Panicked
-                } else {
-                    CloseReason::Dropped
-                });
-                None
-            }
             Some(CloseReason::Io) => self.session.source(),
-            Some(_) => None,
+            _ => None,
         };
         let left = std::mem::take(&mut self.batch);
         self.session
@@ -242,6 +236,8 @@ impl<Out> Drop for Driver<Out> {
                 (Some(source), None) => SendFailure::Io(source.clone()),
                 (_, message) => SendFailure::Closed(message),
             });
+        // a handle may be kept for long after: it must not keep our task's memory, too
+        self.session.signal().forget();
     }
 }
 

@@ -1,0 +1,17 @@
+//! `CodecLayer`, which works on connections, stands among the layers of messages.
+
+use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer};
+use tokio::net::TcpListener;
+use tokio_util::codec::LinesCodec;
+
+fn run(listener: TcpListener) {
+    let stack = ServiceBuilder::new()
+        .layer(SessionLayer::new())
+        .layer(CodecLayer::new(LinesCodec::new()))
+        .service_fn(|request: Request<String>| async move {
+            Ok::<_, BoxError>(request.into_message())
+        });
+    let _serve = getty::serve(listener, stack);
+}
+
+fn main() {}

@@ -1,0 +1,16 @@
+//! Nothing makes requests of the connection.
+
+use getty::{BoxError, CodecLayer, Request, ServiceBuilder};
+use tokio::net::TcpListener;
+use tokio_util::codec::LinesCodec;
+
+fn run(listener: TcpListener) {
+    let stack = ServiceBuilder::new()
+        .layer(CodecLayer::new(LinesCodec::new()))
+        .service_fn(|request: Request<String>| async move {
+            Ok::<_, BoxError>(request.into_message())
+        });
+    let _serve = getty::serve(listener, stack);
+}
+
+fn main() {}
