@@ -185,7 +185,6 @@ impl Serve {
                     return Poll::Ready(Some(error));
                 }
             }
-            connections.poll_reap(cx);
             Poll::Pending
         })
         .await;
@@ -198,7 +197,7 @@ impl Serve {
     }
 }
 
-async fn drain(mut connections: Connections, deadline: Duration, stagger: Duration) -> Drained {
+async fn drain(connections: Connections, deadline: Duration, stagger: Duration) -> Drained {
     let begin = Instant::now();
     let mut open = connections.abort_unopened();
     let pause = stagger
@@ -206,7 +205,7 @@ async fn drain(mut connections: Connections, deadline: Duration, stagger: Durati
         .unwrap_or_default();
     let mut next_close = begin;
     while let Some(handle) = open.pop() {
-        connections.reap_until(next_close).await;
+        connections.wait_until(next_close).await;
         handle.close_within(crate::CloseReason::Shutdown, deadline);
         next_close += pause;
     }
@@ -214,11 +213,11 @@ async fn drain(mut connections: Connections, deadline: Duration, stagger: Durati
         .checked_add(stagger)
         .and_then(|end| end.checked_add(deadline))
     {
-        Some(end) => connections.reap_until(end).await,
-        None => connections.reap_all().await,
+        Some(end) => connections.wait_until(end).await,
+        None => connections.wait().await,
     }
     connections.abort_all();
-    connections.reap_all().await;
+    connections.wait().await;
     connections.drained()
 }
 
