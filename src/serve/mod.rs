@@ -198,6 +198,10 @@ impl Serve {
     }
 }
 
+/// Sessions end themselves at the deadline, each with a record that says so. What is still there so much later does not
+/// listen, and is aborted.
+const GRACE: Duration = Duration::from_millis(100);
+
 async fn drain(mut connections: Connections, deadline: Duration, stagger: Duration) -> Drained {
     let begin = Instant::now();
     let mut open = connections.abort_unopened();
@@ -213,6 +217,7 @@ async fn drain(mut connections: Connections, deadline: Duration, stagger: Durati
     match begin
         .checked_add(stagger)
         .and_then(|end| end.checked_add(deadline))
+        .and_then(|end| end.checked_add(GRACE))
     {
         Some(end) => connections.reap_until(end).await,
         None => connections.reap_all().await,
