@@ -4,10 +4,11 @@ use std::{
     collections::VecDeque,
     fmt,
     future::Future,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use getty_layers::{
@@ -76,11 +77,16 @@ struct State<S, W: Wire, R> {
     blocked: bool,
     /// Bad messages are skipped and counted; otherwise they close the session.
     skip_bad: bool,
+    /// What the handle says: whether the transport is read, and whether a frame is incomplete.
+    reads: bool,
+    incomplete: bool,
     steps: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// Writes; a layer holds the session back from reading.
+    Opening,
     /// Reads, calls, writes.
     Running,
     /// Reads no more; handlers in flight finish, and what was accepted for sending is encoded.
@@ -100,6 +106,15 @@ struct Turn {
     /// The budget is used up: others first.
     yields: bool,
     messages_in: u64,
+    /// A message was decoded in this turn.
+    decoded: bool,
+}
+
+/// What a turn does next.
+enum Next {
+    Again,
+    Wait,
+    End,
 }
 
 impl<S, W, R> SessionFuture<S, W, R>
@@ -111,16 +126,15 @@ where
         service: S,
         renew: R,
         mut wire: W,
-        mut lease: Lease,
+        lease: Lease,
         config: Arc<Config>,
     ) -> Self {
-        lease.open();
         wire.driver().set_queue_capacity(config.queue);
         let framing = wire.framing();
         Self {
             calls: Calls::new(config.in_flight, config.ordered),
             state: Some(State {
-                phase: Phase::Running,
+                phase: Phase::Opening,
                 reader: Reader::new(framing, wire.max_frame()),
                 writer: Writer::new(framing),
                 next: None,
@@ -129,6 +143,8 @@ where
                 drain_until: None,
                 blocked: false,
                 skip_bad: config.skips_bad(framing),
+                reads: true,
+                incomplete: false,
                 steps: 0,
                 wire,
                 service: Some(service),
@@ -155,7 +171,9 @@ where
         };
         // one catch a turn: whatever panics, it ends this session alone, and not before its callbacks have run
         loop {
-            match catch_unwind(AssertUnwindSafe(|| state.turn(this.calls.as_mut(), cx))) {
+            match catch_unwind(AssertUnwindSafe(|| {
+                state.turn(this.calls.as_mut(), this.lease, cx)
+            })) {
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(())) => break,
                 Err(payload) => {
@@ -193,26 +211,42 @@ where
     R: Renew<S>,
 {
     /// Goes on until nothing can go on; ready when there is nothing left to do but to drop everything.
-    fn turn(&mut self, mut calls: Pin<&mut Calls<S::Future>>, cx: &mut Context<'_>) -> Poll<()> {
+    fn turn(
+        &mut self,
+        mut calls: Pin<&mut Calls<S::Future>>,
+        lease: &mut Option<Lease>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         let mut turn = Turn::default();
         self.wire.driver().turn(cx);
         loop {
-            if self.phase == Phase::Running && self.session().is_closing() {
+            if self.phase == Phase::Opening && !self.wire.driver().is_held() {
+                self.phase = Phase::Running;
+                lease.iter_mut().for_each(Lease::open);
+            }
+            if self.is_live() && self.session().is_closing() {
                 self.stop_reading(Phase::Draining, &mut turn.clock);
                 if self.is_cut_short() {
                     return Poll::Ready(());
                 }
             }
-            if matches!(self.phase, Phase::Running | Phase::Draining) {
+            if self.is_live() || self.phase == Phase::Draining {
                 self.exchange(calls.as_mut(), cx, &mut turn);
                 if turn.messages_in > 0 {
                     let driver = self.wire.driver();
                     let now = turn.clock.moment(driver);
                     driver.messages_in(std::mem::take(&mut turn.messages_in), now);
+                    turn.decoded = true;
                 }
-                if self.phase == Phase::Running && self.session().is_closing() {
+                if self.is_live() && self.session().is_closing() {
                     continue;
                 }
+            }
+            if self.wire.driver().wants_ping()
+                && let Poll::Ready(Err(error)) = self.poll_ping(cx)
+            {
+                self.close_because(CloseReason::Io, error);
+                return Poll::Ready(());
             }
 
             if let Poll::Ready(Err(error)) =
@@ -247,7 +281,7 @@ where
                         Poll::Pending => self.reader.rest(),
                     }
                 }
-                Phase::Running => {}
+                Phase::Opening | Phase::Running => {}
                 Phase::Draining => {
                     if calls.len() == 0 && self.replies.is_empty() && self.is_flushed() {
                         self.phase = Phase::Closing;
@@ -266,7 +300,12 @@ where
                     }
                 }
             }
-            return self.poll_deadline(cx);
+            self.mark(&mut turn);
+            match self.poll_deadline(cx) {
+                Next::Again => turn.clock = Clock::default(),
+                Next::Wait => return Poll::Pending,
+                Next::End => return Poll::Ready(()),
+            }
         }
     }
 
@@ -303,9 +342,10 @@ where
             if self.blocked || turn.yields || self.phase != Phase::Running {
                 return;
             }
-            if self.session().is_closing()
-                || calls.len() + self.replies.len() >= self.config.in_flight
-            {
+            if self.session().is_closing() {
+                return;
+            }
+            if calls.len() + self.replies.len() >= self.config.in_flight {
                 return;
             }
             if !self.call_next(calls.as_mut(), cx, turn) {
@@ -502,8 +542,38 @@ where
                 let driver = self.wire.driver();
                 driver.received(bytes, turn.clock.moment(driver));
             }
+            Received::Control(bytes) => {
+                let driver = self.wire.driver();
+                driver.received(bytes, turn.clock.moment(driver));
+            }
             Received::End => self.wire.driver().peer_finished(),
         }
+    }
+
+    /// Keeps up what the handle says of reading.
+    #[inline]
+    fn mark(&mut self, turn: &mut Turn) {
+        let reads = self.phase == Phase::Running && self.reader.wants_more();
+        if reads != self.reads {
+            self.reads = reads;
+            let driver = self.wire.driver();
+            driver.reading(reads, turn.clock.moment(driver));
+        }
+        let incomplete = self.reader.is_incomplete();
+        if incomplete != self.incomplete || (incomplete && turn.decoded) {
+            self.incomplete = incomplete;
+            let driver = self.wire.driver();
+            let now = turn.clock.moment(driver);
+            driver.incomplete(incomplete.then_some(now));
+        }
+    }
+
+    #[cold]
+    fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.wire.poll_ping(cx))?;
+        self.wire.driver().pinged();
+        self.writer.poke();
+        Poll::Ready(Ok(()))
     }
 
     /// Takes part in tokio's cooperative scheduling whatever the transport does; pending when it is others' turn.
@@ -564,27 +634,50 @@ where
         Poll::Ready(())
     }
 
-    /// Waits for the earliest deadline; ready when one has ended the session.
+    /// Waits for the earliest deadline, on the one timer.
     #[inline]
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let write = self.writer.stalled().zip(self.config.write_timeout);
-        let write_until = write.and_then(|(since, timeout)| since.checked_add(timeout));
-        let Some(deadline) = write_until.into_iter().chain(self.drain_until).min() else {
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Next {
+        let live = self.is_live();
+        let driver = self.wire.driver();
+        let write_timeout = driver.write_timeout().unwrap_or(self.config.write_timeout);
+        let check = if live { driver.next_check() } else { None };
+        let stalled = self.writer.stalled().zip(write_timeout);
+        let write = stalled.and_then(|(since, timeout)| since.checked_add(timeout));
+        let Some(deadline) = check.into_iter().chain(write).chain(self.drain_until).min() else {
             self.timer.idle();
-            return Poll::Pending;
+            return Next::Wait;
         };
         if self.timer.poll(cx, deadline).is_pending() {
-            return Poll::Pending;
+            return Next::Wait;
         }
-        if write_until.is_some_and(|until| until <= deadline) {
+        self.deadline_passed(deadline, check, write)
+    }
+
+    #[cold]
+    fn deadline_passed(
+        &mut self,
+        deadline: Instant,
+        check: Option<Instant>,
+        write: Option<Instant>,
+    ) -> Next {
+        if check == Some(deadline) {
+            self.wire.driver().run_checks(Instant::now().max(deadline));
+            return Next::Again;
+        }
+        if write == Some(deadline) {
             self.session().close_with(CloseReason::WriteTimeout);
         }
         if self.drain_until.is_some() {
-            self.wire
-                .driver()
-                .note_source(Arc::new(DrainDeadlineExceeded));
+            let cut_off = Arc::new(DrainDeadlineExceeded);
+            self.wire.driver().note_source(cut_off);
         }
-        Poll::Ready(())
+        Next::End
+    }
+
+    /// Whether nothing has begun to close the session.
+    #[inline]
+    fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Opening | Phase::Running)
     }
 
     fn close_because(&mut self, reason: CloseReason, source: impl Into<BoxError>) {

@@ -139,6 +139,12 @@ impl Reader {
         self.ended && !self.decodable
     }
 
+    /// Whether what lies here is the beginning of a frame.
+    #[inline]
+    pub(crate) fn is_incomplete(&self) -> bool {
+        !self.decodable && !self.buf.is_empty()
+    }
+
     /// Whether a read could bring anything: the peer goes on, and there is room for it.
     #[inline]
     pub(crate) fn wants_more(&self) -> bool {

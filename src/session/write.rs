@@ -109,6 +109,11 @@ impl Writer {
         });
     }
 
+    /// The transport has something to flush that was not written here.
+    pub(crate) const fn poke(&mut self) {
+        self.unflushed = true;
+    }
+
     /// Drops what an encoder that panicked may have left of a message.
     pub(crate) fn repair(&mut self) {
         let whole = usize::try_from(self.encoded - self.taken).unwrap_or(usize::MAX);
