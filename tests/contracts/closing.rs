@@ -240,6 +240,20 @@ async fn a_transport_that_fails_ends_the_session_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_transport_that_fails_while_the_session_closes_is_told_as_the_source() {
+    let (transport, peer) = stream::pair();
+    let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+    peer.stall();
+    session.feed("lost".to_owned()).await.unwrap();
+    session.close();
+    idle().await;
+    peer.reset();
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::Local);
+    assert!(closed.source.unwrap().is::<io::Error>());
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_called_after_a_close() {
     let (transport, peer) = stream::pair();
     let calls = Arc::new(AtomicUsize::new(0));
