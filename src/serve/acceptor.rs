@@ -83,8 +83,12 @@ where
                     }
                 }
             }
-            if let Err(error) = ready!(self.stack.poll_ready(cx)) {
-                return Poll::Ready(error.into());
+            // a panic is as final as an error: nobody knows what it has left of the stack
+            match catch_unwind(AssertUnwindSafe(|| self.stack.poll_ready(cx))) {
+                Ok(Poll::Ready(Ok(()))) => {}
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(Err(error))) => return Poll::Ready(error.into()),
+                Err(payload) => return Poll::Ready(Panic::from_payload(&*payload).into()),
             }
             let Some(connection) = self.waiting.take() else {
                 continue;

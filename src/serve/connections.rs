@@ -68,10 +68,13 @@ impl Connections {
         open
     }
 
-    /// Waits until all have ended, or `deadline` has passed.
-    pub(super) async fn reap_until(&mut self, deadline: Instant) {
-        // what the time-out drops is only the wait
-        let _ = timeout_at(deadline, self.reap_all()).await;
+    /// Waits until all have ended, or `deadline` has passed; without one, for ever.
+    pub(super) async fn reap_until(&mut self, deadline: Option<Instant>) {
+        match deadline {
+            // what the time-out drops is only the wait
+            Some(deadline) => drop(timeout_at(deadline, self.reap_all()).await),
+            None => self.reap_all().await,
+        }
     }
 
     /// Waits until all have ended.
@@ -139,9 +142,9 @@ where
     }
 }
 
+/// A shutdown has no source of its own: one was noted because something was left that could not leave.
 fn was_cut_off(closed: &Closed) -> bool {
-    closed
-        .source
-        .as_ref()
-        .is_some_and(|source| source.is::<DrainDeadlineExceeded>())
+    closed.source.as_ref().is_some_and(|source| {
+        closed.reason == CloseReason::Shutdown || source.is::<DrainDeadlineExceeded>()
+    })
 }

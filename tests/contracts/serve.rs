@@ -165,6 +165,37 @@ async fn the_drain_deadline_cuts_off_what_has_not_finished() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_whose_transport_fails_in_the_drain_has_not_finished() {
+    let (listener, dialer) = memory();
+    let (served, stop) = run(serve(listener, app(echo)));
+    let peer = dialer.dial();
+    peer.stall();
+    peer.send("lost\n");
+    idle().await;
+    stop.send(()).unwrap();
+    idle().await;
+    peer.reset();
+    let drained = soon(served).await.unwrap().unwrap();
+    assert_eq!((drained.finished, drained.aborted), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadlines_beyond_all_time_are_waited_for() {
+    let (listener, dialer) = memory();
+    let serve = serve(listener, app(sleep))
+        .with_drain_deadline(Duration::MAX)
+        .with_staggered_close(Duration::MAX);
+    let (served, stop) = run(serve);
+    let peers = [dialer.dial(), dialer.dial(), dialer.dial()];
+    peers[0].send("50000\n");
+    idle().await;
+    stop.send(()).unwrap();
+    idle().await;
+    peers.iter().for_each(Peer::finish);
+    assert_eq!(soon(served).await.unwrap().unwrap().finished, 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stack_that_does_not_end_with_its_session_is_aborted_after_the_deadline() {
     let (listener, dialer) = memory();
     let mut inner = app(echo);
@@ -352,6 +383,48 @@ async fn a_readiness_error_ends_serving_after_the_drain() {
     assert_eq!(error.drained().aborted, 0);
     assert_eq!(busy.output(), "3\n");
     assert!(idles.is_shut() && refused.is_gone() && dialer.is_gone());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_the_stacks_readiness_ends_serving_as_an_error_does() {
+    #[derive(Clone, Debug)]
+    struct Shaky<S> {
+        inner: S,
+        ready: usize,
+    }
+    impl<S: Service<Connection<Stream>>> Service<Connection<Stream>> for Shaky<S> {
+        type Response = S::Response;
+        type Error = S::Error;
+        type Future = S::Future;
+        fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+            self.ready += 1;
+            assert!(self.ready < 2, "a bad limit");
+            self.inner.poll_ready(cx)
+        }
+        fn call(&mut self, connection: Connection<Stream>) -> S::Future {
+            self.inner.call(connection)
+        }
+    }
+
+    let (listener, dialer) = memory();
+    let app = Shaky {
+        inner: app(sleep),
+        ready: 0,
+    };
+    let served = tokio::spawn(serve(listener, app).into_future());
+    let busy = dialer.dial();
+    busy.send("3\n");
+    idle().await;
+    let refused = dialer.dial();
+    let error = soon(served).await.unwrap().unwrap_err();
+    let source = std::error::Error::source(&error).unwrap();
+    assert!(source.is::<Panic>());
+    assert_eq!(source.to_string(), "a bad limit");
+    assert_eq!(
+        (busy.output().as_str(), error.drained().finished),
+        ("3\n", 1)
+    );
+    assert!(refused.is_gone());
 }
 
 #[tokio::test(start_paused = true)]
