@@ -90,10 +90,13 @@ impl Connections {
         open.into_iter().map(|(handle, _)| handle).collect()
     }
 
-    /// Waits until all have ended, or `deadline` has passed.
-    pub(super) async fn wait_until(&self, deadline: Instant) {
-        // what the time-out drops is only the wait
-        let _ = timeout_at(deadline, self.wait()).await;
+    /// Waits until all have ended, or `deadline` has passed; without one, for ever.
+    pub(super) async fn wait_until(&self, deadline: Option<Instant>) {
+        match deadline {
+            // what the time-out drops is only the wait
+            Some(deadline) => drop(timeout_at(deadline, self.wait()).await),
+            None => self.wait().await,
+        }
     }
 
     /// Waits until all have ended.
@@ -191,9 +194,9 @@ where
     }
 }
 
+/// A shutdown has no source of its own: one was noted because something was left that could not leave.
 fn was_cut_off(closed: &Closed) -> bool {
-    closed
-        .source
-        .as_ref()
-        .is_some_and(|source| source.is::<DrainDeadlineExceeded>())
+    closed.source.as_ref().is_some_and(|source| {
+        closed.reason == CloseReason::Shutdown || source.is::<DrainDeadlineExceeded>()
+    })
 }

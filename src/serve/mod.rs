@@ -197,25 +197,25 @@ impl Serve {
     }
 }
 
+/// Sessions end themselves at the deadline, each with a record that says so. What is still there so much later does not
+/// listen, and is aborted.
+const GRACE: Duration = Duration::from_millis(100);
+
 async fn drain(connections: Connections, deadline: Duration, stagger: Duration) -> Drained {
     let begin = Instant::now();
     let mut open = connections.abort_unopened();
     let pause = stagger
         .checked_div(u32::try_from(open.len()).unwrap_or(u32::MAX))
         .unwrap_or_default();
-    let mut next_close = begin;
+    let mut next_close = Some(begin);
     while let Some(handle) = open.pop() {
         connections.wait_until(next_close).await;
         handle.close_within(crate::CloseReason::Shutdown, deadline);
-        next_close += pause;
+        next_close = next_close.and_then(|close| close.checked_add(pause));
     }
-    match begin
-        .checked_add(stagger)
-        .and_then(|end| end.checked_add(deadline))
-    {
-        Some(end) => connections.wait_until(end).await,
-        None => connections.wait().await,
-    }
+    let end = begin.checked_add(stagger);
+    let end = end.and_then(|end| end.checked_add(deadline)?.checked_add(GRACE));
+    connections.wait_until(end).await;
     connections.abort_all();
     connections.wait().await;
     connections.drained()
@@ -264,7 +264,8 @@ impl fmt::Debug for ServeFuture {
 pub struct Drained {
     /// How many finished: handlers done, all flushed, closed properly.
     pub finished: usize,
-    /// How many were cut off, by the drain deadline or because their session was not open yet.
+    /// How many were cut off: by the drain deadline, by a transport that failed in the drain, or because their session was
+    /// not open yet.
     pub aborted: usize,
 }
 

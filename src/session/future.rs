@@ -79,6 +79,8 @@ struct State<S, W: Wire, R> {
     /// What the handle says: whether the transport is read, and whether a frame is incomplete.
     reads: bool,
     incomplete: bool,
+    /// Messages that were decoded and are not counted yet.
+    messages_in: u64,
     steps: u32,
 }
 
@@ -104,7 +106,6 @@ struct Turn {
     calls_wait: bool,
     /// The budget is used up: others first.
     yields: bool,
-    messages_in: u64,
     /// A message was decoded in this turn.
     decoded: bool,
 }
@@ -143,6 +144,7 @@ where
                 skip_bad: config.skips_bad(framing),
                 reads: true,
                 incomplete: false,
+                messages_in: 0,
                 steps: 0,
                 wire,
                 service: Some(service),
@@ -181,6 +183,7 @@ where
                         break; // what is left is what panics
                     }
                     state.writer.repair();
+                    state.count_messages(&mut Turn::default());
                     quietly(|| state.stop_reading(Phase::Flushing, &mut Clock::default()));
                     quietly(|| this.calls.as_mut().clear());
                 }
@@ -230,12 +233,7 @@ where
             }
             if self.is_live() || self.phase == Phase::Draining {
                 self.exchange(calls.as_mut(), cx, &mut turn);
-                if turn.messages_in > 0 {
-                    let driver = self.wire.driver();
-                    let now = turn.clock.moment(driver);
-                    driver.messages_in(std::mem::take(&mut turn.messages_in), now);
-                    turn.decoded = true;
-                }
+                self.count_messages(&mut turn);
                 if self.is_live() && self.session().is_closing() {
                     continue;
                 }
@@ -243,16 +241,14 @@ where
             if self.wire.driver().wants_ping()
                 && let Poll::Ready(Err(error)) = self.poll_ping(cx)
             {
-                self.close_because(CloseReason::Io, error);
-                return Poll::Ready(());
+                return self.transport_failed(error);
             }
 
             if let Poll::Ready(Err(error)) =
                 self.writer
                     .poll_flush(&mut self.wire, cx, &mut turn.clock, &mut self.timer)
             {
-                self.close_because(CloseReason::Io, error);
-                return Poll::Ready(());
+                return self.transport_failed(error);
             }
             if self.blocked && self.writer.len() <= self.config.low {
                 self.blocked = false;
@@ -273,10 +269,7 @@ where
                             turn.yields = self.step(READ_COST, cx).is_pending();
                             continue;
                         }
-                        Poll::Ready(Err(error)) => {
-                            self.close_because(CloseReason::Io, error);
-                            return Poll::Ready(());
-                        }
+                        Poll::Ready(Err(error)) => return self.transport_failed(error),
                         Poll::Pending => self.reader.rest(),
                     }
                 }
@@ -371,7 +364,7 @@ where
             // decode first: a session without a message holds no permit
             let message = match self.next.take() {
                 Some(message) => message,
-                None => match self.decode(turn) {
+                None => match self.decode() {
                     Some(message) => message,
                     None => return false,
                 },
@@ -418,11 +411,11 @@ where
 
     /// The next message; `None` when there is none, or the session closes.
     #[inline]
-    fn decode(&mut self, turn: &mut Turn) -> Option<W::In> {
+    fn decode(&mut self) -> Option<W::In> {
         loop {
             match self.reader.decode(&mut self.wire) {
                 Ok(Decoded::Message(message)) => {
-                    turn.messages_in += 1;
+                    self.messages_in += 1;
                     return Some(message);
                 }
                 Ok(Decoded::Nothing) => return None,
@@ -511,6 +504,9 @@ where
         for message in messages {
             if let Err(error) = self.writer.encode(&mut self.wire, message) {
                 self.encode_failed(error);
+                if !self.skip_bad {
+                    break; // what comes after it is not to be taken for it
+                }
             }
         }
         self.blocked = self.writer.len() > self.config.high;
@@ -533,6 +529,17 @@ where
     fn skip(&mut self, error: &(dyn std::error::Error + Send + Sync)) {
         tracing::debug!(session = %self.session(), %error, "a message is skipped");
         self.wire.driver().skipped();
+    }
+
+    /// Counts what was decoded, and marks it as activity.
+    #[inline]
+    fn count_messages(&mut self, turn: &mut Turn) {
+        if self.messages_in > 0 {
+            let driver = self.wire.driver();
+            let now = turn.clock.moment(driver);
+            driver.messages_in(std::mem::take(&mut self.messages_in), now);
+            turn.decoded = true;
+        }
     }
 
     #[inline]
@@ -681,6 +688,17 @@ where
     #[inline]
     fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Opening | Phase::Running)
+    }
+
+    /// Ends the session at once: nothing that is left to say can reach the peer.
+    #[cold]
+    fn transport_failed(&mut self, error: io::Error) -> Poll<()> {
+        if self.session().is_closing() {
+            self.wire.driver().note_source(Arc::new(error));
+        } else {
+            self.close_because(CloseReason::Io, error);
+        }
+        Poll::Ready(())
     }
 
     fn close_because(&mut self, reason: CloseReason, source: impl Into<BoxError>) {
