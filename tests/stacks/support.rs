@@ -69,18 +69,21 @@ impl Peer {
 
     /// The next line; `None` at the end of the connection.
     pub(crate) async fn hear(&mut self) -> Option<String> {
-        let mut line = String::new();
-        match self.io.read_line(&mut line).await {
-            Ok(0) | Err(_) => None,
-            Ok(_) => Some(line.trim_end().to_owned()),
+        // so that a test fails that would wait for ever
+        let deadline = Instant::now() + Duration::from_secs(100);
+        match self.hear_until(deadline).await {
+            Heard::Line(line) => Some(line),
+            Heard::End => None,
+            Heard::Nothing => panic!("the peer heard nothing for too long"),
         }
     }
 
     /// The next line, if it comes until then.
     pub(crate) async fn hear_until(&mut self, deadline: Instant) -> Heard {
-        match timeout_at(deadline, self.hear()).await {
-            Ok(Some(line)) => Heard::Line(line),
-            Ok(None) => Heard::End,
+        let mut line = String::new();
+        match timeout_at(deadline, self.io.read_line(&mut line)).await {
+            Ok(Ok(0) | Err(_)) => Heard::End,
+            Ok(Ok(_)) => Heard::Line(line.trim_end().to_owned()),
             Err(_) => Heard::Nothing,
         }
     }
