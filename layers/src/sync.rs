@@ -1,4 +1,14 @@
 //! The synchronisation that our own code is built on, swapped for loom's in its models.
+//!
+//! The models stand at the end of the modules that they check, `signal` and `outbox`. They run with
+//!
+//! ```text
+//! RUSTFLAGS="--cfg getty_loom" CARGO_TARGET_DIR=target/loom \
+//!     cargo test -p getty-layers --lib --release loom
+//! ```
+//!
+//! The target directory of its own keeps the flags from rebuilding all else; the cfg of our own, rather than `loom`,
+//! keeps tokio as it is, which is not modelled.
 
 #[cfg(not(getty_loom))]
 pub(crate) use std::sync::atomic::{AtomicU8, Ordering};

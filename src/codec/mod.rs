@@ -1,1 +1,93 @@
-//! Codecs for first use: length-delimited, lines, raw bytes, each with a maximum that is always on.
+//! Codecs for first use: length-delimited frames, lines, raw bytes, each with a maximum that is always on.
+//!
+//! | codec | a message is | sent and received as |
+//! |---|---|---|
+//! | [`Length`] | a frame whose header says how long it is | [`Bytes`](bytes::Bytes) |
+//! | [`Lines`] | a line of UTF-8 text | anything that is a `str`, and `String` |
+//! | [`Raw`] | whatever has arrived | [`Bytes`](bytes::Bytes) |
+//!
+//! A codec is given to [`CodecLayer`](crate::CodecLayer), which clones it for each connection. Any other
+//! [`Decoder`] and [`Encoder`] works as well.
+//!
+//! The maximum is of a message's own bytes, without header or line end: 64 KiB ([`MAX_FRAME`]) unless
+//! `with_max_length` says otherwise; more than 1 GiB is taken as 1 GiB. It is also about how much memory one peer can
+//! make its session hold for a frame that is not complete, so it is to be as low as the protocol allows.
+//!
+//! Frames and lines have it in both directions, so that what one side may send the other side may receive. A handler
+//! that repeats to others what a peer said, and adds to it, has to leave room for what it adds: a reply that the codec
+//! refuses closes the session that it was meant for.
+
+pub mod length;
+pub mod lines;
+pub mod raw;
+
+pub use tokio_util::codec::{Decoder, Encoder};
+
+pub use self::{
+    length::{FieldWidth, Length, LengthError},
+    lines::{Lines, LinesError},
+    raw::Raw,
+};
+
+/// The maximum of every codec here, in bytes, unless its `with_max_length` says otherwise: 64 KiB.
+pub const MAX_FRAME: usize = getty_layers::codec::DEFAULT_MAX_FRAME;
+
+/// The largest maximum. It keeps the sums of lengths and headers inside `usize` and the allocator's range everywhere.
+const LARGEST_MAX: usize = 1 << 30;
+
+const fn clamp_max(bytes: usize) -> usize {
+    if bytes < LARGEST_MAX {
+        bytes
+    } else {
+        LARGEST_MAX
+    }
+}
+
+#[cfg(test)]
+mod testing {
+    //! What the codecs' tests share.
+
+    use bytes::BytesMut;
+    use proptest::{collection::vec, prelude::*};
+
+    use super::Decoder;
+
+    /// Sizes of the pieces in which a stream arrives, to be repeated.
+    pub(super) fn pieces() -> impl Strategy<Value = Vec<usize>> {
+        vec(1_usize..40, 1..8)
+    }
+
+    /// Decodes a stream that arrives in such pieces and then ends, as a session does: until the first error.
+    pub(super) fn decode_stream<D: Decoder>(
+        codec: &mut D,
+        stream: &[u8],
+        pieces: &[usize],
+    ) -> (Vec<D::Item>, Option<D::Error>) {
+        let mut buffer = BytesMut::new();
+        let mut items = Vec::new();
+        let mut sizes = pieces.iter().cycle();
+        let mut rest = stream;
+        while !rest.is_empty() {
+            let (piece, later) = rest.split_at(rest.len().min(*sizes.next().unwrap()));
+            buffer.extend_from_slice(piece);
+            rest = later;
+            loop {
+                match codec.decode(&mut buffer) {
+                    Ok(Some(item)) => items.push(item),
+                    Ok(None) => break,
+                    Err(error) => return (items, Some(error)),
+                }
+            }
+        }
+        loop {
+            match codec.decode_eof(&mut buffer) {
+                Ok(Some(item)) => items.push(item),
+                Ok(None) => {
+                    assert!(buffer.is_empty(), "undecoded at the end: {buffer:?}");
+                    return (items, None);
+                }
+                Err(error) => return (items, Some(error)),
+            }
+        }
+    }
+}

@@ -4,10 +4,11 @@ use std::{
     collections::VecDeque,
     fmt,
     future::Future,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use getty_layers::{
@@ -59,7 +60,8 @@ pin_project! {
 struct State<S, W: Wire, R> {
     // first, so that on a drop the transport goes before senders learn it from the driver, which is its last part
     wire: W,
-    service: S,
+    /// None once the session closes: a service that nobody calls any more may wait in the queue of a shared limit.
+    service: Option<S>,
     renew: R,
     config: Arc<Config>,
     phase: Phase,
@@ -75,11 +77,16 @@ struct State<S, W: Wire, R> {
     blocked: bool,
     /// Bad messages are skipped and counted; otherwise they close the session.
     skip_bad: bool,
+    /// What the handle says: whether the transport is read, and whether a frame is incomplete.
+    reads: bool,
+    incomplete: bool,
     steps: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// Writes; a layer holds the session back from reading.
+    Opening,
     /// Reads, calls, writes.
     Running,
     /// Reads no more; handlers in flight finish, and what was accepted for sending is encoded.
@@ -98,8 +105,16 @@ struct Turn {
     calls_wait: bool,
     /// The budget is used up: others first.
     yields: bool,
-    /// A message of this turn has been marked as activity.
-    active: bool,
+    messages_in: u64,
+    /// A message was decoded in this turn.
+    decoded: bool,
+}
+
+/// What a turn does next.
+enum Next {
+    Again,
+    Wait,
+    End,
 }
 
 impl<S, W, R> SessionFuture<S, W, R>
@@ -111,16 +126,15 @@ where
         service: S,
         renew: R,
         mut wire: W,
-        mut lease: Lease,
+        lease: Lease,
         config: Arc<Config>,
     ) -> Self {
-        lease.open();
         wire.driver().set_queue_capacity(config.queue);
         let framing = wire.framing();
         Self {
             calls: Calls::new(config.in_flight, config.ordered),
             state: Some(State {
-                phase: Phase::Running,
+                phase: Phase::Opening,
                 reader: Reader::new(framing, wire.max_frame()),
                 writer: Writer::new(framing),
                 next: None,
@@ -129,9 +143,11 @@ where
                 drain_until: None,
                 blocked: false,
                 skip_bad: config.skips_bad(framing),
+                reads: true,
+                incomplete: false,
                 steps: 0,
                 wire,
-                service,
+                service: Some(service),
                 renew,
                 config,
             }),
@@ -155,13 +171,19 @@ where
         };
         // one catch a turn: whatever panics, it ends this session alone, and not before its callbacks have run
         loop {
-            match catch_unwind(AssertUnwindSafe(|| state.turn(this.calls.as_mut(), cx))) {
+            match catch_unwind(AssertUnwindSafe(|| {
+                state.turn(this.calls.as_mut(), this.lease, cx)
+            })) {
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(())) => break,
                 Err(payload) => {
-                    if !state.survive(&Panic::from_payload(&*payload)) {
-                        break;
+                    let flushing = matches!(state.phase, Phase::Flushing | Phase::Closing);
+                    state.close_because(CloseReason::Panicked, Panic::from_payload(&*payload));
+                    if flushing {
+                        break; // what is left is what panics
                     }
+                    state.writer.repair();
+                    quietly(|| state.stop_reading(Phase::Flushing, &mut Clock::default()));
                     quietly(|| this.calls.as_mut().clear());
                 }
             }
@@ -189,21 +211,42 @@ where
     R: Renew<S>,
 {
     /// Goes on until nothing can go on; ready when there is nothing left to do but to drop everything.
-    fn turn(&mut self, mut calls: Pin<&mut Calls<S::Future>>, cx: &mut Context<'_>) -> Poll<()> {
+    fn turn(
+        &mut self,
+        mut calls: Pin<&mut Calls<S::Future>>,
+        lease: &mut Option<Lease>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         let mut turn = Turn::default();
         self.wire.driver().turn(cx);
         loop {
-            if self.phase == Phase::Running && self.session().is_closing() {
-                self.begin_drain(&mut turn);
+            if self.phase == Phase::Opening && !self.wire.driver().is_held() {
+                self.phase = Phase::Running;
+                lease.iter_mut().for_each(Lease::open);
+            }
+            if self.is_live() && self.session().is_closing() {
+                self.stop_reading(Phase::Draining, &mut turn.clock);
                 if self.is_cut_short() {
                     return Poll::Ready(());
                 }
             }
-            if matches!(self.phase, Phase::Running | Phase::Draining) {
+            if self.is_live() || self.phase == Phase::Draining {
                 self.exchange(calls.as_mut(), cx, &mut turn);
-                if self.phase == Phase::Running && self.session().is_closing() {
+                if turn.messages_in > 0 {
+                    let driver = self.wire.driver();
+                    let now = turn.clock.moment(driver);
+                    driver.messages_in(std::mem::take(&mut turn.messages_in), now);
+                    turn.decoded = true;
+                }
+                if self.is_live() && self.session().is_closing() {
                     continue;
                 }
+            }
+            if self.wire.driver().wants_ping()
+                && let Poll::Ready(Err(error)) = self.poll_ping(cx)
+            {
+                self.close_because(CloseReason::Io, error);
+                return Poll::Ready(());
             }
 
             if let Poll::Ready(Err(error)) =
@@ -214,6 +257,11 @@ where
             }
             if self.blocked && self.writer.len() <= self.config.low {
                 self.blocked = false;
+                if self.wire.driver().settle(false) {
+                    // a sender that waits goes first, or requests would take all the room each time there is some
+                    turn.yields = true;
+                    cx.waker().wake_by_ref();
+                }
                 continue;
             }
             self.wire.driver().settle(self.blocked);
@@ -230,10 +278,10 @@ where
                             self.close_because(CloseReason::Io, error);
                             return Poll::Ready(());
                         }
-                        Poll::Pending => self.reader.release_if_empty(),
+                        Poll::Pending => self.reader.rest(),
                     }
                 }
-                Phase::Running => {}
+                Phase::Opening | Phase::Running => {}
                 Phase::Draining => {
                     if calls.len() == 0 && self.replies.is_empty() && self.is_flushed() {
                         self.phase = Phase::Closing;
@@ -252,7 +300,12 @@ where
                     }
                 }
             }
-            return self.poll_deadline(cx);
+            self.mark(&mut turn);
+            match self.poll_deadline(cx) {
+                Next::Again => turn.clock = Clock::default(),
+                Next::Wait => return Poll::Pending,
+                Next::End => return Poll::Ready(()),
+            }
         }
     }
 
@@ -266,114 +319,145 @@ where
     ) {
         loop {
             // handlers go on whatever the peer reads
-            if calls.len() > 0 && !turn.calls_wait {
+            while calls.len() > 0 && !turn.calls_wait {
                 match calls.as_mut().poll_next(cx) {
-                    Poll::Ready(Some(result)) => self.finished(result),
+                    Poll::Ready(Some(result)) => {
+                        let reply = self.finished(result);
+                        self.replies.extend(reply);
+                    }
                     Poll::Ready(None) => {}
                     Poll::Pending => turn.calls_wait = true,
                 }
             }
-            if self.blocked {
-                if calls.len() > 0 && !turn.calls_wait {
-                    continue;
-                }
+            // what a handler has queued leaves before its reply
+            self.wire.driver().look();
+            if self.wire.driver().has_outgoing() {
+                self.encode_outgoing();
+            }
+            while !self.blocked
+                && let Some(reply) = self.replies.pop_front()
+            {
+                self.encode_reply(reply);
+            }
+            if self.blocked || turn.yields || self.phase != Phase::Running {
                 return;
             }
-            // what a handler has queued leaves before its reply
-            if self.encode_outgoing() || self.encode_replies() {
-                continue;
-            }
-            if calls.len() > 0 && !turn.calls_wait {
-                continue;
-            }
-            if self.phase != Phase::Running || turn.yields || self.session().is_closing() {
+            if self.session().is_closing() {
                 return;
             }
             if calls.len() + self.replies.len() >= self.config.in_flight {
                 return;
             }
-            if self.next.is_none() && !self.decode(turn) {
-                return;
-            }
-            if turn.service_waits {
-                return;
-            }
-            match self.service.poll_ready(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return self.close_because(CloseReason::Handler, error),
-                Poll::Pending => {
-                    turn.service_waits = true;
-                    return;
+            if !self.call_next(calls.as_mut(), cx, turn) {
+                // all that the peer has sent is answered first, for as long as that takes
+                if self.reader.is_finished() && self.next.is_none() && calls.len() == 0 {
+                    self.session().close_with(CloseReason::PeerClosed);
                 }
-            }
-            let Some(message) = self.next.take() else {
                 return;
-            };
-            let call = self
-                .service
-                .call(Request::new(message, self.session().clone()));
-            match calls.as_mut().start(cx, call) {
-                Poll::Ready(result) => self.finished(result),
-                Poll::Pending => turn.calls_wait = calls.waits_alone(),
             }
-            turn.yields = self.step(1, cx).is_pending();
         }
     }
 
-    /// Decodes into `next`; `false` when there is nothing, or the session closes.
+    /// Calls the service with one message after another, as long as nothing has to wait and nobody wants anything else
+    /// of this session: the path that decides what a message costs. `false` when there is nothing to call now.
     #[inline]
-    fn decode(&mut self, turn: &mut Turn) -> bool {
+    fn call_next(
+        &mut self,
+        mut calls: Pin<&mut Calls<S::Future>>,
+        cx: &mut Context<'_>,
+        turn: &mut Turn,
+    ) -> bool {
+        loop {
+            // decode first: a session without a message holds no permit
+            let message = match self.next.take() {
+                Some(message) => message,
+                None => match self.decode(turn) {
+                    Some(message) => message,
+                    None => return false,
+                },
+            };
+            if turn.service_waits || !self.is_service_ready(cx, turn) {
+                self.next = Some(message);
+                return false;
+            }
+            let Some(service) = &mut self.service else {
+                return false;
+            };
+            let call = service.call(Request::new(message, self.wire.session().clone()));
+            let Poll::Ready(result) = calls.as_mut().start(cx, call) else {
+                turn.calls_wait = calls.waits_alone();
+                return true;
+            };
+            turn.yields = self.step(1, cx).is_pending();
+            let Some(reply) = self.finished(result) else {
+                return true;
+            };
+            if self.wire.driver().is_signalled() {
+                self.replies.push_back(reply);
+                return true;
+            }
+            self.encode_reply(reply);
+            if self.blocked || turn.yields || self.wire.driver().is_signalled() {
+                return true;
+            }
+        }
+    }
+
+    #[inline]
+    fn is_service_ready(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> bool {
+        let Some(service) = &mut self.service else {
+            return false;
+        };
+        match service.poll_ready(cx) {
+            Poll::Ready(Ok(())) => return true,
+            Poll::Ready(Err(error)) => self.close_because(CloseReason::Handler, error),
+            Poll::Pending => turn.service_waits = true,
+        }
+        false
+    }
+
+    /// The next message; `None` when there is none, or the session closes.
+    #[inline]
+    fn decode(&mut self, turn: &mut Turn) -> Option<W::In> {
         loop {
             match self.reader.decode(&mut self.wire) {
                 Ok(Decoded::Message(message)) => {
-                    self.next = Some(message);
-                    let driver = self.wire.driver();
-                    driver.message_in();
-                    if !turn.active {
-                        turn.active = true;
-                        driver.active(turn.clock.now());
-                    }
-                    return true;
+                    turn.messages_in += 1;
+                    return Some(message);
                 }
-                Ok(Decoded::Nothing) => return false,
-                Ok(Decoded::Bad(error)) => {
-                    if !self.skip_bad {
-                        self.close_because(CloseReason::Decode, error);
-                        return false;
-                    }
-                    self.skip(&*error);
-                }
-                Ok(Decoded::End) => {
-                    self.session().close_with(CloseReason::PeerClosed);
-                    return false;
-                }
-                Err(error) => {
-                    self.close_because(CloseReason::Decode, error);
-                    return false;
-                }
+                Ok(Decoded::Nothing) => return None,
+                other => self.decode_failed(other)?,
             }
         }
     }
 
-    /// A handler has finished.
+    #[cold]
+    fn decode_failed(&mut self, decoded: Result<Decoded<W::In>, BoxError>) -> Option<()> {
+        match decoded {
+            Ok(Decoded::Bad(error)) if self.skip_bad => {
+                self.skip(&*error);
+                return Some(());
+            }
+            Ok(Decoded::Bad(error)) | Err(error) => self.close_because(CloseReason::Decode, error),
+            Ok(_) => {} // the end, which closes the session once all is answered
+        }
+        None
+    }
+
+    /// A handler has finished: its reply, unless it failed and the session closes.
     #[inline]
-    fn finished(&mut self, result: Result<S::Response, S::Error>) {
+    fn finished(&mut self, result: Result<S::Response, S::Error>) -> Option<Reply<W::Out>> {
         match result {
             Ok(response) => {
                 let reply = response.into_reply();
                 if reply.is_after_error() {
                     self.renew();
                 }
-                self.wire.driver().look();
-                if self.blocked || !self.replies.is_empty() || self.wire.driver().has_outgoing() {
-                    self.replies.push_back(reply);
-                } else {
-                    self.encode_reply(reply);
-                }
+                Some(reply)
             }
             Err(error) => {
-                self.renew();
                 self.close_because(CloseReason::Handler, error);
+                None
             }
         }
     }
@@ -381,19 +465,18 @@ where
     /// A stack that has failed may still wait in the queue of a shared limit.
     #[cold]
     fn renew(&mut self) {
-        if let Some(fresh) = self.renew.fresh() {
-            self.service = fresh;
+        if self.service.is_some()
+            && let Some(fresh) = self.renew.fresh()
+        {
+            self.service = Some(fresh);
         }
     }
 
-    /// Whether there was any outgoing message to encode.
-    #[inline]
-    fn encode_outgoing(&mut self) -> bool {
-        self.wire.driver().look();
-        let any = self.wire.driver().has_outgoing();
+    #[inline(never)]
+    fn encode_outgoing(&mut self) {
         while !self.blocked && self.wire.driver().has_outgoing() {
             let Some(outgoing) = self.wire.driver().next_outgoing() else {
-                break;
+                return;
             };
             match (
                 self.writer.encode(&mut self.wire, outgoing.message),
@@ -406,21 +489,24 @@ where
             }
             self.blocked = self.writer.len() > self.config.high;
         }
-        any
-    }
-
-    /// Whether there was any reply to encode.
-    #[inline]
-    fn encode_replies(&mut self) -> bool {
-        let Some(reply) = self.replies.pop_front() else {
-            return false;
-        };
-        self.encode_reply(reply);
-        true
     }
 
     #[inline]
     fn encode_reply(&mut self, reply: Reply<W::Out>) {
+        match reply.into_plain() {
+            Ok(None) => {}
+            Ok(Some(message)) => {
+                if let Err(error) = self.writer.encode(&mut self.wire, message) {
+                    self.encode_failed(error);
+                }
+                self.blocked = self.writer.len() > self.config.high;
+            }
+            Err(reply) => self.encode_rich_reply(reply),
+        }
+    }
+
+    #[inline(never)]
+    fn encode_rich_reply(&mut self, reply: Reply<W::Out>) {
         let (messages, close) = reply.into_parts();
         for message in messages {
             if let Err(error) = self.writer.encode(&mut self.wire, message) {
@@ -452,9 +538,42 @@ where
     #[inline]
     fn received(&mut self, received: Received, turn: &mut Turn) {
         match received {
-            Received::Data(bytes) => self.wire.driver().received(bytes, turn.clock.now()),
+            Received::Data(bytes) => {
+                let driver = self.wire.driver();
+                driver.received(bytes, turn.clock.moment(driver));
+            }
+            Received::Control(bytes) => {
+                let driver = self.wire.driver();
+                driver.received(bytes, turn.clock.moment(driver));
+            }
             Received::End => self.wire.driver().peer_finished(),
         }
+    }
+
+    /// Keeps up what the handle says of reading.
+    #[inline]
+    fn mark(&mut self, turn: &mut Turn) {
+        let reads = self.phase == Phase::Running && self.reader.wants_more();
+        if reads != self.reads {
+            self.reads = reads;
+            let driver = self.wire.driver();
+            driver.reading(reads, turn.clock.moment(driver));
+        }
+        let incomplete = self.reader.is_incomplete();
+        if incomplete != self.incomplete || (incomplete && turn.decoded) {
+            self.incomplete = incomplete;
+            let driver = self.wire.driver();
+            let now = turn.clock.moment(driver);
+            driver.incomplete(incomplete.then_some(now));
+        }
+    }
+
+    #[cold]
+    fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.wire.poll_ping(cx))?;
+        self.wire.driver().pinged();
+        self.writer.poke();
+        Poll::Ready(Ok(()))
     }
 
     /// Takes part in tokio's cooperative scheduling whatever the transport does; pending when it is others' turn.
@@ -468,17 +587,20 @@ where
         coop::poll_proceed(cx).map(|unit| unit.made_progress())
     }
 
+    /// The first step of every close: nothing is read or decoded any more, and the rest has a deadline.
     #[cold]
-    fn begin_drain(&mut self, turn: &mut Turn) {
-        self.phase = Phase::Draining;
-        self.next = None;
-        self.reader.release();
+    fn stop_reading(&mut self, phase: Phase, clock: &mut Clock) {
+        self.phase = phase;
         let driver = self.wire.driver();
         driver.close_queue();
-        let deadline = driver
-            .requested_deadline()
-            .unwrap_or(self.config.drain_deadline);
-        self.drain_until = turn.clock.now().checked_add(deadline);
+        if self.drain_until.is_none() {
+            let deadline = driver.requested_deadline();
+            let deadline = deadline.unwrap_or(self.config.drain_deadline);
+            self.drain_until = clock.now().checked_add(deadline);
+        }
+        self.reader.release();
+        // last, for the destructors are the user's
+        drop((self.next.take(), self.service.take()));
     }
 
     /// Whether nothing that is left to say can reach the peer.
@@ -512,42 +634,50 @@ where
         Poll::Ready(())
     }
 
-    /// Waits for the earliest deadline; ready when one has ended the session.
+    /// Waits for the earliest deadline, on the one timer.
     #[inline]
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let write = self.writer.stalled().zip(self.config.write_timeout);
-        let write_until = write.and_then(|(since, timeout)| since.checked_add(timeout));
-        let Some(deadline) = write_until.into_iter().chain(self.drain_until).min() else {
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Next {
+        let live = self.is_live();
+        let driver = self.wire.driver();
+        let write_timeout = driver.write_timeout().unwrap_or(self.config.write_timeout);
+        let check = if live { driver.next_check() } else { None };
+        let stalled = self.writer.stalled().zip(write_timeout);
+        let write = stalled.and_then(|(since, timeout)| since.checked_add(timeout));
+        let Some(deadline) = check.into_iter().chain(write).chain(self.drain_until).min() else {
             self.timer.idle();
-            return Poll::Pending;
+            return Next::Wait;
         };
         if self.timer.poll(cx, deadline).is_pending() {
-            return Poll::Pending;
+            return Next::Wait;
         }
-        if write_until.is_some_and(|until| until <= deadline) {
+        self.deadline_passed(deadline, check, write)
+    }
+
+    #[cold]
+    fn deadline_passed(
+        &mut self,
+        deadline: Instant,
+        check: Option<Instant>,
+        write: Option<Instant>,
+    ) -> Next {
+        if check == Some(deadline) {
+            self.wire.driver().run_checks(Instant::now().max(deadline));
+            return Next::Again;
+        }
+        if write == Some(deadline) {
             self.session().close_with(CloseReason::WriteTimeout);
         }
         if self.drain_until.is_some() {
-            self.wire
-                .driver()
-                .note_source(Arc::new(DrainDeadlineExceeded));
+            let cut_off = Arc::new(DrainDeadlineExceeded);
+            self.wire.driver().note_source(cut_off);
         }
-        Poll::Ready(())
+        Next::End
     }
 
-    /// After a panic: what is encoded is flushed, no code of the user's is called again. `false` when that is what
-    /// panicked.
-    #[cold]
-    fn survive(&mut self, panic: &Panic) -> bool {
-        let first = matches!(self.phase, Phase::Running | Phase::Draining);
-        self.session()
-            .close_because(CloseReason::Panicked, panic.clone());
-        if first {
-            self.begin_drain(&mut Turn::default());
-            self.phase = Phase::Flushing;
-            self.writer.repair();
-        }
-        first
+    /// Whether nothing has begun to close the session.
+    #[inline]
+    fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Opening | Phase::Running)
     }
 
     fn close_because(&mut self, reason: CloseReason, source: impl Into<BoxError>) {

@@ -78,8 +78,10 @@ impl Reader {
         }
         let capacity = self.buf.capacity();
         if let Some(message) = wire.decode(&mut self.buf, self.ended)? {
-            self.limit = self.max_frame;
-            self.reserved = false;
+            if self.reserved {
+                self.limit = self.max_frame;
+                self.reserved = false;
+            }
             return Ok(Decoded::Message(message));
         }
         if self.ended {
@@ -131,6 +133,18 @@ impl Reader {
         }
     }
 
+    /// Whether the peer has ended its direction and all before that is decoded.
+    #[inline]
+    pub(crate) const fn is_finished(&self) -> bool {
+        self.ended && !self.decodable
+    }
+
+    /// Whether what lies here is the beginning of a frame.
+    #[inline]
+    pub(crate) fn is_incomplete(&self) -> bool {
+        !self.decodable && !self.buf.is_empty()
+    }
+
     /// Whether a read could bring anything: the peer goes on, and there is room for it.
     #[inline]
     pub(crate) fn wants_more(&self) -> bool {
@@ -151,8 +165,9 @@ impl Reader {
         self.make_room();
         let limit = (self.buf.capacity() - self.buf.len()).min(self.limit - self.buf.len());
         let received = ready!(wire.poll_recv(cx, &mut self.buf, limit))?;
-        self.decodable = true;
         self.ended = received == Received::End;
+        // of a stream the end may complete a message; of messages it is none, not even an empty one
+        self.decodable = !self.ended || self.framing == Framing::Stream;
         Poll::Ready(Ok(received))
     }
 
@@ -183,11 +198,16 @@ impl Reader {
         buffers::give(std::mem::replace(&mut self.buf, roomy));
     }
 
-    /// Gives the buffer back if there is nothing in it.
+    /// Before a wait: an idle session holds no buffer, and one that waits for the rest of a small frame a small one.
     #[inline]
-    pub(crate) fn release_if_empty(&mut self) {
-        if self.buf.is_empty() && self.buf.capacity() > 0 {
-            self.release();
+    pub(crate) fn rest(&mut self) {
+        if self.buf.is_empty() {
+            if self.buf.capacity() > 0 {
+                self.release();
+            }
+        } else if self.buf.len() <= LEAST_READ && self.buf.capacity() > 2 * LEAST_READ {
+            let small = BytesMut::from(&self.buf[..]);
+            buffers::give(std::mem::replace(&mut self.buf, small));
         }
     }
 

@@ -22,6 +22,8 @@ pub(crate) struct Writer {
     encoded: u64,
     /// How many of them the transport took.
     taken: u64,
+    /// How many messages were encoded since the driver was told.
+    messages: u64,
     /// Something was written since the last complete flush.
     unflushed: bool,
     framing: Framing,
@@ -46,6 +48,7 @@ impl Writer {
             buf: BytesMut::new(),
             encoded: 0,
             taken: 0,
+            messages: 0,
             unflushed: false,
             framing,
             stalled: None,
@@ -74,7 +77,7 @@ impl Writer {
     }
 
     /// Encodes `message`, and leaves nothing behind when that fails.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn encode<W: Wire>(
         &mut self,
         wire: &mut W,
@@ -93,7 +96,7 @@ impl Writer {
         if self.framing != Framing::Stream {
             self.units.push_back(self.encoded);
         }
-        wire.driver().message_out();
+        self.messages += 1;
         Ok(bytes)
     }
 
@@ -104,6 +107,11 @@ impl Writer {
             bytes,
             ticket,
         });
+    }
+
+    /// The transport has something to flush that was not written here.
+    pub(crate) const fn poke(&mut self) {
+        self.unflushed = true;
     }
 
     /// Drops what an encoder that panicked may have left of a message.
@@ -120,12 +128,17 @@ impl Writer {
         cx: &mut Context<'_>,
         clock: &mut Clock,
     ) -> Poll<io::Result<()>> {
+        if self.messages > 0 {
+            wire.driver()
+                .messages_out(std::mem::take(&mut self.messages));
+        }
         let before = self.taken;
         let polled = self.poll_write(wire, cx);
         if self.taken != before {
             self.stalled = None;
             let moved = usize::try_from(self.taken - before).unwrap_or(usize::MAX);
-            wire.driver().sent(moved, clock.now());
+            let driver = wire.driver();
+            driver.sent(moved, clock.moment(driver));
         }
         match polled {
             Poll::Pending => {
@@ -140,10 +153,11 @@ impl Writer {
     fn poll_write<W: Wire>(&mut self, wire: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             // nothing newer follows a send that waits until that is flushed
-            let is_due = self.due.front().is_some_and(|due| due.end <= self.taken);
-            if self.unflushed && (is_due || self.is_written()) {
-                ready!(wire.poll_flush(cx))?;
-                self.unflushed = false;
+            if self.is_due() || (self.unflushed && self.is_written()) {
+                if self.unflushed {
+                    ready!(wire.poll_flush(cx))?;
+                    self.unflushed = false;
+                }
                 self.report(wire);
             }
             if self.is_written() {
@@ -172,10 +186,21 @@ impl Writer {
         self.buf.is_empty() && self.units.is_empty()
     }
 
+    /// Whether the transport took the message of the next send that waits. A message of no bytes ends where the one
+    /// before it does, so that units are looked at too.
+    #[inline]
+    fn is_due(&self) -> bool {
+        self.due.front().is_some_and(|due| {
+            due.end <= self.taken && self.units.front().is_none_or(|end| *end > due.end)
+        })
+    }
+
     /// Tells the outcome of what is flushed now.
     #[inline]
     fn report<W: Wire>(&mut self, wire: &mut W) {
-        while let Some(due) = self.due.pop_front_if(|due| due.end <= self.taken) {
+        while self.is_due()
+            && let Some(due) = self.due.pop_front()
+        {
             wire.driver().complete(&due.ticket, due.bytes);
         }
     }

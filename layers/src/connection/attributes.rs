@@ -1,31 +1,61 @@
 //! Values that users hang on a connection, one a type.
 
-use std::any::Any;
+use std::{any::Any, sync::Arc};
 
-/// At most one value of each type. A handful at the most, so a list is the smallest and the fastest map.
+use super::contain;
+use crate::sync::Mutex;
+
+/// A value with a lock of its own, under which it is cloned: the user's `Clone` then neither runs under the connection's
+/// lock nor races with one who takes the value away.
+pub(crate) struct Slot<A>(Mutex<Option<A>>);
+
+impl<A> Slot<A> {
+    pub(crate) fn new(value: A) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Some(value))))
+    }
+
+    pub(crate) fn get(&self) -> Option<A>
+    where
+        A: Clone,
+    {
+        self.0.lock().clone()
+    }
+
+    pub(crate) fn take(&self) -> Option<A> {
+        self.0.lock().take()
+    }
+}
+
+/// At most one value of each type: a handful at the most, so that a list is the smallest and the fastest map. Never runs
+/// the values' own code, but when [cleared](Self::clear).
 #[derive(Debug, Default)]
-pub(crate) struct Attributes(Vec<Box<dyn Any + Send + Sync>>);
+pub(crate) struct Attributes(Vec<Arc<dyn Any + Send + Sync>>);
 
 impl Attributes {
-    /// Gives back the value that was there, for the caller to drop outside of any lock.
-    pub(crate) fn insert<A: Any + Send + Sync>(&mut self, value: A) -> Option<A> {
-        if let Some(old) = self
-            .0
-            .iter_mut()
-            .find_map(|attribute| attribute.downcast_mut())
-        {
-            return Some(std::mem::replace(old, value));
+    /// Gives back what was there.
+    pub(crate) fn insert<A: Any + Send + Sync>(
+        &mut self,
+        value: Arc<Slot<A>>,
+    ) -> Option<Arc<Slot<A>>> {
+        let old = self.remove();
+        self.0.push(value);
+        old
+    }
+
+    pub(crate) fn get<A: Any + Send + Sync>(&self) -> Option<Arc<Slot<A>>> {
+        let slot = self.0.iter().find(|slot| slot.is::<Slot<A>>())?;
+        Arc::clone(slot).downcast().ok()
+    }
+
+    pub(crate) fn remove<A: Any + Send + Sync>(&mut self) -> Option<Arc<Slot<A>>> {
+        let at = self.0.iter().position(|slot| slot.is::<Slot<A>>())?;
+        self.0.swap_remove(at).downcast().ok()
+    }
+
+    /// Drops every value, whatever the others' drops do.
+    pub(crate) fn clear(self) {
+        for value in self.0 {
+            contain("dropping an attribute", || drop(value));
         }
-        self.0.push(Box::new(value));
-        None
-    }
-
-    pub(crate) fn get<A: Any + Send + Sync>(&self) -> Option<&A> {
-        self.0.iter().find_map(|attribute| attribute.downcast_ref())
-    }
-
-    pub(crate) fn remove<A: Any + Send + Sync>(&mut self) -> Option<A> {
-        let at = self.0.iter().position(|attribute| attribute.is::<A>())?;
-        self.0.swap_remove(at).downcast().ok().map(|value| *value)
     }
 }

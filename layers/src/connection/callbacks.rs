@@ -2,7 +2,7 @@
 
 use std::{any::Any, fmt};
 
-use super::Closed;
+use super::{Closed, contain};
 
 /// What [`add_close_callback`](super::ConnectionHandle::add_close_callback) did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,8 +16,6 @@ pub enum CallbackAdded {
     RanNow,
 }
 
-pub(crate) type Callback = Box<dyn FnOnce(&Closed) + Send>;
-
 /// A pair of keys whose types are forgotten but still compared.
 trait Key: Any + Send {
     fn equals(&self, other: &dyn Any) -> bool;
@@ -29,25 +27,47 @@ impl<K: Eq + Any + Send> Key for K {
     }
 }
 
-/// What left the list: the user's values, to be dropped outside of any lock.
+/// A callback and its keys: the user's values, to be dropped outside of any lock.
 pub(crate) struct Entry {
-    key: Box<dyn Key>,
-    pub(crate) callback: Callback,
+    keys: Box<dyn Key>,
+    callback: Box<dyn FnOnce(&Closed) + Send>,
+}
+
+impl Entry {
+    pub(crate) fn new<K: Eq + Any + Send>(
+        keys: K,
+        callback: impl FnOnce(&Closed) + Send + 'static,
+    ) -> Self {
+        Self {
+            keys: Box::new(keys),
+            callback: Box::new(callback),
+        }
+    }
+
+    pub(crate) fn keys(&self) -> &dyn Any {
+        &*self.keys
+    }
+
+    pub(crate) fn run(self, closed: &Closed) {
+        let Self { keys, callback } = self;
+        contain("a close callback", || callback(closed));
+        contain("dropping a close callback's key", || drop(keys));
+    }
 }
 
 #[derive(Default)]
 pub(crate) struct Callbacks(Vec<Entry>);
 
 impl Callbacks {
-    /// Gives back the entry that was replaced.
-    pub(crate) fn add<K: Eq + Any + Send>(&mut self, key: K, callback: Callback) -> Option<Entry> {
-        let at = self.position(&key);
-        let entry = Entry {
-            key: Box::new(key),
-            callback,
-        };
-        match at {
-            Some(at) => Some(std::mem::replace(&mut self.0[at], entry)),
+    /// Where the entry with these keys is. Compares the user's values, so it may panic, and call back.
+    pub(crate) fn position(&self, keys: &dyn Any) -> Option<usize> {
+        self.0.iter().position(|entry| entry.keys.equals(keys))
+    }
+
+    /// Puts `entry` in the place of the one at `position`, which is given back, or at the end.
+    pub(crate) fn put(&mut self, position: Option<usize>, entry: Entry) -> Option<Entry> {
+        match position {
+            Some(position) => Some(std::mem::replace(&mut self.0[position], entry)),
             None => {
                 self.0.push(entry);
                 None
@@ -55,16 +75,12 @@ impl Callbacks {
         }
     }
 
-    pub(crate) fn remove<K: Eq + Any + Send>(&mut self, key: &K) -> Option<Entry> {
-        self.position(key).map(|at| self.0.remove(at))
+    pub(crate) fn remove(&mut self, position: usize) -> Entry {
+        self.0.remove(position)
     }
 
     pub(crate) fn pop_first(&mut self) -> Option<Entry> {
         (!self.0.is_empty()).then(|| self.0.remove(0))
-    }
-
-    fn position(&self, key: &dyn Any) -> Option<usize> {
-        self.0.iter().position(|entry| entry.key.equals(key))
     }
 }
 

@@ -1,6 +1,13 @@
 //! How a connection ended: its reason, and the record that outlives it.
 
-use std::{borrow::Cow, error::Error, fmt, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    error::Error,
+    fmt, mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::Stats;
 
@@ -172,3 +179,15 @@ impl fmt::Display for Panic {
 }
 
 impl Error for Panic {}
+
+/// Runs code of the user's; a panic of this `what` is logged and goes no further.
+pub(crate) fn contain(what: &str, code: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(code)) {
+        let panic = Panic::from_payload(&*payload);
+        tracing::error!(%panic, "{what} panicked");
+        // the payload is the user's as well, and its drop may panic in turn: that ends here
+        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            mem::forget(again);
+        }
+    }
+}

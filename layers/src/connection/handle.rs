@@ -4,7 +4,6 @@ use std::{
     any::Any,
     error::Error,
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -16,13 +15,16 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Address, CallbackAdded, CloseReason, Closed, Endpoints, Stats, TransportKind,
-    attributes::Attributes,
-    callbacks::{Callback, Callbacks},
-    close::{Panic, SharedError},
+    attributes::{Attributes, Slot},
+    callbacks::{Callbacks, Entry},
+    checks::Check,
+    close::SharedError,
+    contain,
+    marks::Marks,
     stats::Counters,
 };
 use crate::{
-    session::signal::Signal,
+    session::{driver::Moment, signal::Signal},
     sync::{AtomicU8, Mutex, Ordering},
 };
 
@@ -62,28 +64,37 @@ pub struct ConnectionHandle(Arc<Inner>);
 struct Inner {
     signal: Signal,
     counters: Counters,
-    /// Nanoseconds since `opened_at`.
-    last_read: AtomicU64,
-    last_write: AtomicU64,
-    last_active: AtomicU64,
+    marks: Marks,
     state: AtomicU8,
     id: u64,
     opened_at: Instant,
     local: Address,
     peer: Address,
     changed: Notify,
+    /// Locked before `rare` where both are. The keys' comparison runs under this lock, and may use the handle for
+    /// all but callbacks.
+    callbacks: Mutex<Callbacks>,
     rare: Mutex<Rare>,
 }
 
-/// What is touched a few times in a connection's life.
+/// What is touched a few times in a connection's life. No code of the user's runs under its lock.
 #[derive(Default)]
 struct Rare {
     kind: TransportKind,
     name: Option<Arc<str>>,
     requested: Option<Box<Requested>>,
-    callbacks: Callbacks,
     attributes: Attributes,
     closed: Option<Box<Closed>>,
+    /// What layers ask of the driver, until it has taken it.
+    wishes: Option<Box<Wishes>>,
+}
+
+/// What layers ask of the driver.
+#[derive(Debug, Default)]
+pub(crate) struct Wishes {
+    pub(crate) checks: Vec<Check>,
+    pub(crate) write_timeout: Option<Option<Duration>>,
+    pub(crate) holds: u32,
 }
 
 /// The cause of a close, as first recorded.
@@ -101,15 +112,14 @@ impl ConnectionHandle {
         Self(Arc::new(Inner {
             signal: Signal::new(),
             counters: Counters::default(),
-            last_read: AtomicU64::new(0),
-            last_write: AtomicU64::new(0),
-            last_active: AtomicU64::new(0),
+            marks: Marks::default(),
             state: AtomicU8::new(0),
             id: NEXT.fetch_add(1, Relaxed),
             opened_at: Instant::now(),
             local,
             peer,
             changed: Notify::new(),
+            callbacks: Mutex::default(),
             rare: Mutex::new(Rare {
                 kind,
                 ..Rare::default()
@@ -170,24 +180,43 @@ impl ConnectionHandle {
     /// When bytes were last received; [`opened_at`](Self::opened_at) as long as there were none.
     #[must_use]
     pub fn last_read(&self) -> Instant {
-        self.at(&self.0.last_read)
+        self.at(self.0.marks.read.get())
     }
 
     /// When the transport last took bytes; [`opened_at`](Self::opened_at) as long as it took none.
     #[must_use]
     pub fn last_write(&self) -> Instant {
-        self.at(&self.0.last_write)
+        self.at(self.0.marks.write.get())
     }
 
     /// When the application was last active: a message was received, or [`touch`](Self::touch) called.
     #[must_use]
     pub fn last_active(&self) -> Instant {
-        self.at(&self.0.last_active)
+        self.at(self.0.marks.active.get())
+    }
+
+    /// Since when the peer is silent: when bytes were last received, or reading went on after we had paused it. `None`
+    /// while we do not read, because a handler, a limit or a slow peer keeps us from it, or because the peer has ended its
+    /// direction: silence then says nothing of the peer, and no receive deadline runs.
+    #[must_use]
+    pub fn silent_since(&self) -> Option<Instant> {
+        let resumed = self.0.marks.resumed.get_if_set()?;
+        Some(self.at(resumed.max(self.0.marks.read.get())))
+    }
+
+    /// Since when a frame of the peer's is incomplete; `None` while there is no such frame.
+    #[must_use]
+    pub fn incomplete_since(&self) -> Option<Instant> {
+        self.0
+            .marks
+            .incomplete
+            .get_if_set()
+            .map(|mark| self.at(mark))
     }
 
     /// Marks the application as active now.
     pub fn touch(&self) {
-        self.mark_active(Instant::now());
+        self.0.marks.active.set(self.moment(Instant::now()));
     }
 
     /// What has moved until now, as of the driver's last turn.
@@ -201,23 +230,28 @@ impl ConnectionHandle {
     ///
     /// An attribute may hold a clone of the [`Session`](crate::Session): the close breaks the cycle.
     pub fn insert<A: Any + Send + Sync>(&self, value: A) -> Option<A> {
+        let slot = Slot::new(value);
         let mut rare = self.0.rare.lock();
         if self.has(CLOSED) {
             drop(rare); // the user's value is dropped outside of the lock
             return None;
         }
-        rare.attributes.insert(value)
+        let old = rare.attributes.insert(slot);
+        drop(rare);
+        old?.take()
     }
 
-    /// A clone of the attribute of type `A`.
+    /// A clone of the attribute of type `A`. Its `Clone` may use the connection, but for the attribute of this type.
     #[must_use]
     pub fn get<A: Any + Send + Sync + Clone>(&self) -> Option<A> {
-        self.0.rare.lock().attributes.get::<A>().cloned()
+        let slot = self.0.rare.lock().attributes.get::<A>()?;
+        slot.get()
     }
 
     /// Takes the attribute of type `A` away.
     pub fn remove<A: Any + Send + Sync>(&self) -> Option<A> {
-        self.0.rare.lock().attributes.remove()
+        let slot = self.0.rare.lock().attributes.remove::<A>()?;
+        slot.take()
     }
 
     /// Asks for a graceful close, with the reason [`CloseReason::Local`]: handlers in flight finish, what was accepted
@@ -267,6 +301,7 @@ impl ConnectionHandle {
 
     /// Whether a close was requested or a cause for one was found, be it finished or not.
     #[must_use]
+    #[inline]
     pub fn is_closing(&self) -> bool {
         self.has(CLOSING)
     }
@@ -325,11 +360,7 @@ impl ConnectionHandle {
     /// Nothing is lost when the future is dropped.
     pub async fn closed(&self) -> Closed {
         self.until(CLOSED).await;
-        let record = self.0.rare.lock().closed.clone();
-        record.map_or_else(
-            || unreachable!("the record is set before CLOSED"),
-            |record| *record,
-        )
+        self.record()
     }
 
     /// Has `callback` called once when the connection has closed, under a pair of keys that can be used to replace or
@@ -341,7 +372,8 @@ impl ConnectionHandle {
     /// logged and the next still runs. They may add and remove callbacks: one added by a callback runs after the others.
     ///
     /// The same pair of keys, equal in type and value, replaces in place. After the close the callback is called at
-    /// once, before this returns.
+    /// once, before this returns. Comparing and dropping keys may use the connection, but a comparison must not add or
+    /// remove callbacks.
     pub fn add_close_callback<H, K>(
         &self,
         handler: H,
@@ -352,18 +384,17 @@ impl ConnectionHandle {
         H: Eq + Send + 'static,
         K: Eq + Send + 'static,
     {
-        let callback: Callback = Box::new(callback);
-        let mut rare = self.0.rare.lock();
+        // the user's values are bound outside of the lock, so that they are dropped there, even in a panic
+        let entry = Entry::new((handler, key), callback);
+        let mut callbacks = self.0.callbacks.lock();
         if self.has(CLOSED) {
-            let record = rare.closed.clone();
-            drop(rare);
-            if let Some(record) = record {
-                run(callback, &record);
-            }
+            drop(callbacks);
+            entry.run(&self.record());
             return CallbackAdded::RanNow;
         }
-        let replaced = rare.callbacks.add((handler, key), callback);
-        drop(rare);
+        let position = callbacks.position(entry.keys());
+        let replaced = callbacks.put(position, entry);
+        drop(callbacks);
         if replaced.is_some() {
             CallbackAdded::Replaced
         } else {
@@ -378,10 +409,65 @@ impl ConnectionHandle {
         K: Eq + Send + 'static,
     {
         let keys = (handler, key);
-        let removed = self.0.rare.lock().callbacks.remove(&keys);
+        let mut callbacks = self.0.callbacks.lock();
+        let position = callbacks.position(&keys);
+        let removed = position.map(|position| callbacks.remove(position));
+        drop(callbacks);
         removed.is_some()
     }
 
+    /// Has the driver call `check` at `at`, and again at the time that it answers, until it answers `None` or the
+    /// session closes. All checks of a session share one timer, which is set back lazily: a check that looks for silence
+    /// is called once a period, however much moves meanwhile. For layers that have a deadline; see also [`driver`].
+    ///
+    /// It runs in the session's task, so it must not block. It may send, and close the session. It never runs before the
+    /// session loop does nor while the session closes.
+    ///
+    /// [`driver`]: crate::driver
+    pub fn check_at(
+        &self,
+        at: Instant,
+        check: impl FnMut(&Self, Instant) -> Option<Instant> + Send + 'static,
+    ) {
+        let check = Check::new(at, check);
+        let mut rare = self.0.rare.lock();
+        if rare.closed.is_some() {
+            drop(rare); // before the user's values, which go with `check`
+            return;
+        }
+        rare.wishes.get_or_insert_default().checks.push(check);
+        drop(rare);
+        self.0.signal.raise(Signal::WISHES);
+    }
+
+    /// Keeps the session from opening as long as the result lives: the session loop sends what is queued, but reads
+    /// nothing and calls no handler. For layers with something to do before that.
+    #[must_use = "the session opens when this is dropped"]
+    pub fn hold(&self) -> Hold {
+        let mut rare = self.0.rare.lock();
+        rare.wishes.get_or_insert_default().holds += 1;
+        drop(rare);
+        self.0.signal.raise(Signal::WISHES);
+        Hold {
+            handle: self.clone(),
+        }
+    }
+
+    /// Asks for the transport's own ping, such as WebSocket's. Without effect on transports that have none.
+    pub fn ping(&self) {
+        self.0.signal.raise(Signal::PING);
+    }
+
+    /// Sets how long the transport may take no byte while bytes wait, in place of the session loop's own setting; `None`
+    /// is for ever. Without effect once the session loop runs.
+    pub fn set_write_timeout(&self, timeout: Option<Duration>) {
+        let mut rare = self.0.rare.lock();
+        rare.wishes.get_or_insert_default().write_timeout = Some(timeout);
+        drop(rare);
+        self.0.signal.raise(Signal::WISHES);
+    }
+
+    #[inline]
     fn has(&self, bits: u8) -> bool {
         self.0.state.load(Ordering::Acquire) & bits != 0
     }
@@ -402,13 +488,15 @@ impl ConnectionHandle {
         }
     }
 
-    fn at(&self, mark: &AtomicU64) -> Instant {
-        self.0.opened_at + Duration::from_nanos(mark.load(Relaxed))
+    fn at(&self, mark: Moment) -> Instant {
+        self.0.opened_at + Duration::from_nanos(mark.0)
     }
 
-    fn mark(&self, mark: &AtomicU64, now: Instant) {
-        let nanos = now.saturating_duration_since(self.0.opened_at).as_nanos();
-        mark.store(u64::try_from(nanos).unwrap_or(u64::MAX), Relaxed);
+    /// Nanoseconds since the connection was opened, which suffice for 584 years.
+    #[inline]
+    pub(crate) fn moment(&self, now: Instant) -> Moment {
+        let since = now.saturating_duration_since(self.0.opened_at);
+        Moment(since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos()))
     }
 
     fn request(&self, cause: Requested) {
@@ -417,31 +505,44 @@ impl ConnectionHandle {
             return;
         }
         rare.requested = Some(Box::new(cause));
+        // under the lock, so that a reason and the flag are always seen together
+        self.0.state.fetch_or(CLOSING, Ordering::AcqRel);
         drop(rare);
-        self.set(CLOSING);
+        self.0.changed.notify_waiters();
         self.0.signal.raise(Signal::CLOSE);
     }
 
     // for the driver half
 
+    #[inline]
     pub(crate) fn signal(&self) -> &Signal {
         &self.0.signal
     }
 
+    #[inline]
     pub(crate) fn counters(&self) -> &Counters {
         &self.0.counters
     }
 
-    pub(crate) fn mark_read(&self, now: Instant) {
-        self.mark(&self.0.last_read, now);
+    #[inline]
+    pub(crate) fn marks(&self) -> &Marks {
+        &self.0.marks
     }
 
-    pub(crate) fn mark_write(&self, now: Instant) {
-        self.mark(&self.0.last_write, now);
-    }
-
-    pub(crate) fn mark_active(&self, now: Instant) {
-        self.mark(&self.0.last_active, now);
+    /// Takes what layers have asked for; while one of them holds the session, that stays.
+    pub(crate) fn take_wishes(&self) -> Wishes {
+        let mut rare = self.0.rare.lock();
+        let Some(wishes) = &mut rare.wishes else {
+            return Wishes::default();
+        };
+        let taken = Wishes {
+            checks: std::mem::take(&mut wishes.checks),
+            ..**wishes
+        };
+        if wishes.holds == 0 {
+            rare.wishes = None;
+        }
+        taken
     }
 
     pub(crate) fn mark_open(&self) {
@@ -474,21 +575,35 @@ impl ConnectionHandle {
 
     /// Adds an error to a close that was recorded without one.
     pub(crate) fn note_source(&self, source: SharedError) {
-        if let Some(requested) = &mut self.0.rare.lock().requested {
-            requested.source.get_or_insert(source);
+        // dropped, where there is one already, after the lock
+        let mut source = Some(source);
+        let mut rare = self.0.rare.lock();
+        if let Some(requested) = &mut rare.requested
+            && requested.source.is_none()
+        {
+            requested.source = source.take();
         }
+        drop(rare);
+    }
+
+    /// What holds the connection is dropped or done: finds a reason, if nobody has given one.
+    pub(crate) fn abandon(&self) {
+        self.close_with(if std::thread::panicking() {
+            CloseReason::Panicked
+        } else if self.has(OPEN) {
+            CloseReason::Dropped
+        } else {
+            CloseReason::Refused
+        });
     }
 
     /// The end: runs the callbacks and resolves those who wait. Only the lease calls it, and only once.
-    fn finish(&self) -> Closed {
-        self.set(CLOSING);
+    pub(super) fn finish(&self) -> Closed {
+        self.abandon();
         let mut rare = self.0.rare.lock();
-        let Requested { reason, source, .. } =
-            rare.requested.as_deref().cloned().unwrap_or(Requested {
-                reason: CloseReason::Dropped,
-                source: None,
-                within: None,
-            });
+        let Some(Requested { reason, source, .. }) = rare.requested.as_deref().cloned() else {
+            unreachable!("a reason is never taken back");
+        };
         let record = Closed {
             reason,
             source,
@@ -496,26 +611,31 @@ impl ConnectionHandle {
             lifetime: self.0.opened_at.elapsed(),
         };
         rare.closed = Some(Box::new(record.clone()));
-        while let Some(entry) = rare.callbacks.pop_first() {
-            drop(rare);
-            run(entry.callback, &record);
-            rare = self.0.rare.lock();
-        }
-        let attributes = std::mem::take(&mut rare.attributes);
-        // under the lock, so that a callback is either in the list above or sees the close
-        self.0.state.fetch_or(CLOSED, Ordering::AcqRel);
         drop(rare);
+        let (attributes, wishes) = loop {
+            let mut callbacks = self.0.callbacks.lock();
+            if let Some(entry) = callbacks.pop_first() {
+                drop(callbacks);
+                entry.run(&record);
+                continue;
+            }
+            *callbacks = Callbacks::default();
+            let mut rare = self.0.rare.lock();
+            // under both locks: what is added is either found here or sees the close
+            self.0.state.fetch_or(CLOSED, Ordering::AcqRel);
+            break (std::mem::take(&mut rare.attributes), rare.wishes.take());
+        };
         self.0.changed.notify_waiters();
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(attributes))) {
-            tracing::error!(panic = %Panic::from_payload(&*payload), "dropping an attribute panicked");
-        }
+        attributes.clear();
+        contain("dropping a check", || drop(wishes));
         record
     }
-}
 
-fn run(callback: Callback, record: &Closed) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| callback(record))) {
-        tracing::error!(panic = %Panic::from_payload(&*payload), "a close callback panicked");
+    fn record(&self) -> Closed {
+        match &self.0.rare.lock().closed {
+            Some(record) => Closed::clone(record),
+            None => unreachable!("the record is made before CLOSED is set"),
+        }
     }
 }
 
@@ -546,63 +666,28 @@ impl fmt::Debug for ConnectionHandle {
     }
 }
 
-/// The duty to finish a connection, for whatever drives it: dropped or [finished](Self::finish), it runs the close
-/// callbacks and resolves [`closed`](ConnectionHandle::closed).
-///
-/// A [`Connection`](crate::Connection) carries it until the session loop takes it over. It is to be dropped after the
-/// transport and after the [`Driver`](crate::driver::Driver). Dropped without a reason recorded, it records
-/// [`CloseReason::Refused`] before [`open`](Self::open) and [`CloseReason::Dropped`] after it, or
-/// [`CloseReason::Panicked`] in a panic.
-pub struct Lease {
+/// Keeps a session from opening: see [`ConnectionHandle::hold`].
+#[derive(Debug)]
+pub struct Hold {
     handle: ConnectionHandle,
-    opened: bool,
-    finished: bool,
 }
 
-impl Lease {
-    pub(super) const fn new(handle: ConnectionHandle) -> Self {
-        Self {
-            handle,
-            opened: false,
-            finished: false,
-        }
-    }
-
-    /// The session is open from here on.
-    pub fn open(&mut self) {
-        self.opened = true;
-        self.handle.mark_open();
-    }
-
-    /// The end: runs the close callbacks, resolves those who wait, and gives the record. Without a reason recorded it
-    /// is [`CloseReason::Dropped`].
-    #[must_use]
-    pub fn finish(mut self) -> Closed {
-        self.finished = true;
-        self.handle.finish()
-    }
-}
-
-impl Drop for Lease {
+impl Drop for Hold {
     fn drop(&mut self) {
-        if self.finished {
-            return;
+        if let Some(wishes) = &mut self.handle.0.rare.lock().wishes {
+            wishes.holds -= 1;
         }
-        self.handle.close_with(if std::thread::panicking() {
-            CloseReason::Panicked
-        } else if self.opened {
-            CloseReason::Dropped
-        } else {
-            CloseReason::Refused
-        });
-        self.handle.finish();
+        self.handle.0.signal.raise(Signal::WISHES);
     }
 }
 
-impl fmt::Debug for Lease {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease")
-            .field("opened", &self.opened)
-            .finish_non_exhaustive()
+#[cfg(all(test, not(getty_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_handle_takes_less_than_four_hundred_bytes() {
+        // 328 on 64-bit Linux
+        assert!(size_of::<Inner>() <= 400);
     }
 }

@@ -20,7 +20,8 @@ use crate::connection::CloseReason;
 #[must_use = "a reply does nothing unless it is returned"]
 pub struct Reply<Out> {
     messages: Messages<Out>,
-    close: Option<CloseReason>,
+    // boxed to keep the common reply small: it is moved a few times for every message
+    close: Option<Box<CloseReason>>,
     failed: bool,
 }
 
@@ -32,16 +33,19 @@ enum Messages<Out> {
 
 impl<Out> Reply<Out> {
     /// No message.
+    #[inline]
     pub const fn none() -> Self {
         Self::of(Messages::One(None))
     }
 
     /// One message.
+    #[inline]
     pub const fn one(message: Out) -> Self {
         Self::of(Messages::One(Some(message)))
     }
 
     /// Many messages, which leave in this order with none between them.
+    #[inline]
     pub const fn many(messages: Vec<Out>) -> Self {
         Self::of(Messages::Many(messages))
     }
@@ -52,14 +56,13 @@ impl<Out> Reply<Out> {
     }
 
     /// Then close the session, with the reason [`CloseReason::Local`]: the messages are flushed first.
-    pub fn and_close(mut self) -> Self {
-        self.close = Some(CloseReason::Local);
-        self
+    pub fn and_close(self) -> Self {
+        self.and_close_with(CloseReason::Local)
     }
 
     /// Then close the session with this reason: the messages are flushed first.
     pub fn and_close_with(mut self, reason: impl Into<CloseReason>) -> Self {
-        self.close = Some(reason.into());
+        self.close = Some(Box::new(reason.into()));
         self
     }
 
@@ -91,17 +94,36 @@ impl<Out> Reply<Out> {
     }
 
     /// Whether it was made of an error: see [`after_error`](Self::after_error).
+    #[inline]
     pub const fn is_after_error(&self) -> bool {
         self.failed
     }
 
+    /// The message, if it is at most one and nothing else is asked for: by far the commonest reply.
+    ///
+    /// # Errors
+    ///
+    /// Any other reply is given back.
+    #[inline]
+    pub fn into_plain(self) -> Result<Option<Out>, Self> {
+        match self {
+            Self {
+                messages: Messages::One(message),
+                close: None,
+                ..
+            } => Ok(message),
+            other => Err(other),
+        }
+    }
+
     /// The messages, and the reason to close with after them.
+    #[inline]
     pub fn into_parts(self) -> (Replies<Out>, Option<CloseReason>) {
         let messages = match self.messages {
             Messages::One(message) => Iter::One(message.into_iter()),
             Messages::Many(messages) => Iter::Many(messages.into_iter()),
         };
-        (Replies(messages), self.close)
+        (Replies(messages), self.close.map(|reason| *reason))
     }
 
     /// The same reply with every message passed through `f`.
@@ -117,6 +139,7 @@ impl<Out> Reply<Out> {
         }
     }
 
+    #[inline]
     const fn of(messages: Messages<Out>) -> Self {
         Self {
             messages,
@@ -139,6 +162,7 @@ enum Iter<Out> {
 impl<Out> Iterator for Replies<Out> {
     type Item = Out;
 
+    #[inline]
     fn next(&mut self) -> Option<Out> {
         match &mut self.0 {
             Iter::One(message) => message.next(),

@@ -14,6 +14,7 @@ pub struct Request<In, Out = In> {
 
 impl<In, Out> Request<In, Out> {
     /// A request for `message`, as if it had come in on `session`.
+    #[inline]
     pub const fn new(message: In, session: Session<Out>) -> Self {
         Self { message, session }
     }
@@ -29,6 +30,7 @@ impl<In, Out> Request<In, Out> {
     }
 
     /// The message, by value.
+    #[inline]
     pub fn into_message(self) -> In {
         self.message
     }
@@ -39,6 +41,7 @@ impl<In, Out> Request<In, Out> {
     }
 
     /// Both.
+    #[inline]
     pub fn into_parts(self) -> (In, Session<Out>) {
         (self.message, self.session)
     }

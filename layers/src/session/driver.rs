@@ -20,6 +20,7 @@ use std::{
     collections::VecDeque,
     fmt,
     task::{Context, Waker},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -30,13 +31,15 @@ use super::{
     send::SendFailure,
     signal::Signal,
 };
-pub use crate::connection::Lease;
-use crate::connection::{CloseReason, SharedError};
+use crate::connection::{CloseReason, SharedError, checks::Checks};
+pub use crate::connection::{Hold, Lease};
 
 /// How many messages wait for the encoder at most, unless [`Driver::set_queue_capacity`] says otherwise.
 pub const DEFAULT_QUEUE_CAPACITY: u32 = 64;
 
 /// Makes a session and its driver half over `handle`.
+///
+/// Once for each connection: it is the handle that wakes the driver, and it knows one.
 #[must_use]
 pub fn pair<Out>(handle: crate::ConnectionHandle) -> (Session<Out>, Driver<Out>) {
     let session = Session::new(handle, DEFAULT_QUEUE_CAPACITY);
@@ -47,13 +50,17 @@ pub fn pair<Out>(handle: crate::ConnectionHandle) -> (Session<Out>, Driver<Out>)
         raised: false,
         unreported: false,
         blocked: false,
+        ping: false,
+        held: false,
+        checks: Checks::default(),
+        write_timeout: None,
     };
     (session, driver)
 }
 
 /// The driver half: outgoing messages and their outcomes, close requests, marks of activity.
 ///
-/// Dropped, it fails what was not sent.
+/// Dropped, it fails what was not sent, and records a reason as [`Lease`] does.
 pub struct Driver<Out> {
     session: Session<Out>,
     /// Our copy of the waker that senders use.
@@ -66,6 +73,10 @@ pub struct Driver<Out> {
     unreported: bool,
     /// What the outbox believes of the write buffer.
     blocked: bool,
+    ping: bool,
+    held: bool,
+    checks: Checks,
+    write_timeout: Option<Option<Duration>>,
 }
 
 /// A message to encode, and whom to tell of its outcome.
@@ -82,8 +93,19 @@ pub struct Outgoing<Out> {
 #[must_use = "the sender waits for this outcome"]
 pub struct Ticket(TicketId);
 
+/// A time as the activity marks of one session keep it: made once a turn, by [`Driver::moment`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(pub(crate) u64);
+
 impl<Out> Driver<Out> {
+    /// `now`, for the marks of activity.
+    #[inline]
+    pub fn moment(&self, now: Instant) -> Moment {
+        self.session.moment(now)
+    }
+
     /// The other half.
+    #[inline]
     pub const fn session(&self) -> &Session<Out> {
         &self.session
     }
@@ -98,7 +120,62 @@ impl<Out> Driver<Out> {
     /// Looks for messages that were queued since the turn began.
     #[inline]
     pub fn look(&mut self) {
-        self.raised |= self.session.signal().take() & Signal::MESSAGES != 0;
+        let raised = self.session.signal().take();
+        if raised != 0 {
+            self.take_notice(raised);
+        }
+    }
+
+    #[cold]
+    fn take_notice(&mut self, raised: u8) {
+        self.raised |= raised & Signal::MESSAGES != 0;
+        self.ping |= raised & Signal::PING != 0;
+        if raised & Signal::WISHES != 0 {
+            let wishes = self.session.take_wishes();
+            self.checks.extend(wishes.checks);
+            self.write_timeout = wishes.write_timeout.or(self.write_timeout);
+            self.held = wishes.holds > 0;
+        }
+    }
+
+    /// Whether a layer [holds](crate::ConnectionHandle::hold) the session back from opening.
+    #[inline]
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// When to [`run_checks`](Self::run_checks) next.
+    #[inline]
+    pub fn next_check(&self) -> Option<Instant> {
+        self.checks.next()
+    }
+
+    /// Runs the [checks](crate::ConnectionHandle::check_at) that are due.
+    pub fn run_checks(&mut self, now: Instant) {
+        self.checks.run(self.session.handle(), now);
+    }
+
+    /// Whether the transport's own ping was asked for, and is yet to be sent.
+    #[inline]
+    pub const fn wants_ping(&self) -> bool {
+        self.ping
+    }
+
+    /// The ping that was asked for is sent.
+    pub const fn pinged(&mut self) {
+        self.ping = false;
+    }
+
+    /// The write timeout that a layer has set: see [`set_write_timeout`](crate::ConnectionHandle::set_write_timeout).
+    #[inline]
+    pub const fn write_timeout(&self) -> Option<Option<Duration>> {
+        self.write_timeout
+    }
+
+    /// Whether anything was sent or requested since the last [`look`](Self::look).
+    #[inline]
+    pub fn is_signalled(&self) -> bool {
+        self.session.signal().is_raised()
     }
 
     /// Whether [`next_outgoing`](Self::next_outgoing) may give a message.
@@ -122,14 +199,15 @@ impl<Out> Driver<Out> {
     }
 
     /// Tells the senders what room there is: whether the write buffer is above its high watermark, and that messages
-    /// taken so far have been encoded. Cheap where nothing has changed.
+    /// taken so far have been encoded. Cheap where nothing has changed. `true` when a sender that waits was woken.
     #[inline]
-    pub fn settle(&mut self, blocked: bool) {
-        if self.unreported || blocked != self.blocked {
-            self.unreported = false;
-            self.blocked = blocked;
-            self.session.outbox().report(self.batch.len(), blocked);
+    pub fn settle(&mut self, blocked: bool) -> bool {
+        if !self.unreported && blocked == self.blocked {
+            return false;
         }
+        self.unreported = false;
+        self.blocked = blocked;
+        self.session.outbox().report(self.batch.len(), blocked)
     }
 
     /// A message was flushed; it took so many bytes.
@@ -156,7 +234,7 @@ impl<Out> Driver<Out> {
     }
 
     /// The drain deadline that the close was requested with, instead of the session's own.
-    pub fn requested_deadline(&self) -> Option<std::time::Duration> {
+    pub fn requested_deadline(&self) -> Option<Duration> {
         self.session.requested_deadline()
     }
 
@@ -167,28 +245,29 @@ impl<Out> Driver<Out> {
 
     /// So many bytes were received.
     #[inline]
-    pub fn received(&self, bytes: usize, now: Instant) {
+    pub fn received(&self, bytes: usize, now: Moment) {
         self.session.counters().bytes_in.add(bytes as u64);
-        self.session.mark_read(now);
+        self.session.marks().read.set(now);
     }
 
     /// The transport took so many bytes.
     #[inline]
-    pub fn sent(&self, bytes: usize, now: Instant) {
+    pub fn sent(&self, bytes: usize, now: Moment) {
         self.session.counters().bytes_out.add(bytes as u64);
-        self.session.mark_write(now);
+        self.session.marks().write.set(now);
     }
 
-    /// A message was decoded.
+    /// So many messages were decoded, which counts as activity.
     #[inline]
-    pub fn message_in(&self) {
-        self.session.counters().messages_in.add(1);
+    pub fn messages_in(&self, messages: u64, now: Moment) {
+        self.session.counters().messages_in.add(messages);
+        self.session.marks().active.set(now);
     }
 
-    /// A message was encoded.
+    /// So many messages were encoded.
     #[inline]
-    pub fn message_out(&self) {
-        self.session.counters().messages_out.add(1);
+    pub fn messages_out(&self, messages: u64) {
+        self.session.counters().messages_out.add(messages);
     }
 
     /// A message was skipped.
@@ -196,10 +275,25 @@ impl<Out> Driver<Out> {
         self.session.counters().skipped.add(1);
     }
 
-    /// Messages have counted as activity.
+    /// The transport is read, or is not for now; to be called when that changes.
+    #[cold]
+    pub fn reading(&self, reads: bool, now: Moment) {
+        let resumed = &self.session.marks().resumed;
+        if reads {
+            resumed.set(now);
+        } else {
+            resumed.clear();
+        }
+    }
+
+    /// A frame is incomplete since `since`, or none is any more; to be called when that changes.
     #[inline]
-    pub fn active(&self, now: Instant) {
-        self.session.mark_active(now);
+    pub fn incomplete(&self, since: Option<Moment>) {
+        let incomplete = &self.session.marks().incomplete;
+        match since {
+            Some(since) => incomplete.set(since),
+            None => incomplete.clear(),
+        }
     }
 
     /// The peer has ended its direction.
@@ -210,18 +304,10 @@ impl<Out> Driver<Out> {
 
 impl<Out> Drop for Driver<Out> {
     fn drop(&mut self) {
+        self.session.abandon();
         let io = match self.session.reason() {
-            None => {
-                let panicking = std::thread::panicking();
-                self.session.close_with(if panicking {
-                    CloseReason::Panicked
-                } else {
-                    CloseReason::Dropped
-                });
-                None
-            }
             Some(CloseReason::Io) => self.session.source(),
-            Some(_) => None,
+            _ => None,
         };
         let left = std::mem::take(&mut self.batch);
         self.session
@@ -230,6 +316,8 @@ impl<Out> Drop for Driver<Out> {
                 (Some(source), None) => SendFailure::Io(source.clone()),
                 (_, message) => SendFailure::Closed(message),
             });
+        // a handle may be kept for long after: it must not keep our task's memory, too
+        self.session.signal().forget();
     }
 }
 

@@ -90,6 +90,7 @@ impl<T, C, Out> Framed<T, C, Out> {
     }
 
     /// The transport.
+    #[inline]
     pub const fn transport(&self) -> &T {
         &self.transport
     }
@@ -105,6 +106,7 @@ impl<T, C, Out> Framed<T, C, Out> {
     }
 
     /// All three at once, for the session loop.
+    #[inline]
     pub const fn split_mut(&mut self) -> (&mut T, &mut C, &mut Driver<Out>) {
         (&mut self.transport, &mut self.codec, &mut self.driver)
     }
@@ -136,6 +138,7 @@ pub trait HasSession {
 impl<T, C, Out> HasSession for Framed<T, C, Out> {
     type Out = Out;
 
+    #[inline]
     fn session(&self) -> &Session<Out> {
         self.driver.session()
     }

@@ -22,6 +22,9 @@ use crate::connection::{CloseReason, ConnectionHandle};
 /// buffer is above its high watermark. Replies of handlers do not pass through it: messages that a handler queued
 /// before it returned leave before its reply.
 ///
+/// Senders that wait for room wait in line: a future of [`send`](Self::send) or [`feed`](Self::feed) that is kept, but
+/// neither polled nor dropped, holds up those behind it.
+///
 /// A session holds neither the transport nor its task: keeping one does not keep a dead connection open.
 pub struct Session<Out>(Arc<Shared<Out>>);
 
@@ -100,6 +103,7 @@ impl<Out> Session<Out> {
         self.0.outbox.len()
     }
 
+    #[inline]
     pub(crate) fn outbox(&self) -> &Outbox<Out> {
         &self.0.outbox
     }
@@ -113,6 +117,7 @@ impl<Out> Session<Out> {
 }
 
 impl<Out> Clone for Session<Out> {
+    #[inline]
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
@@ -121,6 +126,7 @@ impl<Out> Clone for Session<Out> {
 impl<Out> Deref for Session<Out> {
     type Target = ConnectionHandle;
 
+    #[inline]
     fn deref(&self) -> &ConnectionHandle {
         &self.0.handle
     }
@@ -135,5 +141,18 @@ impl<Out> fmt::Display for Session<Out> {
 impl<Out> fmt::Debug for Session<Out> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Session").field(&self.0.handle).finish()
+    }
+}
+
+#[cfg(all(test, not(getty_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_session_adds_less_than_two_hundred_bytes_to_its_handle() {
+        let counters = 2 * size_of::<usize>();
+        let handle = size_of::<ConnectionHandle>();
+        // 152 on 64-bit Linux, whatever the messages; the queues of an idle session hold nothing
+        assert!(counters + size_of::<Shared<[u8; 1024]>>() - handle <= 200);
     }
 }

@@ -6,6 +6,10 @@
 //! - *tickets*, a window with contiguous ids from the oldest send without an outcome to the newest;
 //! - *waiters*, the senders for whom there was no room, in the order in which they came. Room goes to the
 //!   first; nobody overtakes it. A waiter that gives up passes its wake-up on to the next.
+//!
+//! Wakers are woken, and messages, outcomes and wakers dropped, after the lock is released: they are others' code and
+//! may come back. Once warm the queues allocate nothing; what a busy time made them grow to is given back after a
+//! number of turns with little to do.
 
 use std::{
     collections::VecDeque,
@@ -49,7 +53,8 @@ struct State<Out> {
     messages: VecDeque<Queued<Out>>,
     tickets: VecDeque<Ticket<Out>>,
     first_ticket: TicketId,
-    waiters: VecDeque<(WaiterId, Waker)>,
+    /// Without a waker once it was woken, until it looks again.
+    waiters: VecDeque<(WaiterId, Option<Waker>)>,
     next_waiter: WaiterId,
     /// How many messages may lie here and, taken but not encoded, with the driver.
     capacity: u32,
@@ -58,7 +63,15 @@ struct State<Out> {
     /// The driver's write buffer is above its high watermark.
     blocked: bool,
     closed: bool,
+    /// For how many turns in a row the queues were short.
+    quiet: u8,
 }
+
+/// A queue no longer than this is short, and keeps its memory.
+const SHORT: usize = 8;
+/// After so many turns with short queues the memory of long ones is given back. Large against 1, so that growing again
+/// costs next to nothing a message.
+const QUIET: u8 = 32;
 
 impl<Out> State<Out> {
     fn room(&self) -> usize {
@@ -68,12 +81,20 @@ impl<Out> State<Out> {
         (self.capacity as usize).saturating_sub(self.messages.len() + self.taken as usize)
     }
 
-    /// The waker of the one whose turn it is, if there is room for it. It wakes the next when it has pushed.
-    fn next_in_turn(&self) -> Option<Waker> {
+    /// The waker of the one whose turn it is, if there is room for it and it does not know yet. It wakes the next when
+    /// it has pushed or given up.
+    fn next_in_turn(&mut self) -> Option<Waker> {
         if self.room() == 0 {
             return None;
         }
-        self.waiters.front().map(|(_, waker)| waker.clone())
+        self.waiters.front_mut()?.1.take()
+    }
+
+    /// Where this one stands among those who wait.
+    fn place(&self, waiter: WaiterId) -> Option<usize> {
+        self.waiters
+            .binary_search_by_key(&waiter, |(id, _)| *id)
+            .ok()
     }
 
     fn push(&mut self, message: Out, attended: bool) -> Option<TicketId> {
@@ -96,15 +117,31 @@ impl<Out> State<Out> {
             self.tickets.pop_front();
             self.first_ticket += 1;
         }
-        give_back(&mut self.tickets);
+    }
+
+    /// Counts turns in which the queues were short, and gives the memory of long ones back after a number of them.
+    fn give_back(&mut self, batch: &mut VecDeque<Queued<Out>>) {
+        let longest = batch.len().max(self.tickets.len()).max(self.waiters.len());
+        if longest > SHORT {
+            self.quiet = 0;
+            return;
+        }
+        self.quiet += 1;
+        if self.quiet == QUIET {
+            self.quiet = 0;
+            batch.shrink_to(SHORT);
+            self.messages.shrink_to(SHORT);
+            self.tickets.shrink_to(SHORT);
+            self.waiters.shrink_to(SHORT);
+        }
     }
 }
 
-/// Lets a queue that was long once, and is empty now, not stay large for ever.
-fn give_back<T>(queue: &mut VecDeque<T>) {
-    const KEEP: usize = 8;
-    if queue.is_empty() && queue.capacity() > KEEP {
-        queue.shrink_to(queue.capacity() / 2);
+/// Puts the caller's waker into `slot`; gives back the one that it replaces.
+fn register(slot: &mut Option<Waker>, cx: &Context<'_>) -> Option<Waker> {
+    match slot {
+        Some(waker) if waker.will_wake(cx.waker()) => None,
+        _ => slot.replace(cx.waker().clone()),
     }
 }
 
@@ -120,6 +157,7 @@ impl<Out> Outbox<Out> {
             taken: 0,
             blocked: false,
             closed: false,
+            quiet: 0,
         }))
     }
 
@@ -148,10 +186,7 @@ impl<Out> Outbox<Out> {
         attended: bool,
     ) -> Poll<Result<Option<TicketId>, Refusal>> {
         let mut state = self.0.lock();
-        let place = match *waiter {
-            Some(id) => state.waiters.binary_search_by_key(&id, |(id, _)| *id).ok(),
-            None => None,
-        };
+        let place = waiter.and_then(|id| state.place(id));
         if state.closed {
             let gone = place.and_then(|place| state.waiters.remove(place));
             *waiter = None;
@@ -172,15 +207,11 @@ impl<Out> Outbox<Out> {
             return Poll::Ready(Ok(ticket));
         }
         let old = match place {
-            Some(place) if state.waiters[place].1.will_wake(cx.waker()) => None,
-            Some(place) => Some(std::mem::replace(
-                &mut state.waiters[place].1,
-                cx.waker().clone(),
-            )),
+            Some(place) => register(&mut state.waiters[place].1, cx),
             None => {
                 let id = state.next_waiter;
                 state.next_waiter += 1;
-                state.waiters.push_back((id, cx.waker().clone()));
+                state.waiters.push_back((id, Some(cx.waker().clone())));
                 *waiter = Some(id);
                 None
             }
@@ -193,12 +224,8 @@ impl<Out> Outbox<Out> {
     /// Gives up waiting for room; whoever is next in turn learns it.
     pub(crate) fn leave(&self, waiter: WaiterId) {
         let mut state = self.0.lock();
-        let place = state
-            .waiters
-            .binary_search_by_key(&waiter, |(id, _)| *id)
-            .ok();
+        let place = state.place(waiter);
         let gone = place.and_then(|place| state.waiters.remove(place));
-        give_back(&mut state.waiters);
         let next = if place == Some(0) {
             state.next_in_turn()
         } else {
@@ -221,10 +248,7 @@ impl<Out> Outbox<Out> {
         };
         match &mut state.tickets[index] {
             Ticket::Waiting(waker) => {
-                let old = match waker {
-                    Some(waker) if waker.will_wake(cx.waker()) => None,
-                    _ => waker.replace(cx.waker().clone()),
-                };
+                let old = register(waker, cx);
                 drop(state);
                 drop(old);
                 Poll::Pending
@@ -268,26 +292,34 @@ impl<Out> Outbox<Out> {
             "the last batch is encoded before the next is taken"
         );
         let mut state = self.0.lock();
-        give_back(batch);
         std::mem::swap(&mut state.messages, batch);
         state.taken = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        state.give_back(batch);
         let next = state.next_in_turn();
         drop(state);
         next.into_iter().for_each(Waker::wake);
     }
 
-    /// Says how much of the batch is left to encode, and whether the write buffer is above its high watermark.
-    pub(crate) fn report(&self, left: usize, blocked: bool) {
+    /// Says how much of the batch is left to encode, and whether the write buffer is above its high watermark. `true` if
+    /// that woke a sender that waits.
+    pub(crate) fn report(&self, left: usize, blocked: bool) -> bool {
         let mut state = self.0.lock();
         state.taken = u32::try_from(left).unwrap_or(u32::MAX);
         state.blocked = blocked;
         let next = state.next_in_turn();
         drop(state);
+        let woken = next.is_some();
         next.into_iter().for_each(Waker::wake);
+        woken
     }
 
+    /// Sets how many messages may wait. Wakes the first sender that waits, if that made room.
     pub(crate) fn set_capacity(&self, capacity: u32) {
-        self.0.lock().capacity = capacity;
+        let mut state = self.0.lock();
+        state.capacity = capacity;
+        let next = state.next_in_turn();
+        drop(state);
+        next.into_iter().for_each(Waker::wake);
     }
 
     pub(crate) fn complete(&self, ticket: TicketId, outcome: Result<usize, SendFailure<Out>>) {
@@ -311,8 +343,8 @@ impl<Out> Outbox<Out> {
         state.closed = true;
         let wakers: Vec<_> = state
             .waiters
-            .iter()
-            .map(|(_, waker)| waker.clone())
+            .iter_mut()
+            .filter_map(|(_, waker)| waker.take())
             .collect();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
@@ -346,5 +378,226 @@ impl<Out> Outbox<Out> {
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
         drop(unattended);
+    }
+}
+
+#[cfg(all(test, not(getty_loom)))]
+mod tests {
+    use super::*;
+
+    const CAPACITY: u32 = 64;
+
+    /// One turn with so many attended messages in it: queued, taken, encoded, sent, learnt.
+    fn turn(outbox: &Outbox<u64>, batch: &mut VecDeque<Queued<u64>>, messages: u32) {
+        let cx = Context::from_waker(Waker::noop());
+        for n in 0..messages {
+            let pushed = outbox.poll_push(&cx, &mut Some(n.into()), &mut None, true);
+            assert!(pushed.is_ready());
+        }
+        outbox.take(batch);
+        assert_eq!(batch.len(), messages as usize);
+        while let Some(Queued { ticket, .. }) = batch.pop_front() {
+            outbox.complete(ticket.unwrap(), Ok(1));
+            assert!(outbox.poll_outcome(&cx, ticket.unwrap()).is_ready());
+        }
+        outbox.report(0, false);
+    }
+
+    /// What the queues have room for: queued, taken, tickets, waiters.
+    fn memory(outbox: &Outbox<u64>, batch: &VecDeque<Queued<u64>>) -> [usize; 4] {
+        let state = outbox.0.lock();
+        [
+            state.messages.capacity(),
+            batch.capacity(),
+            state.tickets.capacity(),
+            state.waiters.capacity(),
+        ]
+    }
+
+    #[test]
+    fn nothing_is_allocated_before_the_first_message() {
+        let outbox = Outbox::new(CAPACITY);
+        assert_eq!(memory(&outbox, &VecDeque::new()), [0; 4]);
+    }
+
+    #[test]
+    fn busy_turns_allocate_nothing_once_the_queues_are_warm() {
+        let (outbox, mut batch) = (Outbox::new(CAPACITY), VecDeque::new());
+        (0..2).for_each(|_| turn(&outbox, &mut batch, CAPACITY));
+        let warm = memory(&outbox, &batch);
+        assert!(warm[0] >= CAPACITY as usize && warm[1] >= CAPACITY as usize);
+        for busy in [CAPACITY, 9, 1, CAPACITY] {
+            for _ in 1..QUIET {
+                turn(&outbox, &mut batch, busy);
+                let mut now = memory(&outbox, &batch);
+                now[..2].sort_unstable(); // they change places
+                assert_eq!(now, warm);
+            }
+        }
+    }
+
+    #[test]
+    fn quiet_turns_give_the_memory_of_a_busy_time_back() {
+        let (outbox, mut batch) = (Outbox::new(CAPACITY), VecDeque::new());
+        (0..2).for_each(|_| turn(&outbox, &mut batch, CAPACITY));
+        (0..QUIET).for_each(|_| turn(&outbox, &mut batch, 1));
+        for capacity in memory(&outbox, &batch) {
+            assert!(capacity <= SHORT, "{capacity}");
+        }
+        // and what is short stays
+        let short = memory(&outbox, &batch);
+        (0..QUIET).for_each(|_| turn(&outbox, &mut batch, 1));
+        assert_eq!(memory(&outbox, &batch), short);
+    }
+
+    #[test]
+    fn a_crowd_of_waiting_senders_leaves_no_memory_behind() {
+        let (outbox, mut batch) = (Outbox::new(1), VecDeque::new());
+        let cx = Context::from_waker(Waker::noop());
+        turn(&outbox, &mut batch, 1);
+        outbox.report(0, true);
+        let mut waiters = [None; 100];
+        for waiter in &mut waiters {
+            assert!(
+                outbox
+                    .poll_push(&cx, &mut Some(0), waiter, false)
+                    .is_pending()
+            );
+        }
+        // one half gives up, the other is served
+        for waiter in waiters.iter().skip(1).step_by(2) {
+            outbox.leave(waiter.unwrap());
+        }
+        outbox.report(0, false);
+        for waiter in waiters.iter_mut().step_by(2) {
+            assert!(
+                outbox
+                    .poll_push(&cx, &mut Some(0), waiter, false)
+                    .is_ready()
+            );
+            outbox.take(&mut batch);
+            batch.clear();
+            outbox.report(0, false);
+        }
+        (0..QUIET).for_each(|_| turn(&outbox, &mut batch, 1));
+        assert!(memory(&outbox, &batch)[3] <= SHORT);
+    }
+
+    #[test]
+    fn a_waiting_sender_is_woken_once_for_the_same_room() {
+        use tokio_test::task;
+
+        let outbox = Outbox::new(1);
+        outbox.report(0, true);
+        let mut waiting = task::spawn(());
+        let mut waiter = None;
+        let poll = |cx: &Context<'_>, waiter: &mut _| {
+            outbox.poll_push(cx, &mut Some(0_u64), waiter, false)
+        };
+        assert!(waiting.enter(|cx, _| poll(cx, &mut waiter)).is_pending());
+        outbox.report(0, false);
+        assert!(waiting.is_woken());
+        // the room goes before it looks, and comes again: it is told again
+        outbox.report(0, true);
+        assert!(waiting.enter(|cx, _| poll(cx, &mut waiter)).is_pending());
+        assert!(!waiting.is_woken());
+        outbox.report(0, false);
+        assert!(waiting.is_woken());
+        assert!(waiting.enter(|cx, _| poll(cx, &mut waiter)).is_ready());
+    }
+}
+
+#[cfg(all(test, getty_loom))]
+mod loom_model {
+    use std::future::poll_fn;
+
+    use loom::{future::block_on, sync::Arc, thread};
+
+    use super::*;
+
+    /// The driver takes what there is and encodes it.
+    fn make_room(outbox: &Outbox<u8>) -> usize {
+        let mut batch = VecDeque::new();
+        outbox.take(&mut batch);
+        let taken = batch.len();
+        for Queued { ticket, .. } in batch.drain(..) {
+            ticket
+                .into_iter()
+                .for_each(|ticket| outbox.complete(ticket, Ok(1)));
+        }
+        outbox.report(0, false);
+        taken
+    }
+
+    /// Whichever of them is woken by the room that the driver makes once, and whenever the other gives up, the one that
+    /// stays gets the room.
+    #[test]
+    fn a_sender_that_gives_up_passes_its_turn_on() {
+        loom::model(|| {
+            let outbox = Arc::new(Outbox::new(1));
+            outbox.try_push(0).unwrap();
+            let (gives_up, stays) = (Arc::clone(&outbox), Arc::clone(&outbox));
+            let gives_up = thread::spawn(move || {
+                let cx = Context::from_waker(Waker::noop());
+                let mut waiter = None;
+                let pushed = gives_up.poll_push(&cx, &mut Some(1), &mut waiter, false);
+                if let Some(waiter) = waiter {
+                    gives_up.leave(waiter);
+                }
+                pushed.is_ready()
+            });
+            let stays = thread::spawn(move || {
+                let (mut message, mut waiter) = (Some(2), None);
+                let pushed = block_on(poll_fn(|cx| {
+                    stays.poll_push(cx, &mut message, &mut waiter, false)
+                }));
+                assert_eq!(pushed, Ok(None));
+            });
+            make_room(&outbox);
+            if gives_up.join().unwrap() {
+                // it was served: there is room for the other when its message has gone, too
+                make_room(&outbox);
+            }
+            stays.join().unwrap();
+        });
+    }
+
+    /// Two sends that meet the close, with room for one: each is refused, with its message, or sent, and its sender
+    /// learns which.
+    #[test]
+    fn a_send_that_meets_the_close_is_refused_or_sent() {
+        fn send(outbox: &Outbox<u8>) -> bool {
+            let (mut message, mut waiter) = (Some(1), None);
+            let pushed = block_on(poll_fn(|cx| {
+                outbox.poll_push(cx, &mut message, &mut waiter, true)
+            }));
+            match pushed {
+                Ok(ticket) => {
+                    let ticket = ticket.unwrap();
+                    let outcome = block_on(poll_fn(|cx| outbox.poll_outcome(cx, ticket)));
+                    assert!(matches!(outcome, Ok(1)));
+                    true
+                }
+                Err(refusal) => {
+                    assert_eq!((refusal, message), (Refusal::Closed, Some(1)));
+                    false
+                }
+            }
+        }
+
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let outbox = Arc::new(Outbox::new(1));
+            let senders = [(); 2].map(|()| {
+                let outbox = Arc::clone(&outbox);
+                thread::spawn(move || send(&outbox))
+            });
+            outbox.close();
+            let taken = make_room(&outbox);
+            outbox.fail_all(VecDeque::new(), |_| unreachable!("nothing was left"));
+            let sent = senders.map(|sender| sender.join().unwrap());
+            assert_eq!(sent.into_iter().filter(|sent| *sent).count(), taken);
+        });
     }
 }

@@ -96,6 +96,10 @@ pub(crate) enum SendFailure<Out> {
 }
 
 /// The future of [`Session::feed`].
+///
+/// # Panics
+///
+/// When it is polled after it was ready.
 #[must_use = "futures do nothing unless polled"]
 pub struct Feeding<'a, Out> {
     session: &'a Session<Out>,
@@ -166,6 +170,10 @@ impl<Out> fmt::Debug for Feeding<'_, Out> {
 }
 
 /// The future of [`Session::send`].
+///
+/// # Panics
+///
+/// When it is polled after it was ready.
 #[must_use = "futures do nothing unless polled"]
 pub struct Sending<'a, Out> {
     feed: Feeding<'a, Out>,

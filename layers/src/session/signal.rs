@@ -19,6 +19,10 @@ impl Signal {
     pub(crate) const MESSAGES: u8 = 1;
     /// A close was requested.
     pub(crate) const CLOSE: u8 = 2;
+    /// A layer asks something of the driver.
+    pub(crate) const WISHES: u8 = 4;
+    /// The transport's own ping was asked for.
+    pub(crate) const PING: u8 = 8;
 
     pub(crate) fn new() -> Self {
         Self {
@@ -30,7 +34,7 @@ impl Signal {
     /// Raises `flag` and wakes the driver, unless an earlier flag has woken it and it has yet to look.
     pub(crate) fn raise(&self, flag: u8) {
         if self.flags.fetch_or(flag, Ordering::AcqRel) == 0 {
-            // cloned, because a waker is another's code and may come back to us
+            // woken outside of the lock: it is another's code and may come back to us
             let waker = self.waker.lock().clone();
             if let Some(waker) = waker {
                 waker.wake();
@@ -54,13 +58,86 @@ impl Signal {
         }
     }
 
+    /// Whether a flag was raised since the last [`take`](Self::take).
+    #[inline]
+    pub(crate) fn is_raised(&self) -> bool {
+        self.flags.load(Ordering::Acquire) != 0
+    }
+
+    /// The driver is gone: nobody is woken any more.
+    pub(crate) fn forget(&self) {
+        let old = self.waker.lock().take();
+        drop(old);
+    }
+
     /// The flags raised since the last time.
     #[inline]
     pub(crate) fn take(&self) -> u8 {
         // a load is cheaper than a swap, and nothing is raised as a rule
-        if self.flags.load(Ordering::Acquire) == 0 {
+        if !self.is_raised() {
             return 0;
         }
         self.flags.swap(0, Ordering::AcqRel)
+    }
+}
+
+#[cfg(all(test, getty_loom))]
+mod loom_model {
+    use std::{future::poll_fn, task::Poll};
+
+    use loom::{
+        future::block_on,
+        sync::{Arc, atomic::AtomicUsize},
+        thread,
+    };
+
+    use super::*;
+
+    /// A driver that sleeps unless it has seen all flags never sleeps for ever, and sees what was done before each.
+    #[test]
+    fn a_raised_flag_is_never_slept_through() {
+        const ALL: u8 = Signal::MESSAGES | Signal::CLOSE;
+
+        let mut model = loom::model::Builder::new();
+        // with two threads beside the driver all orders take minutes; three preemptions find what there is to find
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let shared = Arc::new((Signal::new(), AtomicUsize::new(0), AtomicUsize::new(0)));
+            let raisers = [Signal::MESSAGES, Signal::CLOSE].map(|flag| {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || {
+                    let (signal, messages, close) = &*shared;
+                    let work = if flag == Signal::CLOSE {
+                        close
+                    } else {
+                        messages
+                    };
+                    work.store(1, Ordering::Relaxed);
+                    signal.raise(flag);
+                })
+            });
+            let (signal, messages, close) = &*shared;
+            let (mut known, mut seen) = (None, 0);
+            block_on(poll_fn(|cx| {
+                signal.register(&mut known, cx);
+                let flags = signal.take();
+                if flags & Signal::MESSAGES != 0 {
+                    assert_eq!(messages.load(Ordering::Relaxed), 1);
+                }
+                if flags & Signal::CLOSE != 0 {
+                    assert_eq!(close.load(Ordering::Relaxed), 1);
+                }
+                seen |= flags;
+                if seen == ALL {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            }));
+            for raiser in raisers {
+                raiser.join().unwrap();
+            }
+            signal.forget();
+        });
     }
 }

@@ -1,0 +1,360 @@
+//! Turns the errors of handlers, and of the layers around them, into replies.
+//!
+//! - *ready*: the inner service's, errors included. An error of readiness is final for the service that returned it, so
+//!   there is nobody left to answer for; it ends the session, as it does without this layer.
+//! - *call*: passes the request on. What the inner service answers is the reply. An error is given to a function of
+//!   yours, and what that returns is the reply: a message, an `Option` or `Vec` of it, or a [`Reply`] that also closes.
+//!   The reply is marked with [`Reply::after_error`], so that the session loop goes on with a fresh clone of the stack.
+//! - *drop*: drops the inner future.
+//! - *close*: nothing of its own.
+//!
+//! Scope: message. Without it an error of the message stack closes the session with
+//! [`CloseReason::Handler`](crate::CloseReason::Handler). In a stack it stands inside `SessionLayer` and outside the
+//! layers whose errors it is to answer, such as tower's timeout and load shedding; so it is mostly the first of the
+//! message stack. A panic is no error: it passes through.
+//!
+//! ```
+//! use getty_layers::{Connection, HandleErrorLayer, Request, driver};
+//! use std::time::Duration;
+//! use tower::{BoxError, ServiceBuilder, ServiceExt};
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), BoxError> {
+//! let stack = ServiceBuilder::new()
+//!     .layer(HandleErrorLayer::new(|error| Some(format!("ERR {error}"))))
+//!     .timeout(Duration::from_secs(1))
+//!     .service_fn(|request: Request<String>| async move {
+//!         tokio::time::sleep(Duration::from_secs(2)).await;
+//!         Ok::<_, BoxError>(Some(request.into_message()))
+//!     });
+//!
+//! let connection = Connection::new("any transport");
+//! let (session, _driver) = driver::pair(connection.handle().clone());
+//! let reply = stack.oneshot(Request::new("hello".to_owned(), session)).await?;
+//! let (messages, close) = reply.into_parts();
+//! assert_eq!(messages.collect::<Vec<_>>(), ["ERR request timed out"]);
+//! assert_eq!(close, None);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{
+    any::type_name,
+    fmt,
+    future::Future,
+    marker::PhantomData,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{IntoReply, Reply, Request};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Turns errors of the message stack into replies; see the [module](self).
+#[derive(Clone)]
+pub struct HandleErrorLayer<H> {
+    handler: H,
+}
+
+impl<H> HandleErrorLayer<H> {
+    /// What `handler` makes of an error is the reply. It is cloned for every message, so what it captures should be cheap
+    /// to clone; and it should not block.
+    ///
+    /// To tell errors apart it can look at their types:
+    ///
+    /// ```
+    /// use getty_layers::{HandleErrorLayer, Reply};
+    /// use tower::timeout::error::Elapsed;
+    ///
+    /// let layer = HandleErrorLayer::new(|error| {
+    ///     if error.is::<Elapsed>() {
+    ///         Reply::one("ERR try again".to_owned())
+    ///     } else {
+    ///         Reply::one(format!("ERR {error}")).and_close()
+    ///     }
+    /// });
+    /// ```
+    // the bound on the closure is what lets its argument's type go unwritten
+    pub const fn new<R>(handler: H) -> Self
+    where
+        H: Fn(BoxError) -> R + Clone,
+    {
+        Self { handler }
+    }
+}
+
+impl<H> fmt::Debug for HandleErrorLayer<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandleErrorLayer")
+            .field("handler", &format_args!("{}", type_name::<H>()))
+            .finish()
+    }
+}
+
+impl<S, H: Clone> Layer<S> for HandleErrorLayer<H> {
+    type Service = HandleError<S, H>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        HandleError {
+            inner,
+            handler: self.handler.clone(),
+        }
+    }
+}
+
+/// The service that [`HandleErrorLayer`] makes.
+#[derive(Clone)]
+pub struct HandleError<S, H> {
+    inner: S,
+    handler: H,
+}
+
+impl<S, H> HandleError<S, H> {
+    /// Wraps `inner`, as [`HandleErrorLayer::new`] does.
+    pub const fn new<R>(inner: S, handler: H) -> Self
+    where
+        H: Fn(BoxError) -> R + Clone,
+    {
+        Self { inner, handler }
+    }
+
+    /// The inner service.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service, by value.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S: fmt::Debug, H> fmt::Debug for HandleError<S, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandleError")
+            .field("inner", &self.inner)
+            .field("handler", &format_args!("{}", type_name::<H>()))
+            .finish()
+    }
+}
+
+impl<S, H, R, In, Out> Service<Request<In, Out>> for HandleError<S, H>
+where
+    S: Service<Request<In, Out>>,
+    S::Response: IntoReply<Out>,
+    S::Error: Into<BoxError>,
+    H: Fn(BoxError) -> R + Clone,
+    R: IntoReply<Out>,
+{
+    type Response = Reply<Out>;
+    /// Of readiness alone: the future never returns it.
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, H, Out>;
+
+    /// Reserves what the inner service reserves, which gives it back when it is dropped.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<In, Out>) -> Self::Future {
+        ResponseFuture {
+            inner: self.inner.call(request),
+            handler: self.handler.clone(),
+            out: PhantomData,
+        }
+    }
+}
+
+pin_project! {
+    /// The future of [`HandleError`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<F, H, Out> {
+        #[pin]
+        inner: F,
+        handler: H,
+        out: PhantomData<fn() -> Out>,
+    }
+}
+
+impl<F, H, R, Out, Response, Error> Future for ResponseFuture<F, H, Out>
+where
+    F: Future<Output = Result<Response, Error>>,
+    Response: IntoReply<Out>,
+    Error: Into<BoxError>,
+    H: Fn(BoxError) -> R,
+    R: IntoReply<Out>,
+{
+    type Output = Result<Reply<Out>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        Poll::Ready(Ok(match ready!(this.inner.poll(cx)) {
+            Ok(response) => response.into_reply(),
+            Err(error) => (this.handler)(error.into()).into_reply().after_error(),
+        }))
+    }
+}
+
+impl<F: fmt::Debug, H, Out> fmt::Debug for ResponseFuture<F, H, Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(getty_loom)))]
+mod tests {
+    use std::{convert::Infallible, future::pending, io, sync::Arc};
+
+    use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
+    use tower::{BoxError, service_fn};
+    use tower_test::mock;
+
+    use super::*;
+    use crate::{CloseReason, Connection, driver};
+
+    type Message = Request<&'static str, String>;
+
+    fn request() -> Message {
+        let connection = Connection::new(());
+        let (session, _driver) = driver::pair(connection.handle().clone());
+        Request::new("hello", session)
+    }
+
+    /// A layer that answers with the error's text.
+    fn layer() -> HandleErrorLayer<impl Fn(BoxError) -> String + Clone> {
+        HandleErrorLayer::new(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_answer_passes_through() {
+        let (mut service, mut handle) = mock::spawn_layer::<Message, _, _>(layer());
+        assert_ready_ok!(service.poll_ready());
+        let mut response = task::spawn(service.call(request()));
+        assert_pending!(response.poll());
+        let (request, inner) = tokio_test::assert_ready!(handle.poll_request()).unwrap();
+        assert_eq!(*request.message(), "hello");
+        inner.send_response(Reply::one("answer".to_owned()).and_close());
+        assert!(response.is_woken());
+        let reply = assert_ready_ok!(response.poll());
+        assert_eq!(reply, Reply::one("answer".to_owned()).and_close());
+        assert!(!reply.is_after_error());
+    }
+
+    #[test]
+    fn an_error_becomes_a_reply_that_says_so() {
+        let (mut service, mut handle) = mock::spawn_layer::<Message, Option<String>, _>(layer());
+        assert_ready_ok!(service.poll_ready());
+        let mut response = task::spawn(service.call(request()));
+        assert_pending!(response.poll());
+        let (_, inner) = tokio_test::assert_ready!(handle.poll_request()).unwrap();
+        inner.send_error("too bad");
+        assert!(response.is_woken());
+        let reply = assert_ready_ok!(response.poll());
+        assert_eq!(reply, Reply::one("too bad".to_owned()).after_error());
+        // and the service is as good as before
+        assert_ready_ok!(service.poll_ready());
+    }
+
+    #[test]
+    fn the_handler_sees_the_error_itself_and_may_answer_with_any_shape() {
+        let layer = HandleErrorLayer::new(|error| {
+            let error = error.downcast::<io::Error>().unwrap();
+            Reply::many(vec![error.to_string(), "bye".to_owned()])
+                .and_close_with(CloseReason::Shutdown)
+        });
+        let mut service = layer.layer(service_fn(|_: Message| async {
+            Err::<Vec<_>, _>(io::Error::other("disk full"))
+        }));
+        let reply = assert_ready_ok!(task::spawn(service.call(request())).poll());
+        assert!(reply.is_after_error());
+        let (messages, close) = reply.into_parts();
+        assert_eq!(messages.collect::<Vec<_>>(), ["disk full", "bye"]);
+        assert_eq!(close, Some(CloseReason::Shutdown));
+    }
+
+    #[test]
+    fn an_error_may_go_unanswered() {
+        let layer = HandleErrorLayer::new(|_| None);
+        let mut service = layer.layer(service_fn(|_: Message| async {
+            Err::<String, _>(io::Error::other("disk full"))
+        }));
+        let reply = assert_ready_ok!(task::spawn(service.call(request())).poll());
+        assert_eq!(reply, Reply::none().after_error());
+    }
+
+    #[test]
+    fn a_service_that_cannot_fail_needs_no_other_handler() {
+        let mut service = layer().layer(service_fn(|request: Message| async move {
+            Ok::<_, Infallible>(request.into_message().to_owned())
+        }));
+        let reply = assert_ready_ok!(task::spawn(service.call(request())).poll());
+        assert_eq!(reply, Reply::one("hello".to_owned()));
+    }
+
+    #[test]
+    fn it_is_not_ready_before_the_inner_service_is() {
+        let (mut service, mut handle) = mock::spawn_layer::<Message, Option<String>, _>(layer());
+        handle.allow(0);
+        assert_pending!(service.poll_ready());
+        handle.allow(1);
+        assert!(service.is_woken());
+        assert_ready_ok!(service.poll_ready());
+    }
+
+    #[test]
+    fn an_error_of_readiness_passes_through() {
+        let (mut service, mut handle) = mock::spawn_layer::<Message, Option<String>, _>(layer());
+        handle.allow(0);
+        assert_pending!(service.poll_ready());
+        handle.send_error("worker gone");
+        assert!(service.is_woken());
+        assert_eq!(
+            assert_ready_err!(service.poll_ready()).to_string(),
+            "worker gone"
+        );
+    }
+
+    #[test]
+    fn a_clone_of_a_ready_service_is_not_ready() {
+        let (mut service, mut handle) = mock::spawn_layer::<Message, Option<String>, _>(layer());
+        handle.allow(1);
+        assert_ready_ok!(service.poll_ready());
+        let mut clone = service.clone();
+        let _response = service.call(request());
+        assert_pending!(clone.poll_ready());
+        handle.allow(1);
+        assert!(clone.is_woken());
+        assert_ready_ok!(clone.poll_ready());
+    }
+
+    #[test]
+    fn a_future_that_is_dropped_drops_the_inner_one() {
+        let held = Arc::new(());
+        let captured = held.clone();
+        let mut service = layer().layer(service_fn(move |_: Message| {
+            let captured = captured.clone();
+            async move {
+                pending::<()>().await;
+                drop(captured);
+                Ok::<_, Infallible>(String::new())
+            }
+        }));
+        let mut response = task::spawn(service.call(request()));
+        assert_pending!(response.poll());
+        assert_eq!(Arc::strong_count(&held), 3);
+        drop(response);
+        assert_eq!(Arc::strong_count(&held), 2);
+    }
+}

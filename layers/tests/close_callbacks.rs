@@ -1,0 +1,510 @@
+//! Close callbacks: which run, in what order, how often, and what they may do.
+
+use std::{
+    future::pending,
+    panic::{AssertUnwindSafe, catch_unwind, panic_any},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use getty_layers::{
+    Address, CallbackAdded, CloseReason, Closed, Connection, ConnectionHandle, Endpoints,
+    TransportKind, driver,
+};
+use tokio::{runtime, task::JoinHandle};
+
+/// Notes in the order in which they were made.
+#[derive(Clone, Debug, Default)]
+struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    fn note(&self, note: impl Into<String>) {
+        self.0.lock().unwrap().push(note.into());
+    }
+
+    /// A callback that makes this note.
+    fn noting(&self, note: impl Into<String>) -> impl FnOnce(&Closed) + Send + 'static {
+        let (log, note) = (self.clone(), note.into());
+        move |_| log.note(note)
+    }
+
+    #[track_caller]
+    fn assert(&self, notes: &[&str]) {
+        assert_eq!(*self.0.lock().unwrap(), notes);
+    }
+}
+
+fn connection() -> (Connection<()>, ConnectionHandle, Log) {
+    let connection = Connection::new(());
+    let handle = connection.handle().clone();
+    (connection, handle, Log::default())
+}
+
+#[test]
+fn callbacks_run_in_the_order_added() {
+    let (connection, handle, log) = connection();
+    for n in 0..5 {
+        let added = handle.add_close_callback("order", n, log.noting(n.to_string()));
+        assert_eq!(added, CallbackAdded::Appended);
+    }
+    log.assert(&[]);
+    drop(connection);
+    log.assert(&["0", "1", "2", "3", "4"]);
+}
+
+#[test]
+fn the_same_pair_replaces_in_place_and_keeps_its_position() {
+    let (connection, handle, log) = connection();
+    handle.add_close_callback("a", 1, log.noting("first"));
+    handle.add_close_callback("b", 1, log.noting("second"));
+    handle.add_close_callback("c", 1, log.noting("third"));
+    let added = handle.add_close_callback("b", 1, log.noting("second, replaced"));
+    assert_eq!(added, CallbackAdded::Replaced);
+    drop(connection);
+    log.assert(&["first", "second, replaced", "third"]);
+}
+
+#[test]
+fn keys_of_different_types_live_side_by_side() {
+    #[derive(PartialEq, Eq)]
+    struct Mine(u8);
+
+    let (connection, handle, log) = connection();
+    handle.add_close_callback("1", 1_u8, log.noting("str, u8"));
+    handle.add_close_callback("1", 1_u16, log.noting("str, u16"));
+    handle.add_close_callback("1".to_owned(), 1_u8, log.noting("String, u8"));
+    handle.add_close_callback(1_u8, "1", log.noting("u8, str"));
+    handle.add_close_callback(Mine(1), Mine(1), log.noting("Mine, Mine"));
+    handle.add_close_callback((), (), log.noting("unit, unit"));
+
+    // each is found by its own type alone
+    assert!(!handle.remove_close_callback("1", 1_u32));
+    assert!(!handle.remove_close_callback(Mine(1), 1_u8));
+    assert!(handle.remove_close_callback("1", 1_u16));
+    assert_eq!(
+        handle.add_close_callback(Mine(1), Mine(1), log.noting("Mine again")),
+        CallbackAdded::Replaced
+    );
+    drop(connection);
+    log.assert(&[
+        "str, u8",
+        "String, u8",
+        "u8, str",
+        "Mine again",
+        "unit, unit",
+    ]);
+}
+
+#[test]
+fn removing_what_is_absent_does_nothing() {
+    let (connection, handle, log) = connection();
+    assert!(!handle.remove_close_callback("a", 1));
+    handle.add_close_callback("a", 1, log.noting("a"));
+    assert!(!handle.remove_close_callback("a", 2));
+    assert!(!handle.remove_close_callback("b", 1));
+    assert!(handle.remove_close_callback("a", 1));
+    assert!(!handle.remove_close_callback("a", 1));
+    drop(connection);
+    log.assert(&[]);
+    assert!(!handle.remove_close_callback("a", 1));
+}
+
+#[test]
+fn a_callback_may_add_and_remove_callbacks() {
+    let (connection, handle, log) = connection();
+    let (inside, inner) = (handle.clone(), log.clone());
+    handle.add_close_callback("first", 0, move |_| {
+        inner.note("first");
+        assert!(!inside.remove_close_callback("first", 0), "it runs already");
+        assert!(inside.remove_close_callback("second", 0));
+        assert_eq!(
+            inside.add_close_callback("third", 0, inner.noting("third, replaced")),
+            CallbackAdded::Replaced
+        );
+        assert_eq!(
+            inside.add_close_callback("fourth", 0, inner.noting("fourth")),
+            CallbackAdded::Appended
+        );
+    });
+    handle.add_close_callback("second", 0, log.noting("second"));
+    handle.add_close_callback("third", 0, log.noting("third"));
+    drop(connection);
+    log.assert(&["first", "third, replaced", "fourth"]);
+}
+
+#[test]
+fn a_callback_added_while_callbacks_run_on_another_thread_runs_too() {
+    let (connection, handle, log) = connection();
+    let (inside, inner) = (handle.clone(), log.clone());
+    handle.add_close_callback("first", 0, move |_| {
+        thread::spawn(move || {
+            assert!(inside.is_closing() && !inside.is_closed());
+            inside.add_close_callback("other thread", 0, inner.noting("other thread"))
+        })
+        .join()
+        .unwrap();
+    });
+    drop(connection);
+    log.assert(&["other thread"]);
+}
+
+#[test]
+fn a_panic_in_one_callback_does_not_keep_the_next_from_running() {
+    let (connection, handle, log) = connection();
+    handle.add_close_callback("a", 0, |_| panic!("this message is expected"));
+    handle.add_close_callback("b", 0, log.noting("b"));
+    drop(connection);
+    log.assert(&["b"]);
+    assert!(handle.is_closed());
+}
+
+#[test]
+fn a_panic_whose_payload_panics_when_dropped_is_contained_as_well() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("this message is expected");
+        }
+    }
+
+    let (connection, handle, log) = connection();
+    handle.add_close_callback("a", 0, |_| panic_any(Bomb));
+    handle.add_close_callback("b", 0, log.noting("b"));
+    drop(connection);
+    log.assert(&["b"]);
+    assert!(handle.is_closed());
+}
+
+#[test]
+fn a_callback_added_after_the_close_runs_at_once() {
+    let (connection, handle, log) = connection();
+    handle.close_with(CloseReason::Shutdown);
+    drop(connection);
+    let inner = log.clone();
+    let added = handle.add_close_callback("late", 0, move |closed| {
+        inner.note(closed.reason.as_str());
+    });
+    assert_eq!(added, CallbackAdded::RanNow);
+    log.assert(&["shutdown"]);
+    // it was never in the list
+    assert!(!handle.remove_close_callback("late", 0));
+
+    let added = handle.add_close_callback("late", 0, |_| panic!("this message is expected"));
+    assert_eq!(added, CallbackAdded::RanNow);
+}
+
+#[test]
+fn a_requested_close_alone_runs_no_callback() {
+    let (connection, handle, log) = connection();
+    handle.add_close_callback("a", 0, log.noting("a"));
+    handle.close();
+    log.assert(&[]);
+    assert_eq!(
+        handle.add_close_callback("b", 0, log.noting("b")),
+        CallbackAdded::Appended
+    );
+    drop(connection);
+    log.assert(&["a", "b"]);
+}
+
+/// Adds a callback that counts its calls and notes with what reason it was called.
+fn count(handle: &ConnectionHandle) -> (Arc<AtomicUsize>, Log) {
+    let (calls, reasons) = (Arc::new(AtomicUsize::new(0)), Log::default());
+    let (counter, log) = (calls.clone(), reasons.clone());
+    handle.add_close_callback("count", (), move |closed| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        log.note(closed.reason.as_str());
+    });
+    (calls, reasons)
+}
+
+#[test]
+fn callbacks_run_exactly_once_at_whatever_stage_the_connection_is_dropped() {
+    type Stage = (&'static str, fn(Connection<()>));
+    let stages: [Stage; 7] = [
+        ("refused", drop),
+        ("refused", |connection| {
+            drop(connection.map_transport(|()| "another transport"));
+        }),
+        ("refused", |connection| {
+            let ((), rest) = connection.take_transport();
+            drop(rest);
+        }),
+        ("refused", |connection| {
+            let ((), lease) = connection.into_parts();
+            drop(lease);
+        }),
+        ("dropped", |connection| {
+            let ((), mut lease) = connection.into_parts();
+            lease.open();
+            drop(lease);
+        }),
+        ("dropped", |connection| {
+            let handle = connection.handle().clone();
+            let ((), mut lease) = connection.into_parts();
+            let (_session, driver) = driver::pair::<()>(handle);
+            lease.open();
+            drop(driver);
+            drop(lease);
+        }),
+        ("local", |connection| {
+            connection.handle().close();
+            let ((), mut lease) = connection.into_parts();
+            lease.open();
+            let closed = lease.finish();
+            assert_eq!(closed.reason, CloseReason::Local);
+        }),
+    ];
+    for (stage, (reason, end)) in stages.into_iter().enumerate() {
+        let (connection, handle, _) = connection();
+        let (calls, reasons) = count(&handle);
+        end(connection);
+        assert_eq!(calls.load(Ordering::Relaxed), 1, "stage {stage}");
+        reasons.assert(&[reason]);
+        assert!(handle.is_closed());
+    }
+}
+
+#[test]
+fn callbacks_run_exactly_once_during_an_unwinding_panic() {
+    let (connection, handle, log) = connection();
+    let (calls, reasons) = count(&handle);
+    handle.add_close_callback("panics, too", 0, |_| panic!("this message is expected"));
+    handle.add_close_callback("after it", 0, log.noting("after it"));
+    let outcome = catch_unwind(AssertUnwindSafe(move || {
+        let _connection = connection;
+        panic!("this message is expected");
+    }));
+    assert!(outcome.is_err());
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    reasons.assert(&["panicked"]);
+    log.assert(&["after it"]);
+}
+
+#[test]
+fn callbacks_run_exactly_once_when_a_transport_cannot_be_changed() {
+    let (connection, handle, _) = connection();
+    let (calls, reasons) = count(&handle);
+    let outcome = catch_unwind(AssertUnwindSafe(move || {
+        connection.map_transport(|()| -> u8 { panic!("this message is expected") })
+    }));
+    assert!(outcome.is_err());
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    reasons.assert(&["panicked"]);
+}
+
+/// A task that holds an open connection for ever.
+fn hold(connection: Connection<()>) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let ((), mut lease) = connection.into_parts();
+        lease.open();
+        pending::<()>().await;
+        drop(lease);
+    })
+}
+
+#[tokio::test]
+async fn callbacks_run_exactly_once_when_the_task_is_aborted() {
+    let (connection, handle, _) = connection();
+    let (calls, reasons) = count(&handle);
+    let task = hold(connection);
+    assert!(handle.opened().await);
+    task.abort();
+    let closed = handle.closed().await;
+    assert_eq!(closed.reason, CloseReason::Dropped);
+    assert!(task.await.unwrap_err().is_cancelled());
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    reasons.assert(&["dropped"]);
+}
+
+#[tokio::test]
+async fn callbacks_run_exactly_once_when_the_task_is_aborted_before_its_first_poll() {
+    let (connection, handle, _) = connection();
+    let (calls, reasons) = count(&handle);
+    let task = hold(connection);
+    task.abort();
+    assert!(task.await.unwrap_err().is_cancelled());
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    reasons.assert(&["refused"]);
+}
+
+#[test]
+fn callbacks_run_exactly_once_at_the_shutdown_of_the_runtime() {
+    let runtimes = [
+        runtime::Builder::new_current_thread().build(),
+        runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .build(),
+    ];
+    for runtime in runtimes {
+        let runtime = runtime.unwrap();
+        let (connection, handle, _) = connection();
+        let (calls, reasons) = count(&handle);
+        runtime.block_on(async {
+            hold(connection);
+            handle.opened().await;
+        });
+        assert_eq!(calls.load(Ordering::Relaxed), 0);
+        drop(runtime);
+        assert_eq!(calls.load(Ordering::Relaxed), 1);
+        reasons.assert(&["dropped"]);
+    }
+}
+
+#[test]
+fn the_transport_is_gone_when_callbacks_run() {
+    struct Transport(Log);
+    impl Drop for Transport {
+        fn drop(&mut self) {
+            self.0.note("transport");
+        }
+    }
+
+    let log = Log::default();
+    let connection = Connection::new(Transport(log.clone()));
+    let handle = connection.handle().clone();
+    handle.add_close_callback("a", 0, log.noting("callback"));
+    drop(connection);
+    log.assert(&["transport", "callback"]);
+}
+
+#[test]
+fn what_the_handle_tells_stays_readable_in_callbacks_and_after() {
+    let peer = Address::Ip("192.0.2.1:7".parse().unwrap());
+    let local = Address::Ip("192.0.2.2:7000".parse().unwrap());
+    let endpoints = Endpoints::new(TransportKind::Tcp, local.clone(), peer.clone());
+    let connection = Connection::with_endpoints((), endpoints);
+    let handle = connection.handle().clone();
+    handle.set_name("gateway");
+    let (_session, driver) = driver::pair::<()>(handle.clone());
+    let now = handle.opened_at() + std::time::Duration::from_millis(5);
+    let moment = driver.moment(now);
+    driver.received(10, moment);
+    driver.messages_in(1, moment);
+
+    let check = move |handle: &ConnectionHandle| {
+        assert_eq!(*handle.peer_addr(), peer);
+        assert_eq!(*handle.local_addr(), local);
+        assert_eq!(handle.transport(), TransportKind::Tcp);
+        assert_eq!(&*handle.name(), "gateway");
+        assert_eq!(handle.last_read(), now);
+        assert_eq!(handle.last_write(), handle.opened_at());
+        assert_eq!(handle.stats().bytes_in, 10);
+        assert_eq!(handle.stats().messages_in, 1);
+        assert_eq!(handle.reason(), Some(CloseReason::Local));
+        let text = handle.to_string();
+        assert!(
+            text.starts_with("gateway[tcp #") && text.ends_with("192.0.2.2:7000 <-> 192.0.2.1:7]"),
+            "{text}"
+        );
+    };
+    let (inside, seen) = (handle.clone(), Log::default());
+    let (checking, log) = (check.clone(), seen.clone());
+    handle.add_close_callback("a", 0, move |closed| {
+        checking(&inside);
+        assert_eq!(closed.stats, inside.stats());
+        log.note("checked");
+    });
+    handle.close();
+    drop(driver);
+    drop(connection);
+    seen.assert(&["checked"]);
+    check(&handle);
+}
+
+#[test]
+fn attributes_are_readable_in_callbacks_and_cleared_after_the_last() {
+    let (connection, handle, log) = connection();
+    handle.insert(7_u32);
+    for n in 0..2 {
+        let (inside, inner) = (handle.clone(), log.clone());
+        handle.add_close_callback("a", n, move |_| {
+            inner.note(format!("{:?}", inside.get::<u32>()));
+        });
+    }
+    drop(connection);
+    log.assert(&["Some(7)", "Some(7)"]);
+    assert_eq!(handle.get::<u32>(), None);
+}
+
+/// A key whose drop and comparison use the connection, as a key that holds a session might.
+struct Nosy(ConnectionHandle, &'static str);
+
+impl PartialEq for Nosy {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name() == other.0.name() && self.1 == other.1
+    }
+}
+
+impl Eq for Nosy {}
+
+impl Drop for Nosy {
+    fn drop(&mut self) {
+        self.0.remove_close_callback("another", 0);
+        let _ = self.0.get::<u32>();
+    }
+}
+
+#[test]
+fn keys_may_use_the_connection_when_compared_and_dropped() {
+    let (connection, handle, log) = connection();
+    let key = |name| Nosy(handle.clone(), name);
+    handle.add_close_callback(key("a"), 0, log.noting("a"));
+    let added = handle.add_close_callback(key("a"), 0, log.noting("a again"));
+    assert_eq!(added, CallbackAdded::Replaced);
+    handle.add_close_callback(key("b"), 0, log.noting("b"));
+    assert!(handle.remove_close_callback(key("b"), 0));
+    drop(connection);
+    log.assert(&["a again"]);
+}
+
+#[test]
+fn a_key_whose_drop_panics_harms_no_other_callback() {
+    #[derive(PartialEq, Eq)]
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            if !thread::panicking() {
+                panic!("this message is expected");
+            }
+        }
+    }
+
+    let (connection, handle, log) = connection();
+    handle.add_close_callback(Bomb, 0, log.noting("a"));
+    handle.add_close_callback("b", 0, log.noting("b"));
+    drop(connection);
+    log.assert(&["a", "b"]);
+    assert!(handle.is_closed());
+}
+
+#[test]
+fn a_comparison_that_panics_leaves_the_callbacks_as_they_were() {
+    struct Touchy;
+    impl PartialEq for Touchy {
+        fn eq(&self, _: &Self) -> bool {
+            panic!("this message is expected");
+        }
+    }
+    impl Eq for Touchy {}
+    /// Captured by the callback that is never added: its drop comes back to the connection.
+    struct Back(ConnectionHandle);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            self.0.remove_close_callback("another", 0);
+        }
+    }
+
+    let (connection, handle, log) = connection();
+    handle.add_close_callback(Touchy, 0, log.noting("kept"));
+    let back = Back(handle.clone());
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        handle.add_close_callback(Touchy, 0, move |_| drop(back))
+    }));
+    assert!(outcome.is_err());
+    drop(connection);
+    log.assert(&["kept"]);
+}

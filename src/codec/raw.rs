@@ -1,0 +1,136 @@
+//! Bytes as they arrive, without frames.
+//!
+//! In a stack it is given to `CodecLayer`, for protocols that are parsed further inside, for proxies and for echo
+//! servers. Scope: session; it keeps no state and has nothing to refuse, so its error is the transport's.
+//!
+//! On a byte stream the bounds between messages mean nothing: one send may arrive as several messages, several as one.
+//! On a message transport a message arrives as it was sent, and one that is longer than the maximum is refused there,
+//! because a session takes one message from each of the transport's.
+//!
+//! ```
+//! use bytes::{Bytes, BytesMut};
+//! use getty::codec::{Decoder, Encoder, Raw};
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let mut codec = Raw::new().with_max_length(8);
+//! let mut buffer = BytesMut::new();
+//! codec.encode(Bytes::from("hello "), &mut buffer)?;
+//! codec.encode(Bytes::from("world"), &mut buffer)?;
+//!
+//! assert_eq!(codec.decode(&mut buffer)?.unwrap(), "hello wo");
+//! assert_eq!(codec.decode(&mut buffer)?.unwrap(), "rld");
+//! assert_eq!(codec.decode(&mut buffer)?, None);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Decoder, Encoder, MAX_FRAME, clamp_max};
+
+/// Bytes as they arrive, at most 64 KiB a message; never an empty one.
+///
+/// What it decodes shares the read buffer's memory: a message that is kept keeps the whole block alive. To keep a small
+/// piece for long, keep a [`Bytes::copy_from_slice`] of it.
+#[derive(Clone, Debug)]
+pub struct Raw {
+    max: usize,
+}
+
+impl Raw {
+    /// At most 64 KiB a message.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { max: MAX_FRAME }
+    }
+
+    /// At most so many bytes a received message, 64 KiB by default. Zero is taken as 1, more than 1 GiB as 1 GiB.
+    ///
+    /// It does not apply to what is sent: without frames there is nothing that a peer could find too long.
+    #[must_use]
+    pub const fn with_max_length(mut self, bytes: usize) -> Self {
+        self.max = clamp_max(if bytes == 0 { 1 } else { bytes });
+        self
+    }
+
+    /// How long a received message may be.
+    #[must_use]
+    pub const fn max_length(&self) -> usize {
+        self.max
+    }
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = io::Error;
+
+    #[inline]
+    fn decode(&mut self, src: &mut BytesMut) -> io::Result<Option<Bytes>> {
+        if src.is_empty() {
+            return Ok(None);
+        }
+        let length = src.len().min(self.max);
+        Ok(Some(src.split_to(length).freeze()))
+    }
+}
+
+impl Encoder<Bytes> for Raw {
+    type Error = io::Error;
+
+    #[inline]
+    fn encode(&mut self, item: Bytes, dst: &mut BytesMut) -> io::Result<()> {
+        dst.extend_from_slice(&item);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::{super::testing::*, *};
+
+    #[test]
+    fn message_shares_the_memory_that_it_arrived_in() {
+        let mut buffer = BytesMut::from("hello");
+        let arrived = buffer.as_ptr();
+        let message = Raw::new().decode(&mut buffer).unwrap().unwrap();
+        assert_eq!(message.as_ptr(), arrived);
+    }
+
+    #[test]
+    fn maximum_of_zero_still_lets_bytes_through() {
+        let codec = Raw::new().with_max_length(0);
+        assert_eq!(codec.max_length(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_stream_arrives_whole_in_messages_within_the_maximum(
+            stream in vec(any::<u8>(), 0..300), pieces in pieces(), max in 1_usize..64,
+        ) {
+            let (messages, error) =
+                decode_stream(&mut Raw::new().with_max_length(max), &stream, &pieces);
+            prop_assert!(error.is_none());
+            prop_assert!(messages.iter().all(|message| (1..=max).contains(&message.len())));
+            prop_assert_eq!(messages.concat(), stream);
+        }
+
+        #[test]
+        fn sent_bytes_are_appended_unchanged(messages in vec(vec(any::<u8>(), 0..50), 0..8)) {
+            let mut sent = BytesMut::new();
+            for message in &messages {
+                Raw::new().encode(Bytes::from(message.clone()), &mut sent).unwrap();
+            }
+            prop_assert_eq!(&sent[..], messages.concat());
+        }
+    }
+}
