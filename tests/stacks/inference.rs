@@ -5,7 +5,8 @@ use std::{convert::Infallible, time::Duration};
 use bytes::{Bytes, BytesMut};
 use getty::{
     BoxError, BoxPipeline, BoxTransport, Closed, CodecLayer, Connection, Pipeline, Reply, Request,
-    Service, ServiceBuilder, Session, SessionLayer, Transport, connect, net, serve, serve_all,
+    Service, ServiceBuilder, Session, SessionLayer, Transport, connect, layers::HandleErrorLayer,
+    net, serve, serve_all,
 };
 use tokio::{io::DuplexStream, net::TcpListener};
 use tokio_util::codec::{BytesCodec, LinesCodec};
@@ -161,6 +162,7 @@ async fn stock_layers_pile_up_on_both_sides() {
         .option_layer(Some(TimeoutLayer::new(Duration::from_secs(8))))
         .layer(CodecLayer::new(LinesCodec::new()))
         .layer(SessionLayer::new().in_flight(8).unordered())
+        .layer(HandleErrorLayer::new(|error| Some(format!("ERR {error}"))))
         .load_shed()
         .concurrency_limit(3)
         .timeout(Duration::from_secs(1))

@@ -1,16 +1,14 @@
 //! Limits that are shared: between sessions, and between listeners.
 
 use std::{
-    future::Future,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use getty::{
-    BoxError, CodecLayer, IntoReply, Layer, Pipeline, Reply, Request, Service, ServiceBuilder,
-    SessionLayer, net, serve, serve_all,
+    BoxError, CodecLayer, Pipeline, Request, Service, ServiceBuilder, SessionLayer,
+    layers::HandleErrorLayer, net, serve, serve_all,
 };
 use tokio::{io::DuplexStream, sync::Semaphore};
 use tokio_util::codec::LinesCodec;
@@ -20,50 +18,6 @@ use tower::{
 };
 
 use crate::support::{Clock, Heard, Peer, Server, line_sessions, open};
-
-/// A layer of messages that makes replies of errors and says so, as whoever keeps a session alive must.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ErrorsAsReplies;
-
-impl<S> Layer<S> for ErrorsAsReplies {
-    type Service = ErrorsAsRepliesService<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        ErrorsAsRepliesService { inner }
-    }
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct ErrorsAsRepliesService<S> {
-    inner: S,
-}
-
-impl<S, In> Service<Request<In, String>> for ErrorsAsRepliesService<S>
-where
-    S: Service<Request<In, String>, Response: IntoReply<String>, Error: Into<BoxError>>,
-    S::Future: Send + 'static,
-{
-    type Response = Reply<String>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Reply<String>, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<In, String>) -> Self::Future {
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            Ok(match answer.await {
-                Ok(answer) => answer.into_reply(),
-                Err(error) => {
-                    let error: BoxError = error.into();
-                    Reply::one(format!("ERR {error}")).after_error()
-                }
-            })
-        })
-    }
-}
 
 /// A stack of lines whose only limit is of connections, and its limit.
 fn limited(connections: usize) -> (impl Pipeline<DuplexStream> + Clone, Arc<Semaphore>) {
@@ -161,7 +115,7 @@ async fn a_session_that_was_shed_and_then_idles_starves_nobody() {
     let mut stack = line_sessions!(
         SessionLayer::new(),
         ServiceBuilder::new()
-            .layer(ErrorsAsReplies)
+            .layer(HandleErrorLayer::new(|error| format!("ERR {error}")))
             .load_shed()
             .layer(GlobalConcurrencyLimitLayer::with_semaphore(permits.clone()))
             .service_fn(|request: Request<String>| async move {

@@ -13,7 +13,7 @@ use std::{
 
 use getty::{
     BoxError, BoxPipeline, Reply, Request, Service, ServiceBuilder, Session, SessionLayer,
-    service_fn,
+    layers::HandleErrorLayer, service_fn,
 };
 use tower::{
     ServiceExt,
@@ -24,10 +24,7 @@ use tower::{
     util::{BoxCloneSyncService, BoxService},
 };
 
-use crate::{
-    limits::ErrorsAsReplies,
-    support::{Clock, Heard, Peer, line_sessions, open},
-};
+use crate::support::{Clock, Heard, Peer, line_sessions, open};
 
 struct Row {
     name: &'static str,
@@ -62,12 +59,12 @@ const ROWS: &[Row] = &[
         second: "1 handler failed; request timed out",
     },
     Row {
-        name: "timeout inside a layer that makes replies of errors",
+        name: "timeout inside HandleErrorLayer",
         stack: || {
             line_sessions!(
                 layer(),
                 ServiceBuilder::new()
-                    .layer(ErrorsAsReplies)
+                    .layer(HandleErrorLayer::new(|error| format!("ERR {error}")))
                     .timeout(Duration::from_secs(1))
                     .service_fn(slowly)
             )
@@ -134,12 +131,12 @@ const ROWS: &[Row] = &[
         second: "0 handler failed; service overloaded",
     },
     Row {
-        name: "load_shed inside a layer that makes replies of errors",
+        name: "load_shed inside HandleErrorLayer",
         stack: || {
             line_sessions!(
                 layer(),
                 ServiceBuilder::new()
-                    .layer(ErrorsAsReplies)
+                    .layer(HandleErrorLayer::new(|error| format!("ERR {error}")))
                     .load_shed()
                     .concurrency_limit(1)
                     .service_fn(slowly)
@@ -217,7 +214,7 @@ const ROWS: &[Row] = &[
             line_sessions!(
                 layer(),
                 ServiceBuilder::new()
-                    .layer(ErrorsAsReplies)
+                    .layer(HandleErrorLayer::new(|error| format!("ERR {error}")))
                     .filter_async(|request: Request<String>| async move {
                         tokio::time::sleep(Duration::from_secs(1)).await;
                         match request.message().as_str() {
