@@ -1,1 +1,16 @@
-//! Benchmarks of getty.
+//! Benchmarks of getty: the servers that are compared, the load that is put on them, and the measures.
+//!
+//! README.md beside this crate says what each program measures and how to run it.
+
+pub mod affinity;
+pub mod child;
+pub mod cpu;
+pub mod frames;
+pub mod histogram;
+pub mod in_memory;
+pub mod load;
+pub mod memory;
+pub mod pass_through;
+pub mod scripted;
+pub mod server;
+pub mod stats;

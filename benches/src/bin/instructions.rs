@@ -1,0 +1,178 @@
+//! Instructions a message, counted by Callgrind: the same figure on a busy machine as on an idle one.
+//!
+//! Each figure is the difference between a long run and a short one of this same program under `valgrind`, divided by
+//! the messages that the long one has more, so that what happens once cancels out.
+
+use std::{
+    error::Error,
+    fmt::Write,
+    fs,
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
+
+use getty_benches::in_memory::{Loop, Prepared};
+
+const USAGE: &str = "\
+usage: instructions [--save | --check]
+
+  --save     makes today's figures the baseline
+  --check    fails when a figure is more than 3% above the baseline of the same compiler
+";
+
+const PAYLOAD: usize = 64;
+const SHORT: u64 = 1_000;
+const LONG: u64 = 11_000;
+/// How many percent a figure may be above its baseline.
+const TOLERANCE: f64 = 3.0;
+
+/// What is counted: a loop, and how many frames arrive together.
+const SCENARIOS: [(&str, Loop, u64); 8] = [
+    ("codec-50", Loop::Codec, 50),
+    ("getty-50", Loop::Getty, 50),
+    ("getty-ten-layers-50", Loop::GettyTenLayers, 50),
+    ("getty-tower-50", Loop::GettyTower, 50),
+    ("codec-1", Loop::Codec, 1),
+    ("getty-1", Loop::Getty, 1),
+    ("getty-ten-layers-1", Loop::GettyTenLayers, 1),
+    ("getty-tower-1", Loop::GettyTower, 1),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["run", scenario, messages] => run(scenario, messages),
+        [] => count(Then::Print),
+        ["--save"] => count(Then::Save),
+        ["--check"] => count(Then::Check),
+        _ => Err(USAGE.into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("instructions: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What Callgrind watches.
+fn run(scenario: &str, messages: &str) -> Result<(), Box<dyn Error>> {
+    let (_, kind, at_once) = SCENARIOS
+        .into_iter()
+        .find(|(name, ..)| *name == scenario)
+        .ok_or("there is no such scenario")?;
+    let times = messages.parse::<u64>()? / at_once;
+    Prepared::new(kind, usize::try_from(at_once)?, PAYLOAD, times).scripted();
+    Ok(())
+}
+
+/// What becomes of the figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    Print,
+    Save,
+    Check,
+}
+
+fn count(then: Then) -> Result<(), Box<dyn Error>> {
+    let compiler = compiler()?;
+    let baseline = Baseline::read()?;
+    // Another compiler makes other code: its figures say nothing about ours.
+    let comparable = baseline.compiler == compiler;
+    println!("{compiler}; the baseline is of {}\n", baseline.compiler);
+    println!("| scenario | instructions a message | baseline |\n|---|--:|--:|");
+    let mut saved = format!("{compiler}\n");
+    let mut grown = Vec::new();
+    for (scenario, ..) in SCENARIOS {
+        let figure = difference(scenario)?;
+        let before = baseline.figure(scenario);
+        println!(
+            "| {scenario} | {figure:.1} | {} |",
+            before.map_or_else(|| "-".to_owned(), |before| format!("{before:.1}")),
+        );
+        writeln!(saved, "{scenario} {figure:.1}")?;
+        if before.is_some_and(|before| figure > before * (1.0 + TOLERANCE / 100.0)) {
+            grown.push(scenario);
+        }
+    }
+    match then {
+        Then::Save => fs::write(Baseline::path(), saved)?,
+        Then::Check if comparable && !grown.is_empty() => {
+            return Err(format!(
+                "more than {TOLERANCE}% above the baseline: {}; if that is meant, --save it in the same commit",
+                grown.join(", ")
+            )
+            .into());
+        }
+        Then::Check if !comparable => {
+            println!("\nNot checked: the baseline is another compiler's.");
+        }
+        Then::Check | Then::Print => {}
+    }
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+fn difference(scenario: &str) -> Result<f64, Box<dyn Error>> {
+    let (short, long) = (callgrind(scenario, SHORT)?, callgrind(scenario, LONG)?);
+    Ok((long as f64 - short as f64) / (LONG - SHORT) as f64)
+}
+
+fn callgrind(scenario: &str, messages: u64) -> Result<u64, Box<dyn Error>> {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(std::env::current_exe()?)
+        .args(["run", scenario, &messages.to_string()])
+        .output()
+        .map_err(|error| format!("valgrind does not start: {error}"))?;
+    let report = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(format!("{scenario} failed under valgrind:\n{report}").into());
+    }
+    report
+        .lines()
+        .find_map(|line| line.split_once("Collected :"))
+        .and_then(|(_, count)| count.trim().parse().ok())
+        .ok_or_else(|| format!("no count in what valgrind says:\n{report}").into())
+}
+
+fn compiler() -> Result<String, Box<dyn Error>> {
+    let output = Command::new("rustc").arg("--version").output()?;
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// Figures of an earlier day, as committed: the compiler's version, then a scenario and its figure a line.
+#[derive(Debug)]
+struct Baseline {
+    compiler: String,
+    figures: Vec<(String, f64)>,
+}
+
+impl Baseline {
+    fn path() -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("instructions.txt")
+    }
+
+    fn read() -> Result<Self, Box<dyn Error>> {
+        let text = fs::read_to_string(Self::path())?;
+        let mut lines = text.lines();
+        let compiler = lines.next().unwrap_or_default().to_owned();
+        let figures = lines
+            .map(|line| {
+                let (scenario, figure) = line
+                    .split_once(' ')
+                    .ok_or_else(|| format!("no figure in {line:?}"))?;
+                Ok((scenario.to_owned(), figure.parse()?))
+            })
+            .collect::<Result<_, Box<dyn Error>>>()?;
+        Ok(Self { compiler, figures })
+    }
+
+    fn figure(&self, scenario: &str) -> Option<f64> {
+        self.figures
+            .iter()
+            .find(|(name, _)| name == scenario)
+            .map(|&(_, figure)| figure)
+    }
+}

@@ -1,0 +1,161 @@
+//! The loops of the servers over transports that never leave the process, on the calling thread alone.
+
+use std::{
+    future::poll_fn,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use getty::{Connection, Pipeline};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    runtime::{self, Runtime},
+};
+
+use crate::{
+    frames::Frames,
+    scripted::Scripted,
+    server::{codec, getty as stacks, tokio_loop},
+};
+
+/// How much the hand-written loops read at once, and how much a duplex pipe holds.
+const READ: usize = 64 * 1024;
+
+/// What is between the transport and the echo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loop {
+    /// The hand-written loop around getty's own codec.
+    Codec,
+    /// The hand-written loop that parses by hand.
+    ByHand,
+    /// getty: codec and session loop.
+    Getty,
+    /// getty with ten message layers that only pass on.
+    GettyTenLayers,
+    /// getty with tower's own layers.
+    GettyTower,
+}
+
+impl Loop {
+    /// Every loop, the reference first.
+    pub const ALL: [Self; 5] = [
+        Self::Codec,
+        Self::ByHand,
+        Self::Getty,
+        Self::GettyTenLayers,
+        Self::GettyTower,
+    ];
+
+    /// Its name in tables and on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Codec => "hand-written, codec",
+            Self::ByHand => "hand-written, parsed by hand",
+            Self::Getty => "getty",
+            Self::GettyTenLayers => "getty, ten pass-through layers",
+            Self::GettyTower => "getty, tower's layers",
+        }
+    }
+
+    async fn run<T>(self, transport: T) -> io::Result<()>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        match self {
+            Self::Codec => tokio_loop::with_codec(transport, codec::length(), READ).await,
+            Self::ByHand => tokio_loop::by_hand(transport, READ).await,
+            Self::Getty => session(transport, stacks::bare()).await,
+            Self::GettyTenLayers => session(transport, stacks::ten_layers()).await,
+            Self::GettyTower => session(transport, stacks::tower()).await,
+        }
+    }
+}
+
+async fn session<T>(transport: T, mut stack: impl Pipeline<T>) -> io::Result<()> {
+    poll_fn(|cx| stack.poll_ready(cx))
+        .await
+        .map_err(|error| io::Error::other(error.into()))?;
+    let closed = stack.call(Connection::new(transport)).await;
+    closed.map_err(|error| io::Error::other(error.into()))?;
+    Ok(())
+}
+
+/// A connection about to be served: all that is not the loop's work has been done.
+#[derive(Debug)]
+pub struct Prepared {
+    runtime: Runtime,
+    kind: Loop,
+    batch: Bytes,
+    times: u64,
+}
+
+impl Prepared {
+    /// `times` batches of so many `frames` of so many `payload` bytes for this loop.
+    ///
+    /// # Panics
+    ///
+    /// If there is no runtime to be had.
+    #[must_use]
+    pub fn new(kind: Loop, frames: usize, payload: usize, times: u64) -> Self {
+        Self {
+            runtime: runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("the process may open descriptors"),
+            kind,
+            batch: Frames::new(payload).concatenated(frames).into(),
+            times,
+        }
+    }
+
+    /// Echoes over a transport that costs next to nothing.
+    ///
+    /// # Panics
+    ///
+    /// If the loop fails or has not echoed everything.
+    pub fn scripted(&self) {
+        let written = Arc::new(AtomicU64::new(0));
+        let transport = Scripted::new(self.batch.clone(), self.times, Arc::clone(&written));
+        let outcome = self.runtime.block_on(self.kind.run(transport));
+        outcome.expect("the script contains nothing that could fail");
+        let expected = self.batch.len() as u64 * self.times;
+        assert_eq!(
+            written.load(Ordering::Relaxed),
+            expected,
+            "{}",
+            self.kind.name()
+        );
+    }
+
+    /// Echoes over [`tokio::io::duplex`] to a client on the same thread, whose work is part of the cost.
+    ///
+    /// # Panics
+    ///
+    /// If the loop fails or the echo differs from what was sent.
+    pub fn duplex(&self) {
+        let (mut client, transport) = tokio::io::duplex(READ);
+        let mut received = vec![0; self.batch.len()];
+        self.runtime.block_on(async {
+            let server = tokio::spawn(self.kind.run(transport));
+            for _ in 0..self.times {
+                client
+                    .write_all(&self.batch)
+                    .await
+                    .expect("the server reads until the end");
+                client
+                    .read_exact(&mut received)
+                    .await
+                    .expect("the server answers everything");
+                assert_eq!(received, self.batch, "{}", self.kind.name());
+            }
+            drop(client);
+            let outcome = server.await.expect("the loop does not panic");
+            outcome.expect("the client sends nothing that could fail");
+        });
+    }
+}

@@ -1,0 +1,293 @@
+//! The load: one thread that keeps a number of frames in flight on each of its connections.
+//!
+//! It shares the machine with the server, so it is cheap rather than clever: what a read brings is compared with what
+//! was sent, and as many frames as it completed leave in one vectored write.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Read, Write},
+    net::{Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use mio::{Events, Interest, Poll, Token, event::Event, net::TcpStream};
+use socket2::{Domain, SockRef, Socket, Type};
+
+use crate::{frames::Frames, histogram::Histogram};
+
+/// Connections from one source address; each address has some 28,000 ports of its own.
+const CONNECTIONS_PER_ADDRESS: usize = 1_000;
+
+/// Room for the largest window in the tables a few times over, so that a read seldom leaves something behind.
+const READ_BUFFER: usize = 256 * 1024;
+
+/// How long a server may stay silent before it is taken to be stuck.
+const STUCK: Duration = Duration::from_secs(10);
+
+/// How many connections, how many frames in flight on each, how many payload bytes in each frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Connections.
+    pub connections: usize,
+    /// Frames in flight on each connection.
+    pub in_flight: u64,
+    /// Payload bytes of a frame.
+    pub payload: usize,
+}
+
+/// What came back during one stretch of time.
+#[derive(Clone, Debug)]
+pub struct Echoed {
+    /// Frames that came back whole and unchanged.
+    pub messages: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// From sending a frame to having it back, for each frame.
+    pub latency: Histogram,
+}
+
+/// Open connections to a server, with their frames in flight.
+#[derive(Debug)]
+pub struct Load {
+    poll: Poll,
+    events: Events,
+    clients: Vec<Client>,
+    frames: Frames,
+    buffer: Box<[u8]>,
+    latency: Histogram,
+    messages: u64,
+    /// Whether a frame that comes back is followed by another.
+    repeat: bool,
+}
+
+#[derive(Debug)]
+struct Client {
+    stream: TcpStream,
+    /// Positions in the stream of frames: what came back, what was written, and up to where may be written.
+    received: u64,
+    sent: u64,
+    allowed: u64,
+    /// The ends of the batches in flight and when each was let go.
+    batches: VecDeque<(u64, Instant)>,
+}
+
+impl Load {
+    /// Opens the connections; nothing is sent yet.
+    ///
+    /// # Errors
+    ///
+    /// If a connection cannot be opened.
+    pub fn open(address: SocketAddr, shape: Shape) -> io::Result<Self> {
+        let mut load = Self {
+            poll: Poll::new()?,
+            events: Events::with_capacity(1024),
+            clients: Vec::new(),
+            frames: Frames::new(shape.payload),
+            buffer: vec![0; READ_BUFFER].into_boxed_slice(),
+            latency: Histogram::default(),
+            messages: 0,
+            repeat: false,
+        };
+        load.extend(address, shape.connections)?;
+        Ok(load)
+    }
+
+    /// Opens `more` connections beside those that are open.
+    ///
+    /// # Errors
+    ///
+    /// If a connection cannot be opened.
+    pub fn extend(&mut self, address: SocketAddr, more: usize) -> io::Result<()> {
+        for index in self.clients.len()..self.clients.len() + more {
+            let mut stream = connect(address, index)?;
+            self.poll.registry().register(
+                &mut stream,
+                Token(index),
+                Interest::READABLE | Interest::WRITABLE,
+            )?;
+            // Each connection starts elsewhere in the stream, so that an answer to another is not taken for its own.
+            let start = index as u64 * self.frames.frame_len();
+            self.clients.push(Client {
+                stream,
+                received: start,
+                sent: start,
+                allowed: start,
+                batches: VecDeque::new(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Sends one frame on each connection from number `first` on and waits until all are back.
+    ///
+    /// # Errors
+    ///
+    /// If a connection fails, an echo differs from what was sent, or nothing comes back for ten seconds.
+    pub fn echo_once(&mut self, first: usize) -> io::Result<()> {
+        let awaited = self.messages + (self.clients.len() - first) as u64;
+        self.repeat = false;
+        self.release(first, 1)?;
+        while self.messages < awaited {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// Sends the first `in_flight` frames on each connection; [`run`](Self::run) keeps as many in flight.
+    ///
+    /// # Errors
+    ///
+    /// If a connection fails.
+    pub fn start(&mut self, in_flight: u64) -> io::Result<()> {
+        self.release(0, in_flight)
+    }
+
+    /// Sends a frame for each that comes back, for this long.
+    ///
+    /// # Errors
+    ///
+    /// If a connection fails, an echo differs from what was sent, or nothing comes back for ten seconds.
+    pub fn run(&mut self, duration: Duration) -> io::Result<Echoed> {
+        self.latency = Histogram::default();
+        self.repeat = true;
+        let (start, messages) = (Instant::now(), self.messages);
+        loop {
+            self.turn()?;
+            let elapsed = start.elapsed();
+            if elapsed >= duration {
+                return Ok(Echoed {
+                    messages: self.messages - messages,
+                    elapsed,
+                    latency: std::mem::take(&mut self.latency),
+                });
+            }
+        }
+    }
+
+    fn release(&mut self, first: usize, frames: u64) -> io::Result<()> {
+        for client in &mut self.clients[first..] {
+            client.release(frames, &self.frames, Instant::now());
+            client.write(&self.frames)?;
+        }
+        Ok(())
+    }
+
+    /// Handles what the connections have at this moment, after waiting for the first.
+    fn turn(&mut self) -> io::Result<()> {
+        match self.poll.poll(&mut self.events, Some(STUCK)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            outcome => outcome?,
+        }
+        if self.events.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the server has stopped answering",
+            ));
+        }
+        for event in &self.events {
+            let client = &mut self.clients[event.token().0];
+            self.messages += client.handle(
+                event,
+                &self.frames,
+                &mut self.buffer,
+                &mut self.latency,
+                self.repeat,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Client {
+    fn release(&mut self, frames: u64, stream: &Frames, now: Instant) {
+        self.allowed += frames * stream.frame_len();
+        self.batches.push_back((self.allowed, now));
+    }
+
+    /// Writes what may be sent, as far as the socket takes it.
+    fn write(&mut self, frames: &Frames) -> io::Result<()> {
+        while self.sent < self.allowed {
+            let slices = frames.slices(self.sent, self.allowed);
+            match self.stream.write_vectored(slices.as_slice()) {
+                Ok(written) => self.sent += written as u64,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads, checks, and sends as many frames as came back if it is to `repeat`; returns how many came back.
+    fn handle(
+        &mut self,
+        event: &Event,
+        frames: &Frames,
+        buffer: &mut [u8],
+        latency: &mut Histogram,
+        repeat: bool,
+    ) -> io::Result<u64> {
+        let mut messages = 0;
+        while event.is_readable() {
+            let length = match self.stream.read(buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            };
+            if !frames.matches(self.received, &buffer[..length]) {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the echo differs from what was sent",
+                ));
+            }
+            messages += self.took(length as u64, frames, latency, repeat);
+            // A short read has emptied the socket: on a stream its readiness is reported anew when more comes.
+            if length < buffer.len() {
+                break;
+            }
+        }
+        self.write(frames)?;
+        Ok(messages)
+    }
+
+    fn took(&mut self, bytes: u64, frames: &Frames, latency: &mut Histogram, repeat: bool) -> u64 {
+        let length = frames.frame_len();
+        let now = Instant::now();
+        let mut whole = self.received / length;
+        self.received += bytes;
+        let complete = self.received / length;
+        let messages = complete - whole;
+        while let Some(&(end, sent)) = self.batches.front() {
+            let upto = complete.min(end / length);
+            latency.record(now - sent, upto - whole);
+            whole = upto;
+            if upto * length < end {
+                break;
+            }
+            self.batches.pop_front();
+        }
+        if repeat && messages > 0 {
+            self.release(messages, frames, now);
+        }
+        messages
+    }
+}
+
+fn connect(address: SocketAddr, index: usize) -> io::Result<TcpStream> {
+    let host = u8::try_from(1 + index / CONNECTIONS_PER_ADDRESS).map_err(io::Error::other)?;
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0)).into())?;
+    socket.connect(&address.into())?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    Ok(TcpStream::from_std(socket.into()))
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        for client in &self.clients {
+            // A reset instead of a close leaves no port waiting behind, of which thousands would pile up.
+            _ = SockRef::from(&client.stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}

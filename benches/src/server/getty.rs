@@ -1,0 +1,58 @@
+//! getty, with the stacks of its `echo` example.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use getty::{
+    BoxError, CodecLayer, Pipeline, Request, ServiceBuilder, SessionLayer, Transport, service_fn,
+};
+
+use super::codec;
+use crate::pass_through::PassThroughLayer;
+
+/// More connections than any case opens, so that the limit costs what it costs and refuses nobody.
+const CONNECTIONS: usize = 100_000;
+/// More messages than are ever handled at once.
+const MESSAGES: usize = 100_000;
+
+/// Codec and session loop.
+pub fn bare<T: Transport + Send + 'static>() -> impl Pipeline<T> {
+    ServiceBuilder::new()
+        .layer(CodecLayer::new(codec::length()))
+        .layer(SessionLayer::new())
+        .service(service_fn(echo))
+}
+
+/// With tower's own layers on either side of the session loop.
+pub fn tower<T: Transport + Send + 'static>() -> impl Pipeline<T> {
+    ServiceBuilder::new()
+        .concurrency_limit(CONNECTIONS)
+        .layer(CodecLayer::new(codec::length()))
+        .layer(SessionLayer::new())
+        .load_shed()
+        .concurrency_limit(MESSAGES)
+        .timeout(Duration::from_secs(5))
+        .service(service_fn(echo))
+}
+
+/// With ten message layers that only pass on.
+pub fn ten_layers<T: Transport + Send + 'static>() -> impl Pipeline<T> {
+    let five = || {
+        ServiceBuilder::new()
+            .layer(PassThroughLayer)
+            .layer(PassThroughLayer)
+            .layer(PassThroughLayer)
+            .layer(PassThroughLayer)
+            .layer(PassThroughLayer)
+    };
+    ServiceBuilder::new()
+        .layer(CodecLayer::new(codec::length()))
+        .layer(SessionLayer::new())
+        .layer(five())
+        .layer(five())
+        .service(service_fn(echo))
+}
+
+async fn echo(request: Request<Bytes>) -> Result<Bytes, BoxError> {
+    Ok(request.into_message())
+}

@@ -1,0 +1,133 @@
+//! The servers that are compared: each echoes frames of a 4-byte big-endian length and that many bytes.
+//!
+//! All use two threads for their connections, write what they read in one go, and refuse frames of more than 16 MiB.
+
+pub mod codec;
+pub mod epoll;
+pub mod framed;
+pub mod getty;
+pub mod tokio_loop;
+
+use std::{future::Future, io, net::TcpListener};
+
+use ::getty::Pipeline;
+use tokio::{net::TcpStream, runtime};
+
+/// Threads that serve connections.
+const WORKERS: usize = 2;
+
+/// A kind of server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// getty: codec and session loop.
+    Getty,
+    /// getty with tower's own layers.
+    GettyTower,
+    /// No runtime, no tasks: threads that wait for the kernel's readiness events.
+    Epoll,
+    /// A tokio loop that parses by hand, with reads of 8 KiB.
+    Tokio8K,
+    /// A tokio loop that parses by hand, with reads of 64 KiB.
+    Tokio64K,
+    /// A tokio loop around getty's own codec, with reads of 8 KiB.
+    Codec8K,
+    /// A tokio loop around getty's own codec, with reads of 64 KiB.
+    Codec64K,
+    /// `tokio_util::codec::Framed`, its stream forwarded into its sink.
+    FramedForward,
+    /// `tokio_util::codec::Framed`, one send an item.
+    FramedSend,
+}
+
+impl Kind {
+    /// Every kind, the reference first.
+    pub const ALL: [Self; 9] = [
+        Self::Tokio8K,
+        Self::Getty,
+        Self::GettyTower,
+        Self::Epoll,
+        Self::Tokio64K,
+        Self::Codec8K,
+        Self::Codec64K,
+        Self::FramedForward,
+        Self::FramedSend,
+    ];
+
+    /// Its name in tables and on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Getty => "getty",
+            Self::GettyTower => "getty-tower",
+            Self::Epoll => "epoll",
+            Self::Tokio8K => "tokio-8k",
+            Self::Tokio64K => "tokio-64k",
+            Self::Codec8K => "codec-8k",
+            Self::Codec64K => "codec-64k",
+            Self::FramedForward => "framed-forward",
+            Self::FramedSend => "framed-send",
+        }
+    }
+
+    /// The kind of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Serves on `listener` and only returns when that fails.
+    ///
+    /// # Errors
+    ///
+    /// If the listener or the runtime fails.
+    pub fn run(self, listener: TcpListener) -> io::Result<()> {
+        match self {
+            Self::Getty => serve(listener, getty::bare()),
+            Self::GettyTower => serve(listener, getty::tower()),
+            Self::Epoll => epoll::run(&listener, WORKERS),
+            Self::Tokio8K => accept(listener, |stream| tokio_loop::by_hand(stream, 8 * 1024)),
+            Self::Tokio64K => accept(listener, |stream| tokio_loop::by_hand(stream, 64 * 1024)),
+            Self::Codec8K => accept(listener, |stream| {
+                tokio_loop::with_codec(stream, codec::length(), 8 * 1024)
+            }),
+            Self::Codec64K => accept(listener, |stream| {
+                tokio_loop::with_codec(stream, codec::length(), 64 * 1024)
+            }),
+            Self::FramedForward => accept(listener, framed::forward),
+            Self::FramedSend => accept(listener, framed::send_each),
+        }
+    }
+}
+
+/// A task for each connection, on a runtime like that of an ordinary tokio server.
+fn accept<F>(listener: TcpListener, mut connection: impl FnMut(TcpStream) -> F) -> io::Result<()>
+where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
+    runtime()?.block_on(async {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            tokio::spawn(connection(stream));
+        }
+    })
+}
+
+fn serve(listener: TcpListener, stack: impl Pipeline<TcpStream>) -> io::Result<()> {
+    runtime()?.block_on(async {
+        let listener = ::getty::net::TcpListener::try_from(listener)?;
+        ::getty::serve(listener, stack)
+            .await
+            .map_err(io::Error::other)?;
+        Ok(())
+    })
+}
+
+fn runtime() -> io::Result<runtime::Runtime> {
+    runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+}
