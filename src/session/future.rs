@@ -80,7 +80,7 @@ struct State<S, W: Wire, R> {
     reads: bool,
     incomplete: bool,
     /// Messages that were decoded and are not counted yet.
-    messages_in: u64,
+    messages_in: u32,
     steps: u32,
 }
 
@@ -537,7 +537,7 @@ where
         if self.messages_in > 0 {
             let driver = self.wire.driver();
             let now = turn.clock.moment(driver);
-            driver.messages_in(std::mem::take(&mut self.messages_in), now);
+            driver.messages_in(std::mem::take(&mut self.messages_in).into(), now);
             turn.decoded = true;
         }
     }
