@@ -34,6 +34,7 @@ where
     S: Service<Request<C::Item, Out>>,
     S::Response: IntoReply<Out>,
     S::Error: Into<BoxError>,
+    Out: Send + 'static,
 {
     type Response = Option<Reply<Out>>;
     type Error = BoxError;

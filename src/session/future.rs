@@ -450,7 +450,7 @@ where
                     return Stop::ServiceWaits;
                 }
             }
-            let call = service.call(Request::new(message, wire.session().clone()));
+            let call = service.call(wire.driver().request(message));
             *steps += 1;
             let Poll::Ready(result) = calls.as_mut().start(cx, call) else {
                 return Stop::CallWaits;

@@ -19,7 +19,7 @@ use crate::transport::{Framing, Received, Transport};
     message = "`SessionLayer` needs a framed connection, got `{Self}`",
     label = "put a `CodecLayer` outside (before) `SessionLayer`"
 )]
-pub trait Wire: HasSession {
+pub trait Wire: HasSession<Out: Send + 'static> {
     /// What is decoded.
     type In;
 
@@ -87,7 +87,7 @@ impl<C, Out> SessionCodec<Out> for C where
 }
 
 // on one line, because compiler errors quote it
-impl<T: Transport, C: SessionCodec<Out>, Out> Wire for Framed<T, C, Out> {
+impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> Wire for Framed<T, C, Out> {
     type In = C::Item;
 
     #[inline]

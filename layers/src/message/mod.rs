@@ -1,5 +1,6 @@
 //! One message: the request that a handler gets, and the reply that it gives.
 
+pub(crate) mod lent;
 mod reply;
 mod request;
 

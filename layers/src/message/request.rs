@@ -1,7 +1,8 @@
 //! One decoded message with its session.
 
-use std::fmt;
+use std::{fmt, marker::PhantomData, sync::Arc};
 
+use super::lent::Lent;
 use crate::session::Session;
 
 /// One decoded message, and the session that it came in on: the request of the message stack.
@@ -9,14 +10,29 @@ use crate::session::Session;
 /// `Out` is what the session sends; it is `In` unless said otherwise.
 pub struct Request<In, Out = In> {
     message: In,
-    session: Session<Out>,
+    session: Lent,
+    out: PhantomData<fn() -> Out>,
 }
 
 impl<In, Out> Request<In, Out> {
-    /// A request for `message`, as if it had come in on `session`.
     #[inline]
-    pub const fn new(message: In, session: Session<Out>) -> Self {
-        Self { message, session }
+    pub(crate) fn lent(message: In, session: &Arc<Session<Out>>) -> Self
+    where
+        Out: Send + 'static,
+    {
+        Self {
+            message,
+            session: Lent::new(session),
+            out: PhantomData,
+        }
+    }
+
+    /// A request for `message`, as if it had come in on `session`.
+    pub fn new(message: In, session: Session<Out>) -> Self
+    where
+        Out: Send + 'static,
+    {
+        Self::lent(message, &Arc::new(session))
     }
 
     /// The message.
@@ -36,14 +52,21 @@ impl<In, Out> Request<In, Out> {
     }
 
     /// The session that the message came in on.
-    pub const fn session(&self) -> &Session<Out> {
-        &self.session
+    #[inline]
+    pub fn session(&self) -> &Session<Out>
+    where
+        Out: 'static,
+    {
+        self.session.session()
     }
 
     /// Both.
-    #[inline]
-    pub fn into_parts(self) -> (In, Session<Out>) {
-        (self.message, self.session)
+    pub fn into_parts(self) -> (In, Session<Out>)
+    where
+        Out: 'static,
+    {
+        let session = self.session().clone();
+        (self.message, session)
     }
 
     /// The same request for another message made of this one.
@@ -51,6 +74,7 @@ impl<In, Out> Request<In, Out> {
         Request {
             message: f(self.message),
             session: self.session,
+            out: PhantomData,
         }
     }
 }
@@ -60,6 +84,7 @@ impl<In: Clone, Out> Clone for Request<In, Out> {
         Self {
             message: self.message.clone(),
             session: self.session.clone(),
+            out: PhantomData,
         }
     }
 }
@@ -68,7 +93,6 @@ impl<In: fmt::Debug, Out> fmt::Debug for Request<In, Out> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request")
             .field("message", &self.message)
-            .field("session", &self.session)
-            .finish()
+            .finish_non_exhaustive()
     }
 }

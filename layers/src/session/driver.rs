@@ -19,6 +19,7 @@
 use std::{
     collections::VecDeque,
     fmt,
+    sync::Arc,
     task::{Context, Waker},
     time::Duration,
 };
@@ -33,6 +34,7 @@ use super::{
 };
 use crate::connection::{CloseReason, SharedError, checks::Checks};
 pub use crate::connection::{Hold, Lease};
+use crate::message::{Request, lent};
 
 /// How many messages wait for the encoder at most, unless [`Driver::set_queue_capacity`] says otherwise.
 pub const DEFAULT_QUEUE_CAPACITY: u32 = 64;
@@ -44,7 +46,7 @@ pub const DEFAULT_QUEUE_CAPACITY: u32 = 64;
 pub fn pair<Out>(handle: crate::ConnectionHandle) -> (Session<Out>, Driver<Out>) {
     let session = Session::new(handle, DEFAULT_QUEUE_CAPACITY);
     let driver = Driver {
-        session: session.clone(),
+        session: Arc::new(session.clone()),
         waker: None,
         batch: None,
         raised: false,
@@ -61,7 +63,8 @@ pub fn pair<Out>(handle: crate::ConnectionHandle) -> (Session<Out>, Driver<Out>)
 ///
 /// Dropped, it fails what was not sent, and records a reason as [`Lease`] does.
 pub struct Driver<Out> {
-    session: Session<Out>,
+    /// Shared with the requests that it is lent to.
+    session: Arc<Session<Out>>,
     /// Our copy of the waker that senders use.
     waker: Option<Waker>,
     /// Taken from the outbox, not encoded yet.
@@ -114,7 +117,22 @@ impl<Out> Driver<Out> {
 
     /// The other half.
     #[inline]
-    pub const fn session(&self) -> &Session<Out> {
+    pub fn session(&self) -> &Session<Out> {
+        &self.session
+    }
+
+    /// A request for `message`: as [`Request::new`], and without touching a reference count where the last request of
+    /// the session was dropped on this thread.
+    #[inline]
+    pub fn request<In>(&self, message: In) -> Request<In, Out>
+    where
+        Out: Send + 'static,
+    {
+        Request::lent(message, &self.session)
+    }
+
+    #[cfg(all(test, not(getty_loom)))]
+    pub(crate) const fn shared_session(&self) -> &Arc<Session<Out>> {
         &self.session
     }
 
@@ -334,6 +352,7 @@ impl<Out> Drop for Driver<Out> {
                 (Some(source), None) => SendFailure::Io(source.clone()),
                 (_, message) => SendFailure::Closed(message),
             });
+        lent::forget(&self.session);
         // a handle may be kept for long after: it must not keep our task's memory, too
         self.session.signal().forget();
     }
