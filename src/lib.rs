@@ -1,4 +1,104 @@
-//! Network sessions as tower services.
+//! Network sessions as tower services: one stack of layers from the socket to the message handler.
+//!
+//! ```
+//! use getty::{
+//!     BoxError, CodecLayer, Reply, Request, ServiceBuilder, SessionLayer, codec::Lines, net,
+//! };
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! let app = ServiceBuilder::new()
+//!     // connection stack: called once per connection
+//!     .concurrency_limit(10_000)
+//!     .layer(CodecLayer::new(Lines::new().with_max_length(512)))
+//!     .layer(SessionLayer::new())
+//!     // message stack: called once per message
+//!     .concurrency_limit(64)
+//!     .service_fn(|request: Request<String>| async move {
+//!         Ok::<_, BoxError>(match request.message().as_str() {
+//!             "QUIT" => Reply::one("bye".to_owned()).and_close(),
+//!             line => Reply::one(line.to_ascii_uppercase()),
+//!         })
+//!     });
+//!
+//! let (listener, connector) = net::memory(1024);
+//! tokio::spawn(getty::serve(listener, app).into_future());
+//!
+//! let mut client = connector.connect().await?.into_parts().0;
+//! client.write_all(b"hello\nQUIT\n").await?;
+//! let mut answers = String::new();
+//! client.read_to_string(&mut answers).await?;
+//! assert_eq!(answers, "HELLO\nbye\n");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`net::TcpListener`] and `net::UnixListener` take the place of `net::memory` in a server; `examples/` in the
+//! repository has whole programs.
+//!
+//! # Two stacks in one
+//!
+//! There are two kinds of request, and [`SessionLayer`] is the one place where the first becomes the second.
+//!
+//! | | outside of `SessionLayer` | inside of it |
+//! |---|---|---|
+//! | a request | a [`Connection<T>`](Connection) over the transport `T` | a [`Request<In, Out>`](Request): one decoded message |
+//! | a call | is the connection's whole life | is one message's handling |
+//! | the response | how it ended: [`Closed`] | what to answer: whatever is [`IntoReply`] |
+//! | an error | the session never opened | closes the session, as [`CloseReason::Handler`] |
+//! | `concurrency_limit` | caps open connections | bounds the handlers at work |
+//! | `timeout` | cuts a connection off when its time is over | is a deadline for each message |
+//!
+//! Beginnings and ends never travel as messages, so that a limit on messages cannot delay a close.
+//!
+//! # Order
+//!
+//! From the outermost layer to the handler:
+//!
+//! 1. layers for any connection: limits, access, tracing;
+//! 2. layers that change the transport;
+//! 3. [`CodecLayer`], which gives the connection its codec and its [`Session`];
+//! 4. layers that need the session;
+//! 5. [`SessionLayer`], which reads, decodes, calls, encodes and writes;
+//! 6. layers for messages, and the handler: a function from a request to a future, through
+//!    [`service_fn`](ServiceBuilder::service_fn).
+//!
+//! A stack that lacks one of the two, or has them the wrong way round, does not compile, and the error says what is
+//! missing. It is [`serve`] that asks for a whole [`Pipeline`], so errors point there.
+//!
+//! # Vocabulary
+//!
+//! - [`Connection`]: a transport on its way through the connection stack. [`ConnectionHandle`]: what one may know of it
+//!   and do to it, from anywhere, for ever: addresses, times, statistics, attributes, close, close callbacks.
+//! - [`Session<Out>`](Session): the handle with a codec, to which messages of type `Out` can be
+//!   [sent](Session::send) from any task.
+//! - [`Request`]: a message and the session that it came in on. A handler answers with `Out`, `Option<Out>`, `Vec<Out>`
+//!   or [`Reply<Out>`](Reply).
+//! - [`CloseReason`]: why a session ended; the first recorded reason wins. [`Closed`] adds the statistics, the lifetime
+//!   and the error behind it.
+//! - [`Transport`]: what carries bytes or messages; every `AsyncRead + AsyncWrite + Unpin` is one. [`Listener`]: where
+//!   connections come from.
+//!
+//! # Servers and clients
+//!
+//! [`serve`] runs a stack for the connections of one listener, [`serve_all`] one stack for several listeners, and
+//! [`Serve::and`] several stacks together; each ends gracefully on a [signal](Serve::with_graceful_shutdown).
+//! [`connect`] runs the same kind of stack for one connection to elsewhere, and gives the session to send with.
+//!
+//! # Scope of what a layer counts
+//!
+//! Under [`SessionLayer::new`] every session has a clone of the message stack. What clones share, such as the semaphore
+//! of tower's `concurrency_limit`, is shared by all sessions; for a limit of each session's own there is
+//! [`SessionLayer::per_session`].
+//!
+//! # Features
+//!
+//! None is on by default, and today there is none that brings anything: TCP, Unix sockets, in-memory connections and
+//! clients are always there. `full` stands for all of them, now and later.
+//!
+//! The vocabulary and the layers live in `getty-layers`, re-exported as [`layers`], so that an author of layers depends
+//! on no sockets. tokio stays the application's own dependency.
 
 pub mod codec;
 mod connect;
@@ -26,3 +126,9 @@ pub use self::{
     session::SessionLayer,
     transport::{BoxTransport, Transport},
 };
+
+/// The README's program is compiled with the documentation's examples.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[derive(Debug)]
+pub struct Readme;

@@ -4,10 +4,11 @@ use std::{
     collections::VecDeque,
     fmt,
     future::Future,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use getty_layers::{
@@ -59,7 +60,8 @@ pin_project! {
 struct State<S, W: Wire, R> {
     // first, so that on a drop the transport goes before senders learn it from the driver, which is its last part
     wire: W,
-    service: S,
+    /// None once the session closes: a service that nobody calls any more may wait in the queue of a shared limit.
+    service: Option<S>,
     renew: R,
     config: Arc<Config>,
     phase: Phase,
@@ -75,11 +77,16 @@ struct State<S, W: Wire, R> {
     blocked: bool,
     /// Bad messages are skipped and counted; otherwise they close the session.
     skip_bad: bool,
+    /// What the handle says: whether the transport is read, and whether a frame is incomplete.
+    reads: bool,
+    incomplete: bool,
     steps: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// Writes; a layer holds the session back from reading.
+    Opening,
     /// Reads, calls, writes.
     Running,
     /// Reads no more; handlers in flight finish, and what was accepted for sending is encoded.
@@ -99,6 +106,15 @@ struct Turn {
     /// The budget is used up: others first.
     yields: bool,
     messages_in: u64,
+    /// A message was decoded in this turn.
+    decoded: bool,
+}
+
+/// What a turn does next.
+enum Next {
+    Again,
+    Wait,
+    End,
 }
 
 impl<S, W, R> SessionFuture<S, W, R>
@@ -110,16 +126,15 @@ where
         service: S,
         renew: R,
         mut wire: W,
-        mut lease: Lease,
+        lease: Lease,
         config: Arc<Config>,
     ) -> Self {
-        lease.open();
         wire.driver().set_queue_capacity(config.queue);
         let framing = wire.framing();
         Self {
             calls: Calls::new(config.in_flight, config.ordered),
             state: Some(State {
-                phase: Phase::Running,
+                phase: Phase::Opening,
                 reader: Reader::new(framing, wire.max_frame()),
                 writer: Writer::new(framing),
                 next: None,
@@ -128,9 +143,11 @@ where
                 drain_until: None,
                 blocked: false,
                 skip_bad: config.skips_bad(framing),
+                reads: true,
+                incomplete: false,
                 steps: 0,
                 wire,
-                service,
+                service: Some(service),
                 renew,
                 config,
             }),
@@ -154,7 +171,9 @@ where
         };
         // one catch a turn: whatever panics, it ends this session alone, and not before its callbacks have run
         loop {
-            match catch_unwind(AssertUnwindSafe(|| state.turn(this.calls.as_mut(), cx))) {
+            match catch_unwind(AssertUnwindSafe(|| {
+                state.turn(this.calls.as_mut(), this.lease, cx)
+            })) {
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(())) => break,
                 Err(payload) => {
@@ -192,26 +211,42 @@ where
     R: Renew<S>,
 {
     /// Goes on until nothing can go on; ready when there is nothing left to do but to drop everything.
-    fn turn(&mut self, mut calls: Pin<&mut Calls<S::Future>>, cx: &mut Context<'_>) -> Poll<()> {
+    fn turn(
+        &mut self,
+        mut calls: Pin<&mut Calls<S::Future>>,
+        lease: &mut Option<Lease>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         let mut turn = Turn::default();
         self.wire.driver().turn(cx);
         loop {
-            if self.phase == Phase::Running && self.session().is_closing() {
+            if self.phase == Phase::Opening && !self.wire.driver().is_held() {
+                self.phase = Phase::Running;
+                lease.iter_mut().for_each(Lease::open);
+            }
+            if self.is_live() && self.session().is_closing() {
                 self.stop_reading(Phase::Draining, &mut turn.clock);
                 if self.is_cut_short() {
                     return Poll::Ready(());
                 }
             }
-            if matches!(self.phase, Phase::Running | Phase::Draining) {
+            if self.is_live() || self.phase == Phase::Draining {
                 self.exchange(calls.as_mut(), cx, &mut turn);
                 if turn.messages_in > 0 {
                     let driver = self.wire.driver();
                     let now = turn.clock.moment(driver);
                     driver.messages_in(std::mem::take(&mut turn.messages_in), now);
+                    turn.decoded = true;
                 }
-                if self.phase == Phase::Running && self.session().is_closing() {
+                if self.is_live() && self.session().is_closing() {
                     continue;
                 }
+            }
+            if self.wire.driver().wants_ping()
+                && let Poll::Ready(Err(error)) = self.poll_ping(cx)
+            {
+                self.close_because(CloseReason::Io, error);
+                return Poll::Ready(());
             }
 
             if let Poll::Ready(Err(error)) =
@@ -222,6 +257,11 @@ where
             }
             if self.blocked && self.writer.len() <= self.config.low {
                 self.blocked = false;
+                if self.wire.driver().settle(false) {
+                    // a sender that waits goes first, or requests would take all the room each time there is some
+                    turn.yields = true;
+                    cx.waker().wake_by_ref();
+                }
                 continue;
             }
             self.wire.driver().settle(self.blocked);
@@ -241,7 +281,7 @@ where
                         Poll::Pending => self.reader.rest(),
                     }
                 }
-                Phase::Running => {}
+                Phase::Opening | Phase::Running => {}
                 Phase::Draining => {
                     if calls.len() == 0 && self.replies.is_empty() && self.is_flushed() {
                         self.phase = Phase::Closing;
@@ -260,7 +300,12 @@ where
                     }
                 }
             }
-            return self.poll_deadline(cx);
+            self.mark(&mut turn);
+            match self.poll_deadline(cx) {
+                Next::Again => turn.clock = Clock::default(),
+                Next::Wait => return Poll::Pending,
+                Next::End => return Poll::Ready(()),
+            }
         }
     }
 
@@ -297,12 +342,17 @@ where
             if self.blocked || turn.yields || self.phase != Phase::Running {
                 return;
             }
-            if self.session().is_closing()
-                || calls.len() + self.replies.len() >= self.config.in_flight
-            {
+            if self.session().is_closing() {
+                return;
+            }
+            if calls.len() + self.replies.len() >= self.config.in_flight {
                 return;
             }
             if !self.call_next(calls.as_mut(), cx, turn) {
+                // all that the peer has sent is answered first, for as long as that takes
+                if self.reader.is_finished() && self.next.is_none() && calls.len() == 0 {
+                    self.session().close_with(CloseReason::PeerClosed);
+                }
                 return;
             }
         }
@@ -330,9 +380,10 @@ where
                 self.next = Some(message);
                 return false;
             }
-            let call = self
-                .service
-                .call(Request::new(message, self.session().clone()));
+            let Some(service) = &mut self.service else {
+                return false;
+            };
+            let call = service.call(Request::new(message, self.wire.session().clone()));
             let Poll::Ready(result) = calls.as_mut().start(cx, call) else {
                 turn.calls_wait = calls.waits_alone();
                 return true;
@@ -354,7 +405,10 @@ where
 
     #[inline]
     fn is_service_ready(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> bool {
-        match self.service.poll_ready(cx) {
+        let Some(service) = &mut self.service else {
+            return false;
+        };
+        match service.poll_ready(cx) {
             Poll::Ready(Ok(())) => return true,
             Poll::Ready(Err(error)) => self.close_because(CloseReason::Handler, error),
             Poll::Pending => turn.service_waits = true,
@@ -385,7 +439,7 @@ where
                 return Some(());
             }
             Ok(Decoded::Bad(error)) | Err(error) => self.close_because(CloseReason::Decode, error),
-            Ok(_) => self.session().close_with(CloseReason::PeerClosed),
+            Ok(_) => {} // the end, which closes the session once all is answered
         }
         None
     }
@@ -411,8 +465,10 @@ where
     /// A stack that has failed may still wait in the queue of a shared limit.
     #[cold]
     fn renew(&mut self) {
-        if let Some(fresh) = self.renew.fresh() {
-            self.service = fresh;
+        if self.service.is_some()
+            && let Some(fresh) = self.renew.fresh()
+        {
+            self.service = Some(fresh);
         }
     }
 
@@ -486,8 +542,38 @@ where
                 let driver = self.wire.driver();
                 driver.received(bytes, turn.clock.moment(driver));
             }
+            Received::Control(bytes) => {
+                let driver = self.wire.driver();
+                driver.received(bytes, turn.clock.moment(driver));
+            }
             Received::End => self.wire.driver().peer_finished(),
         }
+    }
+
+    /// Keeps up what the handle says of reading.
+    #[inline]
+    fn mark(&mut self, turn: &mut Turn) {
+        let reads = self.phase == Phase::Running && self.reader.wants_more();
+        if reads != self.reads {
+            self.reads = reads;
+            let driver = self.wire.driver();
+            driver.reading(reads, turn.clock.moment(driver));
+        }
+        let incomplete = self.reader.is_incomplete();
+        if incomplete != self.incomplete || (incomplete && turn.decoded) {
+            self.incomplete = incomplete;
+            let driver = self.wire.driver();
+            let now = turn.clock.moment(driver);
+            driver.incomplete(incomplete.then_some(now));
+        }
+    }
+
+    #[cold]
+    fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.wire.poll_ping(cx))?;
+        self.wire.driver().pinged();
+        self.writer.poke();
+        Poll::Ready(Ok(()))
     }
 
     /// Takes part in tokio's cooperative scheduling whatever the transport does; pending when it is others' turn.
@@ -513,7 +599,8 @@ where
             self.drain_until = clock.now().checked_add(deadline);
         }
         self.reader.release();
-        self.next = None; // last, for the destructor is the user's
+        // last, for the destructors are the user's
+        drop((self.next.take(), self.service.take()));
     }
 
     /// Whether nothing that is left to say can reach the peer.
@@ -547,27 +634,50 @@ where
         Poll::Ready(())
     }
 
-    /// Waits for the earliest deadline; ready when one has ended the session.
+    /// Waits for the earliest deadline, on the one timer.
     #[inline]
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let write = self.writer.stalled().zip(self.config.write_timeout);
-        let write_until = write.and_then(|(since, timeout)| since.checked_add(timeout));
-        let Some(deadline) = write_until.into_iter().chain(self.drain_until).min() else {
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Next {
+        let live = self.is_live();
+        let driver = self.wire.driver();
+        let write_timeout = driver.write_timeout().unwrap_or(self.config.write_timeout);
+        let check = if live { driver.next_check() } else { None };
+        let stalled = self.writer.stalled().zip(write_timeout);
+        let write = stalled.and_then(|(since, timeout)| since.checked_add(timeout));
+        let Some(deadline) = check.into_iter().chain(write).chain(self.drain_until).min() else {
             self.timer.idle();
-            return Poll::Pending;
+            return Next::Wait;
         };
         if self.timer.poll(cx, deadline).is_pending() {
-            return Poll::Pending;
+            return Next::Wait;
         }
-        if write_until.is_some_and(|until| until <= deadline) {
+        self.deadline_passed(deadline, check, write)
+    }
+
+    #[cold]
+    fn deadline_passed(
+        &mut self,
+        deadline: Instant,
+        check: Option<Instant>,
+        write: Option<Instant>,
+    ) -> Next {
+        if check == Some(deadline) {
+            self.wire.driver().run_checks(Instant::now().max(deadline));
+            return Next::Again;
+        }
+        if write == Some(deadline) {
             self.session().close_with(CloseReason::WriteTimeout);
         }
         if self.drain_until.is_some() {
-            self.wire
-                .driver()
-                .note_source(Arc::new(DrainDeadlineExceeded));
+            let cut_off = Arc::new(DrainDeadlineExceeded);
+            self.wire.driver().note_source(cut_off);
         }
-        Poll::Ready(())
+        Next::End
+    }
+
+    /// Whether nothing has begun to close the session.
+    #[inline]
+    fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Opening | Phase::Running)
     }
 
     fn close_because(&mut self, reason: CloseReason, source: impl Into<BoxError>) {

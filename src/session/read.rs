@@ -133,6 +133,18 @@ impl Reader {
         }
     }
 
+    /// Whether the peer has ended its direction and all before that is decoded.
+    #[inline]
+    pub(crate) const fn is_finished(&self) -> bool {
+        self.ended && !self.decodable
+    }
+
+    /// Whether what lies here is the beginning of a frame.
+    #[inline]
+    pub(crate) fn is_incomplete(&self) -> bool {
+        !self.decodable && !self.buf.is_empty()
+    }
+
     /// Whether a read could bring anything: the peer goes on, and there is room for it.
     #[inline]
     pub(crate) fn wants_more(&self) -> bool {
@@ -153,8 +165,9 @@ impl Reader {
         self.make_room();
         let limit = (self.buf.capacity() - self.buf.len()).min(self.limit - self.buf.len());
         let received = ready!(wire.poll_recv(cx, &mut self.buf, limit))?;
-        self.decodable = true;
         self.ended = received == Received::End;
+        // of a stream the end may complete a message; of messages it is none, not even an empty one
+        self.decodable = !self.ended || self.framing == Framing::Stream;
         Poll::Ready(Ok(received))
     }
 

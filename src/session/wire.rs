@@ -60,6 +60,9 @@ pub trait Wire: HasSession {
     /// See [`Transport::poll_flush`].
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
+    /// See [`Transport::poll_ping`].
+    fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
     /// See [`Transport::poll_close`].
     fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>>;
 }
@@ -135,6 +138,10 @@ impl<T: Transport, C: SessionCodec<Out>, Out> Wire for Framed<T, C, Out> {
     #[inline]
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.split_mut().0.poll_flush(cx)
+    }
+
+    fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.split_mut().0.poll_ping(cx)
     }
 
     #[inline]

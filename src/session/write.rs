@@ -109,6 +109,11 @@ impl Writer {
         });
     }
 
+    /// The transport has something to flush that was not written here.
+    pub(crate) const fn poke(&mut self) {
+        self.unflushed = true;
+    }
+
     /// Drops what an encoder that panicked may have left of a message.
     pub(crate) fn repair(&mut self) {
         let whole = usize::try_from(self.encoded - self.taken).unwrap_or(usize::MAX);
@@ -148,10 +153,11 @@ impl Writer {
     fn poll_write<W: Wire>(&mut self, wire: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             // nothing newer follows a send that waits until that is flushed
-            let is_due = self.due.front().is_some_and(|due| due.end <= self.taken);
-            if self.unflushed && (is_due || self.is_written()) {
-                ready!(wire.poll_flush(cx))?;
-                self.unflushed = false;
+            if self.is_due() || (self.unflushed && self.is_written()) {
+                if self.unflushed {
+                    ready!(wire.poll_flush(cx))?;
+                    self.unflushed = false;
+                }
                 self.report(wire);
             }
             if self.is_written() {
@@ -180,10 +186,21 @@ impl Writer {
         self.buf.is_empty() && self.units.is_empty()
     }
 
+    /// Whether the transport took the message of the next send that waits. A message of no bytes ends where the one
+    /// before it does, so that units are looked at too.
+    #[inline]
+    fn is_due(&self) -> bool {
+        self.due.front().is_some_and(|due| {
+            due.end <= self.taken && self.units.front().is_none_or(|end| *end > due.end)
+        })
+    }
+
     /// Tells the outcome of what is flushed now.
     #[inline]
     fn report<W: Wire>(&mut self, wire: &mut W) {
-        while let Some(due) = self.due.pop_front_if(|due| due.end <= self.taken) {
+        while self.is_due()
+            && let Some(due) = self.due.pop_front()
+        {
             wire.driver().complete(&due.ticket, due.bytes);
         }
     }

@@ -45,6 +45,10 @@ impl Transport for BoxTransport {
         self.0.poll_flush(cx)
     }
 
+    fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_ping(cx)
+    }
+
     fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>> {
         self.0.poll_close(cx, reason)
     }

@@ -35,6 +35,9 @@ pub enum Framing {
 pub enum Received {
     /// So many bytes were appended: more than none of a stream, or one message, which may be empty.
     Data(usize),
+    /// So many bytes of the transport's own were received, such as a pong: the peer is there, and there is nothing for
+    /// the codec.
+    Control(usize),
     /// The peer has ended its direction; there is nothing more.
     End,
 }
@@ -66,6 +69,11 @@ pub trait Transport {
 
     /// Hands all that was taken to the network.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Sends the transport's own ping, where it has one. Flushed like anything else.
+    fn poll_ping(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 
     /// Ends the connection the way its protocol wants: a TCP FIN, a TLS `close_notify`, a WebSocket close frame with the
     /// code for `reason`. Called after a flush; the transport is dropped afterwards.

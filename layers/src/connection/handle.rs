@@ -17,7 +17,10 @@ use super::{
     Address, CallbackAdded, CloseReason, Closed, Endpoints, Stats, TransportKind,
     attributes::{Attributes, Slot},
     callbacks::{Callbacks, Entry},
+    checks::Check,
     close::SharedError,
+    contain,
+    marks::Marks,
     stats::Counters,
 };
 use crate::{
@@ -61,10 +64,7 @@ pub struct ConnectionHandle(Arc<Inner>);
 struct Inner {
     signal: Signal,
     counters: Counters,
-    /// Nanoseconds since `opened_at`.
-    last_read: AtomicU64,
-    last_write: AtomicU64,
-    last_active: AtomicU64,
+    marks: Marks,
     state: AtomicU8,
     id: u64,
     opened_at: Instant,
@@ -85,6 +85,16 @@ struct Rare {
     requested: Option<Box<Requested>>,
     attributes: Attributes,
     closed: Option<Box<Closed>>,
+    /// What layers ask of the driver, until it has taken it.
+    wishes: Option<Box<Wishes>>,
+}
+
+/// What layers ask of the driver.
+#[derive(Debug, Default)]
+pub(crate) struct Wishes {
+    pub(crate) checks: Vec<Check>,
+    pub(crate) write_timeout: Option<Option<Duration>>,
+    pub(crate) holds: u32,
 }
 
 /// The cause of a close, as first recorded.
@@ -102,9 +112,7 @@ impl ConnectionHandle {
         Self(Arc::new(Inner {
             signal: Signal::new(),
             counters: Counters::default(),
-            last_read: AtomicU64::new(0),
-            last_write: AtomicU64::new(0),
-            last_active: AtomicU64::new(0),
+            marks: Marks::default(),
             state: AtomicU8::new(0),
             id: NEXT.fetch_add(1, Relaxed),
             opened_at: Instant::now(),
@@ -172,24 +180,43 @@ impl ConnectionHandle {
     /// When bytes were last received; [`opened_at`](Self::opened_at) as long as there were none.
     #[must_use]
     pub fn last_read(&self) -> Instant {
-        self.at(&self.0.last_read)
+        self.at(self.0.marks.read.get())
     }
 
     /// When the transport last took bytes; [`opened_at`](Self::opened_at) as long as it took none.
     #[must_use]
     pub fn last_write(&self) -> Instant {
-        self.at(&self.0.last_write)
+        self.at(self.0.marks.write.get())
     }
 
     /// When the application was last active: a message was received, or [`touch`](Self::touch) called.
     #[must_use]
     pub fn last_active(&self) -> Instant {
-        self.at(&self.0.last_active)
+        self.at(self.0.marks.active.get())
+    }
+
+    /// Since when the peer is silent: when bytes were last received, or reading went on after we had paused it. `None`
+    /// while we do not read, because a handler, a limit or a slow peer keeps us from it, or because the peer has ended its
+    /// direction: silence then says nothing of the peer, and no receive deadline runs.
+    #[must_use]
+    pub fn silent_since(&self) -> Option<Instant> {
+        let resumed = self.0.marks.resumed.get_if_set()?;
+        Some(self.at(resumed.max(self.0.marks.read.get())))
+    }
+
+    /// Since when a frame of the peer's is incomplete; `None` while there is no such frame.
+    #[must_use]
+    pub fn incomplete_since(&self) -> Option<Instant> {
+        self.0
+            .marks
+            .incomplete
+            .get_if_set()
+            .map(|mark| self.at(mark))
     }
 
     /// Marks the application as active now.
     pub fn touch(&self) {
-        self.mark_active(self.moment(Instant::now()));
+        self.0.marks.active.set(self.moment(Instant::now()));
     }
 
     /// What has moved until now, as of the driver's last turn.
@@ -389,6 +416,57 @@ impl ConnectionHandle {
         removed.is_some()
     }
 
+    /// Has the driver call `check` at `at`, and again at the time that it answers, until it answers `None` or the
+    /// session closes. All checks of a session share one timer, which is set back lazily: a check that looks for silence
+    /// is called once a period, however much moves meanwhile. For layers that have a deadline; see also [`driver`].
+    ///
+    /// It runs in the session's task, so it must not block. It may send, and close the session. It never runs before the
+    /// session loop does nor while the session closes.
+    ///
+    /// [`driver`]: crate::driver
+    pub fn check_at(
+        &self,
+        at: Instant,
+        check: impl FnMut(&Self, Instant) -> Option<Instant> + Send + 'static,
+    ) {
+        let check = Check::new(at, check);
+        let mut rare = self.0.rare.lock();
+        if rare.closed.is_some() {
+            drop(rare); // before the user's values, which go with `check`
+            return;
+        }
+        rare.wishes.get_or_insert_default().checks.push(check);
+        drop(rare);
+        self.0.signal.raise(Signal::WISHES);
+    }
+
+    /// Keeps the session from opening as long as the result lives: the session loop sends what is queued, but reads
+    /// nothing and calls no handler. For layers with something to do before that.
+    #[must_use = "the session opens when this is dropped"]
+    pub fn hold(&self) -> Hold {
+        let mut rare = self.0.rare.lock();
+        rare.wishes.get_or_insert_default().holds += 1;
+        drop(rare);
+        self.0.signal.raise(Signal::WISHES);
+        Hold {
+            handle: self.clone(),
+        }
+    }
+
+    /// Asks for the transport's own ping, such as WebSocket's. Without effect on transports that have none.
+    pub fn ping(&self) {
+        self.0.signal.raise(Signal::PING);
+    }
+
+    /// Sets how long the transport may take no byte while bytes wait, in place of the session loop's own setting; `None`
+    /// is for ever. Without effect once the session loop runs.
+    pub fn set_write_timeout(&self, timeout: Option<Duration>) {
+        let mut rare = self.0.rare.lock();
+        rare.wishes.get_or_insert_default().write_timeout = Some(timeout);
+        drop(rare);
+        self.0.signal.raise(Signal::WISHES);
+    }
+
     #[inline]
     fn has(&self, bits: u8) -> bool {
         self.0.state.load(Ordering::Acquire) & bits != 0
@@ -410,8 +488,8 @@ impl ConnectionHandle {
         }
     }
 
-    fn at(&self, mark: &AtomicU64) -> Instant {
-        self.0.opened_at + Duration::from_nanos(mark.load(Relaxed))
+    fn at(&self, mark: Moment) -> Instant {
+        self.0.opened_at + Duration::from_nanos(mark.0)
     }
 
     /// Nanoseconds since the connection was opened, which suffice for 584 years.
@@ -447,18 +525,24 @@ impl ConnectionHandle {
     }
 
     #[inline]
-    pub(crate) fn mark_read(&self, now: Moment) {
-        self.0.last_read.store(now.0, Relaxed);
+    pub(crate) fn marks(&self) -> &Marks {
+        &self.0.marks
     }
 
-    #[inline]
-    pub(crate) fn mark_write(&self, now: Moment) {
-        self.0.last_write.store(now.0, Relaxed);
-    }
-
-    #[inline]
-    pub(crate) fn mark_active(&self, now: Moment) {
-        self.0.last_active.store(now.0, Relaxed);
+    /// Takes what layers have asked for; while one of them holds the session, that stays.
+    pub(crate) fn take_wishes(&self) -> Wishes {
+        let mut rare = self.0.rare.lock();
+        let Some(wishes) = &mut rare.wishes else {
+            return Wishes::default();
+        };
+        let taken = Wishes {
+            checks: std::mem::take(&mut wishes.checks),
+            ..**wishes
+        };
+        if wishes.holds == 0 {
+            rare.wishes = None;
+        }
+        taken
     }
 
     pub(crate) fn mark_open(&self) {
@@ -514,7 +598,7 @@ impl ConnectionHandle {
     }
 
     /// The end: runs the callbacks and resolves those who wait. Only the lease calls it, and only once.
-    fn finish(&self) -> Closed {
+    pub(super) fn finish(&self) -> Closed {
         self.abandon();
         let mut rare = self.0.rare.lock();
         let Some(Requested { reason, source, .. }) = rare.requested.as_deref().cloned() else {
@@ -528,7 +612,7 @@ impl ConnectionHandle {
         };
         rare.closed = Some(Box::new(record.clone()));
         drop(rare);
-        let attributes = loop {
+        let (attributes, wishes) = loop {
             let mut callbacks = self.0.callbacks.lock();
             if let Some(entry) = callbacks.pop_first() {
                 drop(callbacks);
@@ -539,10 +623,11 @@ impl ConnectionHandle {
             let mut rare = self.0.rare.lock();
             // under both locks: what is added is either found here or sees the close
             self.0.state.fetch_or(CLOSED, Ordering::AcqRel);
-            break std::mem::take(&mut rare.attributes);
+            break (std::mem::take(&mut rare.attributes), rare.wishes.take());
         };
         self.0.changed.notify_waiters();
         attributes.clear();
+        contain("dropping a check", || drop(wishes));
         record
     }
 
@@ -581,52 +666,18 @@ impl fmt::Debug for ConnectionHandle {
     }
 }
 
-/// The duty to finish a connection, for whatever drives it: dropped or [finished](Self::finish), it runs the close
-/// callbacks and resolves [`closed`](ConnectionHandle::closed).
-///
-/// A [`Connection`](crate::Connection) carries it until the session loop takes it over. It is to be dropped after the
-/// transport and after the [`Driver`](crate::driver::Driver). Where no reason was recorded until then, it records
-/// [`CloseReason::Refused`] before [`open`](Self::open) and [`CloseReason::Dropped`] after it, or
-/// [`CloseReason::Panicked`] in a panic; so does the driver, which is dropped first.
-pub struct Lease {
+/// Keeps a session from opening: see [`ConnectionHandle::hold`].
+#[derive(Debug)]
+pub struct Hold {
     handle: ConnectionHandle,
-    finished: bool,
 }
 
-impl Lease {
-    pub(super) const fn new(handle: ConnectionHandle) -> Self {
-        Self {
-            handle,
-            finished: false,
-        }
-    }
-
-    /// The session is open from here on.
-    pub fn open(&mut self) {
-        self.handle.mark_open();
-    }
-
-    /// The end: runs the close callbacks, resolves those who wait, and gives the record.
-    #[must_use]
-    pub fn finish(mut self) -> Closed {
-        self.finished = true;
-        self.handle.finish()
-    }
-}
-
-impl Drop for Lease {
+impl Drop for Hold {
     fn drop(&mut self) {
-        if !self.finished {
-            self.handle.finish();
+        if let Some(wishes) = &mut self.handle.0.rare.lock().wishes {
+            wishes.holds -= 1;
         }
-    }
-}
-
-impl fmt::Debug for Lease {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease")
-            .field("handle", &self.handle)
-            .finish_non_exhaustive()
+        self.handle.0.signal.raise(Signal::WISHES);
     }
 }
 

@@ -2,9 +2,12 @@
 
 mod attributes;
 mod callbacks;
+pub(crate) mod checks;
 mod close;
 mod endpoints;
 mod handle;
+mod lease;
+mod marks;
 mod stats;
 
 use std::fmt;
@@ -14,7 +17,8 @@ pub use self::{
     callbacks::CallbackAdded,
     close::{CloseReason, Closed, DrainDeadlineExceeded, Panic, SharedError},
     endpoints::{Address, Endpoints, TransportKind},
-    handle::{ConnectionHandle, Lease},
+    handle::{ConnectionHandle, Hold},
+    lease::Lease,
     stats::Stats,
 };
 

@@ -20,6 +20,7 @@ use std::{
     collections::VecDeque,
     fmt,
     task::{Context, Waker},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -30,8 +31,8 @@ use super::{
     send::SendFailure,
     signal::Signal,
 };
-pub use crate::connection::Lease;
-use crate::connection::{CloseReason, SharedError};
+use crate::connection::{CloseReason, SharedError, checks::Checks};
+pub use crate::connection::{Hold, Lease};
 
 /// How many messages wait for the encoder at most, unless [`Driver::set_queue_capacity`] says otherwise.
 pub const DEFAULT_QUEUE_CAPACITY: u32 = 64;
@@ -49,6 +50,10 @@ pub fn pair<Out>(handle: crate::ConnectionHandle) -> (Session<Out>, Driver<Out>)
         raised: false,
         unreported: false,
         blocked: false,
+        ping: false,
+        held: false,
+        checks: Checks::default(),
+        write_timeout: None,
     };
     (session, driver)
 }
@@ -68,6 +73,10 @@ pub struct Driver<Out> {
     unreported: bool,
     /// What the outbox believes of the write buffer.
     blocked: bool,
+    ping: bool,
+    held: bool,
+    checks: Checks,
+    write_timeout: Option<Option<Duration>>,
 }
 
 /// A message to encode, and whom to tell of its outcome.
@@ -111,7 +120,56 @@ impl<Out> Driver<Out> {
     /// Looks for messages that were queued since the turn began.
     #[inline]
     pub fn look(&mut self) {
-        self.raised |= self.session.signal().take() & Signal::MESSAGES != 0;
+        let raised = self.session.signal().take();
+        if raised != 0 {
+            self.take_notice(raised);
+        }
+    }
+
+    #[cold]
+    fn take_notice(&mut self, raised: u8) {
+        self.raised |= raised & Signal::MESSAGES != 0;
+        self.ping |= raised & Signal::PING != 0;
+        if raised & Signal::WISHES != 0 {
+            let wishes = self.session.take_wishes();
+            self.checks.extend(wishes.checks);
+            self.write_timeout = wishes.write_timeout.or(self.write_timeout);
+            self.held = wishes.holds > 0;
+        }
+    }
+
+    /// Whether a layer [holds](crate::ConnectionHandle::hold) the session back from opening.
+    #[inline]
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// When to [`run_checks`](Self::run_checks) next.
+    #[inline]
+    pub fn next_check(&self) -> Option<Instant> {
+        self.checks.next()
+    }
+
+    /// Runs the [checks](crate::ConnectionHandle::check_at) that are due.
+    pub fn run_checks(&mut self, now: Instant) {
+        self.checks.run(self.session.handle(), now);
+    }
+
+    /// Whether the transport's own ping was asked for, and is yet to be sent.
+    #[inline]
+    pub const fn wants_ping(&self) -> bool {
+        self.ping
+    }
+
+    /// The ping that was asked for is sent.
+    pub const fn pinged(&mut self) {
+        self.ping = false;
+    }
+
+    /// The write timeout that a layer has set: see [`set_write_timeout`](crate::ConnectionHandle::set_write_timeout).
+    #[inline]
+    pub const fn write_timeout(&self) -> Option<Option<Duration>> {
+        self.write_timeout
     }
 
     /// Whether anything was sent or requested since the last [`look`](Self::look).
@@ -141,14 +199,15 @@ impl<Out> Driver<Out> {
     }
 
     /// Tells the senders what room there is: whether the write buffer is above its high watermark, and that messages
-    /// taken so far have been encoded. Cheap where nothing has changed.
+    /// taken so far have been encoded. Cheap where nothing has changed. `true` when a sender that waits was woken.
     #[inline]
-    pub fn settle(&mut self, blocked: bool) {
-        if self.unreported || blocked != self.blocked {
-            self.unreported = false;
-            self.blocked = blocked;
-            self.session.outbox().report(self.batch.len(), blocked);
+    pub fn settle(&mut self, blocked: bool) -> bool {
+        if !self.unreported && blocked == self.blocked {
+            return false;
         }
+        self.unreported = false;
+        self.blocked = blocked;
+        self.session.outbox().report(self.batch.len(), blocked)
     }
 
     /// A message was flushed; it took so many bytes.
@@ -175,7 +234,7 @@ impl<Out> Driver<Out> {
     }
 
     /// The drain deadline that the close was requested with, instead of the session's own.
-    pub fn requested_deadline(&self) -> Option<std::time::Duration> {
+    pub fn requested_deadline(&self) -> Option<Duration> {
         self.session.requested_deadline()
     }
 
@@ -188,21 +247,21 @@ impl<Out> Driver<Out> {
     #[inline]
     pub fn received(&self, bytes: usize, now: Moment) {
         self.session.counters().bytes_in.add(bytes as u64);
-        self.session.mark_read(now);
+        self.session.marks().read.set(now);
     }
 
     /// The transport took so many bytes.
     #[inline]
     pub fn sent(&self, bytes: usize, now: Moment) {
         self.session.counters().bytes_out.add(bytes as u64);
-        self.session.mark_write(now);
+        self.session.marks().write.set(now);
     }
 
     /// So many messages were decoded, which counts as activity.
     #[inline]
     pub fn messages_in(&self, messages: u64, now: Moment) {
         self.session.counters().messages_in.add(messages);
-        self.session.mark_active(now);
+        self.session.marks().active.set(now);
     }
 
     /// So many messages were encoded.
@@ -214,6 +273,27 @@ impl<Out> Driver<Out> {
     /// A message was skipped.
     pub fn skipped(&self) {
         self.session.counters().skipped.add(1);
+    }
+
+    /// The transport is read, or is not for now; to be called when that changes.
+    #[cold]
+    pub fn reading(&self, reads: bool, now: Moment) {
+        let resumed = &self.session.marks().resumed;
+        if reads {
+            resumed.set(now);
+        } else {
+            resumed.clear();
+        }
+    }
+
+    /// A frame is incomplete since `since`, or none is any more; to be called when that changes.
+    #[inline]
+    pub fn incomplete(&self, since: Option<Moment>) {
+        let incomplete = &self.session.marks().incomplete;
+        match since {
+            Some(since) => incomplete.set(since),
+            None => incomplete.clear(),
+        }
     }
 
     /// The peer has ended its direction.

@@ -300,14 +300,17 @@ impl<Out> Outbox<Out> {
         next.into_iter().for_each(Waker::wake);
     }
 
-    /// Says how much of the batch is left to encode, and whether the write buffer is above its high watermark.
-    pub(crate) fn report(&self, left: usize, blocked: bool) {
+    /// Says how much of the batch is left to encode, and whether the write buffer is above its high watermark. `true` if
+    /// that woke a sender that waits.
+    pub(crate) fn report(&self, left: usize, blocked: bool) -> bool {
         let mut state = self.0.lock();
         state.taken = u32::try_from(left).unwrap_or(u32::MAX);
         state.blocked = blocked;
         let next = state.next_in_turn();
         drop(state);
+        let woken = next.is_some();
         next.into_iter().for_each(Waker::wake);
+        woken
     }
 
     /// Sets how many messages may wait. Wakes the first sender that waits, if that made room.

@@ -19,6 +19,10 @@ impl Signal {
     pub(crate) const MESSAGES: u8 = 1;
     /// A close was requested.
     pub(crate) const CLOSE: u8 = 2;
+    /// A layer asks something of the driver.
+    pub(crate) const WISHES: u8 = 4;
+    /// The transport's own ping was asked for.
+    pub(crate) const PING: u8 = 8;
 
     pub(crate) fn new() -> Self {
         Self {

@@ -1,0 +1,137 @@
+//! Rooms of people who type lines at each other over TCP.
+//!
+//! ```text
+//! cargo run --release --example chat
+//! nc 127.0.0.1 7000                      # one such for each person; /help lists the commands
+//! ```
+//!
+//! Another address is an argument, and `--idle SECONDS` tries out what happens to people who type nothing. Ctrl-c drains.
+
+mod idle;
+mod rooms;
+
+use std::{future::ready, num::NonZero, process::ExitCode, time::Duration};
+
+use getty::{
+    BoxError, CodecLayer, Pipeline, Request, ServiceBuilder, Session, SessionLayer, codec::Lines,
+    net::TcpListener, service_fn,
+};
+use lexopt::prelude::*;
+use tokio::{net::TcpStream, task::yield_now};
+
+use self::{
+    idle::IdleLayer,
+    rooms::{Line, Rooms},
+};
+
+const HELP: &str = "\
+Usage: chat [ADDRESS] [--idle SECONDS]
+
+  ADDRESS           where to listen; 127.0.0.1:7000 by default
+  --idle SECONDS    how long people may type nothing; 300 by default";
+
+/// What people may type is shorter: whoever overdoes it a little is told, and only much longer lines end the session.
+/// It leaves room for the name that is put in front as well, for the codec refuses to send what it would not receive.
+const LONGEST_LINE: usize = 8 * 1024;
+
+/// How many lines wait for a slow reader before further ones are dropped; what the kernel holds comes on top.
+const QUEUE: u32 = 256;
+
+fn main() -> ExitCode {
+    let options = match Options::parse() {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("chat: {error}\n\n{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("chat: {error}");
+            let causes = std::iter::successors(error.source(), |&error| error.source());
+            causes.for_each(|cause| eprintln!("  because: {cause}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(options: &Options) -> Result<(), BoxError> {
+    let rooms = Rooms::default();
+    let listener = TcpListener::bind(&options.address).await?;
+    println!("chat listens on {}", listener.local_addr()?);
+
+    let everybody = rooms.clone();
+    let shutdown = async move {
+        getty::shutdown_signal().await;
+        println!("shutting down, {} people are here", everybody.say_goodbye());
+    };
+    let drained = getty::serve(listener, app(rooms.clone(), options.idle))
+        .with_graceful_shutdown(shutdown)
+        .await?;
+    println!("drained: {drained}");
+    println!("sessions ended since the start: {}", rooms.endings());
+    Ok(())
+}
+
+/// From a connection to its end.
+fn app(rooms: Rooms, idle: Duration) -> impl Pipeline<TcpStream> {
+    ServiceBuilder::new()
+        // called once per connection
+        .concurrency_limit(10_000)
+        .layer(CodecLayer::new(Lines::new().with_max_length(LONGEST_LINE)))
+        .layer(IdleLayer::new(
+            idle,
+            "* you have typed nothing for long: goodbye",
+        ))
+        .layer(SessionLayer::per_session().with_queue(QUEUE))
+        // called once per session, and makes the service that is called once per message
+        .service_fn(move |session: Session<Line>| {
+            let rooms = rooms.clone();
+            let person = rooms.enter(&session);
+            ready(Ok::<_, BoxError>(service_fn(
+                move |request: Request<String, Line>| {
+                    let reply = rooms.hear(person, request.message());
+                    async move {
+                        // a whole page pasted at once would overrun the queues of the others before they are served
+                        yield_now().await;
+                        Ok::<_, BoxError>(reply)
+                    }
+                },
+            )))
+        })
+}
+
+struct Options {
+    address: String,
+    idle: Duration,
+}
+
+impl Options {
+    /// `None` when help was asked for.
+    fn parse() -> Result<Option<Self>, lexopt::Error> {
+        let mut address = None;
+        let mut idle = Duration::from_secs(300);
+        let mut arguments = lexopt::Parser::from_env();
+        while let Some(argument) = arguments.next()? {
+            match argument {
+                Long("idle") => {
+                    let seconds: NonZero<u64> = arguments.value()?.parse()?;
+                    idle = Duration::from_secs(seconds.get());
+                }
+                Long("help") | Short('h') => return Ok(None),
+                Value(value) if address.is_none() => address = Some(value.string()?),
+                other => return Err(other.unexpected()),
+            }
+        }
+        Ok(Some(Self {
+            address: address.unwrap_or_else(|| "127.0.0.1:7000".to_owned()),
+            idle,
+        }))
+    }
+}

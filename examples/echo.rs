@@ -1,0 +1,235 @@
+//! Sends back whatever arrives: the same handler behind any listener, codec and stack.
+//!
+//! ```text
+//! cargo run --release --all-features --example echo -- --tcp 127.0.0.1:7007 --unix /tmp/echo.sock
+//! nc 127.0.0.1 7007
+//! nc -U /tmp/echo.sock
+//! ```
+//!
+//! `--help` lists the flags. SIGINT and SIGTERM end it with status 0, within five seconds.
+
+use std::{
+    fmt,
+    future::{poll_fn, ready},
+    io::{self, Write},
+    num::NonZero,
+    path::PathBuf,
+    process::ExitCode,
+    task::Poll,
+    thread::available_parallelism,
+    time::Duration,
+};
+
+use getty::{
+    BoxError, CodecLayer, Listener, Pipeline, Reply, Request, Serve, ServiceBuilder, SessionLayer,
+    codec::{Decoder, Encoder, Length, Lines, Raw},
+    net::{TcpListener, UnixListener},
+};
+use lexopt::prelude::*;
+use tokio::{
+    net::{TcpStream, UnixStream},
+    runtime,
+};
+
+const HELP: &str = "\
+Usage: echo [--tcp ADDRESS]... [--unix PATH]... [settings]
+
+  --tcp ADDRESS     listen on a TCP address, such as 127.0.0.1:7007; port 0 takes any free one
+  --unix PATH       listen on a Unix socket
+  --codec CODEC     lines (default), length (4 bytes big-endian, up to 16 MiB), or raw
+  --stack STACK     bare (default): codec and session loop; tower: with tower's timeouts and limits
+  --workers N       exactly N runtime threads; the number of cores by default";
+
+/// The longest frame of `--codec length`.
+const LONGEST: usize = 16 * 1024 * 1024;
+/// Leaves time to spare of the five seconds in which SIGTERM ends it.
+const DRAIN: Duration = Duration::from_secs(3);
+
+fn main() -> ExitCode {
+    let options = match Options::parse() {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("echo: {error}\n\n{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("echo: {error}");
+            let causes = std::iter::successors(error.source(), |&error| error.source());
+            causes.for_each(|cause| eprintln!("  because: {cause}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: Options) -> Result<(), BoxError> {
+    let runtime = match options.workers.get() {
+        1 => runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?,
+        n => runtime::Builder::new_multi_thread()
+            .worker_threads(n)
+            .enable_all()
+            .build()?,
+    };
+    // on a task, so that the workers do all the work and this thread none
+    runtime.block_on(runtime.spawn(echo(options)))?
+}
+
+async fn echo(options: Options) -> Result<(), BoxError> {
+    // polled once, so that the signals are ours before anybody is told that we listen
+    let mut shutdown = Box::pin(getty::shutdown_signal());
+    let asked = poll_fn(|cx| Poll::Ready(shutdown.as_mut().poll(cx).is_ready())).await;
+    if asked {
+        return Ok(());
+    }
+    let serve = match options.codec {
+        Codec::Lines => options.serve(Lines::new()).await,
+        Codec::Length => options.serve(Length::new().with_max_length(LONGEST)).await,
+        Codec::Raw => options.serve(Raw::new()).await,
+    };
+    serve?
+        .with_graceful_shutdown(shutdown)
+        .with_drain_deadline(DRAIN)
+        .await?;
+    Ok(())
+}
+
+struct Options {
+    tcp: Vec<String>,
+    unix: Vec<PathBuf>,
+    codec: Codec,
+    stack: Stack,
+    workers: NonZero<usize>,
+}
+
+enum Codec {
+    Lines,
+    Length,
+    Raw,
+}
+
+enum Stack {
+    Bare,
+    Tower,
+}
+
+impl Options {
+    /// `None` when help was asked for.
+    fn parse() -> Result<Option<Self>, lexopt::Error> {
+        let mut options = Self {
+            tcp: Vec::new(),
+            unix: Vec::new(),
+            codec: Codec::Lines,
+            stack: Stack::Bare,
+            workers: available_parallelism().unwrap_or(NonZero::<usize>::MIN),
+        };
+        let mut arguments = lexopt::Parser::from_env();
+        while let Some(argument) = arguments.next()? {
+            match argument {
+                Long("tcp") => options.tcp.push(arguments.value()?.string()?),
+                Long("unix") => options.unix.push(arguments.value()?.into()),
+                Long("codec") => {
+                    options.codec = match &*arguments.value()?.string()? {
+                        "lines" => Codec::Lines,
+                        "length" => Codec::Length,
+                        "raw" => Codec::Raw,
+                        other => return Err(format!("there is no codec '{other}'").into()),
+                    }
+                }
+                Long("stack") => {
+                    options.stack = match &*arguments.value()?.string()? {
+                        "bare" => Stack::Bare,
+                        "tower" => Stack::Tower,
+                        "full" => return Err(later("--stack full")),
+                        other => return Err(format!("there is no stack '{other}'").into()),
+                    }
+                }
+                Long("workers") => options.workers = arguments.value()?.parse()?,
+                Long("help") | Short('h') => return Ok(None),
+                Long(flag @ ("udp" | "tls" | "ws" | "wss" | "cert" | "key")) => {
+                    return Err(later(format_args!("--{flag}")));
+                }
+                other => return Err(other.unexpected()),
+            }
+        }
+        if options.tcp.is_empty() && options.unix.is_empty() {
+            return Err("nothing to listen on: give --tcp or --unix".into());
+        }
+        Ok(Some(options))
+    }
+
+    /// Binds the listeners, and puts the echo behind them.
+    async fn serve<C, M>(&self, codec: C) -> Result<Serve, BoxError>
+    where
+        C: Decoder<Item = M, Error: Into<BoxError>> + Encoder<M, Error: Into<BoxError>>,
+        C: Clone + Send + 'static,
+        M: Send + 'static,
+    {
+        // ready at once, so that a message never leaves its session's loop
+        let echo =
+            |request: Request<M>| ready(Ok::<_, BoxError>(Reply::one(request.into_message())));
+        match self.stack {
+            Stack::Bare => {
+                self.listen(
+                    ServiceBuilder::new()
+                        .layer(CodecLayer::new(codec))
+                        .layer(SessionLayer::new())
+                        .service_fn(echo),
+                )
+                .await
+            }
+            Stack::Tower => {
+                self.listen(
+                    ServiceBuilder::new()
+                        .concurrency_limit(100_000)
+                        .layer(CodecLayer::new(codec))
+                        .layer(SessionLayer::new())
+                        .timeout(Duration::from_secs(30))
+                        .load_shed()
+                        .concurrency_limit(1024)
+                        .service_fn(echo),
+                )
+                .await
+            }
+        }
+    }
+
+    async fn listen<S>(&self, stack: S) -> Result<Serve, BoxError>
+    where
+        S: Pipeline<TcpStream> + Pipeline<UnixStream> + Clone,
+    {
+        let mut listeners = Vec::new();
+        for address in &self.tcp {
+            let listener = TcpListener::bind(address).await?;
+            announce("tcp", &listener)?;
+            listeners.push(getty::serve(listener, stack.clone()));
+        }
+        for path in &self.unix {
+            let listener = UnixListener::bind(path)?;
+            announce("unix", &listener)?;
+            listeners.push(getty::serve(listener, stack.clone()));
+        }
+        listeners
+            .into_iter()
+            .reduce(Serve::and)
+            .ok_or_else(|| "nothing to listen on".into())
+    }
+}
+
+fn later(what: impl fmt::Display) -> lexopt::Error {
+    format!("{what} is not there yet").into()
+}
+
+/// For whoever waits for it: from now on connections are accepted here.
+fn announce(kind: &str, listener: &impl Listener) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "listening {kind} {}", listener.local_addr()?)?;
+    out.flush()
+}

@@ -1,0 +1,25 @@
+//! Answers each line in capitals. Run `cargo run --example quickstart`, then `nc 127.0.0.1 7000`.
+
+use std::time::Duration;
+
+use getty::net::TcpListener;
+use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Lines};
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let app = ServiceBuilder::new()
+        // called once per connection
+        .concurrency_limit(10_000)
+        .layer(CodecLayer::new(Lines::new().with_max_length(8 * 1024)))
+        .layer(SessionLayer::new())
+        // called once per message
+        .timeout(Duration::from_secs(1))
+        .service_fn(|request: Request<String>| async move {
+            Ok::<_, BoxError>(request.into_message().to_ascii_uppercase())
+        });
+
+    getty::serve(TcpListener::bind("127.0.0.1:7000").await?, app)
+        .with_graceful_shutdown(getty::shutdown_signal())
+        .await?;
+    Ok(())
+}

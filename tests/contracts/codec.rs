@@ -1,0 +1,253 @@
+//! From bytes to messages: any split, bounds, and what the end of the stream does to the last frame.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use getty::{BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, SessionLayer, service_fn};
+use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec, LinesCodec, LinesCodecError};
+
+use crate::support::{connector, echo, lines, open, soon, stream};
+
+#[tokio::test(start_paused = true)]
+async fn frames_that_arrive_byte_by_byte_are_whole_messages() {
+    let (transport, peer) = stream::pair();
+    let (_session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+
+    peer.send_in_pieces("one\ntwo\n", 1);
+    assert_eq!(soon(peer.lines(2)).await, ["one", "two"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_decodes_the_same_wherever_it_is_split() {
+    let text = "a\nbcd\n\nef\r\ng\n";
+    for first in 0..text.len() {
+        for second in first..text.len() {
+            let (transport, peer) = stream::pair();
+            let (_session, _task) =
+                open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+            for piece in [&text[..first], &text[first..second], &text[second..]] {
+                if !piece.is_empty() {
+                    peer.send(piece);
+                }
+            }
+            let answers = soon(peer.lines(5)).await;
+            assert_eq!(answers, ["a", "bcd", "", "ef", "g"], "{first} {second}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_frames_in_one_read_are_answered_in_one_write() {
+    let (transport, peer) = stream::pair();
+    let (_session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+
+    let numbers: Vec<_> = (0..1000).map(|n| n.to_string()).collect();
+    peer.send(numbers.join("\n") + "\n");
+    assert_eq!(soon(peer.lines(1000)).await, numbers);
+    assert_eq!(peer.counts().writes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_over_the_codecs_maximum_closes_as_decode() {
+    let (transport, peer) = stream::pair();
+    let codec = LinesCodec::new_with_max_length(4);
+    let (_session, task) = open(transport, codec, SessionLayer::new(), service_fn(echo)).await;
+
+    peer.send("fits\nlonger\n");
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::Decode);
+    let source = closed.source.expect("the codec's error is the source");
+    assert!(matches!(
+        source.downcast_ref(),
+        Some(LinesCodecError::MaxLineLengthExceeded)
+    ));
+    assert_eq!(peer.output(), "fits\n", "what came before is answered");
+    assert!(peer.is_shut(), "the transport was closed in its own way");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_length_over_the_codecs_maximum_closes_before_the_body_arrives() {
+    let (transport, peer) = stream::pair();
+    let (_session, task) = open(
+        transport,
+        lengths(16),
+        SessionLayer::new(),
+        service_fn(same),
+    )
+    .await;
+
+    peer.send([0, 0, 0, 17]);
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::Decode);
+    assert_eq!(closed.stats.bytes_in, 4);
+}
+
+/// Never finds a message, and reserves as much as it is told to each time.
+#[derive(Clone, Copy, Debug)]
+struct Insatiable {
+    reserves: usize,
+}
+
+impl Decoder for Insatiable {
+    type Item = String;
+    type Error = io::Error;
+
+    fn decode(&mut self, buf: &mut BytesMut) -> io::Result<Option<String>> {
+        buf.reserve(self.reserves);
+        Ok(None)
+    }
+}
+
+impl Encoder<String> for Insatiable {
+    type Error = io::Error;
+
+    fn encode(&mut self, _: String, _: &mut BytesMut) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_decoder_that_never_yields_is_bounded_and_closes_as_decode() {
+    // a reservation is honoured once, for the frame at hand; capacities double
+    for (reserves, most) in [
+        (0, 64 * 1024),
+        (1, 2 * 64 * 1024),
+        (4096, 2 * 64 * 1024),
+        (1024 * 1024, 2 * 1024 * 1024),
+    ] {
+        let (transport, peer) = stream::pair();
+        let codec = Insatiable { reserves };
+        let (_session, task) = open(transport, codec, SessionLayer::new(), service_fn(echo)).await;
+
+        peer.send_for_ever([b'x'; 1000]);
+        let closed = soon(task).await.unwrap();
+        assert_eq!(closed.reason, CloseReason::Decode);
+        let source = closed.source.expect("there is a clear error");
+        let error: &getty::session::FrameTooLong = source.downcast_ref().unwrap();
+        // what is read after the end, to close properly, is not kept
+        assert!(error.limit <= most, "{} for {reserves}", error.limit);
+        assert_eq!(closed.stats.bytes_in, error.limit as u64);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_bound_of_undecoded_bytes_is_the_one_that_was_set() {
+    let (transport, peer) = stream::pair();
+    let (_session, task) = getty::connect(connector(), transport, |link| {
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(LinesCodec::new()).with_max_frame(1000))
+            .layer(link)
+            .layer(SessionLayer::new())
+            .service_fn(echo)
+    })
+    .await
+    .unwrap();
+
+    peer.send([b'x'; 999]);
+    peer.send("\n");
+    assert_eq!(soon(peer.line()).await.len(), 999);
+
+    peer.send([b'x'; 2000]);
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::Decode);
+    assert_eq!(closed.stats.bytes_in, 2000);
+}
+
+fn lengths(most: usize) -> LengthDelimitedCodec {
+    LengthDelimitedCodec::builder()
+        .max_frame_length(most)
+        .new_codec()
+}
+
+async fn same(request: Request<BytesMut, Bytes>) -> Result<Bytes, BoxError> {
+    Ok(request.into_message().freeze())
+}
+
+fn frame(byte: u8, len: u32) -> Vec<u8> {
+    let mut frame = len.to_be_bytes().to_vec();
+    frame.resize(4 + len as usize, byte);
+    frame
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_that_the_codec_reserves_room_for_may_be_far_above_the_bound() {
+    let sizes = [
+        1024 * 1024,
+        3,
+        500 * 1024,
+        64 * 1024,
+        65 * 1024,
+        0,
+        64 * 1024 - 4,
+        64 * 1024 - 3,
+        2 * 1024 * 1024,
+        1,
+    ];
+    let stream: Vec<u8> = (b'a'..)
+        .zip(sizes)
+        .flat_map(|(byte, len)| frame(byte, len))
+        .collect();
+    for piece in [1000, 10_007, 64 * 1024, 10 * 1024 * 1024] {
+        let (transport, peer) = stream::pair();
+        let (_session, _task) = open(
+            transport,
+            lengths(2 * 1024 * 1024),
+            SessionLayer::new(),
+            service_fn(same),
+        )
+        .await;
+        peer.send_in_pieces(&stream, piece);
+        assert!(
+            soon(peer.bytes(stream.len())).await == stream,
+            "in pieces of {piece}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_frame_at_the_end_closes_as_decode() {
+    let (transport, peer) = stream::pair();
+    let (_session, task) = open(
+        transport,
+        lengths(99),
+        SessionLayer::new(),
+        service_fn(same),
+    )
+    .await;
+
+    peer.send(frame(b'a', 3));
+    peer.send([0, 0, 0, 3, b'b']);
+    peer.finish();
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::Decode);
+    assert!(closed.source.is_some());
+    assert_eq!(peer.written(), 7, "the whole frame before it is answered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_line_is_delivered_even_if_the_stream_ends_without_a_newline() {
+    let (transport, peer) = stream::pair();
+    let (_session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+
+    peer.send("first\nlast");
+    peer.finish();
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::PeerClosed);
+    assert_eq!(closed.stats.messages_in, 2);
+    assert_eq!(peer.output(), "first\nlast\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_that_was_sent_before_the_end_is_answered() {
+    let (transport, peer) = stream::pair();
+    let slow = service_fn(|request: Request<String>| async move {
+        tokio::task::yield_now().await;
+        echo(request).await
+    });
+    peer.send("1\n2\n3\n4\n5\n");
+    peer.finish();
+    let (_session, task) = open(transport, lines(), SessionLayer::new(), slow).await;
+
+    assert_eq!(soon(task).await.unwrap().reason, CloseReason::PeerClosed);
+    assert_eq!(peer.output(), "1\n2\n3\n4\n5\n");
+}

@@ -1,0 +1,178 @@
+//! No session starves another, and no direction the other.
+
+use std::{sync::Arc, time::Duration};
+
+use getty::{BoxError, CloseReason, Request, SessionLayer, service_fn};
+use tokio::{sync::Semaphore, time::Instant};
+
+use crate::support::{echo, idle, lines, open, soon, stream};
+
+#[tokio::test]
+async fn a_transport_that_never_waits_leaves_turns_to_a_second_session() {
+    let (endless, endless_peer) = stream::pair();
+    let (modest, modest_peer) = stream::pair();
+    let silent = service_fn(|_: Request<String>| async { Ok::<Option<String>, BoxError>(None) });
+    let (session, task) = open(endless, lines(), SessionLayer::new(), silent).await;
+    let _modest = open(modest, lines(), SessionLayer::new(), service_fn(echo)).await;
+    endless_peer.send_for_ever("x\n".repeat(1000));
+
+    for n in 0..10 {
+        let before = session.stats().messages_in;
+        modest_peer.send(format!("{n}\n"));
+        assert_eq!(modest_peer.line().await, n.to_string());
+        let meanwhile = session.stats().messages_in - before;
+        // a turn is 128 units of 32 messages, and a few turns pass until the answer is here
+        assert!(meanwhile < 20_000, "{meanwhile} messages of the other");
+    }
+    assert!(session.stats().messages_in > 0);
+    session.close();
+    assert_eq!(task.await.unwrap().reason, CloseReason::Local);
+}
+
+#[tokio::test]
+async fn a_transport_whose_bytes_make_no_message_leaves_turns_to_others_too() {
+    /// Skips whatever comes.
+    #[derive(Clone, Copy, Debug)]
+    struct Skip;
+    impl tokio_util::codec::Decoder for Skip {
+        type Item = String;
+        type Error = std::io::Error;
+        fn decode(&mut self, buf: &mut bytes::BytesMut) -> std::io::Result<Option<String>> {
+            buf.clear();
+            Ok(None)
+        }
+    }
+    impl tokio_util::codec::Encoder<String> for Skip {
+        type Error = std::io::Error;
+        fn encode(&mut self, _: String, _: &mut bytes::BytesMut) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let (transport, peer) = stream::pair();
+    peer.send_for_ever("noise");
+    let (session, task) = open(transport, Skip, SessionLayer::new(), service_fn(echo)).await;
+    while session.stats().bytes_in < 100_000 {
+        tokio::task::yield_now().await;
+    }
+    session.close();
+    assert_eq!(task.await.unwrap().stats.messages_in, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_requests_with_large_replies_do_not_stall() {
+    for n in [1, 4] {
+        let (transport, peer) = stream::pair();
+        let handler = service_fn(|request: Request<String>| async move {
+            let size = request.message().parse::<usize>()?;
+            Ok::<_, BoxError>("x".repeat(size))
+        });
+        let layer = SessionLayer::new().in_flight(n);
+        let (_session, _task) = open(transport, lines(), layer, handler).await;
+        peer.stall();
+        peer.send("50000\n".repeat(100));
+        for _ in 0..100 {
+            // a slow peer takes one reply at a time, and sends nothing more that could wake the session
+            idle().await;
+            peer.take(50_001);
+            assert_eq!(soon(peer.line()).await.len(), 50_000);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_is_stuck_delays_neither_sends_nor_a_close() {
+    let (transport, peer) = stream::pair();
+    let stuck = service_fn(|_: Request<String>| async {
+        std::future::pending::<()>().await;
+        Ok::<Option<String>, BoxError>(None)
+    });
+    let (session, task) = open(transport, lines(), SessionLayer::new(), stuck).await;
+    peer.send_for_ever("request\n".repeat(100));
+    idle().await;
+    let read_ahead = session.stats().bytes_in;
+    assert!((64 * 1024..66 * 1024).contains(&read_ahead), "{read_ahead}");
+
+    soon(session.send("pushed".to_owned())).await.unwrap();
+    idle().await;
+    assert_eq!(session.stats().bytes_in, read_ahead, "reading is paused");
+    let before = Instant::now();
+    session.close_within(CloseReason::Local, Duration::from_secs(1));
+    soon(session.closing()).await;
+    assert_eq!(soon(task).await.unwrap().reason, CloseReason::Local);
+    assert_eq!(before.elapsed().as_secs(), 1);
+    assert_eq!(peer.output(), "pushed\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_handler_is_stuck_the_peers_end_is_seen_up_to_the_bound() {
+    for (lines_before, is_seen) in [(60, true), (70, false)] {
+        let (transport, peer) = stream::pair();
+        let turns = Arc::new(Semaphore::new(0));
+        let taken = Arc::clone(&turns);
+        let handler = service_fn(move |request: Request<String>| {
+            let turns = Arc::clone(&taken);
+            async move {
+                turns.acquire().await?.forget();
+                echo(request).await
+            }
+        });
+        let (session, task) = open(transport, lines(), SessionLayer::new(), handler).await;
+        peer.send("first\n");
+        idle().await;
+        let line = "x".repeat(1023) + "\n";
+        peer.send(line.repeat(lines_before));
+        peer.finish();
+        idle().await;
+        let seen = tokio::time::timeout(Duration::ZERO, session.peer_finished()).await;
+        assert_eq!(seen.is_ok(), is_seen);
+
+        turns.add_permits(1 + lines_before);
+        assert_eq!(soon(task).await.unwrap().reason, CloseReason::PeerClosed);
+        assert_eq!(session.stats().messages_out, 1 + lines_before as u64);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_sides_that_both_stop_reading_are_ended_by_the_write_timeout() {
+    // each side floods the other through a small pipe, and neither reads while it writes
+    let (ours, theirs) = tokio::io::duplex(1024);
+    let flood = || {
+        service_fn(|request: Request<String>| async move {
+            Ok::<_, BoxError>(vec![request.into_message(); 2])
+        })
+    };
+    let layer = SessionLayer::new().with_watermarks(1024, 4096);
+    let (first, first_task) = open(ours, lines(), layer.clone(), flood()).await;
+    let (_second, second_task) = open(theirs, lines(), layer, flood()).await;
+    first.feed("x".repeat(1000)).await.unwrap();
+    let (first, second) = soon(async { tokio::join!(first_task, second_task) }).await;
+    let (first, second) = (first.unwrap(), second.unwrap());
+    let reasons = [&first.reason, &second.reason];
+    assert!(reasons.contains(&&CloseReason::WriteTimeout), "{reasons:?}");
+    assert!(first.stats.messages_in > 4, "it went well for a while");
+    assert!((30..61).contains(&first.lifetime.as_secs()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sender_that_waits_for_room_goes_before_further_requests() {
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new().with_watermarks(10, 30);
+    let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
+    peer.stall();
+    peer.send_for_ever("123456789\n");
+    idle().await;
+    let sent = tokio::spawn(async move {
+        for n in 0..10 {
+            session.feed(format!("pushed {n}")).await?;
+        }
+        Ok::<_, getty::SendError<String>>(())
+    });
+    // whenever there is some room, requests would take all of it
+    for _ in 0..10 {
+        idle().await;
+        peer.take(40);
+    }
+    assert!(sent.is_finished(), "one goes each time");
+    soon(sent).await.unwrap().unwrap();
+}

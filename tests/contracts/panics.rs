@@ -1,0 +1,204 @@
+//! A panic ends its own session with its own reason, and no other.
+
+use std::{
+    io,
+    task::{Context, Poll},
+};
+
+use bytes::BytesMut;
+use getty::{BoxError, CloseReason, Request, Service, SessionLayer, service_fn};
+use tokio_util::codec::{Decoder, Encoder};
+
+use crate::support::{Answer, echo, idle, lines, open, panic_message, soon, stream};
+
+/// Lines whose decoder, or encoder, panics over a certain message, with half of it encoded.
+#[derive(Clone, Copy, Debug)]
+struct Panicky {
+    decodes: bool,
+}
+
+impl Decoder for Panicky {
+    type Item = String;
+    type Error = io::Error;
+
+    fn decode(&mut self, buf: &mut BytesMut) -> io::Result<Option<String>> {
+        let Some(end) = buf.iter().position(|byte| *byte == b'\n') else {
+            return Ok(None);
+        };
+        let line = buf.split_to(end + 1);
+        let line = String::from_utf8_lossy(&line).trim().to_owned();
+        assert!(!self.decodes || line != "panic", "a bad decoder");
+        Ok(Some(line))
+    }
+}
+
+impl Encoder<String> for Panicky {
+    type Error = io::Error;
+
+    fn encode(&mut self, message: String, buf: &mut BytesMut) -> io::Result<()> {
+        buf.extend_from_slice(message.as_bytes());
+        assert!(self.decodes || message != "panic", "a bad encoder");
+        buf.extend_from_slice(b"\n");
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Ready,
+    Call,
+    Future,
+    LateInTheFuture,
+}
+
+/// Echoes, and panics over a certain message.
+#[derive(Clone, Debug)]
+struct Shaky {
+    place: Place,
+    ready: usize,
+}
+
+impl Service<Request<String>> for Shaky {
+    type Response = Option<String>;
+    type Error = BoxError;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.ready += 1;
+        let panics = matches!(self.place, Place::Ready) && self.ready == 2;
+        assert!(!panics, "panics in poll_ready");
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<String>) -> Self::Future {
+        let place = self.place;
+        let panics = request.message() == "panic";
+        assert!(!(panics && matches!(place, Place::Call)), "panics in call");
+        Box::pin(async move {
+            if panics && matches!(place, Place::LateInTheFuture) {
+                tokio::task::yield_now().await;
+            }
+            assert!(!panics, "panics in the future");
+            echo(request).await
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_panics_ends_its_session_and_what_is_encoded_still_leaves() {
+    for (place, message) in [
+        (Place::Ready, "panics in poll_ready"),
+        (Place::Call, "panics in call"),
+        (Place::Future, "panics in the future"),
+        (Place::LateInTheFuture, "panics in the future"),
+    ] {
+        for n in [1, 3] {
+            let (transport, peer) = stream::pair();
+            let layer = SessionLayer::new().in_flight(n);
+            let handler = Shaky { place, ready: 0 };
+            let (session, task) = open(transport, lines(), layer, handler).await;
+            let sent = session.feed("fed".to_owned()).await;
+            peer.send("one\n");
+            assert!(sent.is_ok());
+            soon(peer.lines(2)).await;
+
+            peer.send("panic\nthree\n");
+            let closed = soon(task).await.unwrap();
+            assert_eq!(closed.reason, CloseReason::Panicked, "{place:?}");
+            assert_eq!(panic_message(closed.source.as_ref()), message);
+            assert_eq!(peer.output(), "fed\none\n");
+            assert!(peer.is_shut(), "closed in the transport's own way");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_decoder_that_panics_ends_its_session() {
+    let (transport, peer) = stream::pair();
+    let codec = Panicky { decodes: true };
+    let (_session, task) = open(transport, codec, SessionLayer::new(), service_fn(echo)).await;
+    peer.send("one\npanic\nthree\n");
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::Panicked);
+    assert_eq!(panic_message(closed.source.as_ref()), "a bad decoder");
+    assert_eq!(peer.output(), "one\n", "the answer to what came before");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_encoder_that_panics_half_way_leaves_no_bytes_behind() {
+    for sends in [false, true] {
+        let (transport, peer) = stream::pair();
+        let codec = Panicky { decodes: false };
+        let (session, task) = open(transport, codec, SessionLayer::new(), service_fn(echo)).await;
+        peer.send("one\n");
+        if sends {
+            let outcome = soon(session.send("panic".to_owned())).await;
+            assert!(outcome.unwrap_err().is_closed());
+        } else {
+            peer.send("panic\n");
+        }
+        let closed = soon(task).await.unwrap();
+        assert_eq!(closed.reason, CloseReason::Panicked);
+        assert_eq!(panic_message(closed.source.as_ref()), "a bad encoder");
+        assert!(["", "one\n"].contains(&peer.output().as_str()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_leaves_other_sessions_unharmed() {
+    let (bad, bad_peer) = stream::pair();
+    let (good, good_peer) = stream::pair();
+    let stack = Shaky {
+        place: Place::Call,
+        ready: 0,
+    };
+    let (_bad, bad_task) = open(bad, lines(), SessionLayer::new(), stack.clone()).await;
+    let (_good, _good_task) = open(good, lines(), SessionLayer::new(), stack).await;
+    good_peer.send("before\n");
+    bad_peer.send("panic\n");
+    assert_eq!(soon(bad_task).await.unwrap().reason, CloseReason::Panicked);
+    good_peer.send("after\n");
+    assert_eq!(soon(good_peer.lines(2)).await, ["before", "after"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destructor_that_panics_at_the_end_does_not_keep_callbacks_from_running() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("a bad destructor");
+        }
+    }
+
+    let (transport, peer) = stream::pair();
+    let handler = service_fn(|_: Request<String>| async {
+        let _bomb = Bomb;
+        std::future::pending::<()>().await;
+        Ok::<Option<String>, BoxError>(None)
+    });
+    let (session, task) = open(transport, lines(), SessionLayer::new(), handler).await;
+    let (ran, runs) = std::sync::mpsc::channel();
+    session.add_close_callback("test", 0, move |_| ran.send(()).unwrap());
+    peer.send("stuck\n");
+    idle().await;
+    session.close();
+    assert_eq!(soon(task).await.unwrap().reason, CloseReason::Local);
+    assert!(runs.recv().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_while_the_peer_takes_nothing_is_cut_off_by_the_drain_deadline() {
+    let (transport, peer) = stream::pair();
+    let stack = Shaky {
+        place: Place::Call,
+        ready: 0,
+    };
+    let (session, task) = open(transport, lines(), SessionLayer::new(), stack).await;
+    peer.stall();
+    session.feed("unread".to_owned()).await.unwrap();
+    idle().await;
+    peer.send("panic\n");
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::Panicked);
+    assert_eq!(closed.lifetime.as_secs(), 5);
+}

@@ -1,0 +1,233 @@
+//! Readiness of the message stack: asked for with a message at hand, and never for longer than needed.
+
+use std::{sync::Arc, time::Duration};
+
+use getty::{BoxError, CloseReason, Reply, Request, ServiceBuilder, SessionLayer, service_fn};
+use tokio::{sync::Semaphore, time::Instant};
+use tower::{ServiceExt, limit::GlobalConcurrencyLimitLayer};
+
+use crate::support::{Answer, echo, idle, lines, open, probe::probe, soon, stream};
+
+#[tokio::test(start_paused = true)]
+async fn readiness_is_asked_for_only_with_a_message_at_hand() {
+    let (transport, peer) = stream::pair();
+    let (service, control) = probe();
+    let (session, _task) = open(transport, lines(), SessionLayer::new(), service).await;
+
+    session.send("push".to_owned()).await.unwrap();
+    peer.send("half a li");
+    idle().await;
+    assert_eq!(control.polls(), 0);
+
+    peer.send("ne\n");
+    assert_eq!(soon(peer.lines(2)).await, ["push", "half a line"]);
+    idle().await;
+    assert_eq!(control.polls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_session_holds_no_permit() {
+    let permits = Arc::new(Semaphore::new(1));
+    let stack = ServiceBuilder::new()
+        .layer(GlobalConcurrencyLimitLayer::with_semaphore(Arc::clone(
+            &permits,
+        )))
+        .service_fn(echo);
+    let (first, first_peer) = stream::pair();
+    let (second, second_peer) = stream::pair();
+    let _first = open(first, lines(), SessionLayer::new(), stack.clone()).await;
+    let _second = open(second, lines(), SessionLayer::new(), stack).await;
+
+    for _ in 0..3 {
+        for peer in [&first_peer, &second_peer] {
+            peer.send("hello\n");
+            assert_eq!(soon(peer.line()).await, "hello");
+            idle().await;
+            assert_eq!(permits.available_permits(), 1);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn readiness_may_be_lost_and_regained() {
+    let (transport, peer) = stream::pair();
+    let (service, control) = probe();
+    let (_session, _task) = open(transport, lines(), SessionLayer::new(), service).await;
+    for _ in 0..3 {
+        control.wait();
+        peer.send("a\nb\n");
+        idle().await;
+        assert_eq!(peer.written() % 4, 0, "nothing is called before");
+        control.ready();
+        assert_eq!(soon(peer.lines(2)).await, ["a", "b"]);
+    }
+    let caller = control.callers()[0];
+    assert_eq!(control.callers(), [caller; 6], "one clone a session");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_service_is_not_ready_messages_are_sent_and_flushed() {
+    let (transport, peer) = stream::pair();
+    let (service, control) = probe();
+    control.wait();
+    let (session, _task) = open(transport, lines(), SessionLayer::new(), service).await;
+    peer.send("waits\n");
+    idle().await;
+
+    soon(session.send("pushed".to_owned())).await.unwrap();
+    assert_eq!(peer.line().await, "pushed");
+
+    // bytes that wait for the peer leave as soon as it takes them
+    peer.stall();
+    session.feed("slow".to_owned()).await.unwrap();
+    idle().await;
+    peer.take_all();
+    assert_eq!(soon(peer.line()).await, "slow");
+
+    control.ready();
+    assert_eq!(soon(peer.line()).await, "waits");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_service_is_not_ready_a_close_is_taken_at_once() {
+    let (transport, peer) = stream::pair();
+    let (service, control) = probe();
+    control.wait();
+    let (session, task) = open(transport, lines(), SessionLayer::new(), service).await;
+    peer.send("waits\n");
+    idle().await;
+
+    let before = Instant::now();
+    session.close();
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::Local);
+    assert!(closed.source.is_none(), "nothing was cut off");
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    assert_eq!(control.callers(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_service_is_not_ready_reading_goes_on_up_to_the_bound() {
+    let (transport, peer) = stream::pair();
+    let (service, control) = probe();
+    control.wait();
+    let (session, _task) = open(transport, lines(), SessionLayer::new(), service).await;
+    let line = "x".repeat(99) + "\n";
+    peer.send_in_pieces(line.repeat(1000), 100);
+    idle().await;
+    // the first message is decoded and waits outside of the buffer
+    assert_eq!(session.stats().bytes_in, 64 * 1024 + 100);
+    assert_eq!(session.stats().messages_in, 1);
+
+    control.ready();
+    soon(peer.lines(1000)).await;
+    assert_eq!(peer.unread(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_readiness_error_closes_as_handler() {
+    let (transport, peer) = stream::pair();
+    let (service, control) = probe();
+    let (_session, task) = open(transport, lines(), SessionLayer::new(), service).await;
+    peer.send("answered\n");
+    assert_eq!(soon(peer.line()).await, "answered");
+
+    control.fail();
+    peer.send("not answered\n");
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::Handler);
+    assert_eq!(closed.source.unwrap().to_string(), "out of order");
+    assert!(peer.is_shut());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_error_that_it_survives_a_session_has_a_fresh_clone() {
+    let (transport, peer) = stream::pair();
+    let (service, control) = probe();
+    let stack = ServiceBuilder::new()
+        .map_response(|answer: Option<String>| match answer.as_deref() {
+            Some("fail") => Reply::one("failed".to_owned()).after_error(),
+            _ => Reply::one(answer.unwrap_or_default()),
+        })
+        .service(service);
+    let (_session, _task) = open(transport, lines(), SessionLayer::new(), stack).await;
+    peer.send("a\nfail\nb\nc\n");
+    assert_eq!(soon(peer.lines(4)).await, ["a", "failed", "b", "c"]);
+    let callers = control.callers();
+    assert_eq!(callers[0], callers[1]);
+    assert_ne!(callers[1], callers[2]);
+    assert_eq!(callers[2], callers[3]);
+}
+
+/// Sleeps as many seconds as the message says.
+async fn sleep(request: Request<String>) -> Answer {
+    let seconds = request.message().parse()?;
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    echo(request).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_closes_gives_up_its_place_in_the_queue_of_a_shared_limit() {
+    let stack = ServiceBuilder::new()
+        .layer(GlobalConcurrencyLimitLayer::new(2))
+        .service(service_fn(sleep).boxed_clone());
+    let layer = SessionLayer::new().in_flight(3);
+    let (first, first_peer) = stream::pair();
+    let (second, second_peer) = stream::pair();
+    let (session, task) = open(first, lines(), layer.clone(), stack.clone()).await;
+    let _second = open(second, lines(), layer, stack).await;
+
+    // two run, the third waits in the queue, from which nobody will call it
+    first_peer.send("4\n1\n1\n");
+    idle().await;
+    session.close();
+    second_peer.send("0\n");
+    let before = Instant::now();
+    assert_eq!(soon(second_peer.line()).await, "0");
+    assert!(
+        before.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        before.elapsed()
+    );
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::Local);
+    assert!(closed.source.is_none());
+    assert_eq!(first_peer.output(), "4\n1\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_below_the_session_layer_counts_handlers_of_all_sessions() {
+    let stack = ServiceBuilder::new().concurrency_limit(1).service_fn(sleep);
+    let (first, first_peer) = stream::pair();
+    let (second, second_peer) = stream::pair();
+    let _first = open(first, lines(), SessionLayer::new(), stack.clone()).await;
+    let _second = open(second, lines(), SessionLayer::new(), stack).await;
+    let before = Instant::now();
+    first_peer.send("3\n");
+    second_peer.send("3\n");
+    soon(async { tokio::join!(first_peer.line(), second_peer.line()) }).await;
+    assert_eq!(before.elapsed().as_secs(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_cannot_be_ready_leaves_others_alone() {
+    let limited =
+        ServiceBuilder::new()
+            .concurrency_limit(1)
+            .service_fn(|_: Request<String>| async {
+                std::future::pending::<()>().await;
+                Ok::<Option<String>, BoxError>(None)
+            });
+    let (stuck, stuck_peer) = stream::pair();
+    let (waits, waits_peer) = stream::pair();
+    let _stuck = open(stuck, lines(), SessionLayer::new(), limited.clone()).await;
+    let (session, _waits) = open(waits, lines(), SessionLayer::new(), limited).await;
+    stuck_peer.send("stuck\n");
+    waits_peer.send("waits\n");
+    idle().await;
+    soon(session.send("alive".to_owned())).await.unwrap();
+    waits_peer.finish();
+    // the peer's end is seen although the service is not ready
+    soon(session.peer_finished()).await;
+    assert!(!session.is_closing(), "its message is not answered yet");
+}

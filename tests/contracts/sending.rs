@@ -1,0 +1,413 @@
+//! What becomes of a message, and that the sender learns it.
+
+use std::{
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    task::{Context, Waker},
+};
+
+use bytes::BytesMut;
+use getty::{BoxError, CloseReason, Reply, Request, SendError, SessionLayer, service_fn};
+use tokio::task::JoinHandle;
+use tokio_util::codec::{Decoder, Encoder};
+
+use crate::support::{echo, idle, lines, open, soon, stream};
+
+/// Lines, of which the encoder refuses those that begin with `bad`, with half of each encoded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Picky;
+
+#[derive(Debug, PartialEq)]
+pub(crate) struct Unspeakable;
+
+impl fmt::Display for Unspeakable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("unspeakable")
+    }
+}
+
+impl std::error::Error for Unspeakable {}
+
+impl From<io::Error> for Unspeakable {
+    fn from(_: io::Error) -> Self {
+        Self
+    }
+}
+
+impl Decoder for Picky {
+    type Item = String;
+    type Error = BoxError;
+
+    fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<String>, BoxError> {
+        let Some(end) = buf.iter().position(|byte| *byte == b'\n') else {
+            return Ok(None);
+        };
+        let line = buf.split_to(end + 1);
+        Ok(Some(String::from_utf8(line[..end].to_vec())?))
+    }
+}
+
+impl Encoder<String> for Picky {
+    type Error = Unspeakable;
+
+    fn encode(&mut self, message: String, buf: &mut BytesMut) -> Result<(), Unspeakable> {
+        buf.extend_from_slice(message.as_bytes());
+        if message.starts_with("bad") {
+            return Err(Unspeakable);
+        }
+        if !message.is_empty() {
+            buf.extend_from_slice(b"\n");
+        }
+        Ok(())
+    }
+}
+
+type Outcome = JoinHandle<Result<usize, SendError<String>>>;
+
+/// Sends on a task of its own.
+fn send(session: &getty::Session<String>, message: &str) -> Outcome {
+    let (session, message) = (session.clone(), message.to_owned());
+    tokio::spawn(async move { Ok(session.send(message).await?.bytes) })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_send_resolves_with_its_size_at_the_flush_after_its_last_byte() {
+    let (transport, peer) = stream::pair();
+    let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+    peer.stall();
+    let sent = send(&session, "hello");
+    for _ in 0..6 {
+        idle().await;
+        assert!(!sent.is_finished(), "not all of it is written");
+        peer.hold_flush();
+        peer.take(1);
+    }
+    idle().await;
+    assert_eq!(peer.output(), "hello\n");
+    assert!(!sent.is_finished(), "it is written but not flushed");
+    peer.release_flush();
+    assert_eq!(soon(sent).await.unwrap().unwrap(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_newer_is_written_while_a_send_waits_for_its_flush() {
+    let (transport, peer) = stream::pair();
+    let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+    peer.hold_flush();
+    let first = send(&session, "first");
+    idle().await;
+    let second = send(&session, "second");
+    idle().await;
+    session.feed("third".to_owned()).await.unwrap();
+    peer.send("reply\n");
+    idle().await;
+    assert_eq!(peer.output(), "first\n");
+    assert!(!first.is_finished() && !second.is_finished());
+
+    peer.release_flush();
+    assert_eq!(
+        soon(peer.lines(4)).await,
+        ["first", "second", "third", "reply"]
+    );
+    assert!(soon(first).await.unwrap().is_ok() && soon(second).await.unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_of_no_bytes_is_sent_as_soon_as_those_before_it() {
+    let (transport, peer) = stream::pair();
+    let (session, _task) = open(transport, Picky, SessionLayer::new(), service_fn(echo)).await;
+    let nothing = soon(session.send(String::new())).await.unwrap();
+    assert_eq!(nothing.bytes, 0);
+
+    peer.stall();
+    let some = send(&session, "some");
+    let none = send(&session, "");
+    idle().await;
+    assert!(!none.is_finished(), "it is after the other");
+    peer.take_all();
+    assert_eq!(soon(none).await.unwrap().unwrap(), 0);
+    assert_eq!(soon(some).await.unwrap().unwrap(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_send_that_the_codec_refuses_says_so_and_the_session_goes_on() {
+    let (transport, peer) = stream::pair();
+    let (session, _task) = open(transport, Picky, SessionLayer::new(), service_fn(echo)).await;
+    let good = send(&session, "good");
+    let bad = send(&session, "bad one");
+    let better = send(&session, "better");
+    match soon(bad).await.unwrap() {
+        Err(SendError::Encode(source)) => assert_eq!(source.downcast_ref(), Some(&Unspeakable)),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(soon(good).await.unwrap().unwrap(), 5);
+    assert_eq!(soon(better).await.unwrap().unwrap(), 7);
+    assert_eq!(peer.output(), "good\nbetter\n", "no byte of the bad one");
+    assert!(!session.is_closing());
+    assert_eq!(session.stats().messages_out, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unattended_message_that_the_codec_refuses_closes_a_stream() {
+    for how in ["reply", "replies", "feed", "try_send"] {
+        let (transport, peer) = stream::pair();
+        let handler = service_fn(|request: Request<String>| async move {
+            let bad = "bad".to_owned();
+            match request.message().as_str() {
+                "reply" => return Ok(Reply::one(bad)),
+                "replies" => return Ok(Reply::many(vec!["good".to_owned(), bad])),
+                "feed" => request.session().feed(bad).await?,
+                _ => request.session().try_send(bad)?,
+            }
+            Ok::<_, BoxError>(Reply::none())
+        });
+        let (_session, task) = open(transport, Picky, SessionLayer::new(), handler).await;
+        peer.send(format!("{how}\n"));
+        let closed = soon(task).await.unwrap();
+        assert_eq!(closed.reason, CloseReason::Encode, "{how}");
+        assert!(closed.source.unwrap().is::<Unspeakable>());
+        assert!(!peer.output().contains("bad"), "{how}");
+        assert_eq!(closed.stats.skipped, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_session_hands_messages_back() {
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new().with_queue(1);
+    let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
+    peer.stall();
+    // encoded, but not taken by the transport
+    let encoded = send(&session, "encoded");
+    idle().await;
+    session.close();
+    for refused in [
+        session.try_send("a".to_owned()).unwrap_err(),
+        session.feed("a".to_owned()).await.unwrap_err(),
+        session.send("a".to_owned()).await.unwrap_err(),
+    ] {
+        match refused {
+            SendError::Closed { message, reason } => {
+                assert_eq!(message.as_deref(), Some("a"));
+                assert_eq!(reason, CloseReason::Local);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let _ = soon(task).await;
+    let error = soon(encoded).await.unwrap().unwrap_err();
+    assert!(error.is_closed());
+    assert_eq!(error.into_message(), None, "the codec has taken it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn senders_that_wait_for_room_get_their_messages_back_at_the_close() {
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new().with_watermarks(0, 4);
+    let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
+    peer.stall();
+    session.feed("fills it".to_owned()).await.unwrap();
+    idle().await;
+    let sends = send(&session, "sends");
+    let feeds = tokio::spawn({
+        let session = session.clone();
+        async move { session.feed("feeds".to_owned()).await }
+    });
+    idle().await;
+    assert!(!sends.is_finished() && !feeds.is_finished());
+
+    session.close();
+    let sends = soon(sends).await.unwrap().unwrap_err();
+    let feeds = soon(feeds).await.unwrap().unwrap_err();
+    assert!(!session.is_closed(), "they need not wait for the drain");
+    assert_eq!(sends.into_message().as_deref(), Some("sends"));
+    assert_eq!(feeds.into_message().as_deref(), Some("feeds"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_queued_and_never_encoded_is_handed_back() {
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new().with_watermarks(0, 4);
+    let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
+    peer.stall();
+    // queued in one go: the first goes above the watermark, the second waits for the encoder
+    let first = send(&session, "first");
+    let second = send(&session, "second");
+    idle().await;
+    session.close();
+    let _ = soon(task).await;
+    assert_eq!(soon(first).await.unwrap().unwrap_err().into_message(), None);
+    let second = soon(second).await.unwrap().unwrap_err();
+    assert_eq!(second.into_message().as_deref(), Some("second"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transport_that_fails_is_told_from_a_close() {
+    let (transport, peer) = stream::pair();
+    let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+    peer.stall();
+    let sent = send(&session, "hello");
+    idle().await;
+    peer.take(2);
+    idle().await;
+    peer.fail_writes(io::ErrorKind::BrokenPipe);
+    match soon(sent).await.unwrap() {
+        Err(SendError::Io(source)) => {
+            let error: &io::Error = source.downcast_ref().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(soon(task).await.unwrap().reason, CloseReason::Io);
+    // from then on it is closed
+    assert!(session.try_send("a".to_owned()).unwrap_err().is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn above_the_high_watermark_nothing_is_decoded_until_below_the_low_one() {
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new().with_watermarks(10, 30);
+    let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
+    peer.stall();
+    peer.send("123456789\n".repeat(10));
+    idle().await;
+    // the fourth reply goes above the mark
+    assert_eq!(session.stats().messages_in, 4);
+    assert!(session.try_send("x".to_owned()).unwrap_err().is_full());
+
+    peer.take(29);
+    idle().await;
+    assert_eq!(session.stats().messages_in, 4, "11 bytes are left");
+    assert!(session.try_send("x".to_owned()).unwrap_err().is_full());
+
+    peer.take(1);
+    idle().await;
+    assert!(session.stats().messages_in > 4, "10 bytes were left");
+    peer.take_all();
+    soon(peer.lines(10)).await;
+    session.try_send("x".to_owned()).unwrap();
+    assert_eq!(soon(peer.line()).await, "x");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_reply_may_be_larger_than_the_high_watermark() {
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new().with_watermarks(1, 1);
+    let handler = service_fn(|request: Request<String>| async move {
+        Ok::<_, BoxError>(vec![request.into_message(); 100])
+    });
+    let (_session, _task) = open(transport, lines(), layer, handler).await;
+    peer.limit_writes(7);
+    peer.send("12345\n".repeat(10));
+    assert_eq!(soon(peer.lines(1000)).await, vec!["12345"; 1000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_queue_holds_as_many_messages_as_it_was_told_to() {
+    for (layer, most) in [
+        (SessionLayer::new(), 64),
+        (SessionLayer::new().with_queue(3), 3),
+        (SessionLayer::new().with_queue(0), 1),
+    ] {
+        let (transport, peer) = stream::pair();
+        let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
+        // the session has no turn as long as nothing is awaited
+        let queued = (0..)
+            .take_while(|n: &usize| session.try_send(n.to_string()).is_ok())
+            .count();
+        assert_eq!(queued, most);
+        assert_eq!(session.queued(), most);
+        let full = session.try_send("again".to_owned()).unwrap_err();
+        assert!(full.is_full());
+        assert_eq!(full.into_message().as_deref(), Some("again"));
+        soon(peer.lines(most)).await;
+        assert_eq!(session.queued(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn senders_that_wait_for_room_go_first_in_first_out() {
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new().with_queue(2);
+    let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
+    let numbers: Vec<_> = (0..100).map(|n| n.to_string()).collect();
+    let outcomes: Vec<_> = numbers.iter().map(|n| send(&session, n)).collect();
+    assert_eq!(soon(peer.lines(100)).await, numbers);
+    for outcome in outcomes {
+        assert!(soon(outcome).await.unwrap().is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_send_dropped_before_there_was_room_sends_nothing_and_passes_its_turn_on() {
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new().with_queue(1);
+    let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
+    session.try_send("fills it".to_owned()).unwrap();
+    let mut context = Context::from_waker(Waker::noop());
+    let mut dropped = Box::pin(session.feed("dropped".to_owned()));
+    assert!(dropped.as_mut().poll(&mut context).is_pending());
+    let next = send(&session, "next");
+    tokio::task::yield_now().await;
+    drop(dropped);
+    assert!(soon(next).await.unwrap().is_ok());
+    assert_eq!(peer.output(), "fills it\nnext\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_send_dropped_after_it_was_queued_is_sent_all_the_same() {
+    let (transport, peer) = stream::pair();
+    let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+    peer.stall();
+    let first = send(&session, "first");
+    let second = send(&session, "second");
+    idle().await;
+    first.abort();
+    idle().await;
+    peer.take_all();
+    assert!(soon(second).await.unwrap().is_ok());
+    assert_eq!(peer.output(), "first\nsecond\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_read_does_not_stop_its_handlers() {
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new().in_flight(2).with_watermarks(0, 4);
+    let done = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&done);
+    let handler = service_fn(move |request: Request<String>| {
+        let done = Arc::clone(&counted);
+        async move {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            done.fetch_add(1, SeqCst);
+            echo(request).await
+        }
+    });
+    let (session, _task) = open(transport, lines(), layer, handler).await;
+    peer.stall();
+    peer.send("one\ntwo\nthree\n");
+    idle().await;
+    session.feed("above the mark".to_owned()).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert_eq!(done.load(SeqCst), 2, "those in flight have gone on");
+    peer.take_all();
+    let said = soon(peer.lines(4)).await;
+    assert_eq!(said, ["above the mark", "one", "two", "three"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_sent_in_one_turn_leaves_in_one_write() {
+    let (transport, peer) = stream::pair();
+    let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+    for n in 0..10 {
+        session.try_send(n.to_string()).unwrap();
+    }
+    peer.send("1\n2\n3\n");
+    soon(peer.lines(13)).await;
+    let counts = peer.counts();
+    assert!(counts.writes <= 2, "{counts:?}");
+    assert!(counts.flushes <= 2, "{counts:?}");
+}

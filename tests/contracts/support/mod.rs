@@ -1,0 +1,81 @@
+//! Shared helpers: transports with faults, a session over one of them, a listener in memory.
+
+pub(crate) mod listener;
+pub(crate) mod probe;
+pub(crate) mod stream;
+pub(crate) mod units;
+
+use std::{convert::Infallible, future::Future, time::Duration};
+
+use getty::{
+    BoxError, Connection, IntoReply, Request, Service, ServiceBuilder, Session, SessionLayer,
+    SessionTask, Transport,
+    layers::{CodecLayer, Panic, SharedError},
+    service_fn,
+};
+use tokio::time;
+use tokio_util::codec::{Decoder, Encoder, LinesCodec};
+
+/// What handlers of these tests return.
+pub(crate) type Answer = Result<Option<String>, BoxError>;
+
+pub(crate) fn lines() -> LinesCodec {
+    LinesCodec::new_with_max_length(8 * 1024)
+}
+
+pub(crate) async fn echo(request: Request<String>) -> Answer {
+    Ok(Some(request.into_message()))
+}
+
+/// Runs one session over `transport` on a task of its own.
+pub(crate) async fn open<T, C, Out, S>(
+    transport: T,
+    codec: C,
+    layer: SessionLayer,
+    handler: S,
+) -> (Session<Out>, SessionTask)
+where
+    T: Transport + Send + 'static,
+    C: Decoder<Error: Into<BoxError>> + Encoder<Out, Error: Into<BoxError>>,
+    C: Clone + Send + 'static,
+    C::Item: Send + 'static,
+    Out: Send + 'static,
+    S: Service<Request<C::Item, Out>, Future: Send> + Clone + Send + 'static,
+    S::Response: IntoReply<Out> + Send + 'static,
+    S::Error: Into<BoxError> + Send + 'static,
+{
+    getty::connect(connector(), transport, |link| {
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(codec))
+            .layer(link)
+            .layer(layer)
+            .service(handler)
+    })
+    .await
+    .expect("a transport that is there already connects")
+}
+
+/// Makes a connection of the transport that it is asked for.
+pub(crate) fn connector<T: Send>()
+-> impl Service<T, Response = Connection<T>, Error = Infallible, Future: Send> + Clone {
+    service_fn(|transport| async { Ok(Connection::new(transport)) })
+}
+
+/// What `future` resolves to. With the clock paused, one that never does fails the test instead of hanging it.
+pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
+    time::timeout(Duration::from_secs(24 * 3600), future)
+        .await
+        .expect("it would wait for ever")
+}
+
+/// Lets all tasks run until each of them waits. Only with the clock paused, which moves on when nothing else can.
+pub(crate) async fn idle() {
+    time::sleep(Duration::from_millis(1)).await;
+}
+
+/// The message of the panic that is `source`.
+pub(crate) fn panic_message(source: Option<&SharedError>) -> String {
+    let source = source.expect("a panic is recorded with its message");
+    let panic: &Panic = source.downcast_ref().expect("the source is a `Panic`");
+    panic.to_string()
+}

@@ -1,0 +1,155 @@
+//! A message transport in memory: what WebSocket and UDP look like to the session loop.
+
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice},
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::BytesMut;
+use getty::{
+    CloseReason,
+    transport::{Framing, Received, Transport},
+};
+use tokio::sync::Notify;
+
+/// Our end: what the session is given.
+#[derive(Debug)]
+pub(crate) struct Units {
+    framing: Framing,
+    shared: Arc<Shared>,
+}
+
+/// The other end.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    incoming: VecDeque<Vec<u8>>,
+    ended: bool,
+    /// Our end may send nothing.
+    stalled: bool,
+    taken: VecDeque<Vec<u8>>,
+    outgoing: VecDeque<Vec<u8>>,
+    closed_with: Option<CloseReason>,
+    wakers: Vec<Waker>,
+}
+
+pub(crate) fn pair(framing: Framing) -> (Units, Peer) {
+    let shared = Arc::new(Shared::default());
+    let units = Units {
+        framing,
+        shared: Arc::clone(&shared),
+    };
+    (units, Peer(shared))
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no test panics in here")
+    }
+}
+
+impl Peer {
+    fn change(&self, f: impl FnOnce(&mut State)) {
+        let mut state = self.0.lock();
+        f(&mut state);
+        let wakers = std::mem::take(&mut state.wakers);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    pub(crate) fn send(&self, message: impl AsRef<[u8]>) {
+        self.change(|state| state.incoming.push_back(message.as_ref().to_vec()));
+    }
+
+    pub(crate) fn finish(&self) {
+        self.change(|state| state.ended = true);
+    }
+
+    pub(crate) fn stall(&self) {
+        self.change(|state| state.stalled = true);
+    }
+
+    pub(crate) fn take_all(&self) {
+        self.change(|state| state.stalled = false);
+    }
+
+    /// The next message that was flushed.
+    pub(crate) async fn message(&self) -> String {
+        loop {
+            let changed = self.0.changed.notified();
+            if let Some(message) = self.0.lock().outgoing.pop_front() {
+                return String::from_utf8(message).expect("tests send text");
+            }
+            changed.await;
+        }
+    }
+
+    /// How many messages were flushed and not looked at.
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.lock().outgoing.len()
+    }
+
+    pub(crate) fn closed_with(&self) -> Option<CloseReason> {
+        self.0.lock().closed_with.clone()
+    }
+}
+
+impl Transport for Units {
+    fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut BytesMut,
+        _: usize,
+    ) -> Poll<io::Result<Received>> {
+        let mut state = self.shared.lock();
+        if let Some(message) = state.incoming.pop_front() {
+            buf.extend_from_slice(&message);
+            return Poll::Ready(Ok(Received::Data(message.len())));
+        }
+        if state.ended {
+            return Poll::Ready(Ok(Received::End));
+        }
+        state.wakers.push(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let mut state = self.shared.lock();
+        if state.stalled {
+            state.wakers.push(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let message: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
+        let len = message.len();
+        state.taken.push_back(message);
+        Poll::Ready(Ok(len))
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.shared.lock();
+        let taken = std::mem::take(&mut state.taken);
+        state.outgoing.extend(taken);
+        drop(state);
+        self.shared.changed.notify_waiters();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(&mut self, _: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>> {
+        self.shared.lock().closed_with = Some(reason.clone());
+        Poll::Ready(Ok(()))
+    }
+}
