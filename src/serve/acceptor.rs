@@ -19,6 +19,9 @@ use crate::{net::Listener, pipeline::Pipeline};
 /// The first pause after an accept error of the listener's own; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// So many accepts, then it is others' turn: other listeners, the shutdown, the sessions on this thread. A listener may
+/// have a connection ready whenever it is asked.
+const BURST: usize = 32;
 
 /// An [`Acceptor`] whose types are forgotten: once a listener, not once a connection.
 pub(super) trait Accept: Send {
@@ -63,7 +66,7 @@ where
     S: Pipeline<L::Io>,
 {
     fn poll(&mut self, cx: &mut Context<'_>, connections: &mut Connections) -> Poll<BoxError> {
-        loop {
+        for _ in 0..BURST {
             if self.waiting.is_none() {
                 if let Some(pause) = &mut self.pause {
                     ready!(pause.as_mut().poll(cx));
@@ -80,8 +83,12 @@ where
                     }
                 }
             }
-            if let Err(error) = ready!(self.stack.poll_ready(cx)) {
-                return Poll::Ready(error.into());
+            // a panic is as final as an error: nobody knows what it has left of the stack
+            match catch_unwind(AssertUnwindSafe(|| self.stack.poll_ready(cx))) {
+                Ok(Poll::Ready(Ok(()))) => {}
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(Err(error))) => return Poll::Ready(error.into()),
+                Err(payload) => return Poll::Ready(Panic::from_payload(&*payload).into()),
             }
             let Some(connection) = self.waiting.take() else {
                 continue;
@@ -97,6 +104,8 @@ where
                 }
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

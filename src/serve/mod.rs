@@ -185,7 +185,6 @@ impl Serve {
                     return Poll::Ready(Some(error));
                 }
             }
-            connections.poll_reap(cx);
             Poll::Pending
         })
         .await;
@@ -198,27 +197,27 @@ impl Serve {
     }
 }
 
-async fn drain(mut connections: Connections, deadline: Duration, stagger: Duration) -> Drained {
+/// Sessions end themselves at the deadline, each with a record that says so. What is still there so much later does not
+/// listen, and is aborted.
+const GRACE: Duration = Duration::from_millis(100);
+
+async fn drain(connections: Connections, deadline: Duration, stagger: Duration) -> Drained {
     let begin = Instant::now();
     let mut open = connections.abort_unopened();
     let pause = stagger
         .checked_div(u32::try_from(open.len()).unwrap_or(u32::MAX))
         .unwrap_or_default();
-    let mut next_close = begin;
+    let mut next_close = Some(begin);
     while let Some(handle) = open.pop() {
-        connections.reap_until(next_close).await;
+        connections.wait_until(next_close).await;
         handle.close_within(crate::CloseReason::Shutdown, deadline);
-        next_close += pause;
+        next_close = next_close.and_then(|close| close.checked_add(pause));
     }
-    match begin
-        .checked_add(stagger)
-        .and_then(|end| end.checked_add(deadline))
-    {
-        Some(end) => connections.reap_until(end).await,
-        None => connections.reap_all().await,
-    }
+    let end = begin.checked_add(stagger);
+    let end = end.and_then(|end| end.checked_add(deadline)?.checked_add(GRACE));
+    connections.wait_until(end).await;
     connections.abort_all();
-    connections.reap_all().await;
+    connections.wait().await;
     connections.drained()
 }
 
@@ -265,7 +264,8 @@ impl fmt::Debug for ServeFuture {
 pub struct Drained {
     /// How many finished: handlers done, all flushed, closed properly.
     pub finished: usize,
-    /// How many were cut off, by the drain deadline or because their session was not open yet.
+    /// How many were cut off: by the drain deadline, by a transport that failed in the drain, or because their session was
+    /// not open yet.
     pub aborted: usize,
 }
 

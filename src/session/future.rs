@@ -1,7 +1,6 @@
 //! The session loop: one future a session, which reads, calls, writes and closes.
 
 use std::{
-    collections::VecDeque,
     fmt,
     future::Future,
     io,
@@ -23,6 +22,7 @@ use super::{
     calls::Calls,
     clock::Clock,
     config::Config,
+    queue::Queue,
     read::{Decoded, Reader},
     renew::Renew,
     timer::Timer,
@@ -70,9 +70,8 @@ struct State<S, W: Wire, R> {
     /// Decoded, and waiting for the service to be ready.
     next: Option<W::In>,
     /// Finished, and waiting for the write buffer to drain.
-    replies: VecDeque<Reply<W::Out>>,
+    replies: Queue<Reply<W::Out>>,
     timer: Timer,
-    drain_until: Option<Instant>,
     /// The write buffer went above the high watermark and is not below the low one yet.
     blocked: bool,
     /// Bad messages are skipped and counted; otherwise they close the session.
@@ -80,6 +79,8 @@ struct State<S, W: Wire, R> {
     /// What the handle says: whether the transport is read, and whether a frame is incomplete.
     reads: bool,
     incomplete: bool,
+    /// Messages that were decoded and are not counted yet.
+    messages_in: u64,
     steps: u32,
 }
 
@@ -105,7 +106,6 @@ struct Turn {
     calls_wait: bool,
     /// The budget is used up: others first.
     yields: bool,
-    messages_in: u64,
     /// A message was decoded in this turn.
     decoded: bool,
 }
@@ -138,13 +138,13 @@ where
                 reader: Reader::new(framing, wire.max_frame()),
                 writer: Writer::new(framing),
                 next: None,
-                replies: VecDeque::new(),
+                replies: Queue::new(),
                 timer: Timer::default(),
-                drain_until: None,
                 blocked: false,
                 skip_bad: config.skips_bad(framing),
                 reads: true,
                 incomplete: false,
+                messages_in: 0,
                 steps: 0,
                 wire,
                 service: Some(service),
@@ -183,6 +183,7 @@ where
                         break; // what is left is what panics
                     }
                     state.writer.repair();
+                    state.count_messages(&mut Turn::default());
                     quietly(|| state.stop_reading(Phase::Flushing, &mut Clock::default()));
                     quietly(|| this.calls.as_mut().clear());
                 }
@@ -232,12 +233,7 @@ where
             }
             if self.is_live() || self.phase == Phase::Draining {
                 self.exchange(calls.as_mut(), cx, &mut turn);
-                if turn.messages_in > 0 {
-                    let driver = self.wire.driver();
-                    let now = turn.clock.moment(driver);
-                    driver.messages_in(std::mem::take(&mut turn.messages_in), now);
-                    turn.decoded = true;
-                }
+                self.count_messages(&mut turn);
                 if self.is_live() && self.session().is_closing() {
                     continue;
                 }
@@ -245,15 +241,14 @@ where
             if self.wire.driver().wants_ping()
                 && let Poll::Ready(Err(error)) = self.poll_ping(cx)
             {
-                self.close_because(CloseReason::Io, error);
-                return Poll::Ready(());
+                return self.transport_failed(error);
             }
 
             if let Poll::Ready(Err(error)) =
-                self.writer.poll_flush(&mut self.wire, cx, &mut turn.clock)
+                self.writer
+                    .poll_flush(&mut self.wire, cx, &mut turn.clock, &mut self.timer)
             {
-                self.close_because(CloseReason::Io, error);
-                return Poll::Ready(());
+                return self.transport_failed(error);
             }
             if self.blocked && self.writer.len() <= self.config.low {
                 self.blocked = false;
@@ -274,10 +269,7 @@ where
                             turn.yields = self.step(READ_COST, cx).is_pending();
                             continue;
                         }
-                        Poll::Ready(Err(error)) => {
-                            self.close_because(CloseReason::Io, error);
-                            return Poll::Ready(());
-                        }
+                        Poll::Ready(Err(error)) => return self.transport_failed(error),
                         Poll::Pending => self.reader.rest(),
                     }
                 }
@@ -322,8 +314,9 @@ where
             while calls.len() > 0 && !turn.calls_wait {
                 match calls.as_mut().poll_next(cx) {
                     Poll::Ready(Some(result)) => {
-                        let reply = self.finished(result);
-                        self.replies.extend(reply);
+                        if let Some(reply) = self.finished(result) {
+                            self.replies.push_back(reply);
+                        }
                     }
                     Poll::Ready(None) => {}
                     Poll::Pending => turn.calls_wait = true,
@@ -371,7 +364,7 @@ where
             // decode first: a session without a message holds no permit
             let message = match self.next.take() {
                 Some(message) => message,
-                None => match self.decode(turn) {
+                None => match self.decode() {
                     Some(message) => message,
                     None => return false,
                 },
@@ -418,11 +411,11 @@ where
 
     /// The next message; `None` when there is none, or the session closes.
     #[inline]
-    fn decode(&mut self, turn: &mut Turn) -> Option<W::In> {
+    fn decode(&mut self) -> Option<W::In> {
         loop {
             match self.reader.decode(&mut self.wire) {
                 Ok(Decoded::Message(message)) => {
-                    turn.messages_in += 1;
+                    self.messages_in += 1;
                     return Some(message);
                 }
                 Ok(Decoded::Nothing) => return None,
@@ -511,6 +504,9 @@ where
         for message in messages {
             if let Err(error) = self.writer.encode(&mut self.wire, message) {
                 self.encode_failed(error);
+                if !self.skip_bad {
+                    break; // what comes after it is not to be taken for it
+                }
             }
         }
         self.blocked = self.writer.len() > self.config.high;
@@ -533,6 +529,17 @@ where
     fn skip(&mut self, error: &(dyn std::error::Error + Send + Sync)) {
         tracing::debug!(session = %self.session(), %error, "a message is skipped");
         self.wire.driver().skipped();
+    }
+
+    /// Counts what was decoded, and marks it as activity.
+    #[inline]
+    fn count_messages(&mut self, turn: &mut Turn) {
+        if self.messages_in > 0 {
+            let driver = self.wire.driver();
+            let now = turn.clock.moment(driver);
+            driver.messages_in(std::mem::take(&mut self.messages_in), now);
+            turn.decoded = true;
+        }
     }
 
     #[inline]
@@ -593,11 +600,9 @@ where
         self.phase = phase;
         let driver = self.wire.driver();
         driver.close_queue();
-        if self.drain_until.is_none() {
-            let deadline = driver.requested_deadline();
-            let deadline = deadline.unwrap_or(self.config.drain_deadline);
-            self.drain_until = clock.now().checked_add(deadline);
-        }
+        let deadline = driver.requested_deadline();
+        let deadline = deadline.unwrap_or(self.config.drain_deadline);
+        self.timer.drain_until(|| clock.now().checked_add(deadline));
         self.reader.release();
         // last, for the destructors are the user's
         drop((self.next.take(), self.service.take()));
@@ -641,9 +646,14 @@ where
         let driver = self.wire.driver();
         let write_timeout = driver.write_timeout().unwrap_or(self.config.write_timeout);
         let check = if live { driver.next_check() } else { None };
-        let stalled = self.writer.stalled().zip(write_timeout);
+        let stalled = self.timer.stalled_since().zip(write_timeout);
         let write = stalled.and_then(|(since, timeout)| since.checked_add(timeout));
-        let Some(deadline) = check.into_iter().chain(write).chain(self.drain_until).min() else {
+        let Some(deadline) = check
+            .into_iter()
+            .chain(write)
+            .chain(self.timer.drain_deadline())
+            .min()
+        else {
             self.timer.idle();
             return Next::Wait;
         };
@@ -667,7 +677,7 @@ where
         if write == Some(deadline) {
             self.session().close_with(CloseReason::WriteTimeout);
         }
-        if self.drain_until.is_some() {
+        if self.timer.drain_deadline().is_some() {
             let cut_off = Arc::new(DrainDeadlineExceeded);
             self.wire.driver().note_source(cut_off);
         }
@@ -678,6 +688,17 @@ where
     #[inline]
     fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Opening | Phase::Running)
+    }
+
+    /// Ends the session at once: nothing that is left to say can reach the peer.
+    #[cold]
+    fn transport_failed(&mut self, error: io::Error) -> Poll<()> {
+        if self.session().is_closing() {
+            self.wire.driver().note_source(Arc::new(error));
+        } else {
+            self.close_because(CloseReason::Io, error);
+        }
+        Poll::Ready(())
     }
 
     fn close_because(&mut self, reason: CloseReason, source: impl Into<BoxError>) {

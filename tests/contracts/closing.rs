@@ -10,7 +10,8 @@ use std::{
 };
 
 use getty::{
-    BoxError, CloseReason, Request, SessionLayer, layers::DrainDeadlineExceeded, service_fn,
+    BoxError, CloseReason, ConnectionHandle, Request, SessionLayer, layers::DrainDeadlineExceeded,
+    service_fn,
 };
 use tokio::time::Instant;
 
@@ -63,7 +64,7 @@ async fn a_second_close_changes_nothing_and_the_first_reason_wins() {
     assert_eq!(peer.counts().shutdowns, 1);
 }
 
-async fn cut_after(layer: SessionLayer, close: impl FnOnce(&getty::ConnectionHandle)) -> Duration {
+async fn cut_after(layer: SessionLayer, close: impl FnOnce(&ConnectionHandle)) -> Duration {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), layer, service_fn(sleep)).await;
     peer.send("100000\n");
@@ -79,11 +80,11 @@ async fn cut_after(layer: SessionLayer, close: impl FnOnce(&getty::ConnectionHan
 
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_does_not_finish_is_cut_off_by_the_drain_deadline() {
-    let five = cut_after(SessionLayer::new(), |session| session.close());
+    let five = cut_after(SessionLayer::new(), ConnectionHandle::close);
     assert_eq!(five.await.as_secs(), 5);
 
     let layer = SessionLayer::new().with_drain_deadline(Duration::from_secs(70));
-    let seventy = cut_after(layer.clone(), |session| session.close());
+    let seventy = cut_after(layer.clone(), ConnectionHandle::close);
     assert_eq!(seventy.await.as_secs(), 70);
 
     let two = cut_after(layer.clone(), |session| {
@@ -236,6 +237,20 @@ async fn a_transport_that_fails_ends_the_session_at_once() {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     assert!(closed.lifetime < Duration::from_secs(1));
     assert_eq!(peer.counts().shutdowns, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transport_that_fails_while_the_session_closes_is_told_as_the_source() {
+    let (transport, peer) = stream::pair();
+    let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+    peer.stall();
+    session.feed("lost".to_owned()).await.unwrap();
+    session.close();
+    idle().await;
+    peer.reset();
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::Local);
+    assert!(closed.source.unwrap().is::<io::Error>());
 }
 
 #[tokio::test(start_paused = true)]

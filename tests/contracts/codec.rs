@@ -1,12 +1,17 @@
 //! From bytes to messages: any split, bounds, and what the end of the stream does to the last frame.
 
-use std::io;
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
 
 use bytes::{Bytes, BytesMut};
-use getty::{BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, SessionLayer, service_fn};
+use getty::{
+    BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, SessionLayer, codec, service_fn,
+};
 use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec, LinesCodec, LinesCodecError};
 
-use crate::support::{connector, echo, lines, open, soon, stream};
+use crate::support::{connector, echo, idle, lines, open, soon, stream};
 
 #[tokio::test(start_paused = true)]
 async fn frames_that_arrive_byte_by_byte_are_whole_messages() {
@@ -202,6 +207,80 @@ async fn frames_that_the_codec_reserves_room_for_may_be_far_above_the_bound() {
             "in pieces of {piece}"
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_frame_may_come_slowly() {
+    let (transport, peer) = stream::pair();
+    let codec = lengths(2 * 1024 * 1024);
+    let (_session, _task) = open(transport, codec, SessionLayer::new(), service_fn(same)).await;
+    let large = frame(b'a', 300 * 1024);
+    for piece in [1, 3, 10, 4000, 5000, 20_000] {
+        for byte in large.chunks(piece).take(5) {
+            peer.send(byte);
+            idle().await;
+        }
+        peer.send_in_pieces(&large[(5 * piece).min(large.len())..], 30_000);
+        assert!(soon(peer.bytes(large.len())).await == large, "{piece}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_kept_are_not_touched_by_those_that_come_later() {
+    let (transport, peer) = stream::pair();
+    let kept: Arc<Mutex<Vec<Bytes>>> = Arc::default();
+    let keeps = Arc::clone(&kept);
+    let handler = service_fn(move |request: Request<BytesMut, Bytes>| {
+        keeps.lock().unwrap().push(request.into_message().freeze());
+        async { Ok::<Option<Bytes>, BoxError>(None) }
+    });
+    let codec = lengths(2 * 1024 * 1024);
+    let (_session, task) = open(transport, codec, SessionLayer::new(), handler).await;
+    let sent: Vec<(u8, u32)> = (0..100_u8).map(|n| (n, u32::from(n) * 977)).collect();
+    for (n, len) in &sent {
+        peer.send(frame(*n, *len));
+        if n % 3 == 0 {
+            idle().await;
+        }
+    }
+    peer.finish();
+    assert_eq!(soon(task).await.unwrap().reason, CloseReason::PeerClosed);
+    for ((n, len), message) in sent.into_iter().zip(&*kept.lock().unwrap()) {
+        assert_eq!(message.len(), len as usize);
+        assert!(message.iter().all(|byte| *byte == n));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn our_own_codecs_close_on_a_frame_over_their_maximum() {
+    async fn reason<C, Out>(codec: C, bytes: &[u8]) -> (CloseReason, u64)
+    where
+        C: Decoder<Error: Into<BoxError>> + Encoder<Out, Error: Into<BoxError>>,
+        C: Clone + Send + 'static,
+        C::Item: Send + 'static,
+        Out: Send + 'static,
+    {
+        let (transport, peer) = stream::pair();
+        let silent =
+            service_fn(|_: Request<C::Item, Out>| async { Ok::<Option<Out>, BoxError>(None) });
+        let (_session, task) = open(transport, codec, SessionLayer::new(), silent).await;
+        peer.send(bytes);
+        let closed = soon(task).await.unwrap();
+        (closed.reason, closed.stats.messages_in)
+    }
+
+    let long = [b'x'; 100];
+    let lines = codec::Lines::new().with_max_length(50);
+    assert_eq!(
+        reason::<_, String>(lines, &long).await,
+        (CloseReason::Decode, 0)
+    );
+    let length = codec::Length::new().with_max_length(50);
+    let frames = [frame(b'a', 50), frame(b'a', 51)].concat();
+    assert_eq!(
+        reason::<_, Bytes>(length, &frames).await,
+        (CloseReason::Decode, 1)
+    );
 }
 
 #[tokio::test(start_paused = true)]

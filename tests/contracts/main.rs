@@ -3,11 +3,17 @@
 mod callbacks;
 mod closing;
 mod codec;
+mod connect;
+#[cfg(unix)]
+mod descriptors;
 mod fairness;
 mod order;
 mod panics;
 mod per_session;
+mod properties;
 mod readiness;
 mod sending;
+mod serve;
 mod support;
+mod threads;
 mod units;

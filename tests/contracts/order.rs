@@ -76,7 +76,9 @@ async fn so_many_handlers_run_at_once_as_were_asked_for_and_not_one_more() {
 
 /// A handler whose requests finish in the order in which the test says their names.
 #[derive(Clone, Debug, Default)]
-struct Named(Arc<Mutex<Vec<(String, oneshot::Sender<()>)>>>);
+struct Named(Arc<Mutex<Vec<Waiting>>>);
+
+type Waiting = (String, oneshot::Sender<()>);
 
 impl Named {
     async fn handle(self, request: Request<String>) -> Answer {

@@ -108,6 +108,9 @@ async fn a_handler_that_panics_ends_its_session_and_what_is_encoded_still_leaves
             assert_eq!(panic_message(closed.source.as_ref()), message);
             assert_eq!(peer.output(), "fed\none\n");
             assert!(peer.is_shut(), "closed in the transport's own way");
+            let third = n > 1 && matches!(place, Place::LateInTheFuture);
+            assert_eq!(closed.stats.messages_in, 2 + u64::from(third), "{place:?}");
+            assert_eq!(closed.stats.messages_out, 2);
         }
     }
 }

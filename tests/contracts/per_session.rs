@@ -114,7 +114,7 @@ async fn an_error_of_the_make_service_refuses_the_connection() {
     let source = std::error::Error::source(error).unwrap();
     assert_eq!(source.to_string(), "not today");
 
-    let seen = seen.lock().unwrap();
+    let seen = seen.lock().unwrap().clone();
     assert_eq!(seen.len(), 1);
     assert_eq!(seen[0].reason, CloseReason::Refused);
     let source = seen[0].source.as_ref().unwrap();
