@@ -62,7 +62,7 @@ impl Connections {
         let key = self.0.lock().live.insert(Live { handle, task: None });
         let membership = Membership {
             shared: Arc::clone(&self.0),
-            key,
+            key: u32::try_from(key).unwrap_or_else(|_| unreachable!("so many have no descriptors")),
             finished: false,
         };
         let task = tokio::spawn(Drive { future, membership }).abort_handle();
@@ -146,14 +146,14 @@ pin_project! {
 /// A connection's place among the live ones, left when it is dropped.
 struct Membership {
     shared: Arc<Shared>,
-    key: usize,
+    key: u32,
     finished: bool,
 }
 
 impl Drop for Membership {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        let gone = state.live.try_remove(self.key);
+        let gone = state.live.try_remove(self.key as usize);
         let draining = state.draining;
         if draining {
             let count = if self.finished {

@@ -21,7 +21,7 @@ pub(crate) struct Writer {
     /// How many of them the transport took.
     taken: u64,
     /// How many messages were encoded since the driver was told.
-    messages: u64,
+    messages: u32,
     /// Something was written since the last complete flush.
     unflushed: bool,
     framing: Framing,
@@ -118,8 +118,8 @@ impl Writer {
         timer: &mut Timer,
     ) -> Poll<io::Result<()>> {
         if self.messages > 0 {
-            wire.driver()
-                .messages_out(std::mem::take(&mut self.messages));
+            let messages = std::mem::take(&mut self.messages);
+            wire.driver().messages_out(messages.into());
         }
         let before = self.taken;
         let polled = self.poll_write(wire, cx);
