@@ -207,6 +207,7 @@ fn compare(plan: &Plan) -> Result<(), Box<dyn Error>> {
         affinity::keep_to_one()?;
     }
     let start = Instant::now();
+    let mut summary = Summary::default();
     // A heading of its own for either kind of table, and only when there is something below it.
     let mut heading = false;
     for case in &plan.cases {
@@ -218,14 +219,15 @@ fn compare(plan: &Plan) -> Result<(), Box<dyn Error>> {
                 println!("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|");
                 heading = true;
             }
-            echo(case, shape, plan)?;
+            summary.add(case, echo(case, shape, plan)?);
         }
     }
     if plan.cases.iter().any(|case| matches!(case, Case::Idle)) {
         println!("\n| case | server | resident bytes a connection |\n|---|---|--:|");
-        idle(plan)?;
+        summary.add(&Case::Idle, idle(plan)?);
     }
-    println!("\n{} rounds, {:?} in all.", plan.rounds, start.elapsed());
+    println!("\n{summary}");
+    println!("{} rounds, {:?} in all.", plan.rounds, start.elapsed());
     Ok(())
 }
 
@@ -243,7 +245,43 @@ struct Sample {
     peak: u64,
 }
 
-fn echo(case: &Case, shape: Shape, plan: &Plan) -> io::Result<()> {
+/// Medians by server and case, in the order in which they came.
+#[derive(Debug, Default)]
+struct Summary {
+    cases: Vec<String>,
+    servers: Vec<(String, Vec<f64>)>,
+}
+
+impl Summary {
+    fn add(&mut self, case: &Case, medians: Vec<(String, f64)>) {
+        for (server, median) in medians {
+            match self.servers.iter_mut().find(|(known, _)| *known == server) {
+                Some((_, row)) => row.push(median),
+                // A server is in all cases or, like the reference's second run, in all but the last.
+                None => self.servers.push((server, vec![median])),
+            }
+        }
+        self.cases.push(case.to_string());
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "CPU ns a message; resident bytes an idle connection:\n")?;
+        writeln!(f, "| server | {} |", self.cases.join(" | "))?;
+        writeln!(f, "|---{}|", "|--:".repeat(self.cases.len()))?;
+        for (server, row) in &self.servers {
+            write!(f, "| {server} |")?;
+            for median in row {
+                write!(f, " {median:.0} |")?;
+            }
+            writeln!(f, "{}", " |".repeat(self.cases.len() - row.len()))?;
+        }
+        Ok(())
+    }
+}
+
+fn echo(case: &Case, shape: Shape, plan: &Plan) -> io::Result<Vec<(String, f64)>> {
     let mut entries: Vec<Entry> = plan
         .servers
         .iter()
@@ -266,12 +304,16 @@ fn echo(case: &Case, shape: Shape, plan: &Plan) -> io::Result<()> {
     }
     let reference = position(&entries, REFERENCE);
     let floor = position(&entries, FLOOR);
+    let mut medians = Vec::new();
     for entry in &entries {
         let against = |other: Option<usize>| match other {
             Some(other) => ratio(entry, &entries[other]),
             None => "-".to_owned(),
         };
         let figures = |of: fn(&Sample) -> f64| Quartiles::of(entry.samples.iter().map(of));
+        if let Some(cpu) = figures(|sample| sample.cpu) {
+            medians.push((entry.label.clone(), cpu.median));
+        }
         let mut latency = Histogram::default();
         for sample in &entry.samples {
             latency.merge(&sample.latency);
@@ -297,7 +339,7 @@ fn echo(case: &Case, shape: Shape, plan: &Plan) -> io::Result<()> {
             ),
         );
     }
-    Ok(())
+    Ok(medians)
 }
 
 fn position(entries: &[Entry], kind: Kind) -> Option<usize> {
@@ -328,7 +370,8 @@ fn sample(kind: Kind, shape: Shape, plan: &Plan) -> io::Result<Sample> {
     })
 }
 
-fn idle(plan: &Plan) -> io::Result<()> {
+fn idle(plan: &Plan) -> io::Result<Vec<(String, f64)>> {
+    let mut medians = Vec::new();
     for &kind in &plan.servers {
         let mut figures = Vec::new();
         for round in 0..IDLE_ROUNDS {
@@ -337,9 +380,10 @@ fn idle(plan: &Plan) -> io::Result<()> {
         }
         if let Some(figures) = Quartiles::of(figures) {
             println!("| idle {IDLE} | {} | {figures:.0} |", kind.name());
+            medians.push((kind.name().to_owned(), figures.median));
         }
     }
-    Ok(())
+    Ok(medians)
 }
 
 /// What each of many open connections adds to the server's resident memory after one echo each.
