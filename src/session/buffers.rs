@@ -31,7 +31,8 @@ pub(crate) fn take() -> BytesMut {
 /// Gives a buffer back, with whatever is in it. One that messages still refer to is left to them.
 pub(crate) fn give(mut buffer: BytesMut) {
     buffer.clear();
-    if !buffer.try_reclaim(BUFFER) || buffer.capacity() > KEPT_CAPACITY {
+    let whole = buffer.capacity() >= BUFFER || buffer.try_reclaim(BUFFER);
+    if !whole || buffer.capacity() > KEPT_CAPACITY {
         return;
     }
     let _ = POOL.try_with(|pool| {

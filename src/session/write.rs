@@ -160,7 +160,11 @@ impl Writer {
             if self.units.pop_front().is_none() && taken == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.buf.advance(taken);
+            if taken == self.buf.len() {
+                self.buf.clear(); // unlike an advance, this leaves the whole block to be used again
+            } else {
+                self.buf.advance(taken);
+            }
             self.taken += taken as u64;
             self.unflushed = true;
         }
