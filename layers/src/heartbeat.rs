@@ -34,7 +34,8 @@
 //!     .layer(HeartbeatLayer::new(Duration::from_secs(15), |_session| "PING".to_owned()))
 //!     // what the session loop does with it, in place of it
 //!     .service_fn(|connection: Connection<Framed<&'static str, LinesCodec, String>>| async move {
-//!         let mut driver = connection.into_parts().0.into_parts().driver;
+//!         let (framed, _lease) = connection.into_parts();
+//!         let mut driver = framed.into_parts().driver;
 //!         let context = Context::from_waker(Waker::noop());
 //!         driver.turn(&context);
 //!         let due = driver.next_check().ok_or("no heartbeat")?;

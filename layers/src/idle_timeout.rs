@@ -42,7 +42,8 @@
 //!     .layer(IdleTimeoutLayer::write(Duration::from_secs(60)))
 //!     // what the session loop does with it, in place of it
 //!     .service_fn(|connection: Connection<Framed<&'static str, LinesCodec, String>>| async move {
-//!         let mut driver = connection.into_parts().0.into_parts().driver;
+//!         let (framed, _lease) = connection.into_parts();
+//!         let mut driver = framed.into_parts().driver;
 //!         driver.turn(&Context::from_waker(Waker::noop()));
 //!         let idle = driver.next_check().ok_or("nothing to look for")?;
 //!         driver.run_checks(idle);
