@@ -46,6 +46,8 @@ pub(crate) struct Marks {
     pub(crate) resumed: Mark,
     /// Since when a frame is incomplete.
     pub(crate) incomplete: Mark,
+    /// When the transport began to take nothing although something waits.
+    pub(crate) stalled: Mark,
 }
 
 impl Default for Marks {
@@ -54,8 +56,9 @@ impl Default for Marks {
             read: Mark::at_open(),
             write: Mark::at_open(),
             active: Mark::at_open(),
-            resumed: Mark::at_open(),
+            resumed: Mark::none(),
             incomplete: Mark::none(),
+            stalled: Mark::none(),
         }
     }
 }
