@@ -89,6 +89,7 @@
 //! Layers between [`CodecLayer`] and `SessionLayer` are bounded by [`HasSession`]; the others need not know the
 //! transport. [`driver`] has the other half of a session, for test kits and for loops of another kind.
 
+pub mod catch_panic;
 pub mod codec;
 mod connection;
 pub mod handle_error;
@@ -97,6 +98,7 @@ mod session;
 mod sync;
 
 pub use self::{
+    catch_panic::CatchPanicLayer,
     codec::CodecLayer,
     connection::{
         Address, CallbackAdded, CloseReason, Closed, Connection, ConnectionHandle,

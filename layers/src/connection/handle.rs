@@ -87,6 +87,10 @@ struct Rare {
     closed: Option<Box<Closed>>,
     /// What layers ask of the driver, until it has taken it.
     wishes: Option<Box<Wishes>>,
+    /// How many layers around the lease's holder catch panics.
+    catchers: u8,
+    /// A panic has dropped the lease: a catcher finishes the connection.
+    left: bool,
 }
 
 /// What layers ask of the driver.
@@ -214,6 +218,12 @@ impl ConnectionHandle {
             .map(|mark| self.at(mark))
     }
 
+    /// When the session loop took the connection over and began to read, after every [hold](Self::hold); `None` before.
+    #[must_use]
+    pub fn open_since(&self) -> Option<Instant> {
+        self.0.marks.open.get_if_set().map(|mark| self.at(mark))
+    }
+
     /// Marks the application as active now.
     pub fn touch(&self) {
         self.0.marks.active.set(self.moment(Instant::now()));
@@ -276,10 +286,13 @@ impl ConnectionHandle {
         reason: impl Into<CloseReason>,
         source: impl Into<Box<dyn Error + Send + Sync>>,
     ) {
-        let source = Some(SharedError::from(source.into()));
+        self.close_shared(reason.into(), SharedError::from(source.into()));
+    }
+
+    pub(super) fn close_shared(&self, reason: CloseReason, source: SharedError) {
         self.request(Requested {
-            reason: reason.into(),
-            source,
+            reason,
+            source: Some(source),
             within: None,
         });
     }
@@ -546,6 +559,7 @@ impl ConnectionHandle {
     }
 
     pub(crate) fn mark_open(&self) {
+        self.0.marks.open.set(self.moment(Instant::now()));
         self.set(OPEN);
     }
 
@@ -597,7 +611,34 @@ impl ConnectionHandle {
         });
     }
 
-    /// The end: runs the callbacks and resolves those who wait. Only the lease calls it, and only once.
+    pub(super) fn add_catcher(&self) {
+        self.0.rare.lock().catchers += 1;
+    }
+
+    /// Whether there is a lease's duty to do, which no other catcher is left for.
+    pub(super) fn remove_catcher(&self) -> bool {
+        let mut rare = self.0.rare.lock();
+        rare.catchers -= 1;
+        // one further out catches the panic that drops this one
+        if !rare.left || (rare.catchers > 0 && std::thread::panicking()) {
+            return false;
+        }
+        rare.left = false;
+        true
+    }
+
+    /// In a panic that somebody catches: the lease's duty is theirs from here on.
+    pub(super) fn leave_to_catcher(&self) -> bool {
+        if !std::thread::panicking() {
+            return false;
+        }
+        self.abandon();
+        let mut rare = self.0.rare.lock();
+        rare.left = rare.catchers > 0;
+        rare.left
+    }
+
+    /// The end: runs the callbacks and resolves those who wait. Only who has the lease's duty calls it, and only once.
     pub(super) fn finish(&self) -> Closed {
         self.abandon();
         let mut rare = self.0.rare.lock();

@@ -46,6 +46,8 @@ pub(crate) struct Marks {
     pub(crate) resumed: Mark,
     /// Since when a frame is incomplete.
     pub(crate) incomplete: Mark,
+    /// When the session opened.
+    pub(crate) open: Mark,
 }
 
 impl Default for Marks {
@@ -56,6 +58,7 @@ impl Default for Marks {
             active: Mark::at_open(),
             resumed: Mark::at_open(),
             incomplete: Mark::none(),
+            open: Mark::none(),
         }
     }
 }
