@@ -90,22 +90,28 @@
 //! transport. [`driver`] has the other half of a session, for test kits and for loops of another kind.
 
 pub mod catch_panic;
+pub mod close_callback;
 pub mod codec;
 mod connection;
+pub mod cron;
 pub mod handle_error;
 mod message;
+pub mod on_open;
 mod session;
 mod sync;
 
 pub use self::{
     catch_panic::CatchPanicLayer,
+    close_callback::CloseCallbackLayer,
     codec::CodecLayer,
     connection::{
         Address, CallbackAdded, CloseReason, Closed, Connection, ConnectionHandle,
         DrainDeadlineExceeded, Endpoints, Panic, SharedError, Stats, TransportKind,
     },
+    cron::CronLayer,
     handle_error::HandleErrorLayer,
     message::{IntoReply, Replies, Reply, Request},
+    on_open::OnOpenLayer,
     session::{
         Feeding, Framed, FramedParts, HasSession, SendError, Sending, Sent, Session, driver,
     },
