@@ -89,6 +89,9 @@
 //! Layers between [`CodecLayer`] and `SessionLayer` are bounded by [`HasSession`]; the others need not know the
 //! transport. [`driver`] has the other half of a session, for test kits and for loops of another kind.
 
+#[macro_use]
+mod levels;
+
 pub mod catch_panic;
 pub mod close_callback;
 pub mod codec;
@@ -96,9 +99,11 @@ mod connection;
 pub mod cron;
 pub mod handle_error;
 mod message;
+pub mod message_trace;
 pub mod on_open;
 mod session;
 mod sync;
+pub mod trace;
 
 pub use self::{
     catch_panic::CatchPanicLayer,
@@ -111,8 +116,10 @@ pub use self::{
     cron::CronLayer,
     handle_error::HandleErrorLayer,
     message::{IntoReply, Replies, Reply, Request},
+    message_trace::MessageTraceLayer,
     on_open::OnOpenLayer,
     session::{
         Feeding, Framed, FramedParts, HasSession, SendError, Sending, Sent, Session, driver,
     },
+    trace::TraceLayer,
 };

@@ -429,6 +429,21 @@ impl ConnectionHandle {
         removed.is_some()
     }
 
+    /// Calls `callback` once the connection has closed: at once, where it has.
+    pub(crate) fn once_closed(&self, callback: impl FnOnce(&Closed) + Send + 'static) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+
+        #[derive(PartialEq, Eq)]
+        struct Own;
+
+        if self.is_closed() {
+            // without the allocations that a callback takes
+            contain("a close callback", || callback(&self.record()));
+        } else {
+            self.add_close_callback(Own, NEXT.fetch_add(1, Relaxed), callback);
+        }
+    }
+
     /// Has the driver call `check` at `at`, and again at the time that it answers, until it answers `None` or the
     /// session closes. All checks of a session share one timer, which is set back lazily: a check that looks for silence
     /// is called once a period, however much moves meanwhile. For layers that have a deadline; see also [`driver`].
