@@ -99,11 +99,18 @@ mod connection;
 pub mod cron;
 pub mod handle_error;
 mod message;
+#[cfg(feature = "metrics")]
+pub mod message_metrics;
 pub mod message_trace;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 pub mod on_open;
 mod session;
 mod sync;
 pub mod trace;
+
+#[cfg(feature = "metrics")]
+pub use self::{message_metrics::MessageMetricsLayer, metrics::MetricsLayer};
 
 pub use self::{
     catch_panic::CatchPanicLayer,
