@@ -77,6 +77,23 @@
 //! # }
 //! ```
 //!
+//! # Order
+//!
+//! From the outside inwards. Rows above `SessionLayer` are for connections, rows below it for messages.
+//!
+//! | layer | stands | because | in the wrong place |
+//! |---|---|---|---|
+//! | [`TraceLayer`] | outermost | all that is logged nests in the connection's span | what stands further out logs without saying for which connection |
+//! | `MetricsLayer` | outside whatever may refuse or lose a connection | refusals and failed handshakes are counted, by reason | further in they are not counted; nothing else changes |
+//! | [`CatchPanicLayer`] | outside handshakes and hooks, inside what is to see the error | a panic before the session is open becomes an error with its message | what stands further out panics in the connection's task: only that connection ends, without a message |
+//! | [`CloseCallbackLayer`] | anywhere; outermost to see every connection | callbacks run in the order of the layers, from the outside inwards | connections that end before they reach it are not told of |
+//! | [`OnOpenLayer`] | inside [`CodecLayer`], and inside what limits or refuses | it needs the session, and runs for every connection that reaches it | outside `CodecLayer` it does not compile; outside a limit it greets those who are then refused |
+//! | [`CronLayer`] | inside [`CodecLayer`] | it needs the session | outside `CodecLayer` it does not compile |
+//! | `SessionLayer` | between the two stacks | | |
+//! | [`MessageTraceLayer`] | outermost on messages, but inside [`HandleErrorLayer`] where errors are to be told | its span is around all that happens to a message | outside `HandleErrorLayer` it takes errors that were answered for answers |
+//! | `MessageMetricsLayer` | as `MessageTraceLayer` | the latency is that of all that stands inside | the same |
+//! | [`CatchPanicLayer`] | inside [`HandleErrorLayer`], or with a reply of its own | a panic becomes an error, which is answered there | outside it a panic closes the session, as without either |
+//!
 //! # What a layer owes the rest of the stack
 //!
 //! - It calls the service that it polled ready, never a clone of it, and passes readiness through: what the inner
