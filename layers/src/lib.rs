@@ -77,6 +77,23 @@
 //! # }
 //! ```
 //!
+//! # Order
+//!
+//! From the outside inwards. Rows above `SessionLayer` are for connections, rows below it for messages.
+//!
+//! | layer | stands | because | in the wrong place |
+//! |---|---|---|---|
+//! | [`TraceLayer`] | outermost | all that is logged nests in the connection's span | what stands further out logs without saying for which connection |
+//! | `MetricsLayer` | outside whatever may refuse or lose a connection | refusals and failed handshakes are counted, by reason | further in they are not counted; nothing else changes |
+//! | [`CatchPanicLayer`] | outside handshakes and hooks, inside what is to see the error | a panic before the session is open becomes an error with its message | what stands further out panics in the connection's task: only that connection ends, without a message |
+//! | [`CloseCallbackLayer`] | anywhere; outermost to see every connection | callbacks run in the order of the layers, from the outside inwards | connections that end before they reach it are not told of |
+//! | [`OnOpenLayer`] | inside [`CodecLayer`], and inside what limits or refuses | it needs the session, and runs for every connection that reaches it | outside `CodecLayer` it does not compile; outside a limit it greets those who are then refused |
+//! | [`CronLayer`] | inside [`CodecLayer`] | it needs the session | outside `CodecLayer` it does not compile |
+//! | `SessionLayer` | between the two stacks | | |
+//! | [`MessageTraceLayer`] | outermost on messages, but inside [`HandleErrorLayer`] where errors are to be told | its span is around all that happens to a message | outside `HandleErrorLayer` it takes errors that were answered for answers |
+//! | `MessageMetricsLayer` | as `MessageTraceLayer` | the latency is that of all that stands inside | the same |
+//! | [`CatchPanicLayer`] | inside [`HandleErrorLayer`], or with a reply of its own | a panic becomes an error, which is answered there | outside it a panic closes the session, as without either |
+//!
 //! # What a layer owes the rest of the stack
 //!
 //! - It calls the service that it polled ready, never a clone of it, and passes readiness through: what the inner
@@ -102,8 +119,14 @@
 //! | [`IdleTimeoutLayer`] | anywhere outside `SessionLayer`; with a hook inside `CodecLayer`, for the hook has the session | with a hook outside `CodecLayer` it does not compile |
 //! | [`HeartbeatLayer`] | between `CodecLayer` and `SessionLayer`: it sends through the session | outside `CodecLayer` it does not compile; `IdleTimeoutLayer::all` with a longer time than its period never closes, for beats are bytes: use `read` or `active` |
 
+#[macro_use]
+mod levels;
+
+pub mod catch_panic;
+pub mod close_callback;
 pub mod codec;
 mod connection;
+pub mod cron;
 pub mod handle_error;
 pub mod handshake_timeout;
 pub mod heartbeat;
@@ -111,26 +134,42 @@ pub mod idle_timeout;
 mod jitter;
 pub mod lifetime;
 mod message;
+#[cfg(feature = "metrics")]
+pub mod message_metrics;
+pub mod message_trace;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+pub mod on_open;
 pub mod read_timeout;
 mod session;
 mod sync;
+pub mod trace;
 pub mod write_timeout;
 
+#[cfg(feature = "metrics")]
+pub use self::{message_metrics::MessageMetricsLayer, metrics::MetricsLayer};
+
 pub use self::{
+    catch_panic::CatchPanicLayer,
+    close_callback::CloseCallbackLayer,
     codec::CodecLayer,
     connection::{
         Address, CallbackAdded, CloseReason, Closed, Connection, ConnectionHandle,
         DrainDeadlineExceeded, Endpoints, Panic, SharedError, Stats, TransportKind,
     },
+    cron::CronLayer,
     handle_error::HandleErrorLayer,
     handshake_timeout::HandshakeTimeoutLayer,
     heartbeat::HeartbeatLayer,
     idle_timeout::IdleTimeoutLayer,
     lifetime::LifetimeLayer,
     message::{IntoReply, Replies, Reply, Request},
+    message_trace::MessageTraceLayer,
+    on_open::OnOpenLayer,
     read_timeout::ReadTimeoutLayer,
     session::{
         Feeding, Framed, FramedParts, HasSession, SendError, Sending, Sent, Session, driver,
     },
+    trace::TraceLayer,
     write_timeout::WriteTimeoutLayer,
 };

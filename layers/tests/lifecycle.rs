@@ -310,3 +310,17 @@ fn handles_and_sessions_may_be_used_from_any_thread() {
     // a message that is only `Send` is enough
     check::<Session<std::cell::Cell<u8>>>();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_handle_tells_since_when_its_session_is_open() {
+    let (connection, handle) = connection();
+    tokio::time::advance(Duration::from_secs(3)).await;
+    assert_eq!(handle.open_since(), None);
+    let ((), mut lease) = connection.into_parts();
+    lease.open();
+    let since = handle.open_since().unwrap();
+    assert_eq!(since - handle.opened_at(), Duration::from_secs(3));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    drop(lease);
+    assert_eq!(handle.open_since(), Some(since), "readable after the close");
+}

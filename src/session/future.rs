@@ -244,7 +244,11 @@ where
         let mut turn = Turn::default();
         self.wire.driver().turn(cx);
         loop {
-            if self.phase == Phase::Opening && !self.wire.driver().is_held() {
+            // one that is closed before it was open never is: whoever held it may have refused it
+            if self.phase == Phase::Opening
+                && !self.wire.driver().is_held()
+                && !self.session().is_closing()
+            {
                 self.phase = Phase::Running;
                 lease.iter_mut().for_each(Lease::open);
             }
@@ -394,11 +398,11 @@ where
                 return false;
             }
             Stop::ServiceFailed(error) => {
-                self.close_because(CloseReason::Handler, error);
+                self.stack_failed(error);
                 return false;
             }
             Stop::CallWaits => turn.calls_wait = calls.waits_alone(),
-            Stop::CallFailed(error) => self.close_because(CloseReason::Handler, error),
+            Stop::CallFailed(error) => self.stack_failed(error),
             Stop::Reply(reply) => {
                 let reply = self.check_reply(reply);
                 if self.wire.driver().is_signalled() {
@@ -502,7 +506,7 @@ where
         match result {
             Ok(response) => Some(self.check_reply(response.into_reply())),
             Err(error) => {
-                self.close_because(CloseReason::Handler, error);
+                self.stack_failed(error);
                 None
             }
         }
@@ -767,6 +771,18 @@ where
             self.close_because(CloseReason::Io, error);
         }
         Poll::Ready(())
+    }
+
+    /// The message stack returned an error, which may be a panic that a layer of it has caught.
+    #[cold]
+    fn stack_failed(&mut self, error: impl Into<BoxError>) {
+        let error = error.into();
+        let reason = if error.is::<Panic>() {
+            CloseReason::Panicked
+        } else {
+            CloseReason::Handler
+        };
+        self.close_because(reason, error);
     }
 
     fn close_because(&mut self, reason: CloseReason, source: impl Into<BoxError>) {

@@ -1,12 +1,23 @@
-//! The life of a session: layers that beat, time out and close, through the real session loop with the clock paused.
+//! The life of a session: the layers around it, through the public API and the real session loop, with the clock paused.
 
+mod catch_panic;
+mod close_callback;
+mod cron;
 mod handshake_timeout;
 mod heartbeat;
 mod idle_timeout;
+mod kit;
 mod lifetime;
+#[cfg(feature = "metrics")]
+mod metrics;
+mod on_open;
 mod read_timeout;
 mod scale;
 #[path = "../contracts/support/mod.rs"]
-#[allow(dead_code, reason = "the contracts use all of it")]
+#[allow(
+    dead_code,
+    reason = "the contracts' tests use more of it than these do"
+)]
 mod support;
+mod trace;
 mod write_timeout;

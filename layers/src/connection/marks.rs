@@ -48,6 +48,8 @@ pub(crate) struct Marks {
     pub(crate) incomplete: Mark,
     /// When the transport began to take nothing although something waits.
     pub(crate) stalled: Mark,
+    /// When the session opened.
+    pub(crate) open: Mark,
 }
 
 impl Default for Marks {
@@ -59,6 +61,7 @@ impl Default for Marks {
             resumed: Mark::none(),
             incomplete: Mark::none(),
             stalled: Mark::none(),
+            open: Mark::none(),
         }
     }
 }
