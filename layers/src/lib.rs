@@ -89,22 +89,34 @@
 //! Layers between [`CodecLayer`] and `SessionLayer` are bounded by [`HasSession`]; the others need not know the
 //! transport. [`driver`] has the other half of a session, for test kits and for loops of another kind.
 
+pub mod access;
+pub mod active;
 pub mod codec;
 mod connection;
 pub mod handle_error;
 mod message;
+pub mod peer_limit;
+mod refusal;
+pub mod registry;
 mod session;
+pub mod spawn;
 mod sync;
 
 pub use self::{
+    access::AccessLayer,
+    active::ActiveLayer,
     codec::CodecLayer,
     connection::{
         Address, CallbackAdded, CloseReason, Closed, Connection, ConnectionHandle,
-        DrainDeadlineExceeded, Endpoints, Panic, SharedError, Stats, TransportKind,
+        DrainDeadlineExceeded, Endpoints, Panic, SharedError, Stats, TransportKind, WeakHandle,
     },
     handle_error::HandleErrorLayer,
     message::{IntoReply, Replies, Reply, Request},
+    peer_limit::PeerLimitLayer,
+    registry::{Registry, RegistryLayer},
     session::{
-        Feeding, Framed, FramedParts, HasSession, SendError, Sending, Sent, Session, driver,
+        Feeding, Framed, FramedParts, HasSession, SendError, Sending, Sent, Session, WeakSession,
+        driver,
     },
+    spawn::SpawnLayer,
 };

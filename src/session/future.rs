@@ -238,6 +238,10 @@ where
                     driver.messages_in(std::mem::take(&mut turn.messages_in), now);
                     turn.decoded = true;
                 }
+                let driver = self.wire.driver();
+                if driver.take_activity() {
+                    driver.active(turn.clock.moment(driver));
+                }
                 if self.is_live() && self.session().is_closing() {
                     continue;
                 }
@@ -300,7 +304,7 @@ where
                     }
                 }
             }
-            self.mark(&mut turn);
+            self.mark(calls.len(), &mut turn);
             match self.poll_deadline(cx) {
                 Next::Again => turn.clock = Clock::default(),
                 Next::Wait => return Poll::Pending,
@@ -550,9 +554,10 @@ where
         }
     }
 
-    /// Keeps up what the handle says of reading.
+    /// Keeps up what the handle says of reading and of handlers.
     #[inline]
-    fn mark(&mut self, turn: &mut Turn) {
+    fn mark(&mut self, in_flight: usize, turn: &mut Turn) {
+        self.wire.driver().in_flight(in_flight);
         let reads = self.phase == Phase::Running && self.reader.wants_more();
         if reads != self.reads {
             self.reads = reads;

@@ -1,6 +1,6 @@
 //! When what last happened: one writer, the driver, and any number of readers.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use crate::session::driver::Moment;
 
@@ -37,6 +37,49 @@ impl Mark {
     }
 }
 
+/// Which messages are activity: all of them, or those of which `ActiveLayer` says so.
+///
+/// The layer notes what it says here, for a store at the most; the driver makes a time of it at the end of its turn.
+#[derive(Debug)]
+pub(crate) struct Activity(AtomicU8);
+
+impl Activity {
+    /// Nobody has said anything: every message is activity.
+    const EVERY_MESSAGE: u8 = 0;
+    /// A layer says, and has seen no activity since the driver last looked.
+    const NONE: u8 = 1;
+    /// A layer has seen activity.
+    const SOME: u8 = 2;
+
+    /// A layer says whether a message is activity; from here on only layers do.
+    #[inline]
+    pub(crate) fn say(&self, active: bool) {
+        let now = self.0.load(Relaxed);
+        if active {
+            if now != Self::SOME {
+                self.0.store(Self::SOME, Relaxed);
+            }
+        } else if now == Self::EVERY_MESSAGE {
+            self.0.store(Self::NONE, Relaxed);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_every_message(&self) -> bool {
+        self.0.load(Relaxed) == Self::EVERY_MESSAGE
+    }
+
+    /// Whether a layer has seen activity since the last time.
+    #[inline]
+    pub(crate) fn take(&self) -> bool {
+        let seen = self.0.load(Relaxed) == Self::SOME;
+        if seen {
+            self.0.store(Self::NONE, Relaxed);
+        }
+        seen
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Marks {
     pub(crate) read: Mark,
@@ -46,6 +89,7 @@ pub(crate) struct Marks {
     pub(crate) resumed: Mark,
     /// Since when a frame is incomplete.
     pub(crate) incomplete: Mark,
+    pub(crate) activity: Activity,
 }
 
 impl Default for Marks {
@@ -56,6 +100,7 @@ impl Default for Marks {
             active: Mark::at_open(),
             resumed: Mark::at_open(),
             incomplete: Mark::none(),
+            activity: Activity(AtomicU8::new(Activity::EVERY_MESSAGE)),
         }
     }
 }
