@@ -1,0 +1,11 @@
+//! The life of a session: layers that beat, time out and close, through the real session loop with the clock paused.
+
+mod access;
+mod active;
+mod peer_limit;
+mod rate_limit;
+mod registry;
+mod spawn;
+#[path = "../contracts/support/mod.rs"]
+#[allow(dead_code, reason = "the contracts use all of it")]
+mod support;
