@@ -88,19 +88,39 @@
 //!
 //! Layers between [`CodecLayer`] and `SessionLayer` are bounded by [`HasSession`]; the others need not know the
 //! transport. [`driver`] has the other half of a session, for test kits and for loops of another kind.
+//!
+//! # Order
+//!
+//! From the outside to the inside, as in a `ServiceBuilder`; layers in the same part may change places.
+//!
+//! | layer | where, and why | in the wrong place |
+//! |---|---|---|
+//! | [`HandshakeTimeoutLayer`] | outermost: it times what is inside of it until the session opens | inside a layer that does I/O it does not time that layer |
+//! | [`LifetimeLayer`] | anywhere outside `SessionLayer`: the age counts from accept | on messages it does not compile; tower's `timeout` in its place cuts a session off in the middle of a message |
+//! | [`WriteTimeoutLayer`] | anywhere outside `SessionLayer`, whose own setting it replaces | of two of them the inner one counts |
+//! | [`ReadTimeoutLayer`] | anywhere outside `SessionLayer` | on messages it does not compile: a frame that is incomplete is no message yet |
+//! | [`IdleTimeoutLayer`] | anywhere outside `SessionLayer`; with a hook inside `CodecLayer`, for the hook has the session | with a hook outside `CodecLayer` it does not compile |
+//! | [`HeartbeatLayer`] | between `CodecLayer` and `SessionLayer`: it sends through the session | outside `CodecLayer` it does not compile; `IdleTimeoutLayer::all` with a longer time than its period never closes, for beats are bytes: use `read` or `active` |
 
 pub mod access;
 pub mod active;
 pub mod codec;
 mod connection;
 pub mod handle_error;
+pub mod handshake_timeout;
+pub mod heartbeat;
+pub mod idle_timeout;
+mod jitter;
+pub mod lifetime;
 mod message;
 pub mod peer_limit;
+pub mod read_timeout;
 mod refusal;
 pub mod registry;
 mod session;
 pub mod spawn;
 mod sync;
+pub mod write_timeout;
 
 pub use self::{
     access::AccessLayer,
@@ -111,12 +131,18 @@ pub use self::{
         DrainDeadlineExceeded, Endpoints, Panic, SharedError, Stats, TransportKind, WeakHandle,
     },
     handle_error::HandleErrorLayer,
+    handshake_timeout::HandshakeTimeoutLayer,
+    heartbeat::HeartbeatLayer,
+    idle_timeout::IdleTimeoutLayer,
+    lifetime::LifetimeLayer,
     message::{IntoReply, Replies, Reply, Request},
     peer_limit::PeerLimitLayer,
+    read_timeout::ReadTimeoutLayer,
     registry::{Registry, RegistryLayer},
     session::{
         Feeding, Framed, FramedParts, HasSession, SendError, Sending, Sent, Session, WeakSession,
         driver,
     },
     spawn::SpawnLayer,
+    write_timeout::WriteTimeoutLayer,
 };

@@ -77,9 +77,11 @@ struct State<S, W: Wire, R> {
     blocked: bool,
     /// Bad messages are skipped and counted; otherwise they close the session.
     skip_bad: bool,
-    /// What the handle says: whether the transport is read, and whether a frame is incomplete.
+    /// What the handle says: whether the transport is read, whether a frame is incomplete, and whether nothing of what
+    /// waits can be written.
     reads: bool,
     incomplete: bool,
+    stalled: bool,
     steps: u32,
 }
 
@@ -130,6 +132,9 @@ where
         config: Arc<Config>,
     ) -> Self {
         wire.driver().set_queue_capacity(config.queue);
+        if wire.has_ping() {
+            wire.driver().has_ping();
+        }
         let framing = wire.framing();
         Self {
             calls: Calls::new(config.in_flight, config.ordered),
@@ -143,8 +148,9 @@ where
                 drain_until: None,
                 blocked: false,
                 skip_bad: config.skips_bad(framing),
-                reads: true,
+                reads: false,
                 incomplete: false,
+                stalled: false,
                 steps: 0,
                 wire,
                 service: Some(service),
@@ -565,11 +571,19 @@ where
             driver.reading(reads, turn.clock.moment(driver));
         }
         let incomplete = self.reader.is_incomplete();
-        if incomplete != self.incomplete || (incomplete && turn.decoded) {
+        if incomplete != self.incomplete
+            || (incomplete && (turn.decoded || !self.wire.driver().is_incomplete()))
+        {
             self.incomplete = incomplete;
             let driver = self.wire.driver();
             let now = turn.clock.moment(driver);
             driver.incomplete(incomplete.then_some(now));
+        }
+        let stalled = self.writer.stalled();
+        if stalled.is_some() != self.stalled {
+            self.stalled = stalled.is_some();
+            let driver = self.wire.driver();
+            driver.stalled(stalled.map(|since| driver.moment(since)));
         }
     }
 

@@ -60,6 +60,11 @@ pub trait Wire: HasSession {
     /// See [`Transport::poll_flush`].
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
+    /// See [`Transport::has_ping`].
+    fn has_ping(&self) -> bool {
+        false
+    }
+
     /// See [`Transport::poll_ping`].
     fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
@@ -138,6 +143,10 @@ impl<T: Transport, C: SessionCodec<Out>, Out> Wire for Framed<T, C, Out> {
     #[inline]
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.split_mut().0.poll_flush(cx)
+    }
+
+    fn has_ping(&self) -> bool {
+        self.transport().has_ping()
     }
 
     fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

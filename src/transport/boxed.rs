@@ -45,6 +45,10 @@ impl Transport for BoxTransport {
         self.0.poll_flush(cx)
     }
 
+    fn has_ping(&self) -> bool {
+        self.0.has_ping()
+    }
+
     fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.poll_ping(cx)
     }

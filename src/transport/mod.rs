@@ -70,7 +70,12 @@ pub trait Transport {
     /// Hands all that was taken to the network.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Sends the transport's own ping, where it has one. Flushed like anything else.
+    /// Whether it has a ping of its own. It is asked once, when the session loop begins; `false` by default.
+    fn has_ping(&self) -> bool {
+        false
+    }
+
+    /// Sends the transport's own ping, where it [has one](Self::has_ping). Flushed like anything else.
     fn poll_ping(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

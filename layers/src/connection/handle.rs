@@ -36,6 +36,8 @@ const CLOSING: u8 = 2;
 const PEER_FINISHED: u8 = 4;
 /// Callbacks have run.
 const CLOSED: u8 = 8;
+/// The transport has a ping of its own.
+const HAS_PING: u8 = 16;
 
 /// What anybody may know of, and do to, one connection, whatever its transport and messages.
 ///
@@ -198,13 +200,32 @@ impl ConnectionHandle {
         self.at(self.0.marks.active.get())
     }
 
-    /// Since when the peer is silent: when bytes were last received, or reading went on after we had paused it. `None`
-    /// while we do not read, because a handler, a limit or a slow peer keeps us from it, or because the peer has ended its
-    /// direction: silence then says nothing of the peer, and no receive deadline runs.
+    /// Since when we read: since the session opened, or since reading went on after we had paused it. `None` while we do
+    /// not read: before the session opens, while a handler, a limit or a slow peer keeps us from it, and after the peer
+    /// has ended its direction. Silence then says nothing of the peer, and no receive deadline runs.
+    #[must_use]
+    pub fn reading_since(&self) -> Option<Instant> {
+        self.0
+            .marks
+            .resumed
+            .get_if_set()
+            .map(|resumed| self.at(resumed))
+    }
+
+    /// Since when the peer is silent: when bytes were last received, or [reading](Self::reading_since) began or went on.
+    /// `None` while we do not read.
     #[must_use]
     pub fn silent_since(&self) -> Option<Instant> {
         let resumed = self.0.marks.resumed.get_if_set()?;
         Some(self.at(resumed.max(self.0.marks.read.get())))
+    }
+
+    /// Since when the transport takes no byte although some wait, which means that the peer does not read; `None` while
+    /// nothing waits.
+    #[must_use]
+    pub fn stalled_since(&self) -> Option<Instant> {
+        let stalled = self.0.marks.stalled.get_if_set()?;
+        Some(self.at(stalled.max(self.0.marks.write.get())))
     }
 
     /// Since when a frame of the peer's is incomplete; `None` while there is no such frame.
@@ -468,6 +489,13 @@ impl ConnectionHandle {
         }
     }
 
+    /// Whether the transport has a [ping](Self::ping) of its own, as WebSocket does. Known once the session loop has
+    /// taken the connection over.
+    #[must_use]
+    pub fn has_ping(&self) -> bool {
+        self.has(HAS_PING)
+    }
+
     /// Asks for the transport's own ping, such as WebSocket's. Without effect on transports that have none.
     pub fn ping(&self) {
         self.0.signal.raise(Signal::PING);
@@ -567,6 +595,17 @@ impl ConnectionHandle {
 
     pub(crate) fn mark_open(&self) {
         self.set(OPEN);
+    }
+
+    pub(crate) fn mark_has_ping(&self) {
+        self.0.state.fetch_or(HAS_PING, Ordering::AcqRel);
+    }
+
+    /// A codec's adapter has kept a message to itself. Only from within the codec, for the counters have one writer.
+    pub(crate) fn intercepted(&self) {
+        self.0.counters.messages_in.add(1);
+        // the driver, which has not seen the message, marks what may come after it anew
+        self.0.marks.incomplete.clear();
     }
 
     pub(crate) fn mark_peer_finished(&self) {

@@ -90,6 +90,8 @@ pub(crate) struct Marks {
     /// Since when a frame is incomplete.
     pub(crate) incomplete: Mark,
     pub(crate) activity: Activity,
+    /// When the transport began to take nothing although something waits.
+    pub(crate) stalled: Mark,
 }
 
 impl Default for Marks {
@@ -98,9 +100,10 @@ impl Default for Marks {
             read: Mark::at_open(),
             write: Mark::at_open(),
             active: Mark::at_open(),
-            resumed: Mark::at_open(),
+            resumed: Mark::none(),
             incomplete: Mark::none(),
             activity: Activity(AtomicU8::new(Activity::EVERY_MESSAGE)),
+            stalled: Mark::none(),
         }
     }
 }

@@ -318,6 +318,28 @@ impl<Out> Driver<Out> {
         }
     }
 
+    /// Whether the handle says that a frame is incomplete: an adapter of the codec may have completed it unseen.
+    #[inline]
+    pub fn is_incomplete(&self) -> bool {
+        self.session.marks().incomplete.get_if_set().is_some()
+    }
+
+    /// The transport takes nothing since `since` although something waits, or nothing waits any more; to be called when
+    /// that changes.
+    #[cold]
+    pub fn stalled(&self, since: Option<Moment>) {
+        let stalled = &self.session.marks().stalled;
+        match since {
+            Some(since) => stalled.set(since),
+            None => stalled.clear(),
+        }
+    }
+
+    /// The transport has a ping of its own.
+    pub fn has_ping(&self) {
+        self.session.mark_has_ping();
+    }
+
     /// The peer has ended its direction.
     pub fn peer_finished(&self) {
         self.session.mark_peer_finished();

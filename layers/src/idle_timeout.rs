@@ -1,0 +1,330 @@
+//! Closes a session in which nothing has moved for a time, or tells a hook of it.
+//!
+//! Four kinds of "nothing":
+//!
+//! | | nothing was | measured by |
+//! |---|---|---|
+//! | [`all`](IdleTimeoutLayer::all), [`new`](IdleTimeoutLayer::new) | received or sent | bytes |
+//! | [`read`](IdleTimeoutLayer::read) | received | bytes |
+//! | [`write`](IdleTimeoutLayer::write) | sent | bytes |
+//! | [`active`](IdleTimeoutLayer::active) | done by the application | messages for it, and [`touch`](ConnectionHandle::touch) |
+//!
+//! Slow is not idle: by bytes, every byte that moves starts the time anew, be it a part of a frame or a heartbeat. So
+//! `all` and `read` end sessions whose peer is gone, `active` those whose peer is there and does nothing: pongs that
+//! [`HeartbeatLayer`](crate::HeartbeatLayer) takes are bytes, and no activity. A handler that works for longer than the
+//! time of `active` may [`touch`](ConnectionHandle::touch) its session now and then.
+//!
+//! - *ready*: the inner service's.
+//! - *call*: registers a look at the session's clock, calls the inner service; no timer of its own, nothing a message.
+//!   An idle session is looked at once a time.
+//! - *drop*: drops the inner future.
+//! - *close*: when the time has passed, the session closes gracefully, as [`CloseReason::IdleTimeout`]; with a hook it
+//!   does not, unless the hook closes it.
+//!
+//! While we ourselves do not read ([`reading_since`](ConnectionHandle::reading_since)), because a handler, a limit or a
+//! full write buffer keeps us from it, the time does not run, but for `write`: what the peer might have sent nobody
+//! knows.
+//!
+//! Scope: session. It may stand anywhere outside `SessionLayer`, with a hook between `CodecLayer` and `SessionLayer`.
+//! Several may be stacked.
+//!
+//! ```
+//! use std::{task::{Context, Waker}, time::Duration};
+//!
+//! use getty_layers::{CodecLayer, CloseReason, Connection, Framed, HasSession, IdleTimeoutLayer};
+//! use tokio_util::codec::LinesCodec;
+//! use tower::{BoxError, ServiceBuilder, ServiceExt};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! let stack = ServiceBuilder::new()
+//!     .layer(CodecLayer::new(LinesCodec::new()))
+//!     .layer(IdleTimeoutLayer::write(Duration::from_secs(60)))
+//!     // what the session loop does with it, in place of it
+//!     .service_fn(|connection: Connection<Framed<&'static str, LinesCodec, String>>| async move {
+//!         let mut driver = connection.into_parts().0.into_parts().driver;
+//!         driver.turn(&Context::from_waker(Waker::noop()));
+//!         let idle = driver.next_check().ok_or("nothing to look for")?;
+//!         driver.run_checks(idle);
+//!         Ok::<_, BoxError>(driver.session().reason())
+//!     });
+//! let reason = stack.oneshot(Connection::new("any transport")).await?;
+//! assert_eq!(reason, Some(CloseReason::IdleTimeout));
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{
+    any::type_name,
+    fmt,
+    marker::PhantomData,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{CloseReason, Connection, ConnectionHandle, HasSession, Session};
+
+/// Closes a session in which nothing moves, or tells a hook of it; see the [module](self).
+#[derive(Clone, Debug)]
+pub struct IdleTimeoutLayer<H = Close> {
+    idleness: Idleness,
+    hook: H,
+}
+
+/// What an [`IdleTimeoutLayer`] without a hook does: it closes the session.
+#[derive(Clone, Copy, Debug)]
+pub struct Close;
+
+/// The hook of an [`IdleTimeoutLayer`].
+pub struct Hook<Out, F> {
+    call: F,
+    out: PhantomData<fn(Out)>,
+}
+
+/// What moves nothing for how long.
+#[derive(Clone, Copy, Debug)]
+struct Idleness {
+    kind: Kind,
+    time: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    All,
+    Read,
+    Write,
+    Active,
+}
+
+impl IdleTimeoutLayer {
+    /// As [`all`](Self::all).
+    #[must_use]
+    pub const fn new(time: Duration) -> Self {
+        Self::all(time)
+    }
+
+    /// Idle is a session that has neither received nor sent a byte for `time`. Zero is looked for every millisecond; a
+    /// time too long to be told never comes. So it is with the others.
+    #[must_use]
+    pub const fn all(time: Duration) -> Self {
+        Self::of(Kind::All, time)
+    }
+
+    /// Idle is a session that has received no byte for `time`.
+    #[must_use]
+    pub const fn read(time: Duration) -> Self {
+        Self::of(Kind::Read, time)
+    }
+
+    /// Idle is a session that has sent no byte for `time`, be there any to send or not.
+    #[must_use]
+    pub const fn write(time: Duration) -> Self {
+        Self::of(Kind::Write, time)
+    }
+
+    /// Idle is a session whose application was not active for `time`: no message came for it, and nobody called
+    /// [`touch`](ConnectionHandle::touch).
+    #[must_use]
+    pub const fn active(time: Duration) -> Self {
+        Self::of(Kind::Active, time)
+    }
+
+    const fn of(kind: Kind, time: Duration) -> Self {
+        Self {
+            idleness: Idleness { kind, time },
+            hook: Close,
+        }
+    }
+
+    /// Calls `hook` instead of closing: when the session has been idle for the time, and again after each further such
+    /// time of the same silence ([`Idle::nth`] tells them apart). It runs in the session's task, so it must not block;
+    /// it may send with [`try_send`](Session::try_send), and close the session.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use getty_layers::{CloseReason, IdleTimeoutLayer, Session};
+    ///
+    /// let layer = IdleTimeoutLayer::read(Duration::from_secs(30))
+    ///     .with_hook(|session: &Session<String>, idle| match idle.nth {
+    ///         1 => drop(session.try_send("are you there?".to_owned())),
+    ///         _ => session.close_with(CloseReason::IdleTimeout),
+    ///     });
+    /// ```
+    // the bound on the closure is what lets its arguments' types go unwritten
+    pub const fn with_hook<Out, F>(self, hook: F) -> IdleTimeoutLayer<Hook<Out, F>>
+    where
+        F: Fn(&Session<Out>, Idle) + Clone,
+    {
+        IdleTimeoutLayer {
+            idleness: self.idleness,
+            hook: Hook {
+                call: hook,
+                out: PhantomData,
+            },
+        }
+    }
+}
+
+/// What the hook of an [`IdleTimeoutLayer`] is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Idle {
+    /// Since when the session is idle.
+    pub since: Instant,
+    /// How often the hook was called for this silence, this time included: 1 for the first.
+    pub nth: u64,
+}
+
+impl Idleness {
+    /// Since when the session is idle in this sense; `None` while that cannot be said.
+    fn since(self, handle: &ConnectionHandle) -> Option<Instant> {
+        match self.kind {
+            Kind::All => Some(handle.silent_since()?.max(handle.last_write())),
+            Kind::Read => handle.silent_since(),
+            Kind::Write => Some(handle.last_write()),
+            Kind::Active => Some(handle.reading_since()?.max(handle.last_active())),
+        }
+    }
+
+    /// Registers `tell`, which is called whenever the session has been idle for the time.
+    fn watch(
+        self,
+        handle: &ConnectionHandle,
+        mut tell: impl FnMut(&ConnectionHandle, Idle) -> bool + Send + 'static,
+    ) {
+        let Self { time, .. } = self;
+        let opened = Instant::now();
+        let Some(first) = opened.checked_add(time) else {
+            return;
+        };
+        // of the silence at hand: since when it lasts, how often that was told, and when last
+        let (mut known, mut nth, mut told) = (opened, 0_u64, opened);
+        handle.check_at(first, move |handle, now| {
+            let Some(since) = self.since(handle) else {
+                // a silence that begins later is not long enough before a whole time from now
+                return now.checked_add(time);
+            };
+            let since = since.max(opened);
+            if since != known {
+                (known, nth, told) = (since, 0, since);
+            }
+            let due = told.checked_add(time)?;
+            if due > now {
+                return Some(due);
+            }
+            nth += 1;
+            told = now;
+            tell(handle, Idle { since, nth }).then(|| now.checked_add(time))?
+        });
+    }
+}
+
+impl<Out, F: Clone> Clone for Hook<Out, F> {
+    fn clone(&self) -> Self {
+        Self {
+            call: self.call.clone(),
+            out: PhantomData,
+        }
+    }
+}
+
+impl<Out, F> fmt::Debug for Hook<Out, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Hook").field(&type_name::<F>()).finish()
+    }
+}
+
+impl<S, H: Clone> Layer<S> for IdleTimeoutLayer<H> {
+    type Service = IdleTimeout<S, H>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        IdleTimeout {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// The service that [`IdleTimeoutLayer`] makes.
+#[derive(Clone, Debug)]
+pub struct IdleTimeout<S, H = Close> {
+    inner: S,
+    layer: IdleTimeoutLayer<H>,
+}
+
+impl<S, H> IdleTimeout<S, H> {
+    /// Wraps `inner` as `layer` says.
+    pub const fn new(inner: S, layer: IdleTimeoutLayer<H>) -> Self {
+        Self { inner, layer }
+    }
+
+    /// The inner service.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service, by value.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, T> Service<Connection<T>> for IdleTimeout<S, Close>
+where
+    S: Service<Connection<T>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    /// Reserves what the inner service reserves, which gives it back when it is dropped.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, connection: Connection<T>) -> S::Future {
+        self.layer.idleness.watch(connection.handle(), |handle, _| {
+            handle.close_with(CloseReason::IdleTimeout);
+            false
+        });
+        self.inner.call(connection)
+    }
+}
+
+impl<S, Out, F, T> Service<Connection<T>> for IdleTimeout<S, Hook<Out, F>>
+where
+    T: HasSession<Out = Out>,
+    S: Service<Connection<T>>,
+    F: Fn(&Session<Out>, Idle) + Clone + Send + 'static,
+    Out: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    /// Reserves what the inner service reserves, which gives it back when it is dropped.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, connection: Connection<T>) -> S::Future {
+        let hook = self.layer.hook.call.clone();
+        let session = connection.transport().session().clone();
+        self.layer
+            .idleness
+            .watch(connection.handle(), move |_, idle| {
+                hook(&session, idle);
+                true
+            });
+        self.inner.call(connection)
+    }
+}
