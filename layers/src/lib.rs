@@ -96,16 +96,31 @@
 //! | layer | where, and why | in the wrong place |
 //! |---|---|---|
 //! | [`HandshakeTimeoutLayer`] | outermost: it times what is inside of it until the session opens | inside a layer that does I/O it does not time that layer |
+//! | [`AccessLayer`] | among the first, before anything costs much; inside tower's `concurrency_limit` | outside of a limit, the permit reserved for a connection that it refuses lies with the listener until the next one; inside TLS the handshake is paid first |
+//! | [`PeerLimitLayer`] | after [`AccessLayer`], otherwise the same | as for [`AccessLayer`]; outside of it, those who are denied count until they are gone |
 //! | [`LifetimeLayer`] | anywhere outside `SessionLayer`: the age counts from accept | on messages it does not compile; tower's `timeout` in its place cuts a session off in the middle of a message |
 //! | [`WriteTimeoutLayer`] | anywhere outside `SessionLayer`, whose own setting it replaces | of two of them the inner one counts |
 //! | [`ReadTimeoutLayer`] | anywhere outside `SessionLayer` | on messages it does not compile: a frame that is incomplete is no message yet |
 //! | [`IdleTimeoutLayer`] | anywhere outside `SessionLayer`; with a hook inside `CodecLayer`, for the hook has the session | with a hook outside `CodecLayer` it does not compile |
+//! | [`RegistryLayer`] | between `CodecLayer` and `SessionLayer`, outside of open hooks, so that they find their session listed; untyped anywhere outside `SessionLayer` | of sessions, outside `CodecLayer`, it does not compile; callbacks of layers outside of it see the session still listed, those of layers inside do not |
 //! | [`HeartbeatLayer`] | between `CodecLayer` and `SessionLayer`: it sends through the session | outside `CodecLayer` it does not compile; `IdleTimeoutLayer::all` with a longer time than its period never closes, for beats are bytes: use `read` or `active` |
+//! | `SessionLayer` | the one border: above it a request is a connection, below it a message | what stands on the wrong side does not compile |
+//! | [`HandleErrorLayer`] | outside of the layers and the handler whose errors it is to answer | errors of layers outside of it close the session |
+//! | [`ActiveLayer`] | outside of what answers in the handler's stead, if that is to count; outside of tower's `buffer` | inside of `buffer` its verdict comes after the turn that would note it |
+//! | tower's `timeout`, `load_shed`, `concurrency_limit` | inside [`HandleErrorLayer`]; `load_shed` outside the limit whose surplus it sheds | without [`HandleErrorLayer`] outside, one late message ends its session; the limit outside `load_shed` waits and sheds nothing |
+//! | tower's `rate_limit` | in the stack that `SessionLayer::per_session` makes: each session is paced by itself, and one that waits still sends and closes at once | it is not `Clone`, so under `SessionLayer::new` it does not compile; outside `SessionLayer` it paces accepts |
+//! | [`SpawnLayer`] | innermost: only the handler's future is to run on a task | further out it works as well, and the futures of all that is inside of it run on the task |
+
+#[macro_use]
+mod levels;
 
 pub mod access;
 pub mod active;
+pub mod catch_panic;
+pub mod close_callback;
 pub mod codec;
 mod connection;
+pub mod cron;
 pub mod handle_error;
 pub mod handshake_timeout;
 pub mod heartbeat;
@@ -113,6 +128,8 @@ pub mod idle_timeout;
 mod jitter;
 pub mod lifetime;
 mod message;
+pub mod message_trace;
+pub mod on_open;
 pub mod peer_limit;
 pub mod read_timeout;
 mod refusal;
@@ -120,22 +137,28 @@ pub mod registry;
 mod session;
 pub mod spawn;
 mod sync;
+pub mod trace;
 pub mod write_timeout;
 
 pub use self::{
     access::AccessLayer,
     active::ActiveLayer,
+    catch_panic::CatchPanicLayer,
+    close_callback::CloseCallbackLayer,
     codec::CodecLayer,
     connection::{
         Address, CallbackAdded, CloseReason, Closed, Connection, ConnectionHandle,
         DrainDeadlineExceeded, Endpoints, Panic, SharedError, Stats, TransportKind, WeakHandle,
     },
+    cron::CronLayer,
     handle_error::HandleErrorLayer,
     handshake_timeout::HandshakeTimeoutLayer,
     heartbeat::HeartbeatLayer,
     idle_timeout::IdleTimeoutLayer,
     lifetime::LifetimeLayer,
     message::{IntoReply, Replies, Reply, Request},
+    message_trace::MessageTraceLayer,
+    on_open::OnOpenLayer,
     peer_limit::PeerLimitLayer,
     read_timeout::ReadTimeoutLayer,
     registry::{Registry, RegistryLayer},
@@ -144,5 +167,6 @@ pub use self::{
         driver,
     },
     spawn::SpawnLayer,
+    trace::TraceLayer,
     write_timeout::WriteTimeoutLayer,
 };

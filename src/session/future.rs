@@ -420,7 +420,7 @@ where
         };
         match service.poll_ready(cx) {
             Poll::Ready(Ok(())) => return true,
-            Poll::Ready(Err(error)) => self.close_because(CloseReason::Handler, error),
+            Poll::Ready(Err(error)) => self.stack_failed(error),
             Poll::Pending => turn.service_waits = true,
         }
         false
@@ -466,7 +466,7 @@ where
                 Some(reply)
             }
             Err(error) => {
-                self.close_because(CloseReason::Handler, error);
+                self.stack_failed(error);
                 None
             }
         }
@@ -697,6 +697,18 @@ where
     #[inline]
     fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Opening | Phase::Running)
+    }
+
+    /// The message stack returned an error, which may be a panic that a layer of it has caught.
+    #[cold]
+    fn stack_failed(&mut self, error: impl Into<BoxError>) {
+        let error = error.into();
+        let reason = if error.is::<Panic>() {
+            CloseReason::Panicked
+        } else {
+            CloseReason::Handler
+        };
+        self.close_because(reason, error);
     }
 
     fn close_because(&mut self, reason: CloseReason, source: impl Into<BoxError>) {

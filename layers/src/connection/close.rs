@@ -42,7 +42,8 @@ pub enum CloseReason {
     Decode,
     /// The codec could not encode an unattended message; the source is the codec's error.
     Encode,
-    /// The message stack returned an error; it is the source.
+    /// The message stack, or another function of the application's such as a periodic one, returned an error; it is the
+    /// source.
     Handler,
     /// The transport failed; the source is its error.
     Io,
@@ -182,12 +183,19 @@ impl Error for Panic {}
 
 /// Runs code of the user's; a panic of this `what` is logged and goes no further.
 pub(crate) fn contain(what: &str, code: impl FnOnce()) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(code)) {
-        let panic = Panic::from_payload(&*payload);
+    if let Err(panic) = catch(code) {
         tracing::error!(%panic, "{what} panicked");
+    }
+}
+
+/// Runs code of the user's, and catches its panic.
+pub(crate) fn catch<R>(code: impl FnOnce() -> R) -> Result<R, Panic> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
+        let panic = Panic::from_payload(&*payload);
         // the payload is the user's as well, and its drop may panic in turn: that ends here
         if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
             mem::forget(again);
         }
-    }
+        panic
+    })
 }

@@ -90,6 +90,10 @@ struct Rare {
     closed: Option<Box<Closed>>,
     /// What layers ask of the driver, until it has taken it.
     wishes: Option<Box<Wishes>>,
+    /// How many layers around the lease's holder catch panics.
+    catchers: u8,
+    /// A panic has dropped the lease: a catcher finishes the connection.
+    left: bool,
 }
 
 /// What layers ask of the driver.
@@ -238,6 +242,12 @@ impl ConnectionHandle {
             .map(|mark| self.at(mark))
     }
 
+    /// When the session loop took the connection over and began to read, after every [hold](Self::hold); `None` before.
+    #[must_use]
+    pub fn open_since(&self) -> Option<Instant> {
+        self.0.marks.open.get_if_set().map(|mark| self.at(mark))
+    }
+
     /// Marks the application as active now.
     pub fn touch(&self) {
         self.0.marks.active.set(self.moment(Instant::now()));
@@ -312,10 +322,13 @@ impl ConnectionHandle {
         reason: impl Into<CloseReason>,
         source: impl Into<Box<dyn Error + Send + Sync>>,
     ) {
-        let source = Some(SharedError::from(source.into()));
+        self.close_shared(reason.into(), SharedError::from(source.into()));
+    }
+
+    pub(super) fn close_shared(&self, reason: CloseReason, source: SharedError) {
         self.request(Requested {
-            reason: reason.into(),
-            source,
+            reason,
+            source: Some(source),
             within: None,
         });
     }
@@ -450,6 +463,21 @@ impl ConnectionHandle {
         let removed = position.map(|position| callbacks.remove(position));
         drop(callbacks);
         removed.is_some()
+    }
+
+    /// Calls `callback` once the connection has closed: at once, where it has.
+    pub(crate) fn once_closed(&self, callback: impl FnOnce(&Closed) + Send + 'static) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+
+        #[derive(PartialEq, Eq)]
+        struct Own;
+
+        if self.is_closed() {
+            // without the allocations that a callback takes
+            contain("a close callback", || callback(&self.record()));
+        } else {
+            self.add_close_callback(Own, NEXT.fetch_add(1, Relaxed), callback);
+        }
     }
 
     /// Has the driver call `check` at `at`, and again at the time that it answers, until it answers `None` or the
@@ -594,6 +622,7 @@ impl ConnectionHandle {
     }
 
     pub(crate) fn mark_open(&self) {
+        self.0.marks.open.set(self.moment(Instant::now()));
         self.set(OPEN);
     }
 
@@ -656,7 +685,34 @@ impl ConnectionHandle {
         });
     }
 
-    /// The end: runs the callbacks and resolves those who wait. Only the lease calls it, and only once.
+    pub(super) fn add_catcher(&self) {
+        self.0.rare.lock().catchers += 1;
+    }
+
+    /// Whether there is a lease's duty to do, which no other catcher is left for.
+    pub(super) fn remove_catcher(&self) -> bool {
+        let mut rare = self.0.rare.lock();
+        rare.catchers -= 1;
+        // one further out catches the panic that drops this one
+        if !rare.left || (rare.catchers > 0 && std::thread::panicking()) {
+            return false;
+        }
+        rare.left = false;
+        true
+    }
+
+    /// In a panic that somebody catches: the lease's duty is theirs from here on.
+    pub(super) fn leave_to_catcher(&self) -> bool {
+        if !std::thread::panicking() {
+            return false;
+        }
+        self.abandon();
+        let mut rare = self.0.rare.lock();
+        rare.left = rare.catchers > 0;
+        rare.left
+    }
+
+    /// The end: runs the callbacks and resolves those who wait. Only who has the lease's duty calls it, and only once.
     pub(super) fn finish(&self) -> Closed {
         self.abandon();
         let mut rare = self.0.rare.lock();

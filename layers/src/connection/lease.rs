@@ -1,8 +1,8 @@
 //! The duty to finish a connection.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
-use super::{Closed, ConnectionHandle};
+use super::{CloseReason, Closed, ConnectionHandle, Panic, SharedError};
 
 /// The duty to finish a connection, for whatever drives it: dropped or [finished](Self::finish), it runs the close
 /// callbacks and resolves [`closed`](ConnectionHandle::closed).
@@ -39,7 +39,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if !self.finished {
+        if !self.finished && !self.handle.leave_to_catcher() {
             self.handle.finish();
         }
     }
@@ -48,6 +48,47 @@ impl Drop for Lease {
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease")
+            .field("handle", &self.handle)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The duty of one who catches panics: a lease that is dropped by a panic's unwinding leaves its own duty to it, so that
+/// the connection is finished with the panic's message, which is known only once the panic is caught.
+///
+/// However the catcher ends, a duty that was left to it is done by then.
+pub(crate) struct Catcher {
+    handle: ConnectionHandle,
+}
+
+impl Catcher {
+    pub(crate) fn new(handle: ConnectionHandle) -> Self {
+        handle.add_catcher();
+        Self { handle }
+    }
+
+    /// A panic was caught. Its message is recorded, unless the connection closes for another reason.
+    pub(crate) fn caught(&self, panic: Panic) {
+        let panic: SharedError = Arc::new(panic);
+        self.handle
+            .close_shared(CloseReason::Panicked, Arc::clone(&panic));
+        if self.handle.reason() == Some(CloseReason::Panicked) {
+            self.handle.note_source(panic);
+        }
+    }
+}
+
+impl Drop for Catcher {
+    fn drop(&mut self) {
+        if self.handle.remove_catcher() {
+            self.handle.finish();
+        }
+    }
+}
+
+impl fmt::Debug for Catcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Catcher")
             .field("handle", &self.handle)
             .finish_non_exhaustive()
     }

@@ -92,6 +92,8 @@ pub(crate) struct Marks {
     pub(crate) activity: Activity,
     /// When the transport began to take nothing although something waits.
     pub(crate) stalled: Mark,
+    /// When the session opened.
+    pub(crate) open: Mark,
 }
 
 impl Default for Marks {
@@ -104,6 +106,7 @@ impl Default for Marks {
             incomplete: Mark::none(),
             activity: Activity(AtomicU8::new(Activity::EVERY_MESSAGE)),
             stalled: Mark::none(),
+            open: Mark::none(),
         }
     }
 }

@@ -12,7 +12,6 @@ mod stats;
 
 use std::fmt;
 
-use self::close::contain;
 pub use self::{
     callbacks::CallbackAdded,
     close::{CloseReason, Closed, DrainDeadlineExceeded, Panic, SharedError},
@@ -20,6 +19,10 @@ pub use self::{
     handle::{ConnectionHandle, Hold, WeakHandle},
     lease::Lease,
     stats::Stats,
+};
+pub(crate) use self::{
+    close::{catch, contain},
+    lease::Catcher,
 };
 
 /// A connection whose transport is `T`: the request of the connection stack.

@@ -152,6 +152,9 @@ impl<Out> Driver<Out> {
 
     /// Runs the [checks](crate::ConnectionHandle::check_at) that are due.
     pub fn run_checks(&mut self, now: Instant) {
+        // for checks that report it: kept up here, because keeping it up where messages move would cost each of them
+        let queued = self.session.queued() as u64;
+        self.session.counters().queued.set(queued);
         self.checks.run(self.session.handle(), now);
     }
 

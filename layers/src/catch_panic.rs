@@ -1,0 +1,588 @@
+//! Turns panics into errors, on either side of `SessionLayer`, or into replies.
+//!
+//! Around connections it answers for the layers inside it, such as handshakes; a session's own panics are caught by the
+//! session loop in any case.
+//!
+//! - *ready*: the inner service's. On the connection side a panic in it is a readiness error, which ends accepting in an
+//!   orderly way instead of tearing it down; on the message side it passes through, to the session loop.
+//! - *call*: a panic in the call or in its future becomes an error: a [`Panic`] with the panic's message. The connection
+//!   closes as [`CloseReason::Panicked`](crate::CloseReason::Panicked), with the same as its source, even where the
+//!   panic's unwinding drops the connection.
+//! - *drop*: drops the inner future.
+//! - *close*: nothing of its own.
+//!
+//! Around messages the error is the handler's, so that it closes the session, as `Panicked`, unless something outside
+//! answers for it: a [`HandleErrorLayer`](crate::HandleErrorLayer), which sees a `Panic` among other errors, or
+//! [`CatchPanicLayer::with_reply`], which answers for panics alone.
+//!
+//! Scope: connection, or message. On the connection side it stands outside whatever may panic before the session is
+//! open, and inside what is to see the error. On the message side it is of use inside layers that run their calls
+//! elsewhere, and where panics are to be answered; it stands outside whatever may panic.
+//!
+//! ```
+//! use getty_layers::{CatchPanicLayer, CloseReason, Connection, Panic};
+//! use tower::{BoxError, ServiceBuilder, ServiceExt};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let stack = ServiceBuilder::new()
+//!     .layer(CatchPanicLayer::new())
+//!     .service_fn(|connection: Connection<u8>| async move {
+//!         assert!(*connection.transport() < 7, "a bad handshake");
+//!         Ok::<_, BoxError>(())
+//!     });
+//! let connection = Connection::new(7);
+//! let handle = connection.handle().clone();
+//! let error = stack.oneshot(connection).await.unwrap_err();
+//! assert_eq!(error.downcast::<Panic>().unwrap().to_string(), "a bad handshake");
+//! assert_eq!(handle.closed().await.reason, CloseReason::Panicked);
+//! # }
+//! ```
+
+use std::{
+    any::type_name,
+    fmt,
+    future::Future,
+    marker::PhantomData,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    Connection, IntoReply, Panic, Reply, Request,
+    connection::{Catcher, catch, contain},
+};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Turns panics into errors or replies; see the [module](self).
+#[derive(Clone)]
+pub struct CatchPanicLayer<H = ()> {
+    handler: H,
+}
+
+impl CatchPanicLayer {
+    /// A panic becomes an error, which is a [`Panic`]. For connections and for messages.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { handler: () }
+    }
+
+    /// A panic becomes what `handler` makes of it: a message, an `Option` or `Vec` of it, or a [`Reply`] that also
+    /// closes. For messages only. The session then goes on with a fresh clone of the message stack.
+    ///
+    /// ```
+    /// use getty_layers::{CatchPanicLayer, Reply};
+    ///
+    /// let layer = CatchPanicLayer::new()
+    ///     .with_reply(|panic| Reply::one(format!("ERR internal: {panic}")).and_close());
+    /// ```
+    // the bound on the closure is what lets its argument's type go unwritten
+    pub fn with_reply<H, R>(self, handler: H) -> CatchPanicLayer<H>
+    where
+        H: Fn(Panic) -> R + Clone,
+    {
+        CatchPanicLayer { handler }
+    }
+}
+
+impl Default for CatchPanicLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<H> fmt::Debug for CatchPanicLayer<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CatchPanicLayer")
+            .field("handler", &format_args!("{}", type_name::<H>()))
+            .finish()
+    }
+}
+
+impl<S, H: Clone> Layer<S> for CatchPanicLayer<H> {
+    type Service = CatchPanic<S, H>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        CatchPanic {
+            inner,
+            handler: self.handler.clone(),
+        }
+    }
+}
+
+/// The service that [`CatchPanicLayer`] makes.
+#[derive(Clone)]
+pub struct CatchPanic<S, H = ()> {
+    inner: S,
+    handler: H,
+}
+
+impl<S> CatchPanic<S> {
+    /// Wraps `inner`, as [`CatchPanicLayer::new`] does.
+    pub const fn new(inner: S) -> Self {
+        Self { inner, handler: () }
+    }
+}
+
+impl<S, H> CatchPanic<S, H> {
+    /// The inner service.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service, by value.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S: fmt::Debug, H> fmt::Debug for CatchPanic<S, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CatchPanic")
+            .field("inner", &self.inner)
+            .field("handler", &format_args!("{}", type_name::<H>()))
+            .finish()
+    }
+}
+
+impl<S, T> Service<Connection<T>> for CatchPanic<S>
+where
+    S: Service<Connection<T>>,
+    S::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    /// The inner service's, or a [`Panic`].
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future>;
+
+    /// Reserves what the inner service reserves, which gives it back when it is dropped.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        match catch(|| self.inner.poll_ready(cx)) {
+            Ok(ready) => ready.map_err(Into::into),
+            Err(panic) => Poll::Ready(Err(panic.into())),
+        }
+    }
+
+    fn call(&mut self, connection: Connection<T>) -> Self::Future {
+        let catcher = Catcher::new(connection.handle().clone());
+        let called = catch(|| self.inner.call(connection));
+        ResponseFuture::new(called, Some(catcher))
+    }
+}
+
+impl<S, In, Out> Service<Request<In, Out>> for CatchPanic<S>
+where
+    S: Service<Request<In, Out>>,
+    S::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    /// The inner service's, or a [`Panic`].
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future>;
+
+    /// Reserves what the inner service reserves, which gives it back when it is dropped.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<In, Out>) -> Self::Future {
+        ResponseFuture::new(catch(|| self.inner.call(request)), None)
+    }
+}
+
+impl<S, H, R, In, Out> Service<Request<In, Out>> for CatchPanic<S, H>
+where
+    S: Service<Request<In, Out>>,
+    S::Response: IntoReply<Out>,
+    S::Error: Into<BoxError>,
+    H: Fn(Panic) -> R + Clone,
+    R: IntoReply<Out>,
+{
+    type Response = Reply<Out>;
+    /// The inner service's.
+    type Error = BoxError;
+    type Future = ReplyFuture<S::Future, H, Out>;
+
+    /// Reserves what the inner service reserves, which gives it back when it is dropped.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<In, Out>) -> Self::Future {
+        ReplyFuture {
+            inner: Guarded::new(catch(|| self.inner.call(request))),
+            handler: self.handler.clone(),
+            out: PhantomData,
+        }
+    }
+}
+
+pin_project! {
+    /// A future whose panics are caught. After one it is not touched again but to be dropped.
+    #[project = GuardedProj]
+    #[derive(Debug)]
+    enum Guarded<F> {
+        Runs { #[pin] future: F },
+        Panicked { panic: Option<Panic> },
+    }
+}
+
+impl<F: Future> Guarded<F> {
+    fn new(called: Result<F, Panic>) -> Self {
+        match called {
+            Ok(future) => Self::Runs { future },
+            Err(panic) => Self::Panicked { panic: Some(panic) },
+        }
+    }
+
+    /// `caught` is called before what has panicked is dropped: that may be the connection, which looks for a reason.
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        caught: impl FnOnce(&Panic),
+    ) -> Poll<Result<F::Output, Panic>> {
+        let panic = match self.as_mut().project() {
+            GuardedProj::Runs { future } => match catch(|| future.poll(cx)) {
+                Ok(poll) => return poll.map(Ok),
+                Err(panic) => panic,
+            },
+            GuardedProj::Panicked { panic } => match panic.take() {
+                Some(panic) => panic,
+                None => panic!("a future was polled after it was ready"),
+            },
+        };
+        caught(&panic);
+        contain("dropping what had panicked", || {
+            self.set(Self::Panicked { panic: None });
+        });
+        Poll::Ready(Err(panic))
+    }
+}
+
+pin_project! {
+    /// The future of [`CatchPanic`].
+    #[must_use = "futures do nothing unless polled"]
+    #[derive(Debug)]
+    pub struct ResponseFuture<F> {
+        // in this order: the catcher does what a panic in the drop of the future leaves to it
+        #[pin]
+        inner: Guarded<F>,
+        catcher: Option<Catcher>,
+    }
+}
+
+impl<F: Future> ResponseFuture<F> {
+    fn new(called: Result<F, Panic>, catcher: Option<Catcher>) -> Self {
+        if let (Err(panic), Some(catcher)) = (&called, &catcher) {
+            catcher.caught(panic.clone());
+        }
+        Self {
+            inner: Guarded::new(called),
+            catcher,
+        }
+    }
+}
+
+impl<F, Response, Error> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response, Error>>,
+    Error: Into<BoxError>,
+{
+    type Output = Result<Response, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let catcher = this.catcher;
+        let result = ready!(this.inner.poll(cx, |panic| {
+            if let Some(catcher) = catcher {
+                catcher.caught(panic.clone());
+            }
+        }));
+        // runs the close callbacks, where the panic left that to us
+        *catcher = None;
+        Poll::Ready(match result {
+            Ok(result) => result.map_err(Into::into),
+            Err(panic) => Err(panic.into()),
+        })
+    }
+}
+
+pin_project! {
+    /// The future of [`CatchPanic`] whose layer answers panics.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ReplyFuture<F, H, Out> {
+        #[pin]
+        inner: Guarded<F>,
+        handler: H,
+        out: PhantomData<fn() -> Out>,
+    }
+}
+
+impl<F, H, R, Out, Response, Error> Future for ReplyFuture<F, H, Out>
+where
+    F: Future<Output = Result<Response, Error>>,
+    Response: IntoReply<Out>,
+    Error: Into<BoxError>,
+    H: Fn(Panic) -> R,
+    R: IntoReply<Out>,
+{
+    type Output = Result<Reply<Out>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        Poll::Ready(match ready!(this.inner.poll(cx, |_| {})) {
+            Ok(Ok(response)) => Ok(response.into_reply()),
+            Ok(Err(error)) => Err(error.into()),
+            // nobody knows what state the stack is in: the session is to go on with a fresh one
+            Err(panic) => Ok((this.handler)(panic).into_reply().after_error()),
+        })
+    }
+}
+
+impl<F: fmt::Debug, H, Out> fmt::Debug for ReplyFuture<F, H, Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplyFuture")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(getty_loom)))]
+mod tests {
+    use std::{convert::Infallible, future::ready, io, sync::Arc};
+
+    use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
+    use tower::service_fn;
+    use tower_test::mock;
+
+    use super::*;
+    use crate::{CloseReason, Closed, ConnectionHandle, driver};
+
+    type Message = Request<&'static str, String>;
+
+    fn request() -> Message {
+        let connection = Connection::new(());
+        let (session, _driver) = driver::pair(connection.handle().clone());
+        Request::new("hello", session)
+    }
+
+    fn message<E: Into<BoxError>>(error: E) -> String {
+        error.into().downcast::<Panic>().unwrap().to_string()
+    }
+
+    /// A connection, and what its close callback is told.
+    fn connection() -> (
+        Connection<u8>,
+        ConnectionHandle,
+        Arc<std::sync::Mutex<Vec<Closed>>>,
+    ) {
+        let connection = Connection::new(1);
+        let handle = connection.handle().clone();
+        let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let tells = told.clone();
+        handle.add_close_callback("test", 0, move |closed| {
+            tells.lock().unwrap().push(closed.clone());
+        });
+        (connection, handle, told)
+    }
+
+    #[test]
+    fn an_answer_and_an_error_pass_through() {
+        let (mut service, mut handle) =
+            mock::spawn_layer::<Message, Option<String>, _>(CatchPanicLayer::new());
+        for fails in [false, true] {
+            assert_ready_ok!(service.poll_ready());
+            let mut response = task::spawn(service.call(request()));
+            assert_pending!(response.poll());
+            let (_, inner) = tokio_test::assert_ready!(handle.poll_request()).unwrap();
+            if fails {
+                inner.send_error("too bad");
+            } else {
+                inner.send_response(Some("answer".to_owned()));
+            }
+            assert!(response.is_woken());
+            match tokio_test::assert_ready!(response.poll()) {
+                Ok(answer) => assert_eq!(answer.as_deref(), Some("answer")),
+                Err(error) => assert_eq!(error.to_string(), "too bad"),
+            }
+        }
+    }
+
+    #[test]
+    fn it_is_not_ready_before_the_inner_service_is() {
+        let (mut service, mut handle) =
+            mock::spawn_layer::<Message, Option<String>, _>(CatchPanicLayer::new());
+        handle.allow(0);
+        assert_pending!(service.poll_ready());
+        handle.allow(1);
+        assert!(service.is_woken());
+        assert_ready_ok!(service.poll_ready());
+        // and a clone of the ready one is not
+        let mut clone = service.clone();
+        let _response = service.call(request());
+        assert_pending!(clone.poll_ready());
+        handle.send_error("worker gone");
+        assert_eq!(
+            assert_ready_err!(clone.poll_ready()).to_string(),
+            "worker gone"
+        );
+    }
+
+    #[test]
+    fn a_panic_of_a_message_is_an_error_wherever_it_happens() {
+        let mut in_call = CatchPanicLayer::new().layer(service_fn(
+            |_: Message| -> std::future::Ready<Result<String, Infallible>> { panic!("in call") },
+        ));
+        let error = assert_ready_err!(task::spawn(in_call.call(request())).poll());
+        assert_eq!(message(error), "in call");
+        let mut in_poll = CatchPanicLayer::new().layer(service_fn(|_: Message| async {
+            tokio::task::yield_now().await;
+            panic!("in {}", "poll");
+            #[allow(unreachable_code, reason = "the type of the answer")]
+            Ok::<String, Infallible>(String::new())
+        }));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let error = runtime.block_on(in_poll.call(request())).unwrap_err();
+        assert_eq!(message(error), "in poll");
+    }
+
+    #[test]
+    fn a_panic_of_a_message_may_be_answered_while_errors_pass_through() {
+        let layer = CatchPanicLayer::new().with_reply(|panic| format!("ERR {panic}"));
+        let mut service = layer.layer(service_fn(|request: Message| {
+            assert_ne!(*request.message(), "panic", "as told");
+            ready(match *request.message() {
+                "hello" => Ok(request.into_message().to_owned()),
+                _ => Err(io::Error::other("disk full")),
+            })
+        }));
+        let reply = assert_ready_ok!(task::spawn(service.call(request())).poll());
+        assert_eq!(reply, Reply::one("hello".to_owned()));
+        let error = task::spawn(service.call(request().map(|_| "fail"))).poll();
+        assert_eq!(assert_ready_err!(error).to_string(), "disk full");
+        let reply = task::spawn(service.call(request().map(|_| "panic"))).poll();
+        let reply = assert_ready_ok!(reply);
+        assert!(reply.is_after_error(), "the session takes a fresh stack");
+        let (mut messages, _) = reply.into_parts();
+        let text = messages.next().unwrap();
+        assert!(
+            text.starts_with("ERR ") && text.contains("as told"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_panic_that_drops_the_connection_closes_it_with_its_message() {
+        // the connection is dropped by the unwinding of: the call, the future's own frame, the future itself
+        for place in 0..3_u8 {
+            let (connection, handle, told) = connection();
+            let mut service =
+                CatchPanicLayer::new().layer(service_fn(move |connection: Connection<u8>| {
+                    assert_ne!(place, 0, "place 0");
+                    let mut kept = Some(connection);
+                    std::future::poll_fn(move |_| -> Poll<Result<(), Infallible>> {
+                        let _mine = if place == 1 { kept.take() } else { None };
+                        let of = kept.is_some();
+                        panic!("place {place} {of}");
+                    })
+                }));
+            let mut response = task::spawn(service.call(connection));
+            let expected = ["place 0", "place 1 false", "place 2 true"][usize::from(place)];
+            let error = message(assert_ready_err!(response.poll()));
+            assert!(error.contains(expected), "{error}");
+            assert!(handle.is_closed(), "when the error is known, all is over");
+            let told = told.lock().unwrap();
+            let [closed] = &told[..] else {
+                panic!("told {} times", told.len())
+            };
+            assert_eq!(closed.reason, CloseReason::Panicked);
+            assert_eq!(closed.source.as_ref().unwrap().to_string(), error);
+        }
+    }
+
+    #[test]
+    fn nested_layers_finish_the_connection_once() {
+        let (connection, handle, told) = connection();
+        let inner =
+            CatchPanicLayer::new().layer(service_fn(|connection: Connection<u8>| async move {
+                let _connection = connection;
+                panic!("deep inside");
+                #[allow(unreachable_code, reason = "the type of the answer")]
+                Ok::<(), Infallible>(())
+            }));
+        let mut service = CatchPanicLayer::new().layer(inner);
+        let error = assert_ready_err!(task::spawn(service.call(connection)).poll());
+        assert_eq!(message(error), "deep inside");
+        assert!(handle.is_closed());
+        assert_eq!(told.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_reason_that_was_there_before_the_panic_stays() {
+        let (connection, handle, told) = connection();
+        handle.close();
+        let mut service =
+            CatchPanicLayer::new().layer(service_fn(|connection: Connection<u8>| async move {
+                let _connection = connection;
+                panic!("too late");
+                #[allow(unreachable_code, reason = "the type of the answer")]
+                Ok::<(), Infallible>(())
+            }));
+        assert_ready_err!(task::spawn(service.call(connection)).poll());
+        let told = told.lock().unwrap();
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0].reason, CloseReason::Local);
+        assert!(told[0].source.is_none());
+    }
+
+    #[test]
+    fn a_panic_in_a_connections_readiness_is_an_error() {
+        #[derive(Debug)]
+        struct Bad;
+        impl Service<Connection<u8>> for Bad {
+            type Response = ();
+            type Error = Infallible;
+            type Future = std::future::Ready<Result<(), Infallible>>;
+
+            fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+                panic!("not ready at all")
+            }
+
+            fn call(&mut self, _: Connection<u8>) -> Self::Future {
+                ready(Ok(()))
+            }
+        }
+
+        let mut service = CatchPanic::new(Bad);
+        let error = service.poll_ready(&mut Context::from_waker(std::task::Waker::noop()));
+        assert_eq!(message(assert_ready_err!(error)), "not ready at all");
+    }
+
+    #[test]
+    fn a_future_that_is_dropped_drops_the_inner_one() {
+        let (connection, handle, told) = connection();
+        let mut service =
+            CatchPanicLayer::new().layer(service_fn(|connection: Connection<u8>| async move {
+                let _connection = connection;
+                std::future::pending::<Result<(), Infallible>>().await
+            }));
+        let mut response = task::spawn(service.call(connection));
+        assert_pending!(response.poll());
+        assert!(!handle.is_closed());
+        drop(response);
+        assert!(handle.is_closed());
+        assert_eq!(told.lock().unwrap()[0].reason, CloseReason::Refused);
+    }
+}
