@@ -168,7 +168,7 @@ where
     #[inline]
     fn call(&mut self, request: Request<In, Out>) -> S::Future {
         let active = (self.layer.predicate)(request.message());
-        request.session().marks().activity.say(active);
+        request.session().activity().say(active);
         self.inner.call(request)
     }
 }

@@ -20,7 +20,7 @@ use super::{
     checks::Check,
     close::SharedError,
     contain,
-    marks::Marks,
+    marks::{Activity, Marks},
     stats::Counters,
 };
 use crate::{
@@ -68,6 +68,7 @@ struct Inner {
     counters: Counters,
     marks: Marks,
     state: AtomicU8,
+    activity: Activity,
     in_flight: AtomicU32,
     id: u64,
     opened_at: Instant,
@@ -121,6 +122,7 @@ impl ConnectionHandle {
             counters: Counters::default(),
             marks: Marks::default(),
             state: AtomicU8::new(0),
+            activity: Activity::default(),
             in_flight: AtomicU32::new(0),
             id: NEXT.fetch_add(1, Relaxed),
             opened_at: Instant::now(),
@@ -600,6 +602,11 @@ impl ConnectionHandle {
         &self.0.marks
     }
 
+    #[inline]
+    pub(crate) fn activity(&self) -> &Activity {
+        &self.0.activity
+    }
+
     pub(crate) fn set_in_flight(&self, messages: usize) {
         let messages = u32::try_from(messages).unwrap_or(u32::MAX);
         self.0.in_flight.store(messages, Relaxed);
@@ -820,7 +827,7 @@ mod tests {
 
     #[test]
     fn an_idle_handle_takes_less_than_four_hundred_bytes() {
-        // 328 on 64-bit Linux
+        // just so on 64-bit Linux
         assert!(size_of::<Inner>() <= 400);
     }
 }

@@ -40,7 +40,7 @@ impl Mark {
 /// Which messages are activity: all of them, or those of which `ActiveLayer` says so.
 ///
 /// The layer notes what it says here, for a store at the most; the driver makes a time of it at the end of its turn.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Activity(AtomicU8);
 
 impl Activity {
@@ -89,7 +89,6 @@ pub(crate) struct Marks {
     pub(crate) resumed: Mark,
     /// Since when a frame is incomplete.
     pub(crate) incomplete: Mark,
-    pub(crate) activity: Activity,
     /// When the transport began to take nothing although something waits.
     pub(crate) stalled: Mark,
     /// When the session opened.
@@ -104,7 +103,6 @@ impl Default for Marks {
             active: Mark::at_open(),
             resumed: Mark::none(),
             incomplete: Mark::none(),
-            activity: Activity(AtomicU8::new(Activity::EVERY_MESSAGE)),
             stalled: Mark::none(),
             open: Mark::none(),
         }

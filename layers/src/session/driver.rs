@@ -264,9 +264,8 @@ impl<Out> Driver<Out> {
     #[inline]
     pub fn messages_in(&self, messages: u64, now: Moment) {
         self.session.counters().messages_in.add(messages);
-        let marks = self.session.marks();
-        if marks.activity.is_every_message() {
-            marks.active.set(now);
+        if self.session.activity().is_every_message() {
+            self.session.marks().active.set(now);
         }
     }
 
@@ -274,7 +273,7 @@ impl<Out> Driver<Out> {
     /// after the handlers were called, and followed by [`active`](Self::active).
     #[inline]
     pub fn take_activity(&self) -> bool {
-        self.session.marks().activity.take()
+        self.session.activity().take()
     }
 
     /// The application is active.
