@@ -128,7 +128,11 @@ pub mod idle_timeout;
 mod jitter;
 pub mod lifetime;
 mod message;
+#[cfg(feature = "metrics")]
+pub mod message_metrics;
 pub mod message_trace;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 pub mod on_open;
 pub mod peer_limit;
 pub mod read_timeout;
@@ -139,6 +143,9 @@ pub mod spawn;
 mod sync;
 pub mod trace;
 pub mod write_timeout;
+
+#[cfg(feature = "metrics")]
+pub use self::{message_metrics::MessageMetricsLayer, metrics::MetricsLayer};
 
 pub use self::{
     access::AccessLayer,

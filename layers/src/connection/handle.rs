@@ -467,6 +467,12 @@ impl ConnectionHandle {
         removed.is_some()
     }
 
+    /// How many messages wait for the encoder, when asked by a check.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn queued_at_check(&self) -> u64 {
+        self.0.counters.queued.get()
+    }
+
     /// Calls `callback` once the connection has closed: at once, where it has.
     pub(crate) fn once_closed(&self, callback: impl FnOnce(&Closed) + Send + 'static) {
         static NEXT: AtomicU64 = AtomicU64::new(0);
