@@ -17,6 +17,8 @@ use crate::support::{
 
 type Stack = BoxCloneService<Connection<Stream>, Closed, BoxError>;
 type Task = tokio::task::JoinHandle<Result<Closed, BoxError>>;
+/// One way to end a session.
+type End = fn(&Task, &Peer);
 
 fn peer() -> IpAddr {
     "192.0.2.1".parse().unwrap()
@@ -48,7 +50,7 @@ async fn every_end_of_a_session_gives_its_place_back() {
         .layer(SessionLayer::new())
         .service(service_fn(shaky))
         .boxed_clone();
-    let ends: [(&str, fn(&Task, &Peer)); 6] = [
+    let ends: [(&str, End); 6] = [
         ("peer", |_, end| end.finish()),
         ("reset", |_, end| end.reset()),
         ("panic", |_, end| end.send("panic\n")),
