@@ -94,8 +94,10 @@
 //!
 //! # Features
 //!
-//! None is on by default, and today there is none that brings anything: TCP, Unix sockets, in-memory connections and
-//! clients are always there. `full` stands for all of them, now and later.
+//! None is on by default: TCP, Unix sockets, in-memory connections and clients are always there.
+//!
+//! - `metrics`: `MetricsLayer` and `MessageMetricsLayer` of [`layers`], over the `metrics` crate.
+//! - `full`: all of them, now and later.
 //!
 //! The vocabulary and the layers live in `getty-layers`, re-exported as [`layers`], so that an author of layers depends
 //! on no sockets. tokio stays the application's own dependency.

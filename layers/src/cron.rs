@@ -9,8 +9,8 @@
 //!   starts: periods that end meanwhile are left out.
 //! - *an error of a run* is logged, and the next run comes as if there had been none; or, with
 //!   [`closing_on_error`](CronLayer::closing_on_error), it closes the session gracefully as
-//!   [`CloseReason::Handler`](crate::CloseReason::Handler), with the error as its source.
-//! - *a panic of a run* ends its session alone, as [`CloseReason::Panicked`](crate::CloseReason::Panicked).
+//!   [`CloseReason::Handler`], with the error as its source.
+//! - *a panic of a run* ends its session alone, as [`CloseReason::Panicked`].
 //! - *drop, close*: a run that is not done when the connection ends is dropped with it.
 //!
 //! Runs are late when the thread is busy, never early. A run that is late by no more than a few milliseconds, as timers

@@ -398,8 +398,8 @@ pub(crate) mod record {
             self.add(u32::try_from(value).unwrap().into());
         }
 
-        fn absolute(&self, _: u64) {
-            unimplemented!("not by our layers")
+        fn absolute(&self, value: u64) {
+            panic!("set to {value}, while others count");
         }
     }
 
@@ -412,8 +412,8 @@ pub(crate) mod record {
             self.add(-value);
         }
 
-        fn set(&self, _: f64) {
-            unimplemented!("not by our layers, for sessions share it")
+        fn set(&self, value: f64) {
+            panic!("set to {value}, while others count");
         }
     }
 

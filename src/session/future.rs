@@ -226,7 +226,11 @@ where
         let mut turn = Turn::default();
         self.wire.driver().turn(cx);
         loop {
-            if self.phase == Phase::Opening && !self.wire.driver().is_held() {
+            // one that is closed before it was open never is: whoever held it may have refused it
+            if self.phase == Phase::Opening
+                && !self.wire.driver().is_held()
+                && !self.session().is_closing()
+            {
                 self.phase = Phase::Running;
                 lease.iter_mut().for_each(Lease::open);
             }

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use getty::{
-    BoxError, Request, ServiceBuilder, SessionLayer,
-    layers::{ActiveLayer, HandleErrorLayer},
+    BoxError, CloseReason, CodecLayer, Connection, Request, ServiceBuilder, SessionLayer,
+    layers::{ActiveLayer, HandleErrorLayer, IdleTimeoutLayer},
+    service_fn,
 };
 use tokio::time;
+use tower::ServiceExt;
 
 use crate::support::{echo, idle, lines, open, probe::probe, soon, stream};
 
@@ -96,4 +98,27 @@ async fn any_of_several_layers_may_count_a_message_and_its_handler_may_fail() {
         idle().await;
         assert_eq!(session.last_active() > before, counts, "{message}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_only_keeps_its_connection_alive_is_idle_to_the_application() {
+    let (transport, end) = stream::pair();
+    let connection = Connection::new(transport);
+    let stack = ServiceBuilder::new()
+        .layer(CodecLayer::new(lines()))
+        .layer(IdleTimeoutLayer::active(10 * SECOND))
+        .layer(SessionLayer::new())
+        .layer(ActiveLayer::new(|message| message != "PING"))
+        .service(service_fn(echo));
+    let start = time::Instant::now();
+    let session = tokio::spawn(stack.oneshot(connection));
+    for n in 0..4 {
+        time::sleep(3 * SECOND).await;
+        end.send(if n == 1 { "work\n" } else { "PING\n" });
+        soon(end.line()).await;
+    }
+    let closed = soon(session).await.unwrap().unwrap();
+    assert_eq!(closed.reason, CloseReason::IdleTimeout);
+    // ten seconds after the work, which came with the sixth
+    assert_eq!(start.elapsed().as_secs(), 16);
 }

@@ -2,6 +2,13 @@
 
 mod access;
 mod active;
+mod catch_panic;
+mod close_callback;
+mod cron;
+mod kit;
+#[cfg(feature = "metrics")]
+mod metrics;
+mod on_open;
 mod peer_limit;
 mod rate_limit;
 mod registry;
@@ -9,3 +16,4 @@ mod spawn;
 #[path = "../contracts/support/mod.rs"]
 #[allow(dead_code, reason = "the contracts use all of it")]
 mod support;
+mod trace;

@@ -1,0 +1,71 @@
+//! A close callback on every session of a stack.
+
+use std::sync::{Arc, Mutex};
+
+use getty::{
+    BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, SessionLayer,
+    layers::{CloseCallbackLayer, OnOpenLayer},
+};
+
+use crate::{
+    kit::run,
+    support::{echo, lines, soon, stream},
+};
+
+#[tokio::test(start_paused = true)]
+async fn it_is_told_once_of_each_end_whatever_its_cause() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tells = told.clone();
+    let stack = ServiceBuilder::new()
+        .layer(CloseCallbackLayer::new("test", 0, move |closed| {
+            let cause = closed.source.as_ref().map(ToString::to_string);
+            let has_read = closed.stats.bytes_in > 0;
+            let told = (closed.reason.clone(), cause, has_read);
+            tells.lock().unwrap().push(told);
+        }))
+        .layer(CodecLayer::new(lines()))
+        .layer(OnOpenLayer::new(|session| async move {
+            if session.get() == Some("unwanted") {
+                return Err("unwanted");
+            }
+            Ok(())
+        }))
+        .layer(SessionLayer::new())
+        .service_fn(|request: Request<String>| async move {
+            match request.message().as_str() {
+                "fail" => Err(BoxError::from("out of order")),
+                "panic" => panic!("out of its mind"),
+                _ => echo(request).await,
+            }
+        });
+    for (message, reason, cause) in [
+        ("end", CloseReason::PeerClosed, None),
+        ("fail", CloseReason::Handler, Some("out of order")),
+        ("panic", CloseReason::Panicked, Some("out of its mind")),
+        ("abort", CloseReason::Dropped, None),
+        ("unwanted", CloseReason::Refused, Some("unwanted")),
+    ] {
+        let (transport, peer) = stream::pair();
+        let (handle, task) = run(transport, stack.clone());
+        let mut has_read = true;
+        match message {
+            "unwanted" => {
+                handle.insert("unwanted");
+                has_read = false;
+            }
+            "abort" => {
+                peer.send("echo\n");
+                assert_eq!(soon(peer.line()).await, "echo");
+                task.abort();
+            }
+            _ => {
+                peer.send(format!("{message}\n"));
+                peer.finish();
+            }
+        }
+        let _ = soon(task).await;
+        let mut told = told.lock().unwrap();
+        let expected = (reason, cause.map(str::to_owned), has_read);
+        assert_eq!(std::mem::take(&mut *told), [expected], "{message}");
+    }
+}

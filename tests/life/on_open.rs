@@ -1,0 +1,222 @@
+//! Open hooks: before anything is read, in the connection's task, with the power to refuse.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use getty::{
+    BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, SessionLayer,
+    layers::{OnOpenLayer, Panic},
+};
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    kit::run,
+    support::{Answer, echo, idle, lines, listener, soon, stream},
+};
+
+#[tokio::test(start_paused = true)]
+async fn a_greeting_may_be_waited_for_and_nothing_is_read_before() {
+    let (transport, peer) = stream::pair();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let (hooks, handlers) = (order.clone(), order.clone());
+    peer.hold_flush();
+    peer.send("early\n");
+    let (handle, task) = run(
+        transport,
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(lines()))
+            .layer(OnOpenLayer::new(move |session| {
+                let order = hooks.clone();
+                async move {
+                    session.send("220 welcome".to_owned()).await?;
+                    session.insert(7_u8);
+                    order.lock().unwrap().push("greeted".to_owned());
+                    Ok::<_, BoxError>(())
+                }
+            }))
+            .layer(SessionLayer::new())
+            .service_fn(move |request: Request<String>| {
+                assert_eq!(request.session().get(), Some(7_u8));
+                handlers.lock().unwrap().push(request.message().clone());
+                echo(request)
+            }),
+    );
+    idle().await;
+    assert_eq!(peer.output(), "220 welcome\n");
+    assert_eq!(
+        peer.unread(),
+        6,
+        "not read while the greeting is on its way"
+    );
+    assert!(!handle.is_open());
+    peer.release_flush();
+    assert_eq!(soon(peer.lines(2)).await, ["220 welcome", "early"]);
+    assert!(handle.is_open());
+    assert_eq!(*order.lock().unwrap(), ["greeted", "early"]);
+    handle.close();
+    assert_eq!(
+        soon(task).await.unwrap().unwrap().reason,
+        CloseReason::Local
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_refuses_the_connection_once_what_was_sent_is_flushed() {
+    let (transport, peer) = stream::pair();
+    peer.send("never read\n");
+    let (handle, task) = run(
+        transport,
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(lines()))
+            .layer(OnOpenLayer::new(|session| async move {
+                session.try_send("554 go away".to_owned())?;
+                tokio::task::yield_now().await;
+                Err::<(), BoxError>("on the list".into())
+            }))
+            .layer(SessionLayer::new())
+            .service_fn(|_: Request<String>| async { Answer::Err("called".into()) }),
+    );
+    let closed = soon(task).await.unwrap().unwrap();
+    assert_eq!(closed.reason, CloseReason::Refused);
+    assert_eq!(closed.source.unwrap().to_string(), "on the list");
+    assert_eq!(peer.output(), "554 go away\n");
+    assert!(peer.is_shut());
+    assert!(handle.is_closed() && !handle.is_open());
+    assert_eq!(closed.stats.messages_in, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_ends_the_connection_with_its_message() {
+    let (transport, peer) = stream::pair();
+    let (_, task) = run(
+        transport,
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(lines()))
+            .layer(OnOpenLayer::new(|_| async {
+                tokio::task::yield_now().await;
+                if true {
+                    panic!("a bad hook");
+                }
+                Ok::<_, BoxError>(())
+            }))
+            .layer(SessionLayer::new())
+            .service_fn(echo),
+    );
+    let closed = soon(task).await.unwrap().unwrap();
+    assert_eq!(closed.reason, CloseReason::Panicked);
+    let source = closed.source.unwrap();
+    let panic: &Panic = source.downcast_ref().unwrap();
+    assert_eq!(panic.to_string(), "a bad hook");
+    assert!(peer.is_gone());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_that_never_ends_ends_with_the_connection() {
+    let held = Arc::new(());
+    let captured = held.clone();
+    let (transport, peer) = stream::pair();
+    let (handle, task) = run(
+        transport,
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(lines()))
+            .layer(OnOpenLayer::new(move |session| {
+                let captured = captured.clone();
+                async move {
+                    session.send("wait".to_owned()).await?;
+                    std::future::pending::<()>().await;
+                    drop(captured);
+                    Ok::<_, BoxError>(())
+                }
+            }))
+            .layer(SessionLayer::new())
+            .service_fn(echo),
+    );
+    assert_eq!(soon(peer.line()).await, "wait");
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(!handle.is_closing());
+    let asked = Instant::now();
+    handle.close_with(CloseReason::HandshakeTimeout);
+    let closed = soon(task).await.unwrap().unwrap();
+    assert_eq!(closed.reason, CloseReason::HandshakeTimeout);
+    assert!(
+        asked.elapsed() < Duration::from_millis(10),
+        "nobody waits for it"
+    );
+    assert_eq!(Arc::strong_count(&held), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_hooks_run_beside_one_another_and_the_session_waits_for_all() {
+    let (transport, peer) = stream::pair();
+    let (first, second) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let wait = |notify: &Arc<Notify>, name: &'static str| {
+        let notify = notify.clone();
+        OnOpenLayer::new(move |session| {
+            let notify = notify.clone();
+            async move {
+                session.feed(format!("{name} begins")).await?;
+                notify.notified().await;
+                session.feed(format!("{name} ends")).await
+            }
+        })
+    };
+    let (handle, _task) = run(
+        transport,
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(lines()))
+            .layer(wait(&first, "outer"))
+            .layer(wait(&second, "inner"))
+            .layer(SessionLayer::new())
+            .service_fn(echo),
+    );
+    assert_eq!(soon(peer.lines(2)).await, ["outer begins", "inner begins"]);
+    second.notify_one();
+    assert_eq!(soon(peer.line()).await, "inner ends");
+    idle().await;
+    assert!(!handle.is_open());
+    first.notify_one();
+    assert_eq!(soon(peer.line()).await, "outer ends");
+    idle().await;
+    assert!(handle.is_open());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_hook_holds_up_neither_accepting_nor_others() {
+    let (listener, dialer) = listener::memory();
+    let (gate, open) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (waits, opens) = (gate.clone(), open.clone());
+    let app = ServiceBuilder::new()
+        .layer(CodecLayer::new(lines()))
+        .layer(OnOpenLayer::new(move |session| {
+            let (gate, open) = (waits.clone(), opens.clone());
+            async move {
+                if session.id() % 2 == 0 {
+                    gate.notified().await;
+                } else {
+                    open.notify_one();
+                }
+                Ok::<_, BoxError>(())
+            }
+        }))
+        .layer(SessionLayer::new())
+        .service_fn(echo);
+    let server = tokio::spawn(getty::serve(listener, app).into_future());
+    // ids are handed out to all tests of this process, so that which one is slow is not known
+    let peers: Vec<_> = (0..8).map(|_| dialer.dial()).collect();
+    idle().await;
+    assert_eq!(dialer.backlog(), 0);
+    for peer in &peers {
+        peer.send("hello\n");
+    }
+    idle().await;
+    for _ in 0..8 {
+        gate.notify_one();
+        idle().await;
+    }
+    for peer in &peers {
+        assert_eq!(soon(peer.line()).await, "hello");
+    }
+    server.abort();
+}

@@ -1,0 +1,121 @@
+//! The span of a connection, around all that its session does.
+
+use std::sync::{Arc, Mutex};
+
+use getty::{
+    BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer,
+    layers::{MessageTraceLayer, TraceLayer},
+};
+use tracing::{
+    Event, Metadata, Subscriber,
+    field::{Field, Visit},
+    span::{Attributes, Id, Record},
+};
+
+use crate::{
+    kit::run,
+    support::{echo, lines, soon, stream},
+};
+
+/// Writes down every event: the names of the spans around it, then its text.
+#[derive(Clone, Default)]
+struct Recorder(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    spans: Vec<&'static str>,
+    within: Vec<u64>,
+    events: Vec<String>,
+}
+
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        match field.name() {
+            "message" => self.0.push_str(&format!("{value:?}")),
+            "reason" => self.0.push_str(&format!(" {value:?}")),
+            _ => {}
+        }
+    }
+}
+
+impl Subscriber for Recorder {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        !metadata.target().starts_with("tokio")
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        let mut state = self.0.lock().unwrap();
+        state.spans.push(span.metadata().name());
+        Id::from_u64(state.spans.len() as u64)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        let mut state = self.0.lock().unwrap();
+        let mut line: String = state
+            .within
+            .iter()
+            .map(|id| format!("{}: ", state.spans[usize::try_from(id - 1).unwrap()]))
+            .collect();
+        line.push_str(&text.0);
+        state.events.push(line);
+    }
+
+    fn enter(&self, span: &Id) {
+        self.0.lock().unwrap().within.push(span.into_u64());
+    }
+
+    fn exit(&self, span: &Id) {
+        assert_eq!(self.0.lock().unwrap().within.pop(), Some(span.into_u64()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_handler_tells_nests_in_its_message_and_that_in_its_connection() {
+    let recorder = Recorder::default();
+    let _guard = tracing::subscriber::set_default(recorder.clone());
+    let (transport, peer) = stream::pair();
+    let (handle, task) = run(
+        transport,
+        ServiceBuilder::new()
+            .layer(TraceLayer::new())
+            .layer(CodecLayer::new(lines()))
+            .layer(SessionLayer::new())
+            .layer(MessageTraceLayer::new())
+            .service_fn(|request: Request<String>| async move {
+                tracing::info!("at work");
+                tokio::task::yield_now().await;
+                if request.message() == "fail" {
+                    return Err(BoxError::from("out of order"));
+                }
+                echo(request).await
+            }),
+    );
+    handle.add_close_callback("test", 0, |_| tracing::info!("a callback"));
+    peer.send("hello\n");
+    assert_eq!(soon(peer.line()).await, "hello");
+    tracing::info!("elsewhere");
+    peer.send("fail\n");
+    soon(task).await.unwrap().unwrap();
+    let events = std::mem::take(&mut recorder.0.lock().unwrap().events);
+    assert_eq!(
+        events,
+        [
+            "connection: connection opened",
+            "connection: message: at work",
+            "connection: message: message handled",
+            "elsewhere",
+            "connection: message: at work",
+            "connection: message: message failed",
+            "connection: a callback",
+            "connection: connection closed \"handler\"",
+        ]
+    );
+}
