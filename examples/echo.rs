@@ -15,13 +15,20 @@ use std::{
     num::NonZero,
     path::PathBuf,
     process::ExitCode,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     thread::available_parallelism,
     time::Duration,
 };
 
+use bytes::Bytes;
 use getty::{
     BoxError, CodecLayer, Listener, Pipeline, Reply, Request, Serve, ServiceBuilder, SessionLayer,
     codec::{Decoder, Encoder, Length, Lines, Raw},
+    layers::{
+        ActiveLayer, CatchPanicLayer, CloseCallbackLayer, HandleErrorLayer, HeartbeatLayer,
+        IdleTimeoutLayer, MetricsLayer, ReadTimeoutLayer, Registry, RegistryLayer, TraceLayer,
+        WriteTimeoutLayer,
+    },
     net::{TcpListener, UnixListener},
 };
 use lexopt::prelude::*;
@@ -36,13 +43,17 @@ Usage: echo [--tcp ADDRESS]... [--unix PATH]... [settings]
   --tcp ADDRESS     listen on a TCP address, such as 127.0.0.1:7007; port 0 takes any free one
   --unix PATH       listen on a Unix socket
   --codec CODEC     lines (default), length (4 bytes big-endian, up to 16 MiB), or raw
-  --stack STACK     bare (default): codec and session loop; tower: with tower's timeouts and limits
+  --stack STACK     bare (default): codec and session loop; tower: with tower's timeouts and limits;
+                    full: with what a production server has, which tells an idle peer every minute
+                    that it is there: an empty line or frame, and nothing where all bytes mean something
   --workers N       exactly N runtime threads; the number of cores by default";
 
 /// The longest frame of `--codec length`.
 const LONGEST: usize = 16 * 1024 * 1024;
 /// Leaves time to spare of the five seconds in which SIGTERM ends it.
 const DRAIN: Duration = Duration::from_secs(3);
+/// How many connections of `--stack full` have closed.
+static CLOSED: AtomicU64 = AtomicU64::new(0);
 
 fn main() -> ExitCode {
     let options = match Options::parse() {
@@ -85,14 +96,20 @@ async fn echo(options: Options) -> Result<(), BoxError> {
     // first, so that nobody is told that we listen before a signal ends us in order
     let shutdown = getty::shutdown_signal();
     let serve = match options.codec {
-        Codec::Lines => options.serve(Lines::new()).await,
-        Codec::Length => options.serve(Length::new().with_max_length(LONGEST)).await,
-        Codec::Raw => options.serve(Raw::new()).await,
+        Codec::Lines => options.serve(Lines::new(), Some(String::new())).await,
+        Codec::Length => {
+            let codec = Length::new().with_max_length(LONGEST);
+            options.serve(codec, Some(Bytes::new())).await
+        }
+        Codec::Raw => options.serve(Raw::new(), None).await,
     };
     serve?
         .with_graceful_shutdown(shutdown)
         .with_drain_deadline(DRAIN)
         .await?;
+    if matches!(options.stack, Stack::Full) {
+        eprintln!("{} connections were served", CLOSED.load(Relaxed));
+    }
     Ok(())
 }
 
@@ -113,6 +130,7 @@ enum Codec {
 enum Stack {
     Bare,
     Tower,
+    Full,
 }
 
 impl Options {
@@ -142,7 +160,7 @@ impl Options {
                     options.stack = match &*arguments.value()?.string()? {
                         "bare" => Stack::Bare,
                         "tower" => Stack::Tower,
-                        "full" => return Err(later("--stack full")),
+                        "full" => Stack::Full,
                         other => return Err(format!("there is no stack '{other}'").into()),
                     }
                 }
@@ -160,12 +178,12 @@ impl Options {
         Ok(Some(options))
     }
 
-    /// Binds the listeners, and puts the echo behind them.
-    async fn serve<C, M>(&self, codec: C) -> Result<Serve, BoxError>
+    /// Binds the listeners, and puts the echo behind them. `beat` is a message that means nothing, if there is one.
+    async fn serve<C, M>(&self, codec: C, beat: Option<M>) -> Result<Serve, BoxError>
     where
         C: Decoder<Item = M, Error: Into<BoxError>> + Encoder<M, Error: Into<BoxError>>,
         C: Clone + Send + 'static,
-        M: Send + 'static,
+        M: Clone + PartialEq + Send + Sync + 'static,
     {
         // ready at once, so that a message never leaves its session's loop
         let echo =
@@ -189,6 +207,36 @@ impl Options {
                         .timeout(Duration::from_secs(30))
                         .load_shed()
                         .concurrency_limit(1024)
+                        .service_fn(echo),
+                )
+                .await
+            }
+            Stack::Full => {
+                let sent = beat.clone();
+                self.listen(
+                    ServiceBuilder::new()
+                        .layer(TraceLayer::new())
+                        .layer(MetricsLayer::new())
+                        .concurrency_limit(100_000)
+                        .layer(CatchPanicLayer::new())
+                        .layer(WriteTimeoutLayer::new(Duration::from_secs(30)))
+                        .layer(ReadTimeoutLayer::new(Duration::from_secs(30)))
+                        // not of all bytes: our own beats are some
+                        .layer(IdleTimeoutLayer::read(Duration::from_secs(300)))
+                        .layer(CodecLayer::new(codec))
+                        .layer(RegistryLayer::new(Registry::new()))
+                        .layer(HeartbeatLayer::new_if(
+                            Duration::from_secs(60),
+                            move |_session| sent.clone(),
+                        ))
+                        .layer(CloseCallbackLayer::new("echo", "closed", |_closed| {
+                            CLOSED.fetch_add(1, Relaxed);
+                        }))
+                        .layer(SessionLayer::new())
+                        .layer(HandleErrorLayer::new(|_error| None))
+                        .layer(ActiveLayer::new(move |message| {
+                            beat.as_ref() != Some(message)
+                        }))
                         .service_fn(echo),
                 )
                 .await

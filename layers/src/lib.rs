@@ -85,14 +85,28 @@
 //! |---|---|---|---|
 //! | [`TraceLayer`] | outermost | all that is logged nests in the connection's span | what stands further out logs without saying for which connection |
 //! | `MetricsLayer` | outside whatever may refuse or lose a connection | refusals and failed handshakes are counted, by reason | further in they are not counted; nothing else changes |
+//! | [`HandshakeTimeoutLayer`] | outermost | it times what is inside of it until the session opens | inside a layer that does I/O it does not time that layer |
 //! | [`CatchPanicLayer`] | outside handshakes and hooks, inside what is to see the error | a panic before the session is open becomes an error with its message | what stands further out panics in the connection's task: only that connection ends, without a message |
+//! | [`AccessLayer`] | among the first, inside tower's `concurrency_limit` | nothing that costs much is spent on those who are refused, and they give their permit back at once | outside of a limit, the permit reserved for a connection that it refuses lies with the listener until the next one; inside TLS the handshake is paid first |
+//! | [`PeerLimitLayer`] | inside [`AccessLayer`], otherwise as that | as for that | as for [`AccessLayer`]; outside of it, those who are denied count until they are gone |
+//! | [`LifetimeLayer`] | anywhere outside `SessionLayer` | the age counts from accept | on messages it does not compile; tower's `timeout` in its place cuts a session off in the middle of a message |
+//! | [`WriteTimeoutLayer`] | anywhere outside `SessionLayer` | it replaces the setting of `SessionLayer` itself | of two of them the inner one counts |
+//! | [`ReadTimeoutLayer`] | anywhere outside `SessionLayer` | the session loop keeps the time | on messages it does not compile: a frame that is incomplete is no message yet |
+//! | [`IdleTimeoutLayer`] | anywhere outside `SessionLayer`; with a hook inside [`CodecLayer`] | the hook has the session | with a hook outside `CodecLayer` it does not compile |
 //! | [`CloseCallbackLayer`] | anywhere; outermost to see every connection | callbacks run in the order of the layers, from the outside inwards | connections that end before they reach it are not told of |
+//! | [`RegistryLayer`] | inside [`CodecLayer`], outside [`OnOpenLayer`]; untyped anywhere outside `SessionLayer` | it lists sessions, and hooks are to find theirs listed | of sessions, outside `CodecLayer`, it does not compile; callbacks of layers outside of it see the session still listed, those of layers inside do not |
 //! | [`OnOpenLayer`] | inside [`CodecLayer`], and inside what limits or refuses | it needs the session, and runs for every connection that reaches it | outside `CodecLayer` it does not compile; outside a limit it greets those who are then refused |
+//! | [`HeartbeatLayer`] | inside [`CodecLayer`] | it sends through the session | outside `CodecLayer` it does not compile; `IdleTimeoutLayer::all` with a longer time than its period never closes, for beats are bytes: use `read` or `active` |
 //! | [`CronLayer`] | inside [`CodecLayer`] | it needs the session | outside `CodecLayer` it does not compile |
-//! | `SessionLayer` | between the two stacks | | |
+//! | `SessionLayer` | between the two stacks | above it a request is a connection, below it a message | what stands on the wrong side does not compile |
+//! | [`HandleErrorLayer`] | outside of what may fail | it answers for the layers and the handler inside of it | errors of layers outside of it close the session |
 //! | [`MessageTraceLayer`] | outermost on messages, but inside [`HandleErrorLayer`] where errors are to be told | its span is around all that happens to a message | outside `HandleErrorLayer` it takes errors that were answered for answers |
 //! | `MessageMetricsLayer` | as `MessageTraceLayer` | the latency is that of all that stands inside | the same |
 //! | [`CatchPanicLayer`] | inside [`HandleErrorLayer`], or with a reply of its own | a panic becomes an error, which is answered there | outside it a panic closes the session, as without either |
+//! | [`ActiveLayer`] | outside of what answers in the handler's stead, if that is to count; outside of tower's `buffer` | the session's own task makes a time of what it says | inside of `buffer` its verdict comes after the turn that would note it |
+//! | tower's `timeout`, `load_shed`, `concurrency_limit` | inside [`HandleErrorLayer`]; `load_shed` outside the limit whose surplus it sheds | a message that is late or too many is an error, to be answered | without [`HandleErrorLayer`] outside, one late message ends its session; the limit outside `load_shed` waits and sheds nothing |
+//! | tower's `rate_limit` | in the stack that `SessionLayer::per_session` makes | each session is paced by itself, and one that waits still sends and closes at once | it is not `Clone`, so under `SessionLayer::new` it does not compile; outside `SessionLayer` it paces accepts |
+//! | [`SpawnLayer`] | innermost | only the handler's future is to run on a task | further out it works as well, and the futures of all that is inside of it run on the task |
 //!
 //! # What a layer owes the rest of the stack
 //!
@@ -105,23 +119,12 @@
 //!
 //! Layers between [`CodecLayer`] and `SessionLayer` are bounded by [`HasSession`]; the others need not know the
 //! transport. [`driver`] has the other half of a session, for test kits and for loops of another kind.
-//!
-//! # Order
-//!
-//! From the outside to the inside, as in a `ServiceBuilder`; layers in the same part may change places.
-//!
-//! | layer | where, and why | in the wrong place |
-//! |---|---|---|
-//! | [`HandshakeTimeoutLayer`] | outermost: it times what is inside of it until the session opens | inside a layer that does I/O it does not time that layer |
-//! | [`LifetimeLayer`] | anywhere outside `SessionLayer`: the age counts from accept | on messages it does not compile; tower's `timeout` in its place cuts a session off in the middle of a message |
-//! | [`WriteTimeoutLayer`] | anywhere outside `SessionLayer`, whose own setting it replaces | of two of them the inner one counts |
-//! | [`ReadTimeoutLayer`] | anywhere outside `SessionLayer` | on messages it does not compile: a frame that is incomplete is no message yet |
-//! | [`IdleTimeoutLayer`] | anywhere outside `SessionLayer`; with a hook inside `CodecLayer`, for the hook has the session | with a hook outside `CodecLayer` it does not compile |
-//! | [`HeartbeatLayer`] | between `CodecLayer` and `SessionLayer`: it sends through the session | outside `CodecLayer` it does not compile; `IdleTimeoutLayer::all` with a longer time than its period never closes, for beats are bytes: use `read` or `active` |
 
 #[macro_use]
 mod levels;
 
+pub mod access;
+pub mod active;
 pub mod catch_panic;
 pub mod close_callback;
 pub mod codec;
@@ -140,8 +143,12 @@ pub mod message_trace;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 pub mod on_open;
+pub mod peer_limit;
 pub mod read_timeout;
+mod refusal;
+pub mod registry;
 mod session;
+pub mod spawn;
 mod sync;
 pub mod trace;
 pub mod write_timeout;
@@ -150,12 +157,14 @@ pub mod write_timeout;
 pub use self::{message_metrics::MessageMetricsLayer, metrics::MetricsLayer};
 
 pub use self::{
+    access::AccessLayer,
+    active::ActiveLayer,
     catch_panic::CatchPanicLayer,
     close_callback::CloseCallbackLayer,
     codec::CodecLayer,
     connection::{
         Address, CallbackAdded, CloseReason, Closed, Connection, ConnectionHandle,
-        DrainDeadlineExceeded, Endpoints, Panic, SharedError, Stats, TransportKind,
+        DrainDeadlineExceeded, Endpoints, Panic, SharedError, Stats, TransportKind, WeakHandle,
     },
     cron::CronLayer,
     handle_error::HandleErrorLayer,
@@ -166,10 +175,14 @@ pub use self::{
     message::{IntoReply, Replies, Reply, Request},
     message_trace::MessageTraceLayer,
     on_open::OnOpenLayer,
+    peer_limit::PeerLimitLayer,
     read_timeout::ReadTimeoutLayer,
+    registry::{Registry, RegistryLayer},
     session::{
-        Feeding, Framed, FramedParts, HasSession, SendError, Sending, Sent, Session, driver,
+        Feeding, Framed, FramedParts, HasSession, SendError, Sending, Sent, Session, WeakSession,
+        driver,
     },
+    spawn::SpawnLayer,
     trace::TraceLayer,
     write_timeout::WriteTimeoutLayer,
 };

@@ -261,6 +261,10 @@ where
             if self.is_live() || self.phase == Phase::Draining {
                 self.exchange(calls.as_mut(), cx, &mut turn);
                 self.count_messages(&mut turn);
+                let driver = self.wire.driver();
+                if driver.take_activity() {
+                    driver.active(turn.clock.moment(driver));
+                }
                 if self.is_live() && self.session().is_closing() {
                     continue;
                 }
@@ -320,7 +324,7 @@ where
                     }
                 }
             }
-            self.mark(&mut turn);
+            self.mark(calls.len(), &mut turn);
             match self.poll_deadline(cx) {
                 Next::Again => turn.clock = Clock::default(),
                 Next::Wait => return Poll::Pending,
@@ -622,9 +626,10 @@ where
         }
     }
 
-    /// Keeps up what the handle says of reading.
+    /// Keeps up what the handle says of reading and of handlers.
     #[inline]
-    fn mark(&mut self, turn: &mut Turn) {
+    fn mark(&mut self, in_flight: usize, turn: &mut Turn) {
+        self.wire.driver().in_flight(in_flight);
         let reads = self.phase == Phase::Running && self.reader.wants_more();
         if reads != self.reads {
             self.reads = reads;

@@ -85,6 +85,28 @@ impl SessionLayer {
     /// Each session has a message stack of its own: the inner service is a make-service, called with the
     /// [`Session`](crate::Session) when it opens. Its error refuses the connection, as
     /// [`CloseReason::Refused`](crate::CloseReason::Refused).
+    ///
+    /// It is the way to a limit of each session's own, such as a pace for its messages; a session that waits for its turn
+    /// still sends, beats and closes:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, Session, SessionLayer, codec, service_fn};
+    ///
+    /// let stack = ServiceBuilder::new()
+    ///     .layer(CodecLayer::new(codec::Lines::new()))
+    ///     .layer(SessionLayer::per_session())
+    ///     .service_fn(|_session: Session<String>| async {
+    ///         let handler = |request: Request<String>| async { Ok::<_, BoxError>(request.into_message()) };
+    ///         let messages = ServiceBuilder::new()
+    ///             .rate_limit(100, Duration::from_secs(1))
+    ///             .service(service_fn(handler));
+    ///         Ok::<_, BoxError>(messages)
+    ///     });
+    /// # fn check<S: getty::Pipeline<tokio::net::TcpStream>>(_: &S) {}
+    /// # check(&stack);
+    /// ```
     #[must_use]
     pub const fn per_session() -> SessionLayer<PerSession> {
         SessionLayer {

@@ -1,5 +1,7 @@
 //! The life of a session: the layers around it, through the public API and the real session loop, with the clock paused.
 
+mod access;
+mod active;
 mod catch_panic;
 mod close_callback;
 mod cron;
@@ -11,8 +13,12 @@ mod lifetime;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod on_open;
+mod peer_limit;
+mod rate_limit;
 mod read_timeout;
+mod registry;
 mod scale;
+mod spawn;
 #[path = "../contracts/support/mod.rs"]
 #[allow(
     dead_code,

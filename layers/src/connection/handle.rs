@@ -5,8 +5,8 @@ use std::{
     error::Error,
     fmt,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc, Weak,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -20,7 +20,7 @@ use super::{
     checks::Check,
     close::SharedError,
     contain,
-    marks::Marks,
+    marks::{Activity, Marks},
     stats::Counters,
 };
 use crate::{
@@ -68,6 +68,8 @@ struct Inner {
     counters: Counters,
     marks: Marks,
     state: AtomicU8,
+    activity: Activity,
+    in_flight: AtomicU32,
     id: u64,
     opened_at: Instant,
     /// Ours and the peer's.
@@ -120,6 +122,8 @@ impl ConnectionHandle {
             counters: Counters::default(),
             marks: Marks::default(),
             state: AtomicU8::new(0),
+            activity: Activity::default(),
+            in_flight: AtomicU32::new(0),
             id: NEXT.fetch_add(1, Relaxed),
             opened_at: Instant::now(),
             addresses: Box::new((local, peer)),
@@ -194,7 +198,8 @@ impl ConnectionHandle {
         self.at(self.0.marks.write.get())
     }
 
-    /// When the application was last active: a message was received, or [`touch`](Self::touch) called.
+    /// When the application was last active: a message was received, or [`touch`](Self::touch) called. Which messages
+    /// count [`ActiveLayer`](crate::ActiveLayer) may say; all do by default.
     #[must_use]
     pub fn last_active(&self) -> Instant {
         self.at(self.0.marks.active.get())
@@ -253,6 +258,18 @@ impl ConnectionHandle {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.0.counters.snapshot()
+    }
+
+    /// How many messages are with their handlers, as of the driver's last turn.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.0.in_flight.load(Relaxed) as usize
+    }
+
+    /// A handle that keeps nothing alive, for lists of connections.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakHandle {
+        WeakHandle(Arc::downgrade(&self.0))
     }
 
     /// Keeps `value` with the connection until its close, in the place of an earlier one of the same type, which is
@@ -590,6 +607,16 @@ impl ConnectionHandle {
         &self.0.marks
     }
 
+    #[inline]
+    pub(crate) fn activity(&self) -> &Activity {
+        &self.0.activity
+    }
+
+    pub(crate) fn set_in_flight(&self, messages: usize) {
+        let messages = u32::try_from(messages).unwrap_or(u32::MAX);
+        self.0.in_flight.store(messages, Relaxed);
+    }
+
     /// Takes what layers have asked for; while one of them holds the session, that stays.
     pub(crate) fn take_wishes(&self) -> Wishes {
         let mut rare = self.0.rare.lock();
@@ -765,6 +792,24 @@ impl fmt::Debug for ConnectionHandle {
     }
 }
 
+/// A [`ConnectionHandle`] that keeps nothing alive: made by [`ConnectionHandle::downgrade`].
+#[derive(Clone)]
+pub struct WeakHandle(Weak<Inner>);
+
+impl WeakHandle {
+    /// The handle, as long as the connection lives or another handle of it does.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<ConnectionHandle> {
+        self.0.upgrade().map(ConnectionHandle)
+    }
+}
+
+impl fmt::Debug for WeakHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("WeakHandle").field(&self.upgrade()).finish()
+    }
+}
+
 /// Keeps a session from opening: see [`ConnectionHandle::hold`].
 #[derive(Debug)]
 pub struct Hold {
@@ -786,7 +831,7 @@ mod tests {
 
     #[test]
     fn an_idle_handle_takes_less_than_four_hundred_bytes() {
-        // 312 on 64-bit Linux, and 64 for the addresses
+        // 328 on 64-bit Linux, and 64 for the addresses
         assert!(size_of::<Inner>() + size_of::<(Address, Address)>() <= 400);
     }
 }

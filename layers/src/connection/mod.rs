@@ -16,7 +16,7 @@ pub use self::{
     callbacks::CallbackAdded,
     close::{CloseReason, Closed, DrainDeadlineExceeded, Panic, SharedError},
     endpoints::{Address, Endpoints, TransportKind},
-    handle::{ConnectionHandle, Hold},
+    handle::{ConnectionHandle, Hold, WeakHandle},
     lease::Lease,
     stats::Stats,
 };

@@ -296,11 +296,32 @@ impl<Out> Driver<Out> {
         self.session.marks().write.set(now);
     }
 
-    /// So many messages were decoded, which counts as activity.
+    /// So many messages were decoded. That is activity, unless a layer [says](Self::take_activity) which messages are.
     #[inline]
     pub fn messages_in(&self, messages: u64, now: Moment) {
         self.session.counters().messages_in.add(messages);
+        if self.session.activity().is_every_message() {
+            self.session.marks().active.set(now);
+        }
+    }
+
+    /// Whether [`ActiveLayer`](crate::ActiveLayer) has seen a message that is activity since the last time. To be asked
+    /// after the handlers were called, and followed by [`active`](Self::active).
+    #[inline]
+    pub fn take_activity(&self) -> bool {
+        self.session.activity().take()
+    }
+
+    /// The application is active.
+    #[inline]
+    pub fn active(&self, now: Moment) {
         self.session.marks().active.set(now);
+    }
+
+    /// So many messages are with their handlers now.
+    #[inline]
+    pub fn in_flight(&self, messages: usize) {
+        self.session.set_in_flight(messages);
     }
 
     /// So many messages were encoded.
@@ -366,6 +387,7 @@ impl<Out> Driver<Out> {
 impl<Out> Drop for Driver<Out> {
     fn drop(&mut self) {
         self.session.abandon();
+        self.session.set_in_flight(0);
         let io = match self.session.reason() {
             Some(CloseReason::Io) => self.session.source(),
             _ => None,

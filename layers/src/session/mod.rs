@@ -6,7 +6,11 @@ mod outbox;
 mod send;
 pub(crate) mod signal;
 
-use std::{fmt, ops::Deref, sync::Arc};
+use std::{
+    fmt,
+    ops::Deref,
+    sync::{Arc, Weak},
+};
 
 pub use self::{
     framed::{Framed, FramedParts, HasSession},
@@ -103,6 +107,12 @@ impl<Out> Session<Out> {
         self.0.outbox.len()
     }
 
+    /// A session that keeps nothing alive, for lists of sessions.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakSession<Out> {
+        WeakSession(Arc::downgrade(&self.0))
+    }
+
     #[inline]
     pub(crate) fn outbox(&self) -> &Outbox<Out> {
         &self.0.outbox
@@ -141,6 +151,29 @@ impl<Out> fmt::Display for Session<Out> {
 impl<Out> fmt::Debug for Session<Out> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Session").field(&self.0.handle).finish()
+    }
+}
+
+/// A [`Session`] that keeps nothing alive: made by [`Session::downgrade`].
+pub struct WeakSession<Out>(Weak<Shared<Out>>);
+
+impl<Out> WeakSession<Out> {
+    /// The session, as long as it lives or somebody else keeps it.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Session<Out>> {
+        self.0.upgrade().map(Session)
+    }
+}
+
+impl<Out> Clone for WeakSession<Out> {
+    fn clone(&self) -> Self {
+        Self(Weak::clone(&self.0))
+    }
+}
+
+impl<Out> fmt::Debug for WeakSession<Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("WeakSession").field(&self.upgrade()).finish()
     }
 }
 

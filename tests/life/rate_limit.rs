@@ -1,0 +1,76 @@
+//! tower's rate limit as each session's own, through `SessionLayer::per_session`.
+
+use std::time::Duration;
+
+use getty::{
+    BoxError, CloseReason, Closed, CodecLayer, Connection, ServiceBuilder, Session, SessionLayer,
+    layers::{Registry, RegistryLayer},
+    service_fn,
+};
+use tokio::time::Instant;
+use tower::{ServiceExt, util::BoxCloneService};
+
+use crate::support::{
+    echo, idle, lines, soon,
+    stream::{self, Stream},
+};
+
+type Stack = BoxCloneService<Connection<Stream>, Closed, BoxError>;
+
+/// Three messages every ten seconds a session.
+fn stack(registry: &Registry<Session<String>>) -> Stack {
+    let make = service_fn(|_: Session<String>| async {
+        let stack = ServiceBuilder::new()
+            .rate_limit(3, Duration::from_secs(10))
+            .service(service_fn(echo));
+        Ok::<_, BoxError>(stack)
+    });
+    ServiceBuilder::new()
+        .layer(CodecLayer::new(lines()))
+        .layer(RegistryLayer::new(registry.clone()))
+        .layer(SessionLayer::per_session())
+        .service(make)
+        .boxed_clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_session_is_paced_by_itself_and_keeps_its_order() {
+    let stack = stack(&Registry::new());
+    let (busy, busy_end) = stream::pair();
+    let (other, other_end) = stream::pair();
+    tokio::spawn(stack.clone().oneshot(Connection::new(busy)));
+    tokio::spawn(stack.oneshot(Connection::new(other)));
+    let start = Instant::now();
+    let messages: String = (0..10).map(|n| format!("{n}\n")).collect();
+    busy_end.send(&messages);
+    for n in 0..10 {
+        assert_eq!(soon(busy_end.line()).await, n.to_string());
+        assert_eq!(start.elapsed().as_secs(), n / 3 * 10);
+        if n == 4 {
+            // in the midst of the other's wait
+            other_end.send("hello\n");
+            assert_eq!(soon(other_end.line()).await, "hello");
+            assert_eq!(start.elapsed().as_secs(), 10);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_waits_for_its_turn_still_sends_and_closes_at_once() {
+    let registry = Registry::new();
+    let stack = stack(&registry);
+    let (transport, end) = stream::pair();
+    let task = tokio::spawn(stack.oneshot(Connection::new(transport)));
+    let start = Instant::now();
+    end.send("1\n2\n3\n4\n5\n");
+    soon(end.lines(3)).await;
+    idle().await;
+    let session = registry.all().remove(0);
+    soon(session.send("news".to_owned())).await.unwrap();
+    assert_eq!(soon(end.line()).await, "news");
+    session.close_with(CloseReason::Shutdown);
+    let closed = soon(task).await.unwrap().unwrap();
+    assert_eq!(closed.reason, CloseReason::Shutdown);
+    assert_eq!(start.elapsed().as_secs(), 0);
+    assert_eq!(end.output(), "1\n2\n3\nnews\n");
+}
