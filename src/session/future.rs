@@ -377,11 +377,12 @@ where
                 return false;
             };
             let call = service.call(Request::new(message, self.wire.session().clone()));
-            let Poll::Ready(result) = calls.as_mut().start(cx, call) else {
+            let started = calls.as_mut().start(cx, call);
+            turn.yields = self.step(1, cx).is_pending();
+            let Poll::Ready(result) = started else {
                 turn.calls_wait = calls.waits_alone();
                 return true;
             };
-            turn.yields = self.step(1, cx).is_pending();
             let Some(reply) = self.finished(result) else {
                 return true;
             };
