@@ -10,12 +10,11 @@
 
 use std::{
     fmt,
-    future::{poll_fn, ready},
+    future::ready,
     io::{self, Write},
     num::NonZero,
     path::PathBuf,
     process::ExitCode,
-    task::Poll,
     thread::available_parallelism,
     time::Duration,
 };
@@ -83,12 +82,8 @@ fn run(options: Options) -> Result<(), BoxError> {
 }
 
 async fn echo(options: Options) -> Result<(), BoxError> {
-    // polled once, so that the signals are ours before anybody is told that we listen
-    let mut shutdown = Box::pin(getty::shutdown_signal());
-    let asked = poll_fn(|cx| Poll::Ready(shutdown.as_mut().poll(cx).is_ready())).await;
-    if asked {
-        return Ok(());
-    }
+    // first, so that nobody is told that we listen before a signal ends us in order
+    let shutdown = getty::shutdown_signal();
     let serve = match options.codec {
         Codec::Lines => options.serve(Lines::new()).await,
         Codec::Length => options.serve(Length::new().with_max_length(LONGEST)).await,

@@ -46,7 +46,7 @@
 //! | a request | a [`Connection<T>`](Connection) over the transport `T` | a [`Request<In, Out>`](Request): one decoded message |
 //! | a call | is the connection's whole life | is one message's handling |
 //! | the response | how it ended: [`Closed`] | what to answer: whatever is [`IntoReply`] |
-//! | an error | the session never opened | closes the session, as [`CloseReason::Handler`] |
+//! | an error | the session never opened | closes the session, as [`CloseReason::Handler`], unless a [`HandleErrorLayer`](layers::HandleErrorLayer) makes a reply of it |
 //! | `concurrency_limit` | caps open connections | bounds the handlers at work |
 //! | `timeout` | cuts a connection off when its time is over | is a deadline for each message |
 //!

@@ -2,8 +2,8 @@
 //!
 //! Each file in `compile_fail/` is a program with one mistake. What rustc says of it is not compared word for word (as
 //! trybuild would), because that would hold for one version of rustc: each error must name the mistake, within fifteen
-//! lines. Lines in
-//! which rustc traces the error back, from the impl that it is about to the bound of [`getty::serve`], are not counted.
+//! lines. Lines in which rustc traces the error back to the bound of `getty::serve`, or quotes our own source, are not
+//! among these, but are limited too.
 
 use std::{
     env, fs,
@@ -59,8 +59,9 @@ const MISTAKES: &[Mistake] = &[
             &["`Service<getty::Request<_, _>>` is not implemented for `Codec<"],
         ],
     ),
+    ("message_layer_outside", &[&["HandleError<"]]),
     (
-        "message_layer_outside",
+        "stock_layer_outside",
         &[&[
             ".map_request(|request: Request<String>|",
             "found signature defined here",
@@ -154,14 +155,23 @@ fn errors(said: &str) -> Vec<Vec<&str>> {
         .collect()
 }
 
+/// The error without its trace, and without what it quotes of our own source.
 fn without_trace<'a>(error: &[&'a str]) -> Vec<&'a str> {
-    let trace = ["= note: required for", "note: required by a bound in"];
+    let begins = |line: &str, with: &[&str]| {
+        let line = line.trim_start();
+        with.iter().any(|start| line.starts_with(start))
+    };
+    let mut quotes_ours = false;
     error
         .iter()
-        .take_while(|line| {
-            !trace
-                .iter()
-                .any(|start| line.trim_start().starts_with(start))
+        .take_while(|line| !begins(line, &["= note: required for", "note: required by a bound"]))
+        .filter(|line| {
+            if begins(line, &["-->"]) {
+                quotes_ours = !line.contains("src/bin/");
+            } else if begins(line, &["=", "help:", "note:"]) {
+                quotes_ours = false;
+            }
+            !quotes_ours
         })
         .copied()
         .collect()
@@ -200,7 +210,7 @@ impl Programs {
 
     /// What cargo and rustc say of one of the programs.
     fn check(&self, name: &str) -> String {
-        let output = Command::new(env!("CARGO"))
+        let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .current_dir(&self.package)
             .args([
                 "check",

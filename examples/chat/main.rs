@@ -62,13 +62,15 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(options: &Options) -> Result<(), BoxError> {
+    // first, so that nobody is told that we listen before a signal ends us in order
+    let asked = getty::shutdown_signal();
     let rooms = Rooms::default();
     let listener = TcpListener::bind(&options.address).await?;
     println!("chat listens on {}", listener.local_addr()?);
 
     let everybody = rooms.clone();
     let shutdown = async move {
-        getty::shutdown_signal().await;
+        asked.await;
         println!("shutting down, {} people are here", everybody.say_goodbye());
     };
     let drained = getty::serve(listener, app(rooms.clone(), options.idle))

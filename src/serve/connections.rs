@@ -1,35 +1,56 @@
 //! The connections of a server: one task each.
 
 use std::{
-    collections::HashMap,
     future::Future,
     pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
 };
 
 use getty_layers::{CloseReason, Closed, ConnectionHandle, DrainDeadlineExceeded};
 use pin_project_lite::pin_project;
+use slab::Slab;
 use tokio::{
-    task::{AbortHandle, Id, JoinError, JoinSet},
+    sync::Notify,
+    task::AbortHandle,
     time::{Instant, timeout_at},
 };
 use tower::BoxError;
 
 use super::Drained;
 
+/// The live connections. Dropped, it aborts them.
+///
+/// Not a `JoinSet`: a handle is wanted for each connection as well as its task, for a fraction of the memory, and a
+/// server has nothing to do when one of them ends.
 #[derive(Debug, Default)]
-pub(super) struct Connections {
-    tasks: JoinSet<End>,
-    live: HashMap<Id, (ConnectionHandle, AbortHandle)>,
+pub(super) struct Connections(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// While it drains: a connection has ended.
+    ended: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    live: Slab<Live>,
     draining: bool,
     drained: Drained,
 }
 
-/// How a connection's task ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Finished,
-    CutOff,
+#[derive(Debug)]
+struct Live {
+    handle: ConnectionHandle,
+    /// None until it is spawned.
+    task: Option<AbortHandle>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Connections {
@@ -38,77 +59,77 @@ impl Connections {
         F: Future<Output = Result<Closed, E>> + Send + 'static,
         E: Into<BoxError>,
     {
-        let task = self.tasks.spawn(Drive {
-            future,
-            handle: handle.clone(),
-        });
-        self.live.insert(task.id(), (handle, task));
-    }
-
-    /// Forgets the connections that have ended.
-    pub(super) fn poll_reap(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(Some(ended)) = self.tasks.poll_join_next_with_id(cx) {
-            self.ended(ended);
+        let key = self.0.lock().live.insert(Live { handle, task: None });
+        let membership = Membership {
+            shared: Arc::clone(&self.0),
+            key: u32::try_from(key).unwrap_or_else(|_| unreachable!("so many have no descriptors")),
+            finished: false,
+        };
+        let task = tokio::spawn(Drive { future, membership }).abort_handle();
+        // it may have ended already; its key is not used again, for connections come from here alone
+        if let Some(live) = self.0.lock().live.get_mut(key) {
+            live.task = Some(task);
         }
     }
 
     /// From here on how connections end is counted. Those whose session is not open yet end now; the others are given
     /// back, to be closed.
-    pub(super) fn abort_unopened(&mut self) -> Vec<ConnectionHandle> {
-        self.draining = true;
-        let mut open = Vec::with_capacity(self.live.len());
-        for (handle, task) in self.live.values() {
-            if handle.is_open() {
-                open.push(handle.clone());
-            } else {
-                handle.close_with(CloseReason::Shutdown);
-                task.abort();
-            }
+    pub(super) fn abort_unopened(&self) -> Vec<ConnectionHandle> {
+        let mut state = self.0.lock();
+        state.draining = true;
+        let (open, unopened): (Vec<_>, Vec<_>) = state
+            .live
+            .iter()
+            .map(|(_, Live { handle, task })| (handle.clone(), task.clone()))
+            .partition(|(handle, _)| handle.is_open());
+        drop(state);
+        for (handle, task) in unopened {
+            handle.close_with(CloseReason::Shutdown);
+            task.iter().for_each(AbortHandle::abort);
         }
-        open
+        open.into_iter().map(|(handle, _)| handle).collect()
     }
 
     /// Waits until all have ended, or `deadline` has passed; without one, for ever.
-    pub(super) async fn reap_until(&mut self, deadline: Option<Instant>) {
+    pub(super) async fn wait_until(&self, deadline: Option<Instant>) {
         match deadline {
             // what the time-out drops is only the wait
-            Some(deadline) => drop(timeout_at(deadline, self.reap_all()).await),
-            None => self.reap_all().await,
+            Some(deadline) => drop(timeout_at(deadline, self.wait()).await),
+            None => self.wait().await,
         }
     }
 
     /// Waits until all have ended.
-    pub(super) async fn reap_all(&mut self) {
-        while let Some(ended) = self.tasks.join_next_with_id().await {
-            self.ended(ended);
+    pub(super) async fn wait(&self) {
+        loop {
+            // made before the look: it sees every end from here on
+            let ended = self.0.ended.notified();
+            if self.0.lock().live.is_empty() {
+                return;
+            }
+            ended.await;
         }
     }
 
-    pub(super) fn abort_all(&mut self) {
-        self.tasks.abort_all();
+    pub(super) fn abort_all(&self) {
+        let tasks: Vec<_> = self
+            .0
+            .lock()
+            .live
+            .iter()
+            .filter_map(|(_, live)| live.task.clone())
+            .collect();
+        tasks.iter().for_each(AbortHandle::abort);
     }
 
-    pub(super) const fn drained(&self) -> Drained {
-        self.drained
+    pub(super) fn drained(&self) -> Drained {
+        self.0.lock().drained
     }
+}
 
-    fn ended(&mut self, ended: Result<(Id, End), JoinError>) {
-        let (id, end) = match ended {
-            Ok(ended) => ended,
-            Err(error) => {
-                if error.is_panic() {
-                    tracing::error!(%error, "a connection's task panicked");
-                }
-                (error.id(), End::CutOff)
-            }
-        };
-        self.live.remove(&id);
-        if self.draining {
-            match end {
-                End::Finished => self.drained.finished += 1,
-                End::CutOff => self.drained.aborted += 1,
-            }
-        }
+impl Drop for Connections {
+    fn drop(&mut self) {
+        self.abort_all();
     }
 }
 
@@ -117,7 +138,36 @@ pin_project! {
     struct Drive<F> {
         #[pin]
         future: F,
-        handle: ConnectionHandle,
+        // after the future: a connection has ended when its stack is gone
+        membership: Membership,
+    }
+}
+
+/// A connection's place among the live ones, left when it is dropped.
+struct Membership {
+    shared: Arc<Shared>,
+    key: u32,
+    finished: bool,
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        let gone = state.live.try_remove(self.key as usize);
+        let draining = state.draining;
+        if draining {
+            let count = if self.finished {
+                &mut state.drained.finished
+            } else {
+                &mut state.drained.aborted
+            };
+            *count += 1;
+        }
+        drop(state);
+        drop(gone);
+        if draining {
+            self.shared.ended.notify_waiters();
+        }
     }
 }
 
@@ -126,19 +176,21 @@ where
     F: Future<Output = Result<Closed, E>>,
     E: Into<BoxError>,
 {
-    type Output = End;
+    type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        Poll::Ready(match ready!(this.future.poll(cx)) {
-            Ok(closed) if was_cut_off(&closed) => End::CutOff,
-            Ok(_) => End::Finished,
+        match ready!(this.future.poll(cx)) {
+            Ok(closed) => this.membership.finished = !was_cut_off(&closed),
             Err(error) => {
                 let error: BoxError = error.into();
-                tracing::debug!(connection = %this.handle, error = &*error, "a connection ended before its session");
-                End::CutOff
+                tracing::debug!(
+                    error = &*error,
+                    "a connection ended before its session opened"
+                );
             }
-        })
+        }
+        Poll::Ready(())
     }
 }
 

@@ -185,7 +185,6 @@ impl Serve {
                     return Poll::Ready(Some(error));
                 }
             }
-            connections.poll_reap(cx);
             Poll::Pending
         })
         .await;
@@ -202,7 +201,7 @@ impl Serve {
 /// listen, and is aborted.
 const GRACE: Duration = Duration::from_millis(100);
 
-async fn drain(mut connections: Connections, deadline: Duration, stagger: Duration) -> Drained {
+async fn drain(connections: Connections, deadline: Duration, stagger: Duration) -> Drained {
     let begin = Instant::now();
     let mut open = connections.abort_unopened();
     let pause = stagger
@@ -210,15 +209,15 @@ async fn drain(mut connections: Connections, deadline: Duration, stagger: Durati
         .unwrap_or_default();
     let mut next_close = Some(begin);
     while let Some(handle) = open.pop() {
-        connections.reap_until(next_close).await;
+        connections.wait_until(next_close).await;
         handle.close_within(crate::CloseReason::Shutdown, deadline);
         next_close = next_close.and_then(|close| close.checked_add(pause));
     }
     let end = begin.checked_add(stagger);
     let end = end.and_then(|end| end.checked_add(deadline)?.checked_add(GRACE));
-    connections.reap_until(end).await;
+    connections.wait_until(end).await;
     connections.abort_all();
-    connections.reap_all().await;
+    connections.wait().await;
     connections.drained()
 }
 

@@ -1,7 +1,6 @@
 //! The session loop: one future a session, which reads, calls, writes and closes.
 
 use std::{
-    collections::VecDeque,
     fmt,
     future::Future,
     io,
@@ -23,6 +22,7 @@ use super::{
     calls::Calls,
     clock::Clock,
     config::Config,
+    queue::Queue,
     read::{Decoded, Reader},
     renew::Renew,
     timer::Timer,
@@ -70,9 +70,8 @@ struct State<S, W: Wire, R> {
     /// Decoded, and waiting for the service to be ready.
     next: Option<W::In>,
     /// Finished, and waiting for the write buffer to drain.
-    replies: VecDeque<Reply<W::Out>>,
+    replies: Queue<Reply<W::Out>>,
     timer: Timer,
-    drain_until: Option<Instant>,
     /// The write buffer went above the high watermark and is not below the low one yet.
     blocked: bool,
     /// Bad messages are skipped and counted; otherwise they close the session.
@@ -81,7 +80,7 @@ struct State<S, W: Wire, R> {
     reads: bool,
     incomplete: bool,
     /// Messages that were decoded and are not counted yet.
-    messages_in: u64,
+    messages_in: u32,
     steps: u32,
 }
 
@@ -139,9 +138,8 @@ where
                 reader: Reader::new(framing, wire.max_frame()),
                 writer: Writer::new(framing),
                 next: None,
-                replies: VecDeque::new(),
+                replies: Queue::new(),
                 timer: Timer::default(),
-                drain_until: None,
                 blocked: false,
                 skip_bad: config.skips_bad(framing),
                 reads: true,
@@ -247,7 +245,8 @@ where
             }
 
             if let Poll::Ready(Err(error)) =
-                self.writer.poll_flush(&mut self.wire, cx, &mut turn.clock)
+                self.writer
+                    .poll_flush(&mut self.wire, cx, &mut turn.clock, &mut self.timer)
             {
                 return self.transport_failed(error);
             }
@@ -315,8 +314,9 @@ where
             while calls.len() > 0 && !turn.calls_wait {
                 match calls.as_mut().poll_next(cx) {
                     Poll::Ready(Some(result)) => {
-                        let reply = self.finished(result);
-                        self.replies.extend(reply);
+                        if let Some(reply) = self.finished(result) {
+                            self.replies.push_back(reply);
+                        }
                     }
                     Poll::Ready(None) => {}
                     Poll::Pending => turn.calls_wait = true,
@@ -538,7 +538,7 @@ where
         if self.messages_in > 0 {
             let driver = self.wire.driver();
             let now = turn.clock.moment(driver);
-            driver.messages_in(std::mem::take(&mut self.messages_in), now);
+            driver.messages_in(std::mem::take(&mut self.messages_in).into(), now);
             turn.decoded = true;
         }
     }
@@ -601,11 +601,9 @@ where
         self.phase = phase;
         let driver = self.wire.driver();
         driver.close_queue();
-        if self.drain_until.is_none() {
-            let deadline = driver.requested_deadline();
-            let deadline = deadline.unwrap_or(self.config.drain_deadline);
-            self.drain_until = clock.now().checked_add(deadline);
-        }
+        let deadline = driver.requested_deadline();
+        let deadline = deadline.unwrap_or(self.config.drain_deadline);
+        self.timer.drain_until(|| clock.now().checked_add(deadline));
         self.reader.release();
         // last, for the destructors are the user's
         drop((self.next.take(), self.service.take()));
@@ -649,9 +647,14 @@ where
         let driver = self.wire.driver();
         let write_timeout = driver.write_timeout().unwrap_or(self.config.write_timeout);
         let check = if live { driver.next_check() } else { None };
-        let stalled = self.writer.stalled().zip(write_timeout);
+        let stalled = self.timer.stalled_since().zip(write_timeout);
         let write = stalled.and_then(|(since, timeout)| since.checked_add(timeout));
-        let Some(deadline) = check.into_iter().chain(write).chain(self.drain_until).min() else {
+        let Some(deadline) = check
+            .into_iter()
+            .chain(write)
+            .chain(self.timer.drain_deadline())
+            .min()
+        else {
             self.timer.idle();
             return Next::Wait;
         };
@@ -675,7 +678,7 @@ where
         if write == Some(deadline) {
             self.session().close_with(CloseReason::WriteTimeout);
         }
-        if self.drain_until.is_some() {
+        if self.timer.drain_deadline().is_some() {
             let cut_off = Arc::new(DrainDeadlineExceeded);
             self.wire.driver().note_source(cut_off);
         }

@@ -16,6 +16,7 @@ mod clock;
 mod config;
 mod future;
 mod per_session;
+mod queue;
 mod read;
 mod renew;
 mod timer;

@@ -23,8 +23,6 @@ pub(crate) struct Reader {
     buf: BytesMut,
     /// How many undecoded bytes may lie in the buffer now.
     limit: usize,
-    /// `limit` without a reservation of the codec's.
-    max_frame: usize,
     /// There may be a message in the buffer.
     decodable: bool,
     /// The codec has reserved room for the frame at hand.
@@ -51,7 +49,6 @@ impl Reader {
         Self {
             buf: BytesMut::new(),
             limit: max_frame,
-            max_frame,
             decodable: false,
             reserved: false,
             ended: false,
@@ -79,7 +76,7 @@ impl Reader {
         let capacity = self.buf.capacity();
         if let Some(message) = wire.decode(&mut self.buf, self.ended)? {
             if self.reserved {
-                self.limit = self.max_frame;
+                self.limit = wire.max_frame();
                 self.reserved = false;
             }
             return Ok(Decoded::Message(message));

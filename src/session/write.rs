@@ -1,17 +1,15 @@
 //! The writing half of a session: from messages to the transport, and the outcomes of sends.
 
 use std::{
-    collections::VecDeque,
     io::{self, IoSlice},
     task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, BytesMut};
 use getty_layers::driver::Ticket;
-use tokio::time::Instant;
 use tower::BoxError;
 
-use super::{buffers, clock::Clock, wire::Wire};
+use super::{buffers, clock::Clock, queue::Queue, timer::Timer, wire::Wire};
 use crate::transport::Framing;
 
 #[derive(Debug)]
@@ -23,16 +21,14 @@ pub(crate) struct Writer {
     /// How many of them the transport took.
     taken: u64,
     /// How many messages were encoded since the driver was told.
-    messages: u64,
+    messages: u32,
     /// Something was written since the last complete flush.
     unflushed: bool,
     framing: Framing,
-    /// Since when the transport takes nothing although something waits.
-    stalled: Option<Instant>,
     /// Where the messages in `buf` end, by `encoded`, for a message transport.
-    units: VecDeque<u64>,
+    units: Queue<u64>,
     /// The sends whose outcome is due at the first flush after their last byte.
-    due: VecDeque<Due>,
+    due: Queue<Due>,
 }
 
 #[derive(Debug)]
@@ -51,9 +47,8 @@ impl Writer {
             messages: 0,
             unflushed: false,
             framing,
-            stalled: None,
-            units: VecDeque::new(),
-            due: VecDeque::new(),
+            units: Queue::new(),
+            due: Queue::new(),
         }
     }
 
@@ -67,13 +62,6 @@ impl Writer {
     #[inline]
     pub(crate) fn is_flushed(&self) -> bool {
         !self.unflushed && self.is_written()
-    }
-
-    /// Since when the transport takes nothing although something waits, as of the last
-    /// [`poll_flush`](Self::poll_flush).
-    #[inline]
-    pub(crate) const fn stalled(&self) -> Option<Instant> {
-        self.stalled
     }
 
     /// Encodes `message`, and leaves nothing behind when that fails.
@@ -120,31 +108,29 @@ impl Writer {
         self.buf.truncate(whole);
     }
 
-    /// Writes and flushes until all is handed to the network.
+    /// Writes and flushes until all is handed to the network, and keeps `timer` informed.
     #[inline]
     pub(crate) fn poll_flush<W: Wire>(
         &mut self,
         wire: &mut W,
         cx: &mut Context<'_>,
         clock: &mut Clock,
+        timer: &mut Timer,
     ) -> Poll<io::Result<()>> {
         if self.messages > 0 {
-            wire.driver()
-                .messages_out(std::mem::take(&mut self.messages));
+            let messages = std::mem::take(&mut self.messages);
+            wire.driver().messages_out(messages.into());
         }
         let before = self.taken;
         let polled = self.poll_write(wire, cx);
-        if self.taken != before {
-            self.stalled = None;
-            let moved = usize::try_from(self.taken - before).unwrap_or(usize::MAX);
+        let moved = self.taken - before;
+        if moved > 0 {
             let driver = wire.driver();
             driver.sent(moved, clock.moment(driver));
         }
         match polled {
-            Poll::Pending => {
-                self.stalled.get_or_insert_with(|| clock.now());
-            }
-            Poll::Ready(_) => self.stalled = None,
+            Poll::Pending => timer.stalled(moved > 0, clock),
+            Poll::Ready(_) => timer.flowed(),
         }
         polled
     }

@@ -1,13 +1,13 @@
-//! A layer of messages stands among the layers of connections.
+//! `HandleErrorLayer`, which works on messages, stands among the layers of connections.
 
-use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer};
+use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, layers::HandleErrorLayer};
 use tokio::net::TcpListener;
 use tokio_util::codec::LinesCodec;
 
 fn run(listener: TcpListener) {
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(LinesCodec::new()))
-        .map_request(|request: Request<String>| request.map(|line| line.trim().to_owned()))
+        .layer(HandleErrorLayer::new(|error| error.to_string()))
         .layer(SessionLayer::new())
         .service_fn(|request: Request<String>| async move {
             Ok::<_, BoxError>(request.into_message())

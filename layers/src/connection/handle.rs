@@ -68,8 +68,8 @@ struct Inner {
     state: AtomicU8,
     id: u64,
     opened_at: Instant,
-    local: Address,
-    peer: Address,
+    /// Ours and the peer's.
+    addresses: Box<(Address, Address)>,
     changed: Notify,
     /// Locked before `rare` where both are. The keys' comparison runs under this lock, and may use the handle for
     /// all but callbacks.
@@ -116,8 +116,7 @@ impl ConnectionHandle {
             state: AtomicU8::new(0),
             id: NEXT.fetch_add(1, Relaxed),
             opened_at: Instant::now(),
-            local,
-            peer,
+            addresses: Box::new((local, peer)),
             changed: Notify::new(),
             callbacks: Mutex::default(),
             rare: Mutex::new(Rare {
@@ -151,13 +150,13 @@ impl ConnectionHandle {
     /// The peer's address.
     #[must_use]
     pub fn peer_addr(&self) -> &Address {
-        &self.0.peer
+        &self.0.addresses.1
     }
 
     /// Our address.
     #[must_use]
     pub fn local_addr(&self) -> &Address {
-        &self.0.local
+        &self.0.addresses.0
     }
 
     /// What carries the connection now; layers such as TLS and WebSocket change it as they wrap the transport.
@@ -641,9 +640,8 @@ impl ConnectionHandle {
 
 impl fmt::Display for ConnectionHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner {
-            id, local, peer, ..
-        } = &*self.0;
+        let Inner { id, addresses, .. } = &*self.0;
+        let (local, peer) = &**addresses;
         write!(
             f,
             "{}[{} #{id} {local} <-> {peer}]",
@@ -687,7 +685,7 @@ mod tests {
 
     #[test]
     fn an_idle_handle_takes_less_than_four_hundred_bytes() {
-        // 328 on 64-bit Linux
-        assert!(size_of::<Inner>() <= 400);
+        // 312 on 64-bit Linux, and 64 for the addresses
+        assert!(size_of::<Inner>() + size_of::<(Address, Address)>() <= 400);
     }
 }

@@ -9,46 +9,41 @@ use super::{Closed, ConnectionHandle};
 ///
 /// A [`Connection`](crate::Connection) carries it until the session loop takes it over. It is to be dropped after the
 /// transport and after the [`Driver`](crate::driver::Driver). Where no reason was recorded until then, it records
-/// [`CloseReason::Refused`] before [`open`](Self::open) and [`CloseReason::Dropped`] after it, or
-/// [`CloseReason::Panicked`] in a panic; so does the driver, which is dropped first.
-pub struct Lease {
-    handle: ConnectionHandle,
-    finished: bool,
-}
+/// [`CloseReason::Refused`](crate::CloseReason::Refused) before [`open`](Self::open),
+/// [`CloseReason::Dropped`](crate::CloseReason::Dropped) after it, and
+/// [`CloseReason::Panicked`](crate::CloseReason::Panicked) in a panic; so does the driver, which is dropped first.
+pub struct Lease(Option<ConnectionHandle>);
 
 impl Lease {
     pub(super) const fn new(handle: ConnectionHandle) -> Self {
-        Self {
-            handle,
-            finished: false,
-        }
+        Self(Some(handle))
     }
 
     /// The session is open from here on.
     pub fn open(&mut self) {
-        self.handle.mark_open();
+        self.0.iter().for_each(ConnectionHandle::mark_open);
     }
 
     /// The end: runs the close callbacks, resolves those who wait, and gives the record.
     #[must_use]
     pub fn finish(mut self) -> Closed {
-        self.finished = true;
-        self.handle.finish()
+        match self.0.take() {
+            Some(handle) => handle.finish(),
+            None => unreachable!("a lease is finished once"),
+        }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if !self.finished {
-            self.handle.finish();
+        if let Some(handle) = self.0.take() {
+            handle.finish();
         }
     }
 }
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease")
-            .field("handle", &self.handle)
-            .finish_non_exhaustive()
+        f.debug_tuple("Lease").field(&self.0).finish()
     }
 }

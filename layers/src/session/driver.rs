@@ -46,14 +46,13 @@ pub fn pair<Out>(handle: crate::ConnectionHandle) -> (Session<Out>, Driver<Out>)
     let driver = Driver {
         session: session.clone(),
         waker: None,
-        batch: VecDeque::new(),
+        batch: None,
         raised: false,
         unreported: false,
         blocked: false,
         ping: false,
         held: false,
-        checks: Checks::default(),
-        write_timeout: None,
+        wishes: None,
     };
     (session, driver)
 }
@@ -66,7 +65,7 @@ pub struct Driver<Out> {
     /// Our copy of the waker that senders use.
     waker: Option<Waker>,
     /// Taken from the outbox, not encoded yet.
-    batch: VecDeque<Queued<Out>>,
+    batch: Option<Box<Batch<Out>>>,
     /// There may be more in the outbox.
     raised: bool,
     /// The outbox believes that more of the batch is left than is.
@@ -75,6 +74,15 @@ pub struct Driver<Out> {
     blocked: bool,
     ping: bool,
     held: bool,
+    /// What layers have asked for, where any has.
+    wishes: Option<Box<Wishes>>,
+}
+
+type Batch<Out> = VecDeque<Queued<Out>>;
+
+/// What layers have asked of a driver.
+#[derive(Debug, Default)]
+struct Wishes {
     checks: Checks,
     write_timeout: Option<Option<Duration>>,
 }
@@ -131,10 +139,11 @@ impl<Out> Driver<Out> {
         self.raised |= raised & Signal::MESSAGES != 0;
         self.ping |= raised & Signal::PING != 0;
         if raised & Signal::WISHES != 0 {
-            let wishes = self.session.take_wishes();
-            self.checks.extend(wishes.checks);
-            self.write_timeout = wishes.write_timeout.or(self.write_timeout);
-            self.held = wishes.holds > 0;
+            let new = self.session.take_wishes();
+            self.held = new.holds > 0;
+            let wishes = self.wishes.get_or_insert_default();
+            wishes.checks.extend(new.checks);
+            wishes.write_timeout = new.write_timeout.or(wishes.write_timeout);
         }
     }
 
@@ -147,12 +156,14 @@ impl<Out> Driver<Out> {
     /// When to [`run_checks`](Self::run_checks) next.
     #[inline]
     pub fn next_check(&self) -> Option<Instant> {
-        self.checks.next()
+        self.wishes.as_ref()?.checks.next()
     }
 
     /// Runs the [checks](crate::ConnectionHandle::check_at) that are due.
     pub fn run_checks(&mut self, now: Instant) {
-        self.checks.run(self.session.handle(), now);
+        if let Some(wishes) = &mut self.wishes {
+            wishes.checks.run(self.session.handle(), now);
+        }
     }
 
     /// Whether the transport's own ping was asked for, and is yet to be sent.
@@ -168,8 +179,8 @@ impl<Out> Driver<Out> {
 
     /// The write timeout that a layer has set: see [`set_write_timeout`](crate::ConnectionHandle::set_write_timeout).
     #[inline]
-    pub const fn write_timeout(&self) -> Option<Option<Duration>> {
-        self.write_timeout
+    pub fn write_timeout(&self) -> Option<Option<Duration>> {
+        self.wishes.as_ref()?.write_timeout
     }
 
     /// Whether anything was sent or requested since the last [`look`](Self::look).
@@ -181,16 +192,23 @@ impl<Out> Driver<Out> {
     /// Whether [`next_outgoing`](Self::next_outgoing) may give a message.
     #[inline]
     pub fn has_outgoing(&self) -> bool {
-        self.raised || !self.batch.is_empty()
+        self.raised || self.left() > 0
+    }
+
+    /// How many messages are taken and not encoded.
+    #[inline]
+    fn left(&self) -> usize {
+        self.batch.as_ref().map_or(0, |batch| batch.len())
     }
 
     /// The next message to encode.
     pub fn next_outgoing(&mut self) -> Option<Outgoing<Out>> {
-        if self.batch.is_empty() && self.raised {
+        if self.left() == 0 && self.raised {
             self.raised = false;
-            self.session.outbox().take(&mut self.batch);
+            let batch = self.batch.get_or_insert_default();
+            self.session.outbox().take(batch);
         }
-        let Queued { message, ticket } = self.batch.pop_front()?;
+        let Queued { message, ticket } = self.batch.as_mut()?.pop_front()?;
         self.unreported = true;
         Some(Outgoing {
             message,
@@ -207,7 +225,7 @@ impl<Out> Driver<Out> {
         }
         self.unreported = false;
         self.blocked = blocked;
-        self.session.outbox().report(self.batch.len(), blocked)
+        self.session.outbox().report(self.left(), blocked)
     }
 
     /// A message was flushed; it took so many bytes.
@@ -252,8 +270,8 @@ impl<Out> Driver<Out> {
 
     /// The transport took so many bytes.
     #[inline]
-    pub fn sent(&self, bytes: usize, now: Moment) {
-        self.session.counters().bytes_out.add(bytes as u64);
+    pub fn sent(&self, bytes: u64, now: Moment) {
+        self.session.counters().bytes_out.add(bytes);
         self.session.marks().write.set(now);
     }
 
@@ -309,7 +327,7 @@ impl<Out> Drop for Driver<Out> {
             Some(CloseReason::Io) => self.session.source(),
             _ => None,
         };
-        let left = std::mem::take(&mut self.batch);
+        let left = self.batch.take().map(|batch| *batch).unwrap_or_default();
         self.session
             .outbox()
             .fail_all(left, |message| match (&io, message) {

@@ -51,11 +51,8 @@ pub(crate) struct Outbox<Out>(Mutex<State<Out>>);
 #[derive(Debug)]
 struct State<Out> {
     messages: VecDeque<Queued<Out>>,
-    tickets: VecDeque<Ticket<Out>>,
-    first_ticket: TicketId,
-    /// Without a waker once it was woken, until it looks again.
-    waiters: VecDeque<(WaiterId, Option<Waker>)>,
-    next_waiter: WaiterId,
+    /// From the first sender that waits for anything on.
+    senders: Option<Box<Senders<Out>>>,
     /// How many messages may lie here and, taken but not encoded, with the driver.
     capacity: u32,
     /// How many of those the driver has taken and not encoded yet.
@@ -65,6 +62,49 @@ struct State<Out> {
     closed: bool,
     /// For how many turns in a row the queues were short.
     quiet: u8,
+}
+
+/// The senders that wait.
+#[derive(Debug)]
+struct Senders<Out> {
+    tickets: VecDeque<Ticket<Out>>,
+    first_ticket: TicketId,
+    /// Without a waker once it was woken, until it looks again.
+    waiters: VecDeque<(WaiterId, Option<Waker>)>,
+    next_waiter: WaiterId,
+}
+
+impl<Out> Default for Senders<Out> {
+    fn default() -> Self {
+        Self {
+            tickets: VecDeque::new(),
+            first_ticket: 0,
+            waiters: VecDeque::new(),
+            next_waiter: 0,
+        }
+    }
+}
+
+impl<Out> Senders<Out> {
+    /// Where this one stands among those who wait for room.
+    fn place(&self, waiter: WaiterId) -> Option<usize> {
+        self.waiters
+            .binary_search_by_key(&waiter, |(id, _)| *id)
+            .ok()
+    }
+
+    fn ticket(&mut self, id: TicketId) -> Option<&mut Ticket<Out>> {
+        let index = usize::try_from(id.checked_sub(self.first_ticket)?).ok()?;
+        self.tickets.get_mut(index)
+    }
+
+    /// Moves the window past what nobody will ask for.
+    fn retire(&mut self) {
+        while let Some(Ticket::Abandoned) = self.tickets.front() {
+            self.tickets.pop_front();
+            self.first_ticket += 1;
+        }
+    }
 }
 
 /// A queue no longer than this is short, and keeps its memory.
@@ -87,41 +127,43 @@ impl<Out> State<Out> {
         if self.room() == 0 {
             return None;
         }
-        self.waiters.front_mut()?.1.take()
+        self.senders.as_mut()?.waiters.front_mut()?.1.take()
     }
 
-    /// Where this one stands among those who wait.
+    /// How many senders wait for room.
+    fn waiting(&self) -> usize {
+        self.senders
+            .as_ref()
+            .map_or(0, |senders| senders.waiters.len())
+    }
+
     fn place(&self, waiter: WaiterId) -> Option<usize> {
-        self.waiters
-            .binary_search_by_key(&waiter, |(id, _)| *id)
-            .ok()
+        self.senders.as_ref()?.place(waiter)
+    }
+
+    /// Takes a sender out of those who wait for room; its waker is to be dropped after the lock.
+    fn remove(&mut self, place: Option<usize>) -> Option<(WaiterId, Option<Waker>)> {
+        self.senders.as_mut()?.waiters.remove(place?)
     }
 
     fn push(&mut self, message: Out, attended: bool) -> Option<TicketId> {
         let ticket = attended.then(|| {
-            self.tickets.push_back(Ticket::Waiting(None));
-            self.first_ticket + self.tickets.len() as u64 - 1
+            let senders = self.senders.get_or_insert_default();
+            senders.tickets.push_back(Ticket::Waiting(None));
+            senders.first_ticket + senders.tickets.len() as u64 - 1
         });
         self.messages.push_back(Queued { message, ticket });
         ticket
     }
 
-    fn index(&self, ticket: TicketId) -> Option<usize> {
-        let index = usize::try_from(ticket.checked_sub(self.first_ticket)?).ok()?;
-        (index < self.tickets.len()).then_some(index)
-    }
-
-    /// Moves the window past what nobody will ask for.
-    fn retire(&mut self) {
-        while let Some(Ticket::Abandoned) = self.tickets.front() {
-            self.tickets.pop_front();
-            self.first_ticket += 1;
-        }
-    }
-
     /// Counts turns in which the queues were short, and gives the memory of long ones back after a number of them.
     fn give_back(&mut self, batch: &mut VecDeque<Queued<Out>>) {
-        let longest = batch.len().max(self.tickets.len()).max(self.waiters.len());
+        let mut longest = batch.len();
+        if let Some(senders) = &self.senders {
+            longest = longest
+                .max(senders.tickets.len())
+                .max(senders.waiters.len());
+        }
         if longest > SHORT {
             self.quiet = 0;
             return;
@@ -131,8 +173,10 @@ impl<Out> State<Out> {
             self.quiet = 0;
             batch.shrink_to(SHORT);
             self.messages.shrink_to(SHORT);
-            self.tickets.shrink_to(SHORT);
-            self.waiters.shrink_to(SHORT);
+            if let Some(senders) = &mut self.senders {
+                senders.tickets.shrink_to(SHORT);
+                senders.waiters.shrink_to(SHORT);
+            }
         }
     }
 }
@@ -149,10 +193,7 @@ impl<Out> Outbox<Out> {
     pub(crate) fn new(capacity: u32) -> Self {
         Self(Mutex::new(State {
             messages: VecDeque::new(),
-            tickets: VecDeque::new(),
-            first_ticket: 0,
-            waiters: VecDeque::new(),
-            next_waiter: 0,
+            senders: None,
             capacity,
             taken: 0,
             blocked: false,
@@ -169,7 +210,7 @@ impl<Out> Outbox<Out> {
         if state.closed {
             return Err((Refusal::Closed, message));
         }
-        if !state.waiters.is_empty() || state.room() == 0 {
+        if state.waiting() > 0 || state.room() == 0 {
             return Err((Refusal::Full, message));
         }
         state.push(message, false);
@@ -188,14 +229,14 @@ impl<Out> Outbox<Out> {
         let mut state = self.0.lock();
         let place = waiter.and_then(|id| state.place(id));
         if state.closed {
-            let gone = place.and_then(|place| state.waiters.remove(place));
+            let gone = state.remove(place);
             *waiter = None;
             drop(state);
             drop(gone);
             return Poll::Ready(Err(Refusal::Closed));
         }
-        if place.unwrap_or(state.waiters.len()) == 0 && state.room() > 0 {
-            let gone = place.and_then(|place| state.waiters.remove(place));
+        if place.unwrap_or(state.waiting()) == 0 && state.room() > 0 {
+            let gone = state.remove(place);
             *waiter = None;
             let ticket = message
                 .take()
@@ -206,12 +247,13 @@ impl<Out> Outbox<Out> {
             next.into_iter().for_each(Waker::wake);
             return Poll::Ready(Ok(ticket));
         }
+        let senders = state.senders.get_or_insert_default();
         let old = match place {
-            Some(place) => register(&mut state.waiters[place].1, cx),
+            Some(place) => register(&mut senders.waiters[place].1, cx),
             None => {
-                let id = state.next_waiter;
-                state.next_waiter += 1;
-                state.waiters.push_back((id, Some(cx.waker().clone())));
+                let id = senders.next_waiter;
+                senders.next_waiter += 1;
+                senders.waiters.push_back((id, Some(cx.waker().clone())));
                 *waiter = Some(id);
                 None
             }
@@ -225,7 +267,7 @@ impl<Out> Outbox<Out> {
     pub(crate) fn leave(&self, waiter: WaiterId) {
         let mut state = self.0.lock();
         let place = state.place(waiter);
-        let gone = place.and_then(|place| state.waiters.remove(place));
+        let gone = state.remove(place);
         let next = if place == Some(0) {
             state.next_in_turn()
         } else {
@@ -243,19 +285,18 @@ impl<Out> Outbox<Out> {
         ticket: TicketId,
     ) -> Poll<Result<usize, SendFailure<Out>>> {
         let mut state = self.0.lock();
-        let Some(index) = state.index(ticket) else {
-            unreachable!("a ticket stays in the window until its outcome is taken");
-        };
-        match &mut state.tickets[index] {
-            Ticket::Waiting(waker) => {
+        let senders = state.senders.get_or_insert_default();
+        match senders.ticket(ticket) {
+            None => unreachable!("a ticket stays in the window until its outcome is taken"),
+            Some(Ticket::Waiting(waker)) => {
                 let old = register(waker, cx);
                 drop(state);
                 drop(old);
                 Poll::Pending
             }
-            done => {
+            Some(done) => {
                 let outcome = std::mem::replace(done, Ticket::Abandoned);
-                state.retire();
+                senders.retire();
                 drop(state);
                 match outcome {
                     Ticket::Done(outcome) => Poll::Ready(outcome),
@@ -268,10 +309,10 @@ impl<Out> Outbox<Out> {
     /// Nobody waits for this outcome any more; the message is sent all the same.
     pub(crate) fn abandon(&self, ticket: TicketId) {
         let mut state = self.0.lock();
-        let old = state
-            .index(ticket)
-            .map(|index| std::mem::replace(&mut state.tickets[index], Ticket::Abandoned));
-        state.retire();
+        let senders = state.senders.get_or_insert_default();
+        let ticket = senders.ticket(ticket);
+        let old = ticket.map(|ticket| std::mem::replace(ticket, Ticket::Abandoned));
+        senders.retire();
         drop(state);
         drop(old); // may hold the user's message or waker
     }
@@ -324,12 +365,10 @@ impl<Out> Outbox<Out> {
 
     pub(crate) fn complete(&self, ticket: TicketId, outcome: Result<usize, SendFailure<Out>>) {
         let mut state = self.0.lock();
-        let Some(index) = state.index(ticket) else {
-            return;
-        };
-        let old = match &mut state.tickets[index] {
-            Ticket::Abandoned => Ticket::Done(outcome),
-            waiting => std::mem::replace(waiting, Ticket::Done(outcome)),
+        let senders = state.senders.get_or_insert_default();
+        let old = match senders.ticket(ticket) {
+            None | Some(Ticket::Abandoned) => Ticket::Done(outcome),
+            Some(waiting) => std::mem::replace(waiting, Ticket::Done(outcome)),
         };
         drop(state);
         if let Ticket::Waiting(Some(waker)) = old {
@@ -341,11 +380,11 @@ impl<Out> Outbox<Out> {
     pub(crate) fn close(&self) {
         let mut state = self.0.lock();
         state.closed = true;
-        let wakers: Vec<_> = state
-            .waiters
+        let waiters = state
+            .senders
             .iter_mut()
-            .filter_map(|(_, waker)| waker.take())
-            .collect();
+            .flat_map(|senders| &mut senders.waiters);
+        let wakers: Vec<_> = waiters.filter_map(|(_, waker)| waker.take()).collect();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -369,7 +408,11 @@ impl<Out> Outbox<Out> {
         }
         let mut state = self.0.lock();
         let mut wakers = Vec::new();
-        for ticket in &mut state.tickets {
+        let tickets = state
+            .senders
+            .iter_mut()
+            .flat_map(|senders| &mut senders.tickets);
+        for ticket in tickets {
             if let Ticket::Waiting(waker) = ticket {
                 wakers.extend(waker.take());
                 *ticket = Ticket::Done(Err(failure(None)));
@@ -409,8 +452,14 @@ mod tests {
         [
             state.messages.capacity(),
             batch.capacity(),
-            state.tickets.capacity(),
-            state.waiters.capacity(),
+            state
+                .senders
+                .as_ref()
+                .map_or(0, |senders| senders.tickets.capacity()),
+            state
+                .senders
+                .as_ref()
+                .map_or(0, |senders| senders.waiters.capacity()),
         ]
     }
 

@@ -1,0 +1,8 @@
+//! Whole stacks, as applications write them: tower's own middleware on both sides of `SessionLayer`, and stacks that must
+//! compile without type annotations.
+
+mod inference;
+mod limits;
+mod stock_on_connections;
+mod stock_on_messages;
+mod support;
