@@ -110,6 +110,23 @@ struct Turn {
     decoded: bool,
 }
 
+/// Why the loop over ready messages stopped.
+enum Stop<In, Out, E> {
+    /// There is no message.
+    Decoded(Result<Decoded<In>, BoxError>),
+    ServiceWaits,
+    ServiceFailed(BoxError),
+    CallWaits,
+    CallFailed(E),
+    /// A reply of more than one message, or one that others' messages go before.
+    Reply(Reply<Out>),
+    EncodeFailed(BoxError),
+    /// The write buffer is above the high watermark.
+    Blocked,
+    /// Others may have waited long enough.
+    Budget,
+}
+
 /// What a turn does next.
 enum Next {
     Again,
@@ -267,7 +284,8 @@ where
                     match self.reader.poll_read(&mut self.wire, cx) {
                         Poll::Ready(Ok(received)) => {
                             self.received(received, &mut turn);
-                            turn.yields = self.step(READ_COST, cx).is_pending();
+                            self.steps += READ_COST;
+                            turn.yields = self.take_budget(cx).is_pending();
                             continue;
                         }
                         Poll::Ready(Err(error)) => return self.transport_failed(error),
@@ -352,8 +370,7 @@ where
         }
     }
 
-    /// Calls the service with one message after another, as long as nothing has to wait and nobody wants anything else
-    /// of this session: the path that decides what a message costs. `false` when there is nothing to call now.
+    /// Calls the service, until something has to wait. `false` when there is nothing to call now.
     #[inline]
     fn call_next(
         &mut self,
@@ -361,67 +378,103 @@ where
         cx: &mut Context<'_>,
         turn: &mut Turn,
     ) -> bool {
+        if turn.service_waits {
+            return false;
+        }
+        match self.run(calls.as_mut(), cx) {
+            Stop::Decoded(Ok(Decoded::Nothing)) => return false,
+            Stop::Decoded(other) => return self.decode_failed(other).is_some(),
+            Stop::ServiceWaits => {
+                turn.service_waits = true;
+                return false;
+            }
+            Stop::ServiceFailed(error) => {
+                self.close_because(CloseReason::Handler, error);
+                return false;
+            }
+            Stop::CallWaits => turn.calls_wait = calls.waits_alone(),
+            Stop::CallFailed(error) => self.close_because(CloseReason::Handler, error),
+            Stop::Reply(reply) => {
+                let reply = self.check_reply(reply);
+                if self.wire.driver().is_signalled() {
+                    self.replies.push_back(reply);
+                } else {
+                    self.encode_rich_reply(reply);
+                }
+            }
+            Stop::EncodeFailed(error) => self.encode_failed(error),
+            Stop::Blocked => self.blocked = true,
+            Stop::Budget => {}
+        }
+        turn.yields = self.take_budget(cx).is_pending();
+        true
+    }
+
+    /// Calls the service with one message after another as long as nobody wants anything else of this session: the loop
+    /// that decides what a message costs.
+    #[inline]
+    fn run(
+        &mut self,
+        mut calls: Pin<&mut Calls<S::Future>>,
+        cx: &mut Context<'_>,
+    ) -> Stop<W::In, W::Out, S::Error> {
+        let Self {
+            wire,
+            reader,
+            writer,
+            next,
+            messages_in,
+            steps,
+            ..
+        } = self;
+        let Some(service) = &mut self.service else {
+            return Stop::ServiceWaits;
+        };
+        let high = self.config.high;
         loop {
             // decode first: a session without a message holds no permit
-            let message = match self.next.take() {
+            let message = match next.take() {
                 Some(message) => message,
-                None => match self.decode() {
-                    Some(message) => message,
-                    None => return false,
+                None => match reader.decode(wire) {
+                    Ok(Decoded::Message(message)) => {
+                        *messages_in += 1;
+                        message
+                    }
+                    other => return Stop::Decoded(other),
                 },
             };
-            if turn.service_waits || !self.is_service_ready(cx, turn) {
-                self.next = Some(message);
-                return false;
-            }
-            let Some(service) = &mut self.service else {
-                return false;
-            };
-            let call = service.call(Request::new(message, self.wire.session().clone()));
-            let started = calls.as_mut().start(cx, call);
-            turn.yields = self.step(1, cx).is_pending();
-            let Poll::Ready(result) = started else {
-                turn.calls_wait = calls.waits_alone();
-                return true;
-            };
-            let Some(reply) = self.finished(result) else {
-                return true;
-            };
-            if self.wire.driver().is_signalled() {
-                self.replies.push_back(reply);
-                return true;
-            }
-            self.encode_reply(reply);
-            if self.blocked || turn.yields || self.wire.driver().is_signalled() {
-                return true;
-            }
-        }
-    }
-
-    #[inline]
-    fn is_service_ready(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> bool {
-        let Some(service) = &mut self.service else {
-            return false;
-        };
-        match service.poll_ready(cx) {
-            Poll::Ready(Ok(())) => return true,
-            Poll::Ready(Err(error)) => self.close_because(CloseReason::Handler, error),
-            Poll::Pending => turn.service_waits = true,
-        }
-        false
-    }
-
-    /// The next message; `None` when there is none, or the session closes.
-    #[inline]
-    fn decode(&mut self) -> Option<W::In> {
-        loop {
-            match self.reader.decode(&mut self.wire) {
-                Ok(Decoded::Message(message)) => {
-                    self.messages_in += 1;
-                    return Some(message);
+            match service.poll_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Stop::ServiceFailed(error.into()),
+                Poll::Pending => {
+                    *next = Some(message);
+                    return Stop::ServiceWaits;
                 }
-                Ok(Decoded::Nothing) => return None,
-                other => self.decode_failed(other)?,
+            }
+            let call = service.call(Request::new(message, wire.session().clone()));
+            *steps += 1;
+            let Poll::Ready(result) = calls.as_mut().start(cx, call) else {
+                return Stop::CallWaits;
+            };
+            let message = match result.map(|response| response.into_reply().into_plain()) {
+                Ok(Ok(message)) => message,
+                Ok(Err(reply)) => return Stop::Reply(reply),
+                Err(error) => return Stop::CallFailed(error),
+            };
+            // what a handler has queued leaves before its reply, and a close that it asked for stops us here
+            if wire.driver().is_signalled() {
+                return Stop::Reply(message.into_reply());
+            }
+            if let Some(message) = message
+                && let Err(error) = writer.encode(wire, message)
+            {
+                return Stop::EncodeFailed(error);
+            }
+            if writer.len() > high {
+                return Stop::Blocked;
+            }
+            if *steps >= MESSAGES_A_UNIT {
+                return Stop::Budget;
             }
         }
     }
@@ -440,21 +493,22 @@ where
     }
 
     /// A handler has finished: its reply, unless it failed and the session closes.
-    #[inline]
     fn finished(&mut self, result: Result<S::Response, S::Error>) -> Option<Reply<W::Out>> {
         match result {
-            Ok(response) => {
-                let reply = response.into_reply();
-                if reply.is_after_error() {
-                    self.renew();
-                }
-                Some(reply)
-            }
+            Ok(response) => Some(self.check_reply(response.into_reply())),
             Err(error) => {
                 self.close_because(CloseReason::Handler, error);
                 None
             }
         }
+    }
+
+    #[inline]
+    fn check_reply(&mut self, reply: Reply<W::Out>) -> Reply<W::Out> {
+        if reply.is_after_error() {
+            self.renew();
+        }
+        reply
     }
 
     /// A stack that has failed may still wait in the queue of a shared limit.
@@ -587,8 +641,7 @@ where
 
     /// Takes part in tokio's cooperative scheduling whatever the transport does; pending when it is others' turn.
     #[inline]
-    fn step(&mut self, cost: u32, cx: &mut Context<'_>) -> Poll<()> {
-        self.steps += cost;
+    fn take_budget(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.steps < MESSAGES_A_UNIT {
             return Poll::Ready(());
         }

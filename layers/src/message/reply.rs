@@ -110,7 +110,7 @@ impl<Out> Reply<Out> {
             Self {
                 messages: Messages::One(message),
                 close: None,
-                ..
+                failed: false,
             } => Ok(message),
             other => Err(other),
         }
