@@ -270,6 +270,7 @@ where
                 }
             }
             if self.wire.driver().wants_ping()
+                && self.phase != Phase::Closing
                 && let Poll::Ready(Err(error)) = self.poll_ping(cx)
             {
                 return self.transport_failed(error);

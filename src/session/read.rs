@@ -162,9 +162,15 @@ impl Reader {
         self.make_room();
         let limit = (self.buf.capacity() - self.buf.len()).min(self.limit - self.buf.len());
         let received = ready!(wire.poll_recv(cx, &mut self.buf, limit))?;
-        self.ended = received == Received::End;
-        // of a stream the end may complete a message; of messages it is none, not even an empty one
-        self.decodable = !self.ended || self.framing == Framing::Stream;
+        match received {
+            Received::Data(_) => self.decodable = true,
+            Received::Control(_) => {}
+            Received::End => {
+                self.ended = true;
+                // of a stream the end may complete a message; of messages it is none, not even an empty one
+                self.decodable = self.framing == Framing::Stream;
+            }
+        }
         Poll::Ready(Ok(received))
     }
 

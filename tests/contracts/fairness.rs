@@ -9,10 +9,20 @@ use crate::support::{echo, idle, lines, open, soon, stream};
 
 #[tokio::test]
 async fn a_transport_that_never_waits_leaves_turns_to_a_second_session() {
+    for layer in [
+        SessionLayer::new(),
+        SessionLayer::new().in_flight(4),
+        SessionLayer::new().in_flight(4).unordered(),
+    ] {
+        a_second_session_has_its_turns(layer).await;
+    }
+}
+
+async fn a_second_session_has_its_turns(layer: SessionLayer) {
     let (endless, endless_peer) = stream::pair();
     let (modest, modest_peer) = stream::pair();
     let silent = service_fn(|_: Request<String>| async { Ok::<Option<String>, BoxError>(None) });
-    let (session, task) = open(endless, lines(), SessionLayer::new(), silent).await;
+    let (session, task) = open(endless, lines(), layer, silent).await;
     let _modest = open(modest, lines(), SessionLayer::new(), service_fn(echo)).await;
     endless_peer.send_for_ever("x\n".repeat(1000));
 

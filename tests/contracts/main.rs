@@ -16,4 +16,5 @@ mod sending;
 mod serve;
 mod support;
 mod threads;
+mod time;
 mod units;

@@ -177,6 +177,30 @@ async fn what_a_handler_queues_before_it_returns_leaves_before_its_reply() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_handler_that_never_waits_queues_before_its_reply_too() {
+    for n in [1, 2] {
+        let (transport, peer) = stream::pair();
+        let handler = service_fn(|request: Request<String>| {
+            let queued = request
+                .session()
+                .try_send(format!("before {}", request.message()));
+            async move {
+                queued?;
+                echo(request).await
+            }
+        });
+        let layer = SessionLayer::new().in_flight(n);
+        let (_session, _task) = open(transport, lines(), layer, handler).await;
+        peer.send("1\n2\n");
+        let said = soon(peer.lines(4)).await;
+        for (before, reply) in [("before 1", "1"), ("before 2", "2")] {
+            let place = |what| said.iter().position(|line| line == what);
+            assert!(place(before) < place(reply), "{said:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_messages_of_one_reply_leave_together_and_in_order() {
     let (transport, peer) = stream::pair();
     let handler = service_fn(|request: Request<String>| async move {

@@ -1,6 +1,12 @@
 //! Whatever the messages, the splits, the limits and the pauses: every request is answered, in order and whole.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use getty::{BoxError, CloseReason, Request, SessionLayer, codec, service_fn};
 use proptest::{collection::vec, prelude::*};
@@ -122,6 +128,131 @@ async fn end_of(bytes: Vec<u8>, piece: usize, length: bool) -> CloseReason {
     soon(task).await.unwrap().reason
 }
 
+/// One thing that somebody does to a session.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Send,
+    Feed,
+    TrySend,
+    Request,
+    Stall,
+    Take(usize),
+    TakeAll,
+    HoldFlush,
+    ReleaseFlush,
+    Settle,
+    Close,
+    Reset,
+    Abort,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        4 => Just(Act::Send),
+        2 => Just(Act::Feed),
+        2 => Just(Act::TrySend),
+        3 => Just(Act::Request),
+        1 => Just(Act::Stall),
+        2 => (1..20_usize).prop_map(Act::Take),
+        1 => Just(Act::TakeAll),
+        1 => Just(Act::HoldFlush),
+        1 => Just(Act::ReleaseFlush),
+        4 => Just(Act::Settle),
+    ]
+}
+
+fn end() -> impl Strategy<Value = Act> {
+    prop_oneof![2 => Just(Act::Close), 1 => Just(Act::Reset), 1 => Just(Act::Abort)]
+}
+
+/// What became of a message, as far as its sender knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Left,
+    HandedBack,
+    Unknown,
+}
+
+async fn fates(acts: Vec<Act>, in_flight: usize, queue: u32, high: usize) {
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new()
+        .in_flight(in_flight)
+        .with_queue(queue)
+        .with_watermarks(high / 2, high);
+    let echo = service_fn(crate::support::echo);
+    let (session, task) = open(transport, lines(), layer, echo).await;
+    let ends = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&ends);
+    session.add_close_callback("test", 0, move |_| {
+        counted.fetch_add(1, SeqCst);
+    });
+    let mut outcomes = Vec::new();
+    for (n, act) in acts.into_iter().enumerate() {
+        let message = format!("{n:04}");
+        match act {
+            Act::Send | Act::Feed => {
+                let session = session.clone();
+                let attended = matches!(act, Act::Send);
+                let outcome = tokio::spawn(async move {
+                    let outcome = if attended {
+                        session.send(message).await.map(|_| Fate::Left)
+                    } else {
+                        session.feed(message).await.map(|()| Fate::Unknown)
+                    };
+                    outcome.unwrap_or_else(|error| match error.into_message() {
+                        Some(_) => Fate::HandedBack,
+                        None => Fate::Unknown,
+                    })
+                });
+                tokio::task::yield_now().await;
+                outcomes.push((n, outcome));
+            }
+            Act::TrySend => {
+                let fate = match session.try_send(message) {
+                    Ok(()) => Fate::Unknown,
+                    Err(_) => Fate::HandedBack,
+                };
+                outcomes.push((n, tokio::spawn(async move { fate })));
+            }
+            Act::Request => peer.send(format!("r{n:03}\n")),
+            Act::Stall => peer.stall(),
+            Act::Take(bytes) => peer.take(bytes),
+            Act::TakeAll => peer.take_all(),
+            Act::HoldFlush => peer.hold_flush(),
+            Act::ReleaseFlush => peer.release_flush(),
+            Act::Settle => sleep(Duration::from_millis(1)).await,
+            Act::Close => session.close(),
+            Act::Reset => peer.reset(),
+            Act::Abort => task.abort(),
+        }
+    }
+    soon(session.closed()).await;
+    assert_eq!(ends.load(SeqCst), 1);
+    assert!(peer.is_gone());
+
+    let output = peer.output();
+    let (whole, part) = output.rsplit_once('\n').unwrap_or(("", &output));
+    let said: Vec<&str> = whole.lines().collect();
+    let ours = said.iter().filter(|line| !line.starts_with('r'));
+    assert!(ours.is_sorted(), "sent messages leave in order: {said:?}");
+    let replies = said.iter().filter(|line| line.starts_with('r'));
+    assert!(replies.is_sorted(), "so do replies: {said:?}");
+    for (n, outcome) in outcomes {
+        let message = format!("{n:04}");
+        let left = said.contains(&message.as_str());
+        match soon(outcome).await.unwrap() {
+            Fate::Left => assert!(left, "{message} has not left"),
+            Fate::HandedBack => {
+                assert!(
+                    !left && part != message,
+                    "{message} was handed back and has left"
+                );
+            }
+            Fate::Unknown => {}
+        }
+    }
+}
+
 fn paused<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -137,6 +268,19 @@ proptest! {
     #[test]
     fn every_request_is_answered_in_order_and_whole(case in case()) {
         paused(answers(case));
+    }
+
+    #[test]
+    fn senders_are_told_the_truth_however_a_session_ends(
+        acts in vec(act(), 0..60),
+        end in end(),
+        late in vec(act(), 0..5),
+        in_flight in 1..4_usize,
+        queue in 1..5_u32,
+        high in 0..30_usize,
+    ) {
+        let acts = acts.into_iter().chain([end]).chain(late).collect();
+        paused(fates(acts, in_flight, queue, high));
     }
 
     #[test]

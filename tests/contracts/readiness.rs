@@ -210,6 +210,23 @@ async fn a_limit_below_the_session_layer_counts_handlers_of_all_sessions() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_limit_below_what_may_be_in_flight_is_used_to_the_full_and_does_not_stall() {
+    for layer in [
+        SessionLayer::new().in_flight(8),
+        SessionLayer::new().in_flight(8).unordered(),
+    ] {
+        let (transport, peer) = stream::pair();
+        let stack = ServiceBuilder::new().concurrency_limit(3).service_fn(sleep);
+        let (_session, task) = open(transport, lines(), layer, stack).await;
+        let before = Instant::now();
+        peer.send("1\n".repeat(30));
+        peer.finish();
+        assert_eq!(soon(task).await.unwrap().stats.messages_out, 30);
+        assert_eq!(before.elapsed().as_secs(), 10);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_that_cannot_be_ready_leaves_others_alone() {
     let limited =
         ServiceBuilder::new()

@@ -31,15 +31,24 @@ struct Shared {
     changed: Notify,
 }
 
+#[derive(Debug)]
+enum Incoming {
+    Message(Vec<u8>),
+    /// Of the transport's own, such as a pong: so many bytes.
+    Control(usize),
+}
+
 #[derive(Debug, Default)]
 struct State {
-    incoming: VecDeque<Vec<u8>>,
+    incoming: VecDeque<Incoming>,
     ended: bool,
     /// Our end may send nothing.
     stalled: bool,
     taken: VecDeque<Vec<u8>>,
     outgoing: VecDeque<Vec<u8>>,
+    pings: usize,
     closed_with: Option<CloseReason>,
+    holds_close: bool,
     wakers: Vec<Waker>,
 }
 
@@ -68,7 +77,18 @@ impl Peer {
     }
 
     pub(crate) fn send(&self, message: impl AsRef<[u8]>) {
-        self.change(|state| state.incoming.push_back(message.as_ref().to_vec()));
+        let message = Incoming::Message(message.as_ref().to_vec());
+        self.change(|state| state.incoming.push_back(message));
+    }
+
+    /// Sends something of the transport's own, which is no message.
+    pub(crate) fn send_control(&self, bytes: usize) {
+        self.change(|state| state.incoming.push_back(Incoming::Control(bytes)));
+    }
+
+    /// Lets the close wait for ever.
+    pub(crate) fn hold_close(&self) {
+        self.change(|state| state.holds_close = true);
     }
 
     pub(crate) fn finish(&self) {
@@ -99,6 +119,11 @@ impl Peer {
         self.0.lock().outgoing.len()
     }
 
+    /// How many pings were sent.
+    pub(crate) fn pings(&self) -> usize {
+        self.0.lock().pings
+    }
+
     pub(crate) fn closed_with(&self) -> Option<CloseReason> {
         self.0.lock().closed_with.clone()
     }
@@ -116,9 +141,13 @@ impl Transport for Units {
         _: usize,
     ) -> Poll<io::Result<Received>> {
         let mut state = self.shared.lock();
-        if let Some(message) = state.incoming.pop_front() {
-            buf.extend_from_slice(&message);
-            return Poll::Ready(Ok(Received::Data(message.len())));
+        match state.incoming.pop_front() {
+            Some(Incoming::Message(message)) => {
+                buf.extend_from_slice(&message);
+                return Poll::Ready(Ok(Received::Data(message.len())));
+            }
+            Some(Incoming::Control(bytes)) => return Poll::Ready(Ok(Received::Control(bytes))),
+            None => {}
         }
         if state.ended {
             return Poll::Ready(Ok(Received::End));
@@ -129,6 +158,7 @@ impl Transport for Units {
 
     fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let mut state = self.shared.lock();
+        assert_eq!(state.closed_with, None, "sent after the close");
         if state.stalled {
             state.wakers.push(cx.waker().clone());
             return Poll::Pending;
@@ -148,8 +178,19 @@ impl Transport for Units {
         Poll::Ready(Ok(()))
     }
 
+    fn poll_ping(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.shared.lock();
+        assert_eq!(state.closed_with, None, "pinged after the close");
+        state.pings += 1;
+        Poll::Ready(Ok(()))
+    }
+
     fn poll_close(&mut self, _: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>> {
-        self.shared.lock().closed_with = Some(reason.clone());
+        let mut state = self.shared.lock();
+        state.closed_with = Some(reason.clone());
+        if state.holds_close {
+            return Poll::Pending;
+        }
         Poll::Ready(Ok(()))
     }
 }

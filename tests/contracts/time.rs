@@ -1,0 +1,328 @@
+//! What layers ask of the session loop: checks on its one timer, holds, pings, and the marks that they look at.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use getty::{
+    BoxError, CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, Request,
+    ServiceBuilder, SessionLayer, service_fn, transport::Framing,
+};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+use tokio_util::codec::{Decoder, Encoder};
+use tower::ServiceExt;
+
+use crate::support::{
+    echo, idle, lines, open, panic_message, soon,
+    stream::{self, Stream},
+    units,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Runs an echo over `transport`, whose handle `prepare` gets before the session opens.
+fn prepared<R>(
+    transport: Stream,
+    prepare: impl FnOnce(&ConnectionHandle) -> R,
+) -> (ConnectionHandle, R, JoinHandle<Result<Closed, BoxError>>) {
+    let connection = Connection::new(transport);
+    let handle = connection.handle().clone();
+    let prepared = prepare(&handle);
+    let stack = ServiceBuilder::new()
+        .layer(CodecLayer::new(lines()))
+        .layer(SessionLayer::new())
+        .service_fn(echo);
+    (handle, prepared, tokio::spawn(stack.oneshot(connection)))
+}
+
+/// Notes down the seconds at which it is run, and answers `again`.
+fn note(
+    log: &Arc<Mutex<Vec<u64>>>,
+    mut again: impl FnMut(Instant) -> Option<Instant> + Send + 'static,
+) -> impl FnMut(&ConnectionHandle, Instant) -> Option<Instant> + Send + 'static {
+    let log = Arc::clone(log);
+    move |connection, now| {
+        let at = now - connection.opened_at();
+        log.lock().unwrap().push(at.as_secs());
+        again(now)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn checks_run_at_their_times_until_they_have_had_enough() {
+    let (transport, peer) = stream::pair();
+    let (thrice, for_ever) = <(Arc<Mutex<Vec<u64>>>, Arc<Mutex<Vec<u64>>>)>::default();
+    let (handle, (), task) = prepared(transport, |handle| {
+        let mut left = 3;
+        handle.check_at(
+            handle.opened_at() + 2 * SECOND,
+            note(&thrice, move |now| {
+                left -= 1;
+                (left > 0).then(|| now + 5 * SECOND)
+            }),
+        );
+    });
+    sleep(SECOND).await;
+    // from another task, while the session sleeps
+    handle.check_at(
+        handle.opened_at() + 4 * SECOND,
+        note(&for_ever, |now| Some(now + 4 * SECOND)),
+    );
+    sleep(20 * SECOND).await;
+    handle.close();
+    soon(task).await.unwrap().unwrap();
+    sleep(20 * SECOND).await;
+    assert_eq!(*thrice.lock().unwrap(), [2, 7, 12]);
+    assert_eq!(*for_ever.lock().unwrap(), [4, 8, 12, 16, 20]);
+    assert!(peer.is_gone());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_answers_with_the_past_does_not_spin() {
+    let (transport, _peer) = stream::pair();
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&runs);
+    let (handle, (), _task) = prepared(transport, |handle| {
+        handle.check_at(handle.opened_at(), move |connection, _| {
+            counted.fetch_add(1, SeqCst);
+            Some(connection.opened_at())
+        });
+    });
+    sleep(Duration::from_millis(100)).await;
+    assert!((10..=101).contains(&runs.load(SeqCst)), "{runs:?}");
+    assert!(!handle.is_closing());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_may_close_the_session() {
+    let (transport, peer) = stream::pair();
+    let (_handle, (), task) = prepared(transport, |handle| {
+        handle.check_at(handle.opened_at() + 3 * SECOND, |connection, now| {
+            connection.close_with(CloseReason::IdleTimeout);
+            Some(now)
+        });
+    });
+    let closed = soon(task).await.unwrap().unwrap();
+    assert_eq!(closed.reason, CloseReason::IdleTimeout);
+    assert_eq!(closed.lifetime.as_secs(), 3);
+    assert!(peer.is_shut());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_panics_ends_its_session() {
+    let (transport, peer) = stream::pair();
+    let (_handle, (), task) = prepared(transport, |handle| {
+        handle.check_at(handle.opened_at(), |_, _| panic!("a bad check"));
+    });
+    let closed = soon(task).await.unwrap().unwrap();
+    assert_eq!(closed.reason, CloseReason::Panicked);
+    assert_eq!(panic_message(closed.source.as_ref()), "a bad check");
+    assert!(peer.is_shut());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_held_back_writes_but_neither_reads_nor_opens() {
+    let (transport, peer) = stream::pair();
+    let connection = Connection::new(transport);
+    let handle = connection.handle().clone();
+    let (first, second) = (handle.hold(), handle.hold());
+    let (give, mut got) = mpsc::unbounded_channel();
+    let stack = ServiceBuilder::new()
+        .layer(CodecLayer::new(lines()))
+        .map_request(
+            move |framed: Connection<getty::layers::Framed<Stream, _, String>>| {
+                let session = getty::layers::HasSession::session(framed.transport()).clone();
+                let _ = give.send(session);
+                framed
+            },
+        )
+        .layer(SessionLayer::new())
+        .service_fn(echo);
+    let _task = tokio::spawn(stack.oneshot(connection));
+    let session = got.recv().await.unwrap();
+    peer.send("request\n");
+    soon(session.send("greeting".to_owned())).await.unwrap();
+    idle().await;
+    assert_eq!(peer.output(), "greeting\n");
+    assert_eq!((peer.counts().reads, handle.is_open()), (0, false));
+
+    drop(first);
+    idle().await;
+    assert!(!handle.is_open(), "the other is there still");
+    drop(second);
+    assert!(soon(handle.opened()).await);
+    assert_eq!(soon(peer.lines(2)).await, ["greeting", "request"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_held_back_may_be_closed() {
+    let (transport, peer) = stream::pair();
+    let (handle, _hold, task) = prepared(transport, ConnectionHandle::hold);
+    peer.send("request\n");
+    idle().await;
+    handle.close_with(CloseReason::HandshakeTimeout);
+    let closed = soon(task).await.unwrap().unwrap();
+    assert_eq!(closed.reason, CloseReason::HandshakeTimeout);
+    assert_eq!(closed.stats.messages_in, 0);
+    assert!(!soon(handle.opened()).await, "it never was open");
+    assert!(peer.is_gone());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layers_write_timeout_takes_the_place_of_the_session_layers() {
+    for (timeout, seconds) in [(Some(2 * SECOND), 2), (Some(50 * SECOND), 50)] {
+        let (transport, peer) = stream::pair();
+        let (_handle, (), task) = prepared(transport, |handle| handle.set_write_timeout(timeout));
+        peer.stall();
+        peer.send("request\n");
+        let closed = soon(task).await.unwrap().unwrap();
+        assert_eq!(closed.reason, CloseReason::WriteTimeout);
+        assert_eq!(closed.lifetime.as_secs(), seconds);
+    }
+    let (transport, peer) = stream::pair();
+    let (handle, (), _task) = prepared(transport, |handle| handle.set_write_timeout(None));
+    peer.stall();
+    peer.send("request\n");
+    sleep(1000 * SECOND).await;
+    assert!(!handle.is_closing());
+}
+
+/// Seconds from the open on.
+fn seconds(handle: &ConnectionHandle, mark: Option<Instant>) -> Option<u64> {
+    mark.map(|mark| (mark - handle.opened_at()).as_secs())
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_counted_only_while_we_read() {
+    let (transport, peer) = stream::pair();
+    let turns = Arc::new(Semaphore::new(0));
+    let taken = Arc::clone(&turns);
+    let handler = service_fn(move |request: Request<String>| {
+        let turns = Arc::clone(&taken);
+        async move {
+            turns.acquire().await?.forget();
+            echo(request).await
+        }
+    });
+    let (session, _task) = open(transport, lines(), SessionLayer::new(), handler).await;
+    let silent = || seconds(&session, session.silent_since());
+    sleep(SECOND).await;
+    assert_eq!(silent(), Some(0));
+    peer.send("a");
+    sleep(SECOND).await;
+    assert_eq!(silent(), Some(1));
+
+    // its handler is stuck, and what follows fills the read-ahead
+    peer.send("\n");
+    peer.send(("x".repeat(999) + "\n").repeat(100));
+    sleep(SECOND).await;
+    assert_eq!(silent(), None, "we do not read");
+    turns.add_permits(101);
+    soon(peer.lines(101)).await;
+    idle().await;
+    assert_eq!(silent(), Some(3));
+    peer.send("b\n");
+    peer.finish();
+    idle().await;
+    assert!(!session.is_closing());
+    assert_eq!(silent(), None, "the peer has nothing more to say");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_is_incomplete_from_its_first_byte_to_its_last() {
+    let (transport, peer) = stream::pair();
+    let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+    let since = || seconds(&session, session.incomplete_since());
+    assert_eq!(since(), None);
+    for second in 0..3 {
+        peer.send("x");
+        idle().await;
+        assert_eq!(since(), Some(0), "more of it at {second}");
+        sleep(SECOND).await;
+    }
+    peer.send("\nhalf of the ne");
+    idle().await;
+    assert_eq!(since(), Some(3), "a frame of its own");
+    sleep(SECOND).await;
+    peer.send("xt\n");
+    idle().await;
+    assert_eq!(since(), None);
+}
+
+/// Each unit is one message, even an empty one.
+#[derive(Clone, Copy, Debug)]
+struct Raw;
+
+impl Decoder for Raw {
+    type Item = String;
+    type Error = std::io::Error;
+
+    fn decode(&mut self, buf: &mut BytesMut) -> std::io::Result<Option<String>> {
+        Ok(Some(String::from_utf8_lossy(&buf.split()).into_owned()))
+    }
+
+    fn decode_eof(&mut self, buf: &mut BytesMut) -> std::io::Result<Option<String>> {
+        self.decode(buf)
+    }
+}
+
+impl Encoder<String> for Raw {
+    type Error = std::io::Error;
+
+    fn encode(&mut self, message: String, buf: &mut BytesMut) -> std::io::Result<()> {
+        buf.extend_from_slice(message.as_bytes());
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_of_the_transports_own_is_read_but_is_no_message() {
+    let (transport, peer) = units::pair(Framing::Messages);
+    let (session, _task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
+    sleep(SECOND).await;
+    peer.send_control(6);
+    peer.send_control(0);
+    idle().await;
+    let stats = session.stats();
+    assert_eq!((stats.bytes_in, stats.messages_in), (6, 0));
+    assert_eq!(seconds(&session, Some(session.last_read())), Some(1));
+    assert_eq!(seconds(&session, Some(session.last_active())), Some(0));
+    assert_eq!(session.incomplete_since(), None);
+    peer.send("message");
+    assert_eq!(soon(peer.message()).await, "message");
+    assert_eq!(peer.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_are_the_transports_own_and_end_with_its_close() {
+    let (transport, peer) = units::pair(Framing::Messages);
+    let (session, task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
+    for n in 1..4 {
+        session.ping();
+        idle().await;
+        assert_eq!(peer.pings(), n);
+    }
+    assert_eq!(session.stats().messages_out, 0);
+    peer.hold_close();
+    session.close();
+    idle().await;
+    assert!(peer.closed_with().is_some());
+    session.ping();
+    assert_eq!(soon(task).await.unwrap().reason, CloseReason::Local);
+    assert_eq!(peer.pings(), 3);
+
+    let (transport, peer) = stream::pair();
+    let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+    session.ping();
+    soon(session.send("after".to_owned())).await.unwrap();
+    assert_eq!(peer.output(), "after\n", "a stream has none");
+}
