@@ -114,6 +114,8 @@ mod message;
 pub mod read_timeout;
 mod session;
 mod sync;
+#[cfg(all(test, not(getty_loom)))]
+mod testing;
 pub mod write_timeout;
 
 pub use self::{
