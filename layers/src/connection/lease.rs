@@ -9,8 +9,9 @@ use super::{Closed, ConnectionHandle};
 ///
 /// A [`Connection`](crate::Connection) carries it until the session loop takes it over. It is to be dropped after the
 /// transport and after the [`Driver`](crate::driver::Driver). Where no reason was recorded until then, it records
-/// [`CloseReason::Refused`] before [`open`](Self::open) and [`CloseReason::Dropped`] after it, or
-/// [`CloseReason::Panicked`] in a panic; so does the driver, which is dropped first.
+/// [`CloseReason::Refused`](crate::CloseReason::Refused) before [`open`](Self::open) and
+/// [`CloseReason::Dropped`](crate::CloseReason::Dropped) after it, or
+/// [`CloseReason::Panicked`](crate::CloseReason::Panicked) in a panic; so does the driver, which is dropped first.
 pub struct Lease {
     handle: ConnectionHandle,
     finished: bool,
