@@ -279,7 +279,8 @@ async fn a_beat_may_have_nothing_to_say() {
         .layer(
             HeartbeatLayer::new_if(15 * SECOND, move |session| {
                 let n = count.fetch_add(1, SeqCst) + 1;
-                (n % 3 == 0).then(|| format!("{n}. of {}", session.id()))
+                n.is_multiple_of(3)
+                    .then(|| format!("{n}. of {}", session.id()))
             })
             .with_jitter(0.0)
             .with_answer_within(SECOND),
