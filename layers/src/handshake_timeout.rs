@@ -236,3 +236,90 @@ impl fmt::Display for HandshakeTimedOut {
 }
 
 impl Error for HandshakeTimedOut {}
+
+#[cfg(all(test, not(getty_loom)))]
+mod tests {
+    use std::future::pending;
+
+    use tokio::time::advance;
+    use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
+    use tower::service_fn;
+    use tower_test::mock;
+
+    use super::*;
+    use crate::testing::assert_transparent;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn around_a_service_it_is_transparent() {
+        assert_transparent(&HandshakeTimeoutLayer::default(), || Connection::new(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_time_is_over_the_inner_future_goes_and_with_it_the_connection() {
+        let layer = HandshakeTimeoutLayer::new(3 * SECOND);
+        let mut service = layer.layer(service_fn(|connection: Connection<()>| async {
+            pending::<()>().await;
+            drop(connection);
+            Ok::<_, BoxError>(())
+        }));
+        let connection = Connection::new(());
+        let handle = connection.handle().clone();
+        let mut response = task::spawn(service.call(connection));
+        assert_pending!(response.poll());
+        advance(2 * SECOND).await;
+        assert_pending!(response.poll());
+        advance(SECOND + Duration::from_millis(1)).await;
+        assert!(response.is_woken());
+        let error = assert_ready_err!(response.poll());
+        let error: &HandshakeTimedOut = error.downcast_ref().unwrap();
+        assert_eq!(error.timeout(), 3 * SECOND);
+        // before the future is dropped
+        assert!(handle.is_closed());
+        assert_eq!(handle.reason(), Some(CloseReason::HandshakeTimeout));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn once_the_session_is_open_the_timer_is_gone() {
+        let layer = HandshakeTimeoutLayer::new(3 * SECOND);
+        let (mut service, mut handle) = mock::spawn_layer::<Connection<()>, (), _>(layer);
+        assert_ready_ok!(service.poll_ready());
+        let mut response = task::spawn(service.call(Connection::new(())));
+        assert_pending!(response.poll());
+        assert!(response.timing.is_some());
+        let (connection, inner) = assert_ready!(handle.poll_request()).unwrap();
+        let ((), mut lease) = connection.into_parts();
+        lease.open();
+        assert_pending!(response.poll());
+        assert!(response.timing.is_none());
+        advance(10 * SECOND).await;
+        assert_pending!(response.poll());
+        inner.send_response(());
+        assert_ready_ok!(response.poll());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_was_opened_by_another_task_is_left_alone() {
+        let layer = HandshakeTimeoutLayer::new(3 * SECOND);
+        let (mut service, mut handle) = mock::spawn_layer::<Connection<()>, (), _>(layer);
+        assert_ready_ok!(service.poll_ready());
+        let mut response = task::spawn(service.call(Connection::new(())));
+        assert_pending!(response.poll());
+        let (connection, inner) = assert_ready!(handle.poll_request()).unwrap();
+        let ((), mut lease) = connection.into_parts();
+        lease.open();
+        advance(4 * SECOND).await;
+        assert!(response.is_woken());
+        assert_pending!(response.poll());
+        assert!(response.timing.is_none());
+        inner.send_response(());
+        assert_ready_ok!(response.poll());
+    }
+
+    #[test]
+    fn it_adds_little_to_what_it_wraps() {
+        struct Large(#[expect(dead_code, reason = "its size is what counts")] [u64; 1024]);
+        assert!(size_of::<ResponseFuture<Large>>() <= size_of::<Large>() + 24);
+    }
+}

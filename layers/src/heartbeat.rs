@@ -34,7 +34,8 @@
 //!     .layer(HeartbeatLayer::new(Duration::from_secs(15), |_session| "PING".to_owned()))
 //!     // what the session loop does with it, in place of it
 //!     .service_fn(|connection: Connection<Framed<&'static str, LinesCodec, String>>| async move {
-//!         let mut driver = connection.into_parts().0.into_parts().driver;
+//!         let (framed, _lease) = connection.into_parts();
+//!         let mut driver = framed.into_parts().driver;
 //!         let context = Context::from_waker(Waker::noop());
 //!         driver.turn(&context);
 //!         let due = driver.next_check().ok_or("no heartbeat")?;
@@ -393,5 +394,90 @@ impl Pulse {
             || self
                 .answer_due(times, handle, now)
                 .is_none_or(|due| due > now)
+    }
+}
+
+#[cfg(all(test, not(getty_loom)))]
+mod tests {
+    use super::*;
+    use crate::{
+        driver::Driver,
+        testing::{assert_transparent, drive, framed},
+    };
+
+    const TEN: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn around_a_service_it_is_transparent() {
+        assert_transparent(
+            &HeartbeatLayer::new(TEN, |_session| "PING".to_owned()),
+            framed,
+        );
+        assert_transparent(&HeartbeatLayer::new_if(TEN, |_session| None), framed);
+        let ping = HeartbeatLayer::ping(TEN);
+        assert_transparent(&ping, framed);
+        assert_transparent(&ping.with_pong(String::is_empty), framed);
+    }
+
+    fn beats(driver: &mut Driver<String>) -> usize {
+        driver.look();
+        let beats = std::iter::from_fn(|| driver.next_outgoing()).count();
+        driver.settle(false);
+        beats
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_is_looked_at_once_a_period_however_much_is_sent() {
+        let connection = framed();
+        let opened = connection.handle().opened_at();
+        let at = |seconds| opened + Duration::from_secs(seconds);
+        let layer = HeartbeatLayer::new(TEN, |_: &Session<String>| "PING".to_owned());
+        let HeartbeatLayer { times, beat, .. } = layer.with_jitter(0.0).with_answer_within(TEN);
+        times.keep(connection.transport().session(), beat);
+        let (mut driver, _lease) = drive(connection);
+        driver.reading(true, driver.moment(at(0)));
+        for second in 1..10 {
+            driver.sent(1, driver.moment(at(second)));
+            assert_eq!(driver.next_check(), Some(at(10)));
+        }
+        driver.run_checks(at(10));
+        assert_eq!(driver.next_check(), Some(at(19)));
+        assert_eq!(beats(&mut driver), 0);
+        driver.run_checks(at(19));
+        assert_eq!(beats(&mut driver), 1);
+
+        // a look that comes much too late beats once, and finds that the answer is late
+        driver.received(1, driver.moment(at(20)));
+        driver.run_checks(at(29 + 30));
+        assert_eq!(beats(&mut driver), 1);
+        assert_eq!(driver.next_check(), Some(at(69)));
+        driver.run_checks(at(69));
+        assert_eq!(beats(&mut driver), 0);
+        assert_eq!(
+            driver.session().reason(),
+            Some(CloseReason::HeartbeatMissed)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_messages_wait_there_is_no_beat() {
+        let connection = framed();
+        let opened = connection.handle().opened_at();
+        let at = |seconds| opened + Duration::from_secs(seconds);
+        let layer = HeartbeatLayer::new(TEN, |_: &Session<String>| "PING".to_owned());
+        let HeartbeatLayer { times, beat, .. } = layer.with_jitter(0.0);
+        times.keep(connection.transport().session(), beat);
+        let (mut driver, _lease) = drive(connection);
+        driver.session().try_send("waits".to_owned()).unwrap();
+        driver.run_checks(at(10));
+        assert_eq!(driver.session().queued(), 1);
+        assert_eq!(beats(&mut driver), 1);
+
+        driver.stalled(Some(driver.moment(at(11))));
+        driver.run_checks(at(20));
+        assert_eq!(beats(&mut driver), 0);
+        driver.stalled(None);
+        driver.run_checks(at(30));
+        assert_eq!(beats(&mut driver), 1);
     }
 }

@@ -42,7 +42,8 @@
 //!     .layer(IdleTimeoutLayer::write(Duration::from_secs(60)))
 //!     // what the session loop does with it, in place of it
 //!     .service_fn(|connection: Connection<Framed<&'static str, LinesCodec, String>>| async move {
-//!         let mut driver = connection.into_parts().0.into_parts().driver;
+//!         let (framed, _lease) = connection.into_parts();
+//!         let mut driver = framed.into_parts().driver;
 //!         driver.turn(&Context::from_waker(Waker::noop()));
 //!         let idle = driver.next_check().ok_or("nothing to look for")?;
 //!         driver.run_checks(idle);
@@ -326,5 +327,44 @@ where
                 true
             });
         self.inner.call(connection)
+    }
+}
+
+#[cfg(all(test, not(getty_loom)))]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_transparent, drive, framed};
+
+    const TEN: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn around_a_service_it_is_transparent() {
+        assert_transparent(&IdleTimeoutLayer::new(TEN), || Connection::new(()));
+        let hook = |_: &Session<String>, _| unreachable!("no loop runs the check");
+        assert_transparent(&IdleTimeoutLayer::new(TEN).with_hook(hook), framed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_session_is_looked_at_once_a_time_however_much_moves() {
+        let connection = framed();
+        let handle = connection.handle().clone();
+        let opened = handle.opened_at();
+        let at = |seconds| opened + Duration::from_secs(seconds);
+        let IdleTimeoutLayer { idleness, .. } = IdleTimeoutLayer::read(TEN);
+        idleness.watch(&handle, |handle, _| {
+            handle.close_with(CloseReason::IdleTimeout);
+            false
+        });
+        let (mut driver, _lease) = drive(connection);
+        driver.reading(true, driver.moment(at(0)));
+        for second in 1..10 {
+            driver.received(1, driver.moment(at(second)));
+            assert_eq!(driver.next_check(), Some(at(10)));
+        }
+        driver.run_checks(at(10));
+        assert_eq!(driver.next_check(), Some(at(19)));
+        driver.run_checks(at(19));
+        assert_eq!(driver.next_check(), None);
+        assert_eq!(handle.reason(), Some(CloseReason::IdleTimeout));
     }
 }

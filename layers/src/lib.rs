@@ -150,6 +150,8 @@ pub mod registry;
 mod session;
 pub mod spawn;
 mod sync;
+#[cfg(all(test, not(getty_loom)))]
+mod testing;
 pub mod trace;
 pub mod write_timeout;
 

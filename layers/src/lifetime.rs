@@ -151,3 +151,39 @@ where
         self.inner.call(connection)
     }
 }
+
+#[cfg(all(test, not(getty_loom)))]
+mod tests {
+    use tokio_test::task;
+    use tower::service_fn;
+
+    use super::*;
+    use crate::testing::{assert_transparent, drive, framed};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn around_a_service_it_is_transparent() {
+        assert_transparent(&LifetimeLayer::new(HOUR), || Connection::new(()));
+    }
+
+    #[test]
+    fn there_is_one_look_at_the_end_and_it_closes() {
+        for (layer, end) in [
+            (LifetimeLayer::new(HOUR), Some(HOUR)),
+            (LifetimeLayer::new(Duration::ZERO), Some(Duration::ZERO)),
+            (LifetimeLayer::new(Duration::MAX), None),
+        ] {
+            let mut service = layer.layer(service_fn(|connection| async {
+                let (mut driver, _lease) = drive(connection);
+                let next = driver.next_check();
+                next.into_iter().for_each(|end| driver.run_checks(end));
+                assert_eq!(driver.next_check(), None);
+                let opened = driver.session().opened_at();
+                Ok::<_, ()>((next.map(|end| end - opened), driver.session().reason()))
+            }));
+            let seen = tokio_test::assert_ready_ok!(task::spawn(service.call(framed())).poll());
+            assert_eq!(seen, (end, end.map(|_| CloseReason::LifetimeExpired)));
+        }
+    }
+}

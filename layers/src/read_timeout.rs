@@ -136,3 +136,48 @@ fn look(handle: &ConnectionHandle, now: Instant, timeout: Duration) -> Option<In
     handle.close_with(CloseReason::ReadTimeout);
     None
 }
+
+#[cfg(all(test, not(getty_loom)))]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_transparent, drive, framed};
+
+    const TEN: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn around_a_service_it_is_transparent() {
+        assert_transparent(&ReadTimeoutLayer::new(TEN), || Connection::new(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_closes_when_a_frame_is_incomplete_for_so_long_while_we_read() {
+        let connection = framed();
+        let opened = connection.handle().opened_at();
+        connection
+            .handle()
+            .check_at(opened + TEN, |handle, now| look(handle, now, TEN));
+        let (mut driver, _lease) = drive(connection);
+        let at = |seconds| opened + Duration::from_secs(seconds);
+        let reason = |driver: &crate::driver::Driver<String>| driver.session().reason();
+
+        driver.reading(true, driver.moment(at(0)));
+        driver.run_checks(at(10));
+        assert_eq!(driver.next_check(), Some(at(20)), "there is no frame");
+
+        driver.incomplete(Some(driver.moment(at(12))));
+        driver.run_checks(at(20));
+        assert_eq!(driver.next_check(), Some(at(22)));
+
+        driver.reading(false, driver.moment(at(21)));
+        driver.run_checks(at(22));
+        assert_eq!(driver.next_check(), Some(at(32)), "we do not read");
+
+        driver.reading(true, driver.moment(at(31)));
+        driver.run_checks(at(32));
+        assert_eq!((driver.next_check(), reason(&driver)), (Some(at(41)), None));
+
+        driver.run_checks(at(41));
+        assert_eq!(driver.next_check(), None);
+        assert_eq!(reason(&driver), Some(CloseReason::ReadTimeout));
+    }
+}

@@ -124,3 +124,35 @@ where
         self.inner.call(connection)
     }
 }
+
+#[cfg(all(test, not(getty_loom)))]
+mod tests {
+    use tokio_test::task;
+    use tower::service_fn;
+
+    use super::*;
+    use crate::testing::{assert_transparent, drive, framed};
+
+    #[test]
+    fn around_a_service_it_is_transparent() {
+        assert_transparent(&WriteTimeoutLayer::never(), || Connection::new(()));
+    }
+
+    #[test]
+    fn the_session_loop_is_told() {
+        for (layer, timeout) in [
+            (WriteTimeoutLayer::never(), None),
+            (
+                WriteTimeoutLayer::new(Duration::from_secs(7)),
+                Some(Duration::from_secs(7)),
+            ),
+        ] {
+            let mut service = layer.layer(service_fn(|connection| async {
+                let (driver, _lease) = drive(connection);
+                Ok::<_, ()>(driver.write_timeout())
+            }));
+            let told = tokio_test::assert_ready_ok!(task::spawn(service.call(framed())).poll());
+            assert_eq!(told, Some(timeout));
+        }
+    }
+}
