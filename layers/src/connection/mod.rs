@@ -1,7 +1,5 @@
 //! A connection, from accept to its last callback.
 
-mod attributes;
-mod callbacks;
 pub(crate) mod checks;
 mod close;
 mod endpoints;
@@ -13,10 +11,9 @@ mod stats;
 use std::fmt;
 
 pub use self::{
-    callbacks::CallbackAdded,
     close::{CloseReason, Closed, DrainDeadlineExceeded, Panic, SharedError},
     endpoints::{Address, Endpoints, TransportKind},
-    handle::{ConnectionHandle, Hold, WeakHandle},
+    handle::{CallbackAdded, ConnectionHandle, Hold, WeakHandle},
     lease::Lease,
     stats::Stats,
 };

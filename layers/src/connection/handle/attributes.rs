@@ -2,8 +2,8 @@
 
 use std::{any::Any, sync::Arc};
 
-use super::contain;
-use crate::sync::Mutex;
+use super::{CLOSED, ConnectionHandle};
+use crate::{connection::contain, sync::Mutex};
 
 /// A value with a lock of its own, under which it is cloned: the user's `Clone` then neither runs under the connection's
 /// lock nor races with one who takes the value away.
@@ -57,5 +57,36 @@ impl Attributes {
         for value in self.0 {
             contain("dropping an attribute", || drop(value));
         }
+    }
+}
+
+impl ConnectionHandle {
+    /// Keeps `value` with the connection until its close, in the place of an earlier one of the same type, which is
+    /// given back. After the close nothing is kept: `value` is dropped.
+    ///
+    /// An attribute may hold a clone of the [`Session`](crate::Session): the close breaks the cycle.
+    pub fn insert<A: Any + Send + Sync>(&self, value: A) -> Option<A> {
+        let slot = Slot::new(value);
+        let mut rare = self.0.rare.lock();
+        if self.has(CLOSED) {
+            drop(rare); // the user's value is dropped outside of the lock
+            return None;
+        }
+        let old = rare.attributes.insert(slot);
+        drop(rare);
+        old?.take()
+    }
+
+    /// A clone of the attribute of type `A`. Its `Clone` may use the connection, but for the attribute of this type.
+    #[must_use]
+    pub fn get<A: Any + Send + Sync + Clone>(&self) -> Option<A> {
+        let slot = self.0.rare.lock().attributes.get::<A>()?;
+        slot.get()
+    }
+
+    /// Takes the attribute of type `A` away.
+    pub fn remove<A: Any + Send + Sync>(&self) -> Option<A> {
+        let slot = self.0.rare.lock().attributes.remove::<A>()?;
+        slot.take()
     }
 }

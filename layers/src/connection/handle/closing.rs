@@ -1,0 +1,268 @@
+//! How a connection ends: the reason, which the first one records, those who wait for the end, and the end itself.
+
+use std::{error::Error, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{CLOSED, CLOSING, Callbacks, ConnectionHandle, OPEN, PEER_FINISHED};
+use crate::{
+    connection::{CloseReason, Closed, SharedError, contain},
+    session::signal::Signal,
+    sync::Ordering,
+};
+
+/// The cause of a close, as first recorded.
+#[derive(Clone, Debug)]
+pub(super) struct Requested {
+    reason: CloseReason,
+    source: Option<SharedError>,
+    within: Option<Duration>,
+}
+
+impl ConnectionHandle {
+    /// Asks for a graceful close, with the reason [`CloseReason::Local`]: handlers in flight finish, what was accepted
+    /// for sending is flushed, both until the drain deadline. Idempotent, never waits;
+    /// [`closed`](Self::closed) tells when it is done.
+    pub fn close(&self) {
+        self.close_with(CloseReason::Local);
+    }
+
+    /// As [`close`](Self::close), with a reason of the caller's. The first reason recorded wins.
+    pub fn close_with(&self, reason: impl Into<CloseReason>) {
+        self.request(Requested {
+            reason: reason.into(),
+            source: None,
+            within: None,
+        });
+    }
+
+    /// As [`close_with`](Self::close_with), with the error that is the cause.
+    pub fn close_because(
+        &self,
+        reason: impl Into<CloseReason>,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) {
+        self.close_shared(reason.into(), SharedError::from(source.into()));
+    }
+
+    pub(in crate::connection) fn close_shared(&self, reason: CloseReason, source: SharedError) {
+        self.request(Requested {
+            reason,
+            source: Some(source),
+            within: None,
+        });
+    }
+
+    /// As [`close_with`](Self::close_with), with a drain deadline that takes the place of the session's own.
+    pub fn close_within(&self, reason: impl Into<CloseReason>, deadline: Duration) {
+        self.request(Requested {
+            reason: reason.into(),
+            source: None,
+            within: Some(deadline),
+        });
+    }
+
+    /// Whether the session loop has taken the connection over. It stays so after the close.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.has(OPEN)
+    }
+
+    /// Whether a close was requested or a cause for one was found, be it finished or not.
+    #[must_use]
+    #[inline]
+    pub fn is_closing(&self) -> bool {
+        self.has(CLOSING)
+    }
+
+    /// Whether the close is complete: the transport is gone and all callbacks have run.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.has(CLOSED)
+    }
+
+    /// The reason recorded, as soon as there is one.
+    #[must_use]
+    pub fn reason(&self) -> Option<CloseReason> {
+        self.0
+            .rare
+            .lock()
+            .requested
+            .as_ref()
+            .map(|requested| requested.reason.clone())
+    }
+
+    /// The error recorded with the reason, if there is one.
+    #[must_use]
+    pub fn source(&self) -> Option<SharedError> {
+        self.0
+            .rare
+            .lock()
+            .requested
+            .as_ref()
+            .and_then(|requested| requested.source.clone())
+    }
+
+    /// Resolves when a close is requested or a cause for one is found. Handlers wait on this or on
+    /// [`peer_finished`](Self::peer_finished), never on [`closed`](Self::closed), which waits for them.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn closing(&self) {
+        self.until(CLOSING).await;
+    }
+
+    /// Resolves when the peer has ended its direction, or the connection is closing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn peer_finished(&self) {
+        self.until(PEER_FINISHED | CLOSING).await;
+    }
+
+    /// Resolves when the session is open, and says so; `false` when it closes before that.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn opened(&self) -> bool {
+        self.until(OPEN | CLOSED).await;
+        self.has(OPEN)
+    }
+
+    /// Resolves when the close is complete: the transport is gone and all callbacks have run. A handler of the same
+    /// session must not await this, for the close waits for the handler.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn closed(&self) -> Closed {
+        self.until(CLOSED).await;
+        self.record()
+    }
+
+    fn request(&self, cause: Requested) {
+        let mut rare = self.0.rare.lock();
+        if rare.requested.is_some() {
+            return;
+        }
+        rare.requested = Some(Box::new(cause));
+        // under the lock, so that a reason and the flag are always seen together
+        self.0.state.fetch_or(CLOSING, Ordering::AcqRel);
+        drop(rare);
+        self.0.changed.notify_waiters();
+        self.0.signal.raise(Signal::CLOSE);
+    }
+
+    pub(crate) fn requested_deadline(&self) -> Option<Duration> {
+        self.0
+            .rare
+            .lock()
+            .requested
+            .as_ref()
+            .and_then(|requested| requested.within)
+    }
+
+    /// Adds an error to a close that was recorded without one.
+    pub(crate) fn note_source(&self, source: SharedError) {
+        // dropped, where there is one already, after the lock
+        let mut source = Some(source);
+        let mut rare = self.0.rare.lock();
+        if let Some(requested) = &mut rare.requested
+            && requested.source.is_none()
+        {
+            requested.source = source.take();
+        }
+        drop(rare);
+    }
+
+    pub(crate) fn mark_open(&self) {
+        self.0.marks.open.set(self.moment(Instant::now()));
+        self.set(OPEN);
+    }
+
+    pub(crate) fn mark_peer_finished(&self) {
+        self.set(PEER_FINISHED);
+    }
+
+    /// What holds the connection is dropped or done: finds a reason, if nobody has given one.
+    pub(crate) fn abandon(&self) {
+        self.close_with(if std::thread::panicking() {
+            CloseReason::Panicked
+        } else if self.has(OPEN) {
+            CloseReason::Dropped
+        } else {
+            CloseReason::Refused
+        });
+    }
+
+    pub(in crate::connection) fn add_catcher(&self) {
+        self.0.rare.lock().catchers += 1;
+    }
+
+    /// Whether there is a lease's duty to do, which no other catcher is left for.
+    pub(in crate::connection) fn remove_catcher(&self) -> bool {
+        let mut rare = self.0.rare.lock();
+        rare.catchers -= 1;
+        // one further out catches the panic that drops this one
+        if !rare.left || (rare.catchers > 0 && std::thread::panicking()) {
+            return false;
+        }
+        rare.left = false;
+        true
+    }
+
+    /// In a panic that somebody catches: the lease's duty is theirs from here on.
+    pub(in crate::connection) fn leave_to_catcher(&self) -> bool {
+        if !std::thread::panicking() {
+            return false;
+        }
+        self.abandon();
+        let mut rare = self.0.rare.lock();
+        rare.left = rare.catchers > 0;
+        rare.left
+    }
+
+    /// The end: runs the callbacks and resolves those who wait. Only who has the lease's duty calls it, and only once.
+    pub(in crate::connection) fn finish(&self) -> Closed {
+        self.abandon();
+        let mut rare = self.0.rare.lock();
+        let Some(Requested { reason, source, .. }) = rare.requested.as_deref().cloned() else {
+            unreachable!("a reason is never taken back");
+        };
+        let record = Closed {
+            reason,
+            source,
+            stats: self.stats(),
+            lifetime: self.0.opened_at.elapsed(),
+        };
+        rare.closed = Some(Box::new(record.clone()));
+        drop(rare);
+        let (attributes, wishes) = loop {
+            let mut callbacks = self.0.callbacks.lock();
+            if let Some(entry) = callbacks.pop_first() {
+                drop(callbacks);
+                entry.run(&record);
+                continue;
+            }
+            *callbacks = Callbacks::default();
+            let mut rare = self.0.rare.lock();
+            // under both locks: what is added is either found here or sees the close
+            self.0.state.fetch_or(CLOSED, Ordering::AcqRel);
+            break (std::mem::take(&mut rare.attributes), rare.wishes.take());
+        };
+        self.0.changed.notify_waiters();
+        attributes.clear();
+        contain("dropping a check", || drop(wishes));
+        record
+    }
+
+    pub(in crate::connection) fn record(&self) -> Closed {
+        match &self.0.rare.lock().closed {
+            Some(record) => Closed::clone(record),
+            None => unreachable!("the record is made before CLOSED is set"),
+        }
+    }
+}

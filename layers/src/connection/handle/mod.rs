@@ -1,0 +1,304 @@
+//! The untyped handle of a connection, alive from accept on and readable for ever after.
+
+mod attributes;
+mod callbacks;
+mod closing;
+mod times;
+mod wishes;
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use self::{attributes::Attributes, callbacks::Callbacks, closing::Requested, wishes::Wishes};
+pub use self::{callbacks::CallbackAdded, wishes::Hold};
+use super::{
+    Address, Closed, Endpoints, Stats, TransportKind,
+    marks::{Activity, Marks},
+    stats::Counters,
+};
+use crate::{
+    session::signal::Signal,
+    sync::{AtomicU8, Mutex, Ordering},
+};
+
+/// The session loop has taken the connection over.
+const OPEN: u8 = 1;
+/// A close was requested, or the loop found a cause for one.
+const CLOSING: u8 = 2;
+/// The peer has ended its direction.
+const PEER_FINISHED: u8 = 4;
+/// Callbacks have run.
+const CLOSED: u8 = 8;
+/// The transport has a ping of its own.
+const HAS_PING: u8 = 16;
+
+/// What anybody may know of, and do to, one connection, whatever its transport and messages.
+///
+/// Clonable, `Send + Sync`, one a connection, alive from accept or connect on. Scope: session. Addresses, times and
+/// statistics stay readable after the close and inside close callbacks. A handle keeps a few hundred bytes alive, never
+/// the transport or its task; [`Session`](crate::Session) derefs to it.
+///
+/// ```
+/// use getty_layers::{CloseReason, Connection};
+///
+/// let connection = Connection::new("any transport");
+/// let handle = connection.handle().clone();
+/// handle.insert(42_u32);
+/// assert_eq!(handle.get::<u32>(), Some(42));
+///
+/// handle.add_close_callback("docs", 1, |closed| assert_eq!(closed.reason, CloseReason::Local));
+/// handle.close();
+/// handle.close_with(CloseReason::Shutdown); // too late: the first reason wins
+/// drop(connection);
+/// assert_eq!(handle.reason(), Some(CloseReason::Local));
+/// assert!(handle.is_closed());
+/// ```
+#[derive(Clone)]
+pub struct ConnectionHandle(Arc<Inner>);
+
+struct Inner {
+    signal: Signal,
+    counters: Counters,
+    marks: Marks,
+    state: AtomicU8,
+    activity: Activity,
+    in_flight: AtomicU32,
+    id: u64,
+    opened_at: Instant,
+    /// Ours and the peer's.
+    addresses: Box<(Address, Address)>,
+    changed: Notify,
+    /// Locked before `rare` where both are. The keys' comparison runs under this lock, and may use the handle for
+    /// all but callbacks.
+    callbacks: Mutex<Callbacks>,
+    rare: Mutex<Rare>,
+}
+
+/// What is touched a few times in a connection's life. No code of the user's runs under its lock.
+#[derive(Default)]
+struct Rare {
+    kind: TransportKind,
+    name: Option<Arc<str>>,
+    requested: Option<Box<Requested>>,
+    attributes: Attributes,
+    closed: Option<Box<Closed>>,
+    /// What layers ask of the driver, until it has taken it.
+    wishes: Option<Box<Wishes>>,
+    /// How many layers around the lease's holder catch panics.
+    catchers: u8,
+    /// A panic has dropped the lease: a catcher finishes the connection.
+    left: bool,
+}
+
+impl ConnectionHandle {
+    pub(in crate::connection) fn new(endpoints: Endpoints) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let Endpoints { kind, local, peer } = endpoints;
+        Self(Arc::new(Inner {
+            signal: Signal::new(),
+            counters: Counters::default(),
+            marks: Marks::default(),
+            state: AtomicU8::new(0),
+            activity: Activity::default(),
+            in_flight: AtomicU32::new(0),
+            id: NEXT.fetch_add(1, Relaxed),
+            opened_at: Instant::now(),
+            addresses: Box::new((local, peer)),
+            changed: Notify::new(),
+            callbacks: Mutex::default(),
+            rare: Mutex::new(Rare {
+                kind,
+                ..Rare::default()
+            }),
+        }))
+    }
+
+    /// A number that no other connection of this process has or had; the first is 1.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.0.id
+    }
+
+    /// The name given with [`set_name`](Self::set_name), or else the transport's kind and the id, such as `tcp-7`.
+    #[must_use]
+    pub fn name(&self) -> Arc<str> {
+        let rare = self.0.rare.lock();
+        match &rare.name {
+            Some(name) => Arc::clone(name),
+            None => format!("{}-{}", rare.kind, self.0.id).into(),
+        }
+    }
+
+    /// Names the connection, for people who read logs.
+    pub fn set_name(&self, name: impl Into<Arc<str>>) {
+        self.0.rare.lock().name = Some(name.into());
+    }
+
+    /// The peer's address.
+    #[must_use]
+    pub fn peer_addr(&self) -> &Address {
+        &self.0.addresses.1
+    }
+
+    /// Our address.
+    #[must_use]
+    pub fn local_addr(&self) -> &Address {
+        &self.0.addresses.0
+    }
+
+    /// What carries the connection now; layers such as TLS and WebSocket change it as they wrap the transport.
+    #[must_use]
+    pub fn transport(&self) -> TransportKind {
+        self.0.rare.lock().kind
+    }
+
+    /// Says what carries the connection from now on, for layers that wrap a transport.
+    pub fn set_transport(&self, kind: TransportKind) {
+        self.0.rare.lock().kind = kind;
+    }
+
+    /// When the connection was accepted or connected.
+    #[must_use]
+    pub fn opened_at(&self) -> Instant {
+        self.0.opened_at
+    }
+
+    /// What has moved until now, as of the driver's last turn.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.0.counters.snapshot()
+    }
+
+    /// How many messages are with their handlers, as of the driver's last turn.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.0.in_flight.load(Relaxed) as usize
+    }
+
+    /// A handle that keeps nothing alive, for lists of connections.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakHandle {
+        WeakHandle(Arc::downgrade(&self.0))
+    }
+
+    /// How many messages wait for the encoder, when asked by a check.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn queued_at_check(&self) -> u64 {
+        self.0.counters.queued.get()
+    }
+
+    #[inline]
+    fn has(&self, bits: u8) -> bool {
+        self.0.state.load(Ordering::Acquire) & bits != 0
+    }
+
+    fn set(&self, bit: u8) {
+        self.0.state.fetch_or(bit, Ordering::AcqRel);
+        self.0.changed.notify_waiters();
+    }
+
+    async fn until(&self, bits: u8) {
+        loop {
+            // made before the check: it sees every notification from here on
+            let changed = self.0.changed.notified();
+            if self.has(bits) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    #[inline]
+    pub(crate) fn signal(&self) -> &Signal {
+        &self.0.signal
+    }
+
+    #[inline]
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
+    #[inline]
+    pub(crate) fn marks(&self) -> &Marks {
+        &self.0.marks
+    }
+
+    #[inline]
+    pub(crate) fn activity(&self) -> &Activity {
+        &self.0.activity
+    }
+
+    pub(crate) fn set_in_flight(&self, messages: usize) {
+        let messages = u32::try_from(messages).unwrap_or(u32::MAX);
+        self.0.in_flight.store(messages, Relaxed);
+    }
+
+    /// A codec's adapter has kept a message to itself. Only from within the codec, for the counters have one writer.
+    pub(crate) fn intercepted(&self) {
+        self.0.counters.messages_in.add(1);
+        // the driver, which has not seen the message, marks what may come after it anew
+        self.0.marks.incomplete.clear();
+    }
+}
+
+impl fmt::Display for ConnectionHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { id, addresses, .. } = &*self.0;
+        let (local, peer) = &**addresses;
+        write!(
+            f,
+            "{}[{} #{id} {local} <-> {peer}]",
+            self.name(),
+            self.transport()
+        )
+    }
+}
+
+impl fmt::Debug for ConnectionHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionHandle")
+            .field("id", &self.id())
+            .field("name", &self.name())
+            .field("transport", &self.transport())
+            .field("local_addr", self.local_addr())
+            .field("peer_addr", self.peer_addr())
+            .field("reason", &self.reason())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A [`ConnectionHandle`] that keeps nothing alive: made by [`ConnectionHandle::downgrade`].
+#[derive(Clone)]
+pub struct WeakHandle(Weak<Inner>);
+
+impl WeakHandle {
+    /// The handle, as long as the connection lives or another handle of it does.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<ConnectionHandle> {
+        self.0.upgrade().map(ConnectionHandle)
+    }
+}
+
+impl fmt::Debug for WeakHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("WeakHandle").field(&self.upgrade()).finish()
+    }
+}
+
+#[cfg(all(test, not(getty_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_handle_takes_less_than_four_hundred_bytes() {
+        // 328 on 64-bit Linux, and 64 for the addresses
+        assert!(size_of::<Inner>() + size_of::<(Address, Address)>() <= 400);
+    }
+}
