@@ -1,0 +1,303 @@
+//! From what has arrived to what is to be written: decodes, calls, encodes. Here it is decided what a message costs.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use getty_layers::{CloseReason, IntoReply, Reply, Request};
+use tower::{BoxError, Service};
+
+use super::{MESSAGES_A_UNIT, Phase, State, Turn};
+use crate::session::{calls::Calls, read::Decoded, renew::Renew, wire::Wire};
+
+/// Why the loop over ready messages stopped.
+enum Stop<In, Out, E> {
+    /// There is no message.
+    Decoded(Result<Decoded<In>, BoxError>),
+    ServiceWaits,
+    ServiceFailed(BoxError),
+    CallWaits,
+    CallFailed(E),
+    /// A reply of more than one message, or one that others' messages go before.
+    Reply(Reply<Out>),
+    EncodeFailed(BoxError),
+    /// The write buffer is above the high watermark.
+    Blocked,
+    /// Others may have waited long enough.
+    Budget,
+}
+
+impl<S, W, R> State<S, W, R>
+where
+    S: Service<Request<W::In, W::Out>, Response: IntoReply<W::Out>, Error: Into<BoxError>>,
+    W: Wire,
+    R: Renew<S>,
+{
+    /// From what has arrived to what is to be written: decodes, calls, encodes, until one of them has to wait.
+    #[inline]
+    pub(super) fn exchange(
+        &mut self,
+        mut calls: Pin<&mut Calls<S::Future>>,
+        cx: &mut Context<'_>,
+        turn: &mut Turn,
+    ) {
+        loop {
+            // handlers go on whatever the peer reads
+            while calls.len() > 0 && !turn.calls_wait {
+                match calls.as_mut().poll_next(cx) {
+                    Poll::Ready(Some(result)) => {
+                        if let Some(reply) = self.finished(result) {
+                            self.replies.push_back(reply);
+                        }
+                    }
+                    Poll::Ready(None) => {}
+                    Poll::Pending => turn.calls_wait = true,
+                }
+            }
+            // what a handler has queued leaves before its reply
+            self.wire.driver().look();
+            if self.wire.driver().has_outgoing() {
+                self.encode_outgoing();
+            }
+            while !self.blocked
+                && let Some(reply) = self.replies.pop_front()
+            {
+                self.encode_reply(reply);
+            }
+            if self.blocked || turn.yields || self.phase != Phase::Running {
+                return;
+            }
+            if self.session().is_closing() {
+                return;
+            }
+            if calls.len() + self.replies.len() >= self.config.in_flight {
+                return;
+            }
+            if !self.call_next(calls.as_mut(), cx, turn) {
+                // all that the peer has sent is answered first, for as long as that takes
+                if self.reader.is_finished() && self.next.is_none() && calls.len() == 0 {
+                    self.session().close_with(CloseReason::PeerClosed);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Calls the service, until something has to wait. `false` when there is nothing to call now.
+    #[inline]
+    fn call_next(
+        &mut self,
+        mut calls: Pin<&mut Calls<S::Future>>,
+        cx: &mut Context<'_>,
+        turn: &mut Turn,
+    ) -> bool {
+        if turn.service_waits {
+            return false;
+        }
+        match self.run(calls.as_mut(), cx) {
+            Stop::Decoded(Ok(Decoded::Nothing)) => return false,
+            Stop::Decoded(other) => return self.decode_failed(other).is_some(),
+            Stop::ServiceWaits => {
+                turn.service_waits = true;
+                return false;
+            }
+            Stop::ServiceFailed(error) => {
+                self.stack_failed(error);
+                return false;
+            }
+            Stop::CallWaits => turn.calls_wait = calls.waits_alone(),
+            Stop::CallFailed(error) => self.stack_failed(error),
+            Stop::Reply(reply) => {
+                let reply = self.check_reply(reply);
+                if self.wire.driver().is_signalled() {
+                    self.replies.push_back(reply);
+                } else {
+                    self.encode_rich_reply(reply);
+                }
+            }
+            Stop::EncodeFailed(error) => self.encode_failed(error),
+            Stop::Blocked => self.blocked = true,
+            Stop::Budget => {}
+        }
+        turn.yields = self.take_budget(cx).is_pending();
+        true
+    }
+
+    /// Calls the service with one message after another as long as nobody wants anything else of this session: the loop
+    /// that decides what a message costs.
+    #[inline]
+    fn run(
+        &mut self,
+        mut calls: Pin<&mut Calls<S::Future>>,
+        cx: &mut Context<'_>,
+    ) -> Stop<W::In, W::Out, S::Error> {
+        let Self {
+            wire,
+            reader,
+            writer,
+            next,
+            messages_in,
+            steps,
+            ..
+        } = self;
+        let Some(service) = &mut self.service else {
+            return Stop::ServiceWaits;
+        };
+        let high = self.config.high;
+        loop {
+            // decode first: a session without a message holds no permit
+            let message = match next.take() {
+                Some(message) => message,
+                None => match reader.decode(wire) {
+                    Ok(Decoded::Message(message)) => {
+                        *messages_in += 1;
+                        message
+                    }
+                    other => return Stop::Decoded(other),
+                },
+            };
+            match service.poll_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Stop::ServiceFailed(error.into()),
+                Poll::Pending => {
+                    *next = Some(message);
+                    return Stop::ServiceWaits;
+                }
+            }
+            let call = service.call(wire.driver().request(message));
+            *steps += 1;
+            let Poll::Ready(result) = calls.as_mut().start(cx, call) else {
+                return Stop::CallWaits;
+            };
+            let message = match result.map(|response| response.into_reply().into_plain()) {
+                Ok(Ok(message)) => message,
+                Ok(Err(reply)) => return Stop::Reply(reply),
+                Err(error) => return Stop::CallFailed(error),
+            };
+            // what a handler has queued leaves before its reply, and a close that it asked for stops us here
+            if wire.driver().is_signalled() {
+                return Stop::Reply(message.into_reply());
+            }
+            if let Some(message) = message
+                && let Err(error) = writer.encode(wire, message)
+            {
+                return Stop::EncodeFailed(error);
+            }
+            if writer.len() > high {
+                return Stop::Blocked;
+            }
+            if *steps >= MESSAGES_A_UNIT {
+                return Stop::Budget;
+            }
+        }
+    }
+
+    #[cold]
+    fn decode_failed(&mut self, decoded: Result<Decoded<W::In>, BoxError>) -> Option<()> {
+        match decoded {
+            Ok(Decoded::Bad(error)) if self.skip_bad => {
+                self.skip(&*error);
+                return Some(());
+            }
+            Ok(Decoded::Bad(error)) | Err(error) => self.close_because(CloseReason::Decode, error),
+            Ok(_) => {} // the end, which closes the session once all is answered
+        }
+        None
+    }
+
+    /// A handler has finished: its reply, unless it failed and the session closes.
+    fn finished(&mut self, result: Result<S::Response, S::Error>) -> Option<Reply<W::Out>> {
+        match result {
+            Ok(response) => Some(self.check_reply(response.into_reply())),
+            Err(error) => {
+                self.stack_failed(error);
+                None
+            }
+        }
+    }
+
+    #[inline]
+    fn check_reply(&mut self, reply: Reply<W::Out>) -> Reply<W::Out> {
+        if reply.is_after_error() {
+            self.renew();
+        }
+        reply
+    }
+
+    /// A stack that has failed may still wait in the queue of a shared limit.
+    #[cold]
+    fn renew(&mut self) {
+        if self.service.is_some()
+            && let Some(fresh) = self.renew.fresh()
+        {
+            self.service = Some(fresh);
+        }
+    }
+
+    #[inline(never)]
+    fn encode_outgoing(&mut self) {
+        while !self.blocked && self.wire.driver().has_outgoing() {
+            let Some(outgoing) = self.wire.driver().next_outgoing() else {
+                return;
+            };
+            match (
+                self.writer.encode(&mut self.wire, outgoing.message),
+                outgoing.ticket,
+            ) {
+                (Ok(bytes), Some(ticket)) => self.writer.attend(ticket, bytes),
+                (Ok(_), None) => {}
+                (Err(error), Some(ticket)) => self.wire.driver().fail(&ticket, error.into()),
+                (Err(error), None) => self.encode_failed(error),
+            }
+            self.blocked = self.writer.len() > self.config.high;
+        }
+    }
+
+    #[inline]
+    fn encode_reply(&mut self, reply: Reply<W::Out>) {
+        match reply.into_plain() {
+            Ok(None) => {}
+            Ok(Some(message)) => {
+                if let Err(error) = self.writer.encode(&mut self.wire, message) {
+                    self.encode_failed(error);
+                }
+                self.blocked = self.writer.len() > self.config.high;
+            }
+            Err(reply) => self.encode_rich_reply(reply),
+        }
+    }
+
+    #[inline(never)]
+    fn encode_rich_reply(&mut self, reply: Reply<W::Out>) {
+        let (messages, close) = reply.into_parts();
+        for message in messages {
+            if let Err(error) = self.writer.encode(&mut self.wire, message) {
+                self.encode_failed(error);
+                if !self.skip_bad {
+                    break; // what comes after it is not to be taken for it
+                }
+            }
+        }
+        self.blocked = self.writer.len() > self.config.high;
+        if let Some(reason) = close {
+            self.session().close_with(reason);
+        }
+    }
+
+    /// Nobody waits for the outcome of this message.
+    #[cold]
+    fn encode_failed(&mut self, error: BoxError) {
+        if self.skip_bad {
+            self.skip(&*error);
+        } else {
+            self.close_because(CloseReason::Encode, error);
+        }
+    }
+
+    #[cold]
+    fn skip(&mut self, error: &(dyn std::error::Error + Send + Sync)) {
+        tracing::debug!(session = %self.session(), %error, "a message is skipped");
+        self.wire.driver().skipped();
+    }
+}

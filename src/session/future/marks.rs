@@ -1,0 +1,70 @@
+//! What the handle says of its session: what has moved, and what stands still since when.
+
+use getty_layers::{IntoReply, Request};
+use tower::{BoxError, Service};
+
+use super::{Phase, State, Turn};
+use crate::{
+    session::{renew::Renew, wire::Wire},
+    transport::Received,
+};
+
+impl<S, W, R> State<S, W, R>
+where
+    S: Service<Request<W::In, W::Out>, Response: IntoReply<W::Out>, Error: Into<BoxError>>,
+    W: Wire,
+    R: Renew<S>,
+{
+    /// Counts what was decoded, and marks it as activity.
+    #[inline]
+    pub(super) fn count_messages(&mut self, turn: &mut Turn) {
+        if self.messages_in > 0 {
+            let driver = self.wire.driver();
+            let now = turn.clock.moment(driver);
+            driver.messages_in(std::mem::take(&mut self.messages_in).into(), now);
+            turn.decoded = true;
+        }
+    }
+
+    #[inline]
+    pub(super) fn received(&mut self, received: Received, turn: &mut Turn) {
+        match received {
+            Received::Data(bytes) => {
+                let driver = self.wire.driver();
+                driver.received(bytes, turn.clock.moment(driver));
+            }
+            Received::Control(bytes) => {
+                let driver = self.wire.driver();
+                driver.received(bytes, turn.clock.moment(driver));
+            }
+            Received::End => self.wire.driver().peer_finished(),
+        }
+    }
+
+    /// Keeps up what the handle says of reading and of handlers.
+    #[inline]
+    pub(super) fn mark(&mut self, in_flight: usize, turn: &mut Turn) {
+        self.wire.driver().in_flight(in_flight);
+        let reads = self.phase == Phase::Running && self.reader.wants_more();
+        if reads != self.reads {
+            self.reads = reads;
+            let driver = self.wire.driver();
+            driver.reading(reads, turn.clock.moment(driver));
+        }
+        let incomplete = self.reader.is_incomplete();
+        if incomplete != self.incomplete
+            || (incomplete && (turn.decoded || !self.wire.driver().is_incomplete()))
+        {
+            self.incomplete = incomplete;
+            let driver = self.wire.driver();
+            let now = turn.clock.moment(driver);
+            driver.incomplete(incomplete.then_some(now));
+        }
+        let stalled = self.timer.stalled_since();
+        if stalled.is_some() != self.stalled {
+            self.stalled = stalled.is_some();
+            let driver = self.wire.driver();
+            driver.stalled(stalled.map(|since| driver.moment(since)));
+        }
+    }
+}

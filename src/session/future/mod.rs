@@ -1,0 +1,402 @@
+//! The session loop: one future a session, which reads, calls, writes and closes.
+
+mod end;
+mod exchange;
+mod marks;
+
+use std::{
+    fmt,
+    future::Future,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use getty_layers::{
+    CloseReason, Closed, DrainDeadlineExceeded, IntoReply, Panic, Reply, Request, Session,
+    driver::Lease,
+};
+use pin_project_lite::pin_project;
+use tokio::{task::coop, time::Instant};
+use tower::{BoxError, Service};
+
+use super::{
+    calls::Calls, clock::Clock, config::Config, queue::Queue, read::Reader, renew::Renew,
+    timer::Timer, wire::Wire, write::Writer,
+};
+
+/// So many messages cost one unit of tokio's cooperative budget, of which a task has 128 a turn.
+const MESSAGES_A_UNIT: u32 = 32;
+/// A read counts as so many messages: a transport may bring bytes for ever that make no message.
+const READ_COST: u32 = 8;
+
+pin_project! {
+    /// The life of one session: the future of the service that `SessionLayer` makes.
+    ///
+    /// It resolves to how the session ended. Dropped, it ends the session at once, as [`CloseReason::Dropped`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct SessionFuture<S, W, R>
+    where
+        S: Service<Request<W::In, W::Out>>,
+        W: Wire,
+    {
+        #[pin]
+        calls: Calls<S::Future>,
+        // in this order: what the session consists of goes before the callbacks of the lease run
+        state: Option<State<S, W, R>>,
+        lease: Option<Lease>,
+    }
+}
+
+struct State<S, W: Wire, R> {
+    // first, so that on a drop the transport goes before senders learn it from the driver, which is its last part
+    wire: W,
+    /// None once the session closes: a service that nobody calls any more may wait in the queue of a shared limit.
+    service: Option<S>,
+    renew: R,
+    config: Arc<Config>,
+    phase: Phase,
+    reader: Reader,
+    writer: Writer,
+    /// Decoded, and waiting for the service to be ready.
+    next: Option<W::In>,
+    /// Finished, and waiting for the write buffer to drain.
+    replies: Queue<Reply<W::Out>>,
+    timer: Timer,
+    /// The write buffer went above the high watermark and is not below the low one yet.
+    blocked: bool,
+    /// Bad messages are skipped and counted; otherwise they close the session.
+    skip_bad: bool,
+    /// What the handle says: whether the transport is read, whether a frame is incomplete, and whether nothing of what
+    /// waits can be written.
+    reads: bool,
+    incomplete: bool,
+    /// Messages that were decoded and are not counted yet.
+    messages_in: u32,
+    stalled: bool,
+    steps: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Writes; a layer holds the session back from reading.
+    Opening,
+    /// Reads, calls, writes.
+    Running,
+    /// Reads no more; handlers in flight finish, and what was accepted for sending is encoded.
+    Draining,
+    /// Only what is encoded is flushed: after a panic.
+    Flushing,
+    /// The transport is closed the way its protocol wants.
+    Closing,
+}
+
+/// What has said in this turn that it will wake us, and so is not polled again in it.
+#[derive(Default)]
+struct Turn {
+    clock: Clock,
+    service_waits: bool,
+    calls_wait: bool,
+    /// The budget is used up: others first.
+    yields: bool,
+    /// A message was decoded in this turn.
+    decoded: bool,
+}
+
+/// What a turn does next.
+enum Next {
+    Again,
+    Wait,
+    End,
+}
+
+impl<S, W, R> SessionFuture<S, W, R>
+where
+    S: Service<Request<W::In, W::Out>>,
+    W: Wire,
+{
+    pub(super) fn new(
+        service: S,
+        renew: R,
+        mut wire: W,
+        lease: Lease,
+        config: Arc<Config>,
+    ) -> Self {
+        wire.driver().set_queue_capacity(config.queue);
+        if wire.has_ping() {
+            wire.driver().has_ping();
+        }
+        let framing = wire.framing();
+        Self {
+            calls: Calls::new(config.in_flight, config.ordered),
+            state: Some(State {
+                phase: Phase::Opening,
+                reader: Reader::new(framing, wire.max_frame()),
+                writer: Writer::new(framing),
+                next: None,
+                replies: Queue::new(),
+                timer: Timer::default(),
+                blocked: false,
+                skip_bad: config.skips_bad(framing),
+                reads: false,
+                incomplete: false,
+                messages_in: 0,
+                stalled: false,
+                steps: 0,
+                wire,
+                service: Some(service),
+                renew,
+                config,
+            }),
+            lease: Some(lease),
+        }
+    }
+}
+
+impl<S, W, R> Future for SessionFuture<S, W, R>
+where
+    S: Service<Request<W::In, W::Out>, Response: IntoReply<W::Out>, Error: Into<BoxError>>,
+    W: Wire,
+    R: Renew<S>,
+{
+    type Output = Result<Closed, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let Some(state) = this.state else {
+            panic!("a session's future was polled after it was ready");
+        };
+        // one catch a turn: whatever panics, it ends this session alone, and not before its callbacks have run
+        loop {
+            match catch_unwind(AssertUnwindSafe(|| {
+                state.turn(this.calls.as_mut(), this.lease, cx)
+            })) {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(())) => break,
+                Err(payload) => {
+                    let flushing = matches!(state.phase, Phase::Flushing | Phase::Closing);
+                    state.close_because(CloseReason::Panicked, Panic::from_payload(&*payload));
+                    if flushing {
+                        break; // what is left is what panics
+                    }
+                    state.writer.repair();
+                    state.count_messages(&mut Turn::default());
+                    quietly(|| state.stop_reading(Phase::Flushing, &mut Clock::default()));
+                    quietly(|| this.calls.as_mut().clear());
+                }
+            }
+        }
+        quietly(|| this.calls.as_mut().clear());
+        quietly(|| *this.state = None);
+        match this.lease.take() {
+            Some(lease) => Poll::Ready(Ok(lease.finish())),
+            None => unreachable!("the lease goes with the state"),
+        }
+    }
+}
+
+/// Drops the user's values; one that panics in its destructor does not keep the session from its end.
+fn quietly(f: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
+        tracing::error!(panic = %Panic::from_payload(&*payload), "a destructor panicked at the end of a session");
+    }
+}
+
+impl<S, W, R> State<S, W, R>
+where
+    S: Service<Request<W::In, W::Out>, Response: IntoReply<W::Out>, Error: Into<BoxError>>,
+    W: Wire,
+    R: Renew<S>,
+{
+    /// Goes on until nothing can go on; ready when there is nothing left to do but to drop everything.
+    fn turn(
+        &mut self,
+        mut calls: Pin<&mut Calls<S::Future>>,
+        lease: &mut Option<Lease>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let mut turn = Turn::default();
+        self.wire.driver().turn(cx);
+        loop {
+            // one that is closed before it was open never is: whoever held it may have refused it
+            if self.phase == Phase::Opening
+                && !self.wire.driver().is_held()
+                && !self.session().is_closing()
+            {
+                self.phase = Phase::Running;
+                lease.iter_mut().for_each(Lease::open);
+            }
+            if self.is_live() && self.session().is_closing() {
+                self.stop_reading(Phase::Draining, &mut turn.clock);
+                if self.is_cut_short() {
+                    return Poll::Ready(());
+                }
+            }
+            if self.is_live() || self.phase == Phase::Draining {
+                self.exchange(calls.as_mut(), cx, &mut turn);
+                self.count_messages(&mut turn);
+                let driver = self.wire.driver();
+                if driver.take_activity() {
+                    driver.active(turn.clock.moment(driver));
+                }
+                if self.is_live() && self.session().is_closing() {
+                    continue;
+                }
+            }
+            if self.wire.driver().wants_ping()
+                && self.phase != Phase::Closing
+                && let Poll::Ready(Err(error)) = self.poll_ping(cx)
+            {
+                return self.transport_failed(error);
+            }
+
+            if let Poll::Ready(Err(error)) =
+                self.writer
+                    .poll_flush(&mut self.wire, cx, &mut turn.clock, &mut self.timer)
+            {
+                return self.transport_failed(error);
+            }
+            if self.blocked && self.writer.len() <= self.config.low {
+                self.blocked = false;
+                if self.wire.driver().settle(false) {
+                    // a sender that waits goes first, or requests would take all the room each time there is some
+                    turn.yields = true;
+                    cx.waker().wake_by_ref();
+                }
+                continue;
+            }
+            self.wire.driver().settle(self.blocked);
+
+            match self.phase {
+                Phase::Running if self.reader.wants_more() && !turn.yields => {
+                    match self.reader.poll_read(&mut self.wire, cx) {
+                        Poll::Ready(Ok(received)) => {
+                            self.received(received, &mut turn);
+                            self.steps += READ_COST;
+                            turn.yields = self.take_budget(cx).is_pending();
+                            continue;
+                        }
+                        Poll::Ready(Err(error)) => return self.transport_failed(error),
+                        Poll::Pending => self.reader.rest(),
+                    }
+                }
+                Phase::Opening | Phase::Running => {}
+                Phase::Draining => {
+                    if calls.len() == 0 && self.replies.is_empty() && self.is_flushed() {
+                        self.phase = Phase::Closing;
+                        continue;
+                    }
+                }
+                Phase::Flushing => {
+                    if self.writer.is_flushed() {
+                        self.phase = Phase::Closing;
+                        continue;
+                    }
+                }
+                Phase::Closing => {
+                    if self.poll_close(cx).is_ready() {
+                        return Poll::Ready(());
+                    }
+                }
+            }
+            self.mark(calls.len(), &mut turn);
+            match self.poll_deadline(cx) {
+                Next::Again => turn.clock = Clock::default(),
+                Next::Wait => return Poll::Pending,
+                Next::End => return Poll::Ready(()),
+            }
+        }
+    }
+
+    #[cold]
+    fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.wire.poll_ping(cx))?;
+        self.wire.driver().pinged();
+        self.writer.poke();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes part in tokio's cooperative scheduling whatever the transport does; pending when it is others' turn.
+    #[inline]
+    fn take_budget(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.steps < MESSAGES_A_UNIT {
+            return Poll::Ready(());
+        }
+        self.steps = 0;
+        coop::poll_proceed(cx).map(|unit| unit.made_progress())
+    }
+
+    /// Waits for the earliest deadline, on the one timer.
+    #[inline]
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Next {
+        let live = self.is_live();
+        let driver = self.wire.driver();
+        let write_timeout = driver.write_timeout().unwrap_or(self.config.write_timeout);
+        let check = if live { driver.next_check() } else { None };
+        let stalled = self.timer.stalled_since().zip(write_timeout);
+        let write = stalled.and_then(|(since, timeout)| since.checked_add(timeout));
+        let Some(deadline) = check
+            .into_iter()
+            .chain(write)
+            .chain(self.timer.drain_deadline())
+            .min()
+        else {
+            self.timer.idle();
+            return Next::Wait;
+        };
+        if self.timer.poll(cx, deadline).is_pending() {
+            return Next::Wait;
+        }
+        self.deadline_passed(deadline, check, write)
+    }
+
+    #[cold]
+    fn deadline_passed(
+        &mut self,
+        deadline: Instant,
+        check: Option<Instant>,
+        write: Option<Instant>,
+    ) -> Next {
+        if check == Some(deadline) {
+            self.wire.driver().run_checks(Instant::now().max(deadline));
+            return Next::Again;
+        }
+        if write == Some(deadline) {
+            self.session().close_with(CloseReason::WriteTimeout);
+        }
+        if self.timer.drain_deadline().is_some() {
+            let cut_off = Arc::new(DrainDeadlineExceeded);
+            self.wire.driver().note_source(cut_off);
+        }
+        Next::End
+    }
+
+    /// Whether nothing has begun to close the session.
+    #[inline]
+    fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Opening | Phase::Running)
+    }
+
+    #[inline]
+    fn session(&self) -> &Session<W::Out> {
+        self.wire.session()
+    }
+}
+
+impl<S, W, R> fmt::Debug for SessionFuture<S, W, R>
+where
+    S: Service<Request<W::In, W::Out>>,
+    W: Wire,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("SessionFuture");
+        if let Some(state) = &self.state {
+            debug
+                .field("session", state.wire.session())
+                .field("phase", &state.phase);
+        }
+        debug.finish_non_exhaustive()
+    }
+}
