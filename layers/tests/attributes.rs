@@ -1,8 +1,8 @@
-//! Typed attributes of a connection.
+//! Attributes of a connection, by type and by key.
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -138,4 +138,116 @@ fn a_value_is_taken_once_however_many_ask_for_it() {
         });
     }
     assert_eq!(counter.load(Ordering::Relaxed), 100);
+}
+
+#[test]
+fn there_is_one_attribute_for_each_key_and_type() {
+    #[derive(PartialEq, Eq)]
+    enum Field {
+        Visits,
+        Errors,
+    }
+
+    let connection = Connection::new(());
+    let handle = connection.handle();
+    assert_eq!(handle.get_at::<u32>(&"visits"), None);
+    assert_eq!(handle.remove_at::<u32>(&"visits"), None);
+
+    assert_eq!(handle.insert_at("visits", 1_u32), None);
+    assert_eq!(handle.insert_at("errors", 2_u32), None);
+    assert_eq!(handle.insert_at("visits", 3_u32), Some(1));
+    // neither other types of values, nor of keys, nor the attribute without a key are the same
+    assert_eq!(handle.insert_at("visits", 4_u64), None);
+    assert_eq!(handle.insert_at("visits".to_owned(), 5_u32), None);
+    assert_eq!(handle.insert_at(Field::Visits, 6_u32), None);
+    assert_eq!(handle.insert(7_u32), None);
+
+    assert_eq!(handle.get_at::<u32>(&"visits"), Some(3));
+    assert_eq!(handle.get_at::<u64>(&"visits"), Some(4));
+    assert_eq!(handle.get_at::<u32>(&"visits".to_owned()), Some(5));
+    assert_eq!(handle.get_at::<u32>(&Field::Visits), Some(6));
+    assert_eq!(handle.get_at::<u32>(&Field::Errors), None);
+    assert_eq!(handle.get::<u32>(), Some(7));
+
+    assert_eq!(handle.remove_at::<u32>(&"visits"), Some(3));
+    assert_eq!(handle.remove_at::<u32>(&"visits"), None);
+    assert_eq!(handle.get_at::<u32>(&"errors"), Some(2));
+    assert_eq!(handle.get_at::<u64>(&"visits"), Some(4));
+}
+
+#[test]
+fn nothing_is_kept_under_a_key_after_the_close() {
+    let connection = Connection::new(());
+    let handle = connection.handle().clone();
+    let value = Arc::new(());
+    handle.insert_at(value.clone(), value.clone());
+    drop(connection);
+    assert_eq!(Arc::strong_count(&value), 1);
+    assert!(handle.insert_at(value.clone(), value.clone()).is_none());
+    assert_eq!(Arc::strong_count(&value), 1);
+}
+
+#[test]
+fn callbacks_find_what_stands_under_a_key() {
+    let connection = Connection::new(());
+    let handle = connection.handle().clone();
+    handle.insert_at("user", "ada".to_owned());
+    let found = Arc::new(Mutex::new(None));
+    let seen = (handle.clone(), found.clone());
+    handle.add_close_callback("test", 0, move |_| {
+        *seen.1.lock().unwrap() = seen.0.get_at::<String>(&"user");
+    });
+    drop(connection);
+    assert_eq!(found.lock().unwrap().as_deref(), Some("ada"));
+    assert_eq!(handle.get_at::<String>(&"user"), None);
+}
+
+#[test]
+fn a_key_may_use_the_connection_when_compared_and_dropped() {
+    struct Nosy(u32, ConnectionHandle);
+    impl PartialEq for Nosy {
+        fn eq(&self, other: &Self) -> bool {
+            self.1.insert(self.1.name());
+            self.0 == other.0
+        }
+    }
+    impl Eq for Nosy {}
+    impl Drop for Nosy {
+        fn drop(&mut self) {
+            // deadlocks where a lock is held
+            assert_eq!(self.1.get_at::<u64>(&"absent"), None);
+            self.1.close();
+        }
+    }
+
+    let connection = Connection::new(());
+    let handle = connection.handle().clone();
+    let key = |n| Nosy(n, handle.clone());
+    assert_eq!(handle.insert_at(key(1), 1_u32), None);
+    assert_eq!(handle.insert_at(key(2), 2_u32), None);
+    assert_eq!(handle.insert_at(key(1), 3_u32), Some(1));
+    assert_eq!(handle.get_at::<u32>(&key(1)), Some(3));
+    assert_eq!(handle.remove_at::<u32>(&key(1)), Some(3));
+    drop(connection);
+    assert!(handle.is_closed());
+}
+
+#[test]
+fn no_value_under_a_key_is_lost_to_a_race() {
+    let connection = Connection::new(());
+    let handle = connection.handle();
+    thread::scope(|scope| {
+        for thread in 0..4_u32 {
+            scope.spawn(move || {
+                for n in 0..100_u32 {
+                    assert_eq!(handle.insert_at((thread, n), n), None);
+                }
+            });
+        }
+    });
+    for thread in 0..4_u32 {
+        for n in 0..100_u32 {
+            assert_eq!(handle.get_at::<u32>(&(thread, n)), Some(n));
+        }
+    }
 }
