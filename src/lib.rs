@@ -97,6 +97,7 @@
 //! None is on by default: TCP, Unix sockets, in-memory connections and clients are always there.
 //!
 //! - `metrics`: `MetricsLayer` and `MessageMetricsLayer` of [`layers`], over the `metrics` crate.
+//! - `ws`: reserved for WebSocket, whose layer comes with a later release; it adds nothing yet but its dependency.
 //! - `full`: all of them, now and later.
 //!
 //! The vocabulary and the layers live in `getty-layers`, re-exported as [`layers`], so that an author of layers depends
