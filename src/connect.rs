@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 use tower::{BoxError, Layer, Service, ServiceExt};
 
-use crate::pipeline::Pipeline;
+use crate::{pipeline::Pipeline, session::NotOpened};
 
 /// Connects to `target` and runs the connection through a stack on a task of its own. Resolves once the session is open.
 ///
@@ -95,7 +95,7 @@ where
     if !handle.opened().await {
         return Err(OpenError::Open(match task.await {
             Ok(Err(error)) => error,
-            Ok(Ok(closed)) => closed.to_string().into(),
+            Ok(Ok(closed)) => NotOpened::from(closed).into(),
             Err(error) => error.into(),
         }));
     }
@@ -222,7 +222,8 @@ where
 pub enum OpenError {
     /// The connector failed; nothing was connected.
     Connect(BoxError),
-    /// The stack failed before the session was open.
+    /// The stack failed before the session was open. Where it closed the connection the error is a
+    /// [`NotOpened`], whose source is the cause: an open hook's error, say.
     Open(BoxError),
     /// The stack does not contain the link that it was given.
     NoLink,

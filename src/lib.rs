@@ -117,6 +117,8 @@ pub use getty_layers::{
     CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, IntoReply, Reply, Request,
     SendError, Sent, Session, Stats,
 };
+/// tower itself, with what the layers and examples here need of it.
+pub use tower;
 pub use tower::{BoxError, Layer, Service, ServiceBuilder, service_fn};
 
 pub use self::{

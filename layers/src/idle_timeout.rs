@@ -11,8 +11,7 @@
 //!
 //! Slow is not idle: by bytes, every byte that moves starts the time anew, be it a part of a frame or a heartbeat. So
 //! `all` and `read` end sessions whose peer is gone, `active` those whose peer is there and does nothing: pongs that
-//! [`HeartbeatLayer`](crate::HeartbeatLayer) takes are bytes, and no activity. A handler that works for longer than the
-//! time of `active` may [`touch`](ConnectionHandle::touch) its session now and then.
+//! [`HeartbeatLayer`](crate::HeartbeatLayer) takes are bytes, and no activity.
 //!
 //! - *ready*: the inner service's.
 //! - *call*: registers a look at the session's clock, calls the inner service; no timer of its own, nothing a message.
@@ -21,9 +20,9 @@
 //! - *close*: when the time has passed, the session closes gracefully, as [`CloseReason::IdleTimeout`]; with a hook it
 //!   does not, unless the hook closes it.
 //!
-//! While we ourselves do not read ([`reading_since`](ConnectionHandle::reading_since)), because a handler, a limit or a
-//! full write buffer keeps us from it, the time does not run, but for `write`: what the peer might have sent nobody
-//! knows.
+//! While a handler is in flight the peer waits for us, and while we ourselves do not read
+//! ([`reading_since`](ConnectionHandle::reading_since)) nobody knows what it might have sent; so the time does not run
+//! then, but for `write`.
 //!
 //! Scope: session. It may stand anywhere outside `SessionLayer`, with a hook between `CodecLayer` and `SessionLayer`.
 //! Several may be stacked.
@@ -183,12 +182,14 @@ pub struct Idle {
 impl Idleness {
     /// Since when the session is idle in this sense; `None` while that cannot be said.
     fn since(self, handle: &ConnectionHandle) -> Option<Instant> {
-        match self.kind {
-            Kind::All => Some(handle.silent_since()?.max(handle.last_write())),
-            Kind::Read => handle.silent_since(),
-            Kind::Write => Some(handle.last_write()),
-            Kind::Active => Some(handle.reading_since()?.max(handle.last_active())),
-        }
+        let since = match self.kind {
+            Kind::All => handle.silent_since()?.max(handle.last_write()),
+            Kind::Read => handle.silent_since()?,
+            Kind::Write => return Some(handle.last_write()),
+            Kind::Active => handle.reading_since()?.max(handle.last_active()),
+        };
+        // a peer that waits for an answer of ours is not idle
+        (handle.in_flight() == 0).then(|| since.max(handle.last_answered()))
     }
 
     /// Registers `tell`, which is called whenever the session has been idle for the time.

@@ -2,9 +2,9 @@
 //!
 //! | codec | a message is | sent and received as |
 //! |---|---|---|
-//! | [`Length`] | a frame whose header says how long it is | [`Bytes`](bytes::Bytes) |
+//! | [`Length`] | a frame whose header says how long it is | [`Bytes`] |
 //! | [`Lines`] | a line of UTF-8 text | anything that is a `str`, and `String` |
-//! | [`Raw`] | whatever has arrived | [`Bytes`](bytes::Bytes) |
+//! | [`Raw`] | whatever has arrived | [`Bytes`] |
 //!
 //! A codec is given to [`CodecLayer`](crate::CodecLayer), which clones it for each connection. Any other
 //! [`Decoder`] and [`Encoder`] works as well.
@@ -21,6 +21,7 @@ pub mod length;
 pub mod lines;
 pub mod raw;
 
+pub use bytes::{Bytes, BytesMut};
 pub use tokio_util::codec::{Decoder, Encoder};
 
 pub use self::{

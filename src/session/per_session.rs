@@ -160,7 +160,16 @@ fn session<W: Wire>(parts: &Option<Parts<W>>) -> &Session<W::Out> {
     }
 }
 
-/// The pipeline's error when a connection was closed before its session opened.
+impl From<Closed> for NotOpened {
+    fn from(closed: Closed) -> Self {
+        Self {
+            reason: closed.reason,
+            source: closed.source,
+        }
+    }
+}
+
+/// The error when a connection was closed before its session opened: a pipeline's, or [`connect`](crate::connect)'s.
 #[derive(Clone, Debug)]
 pub struct NotOpened {
     reason: CloseReason,

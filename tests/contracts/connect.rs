@@ -9,8 +9,8 @@ use std::{
 
 use getty::{
     BoxError, BoxPipeline, BoxTransport, CloseReason, Closed, CodecLayer, Connection, LinkLayer,
-    OpenError, Pipeline, Request, ServiceBuilder, Session, SessionLayer, Transport, net, serve,
-    service_fn,
+    OpenError, Pipeline, Request, ServiceBuilder, Session, SessionLayer, Transport,
+    layers::OnOpenLayer, net, serve, service_fn, session::NotOpened,
 };
 use tokio::sync::mpsc;
 
@@ -117,6 +117,28 @@ async fn a_stack_that_panics_before_the_session_opens_gives_an_error() {
     });
     assert!(matches!(soon(failed).await, Err(OpenError::Open(_))));
     assert!(peer.is_gone());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_hooks_error_is_found_by_its_type_behind_that_of_connecting() {
+    let (transport, _peer) = stream::pair();
+    let failed = getty::connect(connector(), transport, |link| {
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(lines()))
+            .layer(link)
+            .layer(OnOpenLayer::new(|_session: Session<String>| async {
+                Err::<(), _>(std::io::Error::other("bad login"))
+            }))
+            .layer(SessionLayer::new())
+            .service_fn(echo)
+    });
+    let Err(OpenError::Open(error)) = soon(failed).await else {
+        panic!("the hook refuses");
+    };
+    let not_opened: &NotOpened = error.downcast_ref().unwrap();
+    assert_eq!(*not_opened.reason(), CloseReason::Refused);
+    let cause = std::error::Error::source(not_opened).unwrap();
+    assert!(cause.is::<std::io::Error>(), "{cause}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -136,6 +136,28 @@ async fn while_we_do_not_read_the_peer_is_not_idle() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_that_waits_for_its_answer_is_not_idle() {
+    for layer in [
+        IdleTimeoutLayer::all(60 * SECOND),
+        IdleTimeoutLayer::read(60 * SECOND),
+        IdleTimeoutLayer::active(60 * SECOND),
+    ] {
+        let session = open(layer);
+        session.1.send("sleep 90\n");
+        sleep(89 * SECOND).await;
+        assert!(session.0.reading_since().is_some(), "it is read ahead");
+        assert_eq!(session.0.in_flight(), 1);
+        assert!(!session.0.is_closing());
+        sleep(60 * SECOND).await;
+        assert!(
+            !session.0.is_closing(),
+            "it has had its answer for less than the time"
+        );
+        closes_after(session, 150).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_that_waits_to_open_is_not_silent_yet() {
     let (transport, peer) = stream::pair();
     let stack = ServiceBuilder::new()

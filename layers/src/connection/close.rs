@@ -40,7 +40,8 @@ pub enum CloseReason {
     SlowConsumer,
     /// The codec could not make sense of what the peer sent; the source is the codec's error.
     Decode,
-    /// The codec could not encode an unattended message; the source is the codec's error.
+    /// The codec could not encode an unattended message: a reply, or one sent with `feed` or `try_send`. The source is the
+    /// codec's error.
     Encode,
     /// The message stack, or another function of the application's such as a periodic one, returned an error; it is the
     /// source.

@@ -93,6 +93,8 @@ pub(crate) struct Marks {
     pub(crate) stalled: Mark,
     /// When the session opened.
     pub(crate) open: Mark,
+    /// When a handler in flight last finished.
+    pub(crate) answered: Mark,
 }
 
 impl Default for Marks {
@@ -105,6 +107,7 @@ impl Default for Marks {
             incomplete: Mark::none(),
             stalled: Mark::none(),
             open: Mark::none(),
+            answered: Mark::at_open(),
         }
     }
 }

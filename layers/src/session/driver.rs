@@ -318,10 +318,18 @@ impl<Out> Driver<Out> {
         self.session.marks().active.set(now);
     }
 
-    /// So many messages are with their handlers now.
+    /// So many messages are with their handlers now. `true` if they are fewer than before: then
+    /// [`answered`](Self::answered) is to be told.
     #[inline]
-    pub fn in_flight(&self, messages: usize) {
+    pub fn in_flight(&self, messages: usize) -> bool {
+        let before = self.session.in_flight();
         self.session.set_in_flight(messages);
+        before > messages
+    }
+
+    /// A handler in flight has finished.
+    pub fn answered(&self, now: Moment) {
+        self.session.marks().answered.set(now);
     }
 
     /// So many messages were encoded.

@@ -44,7 +44,10 @@ where
     /// Keeps up what the handle says of reading and of handlers.
     #[inline]
     pub(super) fn mark(&mut self, in_flight: usize, turn: &mut Turn) {
-        self.wire.driver().in_flight(in_flight);
+        let driver = self.wire.driver();
+        if driver.in_flight(in_flight) {
+            driver.answered(turn.clock.moment(driver));
+        }
         let reads = self.phase == Phase::Running && self.reader.wants_more();
         if reads != self.reads {
             self.reads = reads;

@@ -297,8 +297,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_idle_handle_takes_at_most_four_hundred_bytes() {
-        // 336 on 64-bit Linux, and 64 for the addresses
-        assert!(size_of::<Inner>() + size_of::<(Address, Address)>() <= 400);
+    fn an_idle_handle_takes_at_most_four_hundred_and_sixteen_bytes() {
+        // 344 on 64-bit Linux, and 64 for the addresses
+        assert!(size_of::<Inner>() + size_of::<(Address, Address)>() <= 416);
     }
 }

@@ -27,9 +27,17 @@ impl ConnectionHandle {
         self.at(self.0.marks.active.get())
     }
 
+    /// When a handler last finished that had been in flight for more than a turn of the session loop;
+    /// [`opened_at`](Self::opened_at) as long as there was none. While there is one, a peer that waits for its answer is
+    /// not idle: see [`in_flight`](Self::in_flight).
+    #[must_use]
+    pub fn last_answered(&self) -> Instant {
+        self.at(self.0.marks.answered.get())
+    }
+
     /// Since when we read: since the session opened, or since reading went on after we had paused it. `None` while we do
-    /// not read: before the session opens, while a handler, a limit or a slow peer keeps us from it, and after the peer
-    /// has ended its direction. Silence then says nothing of the peer, and no receive deadline runs.
+    /// not read: before the session opens, while handlers, a limit or a slow peer keep us from it and as much is read ahead
+    /// as may be, and after the peer has ended its direction. Silence then says nothing of the peer, and no receive deadline runs.
     #[must_use]
     pub fn reading_since(&self) -> Option<Instant> {
         self.0
