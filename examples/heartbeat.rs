@@ -21,10 +21,9 @@ use std::{
 };
 
 use getty::{
-    BoxError, Closed, CodecLayer, Connection, Reply, Request, ServiceBuilder, Session,
-    SessionLayer,
+    BoxError, Closed, CodecLayer, Reply, Request, ServiceBuilder, Session, SessionLayer,
     codec::Lines,
-    layers::HeartbeatLayer,
+    layers::{CloseCallbackLayer, HeartbeatLayer},
     net::{TcpConnector, TcpListener},
 };
 use lexopt::prelude::*;
@@ -63,12 +62,14 @@ async fn main() -> Result<(), BoxError> {
     let (closed, mut server_closed) = mpsc::unbounded_channel();
     let side = server.clone();
     let app = ServiceBuilder::new()
-        .map_request(move |connection: Connection<_>| {
-            let closed = closed.clone();
-            let tell = move |record: &Closed| drop(closed.send(record.clone()));
-            connection.handle().add_close_callback("example", (), tell);
-            connection
-        })
+        .layer(CloseCallbackLayer::new(
+            "example",
+            (),
+            move |record: &Closed| {
+                // fails where the program has ended
+                let _ = closed.send(record.clone());
+            },
+        ))
         .layer(CodecLayer::new(Lines::new()))
         .layer(
             HeartbeatLayer::new_if(PERIOD, server.beat())

@@ -7,22 +7,20 @@
 //!
 //! Another address is an argument, and `--idle SECONDS` tries out what happens to people who type nothing. Ctrl-c drains.
 
-mod idle;
 mod rooms;
 
 use std::{future::ready, num::NonZero, process::ExitCode, time::Duration};
 
 use getty::{
-    BoxError, CodecLayer, Pipeline, Request, ServiceBuilder, Session, SessionLayer, codec::Lines,
-    net::TcpListener, service_fn,
+    BoxError, CloseReason, CodecLayer, Pipeline, Request, ServiceBuilder, Session, SessionLayer,
+    codec::Lines,
+    layers::{IdleTimeoutLayer, OnOpenLayer},
+    net::TcpListener,
 };
 use lexopt::prelude::*;
 use tokio::{net::TcpStream, task::yield_now};
 
-use self::{
-    idle::IdleLayer,
-    rooms::{Line, Rooms},
-};
+use self::rooms::{Line, Rooms};
 
 const HELP: &str = "\
 Usage: chat [ADDRESS] [--idle SECONDS]
@@ -83,29 +81,31 @@ async fn run(options: &Options) -> Result<(), BoxError> {
 
 /// From a connection to its end.
 fn app(rooms: Rooms, idle: Duration) -> impl Pipeline<TcpStream> {
+    let entrance = rooms.clone();
     ServiceBuilder::new()
         // called once per connection
         .concurrency_limit(10_000)
         .layer(CodecLayer::new(Lines::new().with_max_length(LONGEST_LINE)))
-        .layer(IdleLayer::new(
-            idle,
-            "* you have typed nothing for long: goodbye",
-        ))
-        .layer(SessionLayer::per_session().with_queue(QUEUE))
-        // called once per session, and makes the service that is called once per message
-        .service_fn(move |session: Session<Line>| {
-            let rooms = rooms.clone();
-            let person = rooms.enter(&session);
-            ready(Ok::<_, BoxError>(service_fn(
-                move |request: Request<String, Line>| {
-                    let reply = rooms.hear(person, request.message());
-                    async move {
-                        // a whole page pasted at once would overrun the queues of the others before they are served
-                        yield_now().await;
-                        Ok::<_, BoxError>(reply)
-                    }
-                },
-            )))
+        .layer(
+            IdleTimeoutLayer::active(idle).with_hook(|session: &Session<Line>, _| {
+                // no room for it means that the person does not read, either
+                let _ = session.try_send("* you have typed nothing for long: goodbye".into());
+                session.close_with(CloseReason::IdleTimeout);
+            }),
+        )
+        .layer(OnOpenLayer::new(move |session: Session<Line>| {
+            entrance.enter(&session);
+            ready(Ok::<_, BoxError>(()))
+        }))
+        .layer(SessionLayer::new().with_queue(QUEUE))
+        // called once per message
+        .service_fn(move |request: Request<String, Line>| {
+            let reply = rooms.hear(request.session().id(), request.message());
+            async move {
+                // a whole page pasted at once would overrun the queues of the others before they are served
+                yield_now().await;
+                Ok::<_, BoxError>(reply)
+            }
         })
 }
 

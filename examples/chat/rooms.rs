@@ -54,14 +54,13 @@ struct Person {
 }
 
 impl Rooms {
-    /// Puts a new guest into the lobby until the session ends, and says under which number.
-    pub(crate) fn enter(&self, session: &Session<Line>) -> u64 {
+    /// Puts a new guest into the lobby until the session ends.
+    pub(crate) fn enter(&self, session: &Session<Line>) {
         let id = session.id();
         self.lock().enter(id, session.clone());
         // without the lock, because on a session that has ended already the callback runs right here
         let rooms = self.clone();
         session.add_close_callback("chat", id, move |closed| rooms.lock().left(id, closed));
-        id
     }
 
     /// Does what a person's line asks for. The reply is the person's own; others hear of it by themselves.
@@ -327,9 +326,10 @@ mod tests {
         fn enter(rooms: &Rooms) -> Self {
             let connection = Connection::new(());
             let (session, driver) = driver::pair(connection.handle().clone());
+            rooms.enter(&session);
             Self {
                 rooms: rooms.clone(),
-                id: rooms.enter(&session),
+                id: session.id(),
                 driver,
                 connection,
             }

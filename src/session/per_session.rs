@@ -116,7 +116,7 @@ where
                         config,
                     }) = parts.take()
                     else {
-                        unreachable!()
+                        unreachable!("the parts are there until the session opens")
                     };
                     Opening::Open {
                         future: SessionFuture::new(service, Own, wire, lease, config),

@@ -66,6 +66,10 @@ impl TcpListener {
     /// # Panics
     ///
     /// Outside of a tokio runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// A future that is dropped leaves no socket behind.
     pub async fn bind(address: impl ToSocketAddrs) -> io::Result<Self> {
         Self::builder().bind(address).await
     }
@@ -244,6 +248,10 @@ impl TcpListenerBuilder {
     /// # Panics
     ///
     /// Outside of a tokio runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// A future that is dropped leaves no socket behind.
     pub async fn bind(&self, address: impl ToSocketAddrs) -> io::Result<TcpListener> {
         let mut failed = None;
         for address in lookup_host(address).await? {
