@@ -38,16 +38,19 @@ pub enum Loop {
     GettyTenLayers,
     /// getty with tower's own layers.
     GettyTower,
+    /// getty with what a production server has.
+    GettyFull,
 }
 
 impl Loop {
     /// Every loop, the reference first.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Codec,
         Self::ByHand,
         Self::Getty,
         Self::GettyTenLayers,
         Self::GettyTower,
+        Self::GettyFull,
     ];
 
     /// Its name in tables and on the command line.
@@ -59,6 +62,7 @@ impl Loop {
             Self::Getty => "getty",
             Self::GettyTenLayers => "getty, ten pass-through layers",
             Self::GettyTower => "getty, tower's layers",
+            Self::GettyFull => "getty, full stack",
         }
     }
 
@@ -72,6 +76,7 @@ impl Loop {
             Self::Getty => session(transport, stacks::bare()).await,
             Self::GettyTenLayers => session(transport, stacks::ten_layers()).await,
             Self::GettyTower => session(transport, stacks::tower()).await,
+            Self::GettyFull => session(transport, stacks::full()).await,
         }
     }
 }

@@ -1,10 +1,19 @@
 //! getty, with the stacks of its `echo` example.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use getty::{
-    BoxError, CodecLayer, Pipeline, Request, ServiceBuilder, SessionLayer, Transport, service_fn,
+    BoxError, CodecLayer, Pipeline, Request, ServiceBuilder, SessionLayer, Transport,
+    layers::{
+        ActiveLayer, CatchPanicLayer, CloseCallbackLayer, HandleErrorLayer, HeartbeatLayer,
+        IdleTimeoutLayer, MetricsLayer, ReadTimeoutLayer, Registry, RegistryLayer, TraceLayer,
+        WriteTimeoutLayer,
+    },
+    service_fn,
 };
 
 use super::codec;
@@ -14,6 +23,9 @@ use crate::pass_through::PassThroughLayer;
 const CONNECTIONS: usize = 100_000;
 /// More messages than are ever handled at once.
 const MESSAGES: usize = 100_000;
+
+/// What the close callback of the full stack does: it counts.
+static CLOSED: AtomicU64 = AtomicU64::new(0);
 
 /// Codec and session loop.
 pub fn bare<T: Transport + Send + 'static>() -> impl Pipeline<T> {
@@ -32,6 +44,30 @@ pub fn tower<T: Transport + Send + 'static>() -> impl Pipeline<T> {
         .load_shed()
         .concurrency_limit(MESSAGES)
         .timeout(Duration::from_secs(5))
+        .service(service_fn(echo))
+}
+
+/// What a production server has around the session loop. Nothing is sent unasked for in the first minute.
+pub fn full<T: Transport + Send + 'static>() -> impl Pipeline<T> {
+    ServiceBuilder::new()
+        .layer(TraceLayer::new())
+        .layer(MetricsLayer::new())
+        .concurrency_limit(CONNECTIONS)
+        .layer(CatchPanicLayer::new())
+        .layer(WriteTimeoutLayer::new(Duration::from_secs(30)))
+        .layer(ReadTimeoutLayer::new(Duration::from_secs(30)))
+        .layer(IdleTimeoutLayer::read(Duration::from_secs(300)))
+        .layer(CodecLayer::new(codec::length()))
+        .layer(RegistryLayer::new(Registry::new()))
+        .layer(HeartbeatLayer::new(Duration::from_secs(60), |_session| {
+            Bytes::new()
+        }))
+        .layer(CloseCallbackLayer::new("benches", "closed", |_closed| {
+            CLOSED.fetch_add(1, Relaxed);
+        }))
+        .layer(SessionLayer::new())
+        .layer(HandleErrorLayer::new(|_error| None))
+        .layer(ActiveLayer::new(|message: &Bytes| !message.is_empty()))
         .service(service_fn(echo))
 }
 
