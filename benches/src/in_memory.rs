@@ -81,7 +81,12 @@ impl Loop {
     }
 }
 
-async fn session<T>(transport: T, mut stack: impl Pipeline<T>) -> io::Result<()> {
+/// The life of one connection over `transport`.
+///
+/// # Errors
+///
+/// If the stack refuses it.
+pub async fn session<T>(transport: T, mut stack: impl Pipeline<T>) -> io::Result<()> {
     poll_fn(|cx| stack.poll_ready(cx))
         .await
         .map_err(|error| io::Error::other(error.into()))?;
@@ -126,7 +131,11 @@ impl Prepared {
     pub fn scripted(&self) {
         let written = Arc::new(AtomicU64::new(0));
         let transport = Scripted::new(self.batch.clone(), self.times, Arc::clone(&written));
-        let outcome = self.runtime.block_on(self.kind.run(transport));
+        // on a task: the waker of `block_on` is none that a future could recognise, so each turn would register it anew
+        let outcome = self.runtime.block_on(async {
+            let task = tokio::spawn(self.kind.run(transport));
+            task.await.expect("the loop does not panic")
+        });
         outcome.expect("the script contains nothing that could fail");
         let expected = self.batch.len() as u64 * self.times;
         assert_eq!(

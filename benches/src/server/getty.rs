@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use getty::{
-    BoxError, CodecLayer, Pipeline, Request, ServiceBuilder, SessionLayer, Transport,
+    BoxError, CodecLayer, Pipeline, Request, Service, ServiceBuilder, SessionLayer, Transport,
     layers::{
         ActiveLayer, CatchPanicLayer, CloseCallbackLayer, HandleErrorLayer, HeartbeatLayer,
         IdleTimeoutLayer, MetricsLayer, ReadTimeoutLayer, Registry, RegistryLayer, TraceLayer,
@@ -27,12 +27,31 @@ const MESSAGES: usize = 100_000;
 /// What the close callback of the full stack does: it counts.
 static CLOSED: AtomicU64 = AtomicU64::new(0);
 
+/// What is behind a stack: of one message it makes another.
+pub trait Handler:
+    Service<Request<Bytes>, Response = Bytes, Error = BoxError, Future: Send> + Clone + Send + 'static
+{
+}
+
+impl<S> Handler for S where
+    S: Service<Request<Bytes>, Response = Bytes, Error = BoxError, Future: Send>
+        + Clone
+        + Send
+        + 'static
+{
+}
+
 /// Codec and session loop.
 pub fn bare<T: Transport + Send + 'static>() -> impl Pipeline<T> {
+    bare_around(service_fn(echo))
+}
+
+/// Codec and session loop, around this handler.
+pub fn bare_around<T: Transport + Send + 'static>(handler: impl Handler) -> impl Pipeline<T> {
     ServiceBuilder::new()
         .layer(CodecLayer::new(codec::length()))
         .layer(SessionLayer::new())
-        .service(service_fn(echo))
+        .service(handler)
 }
 
 /// With tower's own layers on either side of the session loop.
@@ -49,6 +68,11 @@ pub fn tower<T: Transport + Send + 'static>() -> impl Pipeline<T> {
 
 /// What a production server has around the session loop. Nothing is sent unasked for in the first minute.
 pub fn full<T: Transport + Send + 'static>() -> impl Pipeline<T> {
+    full_around(service_fn(echo))
+}
+
+/// What a production server has around the session loop, around this handler.
+pub fn full_around<T: Transport + Send + 'static>(handler: impl Handler) -> impl Pipeline<T> {
     ServiceBuilder::new()
         .layer(TraceLayer::new())
         .layer(MetricsLayer::new())
@@ -68,7 +92,7 @@ pub fn full<T: Transport + Send + 'static>() -> impl Pipeline<T> {
         .layer(SessionLayer::new())
         .layer(HandleErrorLayer::new(|_error| None))
         .layer(ActiveLayer::new(|message: &Bytes| !message.is_empty()))
-        .service(service_fn(echo))
+        .service(handler)
 }
 
 /// With ten message layers that only pass on.
