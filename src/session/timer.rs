@@ -3,10 +3,13 @@
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::unconstrained,
+    time::{Instant, Sleep, sleep_until},
+};
 
 use super::clock::Clock;
 
@@ -20,6 +23,9 @@ pub(crate) struct Timer(Option<Box<Inner>>);
 #[derive(Debug, Default)]
 struct Inner {
     sleep: Option<Pin<Box<Sleep>>>,
+    /// Whom the sleep wakes. While that is right there is no need to poll it, which costs more than all else that a
+    /// turn without a deadline does here.
+    waker: Option<Waker>,
     /// Since when the transport takes nothing although something waits.
     stalled: Option<Instant>,
     drain_until: Option<Instant>,
@@ -64,18 +70,30 @@ impl Timer {
 
     /// Ready when `deadline` has passed; otherwise `cx` is woken then, or earlier.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        let inner = self.0.get_or_insert_default();
-        let sleep = inner
-            .sleep
-            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        let Inner { sleep, waker, .. } = &mut **self.0.get_or_insert_default();
+        let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);
+        } else if waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+            && !sleep.is_elapsed()
+        {
+            return Poll::Pending;
         }
-        while sleep.as_mut().poll(cx).is_ready() {
+        // outside the cooperative budget: without any left a sleep does not note whom to wake
+        while Pin::new(&mut unconstrained(sleep.as_mut()))
+            .poll(cx)
+            .is_ready()
+        {
             if sleep.deadline() >= deadline {
                 return Poll::Ready(());
             }
             sleep.as_mut().reset(deadline);
+        }
+        match waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => *waker = Some(cx.waker().clone()),
         }
         Poll::Pending
     }
@@ -87,5 +105,79 @@ impl Timer {
         if sleep.is_some_and(|sleep| sleep.is_elapsed()) {
             self.0 = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, time::Duration};
+
+    use tokio::{task::coop, time::advance};
+    use tokio_test::{assert_pending, assert_ready, task};
+
+    use super::*;
+
+    /// A task that polls a timer, in that it can be woken.
+    fn sleeper() -> task::Spawn<()> {
+        task::spawn(())
+    }
+
+    fn poll(sleeper: &mut task::Spawn<()>, timer: &mut Timer, deadline: Instant) -> Poll<()> {
+        sleeper.enter(|cx, _| timer.poll(cx, deadline))
+    }
+
+    const TEN: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn it_wakes_whoever_polled_it_last() {
+        let (mut timer, deadline) = (Timer::default(), Instant::now() + TEN);
+        let (mut first, mut second) = (sleeper(), sleeper());
+        assert_pending!(poll(&mut first, &mut timer, deadline));
+        assert_pending!(poll(&mut first, &mut timer, deadline));
+        assert_pending!(poll(&mut second, &mut timer, deadline));
+        advance(TEN).await;
+        assert!(second.is_woken() && !first.is_woken());
+        assert_ready!(poll(&mut second, &mut timer, deadline));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_earlier_deadline_is_kept_and_a_later_one_only_looked_at_when_it_has_fired() {
+        let (mut timer, now) = (Timer::default(), Instant::now());
+        let mut sleeper = sleeper();
+        assert_pending!(poll(&mut sleeper, &mut timer, now + 3 * TEN));
+        assert_pending!(poll(&mut sleeper, &mut timer, now + TEN));
+        assert_pending!(poll(&mut sleeper, &mut timer, now + 2 * TEN));
+        advance(TEN).await;
+        assert!(sleeper.is_woken(), "set for the earliest");
+        assert_pending!(poll(&mut sleeper, &mut timer, now + 2 * TEN));
+        assert!(!sleeper.is_woken());
+        advance(TEN).await;
+        assert!(sleeper.is_woken());
+        assert_ready!(poll(&mut sleeper, &mut timer, now + 2 * TEN));
+        // and again, for as long as it is asked for
+        assert_ready!(poll(&mut sleeper, &mut timer, now + TEN));
+        assert_pending!(poll(&mut sleeper, &mut timer, now + 3 * TEN));
+        advance(TEN).await;
+        assert!(sleeper.is_woken());
+        assert_ready!(poll(&mut sleeper, &mut timer, now + 3 * TEN));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_without_budget_is_woken_in_time_as_well() {
+        let (mut timer, deadline) = (Timer::default(), Instant::now() + TEN);
+        let mut sleeper = sleeper();
+        poll_fn(|cx| {
+            while let Poll::Ready(unit) = coop::poll_proceed(cx) {
+                unit.made_progress();
+            }
+            assert_pending!(poll(&mut sleeper, &mut timer, deadline));
+            assert_pending!(poll(&mut sleeper, &mut timer, deadline));
+            Poll::Ready(())
+        })
+        .await;
+        assert!(!sleeper.is_woken(), "it was for the time that it waited");
+        advance(TEN).await;
+        assert!(sleeper.is_woken());
+        assert_ready!(poll(&mut sleeper, &mut timer, deadline));
     }
 }

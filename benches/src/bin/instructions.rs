@@ -27,15 +27,17 @@ const LONG: u64 = 11_000;
 const TOLERANCE: f64 = 3.0;
 
 /// What is counted: a loop, and how many frames arrive together.
-const SCENARIOS: [(&str, Loop, u64); 8] = [
+const SCENARIOS: [(&str, Loop, u64); 10] = [
     ("codec-50", Loop::Codec, 50),
     ("getty-50", Loop::Getty, 50),
     ("getty-ten-layers-50", Loop::GettyTenLayers, 50),
     ("getty-tower-50", Loop::GettyTower, 50),
+    ("getty-full-50", Loop::GettyFull, 50),
     ("codec-1", Loop::Codec, 1),
     ("getty-1", Loop::Getty, 1),
     ("getty-ten-layers-1", Loop::GettyTenLayers, 1),
     ("getty-tower-1", Loop::GettyTower, 1),
+    ("getty-full-1", Loop::GettyFull, 1),
 ];
 
 fn main() -> ExitCode {

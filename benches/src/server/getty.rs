@@ -1,10 +1,19 @@
 //! getty, with the stacks of its `echo` example.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use getty::{
-    BoxError, CodecLayer, Pipeline, Request, ServiceBuilder, SessionLayer, Transport, service_fn,
+    BoxError, CodecLayer, Pipeline, Request, Service, ServiceBuilder, SessionLayer, Transport,
+    layers::{
+        ActiveLayer, CatchPanicLayer, CloseCallbackLayer, HandleErrorLayer, HeartbeatLayer,
+        IdleTimeoutLayer, MetricsLayer, ReadTimeoutLayer, Registry, RegistryLayer, TraceLayer,
+        WriteTimeoutLayer,
+    },
+    service_fn,
 };
 
 use super::codec;
@@ -15,12 +24,34 @@ const CONNECTIONS: usize = 100_000;
 /// More messages than are ever handled at once.
 const MESSAGES: usize = 100_000;
 
+/// What the close callback of the full stack does: it counts.
+static CLOSED: AtomicU64 = AtomicU64::new(0);
+
+/// What is behind a stack: of one message it makes another.
+pub trait Handler:
+    Service<Request<Bytes>, Response = Bytes, Error = BoxError, Future: Send> + Clone + Send + 'static
+{
+}
+
+impl<S> Handler for S where
+    S: Service<Request<Bytes>, Response = Bytes, Error = BoxError, Future: Send>
+        + Clone
+        + Send
+        + 'static
+{
+}
+
 /// Codec and session loop.
 pub fn bare<T: Transport + Send + 'static>() -> impl Pipeline<T> {
+    bare_around(service_fn(echo))
+}
+
+/// Codec and session loop, around this handler.
+pub fn bare_around<T: Transport + Send + 'static>(handler: impl Handler) -> impl Pipeline<T> {
     ServiceBuilder::new()
         .layer(CodecLayer::new(codec::length()))
         .layer(SessionLayer::new())
-        .service(service_fn(echo))
+        .service(handler)
 }
 
 /// With tower's own layers on either side of the session loop.
@@ -33,6 +64,35 @@ pub fn tower<T: Transport + Send + 'static>() -> impl Pipeline<T> {
         .concurrency_limit(MESSAGES)
         .timeout(Duration::from_secs(5))
         .service(service_fn(echo))
+}
+
+/// What a production server has around the session loop. Nothing is sent unasked for in the first minute.
+pub fn full<T: Transport + Send + 'static>() -> impl Pipeline<T> {
+    full_around(service_fn(echo))
+}
+
+/// What a production server has around the session loop, around this handler.
+pub fn full_around<T: Transport + Send + 'static>(handler: impl Handler) -> impl Pipeline<T> {
+    ServiceBuilder::new()
+        .layer(TraceLayer::new())
+        .layer(MetricsLayer::new())
+        .concurrency_limit(CONNECTIONS)
+        .layer(CatchPanicLayer::new())
+        .layer(WriteTimeoutLayer::new(Duration::from_secs(30)))
+        .layer(ReadTimeoutLayer::new(Duration::from_secs(30)))
+        .layer(IdleTimeoutLayer::read(Duration::from_secs(300)))
+        .layer(CodecLayer::new(codec::length()))
+        .layer(RegistryLayer::new(Registry::new()))
+        .layer(HeartbeatLayer::new(Duration::from_secs(60), |_session| {
+            Bytes::new()
+        }))
+        .layer(CloseCallbackLayer::new("benches", "closed", |_closed| {
+            CLOSED.fetch_add(1, Relaxed);
+        }))
+        .layer(SessionLayer::new())
+        .layer(HandleErrorLayer::new(|_error| None))
+        .layer(ActiveLayer::new(|message: &Bytes| !message.is_empty()))
+        .service(handler)
 }
 
 /// With ten message layers that only pass on.

@@ -23,6 +23,8 @@ pub enum Kind {
     Getty,
     /// getty with tower's own layers.
     GettyTower,
+    /// getty with what a production server has.
+    GettyFull,
     /// No runtime, no tasks: threads that wait for the kernel's readiness events.
     Epoll,
     /// A tokio loop that parses by hand, with reads of 8 KiB.
@@ -41,10 +43,11 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, the reference first.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Tokio8K,
         Self::Getty,
         Self::GettyTower,
+        Self::GettyFull,
         Self::Epoll,
         Self::Tokio64K,
         Self::Codec8K,
@@ -59,6 +62,7 @@ impl Kind {
         match self {
             Self::Getty => "getty",
             Self::GettyTower => "getty-tower",
+            Self::GettyFull => "getty-full",
             Self::Epoll => "epoll",
             Self::Tokio8K => "tokio-8k",
             Self::Tokio64K => "tokio-64k",
@@ -84,6 +88,7 @@ impl Kind {
         match self {
             Self::Getty => serve(listener, getty::bare()),
             Self::GettyTower => serve(listener, getty::tower()),
+            Self::GettyFull => serve(listener, getty::full()),
             Self::Epoll => epoll::run(&listener, WORKERS),
             Self::Tokio8K => accept(listener, |stream| tokio_loop::by_hand(stream, 8 * 1024)),
             Self::Tokio64K => accept(listener, |stream| tokio_loop::by_hand(stream, 64 * 1024)),
