@@ -84,9 +84,12 @@ where
 /// Until there was no message for so long.
 async fn silence(handle: &ConnectionHandle, after: Duration) {
     loop {
-        let until = handle.last_active() + after;
+        let active = handle.last_active();
+        let Some(until) = active.checked_add(after) else {
+            return std::future::pending().await; // that far no clock goes
+        };
         tokio::time::sleep_until(until).await;
-        if handle.last_active() + after <= until {
+        if handle.last_active() == active {
             return;
         }
     }
