@@ -47,7 +47,7 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -178,8 +178,11 @@ where
         let mut this = self.project();
         // first, so that a connection that comes out of a queue too late is not begun with
         if let Some(timing) = this.timing {
-            let timing = timing.as_mut().project();
-            if timing.sleep.poll(cx).is_ready() && !timing.handle.is_open() {
+            let mut timing = timing.as_mut().project();
+            // the timer's ticks are coarse, and it may strike one late
+            let late = timing.sleep.as_mut().poll(cx).is_ready()
+                || timing.sleep.deadline() <= Instant::now();
+            if late && !timing.handle.is_open() {
                 let error = HandshakeTimedOut {
                     timeout: *timing.timeout,
                 };

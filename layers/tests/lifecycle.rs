@@ -324,3 +324,15 @@ async fn a_handle_tells_since_when_its_session_is_open() {
     drop(lease);
     assert_eq!(handle.open_since(), Some(since), "readable after the close");
 }
+
+#[test]
+fn a_hold_may_outlast_the_close() {
+    let connection = Connection::new(());
+    let handle = connection.handle().clone();
+    let early = handle.hold();
+    drop(connection);
+    let late = handle.hold();
+    drop(early);
+    drop(late);
+    assert!(handle.is_closed() && !handle.is_open());
+}

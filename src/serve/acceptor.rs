@@ -3,7 +3,6 @@
 use std::{
     future::Future,
     io,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -84,21 +83,20 @@ where
                 }
             }
             // a panic is as final as an error: nobody knows what it has left of the stack
-            match catch_unwind(AssertUnwindSafe(|| self.stack.poll_ready(cx))) {
+            match Panic::catch(|| self.stack.poll_ready(cx)) {
                 Ok(Poll::Ready(Ok(()))) => {}
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(Err(error))) => return Poll::Ready(error.into()),
-                Err(payload) => return Poll::Ready(Panic::from_payload(&*payload).into()),
+                Err(panic) => return Poll::Ready(panic.into()),
             }
             let Some(connection) = self.waiting.take() else {
                 continue;
             };
             let handle = connection.handle().clone();
             // a layer that panicked in `call` has harmed this connection, whose lease it dropped, and no other
-            match catch_unwind(AssertUnwindSafe(|| self.stack.call(connection))) {
+            match Panic::catch(|| self.stack.call(connection)) {
                 Ok(future) => connections.spawn(handle, future),
-                Err(payload) => {
-                    let panic = Panic::from_payload(&*payload);
+                Err(panic) => {
                     tracing::error!(connection = %handle, %panic, "the stack panicked as it was called");
                     handle.close_because(CloseReason::Panicked, panic);
                 }

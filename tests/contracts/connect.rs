@@ -127,7 +127,7 @@ async fn an_open_hooks_error_is_found_by_its_type_behind_that_of_connecting() {
             .layer(CodecLayer::new(lines()))
             .layer(link)
             .layer(OnOpenLayer::new(|_session: Session<String>| async {
-                Err::<(), _>(std::io::Error::other("bad login"))
+                Err::<(), _>(io::Error::other("bad login"))
             }))
             .layer(SessionLayer::new())
             .service_fn(echo)
@@ -138,7 +138,7 @@ async fn an_open_hooks_error_is_found_by_its_type_behind_that_of_connecting() {
     let not_opened: &NotOpened = error.downcast_ref().unwrap();
     assert_eq!(*not_opened.reason(), CloseReason::Refused);
     let cause = std::error::Error::source(not_opened).unwrap();
-    assert!(cause.is::<std::io::Error>(), "{cause}");
+    assert!(cause.is::<io::Error>(), "{cause}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -205,3 +205,29 @@ async fn a_panic_while_the_peer_takes_nothing_is_cut_off_by_the_drain_deadline()
     assert_eq!(closed.reason, CloseReason::Panicked);
     assert_eq!(closed.lifetime.as_secs(), 5);
 }
+
+/// What one may panic with, if one must: dropping it panics again.
+struct Payload;
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "a bad payload");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_whose_payload_panics_as_it_is_dropped_is_like_any_other() {
+    let (transport, peer) = stream::pair();
+    let handler = service_fn(|request: Request<String>| async move {
+        if request.message() == "panic" {
+            std::panic::panic_any(Payload);
+        }
+        echo(request).await
+    });
+    let (_session, task) = open(transport, lines(), SessionLayer::new(), handler).await;
+    peer.send("one\npanic\n");
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::Panicked);
+    assert_eq!(peer.output(), "one\n", "the answer to what came before");
+    assert!(peer.is_shut());
+}

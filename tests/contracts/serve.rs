@@ -511,6 +511,38 @@ async fn a_layer_that_panics_harms_its_own_connection_only() {
     }
 }
 
+/// What one may panic with, if one must: dropping it panics again.
+struct Payload;
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "a bad payload");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_whose_payload_panics_as_it_is_dropped_ends_no_server() {
+    let (listener, dialer) = memory();
+    let count = Arc::new(AtomicUsize::new(0));
+    let mut inner = app(echo);
+    let shaky =
+        tower::util::BoxCloneService::new(service_fn(move |connection: Connection<Stream>| {
+            if count.fetch_add(1, SeqCst) == 0 {
+                std::panic::panic_any(Payload);
+            }
+            let session = inner.call(connection);
+            async move { session.await.map_err(Into::<BoxError>::into) }
+        }));
+    let (served, stop) = run(serve(listener, shaky));
+    let peers = [dialer.dial(), dialer.dial()];
+    idle().await;
+    assert!(peers[0].is_gone());
+    peers[1].send("alive\n");
+    assert_eq!(soon(peers[1].line()).await, "alive");
+    stop.send(()).unwrap();
+    assert_eq!(soon(served).await.unwrap().unwrap().finished, 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn serving_dropped_ends_every_connection_with_its_callbacks() {
     let (listener, dialer) = memory();

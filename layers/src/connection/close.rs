@@ -172,6 +172,27 @@ impl Panic {
             .or_else(|| payload.downcast_ref::<String>().cloned());
         Self(text.unwrap_or_else(|| "a panic without a message".to_owned()))
     }
+
+    /// Runs `code`, and catches its panic. What it panicked with is dropped here, and a panic of that drop goes no
+    /// further either. What `code` has left half done is the caller's to deal with.
+    ///
+    /// # Errors
+    ///
+    /// The panic.
+    #[inline]
+    pub fn catch<R>(code: impl FnOnce() -> R) -> Result<R, Self> {
+        catch_unwind(AssertUnwindSafe(code)).map_err(Self::caught)
+    }
+
+    #[cold]
+    fn caught(payload: Box<dyn std::any::Any + Send>) -> Self {
+        let panic = Self::from_payload(&*payload);
+        // the payload is the user's as well, and its drop may panic in turn: that ends here
+        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            mem::forget(again);
+        }
+        panic
+    }
 }
 
 impl fmt::Display for Panic {
@@ -191,12 +212,5 @@ pub(crate) fn contain(what: &str, code: impl FnOnce()) {
 
 /// Runs code of the user's, and catches its panic.
 pub(crate) fn catch<R>(code: impl FnOnce() -> R) -> Result<R, Panic> {
-    catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
-        let panic = Panic::from_payload(&*payload);
-        // the payload is the user's as well, and its drop may panic in turn: that ends here
-        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-            mem::forget(again);
-        }
-        panic
-    })
+    Panic::catch(code)
 }

@@ -54,10 +54,6 @@ impl Counter {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
-    pub(crate) fn set(&self, n: u64) {
-        self.0.store(n, Relaxed);
-    }
-
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
@@ -70,8 +66,6 @@ pub(crate) struct Counters {
     pub(crate) messages_in: Counter,
     pub(crate) messages_out: Counter,
     pub(crate) skipped: Counter,
-    /// How many messages wait for the encoder, as of the last time that checks were run. Not one of [`Stats`].
-    pub(crate) queued: Counter,
 }
 
 impl Counters {

@@ -180,8 +180,8 @@ impl<Out> Driver<Out> {
     /// Runs the [checks](crate::ConnectionHandle::check_at) that are due.
     pub fn run_checks(&mut self, now: Instant) {
         // for checks that report it: kept up here, because keeping it up where messages move would cost each of them
-        let queued = self.session.queued() as u64;
-        self.session.counters().queued.set(queued);
+        #[cfg(feature = "metrics")]
+        self.session.set_queued(self.session.queued());
         if let Some(wishes) = &mut self.wishes {
             wishes.checks.run(self.session.handle(), now);
         }

@@ -8,7 +8,6 @@ use std::{
     fmt,
     future::Future,
     io,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -170,14 +169,12 @@ where
         };
         // one catch a turn: whatever panics, it ends this session alone, and not before its callbacks have run
         loop {
-            match catch_unwind(AssertUnwindSafe(|| {
-                state.turn(this.calls.as_mut(), this.lease, cx)
-            })) {
+            match Panic::catch(|| state.turn(this.calls.as_mut(), this.lease, cx)) {
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(())) => break,
-                Err(payload) => {
+                Err(panic) => {
                     let flushing = matches!(state.phase, Phase::Flushing | Phase::Closing);
-                    state.close_because(CloseReason::Panicked, Panic::from_payload(&*payload));
+                    state.close_because(CloseReason::Panicked, panic);
                     if flushing {
                         break; // what is left is what panics
                     }
@@ -199,8 +196,8 @@ where
 
 /// Drops the user's values; one that panics in its destructor does not keep the session from its end.
 fn quietly(f: impl FnOnce()) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
-        tracing::error!(panic = %Panic::from_payload(&*payload), "a destructor panicked at the end of a session");
+    if let Err(panic) = Panic::catch(f) {
+        tracing::error!(%panic, "a destructor panicked at the end of a session");
     }
 }
 

@@ -104,7 +104,8 @@ pub struct Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         if let Some(wishes) = &mut self.handle.0.rare.lock().wishes {
-            wishes.holds -= 1;
+            // the close has forgotten ours; what is here now may be of others that came later
+            wishes.holds = wishes.holds.saturating_sub(1);
         }
         self.handle.0.signal.raise(Signal::WISHES);
     }
