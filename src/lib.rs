@@ -64,6 +64,9 @@
 //! 6. layers for messages, and the handler: a function from a request to a future, through
 //!    [`service_fn`](ServiceBuilder::service_fn).
 //!
+//! The table in [`layers`](layers#order) says of each layer what goes outside what, why, and what comes of the wrong
+//! order.
+//!
 //! A stack that lacks one of the two, or has them the wrong way round, does not compile, and the error says what is
 //! missing. It is [`serve`] that asks for a whole [`Pipeline`], so errors point there.
 //!
