@@ -41,23 +41,30 @@ impl<F: Future> Calls<F> {
         }
     }
 
-    /// Adds a call; the only one of its session is polled at once, on its way in.
+    /// Adds the call that `make` makes; the only one of its session is polled at once, on its way in.
     #[inline]
-    pub(crate) fn start(self: Pin<&mut Self>, cx: &mut Context<'_>, future: F) -> Poll<F::Output> {
+    pub(crate) fn start(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        make: impl FnOnce() -> F,
+    ) -> Poll<F::Output> {
         match self.project() {
             CallsProj::One { mut call } => {
-                call.set(Some(future));
+                // It is empty already. Said here, where the compiler sees it, the future is made in its place: a drop of
+                // an old one in between would have it made elsewhere, and copied in a way that stalls the processor.
+                call.set(None);
+                call.set(Some(make()));
                 poll_one(call, cx).map(|output| match output {
                     Some(output) => output,
                     None => unreachable!("it was set above"),
                 })
             }
             CallsProj::Ordered { calls } => {
-                calls.push_back(future);
+                calls.push_back(make());
                 Poll::Pending
             }
             CallsProj::Unordered { calls } => {
-                calls.push(future);
+                calls.push(make());
                 Poll::Pending
             }
         }

@@ -165,8 +165,8 @@ where
                     return Stop::ServiceWaits;
                 }
             }
-            let call = service.call(wire.driver().request(message));
             *steps += 1;
+            let call = || service.call(wire.driver().request(message));
             let Poll::Ready(result) = calls.as_mut().start(cx, call) else {
                 return Stop::CallWaits;
             };
