@@ -51,7 +51,8 @@ impl<In, Out> Request<In, Out> {
         self.message
     }
 
-    /// The session that the message came in on.
+    /// The session that the message came in on. Layers that are generic over `Out` and ask for it bound
+    /// `Out: 'static`; those that only pass requests on need no bound.
     #[inline]
     pub fn session(&self) -> &Session<Out>
     where
