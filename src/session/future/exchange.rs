@@ -68,10 +68,8 @@ where
             if self.blocked || turn.yields || self.phase != Phase::Running {
                 return;
             }
-            if self.session().is_closing() {
-                return;
-            }
-            if calls.len() + self.replies.len() >= self.config.in_flight {
+            let in_flight = calls.len() + self.replies.len();
+            if self.session().is_closing() || in_flight >= self.config.in_flight {
                 return;
             }
             if !self.call_next(calls.as_mut(), cx, turn) {
@@ -113,7 +111,7 @@ where
                 if self.wire.driver().is_signalled() {
                     self.replies.push_back(reply);
                 } else {
-                    self.encode_rich_reply(reply);
+                    self.encode_reply(reply);
                 }
             }
             Stop::EncodeFailed(error) => self.encode_failed(error),
@@ -254,22 +252,8 @@ where
         }
     }
 
-    #[inline]
-    fn encode_reply(&mut self, reply: Reply<W::Out>) {
-        match reply.into_plain() {
-            Ok(None) => {}
-            Ok(Some(message)) => {
-                if let Err(error) = self.writer.encode(&mut self.wire, message) {
-                    self.encode_failed(error);
-                }
-                self.blocked = self.writer.len() > self.config.high;
-            }
-            Err(reply) => self.encode_rich_reply(reply),
-        }
-    }
-
     #[inline(never)]
-    fn encode_rich_reply(&mut self, reply: Reply<W::Out>) {
+    fn encode_reply(&mut self, reply: Reply<W::Out>) {
         let (messages, close) = reply.into_parts();
         for message in messages {
             if let Err(error) = self.writer.encode(&mut self.wire, message) {
