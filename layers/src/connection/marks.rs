@@ -28,10 +28,12 @@ impl Mark {
         self.0.store(Self::NONE, Relaxed);
     }
 
+    #[inline]
     pub(crate) fn get(&self) -> Moment {
         Moment(self.0.load(Relaxed))
     }
 
+    #[inline]
     pub(crate) fn get_if_set(&self) -> Option<Moment> {
         Some(self.get()).filter(|mark| mark.0 != Self::NONE)
     }

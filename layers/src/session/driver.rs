@@ -354,6 +354,12 @@ impl<Out> Driver<Out> {
         }
     }
 
+    /// Whether the handle says that the transport is read.
+    #[inline]
+    pub fn is_reading(&self) -> bool {
+        self.session.marks().resumed.get_if_set().is_some()
+    }
+
     /// A frame is incomplete since `since`, or none is any more; to be called when that changes.
     #[inline]
     pub fn incomplete(&self, since: Option<Moment>) {
@@ -379,6 +385,12 @@ impl<Out> Driver<Out> {
             Some(since) => stalled.set(since),
             None => stalled.clear(),
         }
+    }
+
+    /// Whether the handle says that the transport takes nothing.
+    #[inline]
+    pub fn is_stalled(&self) -> bool {
+        self.session.marks().stalled.get_if_set().is_some()
     }
 
     /// The transport has a ping of its own.

@@ -49,24 +49,16 @@ where
             driver.answered(turn.clock.moment(driver));
         }
         let reads = self.phase == Phase::Running && self.reader.wants_more();
-        if reads != self.reads {
-            self.reads = reads;
-            let driver = self.wire.driver();
+        if reads != driver.is_reading() {
             driver.reading(reads, turn.clock.moment(driver));
         }
         let incomplete = self.reader.is_incomplete();
-        if incomplete != self.incomplete
-            || (incomplete && (turn.decoded || !self.wire.driver().is_incomplete()))
-        {
-            self.incomplete = incomplete;
-            let driver = self.wire.driver();
+        if incomplete != driver.is_incomplete() || (incomplete && turn.decoded) {
             let now = turn.clock.moment(driver);
             driver.incomplete(incomplete.then_some(now));
         }
         let stalled = self.timer.stalled_since();
-        if stalled.is_some() != self.stalled {
-            self.stalled = stalled.is_some();
-            let driver = self.wire.driver();
+        if stalled.is_some() != driver.is_stalled() {
             driver.stalled(stalled.map(|since| driver.moment(since)));
         }
     }

@@ -68,13 +68,8 @@ struct State<S, W: Wire, R> {
     blocked: bool,
     /// Bad messages are skipped and counted; otherwise they close the session.
     skip_bad: bool,
-    /// What the handle says: whether the transport is read, whether a frame is incomplete, and whether nothing of what
-    /// waits can be written.
-    reads: bool,
-    incomplete: bool,
     /// Messages that were decoded and are not counted yet.
     messages_in: u32,
-    stalled: bool,
     steps: u32,
 }
 
@@ -139,10 +134,7 @@ where
                 timer: Timer::default(),
                 blocked: false,
                 skip_bad: config.skips_bad(framing),
-                reads: false,
-                incomplete: false,
                 messages_in: 0,
-                stalled: false,
                 steps: 0,
                 wire,
                 service: Some(service),
