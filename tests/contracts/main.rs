@@ -7,6 +7,7 @@ mod connect;
 #[cfg(unix)]
 mod descriptors;
 mod fairness;
+mod half_close;
 mod order;
 mod panics;
 mod per_session;
@@ -21,3 +22,4 @@ mod support;
 mod threads;
 mod time;
 mod units;
+mod waiting;

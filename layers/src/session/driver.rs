@@ -257,7 +257,10 @@ impl<Out> Driver<Out> {
             return false;
         }
         self.unreported = false;
-        self.blocked = blocked;
+        if blocked != self.blocked {
+            self.blocked = blocked;
+            self.session.mark_backpressured(blocked);
+        }
         self.raised |= self.left() > 0;
         match &mut self.batch {
             Some(left) => self.session.outbox().report(left, blocked),
@@ -280,6 +283,36 @@ impl<Out> Driver<Out> {
         self.session
             .outbox()
             .complete(ticket.0, Err(SendFailure::Encode(source)));
+    }
+
+    /// So many encoded bytes wait for the transport; to be told at the end of a turn.
+    #[inline]
+    pub fn pending(&self, bytes: usize) {
+        self.session.set_pending(bytes);
+    }
+
+    /// Our direction has ended, as a [`Payload::Finish`] asked.
+    pub fn finished(&mut self, ticket: &Ticket) {
+        self.session.mark_finished();
+        self.complete(ticket, 0);
+    }
+
+    /// A [`Payload::Finish`] asked for what the transport cannot do: messages are taken again.
+    pub fn cannot_finish(&mut self, ticket: &Ticket) {
+        let outbox = self.session.outbox();
+        outbox.reopen();
+        outbox.complete(ticket.0, Err(SendFailure::Unsupported));
+    }
+
+    /// Whether the close waits for the flush without a deadline: see
+    /// [`close_after_flush`](crate::ConnectionHandle::close_after_flush).
+    pub fn closes_after_flush(&self) -> bool {
+        self.session.closes_after_flush()
+    }
+
+    /// So many messages were dropped that were to be sent.
+    pub fn dropped(&self, messages: u64) {
+        self.session.handle().count_dropped(messages);
     }
 
     /// How many messages may wait for the encoder.
@@ -429,6 +462,10 @@ impl<Out> Drop for Driver<Out> {
     fn drop(&mut self) {
         self.session.abandon();
         self.session.set_in_flight(0);
+        self.session.set_pending(0);
+        if self.blocked {
+            self.session.mark_backpressured(false);
+        }
         let io = match self.session.reason() {
             Some(CloseReason::Io) => self.session.source(),
             _ => None,

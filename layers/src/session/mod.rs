@@ -11,6 +11,7 @@ mod send;
 mod shared;
 pub(crate) mod signal;
 mod timeout;
+mod wait;
 
 use std::{
     fmt,
@@ -23,6 +24,7 @@ pub use self::{
     framed::{Framed, FramedParts, HasSession},
     offer::{Offered, SlowConsumer},
     send::{Feeding, Sending},
+    wait::Writable,
 };
 use self::{
     outbox::{Outbox, Refusal},
@@ -141,6 +143,7 @@ impl<Out> Session<Out> {
     fn refused(&self, refusal: &Refusal, payload: Option<Payload<Out>>) -> SendError<Payload<Out>> {
         match (refusal, payload) {
             (Refusal::Full, Some(payload)) => SendError::Full(payload),
+            (Refusal::Finished, Some(payload)) => SendError::Finished(payload),
             (_, payload) => self.closed_error(payload),
         }
     }
