@@ -256,6 +256,11 @@ impl<Out> Driver<Out> {
         if !self.unreported && blocked == self.blocked {
             return false;
         }
+        self.report(blocked)
+    }
+
+    #[inline(never)]
+    fn report(&mut self, blocked: bool) -> bool {
         self.unreported = false;
         if blocked != self.blocked {
             self.blocked = blocked;
