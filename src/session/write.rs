@@ -77,6 +77,16 @@ impl Writer {
         !self.unflushed && self.is_written()
     }
 
+    /// Whether what waits may wait for more: it is in the buffer alone, nobody waits for it, and the transport knows of
+    /// none of it.
+    pub(crate) fn can_wait(&self, most: usize) -> bool {
+        let waits = 1..=most;
+        waits.contains(&self.buf.len())
+            && !self.has_segments()
+            && !self.unflushed
+            && self.due.is_empty()
+    }
+
     /// Encodes `message`, and leaves nothing behind when that fails.
     #[inline(always)]
     pub(crate) fn encode<W: Wire>(

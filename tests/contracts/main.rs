@@ -8,6 +8,7 @@ mod connect;
 #[cfg(unix)]
 mod descriptors;
 mod fairness;
+mod flush_delay;
 mod half_close;
 mod order;
 mod panics;
