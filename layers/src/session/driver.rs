@@ -62,10 +62,7 @@ pub fn pair<Out>(handle: crate::ConnectionHandle) -> (Session<Out>, Driver<Out>)
         blocked: false,
         ping: false,
         held: false,
-        budget: None,
-        charged: 0,
-        uncharged: false,
-        weigh: None,
+        memory: None,
         wishes: None,
     };
     (session, driver)
@@ -89,18 +86,35 @@ pub struct Driver<Out> {
     blocked: bool,
     ping: bool,
     held: bool,
-    /// What senders and the write buffer are charged to.
-    budget: Option<MemoryBudget>,
-    /// How many bytes of the write buffer the budget knows of.
-    charged: usize,
-    /// Messages have left the queue that the budget believes there.
-    uncharged: bool,
-    weigh: Option<Weigh<Out>>,
+    /// What is held for sending is charged here, where there is a budget.
+    memory: Option<Box<Memory<Out>>>,
     /// What layers have asked for, where any has.
     wishes: Option<Box<Wishes>>,
 }
 
 type Batch<Out> = VecDeque<Queued<Out>>;
+
+/// What is held for sending, as a budget knows it.
+#[derive(Debug)]
+struct Memory<Out> {
+    budget: Option<MemoryBudget>,
+    weigh: Option<Weigh<Out>>,
+    /// How many bytes of the write buffer the budget knows of.
+    charged: usize,
+    /// Messages have left the queue that the budget believes there.
+    uncharged: bool,
+}
+
+impl<Out> Default for Memory<Out> {
+    fn default() -> Self {
+        Self {
+            budget: None,
+            weigh: None,
+            charged: 0,
+            uncharged: false,
+        }
+    }
+}
 
 /// What layers have asked of a driver.
 #[derive(Debug, Default)]
@@ -276,7 +290,9 @@ impl<Out> Driver<Out> {
 
     #[inline(never)]
     fn report(&mut self, blocked: bool) -> bool {
-        self.uncharged |= self.unreported;
+        if let Some(memory) = &mut self.memory {
+            memory.uncharged |= self.unreported;
+        }
         self.unreported = false;
         if blocked != self.blocked {
             self.blocked = blocked;
@@ -338,39 +354,43 @@ impl<Out> Driver<Out> {
 
     /// Has what the session holds for sending charged to `budget`.
     pub fn set_memory_budget(&mut self, budget: MemoryBudget) {
-        let outbox = self.session.outbox();
-        outbox.set_budget(budget.clone(), self.session.id(), self.weigh);
-        self.budget = Some(budget);
+        let memory = self.memory.get_or_insert_default();
+        memory.budget = Some(budget.clone());
+        let (id, outbox) = (self.session.id(), self.session.outbox());
+        outbox.set_budget(budget, id, memory.weigh);
     }
 
     /// How many bytes a message holds beyond its own size, for a budget that is set later.
     pub fn set_weight(&mut self, weigh: fn(&Out) -> usize) {
-        self.weigh = Some(weigh);
+        self.memory.get_or_insert_default().weigh = Some(weigh);
     }
 
     /// Charges the bytes that wait in the write buffer to the budget, where there is one; to be told at the end of a turn.
     #[inline]
     pub fn charge_written(&mut self, bytes: usize) {
-        if self.budget.is_some() && (self.uncharged || budget::is_other_block(self.charged, bytes))
+        if let Some(memory) = &mut self.memory
+            && (memory.uncharged || budget::is_other_block(memory.charged, bytes))
         {
-            self.charged = bytes;
-            self.uncharged = false;
+            memory.charged = bytes;
+            memory.uncharged = false;
             self.session.outbox().charge_written(bytes);
         }
+    }
+
+    fn budget(&self) -> Option<&MemoryBudget> {
+        self.memory.as_ref()?.budget.as_ref()
     }
 
     /// Whether there is a budget and it is used up: then nothing is to be added to what waits already.
     #[inline]
     pub fn is_out_of_memory(&self) -> bool {
-        self.budget.as_ref().is_some_and(MemoryBudget::is_used_up)
+        self.budget().is_some_and(MemoryBudget::is_used_up)
     }
 
     /// Has `cx` woken when a budget that is used up has room again. `false` if there is room now.
     pub fn wait_for_memory(&self, cx: &Context<'_>) -> bool {
         let id = self.session.id();
-        self.budget
-            .as_ref()
-            .is_some_and(|budget| budget.wait(id, cx))
+        self.budget().is_some_and(|budget| budget.wait(id, cx))
     }
 
     /// How many messages may wait for the encoder.
