@@ -100,6 +100,7 @@
 //! None is on by default: TCP, Unix sockets, in-memory connections and clients are always there.
 //!
 //! - `metrics`: `MetricsLayer` and `MessageMetricsLayer` of [`layers`], over the `metrics` crate.
+//! - `tls`: [`tls`], over rustls.
 //! - `ws`: reserved for WebSocket, whose layer comes with a later release; it adds nothing yet but its dependency.
 //! - `full`: all of them, now and later.
 //!
@@ -112,6 +113,8 @@ pub mod net;
 mod pipeline;
 mod serve;
 pub mod session;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod transport;
 
 #[doc(inline)]

@@ -2,6 +2,8 @@
 
 mod memory;
 mod tcp;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg(unix)]
 mod unix;
 

@@ -1,0 +1,101 @@
+//! What the two sides' handshakes have in common: how they fail, and what becomes of the connection.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use getty_layers::{CloseReason, Connection, ConnectionHandle, TransportKind};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, timeout_at},
+};
+
+use super::{TlsError, TlsInfo, TlsStream};
+
+/// How long a handshake may take, unless it is told otherwise.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many bytes rustls keeps that are encrypted and not yet taken by the transport. Two full records: a peer takes at
+/// least so much within the write timeout or is ended by it, and a write is long enough to be worth its system call.
+pub(super) const SEND_BUFFER: usize = 32 * 1024;
+
+/// At most so many reads empty the kernel's buffer after a failure, so that closing does not reset the connection and
+/// destroy the alert that says why.
+const LAST_READS: usize = 16;
+
+/// Gives `handshake` the time until `deadline`; `None` is for ever. What fails is recorded as the end of the connection.
+pub(super) async fn run<T>(
+    handle: &ConnectionHandle,
+    timeout: Duration,
+    deadline: Option<Instant>,
+    handshake: impl Future<Output = Result<TlsStream<T>, TlsError>>,
+) -> Result<TlsStream<T>, TlsError> {
+    let result = match deadline {
+        Some(deadline) => timeout_at(deadline, handshake)
+            .await
+            .unwrap_or(Err(TlsError::TimedOut(timeout))),
+        None => handshake.await,
+    };
+    if let Err(error) = &result {
+        let reason = match error {
+            TlsError::TimedOut(_) => CloseReason::HandshakeTimeout,
+            _ => CloseReason::Refused,
+        };
+        handle.close_because(reason, error.clone());
+    }
+    result
+}
+
+/// What tokio-rustls gives at the end of a handshake: the stream, or the error and the transport.
+pub(super) async fn outcome<T, S>(
+    handshake: impl Future<Output = Result<S, (io::Error, T)>>,
+) -> Result<TlsStream<T>, TlsError>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    S: Into<tokio_rustls::TlsStream<T>>,
+{
+    match handshake.await {
+        Ok(stream) => Ok(TlsStream::new(stream)),
+        Err((error, transport)) => {
+            LastReads(transport).await;
+            Err(TlsError::of_handshake(error))
+        }
+    }
+}
+
+/// The connection goes on over TLS.
+pub(super) fn secured<T>(
+    rest: Connection<()>,
+    stream: TlsStream<T>,
+    info: TlsInfo,
+) -> Connection<TlsStream<T>> {
+    let handle = rest.handle();
+    handle.set_transport(TransportKind::Tls);
+    handle.insert(info);
+    rest.map_transport(|()| stream)
+}
+
+/// Ends our direction, then reads what has arrived and throws it away, without waiting for more.
+struct LastReads<T>(T);
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Future for LastReads<T> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let transport = &mut self.get_mut().0;
+        // nothing can be made of an error here: the handshake has failed anyway
+        let _ = ready!(Pin::new(&mut *transport).poll_shutdown(cx));
+        let mut block = [0; 4096];
+        for _ in 0..LAST_READS {
+            let mut block = ReadBuf::new(&mut block);
+            match Pin::new(&mut *transport).poll_read(cx, &mut block) {
+                Poll::Ready(Ok(())) if !block.filled().is_empty() => {}
+                _ => break,
+            }
+        }
+        Poll::Ready(())
+    }
+}
