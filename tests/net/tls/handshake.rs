@@ -12,7 +12,7 @@ use getty::{
     BoxError, CloseReason, Connection, Service, ServiceBuilder,
     layers::{HandshakeTimeoutLayer, handshake_timeout::HandshakeTimedOut},
     net::{ConnectError, MemoryConnector, TcpConnector, TcpListener, memory},
-    tls::{TlsConnectLayer, TlsError, TlsLayer, TlsStream, rustls::AlertDescription},
+    tls::{TlsConnect, TlsConnectLayer, TlsError, TlsLayer, TlsStream, rustls::AlertDescription},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
@@ -209,10 +209,7 @@ async fn a_server_that_says_nothing_is_given_up_at_the_connect_timeout() {
     ));
 }
 
-fn dialling(
-    authority: &Authority,
-    connector: MemoryConnector,
-) -> impl Service<(), Response = Connection<TlsStream<DuplexStream>>, Error = BoxError> + Clone {
+fn dialling(authority: &Authority, connector: MemoryConnector) -> TlsConnect<MemoryConnector> {
     let layer = TlsConnectLayer::new(trusting(authority));
     layer
         .with_server_name(NAME.try_into().unwrap())

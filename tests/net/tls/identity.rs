@@ -13,13 +13,15 @@ use getty::{
     },
 };
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use super::kit::{Authority, Issued, NAME, Server, settings, trusting};
 
 fn der(issued: &Issued) -> CertificateDer<'static> {
     CertificateDer::from_pem_slice(issued.chain.as_bytes()).unwrap()
 }
 
-fn of(error: &(dyn Error + 'static)) -> &TlsError {
+fn of<'a>(error: &'a (dyn Error + 'static)) -> &'a TlsError {
     error.downcast_ref().unwrap()
 }
 
@@ -180,11 +182,10 @@ async fn meet(
     }
     let mut client = server.connect(config.load().unwrap()).await.unwrap();
     // in TLS 1.3 the client's handshake is over before the server has seen the certificate
-    use tokio::io::AsyncWriteExt;
     client.stream.write_all(b"hello\n").await.unwrap();
     client.stream.flush().await.unwrap();
     let mut answer = [0; 6];
-    match tokio::io::AsyncReadExt::read_exact(&mut client.stream, &mut answer).await {
+    match client.stream.read_exact(&mut answer).await {
         Ok(_) => {
             assert_eq!(&answer, b"hello\n");
             Ok(())

@@ -16,7 +16,7 @@ use getty::{
     codec::Lines,
     layers::DrainDeadlineExceeded,
     net::{TcpConnector, TcpListener, memory},
-    tls::{TlsConnectLayer, TlsLayer},
+    tls::{ServerTls, TlsConnectLayer, TlsLayer, TlsTarget, rustls::pki_types::ServerName},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex},
@@ -32,7 +32,7 @@ async fn messages_come_back_in_order_whatever_their_size() {
     let authority = Authority::new();
     let mut server = Server::new(settings(&authority).load().unwrap());
     let client = server.connect(trusting(&authority)).await.unwrap();
-    let (reading, mut writing) = tokio::io::split(client.stream.into_inner());
+    let (mut reading, mut writing) = tokio::io::split(client.stream.into_inner());
     let messages: Vec<_> = (0..50_usize)
         .map(|n| format!("{n}:{}", "x".repeat(n * n * n)))
         .collect();
@@ -46,7 +46,6 @@ async fn messages_come_back_in_order_whatever_their_size() {
         writing
     });
     let mut answers = String::new();
-    let mut reading = reading;
     reading.read_to_string(&mut answers).await.unwrap();
     assert_eq!(answers.lines().collect::<Vec<_>>(), messages);
     assert_eq!(server.end().await.reason, CloseReason::PeerClosed);
@@ -163,12 +162,11 @@ async fn a_peer_that_does_not_read_is_cut_off_by_the_drain_deadline() {
         tower::service_fn(async |transport| Ok::<_, BoxError>(Connection::new(transport)));
     let layer =
         TlsConnectLayer::new(trusting(&authority)).with_server_name(NAME.try_into().unwrap());
-    let nameless = Nameless(theirs);
     let dialled = ServiceBuilder::new()
         .layer(layer)
         .map_request(|Nameless(transport)| transport)
         .service(connector)
-        .oneshot(nameless)
+        .oneshot(Nameless(theirs))
         .await
         .unwrap();
     let mut client = Client::new(dialled);
@@ -176,7 +174,7 @@ async fn a_peer_that_does_not_read_is_cut_off_by_the_drain_deadline() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let begun = Instant::now();
     handle.close();
-    let closed = task.await.unwrap().map_err(Into::into).unwrap();
+    let closed = task.await.unwrap().unwrap();
     assert_eq!(begun.elapsed(), Duration::from_secs(5));
     assert_eq!(closed.reason, CloseReason::Local);
     assert!(closed.source.unwrap().is::<DrainDeadlineExceeded>());
@@ -185,8 +183,8 @@ async fn a_peer_that_does_not_read_is_cut_off_by_the_drain_deadline() {
 /// A transport as a target that says no name.
 struct Nameless<T>(T);
 
-impl<T> getty::tls::TlsTarget for Nameless<T> {
-    fn server_name(&self) -> Option<getty::tls::rustls::pki_types::ServerName<'static>> {
+impl<T> TlsTarget for Nameless<T> {
+    fn server_name(&self) -> Option<ServerName<'static>> {
         None
     }
 }
@@ -266,7 +264,7 @@ async fn replies_of_one_turn_leave_in_one_write() {
 async fn over_tcp_the_name_comes_with_the_target() {
     let authority = Authority::new();
     let issued = authority.issue("localhost");
-    let config = getty::tls::ServerTls::new(issued.chain(), issued.key());
+    let config = ServerTls::new(issued.chain(), issued.key());
     let layer = TlsLayer::new(config.load().unwrap());
     let listener = TcpListener::bind("localhost:0").await.unwrap();
     let port = getty::Listener::local_addr(&listener)
