@@ -24,6 +24,8 @@ pub enum TlsError {
     Protocol(rustls::Error),
     /// The peer ended the connection before the handshake was complete.
     Ended,
+    /// Somebody on our side closed the connection, through its handle, before the handshake was complete.
+    Closed,
     /// The transport failed during the handshake.
     Io(Arc<io::Error>),
     /// The handshake was not complete in time, which was so much.
@@ -68,6 +70,7 @@ impl fmt::Display for TlsError {
             }
             Self::NotTls(_) => f.write_str("what the peer sent is not TLS"),
             Self::Protocol(_) | Self::Io(_) => f.write_str("the TLS handshake failed"),
+            Self::Closed => f.write_str("the connection was closed during the TLS handshake"),
             Self::Ended => f.write_str("the peer left in the middle of the TLS handshake"),
             Self::TimedOut(timeout) => {
                 write!(f, "the TLS handshake was not complete within {timeout:?}")

@@ -2,11 +2,12 @@
 
 use std::{
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use futures_util::future::{Either, select};
 use getty_layers::{CloseReason, Connection, ConnectionHandle, TransportKind};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -26,13 +27,20 @@ pub(super) const SEND_BUFFER: usize = 32 * 1024;
 /// destroy the alert that says why.
 const LAST_READS: usize = 16;
 
-/// Gives `handshake` the time until `deadline`; `None` is for ever. What fails is recorded as the end of the connection.
+/// Gives `handshake` the time until `deadline`, for ever without one, or until somebody closes the connection. What fails
+/// is recorded as the end of the connection.
 pub(super) async fn run<T>(
     handle: &ConnectionHandle,
     timeout: Duration,
     deadline: Option<Instant>,
     handshake: impl Future<Output = Result<TlsStream<T>, TlsError>>,
 ) -> Result<TlsStream<T>, TlsError> {
+    let handshake = async {
+        match select(pin!(handshake), pin!(handle.closing())).await {
+            Either::Left((result, _)) => result,
+            Either::Right(_) => Err(TlsError::Closed),
+        }
+    };
     let result = match deadline {
         Some(deadline) => timeout_at(deadline, handshake)
             .await

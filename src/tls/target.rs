@@ -100,7 +100,7 @@ macro_rules! nameless {
     )* };
 }
 
-nameless!((), Path, PathBuf);
+nameless!((), Path, PathBuf, [SocketAddr], Vec<SocketAddr>);
 
 #[cfg(test)]
 mod tests {

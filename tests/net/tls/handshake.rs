@@ -399,3 +399,25 @@ async fn a_client_that_refuses_our_certificate_frees_its_permit() {
     let mut client = server.connect(trusting(&authority)).await.unwrap();
     assert_eq!(client.ask("hello").await, "hello");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_closed_meanwhile_is_not_waited_for() {
+    let authority = Authority::new();
+    let stack = ServiceBuilder::new()
+        .map_request(|connection: Connection<DuplexStream>| {
+            let handle = connection.handle().clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(SECOND).await;
+                handle.close_with(CloseReason::SlowConsumer);
+            });
+            connection
+        })
+        .layer(layer(&authority))
+        .service(app());
+    let mut server = Server::with_stack(stack);
+    let started = Instant::now();
+    let mut peer = server.dial().await;
+    assert_eq!(server.end().await.reason, CloseReason::SlowConsumer);
+    assert_eq!(started.elapsed(), SECOND);
+    assert_eq!(peer.read(&mut [0; 64]).await.unwrap(), 0);
+}

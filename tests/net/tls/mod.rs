@@ -6,3 +6,4 @@ mod identity;
 mod kit;
 mod reload;
 mod session;
+mod stack;
