@@ -91,7 +91,8 @@ impl ServerTls {
         self
     }
 
-    /// Looks at most once in `period` whether the files have changed, and then loads them anew. Off by default.
+    /// Looks at most once in `period` whether the files have changed, and then loads them anew. Off by default; with a
+    /// period of zero every connection looks.
     ///
     /// It is a connection that looks, before its handshake and off the runtime's workers, so that the first client after
     /// a change is shown the new certificate, and others do not wait meanwhile. Where what is there cannot be used, the

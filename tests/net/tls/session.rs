@@ -20,9 +20,10 @@ use getty::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex},
-    sync::oneshot,
+    sync::{mpsc, oneshot},
     time::Instant,
 };
+use tokio_test::{assert_pending, task};
 use tower::ServiceExt;
 
 use super::kit::{Authority, Client, NAME, Server, app, settings, trusting};
@@ -280,4 +281,55 @@ async fn over_tcp_the_name_comes_with_the_target() {
     let mut client = Client::new(dialled);
     assert_eq!(client.ask("hello").await, "hello");
     assert_eq!(client.info.server_name(), Some("localhost"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_send_resolves_when_its_bytes_have_left_tls_and_not_before() {
+    let authority = Authority::new();
+    let (sessions, mut session) = mpsc::unbounded_channel();
+    // so small that not even one record fits
+    let (listener, connector) = memory(1024);
+    let stack = ServiceBuilder::new()
+        .layer(TlsLayer::new(settings(&authority).load().unwrap()))
+        .layer(CodecLayer::new(Lines::new()))
+        .layer(SessionLayer::new())
+        .service_fn(move |request: Request<String>| {
+            let sent = sessions.send(request.session().clone());
+            async move { sent.map(|()| None::<String>).map_err(BoxError::from) }
+        });
+    tokio::spawn(async move { getty::serve(listener, stack).await });
+    let connector = ServiceBuilder::new()
+        .layer(
+            TlsConnectLayer::new(trusting(&authority)).with_server_name(NAME.try_into().unwrap()),
+        )
+        .service(connector);
+    let mut client = Client::new(connector.oneshot(()).await.unwrap());
+    client.send("hello\n").await;
+    let session = session.recv().await.unwrap();
+
+    // rustls takes all of it at once, and keeps it
+    let message = "x".repeat(10_000);
+    let mut sending = task::spawn(session.send(message.clone()));
+    assert_pending!(sending.poll());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_pending!(sending.poll());
+    assert_eq!(client.line().await, message);
+    sending.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn slices_are_taken_together() {
+    let authority = Authority::new();
+    let server = Server::new(settings(&authority).load().unwrap());
+    let mut client = server.connect(trusting(&authority)).await.unwrap();
+    let stream = client.stream.get_mut();
+    assert!(stream.is_write_vectored());
+    let slices = [
+        IoSlice::new(b"one "),
+        IoSlice::new(b""),
+        IoSlice::new(b"line\n"),
+    ];
+    assert_eq!(stream.write_vectored(&slices).await.unwrap(), 9);
+    client.stream.flush().await.unwrap();
+    assert_eq!(client.line().await, "one line");
 }
