@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tokio_rustls::{
-    TlsConnector,
+    FallibleConnect, TlsConnector,
     rustls::{ClientConfig, pki_types::ServerName},
 };
 use tower::BoxError;
@@ -158,15 +158,28 @@ where
                 None => dial.await,
             };
             let (transport, rest) = dialled.map_err(Into::into)?.take_transport();
-            let connect = TlsConnector::from(config).connect_with(name.clone(), transport, |tls| {
-                tls.set_buffer_limit(Some(SEND_BUFFER));
-            });
-            let handshake = handshake::outcome(connect.into_fallible());
+            let handshake = handshake::outcome(connect(config, name.clone(), transport));
             let stream = handshake::run(rest.handle(), timeout, deadline, handshake).await?;
             let info = TlsInfo::connected(&stream, &name);
             Ok(handshake::secured(rest, stream, info))
         }))
     }
+}
+
+// a function, for a future keeps the room of all that it has made in it
+fn connect<T>(
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    transport: T,
+) -> Box<FallibleConnect<T>>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let connector = TlsConnector::from(config);
+    let connect = connector.connect_with(name, transport, |tls| {
+        tls.set_buffer_limit(Some(SEND_BUFFER));
+    });
+    Box::new(connect.into_fallible())
 }
 
 /// A dial in progress: the future of [`TlsConnect`].

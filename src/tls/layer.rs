@@ -3,6 +3,7 @@
 use std::{
     fmt, mem,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use futures_util::future::BoxFuture;
 use getty_layers::Connection;
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{FallibleAccept, TlsAcceptor, rustls::ServerConfig};
 use tower::BoxError;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -123,10 +124,8 @@ where
         let handshake = async move {
             let deadline = handle.opened_at().checked_add(timeout);
             let accept = async {
-                let acceptor = TlsAcceptor::from(config.current().await);
-                let accept =
-                    acceptor.accept_with(transport, |tls| tls.set_buffer_limit(Some(SEND_BUFFER)));
-                handshake::outcome(accept.into_fallible()).await
+                let config = config.current().await;
+                handshake::outcome(accept(config, transport)).await
             };
             handshake::run(&handle, timeout, deadline, accept).await
         };
@@ -137,6 +136,16 @@ where
             },
         }
     }
+}
+
+// a function, for a future keeps the room of all that it has made in it
+fn accept<T>(config: Arc<ServerConfig>, transport: T) -> Box<FallibleAccept<T>>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let acceptor = TlsAcceptor::from(config);
+    let accept = acceptor.accept_with(transport, |tls| tls.set_buffer_limit(Some(SEND_BUFFER)));
+    Box::new(accept.into_fallible())
 }
 
 pin_project! {
