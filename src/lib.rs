@@ -120,8 +120,8 @@ pub mod transport;
 #[doc(inline)]
 pub use getty_layers as layers;
 pub use getty_layers::{
-    CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, IntoReply, Reply, Request,
-    SendError, Sent, Session, Stats,
+    CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, IntoReply, MemoryBudget, Reply,
+    Request, SendError, Sent, Session, Stats,
 };
 /// tower itself, with what the layers and examples here need of it.
 pub use tower;

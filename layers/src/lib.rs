@@ -126,6 +126,7 @@ mod levels;
 
 pub mod access;
 pub mod active;
+pub mod budget;
 pub mod catch_panic;
 pub mod close_callback;
 pub mod codec;
@@ -162,6 +163,7 @@ pub use self::{message_metrics::MessageMetricsLayer, metrics::MetricsLayer};
 pub use self::{
     access::AccessLayer,
     active::ActiveLayer,
+    budget::MemoryBudget,
     catch_panic::CatchPanicLayer,
     close_callback::CloseCallbackLayer,
     codec::CodecLayer,
@@ -182,8 +184,8 @@ pub use self::{
     read_timeout::ReadTimeoutLayer,
     registry::{Registry, RegistryLayer},
     session::{
-        Feeding, Framed, FramedParts, HasSession, SendError, Sending, Sent, Session, WeakSession,
-        driver,
+        Feeding, Framed, FramedParts, HasSession, Offered, SendError, Sending, Sent, Session,
+        SlowConsumer, WeakSession, Writable, driver,
     },
     spawn::SpawnLayer,
     trace::TraceLayer,
