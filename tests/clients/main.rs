@@ -3,5 +3,8 @@
 mod hooks;
 mod pool;
 mod reconnect;
+mod send;
+mod sockets;
+mod state;
 mod stop;
 mod support;
