@@ -87,7 +87,8 @@
 //!
 //! [`serve`] runs a stack for the connections of one listener, [`serve_all`] one stack for several listeners, and
 //! [`Serve::and`] several stacks together; each ends gracefully on a [signal](Serve::with_graceful_shutdown).
-//! [`connect`] runs the same kind of stack for one connection to elsewhere, and gives the session to send with.
+//! [`connect`] runs the same kind of stack for one connection to elsewhere, and gives the session to send with. A
+//! [`Client`] keeps one such session, or a pool of them, open: see [`client`].
 //!
 //! # Scope of what a layer counts
 //!

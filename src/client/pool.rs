@@ -13,7 +13,9 @@ use getty_layers::Session;
 /// Which of its sessions a client gives out.
 ///
 /// Where several are as good as one another they take turns.
-pub struct Pick<Out>(Option<Arc<dyn Fn(&Session<Out>) -> usize + Send + Sync>>);
+pub struct Pick<Out>(Option<Load<Out>>);
+
+type Load<Out> = Arc<dyn Fn(&Session<Out>) -> usize + Send + Sync>;
 
 impl<Out> Pick<Out> {
     /// Each in turn. This is the default.

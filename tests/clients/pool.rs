@@ -1,7 +1,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use getty::{
-    CloseReason, ConnectionHandle,
+    CloseReason, ConnectionHandle, Session,
     client::{Backoff, Client, Pick},
 };
 use tokio::time::Instant;
@@ -110,9 +110,7 @@ async fn least_loaded_session_is_picked_and_ties_take_turns() {
     let load = |handle: &ConnectionHandle| handle.get::<usize>().unwrap_or(0);
     let client = even()
         .with_sessions(3)
-        .with_pick(Pick::least(move |session: &getty::Session<String>| {
-            load(session)
-        }))
+        .with_pick(Pick::least(move |session: &Session<String>| load(session)))
         .connect(place.connector(), (), deaf);
     full(&client, 3).await;
     for _ in 0..30 {
@@ -148,6 +146,7 @@ async fn session_with_the_fewest_queued_messages_is_picked() {
     for n in 0..40 {
         client.pick().unwrap().try_send(format!("{n}")).unwrap();
     }
-    let queued: Vec<_> = client.sessions().iter().map(|one| one.queued()).collect();
+    let sessions = client.sessions();
+    let queued: Vec<_> = sessions.iter().map(Session::queued).collect();
     assert_eq!(queued, [20, 20]);
 }
