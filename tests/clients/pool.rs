@@ -1,10 +1,11 @@
 use std::{collections::HashMap, time::Duration};
 
 use getty::{
-    CloseReason, ConnectionHandle, Session,
+    BoxError, CloseReason, Connection, ConnectionHandle, Session,
     client::{Backoff, Client, Pick},
+    service_fn,
 };
-use tokio::time::Instant;
+use tokio::{io::DuplexStream, time::Instant};
 
 use crate::support::{Place, deaf, echo, even, idle, ms, soon};
 
@@ -149,4 +150,63 @@ async fn session_with_the_fewest_queued_messages_is_picked() {
     let sessions = client.sessions();
     let queued: Vec<_> = sessions.iter().map(Session::queued).collect();
     assert_eq!(queued, [20, 20]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pool_that_is_let_in_and_thrown_out_again_does_not_dial_for_each_of_its_places() {
+    let place = Place::default();
+    let _server = place.serve(service_fn(|connection: Connection<DuplexStream>| async {
+        drop(connection);
+        Err::<getty::Closed, BoxError>("go away".into())
+    }));
+    let begin = Instant::now();
+    let _client = even()
+        .with_sessions(50)
+        .connect(place.connector(), (), deaf);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    // the pauses of one session, and before each is noticed to have ended perhaps another dial
+    let dials = place.dials_since(begin).len();
+    assert!((120..=2 * 128).contains(&dials), "{dials}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn callers_on_many_threads_always_get_a_session_or_the_end() {
+    for stops in [true, false] {
+        let place = Place::default();
+        let server = place.serve(echo());
+        let client = Client::builder()
+            .with_sessions(3)
+            .with_backoff(Backoff::new(ms(1), ms(2)))
+            .connect(place.connector(), (), deaf);
+        let callers: Vec<_> = (0..8)
+            .map(|caller| {
+                let client = client.clone();
+                tokio::spawn(async move {
+                    for n in 0..200 {
+                        match client.session().await {
+                            Ok(session) if (n + caller) % 3 == 0 => session.close(),
+                            Ok(session) => drop(session.send("hello".to_owned()).await),
+                            Err(_) => return n,
+                        }
+                        tokio::task::yield_now().await;
+                    }
+                    200
+                })
+            })
+            .collect();
+        if stops {
+            let session = client.session().await.unwrap();
+            session.closed().await;
+            client.stop();
+        }
+        for caller in callers {
+            let rounds = caller.await.unwrap();
+            assert!(stops || rounds == 200);
+        }
+        client.stop();
+        client.stopped().await;
+        assert_eq!(place.open(), 0);
+        assert!(place.most_open() <= 3);
+        drop(server);
+    }
 }
