@@ -435,7 +435,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
 
     /// Says the last word, and ends all sessions.
     async fn finish(mut self, last: State) {
-        self.pool.offer(Arc::new([]));
+        self.pool.close();
         self.set_state(last);
         self.drop_attempt();
         let deadline = self.settings.drain_deadline;
@@ -475,7 +475,7 @@ impl<Out: Send + 'static> Drop for Supervisor<Out> {
         if self.states.borrow().is_final() {
             return;
         }
-        self.pool.offer(Arc::new([]));
+        self.pool.close();
         self.set_state(if std::thread::panicking() {
             State::Failed(Failure::Panicked(Panic::from_payload(
                 &"the client's task panicked",
