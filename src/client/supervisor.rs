@@ -365,7 +365,8 @@ impl<Out: Send + 'static> Supervisor<Out> {
             };
         }
         let now = Instant::now();
-        if is_news || self.not_before <= now {
+        // otherwise the pause is under way: nothing that began since then has come to its end
+        if self.not_before <= now {
             let pause = self.pauses.after(self.failures);
             self.not_before = now.checked_add(pause).unwrap_or(now + FOR_EVER);
         }

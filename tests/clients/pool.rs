@@ -86,6 +86,7 @@ async fn pool_whose_server_goes_counts_one_failure_and_not_one_a_session() {
     let gone = Instant::now();
     drop(server);
     idle().await;
+    assert_eq!(client.sessions().len(), 0);
     let _server = place.serve(echo());
     full(&client, 50).await;
     assert!(gone.elapsed() <= ms(303), "{:?}", gone.elapsed());
