@@ -2,6 +2,7 @@
 
 mod memory;
 mod sending;
+mod middleware;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
