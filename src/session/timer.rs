@@ -38,7 +38,9 @@ impl Timer {
     /// Holds what is to be written back, for so long from the first time on that this is asked; whether it still does.
     pub(crate) fn holds_back(&mut self, delay: Duration, now: Instant) -> bool {
         let inner = self.0.get_or_insert_default();
-        let until = *inner.held_until.get_or_insert(now.checked_add(delay).unwrap_or(now));
+        let until = *inner
+            .held_until
+            .get_or_insert(now.checked_add(delay).unwrap_or(now));
         now < until
     }
 

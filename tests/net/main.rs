@@ -1,8 +1,8 @@
 //! Listeners and connectors over real sockets, and within the process.
 
 mod memory;
-mod sending;
 mod middleware;
+mod sending;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
