@@ -101,6 +101,7 @@
 //! None is on by default: TCP, Unix sockets, in-memory connections and clients are always there.
 //!
 //! - `metrics`: `MetricsLayer` and `MessageMetricsLayer` of [`layers`], over the `metrics` crate.
+//! - `tls`: [`tls`], over rustls.
 //! - `ws`: reserved for WebSocket, whose layer comes with a later release; it adds nothing yet but its dependency.
 //! - `full`: all of them, now and later.
 //!
@@ -114,13 +115,15 @@ pub mod net;
 mod pipeline;
 mod serve;
 pub mod session;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod transport;
 
 #[doc(inline)]
 pub use getty_layers as layers;
 pub use getty_layers::{
-    CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, IntoReply, Reply, Request,
-    SendError, Sent, Session, Stats,
+    CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, IntoReply, MemoryBudget, Reply,
+    Request, SendError, Sent, Session, Stats,
 };
 /// tower itself, with what the layers and examples here need of it.
 pub use tower;
