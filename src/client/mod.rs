@@ -62,9 +62,11 @@
 //! - [`Client::stop`], or dropping the last clone of the client, ends it in whatever it is doing: a dial or a pause at
 //!   once, sessions gracefully.
 
+mod attempts;
 mod backoff;
 mod builder;
 mod ended;
+mod members;
 mod pool;
 mod state;
 mod supervisor;
