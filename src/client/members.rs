@@ -32,7 +32,7 @@ enum Phase {
     Preparing,
     /// It may be picked, since then.
     Offered(Instant),
-    /// A hook has failed, or the client stops, which was dealt with already: its end is no news.
+    /// A hook has failed, which was judged already: its end is no news.
     Rejected,
     /// Its peer has ended its direction, and handlers work on what had come before. No deadline holds for them, so that
     /// it is not waited for: the peer is gone, and with it the reason to have one session less.
@@ -186,10 +186,9 @@ impl<Out: Send + 'static> Members<Out> {
         !matches!(phase, None | Some(Phase::Rejected))
     }
 
-    /// Closes all, so that their ends are no news.
-    pub(super) fn close(&mut self, deadline: Duration) {
-        for member in &mut self.list {
-            member.phase = Phase::Rejected;
+    /// Closes all.
+    pub(super) fn close(&self, deadline: Duration) {
+        for member in &self.list {
             member.session.close_within(CloseReason::Local, deadline);
         }
     }
@@ -201,7 +200,7 @@ impl<Out: Send + 'static> Members<Out> {
         }
     }
 
-    /// Waits until all have ended.
+    /// Waits until all have ended, which is no news any more.
     pub(super) async fn drain(&mut self) {
         while let Some(end) = self.ends.next().await {
             match end {
