@@ -213,10 +213,13 @@ impl<Out> Client<Out> {
             };
             message = match session.send(message).await {
                 Ok(sent) => return Ok(sent),
-                Err(SendError::Closed {
-                    message: Some(untaken),
-                    ..
-                }) if self.0.reoffer => untaken,
+                Err(
+                    SendError::Closed {
+                        message: Some(untaken),
+                        ..
+                    }
+                    | SendError::Finished(untaken),
+                ) if self.0.reoffer => untaken,
                 Err(error) => return Err(ClientSendError::Session(error)),
             };
         }
