@@ -1,0 +1,252 @@
+//! One message to a list of members: into the queues where there is room, by each one's policy where there is none.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Waker, ready},
+};
+
+use tokio::task::coop;
+
+use super::{
+    Report,
+    members::{List, Member},
+};
+use crate::{ConnectionHandle, Session, SlowConsumer, driver::SharedMessage, session::Waiting};
+
+/// Makes the message that tells a member how many it has missed.
+pub(super) type Notice<Out> = Arc<dyn Fn(u64) -> Out + Send + Sync>;
+
+/// How many members are worth a unit of tokio's cooperative budget, as so many messages are in the session loop.
+const MEMBERS_A_UNIT: usize = 32;
+
+/// How many units a broadcast takes at least: with 128 of them in a turn of a task, and a session loop that looks every
+/// 32 messages, a session whose peer has sent a page of lines has sent no more than 64 of them on when it is the turn of
+/// those who are to write them.
+const UNITS: usize = 4;
+
+/// The largest budget that a turn has.
+const MOST_UNITS: usize = 128;
+
+/// One message for many.
+pub(super) struct Broadcast<Out> {
+    list: List<Out>,
+    except: Option<u64>,
+    message: Arc<SharedMessage<Out>>,
+    notice: Option<Notice<Out>>,
+}
+
+/// What became of it for one member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offered {
+    Delivered,
+    Displaced,
+    Dropped,
+    Closed,
+}
+
+impl Report {
+    fn count(&mut self, offered: Offered) {
+        match offered {
+            Offered::Delivered => self.delivered += 1,
+            Offered::Displaced => {
+                self.delivered += 1;
+                self.displaced += 1;
+            }
+            Offered::Dropped => self.dropped += 1,
+            Offered::Closed => self.closed += 1,
+        }
+    }
+}
+
+impl<Out> Broadcast<Out> {
+    pub(super) fn new(list: List<Out>, message: Out, notice: Option<Notice<Out>>) -> Self
+    where
+        Out: Clone,
+    {
+        Self {
+            list,
+            except: None,
+            message: Arc::new(SharedMessage::new(message)),
+            notice,
+        }
+    }
+
+    pub(super) fn except(mut self, session: &ConnectionHandle) -> Self {
+        self.except = Some(session.id());
+        self
+    }
+
+    /// Delivers it without waiting for anybody.
+    pub(super) fn now(self) -> Report {
+        spend(self.units(), &mut Context::from_waker(Waker::noop()));
+        self.deliver(|member, _| {
+            member.missed(1);
+            Some(Offered::Dropped)
+        })
+    }
+
+    /// Delivers it, but to those that have no room and are to be waited for. What becomes of these `full` decides.
+    fn deliver(
+        &self,
+        mut full: impl FnMut(&Member<Out>, Session<Out>) -> Option<Offered>,
+    ) -> Report {
+        let mut report = Report::default();
+        for member in &*self.list {
+            if self.except == Some(member.id) {
+                continue;
+            }
+            let offered = match member.session.upgrade() {
+                Some(session) => match self.offer(member, &session) {
+                    Some(offered) => Some(offered),
+                    None => full(member, session),
+                },
+                // gone, and its close callback is about to take it off the list
+                None => Some(Offered::Closed),
+            };
+            offered.into_iter().for_each(|offered| report.count(offered));
+        }
+        report
+    }
+
+    /// `None` where there is no room, and it is to be waited for.
+    fn offer(&self, member: &Member<Out>, session: &Session<Out>) -> Option<Offered> {
+        if let (Some(lag), Some(notice)) = (&member.lag, &self.notice)
+            && lag.load(Relaxed) > 0
+            && !tell(session, lag, notice)
+        {
+            // what it missed comes first; where there is no room for that there is none for this
+        }
+        let offered = session.offer_shared(&self.message, member.policy)?;
+        match offered {
+            Offered::Dropped | Offered::Displaced => member.missed(1),
+            Offered::Delivered | Offered::Closed => {}
+        }
+        Some(offered)
+    }
+
+    /// How much of a turn it is worth.
+    fn units(&self) -> usize {
+        (self.list.len() / MEMBERS_A_UNIT).clamp(UNITS, MOST_UNITS)
+    }
+}
+
+impl<Out> Member<Out> {
+    fn missed(&self, messages: u64) {
+        if let Some(lag) = &self.lag {
+            lag.fetch_add(messages, Relaxed);
+        }
+    }
+}
+
+/// Tells a member what it has missed, if there is room for that.
+fn tell<Out>(session: &Session<Out>, lag: &AtomicU64, notice: &Notice<Out>) -> bool {
+    let missed = lag.swap(0, Relaxed);
+    if missed == 0 {
+        return true; // another broadcast has told
+    }
+    let told = session.try_send(notice(missed)).is_ok();
+    if !told {
+        lag.fetch_add(missed, Relaxed);
+    }
+    told
+}
+
+/// Takes what is done here out of the turn of the task that does it, so that those who are to write get theirs.
+fn spend(units: usize, cx: &mut Context<'_>) {
+    for _ in 0..units {
+        match coop::poll_proceed(cx) {
+            Poll::Ready(unit) => unit.made_progress(),
+            Poll::Pending => return,
+        }
+    }
+}
+
+/// The future of [`Group::broadcast_and_wait`](super::Group::broadcast_and_wait) and of
+/// [`Topics::broadcast_and_wait`](super::Topics::broadcast_and_wait).
+///
+/// # Panics
+///
+/// When it is polled after it was ready.
+#[must_use = "futures do nothing unless polled"]
+pub struct Broadcasting<Out> {
+    /// Until it is first polled.
+    begin: Option<Broadcast<Out>>,
+    /// Those for whose room it waits.
+    waiting: Vec<Waiting<Out>>,
+    report: Report,
+}
+
+impl<Out> Broadcasting<Out> {
+    pub(super) const fn new(broadcast: Broadcast<Out>) -> Self {
+        Self {
+            begin: Some(broadcast),
+            waiting: Vec::new(),
+            report: Report {
+                delivered: 0,
+                dropped: 0,
+                closed: 0,
+                displaced: 0,
+            },
+        }
+    }
+
+    /// Leaves `session` out, as a rule the one that the message came from. To be called before the first poll.
+    pub fn except(mut self, session: &ConnectionHandle) -> Self {
+        self.begin = self.begin.map(|broadcast| broadcast.except(session));
+        self
+    }
+}
+
+// what is in it is moved, never pinned
+impl<Out> Unpin for Broadcasting<Out> {}
+
+impl<Out> Future for Broadcasting<Out> {
+    type Output = Report;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Report> {
+        let this = &mut *self;
+        if this.begin.is_some() {
+            ready!(coop::poll_proceed(cx)).made_progress();
+        }
+        if let Some(broadcast) = this.begin.take() {
+            spend(broadcast.units() - 1, cx);
+            let waiting = &mut this.waiting;
+            this.report = broadcast.deliver(|_, session| {
+                waiting.push(Waiting::new(session, Arc::clone(&broadcast.message)));
+                None
+            });
+        }
+        let mut next = 0;
+        while let Some(waiting) = this.waiting.get_mut(next) {
+            match waiting.poll(cx) {
+                Poll::Pending => next += 1,
+                Poll::Ready(delivered) => {
+                    let offered = if delivered { Offered::Delivered } else { Offered::Closed };
+                    this.report.count(offered);
+                    drop(this.waiting.swap_remove(next));
+                }
+            }
+        }
+        if this.waiting.is_empty() {
+            Poll::Ready(this.report)
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+impl<Out> fmt::Debug for Broadcasting<Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broadcasting")
+            .field("begun", &self.begin.is_none())
+            .field("waiting", &self.waiting.len())
+            .field("report", &self.report)
+            .finish()
+    }
+}
