@@ -13,7 +13,7 @@
 //!
 //! driver.turn(&Context::from_waker(Waker::noop()));
 //! let outgoing = driver.next_outgoing().unwrap();
-//! assert_eq!(outgoing.message, "hello");
+//! assert_eq!(outgoing.into_message(), Some("hello"));
 //! ```
 
 use std::{
@@ -31,6 +31,10 @@ use super::{
     outbox::{Queued, TicketId},
     send::SendFailure,
     signal::Signal,
+};
+pub use super::{
+    payload::Payload,
+    shared::{CodecId, SharedMessage},
 };
 use crate::connection::{CloseReason, SharedError, checks::Checks};
 pub use crate::connection::{Hold, Lease};
@@ -90,13 +94,21 @@ struct Wishes {
     write_timeout: Option<Option<Duration>>,
 }
 
-/// A message to encode, and whom to tell of its outcome.
+/// What to send, and whom to tell of its outcome.
 #[derive(Debug)]
 pub struct Outgoing<Out> {
-    /// What to encode.
-    pub message: Out,
+    /// What to send.
+    pub payload: Payload<Out>,
     /// There is one when a sender waits for the outcome; give it to [`Driver::complete`] or [`Driver::fail`].
     pub ticket: Option<Ticket>,
+}
+
+impl<Out> Outgoing<Out> {
+    /// The message, where it is one of this session alone.
+    #[must_use]
+    pub fn into_message(self) -> Option<Out> {
+        self.payload.into_message()
+    }
 }
 
 /// Names a send whose caller waits for its outcome. Dropped, the caller waits until the driver is dropped.
@@ -222,18 +234,18 @@ impl<Out> Driver<Out> {
         self.batch.as_ref().map_or(0, |batch| batch.len())
     }
 
-    /// The next message to encode.
+    /// What to send next.
     pub fn next_outgoing(&mut self) -> Option<Outgoing<Out>> {
         if self.left() == 0 && self.raised {
             self.raised = false;
             let batch = self.batch.get_or_insert_default();
             self.session.outbox().take(batch);
         }
-        let Queued { message, ticket } = self.batch.as_mut()?.pop_front()?;
+        let Queued { payload, attention } = self.batch.as_mut()?.pop_front()?;
         self.unreported = true;
         Some(Outgoing {
-            message,
-            ticket: ticket.map(Ticket),
+            payload,
+            ticket: attention.ticket().map(Ticket),
         })
     }
 
@@ -415,9 +427,9 @@ impl<Out> Drop for Driver<Out> {
         let left = self.batch.take().map(|batch| *batch).unwrap_or_default();
         self.session
             .outbox()
-            .fail_all(left, |message| match (&io, message) {
+            .fail_all(left, |payload| match (&io, payload) {
                 (Some(source), None) => SendFailure::Io(source.clone()),
-                (_, message) => SendFailure::Closed(message),
+                (_, payload) => SendFailure::Closed(payload),
             });
         lent::forget(&self.session);
         // a handle may be kept for long after: it must not keep our task's memory, too

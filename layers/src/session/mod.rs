@@ -3,7 +3,9 @@
 pub mod driver;
 mod framed;
 mod outbox;
+mod payload;
 mod send;
+mod shared;
 pub(crate) mod signal;
 
 use std::{
@@ -16,7 +18,11 @@ pub use self::{
     framed::{Framed, FramedParts, HasSession},
     send::{Feeding, SendError, Sending, Sent},
 };
-use self::{outbox::Outbox, signal::Signal};
+use self::{
+    outbox::{Outbox, Refusal},
+    payload::Payload,
+    signal::Signal,
+};
 use crate::connection::{CloseReason, ConnectionHandle};
 
 /// The handle of one session: a [`ConnectionHandle`] that also sends messages of type `Out`.
@@ -92,12 +98,13 @@ impl<Out> Session<Out> {
         if self.is_closing() {
             return Err(self.closed_error(Some(message)));
         }
-        match self.0.outbox.try_push(message) {
+        match self.0.outbox.try_push(Payload::Message(message)) {
             Ok(()) => {
                 self.signal().raise(Signal::MESSAGES);
                 Ok(())
             }
-            Err((refusal, message)) => Err(send::refused(self, &refusal, message)),
+            Err((Refusal::Full, Payload::Message(message))) => Err(SendError::Full(message)),
+            Err((_, payload)) => Err(self.closed_error(payload.into_message())),
         }
     }
 

@@ -16,7 +16,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::send::SendFailure;
+use super::{payload::Payload, send::SendFailure};
 use crate::sync::Mutex;
 
 /// Which outcome a message is to be reported under.
@@ -24,11 +24,28 @@ pub(crate) type TicketId = u64;
 /// Who waits for room.
 pub(crate) type WaiterId = u64;
 
-/// A message on its way to the driver.
+/// What is on its way to the driver.
 #[derive(Debug)]
 pub(crate) struct Queued<Out> {
-    pub(crate) message: Out,
-    pub(crate) ticket: Option<TicketId>,
+    pub(crate) payload: Payload<Out>,
+    pub(crate) attention: Attention,
+}
+
+/// Who cares for the outcome of what is queued: a word, because there is one in each entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Attention(u64);
+
+impl Attention {
+    /// Nobody; it is sent all the same.
+    pub(crate) const NOBODY: Self = Self(0);
+
+    /// The `send` that waits for it.
+    pub(crate) const fn ticket(self) -> Option<TicketId> {
+        match self {
+            Self::NOBODY => None,
+            Self(ticket) => Some(ticket),
+        }
+    }
 }
 
 /// Why a message was not queued.
@@ -78,7 +95,7 @@ impl<Out> Default for Senders<Out> {
     fn default() -> Self {
         Self {
             tickets: VecDeque::new(),
-            first_ticket: 0,
+            first_ticket: 1, // 0 is nobody's
             waiters: VecDeque::new(),
             next_waiter: 0,
         }
@@ -146,13 +163,14 @@ impl<Out> State<Out> {
         self.senders.as_mut()?.waiters.remove(place?)
     }
 
-    fn push(&mut self, message: Out, attended: bool) -> Option<TicketId> {
+    fn push(&mut self, payload: Payload<Out>, attended: bool) -> Option<TicketId> {
         let ticket = attended.then(|| {
             let senders = self.senders.get_or_insert_default();
             senders.tickets.push_back(Ticket::Waiting(None));
             senders.first_ticket + senders.tickets.len() as u64 - 1
         });
-        self.messages.push_back(Queued { message, ticket });
+        let attention = ticket.map_or(Attention::NOBODY, Attention);
+        self.messages.push_back(Queued { payload, attention });
         ticket
     }
 
@@ -204,25 +222,25 @@ impl<Out> Outbox<Out> {
 
     // the senders' side
 
-    /// Queues `message` at once or hands it back. Does not overtake senders that wait.
-    pub(crate) fn try_push(&self, message: Out) -> Result<(), (Refusal, Out)> {
+    /// Queues `payload` at once or hands it back. Does not overtake senders that wait.
+    pub(crate) fn try_push(&self, payload: Payload<Out>) -> Result<(), (Refusal, Payload<Out>)> {
         let mut state = self.0.lock();
         if state.closed {
-            return Err((Refusal::Closed, message));
+            return Err((Refusal::Closed, payload));
         }
         if state.waiting() > 0 || state.room() == 0 {
-            return Err((Refusal::Full, message));
+            return Err((Refusal::Full, payload));
         }
-        state.push(message, false);
+        state.push(payload, false);
         Ok(())
     }
 
-    /// Queues `message` when there is room and it is the caller's turn. `message` is left where it is until then, and
+    /// Queues `payload` when there is room and it is the caller's turn. `payload` is left where it is until then, and
     /// for good when the answer is an error. `waiter` is the caller's place among those who wait, kept between polls.
     pub(crate) fn poll_push(
         &self,
         cx: &Context<'_>,
-        message: &mut Option<Out>,
+        payload: &mut Option<Payload<Out>>,
         waiter: &mut Option<WaiterId>,
         attended: bool,
     ) -> Poll<Result<Option<TicketId>, Refusal>> {
@@ -238,9 +256,9 @@ impl<Out> Outbox<Out> {
         if place.unwrap_or(state.waiting()) == 0 && state.room() > 0 {
             let gone = state.remove(place);
             *waiter = None;
-            let ticket = message
+            let ticket = payload
                 .take()
-                .and_then(|message| state.push(message, attended));
+                .and_then(|payload| state.push(payload, attended));
             let next = state.next_in_turn();
             drop(state);
             drop(gone);
@@ -389,21 +407,21 @@ impl<Out> Outbox<Out> {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// The end: what was not sent fails, by `failure` given the message where it was never encoded.
+    /// The end: what was not sent fails, by `failure` given the payload where none of it was encoded.
     pub(crate) fn fail_all(
         &self,
         left: VecDeque<Queued<Out>>,
-        failure: impl Fn(Option<Out>) -> SendFailure<Out>,
+        failure: impl Fn(Option<Payload<Out>>) -> SendFailure<Out>,
     ) {
         self.close();
         let mut state = self.0.lock();
         let messages = std::mem::take(&mut state.messages);
         drop(state);
         let mut unattended = Vec::new();
-        for Queued { message, ticket } in left.into_iter().chain(messages) {
-            match ticket {
-                Some(ticket) => self.complete(ticket, Err(failure(Some(message)))),
-                None => unattended.push(message),
+        for Queued { payload, attention } in left.into_iter().chain(messages) {
+            match attention.ticket() {
+                Some(ticket) => self.complete(ticket, Err(failure(Some(payload)))),
+                None => unattended.push(payload),
             }
         }
         let mut state = self.0.lock();
@@ -430,18 +448,29 @@ mod tests {
 
     const CAPACITY: u32 = 64;
 
+    fn message(n: u64) -> Payload<u64> {
+        Payload::Message(n)
+    }
+
+    #[test]
+    fn an_entry_is_no_larger_than_bytes_and_two_words() {
+        assert!(size_of::<Queued<bytes::Bytes>>() <= 6 * size_of::<usize>());
+        assert!(size_of::<Queued<String>>() <= 6 * size_of::<usize>());
+    }
+
     /// One turn with so many attended messages in it: queued, taken, encoded, sent, learnt.
     fn turn(outbox: &Outbox<u64>, batch: &mut VecDeque<Queued<u64>>, messages: u32) {
         let cx = Context::from_waker(Waker::noop());
         for n in 0..messages {
-            let pushed = outbox.poll_push(&cx, &mut Some(n.into()), &mut None, true);
+            let pushed = outbox.poll_push(&cx, &mut Some(message(n.into())), &mut None, true);
             assert!(pushed.is_ready());
         }
         outbox.take(batch);
         assert_eq!(batch.len(), messages as usize);
-        while let Some(Queued { ticket, .. }) = batch.pop_front() {
-            outbox.complete(ticket.unwrap(), Ok(1));
-            assert!(outbox.poll_outcome(&cx, ticket.unwrap()).is_ready());
+        while let Some(Queued { attention, .. }) = batch.pop_front() {
+            let ticket = attention.ticket().unwrap();
+            outbox.complete(ticket, Ok(1));
+            assert!(outbox.poll_outcome(&cx, ticket).is_ready());
         }
         outbox.report(0, false);
     }
@@ -509,7 +538,7 @@ mod tests {
         for waiter in &mut waiters {
             assert!(
                 outbox
-                    .poll_push(&cx, &mut Some(0), waiter, false)
+                    .poll_push(&cx, &mut Some(message(0)), waiter, false)
                     .is_pending()
             );
         }
@@ -521,7 +550,7 @@ mod tests {
         for waiter in waiters.iter_mut().step_by(2) {
             assert!(
                 outbox
-                    .poll_push(&cx, &mut Some(0), waiter, false)
+                    .poll_push(&cx, &mut Some(message(0)), waiter, false)
                     .is_ready()
             );
             outbox.take(&mut batch);
@@ -541,7 +570,7 @@ mod tests {
         let mut waiting = task::spawn(());
         let mut waiter = None;
         let poll = |cx: &Context<'_>, waiter: &mut _| {
-            outbox.poll_push(cx, &mut Some(0_u64), waiter, false)
+            outbox.poll_push(cx, &mut Some(message(0)), waiter, false)
         };
         assert!(waiting.enter(|cx, _| poll(cx, &mut waiter)).is_pending());
         outbox.report(0, false);
@@ -569,10 +598,9 @@ mod loom_model {
         let mut batch = VecDeque::new();
         outbox.take(&mut batch);
         let taken = batch.len();
-        for Queued { ticket, .. } in batch.drain(..) {
-            ticket
-                .into_iter()
-                .for_each(|ticket| outbox.complete(ticket, Ok(1)));
+        for Queued { attention, .. } in batch.drain(..) {
+            let ticket = attention.ticket().into_iter();
+            ticket.for_each(|ticket| outbox.complete(ticket, Ok(1)));
         }
         outbox.report(0, false);
         taken
@@ -584,19 +612,20 @@ mod loom_model {
     fn a_sender_that_gives_up_passes_its_turn_on() {
         loom::model(|| {
             let outbox = Arc::new(Outbox::new(1));
-            outbox.try_push(0).unwrap();
+            outbox.try_push(Payload::Message(0)).unwrap();
             let (gives_up, stays) = (Arc::clone(&outbox), Arc::clone(&outbox));
             let gives_up = thread::spawn(move || {
                 let cx = Context::from_waker(Waker::noop());
                 let mut waiter = None;
-                let pushed = gives_up.poll_push(&cx, &mut Some(1), &mut waiter, false);
+                let pushed =
+                    gives_up.poll_push(&cx, &mut Some(Payload::Message(1)), &mut waiter, false);
                 if let Some(waiter) = waiter {
                     gives_up.leave(waiter);
                 }
                 pushed.is_ready()
             });
             let stays = thread::spawn(move || {
-                let (mut message, mut waiter) = (Some(2), None);
+                let (mut message, mut waiter) = (Some(Payload::Message(2)), None);
                 let pushed = block_on(poll_fn(|cx| {
                     stays.poll_push(cx, &mut message, &mut waiter, false)
                 }));
@@ -616,7 +645,7 @@ mod loom_model {
     #[test]
     fn a_send_that_meets_the_close_is_refused_or_sent() {
         fn send(outbox: &Outbox<u8>) -> bool {
-            let (mut message, mut waiter) = (Some(1), None);
+            let (mut message, mut waiter) = (Some(Payload::Message(1)), None);
             let pushed = block_on(poll_fn(|cx| {
                 outbox.poll_push(cx, &mut message, &mut waiter, true)
             }));
@@ -628,7 +657,8 @@ mod loom_model {
                     true
                 }
                 Err(refusal) => {
-                    assert_eq!((refusal, message), (Refusal::Closed, Some(1)));
+                    assert_eq!(refusal, Refusal::Closed);
+                    assert_eq!(message.and_then(Payload::into_message), Some(1));
                     false
                 }
             }

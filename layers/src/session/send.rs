@@ -10,7 +10,8 @@ use std::{
 
 use super::{
     Session,
-    outbox::{Refusal, TicketId, WaiterId},
+    outbox::{TicketId, WaiterId},
+    payload::Payload,
     signal::Signal,
 };
 use crate::connection::{CloseReason, SharedError};
@@ -90,7 +91,7 @@ impl<Out: fmt::Debug> Error for SendError<Out> {
 /// What the driver reports of a message that it could not send.
 #[derive(Debug)]
 pub(crate) enum SendFailure<Out> {
-    Closed(Option<Out>),
+    Closed(Option<Payload<Out>>),
     Encode(SharedError),
     Io(SharedError),
 }
@@ -103,7 +104,7 @@ pub(crate) enum SendFailure<Out> {
 #[must_use = "futures do nothing unless polled"]
 pub struct Feeding<'a, Out> {
     session: &'a Session<Out>,
-    message: Option<Out>,
+    payload: Option<Payload<Out>>,
     waiter: Option<WaiterId>,
 }
 
@@ -111,7 +112,7 @@ impl<'a, Out> Feeding<'a, Out> {
     pub(super) const fn new(session: &'a Session<Out>, message: Out) -> Self {
         Self {
             session,
-            message: Some(message),
+            payload: Some(Payload::Message(message)),
             waiter: None,
         }
     }
@@ -122,23 +123,28 @@ impl<'a, Out> Feeding<'a, Out> {
         attended: bool,
     ) -> Poll<Result<Option<TicketId>, SendError<Out>>> {
         assert!(
-            self.message.is_some(),
+            self.payload.is_some(),
             "a send future was polled after it was ready"
         );
         if self.session.is_closing() {
-            return Poll::Ready(Err(self.session.closed_error(self.message.take())));
+            return Poll::Ready(Err(self.closed()));
         }
         let pushed =
             self.session
                 .outbox()
-                .poll_push(cx, &mut self.message, &mut self.waiter, attended);
+                .poll_push(cx, &mut self.payload, &mut self.waiter, attended);
         match ready!(pushed) {
             Ok(ticket) => {
                 self.session.signal().raise(Signal::MESSAGES);
                 Poll::Ready(Ok(ticket))
             }
-            Err(_) => Poll::Ready(Err(self.session.closed_error(self.message.take()))),
+            Err(_) => Poll::Ready(Err(self.closed())),
         }
+    }
+
+    fn closed(&mut self) -> SendError<Out> {
+        let message = self.payload.take().and_then(Payload::into_message);
+        self.session.closed_error(message)
     }
 }
 
@@ -164,7 +170,7 @@ impl<Out> Drop for Feeding<'_, Out> {
 impl<Out> fmt::Debug for Feeding<'_, Out> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Feeding")
-            .field("queued", &self.message.is_none())
+            .field("queued", &self.payload.is_none())
             .finish_non_exhaustive()
     }
 }
@@ -206,7 +212,9 @@ impl<Out> Future for Sending<'_, Out> {
         this.ticket = None;
         Poll::Ready(match outcome {
             Ok(bytes) => Ok(Sent { bytes }),
-            Err(SendFailure::Closed(message)) => Err(session.closed_error(message)),
+            Err(SendFailure::Closed(payload)) => {
+                Err(session.closed_error(payload.and_then(Payload::into_message)))
+            }
             Err(SendFailure::Encode(source)) => Err(SendError::Encode(source)),
             Err(SendFailure::Io(source)) => Err(SendError::Io(source)),
         })
@@ -226,16 +234,5 @@ impl<Out> fmt::Debug for Sending<'_, Out> {
         f.debug_struct("Sending")
             .field("queued", &self.ticket.is_some())
             .finish_non_exhaustive()
-    }
-}
-
-pub(super) fn refused<Out>(
-    session: &Session<Out>,
-    refusal: &Refusal,
-    message: Out,
-) -> SendError<Out> {
-    match refusal {
-        Refusal::Full => SendError::Full(message),
-        Refusal::Closed => session.closed_error(Some(message)),
     }
 }
