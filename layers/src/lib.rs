@@ -130,6 +130,7 @@ pub mod close_callback;
 pub mod codec;
 mod connection;
 pub mod cron;
+pub mod group;
 pub mod handle_error;
 pub mod handshake_timeout;
 pub mod heartbeat;
@@ -169,6 +170,7 @@ pub use self::{
         DrainDeadlineExceeded, Endpoints, Panic, SharedError, Stats, TransportKind, WeakHandle,
     },
     cron::CronLayer,
+    group::{Group, Topics},
     handle_error::HandleErrorLayer,
     handshake_timeout::HandshakeTimeoutLayer,
     heartbeat::HeartbeatLayer,
@@ -181,8 +183,8 @@ pub use self::{
     read_timeout::ReadTimeoutLayer,
     registry::{Registry, RegistryLayer},
     session::{
-        Feeding, Framed, FramedParts, HasSession, SendError, Sending, Sent, Session, WeakSession,
-        driver,
+        Feeding, Framed, FramedParts, HasSession, SendError, Sending, Sent, Session, SlowConsumer,
+        WeakSession, driver,
     },
     spawn::SpawnLayer,
     trace::TraceLayer,

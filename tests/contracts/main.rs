@@ -7,6 +7,7 @@ mod connect;
 #[cfg(unix)]
 mod descriptors;
 mod fairness;
+mod groups;
 mod order;
 mod panics;
 mod per_session;

@@ -16,11 +16,13 @@ use tokio::task::coop;
 use super::{
     Report,
     members::{List, Member},
+    settings::{Notice, Settings},
 };
-use crate::{ConnectionHandle, Session, SlowConsumer, driver::SharedMessage, session::Waiting};
-
-/// Makes the message that tells a member how many it has missed.
-pub(super) type Notice<Out> = Arc<dyn Fn(u64) -> Out + Send + Sync>;
+use crate::{
+    ConnectionHandle, Session,
+    driver::SharedMessage,
+    session::{Offered, Waiting},
+};
 
 /// How many members are worth a unit of tokio's cooperative budget, as so many messages are in the session loop.
 const MEMBERS_A_UNIT: usize = 32;
@@ -41,15 +43,6 @@ pub(super) struct Broadcast<Out> {
     notice: Option<Notice<Out>>,
 }
 
-/// What became of it for one member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Offered {
-    Delivered,
-    Displaced,
-    Dropped,
-    Closed,
-}
-
 impl Report {
     fn count(&mut self, offered: Offered) {
         match offered {
@@ -65,7 +58,7 @@ impl Report {
 }
 
 impl<Out> Broadcast<Out> {
-    pub(super) fn new(list: List<Out>, message: Out, notice: Option<Notice<Out>>) -> Self
+    pub(super) fn new(list: List<Out>, message: Out, settings: &Settings<Out>) -> Self
     where
         Out: Clone,
     {
@@ -73,7 +66,7 @@ impl<Out> Broadcast<Out> {
             list,
             except: None,
             message: Arc::new(SharedMessage::new(message)),
-            notice,
+            notice: settings.notice.clone(),
         }
     }
 
@@ -109,7 +102,9 @@ impl<Out> Broadcast<Out> {
                 // gone, and its close callback is about to take it off the list
                 None => Some(Offered::Closed),
             };
-            offered.into_iter().for_each(|offered| report.count(offered));
+            offered
+                .into_iter()
+                .for_each(|offered| report.count(offered));
         }
         report
     }
@@ -118,9 +113,8 @@ impl<Out> Broadcast<Out> {
     fn offer(&self, member: &Member<Out>, session: &Session<Out>) -> Option<Offered> {
         if let (Some(lag), Some(notice)) = (&member.lag, &self.notice)
             && lag.load(Relaxed) > 0
-            && !tell(session, lag, notice)
         {
-            // what it missed comes first; where there is no room for that there is none for this
+            tell(session, lag, notice);
         }
         let offered = session.offer_shared(&self.message, member.policy)?;
         match offered {
@@ -145,16 +139,13 @@ impl<Out> Member<Out> {
 }
 
 /// Tells a member what it has missed, if there is room for that.
-fn tell<Out>(session: &Session<Out>, lag: &AtomicU64, notice: &Notice<Out>) -> bool {
+#[cold]
+fn tell<Out>(session: &Session<Out>, lag: &AtomicU64, notice: &Notice<Out>) {
     let missed = lag.swap(0, Relaxed);
-    if missed == 0 {
-        return true; // another broadcast has told
-    }
-    let told = session.try_send(notice(missed)).is_ok();
-    if !told {
+    // it is none if another broadcast has told meanwhile
+    if missed > 0 && session.try_send(notice(missed)).is_err() {
         lag.fetch_add(missed, Relaxed);
     }
-    told
 }
 
 /// Takes what is done here out of the turn of the task that does it, so that those who are to write get theirs.
@@ -183,16 +174,11 @@ pub struct Broadcasting<Out> {
 }
 
 impl<Out> Broadcasting<Out> {
-    pub(super) const fn new(broadcast: Broadcast<Out>) -> Self {
+    pub(super) fn new(broadcast: Broadcast<Out>) -> Self {
         Self {
             begin: Some(broadcast),
             waiting: Vec::new(),
-            report: Report {
-                delivered: 0,
-                dropped: 0,
-                closed: 0,
-                displaced: 0,
-            },
+            report: Report::default(),
         }
     }
 
@@ -227,7 +213,11 @@ impl<Out> Future for Broadcasting<Out> {
             match waiting.poll(cx) {
                 Poll::Pending => next += 1,
                 Poll::Ready(delivered) => {
-                    let offered = if delivered { Offered::Delivered } else { Offered::Closed };
+                    let offered = if delivered {
+                        Offered::Delivered
+                    } else {
+                        Offered::Closed
+                    };
                     this.report.count(offered);
                     drop(this.waiting.swap_remove(next));
                 }

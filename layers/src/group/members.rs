@@ -1,14 +1,15 @@
 //! Who is in a group: a list that broadcasts walk without a lock.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
-use crate::{Session, SlowConsumer, WeakSession};
+use super::settings::Settings;
+use crate::{CallbackAdded, ConnectionHandle, Session, SlowConsumer, WeakSession};
 
 /// One member.
 pub(super) struct Member<Out> {
@@ -20,12 +21,16 @@ pub(super) struct Member<Out> {
 }
 
 impl<Out> Member<Out> {
-    pub(super) fn new(session: &Session<Out>, policy: SlowConsumer, tells: bool) -> Self {
+    pub(super) fn new(
+        session: &Session<Out>,
+        settings: &Settings<Out>,
+        policy: Option<SlowConsumer>,
+    ) -> Self {
         Self {
             id: session.id(),
             session: session.downgrade(),
-            policy,
-            lag: tells.then(Arc::default),
+            policy: policy.unwrap_or(settings.policy),
+            lag: settings.notice.as_ref().map(|_| Arc::default()),
         }
     }
 }
@@ -76,18 +81,19 @@ impl<Out> Members<Out> {
         Arc::clone(&self.list)
     }
 
-    /// Adds `member`, or has it take the place of the one of the same session. `true` if it is new.
-    pub(super) fn insert(&mut self, member: Member<Out>) -> bool {
-        let list = Arc::make_mut(&mut self.list);
-        let place = *self.places.entry(member.id).or_insert(list.len());
-        match list.get_mut(place) {
-            Some(old) => {
-                old.policy = member.policy;
-                false
-            }
-            None => {
-                list.push(member);
+    /// Adds `member`; `true` if it is new. If it is not, a `policy` of its own is its policy from now on.
+    pub(super) fn insert(&mut self, member: Member<Out>, policy: Option<SlowConsumer>) -> bool {
+        match self.places.entry(member.id) {
+            Entry::Vacant(place) => {
+                place.insert(self.list.len());
+                Arc::make_mut(&mut self.list).push(member);
                 true
+            }
+            Entry::Occupied(place) => {
+                if let Some(policy) = policy {
+                    Arc::make_mut(&mut self.list)[*place.get()].policy = policy;
+                }
+                false
             }
         }
     }
@@ -134,17 +140,17 @@ impl Token {
         Self(NEXT.fetch_add(1, Relaxed))
     }
 
-    /// Has `leave` called when `session` has closed; at once, if it has.
-    pub(super) fn leave_at_close<Out>(
+    /// Has `leave` called when `session` has closed. `false` if it has, and `leave` was called.
+    pub(super) fn leave_at_close(
         self,
-        session: &Session<Out>,
+        session: &ConnectionHandle,
         leave: impl FnOnce() + Send + 'static,
-    ) {
-        session.add_close_callback(self, (), move |_| leave());
+    ) -> bool {
+        session.add_close_callback(self, (), move |_| leave()) != CallbackAdded::RanNow
     }
 
     /// Takes that back.
-    pub(super) fn forget<Out>(self, session: &Session<Out>) {
+    pub(super) fn forget(self, session: &ConnectionHandle) {
         session.remove_close_callback(self, ());
     }
 }

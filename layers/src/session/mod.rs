@@ -2,6 +2,7 @@
 
 pub mod driver;
 mod framed;
+mod offer;
 mod outbox;
 mod payload;
 mod send;
@@ -14,8 +15,10 @@ use std::{
     sync::{Arc, Weak},
 };
 
+pub(crate) use self::offer::{Offered, Waiting};
 pub use self::{
     framed::{Framed, FramedParts, HasSession},
+    offer::SlowConsumer,
     send::{Feeding, SendError, Sending, Sent},
 };
 use self::{

@@ -235,6 +235,25 @@ impl<Out> Outbox<Out> {
         Ok(())
     }
 
+    /// Queues `payload` beyond the bound, as long as the write buffer is not above its high watermark and no more than
+    /// `most` lie here. Senders that wait are overtaken: they wait for room within the bound.
+    #[cold]
+    pub(crate) fn try_push_beyond(
+        &self,
+        payload: Payload<Out>,
+        most: usize,
+    ) -> Result<(), (Refusal, Payload<Out>)> {
+        let mut state = self.0.lock();
+        if state.closed {
+            return Err((Refusal::Closed, payload));
+        }
+        if state.blocked || state.messages.len() + state.taken as usize >= most {
+            return Err((Refusal::Full, payload));
+        }
+        state.push(payload, false);
+        Ok(())
+    }
+
     /// Queues `payload` when there is room and it is the caller's turn. `payload` is left where it is until then, and
     /// for good when the answer is an error. `waiter` is the caller's place among those who wait, kept between polls.
     pub(crate) fn poll_push(
