@@ -117,8 +117,8 @@ pub mod transport;
 #[doc(inline)]
 pub use getty_layers as layers;
 pub use getty_layers::{
-    CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, IntoReply, Reply, Request,
-    SendError, Sent, Session, Stats,
+    CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, Group, IntoReply, Reply,
+    Request, SendError, Sent, Session, SlowConsumer, Stats, Topics,
 };
 /// tower itself, with what the layers and examples here need of it.
 pub use tower;
