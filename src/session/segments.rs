@@ -35,13 +35,7 @@ struct Segment {
 }
 
 impl Segments {
-    #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// How many bytes they have.
-    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.0.as_ref().map_or(0, |inner| inner.len)
     }
@@ -163,7 +157,7 @@ mod tests {
                 out.extend(next);
             }
             prop_assert_eq!(out, all);
-            prop_assert!(segments.is_empty() && buf.is_empty());
+            prop_assert!(segments.len() == 0 && buf.is_empty());
         }
     }
 }

@@ -188,7 +188,10 @@ impl Writer {
             driver.sent(moved, clock.moment(driver));
         }
         match polled {
-            Poll::Pending => timer.stalled(moved > 0, clock),
+            Poll::Pending => {
+                timer.stalled(moved > 0, clock);
+                self.report_begun(wire);
+            }
             Poll::Ready(_) => timer.flowed(),
         }
         polled
@@ -215,7 +218,8 @@ impl Writer {
                 Some(end) => usize::try_from(end - self.taken).unwrap_or(usize::MAX),
                 None => self.len(),
             };
-            let taken = if self.segments.is_empty() {
+            let contiguous = !self.has_segments();
+            let taken = if contiguous {
                 ready!(wire.poll_send(cx, &[IoSlice::new(&self.buf[..unit])]))?
             } else {
                 ready!(self.send_gathered(wire, cx, unit))?
@@ -224,7 +228,7 @@ impl Writer {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.taken += taken as u64;
-            let taken = if self.segments.is_empty() {
+            let taken = if contiguous {
                 taken
             } else {
                 self.segments.advance(taken)
@@ -236,6 +240,12 @@ impl Writer {
             }
             self.unflushed = true;
         }
+    }
+
+    /// Whether some of what waits lies outside of the buffer.
+    #[inline]
+    fn has_segments(&self) -> bool {
+        self.len() > self.buf.len()
     }
 
     /// Gives the transport the next `limit` bytes, in slices. Apart, because they lie on the stack.
@@ -263,6 +273,14 @@ impl Writer {
         self.due.front().is_some_and(|due| {
             due.end <= self.taken && self.units.front().is_none_or(|end| *end > due.end)
         })
+    }
+
+    /// Tells the outbox which of the sends that wait has begun to leave: who gives up wants to know.
+    fn report_begun<W: Wire>(&self, wire: &mut W) {
+        let begun = |due: &&Due| due.end - (due.bytes as u64) < self.taken;
+        if let Some(due) = self.due.iter().take_while(begun).last() {
+            wire.driver().begun(&due.ticket);
+        }
     }
 
     /// Tells the outcome of what is flushed now.

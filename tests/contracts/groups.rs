@@ -4,12 +4,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst},
+        Arc,
+        atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst},
     },
     task::{Context, Waker},
     thread,
-    time::Duration,
 };
 
 use bytes::BytesMut;
@@ -27,6 +26,9 @@ use tokio_test::{assert_pending, assert_ready, task};
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::support::{connector, echo, idle, lines, open, soon, stream};
+
+/// What fills a queue.
+const FILLER: &str = "filler";
 
 /// A session without a transport, whose driver is turned by hand.
 struct Guest {
@@ -62,13 +64,19 @@ impl Guest {
             });
         }
         self.driver.settle(false);
+        heard.retain(|line| line != FILLER);
         heard
     }
 
-    /// The peer reads nothing: the write buffer is full.
+    /// The peer reads nothing: the write buffer is full, and so is the queue.
     fn stalls(&mut self) {
         self.turn();
         self.driver.settle(true);
+        self.driver.set_queue_capacity(1);
+        let offer = self
+            .session
+            .offer(FILLER.to_owned(), SlowConsumer::DropNewest);
+        assert_ready!(task::spawn(offer).poll()).unwrap();
     }
 
     fn hangs_up(self) {
@@ -191,6 +199,7 @@ fn a_member_that_reads_nothing_misses_messages_and_nobody_else_does() {
     }
     assert_eq!(quick.hears().len(), 10);
     assert!(slow.hears().is_empty());
+    assert_eq!(slow.session.stats().dropped, 10);
     assert_eq!(counts(group.broadcast("again".to_owned())), [2, 0, 0]);
 }
 
@@ -227,6 +236,30 @@ fn what_is_broadcast_before_the_session_has_its_turn_is_not_lost() {
         .map(|n| group.broadcast(n.to_string()).delivered)
         .sum();
     assert!((1000..2000).contains(&delivered), "{delivered}");
+}
+
+#[test]
+fn a_member_may_rather_miss_old_messages_than_new_ones() {
+    let group = Group::new();
+    let mut guest = Guest::new();
+    group.join_with(&guest.session, SlowConsumer::DropOldest);
+    guest.turn();
+    guest.driver.set_queue_capacity(3);
+    guest.driver.settle(true);
+    let reports: Vec<_> = (0..10).map(|n| group.broadcast(n.to_string())).collect();
+    assert!(reports.iter().all(|report| report.delivered == 1));
+    assert_eq!(
+        reports
+            .iter()
+            .filter(|report| !report.is_complete())
+            .count(),
+        7
+    );
+    assert_eq!(guest.session.stats().dropped, 7);
+    assert_eq!(guest.hears(), ["7", "8", "9"]);
+    // nobody is slow who has not had a turn
+    (0..10).for_each(|n| assert!(group.broadcast(n.to_string()).is_complete()));
+    assert_eq!(guest.hears().len(), 10);
 }
 
 #[test]

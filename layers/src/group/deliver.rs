@@ -19,9 +19,9 @@ use super::{
     settings::{Notice, Settings},
 };
 use crate::{
-    ConnectionHandle, Session,
-    driver::SharedMessage,
-    session::{Offered, Waiting},
+    ConnectionHandle, Offered, SendError, Session,
+    driver::{Payload, SharedMessage},
+    session::Waiting,
 };
 
 /// How many members are worth a unit of tokio's cooperative budget, as so many messages are in the session loop.
@@ -43,16 +43,25 @@ pub(super) struct Broadcast<Out> {
     notice: Option<Notice<Out>>,
 }
 
+/// What became of it for one member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Delivered,
+    Replaced,
+    Dropped,
+    Closed,
+}
+
 impl Report {
-    fn count(&mut self, offered: Offered) {
-        match offered {
-            Offered::Delivered => self.delivered += 1,
-            Offered::Displaced => {
+    fn count(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Delivered => self.delivered += 1,
+            Outcome::Replaced => {
                 self.delivered += 1;
-                self.displaced += 1;
+                self.replaced += 1;
             }
-            Offered::Dropped => self.dropped += 1,
-            Offered::Closed => self.closed += 1,
+            Outcome::Dropped => self.dropped += 1,
+            Outcome::Closed => self.closed += 1,
         }
     }
 }
@@ -78,50 +87,59 @@ impl<Out> Broadcast<Out> {
     /// Delivers it without waiting for anybody.
     pub(super) fn now(self) -> Report {
         spend(self.units(), &mut Context::from_waker(Waker::noop()));
-        self.deliver(|member, _| {
-            member.missed(1);
-            Some(Offered::Dropped)
+        self.deliver(|member, session| {
+            session.handle().count_dropped(1);
+            member.missed();
+            Some(Outcome::Dropped)
         })
     }
 
     /// Delivers it, but to those that have no room and are to be waited for. What becomes of these `full` decides.
     fn deliver(
         &self,
-        mut full: impl FnMut(&Member<Out>, Session<Out>) -> Option<Offered>,
+        mut full: impl FnMut(&Member<Out>, Session<Out>) -> Option<Outcome>,
     ) -> Report {
         let mut report = Report::default();
         for member in &*self.list {
             if self.except == Some(member.id) {
                 continue;
             }
-            let offered = match member.session.upgrade() {
+            let outcome = match member.session.upgrade() {
                 Some(session) => match self.offer(member, &session) {
-                    Some(offered) => Some(offered),
+                    Some(outcome) => Some(outcome),
                     None => full(member, session),
                 },
                 // gone, and its close callback is about to take it off the list
-                None => Some(Offered::Closed),
+                None => Some(Outcome::Closed),
             };
-            offered
-                .into_iter()
-                .for_each(|offered| report.count(offered));
+            if let Some(outcome) = outcome {
+                report.count(outcome);
+            }
         }
         report
     }
 
     /// `None` where there is no room, and it is to be waited for.
-    fn offer(&self, member: &Member<Out>, session: &Session<Out>) -> Option<Offered> {
+    fn offer(&self, member: &Member<Out>, session: &Session<Out>) -> Option<Outcome> {
         if let (Some(lag), Some(notice)) = (&member.lag, &self.notice)
             && lag.load(Relaxed) > 0
         {
             tell(session, lag, notice);
         }
-        let offered = session.offer_shared(&self.message, member.policy)?;
-        match offered {
-            Offered::Dropped | Offered::Displaced => member.missed(1),
-            Offered::Delivered | Offered::Closed => {}
-        }
-        Some(offered)
+        let payload = Payload::Shared(Arc::clone(&self.message));
+        let outcome = match session.try_offer_payload(payload, member.policy) {
+            Ok(Offered::Queued) => return Some(Outcome::Delivered),
+            Ok(Offered::Replaced) => Outcome::Replaced,
+            Ok(Offered::Dropped) => Outcome::Dropped,
+            Err(SendError::Full(_)) => return None,
+            Err(SendError::Budget(_)) => {
+                session.handle().count_dropped(1);
+                Outcome::Dropped
+            }
+            Err(_) => return Some(Outcome::Closed),
+        };
+        member.missed();
+        Some(outcome)
     }
 
     /// How much of a turn it is worth.
@@ -131,9 +149,9 @@ impl<Out> Broadcast<Out> {
 }
 
 impl<Out> Member<Out> {
-    fn missed(&self, messages: u64) {
+    fn missed(&self) {
         if let Some(lag) = &self.lag {
-            lag.fetch_add(messages, Relaxed);
+            lag.fetch_add(1, Relaxed);
         }
     }
 }
@@ -213,12 +231,12 @@ impl<Out> Future for Broadcasting<Out> {
             match waiting.poll(cx) {
                 Poll::Pending => next += 1,
                 Poll::Ready(delivered) => {
-                    let offered = if delivered {
-                        Offered::Delivered
+                    let outcome = if delivered {
+                        Outcome::Delivered
                     } else {
-                        Offered::Closed
+                        Outcome::Closed
                     };
-                    this.report.count(offered);
+                    this.report.count(outcome);
                     drop(this.waiting.swap_remove(next));
                 }
             }

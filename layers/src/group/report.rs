@@ -13,7 +13,7 @@ pub struct Report {
     /// Does not get it: the session is closing, be it that its policy has just closed it for being too slow.
     pub closed: usize,
     /// Of those delivered to, how many have lost an older message for it.
-    pub displaced: usize,
+    pub replaced: usize,
 }
 
 impl Report {
@@ -26,7 +26,7 @@ impl Report {
     /// Whether nobody whose session goes on has lost anything.
     #[must_use]
     pub const fn is_complete(&self) -> bool {
-        self.dropped == 0 && self.displaced == 0
+        self.dropped == 0 && self.replaced == 0
     }
 }
 
@@ -36,11 +36,11 @@ impl fmt::Display for Report {
             delivered,
             dropped,
             closed,
-            displaced,
+            replaced,
         } = self;
         write!(
             f,
-            "{delivered} delivered ({displaced} in place of older ones), {dropped} dropped, {closed} closed"
+            "{delivered} delivered ({replaced} in place of older ones), {dropped} dropped, {closed} closed"
         )
     }
 }

@@ -28,8 +28,8 @@ use tokio::time::Instant;
 
 use super::{
     Session,
+    error::SendFailure,
     outbox::{Queued, TicketId},
-    send::SendFailure,
     signal::Signal,
 };
 pub use super::{
@@ -250,7 +250,7 @@ impl<Out> Driver<Out> {
     }
 
     /// Tells the senders what room there is: whether the write buffer is above its high watermark, and that messages
-    /// taken so far have been encoded. Cheap where nothing has changed. `true` when a sender that waits was woken.
+    /// given out so far have been encoded. Cheap where nothing has changed. `true` when a sender that waits was woken.
     #[inline]
     pub fn settle(&mut self, blocked: bool) -> bool {
         if !self.unreported && blocked == self.blocked {
@@ -258,7 +258,16 @@ impl<Out> Driver<Out> {
         }
         self.unreported = false;
         self.blocked = blocked;
-        self.session.outbox().report(self.left(), blocked)
+        self.raised |= self.left() > 0;
+        match &mut self.batch {
+            Some(left) => self.session.outbox().report(left, blocked),
+            None => self.session.outbox().report(&mut Batch::new(), blocked),
+        }
+    }
+
+    /// The transport has taken bytes of this message, though not all of it or without a flush.
+    pub fn begun(&mut self, ticket: &Ticket) {
+        self.session.outbox().begun(ticket.0);
     }
 
     /// A message was flushed; it took so many bytes.
@@ -352,7 +361,7 @@ impl<Out> Driver<Out> {
 
     /// A message was skipped.
     pub fn skipped(&self) {
-        self.session.counters().skipped.add(1);
+        self.session.handle().count_skipped();
     }
 
     /// The transport is read, or is not for now; to be called when that changes.

@@ -1,13 +1,17 @@
 //! A session: a connection with a codec, to which typed messages are sent.
 
 pub mod driver;
+mod error;
 mod framed;
 mod offer;
 mod outbox;
 mod payload;
+mod raw;
 mod send;
+mod share;
 mod shared;
 pub(crate) mod signal;
+mod timeout;
 
 use std::{
     fmt,
@@ -15,11 +19,12 @@ use std::{
     sync::{Arc, Weak},
 };
 
-pub(crate) use self::offer::{Offered, Waiting};
+pub(crate) use self::share::Waiting;
 pub use self::{
+    error::{SendError, Sent},
     framed::{Framed, FramedParts, HasSession},
-    offer::SlowConsumer,
-    send::{Feeding, SendError, Sending, Sent},
+    offer::{Offered, SlowConsumer},
+    send::{Feeding, Sending},
 };
 use self::{
     outbox::{Outbox, Refusal},
@@ -106,8 +111,7 @@ impl<Out> Session<Out> {
                 self.signal().raise(Signal::MESSAGES);
                 Ok(())
             }
-            Err((Refusal::Full, Payload::Message(message))) => Err(SendError::Full(message)),
-            Err((_, payload)) => Err(self.closed_error(payload.into_message())),
+            Err((refusal, payload)) => Err(self.refused(&refusal, Some(payload)).of_message()),
         }
     }
 
@@ -128,10 +132,18 @@ impl<Out> Session<Out> {
         &self.0.outbox
     }
 
-    fn closed_error(&self, message: Option<Out>) -> SendError<Out> {
+    fn closed_error<M>(&self, message: Option<M>) -> SendError<M> {
         SendError::Closed {
             message,
             reason: self.reason().unwrap_or(CloseReason::Dropped),
+        }
+    }
+
+    /// Why `payload` was not queued.
+    fn refused(&self, refusal: &Refusal, payload: Option<Payload<Out>>) -> SendError<Payload<Out>> {
+        match (refusal, payload) {
+            (Refusal::Full, Some(payload)) => SendError::Full(payload),
+            (_, payload) => self.closed_error(payload),
         }
     }
 }

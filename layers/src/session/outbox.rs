@@ -16,7 +16,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{payload::Payload, send::SendFailure};
+use super::{error::SendFailure, payload::Payload};
 use crate::sync::Mutex;
 
 /// Which outcome a message is to be reported under.
@@ -38,14 +38,27 @@ pub(crate) struct Attention(u64);
 impl Attention {
     /// Nobody; it is sent all the same.
     pub(crate) const NOBODY: Self = Self(0);
+    /// Nobody; and it may be dropped in favour of what is offered later.
+    const DROPPABLE: Self = Self(u64::MAX);
 
     /// The `send` that waits for it.
     pub(crate) const fn ticket(self) -> Option<TicketId> {
         match self {
-            Self::NOBODY => None,
+            Self::NOBODY | Self::DROPPABLE => None,
             Self(ticket) => Some(ticket),
         }
     }
+}
+
+/// What became of a message whose sender gives up.
+#[derive(Debug)]
+pub(crate) enum TakenBack<Out> {
+    /// The driver had not taken it, and will not.
+    Payload(Payload<Out>),
+    /// It is too late for that: the driver has it, and may have begun to write it.
+    Not { begun: bool },
+    /// It is too late even to give up.
+    Outcome(Result<usize, SendFailure<Out>>),
 }
 
 /// Why a message was not queued.
@@ -86,6 +99,8 @@ struct State<Out> {
 struct Senders<Out> {
     tickets: VecDeque<Ticket<Out>>,
     first_ticket: TicketId,
+    /// The newest of which the transport is known to have taken bytes.
+    begun: TicketId,
     /// Without a waker once it was woken, until it looks again.
     waiters: VecDeque<(WaiterId, Option<Waker>)>,
     next_waiter: WaiterId,
@@ -96,6 +111,7 @@ impl<Out> Default for Senders<Out> {
         Self {
             tickets: VecDeque::new(),
             first_ticket: 1, // 0 is nobody's
+            begun: 0,
             waiters: VecDeque::new(),
             next_waiter: 0,
         }
@@ -132,10 +148,17 @@ const QUIET: u8 = 32;
 
 impl<Out> State<Out> {
     fn room(&self) -> usize {
-        if self.blocked {
-            return 0;
-        }
-        (self.capacity as usize).saturating_sub(self.messages.len() + self.taken as usize)
+        if self.blocked { 0 } else { self.places() }
+    }
+
+    /// How many messages more the queue can hold, whatever the write buffer holds.
+    fn places(&self) -> usize {
+        (self.capacity as usize).saturating_sub(self.len())
+    }
+
+    /// How many messages wait here and, taken but not encoded, with the driver.
+    fn len(&self) -> usize {
+        self.messages.len() + self.taken as usize
     }
 
     /// The waker of the one whose turn it is, if there is room for it and it does not know yet. It wakes the next when
@@ -235,25 +258,6 @@ impl<Out> Outbox<Out> {
         Ok(())
     }
 
-    /// Queues `payload` beyond the bound, as long as the write buffer is not above its high watermark and no more than
-    /// `most` lie here. Senders that wait are overtaken: they wait for room within the bound.
-    #[cold]
-    pub(crate) fn try_push_beyond(
-        &self,
-        payload: Payload<Out>,
-        most: usize,
-    ) -> Result<(), (Refusal, Payload<Out>)> {
-        let mut state = self.0.lock();
-        if state.closed {
-            return Err((Refusal::Closed, payload));
-        }
-        if state.blocked || state.messages.len() + state.taken as usize >= most {
-            return Err((Refusal::Full, payload));
-        }
-        state.push(payload, false);
-        Ok(())
-    }
-
     /// Queues `payload` when there is room and it is the caller's turn. `payload` is left where it is until then, and
     /// for good when the answer is an error. `waiter` is the caller's place among those who wait, kept between polls.
     pub(crate) fn poll_push(
@@ -298,6 +302,64 @@ impl<Out> Outbox<Out> {
         drop(state);
         drop(old);
         Poll::Pending
+    }
+
+    /// Queues `payload` as long as the queue has places, though the write buffer be above its high watermark. Without one,
+    /// a `droppable` one replaces the oldest of its kind, which is handed out. Does not overtake senders that wait.
+    ///
+    /// As long as the write buffer is not above its mark, a `burst` may lie here before any of that: so many in all.
+    /// Senders that wait are overtaken then, for they wait for room within the bound.
+    pub(crate) fn offer(
+        &self,
+        payload: Payload<Out>,
+        droppable: bool,
+        burst: impl FnOnce() -> usize,
+    ) -> Result<Option<Payload<Out>>, (Refusal, Payload<Out>)> {
+        let mut state = self.0.lock();
+        if state.closed {
+            return Err((Refusal::Closed, payload));
+        }
+        let mut replaced = None;
+        let is_full = state.waiting() > 0 || state.places() == 0;
+        if is_full && (state.blocked || state.len() >= burst()) {
+            let is_droppable = |queued: &Queued<Out>| queued.attention == Attention::DROPPABLE;
+            let oldest = state.messages.iter().position(is_droppable);
+            let Some(oldest) = oldest.filter(|_| droppable) else {
+                return Err((Refusal::Full, payload));
+            };
+            replaced = state.messages.remove(oldest);
+        }
+        state.messages.push_back(Queued {
+            payload,
+            attention: if droppable {
+                Attention::DROPPABLE
+            } else {
+                Attention::NOBODY
+            },
+        });
+        drop(state);
+        Ok(replaced.map(|queued| queued.payload))
+    }
+
+    /// Takes a message back from the queue, if the driver has not taken it. Nobody waits for its outcome any more.
+    pub(crate) fn take_back(&self, ticket: TicketId) -> TakenBack<Out> {
+        let mut state = self.0.lock();
+        let is_it = |queued: &Queued<Out>| queued.attention == Attention(ticket);
+        let place = state.messages.iter().position(is_it);
+        let queued = place.and_then(|place| state.messages.remove(place));
+        let senders = state.senders.get_or_insert_default();
+        let begun = ticket <= senders.begun;
+        let held = senders.ticket(ticket);
+        let old = held.map(|held| std::mem::replace(held, Ticket::Abandoned));
+        senders.retire();
+        let next = state.next_in_turn();
+        drop(state);
+        next.into_iter().for_each(Waker::wake);
+        match (queued, old) {
+            (Some(queued), _) => TakenBack::Payload(queued.payload),
+            (None, Some(Ticket::Done(outcome))) => TakenBack::Outcome(outcome),
+            (None, _) => TakenBack::Not { begun },
+        }
     }
 
     /// Gives up waiting for room; whoever is next in turn learns it.
@@ -356,8 +418,7 @@ impl<Out> Outbox<Out> {
 
     /// How many messages wait here.
     pub(crate) fn len(&self) -> usize {
-        let state = self.0.lock();
-        state.messages.len() + state.taken as usize
+        self.0.lock().len()
     }
 
     // the driver's side
@@ -378,12 +439,17 @@ impl<Out> Outbox<Out> {
         next.into_iter().for_each(Waker::wake);
     }
 
-    /// Says how much of the batch is left to encode, and whether the write buffer is above its high watermark. `true` if
-    /// that woke a sender that waits.
-    pub(crate) fn report(&self, left: usize, blocked: bool) -> bool {
+    /// Takes back what is left of the batch to encode, and learns whether the write buffer is above its high watermark:
+    /// what the driver cannot encode now is better here, where it may be taken back and dropped. `true` if that woke a
+    /// sender that waits.
+    pub(crate) fn report(&self, left: &mut VecDeque<Queued<Out>>, blocked: bool) -> bool {
         let mut state = self.0.lock();
-        state.taken = u32::try_from(left).unwrap_or(u32::MAX);
+        state.taken = 0;
         state.blocked = blocked;
+        if !left.is_empty() {
+            std::mem::swap(&mut state.messages, left);
+            state.messages.append(left);
+        }
         let next = state.next_in_turn();
         drop(state);
         let woken = next.is_some();
@@ -398,6 +464,11 @@ impl<Out> Outbox<Out> {
         let next = state.next_in_turn();
         drop(state);
         next.into_iter().for_each(Waker::wake);
+    }
+
+    /// The transport has taken bytes of the message with this ticket, and all of those before it.
+    pub(crate) fn begun(&self, ticket: TicketId) {
+        self.0.lock().senders.get_or_insert_default().begun = ticket;
     }
 
     pub(crate) fn complete(&self, ticket: TicketId, outcome: Result<usize, SendFailure<Out>>) {
@@ -491,7 +562,7 @@ mod tests {
             outbox.complete(ticket, Ok(1));
             assert!(outbox.poll_outcome(&cx, ticket).is_ready());
         }
-        outbox.report(0, false);
+        outbox.report(&mut VecDeque::new(), false);
     }
 
     /// What the queues have room for: queued, taken, tickets, waiters.
@@ -552,7 +623,7 @@ mod tests {
         let (outbox, mut batch) = (Outbox::new(1), VecDeque::new());
         let cx = Context::from_waker(Waker::noop());
         turn(&outbox, &mut batch, 1);
-        outbox.report(0, true);
+        outbox.report(&mut VecDeque::new(), true);
         let mut waiters = [None; 100];
         for waiter in &mut waiters {
             assert!(
@@ -565,7 +636,7 @@ mod tests {
         for waiter in waiters.iter().skip(1).step_by(2) {
             outbox.leave(waiter.unwrap());
         }
-        outbox.report(0, false);
+        outbox.report(&mut VecDeque::new(), false);
         for waiter in waiters.iter_mut().step_by(2) {
             assert!(
                 outbox
@@ -574,7 +645,7 @@ mod tests {
             );
             outbox.take(&mut batch);
             batch.clear();
-            outbox.report(0, false);
+            outbox.report(&mut VecDeque::new(), false);
         }
         (0..QUIET).for_each(|_| turn(&outbox, &mut batch, 1));
         assert!(memory(&outbox, &batch)[3] <= SHORT);
@@ -585,20 +656,20 @@ mod tests {
         use tokio_test::task;
 
         let outbox = Outbox::new(1);
-        outbox.report(0, true);
+        outbox.report(&mut VecDeque::new(), true);
         let mut waiting = task::spawn(());
         let mut waiter = None;
         let poll = |cx: &Context<'_>, waiter: &mut _| {
             outbox.poll_push(cx, &mut Some(message(0)), waiter, false)
         };
         assert!(waiting.enter(|cx, _| poll(cx, &mut waiter)).is_pending());
-        outbox.report(0, false);
+        outbox.report(&mut VecDeque::new(), false);
         assert!(waiting.is_woken());
         // the room goes before it looks, and comes again: it is told again
-        outbox.report(0, true);
+        outbox.report(&mut VecDeque::new(), true);
         assert!(waiting.enter(|cx, _| poll(cx, &mut waiter)).is_pending());
         assert!(!waiting.is_woken());
-        outbox.report(0, false);
+        outbox.report(&mut VecDeque::new(), false);
         assert!(waiting.is_woken());
         assert!(waiting.enter(|cx, _| poll(cx, &mut waiter)).is_ready());
     }
@@ -621,7 +692,7 @@ mod loom_model {
             let ticket = attention.ticket().into_iter();
             ticket.for_each(|ticket| outbox.complete(ticket, Ok(1)));
         }
-        outbox.report(0, false);
+        outbox.report(&mut VecDeque::new(), false);
         taken
     }
 

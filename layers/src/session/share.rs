@@ -1,90 +1,28 @@
-//! What is offered to a session by those who do not wait for it.
+//! Messages for many, in the queue of one session.
 
 use std::{
     sync::Arc,
     task::{Context, Poll},
 };
 
-use super::{
-    Session,
-    outbox::{Refusal, WaiterId},
-    payload::Payload,
-    shared::SharedMessage,
-    signal::Signal,
-};
-use crate::CloseReason;
+use super::{Session, outbox::WaiterId, payload::Payload, shared::SharedMessage, signal::Signal};
 
-/// What to do with a session that is slow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SlowConsumer {
-    /// Wait.
-    Wait,
-    /// Drop the message.
-    DropNewest,
-    /// Drop the oldest.
-    DropOldest,
-    /// Close.
-    Close,
-}
-
-/// What became of a message that was offered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Offered {
-    Delivered,
-    Displaced,
-    Dropped,
-    Closed,
-}
-
-impl<Out> Session<Out> {
-    pub(crate) fn offer_shared(
-        &self,
-        message: &Arc<SharedMessage<Out>>,
-        policy: SlowConsumer,
-    ) -> Option<Offered> {
-        if self.is_closing() {
-            return Some(Offered::Closed);
-        }
-        let payload = Payload::Shared(Arc::clone(message));
-        let pushed = self
-            .outbox()
-            .try_push(payload)
-            .or_else(|refused| match refused {
-                (Refusal::Full, payload) => self.outbox().try_push_beyond(payload, self.burst()),
-                refused => Err(refused),
-            });
-        match pushed {
-            Ok(()) => {
-                self.signal().raise(Signal::MESSAGES);
-                Some(Offered::Delivered)
-            }
-            Err((Refusal::Closed, _)) => Some(Offered::Closed),
-            Err((Refusal::Full, _)) => match policy {
-                SlowConsumer::Wait => None,
-                SlowConsumer::Close => {
-                    self.close_with(CloseReason::SlowConsumer);
-                    Some(Offered::Closed)
-                }
-                _ => Some(Offered::Dropped),
-            },
-        }
-    }
-}
-
-/// How many messages for many may wait for a session's turn, whatever its bound.
+/// How many messages for many may wait for a session's turn.
 const BURST: u64 = 1024;
-/// How many bytes they may come to, by what its messages have come to until now.
+
+/// How many bytes they may come to, going by what the session has sent until now.
 const BURST_BYTES: u64 = 1024 * 1024;
 
 impl<Out> Session<Out> {
-    /// How many messages for many may wait for the driver's turn.
+    /// How many messages may wait for the driver's turn, where the next is one for many.
     ///
-    /// The bound in messages is for those that are the session's own. Messages for many are there once for all of them,
-    /// and they come by the page: as long as the session is not known to be slow, they wait until it has had its turn.
-    fn burst(&self) -> usize {
+    /// The queue's bound is for messages of the session's own. Those for many are there once for all sessions, and they
+    /// come by the page, many before the driver has its next turn: that is no sign of a slow peer, as a write buffer above
+    /// its high watermark is.
+    pub(super) fn burst(&self) -> usize {
         let stats = self.stats();
-        let mean = stats.bytes_out / stats.messages_out.max(1);
-        (BURST_BYTES / mean.max(1)).min(BURST) as usize
+        let mean = (stats.bytes_out / stats.messages_out.max(1)).max(1);
+        usize::try_from((BURST_BYTES / mean).min(BURST)).unwrap_or(usize::MAX)
     }
 }
 
@@ -104,7 +42,7 @@ impl<Out> Waiting<Out> {
         }
     }
 
-    /// Ready when it is queued, or `false` when the session closes.
+    /// Ready with `true` when it is queued, with `false` when the session closes before.
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<bool> {
         let Self {
             session,
@@ -114,15 +52,13 @@ impl<Out> Waiting<Out> {
         if session.is_closing() {
             return Poll::Ready(false);
         }
-        session
-            .outbox()
-            .poll_push(cx, payload, waiter, false)
-            .map(|pushed| {
-                if pushed.is_ok() {
-                    session.signal().raise(Signal::MESSAGES);
-                }
-                pushed.is_ok()
-            })
+        let pushed = session.outbox().poll_push(cx, payload, waiter, false);
+        pushed.map(|pushed| {
+            if pushed.is_ok() {
+                session.signal().raise(Signal::MESSAGES);
+            }
+            pushed.is_ok()
+        })
     }
 }
 
