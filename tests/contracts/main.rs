@@ -4,6 +4,7 @@ mod callbacks;
 mod closing;
 mod codec;
 mod connect;
+mod crowd;
 #[cfg(unix)]
 mod descriptors;
 mod fairness;
