@@ -184,7 +184,7 @@ pub use self::{
     registry::{Registry, RegistryLayer},
     session::{
         Feeding, Framed, FramedParts, HasSession, Offered, SendError, Sending, Sent, Session,
-        SlowConsumer, WeakSession, driver,
+        SlowConsumer, WeakSession, Writable, driver,
     },
     spawn::SpawnLayer,
     trace::TraceLayer,

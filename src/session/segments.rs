@@ -7,6 +7,9 @@ use bytes::{Buf, Bytes};
 /// Shorter ones are copied into the write buffer.
 pub(crate) const LEAST: usize = 4 * 1024;
 
+/// Where nothing else waits.
+pub(crate) const LEAST_ALONE: usize = 512;
+
 /// How many slices are written at once.
 pub(crate) const SLICES: usize = 32;
 

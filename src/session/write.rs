@@ -127,7 +127,8 @@ impl Writer {
         Ok(bytes)
     }
 
-    /// Adds bytes as they are: large pieces by reference, small ones as copies.
+    /// Adds bytes as they are: large pieces by reference, small ones as copies. One that nothing waits in front of need
+    /// not be large, for a buffer would be taken for it alone.
     fn append(&mut self, pieces: impl IntoIterator<Item = Bytes>) -> usize {
         let mut bytes = 0;
         let mut references = 0;
@@ -135,7 +136,12 @@ impl Writer {
             bytes += piece.len();
             // a message that is to be one unit is written in one call, which takes so many slices
             let referable = self.framing == Framing::Stream || references < segments::IN_A_UNIT;
-            if referable && piece.len() >= segments::LEAST {
+            let least = if self.len() == 0 && bytes == piece.len() {
+                segments::LEAST_ALONE
+            } else {
+                segments::LEAST
+            };
+            if referable && piece.len() >= least {
                 references += 1;
                 self.segments.push(self.buf.len(), piece);
             } else if !piece.is_empty() {

@@ -111,6 +111,15 @@ impl<Out> Outgoing<Out> {
     }
 }
 
+impl<Out> From<Queued<Out>> for Outgoing<Out> {
+    fn from(Queued { payload, attention }: Queued<Out>) -> Self {
+        Self {
+            payload,
+            ticket: attention.ticket().map(Ticket),
+        }
+    }
+}
+
 /// Names a send whose caller waits for its outcome. Dropped, the caller waits until the driver is dropped.
 #[derive(Debug)]
 #[must_use = "the sender waits for this outcome"]
@@ -236,17 +245,16 @@ impl<Out> Driver<Out> {
 
     /// What to send next.
     pub fn next_outgoing(&mut self) -> Option<Outgoing<Out>> {
-        if self.left() == 0 && self.raised {
+        if self.left() > 0 {
+            self.unreported = true;
+        } else if self.raised {
             self.raised = false;
-            let batch = self.batch.get_or_insert_default();
-            self.session.outbox().take(batch);
+            let first = self.session.outbox().take_first(&mut self.batch)?;
+            self.unreported |= self.left() > 0;
+            return Some(first.into());
         }
-        let Queued { payload, attention } = self.batch.as_mut()?.pop_front()?;
-        self.unreported = true;
-        Some(Outgoing {
-            payload,
-            ticket: attention.ticket().map(Ticket),
-        })
+        let next = self.batch.as_mut()?.pop_front()?;
+        Some(next.into())
     }
 
     /// Tells the senders what room there is: whether the write buffer is above its high watermark, and that messages
@@ -257,7 +265,10 @@ impl<Out> Driver<Out> {
             return false;
         }
         self.unreported = false;
-        self.blocked = blocked;
+        if blocked != self.blocked {
+            self.blocked = blocked;
+            self.session.mark_backpressured(blocked);
+        }
         self.raised |= self.left() > 0;
         match &mut self.batch {
             Some(left) => self.session.outbox().report(left, blocked),
@@ -280,6 +291,36 @@ impl<Out> Driver<Out> {
         self.session
             .outbox()
             .complete(ticket.0, Err(SendFailure::Encode(source)));
+    }
+
+    /// So many encoded bytes wait for the transport; to be told at the end of a turn.
+    #[inline]
+    pub fn pending(&self, bytes: usize) {
+        self.session.set_pending(bytes);
+    }
+
+    /// Our direction has ended, as a [`Payload::Finish`] asked.
+    pub fn finished(&mut self, ticket: &Ticket) {
+        self.session.mark_finished();
+        self.complete(ticket, 0);
+    }
+
+    /// A [`Payload::Finish`] asked for what the transport cannot do: messages are taken again.
+    pub fn cannot_finish(&mut self, ticket: &Ticket) {
+        let outbox = self.session.outbox();
+        outbox.reopen();
+        outbox.complete(ticket.0, Err(SendFailure::Unsupported));
+    }
+
+    /// Whether the close waits for the flush without a deadline: see
+    /// [`close_after_flush`](crate::ConnectionHandle::close_after_flush).
+    pub fn closes_after_flush(&self) -> bool {
+        self.session.closes_after_flush()
+    }
+
+    /// So many messages were dropped that were to be sent.
+    pub fn dropped(&self, messages: u64) {
+        self.session.handle().count_dropped(messages);
     }
 
     /// How many messages may wait for the encoder.
@@ -429,6 +470,10 @@ impl<Out> Drop for Driver<Out> {
     fn drop(&mut self) {
         self.session.abandon();
         self.session.set_in_flight(0);
+        self.session.set_pending(0);
+        if self.blocked {
+            self.session.mark_backpressured(false);
+        }
         let io = match self.session.reason() {
             Some(CloseReason::Io) => self.session.source(),
             _ => None,

@@ -12,6 +12,7 @@ mod share;
 mod shared;
 pub(crate) mod signal;
 mod timeout;
+mod wait;
 
 use std::{
     fmt,
@@ -25,6 +26,7 @@ pub use self::{
     framed::{Framed, FramedParts, HasSession},
     offer::{Offered, SlowConsumer},
     send::{Feeding, Sending},
+    wait::Writable,
 };
 use self::{
     outbox::{Outbox, Refusal},
@@ -143,6 +145,7 @@ impl<Out> Session<Out> {
     fn refused(&self, refusal: &Refusal, payload: Option<Payload<Out>>) -> SendError<Payload<Out>> {
         match (refusal, payload) {
             (Refusal::Full, Some(payload)) => SendError::Full(payload),
+            (Refusal::Finished, Some(payload)) => SendError::Finished(payload),
             (_, payload) => self.closed_error(payload),
         }
     }

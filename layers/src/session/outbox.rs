@@ -65,6 +65,7 @@ pub(crate) enum TakenBack<Out> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Full,
+    Finished,
     Closed,
 }
 
@@ -89,6 +90,8 @@ struct State<Out> {
     taken: u32,
     /// The driver's write buffer is above its high watermark.
     blocked: bool,
+    /// Our direction is to end after what lies here, or has ended.
+    finished: bool,
     closed: bool,
     /// For how many turns in a row the queues were short.
     quiet: u8,
@@ -151,6 +154,24 @@ impl<Out> State<Out> {
         if self.blocked { 0 } else { self.places() }
     }
 
+    /// Why nothing is queued any more, if nothing is.
+    fn refusal(&self) -> Option<Refusal> {
+        if self.closed {
+            Some(Refusal::Closed)
+        } else if self.finished {
+            Some(Refusal::Finished)
+        } else {
+            None
+        }
+    }
+
+    /// The wakers of all who wait for room that will never be.
+    fn wake_all(&mut self) -> Vec<Waker> {
+        let senders = self.senders.iter_mut();
+        let waiters = senders.flat_map(|senders| &mut senders.waiters);
+        waiters.filter_map(|(_, waker)| waker.take()).collect()
+    }
+
     /// How many messages more the queue can hold, whatever the write buffer holds.
     fn places(&self) -> usize {
         (self.capacity as usize).saturating_sub(self.len())
@@ -198,8 +219,8 @@ impl<Out> State<Out> {
     }
 
     /// Counts turns in which the queues were short, and gives the memory of long ones back after a number of them.
-    fn give_back(&mut self, batch: &mut VecDeque<Queued<Out>>) {
-        let mut longest = batch.len();
+    fn give_back(&mut self, batch: Option<&mut VecDeque<Queued<Out>>>) {
+        let mut longest = batch.as_ref().map_or(1, |batch| batch.len());
         if let Some(senders) = &self.senders {
             longest = longest
                 .max(senders.tickets.len())
@@ -212,12 +233,27 @@ impl<Out> State<Out> {
         self.quiet += 1;
         if self.quiet == QUIET {
             self.quiet = 0;
-            batch.shrink_to(SHORT);
+            batch.into_iter().for_each(|batch| batch.shrink_to(SHORT));
             self.messages.shrink_to(SHORT);
             if let Some(senders) = &mut self.senders {
                 senders.tickets.shrink_to(SHORT);
                 senders.waiters.shrink_to(SHORT);
             }
+        }
+    }
+}
+
+/// Whom a sender wakes that has had its turn.
+enum Next {
+    One(Option<Waker>),
+    All(Vec<Waker>),
+}
+
+impl Next {
+    fn wake(self) {
+        match self {
+            Self::One(waker) => waker.into_iter().for_each(Waker::wake),
+            Self::All(wakers) => wakers.into_iter().for_each(Waker::wake),
         }
     }
 }
@@ -238,6 +274,7 @@ impl<Out> Outbox<Out> {
             capacity,
             taken: 0,
             blocked: false,
+            finished: false,
             closed: false,
             quiet: 0,
         }))
@@ -248,8 +285,8 @@ impl<Out> Outbox<Out> {
     /// Queues `payload` at once or hands it back. Does not overtake senders that wait.
     pub(crate) fn try_push(&self, payload: Payload<Out>) -> Result<(), (Refusal, Payload<Out>)> {
         let mut state = self.0.lock();
-        if state.closed {
-            return Err((Refusal::Closed, payload));
+        if let Some(refusal) = state.refusal() {
+            return Err((refusal, payload));
         }
         if state.waiting() > 0 || state.room() == 0 {
             return Err((Refusal::Full, payload));
@@ -269,23 +306,29 @@ impl<Out> Outbox<Out> {
     ) -> Poll<Result<Option<TicketId>, Refusal>> {
         let mut state = self.0.lock();
         let place = waiter.and_then(|id| state.place(id));
-        if state.closed {
+        if let Some(refusal) = state.refusal() {
             let gone = state.remove(place);
             *waiter = None;
             drop(state);
             drop(gone);
-            return Poll::Ready(Err(Refusal::Closed));
+            return Poll::Ready(Err(refusal));
         }
         if place.unwrap_or(state.waiting()) == 0 && state.room() > 0 {
             let gone = state.remove(place);
             *waiter = None;
+            let finishes = matches!(payload, Some(Payload::Finish));
             let ticket = payload
                 .take()
                 .and_then(|payload| state.push(payload, attended));
-            let next = state.next_in_turn();
+            let next = if finishes {
+                state.finished = true;
+                Next::All(state.wake_all())
+            } else {
+                Next::One(state.next_in_turn())
+            };
             drop(state);
             drop(gone);
-            next.into_iter().for_each(Waker::wake);
+            next.wake();
             return Poll::Ready(Ok(ticket));
         }
         let senders = state.senders.get_or_insert_default();
@@ -316,8 +359,8 @@ impl<Out> Outbox<Out> {
         burst: impl FnOnce() -> usize,
     ) -> Result<Option<Payload<Out>>, (Refusal, Payload<Out>)> {
         let mut state = self.0.lock();
-        if state.closed {
-            return Err((Refusal::Closed, payload));
+        if let Some(refusal) = state.refusal() {
+            return Err((refusal, payload));
         }
         let mut replaced = None;
         let is_full = state.waiting() > 0 || state.places() == 0;
@@ -433,10 +476,32 @@ impl<Out> Outbox<Out> {
         let mut state = self.0.lock();
         std::mem::swap(&mut state.messages, batch);
         state.taken = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-        state.give_back(batch);
+        state.give_back(Some(batch));
         let next = state.next_in_turn();
         drop(state);
         next.into_iter().for_each(Waker::wake);
+    }
+
+    /// The first of what is queued; the rest goes into `batch`, which is empty, as with [`take`](Self::take). One that is
+    /// alone takes no place any more: nothing of it has to be told.
+    pub(crate) fn take_first(
+        &self,
+        batch: &mut Option<Box<VecDeque<Queued<Out>>>>,
+    ) -> Option<Queued<Out>> {
+        let mut state = self.0.lock();
+        if state.messages.len() > 1 {
+            drop(state);
+            let batch = batch.get_or_insert_default();
+            self.take(batch);
+            return batch.pop_front();
+        }
+        let only = state.messages.pop_front()?;
+        state.taken = 0;
+        state.give_back(batch.as_deref_mut());
+        let next = state.next_in_turn();
+        drop(state);
+        next.into_iter().for_each(Waker::wake);
+        Some(only)
     }
 
     /// Takes back what is left of the batch to encode, and learns whether the write buffer is above its high watermark:
@@ -488,13 +553,20 @@ impl<Out> Outbox<Out> {
     pub(crate) fn close(&self) {
         let mut state = self.0.lock();
         state.closed = true;
-        let waiters = state
-            .senders
-            .iter_mut()
-            .flat_map(|senders| &mut senders.waiters);
-        let wakers: Vec<_> = waiters.filter_map(|(_, waker)| waker.take()).collect();
+        let wakers = state.wake_all();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// The transport cannot end our direction alone: messages are taken again.
+    pub(crate) fn reopen(&self) {
+        self.0.lock().finished = false;
+    }
+
+    /// Whether a message would be queued at once.
+    pub(crate) fn has_room(&self) -> bool {
+        let state = self.0.lock();
+        state.refusal().is_none() && state.waiting() == 0 && state.room() > 0
     }
 
     /// The end: what was not sent fails, by `failure` given the payload where none of it was encoded.

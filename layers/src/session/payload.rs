@@ -22,6 +22,8 @@ pub enum Payload<Out> {
     Shared(Arc<SharedMessage<Out>>),
     /// Nothing to send: somebody waits until all before it has left.
     Flush,
+    /// Nothing to send any more: our direction ends when all before has left.
+    Finish,
 }
 
 impl<Out> Payload<Out> {
@@ -30,7 +32,9 @@ impl<Out> Payload<Out> {
     pub fn into_message(self) -> Option<Out> {
         match self {
             Self::Message(message) => Some(message),
-            Self::Raw(_) | Self::RawVectored(_) | Self::Shared(_) | Self::Flush => None,
+            Self::Raw(_) | Self::RawVectored(_) | Self::Shared(_) | Self::Flush | Self::Finish => {
+                None
+            }
         }
     }
 }
@@ -43,6 +47,7 @@ impl<Out> fmt::Debug for Payload<Out> {
             Self::RawVectored(_) => "RawVectored",
             Self::Shared(_) => "Shared",
             Self::Flush => "Flush",
+            Self::Finish => "Finish",
         })
     }
 }

@@ -15,7 +15,7 @@ use std::{
 
 use getty_layers::{
     CloseReason, Closed, DrainDeadlineExceeded, IntoReply, Panic, Reply, Request, Session,
-    driver::Lease,
+    driver::{Lease, Ticket},
 };
 use pin_project_lite::pin_project;
 use tokio::{task::coop, time::Instant};
@@ -64,6 +64,7 @@ struct State<S, W: Wire, R> {
     /// Finished, and waiting for the write buffer to drain.
     replies: Queue<Reply<W::Out>>,
     timer: Timer,
+    finish: Finish,
     /// The write buffer went above the high watermark and is not below the low one yet.
     blocked: bool,
     /// Bad messages are skipped and counted; otherwise they close the session.
@@ -85,6 +86,28 @@ enum Phase {
     Flushing,
     /// The transport is closed the way its protocol wants.
     Closing,
+}
+
+/// How far our direction has come to its end, ahead of the session's.
+#[derive(Debug)]
+enum Finish {
+    No,
+    /// Nothing is encoded any more, and it ends when all before has left.
+    Asked(Ticket),
+    Done,
+}
+
+impl Finish {
+    #[inline]
+    const fn is_asked(&self) -> bool {
+        matches!(self, Self::Asked(_))
+    }
+
+    /// Whether messages may still be encoded.
+    #[inline]
+    const fn lets_send(&self) -> bool {
+        matches!(self, Self::No)
+    }
 }
 
 /// What has said in this turn that it will wake us, and so is not polled again in it.
@@ -132,6 +155,7 @@ where
                 next: None,
                 replies: Queue::new(),
                 timer: Timer::default(),
+                finish: Finish::No,
                 blocked: false,
                 skip_bad: config.skips_bad(framing),
                 messages_in: 0,
@@ -247,6 +271,12 @@ where
             {
                 return self.transport_failed(error);
             }
+            if self.finish.is_asked()
+                && self.writer.is_flushed()
+                && let Poll::Ready(Err(error)) = self.poll_finish(cx)
+            {
+                return self.transport_failed(error);
+            }
             if self.blocked && self.writer.len() <= self.config.low {
                 self.blocked = false;
                 if self.wire.driver().settle(false) {
@@ -273,13 +303,17 @@ where
                 }
                 Phase::Opening | Phase::Running => {}
                 Phase::Draining => {
-                    if calls.len() == 0 && self.replies.is_empty() && self.is_flushed() {
-                        self.phase = Phase::Closing;
-                        continue;
+                    if self.is_flushed() {
+                        self.begin_drain_deadline(&mut turn.clock);
+                        if calls.len() == 0 && self.replies.is_empty() {
+                            self.phase = Phase::Closing;
+                            continue;
+                        }
                     }
                 }
                 Phase::Flushing => {
                     if self.writer.is_flushed() {
+                        self.begin_drain_deadline(&mut turn.clock);
                         self.phase = Phase::Closing;
                         continue;
                     }
@@ -297,6 +331,15 @@ where
                 Next::End => return Poll::Ready(()),
             }
         }
+    }
+
+    #[cold]
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.wire.poll_finish(cx))?;
+        if let Finish::Asked(ticket) = std::mem::replace(&mut self.finish, Finish::Done) {
+            self.wire.driver().finished(&ticket);
+        }
+        Poll::Ready(Ok(()))
     }
 
     #[cold]
