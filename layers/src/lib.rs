@@ -125,6 +125,7 @@ mod levels;
 
 pub mod access;
 pub mod active;
+pub mod budget;
 pub mod catch_panic;
 pub mod close_callback;
 pub mod codec;
@@ -162,6 +163,7 @@ pub use self::{message_metrics::MessageMetricsLayer, metrics::MetricsLayer};
 pub use self::{
     access::AccessLayer,
     active::ActiveLayer,
+    budget::MemoryBudget,
     catch_panic::CatchPanicLayer,
     close_callback::CloseCallbackLayer,
     codec::CodecLayer,

@@ -31,7 +31,7 @@ use std::{
     time::Duration,
 };
 
-use getty_layers::{Closed, Connection, IntoReply, Request};
+use getty_layers::{Closed, Connection, IntoReply, MemoryBudget, Request};
 use tower::{BoxError, Layer, Service};
 
 use self::config::Config;
@@ -153,6 +153,13 @@ impl<K> SessionLayer<K> {
     pub const fn with_watermarks(mut self, low: usize, high: usize) -> Self {
         self.config.low = if low < high { low } else { high };
         self.config.high = high;
+        self
+    }
+
+    /// Shares `budget` with all other sessions that it is given to: see [`MemoryBudget`]. None by default.
+    #[must_use]
+    pub fn with_memory_budget(mut self, budget: MemoryBudget) -> Self {
+        self.config.budget = Some(budget);
         self
     }
 

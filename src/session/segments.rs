@@ -83,6 +83,18 @@ impl Segments {
         &slices[..filled]
     }
 
+    /// The first `limit` bytes, where one segment is all that there is.
+    #[inline]
+    pub(crate) fn alone(&self, limit: usize) -> Option<&[u8]> {
+        match &self.0 {
+            Some(inner) if inner.queue.len() == 1 => {
+                let Segment { gap, bytes } = inner.queue.front()?;
+                (*gap == 0).then(|| &bytes[..limit.min(bytes.len())])
+            }
+            _ => None,
+        }
+    }
+
     /// Drops so many bytes as were `taken`, and says how many of them were the buffer's.
     #[cold]
     pub(crate) fn advance(&mut self, taken: usize) -> usize {

@@ -1,5 +1,6 @@
 //! The contracts of a session, of serving and of connecting, through the public API.
 
+mod budget;
 mod callbacks;
 mod closing;
 mod codec;

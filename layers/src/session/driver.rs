@@ -30,15 +30,19 @@ use super::{
     Session,
     error::SendFailure,
     outbox::{Queued, TicketId},
+    payload::Weigh,
     signal::Signal,
 };
 pub use super::{
     payload::Payload,
     shared::{CodecId, SharedMessage},
 };
-use crate::connection::{CloseReason, SharedError, checks::Checks};
 pub use crate::connection::{Hold, Lease};
 use crate::message::{Request, lent};
+use crate::{
+    budget::{self, MemoryBudget},
+    connection::{CloseReason, SharedError, checks::Checks},
+};
 
 /// How many messages wait for the encoder at most, unless [`Driver::set_queue_capacity`] says otherwise.
 pub const DEFAULT_QUEUE_CAPACITY: u32 = 64;
@@ -58,6 +62,10 @@ pub fn pair<Out>(handle: crate::ConnectionHandle) -> (Session<Out>, Driver<Out>)
         blocked: false,
         ping: false,
         held: false,
+        budget: None,
+        charged: 0,
+        uncharged: false,
+        weigh: None,
         wishes: None,
     };
     (session, driver)
@@ -81,6 +89,13 @@ pub struct Driver<Out> {
     blocked: bool,
     ping: bool,
     held: bool,
+    /// What senders and the write buffer are charged to.
+    budget: Option<MemoryBudget>,
+    /// How many bytes of the write buffer the budget knows of.
+    charged: usize,
+    /// Messages have left the queue that the budget believes there.
+    uncharged: bool,
+    weigh: Option<Weigh<Out>>,
     /// What layers have asked for, where any has.
     wishes: Option<Box<Wishes>>,
 }
@@ -249,8 +264,8 @@ impl<Out> Driver<Out> {
             self.unreported = true;
         } else if self.raised {
             self.raised = false;
-            let first = self.session.outbox().take_first(&mut self.batch)?;
-            self.unreported |= self.left() > 0;
+            let (first, counts) = self.session.outbox().take_first(&mut self.batch)?;
+            self.unreported |= counts;
             return Some(first.into());
         }
         let next = self.batch.as_mut()?.pop_front()?;
@@ -264,6 +279,12 @@ impl<Out> Driver<Out> {
         if !self.unreported && blocked == self.blocked {
             return false;
         }
+        self.report(blocked)
+    }
+
+    #[inline(never)]
+    fn report(&mut self, blocked: bool) -> bool {
+        self.uncharged |= self.unreported;
         self.unreported = false;
         if blocked != self.blocked {
             self.blocked = blocked;
@@ -321,6 +342,43 @@ impl<Out> Driver<Out> {
     /// So many messages were dropped that were to be sent.
     pub fn dropped(&self, messages: u64) {
         self.session.handle().count_dropped(messages);
+    }
+
+    /// Has what the session holds for sending charged to `budget`.
+    pub fn set_memory_budget(&mut self, budget: MemoryBudget) {
+        let outbox = self.session.outbox();
+        outbox.set_budget(budget.clone(), self.session.id(), self.weigh);
+        self.budget = Some(budget);
+    }
+
+    /// How many bytes a message holds beyond its own size, for a budget that is set later.
+    pub fn set_weight(&mut self, weigh: fn(&Out) -> usize) {
+        self.weigh = Some(weigh);
+    }
+
+    /// Charges the bytes that wait in the write buffer to the budget, where there is one; to be told at the end of a turn.
+    #[inline]
+    pub fn charge_written(&mut self, bytes: usize) {
+        if self.budget.is_some() && (self.uncharged || budget::is_other_block(self.charged, bytes))
+        {
+            self.charged = bytes;
+            self.uncharged = false;
+            self.session.outbox().charge_written(bytes);
+        }
+    }
+
+    /// Whether there is a budget and it is used up: then nothing is to be added to what waits already.
+    #[inline]
+    pub fn is_out_of_memory(&self) -> bool {
+        self.budget.as_ref().is_some_and(MemoryBudget::is_used_up)
+    }
+
+    /// Has `cx` woken when a budget that is used up has room again. `false` if there is room now.
+    pub fn wait_for_memory(&self, cx: &Context<'_>) -> bool {
+        let id = self.session.id();
+        self.budget
+            .as_ref()
+            .is_some_and(|budget| budget.wait(id, cx))
     }
 
     /// How many messages may wait for the encoder.

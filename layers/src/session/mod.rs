@@ -145,6 +145,7 @@ impl<Out> Session<Out> {
     fn refused(&self, refusal: &Refusal, payload: Option<Payload<Out>>) -> SendError<Payload<Out>> {
         match (refusal, payload) {
             (Refusal::Full, Some(payload)) => SendError::Full(payload),
+            (Refusal::Budget, Some(payload)) => SendError::Budget(payload),
             (Refusal::Finished, Some(payload)) => SendError::Finished(payload),
             (_, payload) => self.closed_error(payload),
         }

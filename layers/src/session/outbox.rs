@@ -16,8 +16,14 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{error::SendFailure, payload::Payload};
-use crate::sync::Mutex;
+use super::{
+    error::SendFailure,
+    payload::{Payload, Weigh},
+};
+use crate::{
+    budget::{Account, MemoryBudget},
+    sync::Mutex,
+};
 
 /// Which outcome a message is to be reported under.
 pub(crate) type TicketId = u64;
@@ -65,6 +71,7 @@ pub(crate) enum TakenBack<Out> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Full,
+    Budget,
     Finished,
     Closed,
 }
@@ -93,8 +100,17 @@ struct State<Out> {
     /// Our direction is to end after what lies here, or has ended.
     finished: bool,
     closed: bool,
+    /// Where what lies here is charged.
+    account: Option<Box<Charges<Out>>>,
     /// For how many turns in a row the queues were short.
     quiet: u8,
+}
+
+/// An account, and how to weigh what it is charged with.
+#[derive(Debug)]
+struct Charges<Out> {
+    account: Account,
+    weigh: Option<Weigh<Out>>,
 }
 
 /// The senders that wait.
@@ -162,6 +178,22 @@ impl<Out> State<Out> {
             Some(Refusal::Finished)
         } else {
             None
+        }
+    }
+
+    /// Charges for `payload`, where there is a budget; whether that lets it.
+    fn charge(&mut self, payload: &Payload<Out>) -> bool {
+        self.account.as_mut().is_none_or(|charges| {
+            let weight = payload.weight(charges.weigh);
+            charges.account.queue(weight)
+        })
+    }
+
+    /// `payload` has been taken out of the queue again.
+    fn refund(&mut self, payload: &Payload<Out>) {
+        if let Some(charges) = &mut self.account {
+            let weight = payload.weight(charges.weigh);
+            charges.account.unqueue(weight);
         }
     }
 
@@ -276,6 +308,7 @@ impl<Out> Outbox<Out> {
             blocked: false,
             finished: false,
             closed: false,
+            account: None,
             quiet: 0,
         }))
     }
@@ -290,6 +323,9 @@ impl<Out> Outbox<Out> {
         }
         if state.waiting() > 0 || state.room() == 0 {
             return Err((Refusal::Full, payload));
+        }
+        if !state.charge(&payload) {
+            return Err((Refusal::Budget, payload));
         }
         state.push(payload, false);
         Ok(())
@@ -316,6 +352,16 @@ impl<Out> Outbox<Out> {
         if place.unwrap_or(state.waiting()) == 0 && state.room() > 0 {
             let gone = state.remove(place);
             *waiter = None;
+            if payload
+                .as_ref()
+                .is_some_and(|payload| !state.charge(payload))
+            {
+                let next = state.next_in_turn();
+                drop(state);
+                drop(gone);
+                next.into_iter().for_each(Waker::wake);
+                return Poll::Ready(Err(Refusal::Budget));
+            }
             let finishes = matches!(payload, Some(Payload::Finish));
             let ticket = payload
                 .take()
@@ -363,14 +409,27 @@ impl<Out> Outbox<Out> {
             return Err((refusal, payload));
         }
         let mut replaced = None;
-        let is_full = state.waiting() > 0 || state.places() == 0;
-        if is_full && (state.blocked || state.len() >= burst()) {
+        let has_place = (state.waiting() == 0 && state.places() > 0)
+            || (!state.blocked && state.len() < burst());
+        if !has_place || !state.charge(&payload) {
             let is_droppable = |queued: &Queued<Out>| queued.attention == Attention::DROPPABLE;
             let oldest = state.messages.iter().position(is_droppable);
             let Some(oldest) = oldest.filter(|_| droppable) else {
-                return Err((Refusal::Full, payload));
+                let refusal = if has_place {
+                    Refusal::Budget
+                } else {
+                    Refusal::Full
+                };
+                return Err((refusal, payload));
             };
             replaced = state.messages.remove(oldest);
+            replaced.iter().for_each(|old| state.refund(&old.payload));
+            if !state.charge(&payload) {
+                // the old one is gone for nothing: news that is larger than what it replaces
+                drop(state);
+                drop(replaced);
+                return Err((Refusal::Budget, payload));
+            }
         }
         state.messages.push_back(Queued {
             payload,
@@ -390,6 +449,9 @@ impl<Out> Outbox<Out> {
         let is_it = |queued: &Queued<Out>| queued.attention == Attention(ticket);
         let place = state.messages.iter().position(is_it);
         let queued = place.and_then(|place| state.messages.remove(place));
+        queued
+            .iter()
+            .for_each(|queued| state.refund(&queued.payload));
         let senders = state.senders.get_or_insert_default();
         let begun = ticket <= senders.begun;
         let held = senders.ticket(ticket);
@@ -476,24 +538,27 @@ impl<Out> Outbox<Out> {
         let mut state = self.0.lock();
         std::mem::swap(&mut state.messages, batch);
         state.taken = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        if let Some(charges) = &mut state.account {
+            charges.account.take();
+        }
         state.give_back(Some(batch));
         let next = state.next_in_turn();
         drop(state);
         next.into_iter().for_each(Waker::wake);
     }
 
-    /// The first of what is queued; the rest goes into `batch`, which is empty, as with [`take`](Self::take). One that is
-    /// alone takes no place any more: nothing of it has to be told.
+    /// The first of what is queued; the rest goes into `batch`, which is empty, as with [`take`](Self::take). `true` if
+    /// what becomes of it is to be reported, as it is of a batch: one that is alone takes no place any more.
     pub(crate) fn take_first(
         &self,
         batch: &mut Option<Box<VecDeque<Queued<Out>>>>,
-    ) -> Option<Queued<Out>> {
+    ) -> Option<(Queued<Out>, bool)> {
         let mut state = self.0.lock();
-        if state.messages.len() > 1 {
+        if state.messages.len() > 1 || state.account.is_some() {
             drop(state);
             let batch = batch.get_or_insert_default();
             self.take(batch);
-            return batch.pop_front();
+            return Some((batch.pop_front()?, true));
         }
         let only = state.messages.pop_front()?;
         state.taken = 0;
@@ -501,7 +566,7 @@ impl<Out> Outbox<Out> {
         let next = state.next_in_turn();
         drop(state);
         next.into_iter().for_each(Waker::wake);
-        Some(only)
+        Some((only, false))
     }
 
     /// Takes back what is left of the batch to encode, and learns whether the write buffer is above its high watermark:
@@ -511,6 +576,11 @@ impl<Out> Outbox<Out> {
         let mut state = self.0.lock();
         state.taken = 0;
         state.blocked = blocked;
+        if let Some(charges) = &mut state.account {
+            let weigh = |queued: &Queued<Out>| queued.payload.weight(charges.weigh);
+            let weight = left.iter().map(weigh).sum();
+            charges.account.give_back(weight);
+        }
         if !left.is_empty() {
             std::mem::swap(&mut state.messages, left);
             state.messages.append(left);
@@ -520,6 +590,23 @@ impl<Out> Outbox<Out> {
         let woken = next.is_some();
         next.into_iter().for_each(Waker::wake);
         woken
+    }
+
+    /// Has what lies here charged to a budget, from the beginning.
+    pub(crate) fn set_budget(&self, budget: MemoryBudget, id: u64, weigh: Option<Weigh<Out>>) {
+        let mut account = Account::new(budget, id);
+        let mut state = self.0.lock();
+        for queued in &state.messages {
+            account.queue(queued.payload.weight(weigh));
+        }
+        state.account = Some(Box::new(Charges { account, weigh }));
+    }
+
+    /// So many bytes lie in the write buffer.
+    pub(crate) fn charge_written(&self, bytes: usize) {
+        if let Some(charges) = &mut self.0.lock().account {
+            charges.account.write(bytes);
+        }
     }
 
     /// Sets how many messages may wait. Wakes the first sender that waits, if that made room.
@@ -578,7 +665,9 @@ impl<Out> Outbox<Out> {
         self.close();
         let mut state = self.0.lock();
         let messages = std::mem::take(&mut state.messages);
+        let account = state.account.take();
         drop(state);
+        drop(account);
         let mut unattended = Vec::new();
         for Queued { payload, attention } in left.into_iter().chain(messages) {
             match attention.ticket() {

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 
-use super::shared::SharedMessage;
+use super::{outbox::Queued, shared::SharedMessage};
 
 /// One thing to send: it leaves whole, in its turn, and is one message on transports that keep messages apart.
 ///
@@ -36,6 +36,23 @@ impl<Out> Payload<Out> {
                 None
             }
         }
+    }
+}
+
+/// How many bytes a message holds beyond its own size.
+pub(crate) type Weigh<Out> = fn(&Out) -> usize;
+
+impl<Out> Payload<Out> {
+    /// How many bytes it holds, with its place in the queue.
+    pub(crate) fn weight(&self, weigh: Option<Weigh<Out>>) -> usize {
+        let held = match self {
+            Self::Message(message) => weigh.map_or(0, |weigh| weigh(message)),
+            Self::Raw(bytes) => bytes.len(),
+            Self::RawVectored(pieces) => pieces.iter().map(Bytes::len).sum(),
+            Self::Shared(_) => 0, // it is not this session's alone
+            Self::Flush | Self::Finish => return 0,
+        };
+        held.saturating_add(size_of::<Queued<Out>>())
     }
 }
 

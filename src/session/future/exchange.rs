@@ -133,6 +133,7 @@ where
         mut calls: Pin<&mut Calls<S::Future>>,
         cx: &mut Context<'_>,
     ) -> Stop<W::In, W::Out, S::Error> {
+        let high = self.high();
         let Self {
             wire,
             reader,
@@ -146,7 +147,6 @@ where
         let Some(service) = &mut self.service else {
             return Stop::ServiceWaits;
         };
-        let high = self.config.high;
         let lets_send = finish.lets_send();
         loop {
             // decode first: a session without a message holds no permit
@@ -260,7 +260,7 @@ where
                 (Err(error), Some(ticket)) => self.wire.driver().fail(&ticket, error.into()),
                 (Err(error), None) => self.encode_failed(error),
             }
-            self.blocked = self.writer.len() > self.config.high;
+            self.blocked = self.writer.len() > self.high();
         }
     }
 
@@ -289,7 +289,7 @@ where
                 }
             }
         }
-        self.blocked = self.writer.len() > self.config.high;
+        self.blocked = self.writer.len() > self.high();
         if let Some(reason) = close {
             self.session().close_with(reason);
         }

@@ -142,6 +142,9 @@ where
         config: Arc<Config>,
     ) -> Self {
         wire.driver().set_queue_capacity(config.queue);
+        if let Some(budget) = &config.budget {
+            wire.driver().set_memory_budget(budget.clone());
+        }
         if wire.has_ping() {
             wire.driver().has_ping();
         }
@@ -277,7 +280,7 @@ where
             {
                 return self.transport_failed(error);
             }
-            if self.blocked && self.writer.len() <= self.config.low {
+            if self.blocked && self.is_below_low(cx) {
                 self.blocked = false;
                 if self.wire.driver().settle(false) {
                     // a sender that waits goes first, or requests would take all the room each time there is some
@@ -287,6 +290,7 @@ where
                 continue;
             }
             self.wire.driver().settle(self.blocked);
+            self.wire.driver().charge_written(self.writer.len());
 
             match self.phase {
                 Phase::Running if self.reader.wants_more() && !turn.yields => {
@@ -403,6 +407,25 @@ where
             self.wire.driver().note_source(cut_off);
         }
         Next::End
+    }
+
+    /// Above how many bytes in the write buffer nothing more is encoded. Without memory to be had, that is above none.
+    #[inline]
+    fn high(&mut self) -> usize {
+        if self.wire.driver().is_out_of_memory() {
+            0
+        } else {
+            self.config.high
+        }
+    }
+
+    /// Whether so little waits to be written that messages are encoded again.
+    #[cold]
+    fn is_below_low(&mut self, cx: &Context<'_>) -> bool {
+        let waits = self.writer.len();
+        let driver = self.wire.driver();
+        let lacks_memory = || driver.is_out_of_memory() && driver.wait_for_memory(cx);
+        waits == 0 || (waits <= self.config.low && !lacks_memory())
     }
 
     /// Whether nothing has begun to close the session.
