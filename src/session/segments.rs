@@ -7,9 +7,6 @@ use bytes::{Buf, Bytes};
 /// Shorter ones are copied into the write buffer.
 pub(crate) const LEAST: usize = 4 * 1024;
 
-/// Where nothing else waits.
-pub(crate) const LEAST_ALONE: usize = 512;
-
 /// How many slices are written at once.
 pub(crate) const SLICES: usize = 32;
 
@@ -55,9 +52,10 @@ impl Segments {
         inner.before_last = buffered;
     }
 
-    /// What is to be written next, the first `limit` bytes at the most, as far as there are `slices` for them.
+    /// What is to be written next, after `front`: the first `limit` bytes at the most, as far as there are `slices` for them.
     pub(crate) fn gather<'a, 's>(
         &'a self,
+        front: &'a [u8],
         buf: &'a [u8],
         limit: usize,
         slices: &'s mut [IoSlice<'a>; SLICES],
@@ -72,6 +70,9 @@ impl Segments {
             }
             left > 0 && filled < SLICES
         };
+        if !add(front) {
+            return &slices[..filled];
+        }
         for Segment { gap, bytes } in self.0.iter().flat_map(|inner| &inner.queue) {
             let (before, after) = rest.split_at(*gap);
             if !add(before) || !add(bytes) {
@@ -81,18 +82,6 @@ impl Segments {
         }
         add(rest);
         &slices[..filled]
-    }
-
-    /// The first `limit` bytes, where one segment is all that there is.
-    #[inline]
-    pub(crate) fn alone(&self, limit: usize) -> Option<&[u8]> {
-        match &self.0 {
-            Some(inner) if inner.queue.len() == 1 => {
-                let Segment { gap, bytes } = inner.queue.front()?;
-                (*gap == 0).then(|| &bytes[..limit.min(bytes.len())])
-            }
-            _ => None,
-        }
     }
 
     /// Drops so many bytes as were `taken`, and says how many of them were the buffer's.
@@ -137,7 +126,7 @@ mod tests {
 
     fn written(segments: &Segments, buf: &[u8], limit: usize) -> Vec<u8> {
         let mut slices = [IoSlice::new(&[]); SLICES];
-        let slices = segments.gather(buf, limit, &mut slices);
+        let slices = segments.gather(&[], buf, limit, &mut slices);
         assert!(slices.iter().all(|slice| !slice.is_empty()));
         slices.iter().flat_map(|slice| slice.to_vec()).collect()
     }
