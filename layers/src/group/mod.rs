@@ -24,13 +24,18 @@
 //!
 //! # Room
 //!
-//! A member has room as long as it reads: a queue may be longer than
-//! [`with_queue`](https://docs.rs/getty/latest/getty/struct.SessionLayer.html#method.with_queue) says by messages that are
-//! broadcast, for these are there once for all, as long as its session's write buffer is below the high watermark. What
-//! is broadcast in one go, before sessions have had their turn to write, is so no reason to drop any of it, up to 1024
-//! messages or, going by what the session has sent until now, 1 MiB. A broadcast takes units of tokio's cooperative
-//! budget as well, so that a task that makes one after another gives way to those who have to write them at its next
-//! `await`.
+//! A member has room as long as its queue is not full, which holds as many messages as
+//! [`SessionLayer::with_queue`](https://docs.rs/getty/latest/getty/struct.SessionLayer.html#method.with_queue) says, 64
+//! by default. Until its session's write buffer is above the high watermark there is room for more: what is broadcast in
+//! one go, before sessions have had their turn to write, is no reason to drop any of it, up to 1024 messages or, going by
+//! what the session has sent until now, 1 MiB. They are there once for all members, and so a
+//! [`MemoryBudget`](crate::MemoryBudget) counts their places in the queues alone.
+//!
+//! A broadcast also takes of tokio's cooperative budget, so that a session that broadcasts what its peer sends, and a
+//! task that does so and awaits now and then, give way to those that are to write it. A loop that never awaits does not:
+//! there, [`broadcast_and_wait`](Group::broadcast_and_wait) is what yields.
+//!
+//! # Example
 //!
 //! ```
 //! use getty_layers::{Connection, Group, SlowConsumer, driver};
