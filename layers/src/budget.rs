@@ -296,7 +296,9 @@ mod loom_model {
     /// A session that sleeps because the budget is used up wakes when two others have made room between them.
     #[test]
     fn room_is_never_slept_through() {
-        loom::model(|| {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(2);
+        model.check(|| {
             let budget = MemoryBudget::new(8 * BLOCK);
             let accounts = [1, 2].map(|id| {
                 let mut account = Account::new(budget.clone(), id);

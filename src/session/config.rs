@@ -17,6 +17,7 @@ pub(crate) struct Config {
     pub(crate) drain_deadline: Duration,
     pub(crate) skip_bad: Option<bool>,
     pub(crate) budget: Option<MemoryBudget>,
+    pub(crate) flush_delay: Option<Duration>,
 }
 
 impl Config {
@@ -30,6 +31,7 @@ impl Config {
         drain_deadline: Duration::from_secs(5),
         skip_bad: None,
         budget: None,
+        flush_delay: None,
     };
 
     /// A stream cannot skip: what comes after bad data is unknown.

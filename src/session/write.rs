@@ -83,6 +83,15 @@ impl Writer {
         !self.unflushed && self.is_written()
     }
 
+    /// Whether what waits may wait for more: it is short, nobody waits for it, and the transport knows of none of it.
+    pub(crate) fn can_wait(&self, most: usize) -> bool {
+        let waits = 1..=most;
+        waits.contains(&self.len())
+            && self.segments.len() == 0
+            && !self.unflushed
+            && self.due.is_empty()
+    }
+
     /// Encodes `message`, and leaves nothing behind when that fails.
     #[inline(always)]
     pub(crate) fn encode<W: Wire>(

@@ -9,6 +9,7 @@ mod crowd;
 #[cfg(unix)]
 mod descriptors;
 mod fairness;
+mod flush_delay;
 mod groups;
 mod half_close;
 mod order;

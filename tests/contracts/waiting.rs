@@ -231,3 +231,41 @@ async fn close_after_flush_does_not_wait_for_a_peer_that_takes_nothing() {
         Err(SendError::Closed { .. })
     ));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_reads_a_byte_a_second_gets_all_of_it_and_costs_a_bounded_amount() {
+    const MESSAGES: usize = 40;
+
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new().with_watermarks(20, 40).with_queue(4);
+    let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
+    peer.stall();
+    let expected: Vec<_> = (0..MESSAGES).map(|n| format!("{n:09}")).collect();
+    let sender = tokio::spawn({
+        let (session, messages) = (session.clone(), expected.clone());
+        async move {
+            let began = tokio::time::Instant::now();
+            for message in messages {
+                session.feed(message).await.unwrap();
+            }
+            session.flush().await.unwrap();
+            session.close();
+            began.elapsed()
+        }
+    });
+    let mut most = 0;
+    while !sender.is_finished() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        peer.take(1);
+        idle().await;
+        most = most.max(session.pending_bytes());
+        assert!(session.queued() <= 4);
+    }
+    // ten bytes a message; slow is not dead: the write timeout of 30 s is for those that take nothing
+    let took = soon(sender).await.unwrap();
+    assert_eq!(took.as_secs(), 10 * MESSAGES as u64);
+    assert!(most <= 50, "{most} bytes waited");
+    peer.take_all();
+    assert_eq!(soon(task).await.unwrap().reason, CloseReason::Local);
+    assert_eq!(peer.output().lines().collect::<Vec<_>>(), expected);
+}

@@ -122,6 +122,8 @@ struct Senders<Out> {
     begun: TicketId,
     /// Without a waker once it was woken, until it looks again.
     waiters: VecDeque<(WaiterId, Option<Waker>)>,
+    /// Those who want to know of room and take none, in the order in which they came. They stand in nobody's way.
+    watchers: VecDeque<(WaiterId, Option<Waker>)>,
     next_waiter: WaiterId,
 }
 
@@ -132,6 +134,7 @@ impl<Out> Default for Senders<Out> {
             first_ticket: 1, // 0 is nobody's
             begun: 0,
             waiters: VecDeque::new(),
+            watchers: VecDeque::new(),
             next_waiter: 0,
         }
     }
@@ -142,6 +145,13 @@ impl<Out> Senders<Out> {
     fn place(&self, waiter: WaiterId) -> Option<usize> {
         self.waiters
             .binary_search_by_key(&waiter, |(id, _)| *id)
+            .ok()
+    }
+
+    /// Where this one stands among those who watch.
+    fn watching(&self, watcher: WaiterId) -> Option<usize> {
+        self.watchers
+            .binary_search_by_key(&watcher, |(id, _)| *id)
             .ok()
     }
 
@@ -199,9 +209,12 @@ impl<Out> State<Out> {
 
     /// The wakers of all who wait for room that will never be.
     fn wake_all(&mut self) -> Vec<Waker> {
-        let senders = self.senders.iter_mut();
-        let waiters = senders.flat_map(|senders| &mut senders.waiters);
-        waiters.filter_map(|(_, waker)| waker.take()).collect()
+        let Some(senders) = &mut self.senders else {
+            return Vec::new();
+        };
+        let mut all = wakers(&mut senders.waiters);
+        all.append(&mut wakers(&mut senders.watchers));
+        all
     }
 
     /// How many messages more the queue can hold, whatever the write buffer holds.
@@ -215,12 +228,18 @@ impl<Out> State<Out> {
     }
 
     /// The waker of the one whose turn it is, if there is room for it and it does not know yet. It wakes the next when
-    /// it has pushed or given up.
-    fn next_in_turn(&mut self) -> Option<Waker> {
+    /// it has pushed or given up. Where nobody waits, all who watch learn of the room.
+    fn next_in_turn(&mut self) -> Next {
         if self.room() == 0 {
-            return None;
+            return Next::One(None);
         }
-        self.senders.as_mut()?.waiters.front_mut()?.1.take()
+        match self.senders.as_deref_mut() {
+            None => Next::One(None),
+            Some(senders) => match senders.waiters.front_mut() {
+                Some(first) => Next::One(first.1.take()),
+                None => Next::All(wakers(&mut senders.watchers)),
+            },
+        }
     }
 
     /// How many senders wait for room.
@@ -256,7 +275,8 @@ impl<Out> State<Out> {
         if let Some(senders) = &self.senders {
             longest = longest
                 .max(senders.tickets.len())
-                .max(senders.waiters.len());
+                .max(senders.waiters.len())
+                .max(senders.watchers.len());
         }
         if longest > SHORT {
             self.quiet = 0;
@@ -270,6 +290,7 @@ impl<Out> State<Out> {
             if let Some(senders) = &mut self.senders {
                 senders.tickets.shrink_to(SHORT);
                 senders.waiters.shrink_to(SHORT);
+                senders.watchers.shrink_to(SHORT);
             }
         }
     }
@@ -282,12 +303,27 @@ enum Next {
 }
 
 impl Next {
+    const fn is_some(&self) -> bool {
+        match self {
+            Self::One(waker) => waker.is_some(),
+            Self::All(wakers) => !wakers.is_empty(),
+        }
+    }
+
     fn wake(self) {
         match self {
             Self::One(waker) => waker.into_iter().for_each(Waker::wake),
             Self::All(wakers) => wakers.into_iter().for_each(Waker::wake),
         }
     }
+}
+
+/// Those that are still to be woken.
+fn wakers(waiting: &mut VecDeque<(WaiterId, Option<Waker>)>) -> Vec<Waker> {
+    waiting
+        .iter_mut()
+        .filter_map(|(_, waker)| waker.take())
+        .collect()
 }
 
 /// Puts the caller's waker into `slot`; gives back the one that it replaces.
@@ -359,7 +395,7 @@ impl<Out> Outbox<Out> {
                 let next = state.next_in_turn();
                 drop(state);
                 drop(gone);
-                next.into_iter().for_each(Waker::wake);
+                next.wake();
                 return Poll::Ready(Err(Refusal::Budget));
             }
             let finishes = matches!(payload, Some(Payload::Finish));
@@ -370,7 +406,7 @@ impl<Out> Outbox<Out> {
                 state.finished = true;
                 Next::All(state.wake_all())
             } else {
-                Next::One(state.next_in_turn())
+                state.next_in_turn()
             };
             drop(state);
             drop(gone);
@@ -459,7 +495,7 @@ impl<Out> Outbox<Out> {
         senders.retire();
         let next = state.next_in_turn();
         drop(state);
-        next.into_iter().for_each(Waker::wake);
+        next.wake();
         match (queued, old) {
             (Some(queued), _) => TakenBack::Payload(queued.payload),
             (None, Some(Ticket::Done(outcome))) => TakenBack::Outcome(outcome),
@@ -475,11 +511,57 @@ impl<Out> Outbox<Out> {
         let next = if place == Some(0) {
             state.next_in_turn()
         } else {
-            None
+            Next::One(None)
         };
         drop(state);
         drop(gone);
-        next.into_iter().for_each(Waker::wake);
+        next.wake();
+    }
+
+    /// Waits until a message would be queued at once, and takes no room. `watcher` is the caller's place, kept between
+    /// polls.
+    pub(crate) fn poll_room(
+        &self,
+        cx: &Context<'_>,
+        watcher: &mut Option<WaiterId>,
+    ) -> Poll<Result<(), Refusal>> {
+        let mut state = self.0.lock();
+        let ready = match state.refusal() {
+            Some(refusal) => Some(Err(refusal)),
+            None if state.waiting() == 0 && state.room() > 0 => Some(Ok(())),
+            None => None,
+        };
+        if ready.is_none() || watcher.is_some() {
+            let senders = state.senders.get_or_insert_default();
+            let place = watcher.and_then(|id| senders.watching(id));
+            let old = match (&ready, place) {
+                (Some(_), place) => {
+                    *watcher = None;
+                    place.and_then(|place| senders.watchers.remove(place)?.1)
+                }
+                (None, Some(place)) => register(&mut senders.watchers[place].1, cx),
+                (None, None) => {
+                    let id = senders.next_waiter;
+                    senders.next_waiter += 1;
+                    senders.watchers.push_back((id, Some(cx.waker().clone())));
+                    *watcher = Some(id);
+                    None
+                }
+            };
+            drop(state);
+            drop(old);
+        }
+        ready.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Does not want to know of room any more.
+    pub(crate) fn look_away(&self, watcher: WaiterId) {
+        let mut state = self.0.lock();
+        let senders = state.senders.get_or_insert_default();
+        let place = senders.watching(watcher);
+        let gone = place.and_then(|place| senders.watchers.remove(place));
+        drop(state);
+        drop(gone);
     }
 
     /// The outcome of an attended message: how many bytes it took.
@@ -544,7 +626,7 @@ impl<Out> Outbox<Out> {
         state.give_back(Some(batch));
         let next = state.next_in_turn();
         drop(state);
-        next.into_iter().for_each(Waker::wake);
+        next.wake();
     }
 
     /// The first of what is queued; the rest goes into `batch`, which is empty, as with [`take`](Self::take). `true` if
@@ -565,7 +647,7 @@ impl<Out> Outbox<Out> {
         state.give_back(batch.as_deref_mut());
         let next = state.next_in_turn();
         drop(state);
-        next.into_iter().for_each(Waker::wake);
+        next.wake();
         Some((only, false))
     }
 
@@ -588,7 +670,7 @@ impl<Out> Outbox<Out> {
         let next = state.next_in_turn();
         drop(state);
         let woken = next.is_some();
-        next.into_iter().for_each(Waker::wake);
+        next.wake();
         woken
     }
 
@@ -615,7 +697,7 @@ impl<Out> Outbox<Out> {
         state.capacity = capacity;
         let next = state.next_in_turn();
         drop(state);
-        next.into_iter().for_each(Waker::wake);
+        next.wake();
     }
 
     /// The transport has taken bytes of the message with this ticket, and all of those before it.
@@ -888,6 +970,37 @@ mod loom_model {
                 make_room(&outbox);
             }
             stays.join().unwrap();
+        });
+    }
+
+    /// Whoever wants to know of room learns it, though the sender before gives up, and takes none from the next.
+    #[test]
+    fn room_that_a_sender_gives_up_is_seen_by_those_who_watch() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let outbox = Arc::new(Outbox::new(1));
+            outbox.try_push(Payload::Message(0)).unwrap();
+            let (gives_up, watches) = (Arc::clone(&outbox), Arc::clone(&outbox));
+            let gives_up = thread::spawn(move || {
+                let cx = Context::from_waker(Waker::noop());
+                let mut waiter = None;
+                let message = &mut Some(Payload::Message(1));
+                let pushed = gives_up.poll_push(&cx, message, &mut waiter, false);
+                if let Some(waiter) = waiter {
+                    gives_up.leave(waiter);
+                }
+                pushed.is_ready()
+            });
+            let watches = thread::spawn(move || {
+                let mut watcher = None;
+                block_on(poll_fn(|cx| watches.poll_room(cx, &mut watcher))).unwrap();
+            });
+            make_room(&outbox);
+            if gives_up.join().unwrap() {
+                make_room(&outbox);
+            }
+            watches.join().unwrap();
         });
     }
 

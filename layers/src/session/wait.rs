@@ -17,8 +17,8 @@ use super::{
 
 impl<Out> Session<Out> {
     /// Waits until there is room: a place in the queue, the write buffer not above its high watermark or, once it was,
-    /// down at the low one, and no sender that came before still waiting. Nothing is reserved by it: another sender may
-    /// take the room before a [`try_send`](Self::try_send) does.
+    /// down at the low one, and no sender waiting in line. Nothing is reserved by it: another sender may take the room
+    /// before a [`try_send`](Self::try_send) does.
     ///
     /// # Errors
     ///
@@ -26,11 +26,11 @@ impl<Out> Session<Out> {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it gives up its place in line.
+    /// Nothing is lost when the future is dropped, and nobody waits for it.
     pub fn writable(&self) -> Writable<'_, Out> {
         Writable {
             session: self,
-            waiter: None,
+            watcher: None,
         }
     }
 
@@ -100,7 +100,7 @@ impl<Out> Session<Out> {
 #[must_use = "futures do nothing unless polled"]
 pub struct Writable<'a, Out> {
     session: &'a Session<Out>,
-    waiter: Option<WaiterId>,
+    watcher: Option<WaiterId>,
 }
 
 impl<Out> Future for Writable<'_, Out> {
@@ -111,13 +111,9 @@ impl<Out> Future for Writable<'_, Out> {
         if this.session.is_closing() {
             return Poll::Ready(Err(this.session.closed_error(None)));
         }
-        // a sender without anything to send: when it is its turn it goes, and the next has the room
-        let turn = this
-            .session
-            .outbox()
-            .poll_push(cx, &mut None, &mut this.waiter, false);
-        turn.map(|turn| match turn {
-            Ok(_) => Ok(()),
+        let room = this.session.outbox().poll_room(cx, &mut this.watcher);
+        room.map(|room| match room {
+            Ok(()) => Ok(()),
             Err(Refusal::Finished) => Err(SendError::Finished(())),
             Err(_) => Err(this.session.closed_error(None)),
         })
@@ -126,8 +122,8 @@ impl<Out> Future for Writable<'_, Out> {
 
 impl<Out> Drop for Writable<'_, Out> {
     fn drop(&mut self) {
-        if let Some(waiter) = self.waiter {
-            self.session.outbox().leave(waiter);
+        if let Some(watcher) = self.watcher {
+            self.session.outbox().look_away(watcher);
         }
     }
 }

@@ -268,9 +268,11 @@ where
                 return self.transport_failed(error);
             }
 
-            if let Poll::Ready(Err(error)) =
-                self.writer
-                    .poll_flush(&mut self.wire, cx, &mut turn.clock, &mut self.timer)
+            let held = self.config.flush_delay.is_some() && self.holds_back(&mut turn);
+            if !held
+                && let Poll::Ready(Err(error)) =
+                    self.writer
+                        .poll_flush(&mut self.wire, cx, &mut turn.clock, &mut self.timer)
             {
                 return self.transport_failed(error);
             }
@@ -377,6 +379,7 @@ where
             .into_iter()
             .chain(write)
             .chain(self.timer.drain_deadline())
+            .chain(self.timer.held_until())
             .min()
         else {
             self.timer.idle();
@@ -399,6 +402,9 @@ where
             self.wire.driver().run_checks(Instant::now().max(deadline));
             return Next::Again;
         }
+        if self.timer.held_until() == Some(deadline) {
+            return Next::Again;
+        }
         if write == Some(deadline) {
             self.session().close_with(CloseReason::WriteTimeout);
         }
@@ -407,6 +413,22 @@ where
             self.wire.driver().note_source(cut_off);
         }
         Next::End
+    }
+
+    /// Whether what was gathered waits for more to leave with it.
+    #[cold]
+    fn holds_back(&mut self, turn: &mut Turn) -> bool {
+        if let Some(delay) = self.config.flush_delay
+            && self.phase == Phase::Running
+            && self.finish.lets_send()
+            && !self.blocked
+            && self.writer.can_wait(self.config.low)
+            && self.timer.holds_back(delay, turn.clock.now())
+        {
+            return true;
+        }
+        self.timer.let_go();
+        false
     }
 
     /// Above how many bytes in the write buffer nothing more is encoded. Without memory to be had, that is above none.
