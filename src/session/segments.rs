@@ -5,7 +5,12 @@ use std::{collections::VecDeque, io::IoSlice};
 use bytes::{Buf, Bytes};
 
 /// Shorter ones are copied into the write buffer.
-pub(crate) const LEAST: usize = 4 * 1024;
+///
+/// Measured over TCP on the loopback device, batches of up to 64 KiB: a copy into a buffer that is in the processor's
+/// cache costs less than a slice more in a vectored write up to some 4 KiB, and from there on as much, for it is the
+/// kernel's own copy that counts. So what by-reference saves is memory, and the growing of the buffer; and a piece of
+/// bytes by reference keeps the whole block alive that it is of.
+pub(crate) const LEAST: usize = 16 * 1024;
 
 /// How many slices are written at once.
 pub(crate) const SLICES: usize = 32;

@@ -17,7 +17,6 @@
 //! ```
 
 use std::{
-    collections::VecDeque,
     fmt,
     sync::Arc,
     task::{Context, Waker},
@@ -29,7 +28,7 @@ use tokio::time::Instant;
 use super::{
     Session,
     error::SendFailure,
-    outbox::{Queued, TicketId},
+    outbox::{Batch, Queued, TicketId},
     payload::Weigh,
     signal::Signal,
 };
@@ -99,8 +98,6 @@ pub struct Driver<Out> {
     /// What layers have asked for, where any has.
     wishes: Option<Box<Wishes>>,
 }
-
-type Batch<Out> = VecDeque<Queued<Out>>;
 
 /// What layers have asked of a driver.
 #[derive(Debug, Default)]

@@ -37,6 +37,9 @@ pub(crate) struct Queued<Out> {
     pub(crate) attention: Attention,
 }
 
+/// What the driver has taken.
+pub(crate) type Batch<Out> = VecDeque<Queued<Out>>;
+
 /// Who cares for the outcome of what is queued: a word, because there is one in each entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Attention(u64);
@@ -633,7 +636,7 @@ impl<Out> Outbox<Out> {
     /// what becomes of it is to be reported, as it is of a batch: one that is alone takes no place any more.
     pub(crate) fn take_first(
         &self,
-        batch: &mut Option<Box<VecDeque<Queued<Out>>>>,
+        batch: &mut Option<Box<Batch<Out>>>,
     ) -> Option<(Queued<Out>, bool)> {
         let mut state = self.0.lock();
         if state.messages.len() > 1 || state.account.is_some() {
