@@ -132,6 +132,7 @@ pub mod close_callback;
 pub mod codec;
 mod connection;
 pub mod cron;
+pub mod group;
 pub mod handle_error;
 pub mod handshake_timeout;
 pub mod heartbeat;
@@ -172,6 +173,7 @@ pub use self::{
         DrainDeadlineExceeded, Endpoints, Panic, SharedError, Stats, TransportKind, WeakHandle,
     },
     cron::CronLayer,
+    group::{Group, Topics},
     handle_error::HandleErrorLayer,
     handshake_timeout::HandshakeTimeoutLayer,
     heartbeat::HeartbeatLayer,

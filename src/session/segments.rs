@@ -57,9 +57,10 @@ impl Segments {
         inner.before_last = buffered;
     }
 
-    /// What is to be written next, the first `limit` bytes at the most, as far as there are `slices` for them.
+    /// What is to be written next, after `front`: the first `limit` bytes at the most, as far as there are `slices` for them.
     pub(crate) fn gather<'a, 's>(
         &'a self,
+        front: &'a [u8],
         buf: &'a [u8],
         limit: usize,
         slices: &'s mut [IoSlice<'a>; SLICES],
@@ -74,6 +75,9 @@ impl Segments {
             }
             left > 0 && filled < SLICES
         };
+        if !add(front) {
+            return &slices[..filled];
+        }
         for Segment { gap, bytes } in self.0.iter().flat_map(|inner| &inner.queue) {
             let (before, after) = rest.split_at(*gap);
             if !add(before) || !add(bytes) {
@@ -127,7 +131,7 @@ mod tests {
 
     fn written(segments: &Segments, buf: &[u8], limit: usize) -> Vec<u8> {
         let mut slices = [IoSlice::new(&[]); SLICES];
-        let slices = segments.gather(buf, limit, &mut slices);
+        let slices = segments.gather(&[], buf, limit, &mut slices);
         assert!(slices.iter().all(|slice| !slice.is_empty()));
         slices.iter().flat_map(|slice| slice.to_vec()).collect()
     }

@@ -17,7 +17,6 @@
 //! ```
 
 use std::{
-    collections::VecDeque,
     fmt,
     sync::Arc,
     task::{Context, Waker},
@@ -29,7 +28,7 @@ use tokio::time::Instant;
 use super::{
     Session,
     error::SendFailure,
-    outbox::{Queued, TicketId},
+    outbox::{Batch, Queued, TicketId},
     payload::Weigh,
     signal::Signal,
 };
@@ -92,8 +91,6 @@ pub struct Driver<Out> {
     wishes: Option<Box<Wishes>>,
 }
 
-type Batch<Out> = VecDeque<Queued<Out>>;
-
 /// What is held for sending, as a budget knows it.
 #[derive(Debug)]
 struct Memory<Out> {
@@ -137,6 +134,15 @@ impl<Out> Outgoing<Out> {
     #[must_use]
     pub fn into_message(self) -> Option<Out> {
         self.payload.into_message()
+    }
+}
+
+impl<Out> From<Queued<Out>> for Outgoing<Out> {
+    fn from(Queued { payload, attention }: Queued<Out>) -> Self {
+        Self {
+            payload,
+            ticket: attention.ticket().map(Ticket),
+        }
     }
 }
 
@@ -265,17 +271,16 @@ impl<Out> Driver<Out> {
 
     /// What to send next.
     pub fn next_outgoing(&mut self) -> Option<Outgoing<Out>> {
-        if self.left() == 0 && self.raised {
+        if self.left() > 0 {
+            self.unreported = true;
+        } else if self.raised {
             self.raised = false;
-            let batch = self.batch.get_or_insert_default();
-            self.session.outbox().take(batch);
+            let (first, counts) = self.session.outbox().take_first(&mut self.batch)?;
+            self.unreported |= counts;
+            return Some(first.into());
         }
-        let Queued { payload, attention } = self.batch.as_mut()?.pop_front()?;
-        self.unreported = true;
-        Some(Outgoing {
-            payload,
-            ticket: attention.ticket().map(Ticket),
-        })
+        let next = self.batch.as_mut()?.pop_front()?;
+        Some(next.into())
     }
 
     /// Tells the senders what room there is: whether the write buffer is above its high watermark, and that messages

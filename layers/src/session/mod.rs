@@ -8,6 +8,7 @@ mod outbox;
 mod payload;
 mod raw;
 mod send;
+mod share;
 mod shared;
 pub(crate) mod signal;
 mod timeout;
@@ -19,6 +20,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
+pub(crate) use self::share::Waiting;
 pub use self::{
     error::{SendError, Sent},
     framed::{Framed, FramedParts, HasSession},
