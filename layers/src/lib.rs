@@ -129,6 +129,7 @@ pub mod catch_panic;
 pub mod close_callback;
 pub mod codec;
 mod connection;
+pub mod correlate;
 pub mod cron;
 pub mod handle_error;
 pub mod handshake_timeout;
@@ -150,6 +151,7 @@ pub mod registry;
 mod session;
 pub mod spawn;
 mod sync;
+pub mod tap;
 #[cfg(all(test, not(getty_loom)))]
 mod testing;
 pub mod trace;
@@ -168,6 +170,7 @@ pub use self::{
         Address, CallbackAdded, CloseReason, Closed, Connection, ConnectionHandle,
         DrainDeadlineExceeded, Endpoints, Panic, SharedError, Stats, TransportKind, WeakHandle,
     },
+    correlate::{Correlate, CorrelateLayer},
     cron::CronLayer,
     handle_error::HandleErrorLayer,
     handshake_timeout::HandshakeTimeoutLayer,

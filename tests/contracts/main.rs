@@ -12,6 +12,7 @@ mod panics;
 mod per_session;
 mod properties;
 mod readiness;
+mod requests;
 mod sending;
 mod serve;
 mod support;

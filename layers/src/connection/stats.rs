@@ -22,6 +22,9 @@ pub struct Stats {
     pub messages_out: u64,
     /// Messages that were skipped because they could not be decoded or encoded, on transports that skip them.
     pub skipped: u64,
+    /// Answers that nobody waited for (any more) and that were dropped: late, answered twice, or to no request of ours.
+    /// They are among the messages received.
+    pub late: u64,
 }
 
 impl fmt::Display for Stats {
@@ -32,6 +35,7 @@ impl fmt::Display for Stats {
             messages_in,
             messages_out,
             skipped,
+            late,
         } = self;
         write!(
             f,
@@ -39,6 +43,9 @@ impl fmt::Display for Stats {
         )?;
         if *skipped > 0 {
             write!(f, "; {skipped} skipped")?;
+        }
+        if *late > 0 {
+            write!(f, "; {late} answers late")?;
         }
         Ok(())
     }
@@ -66,6 +73,7 @@ pub(crate) struct Counters {
     pub(crate) messages_in: Counter,
     pub(crate) messages_out: Counter,
     pub(crate) skipped: Counter,
+    pub(crate) late: Counter,
 }
 
 impl Counters {
@@ -76,6 +84,7 @@ impl Counters {
             messages_in: self.messages_in.get(),
             messages_out: self.messages_out.get(),
             skipped: self.skipped.get(),
+            late: self.late.get(),
         }
     }
 }

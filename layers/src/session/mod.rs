@@ -3,7 +3,7 @@
 pub mod driver;
 mod framed;
 mod outbox;
-mod send;
+pub(crate) mod send;
 pub(crate) mod signal;
 
 use std::{
@@ -12,6 +12,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
+pub(crate) use self::outbox::{TicketId, WaiterId};
 pub use self::{
     framed::{Framed, FramedParts, HasSession},
     send::{Feeding, SendError, Sending, Sent},

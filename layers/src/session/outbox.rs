@@ -41,6 +41,8 @@ pub(crate) enum Refusal {
 #[derive(Debug)]
 enum Ticket<Out> {
     Waiting(Option<Waker>),
+    /// Only a failure is worth waking for.
+    Watched(Waker),
     Done(Result<usize, SendFailure<Out>>),
     Abandoned,
 }
@@ -146,10 +148,10 @@ impl<Out> State<Out> {
         self.senders.as_mut()?.waiters.remove(place?)
     }
 
-    fn push(&mut self, message: Out, attended: bool) -> Option<TicketId> {
-        let ticket = attended.then(|| {
+    fn push(&mut self, message: Out, ticket: Option<Ticket<Out>>) -> Option<TicketId> {
+        let ticket = ticket.map(|ticket| {
             let senders = self.senders.get_or_insert_default();
-            senders.tickets.push_back(Ticket::Waiting(None));
+            senders.tickets.push_back(ticket);
             senders.first_ticket + senders.tickets.len() as u64 - 1
         });
         self.messages.push_back(Queued { message, ticket });
@@ -213,7 +215,7 @@ impl<Out> Outbox<Out> {
         if state.waiting() > 0 || state.room() == 0 {
             return Err((Refusal::Full, message));
         }
-        state.push(message, false);
+        state.push(message, None);
         Ok(())
     }
 
@@ -226,6 +228,31 @@ impl<Out> Outbox<Out> {
         waiter: &mut Option<WaiterId>,
         attended: bool,
     ) -> Poll<Result<Option<TicketId>, Refusal>> {
+        let ticket = attended.then_some(Ticket::Waiting(None));
+        let (pushed, next) = self.poll_push_with(cx, message, waiter, ticket);
+        next.into_iter().for_each(Waker::wake);
+        pushed
+    }
+
+    /// As an attended [`poll_push`](Self::poll_push), for one who waits for something else and is woken for a failure only.
+    /// The waker that comes with the answer is the next sender's in turn, to be woken outside of the caller's lock.
+    pub(crate) fn poll_push_watched(
+        &self,
+        cx: &Context<'_>,
+        message: &mut Option<Out>,
+        waiter: &mut Option<WaiterId>,
+    ) -> (Poll<Result<Option<TicketId>, Refusal>>, Option<Waker>) {
+        let ticket = Ticket::Watched(cx.waker().clone());
+        self.poll_push_with(cx, message, waiter, Some(ticket))
+    }
+
+    fn poll_push_with(
+        &self,
+        cx: &Context<'_>,
+        message: &mut Option<Out>,
+        waiter: &mut Option<WaiterId>,
+        ticket: Option<Ticket<Out>>,
+    ) -> (Poll<Result<Option<TicketId>, Refusal>>, Option<Waker>) {
         let mut state = self.0.lock();
         let place = waiter.and_then(|id| state.place(id));
         if state.closed {
@@ -233,19 +260,18 @@ impl<Out> Outbox<Out> {
             *waiter = None;
             drop(state);
             drop(gone);
-            return Poll::Ready(Err(Refusal::Closed));
+            return (Poll::Ready(Err(Refusal::Closed)), None);
         }
         if place.unwrap_or(state.waiting()) == 0 && state.room() > 0 {
             let gone = state.remove(place);
             *waiter = None;
             let ticket = message
                 .take()
-                .and_then(|message| state.push(message, attended));
+                .and_then(|message| state.push(message, ticket));
             let next = state.next_in_turn();
             drop(state);
             drop(gone);
-            next.into_iter().for_each(Waker::wake);
-            return Poll::Ready(Ok(ticket));
+            return (Poll::Ready(Ok(ticket)), next);
         }
         let senders = state.senders.get_or_insert_default();
         let old = match place {
@@ -260,7 +286,27 @@ impl<Out> Outbox<Out> {
         };
         drop(state);
         drop(old);
-        Poll::Pending
+        (Poll::Pending, None)
+    }
+
+    /// Why a watched message was not sent, where that is known; otherwise `cx` is woken when it is.
+    pub(crate) fn watch(&self, cx: &Context<'_>, ticket: TicketId) -> Option<SendFailure<Out>> {
+        let mut state = self.0.lock();
+        let senders = state.senders.get_or_insert_default();
+        let ticket = senders.ticket(ticket)?;
+        let old = match ticket {
+            Ticket::Watched(waker) if !waker.will_wake(cx.waker()) => {
+                std::mem::replace(ticket, Ticket::Watched(cx.waker().clone()))
+            }
+            Ticket::Done(Err(_)) => std::mem::replace(ticket, Ticket::Abandoned),
+            _ => return None,
+        };
+        senders.retire();
+        drop(state);
+        match old {
+            Ticket::Done(Err(failure)) => Some(failure),
+            _ => None,
+        }
     }
 
     /// Gives up waiting for room; whoever is next in turn learns it.
@@ -290,6 +336,13 @@ impl<Out> Outbox<Out> {
             None => unreachable!("a ticket stays in the window until its outcome is taken"),
             Some(Ticket::Waiting(waker)) => {
                 let old = register(waker, cx);
+                drop(state);
+                drop(old);
+                Poll::Pending
+            }
+            Some(watched @ Ticket::Watched(_)) => {
+                let waiting = Ticket::Waiting(Some(cx.waker().clone()));
+                let old = std::mem::replace(watched, waiting);
                 drop(state);
                 drop(old);
                 Poll::Pending
@@ -364,6 +417,7 @@ impl<Out> Outbox<Out> {
     }
 
     pub(crate) fn complete(&self, ticket: TicketId, outcome: Result<usize, SendFailure<Out>>) {
+        let failed = outcome.is_err();
         let mut state = self.0.lock();
         let senders = state.senders.get_or_insert_default();
         let old = match senders.ticket(ticket) {
@@ -371,8 +425,10 @@ impl<Out> Outbox<Out> {
             Some(waiting) => std::mem::replace(waiting, Ticket::Done(outcome)),
         };
         drop(state);
-        if let Ticket::Waiting(Some(waker)) = old {
-            waker.wake();
+        match old {
+            Ticket::Waiting(Some(waker)) => waker.wake(),
+            Ticket::Watched(waker) if failed => waker.wake(),
+            _ => {}
         }
     }
 
@@ -413,9 +469,12 @@ impl<Out> Outbox<Out> {
             .iter_mut()
             .flat_map(|senders| &mut senders.tickets);
         for ticket in tickets {
-            if let Ticket::Waiting(waker) = ticket {
-                wakers.extend(waker.take());
-                *ticket = Ticket::Done(Err(failure(None)));
+            if let Ticket::Waiting(_) | Ticket::Watched(_) = ticket {
+                match std::mem::replace(ticket, Ticket::Done(Err(failure(None)))) {
+                    Ticket::Waiting(waker) => wakers.extend(waker),
+                    Ticket::Watched(waker) => wakers.push(waker),
+                    Ticket::Done(_) | Ticket::Abandoned => {}
+                }
             }
         }
         drop(state);

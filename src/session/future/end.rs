@@ -32,8 +32,9 @@ where
         let deadline = deadline.unwrap_or(self.config.drain_deadline);
         self.timer.drain_until(|| clock.now().checked_add(deadline));
         self.reader.release();
+        self.reader.forget_ahead();
         // last, for the destructors are the user's
-        drop((self.next.take(), self.service.take()));
+        drop((self.next.take(), self.ahead.take(), self.service.take()));
     }
 
     /// Whether nothing that is left to say can reach the peer.
