@@ -77,6 +77,25 @@ where
     B: FnOnce(LinkLayer<Out>) -> S,
     S: Pipeline<T>,
 {
+    let (session, task) = open(connector, target, build).await?;
+    Ok((session, SessionTask(task.detach())))
+}
+
+/// A session's task, which ends with this.
+pub(crate) type OwnedTask = AbortOnDropHandle<Result<Closed, BoxError>>;
+
+/// As [`connect`], but the session lasts no longer than its task's handle.
+pub(crate) async fn open<C, A, T, Out, B, S>(
+    connector: C,
+    target: A,
+    build: B,
+) -> Result<(Session<Out>, OwnedTask), OpenError>
+where
+    C: Service<A, Response = Connection<T>>,
+    C::Error: Into<BoxError>,
+    B: FnOnce(LinkLayer<Out>) -> S,
+    S: Pipeline<T>,
+{
     let connection = connector
         .oneshot(target)
         .await
@@ -100,7 +119,7 @@ where
         }));
     }
     match session.get() {
-        Some(session) => Ok((session.clone(), SessionTask(task.detach()))),
+        Some(session) => Ok((session.clone(), task)),
         None => Err(OpenError::NoLink),
     }
 }
