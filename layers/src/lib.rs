@@ -184,8 +184,8 @@ pub use self::{
     read_timeout::ReadTimeoutLayer,
     registry::{Registry, RegistryLayer},
     session::{
-        Feeding, Framed, FramedParts, HasSession, SendError, Sending, Sent, Session, WeakSession,
-        driver,
+        Feeding, Framed, FramedParts, HasSession, Offered, SendError, Sending, Sent, Session,
+        SlowConsumer, WeakSession, driver,
     },
     spawn::SpawnLayer,
     trace::TraceLayer,

@@ -19,6 +19,7 @@ mod per_session;
 mod queue;
 mod read;
 mod renew;
+mod segments;
 mod timer;
 mod wire;
 mod write;

@@ -6,7 +6,10 @@ use std::{
 };
 
 use bytes::BytesMut;
-use getty_layers::{CloseReason, Framed, HasSession, driver::Driver};
+use getty_layers::{
+    CloseReason, Framed, HasSession,
+    driver::{CodecId, Driver},
+};
 use tokio_util::codec::{Decoder, Encoder};
 use tower::BoxError;
 
@@ -38,6 +41,11 @@ pub trait Wire: HasSession<Out: Send + 'static> {
     ///
     /// The codec's.
     fn decode(&mut self, buf: &mut BytesMut, end: bool) -> Result<Option<Self::In>, BoxError>;
+
+    /// Which sessions encode alike: see [`Framed::codec_id`]. `None` by default.
+    fn codec_id(&self) -> Option<CodecId> {
+        None
+    }
 
     /// Appends `message` to `buf`.
     ///
@@ -118,6 +126,10 @@ impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> Wire for Framed<T,
             codec.decode(buf)
         }
         .map_err(Into::into)
+    }
+
+    fn codec_id(&self) -> Option<CodecId> {
+        Self::codec_id(self)
     }
 
     #[inline]

@@ -5,17 +5,26 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, BytesMut};
-use getty_layers::driver::Ticket;
+use bytes::{Buf, Bytes, BytesMut};
+use getty_layers::driver::{Payload, Ticket};
 use tower::BoxError;
 
-use super::{buffers, clock::Clock, queue::Queue, timer::Timer, wire::Wire};
+use super::{
+    buffers,
+    clock::Clock,
+    queue::Queue,
+    segments::{self, Segments},
+    timer::Timer,
+    wire::Wire,
+};
 use crate::transport::Framing;
 
 #[derive(Debug)]
 pub(crate) struct Writer {
-    /// Encoded and not yet taken by the transport.
+    /// Encoded and not yet taken by the transport, but for what lies in `segments`.
     buf: BytesMut,
+    /// What goes in between, by reference.
+    segments: Segments,
     /// How many bytes were encoded in all.
     encoded: u64,
     /// How many of them the transport took.
@@ -25,7 +34,7 @@ pub(crate) struct Writer {
     /// Something was written since the last complete flush.
     unflushed: bool,
     framing: Framing,
-    /// Where the messages in `buf` end, by `encoded`, for a message transport.
+    /// Where the messages that wait end, by `encoded`, for a message transport.
     units: Queue<u64>,
     /// The sends whose outcome is due at the first flush after their last byte.
     due: Queue<Due>,
@@ -42,6 +51,7 @@ impl Writer {
     pub(crate) fn new(framing: Framing) -> Self {
         Self {
             buf: BytesMut::new(),
+            segments: Segments::default(),
             encoded: 0,
             taken: 0,
             messages: 0,
@@ -55,7 +65,7 @@ impl Writer {
     /// How many encoded bytes wait for the transport.
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.buf.len()
+        usize::try_from(self.encoded - self.taken).unwrap_or(usize::MAX)
     }
 
     /// Whether all that was encoded has been handed to the network.
@@ -80,12 +90,62 @@ impl Writer {
             return Err(error);
         }
         let bytes = self.buf.len() - before;
+        self.complete(bytes);
+        Ok(bytes)
+    }
+
+    /// A message of so many bytes is complete.
+    #[inline(always)]
+    fn complete(&mut self, bytes: usize) {
         self.encoded += bytes as u64;
         if self.framing != Framing::Stream {
             self.units.push_back(self.encoded);
         }
         self.messages += 1;
+    }
+
+    /// Encodes what was queued, as far as it is not encoded yet, and leaves nothing behind when that fails.
+    pub(crate) fn put<W: Wire>(
+        &mut self,
+        wire: &mut W,
+        payload: Payload<W::Out>,
+    ) -> Result<usize, BoxError> {
+        let bytes = match payload {
+            Payload::Message(message) => return self.encode(wire, message),
+            Payload::Shared(shared) => {
+                let Some(id) = wire.codec_id() else {
+                    return self.encode(wire, shared.message());
+                };
+                self.append([shared.encoded(id, |message| encode_apart(wire, message))?])
+            }
+            Payload::Raw(bytes) => self.append([bytes]),
+            Payload::RawVectored(pieces) => self.append(pieces),
+            // nothing goes out, and who waits for that learns it when what is before has left
+            _ => return Ok(0),
+        };
+        self.complete(bytes);
         Ok(bytes)
+    }
+
+    /// Adds bytes as they are: large pieces by reference, small ones as copies.
+    fn append(&mut self, pieces: impl IntoIterator<Item = Bytes>) -> usize {
+        let mut bytes = 0;
+        let mut references = 0;
+        for piece in pieces {
+            bytes += piece.len();
+            // a message that is to be one unit is written in one call, which takes so many slices
+            let referable = self.framing == Framing::Stream || references < segments::IN_A_UNIT;
+            if referable && piece.len() >= segments::LEAST {
+                references += 1;
+                self.segments.push(self.buf.len(), piece);
+            } else if !piece.is_empty() {
+                if self.buf.capacity() == 0 {
+                    self.buf = buffers::take();
+                }
+                self.buf.extend_from_slice(&piece);
+            }
+        }
+        bytes
     }
 
     /// The message encoded last took so many bytes; `ticket` is told when they have left.
@@ -104,8 +164,7 @@ impl Writer {
 
     /// Drops what an encoder that panicked may have left of a message.
     pub(crate) fn repair(&mut self) {
-        let whole = usize::try_from(self.encoded - self.taken).unwrap_or(usize::MAX);
-        self.buf.truncate(whole);
+        self.buf.truncate(self.len() - self.segments.len());
     }
 
     /// Writes and flushes until all is handed to the network, and keeps `timer` informed.
@@ -129,7 +188,10 @@ impl Writer {
             driver.sent(moved, clock.moment(driver));
         }
         match polled {
-            Poll::Pending => timer.stalled(moved > 0, clock),
+            Poll::Pending => {
+                timer.stalled(moved > 0, clock);
+                self.report_begun(wire);
+            }
             Poll::Ready(_) => timer.flowed(),
         }
         polled
@@ -154,26 +216,54 @@ impl Writer {
             }
             let unit = match self.units.front() {
                 Some(end) => usize::try_from(end - self.taken).unwrap_or(usize::MAX),
-                None => self.buf.len(),
+                None => self.len(),
             };
-            let taken = ready!(wire.poll_send(cx, &[IoSlice::new(&self.buf[..unit])]))?;
+            let contiguous = !self.has_segments();
+            let taken = if contiguous {
+                ready!(wire.poll_send(cx, &[IoSlice::new(&self.buf[..unit])]))?
+            } else {
+                ready!(self.send_gathered(wire, cx, unit))?
+            };
             if self.units.pop_front().is_none() && taken == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.taken += taken as u64;
+            let taken = if contiguous {
+                taken
+            } else {
+                self.segments.advance(taken)
+            };
             if taken == self.buf.len() {
                 self.buf.clear(); // unlike an advance, this leaves the whole block to be used again
             } else {
                 self.buf.advance(taken);
             }
-            self.taken += taken as u64;
             self.unflushed = true;
         }
+    }
+
+    /// Whether some of what waits lies outside of the buffer.
+    #[inline]
+    fn has_segments(&self) -> bool {
+        self.len() > self.buf.len()
+    }
+
+    /// Gives the transport the next `limit` bytes, in slices. Apart, because they lie on the stack.
+    #[cold]
+    fn send_gathered<W: Wire>(
+        &mut self,
+        wire: &mut W,
+        cx: &mut Context<'_>,
+        limit: usize,
+    ) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); segments::SLICES];
+        wire.poll_send(cx, self.segments.gather(&self.buf, limit, &mut slices))
     }
 
     /// Whether the transport took all that was encoded.
     #[inline]
     fn is_written(&self) -> bool {
-        self.buf.is_empty() && self.units.is_empty()
+        self.encoded == self.taken && self.units.is_empty()
     }
 
     /// Whether the transport took the message of the next send that waits. A message of no bytes ends where the one
@@ -185,6 +275,14 @@ impl Writer {
         })
     }
 
+    /// Tells the outbox which of the sends that wait has begun to leave: who gives up wants to know.
+    fn report_begun<W: Wire>(&self, wire: &mut W) {
+        let begun = |due: &&Due| due.end - (due.bytes as u64) < self.taken;
+        if let Some(due) = self.due.iter().take_while(begun).last() {
+            wire.driver().begun(&due.ticket);
+        }
+    }
+
     /// Tells the outcome of what is flushed now.
     #[inline]
     fn report<W: Wire>(&mut self, wire: &mut W) {
@@ -194,4 +292,13 @@ impl Writer {
             wire.driver().complete(&due.ticket, due.bytes);
         }
     }
+}
+
+/// Encodes a message for many sessions, in a block of its own.
+fn encode_apart<W: Wire>(wire: &mut W, message: W::Out) -> Result<Bytes, BoxError> {
+    let mut buf = buffers::take();
+    let encoded = wire.encode(message, &mut buf);
+    let bytes = encoded.map(|()| Bytes::copy_from_slice(&buf));
+    buffers::give(buf);
+    bytes
 }

@@ -22,6 +22,9 @@ pub struct Stats {
     pub messages_out: u64,
     /// Messages that were skipped because they could not be decoded or encoded, on transports that skip them.
     pub skipped: u64,
+    /// Messages that were not sent because the peer reads too slowly or our direction was ended: those that were offered
+    /// under a [`SlowConsumer`](crate::SlowConsumer) policy, and replies after [`finish`](crate::Session::finish).
+    pub dropped: u64,
     /// Answers that nobody waited for (any more) and that were dropped: late, answered twice, or to no request of ours.
     /// They are among the messages received.
     pub late: u64,
@@ -35,6 +38,7 @@ impl fmt::Display for Stats {
             messages_in,
             messages_out,
             skipped,
+            dropped,
             late,
         } = self;
         write!(
@@ -46,6 +50,9 @@ impl fmt::Display for Stats {
         }
         if *late > 0 {
             write!(f, "; {late} answers late")?;
+        }
+        if *dropped > 0 {
+            write!(f, "; {dropped} dropped")?;
         }
         Ok(())
     }
@@ -72,19 +79,26 @@ pub(crate) struct Counters {
     pub(crate) bytes_out: Counter,
     pub(crate) messages_in: Counter,
     pub(crate) messages_out: Counter,
-    pub(crate) skipped: Counter,
-    pub(crate) late: Counter,
 }
 
 impl Counters {
-    pub(crate) fn snapshot(&self) -> Stats {
+    pub(crate) fn snapshot(&self, tallies: Tallies) -> Stats {
         Stats {
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out.get(),
             messages_in: self.messages_in.get(),
             messages_out: self.messages_out.get(),
-            skipped: self.skipped.get(),
-            late: self.late.get(),
+            skipped: tallies.skipped,
+            dropped: tallies.dropped,
+            late: tallies.late,
         }
     }
+}
+
+/// What few connections ever count.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tallies {
+    pub(crate) skipped: u64,
+    pub(crate) dropped: u64,
+    pub(crate) late: u64,
 }

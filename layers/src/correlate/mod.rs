@@ -258,7 +258,7 @@ where
             handle,
         };
         self.inner.call(
-            connection.map_transport(|framed| framed.map_codec(|codec| Tap::new(codec, answers))),
+            connection.map_transport(|framed| framed.map_decoder(|codec| Tap::new(codec, answers))),
         )
     }
 }

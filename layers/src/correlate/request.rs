@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     connection::CloseReason,
-    session::{Session, TicketId, WaiterId, send::SendFailure, signal::Signal},
+    session::{Session, TicketId, WaiterId, error::SendFailure, payload::Payload, signal::Signal},
 };
 
 /// What the requests of one session share: an attribute of its handle.
@@ -311,15 +311,17 @@ fn poll_queue<In: 'static, Out: 'static>(
     waiter: &mut Option<WaiterId>,
 ) -> Poll<Result<TicketId, RequestError<Out>>> {
     let outbox = session.outbox();
+    let mut payload = message.take().map(Payload::Message);
     let (pushed, next) = if shared.matching.is_ordered() {
         shared.table.in_order(id, || {
-            let pushed = outbox.poll_push_watched(cx, message, waiter);
+            let pushed = outbox.poll_push_watched(cx, &mut payload, waiter);
             let queued = matches!(pushed.0, Poll::Ready(Ok(_)));
             (pushed, queued)
         })
     } else {
-        outbox.poll_push_watched(cx, message, waiter)
+        outbox.poll_push_watched(cx, &mut payload, waiter)
     };
+    *message = payload.and_then(Payload::into_message);
     next.into_iter().for_each(Waker::wake);
     match pushed {
         Poll::Ready(Ok(Some(ticket))) => return Poll::Ready(Ok(ticket)),
@@ -378,8 +380,10 @@ fn failed<Out>(
     match outcome {
         Ok(_) => closed(session, None, Left::Yes),
         Err(SendFailure::Encode(source)) => RequestError::Encode(source),
-        Err(SendFailure::Closed(Some(message))) => closed(session, Some(message), Left::No),
-        Err(SendFailure::Closed(None) | SendFailure::Io(_)) => closed(session, None, Left::Perhaps),
+        Err(SendFailure::Closed(Some(payload))) => {
+            closed(session, payload.into_message(), Left::No)
+        }
+        Err(_) => closed(session, None, Left::Perhaps),
     }
 }
 

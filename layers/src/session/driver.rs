@@ -13,7 +13,7 @@
 //!
 //! driver.turn(&Context::from_waker(Waker::noop()));
 //! let outgoing = driver.next_outgoing().unwrap();
-//! assert_eq!(outgoing.message, "hello");
+//! assert_eq!(outgoing.into_message(), Some("hello"));
 //! ```
 
 use std::{
@@ -29,9 +29,13 @@ use tokio::time::Instant;
 
 use super::{
     Session,
+    error::SendFailure,
     outbox::{Queued, TicketId},
-    send::SendFailure,
     signal::Signal,
+};
+pub use super::{
+    payload::Payload,
+    shared::{CodecId, SharedMessage},
 };
 use crate::connection::{CloseReason, SharedError, checks::Checks, contain};
 pub use crate::connection::{Hold, Lease};
@@ -96,13 +100,21 @@ struct Wishes {
     until_input_ends: Vec<Box<dyn Any + Send>>,
 }
 
-/// A message to encode, and whom to tell of its outcome.
+/// What to send, and whom to tell of its outcome.
 #[derive(Debug)]
 pub struct Outgoing<Out> {
-    /// What to encode.
-    pub message: Out,
+    /// What to send.
+    pub payload: Payload<Out>,
     /// There is one when a sender waits for the outcome; give it to [`Driver::complete`] or [`Driver::fail`].
     pub ticket: Option<Ticket>,
+}
+
+impl<Out> Outgoing<Out> {
+    /// The message, where it is one of this session alone.
+    #[must_use]
+    pub fn into_message(self) -> Option<Out> {
+        self.payload.into_message()
+    }
 }
 
 /// Names a send whose caller waits for its outcome. Dropped, the caller waits until the driver is dropped.
@@ -232,23 +244,23 @@ impl<Out> Driver<Out> {
         self.batch.as_ref().map_or(0, |batch| batch.len())
     }
 
-    /// The next message to encode.
+    /// What to send next.
     pub fn next_outgoing(&mut self) -> Option<Outgoing<Out>> {
         if self.left() == 0 && self.raised {
             self.raised = false;
             let batch = self.batch.get_or_insert_default();
             self.session.outbox().take(batch);
         }
-        let Queued { message, ticket } = self.batch.as_mut()?.pop_front()?;
+        let Queued { payload, attention } = self.batch.as_mut()?.pop_front()?;
         self.unreported = true;
         Some(Outgoing {
-            message,
-            ticket: ticket.map(Ticket),
+            payload,
+            ticket: attention.ticket().map(Ticket),
         })
     }
 
     /// Tells the senders what room there is: whether the write buffer is above its high watermark, and that messages
-    /// taken so far have been encoded. Cheap where nothing has changed. `true` when a sender that waits was woken.
+    /// given out so far have been encoded. Cheap where nothing has changed. `true` when a sender that waits was woken.
     #[inline]
     pub fn settle(&mut self, blocked: bool) -> bool {
         if !self.unreported && blocked == self.blocked {
@@ -256,7 +268,16 @@ impl<Out> Driver<Out> {
         }
         self.unreported = false;
         self.blocked = blocked;
-        self.session.outbox().report(self.left(), blocked)
+        self.raised |= self.left() > 0;
+        match &mut self.batch {
+            Some(left) => self.session.outbox().report(left, blocked),
+            None => self.session.outbox().report(&mut Batch::new(), blocked),
+        }
+    }
+
+    /// The transport has taken bytes of this message, though not all of it or without a flush.
+    pub fn begun(&mut self, ticket: &Ticket) {
+        self.session.outbox().begun(ticket.0);
     }
 
     /// A message was flushed; it took so many bytes.
@@ -364,7 +385,7 @@ impl<Out> Driver<Out> {
 
     /// A message was skipped.
     pub fn skipped(&self) {
-        self.session.counters().skipped.add(1);
+        self.session.handle().count_skipped();
     }
 
     /// The transport is read, or is not for now; to be called when that changes.
@@ -439,9 +460,9 @@ impl<Out> Drop for Driver<Out> {
         let left = self.batch.take().map(|batch| *batch).unwrap_or_default();
         self.session
             .outbox()
-            .fail_all(left, |message| match (&io, message) {
+            .fail_all(left, |payload| match (&io, payload) {
                 (Some(source), None) => SendFailure::Io(source.clone()),
-                (_, message) => SendFailure::Closed(message),
+                (_, payload) => SendFailure::Closed(payload),
             });
         lent::forget(&self.session);
         // a handle may be kept for long after: it must not keep our task's memory, too

@@ -293,7 +293,7 @@ where
                 return;
             };
             match (
-                self.writer.encode(&mut self.wire, outgoing.message),
+                self.writer.put(&mut self.wire, outgoing.payload),
                 outgoing.ticket,
             ) {
                 (Ok(bytes), Some(ticket)) => self.writer.attend(ticket, bytes),

@@ -235,7 +235,7 @@ impl ConnectionHandle {
         let record = Closed {
             reason,
             source,
-            stats: self.stats(),
+            stats: self.snapshot(&rare),
             lifetime: self.0.opened_at.elapsed(),
         };
         rare.closed = Some(Box::new(record.clone()));

@@ -21,7 +21,7 @@ pub use self::{callbacks::CallbackAdded, wishes::Hold};
 use super::{
     Address, Closed, Endpoints, Stats, TransportKind,
     marks::{Activity, Marks},
-    stats::Counters,
+    stats::{Counters, Tallies},
 };
 use crate::{
     session::signal::Signal,
@@ -91,6 +91,7 @@ struct Rare {
     requested: Option<Box<Requested>>,
     attributes: Attributes,
     closed: Option<Box<Closed>>,
+    tallies: Option<Box<Tallies>>,
     /// What layers ask of the driver, until it has taken it.
     wishes: Option<Box<Wishes>>,
     /// How many messages wait for the encoder, as of the last time that checks were run. Here, where it takes no room.
@@ -178,7 +179,22 @@ impl ConnectionHandle {
     /// What has moved until now, as of the driver's last turn.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.0.counters.snapshot()
+        self.snapshot(&self.0.rare.lock())
+    }
+
+    fn snapshot(&self, rare: &Rare) -> Stats {
+        let tallies = rare.tallies.as_deref().copied().unwrap_or_default();
+        self.0.counters.snapshot(tallies)
+    }
+
+    pub(crate) fn count_skipped(&self) {
+        let mut rare = self.0.rare.lock();
+        rare.tallies.get_or_insert_default().skipped += 1;
+    }
+
+    pub(crate) fn count_dropped(&self, messages: u64) {
+        let mut rare = self.0.rare.lock();
+        rare.tallies.get_or_insert_default().dropped += messages;
     }
 
     /// How many messages are with their handlers, as of the driver's last turn.
@@ -263,7 +279,7 @@ impl ConnectionHandle {
         self.intercepted();
         self.0.activity.intercepted();
         if late {
-            self.0.counters.late.add(1);
+            self.0.rare.lock().tallies.get_or_insert_default().late += 1;
         }
     }
 

@@ -1,0 +1,48 @@
+//! What waits in a session's queue: messages that are yet to be encoded, and bytes that are.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+
+use super::shared::SharedMessage;
+
+/// One thing to send: it leaves whole, in its turn, and is one message on transports that keep messages apart.
+///
+/// Raw bytes stand here by value and the rest behind pointers, so that an entry of the queue is no larger than one of
+/// `Bytes` has to be.
+#[non_exhaustive]
+pub enum Payload<Out> {
+    /// A message for the session's codec.
+    Message(Out),
+    /// Bytes that are encoded already.
+    Raw(Bytes),
+    /// The same, in several pieces.
+    RawVectored(Vec<Bytes>),
+    /// A message that many sessions send, and that is encoded once for those whose codecs are configured alike.
+    Shared(Arc<SharedMessage<Out>>),
+    /// Nothing to send: somebody waits until all before it has left.
+    Flush,
+}
+
+impl<Out> Payload<Out> {
+    /// The message, where it is one of this session alone.
+    #[must_use]
+    pub fn into_message(self) -> Option<Out> {
+        match self {
+            Self::Message(message) => Some(message),
+            Self::Raw(_) | Self::RawVectored(_) | Self::Shared(_) | Self::Flush => None,
+        }
+    }
+}
+
+impl<Out> fmt::Debug for Payload<Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Message(_) => "Message",
+            Self::Raw(_) => "Raw",
+            Self::RawVectored(_) => "RawVectored",
+            Self::Shared(_) => "Shared",
+            Self::Flush => "Flush",
+        })
+    }
+}
