@@ -120,6 +120,16 @@ impl<In, Out> Caller<In, Out> {
         self.shared.table.in_flight()
     }
 
+    /// Whether answers come in the order of their requests, instead of with ids.
+    #[must_use]
+    pub fn is_ordered(&self) -> bool
+    where
+        In: 'static,
+        Out: 'static,
+    {
+        self.shared.matching.is_ordered()
+    }
+
     /// Whether there may be answers yet: the session is not closing, and the peer has not ended its direction.
     #[must_use]
     pub fn is_live(&self) -> bool {
