@@ -105,7 +105,10 @@ impl Encoder<Message> for Json {
 // ---- a server
 
 /// Serves at `address` until the task is aborted.
-async fn serve(name: &'static str, address: SocketAddr) -> io::Result<(SocketAddr, JoinHandle<()>)> {
+async fn serve(
+    name: &'static str,
+    address: SocketAddr,
+) -> io::Result<(SocketAddr, JoinHandle<()>)> {
     let app = ServiceBuilder::new()
         // a place for `TlsLayer` and `WsLayer`: nothing below changes with them
         .layer(CodecLayer::new(Json(Lines::new())))
@@ -215,7 +218,10 @@ async fn main() -> Result<(), BoxError> {
     let service = Buffer::new(balance, 64);
 
     let call = async |n: u64| {
-        let answer = service.clone().oneshot(Message::call(Method::Square, n)).await;
+        let answer = service
+            .clone()
+            .oneshot(Message::call(Method::Square, n))
+            .await;
         match answer.map(|message| message.body) {
             Ok(Body::Result { by, value }) if value == n * n => Ok(by),
             Ok(other) => Err(format!("wrong: {other:?}")),
@@ -246,7 +252,10 @@ async fn main() -> Result<(), BoxError> {
         serving_b.abort();
     });
     let survived = tally.by.values().sum::<usize>();
-    println!("  each of 300 calls has an end: {survived} answers, {} errors", 300 - survived);
+    println!(
+        "  each of 300 calls has an end: {survived} answers, {} errors",
+        300 - survived
+    );
 
     let tally = round("b is away").await;
     assert!(!tally.by.contains_key("b") && tally.failed.is_empty());
