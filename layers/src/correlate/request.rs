@@ -18,7 +18,9 @@ use super::{
 };
 use crate::{
     connection::CloseReason,
-    session::{Session, TicketId, WaiterId, error::SendFailure, payload::Payload, signal::Signal},
+    session::{
+        Refusal, Session, TicketId, WaiterId, error::SendFailure, payload::Payload, signal::Signal,
+    },
 };
 
 /// What the requests of one session share: an attribute of its handle.
@@ -244,24 +246,36 @@ impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
             }));
         };
         if let Step::Begin = step {
-            begin(cx, session, shared, message, *deadline, step)?;
+            let pushed = begin(cx, session, shared, message, *deadline, step)?;
+            if let Some((pushed, next)) = pushed {
+                next.into_iter().for_each(Waker::wake);
+                return queued(session, message, step, pushed).map(Err);
+            }
         }
         if let Step::Queueing { id, waiter } = step {
-            let queued = ready!(poll_queue(cx, session, shared, message, *id, waiter));
-            let (id, ticket) = (*id, queued?);
-            *step = Step::Queued { id, ticket };
-            session.signal().raise(Signal::MESSAGES);
-            return match shared.table.poll(cx, id) {
-                // it has been noted whom to wake, for the answer and for a failure
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(outcome) => conclude(cx, session, ticket, outcome),
+            let id = *id;
+            let (pushed, next) = if shared.matching.is_ordered() {
+                let push = || push(cx, session, message, waiter);
+                shared.table.in_order(id, push)
+            } else {
+                push(cx, session, message, waiter).0
             };
+            next.into_iter().for_each(Waker::wake);
+            if let Poll::Ready(error) = queued(session, message, step, pushed) {
+                return Poll::Ready(Err(error));
+            }
+            // it may have been another task that was noted to be woken
+            let outcome = ready!(shared.table.poll(cx, id));
+            if let Step::Queued { ticket, .. } = *step {
+                return conclude(cx, session, ticket, outcome, step);
+            }
+            return Poll::Ready(Err(not_queued(session, message, outcome, step)));
         }
         let Step::Queued { id, ticket } = *step else {
             panic!("a request was polled after it was ready");
         };
         match shared.table.poll(cx, id) {
-            Poll::Ready(outcome) => conclude(cx, session, ticket, outcome),
+            Poll::Ready(outcome) => conclude(cx, session, ticket, outcome, step),
             Poll::Pending => match session.outbox().watch(cx, ticket) {
                 Some(failure) => Poll::Ready(Err(failed(session, Err(failure)))),
                 None => Poll::Pending,
@@ -270,7 +284,24 @@ impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
     }
 }
 
-/// Gets an id, and a place among those that wait.
+/// What came of pushing a message into the queue, and the waker of the sender who is next in turn.
+type Pushed = (Poll<Result<Option<TicketId>, Refusal>>, Option<Waker>);
+
+/// Pushes `message` into the queue, or leaves it where it is; whether it was queued.
+fn push<Out>(
+    cx: &Context<'_>,
+    session: &Session<Out>,
+    message: &mut Option<Out>,
+    waiter: &mut Option<WaiterId>,
+) -> (Pushed, bool) {
+    let mut payload = message.take().map(Payload::Message);
+    let pushed = session.outbox().poll_push_watched(cx, &mut payload, waiter);
+    *message = payload.and_then(Payload::into_message);
+    let queued = matches!(pushed.0, Poll::Ready(Ok(_)));
+    (pushed, queued)
+}
+
+/// Gets an id, and a place among those that wait. One that is answered in order is also pushed into the queue.
 fn begin<In: Send + 'static, Out: 'static>(
     cx: &Context<'_>,
     session: &Session<Out>,
@@ -278,22 +309,33 @@ fn begin<In: Send + 'static, Out: 'static>(
     message: &mut Option<Out>,
     deadline: Option<Duration>,
     step: &mut Step,
-) -> Result<(), RequestError<Out>> {
+) -> Result<Option<Pushed>, RequestError<Out>> {
     let handle = session.handle();
     let deadline = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
     let awaits = |awaits| handle.set_awaits_answers(awaits);
-    let begun = match (shared.table.begin(cx, deadline, awaits), message.take()) {
-        (Ok(begun), taken) => {
-            *message = taken;
-            begun
+    let table = &shared.table;
+    let mut waiter = None;
+    let begun = if shared.matching.is_ordered() {
+        let push = || push(cx, session, message, &mut waiter);
+        let begun = table.begin_in_order(cx, deadline, awaits, push);
+        begun.map(|(begun, pushed)| (begun, Some(pushed)))
+    } else {
+        let begun = table.begin(cx, deadline, awaits);
+        begun.map(|begun| (begun, None))
+    };
+    let (begun, pushed) = match begun {
+        Ok(begun) => begun,
+        Err(refused) => {
+            return Err(match (refused, message.take()) {
+                (Refused::Full, Some(message)) => RequestError::Full(message),
+                (_, message) => closed(session, message, Left::No),
+            });
         }
-        (Err(Refused::Full), Some(message)) => return Err(RequestError::Full(message)),
-        (Err(_), message) => return Err(closed(session, message, Left::No)),
     };
     // before the user's code, which may panic: a drop gives the place back
     *step = Step::Queueing {
         id: begun.id,
-        waiter: None,
+        waiter,
     };
     if begun.unguarded {
         handle.keep_until_input_ends(InputGuard(Arc::clone(shared)));
@@ -308,49 +350,56 @@ fn begin<In: Send + 'static, Out: 'static>(
     if let Some(message) = message {
         shared.matching.mark(begun.id, message);
     }
-    Ok(())
+    Ok(pushed)
 }
 
-/// Queues the message.
-fn poll_queue<In: 'static, Out: 'static>(
-    cx: &Context<'_>,
+/// Goes on from what came of pushing: ready with an error.
+fn queued<Out>(
     session: &Session<Out>,
-    shared: &Shared<In, Out>,
     message: &mut Option<Out>,
-    id: u64,
-    waiter: &mut Option<WaiterId>,
-) -> Poll<Result<TicketId, RequestError<Out>>> {
-    let outbox = session.outbox();
-    let mut payload = message.take().map(Payload::Message);
-    let (pushed, next) = if shared.matching.is_ordered() {
-        shared.table.in_order(id, || {
-            let pushed = outbox.poll_push_watched(cx, &mut payload, waiter);
-            let queued = matches!(pushed.0, Poll::Ready(Ok(_)));
-            (pushed, queued)
-        })
-    } else {
-        outbox.poll_push_watched(cx, &mut payload, waiter)
-    };
-    *message = payload.and_then(Payload::into_message);
-    next.into_iter().for_each(Waker::wake);
-    match pushed {
-        Poll::Ready(Ok(Some(ticket))) => return Poll::Ready(Ok(ticket)),
-        Poll::Ready(Ok(None)) => unreachable!("a watched message has a ticket"),
-        Poll::Ready(Err(_)) => {
-            return Poll::Ready(Err(closed(session, message.take(), Left::No)));
+    step: &mut Step,
+    pushed: Poll<Result<Option<TicketId>, Refusal>>,
+) -> Poll<RequestError<Out>> {
+    match (pushed, *step) {
+        (Poll::Ready(Ok(Some(ticket))), Step::Queueing { id, .. }) => {
+            *step = Step::Queued { id, ticket };
+            session.signal().raise(Signal::MESSAGES);
+            Poll::Pending
         }
-        Poll::Pending => {}
+        (Poll::Pending, _) => Poll::Pending,
+        _ => Poll::Ready(closed(session, message.take(), Left::No)),
     }
-    let outcome = ready!(shared.table.poll(cx, id));
+}
+
+/// The end of a request that is not even queued.
+fn not_queued<In, Out>(
+    session: &Session<Out>,
+    message: &mut Option<Out>,
+    outcome: Outcome<In>,
+    step: &mut Step,
+) -> RequestError<Out> {
     let message = message.take();
-    Poll::Ready(Err(match outcome {
+    match outcome {
         Outcome::Expired => RequestError::Deadline {
             message,
             left: Left::No,
         },
+        Outcome::Over => closed(session, message, Left::No),
         // nobody can answer what was not asked, but a peer may guess an id
-        Outcome::Over | Outcome::Answer(_) => closed(session, message, Left::No),
-    }))
+        Outcome::Answer(_) => {
+            if let Step::Queueing {
+                waiter: Some(waiter),
+                ..
+            } = std::mem::replace(step, Step::Done)
+            {
+                session.outbox().leave(waiter);
+            }
+            match message {
+                Some(message) => RequestError::Full(message),
+                None => closed(session, None, Left::No),
+            }
+        }
+    }
 }
 
 /// The end of a request that was queued.
@@ -359,13 +408,18 @@ fn conclude<In, Out>(
     session: &Session<Out>,
     ticket: TicketId,
     outcome: Outcome<In>,
+    step: &mut Step,
 ) -> Poll<Result<In, RequestError<Out>>> {
     let outbox = session.outbox();
     match outcome {
-        Outcome::Answer(answer) => Poll::Ready(Ok(answer)),
+        Outcome::Answer(answer) => {
+            // which has freed its place; and what was sent is nobody's concern any more
+            *step = Step::Done;
+            Poll::Ready(Ok(answer))
+        }
         Outcome::Expired => {
             let now = Context::from_waker(Waker::noop());
-            let left = match outbox.poll_outcome(&now, ticket) {
+            let left = match outbox.poll_watched(&now, ticket) {
                 Poll::Ready(Ok(_)) => Left::Yes,
                 Poll::Ready(Err(_)) | Poll::Pending => Left::Perhaps,
             };
@@ -376,19 +430,16 @@ fn conclude<In, Out>(
         }
         // what was accepted for sending is still flushed, and then it is known whether it has left
         Outcome::Over => {
-            let outcome = ready!(outbox.poll_outcome(cx, ticket));
+            let outcome = ready!(outbox.poll_watched(cx, ticket));
             Poll::Ready(Err(failed(session, outcome)))
         }
     }
 }
 
 /// There will be no answer; `outcome` is that of sending.
-fn failed<Out>(
-    session: &Session<Out>,
-    outcome: Result<usize, SendFailure<Out>>,
-) -> RequestError<Out> {
+fn failed<Out>(session: &Session<Out>, outcome: Result<(), SendFailure<Out>>) -> RequestError<Out> {
     match outcome {
-        Ok(_) => closed(session, None, Left::Yes),
+        Ok(()) => closed(session, None, Left::Yes),
         Err(SendFailure::Encode(source)) => RequestError::Encode(source),
         Err(SendFailure::Closed(Some(payload))) => {
             closed(session, payload.into_message(), Left::No)

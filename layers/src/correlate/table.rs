@@ -140,14 +140,26 @@ impl<In> Table<In> {
         ((count << self.limits.slot_bits()) & mask) | u64::from(slot)
     }
 
-    /// Lets a request wait. `awaits` is called when it is the first, under the lock, so that it and its opposite are seen
-    /// in the right order.
+    /// Lets a request wait, and wakes `cx` when something has become of it. `awaits` is called when it is the first, under
+    /// the lock, so that it and its opposite are seen in the right order.
     pub(super) fn begin(
         &self,
         cx: &Context<'_>,
         deadline: Option<Instant>,
         awaits: impl FnOnce(bool),
     ) -> Result<Begun, Refused> {
+        let begun = self.begin_in_order(cx, deadline, awaits, || ((), false));
+        begun.map(|(begun, ())| begun)
+    }
+
+    /// As [`begin`](Self::begin) and [`in_order`](Self::in_order) in one.
+    pub(super) fn begin_in_order<R>(
+        &self,
+        cx: &Context<'_>,
+        deadline: Option<Instant>,
+        awaits: impl FnOnce(bool),
+        push: impl FnOnce() -> (R, bool),
+    ) -> Result<(Begun, R), Refused> {
         let waker = cx.waker().clone();
         let mut slots = self.state.lock();
         if slots.over {
@@ -202,7 +214,11 @@ impl<In> Table<In> {
             slots.look = slots.look.wrapping_add(1);
             begun.look = Some((deadline, slots.look));
         }
-        Ok(begun)
+        let (result, pushed) = push();
+        if pushed {
+            slots.order.push_back(id);
+        }
+        Ok((begun, result))
     }
 
     /// Runs `push`, which queues the request `id`, so that requests are answered in the order in which they were queued.
@@ -215,7 +231,7 @@ impl<In> Table<In> {
         result
     }
 
-    /// What has become of the request `id`; `cx` is woken when something does.
+    /// What has become of the request `id`; `cx` is woken when something does. One that is answered is gone.
     pub(super) fn poll(&self, cx: &Context<'_>, id: u64) -> Poll<Outcome<In>> {
         let index = self.index(id);
         let mut slots = self.state.lock();
@@ -230,7 +246,7 @@ impl<In> Table<In> {
                 Poll::Pending
             }
             State::Expired => Poll::Ready(Outcome::Expired),
-            answered @ State::Answered(_) => match std::mem::replace(answered, State::Expired) {
+            State::Answered(_) => match slots.free(index) {
                 State::Answered(answer) => Poll::Ready(Outcome::Answer(answer)),
                 _ => unreachable!("it was looked at above"),
             },
@@ -238,19 +254,13 @@ impl<In> Table<In> {
         }
     }
 
-    /// The request `id` is gone, answered or not. `awaits` is called when it was the last to wait.
+    /// The request `id` is given up. `awaits` is called when it was the last to wait.
     pub(super) fn end(&self, id: u64, awaits: impl FnOnce(bool)) {
         let index = self.index(id);
         let mut slots = self.state.lock();
-        let free = State::Free(slots.first_free);
-        let old = std::mem::replace(&mut slots.slots[index].state, free);
-        slots.first_free = u32::try_from(index).ok();
-        slots.used -= 1;
+        let old = slots.free(index);
         if let State::Waiting(_) = old {
             slots.waits_no_more(awaits);
-        }
-        if slots.used == 0 {
-            slots.rest();
         }
         drop(slots);
         drop(old); // may hold the user's message or waker
@@ -365,6 +375,18 @@ impl<In> Slots<In> {
         }
     }
 
+    /// Frees the slot at `index`, and gives back what was in it.
+    fn free(&mut self, index: usize) -> State<In> {
+        let free = State::Free(self.first_free);
+        let old = std::mem::replace(&mut self.slots[index].state, free);
+        self.first_free = u32::try_from(index).ok();
+        self.used -= 1;
+        if self.used == 0 {
+            self.rest();
+        }
+        old
+    }
+
     /// No slot is in use: all of them are as good as new.
     fn rest(&mut self) {
         let most = self.slots.len();
@@ -431,8 +453,7 @@ mod tests {
             assert_ready!(poll(&table, &mut second, id)),
             Outcome::Answer("that")
         ));
-        assert_eq!(answer(&table, id), Err(Unasked::Late("that")));
-        table.end(id, |_| {});
+        assert_eq!(table.in_flight(), 0);
         assert_eq!(answer(&table, id), Err(Unasked::Late("that")));
     }
 

@@ -18,18 +18,14 @@ use std::{
     sync::{Arc, Weak},
 };
 
-pub(crate) use self::outbox::{TicketId, WaiterId};
+pub(crate) use self::outbox::{Refusal, TicketId, WaiterId};
 pub use self::{
     error::{SendError, Sent},
     framed::{Framed, FramedParts, HasSession},
     offer::{Offered, SlowConsumer},
     send::{Feeding, Sending},
 };
-use self::{
-    outbox::{Outbox, Refusal},
-    payload::Payload,
-    signal::Signal,
-};
+use self::{outbox::Outbox, payload::Payload, signal::Signal};
 use crate::connection::{CloseReason, ConnectionHandle};
 
 /// The handle of one session: a [`ConnectionHandle`] that also sends messages of type `Out`.

@@ -325,6 +325,32 @@ impl<Out> Outbox<Out> {
         (Poll::Pending, None)
     }
 
+    /// What became of a watched message: it was sent, it was not, or `cx` is woken when that is known.
+    pub(crate) fn poll_watched(
+        &self,
+        cx: &Context<'_>,
+        ticket: TicketId,
+    ) -> Poll<Result<(), SendFailure<Out>>> {
+        let mut state = self.0.lock();
+        let senders = state.senders.get_or_insert_default();
+        let Some(held) = senders.ticket(ticket) else {
+            return Poll::Ready(Ok(()));
+        };
+        let old = match held {
+            Ticket::Abandoned => return Poll::Ready(Ok(())),
+            Ticket::Waiting(_) | Ticket::Watched(_) => {
+                std::mem::replace(held, Ticket::Waiting(Some(cx.waker().clone())))
+            }
+            Ticket::Done(_) => std::mem::replace(held, Ticket::Abandoned),
+        };
+        senders.retire();
+        drop(state);
+        match old {
+            Ticket::Done(outcome) => Poll::Ready(outcome.map(|_| ())),
+            _ => Poll::Pending,
+        }
+    }
+
     /// Why a watched message was not sent, where that is known; otherwise `cx` is woken when it is.
     pub(crate) fn watch(&self, cx: &Context<'_>, ticket: TicketId) -> Option<SendFailure<Out>> {
         let mut state = self.0.lock();
@@ -429,13 +455,7 @@ impl<Out> Outbox<Out> {
                 drop(old);
                 Poll::Pending
             }
-            Some(watched @ Ticket::Watched(_)) => {
-                let waiting = Ticket::Waiting(Some(cx.waker().clone()));
-                let old = std::mem::replace(watched, waiting);
-                drop(state);
-                drop(old);
-                Poll::Pending
-            }
+            Some(Ticket::Watched(_)) => unreachable!("nobody both watches and waits"),
             Some(done) => {
                 let outcome = std::mem::replace(done, Ticket::Abandoned);
                 senders.retire();
@@ -521,8 +541,13 @@ impl<Out> Outbox<Out> {
         let senders = state.senders.get_or_insert_default();
         let old = match senders.ticket(ticket) {
             None | Some(Ticket::Abandoned) => Ticket::Done(outcome),
+            // nobody comes back for a success
+            Some(watched @ Ticket::Watched(_)) if !failed => {
+                std::mem::replace(watched, Ticket::Abandoned)
+            }
             Some(waiting) => std::mem::replace(waiting, Ticket::Done(outcome)),
         };
+        senders.retire();
         drop(state);
         match old {
             Ticket::Waiting(Some(waker)) => waker.wake(),

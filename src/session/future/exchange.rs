@@ -44,7 +44,8 @@ where
     ) {
         self.exchange_in_turn(calls, cx, turn);
         if self.phase == Phase::Running {
-            if !turn.yields && self.session().awaits_answers() {
+            let waits = turn.calls_wait || turn.service_waits || self.blocked;
+            if waits && !turn.yields && self.session().awaits_answers() {
                 self.look_ahead();
             }
             if self.reader.is_finished() {
