@@ -61,6 +61,15 @@ pub(crate) enum TakenBack<Out> {
     Outcome(Result<usize, SendFailure<Out>>),
 }
 
+/// Who waits for the outcome of a message that is pushed.
+#[derive(Debug)]
+enum Attended {
+    No,
+    Waiting,
+    /// Who is to be woken for a failure.
+    Watched(Waker),
+}
+
 /// Why a message was not queued.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -183,7 +192,13 @@ impl<Out> State<Out> {
         self.senders.as_mut()?.waiters.remove(place?)
     }
 
-    fn push(&mut self, payload: Payload<Out>, ticket: Option<Ticket<Out>>) -> Option<TicketId> {
+    #[inline]
+    fn push(&mut self, payload: Payload<Out>, attended: Attended) -> Option<TicketId> {
+        let ticket = match attended {
+            Attended::No => None,
+            Attended::Waiting => Some(Ticket::Waiting(None)),
+            Attended::Watched(waker) => Some(Ticket::Watched(waker)),
+        };
         let ticket = ticket.map(|ticket| {
             let senders = self.senders.get_or_insert_default();
             senders.tickets.push_back(ticket);
@@ -251,7 +266,7 @@ impl<Out> Outbox<Out> {
         if state.waiting() > 0 || state.room() == 0 {
             return Err((Refusal::Full, payload));
         }
-        state.push(payload, None);
+        state.push(payload, Attended::No);
         Ok(())
     }
 
@@ -264,8 +279,12 @@ impl<Out> Outbox<Out> {
         waiter: &mut Option<WaiterId>,
         attended: bool,
     ) -> Poll<Result<Option<TicketId>, Refusal>> {
-        let ticket = attended.then_some(Ticket::Waiting(None));
-        let (pushed, next) = self.poll_push_with(cx, payload, waiter, ticket);
+        let attended = if attended {
+            Attended::Waiting
+        } else {
+            Attended::No
+        };
+        let (pushed, next) = self.poll_push_with(cx, payload, waiter, attended);
         next.into_iter().for_each(Waker::wake);
         pushed
     }
@@ -278,16 +297,17 @@ impl<Out> Outbox<Out> {
         payload: &mut Option<Payload<Out>>,
         waiter: &mut Option<WaiterId>,
     ) -> (Poll<Result<Option<TicketId>, Refusal>>, Option<Waker>) {
-        let ticket = Ticket::Watched(cx.waker().clone());
-        self.poll_push_with(cx, payload, waiter, Some(ticket))
+        let attended = Attended::Watched(cx.waker().clone());
+        self.poll_push_with(cx, payload, waiter, attended)
     }
 
+    #[inline]
     fn poll_push_with(
         &self,
         cx: &Context<'_>,
         payload: &mut Option<Payload<Out>>,
         waiter: &mut Option<WaiterId>,
-        ticket: Option<Ticket<Out>>,
+        attended: Attended,
     ) -> (Poll<Result<Option<TicketId>, Refusal>>, Option<Waker>) {
         let mut state = self.0.lock();
         let place = waiter.and_then(|id| state.place(id));
@@ -303,7 +323,7 @@ impl<Out> Outbox<Out> {
             *waiter = None;
             let ticket = payload
                 .take()
-                .and_then(|payload| state.push(payload, ticket));
+                .and_then(|payload| state.push(payload, attended));
             let next = state.next_in_turn();
             drop(state);
             drop(gone);
@@ -536,23 +556,23 @@ impl<Out> Outbox<Out> {
     }
 
     pub(crate) fn complete(&self, ticket: TicketId, outcome: Result<usize, SendFailure<Out>>) {
-        let failed = outcome.is_err();
         let mut state = self.0.lock();
         let senders = state.senders.get_or_insert_default();
         let old = match senders.ticket(ticket) {
             None | Some(Ticket::Abandoned) => Ticket::Done(outcome),
             // nobody comes back for a success
-            Some(watched @ Ticket::Watched(_)) if !failed => {
-                std::mem::replace(watched, Ticket::Abandoned)
+            Some(held @ Ticket::Watched(_)) if outcome.is_ok() => {
+                let watched = std::mem::replace(held, Ticket::Abandoned);
+                senders.retire();
+                drop(state);
+                drop(watched);
+                return;
             }
             Some(waiting) => std::mem::replace(waiting, Ticket::Done(outcome)),
         };
-        senders.retire();
         drop(state);
-        match old {
-            Ticket::Waiting(Some(waker)) => waker.wake(),
-            Ticket::Watched(waker) if failed => waker.wake(),
-            _ => {}
+        if let Ticket::Waiting(Some(waker)) | Ticket::Watched(waker) = old {
+            waker.wake();
         }
     }
 
