@@ -21,7 +21,10 @@ use crate::{pipeline::Pipeline, session::NotOpened};
 ///
 /// `build` makes the stack around the `link` that it is given: a layer to be placed between `CodecLayer` and
 /// `SessionLayer`, where it hands out the typed session. The session is what one sends with; the [`SessionTask`] tells
-/// how it ended, and may be dropped.
+/// how it ended, and may be dropped. When the session ends that is all; a [`Client`](crate::Client) opens the next.
+///
+/// The connector has a deadline of its own. What the stack does before the session is open, such as a handshake, has
+/// that of a [`HandshakeTimeoutLayer`](crate::layers::HandshakeTimeoutLayer), if it has one.
 ///
 /// ```
 /// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec, net};

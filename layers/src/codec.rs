@@ -50,6 +50,7 @@ pub struct CodecLayer<C, Out> {
     codec: C,
     max_frame: usize,
     id: Option<CodecId>,
+    weigh: Option<fn(&Out) -> usize>,
     out: PhantomData<fn(Out)>,
 }
 
@@ -63,6 +64,7 @@ impl<C, Out> CodecLayer<C, Out> {
             codec,
             max_frame: DEFAULT_MAX_FRAME,
             id: Some(CodecId::unique()),
+            weigh: None,
             out: PhantomData,
         }
     }
@@ -75,6 +77,14 @@ impl<C, Out> CodecLayer<C, Out> {
     /// have what it reserved; so this is to be raised only for other decoders with large frames.
     pub const fn with_max_frame(mut self, bytes: usize) -> Self {
         self.max_frame = if bytes == 0 { 1 } else { bytes };
+        self
+    }
+
+    /// How many bytes a message holds beyond its own size, such as the capacity of a `String`, for sessions that have a
+    /// [`MemoryBudget`](crate::MemoryBudget). None by default. It must say the same of the same message each time, and not use
+    /// the session.
+    pub const fn with_weight(mut self, weigh: fn(&Out) -> usize) -> Self {
+        self.weigh = Some(weigh);
         self
     }
 
@@ -179,9 +189,11 @@ where
             codec,
             max_frame,
             id,
+            weigh,
             ..
         } = &self.layer;
-        let (_, driver) = driver::pair(connection.handle().clone());
+        let (_, mut driver) = driver::pair(connection.handle().clone());
+        weigh.iter().for_each(|weigh| driver.set_weight(*weigh));
         self.inner.call(connection.map_transport(|transport| {
             let framed = Framed::new(transport, codec.clone(), driver, *max_frame);
             match id {

@@ -153,9 +153,6 @@ impl<Out> Client<Out> {
     /// An open session, at once: the one that the [`Pick`] says. `None` while none is open.
     #[must_use]
     pub fn pick(&self) -> Option<Session<Out>> {
-        if self.0.stop.is_cancelled() {
-            return None;
-        }
         self.0.pool.pick()
     }
 
@@ -226,21 +223,13 @@ impl<Out> Client<Out> {
     /// The sessions that are open now, in the order in which they were opened.
     #[must_use]
     pub fn sessions(&self) -> Vec<Session<Out>> {
-        let sessions = self.0.pool.sessions();
-        let open = sessions.iter().filter(|session| !session.is_closing());
-        open.cloned().collect()
+        self.0.pool.sessions()
     }
 
     /// Whether a session is open now. To a balancer, this is whether the server can be used.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        !self.0.stop.is_cancelled()
-            && self
-                .0
-                .pool
-                .sessions()
-                .iter()
-                .any(|session| !session.is_closing())
+        self.0.pool.is_open()
     }
 
     /// What the client is doing.
@@ -262,6 +251,7 @@ impl<Out> Client<Out> {
     /// the [drain deadline](ClientBuilder::with_drain_deadline) is over. No session is given out any more. Idempotent,
     /// never waits.
     pub fn stop(&self) {
+        self.0.pool.close();
         self.0.stop.cancel();
     }
 

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
@@ -13,7 +13,9 @@ use getty_layers::Session;
 /// Which of its sessions a client gives out.
 ///
 /// Where several are as good as one another they take turns.
-pub struct Pick<Out>(Option<Arc<dyn Fn(&Session<Out>) -> usize + Send + Sync>>);
+pub struct Pick<Out>(Option<Load<Out>>);
+
+type Load<Out> = Arc<dyn Fn(&Session<Out>) -> usize + Send + Sync>;
 
 impl<Out> Pick<Out> {
     /// Each in turn. This is the default.
@@ -62,48 +64,94 @@ impl<Out> fmt::Debug for Pick<Out> {
 /// The sessions that may be picked.
 #[derive(Debug)]
 pub(super) struct Pool<Out> {
-    // replaced as a whole, so that no code of the user's runs under the lock
-    offered: Mutex<Arc<[Session<Out>]>>,
+    offered: Mutex<Offered<Out>>,
     turn: AtomicUsize,
     pick: Pick<Out>,
+}
+
+#[derive(Debug)]
+struct Offered<Out> {
+    // replaced as a whole, so that no code of the user's runs under the lock
+    sessions: Arc<[Session<Out>]>,
+    /// There will be none any more.
+    closed: bool,
 }
 
 impl<Out> Pool<Out> {
     pub(super) fn new(pick: Pick<Out>) -> Self {
         Self {
-            offered: Mutex::new(Arc::new([])),
+            offered: Mutex::new(Offered {
+                sessions: Arc::new([]),
+                closed: false,
+            }),
             turn: AtomicUsize::new(0),
             pick,
         }
     }
 
-    pub(super) fn offer(&self, sessions: Arc<[Session<Out>]>) {
-        let mut offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = std::mem::replace(&mut *offered, sessions);
+    fn lock(&self) -> MutexGuard<'_, Offered<Out>> {
+        self.offered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Offers these from now on, unless the pool is closed.
+    pub(super) fn offer(&self, mut sessions: Arc<[Session<Out>]>) {
+        let mut offered = self.lock();
+        if !offered.closed {
+            std::mem::swap(&mut offered.sessions, &mut sessions);
+        }
+        drop(offered);
+        drop(sessions);
+    }
+
+    /// Offers none from now on.
+    pub(super) fn close(&self) {
+        let mut offered = self.lock();
+        offered.closed = true;
+        let old = std::mem::replace(&mut offered.sessions, Arc::new([]));
         drop(offered);
         drop(old);
     }
 
-    pub(super) fn sessions(&self) -> Arc<[Session<Out>]> {
-        Arc::clone(&self.offered.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Those that are not closing.
+    pub(super) fn sessions(&self) -> Vec<Session<Out>> {
+        let sessions = Arc::clone(&self.lock().sessions);
+        let open = sessions.iter().filter(|session| !session.is_closing());
+        open.cloned().collect()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.lock()
+            .sessions
+            .iter()
+            .any(|session| !session.is_closing())
     }
 
     /// One that is not closing, if there is one.
     pub(super) fn pick(&self) -> Option<Session<Out>> {
-        let sessions = self.sessions();
+        let offered = self.lock();
+        let Some(load) = &self.pick.0 else {
+            // calls are made one a pick: no more than the lock and a count
+            return self.in_turn(&offered.sessions).next().cloned();
+        };
+        let sessions = Arc::clone(&offered.sessions);
+        drop(offered);
+        self.in_turn(&sessions)
+            .min_by_key(|session| load(session))
+            .cloned()
+    }
+
+    /// Those that are not closing, beginning with the one whose turn it is.
+    fn in_turn<'a>(
+        &self,
+        sessions: &'a [Session<Out>],
+    ) -> impl Iterator<Item = &'a Session<Out>> + use<'a, Out> {
         let first = match sessions.len() {
-            0 => return None,
-            1 => 0,
+            0 | 1 => 0,
             n => self.turn.fetch_add(1, Relaxed) % n,
         };
-        let mut in_turn = sessions[first..]
+        sessions[first..]
             .iter()
             .chain(&sessions[..first])
-            .filter(|session| !session.is_closing());
-        match &self.pick.0 {
-            None => in_turn.next(),
-            Some(load) => in_turn.min_by_key(|session| load(session)),
-        }
-        .cloned()
+            .filter(|session| !session.is_closing())
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use getty_layers::{CloseReason, Closed, Panic, Session};
+use getty_layers::{CloseReason, Closed, ConnectionHandle, Panic, Session};
 use tokio::{
     sync::watch,
     task::AbortHandle,
@@ -75,6 +75,9 @@ enum Phase {
     Offered(Instant),
     /// A hook has failed, which was judged already: its end is no news.
     Rejected,
+    /// Its peer has ended its direction, and handlers work on what had come before. No deadline holds for them, so that
+    /// it is not waited for: the peer is gone, and with it the reason to have one session less.
+    Finished,
     /// It is closing.
     Leaving,
 }
@@ -85,8 +88,9 @@ enum Step<Out> {
     Prepared(Result<(), Ended>),
 }
 
-/// The two steps in which a session ends, each with the number of its attempt.
+/// The steps in which a session ends, each with the number of its attempt.
 enum End {
+    Finished(u64, OwnedTask),
     Closing(u64, OwnedTask),
     Closed(u64, Closed),
 }
@@ -167,7 +171,9 @@ impl<Out: Send + 'static> Supervisor<Out> {
 
     /// When the next attempt is due, if a session is missing and none is being opened.
     fn due(&self) -> Option<Instant> {
-        let missing = self.attempt.is_none() && self.sessions.len() < self.settings.sessions;
+        let there = self.sessions.iter();
+        let there = there.filter(|member| !matches!(member.phase, Phase::Finished));
+        let missing = self.attempt.is_none() && there.count() < self.settings.sessions;
         missing.then_some(self.not_before)
     }
 
@@ -236,8 +242,12 @@ impl<Out: Send + 'static> Supervisor<Out> {
         let handle = session.handle().clone();
         self.ends.push(
             async move {
-                handle.closing().await;
-                End::Closing(attempt, task)
+                handle.peer_finished().await;
+                if handle.is_closing() {
+                    End::Closing(attempt, task)
+                } else {
+                    End::Finished(attempt, task)
+                }
             }
             .boxed(),
         );
@@ -277,25 +287,31 @@ impl<Out: Send + 'static> Supervisor<Out> {
 
     fn ended(&mut self, end: End) -> Result<(), Failure> {
         match end {
+            End::Finished(attempt, task) => {
+                if let Some(handle) = self.leave(attempt, Phase::Finished) {
+                    let closing = async move {
+                        handle.closing().await;
+                        End::Closing(attempt, task)
+                    };
+                    self.ends.push(closing.boxed());
+                }
+                Ok(())
+            }
             End::Closing(attempt, task) => {
-                self.leave(attempt);
-                let member = self.sessions.iter().find(|one| one.attempt == attempt);
-                if let Some(handle) = member.map(|one| one.session.handle().clone()) {
-                    self.ends.push(
-                        async move {
-                            // its outcome is the record's; what panicked around the session is logged by nobody else
-                            if let Err(error) = task.await {
-                                tracing::debug!(%error, "a session's task ended early");
-                            }
-                            End::Closed(attempt, handle.closed().await)
+                if let Some(handle) = self.leave(attempt, Phase::Leaving) {
+                    let closed = async move {
+                        // how the session ended is in its record; this is what went wrong around it
+                        if let Err(error) = task.await {
+                            tracing::debug!(%error, "a session's task ended early");
                         }
-                        .boxed(),
-                    );
+                        End::Closed(attempt, handle.closed().await)
+                    };
+                    self.ends.push(closed.boxed());
                 }
                 Ok(())
             }
             End::Closed(attempt, closed) => {
-                let place = self.sessions.iter().position(|one| one.attempt == attempt);
+                let place = self.place(attempt);
                 match place.map(|place| self.sessions.remove(place).phase) {
                     Some(Phase::Rejected) | None => Ok(()),
                     Some(_) => self.judge(Ended::Closed(closed)),
@@ -304,23 +320,34 @@ impl<Out: Send + 'static> Supervisor<Out> {
         }
     }
 
-    /// A session is closing: it is not offered any more.
-    fn leave(&mut self, attempt: u64) {
-        let Some(member) = self.sessions.iter_mut().find(|one| one.attempt == attempt) else {
-            return;
-        };
+    fn place(&self, attempt: u64) -> Option<usize> {
+        self.sessions
+            .iter()
+            .position(|member| member.attempt == attempt)
+    }
+
+    /// A session is on its way out: it is not offered any more, and from now on in `phase`, unless its end is no news.
+    fn leave(&mut self, attempt: u64, phase: Phase) -> Option<ConnectionHandle> {
+        let place = self.place(attempt)?;
+        let member = &mut self.sessions[place];
+        let handle = member.session.handle().clone();
         let lived = match member.phase {
-            Phase::Rejected | Phase::Leaving => return,
+            Phase::Rejected => return Some(handle),
+            Phase::Finished | Phase::Leaving => {
+                member.phase = phase;
+                return Some(handle);
+            }
             Phase::Preparing => None,
             Phase::Offered(since) => Some(since.elapsed()),
         };
-        member.phase = Phase::Leaving;
+        member.phase = phase;
         if lived.is_none() {
             // the attempt has come to its hooks, and there is nothing for them to prepare any more
             self.drop_attempt();
         }
         self.update_pool();
         self.note_loss(attempt, lived);
+        Some(handle)
     }
 
     /// Counts a failed attempt, or the end of a session that had lived so long, and sets the time of the next attempt.
@@ -338,7 +365,8 @@ impl<Out: Send + 'static> Supervisor<Out> {
             };
         }
         let now = Instant::now();
-        if is_news || self.not_before <= now {
+        // otherwise the pause is under way: nothing that began since then has come to its end
+        if self.not_before <= now {
             let pause = self.pauses.after(self.failures);
             self.not_before = now.checked_add(pause).unwrap_or(now + FOR_EVER);
         }
@@ -388,7 +416,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
     fn publish(&self) {
         let state = if self.is_open() {
             State::Open(self.generation)
-        } else if self.attempt.is_some() || !self.sessions.is_empty() {
+        } else if self.due().is_none() {
             State::Connecting
         } else {
             State::Waiting(self.not_before)
@@ -408,7 +436,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
 
     /// Says the last word, and ends all sessions.
     async fn finish(mut self, last: State) {
-        self.pool.offer(Arc::new([]));
+        self.pool.close();
         self.set_state(last);
         self.drop_attempt();
         let deadline = self.settings.drain_deadline;
@@ -448,7 +476,7 @@ impl<Out: Send + 'static> Drop for Supervisor<Out> {
         if self.states.borrow().is_final() {
             return;
         }
-        self.pool.offer(Arc::new([]));
+        self.pool.close();
         self.set_state(if std::thread::panicking() {
             State::Failed(Failure::Panicked(Panic::from_payload(
                 &"the client's task panicked",

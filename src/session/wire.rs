@@ -76,6 +76,16 @@ pub trait Wire: HasSession<Out: Send + 'static> {
     /// See [`Transport::poll_ping`].
     fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
+    /// See [`Transport::can_finish`].
+    fn can_finish(&self) -> bool {
+        false
+    }
+
+    /// See [`Transport::poll_finish`].
+    fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+
     /// See [`Transport::poll_close`].
     fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>>;
 }
@@ -163,6 +173,14 @@ impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> Wire for Framed<T,
 
     fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.split_mut().0.poll_ping(cx)
+    }
+
+    fn can_finish(&self) -> bool {
+        self.transport().can_finish()
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.split_mut().0.poll_finish(cx)
     }
 
     #[inline]

@@ -33,6 +33,8 @@ pub(crate) struct Writer {
     messages: u32,
     /// Something was written since the last complete flush.
     unflushed: bool,
+    /// Something beside the bytes in `buf` may have to be written, flushed or told.
+    stirred: bool,
     framing: Framing,
     /// Where the messages that wait end, by `encoded`, for a message transport.
     units: Queue<u64>,
@@ -56,6 +58,7 @@ impl Writer {
             taken: 0,
             messages: 0,
             unflushed: false,
+            stirred: false,
             framing,
             units: Queue::new(),
             due: Queue::new(),
@@ -72,6 +75,16 @@ impl Writer {
     #[inline]
     pub(crate) fn is_flushed(&self) -> bool {
         !self.unflushed && self.is_written()
+    }
+
+    /// Whether what waits may wait for more: it is in the buffer alone, nobody waits for it, and the transport knows of
+    /// none of it.
+    pub(crate) fn can_wait(&self, most: usize) -> bool {
+        let waits = 1..=most;
+        waits.contains(&self.buf.len())
+            && !self.has_segments()
+            && !self.unflushed
+            && self.due.is_empty()
     }
 
     /// Encodes `message`, and leaves nothing behind when that fails.
@@ -131,6 +144,7 @@ impl Writer {
     fn append(&mut self, pieces: impl IntoIterator<Item = Bytes>) -> usize {
         let mut bytes = 0;
         let mut references = 0;
+        self.stirred = true;
         for piece in pieces {
             bytes += piece.len();
             // a message that is to be one unit is written in one call, which takes so many slices
@@ -150,6 +164,7 @@ impl Writer {
 
     /// The message encoded last took so many bytes; `ticket` is told when they have left.
     pub(crate) fn attend(&mut self, ticket: Ticket, bytes: usize) {
+        self.stirred = true;
         self.due.push_back(Due {
             end: self.encoded,
             bytes,
@@ -160,6 +175,7 @@ impl Writer {
     /// The transport has something to flush that was not written here.
     pub(crate) const fn poke(&mut self) {
         self.unflushed = true;
+        self.stirred = true;
     }
 
     /// Drops what an encoder that panicked may have left of a message.
@@ -170,6 +186,20 @@ impl Writer {
     /// Writes and flushes until all is handed to the network, and keeps `timer` informed.
     #[inline]
     pub(crate) fn poll_flush<W: Wire>(
+        &mut self,
+        wire: &mut W,
+        cx: &mut Context<'_>,
+        clock: &mut Clock,
+        timer: &mut Timer,
+    ) -> Poll<io::Result<()>> {
+        // every other turn has nothing to write: then there is no buffer
+        if self.buf.capacity() == 0 && !self.stirred {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_flush_all(wire, cx, clock, timer)
+    }
+
+    fn poll_flush_all<W: Wire>(
         &mut self,
         wire: &mut W,
         cx: &mut Context<'_>,
@@ -190,7 +220,9 @@ impl Writer {
         match polled {
             Poll::Pending => {
                 timer.stalled(moved > 0, clock);
-                self.report_begun(wire);
+                if !self.due.is_empty() {
+                    self.report_begun(wire);
+                }
             }
             Poll::Ready(_) => timer.flowed(),
         }
@@ -212,6 +244,7 @@ impl Writer {
                 if self.buf.capacity() > 0 {
                     buffers::give(std::mem::take(&mut self.buf));
                 }
+                self.stirred = false;
                 return Poll::Ready(Ok(()));
             }
             let unit = match self.units.front() {
@@ -276,6 +309,7 @@ impl Writer {
     }
 
     /// Tells the outbox which of the sends that wait has begun to leave: who gives up wants to know.
+    #[cold]
     fn report_begun<W: Wire>(&self, wire: &mut W) {
         let begun = |due: &&Due| due.end - (due.bytes as u64) < self.taken;
         if let Some(due) = self.due.iter().take_while(begun).last() {

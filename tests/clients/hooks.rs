@@ -6,7 +6,7 @@ use std::{
 
 use getty::{
     BoxError, CodecLayer, Connection, OpenError, Request, ServiceBuilder, Session, SessionLayer,
-    client::{Client, Ended, Failure, NoSession, State},
+    client::{Client, Decision, Ended, Failure, NoSession, State},
     codec::Lines,
 };
 use tokio::{io::DuplexStream, sync::mpsc, time::Instant};
@@ -158,6 +158,42 @@ async fn hook_is_dropped_when_its_session_closes() {
         }
         state => panic!("{state}"),
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn session_that_closes_under_its_hook_is_replaced_without_waiting_for_the_hook() {
+    let place = Place::default();
+    let server = place.serve(echo());
+    let client = even()
+        .with_attempt_timeout(Duration::from_secs(3600))
+        .with_hook(|_| pending::<Result<(), BoxError>>())
+        .connect(place.connector(), (), deaf);
+    idle().await;
+    let begin = Instant::now();
+    drop(server);
+    let _server = place.serve(echo());
+    tokio::time::sleep(ms(302)).await;
+    assert_eq!(place.dials_since(begin).len(), 1);
+    assert_eq!((place.dials(), client.sessions().len()), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempt_whose_hook_fails_is_decided_upon_once() {
+    let place = Place::default();
+    let _server = place.serve(echo());
+    let (seen, mut ends) = mpsc::unbounded_channel();
+    let _client = even()
+        .with_hook(|_| async { Err("bad password") })
+        .with_decision(move |ended| {
+            seen.send(ended.to_string()).unwrap();
+            Decision::Retry
+        })
+        .connect(place.connector(), (), deaf);
+    tokio::time::sleep(ms(600)).await;
+    for _ in 0..2 {
+        assert_eq!(ends.try_recv().unwrap(), "a hook failed");
+    }
+    assert!(ends.try_recv().is_err());
 }
 
 #[tokio::test(start_paused = true)]

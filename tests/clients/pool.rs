@@ -1,10 +1,11 @@
 use std::{collections::HashMap, time::Duration};
 
 use getty::{
-    CloseReason, ConnectionHandle,
+    BoxError, CloseReason, Connection, ConnectionHandle, Session,
     client::{Backoff, Client, Pick},
+    service_fn,
 };
-use tokio::time::Instant;
+use tokio::{io::DuplexStream, time::Instant};
 
 use crate::support::{Place, deaf, echo, even, idle, ms, soon};
 
@@ -79,15 +80,21 @@ async fn pool_whose_server_goes_counts_one_failure_and_not_one_a_session() {
     let server = place.serve(echo());
     let client = even()
         .with_sessions(50)
+        .with_max_attempts(3)
         .connect(place.connector(), (), deaf);
     full(&client, 50).await;
-    // not settled yet
-    let gone = Instant::now();
-    drop(server);
-    idle().await;
-    let _server = place.serve(echo());
-    full(&client, 50).await;
-    assert!(gone.elapsed() <= ms(303), "{:?}", gone.elapsed());
+    // twice, and not settled yet
+    let mut server = Some(server);
+    for pause in [ms(300), ms(600)] {
+        let gone = Instant::now();
+        drop(server.take());
+        idle().await;
+        assert_eq!(client.sessions().len(), 0);
+        server = Some(place.serve(echo()));
+        full(&client, 50).await;
+        let took = gone.elapsed();
+        assert!(took >= pause && took <= pause + ms(3), "{took:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,9 +117,7 @@ async fn least_loaded_session_is_picked_and_ties_take_turns() {
     let load = |handle: &ConnectionHandle| handle.get::<usize>().unwrap_or(0);
     let client = even()
         .with_sessions(3)
-        .with_pick(Pick::least(move |session: &getty::Session<String>| {
-            load(session)
-        }))
+        .with_pick(Pick::least(move |session: &Session<String>| load(session)))
         .connect(place.connector(), (), deaf);
     full(&client, 3).await;
     for _ in 0..30 {
@@ -148,6 +153,66 @@ async fn session_with_the_fewest_queued_messages_is_picked() {
     for n in 0..40 {
         client.pick().unwrap().try_send(format!("{n}")).unwrap();
     }
-    let queued: Vec<_> = client.sessions().iter().map(|one| one.queued()).collect();
+    let sessions = client.sessions();
+    let queued: Vec<_> = sessions.iter().map(Session::queued).collect();
     assert_eq!(queued, [20, 20]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pool_that_is_let_in_and_thrown_out_again_does_not_dial_for_each_of_its_places() {
+    let place = Place::default();
+    let _server = place.serve(service_fn(|connection: Connection<DuplexStream>| async {
+        drop(connection);
+        Err::<getty::Closed, BoxError>("go away".into())
+    }));
+    let begin = Instant::now();
+    let _client = even()
+        .with_sessions(50)
+        .connect(place.connector(), (), deaf);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    // the pauses of one session, and before each is noticed to have ended perhaps another dial
+    let dials = place.dials_since(begin).len();
+    assert!((120..=2 * 128).contains(&dials), "{dials}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn callers_on_many_threads_always_get_a_session_or_the_end() {
+    for stops in [true, false] {
+        let place = Place::default();
+        let server = place.serve(echo());
+        let client = Client::builder()
+            .with_sessions(3)
+            .with_backoff(Backoff::new(ms(1), ms(2)))
+            .connect(place.connector(), (), deaf);
+        let callers: Vec<_> = (0..8)
+            .map(|caller| {
+                let client = client.clone();
+                tokio::spawn(async move {
+                    for n in 0..200 {
+                        match client.session().await {
+                            Ok(session) if (n + caller) % 3 == 0 => session.close(),
+                            Ok(session) => drop(session.send("hello".to_owned()).await),
+                            Err(_) => return n,
+                        }
+                        tokio::task::yield_now().await;
+                    }
+                    200
+                })
+            })
+            .collect();
+        if stops {
+            let session = client.session().await.unwrap();
+            session.closed().await;
+            client.stop();
+        }
+        for caller in callers {
+            let rounds = caller.await.unwrap();
+            assert!(stops || rounds == 200);
+        }
+        client.stop();
+        client.stopped().await;
+        assert_eq!(place.open(), 0);
+        assert!(place.most_open() <= 3);
+        drop(server);
+    }
 }

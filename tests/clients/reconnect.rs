@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use getty::{
     BoxError, CloseReason, CodecLayer, Connection, Pipeline, ServiceBuilder,
@@ -6,7 +6,11 @@ use getty::{
     layers::{HeartbeatLayer, IdleTimeoutLayer},
     service_fn,
 };
-use tokio::{io::DuplexStream, sync::mpsc, time::Instant};
+use tokio::{
+    io::{AsyncWriteExt, DuplexStream},
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 
 use crate::support::{Place, deaf, echo, even, idle, listening, ms, soon, tasks};
 
@@ -294,4 +298,46 @@ async fn fifty_restarts_bring_the_session_back_within_the_policys_bound_each_tim
         idle().await;
     }
     assert_eq!(place.most_open(), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn peer_that_has_ended_is_replaced_while_handlers_still_work_on_what_it_sent() {
+    let place = Place::default();
+    let mut listener = place.listen();
+    let (got, mut heard) = mpsc::unbounded_channel();
+    let slow = Arc::new(Notify::new());
+    let gate = Arc::clone(&slow);
+    let client = even().connect(place.connector(), (), move |link| {
+        let (got, gate) = (got.clone(), Arc::clone(&gate));
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(getty::codec::Lines::new()))
+            .layer(link)
+            .layer(getty::SessionLayer::new())
+            .service_fn(move |request: getty::Request<String>| {
+                let (got, gate) = (got.clone(), Arc::clone(&gate));
+                async move {
+                    gate.notified().await;
+                    got.send(request.into_message())?;
+                    Ok::<_, BoxError>(None)
+                }
+            })
+    });
+    let first = soon(client.session()).await.unwrap();
+    let accept = std::future::poll_fn(|cx| getty::Listener::poll_accept(&mut listener, cx));
+    let mut accepted = soon(accept).await.unwrap();
+    let farewell = accepted.transport_mut();
+    farewell.write_all(b"one\ntwo\nthree\n").await.unwrap();
+    farewell.shutdown().await.unwrap();
+    idle().await;
+    let second = soon(client.session()).await.unwrap();
+    assert_ne!(first.id(), second.id());
+    assert!(!first.is_closing() && client.sessions().len() == 1);
+    for line in ["one", "two", "three"] {
+        slow.notify_one();
+        assert_eq!(soon(heard.recv()).await.unwrap(), line);
+    }
+    assert_eq!(soon(first.closed()).await.reason, CloseReason::PeerClosed);
+    idle().await;
+    assert_eq!(client.sessions()[0].id(), second.id(), "that was no loss");
+    assert_eq!(place.dials(), 2);
 }

@@ -82,6 +82,7 @@ async fn name_that_does_not_resolve_is_tried_again_and_told_of() {
 
 const NAME: &str = "sockets::fifty_restarts_under_load_leak_nothing";
 const CHILD: &str = "GETTY_TEST_RESTARTS_A_SERVER";
+const WORKERS: usize = 2;
 
 /// In a process of its own, for other tests open descriptors as well.
 #[test]
@@ -89,7 +90,7 @@ const CHILD: &str = "GETTY_TEST_RESTARTS_A_SERVER";
 fn fifty_restarts_under_load_leak_nothing() {
     if env::var_os(CHILD).is_some() {
         let runtime = Builder::new_multi_thread()
-            .worker_threads(2)
+            .worker_threads(WORKERS)
             .enable_all()
             .build()
             .unwrap();
@@ -100,9 +101,10 @@ fn fifty_restarts_under_load_leak_nothing() {
         .env(CHILD, "1")
         .output()
         .unwrap();
+    let told = String::from_utf8_lossy(&child.stdout);
     assert!(
-        child.status.success(),
-        "{}",
+        child.status.success() && told.contains("1 passed"),
+        "{told}{}",
         String::from_utf8_lossy(&child.stderr)
     );
 }
@@ -185,8 +187,10 @@ async fn restart_fifty_times() {
         descriptors() == descriptors_before
     })
     .await;
+    // a thread keeps the session of its last request until it has another
     until("sessions are freed", || {
-        ended.iter().all(|handle| handle.upgrade().is_none())
+        let kept = ended.iter().filter(|handle| handle.upgrade().is_some());
+        kept.count() <= WORKERS
     })
     .await;
 }

@@ -142,6 +142,7 @@ async fn stopped_while_sessions_are_open_it_drains_them() {
     idle().await;
     session.feed("last words".to_owned()).await.unwrap();
     client.stop();
+    assert!(client.pick().is_none() && !client.is_open(), "at once");
     idle().await;
     assert!(matches!(client.state(), State::Stopped));
     assert!(!session.is_closed(), "its handler is at work");
@@ -186,11 +187,15 @@ async fn handler_that_never_ends_is_cut_off_at_the_drain_deadline() {
 async fn stack_that_does_not_listen_is_aborted_after_the_drain_deadline() {
     let place = Place::default();
     let server = place.serve(echo());
-    let client = even().connect(place.connector(), (), |link| {
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&dropped);
+    let client = even().connect(place.connector(), (), move |link| {
+        let counted = Arc::new(Counted(Arc::clone(&count)));
         ServiceBuilder::new()
             // goes on after the session has ended
             .then(|ended: Result<getty::Closed, BoxError>| async move {
                 pending::<()>().await;
+                drop(counted);
                 ended
             })
             .map_err(Into::<BoxError>::into)
@@ -200,6 +205,7 @@ async fn stack_that_does_not_listen_is_aborted_after_the_drain_deadline() {
     client.stop();
     soon(client.stopped()).await;
     assert!(session.is_closed());
+    assert_eq!(dropped.load(SeqCst), 1, "by then");
     drop(server);
     assert_eq!(tasks().await, 0);
 }

@@ -1,5 +1,6 @@
 //! The contracts of a session, of serving and of connecting, through the public API.
 
+mod budget;
 mod callbacks;
 mod closing;
 mod codec;
@@ -7,6 +8,8 @@ mod connect;
 #[cfg(unix)]
 mod descriptors;
 mod fairness;
+mod flush_delay;
+mod half_close;
 mod order;
 mod panics;
 mod per_session;
@@ -22,3 +25,4 @@ mod support;
 mod threads;
 mod time;
 mod units;
+mod waiting;

@@ -2,7 +2,10 @@
 
 mod memory;
 mod middleware;
+mod sending;
 mod tcp;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg(unix)]
 mod unix;
 

@@ -25,6 +25,10 @@ pub enum RequestError<Out> {
     /// As many requests are in flight as may be: back off, or raise
     /// [`with_in_flight`](super::CorrelateLayer::with_in_flight).
     Full(Out),
+    /// The `MemoryBudget` that the session shares with others is used up. Back off and try again.
+    Budget(Out),
+    /// Our direction was ended by [`finish`](crate::Session::finish): this session asks nothing more.
+    Finished(Out),
     /// The session is closing or closed, or the peer has ended its direction, so that there will be no answer. A client
     /// waits for its reconnect, and tries again what has not `left`.
     Closed {
@@ -53,7 +57,10 @@ impl<Out> RequestError<Out> {
     #[must_use]
     pub fn into_message(self) -> Option<Out> {
         match self {
-            Self::NoLayer(message) | Self::Full(message) => Some(message),
+            Self::NoLayer(message)
+            | Self::Full(message)
+            | Self::Budget(message)
+            | Self::Finished(message) => Some(message),
             Self::Closed { message, .. } | Self::Deadline { message, .. } => message,
             Self::Encode(_) | Self::Unavailable(_) => None,
         }
@@ -64,7 +71,12 @@ impl<Out> RequestError<Out> {
     pub const fn left(&self) -> Left {
         match self {
             Self::Closed { left, .. } | Self::Deadline { left, .. } => *left,
-            Self::NoLayer(_) | Self::Full(_) | Self::Encode(_) | Self::Unavailable(_) => Left::No,
+            Self::NoLayer(_)
+            | Self::Full(_)
+            | Self::Budget(_)
+            | Self::Finished(_)
+            | Self::Encode(_)
+            | Self::Unavailable(_) => Left::No,
         }
     }
 
@@ -90,6 +102,8 @@ impl<Out> fmt::Display for RequestError<Out> {
                 );
             }
             Self::Full(_) => return f.write_str("too many requests are in flight"),
+            Self::Budget(_) => return f.write_str("the memory budget is used up"),
+            Self::Finished(_) => return f.write_str("our direction has ended"),
             Self::Encode(_) => return f.write_str("the request could not be encoded"),
             Self::Unavailable(_) => return f.write_str("there is no session to ask on"),
             Self::Closed { left, reason, .. } => {

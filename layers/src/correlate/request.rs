@@ -19,7 +19,8 @@ use super::{
 use crate::{
     connection::CloseReason,
     session::{
-        Refusal, Session, TicketId, WaiterId, error::SendFailure, payload::Payload, signal::Signal,
+        Next, Refusal, Session, TicketId, WaiterId, error::SendFailure, payload::Payload,
+        signal::Signal,
     },
 };
 
@@ -248,7 +249,7 @@ impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
         if let Step::Begin = step {
             let pushed = begin(cx, session, shared, message, *deadline, step)?;
             if let Some((pushed, next)) = pushed {
-                next.into_iter().for_each(Waker::wake);
+                next.wake();
                 return queued(session, message, step, pushed).map(Err);
             }
         }
@@ -260,7 +261,7 @@ impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
             } else {
                 push(cx, session, message, waiter).0
             };
-            next.into_iter().for_each(Waker::wake);
+            next.wake();
             if let Poll::Ready(error) = queued(session, message, step, pushed) {
                 return Poll::Ready(Err(error));
             }
@@ -284,8 +285,8 @@ impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
     }
 }
 
-/// What came of pushing a message into the queue, and the waker of the sender who is next in turn.
-type Pushed = (Poll<Result<Option<TicketId>, Refusal>>, Option<Waker>);
+/// What came of pushing a message into the queue, and which sender is next in turn.
+type Pushed = (Poll<Result<Option<TicketId>, Refusal>>, Next);
 
 /// Pushes `message` into the queue, or leaves it where it is; whether it was queued.
 fn push<Out>(
@@ -367,7 +368,13 @@ fn queued<Out>(
             Poll::Pending
         }
         (Poll::Pending, _) => Poll::Pending,
-        _ => Poll::Ready(closed(session, message.take(), Left::No)),
+        (Poll::Ready(Err(refusal)), _) => Poll::Ready(match (refusal, message.take()) {
+            (Refusal::Full, Some(message)) => RequestError::Full(message),
+            (Refusal::Budget, Some(message)) => RequestError::Budget(message),
+            (Refusal::Finished, Some(message)) => RequestError::Finished(message),
+            (_, message) => closed(session, message, Left::No),
+        }),
+        (Poll::Ready(Ok(_)), _) => unreachable!("a watched message has a ticket"),
     }
 }
 

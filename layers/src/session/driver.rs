@@ -31,15 +31,19 @@ use super::{
     Session,
     error::SendFailure,
     outbox::{Queued, TicketId},
+    payload::Weigh,
     signal::Signal,
 };
 pub use super::{
     payload::Payload,
     shared::{CodecId, SharedMessage},
 };
-use crate::connection::{CloseReason, SharedError, checks::Checks, contain};
 pub use crate::connection::{Hold, Lease};
 use crate::message::{Request, lent};
+use crate::{
+    budget::{self, MemoryBudget},
+    connection::{CloseReason, SharedError, checks::Checks, contain},
+};
 
 /// How many messages wait for the encoder at most, unless [`Driver::set_queue_capacity`] says otherwise.
 pub const DEFAULT_QUEUE_CAPACITY: u32 = 64;
@@ -60,6 +64,10 @@ pub fn pair<Out>(handle: crate::ConnectionHandle) -> (Session<Out>, Driver<Out>)
         ping: false,
         held: false,
         input_ended: false,
+        budget: None,
+        charged: 0,
+        uncharged: false,
+        weigh: None,
         wishes: None,
     };
     (session, driver)
@@ -85,6 +93,13 @@ pub struct Driver<Out> {
     held: bool,
     /// Nothing more will be received.
     input_ended: bool,
+    /// What senders and the write buffer are charged to.
+    budget: Option<MemoryBudget>,
+    /// How many bytes of the write buffer the budget knows of.
+    charged: usize,
+    /// Messages have left the queue that the budget believes there.
+    uncharged: bool,
+    weigh: Option<Weigh<Out>>,
     /// What layers have asked for, where any has.
     wishes: Option<Box<Wishes>>,
 }
@@ -266,8 +281,17 @@ impl<Out> Driver<Out> {
         if !self.unreported && blocked == self.blocked {
             return false;
         }
+        self.report(blocked)
+    }
+
+    #[inline(never)]
+    fn report(&mut self, blocked: bool) -> bool {
+        self.uncharged |= self.unreported;
         self.unreported = false;
-        self.blocked = blocked;
+        if blocked != self.blocked {
+            self.blocked = blocked;
+            self.session.mark_backpressured(blocked);
+        }
         self.raised |= self.left() > 0;
         match &mut self.batch {
             Some(left) => self.session.outbox().report(left, blocked),
@@ -290,6 +314,73 @@ impl<Out> Driver<Out> {
         self.session
             .outbox()
             .complete(ticket.0, Err(SendFailure::Encode(source)));
+    }
+
+    /// So many encoded bytes wait for the transport; to be told at the end of a turn.
+    #[inline]
+    pub fn pending(&self, bytes: usize) {
+        self.session.set_pending(bytes);
+    }
+
+    /// Our direction has ended, as a [`Payload::Finish`] asked.
+    pub fn finished(&mut self, ticket: &Ticket) {
+        self.session.mark_finished();
+        self.complete(ticket, 0);
+    }
+
+    /// A [`Payload::Finish`] asked for what the transport cannot do: messages are taken again.
+    pub fn cannot_finish(&mut self, ticket: &Ticket) {
+        let outbox = self.session.outbox();
+        outbox.reopen();
+        outbox.complete(ticket.0, Err(SendFailure::Unsupported));
+    }
+
+    /// Whether the close waits for the flush without a deadline: see
+    /// [`close_after_flush`](crate::ConnectionHandle::close_after_flush).
+    pub fn closes_after_flush(&self) -> bool {
+        self.session.closes_after_flush()
+    }
+
+    /// So many messages were dropped that were to be sent.
+    pub fn dropped(&self, messages: u64) {
+        self.session.handle().count_dropped(messages);
+    }
+
+    /// Has what the session holds for sending charged to `budget`.
+    pub fn set_memory_budget(&mut self, budget: MemoryBudget) {
+        let outbox = self.session.outbox();
+        outbox.set_budget(budget.clone(), self.session.id(), self.weigh);
+        self.budget = Some(budget);
+    }
+
+    /// How many bytes a message holds beyond its own size, for a budget that is set later.
+    pub fn set_weight(&mut self, weigh: fn(&Out) -> usize) {
+        self.weigh = Some(weigh);
+    }
+
+    /// Charges the bytes that wait in the write buffer to the budget, where there is one; to be told at the end of a turn.
+    #[inline]
+    pub fn charge_written(&mut self, bytes: usize) {
+        if self.budget.is_some() && (self.uncharged || budget::is_other_block(self.charged, bytes))
+        {
+            self.charged = bytes;
+            self.uncharged = false;
+            self.session.outbox().charge_written(bytes);
+        }
+    }
+
+    /// Whether there is a budget and it is used up: then nothing is to be added to what waits already.
+    #[inline]
+    pub fn is_out_of_memory(&self) -> bool {
+        self.budget.as_ref().is_some_and(MemoryBudget::is_used_up)
+    }
+
+    /// Has `cx` woken when a budget that is used up has room again. `false` if there is room now.
+    pub fn wait_for_memory(&self, cx: &Context<'_>) -> bool {
+        let id = self.session.id();
+        self.budget
+            .as_ref()
+            .is_some_and(|budget| budget.wait(id, cx))
     }
 
     /// How many messages may wait for the encoder.
@@ -453,6 +544,10 @@ impl<Out> Drop for Driver<Out> {
     fn drop(&mut self) {
         self.session.abandon();
         self.session.set_in_flight(0);
+        self.session.set_pending(0);
+        if self.blocked {
+            self.session.mark_backpressured(false);
+        }
         let io = match self.session.reason() {
             Some(CloseReason::Io) => self.session.source(),
             _ => None,

@@ -20,7 +20,7 @@ pub struct Sent {
 #[non_exhaustive]
 pub enum SendError<Out> {
     /// The queue is full, or the write buffer above its high watermark: the peer reads more slowly than is sent. Back
-    /// off and try again, or wait with [`feed`](Session::feed) or `writable`.
+    /// off and try again, or wait with [`feed`](Session::feed) or [`writable`](Session::writable).
     Full(Out),
     /// The `MemoryBudget` that the session shares with others is used up. Back off and try again:
     /// it is others that have to send or end, so waiting for this session says nothing.
@@ -91,6 +91,19 @@ impl<Out> SendError<Out> {
             Self::Encode(source) => SendError::Encode(source),
             Self::Io(source) => SendError::Io(source),
             Self::Unsupported => SendError::Unsupported,
+        }
+    }
+}
+
+impl SendError<()> {
+    /// For what carried no message that could come back.
+    pub(crate) fn without_message(self) -> Self {
+        match self {
+            Self::Closed { reason, .. } => Self::Closed {
+                message: None,
+                reason,
+            },
+            other => other,
         }
     }
 }

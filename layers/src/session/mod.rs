@@ -11,6 +11,7 @@ mod send;
 mod shared;
 pub(crate) mod signal;
 mod timeout;
+mod wait;
 
 use std::{
     fmt,
@@ -18,12 +19,13 @@ use std::{
     sync::{Arc, Weak},
 };
 
-pub(crate) use self::outbox::{Refusal, TicketId, WaiterId};
+pub(crate) use self::outbox::{Next, Refusal, TicketId, WaiterId};
 pub use self::{
     error::{SendError, Sent},
     framed::{Framed, FramedParts, HasSession},
     offer::{Offered, SlowConsumer},
     send::{Feeding, Sending},
+    wait::Writable,
 };
 use self::{outbox::Outbox, payload::Payload, signal::Signal};
 use crate::connection::{CloseReason, ConnectionHandle};
@@ -138,6 +140,8 @@ impl<Out> Session<Out> {
     fn refused(&self, refusal: &Refusal, payload: Option<Payload<Out>>) -> SendError<Payload<Out>> {
         match (refusal, payload) {
             (Refusal::Full, Some(payload)) => SendError::Full(payload),
+            (Refusal::Budget, Some(payload)) => SendError::Budget(payload),
+            (Refusal::Finished, Some(payload)) => SendError::Finished(payload),
             (_, payload) => self.closed_error(payload),
         }
     }

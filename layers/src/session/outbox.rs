@@ -16,8 +16,14 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{error::SendFailure, payload::Payload};
-use crate::sync::Mutex;
+use super::{
+    error::SendFailure,
+    payload::{Payload, Weigh},
+};
+use crate::{
+    budget::{Account, MemoryBudget},
+    sync::Mutex,
+};
 
 /// Which outcome a message is to be reported under.
 pub(crate) type TicketId = u64;
@@ -74,6 +80,8 @@ enum Attended {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Full,
+    Budget,
+    Finished,
     Closed,
 }
 
@@ -100,9 +108,20 @@ struct State<Out> {
     taken: u32,
     /// The driver's write buffer is above its high watermark.
     blocked: bool,
+    /// Our direction is to end after what lies here, or has ended.
+    finished: bool,
     closed: bool,
+    /// Where what lies here is charged.
+    account: Option<Box<Charges<Out>>>,
     /// For how many turns in a row the queues were short.
     quiet: u8,
+}
+
+/// An account, and how to weigh what it is charged with.
+#[derive(Debug)]
+struct Charges<Out> {
+    account: Account,
+    weigh: Option<Weigh<Out>>,
 }
 
 /// The senders that wait.
@@ -114,6 +133,8 @@ struct Senders<Out> {
     begun: TicketId,
     /// Without a waker once it was woken, until it looks again.
     waiters: VecDeque<(WaiterId, Option<Waker>)>,
+    /// Those who want to know of room and take none, in the order in which they came. They stand in nobody's way.
+    watchers: VecDeque<(WaiterId, Option<Waker>)>,
     next_waiter: WaiterId,
 }
 
@@ -124,6 +145,7 @@ impl<Out> Default for Senders<Out> {
             first_ticket: 1, // 0 is nobody's
             begun: 0,
             waiters: VecDeque::new(),
+            watchers: VecDeque::new(),
             next_waiter: 0,
         }
     }
@@ -134,6 +156,13 @@ impl<Out> Senders<Out> {
     fn place(&self, waiter: WaiterId) -> Option<usize> {
         self.waiters
             .binary_search_by_key(&waiter, |(id, _)| *id)
+            .ok()
+    }
+
+    /// Where this one stands among those who watch.
+    fn watching(&self, watcher: WaiterId) -> Option<usize> {
+        self.watchers
+            .binary_search_by_key(&watcher, |(id, _)| *id)
             .ok()
     }
 
@@ -162,18 +191,61 @@ impl<Out> State<Out> {
         if self.blocked { 0 } else { self.places() }
     }
 
+    /// Why nothing is queued any more, if nothing is.
+    fn refusal(&self) -> Option<Refusal> {
+        if self.closed {
+            Some(Refusal::Closed)
+        } else if self.finished {
+            Some(Refusal::Finished)
+        } else {
+            None
+        }
+    }
+
+    /// Charges for `payload`, where there is a budget; whether that lets it.
+    fn charge(&mut self, payload: &Payload<Out>) -> bool {
+        self.account.as_mut().is_none_or(|charges| {
+            let weight = payload.weight(charges.weigh);
+            charges.account.queue(weight)
+        })
+    }
+
+    /// `payload` has been taken out of the queue again.
+    fn refund(&mut self, payload: &Payload<Out>) {
+        if let Some(charges) = &mut self.account {
+            let weight = payload.weight(charges.weigh);
+            charges.account.unqueue(weight);
+        }
+    }
+
+    /// The wakers of all who wait for room that will never be.
+    fn wake_all(&mut self) -> Vec<Waker> {
+        let Some(senders) = &mut self.senders else {
+            return Vec::new();
+        };
+        let mut all = wakers(&mut senders.waiters);
+        all.append(&mut wakers(&mut senders.watchers));
+        all
+    }
+
     /// How many messages more the queue can hold, whatever the write buffer holds.
     fn places(&self) -> usize {
         (self.capacity as usize).saturating_sub(self.messages.len() + self.taken as usize)
     }
 
     /// The waker of the one whose turn it is, if there is room for it and it does not know yet. It wakes the next when
-    /// it has pushed or given up.
-    fn next_in_turn(&mut self) -> Option<Waker> {
+    /// it has pushed or given up. Where nobody waits, all who watch learn of the room.
+    fn next_in_turn(&mut self) -> Next {
         if self.room() == 0 {
-            return None;
+            return Next::One(None);
         }
-        self.senders.as_mut()?.waiters.front_mut()?.1.take()
+        match self.senders.as_deref_mut() {
+            None => Next::One(None),
+            Some(senders) => match senders.waiters.front_mut() {
+                Some(first) => Next::One(first.1.take()),
+                None => Next::All(wakers(&mut senders.watchers)),
+            },
+        }
     }
 
     /// How many senders wait for room.
@@ -215,7 +287,8 @@ impl<Out> State<Out> {
         if let Some(senders) = &self.senders {
             longest = longest
                 .max(senders.tickets.len())
-                .max(senders.waiters.len());
+                .max(senders.waiters.len())
+                .max(senders.watchers.len());
         }
         if longest > SHORT {
             self.quiet = 0;
@@ -229,9 +302,40 @@ impl<Out> State<Out> {
             if let Some(senders) = &mut self.senders {
                 senders.tickets.shrink_to(SHORT);
                 senders.waiters.shrink_to(SHORT);
+                senders.watchers.shrink_to(SHORT);
             }
         }
     }
+}
+
+/// Whom a sender wakes that has had its turn.
+pub(crate) enum Next {
+    One(Option<Waker>),
+    All(Vec<Waker>),
+}
+
+impl Next {
+    const fn is_some(&self) -> bool {
+        match self {
+            Self::One(waker) => waker.is_some(),
+            Self::All(wakers) => !wakers.is_empty(),
+        }
+    }
+
+    pub(crate) fn wake(self) {
+        match self {
+            Self::One(waker) => waker.into_iter().for_each(Waker::wake),
+            Self::All(wakers) => wakers.into_iter().for_each(Waker::wake),
+        }
+    }
+}
+
+/// Those that are still to be woken.
+fn wakers(waiting: &mut VecDeque<(WaiterId, Option<Waker>)>) -> Vec<Waker> {
+    waiting
+        .iter_mut()
+        .filter_map(|(_, waker)| waker.take())
+        .collect()
 }
 
 /// Puts the caller's waker into `slot`; gives back the one that it replaces.
@@ -250,7 +354,9 @@ impl<Out> Outbox<Out> {
             capacity,
             taken: 0,
             blocked: false,
+            finished: false,
             closed: false,
+            account: None,
             quiet: 0,
         }))
     }
@@ -260,11 +366,14 @@ impl<Out> Outbox<Out> {
     /// Queues `payload` at once or hands it back. Does not overtake senders that wait.
     pub(crate) fn try_push(&self, payload: Payload<Out>) -> Result<(), (Refusal, Payload<Out>)> {
         let mut state = self.0.lock();
-        if state.closed {
-            return Err((Refusal::Closed, payload));
+        if let Some(refusal) = state.refusal() {
+            return Err((refusal, payload));
         }
         if state.waiting() > 0 || state.room() == 0 {
             return Err((Refusal::Full, payload));
+        }
+        if !state.charge(&payload) {
+            return Err((Refusal::Budget, payload));
         }
         state.push(payload, Attended::No);
         Ok(())
@@ -285,18 +394,18 @@ impl<Out> Outbox<Out> {
             Attended::No
         };
         let (pushed, next) = self.poll_push_with(cx, payload, waiter, attended);
-        next.into_iter().for_each(Waker::wake);
+        next.wake();
         pushed
     }
 
     /// As an attended [`poll_push`](Self::poll_push), for one who waits for something else and is woken for a failure only.
-    /// The waker that comes with the answer is the next sender's in turn, to be woken outside of the caller's lock.
+    /// What comes with the answer is who is next in turn, to be woken outside of the caller's lock.
     pub(crate) fn poll_push_watched(
         &self,
         cx: &Context<'_>,
         payload: &mut Option<Payload<Out>>,
         waiter: &mut Option<WaiterId>,
-    ) -> (Poll<Result<Option<TicketId>, Refusal>>, Option<Waker>) {
+    ) -> (Poll<Result<Option<TicketId>, Refusal>>, Next) {
         let attended = Attended::Watched(cx.waker().clone());
         self.poll_push_with(cx, payload, waiter, attended)
     }
@@ -308,23 +417,38 @@ impl<Out> Outbox<Out> {
         payload: &mut Option<Payload<Out>>,
         waiter: &mut Option<WaiterId>,
         attended: Attended,
-    ) -> (Poll<Result<Option<TicketId>, Refusal>>, Option<Waker>) {
+    ) -> (Poll<Result<Option<TicketId>, Refusal>>, Next) {
         let mut state = self.0.lock();
         let place = waiter.and_then(|id| state.place(id));
-        if state.closed {
+        if let Some(refusal) = state.refusal() {
             let gone = state.remove(place);
             *waiter = None;
             drop(state);
             drop(gone);
-            return (Poll::Ready(Err(Refusal::Closed)), None);
+            return (Poll::Ready(Err(refusal)), Next::One(None));
         }
         if place.unwrap_or(state.waiting()) == 0 && state.room() > 0 {
             let gone = state.remove(place);
             *waiter = None;
+            if payload
+                .as_ref()
+                .is_some_and(|payload| !state.charge(payload))
+            {
+                let next = state.next_in_turn();
+                drop(state);
+                drop(gone);
+                return (Poll::Ready(Err(Refusal::Budget)), next);
+            }
+            let finishes = matches!(payload, Some(Payload::Finish));
             let ticket = payload
                 .take()
                 .and_then(|payload| state.push(payload, attended));
-            let next = state.next_in_turn();
+            let next = if finishes {
+                state.finished = true;
+                Next::All(state.wake_all())
+            } else {
+                state.next_in_turn()
+            };
             drop(state);
             drop(gone);
             return (Poll::Ready(Ok(ticket)), next);
@@ -342,7 +466,7 @@ impl<Out> Outbox<Out> {
         };
         drop(state);
         drop(old);
-        (Poll::Pending, None)
+        (Poll::Pending, Next::One(None))
     }
 
     /// What became of a watched message: it was sent, it was not, or `cx` is woken when that is known.
@@ -399,17 +523,30 @@ impl<Out> Outbox<Out> {
         droppable: bool,
     ) -> Result<Option<Payload<Out>>, (Refusal, Payload<Out>)> {
         let mut state = self.0.lock();
-        if state.closed {
-            return Err((Refusal::Closed, payload));
+        if let Some(refusal) = state.refusal() {
+            return Err((refusal, payload));
         }
         let mut replaced = None;
-        if state.waiting() > 0 || state.places() == 0 {
+        let has_place = state.waiting() == 0 && state.places() > 0;
+        if !has_place || !state.charge(&payload) {
             let is_droppable = |queued: &Queued<Out>| queued.attention == Attention::DROPPABLE;
             let oldest = state.messages.iter().position(is_droppable);
             let Some(oldest) = oldest.filter(|_| droppable) else {
-                return Err((Refusal::Full, payload));
+                let refusal = if has_place {
+                    Refusal::Budget
+                } else {
+                    Refusal::Full
+                };
+                return Err((refusal, payload));
             };
             replaced = state.messages.remove(oldest);
+            replaced.iter().for_each(|old| state.refund(&old.payload));
+            if !state.charge(&payload) {
+                // the old one is gone for nothing: news that is larger than what it replaces
+                drop(state);
+                drop(replaced);
+                return Err((Refusal::Budget, payload));
+            }
         }
         state.messages.push_back(Queued {
             payload,
@@ -429,6 +566,9 @@ impl<Out> Outbox<Out> {
         let is_it = |queued: &Queued<Out>| queued.attention == Attention(ticket);
         let place = state.messages.iter().position(is_it);
         let queued = place.and_then(|place| state.messages.remove(place));
+        queued
+            .iter()
+            .for_each(|queued| state.refund(&queued.payload));
         let senders = state.senders.get_or_insert_default();
         let begun = ticket <= senders.begun;
         let held = senders.ticket(ticket);
@@ -436,7 +576,7 @@ impl<Out> Outbox<Out> {
         senders.retire();
         let next = state.next_in_turn();
         drop(state);
-        next.into_iter().for_each(Waker::wake);
+        next.wake();
         match (queued, old) {
             (Some(queued), _) => TakenBack::Payload(queued.payload),
             (None, Some(Ticket::Done(outcome))) => TakenBack::Outcome(outcome),
@@ -452,11 +592,57 @@ impl<Out> Outbox<Out> {
         let next = if place == Some(0) {
             state.next_in_turn()
         } else {
-            None
+            Next::One(None)
         };
         drop(state);
         drop(gone);
-        next.into_iter().for_each(Waker::wake);
+        next.wake();
+    }
+
+    /// Waits until a message would be queued at once, and takes no room. `watcher` is the caller's place, kept between
+    /// polls.
+    pub(crate) fn poll_room(
+        &self,
+        cx: &Context<'_>,
+        watcher: &mut Option<WaiterId>,
+    ) -> Poll<Result<(), Refusal>> {
+        let mut state = self.0.lock();
+        let ready = match state.refusal() {
+            Some(refusal) => Some(Err(refusal)),
+            None if state.waiting() == 0 && state.room() > 0 => Some(Ok(())),
+            None => None,
+        };
+        if ready.is_none() || watcher.is_some() {
+            let senders = state.senders.get_or_insert_default();
+            let place = watcher.and_then(|id| senders.watching(id));
+            let old = match (&ready, place) {
+                (Some(_), place) => {
+                    *watcher = None;
+                    place.and_then(|place| senders.watchers.remove(place)?.1)
+                }
+                (None, Some(place)) => register(&mut senders.watchers[place].1, cx),
+                (None, None) => {
+                    let id = senders.next_waiter;
+                    senders.next_waiter += 1;
+                    senders.watchers.push_back((id, Some(cx.waker().clone())));
+                    *watcher = Some(id);
+                    None
+                }
+            };
+            drop(state);
+            drop(old);
+        }
+        ready.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Does not want to know of room any more.
+    pub(crate) fn look_away(&self, watcher: WaiterId) {
+        let mut state = self.0.lock();
+        let senders = state.senders.get_or_insert_default();
+        let place = senders.watching(watcher);
+        let gone = place.and_then(|place| senders.watchers.remove(place));
+        drop(state);
+        drop(gone);
     }
 
     /// The outcome of an attended message: how many bytes it took.
@@ -517,10 +703,13 @@ impl<Out> Outbox<Out> {
         let mut state = self.0.lock();
         std::mem::swap(&mut state.messages, batch);
         state.taken = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        if let Some(charges) = &mut state.account {
+            charges.account.take();
+        }
         state.give_back(batch);
         let next = state.next_in_turn();
         drop(state);
-        next.into_iter().for_each(Waker::wake);
+        next.wake();
     }
 
     /// Takes back what is left of the batch to encode, and learns whether the write buffer is above its high watermark:
@@ -530,6 +719,11 @@ impl<Out> Outbox<Out> {
         let mut state = self.0.lock();
         state.taken = 0;
         state.blocked = blocked;
+        if let Some(charges) = &mut state.account {
+            let weigh = |queued: &Queued<Out>| queued.payload.weight(charges.weigh);
+            let weight = left.iter().map(weigh).sum();
+            charges.account.give_back(weight);
+        }
         if !left.is_empty() {
             std::mem::swap(&mut state.messages, left);
             state.messages.append(left);
@@ -537,8 +731,25 @@ impl<Out> Outbox<Out> {
         let next = state.next_in_turn();
         drop(state);
         let woken = next.is_some();
-        next.into_iter().for_each(Waker::wake);
+        next.wake();
         woken
+    }
+
+    /// Has what lies here charged to a budget, from the beginning.
+    pub(crate) fn set_budget(&self, budget: MemoryBudget, id: u64, weigh: Option<Weigh<Out>>) {
+        let mut account = Account::new(budget, id);
+        let mut state = self.0.lock();
+        for queued in &state.messages {
+            account.queue(queued.payload.weight(weigh));
+        }
+        state.account = Some(Box::new(Charges { account, weigh }));
+    }
+
+    /// So many bytes lie in the write buffer.
+    pub(crate) fn charge_written(&self, bytes: usize) {
+        if let Some(charges) = &mut self.0.lock().account {
+            charges.account.write(bytes);
+        }
     }
 
     /// Sets how many messages may wait. Wakes the first sender that waits, if that made room.
@@ -547,7 +758,7 @@ impl<Out> Outbox<Out> {
         state.capacity = capacity;
         let next = state.next_in_turn();
         drop(state);
-        next.into_iter().for_each(Waker::wake);
+        next.wake();
     }
 
     /// The transport has taken bytes of the message with this ticket, and all of those before it.
@@ -580,13 +791,20 @@ impl<Out> Outbox<Out> {
     pub(crate) fn close(&self) {
         let mut state = self.0.lock();
         state.closed = true;
-        let waiters = state
-            .senders
-            .iter_mut()
-            .flat_map(|senders| &mut senders.waiters);
-        let wakers: Vec<_> = waiters.filter_map(|(_, waker)| waker.take()).collect();
+        let wakers = state.wake_all();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// The transport cannot end our direction alone: messages are taken again.
+    pub(crate) fn reopen(&self) {
+        self.0.lock().finished = false;
+    }
+
+    /// Whether a message would be queued at once.
+    pub(crate) fn has_room(&self) -> bool {
+        let state = self.0.lock();
+        state.refusal().is_none() && state.waiting() == 0 && state.room() > 0
     }
 
     /// The end: what was not sent fails, by `failure` given the payload where none of it was encoded.
@@ -598,7 +816,9 @@ impl<Out> Outbox<Out> {
         self.close();
         let mut state = self.0.lock();
         let messages = std::mem::take(&mut state.messages);
+        let account = state.account.take();
         drop(state);
+        drop(account);
         let mut unattended = Vec::new();
         for Queued { payload, attention } in left.into_iter().chain(messages) {
             match attention.ticket() {
@@ -822,6 +1042,37 @@ mod loom_model {
                 make_room(&outbox);
             }
             stays.join().unwrap();
+        });
+    }
+
+    /// Whoever wants to know of room learns it, though the sender before gives up, and takes none from the next.
+    #[test]
+    fn room_that_a_sender_gives_up_is_seen_by_those_who_watch() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let outbox = Arc::new(Outbox::new(1));
+            outbox.try_push(Payload::Message(0)).unwrap();
+            let (gives_up, watches) = (Arc::clone(&outbox), Arc::clone(&outbox));
+            let gives_up = thread::spawn(move || {
+                let cx = Context::from_waker(Waker::noop());
+                let mut waiter = None;
+                let message = &mut Some(Payload::Message(1));
+                let pushed = gives_up.poll_push(&cx, message, &mut waiter, false);
+                if let Some(waiter) = waiter {
+                    gives_up.leave(waiter);
+                }
+                pushed.is_ready()
+            });
+            let watches = thread::spawn(move || {
+                let mut watcher = None;
+                block_on(poll_fn(|cx| watches.poll_room(cx, &mut watcher))).unwrap();
+            });
+            make_room(&outbox);
+            if gives_up.join().unwrap() {
+                make_room(&outbox);
+            }
+            watches.join().unwrap();
         });
     }
 

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 
-use super::shared::SharedMessage;
+use super::{outbox::Queued, shared::SharedMessage};
 
 /// One thing to send: it leaves whole, in its turn, and is one message on transports that keep messages apart.
 ///
@@ -22,6 +22,8 @@ pub enum Payload<Out> {
     Shared(Arc<SharedMessage<Out>>),
     /// Nothing to send: somebody waits until all before it has left.
     Flush,
+    /// Nothing to send any more: our direction ends when all before has left.
+    Finish,
 }
 
 impl<Out> Payload<Out> {
@@ -30,8 +32,27 @@ impl<Out> Payload<Out> {
     pub fn into_message(self) -> Option<Out> {
         match self {
             Self::Message(message) => Some(message),
-            Self::Raw(_) | Self::RawVectored(_) | Self::Shared(_) | Self::Flush => None,
+            Self::Raw(_) | Self::RawVectored(_) | Self::Shared(_) | Self::Flush | Self::Finish => {
+                None
+            }
         }
+    }
+}
+
+/// How many bytes a message holds beyond its own size.
+pub(crate) type Weigh<Out> = fn(&Out) -> usize;
+
+impl<Out> Payload<Out> {
+    /// How many bytes it holds, with its place in the queue.
+    pub(crate) fn weight(&self, weigh: Option<Weigh<Out>>) -> usize {
+        let held = match self {
+            Self::Message(message) => weigh.map_or(0, |weigh| weigh(message)),
+            Self::Raw(bytes) => bytes.len(),
+            Self::RawVectored(pieces) => pieces.iter().map(Bytes::len).sum(),
+            Self::Shared(_) => 0, // it is not this session's alone
+            Self::Flush | Self::Finish => return 0,
+        };
+        held.saturating_add(size_of::<Queued<Out>>())
     }
 }
 
@@ -43,6 +64,7 @@ impl<Out> fmt::Debug for Payload<Out> {
             Self::RawVectored(_) => "RawVectored",
             Self::Shared(_) => "Shared",
             Self::Flush => "Flush",
+            Self::Finish => "Finish",
         })
     }
 }

@@ -3,6 +3,7 @@
 mod attributes;
 mod callbacks;
 mod closing;
+mod pressure;
 mod times;
 mod wishes;
 
@@ -10,7 +11,7 @@ use std::{
     fmt,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -38,8 +39,12 @@ const PEER_FINISHED: u8 = 4;
 const CLOSED: u8 = 8;
 /// The transport has a ping of its own.
 const HAS_PING: u8 = 16;
+/// The write buffer is above its high watermark, or was and is not down at the low one yet.
+const BACKPRESSURED: u8 = 32;
+/// Our direction has ended.
+const FINISHED: u8 = 64;
 /// Requests of ours wait for the peer's answers.
-const AWAITS: u8 = 32;
+const AWAITS: u8 = 128;
 
 /// What anybody may know of, and do to, one connection, whatever its transport and messages.
 ///
@@ -72,6 +77,7 @@ struct Inner {
     state: AtomicU8,
     activity: Activity,
     in_flight: AtomicU32,
+    pending: AtomicUsize,
     id: u64,
     opened_at: Instant,
     /// Ours and the peer's.
@@ -114,6 +120,7 @@ impl ConnectionHandle {
             state: AtomicU8::new(0),
             activity: Activity::default(),
             in_flight: AtomicU32::new(0),
+            pending: AtomicUsize::new(0),
             id: NEXT.fetch_add(1, Relaxed),
             opened_at: Instant::now(),
             addresses: Box::new((local, peer)),

@@ -6,7 +6,16 @@
 //! nc -U /tmp/echo.sock
 //! ```
 //!
+//! With `--tls` it makes a certificate of its own, unless it is given one:
+//!
+//! ```text
+//! cargo run --release --all-features --example echo -- --tls 127.0.0.1:7443
+//! openssl s_client -quiet -connect 127.0.0.1:7443
+//! ```
+//!
 //! `--help` lists the flags. SIGINT and SIGTERM end it with status 0, within five seconds.
+
+mod tls;
 
 use std::{
     fmt,
@@ -22,7 +31,8 @@ use std::{
 
 use bytes::Bytes;
 use getty::{
-    BoxError, CodecLayer, Listener, Pipeline, Reply, Request, Serve, ServiceBuilder, SessionLayer,
+    BoxError, CodecLayer, Layer, Listener, Pipeline, Reply, Request, Serve, ServiceBuilder,
+    SessionLayer,
     codec::{Decoder, Encoder, Length, Lines, Raw},
     layers::{
         ActiveLayer, CatchPanicLayer, CloseCallbackLayer, HandleErrorLayer, HeartbeatLayer,
@@ -30,6 +40,7 @@ use getty::{
         WriteTimeoutLayer,
     },
     net::{TcpListener, UnixListener},
+    tls::{TlsLayer, TlsStream},
 };
 use lexopt::prelude::*;
 use tokio::{
@@ -38,10 +49,13 @@ use tokio::{
 };
 
 const HELP: &str = "\
-Usage: echo [--tcp ADDRESS]... [--unix PATH]... [settings]
+Usage: echo [--tcp ADDRESS]... [--unix PATH]... [--tls ADDRESS]... [settings]
 
   --tcp ADDRESS     listen on a TCP address, such as 127.0.0.1:7007; port 0 takes any free one
   --unix PATH       listen on a Unix socket
+  --tls ADDRESS     listen on a TCP address for TLS
+  --cert FILE       the certificate's chain for it, in PEM, and
+  --key FILE        its key; without them, a self-signed certificate for localhost
   --codec CODEC     lines (default), length (4 bytes big-endian, up to 16 MiB), or raw
   --stack STACK     bare (default): codec and session loop; tower: with tower's timeouts and limits;
                     full: with what a production server has, which tells an idle peer every minute
@@ -116,6 +130,8 @@ async fn echo(options: Options) -> Result<(), BoxError> {
 struct Options {
     tcp: Vec<String>,
     unix: Vec<PathBuf>,
+    tls: Vec<String>,
+    files: tls::Files,
     codec: Codec,
     stack: Stack,
     workers: NonZero<usize>,
@@ -139,6 +155,8 @@ impl Options {
         let mut options = Self {
             tcp: Vec::new(),
             unix: Vec::new(),
+            tls: Vec::new(),
+            files: tls::Files::default(),
             codec: Codec::Lines,
             stack: Stack::Bare,
             workers: available_parallelism().unwrap_or(NonZero::<usize>::MIN),
@@ -148,6 +166,9 @@ impl Options {
             match argument {
                 Long("tcp") => options.tcp.push(arguments.value()?.string()?),
                 Long("unix") => options.unix.push(arguments.value()?.into()),
+                Long("tls") => options.tls.push(arguments.value()?.string()?),
+                Long("cert") => options.files.cert = Some(arguments.value()?.into()),
+                Long("key") => options.files.key = Some(arguments.value()?.into()),
                 Long("codec") => {
                     options.codec = match &*arguments.value()?.string()? {
                         "lines" => Codec::Lines,
@@ -166,14 +187,14 @@ impl Options {
                 }
                 Long("workers") => options.workers = arguments.value()?.parse()?,
                 Long("help") | Short('h') => return Ok(None),
-                Long(flag @ ("udp" | "tls" | "ws" | "wss" | "cert" | "key")) => {
+                Long(flag @ ("udp" | "ws" | "wss")) => {
                     return Err(later(format_args!("--{flag}")));
                 }
                 other => return Err(other.unexpected()),
             }
         }
-        if options.tcp.is_empty() && options.unix.is_empty() {
-            return Err("nothing to listen on: give --tcp or --unix".into());
+        if options.tcp.is_empty() && options.unix.is_empty() && options.tls.is_empty() {
+            return Err("nothing to listen on: give --tcp, --unix or --tls".into());
         }
         Ok(Some(options))
     }
@@ -246,7 +267,7 @@ impl Options {
 
     async fn listen<S>(&self, stack: S) -> Result<Serve, BoxError>
     where
-        S: Pipeline<TcpStream> + Pipeline<UnixStream> + Clone,
+        S: Pipeline<TcpStream> + Pipeline<UnixStream> + Pipeline<TlsStream<TcpStream>> + Clone,
     {
         let mut listeners = Vec::new();
         for address in &self.tcp {
@@ -258,6 +279,14 @@ impl Options {
             let listener = UnixListener::bind(path)?;
             announce("unix", &listener)?;
             listeners.push(getty::serve(listener, stack.clone()));
+        }
+        if !self.tls.is_empty() {
+            let tls = TlsLayer::new(self.files.load()?);
+            for address in &self.tls {
+                let listener = TcpListener::bind(address).await?;
+                announce("tls", &listener)?;
+                listeners.push(getty::serve(listener, tls.layer(stack.clone())));
+            }
         }
         listeners
             .into_iter()
