@@ -157,8 +157,8 @@ impl Reader {
             }
     }
 
-    /// Decodes a message ahead of its turn, and says how many bytes it took; `None` beyond the bound on what may wait, or
-    /// when nothing has arrived.
+    /// Decodes a message ahead of its turn, and says how many bytes it took. Beyond the bound on what may wait there is
+    /// nothing.
     ///
     /// # Errors
     ///
@@ -166,19 +166,19 @@ impl Reader {
     pub(crate) fn decode_ahead<W: Wire>(
         &mut self,
         wire: &mut W,
-    ) -> Option<(Result<Decoded<W::In>, BoxError>, usize)> {
+    ) -> Result<(Decoded<W::In>, usize), BoxError> {
         if !self.decodable || self.ahead >= self.limit {
-            return None;
+            return Ok((Decoded::Nothing, 0));
         }
         let before = self.buf.len();
-        let decoded = self.decode(wire);
+        let decoded = self.decode(wire)?;
         let bytes = before.saturating_sub(self.buf.len());
         // one of no bytes takes memory as well
         let bytes = bytes.max(1);
-        if let Ok(Decoded::Message(_)) = decoded {
+        if let Decoded::Message(_) = decoded {
             self.ahead += bytes;
         }
-        Some((decoded, bytes))
+        Ok((decoded, bytes))
     }
 
     /// What was decoded ahead is dropped.

@@ -270,7 +270,7 @@ impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
             if let Step::Queued { ticket, .. } = *step {
                 return conclude(cx, session, ticket, outcome, step);
             }
-            return Poll::Ready(Err(not_queued(session, message, outcome, step)));
+            return Poll::Ready(Err(not_queued(session, message, &outcome, step)));
         }
         let Step::Queued { id, ticket } = *step else {
             panic!("a request was polled after it was ready");
@@ -382,7 +382,7 @@ fn queued<Out>(
 fn not_queued<In, Out>(
     session: &Session<Out>,
     message: &mut Option<Out>,
-    outcome: Outcome<In>,
+    outcome: &Outcome<In>,
     step: &mut Step,
 ) -> RequestError<Out> {
     let message = message.take();

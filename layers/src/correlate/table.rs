@@ -187,9 +187,8 @@ impl<In> Table<In> {
             Some(free) => {
                 let id = self.id(count, free);
                 let old = &mut slots.slots[free as usize];
-                let next = match old.state {
-                    State::Free(next) => next,
-                    _ => unreachable!("the list of free slots has free slots only"),
+                let State::Free(next) = old.state else {
+                    unreachable!("the list of free slots has free slots only")
                 };
                 *old = slot(id);
                 slots.first_free = next;

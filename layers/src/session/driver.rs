@@ -403,7 +403,7 @@ impl<Out> Driver<Out> {
         let kept = self.wishes.iter_mut();
         for value in kept.flat_map(|wishes| std::mem::take(&mut wishes.until_input_ends)) {
             contain("dropping what was kept until the input ended", || {
-                drop(value)
+                drop(value);
             });
         }
     }

@@ -61,9 +61,9 @@ where
     /// the codec's adapters see the answers that lie behind them.
     #[cold]
     fn look_ahead(&mut self) {
-        while let Some((decoded, bytes)) = self.reader.decode_ahead(&mut self.wire) {
-            match decoded {
-                Ok(Decoded::Message(message)) => {
+        loop {
+            match self.reader.decode_ahead(&mut self.wire) {
+                Ok((Decoded::Message(message), bytes)) => {
                     self.messages_in += 1;
                     self.steps += 1;
                     if self.next.is_none() {
@@ -73,8 +73,9 @@ where
                         self.ahead.push_back((message, bytes));
                     }
                 }
-                Ok(Decoded::Nothing | Decoded::End) => return,
+                Ok((Decoded::Nothing | Decoded::End, _)) => return,
                 other => {
+                    let other = other.map(|(decoded, _)| decoded);
                     if self.decode_failed(other).is_none() {
                         return;
                     }
