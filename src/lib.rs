@@ -108,6 +108,7 @@
 //! The vocabulary and the layers live in `getty-layers`, re-exported as [`layers`], so that an author of layers depends
 //! on no sockets. tokio stays the application's own dependency.
 
+pub mod call;
 pub mod client;
 pub mod codec;
 mod connect;
@@ -130,6 +131,7 @@ pub use tower;
 pub use tower::{BoxError, Layer, Service, ServiceBuilder, service_fn};
 
 pub use self::{
+    call::{MultiplexClient, PipelineClient},
     client::Client,
     connect::{Link, LinkLayer, OpenError, SessionTask, connect},
     net::Listener,

@@ -4,6 +4,7 @@
 
 pub mod affinity;
 pub mod broadcast;
+pub mod calls;
 pub mod child;
 pub mod cpu;
 pub mod frames;

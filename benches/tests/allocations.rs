@@ -13,6 +13,7 @@ use bytes::Bytes;
 use getty::{BoxError, Pipeline, Request, Session, Transport, service_fn};
 use getty_benches::{
     broadcast::{Carrier, Crowd, Kind},
+    calls::Caller,
     frames::Frames,
     in_memory::{Loop, Prepared, session},
     scripted::Scripted,
@@ -56,6 +57,25 @@ fn a_message_allocates_nothing() {
     turnover::<Full>();
     sending::<Bare>();
     sending::<Full>();
+    calls();
+}
+
+/// A call takes none. Its answer keeps the block that it was read into until its task has it, as any message that is kept:
+/// two allocations a read, in which lie the answers of all tasks.
+fn calls() {
+    const TASKS: usize = 50;
+    for caller in [Caller::Pipeline, Caller::Multiplex] {
+        let taken = beyond_short(|times| {
+            let calls = TASKS * usize::try_from(times).unwrap();
+            allocations(|| caller.run(TASKS, calls))
+        });
+        let reads = LONG - SHORT;
+        assert!(
+            taken <= 2 * reads + reads / 10,
+            "{}: {taken}",
+            caller.name()
+        );
+    }
 }
 
 /// How many allocations a broadcast to so many sessions takes.

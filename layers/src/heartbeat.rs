@@ -70,6 +70,7 @@ pub use self::{
 };
 use crate::{
     CloseReason, Connection, ConnectionHandle, Framed, HasSession, Session, jitter::Jitter,
+    tap::Tap,
 };
 
 /// Up to which part of a period a beat is late, unless [`HeartbeatLayer::with_jitter`] says otherwise.
@@ -297,7 +298,7 @@ where
 impl<S, Out, B, M, T, C> Service<Connection<Framed<T, C, Out>>> for Heartbeat<S, Out, B, Pong<M>>
 where
     C: Decoder,
-    S: Service<Connection<Framed<T, WithoutPongs<C, M>, Out>>>,
+    S: Service<Connection<Framed<T, Tap<C, WithoutPongs<M>>, Out>>>,
     B: Beat<Out> + Clone + Send + 'static,
     M: Fn(&C::Item) -> bool + Clone,
     Out: Send + 'static,
@@ -319,7 +320,7 @@ where
         let handle = connection.handle().clone();
         let is_pong = pong.0.clone();
         self.inner.call(connection.map_transport(|framed| {
-            framed.map_decoder(|codec| WithoutPongs::new(codec, is_pong, handle))
+            framed.map_decoder(|codec| Tap::new(codec, WithoutPongs::new(is_pong, handle)))
         }))
     }
 }

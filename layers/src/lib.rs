@@ -98,6 +98,7 @@
 //! | [`RegistryLayer`] | inside [`CodecLayer`], outside [`OnOpenLayer`]; untyped anywhere outside `SessionLayer` | it lists sessions, and hooks are to find theirs listed | of sessions, outside `CodecLayer`, it does not compile; callbacks of layers outside of it see the session still listed, those of layers inside do not |
 //! | [`OnOpenLayer`] | inside [`CodecLayer`], and inside what limits or refuses | it needs the session, and runs for every connection that reaches it | outside `CodecLayer` it does not compile; outside a limit it greets those who are then refused |
 //! | [`HeartbeatLayer`] | inside [`CodecLayer`] | it sends through the session | outside `CodecLayer` it does not compile; `IdleTimeoutLayer::all` with a longer time than its period never closes, for beats are bytes: use `read` or `active` |
+//! | [`CorrelateLayer`] | inside [`CodecLayer`], and of [`HeartbeatLayer`] where answers come in order | it takes the answers out of what is decoded, and of several such layers the outer one comes first | outside `CodecLayer` it does not compile; in order, a pong would be taken for the answer of the oldest request |
 //! | [`CronLayer`] | inside [`CodecLayer`] | it needs the session | outside `CodecLayer` it does not compile |
 //! | `SessionLayer` | between the two stacks | above it a request is a connection, below it a message | what stands on the wrong side does not compile |
 //! | [`HandleErrorLayer`] | outside of what may fail | it answers for the layers and the handler inside of it | errors of layers outside of it close the session |
@@ -131,6 +132,7 @@ pub mod catch_panic;
 pub mod close_callback;
 pub mod codec;
 mod connection;
+pub mod correlate;
 pub mod cron;
 pub mod group;
 pub mod handle_error;
@@ -153,6 +155,7 @@ pub mod registry;
 mod session;
 pub mod spawn;
 mod sync;
+pub mod tap;
 #[cfg(all(test, not(getty_loom)))]
 mod testing;
 pub mod trace;
@@ -172,6 +175,7 @@ pub use self::{
         Address, CallbackAdded, CloseReason, Closed, Connection, ConnectionHandle,
         DrainDeadlineExceeded, Endpoints, Panic, SharedError, Stats, TransportKind, WeakHandle,
     },
+    correlate::{Correlate, CorrelateLayer},
     cron::CronLayer,
     group::{Group, Topics},
     handle_error::HandleErrorLayer,

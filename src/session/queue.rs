@@ -38,6 +38,15 @@ impl<T> Queue<T> {
         self.0.get_or_insert_default().push_back(value);
     }
 
+    pub(crate) fn push_front(&mut self, value: T) {
+        self.0.get_or_insert_default().push_front(value);
+    }
+
+    /// All of it.
+    pub(crate) fn take(&mut self) -> Self {
+        Self(self.0.take())
+    }
+
     #[inline]
     pub(crate) fn pop_front(&mut self) -> Option<T> {
         self.0.as_mut()?.pop_front()

@@ -23,6 +23,8 @@ pub(crate) struct Reader {
     buf: BytesMut,
     /// How many undecoded bytes may lie in the buffer now.
     limit: usize,
+    /// How many bytes the messages took that were decoded ahead of their turn: they count as undecoded.
+    ahead: usize,
     /// There may be a message in the buffer.
     decodable: bool,
     /// The codec has reserved room for the frame at hand.
@@ -49,6 +51,7 @@ impl Reader {
         Self {
             buf: BytesMut::new(),
             limit: max_frame,
+            ahead: 0,
             decodable: false,
             reserved: false,
             ended: false,
@@ -147,9 +150,45 @@ impl Reader {
     pub(crate) fn wants_more(&self) -> bool {
         !self.ended
             && match self.framing {
-                Framing::Stream => self.buf.len() < self.limit,
-                Framing::Messages | Framing::Datagrams => !self.decodable,
+                Framing::Stream => self.buf.len() + self.ahead < self.limit,
+                Framing::Messages | Framing::Datagrams => {
+                    !self.decodable && self.ahead < self.limit
+                }
             }
+    }
+
+    /// Decodes a message ahead of its turn, and says how many bytes it took. Beyond the bound on what may wait there is
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`decode`](Self::decode).
+    pub(crate) fn decode_ahead<W: Wire>(
+        &mut self,
+        wire: &mut W,
+    ) -> Result<(Decoded<W::In>, usize), BoxError> {
+        if !self.decodable || self.ahead >= self.limit {
+            return Ok((Decoded::Nothing, 0));
+        }
+        let before = self.buf.len();
+        let decoded = self.decode(wire)?;
+        let bytes = before.saturating_sub(self.buf.len());
+        // one of no bytes takes memory as well
+        let bytes = bytes.max(1);
+        if let Decoded::Message(_) = decoded {
+            self.ahead += bytes;
+        }
+        Ok((decoded, bytes))
+    }
+
+    /// What was decoded ahead is dropped.
+    pub(crate) const fn forget_ahead(&mut self) {
+        self.ahead = 0;
+    }
+
+    /// It is the turn of a message that took so many bytes.
+    pub(crate) const fn caught_up(&mut self, bytes: usize) {
+        self.ahead -= bytes;
     }
 
     /// Reads once. Only while [`wants_more`](Self::wants_more).
@@ -160,7 +199,7 @@ impl Reader {
         cx: &mut Context<'_>,
     ) -> Poll<std::io::Result<Received>> {
         self.make_room();
-        let limit = (self.buf.capacity() - self.buf.len()).min(self.limit - self.buf.len());
+        let limit = (self.buf.capacity() - self.buf.len()).min(self.room());
         let received = ready!(wire.poll_recv(cx, &mut self.buf, limit))?;
         match received {
             Received::Data(_) => self.decodable = true,
@@ -182,13 +221,24 @@ impl Reader {
         more
     }
 
+    /// How many bytes may still be read.
+    #[inline]
+    fn room(&self) -> usize {
+        let room = self.limit - self.buf.len();
+        if self.framing == Framing::Stream && self.ahead > 0 {
+            room - self.ahead
+        } else {
+            room
+        }
+    }
+
     #[inline]
     fn make_room(&mut self) {
         if self.buf.capacity() == 0 {
             self.buf = buffers::take();
             return;
         }
-        let least = LEAST_READ.min(self.limit - self.buf.len());
+        let least = LEAST_READ.min(self.room());
         if self.buf.capacity() - self.buf.len() >= least || self.buf.try_reclaim(least) {
             return;
         }

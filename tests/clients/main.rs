@@ -1,5 +1,6 @@
 //! Clients: reconnecting, pools, hooks, and what becomes of messages.
 
+mod calls;
 mod hooks;
 mod pool;
 mod reconnect;

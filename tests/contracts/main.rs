@@ -18,6 +18,7 @@ mod per_session;
 mod properties;
 mod raw;
 mod readiness;
+mod requests;
 mod send_timeout;
 mod sending;
 mod serve;

@@ -13,6 +13,7 @@ use std::{
 
 use getty_benches::{
     broadcast::{Carrier, Crowd, Kind},
+    calls::Caller,
     in_memory::{Loop, Prepared},
 };
 
@@ -29,18 +30,47 @@ const LONG: u64 = 11_000;
 /// How many percent a figure may be above its baseline.
 const TOLERANCE: f64 = 3.0;
 
-/// What is counted: a loop, and how many frames arrive together.
-const SCENARIOS: [(&str, Loop, u64); 10] = [
-    ("codec-50", Loop::Codec, 50),
-    ("getty-50", Loop::Getty, 50),
-    ("getty-ten-layers-50", Loop::GettyTenLayers, 50),
-    ("getty-tower-50", Loop::GettyTower, 50),
-    ("getty-full-50", Loop::GettyFull, 50),
-    ("codec-1", Loop::Codec, 1),
-    ("getty-1", Loop::Getty, 1),
-    ("getty-ten-layers-1", Loop::GettyTenLayers, 1),
-    ("getty-tower-1", Loop::GettyTower, 1),
-    ("getty-full-1", Loop::GettyFull, 1),
+/// What is counted, and how many messages are on their way together.
+#[derive(Clone, Copy)]
+enum What {
+    /// Frames that arrive and are echoed.
+    Echo(Loop, u64),
+    /// Calls that wait for their answers, each by a task of its own.
+    Calls(Caller, u64),
+}
+
+use What::{Calls, Echo};
+
+const SCENARIOS: [(&str, What); 20] = [
+    ("codec-50", Echo(Loop::Codec, 50)),
+    ("getty-50", Echo(Loop::Getty, 50)),
+    ("getty-ten-layers-50", Echo(Loop::GettyTenLayers, 50)),
+    ("getty-tower-50", Echo(Loop::GettyTower, 50)),
+    ("getty-full-50", Echo(Loop::GettyFull, 50)),
+    ("codec-1", Echo(Loop::Codec, 1)),
+    ("getty-1", Echo(Loop::Getty, 1)),
+    ("getty-ten-layers-1", Echo(Loop::GettyTenLayers, 1)),
+    ("getty-tower-1", Echo(Loop::GettyTower, 1)),
+    ("getty-full-1", Echo(Loop::GettyFull, 1)),
+    (
+        "calls-pipeline-by-hand-50",
+        Calls(Caller::PipelineByHand, 50),
+    ),
+    ("calls-pipeline-50", Calls(Caller::Pipeline, 50)),
+    (
+        "calls-multiplex-by-hand-50",
+        Calls(Caller::MultiplexByHand, 50),
+    ),
+    ("calls-multiplex-50", Calls(Caller::Multiplex, 50)),
+    ("calls-none-50", Calls(Caller::Loop, 50)),
+    ("calls-pipeline-by-hand-1", Calls(Caller::PipelineByHand, 1)),
+    ("calls-pipeline-1", Calls(Caller::Pipeline, 1)),
+    (
+        "calls-multiplex-by-hand-1",
+        Calls(Caller::MultiplexByHand, 1),
+    ),
+    ("calls-multiplex-1", Calls(Caller::Multiplex, 1)),
+    ("calls-none-1", Calls(Caller::Loop, 1)),
 ];
 
 /// What is counted of broadcasts: who makes them. A delivery to one of a hundred connections is a message.
@@ -76,12 +106,18 @@ fn run(scenario: &str, messages: &str) -> Result<(), Box<dyn Error>> {
         crowd.broadcast(messages.parse::<u64>()? / CONNECTIONS, 1);
         return Ok(());
     }
-    let (_, kind, at_once) = SCENARIOS
+    let (_, what) = SCENARIOS
         .into_iter()
-        .find(|(name, ..)| *name == scenario)
+        .find(|(name, _)| *name == scenario)
         .ok_or("there is no such scenario")?;
-    let times = messages.parse::<u64>()? / at_once;
-    Prepared::new(kind, usize::try_from(at_once)?, PAYLOAD, times).scripted();
+    let messages = messages.parse::<u64>()?;
+    match what {
+        Echo(kind, at_once) => {
+            let times = messages / at_once;
+            Prepared::new(kind, usize::try_from(at_once)?, PAYLOAD, times).scripted();
+        }
+        Calls(caller, tasks) => caller.run(usize::try_from(tasks)?, usize::try_from(messages)?),
+    }
     Ok(())
 }
 

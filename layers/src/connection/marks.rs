@@ -41,42 +41,50 @@ impl Mark {
 
 /// Which messages are activity: all of them, or those of which `ActiveLayer` says so.
 ///
-/// The layer notes what it says here, for a store at the most; the driver makes a time of it at the end of its turn.
+/// The layer notes what it says here, for a store at the most, as do adapters of the codec; the driver makes a time of it
+/// at the end of its turn.
 #[derive(Debug, Default)]
 pub(crate) struct Activity(AtomicU8);
 
 impl Activity {
-    /// Nobody has said anything: every message is activity.
-    const EVERY_MESSAGE: u8 = 0;
-    /// A layer says, and has seen no activity since the driver last looked.
-    const NONE: u8 = 1;
-    /// A layer has seen activity.
-    const SOME: u8 = 2;
+    /// Activity was seen since the driver last looked.
+    const SEEN: u8 = 1;
+    /// A layer says which messages are activity; until then every message is.
+    const SAID: u8 = 2;
 
     /// A layer says whether a message is activity; from here on only layers do.
     #[inline]
     pub(crate) fn say(&self, active: bool) {
         let now = self.0.load(Relaxed);
         if active {
-            if now != Self::SOME {
-                self.0.store(Self::SOME, Relaxed);
+            if now != Self::SAID | Self::SEEN {
+                self.0.store(Self::SAID | Self::SEEN, Relaxed);
             }
-        } else if now == Self::EVERY_MESSAGE {
-            self.0.store(Self::NONE, Relaxed);
+        } else if now & Self::SAID == 0 {
+            self.0.store(now | Self::SAID, Relaxed);
+        }
+    }
+
+    /// An adapter of the codec has kept a message to itself that is one of the application's.
+    pub(crate) fn intercepted(&self) {
+        let now = self.0.load(Relaxed);
+        if now & Self::SAID == 0 {
+            self.0.store(now | Self::SEEN, Relaxed);
         }
     }
 
     #[inline]
     pub(crate) fn is_every_message(&self) -> bool {
-        self.0.load(Relaxed) == Self::EVERY_MESSAGE
+        self.0.load(Relaxed) & Self::SAID == 0
     }
 
-    /// Whether a layer has seen activity since the last time.
+    /// Whether activity was seen since the last time.
     #[inline]
     pub(crate) fn take(&self) -> bool {
-        let seen = self.0.load(Relaxed) == Self::SOME;
+        let now = self.0.load(Relaxed);
+        let seen = now & Self::SEEN != 0;
         if seen {
-            self.0.store(Self::NONE, Relaxed);
+            self.0.store(now & !Self::SEEN, Relaxed);
         }
         seen
     }

@@ -25,6 +25,9 @@ pub struct Stats {
     /// Messages that were not sent because the peer reads too slowly or our direction was ended: those that were offered
     /// under a [`SlowConsumer`](crate::SlowConsumer) policy, and replies after [`finish`](crate::Session::finish).
     pub dropped: u64,
+    /// Answers that nobody waited for (any more) and that were dropped: late, answered twice, or to no request of ours.
+    /// They are among the messages received.
+    pub late: u64,
 }
 
 impl fmt::Display for Stats {
@@ -36,6 +39,7 @@ impl fmt::Display for Stats {
             messages_out,
             skipped,
             dropped,
+            late,
         } = self;
         write!(
             f,
@@ -43,6 +47,9 @@ impl fmt::Display for Stats {
         )?;
         if *skipped > 0 {
             write!(f, "; {skipped} skipped")?;
+        }
+        if *late > 0 {
+            write!(f, "; {late} answers late")?;
         }
         if *dropped > 0 {
             write!(f, "; {dropped} dropped")?;
@@ -83,6 +90,7 @@ impl Counters {
             messages_out: self.messages_out.get(),
             skipped: tallies.skipped,
             dropped: tallies.dropped,
+            late: tallies.late,
         }
     }
 }
@@ -92,4 +100,5 @@ impl Counters {
 pub(crate) struct Tallies {
     pub(crate) skipped: u64,
     pub(crate) dropped: u64,
+    pub(crate) late: u64,
 }

@@ -17,6 +17,7 @@
 //! ```
 
 use std::{
+    any::Any,
     fmt,
     sync::Arc,
     task::{Context, Waker},
@@ -40,7 +41,7 @@ pub use crate::connection::{Hold, Lease};
 use crate::message::{Request, lent};
 use crate::{
     budget::{self, MemoryBudget},
-    connection::{CloseReason, SharedError, checks::Checks},
+    connection::{CloseReason, SharedError, checks::Checks, contain},
 };
 
 /// How many messages wait for the encoder at most, unless [`Driver::set_queue_capacity`] says otherwise.
@@ -61,6 +62,7 @@ pub fn pair<Out>(handle: crate::ConnectionHandle) -> (Session<Out>, Driver<Out>)
         blocked: false,
         ping: false,
         held: false,
+        input_ended: false,
         memory: None,
         wishes: None,
     };
@@ -85,6 +87,8 @@ pub struct Driver<Out> {
     blocked: bool,
     ping: bool,
     held: bool,
+    /// Nothing more will be received.
+    input_ended: bool,
     /// What is held for sending is charged here, where there is a budget.
     memory: Option<Box<Memory<Out>>>,
     /// What layers have asked for, where any has.
@@ -118,6 +122,8 @@ impl<Out> Default for Memory<Out> {
 struct Wishes {
     checks: Checks,
     write_timeout: Option<Option<Duration>>,
+    /// Dropped when nothing more will be received.
+    until_input_ends: Vec<Box<dyn Any + Send>>,
 }
 
 /// What to send, and whom to tell of its outcome.
@@ -209,6 +215,10 @@ impl<Out> Driver<Out> {
             let wishes = self.wishes.get_or_insert_default();
             wishes.checks.extend(new.checks);
             wishes.write_timeout = new.write_timeout.or(wishes.write_timeout);
+            wishes.until_input_ends.extend(new.until_input_ends);
+            if self.input_ended {
+                self.input_ended();
+            }
         }
     }
 
@@ -407,6 +417,20 @@ impl<Out> Driver<Out> {
     pub fn close_queue(&mut self) {
         self.session.outbox().close();
         self.raised = true;
+        self.input_ended();
+    }
+
+    /// Nothing more will be received: the peer has ended its direction and all of it is decoded. That the session closes
+    /// says [`close_queue`](Self::close_queue). Drops what layers have asked to be
+    /// [kept until then](crate::ConnectionHandle::keep_until_input_ends).
+    pub fn input_ended(&mut self) {
+        self.input_ended = true;
+        let kept = self.wishes.iter_mut();
+        for value in kept.flat_map(|wishes| std::mem::take(&mut wishes.until_input_ends)) {
+            contain("dropping what was kept until the input ended", || {
+                drop(value);
+            });
+        }
     }
 
     /// The drain deadline that the close was requested with, instead of the session's own.

@@ -1,11 +1,11 @@
 //! A session: a connection with a codec, to which typed messages are sent.
 
 pub mod driver;
-mod error;
+pub(crate) mod error;
 mod framed;
 mod offer;
 mod outbox;
-mod payload;
+pub(crate) mod payload;
 mod raw;
 mod send;
 mod share;
@@ -21,6 +21,7 @@ use std::{
 };
 
 pub(crate) use self::share::Waiting;
+pub(crate) use self::outbox::{Next, Refusal, TicketId, WaiterId};
 pub use self::{
     error::{SendError, Sent},
     framed::{Framed, FramedParts, HasSession},
@@ -28,11 +29,7 @@ pub use self::{
     send::{Feeding, Sending},
     wait::Writable,
 };
-use self::{
-    outbox::{Outbox, Refusal},
-    payload::Payload,
-    signal::Signal,
-};
+use self::{outbox::Outbox, payload::Payload, signal::Signal};
 use crate::connection::{CloseReason, ConnectionHandle};
 
 /// The handle of one session: a [`ConnectionHandle`] that also sends messages of type `Out`.

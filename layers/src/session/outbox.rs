@@ -70,6 +70,15 @@ pub(crate) enum TakenBack<Out> {
     Outcome(Result<usize, SendFailure<Out>>),
 }
 
+/// Who waits for the outcome of a message that is pushed.
+#[derive(Debug)]
+enum Attended {
+    No,
+    Waiting,
+    /// Who is to be woken for a failure.
+    Watched(Waker),
+}
+
 /// Why a message was not queued.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -82,6 +91,8 @@ pub(crate) enum Refusal {
 #[derive(Debug)]
 enum Ticket<Out> {
     Waiting(Option<Waker>),
+    /// Only a failure is worth waking for.
+    Watched(Waker),
     Done(Result<usize, SendFailure<Out>>),
     Abandoned,
 }
@@ -261,10 +272,16 @@ impl<Out> State<Out> {
         self.senders.as_mut()?.waiters.remove(place?)
     }
 
-    fn push(&mut self, payload: Payload<Out>, attended: bool) -> Option<TicketId> {
-        let ticket = attended.then(|| {
+    #[inline]
+    fn push(&mut self, payload: Payload<Out>, attended: Attended) -> Option<TicketId> {
+        let ticket = match attended {
+            Attended::No => None,
+            Attended::Waiting => Some(Ticket::Waiting(None)),
+            Attended::Watched(waker) => Some(Ticket::Watched(waker)),
+        };
+        let ticket = ticket.map(|ticket| {
             let senders = self.senders.get_or_insert_default();
-            senders.tickets.push_back(Ticket::Waiting(None));
+            senders.tickets.push_back(ticket);
             senders.first_ticket + senders.tickets.len() as u64 - 1
         });
         let attention = ticket.map_or(Attention::NOBODY, Attention);
@@ -300,7 +317,7 @@ impl<Out> State<Out> {
 }
 
 /// Whom a sender wakes that has had its turn.
-enum Next {
+pub(crate) enum Next {
     One(Option<Waker>),
     All(Vec<Waker>),
 }
@@ -313,7 +330,7 @@ impl Next {
         }
     }
 
-    fn wake(self) {
+    pub(crate) fn wake(self) {
         match self {
             Self::One(waker) => waker.into_iter().for_each(Waker::wake),
             Self::All(wakers) => wakers.into_iter().for_each(Waker::wake),
@@ -366,7 +383,7 @@ impl<Out> Outbox<Out> {
         if !state.charge(&payload) {
             return Err((Refusal::Budget, payload));
         }
-        state.push(payload, false);
+        state.push(payload, Attended::No);
         Ok(())
     }
 
@@ -379,6 +396,36 @@ impl<Out> Outbox<Out> {
         waiter: &mut Option<WaiterId>,
         attended: bool,
     ) -> Poll<Result<Option<TicketId>, Refusal>> {
+        let attended = if attended {
+            Attended::Waiting
+        } else {
+            Attended::No
+        };
+        let (pushed, next) = self.poll_push_with(cx, payload, waiter, attended);
+        next.wake();
+        pushed
+    }
+
+    /// As an attended [`poll_push`](Self::poll_push), for one who waits for something else and is woken for a failure only.
+    /// What comes with the answer is who is next in turn, to be woken outside of the caller's lock.
+    pub(crate) fn poll_push_watched(
+        &self,
+        cx: &Context<'_>,
+        payload: &mut Option<Payload<Out>>,
+        waiter: &mut Option<WaiterId>,
+    ) -> (Poll<Result<Option<TicketId>, Refusal>>, Next) {
+        let attended = Attended::Watched(cx.waker().clone());
+        self.poll_push_with(cx, payload, waiter, attended)
+    }
+
+    #[inline]
+    fn poll_push_with(
+        &self,
+        cx: &Context<'_>,
+        payload: &mut Option<Payload<Out>>,
+        waiter: &mut Option<WaiterId>,
+        attended: Attended,
+    ) -> (Poll<Result<Option<TicketId>, Refusal>>, Next) {
         let mut state = self.0.lock();
         let place = waiter.and_then(|id| state.place(id));
         if let Some(refusal) = state.refusal() {
@@ -386,7 +433,7 @@ impl<Out> Outbox<Out> {
             *waiter = None;
             drop(state);
             drop(gone);
-            return Poll::Ready(Err(refusal));
+            return (Poll::Ready(Err(refusal)), Next::One(None));
         }
         if place.unwrap_or(state.waiting()) == 0 && state.room() > 0 {
             let gone = state.remove(place);
@@ -398,8 +445,7 @@ impl<Out> Outbox<Out> {
                 let next = state.next_in_turn();
                 drop(state);
                 drop(gone);
-                next.wake();
-                return Poll::Ready(Err(Refusal::Budget));
+                return (Poll::Ready(Err(Refusal::Budget)), next);
             }
             let finishes = matches!(payload, Some(Payload::Finish));
             let ticket = payload
@@ -413,8 +459,7 @@ impl<Out> Outbox<Out> {
             };
             drop(state);
             drop(gone);
-            next.wake();
-            return Poll::Ready(Ok(ticket));
+            return (Poll::Ready(Ok(ticket)), next);
         }
         let senders = state.senders.get_or_insert_default();
         let old = match place {
@@ -429,7 +474,53 @@ impl<Out> Outbox<Out> {
         };
         drop(state);
         drop(old);
-        Poll::Pending
+        (Poll::Pending, Next::One(None))
+    }
+
+    /// What became of a watched message: it was sent, it was not, or `cx` is woken when that is known.
+    pub(crate) fn poll_watched(
+        &self,
+        cx: &Context<'_>,
+        ticket: TicketId,
+    ) -> Poll<Result<(), SendFailure<Out>>> {
+        let mut state = self.0.lock();
+        let senders = state.senders.get_or_insert_default();
+        let Some(held) = senders.ticket(ticket) else {
+            return Poll::Ready(Ok(()));
+        };
+        let old = match held {
+            Ticket::Abandoned => return Poll::Ready(Ok(())),
+            Ticket::Waiting(_) | Ticket::Watched(_) => {
+                std::mem::replace(held, Ticket::Waiting(Some(cx.waker().clone())))
+            }
+            Ticket::Done(_) => std::mem::replace(held, Ticket::Abandoned),
+        };
+        senders.retire();
+        drop(state);
+        match old {
+            Ticket::Done(outcome) => Poll::Ready(outcome.map(|_| ())),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Why a watched message was not sent, where that is known; otherwise `cx` is woken when it is.
+    pub(crate) fn watch(&self, cx: &Context<'_>, ticket: TicketId) -> Option<SendFailure<Out>> {
+        let mut state = self.0.lock();
+        let senders = state.senders.get_or_insert_default();
+        let ticket = senders.ticket(ticket)?;
+        let old = match ticket {
+            Ticket::Watched(waker) if !waker.will_wake(cx.waker()) => {
+                std::mem::replace(ticket, Ticket::Watched(cx.waker().clone()))
+            }
+            Ticket::Done(Err(_)) => std::mem::replace(ticket, Ticket::Abandoned),
+            _ => return None,
+        };
+        senders.retire();
+        drop(state);
+        match old {
+            Ticket::Done(Err(failure)) => Some(failure),
+            _ => None,
+        }
     }
 
     /// Queues `payload` as long as the queue has places, though the write buffer be above its high watermark. Without one,
@@ -583,6 +674,7 @@ impl<Out> Outbox<Out> {
                 drop(old);
                 Poll::Pending
             }
+            Some(Ticket::Watched(_)) => unreachable!("nobody both watches and waits"),
             Some(done) => {
                 let outcome = std::mem::replace(done, Ticket::Abandoned);
                 senders.retire();
@@ -713,10 +805,18 @@ impl<Out> Outbox<Out> {
         let senders = state.senders.get_or_insert_default();
         let old = match senders.ticket(ticket) {
             None | Some(Ticket::Abandoned) => Ticket::Done(outcome),
+            // nobody comes back for a success
+            Some(held @ Ticket::Watched(_)) if outcome.is_ok() => {
+                let watched = std::mem::replace(held, Ticket::Abandoned);
+                senders.retire();
+                drop(state);
+                drop(watched);
+                return;
+            }
             Some(waiting) => std::mem::replace(waiting, Ticket::Done(outcome)),
         };
         drop(state);
-        if let Ticket::Waiting(Some(waker)) = old {
+        if let Ticket::Waiting(Some(waker)) | Ticket::Watched(waker) = old {
             waker.wake();
         }
     }
@@ -767,9 +867,12 @@ impl<Out> Outbox<Out> {
             .iter_mut()
             .flat_map(|senders| &mut senders.tickets);
         for ticket in tickets {
-            if let Ticket::Waiting(waker) = ticket {
-                wakers.extend(waker.take());
-                *ticket = Ticket::Done(Err(failure(None)));
+            if let Ticket::Waiting(_) | Ticket::Watched(_) = ticket {
+                match std::mem::replace(ticket, Ticket::Done(Err(failure(None)))) {
+                    Ticket::Waiting(waker) => wakers.extend(waker),
+                    Ticket::Watched(waker) => wakers.push(waker),
+                    Ticket::Done(_) | Ticket::Abandoned => {}
+                }
             }
         }
         drop(state);

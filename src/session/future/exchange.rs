@@ -41,6 +41,52 @@ where
     #[inline]
     pub(super) fn exchange(
         &mut self,
+        calls: Pin<&mut Calls<S::Future>>,
+        cx: &mut Context<'_>,
+        turn: &mut Turn,
+    ) {
+        self.exchange_in_turn(calls, cx, turn);
+        if self.phase == Phase::Running {
+            let waits = turn.calls_wait || turn.service_waits || self.blocked;
+            if waits && !turn.yields && self.session().awaits_answers() {
+                self.look_ahead();
+            }
+            if self.reader.is_finished() {
+                self.wire.driver().input_ended();
+            }
+        }
+    }
+
+    /// The peer's answers are waited for, by a handler maybe: decodes past the messages whose turn has not come, so that
+    /// the codec's adapters see the answers that lie behind them.
+    #[cold]
+    fn look_ahead(&mut self) {
+        loop {
+            match self.reader.decode_ahead(&mut self.wire) {
+                Ok((Decoded::Message(message), bytes)) => {
+                    self.messages_in += 1;
+                    self.steps += 1;
+                    if self.next.is_none() {
+                        self.reader.caught_up(bytes);
+                        self.next = Some(message);
+                    } else {
+                        self.ahead.push_back((message, bytes));
+                    }
+                }
+                Ok((Decoded::Nothing | Decoded::End, _)) => return,
+                other => {
+                    let other = other.map(|(decoded, _)| decoded);
+                    if self.decode_failed(other).is_none() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn exchange_in_turn(
+        &mut self,
         mut calls: Pin<&mut Calls<S::Future>>,
         cx: &mut Context<'_>,
         turn: &mut Turn,
@@ -139,6 +185,7 @@ where
             reader,
             writer,
             next,
+            ahead,
             messages_in,
             steps,
             finish,
@@ -151,7 +198,13 @@ where
         loop {
             // decode first: a session without a message holds no permit
             let message = match next.take() {
-                Some(message) => message,
+                Some(message) => {
+                    if let Some((message, bytes)) = ahead.pop_front() {
+                        reader.caught_up(bytes);
+                        *next = Some(message);
+                    }
+                    message
+                }
                 None => match reader.decode(wire) {
                     Ok(Decoded::Message(message)) => {
                         *messages_in += 1;
@@ -164,7 +217,9 @@ where
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Stop::ServiceFailed(error.into()),
                 Poll::Pending => {
-                    *next = Some(message);
+                    if let Some(second) = next.replace(message) {
+                        ahead.push_front((second, 0));
+                    }
                     return Stop::ServiceWaits;
                 }
             }

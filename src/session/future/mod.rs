@@ -61,6 +61,9 @@ struct State<S, W: Wire, R> {
     writer: Writer,
     /// Decoded, and waiting for the service to be ready.
     next: Option<W::In>,
+    /// Decoded past `next`, each with the bytes that it took, because an answer of the peer's is waited for. Empty unless
+    /// there is a `next`.
+    ahead: Queue<(W::In, usize)>,
     /// Finished, and waiting for the write buffer to drain.
     replies: Queue<Reply<W::Out>>,
     timer: Timer,
@@ -156,6 +159,7 @@ where
                 reader: Reader::new(framing, wire.max_frame()),
                 writer: Writer::new(framing),
                 next: None,
+                ahead: Queue::new(),
                 replies: Queue::new(),
                 timer: Timer::default(),
                 finish: Finish::No,

@@ -43,6 +43,8 @@ const HAS_PING: u8 = 16;
 const BACKPRESSURED: u8 = 32;
 /// Our direction has ended.
 const FINISHED: u8 = 64;
+/// Requests of ours wait for the peer's answers.
+const AWAITS: u8 = 128;
 
 /// What anybody may know of, and do to, one connection, whatever its transport and messages.
 ///
@@ -277,6 +279,31 @@ impl ConnectionHandle {
         self.0.counters.messages_in.add(1);
         // the driver, which has not seen the message, marks what may come after it anew
         self.0.marks.incomplete.clear();
+    }
+
+    /// As [`intercepted`](Self::intercepted), for an answer: the application has waited for it, unless it is `late`.
+    pub(crate) fn answered(&self, late: bool) {
+        self.intercepted();
+        self.0.activity.intercepted();
+        if late {
+            self.0.rare.lock().tallies.get_or_insert_default().late += 1;
+        }
+    }
+
+    /// Whether requests of ours wait for the peer's answers. While they do, the session loop decodes past messages that
+    /// have to wait for their handlers, up to its read-ahead bound.
+    #[must_use]
+    #[inline]
+    pub fn awaits_answers(&self) -> bool {
+        self.has(AWAITS)
+    }
+
+    pub(crate) fn set_awaits_answers(&self, awaits: bool) {
+        if awaits {
+            self.0.state.fetch_or(AWAITS, Ordering::AcqRel);
+        } else {
+            self.0.state.fetch_and(!AWAITS, Ordering::AcqRel);
+        }
     }
 }
 

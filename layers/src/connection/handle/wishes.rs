@@ -1,6 +1,6 @@
 //! What layers ask of the driver of a session: checks at a time, a write timeout, pings, a later beginning.
 
-use std::time::Duration;
+use std::{any::Any, time::Duration};
 
 use tokio::time::Instant;
 
@@ -13,6 +13,8 @@ pub(crate) struct Wishes {
     pub(crate) checks: Vec<Check>,
     pub(crate) write_timeout: Option<Option<Duration>>,
     pub(crate) holds: u32,
+    /// Dropped when nothing more will be received.
+    pub(crate) until_input_ends: Vec<Box<dyn Any + Send>>,
 }
 
 impl ConnectionHandle {
@@ -36,6 +38,23 @@ impl ConnectionHandle {
             return;
         }
         rare.wishes.get_or_insert_default().checks.push(check);
+        drop(rare);
+        self.0.signal.raise(Signal::WISHES);
+    }
+
+    /// Has the driver keep `value` until no further message will be received, and drop it then: the peer has ended its
+    /// direction and all that it sent is decoded, or the session is closing. At once where that has been. For layers whose
+    /// users wait for something of the peer's: the value's drop tells them that it will not come. It runs in the session's
+    /// task, so it must not block.
+    pub fn keep_until_input_ends(&self, value: impl Any + Send) {
+        let value: Box<dyn Any + Send> = Box::new(value);
+        let mut rare = self.0.rare.lock();
+        if rare.closed.is_some() {
+            drop(rare); // before the user's value
+            return;
+        }
+        let wishes = rare.wishes.get_or_insert_default();
+        wishes.until_input_ends.push(value);
         drop(rare);
         self.0.signal.raise(Signal::WISHES);
     }
@@ -82,6 +101,7 @@ impl ConnectionHandle {
         };
         let taken = Wishes {
             checks: std::mem::take(&mut wishes.checks),
+            until_input_ends: std::mem::take(&mut wishes.until_input_ends),
             ..**wishes
         };
         if wishes.holds == 0 {

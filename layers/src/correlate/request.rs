@@ -1,0 +1,507 @@
+//! Asking: the handle to ask with, and the future of one request.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    error::{Left, RequestError},
+    matching::Matching,
+    table::{Limits, Outcome, Refused, Table},
+};
+use crate::{
+    connection::CloseReason,
+    session::{
+        Next, Refusal, Session, TicketId, WaiterId, error::SendFailure, payload::Payload,
+        signal::Signal,
+    },
+};
+
+/// What the requests of one session share: an attribute of its handle.
+pub(super) struct Shared<In, Out> {
+    pub(super) table: Table<In>,
+    matching: Arc<dyn Matching<In, Out>>,
+    deadline: Option<Duration>,
+}
+
+impl<In, Out> Shared<In, Out> {
+    pub(super) fn new(
+        limits: Limits,
+        matching: impl Matching<In, Out>,
+        deadline: Option<Duration>,
+    ) -> Self {
+        Self {
+            table: Table::new(limits),
+            matching: Arc::new(matching),
+            deadline,
+        }
+    }
+}
+
+/// Kept by the driver; its drop says that nothing more will be received.
+struct InputGuard<In, Out>(Arc<Shared<In, Out>>);
+
+impl<In, Out> Drop for InputGuard<In, Out> {
+    fn drop(&mut self) {
+        self.0.table.input_ended();
+    }
+}
+
+impl<Out: 'static> Session<Out> {
+    /// Sends `message` as a request and waits for the peer's answer, which is of the type that the session receives. The
+    /// stack needs a [`CorrelateLayer`](super::CorrelateLayer). A handler may ask its own peer: answers are taken before
+    /// readiness, and while a request waits the session loop decodes past messages that wait for their handlers, up to its
+    /// read-ahead bound; beyond that the deadline ends the wait.
+    ///
+    /// Not from a hook of [`OnOpenLayer`](crate::OnOpenLayer): while it runs nothing is received. Whoever asks often keeps
+    /// a [`Caller`](super::Caller), which saves looking for the layer each time and fixes the type of the answer.
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`]. Where the message was not taken it is handed back.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before there was room in the queue it sends nothing. Dropped later, the message is sent all the same, and
+    /// its answer is dropped and [counted](crate::Stats::late).
+    pub fn request<In: Send + 'static>(&self, message: Out) -> Requesting<In, Out> {
+        let shared = self.get::<Arc<Shared<In, Out>>>();
+        Requesting::new(self.clone(), shared, message)
+    }
+}
+
+/// Asks the peer of one session: a [`Session`] of which it is known that its stack has a
+/// [`CorrelateLayer`](super::CorrelateLayer) for answers of type `In`. Clonable, usable from any task. Scope: session.
+pub struct Caller<In, Out = In> {
+    session: Session<Out>,
+    shared: Arc<Shared<In, Out>>,
+}
+
+impl<In: Send + 'static, Out: 'static> Caller<In, Out> {
+    /// The caller of `session`; `None` where its stack has no [`CorrelateLayer`](super::CorrelateLayer) for answers of this
+    /// type, or the session is closed.
+    #[must_use]
+    pub fn of(session: &Session<Out>) -> Option<Self> {
+        Some(Self {
+            session: session.clone(),
+            shared: session.get()?,
+        })
+    }
+
+    /// As [`Session::request`].
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As that of [`Session::request`].
+    pub fn request(&self, message: Out) -> Requesting<In, Out> {
+        let shared = Some(Arc::clone(&self.shared));
+        Requesting::new(self.session.clone(), shared, message)
+    }
+}
+
+impl<In, Out> Caller<In, Out> {
+    /// The session.
+    #[must_use]
+    pub const fn session(&self) -> &Session<Out> {
+        &self.session
+    }
+
+    /// How many requests are in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.shared.table.in_flight()
+    }
+
+    /// Whether answers come in the order of their requests, instead of with ids.
+    #[must_use]
+    pub fn is_ordered(&self) -> bool
+    where
+        In: 'static,
+        Out: 'static,
+    {
+        self.shared.matching.is_ordered()
+    }
+
+    /// Whether there may be answers yet: the session is not closing, and the peer has not ended its direction.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        !self.session.is_closing() && !self.shared.table.is_over()
+    }
+}
+
+impl<In, Out> Clone for Caller<In, Out> {
+    fn clone(&self) -> Self {
+        Self {
+            session: self.session.clone(),
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<In, Out> fmt::Debug for Caller<In, Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Caller").field(&self.session).finish()
+    }
+}
+
+/// The future of [`Session::request`] and [`Caller::request`].
+///
+/// # Panics
+///
+/// When it is polled after it was ready.
+#[must_use = "futures do nothing unless polled"]
+pub struct Requesting<In, Out = In> {
+    session: Session<Out>,
+    shared: Option<Arc<Shared<In, Out>>>,
+    /// Until it is queued.
+    message: Option<Out>,
+    deadline: Option<Duration>,
+    step: Step,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Begin,
+    /// It has an id, and waits for room in the queue.
+    Queueing {
+        id: u64,
+        waiter: Option<WaiterId>,
+    },
+    /// It waits for its answer.
+    Queued {
+        id: u64,
+        ticket: TicketId,
+    },
+    Done,
+}
+
+impl<In, Out> Requesting<In, Out> {
+    fn new(session: Session<Out>, shared: Option<Arc<Shared<In, Out>>>, message: Out) -> Self {
+        let deadline = shared.as_ref().and_then(|shared| shared.deadline);
+        Self {
+            session,
+            shared,
+            message: Some(message),
+            deadline,
+            step: Step::Begin,
+        }
+    }
+
+    /// How long to wait for the answer, from the first poll on and with the wait for room in the queue, in place of the
+    /// layer's [setting](super::CorrelateLayer::with_deadline); `None` is until the session ends.
+    ///
+    /// One that is shorter than all others in flight costs an allocation.
+    pub fn within(mut self, deadline: impl Into<Option<Duration>>) -> Self {
+        self.deadline = deadline.into();
+        self
+    }
+}
+
+// the message is moved, never pinned
+impl<In, Out> Unpin for Requesting<In, Out> {}
+
+impl<In: Send + 'static, Out: 'static> Future for Requesting<In, Out> {
+    type Output = Result<In, RequestError<Out>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let polled = this.poll_steps(cx);
+        if polled.is_ready() {
+            this.finish();
+        }
+        polled
+    }
+}
+
+impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
+    fn poll_steps(&mut self, cx: &Context<'_>) -> Poll<Result<In, RequestError<Out>>> {
+        let Self {
+            session,
+            shared,
+            message,
+            deadline,
+            step,
+        } = self;
+        if let Step::Begin = step {
+            assert!(message.is_some(), "a request was polled after it was ready");
+            if session.is_closing() {
+                return Poll::Ready(Err(closed(session, message.take(), Left::No)));
+            }
+        }
+        let Some(shared) = shared else {
+            let message = message.take();
+            return Poll::Ready(Err(match message {
+                Some(message) => RequestError::NoLayer(message),
+                None => closed(session, None, Left::No),
+            }));
+        };
+        if let Step::Begin = step {
+            let pushed = begin(cx, session, shared, message, *deadline, step)?;
+            if let Some((pushed, next)) = pushed {
+                next.wake();
+                return queued(session, message, step, pushed).map(Err);
+            }
+        }
+        if let Step::Queueing { id, waiter } = step {
+            let id = *id;
+            let (pushed, next) = if shared.matching.is_ordered() {
+                let push = || push(cx, session, message, waiter);
+                shared.table.in_order(id, push)
+            } else {
+                push(cx, session, message, waiter).0
+            };
+            next.wake();
+            if let Poll::Ready(error) = queued(session, message, step, pushed) {
+                return Poll::Ready(Err(error));
+            }
+            // it may have been another task that was noted to be woken
+            let outcome = ready!(shared.table.poll(cx, id));
+            if let Step::Queued { ticket, .. } = *step {
+                return conclude(cx, session, ticket, outcome, step);
+            }
+            return Poll::Ready(Err(not_queued(session, message, &outcome, step)));
+        }
+        let Step::Queued { id, ticket } = *step else {
+            panic!("a request was polled after it was ready");
+        };
+        match shared.table.poll(cx, id) {
+            Poll::Ready(outcome) => conclude(cx, session, ticket, outcome, step),
+            Poll::Pending => match session.outbox().watch(cx, ticket) {
+                Some(failure) => Poll::Ready(Err(failed(session, Err(failure)))),
+                None => Poll::Pending,
+            },
+        }
+    }
+}
+
+/// What came of pushing a message into the queue, and which sender is next in turn.
+type Pushed = (Poll<Result<Option<TicketId>, Refusal>>, Next);
+
+/// Pushes `message` into the queue, or leaves it where it is; whether it was queued.
+fn push<Out>(
+    cx: &Context<'_>,
+    session: &Session<Out>,
+    message: &mut Option<Out>,
+    waiter: &mut Option<WaiterId>,
+) -> (Pushed, bool) {
+    let mut payload = message.take().map(Payload::Message);
+    let pushed = session.outbox().poll_push_watched(cx, &mut payload, waiter);
+    *message = payload.and_then(Payload::into_message);
+    let queued = matches!(pushed.0, Poll::Ready(Ok(_)));
+    (pushed, queued)
+}
+
+/// Gets an id, and a place among those that wait. One that is answered in order is also pushed into the queue.
+fn begin<In: Send + 'static, Out: 'static>(
+    cx: &Context<'_>,
+    session: &Session<Out>,
+    shared: &Arc<Shared<In, Out>>,
+    message: &mut Option<Out>,
+    deadline: Option<Duration>,
+    step: &mut Step,
+) -> Result<Option<Pushed>, RequestError<Out>> {
+    let handle = session.handle();
+    let deadline = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
+    let awaits = |awaits| handle.set_awaits_answers(awaits);
+    let table = &shared.table;
+    let mut waiter = None;
+    let begun = if shared.matching.is_ordered() {
+        let push = || push(cx, session, message, &mut waiter);
+        let begun = table.begin_in_order(cx, deadline, awaits, push);
+        begun.map(|(begun, pushed)| (begun, Some(pushed)))
+    } else {
+        let begun = table.begin(cx, deadline, awaits);
+        begun.map(|begun| (begun, None))
+    };
+    let (begun, pushed) = match begun {
+        Ok(begun) => begun,
+        Err(refused) => {
+            return Err(match (refused, message.take()) {
+                (Refused::Full, Some(message)) => RequestError::Full(message),
+                (_, message) => closed(session, message, Left::No),
+            });
+        }
+    };
+    // before the user's code, which may panic: a drop gives the place back
+    *step = Step::Queueing {
+        id: begun.id,
+        waiter,
+    };
+    if begun.unguarded {
+        handle.keep_until_input_ends(InputGuard(Arc::clone(shared)));
+    }
+    if let Some((at, look)) = begun.look {
+        let shared = Arc::clone(shared);
+        handle.check_at(at, move |handle, now| {
+            let awaits = |awaits| handle.set_awaits_answers(awaits);
+            shared.table.look(look, now, awaits)
+        });
+    }
+    if let Some(message) = message {
+        shared.matching.mark(begun.id, message);
+    }
+    Ok(pushed)
+}
+
+/// Goes on from what came of pushing: ready with an error.
+fn queued<Out>(
+    session: &Session<Out>,
+    message: &mut Option<Out>,
+    step: &mut Step,
+    pushed: Poll<Result<Option<TicketId>, Refusal>>,
+) -> Poll<RequestError<Out>> {
+    match (pushed, *step) {
+        (Poll::Ready(Ok(Some(ticket))), Step::Queueing { id, .. }) => {
+            *step = Step::Queued { id, ticket };
+            session.signal().raise(Signal::MESSAGES);
+            Poll::Pending
+        }
+        (Poll::Pending, _) => Poll::Pending,
+        (Poll::Ready(Err(refusal)), _) => Poll::Ready(match (refusal, message.take()) {
+            (Refusal::Full, Some(message)) => RequestError::Full(message),
+            (Refusal::Budget, Some(message)) => RequestError::Budget(message),
+            (Refusal::Finished, Some(message)) => RequestError::Finished(message),
+            (_, message) => closed(session, message, Left::No),
+        }),
+        (Poll::Ready(Ok(_)), _) => unreachable!("a watched message has a ticket"),
+    }
+}
+
+/// The end of a request that is not even queued.
+fn not_queued<In, Out>(
+    session: &Session<Out>,
+    message: &mut Option<Out>,
+    outcome: &Outcome<In>,
+    step: &mut Step,
+) -> RequestError<Out> {
+    let message = message.take();
+    match outcome {
+        Outcome::Expired => RequestError::Deadline {
+            message,
+            left: Left::No,
+        },
+        Outcome::Over => closed(session, message, Left::No),
+        // nobody can answer what was not asked, but a peer may guess an id
+        Outcome::Answer(_) => {
+            if let Step::Queueing {
+                waiter: Some(waiter),
+                ..
+            } = std::mem::replace(step, Step::Done)
+            {
+                session.outbox().leave(waiter);
+            }
+            match message {
+                Some(message) => RequestError::Full(message),
+                None => closed(session, None, Left::No),
+            }
+        }
+    }
+}
+
+/// The end of a request that was queued.
+fn conclude<In, Out>(
+    cx: &Context<'_>,
+    session: &Session<Out>,
+    ticket: TicketId,
+    outcome: Outcome<In>,
+    step: &mut Step,
+) -> Poll<Result<In, RequestError<Out>>> {
+    let outbox = session.outbox();
+    match outcome {
+        Outcome::Answer(answer) => {
+            // which has freed its place; and what was sent is nobody's concern any more
+            *step = Step::Done;
+            Poll::Ready(Ok(answer))
+        }
+        Outcome::Expired => {
+            let now = Context::from_waker(Waker::noop());
+            let left = match outbox.poll_watched(&now, ticket) {
+                Poll::Ready(Ok(_)) => Left::Yes,
+                Poll::Ready(Err(_)) | Poll::Pending => Left::Perhaps,
+            };
+            Poll::Ready(Err(RequestError::Deadline {
+                message: None,
+                left,
+            }))
+        }
+        // what was accepted for sending is still flushed, and then it is known whether it has left
+        Outcome::Over => {
+            let outcome = ready!(outbox.poll_watched(cx, ticket));
+            Poll::Ready(Err(failed(session, outcome)))
+        }
+    }
+}
+
+/// There will be no answer; `outcome` is that of sending.
+fn failed<Out>(session: &Session<Out>, outcome: Result<(), SendFailure<Out>>) -> RequestError<Out> {
+    match outcome {
+        Ok(()) => closed(session, None, Left::Yes),
+        Err(SendFailure::Encode(source)) => RequestError::Encode(source),
+        Err(SendFailure::Closed(Some(payload))) => {
+            closed(session, payload.into_message(), Left::No)
+        }
+        Err(_) => closed(session, None, Left::Perhaps),
+    }
+}
+
+fn closed<Out>(session: &Session<Out>, message: Option<Out>, left: Left) -> RequestError<Out> {
+    RequestError::Closed {
+        message,
+        left,
+        reason: session.reason().unwrap_or(CloseReason::PeerClosed),
+    }
+}
+
+impl<In, Out> Requesting<In, Out> {
+    /// Gives back what it holds of the queue and of the table.
+    fn finish(&mut self) {
+        let step = std::mem::replace(&mut self.step, Step::Done);
+        let Some(shared) = &self.shared else {
+            return;
+        };
+        let outbox = self.session.outbox();
+        let id = match step {
+            Step::Begin | Step::Done => return,
+            Step::Queueing { id, waiter } => {
+                if let Some(waiter) = waiter {
+                    outbox.leave(waiter);
+                }
+                id
+            }
+            Step::Queued { id, ticket } => {
+                outbox.abandon(ticket);
+                id
+            }
+        };
+        let handle = self.session.handle();
+        shared
+            .table
+            .end(id, |awaits| handle.set_awaits_answers(awaits));
+    }
+}
+
+impl<In, Out> Drop for Requesting<In, Out> {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl<In, Out> fmt::Debug for Requesting<In, Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Requesting")
+            .field("session", &self.session)
+            .field("step", &self.step)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,40 @@
+//! The future of a call.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use getty_layers::correlate::{RequestError, Requesting};
+use tokio::sync::OwnedSemaphorePermit;
+
+/// The answer that a call waits for, and its place among those in flight.
+#[must_use = "futures do nothing unless polled"]
+pub struct CallFuture<In, Out> {
+    request: Requesting<In, Out>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl<In, Out> CallFuture<In, Out> {
+    pub(super) const fn new(request: Requesting<In, Out>, place: OwnedSemaphorePermit) -> Self {
+        Self {
+            request,
+            _place: place,
+        }
+    }
+}
+
+impl<In: Send + 'static, Out: 'static> Future for CallFuture<In, Out> {
+    type Output = Result<In, RequestError<Out>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.request).poll(cx)
+    }
+}
+
+impl<In, Out> fmt::Debug for CallFuture<In, Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CallFuture").field(&self.request).finish()
+    }
+}

@@ -1,0 +1,596 @@
+//! Clients that are services: calls, under tower's middleware, over sessions that come and go.
+
+use std::{
+    convert::Infallible,
+    future::ready,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use getty::{
+    BoxError, CloseReason, CodecLayer, Listener, MultiplexClient, Pipeline, PipelineClient,
+    Request, Service, ServiceBuilder, Session, SessionLayer, SessionTask, Transport,
+    client::Client,
+    codec::Lines,
+    layers::{
+        Correlate, CorrelateLayer,
+        correlate::{Left, Matching, RequestError},
+    },
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
+use tower::{
+    ServiceExt,
+    balance::p2c::Balance,
+    discover::{Change, ServiceList},
+    load::Load,
+    retry::{Policy, RetryLayer},
+};
+
+use crate::support::{Place, Server, echo, even, idle, ms, soon};
+
+/// Lines such as `ask 7 what` and `answer 7 that`.
+#[derive(Clone, Copy, Debug)]
+struct Words;
+
+impl Correlate<String> for Words {
+    fn put(&self, id: u64, message: &mut String) {
+        message.insert_str(0, &format!("ask {id} "));
+    }
+
+    fn answers(&self, message: &String) -> Option<u64> {
+        message
+            .strip_prefix("answer ")?
+            .split(' ')
+            .next()?
+            .parse()
+            .ok()
+    }
+}
+
+/// What was asked, or answered.
+fn what(line: &str) -> &str {
+    line.splitn(3, ' ').last().unwrap_or_default()
+}
+
+/// Answers by id, out of order, and notes what it was asked; `mute` is never answered.
+fn answering<T: Transport + Send + 'static>(asked: Asked) -> impl Pipeline<T> + Clone {
+    ServiceBuilder::new()
+        .layer(CodecLayer::new(Lines::new()))
+        .layer(SessionLayer::new().in_flight(64).unordered())
+        .service_fn(move |request: Request<String>| {
+            let message = request.into_message();
+            asked.0.lock().unwrap().push(what(&message).to_owned());
+            async move {
+                let what = what(&message);
+                if what == "mute" {
+                    std::future::pending::<()>().await;
+                }
+                sleep(ms(what.len() as u64 % 7)).await;
+                Ok::<_, BoxError>(Some(message.replacen("ask", "answer", 1)))
+            }
+        })
+}
+
+#[derive(Clone, Debug, Default)]
+struct Asked(Arc<Mutex<Vec<String>>>);
+
+impl Asked {
+    fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+}
+
+/// A client's stack around a correlating layer; what is no answer goes to `pushes`.
+fn calling<M>(
+    matching: CorrelateLayer<M>,
+    pushes: mpsc::UnboundedSender<String>,
+) -> impl Fn(getty::LinkLayer<String>) -> Stack + Send + Sync + 'static
+where
+    M: Matching<String, String> + Clone,
+{
+    move |link| {
+        let pushes = pushes.clone();
+        let stack = ServiceBuilder::new()
+            .layer(CodecLayer::new(Lines::new()))
+            .layer(matching.clone())
+            .layer(link)
+            .layer(SessionLayer::new())
+            .service_fn(move |request: Request<String>| {
+                let _ = pushes.send(request.into_message());
+                ready(Ok::<Option<String>, BoxError>(None))
+            });
+        getty::BoxPipeline::new(stack)
+    }
+}
+
+type Stack = getty::BoxPipeline;
+
+fn by_id() -> impl Fn(getty::LinkLayer<String>) -> Stack + Send + Sync + 'static {
+    calling(CorrelateLayer::new(Words), mpsc::unbounded_channel().0)
+}
+
+fn in_order() -> impl Fn(getty::LinkLayer<String>) -> Stack + Send + Sync + 'static {
+    calling(CorrelateLayer::in_order(), mpsc::unbounded_channel().0)
+}
+
+/// One session to `place`.
+async fn session(
+    place: &Place,
+    stack: impl FnOnce(getty::LinkLayer<String>) -> Stack,
+) -> (Session<String>, SessionTask) {
+    getty::connect(place.connector(), (), stack).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_are_answered_whoever_makes_them_and_in_whatever_order() {
+    let place = Place::default();
+    let _server = place.serve(answering(Asked::default()));
+    let (session, _task) = session(&place, by_id()).await;
+    let client: MultiplexClient<String> = MultiplexClient::new(session);
+    let calls = (0..500).map(|n| {
+        let client = client.clone();
+        let what = "x".repeat(n % 50 + 1);
+        async move { assert!(client.oneshot(what.clone()).await.unwrap().ends_with(&what)) }
+    });
+    soon(join_all(calls)).await;
+    assert_eq!(client.load(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pipeline_is_answered_in_order() {
+    let place = Place::default();
+    let _server = place.serve(echo());
+    let (session, _task) = session(&place, in_order()).await;
+    let client: PipelineClient<String> = PipelineClient::new(session);
+    let calls = (0..500).map(|n| {
+        let client = client.clone();
+        async move { assert_eq!(client.oneshot(n.to_string()).await.unwrap(), n.to_string()) }
+    });
+    soon(join_all(calls)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn readiness_is_a_place_among_the_calls_in_flight() {
+    let place = Place::default();
+    let _server = place.serve(answering(Asked::default()));
+    let (session, _task) = session(&place, by_id()).await;
+    let client = MultiplexClient::<String>::new(session).with_in_flight(2);
+    let mut first = task::spawn(client.clone());
+    let mut second = task::spawn(client.clone());
+    let mut third = task::spawn(client.clone());
+    assert_ready_ok!(first.enter(|cx, mut service| service.poll_ready(cx)));
+    assert_ready_ok!(first.enter(|cx, mut service| service.poll_ready(cx)));
+    assert_eq!(client.load(), 1, "one place, however often it is asked for");
+    assert_ready_ok!(second.enter(|cx, mut service| service.poll_ready(cx)));
+    assert_pending!(third.enter(|cx, mut service| service.poll_ready(cx)));
+    // a clone of one that is ready is not
+    let mut clone = task::spawn((*second).clone());
+    assert_pending!(clone.enter(|cx, mut service| service.poll_ready(cx)));
+    drop(clone);
+
+    // one that is dropped gives its place back
+    drop(second);
+    assert!(third.is_woken());
+    assert_ready_ok!(third.enter(|cx, mut service| service.poll_ready(cx)));
+
+    // and so does a call, when it is answered or dropped
+    let mut fourth = task::spawn(client.clone());
+    let call = first.call("what".to_owned());
+    assert_pending!(fourth.enter(|cx, mut service| service.poll_ready(cx)));
+    soon(call).await.unwrap();
+    assert!(fourth.is_woken());
+    assert_ready_ok!(fourth.enter(|cx, mut service| service.poll_ready(cx)));
+    let mut call = task::spawn(third.call("mute".to_owned()));
+    assert_pending!(call.poll());
+    let mut fifth = task::spawn(client.clone());
+    assert_pending!(fifth.enter(|cx, mut service| service.poll_ready(cx)));
+    drop(call);
+    assert!(fifth.is_woken());
+    assert_ready_ok!(fifth.enter(|cx, mut service| service.poll_ready(cx)));
+    assert_eq!(client.load(), 2);
+    drop((fourth, fifth));
+    assert_eq!(client.load(), 0);
+}
+
+#[tokio::test]
+#[should_panic(expected = "polled ready before")]
+async fn a_call_without_readiness_is_a_mistake() {
+    let place = Place::default();
+    let _server = place.serve(echo());
+    let (session, _task) = session(&place, in_order()).await;
+    let mut client: PipelineClient<String> = PipelineClient::new(session);
+    drop(client.call("what".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_call_of_a_pipeline_does_not_shift_the_answers() {
+    let place = Place::default();
+    let _server = place.serve(echo());
+    let (session, _task) = session(&place, in_order()).await;
+    let mut client: PipelineClient<String> = PipelineClient::new(session.clone());
+    for n in 0..50_u64 {
+        let kept = client.ready().await.unwrap().call(format!("kept {n}"));
+        let mut kept = task::spawn(kept);
+        assert_pending!(kept.poll());
+        let dropped = client.ready().await.unwrap().call(format!("dropped {n}"));
+        let mut dropped = task::spawn(dropped);
+        assert_pending!(dropped.poll());
+        drop(dropped);
+        let last = client.ready().await.unwrap().call(format!("last {n}"));
+        assert_eq!(soon(last).await.unwrap(), format!("last {n}"));
+        assert_eq!(assert_ready_ok!(kept.poll()), format!("kept {n}"));
+        assert_eq!(session.stats().late, n + 1);
+    }
+    assert_eq!(client.load(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_server_says_of_its_own_accord_is_the_handlers() {
+    let place = Place::default();
+    let mut listener = place.listen();
+    let (pushes, mut pushed) = mpsc::unbounded_channel();
+    let matching =
+        CorrelateLayer::in_order().with_push(|message: &String| message.starts_with('>'));
+    let opening = session(&place, calling(matching, pushes));
+    let accepting = async {
+        let accept = std::future::poll_fn(|cx| listener.poll_accept(cx));
+        let connection = accept.await.unwrap();
+        let (stream, lease) = connection.into_parts();
+        (tokio_util::codec::Framed::new(stream, Lines::new()), lease)
+    };
+    let ((session, _task), (mut server, _lease)) =
+        soon(async { tokio::join!(opening, accepting) }).await;
+    use futures_util::{SinkExt, StreamExt};
+    let mut client: PipelineClient<String> = PipelineClient::new(session);
+    server.send("welcome".to_owned()).await.unwrap();
+    assert_eq!(soon(pushed.recv()).await.as_deref(), Some("welcome"));
+    let call = tokio::spawn(client.ready().await.unwrap().call("what".to_owned()));
+    assert_eq!(soon(server.next()).await.unwrap().unwrap(), "what");
+    server.send("> news".to_owned()).await.unwrap();
+    server.send("that".to_owned()).await.unwrap();
+    assert_eq!(soon(call).await.unwrap().unwrap(), "that");
+    assert_eq!(soon(pushed.recv()).await.as_deref(), Some("> news"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_closes_fails_its_calls_and_the_readiness() {
+    let place = Place::default();
+    let _server = place.serve(answering(Asked::default()));
+    let (session, _task) = session(&place, by_id()).await;
+    let client = MultiplexClient::<String>::new(session.clone()).with_in_flight(1);
+    assert!(client.is_live());
+    let call = tokio::spawn(client.clone().oneshot("mute".to_owned()));
+    idle().await;
+    let mut waits = task::spawn(client.clone());
+    assert_pending!(waits.enter(|cx, mut service| service.poll_ready(cx)));
+
+    session.close_with(CloseReason::Shutdown);
+    let error = soon(call).await.unwrap().unwrap_err();
+    assert_eq!(error.left(), Left::Yes);
+    assert!(waits.is_woken());
+    let error = assert_ready_err!(waits.enter(|cx, mut service| service.poll_ready(cx)));
+    assert!(matches!(
+        error,
+        RequestError::Closed {
+            message: None,
+            left: Left::No,
+            reason: CloseReason::Shutdown,
+        }
+    ));
+    assert!(!client.is_live());
+    assert_eq!(client.load(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_client_reconnects_calls_wait_and_when_it_stops_they_fail() {
+    let place = Place::default();
+    let server = place.serve(echo());
+    let client = even().connect(place.connector(), (), in_order());
+    let mut calls = PipelineClient::<String, String, _>::new(client.clone());
+    assert_eq!(
+        soon(calls.ready())
+            .await
+            .unwrap()
+            .call("1".to_owned())
+            .await
+            .unwrap(),
+        "1"
+    );
+    drop(server);
+    idle().await;
+    assert!(!calls.is_live());
+    let mut waiting = task::spawn(calls.clone());
+    assert_pending!(waiting.enter(|cx, mut service| service.poll_ready(cx)));
+    assert_eq!(calls.load(), 0, "it has no place while there is no session");
+
+    let _server = place.serve(echo());
+    assert_eq!(
+        soon(calls.ready())
+            .await
+            .unwrap()
+            .call("2".to_owned())
+            .await
+            .unwrap(),
+        "2"
+    );
+    assert!(waiting.is_woken());
+    assert_ready_ok!(waiting.enter(|cx, mut service| service.poll_ready(cx)));
+
+    client.stop();
+    let error = soon(calls.ready()).await.unwrap_err();
+    assert!(matches!(error, RequestError::Unavailable(_)), "{error}");
+    assert_eq!(error.left(), Left::No);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stack_of_the_wrong_kind_is_told_so() {
+    let place = Place::default();
+    let _server = place.serve(echo());
+    let (session, _task) = session(&place, in_order()).await;
+    let mut wrong = MultiplexClient::<String>::new(session.clone());
+    let error: BoxError = wrong.ready().await.unwrap_err().into();
+    let source = error.source().unwrap().to_string();
+    assert!(source.contains("`CorrelateLayer::new(…)`"), "{source}");
+    let mut wrong = PipelineClient::<u32, String>::new(session);
+    let error: BoxError = wrong.ready().await.unwrap_err().into();
+    let source = error.source().unwrap().to_string();
+    assert!(source.contains("`CorrelateLayer::in_order()`"), "{source}");
+}
+
+/// Tries again what has not left.
+#[derive(Clone)]
+struct Again(Arc<AtomicUsize>);
+
+impl Policy<String, String, RequestError<String>> for Again {
+    type Future = std::future::Ready<()>;
+
+    fn retry(
+        &mut self,
+        _: &mut String,
+        result: &mut Result<String, RequestError<String>>,
+    ) -> Option<Self::Future> {
+        let error = result.as_ref().err()?;
+        if error.left() != Left::No || !error.is_closed() {
+            return None;
+        }
+        self.0.fetch_add(1, SeqCst);
+        Some(ready(()))
+    }
+
+    fn clone_request(&mut self, request: &String) -> Option<String> {
+        Some(request.clone())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn towers_middleware_works_on_calls() {
+    let place = Place::default();
+    let _server = place.serve(answering(Asked::default()));
+    let client = even().connect(place.connector(), (), by_id());
+    let calls = MultiplexClient::<String, String, _>::new(client.clone()).with_in_flight(1);
+    let retried = Arc::new(AtomicUsize::new(0));
+    let stack = ServiceBuilder::new()
+        .buffer::<String>(16)
+        .timeout(Duration::from_secs(5))
+        .layer(RetryLayer::new(Again(Arc::clone(&retried))))
+        .service(calls.clone());
+    assert!(
+        soon(stack.clone().oneshot("what".to_owned()))
+            .await
+            .unwrap()
+            .ends_with("what")
+    );
+
+    // `timeout` cancels a call, and its place is free
+    let begun = Instant::now();
+    let error = soon(stack.clone().oneshot("mute".to_owned()))
+        .await
+        .unwrap_err();
+    assert!(error.is::<tower::timeout::error::Elapsed>(), "{error}");
+    assert_eq!(begun.elapsed().as_secs(), 5);
+    soon(stack.clone().oneshot("what".to_owned()))
+        .await
+        .unwrap();
+
+    // `retry` tries on the next session what did not get through the one that closed under it
+    let mut ready = stack.clone();
+    let ready = soon(ready.ready()).await.unwrap();
+    let session = client.pick().unwrap();
+    let call = ready.call("again".to_owned());
+    session.close();
+    assert!(soon(call).await.unwrap().ends_with("again"));
+
+    // `load_shed` refuses what there is no place for
+    let mut shed = ServiceBuilder::new().load_shed().service(calls.clone());
+    let call = tokio::spawn(
+        soon(calls.clone().ready())
+            .await
+            .unwrap()
+            .call("mute".to_owned()),
+    );
+    idle().await;
+    let error = shed.ready().await.unwrap().call("more".to_owned()).await;
+    assert!(
+        error
+            .unwrap_err()
+            .is::<tower::load_shed::error::Overloaded>()
+    );
+    call.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_tries_again_what_had_not_left_and_nothing_else() {
+    let place = Place::default();
+    let asked = Asked::default();
+    let _server = place.serve(answering(asked.clone()));
+    let client = even().connect(place.connector(), (), by_id());
+    let calls = MultiplexClient::<String, String, _>::new(client.clone());
+    let retried = Arc::new(AtomicUsize::new(0));
+    let mut stack = ServiceBuilder::new()
+        .layer(RetryLayer::new(Again(Arc::clone(&retried))))
+        .service(calls);
+    // ready on a session that closes before the call
+    let ready = soon(stack.ready()).await.unwrap();
+    client.pick().unwrap().close();
+    let call = ready.call("not left".to_owned());
+    assert!(soon(call).await.unwrap().ends_with("not left"));
+    assert_eq!(retried.load(SeqCst), 1);
+
+    let call = tokio::spawn(soon(stack.ready()).await.unwrap().call("mute".to_owned()));
+    idle().await;
+    client.pick().unwrap().close();
+    assert_eq!(soon(call).await.unwrap().unwrap_err().left(), Left::Yes);
+    assert_eq!(retried.load(SeqCst), 1);
+    assert_eq!(asked.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_balancer_fails_over_and_comes_back() {
+    let places: [Place; 3] = Default::default();
+    let asked: [Asked; 3] = Default::default();
+    let serve = |n: usize| places[n].serve(answering(asked[n].clone()));
+    let mut servers: Vec<Option<Server>> = (0..3).map(|n| Some(serve(n))).collect();
+    let endpoints = places.each_ref().map(|place| {
+        let client = even().connect(place.connector(), (), by_id());
+        MultiplexClient::<String, String, _>::new(client)
+    });
+    let clients = endpoints.each_ref().map(|calls| calls.source().clone());
+    let mut balance = Balance::new(ServiceList::new::<String>(endpoints));
+    let mut call = async |times: usize| {
+        let before = asked.each_ref().map(Asked::len);
+        for _ in 0..times {
+            soon(balance.ready())
+                .await
+                .unwrap()
+                .call("what".to_owned())
+                .await
+                .unwrap();
+        }
+        [0, 1, 2].map(|n| asked[n].len() - before[n])
+    };
+    let all = call(300).await;
+    assert!(all.iter().all(|calls| *calls > 30), "{all:?}");
+
+    servers[1] = None;
+    idle().await;
+    let two = call(300).await;
+    assert_eq!(two[1], 0, "{two:?}");
+
+    servers[1] = Some(serve(1));
+    soon(clients[1].session()).await.unwrap();
+    let all = call(300).await;
+    assert!(all.iter().all(|calls| *calls > 30), "{all:?}");
+
+    // one that is gone for good is taken out, and the rest goes on
+    clients[0].stop();
+    let two = call(300).await;
+    assert_eq!(two[0], 0, "{two:?}");
+    assert!(two[1] > 30 && two[2] > 30, "{two:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_balancer_takes_endpoints_that_are_discovered() {
+    let place = Place::default();
+    let _server = place.serve(answering(Asked::default()));
+    let client = even().connect(place.connector(), (), by_id());
+    let calls = MultiplexClient::<String, String, _>::new(client);
+    let (changes, discovered) = mpsc::unbounded_channel();
+    let discover = futures_util::stream::unfold(discovered, |mut discovered| async move {
+        let change: Change<u8, _> = discovered.recv().await?;
+        Some((Ok::<_, Infallible>(change), discovered))
+    });
+    let mut balance = Balance::new(Box::pin(discover));
+    let mut waiting = task::spawn(());
+    assert_pending!(waiting.enter(|cx, _| Service::<String>::poll_ready(&mut balance, cx)));
+    changes.send(Change::Insert(1, calls)).ok().unwrap();
+    let ready = soon(ServiceExt::<String>::ready(&mut balance)).await;
+    soon(ready.unwrap().call("what".to_owned())).await.unwrap();
+    changes.send(Change::Remove(1)).ok().unwrap();
+    assert_pending!(waiting.enter(|cx, _| Service::<String>::poll_ready(&mut balance, cx)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_restarted_under_load_answers_each_call_once_or_the_call_says_why_not() {
+    let place = Place::default();
+    let asked = Asked::default();
+    let mut server = place.serve(answering(asked.clone()));
+    let client: Client<String> =
+        Client::builder()
+            .with_sessions(4)
+            .connect(place.connector(), (), by_id());
+    let calls = MultiplexClient::<String, String, _>::new(client.clone());
+    let (mut answered, mut failed) = (0, 0);
+    let workers: Vec<_> = (0..16)
+        .map(|worker| {
+            let mut calls = calls.clone();
+            tokio::spawn(async move {
+                let (mut answered, mut failed) = (0, 0);
+                for n in 0..200 {
+                    let what = format!("{worker}-{n}");
+                    let call = calls.ready().await.unwrap().call(what.clone());
+                    match call.await {
+                        Ok(answer) => {
+                            assert!(answer.ends_with(&format!(" {what}")), "{answer}");
+                            answered += 1;
+                        }
+                        Err(RequestError::Closed { .. }) => failed += 1,
+                        Err(error) => panic!("{error:?}"),
+                    }
+                }
+                (answered, failed)
+            })
+        })
+        .collect();
+    for _ in 0..50 {
+        sleep(ms(17)).await;
+        drop(server);
+        sleep(ms(40)).await;
+        server = place.serve(answering(asked.clone()));
+        soon(client.session()).await.unwrap();
+    }
+    for worker in workers {
+        let (a, f) = soon(worker).await.unwrap();
+        answered += a;
+        failed += f;
+    }
+    assert_eq!(answered + failed, 16 * 200);
+    assert!(failed > 0 && answered > failed, "{answered} {failed}");
+    // nothing was asked twice
+    let mut asked = asked.0.lock().unwrap().clone();
+    let all = asked.len();
+    asked.sort();
+    asked.dedup();
+    assert_eq!(asked.len(), all);
+    assert_eq!(calls.load(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_for_a_session_can_be_given_up() {
+    let place = Place::default();
+    let client = even().connect(place.connector(), (), by_id());
+    let calls = MultiplexClient::<String, String, _>::new(client);
+    let call = timeout(
+        Duration::from_secs(60),
+        calls.clone().oneshot("what".to_owned()),
+    );
+    assert!(soon(call).await.is_err());
+    assert_eq!(calls.load(), 0);
+    let mut once = task::spawn(calls);
+    assert_pending!(once.enter(|cx, mut service| service.poll_ready(cx)));
+    let _server = place.serve(answering(Asked::default()));
+    soon(async {
+        while !once.is_woken() {
+            idle().await;
+        }
+    })
+    .await;
+    assert!(assert_ready!(once.enter(|cx, mut service| service.poll_ready(cx))).is_ok());
+}
