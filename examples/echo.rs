@@ -1,9 +1,10 @@
 //! Sends back whatever arrives: the same handler behind any listener, codec and stack.
 //!
 //! ```text
-//! cargo run --release --all-features --example echo -- --tcp 127.0.0.1:7007 --unix /tmp/echo.sock
+//! cargo run --release --all-features --example echo -- --tcp 127.0.0.1:7007 --unix /tmp/echo.sock --udp 127.0.0.1:7007
 //! nc 127.0.0.1 7007
 //! nc -U /tmp/echo.sock
+//! nc -u 127.0.0.1 7007
 //! ```
 //!
 //! `--help` lists the flags. SIGINT and SIGTERM end it with status 0, within five seconds.
@@ -20,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use getty::{
     BoxError, CodecLayer, Listener, Pipeline, Reply, Request, Serve, ServiceBuilder, SessionLayer,
     codec::{Decoder, Encoder, Length, Lines, Raw},
@@ -29,7 +30,7 @@ use getty::{
         IdleTimeoutLayer, MetricsLayer, ReadTimeoutLayer, Registry, RegistryLayer, TraceLayer,
         WriteTimeoutLayer,
     },
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, UdpListener, UdpPeer, UnixListener},
 };
 use lexopt::prelude::*;
 use tokio::{
@@ -38,11 +39,13 @@ use tokio::{
 };
 
 const HELP: &str = "\
-Usage: echo [--tcp ADDRESS]... [--unix PATH]... [settings]
+Usage: echo [--tcp ADDRESS]... [--unix PATH]... [--udp ADDRESS]... [settings]
 
   --tcp ADDRESS     listen on a TCP address, such as 127.0.0.1:7007; port 0 takes any free one
   --unix PATH       listen on a Unix socket
-  --codec CODEC     lines (default), length (4 bytes big-endian, up to 16 MiB), or raw
+  --udp ADDRESS     listen on a UDP address; a session for each peer, which ends after a minute's silence
+  --codec CODEC     lines, length (4 bytes big-endian, up to 16 MiB), or raw; without it streams have
+                    lines, and datagrams come back unchanged
   --stack STACK     bare (default): codec and session loop; tower: with tower's timeouts and limits;
                     full: with what a production server has, which tells an idle peer every minute
                     that it is there: an empty line or frame, and nothing where all bytes mean something
@@ -95,15 +98,41 @@ fn run(options: Options) -> Result<(), BoxError> {
 async fn echo(options: Options) -> Result<(), BoxError> {
     // first, so that nobody is told that we listen before a signal ends us in order
     let shutdown = getty::shutdown_signal();
-    let serve = match options.codec {
-        Codec::Lines => options.serve(Lines::new(), Some(String::new())).await,
-        Codec::Length => {
-            let codec = Length::new().with_max_length(LONGEST);
-            options.serve(codec, Some(Bytes::new())).await
+    let mut listeners = Vec::new();
+    match options.codec {
+        None => {
+            let streams = Listeners::STREAMS;
+            listeners.extend(
+                options
+                    .serve(streams, Lines::new(), Some(String::new()))
+                    .await?,
+            );
+            let datagrams = Listeners::DATAGRAMS;
+            listeners.extend(options.serve(datagrams, Whole, None).await?);
         }
-        Codec::Raw => options.serve(Raw::new(), None).await,
-    };
-    serve?
+        Some(Codec::Lines) => {
+            let codec = Lines::new();
+            listeners.extend(
+                options
+                    .serve(Listeners::ALL, codec, Some(String::new()))
+                    .await?,
+            );
+        }
+        Some(Codec::Length) => {
+            let codec = Length::new().with_max_length(LONGEST);
+            listeners.extend(
+                options
+                    .serve(Listeners::ALL, codec, Some(Bytes::new()))
+                    .await?,
+            );
+        }
+        Some(Codec::Raw) => {
+            listeners.extend(options.serve(Listeners::ALL, Raw::new(), None).await?);
+        }
+    }
+    let serve = listeners.into_iter().reduce(Serve::and);
+    serve
+        .ok_or("nothing to listen on")?
         .with_graceful_shutdown(shutdown)
         .with_drain_deadline(DRAIN)
         .await?;
@@ -116,7 +145,8 @@ async fn echo(options: Options) -> Result<(), BoxError> {
 struct Options {
     tcp: Vec<String>,
     unix: Vec<PathBuf>,
-    codec: Codec,
+    udp: Vec<String>,
+    codec: Option<Codec>,
     stack: Stack,
     workers: NonZero<usize>,
 }
@@ -125,6 +155,54 @@ enum Codec {
     Lines,
     Length,
     Raw,
+}
+
+/// Which listeners a codec is for.
+#[derive(Clone, Copy)]
+struct Listeners {
+    streams: bool,
+    datagrams: bool,
+}
+
+impl Listeners {
+    const ALL: Self = Self {
+        streams: true,
+        datagrams: true,
+    };
+    const STREAMS: Self = Self {
+        datagrams: false,
+        ..Self::ALL
+    };
+    const DATAGRAMS: Self = Self {
+        streams: false,
+        ..Self::ALL
+    };
+}
+
+/// A datagram as it is, even if it is empty.
+#[derive(Clone)]
+struct Whole;
+
+impl Decoder for Whole {
+    type Item = Bytes;
+    type Error = io::Error;
+
+    fn decode(&mut self, _: &mut BytesMut) -> io::Result<Option<Bytes>> {
+        Ok(None)
+    }
+
+    fn decode_eof(&mut self, datagram: &mut BytesMut) -> io::Result<Option<Bytes>> {
+        Ok(Some(datagram.split().freeze()))
+    }
+}
+
+impl Encoder<Bytes> for Whole {
+    type Error = io::Error;
+
+    fn encode(&mut self, message: Bytes, datagram: &mut BytesMut) -> io::Result<()> {
+        datagram.extend_from_slice(&message);
+        Ok(())
+    }
 }
 
 enum Stack {
@@ -139,7 +217,8 @@ impl Options {
         let mut options = Self {
             tcp: Vec::new(),
             unix: Vec::new(),
-            codec: Codec::Lines,
+            udp: Vec::new(),
+            codec: None,
             stack: Stack::Bare,
             workers: available_parallelism().unwrap_or(NonZero::<usize>::MIN),
         };
@@ -148,13 +227,14 @@ impl Options {
             match argument {
                 Long("tcp") => options.tcp.push(arguments.value()?.string()?),
                 Long("unix") => options.unix.push(arguments.value()?.into()),
+                Long("udp") => options.udp.push(arguments.value()?.string()?),
                 Long("codec") => {
-                    options.codec = match &*arguments.value()?.string()? {
+                    options.codec = Some(match &*arguments.value()?.string()? {
                         "lines" => Codec::Lines,
                         "length" => Codec::Length,
                         "raw" => Codec::Raw,
                         other => return Err(format!("there is no codec '{other}'").into()),
-                    }
+                    });
                 }
                 Long("stack") => {
                     options.stack = match &*arguments.value()?.string()? {
@@ -166,20 +246,25 @@ impl Options {
                 }
                 Long("workers") => options.workers = arguments.value()?.parse()?,
                 Long("help") | Short('h') => return Ok(None),
-                Long(flag @ ("udp" | "tls" | "ws" | "wss" | "cert" | "key")) => {
+                Long(flag @ ("tls" | "ws" | "wss" | "cert" | "key")) => {
                     return Err(later(format_args!("--{flag}")));
                 }
                 other => return Err(other.unexpected()),
             }
         }
-        if options.tcp.is_empty() && options.unix.is_empty() {
-            return Err("nothing to listen on: give --tcp or --unix".into());
+        if options.tcp.is_empty() && options.unix.is_empty() && options.udp.is_empty() {
+            return Err("nothing to listen on: give --tcp, --unix or --udp".into());
         }
         Ok(Some(options))
     }
 
     /// Binds the listeners, and puts the echo behind them. `beat` is a message that means nothing, if there is one.
-    async fn serve<C, M>(&self, codec: C, beat: Option<M>) -> Result<Serve, BoxError>
+    async fn serve<C, M>(
+        &self,
+        listeners: Listeners,
+        codec: C,
+        beat: Option<M>,
+    ) -> Result<Vec<Serve>, BoxError>
     where
         C: Decoder<Item = M, Error: Into<BoxError>> + Encoder<M, Error: Into<BoxError>>,
         C: Clone + Send + 'static,
@@ -191,6 +276,7 @@ impl Options {
         match self.stack {
             Stack::Bare => {
                 self.listen(
+                    listeners,
                     ServiceBuilder::new()
                         .layer(CodecLayer::new(codec))
                         .layer(SessionLayer::new())
@@ -200,6 +286,7 @@ impl Options {
             }
             Stack::Tower => {
                 self.listen(
+                    listeners,
                     ServiceBuilder::new()
                         .concurrency_limit(100_000)
                         .layer(CodecLayer::new(codec))
@@ -214,6 +301,7 @@ impl Options {
             Stack::Full => {
                 let sent = beat.clone();
                 self.listen(
+                    listeners,
                     ServiceBuilder::new()
                         .layer(TraceLayer::new())
                         .layer(MetricsLayer::new())
@@ -244,25 +332,32 @@ impl Options {
         }
     }
 
-    async fn listen<S>(&self, stack: S) -> Result<Serve, BoxError>
+    async fn listen<S>(&self, listeners: Listeners, stack: S) -> Result<Vec<Serve>, BoxError>
     where
-        S: Pipeline<TcpStream> + Pipeline<UnixStream> + Clone,
+        S: Pipeline<TcpStream> + Pipeline<UnixStream> + Pipeline<UdpPeer> + Clone,
     {
-        let mut listeners = Vec::new();
-        for address in &self.tcp {
-            let listener = TcpListener::bind(address).await?;
-            announce("tcp", &listener)?;
-            listeners.push(getty::serve(listener, stack.clone()));
+        let mut served = Vec::new();
+        if listeners.streams {
+            for address in &self.tcp {
+                let listener = TcpListener::bind(address).await?;
+                announce("tcp", &listener)?;
+                served.push(getty::serve(listener, stack.clone()));
+            }
+            for path in &self.unix {
+                let listener = UnixListener::bind(path)?;
+                announce("unix", &listener)?;
+                served.push(getty::serve(listener, stack.clone()));
+            }
         }
-        for path in &self.unix {
-            let listener = UnixListener::bind(path)?;
-            announce("unix", &listener)?;
-            listeners.push(getty::serve(listener, stack.clone()));
+        if listeners.datagrams {
+            for address in &self.udp {
+                let builder = UdpListener::builder().with_empty_datagrams(true);
+                let listener = builder.bind(address).await?;
+                announce("udp", &listener)?;
+                served.push(getty::serve(listener, stack.clone()));
+            }
         }
-        listeners
-            .into_iter()
-            .reduce(Serve::and)
-            .ok_or_else(|| "nothing to listen on".into())
+        Ok(served)
     }
 }
 

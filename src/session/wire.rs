@@ -60,6 +60,17 @@ pub trait Wire: HasSession<Out: Send + 'static> {
     /// See [`Transport::poll_flush`].
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
+    /// See [`Transport::max_message`].
+    fn max_message(&self) -> usize {
+        usize::MAX
+    }
+
+    /// See [`Transport::has_more`].
+    #[inline]
+    fn has_more(&self) -> bool {
+        false
+    }
+
     /// See [`Transport::has_ping`].
     fn has_ping(&self) -> bool {
         false
@@ -143,6 +154,15 @@ impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> Wire for Framed<T,
     #[inline]
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.split_mut().0.poll_flush(cx)
+    }
+
+    fn max_message(&self) -> usize {
+        self.transport().max_message()
+    }
+
+    #[inline]
+    fn has_more(&self) -> bool {
+        self.transport().has_more()
     }
 
     fn has_ping(&self) -> bool {

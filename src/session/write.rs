@@ -9,7 +9,9 @@ use bytes::{Buf, BytesMut};
 use getty_layers::driver::Ticket;
 use tower::BoxError;
 
-use super::{buffers, clock::Clock, queue::Queue, timer::Timer, wire::Wire};
+use super::{
+    buffers, clock::Clock, queue::Queue, timer::Timer, too_long::MessageTooLong, wire::Wire,
+};
 use crate::transport::Framing;
 
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub(crate) struct Writer {
     /// Something was written since the last complete flush.
     unflushed: bool,
     framing: Framing,
+    /// The longest message that the transport can send, for a message transport.
+    longest: usize,
     /// Where the messages in `buf` end, by `encoded`, for a message transport.
     units: Queue<u64>,
     /// The sends whose outcome is due at the first flush after their last byte.
@@ -39,7 +43,7 @@ struct Due {
 }
 
 impl Writer {
-    pub(crate) fn new(framing: Framing) -> Self {
+    pub(crate) fn new(framing: Framing, longest: usize) -> Self {
         Self {
             buf: BytesMut::new(),
             encoded: 0,
@@ -47,6 +51,7 @@ impl Writer {
             messages: 0,
             unflushed: false,
             framing,
+            longest,
             units: Queue::new(),
             due: Queue::new(),
         }
@@ -80,10 +85,14 @@ impl Writer {
             return Err(error);
         }
         let bytes = self.buf.len() - before;
-        self.encoded += bytes as u64;
         if self.framing != Framing::Stream {
-            self.units.push_back(self.encoded);
+            if bytes > self.longest {
+                self.buf.truncate(before);
+                return Err(MessageTooLong::boxed(bytes, self.longest));
+            }
+            self.units.push_back(self.encoded + bytes as u64);
         }
+        self.encoded += bytes as u64;
         self.messages += 1;
         Ok(bytes)
     }

@@ -343,6 +343,11 @@ impl<Out> Driver<Out> {
         self.session.counters().skipped.add(1);
     }
 
+    /// The transport lost so many messages before they could be read; they count as skipped.
+    pub fn lost(&self, messages: u64) {
+        self.session.counters().skipped.add(messages);
+    }
+
     /// The transport is read, or is not for now; to be called when that changes.
     #[cold]
     pub fn reading(&self, reads: bool, now: Moment) {

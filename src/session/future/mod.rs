@@ -123,12 +123,13 @@ where
             wire.driver().has_ping();
         }
         let framing = wire.framing();
+        let longest = wire.max_message();
         Self {
             calls: Calls::new(config.in_flight, config.ordered),
             state: Some(State {
                 phase: Phase::Opening,
                 reader: Reader::new(framing, wire.max_frame()),
-                writer: Writer::new(framing),
+                writer: Writer::new(framing, longest),
                 next: None,
                 replies: Queue::new(),
                 timer: Timer::default(),
@@ -241,9 +242,11 @@ where
                 return self.transport_failed(error);
             }
 
-            if let Poll::Ready(Err(error)) =
-                self.writer
-                    .poll_flush(&mut self.wire, cx, &mut turn.clock, &mut self.timer)
+            // answers to what has arrived together leave together
+            if !self.reads_on(&turn)
+                && let Poll::Ready(Err(error)) =
+                    self.writer
+                        .poll_flush(&mut self.wire, cx, &mut turn.clock, &mut self.timer)
             {
                 return self.transport_failed(error);
             }
@@ -315,6 +318,16 @@ where
         }
         self.steps = 0;
         coop::poll_proceed(cx).map(|unit| unit.made_progress())
+    }
+
+    /// Whether the transport has another message at hand, and room for what may come of it.
+    #[inline]
+    fn reads_on(&self, turn: &Turn) -> bool {
+        self.wire.has_more()
+            && self.phase == Phase::Running
+            && !self.blocked
+            && !turn.yields
+            && self.reader.wants_more()
     }
 
     /// Waits for the earliest deadline, on the one timer.
