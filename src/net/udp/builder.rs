@@ -97,35 +97,9 @@ impl SocketOptions {
         self.finish(socket, false)
     }
 
-    /// The settings that have to come after those that `quinn-udp` makes for QUIC.
     pub(super) fn finish(&self, socket: Socket, connected: bool) -> io::Result<socket::Socket> {
-        let socket = socket::Socket::new(socket.into(), connected)?;
-        if self.fragments {
-            allow_fragments(&socket)?;
-        }
-        Ok(socket)
+        socket::Socket::new(socket, connected, self.fragments)
     }
-}
-
-/// Lets the operating system split what is longer than the network's own datagrams, as it does unless told otherwise.
-#[cfg(target_os = "linux")]
-fn allow_fragments(socket: &socket::Socket) -> io::Result<()> {
-    use rustix::net::sockopt;
-
-    let v6 = socket.local().is_ipv6();
-    // a socket of IPv6 may send over IPv4, too
-    let v4 = sockopt::set_ip_mtu_discover(socket.get_ref(), sockopt::Ipv4PathMtuDiscovery::WANT);
-    if v6 {
-        sockopt::set_ipv6_mtu_discover(socket.get_ref(), sockopt::Ipv6PathMtuDiscovery::WANT)?;
-    } else {
-        v4?;
-    }
-    Ok(())
-}
-
-#[cfg(not(target_os = "linux"))]
-fn allow_fragments(_: &socket::Socket) -> io::Result<()> {
-    Ok(())
 }
 
 impl UdpListenerBuilder {

@@ -23,6 +23,7 @@ mod datagram;
 mod endpoint;
 mod hub;
 mod listener;
+mod options;
 mod outgoing;
 mod peer;
 mod probe;

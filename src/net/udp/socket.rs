@@ -11,7 +11,7 @@ use std::{
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use tokio::{io::Interest, net::UdpSocket};
 
-use super::Ecn;
+use super::{Ecn, options};
 
 /// Room for the longest datagram, or for as many short ones as the kernel hands over in one piece.
 const SLOT: usize = 64 * 1024;
@@ -53,8 +53,17 @@ thread_local! {
 
 impl Socket {
     /// The socket must be bound.
-    pub(super) fn new(socket: std::net::UdpSocket, connected: bool) -> io::Result<Self> {
-        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+    pub(super) fn new(
+        socket: socket2::Socket,
+        connected: bool,
+        fragments: bool,
+    ) -> io::Result<Self> {
+        let state = if fragments {
+            options::state_with_fragments(&socket)
+        } else {
+            UdpSocketState::new(UdpSockRef::from(&socket))
+        }?;
+        let socket = std::net::UdpSocket::from(socket);
         let local = socket.local_addr()?;
         let writers = Arc::new(Writers::default());
         Ok(Self {
