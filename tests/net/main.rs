@@ -2,6 +2,7 @@
 
 mod memory;
 mod tcp;
+mod udp;
 #[cfg(unix)]
 mod unix;
 

@@ -4,11 +4,13 @@ use std::{
     fmt,
     io::{self, IoSlice},
     net::SocketAddr,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::BytesMut;
 use getty_layers::CloseReason;
+use tokio_util::sync::ReusableBoxFuture;
 
 use super::{
     Ecn, longest_to,
@@ -32,7 +34,10 @@ pub(super) struct ClientSettings {
 /// A UDP socket with one peer, as [`UdpConnector`](super::UdpConnector) makes it. The operating system drops what comes
 /// from others.
 pub struct UdpClient {
-    socket: Socket,
+    socket: Arc<Socket>,
+    /// Waits for the socket, if it is [waiting](Self::waits).
+    readable: ReusableBoxFuture<'static, io::Result<()>>,
+    waits: bool,
     peer: SocketAddr,
     settings: ClientSettings,
     waiting: Units<Ecn>,
@@ -43,8 +48,11 @@ pub struct UdpClient {
 
 impl UdpClient {
     pub(super) fn new(socket: Socket, peer: SocketAddr, settings: ClientSettings) -> Self {
+        let socket = Arc::new(socket);
         Self {
+            readable: ReusableBoxFuture::new(socket.readable()),
             socket,
+            waits: false,
             peer,
             settings,
             waiting: Units::new(),
@@ -54,7 +62,7 @@ impl UdpClient {
     }
 
     /// tokio's socket.
-    pub const fn get_ref(&self) -> &tokio::net::UdpSocket {
+    pub fn get_ref(&self) -> &tokio::net::UdpSocket {
         self.socket.get_ref()
     }
 
@@ -64,6 +72,23 @@ impl UdpClient {
     ///
     /// The socket's, unless it is one that is to be ignored.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.waits {
+                ready!(self.readable.poll(cx))?;
+                self.waits = false;
+            }
+            match self.fill() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.readable.set(self.socket.readable());
+                    self.waits = true;
+                }
+                Err(error) => return Poll::Ready(self.lost(error)),
+                Ok(_) => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    fn fill(&mut self) -> io::Result<bool> {
         let Self {
             socket,
             settings,
@@ -71,7 +96,7 @@ impl UdpClient {
             lost,
             ..
         } = self;
-        let filled = ready!(socket.poll_recv(cx, |arrived| {
+        socket.try_recv(|arrived| {
             if settings.probes && is_probe(arrived.bytes) {
                 return;
             }
@@ -80,10 +105,6 @@ impl UdpClient {
             } else if !arrived.bytes.is_empty() || settings.empty {
                 waiting.push(arrived.bytes, arrived.ecn);
             }
-        }));
-        Poll::Ready(match filled {
-            Ok(_) => Ok(()),
-            Err(error) => self.lost(error),
         })
     }
 

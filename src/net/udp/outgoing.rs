@@ -81,7 +81,7 @@ impl Outgoing {
     ///
     /// # Errors
     ///
-    /// The socket's; what it refused is lost.
+    /// The socket's; what it refused is lost, unless the peer's machine did so.
     pub(super) fn poll_flush(
         &mut self,
         socket: &Socket,
@@ -99,6 +99,10 @@ impl Outgoing {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // the network's hardware cannot cut a piece into datagrams: from here on each goes alone
                 Err(_) if together > socket.most_segments() => {}
+                // about one that was sent before; this one was not looked at, and waits
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    return Poll::Ready(Err(error));
+                }
                 Err(error) => {
                     self.forget(together, len);
                     return Poll::Ready(Err(error));

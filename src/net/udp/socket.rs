@@ -112,31 +112,53 @@ impl Socket {
     ) -> Poll<io::Result<bool>> {
         loop {
             ready!(self.io.poll_recv_ready(cx))?;
-            let mut metas = [RecvMeta::default(); BATCH_SIZE];
-            let mut slots = SLOTS.take();
-            slots.resize(SLOT * BATCH_SIZE, 0);
-            let received = self.recv_batch(&mut slots, &mut metas);
-            if let Ok(received) = received {
-                for (slot, meta) in slots.chunks_exact(SLOT).zip(&metas[..received]) {
-                    split(&slot[..meta.len], meta, &mut each);
-                }
-            }
-            SLOTS.set(slots);
-            match received {
-                Ok(0) => {}
-                Ok(received) => return Poll::Ready(Ok(received == BATCH_SIZE)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+            let received = self.try_recv(&mut each);
+            if !is_would_block(&received) {
+                return Poll::Ready(received);
             }
         }
     }
 
-    fn recv_batch(&self, slots: &mut [u8], metas: &mut [RecvMeta]) -> io::Result<usize> {
+    /// Waits for datagrams, and for news of those that could not be delivered, which only a connected socket is told
+    /// and of which tokio's `poll_recv_ready` says nothing.
+    pub(super) fn readable(
+        self: &Arc<Self>,
+    ) -> impl Future<Output = io::Result<()>> + Send + 'static {
+        let socket = Arc::clone(self);
+        let interest = Interest::READABLE | Interest::ERROR;
+        async move { socket.io.ready(interest).await.map(drop) }
+    }
+
+    /// As [`poll_recv`](Self::poll_recv), without waiting.
+    pub(super) fn try_recv(&self, mut each: impl FnMut(Arrived<'_>)) -> io::Result<bool> {
+        let mut metas = [RecvMeta::default(); BATCH_SIZE];
+        let mut slots = SLOTS.take();
+        slots.resize(SLOT * BATCH_SIZE, 0);
+        let mut received = self.recv_batch(Interest::READABLE, &mut slots, &mut metas);
+        if self.connected && is_would_block(&received) {
+            // one interest at a time: of two at once tokio says that neither is there
+            received = self.recv_batch(Interest::ERROR, &mut slots, &mut metas);
+        }
+        if let Ok(received) = received {
+            for (slot, meta) in slots.chunks_exact(SLOT).zip(&metas[..received]) {
+                split(&slot[..meta.len], meta, &mut each);
+            }
+        }
+        SLOTS.set(slots);
+        received.map(|received| received == BATCH_SIZE)
+    }
+
+    fn recv_batch(
+        &self,
+        interest: Interest,
+        slots: &mut [u8],
+        metas: &mut [RecvMeta],
+    ) -> io::Result<usize> {
         let mut chunks = slots.chunks_exact_mut(SLOT);
         let mut bufs: [IoSliceMut<'_>; BATCH_SIZE] =
             std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
         let mut received = 0;
-        let tried = self.io.try_io(Interest::READABLE, || {
+        let tried = self.io.try_io(interest, || {
             received = self
                 .state
                 .recv(UdpSockRef::from(&self.io), &mut bufs, metas)?;
@@ -195,6 +217,10 @@ impl Socket {
         self.io
             .poll_send_ready(&mut Context::from_waker(&self.writable))
     }
+}
+
+fn is_would_block<T>(result: &io::Result<T>) -> bool {
+    matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// What the kernel handed over in one piece may be several datagrams of one length, and a last one that is shorter.
