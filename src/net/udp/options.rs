@@ -13,12 +13,21 @@ use socket2::Socket;
 pub(super) fn state_with_fragments(socket: &Socket) -> io::Result<UdpSocketState> {
     use nix::sys::socket::{SetSockOpt, sockopt};
 
-    let v6 = socket.local_addr()?.is_ipv6();
+    let local = socket.local_addr()?;
+    let v6 = local.is_ipv6();
+    // of a socket with one address it is known where a datagram came to
+    if local
+        .as_socket()
+        .is_some_and(|local| local.ip().is_unspecified())
+    {
+        if v6 {
+            sockopt::Ipv6RecvPacketInfo.set(socket, &true)?;
+        } else {
+            sockopt::Ipv4PacketInfo.set(socket, &true)?;
+        }
+    }
     if v6 {
-        sockopt::Ipv6RecvPacketInfo.set(socket, &true)?;
         socket.set_recv_tclass_v6(true)?;
-    } else {
-        sockopt::Ipv4PacketInfo.set(socket, &true)?;
     }
     // of a socket of IPv6 they concern what comes over IPv4; and a kernel that cannot join datagrams gives each alone
     for told in [

@@ -29,6 +29,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Peers that are due within so long are seen to together.
 const GRAIN: Duration = Duration::from_millis(10);
 
+/// So many full batches, then it is others' turn.
+const BATCHES: u32 = 4;
+
 /// One socket of a listener, with its peers.
 pub(super) struct Port {
     socket: Socket,
@@ -202,11 +205,13 @@ impl Future for Reader {
             }
             this.pause = None;
         }
+        let mut batches = 0;
         loop {
             match this.poll_batch(cx) {
                 Poll::Ready(Ok(more)) => {
                     this.next_pause = FIRST_PAUSE;
-                    if more {
+                    batches += u32::from(more);
+                    if batches == BATCHES {
                         // the sessions first: they make room in their queues
                         cx.waker().wake_by_ref();
                         break;

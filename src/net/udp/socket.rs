@@ -4,7 +4,10 @@ use std::{
     cell::Cell,
     io::{self, IoSliceMut},
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll, Wake, Waker, ready},
 };
 
@@ -15,6 +18,9 @@ use super::{Ecn, options};
 
 /// Room for the longest datagram, or for as many short ones as the kernel hands over in one piece.
 const SLOT: usize = 64 * 1024;
+
+/// A batch has room for at least so many datagrams, as long as few come at once.
+const LEAST_ROOM: usize = if BATCH_SIZE < 4 { BATCH_SIZE } else { 4 };
 
 /// Whether a batch that is not full means that the socket is empty: recvmmsg goes on until it is.
 const SHORT_BATCH_IS_LAST: bool = cfg!(any(target_os = "linux", target_os = "android"));
@@ -40,7 +46,11 @@ pub(super) struct Socket {
     io: UdpSocket,
     state: UdpSocketState,
     local: SocketAddr,
+    /// The address that all datagrams come to, where there is but one.
+    only_ip: Option<IpAddr>,
     connected: bool,
+    /// How many datagrams the next batch has room for.
+    room: AtomicUsize,
     writers: Arc<Writers>,
     /// Wakes all who wait to write. tokio wakes only the last who asked, so that all of them ask with this one.
     writable: Waker,
@@ -70,7 +80,9 @@ impl Socket {
             io: UdpSocket::from_std(socket)?,
             state,
             local,
+            only_ip: Some(local.ip()).filter(|ip| !ip.is_unspecified()),
             connected,
+            room: AtomicUsize::new(LEAST_ROOM),
             writable: Waker::from(Arc::clone(&writers)),
             writers,
         })
@@ -131,21 +143,30 @@ impl Socket {
 
     /// As [`poll_recv`](Self::poll_recv), without waiting.
     pub(super) fn try_recv(&self, mut each: impl FnMut(Arrived<'_>)) -> io::Result<bool> {
+        // room costs something even where it is not used
+        let room = self.room.load(Relaxed);
         let mut metas = [RecvMeta::default(); BATCH_SIZE];
+        let metas = &mut metas[..room];
         let mut slots = SLOTS.take();
         slots.resize(SLOT * BATCH_SIZE, 0);
-        let mut received = self.recv_batch(Interest::READABLE, &mut slots, &mut metas);
+        let mut received = self.recv_batch(Interest::READABLE, &mut slots, metas);
         if self.connected && is_would_block(&received) {
             // one interest at a time: of two at once tokio says that neither is there
-            received = self.recv_batch(Interest::ERROR, &mut slots, &mut metas);
+            received = self.recv_batch(Interest::ERROR, &mut slots, metas);
         }
         if let Ok(received) = received {
             for (slot, meta) in slots.chunks_exact(SLOT).zip(&metas[..received]) {
-                split(&slot[..meta.len], meta, &mut each);
+                self.split(&slot[..meta.len], meta, &mut each);
             }
         }
         SLOTS.set(slots);
-        received.map(|received| received == BATCH_SIZE)
+        let received = received?;
+        if received == room && room < BATCH_SIZE {
+            self.room.store((room * 2).min(BATCH_SIZE), Relaxed);
+        } else if received < room / 4 && room > LEAST_ROOM {
+            self.room.store(room / 2, Relaxed);
+        }
+        Ok(received == room)
     }
 
     fn recv_batch(
@@ -157,12 +178,13 @@ impl Socket {
         let mut chunks = slots.chunks_exact_mut(SLOT);
         let mut bufs: [IoSliceMut<'_>; BATCH_SIZE] =
             std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+        let room = metas.len();
         let mut received = 0;
         let tried = self.io.try_io(interest, || {
             received = self
                 .state
-                .recv(UdpSockRef::from(&self.io), &mut bufs, metas)?;
-            if SHORT_BATCH_IS_LAST && received < BATCH_SIZE {
+                .recv(UdpSockRef::from(&self.io), &mut bufs[..room], metas)?;
+            if SHORT_BATCH_IS_LAST && received < room {
                 // it found the socket empty: saying so saves the call that would
                 return Err(io::ErrorKind::WouldBlock.into());
             }
@@ -171,6 +193,23 @@ impl Socket {
         match tried {
             Err(error) if received == 0 => Err(error),
             _ => Ok(received),
+        }
+    }
+
+    /// What the kernel handed over in one piece may be several datagrams of one length, and a last one that is shorter.
+    fn split(&self, bytes: &[u8], meta: &RecvMeta, each: &mut impl FnMut(Arrived<'_>)) {
+        let mut give = |bytes| {
+            each(Arrived {
+                bytes,
+                peer: meta.addr,
+                local: meta.dst_ip.or(self.only_ip),
+                ecn: Ecn::from_quinn(meta.ecn),
+            });
+        };
+        if meta.stride == 0 || bytes.len() <= meta.stride {
+            give(bytes);
+        } else {
+            bytes.chunks(meta.stride).for_each(give);
         }
     }
 
@@ -221,23 +260,6 @@ impl Socket {
 
 fn is_would_block<T>(result: &io::Result<T>) -> bool {
     matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-}
-
-/// What the kernel handed over in one piece may be several datagrams of one length, and a last one that is shorter.
-fn split(bytes: &[u8], meta: &RecvMeta, each: &mut impl FnMut(Arrived<'_>)) {
-    let mut give = |bytes| {
-        each(Arrived {
-            bytes,
-            peer: meta.addr,
-            local: meta.dst_ip,
-            ecn: Ecn::from_quinn(meta.ecn),
-        });
-    };
-    if meta.stride == 0 || bytes.len() <= meta.stride {
-        give(bytes);
-    } else {
-        bytes.chunks(meta.stride).for_each(give);
-    }
 }
 
 /// Those who wait for one socket to take more.
