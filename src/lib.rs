@@ -97,7 +97,7 @@
 //!
 //! # Features
 //!
-//! None is on by default: TCP, Unix sockets, in-memory connections and clients are always there.
+//! None is on by default: TCP, UDP, Unix sockets, in-memory connections and clients are always there.
 //!
 //! - `metrics`: `MetricsLayer` and `MessageMetricsLayer` of [`layers`], over the `metrics` crate.
 //! - `ws`: reserved for WebSocket, whose layer comes with a later release; it adds nothing yet but its dependency.
