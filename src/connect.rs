@@ -21,7 +21,10 @@ use crate::{pipeline::Pipeline, session::NotOpened};
 ///
 /// `build` makes the stack around the `link` that it is given: a layer to be placed between `CodecLayer` and
 /// `SessionLayer`, where it hands out the typed session. The session is what one sends with; the [`SessionTask`] tells
-/// how it ended, and may be dropped.
+/// how it ended, and may be dropped. When the session ends that is all; a [`Client`](crate::Client) opens the next.
+///
+/// The connector has a deadline of its own. What the stack does before the session is open, such as a handshake, has
+/// that of a [`HandshakeTimeoutLayer`](crate::layers::HandshakeTimeoutLayer), if it has one.
 ///
 /// ```
 /// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec, net};
@@ -77,6 +80,25 @@ where
     B: FnOnce(LinkLayer<Out>) -> S,
     S: Pipeline<T>,
 {
+    let (session, task) = open(connector, target, build).await?;
+    Ok((session, SessionTask(task.detach())))
+}
+
+/// A session's task, which ends with this.
+pub(crate) type OwnedTask = AbortOnDropHandle<Result<Closed, BoxError>>;
+
+/// As [`connect`], but the session lasts no longer than its task's handle.
+pub(crate) async fn open<C, A, T, Out, B, S>(
+    connector: C,
+    target: A,
+    build: B,
+) -> Result<(Session<Out>, OwnedTask), OpenError>
+where
+    C: Service<A, Response = Connection<T>>,
+    C::Error: Into<BoxError>,
+    B: FnOnce(LinkLayer<Out>) -> S,
+    S: Pipeline<T>,
+{
     let connection = connector
         .oneshot(target)
         .await
@@ -100,7 +122,7 @@ where
         }));
     }
     match session.get() {
-        Some(session) => Ok((session.clone(), SessionTask(task.detach()))),
+        Some(session) => Ok((session.clone(), task)),
         None => Err(OpenError::NoLink),
     }
 }

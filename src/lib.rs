@@ -87,7 +87,8 @@
 //!
 //! [`serve`] runs a stack for the connections of one listener, [`serve_all`] one stack for several listeners, and
 //! [`Serve::and`] several stacks together; each ends gracefully on a [signal](Serve::with_graceful_shutdown).
-//! [`connect`] runs the same kind of stack for one connection to elsewhere, and gives the session to send with.
+//! [`connect`] runs the same kind of stack for one connection to elsewhere, and gives the session to send with. A
+//! [`Client`] keeps one such session, or a pool of them, open: see [`client`].
 //!
 //! # Scope of what a layer counts
 //!
@@ -100,31 +101,36 @@
 //! None is on by default: TCP, UDP, Unix sockets, in-memory connections and clients are always there.
 //!
 //! - `metrics`: `MetricsLayer` and `MessageMetricsLayer` of [`layers`], over the `metrics` crate.
+//! - `tls`: [`tls`], over rustls.
 //! - `ws`: reserved for WebSocket, whose layer comes with a later release; it adds nothing yet but its dependency.
 //! - `full`: all of them, now and later.
 //!
 //! The vocabulary and the layers live in `getty-layers`, re-exported as [`layers`], so that an author of layers depends
 //! on no sockets. tokio stays the application's own dependency.
 
+pub mod client;
 pub mod codec;
 mod connect;
 pub mod net;
 mod pipeline;
 mod serve;
 pub mod session;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod transport;
 
 #[doc(inline)]
 pub use getty_layers as layers;
 pub use getty_layers::{
-    CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, IntoReply, Reply, Request,
-    SendError, Sent, Session, Stats,
+    CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, IntoReply, MemoryBudget, Reply,
+    Request, SendError, Sent, Session, Stats,
 };
 /// tower itself, with what the layers and examples here need of it.
 pub use tower;
 pub use tower::{BoxError, Layer, Service, ServiceBuilder, service_fn};
 
 pub use self::{
+    client::Client,
     connect::{Link, LinkLayer, OpenError, SessionTask, connect},
     net::Listener,
     pipeline::{BoxPipeline, Pipeline},

@@ -15,6 +15,20 @@ fn block<'a>(text: &'a str, fence: &str) -> &'a str {
 }
 
 #[test]
+fn all_code_in_the_readme_is_compiled() {
+    let readme = read("README.md");
+    let fences = readme.lines().filter_map(|line| line.strip_prefix("```"));
+    let opening: Vec<_> = fences.step_by(2).collect();
+    assert!(opening.contains(&"rust,no_run"));
+    for language in opening {
+        assert!(
+            ["rust", "rust,no_run", "sh", "text"].contains(&language),
+            "{language}"
+        );
+    }
+}
+
+#[test]
 fn readme_shows_the_quickstart() {
     let quickstart = read("examples/quickstart.rs");
     let (header, program) = quickstart.split_once("\n\n").expect("a header comes first");

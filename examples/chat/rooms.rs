@@ -309,7 +309,7 @@ mod tests {
 
     use getty::{
         CloseReason, Connection,
-        layers::driver::{self, Driver},
+        layers::driver::{self, Driver, Outgoing},
     };
 
     use super::*;
@@ -342,7 +342,7 @@ mod tests {
         fn hears(&mut self) -> Vec<Line> {
             self.driver.turn(&Context::from_waker(Waker::noop()));
             std::iter::from_fn(|| self.driver.next_outgoing())
-                .map(|outgoing| outgoing.message)
+                .filter_map(Outgoing::into_message)
                 .collect()
         }
 

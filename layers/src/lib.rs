@@ -89,6 +89,7 @@
 //! | [`CatchPanicLayer`] | outside handshakes and hooks, inside what is to see the error | a panic before the session is open becomes an error with its message | what stands further out panics in the connection's task: only that connection ends, without a message |
 //! | [`AccessLayer`] | among the first, inside tower's `concurrency_limit` | nothing that costs much is spent on those who are refused, and they give their permit back at once | outside of a limit, the permit reserved for a connection that it refuses lies with the listener until the next one; inside TLS the handshake is paid first |
 //! | [`PeerLimitLayer`] | inside [`AccessLayer`], otherwise as that | as for that | as for [`AccessLayer`]; outside of it, those who are denied count until they are gone |
+//! | `TlsLayer` | inside what limits, refuses and watches; outside [`CodecLayer`] | the arithmetic of a handshake is spent on those only who may connect, and its failure is seen by who watches | outside of a limit handshakes are not limited, and failed ones are neither traced nor counted; inside `CodecLayer` it does not compile |
 //! | [`LifetimeLayer`] | anywhere outside `SessionLayer` | the age counts from accept | on messages it does not compile; tower's `timeout` in its place cuts a session off in the middle of a message |
 //! | [`WriteTimeoutLayer`] | anywhere outside `SessionLayer` | it replaces the setting of `SessionLayer` itself | of two of them the inner one counts |
 //! | [`ReadTimeoutLayer`] | anywhere outside `SessionLayer` | the session loop keeps the time | on messages it does not compile: a frame that is incomplete is no message yet |
@@ -125,6 +126,7 @@ mod levels;
 
 pub mod access;
 pub mod active;
+pub mod budget;
 pub mod catch_panic;
 pub mod close_callback;
 pub mod codec;
@@ -161,6 +163,7 @@ pub use self::{message_metrics::MessageMetricsLayer, metrics::MetricsLayer};
 pub use self::{
     access::AccessLayer,
     active::ActiveLayer,
+    budget::MemoryBudget,
     catch_panic::CatchPanicLayer,
     close_callback::CloseCallbackLayer,
     codec::CodecLayer,
@@ -181,8 +184,8 @@ pub use self::{
     read_timeout::ReadTimeoutLayer,
     registry::{Registry, RegistryLayer},
     session::{
-        Feeding, Framed, FramedParts, HasSession, SendError, Sending, Sent, Session, WeakSession,
-        driver,
+        Feeding, Framed, FramedParts, HasSession, Offered, SendError, Sending, Sent, Session,
+        SlowConsumer, WeakSession, Writable, driver,
     },
     spawn::SpawnLayer,
     trace::TraceLayer,

@@ -3,6 +3,7 @@
 use std::{
     error::Error,
     fmt, io,
+    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -79,9 +80,16 @@ impl ConnectError {
         &self.target
     }
 
-    /// The kind of the cause.
+    /// The kind of the cause; of several, that of the last.
     pub fn kind(&self) -> io::ErrorKind {
         self.source.kind()
+    }
+
+    /// Each address that was dialled and its own error, in the order in which they failed, where the target had several;
+    /// otherwise none.
+    pub fn attempts(&self) -> &[(SocketAddr, io::Error)] {
+        let all = self.source.get_ref().and_then(|cause| cause.downcast_ref());
+        all.map_or(&[], |AllFailed(attempts)| attempts)
     }
 
     /// Whether nobody answered in time: within the connect timeout, or for as long as the operating system tries.
@@ -89,9 +97,12 @@ impl ConnectError {
         self.kind() == io::ErrorKind::TimedOut
     }
 
-    /// Whether the socket had connected to itself, which [`TcpConnector`](super::TcpConnector) refuses.
+    /// Whether the socket had connected to itself, which [`TcpConnector`](super::TcpConnector) refuses; of several
+    /// addresses, whether that of any had.
     pub fn is_self_connect(&self) -> bool {
-        matches!(self.source.get_ref(), Some(cause) if cause.is::<SelfConnect>())
+        let itself =
+            |error: &io::Error| matches!(error.get_ref(), Some(cause) if cause.is::<SelfConnect>());
+        itself(&self.source) || self.attempts().iter().any(|(_, error)| itself(error))
     }
 }
 
@@ -128,6 +139,39 @@ impl Error for SelfConnect {}
 /// A self-connect means that nobody listens, which is what the kind says.
 pub(super) fn self_connect() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionRefused, SelfConnect)
+}
+
+/// The cause of a dial of several addresses, none of which could be had.
+#[derive(Debug)]
+struct AllFailed(Vec<(SocketAddr, io::Error)>);
+
+impl fmt::Display for AllFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, (address, error)) in self.0.iter().enumerate() {
+            let separator = if n > 0 { "; " } else { "" };
+            write!(f, "{separator}{address}: {error}")?;
+        }
+        Ok(())
+    }
+}
+
+// no source: there is more than one, and `Display` has them all
+impl Error for AllFailed {}
+
+/// What a dial fails with whose addresses have all failed.
+pub(super) fn all_failed(mut attempts: Vec<(SocketAddr, io::Error)>) -> io::Error {
+    match attempts.pop() {
+        None => io::Error::new(
+            io::ErrorKind::AddrNotAvailable,
+            "the target has no address, or none of the local address's family",
+        ),
+        Some((_, error)) if attempts.is_empty() => error,
+        Some(last) => {
+            let kind = last.1.kind();
+            attempts.push(last);
+            io::Error::new(kind, AllFailed(attempts))
+        }
+    }
 }
 
 /// What a dial that has used up the connect timeout fails with.

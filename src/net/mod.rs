@@ -3,7 +3,8 @@
 //! A [`Listener`] accepts them, for a server; a connector dials them, for a client. Connectors are
 //! [`tower::Service`]s of one shape: the request is the target, the response a [`Connection`](crate::Connection), the
 //! error a [`ConnectError`], and a dial that takes longer than the connect timeout, 3 s by default, fails. They are
-//! cheap to clone and always ready.
+//! cheap to clone and always ready, and tower's middleware works on them: `timeout`, `retry`, `map_request`, ... What a
+//! target stands for is looked up anew at each dial.
 //!
 //! | transport | listener | connector | target |
 //! |---|---|---|---|

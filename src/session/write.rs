@@ -5,19 +5,27 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, BytesMut};
-use getty_layers::driver::Ticket;
+use bytes::{Buf, Bytes, BytesMut};
+use getty_layers::driver::{Payload, Ticket};
 use tower::BoxError;
 
 use super::{
-    buffers, clock::Clock, queue::Queue, timer::Timer, too_long::MessageTooLong, wire::Wire,
+    buffers,
+    clock::Clock,
+    queue::Queue,
+    segments::{self, Segments},
+    timer::Timer,
+    too_long::MessageTooLong,
+    wire::Wire,
 };
 use crate::transport::Framing;
 
 #[derive(Debug)]
 pub(crate) struct Writer {
-    /// Encoded and not yet taken by the transport.
+    /// Encoded and not yet taken by the transport, but for what lies in `segments`.
     buf: BytesMut,
+    /// What goes in between, by reference.
+    segments: Segments,
     /// How many bytes were encoded in all.
     encoded: u64,
     /// How many of them the transport took.
@@ -26,10 +34,12 @@ pub(crate) struct Writer {
     messages: u32,
     /// Something was written since the last complete flush.
     unflushed: bool,
+    /// Something beside the bytes in `buf` may have to be written, flushed or told.
+    stirred: bool,
     framing: Framing,
     /// The longest message that the transport can send, for a message transport.
     longest: usize,
-    /// Where the messages in `buf` end, by `encoded`, for a message transport.
+    /// Where the messages that wait end, by `encoded`, for a message transport.
     units: Queue<u64>,
     /// The sends whose outcome is due at the first flush after their last byte.
     due: Queue<Due>,
@@ -46,10 +56,12 @@ impl Writer {
     pub(crate) fn new(framing: Framing, longest: usize) -> Self {
         Self {
             buf: BytesMut::new(),
+            segments: Segments::default(),
             encoded: 0,
             taken: 0,
             messages: 0,
             unflushed: false,
+            stirred: false,
             framing,
             longest,
             units: Queue::new(),
@@ -60,13 +72,23 @@ impl Writer {
     /// How many encoded bytes wait for the transport.
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.buf.len()
+        usize::try_from(self.encoded - self.taken).unwrap_or(usize::MAX)
     }
 
     /// Whether all that was encoded has been handed to the network.
     #[inline]
     pub(crate) fn is_flushed(&self) -> bool {
         !self.unflushed && self.is_written()
+    }
+
+    /// Whether what waits may wait for more: it is in the buffer alone, nobody waits for it, and the transport knows of
+    /// none of it.
+    pub(crate) fn can_wait(&self, most: usize) -> bool {
+        let waits = 1..=most;
+        waits.contains(&self.buf.len())
+            && !self.has_segments()
+            && !self.unflushed
+            && self.due.is_empty()
     }
 
     /// Encodes `message`, and leaves nothing behind when that fails.
@@ -85,20 +107,91 @@ impl Writer {
             return Err(error);
         }
         let bytes = self.buf.len() - before;
-        if self.framing != Framing::Stream {
-            if bytes > self.longest {
-                self.buf.truncate(before);
-                return Err(MessageTooLong::boxed(bytes, self.longest));
-            }
-            self.units.push_back(self.encoded + bytes as u64);
+        if let Err(error) = self.check(bytes) {
+            self.buf.truncate(before);
+            return Err(error);
         }
-        self.encoded += bytes as u64;
-        self.messages += 1;
+        self.complete(bytes);
         Ok(bytes)
+    }
+
+    /// Whether the transport can carry a message of so many bytes.
+    #[inline(always)]
+    fn check(&self, bytes: usize) -> Result<(), BoxError> {
+        if self.framing != Framing::Stream && bytes > self.longest {
+            return Err(MessageTooLong::boxed(bytes, self.longest));
+        }
+        Ok(())
+    }
+
+    /// A message of so many bytes is complete.
+    #[inline(always)]
+    fn complete(&mut self, bytes: usize) {
+        self.encoded += bytes as u64;
+        if self.framing != Framing::Stream {
+            self.units.push_back(self.encoded);
+        }
+        self.messages += 1;
+    }
+
+    /// Encodes what was queued, as far as it is not encoded yet, and leaves nothing behind when that fails.
+    pub(crate) fn put<W: Wire>(
+        &mut self,
+        wire: &mut W,
+        payload: Payload<W::Out>,
+    ) -> Result<usize, BoxError> {
+        let bytes = match payload {
+            Payload::Message(message) => return self.encode(wire, message),
+            Payload::Shared(shared) => {
+                let Some(id) = wire.codec_id() else {
+                    return self.encode(wire, shared.message());
+                };
+                let bytes = shared.encoded(id, |message| encode_apart(wire, message))?;
+                self.check(bytes.len())?;
+                self.append([bytes])
+            }
+            Payload::Raw(bytes) => {
+                wire.takes_raw()?;
+                self.check(bytes.len())?;
+                self.append([bytes])
+            }
+            Payload::RawVectored(pieces) => {
+                wire.takes_raw()?;
+                self.check(pieces.iter().map(Bytes::len).sum())?;
+                self.append(pieces)
+            }
+            // nothing goes out, and who waits for that learns it when what is before has left
+            _ => return Ok(0),
+        };
+        self.complete(bytes);
+        Ok(bytes)
+    }
+
+    /// Adds bytes as they are: large pieces by reference, small ones as copies.
+    fn append(&mut self, pieces: impl IntoIterator<Item = Bytes>) -> usize {
+        let mut bytes = 0;
+        let mut references = 0;
+        self.stirred = true;
+        for piece in pieces {
+            bytes += piece.len();
+            // a message that is to be one unit is written in one call, which takes so many slices
+            let referable = self.framing == Framing::Stream || references < segments::IN_A_UNIT;
+            if referable && piece.len() >= segments::LEAST {
+                references += 1;
+                self.segments.push(self.buf.len(), piece);
+            } else if !piece.is_empty() {
+                if self.buf.capacity() == 0 {
+                    self.buf = buffers::take();
+                }
+                self.buf.extend_from_slice(&piece);
+            }
+        }
+        bytes
     }
 
     /// The message encoded last took so many bytes; `ticket` is told when they have left.
     pub(crate) fn attend(&mut self, ticket: Ticket, bytes: usize) {
+        self.stirred = true;
         self.due.push_back(Due {
             end: self.encoded,
             bytes,
@@ -109,17 +202,31 @@ impl Writer {
     /// The transport has something to flush that was not written here.
     pub(crate) const fn poke(&mut self) {
         self.unflushed = true;
+        self.stirred = true;
     }
 
     /// Drops what an encoder that panicked may have left of a message.
     pub(crate) fn repair(&mut self) {
-        let whole = usize::try_from(self.encoded - self.taken).unwrap_or(usize::MAX);
-        self.buf.truncate(whole);
+        self.buf.truncate(self.len() - self.segments.len());
     }
 
     /// Writes and flushes until all is handed to the network, and keeps `timer` informed.
     #[inline]
     pub(crate) fn poll_flush<W: Wire>(
+        &mut self,
+        wire: &mut W,
+        cx: &mut Context<'_>,
+        clock: &mut Clock,
+        timer: &mut Timer,
+    ) -> Poll<io::Result<()>> {
+        // every other turn has nothing to write: then there is no buffer
+        if self.buf.capacity() == 0 && !self.stirred {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_flush_all(wire, cx, clock, timer)
+    }
+
+    fn poll_flush_all<W: Wire>(
         &mut self,
         wire: &mut W,
         cx: &mut Context<'_>,
@@ -138,7 +245,12 @@ impl Writer {
             driver.sent(moved, clock.moment(driver));
         }
         match polled {
-            Poll::Pending => timer.stalled(moved > 0, clock),
+            Poll::Pending => {
+                timer.stalled(moved > 0, clock);
+                if !self.due.is_empty() {
+                    self.report_begun(wire);
+                }
+            }
             Poll::Ready(_) => timer.flowed(),
         }
         polled
@@ -159,30 +271,59 @@ impl Writer {
                 if self.buf.capacity() > 0 {
                     buffers::give(std::mem::take(&mut self.buf));
                 }
+                self.stirred = false;
                 return Poll::Ready(Ok(()));
             }
             let unit = match self.units.front() {
                 Some(end) => usize::try_from(end - self.taken).unwrap_or(usize::MAX),
-                None => self.buf.len(),
+                None => self.len(),
             };
-            let taken = ready!(wire.poll_send(cx, &[IoSlice::new(&self.buf[..unit])]))?;
+            let contiguous = !self.has_segments();
+            let taken = if contiguous {
+                ready!(wire.poll_send(cx, &[IoSlice::new(&self.buf[..unit])]))?
+            } else {
+                ready!(self.send_gathered(wire, cx, unit))?
+            };
             if self.units.pop_front().is_none() && taken == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.taken += taken as u64;
+            let taken = if contiguous {
+                taken
+            } else {
+                self.segments.advance(taken)
+            };
             if taken == self.buf.len() {
                 self.buf.clear(); // unlike an advance, this leaves the whole block to be used again
             } else {
                 self.buf.advance(taken);
             }
-            self.taken += taken as u64;
             self.unflushed = true;
         }
+    }
+
+    /// Whether some of what waits lies outside of the buffer.
+    #[inline]
+    fn has_segments(&self) -> bool {
+        self.len() > self.buf.len()
+    }
+
+    /// Gives the transport the next `limit` bytes, in slices. Apart, because they lie on the stack.
+    #[cold]
+    fn send_gathered<W: Wire>(
+        &mut self,
+        wire: &mut W,
+        cx: &mut Context<'_>,
+        limit: usize,
+    ) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); segments::SLICES];
+        wire.poll_send(cx, self.segments.gather(&self.buf, limit, &mut slices))
     }
 
     /// Whether the transport took all that was encoded.
     #[inline]
     fn is_written(&self) -> bool {
-        self.buf.is_empty() && self.units.is_empty()
+        self.encoded == self.taken && self.units.is_empty()
     }
 
     /// Whether the transport took the message of the next send that waits. A message of no bytes ends where the one
@@ -194,6 +335,15 @@ impl Writer {
         })
     }
 
+    /// Tells the outbox which of the sends that wait has begun to leave: who gives up wants to know.
+    #[cold]
+    fn report_begun<W: Wire>(&self, wire: &mut W) {
+        let begun = |due: &&Due| due.end - (due.bytes as u64) < self.taken;
+        if let Some(due) = self.due.iter().take_while(begun).last() {
+            wire.driver().begun(&due.ticket);
+        }
+    }
+
     /// Tells the outcome of what is flushed now.
     #[inline]
     fn report<W: Wire>(&mut self, wire: &mut W) {
@@ -203,4 +353,13 @@ impl Writer {
             wire.driver().complete(&due.ticket, due.bytes);
         }
     }
+}
+
+/// Encodes a message for many sessions, in a block of its own.
+fn encode_apart<W: Wire>(wire: &mut W, message: W::Out) -> Result<Bytes, BoxError> {
+    let mut buf = buffers::take();
+    let encoded = wire.encode(message, &mut buf);
+    let bytes = encoded.map(|()| Bytes::copy_from_slice(&buf));
+    buffers::give(buf);
+    bytes
 }

@@ -1,7 +1,11 @@
 //! Listeners and connectors over real sockets, and within the process.
 
 mod memory;
+mod middleware;
+mod sending;
 mod tcp;
+#[cfg(feature = "tls")]
+mod tls;
 mod udp;
 #[cfg(unix)]
 mod unix;

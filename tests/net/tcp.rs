@@ -333,23 +333,66 @@ async fn dial_without_an_answer_ends_at_the_connect_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silent_address_leaves_time_for_the_next() {
+async fn silent_address_is_overtaken_by_the_next() {
     let (_full, _waiting, silent) = silent().await;
     let listener = TcpListener::bind(ANY_PORT).await.unwrap();
     let live = listener.local_addr().unwrap();
     let started = Instant::now();
     let dial = tokio::spawn(async move {
         let connector = TcpConnector::new().with_connect_timeout(Duration::from_secs(60));
-        connector.connect(&[silent, live][..]).await
+        connector.connect(&[silent, silent, live][..]).await
     });
 
-    // the first address has had its half; the second is dialled in real time, for it will answer
-    time::sleep(Duration::from_secs(30)).await;
+    // two addresses have had their quarter of a second; the third is dialled in real time, for it will answer
+    time::sleep(Duration::from_millis(500)).await;
     time::resume();
     let dialled = dial.await.unwrap().unwrap();
     assert_eq!(dialled.handle().peer_addr(), &Address::Ip(live));
-    // far from the end of the connect timeout, where it would be had the first kept more
+    // far from the end of the connect timeout
     assert!(started.elapsed() < Duration::from_secs(50));
+}
+
+#[tokio::test(start_paused = true)]
+async fn dial_that_fails_tells_of_each_address() {
+    let (_full, _waiting, silent) = silent().await;
+    let (_taken, refusing) = refusing();
+    let error = TcpConnector::new()
+        .connect(&[silent, refusing][..])
+        .await
+        .unwrap_err();
+    let attempts: Vec<_> = error
+        .attempts()
+        .iter()
+        .map(|(address, error)| (*address, error.kind()))
+        .collect();
+    assert_eq!(
+        attempts,
+        [
+            (refusing, ErrorKind::ConnectionRefused),
+            (silent, ErrorKind::TimedOut)
+        ]
+    );
+    assert!(error.is_timeout());
+    let report = report(&error);
+    assert!(
+        report.contains(&format!("{refusing}: Connection refused")),
+        "{report}"
+    );
+    assert!(
+        report.contains(&format!("{silent}: no answer within")),
+        "{report}"
+    );
+}
+
+#[tokio::test]
+async fn name_that_does_not_resolve_says_so() {
+    let error = TcpConnector::new()
+        .connect(("nobody.invalid", 7000))
+        .await
+        .unwrap_err();
+    assert!(error.attempts().is_empty());
+    assert_eq!(error.target(), "(\"nobody.invalid\", 7000)");
+    assert!(std::error::Error::source(&error).is_some());
 }
 
 #[cfg(target_os = "linux")] // where all of 127.0.0.0/8 is there

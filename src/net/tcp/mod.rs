@@ -3,6 +3,7 @@
 mod connector;
 mod listener;
 mod options;
+mod race;
 
 use std::{io, net::SocketAddr};
 

@@ -482,6 +482,10 @@ where
         Ok(())
     }
 
+    fn takes_raw(&self) -> Result<(), BoxError> {
+        Err("raw bytes name no peer for a datagram; send a `Datagram`".into())
+    }
+
     #[inline]
     fn poll_recv(
         &mut self,

@@ -103,6 +103,9 @@ async fn session_sends_to_whomever_it_names() {
         source.downcast_ref::<MessageTooLong>().unwrap().limit,
         65_507
     );
+    // bytes alone name no peer
+    let refused = soon(session.send_raw(Bytes::from("to whom?"))).await;
+    assert!(matches!(refused, Err(SendError::Encode(_))));
     // what was refused has not shifted what follows
     soon(session.send(Datagram::to(to, Bytes::from("last"))))
         .await

@@ -28,6 +28,10 @@ async fn longest_datagrams_go_both_ways_in_both_families() {
         };
         let too_long: &MessageTooLong = source.downcast_ref().unwrap();
         assert_eq!((too_long.bytes, too_long.limit), (longest + 1, longest));
+        let refused = soon(session.send_raw(Bytes::from(vec![0; longest + 1]))).await;
+        assert!(matches!(refused, Err(SendError::Encode(_))));
+        soon(session.send_raw(Bytes::from("raw"))).await.unwrap();
+        assert_eq!(receive(&peer).await, "raw");
         assert!(!session.is_closing());
     }
 }

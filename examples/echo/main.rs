@@ -7,7 +7,16 @@
 //! nc -u 127.0.0.1 7007
 //! ```
 //!
+//! With `--tls` it makes a certificate of its own, unless it is given one:
+//!
+//! ```text
+//! cargo run --release --all-features --example echo -- --tls 127.0.0.1:7443
+//! openssl s_client -quiet -connect 127.0.0.1:7443
+//! ```
+//!
 //! `--help` lists the flags. SIGINT and SIGTERM end it with status 0, within five seconds.
+
+mod tls;
 
 use std::{
     fmt,
@@ -23,7 +32,8 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use getty::{
-    BoxError, CodecLayer, Listener, Pipeline, Reply, Request, Serve, ServiceBuilder, SessionLayer,
+    BoxError, CodecLayer, Layer, Listener, Pipeline, Reply, Request, Serve, ServiceBuilder,
+    SessionLayer,
     codec::{Decoder, Encoder, Length, Lines, Raw},
     layers::{
         ActiveLayer, CatchPanicLayer, CloseCallbackLayer, HandleErrorLayer, HeartbeatLayer,
@@ -31,6 +41,7 @@ use getty::{
         WriteTimeoutLayer,
     },
     net::{TcpListener, UdpListener, UdpPeer, UnixListener},
+    tls::{TlsLayer, TlsStream},
 };
 use lexopt::prelude::*;
 use tokio::{
@@ -39,10 +50,13 @@ use tokio::{
 };
 
 const HELP: &str = "\
-Usage: echo [--tcp ADDRESS]... [--unix PATH]... [--udp ADDRESS]... [settings]
+Usage: echo [--tcp ADDRESS]... [--unix PATH]... [--tls ADDRESS]... [--udp ADDRESS]... [settings]
 
   --tcp ADDRESS     listen on a TCP address, such as 127.0.0.1:7007; port 0 takes any free one
   --unix PATH       listen on a Unix socket
+  --tls ADDRESS     listen on a TCP address for TLS
+  --cert FILE       the certificate's chain for it, in PEM, and
+  --key FILE        its key; without them, a self-signed certificate for localhost
   --udp ADDRESS     listen on a UDP address; a session for each peer, which ends after a minute's silence
   --codec CODEC     lines, length (4 bytes big-endian, up to 16 MiB), or raw; without it streams have
                     lines, and datagrams come back unchanged
@@ -145,6 +159,8 @@ async fn echo(options: Options) -> Result<(), BoxError> {
 struct Options {
     tcp: Vec<String>,
     unix: Vec<PathBuf>,
+    tls: Vec<String>,
+    files: tls::Files,
     udp: Vec<String>,
     codec: Option<Codec>,
     stack: Stack,
@@ -217,6 +233,8 @@ impl Options {
         let mut options = Self {
             tcp: Vec::new(),
             unix: Vec::new(),
+            tls: Vec::new(),
+            files: tls::Files::default(),
             udp: Vec::new(),
             codec: None,
             stack: Stack::Bare,
@@ -228,6 +246,9 @@ impl Options {
                 Long("tcp") => options.tcp.push(arguments.value()?.string()?),
                 Long("unix") => options.unix.push(arguments.value()?.into()),
                 Long("udp") => options.udp.push(arguments.value()?.string()?),
+                Long("tls") => options.tls.push(arguments.value()?.string()?),
+                Long("cert") => options.files.cert = Some(arguments.value()?.into()),
+                Long("key") => options.files.key = Some(arguments.value()?.into()),
                 Long("codec") => {
                     options.codec = Some(match &*arguments.value()?.string()? {
                         "lines" => Codec::Lines,
@@ -246,14 +267,18 @@ impl Options {
                 }
                 Long("workers") => options.workers = arguments.value()?.parse()?,
                 Long("help") | Short('h') => return Ok(None),
-                Long(flag @ ("tls" | "ws" | "wss" | "cert" | "key")) => {
+                Long(flag @ ("ws" | "wss")) => {
                     return Err(later(format_args!("--{flag}")));
                 }
                 other => return Err(other.unexpected()),
             }
         }
-        if options.tcp.is_empty() && options.unix.is_empty() && options.udp.is_empty() {
-            return Err("nothing to listen on: give --tcp, --unix or --udp".into());
+        if [&options.tcp, &options.tls, &options.udp]
+            .iter()
+            .all(|kind| kind.is_empty())
+            && options.unix.is_empty()
+        {
+            return Err("nothing to listen on: give --tcp, --unix, --tls or --udp".into());
         }
         Ok(Some(options))
     }
@@ -334,7 +359,8 @@ impl Options {
 
     async fn listen<S>(&self, listeners: Listeners, stack: S) -> Result<Vec<Serve>, BoxError>
     where
-        S: Pipeline<TcpStream> + Pipeline<UnixStream> + Pipeline<UdpPeer> + Clone,
+        S: Pipeline<TcpStream> + Pipeline<UnixStream> + Pipeline<TlsStream<TcpStream>>,
+        S: Pipeline<UdpPeer> + Clone,
     {
         let mut served = Vec::new();
         if listeners.streams {
@@ -347,6 +373,14 @@ impl Options {
                 let listener = UnixListener::bind(path)?;
                 announce("unix", &listener)?;
                 served.push(getty::serve(listener, stack.clone()));
+            }
+            if !self.tls.is_empty() {
+                let tls = TlsLayer::new(self.files.load()?);
+                for address in &self.tls {
+                    let listener = TcpListener::bind(address).await?;
+                    announce("tls", &listener)?;
+                    served.push(getty::serve(listener, tls.layer(stack.clone())));
+                }
             }
         }
         if listeners.datagrams {

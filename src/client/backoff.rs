@@ -1,0 +1,216 @@
+//! How long to wait before the next dial.
+
+use std::{
+    fmt,
+    hash::{BuildHasher, DefaultHasher, Hasher, RandomState},
+    time::Duration,
+};
+
+use tower::util::rng::{HasherRng, Rng};
+
+/// The pauses between a client's dials: they grow by a factor up to a longest one, and are shortened at random.
+///
+/// Defaults: 300 ms, growing by 2 to 30 s, with full jitter, so that the first pause is anything up to 300 ms, the third
+/// anything up to 1.2 s; from the eighth on they are anything up to 30 s. Scope: client.
+///
+/// A session that was open for [5 s](Self::with_settled_after) puts the pauses back to the first one. One that closes
+/// sooner counts as a dial that failed: a server that accepts and closes at once is dialled ever less often.
+///
+/// ```
+/// use std::time::Duration;
+/// use getty::client::Backoff;
+///
+/// let even = Backoff::new(Duration::from_secs(1), Duration::from_secs(60))
+///     .with_factor(3.0)
+///     .with_jitter(0.0);
+/// let pauses: Vec<_> = even.pauses().take(6).map(|pause| pause.as_secs()).collect();
+/// assert_eq!(pauses, [1, 3, 9, 27, 60, 60]);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Backoff {
+    first: Duration,
+    longest: Duration,
+    factor: f64,
+    jitter: f64,
+    settled_after: Duration,
+    seed: Option<u64>,
+}
+
+/// What tokio's timers tell apart, and what keeps a client without a pause from spinning.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+impl Backoff {
+    /// Pauses from `first`, at least 1 ms, to `longest`, at least `first`.
+    #[must_use]
+    pub fn new(first: Duration, longest: Duration) -> Self {
+        let first = first.max(SHORTEST);
+        Self {
+            first,
+            longest: longest.max(first),
+            factor: 2.0,
+            jitter: 1.0,
+            settled_after: Duration::from_secs(5),
+            seed: None,
+        }
+    }
+
+    /// By how much a pause is longer than the one before: at least 1. Default: 2.
+    #[must_use]
+    pub const fn with_factor(mut self, factor: f64) -> Self {
+        // what is no number is no growth
+        self.factor = if factor > 1.0 { factor } else { 1.0 };
+        self
+    }
+
+    /// By up to which part a pause is shortened at random, from 0 to 1. With 1, full jitter, clients that lost their
+    /// server in the same moment are spread over the whole pause; with 0 they come back together. Default: 1.
+    #[must_use]
+    pub const fn with_jitter(mut self, fraction: f64) -> Self {
+        self.jitter = if fraction > 0.0 {
+            fraction.min(1.0)
+        } else {
+            0.0
+        };
+        self
+    }
+
+    /// How long a session must have been open to count as a success, after which the pauses begin anew. Default: 5 s.
+    #[must_use]
+    pub const fn with_settled_after(mut self, time: Duration) -> Self {
+        self.settled_after = time;
+        self
+    }
+
+    /// Makes the jitter the same each time, for tests. Default: different for each client.
+    #[must_use]
+    pub const fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// The pauses, as one client would have them whose dials all fail. Never ends.
+    pub fn pauses(&self) -> impl Iterator<Item = Duration> + use<> {
+        let mut pauses = Pauses::new(*self);
+        (1_u32..).map(move |failures| pauses.after(failures))
+    }
+
+    pub(super) const fn settled_after(&self) -> Duration {
+        self.settled_after
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::new(Duration::from_millis(300), Duration::from_secs(30))
+    }
+}
+
+/// One client's pauses.
+pub(super) struct Pauses {
+    backoff: Backoff,
+    random: HasherRng<Seed>,
+}
+
+impl Pauses {
+    pub(super) fn new(backoff: Backoff) -> Self {
+        let seed = backoff
+            .seed
+            .unwrap_or_else(|| RandomState::new().hash_one(()));
+        Self {
+            backoff,
+            random: HasherRng::with_hasher(Seed(seed)),
+        }
+    }
+
+    /// The pause after so many failures in a row; after none of them, when a session that had settled was lost, it is as
+    /// after one.
+    pub(super) fn after(&mut self, failures: u32) -> Duration {
+        let Backoff {
+            first,
+            longest,
+            factor,
+            jitter,
+            ..
+        } = self.backoff;
+        let grown = factor.powi(i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX));
+        let full = (first.as_secs_f64() * grown).min(longest.as_secs_f64());
+        let pause = full * (1.0 - jitter * self.random.next_f64());
+        Duration::try_from_secs_f64(pause).map_or(longest, |pause| pause.clamp(SHORTEST, longest))
+    }
+}
+
+impl fmt::Debug for Pauses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.backoff, f)
+    }
+}
+
+/// Hashes as its number says.
+struct Seed(u64);
+
+impl BuildHasher for Seed {
+    type Hasher = DefaultHasher;
+
+    fn build_hasher(&self) -> DefaultHasher {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.0);
+        hasher
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_stay_within_their_bounds_and_are_spread_over_them() {
+        let backoff = Backoff::default();
+        let mut tenths = [0; 10];
+        for seed in 0..10_000 {
+            let mut full = Duration::from_millis(300);
+            for pause in backoff.with_seed(seed).pauses().take(12) {
+                assert!(pause >= SHORTEST && pause <= full, "{pause:?} of {full:?}");
+                full = Duration::from_secs(30).min(full * 2);
+            }
+            let third = backoff.with_seed(seed).pauses().nth(2).unwrap();
+            tenths[(third.as_millis() * 10 / 1201) as usize] += 1;
+        }
+        // a thousand each, give or take: fewer than 800 is as unlikely as six standard deviations
+        assert!(tenths.iter().all(|n| (800..1200).contains(n)), "{tenths:?}");
+    }
+
+    #[test]
+    fn jitter_is_the_same_with_the_same_seed_and_differs_without() {
+        let of = |backoff: Backoff| backoff.pauses().take(8).collect::<Vec<_>>();
+        let backoff = Backoff::default();
+        assert_eq!(of(backoff.with_seed(7)), of(backoff.with_seed(7)));
+        assert_ne!(of(backoff.with_seed(7)), of(backoff.with_seed(8)));
+        assert_ne!(of(backoff), of(backoff));
+    }
+
+    #[test]
+    fn half_jitter_never_takes_more_than_half() {
+        let backoff = Backoff::new(Duration::from_secs(8), Duration::from_secs(8)).with_jitter(0.5);
+        for pause in backoff.pauses().take(1000) {
+            assert!((4..=8).contains(&pause.as_secs()), "{pause:?}");
+        }
+    }
+
+    #[test]
+    fn no_setting_makes_a_client_spin_or_panic() {
+        let settings = [0.0, -1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300];
+        let times = [Duration::ZERO, Duration::from_nanos(1), Duration::MAX];
+        for number in settings {
+            for first in times {
+                for longest in times {
+                    let backoff = Backoff::new(first, longest)
+                        .with_factor(number)
+                        .with_jitter(number);
+                    for pause in backoff.pauses().take(3000) {
+                        assert!(pause >= SHORTEST && pause <= longest.max(first).max(SHORTEST));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What a client is doing, and how to watch it.
+
+use std::fmt;
+
+use tokio::{sync::watch, time::Instant};
+
+use super::Failure;
+
+/// What a [`Client`](super::Client) is doing.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum State {
+    /// No session is open: one is being dialled, opened or prepared by the hooks, or the last one is on its way out.
+    Connecting,
+    /// At least one session is open; the number says how many have been opened so far.
+    Open(u64),
+    /// No session is open, and the next dial is at this time.
+    Waiting(Instant),
+    /// The client has given up, and says why. It is final.
+    Failed(Failure),
+    /// The client was told to stop, or its last handle was dropped. It is final.
+    Stopped,
+}
+
+impl State {
+    /// Whether at least one session is open.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        matches!(self, Self::Open(_))
+    }
+
+    /// Whether there will be no session any more.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(self, Self::Failed(_) | Self::Stopped)
+    }
+
+    /// Whether the two say the same. A failure is final, so that there are no two of one client.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Connecting, Self::Connecting) => true,
+            (Self::Open(one), Self::Open(other)) => one == other,
+            (Self::Waiting(one), Self::Waiting(other)) => one == other,
+            (Self::Failed(_) | Self::Stopped, Self::Failed(_) | Self::Stopped) => true,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connecting => f.write_str("connecting"),
+            Self::Open(generation) => write!(f, "open ({generation} so far)"),
+            Self::Waiting(until) => write!(
+                f,
+                "waiting for {:.3?}",
+                until.saturating_duration_since(Instant::now())
+            ),
+            Self::Failed(why) => write!(f, "failed: {why}"),
+            Self::Stopped => f.write_str("stopped"),
+        }
+    }
+}
+
+/// Watches a client's [`State`]: made by [`Client::watch`](super::Client::watch).
+///
+/// It always has the latest state. States in between, which were over before anybody looked, are not kept. It does not
+/// keep the client alive.
+///
+/// ```
+/// use getty::{BoxError, Client, CodecLayer, Request, ServiceBuilder, SessionLayer, codec, net};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), BoxError> {
+/// # let (listener, connector) = net::memory(1024);
+/// # let app = |link| ServiceBuilder::new()
+/// #     .layer(CodecLayer::new(codec::Lines::new()))
+/// #     .layer(link)
+/// #     .layer(SessionLayer::new())
+/// #     .service_fn(|_: Request<String>| async { Ok::<Option<String>, BoxError>(None) });
+/// let client = Client::new(connector, (), app);
+/// let mut watch = client.watch();
+/// let logged = tokio::spawn(async move {
+///     let mut states = vec![watch.state().to_string()];
+///     while let Some(state) = watch.changed().await {
+///         states.push(state.to_string());
+///     }
+///     states
+/// });
+/// client.session().await?;
+/// client.stop();
+/// assert_eq!(logged.await?, ["connecting", "open (1 so far)", "stopped"]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct StateWatch(watch::Receiver<State>);
+
+impl StateWatch {
+    pub(super) const fn new(receiver: watch::Receiver<State>) -> Self {
+        Self(receiver)
+    }
+
+    /// The state now.
+    #[must_use]
+    pub fn state(&self) -> State {
+        // cloned at once: a borrow that is kept would keep the client from going on
+        self.0.borrow().clone()
+    }
+
+    /// Waits for a state that was not seen yet; `None` once the final one was.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, it has seen nothing.
+    pub async fn changed(&mut self) -> Option<State> {
+        if self.0.has_changed().is_ok_and(|changed| !changed) && self.state().is_final() {
+            return None;
+        }
+        self.0.changed().await.ok()?;
+        Some(self.0.borrow_and_update().clone())
+    }
+
+    /// Waits until `wanted` says yes to a state, the one that it is in included, or until the state is final, whatever
+    /// `wanted` says of it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, it leaves nothing behind.
+    pub async fn wait_for(&mut self, mut wanted: impl FnMut(&State) -> bool) -> State {
+        loop {
+            let state = self.0.borrow_and_update().clone();
+            if state.is_final() || wanted(&state) || self.0.changed().await.is_err() {
+                return state;
+            }
+        }
+    }
+}
+
+impl fmt::Debug for StateWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StateWatch").field(&self.state()).finish()
+    }
+}

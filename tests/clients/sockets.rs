@@ -1,0 +1,196 @@
+//! Over real sockets, where a server can be a hole that swallows dials, and where descriptors can leak.
+
+use std::{
+    env,
+    net::SocketAddr,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use getty::{
+    ServiceBuilder,
+    client::{Backoff, Client, ClientSendError, Ended, Failure, NoSession, State},
+    net::{ConnectError, TcpConnector, TcpListener},
+    serve,
+};
+use socket2::{Domain, Socket, Type};
+use tokio::{
+    runtime::{Builder, Handle},
+    time::{Instant, sleep},
+};
+
+use crate::support::{deaf, echo, even, ms, soon};
+
+/// An address that answers no dial: the listener's backlog is full.
+async fn silent() -> (TcpListener, Vec<Socket>, SocketAddr) {
+    let builder = TcpListener::builder().with_backlog(0);
+    let listener = builder.bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let waiting = (0..8).map(|_| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        // the first gets the one place, the others' handshakes go unanswered
+        let _ = socket.connect(&address.into());
+        socket
+    });
+    let waiting = waiting.collect();
+    (listener, waiting, address)
+}
+
+#[tokio::test(start_paused = true)]
+async fn server_that_swallows_dials_is_dialled_one_at_a_time_and_left_at_once() {
+    let (_listener, _waiting, address) = silent().await;
+    let dials = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&dials);
+    let connector = ServiceBuilder::new()
+        .map_request(move |target: SocketAddr| {
+            counted.fetch_add(1, SeqCst);
+            target
+        })
+        .service(TcpConnector::new());
+    let client = even().with_sessions(4).connect(connector, address, deaf);
+    // 3 s a dial, then pauses of 0.3, 0.6 and 1.2 s
+    sleep(ms(13_000)).await;
+    assert_eq!(dials.load(SeqCst), 4);
+    assert!(matches!(client.state(), State::Connecting));
+    let begin = Instant::now();
+    client.stop();
+    soon(client.stopped()).await;
+    assert!(begin.elapsed() <= ms(1), "in the middle of a dial");
+}
+
+#[tokio::test]
+async fn name_that_does_not_resolve_is_tried_again_and_told_of() {
+    let client = Client::builder()
+        .with_backoff(Backoff::new(ms(1), ms(1)))
+        .with_max_attempts(3)
+        .connect(TcpConnector::new(), "nobody.invalid:7000", deaf);
+    let Err(NoSession::Failed(Failure::Attempts { attempts: 3, last })) = client.session().await
+    else {
+        panic!("there is no such name");
+    };
+    let Ended::Open(getty::OpenError::Connect(error)) = &*last else {
+        panic!("{last}");
+    };
+    let error: &ConnectError = error.downcast_ref().unwrap();
+    assert_eq!(error.target(), "\"nobody.invalid:7000\"");
+}
+
+const NAME: &str = "sockets::fifty_restarts_under_load_leak_nothing";
+const CHILD: &str = "GETTY_TEST_RESTARTS_A_SERVER";
+const WORKERS: usize = 2;
+
+/// In a process of its own, for other tests open descriptors as well.
+#[test]
+#[cfg(target_os = "linux")]
+fn fifty_restarts_under_load_leak_nothing() {
+    if env::var_os(CHILD).is_some() {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .enable_all()
+            .build()
+            .unwrap();
+        return runtime.block_on(restart_fifty_times());
+    }
+    let child = Command::new(env::current_exe().unwrap())
+        .args([NAME, "--exact", "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&child.stdout);
+    assert!(
+        child.status.success() && told.contains("1 passed"),
+        "{told}{}",
+        String::from_utf8_lossy(&child.stderr)
+    );
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let begin = std::time::Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "never: {what}");
+        sleep(ms(1)).await;
+    }
+}
+
+async fn restart_fifty_times() {
+    const SESSIONS: usize = 4;
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    // keeps the port while the server is away
+    let kept = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    kept.set_reuse_address(true).unwrap();
+    kept.bind(&any.into()).unwrap();
+    let address = kept.local_addr().unwrap().as_socket().unwrap();
+    let (descriptors_before, tasks_before) =
+        (descriptors(), Handle::current().metrics().num_alive_tasks());
+
+    let client = Client::builder()
+        .with_sessions(SESSIONS)
+        .with_backoff(Backoff::new(ms(2), ms(20)).with_settled_after(ms(1)))
+        .with_reoffer(true)
+        .connect(TcpConnector::new(), address, deaf);
+    let (over, sent) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+    );
+    let senders: Vec<_> = (0..8)
+        .map(|_| {
+            let (client, over, sent) = (client.clone(), Arc::clone(&over), Arc::clone(&sent));
+            tokio::spawn(async move {
+                while !over.load(SeqCst) {
+                    match client.send("hello".to_owned()).await {
+                        Ok(_) => drop(sent.fetch_add(1, SeqCst)),
+                        Err(ClientSendError::Session(_)) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            })
+        })
+        .collect();
+
+    let mut ended = Vec::new();
+    for _ in 0..50 {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let server = tokio::spawn(serve(listener, echo()).into_future());
+        until("the pool is full", || client.sessions().len() == SESSIONS).await;
+        ended.extend(client.sessions().iter().map(|one| one.handle().downgrade()));
+        let before = sent.load(SeqCst);
+        until("messages flow", || sent.load(SeqCst) > before + 100).await;
+        server.abort();
+        let _ = server.await;
+        until("the client sees it", || !client.is_open()).await;
+    }
+
+    let listener = TcpListener::bind(address).await.unwrap();
+    let server = tokio::spawn(serve(listener, echo()).into_future());
+    over.store(true, SeqCst);
+    for sender in senders {
+        sender.await.unwrap();
+    }
+    client.stop();
+    client.stopped().await;
+    server.abort();
+    let _ = server.await;
+    until("tasks end", || {
+        Handle::current().metrics().num_alive_tasks() == tasks_before
+    })
+    .await;
+    until("descriptors are closed", || {
+        descriptors() == descriptors_before
+    })
+    .await;
+    // a thread keeps the session of its last request until it has another
+    until("sessions are freed", || {
+        let kept = ended.iter().filter(|handle| handle.upgrade().is_some());
+        kept.count() <= WORKERS
+    })
+    .await;
+}
