@@ -322,6 +322,29 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn own_address_and_port_zero_are_not_answered() {
+        // an echo that believed it heard itself would go on for ever
+        for (bound, own) in [("127.0.0.1:0", "127.0.0.1"), ("0.0.0.0:0", "127.0.0.9")] {
+            let bound: SocketAddr = bound.parse().unwrap();
+            let socket = super::super::builder::SocketOptions::new()
+                .bind(bound)
+                .unwrap();
+            let own: IpAddr = own.parse().unwrap();
+            let port = socket.local().port();
+            let from = |peer: (IpAddr, u16)| Arrived {
+                bytes: b"hello",
+                peer: peer.into(),
+                local: Some(own),
+                ecn: Ecn::NotCapable,
+            };
+            assert!(socket.is_unanswerable(&from((own, port))));
+            assert!(socket.is_unanswerable(&from((own, 0))));
+            assert!(!socket.is_unanswerable(&from((own, port ^ 1))));
+            assert!(!socket.is_unanswerable(&from(([127, 0, 0, 2].into(), port))));
+        }
+    }
+
     #[test]
     fn all_who_wait_to_write_are_woken_once_however_often_they_asked() {
         let writers = Arc::new(Writers::default());

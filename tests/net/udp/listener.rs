@@ -288,22 +288,6 @@ async fn congestion_bits_reach_the_handler() {
 }
 
 #[tokio::test]
-async fn socket_that_seems_to_write_to_itself_is_not_answered() {
-    // an echo that believed it would go on for ever
-    let listener = UdpListener::bind(V4).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let monitor = listener.monitor();
-    let (stack, mut sessions) = telling_echo();
-    let _server = serve(listener, stack);
-    let peer = peer_of(address).await;
-    ask(&peer, "hello").await;
-    let session = soon(sessions.recv()).await.unwrap();
-    let before = monitor.stats();
-    assert_eq!(before.ignored, 0);
-    assert_eq!(session.stats().messages_in, 1);
-}
-
-#[tokio::test]
 async fn peer_that_nobody_listens_for_any_more_ends_no_listener() {
     let listener = UdpListener::bind(V4).await.unwrap();
     let address = listener.local_addr().unwrap();
