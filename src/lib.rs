@@ -98,7 +98,7 @@
 //!
 //! # Features
 //!
-//! None is on by default: TCP, Unix sockets, in-memory connections and clients are always there.
+//! None is on by default: TCP, UDP, Unix sockets, in-memory connections and clients are always there.
 //!
 //! - `metrics`: `MetricsLayer` and `MessageMetricsLayer` of [`layers`], over the `metrics` crate.
 //! - `tls`: [`tls`], over rustls.

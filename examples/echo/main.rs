@@ -1,9 +1,10 @@
 //! Sends back whatever arrives: the same handler behind any listener, codec and stack.
 //!
 //! ```text
-//! cargo run --release --all-features --example echo -- --tcp 127.0.0.1:7007 --unix /tmp/echo.sock
+//! cargo run --release --all-features --example echo -- --tcp 127.0.0.1:7007 --unix /tmp/echo.sock --udp 127.0.0.1:7007
 //! nc 127.0.0.1 7007
 //! nc -U /tmp/echo.sock
+//! nc -u 127.0.0.1 7007
 //! ```
 //!
 //! With `--tls` it makes a certificate of its own, unless it is given one:
@@ -29,7 +30,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use getty::{
     BoxError, CodecLayer, Layer, Listener, Pipeline, Reply, Request, Serve, ServiceBuilder,
     SessionLayer,
@@ -39,7 +40,7 @@ use getty::{
         IdleTimeoutLayer, MetricsLayer, ReadTimeoutLayer, Registry, RegistryLayer, TraceLayer,
         WriteTimeoutLayer,
     },
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, UdpListener, UdpPeer, UnixListener},
     tls::{TlsLayer, TlsStream},
 };
 use lexopt::prelude::*;
@@ -49,14 +50,16 @@ use tokio::{
 };
 
 const HELP: &str = "\
-Usage: echo [--tcp ADDRESS]... [--unix PATH]... [--tls ADDRESS]... [settings]
+Usage: echo [--tcp ADDRESS]... [--unix PATH]... [--tls ADDRESS]... [--udp ADDRESS]... [settings]
 
   --tcp ADDRESS     listen on a TCP address, such as 127.0.0.1:7007; port 0 takes any free one
   --unix PATH       listen on a Unix socket
   --tls ADDRESS     listen on a TCP address for TLS
   --cert FILE       the certificate's chain for it, in PEM, and
   --key FILE        its key; without them, a self-signed certificate for localhost
-  --codec CODEC     lines (default), length (4 bytes big-endian, up to 16 MiB), or raw
+  --udp ADDRESS     listen on a UDP address; a session for each peer, which ends after a minute's silence
+  --codec CODEC     lines, length (4 bytes big-endian, up to 16 MiB), or raw; without it streams have
+                    lines, and datagrams come back unchanged
   --stack STACK     bare (default): codec and session loop; tower: with tower's timeouts and limits;
                     full: with what a production server has, which tells an idle peer every minute
                     that it is there: an empty line or frame, and nothing where all bytes mean something
@@ -109,15 +112,41 @@ fn run(options: Options) -> Result<(), BoxError> {
 async fn echo(options: Options) -> Result<(), BoxError> {
     // first, so that nobody is told that we listen before a signal ends us in order
     let shutdown = getty::shutdown_signal();
-    let serve = match options.codec {
-        Codec::Lines => options.serve(Lines::new(), Some(String::new())).await,
-        Codec::Length => {
-            let codec = Length::new().with_max_length(LONGEST);
-            options.serve(codec, Some(Bytes::new())).await
+    let mut listeners = Vec::new();
+    match options.codec {
+        None => {
+            let streams = Listeners::STREAMS;
+            listeners.extend(
+                options
+                    .serve(streams, Lines::new(), Some(String::new()))
+                    .await?,
+            );
+            let datagrams = Listeners::DATAGRAMS;
+            listeners.extend(options.serve(datagrams, Whole, None).await?);
         }
-        Codec::Raw => options.serve(Raw::new(), None).await,
-    };
-    serve?
+        Some(Codec::Lines) => {
+            let codec = Lines::new();
+            listeners.extend(
+                options
+                    .serve(Listeners::ALL, codec, Some(String::new()))
+                    .await?,
+            );
+        }
+        Some(Codec::Length) => {
+            let codec = Length::new().with_max_length(LONGEST);
+            listeners.extend(
+                options
+                    .serve(Listeners::ALL, codec, Some(Bytes::new()))
+                    .await?,
+            );
+        }
+        Some(Codec::Raw) => {
+            listeners.extend(options.serve(Listeners::ALL, Raw::new(), None).await?);
+        }
+    }
+    let serve = listeners.into_iter().reduce(Serve::and);
+    serve
+        .ok_or("nothing to listen on")?
         .with_graceful_shutdown(shutdown)
         .with_drain_deadline(DRAIN)
         .await?;
@@ -132,7 +161,8 @@ struct Options {
     unix: Vec<PathBuf>,
     tls: Vec<String>,
     files: tls::Files,
-    codec: Codec,
+    udp: Vec<String>,
+    codec: Option<Codec>,
     stack: Stack,
     workers: NonZero<usize>,
 }
@@ -141,6 +171,54 @@ enum Codec {
     Lines,
     Length,
     Raw,
+}
+
+/// Which listeners a codec is for.
+#[derive(Clone, Copy)]
+struct Listeners {
+    streams: bool,
+    datagrams: bool,
+}
+
+impl Listeners {
+    const ALL: Self = Self {
+        streams: true,
+        datagrams: true,
+    };
+    const STREAMS: Self = Self {
+        datagrams: false,
+        ..Self::ALL
+    };
+    const DATAGRAMS: Self = Self {
+        streams: false,
+        ..Self::ALL
+    };
+}
+
+/// A datagram as it is, even if it is empty.
+#[derive(Clone)]
+struct Whole;
+
+impl Decoder for Whole {
+    type Item = Bytes;
+    type Error = io::Error;
+
+    fn decode(&mut self, _: &mut BytesMut) -> io::Result<Option<Bytes>> {
+        Ok(None)
+    }
+
+    fn decode_eof(&mut self, datagram: &mut BytesMut) -> io::Result<Option<Bytes>> {
+        Ok(Some(datagram.split().freeze()))
+    }
+}
+
+impl Encoder<Bytes> for Whole {
+    type Error = io::Error;
+
+    fn encode(&mut self, message: Bytes, datagram: &mut BytesMut) -> io::Result<()> {
+        datagram.extend_from_slice(&message);
+        Ok(())
+    }
 }
 
 enum Stack {
@@ -157,7 +235,8 @@ impl Options {
             unix: Vec::new(),
             tls: Vec::new(),
             files: tls::Files::default(),
-            codec: Codec::Lines,
+            udp: Vec::new(),
+            codec: None,
             stack: Stack::Bare,
             workers: available_parallelism().unwrap_or(NonZero::<usize>::MIN),
         };
@@ -166,16 +245,17 @@ impl Options {
             match argument {
                 Long("tcp") => options.tcp.push(arguments.value()?.string()?),
                 Long("unix") => options.unix.push(arguments.value()?.into()),
+                Long("udp") => options.udp.push(arguments.value()?.string()?),
                 Long("tls") => options.tls.push(arguments.value()?.string()?),
                 Long("cert") => options.files.cert = Some(arguments.value()?.into()),
                 Long("key") => options.files.key = Some(arguments.value()?.into()),
                 Long("codec") => {
-                    options.codec = match &*arguments.value()?.string()? {
+                    options.codec = Some(match &*arguments.value()?.string()? {
                         "lines" => Codec::Lines,
                         "length" => Codec::Length,
                         "raw" => Codec::Raw,
                         other => return Err(format!("there is no codec '{other}'").into()),
-                    }
+                    });
                 }
                 Long("stack") => {
                     options.stack = match &*arguments.value()?.string()? {
@@ -187,20 +267,29 @@ impl Options {
                 }
                 Long("workers") => options.workers = arguments.value()?.parse()?,
                 Long("help") | Short('h') => return Ok(None),
-                Long(flag @ ("udp" | "ws" | "wss")) => {
+                Long(flag @ ("ws" | "wss")) => {
                     return Err(later(format_args!("--{flag}")));
                 }
                 other => return Err(other.unexpected()),
             }
         }
-        if options.tcp.is_empty() && options.unix.is_empty() && options.tls.is_empty() {
-            return Err("nothing to listen on: give --tcp, --unix or --tls".into());
+        if [&options.tcp, &options.tls, &options.udp]
+            .iter()
+            .all(|kind| kind.is_empty())
+            && options.unix.is_empty()
+        {
+            return Err("nothing to listen on: give --tcp, --unix, --tls or --udp".into());
         }
         Ok(Some(options))
     }
 
     /// Binds the listeners, and puts the echo behind them. `beat` is a message that means nothing, if there is one.
-    async fn serve<C, M>(&self, codec: C, beat: Option<M>) -> Result<Serve, BoxError>
+    async fn serve<C, M>(
+        &self,
+        listeners: Listeners,
+        codec: C,
+        beat: Option<M>,
+    ) -> Result<Vec<Serve>, BoxError>
     where
         C: Decoder<Item = M, Error: Into<BoxError>> + Encoder<M, Error: Into<BoxError>>,
         C: Clone + Send + 'static,
@@ -212,6 +301,7 @@ impl Options {
         match self.stack {
             Stack::Bare => {
                 self.listen(
+                    listeners,
                     ServiceBuilder::new()
                         .layer(CodecLayer::new(codec))
                         .layer(SessionLayer::new())
@@ -221,6 +311,7 @@ impl Options {
             }
             Stack::Tower => {
                 self.listen(
+                    listeners,
                     ServiceBuilder::new()
                         .concurrency_limit(100_000)
                         .layer(CodecLayer::new(codec))
@@ -235,6 +326,7 @@ impl Options {
             Stack::Full => {
                 let sent = beat.clone();
                 self.listen(
+                    listeners,
                     ServiceBuilder::new()
                         .layer(TraceLayer::new())
                         .layer(MetricsLayer::new())
@@ -265,33 +357,41 @@ impl Options {
         }
     }
 
-    async fn listen<S>(&self, stack: S) -> Result<Serve, BoxError>
+    async fn listen<S>(&self, listeners: Listeners, stack: S) -> Result<Vec<Serve>, BoxError>
     where
-        S: Pipeline<TcpStream> + Pipeline<UnixStream> + Pipeline<TlsStream<TcpStream>> + Clone,
+        S: Pipeline<TcpStream> + Pipeline<UnixStream> + Pipeline<TlsStream<TcpStream>>,
+        S: Pipeline<UdpPeer> + Clone,
     {
-        let mut listeners = Vec::new();
-        for address in &self.tcp {
-            let listener = TcpListener::bind(address).await?;
-            announce("tcp", &listener)?;
-            listeners.push(getty::serve(listener, stack.clone()));
-        }
-        for path in &self.unix {
-            let listener = UnixListener::bind(path)?;
-            announce("unix", &listener)?;
-            listeners.push(getty::serve(listener, stack.clone()));
-        }
-        if !self.tls.is_empty() {
-            let tls = TlsLayer::new(self.files.load()?);
-            for address in &self.tls {
+        let mut served = Vec::new();
+        if listeners.streams {
+            for address in &self.tcp {
                 let listener = TcpListener::bind(address).await?;
-                announce("tls", &listener)?;
-                listeners.push(getty::serve(listener, tls.layer(stack.clone())));
+                announce("tcp", &listener)?;
+                served.push(getty::serve(listener, stack.clone()));
+            }
+            for path in &self.unix {
+                let listener = UnixListener::bind(path)?;
+                announce("unix", &listener)?;
+                served.push(getty::serve(listener, stack.clone()));
+            }
+            if !self.tls.is_empty() {
+                let tls = TlsLayer::new(self.files.load()?);
+                for address in &self.tls {
+                    let listener = TcpListener::bind(address).await?;
+                    announce("tls", &listener)?;
+                    served.push(getty::serve(listener, tls.layer(stack.clone())));
+                }
             }
         }
-        listeners
-            .into_iter()
-            .reduce(Serve::and)
-            .ok_or_else(|| "nothing to listen on".into())
+        if listeners.datagrams {
+            for address in &self.udp {
+                let builder = UdpListener::builder().with_empty_datagrams(true);
+                let listener = builder.bind(address).await?;
+                announce("udp", &listener)?;
+                served.push(getty::serve(listener, stack.clone()));
+            }
+        }
+        Ok(served)
     }
 }
 

@@ -10,6 +10,7 @@
 //! |---|---|---|---|
 //! | TCP | [`TcpListener`], tokio's | [`TcpConnector`] | `"host:port"`, `("host", port)`, `SocketAddr`, ... |
 //! | Unix stream | `UnixListener`, tokio's | `UnixConnector` | a path |
+//! | UDP | [`UdpListener`], a session a peer; [`UdpEndpoint`], one for all | [`UdpConnector`] | as TCP's |
 //! | within the process | [`MemoryListener`] | [`MemoryConnector`] | `()`, its own listener |
 //!
 //! ```
@@ -33,6 +34,7 @@ mod connect;
 mod listener;
 mod memory;
 mod tcp;
+mod udp;
 #[cfg(unix)]
 mod unix;
 
@@ -43,4 +45,9 @@ pub use self::{
     listener::Listener,
     memory::{MemoryConnector, MemoryListener, memory},
     tcp::{Keepalive, TcpConnector, TcpListener, TcpListenerBuilder},
+    udp::{
+        Admit, Datagram, Ecn, Evicted, Eviction, FirstDatagram, Overflow, ProbePolicy, UdpClient,
+        UdpConnector, UdpEndpoint, UdpEndpointIo, UdpInfo, UdpListener, UdpListenerBuilder,
+        UdpMonitor, UdpPeer, UdpStats,
+    },
 };

@@ -10,7 +10,7 @@
 //! Scope: everything set here is per session. It is the innermost layer of the connection stack and the outermost of the
 //! message stack.
 
-mod buffers;
+pub(crate) mod buffers;
 mod calls;
 mod clock;
 mod config;
@@ -21,6 +21,7 @@ mod read;
 mod renew;
 mod segments;
 mod timer;
+mod too_long;
 mod wire;
 mod write;
 
@@ -40,6 +41,7 @@ pub use self::{
     per_session::{NotOpened, OpeningFuture},
     read::{FrameTooLong, LeftoverBytes},
     renew::{Own, Pristine, Renew, SharedStack},
+    too_long::MessageTooLong,
     wire::{SessionCodec, Wire},
 };
 

@@ -203,7 +203,7 @@ impl Reader {
         let received = ready!(wire.poll_recv(cx, &mut self.buf, limit))?;
         match received {
             Received::Data(_) => self.decodable = true,
-            Received::Control(_) => {}
+            Received::Control(_) | Received::Lost(_) => {}
             Received::End => {
                 self.ended = true;
                 // of a stream the end may complete a message; of messages it is none, not even an empty one

@@ -68,6 +68,27 @@ pub trait Wire: HasSession<Out: Send + 'static> {
     /// See [`Transport::poll_flush`].
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
+    /// Whether bytes that are encoded already are a whole message. They are, unless a message is more than its bytes, as
+    /// a datagram is that has to know its peer.
+    ///
+    /// # Errors
+    ///
+    /// Why they are not.
+    fn takes_raw(&self) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    /// See [`Transport::max_message`].
+    fn max_message(&self) -> usize {
+        usize::MAX
+    }
+
+    /// See [`Transport::has_more`].
+    #[inline]
+    fn has_more(&self) -> bool {
+        false
+    }
+
     /// See [`Transport::has_ping`].
     fn has_ping(&self) -> bool {
         false
@@ -165,6 +186,15 @@ impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> Wire for Framed<T,
     #[inline]
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.split_mut().0.poll_flush(cx)
+    }
+
+    fn max_message(&self) -> usize {
+        self.transport().max_message()
+    }
+
+    #[inline]
+    fn has_more(&self) -> bool {
+        self.transport().has_more()
     }
 
     fn has_ping(&self) -> bool {

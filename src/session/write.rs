@@ -15,6 +15,7 @@ use super::{
     queue::Queue,
     segments::{self, Segments},
     timer::Timer,
+    too_long::MessageTooLong,
     wire::Wire,
 };
 use crate::transport::Framing;
@@ -41,6 +42,8 @@ pub(crate) struct Writer {
     /// Something beside the bytes in `buf` may have to be written, flushed or told.
     stirred: bool,
     framing: Framing,
+    /// The longest message that the transport can send, for a message transport.
+    longest: usize,
     /// Where the messages that wait end, by `encoded`, for a message transport.
     units: Queue<u64>,
     /// The sends whose outcome is due at the first flush after their last byte.
@@ -55,7 +58,7 @@ struct Due {
 }
 
 impl Writer {
-    pub(crate) fn new(framing: Framing) -> Self {
+    pub(crate) fn new(framing: Framing, longest: usize) -> Self {
         Self {
             front: Bytes::new(),
             buf: BytesMut::new(),
@@ -66,6 +69,7 @@ impl Writer {
             unflushed: false,
             stirred: false,
             framing,
+            longest,
             units: Queue::new(),
             due: Queue::new(),
         }
@@ -108,8 +112,21 @@ impl Writer {
             return Err(error);
         }
         let bytes = self.buf.len() - before;
+        if let Err(error) = self.check(bytes) {
+            self.buf.truncate(before);
+            return Err(error);
+        }
         self.complete(bytes);
         Ok(bytes)
+    }
+
+    /// Whether the transport can carry a message of so many bytes.
+    #[inline(always)]
+    fn check(&self, bytes: usize) -> Result<(), BoxError> {
+        if self.framing != Framing::Stream && bytes > self.longest {
+            return Err(MessageTooLong::boxed(bytes, self.longest));
+        }
+        Ok(())
     }
 
     /// A message of so many bytes is complete.
@@ -134,10 +151,20 @@ impl Writer {
                 let Some(id) = wire.codec_id() else {
                     return self.encode(wire, shared.message());
                 };
-                self.append([shared.encoded(id, |message| encode_apart(wire, message))?])
+                let bytes = shared.encoded(id, |message| encode_apart(wire, message))?;
+                self.check(bytes.len())?;
+                self.append([bytes])
             }
-            Payload::Raw(bytes) => self.append([bytes]),
-            Payload::RawVectored(pieces) => self.append(pieces),
+            Payload::Raw(bytes) => {
+                wire.takes_raw()?;
+                self.check(bytes.len())?;
+                self.append([bytes])
+            }
+            Payload::RawVectored(pieces) => {
+                wire.takes_raw()?;
+                self.check(pieces.iter().map(Bytes::len).sum())?;
+                self.append(pieces)
+            }
             // nothing goes out, and who waits for that learns it when what is before has left
             _ => return Ok(0),
         };

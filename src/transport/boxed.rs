@@ -45,6 +45,14 @@ impl Transport for BoxTransport {
         self.0.poll_flush(cx)
     }
 
+    fn max_message(&self) -> usize {
+        self.0.max_message()
+    }
+
+    fn has_more(&self) -> bool {
+        self.0.has_more()
+    }
+
     fn has_ping(&self) -> bool {
         self.0.has_ping()
     }

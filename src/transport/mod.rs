@@ -38,6 +38,9 @@ pub enum Received {
     /// So many bytes of the transport's own were received, such as a pong: the peer is there, and there is nothing for
     /// the codec.
     Control(usize),
+    /// So many messages were lost before they could be given to the session, and are counted as skipped: a queue was
+    /// full, or a datagram was truncated.
+    Lost(u32),
     /// The peer has ended its direction; there is nothing more.
     End,
 }
@@ -69,6 +72,19 @@ pub trait Transport {
 
     /// Hands all that was taken to the network.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// The longest message that it can send, in bytes. A longer one fails where it is encoded, and none of it is sent.
+    /// Asked once, when the session opens, and not of streams; without a bound by default.
+    fn max_message(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Whether the next [`poll_recv`](Self::poll_recv) will be ready: what it gives is then handled before anything is
+    /// flushed, so that the answers leave together. It may say `false` always, as it does by default.
+    #[inline]
+    fn has_more(&self) -> bool {
+        false
+    }
 
     /// Whether it has a ping of its own. It is asked once, when the session loop begins; `false` by default.
     fn has_ping(&self) -> bool {

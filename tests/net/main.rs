@@ -6,6 +6,7 @@ mod sending;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
+mod udp;
 #[cfg(unix)]
 mod unix;
 

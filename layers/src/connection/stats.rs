@@ -20,7 +20,8 @@ pub struct Stats {
     pub messages_in: u64,
     /// Messages sent.
     pub messages_out: u64,
-    /// Messages that were skipped because they could not be decoded or encoded, on transports that skip them.
+    /// Messages that were skipped because they could not be decoded or encoded, on transports that skip them, or that
+    /// such a transport lost for us: datagrams that were truncated, or for which a queue had no room.
     pub skipped: u64,
     /// Messages that were not sent because the peer reads too slowly or our direction was ended: those that were offered
     /// under a [`SlowConsumer`](crate::SlowConsumer) policy, and replies after [`finish`](crate::Session::finish).

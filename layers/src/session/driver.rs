@@ -501,7 +501,12 @@ impl<Out> Driver<Out> {
 
     /// A message was skipped.
     pub fn skipped(&self) {
-        self.session.handle().count_skipped();
+        self.session.handle().count_skipped(1);
+    }
+
+    /// The transport lost so many messages before they could be read; they count as skipped.
+    pub fn lost(&self, messages: u64) {
+        self.session.handle().count_skipped(messages);
     }
 
     /// The transport is read, or is not for now; to be called when that changes.

@@ -37,6 +37,7 @@ where
                 let driver = self.wire.driver();
                 driver.received(bytes, turn.clock.moment(driver));
             }
+            Received::Lost(messages) => self.wire.driver().lost(messages.into()),
             Received::End => self.wire.driver().peer_finished(),
         }
     }

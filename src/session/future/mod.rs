@@ -152,12 +152,13 @@ where
             wire.driver().has_ping();
         }
         let framing = wire.framing();
+        let longest = wire.max_message();
         Self {
             calls: Calls::new(config.in_flight, config.ordered),
             state: Some(State {
                 phase: Phase::Opening,
                 reader: Reader::new(framing, wire.max_frame()),
-                writer: Writer::new(framing),
+                writer: Writer::new(framing, longest),
                 next: None,
                 ahead: Queue::new(),
                 replies: Queue::new(),
@@ -272,7 +273,9 @@ where
                 return self.transport_failed(error);
             }
 
-            let held = self.config.flush_delay.is_some() && self.holds_back(&mut turn);
+            // answers to what has arrived together leave together
+            let held = self.reads_on(&turn)
+                || (self.config.flush_delay.is_some() && self.holds_back(&mut turn));
             if !held
                 && let Poll::Ready(Err(error)) =
                     self.writer
@@ -368,6 +371,16 @@ where
         }
         self.steps = 0;
         coop::poll_proceed(cx).map(|unit| unit.made_progress())
+    }
+
+    /// Whether the transport has another message at hand, and room for what may come of it.
+    #[inline]
+    fn reads_on(&self, turn: &Turn) -> bool {
+        self.wire.has_more()
+            && self.phase == Phase::Running
+            && !self.blocked
+            && !turn.yields
+            && self.reader.wants_more()
     }
 
     /// Waits for the earliest deadline, on the one timer.

@@ -194,9 +194,9 @@ impl ConnectionHandle {
         self.0.counters.snapshot(tallies)
     }
 
-    pub(crate) fn count_skipped(&self) {
+    pub(crate) fn count_skipped(&self, messages: u64) {
         let mut rare = self.0.rare.lock();
-        rare.tallies.get_or_insert_default().skipped += 1;
+        rare.tallies.get_or_insert_default().skipped += messages;
     }
 
     pub(crate) fn count_dropped(&self, messages: u64) {

@@ -1,0 +1,193 @@
+//! A client with one peer.
+
+use std::{io::ErrorKind, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use getty::{
+    BoxError, CloseReason, CodecLayer, OpenError, Request, ServiceBuilder, Session, SessionLayer,
+    SessionTask,
+    layers::TransportKind,
+    net::{ConnectError, ProbePolicy, UdpConnector, UdpListener},
+};
+use tokio::{net::UdpSocket, sync::mpsc};
+
+use super::{V4, V6, Whole, serve, soon, telling_echo};
+
+type Answers = mpsc::UnboundedReceiver<Bytes>;
+
+async fn connect(
+    connector: UdpConnector,
+    address: SocketAddr,
+) -> Result<(Session<Bytes>, SessionTask, Answers), OpenError> {
+    let (answers, answered) = mpsc::unbounded_channel();
+    let (session, task) = getty::connect(connector, address, |link| {
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(Whole))
+            .layer(link)
+            .layer(SessionLayer::new())
+            .service_fn(move |request: Request<Bytes>| {
+                let told = answers.send(request.into_message());
+                async move { told.map(|()| None).map_err(BoxError::from) }
+            })
+    })
+    .await?;
+    Ok((session, task, answered))
+}
+
+#[tokio::test]
+async fn client_talks_to_its_peer_in_both_families() {
+    for any in [V4, V6] {
+        let listener = UdpListener::bind(any).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stack, _sessions) = telling_echo();
+        let _server = serve(listener, stack);
+        let (session, _task, mut answers) =
+            soon(connect(UdpConnector::new(), address)).await.unwrap();
+        assert_eq!(session.transport(), TransportKind::Udp);
+        assert_eq!(session.peer_addr().socket_addr(), Some(address));
+        assert!(
+            session
+                .local_addr()
+                .socket_addr()
+                .unwrap()
+                .ip()
+                .is_loopback()
+        );
+        for n in 0..200 {
+            soon(session.feed(Bytes::from(n.to_string())))
+                .await
+                .unwrap();
+        }
+        for n in 0..200 {
+            assert_eq!(soon(answers.recv()).await.unwrap(), n.to_string());
+        }
+        assert_eq!(session.stats().messages_out, 200);
+    }
+}
+
+#[tokio::test]
+async fn name_is_resolved_with_each_dial() {
+    let server = UdpSocket::bind(V4).await.unwrap();
+    let port = server.local_addr().unwrap().port();
+    let connection = UdpConnector::new()
+        .connect(("localhost", port))
+        .await
+        .unwrap();
+    assert_eq!(connection.handle().peer_addr().port(), Some(port));
+    let error = UdpConnector::new()
+        .connect("no such host:7")
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("no such host"));
+}
+
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn refusal_closes_a_client_unless_it_is_to_be_ignored() {
+    let server = UdpSocket::bind(V4).await.unwrap();
+    let address = server.local_addr().unwrap();
+    drop(server);
+    let (session, task, _answers) = soon(connect(UdpConnector::new(), address)).await.unwrap();
+    session.try_send(Bytes::from("anybody?")).unwrap();
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::Io);
+    let source = closed.source.unwrap();
+    let source: &std::io::Error = source.downcast_ref().unwrap();
+    assert_eq!(source.kind(), ErrorKind::ConnectionRefused);
+
+    let connector = UdpConnector::new().with_refusals_ignored(true);
+    let (session, _task, mut answers) = soon(connect(connector, address)).await.unwrap();
+    for _ in 0..5 {
+        soon(session.send(Bytes::from("anybody?"))).await.unwrap();
+    }
+    let server = UdpSocket::bind(address).await.unwrap();
+    soon(session.send(Bytes::from("now?"))).await.unwrap();
+    let mut buf = [0; 16];
+    let (_, from) = soon(server.recv_from(&mut buf)).await.unwrap();
+    server.send_to(b"now", from).await.unwrap();
+    assert_eq!(soon(answers.recv()).await.unwrap(), "now");
+}
+
+#[tokio::test]
+async fn socket_connected_to_itself_is_refused() {
+    let port = UdpSocket::bind(V4)
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let itself = SocketAddr::from(([127, 0, 0, 1], port));
+    let connector = UdpConnector::new().with_local_addr(itself);
+    let error = connector.connect(itself).await.unwrap_err();
+    assert!(error.is_self_connect());
+}
+
+#[tokio::test]
+async fn probe_is_answered_or_met_with_silence_and_eats_no_datagram() {
+    let probing = UdpConnector::new().with_probe(Duration::from_millis(200));
+    // answered by a server that knows it
+    let listener = UdpListener::builder()
+        .with_probes(ProbePolicy::Answer)
+        .bind(V4)
+        .await
+        .unwrap();
+    let address = listener.local_addr().unwrap();
+    let monitor = listener.monitor();
+    let (stack, _sessions) = telling_echo();
+    let _server = serve(listener, stack);
+    let patient = UdpConnector::new().with_probe(Duration::from_secs(3600));
+    let patient = patient.with_connect_timeout(Duration::from_secs(3600));
+    let (session, _task, mut answers) = soon(connect(patient, address)).await.unwrap();
+    assert_eq!(monitor.stats().probes, 1);
+    soon(session.send(Bytes::from("hello"))).await.unwrap();
+    assert_eq!(soon(answers.recv()).await.unwrap(), "hello");
+
+    // discarded, as the Go library's servers do
+    let silent = UdpSocket::bind(V4).await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let (_session, _task, _answers) = soon(connect(probing.clone(), address)).await.unwrap();
+    let mut buf = [0; 64];
+    let (len, _) = soon(silent.recv_from(&mut buf)).await.unwrap();
+    assert_eq!(&buf[..len], b"connect-ping");
+
+    // answered with something else, which is the session's
+    let talkative = UdpSocket::bind(V4).await.unwrap();
+    let address = talkative.local_addr().unwrap();
+    let (dialled, ()) = tokio::join!(soon(connect(probing, address)), async {
+        let (_, from) = soon(talkative.recv_from(&mut buf)).await.unwrap();
+        talkative.send_to(b"welcome", from).await.unwrap();
+    });
+    let (_session, _task, mut answers) = dialled.unwrap();
+    assert_eq!(soon(answers.recv()).await.unwrap(), "welcome");
+}
+
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn probe_that_is_refused_fails_the_dial() {
+    let address = UdpSocket::bind(V4).await.unwrap().local_addr().unwrap();
+    let probing = UdpConnector::new().with_probe(Duration::from_secs(60));
+    let Err(OpenError::Connect(error)) = soon(connect(probing, address)).await else {
+        panic!("nobody is there");
+    };
+    let error: &ConnectError = error.downcast_ref().unwrap();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test]
+async fn client_counts_what_it_drops() {
+    let server = UdpSocket::bind(V4).await.unwrap();
+    let address = server.local_addr().unwrap();
+    let connector = UdpConnector::new().with_max_datagram(10);
+    let (session, _task, mut answers) = soon(connect(connector, address)).await.unwrap();
+    let client = session.local_addr().socket_addr().unwrap();
+    for message in [&b"much too long"[..], b"", b"bad", b"good"] {
+        server.send_to(message, client).await.unwrap();
+    }
+    assert_eq!(soon(answers.recv()).await.unwrap(), "good");
+    assert_eq!(session.stats().skipped, 2);
+    assert!(
+        soon(session.send(Bytes::from("much too long")))
+            .await
+            .is_err()
+    );
+}
