@@ -134,6 +134,7 @@ pub mod codec;
 mod connection;
 pub mod correlate;
 pub mod cron;
+pub mod group;
 pub mod handle_error;
 pub mod handshake_timeout;
 pub mod heartbeat;
@@ -176,6 +177,7 @@ pub use self::{
     },
     correlate::{Correlate, CorrelateLayer},
     cron::CronLayer,
+    group::{Group, Topics},
     handle_error::HandleErrorLayer,
     handshake_timeout::HandshakeTimeoutLayer,
     heartbeat::HeartbeatLayer,

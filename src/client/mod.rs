@@ -62,9 +62,11 @@
 //! - [`Client::stop`], or dropping the last clone of the client, ends it in whatever it is doing: a dial or a pause at
 //!   once, sessions gracefully.
 
+mod attempts;
 mod backoff;
 mod builder;
 mod ended;
+mod members;
 mod pool;
 mod state;
 mod supervisor;
@@ -211,10 +213,13 @@ impl<Out> Client<Out> {
             };
             message = match session.send(message).await {
                 Ok(sent) => return Ok(sent),
-                Err(SendError::Closed {
-                    message: Some(untaken),
-                    ..
-                }) if self.0.reoffer => untaken,
+                Err(
+                    SendError::Closed {
+                        message: Some(untaken),
+                        ..
+                    }
+                    | SendError::Finished(untaken),
+                ) if self.0.reoffer => untaken,
                 Err(error) => return Err(ClientSendError::Session(error)),
             };
         }

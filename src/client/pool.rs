@@ -8,6 +8,8 @@ use std::{
     },
 };
 
+#[cfg(doc)]
+use getty_layers::ConnectionHandle;
 use getty_layers::Session;
 
 /// Which of its sessions a client gives out.
@@ -112,21 +114,18 @@ impl<Out> Pool<Out> {
         drop(old);
     }
 
-    /// Those that are not closing.
+    /// Those that are usable.
     pub(super) fn sessions(&self) -> Vec<Session<Out>> {
         let sessions = Arc::clone(&self.lock().sessions);
-        let open = sessions.iter().filter(|session| !session.is_closing());
-        open.cloned().collect()
+        let usable = sessions.iter().filter(|session| is_usable(session));
+        usable.cloned().collect()
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.lock()
-            .sessions
-            .iter()
-            .any(|session| !session.is_closing())
+        self.lock().sessions.iter().any(is_usable)
     }
 
-    /// One that is not closing, if there is one.
+    /// One that is usable, if there is one.
     pub(super) fn pick(&self) -> Option<Session<Out>> {
         let offered = self.lock();
         let Some(load) = &self.pick.0 else {
@@ -140,7 +139,7 @@ impl<Out> Pool<Out> {
             .cloned()
     }
 
-    /// Those that are not closing, beginning with the one whose turn it is.
+    /// Those that are usable, beginning with the one whose turn it is.
     fn in_turn<'a>(
         &self,
         sessions: &'a [Session<Out>],
@@ -152,6 +151,12 @@ impl<Out> Pool<Out> {
         sessions[first..]
             .iter()
             .chain(&sessions[..first])
-            .filter(|session| !session.is_closing())
+            .filter(|session| is_usable(session))
     }
+}
+
+/// Whether something can be sent by it still. One that our side has [finished](ConnectionHandle::is_finished) goes on
+/// receiving until its peer has ended too, and is replaced then.
+fn is_usable<Out>(session: &Session<Out>) -> bool {
+    !session.is_closing() && !session.is_finished()
 }

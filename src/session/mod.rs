@@ -139,7 +139,8 @@ impl<K> SessionLayer<K> {
         self
     }
 
-    /// How many sent messages wait for the encoder at most. 64 by default; 0 means 1.
+    /// How many sent messages wait for the encoder at most. 64 by default; 0 means 1. What is broadcast to a
+    /// [group](crate::layers::group#room) may exceed it until the session has had its turn.
     #[must_use]
     pub const fn with_queue(mut self, messages: u32) -> Self {
         self.config.queue = messages;

@@ -5,7 +5,12 @@ use std::{collections::VecDeque, io::IoSlice};
 use bytes::{Buf, Bytes};
 
 /// Shorter ones are copied into the write buffer.
-pub(crate) const LEAST: usize = 4 * 1024;
+///
+/// Measured over TCP on the loopback device, batches of up to 64 KiB: a copy into a buffer that is in the processor's
+/// cache costs less than a slice more in a vectored write up to some 4 KiB, and from there on as much, for it is the
+/// kernel's own copy that counts. So what by-reference saves is memory, and the growing of the buffer; and a piece of
+/// bytes by reference keeps the whole block alive that it is of.
+pub(crate) const LEAST: usize = 16 * 1024;
 
 /// How many slices are written at once.
 pub(crate) const SLICES: usize = 32;
@@ -52,9 +57,10 @@ impl Segments {
         inner.before_last = buffered;
     }
 
-    /// What is to be written next, the first `limit` bytes at the most, as far as there are `slices` for them.
+    /// What is to be written next, after `front`: the first `limit` bytes at the most, as far as there are `slices` for them.
     pub(crate) fn gather<'a, 's>(
         &'a self,
+        front: &'a [u8],
         buf: &'a [u8],
         limit: usize,
         slices: &'s mut [IoSlice<'a>; SLICES],
@@ -69,6 +75,9 @@ impl Segments {
             }
             left > 0 && filled < SLICES
         };
+        if !add(front) {
+            return &slices[..filled];
+        }
         for Segment { gap, bytes } in self.0.iter().flat_map(|inner| &inner.queue) {
             let (before, after) = rest.split_at(*gap);
             if !add(before) || !add(bytes) {
@@ -122,7 +131,7 @@ mod tests {
 
     fn written(segments: &Segments, buf: &[u8], limit: usize) -> Vec<u8> {
         let mut slices = [IoSlice::new(&[]); SLICES];
-        let slices = segments.gather(buf, limit, &mut slices);
+        let slices = segments.gather(&[], buf, limit, &mut slices);
         assert!(slices.iter().all(|slice| !slice.is_empty()));
         slices.iter().flat_map(|slice| slice.to_vec()).collect()
     }

@@ -19,9 +19,14 @@ use super::{
 };
 use crate::transport::Framing;
 
+/// Shorter bytes are copied into the write buffer even where nothing else waits.
+const LEAST_ALONE: usize = 512;
+
 #[derive(Debug)]
 pub(crate) struct Writer {
-    /// Encoded and not yet taken by the transport, but for what lies in `segments`.
+    /// What waits first, by reference: what came when nothing else waited.
+    front: Bytes,
+    /// Encoded and not yet taken by the transport, but for what lies in `front` and in `segments`.
     buf: BytesMut,
     /// What goes in between, by reference.
     segments: Segments,
@@ -52,6 +57,7 @@ struct Due {
 impl Writer {
     pub(crate) fn new(framing: Framing) -> Self {
         Self {
+            front: Bytes::new(),
             buf: BytesMut::new(),
             segments: Segments::default(),
             encoded: 0,
@@ -77,12 +83,11 @@ impl Writer {
         !self.unflushed && self.is_written()
     }
 
-    /// Whether what waits may wait for more: it is in the buffer alone, nobody waits for it, and the transport knows of
-    /// none of it.
+    /// Whether what waits may wait for more: it is short, nobody waits for it, and the transport knows of none of it.
     pub(crate) fn can_wait(&self, most: usize) -> bool {
         let waits = 1..=most;
-        waits.contains(&self.buf.len())
-            && !self.has_segments()
+        waits.contains(&self.len())
+            && self.segments.len() == 0
             && !self.unflushed
             && self.due.is_empty()
     }
@@ -140,7 +145,8 @@ impl Writer {
         Ok(bytes)
     }
 
-    /// Adds bytes as they are: large pieces by reference, small ones as copies.
+    /// Adds bytes as they are: large pieces by reference, small ones as copies. Where nothing else waits a piece need not
+    /// be large, for a buffer would be taken for it alone.
     fn append(&mut self, pieces: impl IntoIterator<Item = Bytes>) -> usize {
         let mut bytes = 0;
         let mut references = 0;
@@ -149,7 +155,10 @@ impl Writer {
             bytes += piece.len();
             // a message that is to be one unit is written in one call, which takes so many slices
             let referable = self.framing == Framing::Stream || references < segments::IN_A_UNIT;
-            if referable && piece.len() >= segments::LEAST {
+            if piece.len() >= LEAST_ALONE && self.len() == 0 && bytes == piece.len() {
+                references += 1;
+                self.front = piece;
+            } else if referable && piece.len() >= segments::LEAST {
                 references += 1;
                 self.segments.push(self.buf.len(), piece);
             } else if !piece.is_empty() {
@@ -180,7 +189,8 @@ impl Writer {
 
     /// Drops what an encoder that panicked may have left of a message.
     pub(crate) fn repair(&mut self) {
-        self.buf.truncate(self.len() - self.segments.len());
+        self.buf
+            .truncate(self.len() - self.segments.len() - self.front.len());
     }
 
     /// Writes and flushes until all is handed to the network, and keeps `timer` informed.
@@ -251,46 +261,75 @@ impl Writer {
                 Some(end) => usize::try_from(end - self.taken).unwrap_or(usize::MAX),
                 None => self.len(),
             };
-            let contiguous = !self.has_segments();
-            let taken = if contiguous {
-                ready!(wire.poll_send(cx, &[IoSlice::new(&self.buf[..unit])]))?
-            } else {
-                ready!(self.send_gathered(wire, cx, unit))?
-            };
+            let taken = ready!(self.send(wire, cx, unit))?;
             if self.units.pop_front().is_none() && taken == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.taken += taken as u64;
-            let taken = if contiguous {
-                taken
-            } else {
-                self.segments.advance(taken)
-            };
-            if taken == self.buf.len() {
-                self.buf.clear(); // unlike an advance, this leaves the whole block to be used again
-            } else {
-                self.buf.advance(taken);
-            }
+            self.advance(taken);
             self.unflushed = true;
         }
     }
 
-    /// Whether some of what waits lies outside of the buffer.
+    /// Gives the transport the next `limit` bytes, as far as it takes them.
     #[inline]
-    fn has_segments(&self) -> bool {
-        self.len() > self.buf.len()
+    fn send<W: Wire>(
+        &self,
+        wire: &mut W,
+        cx: &mut Context<'_>,
+        limit: usize,
+    ) -> Poll<io::Result<usize>> {
+        if self.len() == self.buf.len() {
+            wire.poll_send(cx, &[IoSlice::new(&self.buf[..limit])])
+        } else if self.len() == self.front.len() {
+            wire.poll_send(cx, &[IoSlice::new(&self.front[..limit])])
+        } else {
+            self.send_gathered(wire, cx, limit)
+        }
     }
 
-    /// Gives the transport the next `limit` bytes, in slices. Apart, because they lie on the stack.
+    /// The same, in slices. Apart, because they lie on the stack.
     #[cold]
     fn send_gathered<W: Wire>(
-        &mut self,
+        &self,
         wire: &mut W,
         cx: &mut Context<'_>,
         limit: usize,
     ) -> Poll<io::Result<usize>> {
         let mut slices = [IoSlice::new(&[]); segments::SLICES];
-        wire.poll_send(cx, self.segments.gather(&self.buf, limit, &mut slices))
+        let gathered = self
+            .segments
+            .gather(&self.front, &self.buf, limit, &mut slices);
+        wire.poll_send(cx, gathered)
+    }
+
+    /// The transport has taken so many bytes.
+    #[inline]
+    fn advance(&mut self, taken: usize) {
+        let of_buf = if self.len() == self.buf.len() {
+            taken
+        } else {
+            self.advance_references(taken)
+        };
+        self.taken += taken as u64;
+        if of_buf == self.buf.len() {
+            self.buf.clear(); // unlike an advance, this leaves the whole block to be used again
+        } else {
+            self.buf.advance(of_buf);
+        }
+    }
+
+    /// Lets go of what lies outside of the buffer; gives how many of the bytes were the buffer's.
+    fn advance_references(&mut self, taken: usize) -> usize {
+        if taken < self.front.len() {
+            self.front.advance(taken);
+            return 0;
+        }
+        let left = taken - std::mem::take(&mut self.front).len();
+        if self.segments.len() == 0 {
+            left
+        } else {
+            self.segments.advance(left)
+        }
     }
 
     /// Whether the transport took all that was encoded.

@@ -216,3 +216,18 @@ async fn callers_on_many_threads_always_get_a_session_or_the_end() {
         drop(server);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn session_that_our_side_has_finished_is_not_picked() {
+    let place = Place::default();
+    // nobody accepts, so that the peer does not end its direction in turn
+    let _listener = place.listen();
+    let client = even().with_sessions(2).connect(place.connector(), (), deaf);
+    full(&client, 2).await;
+    let finished = client.pick().unwrap();
+    soon(finished.finish()).await.unwrap();
+    for _ in 0..4 {
+        assert_ne!(client.pick().unwrap().id(), finished.id());
+    }
+    assert_eq!(client.sessions().len(), 1);
+}

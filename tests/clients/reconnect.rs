@@ -1,4 +1,10 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use getty::{
     BoxError, CloseReason, CodecLayer, Connection, Pipeline, ServiceBuilder,
@@ -340,4 +346,27 @@ async fn peer_that_has_ended_is_replaced_while_handlers_still_work_on_what_it_se
     idle().await;
     assert_eq!(client.sessions()[0].id(), second.id(), "that was no loss");
     assert_eq!(place.dials(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn last_session_of_a_pool_that_ends_leaves_all_attempts_to_those_that_follow() {
+    let place = Place::default();
+    let server = place.serve(echo());
+    let let_in = AtomicBool::new(false);
+    let client = even()
+        .with_sessions(2)
+        .with_max_attempts(3)
+        .with_hook(move |_| {
+            // one and no other
+            let full = let_in.swap(true, SeqCst);
+            async move { if full { Err("full") } else { Ok(()) } }
+        })
+        .connect(place.connector(), (), deaf);
+    let session = soon(client.session()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let dials = place.dials();
+    drop(server);
+    soon(session.closed()).await;
+    soon(client.stopped()).await;
+    assert_eq!(place.dials() - dials, 3);
 }

@@ -5,10 +5,12 @@ mod callbacks;
 mod closing;
 mod codec;
 mod connect;
+mod crowd;
 #[cfg(unix)]
 mod descriptors;
 mod fairness;
 mod flush_delay;
+mod groups;
 mod half_close;
 mod order;
 mod panics;

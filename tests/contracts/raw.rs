@@ -38,7 +38,7 @@ async fn small_and_large_pieces_survive_partial_writes_and_stalls_to_the_byte() 
     let layer = SessionLayer::new().with_watermarks(200_000, 400_000);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
-    let sizes = [10, 70_000, 1, 0, 4_096, 4_095, 9_000, 100_000, 3];
+    let sizes = [10, 70_000, 1, 0, 16_384, 16_383, 20_000, 100_000, 3];
     let mut expected = Vec::new();
     let mut sends = Vec::new();
     for round in 0..3 {
@@ -79,7 +79,7 @@ async fn a_raw_payload_is_one_unit_however_many_pieces_it_has() {
     let (transport, peer) = units::pair(Framing::Messages);
     let handler = service_fn(|_: Request<String>| async { Ok::<_, BoxError>(None::<String>) });
     let (session, _task) = open(transport, lines(), SessionLayer::new(), handler).await;
-    let large = |n: u8| Bytes::from(vec![b'a' + n % 26; 5_000]);
+    let large = |n: u8| Bytes::from(vec![b'a' + n % 26; 20_000]);
     let pieces: Vec<_> = (0..60)
         .flat_map(|n| [Bytes::from_static(b"-"), large(n)])
         .collect();
@@ -90,10 +90,10 @@ async fn a_raw_payload_is_one_unit_however_many_pieces_it_has() {
         session.send_raw(large(1)),
     );
     assert_eq!(many.unwrap().bytes, expected.len());
-    assert_eq!((empty.unwrap().bytes, one.unwrap().bytes), (0, 5_000));
+    assert_eq!((empty.unwrap().bytes, one.unwrap().bytes), (0, 20_000));
     assert!(soon(peer.message()).await.into_bytes() == expected);
     assert_eq!(soon(peer.message()).await, "");
-    assert_eq!(soon(peer.message()).await.len(), 5_000);
+    assert_eq!(soon(peer.message()).await.len(), 20_000);
     assert_eq!(peer.waiting(), 0);
 }
 

@@ -65,7 +65,7 @@ async fn a_hundred_tasks_send_into_one_session_and_nothing_is_lost_doubled_or_ou
                 for number in 0..MESSAGES {
                     // small ones, and some that are written by reference
                     let filler = if number % 50 == 0 {
-                        6_000
+                        20_000
                     } else {
                         number as usize % 100
                     };

@@ -18,7 +18,6 @@
 
 use std::{
     any::Any,
-    collections::VecDeque,
     fmt,
     sync::Arc,
     task::{Context, Waker},
@@ -30,7 +29,7 @@ use tokio::time::Instant;
 use super::{
     Session,
     error::SendFailure,
-    outbox::{Queued, TicketId},
+    outbox::{Batch, Queued, TicketId},
     payload::Weigh,
     signal::Signal,
 };
@@ -64,10 +63,7 @@ pub fn pair<Out>(handle: crate::ConnectionHandle) -> (Session<Out>, Driver<Out>)
         ping: false,
         held: false,
         input_ended: false,
-        budget: None,
-        charged: 0,
-        uncharged: false,
-        weigh: None,
+        memory: None,
         wishes: None,
     };
     (session, driver)
@@ -93,18 +89,33 @@ pub struct Driver<Out> {
     held: bool,
     /// Nothing more will be received.
     input_ended: bool,
-    /// What senders and the write buffer are charged to.
-    budget: Option<MemoryBudget>,
-    /// How many bytes of the write buffer the budget knows of.
-    charged: usize,
-    /// Messages have left the queue that the budget believes there.
-    uncharged: bool,
-    weigh: Option<Weigh<Out>>,
+    /// What is held for sending is charged here, where there is a budget.
+    memory: Option<Box<Memory<Out>>>,
     /// What layers have asked for, where any has.
     wishes: Option<Box<Wishes>>,
 }
 
-type Batch<Out> = VecDeque<Queued<Out>>;
+/// What is held for sending, as a budget knows it.
+#[derive(Debug)]
+struct Memory<Out> {
+    budget: Option<MemoryBudget>,
+    weigh: Option<Weigh<Out>>,
+    /// How many bytes of the write buffer the budget knows of.
+    charged: usize,
+    /// Messages have left the queue that the budget believes there.
+    uncharged: bool,
+}
+
+impl<Out> Default for Memory<Out> {
+    fn default() -> Self {
+        Self {
+            budget: None,
+            weigh: None,
+            charged: 0,
+            uncharged: false,
+        }
+    }
+}
 
 /// What layers have asked of a driver.
 #[derive(Debug, Default)]
@@ -129,6 +140,15 @@ impl<Out> Outgoing<Out> {
     #[must_use]
     pub fn into_message(self) -> Option<Out> {
         self.payload.into_message()
+    }
+}
+
+impl<Out> From<Queued<Out>> for Outgoing<Out> {
+    fn from(Queued { payload, attention }: Queued<Out>) -> Self {
+        Self {
+            payload,
+            ticket: attention.ticket().map(Ticket),
+        }
     }
 }
 
@@ -261,17 +281,16 @@ impl<Out> Driver<Out> {
 
     /// What to send next.
     pub fn next_outgoing(&mut self) -> Option<Outgoing<Out>> {
-        if self.left() == 0 && self.raised {
+        if self.left() > 0 {
+            self.unreported = true;
+        } else if self.raised {
             self.raised = false;
-            let batch = self.batch.get_or_insert_default();
-            self.session.outbox().take(batch);
+            let (first, counts) = self.session.outbox().take_first(&mut self.batch)?;
+            self.unreported |= counts;
+            return Some(first.into());
         }
-        let Queued { payload, attention } = self.batch.as_mut()?.pop_front()?;
-        self.unreported = true;
-        Some(Outgoing {
-            payload,
-            ticket: attention.ticket().map(Ticket),
-        })
+        let next = self.batch.as_mut()?.pop_front()?;
+        Some(next.into())
     }
 
     /// Tells the senders what room there is: whether the write buffer is above its high watermark, and that messages
@@ -286,7 +305,9 @@ impl<Out> Driver<Out> {
 
     #[inline(never)]
     fn report(&mut self, blocked: bool) -> bool {
-        self.uncharged |= self.unreported;
+        if let Some(memory) = &mut self.memory {
+            memory.uncharged |= self.unreported;
+        }
         self.unreported = false;
         if blocked != self.blocked {
             self.blocked = blocked;
@@ -348,39 +369,43 @@ impl<Out> Driver<Out> {
 
     /// Has what the session holds for sending charged to `budget`.
     pub fn set_memory_budget(&mut self, budget: MemoryBudget) {
-        let outbox = self.session.outbox();
-        outbox.set_budget(budget.clone(), self.session.id(), self.weigh);
-        self.budget = Some(budget);
+        let memory = self.memory.get_or_insert_default();
+        memory.budget = Some(budget.clone());
+        let (id, outbox) = (self.session.id(), self.session.outbox());
+        outbox.set_budget(budget, id, memory.weigh);
     }
 
     /// How many bytes a message holds beyond its own size, for a budget that is set later.
     pub fn set_weight(&mut self, weigh: fn(&Out) -> usize) {
-        self.weigh = Some(weigh);
+        self.memory.get_or_insert_default().weigh = Some(weigh);
     }
 
     /// Charges the bytes that wait in the write buffer to the budget, where there is one; to be told at the end of a turn.
     #[inline]
     pub fn charge_written(&mut self, bytes: usize) {
-        if self.budget.is_some() && (self.uncharged || budget::is_other_block(self.charged, bytes))
+        if let Some(memory) = &mut self.memory
+            && (memory.uncharged || budget::is_other_block(memory.charged, bytes))
         {
-            self.charged = bytes;
-            self.uncharged = false;
+            memory.charged = bytes;
+            memory.uncharged = false;
             self.session.outbox().charge_written(bytes);
         }
+    }
+
+    fn budget(&self) -> Option<&MemoryBudget> {
+        self.memory.as_ref()?.budget.as_ref()
     }
 
     /// Whether there is a budget and it is used up: then nothing is to be added to what waits already.
     #[inline]
     pub fn is_out_of_memory(&self) -> bool {
-        self.budget.as_ref().is_some_and(MemoryBudget::is_used_up)
+        self.budget().is_some_and(MemoryBudget::is_used_up)
     }
 
     /// Has `cx` woken when a budget that is used up has room again. `false` if there is room now.
     pub fn wait_for_memory(&self, cx: &Context<'_>) -> bool {
         let id = self.session.id();
-        self.budget
-            .as_ref()
-            .is_some_and(|budget| budget.wait(id, cx))
+        self.budget().is_some_and(|budget| budget.wait(id, cx))
     }
 
     /// How many messages may wait for the encoder.

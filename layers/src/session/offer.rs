@@ -100,10 +100,14 @@ impl<Out> Session<Out> {
         if self.is_closing() {
             return Err(self.refused(&Refusal::Closed, Some(payload)));
         }
+        let is_shared = matches!(payload, Payload::Shared(_));
         let pushed = match policy {
-            SlowConsumer::Wait => self.outbox().try_push(payload).map(|()| None),
-            SlowConsumer::DropNewest | SlowConsumer::Close => self.outbox().offer(payload, false),
-            SlowConsumer::DropOldest => self.outbox().offer(payload, true),
+            SlowConsumer::Wait if !is_shared => self.outbox().try_push(payload).map(|()| None),
+            _ => {
+                let droppable = policy == SlowConsumer::DropOldest;
+                let burst = || if is_shared { self.burst() } else { 0 };
+                self.outbox().offer(payload, droppable, burst)
+            }
         };
         let offered = match pushed {
             Ok(None) => Offered::Queued,

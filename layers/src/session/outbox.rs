@@ -37,6 +37,9 @@ pub(crate) struct Queued<Out> {
     pub(crate) attention: Attention,
 }
 
+/// What the driver has taken.
+pub(crate) type Batch<Out> = VecDeque<Queued<Out>>;
+
 /// Who cares for the outcome of what is queued: a word, because there is one in each entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Attention(u64);
@@ -230,7 +233,12 @@ impl<Out> State<Out> {
 
     /// How many messages more the queue can hold, whatever the write buffer holds.
     fn places(&self) -> usize {
-        (self.capacity as usize).saturating_sub(self.messages.len() + self.taken as usize)
+        (self.capacity as usize).saturating_sub(self.len())
+    }
+
+    /// How many messages wait here and, taken but not encoded, with the driver.
+    fn len(&self) -> usize {
+        self.messages.len() + self.taken as usize
     }
 
     /// The waker of the one whose turn it is, if there is room for it and it does not know yet. It wakes the next when
@@ -282,8 +290,8 @@ impl<Out> State<Out> {
     }
 
     /// Counts turns in which the queues were short, and gives the memory of long ones back after a number of them.
-    fn give_back(&mut self, batch: &mut VecDeque<Queued<Out>>) {
-        let mut longest = batch.len();
+    fn give_back(&mut self, batch: Option<&mut VecDeque<Queued<Out>>>) {
+        let mut longest = batch.as_ref().map_or(1, |batch| batch.len());
         if let Some(senders) = &self.senders {
             longest = longest
                 .max(senders.tickets.len())
@@ -297,7 +305,7 @@ impl<Out> State<Out> {
         self.quiet += 1;
         if self.quiet == QUIET {
             self.quiet = 0;
-            batch.shrink_to(SHORT);
+            batch.into_iter().for_each(|batch| batch.shrink_to(SHORT));
             self.messages.shrink_to(SHORT);
             if let Some(senders) = &mut self.senders {
                 senders.tickets.shrink_to(SHORT);
@@ -518,17 +526,22 @@ impl<Out> Outbox<Out> {
 
     /// Queues `payload` as long as the queue has places, though the write buffer be above its high watermark. Without one,
     /// a `droppable` one replaces the oldest of its kind, which is handed out. Does not overtake senders that wait.
+    ///
+    /// As long as the write buffer is not above its mark, a `burst` may lie here before any of that: so many in all.
+    /// Senders that wait are overtaken then, for they wait for room within the bound.
     pub(crate) fn offer(
         &self,
         payload: Payload<Out>,
         droppable: bool,
+        burst: impl FnOnce() -> usize,
     ) -> Result<Option<Payload<Out>>, (Refusal, Payload<Out>)> {
         let mut state = self.0.lock();
         if let Some(refusal) = state.refusal() {
             return Err((refusal, payload));
         }
         let mut replaced = None;
-        let has_place = state.waiting() == 0 && state.places() > 0;
+        let has_place = (state.waiting() == 0 && state.places() > 0)
+            || (!state.blocked && state.len() < burst());
         if !has_place || !state.charge(&payload) {
             let is_droppable = |queued: &Queued<Out>| queued.attention == Attention::DROPPABLE;
             let oldest = state.messages.iter().position(is_droppable);
@@ -688,8 +701,7 @@ impl<Out> Outbox<Out> {
 
     /// How many messages wait here.
     pub(crate) fn len(&self) -> usize {
-        let state = self.0.lock();
-        state.messages.len() + state.taken as usize
+        self.0.lock().len()
     }
 
     // the driver's side
@@ -707,10 +719,32 @@ impl<Out> Outbox<Out> {
         if let Some(charges) = &mut state.account {
             charges.account.take();
         }
-        state.give_back(batch);
+        state.give_back(Some(batch));
         let next = state.next_in_turn();
         drop(state);
         next.wake();
+    }
+
+    /// The first of what is queued; the rest goes into `batch`, which is empty, as with [`take`](Self::take). `true` if
+    /// what becomes of it is to be reported, as it is of a batch: one that is alone takes no place any more.
+    pub(crate) fn take_first(
+        &self,
+        batch: &mut Option<Box<Batch<Out>>>,
+    ) -> Option<(Queued<Out>, bool)> {
+        let mut state = self.0.lock();
+        if state.messages.len() > 1 || state.account.is_some() {
+            drop(state);
+            let batch = batch.get_or_insert_default();
+            self.take(batch);
+            return Some((batch.pop_front()?, true));
+        }
+        let only = state.messages.pop_front()?;
+        state.taken = 0;
+        state.give_back(batch.as_deref_mut());
+        let next = state.next_in_turn();
+        drop(state);
+        next.wake();
+        Some((only, false))
     }
 
     /// Takes back what is left of the batch to encode, and learns whether the write buffer is above its high watermark:
