@@ -464,8 +464,16 @@ fn closed<Out>(session: &Session<Out>, message: Option<Out>, left: Left) -> Requ
 }
 
 impl<In, Out> Requesting<In, Out> {
-    /// Gives back what it holds of the queue and of the table.
+    /// Gives back what it holds of the queue and of the table; nothing, once it is answered.
+    #[inline]
     fn finish(&mut self) {
+        if !matches!(self.step, Step::Begin | Step::Done) {
+            self.give_up();
+        }
+    }
+
+    #[cold]
+    fn give_up(&mut self) {
         let step = std::mem::replace(&mut self.step, Step::Done);
         let Some(shared) = &self.shared else {
             return;

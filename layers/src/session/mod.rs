@@ -20,8 +20,8 @@ use std::{
     sync::{Arc, Weak},
 };
 
-pub(crate) use self::share::Waiting;
 pub(crate) use self::outbox::{Next, Refusal, TicketId, WaiterId};
+pub(crate) use self::share::Waiting;
 pub use self::{
     error::{SendError, Sent},
     framed::{Framed, FramedParts, HasSession},

@@ -330,6 +330,7 @@ impl Next {
         }
     }
 
+    #[inline]
     pub(crate) fn wake(self) {
         match self {
             Self::One(waker) => waker.into_iter().for_each(Waker::wake),
