@@ -21,6 +21,7 @@ mod client;
 mod connector;
 mod datagram;
 mod endpoint;
+mod endpoint_io;
 mod hub;
 mod listener;
 mod options;
@@ -41,7 +42,8 @@ pub use self::{
     client::UdpClient,
     connector::UdpConnector,
     datagram::Datagram,
-    endpoint::{UdpEndpoint, UdpEndpointIo},
+    endpoint::UdpEndpoint,
+    endpoint_io::UdpEndpointIo,
     listener::UdpListener,
     peer::{UdpInfo, UdpPeer},
     settings::{Admit, Evicted, Eviction, FirstDatagram, Overflow, ProbePolicy},
