@@ -100,7 +100,7 @@
 //! None is on by default: TCP, Unix sockets, in-memory connections and clients are always there.
 //!
 //! - `metrics`: `MetricsLayer` and `MessageMetricsLayer` of [`layers`], over the `metrics` crate.
-//! - `ws`: reserved for WebSocket, whose layer comes with a later release; it adds nothing yet but its dependency.
+//! - `ws`: WebSocket, for servers, for clients, and on connections that an HTTP server has upgraded, over tungstenite.
 //! - `full`: all of them, now and later.
 //!
 //! The vocabulary and the layers live in `getty-layers`, re-exported as [`layers`], so that an author of layers depends
@@ -113,6 +113,8 @@ mod pipeline;
 mod serve;
 pub mod session;
 pub mod transport;
+#[cfg(feature = "ws")]
+pub mod ws;
 
 #[doc(inline)]
 pub use getty_layers as layers;

@@ -10,7 +10,7 @@
 //! Scope: everything set here is per session. It is the innermost layer of the connection stack and the outermost of the
 //! message stack.
 
-mod buffers;
+pub(crate) mod buffers;
 mod calls;
 mod clock;
 mod config;

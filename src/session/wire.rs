@@ -60,6 +60,11 @@ pub trait Wire: HasSession<Out: Send + 'static> {
     /// See [`Transport::poll_flush`].
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
+    /// See [`Transport::is_incomplete`].
+    fn is_incomplete(&self) -> bool {
+        false
+    }
+
     /// See [`Transport::has_ping`].
     fn has_ping(&self) -> bool {
         false
@@ -143,6 +148,11 @@ impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> Wire for Framed<T,
     #[inline]
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.split_mut().0.poll_flush(cx)
+    }
+
+    #[inline]
+    fn is_incomplete(&self) -> bool {
+        self.transport().is_incomplete()
     }
 
     fn has_ping(&self) -> bool {

@@ -102,6 +102,16 @@ impl Writer {
         self.unflushed = true;
     }
 
+    /// Forgets what is encoded, for a transport that sends nothing more. Whoever waits for its outcome learns of the close.
+    #[cold]
+    pub(crate) fn give_up(&mut self) {
+        self.buf.clear();
+        self.taken = self.encoded;
+        while self.units.pop_front().is_some() {}
+        while self.due.pop_front().is_some() {}
+        self.unflushed = false;
+    }
+
     /// Drops what an encoder that panicked may have left of a message.
     pub(crate) fn repair(&mut self) {
         let whole = usize::try_from(self.encoded - self.taken).unwrap_or(usize::MAX);

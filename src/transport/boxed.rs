@@ -45,6 +45,10 @@ impl Transport for BoxTransport {
         self.0.poll_flush(cx)
     }
 
+    fn is_incomplete(&self) -> bool {
+        self.0.is_incomplete()
+    }
+
     fn has_ping(&self) -> bool {
         self.0.has_ping()
     }

@@ -55,7 +55,7 @@ pub trait Transport {
     fn framing(&self) -> Framing;
 
     /// Appends what has arrived to `buf`: of a stream at most `limit` bytes, which fit the spare capacity of `buf`; else
-    /// exactly one message. Appends nothing unless it is ready.
+    /// exactly one message, or nothing if what has arrived was the transport's own. Appends nothing unless it is ready.
     fn poll_recv(
         &mut self,
         cx: &mut Context<'_>,
@@ -69,6 +69,12 @@ pub trait Transport {
 
     /// Hands all that was taken to the network.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Whether a message has begun to arrive and is not complete: a message transport's own part in the read timeout. Of a
+    /// stream the codec's buffer tells; `false` by default.
+    fn is_incomplete(&self) -> bool {
+        false
+    }
 
     /// Whether it has a ping of its own. It is asked once, when the session loop begins; `false` by default.
     fn has_ping(&self) -> bool {

@@ -2,6 +2,8 @@
 
 mod memory;
 mod tcp;
+#[cfg(feature = "ws")]
+mod ws;
 #[cfg(unix)]
 mod unix;
 

@@ -245,7 +245,12 @@ where
                 self.writer
                     .poll_flush(&mut self.wire, cx, &mut turn.clock, &mut self.timer)
             {
-                return self.transport_failed(error);
+                // after a close frame nothing is sent, and yet handlers finish and the transport has its own end
+                if self.is_live() || error.kind() != io::ErrorKind::NotConnected {
+                    return self.transport_failed(error);
+                }
+                self.writer.give_up();
+                continue;
             }
             if self.blocked && self.writer.len() <= self.config.low {
                 self.blocked = false;

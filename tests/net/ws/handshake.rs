@@ -1,0 +1,3 @@
+//! The opening handshake of a server.
+
+use super::*;
