@@ -10,7 +10,7 @@ use getty_layers::{CloseReason, Framed, HasSession, driver::Driver};
 use tokio_util::codec::{Decoder, Encoder};
 use tower::BoxError;
 
-use crate::transport::{Framing, Received, Transport};
+use crate::transport::{Ended, Framing, Received, Transport};
 
 /// A framed connection: which messages come in and go out, and how.
 ///
@@ -63,6 +63,11 @@ pub trait Wire: HasSession<Out: Send + 'static> {
     /// See [`Transport::is_incomplete`].
     fn is_incomplete(&self) -> bool {
         false
+    }
+
+    /// See [`Transport::ended`].
+    fn ended(&mut self) -> Option<Ended> {
+        None
     }
 
     /// See [`Transport::has_ping`].
@@ -153,6 +158,10 @@ impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> Wire for Framed<T,
     #[inline]
     fn is_incomplete(&self) -> bool {
         self.transport().is_incomplete()
+    }
+
+    fn ended(&mut self) -> Option<Ended> {
+        self.split_mut().0.ended()
     }
 
     fn has_ping(&self) -> bool {

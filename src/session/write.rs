@@ -2,11 +2,12 @@
 
 use std::{
     io::{self, IoSlice},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, BytesMut};
-use getty_layers::driver::Ticket;
+use getty_layers::{SharedError, driver::Ticket};
 use tower::BoxError;
 
 use super::{buffers, clock::Clock, queue::Queue, timer::Timer, wire::Wire};
@@ -102,13 +103,16 @@ impl Writer {
         self.unflushed = true;
     }
 
-    /// Forgets what is encoded, for a transport that sends nothing more. Whoever waits for its outcome learns of the close.
+    /// Forgets what is encoded, for a transport that sends nothing more; whoever waits for its outcome learns that.
     #[cold]
-    pub(crate) fn give_up(&mut self) {
+    pub(crate) fn give_up<W: Wire>(&mut self, wire: &mut W, error: io::Error) {
+        let error: SharedError = Arc::new(error);
+        while let Some(due) = self.due.pop_front() {
+            wire.driver().lost(&due.ticket, Arc::clone(&error));
+        }
+        while self.units.pop_front().is_some() {}
         self.buf.clear();
         self.taken = self.encoded;
-        while self.units.pop_front().is_some() {}
-        while self.due.pop_front().is_some() {}
         self.unflushed = false;
     }
 

@@ -354,7 +354,7 @@ async fn open<T: AsyncRead + AsyncWrite + Unpin>(
                 limits: layer.limits,
                 messages: layer.messages,
             };
-            Ok(connection.map_transport(|()| WsTransport::new(io, handle, setting, buffer)))
+            Ok(connection.map_transport(|()| WsTransport::new(io, setting, buffer)))
         }
         Err(error) => {
             handle.close_with(match error {

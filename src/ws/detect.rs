@@ -20,7 +20,7 @@ use super::{
     WsFuture, WsHandshakeError, WsLayer, WsTransport,
     layer::{Settings, open},
 };
-use crate::transport::{Framing, Received, Transport};
+use crate::transport::{Ended, Framing, Received, Transport};
 
 /// How long a peer may say nothing before it is taken for a plain one, unless the layer says otherwise.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -269,6 +269,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsOrRawTransport<T> {
         match &self.0 {
             Either::Ws(ws) => ws.is_incomplete(),
             Either::Raw { .. } => false,
+        }
+    }
+
+    fn ended(&mut self) -> Option<Ended> {
+        match &mut self.0 {
+            Either::Ws(ws) => ws.ended(),
+            Either::Raw { .. } => None,
         }
     }
 

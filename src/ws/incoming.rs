@@ -161,6 +161,7 @@ impl Incoming {
             };
             let length = self.allowed(length, limits, tags)?;
             if data != Data::Continue && header.is_final && input.len() - size >= length {
+                let before = out.len();
                 if tags {
                     out.extend_from_slice(&[kind.tag()]);
                 }
@@ -171,6 +172,7 @@ impl Incoming {
                     mask::apply(&mut out[from..], mask);
                 }
                 if kind == Kind::Text && std::str::from_utf8(&out[from..]).is_err() {
+                    out.truncate(before);
                     return Err(WsError::NotUtf8);
                 }
                 return Ok(Event::Message(length));

@@ -323,7 +323,7 @@ where
                 _ => TransportKind::WebSocket,
             });
             let setting = settings.transport();
-            return Ok(connection.map_transport(|()| WsTransport::new(io, handle, setting, buffer)));
+            return Ok(connection.map_transport(|()| WsTransport::new(io, setting, buffer)));
         }
         Ok(Err(error)) => error,
         Err(_) => WsHandshakeError::TimedOut(settings.timeout),

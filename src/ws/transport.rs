@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::{BufMut, BytesMut};
-use getty_layers::{CloseReason, ConnectionHandle};
+use getty_layers::CloseReason;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     session::buffers,
-    transport::{Framing, Received, Transport},
+    transport::{Ended, Framing, Received, SendsNoMore, Transport},
 };
 
 /// A WebSocket over the byte stream `T`: what [`WsLayer`](super::WsLayer) makes of it.
@@ -31,7 +31,6 @@ use crate::{
 /// the peer reads nothing only the last is.
 pub struct WsTransport<T> {
     io: T,
-    handle: ConnectionHandle,
     messages: Messages,
     limits: Limits,
     role: Role,
@@ -53,7 +52,7 @@ pub(super) struct Setting {
 
 impl<T> WsTransport<T> {
     /// A WebSocket after its handshake; `input` is what came behind that.
-    pub(super) fn new(io: T, handle: ConnectionHandle, setting: Setting, input: BytesMut) -> Self {
+    pub(super) fn new(io: T, setting: Setting, input: BytesMut) -> Self {
         let Setting {
             role,
             limits,
@@ -61,7 +60,6 @@ impl<T> WsTransport<T> {
         } = setting;
         Self {
             io,
-            handle,
             messages,
             limits,
             role,
@@ -100,23 +98,26 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WsTransport<T> {
     #[cold]
     fn fail(&mut self, error: WsError) -> Received {
         self.end.failed = true;
+        self.end.why = Some(Box::new(Ended {
+            reason: error.close().into(),
+            source: error.into(),
+        }));
         self.forget();
-        self.handle
-            .close_because(CloseReason::from(error.close()), error);
-        Received::Control(0)
+        Received::End
     }
 
-    /// The peer has closed: it is answered at once, and nothing else is sent.
+    /// The peer has closed. It is answered with the next flush, after which nothing is sent; the session has one as soon
+    /// as it learns of the end.
     #[cold]
     fn closed_by_peer(&mut self, close: WsClose) -> Received {
-        if !self.end.said {
-            self.end.said = true;
-            self.output.close(&close);
-        }
         self.end.heard = true;
+        self.end.answer = Some(Box::new(close.clone()));
+        self.end.why = Some(Box::new(Ended {
+            reason: CloseReason::PeerClosed,
+            source: close.into(),
+        }));
         self.forget();
-        self.handle.close_because(CloseReason::PeerClosed, close);
-        Received::Control(0)
+        Received::End
     }
 
     fn forget(&mut self) {
@@ -154,7 +155,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsTransport<T> {
     ) -> Poll<io::Result<Received>> {
         loop {
             if self.end.reads_no_more() {
-                return Poll::Pending; // the session closes, and has been woken for it
+                return Poll::Ready(Ok(Received::End));
             }
             // answers to pings wait for no message of ours
             if self.output.owes()
@@ -189,8 +190,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsTransport<T> {
                 }
                 Poll::Ready(Ok((0, _))) => {
                     self.end.ended = true;
-                    self.fail(WsError::Truncated);
-                    return Poll::Ready(Ok(Received::End));
+                    return Poll::Ready(Ok(self.fail(WsError::Truncated)));
                 }
                 Poll::Ready(Ok((bytes, true))) => {
                     if let Err(error) = self.incoming.has_read(bytes) {
@@ -206,18 +206,26 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsTransport<T> {
     #[inline]
     fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if self.end.said {
-            return Poll::Ready(Err(Closed.into()));
+            return Poll::Ready(Err(SendsNoMore.into()));
         }
         self.output.poll_send(&mut self.io, cx, bufs)
     }
 
     #[inline]
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(close) = self.end.answer.take() {
+            self.end.said = true;
+            self.output.close(&close);
+        }
         self.output.poll_flush(&mut self.io, cx)
     }
 
     fn is_incomplete(&self) -> bool {
         self.incoming.is_incomplete() || !self.input.is_empty()
+    }
+
+    fn ended(&mut self) -> Option<Ended> {
+        self.end.why.take().map(|why| *why)
     }
 
     fn has_ping(&self) -> bool {
@@ -245,24 +253,5 @@ impl<T: fmt::Debug> fmt::Debug for WsTransport<T> {
             .field("role", &self.role)
             .field("messages", &self.messages)
             .finish_non_exhaustive()
-    }
-}
-
-/// After a close frame nothing more is sent.
-#[derive(Clone, Copy, Debug)]
-struct Closed;
-
-impl fmt::Display for Closed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("nothing is sent after a close frame")
-    }
-}
-
-impl std::error::Error for Closed {}
-
-impl From<Closed> for io::Error {
-    fn from(error: Closed) -> Self {
-        // by this kind the session loop knows that it is no failure
-        Self::new(io::ErrorKind::NotConnected, error)
     }
 }

@@ -161,7 +161,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static> WsUpgrader<Io> {
             match timeout(settings.timeout, io).await {
                 Ok(Ok(io)) => {
                     let connection = connection.map_transport(|()| {
-                        WsTransport::new(io, handle, settings.transport(), BytesMut::new())
+                        WsTransport::new(io, settings.transport(), BytesMut::new())
                     });
                     // without a listener it is dropped, and refused by that
                     place.send(connection);

@@ -37,7 +37,11 @@ where
                 let driver = self.wire.driver();
                 driver.received(bytes, turn.clock.moment(driver));
             }
-            Received::End => self.wire.driver().peer_finished(),
+            Received::End => {
+                self.wire.driver().peer_finished();
+                // the transport may have an answer to it
+                self.writer.poke();
+            }
         }
     }
 

@@ -21,6 +21,8 @@ use pin_project_lite::pin_project;
 use tokio::{task::coop, time::Instant};
 use tower::{BoxError, Service};
 
+use crate::transport::SendsNoMore;
+
 use super::{
     calls::Calls, clock::Clock, config::Config, queue::Queue, read::Reader, renew::Renew,
     timer::Timer, wire::Wire, write::Writer,
@@ -245,11 +247,10 @@ where
                 self.writer
                     .poll_flush(&mut self.wire, cx, &mut turn.clock, &mut self.timer)
             {
-                // after a close frame nothing is sent, and yet handlers finish and the transport has its own end
-                if self.is_live() || error.kind() != io::ErrorKind::NotConnected {
+                if !error.get_ref().is_some_and(|error| error.is::<SendsNoMore>()) {
                     return self.transport_failed(error);
                 }
-                self.writer.give_up();
+                self.writer.give_up(&mut self.wire, error);
                 continue;
             }
             if self.blocked && self.writer.len() <= self.config.low {

@@ -11,7 +11,10 @@ use getty_layers::CloseReason;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::WsTransport;
-use crate::ws::{Role, WsClose, incoming::Event};
+use crate::{
+    transport::Ended,
+    ws::{Role, WsClose, incoming::Event},
+};
 
 /// So many reads of what comes too late, then it is others' turn.
 const READS: usize = 32;
@@ -33,6 +36,10 @@ pub(super) struct Farewell {
     pub(super) ended: bool,
     /// Our direction of the stream has ended.
     shut: bool,
+    /// What the peer's close frame is to be answered with.
+    pub(super) answer: Option<Box<WsClose>>,
+    /// Why the session is to end.
+    pub(super) why: Option<Box<Ended>>,
 }
 
 impl Farewell {
@@ -56,8 +63,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WsTransport<T> {
     ) -> Poll<io::Result<()>> {
         if !self.end.said {
             self.end.said = true;
-            if !self.end.ended {
-                self.output.close(&WsClose::for_reason(reason));
+            match self.end.answer.take() {
+                Some(close) => self.output.close(&close),
+                None if self.end.ended => {}
+                None => self.output.close(&WsClose::for_reason(reason)),
             }
         }
         ready!(self.output.poll_flush(&mut self.io, cx))?;
