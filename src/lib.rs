@@ -100,7 +100,8 @@
 //! None is on by default: TCP, Unix sockets, in-memory connections and clients are always there.
 //!
 //! - `metrics`: `MetricsLayer` and `MessageMetricsLayer` of [`layers`], over the `metrics` crate.
-//! - `ws`: WebSocket, for servers, for clients, and on connections that an HTTP server has upgraded, over tungstenite.
+//! - `tls`: [`tls`], over rustls.
+//! - `ws`: [`ws`], over tungstenite: servers, clients, and connections that an HTTP server has upgraded.
 //! - `full`: all of them, now and later.
 //!
 //! The vocabulary and the layers live in `getty-layers`, re-exported as [`layers`], so that an author of layers depends
@@ -112,6 +113,8 @@ pub mod net;
 mod pipeline;
 mod serve;
 pub mod session;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod transport;
 #[cfg(feature = "ws")]
 pub mod ws;

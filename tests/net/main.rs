@@ -2,10 +2,12 @@
 
 mod memory;
 mod tcp;
-#[cfg(feature = "ws")]
-mod ws;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg(unix)]
 mod unix;
+#[cfg(feature = "ws")]
+mod ws;
 
 use std::{error::Error, future::poll_fn, io};
 

@@ -1,0 +1,157 @@
+//! Where PEM comes from, and what is in it.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use tokio_rustls::rustls::{
+    RootCertStore,
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{Error, PemObject},
+    },
+};
+
+use super::TlsConfigError;
+
+/// PEM to be read: the path of a file, or the text itself. Paths of all types become one.
+///
+/// ```
+/// use getty::tls::Pem;
+///
+/// assert_eq!(Pem::from("/etc/getty/key.pem").to_string(), "/etc/getty/key.pem");
+/// // whatever it is, it is not shown
+/// assert_eq!(format!("{:?}", Pem::inline("-----BEGIN ...")), "Pem(inline PEM)");
+/// ```
+#[derive(Clone)]
+pub struct Pem(Source);
+
+#[derive(Clone)]
+enum Source {
+    File(Arc<Path>),
+    Inline(Arc<[u8]>),
+}
+
+/// When a file was written last, its length, and on Unix its number, which another file in its place does not share.
+pub(super) type Stamp = (Option<SystemTime>, u64, u64);
+
+impl Pem {
+    /// The text itself, from a secret store, say.
+    #[must_use]
+    pub fn inline(text: impl Into<Vec<u8>>) -> Self {
+        Self(Source::Inline(text.into().into()))
+    }
+
+    fn read(&self) -> io::Result<Vec<u8>> {
+        match &self.0 {
+            Source::File(path) => fs::read(path),
+            Source::Inline(text) => Ok(text.to_vec()),
+        }
+    }
+
+    /// None of what cannot change, or is not there now.
+    pub(super) fn stamp(&self) -> Option<Stamp> {
+        let Source::File(path) = &self.0 else {
+            return None;
+        };
+        let metadata = fs::metadata(path).ok()?;
+        #[cfg(unix)]
+        let number = std::os::unix::fs::MetadataExt::ino(&metadata);
+        #[cfg(not(unix))]
+        let number = 0;
+        Some((metadata.modified().ok(), metadata.len(), number))
+    }
+
+    fn text(&self) -> Result<Vec<u8>, TlsConfigError> {
+        self.read().map_err(|source| TlsConfigError::Read {
+            file: self.clone(),
+            source,
+        })
+    }
+
+    fn malformed(&self) -> impl FnOnce(Error) -> TlsConfigError {
+        let file = self.clone();
+        |source| TlsConfigError::Malformed { file, source }
+    }
+
+    /// The certificates in it, one at least.
+    pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
+        let certificates: Vec<_> = CertificateDer::pem_slice_iter(&self.text()?)
+            .collect::<Result<_, _>>()
+            .map_err(self.malformed())?;
+        if certificates.is_empty() {
+            return Err(TlsConfigError::NoCertificate { file: self.clone() });
+        }
+        Ok(certificates)
+    }
+
+    /// The first private key in it.
+    pub(super) fn key(&self) -> Result<PrivateKeyDer<'static>, TlsConfigError> {
+        let text = self.text()?;
+        if is_encrypted(&text) {
+            return Err(TlsConfigError::EncryptedKey { file: self.clone() });
+        }
+        PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
+            Error::NoItemsFound => TlsConfigError::NoKey { file: self.clone() },
+            error => self.malformed()(error),
+        })
+    }
+
+    /// The certificates in it as roots to trust.
+    pub(super) fn roots(&self) -> Result<RootCertStore, TlsConfigError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in self.certificates()? {
+            roots
+                .add(certificate)
+                .map_err(|source| TlsConfigError::BadCertificate {
+                    file: self.clone(),
+                    source,
+                })?;
+        }
+        Ok(roots)
+    }
+}
+
+/// Whether a key in it needs a password: in the form of PKCS #8, or in OpenSSL's older one.
+fn is_encrypted(text: &[u8]) -> bool {
+    text.split(|byte| *byte == b'\n').any(|line| {
+        line.starts_with(b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
+            || (line.starts_with(b"Proc-Type:") && line.trim_ascii_end().ends_with(b"ENCRYPTED"))
+    })
+}
+
+impl<P: AsRef<Path> + ?Sized> From<&P> for Pem {
+    fn from(path: &P) -> Self {
+        Self(Source::File(path.as_ref().into()))
+    }
+}
+
+impl From<PathBuf> for Pem {
+    fn from(path: PathBuf) -> Self {
+        Self(Source::File(path.into()))
+    }
+}
+
+impl From<String> for Pem {
+    fn from(path: String) -> Self {
+        PathBuf::from(path).into()
+    }
+}
+
+impl fmt::Display for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Source::File(path) => path.display().fmt(f),
+            Source::Inline(_) => f.write_str("inline PEM"),
+        }
+    }
+}
+
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pem({self})")
+    }
+}

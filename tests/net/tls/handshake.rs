@@ -1,0 +1,413 @@
+//! Handshakes that stall, fail, or were never meant to be any, and those who wait meanwhile: nobody.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use getty::{
+    BoxError, CloseReason, Connection, Service, ServiceBuilder,
+    layers::{HandshakeTimeoutLayer, handshake_timeout::HandshakeTimedOut},
+    net::{ConnectError, MemoryConnector, memory},
+    tls::{TlsConnect, TlsConnectLayer, TlsError, TlsLayer, TlsStream, rustls::AlertDescription},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    time::Instant,
+};
+use tower::{Layer, ServiceExt, limit::ConcurrencyLimitLayer};
+
+use super::kit::{Authority, NAME, Server, app, settings, trusting};
+
+/// The first bytes of a `ClientHello`.
+const HALF: &[u8] = &[0x16, 3, 1, 1, 0, 1, 0, 0, 0xfc, 3, 3];
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn layer(authority: &Authority) -> TlsLayer {
+    TlsLayer::new(settings(authority).load().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_stalls_ends_at_its_deadline() {
+    let authority = Authority::new();
+    for (layer, limit) in [
+        (layer(&authority), 10 * SECOND),
+        (
+            layer(&authority).with_handshake_timeout(3 * SECOND),
+            3 * SECOND,
+        ),
+    ] {
+        for begun in [&[][..], HALF] {
+            let mut server = Server::with_layer(layer.clone());
+            let started = Instant::now();
+            let mut peer = server.dial().await;
+            peer.write_all(begun).await.unwrap();
+            let (reason, error) = server.refusal().await;
+            assert_eq!(started.elapsed(), limit);
+            assert_eq!(reason, CloseReason::HandshakeTimeout);
+            assert!(matches!(error, TlsError::TimedOut(told) if told == limit));
+            assert_eq!(peer.read(&mut [0; 64]).await.unwrap(), 0);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_byte_now_and_then_does_not_put_the_deadline_off() {
+    let authority = Authority::new();
+    let mut server = Server::with_layer(layer(&authority));
+    let started = Instant::now();
+    let mut peer = server.dial().await;
+    let slowly = tokio::spawn(async move {
+        for byte in HALF.iter().cycle() {
+            if peer.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(2 * SECOND).await;
+        }
+    });
+    assert_eq!(server.refusal().await.0, CloseReason::HandshakeTimeout);
+    assert_eq!(started.elapsed(), 10 * SECOND);
+    slowly.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_deadlines_the_earlier_one_counts() {
+    let authority = Authority::new();
+    let stack = ServiceBuilder::new()
+        .layer(HandshakeTimeoutLayer::new(3 * SECOND))
+        .layer(layer(&authority))
+        .service(app());
+    let mut server = Server::with_stack(stack);
+    let started = Instant::now();
+    let _peer = server.dial().await;
+    let closed = server.end().await;
+    assert_eq!(started.elapsed(), 3 * SECOND);
+    assert_eq!(closed.reason, CloseReason::HandshakeTimeout);
+    assert!(closed.source.unwrap().is::<HandshakeTimedOut>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_for_a_permit_counts() {
+    let authority = Authority::new();
+    let stack = ServiceBuilder::new()
+        .concurrency_limit(1)
+        .layer(layer(&authority))
+        .service(app());
+    let mut server = Server::with_stack(stack);
+    let first = server.connect(trusting(&authority)).await.unwrap();
+    let mut late = server.dial().await;
+    tokio::time::sleep(11 * SECOND).await;
+    let started = Instant::now();
+    drop(first);
+    assert_eq!(server.end().await.reason, CloseReason::Io);
+    let (reason, _) = server.refusal().await;
+    assert_eq!(reason, CloseReason::HandshakeTimeout);
+    assert_eq!(started.elapsed().as_secs(), 0);
+    assert_eq!(late.read(&mut [0; 64]).await.unwrap(), 0);
+    // and its permit is free again
+    let mut next = server.connect(trusting(&authority)).await.unwrap();
+    assert_eq!(next.ask("hello").await, "hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_tls_is_told_so() {
+    let authority = Authority::new();
+    let mut server = Server::with_layer(layer(&authority));
+    for garbage in [
+        &b"GET / HTTP/1.1\r\nhost: server.test\r\n\r\n"[..],
+        b"hello\n",
+        &[0xff; 10_000],
+        &[0; 64],
+    ] {
+        let mut peer = server.dial().await;
+        peer.write_all(garbage).await.unwrap();
+        let (reason, error) = server.refusal().await;
+        assert_eq!(reason, CloseReason::Refused);
+        assert!(matches!(error, TlsError::NotTls(_)), "{error:?}");
+        // an alert, for those who understand it
+        let mut told = Vec::new();
+        peer.read_to_end(&mut told).await.unwrap();
+        assert_eq!(told.first(), Some(&0x15));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_comes_in_the_place_of_a_hello_harms_nobody_else() {
+    use proptest::{
+        prelude::any,
+        strategy::{Strategy, ValueTree},
+        test_runner::TestRunner,
+    };
+
+    let authority = Authority::new();
+    let mut server = Server::with_layer(layer(&authority));
+    let mut good = server.connect(trusting(&authority)).await.unwrap();
+    let bytes = proptest::collection::vec(any::<u8>(), 0..600);
+    let mut runner = TestRunner::deterministic();
+    for n in 0..300 {
+        let mut junk = bytes.new_tree(&mut runner).unwrap().current();
+        if n % 2 == 0 {
+            // so that it is looked at more closely
+            junk.splice(0..0, [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc]);
+        }
+        let mut peer = server.dial().await;
+        peer.write_all(&junk).await.unwrap();
+        peer.shutdown().await.unwrap();
+        assert_eq!(server.refusal().await.0, CloseReason::Refused);
+    }
+    assert_eq!(good.ask("hello").await, "hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_leaves_in_the_middle_is_told_so() {
+    let authority = Authority::new();
+    let mut server = Server::with_layer(layer(&authority));
+    for begun in [&[][..], HALF] {
+        let mut peer = server.dial().await;
+        peer.write_all(begun).await.unwrap();
+        drop(peer);
+        let (reason, error) = server.refusal().await;
+        assert_eq!(reason, CloseReason::Refused);
+        assert!(matches!(error, TlsError::Ended), "{error:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tls_to_a_plain_port_is_told_so() {
+    let authority = Authority::new();
+    let mut server = Server::with_stack(app());
+    let error = server.connect(trusting(&authority)).await.err().unwrap();
+    let error: &TlsError = error.downcast_ref().unwrap();
+    // the echo of our own hello, or whatever the codec makes of it
+    assert!(
+        matches!(
+            error,
+            TlsError::Protocol(_) | TlsError::NotTls(_) | TlsError::Ended
+        ),
+        "{error:?}"
+    );
+    server.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_says_nothing_is_given_up_at_the_connect_timeout() {
+    let authority = Authority::new();
+    let (_listener, connector) = memory(1024);
+    let started = Instant::now();
+    let error = dialling(&authority, connector)
+        .oneshot(())
+        .await
+        .unwrap_err();
+    assert_eq!(started.elapsed(), 10 * SECOND);
+    assert!(matches!(
+        error.downcast_ref(),
+        Some(TlsError::TimedOut(limit)) if *limit == 10 * SECOND
+    ));
+}
+
+fn dialling(authority: &Authority, connector: MemoryConnector) -> TlsConnect<MemoryConnector> {
+    let layer = TlsConnectLayer::new(trusting(authority));
+    layer
+        .with_server_name(NAME.try_into().unwrap())
+        .layer(connector)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_connect_timeout_covers_the_dial() {
+    let authority = Authority::new();
+    let layer = TlsConnectLayer::new(trusting(&authority)).with_connect_timeout(SECOND);
+    let never = tower::service_fn(async |_: &'static str| {
+        std::future::pending::<Result<Connection<DuplexStream>, BoxError>>().await
+    });
+    let error = layer
+        .layer(never)
+        .oneshot("server.test:1")
+        .await
+        .unwrap_err();
+    assert!(matches!(error.downcast_ref(), Some(TlsError::TimedOut(_))));
+}
+
+#[tokio::test]
+async fn a_dial_that_fails_fails_with_the_connectors_error() {
+    let authority = Authority::new();
+    let (listener, connector) = memory(1024);
+    drop(listener);
+    let error = dialling(&authority, connector)
+        .oneshot(())
+        .await
+        .unwrap_err();
+    let error: &ConnectError = error.downcast_ref().unwrap();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test]
+async fn a_target_without_a_name_is_not_dialled() {
+    let authority = Authority::new();
+    let (_listener, connector) = memory(1024);
+    let connector = TlsConnectLayer::new(trusting(&authority)).layer(connector);
+    let error = connector.oneshot(()).await.unwrap_err();
+    assert!(matches!(error.downcast_ref(), Some(TlsError::NoServerName)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_handshakes_by_the_thousand_keep_nobody_waiting() {
+    let authority = Authority::new();
+    let stack = ServiceBuilder::new()
+        .concurrency_limit(10_000)
+        .layer(layer(&authority))
+        .service(app());
+    let mut server = Server::with_stack(stack);
+    let started = Instant::now();
+    let mut halves = Vec::new();
+    for n in 0..5000 {
+        let mut half = server.dial().await;
+        half.write_all(&HALF[..n % HALF.len()]).await.unwrap();
+        halves.push(half);
+    }
+    let mut client = server.connect(trusting(&authority)).await.unwrap();
+    assert_eq!(client.ask("hello").await, "hello");
+    // the clock, which moves on when all wait, has not moved
+    assert_eq!(started.elapsed(), Duration::ZERO);
+
+    for _ in 0..5000 {
+        assert_eq!(server.end().await.reason, CloseReason::HandshakeTimeout);
+    }
+    assert_eq!(started.elapsed(), 10 * SECOND);
+    assert_eq!(client.ask("hello").await, "hello");
+}
+
+/// Counts the permits that are out: taken by readiness, used by a call, given back by a drop.
+#[derive(Debug)]
+struct Permits {
+    out: &'static AtomicUsize,
+    mine: bool,
+}
+
+impl Clone for Permits {
+    fn clone(&self) -> Self {
+        Self {
+            out: self.out,
+            mine: false,
+        }
+    }
+}
+
+impl Drop for Permits {
+    fn drop(&mut self) {
+        if self.mine {
+            self.out.fetch_sub(1, SeqCst);
+        }
+    }
+}
+
+impl Service<Connection<TlsStream<DuplexStream>>> for Permits {
+    type Response = ();
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        if !self.mine {
+            self.mine = true;
+            self.out.fetch_add(1, SeqCst);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, connection: Connection<TlsStream<DuplexStream>>) -> Self::Future {
+        assert!(self.mine, "called without having been polled ready");
+        Box::pin(async move {
+            drop(connection);
+            Ok(())
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_readiness_reserved_is_used_by_the_call_or_given_back() {
+    static OUT: AtomicUsize = AtomicUsize::new(0);
+    let authority = Authority::new();
+    let permits = Permits {
+        out: &OUT,
+        mine: false,
+    };
+    let mut service = layer(&authority).layer(permits);
+    let (listener, connector) = memory(64 * 1024);
+    let mut listener = listener;
+    let mut accepted = async || super::super::accept(&mut listener).await;
+
+    // a handshake that fails
+    let mut peer = connector.connect().await.unwrap().into_parts().0;
+    let connection = accepted().await;
+    let response = service.ready().await.unwrap().call(connection);
+    assert_eq!(OUT.load(SeqCst), 1);
+    peer.write_all(b"no TLS\n").await.unwrap();
+    assert!(response.await.unwrap_err().is::<TlsError>());
+    assert_eq!(OUT.load(SeqCst), 0);
+
+    // one that is given up
+    let _peer = connector.connect().await.unwrap();
+    let response = service.ready().await.unwrap().call(accepted().await);
+    assert_eq!(OUT.load(SeqCst), 1);
+    drop(response);
+    assert_eq!(OUT.load(SeqCst), 0);
+
+    // one that succeeds
+    let dial = tokio::spawn(dialling(&authority, connector).oneshot(()));
+    let connection = accepted().await;
+    service
+        .ready()
+        .await
+        .unwrap()
+        .call(connection)
+        .await
+        .unwrap();
+    assert_eq!(OUT.load(SeqCst), 0);
+    drop(dial.await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_refuses_our_certificate_frees_its_permit() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let stack = ServiceBuilder::new()
+        .layer(ConcurrencyLimitLayer::new(1))
+        .layer(layer(&authority))
+        .service(app());
+    let mut server = Server::with_stack(stack);
+    for _ in 0..3 {
+        server.connect(trusting(&stranger)).await.err().unwrap();
+        let (reason, error) = server.refusal().await;
+        assert_eq!(reason, CloseReason::Refused);
+        assert!(matches!(
+            error,
+            TlsError::RefusedByPeer(AlertDescription::UnknownCA)
+        ));
+    }
+    let mut client = server.connect(trusting(&authority)).await.unwrap();
+    assert_eq!(client.ask("hello").await, "hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_closed_meanwhile_is_not_waited_for() {
+    let authority = Authority::new();
+    let stack = ServiceBuilder::new()
+        .map_request(|connection: Connection<DuplexStream>| {
+            let handle = connection.handle().clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(SECOND).await;
+                handle.close_with(CloseReason::SlowConsumer);
+            });
+            connection
+        })
+        .layer(layer(&authority))
+        .service(app());
+    let mut server = Server::with_stack(stack);
+    let started = Instant::now();
+    let mut peer = server.dial().await;
+    assert_eq!(server.end().await.reason, CloseReason::SlowConsumer);
+    assert_eq!(started.elapsed(), SECOND);
+    assert_eq!(peer.read(&mut [0; 64]).await.unwrap(), 0);
+}

@@ -1,0 +1,9 @@
+//! TLS: sessions over it, identities, configurations, and handshakes that go wrong.
+
+mod config;
+mod handshake;
+mod identity;
+mod kit;
+mod reload;
+mod session;
+mod stack;

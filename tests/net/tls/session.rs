@@ -1,0 +1,335 @@
+//! Sessions over TLS keep the contracts that they keep over TCP, and their ends are TLS's own.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use getty::{
+    BoxError, CloseReason, CodecLayer, Connection, Reply, Request, ServiceBuilder, SessionLayer,
+    codec::Lines,
+    layers::DrainDeadlineExceeded,
+    net::{TcpConnector, TcpListener, memory},
+    tls::{ServerTls, TlsConnectLayer, TlsLayer, TlsTarget, rustls::pki_types::ServerName},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex},
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use tokio_test::{assert_pending, task};
+use tower::ServiceExt;
+
+use super::kit::{Authority, Client, NAME, Server, app, settings, trusting};
+
+#[tokio::test(start_paused = true)]
+async fn messages_come_back_in_order_whatever_their_size() {
+    let authority = Authority::new();
+    let mut server = Server::new(settings(&authority).load().unwrap());
+    let client = server.connect(trusting(&authority)).await.unwrap();
+    let (mut reading, mut writing) = tokio::io::split(client.stream.into_inner());
+    let messages: Vec<_> = (0..50_usize)
+        .map(|n| format!("{n}:{}", "x".repeat(n * n * n)))
+        .collect();
+    let sent = messages.clone();
+    let writer = tokio::spawn(async move {
+        for message in sent {
+            writing.write_all(message.as_bytes()).await.unwrap();
+            writing.write_all(b"\n").await.unwrap();
+        }
+        writing.shutdown().await.unwrap();
+        writing
+    });
+    let mut answers = String::new();
+    reading.read_to_string(&mut answers).await.unwrap();
+    assert_eq!(answers.lines().collect::<Vec<_>>(), messages);
+    assert_eq!(server.end().await.reason, CloseReason::PeerClosed);
+    drop(writer.await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_has_ended_its_direction_gets_its_answers_and_a_close_notify() {
+    let authority = Authority::new();
+    let mut server = Server::new(settings(&authority).load().unwrap());
+    let mut client = server.connect(trusting(&authority)).await.unwrap();
+    client.send("one\nwait\nthree").await;
+    client.stream.shutdown().await.unwrap();
+    // without an error: a close_notify came before the end
+    assert_eq!(client.rest().await.unwrap(), "one\nwaited\nthree\n");
+    let closed = server.end().await;
+    assert_eq!(closed.reason, CloseReason::PeerClosed);
+    assert!(closed.source.is_none());
+    assert_eq!(closed.stats.messages_out, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_cut_off_is_no_end() {
+    let authority = Authority::new();
+    let mut server = Server::new(settings(&authority).load().unwrap());
+    let mut client = server.connect(trusting(&authority)).await.unwrap();
+    assert_eq!(client.ask("hello").await, "hello");
+    // the direction below TLS ends, and nothing in TLS says so
+    client.stream.get_mut().get_mut().shutdown().await.unwrap();
+    let closed = server.end().await;
+    assert_eq!(closed.reason, CloseReason::Io);
+    let source = closed.source.unwrap();
+    let error: &io::Error = source.downcast_ref().unwrap();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    assert!(error.to_string().contains("close_notify"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_was_tampered_with_ends_the_session_with_the_cause() {
+    let authority = Authority::new();
+    let mut server = Server::new(settings(&authority).load().unwrap());
+    let mut client = server.connect(trusting(&authority)).await.unwrap();
+    assert_eq!(client.ask("hello").await, "hello");
+    // application data that was encrypted with no key of theirs
+    let forged = [&[0x17, 3, 3, 0, 32][..], &[7; 32]].concat();
+    let below = client.stream.get_mut().get_mut();
+    below.write_all(&forged).await.unwrap();
+    let closed = server.end().await;
+    assert_eq!(closed.reason, CloseReason::Io);
+    assert!(closed.source.unwrap().to_string().contains("decrypt"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn our_close_lets_handlers_finish_and_says_so_in_tls() {
+    let authority = Authority::new();
+    let stack = ServiceBuilder::new()
+        .layer(TlsLayer::new(settings(&authority).load().unwrap()))
+        .layer(CodecLayer::new(Lines::new()))
+        .layer(SessionLayer::new())
+        .service_fn(async |request: Request<String>| {
+            Ok::<_, BoxError>(Reply::one(request.into_message()).and_close())
+        });
+    let mut server = Server::with_stack(stack);
+    let mut client = server.connect(trusting(&authority)).await.unwrap();
+    client.send("bye\nunheard\n").await;
+    assert_eq!(client.rest().await.unwrap(), "bye\n");
+    assert_eq!(server.end().await.reason, CloseReason::Local);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_drains_sessions_over_tls() {
+    let authority = Authority::new();
+    let layer = TlsLayer::new(settings(&authority).load().unwrap());
+    let (listener, connector) = memory(64 * 1024);
+    let (shut_down, shutdown) = oneshot::channel::<()>();
+    let serving = tokio::spawn(
+        getty::serve(listener, ServiceBuilder::new().layer(layer).service(app()))
+            .with_graceful_shutdown(async { drop(shutdown.await) })
+            .with_drain_deadline(Duration::from_secs(90))
+            .into_future(),
+    );
+    let connector = ServiceBuilder::new()
+        .layer(
+            TlsConnectLayer::new(trusting(&authority)).with_server_name(NAME.try_into().unwrap()),
+        )
+        .service(connector);
+    let dialled = connector.clone().oneshot(()).await.unwrap();
+    let mut busy = Client::new(dialled);
+    // in the middle of its handshake: nothing was promised to it
+    let mut half = connector.get_ref().connect().await.unwrap().into_parts().0;
+    half.write_all(&[0x16, 3, 1]).await.unwrap();
+    busy.send("wait\n").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    shut_down.send(()).unwrap();
+    assert_eq!(half.read(&mut [0; 64]).await.unwrap(), 0);
+    assert_eq!(busy.rest().await.unwrap(), "waited\n");
+    let drained = serving.await.unwrap().unwrap();
+    assert_eq!((drained.finished, drained.aborted), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_read_is_cut_off_by_the_drain_deadline() {
+    let authority = Authority::new();
+    let (ours, theirs) = duplex(4096);
+    let config = settings(&authority).load().unwrap();
+    let connection = Connection::new(ours);
+    let handle = connection.handle().clone();
+    let stack = ServiceBuilder::new()
+        .layer(TlsLayer::new(config))
+        .service(app());
+    let task = tokio::spawn(stack.oneshot(connection));
+    let connector =
+        tower::service_fn(async |transport| Ok::<_, BoxError>(Connection::new(transport)));
+    let layer =
+        TlsConnectLayer::new(trusting(&authority)).with_server_name(NAME.try_into().unwrap());
+    let dialled = ServiceBuilder::new()
+        .layer(layer)
+        .map_request(|Nameless(transport)| transport)
+        .service(connector)
+        .oneshot(Nameless(theirs))
+        .await
+        .unwrap();
+    let mut client = Client::new(dialled);
+    client.send(&format!("{}\n", "x".repeat(100_000))).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begun = Instant::now();
+    handle.close();
+    let closed = task.await.unwrap().unwrap();
+    assert_eq!(begun.elapsed(), Duration::from_secs(5));
+    assert_eq!(closed.reason, CloseReason::Local);
+    assert!(closed.source.unwrap().is::<DrainDeadlineExceeded>());
+}
+
+/// A transport as a target that says no name.
+struct Nameless<T>(T);
+
+impl<T> TlsTarget for Nameless<T> {
+    fn server_name(&self) -> Option<ServerName<'static>> {
+        None
+    }
+}
+
+/// Counts the writes of a stream.
+struct Counted<T> {
+    inner: T,
+    writes: Arc<AtomicUsize>,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.writes.fetch_add(1, SeqCst);
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.writes.fetch_add(1, SeqCst);
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn replies_of_one_turn_leave_in_one_write() {
+    let authority = Authority::new();
+    let writes = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&writes);
+    let stack = ServiceBuilder::new()
+        .map_request(move |connection: Connection<_>| {
+            let writes = Arc::clone(&count);
+            connection.map_transport(|inner| Counted { inner, writes })
+        })
+        .layer(TlsLayer::new(settings(&authority).load().unwrap()))
+        .service(app());
+    let server = Server::with_stack(stack);
+    let mut client = server.connect(trusting(&authority)).await.unwrap();
+    assert_eq!(client.ask("hello").await, "hello");
+    let before = writes.load(SeqCst);
+    client.send(&"line\n".repeat(100)).await;
+    for _ in 0..100 {
+        assert_eq!(client.line().await, "line");
+    }
+    assert_eq!(writes.load(SeqCst) - before, 1);
+}
+
+#[tokio::test]
+async fn over_tcp_the_name_comes_with_the_target() {
+    let authority = Authority::new();
+    let issued = authority.issue("localhost");
+    let config = ServerTls::new(issued.chain(), issued.key());
+    let layer = TlsLayer::new(config.load().unwrap());
+    let listener = TcpListener::bind("localhost:0").await.unwrap();
+    let port = getty::Listener::local_addr(&listener)
+        .unwrap()
+        .port()
+        .unwrap();
+    let stack = ServiceBuilder::new().layer(layer).service(app());
+    tokio::spawn(async move { getty::serve(listener, stack).await });
+    let connector = ServiceBuilder::new()
+        .layer(TlsConnectLayer::new(trusting(&authority)))
+        .service(TcpConnector::new());
+    let dialled = connector.oneshot(("localhost", port)).await.unwrap();
+    let mut client = Client::new(dialled);
+    assert_eq!(client.ask("hello").await, "hello");
+    assert_eq!(client.info.server_name(), Some("localhost"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_send_resolves_when_its_bytes_have_left_tls_and_not_before() {
+    let authority = Authority::new();
+    let (sessions, mut session) = mpsc::unbounded_channel();
+    // so small that not even one record fits
+    let (listener, connector) = memory(1024);
+    let stack = ServiceBuilder::new()
+        .layer(TlsLayer::new(settings(&authority).load().unwrap()))
+        .layer(CodecLayer::new(Lines::new()))
+        .layer(SessionLayer::new())
+        .service_fn(move |request: Request<String>| {
+            let sent = sessions.send(request.session().clone());
+            async move { sent.map(|()| None::<String>).map_err(BoxError::from) }
+        });
+    tokio::spawn(async move { getty::serve(listener, stack).await });
+    let connector = ServiceBuilder::new()
+        .layer(
+            TlsConnectLayer::new(trusting(&authority)).with_server_name(NAME.try_into().unwrap()),
+        )
+        .service(connector);
+    let mut client = Client::new(connector.oneshot(()).await.unwrap());
+    client.send("hello\n").await;
+    let session = session.recv().await.unwrap();
+
+    // rustls takes all of it at once, and keeps it
+    let message = "x".repeat(10_000);
+    let mut sending = task::spawn(session.send(message.clone()));
+    assert_pending!(sending.poll());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_pending!(sending.poll());
+    assert_eq!(client.line().await, message);
+    sending.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn slices_are_taken_together() {
+    let authority = Authority::new();
+    let server = Server::new(settings(&authority).load().unwrap());
+    let mut client = server.connect(trusting(&authority)).await.unwrap();
+    let stream = client.stream.get_mut();
+    assert!(stream.is_write_vectored());
+    let slices = [
+        IoSlice::new(b"one "),
+        IoSlice::new(b""),
+        IoSlice::new(b"line\n"),
+    ];
+    assert_eq!(stream.write_vectored(&slices).await.unwrap(), 9);
+    client.stream.flush().await.unwrap();
+    assert_eq!(client.line().await, "one line");
+}
