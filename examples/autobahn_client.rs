@@ -87,7 +87,11 @@ async fn count(url: &str) -> Result<u32, BoxError> {
     .await?;
     let message = says.recv().await.ok_or("the server said no number")?;
     let _: Closed = task.await?;
-    Ok(message.as_text().ok_or("a number is text")?.trim().parse()?)
+    Ok(message
+        .as_text()
+        .ok_or("a number is text")?
+        .trim()
+        .parse()?)
 }
 
 /// Sends back what comes, until the connection ends.

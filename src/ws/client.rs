@@ -160,7 +160,10 @@ impl WsConnectLayer {
     ) -> Result<WsRequest, WsConnectError> {
         let key = generate_key();
         let request = self.request(target, &key);
-        let asked = target.uri.path_and_query().map_or("/", |path| path.as_str());
+        let asked = target
+            .uri
+            .path_and_query()
+            .map_or("/", |path| path.as_str());
         let first = format!("GET {asked} HTTP/1.1");
         write_head(io, &first, request.headers(), "")
             .await
@@ -240,14 +243,21 @@ impl Target {
         let secure = match uri.scheme_str() {
             Some("ws") => false,
             Some("wss") => true,
-            _ => return Err(WsConnectError::Url("it must begin with ws:// or wss://".into())),
+            _ => {
+                return Err(WsConnectError::Url(
+                    "it must begin with ws:// or wss://".into(),
+                ));
+            }
         };
         let host = uri.host().unwrap_or_default();
         if host.is_empty() {
             return Err(WsConnectError::Url("it has no host".into()));
         }
         // an address of IPv6 stands in brackets in a URL, and nowhere else
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
         Ok(Self {
             uri,
@@ -335,12 +345,9 @@ async fn open<T: AsyncRead + AsyncWrite + Unpin>(
         return Err(WsConnectError::NotSecure);
     }
     let mut buffer = BytesMut::new();
-    let opened = timeout(
-        layer.timeout,
-        layer.handshake(&mut io, target, &mut buffer),
-    )
-    .await
-    .unwrap_or_else(|_| Err(WsHandshakeError::TimedOut(layer.timeout).into()));
+    let opened = timeout(layer.timeout, layer.handshake(&mut io, target, &mut buffer))
+        .await
+        .unwrap_or_else(|_| Err(WsHandshakeError::TimedOut(layer.timeout).into()));
     match opened {
         Ok(request) => {
             handle.insert(request);

@@ -158,9 +158,7 @@ where
             let connection = open(connection, first, settings).await?;
             Ok(connection.map_transport(|ws| WsOrRawTransport(Either::Ws(ws))))
         }
-        Ok(false) => Ok(connection.map_transport(|()| {
-            WsOrRawTransport(Either::Raw { io, first })
-        })),
+        Ok(false) => Ok(connection.map_transport(|()| WsOrRawTransport(Either::Raw { io, first }))),
         Err(error) => {
             let error = WsHandshakeError::from(error);
             connection

@@ -55,7 +55,10 @@ impl fmt::Display for WsError {
             Self::Protocol(what) => write!(f, "the peer broke the WebSocket protocol: {what}"),
             Self::NotUtf8 => f.write_str("text from the peer is not UTF-8"),
             Self::TooLong { limit } => {
-                write!(f, "the peer sent a message or frame of more than {limit} bytes")
+                write!(
+                    f,
+                    "the peer sent a message or frame of more than {limit} bytes"
+                )
             }
             Self::Truncated => f.write_str("the connection ended without a close frame"),
         }

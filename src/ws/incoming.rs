@@ -114,7 +114,9 @@ impl Incoming {
     ) -> Result<Event, WsError> {
         loop {
             if let Some(open) = &self.open {
-                let part = input.len().min(usize::try_from(open.left).unwrap_or(usize::MAX));
+                let part = input
+                    .len()
+                    .min(usize::try_from(open.left).unwrap_or(usize::MAX));
                 if part > 0 {
                     let from = self.partial.len();
                     grow(&mut self.partial, part);
@@ -297,7 +299,9 @@ impl Incoming {
 
 fn check(header: &FrameHeader, role: Role) -> Result<(), WsError> {
     if header.rsv1 || header.rsv2 || header.rsv3 {
-        return Err(WsError::Protocol("bits of an extension that was not agreed"));
+        return Err(WsError::Protocol(
+            "bits of an extension that was not agreed",
+        ));
     }
     match (role, header.mask) {
         (Role::Server, None) => Err(WsError::Protocol("a client's frame without a mask")),

@@ -132,7 +132,9 @@ impl WsLayer {
     {
         let origins: Vec<String> = origins.into_iter().map(Into::into).collect();
         self.with_origin_check(move |origin| {
-            origins.iter().any(|known| origin.eq_ignore_ascii_case(known))
+            origins
+                .iter()
+                .any(|known| origin.eq_ignore_ascii_case(known))
         })
     }
 
@@ -297,10 +299,7 @@ where
 
     fn call(&mut self, connection: Connection<T>) -> Self::Future {
         let settings = Arc::clone(&self.settings);
-        WsFuture::new(
-            &mut self.inner,
-            open(connection, BytesMut::new(), settings),
-        )
+        WsFuture::new(&mut self.inner, open(connection, BytesMut::new(), settings))
     }
 }
 
@@ -383,7 +382,13 @@ where
     parts
         .headers
         .insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-    write_head(io, &format!("HTTP/1.1 {}", parts.status), &parts.headers, &body).await?;
+    write_head(
+        io,
+        &format!("HTTP/1.1 {}", parts.status),
+        &parts.headers,
+        &body,
+    )
+    .await?;
     io.shutdown().await?;
     let rest = async {
         let mut left = LINGER_BYTES;

@@ -185,7 +185,11 @@ impl Decoder for MessageCodec {
     }
 
     fn decode_eof(&mut self, src: &mut BytesMut) -> io::Result<Option<Message>> {
-        let kind = src.first().copied().and_then(Kind::from_tag).ok_or(NoKind)?;
+        let kind = src
+            .first()
+            .copied()
+            .and_then(Kind::from_tag)
+            .ok_or(NoKind)?;
         let payload = src.split().freeze().slice(1..);
         Ok(Some(match kind {
             // checked as it arrived
@@ -236,7 +240,11 @@ mod tests {
     #[test]
     fn messages_keep_their_kind_and_share_the_memory_they_arrived_in() {
         let mut codec = MessageCodec::new();
-        for message in [Message::text("ä"), Message::binary(&b"\xff"[..]), Message::text("")] {
+        for message in [
+            Message::text("ä"),
+            Message::binary(&b"\xff"[..]),
+            Message::text(""),
+        ] {
             let mut buffer = BytesMut::new();
             codec.encode(message.clone(), &mut buffer).unwrap();
             let arrived = buffer.as_ptr();

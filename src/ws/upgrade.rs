@@ -18,10 +18,7 @@ use tokio::{
 };
 use tower::BoxError;
 
-use super::{
-    WsHandshakeError, WsLayer, WsRefusal, WsTransport,
-    layer::Settings,
-};
+use super::{WsHandshakeError, WsLayer, WsRefusal, WsTransport, layer::Settings};
 use crate::net::Listener;
 
 /// So many upgraded connections wait for the stack at most, as many as in a listener's backlog.
@@ -109,17 +106,31 @@ impl<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static> WsUpgrader<Io> {
     /// # Panics
     ///
     /// Outside of a tokio runtime.
-    pub async fn upgrade<B, F, E>(
+    pub fn upgrade<B, F, E>(
         &self,
         request: &Request<B>,
         endpoints: Endpoints,
         io: F,
-    ) -> Response<String>
+    ) -> impl Future<Output = Response<String>> + Send + use<Io, B, F, E>
     where
         F: Future<Output = Result<Io, E>> + Send + 'static,
         E: Into<BoxError>,
     {
-        let Ok(place) = self.sender.clone().try_reserve_owned() else {
+        // taken out here: bodies cannot be shared between threads, and so no reference to one goes into the future
+        let mut asked = Request::new(());
+        asked.method_mut().clone_from(request.method());
+        asked.uri_mut().clone_from(request.uri());
+        *asked.version_mut() = request.version();
+        asked.headers_mut().clone_from(request.headers());
+        self.clone().decide(asked, endpoints, io)
+    }
+
+    async fn decide<F, E>(self, asked: Request<()>, endpoints: Endpoints, io: F) -> Response<String>
+    where
+        F: Future<Output = Result<Io, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        let Ok(place) = self.sender.try_reserve_owned() else {
             return WsRefusal::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "no more WebSockets are opened now",
@@ -133,12 +144,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static> WsUpgrader<Io> {
             TransportKind::Tls => TransportKind::SecureWebSocket,
             other => other,
         });
-        let mut asked = Request::new(());
-        asked.method_mut().clone_from(request.method());
-        asked.uri_mut().clone_from(request.uri());
-        *asked.version_mut() = request.version();
-        asked.headers_mut().clone_from(request.headers());
-
         let decided = self.settings.rules.decide(asked, &handle);
         let decided = timeout(self.settings.timeout, decided).await;
         let response = match decided {
@@ -151,8 +156,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static> WsUpgrader<Io> {
             Err(_) => {
                 let error = WsHandshakeError::TimedOut(self.settings.timeout);
                 handle.close_because(CloseReason::HandshakeTimeout, error);
-                let refusal =
-                    WsRefusal::new(StatusCode::SERVICE_UNAVAILABLE, "it took too long to decide");
+                let refusal = WsRefusal::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "it took too long to decide",
+                );
                 return refusal.response();
             }
         };

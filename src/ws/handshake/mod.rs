@@ -101,7 +101,11 @@ impl WsRefusal {
         let refuses =
             status.is_client_error() || status.is_server_error() || status.is_redirection();
         Self {
-            status: if refuses { status } else { StatusCode::FORBIDDEN },
+            status: if refuses {
+                status
+            } else {
+                StatusCode::FORBIDDEN
+            },
             headers: HeaderMap::new(),
             why: why.into(),
         }
@@ -147,7 +151,11 @@ impl WsRefusal {
 
 impl fmt::Display for WsRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the upgrade was refused with {}: {}", self.status, self.why)
+        write!(
+            f,
+            "the upgrade was refused with {}: {}",
+            self.status, self.why
+        )
     }
 }
 

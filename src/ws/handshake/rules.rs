@@ -97,11 +97,12 @@ impl Rules {
             ));
         }
         if sole(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-            return Err(upgrade_required("only version 13 of WebSocket is spoken here")
-                .with_header(
+            return Err(
+                upgrade_required("only version 13 of WebSocket is spoken here").with_header(
                     header::SEC_WEBSOCKET_VERSION,
                     HeaderValue::from_static("13"),
-                ));
+                ),
+            );
         }
         let Some(key) = sole(headers, &header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key)) else {
             return Err(bad("Sec-WebSocket-Key must be 16 bytes in base64, once"));

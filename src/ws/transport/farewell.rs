@@ -91,13 +91,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WsTransport<T> {
     fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut ignored = BytesMut::new();
         while !self.end.reads_no_more() {
-            let event = self.incoming.next(
-                self.role,
-                self.limits,
-                false,
-                &mut self.input,
-                &mut ignored,
-            );
+            let event =
+                self.incoming
+                    .next(self.role, self.limits, false, &mut self.input, &mut ignored);
             match event {
                 Ok(Event::Nothing) => break,
                 Ok(Event::Close(_)) => self.end.heard = true,

@@ -60,7 +60,10 @@ async fn a_peer_that_does_not_answer_our_close_is_given_up_at_the_drain_deadline
     let closed = server.end().await;
     assert_eq!(closed.reason, CloseReason::Local);
     let took = began.elapsed();
-    assert!(took >= Duration::from_secs(5) && took < Duration::from_secs(6), "{took:?}");
+    assert!(
+        took >= Duration::from_secs(5) && took < Duration::from_secs(6),
+        "{took:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -175,7 +178,10 @@ async fn a_message_that_is_no_text_is_never_sent_as_text() {
     let mut peer = Peer { io };
     peer.ask(&request("/", "")).await;
     peer.send(FIN | BINARY, b"text after all").await;
-    assert_eq!(peer.frame().await.unwrap(), (FIN | TEXT, b"text after all".to_vec()));
+    assert_eq!(
+        peer.frame().await.unwrap(),
+        (FIN | TEXT, b"text after all".to_vec())
+    );
     peer.send(FIN | BINARY, b"\xff").await;
     peer.ends().await;
 }
@@ -184,10 +190,16 @@ async fn a_message_that_is_no_text_is_never_sent_as_text() {
 async fn a_message_that_does_not_end_meets_the_read_timeout() {
     let (ended, mut ends) = mpsc::unbounded_channel();
     let stack = ServiceBuilder::new()
-        .layer(getty::layers::CloseCallbackLayer::new("test", "end", move |closed: &Closed| {
-            drop(ended.send(closed.clone()));
-        }))
-        .layer(getty::layers::ReadTimeoutLayer::new(Duration::from_secs(10)))
+        .layer(getty::layers::CloseCallbackLayer::new(
+            "test",
+            "end",
+            move |closed: &Closed| {
+                drop(ended.send(closed.clone()));
+            },
+        ))
+        .layer(getty::layers::ReadTimeoutLayer::new(Duration::from_secs(
+            10,
+        )))
         .layer(WsLayer::new())
         .layer(CodecLayer::new(getty::codec::Raw::new()))
         .layer(SessionLayer::new())

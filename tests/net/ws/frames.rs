@@ -48,7 +48,10 @@ async fn fragments_become_one_message_with_pings_between_them() {
     peer.send(FIN | PING, b"are you there?").await;
     peer.send(0, b"").await;
     peer.send(FIN, b"\xa4 llo").await;
-    assert_eq!(peer.frame().await.unwrap(), (FIN | PONG, b"are you there?".to_vec()));
+    assert_eq!(
+        peer.frame().await.unwrap(),
+        (FIN | PONG, b"are you there?".to_vec())
+    );
     assert_eq!(peer.frame().await.unwrap(), (FIN | TEXT, "hä llo".into()));
 }
 
@@ -73,7 +76,10 @@ async fn a_ping_is_answered_while_a_handler_is_busy_and_messages_wait_for_it() {
     }
     gate.add_permits(3);
     for message in [b"1", b"2", b"3"] {
-        assert_eq!(peer.frame().await.unwrap(), (FIN | BINARY, message.to_vec()));
+        assert_eq!(
+            peer.frame().await.unwrap(),
+            (FIN | BINARY, message.to_vec())
+        );
     }
 }
 
@@ -103,9 +109,9 @@ async fn heartbeats_are_pings() {
         .layer(CodecLayer::new(getty::codec::Text::new()))
         .layer(getty::layers::HeartbeatLayer::ping(Duration::from_secs(5)))
         .layer(SessionLayer::new())
-        .service_fn(|request: Request<String>| async move {
-            Ok::<_, BoxError>(request.into_message())
-        });
+        .service_fn(
+            |request: Request<String>| async move { Ok::<_, BoxError>(request.into_message()) },
+        );
     let (listener, connector) = memory(1024);
     Server::serve(listener, stack);
     let io = connector.connect().await.unwrap().into_parts().0;
@@ -138,7 +144,11 @@ async fn whoever_breaks_the_protocol_is_told_how_and_closed() {
         ("bad text", frame(FIN | TEXT, b"\xff"), 1007),
         ("half a character", frame(FIN | TEXT, b"\xc3"), 1007),
         ("bad text in a fragment", frame(TEXT, b"\xffmore"), 1007),
-        ("a bad reason", close_frame(1000, "").into_iter().chain([]).collect(), 1000),
+        (
+            "a bad reason",
+            close_frame(1000, "").into_iter().chain([]).collect(),
+            1000,
+        ),
         ("a long message", frame(FIN | BINARY, &long), 1009),
         (
             "a long message in fragments",
@@ -147,7 +157,22 @@ async fn whoever_breaks_the_protocol_is_told_how_and_closed() {
         ),
         (
             "a promise that is too long",
-            vec![FIN | BINARY, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0],
+            vec![
+                FIN | BINARY,
+                0xff,
+                0xff,
+                0xff,
+                0xff,
+                0xff,
+                0xff,
+                0xff,
+                0xff,
+                0xff,
+                0,
+                0,
+                0,
+                0,
+            ],
             1009,
         ),
     ];
@@ -174,7 +199,10 @@ async fn whoever_breaks_the_protocol_is_told_how_and_closed() {
 async fn bad_text_is_noticed_before_its_frame_is_complete() {
     let mut server = Server::echo(WsLayer::new());
     let mut peer = server.open().await;
-    let whole = frame(FIN | TEXT, &[b"good until here: ", &[0xff; 1][..], &[b'x'; 5000]].concat());
+    let whole = frame(
+        FIN | TEXT,
+        &[b"good until here: ", &[0xff; 1][..], &[b'x'; 5000]].concat(),
+    );
     peer.write(&whole[..100]).await;
     assert_eq!(peer.closes().await, 1007);
     drop(peer);

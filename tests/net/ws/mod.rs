@@ -1,8 +1,10 @@
 //! WebSocket: against a client or a server that is not ours, and byte by byte.
 
 mod close;
+mod detect;
 mod frames;
 mod handshake;
+mod upgrade;
 
 use std::{future::Future, time::Duration};
 
@@ -60,10 +62,12 @@ impl Server {
             })
             .layer(layer.with_messages(Messages::Both))
             .layer(CodecLayer::new(MessageCodec::new()))
-            .layer(getty::layers::OnOpenLayer::new(move |session: Session<Message>| {
-                drop(opening.send(session));
-                async { Ok::<_, BoxError>(()) }
-            }))
+            .layer(getty::layers::OnOpenLayer::new(
+                move |session: Session<Message>| {
+                    drop(opening.send(session));
+                    async { Ok::<_, BoxError>(()) }
+                },
+            ))
             .layer(sessions)
             .service_fn(move |request: Request<Message>| {
                 let reply = handler(request);
@@ -145,7 +149,10 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 fn close_frame(code: u16, reason: &str) -> Vec<u8> {
-    frame(FIN | CLOSE, &[&code.to_be_bytes()[..], reason.as_bytes()].concat())
+    frame(
+        FIN | CLOSE,
+        &[&code.to_be_bytes()[..], reason.as_bytes()].concat(),
+    )
 }
 
 impl Peer {
