@@ -189,7 +189,7 @@ impl Options {
                         "length" => Codec::Length,
                         "raw" => Codec::Raw,
                         other => return Err(format!("there is no codec '{other}'").into()),
-                    })
+                    });
                 }
                 Long("stack") => {
                     options.stack = match &*arguments.value()?.string()? {

@@ -59,6 +59,14 @@ pub struct Ended {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SendsNoMore;
 
+impl SendsNoMore {
+    /// Whether `error` is this one.
+    #[must_use]
+    pub fn is(error: &io::Error) -> bool {
+        matches!(error.get_ref(), Some(cause) if cause.is::<Self>())
+    }
+}
+
 impl fmt::Display for SendsNoMore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("nothing is sent after the end of the protocol")

@@ -48,7 +48,7 @@ const GET: &[u8] = b"GET ";
 ///
 /// // lines for `nc`, messages for a browser
 /// let stack = ServiceBuilder::new()
-///     .layer(WsOrRawLayer::new(WsLayer::new().with_messages(Messages::Text)))
+///     .layer(WsOrRawLayer::new(&WsLayer::new().with_messages(Messages::Text)))
 ///     .layer(CodecLayer::new(Lines::new()))
 ///     .layer(SessionLayer::new())
 ///     .service_fn(|request: Request<String>| async move {
@@ -64,9 +64,9 @@ pub struct WsOrRawLayer {
 }
 
 impl WsOrRawLayer {
-    /// `layer` says which WebSockets are accepted and how.
+    /// `layer` says which requests are accepted and how.
     #[must_use]
-    pub fn new(layer: WsLayer) -> Self {
+    pub fn new(layer: &WsLayer) -> Self {
         Self {
             settings: layer.settings(),
             patience: PATIENCE,

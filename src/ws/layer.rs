@@ -29,7 +29,7 @@ use crate::ConnectionHandle;
 /// How long a handshake may take unless the layer says otherwise.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Opens WebSockets: takes a connection's byte stream through the opening handshake and makes a [`WsTransport`] of it.
+/// Opens a WebSocket: takes a connection's byte stream through the opening handshake and makes a [`WsTransport`] of it.
 ///
 /// - *ready*: the inner service's. Its reservation is kept through the handshake.
 /// - *call*: reads the request, decides, answers, and calls the inner service: all in the connection's own task, so that

@@ -55,7 +55,7 @@ const BACKLOG: usize = 1024;
 ///     .service_fn(|request: getty::Request<String>| async move {
 ///         Ok::<_, BoxError>(request.into_message())
 ///     });
-/// let (upgrader, upgrades) = ws::upgrades(WsLayer::new().with_messages(Messages::Text));
+/// let (upgrader, upgrades) = ws::upgrades(&WsLayer::new().with_messages(Messages::Text));
 /// let sessions = getty::serve(upgrades, echo).with_graceful_shutdown(async { /* the signal */ });
 ///
 /// let app = Router::new().route("/ws", any(open)).with_state(upgrader);
@@ -70,7 +70,7 @@ const BACKLOG: usize = 1024;
 /// # }
 /// ```
 #[must_use]
-pub fn upgrades<Io>(layer: WsLayer) -> (WsUpgrader<Io>, WsListener<Io>) {
+pub fn upgrades<Io>(layer: &WsLayer) -> (WsUpgrader<Io>, WsListener<Io>) {
     let (sender, receiver) = mpsc::channel(BACKLOG);
     let upgrader = WsUpgrader {
         sender,

@@ -247,10 +247,7 @@ where
                 self.writer
                     .poll_flush(&mut self.wire, cx, &mut turn.clock, &mut self.timer)
             {
-                if !error
-                    .get_ref()
-                    .is_some_and(|error| error.is::<SendsNoMore>())
-                {
+                if !SendsNoMore::is(&error) {
                     return self.transport_failed(error);
                 }
                 self.writer.give_up(&mut self.wire, error);

@@ -67,14 +67,14 @@ pub(in crate::ws) async fn read_request<T: AsyncRead + Unpin>(
     limits: HeadLimits,
 ) -> Result<Request<()>, WsHandshakeError> {
     let head = read_head(io, buffer, limits.bytes).await?;
-    Ok(parse_request(head, limits.headers)?)
+    Ok(parse_request(&head, limits.headers)?)
 }
 
-fn parse_request(head: BytesMut, most: usize) -> Result<Request<()>, WsRefusal> {
+fn parse_request(head: &[u8], most: usize) -> Result<Request<()>, WsRefusal> {
     let bad = |_| WsRefusal::new(StatusCode::BAD_REQUEST, "this is no HTTP request");
     let mut headers = vec![httparse::EMPTY_HEADER; most];
     let mut parsed = httparse::Request::new(&mut headers);
-    match parsed.parse(&head) {
+    match parsed.parse(head) {
         Ok(httparse::Status::Complete(_)) => {}
         Err(httparse::Error::TooManyHeaders) => return Err(too_many()),
         _ => return Err(bad(())),

@@ -3,7 +3,7 @@
 mod head;
 mod rules;
 
-use std::{error::Error, fmt, io, sync::Arc, time::Duration};
+use std::{borrow::Cow, error::Error, fmt, io, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 
@@ -88,19 +88,22 @@ impl WsRequest {
 /// Made by an [accept hook](super::WsLayer::with_accept), and by the checks before it. It is what the peer gets, and the
 /// source of [`CloseReason::Refused`](crate::CloseReason::Refused).
 #[derive(Clone, Debug)]
-pub struct WsRefusal {
+pub struct WsRefusal(Box<Refusal>);
+
+#[derive(Clone, Debug)]
+struct Refusal {
     status: StatusCode,
     headers: HeaderMap,
-    why: std::borrow::Cow<'static, str>,
+    why: Cow<'static, str>,
 }
 
 impl WsRefusal {
     /// A refusal with `status`, which is to be one of an error or a redirection: others are sent as 403. `why` is for
     /// people, and is sent as the body.
-    pub fn new(status: StatusCode, why: impl Into<std::borrow::Cow<'static, str>>) -> Self {
+    pub fn new(status: StatusCode, why: impl Into<Cow<'static, str>>) -> Self {
         let refuses =
             status.is_client_error() || status.is_server_error() || status.is_redirection();
-        Self {
+        Self(Box::new(Refusal {
             status: if refuses {
                 status
             } else {
@@ -108,39 +111,39 @@ impl WsRefusal {
             },
             headers: HeaderMap::new(),
             why: why.into(),
-        }
+        }))
     }
 
     /// With another header, such as `WWW-Authenticate`.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.append(name, value);
+        self.0.headers.append(name, value);
         self
     }
 
     /// The status.
     #[must_use]
-    pub const fn status(&self) -> StatusCode {
-        self.status
+    pub fn status(&self) -> StatusCode {
+        self.0.status
     }
 
     /// The headers that were added.
     #[must_use]
-    pub const fn headers(&self) -> &HeaderMap {
-        &self.headers
+    pub fn headers(&self) -> &HeaderMap {
+        &self.0.headers
     }
 
     /// The reason, for people.
     #[must_use]
     pub fn why(&self) -> &str {
-        &self.why
+        &self.0.why
     }
 
     /// The whole answer.
     pub(super) fn response(&self) -> http::Response<String> {
-        let mut response = http::Response::new(format!("{}\n", self.why));
-        *response.status_mut() = self.status;
-        *response.headers_mut() = self.headers.clone();
+        let mut response = http::Response::new(format!("{}\n", self.0.why));
+        *response.status_mut() = self.0.status;
+        *response.headers_mut() = self.0.headers.clone();
         response.headers_mut().insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("text/plain; charset=utf-8"),
@@ -154,7 +157,7 @@ impl fmt::Display for WsRefusal {
         write!(
             f,
             "the upgrade was refused with {}: {}",
-            self.status, self.why
+            self.0.status, self.0.why
         )
     }
 }

@@ -79,7 +79,7 @@ async fn an_axum_application_opens_sessions_and_drains_them_with_itself() {
     let layer = WsLayer::new()
         .with_messages(Messages::Text)
         .with_protocols(["shout"]);
-    let (upgrader, upgrades) = ws::upgrades(layer);
+    let (upgrader, upgrades) = ws::upgrades(&layer);
     let shout = ServiceBuilder::new()
         .layer(CodecLayer::new(Text::new()))
         .layer(SessionLayer::new())
@@ -149,7 +149,7 @@ async fn an_axum_application_opens_sessions_and_drains_them_with_itself() {
 
 #[tokio::test]
 async fn an_upgrade_is_refused_while_the_server_closes_or_is_full() {
-    let (upgrader, upgrades) = ws::upgrades::<DuplexStream>(WsLayer::new());
+    let (upgrader, upgrades) = ws::upgrades::<DuplexStream>(&WsLayer::new());
     let ask = || {
         let mut request = asking(KEY);
         request
