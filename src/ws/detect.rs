@@ -16,10 +16,7 @@ use tokio::{
 };
 use tower::{BoxError, Layer, Service};
 
-use super::{
-    WsFuture, WsHandshakeError, WsLayer, WsTransport,
-    layer::{Settings, open},
-};
+use super::{WsFuture, WsHandshakeError, WsLayer, WsTransport, handshake::open, layer::Settings};
 use crate::transport::{Ended, Framing, Received, Transport};
 
 /// How long a peer may say nothing before it is taken for a plain one, unless the layer says otherwise.

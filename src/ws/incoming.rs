@@ -128,20 +128,17 @@ impl Incoming {
                     return Ok(Event::Message(length));
                 }
                 if self.open.is_some() {
-                    return Ok(match std::mem::take(&mut self.unreported) {
-                        0 => Event::Nothing,
-                        bytes => Event::Progress(bytes),
-                    });
+                    return Ok(self.progress());
                 }
             }
             let mut cursor = Cursor::new(&input[..]);
-            let parsed = FrameHeader::parse(&mut cursor)
-                .map_err(|_| WsError::Protocol("an unknown opcode"))?;
+            let parsed = match input.is_empty() {
+                true => None,
+                false => FrameHeader::parse(&mut cursor)
+                    .map_err(|_| WsError::Protocol("an unknown opcode"))?,
+            };
             let Some((header, length)) = parsed else {
-                return Ok(match std::mem::take(&mut self.unreported) {
-                    0 => Event::Nothing,
-                    bytes => Event::Progress(bytes),
-                });
+                return Ok(self.progress());
             };
             let size = usize::try_from(cursor.position()).unwrap_or(usize::MAX);
             check(&header, role)?;
@@ -192,6 +189,14 @@ impl Incoming {
                 mask: header.mask,
                 is_final: header.is_final,
             });
+        }
+    }
+
+    /// What there is to say while nothing is complete.
+    const fn progress(&mut self) -> Event {
+        match std::mem::replace(&mut self.unreported, 0) {
+            0 => Event::Nothing,
+            bytes => Event::Progress(bytes),
         }
     }
 

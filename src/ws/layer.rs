@@ -3,25 +3,20 @@
 use std::{
     fmt,
     future::Future,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::BytesMut;
-use getty_layers::{CloseReason, Connection, TransportKind};
-use http::{HeaderValue, Request, header};
-use pin_project_lite::pin_project;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::timeout,
-};
+use getty_layers::Connection;
+use http::{HeaderValue, Request};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tower::{BoxError, Layer, Service};
 
 use super::{
-    Limits, Messages, Role, WsHandshakeError, WsRefusal, WsTransport,
-    handshake::{HeadLimits, Rules, read_request, write_head},
+    Limits, Messages, Role, WsFuture, WsRefusal, WsTransport,
+    handshake::{HeadLimits, Origin, Rules, open},
     transport::Setting,
 };
 use crate::ConnectionHandle;
@@ -35,8 +30,8 @@ pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// - *call*: reads the request, decides, answers, and calls the inner service: all in the connection's own task, so that
 ///   whoever accepts never waits.
 /// - *close*: a request that is refused is answered with its status, and the connection closes as
-///   [`Refused`](CloseReason::Refused), with a [`WsHandshakeError`] as its source and as the error of this service. A
-///   request that is not complete in time closes it as [`HandshakeTimeout`](CloseReason::HandshakeTimeout).
+///   [`Refused`](crate::CloseReason::Refused), with a [`WsHandshakeError`](super::WsHandshakeError) as its source and as the error of this service. A
+///   request that is not complete in time closes it as [`HandshakeTimeout`](crate::CloseReason::HandshakeTimeout).
 /// - *drop*: drops the connection, or the inner future.
 ///
 /// Scope: session. In a stack it stands inside TLS and whatever limits or refuses, and outside `CodecLayer`.
@@ -141,7 +136,6 @@ impl WsLayer {
     /// Only pages of origins for which `accepts` says so; it is not asked where there is no `Origin` header.
     #[must_use]
     pub fn with_origin_check(self, accepts: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
-        use super::handshake::Origin;
         self.set(|settings| settings.rules.origin = Origin::Checked(Arc::new(accepts)))
     }
 
@@ -149,7 +143,7 @@ impl WsLayer {
     /// without cookies.
     #[must_use]
     pub fn with_any_origin(self) -> Self {
-        self.set(|settings| settings.rules.origin = super::handshake::Origin::Any)
+        self.set(|settings| settings.rules.origin = Origin::Any)
     }
 
     /// The subprotocols that are spoken here, the best first. The first that the client offers too is agreed; if there
@@ -300,178 +294,5 @@ where
     fn call(&mut self, connection: Connection<T>) -> Self::Future {
         let settings = Arc::clone(&self.settings);
         WsFuture::new(&mut self.inner, open(connection, BytesMut::new(), settings))
-    }
-}
-
-/// Takes a connection through the handshake; `buffer` is what was read of it before.
-pub(super) async fn open<T>(
-    connection: Connection<T>,
-    mut buffer: BytesMut,
-    settings: Arc<Settings>,
-) -> Result<Connection<WsTransport<T>>, WsHandshakeError>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-{
-    let (mut io, connection) = connection.take_transport();
-    let handle = connection.handle().clone();
-    let handshake = accept(&mut io, &handle, &mut buffer, &settings);
-    let error = match timeout(settings.timeout, handshake).await {
-        Ok(Ok(())) => {
-            handle.set_transport(match handle.transport() {
-                TransportKind::Tls => TransportKind::SecureWebSocket,
-                _ => TransportKind::WebSocket,
-            });
-            let setting = settings.transport();
-            return Ok(connection.map_transport(|()| WsTransport::new(io, setting, buffer)));
-        }
-        Ok(Err(error)) => error,
-        Err(_) => WsHandshakeError::TimedOut(settings.timeout),
-    };
-    let reason = match error {
-        WsHandshakeError::TimedOut(_) => CloseReason::HandshakeTimeout,
-        _ => CloseReason::Refused,
-    };
-    handle.close_because(reason, error.clone());
-    drop(io);
-    Err(error)
-}
-
-async fn accept<T>(
-    io: &mut T,
-    handle: &ConnectionHandle,
-    buffer: &mut BytesMut,
-    settings: &Settings,
-) -> Result<(), WsHandshakeError>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-{
-    let refusal = match read_request(io, buffer, settings.head).await {
-        Ok(request) => match settings.rules.decide(request, handle).await {
-            Ok(response) => {
-                let first = "HTTP/1.1 101 Switching Protocols";
-                write_head(io, first, response.headers(), "").await?;
-                return Ok(());
-            }
-            Err(refusal) => refusal,
-        },
-        Err(WsHandshakeError::Refused(refusal)) => refusal,
-        Err(error) => return Err(error),
-    };
-    refuse(io, &refusal).await?;
-    Err(refusal.into())
-}
-
-/// A peer that goes on sending after it was refused is listened to for so long and so many bytes: a connection that is
-/// closed while bytes lie unread is reset, and the reset may overtake the answer.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 256 * 1024;
-
-async fn refuse<T>(io: &mut T, refusal: &WsRefusal) -> std::io::Result<()>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-{
-    let (mut parts, body) = refusal.response().into_parts();
-    let connection = if parts.headers.contains_key(header::UPGRADE) {
-        "close, Upgrade"
-    } else {
-        "close"
-    };
-    parts
-        .headers
-        .insert(header::CONNECTION, HeaderValue::from_static(connection));
-    parts
-        .headers
-        .insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-    write_head(
-        io,
-        &format!("HTTP/1.1 {}", parts.status),
-        &parts.headers,
-        &body,
-    )
-    .await?;
-    io.shutdown().await?;
-    let rest = async {
-        let mut left = LINGER_BYTES;
-        let mut buffer = [0; 256];
-        while left > 0 {
-            match io.read(&mut buffer).await {
-                Ok(0) | Err(_) => break,
-                Ok(read) => left = left.saturating_sub(read),
-            }
-        }
-    };
-    // it is the wait that is cut short, and nothing else
-    let _ = timeout(LINGER, rest).await;
-    Ok(())
-}
-
-type Handshake<T> = Pin<Box<dyn Future<Output = Result<Connection<T>, WsHandshakeError>> + Send>>;
-
-pin_project! {
-    /// The future of [`Ws`]: a handshake, and then the life of the connection.
-    #[must_use = "futures do nothing unless polled"]
-    pub struct WsFuture<S, T>
-    where
-        S: Service<Connection<T>>,
-    {
-        // boxed, so that it takes no room once it is done
-        handshake: Option<(Handshake<T>, S)>,
-        #[pin]
-        inner: Option<S::Future>,
-    }
-}
-
-impl<S, T> WsFuture<S, T>
-where
-    S: Service<Connection<T>> + Clone,
-{
-    /// The *ready* service goes through the handshake, and a clone of it takes its place.
-    pub(super) fn new(
-        inner: &mut S,
-        handshake: impl Future<Output = Result<Connection<T>, WsHandshakeError>> + Send + 'static,
-    ) -> Self {
-        let clone = inner.clone();
-        let ready = std::mem::replace(inner, clone);
-        Self {
-            handshake: Some((Box::pin(handshake), ready)),
-            inner: None,
-        }
-    }
-}
-
-impl<S, T> Future for WsFuture<S, T>
-where
-    S: Service<Connection<T>, Error: Into<BoxError>>,
-{
-    type Output = Result<S::Response, BoxError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        if let Some((handshake, service)) = this.handshake {
-            let opened = ready!(handshake.as_mut().poll(cx));
-            match opened {
-                Ok(connection) => this.inner.set(Some(service.call(connection))),
-                Err(error) => {
-                    *this.handshake = None;
-                    return Poll::Ready(Err(error.into()));
-                }
-            }
-            *this.handshake = None;
-        }
-        match this.inner.as_pin_mut() {
-            Some(inner) => inner.poll(cx).map_err(Into::into),
-            None => panic!("a connection's future was polled after it was ready"),
-        }
-    }
-}
-
-impl<S, T> fmt::Debug for WsFuture<S, T>
-where
-    S: Service<Connection<T>>,
-{
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WsFuture")
-            .field("shakes_hands", &self.handshake.is_some())
-            .finish_non_exhaustive()
     }
 }

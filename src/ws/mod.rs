@@ -88,6 +88,7 @@ mod client;
 mod close;
 mod detect;
 mod error;
+mod future;
 mod handshake;
 mod incoming;
 mod layer;
@@ -104,8 +105,9 @@ pub use self::{
     close::WsClose,
     detect::{WsOrRaw, WsOrRawFuture, WsOrRawLayer, WsOrRawTransport},
     error::WsError,
+    future::WsFuture,
     handshake::{WsHandshakeError, WsRefusal, WsRequest},
-    layer::{Ws, WsFuture, WsLayer},
+    layer::{Ws, WsLayer},
     message::{Message, MessageCodec, Messages, Utf8},
     transport::WsTransport,
     upgrade::{WsListener, WsUpgrader, upgrades},

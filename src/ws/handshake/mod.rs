@@ -1,6 +1,7 @@
 //! The opening handshake: an HTTP request that is answered with 101, or refused.
 
 mod head;
+mod open;
 mod rules;
 
 use std::{borrow::Cow, error::Error, fmt, io, sync::Arc, time::Duration};
@@ -9,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
 
 pub(super) use self::{
     head::{HeadLimits, read_request, read_response, write_head},
+    open::open,
     rules::{Origin, Rules},
 };
 

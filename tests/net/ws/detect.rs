@@ -17,7 +17,7 @@ use super::*;
 fn serve() -> MemoryConnector {
     let stack = ServiceBuilder::new()
         .layer(WsOrRawLayer::new(
-            WsLayer::new().with_messages(Messages::Text),
+            &WsLayer::new().with_messages(Messages::Text),
         ))
         .layer(CodecLayer::new(Lines::new()))
         .layer(OnOpenLayer::new(|session: Session<String>| async move {
