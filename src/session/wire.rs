@@ -60,6 +60,11 @@ pub trait Wire: HasSession<Out: Send + 'static> {
     /// See [`Transport::poll_flush`].
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
+    /// See [`Transport::written`].
+    fn written(&self) -> u64 {
+        0
+    }
+
     /// See [`Transport::is_incomplete`].
     fn is_incomplete(&self) -> bool {
         false
@@ -153,6 +158,10 @@ impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> Wire for Framed<T,
     #[inline]
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.split_mut().0.poll_flush(cx)
+    }
+
+    fn written(&self) -> u64 {
+        self.transport().written()
     }
 
     #[inline]

@@ -21,6 +21,8 @@ pub(crate) struct Writer {
     encoded: u64,
     /// How many of them the transport took.
     taken: u64,
+    /// How far the transport was with what it took, when it last had to wait.
+    below: u64,
     /// How many messages were encoded since the driver was told.
     messages: u32,
     /// Something was written since the last complete flush.
@@ -45,6 +47,7 @@ impl Writer {
             buf: BytesMut::new(),
             encoded: 0,
             taken: 0,
+            below: 0,
             messages: 0,
             unflushed: false,
             framing,
@@ -143,7 +146,11 @@ impl Writer {
             driver.sent(moved, clock.moment(driver));
         }
         match polled {
-            Poll::Pending => timer.stalled(moved > 0, clock),
+            Poll::Pending => {
+                let below = wire.written();
+                timer.stalled(moved > 0 || below != self.below, clock);
+                self.below = below;
+            }
             Poll::Ready(_) => timer.flowed(),
         }
         polled

@@ -45,6 +45,10 @@ impl Transport for BoxTransport {
         self.0.poll_flush(cx)
     }
 
+    fn written(&self) -> u64 {
+        self.0.written()
+    }
+
     fn is_incomplete(&self) -> bool {
         self.0.is_incomplete()
     }

@@ -107,6 +107,12 @@ pub trait Transport {
     /// protocol has its end: that is the end of the session only when the transport [says so](Self::ended).
     fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
 
+    /// How many bytes of what was taken have moved on, where it takes messages whole and they may be large: while a flush
+    /// waits, the write timeout counts from the last progress. Any number that grows will do; none by default.
+    fn written(&self) -> u64 {
+        0
+    }
+
     /// Hands all that was taken to the network.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 

@@ -260,6 +260,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsOrRawTransport<T> {
         }
     }
 
+    fn written(&self) -> u64 {
+        match &self.0 {
+            Either::Ws(ws) => ws.written(),
+            Either::Raw { io, .. } => io.written(),
+        }
+    }
+
     fn is_incomplete(&self) -> bool {
         match &self.0 {
             Either::Ws(ws) => ws.is_incomplete(),

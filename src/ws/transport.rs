@@ -220,6 +220,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsTransport<T> {
         self.output.poll_flush(&mut self.io, cx)
     }
 
+    fn written(&self) -> u64 {
+        self.output.written()
+    }
+
     fn is_incomplete(&self) -> bool {
         self.incoming.is_incomplete() || !self.input.is_empty()
     }

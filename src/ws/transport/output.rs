@@ -31,6 +31,8 @@ const LARGE: usize = 16 * 1024;
 pub(super) struct Output {
     /// Frames that wait to be written.
     frames: BytesMut,
+    /// How many bytes the stream took.
+    written: u64,
     messages: Messages,
     /// A client's.
     masks: Option<Box<Masks>>,
@@ -44,6 +46,7 @@ impl Output {
     pub(super) fn new(role: Role, messages: Messages) -> Self {
         Self {
             frames: BytesMut::new(),
+            written: 0,
             messages,
             masks: (role == Role::Client).then(|| Box::new(Masks::new())),
             owes: false,
@@ -55,6 +58,11 @@ impl Output {
     #[inline]
     pub(super) const fn owes(&self) -> bool {
         self.owes
+    }
+
+    /// How many bytes the stream took.
+    pub(super) const fn written(&self) -> u64 {
+        self.written
     }
 
     /// Takes `bufs` as one message.
@@ -123,6 +131,7 @@ impl Output {
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
+            self.written += written as u64;
             let waited = written.min(self.frames.len());
             self.frames.advance(waited);
             payload = &payload[written - waited..];
@@ -153,6 +162,7 @@ impl Output {
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.written += written as u64;
             self.frames.advance(written);
             if let Some(pong) = self.late_pong.take() {
                 self.pong(&pong);

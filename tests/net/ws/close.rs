@@ -223,3 +223,29 @@ async fn a_message_that_does_not_end_meets_the_read_timeout() {
     assert_eq!(closed.reason, CloseReason::ReadTimeout, "{closed}");
     drip.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_large_message_may_take_longer_than_the_write_timeout_as_long_as_it_moves() {
+    let mut server = Server::echo(WsLayer::new());
+    let mut peer = server.open().await;
+    let session = server.session().await;
+    let sending = tokio::spawn({
+        let session = session.clone();
+        async move { session.send(Message::binary(vec![7; 1 << 20])).await }
+    });
+    // sixteen pieces, one every ten seconds: the timeout is 30 s
+    let mut rest = (1 << 20) + 10;
+    while rest > 0 {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let mut piece = vec![0; rest.min(64 * 1024)];
+        soon(peer.io.read_exact(&mut piece)).await.unwrap();
+        rest -= piece.len();
+    }
+    soon(sending).await.unwrap().unwrap();
+    session.send(Message::text("and another")).await.unwrap();
+    assert_eq!(peer.frame().await.unwrap().1, b"and another");
+    // one that moves nothing is not waited for
+    let sending = session.send(Message::binary(vec![7; 1 << 20]));
+    assert!(soon(sending).await.is_err());
+    assert_eq!(server.end().await.reason, CloseReason::WriteTimeout);
+}
