@@ -128,6 +128,7 @@ impl Reader {
     }
 
     /// One unit of a message transport is one message, to its last byte.
+    #[inline(never)]
     fn decode_unit<W: Wire>(&mut self, wire: &mut W) -> Decoded<W::In> {
         let length = self.units.pop_front().unwrap_or(self.buf.len());
         self.decodable = !self.units.is_empty();
@@ -200,7 +201,7 @@ impl Reader {
         Poll::Ready(Ok(received))
     }
 
-    #[inline]
+    #[inline(always)]
     fn poll_recv<W: Wire>(
         &mut self,
         wire: &mut W,
@@ -213,6 +214,7 @@ impl Reader {
 
     /// Reads the messages that have arrived, as far as there is room. What comes upon them, an end or a failure, waits
     /// for the next read: they are handled first.
+    #[inline(never)]
     fn poll_units<W: Wire>(
         &mut self,
         wire: &mut W,
