@@ -102,7 +102,7 @@
 //!
 //! - `metrics`: `MetricsLayer` and `MessageMetricsLayer` of [`layers`], over the `metrics` crate.
 //! - `tls`: [`tls`], over rustls.
-//! - `ws`: reserved for WebSocket, whose layer comes with a later release; it adds nothing yet but its dependency.
+//! - `ws`: [`ws`], over tungstenite: servers, clients, and connections that an HTTP server has upgraded.
 //! - `full`: all of them, now and later.
 //!
 //! The vocabulary and the layers live in `getty-layers`, re-exported as [`layers`], so that an author of layers depends
@@ -119,6 +119,8 @@ pub mod session;
 #[cfg(feature = "tls")]
 pub mod tls;
 pub mod transport;
+#[cfg(feature = "ws")]
+pub mod ws;
 
 #[doc(inline)]
 pub use getty_layers as layers;

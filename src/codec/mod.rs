@@ -5,6 +5,7 @@
 //! | [`Length`] | a frame whose header says how long it is | [`Bytes`] |
 //! | [`Lines`] | a line of UTF-8 text | anything that is a `str`, and `String` |
 //! | [`Raw`] | whatever has arrived | [`Bytes`] |
+//! | [`Text`] | one of the transport's own messages, as text | anything that is a `str`, and `String` |
 //!
 //! A codec is given to [`CodecLayer`](crate::CodecLayer), which clones it for each connection. Any other
 //! [`Decoder`] and [`Encoder`] works as well.
@@ -20,6 +21,7 @@
 pub mod length;
 pub mod lines;
 pub mod raw;
+pub mod text;
 
 pub use bytes::{Bytes, BytesMut};
 pub use tokio_util::codec::{Decoder, Encoder};
@@ -28,6 +30,7 @@ pub use self::{
     length::{FieldWidth, Length, LengthError},
     lines::{Lines, LinesError},
     raw::Raw,
+    text::{Text, TextError},
 };
 
 /// The maximum of every codec here, in bytes, unless its `with_max_length` says otherwise: 64 KiB.

@@ -2,7 +2,7 @@
 
 use std::{
     error::Error,
-    fmt,
+    fmt, io,
     task::{Context, Poll, ready},
 };
 
@@ -11,12 +11,17 @@ use tower::BoxError;
 
 use super::{
     buffers::{self, BUFFER},
+    queue::Queue,
     wire::Wire,
 };
 use crate::transport::{Framing, Received};
 
 /// A read asks for no less than this, as far as the bound allows.
 const LEAST_READ: usize = 4 * 1024;
+/// A read of a message transport takes at most so many messages that have arrived, so that one flush serves them all.
+const UNITS_A_READ: usize = 64;
+/// What a message that waits counts against the bound beside its bytes: it may have none.
+const UNIT_COST: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct Reader {
@@ -32,6 +37,10 @@ pub(crate) struct Reader {
     /// The peer has ended its direction.
     ended: bool,
     framing: Framing,
+    /// Of a message transport: how long each message in the buffer is.
+    units: Queue<usize>,
+    /// What a read of several messages came upon after them.
+    after: Option<io::Result<Received>>,
 }
 
 /// What [`Reader::decode`] found.
@@ -56,6 +65,8 @@ impl Reader {
             reserved: false,
             ended: false,
             framing,
+            units: Queue::new(),
+            after: None,
         }
     }
 
@@ -120,11 +131,20 @@ impl Reader {
     }
 
     /// One unit of a message transport is one message, to its last byte.
+    #[inline(never)]
     fn decode_unit<W: Wire>(&mut self, wire: &mut W) -> Decoded<W::In> {
-        self.decodable = false;
-        let decoded = wire.decode(&mut self.buf, true);
-        let left = self.buf.len();
-        self.buf.clear();
+        let length = self.units.pop_front().unwrap_or(self.buf.len());
+        self.decodable = !self.units.is_empty();
+        let (decoded, left);
+        if self.decodable {
+            let mut unit = self.buf.split_to(length);
+            decoded = wire.decode(&mut unit, true);
+            left = unit.len();
+        } else {
+            decoded = wire.decode(&mut self.buf, true);
+            left = self.buf.len();
+            self.buf.clear();
+        }
         match decoded {
             Err(error) => Decoded::Bad(error),
             Ok(_) if left > 0 => Decoded::Bad(Box::new(LeftoverBytes { bytes: left })),
@@ -151,9 +171,8 @@ impl Reader {
         !self.ended
             && match self.framing {
                 Framing::Stream => self.buf.len() + self.ahead < self.limit,
-                Framing::Messages | Framing::Datagrams => {
-                    !self.decodable && self.ahead < self.limit
-                }
+                Framing::Messages => self.after.is_some() || self.has_room(),
+                Framing::Datagrams => !self.decodable && self.ahead < self.limit,
             }
     }
 
@@ -191,16 +210,22 @@ impl Reader {
         self.ahead -= bytes;
     }
 
+    /// Whether another message may be read ahead.
+    fn has_room(&self) -> bool {
+        self.buf.len() + self.ahead + self.units.len() * UNIT_COST < self.limit
+    }
+
     /// Reads once. Only while [`wants_more`](Self::wants_more).
     #[inline]
     pub(crate) fn poll_read<W: Wire>(
         &mut self,
         wire: &mut W,
         cx: &mut Context<'_>,
-    ) -> Poll<std::io::Result<Received>> {
-        self.make_room();
-        let limit = (self.buf.capacity() - self.buf.len()).min(self.room());
-        let received = ready!(wire.poll_recv(cx, &mut self.buf, limit))?;
+    ) -> Poll<io::Result<Received>> {
+        if self.framing == Framing::Messages {
+            return self.poll_units(wire, cx);
+        }
+        let received = ready!(self.poll_recv(wire, cx))?;
         match received {
             Received::Data(_) => self.decodable = true,
             Received::Control(_) | Received::Lost(_) => {}
@@ -213,11 +238,61 @@ impl Reader {
         Poll::Ready(Ok(received))
     }
 
+    #[inline(always)]
+    fn poll_recv<W: Wire>(
+        &mut self,
+        wire: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Received>> {
+        self.make_room();
+        let limit = (self.buf.capacity() - self.buf.len()).min(self.room());
+        wire.poll_recv(cx, &mut self.buf, limit)
+    }
+
+    /// Reads the messages that have arrived, as far as there is room. What comes upon them, an end or a failure, waits
+    /// for the next read: they are handled first.
+    #[inline(never)]
+    fn poll_units<W: Wire>(
+        &mut self,
+        wire: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Received>> {
+        let (mut messages, mut bytes) = (0, None);
+        let mut after = self.after.take();
+        while after.is_none() && messages < UNITS_A_READ && self.has_room() {
+            let before = self.buf.len();
+            match self.poll_recv(wire, cx) {
+                Poll::Ready(Ok(Received::Data(n))) => {
+                    self.units.push_back(self.buf.len() - before);
+                    messages += 1;
+                    bytes = Some(bytes.unwrap_or(0) + n);
+                }
+                Poll::Ready(Ok(Received::Control(n))) => {
+                    messages += 1;
+                    bytes = Some(bytes.unwrap_or(0) + n);
+                }
+                Poll::Ready(other) => after = Some(other),
+                Poll::Pending => break,
+            }
+        }
+        self.decodable = !self.units.is_empty();
+        match bytes {
+            Some(bytes) => {
+                self.after = after;
+                Poll::Ready(Ok(Received::Data(bytes)))
+            }
+            None => {
+                self.ended = matches!(after, Some(Ok(Received::End)));
+                after.map_or(Poll::Pending, Poll::Ready)
+            }
+        }
+    }
+
     /// Reads once and forgets what was read; `false` when there is nothing to be read now.
     pub(crate) fn discard<W: Wire>(&mut self, wire: &mut W, cx: &mut Context<'_>) -> bool {
-        self.buf.clear();
+        self.forget();
         let more = self.wants_more() && matches!(self.poll_read(wire, cx), Poll::Ready(Ok(_)));
-        self.decodable = false;
+        self.forget();
         more
     }
 
@@ -230,6 +305,12 @@ impl Reader {
         } else {
             room
         }
+    }
+
+    fn forget(&mut self) {
+        self.buf.clear();
+        while self.units.pop_front().is_some() {}
+        self.decodable = false;
     }
 
     #[inline]

@@ -13,7 +13,7 @@ use getty_layers::{
 use tokio_util::codec::{Decoder, Encoder};
 use tower::BoxError;
 
-use crate::transport::{Framing, Received, Transport};
+use crate::transport::{Ended, Framing, Received, Transport};
 
 /// A framed connection: which messages come in and go out, and how.
 ///
@@ -87,6 +87,21 @@ pub trait Wire: HasSession<Out: Send + 'static> {
     #[inline]
     fn has_more(&self) -> bool {
         false
+    }
+
+    /// See [`Transport::written`].
+    fn written(&self) -> u64 {
+        0
+    }
+
+    /// See [`Transport::is_incomplete`].
+    fn is_incomplete(&self) -> bool {
+        false
+    }
+
+    /// See [`Transport::ended`].
+    fn ended(&mut self) -> Option<Ended> {
+        None
     }
 
     /// See [`Transport::has_ping`].
@@ -195,6 +210,19 @@ impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> Wire for Framed<T,
     #[inline]
     fn has_more(&self) -> bool {
         self.transport().has_more()
+    }
+
+    fn written(&self) -> u64 {
+        self.transport().written()
+    }
+
+    #[inline]
+    fn is_incomplete(&self) -> bool {
+        self.transport().is_incomplete()
+    }
+
+    fn ended(&mut self) -> Option<Ended> {
+        self.split_mut().0.ended()
     }
 
     fn has_ping(&self) -> bool {

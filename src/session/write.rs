@@ -2,11 +2,15 @@
 
 use std::{
     io::{self, IoSlice},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use getty_layers::driver::{Payload, Ticket};
+use getty_layers::{
+    SharedError,
+    driver::{Payload, Ticket},
+};
 use tower::BoxError;
 
 use super::{
@@ -35,6 +39,8 @@ pub(crate) struct Writer {
     encoded: u64,
     /// How many of them the transport took.
     taken: u64,
+    /// How far the transport was with what it took, when it last had to wait.
+    below: u64,
     /// How many messages were encoded since the driver was told.
     messages: u32,
     /// Something was written since the last complete flush.
@@ -65,6 +71,7 @@ impl Writer {
             segments: Segments::default(),
             encoded: 0,
             taken: 0,
+            below: 0,
             messages: 0,
             unflushed: false,
             stirred: false,
@@ -214,6 +221,21 @@ impl Writer {
         self.stirred = true;
     }
 
+    /// Forgets what is encoded, for a transport that sends nothing more; whoever waits for its outcome learns that.
+    #[cold]
+    pub(crate) fn give_up<W: Wire>(&mut self, wire: &mut W, error: io::Error) {
+        let error: SharedError = Arc::new(error);
+        while let Some(due) = self.due.pop_front() {
+            wire.driver().cannot_send(&due.ticket, Arc::clone(&error));
+        }
+        while self.units.pop_front().is_some() {}
+        self.front = Bytes::new();
+        self.segments = Segments::default();
+        self.buf.clear();
+        self.taken = self.encoded;
+        self.unflushed = false;
+    }
+
     /// Drops what an encoder that panicked may have left of a message.
     pub(crate) fn repair(&mut self) {
         self.buf
@@ -256,7 +278,9 @@ impl Writer {
         }
         match polled {
             Poll::Pending => {
-                timer.stalled(moved > 0, clock);
+                let below = wire.written();
+                timer.stalled(moved > 0 || below != self.below, clock);
+                self.below = below;
                 if !self.due.is_empty() {
                     self.report_begun(wire);
                 }

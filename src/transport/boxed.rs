@@ -9,7 +9,7 @@ use std::{
 use bytes::BytesMut;
 use getty_layers::CloseReason;
 
-use super::{Framing, Received, Transport};
+use super::{Ended, Framing, Received, Transport};
 
 /// Any transport behind one pointer, so that one stack, compiled once, serves several kinds of transport.
 ///
@@ -51,6 +51,18 @@ impl Transport for BoxTransport {
 
     fn has_more(&self) -> bool {
         self.0.has_more()
+    }
+
+    fn written(&self) -> u64 {
+        self.0.written()
+    }
+
+    fn is_incomplete(&self) -> bool {
+        self.0.is_incomplete()
+    }
+
+    fn ended(&mut self) -> Option<Ended> {
+        self.0.ended()
     }
 
     fn has_ping(&self) -> bool {

@@ -3,6 +3,8 @@
 mod boxed;
 
 use std::{
+    error::Error,
+    fmt,
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
@@ -12,6 +14,7 @@ use bytes::{BufMut, BytesMut};
 use getty_layers::CloseReason;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
+use tower::BoxError;
 
 pub use self::boxed::BoxTransport;
 
@@ -45,6 +48,42 @@ pub enum Received {
     End,
 }
 
+/// Why a peer ended both directions: see [`Transport::ended`].
+#[derive(Debug)]
+pub struct Ended {
+    /// The reason that the session closes with.
+    pub reason: CloseReason,
+    /// What the peer said, or did wrong.
+    pub source: BoxError,
+}
+
+/// What [`Transport::poll_send`] fails with when the protocol lets nothing more be sent, as after a WebSocket's close
+/// frame. Senders learn it; handlers go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SendsNoMore;
+
+impl SendsNoMore {
+    /// Whether `error` is this one.
+    #[must_use]
+    pub fn is(error: &io::Error) -> bool {
+        matches!(error.get_ref(), Some(cause) if cause.is::<Self>())
+    }
+}
+
+impl fmt::Display for SendsNoMore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("nothing is sent after the end of the protocol")
+    }
+}
+
+impl Error for SendsNoMore {}
+
+impl From<SendsNoMore> for io::Error {
+    fn from(error: SendsNoMore) -> Self {
+        Self::new(io::ErrorKind::BrokenPipe, error)
+    }
+}
+
 /// What carries a connection: a byte stream, or a transport that keeps message boundaries.
 ///
 /// Everything that is `AsyncRead + AsyncWrite + Unpin` is a byte stream already. A message transport implements this
@@ -58,7 +97,7 @@ pub trait Transport {
     fn framing(&self) -> Framing;
 
     /// Appends what has arrived to `buf`: of a stream at most `limit` bytes, which fit the spare capacity of `buf`; else
-    /// exactly one message. Appends nothing unless it is ready.
+    /// exactly one message, or nothing if what has arrived was the transport's own. Appends nothing unless it is ready.
     fn poll_recv(
         &mut self,
         cx: &mut Context<'_>,
@@ -67,8 +106,15 @@ pub trait Transport {
     ) -> Poll<io::Result<Received>>;
 
     /// Takes bytes to send and says how many it took: of a stream some or all of `bufs`; else all of `bufs` as one
-    /// message. It may hold them back until [`poll_flush`](Self::poll_flush).
+    /// message. It may hold them back until [`poll_flush`](Self::poll_flush). Fails with [`SendsNoMore`] once the
+    /// protocol has its end: that is the end of the session only when the transport [says so](Self::ended).
     fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
+
+    /// How many bytes of what was taken have moved on, where it takes messages whole and they may be large: while a flush
+    /// waits, the write timeout counts from the last progress. Any number that grows will do; none by default.
+    fn written(&self) -> u64 {
+        0
+    }
 
     /// Hands all that was taken to the network.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
@@ -84,6 +130,19 @@ pub trait Transport {
     #[inline]
     fn has_more(&self) -> bool {
         false
+    }
+
+    /// Whether a message has begun to arrive and is not complete: a message transport's own part in the read timeout. Of a
+    /// stream the codec's buffer tells; `false` by default.
+    fn is_incomplete(&self) -> bool {
+        false
+    }
+
+    /// Why the peer has ended its direction, where that is the end of both: asked once [`poll_recv`](Self::poll_recv) has
+    /// said [`End`](Received::End) and all messages before that have been given to handlers. `None`, by default, is a
+    /// half-close: answers are still sent, and the session ends as [`PeerClosed`](CloseReason::PeerClosed) after them.
+    fn ended(&mut self) -> Option<Ended> {
+        None
     }
 
     /// Whether it has a ping of its own. It is asked once, when the session loop begins; `false` by default.

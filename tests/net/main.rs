@@ -9,6 +9,8 @@ mod tls;
 mod udp;
 #[cfg(unix)]
 mod unix;
+#[cfg(feature = "ws")]
+mod ws;
 
 use std::{error::Error, future::poll_fn, io};
 

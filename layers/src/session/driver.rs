@@ -408,6 +408,13 @@ impl<Out> Driver<Out> {
         self.budget().is_some_and(|budget| budget.wait(id, cx))
     }
 
+    /// A message was encoded, and the transport sends nothing more.
+    pub fn cannot_send(&mut self, ticket: &Ticket, source: SharedError) {
+        self.session
+            .outbox()
+            .complete(ticket.0, Err(SendFailure::Io(source)));
+    }
+
     /// How many messages may wait for the encoder.
     pub fn set_queue_capacity(&mut self, messages: u32) {
         self.session.outbox().set_capacity(messages.max(1));

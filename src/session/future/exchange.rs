@@ -12,7 +12,10 @@ use getty_layers::{
 use tower::{BoxError, Service};
 
 use super::{Finish, MESSAGES_A_UNIT, Phase, State, Turn};
-use crate::session::{calls::Calls, read::Decoded, renew::Renew, wire::Wire};
+use crate::{
+    session::{calls::Calls, read::Decoded, renew::Renew, wire::Wire},
+    transport::Ended,
+};
 
 /// Why the loop over ready messages stopped.
 enum Stop<In, Out, E> {
@@ -118,16 +121,25 @@ where
                 return;
             }
             let in_flight = calls.len() + self.replies.len();
-            if self.session().is_closing() || in_flight >= self.config.in_flight {
+            if self.session().is_closing() {
                 return;
             }
-            if !self.call_next(calls.as_mut(), cx, turn) {
-                // all that the peer has sent is answered first, for as long as that takes
-                if self.reader.is_finished() && self.next.is_none() && calls.len() == 0 {
-                    self.session().close_with(CloseReason::PeerClosed);
+            if in_flight >= self.config.in_flight || !self.call_next(calls.as_mut(), cx, turn) {
+                if self.reader.is_finished() && self.next.is_none() {
+                    self.peer_finished(calls.len());
                 }
                 return;
             }
+        }
+    }
+
+    /// All that the peer has sent is with the handlers. On a half-close it is answered first, for as long as that takes.
+    #[cold]
+    fn peer_finished(&mut self, in_flight: usize) {
+        if let Some(Ended { reason, source }) = self.wire.ended() {
+            self.close_because(reason, source);
+        } else if in_flight == 0 && self.replies.is_empty() {
+            self.session().close_with(CloseReason::PeerClosed);
         }
     }
 

@@ -38,13 +38,18 @@ where
                 driver.received(bytes, turn.clock.moment(driver));
             }
             Received::Lost(messages) => self.wire.driver().lost(messages.into()),
-            Received::End => self.wire.driver().peer_finished(),
+            Received::End => {
+                self.wire.driver().peer_finished();
+                // the transport may have an answer to it
+                self.writer.poke();
+            }
         }
     }
 
     /// Keeps up what the handle says of reading and of handlers.
     #[inline]
     pub(super) fn mark(&mut self, in_flight: usize, turn: &mut Turn) {
+        let incomplete = self.reader.is_incomplete() || self.wire.is_incomplete();
         let driver = self.wire.driver();
         if driver.in_flight(in_flight) {
             driver.answered(turn.clock.moment(driver));
@@ -53,7 +58,6 @@ where
         if reads != driver.is_reading() {
             driver.reading(reads, turn.clock.moment(driver));
         }
-        let incomplete = self.reader.is_incomplete();
         if incomplete != driver.is_incomplete() || (incomplete && turn.decoded) {
             let now = turn.clock.moment(driver);
             driver.incomplete(incomplete.then_some(now));

@@ -21,6 +21,8 @@ use pin_project_lite::pin_project;
 use tokio::{task::coop, time::Instant};
 use tower::{BoxError, Service};
 
+use crate::transport::SendsNoMore;
+
 use super::{
     calls::Calls, clock::Clock, config::Config, queue::Queue, read::Reader, renew::Renew,
     timer::Timer, wire::Wire, write::Writer,
@@ -281,7 +283,11 @@ where
                     self.writer
                         .poll_flush(&mut self.wire, cx, &mut turn.clock, &mut self.timer)
             {
-                return self.transport_failed(error);
+                if !SendsNoMore::is(&error) {
+                    return self.transport_failed(error);
+                }
+                self.writer.give_up(&mut self.wire, error);
+                continue;
             }
             if self.finish.is_asked()
                 && self.writer.is_flushed()

@@ -1,0 +1,182 @@
+//! One string a message, on transports that keep message boundaries.
+//!
+//! In a stack it is given to `CodecLayer`, where WebSocket or datagrams carry text; over WebSocket it is sent as text if
+//! `WsLayer` is told so. On a byte stream nothing says where a string ends: there it refuses to decode, and
+//! [`Lines`](super::Lines) is for those. Scope: session; it keeps no state.
+//!
+//! ```
+//! use bytes::BytesMut;
+//! use getty::codec::{Decoder, Encoder, Text, TextError};
+//!
+//! # fn main() -> Result<(), TextError> {
+//! let mut codec = Text::new().with_max_length(8);
+//! let mut message = BytesMut::new();
+//! codec.encode("two\nrows", &mut message)?;
+//! assert_eq!(codec.decode_eof(&mut message)?.unwrap(), "two\nrows");
+//!
+//! assert_eq!(codec.encode("too long!", &mut message), Err(TextError::TooLong { limit: 8 }));
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{error::Error, fmt, io};
+
+use bytes::BytesMut;
+
+use super::{Decoder, Encoder, MAX_FRAME, clamp_max};
+
+/// A string of at most 64 KiB a message, which may be empty.
+#[derive(Clone, Debug)]
+pub struct Text {
+    max: usize,
+}
+
+impl Text {
+    /// At most 64 KiB a message.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { max: MAX_FRAME }
+    }
+
+    /// At most so many bytes a message, in both directions; 64 KiB by default, more than 1 GiB is taken as 1 GiB.
+    #[must_use]
+    pub const fn with_max_length(mut self, bytes: usize) -> Self {
+        self.max = clamp_max(bytes);
+        self
+    }
+
+    /// How long a message may be.
+    #[must_use]
+    pub const fn max_length(&self) -> usize {
+        self.max
+    }
+
+    fn check(&self, length: usize) -> Result<(), TextError> {
+        if length > self.max {
+            return Err(TextError::TooLong { limit: self.max });
+        }
+        Ok(())
+    }
+}
+
+impl Default for Text {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Decoder for Text {
+    type Item = String;
+    type Error = TextError;
+
+    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<String>, TextError> {
+        if src.is_empty() {
+            return Ok(None);
+        }
+        Err(TextError::NoBoundaries)
+    }
+
+    #[inline]
+    fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<String>, TextError> {
+        self.check(src.len())?;
+        let text = std::str::from_utf8(src).map_err(|_| TextError::NotUtf8)?;
+        let text = text.to_owned();
+        src.clear();
+        Ok(Some(text))
+    }
+}
+
+impl<T: AsRef<str>> Encoder<T> for Text {
+    type Error = TextError;
+
+    #[inline]
+    fn encode(&mut self, item: T, dst: &mut BytesMut) -> Result<(), TextError> {
+        let text = item.as_ref();
+        self.check(text.len())?;
+        dst.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// Why [`Text`] refuses a message.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum TextError {
+    /// It is longer than so many bytes.
+    TooLong {
+        /// The maximum.
+        limit: usize,
+    },
+    /// What was received is not UTF-8.
+    NotUtf8,
+    /// The transport is a byte stream, which does not say where a message ends. [`Lines`](super::Lines) is the codec for
+    /// text there.
+    NoBoundaries,
+    /// The transport failed.
+    Io(io::Error),
+}
+
+impl PartialEq for TextError {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::TooLong { limit }, Self::TooLong { limit: other }) => limit == other,
+            (Self::Io(error), Self::Io(other)) => error.kind() == other.kind(),
+            (Self::NotUtf8, Self::NotUtf8) | (Self::NoBoundaries, Self::NoBoundaries) => true,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for TextError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong { limit } => write!(f, "a text of more than {limit} bytes"),
+            Self::NotUtf8 => f.write_str("a message that is not UTF-8"),
+            Self::NoBoundaries => f.write_str(
+                "texts cannot be told apart on a byte stream; `codec::Lines` is for those",
+            ),
+            Self::Io(_) => f.write_str("the transport failed"),
+        }
+    }
+}
+
+impl Error for TextError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<io::Error> for TextError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_a_string_even_an_empty_one() {
+        for text in ["", "hello", "two\nrows\n", "ä"] {
+            let mut message = BytesMut::from(text);
+            assert_eq!(Text::new().decode_eof(&mut message).unwrap().unwrap(), text);
+            assert!(message.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused() {
+        let mut codec = Text::new().with_max_length(2);
+        let refused = codec.decode_eof(&mut BytesMut::from(&b"\xff"[..]));
+        assert_eq!(refused, Err(TextError::NotUtf8));
+        let refused = codec.decode_eof(&mut BytesMut::from("abc"));
+        assert_eq!(refused, Err(TextError::TooLong { limit: 2 }));
+        let refused = codec.decode(&mut BytesMut::from("a"));
+        assert_eq!(refused, Err(TextError::NoBoundaries));
+        assert_eq!(codec.decode(&mut BytesMut::new()), Ok(None));
+    }
+}

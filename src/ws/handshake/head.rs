@@ -1,0 +1,160 @@
+//! Heads of HTTP messages, read and written within bounds.
+
+use std::io;
+
+use bytes::BytesMut;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+};
+use memchr::memmem;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::{WsHandshakeError, WsRefusal};
+
+/// How large a head may be.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::ws) struct HeadLimits {
+    pub(in crate::ws) bytes: usize,
+    pub(in crate::ws) headers: usize,
+}
+
+impl HeadLimits {
+    pub(in crate::ws) const DEFAULT: Self = Self {
+        bytes: 8 * 1024,
+        headers: 64,
+    };
+}
+
+/// A head grows by so much: a handshake that stalls holds no more.
+const STEP: usize = 1024;
+const END: &[u8] = b"\r\n\r\n";
+
+/// Reads until a head is complete and takes it off `buffer`; what came behind it stays there.
+async fn read_head<T: AsyncRead + Unpin>(
+    io: &mut T,
+    buffer: &mut BytesMut,
+    limit: usize,
+) -> Result<BytesMut, WsHandshakeError> {
+    let mut searched = 0;
+    loop {
+        if let Some(at) = memmem::find(&buffer[searched..], END) {
+            let length = searched + at + END.len();
+            if length <= limit {
+                return Ok(buffer.split_to(length));
+            }
+        }
+        if buffer.len() >= limit {
+            let refusal = WsRefusal::new(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "the head of the request is too large",
+            );
+            return Err(refusal.into());
+        }
+        searched = buffer.len().saturating_sub(END.len() - 1);
+        if buffer.capacity() == buffer.len() {
+            buffer.reserve(STEP);
+        }
+        if io.read_buf(buffer).await? == 0 {
+            return Err(WsHandshakeError::Closed);
+        }
+    }
+}
+
+/// Reads the head of a request.
+pub(in crate::ws) async fn read_request<T: AsyncRead + Unpin>(
+    io: &mut T,
+    buffer: &mut BytesMut,
+    limits: HeadLimits,
+) -> Result<Request<()>, WsHandshakeError> {
+    let head = read_head(io, buffer, limits.bytes).await?;
+    Ok(parse_request(&head, limits.headers)?)
+}
+
+fn parse_request(head: &[u8], most: usize) -> Result<Request<()>, WsRefusal> {
+    let bad = |_| WsRefusal::new(StatusCode::BAD_REQUEST, "this is no HTTP request");
+    let mut headers = vec![httparse::EMPTY_HEADER; most];
+    let mut parsed = httparse::Request::new(&mut headers);
+    match parsed.parse(head) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(too_many()),
+        _ => return Err(bad(())),
+    }
+    let mut request = Request::new(());
+    *request.version_mut() = version(parsed.version);
+    *request.method_mut() =
+        Method::from_bytes(parsed.method.unwrap_or_default().as_bytes()).map_err(|_| bad(()))?;
+    *request.uri_mut() = Uri::try_from(parsed.path.unwrap_or_default()).map_err(|_| bad(()))?;
+    *request.headers_mut() = map(parsed.headers).ok_or_else(|| bad(()))?;
+    Ok(request)
+}
+
+/// Reads the head of a response.
+pub(in crate::ws) async fn read_response<T: AsyncRead + Unpin>(
+    io: &mut T,
+    buffer: &mut BytesMut,
+    limits: HeadLimits,
+) -> Result<Response<()>, WsHandshakeError> {
+    let head = read_head(io, buffer, limits.bytes).await?;
+    let no_http = || {
+        WsHandshakeError::from(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the answer is no HTTP",
+        ))
+    };
+    let mut headers = vec![httparse::EMPTY_HEADER; limits.headers];
+    let mut parsed = httparse::Response::new(&mut headers);
+    if !matches!(parsed.parse(&head), Ok(httparse::Status::Complete(_))) {
+        return Err(no_http());
+    }
+    let mut response = Response::new(());
+    *response.version_mut() = version(parsed.version);
+    *response.status_mut() =
+        StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(|_| no_http())?;
+    *response.headers_mut() = map(parsed.headers).ok_or_else(no_http)?;
+    Ok(response)
+}
+
+fn version(minor: Option<u8>) -> Version {
+    match minor {
+        Some(1) => Version::HTTP_11,
+        _ => Version::HTTP_10,
+    }
+}
+
+fn map(parsed: &[httparse::Header<'_>]) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::with_capacity(parsed.len());
+    for header in parsed {
+        let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
+        headers.append(name, HeaderValue::from_bytes(header.value).ok()?);
+    }
+    Some(headers)
+}
+
+fn too_many() -> WsRefusal {
+    WsRefusal::new(
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        "the request has too many headers",
+    )
+}
+
+/// Writes a message's first line, its headers and what follows them.
+pub(in crate::ws) async fn write_head<T: AsyncWrite + Unpin>(
+    io: &mut T,
+    first: &str,
+    headers: &HeaderMap,
+    body: &str,
+) -> io::Result<()> {
+    let mut head = Vec::with_capacity(256);
+    head.extend_from_slice(first.as_bytes());
+    head.extend_from_slice(b"\r\n");
+    for (name, value) in headers {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    head.extend_from_slice(body.as_bytes());
+    io.write_all(&head).await?;
+    io.flush().await
+}

@@ -1,0 +1,261 @@
+//! Which requests are accepted.
+
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
+
+use getty_layers::ConnectionHandle;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::{WsRefusal, WsRequest, has_token, is_get};
+
+type PathCheck = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+type OriginCheck = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+type Accepting = Pin<Box<dyn Future<Output = Result<(), WsRefusal>> + Send>>;
+type AcceptHook = Arc<dyn Fn(Request<()>, ConnectionHandle) -> Accepting + Send + Sync>;
+
+/// Which requests are accepted.
+#[derive(Clone, Default)]
+pub(in crate::ws) struct Rules {
+    pub(in crate::ws) path: Option<PathCheck>,
+    pub(in crate::ws) origin: Origin,
+    pub(in crate::ws) protocols: Vec<HeaderValue>,
+    pub(in crate::ws) needs_protocol: bool,
+    pub(in crate::ws) accept: Option<AcceptHook>,
+}
+
+/// Which pages may connect.
+#[derive(Clone, Default)]
+pub(in crate::ws) enum Origin {
+    /// Those from the host that they connect to.
+    #[default]
+    Same,
+    Any,
+    Checked(OriginCheck),
+}
+
+/// What was found of a request that may be accepted.
+pub(in crate::ws) struct Offer {
+    accept: String,
+    protocol: Option<HeaderValue>,
+}
+
+impl Rules {
+    /// Looks at `request`, asks the hook, and leaves what there is to know at the handle.
+    pub(in crate::ws) async fn decide(
+        &self,
+        request: Request<()>,
+        handle: &ConnectionHandle,
+    ) -> Result<Response<()>, WsRefusal> {
+        let Offer { accept, protocol } = self.check(&request)?;
+        if let Some(hook) = &self.accept {
+            hook(request.clone(), handle.clone()).await?;
+        }
+        let mut response = Response::new(());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        let accept = HeaderValue::try_from(accept);
+        headers.insert(
+            header::SEC_WEBSOCKET_ACCEPT,
+            accept.unwrap_or_else(|_| unreachable!("base64 is text")),
+        );
+        if let Some(protocol) = &protocol {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol.clone());
+        }
+        handle.insert(WsRequest::new(request, protocol));
+        Ok(response)
+    }
+
+    fn check(&self, request: &Request<()>) -> Result<Offer, WsRefusal> {
+        let headers = request.headers();
+        if self
+            .path
+            .as_ref()
+            .is_some_and(|accepts| !accepts(request.uri().path()))
+        {
+            return Err(WsRefusal::new(
+                StatusCode::NOT_FOUND,
+                "there is no WebSocket at this path",
+            ));
+        }
+        if !is_get(request.method()) {
+            let refusal = WsRefusal::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "a WebSocket is opened with GET",
+            );
+            return Err(refusal.with_header(header::ALLOW, HeaderValue::from_static("GET")));
+        }
+        if request.version() != Version::HTTP_11 {
+            return Err(bad("a WebSocket is opened with HTTP/1.1"));
+        }
+        if !has_token(headers, &header::UPGRADE, "websocket")
+            || !has_token(headers, &header::CONNECTION, "upgrade")
+        {
+            return Err(upgrade_required(
+                "only WebSocket is spoken here: the request must ask for the upgrade",
+            ));
+        }
+        if sole(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+            return Err(
+                upgrade_required("only version 13 of WebSocket is spoken here").with_header(
+                    header::SEC_WEBSOCKET_VERSION,
+                    HeaderValue::from_static("13"),
+                ),
+            );
+        }
+        let Some(key) = sole(headers, &header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key)) else {
+            return Err(bad("Sec-WebSocket-Key must be 16 bytes in base64, once"));
+        };
+        if sole(headers, &header::HOST).is_none() {
+            return Err(bad("there must be one Host header"));
+        }
+        let length = headers.get(header::CONTENT_LENGTH);
+        if length.is_some_and(|length| length != "0")
+            || headers.contains_key(header::TRANSFER_ENCODING)
+        {
+            return Err(bad("a request for an upgrade has no body"));
+        }
+        if !self.origin.accepts(headers) {
+            return Err(WsRefusal::new(
+                StatusCode::FORBIDDEN,
+                "pages of this origin may not connect",
+            ));
+        }
+        let protocol = self.choose(headers);
+        if protocol.is_none() && self.needs_protocol {
+            return Err(bad("none of the subprotocols offered is spoken here"));
+        }
+        Ok(Offer {
+            accept: derive_accept_key(key.as_bytes()),
+            protocol,
+        })
+    }
+
+    /// The first of ours that the client offers.
+    fn choose(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let offered = |protocol: &HeaderValue| {
+            headers
+                .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+                .iter()
+                .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+                .any(|offer| offer.trim_ascii() == protocol.as_bytes())
+        };
+        self.protocols.iter().find(|ours| offered(ours)).cloned()
+    }
+}
+
+impl Origin {
+    fn accepts(&self, headers: &HeaderMap) -> bool {
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        let host = sole(headers, &header::HOST).and_then(|host| host.to_str().ok());
+        // no page, no origin
+        origins.all(|origin| match (self, origin.to_str()) {
+            (Self::Any, _) => true,
+            (_, Err(_)) => false,
+            (Self::Same, Ok(origin)) => host.is_some_and(|host| is_same(origin, host)),
+            (Self::Checked(accepts), Ok(origin)) => accepts(origin),
+        })
+    }
+}
+
+/// Whether an origin is a page of `host`.
+fn is_same(origin: &str, host: &str) -> bool {
+    let Some((scheme, authority)) = origin.split_once("://") else {
+        return false; // "null" is nobody's
+    };
+    let port = if scheme.eq_ignore_ascii_case("https") {
+        ":443"
+    } else {
+        ":80"
+    };
+    let bare = |authority: &str| {
+        let bare = authority.strip_suffix(port).unwrap_or(authority);
+        bare.to_ascii_lowercase()
+    };
+    bare(authority) == bare(host)
+}
+
+/// The value of a header that must be there exactly once.
+fn sole<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// 16 bytes in base64.
+fn is_key(key: &HeaderValue) -> bool {
+    let key = key.as_bytes();
+    key.len() == 24
+        && key.ends_with(b"==")
+        && key[..22]
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'))
+}
+
+fn bad(why: &'static str) -> WsRefusal {
+    WsRefusal::new(StatusCode::BAD_REQUEST, why)
+}
+
+fn upgrade_required(why: &'static str) -> WsRefusal {
+    WsRefusal::new(StatusCode::UPGRADE_REQUIRED, why)
+        .with_header(header::UPGRADE, HeaderValue::from_static("websocket"))
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rules")
+            .field("any_path", &self.path.is_none())
+            .field("origin", &self.origin)
+            .field("protocols", &self.protocols)
+            .field("needs_protocol", &self.needs_protocol)
+            .field("hook", &self.accept.is_some())
+            .finish()
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Same => "Same",
+            Self::Any => "Any",
+            Self::Checked(_) => "Checked",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_the_host_s_own_whatever_the_case_and_the_usual_port() {
+        for (origin, host, same) in [
+            ("http://example.com", "example.com", true),
+            ("http://Example.com:80", "example.com", true),
+            ("https://example.com", "example.com:443", true),
+            ("https://example.com", "example.com:80", false),
+            ("http://example.com:7080", "example.com:7080", true),
+            ("http://example.com:7080", "example.com", false),
+            ("http://evil.com", "example.com", false),
+            ("http://evil.com/example.com", "example.com", false),
+            ("http://example.com.evil.com", "example.com", false),
+            ("null", "example.com", false),
+            ("", "", false),
+        ] {
+            assert_eq!(is_same(origin, host), same, "{origin} at {host}");
+        }
+    }
+
+    #[test]
+    fn keys_are_sixteen_bytes() {
+        for (key, good) in [
+            ("dGhlIHNhbXBsZSBub25jZQ==", true),
+            ("dGhlIHNhbXBsZSBub25jZQ=", false),
+            ("dGhlIHNhbXBsZSBub25jZQQQ", false),
+            ("dGhlIHNhbXBsZSBub25j-Q==", false),
+            ("", false),
+        ] {
+            assert_eq!(is_key(&HeaderValue::from_static(key)), good, "{key}");
+        }
+    }
+}

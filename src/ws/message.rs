@@ -1,0 +1,267 @@
+//! The kind of a message, text or binary, and how the application says and sees it.
+
+use std::{error::Error, fmt, io};
+
+use bytes::{Bytes, BytesMut};
+use tokio_util::codec::{Decoder, Encoder};
+
+/// The kind of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    Text,
+    Binary,
+}
+
+impl Kind {
+    /// What stands for it before a message: the opcode of its frame.
+    pub(crate) const fn tag(self) -> u8 {
+        match self {
+            Self::Text => 1,
+            Self::Binary => 2,
+        }
+    }
+
+    pub(crate) const fn from_tag(tag: u8) -> Option<Self> {
+        match tag {
+            1 => Some(Self::Text),
+            2 => Some(Self::Binary),
+            _ => None,
+        }
+    }
+}
+
+/// Of which kind messages are, as far as the session's codec is concerned.
+///
+/// Messages of both kinds are received whatever it says, and text is always checked to be UTF-8 first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Messages {
+    /// What the codec encodes is sent as binary messages; of what is received it does not learn the kind.
+    #[default]
+    Binary,
+    /// What the codec encodes is sent as text messages, which scripts in a browser receive as strings: the companion of
+    /// [`codec::Text`](crate::codec::Text). What is not UTF-8 is not sent: the session closes with code 1011.
+    Text,
+    /// The codec sees and says the kind of each message: the companion of [`MessageCodec`]. A byte goes before each
+    /// message on its way between transport and codec, 1 for text and 2 for binary; it is not on the wire.
+    Both,
+}
+
+/// A message and its kind, for [`MessageCodec`].
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum Message {
+    /// Text.
+    Text(Utf8),
+    /// Bytes.
+    Binary(Bytes),
+}
+
+impl Message {
+    /// A text message.
+    pub fn text(text: impl Into<Utf8>) -> Self {
+        Self::Text(text.into())
+    }
+
+    /// A binary message.
+    pub fn binary(bytes: impl Into<Bytes>) -> Self {
+        Self::Binary(bytes.into())
+    }
+
+    /// The text, if it is one.
+    #[must_use]
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text.as_str()),
+            Self::Binary(_) => None,
+        }
+    }
+
+    /// What it carries, whatever its kind.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Text(text) => &text.0,
+            Self::Binary(bytes) => bytes,
+        }
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.debug_tuple("Text").field(&text.as_str()).finish(),
+            Self::Binary(bytes) => f.debug_tuple("Binary").field(bytes).finish(),
+        }
+    }
+}
+
+/// Text that shares the memory in which it arrived.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Utf8(Bytes);
+
+impl Utf8 {
+    /// The text. It is checked again: that is cheap, and all that can be done without `unsafe`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        // only made of what is UTF-8
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// The same as bytes.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        self.0
+    }
+}
+
+impl From<String> for Utf8 {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<&str> for Utf8 {
+    fn from(text: &str) -> Self {
+        Self(Bytes::copy_from_slice(text.as_bytes()))
+    }
+}
+
+impl TryFrom<Bytes> for Utf8 {
+    type Error = std::str::Utf8Error;
+
+    fn try_from(bytes: Bytes) -> Result<Self, Self::Error> {
+        std::str::from_utf8(&bytes)?;
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Display for Utf8 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Utf8 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+/// Messages with their kind: the codec for [`Messages::Both`], without which it refuses what it is given.
+///
+/// ```
+/// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer};
+/// use getty::ws::{Message, MessageCodec, Messages, WsLayer};
+///
+/// // text is answered with text, and binary with binary
+/// let stack = ServiceBuilder::new()
+///     .layer(WsLayer::new().with_messages(Messages::Both))
+///     .layer(CodecLayer::new(MessageCodec::new()))
+///     .layer(SessionLayer::new())
+///     .service_fn(|request: Request<Message>| async move {
+///         Ok::<_, BoxError>(request.into_message())
+///     });
+/// # fn check<S: getty::Pipeline<tokio::net::TcpStream>>(_: &S) {}
+/// # check(&stack);
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MessageCodec(());
+
+impl MessageCodec {
+    /// The codec; it has no settings.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(())
+    }
+}
+
+impl Decoder for MessageCodec {
+    type Item = Message;
+    type Error = io::Error;
+
+    fn decode(&mut self, _: &mut BytesMut) -> io::Result<Option<Message>> {
+        // only units have a kind
+        Err(NoKind.into())
+    }
+
+    fn decode_eof(&mut self, src: &mut BytesMut) -> io::Result<Option<Message>> {
+        let kind = src
+            .first()
+            .copied()
+            .and_then(Kind::from_tag)
+            .ok_or(NoKind)?;
+        let payload = src.split().freeze().slice(1..);
+        Ok(Some(match kind {
+            // checked as it arrived
+            Kind::Text => Message::Text(Utf8(payload)),
+            Kind::Binary => Message::Binary(payload),
+        }))
+    }
+}
+
+impl Encoder<Message> for MessageCodec {
+    type Error = io::Error;
+
+    fn encode(&mut self, message: Message, dst: &mut BytesMut) -> io::Result<()> {
+        let kind = match message {
+            Message::Text(_) => Kind::Text,
+            Message::Binary(_) => Kind::Binary,
+        };
+        let bytes = message.as_bytes();
+        dst.reserve(1 + bytes.len());
+        dst.extend_from_slice(&[kind.tag()]);
+        dst.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// The message has no kind: it did not come over a WebSocket that was told to say it.
+#[derive(Debug)]
+pub(super) struct NoKind;
+
+impl fmt::Display for NoKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a message without a kind: `MessageCodec` goes with `Messages::Both`")
+    }
+}
+
+impl Error for NoKind {}
+
+impl From<NoKind> for io::Error {
+    fn from(error: NoKind) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_keep_their_kind_and_share_the_memory_they_arrived_in() {
+        let mut codec = MessageCodec::new();
+        for message in [
+            Message::text("ä"),
+            Message::binary(&b"\xff"[..]),
+            Message::text(""),
+        ] {
+            let mut buffer = BytesMut::new();
+            codec.encode(message.clone(), &mut buffer).unwrap();
+            let arrived = buffer.as_ptr();
+            let decoded = codec.decode_eof(&mut buffer).unwrap().unwrap();
+            assert_eq!(decoded, message);
+            if !decoded.as_bytes().is_empty() {
+                assert_eq!(decoded.as_bytes().as_ptr(), arrived.wrapping_add(1));
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_kind_nothing_is_decoded() {
+        let mut codec = MessageCodec::new();
+        for bytes in ["", "hello"] {
+            assert!(codec.decode_eof(&mut BytesMut::from(bytes)).is_err());
+        }
+        assert!(codec.decode(&mut BytesMut::from("\x01stream")).is_err());
+    }
+}

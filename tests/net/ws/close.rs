@@ -1,0 +1,251 @@
+//! The end of a WebSocket: codes, and the close handshake.
+
+use std::{sync::Arc, time::Duration};
+
+use getty::{
+    SendError, SessionLayer,
+    ws::{Message, WsClose, WsError, WsLayer},
+};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, advance},
+};
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_close_of_ours_waits_for_the_peer_s_and_ends_the_stream() {
+    let reasons = [
+        (CloseReason::Local, 1000),
+        (CloseReason::Shutdown, 1001),
+        (CloseReason::IdleTimeout, 1001),
+        (CloseReason::LifetimeExpired, 1001),
+        (CloseReason::Decode, 1007),
+        (CloseReason::SlowConsumer, 1008),
+        (CloseReason::Handler, 1011),
+        (WsClose::new(4001, "no such room").into(), 4001),
+        // never an invalid one
+        (WsClose::new(1006, "lost").into(), 1011),
+        (WsClose::new(77, "").into(), 1011),
+    ];
+    for (reason, code) in reasons {
+        let mut server = Server::echo(WsLayer::new());
+        let mut peer = server.open().await;
+        let session = server.session().await;
+        session.try_send(Message::text("last words")).unwrap();
+        session.close_with(reason.clone());
+        assert_eq!(peer.frame().await.unwrap().1, b"last words");
+        assert_eq!(peer.closes().await, code);
+        // it waits for ours, and for nothing else
+        peer.send(FIN | TEXT, b"too late").await;
+        assert!(!session.is_closed());
+        peer.write(&close_frame(1000, "")).await;
+        peer.ends().await;
+        let closed = server.end().await;
+        assert_eq!(closed.reason, reason);
+        assert_eq!(closed.stats.messages_in, 0);
+        assert!(closed.source.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_answer_our_close_is_given_up_at_the_drain_deadline() {
+    let mut server = Server::echo(WsLayer::new());
+    let mut peer = server.open().await;
+    let session = server.session().await;
+    let began = Instant::now();
+    session.close();
+    assert_eq!(peer.closes().await, 1000);
+    peer.ends().await;
+    let closed = server.end().await;
+    assert_eq!(closed.reason, CloseReason::Local);
+    let took = began.elapsed();
+    assert!(
+        took >= Duration::from_secs(5) && took < Duration::from_secs(6),
+        "{took:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_s_close_is_answered_with_its_code_which_the_record_tells() {
+    for (sent, code, reason) in [
+        (close_frame(4002, "bored"), 4002, "bored"),
+        (close_frame(1000, ""), 1000, ""),
+        (frame(FIN | CLOSE, b""), WsClose::NO_CODE, ""),
+    ] {
+        let mut server = Server::echo(WsLayer::new());
+        let mut peer = server.open().await;
+        peer.send(FIN | TEXT, b"first").await;
+        peer.write(&sent).await;
+        // after a close frame nothing counts
+        peer.send(FIN | PING, b"").await;
+        peer.send(FIN | TEXT, b"second").await;
+        assert_eq!(peer.frame().await.unwrap().1, b"first");
+        let (first, payload) = peer.frame().await.unwrap();
+        assert_eq!(first, FIN | CLOSE);
+        let expected = if code == WsClose::NO_CODE {
+            Vec::new()
+        } else {
+            [&code.to_be_bytes()[..], reason.as_bytes()].concat()
+        };
+        assert_eq!(payload, expected);
+        peer.ends().await;
+        let closed = server.end().await;
+        assert_eq!(closed.reason, CloseReason::PeerClosed);
+        assert_eq!(WsClose::of(&closed), WsClose::new(code, reason));
+        assert_eq!(closed.stats.messages_in, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_peer_s_close_handlers_finish_and_nothing_of_theirs_is_sent() {
+    let gate = Arc::new(Semaphore::new(0));
+    let done = Arc::new(Semaphore::new(0));
+    let (waits, tells) = (Arc::clone(&gate), Arc::clone(&done));
+    let sessions = SessionLayer::new().in_flight(3);
+    let mut server = Server::new(WsLayer::new(), sessions, move |request| {
+        let (waits, tells) = (Arc::clone(&waits), Arc::clone(&tells));
+        async move {
+            waits.acquire().await.unwrap().forget();
+            tokio::task::yield_now().await;
+            tells.add_permits(1);
+            Some(request.into_message())
+        }
+    });
+    let mut peer = server.open().await;
+    let session = server.session().await;
+    for n in 0..3 {
+        peer.send(FIN | BINARY, &[n]).await;
+    }
+    peer.write(&close_frame(1000, "")).await;
+    assert_eq!(peer.closes().await, 1000);
+    let late = session.send(Message::text("too late")).await;
+    assert!(matches!(late, Err(SendError::Closed { .. })), "{late:?}");
+    for _ in 0..3 {
+        advance(Duration::from_secs(1)).await;
+        gate.add_permits(1);
+        soon(done.acquire()).await.unwrap().forget();
+    }
+    peer.ends().await;
+    let closed = server.end().await;
+    assert_eq!(closed.reason, CloseReason::PeerClosed);
+    assert_eq!(closed.stats.messages_in, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_lost_has_a_reason_of_its_own() {
+    let mut server = Server::echo(WsLayer::new());
+    for part in [&b""[..], &frame(FIN | TEXT, b"cut off")[..5]] {
+        let mut peer = server.open().await;
+        peer.send(FIN | TEXT, b"whole").await;
+        peer.write(part).await;
+        peer.io.shutdown().await.unwrap();
+        // what came before is answered
+        assert_eq!(peer.frame().await.unwrap().1, b"whole");
+        peer.ends().await;
+        let closed = server.end().await;
+        assert_eq!(protocol(&closed), WsClose::ABNORMAL);
+        assert_eq!(WsClose::of(&closed).code(), WsClose::ABNORMAL);
+        let source = closed.source.unwrap();
+        assert_eq!(source.downcast_ref::<WsError>(), Some(&WsError::Truncated));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_sides_may_close_at_once() {
+    let mut server = Server::echo(WsLayer::new());
+    let mut peer = server.open().await;
+    let session = server.session().await;
+    session.close();
+    peer.write(&close_frame(4000, "me too")).await;
+    assert_eq!(peer.closes().await, 1000);
+    peer.ends().await;
+    assert_eq!(server.end().await.reason, CloseReason::Local);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_no_text_is_never_sent_as_text() {
+    let stack = ServiceBuilder::new()
+        .layer(WsLayer::new().with_messages(Messages::Text))
+        .layer(CodecLayer::new(getty::codec::Raw::new()))
+        .layer(SessionLayer::new())
+        .service_fn(|request: Request<bytes::Bytes>| async move {
+            Ok::<_, BoxError>(request.into_message())
+        });
+    let (listener, connector) = memory(1024);
+    Server::serve(listener, stack);
+    let io = connector.connect().await.unwrap().into_parts().0;
+    let mut peer = Peer { io };
+    peer.ask(&request("/", "")).await;
+    peer.send(FIN | BINARY, b"text after all").await;
+    assert_eq!(
+        peer.frame().await.unwrap(),
+        (FIN | TEXT, b"text after all".to_vec())
+    );
+    peer.send(FIN | BINARY, b"\xff").await;
+    peer.ends().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_does_not_end_meets_the_read_timeout() {
+    let (ended, mut ends) = mpsc::unbounded_channel();
+    let stack = ServiceBuilder::new()
+        .layer(getty::layers::CloseCallbackLayer::new(
+            "test",
+            "end",
+            move |closed: &Closed| {
+                drop(ended.send(closed.clone()));
+            },
+        ))
+        .layer(getty::layers::ReadTimeoutLayer::new(Duration::from_secs(
+            10,
+        )))
+        .layer(WsLayer::new())
+        .layer(CodecLayer::new(getty::codec::Raw::new()))
+        .layer(SessionLayer::new())
+        .service_fn(|request: Request<bytes::Bytes>| async move {
+            Ok::<_, BoxError>(request.into_message())
+        });
+    let (listener, connector) = memory(1024);
+    Server::serve(listener, stack);
+    let io = connector.connect().await.unwrap().into_parts().0;
+    let mut peer = Peer { io };
+    peer.ask(&request("/", "")).await;
+    // a fragment every few seconds, for ever
+    let drip = tokio::spawn(async move {
+        let mut first = BINARY;
+        while peer.io.write_all(&frame(first, b"x")).await.is_ok() {
+            first = 0;
+            tokio::time::sleep(Duration::from_secs(4)).await;
+        }
+    });
+    let closed: Closed = soon(ends.recv()).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::ReadTimeout, "{closed}");
+    drip.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_message_may_take_longer_than_the_write_timeout_as_long_as_it_moves() {
+    let mut server = Server::echo(WsLayer::new());
+    let mut peer = server.open().await;
+    let session = server.session().await;
+    let sending = tokio::spawn({
+        let session = session.clone();
+        async move { session.send(Message::binary(vec![7; 1 << 20])).await }
+    });
+    // sixteen pieces, one every ten seconds: the timeout is 30 s
+    let mut rest = (1 << 20) + 10;
+    while rest > 0 {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let mut piece = vec![0; rest.min(64 * 1024)];
+        soon(peer.io.read_exact(&mut piece)).await.unwrap();
+        rest -= piece.len();
+    }
+    soon(sending).await.unwrap().unwrap();
+    session.send(Message::text("and another")).await.unwrap();
+    assert_eq!(peer.frame().await.unwrap().1, b"and another");
+    // one that moves nothing is not waited for
+    let sending = session.send(Message::binary(vec![7; 1 << 20]));
+    assert!(soon(sending).await.is_err());
+    assert_eq!(server.end().await.reason, CloseReason::WriteTimeout);
+}

@@ -1,0 +1,94 @@
+//! Plain sessions and WebSocket on one port.
+
+use std::time::Duration;
+
+use getty::{
+    codec::Lines,
+    layers::OnOpenLayer,
+    ws::{WsOrRawLayer, WsOrRawTransport},
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    time::Instant,
+};
+
+use super::*;
+
+fn serve() -> MemoryConnector {
+    let stack = ServiceBuilder::new()
+        .layer(WsOrRawLayer::new(
+            &WsLayer::new().with_messages(Messages::Text),
+        ))
+        .layer(CodecLayer::new(Lines::new()))
+        .layer(OnOpenLayer::new(|session: Session<String>| async move {
+            session.send("welcome".to_owned()).await?;
+            Ok::<_, BoxError>(())
+        }))
+        .layer(SessionLayer::new())
+        .service_fn(
+            |request: Request<String>| async move { Ok::<_, BoxError>(request.into_message()) },
+        );
+    fn check<S: Clone + Pipeline<DuplexStream>>(_: &S) {}
+    check(&stack);
+    let (listener, connector) = memory(1024);
+    Server::serve(listener, stack);
+    connector
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_are_served_by_one_stack_and_their_first_bytes_are_not_lost() {
+    let connector = serve();
+    let io = connector.connect().await.unwrap().into_parts().0;
+    let mut ws = Peer { io };
+    let head = ws.ask(&request("/", "")).await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert_eq!(
+        ws.frame().await.unwrap(),
+        (FIN | TEXT, b"welcome\n".to_vec())
+    );
+    ws.send(FIN | TEXT, b"over ws").await;
+    assert_eq!(
+        ws.frame().await.unwrap(),
+        (FIN | TEXT, b"over ws\n".to_vec())
+    );
+
+    for first in ["hello\n", "G\n", "GE", "GEX\n"] {
+        let started = Instant::now();
+        let io = connector.connect().await.unwrap().into_parts().0;
+        let mut io = BufReader::new(io);
+        io.write_all(first.as_bytes()).await.unwrap();
+        let rest = if first.ends_with('\n') { "" } else { "T\n" };
+        if !rest.is_empty() {
+            tokio::task::yield_now().await;
+            io.write_all(rest.as_bytes()).await.unwrap();
+        }
+        let mut lines = String::new();
+        soon(io.read_line(&mut lines)).await.unwrap();
+        soon(io.read_line(&mut lines)).await.unwrap();
+        assert_eq!(lines, format!("welcome\n{first}{rest}"));
+        assert_eq!(started.elapsed(), Duration::ZERO, "{first}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_waits_for_us_to_speak_first_is_a_plain_one() {
+    let connector = serve();
+    let started = Instant::now();
+    let io = connector.connect().await.unwrap().into_parts().0;
+    let mut io = BufReader::new(io);
+    let mut line = String::new();
+    soon(io.read_line(&mut line)).await.unwrap();
+    assert_eq!(line, "welcome\n");
+    assert!(started.elapsed() < Duration::from_secs(2));
+    // and from now on whatever it says is plain
+    io.write_all(b"GET it\n").await.unwrap();
+    line.clear();
+    soon(io.read_line(&mut line)).await.unwrap();
+    assert_eq!(line, "GET it\n");
+}
+
+#[test]
+fn its_transport_is_one() {
+    fn check<T: getty::Transport>() {}
+    check::<WsOrRawTransport<DuplexStream>>();
+}

@@ -1,0 +1,336 @@
+//! What is on the wire.
+
+use std::{sync::Arc, time::Duration};
+
+use getty::{
+    SessionLayer,
+    ws::{Message, WsError, WsLayer},
+};
+use proptest::prelude::*;
+use tokio::{sync::Semaphore, time::advance};
+
+use super::*;
+
+#[tokio::test]
+async fn messages_are_echoed_in_kind_and_whole() {
+    let server = Server::echo(WsLayer::new().with_max_message(1 << 20));
+    let mut peer = server.open().await;
+    for length in [0, 1, 125, 126, 127, 65535, 65536, 200_000] {
+        let bytes: Vec<u8> = (0..length).map(|at: u32| (at % 251) as u8).collect();
+        let text = "x".repeat(bytes.len());
+        for (kind, payload) in [(BINARY, bytes), (TEXT, text.into_bytes())] {
+            // at the same time, for the pipe is short
+            let sent = frame(FIN | kind, &payload);
+            let (mut read, mut write) = tokio::io::split(peer.io);
+            let writing = tokio::spawn(async move {
+                write.write_all(&sent).await.unwrap();
+                write
+            });
+            let mut head = vec![0; frame(0, &payload).len() - 4 - payload.len()];
+            soon(read.read_exact(&mut head)).await.unwrap();
+            assert_eq!(head[0], FIN | kind);
+            let mut back = vec![0; payload.len()];
+            soon(read.read_exact(&mut back)).await.unwrap();
+            assert!(back == payload, "{length}");
+            peer = Peer {
+                io: read.unsplit(writing.await.unwrap()),
+            };
+        }
+    }
+}
+
+#[tokio::test]
+async fn fragments_become_one_message_with_pings_between_them() {
+    let server = Server::echo(WsLayer::new());
+    let mut peer = server.open().await;
+    // in the middle of a character, too
+    peer.send(TEXT, b"h\xc3").await;
+    peer.send(FIN | PING, b"are you there?").await;
+    peer.send(0, b"").await;
+    peer.send(FIN, b"\xa4 llo").await;
+    assert_eq!(
+        peer.frame().await.unwrap(),
+        (FIN | PONG, b"are you there?".to_vec())
+    );
+    assert_eq!(peer.frame().await.unwrap(), (FIN | TEXT, "hä llo".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_is_answered_while_a_handler_is_busy_and_messages_wait_for_it() {
+    let gate = Arc::new(Semaphore::new(0));
+    let waits = Arc::clone(&gate);
+    let server = Server::new(WsLayer::new(), SessionLayer::new(), move |request| {
+        let waits = Arc::clone(&waits);
+        async move {
+            waits.acquire().await.unwrap().forget();
+            Some(request.into_message())
+        }
+    });
+    let mut peer = server.open().await;
+    for message in [b"1", b"2", b"3"] {
+        peer.send(FIN | BINARY, message).await;
+    }
+    for n in 0..10 {
+        peer.send(FIN | PING, &[n]).await;
+        assert_eq!(peer.frame().await.unwrap(), (FIN | PONG, vec![n]));
+    }
+    gate.add_permits(3);
+    for message in [b"1", b"2", b"3"] {
+        assert_eq!(
+            peer.frame().await.unwrap(),
+            (FIN | BINARY, message.to_vec())
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_and_pongs_are_activity_of_the_peer() {
+    let mut server = Server::echo(WsLayer::new());
+    let mut peer = server.open().await;
+    let session = server.session().await;
+    for control in [PING, PONG] {
+        let before = session.last_read();
+        advance(Duration::from_secs(5)).await;
+        peer.send(FIN | control, b"").await;
+        if control == PING {
+            peer.frame().await.unwrap();
+        }
+        while session.last_read() == before {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(session.stats().messages_in, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn heartbeats_are_pings() {
+    let stack = ServiceBuilder::new()
+        .layer(WsLayer::new())
+        .layer(CodecLayer::new(getty::codec::Text::new()))
+        .layer(getty::layers::HeartbeatLayer::ping(Duration::from_secs(5)))
+        .layer(SessionLayer::new())
+        .service_fn(
+            |request: Request<String>| async move { Ok::<_, BoxError>(request.into_message()) },
+        );
+    let (listener, connector) = memory(1024);
+    Server::serve(listener, stack);
+    let io = connector.connect().await.unwrap().into_parts().0;
+    let mut peer = Peer { io };
+    peer.ask(&request("/", "")).await;
+    for _ in 0..3 {
+        assert_eq!(peer.frame().await.unwrap(), (FIN | PING, vec![]));
+        peer.send(FIN | PONG, b"").await;
+    }
+}
+
+#[tokio::test]
+async fn whoever_breaks_the_protocol_is_told_how_and_closed() {
+    let long = [0; 65];
+    let cases: Vec<(&str, Vec<u8>, u16)> = vec![
+        ("a frame without a mask", vec![FIN | TEXT, 1, b'x'], 1002),
+        ("a reserved bit", frame(FIN | 0x40 | TEXT, b"x"), 1002),
+        ("an unknown kind of data", frame(FIN | 3, b"x"), 1002),
+        ("an unknown kind of control", frame(FIN | 11, b""), 1002),
+        ("a ping in fragments", frame(PING, b""), 1002),
+        ("a long ping", frame(FIN | PING, &[0; 126]), 1002),
+        ("a continuation of nothing", frame(FIN, b"x"), 1002),
+        (
+            "a message within a message",
+            [frame(TEXT, b"x"), frame(FIN | TEXT, b"y")].concat(),
+            1002,
+        ),
+        ("half a code", frame(FIN | CLOSE, b"\x03"), 1002),
+        ("a code that is not to be sent", close_frame(1005, ""), 1002),
+        ("bad text", frame(FIN | TEXT, b"\xff"), 1007),
+        ("half a character", frame(FIN | TEXT, b"\xc3"), 1007),
+        ("bad text in a fragment", frame(TEXT, b"\xffmore"), 1007),
+        (
+            "a bad reason",
+            close_frame(1000, "").into_iter().chain([]).collect(),
+            1000,
+        ),
+        ("a long message", frame(FIN | BINARY, &long), 1009),
+        (
+            "a long message in fragments",
+            [frame(BINARY, &long[..60]), frame(FIN, &long[..5])].concat(),
+            1009,
+        ),
+        (
+            "a promise that is too long",
+            vec![
+                FIN | BINARY,
+                0xff,
+                0xff,
+                0xff,
+                0xff,
+                0xff,
+                0xff,
+                0xff,
+                0xff,
+                0xff,
+                0,
+                0,
+                0,
+                0,
+            ],
+            1009,
+        ),
+    ];
+    for (what, sent, code) in cases {
+        let mut server = Server::echo(WsLayer::new().with_max_message(64));
+        let mut peer = server.open().await;
+        peer.send(FIN | TEXT, b"before").await;
+        peer.write(&sent).await;
+        let first = peer.frame().await.map(|(_, payload)| payload);
+        assert_eq!(first.as_deref(), Some(&b"before"[..]), "{what}");
+        assert_eq!(peer.closes().await, code, "{what}");
+        peer.ends().await;
+        drop(peer);
+        let closed = server.end().await;
+        if code != 1000 {
+            assert_eq!(protocol(&closed), code, "{what}");
+            let source = closed.source.unwrap();
+            assert_eq!(source.downcast_ref::<WsError>().unwrap().close_code(), code);
+        }
+    }
+}
+
+#[tokio::test]
+async fn bad_text_is_noticed_before_its_frame_is_complete() {
+    let mut server = Server::echo(WsLayer::new());
+    let mut peer = server.open().await;
+    let whole = frame(
+        FIN | TEXT,
+        &[b"good until here: ", &[0xff; 1][..], &[b'x'; 5000]].concat(),
+    );
+    peer.write(&whole[..100]).await;
+    assert_eq!(peer.closes().await, 1007);
+    drop(peer);
+    assert_eq!(protocol(&server.end().await), 1007);
+}
+
+#[tokio::test]
+async fn a_frame_may_be_bounded_more_closely_than_a_message() {
+    let server = Server::echo(WsLayer::new().with_max_message(64).with_max_frame(16));
+    let mut peer = server.open().await;
+    for first in [BINARY, 0, 0, FIN] {
+        peer.send(first, &[1; 16]).await;
+    }
+    assert_eq!(peer.frame().await.unwrap().1, [1; 64]);
+    peer.send(FIN | BINARY, &[1; 17]).await;
+    assert_eq!(peer.closes().await, 1009);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_pings_of_a_peer_that_does_not_read_the_last_is_answered() {
+    let server = Server::echo(WsLayer::new());
+    let mut peer = server.open().await;
+    let (read, mut write) = tokio::io::split(peer.io);
+    // far more than the pipe and the transport hold
+    let flood = tokio::spawn(async move {
+        for n in 0..20_000_u32 {
+            let mut payload = [0; 100];
+            payload[..4].copy_from_slice(&n.to_be_bytes());
+            write.write_all(&frame(FIN | PING, &payload)).await.unwrap();
+        }
+        write
+    });
+    let write = soon(flood).await.unwrap();
+    peer = Peer {
+        io: read.unsplit(write),
+    };
+    let mut pongs = 0;
+    loop {
+        let (first, payload) = peer.frame().await.unwrap();
+        assert_eq!(first, FIN | PONG);
+        pongs += 1;
+        if payload[..4] == 19_999_u32.to_be_bytes() {
+            break;
+        }
+    }
+    assert!(pongs < 10_000, "{pongs}");
+}
+
+#[tokio::test]
+async fn what_is_sent_by_many_tasks_at_once_arrives_frame_by_frame() {
+    let mut server = Server::echo(WsLayer::new());
+    let mut peer = server.open().await;
+    let session = server.session().await;
+    let senders = (0..8_u8).map(|n| {
+        let session = session.clone();
+        async move {
+            for _ in 0..50 {
+                let bytes = vec![n; 1000 * usize::from(n)];
+                session.send(Message::binary(bytes)).await.unwrap();
+            }
+        }
+    });
+    let senders: Vec<_> = senders.map(tokio::spawn).collect();
+    for _ in 0..400 {
+        let (_, payload) = peer.frame().await.unwrap();
+        let n = payload.first().copied().unwrap_or(0);
+        assert!(payload.iter().all(|byte| *byte == n));
+        assert_eq!(payload.len(), 1000 * usize::from(n));
+    }
+    for sender in senders {
+        soon(sender).await.unwrap();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// However messages are cut into frames and frames into writes, they arrive whole, in order, in kind.
+    #[test]
+    fn messages_are_the_same_however_they_are_cut(
+        messages in prop::collection::vec((any::<bool>(), prop::collection::vec("[a-zä-ü]{0,40}", 1..5)), 1..8),
+        pieces in prop::collection::vec(1_usize..50, 1..8),
+    ) {
+        let mut wire = Vec::new();
+        for (text, fragments) in &messages {
+            let kind = if *text { TEXT } else { BINARY };
+            for (at, fragment) in fragments.iter().enumerate() {
+                let first = if at == 0 { kind } else { 0 };
+                let last = if at + 1 == fragments.len() { FIN } else { 0 };
+                wire.extend(frame(first | last, fragment.as_bytes()));
+                wire.extend(frame(FIN | PONG, b"beside"));
+            }
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let server = Server::echo(WsLayer::new());
+            let mut peer = server.open().await;
+            let mut rest = &wire[..];
+            for piece in pieces.iter().cycle() {
+                let (now, later) = rest.split_at(rest.len().min(*piece));
+                peer.write(now).await;
+                tokio::task::yield_now().await;
+                rest = later;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            for (text, fragments) in &messages {
+                let kind = if *text { TEXT } else { BINARY };
+                let (first, payload) = peer.frame().await.unwrap();
+                assert_eq!(first, FIN | kind);
+                assert_eq!(payload, fragments.concat().into_bytes());
+            }
+        });
+    }
+
+    /// Whatever a peer sends, the session ends in an orderly way, or waits for more.
+    #[test]
+    fn garbage_neither_panics_nor_is_echoed_forever(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let mut server = Server::echo(WsLayer::new());
+            let mut peer = server.open().await;
+            peer.write(&bytes).await;
+            soon(peer.io.shutdown()).await.unwrap();
+            let closed = server.end().await;
+            assert_ne!(closed.reason, CloseReason::Panicked);
+        });
+    }
+}

@@ -1,0 +1,252 @@
+//! The opening handshake of a server.
+
+use getty::{
+    SessionLayer,
+    layers::TransportKind,
+    ws::{
+        WsHandshakeError, WsRefusal, WsRequest,
+        http::{HeaderValue, StatusCode, header},
+    },
+};
+use tokio::time::advance;
+
+use super::*;
+
+fn refusal(closed: &Closed) -> StatusCode {
+    assert_eq!(closed.reason, CloseReason::Refused);
+    let source = closed.source.as_ref().unwrap();
+    match source.downcast_ref::<WsHandshakeError>() {
+        Some(WsHandshakeError::Refused(refusal)) => refusal.status(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_answered_with_the_key_s_proof_and_its_facts_are_on_the_handle() {
+    let layer = WsLayer::new()
+        .with_path("/chat")
+        .with_protocols(["v2", "v1"]);
+    let mut server = Server::echo(layer);
+    let mut peer = server.connect().await;
+    let more = "Sec-WebSocket-Protocol: v0, v1\r\nSec-WebSocket-Protocol: v2\r\nUser-Agent: test\r\n\
+                Sec-WebSocket-Extensions: permessage-deflate\r\n";
+    // a frame may come right behind the request
+    let mut bytes = request("/chat?room=7", more).into_bytes();
+    bytes.extend(frame(FIN | TEXT, b"at once"));
+    peer.write(&bytes).await;
+    let head = peer.head().await.to_lowercase();
+    assert!(head.starts_with("http/1.1 101 "), "{head}");
+    assert!(head.contains(&format!("sec-websocket-accept: {}", ACCEPT.to_lowercase())));
+    assert!(head.contains("sec-websocket-protocol: v2\r\n"), "{head}");
+    assert!(!head.contains("extensions"), "{head}");
+    assert_eq!(peer.frame().await.unwrap().1, b"at once");
+
+    let session = server.session().await;
+    assert_eq!(session.transport(), TransportKind::WebSocket);
+    let facts: WsRequest = session.get().unwrap();
+    assert_eq!(facts.path(), "/chat");
+    assert_eq!(facts.uri().query(), Some("room=7"));
+    assert_eq!(facts.protocol(), Some("v2"));
+    assert_eq!(facts.headers()[header::USER_AGENT], "test");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_accepted_is_answered_with_its_status_and_closed() {
+    let ask = |line: &str, headers: &[(&str, &str)]| {
+        let mut all = vec![
+            ("Host", "example.com"),
+            ("Upgrade", "WebSocket"),
+            ("Connection", "upgrade"),
+            ("Sec-WebSocket-Key", KEY),
+            ("Sec-WebSocket-Version", "13"),
+        ];
+        for (name, value) in headers {
+            all.retain(|(other, _)| other != name);
+            all.push((name, value));
+        }
+        let all = all.iter().filter(|(_, value)| !value.is_empty());
+        let all: String = all
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect();
+        format!("{line}\r\n{all}\r\n")
+    };
+    let get = "GET /chat HTTP/1.1";
+    let long = "x".repeat(9000);
+    let many: String = (0..65).map(|n| format!("X-{n}: 1\r\n")).collect();
+    let many = request("/chat", &many);
+    for (what, sent, status, says) in [
+        ("another path", ask("GET / HTTP/1.1", &[]), 404, ""),
+        (
+            "another method",
+            ask("POST /chat HTTP/1.1", &[]),
+            405,
+            "allow: get\r\n",
+        ),
+        (
+            "no upgrade",
+            ask(get, &[("Upgrade", "")]),
+            426,
+            "upgrade: websocket\r\n",
+        ),
+        (
+            "no connection",
+            ask(get, &[("Connection", "close")]),
+            426,
+            "connection: close, upgrade",
+        ),
+        (
+            "an old version",
+            ask(get, &[("Sec-WebSocket-Version", "8")]),
+            426,
+            "sec-websocket-version: 13\r\n",
+        ),
+        ("no key", ask(get, &[("Sec-WebSocket-Key", "")]), 400, ""),
+        (
+            "half a key",
+            ask(get, &[("Sec-WebSocket-Key", "dGhl")]),
+            400,
+            "",
+        ),
+        ("no host", ask(get, &[("Host", "")]), 400, ""),
+        ("a body", ask(get, &[("Content-Length", "5")]), 400, ""),
+        ("HTTP/1.0", ask("GET /chat HTTP/1.0", &[]), 400, ""),
+        ("no HTTP", "hello\r\n\r\n".to_owned(), 400, ""),
+        (
+            "another origin",
+            ask(get, &[("Origin", "http://evil.com")]),
+            403,
+            "",
+        ),
+        ("nobody's origin", ask(get, &[("Origin", "null")]), 403, ""),
+        ("a long head", ask(get, &[("Cookie", &long)]), 431, ""),
+        ("many headers", many, 431, ""),
+    ] {
+        let mut server = Server::echo(WsLayer::new().with_path("/chat"));
+        let mut peer = server.connect().await;
+        let head = peer.ask(&sent).await.to_lowercase();
+        assert!(
+            head.starts_with(&format!("http/1.1 {status} ")),
+            "{what}: {head}"
+        );
+        assert!(head.contains(says), "{what}: {head}");
+        let mut body = String::new();
+        soon(peer.io.read_to_string(&mut body)).await.unwrap();
+        assert!(
+            head.contains(&format!("content-length: {}\r\n", body.len())),
+            "{what}"
+        );
+        drop(peer);
+        assert_eq!(refusal(&server.end().await), status, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_the_same_origin_or_of_those_that_are_listed_may_connect() {
+    let same = "Origin: http://example.com\r\n";
+    let listed = "Origin: https://other.example\r\n";
+    let evil = "Origin: https://evil.example\r\n";
+    let of = WsLayer::new().with_origins(["https://other.example"]);
+    for (layer, origin, accepted) in [
+        (WsLayer::new(), same, true),
+        (WsLayer::new(), listed, false),
+        (WsLayer::new(), "", true),
+        (of.clone(), listed, true),
+        (of.clone(), same, false),
+        (of, "", true),
+        (WsLayer::new().with_any_origin(), evil, true),
+    ] {
+        let server = Server::echo(layer);
+        let head = server.connect().await.ask(&request("/", origin)).await;
+        assert_eq!(
+            head.starts_with("HTTP/1.1 101 "),
+            accepted,
+            "{origin}: {head}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_subprotocol_may_be_needed() {
+    let layer = WsLayer::new().with_protocols(["v2"]);
+    let server = Server::echo(layer.clone());
+    let head = server.connect().await.ask(&request("/", "")).await;
+    assert!(
+        head.starts_with("HTTP/1.1 101 ") && !head.contains("protocol"),
+        "{head}"
+    );
+    let server = Server::echo(layer.with_protocol_needed());
+    let head = server.connect().await.ask(&request("/", "")).await;
+    assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+}
+
+#[tokio::test]
+async fn a_hook_sees_the_request_and_refuses_with_what_it_says() {
+    #[derive(Clone, Debug, PartialEq)]
+    struct User(String);
+    let layer = WsLayer::new().with_accept(|request, handle| async move {
+        tokio::task::yield_now().await;
+        let Some(user) = request.headers().get(header::AUTHORIZATION) else {
+            let refusal = WsRefusal::new(StatusCode::UNAUTHORIZED, "who are you?");
+            let how = HeaderValue::from_static("Bearer");
+            return Err(refusal.with_header(header::WWW_AUTHENTICATE, how));
+        };
+        handle.insert(User(user.to_str().unwrap_or_default().to_owned()));
+        Ok(())
+    });
+    let mut server = Server::echo(layer);
+    let head = server.connect().await.ask(&request("/", "")).await;
+    assert!(head.starts_with("HTTP/1.1 401 "), "{head}");
+    assert!(head.contains("www-authenticate: Bearer\r\n"), "{head}");
+    assert_eq!(refusal(&server.end().await), 401);
+
+    let mut peer = server.connect().await;
+    let head = peer.ask(&request("/", "Authorization: ada\r\n")).await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let session = server.session().await;
+    assert_eq!(session.get(), Some(User("ada".to_owned())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn handshakes_that_stall_end_in_time_and_hold_nobody_up() {
+    let mut server = Server::echo(WsLayer::new());
+    let whole = request("/", "");
+    let mut stalled = Vec::new();
+    for n in 0..500 {
+        let mut peer = server.connect().await;
+        peer.write(&whole.as_bytes()[..n % whole.len()]).await;
+        stalled.push(peer);
+    }
+    advance(Duration::from_secs(9)).await;
+    // one that drips goes on no longer than the others
+    stalled[0].write(b"G").await;
+    server.open().await;
+    let _closed = server.end().await; // the one that was open
+    for _ in 0..500 {
+        let closed = server.end().await;
+        assert_eq!(closed.reason, CloseReason::HandshakeTimeout, "{closed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_leaves_in_the_handshake_is_refused_with_that() {
+    let mut server = Server::echo(WsLayer::new());
+    drop(server.connect().await);
+    let closed = server.end().await;
+    assert_eq!(closed.reason, CloseReason::Refused);
+    let source = closed.source.unwrap();
+    let error = source.downcast_ref::<WsHandshakeError>().unwrap();
+    assert!(matches!(error, WsHandshakeError::Closed), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_head_in_single_bytes_is_a_head() {
+    let server = Server::new(WsLayer::new(), SessionLayer::new(), |request| async move {
+        Some(request.into_message())
+    });
+    let mut peer = server.connect().await;
+    for byte in request("/", "").as_bytes() {
+        peer.write(&[*byte]).await;
+        tokio::task::yield_now().await;
+    }
+    assert!(peer.head().await.starts_with("HTTP/1.1 101 "));
+}

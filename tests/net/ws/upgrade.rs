@@ -1,0 +1,278 @@
+//! Sessions on connections that an axum application has upgraded, and clients of ours.
+
+use std::net::SocketAddr;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{ConnectInfo, Request as HttpRequest, State},
+    response::Response,
+    routing::any,
+};
+use getty::{
+    Layer, OpenError,
+    codec::Text,
+    layers::{Endpoints, TransportKind},
+    net::TcpConnector,
+    serve,
+    ws::{
+        self, WsClose, WsConnectError, WsConnectLayer, WsUpgrader,
+        http::{self, StatusCode, header},
+    },
+};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpListener, sync::oneshot};
+
+use super::*;
+
+type Io = TokioIo<hyper::upgrade::Upgraded>;
+
+async fn open(
+    State(upgrader): State<WsUpgrader<Io>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    mut request: HttpRequest,
+) -> Response {
+    let upgraded = hyper::upgrade::on(&mut request);
+    let io = async { upgraded.await.map(TokioIo::new) };
+    let endpoints = Endpoints::new(TransportKind::Tcp, Default::default(), peer.into());
+    upgrader
+        .upgrade(&request, endpoints, io)
+        .await
+        .map(Body::from)
+}
+
+/// A session to an application, and what it hears.
+async fn dial(
+    layer: WsConnectLayer,
+    url: &str,
+) -> Result<
+    (
+        Session<String>,
+        getty::SessionTask,
+        mpsc::UnboundedReceiver<String>,
+    ),
+    OpenError,
+> {
+    let (heard, hears) = mpsc::unbounded_channel();
+    let connector = layer
+        .with_messages(Messages::Text)
+        .layer(TcpConnector::new());
+    let (session, task) = getty::connect(connector, url, |link| {
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(Text::new()))
+            .layer(link)
+            .layer(SessionLayer::new())
+            .service_fn(move |request: Request<String>| {
+                let heard = heard.clone();
+                async move {
+                    heard.send(request.into_message())?;
+                    Ok::<_, BoxError>(None)
+                }
+            })
+    })
+    .await?;
+    Ok((session, task, hears))
+}
+
+#[tokio::test]
+async fn an_axum_application_opens_sessions_and_drains_them_with_itself() {
+    let layer = WsLayer::new()
+        .with_messages(Messages::Text)
+        .with_protocols(["shout"]);
+    let (upgrader, upgrades) = ws::upgrades(&layer);
+    let shout = ServiceBuilder::new()
+        .layer(CodecLayer::new(Text::new()))
+        .layer(SessionLayer::new())
+        .service_fn(|request: Request<String>| async move {
+            let peer = request.session().peer_addr().to_string();
+            let message = request.into_message().to_uppercase();
+            Ok::<_, BoxError>(format!("{message} {}", peer.starts_with("127.0.0.1:")))
+        });
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let signal = |mut stopped: tokio::sync::watch::Receiver<bool>| async move {
+        stopped.wait_for(|stop| *stop).await.unwrap();
+    };
+    let sessions = serve(upgrades, shout).with_graceful_shutdown(signal(stopped.clone()));
+    let sessions = tokio::spawn(sessions.into_future());
+
+    let app = Router::new()
+        .route("/", any(|| async { "a page" }))
+        .route("/ws", any(open))
+        .with_state(upgrader)
+        .into_make_service_with_connect_info::<SocketAddr>();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let pages = axum::serve(listener, app).with_graceful_shutdown(signal(stopped));
+    let pages = tokio::spawn(pages.into_future());
+
+    let url = format!("ws://{address}/ws");
+    let layer = WsConnectLayer::new().with_protocols(["whisper", "shout"]);
+    let (session, task, mut hears) = soon(dial(layer, &url)).await.unwrap();
+    let agreed: ws::WsRequest = session.get().unwrap();
+    assert_eq!(agreed.protocol(), Some("shout"));
+    session.send("hello".to_owned()).await.unwrap();
+    assert_eq!(soon(hears.recv()).await.unwrap(), "HELLO true");
+
+    // pages are refused as the layer says, and answered by the application's own server
+    let page =
+        WsConnectLayer::new().with_header(header::ORIGIN, "http://evil.com".parse().unwrap());
+    for (layer, url, expected) in [
+        (page, url.clone(), StatusCode::FORBIDDEN),
+        (
+            WsConnectLayer::new(),
+            format!("ws://{address}/"),
+            StatusCode::OK,
+        ),
+        (
+            WsConnectLayer::new(),
+            format!("ws://{address}/none"),
+            StatusCode::NOT_FOUND,
+        ),
+    ] {
+        let Err(OpenError::Connect(error)) = soon(dial(layer, &url)).await else {
+            panic!("that was to be refused");
+        };
+        match error.downcast_ref::<WsConnectError>() {
+            Some(WsConnectError::Refused { status, .. }) => assert_eq!(*status, expected),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    stop.send(true).unwrap();
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::PeerClosed);
+    assert_eq!(WsClose::of(&closed).code(), WsClose::GOING_AWAY);
+    let drained = soon(sessions).await.unwrap().unwrap();
+    assert_eq!((drained.finished, drained.aborted), (1, 0));
+    soon(pages).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_upgrade_is_refused_while_the_server_closes_or_is_full() {
+    let (upgrader, upgrades) = ws::upgrades::<DuplexStream>(&WsLayer::new());
+    let ask = || {
+        let mut request = asking(KEY);
+        request
+            .headers_mut()
+            .insert("host", "example.com".parse().unwrap());
+        request
+    };
+    let (ours, _theirs) = tokio::io::duplex(64);
+    let io = async { Ok::<_, std::io::Error>(ours) };
+    let response = upgrader.upgrade(&ask(), Endpoints::default(), io).await;
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    assert_eq!(response.headers()[header::SEC_WEBSOCKET_ACCEPT], ACCEPT);
+    drop(upgrades);
+    let (gone, never) = oneshot::channel::<()>();
+    let io = async move {
+        let _gone = gone;
+        Err::<DuplexStream, _>("never")
+    };
+    let response = upgrader.upgrade(&ask(), Endpoints::default(), io).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(soon(never).await.is_err(), "nobody waits for it");
+}
+
+fn asking(key: &str) -> http::Request<()> {
+    let request = http::Request::get("/ws")
+        .header("upgrade", "websocket")
+        .header("connection", "upgrade")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", key);
+    request.body(()).unwrap()
+}
+
+#[tokio::test]
+async fn a_client_says_what_is_wrong_with_a_url_or_an_answer() {
+    for url in ["http://127.0.0.1/", "127.0.0.1:7000", "ws://"] {
+        let Err(OpenError::Connect(error)) = soon(dial(WsConnectLayer::new(), url)).await else {
+            panic!("{url} was dialled");
+        };
+        let error = error.downcast_ref::<WsConnectError>();
+        assert!(
+            matches!(error, Some(WsConnectError::Url(_))),
+            "{url}: {error:?}"
+        );
+    }
+
+    let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\n";
+    for (answer, secure) in [
+        (
+            format!("HTTP/1.1 101 OK\r\n{upgrade}Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n"),
+            false,
+        ),
+        ("HTTP/1.1 101 OK\r\n\r\n".to_owned(), false),
+        ("no HTTP at all\r\n\r\n".to_owned(), false),
+        (String::new(), false),
+        (String::new(), true),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let scheme = if secure { "wss" } else { "ws" };
+        let url = format!("{scheme}://{}/", listener.local_addr().unwrap());
+        let said = answer.clone();
+        let server = tokio::spawn(async move {
+            let (mut io, _) = listener.accept().await.unwrap();
+            let asked = io.read(&mut [0; 4096]).await.unwrap();
+            io.write_all(said.as_bytes()).await.unwrap();
+            asked
+        });
+        let Err(OpenError::Connect(error)) = soon(dial(WsConnectLayer::new(), &url)).await else {
+            panic!("{answer} was accepted");
+        };
+        let error = error.downcast_ref::<WsConnectError>().unwrap();
+        let asked = soon(server).await.unwrap();
+        if secure {
+            assert!(matches!(error, WsConnectError::NotSecure), "{error}");
+            assert_eq!(asked, 0, "nothing is said in the clear");
+        } else {
+            let expected = match answer.get(..8) {
+                Some("HTTP/1.1") => matches!(error, WsConnectError::Answer(_)),
+                _ => matches!(error, WsConnectError::Handshake(_)),
+            };
+            assert!(expected, "{answer}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_server_and_a_foreign_client_understand_us() {
+    use futures_util::{SinkExt, StreamExt};
+    use tokio_tungstenite::{accept_async, client_async, tungstenite};
+
+    // their server, our client
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let (io, _) = listener.accept().await.unwrap();
+        let mut ws = accept_async(io).await.unwrap();
+        while let Some(Ok(message)) = ws.next().await {
+            if message.is_text() {
+                ws.send(message).await.unwrap();
+            }
+        }
+    });
+    let (session, task, mut hears) = soon(dial(WsConnectLayer::new(), &url)).await.unwrap();
+    for text in ["", "hello", &"ä".repeat(20_000)] {
+        session.send(text.to_owned()).await.unwrap();
+        assert_eq!(soon(hears.recv()).await.unwrap(), text);
+    }
+    session.close_with(WsClose::new(4003, "enough"));
+    let closed = soon(task).await.unwrap();
+    assert!(closed.source.is_none(), "{closed}");
+    soon(server).await.unwrap();
+
+    // our server, their client
+    let mut ours = Server::echo(WsLayer::new());
+    let io = ours.connector.connect().await.unwrap().into_parts().0;
+    let (mut ws, _) = client_async("ws://example.com/", io).await.unwrap();
+    for message in [
+        tungstenite::Message::text("hello"),
+        tungstenite::Message::binary(vec![7; 50_000]),
+    ] {
+        soon(ws.send(message.clone())).await.unwrap();
+        assert_eq!(soon(ws.next()).await.unwrap().unwrap(), message);
+    }
+    ws.close(None).await.unwrap();
+    while soon(ws.next()).await.is_some() {}
+    assert_eq!(ours.end().await.reason, CloseReason::PeerClosed);
+}
