@@ -18,12 +18,13 @@ const LONGEST_TEXT: usize = 1024;
 /// How many names `/who` puts in a line.
 const NAMES_A_LINE: usize = 50;
 
-const HELP: [&str; 7] = [
+const HELP: [&str; 8] = [
     "* what you type goes to everybody in your room",
     "* /name NAME   be called so",
     "* /join ROOM   go to a room, which is made if need be",
     "* /leave       go back to the lobby",
     "* /who         see who is in your room",
+    "* /echo        hear your own lines, too, as the others do",
     "* /quit        hang up",
     "* /help        see this",
 ];
@@ -49,6 +50,8 @@ struct Person {
     session: Session<Line>,
     name: Line,
     room: Line,
+    /// Whether the person's own lines come back, which tells programs that they have arrived.
+    echo: bool,
     /// Lines dropped since the last one that was queued.
     missed: u64,
 }
@@ -82,6 +85,7 @@ impl Rooms {
             "join" => state.go(id, argument),
             "leave" => state.go(id, LOBBY),
             "who" => state.who(id),
+            "echo" => state.echo(id),
             "help" => Reply::many(HELP.map(Line::from).into()),
             "quit" => notice("goodbye").and_close(),
             _ => notice(format_args!("there is no /{command}; try /help")),
@@ -130,6 +134,7 @@ impl State {
             session,
             name,
             room,
+            echo: false,
             missed: 0,
         };
         person.tell(&format!("* you are {} in the room {LOBBY}; try /help", person.name).into());
@@ -164,12 +169,17 @@ impl State {
                 text.len()
             ));
         }
-        if let Some(Person { name, room, .. }) = self.people.get(&id) {
-            let line = format!("{name}: {text}").into();
-            let room = Arc::clone(room);
-            self.tell_room(&room, id, &line);
+        let Some(person) = self.people.get(&id) else {
+            return Reply::none();
+        };
+        let line = Line::from(format!("{}: {text}", person.name));
+        let (room, echo) = (Arc::clone(&person.room), person.echo);
+        self.tell_room(&room, id, &line);
+        if echo {
+            Reply::one(line)
+        } else {
+            Reply::none()
         }
-        Reply::none()
     }
 
     fn rename(&mut self, id: u64, name: &str) -> Reply<Line> {
@@ -230,6 +240,13 @@ impl State {
                 .map(|names| format!("* in {room}: {}", names.join(", ")).into())
                 .collect(),
         )
+    }
+
+    fn echo(&mut self, id: u64) -> Reply<Line> {
+        if let Some(person) = self.people.get_mut(&id) {
+            person.echo = true;
+        }
+        notice("you hear your own lines now")
     }
 
     /// Everybody in `room` but `except`.
@@ -411,6 +428,19 @@ mod tests {
         two.hears();
         one.types("\x1b[2J\thi\x07\u{9b}");
         assert_eq!(&*two.hears_last(), "guest-1: [2J hi");
+    }
+
+    #[test]
+    fn own_line_comes_back_to_whoever_asks_for_it_as_the_others_hear_it() {
+        let rooms = Rooms::default();
+        let (one, mut two) = (Guest::enter(&rooms), Guest::enter(&rooms));
+        assert_eq!(
+            *one.types("/echo"),
+            ["* you hear your own lines now".into()]
+        );
+        assert_eq!(*one.types(" hi\x07 "), ["guest-1: hi".into()]);
+        assert_eq!(&*two.hears_last(), "guest-1: hi");
+        assert!(two.types("hi").is_empty());
     }
 
     #[test]
