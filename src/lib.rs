@@ -122,8 +122,8 @@ pub mod ws;
 #[doc(inline)]
 pub use getty_layers as layers;
 pub use getty_layers::{
-    CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, IntoReply, Reply, Request,
-    SendError, Sent, Session, Stats,
+    CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, Group, IntoReply, MemoryBudget,
+    Reply, Request, SendError, Sent, Session, SlowConsumer, Stats, Topics,
 };
 /// tower itself, with what the layers and examples here need of it.
 pub use tower;

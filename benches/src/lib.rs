@@ -3,6 +3,7 @@
 //! README.md beside this crate says what each program measures and how to run it.
 
 pub mod affinity;
+pub mod broadcast;
 pub mod child;
 pub mod cpu;
 pub mod frames;

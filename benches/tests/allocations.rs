@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use getty::{BoxError, Pipeline, Request, Session, Transport, service_fn};
 use getty_benches::{
+    broadcast::{Carrier, Crowd, Kind},
     frames::Frames,
     in_memory::{Loop, Prepared, session},
     scripted::Scripted,
@@ -46,10 +47,22 @@ fn a_message_allocates_nothing() {
         assert!(taken <= 2 * messages, "{}: {taken}", stack.name());
     }
 
+    // a broadcast: the message that is shared, what it is encoded into, and what others refer to it by
+    let [few, many] = [10, 100].map(broadcasts);
+    assert!(few <= 5, "{few} allocations for a broadcast to 10");
+    assert_eq!(few, many, "a broadcast to 10 and one to 100");
+
     turnover::<Bare>();
     turnover::<Full>();
     sending::<Bare>();
     sending::<Full>();
+}
+
+/// How many allocations a broadcast to so many sessions takes.
+fn broadcasts(connections: usize) -> u64 {
+    let crowd = Crowd::new(Kind::Group, Carrier::Sink, connections, 1024);
+    let times = LONG - SHORT;
+    beyond_short(|n| allocations(|| crowd.broadcast(n, 1))).div_ceil(times)
 }
 
 /// A message that is kept takes the block with it that it was read into: two allocations with its count, however many

@@ -24,7 +24,6 @@ use getty::{
     net::TcpListener,
 };
 use lexopt::prelude::*;
-use tokio::task::yield_now;
 
 use self::rooms::{Line, Rooms};
 
@@ -38,9 +37,6 @@ Usage: chat [ADDRESS] [--page ADDRESS] [--idle SECONDS]
 /// What people may type is shorter: whoever overdoes it a little is told, and only much longer lines end the session.
 /// It leaves room for the name that is put in front as well, for the codec refuses to send what it would not receive.
 const LONGEST_LINE: usize = 8 * 1024;
-
-/// How many lines wait for a slow reader before further ones are dropped; what the kernel holds comes on top.
-const QUEUE: u32 = 256;
 
 fn main() -> ExitCode {
     let options = match Options::parse() {
@@ -133,15 +129,11 @@ where
             entrance.enter(&session);
             ready(Ok::<_, BoxError>(()))
         }))
-        .layer(SessionLayer::new().with_queue(QUEUE))
+        .layer(SessionLayer::new())
         // called once per message
         .service_fn(move |request: Request<String, Line>| {
-            let reply = rooms.hear(request.session().id(), request.message());
-            async move {
-                // a whole page pasted at once would overrun the queues of the others before they are served
-                yield_now().await;
-                Ok::<_, BoxError>(reply)
-            }
+            let reply = rooms.hear(request.session(), request.message());
+            ready(Ok::<_, BoxError>(reply))
         })
 }
 

@@ -1,11 +1,12 @@
 //! Who is in which room, what they are called, and who hears what.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use getty::{Closed, Reply, SendError, Session};
+use getty::{Closed, Group, IntoReply, Reply, Session, Topics};
 
 /// What is sent: made once for all who get it.
 pub(crate) type Line = Arc<str>;
@@ -30,14 +31,20 @@ const HELP: [&str; 8] = [
 ];
 
 /// All rooms of the server. Clones share them.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Rooms(Arc<Mutex<State>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Rooms(Arc<Shared>);
 
-/// Nothing in here waits while it is locked: lines are queued with `try_send` or dropped.
+#[derive(Debug)]
+struct Shared {
+    /// Nothing waits while it is locked, for broadcasts do not; and all hear what is said in one order.
+    state: Mutex<State>,
+    everybody: Group<Line>,
+    rooms: Topics<Line, Line>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     people: HashMap<u64, Person>,
-    rooms: BTreeMap<Line, BTreeSet<u64>>,
     /// In lower case, so that nobody passes for another.
     names: HashSet<String>,
     guests: u64,
@@ -47,45 +54,52 @@ struct State {
 
 #[derive(Debug)]
 struct Person {
-    session: Session<Line>,
     name: Line,
     room: Line,
     /// Whether the person's own lines come back, which tells programs that they have arrived.
     echo: bool,
-    /// Lines dropped since the last one that was queued.
-    missed: u64,
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        // a slow reader misses lines, nobody else waits for that
+        let missed = |n: u64| format!("* you read too slowly and have missed {n} lines").into();
+        Self(Arc::new(Shared {
+            state: Mutex::default(),
+            everybody: Group::new(),
+            rooms: Topics::new().with_notice(missed),
+        }))
+    }
 }
 
 impl Rooms {
     /// Puts a new guest into the lobby until the session ends.
     pub(crate) fn enter(&self, session: &Session<Line>) {
-        let id = session.id();
-        self.lock().enter(id, session.clone());
+        self.welcome(session);
         // without the lock, because on a session that has ended already the callback runs right here
-        let rooms = self.clone();
-        session.add_close_callback("chat", id, move |closed| rooms.lock().left(id, closed));
+        let (rooms, id) = (self.clone(), session.id());
+        session.add_close_callback("chat", id, move |closed| rooms.left(id, closed));
     }
 
     /// Does what a person's line asks for. The reply is the person's own; others hear of it by themselves.
-    pub(crate) fn hear(&self, id: u64, line: &str) -> Reply<Line> {
+    pub(crate) fn hear(&self, session: &Session<Line>, line: &str) -> Reply<Line> {
         let line = printable(line);
         let line = line.trim();
         if line.is_empty() {
             return Reply::none();
         }
-        let mut state = self.lock();
         let Some(command) = line.strip_prefix('/') else {
-            return state.say(id, line);
+            return self.say(session, line);
         };
         let (command, argument) = command
             .split_once(char::is_whitespace)
             .map_or((command, ""), |(command, rest)| (command, rest.trim()));
         match command {
-            "name" => state.rename(id, argument),
-            "join" => state.go(id, argument),
-            "leave" => state.go(id, LOBBY),
-            "who" => state.who(id),
-            "echo" => state.echo(id),
+            "name" => self.rename(session, argument),
+            "join" => self.go(session, argument),
+            "leave" => self.go(session, LOBBY),
+            "who" => self.who(session),
+            "echo" => self.echo(session),
             "help" => Reply::many(HELP.map(Line::from).into()),
             "quit" => notice("goodbye").and_close(),
             _ => notice(format_args!("there is no /{command}; try /help")),
@@ -97,10 +111,7 @@ impl Rooms {
         let mut state = self.lock();
         state.closing = true;
         let line = Line::from("* the server is going down: goodbye");
-        state
-            .people
-            .values_mut()
-            .for_each(|person| person.tell(&line));
+        self.0.everybody.broadcast(line);
         state.people.len()
     }
 
@@ -116,121 +127,115 @@ impl Rooms {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl State {
-    fn enter(&mut self, id: u64, session: Session<Line>) {
-        let name = loop {
-            self.guests += 1;
-            let name = format!("guest-{}", self.guests);
-            if self.names.insert(name.clone()) {
-                break Line::from(name);
-            }
-        };
+    fn welcome(&self, session: &Session<Line>) {
+        let mut state = self.lock();
+        let name = state.guest_name();
         let room = Line::from(LOBBY);
-        let mut person = Person {
-            session,
+        let welcome = format!("* you are {name} in the room {LOBBY}; try /help");
+        // the queue of a session that has just opened is empty
+        let _ = session.try_send(welcome.into());
+        self.tell(&room, session, format_args!("* {name} is here"));
+        self.0.everybody.join(session);
+        self.0.rooms.join(Arc::clone(&room), session);
+        let person = Person {
             name,
             room,
             echo: false,
-            missed: 0,
         };
-        person.tell(&format!("* you are {} in the room {LOBBY}; try /help", person.name).into());
-        self.tell_room(LOBBY, id, &format!("* {} is here", person.name).into());
-        self.rooms
-            .entry(Arc::clone(&person.room))
-            .or_default()
-            .insert(id);
-        self.people.insert(id, person);
+        state.people.insert(session.id(), person);
     }
 
-    fn left(&mut self, id: u64, closed: &Closed) {
-        *self.endings.entry(closed.reason.as_str()).or_default() += 1;
-        let Some(person) = self.people.remove(&id) else {
+    /// The session has ended, and with it its part in groups.
+    fn left(&self, id: u64, closed: &Closed) {
+        let mut state = self.lock();
+        *state.endings.entry(closed.reason.as_str()).or_default() += 1;
+        let Some(Person { name, room, .. }) = state.people.remove(&id) else {
             return;
         };
-        self.names.remove(&person.name.to_lowercase());
-        self.vacate(&person.room, id);
-        if !self.closing {
-            self.tell_room(
-                &person.room,
-                id,
-                &format!("* {} has left", person.name).into(),
-            );
+        state.names.remove(&name.to_lowercase());
+        if !state.closing {
+            let line = format!("* {name} has left").into();
+            self.0.rooms.broadcast(&room, line);
         }
     }
 
-    fn say(&mut self, id: u64, text: &str) -> Reply<Line> {
+    fn say(&self, session: &Session<Line>, text: &str) -> Reply<Line> {
         if text.len() > LONGEST_TEXT {
             return notice(format_args!(
                 "nobody got that: it has {} bytes, and {LONGEST_TEXT} are allowed",
                 text.len()
             ));
         }
-        let Some(person) = self.people.get(&id) else {
+        let state = self.lock();
+        let Some(person) = state.people.get(&session.id()) else {
             return Reply::none();
         };
         let line = Line::from(format!("{}: {text}", person.name));
-        let (room, echo) = (Arc::clone(&person.room), person.echo);
-        self.tell_room(&room, id, &line);
-        if echo {
-            Reply::one(line)
-        } else {
-            Reply::none()
-        }
+        let own = person.echo.then(|| Arc::clone(&line));
+        self.0.rooms.broadcast_except(&person.room, session, line);
+        own.into_reply()
     }
 
-    fn rename(&mut self, id: u64, name: &str) -> Reply<Line> {
+    fn rename(&self, session: &Session<Line>, name: &str) -> Reply<Line> {
         if let Err(why) = check_name(name) {
             return notice(format_args!("no name: {why}"));
         }
-        let Some(person) = self.people.get_mut(&id) else {
+        let mut state = self.lock();
+        let State { people, names, .. } = &mut *state;
+        let Some(person) = people.get_mut(&session.id()) else {
             return Reply::none();
         };
         let (old, new) = (person.name.to_lowercase(), name.to_lowercase());
-        if old != new && self.names.contains(&new) {
+        if old != new && names.contains(&new) {
             return notice(format_args!("somebody is called {name} already"));
         }
-        self.names.remove(&old);
-        self.names.insert(new);
+        names.remove(&old);
+        names.insert(new);
         let before = std::mem::replace(&mut person.name, name.into());
-        let room = Arc::clone(&person.room);
-        self.tell_room(&room, id, &format!("* {before} is now {name}").into());
+        self.tell(
+            &person.room,
+            session,
+            format_args!("* {before} is now {name}"),
+        );
         notice(format_args!("you are {name} now"))
     }
 
-    fn go(&mut self, id: u64, room: &str) -> Reply<Line> {
+    fn go(&self, session: &Session<Line>, room: &str) -> Reply<Line> {
         if let Err(why) = check_name(room) {
             return notice(format_args!("no room: {why}"));
         }
-        let Some(person) = self.people.get_mut(&id) else {
+        let mut state = self.lock();
+        let Some(person) = state.people.get_mut(&session.id()) else {
             return Reply::none();
         };
         if *person.room == *room {
             return notice(format_args!("you are in {room} already"));
         }
-        let before = std::mem::replace(&mut person.room, room.into());
-        let name = Arc::clone(&person.name);
-        let room = Arc::clone(&person.room);
-        self.vacate(&before, id);
-        self.tell_room(&before, id, &format!("* {name} has left for {room}").into());
-        self.tell_room(&room, id, &format!("* {name} is here").into());
-        self.rooms.entry(Arc::clone(&room)).or_default().insert(id);
+        let (name, rooms) = (&person.name, &self.0.rooms);
+        rooms.leave(&person.room, session);
+        self.tell(
+            &person.room,
+            session,
+            format_args!("* {name} has left for {room}"),
+        );
+        self.tell(room, session, format_args!("* {name} is here"));
+        rooms.join(room.into(), session);
+        person.room = room.into();
         notice(format_args!("you are in {room} now"))
     }
 
-    fn who(&self, id: u64) -> Reply<Line> {
-        let Some(Person { room, .. }) = self.people.get(&id) else {
+    fn who(&self, session: &Session<Line>) -> Reply<Line> {
+        let state = self.lock();
+        let Some(Person { room, .. }) = state.people.get(&session.id()) else {
             return Reply::none();
         };
-        let mut names: Vec<&str> = self
-            .rooms
-            .get(room)
-            .into_iter()
-            .flatten()
-            .filter_map(|id| self.people.get(id))
+        let members = self.0.rooms.members(room);
+        let mut names: Vec<&str> = members
+            .iter()
+            .filter_map(|member| state.people.get(&member.id()))
             .map(|person| &*person.name)
             .collect();
         names.sort_unstable();
@@ -242,56 +247,34 @@ impl State {
         )
     }
 
-    fn echo(&mut self, id: u64) -> Reply<Line> {
-        if let Some(person) = self.people.get_mut(&id) {
+    fn echo(&self, session: &Session<Line>) -> Reply<Line> {
+        if let Some(person) = self.lock().people.get_mut(&session.id()) {
             person.echo = true;
         }
         notice("you hear your own lines now")
     }
 
-    /// Everybody in `room` but `except`.
-    fn tell_room(&mut self, room: &str, except: u64, line: &Line) {
-        for id in self.rooms.get(room).into_iter().flatten() {
-            if *id != except
-                && let Some(person) = self.people.get_mut(id)
-            {
-                person.tell(line);
-            }
-        }
+    /// Everybody in `room` but the one whom it is about.
+    fn tell(&self, room: &str, about: &Session<Line>, line: fmt::Arguments<'_>) {
+        let line = line.to_string().into();
+        self.0.rooms.broadcast_except(room, about, line);
     }
+}
 
-    fn vacate(&mut self, room: &str, id: u64) {
-        if let Some(people) = self.rooms.get_mut(room) {
-            people.remove(&id);
-            if people.is_empty() {
-                self.rooms.remove(room);
+impl State {
+    /// One that nobody has.
+    fn guest_name(&mut self) -> Line {
+        loop {
+            self.guests += 1;
+            let name = format!("guest-{}", self.guests);
+            if self.names.insert(name.clone()) {
+                return name.into();
             }
         }
     }
 }
 
-impl Person {
-    /// Queues a line. Where a slow reader's queue is full it is dropped, and the reader is told how many as soon as
-    /// there is room again; nobody else waits for that.
-    fn tell(&mut self, line: &Line) {
-        if self.missed > 0 {
-            let notice = format!(
-                "* you read too slowly and have missed {} lines",
-                self.missed
-            );
-            if self.session.try_send(notice.into()).is_err() {
-                self.missed += 1;
-                return;
-            }
-            self.missed = 0;
-        }
-        if let Err(SendError::Full(_)) = self.session.try_send(Arc::clone(line)) {
-            self.missed = 1;
-        }
-    }
-}
-
-fn notice(text: impl std::fmt::Display) -> Reply<Line> {
+fn notice(text: impl fmt::Display) -> Reply<Line> {
     Reply::one(format!("* {text}").into())
 }
 
@@ -326,7 +309,7 @@ mod tests {
 
     use getty::{
         CloseReason, Connection,
-        layers::driver::{self, Driver},
+        layers::driver::{self, Driver, Payload},
     };
 
     use super::*;
@@ -334,7 +317,7 @@ mod tests {
     /// Somebody in the rooms, whose session nobody drives but the test.
     struct Guest {
         rooms: Rooms,
-        id: u64,
+        session: Session<Line>,
         driver: Driver<Line>,
         connection: Connection<()>,
     }
@@ -346,20 +329,28 @@ mod tests {
             rooms.enter(&session);
             Self {
                 rooms: rooms.clone(),
-                id: session.id(),
+                session,
                 driver,
                 connection,
             }
         }
 
         fn types(&self, line: &str) -> Vec<Line> {
-            self.rooms.hear(self.id, line).into_parts().0.collect()
+            self.rooms
+                .hear(&self.session, line)
+                .into_parts()
+                .0
+                .collect()
         }
 
         fn hears(&mut self) -> Vec<Line> {
             self.driver.turn(&Context::from_waker(Waker::noop()));
             std::iter::from_fn(|| self.driver.next_outgoing())
-                .map(|outgoing| outgoing.message)
+                .map(|outgoing| match outgoing.payload {
+                    Payload::Message(line) => line,
+                    Payload::Shared(line) => line.message(),
+                    other => panic!("nobody sends {other:?}"),
+                })
                 .collect()
         }
 
@@ -448,18 +439,18 @@ mod tests {
         let rooms = Rooms::default();
         let (one, mut two) = (Guest::enter(&rooms), Guest::enter(&rooms));
         two.hears();
-        two.driver.settle(false);
-        let room = usize::try_from(driver::DEFAULT_QUEUE_CAPACITY).unwrap();
-        for n in 0..room + 3 {
+        two.driver.settle(true);
+        for n in 0..100 {
             one.types(&n.to_string());
         }
-        assert_eq!(two.hears().len(), room);
+        let missed = 100 - two.hears().len();
+        assert!(missed > 0);
         two.driver.settle(false);
         one.types("after");
         assert_eq!(
             two.hears(),
             [
-                "* you read too slowly and have missed 3 lines".into(),
+                format!("* you read too slowly and have missed {missed} lines").into(),
                 Line::from("guest-1: after")
             ]
         );

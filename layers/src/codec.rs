@@ -34,7 +34,10 @@ use tokio_util::codec::Decoder;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Connection, Framed, driver};
+use crate::{
+    Connection, Framed,
+    driver::{self, CodecId},
+};
 
 /// How many undecoded bytes a session keeps at most, unless [`CodecLayer::with_max_frame`] says otherwise or the codec
 /// itself reserves more for a frame.
@@ -46,18 +49,22 @@ pub const DEFAULT_MAX_FRAME: usize = 64 * 1024;
 pub struct CodecLayer<C, Out> {
     codec: C,
     max_frame: usize,
+    id: Option<CodecId>,
+    weigh: Option<fn(&Out) -> usize>,
     out: PhantomData<fn(Out)>,
 }
 
 impl<C, Out> CodecLayer<C, Out> {
     /// Each connection gets a clone of `codec`, which must also encode what the handler answers with.
-    pub const fn new(codec: C) -> Self
+    pub fn new(codec: C) -> Self
     where
         C: Decoder + Clone,
     {
         Self {
             codec,
             max_frame: DEFAULT_MAX_FRAME,
+            id: Some(CodecId::unique()),
+            weigh: None,
             out: PhantomData,
         }
     }
@@ -70,6 +77,26 @@ impl<C, Out> CodecLayer<C, Out> {
     /// have what it reserved; so this is to be raised only for other decoders with large frames.
     pub const fn with_max_frame(mut self, bytes: usize) -> Self {
         self.max_frame = if bytes == 0 { 1 } else { bytes };
+        self
+    }
+
+    /// How many bytes a message holds beyond its own size, such as the capacity of a `String`, for sessions that have a
+    /// [`MemoryBudget`](crate::MemoryBudget). None by default. It must say the same of the same message each time, and not use
+    /// the session.
+    pub const fn with_weight(mut self, weigh: fn(&Out) -> usize) -> Self {
+        self.weigh = Some(weigh);
+        self
+    }
+
+    /// Whether a message for many sessions of this layer and of its clones is encoded by one of them for all. `true` by
+    /// default. To be `false` for a codec whose bytes depend on what its session sent before: one that numbers messages,
+    /// or compresses them with a window that goes on. Scope: session.
+    pub fn with_shared_encodings(mut self, shared: bool) -> Self {
+        self.id = match (shared, self.id) {
+            (true, None) => Some(CodecId::unique()),
+            (true, id) => id,
+            (false, _) => None,
+        };
         self
     }
 }
@@ -88,6 +115,7 @@ impl<C: fmt::Debug, Out> fmt::Debug for CodecLayer<C, Out> {
         f.debug_struct("CodecLayer")
             .field("codec", &self.codec)
             .field("max_frame", &self.max_frame)
+            .field("shared_encodings", &self.id.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -158,13 +186,20 @@ where
 
     fn call(&mut self, connection: Connection<T>) -> S::Future {
         let CodecLayer {
-            codec, max_frame, ..
+            codec,
+            max_frame,
+            id,
+            weigh,
+            ..
         } = &self.layer;
-        let (_, driver) = driver::pair(connection.handle().clone());
-        self.inner.call(
-            connection.map_transport(|transport| {
-                Framed::new(transport, codec.clone(), driver, *max_frame)
-            }),
-        )
+        let (_, mut driver) = driver::pair(connection.handle().clone());
+        weigh.iter().for_each(|weigh| driver.set_weight(*weigh));
+        self.inner.call(connection.map_transport(|transport| {
+            let framed = Framed::new(transport, codec.clone(), driver, *max_frame);
+            match id {
+                Some(id) => framed.with_codec_id(*id),
+                None => framed,
+            }
+        }))
     }
 }

@@ -46,9 +46,9 @@
 //!         advance(Duration::from_secs(60)).await;
 //!         driver.run_checks(Instant::now());
 //!         driver.look();
-//!         Ok::<_, BoxError>(driver.next_outgoing().unwrap().message)
+//!         Ok::<_, BoxError>(driver.next_outgoing().unwrap().into_message())
 //!     });
-//! assert_eq!(stack.oneshot(Connection::new(())).await?, "0 messages so far");
+//! assert_eq!(stack.oneshot(Connection::new(())).await?.unwrap(), "0 messages so far");
 //! # Ok(())
 //! # }
 //! ```
@@ -474,7 +474,7 @@ mod tests {
         pass(&mut driver, Duration::from_secs(30)).await;
         assert_eq!(runs.load(SeqCst), 4);
         driver.look();
-        assert_eq!(driver.next_outgoing().unwrap().message, "tick");
+        assert_eq!(driver.next_outgoing().unwrap().into_message(), Some("tick"));
 
         // never after the close
         driver.session().close();
@@ -601,7 +601,7 @@ mod tests {
         assert!(response.is_woken());
         assert_pending!(response.poll());
         driver.look();
-        assert_eq!(driver.next_outgoing().unwrap().message, "done");
+        assert_eq!(driver.next_outgoing().unwrap().into_message(), Some("done"));
         assert_eq!(runs.load(SeqCst), 1, "what was left out is not made up for");
         pass(&mut driver, PERIOD).await;
         assert_pending!(response.poll());

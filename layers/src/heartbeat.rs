@@ -41,7 +41,7 @@
 //!         let due = driver.next_check().ok_or("no heartbeat")?;
 //!         driver.run_checks(due);
 //!         driver.turn(&context);
-//!         Ok::<_, BoxError>(driver.next_outgoing().map(|outgoing| outgoing.message))
+//!         Ok::<_, BoxError>(driver.next_outgoing().and_then(|outgoing| outgoing.into_message()))
 //!     });
 //! let beat = stack.oneshot(Connection::new("any transport")).await?;
 //! assert_eq!(beat.as_deref(), Some("PING"));
@@ -319,7 +319,7 @@ where
         let handle = connection.handle().clone();
         let is_pong = pong.0.clone();
         self.inner.call(connection.map_transport(|framed| {
-            framed.map_codec(|codec| WithoutPongs::new(codec, is_pong, handle))
+            framed.map_decoder(|codec| WithoutPongs::new(codec, is_pong, handle))
         }))
     }
 }

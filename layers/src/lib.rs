@@ -127,11 +127,13 @@ mod levels;
 
 pub mod access;
 pub mod active;
+pub mod budget;
 pub mod catch_panic;
 pub mod close_callback;
 pub mod codec;
 mod connection;
 pub mod cron;
+pub mod group;
 pub mod handle_error;
 pub mod handshake_timeout;
 pub mod heartbeat;
@@ -163,6 +165,7 @@ pub use self::{message_metrics::MessageMetricsLayer, metrics::MetricsLayer};
 pub use self::{
     access::AccessLayer,
     active::ActiveLayer,
+    budget::MemoryBudget,
     catch_panic::CatchPanicLayer,
     close_callback::CloseCallbackLayer,
     codec::CodecLayer,
@@ -171,6 +174,7 @@ pub use self::{
         DrainDeadlineExceeded, Endpoints, Panic, SharedError, Stats, TransportKind, WeakHandle,
     },
     cron::CronLayer,
+    group::{Group, Topics},
     handle_error::HandleErrorLayer,
     handshake_timeout::HandshakeTimeoutLayer,
     heartbeat::HeartbeatLayer,
@@ -183,8 +187,8 @@ pub use self::{
     read_timeout::ReadTimeoutLayer,
     registry::{Registry, RegistryLayer},
     session::{
-        Feeding, Framed, FramedParts, HasSession, SendError, Sending, Sent, Session, WeakSession,
-        driver,
+        Feeding, Framed, FramedParts, HasSession, Offered, SendError, Sending, Sent, Session,
+        SlowConsumer, WeakSession, Writable, driver,
     },
     spawn::SpawnLayer,
     trace::TraceLayer,

@@ -20,6 +20,7 @@
 //! | `getty_received_messages_total` | counter | messages decoded, as of the last looks |
 //! | `getty_sent_messages_total` | counter | messages encoded, as of the last looks |
 //! | `getty_skipped_messages_total` | counter | bad messages skipped, as of the last looks |
+//! | `getty_dropped_messages_total` | counter | messages dropped for slow peers, as of the last looks |
 //! | `getty_queued_messages` | gauge | messages sent and not encoded yet, as of the last looks |
 //! | `getty_messages_in_flight` | gauge | messages that handlers work on, of [`MessageMetricsLayer`] |
 //! | `getty_message_errors_total` | counter | messages whose handler failed, of [`MessageMetricsLayer`] |
@@ -223,6 +224,7 @@ struct Handles {
     received_messages: Counter,
     sent_messages: Counter,
     skipped: Counter,
+    dropped: Counter,
     queued: Gauge,
 }
 
@@ -253,6 +255,10 @@ impl Handles {
             received_messages: counter("getty_received_messages_total", "Messages decoded"),
             sent_messages: counter("getty_sent_messages_total", "Messages encoded"),
             skipped: counter("getty_skipped_messages_total", "Bad messages skipped"),
+            dropped: counter(
+                "getty_dropped_messages_total",
+                "Messages dropped for slow peers",
+            ),
             queued: gauge("getty_queued_messages", "Messages waiting to be encoded"),
             labels,
         }
@@ -325,6 +331,7 @@ impl Reports {
                 stats.messages_out,
             ),
             (&handles.skipped, before.skipped, stats.skipped),
+            (&handles.dropped, before.dropped, stats.dropped),
         ] {
             if now != before {
                 counter.increment(now.wrapping_sub(before));

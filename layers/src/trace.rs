@@ -10,7 +10,7 @@
 //! |---|---|---|---|
 //! | the span | `connection` | `INFO` | `id`, `name`, `peer`, `local`, `transport` |
 //! | the beginning | `connection opened` | `DEBUG` | |
-//! | the end | `connection closed` | `DEBUG` | `reason`, `code` where the protocol gave one, `error` where there is one, `lifetime`, `bytes_in`, `bytes_out`, `messages_in`, `messages_out`, `skipped` |
+//! | the end | `connection closed` | `DEBUG` | `reason`, `code` where the protocol gave one, `error` where there is one, `lifetime`, `bytes_in`, `bytes_out`, `messages_in`, `messages_out`, `skipped`, `dropped` |
 //!
 //! What is disabled costs a look at a flag; nothing is formatted for it. The reason is [`CloseReason::as_str`], to be
 //! searched for.
@@ -202,6 +202,7 @@ fn tell_of_the_end(level: Level, closed: &Closed) {
             messages_in = stats.messages_in,
             messages_out = stats.messages_out,
             skipped = stats.skipped,
+            dropped = stats.dropped,
             "connection closed",
         )
     );
@@ -394,6 +395,7 @@ mod tests {
             "messages_in",
             "messages_out",
             "skipped",
+            "dropped",
         ] {
             assert_eq!(field(counter), Some("0"), "{counter}");
         }

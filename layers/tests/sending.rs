@@ -11,7 +11,7 @@ use std::{
 
 use getty_layers::{
     CloseReason, Connection, SendError, Sending, Session,
-    driver::{self, Driver, Ticket},
+    driver::{self, Driver, Payload, Ticket},
 };
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
 
@@ -33,7 +33,10 @@ fn encode<Out>(driver: &mut Driver<Out>) -> Option<(Out, Option<Ticket>)> {
     turn(driver);
     let outgoing = driver.next_outgoing();
     driver.settle(false);
-    outgoing.map(|outgoing| (outgoing.message, outgoing.ticket))
+    outgoing.map(|outgoing| match outgoing.payload {
+        Payload::Message(message) => (message, outgoing.ticket),
+        other => panic!("{other:?}"),
+    })
 }
 
 /// All the messages there are.
@@ -80,7 +83,7 @@ fn a_message_wakes_the_driver() {
     driver.enter(|cx, mut driver| {
         driver.turn(cx);
         assert!(driver.has_outgoing());
-        assert_eq!(driver.next_outgoing().unwrap().message, "a");
+        assert_eq!(driver.next_outgoing().unwrap().into_message(), Some("a"));
         assert!(driver.next_outgoing().is_none());
         assert!(!driver.has_outgoing());
     });
@@ -92,7 +95,10 @@ fn a_message_queued_before_the_first_turn_is_seen_by_it() {
     let (session, mut driver, _connection) = pair(64);
     session.try_send("early").unwrap();
     turn(&mut driver);
-    assert_eq!(driver.next_outgoing().unwrap().message, "early");
+    assert_eq!(
+        driver.next_outgoing().unwrap().into_message(),
+        Some("early")
+    );
 }
 
 #[test]
@@ -103,7 +109,7 @@ fn a_message_queued_during_a_turn_is_found_by_a_look() {
     assert!(!driver.has_outgoing());
     driver.look();
     assert!(driver.has_outgoing());
-    assert_eq!(driver.next_outgoing().unwrap().message, "a");
+    assert_eq!(driver.next_outgoing().unwrap().into_message(), Some("a"));
 }
 
 #[test]
@@ -139,7 +145,7 @@ fn the_queue_is_bounded_in_messages() {
 
     // what the driver has taken counts until it is encoded
     turn(&mut driver);
-    assert_eq!(driver.next_outgoing().unwrap().message, 1);
+    assert_eq!(driver.next_outgoing().unwrap().into_message(), Some(1));
     assert!(session.try_send(5).unwrap_err().is_full());
     driver.settle(false);
     assert_eq!(session.queued(), 1);
@@ -585,10 +591,10 @@ async fn drive(mut driver: Driver<(u32, u32)>, until: usize) -> Vec<(u32, u32)> 
         while left.len() < until
             && let Some(outgoing) = driver.next_outgoing()
         {
-            left.push(outgoing.message);
-            if let Some(ticket) = outgoing.ticket {
-                driver.complete(&ticket, 1);
+            if let Some(ticket) = &outgoing.ticket {
+                driver.complete(ticket, 1);
             }
+            left.extend(outgoing.into_message());
         }
         driver.settle(false);
         if left.len() == until || driver.session().is_closing() {

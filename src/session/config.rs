@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use getty_layers::driver::DEFAULT_QUEUE_CAPACITY;
+use getty_layers::{MemoryBudget, driver::DEFAULT_QUEUE_CAPACITY};
 
 use crate::transport::Framing;
 
@@ -16,6 +16,8 @@ pub(crate) struct Config {
     pub(crate) write_timeout: Option<Duration>,
     pub(crate) drain_deadline: Duration,
     pub(crate) skip_bad: Option<bool>,
+    pub(crate) budget: Option<MemoryBudget>,
+    pub(crate) flush_delay: Option<Duration>,
 }
 
 impl Config {
@@ -28,6 +30,8 @@ impl Config {
         write_timeout: Some(Duration::from_secs(30)),
         drain_deadline: Duration::from_secs(5),
         skip_bad: None,
+        budget: None,
+        flush_delay: None,
     };
 
     /// A stream cannot skip: what comes after bad data is unknown.

@@ -19,6 +19,7 @@ mod per_session;
 mod queue;
 mod read;
 mod renew;
+mod segments;
 mod timer;
 mod wire;
 mod write;
@@ -30,7 +31,7 @@ use std::{
     time::Duration,
 };
 
-use getty_layers::{Closed, Connection, IntoReply, Request};
+use getty_layers::{Closed, Connection, IntoReply, MemoryBudget, Request};
 use tower::{BoxError, Layer, Service};
 
 use self::config::Config;
@@ -138,7 +139,8 @@ impl<K> SessionLayer<K> {
         self
     }
 
-    /// How many sent messages wait for the encoder at most. 64 by default; 0 means 1.
+    /// How many sent messages wait for the encoder at most. 64 by default; 0 means 1. What is broadcast to a
+    /// [group](crate::layers::group#room) may exceed it until the session has had its turn.
     #[must_use]
     pub const fn with_queue(mut self, messages: u32) -> Self {
         self.config.queue = messages;
@@ -152,6 +154,25 @@ impl<K> SessionLayer<K> {
     pub const fn with_watermarks(mut self, low: usize, high: usize) -> Self {
         self.config.low = if low < high { low } else { high };
         self.config.high = high;
+        self
+    }
+
+    /// How long small messages that nobody waits for, such as replies, are held back to leave together with others: fewer
+    /// and larger writes at the price of latency. None by default, and then what was gathered in one turn leaves at its
+    /// end. Delays count in microseconds; the runtime's timer, which ends them, in milliseconds, to which it rounds up.
+    ///
+    /// Held bytes leave early when there are more of them than the low [watermark](Self::with_watermarks), when somebody
+    /// awaits a [`send`](crate::Session::send) or a [`flush`](crate::Session::flush), with a ping, and at the close.
+    #[must_use]
+    pub fn with_flush_delay(mut self, delay: impl Into<Option<Duration>>) -> Self {
+        self.config.flush_delay = delay.into().filter(|delay| !delay.is_zero());
+        self
+    }
+
+    /// Shares `budget` with all other sessions that it is given to: see [`MemoryBudget`]. None by default.
+    #[must_use]
+    pub fn with_memory_budget(mut self, budget: MemoryBudget) -> Self {
+        self.config.budget = Some(budget);
         self
     }
 

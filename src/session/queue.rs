@@ -30,6 +30,10 @@ impl<T> Queue<T> {
         self.0.as_ref()?.front()
     }
 
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &T> {
+        self.0.iter().flat_map(|queue| queue.iter())
+    }
+
     pub(crate) fn push_back(&mut self, value: T) {
         self.0.get_or_insert_default().push_back(value);
     }

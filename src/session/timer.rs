@@ -4,6 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use tokio::{
@@ -29,9 +30,34 @@ struct Inner {
     /// Since when the transport takes nothing although something waits.
     stalled: Option<Instant>,
     drain_until: Option<Instant>,
+    /// Until when what is to be written is held back.
+    held_until: Option<Instant>,
 }
 
 impl Timer {
+    /// Holds what is to be written back, for so long from the first time on that this is asked; whether it still does.
+    pub(crate) fn holds_back(&mut self, delay: Duration, now: Instant) -> bool {
+        let inner = self.0.get_or_insert_default();
+        let until = *inner
+            .held_until
+            .get_or_insert(now.checked_add(delay).unwrap_or(now));
+        now < until
+    }
+
+    /// Nothing is held back any more.
+    #[inline]
+    pub(crate) fn let_go(&mut self) {
+        if let Some(inner) = &mut self.0 {
+            inner.held_until = None;
+        }
+    }
+
+    /// Until when what is to be written is held back.
+    #[inline]
+    pub(crate) fn held_until(&self) -> Option<Instant> {
+        self.0.as_ref()?.held_until
+    }
+
     /// The transport took all there was.
     #[inline]
     pub(crate) fn flowed(&mut self) {
@@ -110,7 +136,7 @@ impl Timer {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, time::Duration};
+    use std::future::poll_fn;
 
     use tokio::{task::coop, time::advance};
     use tokio_test::{assert_pending, assert_ready, task};

@@ -6,7 +6,10 @@ use std::{
 };
 
 use bytes::BytesMut;
-use getty_layers::{CloseReason, Framed, HasSession, driver::Driver};
+use getty_layers::{
+    CloseReason, Framed, HasSession,
+    driver::{CodecId, Driver},
+};
 use tokio_util::codec::{Decoder, Encoder};
 use tower::BoxError;
 
@@ -38,6 +41,11 @@ pub trait Wire: HasSession<Out: Send + 'static> {
     ///
     /// The codec's.
     fn decode(&mut self, buf: &mut BytesMut, end: bool) -> Result<Option<Self::In>, BoxError>;
+
+    /// Which sessions encode alike: see [`Framed::codec_id`]. `None` by default.
+    fn codec_id(&self) -> Option<CodecId> {
+        None
+    }
 
     /// Appends `message` to `buf`.
     ///
@@ -77,6 +85,16 @@ pub trait Wire: HasSession<Out: Send + 'static> {
 
     /// See [`Transport::poll_ping`].
     fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// See [`Transport::can_finish`].
+    fn can_finish(&self) -> bool {
+        false
+    }
+
+    /// See [`Transport::poll_finish`].
+    fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+    }
 
     /// See [`Transport::poll_close`].
     fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>>;
@@ -130,6 +148,10 @@ impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> Wire for Framed<T,
         .map_err(Into::into)
     }
 
+    fn codec_id(&self) -> Option<CodecId> {
+        Self::codec_id(self)
+    }
+
     #[inline]
     fn encode(&mut self, message: Out, buf: &mut BytesMut) -> Result<(), BoxError> {
         self.split_mut().1.encode(message, buf).map_err(Into::into)
@@ -170,6 +192,14 @@ impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> Wire for Framed<T,
 
     fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.split_mut().0.poll_ping(cx)
+    }
+
+    fn can_finish(&self) -> bool {
+        self.transport().can_finish()
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.split_mut().0.poll_finish(cx)
     }
 
     #[inline]

@@ -6,17 +6,34 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, BytesMut};
-use getty_layers::{SharedError, driver::Ticket};
+use bytes::{Buf, Bytes, BytesMut};
+use getty_layers::{
+    SharedError,
+    driver::{Payload, Ticket},
+};
 use tower::BoxError;
 
-use super::{buffers, clock::Clock, queue::Queue, timer::Timer, wire::Wire};
+use super::{
+    buffers,
+    clock::Clock,
+    queue::Queue,
+    segments::{self, Segments},
+    timer::Timer,
+    wire::Wire,
+};
 use crate::transport::Framing;
+
+/// Shorter bytes are copied into the write buffer even where nothing else waits.
+const LEAST_ALONE: usize = 512;
 
 #[derive(Debug)]
 pub(crate) struct Writer {
-    /// Encoded and not yet taken by the transport.
+    /// What waits first, by reference: what came when nothing else waited.
+    front: Bytes,
+    /// Encoded and not yet taken by the transport, but for what lies in `front` and in `segments`.
     buf: BytesMut,
+    /// What goes in between, by reference.
+    segments: Segments,
     /// How many bytes were encoded in all.
     encoded: u64,
     /// How many of them the transport took.
@@ -25,8 +42,10 @@ pub(crate) struct Writer {
     messages: u32,
     /// Something was written since the last complete flush.
     unflushed: bool,
+    /// Something beside the bytes in `buf` may have to be written, flushed or told.
+    stirred: bool,
     framing: Framing,
-    /// Where the messages in `buf` end, by `encoded`, for a message transport.
+    /// Where the messages that wait end, by `encoded`, for a message transport.
     units: Queue<u64>,
     /// The sends whose outcome is due at the first flush after their last byte.
     due: Queue<Due>,
@@ -42,11 +61,14 @@ struct Due {
 impl Writer {
     pub(crate) fn new(framing: Framing) -> Self {
         Self {
+            front: Bytes::new(),
             buf: BytesMut::new(),
+            segments: Segments::default(),
             encoded: 0,
             taken: 0,
             messages: 0,
             unflushed: false,
+            stirred: false,
             framing,
             units: Queue::new(),
             due: Queue::new(),
@@ -56,13 +78,22 @@ impl Writer {
     /// How many encoded bytes wait for the transport.
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.buf.len()
+        usize::try_from(self.encoded - self.taken).unwrap_or(usize::MAX)
     }
 
     /// Whether all that was encoded has been handed to the network.
     #[inline]
     pub(crate) fn is_flushed(&self) -> bool {
         !self.unflushed && self.is_written()
+    }
+
+    /// Whether what waits may wait for more: it is short, nobody waits for it, and the transport knows of none of it.
+    pub(crate) fn can_wait(&self, most: usize) -> bool {
+        let waits = 1..=most;
+        waits.contains(&self.len())
+            && self.segments.len() == 0
+            && !self.unflushed
+            && self.due.is_empty()
     }
 
     /// Encodes `message`, and leaves nothing behind when that fails.
@@ -81,16 +112,72 @@ impl Writer {
             return Err(error);
         }
         let bytes = self.buf.len() - before;
+        self.complete(bytes);
+        Ok(bytes)
+    }
+
+    /// A message of so many bytes is complete.
+    #[inline(always)]
+    fn complete(&mut self, bytes: usize) {
         self.encoded += bytes as u64;
         if self.framing != Framing::Stream {
             self.units.push_back(self.encoded);
         }
         self.messages += 1;
+    }
+
+    /// Encodes what was queued, as far as it is not encoded yet, and leaves nothing behind when that fails.
+    pub(crate) fn put<W: Wire>(
+        &mut self,
+        wire: &mut W,
+        payload: Payload<W::Out>,
+    ) -> Result<usize, BoxError> {
+        let bytes = match payload {
+            Payload::Message(message) => return self.encode(wire, message),
+            Payload::Shared(shared) => {
+                let Some(id) = wire.codec_id() else {
+                    return self.encode(wire, shared.message());
+                };
+                self.append([shared.encoded(id, |message| encode_apart(wire, message))?])
+            }
+            Payload::Raw(bytes) => self.append([bytes]),
+            Payload::RawVectored(pieces) => self.append(pieces),
+            // nothing goes out, and who waits for that learns it when what is before has left
+            _ => return Ok(0),
+        };
+        self.complete(bytes);
         Ok(bytes)
+    }
+
+    /// Adds bytes as they are: large pieces by reference, small ones as copies. Where nothing else waits a piece need not
+    /// be large, for a buffer would be taken for it alone.
+    fn append(&mut self, pieces: impl IntoIterator<Item = Bytes>) -> usize {
+        let mut bytes = 0;
+        let mut references = 0;
+        self.stirred = true;
+        for piece in pieces {
+            bytes += piece.len();
+            // a message that is to be one unit is written in one call, which takes so many slices
+            let referable = self.framing == Framing::Stream || references < segments::IN_A_UNIT;
+            if piece.len() >= LEAST_ALONE && self.len() == 0 && bytes == piece.len() {
+                references += 1;
+                self.front = piece;
+            } else if referable && piece.len() >= segments::LEAST {
+                references += 1;
+                self.segments.push(self.buf.len(), piece);
+            } else if !piece.is_empty() {
+                if self.buf.capacity() == 0 {
+                    self.buf = buffers::take();
+                }
+                self.buf.extend_from_slice(&piece);
+            }
+        }
+        bytes
     }
 
     /// The message encoded last took so many bytes; `ticket` is told when they have left.
     pub(crate) fn attend(&mut self, ticket: Ticket, bytes: usize) {
+        self.stirred = true;
         self.due.push_back(Due {
             end: self.encoded,
             bytes,
@@ -101,6 +188,7 @@ impl Writer {
     /// The transport has something to flush that was not written here.
     pub(crate) const fn poke(&mut self) {
         self.unflushed = true;
+        self.stirred = true;
     }
 
     /// Forgets what is encoded, for a transport that sends nothing more; whoever waits for its outcome learns that.
@@ -111,20 +199,36 @@ impl Writer {
             wire.driver().lost(&due.ticket, Arc::clone(&error));
         }
         while self.units.pop_front().is_some() {}
+        self.front = Bytes::new();
         self.buf.clear();
+        self.segments = Segments::default();
         self.taken = self.encoded;
         self.unflushed = false;
     }
 
     /// Drops what an encoder that panicked may have left of a message.
     pub(crate) fn repair(&mut self) {
-        let whole = usize::try_from(self.encoded - self.taken).unwrap_or(usize::MAX);
-        self.buf.truncate(whole);
+        self.buf
+            .truncate(self.len() - self.segments.len() - self.front.len());
     }
 
     /// Writes and flushes until all is handed to the network, and keeps `timer` informed.
     #[inline]
     pub(crate) fn poll_flush<W: Wire>(
+        &mut self,
+        wire: &mut W,
+        cx: &mut Context<'_>,
+        clock: &mut Clock,
+        timer: &mut Timer,
+    ) -> Poll<io::Result<()>> {
+        // every other turn has nothing to write: then there is no buffer
+        if self.buf.capacity() == 0 && !self.stirred {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_flush_all(wire, cx, clock, timer)
+    }
+
+    fn poll_flush_all<W: Wire>(
         &mut self,
         wire: &mut W,
         cx: &mut Context<'_>,
@@ -143,7 +247,12 @@ impl Writer {
             driver.sent(moved, clock.moment(driver));
         }
         match polled {
-            Poll::Pending => timer.stalled(moved > 0, clock),
+            Poll::Pending => {
+                timer.stalled(moved > 0, clock);
+                if !self.due.is_empty() {
+                    self.report_begun(wire);
+                }
+            }
             Poll::Ready(_) => timer.flowed(),
         }
         polled
@@ -164,30 +273,88 @@ impl Writer {
                 if self.buf.capacity() > 0 {
                     buffers::give(std::mem::take(&mut self.buf));
                 }
+                self.stirred = false;
                 return Poll::Ready(Ok(()));
             }
             let unit = match self.units.front() {
                 Some(end) => usize::try_from(end - self.taken).unwrap_or(usize::MAX),
-                None => self.buf.len(),
+                None => self.len(),
             };
-            let taken = ready!(wire.poll_send(cx, &[IoSlice::new(&self.buf[..unit])]))?;
+            let taken = ready!(self.send(wire, cx, unit))?;
             if self.units.pop_front().is_none() && taken == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            if taken == self.buf.len() {
-                self.buf.clear(); // unlike an advance, this leaves the whole block to be used again
-            } else {
-                self.buf.advance(taken);
-            }
-            self.taken += taken as u64;
+            self.advance(taken);
             self.unflushed = true;
+        }
+    }
+
+    /// Gives the transport the next `limit` bytes, as far as it takes them.
+    #[inline]
+    fn send<W: Wire>(
+        &self,
+        wire: &mut W,
+        cx: &mut Context<'_>,
+        limit: usize,
+    ) -> Poll<io::Result<usize>> {
+        if self.len() == self.buf.len() {
+            wire.poll_send(cx, &[IoSlice::new(&self.buf[..limit])])
+        } else if self.len() == self.front.len() {
+            wire.poll_send(cx, &[IoSlice::new(&self.front[..limit])])
+        } else {
+            self.send_gathered(wire, cx, limit)
+        }
+    }
+
+    /// The same, in slices. Apart, because they lie on the stack.
+    #[cold]
+    fn send_gathered<W: Wire>(
+        &self,
+        wire: &mut W,
+        cx: &mut Context<'_>,
+        limit: usize,
+    ) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); segments::SLICES];
+        let gathered = self
+            .segments
+            .gather(&self.front, &self.buf, limit, &mut slices);
+        wire.poll_send(cx, gathered)
+    }
+
+    /// The transport has taken so many bytes.
+    #[inline]
+    fn advance(&mut self, taken: usize) {
+        let of_buf = if self.len() == self.buf.len() {
+            taken
+        } else {
+            self.advance_references(taken)
+        };
+        self.taken += taken as u64;
+        if of_buf == self.buf.len() {
+            self.buf.clear(); // unlike an advance, this leaves the whole block to be used again
+        } else {
+            self.buf.advance(of_buf);
+        }
+    }
+
+    /// Lets go of what lies outside of the buffer; gives how many of the bytes were the buffer's.
+    fn advance_references(&mut self, taken: usize) -> usize {
+        if taken < self.front.len() {
+            self.front.advance(taken);
+            return 0;
+        }
+        let left = taken - std::mem::take(&mut self.front).len();
+        if self.segments.len() == 0 {
+            left
+        } else {
+            self.segments.advance(left)
         }
     }
 
     /// Whether the transport took all that was encoded.
     #[inline]
     fn is_written(&self) -> bool {
-        self.buf.is_empty() && self.units.is_empty()
+        self.encoded == self.taken && self.units.is_empty()
     }
 
     /// Whether the transport took the message of the next send that waits. A message of no bytes ends where the one
@@ -199,6 +366,15 @@ impl Writer {
         })
     }
 
+    /// Tells the outbox which of the sends that wait has begun to leave: who gives up wants to know.
+    #[cold]
+    fn report_begun<W: Wire>(&self, wire: &mut W) {
+        let begun = |due: &&Due| due.end - (due.bytes as u64) < self.taken;
+        if let Some(due) = self.due.iter().take_while(begun).last() {
+            wire.driver().begun(&due.ticket);
+        }
+    }
+
     /// Tells the outcome of what is flushed now.
     #[inline]
     fn report<W: Wire>(&mut self, wire: &mut W) {
@@ -208,4 +384,13 @@ impl Writer {
             wire.driver().complete(&due.ticket, due.bytes);
         }
     }
+}
+
+/// Encodes a message for many sessions, in a block of its own.
+fn encode_apart<W: Wire>(wire: &mut W, message: W::Out) -> Result<Bytes, BoxError> {
+    let mut buf = buffers::take();
+    let encoded = wire.encode(message, &mut buf);
+    let bytes = encoded.map(|()| Bytes::copy_from_slice(&buf));
+    buffers::give(buf);
+    bytes
 }

@@ -61,6 +61,14 @@ impl Transport for BoxTransport {
         self.0.poll_ping(cx)
     }
 
+    fn can_finish(&self) -> bool {
+        self.0.can_finish()
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_finish(cx)
+    }
+
     fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>> {
         self.0.poll_close(cx, reason)
     }

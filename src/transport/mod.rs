@@ -133,6 +133,17 @@ pub trait Transport {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether our direction can end while the peer's goes on; `false` by default, and `true` for byte streams.
+    fn can_finish(&self) -> bool {
+        false
+    }
+
+    /// Ends our direction, where that [can be done](Self::can_finish). Called after a flush; nothing is sent after it, and
+    /// [`poll_close`](Self::poll_close) follows in the end.
+    fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+
     /// Ends the connection the way its protocol wants: a TCP FIN, a TLS `close_notify`, a WebSocket close frame with the
     /// code for `reason`. Called after a flush; the transport is dropped afterwards.
     fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>>;
@@ -171,6 +182,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for T {
     #[inline]
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         AsyncWrite::poll_flush(Pin::new(self), cx)
+    }
+
+    fn can_finish(&self) -> bool {
+        true
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self).poll_shutdown(cx)
     }
 
     #[inline]

@@ -1,20 +1,29 @@
 //! The contracts of a session, of serving and of connecting, through the public API.
 
+mod budget;
 mod callbacks;
 mod closing;
 mod codec;
 mod connect;
+mod crowd;
 #[cfg(unix)]
 mod descriptors;
 mod fairness;
+mod flush_delay;
+mod groups;
+mod half_close;
 mod order;
 mod panics;
 mod per_session;
 mod properties;
+mod raw;
 mod readiness;
+mod send_timeout;
 mod sending;
 mod serve;
+mod slow_consumer;
 mod support;
 mod threads;
 mod time;
 mod units;
+mod waiting;

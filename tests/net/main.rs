@@ -1,6 +1,7 @@
 //! Listeners and connectors over real sockets, and within the process.
 
 mod memory;
+mod sending;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;

@@ -11,7 +11,10 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use getty_benches::in_memory::{Loop, Prepared};
+use getty_benches::{
+    broadcast::{Carrier, Crowd, Kind},
+    in_memory::{Loop, Prepared},
+};
 
 const USAGE: &str = "\
 usage: instructions [--save | --check]
@@ -40,6 +43,13 @@ const SCENARIOS: [(&str, Loop, u64); 10] = [
     ("getty-full-1", Loop::GettyFull, 1),
 ];
 
+/// What is counted of broadcasts: who makes them. A delivery to one of a hundred connections is a message.
+const BROADCASTS: [(&str, Kind); 2] = [
+    ("broadcast-by-hand", Kind::Buffers),
+    ("broadcast-group", Kind::Group),
+];
+const CONNECTIONS: u64 = 100;
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
@@ -60,6 +70,12 @@ fn main() -> ExitCode {
 
 /// What Callgrind watches.
 fn run(scenario: &str, messages: &str) -> Result<(), Box<dyn Error>> {
+    if let Some((_, kind)) = BROADCASTS.iter().find(|(name, _)| *name == scenario) {
+        let connections = usize::try_from(CONNECTIONS)?;
+        let crowd = Crowd::new(*kind, Carrier::Sink, connections, 1024);
+        crowd.broadcast(messages.parse::<u64>()? / CONNECTIONS, 1);
+        return Ok(());
+    }
     let (_, kind, at_once) = SCENARIOS
         .into_iter()
         .find(|(name, ..)| *name == scenario)
@@ -86,7 +102,8 @@ fn count(then: Then) -> Result<(), Box<dyn Error>> {
     println!("| scenario | instructions a message | baseline |\n|---|--:|--:|");
     let mut saved = format!("{compiler}\n");
     let mut grown = Vec::new();
-    for (scenario, ..) in SCENARIOS {
+    let broadcasts = BROADCASTS.iter().map(|(name, _)| *name);
+    for scenario in SCENARIOS.iter().map(|(name, ..)| *name).chain(broadcasts) {
         let figure = difference(scenario)?;
         let before = baseline.figure(scenario);
         println!(

@@ -22,6 +22,9 @@ pub struct Stats {
     pub messages_out: u64,
     /// Messages that were skipped because they could not be decoded or encoded, on transports that skip them.
     pub skipped: u64,
+    /// Messages that were not sent because the peer reads too slowly or our direction was ended: those that were offered
+    /// under a [`SlowConsumer`](crate::SlowConsumer) policy, and replies after [`finish`](crate::Session::finish).
+    pub dropped: u64,
 }
 
 impl fmt::Display for Stats {
@@ -32,6 +35,7 @@ impl fmt::Display for Stats {
             messages_in,
             messages_out,
             skipped,
+            dropped,
         } = self;
         write!(
             f,
@@ -39,6 +43,9 @@ impl fmt::Display for Stats {
         )?;
         if *skipped > 0 {
             write!(f, "; {skipped} skipped")?;
+        }
+        if *dropped > 0 {
+            write!(f, "; {dropped} dropped")?;
         }
         Ok(())
     }
@@ -65,17 +72,24 @@ pub(crate) struct Counters {
     pub(crate) bytes_out: Counter,
     pub(crate) messages_in: Counter,
     pub(crate) messages_out: Counter,
-    pub(crate) skipped: Counter,
 }
 
 impl Counters {
-    pub(crate) fn snapshot(&self) -> Stats {
+    pub(crate) fn snapshot(&self, tallies: Tallies) -> Stats {
         Stats {
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out.get(),
             messages_in: self.messages_in.get(),
             messages_out: self.messages_out.get(),
-            skipped: self.skipped.get(),
+            skipped: tallies.skipped,
+            dropped: tallies.dropped,
         }
     }
+}
+
+/// What few connections ever count.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tallies {
+    pub(crate) skipped: u64,
+    pub(crate) dropped: u64,
 }

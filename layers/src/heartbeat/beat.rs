@@ -32,6 +32,9 @@ pub struct Ping;
 
 impl<Out, F: Fn(&Session<Out>) -> Out> Beat<Out> for Message<F> {
     fn beat(&self, session: &Session<Out>) -> bool {
+        if session.is_finished() {
+            return false; // nothing goes out any more that could be answered
+        }
         if is_read(session) {
             // full or closing: in either case there is nobody to beat for
             let _ = session.try_send((self.0)(session));
@@ -42,6 +45,9 @@ impl<Out, F: Fn(&Session<Out>) -> Out> Beat<Out> for Message<F> {
 
 impl<Out, F: Fn(&Session<Out>) -> Option<Out>> Beat<Out> for MessageIf<F> {
     fn beat(&self, session: &Session<Out>) -> bool {
+        if session.is_finished() {
+            return false;
+        }
         if !is_read(session) {
             return true;
         }

@@ -13,11 +13,10 @@
 //!
 //! driver.turn(&Context::from_waker(Waker::noop()));
 //! let outgoing = driver.next_outgoing().unwrap();
-//! assert_eq!(outgoing.message, "hello");
+//! assert_eq!(outgoing.into_message(), Some("hello"));
 //! ```
 
 use std::{
-    collections::VecDeque,
     fmt,
     sync::Arc,
     task::{Context, Waker},
@@ -28,13 +27,21 @@ use tokio::time::Instant;
 
 use super::{
     Session,
-    outbox::{Queued, TicketId},
-    send::SendFailure,
+    error::SendFailure,
+    outbox::{Batch, Queued, TicketId},
+    payload::Weigh,
     signal::Signal,
 };
-use crate::connection::{CloseReason, SharedError, checks::Checks};
+pub use super::{
+    payload::Payload,
+    shared::{CodecId, SharedMessage},
+};
 pub use crate::connection::{Hold, Lease};
 use crate::message::{Request, lent};
+use crate::{
+    budget::{self, MemoryBudget},
+    connection::{CloseReason, SharedError, checks::Checks},
+};
 
 /// How many messages wait for the encoder at most, unless [`Driver::set_queue_capacity`] says otherwise.
 pub const DEFAULT_QUEUE_CAPACITY: u32 = 64;
@@ -54,6 +61,10 @@ pub fn pair<Out>(handle: crate::ConnectionHandle) -> (Session<Out>, Driver<Out>)
         blocked: false,
         ping: false,
         held: false,
+        budget: None,
+        charged: 0,
+        uncharged: false,
+        weigh: None,
         wishes: None,
     };
     (session, driver)
@@ -77,11 +88,16 @@ pub struct Driver<Out> {
     blocked: bool,
     ping: bool,
     held: bool,
+    /// What senders and the write buffer are charged to.
+    budget: Option<MemoryBudget>,
+    /// How many bytes of the write buffer the budget knows of.
+    charged: usize,
+    /// Messages have left the queue that the budget believes there.
+    uncharged: bool,
+    weigh: Option<Weigh<Out>>,
     /// What layers have asked for, where any has.
     wishes: Option<Box<Wishes>>,
 }
-
-type Batch<Out> = VecDeque<Queued<Out>>;
 
 /// What layers have asked of a driver.
 #[derive(Debug, Default)]
@@ -90,13 +106,30 @@ struct Wishes {
     write_timeout: Option<Option<Duration>>,
 }
 
-/// A message to encode, and whom to tell of its outcome.
+/// What to send, and whom to tell of its outcome.
 #[derive(Debug)]
 pub struct Outgoing<Out> {
-    /// What to encode.
-    pub message: Out,
+    /// What to send.
+    pub payload: Payload<Out>,
     /// There is one when a sender waits for the outcome; give it to [`Driver::complete`] or [`Driver::fail`].
     pub ticket: Option<Ticket>,
+}
+
+impl<Out> Outgoing<Out> {
+    /// The message, where it is one of this session alone.
+    #[must_use]
+    pub fn into_message(self) -> Option<Out> {
+        self.payload.into_message()
+    }
+}
+
+impl<Out> From<Queued<Out>> for Outgoing<Out> {
+    fn from(Queued { payload, attention }: Queued<Out>) -> Self {
+        Self {
+            payload,
+            ticket: attention.ticket().map(Ticket),
+        }
+    }
 }
 
 /// Names a send whose caller waits for its outcome. Dropped, the caller waits until the driver is dropped.
@@ -222,31 +255,48 @@ impl<Out> Driver<Out> {
         self.batch.as_ref().map_or(0, |batch| batch.len())
     }
 
-    /// The next message to encode.
+    /// What to send next.
     pub fn next_outgoing(&mut self) -> Option<Outgoing<Out>> {
-        if self.left() == 0 && self.raised {
+        if self.left() > 0 {
+            self.unreported = true;
+        } else if self.raised {
             self.raised = false;
-            let batch = self.batch.get_or_insert_default();
-            self.session.outbox().take(batch);
+            let (first, counts) = self.session.outbox().take_first(&mut self.batch)?;
+            self.unreported |= counts;
+            return Some(first.into());
         }
-        let Queued { message, ticket } = self.batch.as_mut()?.pop_front()?;
-        self.unreported = true;
-        Some(Outgoing {
-            message,
-            ticket: ticket.map(Ticket),
-        })
+        let next = self.batch.as_mut()?.pop_front()?;
+        Some(next.into())
     }
 
     /// Tells the senders what room there is: whether the write buffer is above its high watermark, and that messages
-    /// taken so far have been encoded. Cheap where nothing has changed. `true` when a sender that waits was woken.
+    /// given out so far have been encoded. Cheap where nothing has changed. `true` when a sender that waits was woken.
     #[inline]
     pub fn settle(&mut self, blocked: bool) -> bool {
         if !self.unreported && blocked == self.blocked {
             return false;
         }
+        self.report(blocked)
+    }
+
+    #[inline(never)]
+    fn report(&mut self, blocked: bool) -> bool {
+        self.uncharged |= self.unreported;
         self.unreported = false;
-        self.blocked = blocked;
-        self.session.outbox().report(self.left(), blocked)
+        if blocked != self.blocked {
+            self.blocked = blocked;
+            self.session.mark_backpressured(blocked);
+        }
+        self.raised |= self.left() > 0;
+        match &mut self.batch {
+            Some(left) => self.session.outbox().report(left, blocked),
+            None => self.session.outbox().report(&mut Batch::new(), blocked),
+        }
+    }
+
+    /// The transport has taken bytes of this message, though not all of it or without a flush.
+    pub fn begun(&mut self, ticket: &Ticket) {
+        self.session.outbox().begun(ticket.0);
     }
 
     /// A message was flushed; it took so many bytes.
@@ -266,6 +316,73 @@ impl<Out> Driver<Out> {
         self.session
             .outbox()
             .complete(ticket.0, Err(SendFailure::Io(source)));
+    }
+
+    /// So many encoded bytes wait for the transport; to be told at the end of a turn.
+    #[inline]
+    pub fn pending(&self, bytes: usize) {
+        self.session.set_pending(bytes);
+    }
+
+    /// Our direction has ended, as a [`Payload::Finish`] asked.
+    pub fn finished(&mut self, ticket: &Ticket) {
+        self.session.mark_finished();
+        self.complete(ticket, 0);
+    }
+
+    /// A [`Payload::Finish`] asked for what the transport cannot do: messages are taken again.
+    pub fn cannot_finish(&mut self, ticket: &Ticket) {
+        let outbox = self.session.outbox();
+        outbox.reopen();
+        outbox.complete(ticket.0, Err(SendFailure::Unsupported));
+    }
+
+    /// Whether the close waits for the flush without a deadline: see
+    /// [`close_after_flush`](crate::ConnectionHandle::close_after_flush).
+    pub fn closes_after_flush(&self) -> bool {
+        self.session.closes_after_flush()
+    }
+
+    /// So many messages were dropped that were to be sent.
+    pub fn dropped(&self, messages: u64) {
+        self.session.handle().count_dropped(messages);
+    }
+
+    /// Has what the session holds for sending charged to `budget`.
+    pub fn set_memory_budget(&mut self, budget: MemoryBudget) {
+        let outbox = self.session.outbox();
+        outbox.set_budget(budget.clone(), self.session.id(), self.weigh);
+        self.budget = Some(budget);
+    }
+
+    /// How many bytes a message holds beyond its own size, for a budget that is set later.
+    pub fn set_weight(&mut self, weigh: fn(&Out) -> usize) {
+        self.weigh = Some(weigh);
+    }
+
+    /// Charges the bytes that wait in the write buffer to the budget, where there is one; to be told at the end of a turn.
+    #[inline]
+    pub fn charge_written(&mut self, bytes: usize) {
+        if self.budget.is_some() && (self.uncharged || budget::is_other_block(self.charged, bytes))
+        {
+            self.charged = bytes;
+            self.uncharged = false;
+            self.session.outbox().charge_written(bytes);
+        }
+    }
+
+    /// Whether there is a budget and it is used up: then nothing is to be added to what waits already.
+    #[inline]
+    pub fn is_out_of_memory(&self) -> bool {
+        self.budget.as_ref().is_some_and(MemoryBudget::is_used_up)
+    }
+
+    /// Has `cx` woken when a budget that is used up has room again. `false` if there is room now.
+    pub fn wait_for_memory(&self, cx: &Context<'_>) -> bool {
+        let id = self.session.id();
+        self.budget
+            .as_ref()
+            .is_some_and(|budget| budget.wait(id, cx))
     }
 
     /// How many messages may wait for the encoder.
@@ -347,7 +464,7 @@ impl<Out> Driver<Out> {
 
     /// A message was skipped.
     pub fn skipped(&self) {
-        self.session.counters().skipped.add(1);
+        self.session.handle().count_skipped();
     }
 
     /// The transport is read, or is not for now; to be called when that changes.
@@ -415,6 +532,10 @@ impl<Out> Drop for Driver<Out> {
     fn drop(&mut self) {
         self.session.abandon();
         self.session.set_in_flight(0);
+        self.session.set_pending(0);
+        if self.blocked {
+            self.session.mark_backpressured(false);
+        }
         let io = match self.session.reason() {
             Some(CloseReason::Io) => self.session.source(),
             _ => None,
@@ -422,9 +543,9 @@ impl<Out> Drop for Driver<Out> {
         let left = self.batch.take().map(|batch| *batch).unwrap_or_default();
         self.session
             .outbox()
-            .fail_all(left, |message| match (&io, message) {
+            .fail_all(left, |payload| match (&io, payload) {
                 (Some(source), None) => SendFailure::Io(source.clone()),
-                (_, message) => SendFailure::Closed(message),
+                (_, payload) => SendFailure::Closed(payload),
             });
         lent::forget(&self.session);
         // a handle may be kept for long after: it must not keep our task's memory, too

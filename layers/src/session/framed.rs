@@ -2,18 +2,19 @@
 
 use std::fmt;
 
-use super::{Session, driver::Driver};
+use super::{Session, driver::Driver, shared::CodecId};
 
 /// What `CodecLayer` makes of a transport `T`: the transport, the codec `C`, and a session that sends `Out`.
 ///
 /// Layers between `CodecLayer` and `SessionLayer` reach the session through [`HasSession`], see or take decoded
-/// messages with [`map_codec`](Self::map_codec), and pass it on.
+/// messages with [`map_decoder`](Self::map_decoder), and pass it on.
 pub struct Framed<T, C, Out> {
     // in this order: the transport goes before the senders learn it
     transport: T,
     codec: C,
     driver: Driver<Out>,
     max_frame: usize,
+    codec_id: Option<CodecId>,
 }
 
 /// What [`Framed::into_parts`] gives and [`Framed::from_parts`] takes.
@@ -28,6 +29,9 @@ pub struct FramedParts<T, C, Out> {
     pub driver: Driver<Out>,
     /// How many undecoded bytes are kept at most, unless the codec itself reserves more for a frame.
     pub max_frame: usize,
+    /// Which sessions encode alike: see [`Framed::codec_id`]. `None` is right for a codec that encodes in another way than
+    /// the one that was here.
+    pub codec_id: Option<CodecId>,
 }
 
 impl<T, C, Out> Framed<T, C, Out> {
@@ -38,7 +42,16 @@ impl<T, C, Out> Framed<T, C, Out> {
             codec,
             driver,
             max_frame,
+            codec_id: None,
         }
+    }
+
+    /// Says that all sessions with the same `id` make the same bytes of the same message, so that one may send what
+    /// another has encoded. Without it, each session encodes for itself.
+    #[must_use]
+    pub const fn with_codec_id(mut self, id: CodecId) -> Self {
+        self.codec_id = Some(id);
+        self
     }
 
     /// Puts the parts together again.
@@ -48,12 +61,14 @@ impl<T, C, Out> Framed<T, C, Out> {
             codec,
             driver,
             max_frame,
+            codec_id,
         } = parts;
         Self {
             transport,
             codec,
             driver,
             max_frame,
+            codec_id,
         }
     }
 
@@ -64,29 +79,50 @@ impl<T, C, Out> Framed<T, C, Out> {
             codec,
             driver,
             max_frame,
+            codec_id,
         } = self;
         FramedParts {
             transport,
             codec,
             driver,
             max_frame,
+            codec_id,
         }
     }
 
-    /// The same with another codec made of this one: how an adapter sees or takes decoded messages before readiness.
+    /// The same with another codec made of this one, which may encode in another way: so each session encodes for
+    /// itself from here on. An adapter that only decodes differently goes through [`map_decoder`](Self::map_decoder).
     pub fn map_codec<D>(self, f: impl FnOnce(C) -> D) -> Framed<T, D, Out> {
+        Framed {
+            codec_id: None,
+            ..self.map_decoder(f)
+        }
+    }
+
+    /// The same with another codec made of this one that encodes in the same way: how an adapter sees or takes decoded
+    /// messages before readiness. Whatever it encodes must be to the byte what the codec inside makes of it, for other
+    /// sessions may send it too.
+    pub fn map_decoder<D>(self, f: impl FnOnce(C) -> D) -> Framed<T, D, Out> {
         let Self {
             transport,
             codec,
             driver,
             max_frame,
+            codec_id,
         } = self;
         Framed {
             transport,
             codec: f(codec),
             driver,
             max_frame,
+            codec_id,
         }
+    }
+
+    /// Which sessions encode alike. `None` when that is not known of this one, which then encodes for itself.
+    #[inline]
+    pub const fn codec_id(&self) -> Option<CodecId> {
+        self.codec_id
     }
 
     /// The transport.

@@ -1,10 +1,18 @@
 //! A session: a connection with a codec, to which typed messages are sent.
 
 pub mod driver;
+mod error;
 mod framed;
+mod offer;
 mod outbox;
+mod payload;
+mod raw;
 mod send;
+mod share;
+mod shared;
 pub(crate) mod signal;
+mod timeout;
+mod wait;
 
 use std::{
     fmt,
@@ -12,11 +20,19 @@ use std::{
     sync::{Arc, Weak},
 };
 
+pub(crate) use self::share::Waiting;
 pub use self::{
+    error::{SendError, Sent},
     framed::{Framed, FramedParts, HasSession},
-    send::{Feeding, SendError, Sending, Sent},
+    offer::{Offered, SlowConsumer},
+    send::{Feeding, Sending},
+    wait::Writable,
 };
-use self::{outbox::Outbox, signal::Signal};
+use self::{
+    outbox::{Outbox, Refusal},
+    payload::Payload,
+    signal::Signal,
+};
 use crate::connection::{CloseReason, ConnectionHandle};
 
 /// The handle of one session: a [`ConnectionHandle`] that also sends messages of type `Out`.
@@ -92,12 +108,12 @@ impl<Out> Session<Out> {
         if self.is_closing() {
             return Err(self.closed_error(Some(message)));
         }
-        match self.0.outbox.try_push(message) {
+        match self.0.outbox.try_push(Payload::Message(message)) {
             Ok(()) => {
                 self.signal().raise(Signal::MESSAGES);
                 Ok(())
             }
-            Err((refusal, message)) => Err(send::refused(self, &refusal, message)),
+            Err((refusal, payload)) => Err(self.refused(&refusal, Some(payload)).of_message()),
         }
     }
 
@@ -118,10 +134,20 @@ impl<Out> Session<Out> {
         &self.0.outbox
     }
 
-    fn closed_error(&self, message: Option<Out>) -> SendError<Out> {
+    fn closed_error<M>(&self, message: Option<M>) -> SendError<M> {
         SendError::Closed {
             message,
             reason: self.reason().unwrap_or(CloseReason::Dropped),
+        }
+    }
+
+    /// Why `payload` was not queued.
+    fn refused(&self, refusal: &Refusal, payload: Option<Payload<Out>>) -> SendError<Payload<Out>> {
+        match (refusal, payload) {
+            (Refusal::Full, Some(payload)) => SendError::Full(payload),
+            (Refusal::Budget, Some(payload)) => SendError::Budget(payload),
+            (Refusal::Finished, Some(payload)) => SendError::Finished(payload),
+            (_, payload) => self.closed_error(payload),
         }
     }
 }

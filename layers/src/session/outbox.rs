@@ -16,25 +16,66 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::send::SendFailure;
-use crate::sync::Mutex;
+use super::{
+    error::SendFailure,
+    payload::{Payload, Weigh},
+};
+use crate::{
+    budget::{Account, MemoryBudget},
+    sync::Mutex,
+};
 
 /// Which outcome a message is to be reported under.
 pub(crate) type TicketId = u64;
 /// Who waits for room.
 pub(crate) type WaiterId = u64;
 
-/// A message on its way to the driver.
+/// What is on its way to the driver.
 #[derive(Debug)]
 pub(crate) struct Queued<Out> {
-    pub(crate) message: Out,
-    pub(crate) ticket: Option<TicketId>,
+    pub(crate) payload: Payload<Out>,
+    pub(crate) attention: Attention,
+}
+
+/// What the driver has taken.
+pub(crate) type Batch<Out> = VecDeque<Queued<Out>>;
+
+/// Who cares for the outcome of what is queued: a word, because there is one in each entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Attention(u64);
+
+impl Attention {
+    /// Nobody; it is sent all the same.
+    pub(crate) const NOBODY: Self = Self(0);
+    /// Nobody; and it may be dropped in favour of what is offered later.
+    const DROPPABLE: Self = Self(u64::MAX);
+
+    /// The `send` that waits for it.
+    pub(crate) const fn ticket(self) -> Option<TicketId> {
+        match self {
+            Self::NOBODY | Self::DROPPABLE => None,
+            Self(ticket) => Some(ticket),
+        }
+    }
+}
+
+/// What became of a message whose sender gives up.
+#[derive(Debug)]
+pub(crate) enum TakenBack<Out> {
+    /// The driver had not taken it, and will not.
+    Payload(Payload<Out>),
+    /// It is too late for that: the driver has it, and may have begun to write it.
+    Not { begun: bool },
+    /// It is too late even to give up.
+    Outcome(Result<usize, SendFailure<Out>>),
 }
 
 /// Why a message was not queued.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Full,
+    Budget,
+    Finished,
     Closed,
 }
 
@@ -59,9 +100,20 @@ struct State<Out> {
     taken: u32,
     /// The driver's write buffer is above its high watermark.
     blocked: bool,
+    /// Our direction is to end after what lies here, or has ended.
+    finished: bool,
     closed: bool,
+    /// Where what lies here is charged.
+    account: Option<Box<Charges<Out>>>,
     /// For how many turns in a row the queues were short.
     quiet: u8,
+}
+
+/// An account, and how to weigh what it is charged with.
+#[derive(Debug)]
+struct Charges<Out> {
+    account: Account,
+    weigh: Option<Weigh<Out>>,
 }
 
 /// The senders that wait.
@@ -69,8 +121,12 @@ struct State<Out> {
 struct Senders<Out> {
     tickets: VecDeque<Ticket<Out>>,
     first_ticket: TicketId,
+    /// The newest of which the transport is known to have taken bytes.
+    begun: TicketId,
     /// Without a waker once it was woken, until it looks again.
     waiters: VecDeque<(WaiterId, Option<Waker>)>,
+    /// Those who want to know of room and take none, in the order in which they came. They stand in nobody's way.
+    watchers: VecDeque<(WaiterId, Option<Waker>)>,
     next_waiter: WaiterId,
 }
 
@@ -78,8 +134,10 @@ impl<Out> Default for Senders<Out> {
     fn default() -> Self {
         Self {
             tickets: VecDeque::new(),
-            first_ticket: 0,
+            first_ticket: 1, // 0 is nobody's
+            begun: 0,
             waiters: VecDeque::new(),
+            watchers: VecDeque::new(),
             next_waiter: 0,
         }
     }
@@ -90,6 +148,13 @@ impl<Out> Senders<Out> {
     fn place(&self, waiter: WaiterId) -> Option<usize> {
         self.waiters
             .binary_search_by_key(&waiter, |(id, _)| *id)
+            .ok()
+    }
+
+    /// Where this one stands among those who watch.
+    fn watching(&self, watcher: WaiterId) -> Option<usize> {
+        self.watchers
+            .binary_search_by_key(&watcher, |(id, _)| *id)
             .ok()
     }
 
@@ -115,19 +180,69 @@ const QUIET: u8 = 32;
 
 impl<Out> State<Out> {
     fn room(&self) -> usize {
-        if self.blocked {
-            return 0;
+        if self.blocked { 0 } else { self.places() }
+    }
+
+    /// Why nothing is queued any more, if nothing is.
+    fn refusal(&self) -> Option<Refusal> {
+        if self.closed {
+            Some(Refusal::Closed)
+        } else if self.finished {
+            Some(Refusal::Finished)
+        } else {
+            None
         }
-        (self.capacity as usize).saturating_sub(self.messages.len() + self.taken as usize)
+    }
+
+    /// Charges for `payload`, where there is a budget; whether that lets it.
+    fn charge(&mut self, payload: &Payload<Out>) -> bool {
+        self.account.as_mut().is_none_or(|charges| {
+            let weight = payload.weight(charges.weigh);
+            charges.account.queue(weight)
+        })
+    }
+
+    /// `payload` has been taken out of the queue again.
+    fn refund(&mut self, payload: &Payload<Out>) {
+        if let Some(charges) = &mut self.account {
+            let weight = payload.weight(charges.weigh);
+            charges.account.unqueue(weight);
+        }
+    }
+
+    /// The wakers of all who wait for room that will never be.
+    fn wake_all(&mut self) -> Vec<Waker> {
+        let Some(senders) = &mut self.senders else {
+            return Vec::new();
+        };
+        let mut all = wakers(&mut senders.waiters);
+        all.append(&mut wakers(&mut senders.watchers));
+        all
+    }
+
+    /// How many messages more the queue can hold, whatever the write buffer holds.
+    fn places(&self) -> usize {
+        (self.capacity as usize).saturating_sub(self.len())
+    }
+
+    /// How many messages wait here and, taken but not encoded, with the driver.
+    fn len(&self) -> usize {
+        self.messages.len() + self.taken as usize
     }
 
     /// The waker of the one whose turn it is, if there is room for it and it does not know yet. It wakes the next when
-    /// it has pushed or given up.
-    fn next_in_turn(&mut self) -> Option<Waker> {
+    /// it has pushed or given up. Where nobody waits, all who watch learn of the room.
+    fn next_in_turn(&mut self) -> Next {
         if self.room() == 0 {
-            return None;
+            return Next::One(None);
         }
-        self.senders.as_mut()?.waiters.front_mut()?.1.take()
+        match self.senders.as_deref_mut() {
+            None => Next::One(None),
+            Some(senders) => match senders.waiters.front_mut() {
+                Some(first) => Next::One(first.1.take()),
+                None => Next::All(wakers(&mut senders.watchers)),
+            },
+        }
     }
 
     /// How many senders wait for room.
@@ -146,23 +261,25 @@ impl<Out> State<Out> {
         self.senders.as_mut()?.waiters.remove(place?)
     }
 
-    fn push(&mut self, message: Out, attended: bool) -> Option<TicketId> {
+    fn push(&mut self, payload: Payload<Out>, attended: bool) -> Option<TicketId> {
         let ticket = attended.then(|| {
             let senders = self.senders.get_or_insert_default();
             senders.tickets.push_back(Ticket::Waiting(None));
             senders.first_ticket + senders.tickets.len() as u64 - 1
         });
-        self.messages.push_back(Queued { message, ticket });
+        let attention = ticket.map_or(Attention::NOBODY, Attention);
+        self.messages.push_back(Queued { payload, attention });
         ticket
     }
 
     /// Counts turns in which the queues were short, and gives the memory of long ones back after a number of them.
-    fn give_back(&mut self, batch: &mut VecDeque<Queued<Out>>) {
-        let mut longest = batch.len();
+    fn give_back(&mut self, batch: Option<&mut VecDeque<Queued<Out>>>) {
+        let mut longest = batch.as_ref().map_or(1, |batch| batch.len());
         if let Some(senders) = &self.senders {
             longest = longest
                 .max(senders.tickets.len())
-                .max(senders.waiters.len());
+                .max(senders.waiters.len())
+                .max(senders.watchers.len());
         }
         if longest > SHORT {
             self.quiet = 0;
@@ -171,14 +288,45 @@ impl<Out> State<Out> {
         self.quiet += 1;
         if self.quiet == QUIET {
             self.quiet = 0;
-            batch.shrink_to(SHORT);
+            batch.into_iter().for_each(|batch| batch.shrink_to(SHORT));
             self.messages.shrink_to(SHORT);
             if let Some(senders) = &mut self.senders {
                 senders.tickets.shrink_to(SHORT);
                 senders.waiters.shrink_to(SHORT);
+                senders.watchers.shrink_to(SHORT);
             }
         }
     }
+}
+
+/// Whom a sender wakes that has had its turn.
+enum Next {
+    One(Option<Waker>),
+    All(Vec<Waker>),
+}
+
+impl Next {
+    const fn is_some(&self) -> bool {
+        match self {
+            Self::One(waker) => waker.is_some(),
+            Self::All(wakers) => !wakers.is_empty(),
+        }
+    }
+
+    fn wake(self) {
+        match self {
+            Self::One(waker) => waker.into_iter().for_each(Waker::wake),
+            Self::All(wakers) => wakers.into_iter().for_each(Waker::wake),
+        }
+    }
+}
+
+/// Those that are still to be woken.
+fn wakers(waiting: &mut VecDeque<(WaiterId, Option<Waker>)>) -> Vec<Waker> {
+    waiting
+        .iter_mut()
+        .filter_map(|(_, waker)| waker.take())
+        .collect()
 }
 
 /// Puts the caller's waker into `slot`; gives back the one that it replaces.
@@ -197,54 +345,75 @@ impl<Out> Outbox<Out> {
             capacity,
             taken: 0,
             blocked: false,
+            finished: false,
             closed: false,
+            account: None,
             quiet: 0,
         }))
     }
 
     // the senders' side
 
-    /// Queues `message` at once or hands it back. Does not overtake senders that wait.
-    pub(crate) fn try_push(&self, message: Out) -> Result<(), (Refusal, Out)> {
+    /// Queues `payload` at once or hands it back. Does not overtake senders that wait.
+    pub(crate) fn try_push(&self, payload: Payload<Out>) -> Result<(), (Refusal, Payload<Out>)> {
         let mut state = self.0.lock();
-        if state.closed {
-            return Err((Refusal::Closed, message));
+        if let Some(refusal) = state.refusal() {
+            return Err((refusal, payload));
         }
         if state.waiting() > 0 || state.room() == 0 {
-            return Err((Refusal::Full, message));
+            return Err((Refusal::Full, payload));
         }
-        state.push(message, false);
+        if !state.charge(&payload) {
+            return Err((Refusal::Budget, payload));
+        }
+        state.push(payload, false);
         Ok(())
     }
 
-    /// Queues `message` when there is room and it is the caller's turn. `message` is left where it is until then, and
+    /// Queues `payload` when there is room and it is the caller's turn. `payload` is left where it is until then, and
     /// for good when the answer is an error. `waiter` is the caller's place among those who wait, kept between polls.
     pub(crate) fn poll_push(
         &self,
         cx: &Context<'_>,
-        message: &mut Option<Out>,
+        payload: &mut Option<Payload<Out>>,
         waiter: &mut Option<WaiterId>,
         attended: bool,
     ) -> Poll<Result<Option<TicketId>, Refusal>> {
         let mut state = self.0.lock();
         let place = waiter.and_then(|id| state.place(id));
-        if state.closed {
+        if let Some(refusal) = state.refusal() {
             let gone = state.remove(place);
             *waiter = None;
             drop(state);
             drop(gone);
-            return Poll::Ready(Err(Refusal::Closed));
+            return Poll::Ready(Err(refusal));
         }
         if place.unwrap_or(state.waiting()) == 0 && state.room() > 0 {
             let gone = state.remove(place);
             *waiter = None;
-            let ticket = message
+            if payload
+                .as_ref()
+                .is_some_and(|payload| !state.charge(payload))
+            {
+                let next = state.next_in_turn();
+                drop(state);
+                drop(gone);
+                next.wake();
+                return Poll::Ready(Err(Refusal::Budget));
+            }
+            let finishes = matches!(payload, Some(Payload::Finish));
+            let ticket = payload
                 .take()
-                .and_then(|message| state.push(message, attended));
-            let next = state.next_in_turn();
+                .and_then(|payload| state.push(payload, attended));
+            let next = if finishes {
+                state.finished = true;
+                Next::All(state.wake_all())
+            } else {
+                state.next_in_turn()
+            };
             drop(state);
             drop(gone);
-            next.into_iter().for_each(Waker::wake);
+            next.wake();
             return Poll::Ready(Ok(ticket));
         }
         let senders = state.senders.get_or_insert_default();
@@ -263,6 +432,80 @@ impl<Out> Outbox<Out> {
         Poll::Pending
     }
 
+    /// Queues `payload` as long as the queue has places, though the write buffer be above its high watermark. Without one,
+    /// a `droppable` one replaces the oldest of its kind, which is handed out. Does not overtake senders that wait.
+    ///
+    /// As long as the write buffer is not above its mark, a `burst` may lie here before any of that: so many in all.
+    /// Senders that wait are overtaken then, for they wait for room within the bound.
+    pub(crate) fn offer(
+        &self,
+        payload: Payload<Out>,
+        droppable: bool,
+        burst: impl FnOnce() -> usize,
+    ) -> Result<Option<Payload<Out>>, (Refusal, Payload<Out>)> {
+        let mut state = self.0.lock();
+        if let Some(refusal) = state.refusal() {
+            return Err((refusal, payload));
+        }
+        let mut replaced = None;
+        let has_place = (state.waiting() == 0 && state.places() > 0)
+            || (!state.blocked && state.len() < burst());
+        if !has_place || !state.charge(&payload) {
+            let is_droppable = |queued: &Queued<Out>| queued.attention == Attention::DROPPABLE;
+            let oldest = state.messages.iter().position(is_droppable);
+            let Some(oldest) = oldest.filter(|_| droppable) else {
+                let refusal = if has_place {
+                    Refusal::Budget
+                } else {
+                    Refusal::Full
+                };
+                return Err((refusal, payload));
+            };
+            replaced = state.messages.remove(oldest);
+            replaced.iter().for_each(|old| state.refund(&old.payload));
+            if !state.charge(&payload) {
+                // the old one is gone for nothing: news that is larger than what it replaces
+                drop(state);
+                drop(replaced);
+                return Err((Refusal::Budget, payload));
+            }
+        }
+        state.messages.push_back(Queued {
+            payload,
+            attention: if droppable {
+                Attention::DROPPABLE
+            } else {
+                Attention::NOBODY
+            },
+        });
+        drop(state);
+        Ok(replaced.map(|queued| queued.payload))
+    }
+
+    /// Takes a message back from the queue, if the driver has not taken it. Nobody waits for its outcome any more.
+    pub(crate) fn take_back(&self, ticket: TicketId) -> TakenBack<Out> {
+        let mut state = self.0.lock();
+        let is_it = |queued: &Queued<Out>| queued.attention == Attention(ticket);
+        let place = state.messages.iter().position(is_it);
+        let queued = place.and_then(|place| state.messages.remove(place));
+        queued
+            .iter()
+            .for_each(|queued| state.refund(&queued.payload));
+        let senders = state.senders.get_or_insert_default();
+        let begun = ticket <= senders.begun;
+        let held = senders.ticket(ticket);
+        let old = held.map(|held| std::mem::replace(held, Ticket::Abandoned));
+        senders.retire();
+        let next = state.next_in_turn();
+        drop(state);
+        next.wake();
+        match (queued, old) {
+            (Some(queued), _) => TakenBack::Payload(queued.payload),
+            (None, Some(Ticket::Done(outcome))) => TakenBack::Outcome(outcome),
+            (None, _) => TakenBack::Not { begun },
+        }
+    }
+
     /// Gives up waiting for room; whoever is next in turn learns it.
     pub(crate) fn leave(&self, waiter: WaiterId) {
         let mut state = self.0.lock();
@@ -271,11 +514,57 @@ impl<Out> Outbox<Out> {
         let next = if place == Some(0) {
             state.next_in_turn()
         } else {
-            None
+            Next::One(None)
         };
         drop(state);
         drop(gone);
-        next.into_iter().for_each(Waker::wake);
+        next.wake();
+    }
+
+    /// Waits until a message would be queued at once, and takes no room. `watcher` is the caller's place, kept between
+    /// polls.
+    pub(crate) fn poll_room(
+        &self,
+        cx: &Context<'_>,
+        watcher: &mut Option<WaiterId>,
+    ) -> Poll<Result<(), Refusal>> {
+        let mut state = self.0.lock();
+        let ready = match state.refusal() {
+            Some(refusal) => Some(Err(refusal)),
+            None if state.waiting() == 0 && state.room() > 0 => Some(Ok(())),
+            None => None,
+        };
+        if ready.is_none() || watcher.is_some() {
+            let senders = state.senders.get_or_insert_default();
+            let place = watcher.and_then(|id| senders.watching(id));
+            let old = match (&ready, place) {
+                (Some(_), place) => {
+                    *watcher = None;
+                    place.and_then(|place| senders.watchers.remove(place)?.1)
+                }
+                (None, Some(place)) => register(&mut senders.watchers[place].1, cx),
+                (None, None) => {
+                    let id = senders.next_waiter;
+                    senders.next_waiter += 1;
+                    senders.watchers.push_back((id, Some(cx.waker().clone())));
+                    *watcher = Some(id);
+                    None
+                }
+            };
+            drop(state);
+            drop(old);
+        }
+        ready.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Does not want to know of room any more.
+    pub(crate) fn look_away(&self, watcher: WaiterId) {
+        let mut state = self.0.lock();
+        let senders = state.senders.get_or_insert_default();
+        let place = senders.watching(watcher);
+        let gone = place.and_then(|place| senders.watchers.remove(place));
+        drop(state);
+        drop(gone);
     }
 
     /// The outcome of an attended message: how many bytes it took.
@@ -319,8 +608,7 @@ impl<Out> Outbox<Out> {
 
     /// How many messages wait here.
     pub(crate) fn len(&self) -> usize {
-        let state = self.0.lock();
-        state.messages.len() + state.taken as usize
+        self.0.lock().len()
     }
 
     // the driver's side
@@ -335,23 +623,75 @@ impl<Out> Outbox<Out> {
         let mut state = self.0.lock();
         std::mem::swap(&mut state.messages, batch);
         state.taken = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-        state.give_back(batch);
+        if let Some(charges) = &mut state.account {
+            charges.account.take();
+        }
+        state.give_back(Some(batch));
         let next = state.next_in_turn();
         drop(state);
-        next.into_iter().for_each(Waker::wake);
+        next.wake();
     }
 
-    /// Says how much of the batch is left to encode, and whether the write buffer is above its high watermark. `true` if
-    /// that woke a sender that waits.
-    pub(crate) fn report(&self, left: usize, blocked: bool) -> bool {
+    /// The first of what is queued; the rest goes into `batch`, which is empty, as with [`take`](Self::take). `true` if
+    /// what becomes of it is to be reported, as it is of a batch: one that is alone takes no place any more.
+    pub(crate) fn take_first(
+        &self,
+        batch: &mut Option<Box<Batch<Out>>>,
+    ) -> Option<(Queued<Out>, bool)> {
         let mut state = self.0.lock();
-        state.taken = u32::try_from(left).unwrap_or(u32::MAX);
+        if state.messages.len() > 1 || state.account.is_some() {
+            drop(state);
+            let batch = batch.get_or_insert_default();
+            self.take(batch);
+            return Some((batch.pop_front()?, true));
+        }
+        let only = state.messages.pop_front()?;
+        state.taken = 0;
+        state.give_back(batch.as_deref_mut());
+        let next = state.next_in_turn();
+        drop(state);
+        next.wake();
+        Some((only, false))
+    }
+
+    /// Takes back what is left of the batch to encode, and learns whether the write buffer is above its high watermark:
+    /// what the driver cannot encode now is better here, where it may be taken back and dropped. `true` if that woke a
+    /// sender that waits.
+    pub(crate) fn report(&self, left: &mut VecDeque<Queued<Out>>, blocked: bool) -> bool {
+        let mut state = self.0.lock();
+        state.taken = 0;
         state.blocked = blocked;
+        if let Some(charges) = &mut state.account {
+            let weigh = |queued: &Queued<Out>| queued.payload.weight(charges.weigh);
+            let weight = left.iter().map(weigh).sum();
+            charges.account.give_back(weight);
+        }
+        if !left.is_empty() {
+            std::mem::swap(&mut state.messages, left);
+            state.messages.append(left);
+        }
         let next = state.next_in_turn();
         drop(state);
         let woken = next.is_some();
-        next.into_iter().for_each(Waker::wake);
+        next.wake();
         woken
+    }
+
+    /// Has what lies here charged to a budget, from the beginning.
+    pub(crate) fn set_budget(&self, budget: MemoryBudget, id: u64, weigh: Option<Weigh<Out>>) {
+        let mut account = Account::new(budget, id);
+        let mut state = self.0.lock();
+        for queued in &state.messages {
+            account.queue(queued.payload.weight(weigh));
+        }
+        state.account = Some(Box::new(Charges { account, weigh }));
+    }
+
+    /// So many bytes lie in the write buffer.
+    pub(crate) fn charge_written(&self, bytes: usize) {
+        if let Some(charges) = &mut self.0.lock().account {
+            charges.account.write(bytes);
+        }
     }
 
     /// Sets how many messages may wait. Wakes the first sender that waits, if that made room.
@@ -360,7 +700,12 @@ impl<Out> Outbox<Out> {
         state.capacity = capacity;
         let next = state.next_in_turn();
         drop(state);
-        next.into_iter().for_each(Waker::wake);
+        next.wake();
+    }
+
+    /// The transport has taken bytes of the message with this ticket, and all of those before it.
+    pub(crate) fn begun(&self, ticket: TicketId) {
+        self.0.lock().senders.get_or_insert_default().begun = ticket;
     }
 
     pub(crate) fn complete(&self, ticket: TicketId, outcome: Result<usize, SendFailure<Out>>) {
@@ -380,30 +725,39 @@ impl<Out> Outbox<Out> {
     pub(crate) fn close(&self) {
         let mut state = self.0.lock();
         state.closed = true;
-        let waiters = state
-            .senders
-            .iter_mut()
-            .flat_map(|senders| &mut senders.waiters);
-        let wakers: Vec<_> = waiters.filter_map(|(_, waker)| waker.take()).collect();
+        let wakers = state.wake_all();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// The end: what was not sent fails, by `failure` given the message where it was never encoded.
+    /// The transport cannot end our direction alone: messages are taken again.
+    pub(crate) fn reopen(&self) {
+        self.0.lock().finished = false;
+    }
+
+    /// Whether a message would be queued at once.
+    pub(crate) fn has_room(&self) -> bool {
+        let state = self.0.lock();
+        state.refusal().is_none() && state.waiting() == 0 && state.room() > 0
+    }
+
+    /// The end: what was not sent fails, by `failure` given the payload where none of it was encoded.
     pub(crate) fn fail_all(
         &self,
         left: VecDeque<Queued<Out>>,
-        failure: impl Fn(Option<Out>) -> SendFailure<Out>,
+        failure: impl Fn(Option<Payload<Out>>) -> SendFailure<Out>,
     ) {
         self.close();
         let mut state = self.0.lock();
         let messages = std::mem::take(&mut state.messages);
+        let account = state.account.take();
         drop(state);
+        drop(account);
         let mut unattended = Vec::new();
-        for Queued { message, ticket } in left.into_iter().chain(messages) {
-            match ticket {
-                Some(ticket) => self.complete(ticket, Err(failure(Some(message)))),
-                None => unattended.push(message),
+        for Queued { payload, attention } in left.into_iter().chain(messages) {
+            match attention.ticket() {
+                Some(ticket) => self.complete(ticket, Err(failure(Some(payload)))),
+                None => unattended.push(payload),
             }
         }
         let mut state = self.0.lock();
@@ -430,20 +784,31 @@ mod tests {
 
     const CAPACITY: u32 = 64;
 
+    fn message(n: u64) -> Payload<u64> {
+        Payload::Message(n)
+    }
+
+    #[test]
+    fn an_entry_is_no_larger_than_bytes_and_two_words() {
+        assert!(size_of::<Queued<bytes::Bytes>>() <= 6 * size_of::<usize>());
+        assert!(size_of::<Queued<String>>() <= 6 * size_of::<usize>());
+    }
+
     /// One turn with so many attended messages in it: queued, taken, encoded, sent, learnt.
     fn turn(outbox: &Outbox<u64>, batch: &mut VecDeque<Queued<u64>>, messages: u32) {
         let cx = Context::from_waker(Waker::noop());
         for n in 0..messages {
-            let pushed = outbox.poll_push(&cx, &mut Some(n.into()), &mut None, true);
+            let pushed = outbox.poll_push(&cx, &mut Some(message(n.into())), &mut None, true);
             assert!(pushed.is_ready());
         }
         outbox.take(batch);
         assert_eq!(batch.len(), messages as usize);
-        while let Some(Queued { ticket, .. }) = batch.pop_front() {
-            outbox.complete(ticket.unwrap(), Ok(1));
-            assert!(outbox.poll_outcome(&cx, ticket.unwrap()).is_ready());
+        while let Some(Queued { attention, .. }) = batch.pop_front() {
+            let ticket = attention.ticket().unwrap();
+            outbox.complete(ticket, Ok(1));
+            assert!(outbox.poll_outcome(&cx, ticket).is_ready());
         }
-        outbox.report(0, false);
+        outbox.report(&mut VecDeque::new(), false);
     }
 
     /// What the queues have room for: queued, taken, tickets, waiters.
@@ -504,12 +869,12 @@ mod tests {
         let (outbox, mut batch) = (Outbox::new(1), VecDeque::new());
         let cx = Context::from_waker(Waker::noop());
         turn(&outbox, &mut batch, 1);
-        outbox.report(0, true);
+        outbox.report(&mut VecDeque::new(), true);
         let mut waiters = [None; 100];
         for waiter in &mut waiters {
             assert!(
                 outbox
-                    .poll_push(&cx, &mut Some(0), waiter, false)
+                    .poll_push(&cx, &mut Some(message(0)), waiter, false)
                     .is_pending()
             );
         }
@@ -517,16 +882,16 @@ mod tests {
         for waiter in waiters.iter().skip(1).step_by(2) {
             outbox.leave(waiter.unwrap());
         }
-        outbox.report(0, false);
+        outbox.report(&mut VecDeque::new(), false);
         for waiter in waiters.iter_mut().step_by(2) {
             assert!(
                 outbox
-                    .poll_push(&cx, &mut Some(0), waiter, false)
+                    .poll_push(&cx, &mut Some(message(0)), waiter, false)
                     .is_ready()
             );
             outbox.take(&mut batch);
             batch.clear();
-            outbox.report(0, false);
+            outbox.report(&mut VecDeque::new(), false);
         }
         (0..QUIET).for_each(|_| turn(&outbox, &mut batch, 1));
         assert!(memory(&outbox, &batch)[3] <= SHORT);
@@ -537,20 +902,20 @@ mod tests {
         use tokio_test::task;
 
         let outbox = Outbox::new(1);
-        outbox.report(0, true);
+        outbox.report(&mut VecDeque::new(), true);
         let mut waiting = task::spawn(());
         let mut waiter = None;
         let poll = |cx: &Context<'_>, waiter: &mut _| {
-            outbox.poll_push(cx, &mut Some(0_u64), waiter, false)
+            outbox.poll_push(cx, &mut Some(message(0)), waiter, false)
         };
         assert!(waiting.enter(|cx, _| poll(cx, &mut waiter)).is_pending());
-        outbox.report(0, false);
+        outbox.report(&mut VecDeque::new(), false);
         assert!(waiting.is_woken());
         // the room goes before it looks, and comes again: it is told again
-        outbox.report(0, true);
+        outbox.report(&mut VecDeque::new(), true);
         assert!(waiting.enter(|cx, _| poll(cx, &mut waiter)).is_pending());
         assert!(!waiting.is_woken());
-        outbox.report(0, false);
+        outbox.report(&mut VecDeque::new(), false);
         assert!(waiting.is_woken());
         assert!(waiting.enter(|cx, _| poll(cx, &mut waiter)).is_ready());
     }
@@ -569,12 +934,11 @@ mod loom_model {
         let mut batch = VecDeque::new();
         outbox.take(&mut batch);
         let taken = batch.len();
-        for Queued { ticket, .. } in batch.drain(..) {
-            ticket
-                .into_iter()
-                .for_each(|ticket| outbox.complete(ticket, Ok(1)));
+        for Queued { attention, .. } in batch.drain(..) {
+            let ticket = attention.ticket().into_iter();
+            ticket.for_each(|ticket| outbox.complete(ticket, Ok(1)));
         }
-        outbox.report(0, false);
+        outbox.report(&mut VecDeque::new(), false);
         taken
     }
 
@@ -584,19 +948,20 @@ mod loom_model {
     fn a_sender_that_gives_up_passes_its_turn_on() {
         loom::model(|| {
             let outbox = Arc::new(Outbox::new(1));
-            outbox.try_push(0).unwrap();
+            outbox.try_push(Payload::Message(0)).unwrap();
             let (gives_up, stays) = (Arc::clone(&outbox), Arc::clone(&outbox));
             let gives_up = thread::spawn(move || {
                 let cx = Context::from_waker(Waker::noop());
                 let mut waiter = None;
-                let pushed = gives_up.poll_push(&cx, &mut Some(1), &mut waiter, false);
+                let pushed =
+                    gives_up.poll_push(&cx, &mut Some(Payload::Message(1)), &mut waiter, false);
                 if let Some(waiter) = waiter {
                     gives_up.leave(waiter);
                 }
                 pushed.is_ready()
             });
             let stays = thread::spawn(move || {
-                let (mut message, mut waiter) = (Some(2), None);
+                let (mut message, mut waiter) = (Some(Payload::Message(2)), None);
                 let pushed = block_on(poll_fn(|cx| {
                     stays.poll_push(cx, &mut message, &mut waiter, false)
                 }));
@@ -611,12 +976,43 @@ mod loom_model {
         });
     }
 
+    /// Whoever wants to know of room learns it, though the sender before gives up, and takes none from the next.
+    #[test]
+    fn room_that_a_sender_gives_up_is_seen_by_those_who_watch() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let outbox = Arc::new(Outbox::new(1));
+            outbox.try_push(Payload::Message(0)).unwrap();
+            let (gives_up, watches) = (Arc::clone(&outbox), Arc::clone(&outbox));
+            let gives_up = thread::spawn(move || {
+                let cx = Context::from_waker(Waker::noop());
+                let mut waiter = None;
+                let message = &mut Some(Payload::Message(1));
+                let pushed = gives_up.poll_push(&cx, message, &mut waiter, false);
+                if let Some(waiter) = waiter {
+                    gives_up.leave(waiter);
+                }
+                pushed.is_ready()
+            });
+            let watches = thread::spawn(move || {
+                let mut watcher = None;
+                block_on(poll_fn(|cx| watches.poll_room(cx, &mut watcher))).unwrap();
+            });
+            make_room(&outbox);
+            if gives_up.join().unwrap() {
+                make_room(&outbox);
+            }
+            watches.join().unwrap();
+        });
+    }
+
     /// Two sends that meet the close, with room for one: each is refused, with its message, or sent, and its sender
     /// learns which.
     #[test]
     fn a_send_that_meets_the_close_is_refused_or_sent() {
         fn send(outbox: &Outbox<u8>) -> bool {
-            let (mut message, mut waiter) = (Some(1), None);
+            let (mut message, mut waiter) = (Some(Payload::Message(1)), None);
             let pushed = block_on(poll_fn(|cx| {
                 outbox.poll_push(cx, &mut message, &mut waiter, true)
             }));
@@ -628,7 +1024,8 @@ mod loom_model {
                     true
                 }
                 Err(refusal) => {
-                    assert_eq!((refusal, message), (Refusal::Closed, Some(1)));
+                    assert_eq!(refusal, Refusal::Closed);
+                    assert_eq!(message.and_then(Payload::into_message), Some(1));
                     false
                 }
             }

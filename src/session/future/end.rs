@@ -28,12 +28,19 @@ where
         self.phase = phase;
         let driver = self.wire.driver();
         driver.close_queue();
-        let deadline = driver.requested_deadline();
-        let deadline = deadline.unwrap_or(self.config.drain_deadline);
-        self.timer.drain_until(|| clock.now().checked_add(deadline));
+        if !driver.closes_after_flush() {
+            self.begin_drain_deadline(clock);
+        }
         self.reader.release();
         // last, for the destructors are the user's
         drop((self.next.take(), self.service.take()));
+    }
+
+    /// The rest has a deadline from here on, unless it has one already.
+    pub(super) fn begin_drain_deadline(&mut self, clock: &mut Clock) {
+        let deadline = self.wire.driver().requested_deadline();
+        let deadline = deadline.unwrap_or(self.config.drain_deadline);
+        self.timer.drain_until(|| clock.now().checked_add(deadline));
     }
 
     /// Whether nothing that is left to say can reach the peer.

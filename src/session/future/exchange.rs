@@ -5,10 +5,13 @@ use std::{
     task::{Context, Poll},
 };
 
-use getty_layers::{CloseReason, IntoReply, Reply, Request};
+use getty_layers::{
+    CloseReason, IntoReply, Reply, Request,
+    driver::{Payload, Ticket},
+};
 use tower::{BoxError, Service};
 
-use super::{MESSAGES_A_UNIT, Phase, State, Turn};
+use super::{Finish, MESSAGES_A_UNIT, Phase, State, Turn};
 use crate::{
     session::{calls::Calls, read::Decoded, renew::Renew, wire::Wire},
     transport::Ended,
@@ -142,6 +145,7 @@ where
         mut calls: Pin<&mut Calls<S::Future>>,
         cx: &mut Context<'_>,
     ) -> Stop<W::In, W::Out, S::Error> {
+        let high = self.high();
         let Self {
             wire,
             reader,
@@ -149,12 +153,13 @@ where
             next,
             messages_in,
             steps,
+            finish,
             ..
         } = self;
         let Some(service) = &mut self.service else {
             return Stop::ServiceWaits;
         };
-        let high = self.config.high;
+        let lets_send = finish.lets_send();
         loop {
             // decode first: a session without a message holds no permit
             let message = match next.take() {
@@ -186,7 +191,7 @@ where
                 Err(error) => return Stop::CallFailed(error),
             };
             // what a handler has queued leaves before its reply, and a close that it asked for stops us here
-            if wire.driver().is_signalled() {
+            if wire.driver().is_signalled() || !lets_send {
                 return Stop::Reply(message.into_reply());
             }
             if let Some(message) = message
@@ -251,8 +256,15 @@ where
             let Some(outgoing) = self.wire.driver().next_outgoing() else {
                 return;
             };
+            if let Payload::Finish = outgoing.payload {
+                outgoing
+                    .ticket
+                    .into_iter()
+                    .for_each(|ticket| self.finish(ticket));
+                continue;
+            }
             match (
-                self.writer.encode(&mut self.wire, outgoing.message),
+                self.writer.put(&mut self.wire, outgoing.payload),
                 outgoing.ticket,
             ) {
                 (Ok(bytes), Some(ticket)) => self.writer.attend(ticket, bytes),
@@ -260,7 +272,17 @@ where
                 (Err(error), Some(ticket)) => self.wire.driver().fail(&ticket, error.into()),
                 (Err(error), None) => self.encode_failed(error),
             }
-            self.blocked = self.writer.len() > self.config.high;
+            self.blocked = self.writer.len() > self.high();
+        }
+    }
+
+    /// Our direction is to end here.
+    #[cold]
+    fn finish(&mut self, ticket: Ticket) {
+        if self.wire.can_finish() {
+            self.finish = Finish::Asked(ticket);
+        } else {
+            self.wire.driver().cannot_finish(&ticket);
         }
     }
 
@@ -268,6 +290,10 @@ where
     fn encode_reply(&mut self, reply: Reply<W::Out>) {
         let (messages, close) = reply.into_parts();
         for message in messages {
+            if !self.finish.lets_send() {
+                self.wire.driver().dropped(1);
+                continue;
+            }
             if let Err(error) = self.writer.encode(&mut self.wire, message) {
                 self.encode_failed(error);
                 if !self.skip_bad {
@@ -275,7 +301,7 @@ where
                 }
             }
         }
-        self.blocked = self.writer.len() > self.config.high;
+        self.blocked = self.writer.len() > self.high();
         if let Some(reason) = close {
             self.session().close_with(reason);
         }

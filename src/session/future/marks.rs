@@ -61,6 +61,7 @@ where
             let now = turn.clock.moment(driver);
             driver.incomplete(incomplete.then_some(now));
         }
+        driver.pending(self.writer.len());
         let stalled = self.timer.stalled_since();
         if stalled.is_some() != driver.is_stalled() {
             driver.stalled(stalled.map(|since| driver.moment(since)));

@@ -15,7 +15,7 @@ use std::{
 
 use getty_layers::{
     CloseReason, Closed, DrainDeadlineExceeded, IntoReply, Panic, Reply, Request, Session,
-    driver::Lease,
+    driver::{Lease, Ticket},
 };
 use pin_project_lite::pin_project;
 use tokio::{task::coop, time::Instant};
@@ -66,6 +66,7 @@ struct State<S, W: Wire, R> {
     /// Finished, and waiting for the write buffer to drain.
     replies: Queue<Reply<W::Out>>,
     timer: Timer,
+    finish: Finish,
     /// The write buffer went above the high watermark and is not below the low one yet.
     blocked: bool,
     /// Bad messages are skipped and counted; otherwise they close the session.
@@ -87,6 +88,28 @@ enum Phase {
     Flushing,
     /// The transport is closed the way its protocol wants.
     Closing,
+}
+
+/// How far our direction has come to its end, ahead of the session's.
+#[derive(Debug)]
+enum Finish {
+    No,
+    /// Nothing is encoded any more, and it ends when all before has left.
+    Asked(Ticket),
+    Done,
+}
+
+impl Finish {
+    #[inline]
+    const fn is_asked(&self) -> bool {
+        matches!(self, Self::Asked(_))
+    }
+
+    /// Whether messages may still be encoded.
+    #[inline]
+    const fn lets_send(&self) -> bool {
+        matches!(self, Self::No)
+    }
 }
 
 /// What has said in this turn that it will wake us, and so is not polled again in it.
@@ -121,6 +144,9 @@ where
         config: Arc<Config>,
     ) -> Self {
         wire.driver().set_queue_capacity(config.queue);
+        if let Some(budget) = &config.budget {
+            wire.driver().set_memory_budget(budget.clone());
+        }
         if wire.has_ping() {
             wire.driver().has_ping();
         }
@@ -134,6 +160,7 @@ where
                 next: None,
                 replies: Queue::new(),
                 timer: Timer::default(),
+                finish: Finish::No,
                 blocked: false,
                 skip_bad: config.skips_bad(framing),
                 messages_in: 0,
@@ -243,9 +270,11 @@ where
                 return self.transport_failed(error);
             }
 
-            if let Poll::Ready(Err(error)) =
-                self.writer
-                    .poll_flush(&mut self.wire, cx, &mut turn.clock, &mut self.timer)
+            let held = self.config.flush_delay.is_some() && self.holds_back(&mut turn);
+            if !held
+                && let Poll::Ready(Err(error)) =
+                    self.writer
+                        .poll_flush(&mut self.wire, cx, &mut turn.clock, &mut self.timer)
             {
                 if !SendsNoMore::is(&error) {
                     return self.transport_failed(error);
@@ -253,7 +282,13 @@ where
                 self.writer.give_up(&mut self.wire, error);
                 continue;
             }
-            if self.blocked && self.writer.len() <= self.config.low {
+            if self.finish.is_asked()
+                && self.writer.is_flushed()
+                && let Poll::Ready(Err(error)) = self.poll_finish(cx)
+            {
+                return self.transport_failed(error);
+            }
+            if self.blocked && self.is_below_low(cx) {
                 self.blocked = false;
                 if self.wire.driver().settle(false) {
                     // a sender that waits goes first, or requests would take all the room each time there is some
@@ -263,6 +298,7 @@ where
                 continue;
             }
             self.wire.driver().settle(self.blocked);
+            self.wire.driver().charge_written(self.writer.len());
 
             match self.phase {
                 Phase::Running if self.reader.wants_more() && !turn.yields => {
@@ -279,13 +315,17 @@ where
                 }
                 Phase::Opening | Phase::Running => {}
                 Phase::Draining => {
-                    if calls.len() == 0 && self.replies.is_empty() && self.is_flushed() {
-                        self.phase = Phase::Closing;
-                        continue;
+                    if self.is_flushed() {
+                        self.begin_drain_deadline(&mut turn.clock);
+                        if calls.len() == 0 && self.replies.is_empty() {
+                            self.phase = Phase::Closing;
+                            continue;
+                        }
                     }
                 }
                 Phase::Flushing => {
                     if self.writer.is_flushed() {
+                        self.begin_drain_deadline(&mut turn.clock);
                         self.phase = Phase::Closing;
                         continue;
                     }
@@ -303,6 +343,15 @@ where
                 Next::End => return Poll::Ready(()),
             }
         }
+    }
+
+    #[cold]
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.wire.poll_finish(cx))?;
+        if let Finish::Asked(ticket) = std::mem::replace(&mut self.finish, Finish::Done) {
+            self.wire.driver().finished(&ticket);
+        }
+        Poll::Ready(Ok(()))
     }
 
     #[cold]
@@ -336,6 +385,7 @@ where
             .into_iter()
             .chain(write)
             .chain(self.timer.drain_deadline())
+            .chain(self.timer.held_until())
             .min()
         else {
             self.timer.idle();
@@ -358,6 +408,9 @@ where
             self.wire.driver().run_checks(Instant::now().max(deadline));
             return Next::Again;
         }
+        if self.timer.held_until() == Some(deadline) {
+            return Next::Again;
+        }
         if write == Some(deadline) {
             self.session().close_with(CloseReason::WriteTimeout);
         }
@@ -366,6 +419,41 @@ where
             self.wire.driver().note_source(cut_off);
         }
         Next::End
+    }
+
+    /// Whether what was gathered waits for more to leave with it.
+    #[cold]
+    fn holds_back(&mut self, turn: &mut Turn) -> bool {
+        if let Some(delay) = self.config.flush_delay
+            && self.phase == Phase::Running
+            && self.finish.lets_send()
+            && !self.blocked
+            && self.writer.can_wait(self.config.low)
+            && self.timer.holds_back(delay, turn.clock.now())
+        {
+            return true;
+        }
+        self.timer.let_go();
+        false
+    }
+
+    /// Above how many bytes in the write buffer nothing more is encoded. Without memory to be had, that is above none.
+    #[inline]
+    fn high(&mut self) -> usize {
+        if self.wire.driver().is_out_of_memory() {
+            0
+        } else {
+            self.config.high
+        }
+    }
+
+    /// Whether so little waits to be written that messages are encoded again.
+    #[cold]
+    fn is_below_low(&mut self, cx: &Context<'_>) -> bool {
+        let waits = self.writer.len();
+        let driver = self.wire.driver();
+        let lacks_memory = || driver.is_out_of_memory() && driver.wait_for_memory(cx);
+        waits == 0 || (waits <= self.config.low && !lacks_memory())
     }
 
     /// Whether nothing has begun to close the session.

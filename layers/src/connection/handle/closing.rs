@@ -17,6 +17,18 @@ pub(super) struct Requested {
     reason: CloseReason,
     source: Option<SharedError>,
     within: Option<Duration>,
+    after_flush: bool,
+}
+
+impl Requested {
+    const fn new(reason: CloseReason) -> Self {
+        Self {
+            reason,
+            source: None,
+            within: None,
+            after_flush: false,
+        }
+    }
 }
 
 impl ConnectionHandle {
@@ -29,11 +41,7 @@ impl ConnectionHandle {
 
     /// As [`close`](Self::close), with a reason of the caller's. The first reason recorded wins.
     pub fn close_with(&self, reason: impl Into<CloseReason>) {
-        self.request(Requested {
-            reason: reason.into(),
-            source: None,
-            within: None,
-        });
+        self.request(Requested::new(reason.into()));
     }
 
     /// As [`close_with`](Self::close_with), with the error that is the cause.
@@ -47,18 +55,28 @@ impl ConnectionHandle {
 
     pub(in crate::connection) fn close_shared(&self, reason: CloseReason, source: SharedError) {
         self.request(Requested {
-            reason,
             source: Some(source),
-            within: None,
+            ..Requested::new(reason)
         });
     }
 
     /// As [`close_with`](Self::close_with), with a drain deadline that takes the place of the session's own.
     pub fn close_within(&self, reason: impl Into<CloseReason>, deadline: Duration) {
         self.request(Requested {
-            reason: reason.into(),
-            source: None,
             within: Some(deadline),
+            ..Requested::new(reason.into())
+        });
+    }
+
+    /// As [`close`](Self::close), but nothing that was accepted for sending is cut off by the drain deadline, which begins
+    /// only when all of it has left and then is for handlers in flight alone.
+    ///
+    /// Like every close it takes no new message and reads no more from the call on. A slow peer gets the time it needs as
+    /// long as it takes bytes; one that takes none is ended by the write timeout, or never where that is switched off.
+    pub fn close_after_flush(&self) {
+        self.request(Requested {
+            after_flush: true,
+            ..Requested::new(CloseReason::Local)
         });
     }
 
@@ -156,6 +174,13 @@ impl ConnectionHandle {
         self.0.signal.raise(Signal::CLOSE);
     }
 
+    pub(crate) fn closes_after_flush(&self) -> bool {
+        let rare = self.0.rare.lock();
+        rare.requested
+            .as_ref()
+            .is_some_and(|requested| requested.after_flush)
+    }
+
     pub(crate) fn requested_deadline(&self) -> Option<Duration> {
         self.0
             .rare
@@ -235,7 +260,7 @@ impl ConnectionHandle {
         let record = Closed {
             reason,
             source,
-            stats: self.stats(),
+            stats: self.snapshot(&rare),
             lifetime: self.0.opened_at.elapsed(),
         };
         rare.closed = Some(Box::new(record.clone()));

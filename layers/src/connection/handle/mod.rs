@@ -3,6 +3,7 @@
 mod attributes;
 mod callbacks;
 mod closing;
+mod pressure;
 mod times;
 mod wishes;
 
@@ -10,7 +11,7 @@ use std::{
     fmt,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -21,7 +22,7 @@ pub use self::{callbacks::CallbackAdded, wishes::Hold};
 use super::{
     Address, Closed, Endpoints, Stats, TransportKind,
     marks::{Activity, Marks},
-    stats::Counters,
+    stats::{Counters, Tallies},
 };
 use crate::{
     session::signal::Signal,
@@ -38,6 +39,10 @@ const PEER_FINISHED: u8 = 4;
 const CLOSED: u8 = 8;
 /// The transport has a ping of its own.
 const HAS_PING: u8 = 16;
+/// The write buffer is above its high watermark, or was and is not down at the low one yet.
+const BACKPRESSURED: u8 = 32;
+/// Our direction has ended.
+const FINISHED: u8 = 64;
 
 /// What anybody may know of, and do to, one connection, whatever its transport and messages.
 ///
@@ -70,6 +75,7 @@ struct Inner {
     state: AtomicU8,
     activity: Activity,
     in_flight: AtomicU32,
+    pending: AtomicUsize,
     id: u64,
     opened_at: Instant,
     /// Ours and the peer's.
@@ -89,6 +95,7 @@ struct Rare {
     requested: Option<Box<Requested>>,
     attributes: Attributes,
     closed: Option<Box<Closed>>,
+    tallies: Option<Box<Tallies>>,
     /// What layers ask of the driver, until it has taken it.
     wishes: Option<Box<Wishes>>,
     /// How many messages wait for the encoder, as of the last time that checks were run. Here, where it takes no room.
@@ -111,6 +118,7 @@ impl ConnectionHandle {
             state: AtomicU8::new(0),
             activity: Activity::default(),
             in_flight: AtomicU32::new(0),
+            pending: AtomicUsize::new(0),
             id: NEXT.fetch_add(1, Relaxed),
             opened_at: Instant::now(),
             addresses: Box::new((local, peer)),
@@ -176,7 +184,22 @@ impl ConnectionHandle {
     /// What has moved until now, as of the driver's last turn.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.0.counters.snapshot()
+        self.snapshot(&self.0.rare.lock())
+    }
+
+    fn snapshot(&self, rare: &Rare) -> Stats {
+        let tallies = rare.tallies.as_deref().copied().unwrap_or_default();
+        self.0.counters.snapshot(tallies)
+    }
+
+    pub(crate) fn count_skipped(&self) {
+        let mut rare = self.0.rare.lock();
+        rare.tallies.get_or_insert_default().skipped += 1;
+    }
+
+    pub(crate) fn count_dropped(&self, messages: u64) {
+        let mut rare = self.0.rare.lock();
+        rare.tallies.get_or_insert_default().dropped += messages;
     }
 
     /// How many messages are with their handlers, as of the driver's last turn.

@@ -1,0 +1,89 @@
+//! CPU time of one message to many connections: getty's groups beside what one would write by hand, on one thread and in
+//! memory.
+
+use getty_benches::{
+    broadcast::{Carrier, Crowd, Kind},
+    cpu,
+    stats::Quartiles,
+};
+
+/// How many connections, and how many messages before each of them has its turn.
+const CASES: [(usize, usize); 4] = [(1_000, 1), (10_000, 1), (1_000, 8), (10_000, 8)];
+const PAYLOAD: usize = 1024;
+/// How many deliveries a sample has.
+const DELIVERIES: usize = 240_000;
+const ROUNDS: usize = 11;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [kind, carrier, connections, times, at_once] = &arguments[..] {
+        // for a profiler
+        let kind = Kind::ALL.into_iter().find(|known| known.name() == *kind);
+        let carrier = [Carrier::Sink, Carrier::Duplex]
+            .into_iter()
+            .find(|known| known.name() == *carrier);
+        let (Some(kind), Some(carrier)) = (kind, carrier) else {
+            panic!("there is no such kind or carrier");
+        };
+        let connections = connections.parse().expect("a number of connections");
+        let crowd = Crowd::new(kind, carrier, connections, PAYLOAD);
+        crowd.broadcast(
+            times.parse().expect("how often"),
+            at_once.parse().expect("how many messages at once"),
+        );
+        return;
+    }
+    println!(
+        "| carrier | connections x at once | how | CPU ns a delivery | x hand-written, buffers |"
+    );
+    println!("|---|--:|---|--:|--:|");
+    for carrier in [Carrier::Sink, Carrier::Duplex] {
+        for (connections, at_once) in CASES {
+            measure(carrier, connections, at_once);
+        }
+    }
+    println!("\n{ROUNDS} rounds of {DELIVERIES} deliveries of {PAYLOAD} bytes.");
+}
+
+fn measure(carrier: Carrier, connections: usize, at_once: usize) {
+    // the reference once more at the end: how far it is from itself is the error of the measure
+    let again = format!("{}, again", Kind::ALL[0].name());
+    let kinds = Kind::ALL.map(|kind| (kind.name(), kind));
+    let mut crowds: Vec<(&str, Crowd, Vec<f64>)> = kinds
+        .into_iter()
+        .chain([(again.as_str(), Kind::ALL[0])])
+        .map(|(name, kind)| {
+            let crowd = Crowd::new(kind, carrier, connections, PAYLOAD);
+            (name, crowd, Vec::new())
+        })
+        .collect();
+    for round in 0..ROUNDS {
+        for turn in 0..crowds.len() {
+            let index = (round + turn) % crowds.len();
+            let (_, crowd, samples) = &mut crowds[index];
+            samples.push(sample(crowd, connections, at_once));
+        }
+    }
+    let reference = crowds[0].2.clone();
+    for (name, _, samples) in &crowds {
+        let ratios = samples
+            .iter()
+            .zip(&reference)
+            .map(|(mine, reference)| mine / reference);
+        if let (Some(cpu), Some(ratio)) = (
+            Quartiles::of(samples.iter().copied()),
+            Quartiles::of(ratios),
+        ) {
+            let carrier = carrier.name();
+            println!("| {carrier} | {connections}x{at_once} | {name} | {cpu:.1} | {ratio} |");
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn sample(crowd: &Crowd, connections: usize, at_once: usize) -> f64 {
+    let times = DELIVERIES / connections / at_once;
+    let before = cpu::of_thread();
+    crowd.broadcast(times as u64, at_once as u64);
+    (cpu::of_thread() - before) as f64 / (times * connections * at_once) as f64
+}

@@ -1,0 +1,715 @@
+//! One message to many sessions: who gets it, in what order, and what it costs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst},
+    },
+    task::{Context, Waker},
+    thread,
+};
+
+use bytes::BytesMut;
+use getty::{
+    BoxError, CloseReason, Connection, Request, ServiceBuilder, Session, SessionLayer, SessionTask,
+    layers::{
+        CodecLayer, Group, SlowConsumer, Topics,
+        driver::{self, Driver},
+        group::Report,
+    },
+    service_fn,
+};
+use proptest::prelude::*;
+use tokio_test::{assert_pending, assert_ready, task};
+use tokio_util::codec::{Decoder, Encoder};
+
+use crate::support::{connector, echo, idle, lines, open, soon, stream};
+
+/// What fills a queue.
+const FILLER: &str = "filler";
+
+/// A session without a transport, whose driver is turned by hand.
+struct Guest {
+    session: Session<String>,
+    driver: Driver<String>,
+    connection: Connection<()>,
+}
+
+impl Guest {
+    fn new() -> Self {
+        let connection = Connection::new(());
+        let (session, driver) = driver::pair(connection.handle().clone());
+        Self {
+            session,
+            driver,
+            connection,
+        }
+    }
+
+    fn turn(&mut self) {
+        self.driver.turn(&Context::from_waker(Waker::noop()));
+    }
+
+    /// What the next turn would write.
+    fn hears(&mut self) -> Vec<String> {
+        self.turn();
+        let mut heard = Vec::new();
+        while let Some(outgoing) = self.driver.next_outgoing() {
+            heard.push(match outgoing.payload {
+                driver::Payload::Message(message) => message,
+                driver::Payload::Shared(shared) => shared.message(),
+                other => panic!("{other:?}"),
+            });
+        }
+        self.driver.settle(false);
+        heard.retain(|line| line != FILLER);
+        heard
+    }
+
+    /// The peer reads nothing: the write buffer is full, and so is the queue.
+    fn stalls(&mut self) {
+        self.turn();
+        self.driver.settle(true);
+        self.driver.set_queue_capacity(1);
+        let offer = self
+            .session
+            .offer(FILLER.to_owned(), SlowConsumer::DropNewest);
+        assert_ready!(task::spawn(offer).poll()).unwrap();
+    }
+
+    fn hangs_up(self) {
+        self.connection.handle().close_with(CloseReason::PeerClosed);
+    }
+}
+
+fn guests<const N: usize>() -> [Guest; N] {
+    [(); N].map(|()| Guest::new())
+}
+
+fn counts(report: Report) -> [usize; 3] {
+    [report.delivered, report.dropped, report.closed]
+}
+
+#[test]
+fn a_broadcast_reaches_all_members_but_the_sender() {
+    let group = Group::new();
+    let [mut one, mut two, mut three] = guests();
+    assert!(group.join(&one.session));
+    assert!(group.join(&two.session));
+    assert!(!group.join(&two.session), "it is in already");
+    assert_eq!(counts(group.broadcast("all".to_owned())), [2, 0, 0]);
+    let report = group.broadcast_except(&one.session, "others".to_owned());
+    assert_eq!(counts(report), [1, 0, 0]);
+    assert_eq!(one.hears(), ["all"]);
+    assert_eq!(two.hears(), ["all", "others"], "once each");
+    assert!(three.hears().is_empty());
+
+    assert!(group.leave(&one.session));
+    assert!(!group.leave(&one.session));
+    assert!(!group.leave(&three.session));
+    assert!(!group.contains(&one.session));
+    group.broadcast("left".to_owned());
+    assert!(one.hears().is_empty());
+    let members = group.members();
+    assert_eq!(members.len(), 1);
+    assert_eq!(members[0].id(), two.session.id());
+}
+
+#[test]
+fn membership_ends_with_the_session_without_a_broadcast() {
+    let group = Group::new();
+    let [one, two, three] = guests();
+    for guest in [&one, &two, &three] {
+        group.join(&guest.session);
+    }
+    one.hangs_up();
+    assert_eq!(group.len(), 2);
+    let weak = two.session.downgrade();
+    drop(two);
+    assert!(weak.upgrade().is_none(), "the group keeps no session");
+    assert_eq!(group.len(), 1);
+
+    let closed = three.session.clone();
+    three.hangs_up();
+    assert!(group.is_empty());
+    assert!(!group.join(&closed), "it would be in for ever");
+    assert!(group.is_empty());
+}
+
+#[test]
+fn a_session_that_is_closing_is_reported_as_closed() {
+    let group = Group::new();
+    let guest = Guest::new();
+    group.join(&guest.session);
+    guest.session.close();
+    assert_eq!(counts(group.broadcast("too late".to_owned())), [0, 0, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn membership_ends_however_the_session_ends() {
+    let group = Group::new();
+    let topics = Topics::new();
+    for end in 0..4 {
+        let (transport, peer) = stream::pair();
+        let handler = service_fn(|request: Request<String>| async move {
+            match request.message().as_str() {
+                "panic" => panic!("as asked for"),
+                _ => Err::<Option<String>, BoxError>("refused".into()),
+            }
+        });
+        let (session, task) = open(transport, lines(), SessionLayer::new(), handler).await;
+        assert!(group.join(&session));
+        assert!(topics.join(end, &session));
+        match end {
+            0 => peer.finish(),
+            1 => peer.send("panic\n"),
+            2 => peer.send("fail\n"),
+            _ => task.abort(),
+        }
+        soon(session.closed()).await;
+        assert!(group.is_empty(), "{end}");
+        assert!(topics.is_empty(), "{end}");
+    }
+}
+
+#[test]
+fn what_one_task_sends_and_broadcasts_arrives_in_that_order() {
+    let group = Group::new();
+    let mut guest = Guest::new();
+    group.join(&guest.session);
+    for n in 0..10 {
+        guest.session.try_send(format!("own {n}")).unwrap();
+        group.broadcast(format!("all {n}"));
+    }
+    let expected = (0..10).flat_map(|n| [format!("own {n}"), format!("all {n}")]);
+    assert_eq!(guest.hears(), expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_member_that_reads_nothing_misses_messages_and_nobody_else_does() {
+    let group = Group::new();
+    let [mut slow, mut quick] = guests();
+    group.join(&slow.session);
+    group.join(&quick.session);
+    slow.stalls();
+    for n in 0..10 {
+        assert_eq!(counts(group.broadcast(n.to_string())), [1, 1, 0]);
+    }
+    assert_eq!(quick.hears().len(), 10);
+    assert!(slow.hears().is_empty());
+    assert_eq!(slow.session.stats().dropped, 10);
+    assert_eq!(counts(group.broadcast("again".to_owned())), [2, 0, 0]);
+}
+
+#[test]
+fn a_member_that_reads_again_is_told_first_what_it_missed() {
+    let group = Group::new().with_notice(|missed| format!("missed {missed}"));
+    let mut guest = Guest::new();
+    group.join(&guest.session);
+    guest.stalls();
+    for _ in 0..3 {
+        assert_eq!(group.broadcast("lost".to_owned()).dropped, 1);
+    }
+    assert!(guest.hears().is_empty());
+    group.broadcast("again".to_owned());
+    group.broadcast("and again".to_owned());
+    assert_eq!(guest.hears(), ["missed 3", "again", "and again"]);
+}
+
+#[test]
+fn what_is_broadcast_before_the_session_has_its_turn_is_not_lost() {
+    let group = Group::new();
+    let mut guest = Guest::new();
+    guest.driver.set_queue_capacity(1);
+    group.join(&guest.session);
+    for n in 0..1000 {
+        assert_eq!(group.broadcast(n.to_string()).delivered, 1, "{n}");
+    }
+    assert!(guest.session.try_send("own".to_owned()).is_err());
+    let heard = guest.hears();
+    assert_eq!(heard, (0..1000).map(|n| n.to_string()).collect::<Vec<_>>());
+
+    // but there is an end to it
+    let delivered: usize = (0..10_000)
+        .map(|n| group.broadcast(n.to_string()).delivered)
+        .sum();
+    assert!((1000..2000).contains(&delivered), "{delivered}");
+}
+
+#[test]
+fn a_member_may_rather_miss_old_messages_than_new_ones() {
+    let group = Group::new();
+    let mut guest = Guest::new();
+    group.join_with(&guest.session, SlowConsumer::DropOldest);
+    guest.turn();
+    guest.driver.set_queue_capacity(3);
+    guest.driver.settle(true);
+    let reports: Vec<_> = (0..10).map(|n| group.broadcast(n.to_string())).collect();
+    assert!(reports.iter().all(|report| report.delivered == 1));
+    assert_eq!(
+        reports
+            .iter()
+            .filter(|report| !report.is_complete())
+            .count(),
+        7
+    );
+    assert_eq!(guest.session.stats().dropped, 7);
+    assert_eq!(guest.hears(), ["7", "8", "9"]);
+    // nobody is slow who has not had a turn
+    (0..10).for_each(|n| assert!(group.broadcast(n.to_string()).is_complete()));
+    assert_eq!(guest.hears().len(), 10);
+}
+
+#[test]
+fn a_member_that_is_to_be_closed_when_it_is_slow_is() {
+    let group = Group::new();
+    let [mut strict, mut lax] = guests();
+    group.join_with(&strict.session, SlowConsumer::Close);
+    group.join(&lax.session);
+    strict.stalls();
+    lax.stalls();
+    assert_eq!(counts(group.broadcast("too much".to_owned())), [0, 1, 1]);
+    assert_eq!(strict.session.reason(), Some(CloseReason::SlowConsumer));
+    assert!(!lax.session.is_closing());
+}
+
+#[test]
+fn the_policy_of_a_member_can_be_changed() {
+    let group = Group::new().with_policy(SlowConsumer::Close);
+    let mut guest = Guest::new();
+    group.join(&guest.session);
+    assert!(!group.join_with(&guest.session, SlowConsumer::DropNewest));
+    assert!(!group.join(&guest.session), "which changes nothing");
+    guest.stalls();
+    assert_eq!(counts(group.broadcast("dropped".to_owned())), [0, 1, 0]);
+    assert!(!guest.session.is_closing());
+}
+
+#[test]
+fn only_members_that_are_to_be_waited_for_are_waited_for() {
+    let group = Group::new();
+    let [mut patient, mut hasty, mut quick] = guests();
+    group.join_with(&patient.session, SlowConsumer::Wait);
+    group.join(&hasty.session);
+    group.join(&quick.session);
+    patient.stalls();
+    hasty.stalls();
+    let mut broadcasting = task::spawn(group.broadcast_and_wait("hello".to_owned()));
+    assert_pending!(broadcasting.poll());
+    assert_eq!(quick.hears(), ["hello"], "it has it already");
+    assert!(patient.hears().is_empty());
+    assert!(broadcasting.is_woken());
+    assert_eq!(counts(assert_ready!(broadcasting.poll())), [2, 1, 0]);
+    assert_eq!(patient.hears(), ["hello"]);
+
+    // who does not wait drops
+    patient.stalls();
+    assert_eq!(counts(group.broadcast("again".to_owned())), [1, 2, 0]);
+}
+
+#[test]
+fn a_broadcast_that_is_given_up_leaves_no_place_in_line_behind() {
+    let group = Group::new();
+    let mut guest = Guest::new();
+    group.join_with(&guest.session, SlowConsumer::Wait);
+    drop(group.broadcast_and_wait("never polled".to_owned()));
+    guest.stalls();
+    let mut given_up = task::spawn(group.broadcast_and_wait("given up".to_owned()));
+    let mut kept = task::spawn(group.broadcast_and_wait("kept".to_owned()));
+    assert_pending!(given_up.poll());
+    assert_pending!(kept.poll());
+    drop(given_up);
+    assert!(guest.hears().is_empty());
+    assert!(kept.is_woken());
+    assert_eq!(assert_ready!(kept.poll()).delivered, 1);
+    assert_eq!(guest.hears(), ["kept"]);
+}
+
+#[test]
+fn a_session_that_ends_is_no_longer_waited_for() {
+    let group = Group::new();
+    let [mut one, mut two] = guests();
+    group.join_with(&one.session, SlowConsumer::Wait);
+    group.join_with(&two.session, SlowConsumer::Wait);
+    one.stalls();
+    two.stalls();
+    let mut broadcasting = task::spawn(
+        group
+            .broadcast_and_wait("hello".to_owned())
+            .except(&two.session),
+    );
+    assert_pending!(broadcasting.poll());
+    one.hangs_up();
+    assert!(broadcasting.is_woken());
+    assert_eq!(counts(assert_ready!(broadcasting.poll())), [0, 0, 1]);
+}
+
+#[test]
+fn a_close_callback_may_join_leave_and_broadcast() {
+    let group: Group<String> = Group::new();
+    let topics: Topics<u8, String> = Topics::new();
+    let [one, mut two] = guests();
+    for guest in [&one, &two] {
+        group.join(&guest.session);
+        topics.join(1, &guest.session);
+    }
+    let (ours, theirs, other, own) = (
+        group.clone(),
+        topics.clone(),
+        two.session.clone(),
+        one.session.clone(),
+    );
+    one.session.add_close_callback("test", 1, move |_| {
+        ours.broadcast("one has left".to_owned());
+        theirs.broadcast(&1, "one has left".to_owned());
+        assert!(ours.leave(&other));
+        assert!(theirs.leave(&1, &other));
+        assert!(ours.join(&other));
+        assert!(theirs.join(2, &other));
+        assert!(!ours.contains(&own), "the group's own callback came first");
+        theirs.leave_all(&other);
+    });
+    one.hangs_up();
+    assert_eq!(two.hears(), ["one has left", "one has left"]);
+    assert_eq!(group.len(), 1);
+    assert!(topics.is_empty());
+}
+
+#[test]
+fn a_group_may_live_and_die_in_what_its_session_keeps() {
+    let guest = Guest::new();
+    let group = Group::new();
+    group.join(&guest.session);
+    guest.session.insert(group);
+    let topics: Topics<u8, String> = Topics::new();
+    topics.join(1, &guest.session);
+    guest.session.insert(topics);
+    let weak = guest.session.downgrade();
+    guest.hangs_up();
+    assert!(weak.upgrade().is_none());
+}
+
+#[test]
+fn topics_are_there_as_long_as_they_have_members() {
+    let topics: Topics<String, String> = Topics::new();
+    let [mut one, mut two] = guests();
+    assert!(topics.join("tea".to_owned(), &one.session));
+    assert!(!topics.join("tea".to_owned(), &one.session));
+    assert!(topics.join("tea".to_owned(), &two.session));
+    assert!(topics.join("milk".to_owned(), &two.session));
+    assert_eq!((topics.len(), topics.count("tea")), (2, 2));
+    assert_eq!(topics.members("milk")[0].id(), two.session.id());
+    assert!(topics.contains("tea", &one.session));
+    assert!(!topics.contains("milk", &one.session));
+    let of_two: BTreeSet<_> = topics.of(&two.session).into_iter().collect();
+    assert_eq!(
+        of_two,
+        BTreeSet::from(["milk".to_owned(), "tea".to_owned()])
+    );
+
+    topics.broadcast("tea", "to both".to_owned());
+    topics.broadcast_except("tea", &one.session, "to two".to_owned());
+    assert_eq!(
+        topics.broadcast("coffee", "to nobody".to_owned()).members(),
+        0
+    );
+    assert_eq!(one.hears(), ["to both"]);
+    assert_eq!(two.hears(), ["to both", "to two"]);
+
+    assert!(topics.leave("tea", &one.session));
+    assert!(!topics.leave("tea", &one.session));
+    assert_eq!(topics.leave_all(&two.session), 2);
+    assert!(topics.is_empty());
+    assert!(topics.join("milk".to_owned(), &two.session));
+    two.hangs_up();
+    assert!(topics.is_empty());
+}
+
+#[test]
+fn no_topic_takes_a_session_that_has_closed() {
+    let topics: Topics<u8, String> = Topics::new();
+    let guest = Guest::new();
+    let session = guest.session.clone();
+    topics.join(1, &session);
+    guest.hangs_up();
+    assert!(!topics.join(1, &session));
+    assert!(topics.is_empty());
+    assert!(topics.of(&session).is_empty());
+}
+
+#[test]
+fn topics_wait_for_the_members_that_want_it() {
+    let topics: Topics<u8, String> = Topics::new().with_policy(SlowConsumer::Wait);
+    let mut guest = Guest::new();
+    topics.join(1, &guest.session);
+    guest.stalls();
+    let mut broadcasting = task::spawn(topics.broadcast_and_wait(&1, "hello".to_owned()));
+    assert_pending!(broadcasting.poll());
+    assert!(guest.hears().is_empty());
+    assert_eq!(assert_ready!(broadcasting.poll()).delivered, 1);
+    assert_eq!(guest.hears(), ["hello"]);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Join(u8, usize),
+    Leave(u8, usize),
+    LeaveAll(usize),
+    HangUp(usize),
+    Broadcast(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (key, who) = (0..4_u8, 0..6_usize);
+    prop_oneof![
+        6 => (key.clone(), who.clone()).prop_map(|(key, who)| Step::Join(key, who)),
+        3 => (key.clone(), who.clone()).prop_map(|(key, who)| Step::Leave(key, who)),
+        1 => who.clone().prop_map(Step::LeaveAll),
+        1 => who.prop_map(Step::HangUp),
+        4 => key.prop_map(Step::Broadcast),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn topics_are_what_was_joined_and_not_left(steps in prop::collection::vec(step(), 1..60)) {
+        let topics: Topics<u8, String> = Topics::new();
+        let mut guests: [_; 6] = guests().map(Some);
+        let mut expected = BTreeMap::<u8, BTreeSet<usize>>::new();
+        for step in steps {
+            let leave_all = |expected: &mut BTreeMap<_, BTreeSet<usize>>, who| {
+                let left = expected.values_mut().filter_map(|members| members.remove(&who).then_some(()));
+                let left = left.count();
+                expected.retain(|_, members| !members.is_empty());
+                left
+            };
+            match step {
+                Step::Join(key, who) => if let Some(guest) = &guests[who] {
+                    let new = expected.entry(key).or_default().insert(who);
+                    prop_assert_eq!(topics.join(key, &guest.session), new);
+                },
+                Step::Leave(key, who) => if let Some(guest) = &guests[who] {
+                    let was = expected.get_mut(&key).is_some_and(|members| members.remove(&who));
+                    expected.retain(|_, members| !members.is_empty());
+                    prop_assert_eq!(topics.leave(&key, &guest.session), was);
+                },
+                Step::LeaveAll(who) => if let Some(guest) = &guests[who] {
+                    prop_assert_eq!(topics.leave_all(&guest.session), leave_all(&mut expected, who));
+                },
+                Step::HangUp(who) => if let Some(guest) = guests[who].take() {
+                    guest.hangs_up();
+                    leave_all(&mut expected, who);
+                },
+                Step::Broadcast(key) => {
+                    topics.broadcast(&key, key.to_string());
+                    for (who, guest) in guests.iter_mut().enumerate() {
+                        let hears = expected.get(&key).is_some_and(|members| members.contains(&who));
+                        if let Some(guest) = guest {
+                            prop_assert_eq!(guest.hears().len(), usize::from(hears));
+                        }
+                    }
+                }
+            }
+            prop_assert_eq!(topics.len(), expected.len());
+            for (key, members) in &expected {
+                prop_assert_eq!(topics.count(key), members.len());
+            }
+            for (who, guest) in guests.iter().enumerate() {
+                let of = expected.iter().filter(|(_, members)| members.contains(&who));
+                let of: BTreeSet<u8> = of.map(|(key, _)| *key).collect();
+                if let Some(guest) = guest {
+                    prop_assert_eq!(topics.of(&guest.session).into_iter().collect::<BTreeSet<_>>(), of);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn whoever_is_a_member_all_the_time_misses_nothing_while_others_come_and_go() {
+    const BROADCASTS: usize = 500;
+    let group = Group::new();
+    let topics: Topics<u8, String> = Topics::new();
+    let mut steady = Guest::new();
+    group.join(&steady.session);
+    topics.join(0, &steady.session);
+    let done = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for n in 0..2 {
+            let (group, topics, done) = (&group, &topics, &done);
+            scope.spawn(move || {
+                for m in 0..BROADCASTS {
+                    assert!(group.broadcast(format!("group {n} {m}")).delivered >= 1);
+                    assert!(topics.broadcast(&0, format!("topic {n} {m}")).delivered >= 1);
+                    thread::yield_now();
+                }
+                done.fetch_add(1, SeqCst);
+            });
+        }
+        for n in 0..2 {
+            let (group, topics, done) = (&group, &topics, &done);
+            scope.spawn(move || {
+                let mut rounds = 0;
+                while done.load(SeqCst) < 2 || rounds < 100 {
+                    let guest = Guest::new();
+                    assert!(group.join(&guest.session));
+                    assert!(topics.join(0, &guest.session));
+                    assert!(topics.join(1, &guest.session));
+                    match rounds % 4 {
+                        n if n < 2 => assert!(group.leave(&guest.session)),
+                        _ => assert_eq!(topics.leave_all(&guest.session), 2),
+                    }
+                    rounds += n + 1;
+                    guest.hangs_up();
+                }
+            });
+        }
+        let mut heard = Vec::new();
+        while heard.len() < 4 * BROADCASTS {
+            heard.extend(steady.hears());
+            thread::yield_now();
+        }
+        for kind in ["group 0", "group 1", "topic 0", "topic 1"] {
+            let of_kind: Vec<_> = heard.iter().filter(|line| line.starts_with(kind)).collect();
+            let expected: Vec<_> = (0..BROADCASTS).map(|m| format!("{kind} {m}")).collect();
+            assert_eq!(of_kind, expected.iter().collect::<Vec<_>>());
+        }
+    });
+    assert_eq!((group.len(), topics.count(&0)), (1, 1));
+    assert_eq!(topics.len(), 1);
+}
+
+#[test]
+fn a_session_that_is_joined_and_left_at_once_by_several_is_forgotten_when_it_closes() {
+    let (group, topics) = (Group::new(), Topics::new());
+    for _ in 0..200 {
+        let guest = Guest::new();
+        let session = guest.session.clone();
+        thread::scope(|scope| {
+            for n in 0..3 {
+                let (group, topics, session) = (&group, &topics, &session);
+                scope.spawn(move || {
+                    for m in 0..5 {
+                        group.join(session);
+                        topics.join(m % 2, session);
+                        if n > 0 {
+                            group.leave(session);
+                            topics.leave(&(m % 2), session);
+                        }
+                    }
+                });
+            }
+            scope.spawn(|| guest.hangs_up());
+        });
+        assert!(group.is_empty());
+        assert!(topics.is_empty());
+    }
+}
+
+/// Lines, whose encodings are counted.
+#[derive(Clone, Debug)]
+struct Counting(Arc<AtomicU32>);
+
+impl Decoder for Counting {
+    type Item = String;
+    type Error = io::Error;
+
+    fn decode(&mut self, buf: &mut BytesMut) -> io::Result<Option<String>> {
+        lines().decode(buf).map_err(io::Error::other)
+    }
+}
+
+impl Encoder<String> for Counting {
+    type Error = io::Error;
+
+    fn encode(&mut self, message: String, buf: &mut BytesMut) -> io::Result<()> {
+        self.0.fetch_add(1, SeqCst);
+        buf.extend_from_slice(message.as_bytes());
+        buf.extend_from_slice(b"\n");
+        Ok(())
+    }
+}
+
+/// Opens sessions of one stack.
+async fn crowd(
+    codec: CodecLayer<Counting, String>,
+    n: usize,
+) -> Vec<(Session<String>, SessionTask, stream::Peer)> {
+    let mut crowd = Vec::new();
+    for _ in 0..n {
+        let (transport, peer) = stream::pair();
+        let codec = codec.clone();
+        let (session, task) = getty::connect(connector(), transport, |link| {
+            ServiceBuilder::new()
+                .layer(codec)
+                .layer(link)
+                .layer(SessionLayer::new())
+                .service_fn(echo)
+        })
+        .await
+        .unwrap();
+        crowd.push((session, task, peer));
+    }
+    crowd
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_of_one_stack_encode_once() {
+    for (shared, per_stack) in [(true, 1), (false, 10)] {
+        let encoded = Arc::new(AtomicU32::new(0));
+        let codec =
+            || CodecLayer::new(Counting(Arc::clone(&encoded))).with_shared_encodings(shared);
+        let mut all = crowd(codec(), 10).await;
+        all.extend(crowd(codec(), 10).await);
+        let group = Group::new();
+        for (session, ..) in &all {
+            group.join(session);
+        }
+        for (n, text) in ["short".to_owned(), "long".repeat(10_000)]
+            .into_iter()
+            .enumerate()
+        {
+            assert_eq!(group.broadcast(text.clone()).delivered, 20);
+            for (.., peer) in &all {
+                assert_eq!(soon(peer.line()).await, text);
+            }
+            let expected = 2 * per_stack * (u32::try_from(n).unwrap() + 1);
+            assert_eq!(encoded.load(SeqCst), expected);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_of_lines_reaches_readers_whole_whatever_their_queue() {
+    // each of several people sends a page at once, through sessions on one thread
+    const PEOPLE: usize = 4;
+    const LINES: usize = 2000;
+    let group = Group::new();
+    let lost = Arc::new(AtomicUsize::new(0));
+    let mut everybody = Vec::new();
+    for _ in 0..PEOPLE {
+        let (transport, peer) = stream::pair();
+        let (all, lost) = (group.clone(), Arc::clone(&lost));
+        let handler = service_fn(move |request: Request<String>| {
+            let report = all.broadcast_except(request.session(), request.message().clone());
+            lost.fetch_add(report.dropped, SeqCst);
+            async { Ok::<Option<String>, BoxError>(None) }
+        });
+        let layer = SessionLayer::new().with_queue(1);
+        let (session, task) = open(transport, lines(), layer, handler).await;
+        group.join(&session);
+        everybody.push((session, task, peer));
+    }
+    let page: String = (0..LINES).map(|n| format!("{n}\n")).collect();
+    for (.., peer) in &everybody {
+        peer.send(&page);
+    }
+    idle().await;
+    assert_eq!(lost.load(SeqCst), 0);
+    for (session, _, peer) in &everybody {
+        assert_eq!(session.stats().messages_out, ((PEOPLE - 1) * LINES) as u64);
+        assert_eq!(peer.output().lines().count(), (PEOPLE - 1) * LINES);
+    }
+}

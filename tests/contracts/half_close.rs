@@ -1,0 +1,153 @@
+//! Our direction ends before the session does.
+
+use std::time::Duration;
+
+use getty::{
+    BoxError, CloseReason, Request, SendError, SessionLayer, service_fn, transport::Framing,
+};
+
+use crate::support::{echo, idle, lines, open, soon, stream, units};
+
+#[tokio::test(start_paused = true)]
+async fn finish_ends_our_direction_after_the_flush_and_goes_on_receiving() {
+    let (transport, peer) = stream::pair();
+    let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let handler = service_fn(move |request: Request<String>| {
+        heard.send(request.message().clone()).unwrap();
+        echo(request)
+    });
+    let (session, task) = open(transport, lines(), SessionLayer::new(), handler).await;
+    peer.stall();
+    session.try_send("accepted".to_owned()).unwrap();
+    let finish = tokio::spawn({
+        let session = session.clone();
+        async move { session.finish().await }
+    });
+    idle().await;
+    let refused = session.try_send("late".to_owned()).unwrap_err();
+    assert!(matches!(&refused, SendError::Finished(late) if late == "late"));
+    assert!(!finish.is_finished() && !session.is_finished() && !peer.is_shut());
+
+    peer.take_all();
+    soon(finish).await.unwrap().unwrap();
+    assert!(peer.is_shut() && session.is_finished() && !session.is_closing());
+    soon(session.finish()).await.unwrap();
+    soon(session.flush()).await.unwrap();
+
+    // handlers are called as before; what they answer goes nowhere
+    peer.send("one\ntwo\n");
+    assert_eq!(soon(hears.recv()).await.unwrap(), "one");
+    assert_eq!(soon(hears.recv()).await.unwrap(), "two");
+    idle().await;
+    assert_eq!(session.stats().dropped, 2);
+    for refused in [
+        session.feed("late".to_owned()).await.unwrap_err(),
+        session.send("late".to_owned()).await.unwrap_err(),
+    ] {
+        assert_eq!(refused.into_message().as_deref(), Some("late"));
+    }
+    assert!(matches!(
+        session.writable().await,
+        Err(SendError::Finished(()))
+    ));
+
+    peer.finish();
+    assert_eq!(soon(task).await.unwrap().reason, CloseReason::PeerClosed);
+    assert_eq!(peer.output(), "accepted\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn senders_that_wait_in_line_behind_finish_get_their_messages_back() {
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new().with_watermarks(0, 4);
+    let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
+    peer.stall();
+    session.try_send("above the mark".to_owned()).unwrap();
+    idle().await;
+    let finish = tokio::spawn({
+        let session = session.clone();
+        async move { session.finish().await }
+    });
+    idle().await;
+    let waits = tokio::spawn({
+        let session = session.clone();
+        async move { session.send("waits".to_owned()).await }
+    });
+    idle().await;
+    peer.take_all();
+    soon(finish).await.unwrap().unwrap();
+    let refused = soon(waits).await.unwrap().unwrap_err();
+    assert!(matches!(&refused, SendError::Finished(message) if message == "waits"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_transport_cannot_finish_and_goes_on() {
+    let (transport, peer) = units::pair(Framing::Messages);
+    let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+    assert!(matches!(
+        soon(session.finish()).await,
+        Err(SendError::Unsupported)
+    ));
+    assert!(!session.is_finished());
+    session.send("goes on".to_owned()).await.unwrap();
+    assert_eq!(soon(peer.message()).await, "goes on\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_finish_dropped_before_there_was_room_does_nothing() {
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new().with_queue(1);
+    let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
+    session.try_send("fills it".to_owned()).unwrap();
+    let dropped = tokio::time::timeout(Duration::ZERO, session.finish());
+    let (dropped, _) = tokio::join!(biased; dropped, async {});
+    assert!(dropped.is_err());
+    session.send("goes on".to_owned()).await.unwrap();
+    assert!(!peer.is_shut());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_finish_that_meets_the_close_says_so() {
+    let (transport, peer) = stream::pair();
+    let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+    peer.stall();
+    session.try_send("stuck".to_owned()).unwrap();
+    let finish = tokio::spawn({
+        let session = session.clone();
+        async move { session.finish().await }
+    });
+    idle().await;
+    session.close();
+    assert!(soon(finish).await.unwrap().unwrap_err().is_closed());
+    soon(task).await.unwrap();
+    assert!(session.finish().await.unwrap_err().is_closed());
+}
+
+#[tokio::test]
+async fn over_tcp_the_peer_sees_the_end_and_may_go_on() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap());
+    let (client, accepted) = tokio::join!(client, listener.accept());
+    let mut client = client.unwrap();
+    let handler = service_fn(|request: Request<String>| async move {
+        let session = request.session().clone();
+        session
+            .send(format!("you said {}", request.message()))
+            .await?;
+        session.finish().await?;
+        Ok::<_, BoxError>(Some("goes nowhere".to_owned()))
+    });
+    // the handler awaits what its own session does: it must not keep that from going on
+    let (session, task) = open(accepted.unwrap().0, lines(), SessionLayer::new(), handler).await;
+    client.write_all(b"hello\n").await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "you said hello\n");
+    assert!(session.is_finished() && !session.is_closing());
+    client.shutdown().await.unwrap();
+    let closed = task.await.unwrap();
+    assert_eq!(closed.reason, CloseReason::PeerClosed);
+    assert_eq!(closed.stats.dropped, 1);
+}

@@ -1,0 +1,271 @@
+//! Waiting for room, for a flush, and for a close that cuts nothing off.
+
+use std::{
+    future::Future,
+    pin::pin,
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use getty::{BoxError, CloseReason, Request, SendError, SessionLayer, service_fn};
+
+use crate::support::{echo, idle, lines, open, soon, stream};
+
+#[tokio::test(start_paused = true)]
+async fn writable_tells_when_the_write_buffer_is_down_at_the_low_mark() {
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new().with_watermarks(4, 10);
+    let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
+    soon(session.writable()).await.unwrap();
+    assert!(session.is_writable() && !session.is_backpressured());
+    peer.stall();
+    session.try_send("0123456789".to_owned()).unwrap();
+    idle().await;
+    assert!(!session.is_writable() && session.is_backpressured());
+    assert_eq!(session.pending_bytes(), 11);
+    let writable = tokio::spawn({
+        let session = session.clone();
+        async move { session.writable().await }
+    });
+    peer.take(6);
+    idle().await;
+    assert!(!writable.is_finished(), "5 bytes are left");
+    assert!(session.is_backpressured());
+    assert_eq!(session.pending_bytes(), 5);
+    peer.take(1);
+    soon(writable).await.unwrap().unwrap();
+    assert!(session.is_writable() && !session.is_backpressured());
+    session.try_send("more".to_owned()).unwrap();
+    peer.take_all();
+    idle().await;
+    assert_eq!(session.pending_bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn writable_waits_for_a_place_in_the_queue_and_keeps_none() {
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new().with_queue(1);
+    let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
+    session.try_send("fills it".to_owned()).unwrap();
+    assert!(!session.is_writable());
+    {
+        // one that gives up holds up nobody
+        let mut dropped = pin!(session.writable());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(dropped.as_mut().poll(&mut context).is_pending());
+    }
+    let (first, sent, second) = tokio::join!(
+        session.writable(),
+        session.send("next".to_owned()),
+        session.writable(),
+    );
+    first.unwrap();
+    sent.unwrap();
+    second.unwrap();
+    assert_eq!(peer.output(), "fills it\nnext\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn writable_says_that_there_will_be_no_room() {
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new().with_watermarks(0, 4);
+    let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
+    peer.stall();
+    session.try_send("above the mark".to_owned()).unwrap();
+    idle().await;
+    let waits = tokio::spawn({
+        let session = session.clone();
+        async move { session.writable().await }
+    });
+    idle().await;
+    session.close();
+    assert!(soon(waits).await.unwrap().unwrap_err().is_closed());
+    assert!(!session.is_writable());
+    soon(task).await.unwrap();
+    assert!(session.writable().await.unwrap_err().is_closed());
+    assert!(!session.is_backpressured() && session.pending_bytes() == 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn flush_resolves_when_all_before_it_has_left() {
+    let (transport, peer) = stream::pair();
+    let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+    soon(session.flush()).await.unwrap();
+    peer.stall();
+    peer.hold_flush();
+    for n in 0..3 {
+        session.try_send(n.to_string()).unwrap();
+    }
+    peer.send("reply\n");
+    idle().await;
+    let flush = tokio::spawn({
+        let session = session.clone();
+        async move { session.flush().await }
+    });
+    idle().await;
+    session.try_send("later".to_owned()).unwrap();
+    peer.take(11);
+    idle().await;
+    assert!(!flush.is_finished());
+    peer.take(1);
+    idle().await;
+    peer.take_all();
+    idle().await;
+    assert!(!flush.is_finished(), "it is written, not flushed");
+    assert_eq!(peer.output(), "0\n1\n2\nreply\n", "and nothing newer");
+    peer.release_flush();
+    soon(flush).await.unwrap().unwrap();
+    assert_eq!(soon(peer.lines(5)).await[4], "later");
+    assert_eq!(session.stats().messages_out, 5, "a flush is no message");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_that_is_dropped_changes_nothing() {
+    let (transport, peer) = stream::pair();
+    let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+    peer.stall();
+    session.try_send("before".to_owned()).unwrap();
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), session.flush())
+            .await
+            .is_err()
+    );
+    session.try_send("after".to_owned()).unwrap();
+    peer.take_all();
+    assert_eq!(soon(peer.lines(2)).await, ["before", "after"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_learns_that_the_session_ended_before() {
+    let (transport, peer) = stream::pair();
+    let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+    peer.stall();
+    session.try_send("before".to_owned()).unwrap();
+    let flush = tokio::spawn({
+        let session = session.clone();
+        async move { session.flush().await }
+    });
+    idle().await;
+    session.close_within(CloseReason::Local, Duration::ZERO);
+    assert!(soon(flush).await.unwrap().unwrap_err().is_closed());
+    assert!(soon(session.flush()).await.unwrap_err().is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_after_flush_gives_a_slow_peer_the_time_that_it_takes() {
+    for after_flush in [true, false] {
+        let (transport, peer) = stream::pair();
+        let layer = SessionLayer::new().with_watermarks(0, 4);
+        let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
+        peer.stall();
+        // one is encoded, the other lies in the queue
+        session.try_send("0000".to_owned()).unwrap();
+        session.try_send("0001".to_owned()).unwrap();
+        idle().await;
+        assert_eq!(session.queued(), 1);
+        peer.take(1);
+        idle().await;
+        if after_flush {
+            session.close_after_flush();
+        } else {
+            session.close();
+        }
+        assert!(session.try_send("late".to_owned()).unwrap_err().is_closed());
+        // a byte a second: ten, when the drain deadline is five seconds
+        for _ in 0..15 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            peer.take(1);
+        }
+        let closed = soon(task).await.unwrap();
+        assert_eq!(closed.reason, CloseReason::Local);
+        assert_eq!(closed.source.is_none(), after_flush);
+        assert_eq!(peer.output() == "0000\n0001\n", after_flush);
+        assert_eq!(peer.is_shut(), after_flush);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_flush_handlers_have_the_drain_deadline() {
+    let (transport, peer) = stream::pair();
+    let handler = service_fn(|_: Request<String>| async {
+        std::future::pending::<()>().await;
+        Ok::<_, BoxError>(None::<String>)
+    });
+    let (session, task) = open(transport, lines(), SessionLayer::new(), handler).await;
+    peer.stall();
+    peer.send("never answered\n");
+    session.feed("0123456789".to_owned()).await.unwrap();
+    idle().await;
+    session.close_after_flush();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(!session.is_closed(), "it has yet to leave");
+    peer.take_all();
+    let began = tokio::time::Instant::now();
+    let closed = soon(task).await.unwrap();
+    assert_eq!(began.elapsed().as_secs(), 5);
+    assert!(closed.source.is_some(), "the handler was cut off");
+    assert_eq!(peer.output(), "0123456789\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_after_flush_does_not_wait_for_a_peer_that_takes_nothing() {
+    let (transport, peer) = stream::pair();
+    let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+    peer.stall();
+    let sent = tokio::spawn({
+        let session = session.clone();
+        async move { session.send("stuck".to_owned()).await }
+    });
+    idle().await;
+    session.close_after_flush();
+    let began = tokio::time::Instant::now();
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::Local);
+    assert_eq!(
+        began.elapsed().as_secs(),
+        29,
+        "the write timeout had begun before"
+    );
+    assert!(matches!(
+        soon(sent).await.unwrap(),
+        Err(SendError::Closed { .. })
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_reads_a_byte_a_second_gets_all_of_it_and_costs_a_bounded_amount() {
+    const MESSAGES: usize = 40;
+
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new().with_watermarks(20, 40).with_queue(4);
+    let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
+    peer.stall();
+    let expected: Vec<_> = (0..MESSAGES).map(|n| format!("{n:09}")).collect();
+    let sender = tokio::spawn({
+        let (session, messages) = (session.clone(), expected.clone());
+        async move {
+            let began = tokio::time::Instant::now();
+            for message in messages {
+                session.feed(message).await.unwrap();
+            }
+            session.flush().await.unwrap();
+            session.close();
+            began.elapsed()
+        }
+    });
+    let mut most = 0;
+    while !sender.is_finished() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        peer.take(1);
+        idle().await;
+        most = most.max(session.pending_bytes());
+        assert!(session.queued() <= 4);
+    }
+    // ten bytes a message; slow is not dead: the write timeout of 30 s is for those that take nothing
+    let took = soon(sender).await.unwrap();
+    assert_eq!(took.as_secs(), 10 * MESSAGES as u64);
+    assert!(most <= 50, "{most} bytes waited");
+    peer.take_all();
+    assert_eq!(soon(task).await.unwrap().reason, CloseReason::Local);
+    assert_eq!(peer.output().lines().collect::<Vec<_>>(), expected);
+}
