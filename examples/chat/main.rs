@@ -14,7 +14,7 @@
 mod page;
 mod rooms;
 
-use std::{future::ready, io, num::NonZero, process::ExitCode, time::Duration};
+use std::{future::ready, num::NonZero, process::ExitCode, time::Duration};
 
 use getty::{
     BoxError, CloseReason, CodecLayer, Pipeline, Request, ServiceBuilder, Session, SessionLayer,
@@ -66,12 +66,10 @@ async fn run(options: &Options) -> Result<(), BoxError> {
     // first, so that nobody is told that we listen before a signal ends us in order
     let asked = getty::shutdown_signal();
     let rooms = Rooms::default();
-    let tcp = TcpListener::bind(&options.address)
-        .await
-        .map_err(at(&options.address))?;
+    let tcp = TcpListener::bind(&options.address).await?;
     let web = tokio::net::TcpListener::bind(&options.page)
         .await
-        .map_err(at(&options.page))?;
+        .map_err(|error| format!("no page on {}: {error}", options.page))?;
     let (address, page) = (tcp.local_addr()?, web.local_addr()?);
     // served to the end; once the sessions drain it opens no more of them
     let (serve_page, sockets) = page::serve(web, address.port(), LONGEST_LINE);
@@ -96,11 +94,6 @@ async fn run(options: &Options) -> Result<(), BoxError> {
     println!("drained: {drained}");
     println!("sessions ended since the start: {}", rooms.endings());
     Ok(())
-}
-
-/// Tells at which address an error was.
-fn at(address: &str) -> impl FnOnce(io::Error) -> io::Error {
-    move |error| io::Error::new(error.kind(), format!("{address}: {error}"))
 }
 
 /// From a connection to its end, whatever its transport, with a codec that tells its lines apart.
