@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use getty::{Closed, Group, Reply, Session, Topics};
+use getty::{Closed, Group, IntoReply, Reply, Session, Topics};
 
 /// What is sent: made once for all who get it.
 pub(crate) type Line = Arc<str>;
@@ -19,12 +19,13 @@ const LONGEST_TEXT: usize = 1024;
 /// How many names `/who` puts in a line.
 const NAMES_A_LINE: usize = 50;
 
-const HELP: [&str; 7] = [
+const HELP: [&str; 8] = [
     "* what you type goes to everybody in your room",
     "* /name NAME   be called so",
     "* /join ROOM   go to a room, which is made if need be",
     "* /leave       go back to the lobby",
     "* /who         see who is in your room",
+    "* /echo        hear your own lines, too, as the others do",
     "* /quit        hang up",
     "* /help        see this",
 ];
@@ -55,6 +56,8 @@ struct State {
 struct Person {
     name: Line,
     room: Line,
+    /// Whether the person's own lines come back, which tells programs that they have arrived.
+    echo: bool,
 }
 
 impl Default for Rooms {
@@ -96,6 +99,7 @@ impl Rooms {
             "join" => self.go(session, argument),
             "leave" => self.go(session, LOBBY),
             "who" => self.who(session),
+            "echo" => self.echo(session),
             "help" => Reply::many(HELP.map(Line::from).into()),
             "quit" => notice("goodbye").and_close(),
             _ => notice(format_args!("there is no /{command}; try /help")),
@@ -136,14 +140,19 @@ impl Rooms {
         self.tell(&room, session, format_args!("* {name} is here"));
         self.0.everybody.join(session);
         self.0.rooms.join(Arc::clone(&room), session);
-        state.people.insert(session.id(), Person { name, room });
+        let person = Person {
+            name,
+            room,
+            echo: false,
+        };
+        state.people.insert(session.id(), person);
     }
 
     /// The session has ended, and with it its part in groups.
     fn left(&self, id: u64, closed: &Closed) {
         let mut state = self.lock();
         *state.endings.entry(closed.reason.as_str()).or_default() += 1;
-        let Some(Person { name, room }) = state.people.remove(&id) else {
+        let Some(Person { name, room, .. }) = state.people.remove(&id) else {
             return;
         };
         state.names.remove(&name.to_lowercase());
@@ -161,10 +170,13 @@ impl Rooms {
             ));
         }
         let state = self.lock();
-        if let Some(Person { name, room }) = state.people.get(&session.id()) {
-            self.tell(room, session, format_args!("{name}: {text}"));
-        }
-        Reply::none()
+        let Some(person) = state.people.get(&session.id()) else {
+            return Reply::none();
+        };
+        let line = Line::from(format!("{}: {text}", person.name));
+        let own = person.echo.then(|| Arc::clone(&line));
+        self.0.rooms.broadcast_except(&person.room, session, line);
+        own.into_reply()
     }
 
     fn rename(&self, session: &Session<Line>, name: &str) -> Reply<Line> {
@@ -233,6 +245,13 @@ impl Rooms {
                 .map(|names| format!("* in {room}: {}", names.join(", ")).into())
                 .collect(),
         )
+    }
+
+    fn echo(&self, session: &Session<Line>) -> Reply<Line> {
+        if let Some(person) = self.lock().people.get_mut(&session.id()) {
+            person.echo = true;
+        }
+        notice("you hear your own lines now")
     }
 
     /// Everybody in `room` but the one whom it is about.
@@ -400,6 +419,19 @@ mod tests {
         two.hears();
         one.types("\x1b[2J\thi\x07\u{9b}");
         assert_eq!(&*two.hears_last(), "guest-1: [2J hi");
+    }
+
+    #[test]
+    fn own_line_comes_back_to_whoever_asks_for_it_as_the_others_hear_it() {
+        let rooms = Rooms::default();
+        let (one, mut two) = (Guest::enter(&rooms), Guest::enter(&rooms));
+        assert_eq!(
+            *one.types("/echo"),
+            ["* you hear your own lines now".into()]
+        );
+        assert_eq!(*one.types(" hi\x07 "), ["guest-1: hi".into()]);
+        assert_eq!(&*two.hears_last(), "guest-1: hi");
+        assert!(two.types("hi").is_empty());
     }
 
     #[test]

@@ -1,0 +1,96 @@
+//! The page: axum answers HTTP, and the connections that it upgrades become sessions like those over TCP.
+
+use std::net::SocketAddr;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{ConnectInfo, Request, State},
+    http::header,
+    response::{Html, Response},
+    routing::{any, get},
+    serve::ListenerExt,
+};
+use data_encoding::BASE64;
+use getty::{
+    layers::{Endpoints, TransportKind},
+    ws::{self, Messages, WsLayer, WsListener, WsUpgrader},
+};
+use hyper_util::rt::TokioIo;
+use ring::digest::{SHA256, digest};
+use tokio::net::TcpListener;
+
+/// What a browser's session runs over.
+pub(crate) type Io = TokioIo<hyper::upgrade::Upgraded>;
+
+const PAGE: &str = include_str!("page.html");
+
+/// The page on `listener`, and the sessions of those who look at it. `tcp_port` is where it says that terminals go; a
+/// longer message than `longest` bytes ends its session.
+pub(crate) fn serve(
+    listener: TcpListener,
+    tcp_port: u16,
+    longest: usize,
+) -> (
+    impl Future<Output = std::io::Result<()>> + Send + 'static,
+    WsListener<Io>,
+) {
+    let layer = WsLayer::new()
+        .with_messages(Messages::Text)
+        .with_max_message(longest);
+    let (upgrader, sessions) = ws::upgrades(&layer);
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, policy()),
+        (header::CACHE_CONTROL, "no-cache".to_owned()),
+        (header::REFERRER_POLICY, "no-referrer".to_owned()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+    ];
+    let page = PAGE.replace("{tcp_port}", &tcp_port.to_string());
+    let routes = Router::new()
+        .route("/", get(move || async { (headers, Html(page)) }))
+        .route("/lines", any(open))
+        .with_state(upgrader)
+        .into_make_service_with_connect_info::<SocketAddr>();
+    let listener = listener.tap_io(|stream| {
+        // lines are short and are to arrive at once; a connection that cannot be told so is broken, and soon found out
+        let _ = stream.set_nodelay(true);
+    });
+    (axum::serve(listener, routes).into_future(), sessions)
+}
+
+/// Answers the request for a WebSocket; pages of other origins are refused.
+async fn open(
+    State(upgrader): State<WsUpgrader<Io>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    mut request: Request,
+) -> Response {
+    let upgraded = hyper::upgrade::on(&mut request);
+    let io = async { upgraded.await.map(TokioIo::new) };
+    let endpoints = Endpoints {
+        kind: TransportKind::WebSocket,
+        peer: peer.into(),
+        ..Endpoints::default()
+    };
+    upgrader
+        .upgrade(&request, endpoints, io)
+        .await
+        .map(Body::from)
+}
+
+/// Nothing but the page's own script and style, told by their digests, and connections to where it came from.
+fn policy() -> String {
+    let [script, style] = ["script", "style"].map(|tag| {
+        let (_, rest) = PAGE
+            .split_once(&format!("<{tag}>"))
+            .expect("the page has it");
+        let (source, _) = rest.split_once(&format!("</{tag}>")).expect("and ends it");
+        format!(
+            "'sha256-{}'",
+            BASE64.encode(digest(&SHA256, source.as_bytes()).as_ref())
+        )
+    });
+    format!(
+        "default-src 'none'; script-src {script}; style-src {style}; img-src data:; connect-src 'self'; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+}
