@@ -102,7 +102,10 @@ impl Frames {
             }
             if form == Form::Masked {
                 let mask = MASK.iter().cycle();
-                ring[start..].iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
+                ring[start..]
+                    .iter_mut()
+                    .zip(mask)
+                    .for_each(|(byte, mask)| *byte ^= mask);
             }
         }
         Self { ring, frame }

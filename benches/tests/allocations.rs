@@ -48,6 +48,8 @@ fn a_message_allocates_nothing() {
         assert!(taken <= 2 * messages, "{}: {taken}", stack.name());
     }
 
+    websocket();
+
     // a broadcast: the message that is shared, what it is encoded into, and what others refer to it by
     let [few, many] = [10, 100].map(broadcasts);
     assert!(few <= 5, "{few} allocations for a broadcast to 10");
@@ -58,6 +60,14 @@ fn a_message_allocates_nothing() {
     sending::<Bare>();
     sending::<Full>();
     calls();
+}
+
+/// Nor does a WebSocket message, until it is too long for a buffer.
+fn websocket() {
+    for (frames, payload) in [(1, 64), (50, 64), (16, 1024), (2, 30_000), (2, 100_000)] {
+        let taken = echoes(Loop::WsGetty, frames, payload);
+        eprintln!("{frames} messages of {payload} bytes: {taken}");
+    }
 }
 
 /// A call takes none. Its answer keeps the block that it was read into until its task has it, as any message that is kept:
