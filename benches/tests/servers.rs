@@ -8,7 +8,9 @@ use getty_benches::{
 };
 
 fn echoes(payload: usize, in_flight: u64) {
-    for kind in Kind::ALL {
+    // the codec that ws-getty has, `Raw`, makes no message of nothing
+    let gives_empty = |kind: &Kind| payload > 0 || *kind != Kind::WsGetty;
+    for kind in Kind::ALL.into_iter().filter(gives_empty) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         // The servers never end by themselves; their threads end with the test's process.
