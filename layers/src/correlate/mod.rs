@@ -7,7 +7,8 @@
 //! - *drop*: nothing of its own.
 //!
 //! Scope: session. In a stack it stands inside of [`CodecLayer`](crate::CodecLayer), outside of `SessionLayer`. Both sides
-//! may have one, and ask each other. An idle session that has asked nothing has two small allocations by it.
+//! may have one, and ask each other. An idle session that has asked nothing has two small allocations by it, and three more
+//! where answers come in order.
 //!
 //! ```
 //! use std::time::Duration;
@@ -252,6 +253,9 @@ where
         let shared = Arc::new(Shared::new(*limits, matching.clone(), *deadline));
         let handle = connection.handle().clone();
         handle.insert(Arc::clone(&shared));
+        if matching.is_ordered() {
+            shared.guard(&handle);
+        }
         let answers = Answers {
             shared,
             matching: matching.clone(),
