@@ -17,7 +17,6 @@
 //! ```
 
 use std::{
-    any::Any,
     fmt,
     sync::Arc,
     task::{Context, Waker},
@@ -41,7 +40,7 @@ pub use crate::connection::{Hold, Lease};
 use crate::message::{Request, lent};
 use crate::{
     budget::{self, MemoryBudget},
-    connection::{CloseReason, SharedError, checks::Checks, contain},
+    connection::{CloseReason, Kept, SharedError, checks::Checks, contain},
 };
 
 /// How many messages wait for the encoder at most, unless [`Driver::set_queue_capacity`] says otherwise.
@@ -123,7 +122,7 @@ struct Wishes {
     checks: Checks,
     write_timeout: Option<Option<Duration>>,
     /// Dropped when nothing more will be received.
-    until_input_ends: Vec<Box<dyn Any + Send>>,
+    until_input_ends: Vec<Box<dyn Kept>>,
 }
 
 /// What to send, and whom to tell of its outcome.
@@ -332,6 +331,9 @@ impl<Out> Driver<Out> {
 
     /// A message was refused by the codec.
     pub fn fail(&mut self, ticket: &Ticket, source: SharedError) {
+        let kept = self.wishes.iter_mut();
+        kept.flat_map(|wishes| &mut wishes.until_input_ends)
+            .for_each(|kept| kept.refused(ticket.0));
         self.session
             .outbox()
             .complete(ticket.0, Err(SendFailure::Encode(source)));

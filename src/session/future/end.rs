@@ -44,6 +44,13 @@ where
         self.timer.drain_until(|| clock.now().checked_add(deadline));
     }
 
+    /// Begins the drain deadline that a close without one was given later.
+    pub(super) fn hurry(&mut self, clock: &mut Clock) {
+        if self.timer.drain_deadline().is_none() && !self.wire.driver().closes_after_flush() {
+            self.begin_drain_deadline(clock);
+        }
+    }
+
     /// Whether nothing that is left to say can reach the peer.
     pub(super) fn is_cut_short(&self) -> bool {
         matches!(

@@ -322,6 +322,7 @@ where
                 }
                 Phase::Opening | Phase::Running => {}
                 Phase::Draining => {
+                    self.hurry(&mut turn.clock);
                     if self.is_flushed() {
                         self.begin_drain_deadline(&mut turn.clock);
                         if calls.len() == 0 && self.replies.is_empty() {
@@ -331,6 +332,7 @@ where
                     }
                 }
                 Phase::Flushing => {
+                    self.hurry(&mut turn.clock);
                     if self.writer.is_flushed() {
                         self.begin_drain_deadline(&mut turn.clock);
                         self.phase = Phase::Closing;

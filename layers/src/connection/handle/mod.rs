@@ -17,6 +17,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
+pub(crate) use self::wishes::Kept;
 use self::{attributes::Attributes, callbacks::Callbacks, closing::Requested, wishes::Wishes};
 pub use self::{callbacks::CallbackAdded, wishes::Hold};
 use super::{
