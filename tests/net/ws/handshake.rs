@@ -277,6 +277,39 @@ async fn a_connection_that_is_closed_in_the_handshake_is_not_waited_for() {
     assert_eq!(soon(peer.io.read(&mut [0; 64])).await.unwrap(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_hook_that_panics_ends_its_own_connection_alone() {
+    let layer = WsLayer::new().with_accept(|request, _| async move {
+        assert_ne!(request.uri().path(), "/panic", "on purpose");
+        Ok(())
+    });
+    let mut server = Server::echo(layer);
+    let _open = server.open().await;
+    let mut peer = server.connect().await;
+    peer.write(request("/panic", "").as_bytes()).await;
+    assert_eq!(server.end().await.reason, CloseReason::Panicked);
+    assert_eq!(soon(peer.io.read(&mut [0; 64])).await.unwrap(), 0);
+    let _another = server.open().await;
+}
+
+#[test]
+fn a_runtime_that_is_dropped_ends_handshakes_with_their_callbacks() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (mut server, _peer) = runtime.block_on(async {
+        let server = Server::echo(WsLayer::new());
+        let mut peer = server.connect().await;
+        peer.write(b"GET / HT").await;
+        tokio::task::yield_now().await;
+        (server, peer)
+    });
+    drop(runtime);
+    let closed = server.ends.try_recv().unwrap();
+    assert_eq!(closed.reason, CloseReason::Refused, "it was never open");
+}
+
 #[tokio::test]
 async fn a_head_in_single_bytes_is_a_head() {
     let server = Server::new(WsLayer::new(), SessionLayer::new(), |request| async move {
