@@ -12,7 +12,10 @@ use std::{
 
 use bytes::BytesMut;
 use getty_layers::{CloseReason, Connection, TransportKind};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header,
+    uri::PathAndQuery,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
@@ -162,10 +165,9 @@ impl WsConnectLayer {
     ) -> Result<WsRequest, WsConnectError> {
         let key = generate_key();
         let request = self.request(target, &key);
-        let asked = target
-            .uri
-            .path_and_query()
-            .map_or("/", |path| path.as_str());
+        let root = PathAndQuery::from_static("/");
+        // shown, and not taken as text: that lacks the path of a URL with nothing but a query
+        let asked = target.uri.path_and_query().unwrap_or(&root);
         let first = format!("GET {asked} HTTP/1.1");
         write_head(io, &first, request.headers(), "")
             .await
@@ -260,7 +262,17 @@ impl Target {
             .trim_start_matches('[')
             .trim_end_matches(']')
             .to_owned();
-        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let port = match uri.port_u16() {
+            Some(port) => port,
+            // it is there and is none, such as 70000: what is dialled then is not what was meant
+            None if has_port(&uri) => {
+                return Err(WsConnectError::Url(
+                    "its port is not a number up to 65535".into(),
+                ));
+            }
+            None if secure => 443,
+            None => 80,
+        };
         Ok(Self {
             uri,
             host,
@@ -276,6 +288,16 @@ impl Target {
             None => host.to_owned(),
         }
     }
+}
+
+/// Whether something stands where the port does.
+fn has_port(uri: &Uri) -> bool {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    let port = host.rsplit_once(':').map_or("", |(_, port)| port);
+    !port.is_empty() && !port.ends_with(']')
 }
 
 /// The connector that [`WsConnectLayer`] makes.
