@@ -130,26 +130,30 @@ impl Reader {
         Ok(Decoded::Nothing)
     }
 
-    /// One unit of a message transport is one message, to its last byte.
+    /// One unit of a message transport is one message, to its last byte. Behind one that the codec keeps to itself, such
+    /// as an answer that is waited for, there may be more.
     #[inline(never)]
     fn decode_unit<W: Wire>(&mut self, wire: &mut W) -> Decoded<W::In> {
-        let length = self.units.pop_front().unwrap_or(self.buf.len());
-        self.decodable = !self.units.is_empty();
-        let (decoded, left);
-        if self.decodable {
-            let mut unit = self.buf.split_to(length);
-            decoded = wire.decode(&mut unit, true);
-            left = unit.len();
-        } else {
-            decoded = wire.decode(&mut self.buf, true);
-            left = self.buf.len();
-            self.buf.clear();
-        }
-        match decoded {
-            Err(error) => Decoded::Bad(error),
-            Ok(_) if left > 0 => Decoded::Bad(Box::new(LeftoverBytes { bytes: left })),
-            Ok(Some(message)) => Decoded::Message(message),
-            Ok(None) => Decoded::Nothing,
+        loop {
+            let length = self.units.pop_front().unwrap_or(self.buf.len());
+            self.decodable = !self.units.is_empty();
+            let (decoded, left);
+            if self.decodable {
+                let mut unit = self.buf.split_to(length);
+                decoded = wire.decode(&mut unit, true);
+                left = unit.len();
+            } else {
+                decoded = wire.decode(&mut self.buf, true);
+                left = self.buf.len();
+                self.buf.clear();
+            }
+            match decoded {
+                Err(error) => return Decoded::Bad(error),
+                Ok(_) if left > 0 => return Decoded::Bad(Box::new(LeftoverBytes { bytes: left })),
+                Ok(Some(message)) => return Decoded::Message(message),
+                Ok(None) if self.decodable => {}
+                Ok(None) => return Decoded::Nothing,
+            }
         }
     }
 
