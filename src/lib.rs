@@ -126,7 +126,7 @@ pub mod ws;
 pub use getty_layers as layers;
 pub use getty_layers::{
     CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, Group, IntoReply, MemoryBudget,
-    Reply, Request, SendError, Sent, Session, SlowConsumer, Stats, Topics,
+    Reply, Request, RequestError, SendError, Sent, Session, SlowConsumer, Stats, Topics,
 };
 /// tower itself, with what the layers and examples here need of it.
 pub use tower;

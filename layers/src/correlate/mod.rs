@@ -108,8 +108,9 @@ impl<K> CorrelateLayer<ById<K>> {
         Self::of(ById(Arc::new(correlate)))
     }
 
-    /// How many bits of a message there are for ids: 64 by default, at least 8. Ids are counted up, never 0 at first, and
-    /// begin anew when the bits are used up: with few of them a late answer may find a later request.
+    /// How many bits of a message there are for ids: 64 by default, at least 8. Ids are counted up, with gaps, never 0 at
+    /// first, and begin anew when the bits are used up: with few of them a late answer may find a later request. 53 is for
+    /// peers that read numbers as JavaScript does, as many do that read JSON.
     #[must_use]
     pub const fn with_id_bits(mut self, bits: u32) -> Self {
         self.limits.id_bits = if bits < 8 {
@@ -126,8 +127,13 @@ impl<K> CorrelateLayer<ById<K>> {
 
 impl CorrelateLayer<InOrder> {
     /// Answers come in the order of their requests, as in many a line protocol. Whatever comes while a request waits is the
-    /// answer of the oldest, and what comes while none does is the handler's. A request that was given up still gets its
-    /// answer, which is dropped.
+    /// answer of the oldest, and what comes while none does is the handler's. A request that was given up, at its deadline
+    /// for one, still gets its answer, which is dropped.
+    ///
+    /// So every request must have an answer. One that the peer never answers would get that of the next request, and so on
+    /// to the end of the session: where that may be, close the session at a [deadline](RequestError::is_deadline), for a
+    /// client to open the next. What the peer does not answer by its protocol, such as Redis's `SUBSCRIBE` to which it
+    /// pushes, is no request: [send](crate::Session::send) it.
     ///
     /// Everything else that the peer would answer, such as a heartbeat, must be sent as a request, too, or its answer be
     /// taken out before: by a [`HeartbeatLayer`](crate::HeartbeatLayer) further out, for one.
