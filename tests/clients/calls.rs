@@ -427,6 +427,43 @@ async fn towers_middleware_works_on_calls() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_would_wait_for_a_session_is_shed_or_times_out_outside_of_a_buffer() {
+    let place = Place::default(); // where nobody serves yet
+    let client = even().connect(place.connector(), (), by_id());
+    let calls = MultiplexClient::<String, String, _>::new(client);
+    let mut shed = ServiceBuilder::new().load_shed().service(calls.clone());
+    let error = shed.ready().await.unwrap().call("what".to_owned()).await;
+    assert!(
+        error
+            .unwrap_err()
+            .is::<tower::load_shed::error::Overloaded>()
+    );
+
+    let late = ServiceBuilder::new()
+        .timeout(Duration::from_secs(1))
+        .buffer::<String>(16)
+        .service(calls);
+    let begun = Instant::now();
+    let error = soon(late.clone().oneshot("what".to_owned()))
+        .await
+        .unwrap_err();
+    assert!(error.is::<tower::timeout::error::Elapsed>(), "{error}");
+    assert_eq!(begun.elapsed().as_secs(), 1);
+
+    let _server = place.serve(answering(Asked::default()));
+    let mut answer = Err(error);
+    for _ in 0..30 {
+        answer = soon(late.clone().oneshot("what".to_owned())).await;
+        if answer.is_ok() {
+            break;
+        }
+    }
+    assert!(answer.unwrap().ends_with("what"));
+    let answer = soon(shed.ready().await.unwrap().call("what".to_owned())).await;
+    assert!(answer.unwrap().ends_with("what"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn retry_tries_again_what_had_not_left_and_nothing_else() {
     let place = Place::default();
     let asked = Asked::default();
