@@ -3,7 +3,7 @@
 //! [`MultiplexClient`] is for protocols whose answers carry the id of their request, and [`PipelineClient`] for those that
 //! answer in order. Both sit on a stack with a [`CorrelateLayer`](crate::layers::CorrelateLayer), of the kind that their
 //! name says, and on anything that [gives sessions](SessionSource): one [`Session`], or a [`Client`] that
-//! reconnects. They are `Clone` and work under tower's `buffer`, `retry`, `timeout`, `load_shed` and `balance`:
+//! reconnects. They are `Clone`, `Send` and `Sync`, and work under tower's `buffer`, `retry`, `timeout`, `load_shed` and `balance`:
 //!
 //! ```
 //! use std::time::Duration;
@@ -171,7 +171,6 @@ use std::{
     error::Error,
     fmt,
     marker::PhantomData,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
@@ -181,7 +180,7 @@ use getty_layers::{
     correlate::{Caller, RequestError},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::PollSemaphore;
+use tokio_util::sync::{PollSemaphore, ReusableBoxFuture};
 use tower::{Service, load::Load};
 
 pub use self::{future::CallFuture, source::SessionSource};
@@ -219,7 +218,8 @@ impl Kind for Pipeline {
     const ORDERED: bool = true;
 }
 
-type Waiting<Out> = Pin<Box<dyn Future<Output = Result<Session<Out>, RequestError<Out>>> + Send>>;
+/// `Sync`, whatever the source's future is: an application keeps clients where many threads see them.
+type Waiting<Out> = ReusableBoxFuture<'static, Result<Session<Out>, RequestError<Out>>>;
 
 /// Calls a peer: a service of requests `Out` with responses `In`. It goes by the names of [`MultiplexClient`] and
 /// [`PipelineClient`]; see the [module](self). Scope: clones share the bound on calls in flight.
@@ -285,10 +285,11 @@ where
                         self.caller = None;
                         self.place = None;
                         self.places = self.places.clone();
-                        self.waiting.insert(Box::pin(self.source.wait()))
+                        self.waiting
+                            .insert(ReusableBoxFuture::new(self.source.wait()))
                     }
                 };
-                let waited = ready!(waiting.as_mut().poll(cx));
+                let waited = ready!(waiting.poll(cx));
                 self.waiting = None;
                 waited?
             }

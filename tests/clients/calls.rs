@@ -1,6 +1,7 @@
 //! Clients that are services: calls, under tower's middleware, over sessions that come and go.
 
 use std::{
+    cell::Cell,
     convert::Infallible,
     future::ready,
     sync::{
@@ -155,6 +156,15 @@ async fn a_pipeline_is_answered_in_order() {
         async move { assert_eq!(client.oneshot(n.to_string()).await.unwrap(), n.to_string()) }
     });
     soon(join_all(calls)).await;
+}
+
+#[test]
+fn clients_can_be_kept_where_many_threads_see_them() {
+    const fn anywhere<T: Clone + Send + Sync + 'static>() {}
+    anywhere::<MultiplexClient<String>>();
+    anywhere::<PipelineClient<String, String, Client<String>>>();
+    // messages need not be shared to be sent
+    anywhere::<MultiplexClient<Cell<u8>, Cell<u8>, Client<Cell<u8>>>>();
 }
 
 #[tokio::test(start_paused = true)]
