@@ -31,6 +31,11 @@ const KEPT: usize = 8;
 /// reply to the last has left, so that each session exceeds the budget by one reply at the most. The last eighth is kept
 /// for sessions that hold less than 4 KiB: a few slow peers cannot shut out the others.
 ///
+/// How large it is to be: a session whose peer is slow holds up to its high watermark and what lies in its queue, 64 KiB and
+/// 64 messages by default. Where there is less than that for all that are slow at the same time, they use it up, and the
+/// others have 4 KiB each, as long as there is one for every 32 KiB of the budget at the most. Of more, those who read well
+/// are refused, too, until the slow ones read or the write timeout has ended them.
+///
 /// ```
 /// use getty_layers::MemoryBudget;
 ///

@@ -112,7 +112,8 @@ impl<K> CorrelateLayer<ById<K>> {
     /// How many bits of a message there are for ids: 64 by default, at least 8. The lower ones of them say which of the
     /// requests in flight it is, as many as [`with_in_flight`](Self::with_in_flight) takes; the others are counted up, from 1,
     /// and begin anew when they are used up. With few of those a late answer may find a later request: 16 bits and the
-    /// default of 1024 in flight leave 64 ids for each place, with 16 in flight it is 4096.
+    /// default of 1024 in flight leave 64 ids for each place, with 16 in flight it is 4096. 53 is for peers that read numbers
+    /// as JavaScript does, as many do that read JSON.
     #[must_use]
     pub const fn with_id_bits(mut self, bits: u32) -> Self {
         self.limits.id_bits = if bits < 8 {
@@ -129,8 +130,13 @@ impl<K> CorrelateLayer<ById<K>> {
 
 impl CorrelateLayer<InOrder> {
     /// Answers come in the order of their requests, as in many a line protocol. Whatever comes while a request waits is the
-    /// answer of the oldest, and what comes while none does is the handler's. A request that was given up still gets its
-    /// answer, which is dropped.
+    /// answer of the oldest, and what comes while none does is the handler's. A request that was given up, at its deadline
+    /// for one, still gets its answer, which is dropped.
+    ///
+    /// So every request must have an answer. One that the peer never answers would get that of the next request, and so on
+    /// to the end of the session: where that may be, close the session at a [deadline](RequestError::is_deadline), for a
+    /// client to open the next. What the peer does not answer by its protocol, such as Redis's `SUBSCRIBE` to which it
+    /// pushes, is no request: [send](crate::Session::send) it.
     ///
     /// Everything else that the peer would answer, such as a heartbeat, must be sent as a request, too, or its answer be
     /// taken out before: by a [`HeartbeatLayer`](crate::HeartbeatLayer) further out, for one.

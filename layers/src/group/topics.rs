@@ -18,6 +18,8 @@ use crate::{ConnectionHandle, Session, SlowConsumer, WeakSession, sync::Mutex};
 
 /// Many groups of sessions, by key: each a topic, which is there as long as it has members. Clones share them.
 ///
+/// A topic of one member is a name for it: devices by their number, or a user who has come from several places.
+///
 /// A session may be in any number of topics. It leaves them all when it closes, by one close callback. What is said of
 /// [groups](super) holds for each topic: weak membership, one encoding, a policy for each member, a [`Report`].
 ///
