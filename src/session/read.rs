@@ -41,6 +41,8 @@ pub(crate) struct Reader {
     units: Queue<usize>,
     /// What a read of several messages came upon after them.
     after: Option<io::Result<Received>>,
+    /// The last read took all that had arrived, and the transport wakes us when there is more.
+    emptied: bool,
 }
 
 /// What [`Reader::decode`] found.
@@ -67,6 +69,7 @@ impl Reader {
             framing,
             units: Queue::new(),
             after: None,
+            emptied: false,
         }
     }
 
@@ -262,6 +265,7 @@ impl Reader {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Received>> {
         let (mut messages, mut bytes) = (0, None);
+        self.emptied = false;
         let mut after = self.after.take();
         while after.is_none() && messages < UNITS_A_READ && self.has_room() {
             let before = self.buf.len();
@@ -276,7 +280,10 @@ impl Reader {
                     bytes = Some(bytes.unwrap_or(0) + n);
                 }
                 Poll::Ready(other) => after = Some(other),
-                Poll::Pending => break,
+                Poll::Pending => {
+                    self.emptied = true;
+                    break;
+                }
             }
         }
         self.decodable = !self.units.is_empty();
@@ -290,6 +297,12 @@ impl Reader {
                 after.map_or(Poll::Pending, Poll::Ready)
             }
         }
+    }
+
+    /// Whether the last read has found out that nothing more is there: the same turn need not ask again.
+    #[inline]
+    pub(crate) const fn has_emptied(&self) -> bool {
+        self.emptied
     }
 
     /// Reads once and forgets what was read; `false` when there is nothing to be read now.

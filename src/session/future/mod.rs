@@ -121,6 +121,7 @@ struct Turn {
     clock: Clock,
     service_waits: bool,
     calls_wait: bool,
+    transport_waits: bool,
     /// The budget is used up: others first.
     yields: bool,
     /// A message was decoded in this turn.
@@ -308,10 +309,12 @@ where
             self.wire.driver().charge_written(self.writer.len());
 
             match self.phase {
+                Phase::Running if turn.transport_waits => self.reader.rest(),
                 Phase::Running if self.reader.wants_more() && !turn.yields => {
                     match self.reader.poll_read(&mut self.wire, cx) {
                         Poll::Ready(Ok(received)) => {
                             self.received(received, &mut turn);
+                            turn.transport_waits = self.reader.has_emptied();
                             self.steps += READ_COST;
                             turn.yields = self.take_budget(cx).is_pending();
                             continue;
