@@ -75,7 +75,8 @@ impl Reader {
     /// # Errors
     ///
     /// The codec's on a stream, or [`FrameTooLong`]; the session cannot go on.
-    #[inline]
+    // always: as a call of its own it would hand each message over through memory, twice
+    #[inline(always)]
     pub(crate) fn decode<W: Wire>(&mut self, wire: &mut W) -> Result<Decoded<W::In>, BoxError> {
         if !self.decodable {
             return Ok(if self.ended {
@@ -153,6 +154,12 @@ impl Reader {
         }
     }
 
+    /// Whether there may be a message in what has arrived.
+    #[inline]
+    pub(crate) const fn is_decodable(&self) -> bool {
+        self.decodable
+    }
+
     /// Whether the peer has ended its direction and all before that is decoded.
     #[inline]
     pub(crate) const fn is_finished(&self) -> bool {
@@ -182,6 +189,7 @@ impl Reader {
     /// # Errors
     ///
     /// As [`decode`](Self::decode).
+    #[cold]
     pub(crate) fn decode_ahead<W: Wire>(
         &mut self,
         wire: &mut W,

@@ -88,6 +88,12 @@ impl Writer {
         usize::try_from(self.encoded - self.taken).unwrap_or(usize::MAX)
     }
 
+    /// Whether there is nothing to write, to flush or to tell: then there is no buffer either.
+    #[inline]
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.buf.capacity() == 0 && !self.stirred
+    }
+
     /// Whether all that was encoded has been handed to the network.
     #[inline]
     pub(crate) fn is_flushed(&self) -> bool {
@@ -251,8 +257,8 @@ impl Writer {
         clock: &mut Clock,
         timer: &mut Timer,
     ) -> Poll<io::Result<()>> {
-        // every other turn has nothing to write: then there is no buffer
-        if self.buf.capacity() == 0 && !self.stirred {
+        // every other turn has nothing to write
+        if self.is_at_rest() {
             return Poll::Ready(Ok(()));
         }
         self.poll_flush_all(wire, cx, clock, timer)

@@ -267,6 +267,18 @@ impl<Out> Driver<Out> {
         self.session.signal().is_raised()
     }
 
+    /// Whether nothing is to be done here: nothing to send, to tell or to account for, no close, no ping, no mark to set.
+    #[inline]
+    pub fn is_at_rest(&self) -> bool {
+        !self.has_outgoing()
+            && !self.unreported
+            && !self.ping
+            && self.memory.is_none()
+            && !self.is_signalled()
+            && !self.session.is_closing()
+            && !self.session.activity().is_seen()
+    }
+
     /// Whether [`next_outgoing`](Self::next_outgoing) may give a message.
     #[inline]
     pub fn has_outgoing(&self) -> bool {
@@ -491,7 +503,9 @@ impl<Out> Driver<Out> {
     #[inline]
     pub fn in_flight(&self, messages: usize) -> bool {
         let before = self.session.in_flight();
-        self.session.set_in_flight(messages);
+        if before != messages {
+            self.session.set_in_flight(messages);
+        }
         before > messages
     }
 

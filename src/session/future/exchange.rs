@@ -20,6 +20,8 @@ use crate::{
 /// Why the loop over ready messages stopped.
 enum Stop<In, Out, E> {
     /// There is no message.
+    Nothing,
+    /// There is something else than a message.
     Decoded(Result<Decoded<In>, BoxError>),
     ServiceWaits,
     ServiceFailed(BoxError),
@@ -155,7 +157,7 @@ where
             return false;
         }
         match self.run(calls.as_mut(), cx) {
-            Stop::Decoded(Ok(Decoded::Nothing)) => return false,
+            Stop::Nothing => return false,
             Stop::Decoded(other) => return self.decode_failed(other).is_some(),
             Stop::ServiceWaits => {
                 turn.service_waits = true;
@@ -222,6 +224,7 @@ where
                         *messages_in += 1;
                         message
                     }
+                    Ok(Decoded::Nothing) => return Stop::Nothing,
                     other => return Stop::Decoded(other),
                 },
             };
