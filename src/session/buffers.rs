@@ -14,33 +14,82 @@ const KEPT_CAPACITY: usize = 2 * BUFFER;
 /// rest of a frame or for a slow peer hold theirs, so few suffice.
 const KEPT: usize = 16;
 
+/// Buffers change places with those that are lent, so that nothing is moved twice: the places from `kept` on hold empty
+/// ones.
+struct Pool {
+    places: Vec<BytesMut>,
+    kept: usize,
+}
+
 thread_local! {
-    static POOL: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+    static POOL: RefCell<Pool> = const {
+        RefCell::new(Pool {
+            places: Vec::new(),
+            kept: 0,
+        })
+    };
+}
+
+/// Puts an empty buffer where none is.
+pub(crate) fn lend(to: &mut BytesMut) {
+    debug_assert_eq!(to.capacity(), 0, "there is a buffer already");
+    // during the destruction of a thread there is no pool any more
+    let lent = POOL.try_with(|pool| {
+        let mut pool = pool.borrow_mut();
+        let Some(last) = pool.kept.checked_sub(1) else {
+            return false;
+        };
+        pool.kept = last;
+        pool.places
+            .get_mut(last)
+            .map(|place| std::mem::swap(place, to))
+            .is_some()
+    });
+    if lent != Ok(true) {
+        *to = BytesMut::with_capacity(BUFFER);
+    }
+}
+
+/// Takes a buffer back, with whatever is in it, and leaves none behind. One that messages still refer to is left to them.
+pub(crate) fn take_back(buffer: &mut BytesMut) {
+    buffer.clear();
+    let whole = buffer.capacity() >= BUFFER || buffer.try_reclaim(BUFFER);
+    let kept = whole
+        && buffer.capacity() <= KEPT_CAPACITY
+        && POOL.try_with(|pool| pool.borrow_mut().keep(buffer)) == Ok(true);
+    if !kept {
+        *buffer = BytesMut::new();
+    }
 }
 
 /// An empty buffer.
 pub(crate) fn take() -> BytesMut {
-    // during the destruction of a thread there is no pool any more
-    let pooled = POOL.try_with(|pool| pool.borrow_mut().pop());
-    pooled
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| BytesMut::with_capacity(BUFFER))
+    let mut buffer = BytesMut::new();
+    lend(&mut buffer);
+    buffer
 }
 
-/// Gives a buffer back, with whatever is in it. One that messages still refer to is left to them.
+/// Takes a buffer back, with whatever is in it.
 pub(crate) fn give(mut buffer: BytesMut) {
-    buffer.clear();
-    let whole = buffer.capacity() >= BUFFER || buffer.try_reclaim(BUFFER);
-    if !whole || buffer.capacity() > KEPT_CAPACITY {
-        return;
-    }
-    let _ = POOL.try_with(|pool| {
-        let mut pool = pool.borrow_mut();
-        if pool.len() < KEPT {
-            pool.push(buffer);
+    take_back(&mut buffer);
+}
+
+impl Pool {
+    #[inline]
+    fn keep(&mut self, buffer: &mut BytesMut) -> bool {
+        if self.kept == self.places.len() {
+            if self.kept == KEPT {
+                return false;
+            }
+            self.places.push(BytesMut::new());
         }
-    });
+        let Some(place) = self.places.get_mut(self.kept) else {
+            return false;
+        };
+        std::mem::swap(place, buffer);
+        self.kept += 1;
+        true
+    }
 }
 
 #[cfg(test)]
@@ -53,15 +102,17 @@ mod tests {
         buffer.extend_from_slice(b"message and rest");
         let block = buffer.as_ptr();
         let message = buffer.split_to(7).freeze();
-        give(buffer);
+        take_back(&mut buffer);
+        assert_eq!(buffer.capacity(), 0);
         let mut other = take();
         assert_ne!(other.as_ptr(), block);
 
         other.extend_from_slice(b"gone");
         drop(other.split_to(4));
         let block = other.capacity();
-        give(other);
-        assert!(take().capacity() > block, "the whole block is there again");
+        take_back(&mut other);
+        lend(&mut other);
+        assert!(other.capacity() > block, "the whole block is there again");
         assert_eq!(message, "message");
     }
 }

@@ -324,9 +324,14 @@ impl Reader {
     #[inline]
     fn make_room(&mut self) {
         if self.buf.capacity() == 0 {
-            self.buf = buffers::take();
-            return;
+            buffers::lend(&mut self.buf);
+        } else if self.buf.capacity() - self.buf.len() < LEAST_READ {
+            self.find_room();
         }
+    }
+
+    #[cold]
+    fn find_room(&mut self) {
         let least = LEAST_READ.min(self.room());
         if self.buf.capacity() - self.buf.len() >= least || self.buf.try_reclaim(least) {
             return;
@@ -354,8 +359,9 @@ impl Reader {
     }
 
     /// Gives the buffer back with whatever is in it.
+    #[inline]
     pub(crate) fn release(&mut self) {
-        buffers::give(std::mem::take(&mut self.buf));
+        buffers::take_back(&mut self.buf);
     }
 }
 

@@ -117,7 +117,7 @@ impl Writer {
         message: W::Out,
     ) -> Result<usize, BoxError> {
         if self.buf.capacity() == 0 {
-            self.buf = buffers::take();
+            buffers::lend(&mut self.buf);
         }
         let before = self.buf.len();
         if let Err(error) = wire.encode(message, &mut self.buf) {
@@ -203,7 +203,7 @@ impl Writer {
                 self.segments.push(self.buf.len(), piece);
             } else if !piece.is_empty() {
                 if self.buf.capacity() == 0 {
-                    self.buf = buffers::take();
+                    buffers::lend(&mut self.buf);
                 }
                 self.buf.extend_from_slice(&piece);
             }
@@ -309,7 +309,7 @@ impl Writer {
             }
             if self.is_written() {
                 if self.buf.capacity() > 0 {
-                    buffers::give(std::mem::take(&mut self.buf));
+                    buffers::take_back(&mut self.buf);
                 }
                 self.stirred = false;
                 return Poll::Ready(Ok(()));

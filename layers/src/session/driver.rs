@@ -274,9 +274,12 @@ impl<Out> Driver<Out> {
             && !self.unreported
             && !self.ping
             && self.memory.is_none()
-            && !self.is_signalled()
-            && !self.session.is_closing()
-            && !self.session.activity().is_seen()
+            && {
+                let handle = self.session.handle();
+                !handle.signal().is_raised()
+                    && !handle.is_closing()
+                    && !handle.activity().is_seen()
+            }
     }
 
     /// Whether [`next_outgoing`](Self::next_outgoing) may give a message.
@@ -465,23 +468,26 @@ impl<Out> Driver<Out> {
     /// So many bytes were received.
     #[inline]
     pub fn received(&self, bytes: usize, now: Moment) {
-        self.session.counters().bytes_in.add(bytes as u64);
-        self.session.marks().read.set(now);
+        let handle = self.session.handle();
+        handle.counters().bytes_in.add(bytes as u64);
+        handle.marks().read.set(now);
     }
 
     /// The transport took so many bytes.
     #[inline]
     pub fn sent(&self, bytes: u64, now: Moment) {
-        self.session.counters().bytes_out.add(bytes);
-        self.session.marks().write.set(now);
+        let handle = self.session.handle();
+        handle.counters().bytes_out.add(bytes);
+        handle.marks().write.set(now);
     }
 
     /// So many messages were decoded. That is activity, unless a layer [says](Self::take_activity) which messages are.
     #[inline]
     pub fn messages_in(&self, messages: u64, now: Moment) {
-        self.session.counters().messages_in.add(messages);
-        if self.session.activity().is_every_message() {
-            self.session.marks().active.set(now);
+        let handle = self.session.handle();
+        handle.counters().messages_in.add(messages);
+        if handle.activity().is_every_message() {
+            handle.marks().active.set(now);
         }
     }
 

@@ -740,10 +740,12 @@ impl<Out> Outbox<Out> {
         }
         let only = state.messages.pop_front()?;
         state.taken = 0;
-        state.give_back(batch.as_deref_mut());
-        let next = state.next_in_turn();
-        drop(state);
-        next.wake();
+        if batch.is_some() || state.senders.is_some() || state.messages.capacity() > SHORT {
+            state.give_back(batch.as_deref_mut());
+            let next = state.next_in_turn();
+            drop(state);
+            next.wake();
+        }
         Some((only, false))
     }
 
