@@ -14,38 +14,21 @@ const KEPT_CAPACITY: usize = 2 * BUFFER;
 /// rest of a frame or for a slow peer hold theirs, so few suffice.
 const KEPT: usize = 16;
 
-/// Buffers change places with those that are lent, so that nothing is moved twice: the places from `kept` on hold empty
-/// ones.
-struct Pool {
-    places: Vec<BytesMut>,
-    kept: usize,
-}
-
 thread_local! {
-    static POOL: RefCell<Pool> = const {
-        RefCell::new(Pool {
-            places: Vec::new(),
-            kept: 0,
-        })
-    };
+    static POOL: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Puts an empty buffer where none is.
 pub(crate) fn lend(to: &mut BytesMut) {
-    debug_assert_eq!(to.capacity(), 0, "there is a buffer already");
     // during the destruction of a thread there is no pool any more
-    let lent = POOL.try_with(|pool| {
-        let mut pool = pool.borrow_mut();
-        let Some(last) = pool.kept.checked_sub(1) else {
-            return false;
-        };
-        pool.kept = last;
-        pool.places
-            .get_mut(last)
-            .map(|place| std::mem::swap(place, to))
-            .is_some()
+    let lent = POOL.try_with(|pool| match pool.borrow_mut().pop() {
+        Some(buffer) => {
+            *to = buffer;
+            true
+        }
+        None => false,
     });
-    if lent != Ok(true) {
+    if !lent.unwrap_or(false) {
         *to = BytesMut::with_capacity(BUFFER);
     }
 }
@@ -54,12 +37,16 @@ pub(crate) fn lend(to: &mut BytesMut) {
 pub(crate) fn take_back(buffer: &mut BytesMut) {
     buffer.clear();
     let whole = buffer.capacity() >= BUFFER || buffer.try_reclaim(BUFFER);
-    let kept = whole
-        && buffer.capacity() <= KEPT_CAPACITY
-        && POOL.try_with(|pool| pool.borrow_mut().keep(buffer)) == Ok(true);
-    if !kept {
-        *buffer = BytesMut::new();
+    let buffer = std::mem::take(buffer);
+    if !whole || buffer.capacity() > KEPT_CAPACITY {
+        return;
     }
+    let _ = POOL.try_with(|pool| {
+        let mut pool = pool.borrow_mut();
+        if pool.len() < KEPT {
+            pool.push(buffer);
+        }
+    });
 }
 
 /// An empty buffer.
@@ -72,24 +59,6 @@ pub(crate) fn take() -> BytesMut {
 /// Takes a buffer back, with whatever is in it.
 pub(crate) fn give(mut buffer: BytesMut) {
     take_back(&mut buffer);
-}
-
-impl Pool {
-    #[inline]
-    fn keep(&mut self, buffer: &mut BytesMut) -> bool {
-        if self.kept == self.places.len() {
-            if self.kept == KEPT {
-                return false;
-            }
-            self.places.push(BytesMut::new());
-        }
-        let Some(place) = self.places.get_mut(self.kept) else {
-            return false;
-        };
-        std::mem::swap(place, buffer);
-        self.kept += 1;
-        true
-    }
 }
 
 #[cfg(test)]

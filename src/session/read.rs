@@ -224,7 +224,7 @@ impl Reader {
     }
 
     /// Reads once. Only while [`wants_more`](Self::wants_more).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll_read<W: Wire>(
         &mut self,
         wire: &mut W,
@@ -297,6 +297,7 @@ impl Reader {
     }
 
     /// Reads once and forgets what was read; `false` when there is nothing to be read now.
+    #[cold]
     pub(crate) fn discard<W: Wire>(&mut self, wire: &mut W, cx: &mut Context<'_>) -> bool {
         self.forget();
         let more = self.wants_more() && matches!(self.poll_read(wire, cx), Poll::Ready(Ok(_)));

@@ -153,6 +153,7 @@ impl Writer {
     }
 
     /// Encodes what was queued, as far as it is not encoded yet, and leaves nothing behind when that fails.
+    #[inline(always)]
     pub(crate) fn put<W: Wire>(
         &mut self,
         wire: &mut W,
@@ -264,6 +265,7 @@ impl Writer {
         self.poll_flush_all(wire, cx, clock, timer)
     }
 
+    #[inline(always)]
     fn poll_flush_all<W: Wire>(
         &mut self,
         wire: &mut W,

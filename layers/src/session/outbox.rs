@@ -727,6 +727,7 @@ impl<Out> Outbox<Out> {
 
     /// The first of what is queued; the rest goes into `batch`, which is empty, as with [`take`](Self::take). `true` if
     /// what becomes of it is to be reported, as it is of a batch: one that is alone takes no place any more.
+    #[inline(always)]
     pub(crate) fn take_first(
         &self,
         batch: &mut Option<Box<Batch<Out>>>,

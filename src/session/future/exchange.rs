@@ -123,7 +123,7 @@ where
                 return;
             }
             let in_flight = calls.len() + self.replies.len();
-            if self.session().is_closing() {
+            if self.is_closing() {
                 return;
             }
             if in_flight >= self.config.in_flight || !self.call_next(calls.as_mut(), cx, turn) {

@@ -326,12 +326,12 @@ where
         // one that is closed before it was open never is: whoever held it may have refused it
         if self.phase == Phase::Opening
             && !self.wire.driver().is_held()
-            && !self.session().is_closing()
+            && !self.is_closing()
         {
             self.phase = Phase::Running;
             lease.iter_mut().for_each(Lease::open);
         }
-        if self.is_live() && self.session().is_closing() {
+        if self.is_live() && self.is_closing() {
             self.stop_reading(Phase::Draining, &mut turn.clock);
             if self.is_cut_short() {
                 return Next::End;
@@ -344,7 +344,7 @@ where
             if driver.take_activity() {
                 driver.active(turn.clock.moment(driver));
             }
-            if self.is_live() && self.session().is_closing() {
+            if self.is_live() && self.is_closing() {
                 return Next::Again;
             }
         }
@@ -517,6 +517,12 @@ where
     #[inline]
     fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Opening | Phase::Running)
+    }
+
+    /// Whether a close was requested.
+    #[inline]
+    fn is_closing(&mut self) -> bool {
+        self.wire.driver().handle().is_closing()
     }
 
     #[inline]
