@@ -298,7 +298,7 @@ impl Writer {
         polled
     }
 
-    #[inline]
+    #[inline(always)]
     fn poll_write<W: Wire>(&mut self, wire: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             // nothing newer follows a send that waits until that is flushed

@@ -98,7 +98,7 @@ where
     ) {
         loop {
             // handlers go on whatever the peer reads
-            while calls.len() > 0 && !turn.calls_wait {
+            while !calls.is_empty() && !turn.calls_wait {
                 match calls.as_mut().poll_next(cx) {
                     Poll::Ready(Some(result)) => {
                         if let Some(reply) = self.finished(result) {
@@ -122,11 +122,12 @@ where
             if self.blocked || turn.yields || self.phase != Phase::Running {
                 return;
             }
-            let in_flight = calls.len() + self.replies.len();
             if self.is_closing() {
                 return;
             }
-            if in_flight >= self.config.in_flight || !self.call_next(calls.as_mut(), cx, turn) {
+            let none = calls.is_empty() && self.replies.is_empty();
+            let has_room = none || calls.len() + self.replies.len() < self.config.in_flight;
+            if !has_room || !self.call_next(calls.as_mut(), cx, turn) {
                 if self.reader.is_finished() && self.next.is_none() {
                     self.peer_finished(calls.len());
                 }

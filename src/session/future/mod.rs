@@ -243,7 +243,7 @@ where
         let mut turn = Turn::default();
         self.wire.driver().turn(cx);
         loop {
-            if !self.is_at_rest(calls.len()) {
+            if !self.is_at_rest(&calls) {
                 match self.proceed(calls.as_mut(), lease, cx, &mut turn) {
                     Next::Again => continue,
                     Next::Wait => {}
@@ -270,7 +270,7 @@ where
                 Phase::Draining => {
                     if self.is_flushed() {
                         self.begin_drain_deadline(&mut turn.clock);
-                        if calls.len() == 0 && self.replies.is_empty() {
+                        if calls.is_empty() && self.replies.is_empty() {
                             self.phase = Phase::Closing;
                             continue;
                         }
@@ -289,7 +289,8 @@ where
                     }
                 }
             }
-            self.mark(calls.len(), &mut turn);
+            let in_flight = if calls.is_empty() { 0 } else { calls.len() };
+            self.mark(in_flight, &mut turn);
             match self.poll_deadline(cx) {
                 Next::Again => turn.clock = Clock::default(),
                 Next::Wait => return Poll::Pending,
@@ -301,10 +302,10 @@ where
     /// Whether nothing but the transport could bring work. As a rule a turn begins so, and it is the transport that has
     /// some: then the way to it is short.
     #[inline]
-    fn is_at_rest(&mut self, in_flight: usize) -> bool {
+    fn is_at_rest(&mut self, calls: &Calls<S::Future>) -> bool {
         !self.reader.is_decodable()
             && self.phase == Phase::Running
-            && in_flight == 0
+            && calls.is_empty()
             && self.writer.is_at_rest()
             && self.next.is_none()
             && self.replies.is_empty()
