@@ -78,7 +78,8 @@ impl Reader {
     /// # Errors
     ///
     /// The codec's on a stream, or [`FrameTooLong`]; the session cannot go on.
-    #[inline]
+    // always: as a call of its own it would hand each message over through memory, twice
+    #[inline(always)]
     pub(crate) fn decode<W: Wire>(&mut self, wire: &mut W) -> Result<Decoded<W::In>, BoxError> {
         if !self.decodable {
             return Ok(if self.ended {
@@ -160,6 +161,12 @@ impl Reader {
         }
     }
 
+    /// Whether there may be a message in what has arrived.
+    #[inline]
+    pub(crate) const fn is_decodable(&self) -> bool {
+        self.decodable
+    }
+
     /// Whether the peer has ended its direction and all before that is decoded.
     #[inline]
     pub(crate) const fn is_finished(&self) -> bool {
@@ -189,6 +196,7 @@ impl Reader {
     /// # Errors
     ///
     /// As [`decode`](Self::decode).
+    #[cold]
     pub(crate) fn decode_ahead<W: Wire>(
         &mut self,
         wire: &mut W,
@@ -223,7 +231,7 @@ impl Reader {
     }
 
     /// Reads once. Only while [`wants_more`](Self::wants_more).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll_read<W: Wire>(
         &mut self,
         wire: &mut W,
@@ -306,6 +314,7 @@ impl Reader {
     }
 
     /// Reads once and forgets what was read; `false` when there is nothing to be read now.
+    #[cold]
     pub(crate) fn discard<W: Wire>(&mut self, wire: &mut W, cx: &mut Context<'_>) -> bool {
         self.forget();
         let more = self.wants_more() && matches!(self.poll_read(wire, cx), Poll::Ready(Ok(_)));
@@ -333,9 +342,14 @@ impl Reader {
     #[inline]
     fn make_room(&mut self) {
         if self.buf.capacity() == 0 {
-            self.buf = buffers::take();
-            return;
+            buffers::lend(&mut self.buf);
+        } else if self.buf.capacity() - self.buf.len() < LEAST_READ {
+            self.find_room();
         }
+    }
+
+    #[cold]
+    fn find_room(&mut self) {
         let least = LEAST_READ.min(self.room());
         if self.buf.capacity() - self.buf.len() >= least || self.buf.try_reclaim(least) {
             return;
@@ -363,8 +377,9 @@ impl Reader {
     }
 
     /// Gives the buffer back with whatever is in it.
+    #[inline]
     pub(crate) fn release(&mut self) {
-        buffers::give(std::mem::take(&mut self.buf));
+        buffers::take_back(&mut self.buf);
     }
 }
 

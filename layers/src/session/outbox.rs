@@ -732,6 +732,7 @@ impl<Out> Outbox<Out> {
 
     /// The first of what is queued; the rest goes into `batch`, which is empty, as with [`take`](Self::take). `true` if
     /// what becomes of it is to be reported, as it is of a batch: one that is alone takes no place any more.
+    #[inline(always)]
     pub(crate) fn take_first(
         &self,
         batch: &mut Option<Box<Batch<Out>>>,
@@ -745,10 +746,12 @@ impl<Out> Outbox<Out> {
         }
         let only = state.messages.pop_front()?;
         state.taken = 0;
-        state.give_back(batch.as_deref_mut());
-        let next = state.next_in_turn();
-        drop(state);
-        next.wake();
+        if batch.is_some() || state.senders.is_some() || state.messages.capacity() > SHORT {
+            state.give_back(batch.as_deref_mut());
+            let next = state.next_in_turn();
+            drop(state);
+            next.wake();
+        }
         Some((only, false))
     }
 

@@ -207,6 +207,7 @@ impl ConnectionHandle {
 
     /// How many messages are with their handlers, as of the driver's last turn.
     #[must_use]
+    #[inline]
     pub fn in_flight(&self) -> usize {
         self.0.in_flight.load(Relaxed) as usize
     }
@@ -270,6 +271,7 @@ impl ConnectionHandle {
         &self.0.activity
     }
 
+    #[inline]
     pub(crate) fn set_in_flight(&self, messages: usize) {
         let messages = u32::try_from(messages).unwrap_or(u32::MAX);
         self.0.in_flight.store(messages, Relaxed);
