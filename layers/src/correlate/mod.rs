@@ -109,8 +109,8 @@ impl<K> CorrelateLayer<ById<K>> {
     }
 
     /// How many bits of a message there are for ids: 64 by default, at least 8. Ids are counted up, with gaps, never 0 at
-    /// first, and begin anew when the bits are used up: with few of them a late answer may find a later request. 53 is for
-    /// peers that read numbers as JavaScript does, as many do that read JSON.
+    /// first, and begin anew when the bits are used up: with few of them a late answer may find a later request. Peers that
+    /// read numbers as JavaScript does, as many do that read JSON, never see one that they cannot hold with 53.
     #[must_use]
     pub const fn with_id_bits(mut self, bits: u32) -> Self {
         self.limits.id_bits = if bits < 8 {
