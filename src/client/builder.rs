@@ -215,9 +215,10 @@ impl<Out: Send + 'static> ClientBuilder<Out> {
         let build = Arc::new(build);
         Client::start(
             self.0,
-            Box::new(move || {
+            Box::new(move |tasks| {
+                let (connector, target, tasks) = (connector.clone(), target.clone(), tasks.clone());
                 let build = Arc::clone(&build);
-                open(connector.clone(), target.clone(), move |link| build(link)).boxed()
+                async move { open(connector, target, |link| build(link), &tasks).await }.boxed()
             }),
         )
     }

@@ -217,13 +217,15 @@ impl<Out> Client<Out> {
             };
             message = match session.send(message).await {
                 Ok(sent) => return Ok(sent),
-                Err(
-                    SendError::Closed {
-                        message: Some(untaken),
-                        ..
-                    }
-                    | SendError::Finished(untaken),
-                ) if self.0.reoffer => untaken,
+                Err(SendError::Closed {
+                    message: Some(untaken),
+                    ..
+                }) if self.0.reoffer => untaken,
+                Err(SendError::Finished(untaken)) if self.0.reoffer => {
+                    // until its end has left it is picked again at once
+                    let _ = session.flush().await;
+                    untaken
+                }
                 Err(error) => return Err(ClientSendError::Session(error)),
             };
         }
