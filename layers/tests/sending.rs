@@ -722,7 +722,7 @@ fn what_was_queued_before_a_budget_came_is_charged_to_it_though_it_is_used_up() 
     assert_eq!(drain(&mut driver), ["new"]);
     driver.charge_written(0);
     assert_eq!(budget.used(), budget.limit());
-    for (driver, ..) in hogs.iter_mut() {
+    for (driver, ..) in &mut hogs {
         turn(driver);
     }
     drop((driver, hogs));
