@@ -57,7 +57,7 @@
 //! From the outermost layer to the handler:
 //!
 //! 1. layers for any connection: limits, access, tracing;
-//! 2. layers that change the transport;
+//! 2. layers that change the transport: `TlsLayer` of [`tls`], and inside of it `WsLayer` of [`ws`];
 //! 3. [`CodecLayer`], which gives the connection its codec and its [`Session`];
 //! 4. layers that need the session;
 //! 5. [`SessionLayer`], which reads, decodes, calls, encodes and writes;
