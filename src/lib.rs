@@ -90,6 +90,27 @@
 //! [`connect`] runs the same kind of stack for one connection to elsewhere, and gives the session to send with. A
 //! [`Client`] keeps one such session, or a pool of them, open: see [`client`].
 //!
+//! # Sending and asking
+//!
+//! What a handler returns is its reply. Everything else is sent by a [`Session`], which a handler has from its request, an
+//! open hook from its connection, a client from [`connect`] or [`Client::session`], and anybody from a
+//! [`Registry`](layers::Registry), a [`Group`] or [`Topics`]. The [table](Session) there says which of its methods is for
+//! what; each tells what became of the message.
+//!
+//! [`Session::request`] sends a message and awaits its answer, from either side, where the stack has a
+//! [`CorrelateLayer`](layers::CorrelateLayer). [`call`] makes a [`tower::Service`] of it.
+//!
+//! # Errors and logs
+//!
+//! An error's `Display` says its own part, and what is behind it is its [`source`](std::error::Error::source): of
+//! [`OpenError`], "connecting failed", the source says to where, and its source why. Who prints errors prints the chain, as
+//! `{:#}` of the crate anyhow does.
+//!
+//! What happens is told by [tracing](https://docs.rs/tracing): what an operator has to see as a warning or an error, such
+//! as accepting that fails or a client that gives up, what is the network's everyday, such as a dial that failed, at the
+//! level `debug`. For connections and messages of one's own there are [`TraceLayer`](layers::TraceLayer) and
+//! [`MessageTraceLayer`](layers::MessageTraceLayer).
+//!
 //! # Scope of what a layer counts
 //!
 //! Under [`SessionLayer::new`] every session has a clone of the message stack. What clones share, such as the semaphore
@@ -126,7 +147,7 @@ pub mod ws;
 pub use getty_layers as layers;
 pub use getty_layers::{
     CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, Group, IntoReply, MemoryBudget,
-    Reply, Request, SendError, Sent, Session, SlowConsumer, Stats, Topics,
+    Reply, Request, RequestError, SendError, Sent, Session, SlowConsumer, Stats, Topics,
 };
 /// tower itself, with what the layers and examples here need of it.
 pub use tower;

@@ -1,9 +1,48 @@
-//! The frames that are sent and expected back: a 4-byte big-endian length, then the payload.
+//! The frames that are sent and expected back: a header and the payload, which are the same in each form of a stream.
 
 use std::io::IoSlice;
 
-/// The bytes of a frame's length field.
+/// The bytes of a length field.
 pub const HEADER: usize = 4;
+
+/// The mask of all WebSocket frames: servers take off whatever mask there is.
+const MASK: [u8; 4] = [0x5a, 0xc3, 0x96, 0x0f];
+
+/// What is before each payload, and done to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A 4-byte big-endian length.
+    Length,
+    /// A WebSocket client's frame: binary, whole, masked.
+    Masked,
+    /// A WebSocket server's frame.
+    Unmasked,
+}
+
+impl Form {
+    fn header(self, payload: usize) -> Vec<u8> {
+        let length = u32::try_from(payload).expect("bounded by MAX_PAYLOAD");
+        let masked = match self {
+            Self::Length => return length.to_be_bytes().to_vec(),
+            Self::Masked => 0x80,
+            Self::Unmasked => 0,
+        };
+        let [.., third, fourth] = length.to_be_bytes();
+        let mut header = vec![0x82];
+        match length {
+            0..=125 => header.push(masked | fourth),
+            126..=0xffff => header.extend([masked | 126, third, fourth]),
+            _ => {
+                header.push(masked | 127);
+                header.extend(u64::from(length).to_be_bytes());
+            }
+        }
+        if self == Self::Masked {
+            header.extend(MASK);
+        }
+        header
+    }
+}
 
 /// The longest payload that any of the servers accepts.
 pub const MAX_PAYLOAD: usize = 16 * 1024 * 1024;
@@ -23,32 +62,50 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// A stream of frames with `payload` bytes each.
+    /// A stream of frames with `payload` bytes each behind their length.
     ///
     /// # Panics
     ///
     /// If `payload` exceeds [`MAX_PAYLOAD`].
     #[must_use]
     pub fn new(payload: usize) -> Self {
+        Self::in_form(Form::Length, payload)
+    }
+
+    /// A stream of frames in this form with `payload` bytes each: the same payloads in every form.
+    ///
+    /// # Panics
+    ///
+    /// If `payload` exceeds [`MAX_PAYLOAD`].
+    #[must_use]
+    pub fn in_form(form: Form, payload: usize) -> Self {
         assert!(
             payload <= MAX_PAYLOAD,
             "no server takes a payload of {payload} bytes"
         );
-        let length = u32::try_from(payload).expect("bounded by MAX_PAYLOAD");
-        let frame = HEADER + payload;
-        let count = (64 * 1024 / frame).max(3);
+        let header = form.header(payload);
+        let frame = header.len() + payload;
+        let count = (64 * 1024 / (HEADER + payload)).max(3);
         let mut ring = Vec::with_capacity(count * frame);
         // xorshift: cheap, never zero, and every frame differs from its neighbours in every word.
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         for _ in 0..count {
-            ring.extend_from_slice(&length.to_be_bytes());
-            let end = ring.len() + payload;
+            ring.extend_from_slice(&header);
+            let start = ring.len();
+            let end = start + payload;
             while ring.len() < end {
                 state ^= state << 13;
                 state ^= state >> 7;
                 state ^= state << 17;
                 let word = state.to_be_bytes();
                 ring.extend_from_slice(&word[..word.len().min(end - ring.len())]);
+            }
+            if form == Form::Masked {
+                let mask = MASK.iter().cycle();
+                ring[start..]
+                    .iter_mut()
+                    .zip(mask)
+                    .for_each(|(byte, mask)| *byte ^= mask);
             }
         }
         Self { ring, frame }
@@ -149,6 +206,22 @@ mod tests {
         let all = frames.concatenated(3);
         assert!(frames.matches(0, &all));
         assert_ne!(all[..65_540], all[65_540..2 * 65_540]);
+    }
+
+    #[test]
+    fn the_forms_carry_the_same_payloads() {
+        for payload in [0, 10, 125, 126, 65_535, 65_536] {
+            let [plain, masked, unmasked] = [Form::Length, Form::Masked, Form::Unmasked]
+                .map(|form| Frames::in_form(form, payload).concatenated(1));
+            let payload_of = |frame: &[u8]| frame[frame.len() - payload..].to_vec();
+            assert_eq!(payload_of(&plain), payload_of(&unmasked));
+            let taken_off: Vec<u8> = payload_of(&masked)
+                .iter()
+                .zip(MASK.iter().cycle())
+                .map(|(byte, mask)| byte ^ mask)
+                .collect();
+            assert_eq!(payload_of(&plain), taken_off);
+        }
     }
 
     #[test]

@@ -17,9 +17,10 @@ use tokio::{
 };
 
 use crate::{
-    frames::Frames,
+    frames::{Form, Frames},
     scripted::Scripted,
-    server::{codec, getty as stacks, tokio_loop},
+    server::{codec, getty as stacks, tokio_loop, ws},
+    websocket,
 };
 
 /// How much the hand-written loops read at once, and how much a duplex pipe holds.
@@ -40,10 +41,16 @@ pub enum Loop {
     GettyTower,
     /// getty with what a production server has.
     GettyFull,
+    /// getty over WebSocket.
+    WsGetty,
+    /// tokio-tungstenite, its stream forwarded into its sink.
+    WsForward,
+    /// tokio-tungstenite, one send an item.
+    WsSend,
 }
 
 impl Loop {
-    /// Every loop, the reference first.
+    /// Every loop over frames with a length, the reference first.
     pub const ALL: [Self; 6] = [
         Self::Codec,
         Self::ByHand,
@@ -63,6 +70,9 @@ impl Loop {
             Self::GettyTenLayers => "getty, ten pass-through layers",
             Self::GettyTower => "getty, tower's layers",
             Self::GettyFull => "getty, full stack",
+            Self::WsGetty => "getty, WebSocket",
+            Self::WsForward => "tokio-tungstenite, forward",
+            Self::WsSend => "tokio-tungstenite, send",
         }
     }
 
@@ -77,7 +87,14 @@ impl Loop {
             Self::GettyTenLayers => session(transport, stacks::ten_layers()).await,
             Self::GettyTower => session(transport, stacks::tower()).await,
             Self::GettyFull => session(transport, stacks::full()).await,
+            Self::WsGetty => session(transport, ws::getty()).await,
+            Self::WsForward => ws::forward(transport).await,
+            Self::WsSend => ws::send_each(transport).await,
         }
+    }
+
+    fn is_websocket(self) -> bool {
+        matches!(self, Self::WsGetty | Self::WsForward | Self::WsSend)
     }
 }
 
@@ -101,6 +118,8 @@ pub struct Prepared {
     runtime: Runtime,
     kind: Loop,
     batch: Bytes,
+    /// How many bytes the answer to a batch has.
+    answer: usize,
     times: u64,
 }
 
@@ -112,13 +131,20 @@ impl Prepared {
     /// If there is no runtime to be had.
     #[must_use]
     pub fn new(kind: Loop, frames: usize, payload: usize, times: u64) -> Self {
+        let (out, back) = if kind.is_websocket() {
+            (Form::Masked, Form::Unmasked)
+        } else {
+            (Form::Length, Form::Length)
+        };
+        let batch = |form| Frames::in_form(form, payload).concatenated(frames);
         Self {
             runtime: runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .expect("the process may open descriptors"),
             kind,
-            batch: Frames::new(payload).concatenated(frames).into(),
+            batch: batch(out).into(),
+            answer: batch(back).len(),
             times,
         }
     }
@@ -130,23 +156,25 @@ impl Prepared {
     /// If the loop fails or has not echoed everything.
     pub fn scripted(&self) {
         let written = Arc::new(AtomicU64::new(0));
-        let transport = Scripted::new(self.batch.clone(), self.times, Arc::clone(&written));
+        let mut transport = Scripted::new(self.batch.clone(), self.times, Arc::clone(&written));
+        if self.kind.is_websocket() {
+            transport = transport.with_head(websocket::REQUEST);
+        }
         // on a task: the waker of `block_on` is none that a future could recognise, so each turn would register it anew
         let outcome = self.runtime.block_on(async {
             let task = tokio::spawn(self.kind.run(transport));
             task.await.expect("the loop does not panic")
         });
         outcome.expect("the script contains nothing that could fail");
-        let expected = self.batch.len() as u64 * self.times;
-        assert_eq!(
-            written.load(Ordering::Relaxed),
-            expected,
-            "{}",
-            self.kind.name()
-        );
+        let expected = self.answer as u64 * self.times;
+        let written = written.load(Ordering::Relaxed);
+        // a WebSocket may have said goodbye
+        let goodbye = if self.kind.is_websocket() { 4 } else { 0 };
+        let right = (expected..=expected + goodbye).contains(&written);
+        assert!(right, "{}: {written} of {expected}", self.kind.name());
     }
 
-    /// Echoes over [`tokio::io::duplex`] to a client on the same thread, whose work is part of the cost.
+    /// Echoes over [`tokio::io::duplex`] to a client on the same thread, whose work is part of the cost. Not of WebSocket.
     ///
     /// # Panics
     ///

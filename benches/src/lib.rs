@@ -16,3 +16,4 @@ pub mod pass_through;
 pub mod scripted;
 pub mod server;
 pub mod stats;
+pub mod websocket;

@@ -13,7 +13,12 @@ use std::{
 use mio::{Events, Interest, Poll, Token, event::Event, net::TcpStream};
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::{frames::Frames, histogram::Histogram};
+use crate::{
+    frames::{Form, Frames},
+    histogram::Histogram,
+    server::Protocol,
+    websocket,
+};
 
 /// Connections from one source address; each address has some 28,000 ports of its own.
 const CONNECTIONS_PER_ADDRESS: usize = 1_000;
@@ -52,7 +57,8 @@ pub struct Load {
     poll: Poll,
     events: Events,
     clients: Vec<Client>,
-    frames: Frames,
+    protocol: Protocol,
+    stream: Streams,
     buffer: Box<[u8]>,
     latency: Histogram,
     messages: u64,
@@ -60,14 +66,36 @@ pub struct Load {
     repeat: bool,
 }
 
+/// The same frames as they are sent and as they come back.
+#[derive(Debug)]
+struct Streams {
+    out: Frames,
+    back: Frames,
+}
+
+impl Streams {
+    fn new(protocol: Protocol, payload: usize) -> Self {
+        let (out, back) = match protocol {
+            Protocol::Length => (Form::Length, Form::Length),
+            Protocol::WebSocket => (Form::Masked, Form::Unmasked),
+        };
+        Self {
+            out: Frames::in_form(out, payload),
+            back: Frames::in_form(back, payload),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Client {
     stream: TcpStream,
-    /// Positions in the stream of frames: what came back, what was written, and up to where may be written.
+    /// How far in the stream of frames is what came back, in bytes of that direction.
     received: u64,
+    /// The same of what was written.
     sent: u64,
+    /// Up to which frame may be written.
     allowed: u64,
-    /// The ends of the batches in flight and when each was let go.
+    /// The ends of the batches in flight, in frames, and when each was let go.
     batches: VecDeque<(u64, Instant)>,
 }
 
@@ -77,12 +105,13 @@ impl Load {
     /// # Errors
     ///
     /// If a connection cannot be opened.
-    pub fn open(address: SocketAddr, shape: Shape) -> io::Result<Self> {
+    pub fn open(address: SocketAddr, protocol: Protocol, shape: Shape) -> io::Result<Self> {
         let mut load = Self {
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
             clients: Vec::new(),
-            frames: Frames::new(shape.payload),
+            protocol,
+            stream: Streams::new(protocol, shape.payload),
             buffer: vec![0; READ_BUFFER].into_boxed_slice(),
             latency: Histogram::default(),
             messages: 0,
@@ -99,19 +128,19 @@ impl Load {
     /// If a connection cannot be opened.
     pub fn extend(&mut self, address: SocketAddr, more: usize) -> io::Result<()> {
         for index in self.clients.len()..self.clients.len() + more {
-            let mut stream = connect(address, index)?;
+            let mut stream = connect(address, self.protocol, index)?;
             self.poll.registry().register(
                 &mut stream,
                 Token(index),
                 Interest::READABLE | Interest::WRITABLE,
             )?;
             // Each connection starts elsewhere in the stream, so that an answer to another is not taken for its own.
-            let start = index as u64 * self.frames.frame_len();
+            let first = index as u64;
             self.clients.push(Client {
                 stream,
-                received: start,
-                sent: start,
-                allowed: start,
+                received: first * self.stream.back.frame_len(),
+                sent: first * self.stream.out.frame_len(),
+                allowed: first,
                 batches: VecDeque::new(),
             });
         }
@@ -166,8 +195,8 @@ impl Load {
 
     fn release(&mut self, first: usize, frames: u64) -> io::Result<()> {
         for client in &mut self.clients[first..] {
-            client.release(frames, &self.frames, Instant::now());
-            client.write(&self.frames)?;
+            client.release(frames, Instant::now());
+            client.write(&self.stream.out)?;
         }
         Ok(())
     }
@@ -188,7 +217,7 @@ impl Load {
             let client = &mut self.clients[event.token().0];
             self.messages += client.handle(
                 event,
-                &self.frames,
+                &self.stream,
                 &mut self.buffer,
                 &mut self.latency,
                 self.repeat,
@@ -199,15 +228,16 @@ impl Load {
 }
 
 impl Client {
-    fn release(&mut self, frames: u64, stream: &Frames, now: Instant) {
-        self.allowed += frames * stream.frame_len();
+    fn release(&mut self, frames: u64, now: Instant) {
+        self.allowed += frames;
         self.batches.push_back((self.allowed, now));
     }
 
     /// Writes what may be sent, as far as the socket takes it.
     fn write(&mut self, frames: &Frames) -> io::Result<()> {
-        while self.sent < self.allowed {
-            let slices = frames.slices(self.sent, self.allowed);
+        let allowed = self.allowed * frames.frame_len();
+        while self.sent < allowed {
+            let slices = frames.slices(self.sent, allowed);
             match self.stream.write_vectored(slices.as_slice()) {
                 Ok(written) => self.sent += written as u64,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -221,7 +251,7 @@ impl Client {
     fn handle(
         &mut self,
         event: &Event,
-        frames: &Frames,
+        stream: &Streams,
         buffer: &mut [u8],
         latency: &mut Histogram,
         repeat: bool,
@@ -234,19 +264,19 @@ impl Client {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             };
-            if !frames.matches(self.received, &buffer[..length]) {
+            if !stream.back.matches(self.received, &buffer[..length]) {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
                     "the echo differs from what was sent",
                 ));
             }
-            messages += self.took(length as u64, frames, latency, repeat);
+            messages += self.took(length as u64, &stream.back, latency, repeat);
             // A short read has emptied the socket: on a stream its readiness is reported anew when more comes.
             if length < buffer.len() {
                 break;
             }
         }
-        self.write(frames)?;
+        self.write(&stream.out)?;
         Ok(messages)
     }
 
@@ -258,27 +288,30 @@ impl Client {
         let complete = self.received / length;
         let messages = complete - whole;
         while let Some(&(end, sent)) = self.batches.front() {
-            let upto = complete.min(end / length);
+            let upto = complete.min(end);
             latency.record(now - sent, upto - whole);
             whole = upto;
-            if upto * length < end {
+            if upto < end {
                 break;
             }
             self.batches.pop_front();
         }
         if repeat && messages > 0 {
-            self.release(messages, frames, now);
+            self.release(messages, now);
         }
         messages
     }
 }
 
-fn connect(address: SocketAddr, index: usize) -> io::Result<TcpStream> {
+fn connect(address: SocketAddr, protocol: Protocol, index: usize) -> io::Result<TcpStream> {
     let host = u8::try_from(1 + index / CONNECTIONS_PER_ADDRESS).map_err(io::Error::other)?;
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0)).into())?;
     socket.connect(&address.into())?;
     socket.set_tcp_nodelay(true)?;
+    if protocol == Protocol::WebSocket {
+        websocket::open(&socket)?;
+    }
     socket.set_nonblocking(true)?;
     Ok(TcpStream::from_std(socket.into()))
 }

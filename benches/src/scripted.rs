@@ -14,7 +14,8 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Brings the same bytes again and again, as a peer would that waits for the answers to one batch before it sends the
-/// next: after each batch there is nothing to be read until the reader's next turn. What is written is only counted.
+/// next: after each batch there is nothing to be read until the reader's next turn. What is written is only counted; what
+/// answers to a [head](Self::with_head) is not.
 #[derive(Debug)]
 pub struct Scripted {
     batch: Bytes,
@@ -22,6 +23,8 @@ pub struct Scripted {
     rest: Bytes,
     /// Batches that follow the current one.
     left: u64,
+    /// The first batch has begun.
+    begun: bool,
     written: Arc<AtomicU64>,
 }
 
@@ -33,7 +36,21 @@ impl Scripted {
             rest: Bytes::new(),
             batch,
             left: times,
+            begun: false,
             written,
+        }
+    }
+
+    /// Brings `head` before the first batch, as a client does that opens with a handshake.
+    #[must_use]
+    pub fn with_head(mut self, head: &'static [u8]) -> Self {
+        self.rest = Bytes::from_static(head);
+        self
+    }
+
+    fn count(&self, bytes: usize) {
+        if self.begun {
+            self.written.fetch_add(bytes as u64, Ordering::Relaxed);
         }
     }
 }
@@ -49,6 +66,7 @@ impl AsyncRead for Scripted {
                 return Poll::Ready(Ok(()));
             }
             self.left -= 1;
+            self.begun = true;
             self.rest = self.batch.clone();
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -65,8 +83,7 @@ impl AsyncWrite for Scripted {
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.written
-            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.count(bytes.len());
         Poll::Ready(Ok(bytes.len()))
     }
 
@@ -76,7 +93,7 @@ impl AsyncWrite for Scripted {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let length = slices.iter().map(|slice| slice.len()).sum();
-        self.written.fetch_add(length as u64, Ordering::Relaxed);
+        self.count(length);
         Poll::Ready(Ok(length))
     }
 

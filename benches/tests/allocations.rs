@@ -1,4 +1,5 @@
-//! A message allocates nothing: neither under the bare stack nor under the full one, neither as a reply nor as a send.
+//! A message allocates nothing: neither under the bare stack nor under the full one nor over WebSocket, neither as a reply
+//! nor as a send.
 //!
 //! What is counted is the whole process, so there is one test in this file, and each figure is the least of several
 //! attempts: the test harness has a thread of its own that may allocate at any time.
@@ -48,6 +49,8 @@ fn a_message_allocates_nothing() {
         assert!(taken <= 2 * messages, "{}: {taken}", stack.name());
     }
 
+    websocket();
+
     // a broadcast: the message that is shared, what it is encoded into, and what others refer to it by
     let [few, many] = [10, 100].map(broadcasts);
     assert!(few <= 5, "{few} allocations for a broadcast to 10");
@@ -58,6 +61,17 @@ fn a_message_allocates_nothing() {
     sending::<Bare>();
     sending::<Full>();
     calls();
+}
+
+/// Nor does a WebSocket message. One that is longer than a buffer has a block of its own, which grows as its bytes arrive:
+/// with its count, three allocations.
+fn websocket() {
+    for (frames, payload) in [(1, 64), (50, 64), (16, 1024), (2, 30_000)] {
+        let taken = echoes(Loop::WsGetty, frames, payload);
+        assert_eq!(taken, 0, "{frames} WebSocket messages of {payload} bytes");
+    }
+    let (taken, messages) = (echoes(Loop::WsGetty, 2, 100_000), 2 * (LONG - SHORT));
+    assert!(taken <= 3 * messages, "WebSocket: {taken}");
 }
 
 /// A call takes none. Its answer keeps the block that it was read into until its task has it, as any message that is kept:

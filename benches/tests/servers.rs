@@ -18,7 +18,7 @@ fn echoes(payload: usize, in_flight: u64) {
             in_flight,
             payload,
         };
-        let mut load = Load::open(address, shape).unwrap();
+        let mut load = Load::open(address, kind.protocol(), shape).unwrap();
         load.echo_once(0)
             .unwrap_or_else(|error| panic!("{}: {error}", kind.name()));
         load.start(in_flight).unwrap();

@@ -88,6 +88,12 @@ impl Writer {
         usize::try_from(self.encoded - self.taken).unwrap_or(usize::MAX)
     }
 
+    /// Whether there is nothing to write, to flush or to tell: then there is no buffer either.
+    #[inline]
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.buf.capacity() == 0 && !self.stirred
+    }
+
     /// Whether all that was encoded has been handed to the network.
     #[inline]
     pub(crate) fn is_flushed(&self) -> bool {
@@ -111,7 +117,7 @@ impl Writer {
         message: W::Out,
     ) -> Result<usize, BoxError> {
         if self.buf.capacity() == 0 {
-            self.buf = buffers::take();
+            buffers::lend(&mut self.buf);
         }
         let before = self.buf.len();
         if let Err(error) = wire.encode(message, &mut self.buf) {
@@ -147,6 +153,7 @@ impl Writer {
     }
 
     /// Encodes what was queued, as far as it is not encoded yet, and leaves nothing behind when that fails.
+    #[inline(always)]
     pub(crate) fn put<W: Wire>(
         &mut self,
         wire: &mut W,
@@ -197,7 +204,7 @@ impl Writer {
                 self.segments.push(self.buf.len(), piece);
             } else if !piece.is_empty() {
                 if self.buf.capacity() == 0 {
-                    self.buf = buffers::take();
+                    buffers::lend(&mut self.buf);
                 }
                 self.buf.extend_from_slice(&piece);
             }
@@ -251,13 +258,14 @@ impl Writer {
         clock: &mut Clock,
         timer: &mut Timer,
     ) -> Poll<io::Result<()>> {
-        // every other turn has nothing to write: then there is no buffer
-        if self.buf.capacity() == 0 && !self.stirred {
+        // every other turn has nothing to write
+        if self.is_at_rest() {
             return Poll::Ready(Ok(()));
         }
         self.poll_flush_all(wire, cx, clock, timer)
     }
 
+    #[inline(always)]
     fn poll_flush_all<W: Wire>(
         &mut self,
         wire: &mut W,
@@ -290,7 +298,7 @@ impl Writer {
         polled
     }
 
-    #[inline]
+    #[inline(always)]
     fn poll_write<W: Wire>(&mut self, wire: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             // nothing newer follows a send that waits until that is flushed
@@ -303,7 +311,7 @@ impl Writer {
             }
             if self.is_written() {
                 if self.buf.capacity() > 0 {
-                    buffers::give(std::mem::take(&mut self.buf));
+                    buffers::take_back(&mut self.buf);
                 }
                 self.stirred = false;
                 return Poll::Ready(Ok(()));

@@ -1,10 +1,10 @@
 //! From bytes to messages: frames that arrive, taken apart and put together. No I/O.
 //!
-//! A frame's header is parsed once all of it is there, by tungstenite. A whole message in one frame, which is the common
+//! A frame's header is parsed once all of it is there, by tungstenite unless its frame is short. A whole message in one frame, which is the common
 //! case, is copied once, into the session's buffer, and unmasked there. What comes in pieces is gathered aside, unmasked
 //! and checked piece by piece: memory grows with what has arrived, never with what a header promises.
 
-use std::io::Cursor;
+use std::{io::Cursor, ops::Range};
 
 use bytes::{Buf, BytesMut};
 use tokio_tungstenite::tungstenite::protocol::frame::{
@@ -112,6 +112,12 @@ impl Incoming {
         input: &mut BytesMut,
         out: &mut BytesMut,
     ) -> Result<Event, WsError> {
+        if self.open.is_none()
+            && self.message.is_none()
+            && let Some((kind, mask, payload)) = short(role, limits, input)
+        {
+            return whole(kind, mask, payload, tags, input, out);
+        }
         loop {
             if let Some(open) = &self.open {
                 let part = input
@@ -160,21 +166,7 @@ impl Incoming {
             };
             let length = self.allowed(length, limits, tags)?;
             if data != Data::Continue && header.is_final && input.len() - size >= length {
-                let before = out.len();
-                if tags {
-                    out.extend_from_slice(&[kind.tag()]);
-                }
-                let from = out.len();
-                out.extend_from_slice(&input[size..size + length]);
-                input.advance(size + length);
-                if let Some(mask) = header.mask {
-                    mask::apply(&mut out[from..], mask);
-                }
-                if kind == Kind::Text && std::str::from_utf8(&out[from..]).is_err() {
-                    out.truncate(before);
-                    return Err(WsError::NotUtf8);
-                }
-                return Ok(Event::Message(length));
+                return whole(kind, header.mask, size..size + length, tags, input, out);
             }
             if data != Data::Continue {
                 self.message = Some(kind);
@@ -302,6 +294,64 @@ impl Incoming {
     }
 }
 
+/// A message of up to 125 bytes in one frame, all of it there and nothing wrong with it: the commonest by far, and told
+/// from its first two bytes. Its kind, its mask, and where its payload lies.
+#[inline]
+fn short(
+    role: Role,
+    limits: Limits,
+    input: &[u8],
+) -> Option<(Kind, Option<[u8; 4]>, Range<usize>)> {
+    let [first, second, rest @ ..] = input else {
+        return None;
+    };
+    let kind = match first {
+        0x81 => Kind::Text,
+        0x82 => Kind::Binary,
+        _ => return None,
+    };
+    let (mask, start, marked) = match (role, rest) {
+        (Role::Server, &[a, b, c, d, ..]) => (Some([a, b, c, d]), 6, 0x80),
+        (Role::Server, _) => return None,
+        (Role::Client, _) => (None, 2, 0),
+    };
+    let length = usize::from(second ^ marked);
+    let fits = length <= MAX_CONTROL.min(limits.frame).min(limits.message);
+    (fits && input.len() - start >= length).then(|| (kind, mask, start..start + length))
+}
+
+/// A whole message in one frame, whose payload lies in `input` behind its header.
+#[inline]
+fn whole(
+    kind: Kind,
+    mask: Option<[u8; 4]>,
+    payload: Range<usize>,
+    tags: bool,
+    input: &mut BytesMut,
+    out: &mut BytesMut,
+) -> Result<Event, WsError> {
+    let before = out.len();
+    if tags {
+        out.extend_from_slice(&[kind.tag()]);
+    }
+    let from = out.len();
+    let (length, end) = (payload.len(), payload.end);
+    out.extend_from_slice(&input[payload]);
+    if end == input.len() {
+        input.clear(); // unlike an advance, this leaves the whole block to be used again
+    } else {
+        input.advance(end);
+    }
+    if let Some(mask) = mask {
+        mask::apply(&mut out[from..], mask);
+    }
+    if kind == Kind::Text && std::str::from_utf8(&out[from..]).is_err() {
+        out.truncate(before);
+        return Err(WsError::NotUtf8);
+    }
+    Ok(Event::Message(length))
+}
+
 fn check(header: &FrameHeader, role: Role) -> Result<(), WsError> {
     if header.rsv1 || header.rsv2 || header.rsv3 {
         return Err(WsError::Protocol(
@@ -319,5 +369,81 @@ fn check(header: &FrameHeader, role: Role) -> Result<(), WsError> {
 fn grow(partial: &mut BytesMut, part: usize) {
     if partial.capacity() - partial.len() < part.min(LEAST_GROWTH) {
         partial.reserve(part.min(partial.len().max(LEAST_GROWTH)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `pieces` become, as far as it is messages.
+    fn messages(
+        role: Role,
+        tags: bool,
+        limits: Limits,
+        pieces: &[&[u8]],
+    ) -> Result<Vec<u8>, String> {
+        let (mut incoming, mut input) = (Incoming::new(), BytesMut::new());
+        let mut out = BytesMut::new();
+        for piece in pieces {
+            input.extend_from_slice(piece);
+            loop {
+                let event = incoming.next(role, limits, tags, &mut input, &mut out);
+                match event.map_err(|error| error.to_string())? {
+                    Event::Nothing => break,
+                    Event::Message(_) | Event::Progress(_) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        Ok(out.to_vec())
+    }
+
+    fn frame(first: u8, mask: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let header = FrameHeader {
+            mask,
+            ..FrameHeader::default()
+        };
+        header.format(payload.len() as u64, &mut frame).unwrap();
+        frame[0] = first;
+        let start = frame.len();
+        frame.extend_from_slice(payload);
+        if let Some(mask) = mask {
+            mask::apply(&mut frame[start..], mask);
+        }
+        frame
+    }
+
+    #[test]
+    fn frame_is_the_same_message_in_one_piece_and_in_two() {
+        let limits = Limits {
+            message: 120,
+            frame: 110,
+        };
+        let text = "é".repeat(64);
+        let mask = Some([0xfe, 3, 0x80, 7]);
+        for (role, mask) in [(Role::Server, mask), (Role::Client, None)] {
+            for (first, length, tags) in [0x81, 0x82, 0x01, 0xc2, 0x83]
+                .into_iter()
+                .flat_map(|first| (0..=128).map(move |length| (first, length)))
+                .flat_map(|(first, length)| [(first, length, false), (first, length, true)])
+            {
+                let frame = frame(first, mask, &text.as_bytes()[..length]);
+                let together = messages(role, tags, limits, &[&frame, &frame]);
+                for cut in 1..frame.len() {
+                    let (one, other) = frame.split_at(cut);
+                    let apart = messages(role, tags, limits, &[one, other, one, other]);
+                    assert_eq!(together, apart, "{first:x}, {length} bytes, cut at {cut}");
+                }
+                let said = together.map_or(0, |bytes| bytes.len());
+                if first == 0x82 && length <= 110 {
+                    assert_eq!(said, 2 * (length + usize::from(tags)));
+                }
+            }
+            // without a mask from a client, or with one from a server, nothing is a message
+            let wrong = frame(0x82, mask.xor(Some([1, 2, 3, 4])), b"hello");
+            assert!(messages(role, false, limits, &[&wrong]).is_err());
+        }
     }
 }

@@ -14,7 +14,7 @@ use getty_benches::{
     histogram::Histogram,
     load::{Load, Shape},
     memory,
-    server::Kind,
+    server::{Kind, Protocol},
     stats::Quartiles,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -25,7 +25,8 @@ usage: compare [--quick] [--pin] [--servers A,B,..] [--cases A,B,..] [--rounds N
   --quick      three servers on three cases, in two minutes
   --pin        the load on one processor and the servers on the others
   --servers    only these, beside the reference
-  --cases      connections x frames in flight x payload bytes, as in 50x64x64, or idle
+  --cases      connections x frames in flight x payload bytes, as in 50x64x64, or idle; of the WebSocket servers
+               ws-50x64x64, or ws-idle
   --rounds     how often each server is measured on each case; odd numbers have a median of their own
   --millis     how long each of these takes, after a quarter of a second of warming up
 ";
@@ -34,6 +35,15 @@ usage: compare [--quick] [--pin] [--servers A,B,..] [--cases A,B,..] [--rounds N
 const REFERENCE: Kind = Kind::Tokio8K;
 /// What they are divided by as well: what the kernel alone takes, as nearly as one gets.
 const FLOOR: Kind = Kind::Epoll;
+
+/// The two that the servers of a protocol are divided by.
+const fn references(protocol: Protocol) -> [Kind; 2] {
+    match protocol {
+        Protocol::Length => [REFERENCE, FLOOR],
+        // which of the two is the better depends on the case
+        Protocol::WebSocket => [Kind::WsSend, Kind::WsForward],
+    }
+}
 
 const WARM_UP: Duration = Duration::from_millis(250);
 /// Connections that are open before the memory of the others is measured: by then what a server allocates once is.
@@ -73,8 +83,8 @@ fn serve(kind: &str, place: &str) -> Result<(), Box<dyn Error>> {
 /// One row of load that every server is put under.
 #[derive(Clone, Copy, Debug)]
 enum Case {
-    Echo(Shape),
-    Idle,
+    Echo(Protocol, Shape),
+    Idle(Protocol),
 }
 
 /// How many connections the idle case opens.
@@ -82,23 +92,41 @@ const IDLE: usize = 10_000;
 
 impl Case {
     const fn echo(connections: usize, in_flight: u64, payload: usize) -> Self {
-        Self::Echo(Shape {
+        let shape = Shape {
             connections,
             in_flight,
             payload,
-        })
+        };
+        Self::Echo(Protocol::Length, shape)
+    }
+
+    /// The same of WebSocket servers.
+    const fn over_websocket(self) -> Self {
+        match self {
+            Self::Echo(_, shape) => Self::Echo(Protocol::WebSocket, shape),
+            Self::Idle(_) => Self::Idle(Protocol::WebSocket),
+        }
+    }
+
+    const fn protocol(self) -> Protocol {
+        match self {
+            Self::Echo(protocol, _) | Self::Idle(protocol) => protocol,
+        }
     }
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.protocol() == Protocol::WebSocket {
+            f.write_str("ws-")?;
+        }
         match self {
-            Self::Echo(shape) => write!(
+            Self::Echo(_, shape) => write!(
                 f,
                 "{}x{}x{}",
                 shape.connections, shape.in_flight, shape.payload
             ),
-            Self::Idle => f.write_str("idle"),
+            Self::Idle(_) => f.write_str("idle"),
         }
     }
 }
@@ -107,8 +135,11 @@ impl FromStr for Case {
     type Err = Box<dyn Error>;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
+        if let Some(name) = name.strip_prefix("ws-") {
+            return name.parse().map(Self::over_websocket);
+        }
         if name == "idle" {
-            return Ok(Self::Idle);
+            return Ok(Self::Idle(Protocol::Length));
         }
         match name.split('x').collect::<Vec<_>>()[..] {
             [connections, in_flight, payload] => Ok(Self::echo(
@@ -121,7 +152,7 @@ impl FromStr for Case {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Plan {
     servers: Vec<Kind>,
     cases: Vec<Case>,
@@ -140,7 +171,10 @@ impl Plan {
                 Case::echo(50, 64, 64),
                 Case::echo(50, 64, 1024),
                 Case::echo(8, 16, 65_536),
-                Case::Idle,
+                Case::Idle(Protocol::Length),
+                Case::echo(50, 1, 64).over_websocket(),
+                Case::echo(50, 64, 64).over_websocket(),
+                Case::Idle(Protocol::WebSocket),
             ],
             rounds: 9,
             duration: Duration::from_millis(600),
@@ -151,7 +185,11 @@ impl Plan {
     fn quick() -> Self {
         Self {
             servers: vec![REFERENCE, Kind::Getty, FLOOR],
-            cases: vec![Case::echo(50, 64, 64), Case::echo(50, 1, 64), Case::Idle],
+            cases: vec![
+                Case::echo(50, 64, 64),
+                Case::echo(50, 1, 64),
+                Case::Idle(Protocol::Length),
+            ],
             ..Self::full()
         }
     }
@@ -177,7 +215,7 @@ impl Plan {
                 .ok_or_else(|| format!("{option} has no value\n{USAGE}"))?;
             match option {
                 "--servers" => {
-                    plan.servers = vec![REFERENCE];
+                    plan.servers = vec![REFERENCE, references(Protocol::WebSocket)[0]];
                     for name in value.split(',') {
                         let kind = Kind::from_name(name).ok_or_else(|| {
                             let names = Kind::ALL.map(Kind::name).join(", ");
@@ -207,27 +245,47 @@ fn compare(plan: &Plan) -> Result<(), Box<dyn Error>> {
         affinity::keep_to_one()?;
     }
     let start = Instant::now();
+    for protocol in [Protocol::Length, Protocol::WebSocket] {
+        let mut cases = plan.cases.clone();
+        cases.retain(|case| case.protocol() == protocol);
+        if !cases.is_empty() {
+            compare_all(&cases, protocol, plan)?;
+        }
+    }
+    println!("{} rounds, {:?} in all.", plan.rounds, start.elapsed());
+    Ok(())
+}
+
+/// The tables of one protocol.
+fn compare_all(cases: &[Case], protocol: Protocol, plan: &Plan) -> Result<(), Box<dyn Error>> {
+    let mut plan = plan.clone();
+    plan.servers.retain(|server| server.protocol() == protocol);
     let mut summary = Summary::default();
     // A heading of its own for either kind of table, and only when there is something below it.
     let mut heading = false;
-    for case in &plan.cases {
-        if let Case::Echo(shape) = *case {
+    for case in cases {
+        if let Case::Echo(_, shape) = *case {
             if !heading {
+                let against = match protocol {
+                    Protocol::Length => "x hand-written | x epoll",
+                    Protocol::WebSocket => "x ws-send | x ws-forward",
+                };
                 println!(
-                    "| case | server | CPU ns a message | x hand-written | x epoll | messages/s | p50 us | p99 us | p99.9 us | peak MiB |"
+                    "| case | server | CPU ns a message | {against} | messages/s | p50 us | p99 us | p99.9 us | peak MiB |"
                 );
                 println!("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|");
                 heading = true;
             }
-            summary.add(case, echo(case, shape, plan)?);
+            summary.add(case, echo(case, shape, &plan)?);
         }
     }
-    if plan.cases.iter().any(|case| matches!(case, Case::Idle)) {
-        println!("\n| case | server | resident bytes a connection |\n|---|---|--:|");
-        summary.add(&Case::Idle, idle(plan)?);
+    for case in cases {
+        if let Case::Idle(_) = case {
+            println!("\n| case | server | resident bytes a connection |\n|---|---|--:|");
+            summary.add(case, idle(case, &plan)?);
+        }
     }
     println!("\n{summary}");
-    println!("{} rounds, {:?} in all.", plan.rounds, start.elapsed());
     Ok(())
 }
 
@@ -282,11 +340,12 @@ impl fmt::Display for Summary {
 }
 
 fn echo(case: &Case, shape: Shape, plan: &Plan) -> io::Result<Vec<(String, f64)>> {
+    let [reference, floor] = references(case.protocol());
     let mut entries: Vec<Entry> = plan
         .servers
         .iter()
         .map(|&kind| (kind, kind.name().to_owned()))
-        .chain([(REFERENCE, format!("{}, again", REFERENCE.name()))])
+        .chain([(reference, format!("{}, again", reference.name()))])
         .map(|(kind, label)| Entry {
             kind,
             label,
@@ -302,8 +361,8 @@ fn echo(case: &Case, shape: Shape, plan: &Plan) -> io::Result<Vec<(String, f64)>
             entry.samples.push(sample(entry.kind, shape, plan)?);
         }
     }
-    let reference = position(&entries, REFERENCE);
-    let floor = position(&entries, FLOOR);
+    let reference = position(&entries, reference);
+    let floor = position(&entries, floor);
     let mut medians = Vec::new();
     for entry in &entries {
         let against = |other: Option<usize>| match other {
@@ -356,7 +415,7 @@ fn ratio(entry: &Entry, other: &Entry) -> String {
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
 fn sample(kind: Kind, shape: Shape, plan: &Plan) -> io::Result<Sample> {
     let mut server = Server::start(kind, plan.place)?;
-    let mut load = Load::open(server.address(), shape)?;
+    let mut load = Load::open(server.address(), kind.protocol(), shape)?;
     load.start(shape.in_flight)?;
     load.run(WARM_UP)?;
     let before = server.cpu()?;
@@ -370,16 +429,16 @@ fn sample(kind: Kind, shape: Shape, plan: &Plan) -> io::Result<Sample> {
     })
 }
 
-fn idle(plan: &Plan) -> io::Result<Vec<(String, f64)>> {
+fn idle(case: &Case, plan: &Plan) -> io::Result<Vec<(String, f64)>> {
     let mut medians = Vec::new();
     for &kind in &plan.servers {
         let mut figures = Vec::new();
         for round in 0..IDLE_ROUNDS {
-            eprintln!("idle {} {}/{IDLE_ROUNDS}", kind.name(), round + 1);
+            eprintln!("{case} {} {}/{IDLE_ROUNDS}", kind.name(), round + 1);
             figures.push(resident(kind, plan.place)?);
         }
         if let Some(figures) = Quartiles::of(figures) {
-            println!("| idle {IDLE} | {} | {figures:.0} |", kind.name());
+            println!("| {case} {IDLE} | {} | {figures:.0} |", kind.name());
             medians.push((kind.name().to_owned(), figures.median));
         }
     }
@@ -395,7 +454,7 @@ fn resident(kind: Kind, place: Place) -> io::Result<f64> {
         in_flight: 1,
         payload: 64,
     };
-    let mut load = Load::open(server.address(), shape)?;
+    let mut load = Load::open(server.address(), kind.protocol(), shape)?;
     load.echo_once(0)?;
     std::thread::sleep(SETTLE);
     let before = memory::resident(server.pid())?;

@@ -1,12 +1,14 @@
 //! Compares UDP echo servers, each in a process of its own, under the same load: `--help` lists the options.
 
 use std::{
+    collections::HashMap,
     error::Error,
     fmt::Write as _,
     future::ready,
     io::{self, BufRead, BufReader, Write},
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -17,13 +19,14 @@ use getty::{
     net::{UdpEndpoint, UdpListener},
 };
 use getty_benches::{cpu, memory, stats::Quartiles};
-use mio::{Events, Interest, Poll, Token, net::UdpSocket};
+use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Socket, Type};
-use tokio::runtime;
+use tokio::{net::UdpSocket, runtime, sync::mpsc};
 
 const USAGE: &str = "\
-usage: udp [--cases A,B,..] [--rounds N] [--millis N] [--workers N] [--peers N]
+usage: udp [--servers A,B,..] [--cases A,B,..] [--rounds N] [--millis N] [--workers N] [--peers N]
 
+  --servers    only these, beside the reference
   --cases      peers x datagrams in flight x payload bytes, as in 50x16x64
   --rounds     how often each server is measured on each case
   --millis     how long each of these takes, after a quarter of a second of warming up
@@ -38,7 +41,16 @@ const LOST: Duration = Duration::from_millis(100);
 const PEERS_PER_ADDRESS: usize = 1_000;
 /// How long a silent peer of the server keeps its session, where memory is measured.
 const EXPIRY: Duration = Duration::from_secs(4);
-const KINDS: [&str; 4] = ["hand", "getty", "getty-endpoint", "hand"];
+/// What the others are divided by.
+const REFERENCE: &str = "hand";
+/// Those that are compared, beside the reference.
+const KINDS: [&str; 5] = [
+    "getty",
+    "getty-endpoint",
+    "hand-tasks",
+    "hand-two-sockets",
+    "getty-two-sockets",
+];
 
 type Fallible<T> = Result<T, Box<dyn Error>>;
 
@@ -64,8 +76,10 @@ fn main() -> ExitCode {
 fn run(options: &[&str]) -> Fallible<()> {
     let mut cases = "1x1x64,50x1x64,50x16x64,1x64x64,1x64x1024".to_owned();
     let (mut rounds, mut millis, mut workers, mut peers) = (9, 600, "2", 0);
+    let mut servers = KINDS.to_vec();
     for pair in options.chunks(2) {
         match *pair {
+            ["--servers", value] => servers = value.split(',').collect(),
             ["--cases", value] => value.clone_into(&mut cases),
             ["--rounds", value] => rounds = value.parse()?,
             ["--millis", value] => millis = value.parse()?,
@@ -79,17 +93,20 @@ fn run(options: &[&str]) -> Fallible<()> {
     }
     println!("| case | server | CPU ns a datagram | x hand-written | datagrams/s | lost |");
     println!("|---|---|--:|--:|--:|--:|");
+    // the reference stands first and last, to show how far it is from itself
+    servers.insert(0, REFERENCE);
+    servers.push(REFERENCE);
     for case in cases.split(',') {
-        let mut samples: [Vec<Sample>; KINDS.len()] = Default::default();
+        let mut samples: Vec<Vec<Sample>> = servers.iter().map(|_| Vec::new()).collect();
         for round in 0..rounds {
-            for turn in 0..KINDS.len() {
-                let index = (round + turn) % KINDS.len();
-                eprintln!("{case} {} {}/{rounds}", KINDS[index], round + 1);
-                samples[index].push(sample(KINDS[index], workers, case, millis)?);
+            for turn in 0..servers.len() {
+                let index = (round + turn) % servers.len();
+                eprintln!("{case} {} {}/{rounds}", servers[index], round + 1);
+                samples[index].push(sample(servers[index], workers, case, millis)?);
             }
         }
-        for (index, kind) in KINDS.iter().enumerate() {
-            let again = if index == KINDS.len() - 1 {
+        for (index, kind) in servers.iter().enumerate() {
+            let again = if index == servers.len() - 1 {
                 ", again"
             } else {
                 ""
@@ -222,8 +239,11 @@ fn serve(kind: &str, workers: &str) -> Fallible<()> {
         .enable_all()
         .build()?;
     let address = match kind {
-        "hand" => runtime.block_on(by_hand())?,
-        "getty" => runtime.block_on(sessions())?,
+        "hand" => runtime.block_on(by_hand(1))?,
+        "hand-two-sockets" => runtime.block_on(by_hand(2))?,
+        "hand-tasks" => runtime.block_on(by_hand_with_tasks())?,
+        "getty" => runtime.block_on(sessions(1))?,
+        "getty-two-sockets" => runtime.block_on(sessions(2))?,
         "getty-endpoint" => runtime.block_on(endpoint())?,
         _ => return Err(format!("there is no server {kind:?}").into()),
     };
@@ -237,23 +257,61 @@ fn serve(kind: &str, workers: &str) -> Fallible<()> {
 }
 
 /// A socket with as much room for what has come as the system gives.
-fn bind() -> io::Result<std::net::UdpSocket> {
+fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     socket.set_recv_buffer_size(4 << 20)?;
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
 
-/// The loop that one would write by hand, which knows no sessions.
-async fn by_hand() -> io::Result<SocketAddr> {
-    let socket = tokio::net::UdpSocket::from_std(bind()?)?;
+const ANY_PORT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+
+/// The loop that one would write by hand, which knows no sessions; one for each of so many sockets on one port.
+async fn by_hand(sockets: usize) -> io::Result<SocketAddr> {
+    let mut address = ANY_PORT;
+    for _ in 0..sockets {
+        let socket = UdpSocket::from_std(bind(address)?)?;
+        address = socket.local_addr()?;
+        tokio::spawn(async move {
+            let mut buf = vec![0; 65_536];
+            loop {
+                let (len, peer) = socket.recv_from(&mut buf).await?;
+                socket.send_to(&buf[..len], peer).await?;
+            }
+            #[expect(unreachable_code, reason = "it says what the errors are")]
+            Ok::<_, io::Error>(())
+        });
+    }
+    Ok(address)
+}
+
+/// How many datagrams wait for a peer's task.
+const QUEUE: usize = 64;
+
+/// What one would write by hand for a task a peer: one that reads, and gives each its datagrams by a channel.
+async fn by_hand_with_tasks() -> io::Result<SocketAddr> {
+    let socket = Arc::new(UdpSocket::from_std(bind(ANY_PORT)?)?);
     let address = socket.local_addr()?;
     tokio::spawn(async move {
+        let mut peers: HashMap<SocketAddr, mpsc::Sender<Vec<u8>>> = HashMap::new();
         let mut buf = vec![0; 65_536];
         loop {
-            let (len, peer) = socket.recv_from(&mut buf).await?;
-            socket.send_to(&buf[..len], peer).await?;
+            let (len, address) = socket.recv_from(&mut buf).await?;
+            let peer = peers.entry(address).or_insert_with(|| {
+                let (sender, mut datagrams) = mpsc::channel::<Vec<u8>>(QUEUE);
+                let socket = Arc::clone(&socket);
+                tokio::spawn(async move {
+                    while let Some(datagram) = datagrams.recv().await {
+                        socket.send_to(&datagram, address).await?;
+                    }
+                    Ok::<_, io::Error>(())
+                });
+                sender
+            });
+            // where there is no room it is lost, as it might have been on the way
+            let _ = peer.try_send(buf[..len].to_vec());
         }
         #[expect(unreachable_code, reason = "it says what the errors are")]
         Ok::<_, io::Error>(())
@@ -261,8 +319,9 @@ async fn by_hand() -> io::Result<SocketAddr> {
     Ok(address)
 }
 
-async fn sessions() -> io::Result<SocketAddr> {
+async fn sessions(sockets: usize) -> io::Result<SocketAddr> {
     let listener = UdpListener::builder()
+        .with_sockets(sockets)
         .with_recv_buffer_size(4 << 20)
         .with_idle_timeout(EXPIRY)
         .bind((Ipv4Addr::LOCALHOST, 0))
@@ -279,7 +338,7 @@ async fn sessions() -> io::Result<SocketAddr> {
 }
 
 async fn endpoint() -> io::Result<SocketAddr> {
-    let endpoint = UdpEndpoint::try_from(bind()?)?;
+    let endpoint = UdpEndpoint::try_from(bind(ANY_PORT)?)?;
     let address = endpoint.local_addr();
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(Raw::new()))
@@ -303,7 +362,7 @@ struct Load {
 }
 
 struct Peer {
-    socket: UdpSocket,
+    socket: mio::net::UdpSocket,
     next: u64,
     expected: u64,
     in_flight: u64,
@@ -316,7 +375,7 @@ impl Load {
             .map(|index| {
                 let host = u8::try_from(1 + index / PEERS_PER_ADDRESS)?;
                 let from = SocketAddr::from((Ipv4Addr::new(127, 0, 1, host), 0));
-                let mut socket = UdpSocket::bind(from)?;
+                let mut socket = mio::net::UdpSocket::bind(from)?;
                 socket.connect(address)?;
                 poll.registry()
                     .register(&mut socket, Token(index), Interest::READABLE)?;

@@ -1,4 +1,5 @@
-//! The servers that are compared: each echoes frames of a 4-byte big-endian length and that many bytes.
+//! The servers that are compared: each echoes frames of a 4-byte big-endian length and that many bytes, or WebSocket
+//! messages.
 //!
 //! All use two threads for their connections, write what they read in one go, and refuse frames of more than 16 MiB.
 
@@ -7,6 +8,7 @@ pub mod epoll;
 pub mod framed;
 pub mod getty;
 pub mod tokio_loop;
+pub mod ws;
 
 use std::{future::Future, io, net::TcpListener};
 
@@ -39,11 +41,26 @@ pub enum Kind {
     FramedForward,
     /// `tokio_util::codec::Framed`, one send an item.
     FramedSend,
+    /// getty over WebSocket.
+    WsGetty,
+    /// tokio-tungstenite, its stream forwarded into its sink.
+    WsForward,
+    /// tokio-tungstenite, one send an item.
+    WsSend,
+}
+
+/// What a server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Frames of a 4-byte big-endian length and that many bytes.
+    Length,
+    /// Binary WebSocket messages.
+    WebSocket,
 }
 
 impl Kind {
     /// Every kind, the reference first.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Tokio8K,
         Self::Getty,
         Self::GettyTower,
@@ -54,7 +71,19 @@ impl Kind {
         Self::Codec64K,
         Self::FramedForward,
         Self::FramedSend,
+        Self::WsSend,
+        Self::WsGetty,
+        Self::WsForward,
     ];
+
+    /// What it speaks.
+    #[must_use]
+    pub fn protocol(self) -> Protocol {
+        match self {
+            Self::WsGetty | Self::WsForward | Self::WsSend => Protocol::WebSocket,
+            _ => Protocol::Length,
+        }
+    }
 
     /// Its name in tables and on the command line.
     #[must_use]
@@ -70,6 +99,9 @@ impl Kind {
             Self::Codec64K => "codec-64k",
             Self::FramedForward => "framed-forward",
             Self::FramedSend => "framed-send",
+            Self::WsGetty => "ws-getty",
+            Self::WsForward => "ws-forward",
+            Self::WsSend => "ws-send",
         }
     }
 
@@ -100,6 +132,9 @@ impl Kind {
             }),
             Self::FramedForward => accept(listener, framed::forward),
             Self::FramedSend => accept(listener, framed::send_each),
+            Self::WsGetty => serve(listener, ws::getty()),
+            Self::WsForward => accept(listener, ws::forward),
+            Self::WsSend => accept(listener, ws::send_each),
         }
     }
 }

@@ -213,6 +213,15 @@ impl<Out> State<Out> {
         })
     }
 
+    /// The same, where `payload` takes the place of the message at `old`.
+    fn charge_in_place_of(&mut self, old: usize, payload: &Payload<Out>) -> bool {
+        self.account.as_mut().is_none_or(|charges| {
+            let [old, new] =
+                [&self.messages[old].payload, payload].map(|payload| payload.weight(charges.weigh));
+            charges.account.replace(old, new)
+        })
+    }
+
     /// `payload` has been taken out of the queue again.
     fn refund(&mut self, payload: &Payload<Out>) {
         if let Some(charges) = &mut self.account {
@@ -553,14 +562,10 @@ impl<Out> Outbox<Out> {
                 };
                 return Err((refusal, payload));
             };
-            replaced = state.messages.remove(oldest);
-            replaced.iter().for_each(|old| state.refund(&old.payload));
-            if !state.charge(&payload) {
-                // the old one is gone for nothing: news that is larger than what it replaces
-                drop(state);
-                drop(replaced);
+            if !state.charge_in_place_of(oldest, &payload) {
                 return Err((Refusal::Budget, payload));
             }
+            replaced = state.messages.remove(oldest);
         }
         state.messages.push_back(Queued {
             payload,
@@ -727,6 +732,7 @@ impl<Out> Outbox<Out> {
 
     /// The first of what is queued; the rest goes into `batch`, which is empty, as with [`take`](Self::take). `true` if
     /// what becomes of it is to be reported, as it is of a batch: one that is alone takes no place any more.
+    #[inline(always)]
     pub(crate) fn take_first(
         &self,
         batch: &mut Option<Box<Batch<Out>>>,
@@ -740,10 +746,12 @@ impl<Out> Outbox<Out> {
         }
         let only = state.messages.pop_front()?;
         state.taken = 0;
-        state.give_back(batch.as_deref_mut());
-        let next = state.next_in_turn();
-        drop(state);
-        next.wake();
+        if batch.is_some() || state.senders.is_some() || state.messages.capacity() > SHORT {
+            state.give_back(batch.as_deref_mut());
+            let next = state.next_in_turn();
+            drop(state);
+            next.wake();
+        }
         Some((only, false))
     }
 
@@ -756,7 +764,7 @@ impl<Out> Outbox<Out> {
         state.blocked = blocked;
         if let Some(charges) = &mut state.account {
             let weigh = |queued: &Queued<Out>| queued.payload.weight(charges.weigh);
-            let weight = left.iter().map(weigh).sum();
+            let weight = left.iter().map(weigh).fold(0, usize::saturating_add);
             charges.account.give_back(weight);
         }
         if !left.is_empty() {
@@ -774,9 +782,11 @@ impl<Out> Outbox<Out> {
     pub(crate) fn set_budget(&self, budget: MemoryBudget, id: u64, weigh: Option<Weigh<Out>>) {
         let mut account = Account::new(budget, id);
         let mut state = self.0.lock();
-        for queued in &state.messages {
-            account.queue(queued.payload.weight(weigh));
-        }
+        let weights = state
+            .messages
+            .iter()
+            .map(|queued| queued.payload.weight(weigh));
+        account.begin(weights.fold(0, usize::saturating_add));
         state.account = Some(Box::new(Charges { account, weigh }));
     }
 

@@ -180,6 +180,8 @@ pub enum WsHandshakeError {
     TimedOut(Duration),
     /// The peer left before its request was complete.
     Closed,
+    /// Somebody closed the connection on this side meanwhile; its record has the reason.
+    Cancelled,
     /// The byte stream failed.
     Io(Arc<io::Error>),
 }
@@ -190,6 +192,7 @@ impl fmt::Display for WsHandshakeError {
             Self::Refused(_) => f.write_str("the connection did not become a WebSocket"),
             Self::TimedOut(time) => write!(f, "the WebSocket handshake took more than {time:?}"),
             Self::Closed => f.write_str("the peer left in the WebSocket handshake"),
+            Self::Cancelled => f.write_str("the connection was closed in the WebSocket handshake"),
             Self::Io(_) => f.write_str("the transport failed in the WebSocket handshake"),
         }
     }
@@ -200,7 +203,7 @@ impl Error for WsHandshakeError {
         match self {
             Self::Refused(refusal) => Some(refusal),
             Self::Io(error) => Some(&**error),
-            Self::TimedOut(_) | Self::Closed => None,
+            Self::TimedOut(_) | Self::Closed | Self::Cancelled => None,
         }
     }
 }

@@ -160,7 +160,11 @@ impl Output {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += written as u64;
-            self.frames.advance(written);
+            if written == self.frames.len() {
+                self.frames.clear(); // unlike an advance, this leaves the whole block to be used again
+            } else {
+                self.frames.advance(written);
+            }
             if let Some(pong) = self.late_pong.take() {
                 self.pong(&pong);
             }
@@ -219,6 +223,14 @@ impl Output {
             self.frames = buffers::take();
         }
         let mask = self.masks.as_mut().map(|masks| masks.next());
+        // a server's short frame: what most are, and two bytes
+        if mask.is_none()
+            && let Some(length) = u8::try_from(length).ok().filter(|length| *length <= 125)
+        {
+            self.frames
+                .extend_from_slice(&[0x80 | u8::from(opcode), length]);
+            return None;
+        }
         let header = FrameHeader {
             opcode,
             mask,

@@ -214,7 +214,14 @@ fn asking(key: &str) -> http::Request<()> {
 
 #[tokio::test]
 async fn a_client_says_what_is_wrong_with_a_url_or_an_answer() {
-    for url in ["http://127.0.0.1/", "127.0.0.1:7000", "ws://"] {
+    for url in [
+        "http://127.0.0.1/",
+        "127.0.0.1:7000",
+        "ws://",
+        // not port 80 instead
+        "ws://127.0.0.1:70000/",
+        "ws://127.0.0.1:ws/",
+    ] {
         let Err(OpenError::Connect(error)) = soon(dial(WsConnectLayer::new(), url)).await else {
             panic!("{url} was dialled");
         };
@@ -261,6 +268,27 @@ async fn a_client_says_what_is_wrong_with_a_url_or_an_answer() {
             };
             assert!(expected, "{answer}: {error}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_url_without_a_path_asks_for_the_root() {
+    for (rest, first) in [
+        ("", "GET / HTTP/1.1\r\n"),
+        ("?room=7", "GET /?room=7 HTTP/1.1\r\n"),
+        ("/a?b#c", "GET /a?b HTTP/1.1\r\n"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}{rest}", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (mut io, _) = listener.accept().await.unwrap();
+            let mut asked = vec![0; first.len()];
+            io.read_exact(&mut asked).await.unwrap();
+            String::from_utf8(asked).unwrap()
+        });
+        let refused = soon(dial(WsConnectLayer::new(), &url)).await.is_err();
+        assert!(refused, "nobody answers");
+        assert_eq!(soon(server).await.unwrap(), first);
     }
 }
 

@@ -17,6 +17,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
+pub(crate) use self::wishes::Kept;
 use self::{attributes::Attributes, callbacks::Callbacks, closing::Requested, wishes::Wishes};
 pub use self::{callbacks::CallbackAdded, wishes::Hold};
 use super::{
@@ -206,6 +207,7 @@ impl ConnectionHandle {
 
     /// How many messages are with their handlers, as of the driver's last turn.
     #[must_use]
+    #[inline]
     pub fn in_flight(&self) -> usize {
         self.0.in_flight.load(Relaxed) as usize
     }
@@ -269,6 +271,7 @@ impl ConnectionHandle {
         &self.0.activity
     }
 
+    #[inline]
     pub(crate) fn set_in_flight(&self, messages: usize) {
         let messages = u32::try_from(messages).unwrap_or(u32::MAX);
         self.0.in_flight.store(messages, Relaxed);
