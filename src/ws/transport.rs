@@ -223,6 +223,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsTransport<T> {
         }
         match self.output.poll_send(&mut self.io, cx, bufs) {
             Poll::Ready(Err(error)) if is_unsendable(&error) => {
+                // whoever waits for something to receive is to be told of the end
+                cx.waker().wake_by_ref();
                 Poll::Ready(Err(self.cannot_send(error).into()))
             }
             polled => polled,
