@@ -32,7 +32,7 @@ pub use self::secure::{MaybeTls, WsUrlConnect, WsUrlConnectLayer};
 use self::target::Target;
 use super::{
     Limits, Messages, Role, WsHandshakeError, WsRequest, WsTransport,
-    handshake::{HeadLimits, has_token, read_response, write_head},
+    handshake::{HeadLimits, has_token, mark_secret, read_response, write_head},
     layer::{HANDSHAKE_TIMEOUT, protocol},
     transport::Setting,
 };
@@ -53,6 +53,23 @@ use super::{
 ///     .with_protocols(["feed.v2"])
 ///     .layer(TcpConnector::new());
 /// let connection = connector.oneshot("ws://127.0.0.1:7080/feed").await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// With the feature `tls`, `wss://` is this layer around a [`TlsConnectLayer`](crate::tls::TlsConnectLayer): the name in
+/// the URL is the one that the server's certificate is verified for.
+///
+/// ```no_run
+/// # #[cfg(feature = "tls")]
+/// # async fn dial() -> Result<(), getty::BoxError> {
+/// # use getty::{ServiceBuilder, net::TcpConnector, tls::{ClientTls, TlsConnectLayer}, ws::WsConnectLayer};
+/// # use tower::ServiceExt;
+/// let connector = ServiceBuilder::new()
+///     .layer(WsConnectLayer::new())
+///     .layer(TlsConnectLayer::new(ClientTls::new().load()?))
+///     .service(TcpConnector::new());
+/// let connection = connector.oneshot("wss://example.com/feed").await?;
 /// # Ok(())
 /// # }
 /// ```
@@ -81,9 +98,10 @@ impl WsConnectLayer {
     }
 
     /// Sends another header with the request, such as `Origin` or `Authorization`. Those of the handshake itself are not
-    /// to be given.
+    /// to be given. `Debug` does not show what `Authorization`, `Proxy-Authorization` and `Cookie` say.
     #[must_use]
-    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+    pub fn with_header(mut self, name: HeaderName, mut value: HeaderValue) -> Self {
+        mark_secret(&name, &mut value);
         self.headers.append(name, value);
         self
     }

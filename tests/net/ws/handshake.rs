@@ -191,9 +191,14 @@ async fn a_hook_sees_the_request_and_refuses_with_what_it_says() {
     let layer = WsLayer::new().with_accept(|request, handle| async move {
         tokio::task::yield_now().await;
         let Some(user) = request.headers().get(header::AUTHORIZATION) else {
-            let refusal = WsRefusal::new(StatusCode::UNAUTHORIZED, "who are you?");
-            let how = HeaderValue::from_static("Bearer");
-            return Err(refusal.with_header(header::WWW_AUTHENTICATE, how));
+            let refusal = WsRefusal::new(StatusCode::UNAUTHORIZED, "{}");
+            let (how, kind) = (
+                HeaderValue::from_static("Bearer"),
+                HeaderValue::from_static("application/json"),
+            );
+            return Err(refusal
+                .with_header(header::WWW_AUTHENTICATE, how)
+                .with_header(header::CONTENT_TYPE, kind));
         };
         handle.insert(User(user.to_str().unwrap_or_default().to_owned()));
         Ok(())
@@ -202,6 +207,11 @@ async fn a_hook_sees_the_request_and_refuses_with_what_it_says() {
     let head = server.connect().await.ask(&request("/", "")).await;
     assert!(head.starts_with("HTTP/1.1 401 "), "{head}");
     assert!(head.contains("www-authenticate: Bearer\r\n"), "{head}");
+    assert!(
+        head.contains("content-type: application/json\r\n"),
+        "{head}"
+    );
+    assert!(!head.contains("text/plain"), "{head}");
     assert_eq!(refusal(&server.end().await), 401);
 
     let mut peer = server.connect().await;
@@ -321,4 +331,23 @@ async fn a_head_in_single_bytes_is_a_head() {
         tokio::task::yield_now().await;
     }
     assert!(peer.head().await.starts_with("HTTP/1.1 101 "));
+}
+
+#[tokio::test(start_paused = true)]
+async fn debug_output_keeps_credentials_to_itself() {
+    let mut server = Server::echo(WsLayer::new());
+    let mut peer = server.connect().await;
+    peer.ask(&request(
+        "/",
+        "Authorization: Bearer hush\r\nCookie: id=hush\r\nX-Trace: 7\r\n",
+    ))
+    .await;
+    let opened: WsRequest = server.session().await.get().unwrap();
+    assert_eq!(opened.headers()[header::AUTHORIZATION], "Bearer hush");
+    let client = getty::ws::WsConnectLayer::new()
+        .with_header(header::COOKIE, HeaderValue::from_static("id=hush"));
+    for shown in [format!("{opened:?}"), format!("{client:?}")] {
+        assert!(!shown.contains("hush"), "{shown}");
+        assert!(shown.contains("Sensitive"), "{shown}");
+    }
 }

@@ -16,7 +16,7 @@ use getty::{
     net::TcpConnector,
     serve,
     ws::{
-        self, WsClose, WsConnectError, WsConnectLayer, WsUpgrader,
+        self, WsClose, WsConnectError, WsConnectLayer, WsRefusal, WsUpgrader,
         http::{self, StatusCode, header},
     },
 };
@@ -171,6 +171,36 @@ async fn an_upgrade_is_refused_while_the_server_closes_or_is_full() {
     let response = upgrader.upgrade(&ask(), Endpoints::default(), io).await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(soon(never).await.is_err(), "nobody waits for it");
+}
+
+#[tokio::test]
+async fn what_the_server_s_own_layers_found_out_reaches_the_session() {
+    #[derive(Clone, Debug, PartialEq)]
+    struct User(&'static str);
+
+    let layer = WsLayer::new().with_accept(|request, handle| async move {
+        let user = request.extensions().get::<User>().cloned();
+        handle.insert(user.ok_or_else(|| WsRefusal::new(StatusCode::UNAUTHORIZED, "who?"))?);
+        Ok(())
+    });
+    let (upgrader, mut upgrades) = ws::upgrades(&layer);
+    let mut request = asking(KEY);
+    let host = "example.com".parse().unwrap();
+    request.headers_mut().insert(header::HOST, host);
+    for (user, expected) in [
+        (None, StatusCode::UNAUTHORIZED),
+        (Some(User("ada")), StatusCode::SWITCHING_PROTOCOLS),
+    ] {
+        if let Some(user) = user {
+            request.extensions_mut().insert(user);
+        }
+        let io = async { Ok::<_, std::io::Error>(tokio::io::duplex(64).0) };
+        let response = upgrader.upgrade(&request, Endpoints::default(), io).await;
+        assert_eq!(response.status(), expected);
+    }
+    let accepted = std::future::poll_fn(|cx| getty::Listener::poll_accept(&mut upgrades, cx));
+    let connection = soon(accepted).await.unwrap();
+    assert_eq!(connection.handle().get(), Some(User("ada")));
 }
 
 fn asking(key: &str) -> http::Request<()> {
