@@ -3,15 +3,15 @@
 //!
 //! ```text
 //! cargo run --release --example game
-//! nc -u 127.0.0.1 7030
+//! nc -u 127.0.0.1 7030                       # or a WebSocket client, to ws://127.0.0.1:7030
 //! join ada
 //! steer 1 0
 //! ```
 //!
-//! The handler knows nothing of the transport: players over UDP and over TCP meet in one world, and a further transport
-//! is one more listener in `serve_all`. What a player says is text, one command a message: `join NAME`, `steer DX DY` with
-//! each of -1, 0 and 1, and `leave`. What it is told is `welcome ID`, `player ID NAME X Y` for each that has moved or
-//! joined, and `gone ID`. A player that says nothing for ten seconds is gone.
+//! The handler knows nothing of the transport: players over UDP and over WebSocket meet in one world, and each line for
+//! all of them is encoded once. What a player says is text, one command a message: `join NAME`, `steer DX DY` with each of
+//! -1, 0 and 1, and `leave`. What it is told is `welcome ID`, `player ID NAME X Y` for each that has moved or joined, and
+//! `gone ID`. A player that says nothing for ten seconds is gone.
 
 use std::{
     collections::HashMap,
@@ -20,10 +20,12 @@ use std::{
 };
 
 use getty::{
-    BoxError, CodecLayer, Pipeline, Reply, Request, ServiceBuilder, Session, SessionLayer,
+    BoxError, CodecLayer, Group, Pipeline, Reply, Request, ServiceBuilder, Session, SessionLayer,
+    SlowConsumer,
     codec::Lines,
     layers::{HandleErrorLayer, IdleTimeoutLayer},
     net::{Admit, Overflow, TcpListener, UdpListener, UdpPeer},
+    ws::{Messages, WsLayer, WsTransport},
 };
 use tokio::{
     net::TcpStream,
@@ -60,11 +62,17 @@ async fn main() -> Result<(), BoxError> {
         .bind(ADDRESS)
         .await?;
     let streams = TcpListener::bind(ADDRESS).await?;
-    println!("the game is on {ADDRESS}, over UDP and TCP");
+    println!("the game is on {ADDRESS}, over UDP and WebSocket");
 
     let world = World::default();
     let ticking = tokio::spawn(world.clone().run());
-    getty::serve_all((datagrams, streams), game(world))
+    let game = game(world);
+    let upgrade = WsLayer::new()
+        .with_messages(Messages::Text)
+        .with_max_message(LONGEST);
+    let web = ServiceBuilder::new().layer(upgrade).service(game.clone());
+    getty::serve(datagrams, game)
+        .and(getty::serve(streams, web))
         .with_graceful_shutdown(getty::shutdown_signal())
         .await?;
     ticking.abort();
@@ -72,7 +80,7 @@ async fn main() -> Result<(), BoxError> {
 }
 
 /// One stack for every transport.
-fn game(world: World) -> impl Pipeline<UdpPeer> + Pipeline<TcpStream> + Clone {
+fn game(world: World) -> impl Pipeline<UdpPeer> + Pipeline<WsTransport<TcpStream>> + Clone {
     ServiceBuilder::new()
         .layer(CodecLayer::new(Lines::new().with_max_length(LONGEST)))
         .layer(IdleTimeoutLayer::read(SILENCE))
@@ -86,12 +94,18 @@ fn game(world: World) -> impl Pipeline<UdpPeer> + Pipeline<TcpStream> + Clone {
         })
 }
 
-/// Who plays, by the session's id.
-#[derive(Clone, Default)]
-struct World(Arc<Mutex<HashMap<u64, Player>>>);
+/// Who plays, and where.
+#[derive(Clone)]
+struct World {
+    players: Arc<Mutex<Players>>,
+    /// The sessions of all players.
+    everybody: Group<String>,
+}
+
+/// By the session's id.
+type Players = HashMap<u64, Player>;
 
 struct Player {
-    session: Session<String>,
     name: String,
     position: [i32; 2],
     steering: [i32; 2],
@@ -99,9 +113,19 @@ struct Player {
     is_news: bool,
 }
 
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            players: Arc::default(),
+            // whoever is slow gets what is new, and does without what is old
+            everybody: Group::new().with_policy(SlowConsumer::DropOldest),
+        }
+    }
+}
+
 impl World {
-    fn players(&self) -> MutexGuard<'_, HashMap<u64, Player>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn players(&self) -> MutexGuard<'_, Players> {
+        self.players.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Moves everybody, for ever.
@@ -115,21 +139,15 @@ impl World {
     }
 
     fn tick(&self) {
-        let mut players = self.players();
-        let mut news = Vec::new();
-        for (id, player) in players.iter_mut() {
+        for (id, player) in self.players().iter_mut() {
             let before = player.position;
             for (place, step) in player.position.iter_mut().zip(player.steering) {
                 *place = (*place + step).clamp(0, SIZE - 1);
             }
             if std::mem::take(&mut player.is_news) || player.position != before {
                 let [x, y] = player.position;
-                news.push(format!("player {id} {} {x} {y}", player.name));
-            }
-        }
-        for player in players.values() {
-            for line in &news {
-                player.tell(line.clone());
+                self.everybody
+                    .broadcast(format!("player {id} {} {x} {y}", player.name));
             }
         }
     }
@@ -162,7 +180,6 @@ impl World {
             .values_mut()
             .for_each(|player| player.is_news = true);
         let player = Player {
-            session: session.clone(),
             name: name.to_owned(),
             position: [SIZE / 2; 2],
             steering: [0; 2],
@@ -170,6 +187,7 @@ impl World {
         };
         players.insert(id, player);
         drop(players);
+        self.everybody.join(session);
         let world = self.clone();
         session.add_close_callback("game", "gone", move |_closed| world.forget(id));
         Ok(Reply::one(format!("welcome {id}")))
@@ -177,20 +195,8 @@ impl World {
 
     /// However a player went: by its own wish, in silence, or with its connection.
     fn forget(&self, id: u64) {
-        let mut players = self.players();
-        let gone = players.remove(&id);
-        for player in players.values() {
-            player.tell(format!("gone {id}"));
-        }
-        drop(players);
-        drop(gone);
-    }
-}
-
-impl Player {
-    /// What finds no room is not worth waiting for: the next tick has newer.
-    fn tell(&self, line: String) {
-        let _ = self.session.try_send(line);
+        self.players().remove(&id);
+        self.everybody.broadcast(format!("gone {id}"));
     }
 }
 

@@ -1,12 +1,13 @@
-//! Calls of JSON over TCP, many at once on each connection, balanced over three servers; one is killed and comes back.
+//! Calls of JSON over TCP and WebSocket, many at once on each connection, balanced over three servers, of which one is
+//! killed and comes back.
 //!
 //! ```text
 //! cargo run --example rpc
 //! ```
 //!
-//! It ends by itself, and says what it saw. A call is a line such as `{"id":1024,"call":{"method":"square","n":7}}`, its
-//! answer `{"id":1024,"result":{"by":"b","value":49}}`. Each connection begins with a call of the server's own, which asks
-//! the client for its name: requests go both ways.
+//! It ends by itself, and says what it saw. A call is `{"id":1024,"call":{"method":"square","n":7}}`, its answer
+//! `{"id":1024,"result":{"by":"b","value":49}}`: a line over TCP, and a text message over WebSocket. Each connection begins
+//! with a call of the server's own, which asks the client for its name: requests go both ways.
 
 use std::{
     collections::BTreeMap,
@@ -18,18 +19,19 @@ use std::{
 use bytes::BytesMut;
 use futures_util::future::join_all;
 use getty::{
-    BoxError, Client, CodecLayer, MultiplexClient, Request, ServiceBuilder, Session, SessionLayer,
-    codec::Lines,
+    BoxError, Client, CodecLayer, LinkLayer, MultiplexClient, Pipeline, Request, ServiceBuilder,
+    Session, SessionLayer, Transport,
+    codec::{Decoder, Encoder, Lines, Text},
     layers::{
         Correlate, CorrelateLayer,
         correlate::{Left, RequestError},
     },
     net::{TcpConnector, TcpListener},
+    ws::{Messages, WsConnectLayer, WsLayer},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{task::JoinHandle, time::sleep};
-use tokio_util::codec::{Decoder, Encoder};
-use tower::{ServiceExt, balance::p2c::Balance, buffer::Buffer, discover::ServiceList};
+use tower::{Layer, ServiceExt, balance::p2c::Balance, buffer::Buffer, discover::ServiceList};
 
 // ---- the protocol
 
@@ -80,49 +82,91 @@ impl Correlate<Message> for ById {
     }
 }
 
-/// A line of JSON for each message. Over WebSocket each would be a text message.
+/// JSON in the texts of another codec: lines on a byte stream, messages where the transport has them.
 #[derive(Clone, Debug)]
-struct Json(Lines);
+struct Json<C>(C);
 
-impl Decoder for Json {
+impl<C: Decoder<Item = String, Error: Into<BoxError>>> Decoder for Json<C> {
     type Item = Message;
     type Error = BoxError;
 
     fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<Message>, BoxError> {
-        let line = self.0.decode(buf)?;
-        Ok(line.map(|line| serde_json::from_str(&line)).transpose()?)
+        parsed(self.0.decode(buf).map_err(Into::into)?)
+    }
+
+    fn decode_eof(&mut self, buf: &mut BytesMut) -> Result<Option<Message>, BoxError> {
+        parsed(self.0.decode_eof(buf).map_err(Into::into)?)
     }
 }
 
-impl Encoder<Message> for Json {
+fn parsed(text: Option<String>) -> Result<Option<Message>, BoxError> {
+    Ok(text.map(|text| serde_json::from_str(&text)).transpose()?)
+}
+
+impl<C: Encoder<String, Error: Into<BoxError>>> Encoder<Message> for Json<C> {
     type Error = BoxError;
 
     fn encode(&mut self, message: Message, buf: &mut BytesMut) -> Result<(), BoxError> {
-        Ok(self.0.encode(serde_json::to_string(&message)?, buf)?)
+        let text = serde_json::to_string(&message)?;
+        self.0.encode(text, buf).map_err(Into::into)
     }
 }
 
+/// What carries texts, in both directions.
+trait Texts:
+    Decoder<Item = String, Error: Into<BoxError>>
+    + Encoder<String, Error: Into<BoxError>>
+    + Clone
+    + Send
+    + 'static
+{
+}
+
+impl Texts for Lines {}
+impl Texts for Text {}
+
 // ---- a server
+
+#[derive(Clone, Copy, Debug)]
+enum Over {
+    Tcp,
+    WebSocket,
+}
 
 /// Serves at `address` until the task is aborted.
 async fn serve(
     name: &'static str,
+    over: Over,
     address: SocketAddr,
 ) -> io::Result<(SocketAddr, JoinHandle<()>)> {
-    let app = ServiceBuilder::new()
-        // a place for `TlsLayer` and `WsLayer`: nothing below changes with them
-        .layer(CodecLayer::new(Json(Lines::new())))
-        .layer(CorrelateLayer::new(ById))
-        .layer(SessionLayer::new().in_flight(64).unordered())
-        .service_fn(move |request: Request<Message>| handle(name, request));
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
     let task = tokio::spawn(async move {
-        if let Err(error) = getty::serve(listener, app).await {
+        let served = match over {
+            Over::Tcp => getty::serve(listener, app(name, Lines::new())).await,
+            Over::WebSocket => {
+                let upgrade = WsLayer::new().with_messages(Messages::Text);
+                getty::serve(listener, upgrade.layer(app(name, Text::new()))).await
+            }
+        };
+        if let Err(error) = served {
             eprintln!("server {name}: {error}");
         }
     });
     Ok((address, task))
+}
+
+/// The same over every transport, but for how one text is told from the next.
+fn app<T, C>(name: &'static str, texts: C) -> impl Pipeline<T> + Clone
+where
+    T: Transport + Send + 'static,
+    C: Texts,
+{
+    ServiceBuilder::new()
+        .layer(CodecLayer::new(Json(texts)))
+        .layer(CorrelateLayer::new(ById))
+        .layer(SessionLayer::new().in_flight(64).unordered())
+        .service_fn(move |request: Request<Message>| handle(name, request))
 }
 
 async fn handle(
@@ -163,25 +207,44 @@ async fn handle(
 
 // ---- the client
 
-/// A connection to one server that is always made anew, and answers what the server asks.
-fn endpoint(address: SocketAddr) -> Client<Message> {
-    Client::new(TcpConnector::new(), address.to_string(), |link| {
-        ServiceBuilder::new()
-            .layer(CodecLayer::new(Json(Lines::new())))
-            .layer(CorrelateLayer::new(ById).with_deadline(Duration::from_secs(2)))
-            .layer(link)
-            .layer(SessionLayer::new())
-            .service_fn(|request: Request<Message>| async move {
-                let message = request.into_message();
-                Ok::<_, BoxError>(Some(Message {
-                    id: message.id,
-                    body: Body::Result {
-                        by: "the balanced client".to_owned(),
-                        value: 0,
-                    },
-                }))
+/// A connection to one server that is always made anew.
+fn endpoint(over: Over, address: SocketAddr) -> Client<Message> {
+    match over {
+        Over::Tcp => Client::new(TcpConnector::new(), address, |link| {
+            answering(link, Lines::new())
+        }),
+        Over::WebSocket => {
+            let connector = WsConnectLayer::new()
+                .with_messages(Messages::Text)
+                .layer(TcpConnector::new());
+            Client::new(connector, format!("ws://{address}/"), |link| {
+                answering(link, Text::new())
             })
-    })
+        }
+    }
+}
+
+/// A client's stack, which answers what the server asks.
+fn answering<T, C>(link: LinkLayer<Message>, texts: C) -> impl Pipeline<T>
+where
+    T: Transport + Send + 'static,
+    C: Texts,
+{
+    ServiceBuilder::new()
+        .layer(CodecLayer::new(Json(texts)))
+        .layer(CorrelateLayer::new(ById).with_deadline(Duration::from_secs(2)))
+        .layer(link)
+        .layer(SessionLayer::new())
+        .service_fn(|request: Request<Message>| async move {
+            let message = request.into_message();
+            Ok::<_, BoxError>(Some(Message {
+                id: message.id,
+                body: Body::Result {
+                    by: "the balanced client".to_owned(),
+                    value: 0,
+                },
+            }))
+        })
 }
 
 /// What became of a number of calls.
@@ -206,11 +269,12 @@ impl fmt::Display for Tally {
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let (a, _serving_a) = serve("a", any).await?;
-    let (b, serving_b) = serve("b", any).await?;
-    let (c, _serving_c) = serve("c", any).await?;
+    let (a, _serving_a) = serve("a", Over::Tcp, any).await?;
+    let (b, serving_b) = serve("b", Over::WebSocket, any).await?;
+    let (c, _serving_c) = serve("c", Over::Tcp, any).await?;
 
-    let clients = [a, b, c].map(endpoint);
+    let clients =
+        [(Over::Tcp, a), (Over::WebSocket, b), (Over::Tcp, c)].map(|(over, to)| endpoint(over, to));
     let to_b: Client<Message> = clients[1].clone();
     let calls = clients.map(MultiplexClient::<Message, Message, _>::new);
     // the least loaded of those that are ready; one whose server is away is not
@@ -260,7 +324,7 @@ async fn main() -> Result<(), BoxError> {
     let tally = round("b is away").await;
     assert!(!tally.by.contains_key("b") && tally.failed.is_empty());
 
-    let (_, _serving_b) = serve("b", b).await?;
+    let (_, _serving_b) = serve("b", Over::WebSocket, b).await?;
     let session: Session<Message> = to_b.session().await?;
     println!("  b is back: {session}");
     let tally = round("three servers again").await;

@@ -12,7 +12,7 @@ use std::{
 use futures_util::TryFutureExt;
 use getty_layers::{Closed, Connection, HasSession, Session};
 use tokio::task::JoinHandle;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tower::{BoxError, Layer, Service, ServiceExt};
 
 use crate::{pipeline::Pipeline, session::NotOpened};
@@ -80,18 +80,20 @@ where
     B: FnOnce(LinkLayer<Out>) -> S,
     S: Pipeline<T>,
 {
-    let (session, task) = open(connector, target, build).await?;
+    let (session, task) = open(connector, target, build, &TaskTracker::new()).await?;
     Ok((session, SessionTask(task.detach())))
 }
 
 /// A session's task, which ends with this.
 pub(crate) type OwnedTask = AbortOnDropHandle<Result<Closed, BoxError>>;
 
-/// As [`connect`], but the session lasts no longer than its task's handle.
+/// As [`connect`], but the session lasts no longer than its task's handle. Aborted, a task ends when its thread comes to
+/// it: `tasks` tells when that is.
 pub(crate) async fn open<C, A, T, Out, B, S>(
     connector: C,
     target: A,
     build: B,
+    tasks: &TaskTracker,
 ) -> Result<(Session<Out>, OwnedTask), OpenError>
 where
     C: Service<A, Response = Connection<T>>,
@@ -112,7 +114,8 @@ where
     poll_fn(|cx| stack.poll_ready(cx))
         .await
         .map_err(|error| OpenError::Open(error.into()))?;
-    let task = AbortOnDropHandle::new(tokio::spawn(stack.call(connection).err_into()));
+    let life = tasks.track_future(stack.call(connection).err_into());
+    let task = AbortOnDropHandle::new(tokio::spawn(life));
 
     if !handle.opened().await {
         return Err(OpenError::Open(match task.await {

@@ -34,8 +34,8 @@
 //! # }
 //! ```
 //!
-//! [`net::TcpListener`] and `net::UnixListener` take the place of `net::memory` in a server; `examples/` in the
-//! repository has whole programs.
+//! [`net::TcpListener`], [`net::UdpListener`] and `net::UnixListener` take the place of `net::memory` in a server;
+//! `examples/` in the repository has whole programs.
 //!
 //! # Two stacks in one
 //!
@@ -57,7 +57,7 @@
 //! From the outermost layer to the handler:
 //!
 //! 1. layers for any connection: limits, access, tracing;
-//! 2. layers that change the transport;
+//! 2. layers that change the transport: TLS, WebSocket;
 //! 3. [`CodecLayer`], which gives the connection its codec and its [`Session`];
 //! 4. layers that need the session;
 //! 5. [`SessionLayer`], which reads, decodes, calls, encodes and writes;
@@ -88,7 +88,41 @@
 //! [`serve`] runs a stack for the connections of one listener, [`serve_all`] one stack for several listeners, and
 //! [`Serve::and`] several stacks together; each ends gracefully on a [signal](Serve::with_graceful_shutdown).
 //! [`connect`] runs the same kind of stack for one connection to elsewhere, and gives the session to send with. A
-//! [`Client`] keeps one such session, or a pool of them, open: see [`client`].
+//! [`Client`] keeps one such session, or a pool of them, open: see [`client`]. [`PipelineClient`] and
+//! [`MultiplexClient`] make a tower service of either, from calls to answers: see [`call`].
+//!
+//! # Modules
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`net`] | listeners and connectors: TCP, UDP, Unix sockets, in-memory |
+//! | [`tls`], [`ws`] | layers that change a byte stream's transport, for servers and around connectors |
+//! | [`codec`] | lines, length-delimited frames, raw bytes, text |
+//! | [`layers`] | the layers for connections and for messages; groups, requests, close callbacks |
+//! | [`session`] | the session loop and its settings |
+//! | [`client`], [`call`] | clients that reconnect, and clients that call |
+//! | [`transport`] | what authors of transports implement |
+//!
+//! # Sending and asking
+//!
+//! What a handler returns is its reply. Everything else is sent by a [`Session`], which a handler has from its request, an
+//! open hook from its connection, a client from [`connect`] or [`Client::session`], and anybody from a
+//! [`Registry`](layers::Registry), a [`Group`] or [`Topics`]. The [table](Session) there says which of its methods is for
+//! what; each tells what became of the message.
+//!
+//! [`Session::request`] sends a message and awaits its answer, from either side, where the stack has a
+//! [`CorrelateLayer`](layers::CorrelateLayer). [`call`] makes a [`tower::Service`] of it.
+//!
+//! # Errors and logs
+//!
+//! An error's `Display` says its own part, and what is behind it is its [`source`](std::error::Error::source): of
+//! [`OpenError`], "connecting failed", the source says to where, and its source why. Who prints errors prints the chain, as
+//! `{:#}` of the crate anyhow does.
+//!
+//! What happens is told by [tracing](https://docs.rs/tracing): what an operator has to see as a warning or an error, such
+//! as accepting that fails or a client that gives up, what is the network's everyday, such as a dial that failed, at the
+//! level `debug`. For connections and messages of one's own there are [`TraceLayer`](layers::TraceLayer) and
+//! [`MessageTraceLayer`](layers::MessageTraceLayer).
 //!
 //! # Scope of what a layer counts
 //!
@@ -126,7 +160,7 @@ pub mod ws;
 pub use getty_layers as layers;
 pub use getty_layers::{
     CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, Group, IntoReply, MemoryBudget,
-    Reply, Request, SendError, Sent, Session, SlowConsumer, Stats, Topics,
+    Reply, Request, RequestError, SendError, Sent, Session, SlowConsumer, Stats, Topics,
 };
 /// tower itself, with what the layers and examples here need of it.
 pub use tower;

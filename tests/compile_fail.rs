@@ -41,6 +41,17 @@ const MISTAKES: &[Mistake] = &[
         &[&["a handler whose session sends `String` cannot answer with `()`"]],
     ),
     (
+        "correlate_of_other_messages",
+        &[
+            &["cannot look at messages of type `String`, which the codec decodes"],
+            &[
+                "`Words` cannot match what its session receives, `String`, with what it sends, `String`",
+                "has to be `Correlate<String, String>`",
+                "`Correlate<u32, u32>` is implemented for it",
+            ],
+        ],
+    ),
+    (
         "handler_not_send",
         &[&[
             "not `Send`",

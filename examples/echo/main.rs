@@ -1,9 +1,9 @@
 //! Sends back whatever arrives: the same handler behind any listener, codec and stack.
 //!
 //! ```text
-//! cargo run --release --all-features --example echo -- --tcp 127.0.0.1:7007 --unix /tmp/echo.sock --udp 127.0.0.1:7007
+//! cargo run --release --all-features --example echo -- --tcp 127.0.0.1:7007 --unix echo.sock --udp 127.0.0.1:7007
 //! nc 127.0.0.1 7007
-//! nc -U /tmp/echo.sock
+//! nc -U echo.sock
 //! nc -u 127.0.0.1 7007
 //! ```
 //!

@@ -182,7 +182,7 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{Connection, Session, driver};
+    use crate::{Connection, Session, driver, testing::request};
 
     type Message = Request<&'static str>;
 
@@ -193,10 +193,6 @@ mod tests {
     fn session() -> (Session<&'static str>, driver::Driver<&'static str>) {
         let connection = Connection::new(());
         driver::pair(connection.handle().clone())
-    }
-
-    fn request() -> Message {
-        Request::new("hello", session().0)
     }
 
     #[test]

@@ -31,6 +31,11 @@ const KEPT: usize = 8;
 /// reply to the last has left, so that each session exceeds the budget by one reply at the most. The last eighth is kept
 /// for sessions that hold less than 4 KiB: a few slow peers cannot shut out the others.
 ///
+/// How large it is to be: a session whose peer is slow holds up to its high watermark and what lies in its queue, 64 KiB and
+/// 64 messages by default. Where there is less than that for all that are slow at the same time, they use it up, and the
+/// others have 4 KiB each, as long as there is one for every 32 KiB of the budget at the most. Of more, those who read well
+/// are refused, too, until the slow ones read or the write timeout has ended them.
+///
 /// ```
 /// use getty_layers::MemoryBudget;
 ///
@@ -149,13 +154,15 @@ impl Account {
         }
     }
 
+    // what a message weighs the application says: it may be absurd, and another thing each time
     fn held(&self) -> usize {
-        self.queued + self.taken + self.written
+        let not_written = self.queued.saturating_add(self.taken);
+        not_written.saturating_add(self.written)
     }
 
     /// Charges so many bytes that are to be queued, if the budget lets it.
     pub(crate) fn queue(&mut self, bytes: usize) -> bool {
-        let needed = blocks(self.held() + bytes);
+        let needed = blocks(self.held().saturating_add(bytes));
         if needed > self.charged {
             let limit = if needed <= BLOCK {
                 self.budget.limit()
@@ -167,25 +174,41 @@ impl Account {
             }
             self.charged = needed;
         }
-        self.queued += bytes;
+        self.queued = self.queued.saturating_add(bytes);
+        true
+    }
+
+    /// Charges for what was queued before there was a budget, come what may.
+    pub(crate) fn begin(&mut self, bytes: usize) {
+        self.queued = bytes;
+        self.settle();
+    }
+
+    /// Charges `new` bytes that are to be queued in place of `old` ones, if the budget lets it.
+    pub(crate) fn replace(&mut self, old: usize, new: usize) -> bool {
+        if new > old {
+            return self.queue(new - old);
+        }
+        self.unqueue(old - new);
         true
     }
 
     /// So many bytes have left the queue and are nobody's.
     pub(crate) fn unqueue(&mut self, bytes: usize) {
-        self.queued -= bytes;
+        self.queued = self.queued.saturating_sub(bytes);
         self.settle();
     }
 
     /// The driver has taken the queue.
     pub(crate) fn take(&mut self) {
-        self.taken += std::mem::take(&mut self.queued);
+        let queued = std::mem::take(&mut self.queued);
+        self.taken = self.taken.saturating_add(queued);
     }
 
     /// The driver has encoded what it took, but for so many bytes that it gives back.
     pub(crate) fn give_back(&mut self, bytes: usize) {
         self.taken = 0;
-        self.queued += bytes;
+        self.queued = self.queued.saturating_add(bytes);
     }
 
     /// So many bytes lie in the write buffer.
@@ -223,7 +246,7 @@ pub(crate) const fn is_other_block(before: usize, now: usize) -> bool {
 
 #[inline]
 const fn blocks(bytes: usize) -> usize {
-    bytes.div_ceil(BLOCK) * BLOCK
+    bytes.div_ceil(BLOCK).saturating_mul(BLOCK)
 }
 
 #[cfg(all(test, not(getty_loom)))]

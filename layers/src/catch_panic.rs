@@ -366,15 +366,9 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{CloseReason, Closed, ConnectionHandle, driver};
+    use crate::{CloseReason, Closed, ConnectionHandle, testing::request};
 
     type Message = Request<&'static str, String>;
-
-    fn request() -> Message {
-        let connection = Connection::new(());
-        let (session, _driver) = driver::pair(connection.handle().clone());
-        Request::new("hello", session)
-    }
 
     fn message<E: Into<BoxError>>(error: E) -> String {
         error.into().downcast::<Panic>().unwrap().to_string()

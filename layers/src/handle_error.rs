@@ -222,15 +222,9 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{CloseReason, Connection, driver};
+    use crate::{CloseReason, testing::request};
 
     type Message = Request<&'static str, String>;
-
-    fn request() -> Message {
-        let connection = Connection::new(());
-        let (session, _driver) = driver::pair(connection.handle().clone());
-        Request::new("hello", session)
-    }
 
     /// A layer that answers with the error's text.
     fn layer() -> HandleErrorLayer<impl Fn(BoxError) -> String + Clone> {

@@ -176,7 +176,7 @@ pub use self::{
         Address, CallbackAdded, CloseReason, Closed, Connection, ConnectionHandle,
         DrainDeadlineExceeded, Endpoints, Panic, SharedError, Stats, TransportKind, WeakHandle,
     },
-    correlate::{Correlate, CorrelateLayer},
+    correlate::{Caller, Correlate, CorrelateLayer, Left, RequestError},
     cron::CronLayer,
     group::{Group, Topics},
     handle_error::HandleErrorLayer,

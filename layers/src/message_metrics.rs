@@ -260,15 +260,9 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{Connection, driver, metrics::record::Sums};
+    use crate::{metrics::record::Sums, testing::request};
 
     type Message = Request<&'static str, &'static str>;
-
-    fn request() -> Message {
-        let connection = Connection::new(());
-        let (session, _driver) = driver::pair(connection.handle().clone());
-        Request::new("hello", session)
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_message_is_in_flight_until_it_is_answered_fails_or_is_dropped() {

@@ -20,6 +20,11 @@ use bytes::BytesMut;
 use tokio_util::codec::{Decoder, Encoder};
 
 /// What decides, for a [`Tap`], which messages go on. Every `FnMut(In) -> Option<In>` does.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot look at messages of type `{In}`, which the codec decodes",
+    label = "this stack decodes `{In}`",
+    note = "a `FnMut({In}) -> Option<{In}>` can"
+)]
 pub trait Keep<In> {
     /// The message, or another in its place, for the message stack; `None` where that is not to see it.
     fn keep(&mut self, message: In) -> Option<In>;

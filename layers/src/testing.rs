@@ -10,13 +10,20 @@ use tokio_util::codec::LinesCodec;
 use tower::{BoxError, Layer, Service};
 use tower_test::mock::{self, Mock};
 
-use crate::{CloseReason, Connection, Framed, driver};
+use crate::{CloseReason, Connection, Framed, Request, driver};
 
 /// A connection with lines as messages, as `CodecLayer` makes it.
 pub(crate) fn framed() -> Connection<Framed<(), LinesCodec, String>> {
     let connection = Connection::new(());
     let (_, driver) = driver::pair(connection.handle().clone());
     connection.map_transport(|()| Framed::new((), LinesCodec::new(), driver, 1024))
+}
+
+/// A message of a session that nobody drives.
+pub(crate) fn request<Out: Send + 'static>() -> Request<&'static str, Out> {
+    let connection = Connection::new(());
+    let (session, _driver) = driver::pair(connection.handle().clone());
+    Request::new("hello", session)
 }
 
 /// Does what the session loop does in its first turn; gives the driver half and the duty to finish the connection.

@@ -9,8 +9,9 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
+use bytes::Bytes;
 use getty_layers::{
-    CloseReason, Connection, SendError, Sending, Session,
+    CloseReason, Connection, MemoryBudget, Offered, SendError, Sending, Session, SlowConsumer,
     driver::{self, Driver, Payload, Ticket},
 };
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
@@ -689,4 +690,117 @@ async fn a_driver_that_ends_among_many_senders_leaves_no_outcome_in_doubt() {
     // nothing is both sent and handed back, nothing neither
     assert_eq!(left.len(), UNTIL);
     assert_eq!(sent, left);
+}
+
+/// What an offer that may be dropped in favour of a later one comes to.
+fn offer(session: &Session<String>, message: &str) -> Result<Offered, SendError<String>> {
+    let offer = session.offer(message.to_owned(), SlowConsumer::DropOldest);
+    match task::spawn(offer).poll() {
+        Poll::Ready(offered) => offered,
+        Poll::Pending => panic!("it never waits"),
+    }
+}
+
+#[test]
+fn what_was_queued_before_a_budget_came_is_charged_to_it_though_it_is_used_up() {
+    let budget = MemoryBudget::new(32 * 1024);
+    let mut hogs = [27 * 1024, 1].map(|bytes| {
+        let (session, mut driver, connection) = pair::<String>(64);
+        driver.set_memory_budget(budget.clone());
+        let sending = async move { session.send_raw(Bytes::from(vec![0; bytes])).await };
+        let mut sending = task::spawn(Box::pin(sending));
+        assert_pending!(sending.poll());
+        (driver, connection, sending)
+    });
+    assert_eq!(budget.used(), budget.limit());
+
+    let (session, mut driver, _connection) = pair::<String>(1);
+    assert_eq!(offer(&session, "old").unwrap(), Offered::Queued);
+    driver.set_memory_budget(budget.clone());
+    assert!(budget.used() > budget.limit(), "it is there, come what may");
+    assert_eq!(offer(&session, "new").unwrap(), Offered::Replaced);
+    assert_eq!(drain(&mut driver), ["new"]);
+    driver.charge_written(0);
+    assert_eq!(budget.used(), budget.limit());
+    for (driver, ..) in &mut hogs {
+        turn(driver);
+    }
+    drop((driver, hogs));
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn news_for_which_there_is_no_memory_drop_nothing() {
+    let budget = MemoryBudget::new(64 * 1024);
+    let (session, mut driver, _connection) = pair::<String>(1);
+    driver.set_weight(String::len);
+    driver.set_memory_budget(budget.clone());
+    assert_eq!(offer(&session, "old").unwrap(), Offered::Queued);
+    let used = budget.used();
+    let large = "x".repeat(100 * 1024);
+    match offer(&session, &large) {
+        Err(SendError::Budget(message)) => assert_eq!(message, large),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(budget.used(), used);
+    assert_eq!(drain(&mut driver), ["old"]);
+    assert_eq!(session.stats().dropped, 0);
+    driver.charge_written(0);
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn a_message_of_more_bytes_than_can_be_counted_is_refused() {
+    let budget = MemoryBudget::new(64 * 1024);
+    let (session, mut driver, _connection) = pair::<String>(4);
+    driver.set_weight(|message| {
+        if message == "endless" {
+            usize::MAX
+        } else {
+            message.len()
+        }
+    });
+    driver.set_memory_budget(budget.clone());
+    session.try_send("one".to_owned()).unwrap();
+    let refused = session.try_send("endless".to_owned());
+    assert!(matches!(refused, Err(SendError::Budget(_))), "{refused:?}");
+    assert_eq!(drain(&mut driver), ["one"]);
+    driver.charge_written(0);
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn a_message_whose_destructor_panics_keeps_nobody_from_learning_the_end() {
+    #[derive(Debug)]
+    struct Bomb(bool);
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            assert!(!self.0, "boom");
+        }
+    }
+
+    let (session, driver, _connection) = pair(64);
+    // nobody waits for either of these any more
+    let mut given_up = sending(&session, Bomb(true));
+    assert_pending!(given_up.poll());
+    drop(given_up);
+    assert!(session.try_send(Bomb(true)).is_ok());
+    let mut waits = [false; 2].map(|bomb| sending(&session, Bomb(bomb)));
+    waits
+        .iter_mut()
+        .for_each(|wait| assert_pending!(wait.poll()));
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(driver)));
+    for wait in &mut waits {
+        assert!(wait.is_woken());
+        let error = assert_ready_err!(wait.poll());
+        assert!(matches!(
+            error,
+            SendError::Closed {
+                message: Some(_),
+                ..
+            }
+        ));
+    }
+    assert!(ended.is_ok(), "it goes no further");
 }

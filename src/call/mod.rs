@@ -3,7 +3,7 @@
 //! [`MultiplexClient`] is for protocols whose answers carry the id of their request, and [`PipelineClient`] for those that
 //! answer in order. Both sit on a stack with a [`CorrelateLayer`](crate::layers::CorrelateLayer), of the kind that their
 //! name says, and on anything that [gives sessions](SessionSource): one [`Session`], or a [`Client`] that
-//! reconnects. They are `Clone` and work under tower's `buffer`, `retry`, `timeout`, `load_shed` and `balance`:
+//! reconnects. They are `Clone`, `Send` and `Sync`, and work under tower's `buffer`, `retry`, `timeout`, `load_shed` and `balance`:
 //!
 //! ```
 //! use std::time::Duration;
@@ -46,6 +46,10 @@
 //! # }
 //! ```
 //!
+//! The type of the answers is said where it does not follow: `PipelineClient::<Answer, _, _>::new(client)`, and
+//! `PipelineClient<Answer, Request, Client<Request>>` for a field. Many tasks share a client by cloning it, and
+//! `calls.clone().oneshot(request)` is a call in one line.
+//!
 //! # What happens when
 //!
 //! - *ready*: when there is an open session and fewer calls are in flight than [may be](Calls::with_in_flight); it
@@ -60,9 +64,104 @@
 //! Nothing is tried again of its own accord. A call's deadline is the layer's, 30 s by default; tower's `timeout` sets
 //! another, and cancels the call.
 //!
+//! # Under tower's middleware
+//!
+//! - `timeout` is for the call alone, for readiness is waited for before; outside of `buffer` it ends the wait for a
+//!   session as well.
+//! - `load_shed` refuses what would have to wait, be it for the first session or for the next one.
+//! - `buffer` makes one queue of many callers; an error of readiness, which is final here, closes it, and its callers get
+//!   that error as its source.
+//! - `retry` needs a policy, which knows what may be done twice: what has not [left](RequestError::left) always may.
+//! - `balance` chooses by the number of calls in flight, and passes over a server while its [`Client`] has no session.
+//!
+//! ```
+//! use std::{future, time::Duration};
+//!
+//! use getty::{
+//!     BoxError, Client, CodecLayer, MultiplexClient, Request, RequestError, ServiceBuilder, SessionLayer,
+//!     codec::Lines,
+//!     layers::{Correlate, CorrelateLayer, Left},
+//!     net::{self, MemoryConnector},
+//! };
+//! use tower::{ServiceExt, balance::p2c::Balance, discover::ServiceList, retry::Policy};
+//!
+//! /// Lines such as `7 what`, in both directions.
+//! struct Numbers;
+//!
+//! impl Correlate<String> for Numbers {
+//!     fn put(&self, id: u64, message: &mut String) {
+//!         message.insert_str(0, &format!("{id} "));
+//!     }
+//!
+//!     fn answers(&self, message: &String) -> Option<u64> {
+//!         message.split(' ').next()?.parse().ok()
+//!     }
+//! }
+//!
+//! /// Tries again, so many times, what the server cannot have seen.
+//! #[derive(Clone)]
+//! struct Unseen(usize);
+//!
+//! impl Policy<String, String, BoxError> for Unseen {
+//!     type Future = future::Ready<()>;
+//!
+//!     fn retry(&mut self, _: &mut String, result: &mut Result<String, BoxError>) -> Option<Self::Future> {
+//!         let error = result.as_ref().err()?.downcast_ref::<RequestError<String>>()?;
+//!         if error.left() != Left::No {
+//!             return None;
+//!         }
+//!         self.0 = self.0.checked_sub(1)?;
+//!         Some(future::ready(()))
+//!     }
+//!
+//!     fn clone_request(&mut self, request: &String) -> Option<String> {
+//!         Some(request.clone())
+//!     }
+//! }
+//!
+//! fn calls_on(connector: MemoryConnector) -> MultiplexClient<String, String, Client<String>> {
+//!     MultiplexClient::new(Client::new(connector, (), |link| {
+//!         ServiceBuilder::new()
+//!             .layer(CodecLayer::new(Lines::new()))
+//!             .layer(CorrelateLayer::new(Numbers))
+//!             .layer(link)
+//!             .layer(SessionLayer::new())
+//!             .service_fn(|_: Request<String>| async { Ok::<Option<String>, BoxError>(None) })
+//!     }))
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! # let [first, second] = [(); 2].map(|()| {
+//! #     let (listener, connector) = net::memory(1024);
+//! #     let echo = ServiceBuilder::new()
+//! #         .layer(CodecLayer::new(Lines::new()))
+//! #         .layer(SessionLayer::new())
+//! #         .service_fn(|request: Request<String>| async move { Ok::<_, BoxError>(request.into_message()) });
+//! #     tokio::spawn(async move { getty::serve(listener, echo).await });
+//! #     connector
+//! # });
+//! // two servers that answer each line with itself
+//! let servers = ServiceList::new(vec![calls_on(first), calls_on(second)]);
+//! let calls = ServiceBuilder::new()
+//!     .retry(Unseen(2))
+//!     .timeout(Duration::from_secs(1))
+//!     .buffer(64)
+//!     .service(Balance::new(servers));
+//! let answer = calls.clone().oneshot("hello".to_owned()).await?;
+//! assert!(answer.ends_with(" hello"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is no call
+//!
 //! What the server says of its own accord is the handler's of the client's own stack: messages that are no answers; and
 //! where answers come in order, those that come while no call waits, and those that
 //! [`with_push`](crate::layers::CorrelateLayer::with_push) knows.
+//!
+//! What the server does not answer is [sent](crate::Client::send) by the client or session that the calls are on:
+//! [`source`](Calls::source) is that.
 
 mod future;
 mod source;
@@ -72,7 +171,6 @@ use std::{
     error::Error,
     fmt,
     marker::PhantomData,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
@@ -82,7 +180,7 @@ use getty_layers::{
     correlate::{Caller, RequestError},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::PollSemaphore;
+use tokio_util::sync::{PollSemaphore, ReusableBoxFuture};
 use tower::{Service, load::Load};
 
 pub use self::{future::CallFuture, source::SessionSource};
@@ -120,7 +218,8 @@ impl Kind for Pipeline {
     const ORDERED: bool = true;
 }
 
-type Waiting<Out> = Pin<Box<dyn Future<Output = Result<Session<Out>, RequestError<Out>>> + Send>>;
+/// `Sync`, whatever the source's future is: an application keeps clients where many threads see them.
+type Waiting<Out> = ReusableBoxFuture<'static, Result<Session<Out>, RequestError<Out>>>;
 
 /// Calls a peer: a service of requests `Out` with responses `In`. It goes by the names of [`MultiplexClient`] and
 /// [`PipelineClient`]; see the [module](self). Scope: clones share the bound on calls in flight.
@@ -186,10 +285,11 @@ where
                         self.caller = None;
                         self.place = None;
                         self.places = self.places.clone();
-                        self.waiting.insert(Box::pin(self.source.wait()))
+                        self.waiting
+                            .insert(ReusableBoxFuture::new(self.source.wait()))
                     }
                 };
-                let waited = ready!(waiting.as_mut().poll(cx));
+                let waited = ready!(waiting.poll(cx));
                 self.waiting = None;
                 waited?
             }

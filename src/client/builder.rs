@@ -116,16 +116,16 @@ impl<Out: Send + 'static> ClientBuilder<Out> {
     /// the hooks after it do not run. It is dropped when the session closes, when the attempt has used up its
     /// [time](Self::with_attempt_timeout), and when the client stops.
     ///
-    /// The session reads and calls its handler meanwhile, so that a hook may wait for an answer. Only the hook knows
-    /// that it does: an attribute of the session tells the handler.
+    /// The session reads and calls its handler meanwhile, so that a hook may wait for an answer. With a
+    /// [`CorrelateLayer`](crate::layers::CorrelateLayer) in the stack that is [`Session::request`]. Without one only the hook
+    /// knows that it waits, and an attribute of the session tells the handler:
     ///
     /// ```
     /// use getty::{BoxError, Client, CodecLayer, Request, ServiceBuilder, Session, SessionLayer, codec, net};
-    /// use tokio::sync::mpsc;
+    /// use tokio::sync::oneshot;
     ///
     /// /// Where the answer to a login goes.
-    /// #[derive(Clone)]
-    /// struct Login(mpsc::Sender<String>);
+    /// struct Login(oneshot::Sender<String>);
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), BoxError> {
@@ -137,12 +137,12 @@ impl<Out: Send + 'static> ClientBuilder<Out> {
     /// # tokio::spawn(async move { getty::serve(listener, server).await });
     /// let client = Client::builder()
     ///     .with_hook(|session: Session<String>| async move {
-    ///         let (login, mut answer) = mpsc::channel(1);
+    ///         let (login, answer) = oneshot::channel();
     ///         session.insert(Login(login));
     ///         session.send("LOGIN ada".to_owned()).await?;
-    ///         match answer.recv().await.as_deref() {
-    ///             Some("welcome") => Ok(()),
-    ///             other => Err(BoxError::from(format!("not let in: {other:?}"))),
+    ///         match answer.await?.as_str() {
+    ///             "welcome" => Ok(()),
+    ///             other => Err(BoxError::from(format!("not let in: {other}"))),
     ///         }
     ///     })
     ///     .connect(connector, (), |link| {
@@ -152,7 +152,7 @@ impl<Out: Send + 'static> ClientBuilder<Out> {
     ///             .layer(SessionLayer::new())
     ///             .service_fn(|request: Request<String>| async move {
     ///                 match request.session().remove::<Login>() {
-    ///                     Some(Login(login)) => login.send(request.into_message()).await?,
+    ///                     Some(Login(login)) => login.send(request.into_message())?,
     ///                     None => println!("{}", request.message()),
     ///                 }
     ///                 Ok::<Option<String>, BoxError>(None)
@@ -215,9 +215,10 @@ impl<Out: Send + 'static> ClientBuilder<Out> {
         let build = Arc::new(build);
         Client::start(
             self.0,
-            Box::new(move || {
+            Box::new(move |tasks| {
+                let (connector, target, tasks) = (connector.clone(), target.clone(), tasks.clone());
                 let build = Arc::clone(&build);
-                open(connector.clone(), target.clone(), move |link| build(link)).boxed()
+                async move { open(connector, target, |link| build(link), &tasks).await }.boxed()
             }),
         )
     }

@@ -56,6 +56,8 @@
 //!   that was not is a failed attempt.
 //! - A session is replaced once its close is complete, so that there are never more than were asked for; it is not
 //!   given out any more from the moment that the close begins.
+//! - Messages are sent by [`Client::send`], or by the session that [`Client::session`] waits for. For requests with an
+//!   answer there is [`Session::request`], and for tower's middleware around them a client of [`call`](crate::call).
 //! - What a client's own stack is to notice, such as a server that hangs, its layers have to:
 //!   [`HeartbeatLayer`](crate::layers::HeartbeatLayer) and [`IdleTimeoutLayer`](crate::layers::IdleTimeoutLayer) work on
 //!   this side as on the other. A session that they close is replaced.
@@ -158,7 +160,9 @@ impl<Out> Client<Out> {
         self.0.pool.pick()
     }
 
-    /// An open session, as soon as there is one.
+    /// An open session, as soon as there is one. While the server is away that may take for ever, for a client does not give
+    /// up unless it [is told to](ClientBuilder::with_max_attempts): tokio's `timeout` around it bounds the wait, as it does
+    /// around [`send`](Self::send).
     ///
     /// # Errors
     ///
@@ -213,13 +217,15 @@ impl<Out> Client<Out> {
             };
             message = match session.send(message).await {
                 Ok(sent) => return Ok(sent),
-                Err(
-                    SendError::Closed {
-                        message: Some(untaken),
-                        ..
-                    }
-                    | SendError::Finished(untaken),
-                ) if self.0.reoffer => untaken,
+                Err(SendError::Closed {
+                    message: Some(untaken),
+                    ..
+                }) if self.0.reoffer => untaken,
+                Err(SendError::Finished(untaken)) if self.0.reoffer => {
+                    // until its end has left it is picked again at once
+                    let _ = session.flush().await;
+                    untaken
+                }
                 Err(error) => return Err(ClientSendError::Session(error)),
             };
         }

@@ -14,7 +14,10 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout, timeout_at},
 };
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 use super::{
     Decision, Ended, Failure, State,
@@ -25,9 +28,10 @@ use super::{
 };
 use crate::connect::{OpenError, OwnedTask};
 
-/// Dials and opens one session.
-pub(super) type Dial<Out> =
-    Box<dyn FnMut() -> BoxFuture<'static, Result<(Session<Out>, OwnedTask), OpenError>> + Send>;
+/// Dials and opens one session, whose task is entered in the list.
+pub(super) type Dial<Out> = Box<dyn FnMut(&TaskTracker) -> Dialling<Out> + Send>;
+
+type Dialling<Out> = BoxFuture<'static, Result<(Session<Out>, OwnedTask), OpenError>>;
 
 /// Sessions end themselves at the drain deadline, each with a record that says so. What is still there so much later does
 /// not listen, and is aborted.
@@ -45,6 +49,8 @@ pub(super) struct Supervisor<Out: Send + 'static> {
     deadline: Option<Instant>,
     attempts: Attempts,
     members: Members<Out>,
+    /// The tasks of all sessions, also of those whose attempt was given up before they were open.
+    tasks: TaskTracker,
     /// How many sessions were offered.
     generation: u64,
     // last: it tells that all of the above is gone
@@ -83,6 +89,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
             attempt: None,
             deadline: None,
             members: Members::new(),
+            tasks: TaskTracker::new(),
             generation: 0,
             _done: done,
         }
@@ -116,7 +123,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
         }
         self.attempts.begin();
         self.deadline = Instant::now().checked_add(self.settings.attempt_timeout);
-        let opening = Panic::catch(|| (self.dial)())?;
+        let opening = Panic::catch(|| (self.dial)(&self.tasks))?;
         let deadline = self.deadline;
         let opened = async move {
             let opened = within(deadline, opening).await.ok_or(Ended::TimedOut)?;
@@ -286,11 +293,18 @@ impl<Out: Send + 'static> Supervisor<Out> {
         let deadline = self.settings.drain_deadline;
         self.members.close(deadline);
         let limit = deadline.saturating_add(GRACE);
-        if timeout(limit, self.members.drain()).await.is_err() {
+        if timeout(limit, self.drain()).await.is_err() {
             self.members.abort();
             // what goes on in a task that a layer has spawned is that layer's
-            let _ = timeout(GRACE, self.members.drain()).await;
+            let _ = timeout(GRACE, self.drain()).await;
         }
+    }
+
+    /// Waits until nothing is left of any session.
+    async fn drain(&mut self) {
+        self.members.drain().await;
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// What is dropped is the application's code: its panic goes no further.

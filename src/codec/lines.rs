@@ -4,7 +4,8 @@
 //! so that a line which arrives in small pieces is not searched again and again.
 //!
 //! A line ends with a line feed, and a carriage return before that belongs to the end. The last line of a stream needs
-//! no end. A message of a message transport is one line, with its end or without.
+//! no end. A message of a message transport is one line, with its end or without; what is sent has its end there, too,
+//! which a page or a game that receives it has to trim. Where no stream is served beside, [`Text`](super::Text) has none.
 //!
 //! ```
 //! use bytes::BytesMut;

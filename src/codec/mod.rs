@@ -17,6 +17,59 @@
 //! Frames and lines have it in both directions, so that what one side may send the other side may receive. A handler
 //! that repeats to others what a peer said, and adds to it, has to leave room for what it adds: a reply that the codec
 //! refuses closes the session that it was meant for.
+//!
+//! # A codec of one's own
+//!
+//! A type of one's own is decoded most easily by one of these codecs and what it makes of a frame: here JSON, one value a
+//! line. The error is any that an [`io::Error`](std::io::Error) converts to.
+//!
+//! ```
+//! use getty::codec::{BytesMut, Decoder, Encoder, Lines};
+//! use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer};
+//! use serde_json::Value;
+//!
+//! #[derive(Clone, Debug, Default)]
+//! struct Json(Lines);
+//!
+//! impl Decoder for Json {
+//!     type Item = Value;
+//!     type Error = BoxError;
+//!
+//!     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Value>, BoxError> {
+//!         let line = self.0.decode(src)?;
+//!         Ok(line.map(|line| serde_json::from_str(&line)).transpose()?)
+//!     }
+//!
+//!     // the last line of a stream, and a message of a message transport, need no end
+//!     fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Value>, BoxError> {
+//!         let line = self.0.decode_eof(src)?;
+//!         Ok(line.map(|line| serde_json::from_str(&line)).transpose()?)
+//!     }
+//! }
+//!
+//! impl Encoder<Value> for Json {
+//!     type Error = BoxError;
+//!
+//!     fn encode(&mut self, value: Value, dst: &mut BytesMut) -> Result<(), BoxError> {
+//!         Ok(self.0.encode(value.to_string(), dst)?)
+//!     }
+//! }
+//!
+//! let stack = ServiceBuilder::new()
+//!     .layer(CodecLayer::new(Json::default()))
+//!     .layer(SessionLayer::new())
+//!     .service_fn(|request: Request<Value>| async move {
+//!         Ok::<_, BoxError>(serde_json::json!({ "you_said": request.message() }))
+//!     });
+//! # fn check<S: getty::Pipeline<tokio::net::TcpStream>>(_: &S) {}
+//! # check(&stack);
+//! # let mut codec = Json::default();
+//! # let mut buffer = BytesMut::new();
+//! # codec.encode(serde_json::json!([1, 2]), &mut buffer)?;
+//! # assert_eq!(codec.decode(&mut buffer)?, Some(serde_json::json!([1, 2])));
+//! # assert_eq!(codec.decode_eof(&mut BytesMut::from("7"))?, Some(serde_json::json!(7)));
+//! # Ok::<(), BoxError>(())
+//! ```
 
 pub mod length;
 pub mod lines;

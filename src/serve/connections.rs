@@ -150,6 +150,16 @@ struct Membership {
     finished: bool,
 }
 
+impl Membership {
+    fn handle(&self) -> Option<ConnectionHandle> {
+        let state = self.shared.lock();
+        state
+            .live
+            .get(self.key as usize)
+            .map(|live| live.handle.clone())
+    }
+}
+
 impl Drop for Membership {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
@@ -184,7 +194,9 @@ where
             Ok(closed) => this.membership.finished = !was_cut_off(&closed),
             Err(error) => {
                 let error: BoxError = error.into();
+                let connection = this.membership.handle().map(tracing::field::display);
                 tracing::debug!(
+                    connection,
                     error = &*error,
                     "a connection ended before its session opened"
                 );

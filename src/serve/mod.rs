@@ -55,6 +55,28 @@ pub fn serve<L: Listener, S: Pipeline<L::Io>>(listener: L, stack: S) -> Serve {
 ///
 /// The listeners are a tuple, an array or a `Vec`; in a tuple their transports may differ, if the stack serves them all.
 /// [`Serve::and`] joins listeners that need different stacks.
+///
+/// ```no_run
+/// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Lines};
+/// use getty::net::{TcpListener, UdpListener};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), BoxError> {
+/// let stack = ServiceBuilder::new()
+///     .layer(CodecLayer::new(Lines::new()))
+///     .layer(SessionLayer::new())
+///     .service_fn(|request: Request<String>| async move {
+///         let kind = request.session().transport(); // "tcp", or "udp"
+///         Ok::<_, BoxError>(format!("{kind}: {}", request.message()))
+///     });
+/// let tcp = TcpListener::bind("127.0.0.1:7000").await?;
+/// let udp = UdpListener::bind("127.0.0.1:7000").await?;
+/// getty::serve_all((tcp, udp), stack)
+///     .with_graceful_shutdown(getty::shutdown_signal())
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
 pub fn serve_all<L, S>(listeners: L, stack: S) -> Serve
 where
     L: Listeners<S>,
@@ -163,6 +185,34 @@ impl Serve {
     }
 
     /// Serves the listeners of `other` too, each with its own stack. The settings are those of `self`.
+    ///
+    /// Stacks that differ in their outer layers alone are made around one that is cloned, so that what it shares, such as
+    /// the permits of a limit, is shared by all of them:
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "ws")]
+    /// # async fn run() -> Result<(), getty::BoxError> {
+    /// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Lines};
+    /// use getty::net::TcpListener;
+    /// use getty::ws::{Messages, WsLayer};
+    ///
+    /// let sessions = ServiceBuilder::new()
+    ///     .layer(CodecLayer::new(Lines::new()))
+    ///     .layer(SessionLayer::new())
+    ///     .service_fn(|request: Request<String>| async move {
+    ///         Ok::<_, BoxError>(request.into_message())
+    ///     });
+    /// let web = ServiceBuilder::new()
+    ///     .layer(WsLayer::new().with_messages(Messages::Text)) // and for `wss` a `TlsLayer` before it
+    ///     .service(sessions.clone());
+    ///
+    /// getty::serve(TcpListener::bind("127.0.0.1:7000").await?, sessions)
+    ///     .and(getty::serve(TcpListener::bind("127.0.0.1:7080").await?, web))
+    ///     .with_graceful_shutdown(getty::shutdown_signal())
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn and(mut self, other: Self) -> Self {
         self.acceptors.extend(other.acceptors);
         self

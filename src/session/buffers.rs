@@ -18,20 +18,26 @@ thread_local! {
     static POOL: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
-/// An empty buffer.
-pub(crate) fn take() -> BytesMut {
+/// Puts an empty buffer where none is.
+pub(crate) fn lend(to: &mut BytesMut) {
     // during the destruction of a thread there is no pool any more
-    let pooled = POOL.try_with(|pool| pool.borrow_mut().pop());
-    pooled
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| BytesMut::with_capacity(BUFFER))
+    let lent = POOL.try_with(|pool| match pool.borrow_mut().pop() {
+        Some(buffer) => {
+            *to = buffer;
+            true
+        }
+        None => false,
+    });
+    if !lent.unwrap_or(false) {
+        *to = BytesMut::with_capacity(BUFFER);
+    }
 }
 
-/// Gives a buffer back, with whatever is in it. One that messages still refer to is left to them.
-pub(crate) fn give(mut buffer: BytesMut) {
+/// Takes a buffer back, with whatever is in it, and leaves none behind. One that messages still refer to is left to them.
+pub(crate) fn take_back(buffer: &mut BytesMut) {
     buffer.clear();
     let whole = buffer.capacity() >= BUFFER || buffer.try_reclaim(BUFFER);
+    let buffer = std::mem::take(buffer);
     if !whole || buffer.capacity() > KEPT_CAPACITY {
         return;
     }
@@ -41,6 +47,18 @@ pub(crate) fn give(mut buffer: BytesMut) {
             pool.push(buffer);
         }
     });
+}
+
+/// An empty buffer.
+pub(crate) fn take() -> BytesMut {
+    let mut buffer = BytesMut::new();
+    lend(&mut buffer);
+    buffer
+}
+
+/// Takes a buffer back, with whatever is in it.
+pub(crate) fn give(mut buffer: BytesMut) {
+    take_back(&mut buffer);
 }
 
 #[cfg(test)]
@@ -53,15 +71,17 @@ mod tests {
         buffer.extend_from_slice(b"message and rest");
         let block = buffer.as_ptr();
         let message = buffer.split_to(7).freeze();
-        give(buffer);
+        take_back(&mut buffer);
+        assert_eq!(buffer.capacity(), 0);
         let mut other = take();
         assert_ne!(other.as_ptr(), block);
 
         other.extend_from_slice(b"gone");
         drop(other.split_to(4));
         let block = other.capacity();
-        give(other);
-        assert!(take().capacity() > block, "the whole block is there again");
+        take_back(&mut other);
+        lend(&mut other);
+        assert!(other.capacity() > block, "the whole block is there again");
         assert_eq!(message, "message");
     }
 }

@@ -33,6 +33,12 @@ impl<F: Future> Calls<F> {
     }
 
     #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        // by itself, for it is what most sessions are whenever they are asked
+        matches!(self, Self::One { call: None }) || self.len() == 0
+    }
+
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::One { call } => usize::from(call.is_some()),

@@ -78,7 +78,8 @@ impl Reader {
     /// # Errors
     ///
     /// The codec's on a stream, or [`FrameTooLong`]; the session cannot go on.
-    #[inline]
+    // always: as a call of its own it would hand each message over through memory, twice
+    #[inline(always)]
     pub(crate) fn decode<W: Wire>(&mut self, wire: &mut W) -> Result<Decoded<W::In>, BoxError> {
         if !self.decodable {
             return Ok(if self.ended {
@@ -133,27 +134,37 @@ impl Reader {
         Ok(Decoded::Nothing)
     }
 
-    /// One unit of a message transport is one message, to its last byte.
+    /// One unit of a message transport is one message, to its last byte. Behind one that the codec keeps to itself, such
+    /// as an answer that is waited for, there may be more.
     #[inline(never)]
     fn decode_unit<W: Wire>(&mut self, wire: &mut W) -> Decoded<W::In> {
-        let length = self.units.pop_front().unwrap_or(self.buf.len());
-        self.decodable = !self.units.is_empty();
-        let (decoded, left);
-        if self.decodable {
-            let mut unit = self.buf.split_to(length);
-            decoded = wire.decode(&mut unit, true);
-            left = unit.len();
-        } else {
-            decoded = wire.decode(&mut self.buf, true);
-            left = self.buf.len();
-            self.buf.clear();
+        loop {
+            let length = self.units.pop_front().unwrap_or(self.buf.len());
+            self.decodable = !self.units.is_empty();
+            let (decoded, left);
+            if self.decodable {
+                let mut unit = self.buf.split_to(length);
+                decoded = wire.decode(&mut unit, true);
+                left = unit.len();
+            } else {
+                decoded = wire.decode(&mut self.buf, true);
+                left = self.buf.len();
+                self.buf.clear();
+            }
+            match decoded {
+                Err(error) => return Decoded::Bad(error),
+                Ok(_) if left > 0 => return Decoded::Bad(Box::new(LeftoverBytes { bytes: left })),
+                Ok(Some(message)) => return Decoded::Message(message),
+                Ok(None) if self.decodable => {}
+                Ok(None) => return Decoded::Nothing,
+            }
         }
-        match decoded {
-            Err(error) => Decoded::Bad(error),
-            Ok(_) if left > 0 => Decoded::Bad(Box::new(LeftoverBytes { bytes: left })),
-            Ok(Some(message)) => Decoded::Message(message),
-            Ok(None) => Decoded::Nothing,
-        }
+    }
+
+    /// Whether there may be a message in what has arrived.
+    #[inline]
+    pub(crate) const fn is_decodable(&self) -> bool {
+        self.decodable
     }
 
     /// Whether the peer has ended its direction and all before that is decoded.
@@ -185,6 +196,7 @@ impl Reader {
     /// # Errors
     ///
     /// As [`decode`](Self::decode).
+    #[cold]
     pub(crate) fn decode_ahead<W: Wire>(
         &mut self,
         wire: &mut W,
@@ -219,7 +231,7 @@ impl Reader {
     }
 
     /// Reads once. Only while [`wants_more`](Self::wants_more).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll_read<W: Wire>(
         &mut self,
         wire: &mut W,
@@ -302,6 +314,7 @@ impl Reader {
     }
 
     /// Reads once and forgets what was read; `false` when there is nothing to be read now.
+    #[cold]
     pub(crate) fn discard<W: Wire>(&mut self, wire: &mut W, cx: &mut Context<'_>) -> bool {
         self.forget();
         let more = self.wants_more() && matches!(self.poll_read(wire, cx), Poll::Ready(Ok(_)));
@@ -329,9 +342,14 @@ impl Reader {
     #[inline]
     fn make_room(&mut self) {
         if self.buf.capacity() == 0 {
-            self.buf = buffers::take();
-            return;
+            buffers::lend(&mut self.buf);
+        } else if self.buf.capacity() - self.buf.len() < LEAST_READ {
+            self.find_room();
         }
+    }
+
+    #[cold]
+    fn find_room(&mut self) {
         let least = LEAST_READ.min(self.room());
         if self.buf.capacity() - self.buf.len() >= least || self.buf.try_reclaim(least) {
             return;
@@ -359,8 +377,9 @@ impl Reader {
     }
 
     /// Gives the buffer back with whatever is in it.
+    #[inline]
     pub(crate) fn release(&mut self) {
-        buffers::give(std::mem::take(&mut self.buf));
+        buffers::take_back(&mut self.buf);
     }
 }
 

@@ -35,6 +35,12 @@ struct Inner {
 }
 
 impl Timer {
+    /// Whether nothing here has a deadline, and none had one for long.
+    #[inline]
+    pub(crate) const fn is_unused(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Holds what is to be written back, for so long from the first time on that this is asked; whether it still does.
     pub(crate) fn holds_back(&mut self, delay: Duration, now: Instant) -> bool {
         let inner = self.0.get_or_insert_default();

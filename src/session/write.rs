@@ -48,7 +48,7 @@ pub(crate) struct Writer {
     /// Something beside the bytes in `buf` may have to be written, flushed or told.
     stirred: bool,
     framing: Framing,
-    /// The longest message that the transport can send, for a message transport.
+    /// The longest message that the transport can send; of a stream without a bound.
     longest: usize,
     /// Where the messages that wait end, by `encoded`, for a message transport.
     units: Queue<u64>,
@@ -76,7 +76,11 @@ impl Writer {
             unflushed: false,
             stirred: false,
             framing,
-            longest,
+            longest: if framing == Framing::Stream {
+                usize::MAX
+            } else {
+                longest
+            },
             units: Queue::new(),
             due: Queue::new(),
         }
@@ -86,6 +90,12 @@ impl Writer {
     #[inline]
     pub(crate) fn len(&self) -> usize {
         usize::try_from(self.encoded - self.taken).unwrap_or(usize::MAX)
+    }
+
+    /// Whether there is nothing to write, to flush or to tell: then there is no buffer either.
+    #[inline]
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.buf.capacity() == 0 && !self.stirred
     }
 
     /// Whether all that was encoded has been handed to the network.
@@ -111,7 +121,7 @@ impl Writer {
         message: W::Out,
     ) -> Result<usize, BoxError> {
         if self.buf.capacity() == 0 {
-            self.buf = buffers::take();
+            buffers::lend(&mut self.buf);
         }
         let before = self.buf.len();
         if let Err(error) = wire.encode(message, &mut self.buf) {
@@ -130,7 +140,7 @@ impl Writer {
     /// Whether the transport can carry a message of so many bytes.
     #[inline(always)]
     fn check(&self, bytes: usize) -> Result<(), BoxError> {
-        if self.framing != Framing::Stream && bytes > self.longest {
+        if bytes > self.longest {
             return Err(MessageTooLong::boxed(bytes, self.longest));
         }
         Ok(())
@@ -147,6 +157,7 @@ impl Writer {
     }
 
     /// Encodes what was queued, as far as it is not encoded yet, and leaves nothing behind when that fails.
+    #[inline(always)]
     pub(crate) fn put<W: Wire>(
         &mut self,
         wire: &mut W,
@@ -197,7 +208,7 @@ impl Writer {
                 self.segments.push(self.buf.len(), piece);
             } else if !piece.is_empty() {
                 if self.buf.capacity() == 0 {
-                    self.buf = buffers::take();
+                    buffers::lend(&mut self.buf);
                 }
                 self.buf.extend_from_slice(&piece);
             }
@@ -251,13 +262,14 @@ impl Writer {
         clock: &mut Clock,
         timer: &mut Timer,
     ) -> Poll<io::Result<()>> {
-        // every other turn has nothing to write: then there is no buffer
-        if self.buf.capacity() == 0 && !self.stirred {
+        // every other turn has nothing to write
+        if self.is_at_rest() {
             return Poll::Ready(Ok(()));
         }
         self.poll_flush_all(wire, cx, clock, timer)
     }
 
+    #[inline(always)]
     fn poll_flush_all<W: Wire>(
         &mut self,
         wire: &mut W,
@@ -290,7 +302,7 @@ impl Writer {
         polled
     }
 
-    #[inline]
+    #[inline(always)]
     fn poll_write<W: Wire>(&mut self, wire: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             // nothing newer follows a send that waits until that is flushed
@@ -303,7 +315,7 @@ impl Writer {
             }
             if self.is_written() {
                 if self.buf.capacity() > 0 {
-                    buffers::give(std::mem::take(&mut self.buf));
+                    buffers::take_back(&mut self.buf);
                 }
                 self.stirred = false;
                 return Poll::Ready(Ok(()));

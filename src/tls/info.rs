@@ -51,7 +51,8 @@ impl TlsInfo {
     }
 
     /// The peer's certificate chain, its own certificate first, in DER. It was verified, unless verification was turned
-    /// off or replaced. Empty where the peer has shown none, as a server's peers do that are not asked for one.
+    /// off or replaced. What they say, such as whose they are, is for a parser of X.509 to read, the `x509-parser` crate's
+    /// for one. Empty where the peer has shown none, as a server's peers do that are not asked for one.
     #[must_use]
     pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
         &self.0.peer_certificates

@@ -1,6 +1,9 @@
 //! The client's side of the handshake, around any connector.
 
 mod error;
+#[cfg(feature = "tls")]
+mod secure;
+mod target;
 
 use std::{
     fmt,
@@ -12,7 +15,10 @@ use std::{
 
 use bytes::BytesMut;
 use getty_layers::{CloseReason, Connection, TransportKind};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header,
+    uri::PathAndQuery,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
@@ -21,9 +27,12 @@ use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_acc
 use tower::{BoxError, Layer, Service, ServiceExt};
 
 pub use self::error::WsConnectError;
+#[cfg(feature = "tls")]
+pub use self::secure::{MaybeTls, WsUrlConnect, WsUrlConnectLayer};
+use self::target::Target;
 use super::{
     Limits, Messages, Role, WsHandshakeError, WsRequest, WsTransport,
-    handshake::{HeadLimits, has_token, read_response, write_head},
+    handshake::{HeadLimits, has_token, mark_secret, read_response, write_head},
     layer::{HANDSHAKE_TIMEOUT, protocol},
     transport::Setting,
 };
@@ -32,7 +41,7 @@ use super::{
 ///
 /// The target is a URL, `ws://host:port/path`; the port is 80 if it is not said, and 443 for `wss://`. The connector is
 /// given the host and the port. For `wss://` it must speak TLS: over one that does not, a dial fails before a byte of the
-/// request is sent.
+/// request is sent. `WsUrlConnectLayer`, with the feature `tls`, is for URLs of either kind.
 ///
 /// ```no_run
 /// use getty::{net::TcpConnector, ws::{WsConnectLayer, http::header}};
@@ -44,6 +53,23 @@ use super::{
 ///     .with_protocols(["feed.v2"])
 ///     .layer(TcpConnector::new());
 /// let connection = connector.oneshot("ws://127.0.0.1:7080/feed").await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// With the feature `tls`, `wss://` is this layer around a [`TlsConnectLayer`](crate::tls::TlsConnectLayer): the name in
+/// the URL is the one that the server's certificate is verified for.
+///
+/// ```no_run
+/// # #[cfg(feature = "tls")]
+/// # async fn dial() -> Result<(), getty::BoxError> {
+/// # use getty::{ServiceBuilder, net::TcpConnector, tls::{ClientTls, TlsConnectLayer}, ws::WsConnectLayer};
+/// # use tower::ServiceExt;
+/// let connector = ServiceBuilder::new()
+///     .layer(WsConnectLayer::new())
+///     .layer(TlsConnectLayer::new(ClientTls::new().load()?))
+///     .service(TcpConnector::new());
+/// let connection = connector.oneshot("wss://example.com/feed").await?;
 /// # Ok(())
 /// # }
 /// ```
@@ -72,9 +98,10 @@ impl WsConnectLayer {
     }
 
     /// Sends another header with the request, such as `Origin` or `Authorization`. Those of the handshake itself are not
-    /// to be given.
+    /// to be given. `Debug` does not show what `Authorization`, `Proxy-Authorization` and `Cookie` say.
     #[must_use]
-    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+    pub fn with_header(mut self, name: HeaderName, mut value: HeaderValue) -> Self {
+        mark_secret(&name, &mut value);
         self.headers.append(name, value);
         self
     }
@@ -162,10 +189,9 @@ impl WsConnectLayer {
     ) -> Result<WsRequest, WsConnectError> {
         let key = generate_key();
         let request = self.request(target, &key);
-        let asked = target
-            .uri
-            .path_and_query()
-            .map_or("/", |path| path.as_str());
+        let root = PathAndQuery::from_static("/");
+        // shown, and not taken as text: that lacks the path of a URL with nothing but a query
+        let asked = target.uri.path_and_query().unwrap_or(&root);
         let first = format!("GET {asked} HTTP/1.1");
         write_head(io, &first, request.headers(), "")
             .await
@@ -231,53 +257,6 @@ impl<C> Layer<C> for WsConnectLayer {
     }
 }
 
-/// What a URL names.
-#[derive(Debug)]
-struct Target {
-    uri: Uri,
-    host: String,
-    port: u16,
-    secure: bool,
-}
-
-impl Target {
-    fn new(uri: Uri) -> Result<Self, WsConnectError> {
-        let secure = match uri.scheme_str() {
-            Some("ws") => false,
-            Some("wss") => true,
-            _ => {
-                return Err(WsConnectError::Url(
-                    "it must begin with ws:// or wss://".into(),
-                ));
-            }
-        };
-        let host = uri.host().unwrap_or_default();
-        if host.is_empty() {
-            return Err(WsConnectError::Url("it has no host".into()));
-        }
-        // an address of IPv6 stands in brackets in a URL, and nowhere else
-        let host = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .to_owned();
-        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        Ok(Self {
-            uri,
-            host,
-            port,
-            secure,
-        })
-    }
-
-    fn host_header(&self) -> String {
-        let host = self.uri.host().unwrap_or_default();
-        match self.uri.port_u16() {
-            Some(port) => format!("{host}:{port}"),
-            None => host.to_owned(),
-        }
-    }
-}
-
 /// The connector that [`WsConnectLayer`] makes.
 #[derive(Clone, Debug)]
 pub struct WsConnect<C> {
@@ -321,12 +300,11 @@ where
     }
 
     fn call(&mut self, url: A) -> WsConnecting<T> {
-        let target = Uri::try_from(url).map_err(|error| WsConnectError::Url(error.into().into()));
-        let target = target.and_then(Target::new);
+        let target = Target::parse(url);
         let (connector, layer) = (self.connector.clone(), self.layer.clone());
         WsConnecting(Box::pin(async move {
             let target = target?;
-            let dialled = connector.oneshot((target.host.clone(), target.port));
+            let dialled = connector.oneshot(target.address());
             let connection = dialled
                 .await
                 .map_err(|error| WsConnectError::Connect(error.into()))?;

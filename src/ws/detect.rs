@@ -292,6 +292,20 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsOrRawTransport<T> {
         }
     }
 
+    fn can_finish(&self) -> bool {
+        match &self.0 {
+            Either::Ws(ws) => ws.can_finish(),
+            Either::Raw { io, .. } => io.can_finish(),
+        }
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
+            Either::Ws(ws) => ws.poll_finish(cx),
+            Either::Raw { io, .. } => io.poll_finish(cx),
+        }
+    }
+
     fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Either::Ws(ws) => ws.poll_close(cx, reason),

@@ -171,6 +171,25 @@ impl WsLayer {
     /// Asks `accept` about each request that is otherwise in order: `Ok` accepts it, and a [`WsRefusal`] is answered. The
     /// handle is the connection's: what is [inserted](ConnectionHandle::insert) there is found by handlers. It runs in
     /// the connection's task, within the time for the handshake.
+    ///
+    /// It is called for each request, so a state that it uses is cloned before the `async` block:
+    ///
+    /// ```
+    /// # use std::{collections::HashSet, sync::Arc};
+    /// # use getty::ws::{WsLayer, WsRefusal, http::{StatusCode, header}};
+    /// let tokens = Arc::new(HashSet::from(["12345"]));
+    /// let layer = WsLayer::new().with_accept(move |request, _handle| {
+    ///     let tokens = Arc::clone(&tokens);
+    ///     async move {
+    ///         let token = request.headers().get(header::AUTHORIZATION).and_then(|t| t.to_str().ok());
+    ///         if token.is_some_and(|token| tokens.contains(token)) {
+    ///             return Ok(());
+    ///         }
+    ///         let refusal = WsRefusal::new(StatusCode::UNAUTHORIZED, "who are you?");
+    ///         Err(refusal.with_header(header::WWW_AUTHENTICATE, "Bearer".parse().expect("it is ASCII")))
+    ///     }
+    /// });
+    /// ```
     #[must_use]
     pub fn with_accept<F, Fut>(self, accept: F) -> Self
     where
@@ -191,7 +210,8 @@ impl WsLayer {
     }
 
     /// The longest message, in bytes: 64 KiB by default, at least 1. A longer one closes the session with 1009. It is to
-    /// be no less than what the codec takes.
+    /// be no less than what the codec takes, and where it is raised the codec's own maximum is to be raised as well: a
+    /// message that only the codec finds too long closes the session with 1007.
     #[must_use]
     pub fn with_max_message(self, bytes: usize) -> Self {
         self.set(|settings| settings.limits.message = bytes.max(1))

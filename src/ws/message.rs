@@ -227,6 +227,30 @@ impl fmt::Display for NoKind {
 
 impl Error for NoKind {}
 
+/// What was to be sent as text is none.
+#[derive(Debug)]
+pub(super) struct NotText;
+
+impl fmt::Display for NotText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a message that is not UTF-8 cannot be sent as text")
+    }
+}
+
+impl Error for NotText {}
+
+impl From<NotText> for io::Error {
+    fn from(error: NotText) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
+    }
+}
+
+/// Whether a message could not be sent because of what it is, so that the peer can still be told of the end.
+pub(super) fn is_unsendable(error: &io::Error) -> bool {
+    let cause = error.get_ref();
+    cause.is_some_and(|cause| cause.is::<NotText>() || cause.is::<NoKind>())
+}
+
 impl From<NoKind> for io::Error {
     fn from(error: NoKind) -> Self {
         Self::new(io::ErrorKind::InvalidData, error)

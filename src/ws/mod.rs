@@ -100,6 +100,8 @@ mod upgrade;
 /// The vocabulary of requests and responses: methods, headers, status codes.
 pub use http;
 
+#[cfg(feature = "tls")]
+pub use self::client::{MaybeTls, WsUrlConnect, WsUrlConnectLayer};
 pub use self::{
     client::{WsConnect, WsConnectError, WsConnectLayer, WsConnecting},
     close::WsClose,

@@ -19,6 +19,7 @@ use self::{farewell::Farewell, output::Output};
 use super::{
     Limits, Messages, Role, WsClose, WsError,
     incoming::{Event, Incoming},
+    message::is_unsendable,
 };
 use crate::{
     session::buffers,
@@ -120,6 +121,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WsTransport<T> {
         Received::End
     }
 
+    /// The codec has made what this WebSocket cannot carry. The stream is as good as before, so the peer is told the code.
+    #[cold]
+    fn cannot_send(&mut self, error: io::Error) -> SendsNoMore {
+        self.end.failed = true;
+        self.end.why = Some(Box::new(Ended {
+            reason: CloseReason::Encode,
+            source: error.into(),
+        }));
+        self.forget();
+        SendsNoMore
+    }
+
     fn forget(&mut self) {
         self.incoming = Incoming::new();
         buffers::give(std::mem::take(&mut self.input));
@@ -208,7 +221,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsTransport<T> {
         if self.end.said {
             return Poll::Ready(Err(SendsNoMore.into()));
         }
-        self.output.poll_send(&mut self.io, cx, bufs)
+        match self.output.poll_send(&mut self.io, cx, bufs) {
+            Poll::Ready(Err(error)) if is_unsendable(&error) => {
+                // whoever waits for something to receive is to be told of the end
+                cx.waker().wake_by_ref();
+                Poll::Ready(Err(self.cannot_send(error).into()))
+            }
+            polled => polled,
+        }
     }
 
     #[inline]

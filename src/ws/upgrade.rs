@@ -33,7 +33,10 @@ const BACKLOG: usize = 1024;
 /// With axum, or any other server on hyper:
 ///
 /// ```
-/// use axum::{Router, body::Body, extract::{Request, State}, response::Response, routing::any};
+/// use std::net::SocketAddr;
+/// use axum::{
+///     Router, body::Body, extract::{ConnectInfo, Request, State}, response::Response, routing::any,
+/// };
 /// use getty::{BoxError, CodecLayer, ServiceBuilder, SessionLayer, codec::Text};
 /// use getty::ws::{self, Messages, WsLayer, WsUpgrader};
 /// use getty::layers::Endpoints;
@@ -41,10 +44,15 @@ const BACKLOG: usize = 1024;
 ///
 /// type Io = TokioIo<hyper::upgrade::Upgraded>;
 ///
-/// async fn open(State(upgrader): State<WsUpgrader<Io>>, mut request: Request) -> Response {
+/// async fn open(
+///     State(upgrader): State<WsUpgrader<Io>>,
+///     ConnectInfo(peer): ConnectInfo<SocketAddr>,
+///     mut request: Request,
+/// ) -> Response {
 ///     let upgraded = hyper::upgrade::on(&mut request);
 ///     let io = async { upgraded.await.map(TokioIo::new) };
-///     upgrader.upgrade(&request, Endpoints::default(), io).await.map(Body::from)
+///     let endpoints = Endpoints { peer: peer.into(), ..Endpoints::default() };
+///     upgrader.upgrade(&request, endpoints, io).await.map(Body::from)
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -58,7 +66,10 @@ const BACKLOG: usize = 1024;
 /// let (upgrader, upgrades) = ws::upgrades(&WsLayer::new().with_messages(Messages::Text));
 /// let sessions = getty::serve(upgrades, echo).with_graceful_shutdown(async { /* the signal */ });
 ///
-/// let app = Router::new().route("/ws", any(open)).with_state(upgrader);
+/// let app = Router::new()
+///     .route("/ws", any(open))
+///     .with_state(upgrader)
+///     .into_make_service_with_connect_info::<SocketAddr>();
 /// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 /// let pages = axum::serve(listener, app).with_graceful_shutdown(async { /* the same signal */ });
 ///
@@ -99,6 +110,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static> WsUpgrader<Io> {
     /// connection once the server has sent it, and `endpoints` are what the session says of its addresses: a server knows
     /// its peer, a request does not. An [`Unknown`](TransportKind::Unknown) kind is told as WebSocket.
     ///
+    /// An [accept hook](WsLayer::with_accept) sees the request with its extensions, and so what the server's own layers
+    /// have found out: whoever has logged in, say, is handed to the session by an
+    /// [insert](crate::ConnectionHandle::insert) there. The answer is the caller's before it is sent: headers, such as
+    /// cookies, can still be added.
+    ///
     /// Where it accepts, a task waits for `io`, as long as a handshake may take, and gives the connection to the
     /// listener. With 503 it refuses once the listener is gone, because the server shuts down, and while as many
     /// connections wait for the stack as a backlog holds.
@@ -122,6 +138,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static> WsUpgrader<Io> {
         asked.uri_mut().clone_from(request.uri());
         *asked.version_mut() = request.version();
         asked.headers_mut().clone_from(request.headers());
+        asked.extensions_mut().clone_from(request.extensions());
         self.clone().decide(asked, endpoints, io)
     }
 

@@ -1,6 +1,7 @@
 //! Clients that are services: calls, under tower's middleware, over sessions that come and go.
 
 use std::{
+    cell::Cell,
     convert::Infallible,
     future::ready,
     sync::{
@@ -155,6 +156,15 @@ async fn a_pipeline_is_answered_in_order() {
         async move { assert_eq!(client.oneshot(n.to_string()).await.unwrap(), n.to_string()) }
     });
     soon(join_all(calls)).await;
+}
+
+#[test]
+fn clients_can_be_kept_where_many_threads_see_them() {
+    const fn anywhere<T: Clone + Send + Sync + 'static>() {}
+    anywhere::<MultiplexClient<String>>();
+    anywhere::<PipelineClient<String, String, Client<String>>>();
+    // messages need not be shared to be sent
+    anywhere::<MultiplexClient<Cell<u8>, Cell<u8>, Client<Cell<u8>>>>();
 }
 
 #[tokio::test(start_paused = true)]
@@ -424,6 +434,43 @@ async fn towers_middleware_works_on_calls() {
             .is::<tower::load_shed::error::Overloaded>()
     );
     call.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_would_wait_for_a_session_is_shed_or_times_out_outside_of_a_buffer() {
+    let place = Place::default(); // where nobody serves yet
+    let client = even().connect(place.connector(), (), by_id());
+    let calls = MultiplexClient::<String, String, _>::new(client);
+    let mut shed = ServiceBuilder::new().load_shed().service(calls.clone());
+    let error = shed.ready().await.unwrap().call("what".to_owned()).await;
+    assert!(
+        error
+            .unwrap_err()
+            .is::<tower::load_shed::error::Overloaded>()
+    );
+
+    let late = ServiceBuilder::new()
+        .timeout(Duration::from_secs(1))
+        .buffer::<String>(16)
+        .service(calls);
+    let begun = Instant::now();
+    let error = soon(late.clone().oneshot("what".to_owned()))
+        .await
+        .unwrap_err();
+    assert!(error.is::<tower::timeout::error::Elapsed>(), "{error}");
+    assert_eq!(begun.elapsed().as_secs(), 1);
+
+    let _server = place.serve(answering(Asked::default()));
+    let mut answer = Err(error);
+    for _ in 0..30 {
+        answer = soon(late.clone().oneshot("what".to_owned())).await;
+        if answer.is_ok() {
+            break;
+        }
+    }
+    assert!(answer.unwrap().ends_with("what"));
+    let answer = soon(shed.ready().await.unwrap().call("what".to_owned())).await;
+    assert!(answer.unwrap().ends_with("what"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use std::{
 use getty::{
     BoxError, CloseReason, CodecLayer, Pipeline, Request, SendError, ServiceBuilder, SessionLayer,
     Transport,
-    client::{Client, ClientSendError, NoSession},
+    client::{Client, ClientSendError, NoSession, Pick},
     codec::Lines,
 };
 use tokio::sync::mpsc;
@@ -222,4 +222,41 @@ async fn session_of_a_clients_own_choosing_may_be_waited_for_and_given_up() {
         session.id(),
         "never one that is closing"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn message_for_a_session_that_is_about_to_finish_waits_for_the_next() {
+    let place = Place::default();
+    let mut listener = place.listen();
+    let picks = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = Arc::clone(&picks);
+    let pick = Pick::least(move |_| {
+        let picks = counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        assert!(picks < 1000, "it is picked over and over, in one turn");
+        0
+    });
+    let client = even()
+        .with_reoffer(true)
+        .with_pick(pick)
+        .connect(place.connector(), (), deaf);
+    let session = soon(client.session()).await.unwrap();
+    let accept = std::future::poll_fn(|cx| getty::Listener::poll_accept(&mut listener, cx));
+    let accepted = soon(accept).await.unwrap();
+    // the peer reads nothing, so that the end of our direction waits for its turn
+    session.try_send("x".repeat(8000)).unwrap();
+    let finishing = session.clone();
+    let finishing = tokio::spawn(async move { finishing.finish().await });
+    idle().await;
+    assert!(!finishing.is_finished());
+    let sender = client.clone();
+    let sending = tokio::spawn(async move { sender.send("last".to_owned()).await });
+    idle().await;
+    assert!(!sending.is_finished(), "{:?}", sending.await);
+
+    let (got, mut received) = mpsc::unbounded_channel();
+    let _server = place.serve(noting(got));
+    drop(accepted);
+    soon(sending).await.unwrap().unwrap();
+    assert_eq!(soon(received.recv()).await.unwrap(), "last");
+    assert!(soon(finishing).await.unwrap().is_err());
 }

@@ -14,6 +14,7 @@ use getty::{
     service_fn,
 };
 use tokio::{io::DuplexStream, sync::Notify, time::Instant};
+use tower::ServiceExt;
 
 use crate::support::{Place, deaf, echo, even, idle, ms, soon, tasks};
 
@@ -277,5 +278,38 @@ fn runtime_that_ends_leaves_nobody_waiting_for_ever() {
         assert!(matches!(client.session().await, Err(NoSession::Stopped)));
         client.stopped().await;
     });
+    assert_eq!(place.open(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn stopped_only_when_the_connection_of_an_attempt_is_gone_too() {
+    let place = Place::default();
+    let _server = place.serve(echo());
+    let (entered, mut enters) = tokio::sync::mpsc::unbounded_channel();
+    let (leave, left) = std::sync::mpsc::channel::<()>();
+    let left = Arc::new(std::sync::Mutex::new(left));
+    let client = even().connect(place.connector(), (), move |link| {
+        let (entered, left) = (entered.clone(), Arc::clone(&left));
+        let stack = deaf(link);
+        service_fn(move |connection: Connection<DuplexStream>| {
+            let (entered, left, stack) = (entered.clone(), Arc::clone(&left), stack.clone());
+            async move {
+                entered.send(()).unwrap();
+                // holds its thread, so that an abort has to wait
+                left.lock().unwrap().recv().unwrap();
+                stack.oneshot(connection).await
+            }
+        })
+    });
+    enters.recv().await.unwrap();
+    client.stop();
+    let mut stopped = std::pin::pin!(client.stopped());
+    for _ in 0..1000 {
+        assert!(futures_util::poll!(&mut stopped).is_pending());
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(place.open(), 1);
+    leave.send(()).unwrap();
+    stopped.await;
     assert_eq!(place.open(), 0);
 }

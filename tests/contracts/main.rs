@@ -6,6 +6,7 @@ mod closing;
 mod codec;
 mod connect;
 mod crowd;
+mod defaults;
 #[cfg(unix)]
 mod descriptors;
 mod fairness;

@@ -735,6 +735,46 @@ async fn in_order_answers_need_no_ids() {
     assert_eq!(soon(peer.line()).await, "push", "which is echoed");
 }
 
+/// A request that the codec refuses, be its future there still or not, is not among those that the peer answers.
+#[tokio::test(start_paused = true)]
+async fn a_request_in_order_that_the_codec_refuses_takes_no_answer_from_others() {
+    use crate::sending::{Picky, Unspeakable};
+
+    let (transport, peer) = stream::pair();
+    let (session, _task) = getty::connect(connector(), transport, |link| {
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(Picky))
+            .layer(CorrelateLayer::in_order().with_in_flight(4))
+            .layer(link)
+            .layer(SessionLayer::new().with_watermarks(0, 0))
+            .service_fn(echo)
+    })
+    .await
+    .unwrap();
+    for _ in 0..3 {
+        // so that all of them wait in the queue, and the requester has not looked when the answers come
+        peer.stall();
+        let first = ask(&session, "first");
+        idle().await;
+        let [given_up, refused, second] = ["bad", "bad", "second"].map(|what| ask(&session, what));
+        idle().await;
+        given_up.abort();
+        idle().await;
+        peer.take_all();
+        assert_eq!(soon(peer.lines(2)).await, ["first", "second"]);
+        peer.send("1\n2\n");
+        assert_eq!(soon(first).await.unwrap().unwrap(), "1");
+        match soon(refused).await.unwrap() {
+            Err(RequestError::Encode(source)) => assert!(source.is::<Unspeakable>()),
+            other => panic!("{other:?}"),
+        }
+        let second = soon(second).await.unwrap();
+        assert_eq!(second.expect("nobody else has its answer"), "2");
+    }
+    assert_eq!(session.stats().late, 0);
+    assert!(!session.awaits_answers());
+}
+
 #[tokio::test(start_paused = true)]
 async fn in_order_answers_find_requests_of_many_tasks() {
     let (listener, dialer) = net::memory(16);

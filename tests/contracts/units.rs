@@ -14,7 +14,7 @@ use crate::{
     support::{echo, idle, lines, open, soon, units},
 };
 
-/// Each unit is one message, even an empty one.
+/// Each unit is one message, even an empty one, but for what the codec keeps to itself.
 #[derive(Clone, Copy, Debug)]
 struct Raw;
 
@@ -30,6 +30,9 @@ impl Decoder for Raw {
         let unit = buf.split();
         if unit.starts_with(b"bad") {
             return Err(io::ErrorKind::InvalidData.into());
+        }
+        if &unit[..] == b"kept" {
+            return Ok(None);
         }
         Ok(Some(String::from_utf8_lossy(&unit).into_owned()))
     }
@@ -69,6 +72,20 @@ async fn each_unit_is_one_message_both_ways_even_an_empty_one() {
         assert_eq!(peer.waiting(), 0);
         assert_eq!(peer.closed_with(), Some(CloseReason::PeerClosed));
         assert!(session.is_closed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn units_that_the_codec_keeps_to_itself_hold_up_none_behind_them() {
+    for kind in KINDS {
+        let (transport, peer) = units::pair(kind);
+        // all of them are there when it first reads
+        for message in ["kept", "kept", "one", "kept", "two"] {
+            peer.send(message);
+        }
+        let (_session, _task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
+        assert_eq!(soon(peer.message()).await, "one", "{kind:?}");
+        assert_eq!(soon(peer.message()).await, "two", "{kind:?}");
     }
 }
 

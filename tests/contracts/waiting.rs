@@ -208,6 +208,28 @@ async fn after_the_flush_handlers_have_the_drain_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_close_after_the_flush_can_still_be_given_a_deadline() {
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new().with_write_timeout(None);
+    let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
+    peer.stall();
+    session.try_send("stuck".to_owned()).unwrap();
+    idle().await;
+    session.close_after_flush();
+    // which neither of these changes
+    session.close_after_flush();
+    session.close();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(!session.is_closed());
+    let began = tokio::time::Instant::now();
+    session.close_within(CloseReason::Shutdown, Duration::from_secs(2));
+    let closed = soon(task).await.unwrap();
+    assert_eq!(began.elapsed().as_secs(), 2);
+    assert_eq!(closed.reason, CloseReason::Local, "the first one");
+    assert!(closed.source.is_some(), "it was cut off");
+}
+
+#[tokio::test(start_paused = true)]
 async fn close_after_flush_does_not_wait_for_a_peer_that_takes_nothing() {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;

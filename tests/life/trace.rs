@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use getty::{
-    BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer,
+    BoxError, CodecLayer, Connection, Request, ServiceBuilder, SessionLayer,
     layers::{MessageTraceLayer, TraceLayer},
 };
 use tracing::{
@@ -34,7 +34,7 @@ impl Visit for Text {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
         match field.name() {
             "message" => self.0.push_str(&format!("{value:?}")),
-            "reason" => self.0.push_str(&format!(" {value:?}")),
+            "reason" | "connection" => self.0.push_str(&format!(" {value:?}")),
             _ => {}
         }
     }
@@ -118,4 +118,36 @@ async fn what_a_handler_tells_nests_in_its_message_and_that_in_its_connection() 
             "connection: connection closed \"handler\"",
         ]
     );
+}
+
+#[tokio::test]
+async fn the_server_s_log_says_which_connection_was_refused() {
+    let recorder = Recorder::default();
+    let _guard = tracing::subscriber::set_default(recorder.clone());
+    let (listener, connector) = getty::net::memory(64);
+    let refuse = getty::service_fn(
+        |connection: Connection<tokio::io::DuplexStream>| async move {
+            drop(connection);
+            Err::<getty::Closed, _>(BoxError::from("not today"))
+        },
+    );
+    let server = tokio::spawn(async move { getty::serve(listener, refuse).await });
+    let connection = connector.connect().await.unwrap();
+    let theirs = connection.handle().local_addr().to_string();
+    soon(async {
+        while recorder.0.lock().unwrap().events.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    server.abort();
+    let events = std::mem::take(&mut recorder.0.lock().unwrap().events);
+    let [event] = &events[..] else {
+        panic!("{events:?}");
+    };
+    assert!(
+        event.starts_with("a connection ended before its session opened "),
+        "{event}"
+    );
+    assert!(event.contains(&theirs), "{event}: {theirs}");
 }

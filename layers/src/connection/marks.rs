@@ -78,6 +78,12 @@ impl Activity {
         self.0.load(Relaxed) & Self::SAID == 0
     }
 
+    /// Whether activity was seen that has not been taken.
+    #[inline]
+    pub(crate) fn is_seen(&self) -> bool {
+        self.0.load(Relaxed) & Self::SEEN != 0
+    }
+
     /// Whether activity was seen since the last time.
     #[inline]
     pub(crate) fn take(&self) -> bool {

@@ -19,6 +19,7 @@ pub use self::{
 };
 pub(crate) use self::{
     close::{catch, contain},
+    handle::Kept,
     lease::Catcher,
 };
 

@@ -27,6 +27,11 @@ use std::{any::type_name, fmt, sync::Arc};
 /// assert_eq!(Words.answers(&"answer 7 that".to_owned()), Some(7));
 /// assert_eq!(Words.answers(&"ask 7 what".to_owned()), None);
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot match what its session receives, `{In}`, with what it sends, `{Out}`",
+    label = "has to be `Correlate<{In}, {Out}>`, from the codec's messages to the handler's",
+    note = "`CorrelateLayer` asks it for the id of each received message, and has it put one into each request"
+)]
 pub trait Correlate<In, Out = In>: Send + Sync + 'static {
     /// Puts the id of a request into it, before it is queued. Runs in the requester's task.
     fn put(&self, id: u64, message: &mut Out);

@@ -7,7 +7,8 @@
 //! - *drop*: nothing of its own.
 //!
 //! Scope: session. In a stack it stands inside of [`CodecLayer`](crate::CodecLayer), outside of `SessionLayer`. Both sides
-//! may have one, and ask each other. An idle session that has asked nothing has two small allocations by it.
+//! may have one, and ask each other. An idle session that has asked nothing has two small allocations by it, and three more
+//! where answers come in order.
 //!
 //! ```
 //! use std::time::Duration;
@@ -108,8 +109,11 @@ impl<K> CorrelateLayer<ById<K>> {
         Self::of(ById(Arc::new(correlate)))
     }
 
-    /// How many bits of a message there are for ids: 64 by default, at least 8. Ids are counted up, never 0 at first, and
-    /// begin anew when the bits are used up: with few of them a late answer may find a later request.
+    /// How many bits of a message there are for ids: 64 by default, at least 8. The lower ones of them say which of the
+    /// requests in flight it is, as many as [`with_in_flight`](Self::with_in_flight) takes; the others are counted up, from 1,
+    /// and begin anew when they are used up. With few of those a late answer may find a later request: 16 bits and the
+    /// default of 1024 in flight leave 64 ids for each place, with 16 in flight it is 4096. 53 is for peers that read numbers
+    /// as JavaScript does, as many do that read JSON.
     #[must_use]
     pub const fn with_id_bits(mut self, bits: u32) -> Self {
         self.limits.id_bits = if bits < 8 {
@@ -126,8 +130,13 @@ impl<K> CorrelateLayer<ById<K>> {
 
 impl CorrelateLayer<InOrder> {
     /// Answers come in the order of their requests, as in many a line protocol. Whatever comes while a request waits is the
-    /// answer of the oldest, and what comes while none does is the handler's. A request that was given up still gets its
-    /// answer, which is dropped.
+    /// answer of the oldest, and what comes while none does is the handler's. A request that was given up, at its deadline
+    /// for one, still gets its answer, which is dropped.
+    ///
+    /// So every request must have an answer. One that the peer never answers would get that of the next request, and so on
+    /// to the end of the session: where that may be, close the session at a [deadline](RequestError::is_deadline), for a
+    /// client to open the next. What the peer does not answer by its protocol, such as Redis's `SUBSCRIBE` to which it
+    /// pushes, is no request: [send](crate::Session::send) it.
     ///
     /// Everything else that the peer would answer, such as a heartbeat, must be sent as a request, too, or its answer be
     /// taken out before: by a [`HeartbeatLayer`](crate::HeartbeatLayer) further out, for one.
@@ -252,6 +261,9 @@ where
         let shared = Arc::new(Shared::new(*limits, matching.clone(), *deadline));
         let handle = connection.handle().clone();
         handle.insert(Arc::clone(&shared));
+        if matching.is_ordered() {
+            shared.guard(&handle);
+        }
         let answers = Answers {
             shared,
             matching: matching.clone(),

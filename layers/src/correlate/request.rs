@@ -17,7 +17,8 @@ use super::{
     table::{Limits, Outcome, Refused, Table},
 };
 use crate::{
-    connection::CloseReason,
+    ConnectionHandle,
+    connection::{CloseReason, Kept},
     session::{
         Next, Refusal, Session, TicketId, WaiterId, error::SendFailure, payload::Payload,
         signal::Signal,
@@ -45,8 +46,25 @@ impl<In, Out> Shared<In, Out> {
     }
 }
 
+impl<In: Send + 'static, Out: 'static> Shared<In, Out> {
+    /// Has the driver tell of what it could not encode from the first request on: by the time that this is asked for, it may
+    /// have been too late for that one.
+    pub(super) fn guard(self: &Arc<Self>, handle: &ConnectionHandle) {
+        self.table.guarded();
+        handle.keep(InputGuard(Arc::clone(self)));
+    }
+}
+
 /// Kept by the driver; its drop says that nothing more will be received.
 struct InputGuard<In, Out>(Arc<Shared<In, Out>>);
+
+impl<In: Send, Out> Kept for InputGuard<In, Out> {
+    /// The peer does not answer what it was not asked. Known here before the next message is received, when the one who
+    /// asked may not have looked, or have given up.
+    fn refused(&mut self, ticket: TicketId) {
+        self.0.table.refused(ticket);
+    }
+}
 
 impl<In, Out> Drop for InputGuard<In, Out> {
     fn drop(&mut self) {
@@ -288,18 +306,21 @@ impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
 /// What came of pushing a message into the queue, and which sender is next in turn.
 type Pushed = (Poll<Result<Option<TicketId>, Refusal>>, Next);
 
-/// Pushes `message` into the queue, or leaves it where it is; whether it was queued.
+/// Pushes `message` into the queue, or leaves it where it is; its ticket, if it was queued.
 fn push<Out>(
     cx: &Context<'_>,
     session: &Session<Out>,
     message: &mut Option<Out>,
     waiter: &mut Option<WaiterId>,
-) -> (Pushed, bool) {
+) -> (Pushed, Option<TicketId>) {
     let mut payload = message.take().map(Payload::Message);
     let pushed = session.outbox().poll_push_watched(cx, &mut payload, waiter);
     *message = payload.and_then(Payload::into_message);
-    let queued = matches!(pushed.0, Poll::Ready(Ok(_)));
-    (pushed, queued)
+    let ticket = match pushed.0 {
+        Poll::Ready(Ok(ticket)) => ticket,
+        Poll::Ready(Err(_)) | Poll::Pending => None,
+    };
+    (pushed, ticket)
 }
 
 /// Gets an id, and a place among those that wait. One that is answered in order is also pushed into the queue.
@@ -339,7 +360,7 @@ fn begin<In: Send + 'static, Out: 'static>(
         waiter,
     };
     if begun.unguarded {
-        handle.keep_until_input_ends(InputGuard(Arc::clone(shared)));
+        handle.keep(InputGuard(Arc::clone(shared)));
     }
     if let Some((at, look)) = begun.look {
         let shared = Arc::clone(shared);

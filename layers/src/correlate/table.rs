@@ -6,14 +6,13 @@
 
 use std::{
     collections::VecDeque,
-    sync::MutexGuard,
     task::{Context, Poll, Waker},
 };
 
 use tokio::time::Instant;
 
 use super::matching::Answered;
-use crate::sync::Mutex;
+use crate::{session::TicketId, sync::Mutex};
 
 /// So many slots are kept when none is in use.
 const FEW: usize = 8;
@@ -88,7 +87,7 @@ struct Slots<In> {
     /// How many requests there were.
     count: u64,
     /// The requests whose answers come in their order, from the oldest that is not answered on.
-    order: VecDeque<u64>,
+    order: VecDeque<(u64, TicketId)>,
     /// When the latest look for deadlines is to be.
     look_at: Option<Instant>,
     /// Which look that is: earlier ones are superseded.
@@ -148,7 +147,7 @@ impl<In> Table<In> {
         deadline: Option<Instant>,
         awaits: impl FnOnce(bool),
     ) -> Result<Begun, Refused> {
-        let begun = self.begin_in_order(cx, deadline, awaits, || ((), false));
+        let begun = self.begin_in_order(cx, deadline, awaits, || ((), None));
         begun.map(|(begun, ())| begun)
     }
 
@@ -158,7 +157,7 @@ impl<In> Table<In> {
         cx: &Context<'_>,
         deadline: Option<Instant>,
         awaits: impl FnOnce(bool),
-        push: impl FnOnce() -> (R, bool),
+        push: impl FnOnce() -> (R, Option<TicketId>),
     ) -> Result<(Begun, R), Refused> {
         let waker = cx.waker().clone();
         let mut slots = self.state.lock();
@@ -214,20 +213,31 @@ impl<In> Table<In> {
             begun.look = Some((deadline, slots.look));
         }
         let (result, pushed) = push();
-        if pushed {
-            slots.order.push_back(id);
+        if let Some(ticket) = pushed {
+            slots.order.push_back((id, ticket));
         }
         Ok((begun, result))
     }
 
     /// Runs `push`, which queues the request `id`, so that requests are answered in the order in which they were queued.
-    pub(super) fn in_order<R>(&self, id: u64, push: impl FnOnce() -> (R, bool)) -> R {
+    pub(super) fn in_order<R>(&self, id: u64, push: impl FnOnce() -> (R, Option<TicketId>)) -> R {
         let mut slots = self.state.lock();
         let (result, pushed) = push();
-        if pushed {
-            slots.order.push_back(id);
+        if let Some(ticket) = pushed {
+            slots.order.push_back((id, ticket));
         }
         result
+    }
+
+    /// The request that was queued with this ticket was not sent: there will be no answer to it.
+    pub(super) fn refused(&self, ticket: TicketId) {
+        let mut slots = self.state.lock();
+        slots.order.retain(|(_, asked)| *asked != ticket);
+    }
+
+    /// Somebody says when the input has ended.
+    pub(super) fn guarded(&self) {
+        self.state.lock().guarded = true;
     }
 
     /// What has become of the request `id`; `cx` is woken when something does. One that is answered is gone.
@@ -276,7 +286,7 @@ impl<In> Table<In> {
         let id = match which {
             Answered::Request(id) => id,
             Answered::Oldest => match slots.order.pop_front() {
-                Some(id) => id,
+                Some((id, _)) => id,
                 None => return Err(Unasked::Push(message)),
             },
         };
@@ -347,8 +357,7 @@ impl<In> Table<In> {
 
     /// How many requests are in flight.
     pub(super) fn in_flight(&self) -> usize {
-        let slots: MutexGuard<'_, _> = self.state.lock();
-        slots.used as usize
+        self.state.lock().used as usize
     }
 
     /// Whether nothing more will be received.
@@ -528,7 +537,7 @@ mod tests {
         let mut waiter = task::spawn(());
         let ids = [(); 4].map(|()| {
             let id = begin(&table, &mut waiter);
-            table.in_order(id, || ((), true));
+            table.in_order(id, || ((), Some(id)));
             id
         });
         table.end(ids[0], |_| {});

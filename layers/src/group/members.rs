@@ -48,6 +48,11 @@ impl<Out> Clone for Member<Out> {
 /// A list of members, as a broadcast walks it.
 pub(super) type List<Out> = Arc<Vec<Member<Out>>>;
 
+/// Whether what a crowd has left behind is worth giving back: seldom enough for coming and going to stay of constant cost.
+pub(super) const fn is_roomy(len: usize, capacity: usize) -> bool {
+    capacity > SHORT && len < capacity / 4
+}
+
 /// The members, and where each stands in their list.
 ///
 /// A broadcast takes a share of the list and walks it while others join and leave. The first of these then copies it: at
@@ -107,7 +112,7 @@ impl<Out> Members<Out> {
         if let Some(moved) = list.get(place) {
             self.places.insert(moved.id, place);
         }
-        if list.capacity() > SHORT && list.len() < list.capacity() / 4 {
+        if is_roomy(list.len(), list.capacity()) {
             list.shrink_to(2 * list.len());
             self.places.shrink_to(2 * list.len());
         }

@@ -11,12 +11,14 @@ use std::{
 use super::{
     Broadcasting, Report,
     deliver::Broadcast,
-    members::{List, Member, Members, Token, sessions},
+    members::{List, Member, Members, Token, is_roomy, sessions},
     settings::Settings,
 };
 use crate::{ConnectionHandle, Session, SlowConsumer, WeakSession, sync::Mutex};
 
 /// Many groups of sessions, by key: each a topic, which is there as long as it has members. Clones share them.
+///
+/// A topic of one member is a name for it: devices by their number, or a user who has come from several places.
 ///
 /// A session may be in any number of topics. It leaves them all when it closes, by one close callback. What is said of
 /// [groups](super) holds for each topic: weak membership, one encoding, a policy for each member, a [`Report`].
@@ -160,7 +162,14 @@ impl<K: Eq + Hash, Out> Topics<K, Out> {
     {
         let mut sessions = self.shared.sessions(session.id()).lock();
         let entry = sessions.get_mut(&session.id());
-        let Some(left) = entry.and_then(|entry| entry.keys.take(key)) else {
+        let left = entry.and_then(|entry| {
+            let left = entry.keys.take(key);
+            if is_roomy(entry.keys.len(), entry.keys.capacity()) {
+                entry.keys.shrink_to(2 * entry.keys.len());
+            }
+            left
+        });
+        let Some(left) = left else {
             return false;
         };
         let emptied = self.shared.remove(key, session.id());
@@ -306,11 +315,15 @@ impl<K: Eq + Hash, Out> Shared<K, Out> {
         let mut topics = self.topics(key).lock();
         let members = topics.get_mut(key)?;
         members.remove(id);
-        if members.is_empty() {
-            topics.remove_entry(key)
-        } else {
-            None
+        if !members.is_empty() {
+            return None;
         }
+        let emptied = topics.remove_entry(key);
+        if is_roomy(topics.len(), topics.capacity()) {
+            let len = topics.len();
+            topics.shrink_to(2 * len);
+        }
+        emptied
     }
 
     /// The same for several topics.
@@ -320,7 +333,13 @@ impl<K: Eq + Hash, Out> Shared<K, Out> {
 
     /// A session has closed: nobody finds it here any more, and so nothing can be added to what it leaves.
     fn closed(&self, id: u64) {
-        let entry = self.sessions(id).lock().remove(&id);
+        let mut sessions = self.sessions(id).lock();
+        let entry = sessions.remove(&id);
+        if is_roomy(sessions.len(), sessions.capacity()) {
+            let len = sessions.len();
+            sessions.shrink_to(2 * len);
+        }
+        drop(sessions);
         if let Some(Entry { keys, .. }) = entry {
             self.remove_all(&keys, id);
         }
@@ -394,5 +413,62 @@ impl<K, Out> fmt::Debug for Topics<K, Out> {
             .field("len", &self.len())
             .field("settings", &self.settings)
             .finish()
+    }
+}
+
+#[cfg(all(test, not(getty_loom)))]
+mod tests {
+    use super::*;
+    use crate::{Connection, driver};
+
+    #[test]
+    fn topics_that_are_gone_leave_no_memory_behind() {
+        const MANY: u32 = 100_000;
+        let topics: Topics<u32, ()> = Topics::new();
+        let room = || {
+            let shards = topics.shared.topics.iter();
+            let topics_room: usize = shards.map(|shard| shard.0.lock().capacity()).sum();
+            let shards = topics.shared.sessions.iter();
+            let keys = |shard: &Shard<HashMap<u64, Entry<u32, ()>>>| -> usize {
+                let entries = shard.0.lock();
+                entries.values().map(|entry| entry.keys.capacity()).sum()
+            };
+            (topics_room, shards.map(keys).sum::<usize>())
+        };
+        let connection = Connection::new(());
+        let (session, _driver) = driver::pair(connection.handle().clone());
+        for key in 0..MANY {
+            assert!(topics.join(key, &session));
+        }
+        let full = room();
+        assert!(full.0 >= MANY as usize && full.1 >= MANY as usize);
+        for key in 0..MANY {
+            assert!(topics.leave(&key, &session));
+        }
+        let (of_topics, of_session) = room();
+        assert!(of_topics < 10_000, "{of_topics} of {}", full.0);
+        assert!(of_session < 1_000, "{of_session} of {}", full.1);
+
+        // and at once
+        (0..MANY).for_each(|key| assert!(topics.join(key, &session)));
+        assert_eq!(topics.leave_all(&session), MANY as usize);
+        let (of_topics, of_session) = room();
+        assert!(of_topics < 10_000 && of_session < 1_000);
+    }
+
+    #[test]
+    fn sessions_that_are_gone_leave_no_memory_behind() {
+        const MANY: usize = 20_000;
+        let topics: Topics<u32, ()> = Topics::new();
+        let connections: Vec<_> = (0..MANY).map(|_| Connection::new(())).collect();
+        for connection in &connections {
+            let (session, _driver) = driver::pair(connection.handle().clone());
+            assert!(topics.join(1, &session));
+        }
+        drop(connections);
+        assert!(topics.is_empty());
+        let shards = topics.shared.sessions.iter();
+        let room: usize = shards.map(|shard| shard.0.lock().capacity()).sum();
+        assert!(room < MANY / 10, "{room}");
     }
 }

@@ -137,6 +137,8 @@ impl<M: Member> Registry<M> {
     }
 
     /// Those for which `filter` is true, the oldest first: by an attribute, by the peer, by anything that a handle tells.
+    /// It asks each of them; where sessions are looked up by one key all the time, such as the number of a device,
+    /// [`Topics`](crate::Topics) with that key find them at once.
     ///
     /// ```
     /// use getty_layers::{Registry, Session};

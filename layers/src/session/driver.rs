@@ -17,7 +17,6 @@
 //! ```
 
 use std::{
-    any::Any,
     fmt,
     sync::Arc,
     task::{Context, Waker},
@@ -41,7 +40,7 @@ pub use crate::connection::{Hold, Lease};
 use crate::message::{Request, lent};
 use crate::{
     budget::{self, MemoryBudget},
-    connection::{CloseReason, SharedError, checks::Checks, contain},
+    connection::{CloseReason, ConnectionHandle, Kept, SharedError, checks::Checks, contain},
 };
 
 /// How many messages wait for the encoder at most, unless [`Driver::set_queue_capacity`] says otherwise.
@@ -51,8 +50,8 @@ pub const DEFAULT_QUEUE_CAPACITY: u32 = 64;
 ///
 /// Once for each connection: it is the handle that wakes the driver, and it knows one.
 #[must_use]
-pub fn pair<Out>(handle: crate::ConnectionHandle) -> (Session<Out>, Driver<Out>) {
-    let session = Session::new(handle, DEFAULT_QUEUE_CAPACITY);
+pub fn pair<Out>(handle: ConnectionHandle) -> (Session<Out>, Driver<Out>) {
+    let session = Session::new(handle.clone(), DEFAULT_QUEUE_CAPACITY);
     let driver = Driver {
         session: Arc::new(session.clone()),
         waker: None,
@@ -63,8 +62,9 @@ pub fn pair<Out>(handle: crate::ConnectionHandle) -> (Session<Out>, Driver<Out>)
         ping: false,
         held: false,
         input_ended: false,
-        memory: None,
-        wishes: None,
+        charged: false,
+        rare: None,
+        handle,
     };
     (session, driver)
 }
@@ -89,10 +89,29 @@ pub struct Driver<Out> {
     held: bool,
     /// Nothing more will be received.
     input_ended: bool,
+    /// What is held for sending is charged to a budget.
+    charged: bool,
+    /// What few sessions have.
+    rare: Option<Box<Rare<Out>>>,
+    /// The session's: every mark that is set goes through it, and through the session it is three words away.
+    handle: ConnectionHandle,
+}
+
+/// What few sessions have.
+struct Rare<Out> {
     /// What is held for sending is charged here, where there is a budget.
     memory: Option<Box<Memory<Out>>>,
-    /// What layers have asked for, where any has.
-    wishes: Option<Box<Wishes>>,
+    /// What layers have asked for.
+    wishes: Wishes,
+}
+
+impl<Out> Default for Rare<Out> {
+    fn default() -> Self {
+        Self {
+            memory: None,
+            wishes: Wishes::default(),
+        }
+    }
 }
 
 /// What is held for sending, as a budget knows it.
@@ -123,7 +142,7 @@ struct Wishes {
     checks: Checks,
     write_timeout: Option<Option<Duration>>,
     /// Dropped when nothing more will be received.
-    until_input_ends: Vec<Box<dyn Any + Send>>,
+    until_input_ends: Vec<Box<dyn Kept>>,
 }
 
 /// What to send, and whom to tell of its outcome.
@@ -165,13 +184,19 @@ impl<Out> Driver<Out> {
     /// `now`, for the marks of activity.
     #[inline]
     pub fn moment(&self, now: Instant) -> Moment {
-        self.session.moment(now)
+        self.handle.moment(now)
     }
 
     /// The other half.
     #[inline]
     pub fn session(&self) -> &Session<Out> {
         &self.session
+    }
+
+    /// The untyped handle of the other half.
+    #[inline]
+    pub const fn handle(&self) -> &ConnectionHandle {
+        &self.handle
     }
 
     /// A request for `message`: as [`Request::new`], and without touching a reference count where the last request of
@@ -192,14 +217,14 @@ impl<Out> Driver<Out> {
     /// Begins a turn: whatever is sent or requested from here on wakes `cx`.
     #[inline]
     pub fn turn(&mut self, cx: &Context<'_>) {
-        self.session.signal().register(&mut self.waker, cx);
+        self.handle.signal().register(&mut self.waker, cx);
         self.look();
     }
 
     /// Looks for messages that were queued since the turn began.
     #[inline]
     pub fn look(&mut self) {
-        let raised = self.session.signal().take();
+        let raised = self.handle.signal().take();
         if raised != 0 {
             self.take_notice(raised);
         }
@@ -210,9 +235,9 @@ impl<Out> Driver<Out> {
         self.raised |= raised & Signal::MESSAGES != 0;
         self.ping |= raised & Signal::PING != 0;
         if raised & Signal::WISHES != 0 {
-            let new = self.session.take_wishes();
+            let new = self.handle.take_wishes();
             self.held = new.holds > 0;
-            let wishes = self.wishes.get_or_insert_default();
+            let wishes = &mut self.rare.get_or_insert_default().wishes;
             wishes.checks.extend(new.checks);
             wishes.write_timeout = new.write_timeout.or(wishes.write_timeout);
             wishes.until_input_ends.extend(new.until_input_ends);
@@ -231,16 +256,16 @@ impl<Out> Driver<Out> {
     /// When to [`run_checks`](Self::run_checks) next.
     #[inline]
     pub fn next_check(&self) -> Option<Instant> {
-        self.wishes.as_ref()?.checks.next()
+        self.rare.as_ref()?.wishes.checks.next()
     }
 
     /// Runs the [checks](crate::ConnectionHandle::check_at) that are due.
     pub fn run_checks(&mut self, now: Instant) {
         // for checks that report it: kept up here, because keeping it up where messages move would cost each of them
         #[cfg(feature = "metrics")]
-        self.session.set_queued(self.session.queued());
-        if let Some(wishes) = &mut self.wishes {
-            wishes.checks.run(self.session.handle(), now);
+        self.handle.set_queued(self.session.queued());
+        if let Some(rare) = &mut self.rare {
+            rare.wishes.checks.run(&self.handle, now);
         }
     }
 
@@ -258,13 +283,22 @@ impl<Out> Driver<Out> {
     /// The write timeout that a layer has set: see [`set_write_timeout`](crate::ConnectionHandle::set_write_timeout).
     #[inline]
     pub fn write_timeout(&self) -> Option<Option<Duration>> {
-        self.wishes.as_ref()?.write_timeout
+        self.rare.as_ref()?.wishes.write_timeout
     }
 
     /// Whether anything was sent or requested since the last [`look`](Self::look).
     #[inline]
     pub fn is_signalled(&self) -> bool {
-        self.session.signal().is_raised()
+        self.handle.signal().is_raised()
+    }
+
+    /// Whether nothing is to be done here: nothing to send, to tell or to account for, no close, no ping, no mark to set.
+    #[inline]
+    pub fn is_at_rest(&self) -> bool {
+        !self.has_outgoing() && !self.unreported && !self.ping && !self.charged && {
+            let handle = &self.handle;
+            !handle.signal().is_raised() && !handle.is_closing() && !handle.activity().is_seen()
+        }
     }
 
     /// Whether [`next_outgoing`](Self::next_outgoing) may give a message.
@@ -280,6 +314,7 @@ impl<Out> Driver<Out> {
     }
 
     /// What to send next.
+    #[inline]
     pub fn next_outgoing(&mut self) -> Option<Outgoing<Out>> {
         if self.left() > 0 {
             self.unreported = true;
@@ -305,13 +340,15 @@ impl<Out> Driver<Out> {
 
     #[inline(never)]
     fn report(&mut self, blocked: bool) -> bool {
-        if let Some(memory) = &mut self.memory {
+        if self.charged
+            && let Some(memory) = self.rare.as_mut().and_then(|rare| rare.memory.as_mut())
+        {
             memory.uncharged |= self.unreported;
         }
         self.unreported = false;
         if blocked != self.blocked {
             self.blocked = blocked;
-            self.session.mark_backpressured(blocked);
+            self.handle.mark_backpressured(blocked);
         }
         self.raised |= self.left() > 0;
         match &mut self.batch {
@@ -332,6 +369,9 @@ impl<Out> Driver<Out> {
 
     /// A message was refused by the codec.
     pub fn fail(&mut self, ticket: &Ticket, source: SharedError) {
+        let kept = self.rare.iter_mut();
+        kept.flat_map(|rare| &mut rare.wishes.until_input_ends)
+            .for_each(|kept| kept.refused(ticket.0));
         self.session
             .outbox()
             .complete(ticket.0, Err(SendFailure::Encode(source)));
@@ -340,12 +380,12 @@ impl<Out> Driver<Out> {
     /// So many encoded bytes wait for the transport; to be told at the end of a turn.
     #[inline]
     pub fn pending(&self, bytes: usize) {
-        self.session.set_pending(bytes);
+        self.handle.set_pending(bytes);
     }
 
     /// Our direction has ended, as a [`Payload::Finish`] asked.
     pub fn finished(&mut self, ticket: &Ticket) {
-        self.session.mark_finished();
+        self.handle.mark_finished();
         self.complete(ticket, 0);
     }
 
@@ -359,17 +399,19 @@ impl<Out> Driver<Out> {
     /// Whether the close waits for the flush without a deadline: see
     /// [`close_after_flush`](crate::ConnectionHandle::close_after_flush).
     pub fn closes_after_flush(&self) -> bool {
-        self.session.closes_after_flush()
+        self.handle.closes_after_flush()
     }
 
     /// So many messages were dropped that were to be sent.
     pub fn dropped(&self, messages: u64) {
-        self.session.handle().count_dropped(messages);
+        self.handle.count_dropped(messages);
     }
 
     /// Has what the session holds for sending charged to `budget`.
     pub fn set_memory_budget(&mut self, budget: MemoryBudget) {
-        let memory = self.memory.get_or_insert_default();
+        self.charged = true;
+        let rare = self.rare.get_or_insert_default();
+        let memory = rare.memory.get_or_insert_default();
         memory.budget = Some(budget.clone());
         let (id, outbox) = (self.session.id(), self.session.outbox());
         outbox.set_budget(budget, id, memory.weigh);
@@ -377,13 +419,15 @@ impl<Out> Driver<Out> {
 
     /// How many bytes a message holds beyond its own size, for a budget that is set later.
     pub fn set_weight(&mut self, weigh: fn(&Out) -> usize) {
-        self.memory.get_or_insert_default().weigh = Some(weigh);
+        let rare = self.rare.get_or_insert_default();
+        rare.memory.get_or_insert_default().weigh = Some(weigh);
     }
 
     /// Charges the bytes that wait in the write buffer to the budget, where there is one; to be told at the end of a turn.
     #[inline]
     pub fn charge_written(&mut self, bytes: usize) {
-        if let Some(memory) = &mut self.memory
+        if self.charged
+            && let Some(memory) = self.rare.as_mut().and_then(|rare| rare.memory.as_mut())
             && (memory.uncharged || budget::is_other_block(memory.charged, bytes))
         {
             memory.charged = bytes;
@@ -393,13 +437,13 @@ impl<Out> Driver<Out> {
     }
 
     fn budget(&self) -> Option<&MemoryBudget> {
-        self.memory.as_ref()?.budget.as_ref()
+        self.rare.as_ref()?.memory.as_ref()?.budget.as_ref()
     }
 
     /// Whether there is a budget and it is used up: then nothing is to be added to what waits already.
     #[inline]
     pub fn is_out_of_memory(&self) -> bool {
-        self.budget().is_some_and(MemoryBudget::is_used_up)
+        self.charged && self.budget().is_some_and(MemoryBudget::is_used_up)
     }
 
     /// Has `cx` woken when a budget that is used up has room again. `false` if there is room now.
@@ -432,8 +476,8 @@ impl<Out> Driver<Out> {
     /// [kept until then](crate::ConnectionHandle::keep_until_input_ends).
     pub fn input_ended(&mut self) {
         self.input_ended = true;
-        let kept = self.wishes.iter_mut();
-        for value in kept.flat_map(|wishes| std::mem::take(&mut wishes.until_input_ends)) {
+        let kept = self.rare.iter_mut();
+        for value in kept.flat_map(|rare| std::mem::take(&mut rare.wishes.until_input_ends)) {
             contain("dropping what was kept until the input ended", || {
                 drop(value);
             });
@@ -442,34 +486,37 @@ impl<Out> Driver<Out> {
 
     /// The drain deadline that the close was requested with, instead of the session's own.
     pub fn requested_deadline(&self) -> Option<Duration> {
-        self.session.requested_deadline()
+        self.handle.requested_deadline()
     }
 
     /// Adds an error to a close that was recorded without one.
     pub fn note_source(&mut self, source: SharedError) {
-        self.session.note_source(source);
+        self.handle.note_source(source);
     }
 
     /// So many bytes were received.
     #[inline]
     pub fn received(&self, bytes: usize, now: Moment) {
-        self.session.counters().bytes_in.add(bytes as u64);
-        self.session.marks().read.set(now);
+        let handle = &self.handle;
+        handle.counters().bytes_in.add(bytes as u64);
+        handle.marks().read.set(now);
     }
 
     /// The transport took so many bytes.
     #[inline]
     pub fn sent(&self, bytes: u64, now: Moment) {
-        self.session.counters().bytes_out.add(bytes);
-        self.session.marks().write.set(now);
+        let handle = &self.handle;
+        handle.counters().bytes_out.add(bytes);
+        handle.marks().write.set(now);
     }
 
     /// So many messages were decoded. That is activity, unless a layer [says](Self::take_activity) which messages are.
     #[inline]
     pub fn messages_in(&self, messages: u64, now: Moment) {
-        self.session.counters().messages_in.add(messages);
-        if self.session.activity().is_every_message() {
-            self.session.marks().active.set(now);
+        let handle = &self.handle;
+        handle.counters().messages_in.add(messages);
+        if handle.activity().is_every_message() {
+            handle.marks().active.set(now);
         }
     }
 
@@ -477,49 +524,51 @@ impl<Out> Driver<Out> {
     /// after the handlers were called, and followed by [`active`](Self::active).
     #[inline]
     pub fn take_activity(&self) -> bool {
-        self.session.activity().take()
+        self.handle.activity().take()
     }
 
     /// The application is active.
     #[inline]
     pub fn active(&self, now: Moment) {
-        self.session.marks().active.set(now);
+        self.handle.marks().active.set(now);
     }
 
     /// So many messages are with their handlers now. `true` if they are fewer than before: then
     /// [`answered`](Self::answered) is to be told.
     #[inline]
     pub fn in_flight(&self, messages: usize) -> bool {
-        let before = self.session.in_flight();
-        self.session.set_in_flight(messages);
+        let before = self.handle.in_flight();
+        if before != messages {
+            self.handle.set_in_flight(messages);
+        }
         before > messages
     }
 
     /// A handler in flight has finished.
     pub fn answered(&self, now: Moment) {
-        self.session.marks().answered.set(now);
+        self.handle.marks().answered.set(now);
     }
 
     /// So many messages were encoded.
     #[inline]
     pub fn messages_out(&self, messages: u64) {
-        self.session.counters().messages_out.add(messages);
+        self.handle.counters().messages_out.add(messages);
     }
 
     /// A message was skipped.
     pub fn skipped(&self) {
-        self.session.handle().count_skipped(1);
+        self.handle.count_skipped(1);
     }
 
     /// The transport lost so many messages before they could be read; they count as skipped.
     pub fn lost(&self, messages: u64) {
-        self.session.handle().count_skipped(messages);
+        self.handle.count_skipped(messages);
     }
 
     /// The transport is read, or is not for now; to be called when that changes.
     #[cold]
     pub fn reading(&self, reads: bool, now: Moment) {
-        let resumed = &self.session.marks().resumed;
+        let resumed = &self.handle.marks().resumed;
         if reads {
             resumed.set(now);
         } else {
@@ -530,13 +579,13 @@ impl<Out> Driver<Out> {
     /// Whether the handle says that the transport is read.
     #[inline]
     pub fn is_reading(&self) -> bool {
-        self.session.marks().resumed.get_if_set().is_some()
+        self.handle.marks().resumed.get_if_set().is_some()
     }
 
     /// A frame is incomplete since `since`, or none is any more; to be called when that changes.
     #[inline]
     pub fn incomplete(&self, since: Option<Moment>) {
-        let incomplete = &self.session.marks().incomplete;
+        let incomplete = &self.handle.marks().incomplete;
         match since {
             Some(since) => incomplete.set(since),
             None => incomplete.clear(),
@@ -546,14 +595,14 @@ impl<Out> Driver<Out> {
     /// Whether the handle says that a frame is incomplete: an adapter of the codec may have completed it unseen.
     #[inline]
     pub fn is_incomplete(&self) -> bool {
-        self.session.marks().incomplete.get_if_set().is_some()
+        self.handle.marks().incomplete.get_if_set().is_some()
     }
 
     /// The transport takes nothing since `since` although something waits, or nothing waits any more; to be called when
     /// that changes.
     #[cold]
     pub fn stalled(&self, since: Option<Moment>) {
-        let stalled = &self.session.marks().stalled;
+        let stalled = &self.handle.marks().stalled;
         match since {
             Some(since) => stalled.set(since),
             None => stalled.clear(),
@@ -563,17 +612,17 @@ impl<Out> Driver<Out> {
     /// Whether the handle says that the transport takes nothing.
     #[inline]
     pub fn is_stalled(&self) -> bool {
-        self.session.marks().stalled.get_if_set().is_some()
+        self.handle.marks().stalled.get_if_set().is_some()
     }
 
     /// The transport has a ping of its own.
     pub fn has_ping(&self) {
-        self.session.mark_has_ping();
+        self.handle.mark_has_ping();
     }
 
     /// The peer has ended its direction.
     pub fn peer_finished(&self) {
-        self.session.mark_peer_finished();
+        self.handle.mark_peer_finished();
     }
 }
 

@@ -74,8 +74,16 @@ impl<Out> SendError<Out> {
         matches!(self, Self::Closed { .. })
     }
 
-    /// The same with another message.
-    pub(crate) fn map<Other>(self, f: impl FnOnce(Out) -> Other) -> SendError<Other> {
+    /// The same with another message: to forget it, or to bring errors of several kinds of messages together.
+    ///
+    /// ```
+    /// use getty_layers::SendError;
+    ///
+    /// let error = SendError::Full("a message").map(drop);
+    /// assert_eq!(error.into_message(), Some(()));
+    /// ```
+    #[must_use]
+    pub fn map<Other>(self, f: impl FnOnce(Out) -> Other) -> SendError<Other> {
         match self {
             Self::Full(message) => SendError::Full(f(message)),
             Self::Budget(message) => SendError::Budget(f(message)),

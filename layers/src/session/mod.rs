@@ -39,6 +39,33 @@ use crate::connection::{CloseReason, ConnectionHandle};
 /// buffer is above its high watermark. Replies of handlers do not pass through it: messages that a handler queued
 /// before it returned leave before its reply.
 ///
+/// | to send | | it resolves | where there is no room |
+/// |---|---|---|---|
+/// | and know that it has left | [`send`](Self::send) | when the transport is flushed | waits |
+/// | the same, in time | [`send_timeout`](Self::send_timeout) | then, or at the deadline | waits until then |
+/// | one after another | [`feed`](Self::feed), and [`flush`](Self::flush) after the last | when it is queued | waits |
+/// | without waiting | [`try_send`](Self::try_send) | at once | hands it back |
+/// | news, to a peer that may be slow | [`offer`](Self::offer) | at once | does what its [`SlowConsumer`] says |
+/// | what is encoded already | [`send_raw`](Self::send_raw), [`send_raw_vectored`](Self::send_raw_vectored) | when the transport is flushed | waits |
+/// | a request, for its answer | [`request`](Self::request) | when the answer comes | waits, until its deadline |
+/// | to many at once | [`Group::broadcast`](crate::Group::broadcast) | at once | each member's policy |
+///
+/// [`writable`](Self::writable) tells when there is room, [`finish`](Self::finish) ends our direction alone, and
+/// [`close_after_flush`](ConnectionHandle::close_after_flush) closes once all has left.
+///
+/// ```
+/// use getty_layers::{SendError, Session};
+///
+/// /// A file in pieces: as fast as the peer reads, and no faster.
+/// async fn send_file(session: &Session<Vec<u8>>, file: &[u8]) -> Result<(), SendError<()>> {
+///     for piece in file.chunks(16 * 1024) {
+///         session.feed(piece.to_vec()).await.map_err(|error| error.map(drop))?;
+///     }
+///     session.flush().await // all of it has left
+/// }
+/// # let _ = send_file;
+/// ```
+///
 /// Senders that wait for room wait in line: a future of [`send`](Self::send) or [`feed`](Self::feed) that is kept, but
 /// neither polled nor dropped, holds up those behind it.
 ///
@@ -71,7 +98,8 @@ impl<Out> Session<Out> {
     ///
     /// [`SendError::Closed`] when the session closes before that, with the message where none of it was encoded;
     /// [`SendError::Encode`] when the codec refuses the message; [`SendError::Io`] when the transport fails after the
-    /// message was encoded.
+    /// message was encoded; and, with the message, [`SendError::Finished`] after a [`finish`](Self::finish), and
+    /// [`SendError::Budget`] when a [`MemoryBudget`](crate::MemoryBudget) is used up, for which it does not wait.
     ///
     /// # Cancel safety
     ///
@@ -86,7 +114,8 @@ impl<Out> Session<Out> {
     ///
     /// # Errors
     ///
-    /// [`SendError::Closed`], with the message, when the session closes before there is room.
+    /// [`SendError::Closed`] when the session closes before there is room, [`SendError::Finished`] and
+    /// [`SendError::Budget`] as [`send`](Self::send), each with the message.
     ///
     /// # Cancel safety
     ///
@@ -100,7 +129,8 @@ impl<Out> Session<Out> {
     ///
     /// # Errors
     ///
-    /// [`SendError::Full`] and [`SendError::Closed`], each with the message.
+    /// [`SendError::Full`], [`SendError::Closed`], [`SendError::Finished`] and [`SendError::Budget`], each with the
+    /// message.
     pub fn try_send(&self, message: Out) -> Result<(), SendError<Out>> {
         if self.is_closing() {
             return Err(self.closed_error(Some(message)));

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     budget::{Account, MemoryBudget},
+    connection::contain,
     sync::Mutex,
 };
 
@@ -183,6 +184,8 @@ impl<Out> Senders<Out> {
     }
 }
 
+/// What is done to messages that nobody gets back: a panic of one is not to keep others' senders from the end.
+const DROPPING: &str = "dropping a message that was not sent";
 /// A queue no longer than this is short, and keeps its memory.
 const SHORT: usize = 8;
 /// After so many turns with short queues the memory of long ones is given back. Large against 1, so that growing again
@@ -210,6 +213,15 @@ impl<Out> State<Out> {
         self.account.as_mut().is_none_or(|charges| {
             let weight = payload.weight(charges.weigh);
             charges.account.queue(weight)
+        })
+    }
+
+    /// The same, where `payload` takes the place of the message at `old`.
+    fn charge_in_place_of(&mut self, old: usize, payload: &Payload<Out>) -> bool {
+        self.account.as_mut().is_none_or(|charges| {
+            let [old, new] =
+                [&self.messages[old].payload, payload].map(|payload| payload.weight(charges.weigh));
+            charges.account.replace(old, new)
         })
     }
 
@@ -553,14 +565,10 @@ impl<Out> Outbox<Out> {
                 };
                 return Err((refusal, payload));
             };
-            replaced = state.messages.remove(oldest);
-            replaced.iter().for_each(|old| state.refund(&old.payload));
-            if !state.charge(&payload) {
-                // the old one is gone for nothing: news that is larger than what it replaces
-                drop(state);
-                drop(replaced);
+            if !state.charge_in_place_of(oldest, &payload) {
                 return Err((Refusal::Budget, payload));
             }
+            replaced = state.messages.remove(oldest);
         }
         state.messages.push_back(Queued {
             payload,
@@ -727,6 +735,7 @@ impl<Out> Outbox<Out> {
 
     /// The first of what is queued; the rest goes into `batch`, which is empty, as with [`take`](Self::take). `true` if
     /// what becomes of it is to be reported, as it is of a batch: one that is alone takes no place any more.
+    #[inline(always)]
     pub(crate) fn take_first(
         &self,
         batch: &mut Option<Box<Batch<Out>>>,
@@ -740,10 +749,12 @@ impl<Out> Outbox<Out> {
         }
         let only = state.messages.pop_front()?;
         state.taken = 0;
-        state.give_back(batch.as_deref_mut());
-        let next = state.next_in_turn();
-        drop(state);
-        next.wake();
+        if batch.is_some() || state.senders.is_some() || state.messages.capacity() > SHORT {
+            state.give_back(batch.as_deref_mut());
+            let next = state.next_in_turn();
+            drop(state);
+            next.wake();
+        }
         Some((only, false))
     }
 
@@ -756,7 +767,7 @@ impl<Out> Outbox<Out> {
         state.blocked = blocked;
         if let Some(charges) = &mut state.account {
             let weigh = |queued: &Queued<Out>| queued.payload.weight(charges.weigh);
-            let weight = left.iter().map(weigh).sum();
+            let weight = left.iter().map(weigh).fold(0, usize::saturating_add);
             charges.account.give_back(weight);
         }
         if !left.is_empty() {
@@ -774,9 +785,11 @@ impl<Out> Outbox<Out> {
     pub(crate) fn set_budget(&self, budget: MemoryBudget, id: u64, weigh: Option<Weigh<Out>>) {
         let mut account = Account::new(budget, id);
         let mut state = self.0.lock();
-        for queued in &state.messages {
-            account.queue(queued.payload.weight(weigh));
-        }
+        let weights = state
+            .messages
+            .iter()
+            .map(|queued| queued.payload.weight(weigh));
+        account.begin(weights.fold(0, usize::saturating_add));
         state.account = Some(Box::new(Charges { account, weigh }));
     }
 
@@ -857,7 +870,10 @@ impl<Out> Outbox<Out> {
         let mut unattended = Vec::new();
         for Queued { payload, attention } in left.into_iter().chain(messages) {
             match attention.ticket() {
-                Some(ticket) => self.complete(ticket, Err(failure(Some(payload)))),
+                // where its sender has given up, this drops it
+                Some(ticket) => contain(DROPPING, || {
+                    self.complete(ticket, Err(failure(Some(payload))));
+                }),
                 None => unattended.push(payload),
             }
         }
@@ -878,7 +894,9 @@ impl<Out> Outbox<Out> {
         }
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
-        drop(unattended);
+        for payload in unattended {
+            contain(DROPPING, || drop(payload));
+        }
     }
 }
 

@@ -51,11 +51,16 @@ impl Signal {
             .as_ref()
             .is_none_or(|known| !known.will_wake(cx.waker()))
         {
-            let waker = cx.waker().clone();
-            let old = self.waker.lock().replace(waker.clone());
-            *known = Some(waker);
-            drop(old);
+            self.replace(known, cx.waker());
         }
+    }
+
+    #[cold]
+    fn replace(&self, known: &mut Option<Waker>, waker: &Waker) {
+        let waker = waker.clone();
+        let old = self.waker.lock().replace(waker.clone());
+        *known = Some(waker);
+        drop(old);
     }
 
     /// Whether a flag was raised since the last [`take`](Self::take).

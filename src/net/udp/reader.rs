@@ -120,7 +120,9 @@ impl Reader {
             let Some(next) = self.end_due(Instant::now()) else {
                 return;
             };
-            self.sleep = Some(Box::pin(sleep_until(next + GRAIN)));
+            self.sleep = Some(Box::pin(sleep_until(
+                next.checked_add(GRAIN).unwrap_or(next),
+            )));
         }
     }
 
@@ -146,7 +148,7 @@ impl Reader {
 
     /// A new peer may have to be accepted before the next that is known to be due.
     fn look_earlier(&mut self, now: Instant) {
-        let due = now.checked_add(self.port.settings().accept_timeout + GRAIN);
+        let due = now.checked_add(self.port.settings().accept_timeout.saturating_add(GRAIN));
         if let (Some(sleep), Some(due)) = (&self.sleep, due)
             && sleep.deadline() > due
         {

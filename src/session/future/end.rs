@@ -9,7 +9,7 @@ use std::{
 use getty_layers::{CloseReason, IntoReply, Panic, Request};
 use tower::{BoxError, Service};
 
-use super::{Phase, State};
+use super::{Next, Phase, State};
 use crate::session::{clock::Clock, renew::Renew, wire::Wire};
 
 /// At most so many reads empty the kernel's buffer after the end, so that closing does not reset the connection and
@@ -42,6 +42,13 @@ where
         let deadline = self.wire.driver().requested_deadline();
         let deadline = deadline.unwrap_or(self.config.drain_deadline);
         self.timer.drain_until(|| clock.now().checked_add(deadline));
+    }
+
+    /// Begins the drain deadline that a close without one was given later.
+    pub(super) fn hurry(&mut self, clock: &mut Clock) {
+        if self.timer.drain_deadline().is_none() && !self.wire.driver().closes_after_flush() {
+            self.begin_drain_deadline(clock);
+        }
     }
 
     /// Whether nothing that is left to say can reach the peer.
@@ -77,13 +84,13 @@ where
 
     /// Ends the session at once: nothing that is left to say can reach the peer.
     #[cold]
-    pub(super) fn transport_failed(&mut self, error: io::Error) -> Poll<()> {
+    pub(super) fn transport_failed(&mut self, error: io::Error) -> Next {
         if self.session().is_closing() {
             self.wire.driver().note_source(Arc::new(error));
         } else {
             self.close_because(CloseReason::Io, error);
         }
-        Poll::Ready(())
+        Next::End
     }
 
     /// The message stack returned an error, which may be a panic that a layer of it has caught.

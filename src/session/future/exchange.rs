@@ -20,6 +20,8 @@ use crate::{
 /// Why the loop over ready messages stopped.
 enum Stop<In, Out, E> {
     /// There is no message.
+    Nothing,
+    /// There is something else than a message.
     Decoded(Result<Decoded<In>, BoxError>),
     ServiceWaits,
     ServiceFailed(BoxError),
@@ -96,7 +98,7 @@ where
     ) {
         loop {
             // handlers go on whatever the peer reads
-            while calls.len() > 0 && !turn.calls_wait {
+            while !calls.is_empty() && !turn.calls_wait {
                 match calls.as_mut().poll_next(cx) {
                     Poll::Ready(Some(result)) => {
                         if let Some(reply) = self.finished(result) {
@@ -120,11 +122,12 @@ where
             if self.blocked || turn.yields || self.phase != Phase::Running {
                 return;
             }
-            let in_flight = calls.len() + self.replies.len();
-            if self.session().is_closing() {
+            if self.is_closing() {
                 return;
             }
-            if in_flight >= self.config.in_flight || !self.call_next(calls.as_mut(), cx, turn) {
+            let none = calls.is_empty() && self.replies.is_empty();
+            let has_room = none || calls.len() + self.replies.len() < self.config.in_flight;
+            if !has_room || !self.call_next(calls.as_mut(), cx, turn) {
                 if self.reader.is_finished() && self.next.is_none() {
                     self.peer_finished(calls.len());
                 }
@@ -155,7 +158,7 @@ where
             return false;
         }
         match self.run(calls.as_mut(), cx) {
-            Stop::Decoded(Ok(Decoded::Nothing)) => return false,
+            Stop::Nothing => return false,
             Stop::Decoded(other) => return self.decode_failed(other).is_some(),
             Stop::ServiceWaits => {
                 turn.service_waits = true;
@@ -209,21 +212,24 @@ where
         let lets_send = finish.lets_send();
         loop {
             // decode first: a session without a message holds no permit
-            let message = match next.take() {
-                Some(message) => {
-                    if let Some((message, bytes)) = ahead.pop_front() {
-                        reader.caught_up(bytes);
-                        *next = Some(message);
-                    }
-                    message
-                }
-                None => match reader.decode(wire) {
+            let message = if next.is_none() {
+                match reader.decode(wire) {
                     Ok(Decoded::Message(message)) => {
                         *messages_in += 1;
                         message
                     }
+                    Ok(Decoded::Nothing) => return Stop::Nothing,
                     other => return Stop::Decoded(other),
-                },
+                }
+            } else {
+                let following = ahead.pop_front().map(|(message, bytes)| {
+                    reader.caught_up(bytes);
+                    message
+                });
+                match std::mem::replace(next, following) {
+                    Some(message) => message,
+                    None => return Stop::Nothing,
+                }
             };
             match service.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {}

@@ -244,70 +244,13 @@ where
         let mut turn = Turn::default();
         self.wire.driver().turn(cx);
         loop {
-            // one that is closed before it was open never is: whoever held it may have refused it
-            if self.phase == Phase::Opening
-                && !self.wire.driver().is_held()
-                && !self.session().is_closing()
-            {
-                self.phase = Phase::Running;
-                lease.iter_mut().for_each(Lease::open);
-            }
-            if self.is_live() && self.session().is_closing() {
-                self.stop_reading(Phase::Draining, &mut turn.clock);
-                if self.is_cut_short() {
-                    return Poll::Ready(());
+            if !self.is_at_rest(&calls) {
+                match self.proceed(calls.as_mut(), lease, cx, &mut turn) {
+                    Next::Again => continue,
+                    Next::Wait => {}
+                    Next::End => return Poll::Ready(()),
                 }
             }
-            if self.is_live() || self.phase == Phase::Draining {
-                self.exchange(calls.as_mut(), cx, &mut turn);
-                self.count_messages(&mut turn);
-                let driver = self.wire.driver();
-                if driver.take_activity() {
-                    driver.active(turn.clock.moment(driver));
-                }
-                if self.is_live() && self.session().is_closing() {
-                    continue;
-                }
-            }
-            if self.wire.driver().wants_ping()
-                && self.phase != Phase::Closing
-                && let Poll::Ready(Err(error)) = self.poll_ping(cx)
-            {
-                return self.transport_failed(error);
-            }
-
-            // answers to what has arrived together leave together
-            let held = self.reads_on(&turn)
-                || (self.config.flush_delay.is_some() && self.holds_back(&mut turn));
-            if !held
-                && let Poll::Ready(Err(error)) =
-                    self.writer
-                        .poll_flush(&mut self.wire, cx, &mut turn.clock, &mut self.timer)
-            {
-                if !SendsNoMore::is(&error) {
-                    return self.transport_failed(error);
-                }
-                self.writer.give_up(&mut self.wire, error);
-                continue;
-            }
-            if self.finish.is_asked()
-                && self.writer.is_flushed()
-                && let Poll::Ready(Err(error)) = self.poll_finish(cx)
-            {
-                return self.transport_failed(error);
-            }
-            if self.blocked && self.is_below_low(cx) {
-                self.blocked = false;
-                if self.wire.driver().settle(false) {
-                    // a sender that waits goes first, or requests would take all the room each time there is some
-                    turn.yields = true;
-                    cx.waker().wake_by_ref();
-                }
-                continue;
-            }
-            self.wire.driver().settle(self.blocked);
-            self.wire.driver().charge_written(self.writer.len());
-
             match self.phase {
                 Phase::Running if turn.transport_waits => self.reader.rest(),
                 Phase::Running if self.reader.wants_more() && !turn.yields => {
@@ -319,21 +262,26 @@ where
                             turn.yields = self.take_budget(cx).is_pending();
                             continue;
                         }
-                        Poll::Ready(Err(error)) => return self.transport_failed(error),
+                        Poll::Ready(Err(error)) => {
+                            self.transport_failed(error);
+                            return Poll::Ready(());
+                        }
                         Poll::Pending => self.reader.rest(),
                     }
                 }
                 Phase::Opening | Phase::Running => {}
                 Phase::Draining => {
+                    self.hurry(&mut turn.clock);
                     if self.is_flushed() {
                         self.begin_drain_deadline(&mut turn.clock);
-                        if calls.len() == 0 && self.replies.is_empty() {
+                        if calls.is_empty() && self.replies.is_empty() {
                             self.phase = Phase::Closing;
                             continue;
                         }
                     }
                 }
                 Phase::Flushing => {
+                    self.hurry(&mut turn.clock);
                     if self.writer.is_flushed() {
                         self.begin_drain_deadline(&mut turn.clock);
                         self.phase = Phase::Closing;
@@ -346,13 +294,102 @@ where
                     }
                 }
             }
-            self.mark(calls.len(), &mut turn);
+            let in_flight = if calls.is_empty() { 0 } else { calls.len() };
+            self.mark(in_flight, &mut turn);
             match self.poll_deadline(cx) {
                 Next::Again => turn.clock = Clock::default(),
                 Next::Wait => return Poll::Pending,
                 Next::End => return Poll::Ready(()),
             }
         }
+    }
+
+    /// Whether nothing but the transport could bring work. As a rule a turn begins so, and it is the transport that has
+    /// some: then the way to it is short.
+    #[inline]
+    fn is_at_rest(&mut self, calls: &Calls<S::Future>) -> bool {
+        !self.reader.is_decodable()
+            && self.phase == Phase::Running
+            && calls.is_empty()
+            && self.writer.is_at_rest()
+            && self.next.is_none()
+            && self.replies.is_empty()
+            && !self.blocked
+            && !self.finish.is_asked()
+            && !self.reader.is_finished()
+            && self.wire.driver().is_at_rest()
+    }
+
+    /// Does what can be done before more is read: what was requested, what has arrived, what is to be written.
+    #[inline]
+    fn proceed(
+        &mut self,
+        calls: Pin<&mut Calls<S::Future>>,
+        lease: &mut Option<Lease>,
+        cx: &mut Context<'_>,
+        turn: &mut Turn,
+    ) -> Next {
+        // one that is closed before it was open never is: whoever held it may have refused it
+        if self.phase == Phase::Opening && !self.wire.driver().is_held() && !self.is_closing() {
+            self.phase = Phase::Running;
+            lease.iter_mut().for_each(Lease::open);
+        }
+        if self.is_live() && self.is_closing() {
+            self.stop_reading(Phase::Draining, &mut turn.clock);
+            if self.is_cut_short() {
+                return Next::End;
+            }
+        }
+        if self.is_live() || self.phase == Phase::Draining {
+            self.exchange(calls, cx, turn);
+            self.count_messages(turn);
+            let driver = self.wire.driver();
+            if driver.take_activity() {
+                driver.active(turn.clock.moment(driver));
+            }
+            if self.is_live() && self.is_closing() {
+                return Next::Again;
+            }
+        }
+        if self.wire.driver().wants_ping()
+            && self.phase != Phase::Closing
+            && let Poll::Ready(Err(error)) = self.poll_ping(cx)
+        {
+            return self.transport_failed(error);
+        }
+
+        // answers to what has arrived together leave together
+        let held =
+            self.reads_on(turn) || (self.config.flush_delay.is_some() && self.holds_back(turn));
+        if !held
+            && let Poll::Ready(Err(error)) =
+                self.writer
+                    .poll_flush(&mut self.wire, cx, &mut turn.clock, &mut self.timer)
+        {
+            if !SendsNoMore::is(&error) {
+                return self.transport_failed(error);
+            }
+            self.writer.give_up(&mut self.wire, error);
+            return Next::Again;
+        }
+        if self.finish.is_asked()
+            && self.writer.is_flushed()
+            && let Poll::Ready(Err(error)) = self.poll_finish(cx)
+        {
+            return self.transport_failed(error);
+        }
+        if self.blocked && self.is_below_low(cx) {
+            self.blocked = false;
+            if self.wire.driver().settle(false) {
+                // a sender that waits goes first, or requests would take all the room each time there is some
+                turn.yields = true;
+                cx.waker().wake_by_ref();
+            }
+            return Next::Again;
+        }
+        self.wire.driver().settle(self.blocked);
+        self.wire.driver().charge_written(self.writer.len());
+        Next::Wait
     }
 
     #[cold]
@@ -399,6 +436,9 @@ where
         let driver = self.wire.driver();
         let write_timeout = driver.write_timeout().unwrap_or(self.config.write_timeout);
         let check = if live { driver.next_check() } else { None };
+        if check.is_none() && self.timer.is_unused() {
+            return Next::Wait;
+        }
         let stalled = self.timer.stalled_since().zip(write_timeout);
         let write = stalled.and_then(|(since, timeout)| since.checked_add(timeout));
         let Some(deadline) = check
@@ -480,6 +520,12 @@ where
     #[inline]
     fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Opening | Phase::Running)
+    }
+
+    /// Whether a close was requested.
+    #[inline]
+    fn is_closing(&mut self) -> bool {
+        self.wire.driver().handle().is_closing()
     }
 
     #[inline]

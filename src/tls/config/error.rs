@@ -109,7 +109,7 @@ impl fmt::Display for TlsConfigError {
             Self::EncryptedKey { file } => {
                 write!(
                     f,
-                    "the private key in {file} is encrypted, and there is no password for it"
+                    "the private key in {file} is encrypted: only keys without a password can be read"
                 )
             }
             Self::BadKey { file, .. } => write!(f, "the private key in {file} cannot be used"),

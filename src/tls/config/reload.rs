@@ -79,8 +79,8 @@ impl TlsConfig {
         self.load_if(|_| true).map(drop)
     }
 
-    /// Loads the files anew if one of them looks changed since they were last read, and says whether it did. What could
-    /// not be used is not read again until it changes once more.
+    /// Loads the files anew if one of them looks changed since they were last read, and says whether it did. What
+    /// could not be used is not read again until it changes once more; what could not be read is.
     ///
     /// # Errors
     ///
@@ -109,7 +109,7 @@ impl TlsConfig {
         if !wanted(stamps != *last) {
             return Ok(false);
         }
-        *last = stamps;
+        let before = std::mem::replace(&mut *last, stamps);
         match files.settings.build() {
             Ok(config) => {
                 self.replace(config);
@@ -117,6 +117,10 @@ impl TlsConfig {
                 Ok(true)
             }
             Err(error) => {
+                if matches!(error, TlsConfigError::Read { .. }) {
+                    // what is in the files is not known yet, and they may not change again
+                    *last = before;
+                }
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "the new TLS configuration cannot be used; the old one stays"

@@ -34,7 +34,7 @@ impl fmt::Display for WsConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url(_) => f.write_str("the URL cannot be dialled"),
-            Self::Connect(_) => f.write_str("connecting failed"),
+            Self::Connect(_) => f.write_str("there is no connection for the WebSocket"),
             Self::NotSecure => f.write_str("a wss:// URL needs a connector that speaks TLS"),
             Self::Refused { status, .. } => write!(f, "the server refused with {status}"),
             Self::Answer(what) => write!(f, "the server's answer cannot be accepted: {what}"),

@@ -75,7 +75,8 @@ fn parse_request(head: &[u8], most: usize) -> Result<Request<()>, WsRefusal> {
     let mut headers = vec![httparse::EMPTY_HEADER; most];
     let mut parsed = httparse::Request::new(&mut headers);
     match parsed.parse(head) {
-        Ok(httparse::Status::Complete(_)) => {}
+        // an empty line that is not ours would end it earlier, and whoever is on the way may see two requests
+        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
         Err(httparse::Error::TooManyHeaders) => return Err(too_many()),
         _ => return Err(bad(())),
     }
@@ -103,7 +104,7 @@ pub(in crate::ws) async fn read_response<T: AsyncRead + Unpin>(
     };
     let mut headers = vec![httparse::EMPTY_HEADER; limits.headers];
     let mut parsed = httparse::Response::new(&mut headers);
-    if !matches!(parsed.parse(&head), Ok(httparse::Status::Complete(_))) {
+    if parsed.parse(&head) != Ok(httparse::Status::Complete(head.len())) {
         return Err(no_http());
     }
     let mut response = Response::new(());

@@ -53,6 +53,9 @@ impl WsRequest {
         ] {
             parts.headers.remove(name);
         }
+        for (name, value) in &mut parts.headers {
+            mark_secret(name, value);
+        }
         Self(Arc::new(Facts {
             uri: parts.uri,
             headers: parts.headers,
@@ -72,7 +75,8 @@ impl WsRequest {
         self.0.uri.path()
     }
 
-    /// The request's headers, but for those that every WebSocket's has.
+    /// The request's headers, but for those that every WebSocket's has. `Authorization`, `Proxy-Authorization` and
+    /// `Cookie` are marked as sensitive: `Debug` does not show what they say.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.0.headers
@@ -116,7 +120,7 @@ impl WsRefusal {
         }))
     }
 
-    /// With another header, such as `WWW-Authenticate`.
+    /// With another header, such as `WWW-Authenticate`; or with `Content-Type`, where `why` is not plain text.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.0.headers.append(name, value);
@@ -146,10 +150,10 @@ impl WsRefusal {
         let mut response = http::Response::new(format!("{}\n", self.0.why));
         *response.status_mut() = self.0.status;
         *response.headers_mut() = self.0.headers.clone();
-        response.headers_mut().insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("text/plain; charset=utf-8"),
-        );
+        response
+            .headers_mut()
+            .entry(header::CONTENT_TYPE)
+            .or_insert(HeaderValue::from_static("text/plain; charset=utf-8"));
         response
     }
 }
@@ -176,6 +180,8 @@ pub enum WsHandshakeError {
     TimedOut(Duration),
     /// The peer left before its request was complete.
     Closed,
+    /// Somebody closed the connection on this side meanwhile; its record has the reason.
+    Cancelled,
     /// The byte stream failed.
     Io(Arc<io::Error>),
 }
@@ -186,6 +192,7 @@ impl fmt::Display for WsHandshakeError {
             Self::Refused(_) => f.write_str("the connection did not become a WebSocket"),
             Self::TimedOut(time) => write!(f, "the WebSocket handshake took more than {time:?}"),
             Self::Closed => f.write_str("the peer left in the WebSocket handshake"),
+            Self::Cancelled => f.write_str("the connection was closed in the WebSocket handshake"),
             Self::Io(_) => f.write_str("the transport failed in the WebSocket handshake"),
         }
     }
@@ -196,7 +203,7 @@ impl Error for WsHandshakeError {
         match self {
             Self::Refused(refusal) => Some(refusal),
             Self::Io(error) => Some(&**error),
-            Self::TimedOut(_) | Self::Closed => None,
+            Self::TimedOut(_) | Self::Closed | Self::Cancelled => None,
         }
     }
 }
@@ -210,6 +217,18 @@ impl From<io::Error> for WsHandshakeError {
 impl From<WsRefusal> for WsHandshakeError {
     fn from(refusal: WsRefusal) -> Self {
         Self::Refused(refusal)
+    }
+}
+
+/// Keeps a header by which somebody proves who they are out of what `Debug` shows, and so out of logs.
+pub(super) fn mark_secret(name: &HeaderName, value: &mut HeaderValue) {
+    let secret = [
+        header::AUTHORIZATION,
+        header::COOKIE,
+        header::PROXY_AUTHORIZATION,
+    ];
+    if secret.contains(name) {
+        value.set_sensitive(true);
     }
 }
 

@@ -1,8 +1,9 @@
 //! A server's side of the handshake, on a connection of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
+use futures_util::future::{Either, select};
 use getty_layers::{CloseReason, Connection, ConnectionHandle, TransportKind};
 use http::{HeaderValue, header};
 use tokio::{
@@ -24,9 +25,8 @@ where
 {
     let (mut io, connection) = connection.take_transport();
     let handle = connection.handle().clone();
-    let handshake = accept(&mut io, &handle, &mut buffer, &settings);
-    let error = match timeout(settings.timeout, handshake).await {
-        Ok(Ok(())) => {
+    let error = match in_time(&mut io, &handle, &mut buffer, &settings).await {
+        Ok(()) => {
             handle.set_transport(match handle.transport() {
                 TransportKind::Tls => TransportKind::SecureWebSocket,
                 _ => TransportKind::WebSocket,
@@ -34,8 +34,7 @@ where
             let setting = settings.transport();
             return Ok(connection.map_transport(|()| WsTransport::new(io, setting, buffer)));
         }
-        Ok(Err(error)) => error,
-        Err(_) => WsHandshakeError::TimedOut(settings.timeout),
+        Err(error) => error,
     };
     let reason = match error {
         WsHandshakeError::TimedOut(_) => CloseReason::HandshakeTimeout,
@@ -46,6 +45,26 @@ where
     Err(error)
 }
 
+/// Accepts within the time there is, and no longer than until somebody closes the connection.
+async fn in_time<T>(
+    io: &mut T,
+    handle: &ConnectionHandle,
+    buffer: &mut BytesMut,
+    settings: &Settings,
+) -> Result<(), WsHandshakeError>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let accepted = timeout(settings.timeout, accept(io, handle, buffer, settings));
+    match select(pin!(accepted), pin!(handle.closing())).await {
+        Either::Left((accepted, _)) => {
+            accepted.unwrap_or(Err(WsHandshakeError::TimedOut(settings.timeout)))
+        }
+        Either::Right(_) => Err(WsHandshakeError::Cancelled),
+    }
+}
+
+/// Reads the request, decides, and answers.
 async fn accept<T>(
     io: &mut T,
     handle: &ConnectionHandle,

@@ -110,10 +110,8 @@ impl Rules {
         if sole(headers, &header::HOST).is_none() {
             return Err(bad("there must be one Host header"));
         }
-        let length = headers.get(header::CONTENT_LENGTH);
-        if length.is_some_and(|length| length != "0")
-            || headers.contains_key(header::TRANSFER_ENCODING)
-        {
+        let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+        if lengths.any(|length| length != "0") || headers.contains_key(header::TRANSFER_ENCODING) {
             return Err(bad("a request for an upgrade has no body"));
         }
         if !self.origin.accepts(headers) {

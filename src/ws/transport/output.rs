@@ -18,7 +18,7 @@ use crate::{
     ws::{
         Messages, Role, WsClose,
         mask::{self, Masks},
-        message::{Kind, NoKind},
+        message::{Kind, NoKind, NotText},
     },
 };
 
@@ -105,10 +105,7 @@ impl Output {
         }
         if kind == Kind::Text && std::str::from_utf8(&self.frames[payload..]).is_err() {
             self.frames.truncate(before);
-            return Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "a message that is not UTF-8 cannot be sent as text",
-            )));
+            return Poll::Ready(Err(NotText.into()));
         }
         if let Some(mask) = header {
             mask::apply(&mut self.frames[payload..], mask);

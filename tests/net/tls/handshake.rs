@@ -3,6 +3,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
     task::{Context, Poll},
     time::Duration,
@@ -12,7 +13,15 @@ use getty::{
     BoxError, CloseReason, Connection, Service, ServiceBuilder,
     layers::{HandshakeTimeoutLayer, handshake_timeout::HandshakeTimedOut},
     net::{ConnectError, MemoryConnector, memory},
-    tls::{TlsConnect, TlsConnectLayer, TlsError, TlsLayer, TlsStream, rustls::AlertDescription},
+    tls::{
+        TlsConnect, TlsConnectLayer, TlsError, TlsLayer, TlsStream,
+        rustls::{
+            AlertDescription, ServerConfig,
+            crypto::ring,
+            server::{ClientHello, ResolvesServerCert},
+            sign::CertifiedKey,
+        },
+    },
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
@@ -410,4 +419,33 @@ async fn a_connection_that_is_closed_meanwhile_is_not_waited_for() {
     assert_eq!(server.end().await.reason, CloseReason::SlowConsumer);
     assert_eq!(started.elapsed(), SECOND);
     assert_eq!(peer.read(&mut [0; 64]).await.unwrap(), 0);
+}
+
+/// Finds no certificate for anybody, and says so loudly.
+#[derive(Debug)]
+struct Panics;
+
+impl ResolvesServerCert for Panics {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        panic!("on purpose")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resolver_that_panics_ends_its_own_connection_alone() {
+    let authority = Authority::new();
+    let config = settings(&authority).load().unwrap();
+    let mut server = Server::new(config.clone());
+    let mut before = server.connect(trusting(&authority)).await.unwrap();
+    let panics = ServerConfig::builder_with_provider(ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Panics));
+    config.replace(panics);
+    assert!(server.connect(trusting(&authority)).await.is_err());
+    assert_eq!(server.end().await.reason, CloseReason::Panicked);
+    assert_eq!(before.ask("hello").await, "hello");
+    config.reload().unwrap();
+    server.connect(trusting(&authority)).await.unwrap();
 }

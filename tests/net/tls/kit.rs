@@ -36,10 +36,10 @@ use tokio::{
 use tower::ServiceExt;
 
 /// The name of all these servers.
-pub(super) const NAME: &str = "server.test";
+pub(crate) const NAME: &str = "server.test";
 
 /// An authority, and what it issues.
-pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, in PEM.
 #[derive(Clone)]
@@ -49,7 +49,7 @@ pub(super) struct Issued {
 }
 
 impl Authority {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -130,13 +130,13 @@ impl Directory {
 }
 
 /// Settings of a server whose certificate `authority` has issued.
-pub(super) fn settings(authority: &Authority) -> ServerTls {
+pub(crate) fn settings(authority: &Authority) -> ServerTls {
     let issued = authority.issue(NAME);
     ServerTls::new(issued.chain(), issued.key())
 }
 
 /// A client's configuration that trusts `authority` alone.
-pub(super) fn trusting(authority: &Authority) -> Arc<ClientConfig> {
+pub(crate) fn trusting(authority: &Authority) -> Arc<ClientConfig> {
     ClientTls::new()
         .with_roots(authority.root())
         .load()
@@ -144,7 +144,7 @@ pub(super) fn trusting(authority: &Authority) -> Arc<ClientConfig> {
 }
 
 /// Echoes lines, but tells what protects its session when it is asked `tls?`, and waits for a minute on `wait`.
-pub(super) fn app<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone {
+pub(crate) fn app<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone {
     ServiceBuilder::new()
         .layer(CodecLayer::new(Lines::new().with_max_length(1024 * 1024)))
         .layer(SessionLayer::new())

@@ -3,7 +3,7 @@
 mod config;
 mod handshake;
 mod identity;
-mod kit;
+pub(crate) mod kit;
 mod reload;
 mod session;
 mod stack;

@@ -63,6 +63,24 @@ async fn what_cannot_be_used_leaves_the_old_one_in_place() {
     assert_ne!(shown(&before), shown(&after));
 }
 
+#[test]
+fn what_could_not_be_read_is_tried_again_though_it_has_not_changed_since() {
+    let (authority, directory) = (Authority::new(), Directory::new());
+    authority.issue(NAME).write(&directory);
+    let config = ServerTls::new(directory.chain(), directory.key())
+        .load()
+        .unwrap();
+    fs::remove_file(directory.key()).unwrap();
+    // a process without descriptors reads nothing either: that says nothing of what is in the files
+    for _ in 0..2 {
+        let error = config.reload_if_changed().unwrap_err();
+        assert!(matches!(error, TlsConfigError::Read { .. }), "{error}");
+    }
+    authority.issue(NAME).write(&directory);
+    assert!(config.reload_if_changed().unwrap());
+    assert!(!config.reload_if_changed().unwrap());
+}
+
 #[tokio::test(start_paused = true)]
 async fn roots_for_clients_are_reloaded_and_nobody_gets_around_them_by_resuming() {
     let (authority, directory) = (Authority::new(), Directory::new());

@@ -335,3 +335,21 @@ async fn stack_that_refuses_a_peer_lets_it_try_again() {
     refuses.store(false, SeqCst);
     assert_eq!(ask(&peer, "hello").await, "hello");
 }
+
+#[tokio::test]
+async fn times_without_end_are_none() {
+    let listener = UdpListener::builder()
+        .with_accept_timeout(Duration::MAX)
+        .with_idle_timeout(Duration::MAX)
+        .bind(V4)
+        .await
+        .unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stack, _sessions) = telling_echo();
+    let _server = serve(listener, stack);
+    for _ in 0..2 {
+        let peer = peer_of(address).await;
+        assert_eq!(ask(&peer, "hello").await, "hello");
+        assert_eq!(ask(&peer, "again").await, "again");
+    }
+}

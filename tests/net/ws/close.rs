@@ -49,6 +49,46 @@ async fn a_close_of_ours_waits_for_the_peer_s_and_ends_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_that_is_no_text_is_never_sent_as_text_and_closes_with_1011() {
+    let (mut peer, handle) = raw_text_server().await;
+    peer.send(FIN | TEXT, b"said first").await;
+    assert_eq!(
+        peer.frame().await.unwrap(),
+        (FIN | TEXT, b"said first".to_vec())
+    );
+    peer.send(FIN | BINARY, b"\xff").await;
+    assert_eq!(peer.closes().await, 1011);
+    peer.write(&close_frame(1011, "")).await;
+    drop(peer);
+    let closed = soon(handle.closed()).await;
+    assert_eq!(closed.reason, CloseReason::Encode);
+    let source = closed.source.expect("somebody is to learn why").to_string();
+    assert!(source.contains("not UTF-8"), "{source}");
+}
+
+/// Echoes bytes as text, whatever they are.
+async fn raw_text_server() -> (Peer, getty::ConnectionHandle) {
+    let (opening, mut opened) = mpsc::unbounded_channel();
+    let stack = ServiceBuilder::new()
+        .map_request(move |connection: Connection<DuplexStream>| {
+            drop(opening.send(connection.handle().clone()));
+            connection
+        })
+        .layer(WsLayer::new().with_messages(Messages::Text))
+        .layer(CodecLayer::new(getty::codec::Raw::new()))
+        .layer(SessionLayer::new())
+        .service_fn(|request: Request<bytes::Bytes>| async move {
+            Ok::<_, BoxError>(request.into_message())
+        });
+    let (listener, connector) = memory(64 * 1024);
+    Server::serve(listener, stack);
+    let io = connector.connect().await.unwrap().into_parts().0;
+    let mut peer = Peer { io };
+    peer.ask(&request("/", "")).await;
+    (peer, soon(opened.recv()).await.unwrap())
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_does_not_answer_our_close_is_given_up_at_the_drain_deadline() {
     let mut server = Server::echo(WsLayer::new());
     let mut peer = server.open().await;
@@ -161,29 +201,6 @@ async fn both_sides_may_close_at_once() {
     assert_eq!(peer.closes().await, 1000);
     peer.ends().await;
     assert_eq!(server.end().await.reason, CloseReason::Local);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_message_that_is_no_text_is_never_sent_as_text() {
-    let stack = ServiceBuilder::new()
-        .layer(WsLayer::new().with_messages(Messages::Text))
-        .layer(CodecLayer::new(getty::codec::Raw::new()))
-        .layer(SessionLayer::new())
-        .service_fn(|request: Request<bytes::Bytes>| async move {
-            Ok::<_, BoxError>(request.into_message())
-        });
-    let (listener, connector) = memory(1024);
-    Server::serve(listener, stack);
-    let io = connector.connect().await.unwrap().into_parts().0;
-    let mut peer = Peer { io };
-    peer.ask(&request("/", "")).await;
-    peer.send(FIN | BINARY, b"text after all").await;
-    assert_eq!(
-        peer.frame().await.unwrap(),
-        (FIN | TEXT, b"text after all".to_vec())
-    );
-    peer.send(FIN | BINARY, b"\xff").await;
-    peer.ends().await;
 }
 
 #[tokio::test(start_paused = true)]

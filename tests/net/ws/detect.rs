@@ -87,6 +87,36 @@ async fn a_peer_that_waits_for_us_to_speak_first_is_a_plain_one() {
     assert_eq!(line, "GET it\n");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_plain_session_can_end_its_direction_alone() {
+    let (finished, mut outcome) = mpsc::unbounded_channel();
+    let stack = ServiceBuilder::new()
+        .layer(WsOrRawLayer::new(
+            &WsLayer::new().with_messages(Messages::Text),
+        ))
+        .layer(CodecLayer::new(Lines::new()))
+        .layer(OnOpenLayer::new(move |session: Session<String>| {
+            let finished = finished.clone();
+            async move {
+                session.send("all there is".to_owned()).await?;
+                drop(finished.send(session.finish().await));
+                Ok::<_, BoxError>(())
+            }
+        }))
+        .layer(SessionLayer::new())
+        .service_fn(|_: Request<String>| async move { Ok::<_, BoxError>(None) });
+    let (listener, connector) = memory(1024);
+    Server::serve(listener, stack);
+    let mut io = connector.connect().await.unwrap().into_parts().0;
+    io.write_all(b"hello\n").await.unwrap();
+    soon(outcome.recv()).await.unwrap().unwrap();
+    let mut all = String::new();
+    soon(io.read_to_string(&mut all)).await.unwrap();
+    assert_eq!(all, "all there is\n");
+    // and this direction is still open
+    io.write_all(b"more\n").await.unwrap();
+}
+
 #[test]
 fn its_transport_is_one() {
     fn check<T: getty::Transport>() {}

@@ -8,7 +8,7 @@ use getty::{
         http::{HeaderValue, StatusCode, header},
     },
 };
-use tokio::time::advance;
+use tokio::time::{Instant, advance};
 
 use super::*;
 
@@ -74,6 +74,8 @@ async fn what_is_not_accepted_is_answered_with_its_status_and_closed() {
     let long = "x".repeat(9000);
     let many: String = (0..65).map(|n| format!("X-{n}: 1\r\n")).collect();
     let many = request("/chat", &many);
+    let two_lengths = request("/chat", "Content-Length: 0\r\nContent-Length: 5\r\n");
+    let two_heads = request("/chat", "\nGET /admin HTTP/1.1\r\nHost: example.com\r\n");
     for (what, sent, status, says) in [
         ("another path", ask("GET / HTTP/1.1", &[]), 404, ""),
         (
@@ -109,6 +111,9 @@ async fn what_is_not_accepted_is_answered_with_its_status_and_closed() {
         ),
         ("no host", ask(get, &[("Host", "")]), 400, ""),
         ("a body", ask(get, &[("Content-Length", "5")]), 400, ""),
+        ("a body, told second", two_lengths, 400, ""),
+        // whoever stands between takes what follows an empty line for another request
+        ("an empty line within", two_heads, 400, ""),
         ("HTTP/1.0", ask("GET /chat HTTP/1.0", &[]), 400, ""),
         ("no HTTP", "hello\r\n\r\n".to_owned(), 400, ""),
         (
@@ -186,9 +191,14 @@ async fn a_hook_sees_the_request_and_refuses_with_what_it_says() {
     let layer = WsLayer::new().with_accept(|request, handle| async move {
         tokio::task::yield_now().await;
         let Some(user) = request.headers().get(header::AUTHORIZATION) else {
-            let refusal = WsRefusal::new(StatusCode::UNAUTHORIZED, "who are you?");
-            let how = HeaderValue::from_static("Bearer");
-            return Err(refusal.with_header(header::WWW_AUTHENTICATE, how));
+            let refusal = WsRefusal::new(StatusCode::UNAUTHORIZED, "{}");
+            let (how, kind) = (
+                HeaderValue::from_static("Bearer"),
+                HeaderValue::from_static("application/json"),
+            );
+            return Err(refusal
+                .with_header(header::WWW_AUTHENTICATE, how)
+                .with_header(header::CONTENT_TYPE, kind));
         };
         handle.insert(User(user.to_str().unwrap_or_default().to_owned()));
         Ok(())
@@ -197,6 +207,11 @@ async fn a_hook_sees_the_request_and_refuses_with_what_it_says() {
     let head = server.connect().await.ask(&request("/", "")).await;
     assert!(head.starts_with("HTTP/1.1 401 "), "{head}");
     assert!(head.contains("www-authenticate: Bearer\r\n"), "{head}");
+    assert!(
+        head.contains("content-type: application/json\r\n"),
+        "{head}"
+    );
+    assert!(!head.contains("text/plain"), "{head}");
     assert_eq!(refusal(&server.end().await), 401);
 
     let mut peer = server.connect().await;
@@ -238,6 +253,73 @@ async fn a_peer_that_leaves_in_the_handshake_is_refused_with_that() {
     assert!(matches!(error, WsHandshakeError::Closed), "{error:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_closed_in_the_handshake_is_not_waited_for() {
+    let second = Duration::from_secs(1);
+    let (ended, mut ends) = mpsc::unbounded_channel();
+    let stack = ServiceBuilder::new()
+        .map_request(move |connection: Connection<DuplexStream>| {
+            let handle = connection.handle().clone();
+            let ended = ended.clone();
+            let tell = move |closed: &Closed| drop(ended.send(closed.clone()));
+            handle.add_close_callback("test", "end", tell);
+            tokio::spawn(async move {
+                tokio::time::sleep(second).await;
+                handle.close_with(CloseReason::SlowConsumer);
+            });
+            connection
+        })
+        .layer(WsLayer::new().with_messages(Messages::Both))
+        .layer(CodecLayer::new(MessageCodec::new()))
+        .layer(SessionLayer::new())
+        .service_fn(|request: Request<Message>| async move {
+            Ok::<_, BoxError>(request.into_message())
+        });
+    let (listener, connector) = memory(1024);
+    Server::serve(listener, stack);
+    let started = Instant::now();
+    let io = connector.connect().await.unwrap().into_parts().0;
+    let mut peer = Peer { io };
+    peer.write(b"GET / HT").await;
+    let closed = soon(ends.recv()).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::SlowConsumer);
+    assert_eq!(started.elapsed(), second);
+    assert_eq!(soon(peer.io.read(&mut [0; 64])).await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_that_panics_ends_its_own_connection_alone() {
+    let layer = WsLayer::new().with_accept(|request, _| async move {
+        assert_ne!(request.uri().path(), "/panic", "on purpose");
+        Ok(())
+    });
+    let mut server = Server::echo(layer);
+    let _open = server.open().await;
+    let mut peer = server.connect().await;
+    peer.write(request("/panic", "").as_bytes()).await;
+    assert_eq!(server.end().await.reason, CloseReason::Panicked);
+    assert_eq!(soon(peer.io.read(&mut [0; 64])).await.unwrap(), 0);
+    let _another = server.open().await;
+}
+
+#[test]
+fn a_runtime_that_is_dropped_ends_handshakes_with_their_callbacks() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (mut server, _peer) = runtime.block_on(async {
+        let server = Server::echo(WsLayer::new());
+        let mut peer = server.connect().await;
+        peer.write(b"GET / HT").await;
+        tokio::task::yield_now().await;
+        (server, peer)
+    });
+    drop(runtime);
+    let closed = server.ends.try_recv().unwrap();
+    assert_eq!(closed.reason, CloseReason::Refused, "it was never open");
+}
+
 #[tokio::test]
 async fn a_head_in_single_bytes_is_a_head() {
     let server = Server::new(WsLayer::new(), SessionLayer::new(), |request| async move {
@@ -249,4 +331,23 @@ async fn a_head_in_single_bytes_is_a_head() {
         tokio::task::yield_now().await;
     }
     assert!(peer.head().await.starts_with("HTTP/1.1 101 "));
+}
+
+#[tokio::test(start_paused = true)]
+async fn debug_output_keeps_credentials_to_itself() {
+    let mut server = Server::echo(WsLayer::new());
+    let mut peer = server.connect().await;
+    peer.ask(&request(
+        "/",
+        "Authorization: Bearer hush\r\nCookie: id=hush\r\nX-Trace: 7\r\n",
+    ))
+    .await;
+    let opened: WsRequest = server.session().await.get().unwrap();
+    assert_eq!(opened.headers()[header::AUTHORIZATION], "Bearer hush");
+    let client = getty::ws::WsConnectLayer::new()
+        .with_header(header::COOKIE, HeaderValue::from_static("id=hush"));
+    for shown in [format!("{opened:?}"), format!("{client:?}")] {
+        assert!(!shown.contains("hush"), "{shown}");
+        assert!(shown.contains("Sensitive"), "{shown}");
+    }
 }

@@ -16,7 +16,7 @@ use getty::{
     net::TcpConnector,
     serve,
     ws::{
-        self, WsClose, WsConnectError, WsConnectLayer, WsUpgrader,
+        self, WsClose, WsConnectError, WsConnectLayer, WsRefusal, WsUpgrader,
         http::{self, StatusCode, header},
     },
 };
@@ -173,6 +173,36 @@ async fn an_upgrade_is_refused_while_the_server_closes_or_is_full() {
     assert!(soon(never).await.is_err(), "nobody waits for it");
 }
 
+#[tokio::test]
+async fn what_the_server_s_own_layers_found_out_reaches_the_session() {
+    #[derive(Clone, Debug, PartialEq)]
+    struct User(&'static str);
+
+    let layer = WsLayer::new().with_accept(|request, handle| async move {
+        let user = request.extensions().get::<User>().cloned();
+        handle.insert(user.ok_or_else(|| WsRefusal::new(StatusCode::UNAUTHORIZED, "who?"))?);
+        Ok(())
+    });
+    let (upgrader, mut upgrades) = ws::upgrades(&layer);
+    let mut request = asking(KEY);
+    let host = "example.com".parse().unwrap();
+    request.headers_mut().insert(header::HOST, host);
+    for (user, expected) in [
+        (None, StatusCode::UNAUTHORIZED),
+        (Some(User("ada")), StatusCode::SWITCHING_PROTOCOLS),
+    ] {
+        if let Some(user) = user {
+            request.extensions_mut().insert(user);
+        }
+        let io = async { Ok::<_, std::io::Error>(tokio::io::duplex(64).0) };
+        let response = upgrader.upgrade(&request, Endpoints::default(), io).await;
+        assert_eq!(response.status(), expected);
+    }
+    let accepted = std::future::poll_fn(|cx| getty::Listener::poll_accept(&mut upgrades, cx));
+    let connection = soon(accepted).await.unwrap();
+    assert_eq!(connection.handle().get(), Some(User("ada")));
+}
+
 fn asking(key: &str) -> http::Request<()> {
     let request = http::Request::get("/ws")
         .header("upgrade", "websocket")
@@ -184,7 +214,14 @@ fn asking(key: &str) -> http::Request<()> {
 
 #[tokio::test]
 async fn a_client_says_what_is_wrong_with_a_url_or_an_answer() {
-    for url in ["http://127.0.0.1/", "127.0.0.1:7000", "ws://"] {
+    for url in [
+        "http://127.0.0.1/",
+        "127.0.0.1:7000",
+        "ws://",
+        // not port 80 instead
+        "ws://127.0.0.1:70000/",
+        "ws://127.0.0.1:ws/",
+    ] {
         let Err(OpenError::Connect(error)) = soon(dial(WsConnectLayer::new(), url)).await else {
             panic!("{url} was dialled");
         };
@@ -231,6 +268,27 @@ async fn a_client_says_what_is_wrong_with_a_url_or_an_answer() {
             };
             assert!(expected, "{answer}: {error}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_url_without_a_path_asks_for_the_root() {
+    for (rest, first) in [
+        ("", "GET / HTTP/1.1\r\n"),
+        ("?room=7", "GET /?room=7 HTTP/1.1\r\n"),
+        ("/a?b#c", "GET /a?b HTTP/1.1\r\n"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}{rest}", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (mut io, _) = listener.accept().await.unwrap();
+            let mut asked = vec![0; first.len()];
+            io.read_exact(&mut asked).await.unwrap();
+            String::from_utf8(asked).unwrap()
+        });
+        let refused = soon(dial(WsConnectLayer::new(), &url)).await.is_err();
+        assert!(refused, "nobody answers");
+        assert_eq!(soon(server).await.unwrap(), first);
     }
 }
 

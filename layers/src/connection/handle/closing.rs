@@ -60,7 +60,9 @@ impl ConnectionHandle {
         });
     }
 
-    /// As [`close_with`](Self::close_with), with a drain deadline that takes the place of the session's own.
+    /// As [`close_with`](Self::close_with), with a drain deadline that takes the place of the session's own. After a
+    /// [`close_after_flush`](Self::close_after_flush), which has none as long as the flush lasts, this is its deadline; other
+    /// closes change nothing about one that was requested before.
     pub fn close_within(&self, reason: impl Into<CloseReason>, deadline: Duration) {
         self.request(Requested {
             within: Some(deadline),
@@ -163,7 +165,13 @@ impl ConnectionHandle {
 
     fn request(&self, cause: Requested) {
         let mut rare = self.0.rare.lock();
-        if rare.requested.is_some() {
+        if let Some(earlier) = &mut rare.requested {
+            if earlier.after_flush && cause.within.is_some() {
+                earlier.after_flush = false;
+                earlier.within = cause.within;
+                drop(rare);
+                self.0.signal.raise(Signal::CLOSE);
+            }
             return;
         }
         rare.requested = Some(Box::new(cause));

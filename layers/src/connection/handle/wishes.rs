@@ -1,11 +1,32 @@
 //! What layers ask of the driver of a session: checks at a time, a write timeout, pings, a later beginning.
 
-use std::{any::Any, time::Duration};
+use std::{any::Any, fmt, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{ConnectionHandle, HAS_PING};
-use crate::{connection::checks::Check, session::signal::Signal, sync::Ordering};
+use crate::{
+    connection::checks::Check,
+    session::{TicketId, signal::Signal},
+    sync::Ordering,
+};
+
+/// What is dropped when nothing more will be received.
+pub(crate) trait Kept: Send {
+    /// The codec has refused the message with this ticket: nothing of it will be sent. Called in the session's task.
+    fn refused(&mut self, _: TicketId) {}
+}
+
+impl fmt::Debug for dyn Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Kept")
+    }
+}
+
+/// A layer's value, of which nothing is known.
+struct Value<T>(T);
+
+impl<T: Any + Send> Kept for Value<T> {}
 
 /// What layers ask of the driver.
 #[derive(Debug, Default)]
@@ -14,7 +35,7 @@ pub(crate) struct Wishes {
     pub(crate) write_timeout: Option<Option<Duration>>,
     pub(crate) holds: u32,
     /// Dropped when nothing more will be received.
-    pub(crate) until_input_ends: Vec<Box<dyn Any + Send>>,
+    pub(crate) until_input_ends: Vec<Box<dyn Kept>>,
 }
 
 impl ConnectionHandle {
@@ -47,7 +68,12 @@ impl ConnectionHandle {
     /// users wait for something of the peer's: the value's drop tells them that it will not come. It runs in the session's
     /// task, so it must not block.
     pub fn keep_until_input_ends(&self, value: impl Any + Send) {
-        let value: Box<dyn Any + Send> = Box::new(value);
+        self.keep(Value(value));
+    }
+
+    /// The same, for what wants to know more.
+    pub(crate) fn keep(&self, value: impl Kept + 'static) {
+        let value: Box<dyn Kept> = Box::new(value);
         let mut rare = self.0.rare.lock();
         if rare.closed.is_some() {
             drop(rare); // before the user's value
