@@ -296,16 +296,10 @@ impl<Out> Driver<Out> {
     /// Whether nothing is to be done here: nothing to send, to tell or to account for, no close, no ping, no mark to set.
     #[inline]
     pub fn is_at_rest(&self) -> bool {
-        !self.has_outgoing()
-            && !self.unreported
-            && !self.ping
-            && !self.charged
-            && {
-                let handle = &self.handle;
-                !handle.signal().is_raised()
-                    && !handle.is_closing()
-                    && !handle.activity().is_seen()
-            }
+        !self.has_outgoing() && !self.unreported && !self.ping && !self.charged && {
+            let handle = &self.handle;
+            !handle.signal().is_raised() && !handle.is_closing() && !handle.activity().is_seen()
+        }
     }
 
     /// Whether [`next_outgoing`](Self::next_outgoing) may give a message.

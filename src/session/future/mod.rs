@@ -325,10 +325,7 @@ where
         turn: &mut Turn,
     ) -> Next {
         // one that is closed before it was open never is: whoever held it may have refused it
-        if self.phase == Phase::Opening
-            && !self.wire.driver().is_held()
-            && !self.is_closing()
-        {
+        if self.phase == Phase::Opening && !self.wire.driver().is_held() && !self.is_closing() {
             self.phase = Phase::Running;
             lease.iter_mut().for_each(Lease::open);
         }
@@ -357,8 +354,8 @@ where
         }
 
         // answers to what has arrived together leave together
-        let held = self.reads_on(turn)
-            || (self.config.flush_delay.is_some() && self.holds_back(turn));
+        let held =
+            self.reads_on(turn) || (self.config.flush_delay.is_some() && self.holds_back(turn));
         if !held
             && let Poll::Ready(Err(error)) =
                 self.writer
