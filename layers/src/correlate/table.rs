@@ -6,7 +6,6 @@
 
 use std::{
     collections::VecDeque,
-    sync::MutexGuard,
     task::{Context, Poll, Waker},
 };
 
@@ -347,8 +346,7 @@ impl<In> Table<In> {
 
     /// How many requests are in flight.
     pub(super) fn in_flight(&self) -> usize {
-        let slots: MutexGuard<'_, _> = self.state.lock();
-        slots.used as usize
+        self.state.lock().used as usize
     }
 
     /// Whether nothing more will be received.
