@@ -529,7 +529,8 @@ proptest! {
 
 #[test]
 fn whoever_is_a_member_all_the_time_misses_nothing_while_others_come_and_go() {
-    const BROADCASTS: usize = 500;
+    // four times as many are less than a burst: however late the steady one has its turn, there is room for all
+    const BROADCASTS: usize = 200;
     let group = Group::new();
     let topics: Topics<u8, String> = Topics::new();
     let mut steady = Guest::new();
