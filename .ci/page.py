@@ -376,8 +376,9 @@ def main(screenshots, command):
         print("  " + "\n  ".join(chat.said()))
         check("everybody was let finish", any(line.endswith(" finished, 0 aborted") for line in chat.said()))
         complaints = [text for window in (page, phone) for text in window.complaints()]
-        # the browser tells of each try to reach a server that is not there
-        complaints = [text for text in complaints if "WebSocket connection to" not in text]
+        # the browser tells of each try to reach a server that is not there, and of pages of its own
+        others = ("WebSocket connection to", "chrome://")
+        complaints = [text for text in complaints if not any(other in text for other in others)]
         check(f"the browser has nothing to complain of {complaints or ''}", not complaints)
 
 

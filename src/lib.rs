@@ -34,8 +34,8 @@
 //! # }
 //! ```
 //!
-//! [`net::TcpListener`] and `net::UnixListener` take the place of `net::memory` in a server; `examples/` in the
-//! repository has whole programs.
+//! [`net::TcpListener`], [`net::UdpListener`] and `net::UnixListener` take the place of `net::memory` in a server;
+//! `examples/` in the repository has whole programs.
 //!
 //! # Two stacks in one
 //!
@@ -57,7 +57,7 @@
 //! From the outermost layer to the handler:
 //!
 //! 1. layers for any connection: limits, access, tracing;
-//! 2. layers that change the transport: `TlsLayer` of [`tls`], and inside of it `WsLayer` of [`ws`];
+//! 2. layers that change the transport: TLS, WebSocket;
 //! 3. [`CodecLayer`], which gives the connection its codec and its [`Session`];
 //! 4. layers that need the session;
 //! 5. [`SessionLayer`], which reads, decodes, calls, encodes and writes;
@@ -88,7 +88,20 @@
 //! [`serve`] runs a stack for the connections of one listener, [`serve_all`] one stack for several listeners, and
 //! [`Serve::and`] several stacks together; each ends gracefully on a [signal](Serve::with_graceful_shutdown).
 //! [`connect`] runs the same kind of stack for one connection to elsewhere, and gives the session to send with. A
-//! [`Client`] keeps one such session, or a pool of them, open: see [`client`].
+//! [`Client`] keeps one such session, or a pool of them, open: see [`client`]. [`PipelineClient`] and
+//! [`MultiplexClient`] make a tower service of either, from calls to answers: see [`call`].
+//!
+//! # Modules
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`net`] | listeners and connectors: TCP, UDP, Unix sockets, in-memory |
+//! | [`tls`], [`ws`] | layers that change a byte stream's transport, for servers and around connectors |
+//! | [`codec`] | lines, length-delimited frames, raw bytes, text |
+//! | [`layers`] | the layers for connections and for messages; groups, requests, close callbacks |
+//! | [`session`] | the session loop and its settings |
+//! | [`client`], [`call`] | clients that reconnect, and clients that call |
+//! | [`transport`] | what authors of transports implement |
 //!
 //! # Sending and asking
 //!

@@ -43,8 +43,6 @@ pub enum Loop {
     GettyFull,
     /// getty over WebSocket.
     WsGetty,
-    /// tokio-tungstenite, its stream forwarded into its sink.
-    WsForward,
     /// tokio-tungstenite, one send an item.
     WsSend,
 }
@@ -71,7 +69,6 @@ impl Loop {
             Self::GettyTower => "getty, tower's layers",
             Self::GettyFull => "getty, full stack",
             Self::WsGetty => "getty, WebSocket",
-            Self::WsForward => "tokio-tungstenite, forward",
             Self::WsSend => "tokio-tungstenite, send",
         }
     }
@@ -88,13 +85,12 @@ impl Loop {
             Self::GettyTower => session(transport, stacks::tower()).await,
             Self::GettyFull => session(transport, stacks::full()).await,
             Self::WsGetty => session(transport, ws::getty()).await,
-            Self::WsForward => ws::forward(transport).await,
             Self::WsSend => ws::send_each(transport).await,
         }
     }
 
     fn is_websocket(self) -> bool {
-        matches!(self, Self::WsGetty | Self::WsForward | Self::WsSend)
+        matches!(self, Self::WsGetty | Self::WsSend)
     }
 }
 

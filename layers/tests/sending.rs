@@ -722,7 +722,7 @@ fn what_was_queued_before_a_budget_came_is_charged_to_it_though_it_is_used_up() 
     assert_eq!(drain(&mut driver), ["new"]);
     driver.charge_written(0);
     assert_eq!(budget.used(), budget.limit());
-    for (driver, ..) in hogs.iter_mut() {
+    for (driver, ..) in &mut hogs {
         turn(driver);
     }
     drop((driver, hogs));
@@ -767,4 +767,40 @@ fn a_message_of_more_bytes_than_can_be_counted_is_refused() {
     assert_eq!(drain(&mut driver), ["one"]);
     driver.charge_written(0);
     assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn a_message_whose_destructor_panics_keeps_nobody_from_learning_the_end() {
+    #[derive(Debug)]
+    struct Bomb(bool);
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            assert!(!self.0, "boom");
+        }
+    }
+
+    let (session, driver, _connection) = pair(64);
+    // nobody waits for either of these any more
+    let mut given_up = sending(&session, Bomb(true));
+    assert_pending!(given_up.poll());
+    drop(given_up);
+    assert!(session.try_send(Bomb(true)).is_ok());
+    let mut waits = [false; 2].map(|bomb| sending(&session, Bomb(bomb)));
+    waits
+        .iter_mut()
+        .for_each(|wait| assert_pending!(wait.poll()));
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(driver)));
+    for wait in &mut waits {
+        assert!(wait.is_woken());
+        let error = assert_ready_err!(wait.poll());
+        assert!(matches!(
+            error,
+            SendError::Closed {
+                message: Some(_),
+                ..
+            }
+        ));
+    }
+    assert!(ended.is_ok(), "it goes no further");
 }

@@ -160,7 +160,9 @@ impl<Out> Client<Out> {
         self.0.pool.pick()
     }
 
-    /// An open session, as soon as there is one.
+    /// An open session, as soon as there is one. While the server is away that may take for ever, for a client does not give
+    /// up unless it [is told to](ClientBuilder::with_max_attempts): tokio's `timeout` around it bounds the wait, as it does
+    /// around [`send`](Self::send).
     ///
     /// # Errors
     ///

@@ -48,7 +48,7 @@ pub(crate) struct Writer {
     /// Something beside the bytes in `buf` may have to be written, flushed or told.
     stirred: bool,
     framing: Framing,
-    /// The longest message that the transport can send, for a message transport.
+    /// The longest message that the transport can send; of a stream without a bound.
     longest: usize,
     /// Where the messages that wait end, by `encoded`, for a message transport.
     units: Queue<u64>,
@@ -76,7 +76,11 @@ impl Writer {
             unflushed: false,
             stirred: false,
             framing,
-            longest,
+            longest: if framing == Framing::Stream {
+                usize::MAX
+            } else {
+                longest
+            },
             units: Queue::new(),
             due: Queue::new(),
         }
@@ -136,7 +140,7 @@ impl Writer {
     /// Whether the transport can carry a message of so many bytes.
     #[inline(always)]
     fn check(&self, bytes: usize) -> Result<(), BoxError> {
-        if self.framing != Framing::Stream && bytes > self.longest {
+        if bytes > self.longest {
             return Err(MessageTooLong::boxed(bytes, self.longest));
         }
         Ok(())

@@ -90,6 +90,21 @@ async fn units_that_the_codec_keeps_to_itself_hold_up_none_behind_them() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_turn_asks_no_transport_that_has_said_it_will_wake_it() {
+    let (transport, peer) = units::pair(Framing::Messages);
+    let (_session, _task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
+    idle().await;
+    for message in ["one", "two"] {
+        let asked = peer.asked();
+        peer.send(message);
+        assert_eq!(soon(peer.message()).await, message);
+        idle().await;
+        // for the message, and for another; not again once that is answered
+        assert_eq!(peer.asked() - asked, 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_unit_needs_no_delimiter_and_a_codec_of_streams_works() {
     let (transport, peer) = units::pair(Framing::Messages);
     let (_session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;

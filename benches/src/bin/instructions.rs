@@ -41,7 +41,7 @@ enum What {
 
 use What::{Calls, Echo};
 
-const SCENARIOS: [(&str, What); 26] = [
+const SCENARIOS: [(&str, What); 24] = [
     ("codec-50", Echo(Loop::Codec, 50)),
     ("getty-50", Echo(Loop::Getty, 50)),
     ("getty-ten-layers-50", Echo(Loop::GettyTenLayers, 50)),
@@ -53,10 +53,8 @@ const SCENARIOS: [(&str, What); 26] = [
     ("getty-tower-1", Echo(Loop::GettyTower, 1)),
     ("getty-full-1", Echo(Loop::GettyFull, 1)),
     ("ws-send-50", Echo(Loop::WsSend, 50)),
-    ("ws-forward-50", Echo(Loop::WsForward, 50)),
     ("ws-getty-50", Echo(Loop::WsGetty, 50)),
     ("ws-send-1", Echo(Loop::WsSend, 1)),
-    ("ws-forward-1", Echo(Loop::WsForward, 1)),
     ("ws-getty-1", Echo(Loop::WsGetty, 1)),
     (
         "calls-pipeline-by-hand-50",

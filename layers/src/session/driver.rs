@@ -369,8 +369,8 @@ impl<Out> Driver<Out> {
 
     /// A message was refused by the codec.
     pub fn fail(&mut self, ticket: &Ticket, source: SharedError) {
-        let kept = self.wishes.iter_mut();
-        kept.flat_map(|wishes| &mut wishes.until_input_ends)
+        let kept = self.rare.iter_mut();
+        kept.flat_map(|rare| &mut rare.wishes.until_input_ends)
             .for_each(|kept| kept.refused(ticket.0));
         self.session
             .outbox()

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     budget::{Account, MemoryBudget},
+    connection::contain,
     sync::Mutex,
 };
 
@@ -183,6 +184,8 @@ impl<Out> Senders<Out> {
     }
 }
 
+/// What is done to messages that nobody gets back: a panic of one is not to keep others' senders from the end.
+const DROPPING: &str = "dropping a message that was not sent";
 /// A queue no longer than this is short, and keeps its memory.
 const SHORT: usize = 8;
 /// After so many turns with short queues the memory of long ones is given back. Large against 1, so that growing again
@@ -867,7 +870,10 @@ impl<Out> Outbox<Out> {
         let mut unattended = Vec::new();
         for Queued { payload, attention } in left.into_iter().chain(messages) {
             match attention.ticket() {
-                Some(ticket) => self.complete(ticket, Err(failure(Some(payload)))),
+                // where its sender has given up, this drops it
+                Some(ticket) => contain(DROPPING, || {
+                    self.complete(ticket, Err(failure(Some(payload))));
+                }),
                 None => unattended.push(payload),
             }
         }
@@ -888,7 +894,9 @@ impl<Out> Outbox<Out> {
         }
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
-        drop(unattended);
+        for payload in unattended {
+            contain(DROPPING, || drop(payload));
+        }
     }
 }
 

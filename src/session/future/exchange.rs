@@ -212,22 +212,24 @@ where
         let lets_send = finish.lets_send();
         loop {
             // decode first: a session without a message holds no permit
-            let message = match next.take() {
-                Some(message) => {
-                    if let Some((message, bytes)) = ahead.pop_front() {
-                        reader.caught_up(bytes);
-                        *next = Some(message);
-                    }
-                    message
-                }
-                None => match reader.decode(wire) {
+            let message = if next.is_none() {
+                match reader.decode(wire) {
                     Ok(Decoded::Message(message)) => {
                         *messages_in += 1;
                         message
                     }
                     Ok(Decoded::Nothing) => return Stop::Nothing,
                     other => return Stop::Decoded(other),
-                },
+                }
+            } else {
+                let following = ahead.pop_front().map(|(message, bytes)| {
+                    reader.caught_up(bytes);
+                    message
+                });
+                match std::mem::replace(next, following) {
+                    Some(message) => message,
+                    None => return Stop::Nothing,
+                }
             };
             match service.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {}

@@ -47,6 +47,8 @@ struct State {
     taken: VecDeque<Vec<u8>>,
     outgoing: VecDeque<Vec<u8>>,
     pings: usize,
+    /// How often our end has asked for what has arrived.
+    asked: usize,
     closed_with: Option<CloseReason>,
     holds_close: bool,
     wakers: Vec<Waker>,
@@ -124,6 +126,11 @@ impl Peer {
         self.0.lock().pings
     }
 
+    /// How often the session has asked for what has arrived.
+    pub(crate) fn asked(&self) -> usize {
+        self.0.lock().asked
+    }
+
     pub(crate) fn closed_with(&self) -> Option<CloseReason> {
         self.0.lock().closed_with.clone()
     }
@@ -141,6 +148,7 @@ impl Transport for Units {
         _: usize,
     ) -> Poll<io::Result<Received>> {
         let mut state = self.shared.lock();
+        state.asked += 1;
         match state.incoming.pop_front() {
             Some(Incoming::Message(message)) => {
                 buf.extend_from_slice(&message);

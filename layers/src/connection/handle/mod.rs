@@ -71,16 +71,19 @@ const AWAITS: u8 = 128;
 #[derive(Clone)]
 pub struct ConnectionHandle(Arc<Inner>);
 
+// In this order, so that what each turn of the driver touches lies together: with many connections a cache line more or
+// less counts for more than what is done with it.
+#[repr(C)]
 struct Inner {
-    signal: Signal,
-    counters: Counters,
-    marks: Marks,
     state: AtomicU8,
     activity: Activity,
     in_flight: AtomicU32,
-    pending: AtomicUsize,
-    id: u64,
+    signal: Signal,
     opened_at: Instant,
+    counters: Counters,
+    pending: AtomicUsize,
+    marks: Marks,
+    id: u64,
     /// Ours and the peer's.
     addresses: Box<(Address, Address)>,
     changed: Notify,
