@@ -38,10 +38,13 @@ const MISTAKES: &[Mistake] = &[
     ),
     (
         "websocket_twice",
-        &[&[
-            "`WsTransport<tokio::net::TcpStream>` is not a byte stream",
-            "`TlsLayer` goes outside of `WsLayer`, both outside of `CodecLayer`",
-        ]],
+        &[
+            &["is not a transport"],
+            &[
+                "`WsTransport<tokio::net::TcpStream>` is not a byte stream",
+                "`TlsLayer` goes outside of `WsLayer`, both outside of `CodecLayer`",
+            ],
+        ],
     ),
     (
         "lost_reply",
