@@ -37,6 +37,16 @@ const MISTAKES: &[Mistake] = &[
         ]],
     ),
     (
+        "websocket_twice",
+        &[
+            &["is not a transport"],
+            &[
+                "`WsTransport<tokio::net::TcpStream>` is not a byte stream",
+                "`TlsLayer` goes outside of `WsLayer`, both outside of `CodecLayer`",
+            ],
+        ],
+    ),
+    (
         "lost_reply",
         &[&["a handler whose session sends `String` cannot answer with `()`"]],
     ),
@@ -250,7 +260,7 @@ edition = "2024"
 [workspace]
 
 [dependencies]
-getty.path = {getty:?}
+getty = {{ path = {getty:?}, features = ["ws"] }}
 tokio = {{ version = "1", features = ["net", "rt"] }}
 tokio-util = {{ version = "0.7", features = ["codec"] }}
 

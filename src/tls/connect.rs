@@ -26,6 +26,7 @@ use super::{
     TlsError, TlsInfo, TlsStream, TlsTarget,
     handshake::{self, HANDSHAKE_TIMEOUT, SEND_BUFFER},
 };
+use crate::transport::ByteStream;
 
 /// Takes the client's side of a TLS handshake: a layer around a connector, any service from a target to a
 /// `Connection<T>`, that gives a `Connection<TlsStream<T>>`.
@@ -129,7 +130,7 @@ impl<C, A, T> Service<A> for TlsConnect<C>
 where
     C: Service<A, Response = Connection<T>, Error: Into<BoxError>, Future: Send + 'static>,
     A: TlsTarget,
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: ByteStream,
 {
     type Response = Connection<TlsStream<T>>;
     type Error = BoxError;

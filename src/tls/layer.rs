@@ -21,6 +21,7 @@ use super::{
     TlsConfig, TlsError, TlsInfo, TlsStream,
     handshake::{self, HANDSHAKE_TIMEOUT, SEND_BUFFER},
 };
+use crate::transport::ByteStream;
 
 /// Takes the server's side of a TLS handshake and turns `Connection<T>` into `Connection<TlsStream<T>>`.
 ///
@@ -103,7 +104,7 @@ impl<S> Tls<S> {
 impl<S, T> Service<Connection<T>> for Tls<S>
 where
     S: Service<Connection<TlsStream<T>>, Error: Into<BoxError>> + Clone,
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: ByteStream,
 {
     type Response = S::Response;
     type Error = BoxError;

@@ -171,6 +171,16 @@ pub trait Transport {
     fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>>;
 }
 
+/// A stream of bytes: what TLS and WebSocket are spoken over. Everything that can be read and written is one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a byte stream",
+    label = "TLS and WebSocket are spoken over one: `TlsLayer` goes outside of `WsLayer`, both outside of `CodecLayer`, and neither over datagrams"
+)]
+pub trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> ByteStream for T {}
+
 #[diagnostic::do_not_recommend]
 impl<T: AsyncRead + AsyncWrite + Unpin> Transport for T {
     #[inline]

@@ -36,6 +36,7 @@ use super::{
     layer::{HANDSHAKE_TIMEOUT, protocol},
     transport::Setting,
 };
+use crate::transport::ByteStream;
 
 /// Makes a WebSocket client of a connector: dials what a URL names and goes through the opening handshake.
 ///
@@ -288,7 +289,7 @@ where
     C: Service<(String, u16), Response = Connection<T>> + Clone + Send + 'static,
     C::Error: Into<BoxError>,
     C::Future: Send + 'static,
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: ByteStream,
 {
     type Response = Connection<WsTransport<T>>;
     type Error = WsConnectError;

@@ -17,7 +17,7 @@ use tokio::{
 use tower::{BoxError, Layer, Service};
 
 use super::{WsFuture, WsHandshakeError, WsLayer, WsTransport, handshake::open, layer::Settings};
-use crate::transport::{Ended, Framing, Received, Transport};
+use crate::transport::{ByteStream, Ended, Framing, Received, Transport};
 
 /// How long a peer may say nothing before it is taken for a plain one, unless the layer says otherwise.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -120,7 +120,7 @@ pub type WsOrRawFuture<S, T> = WsFuture<S, WsOrRawTransport<T>>;
 impl<S, T> Service<Connection<T>> for WsOrRaw<S>
 where
     S: Service<Connection<WsOrRawTransport<T>>, Error: Into<BoxError>> + Clone,
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: ByteStream,
 {
     type Response = S::Response;
     type Error = BoxError;

@@ -11,7 +11,6 @@ use std::{
 use bytes::BytesMut;
 use getty_layers::Connection;
 use http::{HeaderValue, Request};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tower::{BoxError, Layer, Service};
 
 use super::{
@@ -19,7 +18,7 @@ use super::{
     handshake::{HeadLimits, Origin, Rules, open},
     transport::Setting,
 };
-use crate::ConnectionHandle;
+use crate::{ConnectionHandle, transport::ByteStream};
 
 /// How long a handshake may take unless the layer says otherwise.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -300,7 +299,7 @@ impl<S> Ws<S> {
 impl<S, T> Service<Connection<T>> for Ws<S>
 where
     S: Service<Connection<WsTransport<T>>, Error: Into<BoxError>> + Clone,
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: ByteStream,
 {
     type Response = S::Response;
     type Error = BoxError;
