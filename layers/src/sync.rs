@@ -11,10 +11,10 @@
 //! keeps tokio as it is, which is not modelled.
 
 #[cfg(not(getty_loom))]
-pub(crate) use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+pub(crate) use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 #[cfg(getty_loom)]
-pub(crate) use loom::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 #[cfg(not(getty_loom))]
 use std::sync::{Mutex as Imp, MutexGuard as Guard, PoisonError};

@@ -65,6 +65,7 @@
 //! [`with_push`](crate::layers::CorrelateLayer::with_push) knows.
 
 mod future;
+mod places;
 mod source;
 
 use std::{
@@ -81,10 +82,9 @@ use getty_layers::{
     Session,
     correlate::{Caller, RequestError},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::PollSemaphore;
 use tower::{Service, load::Load};
 
+use self::places::{Place, Places};
 pub use self::{future::CallFuture, source::SessionSource};
 #[cfg(doc)]
 use crate::client::Client;
@@ -130,10 +130,9 @@ pub struct Calls<K, In, Out, S> {
     caller: Option<Caller<In, Out>>,
     /// While there is no session.
     waiting: Option<Waiting<Out>>,
-    places: PollSemaphore,
-    most: usize,
+    places: Places,
     /// From ready to call.
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
     kind: PhantomData<fn() -> K>,
 }
 
@@ -149,8 +148,7 @@ where
             source,
             caller: None,
             waiting: None,
-            places: PollSemaphore::new(Arc::new(Semaphore::new(DEFAULT_IN_FLIGHT))),
-            most: DEFAULT_IN_FLIGHT,
+            places: Places::new(DEFAULT_IN_FLIGHT),
             place: None,
             kind: PhantomData,
         }
@@ -162,8 +160,7 @@ where
     /// [`with_in_flight`]: crate::layers::CorrelateLayer::with_in_flight
     #[must_use]
     pub fn with_in_flight(mut self, calls: usize) -> Self {
-        self.most = calls.clamp(1, Semaphore::MAX_PERMITS);
-        self.places = PollSemaphore::new(Arc::new(Semaphore::new(self.most)));
+        self.places = Places::new(calls.clamp(1, Places::MOST));
         self.place = None;
         self
     }
@@ -185,7 +182,7 @@ where
                         // while there is no session the places are others'
                         self.caller = None;
                         self.place = None;
-                        self.places = self.places.clone();
+                        self.places.leave();
                         self.waiting.insert(Box::pin(self.source.wait()))
                     }
                 };
@@ -218,7 +215,7 @@ impl<K, In, Out, S> Calls<K, In, Out, S> {
     /// How many calls are in flight, those that others are ready for included.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.most - self.places.available_permits()
+        self.places.used()
     }
 
     /// What gives the sessions.
@@ -244,9 +241,12 @@ where
     /// [`RequestError::Closed`] when the one session is closed, and [`RequestError::Unavailable`] when a client has stopped
     /// or given up, or its stack has no suitable [`CorrelateLayer`](crate::layers::CorrelateLayer).
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RequestError<Out>>> {
-        ready!(self.poll_caller(cx))?;
+        let caller = self.caller.as_ref();
+        if !caller.is_some_and(|caller| self.source.keeps(caller.session())) {
+            ready!(self.poll_caller(cx))?;
+        }
         if self.place.is_none() {
-            self.place = ready!(self.places.poll_acquire(cx));
+            self.place = Some(ready!(self.places.poll_take(cx)));
         }
         Poll::Ready(Ok(()))
     }
@@ -278,7 +278,6 @@ impl<K, In, Out, S: Clone> Clone for Calls<K, In, Out, S> {
             caller: self.caller.clone(),
             waiting: None,
             places: self.places.clone(),
-            most: self.most,
             place: None,
             kind: PhantomData,
         }

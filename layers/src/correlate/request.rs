@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
 };
 
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     connection::CloseReason,
     session::{
-        Next, Refusal, Session, TicketId, WaiterId, error::SendFailure, payload::Payload,
+        Next, Number, Refusal, Session, WaiterId, error::SendFailure, payload::Payload,
         signal::Signal,
     },
 };
@@ -42,6 +42,13 @@ impl<In, Out> Shared<In, Out> {
             matching: Arc::new(matching),
             deadline,
         }
+    }
+}
+
+/// Woken for a message that cannot be sent: whose it is, they all have to look.
+impl<In: Send + 'static, Out: 'static> Wake for Shared<In, Out> {
+    fn wake(self: Arc<Self>) {
+        self.table.wake_all();
     }
 }
 
@@ -181,7 +188,7 @@ enum Step {
     /// It waits for its answer.
     Queued {
         id: u64,
-        ticket: TicketId,
+        number: Number,
     },
     Done,
 }
@@ -214,9 +221,15 @@ impl<In, Out> Unpin for Requesting<In, Out> {}
 impl<In: Send + 'static, Out: 'static> Future for Requesting<In, Out> {
     type Output = Result<In, RequestError<Out>>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let polled = this.poll_steps(cx);
+        let polled = match this.step {
+            Step::Begin => this.poll_begin(cx),
+            Step::Queued { id, number } => this.poll_queued(cx, id, number),
+            Step::Queueing { id, .. } => this.poll_queueing(cx, id),
+            Step::Done => panic!("a request was polled after it was ready"),
+        };
         if polled.is_ready() {
             this.finish();
         }
@@ -225,7 +238,7 @@ impl<In: Send + 'static, Out: 'static> Future for Requesting<In, Out> {
 }
 
 impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
-    fn poll_steps(&mut self, cx: &Context<'_>) -> Poll<Result<In, RequestError<Out>>> {
+    fn poll_begin(&mut self, cx: &Context<'_>) -> Poll<Result<In, RequestError<Out>>> {
         let Self {
             session,
             shared,
@@ -233,52 +246,78 @@ impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
             deadline,
             step,
         } = self;
-        if let Step::Begin = step {
-            assert!(message.is_some(), "a request was polled after it was ready");
-            if session.is_closing() {
-                return Poll::Ready(Err(closed(session, message.take(), Left::No)));
-            }
+        if session.is_closing() {
+            return Poll::Ready(Err(closed(session, message.take(), Left::No)));
         }
         let Some(shared) = shared else {
-            let message = message.take();
-            return Poll::Ready(Err(match message {
+            return Poll::Ready(Err(match message.take() {
                 Some(message) => RequestError::NoLayer(message),
                 None => closed(session, None, Left::No),
             }));
         };
-        if let Step::Begin = step {
-            let pushed = begin(cx, session, shared, message, *deadline, step)?;
-            if let Some((pushed, next)) = pushed {
-                next.wake();
-                return queued(session, message, step, pushed).map(Err);
+        match begin(cx, session, shared, message, *deadline, step)? {
+            Some((id, number)) => {
+                *step = Step::Queued { id, number };
+                session.signal().raise(Signal::MESSAGES);
+                Poll::Pending
             }
+            None => self.poll_begun(cx),
         }
-        if let Step::Queueing { id, waiter } = step {
-            let id = *id;
-            let (pushed, next) = if shared.matching.is_ordered() {
-                let push = || push(cx, session, message, waiter);
-                shared.table.in_order(id, push)
-            } else {
-                push(cx, session, message, waiter).0
-            };
-            next.wake();
-            if let Poll::Ready(error) = queued(session, message, step, pushed) {
-                return Poll::Ready(Err(error));
-            }
-            // it may have been another task that was noted to be woken
-            let outcome = ready!(shared.table.poll(cx, id));
-            if let Step::Queued { ticket, .. } = *step {
-                return conclude(cx, session, ticket, outcome, step);
-            }
-            return Poll::Ready(Err(not_queued(session, message, &outcome, step)));
+    }
+
+    #[cold]
+    fn poll_begun(&mut self, cx: &Context<'_>) -> Poll<Result<In, RequestError<Out>>> {
+        match self.step {
+            Step::Queueing { id, .. } => self.poll_queueing(cx, id),
+            _ => unreachable!("it has an id and is not queued"),
         }
-        let Step::Queued { id, ticket } = *step else {
-            panic!("a request was polled after it was ready");
+    }
+
+    /// There was no room at first.
+    #[cold]
+    fn poll_queueing(&mut self, cx: &Context<'_>, id: u64) -> Poll<Result<In, RequestError<Out>>> {
+        let Self {
+            session,
+            shared,
+            message,
+            step,
+            ..
+        } = self;
+        let (Some(shared), Step::Queueing { waiter, .. }) = (shared, &mut *step) else {
+            unreachable!("it waits for room, with an id");
+        };
+        let (pushed, next) = if shared.matching.is_ordered() {
+            let push = || push(cx, session, message, waiter);
+            shared.table.in_order(id, push)
+        } else {
+            push(cx, session, message, waiter).0
+        };
+        next.wake();
+        if let Poll::Ready(error) = queued(session, message, step, pushed) {
+            return Poll::Ready(Err(error));
+        }
+        // it may have been another task that was noted to be woken
+        let outcome = ready!(shared.table.poll(cx, id));
+        if let Step::Queued { number, .. } = *step {
+            return conclude(cx, session, number, outcome, step);
+        }
+        Poll::Ready(Err(not_queued(session, message, &outcome, step)))
+    }
+
+    #[inline]
+    fn poll_queued(
+        &mut self,
+        cx: &Context<'_>,
+        id: u64,
+        number: Number,
+    ) -> Poll<Result<In, RequestError<Out>>> {
+        let Some(shared) = &self.shared else {
+            unreachable!("it was queued, with an id");
         };
         match shared.table.poll(cx, id) {
-            Poll::Ready(outcome) => conclude(cx, session, ticket, outcome, step),
-            Poll::Pending => match session.outbox().watch(cx, ticket) {
-                Some(failure) => Poll::Ready(Err(failed(session, Err(failure)))),
+            Poll::Ready(outcome) => conclude(cx, &self.session, number, outcome, &mut self.step),
+            Poll::Pending => match self.session.watched().failure(number) {
+                Some(failure) => Poll::Ready(Err(failed(&self.session, Err(failure)))),
                 None => Poll::Pending,
             },
         }
@@ -286,7 +325,7 @@ impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
 }
 
 /// What came of pushing a message into the queue, and which sender is next in turn.
-type Pushed = (Poll<Result<Option<TicketId>, Refusal>>, Next);
+type Pushed = (Poll<Result<Option<Number>, Refusal>>, Next);
 
 /// Pushes `message` into the queue, or leaves it where it is; whether it was queued.
 fn push<Out>(
@@ -302,7 +341,7 @@ fn push<Out>(
     (pushed, queued)
 }
 
-/// Gets an id, and a place among those that wait. One that is answered in order is also pushed into the queue.
+/// Gets an id, a place among those that wait and, where there is room at once, one in the queue: then gives id and number.
 fn begin<In: Send + 'static, Out: 'static>(
     cx: &Context<'_>,
     session: &Session<Out>,
@@ -310,20 +349,16 @@ fn begin<In: Send + 'static, Out: 'static>(
     message: &mut Option<Out>,
     deadline: Option<Duration>,
     step: &mut Step,
-) -> Result<Option<Pushed>, RequestError<Out>> {
+) -> Result<Option<(u64, Number)>, RequestError<Out>> {
     let handle = session.handle();
     let deadline = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
     let awaits = |awaits| handle.set_awaits_answers(awaits);
-    let table = &shared.table;
-    let mut waiter = None;
-    let begun = if shared.matching.is_ordered() {
-        let push = || push(cx, session, message, &mut waiter);
-        let begun = table.begin_in_order(cx, deadline, awaits, push);
-        begun.map(|(begun, pushed)| (begun, Some(pushed)))
-    } else {
-        let begun = table.begin(cx, deadline, awaits);
-        begun.map(|begun| (begun, None))
-    };
+    let (table, outbox) = (&shared.table, session.outbox());
+    let is_ordered = shared.matching.is_ordered();
+    let begun = table.begin_in_order(cx, deadline, awaits, || {
+        let number = is_ordered.then(|| outbox.push_watched(message)).flatten();
+        (number, number.is_some())
+    });
     let (begun, pushed) = match begun {
         Ok(begun) => begun,
         Err(refused) => {
@@ -336,9 +371,10 @@ fn begin<In: Send + 'static, Out: 'static>(
     // before the user's code, which may panic: a drop gives the place back
     *step = Step::Queueing {
         id: begun.id,
-        waiter,
+        waiter: None,
     };
     if begun.unguarded {
+        session.watched().ask(Waker::from(Arc::clone(shared)));
         handle.keep_until_input_ends(InputGuard(Arc::clone(shared)));
     }
     if let Some((at, look)) = begun.look {
@@ -348,10 +384,14 @@ fn begin<In: Send + 'static, Out: 'static>(
             shared.table.look(look, now, awaits)
         });
     }
-    if let Some(message) = message {
-        shared.matching.mark(begun.id, message);
+    if let Some(marked) = message {
+        shared.matching.mark(begun.id, marked);
     }
-    Ok(pushed)
+    let number = match pushed {
+        None if !is_ordered => outbox.push_watched(message),
+        pushed => pushed,
+    };
+    Ok(number.map(|number| (begun.id, number)))
 }
 
 /// Goes on from what came of pushing: ready with an error.
@@ -359,11 +399,11 @@ fn queued<Out>(
     session: &Session<Out>,
     message: &mut Option<Out>,
     step: &mut Step,
-    pushed: Poll<Result<Option<TicketId>, Refusal>>,
+    pushed: Poll<Result<Option<Number>, Refusal>>,
 ) -> Poll<RequestError<Out>> {
     match (pushed, *step) {
-        (Poll::Ready(Ok(Some(ticket))), Step::Queueing { id, .. }) => {
-            *step = Step::Queued { id, ticket };
+        (Poll::Ready(Ok(Some(number))), Step::Queueing { id, .. }) => {
+            *step = Step::Queued { id, number };
             session.signal().raise(Signal::MESSAGES);
             Poll::Pending
         }
@@ -374,7 +414,7 @@ fn queued<Out>(
             (Refusal::Finished, Some(message)) => RequestError::Finished(message),
             (_, message) => closed(session, message, Left::No),
         }),
-        (Poll::Ready(Ok(_)), _) => unreachable!("a watched message has a ticket"),
+        (Poll::Ready(Ok(_)), _) => unreachable!("a watched message has a number"),
     }
 }
 
@@ -413,11 +453,10 @@ fn not_queued<In, Out>(
 fn conclude<In, Out>(
     cx: &Context<'_>,
     session: &Session<Out>,
-    ticket: TicketId,
+    number: Number,
     outcome: Outcome<In>,
     step: &mut Step,
 ) -> Poll<Result<In, RequestError<Out>>> {
-    let outbox = session.outbox();
     match outcome {
         Outcome::Answer(answer) => {
             // which has freed its place; and what was sent is nobody's concern any more
@@ -425,10 +464,10 @@ fn conclude<In, Out>(
             Poll::Ready(Ok(answer))
         }
         Outcome::Expired => {
-            let now = Context::from_waker(Waker::noop());
-            let left = match outbox.poll_watched(&now, ticket) {
-                Poll::Ready(Ok(_)) => Left::Yes,
-                Poll::Ready(Err(_)) | Poll::Pending => Left::Perhaps,
+            let left = if session.watched().has_left(number) {
+                Left::Yes
+            } else {
+                Left::Perhaps
             };
             Poll::Ready(Err(RequestError::Deadline {
                 message: None,
@@ -437,7 +476,7 @@ fn conclude<In, Out>(
         }
         // what was accepted for sending is still flushed, and then it is known whether it has left
         Outcome::Over => {
-            let outcome = ready!(outbox.poll_watched(cx, ticket));
+            let outcome = ready!(session.watched().poll(cx, number));
             Poll::Ready(Err(failed(session, outcome)))
         }
     }
@@ -487,8 +526,8 @@ impl<In, Out> Requesting<In, Out> {
                 }
                 id
             }
-            Step::Queued { id, ticket } => {
-                outbox.abandon(ticket);
+            Step::Queued { id, number } => {
+                self.session.watched().abandon(number);
                 id
             }
         };

@@ -140,9 +140,8 @@ impl<In> Table<In> {
         ((count << self.limits.slot_bits()) & mask) | u64::from(slot)
     }
 
-    /// Lets a request wait, and wakes `cx` when something has become of it. `awaits` is called when it is the first, under
-    /// the lock, so that it and its opposite are seen in the right order.
-    pub(super) fn begin(
+    #[cfg(test)]
+    fn begin(
         &self,
         cx: &Context<'_>,
         deadline: Option<Instant>,
@@ -152,7 +151,9 @@ impl<In> Table<In> {
         begun.map(|(begun, ())| begun)
     }
 
-    /// As [`begin`](Self::begin) and [`in_order`](Self::in_order) in one.
+    /// Lets a request wait, and wakes `cx` when something has become of it. `awaits` is called when it is the first, under
+    /// the lock, so that it and its opposite are seen in the right order. `push` is that of [`in_order`](Self::in_order).
+    #[inline]
     pub(super) fn begin_in_order<R>(
         &self,
         cx: &Context<'_>,
@@ -331,8 +332,13 @@ impl<In> Table<In> {
 
     /// Nothing more will be received.
     pub(super) fn input_ended(&self) {
+        self.state.lock().over = true;
+        self.wake_all();
+    }
+
+    /// Has all that wait look whether their requests have failed.
+    pub(super) fn wake_all(&self) {
         let mut slots = self.state.lock();
-        slots.over = true;
         let waiting = slots
             .slots
             .iter_mut()

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use super::{
     Session,
     error::SendFailure,
-    outbox::{Batch, Queued, TicketId},
+    outbox::{Batch, Queued, TicketId, watched_number},
     payload::Weigh,
     signal::Signal,
 };
@@ -156,6 +156,15 @@ impl<Out> From<Queued<Out>> for Outgoing<Out> {
 #[derive(Debug)]
 #[must_use = "the sender waits for this outcome"]
 pub struct Ticket(TicketId);
+
+impl Ticket {
+    /// Whether the sender waits for this outcome alone, and may give up and ask whether it has [begun](Driver::begun). A
+    /// request's does not: it waits for the answer.
+    #[must_use]
+    pub const fn is_awaited(&self) -> bool {
+        watched_number(self.0).is_none()
+    }
+}
 
 /// A time as the activity marks of one session keep it: made once a turn, by [`Driver::moment`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -322,19 +331,29 @@ impl<Out> Driver<Out> {
 
     /// The transport has taken bytes of this message, though not all of it or without a flush.
     pub fn begun(&mut self, ticket: &Ticket) {
-        self.session.outbox().begun(ticket.0);
+        if ticket.is_awaited() {
+            self.session.outbox().begun(ticket.0);
+        }
     }
 
     /// A message was flushed; it took so many bytes.
     pub fn complete(&mut self, ticket: &Ticket, bytes: usize) {
-        self.session.outbox().complete(ticket.0, Ok(bytes));
+        match watched_number(ticket.0) {
+            Some(number) => self.session.watched().leave(number, self.input_ended),
+            None => self.session.outbox().complete(ticket.0, Ok(bytes)),
+        }
     }
 
     /// A message was refused by the codec.
     pub fn fail(&mut self, ticket: &Ticket, source: SharedError) {
-        self.session
-            .outbox()
-            .complete(ticket.0, Err(SendFailure::Encode(source)));
+        self.failed(ticket, SendFailure::Encode(source));
+    }
+
+    fn failed(&self, ticket: &Ticket, failure: SendFailure<Out>) {
+        match watched_number(ticket.0) {
+            Some(number) => self.session.watched().fail(number, failure),
+            None => self.session.outbox().complete(ticket.0, Err(failure)),
+        }
     }
 
     /// So many encoded bytes wait for the transport; to be told at the end of a turn.
@@ -410,9 +429,7 @@ impl<Out> Driver<Out> {
 
     /// A message was encoded, and the transport sends nothing more.
     pub fn cannot_send(&mut self, ticket: &Ticket, source: SharedError) {
-        self.session
-            .outbox()
-            .complete(ticket.0, Err(SendFailure::Io(source)));
+        self.failed(ticket, SendFailure::Io(source));
     }
 
     /// How many messages may wait for the encoder.
@@ -590,12 +607,16 @@ impl<Out> Drop for Driver<Out> {
             _ => None,
         };
         let left = self.batch.take().map(|batch| *batch).unwrap_or_default();
-        self.session
-            .outbox()
-            .fail_all(left, |payload| match (&io, payload) {
-                (Some(source), None) => SendFailure::Io(source.clone()),
-                (_, payload) => SendFailure::Closed(payload),
-            });
+        let outbox = self.session.outbox();
+        let watched = outbox.fail_all(left, |payload| match (&io, payload) {
+            (Some(source), None) => SendFailure::Io(source.clone()),
+            (_, payload) => SendFailure::Closed(payload),
+        });
+        for (number, payload) in watched {
+            let failure = SendFailure::Closed(Some(payload));
+            self.session.watched().fail(number, failure);
+        }
+        self.session.watched().end();
         lent::forget(&self.session);
         // a handle may be kept for long after: it must not keep our task's memory, too
         self.session.signal().forget();
