@@ -315,6 +315,11 @@ impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
             unreachable!("it was queued, with an id");
         };
         match shared.table.poll(cx, id) {
+            Poll::Ready(Outcome::Answer(answer)) => {
+                // which has freed its place; and what was sent is nobody's concern any more
+                self.step = Step::Done;
+                Poll::Ready(Ok(answer))
+            }
             Poll::Ready(outcome) => conclude(cx, &self.session, number, outcome, &mut self.step),
             Poll::Pending => match self.session.watched().failure(number) {
                 Some(failure) => Poll::Ready(Err(failed(&self.session, Err(failure)))),
@@ -450,6 +455,7 @@ fn not_queued<In, Out>(
 }
 
 /// The end of a request that was queued.
+#[cold]
 fn conclude<In, Out>(
     cx: &Context<'_>,
     session: &Session<Out>,
@@ -459,7 +465,6 @@ fn conclude<In, Out>(
 ) -> Poll<Result<In, RequestError<Out>>> {
     match outcome {
         Outcome::Answer(answer) => {
-            // which has freed its place; and what was sent is nobody's concern any more
             *step = Step::Done;
             Poll::Ready(Ok(answer))
         }

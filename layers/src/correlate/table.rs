@@ -232,9 +232,26 @@ impl<In> Table<In> {
     }
 
     /// What has become of the request `id`; `cx` is woken when something does. One that is answered is gone.
+    #[inline]
     pub(super) fn poll(&self, cx: &Context<'_>, id: u64) -> Poll<Outcome<In>> {
         let index = self.index(id);
         let mut slots = self.state.lock();
+        if let State::Answered(_) = slots.slots[index].state {
+            // as a rule it is polled once it is woken
+            return match slots.free(index) {
+                State::Answered(answer) => Poll::Ready(Outcome::Answer(answer)),
+                _ => unreachable!("it was looked at above"),
+            };
+        }
+        Self::poll_unanswered(cx, slots, index)
+    }
+
+    #[cold]
+    fn poll_unanswered(
+        cx: &Context<'_>,
+        mut slots: MutexGuard<'_, Slots<In>>,
+        index: usize,
+    ) -> Poll<Outcome<In>> {
         let over = slots.over;
         match &mut slots.slots[index].state {
             State::Waiting(_) if over => Poll::Ready(Outcome::Over),
@@ -246,10 +263,7 @@ impl<In> Table<In> {
                 Poll::Pending
             }
             State::Expired => Poll::Ready(Outcome::Expired),
-            State::Answered(_) => match slots.free(index) {
-                State::Answered(answer) => Poll::Ready(Outcome::Answer(answer)),
-                _ => unreachable!("it was looked at above"),
-            },
+            State::Answered(_) => unreachable!("it was looked at before"),
             State::Free(_) => unreachable!("a slot is free once its request is gone"),
         }
     }
@@ -381,6 +395,7 @@ impl<In> Slots<In> {
     }
 
     /// Frees the slot at `index`, and gives back what was in it.
+    #[inline]
     fn free(&mut self, index: usize) -> State<In> {
         let free = State::Free(self.first_free);
         let old = std::mem::replace(&mut self.slots[index].state, free);

@@ -300,13 +300,17 @@ impl<Out> State<Out> {
                 senders.tickets.push_back(Ticket::Waiting(None));
                 Attention(senders.first_ticket + senders.tickets.len() as u64 - 1)
             }
-            Attended::Watched => {
-                self.watched += 1;
-                Attention::watched(self.watched)
-            }
+            Attended::Watched => self.watch(),
         };
         self.messages.push_back(Queued { payload, attention });
         attention.ticket()
+    }
+
+    /// Numbers a message that is watched.
+    #[inline]
+    const fn watch(&mut self) -> Attention {
+        self.watched += 1;
+        Attention::watched(self.watched)
     }
 
     /// Counts turns in which the queues were short, and gives the memory of long ones back after a number of them.
@@ -438,7 +442,9 @@ impl<Out> Outbox<Out> {
         }
         // nobody waits who could be next
         let payload = Payload::Message(message.take()?);
-        watched_number(state.push(payload, Attended::Watched)?)
+        let attention = state.watch();
+        state.messages.push_back(Queued { payload, attention });
+        Some(state.watched)
     }
 
     /// As [`poll_push`](Self::poll_push), for a message that is watched. What comes with the answer is who is next in turn, to
