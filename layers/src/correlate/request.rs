@@ -9,8 +9,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
-
 use super::{
     error::{Left, RequestError},
     matching::Matching,
@@ -80,15 +78,42 @@ impl<Out: 'static> Session<Out> {
     /// its answer is dropped and [counted](crate::Stats::late).
     pub fn request<In: Send + 'static>(&self, message: Out) -> Requesting<In, Out> {
         let shared = self.get::<Arc<Shared<In, Out>>>();
-        Requesting::new(self.clone(), shared, message)
+        Requesting::new(Asker::Session(self.clone(), shared), message)
     }
 }
 
 /// Asks the peer of one session: a [`Session`] of which it is known that its stack has a
 /// [`CorrelateLayer`](super::CorrelateLayer) for answers of type `In`. Clonable, usable from any task. Scope: session.
-pub struct Caller<In, Out = In> {
+pub struct Caller<In, Out = In>(Arc<Asking<In, Out>>);
+
+/// Behind one count, which each request takes part in.
+struct Asking<In, Out> {
     session: Session<Out>,
     shared: Arc<Shared<In, Out>>,
+}
+
+/// Whose request it is.
+enum Asker<In, Out> {
+    Caller(Arc<Asking<In, Out>>),
+    Session(Session<Out>, Option<Arc<Shared<In, Out>>>),
+}
+
+impl<In, Out> Asker<In, Out> {
+    #[inline]
+    fn session(&self) -> &Session<Out> {
+        match self {
+            Self::Caller(asking) => &asking.session,
+            Self::Session(session, _) => session,
+        }
+    }
+
+    #[inline]
+    fn shared(&self) -> Option<&Arc<Shared<In, Out>>> {
+        match self {
+            Self::Caller(asking) => Some(&asking.shared),
+            Self::Session(_, shared) => shared.as_ref(),
+        }
+    }
 }
 
 impl<In: Send + 'static, Out: 'static> Caller<In, Out> {
@@ -96,10 +121,10 @@ impl<In: Send + 'static, Out: 'static> Caller<In, Out> {
     /// type, or the session is closed.
     #[must_use]
     pub fn of(session: &Session<Out>) -> Option<Self> {
-        Some(Self {
+        Some(Self(Arc::new(Asking {
             session: session.clone(),
             shared: session.get()?,
-        })
+        })))
     }
 
     /// As [`Session::request`].
@@ -112,22 +137,21 @@ impl<In: Send + 'static, Out: 'static> Caller<In, Out> {
     ///
     /// As that of [`Session::request`].
     pub fn request(&self, message: Out) -> Requesting<In, Out> {
-        let shared = Some(Arc::clone(&self.shared));
-        Requesting::new(self.session.clone(), shared, message)
+        Requesting::new(Asker::Caller(Arc::clone(&self.0)), message)
     }
 }
 
 impl<In, Out> Caller<In, Out> {
     /// The session.
     #[must_use]
-    pub const fn session(&self) -> &Session<Out> {
-        &self.session
+    pub fn session(&self) -> &Session<Out> {
+        &self.0.session
     }
 
     /// How many requests are in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.shared.table.in_flight()
+        self.0.shared.table.in_flight()
     }
 
     /// Whether answers come in the order of their requests, instead of with ids.
@@ -137,28 +161,25 @@ impl<In, Out> Caller<In, Out> {
         In: 'static,
         Out: 'static,
     {
-        self.shared.matching.is_ordered()
+        self.0.shared.matching.is_ordered()
     }
 
     /// Whether there may be answers yet: the session is not closing, and the peer has not ended its direction.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        !self.session.is_closing() && !self.shared.table.is_over()
+        !self.0.session.is_closing() && !self.0.shared.table.is_over()
     }
 }
 
 impl<In, Out> Clone for Caller<In, Out> {
     fn clone(&self) -> Self {
-        Self {
-            session: self.session.clone(),
-            shared: Arc::clone(&self.shared),
-        }
+        Self(Arc::clone(&self.0))
     }
 }
 
 impl<In, Out> fmt::Debug for Caller<In, Out> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Caller").field(&self.session).finish()
+        f.debug_tuple("Caller").field(self.session()).finish()
     }
 }
 
@@ -169,8 +190,7 @@ impl<In, Out> fmt::Debug for Caller<In, Out> {
 /// When it is polled after it was ready.
 #[must_use = "futures do nothing unless polled"]
 pub struct Requesting<In, Out = In> {
-    session: Session<Out>,
-    shared: Option<Arc<Shared<In, Out>>>,
+    asker: Asker<In, Out>,
     /// Until it is queued.
     message: Option<Out>,
     deadline: Option<Duration>,
@@ -194,11 +214,10 @@ enum Step {
 }
 
 impl<In, Out> Requesting<In, Out> {
-    fn new(session: Session<Out>, shared: Option<Arc<Shared<In, Out>>>, message: Out) -> Self {
-        let deadline = shared.as_ref().and_then(|shared| shared.deadline);
+    fn new(asker: Asker<In, Out>, message: Out) -> Self {
+        let deadline = asker.shared().and_then(|shared| shared.deadline);
         Self {
-            session,
-            shared,
+            asker,
             message: Some(message),
             deadline,
             step: Step::Begin,
@@ -206,7 +225,8 @@ impl<In, Out> Requesting<In, Out> {
     }
 
     /// How long to wait for the answer, from the first poll on and with the wait for room in the queue, in place of the
-    /// layer's [setting](super::CorrelateLayer::with_deadline); `None` is until the session ends.
+    /// layer's [setting](super::CorrelateLayer::with_deadline); `None` is until the session ends. From a second on, requests
+    /// that are queued before the session's task has a turn count from the first of them: the clock is read once for all.
     ///
     /// One that is shorter than all others in flight costs an allocation.
     pub fn within(mut self, deadline: impl Into<Option<Duration>>) -> Self {
@@ -240,16 +260,16 @@ impl<In: Send + 'static, Out: 'static> Future for Requesting<In, Out> {
 impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
     fn poll_begin(&mut self, cx: &Context<'_>) -> Poll<Result<In, RequestError<Out>>> {
         let Self {
-            session,
-            shared,
+            asker,
             message,
             deadline,
             step,
         } = self;
+        let session = asker.session();
         if session.is_closing() {
             return Poll::Ready(Err(closed(session, message.take(), Left::No)));
         }
-        let Some(shared) = shared else {
+        let Some(shared) = asker.shared() else {
             return Poll::Ready(Err(match message.take() {
                 Some(message) => RequestError::NoLayer(message),
                 None => closed(session, None, Left::No),
@@ -277,13 +297,13 @@ impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
     #[cold]
     fn poll_queueing(&mut self, cx: &Context<'_>, id: u64) -> Poll<Result<In, RequestError<Out>>> {
         let Self {
-            session,
-            shared,
+            asker,
             message,
             step,
             ..
         } = self;
-        let (Some(shared), Step::Queueing { waiter, .. }) = (shared, &mut *step) else {
+        let session = asker.session();
+        let (Some(shared), Step::Queueing { waiter, .. }) = (asker.shared(), &mut *step) else {
             unreachable!("it waits for room, with an id");
         };
         let (pushed, next) = if shared.matching.is_ordered() {
@@ -311,7 +331,7 @@ impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
         id: u64,
         number: Number,
     ) -> Poll<Result<In, RequestError<Out>>> {
-        let Some(shared) = &self.shared else {
+        let (session, Some(shared)) = (self.asker.session(), self.asker.shared()) else {
             unreachable!("it was queued, with an id");
         };
         match shared.table.poll(cx, id) {
@@ -320,9 +340,9 @@ impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
                 self.step = Step::Done;
                 Poll::Ready(Ok(answer))
             }
-            Poll::Ready(outcome) => conclude(cx, &self.session, number, outcome, &mut self.step),
-            Poll::Pending => match self.session.watched().failure(number) {
-                Some(failure) => Poll::Ready(Err(failed(&self.session, Err(failure)))),
+            Poll::Ready(outcome) => conclude(cx, session, number, outcome, &mut self.step),
+            Poll::Pending => match session.watched().failure(number) {
+                Some(failure) => Poll::Ready(Err(failed(session, Err(failure)))),
                 None => Poll::Pending,
             },
         }
@@ -356,11 +376,11 @@ fn begin<In: Send + 'static, Out: 'static>(
     step: &mut Step,
 ) -> Result<Option<(u64, Number)>, RequestError<Out>> {
     let handle = session.handle();
-    let deadline = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
     let awaits = |awaits| handle.set_awaits_answers(awaits);
     let (table, outbox) = (&shared.table, session.outbox());
     let is_ordered = shared.matching.is_ordered();
-    let begun = table.begin_in_order(cx, deadline, awaits, || {
+    let turns = session.watched().turns();
+    let begun = table.begin_in_order(cx, (deadline, turns), awaits, || {
         let number = is_ordered.then(|| outbox.push_watched(message)).flatten();
         (number, number.is_some())
     });
@@ -396,6 +416,9 @@ fn begin<In: Send + 'static, Out: 'static>(
         None if !is_ordered => outbox.push_watched(message),
         pushed => pushed,
     };
+    if number.is_none() {
+        table.forget_time();
+    }
     Ok(number.map(|number| (begun.id, number)))
 }
 
@@ -519,24 +542,23 @@ impl<In, Out> Requesting<In, Out> {
     #[cold]
     fn give_up(&mut self) {
         let step = std::mem::replace(&mut self.step, Step::Done);
-        let Some(shared) = &self.shared else {
+        let (session, Some(shared)) = (self.asker.session(), self.asker.shared()) else {
             return;
         };
-        let outbox = self.session.outbox();
         let id = match step {
             Step::Begin | Step::Done => return,
             Step::Queueing { id, waiter } => {
                 if let Some(waiter) = waiter {
-                    outbox.leave(waiter);
+                    session.outbox().leave(waiter);
                 }
                 id
             }
             Step::Queued { id, number } => {
-                self.session.watched().abandon(number);
+                session.watched().abandon(number);
                 id
             }
         };
-        let handle = self.session.handle();
+        let handle = session.handle();
         shared
             .table
             .end(id, |awaits| handle.set_awaits_answers(awaits));
@@ -552,7 +574,7 @@ impl<In, Out> Drop for Requesting<In, Out> {
 impl<In, Out> fmt::Debug for Requesting<In, Out> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Requesting")
-            .field("session", &self.session)
+            .field("session", self.asker.session())
             .field("step", &self.step)
             .finish_non_exhaustive()
     }

@@ -8,6 +8,7 @@ use std::{
     collections::VecDeque,
     sync::MutexGuard,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -15,6 +16,8 @@ use tokio::time::Instant;
 use super::matching::Answered;
 use crate::sync::Mutex;
 
+/// A deadline that is no shorter may count from a time that is older by as long as the session waits for its turn.
+const COARSE: Duration = Duration::from_secs(1);
 /// So many slots are kept when none is in use.
 const FEW: usize = 8;
 /// After so many times that none was in use and few had been, the memory of many is given back.
@@ -95,6 +98,9 @@ struct Slots<In> {
     look: u32,
     /// Somebody will say when the input has ended.
     guarded: bool,
+    /// The time when a request began, and how many turns the session had had by then. It holds for those that begin until
+    /// the next turn, which all of them cause.
+    now: Option<(Instant, u64)>,
     over: bool,
     /// How many times in a row few slots had been used when none was any more.
     quiet: u8,
@@ -124,6 +130,7 @@ impl<In> Table<In> {
                 look_at: None,
                 look: 0,
                 guarded: false,
+                now: None,
                 over: false,
                 quiet: 0,
             }),
@@ -144,20 +151,21 @@ impl<In> Table<In> {
     fn begin(
         &self,
         cx: &Context<'_>,
-        deadline: Option<Instant>,
+        deadline: Option<Duration>,
         awaits: impl FnOnce(bool),
     ) -> Result<Begun, Refused> {
-        let begun = self.begin_in_order(cx, deadline, awaits, || ((), false));
+        let begun = self.begin_in_order(cx, (deadline, 0), awaits, || ((), false));
         begun.map(|(begun, ())| begun)
     }
 
     /// Lets a request wait, and wakes `cx` when something has become of it. `awaits` is called when it is the first, under
-    /// the lock, so that it and its opposite are seen in the right order. `push` is that of [`in_order`](Self::in_order).
+    /// the lock, so that it and its opposite are seen in the right order. `push` is that of [`in_order`](Self::in_order), `turns` how many the session has had:
+    /// where the request is not queued, [`forget_time`](Self::forget_time) is to follow.
     #[inline]
     pub(super) fn begin_in_order<R>(
         &self,
         cx: &Context<'_>,
-        deadline: Option<Instant>,
+        (deadline, turns): (Option<Duration>, u64),
         awaits: impl FnOnce(bool),
         push: impl FnOnce() -> (R, bool),
     ) -> Result<(Begun, R), Refused> {
@@ -179,6 +187,8 @@ impl<In> Table<In> {
             awaits(true);
         }
         let count = slots.count;
+        let deadline =
+            deadline.and_then(|deadline| slots.now(deadline, turns).checked_add(deadline));
         let slot = |id| Slot {
             id,
             deadline,
@@ -219,6 +229,12 @@ impl<In> Table<In> {
             slots.order.push_back(id);
         }
         Ok((begun, result))
+    }
+
+    /// A request has begun and is not queued: so it causes no turn.
+    #[cold]
+    pub(super) fn forget_time(&self) {
+        self.state.lock().now = None;
     }
 
     /// Runs `push`, which queues the request `id`, so that requests are answered in the order in which they were queued.
@@ -272,6 +288,7 @@ impl<In> Table<In> {
     pub(super) fn end(&self, id: u64, awaits: impl FnOnce(bool)) {
         let index = self.index(id);
         let mut slots = self.state.lock();
+        slots.now = None; // it may not have come to be queued
         let old = slots.free(index);
         if let State::Waiting(_) = old {
             slots.waits_no_more(awaits);
@@ -387,6 +404,20 @@ pub(super) enum Unasked<In> {
 }
 
 impl<In> Slots<In> {
+    /// The time, for a deadline that is so far away. The clock costs as much as all else that is done here, so it is read
+    /// once for the requests between two turns of the session. Before its first turn anything may keep the session waiting.
+    #[inline]
+    fn now(&mut self, deadline: Duration, turns: u64) -> Instant {
+        match self.now {
+            Some((now, then)) if then == turns && turns > 0 && deadline >= COARSE => now,
+            _ => {
+                let now = Instant::now();
+                self.now = Some((now, turns));
+                now
+            }
+        }
+    }
+
     fn waits_no_more(&mut self, awaits: impl FnOnce(bool)) {
         self.waiting -= 1;
         if self.waiting == 0 {
@@ -570,7 +601,7 @@ mod tests {
         let mut waiter = task::spawn(());
         let now = Instant::now();
         let mut begin = |seconds: u64| {
-            let deadline = now + Duration::from_secs(seconds);
+            let deadline = Duration::from_secs(seconds);
             let begin = |cx: &Context<'_>| table.begin(cx, Some(deadline), |_| {});
             waiter.enter(|cx, _| begin(cx)).unwrap()
         };
@@ -586,6 +617,48 @@ mod tests {
         assert_eq!(table.look(sooner.1, at(11), |_| {}), None);
         assert_eq!(table.state.lock().waiting, 0);
         assert!(begin(20).look.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_is_one_for_all_until_the_sessions_next_turn() {
+        let table = Table::<()>::new(LIMITS);
+        let mut waiter = task::spawn(());
+        let mut begin = |turns, deadline| {
+            let begin = |cx: &Context<'_>| {
+                table.begin_in_order(cx, (Some(deadline), turns), |_| {}, || ((), false))
+            };
+            let id = waiter.enter(|cx, _| begin(cx)).unwrap().0.id;
+            let slots = table.state.lock();
+            let at = slots.slots[table.index(id)].deadline.unwrap() - deadline;
+            drop(slots);
+            at
+        };
+        let second = Duration::from_secs(1);
+        let advance = || tokio::time::advance(Duration::from_millis(10));
+        let first = begin(1, second);
+        advance().await;
+        assert_eq!(begin(1, second), first);
+        let now = Instant::now();
+        assert_eq!(begin(1, second / 2), now, "a short deadline is exact");
+        advance().await;
+        assert_eq!(begin(2, second), Instant::now(), "the session had a turn");
+
+        let table = Table::<()>::new(LIMITS);
+        let mut begin = |turns| {
+            let begin = |cx: &Context<'_>| {
+                table.begin_in_order(cx, (Some(second), turns), |_| {}, || ((), false))
+            };
+            let id = waiter.enter(|cx, _| begin(cx)).unwrap().0.id;
+            let slots = table.state.lock();
+            slots.slots[table.index(id)].deadline.unwrap() - second
+        };
+        begin(0);
+        advance().await;
+        assert_eq!(begin(0), Instant::now(), "it has not begun to have turns");
+        begin(1);
+        table.forget_time();
+        advance().await;
+        assert_eq!(begin(1), Instant::now(), "nothing was queued");
     }
 
     #[test]

@@ -216,6 +216,7 @@ impl<Out> Driver<Out> {
 
     #[cold]
     fn take_notice(&mut self, raised: u8) {
+        self.session.watched().turn();
         self.raised |= raised & Signal::MESSAGES != 0;
         self.ping |= raised & Signal::PING != 0;
         if raised & Signal::WISHES != 0 {

@@ -20,6 +20,8 @@ pub(crate) type Number = u64;
 pub(crate) struct Watched<Out> {
     /// The last that has left; failures among those before it lie below.
     left: AtomicU64,
+    /// How many turns the driver had that something was queued for.
+    turns: AtomicU64,
     rest: Mutex<Rest<Out>>,
 }
 
@@ -56,6 +58,7 @@ impl<Out> Watched<Out> {
     pub(crate) fn new() -> Self {
         Self {
             left: AtomicU64::new(0),
+            turns: AtomicU64::new(0),
             rest: Mutex::new(Rest {
                 ended: false,
                 lists: None,
@@ -64,6 +67,13 @@ impl<Out> Watched<Out> {
     }
 
     // the senders' side
+
+    /// How many turns the driver had that something was queued for: as long as that is the same after something was queued,
+    /// it has yet to come.
+    #[inline]
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Acquire)
+    }
 
     /// Has `asker` woken for each failure, and now if there is one.
     pub(crate) fn ask(&self, asker: Waker) {
@@ -137,6 +147,13 @@ impl<Out> Watched<Out> {
     }
 
     // the driver's side
+
+    /// The driver has its turn and takes what is queued. There is one driver, so that this is no exchange.
+    #[inline]
+    pub(crate) fn turn(&self) {
+        let turns = self.turns.load(Ordering::Relaxed);
+        self.turns.store(turns + 1, Ordering::Release);
+    }
 
     /// A message has left, and all before it that have not failed. `awaited` once senders may wait for that: once it was
     /// said that no more will be received.
