@@ -23,7 +23,7 @@ use std::{
 
 pub(crate) use self::outbox::{Next, Refusal, WaiterId};
 pub(crate) use self::share::Waiting;
-pub(crate) use self::watched::Number;
+pub(crate) use self::watched::{Number, Watched};
 pub use self::{
     error::{SendError, Sent},
     framed::{Framed, FramedParts, HasSession},
@@ -31,7 +31,7 @@ pub use self::{
     send::{Feeding, Sending},
     wait::Writable,
 };
-use self::{outbox::Outbox, payload::Payload, signal::Signal, watched::Watched};
+use self::{outbox::Outbox, payload::Payload, signal::Signal};
 use crate::connection::{CloseReason, ConnectionHandle};
 
 /// The handle of one session: a [`ConnectionHandle`] that also sends messages of type `Out`.
