@@ -350,6 +350,7 @@ impl<Out> Driver<Out> {
         self.failed(ticket, SendFailure::Encode(source));
     }
 
+    #[cold]
     fn failed(&self, ticket: &Ticket, failure: SendFailure<Out>) {
         match watched_number(ticket.0) {
             Some(number) => self.session.watched().fail(number, failure),

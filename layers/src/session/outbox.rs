@@ -524,6 +524,7 @@ impl<Out> Outbox<Out> {
     ///
     /// As long as the write buffer is not above its mark, a `burst` may lie here before any of that: so many in all.
     /// Senders that wait are overtaken then, for they wait for room within the bound.
+    #[inline]
     pub(crate) fn offer(
         &self,
         payload: Payload<Out>,
