@@ -1,6 +1,6 @@
 //! The synchronisation that our own code is built on, swapped for loom's in its models.
 //!
-//! The models stand at the end of the modules that they check, `signal` and `outbox`. They run with
+//! The models stand at the end of the modules that they check, `signal`, `outbox` and `correlate::table`. They run with
 //!
 //! ```text
 //! RUSTFLAGS="--cfg getty_loom" CARGO_TARGET_DIR=target/loom \
@@ -11,16 +11,20 @@
 //! keeps tokio as it is, which is not modelled.
 
 #[cfg(not(getty_loom))]
-pub(crate) use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+pub(crate) use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 #[cfg(getty_loom)]
-pub(crate) use loom::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 #[cfg(not(getty_loom))]
-use std::sync::{Mutex as Imp, MutexGuard as Guard, PoisonError};
+pub(crate) use std::sync::MutexGuard;
+#[cfg(not(getty_loom))]
+use std::sync::{Mutex as Imp, PoisonError};
 
 #[cfg(getty_loom)]
-use loom::sync::{Mutex as Imp, MutexGuard as Guard};
+use loom::sync::Mutex as Imp;
+#[cfg(getty_loom)]
+pub(crate) use loom::sync::MutexGuard;
 #[cfg(getty_loom)]
 use std::sync::PoisonError;
 
@@ -33,7 +37,7 @@ impl<T> Mutex<T> {
         Self(Imp::new(value))
     }
 
-    pub(crate) fn lock(&self) -> Guard<'_, T> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

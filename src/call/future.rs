@@ -7,17 +7,18 @@ use std::{
 };
 
 use getty_layers::correlate::{RequestError, Requesting};
-use tokio::sync::OwnedSemaphorePermit;
+
+use super::places::Place;
 
 /// The answer that a call waits for, and its place among those in flight.
 #[must_use = "futures do nothing unless polled"]
 pub struct CallFuture<In, Out> {
     request: Requesting<In, Out>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl<In, Out> CallFuture<In, Out> {
-    pub(super) const fn new(request: Requesting<In, Out>, place: OwnedSemaphorePermit) -> Self {
+    pub(super) const fn new(request: Requesting<In, Out>, place: Place) -> Self {
         Self {
             request,
             _place: place,
@@ -28,6 +29,7 @@ impl<In, Out> CallFuture<In, Out> {
 impl<In: Send + 'static, Out: 'static> Future for CallFuture<In, Out> {
     type Output = Result<In, RequestError<Out>>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.request).poll(cx)
     }

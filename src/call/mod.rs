@@ -164,6 +164,7 @@
 //! [`source`](Calls::source) is that.
 
 mod future;
+mod places;
 mod source;
 
 use std::{
@@ -179,10 +180,10 @@ use getty_layers::{
     Session,
     correlate::{Caller, RequestError},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::{PollSemaphore, ReusableBoxFuture};
+use tokio_util::sync::ReusableBoxFuture;
 use tower::{Service, load::Load};
 
+use self::places::{Place, Places};
 pub use self::{future::CallFuture, source::SessionSource};
 #[cfg(doc)]
 use crate::client::Client;
@@ -229,10 +230,9 @@ pub struct Calls<K, In, Out, S> {
     caller: Option<Caller<In, Out>>,
     /// While there is no session.
     waiting: Option<Waiting<Out>>,
-    places: PollSemaphore,
-    most: usize,
+    places: Places,
     /// From ready to call.
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
     kind: PhantomData<fn() -> K>,
 }
 
@@ -248,8 +248,7 @@ where
             source,
             caller: None,
             waiting: None,
-            places: PollSemaphore::new(Arc::new(Semaphore::new(DEFAULT_IN_FLIGHT))),
-            most: DEFAULT_IN_FLIGHT,
+            places: Places::new(DEFAULT_IN_FLIGHT),
             place: None,
             kind: PhantomData,
         }
@@ -261,8 +260,7 @@ where
     /// [`with_in_flight`]: crate::layers::CorrelateLayer::with_in_flight
     #[must_use]
     pub fn with_in_flight(mut self, calls: usize) -> Self {
-        self.most = calls.clamp(1, Semaphore::MAX_PERMITS);
-        self.places = PollSemaphore::new(Arc::new(Semaphore::new(self.most)));
+        self.places = Places::new(calls.clamp(1, Places::MOST));
         self.place = None;
         self
     }
@@ -284,7 +282,7 @@ where
                         // while there is no session the places are others'
                         self.caller = None;
                         self.place = None;
-                        self.places = self.places.clone();
+                        self.places.leave();
                         self.waiting
                             .insert(ReusableBoxFuture::new(self.source.wait()))
                     }
@@ -318,7 +316,7 @@ impl<K, In, Out, S> Calls<K, In, Out, S> {
     /// How many calls are in flight, those that others are ready for included.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.most - self.places.available_permits()
+        self.places.used()
     }
 
     /// What gives the sessions.
@@ -344,9 +342,12 @@ where
     /// [`RequestError::Closed`] when the one session is closed, and [`RequestError::Unavailable`] when a client has stopped
     /// or given up, or its stack has no suitable [`CorrelateLayer`](crate::layers::CorrelateLayer).
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RequestError<Out>>> {
-        ready!(self.poll_caller(cx))?;
+        let caller = self.caller.as_ref();
+        if !caller.is_some_and(|caller| self.source.keeps(caller.session())) {
+            ready!(self.poll_caller(cx))?;
+        }
         if self.place.is_none() {
-            self.place = ready!(self.places.poll_acquire(cx));
+            self.place = Some(ready!(self.places.poll_take(cx)));
         }
         Poll::Ready(Ok(()))
     }
@@ -378,7 +379,6 @@ impl<K, In, Out, S: Clone> Clone for Calls<K, In, Out, S> {
             caller: self.caller.clone(),
             waiting: None,
             places: self.places.clone(),
-            most: self.most,
             place: None,
             kind: PhantomData,
         }

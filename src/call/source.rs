@@ -19,6 +19,14 @@ pub trait SessionSource<Out>: Clone {
     /// The session for the next call: one that is open, at once. `None` while there is none.
     fn pick(&self) -> Option<Session<Out>>;
 
+    /// Whether the next call may go to `session`, which was picked before, without another pick. `false` unless a source
+    /// knows better: one that has several spreads the calls by picking.
+    #[inline]
+    fn keeps(&self, session: &Session<Out>) -> bool {
+        let _ = session;
+        false
+    }
+
     /// The next session, as soon as there is one. Polled only while there is none.
     ///
     /// # Errors
@@ -33,6 +41,11 @@ impl<Out: Send + 'static> SessionSource<Out> for Session<Out> {
     #[inline]
     fn pick(&self) -> Option<Self> {
         (!self.is_closing()).then(|| self.clone())
+    }
+
+    #[inline]
+    fn keeps(&self, session: &Self) -> bool {
+        self.id() == session.id() && !self.is_closing()
     }
 
     fn wait(

@@ -414,7 +414,8 @@ impl Writer {
     #[cold]
     fn report_begun<W: Wire>(&self, wire: &mut W) {
         let begun = |due: &&Due| due.end - (due.bytes as u64) < self.taken;
-        if let Some(due) = self.due.iter().take_while(begun).last() {
+        let begun = self.due.iter().take_while(begun);
+        if let Some(due) = begun.filter(|due| due.ticket.is_awaited()).last() {
             wire.driver().begun(&due.ticket);
         }
     }

@@ -5,11 +5,9 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
 };
-
-use tokio::time::Instant;
 
 use super::{
     error::{Left, RequestError},
@@ -20,7 +18,7 @@ use crate::{
     ConnectionHandle,
     connection::{CloseReason, Kept},
     session::{
-        Next, Refusal, Session, TicketId, WaiterId, error::SendFailure, payload::Payload,
+        Next, Number, Refusal, Session, WaiterId, error::SendFailure, payload::Payload,
         signal::Signal,
     },
 };
@@ -55,14 +53,21 @@ impl<In: Send + 'static, Out: 'static> Shared<In, Out> {
     }
 }
 
+/// Woken for a message that cannot be sent: whose it is, they all have to look.
+impl<In: Send + 'static, Out: 'static> Wake for Shared<In, Out> {
+    fn wake(self: Arc<Self>) {
+        self.table.wake_all();
+    }
+}
+
 /// Kept by the driver; its drop says that nothing more will be received.
 struct InputGuard<In, Out>(Arc<Shared<In, Out>>);
 
 impl<In: Send, Out> Kept for InputGuard<In, Out> {
     /// The peer does not answer what it was not asked. Known here before the next message is received, when the one who
     /// asked may not have looked, or have given up.
-    fn refused(&mut self, ticket: TicketId) {
-        self.0.table.refused(ticket);
+    fn refused(&mut self, number: Number) {
+        self.0.table.refused(number);
     }
 }
 
@@ -91,15 +96,42 @@ impl<Out: 'static> Session<Out> {
     /// its answer is dropped and [counted](crate::Stats::late).
     pub fn request<In: Send + 'static>(&self, message: Out) -> Requesting<In, Out> {
         let shared = self.get::<Arc<Shared<In, Out>>>();
-        Requesting::new(self.clone(), shared, message)
+        Requesting::new(Asker::Session(self.clone(), shared), message)
     }
 }
 
 /// Asks the peer of one session: a [`Session`] of which it is known that its stack has a
 /// [`CorrelateLayer`](super::CorrelateLayer) for answers of type `In`. Clonable, usable from any task. Scope: session.
-pub struct Caller<In, Out = In> {
+pub struct Caller<In, Out = In>(Arc<Asking<In, Out>>);
+
+/// Behind one count, which each request takes part in.
+struct Asking<In, Out> {
     session: Session<Out>,
     shared: Arc<Shared<In, Out>>,
+}
+
+/// Whose request it is.
+enum Asker<In, Out> {
+    Caller(Arc<Asking<In, Out>>),
+    Session(Session<Out>, Option<Arc<Shared<In, Out>>>),
+}
+
+impl<In, Out> Asker<In, Out> {
+    #[inline]
+    fn session(&self) -> &Session<Out> {
+        match self {
+            Self::Caller(asking) => &asking.session,
+            Self::Session(session, _) => session,
+        }
+    }
+
+    #[inline]
+    fn shared(&self) -> Option<&Arc<Shared<In, Out>>> {
+        match self {
+            Self::Caller(asking) => Some(&asking.shared),
+            Self::Session(_, shared) => shared.as_ref(),
+        }
+    }
 }
 
 impl<In: Send + 'static, Out: 'static> Caller<In, Out> {
@@ -107,10 +139,10 @@ impl<In: Send + 'static, Out: 'static> Caller<In, Out> {
     /// type, or the session is closed.
     #[must_use]
     pub fn of(session: &Session<Out>) -> Option<Self> {
-        Some(Self {
+        Some(Self(Arc::new(Asking {
             session: session.clone(),
             shared: session.get()?,
-        })
+        })))
     }
 
     /// As [`Session::request`].
@@ -123,22 +155,21 @@ impl<In: Send + 'static, Out: 'static> Caller<In, Out> {
     ///
     /// As that of [`Session::request`].
     pub fn request(&self, message: Out) -> Requesting<In, Out> {
-        let shared = Some(Arc::clone(&self.shared));
-        Requesting::new(self.session.clone(), shared, message)
+        Requesting::new(Asker::Caller(Arc::clone(&self.0)), message)
     }
 }
 
 impl<In, Out> Caller<In, Out> {
     /// The session.
     #[must_use]
-    pub const fn session(&self) -> &Session<Out> {
-        &self.session
+    pub fn session(&self) -> &Session<Out> {
+        &self.0.session
     }
 
     /// How many requests are in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.shared.table.in_flight()
+        self.0.shared.table.in_flight()
     }
 
     /// Whether answers come in the order of their requests, instead of with ids.
@@ -148,28 +179,25 @@ impl<In, Out> Caller<In, Out> {
         In: 'static,
         Out: 'static,
     {
-        self.shared.matching.is_ordered()
+        self.0.shared.matching.is_ordered()
     }
 
     /// Whether there may be answers yet: the session is not closing, and the peer has not ended its direction.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        !self.session.is_closing() && !self.shared.table.is_over()
+        !self.0.session.is_closing() && !self.0.shared.table.is_over()
     }
 }
 
 impl<In, Out> Clone for Caller<In, Out> {
     fn clone(&self) -> Self {
-        Self {
-            session: self.session.clone(),
-            shared: Arc::clone(&self.shared),
-        }
+        Self(Arc::clone(&self.0))
     }
 }
 
 impl<In, Out> fmt::Debug for Caller<In, Out> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Caller").field(&self.session).finish()
+        f.debug_tuple("Caller").field(self.session()).finish()
     }
 }
 
@@ -180,8 +208,7 @@ impl<In, Out> fmt::Debug for Caller<In, Out> {
 /// When it is polled after it was ready.
 #[must_use = "futures do nothing unless polled"]
 pub struct Requesting<In, Out = In> {
-    session: Session<Out>,
-    shared: Option<Arc<Shared<In, Out>>>,
+    asker: Asker<In, Out>,
     /// Until it is queued.
     message: Option<Out>,
     deadline: Option<Duration>,
@@ -199,17 +226,16 @@ enum Step {
     /// It waits for its answer.
     Queued {
         id: u64,
-        ticket: TicketId,
+        number: Number,
     },
     Done,
 }
 
 impl<In, Out> Requesting<In, Out> {
-    fn new(session: Session<Out>, shared: Option<Arc<Shared<In, Out>>>, message: Out) -> Self {
-        let deadline = shared.as_ref().and_then(|shared| shared.deadline);
+    fn new(asker: Asker<In, Out>, message: Out) -> Self {
+        let deadline = asker.shared().and_then(|shared| shared.deadline);
         Self {
-            session,
-            shared,
+            asker,
             message: Some(message),
             deadline,
             step: Step::Begin,
@@ -217,7 +243,8 @@ impl<In, Out> Requesting<In, Out> {
     }
 
     /// How long to wait for the answer, from the first poll on and with the wait for room in the queue, in place of the
-    /// layer's [setting](super::CorrelateLayer::with_deadline); `None` is until the session ends.
+    /// layer's [setting](super::CorrelateLayer::with_deadline); `None` is until the session ends. From a second on, requests
+    /// that are queued before the session's task has a turn count from the first of them: the clock is read once for all.
     ///
     /// One that is shorter than all others in flight costs an allocation.
     pub fn within(mut self, deadline: impl Into<Option<Duration>>) -> Self {
@@ -232,9 +259,15 @@ impl<In, Out> Unpin for Requesting<In, Out> {}
 impl<In: Send + 'static, Out: 'static> Future for Requesting<In, Out> {
     type Output = Result<In, RequestError<Out>>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let polled = this.poll_steps(cx);
+        let polled = match this.step {
+            Step::Begin => this.poll_begin(cx),
+            Step::Queued { id, number } => this.poll_queued(cx, id, number),
+            Step::Queueing { id, .. } => this.poll_queueing(cx, id),
+            Step::Done => panic!("a request was polled after it was ready"),
+        };
         if polled.is_ready() {
             this.finish();
         }
@@ -243,59 +276,90 @@ impl<In: Send + 'static, Out: 'static> Future for Requesting<In, Out> {
 }
 
 impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
-    fn poll_steps(&mut self, cx: &Context<'_>) -> Poll<Result<In, RequestError<Out>>> {
+    fn poll_begin(&mut self, cx: &Context<'_>) -> Poll<Result<In, RequestError<Out>>> {
         let Self {
-            session,
-            shared,
+            asker,
             message,
             deadline,
             step,
         } = self;
-        if let Step::Begin = step {
-            assert!(message.is_some(), "a request was polled after it was ready");
-            if session.is_closing() {
-                return Poll::Ready(Err(closed(session, message.take(), Left::No)));
-            }
+        let session = asker.session();
+        if session.is_closing() {
+            return Poll::Ready(Err(closed(session, message.take(), Left::No)));
         }
-        let Some(shared) = shared else {
-            let message = message.take();
-            return Poll::Ready(Err(match message {
+        let Some(shared) = asker.shared() else {
+            return Poll::Ready(Err(match message.take() {
                 Some(message) => RequestError::NoLayer(message),
                 None => closed(session, None, Left::No),
             }));
         };
-        if let Step::Begin = step {
-            let pushed = begin(cx, session, shared, message, *deadline, step)?;
-            if let Some((pushed, next)) = pushed {
-                next.wake();
-                return queued(session, message, step, pushed).map(Err);
+        match begin(cx, session, shared, message, *deadline, step)? {
+            Some((id, number)) => {
+                *step = Step::Queued { id, number };
+                session.signal().raise(Signal::MESSAGES);
+                Poll::Pending
             }
+            None => self.poll_begun(cx),
         }
-        if let Step::Queueing { id, waiter } = step {
-            let id = *id;
-            let (pushed, next) = if shared.matching.is_ordered() {
-                let push = || push(cx, session, message, waiter);
-                shared.table.in_order(id, push)
-            } else {
-                push(cx, session, message, waiter).0
-            };
-            next.wake();
-            if let Poll::Ready(error) = queued(session, message, step, pushed) {
-                return Poll::Ready(Err(error));
-            }
-            // it may have been another task that was noted to be woken
-            let outcome = ready!(shared.table.poll(cx, id));
-            if let Step::Queued { ticket, .. } = *step {
-                return conclude(cx, session, ticket, outcome, step);
-            }
-            return Poll::Ready(Err(not_queued(session, message, &outcome, step)));
+    }
+
+    #[cold]
+    fn poll_begun(&mut self, cx: &Context<'_>) -> Poll<Result<In, RequestError<Out>>> {
+        match self.step {
+            Step::Queueing { id, .. } => self.poll_queueing(cx, id),
+            _ => unreachable!("it has an id and is not queued"),
         }
-        let Step::Queued { id, ticket } = *step else {
-            panic!("a request was polled after it was ready");
+    }
+
+    /// There was no room at first.
+    #[cold]
+    fn poll_queueing(&mut self, cx: &Context<'_>, id: u64) -> Poll<Result<In, RequestError<Out>>> {
+        let Self {
+            asker,
+            message,
+            step,
+            ..
+        } = self;
+        let session = asker.session();
+        let (Some(shared), Step::Queueing { waiter, .. }) = (asker.shared(), &mut *step) else {
+            unreachable!("it waits for room, with an id");
+        };
+        let (pushed, next) = if shared.matching.is_ordered() {
+            let push = || push(cx, session, message, waiter);
+            shared.table.in_order(id, push)
+        } else {
+            push(cx, session, message, waiter).0
+        };
+        next.wake();
+        if let Poll::Ready(error) = queued(session, message, step, pushed) {
+            return Poll::Ready(Err(error));
+        }
+        // it may have been another task that was noted to be woken
+        let outcome = ready!(shared.table.poll(cx, id));
+        if let Step::Queued { number, .. } = *step {
+            return conclude(cx, session, number, outcome, step);
+        }
+        Poll::Ready(Err(not_queued(session, message, &outcome, step)))
+    }
+
+    #[inline]
+    fn poll_queued(
+        &mut self,
+        cx: &Context<'_>,
+        id: u64,
+        number: Number,
+    ) -> Poll<Result<In, RequestError<Out>>> {
+        let (session, Some(shared)) = (self.asker.session(), self.asker.shared()) else {
+            unreachable!("it was queued, with an id");
         };
         match shared.table.poll(cx, id) {
-            Poll::Ready(outcome) => conclude(cx, session, ticket, outcome, step),
-            Poll::Pending => match session.outbox().watch(cx, ticket) {
+            Poll::Ready(Outcome::Answer(answer)) => {
+                // which has freed its place; and what was sent is nobody's concern any more
+                self.step = Step::Done;
+                Poll::Ready(Ok(answer))
+            }
+            Poll::Ready(outcome) => conclude(cx, session, number, outcome, &mut self.step),
+            Poll::Pending => match session.watched().failure(number) {
                 Some(failure) => Poll::Ready(Err(failed(session, Err(failure)))),
                 None => Poll::Pending,
             },
@@ -304,26 +368,26 @@ impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
 }
 
 /// What came of pushing a message into the queue, and which sender is next in turn.
-type Pushed = (Poll<Result<Option<TicketId>, Refusal>>, Next);
+type Pushed = (Poll<Result<Option<Number>, Refusal>>, Next);
 
-/// Pushes `message` into the queue, or leaves it where it is; its ticket, if it was queued.
+/// Pushes `message` into the queue, or leaves it where it is; its number, if it was queued.
 fn push<Out>(
     cx: &Context<'_>,
     session: &Session<Out>,
     message: &mut Option<Out>,
     waiter: &mut Option<WaiterId>,
-) -> (Pushed, Option<TicketId>) {
+) -> (Pushed, Option<Number>) {
     let mut payload = message.take().map(Payload::Message);
     let pushed = session.outbox().poll_push_watched(cx, &mut payload, waiter);
     *message = payload.and_then(Payload::into_message);
-    let ticket = match pushed.0 {
-        Poll::Ready(Ok(ticket)) => ticket,
+    let number = match pushed.0 {
+        Poll::Ready(Ok(number)) => number,
         Poll::Ready(Err(_)) | Poll::Pending => None,
     };
-    (pushed, ticket)
+    (pushed, number)
 }
 
-/// Gets an id, and a place among those that wait. One that is answered in order is also pushed into the queue.
+/// Gets an id, a place among those that wait and, where there is room at once, one in the queue: then gives id and number.
 fn begin<In: Send + 'static, Out: 'static>(
     cx: &Context<'_>,
     session: &Session<Out>,
@@ -331,20 +395,16 @@ fn begin<In: Send + 'static, Out: 'static>(
     message: &mut Option<Out>,
     deadline: Option<Duration>,
     step: &mut Step,
-) -> Result<Option<Pushed>, RequestError<Out>> {
+) -> Result<Option<(u64, Number)>, RequestError<Out>> {
     let handle = session.handle();
-    let deadline = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
     let awaits = |awaits| handle.set_awaits_answers(awaits);
-    let table = &shared.table;
-    let mut waiter = None;
-    let begun = if shared.matching.is_ordered() {
-        let push = || push(cx, session, message, &mut waiter);
-        let begun = table.begin_in_order(cx, deadline, awaits, push);
-        begun.map(|(begun, pushed)| (begun, Some(pushed)))
-    } else {
-        let begun = table.begin(cx, deadline, awaits);
-        begun.map(|begun| (begun, None))
-    };
+    let (table, outbox) = (&shared.table, session.outbox());
+    let is_ordered = shared.matching.is_ordered();
+    let turns = session.watched().turns();
+    let begun = table.begin_in_order(cx, (deadline, turns), awaits, || {
+        let number = is_ordered.then(|| outbox.push_watched(message)).flatten();
+        (number, number)
+    });
     let (begun, pushed) = match begun {
         Ok(begun) => begun,
         Err(refused) => {
@@ -357,8 +417,11 @@ fn begin<In: Send + 'static, Out: 'static>(
     // before the user's code, which may panic: a drop gives the place back
     *step = Step::Queueing {
         id: begun.id,
-        waiter,
+        waiter: None,
     };
+    if begun.is_first {
+        session.watched().ask(Waker::from(Arc::clone(shared)));
+    }
     if begun.unguarded {
         handle.keep(InputGuard(Arc::clone(shared)));
     }
@@ -369,10 +432,17 @@ fn begin<In: Send + 'static, Out: 'static>(
             shared.table.look(look, now, awaits)
         });
     }
-    if let Some(message) = message {
-        shared.matching.mark(begun.id, message);
+    if let Some(marked) = message {
+        shared.matching.mark(begun.id, marked);
     }
-    Ok(pushed)
+    let number = match pushed {
+        None if !is_ordered => outbox.push_watched(message),
+        pushed => pushed,
+    };
+    if number.is_none() {
+        table.forget_time();
+    }
+    Ok(number.map(|number| (begun.id, number)))
 }
 
 /// Goes on from what came of pushing: ready with an error.
@@ -380,11 +450,11 @@ fn queued<Out>(
     session: &Session<Out>,
     message: &mut Option<Out>,
     step: &mut Step,
-    pushed: Poll<Result<Option<TicketId>, Refusal>>,
+    pushed: Poll<Result<Option<Number>, Refusal>>,
 ) -> Poll<RequestError<Out>> {
     match (pushed, *step) {
-        (Poll::Ready(Ok(Some(ticket))), Step::Queueing { id, .. }) => {
-            *step = Step::Queued { id, ticket };
+        (Poll::Ready(Ok(Some(number))), Step::Queueing { id, .. }) => {
+            *step = Step::Queued { id, number };
             session.signal().raise(Signal::MESSAGES);
             Poll::Pending
         }
@@ -395,7 +465,7 @@ fn queued<Out>(
             (Refusal::Finished, Some(message)) => RequestError::Finished(message),
             (_, message) => closed(session, message, Left::No),
         }),
-        (Poll::Ready(Ok(_)), _) => unreachable!("a watched message has a ticket"),
+        (Poll::Ready(Ok(_)), _) => unreachable!("a watched message has a number"),
     }
 }
 
@@ -431,25 +501,24 @@ fn not_queued<In, Out>(
 }
 
 /// The end of a request that was queued.
+#[cold]
 fn conclude<In, Out>(
     cx: &Context<'_>,
     session: &Session<Out>,
-    ticket: TicketId,
+    number: Number,
     outcome: Outcome<In>,
     step: &mut Step,
 ) -> Poll<Result<In, RequestError<Out>>> {
-    let outbox = session.outbox();
     match outcome {
         Outcome::Answer(answer) => {
-            // which has freed its place; and what was sent is nobody's concern any more
             *step = Step::Done;
             Poll::Ready(Ok(answer))
         }
         Outcome::Expired => {
-            let now = Context::from_waker(Waker::noop());
-            let left = match outbox.poll_watched(&now, ticket) {
-                Poll::Ready(Ok(_)) => Left::Yes,
-                Poll::Ready(Err(_)) | Poll::Pending => Left::Perhaps,
+            let left = if session.watched().has_left(number) {
+                Left::Yes
+            } else {
+                Left::Perhaps
             };
             Poll::Ready(Err(RequestError::Deadline {
                 message: None,
@@ -458,7 +527,7 @@ fn conclude<In, Out>(
         }
         // what was accepted for sending is still flushed, and then it is known whether it has left
         Outcome::Over => {
-            let outcome = ready!(outbox.poll_watched(cx, ticket));
+            let outcome = ready!(session.watched().poll(cx, number));
             Poll::Ready(Err(failed(session, outcome)))
         }
     }
@@ -496,24 +565,23 @@ impl<In, Out> Requesting<In, Out> {
     #[cold]
     fn give_up(&mut self) {
         let step = std::mem::replace(&mut self.step, Step::Done);
-        let Some(shared) = &self.shared else {
+        let (session, Some(shared)) = (self.asker.session(), self.asker.shared()) else {
             return;
         };
-        let outbox = self.session.outbox();
         let id = match step {
             Step::Begin | Step::Done => return,
             Step::Queueing { id, waiter } => {
                 if let Some(waiter) = waiter {
-                    outbox.leave(waiter);
+                    session.outbox().leave(waiter);
                 }
                 id
             }
-            Step::Queued { id, ticket } => {
-                outbox.abandon(ticket);
+            Step::Queued { id, number } => {
+                session.watched().abandon(number);
                 id
             }
         };
-        let handle = self.session.handle();
+        let handle = session.handle();
         shared
             .table
             .end(id, |awaits| handle.set_awaits_answers(awaits));
@@ -529,7 +597,7 @@ impl<In, Out> Drop for Requesting<In, Out> {
 impl<In, Out> fmt::Debug for Requesting<In, Out> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Requesting")
-            .field("session", &self.session)
+            .field("session", self.asker.session())
             .field("step", &self.step)
             .finish_non_exhaustive()
     }

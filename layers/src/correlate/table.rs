@@ -7,13 +7,19 @@
 use std::{
     collections::VecDeque,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use tokio::time::Instant;
 
 use super::matching::Answered;
-use crate::{session::TicketId, sync::Mutex};
+use crate::{
+    session::Number,
+    sync::{Mutex, MutexGuard},
+};
 
+/// A deadline that is no shorter may count from a time that is older by as long as the session waits for its turn.
+const COARSE: Duration = Duration::from_secs(1);
 /// So many slots are kept when none is in use.
 const FEW: usize = 8;
 /// After so many times that none was in use and few had been, the memory of many is given back.
@@ -86,14 +92,18 @@ struct Slots<In> {
     waiting: u32,
     /// How many requests there were.
     count: u64,
-    /// The requests whose answers come in their order, from the oldest that is not answered on.
-    order: VecDeque<(u64, TicketId)>,
+    /// The requests whose answers come in their order, from the oldest that is not answered on, and under which numbers they
+    /// were queued.
+    order: VecDeque<(u64, Number)>,
     /// When the latest look for deadlines is to be.
     look_at: Option<Instant>,
     /// Which look that is: earlier ones are superseded.
     look: u32,
     /// Somebody will say when the input has ended.
     guarded: bool,
+    /// The time when a request began, and how many turns the session had had by then. It holds for those that begin until
+    /// the next turn, which all of them cause.
+    now: Option<(Instant, u64)>,
     over: bool,
     /// How many times in a row few slots had been used when none was any more.
     quiet: u8,
@@ -107,6 +117,8 @@ pub(super) struct Begun {
     pub(super) look: Option<(Instant, u32)>,
     /// Somebody is to say when the input has ended: nobody does as yet.
     pub(super) unguarded: bool,
+    /// It is the first.
+    pub(super) is_first: bool,
 }
 
 impl<In> Table<In> {
@@ -123,6 +135,7 @@ impl<In> Table<In> {
                 look_at: None,
                 look: 0,
                 guarded: false,
+                now: None,
                 over: false,
                 quiet: 0,
             }),
@@ -139,25 +152,27 @@ impl<In> Table<In> {
         ((count << self.limits.slot_bits()) & mask) | u64::from(slot)
     }
 
-    /// Lets a request wait, and wakes `cx` when something has become of it. `awaits` is called when it is the first, under
-    /// the lock, so that it and its opposite are seen in the right order.
-    pub(super) fn begin(
+    #[cfg(all(test, not(getty_loom)))]
+    fn begin(
         &self,
         cx: &Context<'_>,
-        deadline: Option<Instant>,
+        deadline: Option<Duration>,
         awaits: impl FnOnce(bool),
     ) -> Result<Begun, Refused> {
-        let begun = self.begin_in_order(cx, deadline, awaits, || ((), None));
+        let begun = self.begin_in_order(cx, (deadline, 0), awaits, || ((), None));
         begun.map(|(begun, ())| begun)
     }
 
-    /// As [`begin`](Self::begin) and [`in_order`](Self::in_order) in one.
+    /// Lets a request wait, and wakes `cx` when something has become of it. `awaits` is called when it is the first, under
+    /// the lock, so that it and its opposite are seen in the right order. `push` is that of [`in_order`](Self::in_order), `turns` how many the session has had:
+    /// where the request is not queued, [`forget_time`](Self::forget_time) is to follow.
+    #[inline]
     pub(super) fn begin_in_order<R>(
         &self,
         cx: &Context<'_>,
-        deadline: Option<Instant>,
+        (deadline, turns): (Option<Duration>, u64),
         awaits: impl FnOnce(bool),
-        push: impl FnOnce() -> (R, Option<TicketId>),
+        push: impl FnOnce() -> (R, Option<Number>),
     ) -> Result<(Begun, R), Refused> {
         let waker = cx.waker().clone();
         let mut slots = self.state.lock();
@@ -177,6 +192,8 @@ impl<In> Table<In> {
             awaits(true);
         }
         let count = slots.count;
+        let deadline =
+            deadline.and_then(|deadline| slots.now(deadline, turns).checked_add(deadline));
         let slot = |id| Slot {
             id,
             deadline,
@@ -204,6 +221,7 @@ impl<In> Table<In> {
             id,
             look: None,
             unguarded: !std::mem::replace(&mut slots.guarded, true),
+            is_first: count == 1,
         };
         if let Some(deadline) = deadline
             && slots.look_at.is_none_or(|at| deadline < at)
@@ -213,26 +231,32 @@ impl<In> Table<In> {
             begun.look = Some((deadline, slots.look));
         }
         let (result, pushed) = push();
-        if let Some(ticket) = pushed {
-            slots.order.push_back((id, ticket));
+        if let Some(number) = pushed {
+            slots.order.push_back((id, number));
         }
         Ok((begun, result))
     }
 
+    /// A request has begun and is not queued: so it causes no turn.
+    #[cold]
+    pub(super) fn forget_time(&self) {
+        self.state.lock().now = None;
+    }
+
     /// Runs `push`, which queues the request `id`, so that requests are answered in the order in which they were queued.
-    pub(super) fn in_order<R>(&self, id: u64, push: impl FnOnce() -> (R, Option<TicketId>)) -> R {
+    pub(super) fn in_order<R>(&self, id: u64, push: impl FnOnce() -> (R, Option<Number>)) -> R {
         let mut slots = self.state.lock();
         let (result, pushed) = push();
-        if let Some(ticket) = pushed {
-            slots.order.push_back((id, ticket));
+        if let Some(number) = pushed {
+            slots.order.push_back((id, number));
         }
         result
     }
 
-    /// The request that was queued with this ticket was not sent: there will be no answer to it.
-    pub(super) fn refused(&self, ticket: TicketId) {
+    /// The request that was queued under this number was not sent: there will be no answer to it.
+    pub(super) fn refused(&self, number: Number) {
         let mut slots = self.state.lock();
-        slots.order.retain(|(_, asked)| *asked != ticket);
+        slots.order.retain(|(_, asked)| *asked != number);
     }
 
     /// Somebody says when the input has ended.
@@ -241,9 +265,26 @@ impl<In> Table<In> {
     }
 
     /// What has become of the request `id`; `cx` is woken when something does. One that is answered is gone.
+    #[inline]
     pub(super) fn poll(&self, cx: &Context<'_>, id: u64) -> Poll<Outcome<In>> {
         let index = self.index(id);
         let mut slots = self.state.lock();
+        if let State::Answered(_) = slots.slots[index].state {
+            // as a rule it is polled once it is woken
+            return match slots.free(index) {
+                State::Answered(answer) => Poll::Ready(Outcome::Answer(answer)),
+                _ => unreachable!("it was looked at above"),
+            };
+        }
+        Self::poll_unanswered(cx, slots, index)
+    }
+
+    #[cold]
+    fn poll_unanswered(
+        cx: &Context<'_>,
+        mut slots: MutexGuard<'_, Slots<In>>,
+        index: usize,
+    ) -> Poll<Outcome<In>> {
         let over = slots.over;
         match &mut slots.slots[index].state {
             State::Waiting(_) if over => Poll::Ready(Outcome::Over),
@@ -255,10 +296,7 @@ impl<In> Table<In> {
                 Poll::Pending
             }
             State::Expired => Poll::Ready(Outcome::Expired),
-            State::Answered(_) => match slots.free(index) {
-                State::Answered(answer) => Poll::Ready(Outcome::Answer(answer)),
-                _ => unreachable!("it was looked at above"),
-            },
+            State::Answered(_) => unreachable!("it was looked at before"),
             State::Free(_) => unreachable!("a slot is free once its request is gone"),
         }
     }
@@ -267,6 +305,7 @@ impl<In> Table<In> {
     pub(super) fn end(&self, id: u64, awaits: impl FnOnce(bool)) {
         let index = self.index(id);
         let mut slots = self.state.lock();
+        slots.now = None; // it may not have come to be queued
         let old = slots.free(index);
         if let State::Waiting(_) = old {
             slots.waits_no_more(awaits);
@@ -341,8 +380,13 @@ impl<In> Table<In> {
 
     /// Nothing more will be received.
     pub(super) fn input_ended(&self) {
+        self.state.lock().over = true;
+        self.wake_all();
+    }
+
+    /// Has all that wait look whether their requests have failed.
+    pub(super) fn wake_all(&self) {
         let mut slots = self.state.lock();
-        slots.over = true;
         let waiting = slots
             .slots
             .iter_mut()
@@ -376,6 +420,20 @@ pub(super) enum Unasked<In> {
 }
 
 impl<In> Slots<In> {
+    /// The time, for a deadline that is so far away. The clock costs as much as all else that is done here, so it is read
+    /// once for the requests between two turns of the session. Before its first turn anything may keep the session waiting.
+    #[inline]
+    fn now(&mut self, deadline: Duration, turns: u64) -> Instant {
+        match self.now {
+            Some((now, then)) if then == turns && turns > 0 && deadline >= COARSE => now,
+            _ => {
+                let now = Instant::now();
+                self.now = Some((now, turns));
+                now
+            }
+        }
+    }
+
     fn waits_no_more(&mut self, awaits: impl FnOnce(bool)) {
         self.waiting -= 1;
         if self.waiting == 0 {
@@ -384,6 +442,7 @@ impl<In> Slots<In> {
     }
 
     /// Frees the slot at `index`, and gives back what was in it.
+    #[inline]
     fn free(&mut self, index: usize) -> State<In> {
         let free = State::Free(self.first_free);
         let old = std::mem::replace(&mut self.slots[index].state, free);
@@ -558,7 +617,7 @@ mod tests {
         let mut waiter = task::spawn(());
         let now = Instant::now();
         let mut begin = |seconds: u64| {
-            let deadline = now + Duration::from_secs(seconds);
+            let deadline = Duration::from_secs(seconds);
             let begin = |cx: &Context<'_>| table.begin(cx, Some(deadline), |_| {});
             waiter.enter(|cx, _| begin(cx)).unwrap()
         };
@@ -574,6 +633,48 @@ mod tests {
         assert_eq!(table.look(sooner.1, at(11), |_| {}), None);
         assert_eq!(table.state.lock().waiting, 0);
         assert!(begin(20).look.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_is_one_for_all_until_the_sessions_next_turn() {
+        let table = Table::<()>::new(LIMITS);
+        let mut waiter = task::spawn(());
+        let mut begin = |turns, deadline| {
+            let begin = |cx: &Context<'_>| {
+                table.begin_in_order(cx, (Some(deadline), turns), |_| {}, || ((), None))
+            };
+            let id = waiter.enter(|cx, _| begin(cx)).unwrap().0.id;
+            let slots = table.state.lock();
+            let at = slots.slots[table.index(id)].deadline.unwrap() - deadline;
+            drop(slots);
+            at
+        };
+        let second = Duration::from_secs(1);
+        let advance = || tokio::time::advance(Duration::from_millis(10));
+        let first = begin(1, second);
+        advance().await;
+        assert_eq!(begin(1, second), first);
+        let now = Instant::now();
+        assert_eq!(begin(1, second / 2), now, "a short deadline is exact");
+        advance().await;
+        assert_eq!(begin(2, second), Instant::now(), "the session had a turn");
+
+        let table = Table::<()>::new(LIMITS);
+        let mut begin = |turns| {
+            let begin = |cx: &Context<'_>| {
+                table.begin_in_order(cx, (Some(second), turns), |_| {}, || ((), None))
+            };
+            let id = waiter.enter(|cx, _| begin(cx)).unwrap().0.id;
+            let slots = table.state.lock();
+            slots.slots[table.index(id)].deadline.unwrap() - second
+        };
+        begin(0);
+        advance().await;
+        assert_eq!(begin(0), Instant::now(), "it has not begun to have turns");
+        begin(1);
+        table.forget_time();
+        advance().await;
+        assert_eq!(begin(1), Instant::now(), "nothing was queued");
     }
 
     #[test]
@@ -593,5 +694,124 @@ mod tests {
             table.end(id, |_| {});
         }
         assert_eq!(table.state.lock().slots.capacity(), FEW);
+    }
+}
+
+#[cfg(all(test, getty_loom))]
+mod loom_model {
+    use std::{future::poll_fn, sync::Arc, task::Wake};
+
+    use loom::{future::block_on, thread};
+
+    use super::*;
+    use crate::session::{Watched, error::SendFailure};
+
+    const LIMITS: Limits = Limits {
+        in_flight: 2,
+        id_bits: 64,
+    };
+
+    fn begin(table: &Table<u8>, cx: &Context<'_>) -> u64 {
+        let begun = table.begin_in_order(cx, (None, 0), |_| {}, || ((), None));
+        begun.unwrap().0.id
+    }
+
+    /// An answer that meets the end of the input is had or is not, but nobody sleeps for ever.
+    #[test]
+    fn a_request_learns_of_its_answer_or_of_the_end() {
+        loom::model(|| {
+            let table = Arc::new(Table::new(LIMITS));
+            let (mut id, mut driver) = (None, None);
+            let outcome = block_on(poll_fn(|cx| {
+                let id = *id.get_or_insert_with(|| begin(&table, cx));
+                driver.get_or_insert_with(|| {
+                    let table = Arc::clone(&table);
+                    thread::spawn(move || {
+                        table.answer(Answered::Request(id), 7, |_| {}).unwrap();
+                        table.input_ended();
+                    })
+                });
+                table.poll(cx, id)
+            }));
+            driver.unwrap().join().unwrap();
+            match outcome {
+                Outcome::Answer(answer) => assert_eq!(answer, 7),
+                other => panic!("the answer came before the end: {other:?}"),
+            }
+        });
+    }
+
+    /// One that is given up while it is answered leaves its slot free and nobody waiting.
+    #[test]
+    fn an_answer_that_meets_a_cancel_leaves_nothing_behind() {
+        loom::model(|| {
+            let table = Arc::new(Table::new(LIMITS));
+            let cx = Context::from_waker(Waker::noop());
+            let id = begin(&table, &cx);
+            let answers = {
+                let table = Arc::clone(&table);
+                thread::spawn(move || table.answer(Answered::Request(id), 7, |_| {}).is_ok())
+            };
+            table.end(id, |_| {});
+            answers.join().unwrap();
+            assert_eq!(table.in_flight(), 0);
+            assert_eq!(table.state.lock().waiting, 0);
+        });
+    }
+
+    struct Asks(Arc<Table<u8>>);
+
+    impl Wake for Asks {
+        fn wake(self: Arc<Self>) {
+            self.0.wake_all();
+        }
+    }
+
+    /// A message that fails wakes its request, also when it fails before anybody was named to be woken.
+    #[test]
+    fn a_failure_is_never_slept_through() {
+        loom::model(|| {
+            let shared = Arc::new((Arc::new(Table::new(LIMITS)), Watched::<u8>::new()));
+            let (table, watched) = &*shared;
+            let (mut id, mut driver) = (None, None);
+            block_on(poll_fn(|cx| {
+                let id = *id.get_or_insert_with(|| begin(table, cx));
+                driver.get_or_insert_with(|| {
+                    let shared = Arc::clone(&shared);
+                    let driver = thread::spawn(move || {
+                        shared.1.fail(1, SendFailure::Closed(None));
+                    });
+                    watched.ask(Waker::from(Arc::new(Asks(Arc::clone(table)))));
+                    driver
+                });
+                assert!(table.poll(cx, id).is_pending());
+                match watched.failure(1) {
+                    Some(_) => Poll::Ready(()),
+                    None => Poll::Pending,
+                }
+            }));
+            driver.unwrap().join().unwrap();
+            watched.end(); // which lets go of the table
+        });
+    }
+
+    /// Once nothing more is received, who waits for a message to leave learns it, or that it will not.
+    #[test]
+    fn who_waits_for_the_flush_is_told() {
+        loom::model(|| {
+            let watched = Arc::new(Watched::<u8>::new());
+            let driver = {
+                let watched = Arc::clone(&watched);
+                thread::spawn(move || {
+                    watched.leave(1, true);
+                    watched.end();
+                })
+            };
+            let first = block_on(poll_fn(|cx| watched.poll(cx, 1)));
+            assert!(first.is_ok());
+            let second = block_on(poll_fn(|cx| watched.poll(cx, 2)));
+            assert!(second.is_err());
+            driver.join().unwrap();
+        });
     }
 }

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use super::{
     Session,
     error::SendFailure,
-    outbox::{Batch, Queued, TicketId},
+    outbox::{Batch, DROPPING, Queued, TicketId, watched_number},
     payload::Weigh,
     signal::Signal,
 };
@@ -176,6 +176,15 @@ impl<Out> From<Queued<Out>> for Outgoing<Out> {
 #[must_use = "the sender waits for this outcome"]
 pub struct Ticket(TicketId);
 
+impl Ticket {
+    /// Whether the sender waits for this outcome alone, and may give up and ask whether it has [begun](Driver::begun). A
+    /// request's does not: it waits for the answer.
+    #[must_use]
+    pub const fn is_awaited(&self) -> bool {
+        watched_number(self.0).is_none()
+    }
+}
+
 /// A time as the activity marks of one session keep it: made once a turn, by [`Driver::moment`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(pub(crate) u64);
@@ -232,6 +241,7 @@ impl<Out> Driver<Out> {
 
     #[cold]
     fn take_notice(&mut self, raised: u8) {
+        self.session.watched().turn();
         self.raised |= raised & Signal::MESSAGES != 0;
         self.ping |= raised & Signal::PING != 0;
         if raised & Signal::WISHES != 0 {
@@ -359,22 +369,35 @@ impl<Out> Driver<Out> {
 
     /// The transport has taken bytes of this message, though not all of it or without a flush.
     pub fn begun(&mut self, ticket: &Ticket) {
-        self.session.outbox().begun(ticket.0);
+        if ticket.is_awaited() {
+            self.session.outbox().begun(ticket.0);
+        }
     }
 
     /// A message was flushed; it took so many bytes.
     pub fn complete(&mut self, ticket: &Ticket, bytes: usize) {
-        self.session.outbox().complete(ticket.0, Ok(bytes));
+        match watched_number(ticket.0) {
+            Some(number) => self.session.watched().leave(number, self.input_ended),
+            None => self.session.outbox().complete(ticket.0, Ok(bytes)),
+        }
     }
 
     /// A message was refused by the codec.
     pub fn fail(&mut self, ticket: &Ticket, source: SharedError) {
-        let kept = self.rare.iter_mut();
-        kept.flat_map(|rare| &mut rare.wishes.until_input_ends)
-            .for_each(|kept| kept.refused(ticket.0));
-        self.session
-            .outbox()
-            .complete(ticket.0, Err(SendFailure::Encode(source)));
+        if let Some(number) = watched_number(ticket.0) {
+            let kept = self.rare.iter_mut();
+            kept.flat_map(|rare| &mut rare.wishes.until_input_ends)
+                .for_each(|kept| kept.refused(number));
+        }
+        self.failed(ticket, SendFailure::Encode(source));
+    }
+
+    #[cold]
+    fn failed(&self, ticket: &Ticket, failure: SendFailure<Out>) {
+        match watched_number(ticket.0) {
+            Some(number) => self.session.watched().fail(number, failure),
+            None => self.session.outbox().complete(ticket.0, Err(failure)),
+        }
     }
 
     /// So many encoded bytes wait for the transport; to be told at the end of a turn.
@@ -454,9 +477,7 @@ impl<Out> Driver<Out> {
 
     /// A message was encoded, and the transport sends nothing more.
     pub fn cannot_send(&mut self, ticket: &Ticket, source: SharedError) {
-        self.session
-            .outbox()
-            .complete(ticket.0, Err(SendFailure::Io(source)));
+        self.failed(ticket, SendFailure::Io(source));
     }
 
     /// How many messages may wait for the encoder.
@@ -639,12 +660,17 @@ impl<Out> Drop for Driver<Out> {
             _ => None,
         };
         let left = self.batch.take().map(|batch| *batch).unwrap_or_default();
-        self.session
-            .outbox()
-            .fail_all(left, |payload| match (&io, payload) {
-                (Some(source), None) => SendFailure::Io(source.clone()),
-                (_, payload) => SendFailure::Closed(payload),
-            });
+        let outbox = self.session.outbox();
+        let watched = outbox.fail_all(left, |payload| match (&io, payload) {
+            (Some(source), None) => SendFailure::Io(source.clone()),
+            (_, payload) => SendFailure::Closed(payload),
+        });
+        for (number, payload) in watched {
+            let failure = SendFailure::Closed(Some(payload));
+            // as in the outbox: where nobody asks for it any more, this drops it
+            contain(DROPPING, || self.session.watched().fail(number, failure));
+        }
+        self.session.watched().end();
         lent::forget(&self.session);
         // a handle may be kept for long after: it must not keep our task's memory, too
         self.session.signal().forget();

@@ -13,6 +13,7 @@ mod shared;
 pub(crate) mod signal;
 mod timeout;
 mod wait;
+mod watched;
 
 use std::{
     fmt,
@@ -20,8 +21,9 @@ use std::{
     sync::{Arc, Weak},
 };
 
-pub(crate) use self::outbox::{Next, Refusal, TicketId, WaiterId};
+pub(crate) use self::outbox::{Next, Refusal, WaiterId};
 pub(crate) use self::share::Waiting;
+pub(crate) use self::watched::{Number, Watched};
 pub use self::{
     error::{SendError, Sent},
     framed::{Framed, FramedParts, HasSession},
@@ -75,6 +77,7 @@ pub struct Session<Out>(Arc<Shared<Out>>);
 pub(crate) struct Shared<Out> {
     handle: ConnectionHandle,
     outbox: Outbox<Out>,
+    watched: Watched<Out>,
 }
 
 impl<Out> Session<Out> {
@@ -82,6 +85,7 @@ impl<Out> Session<Out> {
         Self(Arc::new(Shared {
             handle,
             outbox: Outbox::new(capacity),
+            watched: Watched::new(),
         }))
     }
 
@@ -161,6 +165,12 @@ impl<Out> Session<Out> {
         &self.0.outbox
     }
 
+    /// What becomes of requests that were sent.
+    #[inline]
+    pub(crate) fn watched(&self) -> &Watched<Out> {
+        &self.0.watched
+    }
+
     fn closed_error<M>(&self, message: Option<M>) -> SendError<M> {
         SendError::Closed {
             message,
@@ -238,7 +248,7 @@ mod tests {
     fn an_idle_session_adds_less_than_two_hundred_bytes_to_its_handle() {
         let counters = 2 * size_of::<usize>();
         let handle = size_of::<ConnectionHandle>();
-        // 88 on 64-bit Linux, whatever the messages; the queues of an idle session hold nothing
+        // 136 on 64-bit Linux, whatever the messages; the queues of an idle session hold nothing
         assert!(counters + size_of::<Shared<[u8; 1024]>>() - handle <= 200);
     }
 }

@@ -19,6 +19,7 @@ use std::{
 use super::{
     error::SendFailure,
     payload::{Payload, Weigh},
+    watched::Number,
 };
 use crate::{
     budget::{Account, MemoryBudget},
@@ -28,6 +29,20 @@ use crate::{
 
 /// Which outcome a message is to be reported under.
 pub(crate) type TicketId = u64;
+/// Added to the number of a message that is watched: its outcome is not the outbox's to keep but [`Watched`]'s.
+///
+/// [`Watched`]: super::watched::Watched
+const WATCHED: TicketId = 1 << 63;
+
+/// The number of the watched message that `ticket` stands for, if it is one.
+#[inline]
+pub(crate) const fn watched_number(ticket: TicketId) -> Option<Number> {
+    if ticket & WATCHED == 0 {
+        None
+    } else {
+        Some(ticket & !WATCHED)
+    }
+}
 /// Who waits for room.
 pub(crate) type WaiterId = u64;
 
@@ -50,6 +65,10 @@ impl Attention {
     pub(crate) const NOBODY: Self = Self(0);
     /// Nobody; and it may be dropped in favour of what is offered later.
     const DROPPABLE: Self = Self(u64::MAX);
+    /// The sender of the watched message with this number.
+    const fn watched(number: Number) -> Self {
+        Self(WATCHED | number)
+    }
 
     /// The `send` that waits for it.
     pub(crate) const fn ticket(self) -> Option<TicketId> {
@@ -72,12 +91,11 @@ pub(crate) enum TakenBack<Out> {
 }
 
 /// Who waits for the outcome of a message that is pushed.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Attended {
     No,
     Waiting,
-    /// Who is to be woken for a failure.
-    Watched(Waker),
+    Watched,
 }
 
 /// Why a message was not queued.
@@ -92,8 +110,6 @@ pub(crate) enum Refusal {
 #[derive(Debug)]
 enum Ticket<Out> {
     Waiting(Option<Waker>),
-    /// Only a failure is worth waking for.
-    Watched(Waker),
     Done(Result<usize, SendFailure<Out>>),
     Abandoned,
 }
@@ -104,6 +120,8 @@ pub(crate) struct Outbox<Out>(Mutex<State<Out>>);
 #[derive(Debug)]
 struct State<Out> {
     messages: VecDeque<Queued<Out>>,
+    /// How many messages were queued that are watched.
+    watched: Number,
     /// From the first sender that waits for anything on.
     senders: Option<Box<Senders<Out>>>,
     /// How many messages may lie here and, taken but not encoded, with the driver.
@@ -185,7 +203,7 @@ impl<Out> Senders<Out> {
 }
 
 /// What is done to messages that nobody gets back: a panic of one is not to keep others' senders from the end.
-const DROPPING: &str = "dropping a message that was not sent";
+pub(crate) const DROPPING: &str = "dropping a message that was not sent";
 /// A queue no longer than this is short, and keeps its memory.
 const SHORT: usize = 8;
 /// After so many turns with short queues the memory of long ones is given back. Large against 1, so that growing again
@@ -263,6 +281,7 @@ impl<Out> State<Out> {
             None => Next::One(None),
             Some(senders) => match senders.waiters.front_mut() {
                 Some(first) => Next::One(first.1.take()),
+                None if senders.watchers.is_empty() => Next::One(None),
                 None => Next::All(wakers(&mut senders.watchers)),
             },
         }
@@ -286,19 +305,24 @@ impl<Out> State<Out> {
 
     #[inline]
     fn push(&mut self, payload: Payload<Out>, attended: Attended) -> Option<TicketId> {
-        let ticket = match attended {
-            Attended::No => None,
-            Attended::Waiting => Some(Ticket::Waiting(None)),
-            Attended::Watched(waker) => Some(Ticket::Watched(waker)),
+        let attention = match attended {
+            Attended::No => Attention::NOBODY,
+            Attended::Waiting => {
+                let senders = self.senders.get_or_insert_default();
+                senders.tickets.push_back(Ticket::Waiting(None));
+                Attention(senders.first_ticket + senders.tickets.len() as u64 - 1)
+            }
+            Attended::Watched => self.watch(),
         };
-        let ticket = ticket.map(|ticket| {
-            let senders = self.senders.get_or_insert_default();
-            senders.tickets.push_back(ticket);
-            senders.first_ticket + senders.tickets.len() as u64 - 1
-        });
-        let attention = ticket.map_or(Attention::NOBODY, Attention);
         self.messages.push_back(Queued { payload, attention });
-        ticket
+        attention.ticket()
+    }
+
+    /// Numbers a message that is watched.
+    #[inline]
+    const fn watch(&mut self) -> Attention {
+        self.watched += 1;
+        Attention::watched(self.watched)
     }
 
     /// Counts turns in which the queues were short, and gives the memory of long ones back after a number of them.
@@ -371,6 +395,7 @@ impl<Out> Outbox<Out> {
     pub(crate) fn new(capacity: u32) -> Self {
         Self(Mutex::new(State {
             messages: VecDeque::new(),
+            watched: 0,
             senders: None,
             capacity,
             taken: 0,
@@ -419,16 +444,32 @@ impl<Out> Outbox<Out> {
         pushed
     }
 
-    /// As an attended [`poll_push`](Self::poll_push), for one who waits for something else and is woken for a failure only.
-    /// What comes with the answer is who is next in turn, to be woken outside of the caller's lock.
+    /// Queues `message`, which is watched, if there is room at once and no other sender waits.
+    #[inline]
+    pub(crate) fn push_watched(&self, message: &mut Option<Out>) -> Option<Number> {
+        let mut state = self.0.lock();
+        let refused = state.closed || state.finished || state.account.is_some();
+        if refused || state.waiting() > 0 || state.room() == 0 {
+            return None;
+        }
+        // nobody waits who could be next
+        let payload = Payload::Message(message.take()?);
+        let attention = state.watch();
+        state.messages.push_back(Queued { payload, attention });
+        Some(state.watched)
+    }
+
+    /// As [`poll_push`](Self::poll_push), for a message that is watched. What comes with the answer is who is next in turn, to
+    /// be woken outside of the caller's lock.
     pub(crate) fn poll_push_watched(
         &self,
         cx: &Context<'_>,
         payload: &mut Option<Payload<Out>>,
         waiter: &mut Option<WaiterId>,
-    ) -> (Poll<Result<Option<TicketId>, Refusal>>, Next) {
-        let attended = Attended::Watched(cx.waker().clone());
-        self.poll_push_with(cx, payload, waiter, attended)
+    ) -> (Poll<Result<Option<Number>, Refusal>>, Next) {
+        let (pushed, next) = self.poll_push_with(cx, payload, waiter, Attended::Watched);
+        let number = |ticket: Option<TicketId>| ticket.and_then(watched_number);
+        (pushed.map_ok(number), next)
     }
 
     #[inline]
@@ -490,57 +531,12 @@ impl<Out> Outbox<Out> {
         (Poll::Pending, Next::One(None))
     }
 
-    /// What became of a watched message: it was sent, it was not, or `cx` is woken when that is known.
-    pub(crate) fn poll_watched(
-        &self,
-        cx: &Context<'_>,
-        ticket: TicketId,
-    ) -> Poll<Result<(), SendFailure<Out>>> {
-        let mut state = self.0.lock();
-        let senders = state.senders.get_or_insert_default();
-        let Some(held) = senders.ticket(ticket) else {
-            return Poll::Ready(Ok(()));
-        };
-        let old = match held {
-            Ticket::Abandoned => return Poll::Ready(Ok(())),
-            Ticket::Waiting(_) | Ticket::Watched(_) => {
-                std::mem::replace(held, Ticket::Waiting(Some(cx.waker().clone())))
-            }
-            Ticket::Done(_) => std::mem::replace(held, Ticket::Abandoned),
-        };
-        senders.retire();
-        drop(state);
-        match old {
-            Ticket::Done(outcome) => Poll::Ready(outcome.map(|_| ())),
-            _ => Poll::Pending,
-        }
-    }
-
-    /// Why a watched message was not sent, where that is known; otherwise `cx` is woken when it is.
-    pub(crate) fn watch(&self, cx: &Context<'_>, ticket: TicketId) -> Option<SendFailure<Out>> {
-        let mut state = self.0.lock();
-        let senders = state.senders.get_or_insert_default();
-        let ticket = senders.ticket(ticket)?;
-        let old = match ticket {
-            Ticket::Watched(waker) if !waker.will_wake(cx.waker()) => {
-                std::mem::replace(ticket, Ticket::Watched(cx.waker().clone()))
-            }
-            Ticket::Done(Err(_)) => std::mem::replace(ticket, Ticket::Abandoned),
-            _ => return None,
-        };
-        senders.retire();
-        drop(state);
-        match old {
-            Ticket::Done(Err(failure)) => Some(failure),
-            _ => None,
-        }
-    }
-
     /// Queues `payload` as long as the queue has places, though the write buffer be above its high watermark. Without one,
     /// a `droppable` one replaces the oldest of its kind, which is handed out. Does not overtake senders that wait.
     ///
     /// As long as the write buffer is not above its mark, a `burst` may lie here before any of that: so many in all.
     /// Senders that wait are overtaken then, for they wait for room within the bound.
+    #[inline]
     pub(crate) fn offer(
         &self,
         payload: Payload<Out>,
@@ -683,7 +679,6 @@ impl<Out> Outbox<Out> {
                 drop(old);
                 Poll::Pending
             }
-            Some(Ticket::Watched(_)) => unreachable!("nobody both watches and waits"),
             Some(done) => {
                 let outcome = std::mem::replace(done, Ticket::Abandoned);
                 senders.retire();
@@ -819,18 +814,10 @@ impl<Out> Outbox<Out> {
         let senders = state.senders.get_or_insert_default();
         let old = match senders.ticket(ticket) {
             None | Some(Ticket::Abandoned) => Ticket::Done(outcome),
-            // nobody comes back for a success
-            Some(held @ Ticket::Watched(_)) if outcome.is_ok() => {
-                let watched = std::mem::replace(held, Ticket::Abandoned);
-                senders.retire();
-                drop(state);
-                drop(watched);
-                return;
-            }
             Some(waiting) => std::mem::replace(waiting, Ticket::Done(outcome)),
         };
         drop(state);
-        if let Ticket::Waiting(Some(waker)) | Ticket::Watched(waker) = old {
+        if let Ticket::Waiting(Some(waker)) = old {
             waker.wake();
         }
     }
@@ -855,21 +842,25 @@ impl<Out> Outbox<Out> {
         state.refusal().is_none() && state.waiting() == 0 && state.room() > 0
     }
 
-    /// The end: what was not sent fails, by `failure` given the payload where none of it was encoded.
+    /// The end: what was not sent fails, by `failure` given the payload where none of it was encoded. Gives back what is
+    /// watched of it.
     pub(crate) fn fail_all(
         &self,
         left: VecDeque<Queued<Out>>,
         failure: impl Fn(Option<Payload<Out>>) -> SendFailure<Out>,
-    ) {
+    ) -> Vec<(Number, Payload<Out>)> {
         self.close();
         let mut state = self.0.lock();
         let messages = std::mem::take(&mut state.messages);
         let account = state.account.take();
         drop(state);
         drop(account);
-        let mut unattended = Vec::new();
+        let (mut unattended, mut watched) = (Vec::new(), Vec::new());
         for Queued { payload, attention } in left.into_iter().chain(messages) {
             match attention.ticket() {
+                Some(ticket) if let Some(number) = watched_number(ticket) => {
+                    watched.push((number, payload));
+                }
                 // where its sender has given up, this drops it
                 Some(ticket) => contain(DROPPING, || {
                     self.complete(ticket, Err(failure(Some(payload))));
@@ -884,12 +875,9 @@ impl<Out> Outbox<Out> {
             .iter_mut()
             .flat_map(|senders| &mut senders.tickets);
         for ticket in tickets {
-            if let Ticket::Waiting(_) | Ticket::Watched(_) = ticket {
-                match std::mem::replace(ticket, Ticket::Done(Err(failure(None)))) {
-                    Ticket::Waiting(waker) => wakers.extend(waker),
-                    Ticket::Watched(waker) => wakers.push(waker),
-                    Ticket::Done(_) | Ticket::Abandoned => {}
-                }
+            if let Ticket::Waiting(waker) = ticket {
+                wakers.extend(waker.take());
+                *ticket = Ticket::Done(Err(failure(None)));
             }
         }
         drop(state);
@@ -897,6 +885,7 @@ impl<Out> Outbox<Out> {
         for payload in unattended {
             contain(DROPPING, || drop(payload));
         }
+        watched
     }
 }
 

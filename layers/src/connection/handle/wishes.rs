@@ -7,14 +7,14 @@ use tokio::time::Instant;
 use super::{ConnectionHandle, HAS_PING};
 use crate::{
     connection::checks::Check,
-    session::{TicketId, signal::Signal},
+    session::{Number, signal::Signal},
     sync::Ordering,
 };
 
 /// What is dropped when nothing more will be received.
 pub(crate) trait Kept: Send {
-    /// The codec has refused the message with this ticket: nothing of it will be sent. Called in the session's task.
-    fn refused(&mut self, _: TicketId) {}
+    /// The codec has refused the request with this number: nothing of it will be sent. Called in the session's task.
+    fn refused(&mut self, _: Number) {}
 }
 
 impl fmt::Debug for dyn Kept {
