@@ -271,6 +271,33 @@ mod tests {
     }
 
     #[test]
+    fn a_request_whose_destructor_panics_keeps_nobody_from_learning_the_end() {
+        #[derive(Debug)]
+        struct Bomb(bool);
+
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                assert!(!self.0, "boom");
+            }
+        }
+
+        let connection = crate::Connection::new(());
+        let (session, driver) = crate::session::driver::pair(connection.handle().clone());
+        for (number, bomb) in [(1, true), (2, false)] {
+            let pushed = session.outbox().push_watched(&mut Some(Bomb(bomb)));
+            assert_eq!(pushed, Some(number));
+        }
+        session.watched().abandon(1);
+        let mut waits = task::spawn(());
+        assert_pending!(waits.enter(|cx, _| session.watched().poll(cx, 2)));
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(driver)));
+        assert!(waits.is_woken());
+        let outcome = assert_ready!(waits.enter(|cx, _| session.watched().poll(cx, 2)));
+        assert!(matches!(outcome, Err(SendFailure::Closed(Some(_)))));
+        assert!(ended.is_ok(), "it goes no further");
+    }
+
+    #[test]
     fn nothing_is_kept_of_what_nobody_asks_for() {
         let watched = Watched::new();
         for number in 1..=100 {
