@@ -5,7 +5,9 @@
 pub mod affinity;
 pub mod broadcast;
 pub mod calls;
+pub mod check;
 pub mod child;
+pub mod compare;
 pub mod cpu;
 pub mod frames;
 pub mod histogram;

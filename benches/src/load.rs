@@ -5,8 +5,11 @@
 
 use std::{
     collections::VecDeque,
+    error::Error,
+    fmt,
     io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddr},
+    str::FromStr,
     time::{Duration, Instant},
 };
 
@@ -38,6 +41,33 @@ pub struct Shape {
     pub in_flight: u64,
     /// Payload bytes of a frame.
     pub payload: usize,
+}
+
+/// `50x64x1024`: connections, frames in flight on each, payload bytes.
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            connections,
+            in_flight,
+            payload,
+        } = self;
+        write!(f, "{connections}x{in_flight}x{payload}")
+    }
+}
+
+impl FromStr for Shape {
+    type Err = Box<dyn Error>;
+
+    fn from_str(shape: &str) -> Result<Self, Self::Err> {
+        match shape.split('x').collect::<Vec<_>>()[..] {
+            [connections, in_flight, payload] => Ok(Self {
+                connections: connections.parse()?,
+                in_flight: in_flight.parse()?,
+                payload: payload.parse()?,
+            }),
+            _ => Err(format!("{shape:?} is not like 50x64x1024").into()),
+        }
+    }
 }
 
 /// What came back during one stretch of time.

@@ -16,7 +16,7 @@ use ::getty::Pipeline;
 use tokio::{net::TcpStream, runtime};
 
 /// Threads that serve connections.
-const WORKERS: usize = 2;
+pub const WORKERS: usize = 2;
 
 /// A kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +140,14 @@ impl Kind {
 }
 
 /// A task for each connection, on a runtime like that of an ordinary tokio server.
-fn accept<F>(listener: TcpListener, mut connection: impl FnMut(TcpStream) -> F) -> io::Result<()>
+///
+/// # Errors
+///
+/// If the runtime cannot be made or accepting fails.
+pub fn accept<F>(
+    listener: TcpListener,
+    mut connection: impl FnMut(TcpStream) -> F,
+) -> io::Result<()>
 where
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
@@ -165,7 +172,12 @@ fn serve(listener: TcpListener, stack: impl Pipeline<TcpStream>) -> io::Result<(
     })
 }
 
-fn runtime() -> io::Result<runtime::Runtime> {
+/// The runtime of all servers that are tokio's.
+///
+/// # Errors
+///
+/// If there are no threads or descriptors to be had.
+pub fn runtime() -> io::Result<runtime::Runtime> {
     runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
