@@ -28,6 +28,30 @@ pub enum Place {
 }
 
 impl Place {
+    /// The place of that name.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub fn from_name(name: &str) -> io::Result<Self> {
+        [Self::Anywhere, Self::Apart]
+            .into_iter()
+            .find(|known| known.name() == name)
+            .ok_or_else(|| io::Error::other(format!("there is no place {name:?}")))
+    }
+
+    /// Takes the calling thread there, and what it starts from now on.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such place.
+    pub fn take(self) -> io::Result<()> {
+        match self {
+            Self::Anywhere => Ok(()),
+            Self::Apart => affinity::move_away(),
+        }
+    }
+
     /// Its name on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -54,8 +78,17 @@ impl Server {
     ///
     /// If the process does not start, or ends before it listens.
     pub fn start(kind: Kind, place: Place) -> io::Result<Self> {
+        Self::spawn(&["serve", kind.name(), place.name()])
+    }
+
+    /// Starts this program again with these arguments, which make it a server, and waits until it listens.
+    ///
+    /// # Errors
+    ///
+    /// If the process does not start, or ends before it listens.
+    pub fn spawn(arguments: &[&str]) -> io::Result<Self> {
         let mut process = Command::new(std::env::current_exe()?)
-            .args(["serve", kind.name(), place.name()])
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -71,7 +104,7 @@ impl Server {
         server.address = line
             .strip_prefix("listening ")
             .and_then(|address| address.parse().ok())
-            .ok_or_else(|| io::Error::other(format!("{} said {line:?}", kind.name())))?;
+            .ok_or_else(|| io::Error::other(format!("{arguments:?} said {line:?}")))?;
         Ok(server)
     }
 
@@ -122,9 +155,7 @@ impl Drop for Server {
 ///
 /// If it cannot listen or keep to its place, or the parent's pipes break.
 pub fn serve(kind: Kind, place: Place) -> io::Result<()> {
-    if place == Place::Apart {
-        affinity::move_away()?;
-    }
+    place.take()?;
     let listener = listen()?;
     let address = listener.local_addr()?;
     thread::Builder::new()
@@ -135,6 +166,15 @@ pub fn serve(kind: Kind, place: Place) -> io::Result<()> {
             eprintln!("{} ended: {outcome:?}", kind.name());
             std::process::exit(1);
         })?;
+    answer(address)
+}
+
+/// Says where a server listens, and answers the parent until it has no more questions.
+///
+/// # Errors
+///
+/// If the parent's pipes break.
+pub fn answer(address: SocketAddr) -> io::Result<()> {
     let mut output = io::stdout().lock();
     writeln!(output, "listening {address}")?;
     output.flush()?;
