@@ -18,4 +18,5 @@ pub mod pass_through;
 pub mod scripted;
 pub mod server;
 pub mod stats;
+pub mod udp;
 pub mod websocket;
