@@ -2,14 +2,9 @@
 //!
 //! README.md beside this crate says what each program measures and how to run it.
 
-pub mod affinity;
 pub mod broadcast;
 pub mod calls;
-pub mod check;
-pub mod child;
 pub mod compare;
-pub mod cpu;
-pub mod frames;
 pub mod histogram;
 pub mod in_memory;
 pub mod load;
@@ -19,4 +14,5 @@ pub mod scripted;
 pub mod server;
 pub mod stats;
 pub mod udp;
-pub mod websocket;
+
+pub use getty_benches_harness::{affinity, child, cpu, frames, websocket};

@@ -16,12 +16,7 @@ use std::{
 use mio::{Events, Interest, Poll, Token, event::Event, net::TcpStream};
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::{
-    frames::{Form, Frames},
-    histogram::Histogram,
-    server::Protocol,
-    websocket,
-};
+use crate::{frames::Frames, histogram::Histogram, server::Protocol, websocket};
 
 /// Connections from one source address; each address has some 28,000 ports of its own.
 const CONNECTIONS_PER_ADDRESS: usize = 1_000;
@@ -105,10 +100,7 @@ struct Streams {
 
 impl Streams {
     fn new(protocol: Protocol, payload: usize) -> Self {
-        let (out, back) = match protocol {
-            Protocol::Length => (Form::Length, Form::Length),
-            Protocol::WebSocket => (Form::Masked, Form::Unmasked),
-        };
+        let (out, back) = protocol.forms();
         Self {
             out: Frames::in_form(out, payload),
             back: Frames::in_form(back, payload),

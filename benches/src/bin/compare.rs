@@ -6,12 +6,14 @@ use getty_benches::{
     child::{self, Place},
     compare::{self, Plan, USAGE},
     server::Kind,
+    udp::{self, COMMAND},
 };
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", kind, place] => serve(kind, place),
+        [COMMAND, kind, place, workers] => udp::serve(kind, place, workers).map_err(Into::into),
         ["--help" | "-h"] => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

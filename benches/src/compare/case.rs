@@ -15,6 +15,8 @@ pub enum Case {
     Echo(Protocol, Shape),
     /// Connections that say nothing.
     Idle(Protocol),
+    /// Datagrams that are echoed; its connections are peers.
+    Datagrams(Shape),
     /// One message to so many members.
     Broadcast(usize),
     /// Calls by so many tasks that share a connection, answered in order or by their ids.
@@ -48,11 +50,21 @@ impl Case {
         }
     }
 
+    /// The same load in datagrams.
+    #[must_use]
+    pub const fn over_udp(self) -> Self {
+        match self {
+            Self::Echo(_, shape) => Self::Datagrams(shape),
+            other => other,
+        }
+    }
+
     /// What it is measured together with.
     #[must_use]
     pub const fn group(self) -> Group {
         match self {
             Self::Echo(protocol, _) | Self::Idle(protocol) => Group::Echo(protocol),
+            Self::Datagrams(_) => Group::Udp,
             Self::Broadcast(_) => Group::Broadcast,
             Self::Calls { .. } => Group::Calls,
         }
@@ -62,7 +74,7 @@ impl Case {
     #[must_use]
     pub const fn is_pipelined(self) -> Option<bool> {
         match self {
-            Self::Echo(_, shape) => Some(shape.in_flight > 1),
+            Self::Echo(_, shape) | Self::Datagrams(shape) => Some(shape.in_flight > 1),
             Self::Idle(_) | Self::Broadcast(_) | Self::Calls { .. } => None,
         }
     }
@@ -77,6 +89,7 @@ impl fmt::Display for Case {
         match self {
             Self::Echo(protocol, shape) => write!(f, "{}{shape}", prefix(protocol)),
             Self::Idle(protocol) => write!(f, "{}idle", prefix(protocol)),
+            Self::Datagrams(shape) => write!(f, "udp-{shape}"),
             Self::Broadcast(members) => write!(f, "broadcast-{members}"),
             Self::Calls { by_id, tasks } => {
                 let by_id = if *by_id { "by-id-" } else { "" };
@@ -101,6 +114,9 @@ impl FromStr for Case {
                 }
                 case => Err(format!("there is no {case} over WebSocket").into()),
             };
+        }
+        if let Some(shape) = name.strip_prefix("udp-") {
+            return Ok(Self::Datagrams(shape.parse()?));
         }
         if let Some(members) = name.strip_prefix("broadcast-") {
             return Ok(Self::Broadcast(members.parse::<NonZero<usize>>()?.get()));
@@ -129,6 +145,7 @@ mod tests {
             "idle",
             "ws-50x1x64",
             "ws-idle",
+            "udp-8x16x64",
             "broadcast-10000",
             "calls-50",
             "calls-by-id-1",

@@ -11,7 +11,8 @@ use crate::{
     memory,
 };
 
-const WARM_UP: Duration = Duration::from_millis(250);
+/// A server's first moments are not measured.
+pub(super) const WARM_UP: Duration = Duration::from_millis(250);
 
 /// Puts all of them under the same load, in turns.
 pub(super) fn compare(

@@ -13,6 +13,7 @@ mod plan;
 mod summary;
 mod targets;
 mod turns;
+mod udp;
 
 use std::{error::Error, io, time::Instant};
 
@@ -31,6 +32,8 @@ use crate::{affinity, child::Place, server::Protocol};
 pub enum Group {
     /// Servers of this protocol over TCP, each in a process of its own.
     Echo(Protocol),
+    /// Servers of datagrams, each in a process of its own.
+    Udp,
     /// Senders of one message to many members, in memory.
     Broadcast,
     /// Clients that call, in memory.
@@ -39,9 +42,10 @@ pub enum Group {
 
 impl Group {
     /// All of them, in the order of the tables.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Echo(Protocol::Length),
         Self::Echo(Protocol::WebSocket),
+        Self::Udp,
         Self::Broadcast,
         Self::Calls,
     ];
@@ -54,6 +58,8 @@ impl Group {
             Self::Echo(Protocol::Length) => ["tokio-8k", "epoll"],
             // which of the two is the better depends on the case
             Self::Echo(Protocol::WebSocket) => ["ws-send", "ws-forward"],
+            // one datagram a call, and many
+            Self::Udp => ["hand", "hand-mmsg"],
             Self::Broadcast => ["hand-written, buffers", "hand-written, one task"],
             Self::Calls => ["by hand", "getty's client"],
         }
@@ -64,6 +70,7 @@ impl Group {
     pub const fn unit(self) -> &'static str {
         match self {
             Self::Echo(_) => "message",
+            Self::Udp => "datagram",
             Self::Broadcast => "delivery",
             Self::Calls => "call",
         }
@@ -131,6 +138,7 @@ impl Results {
         for case in cases {
             let (measured, failures) = match case {
                 Case::Echo(_, shape) => echo::compare(case, shape, &candidates, plan),
+                Case::Datagrams(shape) => udp::compare(case, shape, plan),
                 Case::Broadcast(members) => in_memory::broadcast(case, members, plan),
                 Case::Calls { by_id, tasks } => in_memory::calls(case, by_id, tasks, plan),
                 Case::Idle(_) => continue,

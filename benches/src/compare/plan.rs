@@ -19,9 +19,9 @@ usage: compare [--quick] [--pin] [--no-peers] [--servers A,B,..] [--cases A,B,..
   --pin        the load on one processor and the servers on the others
   --no-peers   without the servers of benches/peers, which have to be built and downloaded first
   --servers    only these, beside the reference
-  --cases      connections x frames in flight x payload bytes, as in 50x64x64, or idle; of the WebSocket servers
-               ws-50x64x64, or ws-idle; one message to many members, as in broadcast-1000; calls by so many tasks that
-               share a connection, calls-50, or calls-by-id-50
+  --cases      connections x frames in flight x payload bytes, as in 50x64x64, or idle; over WebSocket ws-50x64x64 or
+               ws-idle; in datagrams udp-8x16x64; one message to many members, broadcast-1000; calls by so many tasks
+               that share a connection, calls-50, or calls-by-id-50
   --rounds     how often each server is measured on each case; odd numbers have a median of their own
   --millis     how long each of these takes, after a quarter of a second of warming up
 ";
@@ -59,6 +59,10 @@ impl Plan {
             Case::echo(50, 64, 64).over_websocket(),
             Case::Idle(Protocol::WebSocket),
         ];
+        cases.extend(
+            [(4, 1), (50, 1), (8, 16)]
+                .map(|(peers, in_flight)| Case::echo(peers, in_flight, 64).over_udp()),
+        );
         cases.extend([1_000, 10_000].map(Case::Broadcast));
         for by_id in [false, true] {
             cases.extend([50, 1].map(|tasks| Case::Calls { by_id, tasks }));

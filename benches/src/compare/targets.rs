@@ -27,6 +27,7 @@ pub(super) fn verdicts(results: &Results) -> String {
         match measured.case().group() {
             Group::Echo(Protocol::Length) => over_tcp(measured, &mut verdicts),
             Group::Echo(Protocol::WebSocket) => over_websocket(measured, &mut verdicts),
+            Group::Udp => over_udp(measured, &mut verdicts),
             Group::Broadcast | Group::Calls => {}
         }
     }
@@ -85,16 +86,24 @@ fn over_tcp(measured: &Measured, verdicts: &mut Vec<Verdict>) {
 }
 
 fn over_websocket(measured: &Measured, verdicts: &mut Vec<Verdict>) {
-    let at_most = match measured.case().is_pipelined() {
+    let (other, at_most) = match measured.case().is_pipelined() {
         Some(true) => ("ws-forward", 1.0),
         Some(false) => ("fastwebsockets", 1.05),
         None => return,
     };
-    let (other, at_most) = at_most;
     verdicts.extend(Verdict::of(measured, "ws-getty", other, at_most));
     let peer = measured.cheapest(|name| Peer::from_name(name).is_some());
     let peer = peer.filter(|peer| *peer != other);
     verdicts.extend(peer.and_then(|peer| Verdict::of(measured, "ws-getty", peer, 1.0)));
+}
+
+fn over_udp(measured: &Measured, verdicts: &mut Vec<Verdict>) {
+    let other = match measured.case().is_pipelined() {
+        Some(true) => "hand-mmsg",
+        Some(false) => "hand",
+        None => return,
+    };
+    verdicts.extend(Verdict::of(measured, "getty", other, 1.1));
 }
 
 impl Verdict {

@@ -10,13 +10,12 @@ pub mod getty;
 pub mod tokio_loop;
 pub mod ws;
 
-use std::{future::Future, io, net::TcpListener};
+use std::{io, net::TcpListener};
 
 use ::getty::Pipeline;
-use tokio::{net::TcpStream, runtime};
-
-/// Threads that serve connections.
-pub const WORKERS: usize = 2;
+pub use getty_benches_harness::Protocol;
+use getty_benches_harness::accept::{WORKERS, accept, runtime};
+use tokio::net::TcpStream;
 
 /// A kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,15 +46,6 @@ pub enum Kind {
     WsForward,
     /// tokio-tungstenite, one send an item.
     WsSend,
-}
-
-/// What a server speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// Frames of a 4-byte big-endian length and that many bytes.
-    Length,
-    /// Binary WebSocket messages.
-    WebSocket,
 }
 
 impl Kind {
@@ -139,29 +129,6 @@ impl Kind {
     }
 }
 
-/// A task for each connection, on a runtime like that of an ordinary tokio server.
-///
-/// # Errors
-///
-/// If the runtime cannot be made or accepting fails.
-pub fn accept<F>(
-    listener: TcpListener,
-    mut connection: impl FnMut(TcpStream) -> F,
-) -> io::Result<()>
-where
-    F: Future<Output = io::Result<()>> + Send + 'static,
-{
-    runtime()?.block_on(async {
-        listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        loop {
-            let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
-            tokio::spawn(connection(stream));
-        }
-    })
-}
-
 fn serve(listener: TcpListener, stack: impl Pipeline<TcpStream>) -> io::Result<()> {
     runtime()?.block_on(async {
         let listener = ::getty::net::TcpListener::try_from(listener)?;
@@ -170,16 +137,4 @@ fn serve(listener: TcpListener, stack: impl Pipeline<TcpStream>) -> io::Result<(
             .map_err(io::Error::other)?;
         Ok(())
     })
-}
-
-/// The runtime of all servers that are tokio's.
-///
-/// # Errors
-///
-/// If there are no threads or descriptors to be had.
-pub fn runtime() -> io::Result<runtime::Runtime> {
-    runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .enable_all()
-        .build()
 }

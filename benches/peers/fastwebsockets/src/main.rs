@@ -7,7 +7,7 @@ use fastwebsockets::{
     FragmentCollector, OpCode, WebSocketError,
     upgrade::{UpgradeFut, upgrade},
 };
-use getty_benches::{child, frames::MAX_PAYLOAD, server};
+use getty_benches_harness::{accept, child, frames::MAX_PAYLOAD};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
 }
 
 fn run(listener: TcpListener) -> io::Result<()> {
-    server::accept(listener, connection)
+    accept::accept(listener, connection)
 }
 
 /// Ends with the handshake: the session is a task of its own, so that nothing of HTTP stays with it.
@@ -50,7 +50,7 @@ async fn session(upgraded: UpgradeFut) -> Result<(), WebSocketError> {
 
 #[cfg(test)]
 mod tests {
-    use getty_benches::{check, server::Protocol};
+    use getty_benches_harness::{Protocol, check};
 
     #[test]
     fn it_echoes() {

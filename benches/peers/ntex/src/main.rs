@@ -2,10 +2,10 @@
 
 use std::{io, net::TcpListener, process::ExitCode};
 
-use getty_benches::{
+use getty_benches_harness::{
+    accept::WORKERS,
     child,
     frames::{HEADER, MAX_PAYLOAD},
-    server::WORKERS,
 };
 use ntex::{
     codec::{Decoder, Encoder},
@@ -77,7 +77,7 @@ impl Encoder for Length {
 
 #[cfg(test)]
 mod tests {
-    use getty_benches::{check, server::Protocol};
+    use getty_benches_harness::{Protocol, check};
 
     #[test]
     fn it_echoes() {

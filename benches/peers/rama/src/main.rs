@@ -3,7 +3,7 @@
 use std::{io, net, process::ExitCode};
 
 use futures_util::{StreamExt, TryStreamExt};
-use getty_benches::{child, frames, server};
+use getty_benches_harness::{accept, child, frames};
 use rama_core::{
     bytes::BytesMut,
     service::service_fn,
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
 }
 
 fn run(listener: net::TcpListener) -> io::Result<()> {
-    server::runtime()?.block_on(async {
+    accept::runtime()?.block_on(async {
         let listener = TcpListener::try_from(listener)?;
         listener.serve(service_fn(echo)).await;
         Ok(())
@@ -35,7 +35,7 @@ async fn echo(stream: TcpStream) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use getty_benches::{check, server::Protocol};
+    use getty_benches_harness::{Protocol, check};
 
     #[test]
     fn it_echoes() {

@@ -9,13 +9,10 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use getty_benches::{
-    child,
-    server::{self, codec},
-};
+use getty_benches_harness::{accept, child, frames};
 use tokio::net::TcpStream;
 use tokio_tower::pipeline::Server;
-use tokio_util::codec::Framed;
+use tokio_util::codec::{Framed, LengthDelimitedCodec};
 use tower_service::Service;
 
 fn main() -> ExitCode {
@@ -23,11 +20,15 @@ fn main() -> ExitCode {
 }
 
 fn run(listener: TcpListener) -> io::Result<()> {
-    server::accept(listener, connection)
+    accept::accept(listener, connection)
 }
 
 async fn connection(stream: TcpStream) -> io::Result<()> {
-    let transport = Framed::new(stream, codec::tokio_util());
+    let codec = LengthDelimitedCodec::builder()
+        .length_field_length(frames::HEADER)
+        .max_frame_length(frames::MAX_PAYLOAD)
+        .new_codec();
+    let transport = Framed::new(stream, codec);
     Server::new(transport, Echo).await.map_err(io::Error::other)
 }
 
@@ -49,7 +50,7 @@ impl Service<BytesMut> for Echo {
 
 #[cfg(test)]
 mod tests {
-    use getty_benches::{check, server::Protocol};
+    use getty_benches_harness::{Protocol, check};
 
     #[test]
     fn it_echoes() {

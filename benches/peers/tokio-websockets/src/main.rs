@@ -5,7 +5,7 @@
 use std::{io, net::TcpListener, process::ExitCode};
 
 use futures_util::{SinkExt, StreamExt};
-use getty_benches::{child, frames::MAX_PAYLOAD, server};
+use getty_benches_harness::{accept, child, frames::MAX_PAYLOAD};
 use tokio::net::TcpStream;
 use tokio_websockets::{Config, Error, Limits, Message, ServerBuilder, WebSocketStream};
 
@@ -20,8 +20,8 @@ fn main() -> ExitCode {
 }
 
 fn run_batch(listener: TcpListener) -> io::Result<()> {
-    server::accept(listener, async |stream| {
-        let (mut sink, stream) = accept(stream).await?.split();
+    accept::accept(listener, async |stream| {
+        let (mut sink, stream) = open(stream).await?.split();
         let mut batches = stream.ready_chunks(AT_ONCE);
         while let Some(batch) = batches.next().await {
             for message in batch {
@@ -37,8 +37,8 @@ fn run_batch(listener: TcpListener) -> io::Result<()> {
 }
 
 fn run_send_each(listener: TcpListener) -> io::Result<()> {
-    server::accept(listener, async |stream| {
-        let mut socket = accept(stream).await?;
+    accept::accept(listener, async |stream| {
+        let mut socket = open(stream).await?;
         while let Some(Ok(message)) = socket.next().await {
             if is_data(&message) {
                 socket.send(message).await.map_err(io::Error::other)?;
@@ -52,7 +52,7 @@ fn is_data(message: &Message) -> bool {
     message.is_text() || message.is_binary()
 }
 
-async fn accept(stream: TcpStream) -> io::Result<WebSocketStream<TcpStream>> {
+async fn open(stream: TcpStream) -> io::Result<WebSocketStream<TcpStream>> {
     let accepted = ServerBuilder::new()
         // a message leaves as it came, in one frame
         .config(Config::default().frame_size(usize::MAX))
@@ -66,7 +66,7 @@ async fn accept(stream: TcpStream) -> io::Result<WebSocketStream<TcpStream>> {
 
 #[cfg(test)]
 mod tests {
-    use getty_benches::{check, server::Protocol};
+    use getty_benches_harness::{Protocol, check};
 
     #[test]
     fn it_echoes_in_batches() {
