@@ -36,7 +36,7 @@ pub(super) fn calls(case: Case, by_id: bool, tasks: usize, plan: &Plan) -> (Meas
     } else {
         [Caller::PipelineByHand, Caller::Pipeline]
     };
-    take_turns(case, &case.group().references(), plan.rounds, |index| {
+    take_turns(case, &["by hand", "getty's client"], plan.rounds, |index| {
         sample(CALLS as u64, || callers[index].run(tasks, CALLS))
     })
 }

@@ -50,29 +50,29 @@ impl Group {
         Self::Calls,
     ];
 
-    /// The two that the others are divided by. The first is measured twice.
+    /// What the others are divided by. The first is measured twice.
     #[must_use]
-    pub const fn references(self) -> [&'static str; 2] {
+    pub const fn references(self) -> &'static [&'static str] {
         match self {
             // the loop that one would write by hand, and what the kernel alone takes, as nearly as one gets
-            Self::Echo(Protocol::Length) => ["tokio-8k", "epoll"],
+            Self::Echo(Protocol::Length) => &["tokio-8k", "epoll"],
             // which of the two is the better depends on the case
-            Self::Echo(Protocol::WebSocket) => ["ws-send", "ws-forward"],
+            Self::Echo(Protocol::WebSocket) => &["ws-send", "ws-forward"],
             // one datagram a call, and many
-            Self::Udp => ["hand", "hand-mmsg"],
-            Self::Broadcast => ["hand-written, buffers", "hand-written, one task"],
-            Self::Calls => ["by hand", "getty's client"],
+            Self::Udp => &["hand", "hand-mmsg"],
+            Self::Broadcast => &["hand-written, buffers", "hand-written, one task"],
+            Self::Calls => &["by hand"],
         }
     }
 
-    /// What the CPU time of a case is divided by.
+    /// What the CPU time of a case is divided by: one of them, and many.
     #[must_use]
-    pub const fn unit(self) -> &'static str {
+    pub const fn unit(self) -> [&'static str; 2] {
         match self {
-            Self::Echo(_) => "message",
-            Self::Udp => "datagram",
-            Self::Broadcast => "delivery",
-            Self::Calls => "call",
+            Self::Echo(_) => ["message", "messages"],
+            Self::Udp => ["datagram", "datagrams"],
+            Self::Broadcast => ["delivery", "deliveries"],
+            Self::Calls => ["call", "calls"],
         }
     }
 }

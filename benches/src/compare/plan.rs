@@ -72,7 +72,7 @@ impl Plan {
             peers: Peer::ALL.to_vec(),
             cases,
             rounds: 7,
-            duration: Duration::from_millis(400),
+            duration: Duration::from_millis(300),
             place: Place::Anywhere,
         }
     }
@@ -89,6 +89,8 @@ impl Plan {
                 Case::echo(50, 1, 64),
                 Case::Idle(Protocol::Length),
             ],
+            rounds: 9,
+            duration: Duration::from_millis(400),
             ..Self::full()
         }
     }
@@ -172,9 +174,15 @@ impl Plan {
             .servers
             .iter()
             .map(|&kind| Candidate::own(kind, &program));
-        let mut peers = self.peers.clone();
-        peers.retain(|peer| needed(peer.protocol()));
-        let peers = peers::build(&peers)
+        let mut wanted = self.peers.clone();
+        wanted.retain(|peer| needed(peer.protocol()));
+        let peers = peers::build(&wanted);
+        wanted.retain(|peer| peers.iter().all(|(built, _)| built != peer));
+        if !wanted.is_empty() {
+            let missing: Vec<&str> = wanted.into_iter().map(Peer::name).collect();
+            println!("Without {}: not to be built.\n", missing.join(", "));
+        }
+        let peers = peers
             .into_iter()
             .map(|(peer, program)| Candidate::peer(peer, program));
         Ok(own.chain(peers).collect())

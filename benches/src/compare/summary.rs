@@ -48,7 +48,7 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = self.group.unit();
+        let [unit, _] = self.group.unit();
         match self.group {
             Group::Echo(_) => writeln!(f, "CPU ns a {unit}; resident bytes an idle connection:\n")?,
             _ => writeln!(f, "CPU ns a {unit}:\n")?,

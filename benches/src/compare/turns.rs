@@ -40,7 +40,7 @@ pub(super) fn take_turns(
     rounds: usize,
     mut measure: impl FnMut(usize) -> io::Result<Sample>,
 ) -> (Measured, Vec<String>) {
-    let [reference, _] = case.group().references();
+    let reference = case.group().references()[0];
     let again = names.iter().position(|name| *name == reference);
     let contestants: Vec<usize> = (0..names.len()).chain(again).collect();
     let mut entries: Vec<Entry> = names
@@ -81,12 +81,13 @@ fn again_name(reference: &str) -> String {
 
 /// The head of the tables of a group.
 pub(super) fn print_heading(group: Group) {
-    let [first, second] = group.references();
-    let unit = group.unit();
+    let [unit, units] = group.unit();
+    let references = group.references();
+    let over = references.join(" | x ");
     println!(
-        "| case | server | CPU ns a {unit} | x {first} | x {second} | a second | p50 us | p99 us | p99.9 us | peak MiB |"
+        "| case | server | CPU ns a {unit} | x {over} | {units}/s | p50 us | p99 us | p99.9 us | peak MiB |"
     );
-    println!("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|");
+    println!("|---|---|{}", "--:|".repeat(references.len() + 6));
 }
 
 impl Measured {
@@ -123,7 +124,7 @@ impl Measured {
     /// How far the reference is from itself: the middle half of its ratios is within this of 1.
     #[must_use]
     pub fn error(&self) -> Option<f64> {
-        let [reference, _] = self.case.group().references();
+        let reference = self.case.group().references()[0];
         let ratio = self.ratio(&again_name(reference), reference)?;
         Some((ratio.upper - 1.0).abs().max((ratio.lower - 1.0).abs()))
     }
@@ -155,15 +156,15 @@ impl Entry {
 /// The lines of the table, without its head.
 impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let others = self.case.group().references().map(|name| self.find(name));
+        let references = self.case.group().references();
         for entry in &self.entries {
             write!(f, "| {} | {} |", self.case, entry.name)?;
             match entry.quartiles(|sample| sample.cpu) {
                 Some(cpu) => write!(f, " {cpu:.0} |")?,
                 None => write!(f, " - |")?,
             }
-            for other in others {
-                match other.and_then(|other| entry.ratio(other)) {
+            for reference in references {
+                match self.find(reference).and_then(|other| entry.ratio(other)) {
                     Some(ratio) => write!(f, " {ratio} |")?,
                     None => write!(f, " - |")?,
                 }

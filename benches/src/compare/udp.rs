@@ -1,5 +1,7 @@
 //! Servers of datagrams, by the measure of the program that compares more of them.
 
+use getty_benches_harness::accept::WORKERS;
+
 use super::{
     Case, Plan,
     echo::WARM_UP,
@@ -9,7 +11,6 @@ use crate::{
     load::Shape,
     udp::{self, Kind},
 };
-use getty_benches_harness::accept::WORKERS;
 
 /// Those with a session a peer, and those without any. The others are variations, which `udp` compares.
 const KINDS: [Kind; 4] = [Kind::Hand, Kind::HandMmsg, Kind::Getty, Kind::GettyEndpoint];
