@@ -6,17 +6,12 @@
 
 use std::{
     io::{self, BufRead, BufReader, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
 };
 
-use socket2::{Domain, Socket, Type};
-
 use crate::{affinity, cpu, server::Kind};
-
-/// How many connections the kernel completes before the server accepts them; getty's default too.
-const BACKLOG: i32 = 1024;
 
 /// Where a server's threads may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +120,7 @@ pub fn serve(kind: Kind, place: Place) -> io::Result<()> {
     if place == Place::Apart {
         affinity::move_away()?;
     }
-    let listener = listen()?;
+    let listener = kind.listen()?;
     let address = listener.local_addr()?;
     thread::Builder::new()
         .name("server".to_owned())
@@ -144,11 +139,4 @@ pub fn serve(kind: Kind, place: Place) -> io::Result<()> {
         output.flush()?;
     }
     Ok(())
-}
-
-fn listen() -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }

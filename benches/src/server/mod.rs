@@ -7,16 +7,25 @@ pub mod codec;
 pub mod epoll;
 pub mod framed;
 pub mod getty;
+pub mod per_core;
 pub mod tokio_loop;
 pub mod ws;
 
-use std::{future::Future, io, net::TcpListener};
+use std::{
+    future::Future,
+    io,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+};
 
 use ::getty::Pipeline;
+use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpStream, runtime};
 
 /// Threads that serve connections.
 const WORKERS: usize = 2;
+
+/// How many connections the kernel completes before the server accepts them; getty's default too.
+const BACKLOG: i32 = 1024;
 
 /// A kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +36,8 @@ pub enum Kind {
     GettyTower,
     /// getty with what a production server has.
     GettyFull,
+    /// getty: codec and session loop, with a runtime and a listener of its own on each thread.
+    GettyPerCore,
     /// No runtime, no tasks: threads that wait for the kernel's readiness events.
     Epoll,
     /// A tokio loop that parses by hand, with reads of 8 KiB.
@@ -60,11 +71,12 @@ pub enum Protocol {
 
 impl Kind {
     /// Every kind, the reference first.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Tokio8K,
         Self::Getty,
         Self::GettyTower,
         Self::GettyFull,
+        Self::GettyPerCore,
         Self::Epoll,
         Self::Tokio64K,
         Self::Codec8K,
@@ -92,6 +104,7 @@ impl Kind {
             Self::Getty => "getty",
             Self::GettyTower => "getty-tower",
             Self::GettyFull => "getty-full",
+            Self::GettyPerCore => "getty-per-core",
             Self::Epoll => "epoll",
             Self::Tokio8K => "tokio-8k",
             Self::Tokio64K => "tokio-64k",
@@ -111,7 +124,20 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// Serves on `listener` and only returns when that fails.
+    /// Listens on a port of this machine that the system chooses.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub fn listen(self) -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_reuse_port(self == Self::GettyPerCore)?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    }
+
+    /// Serves on `listener`, which it has made by [`listen`](Self::listen), and only returns when that fails.
     ///
     /// # Errors
     ///
@@ -121,6 +147,7 @@ impl Kind {
             Self::Getty => serve(listener, getty::bare()),
             Self::GettyTower => serve(listener, getty::tower()),
             Self::GettyFull => serve(listener, getty::full()),
+            Self::GettyPerCore => per_core::run(listener, WORKERS, getty::bare),
             Self::Epoll => epoll::run(&listener, WORKERS),
             Self::Tokio8K => accept(listener, |stream| tokio_loop::by_hand(stream, 8 * 1024)),
             Self::Tokio64K => accept(listener, |stream| tokio_loop::by_hand(stream, 64 * 1024)),
