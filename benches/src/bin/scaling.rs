@@ -343,7 +343,7 @@ fn print_row(
         servers[server].name(),
         ratio.map_or_else(String::new, |ratio| ratio.to_string()),
         cpu.median / fewest,
-        figures(|sample| sample.rate).median,
+        figures(|sample| sample.rate),
         figures(|sample| sample.p50.as_secs_f64() * 1e6).median,
         figures(|sample| sample.p99.as_secs_f64() * 1e6).median,
         figures(|sample| sample.p999.as_secs_f64() * 1e6).median,
