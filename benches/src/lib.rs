@@ -8,6 +8,7 @@ pub mod compare;
 pub mod histogram;
 pub mod in_memory;
 pub mod load;
+pub mod machine;
 pub mod memory;
 pub mod pass_through;
 pub mod scripted;

@@ -190,7 +190,16 @@ impl Load {
     ///
     /// If a connection fails.
     pub fn start(&mut self, in_flight: u64) -> io::Result<()> {
-        self.release(0, in_flight)
+        self.start_from(0, in_flight)
+    }
+
+    /// Does so on the connections from number `first` on; the others stay idle.
+    ///
+    /// # Errors
+    ///
+    /// If a connection fails.
+    pub fn start_from(&mut self, first: usize, in_flight: u64) -> io::Result<()> {
+        self.release(first, in_flight)
     }
 
     /// Sends a frame for each that comes back, for this long.

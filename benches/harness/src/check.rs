@@ -20,7 +20,7 @@ use crate::{
 ///
 /// If it does not send back what it was sent, byte by byte.
 pub fn echoes(name: &str, protocol: Protocol, run: Run) {
-    let listener = child::listen().expect("there are free ports");
+    let listener = child::listen(false).expect("there are free ports");
     let address = listener.local_addr().expect("it is bound");
     // A server never ends by itself; its threads end with the test's process.
     thread::spawn(move || run(listener));

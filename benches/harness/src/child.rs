@@ -17,7 +17,7 @@ use socket2::{Domain, Socket, Type};
 use crate::{affinity, cpu};
 
 /// How many connections the kernel completes before the server accepts them; getty's default too.
-const BACKLOG: i32 = 1024;
+pub const BACKLOG: i32 = 1024;
 
 /// Where a server's threads may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,7 +173,7 @@ pub fn main(kinds: &[(&'static str, Run)]) -> ExitCode {
         eprintln!("usage: serve {} anywhere|apart", names.join("|"));
         return ExitCode::FAILURE;
     };
-    match listen().and_then(|listener| serve(name, place, listener, run)) {
+    match listen(false).and_then(|listener| serve(name, place, listener, run)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{name}: {error}");
@@ -223,13 +223,14 @@ pub fn answer(address: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// Listens on a port of this machine that the system chooses.
+/// Listens on a port of this machine that the system chooses, and which other listeners may share.
 ///
 /// # Errors
 ///
 /// If there is none.
-pub fn listen() -> io::Result<TcpListener> {
+pub fn listen(shared: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_port(shared)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -3,7 +3,7 @@
 use std::{error::Error, process::ExitCode};
 
 use getty_benches::{
-    child::{self, Place},
+    child::Place,
     compare::{self, Plan, USAGE},
     server::Kind,
     udp::{self, COMMAND},
@@ -31,7 +31,5 @@ fn main() -> ExitCode {
 
 fn serve(kind: &str, place: &str) -> Result<(), Box<dyn Error>> {
     let kind = Kind::from_name(kind).ok_or_else(|| format!("there is no server {kind:?}"))?;
-    let place = Place::from_name(place)?;
-    let run = move |listener| kind.run(listener);
-    Ok(child::serve(kind.name(), place, child::listen()?, run)?)
+    Ok(kind.serve(Place::from_name(place)?)?)
 }

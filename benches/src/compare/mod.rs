@@ -7,7 +7,6 @@ mod case;
 mod echo;
 mod idle;
 mod in_memory;
-mod machine;
 mod peers;
 mod plan;
 mod summary;
@@ -25,7 +24,7 @@ pub use self::{
     turns::{Measured, Sample},
 };
 use self::{idle::Idle, summary::Summary};
-use crate::{affinity, child::Place, server::Protocol};
+use crate::{affinity, child::Place, machine, server::Protocol};
 
 /// Cases whose servers are measured in turns, and are divided by the same two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,14 +7,16 @@ pub mod codec;
 pub mod epoll;
 pub mod framed;
 pub mod getty;
+pub mod per_core;
 pub mod tokio_loop;
 pub mod ws;
 
-use std::{io, net::TcpListener};
+use std::{env, io, net::TcpListener};
 
 use ::getty::Pipeline;
 pub use getty_benches_harness::Protocol;
 use getty_benches_harness::accept::{WORKERS, accept, runtime};
+use getty_benches_harness::child::{self, Place, Server};
 use tokio::net::TcpStream;
 
 /// A kind of server.
@@ -26,6 +28,8 @@ pub enum Kind {
     GettyTower,
     /// getty with what a production server has.
     GettyFull,
+    /// getty: codec and session loop, with a runtime and a listener of its own on each thread.
+    GettyPerCore,
     /// No runtime, no tasks: threads that wait for the kernel's readiness events.
     Epoll,
     /// A tokio loop that parses by hand, with reads of 8 KiB.
@@ -50,11 +54,12 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, the reference first.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Tokio8K,
         Self::Getty,
         Self::GettyTower,
         Self::GettyFull,
+        Self::GettyPerCore,
         Self::Epoll,
         Self::Tokio64K,
         Self::Codec8K,
@@ -82,6 +87,7 @@ impl Kind {
             Self::Getty => "getty",
             Self::GettyTower => "getty-tower",
             Self::GettyFull => "getty-full",
+            Self::GettyPerCore => "getty-per-core",
             Self::Epoll => "epoll",
             Self::Tokio8K => "tokio-8k",
             Self::Tokio64K => "tokio-64k",
@@ -101,7 +107,35 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// Serves on `listener` and only returns when that fails.
+    /// Starts it in a process of its own, which is this program again.
+    ///
+    /// # Errors
+    ///
+    /// If the process does not start, or ends before it listens.
+    pub fn start(self, place: Place) -> io::Result<Server> {
+        Server::start(&env::current_exe()?, self.name(), place)
+    }
+
+    /// The child's side of [`start`](Self::start): serves until the standard input ends.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot listen or keep to its place, or the parent's pipes break.
+    pub fn serve(self, place: Place) -> io::Result<()> {
+        let run = move |listener| self.run(listener);
+        child::serve(self.name(), place, self.listen()?, run)
+    }
+
+    /// Listens on a port of this machine that the system chooses.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub fn listen(self) -> io::Result<TcpListener> {
+        child::listen(self == Self::GettyPerCore)
+    }
+
+    /// Serves on `listener`, which it has made by [`listen`](Self::listen), and only returns when that fails.
     ///
     /// # Errors
     ///
@@ -111,6 +145,7 @@ impl Kind {
             Self::Getty => serve(listener, getty::bare()),
             Self::GettyTower => serve(listener, getty::tower()),
             Self::GettyFull => serve(listener, getty::full()),
+            Self::GettyPerCore => per_core::run(listener, WORKERS, getty::bare),
             Self::Epoll => epoll::run(&listener, WORKERS),
             Self::Tokio8K => accept(listener, |stream| tokio_loop::by_hand(stream, 8 * 1024)),
             Self::Tokio64K => accept(listener, |stream| tokio_loop::by_hand(stream, 64 * 1024)),

@@ -5,7 +5,11 @@ use std::{fs, io, thread};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Ten thousand connections need as many descriptors on either side; children inherit the limit.
-pub(super) fn raise_open_files() -> io::Result<()> {
+///
+/// # Errors
+///
+/// If the system refuses.
+pub fn raise_open_files() -> io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(
         Resource::Nofile,
@@ -18,7 +22,8 @@ pub(super) fn raise_open_files() -> io::Result<()> {
 }
 
 /// One line about the machine, for the record beside the figures.
-pub(super) fn describe() -> String {
+#[must_use]
+pub fn describe() -> String {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let cpus = read("/proc/cpuinfo");
     let model = cpus
