@@ -5,6 +5,7 @@ mod endpoint;
 mod limits;
 mod listener;
 mod sizes;
+mod turns;
 
 use std::{future::IntoFuture, io, net::SocketAddr, time::Duration};
 
