@@ -2,6 +2,7 @@
 
 mod client;
 mod endpoint;
+mod full;
 mod limits;
 mod listener;
 mod sizes;
