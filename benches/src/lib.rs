@@ -3,6 +3,7 @@
 //! README.md beside this crate says what each program measures and how to run it.
 
 pub mod affinity;
+pub mod alone;
 pub mod broadcast;
 pub mod calls;
 pub mod child;
@@ -10,6 +11,7 @@ pub mod cpu;
 pub mod frames;
 pub mod histogram;
 pub mod in_memory;
+pub mod instructions;
 pub mod load;
 pub mod memory;
 pub mod pass_through;
