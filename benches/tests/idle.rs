@@ -168,7 +168,7 @@ fn by_part() {
     let future = size_of_val(&futures[0]);
     let handler = size_of_answer(&echo);
     let (tasks, task) = each(futures, |future| tokio::spawn(future));
-    let ((), opened) = held(|| runtime.block_on(until(&handles, |handle| handle.is_open())));
+    let ((), opened) = held(|| runtime.block_on(until(&handles, ConnectionHandle::is_open)));
     let frame = Frames::new(PAYLOAD).concatenated(1);
     for client in &mut clients {
         client.write_all(&frame).unwrap();
@@ -198,8 +198,11 @@ fn by_part() {
         "the loop's own: reader, writer, queues, timer",
         future - known,
     );
-    let of_task = task.bytes as usize - future;
-    inline("the runtime's own of a task", of_task);
+    let of_runtime = Held {
+        bytes: task.bytes - future as f64,
+        ..Held::default()
+    };
+    of_runtime.print("- the runtime's own, and what its alignment leaves");
     opened.print("what it takes when it opens");
     echoed.print("what it keeps after a message");
     println!(

@@ -73,7 +73,7 @@ fn tcp<S: Stack>(frames: usize, payload: usize) -> u64 {
 }
 
 /// A session a peer.
-fn udp_listener(datagrams: usize) -> u64 {
+fn udp_listener(datagrams: u8) -> u64 {
     runtime().block_on(async {
         let listener = UdpListener::bind(ANY_PORT).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -88,7 +88,7 @@ fn udp_listener(datagrams: usize) -> u64 {
 }
 
 /// A session for all peers.
-fn udp_endpoint(datagrams: usize) -> u64 {
+fn udp_endpoint(datagrams: u8) -> u64 {
     runtime().block_on(async {
         let endpoint = UdpEndpoint::bind(ANY_PORT).await.unwrap();
         let address = endpoint.local_addr();
@@ -104,17 +104,17 @@ fn udp_endpoint(datagrams: usize) -> u64 {
     })
 }
 
-async fn exchange(server: SocketAddr, datagrams: usize) -> u64 {
+async fn exchange(server: SocketAddr, datagrams: u8) -> u64 {
     let client = UdpSocket::bind(ANY_PORT).await.unwrap();
     client.connect(server).await.unwrap();
     let mut received = [0; 128];
     least!({
         for n in 0..datagrams {
-            client.send(&[n as u8; 64]).await.unwrap();
+            client.send(&[n; 64]).await.unwrap();
         }
         for n in 0..datagrams {
             assert_eq!(client.recv(&mut received).await.unwrap(), 64);
-            assert_eq!(usize::from(received[0]), n);
+            assert_eq!(received[0], n);
         }
     })
 }
