@@ -2,11 +2,13 @@
 //!
 //! README.md beside this crate says what each program measures and how to run it.
 
+pub mod alone;
 pub mod broadcast;
 pub mod calls;
 pub mod compare;
 pub mod histogram;
 pub mod in_memory;
+pub mod instructions;
 pub mod load;
 pub mod machine;
 pub mod memory;
