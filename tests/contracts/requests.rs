@@ -19,27 +19,8 @@ use tokio::{
 use tokio_test::{assert_pending, assert_ready, task};
 
 use crate::support::{
-    Answer, connector, echo, idle, lines, open, soon, stream, stream::Peer, units,
+    Answer, connector, echo, idle, lines, open, soon, stream, stream::Peer, units, words::Words,
 };
-
-/// Lines such as `ask 7 what` and `answer 7 that`; all others are notices.
-#[derive(Clone, Copy, Debug)]
-struct Words;
-
-impl Correlate<String> for Words {
-    fn put(&self, id: u64, message: &mut String) {
-        message.insert_str(0, &format!("ask {id} "));
-    }
-
-    fn answers(&self, message: &String) -> Option<u64> {
-        message
-            .strip_prefix("answer ")?
-            .split(' ')
-            .next()?
-            .parse()
-            .ok()
-    }
-}
 
 type ByWords = CorrelateLayer<ById<Words>>;
 
