@@ -25,7 +25,7 @@ use crate::support::{
 type ByWords = CorrelateLayer<ById<Words>>;
 
 /// A session over `transport` that can ask.
-async fn asking<T, S, M>(
+pub(crate) async fn asking<T, S, M>(
     transport: T,
     correlate: CorrelateLayer<M>,
     layer: SessionLayer,
@@ -63,10 +63,10 @@ fn words() -> ByWords {
     CorrelateLayer::new(Words)
 }
 
-type Asked = JoinHandle<Result<String, RequestError<String>>>;
+pub(crate) type Asked = JoinHandle<Result<String, RequestError<String>>>;
 
 /// Asks on a task of its own.
-fn ask(session: &Session<String>, what: &str) -> Asked {
+pub(crate) fn ask(session: &Session<String>, what: &str) -> Asked {
     tokio::spawn(session.request(what.to_owned()))
 }
 

@@ -12,9 +12,10 @@ use super::{
     shared::{InputGuard, Shared},
 };
 use crate::{
+    connection::CloseReason,
     correlate::{
         error::{Left, RequestError},
-        table::Refused,
+        table::{Overdue, Refused},
     },
     session::{Next, Number, Refusal, Session, WaiterId, payload::Payload, signal::Signal},
 };
@@ -82,7 +83,13 @@ pub(super) fn begin<In: Send + 'static, Out: 'static>(
         let shared = Arc::clone(shared);
         handle.check_at(at, move |handle, now| {
             let awaits = |awaits| handle.set_awaits_answers(awaits);
-            shared.table.look(look, now, awaits)
+            match shared.table.look(look, now, awaits) {
+                Ok(next) => next,
+                Err(Overdue) => {
+                    handle.close_with(CloseReason::AnswerMissed);
+                    None
+                }
+            }
         });
     }
     if let Some(marked) = message {

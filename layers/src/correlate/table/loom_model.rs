@@ -8,6 +8,7 @@ use crate::session::{Watched, error::SendFailure};
 const LIMITS: Limits = Limits {
     in_flight: 2,
     id_bits: 64,
+    closes_at_deadline: false,
 };
 
 fn begin(table: &Table<u8>, cx: &Context<'_>) -> u64 {

@@ -56,12 +56,19 @@ pub(super) struct Limits {
     pub(super) in_flight: u32,
     /// Ids take no more bits than these.
     pub(super) id_bits: u32,
+    /// Nothing goes on after an answer that has not come in its turn by its deadline.
+    pub(super) closes_at_deadline: bool,
 }
 
 impl Limits {
     /// How many bits of an id say in which slot the request waits; those above count requests.
     const fn slot_bits(self) -> u32 {
         u32::BITS - (self.in_flight - 1).leading_zeros()
+    }
+
+    /// By when an answer has to come in its turn.
+    fn of_order(self, deadline: Option<Instant>) -> Option<Instant> {
+        deadline.filter(|_| self.closes_at_deadline)
     }
 }
 
@@ -78,15 +85,30 @@ struct Requests<In> {
     waiting: u32,
     /// How many there were.
     count: u64,
-    /// Those whose answers come in their order, from the oldest that is not answered on, and under which numbers they were
-    /// queued.
-    order: VecDeque<(u64, Number)>,
+    /// Those whose answers come in their order, from the oldest that is not answered on.
+    order: VecDeque<Asked>,
     looks: Looks,
     clock: Clock,
     /// Somebody will say when the input has ended.
     guarded: bool,
     over: bool,
+    /// An answer in order is overdue: those that come may be anybody's.
+    overdue: bool,
 }
+
+/// A request whose answer comes in its turn, whether anybody waits for it or not.
+#[derive(Debug)]
+struct Asked {
+    id: u64,
+    /// The number that it was queued under.
+    number: Number,
+    /// By when the answer has to come, where nothing goes on without it.
+    deadline: Option<Instant>,
+}
+
+/// An answer in order has not come by its deadline, and nothing is to go on without it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Overdue;
 
 /// What is to be done for a request that has just begun to wait, once the lock is released.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -113,6 +135,7 @@ impl<In> Table<In> {
                 clock: Clock::default(),
                 guarded: false,
                 over: false,
+                overdue: false,
             }),
         }
     }
@@ -182,7 +205,11 @@ impl<In> Table<In> {
         };
         let (result, pushed) = push();
         if let Some(number) = pushed {
-            requests.order.push_back((begun.id, number));
+            requests.order.push_back(Asked {
+                id: begun.id,
+                number,
+                deadline: self.limits.of_order(deadline),
+            });
         }
         Ok((begun, result))
     }
@@ -198,7 +225,12 @@ impl<In> Table<In> {
         let mut requests = self.state.lock();
         let (result, pushed) = push();
         if let Some(number) = pushed {
-            requests.order.push_back((id, number));
+            let deadline = requests.slots.deadline(self.index(id));
+            requests.order.push_back(Asked {
+                id,
+                number,
+                deadline: self.limits.of_order(deadline),
+            });
         }
         result
     }
@@ -206,7 +238,7 @@ impl<In> Table<In> {
     /// The request that was queued under this number was not sent: there will be no answer to it.
     pub(super) fn refused(&self, number: Number) {
         let mut requests = self.state.lock();
-        requests.order.retain(|(_, asked)| *asked != number);
+        requests.order.retain(|asked| asked.number != number);
     }
 
     /// Somebody says when the input has ended.
@@ -274,8 +306,9 @@ impl<In> Table<In> {
         let mut requests = self.state.lock();
         let id = match which {
             Answered::Request(id) => id,
+            Answered::Oldest if requests.overdue => return Err(Unasked::Late(message)),
             Answered::Oldest => match requests.order.pop_front() {
-                Some((id, _)) => id,
+                Some(asked) => asked.id,
                 None => return Err(Unasked::Push(message)),
             },
         };
@@ -294,10 +327,15 @@ impl<In> Table<In> {
     }
 
     /// Ends the waits whose deadlines have passed; when to look again, for the latest look only.
-    pub(super) fn look(&self, look: u32, now: Instant, awaits: impl Fn(bool)) -> Option<Instant> {
+    pub(super) fn look(
+        &self,
+        look: u32,
+        now: Instant,
+        awaits: impl Fn(bool),
+    ) -> Result<Option<Instant>, Overdue> {
         let mut requests = self.state.lock();
         if !requests.looks.is_latest(look) {
-            return None;
+            return Ok(None);
         }
         let mut wakers = Vec::new();
         let (mut next, mut expired) = (None, 0);
@@ -318,10 +356,15 @@ impl<In> Table<In> {
         for _ in 0..expired {
             requests.waits_no_more(&awaits);
         }
+        // some of these have been given up, and hold no slot any more
+        let in_order = requests.order.iter().filter_map(|asked| asked.deadline);
+        let next = next.into_iter().chain(in_order).min();
+        let is_overdue = next.is_some_and(|next| next <= now);
+        requests.overdue |= is_overdue;
         requests.looks.go_on(next);
         drop(requests);
         wakers.into_iter().for_each(Waker::wake);
-        next
+        if is_overdue { Err(Overdue) } else { Ok(next) }
     }
 
     /// Nothing more will be received.

@@ -130,7 +130,6 @@ impl<In> Slots<In> {
         self.used == 0 && self.quiet == QUIET
     }
 
-    #[cfg(all(test, not(getty_loom)))]
     pub(super) fn deadline(&self, index: usize) -> Option<Instant> {
         self.slots[index].deadline
     }

@@ -7,6 +7,7 @@ use super::{slots::QUIET, *};
 const LIMITS: Limits = Limits {
     in_flight: 4,
     id_bits: 64,
+    closes_at_deadline: false,
 };
 
 fn table() -> Table<&'static str> {
@@ -152,10 +153,10 @@ async fn only_the_latest_look_goes_on() {
     assert_eq!(begin(11).look, None, "the first look sees it");
     let sooner = begin(5).look.unwrap();
     assert_eq!(sooner.0, at(5));
-    assert_eq!(table.look(sooner.1, at(5), |_| {}), Some(at(10)));
-    assert_eq!(table.look(first.1, at(10), |_| {}), None, "superseded");
-    assert_eq!(table.look(sooner.1, at(10), |_| {}), Some(at(11)));
-    assert_eq!(table.look(sooner.1, at(11), |_| {}), None);
+    assert_eq!(table.look(sooner.1, at(5), |_| {}), Ok(Some(at(10))));
+    assert_eq!(table.look(first.1, at(10), |_| {}), Ok(None), "superseded");
+    assert_eq!(table.look(sooner.1, at(10), |_| {}), Ok(Some(at(11))));
+    assert_eq!(table.look(sooner.1, at(11), |_| {}), Ok(None));
     assert_eq!(table.state.lock().waiting, 0);
     assert!(begin(20).look.is_some());
 }
@@ -219,4 +220,32 @@ fn memory_of_a_busy_time_is_given_back() {
         table.end(id, |_| {});
     }
     assert_eq!(table.state.lock().slots.memory().1, FEW);
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_an_answer_in_order_is_overdue_none_is_given_out() {
+    let table: Table<&str> = Table::new(Limits {
+        closes_at_deadline: true,
+        ..LIMITS
+    });
+    let mut waiter = task::spawn(());
+    let now = Instant::now();
+    let mut begin = |seconds: u64| {
+        let deadline = Some(Duration::from_secs(seconds));
+        let begin = |cx: &Context<'_>| {
+            table.begin_in_order(cx, (deadline, 0), |_| {}, || ((), Some(seconds)))
+        };
+        waiter.enter(|cx, _| begin(cx)).unwrap().0
+    };
+    let at = |seconds| now + Duration::from_secs(seconds);
+    let (at_one, look) = begin(1).look.unwrap();
+    let given_up = begin(2);
+    begin(3);
+    table.end(given_up.id, |_| {});
+    table.answer(Answered::Oldest, "first", |_| {}).unwrap();
+    // nobody waits for the second, and it is still to be looked for
+    assert_eq!(table.look(look, at_one, |_| {}), Ok(Some(at(2))));
+    assert_eq!(table.look(look, at(2), |_| {}), Err(Overdue));
+    let second_or_third = table.answer(Answered::Oldest, "that", |_| {});
+    assert_eq!(second_or_third, Err(Unasked::Late("that")));
 }
