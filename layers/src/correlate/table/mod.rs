@@ -65,11 +65,6 @@ impl Limits {
     const fn slot_bits(self) -> u32 {
         u32::BITS - (self.in_flight - 1).leading_zeros()
     }
-
-    /// By when an answer has to come in its turn.
-    fn of_order(self, deadline: Option<Instant>) -> Option<Instant> {
-        deadline.filter(|_| self.closes_at_deadline)
-    }
 }
 
 #[derive(Debug)]
@@ -85,8 +80,11 @@ struct Requests<In> {
     waiting: u32,
     /// How many there were.
     count: u64,
-    /// Those whose answers come in their order, from the oldest that is not answered on.
-    order: VecDeque<Asked>,
+    /// Those whose answers come in their order, from the oldest that is not answered on, and under which numbers they were
+    /// queued.
+    order: VecDeque<(u64, Number)>,
+    /// By when answers have to come in their order that nobody waits for any more, where nothing goes on without them.
+    given_up: Vec<(u64, Instant)>,
     looks: Looks,
     clock: Clock,
     /// Somebody will say when the input has ended.
@@ -94,16 +92,6 @@ struct Requests<In> {
     over: bool,
     /// An answer in order is overdue: those that come may be anybody's.
     overdue: bool,
-}
-
-/// A request whose answer comes in its turn, whether anybody waits for it or not.
-#[derive(Debug)]
-struct Asked {
-    id: u64,
-    /// The number that it was queued under.
-    number: Number,
-    /// By when the answer has to come, where nothing goes on without it.
-    deadline: Option<Instant>,
 }
 
 /// An answer in order has not come by its deadline, and nothing is to go on without it.
@@ -131,6 +119,7 @@ impl<In> Table<In> {
                 waiting: 0,
                 count: 0,
                 order: VecDeque::new(),
+                given_up: Vec::new(),
                 looks: Looks::default(),
                 clock: Clock::default(),
                 guarded: false,
@@ -205,11 +194,7 @@ impl<In> Table<In> {
         };
         let (result, pushed) = push();
         if let Some(number) = pushed {
-            requests.order.push_back(Asked {
-                id: begun.id,
-                number,
-                deadline: self.limits.of_order(deadline),
-            });
+            requests.order.push_back((begun.id, number));
         }
         Ok((begun, result))
     }
@@ -225,12 +210,7 @@ impl<In> Table<In> {
         let mut requests = self.state.lock();
         let (result, pushed) = push();
         if let Some(number) = pushed {
-            let deadline = requests.slots.deadline(self.index(id));
-            requests.order.push_back(Asked {
-                id,
-                number,
-                deadline: self.limits.of_order(deadline),
-            });
+            requests.order.push_back((id, number));
         }
         result
     }
@@ -238,7 +218,13 @@ impl<In> Table<In> {
     /// The request that was queued under this number was not sent: there will be no answer to it.
     pub(super) fn refused(&self, number: Number) {
         let mut requests = self.state.lock();
-        requests.order.retain(|asked| asked.number != number);
+        let place = requests
+            .order
+            .iter()
+            .position(|(_, asked)| *asked == number);
+        if let Some((id, _)) = place.and_then(|place| requests.order.remove(place)) {
+            requests.forget(id);
+        }
     }
 
     /// Somebody says when the input has ended.
@@ -288,6 +274,12 @@ impl<In> Table<In> {
         let index = self.index(id);
         let mut requests = self.state.lock();
         requests.clock.forget(); // it may not have come to be queued
+        if self.limits.closes_at_deadline
+            && requests.is_in_order(id)
+            && let Some(deadline) = requests.slots.deadline(index)
+        {
+            requests.given_up.push((id, deadline));
+        }
         let old = requests.free(index);
         if let State::Waiting(_) = old {
             requests.waits_no_more(awaits);
@@ -308,12 +300,13 @@ impl<In> Table<In> {
             Answered::Request(id) => id,
             Answered::Oldest if requests.overdue => return Err(Unasked::Late(message)),
             Answered::Oldest => match requests.order.pop_front() {
-                Some(asked) => asked.id,
+                Some((id, _)) => id,
                 None => return Err(Unasked::Push(message)),
             },
         };
         let state = requests.slots.state_of(self.index(id), id);
         let Some(waiting @ State::Waiting(_)) = state else {
+            requests.forget(id);
             return Err(Unasked::Late(message));
         };
         let waker = match mem::replace(waiting, State::Answered(message)) {
@@ -337,34 +330,30 @@ impl<In> Table<In> {
         if !requests.looks.is_latest(look) {
             return Ok(None);
         }
-        let mut wakers = Vec::new();
-        let (mut next, mut expired) = (None, 0);
-        for Slot {
-            deadline, state, ..
-        } in requests.slots.iter_mut()
-        {
-            let (Some(deadline), State::Waiting(_)) = (*deadline, &*state) else {
+        let (mut next, mut expired, mut wakers) = (None, Vec::new(), Vec::new());
+        for slot in requests.slots.iter_mut() {
+            let (Some(deadline), State::Waiting(_)) = (slot.deadline, &slot.state) else {
                 continue;
             };
             if deadline > now {
                 next = Some(next.map_or(deadline, |next: Instant| next.min(deadline)));
-            } else if let State::Waiting(waker) = mem::replace(state, State::Expired) {
+            } else if let State::Waiting(waker) = mem::replace(&mut slot.state, State::Expired) {
                 wakers.extend(waker);
-                expired += 1;
+                expired.push(slot.id);
             }
         }
-        for _ in 0..expired {
+        for _ in &expired {
             requests.waits_no_more(&awaits);
         }
-        // some of these have been given up, and hold no slot any more
-        let in_order = requests.order.iter().filter_map(|asked| asked.deadline);
-        let next = next.into_iter().chain(in_order).min();
-        let is_overdue = next.is_some_and(|next| next <= now);
-        requests.overdue |= is_overdue;
+        let given_up = requests.given_up.iter().map(|(_, deadline)| *deadline);
+        next = next.into_iter().chain(given_up).min();
+        requests.overdue |= next.is_some_and(|next| next <= now)
+            || self.limits.closes_at_deadline && expired.iter().any(|id| requests.is_in_order(*id));
+        let overdue = requests.overdue;
         requests.looks.go_on(next);
         drop(requests);
         wakers.into_iter().for_each(Waker::wake);
-        if is_overdue { Err(Overdue) } else { Ok(next) }
+        if overdue { Err(Overdue) } else { Ok(next) }
     }
 
     /// Nothing more will be received.
@@ -414,12 +403,23 @@ impl<In> Requests<In> {
         }
     }
 
+    /// Whether the answer of this request has yet to come in its turn.
+    fn is_in_order(&self, id: u64) -> bool {
+        self.order.iter().any(|(asked, _)| *asked == id)
+    }
+
+    /// A request that may have been given up has its answer, or will have none.
+    fn forget(&mut self, id: u64) {
+        self.given_up.retain(|(given_up, _)| *given_up != id);
+    }
+
     /// Frees the slot at `index`, and gives back what was in it.
     #[inline]
     fn free(&mut self, index: usize) -> State<In> {
         let old = self.slots.free(index);
         if self.slots.is_quiet() {
             self.order.shrink_to(FEW);
+            self.given_up.shrink_to(FEW);
         }
         old
     }
