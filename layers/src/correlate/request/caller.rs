@@ -7,7 +7,7 @@ use crate::session::Session;
 
 impl<Out: 'static> Session<Out> {
     /// Sends `message` as a request and waits for the peer's answer, which is of the type that the session receives. The
-    /// stack needs a [`CorrelateLayer`](super::CorrelateLayer). A handler may ask its own peer: answers are taken before
+    /// stack needs a [`CorrelateLayer`](crate::CorrelateLayer). A handler may ask its own peer: answers are taken before
     /// readiness, and while a request waits the session loop decodes past messages that wait for their handlers, up to its
     /// read-ahead bound; beyond that the deadline ends the wait.
     ///
@@ -16,7 +16,7 @@ impl<Out: 'static> Session<Out> {
     ///
     /// # Errors
     ///
-    /// See [`RequestError`]. Where the message was not taken it is handed back.
+    /// See [`RequestError`](crate::correlate::RequestError). Where the message was not taken it is handed back.
     ///
     /// # Cancel safety
     ///
@@ -29,7 +29,7 @@ impl<Out: 'static> Session<Out> {
 }
 
 /// Asks the peer of one session: a [`Session`] of which it is known that its stack has a
-/// [`CorrelateLayer`](super::CorrelateLayer) for answers of type `In`. Clonable, usable from any task. Scope: session.
+/// [`CorrelateLayer`](crate::CorrelateLayer) for answers of type `In`. Clonable, usable from any task. Scope: session.
 pub struct Caller<In, Out = In>(Arc<Asking<In, Out>>);
 
 /// Behind one count, which each request takes part in.
@@ -63,7 +63,7 @@ impl<In, Out> Asker<In, Out> {
 }
 
 impl<In: Send + 'static, Out: 'static> Caller<In, Out> {
-    /// The caller of `session`; `None` where its stack has no [`CorrelateLayer`](super::CorrelateLayer) for answers of this
+    /// The caller of `session`; `None` where its stack has no [`CorrelateLayer`](crate::CorrelateLayer) for answers of this
     /// type, or the session is closed.
     #[must_use]
     pub fn of(session: &Session<Out>) -> Option<Self> {
@@ -77,7 +77,7 @@ impl<In: Send + 'static, Out: 'static> Caller<In, Out> {
     ///
     /// # Errors
     ///
-    /// See [`RequestError`].
+    /// See [`RequestError`](crate::correlate::RequestError).
     ///
     /// # Cancel safety
     ///

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::session::{Number, WaiterId, signal::Signal};
 
-/// The future of [`Session::request`] and [`Caller::request`].
+/// The future of [`Session::request`](crate::Session::request) and [`Caller::request`].
 ///
 /// # Panics
 ///
@@ -68,7 +68,7 @@ impl<In, Out> Requesting<In, Out> {
     }
 
     /// How long to wait for the answer, from the first poll on and with the wait for room in the queue, in place of the
-    /// layer's [setting](super::CorrelateLayer::with_deadline); `None` is until the session ends. From a second on, requests
+    /// layer's [setting](crate::CorrelateLayer::with_deadline); `None` is until the session ends. From a second on, requests
     /// that are queued before the session's task has a turn count from the first of them: the clock is read once for all.
     ///
     /// One that is shorter than all others in flight costs an allocation.
