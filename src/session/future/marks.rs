@@ -57,6 +57,9 @@ where
         let reads = self.phase == Phase::Running && self.reader.wants_more();
         if reads != driver.is_reading() {
             driver.reading(reads, turn.clock.moment(driver));
+            if !reads && !turn.yields {
+                self.reader.end_bulk(); // messages wait for their handlers
+            }
         }
         if incomplete != driver.is_incomplete() || (incomplete && turn.decoded) {
             let now = turn.clock.moment(driver);

@@ -24,8 +24,16 @@ use tower::{BoxError, Service};
 use crate::transport::SendsNoMore;
 
 use super::{
-    calls::Calls, clock::Clock, config::Config, queue::Queue, read::Reader, renew::Renew,
-    timer::Timer, wire::Wire, write::Writer,
+    buffers::{BUFFER, LARGE},
+    calls::Calls,
+    clock::Clock,
+    config::Config,
+    queue::Queue,
+    read::Reader,
+    renew::Renew,
+    timer::Timer,
+    wire::Wire,
+    write::Writer,
 };
 
 /// So many messages cost one unit of tokio's cooperative budget, of which a task has 128 a turn.
@@ -372,6 +380,11 @@ where
             self.writer.give_up(&mut self.wire, error);
             return Next::Again;
         }
+        if self.reader.is_in_bulk() && !held && self.writer.len() > 0 {
+            // the peer does not take all that it is sent
+            self.reader.end_bulk();
+            self.blocked |= self.writer.len() > self.config.high;
+        }
         if self.finish.is_asked()
             && self.writer.is_flushed()
             && let Poll::Ready(Err(error)) = self.poll_finish(cx)
@@ -505,6 +518,17 @@ where
         } else {
             self.config.high
         }
+    }
+
+    /// The same for the replies to what was read at once, which leave at once where that is much and the peer takes it.
+    #[inline]
+    fn gathers(&mut self) -> usize {
+        let high = self.high();
+        if !self.reader.is_in_bulk() || high < BUFFER {
+            return high;
+        }
+        self.writer.make_large();
+        high.max(LARGE)
     }
 
     /// Whether so little waits to be written that messages are encoded again.
