@@ -33,7 +33,9 @@ pub(crate) struct Reader {
     ahead: usize,
     /// There may be a message in the buffer.
     decodable: bool,
-    /// The codec has reserved room for the frame at hand.
+    /// The limit is raised for the frame at hand.
+    raised: bool,
+    /// The codec has reserved room for it, which it may once.
     reserved: bool,
     /// The peer has ended its direction.
     ended: bool,
@@ -68,6 +70,7 @@ impl Reader {
             limit: max_frame,
             ahead: 0,
             decodable: false,
+            raised: false,
             reserved: false,
             ended: false,
             framing,
@@ -99,9 +102,9 @@ impl Reader {
         }
         let capacity = self.buf.capacity();
         if let Some(message) = wire.decode(&mut self.buf, self.ended)? {
-            if self.reserved {
+            if self.raised {
                 self.limit = wire.max_frame();
-                self.reserved = false;
+                (self.raised, self.reserved) = (false, false);
             }
             return Ok(Decoded::Message(message));
         }
@@ -110,15 +113,25 @@ impl Reader {
             self.release();
             return Ok(Decoded::End);
         }
-        if self.buf.capacity() > capacity.max(self.limit) && !self.reserved {
-            self.reserved = true;
-            self.limit = self.buf.capacity();
+        if self.buf.capacity() > self.limit && !self.reserved {
+            self.may_raise_limit(self.buf.capacity() > capacity);
         }
         self.decodable = false;
         if self.buf.len() >= self.bound() {
             return self.ask_for_room(wire);
         }
         Ok(Decoded::Nothing)
+    }
+
+    /// The buffer is larger than the limit. Its codec `has_reserved` room, which one sees by its growth; or did so unseen,
+    /// in a buffer that was larger than an ordinary one already. Then it may be filled.
+    #[inline(never)]
+    fn may_raise_limit(&mut self, has_reserved: bool) {
+        if has_reserved || self.buf.capacity() > BUFFER {
+            self.limit = self.buf.capacity();
+            self.raised = true;
+            self.reserved = has_reserved;
+        }
     }
 
     /// The buffer is full and the codec yields nothing. Codecs reserve room for the frame that they know to be at hand;
@@ -135,8 +148,7 @@ impl Reader {
                 limit: self.bound(),
             }));
         }
-        self.reserved = true;
-        self.limit = self.buf.capacity();
+        self.may_raise_limit(true);
         Ok(Decoded::Nothing)
     }
 
@@ -248,8 +260,8 @@ impl Reader {
         }
         let received = ready!(self.poll_recv(wire, cx))?;
         match received {
-            Received::Data(_) => {
-                if self.buf.len() < BUFFER {
+            Received::Data(bytes) => {
+                if !self.has_filled(bytes) {
                     self.bulk.fell_short();
                 } else if !self.decodable {
                     self.bulk.filled();
@@ -264,6 +276,13 @@ impl Reader {
             }
         }
         Poll::Ready(Ok(received))
+    }
+
+    /// Whether a read of so many bytes has brought a buffer's worth, or all that there was room for.
+    #[inline]
+    fn has_filled(&self, bytes: usize) -> bool {
+        let len = self.buf.len();
+        len >= BUFFER && (bytes >= BUFFER || len >= self.limit || len == self.buf.capacity())
     }
 
     #[inline(always)]
@@ -350,7 +369,8 @@ impl Reader {
     /// How many bytes may lie in the buffer: more than the limit where they are likely to come, and none of them waits.
     #[inline]
     const fn bound(&self) -> usize {
-        if self.bulk.is_on() && !self.decodable && self.ahead == 0 && self.limit < LARGE {
+        let none_waits = !self.decodable && self.ahead == 0;
+        if self.bulk.is_on() && none_waits && !self.reserved && self.limit < LARGE {
             LARGE
         } else {
             self.limit
