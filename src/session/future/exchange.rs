@@ -179,7 +179,10 @@ where
                 }
             }
             Stop::EncodeFailed(error) => self.encode_failed(error),
-            Stop::Blocked => self.blocked = true,
+            Stop::Blocked => {
+                self.blocked = true;
+                self.count_bytes(self.writer.len());
+            }
             Stop::Budget => {}
         }
         turn.yields = self.take_budget(cx).is_pending();

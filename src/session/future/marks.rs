@@ -30,6 +30,7 @@ where
     pub(super) fn received(&mut self, received: Received, turn: &mut Turn) {
         match received {
             Received::Data(bytes) => {
+                self.count_bytes(bytes);
                 let driver = self.wire.driver();
                 driver.received(bytes, turn.clock.moment(driver));
             }

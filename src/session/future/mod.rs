@@ -40,6 +40,8 @@ use super::{
 const MESSAGES_A_UNIT: u32 = 32;
 /// A read counts as so many messages: a transport may bring bytes for ever that make no message.
 const READ_COST: u32 = 8;
+/// So many bytes, read or to be written, count as a message: to move them takes as long.
+const BYTES_A_MESSAGE: usize = 4096;
 
 pin_project! {
     /// The life of one session: the future of the service that `SessionLayer` makes.
@@ -430,6 +432,13 @@ where
         }
         self.steps = 0;
         coop::poll_proceed(cx).map(|unit| unit.made_progress())
+    }
+
+    /// So many bytes have moved.
+    #[inline]
+    fn count_bytes(&mut self, bytes: usize) {
+        let messages = u32::try_from(bytes / BYTES_A_MESSAGE).unwrap_or(u32::MAX);
+        self.steps = self.steps.saturating_add(messages);
     }
 
     /// Whether the transport has another message at hand, and room for what may come of it.
