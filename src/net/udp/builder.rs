@@ -267,9 +267,10 @@ impl UdpListenerBuilder {
     }
 
     /// How many bytes the operating system keeps that have come and are not yet read, of all peers together
-    /// (`SO_RCVBUF`): what comes in a burst and finds no room there is lost, and nobody counts it here. Linux doubles the
-    /// number, for its own use, and caps it at `net.core.rmem_max`. Default: the operating system's, on Linux some 200
-    /// KiB, which is no more than 250 small datagrams.
+    /// (`SO_RCVBUF`): what comes in a burst and finds no room there is lost, whosever it is. Nobody counts it here; Linux
+    /// does, as `drops` of the socket in `/proc/net/udp` and as `RcvbufErrors` in `/proc/net/snmp`. It doubles the number,
+    /// for its own use, and caps it at `net.core.rmem_max`. Default: the operating system's, on Linux some 200 KiB, which is
+    /// no more than 250 small datagrams: a public server wants a few megabytes.
     pub const fn with_recv_buffer_size(mut self, bytes: usize) -> Self {
         self.options.recv_buffer_size = Some(bytes);
         self
