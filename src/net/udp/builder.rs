@@ -193,9 +193,9 @@ impl UdpListenerBuilder {
     /// there then, and nothing is read meanwhile. Default: they may.
     ///
     /// It saves the wake-up of a task for each datagram, and with it that of a thread for each few, which cost more than a
-    /// short handler does. Up to 32 sessions have their turns one after another. If they take longer than 300 us
-    /// together, the rest are left to their own tasks, and if that happens again, or a handler keeps the thread for more than
-    /// 20 ms, so are the next 16 to 4,096 batches of datagrams.
+    /// short handler does. Up to 32 sessions have their turns one after another. If they take longer than 40 us and 20 us
+    /// for each, or 300 us together, the rest are left to their own tasks; if that happens again, or a handler keeps the
+    /// thread for more than 20 ms, so are the next 16 to 4,096 batches of datagrams.
     ///
     /// Turn it off where handlers block their thread now and then, by `block_in_place` too, and the other peers must not
     /// wait for a single one of them. Sessions that another runtime serves than the one that the listener was bound on
