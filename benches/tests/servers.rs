@@ -1,6 +1,6 @@
 //! A figure is worth nothing unless the server does the work: every one of them echoes what it is sent.
 
-use std::{net::TcpListener, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use getty_benches::{
     load::{Load, Shape},
@@ -12,7 +12,7 @@ fn echoes(payload: usize, in_flight: u64) {
     // the codec that ws-getty has, `Raw`, makes no message of nothing
     let gives_empty = |kind: &Kind| payload > 0 || *kind != Kind::WsGetty;
     for kind in Kind::ALL.into_iter().filter(gives_empty) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = kind.listen().unwrap();
         let address = listener.local_addr().unwrap();
         // The servers never end by themselves; their threads end with the test's process.
         thread::spawn(move || kind.run(listener));

@@ -7,15 +7,21 @@ use bytes::BytesMut;
 /// What a buffer holds at first. A read takes what has arrived up to this, so that a burst of messages costs few reads.
 pub(crate) const BUFFER: usize = 64 * 1024;
 
-/// A buffer that has grown beyond this is freed rather than kept.
-const KEPT_CAPACITY: usize = 2 * BUFFER;
+/// What a large buffer holds, for a session in [bulk](super::bulk): four frames of 64 KiB with their headers. Over TCP on the
+/// loopback device twice as much makes no difference any more, and with four times as much what is to be written is no
+/// longer in the processor's cache.
+pub(crate) const LARGE: usize = 4 * (BUFFER + 1024);
 
 /// How many buffers a thread keeps. A session holds two at the most while it is polled, and sessions that wait for the
 /// rest of a frame or for a slow peer hold theirs, so few suffice.
 const KEPT: usize = 16;
 
+/// How many large ones it keeps: few sessions are in bulk at a time.
+const KEPT_LARGE: usize = 4;
+
 thread_local! {
     static POOL: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+    static LARGE_POOL: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Puts an empty buffer where none is.
@@ -38,8 +44,12 @@ pub(crate) fn take_back(buffer: &mut BytesMut) {
     buffer.clear();
     let whole = buffer.capacity() >= BUFFER || buffer.try_reclaim(BUFFER);
     let buffer = std::mem::take(buffer);
-    if !whole || buffer.capacity() > KEPT_CAPACITY {
+    if !whole {
         return;
+    }
+    // for readers, who tell by the capacity whether a codec has reserved room, an ordinary one is not larger
+    if buffer.capacity() > BUFFER {
+        return keep_large(buffer);
     }
     let _ = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
@@ -47,6 +57,36 @@ pub(crate) fn take_back(buffer: &mut BytesMut) {
             pool.push(buffer);
         }
     });
+}
+
+/// Keeps an empty buffer if it is a large one, and frees it otherwise.
+#[cold]
+fn keep_large(buffer: BytesMut) {
+    if !(LARGE..=2 * LARGE).contains(&buffer.capacity()) {
+        return;
+    }
+    let _ = LARGE_POOL.try_with(|pool| {
+        let mut pool = pool.borrow_mut();
+        if pool.len() < KEPT_LARGE {
+            pool.push(buffer);
+        }
+    });
+}
+
+/// An empty large buffer.
+#[cold]
+pub(crate) fn take_large() -> BytesMut {
+    let kept = LARGE_POOL.try_with(|pool| pool.borrow_mut().pop());
+    let kept = kept.ok().flatten();
+    kept.unwrap_or_else(|| BytesMut::with_capacity(LARGE))
+}
+
+/// Takes back one that was large: the whole block of it, however much of that has been used.
+#[cold]
+pub(crate) fn take_back_large(buffer: &mut BytesMut) {
+    buffer.clear();
+    let _whole = buffer.try_reclaim(LARGE); // or as much of it as messages leave
+    take_back(buffer);
 }
 
 /// An empty buffer.

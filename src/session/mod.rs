@@ -11,6 +11,7 @@
 //! message stack.
 
 pub(crate) mod buffers;
+mod bulk;
 mod calls;
 mod clock;
 mod config;
@@ -22,6 +23,7 @@ mod renew;
 mod segments;
 mod timer;
 mod too_long;
+mod undecodable;
 mod wire;
 mod write;
 
@@ -39,9 +41,9 @@ use self::config::Config;
 pub use self::{
     future::SessionFuture,
     per_session::{NotOpened, OpeningFuture},
-    read::{FrameTooLong, LeftoverBytes},
     renew::{Own, Pristine, Renew, SharedStack},
     too_long::MessageTooLong,
+    undecodable::{FrameTooLong, LeftoverBytes},
     wire::{SessionCodec, Wire},
 };
 

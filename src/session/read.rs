@@ -1,8 +1,7 @@
 //! The reading half of a session: from the transport to decoded messages.
 
 use std::{
-    error::Error,
-    fmt, io,
+    io,
     task::{Context, Poll, ready},
 };
 
@@ -10,8 +9,10 @@ use bytes::BytesMut;
 use tower::BoxError;
 
 use super::{
-    buffers::{self, BUFFER},
+    buffers::{self, BUFFER, LARGE},
+    bulk::Bulk,
     queue::Queue,
+    undecodable::{FrameTooLong, LeftoverBytes},
     wire::Wire,
 };
 use crate::transport::{Framing, Received};
@@ -32,7 +33,9 @@ pub(crate) struct Reader {
     ahead: usize,
     /// There may be a message in the buffer.
     decodable: bool,
-    /// The codec has reserved room for the frame at hand.
+    /// The limit is raised for the frame at hand.
+    raised: bool,
+    /// The codec has reserved room for it, which it may once.
     reserved: bool,
     /// The peer has ended its direction.
     ended: bool,
@@ -41,6 +44,9 @@ pub(crate) struct Reader {
     units: Queue<usize>,
     /// What a read of several messages came upon after them.
     after: Option<io::Result<Received>>,
+    bulk: Bulk,
+    /// The buffer was a large one when it was taken.
+    holds_large: bool,
     /// The last read took all that had arrived, and the transport wakes us when there is more.
     emptied: bool,
 }
@@ -64,11 +70,14 @@ impl Reader {
             limit: max_frame,
             ahead: 0,
             decodable: false,
+            raised: false,
             reserved: false,
             ended: false,
             framing,
             units: Queue::new(),
             after: None,
+            bulk: Bulk::default(),
+            holds_large: false,
             emptied: false,
         }
     }
@@ -93,9 +102,9 @@ impl Reader {
         }
         let capacity = self.buf.capacity();
         if let Some(message) = wire.decode(&mut self.buf, self.ended)? {
-            if self.reserved {
+            if self.raised {
                 self.limit = wire.max_frame();
-                self.reserved = false;
+                (self.raised, self.reserved) = (false, false);
             }
             return Ok(Decoded::Message(message));
         }
@@ -104,33 +113,42 @@ impl Reader {
             self.release();
             return Ok(Decoded::End);
         }
-        if self.buf.capacity() > capacity.max(self.limit) && !self.reserved {
-            self.reserved = true;
-            self.limit = self.buf.capacity();
-        }
-        if self.buf.len() >= self.limit {
-            return self.ask_for_room(wire);
+        if self.buf.capacity() > self.limit && !self.reserved {
+            self.may_raise_limit(self.buf.capacity() > capacity);
         }
         self.decodable = false;
+        if self.buf.len() >= self.bound() {
+            return self.ask_for_room(wire);
+        }
         Ok(Decoded::Nothing)
+    }
+
+    /// The buffer is larger than the limit. Its codec `has_reserved` room, which one sees by its growth; or did so unseen,
+    /// in a buffer that was larger than an ordinary one already. Then it may be filled.
+    #[inline(never)]
+    fn may_raise_limit(&mut self, has_reserved: bool) {
+        if has_reserved || self.buf.capacity() > BUFFER {
+            self.limit = self.buf.capacity();
+            self.raised = true;
+            self.reserved = has_reserved;
+        }
     }
 
     /// The buffer is full and the codec yields nothing. Codecs reserve room for the frame that they know to be at hand;
     /// with no room to spare a reservation shows.
     #[cold]
     fn ask_for_room<W: Wire>(&mut self, wire: &mut W) -> Result<Decoded<W::In>, BoxError> {
-        let mut tight = BytesMut::with_capacity(self.buf.len());
-        tight.extend_from_slice(&self.buf);
-        self.buf = tight;
+        self.move_to(BytesMut::with_capacity(self.buf.len()));
         if let Some(message) = wire.decode(&mut self.buf, false)? {
+            self.decodable = true;
             return Ok(Decoded::Message(message));
         }
         if self.reserved || self.buf.capacity() == self.buf.len() {
-            return Err(Box::new(FrameTooLong { limit: self.limit }));
+            return Err(Box::new(FrameTooLong {
+                limit: self.bound(),
+            }));
         }
-        self.reserved = true;
-        self.limit = self.buf.capacity();
-        self.decodable = false;
+        self.may_raise_limit(true);
         Ok(Decoded::Nothing)
     }
 
@@ -184,7 +202,7 @@ impl Reader {
     pub(crate) fn wants_more(&self) -> bool {
         !self.ended
             && match self.framing {
-                Framing::Stream => self.buf.len() + self.ahead < self.limit,
+                Framing::Stream => self.buf.len() + self.ahead < self.bound(),
                 Framing::Messages => self.after.is_some() || self.has_room(),
                 Framing::Datagrams => !self.decodable && self.ahead < self.limit,
             }
@@ -242,7 +260,14 @@ impl Reader {
         }
         let received = ready!(self.poll_recv(wire, cx))?;
         match received {
-            Received::Data(_) => self.decodable = true,
+            Received::Data(bytes) => {
+                if !self.has_filled(bytes) {
+                    self.bulk.fell_short();
+                } else if !self.decodable {
+                    self.bulk.filled();
+                }
+                self.decodable = true;
+            }
             Received::Control(_) | Received::Lost(_) => {}
             Received::End => {
                 self.ended = true;
@@ -251,6 +276,13 @@ impl Reader {
             }
         }
         Poll::Ready(Ok(received))
+    }
+
+    /// Whether a read of so many bytes has brought a buffer's worth, or all that there was room for.
+    #[inline]
+    fn has_filled(&self, bytes: usize) -> bool {
+        let len = self.buf.len();
+        len >= BUFFER && (bytes >= BUFFER || len >= self.limit || len == self.buf.capacity())
     }
 
     #[inline(always)]
@@ -322,10 +354,33 @@ impl Reader {
         more
     }
 
+    /// Whether the session is to be given large buffers.
+    #[inline]
+    pub(crate) const fn is_in_bulk(&self) -> bool {
+        self.bulk.is_on()
+    }
+
+    /// Something waits, for its handler or for the peer: from here on buffers are ordinary ones.
+    #[cold]
+    pub(crate) const fn end_bulk(&mut self) {
+        self.bulk.end();
+    }
+
+    /// How many bytes may lie in the buffer: more than the limit where they are likely to come, and none of them waits.
+    #[inline]
+    const fn bound(&self) -> usize {
+        let none_waits = !self.decodable && self.ahead == 0;
+        if self.bulk.is_on() && none_waits && !self.reserved && self.limit < LARGE {
+            LARGE
+        } else {
+            self.limit
+        }
+    }
+
     /// How many bytes may still be read.
     #[inline]
     fn room(&self) -> usize {
-        let room = self.limit - self.buf.len();
+        let room = self.bound() - self.buf.len();
         if self.framing == Framing::Stream && self.ahead > 0 {
             room - self.ahead
         } else {
@@ -341,11 +396,29 @@ impl Reader {
 
     #[inline]
     fn make_room(&mut self) {
+        if self.bulk.is_on() {
+            self.make_large();
+        }
         if self.buf.capacity() == 0 {
             buffers::lend(&mut self.buf);
         } else if self.buf.capacity() - self.buf.len() < LEAST_READ {
             self.find_room();
         }
+    }
+
+    /// The next read is to have a large buffer, unless messages wait, or a frame has made room for itself.
+    #[cold]
+    fn make_large(&mut self) {
+        let least = LARGE - BUFFER;
+        if self.decodable
+            || self.buf.len() > BUFFER
+            || self.buf.capacity() - self.buf.len() >= least
+            || self.buf.try_reclaim(least)
+        {
+            return;
+        }
+        self.move_to(buffers::take_large());
+        self.holds_large = true;
     }
 
     #[cold]
@@ -354,13 +427,19 @@ impl Reader {
         if self.buf.capacity() - self.buf.len() >= least || self.buf.try_reclaim(least) {
             return;
         }
-        let mut roomy = if self.buf.len() + least <= BUFFER {
+        let roomy = if self.buf.len() + least <= BUFFER {
             buffers::take()
         } else {
-            BytesMut::with_capacity((self.buf.len() * 2).min(self.limit))
+            BytesMut::with_capacity((self.buf.len() * 2).min(self.bound()))
         };
-        roomy.extend_from_slice(&self.buf);
-        buffers::give(std::mem::replace(&mut self.buf, roomy));
+        self.move_to(roomy);
+    }
+
+    /// Takes `other` instead of the buffer at hand, with what is in that.
+    fn move_to(&mut self, mut other: BytesMut) {
+        other.extend_from_slice(&self.buf);
+        self.release();
+        self.buf = other;
     }
 
     /// Before a wait: an idle session holds no buffer, and one that waits for the rest of a small frame a small one.
@@ -371,52 +450,20 @@ impl Reader {
                 self.release();
             }
         } else if self.buf.len() <= LEAST_READ && self.buf.capacity() > 2 * LEAST_READ {
-            let small = BytesMut::from(&self.buf[..]);
-            buffers::give(std::mem::replace(&mut self.buf, small));
+            self.move_to(BytesMut::with_capacity(self.buf.len()));
+        } else if self.holds_large && self.buf.len() <= BUFFER / 2 {
+            self.move_to(buffers::take());
         }
     }
 
     /// Gives the buffer back with whatever is in it.
     #[inline]
     pub(crate) fn release(&mut self) {
-        buffers::take_back(&mut self.buf);
+        if self.holds_large {
+            self.holds_large = false;
+            buffers::take_back_large(&mut self.buf);
+        } else {
+            buffers::take_back(&mut self.buf);
+        }
     }
 }
-
-/// The source of [`CloseReason::Decode`](getty_layers::CloseReason::Decode) when the read buffer was full and the codec
-/// had found no message in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct FrameTooLong {
-    /// How many bytes the buffer held.
-    pub limit: usize,
-}
-
-impl fmt::Display for FrameTooLong {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "no frame within {} bytes; `CodecLayer::with_max_frame` sets the bound for codecs that reserve no room",
-            self.limit
-        )
-    }
-}
-
-impl Error for FrameTooLong {}
-
-/// The source of [`CloseReason::Decode`](getty_layers::CloseReason::Decode) when a message of a message transport was
-/// longer than what the codec decoded of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LeftoverBytes {
-    /// How many bytes were left.
-    pub bytes: usize,
-}
-
-impl fmt::Display for LeftoverBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes left over after the message", self.bytes)
-    }
-}
-
-impl Error for LeftoverBytes {}

@@ -113,6 +113,14 @@ impl Writer {
             && self.due.is_empty()
     }
 
+    /// Much is about to be encoded.
+    #[cold]
+    pub(crate) fn make_large(&mut self) {
+        if self.buf.capacity() == 0 {
+            self.buf = buffers::take_large();
+        }
+    }
+
     /// Encodes `message`, and leaves nothing behind when that fails.
     #[inline(always)]
     pub(crate) fn encode<W: Wire>(

@@ -2,8 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use getty::{BoxError, CloseReason, Request, SessionLayer, service_fn};
+use bytes::{Bytes, BytesMut};
+use getty::{BoxError, CloseReason, Request, Service, SessionLayer, codec::Length, service_fn};
 use tokio::{sync::Semaphore, time::Instant};
+use tokio_util::codec::{Decoder, Encoder};
 
 use crate::support::{echo, idle, lines, open, soon, stream};
 
@@ -37,6 +39,64 @@ async fn a_second_session_has_its_turns(layer: SessionLayer) {
     assert!(session.stats().messages_in > 0);
     session.close();
     assert_eq!(task.await.unwrap().reason, CloseReason::Local);
+}
+
+/// A session over a transport that never waits, and another on the same thread: how many messages the first gets through at
+/// most until the other has its answer.
+async fn most_until_anothers_answer<C, S>(codec: C, flood: &[u8], handler: S) -> u64
+where
+    C: Decoder<Item = Bytes, Error: Into<BoxError>> + Encoder<Bytes, Error: Into<BoxError>>,
+    C: Clone + Send + 'static,
+    S: Service<Request<Bytes>, Response = Option<Bytes>, Error = BoxError, Future: Send>,
+    S: Clone + Send + 'static,
+{
+    let (endless, endless_peer) = stream::pair();
+    let (modest, modest_peer) = stream::pair();
+    let (session, task) = open(endless, codec, SessionLayer::new(), handler).await;
+    let _modest = open(modest, lines(), SessionLayer::new(), service_fn(echo)).await;
+    endless_peer.forget_output();
+    endless_peer.send_for_ever(flood);
+    let mut most = 0;
+    for n in 0..3 {
+        let before = session.stats().messages_in;
+        modest_peer.send(format!("{n}\n"));
+        assert_eq!(modest_peer.line().await, n.to_string());
+        most = most.max(session.stats().messages_in - before);
+    }
+    assert!(session.stats().messages_in > 0);
+    session.close();
+    assert_eq!(task.await.unwrap().reason, CloseReason::Local);
+    most
+}
+
+#[tokio::test]
+async fn a_flood_of_large_frames_leaves_turns_to_a_second_session() {
+    let echo_bytes = |request: Request<Bytes>| async { Ok(Some(request.into_message())) };
+    let mut flood = BytesMut::new();
+    for _ in 0..8 {
+        let frame = Bytes::from(vec![b'x'; 64 * 1024]);
+        Length::new().encode(frame, &mut flood).unwrap();
+    }
+    let most = most_until_anothers_answer(Length::new(), &flood, service_fn(echo_bytes)).await;
+    // a turn is 128 units, each of them two frames of so many bytes, and a few turns pass until the answer is here
+    assert!(most < 1_000, "{most} messages of the other");
+}
+
+#[tokio::test]
+async fn large_replies_to_a_flood_of_small_frames_leave_turns_to_a_second_session() {
+    let large = Bytes::from(vec![b'x'; 64 * 1024]);
+    let answers = service_fn(move |_: Request<Bytes>| {
+        let large = large.clone();
+        async move { Ok(Some(large)) }
+    });
+    let mut flood = BytesMut::new();
+    for _ in 0..1000 {
+        Length::new()
+            .encode(Bytes::from_static(b"request"), &mut flood)
+            .unwrap();
+    }
+    let most = most_until_anothers_answer(Length::new(), &flood, answers).await;
+    assert!(most < 1_500, "{most} messages of the other");
 }
 
 #[tokio::test]

@@ -179,7 +179,10 @@ where
                 }
             }
             Stop::EncodeFailed(error) => self.encode_failed(error),
-            Stop::Blocked => self.blocked = true,
+            Stop::Blocked => {
+                self.blocked = true;
+                self.count_bytes(self.writer.len());
+            }
             Stop::Budget => {}
         }
         turn.yields = self.take_budget(cx).is_pending();
@@ -194,7 +197,7 @@ where
         mut calls: Pin<&mut Calls<S::Future>>,
         cx: &mut Context<'_>,
     ) -> Stop<W::In, W::Out, S::Error> {
-        let high = self.high();
+        let high = self.gathers();
         let Self {
             wire,
             reader,
@@ -313,6 +316,7 @@ where
 
     #[inline(never)]
     fn encode_outgoing(&mut self) {
+        self.blocked |= self.writer.len() > self.high();
         while !self.blocked && self.wire.driver().has_outgoing() {
             let Some(outgoing) = self.wire.driver().next_outgoing() else {
                 return;

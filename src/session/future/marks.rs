@@ -30,6 +30,7 @@ where
     pub(super) fn received(&mut self, received: Received, turn: &mut Turn) {
         match received {
             Received::Data(bytes) => {
+                self.count_bytes(bytes);
                 let driver = self.wire.driver();
                 driver.received(bytes, turn.clock.moment(driver));
             }
@@ -57,6 +58,9 @@ where
         let reads = self.phase == Phase::Running && self.reader.wants_more();
         if reads != driver.is_reading() {
             driver.reading(reads, turn.clock.moment(driver));
+            if !reads && !turn.yields {
+                self.reader.end_bulk(); // messages wait for their handlers
+            }
         }
         if incomplete != driver.is_incomplete() || (incomplete && turn.decoded) {
             let now = turn.clock.moment(driver);

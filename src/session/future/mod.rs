@@ -24,14 +24,24 @@ use tower::{BoxError, Service};
 use crate::transport::SendsNoMore;
 
 use super::{
-    calls::Calls, clock::Clock, config::Config, queue::Queue, read::Reader, renew::Renew,
-    timer::Timer, wire::Wire, write::Writer,
+    buffers::{BUFFER, LARGE},
+    calls::Calls,
+    clock::Clock,
+    config::Config,
+    queue::Queue,
+    read::Reader,
+    renew::Renew,
+    timer::Timer,
+    wire::Wire,
+    write::Writer,
 };
 
 /// So many messages cost one unit of tokio's cooperative budget, of which a task has 128 a turn.
 const MESSAGES_A_UNIT: u32 = 32;
 /// A read counts as so many messages: a transport may bring bytes for ever that make no message.
 const READ_COST: u32 = 8;
+/// So many bytes, read or to be written, count as a message: to move them takes as long.
+const BYTES_A_MESSAGE: usize = 4096;
 
 pin_project! {
     /// The life of one session: the future of the service that `SessionLayer` makes.
@@ -372,6 +382,11 @@ where
             self.writer.give_up(&mut self.wire, error);
             return Next::Again;
         }
+        if self.reader.is_in_bulk() && !held && self.writer.len() > 0 {
+            // the peer does not take all that it is sent
+            self.reader.end_bulk();
+            self.blocked |= self.writer.len() > self.config.high;
+        }
         if self.finish.is_asked()
             && self.writer.is_flushed()
             && let Poll::Ready(Err(error)) = self.poll_finish(cx)
@@ -417,6 +432,13 @@ where
         }
         self.steps = 0;
         coop::poll_proceed(cx).map(|unit| unit.made_progress())
+    }
+
+    /// So many bytes have moved.
+    #[inline]
+    fn count_bytes(&mut self, bytes: usize) {
+        let messages = u32::try_from(bytes / BYTES_A_MESSAGE).unwrap_or(u32::MAX);
+        self.steps = self.steps.saturating_add(messages);
     }
 
     /// Whether the transport has another message at hand, and room for what may come of it.
@@ -505,6 +527,17 @@ where
         } else {
             self.config.high
         }
+    }
+
+    /// The same for the replies to what was read at once, which leave at once where that is much and the peer takes it.
+    #[inline]
+    fn gathers(&mut self) -> usize {
+        let high = self.high();
+        if !self.reader.is_in_bulk() || high < BUFFER {
+            return high;
+        }
+        self.writer.make_large();
+        high.max(LARGE)
     }
 
     /// Whether so little waits to be written that messages are encoded again.

@@ -49,6 +49,8 @@ struct State {
     write_error: Option<io::ErrorKind>,
     holds_flush: bool,
     holds_shutdown: bool,
+    /// What our end writes is not kept.
+    forgets: bool,
     output: Vec<u8>,
     /// How much of the output is flushed.
     flushed: usize,
@@ -71,6 +73,7 @@ impl Default for State {
             write_error: None,
             holds_flush: false,
             holds_shutdown: false,
+            forgets: false,
             output: Vec::new(),
             flushed: 0,
             seen: 0,
@@ -178,6 +181,11 @@ impl Peer {
 
     pub(crate) fn fail_writes(&self, kind: io::ErrorKind) {
         self.change(|state| state.write_error = Some(kind));
+    }
+
+    /// Keeps nothing of what it takes, for tests in which that is much.
+    pub(crate) fn forget_output(&self) {
+        self.change(|state| state.forgets = true);
     }
 
     /// Lets flushes wait until [`release_flush`](Self::release_flush).
@@ -320,7 +328,9 @@ impl AsyncWrite for Stream {
         if state.room < usize::MAX {
             state.room -= n;
         }
-        state.output.extend_from_slice(&buf[..n]);
+        if !state.forgets {
+            state.output.extend_from_slice(&buf[..n]);
+        }
         Poll::Ready(Ok(n))
     }
 

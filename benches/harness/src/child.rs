@@ -1,22 +1,23 @@
 //! A server in a process of its own, so that its CPU time and memory are its alone.
 //!
-//! The child is this very program, started again as `serve <kind> <place>`. It prints `listening <address>`, then answers every
-//! line on its standard input with the CPU nanoseconds that it has used. When that input ends, however the parent
-//! ended, so does the child.
+//! The child is this very program or a peer's (see `peers`), started as `serve <kind> <place>`. It prints
+//! `listening <address>`, then answers every line on its standard input with the CPU nanoseconds that it has used. When
+//! that input ends, however the parent ended, so does the child.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
     thread,
 };
 
 use socket2::{Domain, Socket, Type};
 
-use crate::{affinity, cpu, server::Kind};
+use crate::{affinity, cpu};
 
 /// How many connections the kernel completes before the server accepts them; getty's default too.
-const BACKLOG: i32 = 1024;
+pub const BACKLOG: i32 = 1024;
 
 /// Where a server's threads may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,13 +73,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server of this `kind` at this `place` and waits until it listens.
+    /// Starts the server that `program` knows as `kind` at this `place`, and waits until it listens.
     ///
     /// # Errors
     ///
     /// If the process does not start, or ends before it listens.
-    pub fn start(kind: Kind, place: Place) -> io::Result<Self> {
-        Self::spawn(&["serve", kind.name(), place.name()])
+    pub fn start(program: &Path, kind: &str, place: Place) -> io::Result<Self> {
+        Self::spawn_program(program, &["serve", kind, place.name()])
     }
 
     /// Starts this program again with these arguments, which make it a server, and waits until it listens.
@@ -87,7 +88,11 @@ impl Server {
     ///
     /// If the process does not start, or ends before it listens.
     pub fn spawn(arguments: &[&str]) -> io::Result<Self> {
-        let mut process = Command::new(std::env::current_exe()?)
+        Self::spawn_program(&std::env::current_exe()?, arguments)
+    }
+
+    fn spawn_program(program: &Path, arguments: &[&str]) -> io::Result<Self> {
+        let mut process = Command::new(program)
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -149,21 +154,53 @@ impl Drop for Server {
     }
 }
 
-/// The child's side of [`Server`]: serves until the standard input ends.
+/// What serves on a listener, and only returns when that fails.
+pub type Run = fn(TcpListener) -> io::Result<()>;
+
+/// The whole of a program that serves and does nothing else: it knows these kinds of server.
+#[must_use]
+pub fn main(kinds: &[(&'static str, Run)]) -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let known = match &arguments[..] {
+        [serve, kind, place] if serve == "serve" => kinds
+            .iter()
+            .find(|(name, _)| name == kind)
+            .zip(Place::from_name(place).ok()),
+        _ => None,
+    };
+    let Some((&(name, run), place)) = known else {
+        let names: Vec<&str> = kinds.iter().map(|(name, _)| *name).collect();
+        eprintln!("usage: serve {} anywhere|apart", names.join("|"));
+        return ExitCode::FAILURE;
+    };
+    match listen(false).and_then(|listener| serve(name, place, listener, run)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The child's side of [`Server`]: has `run` serve on `listener` until the standard input ends.
 ///
 /// # Errors
 ///
-/// If it cannot listen or keep to its place, or the parent's pipes break.
-pub fn serve(kind: Kind, place: Place) -> io::Result<()> {
+/// If it cannot keep to its place, or the parent's pipes break.
+pub fn serve(
+    name: &'static str,
+    place: Place,
+    listener: TcpListener,
+    run: impl FnOnce(TcpListener) -> io::Result<()> + Send + 'static,
+) -> io::Result<()> {
     place.take()?;
-    let listener = listen()?;
     let address = listener.local_addr()?;
     thread::Builder::new()
         .name("server".to_owned())
         .spawn(move || {
             // A server that ends, ends the process: the parent reads of it at its next question.
-            let outcome = kind.run(listener);
-            eprintln!("{} ended: {outcome:?}", kind.name());
+            let outcome = run(listener);
+            eprintln!("{name} ended: {outcome:?}");
             std::process::exit(1);
         })?;
     answer(address)
@@ -186,8 +223,14 @@ pub fn answer(address: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-fn listen() -> io::Result<TcpListener> {
+/// Listens on a port of this machine that the system chooses, and which other listeners may share.
+///
+/// # Errors
+///
+/// If there is none.
+pub fn listen(shared: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_port(shared)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
