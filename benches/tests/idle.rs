@@ -20,7 +20,7 @@ use futures_util::FutureExt;
 use getty::{
     BoxError, Closed, CodecLayer, Connection, ConnectionHandle, Layer, Pipeline, Request, Service,
     Session, SessionLayer,
-    codec::Length,
+    codec::Frame,
     layers::{
         Endpoints, Framed, TransportKind,
         driver::{Driver, Lease},
@@ -126,12 +126,12 @@ fn each<T, U>(from: Vec<T>, make: impl FnMut(T) -> U) -> (Vec<U>, Held) {
     (made, held)
 }
 
-async fn echo(request: Request<Bytes>) -> Result<Bytes, BoxError> {
+async fn echo(request: Request<Frame>) -> Result<Frame, BoxError> {
     Ok(request.into_message())
 }
 
 /// The size of the future that `handler` makes.
-const fn size_of_answer<F>(_handler: &impl Fn(Request<Bytes>) -> F) -> usize {
+const fn size_of_answer<F>(_handler: &impl Fn(Request<Frame>) -> F) -> usize {
     size_of::<F>()
 }
 
@@ -156,9 +156,9 @@ fn by_part() {
         .iter()
         .map(|connection| connection.handle().clone())
         .collect();
-    type Wire = Framed<TcpStream, Length, Bytes>;
+    type Wire = Framed<TcpStream, getty::codec::Frames, Frame>;
     let keep = |connection: Connection<Wire>| ready(Ok::<_, BoxError>(connection));
-    let mut codec = CodecLayer::new(codec::length()).layer(service_fn(keep));
+    let mut codec = CodecLayer::new(codec::frames()).layer(service_fn(keep));
     let (framed, session) = each(connections, |connection| {
         let framed = codec.call(connection).now_or_never();
         framed.expect("it is ready").expect("it does not fail")
@@ -185,8 +185,8 @@ fn by_part() {
     task.print("the task");
     let parts = [
         ("the transport, `TcpStream`", size_of::<TcpStream>()),
-        ("the codec, `Length`", size_of::<Length>()),
-        ("the driver's half", size_of::<Driver<Bytes>>()),
+        ("the codec, `Frames`", size_of::<getty::codec::Frames>()),
+        ("the driver's half", size_of::<Driver<Frame>>()),
         ("the lease", size_of::<Lease>()),
         ("the handler's future", handler),
     ];
@@ -207,7 +207,7 @@ fn by_part() {
     echoed.print("what it keeps after a message");
     println!(
         "| a session's handle, `Session`, for whoever keeps one | {} | |",
-        size_of::<Session<Bytes>>()
+        size_of::<Session<Frame>>()
     );
 
     drop(clients);
