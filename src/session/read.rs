@@ -366,14 +366,24 @@ impl Reader {
         self.bulk.end();
     }
 
-    /// How many bytes may lie in the buffer: more than the limit where they are likely to come, and none of them waits.
+    /// How many bytes may lie in the buffer.
     #[inline]
     const fn bound(&self) -> usize {
-        let none_waits = !self.decodable && self.ahead == 0;
-        if self.bulk.is_on() && none_waits && !self.reserved && self.limit < LARGE {
-            LARGE
+        if self.bulk.is_on() {
+            self.bound_in_bulk()
         } else {
             self.limit
+        }
+    }
+
+    /// More than the limit where they are likely to come, and none of them waits.
+    #[cold]
+    const fn bound_in_bulk(&self) -> usize {
+        let waits = self.decodable || self.ahead > 0;
+        if waits || self.reserved || self.limit > LARGE {
+            self.limit
+        } else {
+            LARGE
         }
     }
 
