@@ -200,12 +200,22 @@ impl Reader {
     /// Whether a read could bring anything: the peer goes on, and there is room for it.
     #[inline]
     pub(crate) fn wants_more(&self) -> bool {
-        !self.ended
-            && match self.framing {
-                Framing::Stream => self.buf.len() + self.ahead < self.bound(),
-                Framing::Messages => self.after.is_some() || self.has_room(),
-                Framing::Datagrams => !self.decodable && self.ahead < self.limit,
-            }
+        if self.ended {
+            return false;
+        }
+        match self.framing {
+            Framing::Stream => self.buf.len() + self.ahead < self.bound(),
+            _ => self.wants_more_messages(),
+        }
+    }
+
+    #[inline(never)]
+    fn wants_more_messages(&self) -> bool {
+        if self.framing == Framing::Messages {
+            self.after.is_some() || self.has_room()
+        } else {
+            !self.decodable && self.ahead < self.limit
+        }
     }
 
     /// Decodes a message ahead of its turn, and says how many bytes it took. Beyond the bound on what may wait there is
@@ -391,10 +401,10 @@ impl Reader {
     #[inline]
     fn room(&self) -> usize {
         let room = self.bound() - self.buf.len();
-        if self.framing == Framing::Stream && self.ahead > 0 {
-            room - self.ahead
-        } else {
+        if self.ahead == 0 || self.framing != Framing::Stream {
             room
+        } else {
+            room - self.ahead
         }
     }
 
