@@ -219,18 +219,21 @@ def policy_and_origin():
     with urllib.request.urlopen(PAGE) as answer:
         policy = answer.headers["Content-Security-Policy"]
     check("the policy is strict", "default-src 'none'" in policy and "unsafe" not in policy)
-    upgrade = {
-        "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==", "Origin": "http://elsewhere.example",
-    }  # fmt: skip
-    try:
-        # and not urllib, which has a Connection header of its own
-        connection = http.client.HTTPConnection("127.0.0.1", 7080, timeout=PATIENCE)
-        connection.request("GET", "/lines", headers=upgrade)
-        status = connection.getresponse().status
-    finally:
-        connection.close()
-    check("a page from elsewhere is refused", status == 403)
+    ours, theirs = "127.0.0.1:7080", "elsewhere.example"
+    # the second name leads here, though it is another's
+    for host, origin, answer in [(ours, theirs, 403), (theirs, theirs, 403), (ours, ours, 101)]:
+        upgrade = {
+            "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==", "Host": host, "Origin": f"http://{origin}",
+        }  # fmt: skip
+        try:
+            # and not urllib, which has a Connection header of its own
+            connection = http.client.HTTPConnection("127.0.0.1", 7080, timeout=PATIENCE)
+            connection.request("GET", "/lines", headers=upgrade)
+            status = connection.getresponse().status
+        finally:
+            connection.close()
+        check(f"a page of {origin} that asks {host} is answered with {answer}", status == answer)
 
 
 def no_sideways_scrolling(window):

@@ -25,7 +25,7 @@ use tokio::{
     task::yield_now,
 };
 
-use crate::{frames::Frames, in_memory::session, server::codec};
+use crate::{cpu, frames::Frames, in_memory::session, server::codec};
 
 /// How much a duplex pipe holds.
 const PIPE: usize = 64 * 1024;
@@ -172,6 +172,20 @@ impl Crowd {
                 }
             }
         });
+    }
+
+    /// CPU nanoseconds a delivery, over about so many `deliveries`, with so many messages `at_once`.
+    ///
+    /// # Panics
+    ///
+    /// If one does not arrive.
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    #[must_use]
+    pub fn cost(&self, deliveries: u64, at_once: u64) -> f64 {
+        let times = (deliveries / self.connections / at_once).max(1);
+        let before = cpu::of_thread();
+        self.broadcast(times, at_once);
+        (cpu::of_thread() - before) as f64 / (times * self.connections * at_once) as f64
     }
 
     #[expect(

@@ -40,6 +40,12 @@ impl Histogram {
         self.total += other.total;
     }
 
+    /// Whether nothing was observed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.total == 0
+    }
+
     /// The value that `quantile` (0 to 1) of the observations do not exceed; zero when nothing was observed.
     #[must_use]
     #[expect(

@@ -2,18 +2,20 @@
 //!
 //! README.md beside this crate says what each program measures and how to run it.
 
-pub mod affinity;
+pub mod alone;
 pub mod broadcast;
 pub mod calls;
-pub mod child;
-pub mod cpu;
-pub mod frames;
+pub mod compare;
 pub mod histogram;
 pub mod in_memory;
+pub mod instructions;
 pub mod load;
+pub mod machine;
 pub mod memory;
 pub mod pass_through;
 pub mod scripted;
 pub mod server;
 pub mod stats;
-pub mod websocket;
+pub mod udp;
+
+pub use getty_benches_harness::{affinity, child, cpu, frames, websocket};

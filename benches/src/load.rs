@@ -5,20 +5,18 @@
 
 use std::{
     collections::VecDeque,
+    error::Error,
+    fmt,
     io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddr},
+    str::FromStr,
     time::{Duration, Instant},
 };
 
 use mio::{Events, Interest, Poll, Token, event::Event, net::TcpStream};
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::{
-    frames::{Form, Frames},
-    histogram::Histogram,
-    server::Protocol,
-    websocket,
-};
+use crate::{frames::Frames, histogram::Histogram, server::Protocol, websocket};
 
 /// Connections from one source address; each address has some 28,000 ports of its own.
 const CONNECTIONS_PER_ADDRESS: usize = 1_000;
@@ -38,6 +36,33 @@ pub struct Shape {
     pub in_flight: u64,
     /// Payload bytes of a frame.
     pub payload: usize,
+}
+
+/// `50x64x1024`: connections, frames in flight on each, payload bytes.
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            connections,
+            in_flight,
+            payload,
+        } = self;
+        write!(f, "{connections}x{in_flight}x{payload}")
+    }
+}
+
+impl FromStr for Shape {
+    type Err = Box<dyn Error>;
+
+    fn from_str(shape: &str) -> Result<Self, Self::Err> {
+        match shape.split('x').collect::<Vec<_>>()[..] {
+            [connections, in_flight, payload] => Ok(Self {
+                connections: connections.parse()?,
+                in_flight: in_flight.parse()?,
+                payload: payload.parse()?,
+            }),
+            _ => Err(format!("{shape:?} is not like 50x64x1024").into()),
+        }
+    }
 }
 
 /// What came back during one stretch of time.
@@ -75,10 +100,7 @@ struct Streams {
 
 impl Streams {
     fn new(protocol: Protocol, payload: usize) -> Self {
-        let (out, back) = match protocol {
-            Protocol::Length => (Form::Length, Form::Length),
-            Protocol::WebSocket => (Form::Masked, Form::Unmasked),
-        };
+        let (out, back) = protocol.forms();
         Self {
             out: Frames::in_form(out, payload),
             back: Frames::in_form(back, payload),
@@ -168,7 +190,16 @@ impl Load {
     ///
     /// If a connection fails.
     pub fn start(&mut self, in_flight: u64) -> io::Result<()> {
-        self.release(0, in_flight)
+        self.start_from(0, in_flight)
+    }
+
+    /// Does so on the connections from number `first` on; the others stay idle.
+    ///
+    /// # Errors
+    ///
+    /// If a connection fails.
+    pub fn start_from(&mut self, first: usize, in_flight: u64) -> io::Result<()> {
+        self.release(first, in_flight)
     }
 
     /// Sends a frame for each that comes back, for this long.

@@ -15,7 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Brings the same bytes again and again, as a peer would that waits for the answers to one batch before it sends the
 /// next: after each batch there is nothing to be read until the reader's next turn. What is written is only counted; what
-/// answers to a [head](Self::with_head) is not.
+/// answers to a [head](Self::with_head) is not. After the last batch the stream ends, unless the peer
+/// [stays](Self::staying).
 #[derive(Debug)]
 pub struct Scripted {
     batch: Bytes,
@@ -25,6 +26,8 @@ pub struct Scripted {
     left: u64,
     /// The first batch has begun.
     begun: bool,
+    /// There is no end after the last batch.
+    stays: bool,
     written: Arc<AtomicU64>,
 }
 
@@ -37,8 +40,16 @@ impl Scripted {
             batch,
             left: times,
             begun: false,
+            stays: false,
             written,
         }
+    }
+
+    /// As a peer that falls silent after the last batch and stays connected.
+    #[must_use]
+    pub const fn staying(mut self) -> Self {
+        self.stays = true;
+        self
     }
 
     /// Brings `head` before the first batch, as a client does that opens with a handshake.
@@ -63,7 +74,11 @@ impl AsyncRead for Scripted {
     ) -> Poll<io::Result<()>> {
         if self.rest.is_empty() {
             if self.left == 0 {
-                return Poll::Ready(Ok(()));
+                return if self.stays {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(Ok(()))
+                };
             }
             self.left -= 1;
             self.begun = true;

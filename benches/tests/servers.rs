@@ -1,17 +1,18 @@
 //! A figure is worth nothing unless the server does the work: every one of them echoes what it is sent.
 
-use std::{net::TcpListener, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use getty_benches::{
     load::{Load, Shape},
     server::Kind,
+    udp,
 };
 
 fn echoes(payload: usize, in_flight: u64) {
     // the codec that ws-getty has, `Raw`, makes no message of nothing
     let gives_empty = |kind: &Kind| payload > 0 || *kind != Kind::WsGetty;
     for kind in Kind::ALL.into_iter().filter(gives_empty) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = kind.listen().unwrap();
         let address = listener.local_addr().unwrap();
         // The servers never end by themselves; their threads end with the test's process.
         thread::spawn(move || kind.run(listener));
@@ -48,4 +49,31 @@ fn every_server_echoes_small_frames() {
 #[test]
 fn every_server_echoes_frames_larger_than_any_of_its_reads() {
     echoes(200_000, 16);
+}
+
+#[test]
+fn every_server_of_datagrams_echoes_to_each_peer_in_order() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    for kind in udp::Kind::ALL {
+        let address = runtime.block_on(kind.listen()).unwrap();
+        let shape = Shape {
+            connections: 5,
+            in_flight: 4,
+            payload: 64,
+        };
+        let mut load = udp::Load::open(address, shape).unwrap();
+        load.start(shape.in_flight).unwrap();
+        let mut messages = 0;
+        while messages < 100 {
+            // The load looks at whom an answer is to, at its order and its length.
+            let echoed = load.run(Duration::from_millis(1));
+            messages += echoed
+                .unwrap_or_else(|error| panic!("{}: {error}", kind.name()))
+                .messages;
+        }
+    }
 }

@@ -1,12 +1,12 @@
 //! The page: axum answers HTTP, and the connections that it upgrades become sessions like those over TCP.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::{
     Router,
     body::Body,
     extract::{ConnectInfo, Request, State},
-    http::header,
+    http::{StatusCode, header, uri::Authority},
     response::{Html, Response},
     routing::{any, get},
     serve::ListenerExt,
@@ -14,7 +14,7 @@ use axum::{
 use data_encoding::BASE64;
 use getty::{
     layers::{Endpoints, TransportKind},
-    ws::{self, Messages, WsLayer, WsListener, WsUpgrader},
+    ws::{self, Messages, WsLayer, WsListener, WsRefusal, WsUpgrader},
 };
 use hyper_util::rt::TokioIo;
 use ring::digest::{SHA256, digest};
@@ -35,9 +35,21 @@ pub(crate) fn serve(
     impl Future<Output = std::io::Result<()>> + Send + 'static,
     WsListener<Io>,
 ) {
+    let is_local = listener
+        .local_addr()
+        .is_ok_and(|address| address.ip().is_loopback());
     let layer = WsLayer::new()
         .with_messages(Messages::Text)
-        .with_max_message(longest);
+        .with_max_message(longest)
+        .with_accept(move |request, _| async move {
+            let host = request.headers().get(header::HOST);
+            let host = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+            if is_local && !host.is_some_and(|host| is_own(host.host())) {
+                let why = "only this machine's own pages may connect";
+                return Err(WsRefusal::new(StatusCode::FORBIDDEN, why));
+            }
+            Ok(())
+        });
     let (upgrader, sessions) = ws::upgrades(&layer);
     let headers = [
         (header::CONTENT_SECURITY_POLICY, policy()),
@@ -58,7 +70,7 @@ pub(crate) fn serve(
     (axum::serve(listener, routes).into_future(), sessions)
 }
 
-/// Answers the request for a WebSocket; pages of other origins are refused.
+/// Answers the request for a WebSocket; pages of other origins are refused, as are those of other names for this machine.
 async fn open(
     State(upgrader): State<WsUpgrader<Io>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -75,6 +87,13 @@ async fn open(
         .upgrade(&request, endpoints, io)
         .await
         .map(Body::from)
+}
+
+/// Whether it is we who are known as `host`. Anybody can have a name of theirs lead to this machine (DNS rebinding), and then
+/// the page that they serve under it is of the same origin; they cannot serve one under an address of ours.
+fn is_own(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
 /// Nothing but the page's own script and style, told by their digests, and connections to where it came from.

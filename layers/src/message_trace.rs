@@ -191,6 +191,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, request: Request<In, Out>) -> Self::Future {
         let MessageTraceLayer {
             level, error_level, ..
@@ -235,6 +236,7 @@ where
 {
     type Output = Result<Response, BoxError>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let _entered = this.span.enter();

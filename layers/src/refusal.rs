@@ -22,16 +22,22 @@ pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, T> {
         #[pin]
-        inner: Option<F>,
-        refused: Option<(Connection<T>, BoxError)>,
+        state: State<F, T>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F, T> {
+        Passed { #[pin] inner: F },
+        Refused { refused: Option<(Connection<T>, BoxError)> },
     }
 }
 
 impl<F, T> ResponseFuture<F, T> {
     pub(crate) const fn passed(inner: F) -> Self {
         Self {
-            inner: Some(inner),
-            refused: None,
+            state: State::Passed { inner },
         }
     }
 
@@ -42,8 +48,9 @@ impl<F, T> ResponseFuture<F, T> {
         let handle = connection.handle();
         handle.close_because(CloseReason::Refused, error.clone());
         Self {
-            inner: None,
-            refused: Some((connection, error.into())),
+            state: State::Refused {
+                refused: Some((connection, error.into())),
+            },
         }
     }
 }
@@ -56,11 +63,11 @@ where
     type Output = Result<Response, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        if let Some(inner) = this.inner.as_pin_mut() {
-            return inner.poll(cx).map_err(Into::into);
-        }
-        let Some((connection, error)) = this.refused.take() else {
+        let refused = match self.project().state.project() {
+            StateProj::Passed { inner } => return inner.poll(cx).map_err(Into::into),
+            StateProj::Refused { refused } => refused.take(),
+        };
+        let Some((connection, error)) = refused else {
             panic!("a connection's future was polled after it was ready");
         };
         drop(connection);
@@ -70,9 +77,13 @@ where
 
 impl<F: fmt::Debug, T> fmt::Debug for ResponseFuture<F, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture")
-            .field("inner", &self.inner)
-            .field("refused", &self.refused.as_ref().map(|(_, error)| error))
-            .finish()
+        let mut f = f.debug_struct("ResponseFuture");
+        match &self.state {
+            State::Passed { inner } => f.field("inner", inner),
+            State::Refused { refused } => {
+                f.field("refused", &refused.as_ref().map(|(_, error)| error))
+            }
+        };
+        f.finish()
     }
 }

@@ -158,7 +158,12 @@ impl fmt::Display for AllFailed {
 // no source: there is more than one, and `Display` has them all
 impl Error for AllFailed {}
 
-/// What a dial fails with whose addresses have all failed.
+/// Whether a socket bound to `local` can dial `target`: it has to be of the same family.
+pub(super) fn can_dial(local: Option<SocketAddr>, target: &SocketAddr) -> bool {
+    local.is_none_or(|local| local.is_ipv4() == target.is_ipv4())
+}
+
+/// What a dial fails with whose addresses have all failed, or which had none that it [could dial](can_dial).
 pub(super) fn all_failed(mut attempts: Vec<(SocketAddr, io::Error)>) -> io::Error {
     match attempts.pop() {
         None => io::Error::new(

@@ -17,7 +17,11 @@ use tokio::{
 };
 use tower::BoxError;
 
-use super::Drained;
+use super::{
+    Drained,
+    lent::{Lent, Owner},
+};
+use crate::net::UdpInfo;
 
 /// The live connections. Dropped, it aborts them.
 ///
@@ -59,13 +63,23 @@ impl Connections {
         F: Future<Output = Result<Closed, E>> + Send + 'static,
         E: Into<BoxError>,
     {
+        let lends_to = handle.get::<UdpInfo>();
         let key = self.0.lock().live.insert(Live { handle, task: None });
         let membership = Membership {
             shared: Arc::clone(&self.0),
             key: u32::try_from(key).unwrap_or_else(|_| unreachable!("so many have no descriptors")),
             finished: false,
         };
-        let task = tokio::spawn(Drive { future, membership }).abort_handle();
+        let drive = Drive { future, membership };
+        let task = match lends_to {
+            Some(udp) => {
+                let lent = Lent::new(drive);
+                udp.lend(lent.clone());
+                tokio::spawn(Owner(lent))
+            }
+            None => tokio::spawn(drive),
+        }
+        .abort_handle();
         // it may have ended already; its key is not used again, for connections come from here alone
         if let Some(live) = self.0.lock().live.get_mut(key) {
             live.task = Some(task);

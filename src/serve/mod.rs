@@ -2,6 +2,7 @@
 
 mod acceptor;
 mod connections;
+mod lent;
 mod shutdown;
 
 use std::{
@@ -16,6 +17,7 @@ use std::{
 use tokio::time::Instant;
 use tower::BoxError;
 
+pub(crate) use self::lent::Lend;
 pub use self::shutdown::shutdown_signal;
 use self::{
     acceptor::{Accept, Acceptor},

@@ -105,6 +105,7 @@ impl WsClose {
             CloseReason::ReadTimeout => "message not completed in time",
             CloseReason::SlowConsumer => "reads too slowly",
             CloseReason::HeartbeatMissed => "heartbeat not answered",
+            CloseReason::AnswerMissed => "request not answered",
             _ => "",
         };
         Self::new(code, text)

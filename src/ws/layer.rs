@@ -118,7 +118,7 @@ impl WsLayer {
     /// [accept hook](Self::with_accept) is for those.
     ///
     /// Without this setting pages may connect to the host that they came from: their origin must be what the `Host`
-    /// header says.
+    /// header says. Over TLS it must be one of `https`; without, it may be that as well, for a proxy may have the TLS.
     #[must_use]
     pub fn with_origins<I>(self, origins: I) -> Self
     where

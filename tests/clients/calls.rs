@@ -18,7 +18,7 @@ use getty::{
     client::Client,
     codec::Lines,
     layers::{
-        Correlate, CorrelateLayer,
+        CorrelateLayer,
         correlate::{Left, Matching, RequestError},
     },
 };
@@ -35,26 +35,10 @@ use tower::{
     retry::{Policy, RetryLayer},
 };
 
-use crate::support::{Place, Server, echo, even, idle, ms, soon};
-
-/// Lines such as `ask 7 what` and `answer 7 that`.
-#[derive(Clone, Copy, Debug)]
-struct Words;
-
-impl Correlate<String> for Words {
-    fn put(&self, id: u64, message: &mut String) {
-        message.insert_str(0, &format!("ask {id} "));
-    }
-
-    fn answers(&self, message: &String) -> Option<u64> {
-        message
-            .strip_prefix("answer ")?
-            .split(' ')
-            .next()?
-            .parse()
-            .ok()
-    }
-}
+use crate::{
+    support::{Place, Server, echo, even, idle, ms, soon},
+    words::Words,
+};
 
 /// What was asked, or answered.
 fn what(line: &str) -> &str {

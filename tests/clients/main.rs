@@ -9,3 +9,5 @@ mod sockets;
 mod state;
 mod stop;
 mod support;
+#[path = "../contracts/support/words.rs"]
+mod words;

@@ -13,6 +13,7 @@ mod fairness;
 mod flush_delay;
 mod groups;
 mod half_close;
+mod in_order;
 mod order;
 mod panics;
 mod per_session;

@@ -19,32 +19,13 @@ use tokio::{
 use tokio_test::{assert_pending, assert_ready, task};
 
 use crate::support::{
-    Answer, connector, echo, idle, lines, open, soon, stream, stream::Peer, units,
+    Answer, connector, echo, idle, lines, open, soon, stream, stream::Peer, units, words::Words,
 };
-
-/// Lines such as `ask 7 what` and `answer 7 that`; all others are notices.
-#[derive(Clone, Copy, Debug)]
-struct Words;
-
-impl Correlate<String> for Words {
-    fn put(&self, id: u64, message: &mut String) {
-        message.insert_str(0, &format!("ask {id} "));
-    }
-
-    fn answers(&self, message: &String) -> Option<u64> {
-        message
-            .strip_prefix("answer ")?
-            .split(' ')
-            .next()?
-            .parse()
-            .ok()
-    }
-}
 
 type ByWords = CorrelateLayer<ById<Words>>;
 
 /// A session over `transport` that can ask.
-async fn asking<T, S, M>(
+pub(crate) async fn asking<T, S, M>(
     transport: T,
     correlate: CorrelateLayer<M>,
     layer: SessionLayer,
@@ -82,10 +63,10 @@ fn words() -> ByWords {
     CorrelateLayer::new(Words)
 }
 
-type Asked = JoinHandle<Result<String, RequestError<String>>>;
+pub(crate) type Asked = JoinHandle<Result<String, RequestError<String>>>;
 
 /// Asks on a task of its own.
-fn ask(session: &Session<String>, what: &str) -> Asked {
+pub(crate) fn ask(session: &Session<String>, what: &str) -> Asked {
     tokio::spawn(session.request(what.to_owned()))
 }
 

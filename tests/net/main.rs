@@ -4,6 +4,8 @@
 mod clients;
 mod memory;
 mod middleware;
+#[cfg(target_os = "linux")]
+mod per_core;
 mod sending;
 mod tcp;
 #[cfg(feature = "tls")]

@@ -3,15 +3,14 @@
 
 use getty_benches::{
     broadcast::{Carrier, Crowd, Kind},
-    cpu,
     stats::Quartiles,
 };
 
 /// How many connections, and how many messages before each of them has its turn.
-const CASES: [(usize, usize); 4] = [(1_000, 1), (10_000, 1), (1_000, 8), (10_000, 8)];
+const CASES: [(usize, u64); 4] = [(1_000, 1), (10_000, 1), (1_000, 8), (10_000, 8)];
 const PAYLOAD: usize = 1024;
 /// How many deliveries a sample has.
-const DELIVERIES: usize = 240_000;
+const DELIVERIES: u64 = 240_000;
 const ROUNDS: usize = 11;
 
 fn main() {
@@ -45,7 +44,7 @@ fn main() {
     println!("\n{ROUNDS} rounds of {DELIVERIES} deliveries of {PAYLOAD} bytes.");
 }
 
-fn measure(carrier: Carrier, connections: usize, at_once: usize) {
+fn measure(carrier: Carrier, connections: usize, at_once: u64) {
     // the reference once more at the end: how far it is from itself is the error of the measure
     let again = format!("{}, again", Kind::ALL[0].name());
     let kinds = Kind::ALL.map(|kind| (kind.name(), kind));
@@ -61,7 +60,7 @@ fn measure(carrier: Carrier, connections: usize, at_once: usize) {
         for turn in 0..crowds.len() {
             let index = (round + turn) % crowds.len();
             let (_, crowd, samples) = &mut crowds[index];
-            samples.push(sample(crowd, connections, at_once));
+            samples.push(crowd.cost(DELIVERIES, at_once));
         }
     }
     let reference = crowds[0].2.clone();
@@ -78,12 +77,4 @@ fn measure(carrier: Carrier, connections: usize, at_once: usize) {
             println!("| {carrier} | {connections}x{at_once} | {name} | {cpu:.1} | {ratio} |");
         }
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "figures for people")]
-fn sample(crowd: &Crowd, connections: usize, at_once: usize) -> f64 {
-    let times = DELIVERIES / connections / at_once;
-    let before = cpu::of_thread();
-    crowd.broadcast(times as u64, at_once as u64);
-    (cpu::of_thread() - before) as f64 / (times * connections * at_once) as f64
 }

@@ -7,16 +7,17 @@ pub mod codec;
 pub mod epoll;
 pub mod framed;
 pub mod getty;
+pub mod per_core;
 pub mod tokio_loop;
 pub mod ws;
 
-use std::{future::Future, io, net::TcpListener};
+use std::{env, io, net::TcpListener};
 
 use ::getty::Pipeline;
-use tokio::{net::TcpStream, runtime};
-
-/// Threads that serve connections.
-const WORKERS: usize = 2;
+pub use getty_benches_harness::Protocol;
+use getty_benches_harness::accept::{WORKERS, accept, runtime};
+use getty_benches_harness::child::{self, Place, Server};
+use tokio::net::TcpStream;
 
 /// A kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub enum Kind {
     GettyTower,
     /// getty with what a production server has.
     GettyFull,
+    /// getty: codec and session loop, with a runtime and a listener of its own on each thread.
+    GettyPerCore,
     /// No runtime, no tasks: threads that wait for the kernel's readiness events.
     Epoll,
     /// A tokio loop that parses by hand, with reads of 8 KiB.
@@ -49,22 +52,14 @@ pub enum Kind {
     WsSend,
 }
 
-/// What a server speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// Frames of a 4-byte big-endian length and that many bytes.
-    Length,
-    /// Binary WebSocket messages.
-    WebSocket,
-}
-
 impl Kind {
     /// Every kind, the reference first.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Tokio8K,
         Self::Getty,
         Self::GettyTower,
         Self::GettyFull,
+        Self::GettyPerCore,
         Self::Epoll,
         Self::Tokio64K,
         Self::Codec8K,
@@ -92,6 +87,7 @@ impl Kind {
             Self::Getty => "getty",
             Self::GettyTower => "getty-tower",
             Self::GettyFull => "getty-full",
+            Self::GettyPerCore => "getty-per-core",
             Self::Epoll => "epoll",
             Self::Tokio8K => "tokio-8k",
             Self::Tokio64K => "tokio-64k",
@@ -111,7 +107,35 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// Serves on `listener` and only returns when that fails.
+    /// Starts it in a process of its own, which is this program again.
+    ///
+    /// # Errors
+    ///
+    /// If the process does not start, or ends before it listens.
+    pub fn start(self, place: Place) -> io::Result<Server> {
+        Server::start(&env::current_exe()?, self.name(), place)
+    }
+
+    /// The child's side of [`start`](Self::start): serves until the standard input ends.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot listen or keep to its place, or the parent's pipes break.
+    pub fn serve(self, place: Place) -> io::Result<()> {
+        let run = move |listener| self.run(listener);
+        child::serve(self.name(), place, self.listen()?, run)
+    }
+
+    /// Listens on a port of this machine that the system chooses.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub fn listen(self) -> io::Result<TcpListener> {
+        child::listen(self == Self::GettyPerCore)
+    }
+
+    /// Serves on `listener`, which it has made by [`listen`](Self::listen), and only returns when that fails.
     ///
     /// # Errors
     ///
@@ -121,6 +145,7 @@ impl Kind {
             Self::Getty => serve(listener, getty::bare()),
             Self::GettyTower => serve(listener, getty::tower()),
             Self::GettyFull => serve(listener, getty::full()),
+            Self::GettyPerCore => per_core::run(listener, WORKERS, getty::bare),
             Self::Epoll => epoll::run(&listener, WORKERS),
             Self::Tokio8K => accept(listener, |stream| tokio_loop::by_hand(stream, 8 * 1024)),
             Self::Tokio64K => accept(listener, |stream| tokio_loop::by_hand(stream, 64 * 1024)),
@@ -139,22 +164,6 @@ impl Kind {
     }
 }
 
-/// A task for each connection, on a runtime like that of an ordinary tokio server.
-fn accept<F>(listener: TcpListener, mut connection: impl FnMut(TcpStream) -> F) -> io::Result<()>
-where
-    F: Future<Output = io::Result<()>> + Send + 'static,
-{
-    runtime()?.block_on(async {
-        listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        loop {
-            let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
-            tokio::spawn(connection(stream));
-        }
-    })
-}
-
 fn serve(listener: TcpListener, stack: impl Pipeline<TcpStream>) -> io::Result<()> {
     runtime()?.block_on(async {
         let listener = ::getty::net::TcpListener::try_from(listener)?;
@@ -163,11 +172,4 @@ fn serve(listener: TcpListener, stack: impl Pipeline<TcpStream>) -> io::Result<(
             .map_err(io::Error::other)?;
         Ok(())
     })
-}
-
-fn runtime() -> io::Result<runtime::Runtime> {
-    runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .enable_all()
-        .build()
 }

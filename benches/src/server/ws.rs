@@ -14,10 +14,19 @@ use tokio_tungstenite::{
     tungstenite::{self, protocol::WebSocketConfig},
 };
 
+use super::getty::Handler;
 use crate::frames::MAX_PAYLOAD;
 
 /// Handshake, codec and session loop.
 pub fn getty<T>() -> impl Pipeline<T>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    getty_around(service_fn(echo))
+}
+
+/// Handshake, codec and session loop, around this handler.
+pub fn getty_around<T>(handler: impl Handler) -> impl Pipeline<T>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -29,7 +38,7 @@ where
         )
         .layer(CodecLayer::new(Raw::new().with_max_length(MAX_PAYLOAD)))
         .layer(SessionLayer::new())
-        .service(service_fn(echo))
+        .service(handler)
 }
 
 async fn echo(request: Request<Bytes>) -> Result<Bytes, BoxError> {

@@ -28,6 +28,8 @@ pub enum CloseReason {
     IdleTimeout,
     /// The peer did not answer a heartbeat in time.
     HeartbeatMissed,
+    /// The peer did not answer a request in time, and its answers come in order: those that came after would be others'.
+    AnswerMissed,
     /// A frame was begun and not completed in time.
     ReadTimeout,
     /// Bytes waited to be written, and the peer took none of them in time.
@@ -73,6 +75,7 @@ impl CloseReason {
             Self::Shutdown => "shutdown",
             Self::IdleTimeout => "idle_timeout",
             Self::HeartbeatMissed => "heartbeat_missed",
+            Self::AnswerMissed => "answer_missed",
             Self::ReadTimeout => "read_timeout",
             Self::WriteTimeout => "write_timeout",
             Self::HandshakeTimeout => "handshake_timeout",
@@ -98,6 +101,7 @@ impl fmt::Display for CloseReason {
             Self::Shutdown => "shut down",
             Self::IdleTimeout => "idle for too long",
             Self::HeartbeatMissed => "heartbeat not answered",
+            Self::AnswerMissed => "request not answered in time",
             Self::ReadTimeout => "frame not completed in time",
             Self::WriteTimeout => "peer took no bytes in time",
             Self::HandshakeTimeout => "handshake not completed in time",

@@ -134,9 +134,9 @@ impl CorrelateLayer<InOrder> {
     /// for one, still gets its answer, which is dropped.
     ///
     /// So every request must have an answer. One that the peer never answers would get that of the next request, and so on
-    /// to the end of the session: where that may be, close the session at a [deadline](RequestError::is_deadline), for a
-    /// client to open the next. What the peer does not answer by its protocol, such as Redis's `SUBSCRIBE` to which it
-    /// pushes, is no request: [send](crate::Session::send) it.
+    /// to the end of the session: where that may be, have the session
+    /// [close at a deadline](Self::with_close_at_deadline), for a client to open the next. What the peer does not answer by
+    /// its protocol, such as Redis's `SUBSCRIBE` to which it pushes, is no request: [send](crate::Session::send) it.
     ///
     /// Everything else that the peer would answer, such as a heartbeat, must be sent as a request, too, or its answer be
     /// taken out before: by a [`HeartbeatLayer`](crate::HeartbeatLayer) further out, for one.
@@ -159,6 +159,22 @@ impl CorrelateLayer<InOrder> {
     }
 }
 
+impl<P> CorrelateLayer<InOrder<P>> {
+    /// Whether the session closes, as [`CloseReason::AnswerMissed`](crate::CloseReason::AnswerMissed), when an answer has
+    /// not come by its request's deadline, be it that nobody waits for it any more. Requests in flight beside it fail as
+    /// [closed](RequestError::Closed). Default: no; an answer that is late is dropped when it comes, and the others go on.
+    ///
+    /// For peers that may leave an answer out, where another request's answer is worse than a new session. With one request
+    /// in flight at a time none gets another's. With several, those behind the one that is left out each get the answer of
+    /// the next, and the last of them none: it is its deadline that closes the session. So the wrong answers go on for as
+    /// long as there always is a next request in time, and for an id in each message there is no substitute.
+    #[must_use]
+    pub const fn with_close_at_deadline(mut self, on: bool) -> Self {
+        self.limits.closes_at_deadline = on;
+        self
+    }
+}
+
 impl<M> CorrelateLayer<M> {
     const fn of(matching: M) -> Self {
         Self {
@@ -166,6 +182,7 @@ impl<M> CorrelateLayer<M> {
             limits: Limits {
                 in_flight: DEFAULT_IN_FLIGHT,
                 id_bits: u64::BITS,
+                closes_at_deadline: false,
             },
             deadline: Some(DEFAULT_DEADLINE),
         }

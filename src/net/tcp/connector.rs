@@ -21,7 +21,7 @@ use super::{
     race::{interleave, race},
 };
 use crate::net::connect::{
-    CONNECT_TIMEOUT, ConnectError, Connecting, all_failed, self_connect, timed_out,
+    CONNECT_TIMEOUT, ConnectError, Connecting, all_failed, can_dial, self_connect, timed_out,
 };
 
 /// RFC 8305's "connection attempt delay".
@@ -152,7 +152,7 @@ impl TcpConnector {
         let mut failed = Vec::new();
         let dialled = timeout(self.connect_timeout, async {
             let resolved = lookup_host(target).await?;
-            addresses = interleave(resolved.filter(|address| self.can_dial(address)));
+            addresses = interleave(resolved.filter(|address| can_dial(self.local, address)));
             let dial = |address| self.dial_address(address);
             Ok(race(&addresses, self.attempt_delay, dial, &mut failed).await)
         });
@@ -173,11 +173,6 @@ impl TcpConnector {
                 Err(all_failed(failed))
             }
         }
-    }
-
-    fn can_dial(&self, address: &SocketAddr) -> bool {
-        self.local
-            .is_none_or(|local| local.is_ipv4() == address.is_ipv4())
     }
 
     async fn dial_address(&self, address: SocketAddr) -> io::Result<Connection<TcpStream>> {

@@ -189,6 +189,22 @@ impl UdpListenerBuilder {
         self
     }
 
+    /// Whether sessions may have their turns on the task that reads the socket, as long as they are quick: handlers run
+    /// there then, and nothing is read meanwhile. Default: they may.
+    ///
+    /// It saves the wake-up of a task for each datagram, and with it that of a thread for each few, which cost more than a
+    /// short handler does. Up to 32 sessions have their turns one after another. If they take longer than 300 us
+    /// together, the rest are left to their own tasks, and if that happens again, or a handler keeps the thread for more than
+    /// 20 ms, so are the next 16 to 4,096 batches of datagrams.
+    ///
+    /// Turn it off where handlers block their thread now and then, by `block_in_place` too, and the other peers must not
+    /// wait for a single one of them. Sessions that another runtime serves than the one that the listener was bound on
+    /// never have their turns there.
+    pub const fn with_turns_in_place(mut self, on: bool) -> Self {
+        self.settings.turns_in_place = on;
+        self
+    }
+
     /// Asks `hook` about each datagram of an address that has no session. Default: each opens one.
     ///
     /// It runs in the task that reads the socket, so it must not block; nothing is read meanwhile. One that panics has

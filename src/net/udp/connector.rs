@@ -18,15 +18,17 @@ use tower_service::Service;
 
 use super::{LONGEST_V6, UdpClient, builder::SocketOptions, client::ClientSettings, probe::PROBE};
 use crate::net::connect::{
-    CONNECT_TIMEOUT, ConnectError, Connecting, self_connect, timed_out, within,
+    CONNECT_TIMEOUT, ConnectError, Connecting, all_failed, can_dial, self_connect, timed_out,
+    within,
 };
 
 /// Dials UDP: a service from whatever tokio can resolve to a connection with one peer.
 ///
-/// Every dial resolves its target anew and takes the first address to which there is a way, of either IP family. A dial
-/// sends nothing and so learns nothing of the peer, unless [probing](Self::with_probe) is on. If the peer's machine says
-/// later that nobody listens on the port, the session closes as [`Io`](crate::CloseReason::Io) with
-/// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused), unless that is [ignored](Self::with_refusals_ignored).
+/// Every dial resolves its target anew and takes the first address to which there is a way, of either IP family. When all
+/// fail the error tells of [each](ConnectError::attempts). A dial sends nothing and so learns nothing of the peer, unless
+/// [probing](Self::with_probe) is on. If the peer's machine says later that nobody listens on the port, the session closes
+/// as [`Io`](crate::CloseReason::Io) with [`ConnectionRefused`](io::ErrorKind::ConnectionRefused), unless that is
+/// [ignored](Self::with_refusals_ignored).
 ///
 /// A socket that is connected to itself is refused, as [`TcpConnector`](crate::net::TcpConnector) refuses it.
 ///
@@ -182,14 +184,9 @@ impl UdpConnector {
 
     async fn dial(&self, target: impl ToSocketAddrs) -> io::Result<Connection<UdpClient>> {
         let started = Instant::now();
-        let mut failed = None;
-        for address in within(self.connect_timeout, lookup_host(target)).await? {
-            if self
-                .local
-                .is_some_and(|local| local.is_ipv4() != address.is_ipv4())
-            {
-                continue;
-            }
+        let resolved = within(self.connect_timeout, lookup_host(target)).await?;
+        let mut failed = Vec::new();
+        for address in resolved.filter(|address| can_dial(self.local, address)) {
             let left = self.connect_timeout.saturating_sub(started.elapsed());
             let error = match timeout(left, self.dial_address(address)).await {
                 Ok(Ok(connection)) => return Ok(connection),
@@ -197,14 +194,9 @@ impl UdpConnector {
                 Err(_) => timed_out(self.connect_timeout),
             };
             tracing::debug!(%address, %error, "cannot connect");
-            failed = Some(error);
+            failed.push((address, error));
         }
-        Err(failed.unwrap_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::AddrNotAvailable,
-                "the target has no address, or none of the local address's family",
-            )
-        }))
+        Err(all_failed(failed))
     }
 
     async fn dial_address(&self, address: SocketAddr) -> io::Result<Connection<UdpClient>> {

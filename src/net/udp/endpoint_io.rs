@@ -28,6 +28,10 @@ use crate::{
     transport::{Framing, Received},
 };
 
+/// An empty queue of datagrams that takes more than this is freed; there is one a socket. Smaller ones are kept, so that a
+/// datagram allocates nothing.
+const KEPT_WAITING: usize = 256 * 1024;
+
 /// The transport of a [`UdpEndpoint`](super::UdpEndpoint)'s session.
 ///
 /// What the operating system refuses to send is dropped and counted, as if the network had lost it: no error of a
@@ -80,7 +84,7 @@ impl UdpEndpointIo {
                 self.current = Some(from);
                 return Poll::Ready(Ok(Received::Data(len)));
             }
-            self.waiting = Units::new();
+            self.waiting.shrink(KEPT_WAITING);
             ready!(self.poll_fill(cx))?;
         }
     }

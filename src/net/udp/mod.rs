@@ -33,6 +33,7 @@ mod settings;
 mod socket;
 mod stats;
 mod table;
+mod turns;
 mod units;
 
 use std::net::{IpAddr, SocketAddr};

@@ -11,7 +11,7 @@ use super::socket::{Place, Route, Socket};
 use crate::session::buffers;
 
 /// The longest datagram that is sent together with others. The kernel refuses to cut one piece into datagrams longer
-/// than the network's own, and what every IPv6 network carries is surely not.
+/// than the network's own, and what every IPv6 network carries seldom is.
 const LONGEST_SEGMENT: usize = 1232;
 /// One piece may be as long as the longest datagram.
 const LONGEST_PIECE: usize = 65_000;
@@ -23,6 +23,8 @@ pub(super) struct Outgoing {
     route: Option<Route>,
     segment: usize,
     count: usize,
+    /// The longest datagram that is sent together with others: less than that of all, where the way to a peer is narrow.
+    longest: usize,
     place: Place,
 }
 
@@ -33,6 +35,7 @@ impl Outgoing {
             route: None,
             segment: 0,
             count: 0,
+            longest: LONGEST_SEGMENT,
             place: Place::default(),
         }
     }
@@ -73,7 +76,7 @@ impl Outgoing {
                 && self.bytes.len() == self.count * self.segment
                 && len > 0
                 && len <= self.segment
-                && self.segment <= LONGEST_SEGMENT
+                && self.segment <= self.longest
                 && self.bytes.len() + len <= LONGEST_PIECE)
     }
 
@@ -88,7 +91,11 @@ impl Outgoing {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while let Some(route) = self.route {
-            let together = socket.most_segments().min(self.count);
+            let together = if self.segment > self.longest {
+                1
+            } else {
+                socket.most_segments().min(self.count)
+            };
             let len = (together * self.segment).min(self.bytes.len());
             let segment = (together > 1).then_some(self.segment);
             match socket.try_send(&route, &self.bytes[..len], segment) {
@@ -99,6 +106,10 @@ impl Outgoing {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // the network's hardware cannot cut a piece into datagrams: from here on each goes alone
                 Err(_) if together > socket.most_segments() => {}
+                // the way to the peer is narrower than these datagrams: alone they go in fragments
+                Err(error) if together > 1 && is_too_long(&error) => {
+                    self.longest = self.segment - 1;
+                }
                 // about one that was sent before; this one was not looked at, and waits
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     return Poll::Ready(Err(error));
@@ -121,4 +132,14 @@ impl Outgoing {
             self.bytes.advance(bytes);
         }
     }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(nix::errno::Errno::EMSGSIZE as i32)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn is_too_long(_: &io::Error) -> bool {
+    false
 }

@@ -10,6 +10,7 @@ use std::{
 
 use bytes::BytesMut;
 use getty_layers::CloseReason;
+use tokio::runtime;
 
 use super::{
     Ecn, Overflow, longest_to,
@@ -19,7 +20,10 @@ use super::{
     socket::{Arrived, Route},
     units::{self, PeerUnits},
 };
-use crate::transport::{Framing, Received, Transport};
+use crate::{
+    serve::Lend,
+    transport::{Framing, Received, Transport},
+};
 
 /// What the reader of the socket and the session of one peer share.
 #[derive(Default)]
@@ -31,6 +35,8 @@ struct State {
     units: Option<Box<PeerUnits>>,
     /// The session, while it waits.
     waker: Option<Waker>,
+    /// The future of the session's task, until its transport is dropped.
+    lent: Option<Arc<dyn Lend>>,
     /// Which of our addresses it writes to.
     local: Option<IpAddr>,
     /// Of the datagram that the session took last.
@@ -48,7 +54,28 @@ pub(super) struct Queued {
     /// How many datagrams were dropped: itself, or older ones for it.
     pub(super) overflowed: u64,
     /// The session that waits for it.
-    pub(super) waker: Option<Waker>,
+    pub(super) waiting: Option<Woken>,
+}
+
+/// A session that has something to do.
+pub(super) struct Woken {
+    waker: Waker,
+    lent: Option<Arc<dyn Lend>>,
+}
+
+impl Woken {
+    /// Lets its task have a turn.
+    pub(super) fn wake(self) {
+        self.waker.wake();
+    }
+
+    /// Takes its task's turn here and now, where that can be.
+    pub(super) fn run(self, here: runtime::Id) {
+        match self.lent {
+            Some(lent) => lent.poll_in_place(self.waker, here),
+            None => self.waker.wake(),
+        }
+    }
 }
 
 impl Peer {
@@ -87,16 +114,24 @@ impl Peer {
         Queued {
             taken,
             overflowed,
-            waker: state.waker.take(),
+            waiting: state.waiting(),
         }
     }
 
     /// A datagram of this peer's was longer than the setting allows.
-    pub(super) fn truncated(&self) -> Option<Waker> {
+    pub(super) fn truncated(&self) -> Option<Woken> {
         let mut state = self.lock();
         state.truncated += 1;
         state.untold = state.untold.saturating_add(1);
-        state.waker.take()
+        state.waiting()
+    }
+}
+
+impl State {
+    fn waiting(&mut self) -> Option<Woken> {
+        let waker = self.waker.take()?;
+        let lent = self.lent.clone();
+        Some(Woken { waker, lent })
     }
 }
 
@@ -118,6 +153,11 @@ impl Peer {
 pub struct UdpInfo(pub(super) Arc<Peer>);
 
 impl UdpInfo {
+    /// From here on the listener's reader may poll the future of the session's task.
+    pub(crate) fn lend(&self, lent: Arc<dyn Lend>) {
+        self.0.lock().lent = Some(lent);
+    }
+
     /// The congestion bits of the datagram that the session took from its queue last: of the message at hand, where
     /// handlers run one at a time.
     #[must_use]
@@ -280,6 +320,8 @@ impl Transport for UdpPeer {
 
 impl Drop for UdpPeer {
     fn drop(&mut self) {
+        let lent = self.peer.lock().lent.take();
+        drop(lent);
         self.port.leave(self.key, &self.peer);
     }
 }

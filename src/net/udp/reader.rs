@@ -5,7 +5,7 @@ use std::{
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -15,12 +15,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     hub::Hub,
-    peer::{Peer, UdpInfo, UdpPeer},
+    peer::{Peer, UdpInfo, UdpPeer, Woken},
     probe::{PROBE, is_probe},
     settings::{Admit, Evicted, Eviction, FirstDatagram, ProbePolicy, Settings},
     socket::{Arrived, Route, Socket},
     stats::Counts,
     table::Table,
+    turns::Turns,
 };
 
 /// The first pause after an error of the socket's; each further one doubles it.
@@ -89,8 +90,9 @@ impl Port {
 /// Reads one socket, whether or not anybody accepts. It ends with the last of the listener and its sessions.
 pub(super) struct Reader {
     port: Arc<Port>,
-    /// Whom to wake once a batch is given out, so that a session sees all of its part.
-    wakers: Vec<Waker>,
+    /// Who has a turn once a batch is given out, so that a session sees all of its part.
+    woken: Vec<Woken>,
+    turns: Turns,
     /// When somebody has been silent, or has waited, for too long.
     sleep: Option<Pin<Box<Sleep>>>,
     pause: Option<Pin<Box<Sleep>>>,
@@ -100,8 +102,9 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(port: Arc<Port>) -> Self {
         Self {
+            turns: Turns::new(port.settings().turns_in_place),
             port,
-            wakers: Vec::new(),
+            woken: Vec::new(),
             sleep: None,
             pause: None,
             next_pause: FIRST_PAUSE,
@@ -156,14 +159,13 @@ impl Reader {
         }
     }
 
-    /// Receives one batch; ready with whether there may be more.
-    fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let now = Instant::now();
-        let (polled, opened) = give_out(&self.port, &mut self.wakers, now, cx);
-        self.wakers.drain(..).for_each(Waker::wake);
+    /// Receives one batch; ready with whether there may be more. `now` is brought up to date.
+    fn poll_batch(&mut self, now: &mut Instant, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let (polled, opened) = give_out(&self.port, &mut self.woken, *now, cx);
         if opened {
-            self.look_earlier(now);
+            self.look_earlier(*now);
         }
+        *now = self.turns.give(&mut self.woken, *now);
         polled
     }
 }
@@ -171,7 +173,7 @@ impl Reader {
 /// Receives one batch and gives it to the peers; whether there may be more, and whether a peer is new.
 fn give_out(
     port: &Arc<Port>,
-    wakers: &mut Vec<Waker>,
+    woken: &mut Vec<Woken>,
     now: Instant,
     cx: &mut Context<'_>,
 ) -> (Poll<io::Result<bool>>, bool) {
@@ -179,7 +181,7 @@ fn give_out(
         port,
         now,
         table: None,
-        wakers,
+        woken,
         received: 0,
         delivered: 0,
         opened: false,
@@ -208,11 +210,13 @@ impl Future for Reader {
             this.pause = None;
         }
         let mut batches = 0;
+        let mut now = Instant::now();
         loop {
-            match this.poll_batch(cx) {
+            match this.poll_batch(&mut now, cx) {
                 Poll::Ready(Ok(more)) => {
                     this.next_pause = FIRST_PAUSE;
                     batches += u32::from(more);
+                    let _ = ();
                     if batches == BATCHES {
                         // the sessions first: they make room in their queues
                         cx.waker().wake_by_ref();
@@ -241,7 +245,7 @@ struct Batch<'a> {
     now: Instant,
     /// Locked for as long as all datagrams are of peers that are there.
     table: Option<MutexGuard<'a, Table>>,
-    wakers: &'a mut Vec<Waker>,
+    woken: &'a mut Vec<Woken>,
     received: u64,
     delivered: u64,
     /// A new peer is there.
@@ -251,7 +255,7 @@ struct Batch<'a> {
 impl Batch<'_> {
     fn take(&mut self, arrived: &Arrived<'_>) {
         self.received += 1;
-        let Self { port, wakers, .. } = self;
+        let Self { port, woken, .. } = self;
         let settings = port.settings();
         if settings.probe != ProbePolicy::Deliver && is_probe(arrived.bytes) {
             port.counts().probes.add(1);
@@ -269,10 +273,10 @@ impl Batch<'_> {
         }
         let table = self.table.get_or_insert_with(|| port.table());
         match table.hear(&arrived.peer, self.now) {
-            Some(peer) if truncated => wakers.extend(peer.truncated()),
+            Some(peer) if truncated => woken.extend(peer.truncated()),
             // a sign of life, and nothing else
             Some(_) if empty => {}
-            Some(peer) => self.delivered += deliver(peer, port, arrived, wakers),
+            Some(peer) => self.delivered += deliver(peer, port, arrived, woken),
             None if truncated || empty => {}
             None => {
                 self.table = None;
@@ -339,7 +343,7 @@ impl Batch<'_> {
     fn open(&mut self, arrived: &Arrived<'_>) {
         let port = self.port;
         let peer = Arc::<Peer>::default();
-        self.delivered += deliver(&peer, port, arrived, self.wakers);
+        self.delivered += deliver(&peer, port, arrived, self.woken);
         self.opened = true;
         let endpoints = Endpoints::new(
             TransportKind::Udp,
@@ -373,9 +377,9 @@ impl Batch<'_> {
 }
 
 /// How many more are delivered now.
-fn deliver(peer: &Peer, port: &Port, arrived: &Arrived<'_>, wakers: &mut Vec<Waker>) -> u64 {
+fn deliver(peer: &Peer, port: &Port, arrived: &Arrived<'_>, woken: &mut Vec<Woken>) -> u64 {
     let queued = peer.push(arrived, port.settings());
-    wakers.extend(queued.waker);
+    woken.extend(queued.waiting);
     if queued.overflowed > 0 {
         port.counts().overflowed.add(queued.overflowed);
     }

@@ -105,6 +105,7 @@ pub(super) struct Settings {
     pub(super) max_datagram: usize,
     pub(super) empty: bool,
     pub(super) probe: ProbePolicy,
+    pub(super) turns_in_place: bool,
     pub(super) admit: Option<AdmitHook>,
 }
 
@@ -122,6 +123,7 @@ impl Settings {
             max_datagram: LONGEST_V6,
             empty: false,
             probe: ProbePolicy::Deliver,
+            turns_in_place: true,
             admit: None,
         }
     }
@@ -141,6 +143,7 @@ impl fmt::Debug for Settings {
             .field("max_datagram", &self.max_datagram)
             .field("empty", &self.empty)
             .field("probe", &self.probe)
+            .field("turns_in_place", &self.turns_in_place)
             .finish_non_exhaustive()
     }
 }

@@ -65,6 +65,13 @@ impl<M> Units<M> {
         }
     }
 
+    /// Frees what an empty queue takes, if that is more than so many bytes.
+    pub(super) fn shrink(&mut self, most: usize) {
+        if self.is_empty() && self.capacity() > most {
+            *self = Self::new();
+        }
+    }
+
     fn capacity(&self) -> usize {
         self.bytes.capacity() + self.each.capacity() * size_of::<(u16, M)>()
     }

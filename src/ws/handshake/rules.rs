@@ -2,7 +2,7 @@
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
-use getty_layers::ConnectionHandle;
+use getty_layers::{ConnectionHandle, TransportKind};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -46,7 +46,11 @@ impl Rules {
         request: Request<()>,
         handle: &ConnectionHandle,
     ) -> Result<Response<()>, WsRefusal> {
-        let Offer { accept, protocol } = self.check(&request)?;
+        let is_secure = matches!(
+            handle.transport(),
+            TransportKind::Tls | TransportKind::SecureWebSocket
+        );
+        let Offer { accept, protocol } = self.check(&request, is_secure)?;
         if let Some(hook) = &self.accept {
             hook(request.clone(), handle.clone()).await?;
         }
@@ -67,7 +71,7 @@ impl Rules {
         Ok(response)
     }
 
-    fn check(&self, request: &Request<()>) -> Result<Offer, WsRefusal> {
+    fn check(&self, request: &Request<()>, is_secure: bool) -> Result<Offer, WsRefusal> {
         let headers = request.headers();
         if self
             .path
@@ -114,7 +118,7 @@ impl Rules {
         if lengths.any(|length| length != "0") || headers.contains_key(header::TRANSFER_ENCODING) {
             return Err(bad("a request for an upgrade has no body"));
         }
-        if !self.origin.accepts(headers) {
+        if !self.origin.accepts(headers, is_secure) {
             return Err(WsRefusal::new(
                 StatusCode::FORBIDDEN,
                 "pages of this origin may not connect",
@@ -144,28 +148,31 @@ impl Rules {
 }
 
 impl Origin {
-    fn accepts(&self, headers: &HeaderMap) -> bool {
+    fn accepts(&self, headers: &HeaderMap, is_secure: bool) -> bool {
         let mut origins = headers.get_all(header::ORIGIN).iter();
         let host = sole(headers, &header::HOST).and_then(|host| host.to_str().ok());
         // no page, no origin
         origins.all(|origin| match (self, origin.to_str()) {
             (Self::Any, _) => true,
             (_, Err(_)) => false,
-            (Self::Same, Ok(origin)) => host.is_some_and(|host| is_same(origin, host)),
+            (Self::Same, Ok(origin)) => host.is_some_and(|host| is_same(origin, host, is_secure)),
             (Self::Checked(accepts), Ok(origin)) => accepts(origin),
         })
     }
 }
 
-/// Whether an origin is a page of `host`.
-fn is_same(origin: &str, host: &str) -> bool {
+/// Whether an origin is a page of `host`. Where the connection `is_secure` the page must have come over TLS, too; where it is
+/// not, TLS may end at a proxy before us, and the page may be of either scheme.
+fn is_same(origin: &str, host: &str, is_secure: bool) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else {
         return false; // "null" is nobody's
     };
     let port = if scheme.eq_ignore_ascii_case("https") {
         ":443"
-    } else {
+    } else if scheme.eq_ignore_ascii_case("http") && !is_secure {
         ":80"
+    } else {
+        return false;
     };
     let bare = |authority: &str| {
         let bare = authority.strip_suffix(port).unwrap_or(authority);
@@ -234,13 +241,21 @@ mod tests {
             ("https://example.com", "example.com:80", false),
             ("http://example.com:7080", "example.com:7080", true),
             ("http://example.com:7080", "example.com", false),
+            ("HTTPS://example.com", "example.com", true),
+            ("ftp://example.com", "example.com", false),
             ("http://evil.com", "example.com", false),
             ("http://evil.com/example.com", "example.com", false),
             ("http://example.com.evil.com", "example.com", false),
             ("null", "example.com", false),
             ("", "", false),
         ] {
-            assert_eq!(is_same(origin, host), same, "{origin} at {host}");
+            assert_eq!(is_same(origin, host, false), same, "{origin} at {host}");
+            let same_and_secure = same && origin.to_lowercase().starts_with("https:");
+            assert_eq!(
+                is_same(origin, host, true),
+                same_and_secure,
+                "{origin} at {host}"
+            );
         }
     }
 

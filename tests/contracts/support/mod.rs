@@ -4,6 +4,7 @@ pub(crate) mod listener;
 pub(crate) mod probe;
 pub(crate) mod stream;
 pub(crate) mod units;
+pub(crate) mod words;
 
 use std::{convert::Infallible, future::Future, time::Duration};
 

@@ -174,6 +174,34 @@ async fn probe_that_is_refused_fails_the_dial() {
 }
 
 #[tokio::test]
+#[cfg(target_os = "linux")]
+async fn dial_that_fails_tells_of_each_address_that_it_could_dial() {
+    // nobody else binds these ports meanwhile, and at these addresses nobody has
+    let taken = [UdpSocket::bind(V4).await, UdpSocket::bind(V4).await];
+    let refusing = taken.each_ref().map(|taken| {
+        let port = taken.as_ref().unwrap().local_addr().unwrap().port();
+        SocketAddr::from(([127, 0, 0, 2], port))
+    });
+    let other_family: SocketAddr = V6.parse().unwrap();
+    let connector = UdpConnector::new()
+        .with_local_addr(V4.parse().unwrap())
+        .with_probe(Duration::from_secs(60));
+    let targets = [other_family, refusing[0], refusing[1]];
+    let error = soon(connector.connect(&targets[..])).await.unwrap_err();
+    let attempts: Vec<_> = error
+        .attempts()
+        .iter()
+        .map(|(address, error)| (*address, error.kind()))
+        .collect();
+    let refused = |address| (address, ErrorKind::ConnectionRefused);
+    assert_eq!(attempts, [refused(refusing[0]), refused(refusing[1])]);
+
+    let error = soon(connector.connect(other_family)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
+    assert!(error.attempts().is_empty());
+}
+
+#[tokio::test]
 async fn client_counts_what_it_drops() {
     let server = UdpSocket::bind(V4).await.unwrap();
     let address = server.local_addr().unwrap();

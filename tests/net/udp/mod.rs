@@ -2,9 +2,11 @@
 
 mod client;
 mod endpoint;
+mod full;
 mod limits;
 mod listener;
 mod sizes;
+mod turns;
 
 use std::{future::IntoFuture, io, net::SocketAddr, time::Duration};
 

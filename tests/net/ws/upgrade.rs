@@ -203,6 +203,36 @@ async fn what_the_server_s_own_layers_found_out_reaches_the_session() {
     assert_eq!(connection.handle().get(), Some(User("ada")));
 }
 
+/// Whoever sits in between can write a page of `http`, and have it come with the user's cookies.
+#[tokio::test]
+async fn where_the_server_has_tls_pages_without_it_are_of_another_origin() {
+    let (upgrader, _upgrades) = ws::upgrades::<DuplexStream>(&WsLayer::new());
+    for (kind, origin, accepted) in [
+        (TransportKind::Tls, "https://example.com", true),
+        (TransportKind::Tls, "https://example.com:443", true),
+        (TransportKind::Tls, "http://example.com", false),
+        (TransportKind::SecureWebSocket, "http://example.com", false),
+        // a proxy may have it instead
+        (TransportKind::Tcp, "https://example.com", true),
+        (TransportKind::Tcp, "http://example.com", true),
+        (TransportKind::Unknown, "https://example.com", true),
+        (TransportKind::Unknown, "ftp://example.com", false),
+    ] {
+        let mut request = asking(KEY);
+        let headers = request.headers_mut();
+        headers.insert(header::HOST, "example.com".parse().unwrap());
+        headers.insert(header::ORIGIN, origin.parse().unwrap());
+        let endpoints = Endpoints {
+            kind,
+            ..Endpoints::default()
+        };
+        let io = async { Ok::<_, std::io::Error>(tokio::io::duplex(64).0) };
+        let response = upgrader.upgrade(&request, endpoints, io).await;
+        let is_accepted = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        assert_eq!(is_accepted, accepted, "{origin} over {kind}");
+    }
+}
+
 fn asking(key: &str) -> http::Request<()> {
     let request = http::Request::get("/ws")
         .header("upgrade", "websocket")

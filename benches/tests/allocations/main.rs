@@ -1,30 +1,33 @@
-//! A message allocates nothing: neither under the bare stack nor under the full one nor over WebSocket, neither as a reply
-//! nor as a send.
+//! A message allocates nothing: neither under the bare stack nor under the full one nor with any layer alone, neither over
+//! TCP nor over WebSocket nor over UDP, neither as a reply nor as a send.
 //!
-//! What is counted is the whole process, so there is one test in this file, and each figure is the least of several
+//! What is counted is the whole process, so there is one test in this binary, and each figure is the least of several
 //! attempts: the test harness has a thread of its own that may allocate at any time.
+
+mod sending;
+mod sockets;
+mod stacks;
 
 use std::{
     alloc::System,
-    future::{Ready, ready},
+    future::ready,
     sync::{Arc, Mutex, atomic::AtomicU64},
 };
 
 use bytes::Bytes;
-use getty::{BoxError, Pipeline, Request, Session, Transport, service_fn};
+use getty::{Request, service_fn};
 use getty_benches::{
+    alone,
     broadcast::{Carrier, Crowd, Kind},
     calls::Caller,
     frames::Frames,
     in_memory::{Loop, Prepared, session},
     scripted::Scripted,
-    server::getty::{Handler, bare_around, full_around},
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, duplex},
-    runtime,
-};
+use tokio::runtime;
+
+use self::stacks::{Bare, Full, Reply, Stack, WebSocket};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -33,8 +36,6 @@ const ATTEMPTS: usize = 5;
 /// What is measured is the difference between a short run and a long one: what a connection allocates cancels out.
 const SHORT: u64 = 100;
 const LONG: u64 = 1_100;
-/// How many messages are queued in one go.
-const MANY: usize = 32;
 
 #[test]
 fn a_message_allocates_nothing() {
@@ -58,9 +59,35 @@ fn a_message_allocates_nothing() {
 
     turnover::<Bare>();
     turnover::<Full>();
-    sending::<Bare>();
-    sending::<Full>();
+    layers_alone();
     calls();
+    sending::allocates_nothing::<Bare>();
+    sending::allocates_nothing::<Full>();
+    sending::allocates_nothing::<WebSocket>();
+    sockets::allocate_nothing();
+}
+
+/// Nor does it by any layer alone, but for those whose documentation says so.
+fn layers_alone() {
+    for (name, stack) in alone::all() {
+        let may = match name {
+            // a handler in a set of those that run at the same time
+            "in-flight" | "unordered" => 1,
+            // a task; and its message is kept beyond the turn, as any that is kept
+            "spawn" => 1 + 2,
+            _ => 0,
+        };
+        for frames in [1, 50] {
+            let runtime = runtime();
+            let taken =
+                beyond_short(|batches| allocations(|| stack().echo(&runtime, frames, 64, batches)));
+            let messages = frames as u64 * (LONG - SHORT);
+            assert!(
+                taken <= may * messages,
+                "{name}: {taken} allocations for {messages} messages, {frames} at once"
+            );
+        }
+    }
 }
 
 /// Nor does a WebSocket message. One that is longer than a buffer has a block of its own, which grows as its bytes arrive:
@@ -107,15 +134,6 @@ fn turnover<S: Stack>() {
     assert!(kept >= reads, "{}: {kept}, so nothing was kept", S::NAME);
 }
 
-fn sending<S: Stack>() {
-    assert_eq!(
-        sends::<S>(),
-        [0, 0, 0],
-        "{}: send, try_send, several",
-        S::NAME
-    );
-}
-
 /// How many allocations echoes take, when so many frames arrive together.
 fn echoes(stack: Loop, frames: usize, payload: usize) -> u64 {
     beyond_short(|batches| {
@@ -144,32 +162,6 @@ fn beyond_short(run: impl Fn(u64) -> u64) -> u64 {
     least(LONG).saturating_sub(least(SHORT))
 }
 
-type Reply = Ready<Result<Bytes, BoxError>>;
-
-/// A stack around a handler, over either transport.
-trait Stack {
-    const NAME: &'static str;
-    fn around<T: Transport + Send + 'static>(handler: impl Handler) -> impl Pipeline<T>;
-}
-
-struct Bare;
-
-impl Stack for Bare {
-    const NAME: &'static str = "bare";
-    fn around<T: Transport + Send + 'static>(handler: impl Handler) -> impl Pipeline<T> {
-        bare_around(handler)
-    }
-}
-
-struct Full;
-
-impl Stack for Full {
-    const NAME: &'static str = "full";
-    fn around<T: Transport + Send + 'static>(handler: impl Handler) -> impl Pipeline<T> {
-        full_around(handler)
-    }
-}
-
 /// Keeps each message until the next one comes.
 fn keep(request: Request<Bytes>) -> Reply {
     static KEPT: Mutex<Bytes> = Mutex::new(Bytes::new());
@@ -186,79 +178,6 @@ fn kept<S: Stack>() -> u64 {
         let stack = S::around(service_fn(keep));
         allocations(|| runtime.block_on(session(transport, stack)).unwrap())
     })
-}
-
-/// How many allocations sends take: one that is awaited, many that are not, and several at once.
-fn sends<S: Stack>() -> [u64; 3] {
-    const PAYLOAD: usize = 64;
-    let runtime = runtime();
-    runtime.block_on(async {
-        let (mut client, transport) = duplex(64 * 1024);
-        let opened: Arc<Mutex<Option<Session<Bytes>>>> = Arc::default();
-        let handler = service_fn({
-            let opened = Arc::clone(&opened);
-            move |request: Request<Bytes>| -> Reply {
-                *opened.lock().unwrap() = Some(request.session().clone());
-                ready(Ok(request.into_message()))
-            }
-        });
-        let server = tokio::spawn(session(transport, S::around(handler)));
-        let frame = Frames::new(PAYLOAD).concatenated(1);
-        let mut received = vec![0; MANY * frame.len()];
-        client.write_all(&frame).await.unwrap();
-        client
-            .read_exact(&mut received[..frame.len()])
-            .await
-            .unwrap();
-        let session = opened.lock().unwrap().take().expect("it has answered");
-        let message = Bytes::copy_from_slice(&frame[4..]);
-
-        let mut least = [u64::MAX; 3];
-        for (kind, least) in least.iter_mut().enumerate() {
-            // the first time is the warm-up: queues grow to what the kind of sending takes, and shrink from the last
-            for attempt in 0..=ATTEMPTS {
-                let region = Region::new(ALLOCATOR);
-                for _ in 0..LONG {
-                    let sent = match kind {
-                        0 => send_one(&session, &message).await,
-                        1 => try_many(&session, &message),
-                        _ => send_at_once(&session, &message).await,
-                    };
-                    let echo = &mut received[..sent * frame.len()];
-                    client.read_exact(echo).await.unwrap();
-                }
-                if attempt > 0 {
-                    *least = count(&region).min(*least);
-                }
-            }
-        }
-        drop(client);
-        server.await.unwrap().unwrap();
-        least
-    })
-}
-
-async fn send_one(session: &Session<Bytes>, message: &Bytes) -> usize {
-    session.send(message.clone()).await.unwrap();
-    1
-}
-
-fn try_many(session: &Session<Bytes>, message: &Bytes) -> usize {
-    for _ in 0..MANY {
-        session.try_send(message.clone()).unwrap();
-    }
-    MANY
-}
-
-async fn send_at_once(session: &Session<Bytes>, message: &Bytes) -> usize {
-    let (first, second, third) = tokio::join!(
-        session.send(message.clone()),
-        session.send(message.clone()),
-        session.feed(message.clone()),
-    );
-    first.and(second).unwrap();
-    third.unwrap();
-    3
 }
 
 fn runtime() -> runtime::Runtime {

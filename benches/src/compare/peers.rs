@@ -1,0 +1,168 @@
+//! Servers with what others have made, in a workspace of their own that is built when it is needed.
+
+use std::{
+    env,
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use crate::server::Protocol;
+
+/// A server of the workspace `benches/peers`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// ntex, over tokio.
+    Ntex,
+    /// rama's TCP server.
+    Rama,
+    /// tokio-tower's pipelining server.
+    TokioTower,
+    /// fastwebsockets.
+    Fastwebsockets,
+    /// tokio-websockets, as many messages answered at once as have come.
+    TokioWebsocketsBatch,
+    /// tokio-websockets, one send an item.
+    TokioWebsocketsSend,
+}
+
+impl Peer {
+    /// Every one of them.
+    pub const ALL: [Self; 6] = [
+        Self::Ntex,
+        Self::Rama,
+        Self::TokioTower,
+        Self::Fastwebsockets,
+        Self::TokioWebsocketsBatch,
+        Self::TokioWebsocketsSend,
+    ];
+
+    /// Its name in tables and on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ntex => "ntex",
+            Self::Rama => "rama",
+            Self::TokioTower => "tokio-tower",
+            Self::Fastwebsockets => "fastwebsockets",
+            Self::TokioWebsocketsBatch => "tokio-websockets-batch",
+            Self::TokioWebsocketsSend => "tokio-websockets-send",
+        }
+    }
+
+    /// The peer of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|peer| peer.name() == name)
+    }
+
+    /// What it speaks.
+    #[must_use]
+    pub fn protocol(self) -> Protocol {
+        match self {
+            Self::Ntex | Self::Rama | Self::TokioTower => Protocol::Length,
+            Self::Fastwebsockets | Self::TokioWebsocketsBatch | Self::TokioWebsocketsSend => {
+                Protocol::WebSocket
+            }
+        }
+    }
+
+    /// The package that it is built from, and the program that comes of it.
+    fn package(self) -> &'static str {
+        match self {
+            Self::Ntex => "peer-ntex",
+            Self::Rama => "peer-rama",
+            Self::TokioTower => "peer-tokio-tower",
+            Self::Fastwebsockets => "peer-fastwebsockets",
+            Self::TokioWebsocketsBatch | Self::TokioWebsocketsSend => "peer-tokio-websockets",
+        }
+    }
+}
+
+/// Builds these peers; with each is the program that it became. Those that cannot be built are missing, and why is said on
+/// the standard error.
+#[must_use]
+pub(super) fn build(wanted: &[Peer]) -> Vec<(Peer, PathBuf)> {
+    let mut packages: Vec<&str> = wanted.iter().map(|peer| peer.package()).collect();
+    packages.dedup();
+    if packages.is_empty() {
+        return Vec::new();
+    }
+    let target = target();
+    eprintln!("building {}", packages.join(", "));
+    // All at once, so that what they share is built once; and where that fails, to see which of them can be.
+    if cargo_build(&packages, &target).is_err() {
+        packages.retain(|package| {
+            let outcome = cargo_build(&[package], &target);
+            if let Err(error) = &outcome {
+                eprintln!(
+                    "compare: {package} cannot be built and is left out: {error}\n\
+                     (the first build takes its dependencies from the network)"
+                );
+            }
+            outcome.is_ok()
+        });
+    }
+    wanted
+        .iter()
+        .filter(|peer| packages.contains(&peer.package()))
+        .map(|&peer| (peer, target.join("release").join(peer.package())))
+        .collect()
+}
+
+fn cargo_build(packages: &[&str], target: &Path) -> io::Result<()> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let status = Command::new(cargo)
+        .current_dir(workspace())
+        .args(["build", "--release", "--locked", "--target-dir"])
+        .arg(target)
+        .args(packages.iter().flat_map(|package| ["--package", package]))
+        .stdin(Stdio::null())
+        // what this program says there are tables
+        .stdout(Stdio::null())
+        .status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("cargo build: {status}")))
+    }
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers")
+}
+
+/// The target directory that this program was itself built in, where that can be told.
+fn target() -> PathBuf {
+    let program = env::current_exe().unwrap_or_default();
+    program
+        .parent()
+        .filter(|profile| profile.ends_with("release") || profile.ends_with("debug"))
+        .and_then(Path::parent)
+        .map_or_else(|| workspace().join("target"), Path::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::Kind;
+
+    #[test]
+    fn no_peer_has_the_name_of_another_server() {
+        for peer in Peer::ALL {
+            assert_eq!(Peer::from_name(peer.name()), Some(peer));
+            assert_eq!(Kind::from_name(peer.name()), None);
+        }
+    }
+
+    #[test]
+    fn every_package_is_there() {
+        for peer in Peer::ALL {
+            let folder = peer.package().trim_start_matches("peer-");
+            let manifest = workspace().join(folder).join("Cargo.toml");
+            let manifest = std::fs::read_to_string(manifest).unwrap();
+            assert!(manifest.contains(&format!("name = \"{}\"", peer.package())));
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What getty wants of itself, and whether it is so.
+
+use std::fmt::Write as _;
+
+use super::{Case, Group, Measured, Results, peers::Peer};
+use crate::server::{Kind, Protocol};
+
+/// The loops that one would write by hand.
+const HAND: [&str; 2] = ["tokio-8k", "tokio-64k"];
+
+/// A target as it came out.
+#[derive(Debug)]
+struct Verdict {
+    case: Case,
+    what: String,
+    measured: f64,
+    at_most: f64,
+    /// How far the reference was from itself in the same case.
+    error: f64,
+}
+
+/// A table of all targets for which there are figures.
+#[must_use]
+pub(super) fn verdicts(results: &Results) -> String {
+    let mut verdicts = Vec::new();
+    for measured in &results.measured {
+        match measured.case().group() {
+            Group::Echo(Protocol::Length) => over_tcp(measured, &mut verdicts),
+            Group::Echo(Protocol::WebSocket) => over_websocket(measured, &mut verdicts),
+            Group::Udp => over_udp(measured, &mut verdicts),
+            Group::Broadcast | Group::Calls => {}
+        }
+    }
+    for idle in &results.idle {
+        for (name, at_most) in [
+            ("getty", 1536.0),
+            ("getty-full", 3072.0),
+            ("ws-getty", 6144.0),
+        ] {
+            verdicts.extend(idle.median(name).map(|measured| Verdict {
+                case: idle.case(),
+                what: format!("{name}, bytes a connection"),
+                measured,
+                at_most,
+                error: 0.0,
+            }));
+        }
+    }
+    let mut table = String::new();
+    if !verdicts.is_empty() {
+        table.push_str(
+            "| case | target | measured | at most | error | |\n|---|---|--:|--:|--:|---|\n",
+        );
+    }
+    for verdict in &verdicts {
+        // writing to a string does not fail
+        _ = writeln!(table, "{}", verdict.line());
+    }
+    table
+}
+
+fn over_tcp(measured: &Measured, verdicts: &mut Vec<Verdict>) {
+    let case = measured.case();
+    let Some(pipelined) = case.is_pipelined() else {
+        return;
+    };
+    let mut want = |name: &str, other: Option<&str>, at_most| {
+        verdicts.extend(other.and_then(|other| Verdict::of(measured, name, other, at_most)));
+    };
+    let hand = measured.cheapest(|name| HAND.contains(&name));
+    want("getty", hand, if pipelined { 1.0 } else { 1.02 });
+    if case == Case::echo(50, 64, 64) {
+        want("getty", Some(Kind::Epoll.name()), 1.15);
+    }
+    if case == Case::echo(50, 64, 1024) {
+        want("getty", Some(Kind::Epoll.name()), 1.3);
+    }
+    let framed = [Kind::FramedForward, Kind::FramedSend].map(Kind::name);
+    let peer = measured.cheapest(|name| Peer::from_name(name).is_some() || framed.contains(&name));
+    want("getty", peer, 1.0);
+    want(
+        "getty-full",
+        Some("getty"),
+        if pipelined { 1.3 } else { 1.05 },
+    );
+}
+
+fn over_websocket(measured: &Measured, verdicts: &mut Vec<Verdict>) {
+    let (other, at_most) = match measured.case().is_pipelined() {
+        Some(true) => ("ws-forward", 1.0),
+        Some(false) => ("fastwebsockets", 1.05),
+        None => return,
+    };
+    verdicts.extend(Verdict::of(measured, "ws-getty", other, at_most));
+    let peer = measured.cheapest(|name| Peer::from_name(name).is_some());
+    let peer = peer.filter(|peer| *peer != other);
+    verdicts.extend(peer.and_then(|peer| Verdict::of(measured, "ws-getty", peer, 1.0)));
+}
+
+fn over_udp(measured: &Measured, verdicts: &mut Vec<Verdict>) {
+    let other = match measured.case().is_pipelined() {
+        Some(true) => "hand-mmsg",
+        Some(false) => "hand",
+        None => return,
+    };
+    verdicts.extend(Verdict::of(measured, "getty", other, 1.1));
+}
+
+impl Verdict {
+    /// CPU a message of one over that of another; `None` if one of them was not measured.
+    fn of(measured: &Measured, name: &str, other: &str, at_most: f64) -> Option<Self> {
+        Some(Self {
+            case: measured.case(),
+            what: format!("{name} over {other}"),
+            measured: measured.ratio(name, other)?.median,
+            at_most,
+            error: measured.error().unwrap_or(0.0),
+        })
+    }
+
+    fn line(&self) -> String {
+        let Self {
+            case,
+            what,
+            measured,
+            at_most,
+            error,
+        } = self;
+        let verdict = if measured <= at_most {
+            "met"
+        } else if *measured <= at_most * (1.0 + error) {
+            "met, within the error"
+        } else {
+            "missed"
+        };
+        let digits = if *at_most > 100.0 { 0 } else { 2 };
+        format!(
+            "| {case} | {what} | {measured:.digits$} | {at_most:.digits$} | {error:.2} | {verdict} |"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::{Sample, turns::take_turns};
+    use crate::histogram::Histogram;
+
+    fn measured(cpu: &[(&str, f64)]) -> Results {
+        let names: Vec<&str> = cpu.iter().map(|(name, _)| *name).collect();
+        let mut again = 0.0;
+        let (measured, _) = take_turns(Case::echo(50, 64, 64), &names, 1, |index| {
+            // the reference is the first, and a twentieth more when it comes again
+            let cpu = cpu[index].1 + if index == 0 { again } else { 0.0 };
+            again = 5.0;
+            Ok(Sample {
+                cpu,
+                rate: 1.0,
+                latency: Histogram::default(),
+                peak: None,
+            })
+        });
+        Results {
+            measured: vec![measured],
+            ..Results::default()
+        }
+    }
+
+    #[test]
+    fn a_ratio_is_to_the_better_of_the_loops_by_hand() {
+        let results = measured(&[("tokio-8k", 100.0), ("tokio-64k", 80.0), ("getty", 100.0)]);
+        assert!(
+            verdicts(&results).contains("| getty over tokio-64k | 1.25 | 1.00 | 0.05 | missed |")
+        );
+    }
+
+    #[test]
+    fn what_is_within_the_error_is_said_to_be() {
+        let results = measured(&[("tokio-8k", 100.0), ("getty", 104.0)]);
+        let verdicts = verdicts(&results);
+        assert!(verdicts.ends_with("| 1.04 | 1.00 | 0.05 | met, within the error |\n"));
+    }
+
+    #[test]
+    fn peers_count_and_who_was_not_measured_does_not() {
+        let results = measured(&[("tokio-8k", 100.0), ("ntex", 90.0), ("getty", 81.0)]);
+        let verdicts = verdicts(&results);
+        assert!(verdicts.contains("| getty over ntex | 0.90 | 1.00 | 0.05 | met |"));
+        assert!(!verdicts.contains("epoll"), "{verdicts}");
+    }
+}

@@ -1,0 +1,72 @@
+//! Runs this program again under `valgrind`, to count what it does.
+
+use std::{
+    env,
+    error::Error,
+    process::Command,
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
+};
+
+use super::Scenario;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// The instructions of each scenario, in the same order.
+///
+/// Each figure is the difference between a long run and a short one, divided by how often the long one does it more: so
+/// what happens once cancels out. As many processes run at once as the machine has processors; counts do not mind.
+///
+/// # Errors
+///
+/// If valgrind is not there, or a scenario fails under it.
+pub fn count(scenarios: &[Scenario]) -> Result<Vec<f64>, BoxError> {
+    let figures: Vec<_> = scenarios.iter().map(|_| OnceLock::new()).collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some((scenario, figure)) = {
+            let index = next.fetch_add(1, Relaxed);
+            scenarios.get(index).zip(figures.get(index))
+        } {
+            let _ = figure.set(difference(scenario));
+        }
+    };
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..processors {
+            scope.spawn(work);
+        }
+    });
+    let figures = figures.into_iter().filter_map(OnceLock::into_inner);
+    figures.collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+fn difference(scenario: &Scenario) -> Result<f64, BoxError> {
+    let [short, long] = scenario.times();
+    let [few, many] = [run(scenario, short)?, run(scenario, long)?];
+    Ok((many as f64 - few as f64) / (long - short) as f64)
+}
+
+/// The program is to do what follows `run` on its command line: a scenario's name, and how often.
+fn run(scenario: &Scenario, times: u64) -> Result<u64, BoxError> {
+    let name = scenario.name();
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(env::current_exe()?)
+        .args(["run", name, &times.to_string()])
+        .output()
+        .map_err(|error| format!("valgrind does not start: {error}"))?;
+    let report = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(format!("{name} failed under valgrind:\n{report}").into());
+    }
+    report
+        .lines()
+        .find_map(|line| line.split_once("Collected :"))
+        .and_then(|(_, count)| count.trim().parse().ok())
+        .ok_or_else(|| format!("no count in what valgrind says:\n{report}").into())
+}

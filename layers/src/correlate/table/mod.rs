@@ -1,0 +1,426 @@
+//! The requests of one session that wait for their answers.
+//!
+//! One mutex guards the slots. None of the user's code runs under it: messages and wakers are woken and dropped after it is
+//! released. The slots hold no memory until the first request, allocate nothing once warm, and give back what a busy time
+//! made of them.
+
+mod deadlines;
+mod slots;
+
+#[cfg(all(test, getty_loom))]
+mod loom_model;
+#[cfg(all(test, not(getty_loom)))]
+mod tests;
+
+use std::{
+    collections::VecDeque,
+    mem,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use self::{
+    deadlines::{Clock, Looks},
+    slots::{FEW, Slot, Slots, State},
+};
+use super::matching::Answered;
+use crate::{
+    session::Number,
+    sync::{Mutex, MutexGuard},
+};
+
+/// Why a request cannot wait here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// As many wait already as may.
+    Full,
+    /// Nothing more will be received.
+    Over,
+}
+
+/// What has become of a request that waits.
+#[derive(Debug)]
+pub(super) enum Outcome<In> {
+    Answer(In),
+    /// Its deadline has passed.
+    Expired,
+    /// Nothing more will be received.
+    Over,
+}
+
+/// What a table is made with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) in_flight: u32,
+    /// Ids take no more bits than these.
+    pub(super) id_bits: u32,
+    /// Nothing goes on after an answer that has not come in its turn by its deadline.
+    pub(super) closes_at_deadline: bool,
+}
+
+impl Limits {
+    /// How many bits of an id say in which slot the request waits; those above count requests.
+    const fn slot_bits(self) -> u32 {
+        u32::BITS - (self.in_flight - 1).leading_zeros()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Table<In> {
+    limits: Limits,
+    state: Mutex<Requests<In>>,
+}
+
+#[derive(Debug)]
+struct Requests<In> {
+    slots: Slots<In>,
+    /// How many have neither an answer nor any other outcome.
+    waiting: u32,
+    /// How many there were.
+    count: u64,
+    /// Those whose answers come in their order, from the oldest that is not answered on, and under which numbers they were
+    /// queued.
+    order: VecDeque<(u64, Number)>,
+    /// By when answers have to come in their order that nobody waits for any more, where nothing goes on without them.
+    given_up: Vec<(u64, Instant)>,
+    looks: Looks,
+    clock: Clock,
+    /// Somebody will say when the input has ended.
+    guarded: bool,
+    over: bool,
+    /// An answer in order is overdue: those that come may be anybody's.
+    overdue: bool,
+}
+
+/// An answer in order has not come by its deadline, and nothing is to go on without it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Overdue;
+
+/// What is to be done for a request that has just begun to wait, once the lock is released.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Begun {
+    pub(super) id: u64,
+    /// A look for deadlines at this time, under this number.
+    pub(super) look: Option<(Instant, u32)>,
+    /// Somebody is to say when the input has ended: nobody does as yet.
+    pub(super) unguarded: bool,
+    /// It is the first.
+    pub(super) is_first: bool,
+}
+
+impl<In> Table<In> {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            state: Mutex::new(Requests {
+                slots: Slots::new(),
+                waiting: 0,
+                count: 0,
+                order: VecDeque::new(),
+                given_up: Vec::new(),
+                looks: Looks::default(),
+                clock: Clock::default(),
+                guarded: false,
+                over: false,
+                overdue: false,
+            }),
+        }
+    }
+
+    fn index(&self, id: u64) -> usize {
+        let mask = (1_u64 << self.limits.slot_bits()) - 1;
+        usize::try_from(id & mask).unwrap_or(usize::MAX)
+    }
+
+    fn id(&self, count: u64, slot: u32) -> u64 {
+        let mask = u64::MAX >> (u64::BITS - self.limits.id_bits);
+        ((count << self.limits.slot_bits()) & mask) | u64::from(slot)
+    }
+
+    #[cfg(all(test, not(getty_loom)))]
+    fn begin(
+        &self,
+        cx: &Context<'_>,
+        deadline: Option<Duration>,
+        awaits: impl FnOnce(bool),
+    ) -> Result<Begun, Refused> {
+        let begun = self.begin_in_order(cx, (deadline, 0), awaits, || ((), None));
+        begun.map(|(begun, ())| begun)
+    }
+
+    /// Lets a request wait, and wakes `cx` when something has become of it. `awaits` is called when it is the first, under
+    /// the lock, so that it and its opposite are seen in the right order. `push` is that of [`in_order`](Self::in_order),
+    /// `turns` how many the session has had: where the request is not queued, [`forget_time`](Self::forget_time) is to
+    /// follow.
+    #[inline]
+    pub(super) fn begin_in_order<R>(
+        &self,
+        cx: &Context<'_>,
+        (deadline, turns): (Option<Duration>, u64),
+        awaits: impl FnOnce(bool),
+        push: impl FnOnce() -> (R, Option<Number>),
+    ) -> Result<(Begun, R), Refused> {
+        let waker = cx.waker().clone();
+        let mut requests = self.state.lock();
+        if requests.over {
+            drop(requests);
+            return Err(Refused::Over);
+        }
+        let outstanding = requests.order.len().max(requests.slots.used());
+        if outstanding >= self.limits.in_flight as usize {
+            drop(requests);
+            return Err(Refused::Full);
+        }
+        requests.count += 1;
+        requests.waiting += 1;
+        if requests.waiting == 1 {
+            awaits(true);
+        }
+        let count = requests.count;
+        let deadline =
+            deadline.and_then(|deadline| requests.clock.now(deadline, turns).checked_add(deadline));
+        let slot = |id| Slot {
+            id,
+            deadline,
+            state: State::Waiting(Some(waker)),
+        };
+        let begun = Begun {
+            id: requests.slots.fill(|slot| self.id(count, slot), slot),
+            look: deadline.and_then(|deadline| requests.looks.by(deadline)),
+            unguarded: !mem::replace(&mut requests.guarded, true),
+            is_first: count == 1,
+        };
+        let (result, pushed) = push();
+        if let Some(number) = pushed {
+            requests.order.push_back((begun.id, number));
+        }
+        Ok((begun, result))
+    }
+
+    /// A request has begun and is not queued: so it causes no turn.
+    #[cold]
+    pub(super) fn forget_time(&self) {
+        self.state.lock().clock.forget();
+    }
+
+    /// Runs `push`, which queues the request `id`, so that requests are answered in the order in which they were queued.
+    pub(super) fn in_order<R>(&self, id: u64, push: impl FnOnce() -> (R, Option<Number>)) -> R {
+        let mut requests = self.state.lock();
+        let (result, pushed) = push();
+        if let Some(number) = pushed {
+            requests.order.push_back((id, number));
+        }
+        result
+    }
+
+    /// The request that was queued under this number was not sent: there will be no answer to it.
+    pub(super) fn refused(&self, number: Number) {
+        let mut requests = self.state.lock();
+        let place = requests
+            .order
+            .iter()
+            .position(|(_, asked)| *asked == number);
+        if let Some((id, _)) = place.and_then(|place| requests.order.remove(place)) {
+            requests.forget(id);
+        }
+    }
+
+    /// Somebody says when the input has ended.
+    pub(super) fn guarded(&self) {
+        self.state.lock().guarded = true;
+    }
+
+    /// What has become of the request `id`; `cx` is woken when something does. One that is answered is gone.
+    #[inline]
+    pub(super) fn poll(&self, cx: &Context<'_>, id: u64) -> Poll<Outcome<In>> {
+        let index = self.index(id);
+        let mut requests = self.state.lock();
+        if let State::Answered(_) = requests.slots.state(index) {
+            // as a rule it is polled once it is woken
+            return match requests.free(index) {
+                State::Answered(answer) => Poll::Ready(Outcome::Answer(answer)),
+                _ => unreachable!("it was looked at above"),
+            };
+        }
+        Self::poll_unanswered(cx, requests, index)
+    }
+
+    #[cold]
+    fn poll_unanswered(
+        cx: &Context<'_>,
+        mut requests: MutexGuard<'_, Requests<In>>,
+        index: usize,
+    ) -> Poll<Outcome<In>> {
+        let over = requests.over;
+        match requests.slots.state(index) {
+            State::Waiting(_) if over => Poll::Ready(Outcome::Over),
+            State::Waiting(Some(waker)) if waker.will_wake(cx.waker()) => Poll::Pending,
+            State::Waiting(waker) => {
+                let old = waker.replace(cx.waker().clone());
+                drop(requests);
+                drop(old);
+                Poll::Pending
+            }
+            State::Expired => Poll::Ready(Outcome::Expired),
+            State::Answered(_) => unreachable!("it was looked at before"),
+            State::Free(_) => unreachable!("a slot is free once its request is gone"),
+        }
+    }
+
+    /// The request `id` is given up. `awaits` is called when it was the last to wait.
+    pub(super) fn end(&self, id: u64, awaits: impl FnOnce(bool)) {
+        let index = self.index(id);
+        let mut requests = self.state.lock();
+        requests.clock.forget(); // it may not have come to be queued
+        if self.limits.closes_at_deadline
+            && requests.is_in_order(id)
+            && let Some(deadline) = requests.slots.deadline(index)
+        {
+            requests.given_up.push((id, deadline));
+        }
+        let old = requests.free(index);
+        if let State::Waiting(_) = old {
+            requests.waits_no_more(awaits);
+        }
+        drop(requests);
+        drop(old); // may hold the user's message or waker
+    }
+
+    /// Gives the request that `message` answers its answer, or gives `message` back.
+    pub(super) fn answer(
+        &self,
+        which: Answered,
+        message: In,
+        awaits: impl FnOnce(bool),
+    ) -> Result<(), Unasked<In>> {
+        let mut requests = self.state.lock();
+        let id = match which {
+            Answered::Request(id) => id,
+            Answered::Oldest if requests.overdue => return Err(Unasked::Late(message)),
+            Answered::Oldest => match requests.order.pop_front() {
+                Some((id, _)) => id,
+                None => return Err(Unasked::Push(message)),
+            },
+        };
+        let state = requests.slots.state_of(self.index(id), id);
+        let Some(waiting @ State::Waiting(_)) = state else {
+            requests.forget(id);
+            return Err(Unasked::Late(message));
+        };
+        let waker = match mem::replace(waiting, State::Answered(message)) {
+            State::Waiting(waker) => waker,
+            _ => None,
+        };
+        requests.waits_no_more(awaits);
+        drop(requests);
+        waker.into_iter().for_each(Waker::wake);
+        Ok(())
+    }
+
+    /// Ends the waits whose deadlines have passed; when to look again, for the latest look only.
+    pub(super) fn look(
+        &self,
+        look: u32,
+        now: Instant,
+        awaits: impl Fn(bool),
+    ) -> Result<Option<Instant>, Overdue> {
+        let mut requests = self.state.lock();
+        if !requests.looks.is_latest(look) {
+            return Ok(None);
+        }
+        let (mut next, mut expired, mut wakers) = (None, Vec::new(), Vec::new());
+        for slot in requests.slots.iter_mut() {
+            let (Some(deadline), State::Waiting(_)) = (slot.deadline, &slot.state) else {
+                continue;
+            };
+            if deadline > now {
+                next = Some(next.map_or(deadline, |next: Instant| next.min(deadline)));
+            } else if let State::Waiting(waker) = mem::replace(&mut slot.state, State::Expired) {
+                wakers.extend(waker);
+                expired.push(slot.id);
+            }
+        }
+        for _ in &expired {
+            requests.waits_no_more(&awaits);
+        }
+        let given_up = requests.given_up.iter().map(|(_, deadline)| *deadline);
+        next = next.into_iter().chain(given_up).min();
+        requests.overdue |= next.is_some_and(|next| next <= now)
+            || self.limits.closes_at_deadline && expired.iter().any(|id| requests.is_in_order(*id));
+        let overdue = requests.overdue;
+        requests.looks.go_on(next);
+        drop(requests);
+        wakers.into_iter().for_each(Waker::wake);
+        if overdue { Err(Overdue) } else { Ok(next) }
+    }
+
+    /// Nothing more will be received.
+    pub(super) fn input_ended(&self) {
+        self.state.lock().over = true;
+        self.wake_all();
+    }
+
+    /// Has all that wait look whether their requests have failed.
+    pub(super) fn wake_all(&self) {
+        let mut requests = self.state.lock();
+        let slots = requests.slots.iter_mut();
+        let waiting = slots.filter_map(|slot| match &mut slot.state {
+            State::Waiting(waker) => waker.take(),
+            _ => None,
+        });
+        let wakers: Vec<_> = waiting.collect();
+        drop(requests);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// How many requests are in flight.
+    pub(super) fn in_flight(&self) -> usize {
+        self.state.lock().slots.used()
+    }
+
+    /// Whether nothing more will be received.
+    pub(super) fn is_over(&self) -> bool {
+        self.state.lock().over
+    }
+}
+
+/// A message that answers no request that waits.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unasked<In> {
+    /// Its request is gone, was answered before, or never was.
+    Late(In),
+    /// Nobody has asked anything.
+    Push(In),
+}
+
+impl<In> Requests<In> {
+    fn waits_no_more(&mut self, awaits: impl FnOnce(bool)) {
+        self.waiting -= 1;
+        if self.waiting == 0 {
+            awaits(false);
+        }
+    }
+
+    /// Whether the answer of this request has yet to come in its turn.
+    fn is_in_order(&self, id: u64) -> bool {
+        self.order.iter().any(|(asked, _)| *asked == id)
+    }
+
+    /// A request that may have been given up has its answer, or will have none.
+    fn forget(&mut self, id: u64) {
+        self.given_up.retain(|(given_up, _)| *given_up != id);
+    }
+
+    /// Frees the slot at `index`, and gives back what was in it.
+    #[inline]
+    fn free(&mut self, index: usize) -> State<In> {
+        let old = self.slots.free(index);
+        if self.slots.is_quiet() {
+            self.order.shrink_to(FEW);
+            self.given_up.shrink_to(FEW);
+        }
+        old
+    }
+}

@@ -1,0 +1,76 @@
+//! The driver's side: out of the queue, and what it could not encode back into it.
+
+use std::collections::VecDeque;
+
+use super::{
+    Outbox,
+    entry::{Batch, Queued},
+    state::SHORT,
+};
+
+impl<Out> Outbox<Out> {
+    /// Takes all that is queued into `batch`, which is empty, and tells what of the last batch was encoded meanwhile.
+    /// Wakes the first sender that waits, if that made room.
+    pub(crate) fn take(&self, batch: &mut VecDeque<Queued<Out>>) {
+        debug_assert!(
+            batch.is_empty(),
+            "the last batch is encoded before the next is taken"
+        );
+        let mut state = self.0.lock();
+        std::mem::swap(&mut state.messages, batch);
+        state.taken = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        if let Some(charges) = &mut state.charges {
+            charges.take();
+        }
+        state.give_back(Some(batch));
+        let next = state.next_in_turn();
+        drop(state);
+        next.wake();
+    }
+
+    /// The first of what is queued; the rest goes into `batch`, which is empty, as with [`take`](Self::take). `true` if
+    /// what becomes of it is to be reported, as it is of a batch: one that is alone takes no place any more.
+    #[inline(always)]
+    pub(crate) fn take_first(
+        &self,
+        batch: &mut Option<Box<Batch<Out>>>,
+    ) -> Option<(Queued<Out>, bool)> {
+        let mut state = self.0.lock();
+        if state.messages.len() > 1 || state.charges.is_some() {
+            drop(state);
+            let batch = batch.get_or_insert_default();
+            self.take(batch);
+            return Some((batch.pop_front()?, true));
+        }
+        let only = state.messages.pop_front()?;
+        state.taken = 0;
+        if batch.is_some() || state.senders.is_some() || state.messages.capacity() > SHORT {
+            state.give_back(batch.as_deref_mut());
+            let next = state.next_in_turn();
+            drop(state);
+            next.wake();
+        }
+        Some((only, false))
+    }
+
+    /// Takes back what is left of the batch to encode, and learns whether the write buffer is above its high watermark:
+    /// what the driver cannot encode now is better here, where it may be taken back and dropped. `true` if that woke a
+    /// sender that waits.
+    pub(crate) fn report(&self, left: &mut VecDeque<Queued<Out>>, blocked: bool) -> bool {
+        let mut state = self.0.lock();
+        state.taken = 0;
+        state.blocked = blocked;
+        if let Some(charges) = &mut state.charges {
+            charges.give_back(&*left);
+        }
+        if !left.is_empty() {
+            std::mem::swap(&mut state.messages, left);
+            state.messages.append(left);
+        }
+        let next = state.next_in_turn();
+        drop(state);
+        let woken = next.is_some();
+        next.wake();
+        woken
+    }
+}

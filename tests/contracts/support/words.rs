@@ -1,0 +1,22 @@
+//! Requests in words, with ids.
+
+use getty::layers::Correlate;
+
+/// Lines such as `ask 7 what` and `answer 7 that`; all others are notices.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Words;
+
+impl Correlate<String> for Words {
+    fn put(&self, id: u64, message: &mut String) {
+        message.insert_str(0, &format!("ask {id} "));
+    }
+
+    fn answers(&self, message: &String) -> Option<u64> {
+        message
+            .strip_prefix("answer ")?
+            .split(' ')
+            .next()?
+            .parse()
+            .ok()
+    }
+}
