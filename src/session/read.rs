@@ -127,7 +127,7 @@ impl Reader {
     /// in a buffer that was larger than an ordinary one already. Then it may be filled.
     #[inline(never)]
     fn may_raise_limit(&mut self, has_reserved: bool) {
-        if has_reserved || self.buf.capacity() > BUFFER {
+        if has_reserved || (self.buf.capacity() > BUFFER && self.limit >= BUFFER) {
             self.limit = self.buf.capacity();
             self.raised = true;
             self.reserved = has_reserved;
