@@ -127,7 +127,7 @@ impl Reader {
     /// in a buffer that was larger than an ordinary one already. Then it may be filled.
     #[inline(never)]
     fn may_raise_limit(&mut self, has_reserved: bool) {
-        if has_reserved || self.buf.capacity() > BUFFER {
+        if has_reserved || (self.buf.capacity() > BUFFER && self.limit >= BUFFER) {
             self.limit = self.buf.capacity();
             self.raised = true;
             self.reserved = has_reserved;
@@ -200,12 +200,22 @@ impl Reader {
     /// Whether a read could bring anything: the peer goes on, and there is room for it.
     #[inline]
     pub(crate) fn wants_more(&self) -> bool {
-        !self.ended
-            && match self.framing {
-                Framing::Stream => self.buf.len() + self.ahead < self.bound(),
-                Framing::Messages => self.after.is_some() || self.has_room(),
-                Framing::Datagrams => !self.decodable && self.ahead < self.limit,
-            }
+        if self.ended {
+            return false;
+        }
+        match self.framing {
+            Framing::Stream => self.buf.len() + self.ahead < self.bound(),
+            _ => self.wants_more_messages(),
+        }
+    }
+
+    #[inline(never)]
+    fn wants_more_messages(&self) -> bool {
+        if self.framing == Framing::Messages {
+            self.after.is_some() || self.has_room()
+        } else {
+            !self.decodable && self.ahead < self.limit
+        }
     }
 
     /// Decodes a message ahead of its turn, and says how many bytes it took. Beyond the bound on what may wait there is
@@ -366,14 +376,24 @@ impl Reader {
         self.bulk.end();
     }
 
-    /// How many bytes may lie in the buffer: more than the limit where they are likely to come, and none of them waits.
+    /// How many bytes may lie in the buffer.
     #[inline]
     const fn bound(&self) -> usize {
-        let none_waits = !self.decodable && self.ahead == 0;
-        if self.bulk.is_on() && none_waits && !self.reserved && self.limit < LARGE {
-            LARGE
+        if self.bulk.is_on() {
+            self.bound_in_bulk()
         } else {
             self.limit
+        }
+    }
+
+    /// More than the limit where they are likely to come, and none of them waits.
+    #[cold]
+    const fn bound_in_bulk(&self) -> usize {
+        let waits = self.decodable || self.ahead > 0;
+        if waits || self.reserved || self.limit > LARGE {
+            self.limit
+        } else {
+            LARGE
         }
     }
 
@@ -381,10 +401,10 @@ impl Reader {
     #[inline]
     fn room(&self) -> usize {
         let room = self.bound() - self.buf.len();
-        if self.framing == Framing::Stream && self.ahead > 0 {
-            room - self.ahead
-        } else {
+        if self.ahead == 0 || self.framing != Framing::Stream {
             room
+        } else {
+            room - self.ahead
         }
     }
 
