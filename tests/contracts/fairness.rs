@@ -1,6 +1,6 @@
 //! No session starves another, and no direction the other.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use getty::{BoxError, CloseReason, Request, Service, SessionLayer, codec::Length, service_fn};
@@ -104,17 +104,17 @@ async fn a_transport_whose_bytes_make_no_message_leaves_turns_to_others_too() {
     /// Skips whatever comes.
     #[derive(Clone, Copy, Debug)]
     struct Skip;
-    impl tokio_util::codec::Decoder for Skip {
+    impl Decoder for Skip {
         type Item = String;
-        type Error = std::io::Error;
-        fn decode(&mut self, buf: &mut bytes::BytesMut) -> std::io::Result<Option<String>> {
+        type Error = io::Error;
+        fn decode(&mut self, buf: &mut BytesMut) -> io::Result<Option<String>> {
             buf.clear();
             Ok(None)
         }
     }
-    impl tokio_util::codec::Encoder<String> for Skip {
-        type Error = std::io::Error;
-        fn encode(&mut self, _: String, _: &mut bytes::BytesMut) -> std::io::Result<()> {
+    impl Encoder<String> for Skip {
+        type Error = io::Error;
+        fn encode(&mut self, _: String, _: &mut BytesMut) -> io::Result<()> {
             Ok(())
         }
     }
