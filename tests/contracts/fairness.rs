@@ -1,6 +1,6 @@
 //! No session starves another, and no direction the other.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use getty::{BoxError, CloseReason, Request, Service, SessionLayer, codec::Length, service_fn};
@@ -106,15 +106,15 @@ async fn a_transport_whose_bytes_make_no_message_leaves_turns_to_others_too() {
     struct Skip;
     impl Decoder for Skip {
         type Item = String;
-        type Error = io::Error;
-        fn decode(&mut self, buf: &mut BytesMut) -> io::Result<Option<String>> {
+        type Error = std::io::Error;
+        fn decode(&mut self, buf: &mut BytesMut) -> std::io::Result<Option<String>> {
             buf.clear();
             Ok(None)
         }
     }
     impl Encoder<String> for Skip {
-        type Error = io::Error;
-        fn encode(&mut self, _: String, _: &mut BytesMut) -> io::Result<()> {
+        type Error = std::io::Error;
+        fn encode(&mut self, _: String, _: &mut BytesMut) -> std::io::Result<()> {
             Ok(())
         }
     }
