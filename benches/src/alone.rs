@@ -252,7 +252,7 @@ async fn echo(request: Request<Bytes>) -> Result<Bytes, BoxError> {
 }
 
 /// The session loop around the handler: what stands inside of a codec.
-fn sessions() -> Sessions<impl Handler + Sync> {
+fn sessions() -> Sessions<impl Handler<Bytes> + Sync> {
     SessionLayer::new().layer(service_fn(echo))
 }
 

@@ -35,6 +35,8 @@ pub enum Loop {
     ByHand,
     /// getty: codec and session loop.
     Getty,
+    /// getty, where each message is `Bytes`.
+    GettyBytes,
     /// getty with ten message layers that only pass on.
     GettyTenLayers,
     /// getty with tower's own layers.
@@ -49,10 +51,11 @@ pub enum Loop {
 
 impl Loop {
     /// Every loop over frames with a length, the reference first.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Codec,
         Self::ByHand,
         Self::Getty,
+        Self::GettyBytes,
         Self::GettyTenLayers,
         Self::GettyTower,
         Self::GettyFull,
@@ -65,6 +68,7 @@ impl Loop {
             Self::Codec => "hand-written, codec",
             Self::ByHand => "hand-written, parsed by hand",
             Self::Getty => "getty",
+            Self::GettyBytes => "getty, `Bytes`",
             Self::GettyTenLayers => "getty, ten pass-through layers",
             Self::GettyTower => "getty, tower's layers",
             Self::GettyFull => "getty, full stack",
@@ -81,6 +85,7 @@ impl Loop {
             Self::Codec => tokio_loop::with_codec(transport, codec::length(), READ).await,
             Self::ByHand => tokio_loop::by_hand(transport, READ).await,
             Self::Getty => session(transport, stacks::bare()).await,
+            Self::GettyBytes => session(transport, stacks::bytes()).await,
             Self::GettyTenLayers => session(transport, stacks::ten_layers()).await,
             Self::GettyTower => session(transport, stacks::tower()).await,
             Self::GettyFull => session(transport, stacks::full()).await,

@@ -20,7 +20,7 @@ use futures_util::FutureExt;
 use getty::{
     BoxError, Closed, CodecLayer, Connection, ConnectionHandle, Layer, Pipeline, Request, Service,
     Session, SessionLayer,
-    codec::Length,
+    codec::Frame,
     layers::{
         Endpoints, Framed, TransportKind,
         driver::{Driver, Lease},
@@ -75,6 +75,7 @@ fn an_idle_session_holds_little() {
         assert!(held.bytes <= bound, "{name}: {} bytes", held.bytes);
     }
     by_layer();
+    after_large_frames();
 }
 
 /// What is held of the allocator, for each of so many sessions.
@@ -126,12 +127,12 @@ fn each<T, U>(from: Vec<T>, make: impl FnMut(T) -> U) -> (Vec<U>, Held) {
     (made, held)
 }
 
-async fn echo(request: Request<Bytes>) -> Result<Bytes, BoxError> {
+async fn echo(request: Request<Frame>) -> Result<Frame, BoxError> {
     Ok(request.into_message())
 }
 
 /// The size of the future that `handler` makes.
-const fn size_of_answer<F>(_handler: &impl Fn(Request<Bytes>) -> F) -> usize {
+const fn size_of_answer<F>(_handler: &impl Fn(Request<Frame>) -> F) -> usize {
     size_of::<F>()
 }
 
@@ -156,9 +157,9 @@ fn by_part() {
         .iter()
         .map(|connection| connection.handle().clone())
         .collect();
-    type Wire = Framed<TcpStream, Length, Bytes>;
+    type Wire = Framed<TcpStream, getty::codec::Frames, Frame>;
     let keep = |connection: Connection<Wire>| ready(Ok::<_, BoxError>(connection));
-    let mut codec = CodecLayer::new(codec::length()).layer(service_fn(keep));
+    let mut codec = CodecLayer::new(codec::frames()).layer(service_fn(keep));
     let (framed, session) = each(connections, |connection| {
         let framed = codec.call(connection).now_or_never();
         framed.expect("it is ready").expect("it does not fail")
@@ -185,8 +186,8 @@ fn by_part() {
     task.print("the task");
     let parts = [
         ("the transport, `TcpStream`", size_of::<TcpStream>()),
-        ("the codec, `Length`", size_of::<Length>()),
-        ("the driver's half", size_of::<Driver<Bytes>>()),
+        ("the codec, `Frames`", size_of::<getty::codec::Frames>()),
+        ("the driver's half", size_of::<Driver<Frame>>()),
         ("the lease", size_of::<Lease>()),
         ("the handler's future", handler),
     ];
@@ -207,7 +208,7 @@ fn by_part() {
     echoed.print("what it keeps after a message");
     println!(
         "| a session's handle, `Session`, for whoever keeps one | {} | |",
-        size_of::<Session<Bytes>>()
+        size_of::<Session<Frame>>()
     );
 
     drop(clients);
@@ -274,11 +275,36 @@ fn by_layer() {
     }
 }
 
-/// The future of a session, and all that it holds, over a transport in memory.
+/// A session that has moved much holds as much, once it is idle, as one that never did; and of a frame that has begun,
+/// little more than that.
+fn after_large_frames() {
+    const LARGE: usize = 64 * 1024;
+    const BEGUN: usize = 1_000;
+    let frames = Frames::new(LARGE);
+    let many = frames.concatenated(20);
+    let begun = [&many[..], &many[..BEGUN]].concat();
+    let (_, small) = alone(alone::NONE.1);
+    let (_, large) = alone_after(alone::NONE.1, &many, many.len());
+    let (_, begun) = alone_after(alone::NONE.1, &begun, many.len());
+    println!("\n| after 20 frames of 64 KiB | bytes | allocations |\n|---|--:|--:|");
+    large.print("idle");
+    begun.print("with 1,000 bytes of another");
+    assert!(large.bytes <= small.bytes, "{} bytes", large.bytes);
+    let more = begun.beyond(small).bytes;
+    assert!(more <= 2.0 * BEGUN as f64, "{more} bytes more");
+}
+
+/// The future of a session, and all that it holds after a small message, over a transport in memory.
 fn alone(stack: fn() -> Stack) -> (usize, Held) {
+    let frame = Frames::new(PAYLOAD).concatenated(1);
+    alone_after(stack, &frame, frame.len())
+}
+
+/// The same after `sent`, to which so many bytes are the `answer`.
+fn alone_after(stack: fn() -> Stack, sent: &[u8], answer: usize) -> (usize, Held) {
     runtime().block_on(async {
         let mut stack = stack();
-        let batch = Bytes::from(Frames::new(PAYLOAD).concatenated(1));
+        let batch = Bytes::copy_from_slice(sent);
         let written = Arc::new(AtomicU64::new(0));
         let transport = || Scripted::new(batch.clone(), 1, Arc::clone(&written)).staying();
         // what the process and the stack have once
@@ -292,7 +318,7 @@ fn alone(stack: fn() -> Stack) -> (usize, Held) {
         let (tasks, _) = each(lives, tokio::spawn);
         settle().await;
         let held = Held::since(&region);
-        assert_eq!(written.load(Relaxed), (batch.len() * (SESSIONS + 1)) as u64);
+        assert_eq!(written.load(Relaxed), (answer * (SESSIONS + 1)) as u64);
         drop(tasks);
         (future, held)
     })

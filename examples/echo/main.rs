@@ -35,7 +35,7 @@ use std::{
 use bytes::Bytes;
 use getty::{
     BoxError, Listener, Serve,
-    codec::{Length, Lines, Raw},
+    codec::{Frame, Frames, Length, Lines, Raw},
     net::{TcpListener, UdpListener, UnixListener},
     tls::TlsLayer,
     ws::{MessageCodec, Messages, WsLayer},
@@ -127,8 +127,13 @@ async fn echo(options: Options) -> Result<(), BoxError> {
         }
         Some(Codec::Length) => {
             let codec = Length::new().with_max_length(LONGEST);
-            let frames = Echo::new(codec, Some(Bytes::new()));
-            options.everywhere(&frames, Messages::Binary).await?
+            let frames = Echo::new(Frames::new(codec.clone()), Some(Frame::from("")));
+            let mut serve = options.streams(&frames).await?;
+            // there is nothing that messages which arrive one by one could share
+            let bytes = Echo::new(codec, Some(Bytes::new()));
+            serve.extend(options.websockets(&bytes, Messages::Binary).await?);
+            serve.extend(options.datagrams(&bytes).await?);
+            serve
         }
         Some(Codec::Raw) => {
             let bytes = Echo::new(Raw::new(), None);

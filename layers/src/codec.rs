@@ -75,6 +75,9 @@ impl<C, Out> CodecLayer<C, Out> {
     /// nothing, the session closes with `CloseReason::Decode`. A decoder that knows the length of the frame at hand and
     /// reserves room for it in the buffer it is given, as tokio-util's length-delimited codec and all of ours do, may
     /// have what it reserved; so this is to be raised only for other decoders with large frames.
+    ///
+    /// As much is read ahead while messages wait for their handlers. Where this is 64 KiB or more, and a peer sends without a
+    /// pause and nothing of it has to wait, up to 260 KiB are read at once.
     pub const fn with_max_frame(mut self, bytes: usize) -> Self {
         self.max_frame = if bytes == 0 { 1 } else { bytes };
         self

@@ -215,8 +215,8 @@ impl Length {
     }
 
     /// Where in the buffer the payload of its first frame will be; nothing as long as the length field is incomplete.
-    #[inline]
-    fn payload(&self, src: &[u8]) -> Result<Option<Range<usize>>, LengthError> {
+    #[inline(always)]
+    pub(super) fn payload(&self, src: &[u8]) -> Result<Option<Range<usize>>, LengthError> {
         if !self.plain {
             return self.payload_by_settings(src);
         }
@@ -264,6 +264,51 @@ impl Length {
             return Err(LengthError::TooShort { length, header });
         }
         Ok(())
+    }
+
+    /// Where the payload of the first frame lies, once that is whole. Until then there is room made for the rest of it.
+    #[inline(always)]
+    pub(super) fn whole(&self, src: &mut BytesMut) -> Result<Option<Range<usize>>, LengthError> {
+        match self.payload(src) {
+            Ok(Some(payload)) if payload.end <= src.len() => Ok(Some(payload)),
+            other => self.not_whole(other, src),
+        }
+    }
+
+    #[cold]
+    fn not_whole(
+        &self,
+        payload: Result<Option<Range<usize>>, LengthError>,
+        src: &mut BytesMut,
+    ) -> Result<Option<Range<usize>>, LengthError> {
+        if let Some(payload) = payload? {
+            src.reserve(payload.end - src.len());
+        }
+        Ok(None)
+    }
+
+    /// How long the first frame is, if it is whole.
+    #[inline]
+    pub(super) fn following(&self, src: &[u8]) -> Option<usize> {
+        let payload = self.payload(src).ok().flatten()?;
+        (payload.end <= src.len()).then_some(payload.end)
+    }
+
+    /// Appends a frame of this payload.
+    #[inline(always)]
+    pub(super) fn put(&self, payload: &[u8], dst: &mut BytesMut) -> Result<(), LengthError> {
+        if payload.len() > self.max {
+            return Err(self.too_long(payload.len() as u64));
+        }
+        match u32::try_from(payload.len()) {
+            Ok(length) if self.plain => {
+                dst.reserve(PLAIN_HEADER + payload.len());
+                dst.put_u32(length);
+                dst.put_slice(payload);
+                Ok(())
+            }
+            _ => self.encode_by_settings(payload, dst),
+        }
     }
 
     fn encode_by_settings(&self, payload: &[u8], dst: &mut BytesMut) -> Result<(), LengthError> {
@@ -314,15 +359,11 @@ impl Decoder for Length {
     type Item = Bytes;
     type Error = LengthError;
 
-    #[inline]
+    #[inline(always)]
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Bytes>, LengthError> {
-        let Some(payload) = self.payload(src)? else {
+        let Some(payload) = self.whole(src)? else {
             return Ok(None);
         };
-        if src.len() < payload.end {
-            src.reserve(payload.end - src.len());
-            return Ok(None);
-        }
         let mut frame = src.split_to(payload.end).freeze();
         frame.advance(payload.start);
         Ok(Some(frame))
@@ -348,20 +389,9 @@ impl Decoder for Length {
 impl Encoder<Bytes> for Length {
     type Error = LengthError;
 
-    #[inline]
+    #[inline(always)]
     fn encode(&mut self, item: Bytes, dst: &mut BytesMut) -> Result<(), LengthError> {
-        if item.len() > self.max {
-            return Err(self.too_long(item.len() as u64));
-        }
-        match u32::try_from(item.len()) {
-            Ok(length) if self.plain => {
-                dst.reserve(PLAIN_HEADER + item.len());
-                dst.put_u32(length);
-                dst.put_slice(&item);
-                Ok(())
-            }
-            _ => self.encode_by_settings(&item, dst),
-        }
+        self.put(&item, dst)
     }
 }
 

@@ -3,6 +3,7 @@
 //! | codec | a message is | sent and received as |
 //! |---|---|---|
 //! | [`Length`] | a frame whose header says how long it is | [`Bytes`] |
+//! | [`Frames`] | the same, for many small frames over a stream | [`Frame`], and [`Bytes`] |
 //! | [`Lines`] | a line of UTF-8 text | anything that is a `str`, and `String` |
 //! | [`Raw`] | whatever has arrived | [`Bytes`] |
 //! | [`Text`] | one of the transport's own messages, as text | anything that is a `str`, and `String` |
@@ -71,6 +72,7 @@
 //! # Ok::<(), BoxError>(())
 //! ```
 
+pub mod frames;
 pub mod length;
 pub mod lines;
 pub mod raw;
@@ -80,6 +82,7 @@ pub use bytes::{Bytes, BytesMut};
 pub use tokio_util::codec::{Decoder, Encoder};
 
 pub use self::{
+    frames::{Frame, Frames},
     length::{FieldWidth, Length, LengthError},
     lines::{Lines, LinesError},
     raw::Raw,

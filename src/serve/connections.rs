@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use getty_layers::{CloseReason, Closed, ConnectionHandle, DrainDeadlineExceeded};
+use getty_layers::{CloseReason, Closed, ConnectionHandle, DrainDeadlineExceeded, TransportKind};
 use pin_project_lite::pin_project;
 use slab::Slab;
 use tokio::{
@@ -63,7 +63,10 @@ impl Connections {
         F: Future<Output = Result<Closed, E>> + Send + 'static,
         E: Into<BoxError>,
     {
-        let lends_to = handle.get::<UdpInfo>();
+        let udp = match handle.transport() {
+            TransportKind::Udp => handle.get::<UdpInfo>(),
+            _ => None,
+        };
         let key = self.0.lock().live.insert(Live { handle, task: None });
         let membership = Membership {
             shared: Arc::clone(&self.0),
@@ -71,7 +74,8 @@ impl Connections {
             finished: false,
         };
         let drive = Drive { future, membership };
-        let task = match lends_to {
+        let task = match udp {
+            // the task that reads the socket may poll it, too
             Some(udp) => {
                 let lent = Lent::new(drive);
                 udp.lend(lent.clone());

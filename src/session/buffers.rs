@@ -12,6 +12,9 @@ pub(crate) const BUFFER: usize = 64 * 1024;
 /// longer in the processor's cache.
 pub(crate) const LARGE: usize = 4 * (BUFFER + 1024);
 
+/// A buffer that has grown beyond this is no ordinary one any more.
+const KEPT_CAPACITY: usize = 2 * BUFFER;
+
 /// How many buffers a thread keeps. A session holds two at the most while it is polled, and sessions that wait for the
 /// rest of a frame or for a slow peer hold theirs, so few suffice.
 const KEPT: usize = 16;
@@ -47,8 +50,7 @@ pub(crate) fn take_back(buffer: &mut BytesMut) {
     if !whole {
         return;
     }
-    // for readers, who tell by the capacity whether a codec has reserved room, an ordinary one is not larger
-    if buffer.capacity() > BUFFER {
+    if buffer.capacity() > KEPT_CAPACITY {
         return keep_large(buffer);
     }
     let _ = POOL.try_with(|pool| {

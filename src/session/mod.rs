@@ -155,6 +155,9 @@ impl<K> SessionLayer<K> {
     /// The watermarks of the write buffer, in bytes: 32 KiB low and 64 KiB high by default. Above `high` no message is
     /// decoded and none is taken from the queue, until it is at or below `low`. A single message or reply may overshoot
     /// by its own size. A `low` above `high` means `high`.
+    ///
+    /// Where `high` is 64 KiB or more, a session whose peer sends without a pause, and reads what it is sent, answers
+    /// what was read at once with one write: of up to 260 KiB, which is how much may wait when such a peer stops reading.
     #[must_use]
     pub const fn with_watermarks(mut self, low: usize, high: usize) -> Self {
         self.config.low = if low < high { low } else { high };

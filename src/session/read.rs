@@ -132,7 +132,7 @@ impl Reader {
     /// in a buffer that was larger than an ordinary one already. Then it may be filled.
     #[inline(never)]
     fn may_raise_limit(&mut self, has_reserved: bool) {
-        if has_reserved || self.buf.capacity() > BUFFER {
+        if has_reserved || (self.buf.capacity() > BUFFER && self.limit >= BUFFER) {
             self.limit = self.buf.capacity();
             self.raised = true;
             self.reserved = has_reserved;
@@ -210,14 +210,22 @@ impl Reader {
     /// Whether a read could bring anything: the peer goes on, and there is room for it.
     #[inline]
     pub(crate) fn wants_more(&self) -> bool {
-        !self.ended
-            && match self.framing {
-                Framing::Stream => self.buf.len() + self.ahead() < self.bound(),
-                Framing::Messages => {
-                    self.has_room() || self.rare.as_ref().is_some_and(|rare| rare.after.is_some())
-                }
-                Framing::Datagrams => !self.decodable && self.ahead() < self.limit,
-            }
+        if self.ended {
+            return false;
+        }
+        match self.framing {
+            Framing::Stream => self.buf.len() + self.ahead() < self.bound(),
+            _ => self.wants_more_messages(),
+        }
+    }
+
+    #[inline(never)]
+    fn wants_more_messages(&self) -> bool {
+        if self.framing == Framing::Messages {
+            self.has_room() || self.rare.as_ref().is_some_and(|rare| rare.after.is_some())
+        } else {
+            !self.decodable && self.ahead() < self.limit
+        }
     }
 
     /// Decodes a message ahead of its turn, and says how many bytes it took. Beyond the bound on what may wait there is
@@ -391,14 +399,24 @@ impl Reader {
         self.bulk.end();
     }
 
-    /// How many bytes may lie in the buffer: more than the limit where they are likely to come, and none of them waits.
+    /// How many bytes may lie in the buffer.
     #[inline]
     fn bound(&self) -> usize {
-        let none_waits = !self.decodable && self.ahead() == 0;
-        if self.bulk.is_on() && none_waits && !self.reserved && self.limit < LARGE {
-            LARGE
+        if self.bulk.is_on() {
+            self.bound_in_bulk()
         } else {
             self.limit
+        }
+    }
+
+    /// More than the limit where they are likely to come, and none of them waits.
+    #[cold]
+    fn bound_in_bulk(&self) -> usize {
+        let waits = self.decodable || self.ahead() > 0;
+        if waits || self.reserved || self.limit > LARGE {
+            self.limit
+        } else {
+            LARGE
         }
     }
 
@@ -406,10 +424,9 @@ impl Reader {
     #[inline]
     fn room(&self) -> usize {
         let room = self.bound() - self.buf.len();
-        if self.framing == Framing::Stream {
-            room - self.ahead()
-        } else {
-            room
+        match &self.rare {
+            Some(rare) if self.framing == Framing::Stream => room - rare.ahead,
+            _ => room,
         }
     }
 

@@ -163,7 +163,7 @@ impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> Wire for Framed<T,
         self.transport().framing()
     }
 
-    #[inline]
+    #[inline(always)]
     fn decode(&mut self, buf: &mut BytesMut, end: bool) -> Result<Option<C::Item>, BoxError> {
         let codec = self.split_mut().1;
         if end {
@@ -178,7 +178,7 @@ impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> Wire for Framed<T,
         Self::codec_id(self)
     }
 
-    #[inline]
+    #[inline(always)]
     fn encode(&mut self, message: Out, buf: &mut BytesMut) -> Result<(), BoxError> {
         self.split_mut().1.encode(message, buf).map_err(Into::into)
     }

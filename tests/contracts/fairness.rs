@@ -104,17 +104,17 @@ async fn a_transport_whose_bytes_make_no_message_leaves_turns_to_others_too() {
     /// Skips whatever comes.
     #[derive(Clone, Copy, Debug)]
     struct Skip;
-    impl tokio_util::codec::Decoder for Skip {
+    impl Decoder for Skip {
         type Item = String;
         type Error = std::io::Error;
-        fn decode(&mut self, buf: &mut bytes::BytesMut) -> std::io::Result<Option<String>> {
+        fn decode(&mut self, buf: &mut BytesMut) -> std::io::Result<Option<String>> {
             buf.clear();
             Ok(None)
         }
     }
-    impl tokio_util::codec::Encoder<String> for Skip {
+    impl Encoder<String> for Skip {
         type Error = std::io::Error;
-        fn encode(&mut self, _: String, _: &mut bytes::BytesMut) -> std::io::Result<()> {
+        fn encode(&mut self, _: String, _: &mut BytesMut) -> std::io::Result<()> {
             Ok(())
         }
     }

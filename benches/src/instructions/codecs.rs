@@ -3,7 +3,7 @@
 use std::{fmt::Debug, hint::black_box};
 
 use bytes::{Bytes, BytesMut};
-use getty::codec::{Decoder, Encoder, Lines, Raw, Text};
+use getty::codec::{Decoder, Encoder, Frame, Lines, Raw, Text};
 use tokio_util::codec::{BytesCodec, LinesCodec};
 
 use super::{
@@ -36,6 +36,7 @@ pub(super) fn scenarios() -> impl Iterator<Item = Scenario> {
         let bytes = Bytes::from_static(text.as_bytes());
         let line = format!("{text}\n").into_bytes();
         let length = Frames::new(payload).concatenated(1);
+        let frame = Frame::from(text);
         let name = |name: &str| format!("{name}-{payload}");
         let pairs = [
             pair(
@@ -45,6 +46,14 @@ pub(super) fn scenarios() -> impl Iterator<Item = Scenario> {
                 Stream,
                 &length,
                 &bytes,
+            ),
+            pair(
+                &name("frames"),
+                Ours,
+                codec::frames(),
+                Stream,
+                &length,
+                &frame,
             ),
             pair(&name("lines"), Ours, Lines::new(), Stream, &line, &text),
             pair(&name("raw"), Ours, Raw::new(), Unit, &bytes, &bytes),

@@ -119,6 +119,7 @@ fn loops() -> impl Iterator<Item = Scenario> {
         ("by-hand", Reference, Loop::ByHand),
         ("codec", Reference, Loop::Codec),
         ("getty", Ours, Loop::Getty),
+        ("getty-bytes", Ours, Loop::GettyBytes),
         ("getty-tower", Ours, Loop::GettyTower),
         ("getty-full", Ours, Loop::GettyFull),
         ("ws-send", Reference, Loop::WsSend),

@@ -1,6 +1,7 @@
 //! getty, with the stacks of its `echo` example.
 
 use std::{
+    ops::Deref,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
@@ -8,12 +9,14 @@ use std::{
 use bytes::Bytes;
 use getty::{
     BoxError, CodecLayer, Pipeline, Request, Service, ServiceBuilder, SessionLayer, Transport,
+    codec::{Decoder, Frame},
     layers::{
         ActiveLayer, CatchPanicLayer, CloseCallbackLayer, HandleErrorLayer, HeartbeatLayer,
         IdleTimeoutLayer, MetricsLayer, ReadTimeoutLayer, Registry, RegistryLayer, TraceLayer,
         WriteTimeoutLayer,
     },
     service_fn,
+    session::SessionCodec,
 };
 
 use super::codec;
@@ -27,52 +30,72 @@ const MESSAGES: usize = 100_000;
 /// What the close callback of the full stack does: it counts.
 static CLOSED: AtomicU64 = AtomicU64::new(0);
 
+/// What is sent back and forth.
+pub trait Message: Deref<Target = [u8]> + From<&'static str> + Send + 'static {}
+
+impl<M: Deref<Target = [u8]> + From<&'static str> + Send + 'static> Message for M {}
+
 /// What is behind a stack: of one message it makes another.
-pub trait Handler:
-    Service<Request<Bytes>, Response = Bytes, Error = BoxError, Future: Send> + Clone + Send + 'static
+pub trait Handler<M>:
+    Service<Request<M>, Response = M, Error = BoxError, Future: Send> + Clone + Send + 'static
 {
 }
 
-impl<S> Handler for S where
-    S: Service<Request<Bytes>, Response = Bytes, Error = BoxError, Future: Send>
-        + Clone
-        + Send
-        + 'static
+impl<M, S> Handler<M> for S where
+    S: Service<Request<M>, Response = M, Error = BoxError, Future: Send> + Clone + Send + 'static
 {
 }
+
+/// A codec that decodes what it encodes.
+pub trait Codec<M>: SessionCodec<M> + Decoder<Item = M> + Clone + Send + 'static {}
+
+impl<M, C: SessionCodec<M> + Decoder<Item = M> + Clone + Send + 'static> Codec<M> for C {}
 
 /// Codec and session loop.
 pub fn bare<T: Transport + Send + 'static>() -> impl Pipeline<T> {
-    bare_around(service_fn(echo))
+    bare_around(codec::frames(), service_fn(echo))
 }
 
 /// Codec and session loop, around this handler.
-pub fn bare_around<T: Transport + Send + 'static>(handler: impl Handler) -> impl Pipeline<T> {
+pub fn bare_around<T, M>(codec: impl Codec<M>, handler: impl Handler<M>) -> impl Pipeline<T>
+where
+    T: Transport + Send + 'static,
+    M: Message,
+{
     ServiceBuilder::new()
-        .layer(CodecLayer::new(codec::length()))
+        .layer(CodecLayer::new(codec))
         .layer(SessionLayer::new())
         .service(handler)
+}
+
+/// Codec and session loop, where each message is `Bytes`.
+pub fn bytes<T: Transport + Send + 'static>() -> impl Pipeline<T> {
+    bare_around(codec::length(), service_fn(echo::<Bytes>))
 }
 
 /// With tower's own layers on either side of the session loop.
 pub fn tower<T: Transport + Send + 'static>() -> impl Pipeline<T> {
     ServiceBuilder::new()
         .concurrency_limit(CONNECTIONS)
-        .layer(CodecLayer::new(codec::length()))
+        .layer(CodecLayer::new(codec::frames()))
         .layer(SessionLayer::new())
         .load_shed()
         .concurrency_limit(MESSAGES)
         .timeout(Duration::from_secs(5))
-        .service(service_fn(echo))
+        .service(service_fn(echo::<Frame>))
 }
 
 /// What a production server has around the session loop. Nothing is sent unasked for in the first minute.
 pub fn full<T: Transport + Send + 'static>() -> impl Pipeline<T> {
-    full_around(service_fn(echo))
+    full_around(codec::frames(), service_fn(echo))
 }
 
 /// What a production server has around the session loop, around this handler.
-pub fn full_around<T: Transport + Send + 'static>(handler: impl Handler) -> impl Pipeline<T> {
+pub fn full_around<T, M>(codec: impl Codec<M>, handler: impl Handler<M>) -> impl Pipeline<T>
+where
+    T: Transport + Send + 'static,
+    M: Message,
+{
     ServiceBuilder::new()
         .layer(TraceLayer::new())
         .layer(MetricsLayer::new())
@@ -81,17 +104,17 @@ pub fn full_around<T: Transport + Send + 'static>(handler: impl Handler) -> impl
         .layer(WriteTimeoutLayer::new(Duration::from_secs(30)))
         .layer(ReadTimeoutLayer::new(Duration::from_secs(30)))
         .layer(IdleTimeoutLayer::read(Duration::from_secs(300)))
-        .layer(CodecLayer::new(codec::length()))
+        .layer(CodecLayer::new(codec))
         .layer(RegistryLayer::new(Registry::new()))
         .layer(HeartbeatLayer::new(Duration::from_secs(60), |_session| {
-            Bytes::new()
+            M::from("")
         }))
         .layer(CloseCallbackLayer::new("benches", "closed", |_closed| {
             CLOSED.fetch_add(1, Relaxed);
         }))
         .layer(SessionLayer::new())
         .layer(HandleErrorLayer::new(|_error| None))
-        .layer(ActiveLayer::new(|message: &Bytes| !message.is_empty()))
+        .layer(ActiveLayer::new(|message: &M| !message.is_empty()))
         .service(handler)
 }
 
@@ -106,13 +129,13 @@ pub fn ten_layers<T: Transport + Send + 'static>() -> impl Pipeline<T> {
             .layer(PassThroughLayer)
     };
     ServiceBuilder::new()
-        .layer(CodecLayer::new(codec::length()))
+        .layer(CodecLayer::new(codec::frames()))
         .layer(SessionLayer::new())
         .layer(five())
         .layer(five())
-        .service(service_fn(echo))
+        .service(service_fn(echo::<Frame>))
 }
 
-async fn echo(request: Request<Bytes>) -> Result<Bytes, BoxError> {
+async fn echo<M>(request: Request<M>) -> Result<M, BoxError> {
     Ok(request.into_message())
 }

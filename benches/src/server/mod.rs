@@ -24,6 +24,8 @@ use tokio::net::TcpStream;
 pub enum Kind {
     /// getty: codec and session loop.
     Getty,
+    /// getty, where each message is `Bytes`.
+    GettyBytes,
     /// getty with tower's own layers.
     GettyTower,
     /// getty with what a production server has.
@@ -54,9 +56,10 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, the reference first.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Tokio8K,
         Self::Getty,
+        Self::GettyBytes,
         Self::GettyTower,
         Self::GettyFull,
         Self::GettyPerCore,
@@ -86,6 +89,7 @@ impl Kind {
         match self {
             Self::Getty => "getty",
             Self::GettyTower => "getty-tower",
+            Self::GettyBytes => "getty-bytes",
             Self::GettyFull => "getty-full",
             Self::GettyPerCore => "getty-per-core",
             Self::Epoll => "epoll",
@@ -144,6 +148,7 @@ impl Kind {
         match self {
             Self::Getty => serve(listener, getty::bare()),
             Self::GettyTower => serve(listener, getty::tower()),
+            Self::GettyBytes => serve(listener, getty::bytes()),
             Self::GettyFull => serve(listener, getty::full()),
             Self::GettyPerCore => per_core::run(listener, WORKERS, getty::bare),
             Self::Epoll => epoll::run(&listener, WORKERS),

@@ -26,7 +26,7 @@ where
 }
 
 /// Handshake, codec and session loop, around this handler.
-pub fn getty_around<T>(handler: impl Handler) -> impl Pipeline<T>
+pub fn getty_around<T>(handler: impl Handler<Bytes>) -> impl Pipeline<T>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

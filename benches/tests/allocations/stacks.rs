@@ -7,6 +7,7 @@ use getty::{BoxError, Pipeline};
 use getty_benches::{
     frames::Form,
     server::{
+        codec,
         getty::{Handler, bare_around, full_around},
         ws::getty_around,
     },
@@ -27,7 +28,7 @@ pub(crate) trait Stack {
     /// The frames of a client, and those of a server.
     const FORMS: [Form; 2] = [Form::Length, Form::Length];
 
-    fn around<T: Stream>(handler: impl Handler) -> impl Pipeline<T>;
+    fn around<T: Stream>(handler: impl Handler<Bytes>) -> impl Pipeline<T>;
 }
 
 pub(crate) struct Bare;
@@ -35,8 +36,8 @@ pub(crate) struct Bare;
 impl Stack for Bare {
     const NAME: &'static str = "bare";
 
-    fn around<T: Stream>(handler: impl Handler) -> impl Pipeline<T> {
-        bare_around(handler)
+    fn around<T: Stream>(handler: impl Handler<Bytes>) -> impl Pipeline<T> {
+        bare_around(codec::length(), handler)
     }
 }
 
@@ -45,8 +46,8 @@ pub(crate) struct Full;
 impl Stack for Full {
     const NAME: &'static str = "full";
 
-    fn around<T: Stream>(handler: impl Handler) -> impl Pipeline<T> {
-        full_around(handler)
+    fn around<T: Stream>(handler: impl Handler<Bytes>) -> impl Pipeline<T> {
+        full_around(codec::length(), handler)
     }
 }
 
@@ -56,7 +57,7 @@ impl Stack for WebSocket {
     const NAME: &'static str = "WebSocket";
     const FORMS: [Form; 2] = [Form::Masked, Form::Unmasked];
 
-    fn around<T: Stream>(handler: impl Handler) -> impl Pipeline<T> {
+    fn around<T: Stream>(handler: impl Handler<Bytes>) -> impl Pipeline<T> {
         getty_around(handler)
     }
 }

@@ -20,17 +20,36 @@ thread_local! {
 #[derive(Clone)]
 pub(crate) struct Lent(Option<Erased>);
 
+#[cold]
+fn put_away(spare: Erased) {
+    drop(spare);
+}
+
+#[cold]
+fn clone<Out: Send + 'static>(session: &Arc<Session<Out>>) -> Erased {
+    Arc::clone(session) as Erased
+}
+
 impl Lent {
     /// Lends `session`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new<Out: Send + 'static>(session: &Arc<Session<Out>>) -> Self {
         // while a thread ends there is no spare
-        if let Some(spare) = SPARE.try_with(Cell::take).ok().flatten()
-            && std::ptr::addr_eq(Arc::as_ptr(&spare), Arc::as_ptr(session))
-        {
-            return Self(Some(spare));
+        let spare = SPARE.try_with(|spare| match spare.take() {
+            Some(spare) if std::ptr::addr_eq(Arc::as_ptr(&spare), Arc::as_ptr(session)) => {
+                Some(spare)
+            }
+            other => {
+                if let Some(other) = other {
+                    put_away(other);
+                }
+                None
+            }
+        });
+        match spare {
+            Ok(Some(spare)) => Self(Some(spare)),
+            _ => Self(Some(clone(session))),
         }
-        Self(Some(Arc::clone(session) as Erased))
     }
 
     #[inline]
@@ -43,11 +62,15 @@ impl Lent {
 }
 
 impl Drop for Lent {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         let session = self.0.take();
-        // what was there goes, outside of the cell: the last of a session runs others' destructors
-        drop(SPARE.try_with(|spare| spare.replace(session)));
+        _ = SPARE.try_with(|spare| {
+            // what was there goes, outside of the cell: the last of a session runs others' destructors
+            if let Some(before) = spare.replace(session) {
+                put_away(before);
+            }
+        });
     }
 }
 

@@ -193,9 +193,9 @@ impl UdpListenerBuilder {
     /// there then, and nothing is read meanwhile. Default: they may.
     ///
     /// It saves the wake-up of a task for each datagram, and with it that of a thread for each few, which cost more than a
-    /// short handler does. Up to 32 sessions have their turns one after another. If they take longer than 300 us
-    /// together, the rest are left to their own tasks, and if that happens again, or a handler keeps the thread for more than
-    /// 20 ms, so are the next 16 to 4,096 batches of datagrams.
+    /// short handler does. Up to 32 sessions have their turns one after another. If they take longer than 40 us and 20 us
+    /// for each, or 300 us together, the rest are left to their own tasks; if that happens again, or a handler keeps the
+    /// thread for more than 20 ms, so are the next 16 to 4,096 batches of datagrams.
     ///
     /// Turn it off where handlers block their thread now and then, by `block_in_place` too, and the other peers must not
     /// wait for a single one of them. Sessions that another runtime serves than the one that the listener was bound on
@@ -267,9 +267,10 @@ impl UdpListenerBuilder {
     }
 
     /// How many bytes the operating system keeps that have come and are not yet read, of all peers together
-    /// (`SO_RCVBUF`): what comes in a burst and finds no room there is lost, and nobody counts it here. Linux doubles the
-    /// number, for its own use, and caps it at `net.core.rmem_max`. Default: the operating system's, on Linux some 200
-    /// KiB, which is no more than 250 small datagrams.
+    /// (`SO_RCVBUF`): what comes in a burst and finds no room there is lost, whosever it is. Nobody counts it here; Linux
+    /// does, as `drops` of the socket in `/proc/net/udp` and as `RcvbufErrors` in `/proc/net/snmp`. It doubles the number,
+    /// for its own use, and caps it at `net.core.rmem_max`. Default: the operating system's, on Linux some 200 KiB, which is
+    /// no more than 250 small datagrams: a public server wants a few megabytes.
     pub const fn with_recv_buffer_size(mut self, bytes: usize) -> Self {
         self.options.recv_buffer_size = Some(bytes);
         self

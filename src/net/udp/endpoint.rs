@@ -198,7 +198,7 @@ impl UdpEndpoint {
     }
 }
 
-/// Over a socket that was made elsewhere, with settings that only it has, and bound there. Panics outside of a tokio
+/// Over a socket that was made elsewhere, with settings that only it has, such as the sizes of its buffers, and bound there. Panics outside of a tokio
 /// runtime.
 impl TryFrom<std::net::UdpSocket> for UdpEndpoint {
     type Error = io::Error;

@@ -13,8 +13,12 @@ use super::peer::Woken;
 const FEW: usize = 32;
 /// The clock is looked at after so many of them.
 const GRAIN: usize = 4;
-/// Sessions that take longer together are better on other threads, which take some ten microseconds to wake.
+/// Sessions that take longer, together or each on average, are better on other threads, which take some ten microseconds
+/// to wake. A session with little to do needs a third of what it may.
 const QUICK: Duration = Duration::from_micros(300);
+const QUICK_EACH: Duration = Duration::from_micros(20);
+/// Whatever takes but this is quick.
+const QUICK_ALWAYS: Duration = Duration::from_micros(40);
 /// A handler that keeps its thread for so long does not belong here. The operating system may have done that, too, but
 /// seldom does.
 const BLOCKED: Duration = Duration::from_millis(20);
@@ -58,9 +62,10 @@ impl Turns {
             woken.drain(..).for_each(Woken::wake);
             return now;
         }
+        let quick = quick(woken.len());
         let mut woken = woken.drain(..);
         let mut later = now;
-        while woken.len() > 0 && later - now <= QUICK {
+        while woken.len() > 0 && later - now <= quick {
             for each in woken.by_ref().take(GRAIN) {
                 each.run(self.runtime);
             }
@@ -68,12 +73,12 @@ impl Turns {
         }
         // who waits behind a slow one has waited for long enough
         woken.for_each(Woken::wake);
-        self.took(later - now);
+        self.took(later - now, quick);
         later
     }
 
-    fn took(&mut self, time: Duration) {
-        if time <= QUICK {
+    fn took(&mut self, time: Duration, quick: Duration) {
+        if time <= quick {
             self.slow = 0;
             self.next_penalty = (self.next_penalty / 2).max(FIRST_PENALTY);
             return;
@@ -91,6 +96,12 @@ impl Turns {
     }
 }
 
+/// How long so many sessions may take.
+fn quick(sessions: usize) -> Duration {
+    let each = QUICK_EACH * u32::try_from(sessions).unwrap_or(u32::MAX);
+    QUICK.min(QUICK_ALWAYS + each)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,18 +112,25 @@ mod tests {
     async fn one_slow_batch_is_pardoned_and_two_in_a_row_are_not() {
         let mut turns = Turns::new(true);
         for time in [SLOW, QUICK, SLOW, QUICK] {
-            turns.took(time);
+            turns.took(time, QUICK);
             assert_eq!(turns.penalty, 0);
         }
-        turns.took(SLOW);
-        turns.took(SLOW);
+        turns.took(SLOW, QUICK);
+        turns.took(SLOW, QUICK);
         assert_eq!(turns.penalty, FIRST_PENALTY);
+    }
+
+    #[test]
+    fn few_sessions_may_take_less_time_than_many() {
+        assert_eq!(quick(1), QUICK_ALWAYS + QUICK_EACH);
+        assert!(quick(8) < QUICK);
+        assert_eq!(quick(FEW), QUICK);
     }
 
     #[tokio::test]
     async fn batch_that_blocked_is_not_pardoned() {
         let mut turns = Turns::new(true);
-        turns.took(2 * BLOCKED);
+        turns.took(2 * BLOCKED, QUICK);
         assert_eq!(turns.penalty, LONGEST_PENALTY);
     }
 
@@ -120,14 +138,14 @@ mod tests {
     async fn penalty_doubles_while_batches_stay_slow_and_shrinks_again() {
         let mut turns = Turns::new(true);
         for _ in 0..20 {
-            turns.took(SLOW);
+            turns.took(SLOW, QUICK);
         }
         assert_eq!(turns.penalty, LONGEST_PENALTY);
         for _ in 0..20 {
-            turns.took(QUICK);
+            turns.took(QUICK, QUICK);
         }
-        turns.took(SLOW);
-        turns.took(SLOW);
+        turns.took(SLOW, QUICK);
+        turns.took(SLOW, QUICK);
         assert_eq!(turns.penalty, FIRST_PENALTY);
     }
 }

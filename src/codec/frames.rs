@@ -1,0 +1,478 @@
+//! Frames whose header says how long they are, as views of what was read together.
+//!
+//! What [`Length`] decodes are [`Bytes`](super::Bytes), each of which counts a reference to the memory that it shares: two
+//! atomic operations a message, for which a processor waits as long as for all the rest of a small one. A [`Frame`] whose
+//! bytes are sent back, or [handed back](Frames::reuse), before the next one is decoded costs none. On the wire the two
+//! codecs are the same.
+//!
+//! It is the codec for many small frames over a stream. Where messages are kept, or are large, or arrive one by one, as
+//! over WebSocket and UDP, [`Length`] is as good: here each read costs a small allocation.
+//!
+//! In a stack it is given to `CodecLayer`. Scope: session; between reads it keeps nothing.
+//!
+//! ```
+//! use getty::codec::{BytesMut, Decoder, Encoder, Frame, Frames, Length};
+//!
+//! # fn main() -> Result<(), getty::codec::LengthError> {
+//! let mut codec = Frames::new(Length::new().with_max_length(1024));
+//! let mut buffer = BytesMut::new();
+//! codec.encode(Frame::from("hello"), &mut buffer)?;
+//! codec.encode(Frame::from("world"), &mut buffer)?;
+//! assert_eq!(buffer, b"\0\0\0\x05hello\0\0\0\x05world"[..]);
+//!
+//! let hello = codec.decode(&mut buffer)?.unwrap();
+//! assert_eq!(hello[..], b"hello"[..]);
+//! // a frame may be kept, and goes to other threads
+//! let world = codec.decode(&mut buffer)?.unwrap();
+//! std::thread::spawn(move || assert_eq!(world.into_bytes(), "world")).join().unwrap();
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    ops::{Deref, Range},
+    sync::Arc,
+};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Decoder, Encoder, Length, LengthError};
+
+/// So many bytes of whole frames at most are taken out of the read buffer together, or one frame. It bounds what lies
+/// undecoded beside that buffer, and the reference count is touched once for all of it.
+const BLOCK: usize = 8 * 1024;
+
+/// One message: bytes that cannot be changed, in memory that is shared with the frames that arrived together.
+///
+/// It is a `[u8]` by [`Deref`], is cloned without a copy, and can be kept; a frame that is kept keeps the whole block
+/// that it arrived in alive.
+#[derive(Clone)]
+pub struct Frame {
+    // one word: what is of two words is handed on in registers
+    block: Arc<Bytes>,
+    /// Where it begins, and where it ends in the upper half.
+    range: u64,
+}
+
+impl Frame {
+    #[inline(always)]
+    const fn new(block: Arc<Bytes>, start: u32, end: u32) -> Self {
+        Self {
+            block,
+            range: start as u64 | (end as u64) << 32,
+        }
+    }
+
+    #[inline(always)]
+    const fn range(&self) -> Range<usize> {
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+        let start = self.range as u32;
+        start as usize..(self.range >> 32) as usize
+    }
+
+    /// The same as [`Bytes`], without a copy.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        self.block.slice(self.range())
+    }
+}
+
+impl Deref for Frame {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        &self.block[self.range()]
+    }
+}
+
+impl AsRef<[u8]> for Frame {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.clone().into_bytes().fmt(f)
+    }
+}
+
+impl PartialEq for Frame {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Frame {}
+
+impl<T: AsRef<[u8]> + ?Sized> PartialEq<&T> for Frame {
+    fn eq(&self, other: &&T) -> bool {
+        **self == *(*other).as_ref()
+    }
+}
+
+impl Hash for Frame {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
+    }
+}
+
+impl From<Bytes> for Frame {
+    /// Without a copy, and with one small allocation.
+    ///
+    /// # Panics
+    ///
+    /// With 4 GiB or more, which no codec sends.
+    fn from(bytes: Bytes) -> Self {
+        let end = u32::try_from(bytes.len()).expect("a frame is shorter than 4 GiB");
+        Self::new(Arc::new(bytes), 0, end)
+    }
+}
+
+impl From<Vec<u8>> for Frame {
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes::from(bytes).into()
+    }
+}
+
+impl From<String> for Frame {
+    fn from(text: String) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
+impl From<&'static [u8]> for Frame {
+    fn from(bytes: &'static [u8]) -> Self {
+        Bytes::from_static(bytes).into()
+    }
+}
+
+impl From<&'static str> for Frame {
+    fn from(text: &'static str) -> Self {
+        text.as_bytes().into()
+    }
+}
+
+impl From<Frame> for Bytes {
+    fn from(frame: Frame) -> Self {
+        frame.into_bytes()
+    }
+}
+
+/// [`Length`] whose messages are [`Frame`]s; see the [module](self).
+///
+/// It takes whole frames out of the read buffer up to 8 KiB at a time, and so much may wait beside what the session's own
+/// bound on undecoded bytes says. An answer is a [`Frame`], or `Bytes` where the stack says so: `Request<Frame, Bytes>`.
+///
+/// A codec of one's own around it, which makes something else of a frame, hands the frame back:
+///
+/// ```
+/// use getty::codec::{BytesMut, Decoder, Frames};
+/// use getty::BoxError;
+///
+/// /// Temperatures: a frame is a number in text.
+/// #[derive(Clone, Debug, Default)]
+/// struct Celsius(Frames);
+///
+/// impl Decoder for Celsius {
+///     type Item = f32;
+///     type Error = BoxError;
+///
+///     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<f32>, BoxError> {
+///         let Some(frame) = self.0.decode(src)? else {
+///             return Ok(None);
+///         };
+///         let degrees = std::str::from_utf8(&frame)?.parse()?;
+///         self.0.reuse(frame);
+///         Ok(Some(degrees))
+///     }
+/// }
+///
+/// let mut buffer = BytesMut::from(&b"\0\0\0\x0221\0\0\0\x0421.5"[..]);
+/// let mut codec = Celsius::default();
+/// assert_eq!(codec.decode(&mut buffer)?, Some(21.0));
+/// assert_eq!(codec.decode(&mut buffer)?, Some(21.5));
+/// # Ok::<(), BoxError>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Length`]'s.
+#[derive(Clone, Debug, Default)]
+pub struct Frames {
+    length: Length,
+    at: u32,
+    /// Whole frames, of which those from `at` on are to be decoded.
+    block: Option<Arc<Bytes>>,
+    /// A handle on the block that has come back with an answer.
+    spare: Option<Arc<Bytes>>,
+}
+
+impl Frames {
+    /// Frames with this header and maximum.
+    #[must_use]
+    pub const fn new(length: Length) -> Self {
+        Self {
+            length,
+            at: 0,
+            block: None,
+            spare: None,
+        }
+    }
+
+    /// Takes back a frame that is not needed any more, so that the next one can be made of it. To drop it does no harm.
+    #[inline(always)]
+    pub fn reuse(&mut self, frame: Frame) {
+        if let Some(block) = &self.block
+            && Arc::ptr_eq(block, &frame.block)
+            && self.spare.is_none()
+        {
+            self.spare = Some(frame.block);
+        }
+    }
+
+    /// Takes whole frames out of the buffer, and the first of them out of these.
+    #[inline(never)]
+    fn refill(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, LengthError> {
+        let Some(first) = self.length.whole(src)? else {
+            return Ok(None);
+        };
+        let mut end = first.end;
+        while end < BLOCK
+            && let Some(next) = self.length.following(&src[end..])
+            && end + next <= BLOCK
+        {
+            end += next;
+        }
+        let block = Arc::new(src.split_to(end).freeze());
+        if first.end < end {
+            self.at = narrow(first.end);
+            self.block = Some(Arc::clone(&block));
+        }
+        Ok(Some(Frame::new(
+            block,
+            narrow(first.start),
+            narrow(first.end),
+        )))
+    }
+
+    /// The next frame of those that were taken out of the buffer.
+    #[inline(always)]
+    fn next(&mut self) -> Option<Frame> {
+        let block = self.block.as_ref()?;
+        let rest = &block[self.at as usize..];
+        let payload = self.length.payload(rest).ok().flatten()?;
+        let (start, end) = (
+            self.at + narrow(payload.start),
+            self.at + narrow(payload.end),
+        );
+        self.at = end;
+        let handle = if end as usize == block.len() {
+            self.spare = None;
+            self.block.take()?
+        } else if let Some(spare) = self.spare.take() {
+            spare
+        } else {
+            Arc::clone(block)
+        };
+        Some(Frame::new(handle, start, end))
+    }
+}
+
+/// A place in a block, or in one frame.
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a frame is of 1 GiB at most, and its header of 128 KiB"
+)]
+const fn narrow(place: usize) -> u32 {
+    place as u32
+}
+
+impl Decoder for Frames {
+    type Item = Frame;
+    type Error = LengthError;
+
+    #[inline(always)]
+    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, LengthError> {
+        match self.next() {
+            Some(frame) => Ok(Some(frame)),
+            None => self.refill(src),
+        }
+    }
+
+    fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, LengthError> {
+        match self.next() {
+            Some(frame) => Ok(Some(frame)),
+            // one at a time: of a message transport what follows is too much
+            None => Ok(self.length.decode_eof(src)?.map(Frame::from)),
+        }
+    }
+}
+
+impl Encoder<Frame> for Frames {
+    type Error = LengthError;
+
+    #[inline(always)]
+    fn encode(&mut self, frame: Frame, dst: &mut BytesMut) -> Result<(), LengthError> {
+        self.length.put(&frame, dst)?;
+        self.reuse(frame);
+        Ok(())
+    }
+}
+
+impl Encoder<Bytes> for Frames {
+    type Error = LengthError;
+
+    fn encode(&mut self, bytes: Bytes, dst: &mut BytesMut) -> Result<(), LengthError> {
+        self.length.put(&bytes, dst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::{super::testing::*, *};
+
+    fn stream(payloads: &[Vec<u8>]) -> BytesMut {
+        let mut stream = BytesMut::new();
+        for payload in payloads {
+            Length::new().put(payload, &mut stream).unwrap();
+        }
+        stream
+    }
+
+    #[test]
+    fn frames_that_come_back_leave_the_count_alone() {
+        let mut codec = Frames::default();
+        let mut src = stream(&[vec![1; 10], vec![2; 10], vec![3; 10], vec![4; 10]]);
+        let mut dst = BytesMut::new();
+        let first = codec.decode(&mut src).unwrap().unwrap();
+        assert!(src.is_empty(), "the others are with the codec");
+        assert_eq!(Arc::strong_count(&first.block), 2);
+        codec.encode(first, &mut dst).unwrap();
+        for n in 2..4_u8 {
+            let frame = codec.decode(&mut src).unwrap().unwrap();
+            assert_eq!(frame, &[n; 10]);
+            assert_eq!(Arc::strong_count(&frame.block), 2);
+            codec.reuse(frame);
+        }
+        let last = codec.decode(&mut src).unwrap().unwrap();
+        assert_eq!(Arc::strong_count(&last.block), 1);
+        codec.encode(last, &mut dst).unwrap();
+        assert!(codec.decode(&mut src).unwrap().is_none());
+        assert!(codec.block.is_none() && codec.spare.is_none());
+        assert_eq!(dst, stream(&[vec![1; 10], vec![4; 10]]));
+    }
+
+    #[test]
+    fn frames_that_are_kept_or_come_back_late_are_what_they_were() {
+        let payloads: Vec<_> = (0..200).map(|n| vec![n; usize::from(n)]).collect();
+        let mut codec = Frames::default();
+        let mut src = stream(&payloads);
+        let mut kept = Vec::new();
+        while let Some(frame) = codec.decode(&mut src).unwrap() {
+            kept.push(frame);
+            if kept.len() % 3 == 0 {
+                codec.reuse(kept[kept.len() / 2].clone());
+            }
+        }
+        let kept: Vec<_> = kept.into_iter().map(Frame::into_bytes).collect();
+        assert_eq!(kept, payloads);
+    }
+
+    #[test]
+    fn no_more_than_a_block_is_taken_at_once() {
+        let mut codec = Frames::default();
+        let mut src = stream(&vec![vec![7; 60]; 1000]);
+        let before = src.len();
+        codec.decode(&mut src).unwrap().unwrap();
+        assert_eq!(before - src.len(), BLOCK);
+        // but a frame that is longer is
+        let mut src = stream(&[vec![7; 2 * BLOCK], vec![8; 1]]);
+        let long = codec.clone().refill(&mut src).unwrap().unwrap();
+        assert_eq!(long.len(), 2 * BLOCK);
+        assert_eq!(src.len(), 5);
+    }
+
+    #[test]
+    fn frames_before_a_refused_one_are_decoded_first() {
+        let mut codec = Frames::new(Length::new().with_max_length(10));
+        let mut src = stream(&[vec![1; 10], vec![2; 10], vec![3; 11]]);
+        for n in 1..3 {
+            assert_eq!(codec.decode(&mut src).unwrap().unwrap(), &[n; 10]);
+        }
+        let refused = codec.decode(&mut src).unwrap_err();
+        assert!(matches!(
+            refused,
+            LengthError::TooLong {
+                length: 11,
+                max: 10
+            }
+        ));
+        assert_eq!(src.len(), 15);
+    }
+
+    #[test]
+    fn message_of_a_message_transport_is_one_frame() {
+        let mut codec = Frames::default();
+        let mut src = stream(&[vec![1; 3], vec![2; 3]]);
+        assert_eq!(codec.decode_eof(&mut src).unwrap().unwrap(), &[1; 3]);
+        assert_eq!(src.len(), 7, "what is too much is seen to be");
+    }
+
+    #[test]
+    fn frames_are_made_of_bytes_and_back_without_a_copy() {
+        let bytes = Bytes::from(vec![1, 2, 3]);
+        let frame = Frame::from(bytes.clone());
+        assert_eq!(frame.as_ptr(), bytes.as_ptr());
+        assert_eq!(Bytes::from(frame.clone()).as_ptr(), bytes.as_ptr());
+        assert_eq!(frame, Frame::from(vec![1, 2, 3]));
+        assert_ne!(frame, Frame::from("\u{1}\u{2}"));
+        assert_eq!(format!("{frame:?}"), format!("{bytes:?}"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_length_decodes_is_decoded_and_what_it_refuses_is_refused(
+            stream in vec(prop_oneof![3 => Just(0), 2 => 0_u8..20, 1 => any::<u8>()], 0..200),
+            pieces in pieces(), skip in 0_u16..6,
+        ) {
+            let length = Length::new().with_max_length(64).with_skip(skip);
+            let (theirs, refused) = decode_stream(&mut length.clone(), &stream, &pieces);
+            let (ours, error) = decode_stream(&mut Frames::new(length), &stream, &pieces);
+            let ours: Vec<_> = ours.into_iter().map(Frame::into_bytes).collect();
+            prop_assert_eq!(ours, theirs);
+            prop_assert_eq!(
+                error.map(|error| error.to_string()),
+                refused.map(|error| error.to_string())
+            );
+        }
+
+        #[test]
+        fn echo_is_to_the_byte_what_came(
+            payloads in vec(vec(any::<u8>(), 0..300), 0..60), pieces in pieces(),
+        ) {
+            let sent = stream(&payloads);
+            let mut codec = Frames::default();
+            let (mut src, mut dst) = (BytesMut::new(), BytesMut::new());
+            let mut rest = &sent[..];
+            for piece in pieces.iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let (now, later) = rest.split_at(rest.len().min(*piece));
+                src.extend_from_slice(now);
+                rest = later;
+                while let Some(frame) = codec.decode(&mut src).unwrap() {
+                    codec.encode(frame, &mut dst).unwrap();
+                }
+            }
+            prop_assert_eq!(dst, sent);
+        }
+    }
+}
