@@ -58,6 +58,14 @@ struct Rare {
     ahead: usize,
 }
 
+impl Rare {
+    #[cold]
+    #[inline(never)]
+    fn boxed() -> Box<Self> {
+        Box::default()
+    }
+}
+
 /// What [`Reader::decode`] found.
 #[derive(Debug)]
 pub(crate) enum Decoded<In> {
@@ -162,13 +170,9 @@ impl Reader {
     #[inline(never)]
     fn decode_unit<W: Wire>(&mut self, wire: &mut W) -> Decoded<W::In> {
         loop {
-            let units = self.rare.as_mut().map(|rare| &mut rare.units);
-            let (length, more) = match units {
-                Some(units) => (units.pop_front(), !units.is_empty()),
-                None => (None, false),
-            };
-            let length = length.unwrap_or(self.buf.len());
-            self.decodable = more;
+            let rare = self.rare.get_or_insert_with(Rare::boxed);
+            let length = rare.units.pop_front().unwrap_or(self.buf.len());
+            self.decodable = !rare.units.is_empty();
             let (decoded, left);
             if self.decodable {
                 let mut unit = self.buf.split_to(length);
@@ -248,7 +252,7 @@ impl Reader {
         // one of no bytes takes memory as well
         let bytes = bytes.max(1);
         if let Decoded::Message(_) = decoded {
-            self.rare.get_or_insert_default().ahead += bytes;
+            self.rare.get_or_insert_with(Rare::boxed).ahead += bytes;
         }
         Ok((decoded, bytes))
     }
@@ -337,12 +341,12 @@ impl Reader {
     ) -> Poll<io::Result<Received>> {
         let (mut messages, mut bytes) = (0, None);
         self.emptied = false;
-        let mut after = self.rare.get_or_insert_default().after.take();
+        let mut after = self.rare.get_or_insert_with(Rare::boxed).after.take();
         while after.is_none() && messages < UNITS_A_READ && self.has_room() {
             let before = self.buf.len();
             match self.poll_recv(wire, cx) {
                 Poll::Ready(Ok(Received::Data(n))) => {
-                    let rare = self.rare.get_or_insert_default();
+                    let rare = self.rare.get_or_insert_with(Rare::boxed);
                     rare.units.push_back(self.buf.len() - before);
                     messages += 1;
                     bytes = Some(bytes.unwrap_or(0) + n);
@@ -358,7 +362,7 @@ impl Reader {
                 }
             }
         }
-        let rare = self.rare.get_or_insert_default();
+        let rare = self.rare.get_or_insert_with(Rare::boxed);
         self.decodable = !rare.units.is_empty();
         match bytes {
             Some(bytes) => {

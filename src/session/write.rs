@@ -157,12 +157,15 @@ impl Writer {
     fn complete(&mut self, bytes: usize) {
         self.encoded += bytes as u64;
         if self.framing != Framing::Stream {
-            self.rare
-                .get_or_insert_default()
-                .units
-                .push_back(self.encoded);
+            self.complete_unit();
         }
         self.messages += 1;
+    }
+
+    #[inline]
+    fn complete_unit(&mut self) {
+        let rare = self.rare.get_or_insert_with(Rare::boxed);
+        rare.units.push_back(self.encoded);
     }
 
     /// Encodes what was queued, as far as it is not encoded yet, and leaves nothing behind when that fails.
@@ -211,10 +214,10 @@ impl Writer {
             let referable = self.framing == Framing::Stream || references < segments::IN_A_UNIT;
             if piece.len() >= LEAST_ALONE && self.len() == 0 && bytes == piece.len() {
                 references += 1;
-                self.rare.get_or_insert_default().front = piece;
+                self.rare.get_or_insert_with(Rare::boxed).front = piece;
             } else if referable && piece.len() >= segments::LEAST {
                 references += 1;
-                let rare = self.rare.get_or_insert_default();
+                let rare = self.rare.get_or_insert_with(Rare::boxed);
                 rare.segments.push(self.buf.len(), piece);
             } else if !piece.is_empty() {
                 if self.buf.capacity() == 0 {
@@ -229,17 +232,20 @@ impl Writer {
     /// The message encoded last took so many bytes; `ticket` is told when they have left.
     pub(crate) fn attend(&mut self, ticket: Ticket, bytes: usize) {
         self.stirred = true;
-        self.rare.get_or_insert_default().due.push_back(Due {
-            end: self.encoded,
-            bytes,
-            ticket,
-        });
+        self.rare
+            .get_or_insert_with(Rare::boxed)
+            .due
+            .push_back(Due {
+                end: self.encoded,
+                bytes,
+                ticket,
+            });
     }
 
     /// Keeps the ticket of whoever waits for the end of our direction.
     #[cold]
     pub(crate) fn keep_end(&mut self, ticket: Ticket) {
-        self.rare.get_or_insert_default().end = Some(ticket);
+        self.rare.get_or_insert_with(Rare::boxed).end = Some(ticket);
     }
 
     /// Our direction has ended: the ticket of whoever waits for that.
@@ -331,14 +337,15 @@ impl Writer {
     fn poll_write<W: Wire>(&mut self, wire: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             // nothing newer follows a send that waits until that is flushed
-            if self.is_due() || (self.unflushed && self.is_written()) {
+            let is_written = self.is_written();
+            if (self.unflushed && is_written) || self.is_due() {
                 if self.unflushed {
                     ready!(wire.poll_flush(cx))?;
                     self.unflushed = false;
                 }
                 self.report(wire);
             }
-            if self.is_written() {
+            if is_written {
                 if self.buf.capacity() > 0 {
                     buffers::take_back(&mut self.buf);
                 }
@@ -426,6 +433,13 @@ impl Writer {
 }
 
 impl Rare {
+    // apart, because a message that has no need of it pays for the code of it otherwise
+    #[cold]
+    #[inline(never)]
+    fn boxed() -> Box<Self> {
+        Box::default()
+    }
+
     /// Whether the transport, which has `taken` so much, took the message of the next send that waits. A message of no
     /// bytes ends where the one before it does, so that units are looked at too.
     #[inline]

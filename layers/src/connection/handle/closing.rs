@@ -107,8 +107,7 @@ impl ConnectionHandle {
         self.0
             .rare
             .lock()
-            .requested
-            .as_ref()
+            .requested()
             .map(|requested| requested.reason.clone())
     }
 
@@ -118,8 +117,7 @@ impl ConnectionHandle {
         self.0
             .rare
             .lock()
-            .requested
-            .as_ref()
+            .requested()
             .and_then(|requested| requested.source.clone())
     }
 
@@ -165,7 +163,7 @@ impl ConnectionHandle {
 
     fn request(&self, cause: Requested) {
         let mut rare = self.0.rare.lock();
-        if let Some(earlier) = &mut rare.requested {
+        if let Some(earlier) = &mut rare.seldom().requested {
             if earlier.after_flush && cause.within.is_some() {
                 earlier.after_flush = false;
                 earlier.within = cause.within;
@@ -174,7 +172,7 @@ impl ConnectionHandle {
             }
             return;
         }
-        rare.requested = Some(Box::new(cause));
+        rare.seldom().requested = Some(cause);
         // under the lock, so that a reason and the flag are always seen together
         self.0.state.fetch_or(CLOSING, Ordering::AcqRel);
         drop(rare);
@@ -184,8 +182,7 @@ impl ConnectionHandle {
 
     pub(crate) fn closes_after_flush(&self) -> bool {
         let rare = self.0.rare.lock();
-        rare.requested
-            .as_ref()
+        rare.requested()
             .is_some_and(|requested| requested.after_flush)
     }
 
@@ -193,8 +190,7 @@ impl ConnectionHandle {
         self.0
             .rare
             .lock()
-            .requested
-            .as_ref()
+            .requested()
             .and_then(|requested| requested.within)
     }
 
@@ -203,7 +199,7 @@ impl ConnectionHandle {
         // dropped, where there is one already, after the lock
         let mut source = Some(source);
         let mut rare = self.0.rare.lock();
-        if let Some(requested) = &mut rare.requested
+        if let Some(requested) = &mut rare.seldom().requested
             && requested.source.is_none()
         {
             requested.source = source.take();
@@ -262,7 +258,7 @@ impl ConnectionHandle {
     pub(in crate::connection) fn finish(&self) -> Closed {
         self.abandon();
         let mut rare = self.0.rare.lock();
-        let Some(Requested { reason, source, .. }) = rare.requested.as_deref().cloned() else {
+        let Some(Requested { reason, source, .. }) = rare.requested().cloned() else {
             unreachable!("a reason is never taken back");
         };
         let record = Closed {
@@ -271,7 +267,7 @@ impl ConnectionHandle {
             stats: self.snapshot(&rare),
             lifetime: self.0.opened_at.elapsed(),
         };
-        rare.closed = Some(Box::new(record.clone()));
+        rare.seldom().closed = Some(Box::new(record.clone()));
         drop(rare);
         let (attributes, wishes) = loop {
             let mut callbacks = self.0.callbacks.lock();
@@ -293,8 +289,8 @@ impl ConnectionHandle {
     }
 
     pub(in crate::connection) fn record(&self) -> Closed {
-        match &self.0.rare.lock().closed {
-            Some(record) => Closed::clone(record),
+        match self.0.rare.lock().closed() {
+            Some(record) => record.clone(),
             None => unreachable!("the record is made before CLOSED is set"),
         }
     }

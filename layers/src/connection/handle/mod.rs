@@ -97,11 +97,9 @@ struct Inner {
 #[derive(Default)]
 struct Rare {
     kind: TransportKind,
-    name: Option<Arc<str>>,
-    requested: Option<Box<Requested>>,
     attributes: Attributes,
-    closed: Option<Box<Closed>>,
-    tallies: Option<Box<Tallies>>,
+    /// Made when it is first needed: at the close, as a rule.
+    seldom: Option<Box<Seldom>>,
     /// What layers ask of the driver, until it has taken it.
     wishes: Option<Box<Wishes>>,
     /// How many messages wait for the encoder, as of the last time that checks were run. Here, where it takes no room.
@@ -111,6 +109,29 @@ struct Rare {
     catchers: u8,
     /// A panic has dropped the lease: a catcher finishes the connection.
     left: bool,
+}
+
+/// What few connections have before their close: all the others are smaller without it.
+#[derive(Default)]
+struct Seldom {
+    name: Option<Arc<str>>,
+    requested: Option<Requested>,
+    closed: Option<Box<Closed>>,
+    tallies: Tallies,
+}
+
+impl Rare {
+    fn seldom(&mut self) -> &mut Seldom {
+        self.seldom.get_or_insert_default()
+    }
+
+    fn requested(&self) -> Option<&Requested> {
+        self.seldom.as_ref()?.requested.as_ref()
+    }
+
+    fn closed(&self) -> Option<&Closed> {
+        self.seldom.as_ref()?.closed.as_deref()
+    }
 }
 
 impl ConnectionHandle {
@@ -147,7 +168,7 @@ impl ConnectionHandle {
     #[must_use]
     pub fn name(&self) -> Arc<str> {
         let rare = self.0.rare.lock();
-        match &rare.name {
+        match rare.seldom.as_ref().and_then(|seldom| seldom.name.as_ref()) {
             Some(name) => Arc::clone(name),
             None => format!("{}-{}", rare.kind, self.0.id).into(),
         }
@@ -155,7 +176,9 @@ impl ConnectionHandle {
 
     /// Names the connection, for people who read logs.
     pub fn set_name(&self, name: impl Into<Arc<str>>) {
-        self.0.rare.lock().name = Some(name.into());
+        let name = name.into();
+        let mut rare = self.0.rare.lock();
+        let _earlier = rare.seldom().name.replace(name);
     }
 
     /// The peer's address.
@@ -194,18 +217,21 @@ impl ConnectionHandle {
     }
 
     fn snapshot(&self, rare: &Rare) -> Stats {
-        let tallies = rare.tallies.as_deref().copied().unwrap_or_default();
+        let tallies = rare
+            .late
+            .as_ref()
+            .map_or_else(Tallies::default, |seldom| seldom.tallies);
         self.0.counters.snapshot(tallies)
     }
 
     pub(crate) fn count_skipped(&self, messages: u64) {
         let mut rare = self.0.rare.lock();
-        rare.tallies.get_or_insert_default().skipped += messages;
+        rare.seldom().tallies.skipped += messages;
     }
 
     pub(crate) fn count_dropped(&self, messages: u64) {
         let mut rare = self.0.rare.lock();
-        rare.tallies.get_or_insert_default().dropped += messages;
+        rare.seldom().tallies.dropped += messages;
     }
 
     /// How many messages are with their handlers, as of the driver's last turn.
@@ -292,7 +318,7 @@ impl ConnectionHandle {
         self.intercepted();
         self.0.activity.intercepted();
         if late {
-            self.0.rare.lock().tallies.get_or_insert_default().late += 1;
+            self.0.rare.lock().seldom().tallies.late += 1;
         }
     }
 

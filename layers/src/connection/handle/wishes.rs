@@ -54,7 +54,7 @@ impl ConnectionHandle {
     ) {
         let check = Check::new(at, check);
         let mut rare = self.0.rare.lock();
-        if rare.closed.is_some() {
+        if rare.closed().is_some() {
             drop(rare); // before the user's values, which go with `check`
             return;
         }
@@ -75,7 +75,7 @@ impl ConnectionHandle {
     pub(crate) fn keep(&self, value: impl Kept + 'static) {
         let value: Box<dyn Kept> = Box::new(value);
         let mut rare = self.0.rare.lock();
-        if rare.closed.is_some() {
+        if rare.closed().is_some() {
             drop(rare); // before the user's value
             return;
         }
