@@ -217,10 +217,8 @@ impl ConnectionHandle {
     }
 
     fn snapshot(&self, rare: &Rare) -> Stats {
-        let tallies = rare
-            .late
-            .as_ref()
-            .map_or_else(Tallies::default, |seldom| seldom.tallies);
+        let seldom = rare.seldom.as_ref();
+        let tallies = seldom.map_or_else(Tallies::default, |seldom| seldom.tallies);
         self.0.counters.snapshot(tallies)
     }
 
