@@ -24,6 +24,7 @@ mod segments;
 mod timer;
 mod too_long;
 mod undecodable;
+mod waiting;
 mod wire;
 mod write;
 

@@ -25,26 +25,8 @@ impl<T> Queue<T> {
         self.len() == 0
     }
 
-    #[inline]
-    pub(crate) fn front(&self) -> Option<&T> {
-        self.0.as_ref()?.front()
-    }
-
-    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &T> {
-        self.0.iter().flat_map(|queue| queue.iter())
-    }
-
     pub(crate) fn push_back(&mut self, value: T) {
         self.0.get_or_insert_default().push_back(value);
-    }
-
-    pub(crate) fn push_front(&mut self, value: T) {
-        self.0.get_or_insert_default().push_front(value);
-    }
-
-    /// All of it.
-    pub(crate) fn take(&mut self) -> Self {
-        Self(self.0.take())
     }
 
     #[inline]

@@ -1,6 +1,7 @@
 //! The reading half of a session: from the transport to decoded messages.
 
 use std::{
+    collections::VecDeque,
     io,
     task::{Context, Poll, ready},
 };
@@ -11,7 +12,6 @@ use tower::BoxError;
 use super::{
     buffers::{self, BUFFER, LARGE},
     bulk::Bulk,
-    queue::Queue,
     undecodable::{FrameTooLong, LeftoverBytes},
     wire::Wire,
 };
@@ -29,8 +29,6 @@ pub(crate) struct Reader {
     buf: BytesMut,
     /// How many undecoded bytes may lie in the buffer now.
     limit: usize,
-    /// How many bytes the messages took that were decoded ahead of their turn: they count as undecoded.
-    ahead: usize,
     /// There may be a message in the buffer.
     decodable: bool,
     /// The limit is raised for the frame at hand.
@@ -40,15 +38,24 @@ pub(crate) struct Reader {
     /// The peer has ended its direction.
     ended: bool,
     framing: Framing,
-    /// Of a message transport: how long each message in the buffer is.
-    units: Queue<usize>,
-    /// What a read of several messages came upon after them.
-    after: Option<io::Result<Received>>,
     bulk: Bulk,
     /// The buffer was a large one when it was taken.
     holds_large: bool,
     /// The last read took all that had arrived, and the transport wakes us when there is more.
     emptied: bool,
+    /// Made when it is first needed, and kept from there on.
+    rare: Option<Box<Rare>>,
+}
+
+/// What a session over a stream has no use for, unless it waits for answers.
+#[derive(Debug, Default)]
+struct Rare {
+    /// Of a message transport: how long each message in the buffer is.
+    units: VecDeque<usize>,
+    /// What a read of several messages came upon after them.
+    after: Option<io::Result<Received>>,
+    /// How many bytes the messages took that were decoded ahead of their turn: they count as undecoded.
+    ahead: usize,
 }
 
 /// What [`Reader::decode`] found.
@@ -68,17 +75,15 @@ impl Reader {
         Self {
             buf: BytesMut::new(),
             limit: max_frame,
-            ahead: 0,
             decodable: false,
             raised: false,
             reserved: false,
             ended: false,
             framing,
-            units: Queue::new(),
-            after: None,
             bulk: Bulk::default(),
             holds_large: false,
             emptied: false,
+            rare: None,
         }
     }
 
@@ -157,8 +162,13 @@ impl Reader {
     #[inline(never)]
     fn decode_unit<W: Wire>(&mut self, wire: &mut W) -> Decoded<W::In> {
         loop {
-            let length = self.units.pop_front().unwrap_or(self.buf.len());
-            self.decodable = !self.units.is_empty();
+            let units = self.rare.as_mut().map(|rare| &mut rare.units);
+            let (length, more) = match units {
+                Some(units) => (units.pop_front(), !units.is_empty()),
+                None => (None, false),
+            };
+            let length = length.unwrap_or(self.buf.len());
+            self.decodable = more;
             let (decoded, left);
             if self.decodable {
                 let mut unit = self.buf.split_to(length);
@@ -204,7 +214,7 @@ impl Reader {
             return false;
         }
         match self.framing {
-            Framing::Stream => self.buf.len() + self.ahead < self.bound(),
+            Framing::Stream => self.buf.len() + self.ahead() < self.bound(),
             _ => self.wants_more_messages(),
         }
     }
@@ -212,9 +222,9 @@ impl Reader {
     #[inline(never)]
     fn wants_more_messages(&self) -> bool {
         if self.framing == Framing::Messages {
-            self.after.is_some() || self.has_room()
+            self.has_room() || self.rare.as_ref().is_some_and(|rare| rare.after.is_some())
         } else {
-            !self.decodable && self.ahead < self.limit
+            !self.decodable && self.ahead() < self.limit
         }
     }
 
@@ -229,7 +239,7 @@ impl Reader {
         &mut self,
         wire: &mut W,
     ) -> Result<(Decoded<W::In>, usize), BoxError> {
-        if !self.decodable || self.ahead >= self.limit {
+        if !self.decodable || self.ahead() >= self.limit {
             return Ok((Decoded::Nothing, 0));
         }
         let before = self.buf.len();
@@ -238,24 +248,35 @@ impl Reader {
         // one of no bytes takes memory as well
         let bytes = bytes.max(1);
         if let Decoded::Message(_) = decoded {
-            self.ahead += bytes;
+            self.rare.get_or_insert_default().ahead += bytes;
         }
         Ok((decoded, bytes))
     }
 
     /// What was decoded ahead is dropped.
-    pub(crate) const fn forget_ahead(&mut self) {
-        self.ahead = 0;
+    pub(crate) fn forget_ahead(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.ahead = 0;
+        }
+    }
+
+    /// How many bytes the messages took that were decoded ahead of their turn.
+    #[inline]
+    fn ahead(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.ahead)
     }
 
     /// It is the turn of a message that took so many bytes.
-    pub(crate) const fn caught_up(&mut self, bytes: usize) {
-        self.ahead -= bytes;
+    pub(crate) fn caught_up(&mut self, bytes: usize) {
+        if let Some(rare) = &mut self.rare {
+            rare.ahead -= bytes;
+        }
     }
 
     /// Whether another message may be read ahead.
     fn has_room(&self) -> bool {
-        self.buf.len() + self.ahead + self.units.len() * UNIT_COST < self.limit
+        let beside = |rare: &Box<Rare>| rare.ahead + rare.units.len() * UNIT_COST;
+        self.buf.len() + self.rare.as_ref().map_or(0, beside) < self.limit
     }
 
     /// Reads once. Only while [`wants_more`](Self::wants_more).
@@ -316,12 +337,13 @@ impl Reader {
     ) -> Poll<io::Result<Received>> {
         let (mut messages, mut bytes) = (0, None);
         self.emptied = false;
-        let mut after = self.after.take();
+        let mut after = self.rare.get_or_insert_default().after.take();
         while after.is_none() && messages < UNITS_A_READ && self.has_room() {
             let before = self.buf.len();
             match self.poll_recv(wire, cx) {
                 Poll::Ready(Ok(Received::Data(n))) => {
-                    self.units.push_back(self.buf.len() - before);
+                    let rare = self.rare.get_or_insert_default();
+                    rare.units.push_back(self.buf.len() - before);
                     messages += 1;
                     bytes = Some(bytes.unwrap_or(0) + n);
                 }
@@ -336,10 +358,11 @@ impl Reader {
                 }
             }
         }
-        self.decodable = !self.units.is_empty();
+        let rare = self.rare.get_or_insert_default();
+        self.decodable = !rare.units.is_empty();
         match bytes {
             Some(bytes) => {
-                self.after = after;
+                rare.after = after;
                 Poll::Ready(Ok(Received::Data(bytes)))
             }
             None => {
@@ -378,7 +401,7 @@ impl Reader {
 
     /// How many bytes may lie in the buffer.
     #[inline]
-    const fn bound(&self) -> usize {
+    fn bound(&self) -> usize {
         if self.bulk.is_on() {
             self.bound_in_bulk()
         } else {
@@ -388,8 +411,8 @@ impl Reader {
 
     /// More than the limit where they are likely to come, and none of them waits.
     #[cold]
-    const fn bound_in_bulk(&self) -> usize {
-        let waits = self.decodable || self.ahead > 0;
+    fn bound_in_bulk(&self) -> usize {
+        let waits = self.decodable || self.ahead() > 0;
         if waits || self.reserved || self.limit > LARGE {
             self.limit
         } else {
@@ -401,16 +424,17 @@ impl Reader {
     #[inline]
     fn room(&self) -> usize {
         let room = self.bound() - self.buf.len();
-        if self.ahead == 0 || self.framing != Framing::Stream {
-            room
-        } else {
-            room - self.ahead
+        match &self.rare {
+            Some(rare) if self.framing == Framing::Stream => room - rare.ahead,
+            _ => room,
         }
     }
 
     fn forget(&mut self) {
         self.buf.clear();
-        while self.units.pop_front().is_some() {}
+        if let Some(rare) = &mut self.rare {
+            rare.units.clear();
+        }
         self.decodable = false;
     }
 

@@ -29,6 +29,8 @@ struct Inner {
     waker: Option<Waker>,
     /// Since when the transport takes nothing although something waits.
     stalled: Option<Instant>,
+    /// How far it was then with what it took.
+    written: u64,
     drain_until: Option<Instant>,
     /// Until when what is to be written is held back.
     held_until: Option<Instant>,
@@ -72,11 +74,12 @@ impl Timer {
         }
     }
 
-    /// The transport takes nothing more now; whether it `moved` before that.
-    pub(crate) fn stalled(&mut self, moved: bool, clock: &mut Clock) {
+    /// The transport takes nothing more now; whether it `moved` before that, and how far it is with what it took.
+    pub(crate) fn stalled(&mut self, moved: bool, written: u64, clock: &mut Clock) {
         let inner = self.0.get_or_insert_default();
-        if moved || inner.stalled.is_none() {
+        if moved || inner.stalled.is_none() || inner.written != written {
             inner.stalled = Some(clock.now());
+            inner.written = written;
         }
     }
 

@@ -1,6 +1,7 @@
 //! The writing half of a session: from messages to the transport, and the outcomes of sends.
 
 use std::{
+    collections::VecDeque,
     io::{self, IoSlice},
     sync::Arc,
     task::{Context, Poll, ready},
@@ -16,7 +17,6 @@ use tower::BoxError;
 use super::{
     buffers,
     clock::Clock,
-    queue::Queue,
     segments::{self, Segments},
     timer::Timer,
     too_long::MessageTooLong,
@@ -29,18 +29,12 @@ const LEAST_ALONE: usize = 512;
 
 #[derive(Debug)]
 pub(crate) struct Writer {
-    /// What waits first, by reference: what came when nothing else waited.
-    front: Bytes,
-    /// Encoded and not yet taken by the transport, but for what lies in `front` and in `segments`.
+    /// Encoded and not yet taken by the transport, but for what waits by reference.
     buf: BytesMut,
-    /// What goes in between, by reference.
-    segments: Segments,
     /// How many bytes were encoded in all.
     encoded: u64,
     /// How many of them the transport took.
     taken: u64,
-    /// How far the transport was with what it took, when it last had to wait.
-    below: u64,
     /// How many messages were encoded since the driver was told.
     messages: u32,
     /// Something was written since the last complete flush.
@@ -48,12 +42,23 @@ pub(crate) struct Writer {
     /// Something beside the bytes in `buf` may have to be written, flushed or told.
     stirred: bool,
     framing: Framing,
-    /// The longest message that the transport can send; of a stream without a bound.
-    longest: usize,
+    /// Made when it is first needed, and kept from there on.
+    rare: Option<Box<Rare>>,
+}
+
+/// What a session over a stream that only answers has no use for.
+#[derive(Debug, Default)]
+struct Rare {
+    /// What waits first, by reference: what came when nothing else waited.
+    front: Bytes,
+    /// What goes in between what is in the buffer, by reference.
+    segments: Segments,
     /// Where the messages that wait end, by `encoded`, for a message transport.
-    units: Queue<u64>,
+    units: VecDeque<u64>,
     /// The sends whose outcome is due at the first flush after their last byte.
-    due: Queue<Due>,
+    due: VecDeque<Due>,
+    /// Whoever waits for the end of our direction, behind all of these.
+    end: Option<Ticket>,
 }
 
 #[derive(Debug)]
@@ -64,25 +69,16 @@ struct Due {
 }
 
 impl Writer {
-    pub(crate) fn new(framing: Framing, longest: usize) -> Self {
+    pub(crate) fn new(framing: Framing) -> Self {
         Self {
-            front: Bytes::new(),
             buf: BytesMut::new(),
-            segments: Segments::default(),
             encoded: 0,
             taken: 0,
-            below: 0,
             messages: 0,
             unflushed: false,
             stirred: false,
             framing,
-            longest: if framing == Framing::Stream {
-                usize::MAX
-            } else {
-                longest
-            },
-            units: Queue::new(),
-            due: Queue::new(),
+            rare: None,
         }
     }
 
@@ -108,9 +104,11 @@ impl Writer {
     pub(crate) fn can_wait(&self, most: usize) -> bool {
         let waits = 1..=most;
         waits.contains(&self.len())
-            && self.segments.len() == 0
             && !self.unflushed
-            && self.due.is_empty()
+            && self
+                .rare
+                .as_ref()
+                .is_none_or(|rare| rare.segments.len() == 0 && rare.due.is_empty())
     }
 
     /// Much is about to be encoded.
@@ -137,7 +135,7 @@ impl Writer {
             return Err(error);
         }
         let bytes = self.buf.len() - before;
-        if let Err(error) = self.check(bytes) {
+        if let Err(error) = self.check(wire, bytes) {
             self.buf.truncate(before);
             return Err(error);
         }
@@ -147,9 +145,9 @@ impl Writer {
 
     /// Whether the transport can carry a message of so many bytes.
     #[inline(always)]
-    fn check(&self, bytes: usize) -> Result<(), BoxError> {
-        if bytes > self.longest {
-            return Err(MessageTooLong::boxed(bytes, self.longest));
+    fn check<W: Wire>(&self, wire: &W, bytes: usize) -> Result<(), BoxError> {
+        if self.framing != Framing::Stream && bytes > wire.max_message() {
+            return Err(MessageTooLong::boxed(bytes, wire.max_message()));
         }
         Ok(())
     }
@@ -159,7 +157,10 @@ impl Writer {
     fn complete(&mut self, bytes: usize) {
         self.encoded += bytes as u64;
         if self.framing != Framing::Stream {
-            self.units.push_back(self.encoded);
+            self.rare
+                .get_or_insert_default()
+                .units
+                .push_back(self.encoded);
         }
         self.messages += 1;
     }
@@ -178,17 +179,17 @@ impl Writer {
                     return self.encode(wire, shared.message());
                 };
                 let bytes = shared.encoded(id, |message| encode_apart(wire, message))?;
-                self.check(bytes.len())?;
+                self.check(wire, bytes.len())?;
                 self.append([bytes])
             }
             Payload::Raw(bytes) => {
                 wire.takes_raw()?;
-                self.check(bytes.len())?;
+                self.check(wire, bytes.len())?;
                 self.append([bytes])
             }
             Payload::RawVectored(pieces) => {
                 wire.takes_raw()?;
-                self.check(pieces.iter().map(Bytes::len).sum())?;
+                self.check(wire, pieces.iter().map(Bytes::len).sum())?;
                 self.append(pieces)
             }
             // nothing goes out, and who waits for that learns it when what is before has left
@@ -210,10 +211,11 @@ impl Writer {
             let referable = self.framing == Framing::Stream || references < segments::IN_A_UNIT;
             if piece.len() >= LEAST_ALONE && self.len() == 0 && bytes == piece.len() {
                 references += 1;
-                self.front = piece;
+                self.rare.get_or_insert_default().front = piece;
             } else if referable && piece.len() >= segments::LEAST {
                 references += 1;
-                self.segments.push(self.buf.len(), piece);
+                let rare = self.rare.get_or_insert_default();
+                rare.segments.push(self.buf.len(), piece);
             } else if !piece.is_empty() {
                 if self.buf.capacity() == 0 {
                     buffers::lend(&mut self.buf);
@@ -227,11 +229,23 @@ impl Writer {
     /// The message encoded last took so many bytes; `ticket` is told when they have left.
     pub(crate) fn attend(&mut self, ticket: Ticket, bytes: usize) {
         self.stirred = true;
-        self.due.push_back(Due {
+        self.rare.get_or_insert_default().due.push_back(Due {
             end: self.encoded,
             bytes,
             ticket,
         });
+    }
+
+    /// Keeps the ticket of whoever waits for the end of our direction.
+    #[cold]
+    pub(crate) fn keep_end(&mut self, ticket: Ticket) {
+        self.rare.get_or_insert_default().end = Some(ticket);
+    }
+
+    /// Our direction has ended: the ticket of whoever waits for that.
+    #[cold]
+    pub(crate) fn take_end(&mut self) -> Option<Ticket> {
+        self.rare.as_mut()?.end.take()
     }
 
     /// The transport has something to flush that was not written here.
@@ -243,13 +257,15 @@ impl Writer {
     /// Forgets what is encoded, for a transport that sends nothing more; whoever waits for its outcome learns that.
     #[cold]
     pub(crate) fn give_up<W: Wire>(&mut self, wire: &mut W, error: io::Error) {
-        let error: SharedError = Arc::new(error);
-        while let Some(due) = self.due.pop_front() {
-            wire.driver().cannot_send(&due.ticket, Arc::clone(&error));
+        if let Some(rare) = &mut self.rare {
+            let error: SharedError = Arc::new(error);
+            while let Some(due) = rare.due.pop_front() {
+                wire.driver().cannot_send(&due.ticket, Arc::clone(&error));
+            }
+            rare.units.clear();
+            rare.front = Bytes::new();
+            rare.segments = Segments::default();
         }
-        while self.units.pop_front().is_some() {}
-        self.front = Bytes::new();
-        self.segments = Segments::default();
         self.buf.clear();
         self.taken = self.encoded;
         self.unflushed = false;
@@ -257,8 +273,9 @@ impl Writer {
 
     /// Drops what an encoder that panicked may have left of a message.
     pub(crate) fn repair(&mut self) {
-        self.buf
-            .truncate(self.len() - self.segments.len() - self.front.len());
+        let referred = |rare: &Box<Rare>| rare.segments.len() + rare.front.len();
+        let referred = self.rare.as_ref().map_or(0, referred);
+        self.buf.truncate(self.len() - referred);
     }
 
     /// Writes and flushes until all is handed to the network, and keeps `timer` informed.
@@ -298,11 +315,11 @@ impl Writer {
         }
         match polled {
             Poll::Pending => {
-                let below = wire.written();
-                timer.stalled(moved > 0 || below != self.below, clock);
-                self.below = below;
-                if !self.due.is_empty() {
-                    self.report_begun(wire);
+                timer.stalled(moved > 0, wire.written(), clock);
+                if let Some(rare) = &self.rare
+                    && !rare.due.is_empty()
+                {
+                    rare.report_begun(self.taken, wire);
                 }
             }
             Poll::Ready(_) => timer.flowed(),
@@ -328,12 +345,13 @@ impl Writer {
                 self.stirred = false;
                 return Poll::Ready(Ok(()));
             }
-            let unit = match self.units.front() {
+            let unit = match self.units().and_then(|units| units.front()) {
                 Some(end) => usize::try_from(end - self.taken).unwrap_or(usize::MAX),
                 None => self.len(),
             };
             let taken = ready!(self.send(wire, cx, unit))?;
-            if self.units.pop_front().is_none() && taken == 0 {
+            let unit = self.rare.as_mut().and_then(|rare| rare.units.pop_front());
+            if unit.is_none() && taken == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.advance(taken);
@@ -349,37 +367,25 @@ impl Writer {
         cx: &mut Context<'_>,
         limit: usize,
     ) -> Poll<io::Result<usize>> {
-        if self.len() == self.buf.len() {
-            wire.poll_send(cx, &[IoSlice::new(&self.buf[..limit])])
-        } else if self.len() == self.front.len() {
-            wire.poll_send(cx, &[IoSlice::new(&self.front[..limit])])
-        } else {
-            self.send_gathered(wire, cx, limit)
+        match &self.rare {
+            Some(rare) if self.len() != self.buf.len() => {
+                if self.len() == rare.front.len() {
+                    wire.poll_send(cx, &[IoSlice::new(&rare.front[..limit])])
+                } else {
+                    rare.send_gathered(&self.buf, wire, cx, limit)
+                }
+            }
+            _ => wire.poll_send(cx, &[IoSlice::new(&self.buf[..limit])]),
         }
-    }
-
-    /// The same, in slices. Apart, because they lie on the stack.
-    #[cold]
-    fn send_gathered<W: Wire>(
-        &self,
-        wire: &mut W,
-        cx: &mut Context<'_>,
-        limit: usize,
-    ) -> Poll<io::Result<usize>> {
-        let mut slices = [IoSlice::new(&[]); segments::SLICES];
-        let gathered = self
-            .segments
-            .gather(&self.front, &self.buf, limit, &mut slices);
-        wire.poll_send(cx, gathered)
     }
 
     /// The transport has taken so many bytes.
     #[inline]
     fn advance(&mut self, taken: usize) {
-        let of_buf = if self.len() == self.buf.len() {
-            taken
-        } else {
-            self.advance_references(taken)
+        let all_buffered = self.len() == self.buf.len();
+        let of_buf = match &mut self.rare {
+            Some(rare) if !all_buffered => rare.advance(taken),
+            _ => taken,
         };
         self.taken += taken as u64;
         if of_buf == self.buf.len() {
@@ -389,8 +395,72 @@ impl Writer {
         }
     }
 
-    /// Lets go of what lies outside of the buffer; gives how many of the bytes were the buffer's.
-    fn advance_references(&mut self, taken: usize) -> usize {
+    /// Whether the transport took all that was encoded.
+    #[inline]
+    fn is_written(&self) -> bool {
+        self.encoded == self.taken && self.units().is_none_or(VecDeque::is_empty)
+    }
+
+    #[inline]
+    fn units(&self) -> Option<&VecDeque<u64>> {
+        self.rare.as_ref().map(|rare| &rare.units)
+    }
+
+    #[inline]
+    fn is_due(&self) -> bool {
+        let rare = self.rare.as_ref();
+        rare.is_some_and(|rare| rare.is_due(self.taken))
+    }
+
+    /// Tells the outcome of what is flushed now.
+    #[inline]
+    fn report<W: Wire>(&mut self, wire: &mut W) {
+        if let Some(rare) = &mut self.rare {
+            while rare.is_due(self.taken)
+                && let Some(due) = rare.due.pop_front()
+            {
+                wire.driver().complete(&due.ticket, due.bytes);
+            }
+        }
+    }
+}
+
+impl Rare {
+    /// Whether the transport, which has `taken` so much, took the message of the next send that waits. A message of no
+    /// bytes ends where the one before it does, so that units are looked at too.
+    #[inline]
+    fn is_due(&self, taken: u64) -> bool {
+        self.due.front().is_some_and(|due| {
+            due.end <= taken && self.units.front().is_none_or(|end| *end > due.end)
+        })
+    }
+
+    /// Tells the outbox which of the sends that wait has begun to leave: who gives up wants to know.
+    #[cold]
+    fn report_begun<W: Wire>(&self, taken: u64, wire: &mut W) {
+        let begun = |due: &&Due| due.end - (due.bytes as u64) < taken;
+        let begun = self.due.iter().take_while(begun);
+        if let Some(due) = begun.filter(|due| due.ticket.is_awaited()).last() {
+            wire.driver().begun(&due.ticket);
+        }
+    }
+
+    /// Gives the transport the next `limit` bytes in slices. Apart, because they lie on the stack.
+    #[cold]
+    fn send_gathered<W: Wire>(
+        &self,
+        buf: &[u8],
+        wire: &mut W,
+        cx: &mut Context<'_>,
+        limit: usize,
+    ) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); segments::SLICES];
+        let gathered = self.segments.gather(&self.front, buf, limit, &mut slices);
+        wire.poll_send(cx, gathered)
+    }
+
+    /// Lets go of so many bytes as were `taken`, and says how many of them were the buffer's.
+    fn advance(&mut self, taken: usize) -> usize {
         if taken < self.front.len() {
             self.front.advance(taken);
             return 0;
@@ -400,41 +470,6 @@ impl Writer {
             left
         } else {
             self.segments.advance(left)
-        }
-    }
-
-    /// Whether the transport took all that was encoded.
-    #[inline]
-    fn is_written(&self) -> bool {
-        self.encoded == self.taken && self.units.is_empty()
-    }
-
-    /// Whether the transport took the message of the next send that waits. A message of no bytes ends where the one
-    /// before it does, so that units are looked at too.
-    #[inline]
-    fn is_due(&self) -> bool {
-        self.due.front().is_some_and(|due| {
-            due.end <= self.taken && self.units.front().is_none_or(|end| *end > due.end)
-        })
-    }
-
-    /// Tells the outbox which of the sends that wait has begun to leave: who gives up wants to know.
-    #[cold]
-    fn report_begun<W: Wire>(&self, wire: &mut W) {
-        let begun = |due: &&Due| due.end - (due.bytes as u64) < self.taken;
-        let begun = self.due.iter().take_while(begun);
-        if let Some(due) = begun.filter(|due| due.ticket.is_awaited()).last() {
-            wire.driver().begun(&due.ticket);
-        }
-    }
-
-    /// Tells the outcome of what is flushed now.
-    #[inline]
-    fn report<W: Wire>(&mut self, wire: &mut W) {
-        while self.is_due()
-            && let Some(due) = self.due.pop_front()
-        {
-            wire.driver().complete(&due.ticket, due.bytes);
         }
     }
 }

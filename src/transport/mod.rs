@@ -120,7 +120,7 @@ pub trait Transport {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// The longest message that it can send, in bytes. A longer one fails where it is encoded, and none of it is sent.
-    /// Asked once, when the session opens, and not of streams; without a bound by default.
+    /// Asked for every message, and not of streams; without a bound by default.
     fn max_message(&self) -> usize {
         usize::MAX
     }

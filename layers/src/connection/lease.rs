@@ -24,6 +24,12 @@ impl Lease {
         self.0.iter().for_each(ConnectionHandle::mark_open);
     }
 
+    /// Takes it out of its place, where nothing is left to do then.
+    #[must_use]
+    pub const fn take(&mut self) -> Self {
+        Self(self.0.take())
+    }
+
     /// The end: runs the close callbacks, resolves those who wait, and gives the record.
     #[must_use]
     pub fn finish(mut self) -> Closed {

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    num::NonZeroU64,
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -16,12 +17,13 @@ use crate::sync::Mutex;
 ///
 /// [`CodecLayer::new`](crate::CodecLayer::new) makes one, which all sessions of the layer and of its clones have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CodecId(u64);
+pub struct CodecId(NonZeroU64);
 
 impl CodecId {
     pub(crate) fn unique() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self(NEXT.fetch_add(1, Relaxed))
+        let next = NonZeroU64::new(NEXT.fetch_add(1, Relaxed));
+        Self(next.unwrap_or_else(|| unreachable!("nobody makes so many")))
     }
 }
 

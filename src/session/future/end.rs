@@ -34,7 +34,7 @@ where
         self.reader.release();
         self.reader.forget_ahead();
         // last, for the destructors are the user's
-        drop((self.next.take(), self.ahead.take(), self.service.take()));
+        drop((self.waiting.take(), self.service.take()));
     }
 
     /// The rest has a deadline from here on, unless it has one already.

@@ -71,12 +71,10 @@ where
                 Ok((Decoded::Message(message), bytes)) => {
                     self.messages_in += 1;
                     self.steps += 1;
-                    if self.next.is_none() {
+                    if self.waiting.is_empty() {
                         self.reader.caught_up(bytes);
-                        self.next = Some(message);
-                    } else {
-                        self.ahead.push_back((message, bytes));
                     }
+                    self.waiting.push_back(message, bytes);
                 }
                 Ok((Decoded::Nothing | Decoded::End, _)) => return,
                 other => {
@@ -128,7 +126,7 @@ where
             let none = calls.is_empty() && self.replies.is_empty();
             let has_room = none || calls.len() + self.replies.len() < self.config.in_flight;
             if !has_room || !self.call_next(calls.as_mut(), cx, turn) {
-                if self.reader.is_finished() && self.next.is_none() {
+                if self.reader.is_finished() && self.waiting.is_empty() {
                     self.peer_finished(calls.len());
                 }
                 return;
@@ -202,8 +200,7 @@ where
             wire,
             reader,
             writer,
-            next,
-            ahead,
+            waiting,
             messages_in,
             steps,
             finish,
@@ -215,7 +212,7 @@ where
         let lets_send = finish.lets_send();
         loop {
             // decode first: a session without a message holds no permit
-            let message = if next.is_none() {
+            let message = if waiting.is_empty() {
                 match reader.decode(wire) {
                     Ok(Decoded::Message(message)) => {
                         *messages_in += 1;
@@ -225,22 +222,17 @@ where
                     other => return Stop::Decoded(other),
                 }
             } else {
-                let following = ahead.pop_front().map(|(message, bytes)| {
-                    reader.caught_up(bytes);
-                    message
-                });
-                match std::mem::replace(next, following) {
-                    Some(message) => message,
-                    None => return Stop::Nothing,
-                }
+                let Some((message, bytes)) = waiting.pop_front() else {
+                    return Stop::Nothing;
+                };
+                reader.caught_up(bytes);
+                message
             };
             match service.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Stop::ServiceFailed(error.into()),
                 Poll::Pending => {
-                    if let Some(second) = next.replace(message) {
-                        ahead.push_front((second, 0));
-                    }
+                    waiting.push_front(message);
                     return Stop::ServiceWaits;
                 }
             }
@@ -345,7 +337,8 @@ where
     #[cold]
     fn finish(&mut self, ticket: Ticket) {
         if self.wire.can_finish() {
-            self.finish = Finish::Asked(ticket);
+            self.finish = Finish::Asked;
+            self.writer.keep_end(ticket);
         } else {
             self.wire.driver().cannot_finish(&ticket);
         }

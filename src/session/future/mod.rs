@@ -15,7 +15,7 @@ use std::{
 
 use getty_layers::{
     CloseReason, Closed, DrainDeadlineExceeded, IntoReply, Panic, Reply, Request, Session,
-    driver::{Lease, Ticket},
+    driver::Lease,
 };
 use pin_project_lite::pin_project;
 use tokio::{task::coop, time::Instant};
@@ -32,6 +32,7 @@ use super::{
     read::Reader,
     renew::Renew,
     timer::Timer,
+    waiting::Waiting,
     wire::Wire,
     write::Writer,
 };
@@ -57,7 +58,7 @@ pin_project! {
         calls: Calls<S::Future>,
         // in this order: what the session consists of goes before the callbacks of the lease run
         state: Option<State<S, W, R>>,
-        lease: Option<Lease>,
+        lease: Lease,
     }
 }
 
@@ -71,11 +72,7 @@ struct State<S, W: Wire, R> {
     phase: Phase,
     reader: Reader,
     writer: Writer,
-    /// Decoded, and waiting for the service to be ready.
-    next: Option<W::In>,
-    /// Decoded past `next`, each with the bytes that it took, because an answer of the peer's is waited for. Empty unless
-    /// there is a `next`.
-    ahead: Queue<(W::In, usize)>,
+    waiting: Waiting<W::In>,
     /// Finished, and waiting for the write buffer to drain.
     replies: Queue<Reply<W::Out>>,
     timer: Timer,
@@ -104,23 +101,23 @@ enum Phase {
 }
 
 /// How far our direction has come to its end, ahead of the session's.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Finish {
     No,
     /// Nothing is encoded any more, and it ends when all before has left.
-    Asked(Ticket),
+    Asked,
     Done,
 }
 
 impl Finish {
     #[inline]
-    const fn is_asked(&self) -> bool {
-        matches!(self, Self::Asked(_))
+    const fn is_asked(self) -> bool {
+        matches!(self, Self::Asked)
     }
 
     /// Whether messages may still be encoded.
     #[inline]
-    const fn lets_send(&self) -> bool {
+    const fn lets_send(self) -> bool {
         matches!(self, Self::No)
     }
 }
@@ -165,15 +162,13 @@ where
             wire.driver().has_ping();
         }
         let framing = wire.framing();
-        let longest = wire.max_message();
         Self {
             calls: Calls::new(config.in_flight, config.ordered),
             state: Some(State {
                 phase: Phase::Opening,
                 reader: Reader::new(framing, wire.max_frame()),
-                writer: Writer::new(framing, longest),
-                next: None,
-                ahead: Queue::new(),
+                writer: Writer::new(framing),
+                waiting: Waiting::new(),
                 replies: Queue::new(),
                 timer: Timer::default(),
                 finish: Finish::No,
@@ -186,7 +181,7 @@ where
                 renew,
                 config,
             }),
-            lease: Some(lease),
+            lease,
         }
     }
 }
@@ -224,10 +219,7 @@ where
         }
         quietly(|| this.calls.as_mut().clear());
         quietly(|| *this.state = None);
-        match this.lease.take() {
-            Some(lease) => Poll::Ready(Ok(lease.finish())),
-            None => unreachable!("the lease goes with the state"),
-        }
+        Poll::Ready(Ok(this.lease.take().finish()))
     }
 }
 
@@ -248,7 +240,7 @@ where
     fn turn(
         &mut self,
         mut calls: Pin<&mut Calls<S::Future>>,
-        lease: &mut Option<Lease>,
+        lease: &mut Lease,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         let mut turn = Turn::default();
@@ -322,7 +314,7 @@ where
             && self.phase == Phase::Running
             && calls.is_empty()
             && self.writer.is_at_rest()
-            && self.next.is_none()
+            && self.waiting.is_empty()
             && self.replies.is_empty()
             && !self.blocked
             && !self.finish.is_asked()
@@ -335,14 +327,14 @@ where
     fn proceed(
         &mut self,
         calls: Pin<&mut Calls<S::Future>>,
-        lease: &mut Option<Lease>,
+        lease: &mut Lease,
         cx: &mut Context<'_>,
         turn: &mut Turn,
     ) -> Next {
         // one that is closed before it was open never is: whoever held it may have refused it
         if self.phase == Phase::Opening && !self.wire.driver().is_held() && !self.is_closing() {
             self.phase = Phase::Running;
-            lease.iter_mut().for_each(Lease::open);
+            lease.open();
         }
         if self.is_live() && self.is_closing() {
             self.stop_reading(Phase::Draining, &mut turn.clock);
@@ -410,7 +402,8 @@ where
     #[cold]
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.wire.poll_finish(cx))?;
-        if let Finish::Asked(ticket) = std::mem::replace(&mut self.finish, Finish::Done) {
+        self.finish = Finish::Done;
+        if let Some(ticket) = self.writer.take_end() {
             self.wire.driver().finished(&ticket);
         }
         Poll::Ready(Ok(()))
