@@ -1,6 +1,6 @@
 //! Frames whose header says how long they are, as views of what was read together.
 //!
-//! What [`Length`] decodes are [`Bytes`](super::Bytes), each of which counts a reference to the memory that it shares: two
+//! What [`Length`] decodes are [`Bytes`], each of which counts a reference to the memory that it shares: two
 //! atomic operations a message, for which a processor waits as long as for all the rest of a small one. A [`Frame`] whose
 //! bytes are sent back, or [handed back](Frames::reuse), before the next one is decoded costs none. On the wire the two
 //! codecs are the same.
