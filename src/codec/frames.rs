@@ -1,12 +1,12 @@
 //! Frames whose header says how long they are, as views of what was read together.
 //!
-//! What [`Length`] decodes are [`Bytes`](super::Bytes), each of which counts a reference to the memory that it shares: two
+//! What [`Length`] decodes are [`Bytes`], each of which counts a reference to the memory that it shares: two
 //! atomic operations a message, for which a processor waits as long as for all the rest of a small one. A [`Frame`] whose
 //! bytes are sent back, or [handed back](Frames::reuse), before the next one is decoded costs none. On the wire the two
 //! codecs are the same.
 //!
 //! It is the codec for many small frames over a stream. Where messages are kept, or are large, or arrive one by one, as
-//! over WebSocket and UDP, [`Length`] is as good: here each read costs a small allocation.
+//! over WebSocket and UDP, [`Length`] is as good or better: what is shared here is shared by what arrives together.
 //!
 //! In a stack it is given to `CodecLayer`. Scope: session; between reads it keeps nothing.
 //!
@@ -30,6 +30,7 @@
 //! ```
 
 use std::{
+    cell::Cell,
     fmt,
     hash::{Hash, Hasher},
     ops::{Deref, Range},
@@ -43,6 +44,33 @@ use super::{Decoder, Encoder, Length, LengthError};
 /// So many bytes of whole frames at most are taken out of the read buffer together, or one frame. It bounds what lies
 /// undecoded beside that buffer, and the reference count is touched once for all of it.
 const BLOCK: usize = 8 * 1024;
+
+thread_local! {
+    /// What a block was counted in that nobody refers to any more.
+    static SPARE: Cell<Option<Arc<Bytes>>> = const { Cell::new(None) };
+}
+
+/// Counts the references to a block.
+fn share(bytes: Bytes) -> Arc<Bytes> {
+    // while a thread ends there is no spare
+    let spare = SPARE.try_with(Cell::take).ok().flatten();
+    if let Some(mut spare) = spare
+        && let Some(place) = Arc::get_mut(&mut spare)
+    {
+        *place = bytes;
+        return spare;
+    }
+    Arc::new(bytes)
+}
+
+/// Lets go of a block. What it was counted in is kept for the thread's next one, so that none is allocated a read.
+#[inline(never)]
+fn retire(mut block: Arc<Bytes>) {
+    if let Some(bytes) = Arc::get_mut(&mut block) {
+        *bytes = Bytes::new();
+        _ = SPARE.try_with(|spare| spare.set(Some(block)));
+    }
+}
 
 /// One message: bytes that cannot be changed, in memory that is shared with the frames that arrived together.
 ///
@@ -231,6 +259,8 @@ impl Frames {
             && self.spare.is_none()
         {
             self.spare = Some(frame.block);
+        } else {
+            retire(frame.block);
         }
     }
 
@@ -247,7 +277,7 @@ impl Frames {
         {
             end += next;
         }
-        let block = Arc::new(src.split_to(end).freeze());
+        let block = share(src.split_to(end).freeze());
         if first.end < end {
             self.at = narrow(first.end);
             self.block = Some(Arc::clone(&block));

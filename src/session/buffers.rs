@@ -46,19 +46,20 @@ pub(crate) fn lend(to: &mut BytesMut) {
 pub(crate) fn take_back(buffer: &mut BytesMut) {
     buffer.clear();
     let whole = buffer.capacity() >= BUFFER || buffer.try_reclaim(BUFFER);
-    let buffer = std::mem::take(buffer);
-    if !whole {
-        return;
+    if whole && buffer.capacity() <= KEPT_CAPACITY {
+        // moved once: each further move of what has just been written would make the processor wait
+        let _ = POOL.try_with(|pool| {
+            let mut pool = pool.borrow_mut();
+            if pool.len() < KEPT {
+                pool.push(std::mem::take(buffer));
+            }
+        });
+    } else if whole {
+        keep_large(std::mem::take(buffer));
     }
-    if buffer.capacity() > KEPT_CAPACITY {
-        return keep_large(buffer);
+    if buffer.capacity() > 0 {
+        *buffer = BytesMut::new();
     }
-    let _ = POOL.try_with(|pool| {
-        let mut pool = pool.borrow_mut();
-        if pool.len() < KEPT {
-            pool.push(buffer);
-        }
-    });
 }
 
 /// Keeps an empty buffer if it is a large one, and frees it otherwise.

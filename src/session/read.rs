@@ -31,6 +31,9 @@ pub(crate) struct Reader {
     limit: usize,
     /// There may be a message in the buffer.
     decodable: bool,
+    /// It was read ahead as far as the bound allows: no more until half of that is decoded, or each message that is would
+    /// cost a read, and room for it a move of all that waits.
+    full: bool,
     /// The limit is raised for the frame at hand.
     raised: bool,
     /// The codec has reserved room for it, which it may once.
@@ -84,6 +87,7 @@ impl Reader {
             buf: BytesMut::new(),
             limit: max_frame,
             decodable: false,
+            full: false,
             raised: false,
             reserved: false,
             ended: false,
@@ -218,7 +222,10 @@ impl Reader {
             return false;
         }
         match self.framing {
-            Framing::Stream => self.buf.len() + self.ahead() < self.bound(),
+            Framing::Stream => {
+                let (waits, bound) = (self.buf.len() + self.ahead(), self.bound());
+                waits < bound && !(self.full && self.decodable && waits > bound / 2)
+            }
             _ => self.wants_more_messages(),
         }
     }
@@ -296,10 +303,13 @@ impl Reader {
         let received = ready!(self.poll_recv(wire, cx))?;
         match received {
             Received::Data(bytes) => {
+                self.full = false;
                 if !self.has_filled(bytes) {
                     self.bulk.fell_short();
                 } else if !self.decodable {
                     self.bulk.filled();
+                } else {
+                    self.full = self.buf.len() + self.ahead() >= self.bound();
                 }
                 self.decodable = true;
             }

@@ -124,6 +124,23 @@ async fn while_the_service_is_not_ready_reading_goes_on_up_to_the_bound() {
     assert_eq!(peer.unread(), 0);
 }
 
+#[tokio::test]
+async fn a_session_behind_a_flood_reads_on_for_many_messages_at_once() {
+    let (transport, peer) = stream::pair();
+    peer.send("0123456789\n".repeat(20_000));
+    peer.finish();
+    let slow = service_fn(|request: Request<String>| async move {
+        tokio::task::yield_now().await;
+        Ok::<_, BoxError>(request.into_message())
+    });
+    let (_, task) = open(transport, lines(), SessionLayer::new(), slow).await;
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.stats.messages_in, 20_000);
+    // the bound is as much as some 6,000 messages
+    let reads = peer.counts().reads;
+    assert!(reads < 50, "{reads} reads");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_readiness_error_closes_as_handler() {
     let (transport, peer) = stream::pair();
