@@ -34,10 +34,7 @@ pub(crate) struct Reader {
     /// It was read ahead as far as the bound allows: no more until half of that is decoded, or each message that is would
     /// cost a read, and room for it a move of all that waits.
     full: bool,
-    /// The limit is raised for the frame at hand.
-    raised: bool,
-    /// The codec has reserved room for it, which it may once.
-    reserved: bool,
+    raised: Raised,
     /// The peer has ended its direction.
     ended: bool,
     framing: Framing,
@@ -59,6 +56,16 @@ struct Rare {
     after: Option<io::Result<Received>>,
     /// How many bytes the messages took that were decoded ahead of their turn: they count as undecoded.
     ahead: usize,
+}
+
+/// Whether the limit is raised for the frame at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Raised {
+    No,
+    /// The buffer had the room already, whether or not the codec has reserved it.
+    Unseen,
+    /// The codec has reserved it, which it may once.
+    Reserved,
 }
 
 impl Rare {
@@ -88,8 +95,7 @@ impl Reader {
             limit: max_frame,
             decodable: false,
             full: false,
-            raised: false,
-            reserved: false,
+            raised: Raised::No,
             ended: false,
             framing,
             bulk: Bulk::default(),
@@ -119,9 +125,9 @@ impl Reader {
         }
         let capacity = self.buf.capacity();
         if let Some(message) = wire.decode(&mut self.buf, self.ended)? {
-            if self.raised {
+            if self.raised != Raised::No {
                 self.limit = wire.max_frame();
-                (self.raised, self.reserved) = (false, false);
+                self.raised = Raised::No;
             }
             return Ok(Decoded::Message(message));
         }
@@ -130,7 +136,7 @@ impl Reader {
             self.release();
             return Ok(Decoded::End);
         }
-        if self.buf.capacity() > self.limit && !self.reserved {
+        if self.buf.capacity() > self.limit && self.raised != Raised::Reserved {
             self.may_raise_limit(self.buf.capacity() > capacity);
         }
         self.decodable = false;
@@ -146,8 +152,11 @@ impl Reader {
     fn may_raise_limit(&mut self, has_reserved: bool) {
         if has_reserved || (self.buf.capacity() > BUFFER && self.limit >= BUFFER) {
             self.limit = self.buf.capacity();
-            self.raised = true;
-            self.reserved = has_reserved;
+            self.raised = if has_reserved {
+                Raised::Reserved
+            } else {
+                Raised::Unseen
+            };
         }
     }
 
@@ -160,7 +169,7 @@ impl Reader {
             self.decodable = true;
             return Ok(Decoded::Message(message));
         }
-        if self.reserved || self.buf.capacity() == self.buf.len() {
+        if self.raised == Raised::Reserved || self.buf.capacity() == self.buf.len() {
             return Err(Box::new(FrameTooLong {
                 limit: self.bound(),
             }));
@@ -427,7 +436,7 @@ impl Reader {
     #[cold]
     fn bound_in_bulk(&self) -> usize {
         let waits = self.decodable || self.ahead() > 0;
-        if waits || self.reserved || self.limit > LARGE {
+        if waits || self.raised == Raised::Reserved || self.limit > LARGE {
             self.limit
         } else {
             LARGE
