@@ -183,17 +183,22 @@ impl Reader {
     #[inline(never)]
     fn decode_unit<W: Wire>(&mut self, wire: &mut W) -> Decoded<W::In> {
         loop {
-            let rare = self.rare.get_or_insert_with(Rare::boxed);
-            let length = rare.units.pop_front().unwrap_or(self.buf.len());
-            self.decodable = !rare.units.is_empty();
-            let (decoded, left);
-            if self.decodable {
-                let mut unit = self.buf.split_to(length);
-                decoded = wire.decode(&mut unit, true);
-                left = unit.len();
+            let (length, more) = match &mut self.rare {
+                Some(rare) => (rare.units.pop_front(), !rare.units.is_empty()),
+                None => (None, false),
+            };
+            let length = length.unwrap_or(self.buf.len());
+            self.decodable = more;
+            let mut part;
+            let unit = if self.decodable {
+                part = self.buf.split_to(length);
+                &mut part
             } else {
-                decoded = wire.decode(&mut self.buf, true);
-                left = self.buf.len();
+                &mut self.buf
+            };
+            let decoded = wire.decode(unit, true);
+            let left = unit.len();
+            if !self.decodable {
                 self.buf.clear();
             }
             match decoded {
