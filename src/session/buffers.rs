@@ -50,9 +50,14 @@ pub(crate) fn take_back(buffer: &mut BytesMut) {
     if !whole {
         return;
     }
-    if buffer.capacity() > KEPT_CAPACITY {
-        return keep_large(buffer);
+    if buffer.capacity() > BUFFER {
+        return keep_larger(buffer);
     }
+    keep(buffer);
+}
+
+#[inline]
+fn keep(buffer: BytesMut) {
     let _ = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
         if pool.len() < KEPT {
@@ -61,9 +66,14 @@ pub(crate) fn take_back(buffer: &mut BytesMut) {
     });
 }
 
-/// Keeps an empty buffer if it is a large one, and frees it otherwise.
+/// Keeps an empty buffer that has grown a little with the ordinary ones, and a large one with the large; others are freed. A
+/// peer may have taken a part of a large one: it is large all the same.
 #[cold]
-fn keep_large(buffer: BytesMut) {
+fn keep_larger(mut buffer: BytesMut) {
+    let _whole = buffer.try_reclaim(LARGE);
+    if buffer.capacity() <= KEPT_CAPACITY {
+        return keep(buffer);
+    }
     if !(LARGE..=2 * LARGE).contains(&buffer.capacity()) {
         return;
     }
@@ -105,6 +115,8 @@ pub(crate) fn give(mut buffer: BytesMut) {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Buf;
+
     use super::*;
 
     #[test]
@@ -125,5 +137,15 @@ mod tests {
         lend(&mut other);
         assert!(other.capacity() > block, "the whole block is there again");
         assert_eq!(message, "message");
+    }
+
+    #[test]
+    fn a_large_buffer_of_which_a_slow_peer_has_taken_a_part_is_no_ordinary_one() {
+        let mut buffer = take_large();
+        buffer.resize(LARGE, 0);
+        buffer.advance(LARGE - BUFFER - BUFFER / 2);
+        take_back(&mut buffer);
+        assert_eq!(take().capacity(), BUFFER);
+        assert_eq!(take_large().capacity(), LARGE);
     }
 }

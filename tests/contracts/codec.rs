@@ -236,7 +236,9 @@ async fn a_frame_that_has_begun_above_a_low_bound_is_read_on_once_the_peer_is_sl
             .layer(CodecLayer::new(codec).with_max_frame(16 * 1024))
             .layer(link)
             .layer(SessionLayer::new())
-            .service_fn(|request: Request<Bytes>| async { Ok::<_, BoxError>(request.into_message()) })
+            .service_fn(|request: Request<Bytes>| async {
+                Ok::<_, BoxError>(request.into_message())
+            })
     })
     .await
     .unwrap();
