@@ -11,6 +11,7 @@ mod defaults;
 mod descriptors;
 mod fairness;
 mod flush_delay;
+mod frames;
 mod groups;
 mod half_close;
 mod in_order;
