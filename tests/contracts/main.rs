@@ -1,6 +1,7 @@
 //! The contracts of a session, of serving and of connecting, through the public API.
 
 mod budget;
+mod bulk;
 mod callbacks;
 mod closing;
 mod codec;
