@@ -142,6 +142,9 @@ fn too_deep(now: &Baseline) -> Option<String> {
 }
 
 fn compiler() -> Result<String, BoxError> {
-    let output = Command::new("rustc").arg("--version").output()?;
+    let output = Command::new("rustc")
+        .arg("--version")
+        .output()
+        .map_err(|error| format!("rustc does not start: {error}"))?;
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }

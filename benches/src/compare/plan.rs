@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     child::Place,
+    options::{at_least_one, millis},
     server::{Kind, Protocol},
 };
 
@@ -128,8 +129,8 @@ impl Plan {
                 "--cases" => {
                     plan.cases = value.split(',').map(str::parse).collect::<Result<_, _>>()?;
                 }
-                "--rounds" => plan.rounds = value.parse()?,
-                "--millis" => plan.duration = Duration::from_millis(value.parse()?),
+                "--rounds" => plan.rounds = at_least_one(option, value)?,
+                "--millis" => plan.duration = millis(option, value)?,
                 _ => return Err(format!("there is no option {option}\n{USAGE}").into()),
             }
         }
@@ -215,6 +216,12 @@ mod tests {
             &["--cases", "50x64"],
             &["--rounds"],
             &["--slow", "1"],
+            &["--rounds", "0"],
+            &["--millis", "0"],
+            &["--cases", "0x1x64"],
+            &["--cases", "1x0x64"],
+            &["--cases", "1x1x99999999999"],
+            &["--cases", "udp-1x1x70000"],
         ] {
             assert!(Plan::parse(options).is_err(), "{options:?}");
         }
