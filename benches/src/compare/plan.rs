@@ -197,6 +197,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_rounds_and_no_time_are_refused() {
+        for option in ["--rounds", "--millis"] {
+            let refused = Plan::parse(&[option, "0"]).unwrap_err();
+            assert!(refused.to_string().contains(option), "{refused}");
+        }
+    }
+
+    #[test]
     fn the_quick_one_builds_no_peers() {
         let plan = Plan::parse(&["--quick"]).unwrap();
         assert_eq!(plan.peers, []);
