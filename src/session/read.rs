@@ -300,8 +300,8 @@ impl Reader {
 
     /// Whether another message may be read ahead.
     fn has_room(&self) -> bool {
-        let beside = |rare: &Box<Rare>| rare.ahead + rare.units.len() * UNIT_COST;
-        self.buf.len() + self.rare.as_ref().map_or(0, beside) < self.limit
+        let beside = |rare: &Rare| rare.ahead + rare.units.len() * UNIT_COST;
+        self.buf.len() + self.rare.as_deref().map_or(0, beside) < self.limit
     }
 
     /// Reads once. Only while [`wants_more`](Self::wants_more).

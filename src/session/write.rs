@@ -279,8 +279,8 @@ impl Writer {
 
     /// Drops what an encoder that panicked may have left of a message.
     pub(crate) fn repair(&mut self) {
-        let referred = |rare: &Box<Rare>| rare.segments.len() + rare.front.len();
-        let referred = self.rare.as_ref().map_or(0, referred);
+        let referred = |rare: &Rare| rare.segments.len() + rare.front.len();
+        let referred = self.rare.as_deref().map_or(0, referred);
         self.buf.truncate(self.len() - referred);
     }
 
