@@ -130,6 +130,28 @@
 //! of tower's `concurrency_limit`, is shared by all sessions; for a limit of each session's own there is
 //! [`SessionLayer::per_session`].
 //!
+//! # Speed
+//!
+//! A message takes no allocation, lock, timer or task of its own, and the answers to what was read together leave in one
+//! write. What a program chooses beyond that, the most effective first:
+//!
+//! - **Layers.** Those for connections cost next to nothing a message. Those for messages are called for each: tower's
+//!   `timeout`, `load_shed` and `concurrency_limit` together nearly double the CPU of a small one. So close idle and slow
+//!   peers by layers for connections, and put on messages what a message needs.
+//! - **The handler.** One that is ready at once costs least. [`SessionLayer::in_flight`] allocates for each message, and
+//!   [`SpawnLayer`](layers::SpawnLayer) makes a task of each: for handlers that wait, or compute for long.
+//! - **The codec.** [`codec::Frames`] for many small frames over a stream, [`codec::Length`] for others: the
+//!   [module](codec#length-or-frames) tells them apart, and how a type of one's own is decoded without an allocation.
+//! - **Sending.** [`Session::feed`] many and flush once, and a [`Group`] encodes once for all; `send` waits until its message
+//!   has left.
+//! - **UDP.** One [`UdpEndpoint`](net::UdpEndpoint) where peers have no state, else a session a peer by
+//!   [`UdpListener`](net::UdpListener).
+//! - **A runtime a core**, as in the example `per_core`: for few connections, or many of like weight with short handlers, some
+//!   tenth of the CPU; for all else it is no gain.
+//!
+//! `benches/README.md` in the repository has what each of them costs, beside loops that one would write by hand and beside
+//! other crates, and how to measure it again.
+//!
 //! # Features
 //!
 //! None is on by default: TCP, UDP, Unix sockets, in-memory connections and clients are always there.

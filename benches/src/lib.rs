@@ -12,6 +12,7 @@ pub mod instructions;
 pub mod load;
 pub mod machine;
 pub mod memory;
+pub mod options;
 pub mod pass_through;
 pub mod scripted;
 pub mod server;

@@ -16,13 +16,22 @@ use std::{
 use mio::{Events, Interest, Poll, Token, event::Event, net::TcpStream};
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::{frames::Frames, histogram::Histogram, server::Protocol, websocket};
+use crate::{
+    frames::{Frames, MAX_PAYLOAD},
+    histogram::Histogram,
+    options::at_least_one,
+    server::Protocol,
+    websocket,
+};
 
 /// Connections from one source address; each address has some 28,000 ports of its own.
 const CONNECTIONS_PER_ADDRESS: usize = 1_000;
 
 /// Room for the largest window in the tables a few times over, so that a read seldom leaves something behind.
 const READ_BUFFER: usize = 256 * 1024;
+
+/// The longest payload of a datagram over IPv4.
+const LONGEST_DATAGRAM: usize = 65_507;
 
 /// How long a server may stay silent before it is taken to be stuck.
 const STUCK: Duration = Duration::from_secs(10);
@@ -50,16 +59,35 @@ impl fmt::Display for Shape {
     }
 }
 
+impl Shape {
+    /// One of datagrams, by its name.
+    ///
+    /// # Errors
+    ///
+    /// If it is none, or no datagram has so many bytes.
+    pub fn of_datagrams(name: &str) -> Result<Self, Box<dyn Error>> {
+        name.parse::<Self>()?.with_payload_within(LONGEST_DATAGRAM)
+    }
+
+    fn with_payload_within(self, most: usize) -> Result<Self, Box<dyn Error>> {
+        if self.payload > most {
+            return Err(format!("{self} has payloads of more than {most} bytes").into());
+        }
+        Ok(self)
+    }
+}
+
 impl FromStr for Shape {
     type Err = Box<dyn Error>;
 
     fn from_str(shape: &str) -> Result<Self, Self::Err> {
         match shape.split('x').collect::<Vec<_>>()[..] {
             [connections, in_flight, payload] => Ok(Self {
-                connections: connections.parse()?,
-                in_flight: in_flight.parse()?,
+                connections: at_least_one("connections", connections)?,
+                in_flight: at_least_one("frames in flight", in_flight)? as u64,
                 payload: payload.parse()?,
-            }),
+            })
+            .and_then(|shape| shape.with_payload_within(MAX_PAYLOAD)),
             _ => Err(format!("{shape:?} is not like 50x64x1024").into()),
         }
     }

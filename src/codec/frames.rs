@@ -193,13 +193,17 @@ impl From<Frame> for Bytes {
 /// [`Length`] whose messages are [`Frame`]s; see the [module](self).
 ///
 /// It takes whole frames out of the read buffer up to 8 KiB at a time, and so much may wait beside what the session's own
-/// bound on undecoded bytes says. An answer is a [`Frame`], or `Bytes` where the stack says so: `Request<Frame, Bytes>`.
+/// bound on undecoded bytes says. While one of them waits, the whole buffer that they were read into stays, of 64 KiB or, from
+/// a peer that sends without a pause, of 260 KiB; one of [`Length`]'s that waits undecoded is moved to a small one. An answer is a [`Frame`], or `Bytes` where the stack says so: `Request<Frame, Bytes>`.
 ///
-/// A codec of one's own around it, which makes something else of a frame, hands the frame back:
+/// A codec of one's own around it, which makes something else of a frame, hands the frame back. To send, it writes the
+/// header itself, for a [`Frame`] made only to be encoded would be an allocation a message; the maximum is then its own to
+/// keep:
 ///
 /// ```
-/// use getty::codec::{BytesMut, Decoder, Frames};
+/// use getty::codec::{BufMut, BytesMut, Decoder, Encoder, Frames};
 /// use getty::BoxError;
+/// use std::fmt::Write;
 ///
 /// /// Temperatures: a frame is a number in text.
 /// #[derive(Clone, Debug, Default)]
@@ -219,8 +223,24 @@ impl From<Frame> for Bytes {
 ///     }
 /// }
 ///
-/// let mut buffer = BytesMut::from(&b"\0\0\0\x0221\0\0\0\x0421.5"[..]);
+/// impl Encoder<f32> for Celsius {
+///     type Error = BoxError;
+///
+///     fn encode(&mut self, degrees: f32, dst: &mut BytesMut) -> Result<(), BoxError> {
+///         let header = dst.len();
+///         dst.put_u32(0);
+///         write!(dst, "{degrees}")?;
+///         let length = u32::try_from(dst.len() - header - 4)?;
+///         dst[header..header + 4].copy_from_slice(&length.to_be_bytes());
+///         Ok(())
+///     }
+/// }
+///
+/// let mut buffer = BytesMut::new();
 /// let mut codec = Celsius::default();
+/// codec.encode(21.0, &mut buffer)?;
+/// codec.encode(21.5, &mut buffer)?;
+/// assert_eq!(buffer, b"\0\0\0\x0221\0\0\0\x0421.5"[..]);
 /// assert_eq!(codec.decode(&mut buffer)?, Some(21.0));
 /// assert_eq!(codec.decode(&mut buffer)?, Some(21.5));
 /// # Ok::<(), BoxError>(())

@@ -11,6 +11,19 @@
 //! A codec is given to [`CodecLayer`](crate::CodecLayer), which clones it for each connection. Any other
 //! [`Decoder`] and [`Encoder`] works as well.
 //!
+//! # Length or Frames?
+//!
+//! On the wire they are the same, so either side may change its mind.
+//!
+//! - [`Frames`] where many small messages come together over TCP, TLS or a Unix socket, and each is answered, or decoded to
+//!   something else, before the next: fifty at once of 64 bytes cost a tenth less CPU.
+//! - [`Length`] for all else: where messages are kept or sent on to others, which need [`Bytes`]; where they come one by one;
+//!   and where a frame is some kilobytes or more, for then the kernel's copies are all that counts.
+//! - Neither over WebSocket and UDP, unless the protocol wants a length inside of each message: there a message has an end
+//!   already, and [`Raw`] or [`Text`] hands it out as it is.
+//!
+//! # The maximum
+//!
 //! The maximum is of a message's own bytes, without header or line end: 64 KiB ([`MAX_FRAME`]) unless
 //! `with_max_length` says otherwise; more than 1 GiB is taken as 1 GiB. It is also about how much memory one peer can
 //! make its session hold for a frame that is not complete, so it is to be as low as the protocol allows.
@@ -71,6 +84,56 @@
 //! # assert_eq!(codec.decode_eof(&mut BytesMut::from("7"))?, Some(serde_json::json!(7)));
 //! # Ok::<(), BoxError>(())
 //! ```
+//!
+//! A binary protocol is decoded most cheaply where it lies. [`Buf`] takes numbers from the front of the buffer and
+//! [`BufMut`] adds them at the end; neither allocates, nor counts a reference as `split_to` does. What has not all come
+//! stays as it is, until the next call:
+//!
+//! ```
+//! use getty::codec::{Buf, BufMut, BytesMut, Decoder, Encoder};
+//! # use std::io;
+//!
+//! #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+//! struct Reading {
+//!     sensor: u32,
+//!     millidegrees: i32,
+//! }
+//!
+//! #[derive(Clone, Copy, Debug, Default)]
+//! struct Readings;
+//!
+//! impl Decoder for Readings {
+//!     type Item = Reading;
+//!     type Error = io::Error;
+//!
+//!     fn decode(&mut self, src: &mut BytesMut) -> io::Result<Option<Reading>> {
+//!         if src.len() < 8 {
+//!             return Ok(None);
+//!         }
+//!         let (sensor, millidegrees) = (src.get_u32(), src.get_i32());
+//!         Ok(Some(Reading { sensor, millidegrees }))
+//!     }
+//! }
+//!
+//! impl Encoder<Reading> for Readings {
+//!     type Error = io::Error;
+//!
+//!     fn encode(&mut self, reading: Reading, dst: &mut BytesMut) -> io::Result<()> {
+//!         dst.put_u32(reading.sensor);
+//!         dst.put_i32(reading.millidegrees);
+//!         Ok(())
+//!     }
+//! }
+//! # let reading = Reading { sensor: 7, millidegrees: -1_500 };
+//! # let mut buffer = BytesMut::new();
+//! # Readings.encode(reading, &mut buffer)?;
+//! # assert_eq!(Readings.decode(&mut BytesMut::from(&buffer[..7]))?, None);
+//! # assert_eq!(Readings.decode(&mut buffer)?, Some(reading));
+//! # Ok::<(), io::Error>(())
+//! ```
+//!
+//! Where frames differ in length and there is no codec for them here, check what the header says against a maximum before
+//! waiting for the rest. [`Frames`] has an example of a type of one's own in frames that have a header.
 
 pub mod frames;
 pub mod length;
@@ -78,7 +141,7 @@ pub mod lines;
 pub mod raw;
 pub mod text;
 
-pub use bytes::{Bytes, BytesMut};
+pub use bytes::{Buf, BufMut, Bytes, BytesMut};
 pub use tokio_util::codec::{Decoder, Encoder};
 
 pub use self::{

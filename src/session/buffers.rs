@@ -46,32 +46,43 @@ pub(crate) fn lend(to: &mut BytesMut) {
 pub(crate) fn take_back(buffer: &mut BytesMut) {
     buffer.clear();
     let whole = buffer.capacity() >= BUFFER || buffer.try_reclaim(BUFFER);
-    if whole && buffer.capacity() <= KEPT_CAPACITY {
-        // moved once: each further move of what has just been written would make the processor wait
-        let _ = POOL.try_with(|pool| {
-            let mut pool = pool.borrow_mut();
-            if pool.len() < KEPT {
-                pool.push(std::mem::take(buffer));
-            }
-        });
+    if whole && buffer.capacity() > BUFFER {
+        keep_larger(buffer);
     } else if whole {
-        keep_large(std::mem::take(buffer));
+        keep(buffer);
     }
     if buffer.capacity() > 0 {
         *buffer = BytesMut::new();
     }
 }
 
-/// Keeps an empty buffer if it is a large one, and frees it otherwise.
+/// Keeps an empty buffer, if there is a place, and leaves none behind then.
+#[inline]
+fn keep(buffer: &mut BytesMut) {
+    let _ = POOL.try_with(|pool| {
+        let mut pool = pool.borrow_mut();
+        if pool.len() < KEPT {
+            // moved once: each further move of what has just been written would make the processor wait
+            pool.push(std::mem::take(buffer));
+        }
+    });
+}
+
+/// Keeps an empty buffer that has grown a little with the ordinary ones, and a large one with the large; others are freed. A
+/// peer may have taken a part of a large one: it is large all the same.
 #[cold]
-fn keep_large(buffer: BytesMut) {
+fn keep_larger(buffer: &mut BytesMut) {
+    let _whole = buffer.try_reclaim(LARGE);
+    if buffer.capacity() <= KEPT_CAPACITY {
+        return keep(buffer);
+    }
     if !(LARGE..=2 * LARGE).contains(&buffer.capacity()) {
         return;
     }
     let _ = LARGE_POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
         if pool.len() < KEPT_LARGE {
-            pool.push(buffer);
+            pool.push(std::mem::take(buffer));
         }
     });
 }
@@ -106,6 +117,8 @@ pub(crate) fn give(mut buffer: BytesMut) {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Buf;
+
     use super::*;
 
     #[test]
@@ -126,5 +139,15 @@ mod tests {
         lend(&mut other);
         assert!(other.capacity() > block, "the whole block is there again");
         assert_eq!(message, "message");
+    }
+
+    #[test]
+    fn a_large_buffer_of_which_a_slow_peer_has_taken_a_part_is_no_ordinary_one() {
+        let mut buffer = take_large();
+        buffer.resize(LARGE, 0);
+        buffer.advance(LARGE - BUFFER - BUFFER / 2);
+        take_back(&mut buffer);
+        assert_eq!(take().capacity(), BUFFER);
+        assert_eq!(take_large().capacity(), LARGE);
     }
 }

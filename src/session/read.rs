@@ -320,7 +320,7 @@ impl Reader {
                 self.full = false;
                 if !self.has_filled(bytes) {
                     self.bulk.fell_short();
-                } else if !self.decodable {
+                } else if !self.decodable && wire.max_frame() >= BUFFER {
                     self.bulk.filled();
                 } else {
                     self.full = self.buf.len() + self.ahead() >= self.bound();
@@ -421,10 +421,12 @@ impl Reader {
         self.bulk.is_on()
     }
 
-    /// Something waits, for its handler or for the peer: from here on buffers are ordinary ones.
+    /// Something waits, for its handler or for the peer: from here on buffers are ordinary ones. What lies here of a frame
+    /// may be as much as those may hold; then the codec is to be asked again, or nobody would ever read on.
     #[cold]
-    pub(crate) const fn end_bulk(&mut self) {
+    pub(crate) fn end_bulk(&mut self) {
         self.bulk.end();
+        self.decodable |= self.framing == Framing::Stream && self.buf.len() >= self.limit;
     }
 
     /// How many bytes may lie in the buffer.

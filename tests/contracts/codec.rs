@@ -225,6 +225,56 @@ async fn a_large_frame_may_come_slowly() {
     }
 }
 
+/// A session that is sent much is allowed more than the bound, and is allowed no more once the peer does not take its
+/// answers: what it has by then of a frame is no reason never to read again.
+#[tokio::test(start_paused = true)]
+async fn a_frame_that_has_begun_above_a_low_bound_is_read_on_once_the_peer_is_slow() {
+    let (transport, peer) = stream::pair();
+    let codec = codec::Length::new().with_max_length(1024 * 1024);
+    let (_session, _task) = getty::connect(connector(), transport, |link| {
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(codec).with_max_frame(16 * 1024))
+            .layer(link)
+            .layer(SessionLayer::new())
+            .service_fn(|request: Request<Bytes>| async {
+                Ok::<_, BoxError>(request.into_message())
+            })
+    })
+    .await
+    .unwrap();
+    let large = frame(b'a', 512 * 1024);
+    peer.send_in_pieces(&large, 128 * 1024);
+    assert!(soon(peer.bytes(large.len())).await == large);
+
+    peer.stall();
+    let [first, second] = [frame(b'b', 10), frame(b'c', 100 * 1024)];
+    let (begun, rest) = second.split_at(30 * 1024);
+    peer.send([&first, begun].concat());
+    idle().await;
+    peer.take_all();
+    peer.send(rest);
+    let answers = [first, second.clone()].concat();
+    assert!(soon(peer.bytes(answers.len())).await == answers);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_as_long_as_the_bound_is_refused_once_the_peer_is_slow() {
+    const BOUND: usize = 64 * 1024;
+    const LARGE: usize = 260 * 1024;
+    let (transport, peer) = stream::pair();
+    let codec = LinesCodec::new_with_max_length(1024 * 1024);
+    let (_session, task) = open(transport, codec, SessionLayer::new(), service_fn(echo)).await;
+    let lines = |bytes: usize| format!("{}\n", "x".repeat(1023)).repeat(bytes / 1024);
+    peer.send_in_pieces(lines(4 * BOUND), BOUND);
+    soon(peer.bytes(4 * BOUND)).await;
+
+    peer.stall();
+    peer.send(lines(LARGE - BOUND) + &"x".repeat(BOUND));
+    idle().await;
+    peer.take_all();
+    assert_eq!(soon(task).await.unwrap().reason, CloseReason::Decode);
+}
+
 #[tokio::test(start_paused = true)]
 async fn messages_kept_are_not_touched_by_those_that_come_later() {
     let (transport, peer) = stream::pair();

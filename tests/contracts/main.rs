@@ -1,6 +1,7 @@
 //! The contracts of a session, of serving and of connecting, through the public API.
 
 mod budget;
+mod bulk;
 mod callbacks;
 mod closing;
 mod codec;
@@ -11,6 +12,7 @@ mod defaults;
 mod descriptors;
 mod fairness;
 mod flush_delay;
+mod frames;
 mod groups;
 mod half_close;
 mod in_order;

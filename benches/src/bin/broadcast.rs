@@ -13,6 +13,12 @@ const PAYLOAD: usize = 1024;
 const DELIVERIES: u64 = 240_000;
 const ROUNDS: usize = 11;
 
+const USAGE: &str = "usage: broadcast [KIND CARRIER CONNECTIONS TIMES AT_ONCE]
+
+  Without arguments: every kind on every carrier, in some minutes. With them one line alone, for a profiler, as in
+  broadcast \"getty, group\" sink 1000 240 8
+";
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [kind, carrier, connections, times, at_once] = &arguments[..] {
@@ -30,6 +36,10 @@ fn main() {
             times.parse().expect("how often"),
             at_once.parse().expect("how many messages at once"),
         );
+        return;
+    }
+    if !arguments.is_empty() {
+        print!("{USAGE}");
         return;
     }
     println!(

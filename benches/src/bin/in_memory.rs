@@ -11,7 +11,16 @@ const CASES: [(usize, usize); 3] = [(64, 64), (1, 64), (16, 1024)];
 const MESSAGES: usize = 100_000;
 const ROUNDS: usize = 21;
 
+const USAGE: &str = "usage: in_memory
+
+  Every loop over every transport, in half a minute. It has no options.
+";
+
 fn main() {
+    if std::env::args().len() > 1 {
+        print!("{USAGE}");
+        return;
+    }
     println!("| transport | at once x payload | loop | CPU ns a message | x hand-written, codec |");
     println!("|---|---|---|--:|--:|");
     measure("scripted", Prepared::scripted);

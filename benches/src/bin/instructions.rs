@@ -72,6 +72,13 @@ fn count(then: Then, words: &[&str]) -> Result<(), BoxError> {
         words.is_empty() || words.iter().any(|word| name.contains(word))
     };
     let mut scenarios = scenarios();
+    if !scenarios.iter().any(chosen) {
+        let names: Vec<_> = scenarios.iter().map(Scenario::name).collect();
+        let names = names.join(", ");
+        return Err(
+            format!("there is no scenario with such a word in its name among {names}").into(),
+        );
+    }
     scenarios.retain(chosen);
     let baseline = Baseline::read()?;
     let names = scenarios.iter().map(|scenario| scenario.name().to_owned());
@@ -115,12 +122,16 @@ fn print(baseline: &Baseline, now: &Baseline) {
 
 /// What each layer adds to the bare stack.
 fn print_layers(now: &Baseline) {
-    println!("\n| layer | a message, fifty at once | a message and its turn |\n|---|--:|--:|");
+    let mut header =
+        Some("\n| layer | a message, fifty at once | a message and its turn |\n|---|--:|--:|");
     let layers = alone::all().chain(alone::TOWER);
     let layers = layers.map(|(name, _)| format!("layer-{name}"));
     let depths = alone::DEPTHS.iter().map(|(name, _)| (*name).to_owned());
     for name in layers.chain(depths) {
         if let (Some(many), Some(one)) = (added(now, &name, 50), added(now, &name, 1)) {
+            if let Some(header) = header.take() {
+                println!("{header}");
+            }
             println!("| {name} | {many:.1} | {one:.1} |");
         }
     }
@@ -142,6 +153,9 @@ fn too_deep(now: &Baseline) -> Option<String> {
 }
 
 fn compiler() -> Result<String, BoxError> {
-    let output = Command::new("rustc").arg("--version").output()?;
+    let output = Command::new("rustc")
+        .arg("--version")
+        .output()
+        .map_err(|error| format!("rustc does not start: {error}"))?;
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }

@@ -12,6 +12,7 @@ use getty_benches::{
     child::{Place, Server},
     load::{Load, Shape},
     machine, memory,
+    options::{at_least_one, millis},
     server::Kind,
     stats::Quartiles,
 };
@@ -161,11 +162,13 @@ impl Plan {
                     plan.servers = value.split(',').map(kind_of).collect::<Result<_, _>>()?;
                 }
                 "--connections" => {
-                    plan.connections =
-                        value.split(',').map(str::parse).collect::<Result<_, _>>()?;
+                    plan.connections = value
+                        .split(',')
+                        .map(|number| at_least_one(option, number))
+                        .collect::<Result<_, _>>()?;
                 }
-                "--rounds" => plan.rounds = value.parse()?,
-                "--millis" => plan.duration = Duration::from_millis(value.parse()?),
+                "--rounds" => plan.rounds = at_least_one(option, value)?,
+                "--millis" => plan.duration = millis(option, value)?,
                 _ => return Err(format!("there is no option {option}\n{USAGE}").into()),
             }
         }

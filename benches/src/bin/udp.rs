@@ -13,6 +13,7 @@ use getty_benches::{
     histogram::Histogram,
     load::Shape,
     memory,
+    options::{at_least_one, millis},
     stats::Quartiles,
     udp::{self, COMMAND, EXPIRY, Figures, Kind, Load},
 };
@@ -96,10 +97,10 @@ impl Plan {
                     }
                 }
                 "--cases" => plan.cases = shapes(value)?,
-                "--rounds" => plan.rounds = value.parse()?,
-                "--millis" => plan.duration = Duration::from_millis(value.parse()?),
-                "--workers" => plan.workers = value.parse()?,
-                "--peers" => plan.peers = value.parse()?,
+                "--rounds" => plan.rounds = at_least_one(option, value)?,
+                "--millis" => plan.duration = millis(option, value)?,
+                "--workers" => plan.workers = at_least_one(option, value)?,
+                "--peers" => plan.peers = at_least_one(option, value)?,
                 _ => return Err(USAGE.into()),
             }
         }
@@ -179,15 +180,7 @@ impl Plan {
 }
 
 fn shapes(cases: &str) -> Fallible<Vec<Shape>> {
-    let shape = |case: &str| match case.split('x').collect::<Vec<_>>()[..] {
-        [connections, in_flight, payload] => Ok(Shape {
-            connections: connections.parse()?,
-            in_flight: in_flight.parse()?,
-            payload: payload.parse()?,
-        }),
-        _ => Err(format!("{case:?} is not like 50x16x64").into()),
-    };
-    cases.split(',').map(shape).collect()
+    cases.split(',').map(Shape::of_datagrams).collect()
 }
 
 /// What peers keep resident, and what is left of that after they have expired.

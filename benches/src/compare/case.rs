@@ -116,7 +116,7 @@ impl FromStr for Case {
             };
         }
         if let Some(shape) = name.strip_prefix("udp-") {
-            return Ok(Self::Datagrams(shape.parse()?));
+            return Ok(Self::Datagrams(Shape::of_datagrams(shape)?));
         }
         if let Some(members) = name.strip_prefix("broadcast-") {
             return Ok(Self::Broadcast(members.parse::<NonZero<usize>>()?.get()));

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     child::Place,
+    options::{at_least_one, millis},
     server::{Kind, Protocol},
 };
 
@@ -15,15 +16,15 @@ use crate::{
 pub const USAGE: &str = "\
 usage: compare [--quick] [--pin] [--no-peers] [--servers A,B,..] [--cases A,B,..] [--rounds N] [--millis N]
 
-  --quick      three servers on four cases, in two minutes
+  --quick      three servers on three loads, and idle, in two minutes
   --pin        the load on one processor and the servers on the others
   --no-peers   without the servers of benches/peers, which have to be built and downloaded first
-  --servers    only these, beside the reference
+  --servers    only these, beside the reference; a name that there is not tells those that there are
   --cases      connections x frames in flight x payload bytes, as in 50x64x64, or idle; over WebSocket ws-50x64x64 or
                ws-idle; in datagrams udp-8x16x64; one message to many members, broadcast-1000; calls by so many tasks
                that share a connection, calls-50, or calls-by-id-50
-  --rounds     how often each server is measured on each case; odd numbers have a median of their own
-  --millis     how long each of these takes, after a quarter of a second of warming up
+  --rounds     how often each server is measured on each case, 7 by default; odd numbers have a median of their own
+  --millis     how long each of these takes, after a quarter of a second of warming up; 300 by default
 ";
 
 /// What is compared, and how often and how long.
@@ -128,10 +129,13 @@ impl Plan {
                 "--cases" => {
                     plan.cases = value.split(',').map(str::parse).collect::<Result<_, _>>()?;
                 }
-                "--rounds" => plan.rounds = value.parse()?,
-                "--millis" => plan.duration = Duration::from_millis(value.parse()?),
+                "--rounds" => plan.rounds = at_least_one(option, value)?,
+                "--millis" => plan.duration = millis(option, value)?,
                 _ => return Err(format!("there is no option {option}\n{USAGE}").into()),
             }
+        }
+        if plan.rounds == 0 || plan.duration.is_zero() {
+            return Err("neither --rounds nor --millis may be 0".into());
         }
         Ok(plan)
     }
@@ -194,6 +198,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_rounds_and_no_time_are_refused() {
+        for option in ["--rounds", "--millis"] {
+            let refused = Plan::parse(&[option, "0"]).unwrap_err();
+            assert!(refused.to_string().contains(option), "{refused}");
+        }
+    }
+
+    #[test]
     fn the_quick_one_builds_no_peers() {
         let plan = Plan::parse(&["--quick"]).unwrap();
         assert_eq!(plan.peers, []);
@@ -215,6 +227,12 @@ mod tests {
             &["--cases", "50x64"],
             &["--rounds"],
             &["--slow", "1"],
+            &["--rounds", "0"],
+            &["--millis", "0"],
+            &["--cases", "0x1x64"],
+            &["--cases", "1x0x64"],
+            &["--cases", "1x1x99999999999"],
+            &["--cases", "udp-1x1x70000"],
         ] {
             assert!(Plan::parse(options).is_err(), "{options:?}");
         }

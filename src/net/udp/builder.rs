@@ -198,7 +198,8 @@ impl UdpListenerBuilder {
     /// thread for more than 20 ms, so are the next 16 to 4,096 batches of datagrams.
     ///
     /// Turn it off where handlers block their thread now and then, by `block_in_place` too, and the other peers must not
-    /// wait for a single one of them. Sessions that another runtime serves than the one that the listener was bound on
+    /// wait for a single one of them: nor must a handler itself, which would block for ever if it waited so for what
+    /// another peer of the socket is to send. To `await` it is fine. Sessions that another runtime serves than the one that the listener was bound on
     /// never have their turns there.
     pub const fn with_turns_in_place(mut self, on: bool) -> Self {
         self.settings.turns_in_place = on;

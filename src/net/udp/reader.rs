@@ -216,7 +216,6 @@ impl Future for Reader {
                 Poll::Ready(Ok(more)) => {
                     this.next_pause = FIRST_PAUSE;
                     batches += u32::from(more);
-                    let _ = ();
                     if batches == BATCHES {
                         // the sessions first: they make room in their queues
                         cx.waker().wake_by_ref();

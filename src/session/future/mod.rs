@@ -378,6 +378,7 @@ where
             // the peer does not take all that it is sent
             self.reader.end_bulk();
             self.blocked |= self.writer.len() > self.config.high;
+            return Next::Again;
         }
         if self.finish.is_asked()
             && self.writer.is_flushed()

@@ -1,0 +1,110 @@
+//! Much at once: whatever its pieces, and however slow the peer.
+
+use bytes::{BufMut, BytesMut};
+use getty::{
+    BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, SessionLayer,
+    codec::{Frame, Frames, Length},
+};
+use proptest::{collection::vec, prelude::*};
+use tokio::{runtime, task::yield_now};
+
+use crate::support::{connector, idle, soon, stream};
+
+/// How much a session is sent, in which pieces, and how slowly its answers are taken.
+#[derive(Clone, Debug)]
+struct Much {
+    bound: usize,
+    sizes: Vec<usize>,
+    pieces: Vec<usize>,
+    takes: Vec<usize>,
+    in_flight: usize,
+}
+
+fn much() -> impl Strategy<Value = Much> {
+    let bound = prop_oneof![
+        Just(5_000_usize),
+        Just(64 * 1024),
+        Just(100_000),
+        Just(300_000)
+    ];
+    let size = prop_oneof![0..300_usize, 0..70_000_usize, 60_000..LONGEST];
+    let piece = prop_oneof![1..5_000_usize, 60_000..70_000_usize, 100_000..300_000_usize];
+    let take = prop_oneof![
+        2 => Just(usize::MAX),
+        1 => 0..5_000_usize,
+        1 => 60_000..300_000_usize,
+    ];
+    (
+        bound,
+        vec(size, 1..60),
+        vec(piece, 1..20),
+        vec(take, 1..20),
+        1..4_usize,
+    )
+        .prop_map(|(bound, sizes, pieces, takes, in_flight)| Much {
+            bound,
+            sizes,
+            pieces,
+            takes,
+            in_flight,
+        })
+}
+
+/// The longest frame of those that are many bytes together.
+const LONGEST: usize = 200_000;
+
+/// What it was sent, and what it answers.
+async fn echo_of(much: Much) -> (Vec<u8>, Vec<u8>) {
+    let (transport, peer) = stream::pair();
+    let codec = Frames::new(Length::new().with_max_length(LONGEST));
+    let (_session, task) = getty::connect(connector(), transport, |link| {
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(codec).with_max_frame(much.bound))
+            .layer(link)
+            .layer(SessionLayer::new().in_flight(much.in_flight))
+            .service_fn(|request: Request<Frame>| async move {
+                let frame = request.into_message();
+                if frame.len() % 5 == 1 {
+                    yield_now().await;
+                }
+                Ok::<_, BoxError>(frame)
+            })
+    })
+    .await
+    .unwrap();
+    let mut sent = BytesMut::new();
+    for (n, size) in (1..).zip(&much.sizes) {
+        sent.put_u32(u32::try_from(*size).unwrap());
+        sent.put_bytes(n, *size);
+    }
+    let mut rest = &sent[..];
+    for (piece, take) in much.pieces.iter().cycle().zip(much.takes.iter().cycle()) {
+        if rest.is_empty() {
+            break;
+        }
+        peer.stall();
+        peer.take(*take);
+        let (now, later) = rest.split_at(rest.len().min(*piece));
+        peer.send(now);
+        rest = later;
+        idle().await;
+    }
+    peer.finish();
+    peer.take_all();
+    let answers = soon(peer.bytes(sent.len())).await;
+    assert_eq!(soon(task).await.unwrap().reason, CloseReason::PeerClosed);
+    (sent.to_vec(), answers)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    // what is read and written at once depends on what has been of late, and nobody is to see that
+    #[test]
+    fn much_is_answered_in_order_and_whole(much in much()) {
+        let mut runtime = runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+        let (sent, answers) = runtime.block_on(echo_of(much));
+        prop_assert!(sent == answers);
+    }
+}

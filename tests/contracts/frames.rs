@@ -1,0 +1,136 @@
+//! Frames that are views of what was read together, through whole sessions.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::BytesMut;
+use getty::{
+    BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, SessionLayer,
+    codec::{Encoder, Frame, Frames},
+    layers::{CorrelateLayer, Group},
+    service_fn,
+};
+use tokio::task::yield_now;
+
+use crate::support::{connector, open, soon, stream};
+
+fn frame(payload: &[u8]) -> Vec<u8> {
+    let mut frame = BytesMut::new();
+    Frames::default()
+        .encode(Frame::from(payload.to_vec()), &mut frame)
+        .unwrap();
+    frame.to_vec()
+}
+
+/// Empty ones, small ones, and some that are longer than what is taken together.
+fn many() -> Vec<u8> {
+    let length = |n: usize| match n % 40 {
+        0 => 0,
+        39 => 20_000,
+        rest => rest * 7,
+    };
+    (0..600)
+        .flat_map(|n| frame(&vec![u8::try_from(n % 251).unwrap(); length(n)]))
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_are_answered_in_order_by_slow_handlers_even_after_the_peer_has_finished() {
+    let sent = many();
+    for (piece, in_flight) in [(sent.len(), 1), (70_000, 5), (9_000, 3), (777, 1)] {
+        let (transport, peer) = stream::pair();
+        let handler = service_fn(|request: Request<Frame>| async move {
+            let frame = request.into_message();
+            for _ in 0..frame.len() % 3 {
+                yield_now().await;
+            }
+            Ok::<_, BoxError>(frame)
+        });
+        let layer = SessionLayer::new().in_flight(in_flight);
+        let (_session, task) = open(transport, Frames::default(), layer, handler).await;
+        peer.send_in_pieces(&sent, piece);
+        peer.finish();
+        assert!(soon(peer.bytes(sent.len())).await == sent, "{piece}");
+        assert_eq!(soon(task).await.unwrap().reason, CloseReason::PeerClosed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_in_the_midst_of_frames_that_arrived_together_finds_its_request() {
+    let (transport, peer) = stream::pair();
+    let correlate =
+        CorrelateLayer::in_order().with_push(|frame: &Frame| !frame.starts_with(b"answer"));
+    let (_session, _task) = getty::connect(connector(), transport, |link| {
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(Frames::default()))
+            .layer(correlate)
+            .layer(link)
+            .layer(SessionLayer::new())
+            .service_fn(|request: Request<Frame>| async move {
+                let (message, session) = request.into_parts();
+                if message != "go" {
+                    return Ok(message);
+                }
+                let answer: Frame = session.request("what".into()).await?;
+                Ok::<_, BoxError>(answer)
+            })
+    })
+    .await
+    .unwrap();
+    let between = [frame(b"one"), frame(b""), frame(b"two")].concat();
+    for round in 0..3 {
+        let sent = [&frame(b"go"), &between, &frame(b"answer"), &between];
+        peer.send(sent.map(|part| &part[..]).concat());
+        let (what, answer) = (frame(b"what"), frame(b"answer"));
+        let expected = [&what, &answer, &between, &between].map(|part| &part[..]);
+        let expected = expected.concat();
+        assert_eq!(soon(peer.bytes(expected.len())).await, expected, "{round}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_kept_of_one_session_are_sent_to_all_and_outlive_it() {
+    let members = Group::<Frame>::new();
+    let kept: Arc<Mutex<Vec<Frame>>> = Arc::default();
+    let handler = service_fn({
+        let (members, kept) = (members.clone(), Arc::clone(&kept));
+        move |request: Request<Frame>| {
+            let frame = request.into_message();
+            kept.lock().unwrap().push(frame.clone());
+            members.broadcast(frame);
+            async { Ok::<Option<Frame>, BoxError>(None) }
+        }
+    });
+    let (transport, sender) = stream::pair();
+    let (other_transport, other) = stream::pair();
+    // clones of one codec share what is encoded; these two do not
+    let (session, task) = open(
+        transport,
+        Frames::default(),
+        SessionLayer::new(),
+        handler.clone(),
+    )
+    .await;
+    let (other_session, _other_task) = open(
+        other_transport,
+        Frames::default(),
+        SessionLayer::new(),
+        handler,
+    )
+    .await;
+    members.join(&session);
+    members.join(&other_session);
+    let sent: Vec<u8> = (0..50).flat_map(|n| frame(&[n; 30])).collect();
+    sender.send(&sent);
+    assert!(soon(other.bytes(sent.len())).await == sent);
+    assert!(soon(sender.bytes(sent.len())).await == sent);
+    sender.finish();
+    assert_eq!(soon(task).await.unwrap().reason, CloseReason::PeerClosed);
+
+    let kept = std::mem::take(&mut *kept.lock().unwrap());
+    let late: Vec<u8> = kept.iter().flat_map(|each| frame(each)).collect();
+    assert_eq!(late, sent);
+    for frame in kept {
+        soon(other_session.feed(frame)).await.unwrap();
+    }
+    assert!(soon(other.bytes(sent.len())).await == sent);
+}
