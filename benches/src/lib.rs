@@ -19,4 +19,15 @@ pub mod server;
 pub mod stats;
 pub mod udp;
 
+use std::{env, path::PathBuf};
+
 pub use getty_benches_harness::{affinity, child, cpu, frames, websocket};
+
+/// Where this crate's sources are: those that cargo runs it from, which with a target directory that several clones share
+/// need not be those that it was built from.
+#[must_use]
+pub fn sources() -> PathBuf {
+    env::var_os("CARGO_MANIFEST_DIR")
+        .unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into())
+        .into()
+}

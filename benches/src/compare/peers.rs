@@ -130,7 +130,7 @@ fn cargo_build(packages: &[&str], target: &Path) -> io::Result<()> {
 }
 
 fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers")
+    crate::sources().join("peers")
 }
 
 /// The target directory that this program was itself built in, where that can be told.

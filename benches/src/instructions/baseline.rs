@@ -20,7 +20,7 @@ impl Baseline {
     /// Where it is committed.
     #[must_use]
     pub fn path() -> PathBuf {
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("instructions.txt")
+        crate::sources().join("instructions.txt")
     }
 
     /// The committed one.
