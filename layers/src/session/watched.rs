@@ -137,7 +137,9 @@ impl<Out> Watched<Out> {
         let failure = lists.failed.remove(&number);
         if failure.is_none() && !ended {
             let left = self.left.load(Ordering::Acquire);
-            lists.abandoned = lists.abandoned.split_off(&(left + 1));
+            while lists.abandoned.first().is_some_and(|first| *first <= left) {
+                lists.abandoned.pop_first();
+            }
             if number > left {
                 lists.abandoned.insert(number);
             }

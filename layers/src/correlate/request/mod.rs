@@ -207,23 +207,23 @@ impl<In, Out> Requesting<In, Out> {
         let (session, Some(shared)) = (self.asker.session(), self.asker.shared()) else {
             return;
         };
-        let id = match step {
+        let (id, queued) = match step {
             Step::Begin | Step::Done => return,
             Step::Queueing { id, waiter } => {
                 if let Some(waiter) = waiter {
                     session.outbox().leave(waiter);
                 }
-                id
+                (id, None)
             }
             Step::Queued { id, number } => {
                 session.watched().abandon(number);
-                id
+                (id, Some(number))
             }
         };
         let handle = session.handle();
         shared
             .table
-            .end(id, |awaits| handle.set_awaits_answers(awaits));
+            .end(id, queued, |awaits| handle.set_awaits_answers(awaits));
     }
 }
 

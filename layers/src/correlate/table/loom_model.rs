@@ -52,7 +52,7 @@ fn an_answer_that_meets_a_cancel_leaves_nothing_behind() {
             let table = Arc::clone(&table);
             thread::spawn(move || table.answer(Answered::Request(id), 7, |_| {}).is_ok())
         };
-        table.end(id, |_| {});
+        table.end(id, None, |_| {});
         answers.join().unwrap();
         assert_eq!(table.in_flight(), 0);
         assert_eq!(table.state.lock().waiting, 0);

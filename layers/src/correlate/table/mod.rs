@@ -13,7 +13,7 @@ mod loom_model;
 mod tests;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     mem,
     task::{Context, Poll, Waker},
     time::Duration,
@@ -81,10 +81,11 @@ struct Requests<In> {
     /// How many there were.
     count: u64,
     /// Those whose answers come in their order, from the oldest that is not answered on, and under which numbers they were
-    /// queued.
+    /// queued: these grow.
     order: VecDeque<(u64, Number)>,
-    /// By when answers have to come in their order that nobody waits for any more, where nothing goes on without them.
-    given_up: Vec<(u64, Instant)>,
+    /// By when answers have to come in their order that nobody waits for any more, where nothing goes on without them; by
+    /// the number of their request.
+    given_up: BTreeMap<Number, Instant>,
     looks: Looks,
     clock: Clock,
     /// Somebody will say when the input has ended.
@@ -119,7 +120,7 @@ impl<In> Table<In> {
                 waiting: 0,
                 count: 0,
                 order: VecDeque::new(),
-                given_up: Vec::new(),
+                given_up: BTreeMap::new(),
                 looks: Looks::default(),
                 clock: Clock::default(),
                 guarded: false,
@@ -218,12 +219,9 @@ impl<In> Table<In> {
     /// The request that was queued under this number was not sent: there will be no answer to it.
     pub(super) fn refused(&self, number: Number) {
         let mut requests = self.state.lock();
-        let place = requests
-            .order
-            .iter()
-            .position(|(_, asked)| *asked == number);
-        if let Some((id, _)) = place.and_then(|place| requests.order.remove(place)) {
-            requests.forget(id);
+        if let Some(place) = requests.place(number) {
+            requests.order.remove(place);
+            requests.given_up.remove(&number);
         }
     }
 
@@ -269,16 +267,18 @@ impl<In> Table<In> {
         }
     }
 
-    /// The request `id` is given up. `awaits` is called when it was the last to wait.
-    pub(super) fn end(&self, id: u64, awaits: impl FnOnce(bool)) {
+    /// The request `id` is given up, which was queued under this number, if it was. `awaits` is called when it was the last
+    /// to wait.
+    pub(super) fn end(&self, id: u64, queued: Option<Number>, awaits: impl FnOnce(bool)) {
         let index = self.index(id);
         let mut requests = self.state.lock();
         requests.clock.forget(); // it may not have come to be queued
         if self.limits.closes_at_deadline
-            && requests.is_in_order(id)
+            && let Some(number) = queued
+            && requests.place(number).is_some()
             && let Some(deadline) = requests.slots.deadline(index)
         {
-            requests.given_up.push((id, deadline));
+            requests.given_up.insert(number, deadline);
         }
         let old = requests.free(index);
         if let State::Waiting(_) = old {
@@ -296,17 +296,19 @@ impl<In> Table<In> {
         awaits: impl FnOnce(bool),
     ) -> Result<(), Unasked<In>> {
         let mut requests = self.state.lock();
-        let id = match which {
-            Answered::Request(id) => id,
+        let (id, number) = match which {
+            Answered::Request(id) => (id, None),
             Answered::Oldest if requests.overdue => return Err(Unasked::Late(message)),
             Answered::Oldest => match requests.order.pop_front() {
-                Some((id, _)) => id,
+                Some((id, number)) => (id, Some(number)),
                 None => return Err(Unasked::Push(message)),
             },
         };
         let state = requests.slots.state_of(self.index(id), id);
         let Some(waiting @ State::Waiting(_)) = state else {
-            requests.forget(id);
+            if let Some(number) = number {
+                requests.given_up.remove(&number);
+            }
             return Err(Unasked::Late(message));
         };
         let waker = match mem::replace(waiting, State::Answered(message)) {
@@ -330,7 +332,7 @@ impl<In> Table<In> {
         if !requests.looks.is_latest(look) {
             return Ok(None);
         }
-        let (mut next, mut expired, mut wakers) = (None, Vec::new(), Vec::new());
+        let (mut next, mut expired, mut wakers) = (None, 0_u32, Vec::new());
         for slot in requests.slots.iter_mut() {
             let (Some(deadline), State::Waiting(_)) = (slot.deadline, &slot.state) else {
                 continue;
@@ -339,21 +341,33 @@ impl<In> Table<In> {
                 next = Some(next.map_or(deadline, |next: Instant| next.min(deadline)));
             } else if let State::Waiting(waker) = mem::replace(&mut slot.state, State::Expired) {
                 wakers.extend(waker);
-                expired.push(slot.id);
+                expired += 1;
             }
         }
-        for _ in &expired {
+        for _ in 0..expired {
             requests.waits_no_more(&awaits);
         }
-        let given_up = requests.given_up.iter().map(|(_, deadline)| *deadline);
-        next = next.into_iter().chain(given_up).min();
+        next = next
+            .into_iter()
+            .chain(requests.given_up.values().copied())
+            .min();
         requests.overdue |= next.is_some_and(|next| next <= now)
-            || self.limits.closes_at_deadline && expired.iter().any(|id| requests.is_in_order(*id));
+            || (self.limits.closes_at_deadline && expired > 0 && self.is_overdue(&mut requests));
         let overdue = requests.overdue;
         requests.looks.go_on(next);
         drop(requests);
         wakers.into_iter().for_each(Waker::wake);
         if overdue { Err(Overdue) } else { Ok(next) }
+    }
+
+    /// Whether a request that waits for its turn has waited for too long.
+    #[cold]
+    fn is_overdue(&self, requests: &mut Requests<In>) -> bool {
+        let Requests { slots, order, .. } = requests;
+        order.iter().any(|(id, _)| {
+            let state = slots.state_of(self.index(*id), *id);
+            matches!(state, Some(State::Expired))
+        })
     }
 
     /// Nothing more will be received.
@@ -403,14 +417,12 @@ impl<In> Requests<In> {
         }
     }
 
-    /// Whether the answer of this request has yet to come in its turn.
-    fn is_in_order(&self, id: u64) -> bool {
-        self.order.iter().any(|(asked, _)| *asked == id)
-    }
-
-    /// A request that may have been given up has its answer, or will have none.
-    fn forget(&mut self, id: u64) {
-        self.given_up.retain(|(given_up, _)| *given_up != id);
+    /// Where the request that was queued under this number stands, if its answer has yet to come in its turn.
+    fn place(&self, number: Number) -> Option<usize> {
+        let place = self
+            .order
+            .binary_search_by_key(&number, |(_, asked)| *asked);
+        place.ok()
     }
 
     /// Frees the slot at `index`, and gives back what was in it.
@@ -419,7 +431,6 @@ impl<In> Requests<In> {
         let old = self.slots.free(index);
         if self.slots.is_quiet() {
             self.order.shrink_to(FEW);
-            self.given_up.shrink_to(FEW);
         }
         old
     }

@@ -61,14 +61,14 @@ fn it_is_said_when_the_first_waits_and_when_the_last_does_not() {
         waiter.enter(|cx, _| begin(cx)).unwrap().id
     });
     assert_eq!(awaits.take(), Some(true));
-    table.end(ids[0], |now| awaits.set(Some(now)));
+    table.end(ids[0], None, |now| awaits.set(Some(now)));
     assert_eq!(awaits.take(), None);
     let answered = table.answer(Answered::Request(ids[1]), "that", |now| {
         awaits.set(Some(now));
     });
     answered.unwrap();
     assert_eq!(awaits.take(), Some(false));
-    table.end(ids[1], |now| awaits.set(Some(now)));
+    table.end(ids[1], None, |now| awaits.set(Some(now)));
     assert_eq!(awaits.take(), None);
 }
 
@@ -82,7 +82,7 @@ fn no_id_is_used_twice_and_slots_are() {
         let id = begin(&table, &mut waiter);
         assert!(ids.insert(id) && id != kept);
         assert!(table.index(id) < 4);
-        table.end(id, |_| {});
+        table.end(id, None, |_| {});
     }
     assert_eq!(table.in_flight(), 1);
     assert_eq!(table.state.lock().slots.memory().0, 2);
@@ -95,11 +95,11 @@ fn one_more_than_may_is_refused() {
     let ids = [(); 4].map(|()| begin(&table, &mut waiter));
     let refused = waiter.enter(|cx, _| table.begin(cx, None, |_| {}));
     assert_eq!(refused, Err(Refused::Full));
-    table.end(ids[2], |_| {});
+    table.end(ids[2], None, |_| {});
     begin(&table, &mut waiter);
 
     table.input_ended();
-    table.end(ids[0], |_| {});
+    table.end(ids[0], None, |_| {});
     let refused = waiter.enter(|cx, _| table.begin(cx, None, |_| {}));
     assert_eq!(refused, Err(Refused::Over));
 }
@@ -125,7 +125,7 @@ fn a_request_given_up_still_takes_its_turn_in_order() {
         table.in_order(id, || ((), Some(id)));
         id
     });
-    table.end(ids[0], |_| {});
+    table.end(ids[0], None, |_| {});
     // its answer is outstanding, and nothing may pile up behind a peer that does not answer
     let refused = waiter.enter(|cx, _| table.begin(cx, None, |_| {}));
     assert_eq!(refused, Err(Refused::Full));
@@ -212,12 +212,12 @@ fn memory_of_a_busy_time_is_given_back() {
     let mut waiter = task::spawn(());
     let many: Vec<_> = (0..1000).map(|_| begin(&table, &mut waiter)).collect();
     for id in many {
-        table.end(id, |_| {});
+        table.end(id, None, |_| {});
     }
     assert!(table.state.lock().slots.memory().1 >= 1000);
     for _ in 0..QUIET {
         let id = begin(&table, &mut waiter);
-        table.end(id, |_| {});
+        table.end(id, None, |_| {});
     }
     assert_eq!(table.state.lock().slots.memory().1, FEW);
 }
@@ -241,11 +241,55 @@ async fn once_an_answer_in_order_is_overdue_none_is_given_out() {
     let (at_one, look) = begin(1).look.unwrap();
     let given_up = begin(2);
     begin(3);
-    table.end(given_up.id, |_| {});
+    table.end(given_up.id, Some(2), |_| {});
     table.answer(Answered::Oldest, "first", |_| {}).unwrap();
     // nobody waits for the second, and it is still to be looked for
     assert_eq!(table.look(look, at_one, |_| {}), Ok(Some(at(2))));
     assert_eq!(table.look(look, at(2), |_| {}), Err(Overdue));
     let second_or_third = table.answer(Answered::Oldest, "that", |_| {});
     assert_eq!(second_or_third, Err(Unasked::Late("that")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_of_a_full_table_are_given_up_in_any_order_and_looked_for_until_they_are_answered() {
+    const MANY: u32 = 1 << 16;
+    let table: Table<&str> = Table::new(Limits {
+        in_flight: MANY,
+        closes_at_deadline: true,
+        ..LIMITS
+    });
+    let mut waiter = task::spawn(());
+    let (now, second) = (Instant::now(), Duration::from_secs(1));
+    let ids: Vec<_> = (1..=u64::from(MANY))
+        .map(|number| {
+            let begin = |cx: &Context<'_>| {
+                table.begin_in_order(cx, (Some(second), 0), |_| {}, || ((), Some(number)))
+            };
+            waiter.enter(|cx, _| begin(cx)).unwrap().0.id
+        })
+        .collect();
+    // were each looked for from one end, this would take minutes
+    let (first_half, rest) = ids.split_at(ids.len() / 2);
+    let numbered = || (1..).zip(&ids);
+    for (number, id) in numbered().skip(first_half.len()) {
+        table.end(*id, Some(number), |_| {});
+    }
+    for (number, id) in numbered()
+        .take(first_half.len())
+        .collect::<Vec<_>>()
+        .iter()
+        .rev()
+    {
+        table.end(**id, Some(*number), |_| {});
+    }
+    assert_eq!(table.state.lock().given_up.len(), ids.len());
+    for number in 1..=rest.len() as u64 {
+        table.refused(number);
+    }
+    for _ in 1..rest.len() {
+        let late = table.answer(Answered::Oldest, "that", |_| {});
+        assert_eq!(late, Err(Unasked::Late("that")));
+    }
+    assert_eq!(table.state.lock().given_up.len(), 1);
+    assert_eq!(table.look(1, now + second, |_| {}), Err(Overdue));
 }
