@@ -94,6 +94,12 @@ pub trait Wire: HasSession<Out: Send + 'static> {
         0
     }
 
+    /// See [`Transport::owes`].
+    #[inline]
+    fn owes(&self) -> bool {
+        false
+    }
+
     /// See [`Transport::is_incomplete`].
     fn is_incomplete(&self) -> bool {
         false
@@ -214,6 +220,11 @@ impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> Wire for Framed<T,
 
     fn written(&self) -> u64 {
         self.transport().written()
+    }
+
+    #[inline]
+    fn owes(&self) -> bool {
+        self.transport().owes()
     }
 
     #[inline]

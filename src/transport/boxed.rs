@@ -57,6 +57,10 @@ impl Transport for BoxTransport {
         self.0.written()
     }
 
+    fn owes(&self) -> bool {
+        self.0.owes()
+    }
+
     fn is_incomplete(&self) -> bool {
         self.0.is_incomplete()
     }

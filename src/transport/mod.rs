@@ -132,6 +132,13 @@ pub trait Transport {
         false
     }
 
+    /// Whether something of the transport's own, such as the answer to a ping, waits for a flush: the session flushes it
+    /// then, and the write timeout runs while the peer does not take it. `false` by default.
+    #[inline]
+    fn owes(&self) -> bool {
+        false
+    }
+
     /// Whether a message has begun to arrive and is not complete: a message transport's own part in the read timeout. Of a
     /// stream the codec's buffer tells; `false` by default.
     fn is_incomplete(&self) -> bool {

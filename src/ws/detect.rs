@@ -267,6 +267,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsOrRawTransport<T> {
         }
     }
 
+    fn owes(&self) -> bool {
+        match &self.0 {
+            Either::Ws(ws) => ws.owes(),
+            Either::Raw { io, .. } => io.owes(),
+        }
+    }
+
     fn is_incomplete(&self) -> bool {
         match &self.0 {
             Either::Ws(ws) => ws.is_incomplete(),

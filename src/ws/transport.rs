@@ -244,6 +244,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsTransport<T> {
         self.output.written()
     }
 
+    #[inline]
+    fn owes(&self) -> bool {
+        self.output.owes()
+    }
+
     fn is_incomplete(&self) -> bool {
         self.incoming.is_incomplete() || !self.input.is_empty()
     }

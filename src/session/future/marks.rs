@@ -45,6 +45,9 @@ where
                 self.writer.poke();
             }
         }
+        if self.wire.owes() {
+            self.writer.poke();
+        }
     }
 
     /// Keeps up what the handle says of reading and of handlers.

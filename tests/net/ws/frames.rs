@@ -251,6 +251,56 @@ async fn of_pings_of_a_peer_that_does_not_read_the_last_is_answered() {
     assert!(pongs < 10_000, "{pongs}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_pings_for_ever_and_reads_nothing_meets_the_write_timeout() {
+    for with_messages in [false, true] {
+        // to messages there is no answer, so that nothing but pongs waits to be written
+        let sessions = SessionLayer::new().with_write_timeout(Duration::from_secs(10));
+        let mut server = Server::new(WsLayer::new(), sessions, |_| async { None });
+        let peer = server.open().await;
+        let (_unread, mut write) = tokio::io::split(peer.io);
+        let pings = tokio::spawn(async move {
+            loop {
+                let ping = write.write_all(&frame(FIN | PING, &[b'x'; 100])).await;
+                let message = async {
+                    if with_messages {
+                        write.write_all(&frame(FIN | BINARY, b"x")).await?;
+                    }
+                    Ok::<_, std::io::Error>(())
+                };
+                if ping.and(message.await).is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        let closed = server.end().await;
+        assert_eq!(closed.reason, CloseReason::WriteTimeout);
+        soon(pings).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_pings_and_reads_slowly_is_none_that_reads_nothing() {
+    let sessions = SessionLayer::new().with_write_timeout(Duration::from_secs(10));
+    let mut server = Server::new(WsLayer::new(), sessions, |_| async { None });
+    let peer = server.open().await;
+    let (mut read, mut write) = tokio::io::split(peer.io);
+    for round in 0..3000 {
+        write
+            .write_all(&frame(FIN | PING, &[b'x'; 100]))
+            .await
+            .unwrap();
+        if round % 9 == 0 {
+            let mut pong = [0; 102];
+            soon(read.read_exact(&mut pong)).await.unwrap();
+            assert_eq!(pong[..2], [FIN | PONG, 100]);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(server.ends.try_recv().is_err());
+}
+
 #[tokio::test]
 async fn what_is_sent_by_many_tasks_at_once_arrives_frame_by_frame() {
     let mut server = Server::echo(WsLayer::new());
