@@ -1,6 +1,7 @@
 //! UDP, with peers that are plain sockets.
 
 mod client;
+mod crowd;
 mod endpoint;
 mod full;
 mod limits;
