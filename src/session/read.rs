@@ -406,13 +406,25 @@ impl Reader {
         self.emptied
     }
 
-    /// Reads once and forgets what was read; `false` when there is nothing to be read now.
+    /// Reads once and forgets what was read, which was so many bytes; `None` when there is nothing more.
     #[cold]
-    pub(crate) fn discard<W: Wire>(&mut self, wire: &mut W, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn discard<W: Wire>(
+        &mut self,
+        wire: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<usize>> {
         self.forget();
-        let more = self.wants_more() && matches!(self.poll_read(wire, cx), Poll::Ready(Ok(_)));
+        self.bulk.end();
+        if !self.wants_more() {
+            return Poll::Ready(None);
+        }
+        let received = ready!(self.poll_read(wire, cx));
         self.forget();
-        more
+        Poll::Ready(match received {
+            Ok(Received::Data(bytes) | Received::Control(bytes)) => Some(bytes),
+            Ok(Received::Lost(_)) => Some(0),
+            Ok(Received::End) | Err(_) => None,
+        })
     }
 
     /// Whether the session is to be given large buffers.

@@ -133,6 +133,44 @@ async fn what_the_peer_sends_into_the_close_is_read_so_that_it_does_not_reset_th
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_was_sending_much_is_read_until_it_has_seen_the_end_or_the_deadline_is_there() {
+    let much = "x".repeat(100_000);
+    for finishes in [true, false] {
+        let (transport, peer) = stream::pair();
+        let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+        session.close();
+        peer.send(&much);
+        idle().await;
+        assert!(peer.is_shut() && !session.is_closed());
+        // what was on its way
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        peer.send("and this");
+        idle().await;
+        assert_eq!(peer.unread(), 0);
+        assert!(!peer.is_gone() && !session.is_closed());
+        if finishes {
+            peer.finish();
+        }
+        let closed = soon(task).await.unwrap();
+        assert_eq!(closed.lifetime.as_secs(), if finishes { 2 } else { 5 });
+        // all that was to be said was: nothing is cut off
+        assert!(closed.source.is_none(), "{closed}");
+        assert_eq!((peer.unread(), peer.output()), (0, String::new()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_never_stops_sending_is_left_to_itself() {
+    let (transport, peer) = stream::pair();
+    let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+    session.close();
+    peer.send("x".repeat(100_000_000));
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.lifetime.as_secs(), 0);
+    assert!(peer.is_gone() && peer.unread() > 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn replies_still_go_out_after_the_peer_has_finished() {
     for n in [1, 4] {
         let (transport, peer) = stream::pair();

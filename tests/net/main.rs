@@ -1,5 +1,7 @@
 //! Listeners and connectors over real sockets, and within the process.
 
+#[cfg(all(unix, feature = "tls", feature = "ws"))]
+mod bulk;
 #[cfg(all(feature = "tls", feature = "ws"))]
 mod clients;
 mod memory;

@@ -3,18 +3,25 @@
 use std::{
     io,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use getty_layers::{CloseReason, IntoReply, Panic, Request};
 use tower::{BoxError, Service};
 
 use super::{Next, Phase, State};
-use crate::session::{clock::Clock, renew::Renew, wire::Wire};
+use crate::{
+    session::{buffers::BUFFER, clock::Clock, renew::Renew, wire::Wire},
+    transport::Framing,
+};
 
-/// At most so many reads empty the kernel's buffer after the end, so that closing does not reset the connection and
-/// destroy what we sent last.
+/// So many reads a turn empty the kernel's buffer after the end, so that closing does not reset the connection and destroy
+/// what we sent last.
 const LAST_READS: usize = 16;
+/// More of a byte stream than this, and more is likely to be on its way.
+const MUCH: usize = BUFFER;
+/// In so many turns as much is thrown away as peer and network can have had on the way, and no more: some 32 MiB.
+const LAST_TURNS: u8 = 32;
 
 impl<S, W, R> State<S, W, R>
 where
@@ -67,19 +74,43 @@ where
     #[cold]
     pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let reason = self.session().reason().unwrap_or(CloseReason::Dropped);
-        match self.wire.poll_close(cx, &reason) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(error)) => {
-                tracing::debug!(session = %self.session(), %error, "closing the transport failed");
-            }
+        if let Err(error) = ready!(self.wire.poll_close(cx, &reason)) {
+            tracing::debug!(session = %self.session(), %error, "closing the transport failed");
         }
+        self.phase = Phase::Lingering(LAST_TURNS);
+        self.poll_linger(cx)
+    }
+
+    /// Throws away what the peer still sends: until it is silent, or, if that is `much`, until it has ended its direction.
+    /// Then it has what we sent.
+    #[cold]
+    pub(super) fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Phase::Lingering(turns) = self.phase else {
+            return Poll::Ready(());
+        };
+        let is_stream = self.wire.framing() == Framing::Stream;
+        let mut bytes = 0;
         for _ in 0..LAST_READS {
-            if !self.reader.discard(&mut self.wire, cx) {
-                break;
+            match self.reader.discard(&mut self.wire, cx) {
+                Poll::Ready(Some(discarded)) => bytes += discarded,
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => {
+                    self.reader.rest();
+                    if turns == LAST_TURNS && !(is_stream && bytes >= MUCH) {
+                        return Poll::Ready(());
+                    }
+                    // a wait takes no turn: the deadline bounds that
+                    self.phase = Phase::Lingering(turns.min(LAST_TURNS - 1));
+                    return Poll::Pending;
+                }
             }
         }
-        Poll::Ready(())
+        if !is_stream || turns == 0 {
+            return Poll::Ready(());
+        }
+        self.phase = Phase::Lingering(turns - 1);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Ends the session at once: nothing that is left to say can reach the peer.

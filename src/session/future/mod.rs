@@ -86,7 +86,7 @@ struct State<S, W: Wire, R> {
     steps: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     /// Writes; a layer holds the session back from reading.
     Opening,
@@ -98,6 +98,8 @@ enum Phase {
     Flushing,
     /// The transport is closed the way its protocol wants.
     Closing,
+    /// It is closed, and a peer that was sending much has yet to see that: for so many turns more.
+    Lingering(u8),
 }
 
 /// How far our direction has come to its end, ahead of the session's.
@@ -205,7 +207,7 @@ where
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(())) => break,
                 Err(panic) => {
-                    let flushing = matches!(state.phase, Phase::Flushing | Phase::Closing);
+                    let flushing = state.phase >= Phase::Flushing;
                     state.close_because(CloseReason::Panicked, panic);
                     if flushing {
                         break; // what is left is what panics
@@ -295,6 +297,11 @@ where
                         return Poll::Ready(());
                     }
                 }
+                Phase::Lingering(_) => {
+                    if self.poll_linger(cx).is_ready() {
+                        return Poll::Ready(());
+                    }
+                }
             }
             let in_flight = if calls.is_empty() { 0 } else { calls.len() };
             self.mark(in_flight, &mut turn);
@@ -354,7 +361,7 @@ where
             }
         }
         if self.wire.driver().wants_ping()
-            && self.phase != Phase::Closing
+            && self.phase < Phase::Closing
             && let Poll::Ready(Err(error)) = self.poll_ping(cx)
         {
             return self.transport_failed(error);
@@ -490,7 +497,7 @@ where
         if write == Some(deadline) {
             self.session().close_with(CloseReason::WriteTimeout);
         }
-        if self.timer.drain_deadline().is_some() {
+        if self.timer.drain_deadline().is_some() && self.phase <= Phase::Closing {
             let cut_off = Arc::new(DrainDeadlineExceeded);
             self.wire.driver().note_source(cut_off);
         }

@@ -1,0 +1,544 @@
+//! Much at once over real sockets, in frames that are views of what was read together.
+
+use std::{
+    future::IntoFuture,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt};
+use getty::{
+    BoxError, CloseReason, CodecLayer, Connection, Listener, Pipeline, Request, ServiceBuilder,
+    Session, SessionLayer,
+    codec::{Frame, Frames, Length, LengthError},
+    layers::OnOpenLayer,
+    net::{TcpListener, UdpListener, UnixListener},
+    tls::{TlsConnectLayer, TlsLayer, rustls::pki_types::ServerName},
+    transport::Transport,
+    ws::WsLayer,
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
+    net::{TcpStream, UdpSocket, UnixStream},
+    sync::{Notify, mpsc, oneshot},
+    task::{JoinHandle, yield_now},
+    time::timeout,
+};
+use tokio_tungstenite::{client_async, tungstenite::Message};
+use tower::{Service, ServiceExt, service_fn};
+
+use crate::tls::kit::{Authority, NAME, settings, trusting};
+
+/// The longest frame.
+const LONGEST: usize = 200_000;
+/// A handler that is given a frame of so many bytes waits for a word.
+const HELD: usize = 3;
+
+async fn soon<F: IntoFuture>(future: F) -> F::Output {
+    timeout(Duration::from_secs(60), future)
+        .await
+        .expect("nothing has happened for a minute")
+}
+
+/// A stream to a server.
+trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Tcp,
+    Unix,
+    Tls,
+}
+
+const KINDS: [Kind; 3] = [Kind::Tcp, Kind::Unix, Kind::Tls];
+
+/// An echo, and what it does on the way.
+#[derive(Clone)]
+struct Echo {
+    longest: usize,
+    max_frame: usize,
+    word: Arc<Notify>,
+    /// Every so many frames one is kept.
+    kept: Arc<Mutex<Vec<Frame>>>,
+    /// How many frames the handlers were given.
+    called: Arc<AtomicU64>,
+    opened: mpsc::UnboundedSender<Session<Frame>>,
+}
+
+impl Echo {
+    fn new() -> (Self, mpsc::UnboundedReceiver<Session<Frame>>) {
+        let (opened, sessions) = mpsc::unbounded_channel();
+        let echo = Self {
+            longest: LONGEST,
+            max_frame: 64 * 1024,
+            word: Arc::default(),
+            kept: Arc::default(),
+            called: Arc::default(),
+            opened,
+        };
+        (echo, sessions)
+    }
+
+    async fn answer(self, request: Request<Frame>) -> Result<Frame, BoxError> {
+        let frame = request.into_message();
+        let called = self.called.fetch_add(1, SeqCst);
+        match frame.len() % 11 {
+            _ if frame.len() == HELD => self.word.notified().await,
+            0 if called.is_multiple_of(3) => self.kept.lock().unwrap().push(frame.clone()),
+            1 => yield_now().await,
+            2 => return Ok(tokio::spawn(async move { frame }).await?),
+            _ => {}
+        }
+        Ok(frame)
+    }
+
+    fn stack<T: Transport + Send + 'static>(&self) -> impl Pipeline<T> + Clone + use<T> {
+        let (this, opened) = (self.clone(), self.opened.clone());
+        let codec = Frames::new(Length::new().with_max_length(self.longest));
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(codec).with_max_frame(self.max_frame))
+            .layer(OnOpenLayer::new(move |session: Session<Frame>| {
+                let told = opened.send(session);
+                async move { told.map_err(|_| BoxError::from("nobody listens")) }
+            }))
+            .layer(SessionLayer::new())
+            .service_fn(move |request| this.clone().answer(request))
+    }
+}
+
+struct Server {
+    address: Address,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+enum Address {
+    Tcp(std::net::SocketAddr),
+    Unix(TempDir),
+    Tls(std::net::SocketAddr, Box<Authority>),
+}
+
+impl Server {
+    async fn new(kind: Kind, echo: &Echo) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let (address, task) = match kind {
+            Kind::Tcp => {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let address = Address::Tcp(listener.get_ref().local_addr().unwrap());
+                (address, Self::serve(listener, echo.stack(), stopped))
+            }
+            Kind::Unix => {
+                let directory = tempfile::tempdir().unwrap();
+                let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
+                let task = Self::serve(listener, echo.stack(), stopped);
+                (Address::Unix(directory), task)
+            }
+            Kind::Tls => {
+                let authority = Authority::new();
+                let layer = TlsLayer::new(settings(&authority).load().unwrap());
+                let stack = ServiceBuilder::new().layer(layer).service(echo.stack());
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let address = listener.get_ref().local_addr().unwrap();
+                let task = Self::serve(listener, stack, stopped);
+                (Address::Tls(address, Box::new(authority)), task)
+            }
+        };
+        Self {
+            address,
+            stop,
+            task,
+        }
+    }
+
+    fn serve<L: Listener>(
+        listener: L,
+        stack: impl Pipeline<L::Io>,
+        stopped: oneshot::Receiver<()>,
+    ) -> JoinHandle<()> {
+        tokio::spawn(async move {
+            let stopped = async move {
+                if stopped.await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let serve = getty::serve(listener, stack).with_graceful_shutdown(stopped);
+            let drained = serve.await.expect("its stack is always ready");
+            assert_eq!(drained.aborted, 0);
+        })
+    }
+
+    async fn dial(&self) -> Box<dyn Io> {
+        match &self.address {
+            Address::Tcp(address) => Box::new(TcpStream::connect(address).await.unwrap()),
+            Address::Unix(directory) => {
+                let path = directory.path().join("socket");
+                Box::new(UnixStream::connect(path).await.unwrap())
+            }
+            Address::Tls(address, authority) => {
+                let name = ServerName::try_from(NAME).unwrap();
+                let dial = service_fn(|address| async move {
+                    let stream = TcpStream::connect(address).await?;
+                    Ok::<_, std::io::Error>(Connection::new(stream))
+                });
+                let mut connector = ServiceBuilder::new()
+                    .layer(TlsConnectLayer::new(trusting(authority)).with_server_name(name))
+                    .service(dial);
+                let connection = connector.ready().await.unwrap().call(*address);
+                Box::new(connection.await.unwrap().into_parts().0)
+            }
+        }
+    }
+}
+
+/// A frame of so many bytes.
+fn frame(size: usize) -> Bytes {
+    let mut frame = BytesMut::with_capacity(4 + size);
+    frame.put_u32(u32::try_from(size).unwrap());
+    frame.put_bytes(u8::try_from(size % 251).unwrap(), size);
+    frame.freeze()
+}
+
+/// Frames of all sizes, around those at which something changes too: some 7 MB.
+fn many() -> Vec<Bytes> {
+    const SIZES: [usize; 18] = [
+        0, 1, 100, 1_000, 4_092, 4_096, 8_187, 8_188, 8_189, 20_000, 32_768, 65_531, 65_532,
+        65_536, 65_540, 70_000, 100_001, LONGEST,
+    ];
+    let sizes = SIZES.iter().chain(SIZES.iter().rev());
+    sizes
+        .cycle()
+        .take(SIZES.len() * 12)
+        .map(|size| frame(*size))
+        .collect()
+}
+
+/// So many bytes in frames of 64 KiB, which make a session's buffers large.
+fn bulk(frames: usize) -> Vec<u8> {
+    frame(64 * 1024 - 4).repeat(frames)
+}
+
+/// Sends `sent` and takes the answer to it.
+async fn echoed(io: &mut (impl Io + ?Sized), sent: &[u8]) -> Vec<u8> {
+    let (mut read, mut write) = split(io);
+    let mut answer = vec![0; sent.len()];
+    let write = async {
+        write.write_all(sent).await.unwrap();
+        write.flush().await.unwrap();
+    };
+    let read = async {
+        read.read_exact(&mut answer).await.unwrap();
+    };
+    soon(async { tokio::join!(write, read) }).await;
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frames_of_all_sizes_come_back_whole_whoever_keeps_them() {
+    for kind in KINDS {
+        let (echo, mut sessions) = Echo::new();
+        let server = Server::new(kind, &echo).await;
+        let mut io = server.dial().await;
+        let frames = many();
+        let sent = frames.concat();
+        for _ in 0..2 {
+            assert!(echoed(&mut *io, &sent).await == sent, "{kind:?}");
+        }
+        io.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        soon(io.read_to_end(&mut rest)).await.unwrap();
+        assert!(rest.is_empty());
+        let session = soon(sessions.recv()).await.unwrap();
+        let closed = soon(session.closed()).await;
+        assert_eq!(closed.reason, CloseReason::PeerClosed);
+        assert_eq!(closed.stats.messages_in, 2 * frames.len() as u64);
+
+        // what was kept is what it was, and goes to another session
+        let mut other = server.dial().await;
+        let session = soon(sessions.recv()).await.unwrap();
+        let kept = std::mem::take(&mut *echo.kept.lock().unwrap());
+        assert!(kept.len() > 10);
+        let expected: Vec<_> = kept.iter().map(|kept| frame(kept.len())).collect();
+        let sends = async {
+            for frame in kept {
+                session.feed(frame).await.unwrap();
+            }
+        };
+        let mut sent = vec![0; expected.iter().map(Bytes::len).sum()];
+        let (_, read) = soon(async { tokio::join!(sends, other.read_exact(&mut sent)) }).await;
+        read.unwrap();
+        assert!(sent == expected.concat(), "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_reader_of_much_gets_all_of_it() {
+    for kind in KINDS {
+        let (echo, _sessions) = Echo::new();
+        let server = Server::new(kind, &echo).await;
+        let (mut read, mut write) = split(server.dial().await);
+        let sent = many().concat();
+        let writes = tokio::spawn({
+            let sent = sent.clone();
+            async move {
+                write.write_all(&sent).await.unwrap();
+                write.flush().await.unwrap();
+                write
+            }
+        });
+        let mut answer = Vec::new();
+        for piece in [1, 500, 5_000, 70_000, 300_000, 7].into_iter().cycle() {
+            let left = sent.len() - answer.len();
+            if left == 0 {
+                break;
+            }
+            let piece = piece.min(left) as u64;
+            soon((&mut read).take(piece).read_to_end(&mut answer))
+                .await
+                .unwrap();
+            for _ in 0..piece % 19 {
+                yield_now().await;
+            }
+        }
+        assert!(answer == sent, "{kind:?}");
+        soon(writes).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peer_that_stops_within_a_frame_after_much_goes_on_where_it_was() {
+    for kind in KINDS {
+        let (echo, mut sessions) = Echo::new();
+        let server = Server::new(kind, &echo).await;
+        let mut io = server.dial().await;
+        let session = soon(sessions.recv()).await.unwrap();
+        let (much, next) = (bulk(60), frame(LONGEST));
+        for begun in [1, 4, 5, 4_000, 20_000, 33_000, 64_000, 66_000, 150_000] {
+            assert!(echoed(&mut *io, &much).await == much, "{kind:?}");
+            let before = session.stats().bytes_in;
+            io.write_all(&next[..begun]).await.unwrap();
+            io.flush().await.unwrap();
+            soon(async {
+                while session.stats().bytes_in < before + begun as u64 {
+                    yield_now().await;
+                }
+            })
+            .await;
+            assert!(echoed(&mut *io, &next[begun..]).await.len() == next.len() - begun);
+            let mut rest = vec![0; begun];
+            soon(io.read_exact(&mut rest)).await.unwrap();
+            assert!(rest == next[next.len() - begun..], "{kind:?} {begun}");
+        }
+        // and one that ends within it is told apart from one that ends
+        io.write_all(&[&much, &next[..40_000]].concat()[..40_000])
+            .await
+            .unwrap();
+        io.shutdown().await.unwrap();
+        soon(io.read_to_end(&mut Vec::new())).await.unwrap();
+        let closed = soon(session.closed()).await;
+        assert_eq!(closed.reason, CloseReason::Decode, "{kind:?}");
+        let error = closed.source.unwrap();
+        let error = error.downcast_ref::<LengthError>().unwrap();
+        assert!(matches!(error, LengthError::Truncated { .. }), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frame_that_is_too_long_ends_the_session_once_those_before_it_are_answered() {
+    for kind in KINDS {
+        let (echo, mut sessions) = Echo::new();
+        let server = Server::new(kind, &echo).await;
+        let mut io = server.dial().await;
+        let session = soon(sessions.recv()).await.unwrap();
+        let much = bulk(20);
+        assert!(echoed(&mut *io, &much).await == much);
+        let small = frame(100).repeat(50);
+        let header = u32::try_from(LONGEST + 1).unwrap().to_be_bytes();
+        io.write_all(&[&small[..], &header].concat()).await.unwrap();
+        io.flush().await.unwrap();
+        let mut rest = Vec::new();
+        soon(io.read_to_end(&mut rest)).await.unwrap();
+        assert!(rest == small, "{kind:?}: {}", rest.len());
+        let closed = soon(session.closed()).await;
+        assert_eq!(closed.reason, CloseReason::Decode);
+        let error = closed.source.unwrap();
+        let error = error.downcast_ref::<LengthError>().unwrap();
+        assert!(matches!(error, LengthError::TooLong { .. }), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shutdown_in_the_midst_of_much_loses_no_answer() {
+    for kind in KINDS {
+        let (echo, mut sessions) = Echo::new();
+        let server = Server::new(kind, &echo).await;
+        let (mut read, mut write) = split(server.dial().await);
+        let session = soon(sessions.recv()).await.unwrap();
+        // more than lies on the way between a peer that does not read and the server
+        let sent = bulk(400);
+        let writes = tokio::spawn({
+            let sent = sent.clone();
+            async move {
+                let _ = write.write_all(&sent).await;
+                write
+            }
+        });
+        let mut answers = vec![0; 3_000_000];
+        soon(read.read_exact(&mut answers)).await.unwrap();
+        // nothing more is on its way to the server, which could not but reset what it has not read
+        writes.abort();
+        let _ = writes.await;
+        server.stop.send(()).unwrap();
+        soon(read.read_to_end(&mut answers)).await.unwrap();
+        drop(read);
+        assert!(sent.starts_with(&answers), "{kind:?}");
+        let one = frame(64 * 1024 - 4).len();
+        assert_eq!(answers.len() % one, 0, "{kind:?}");
+        assert_eq!((answers.len() / one) as u64, echo.called.load(SeqCst));
+        assert_eq!(soon(session.closed()).await.reason, CloseReason::Shutdown);
+        soon(server.task).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_is_read_ahead_than_was_said() {
+    // beside the bound: what `Frames` has taken out of the buffer
+    const BESIDE: u64 = 8 * 1024;
+    for kind in KINDS {
+        for (max_frame, in_bulk) in [(8 * 1024, false), (8 * 1024, true), (64 * 1024, false)] {
+            let (mut echo, mut sessions) = Echo::new();
+            echo.longest = 4_000;
+            echo.max_frame = max_frame;
+            let server = Server::new(kind, &echo).await;
+            let mut io = server.dial().await;
+            let session = soon(sessions.recv()).await.unwrap();
+            if in_bulk {
+                let much = frame(3_000).repeat(1_000);
+                assert!(echoed(&mut *io, &much).await == much);
+            }
+            let before = session.stats().bytes_in;
+            let (mut read, mut write) = split(io);
+            let flood = [frame(HELD), frame(3_000).repeat(3_000).into()].concat();
+            let writes = tokio::spawn({
+                let flood = flood.clone();
+                async move {
+                    write.write_all(&flood).await.unwrap();
+                    write.flush().await.unwrap();
+                    write
+                }
+            });
+            let read_ahead = || session.stats().bytes_in - before;
+            soon(async {
+                // until nothing more comes of many turns
+                let (mut last, mut same) = (0, 0);
+                while last == 0 || same < 20_000 {
+                    yield_now().await;
+                    same = if read_ahead() == last { same + 1 } else { 0 };
+                    last = read_ahead();
+                }
+            })
+            .await;
+            let bound = max_frame as u64 + BESIDE + frame(HELD).len() as u64;
+            assert!(
+                read_ahead() <= bound,
+                "{kind:?} {max_frame}: {}",
+                read_ahead()
+            );
+            echo.word.notify_one();
+            let mut answers = vec![0; flood.len()];
+            soon(read.read_exact(&mut answers)).await.unwrap();
+            assert!(answers == flood, "{kind:?}");
+            soon(writes).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_websocket_each_message_is_a_frame_and_what_is_not_is_said() {
+    let (mut echo, mut sessions) = Echo::new();
+    echo.max_frame = 2 * LONGEST;
+    let layer = WsLayer::new().with_max_message(2 * LONGEST);
+    let stack = ServiceBuilder::new().layer(layer).service(echo.stack());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.get_ref().local_addr().unwrap();
+    let (_stop, stopped) = oneshot::channel();
+    let _server = Server::serve(listener, stack, stopped);
+    let dial = || async {
+        let io = TcpStream::connect(address).await.unwrap();
+        let (ws, _) = soon(client_async("ws://example.com/", io)).await.unwrap();
+        ws
+    };
+    let (mut write, mut read) = dial().await.split();
+    let session = soon(sessions.recv()).await.unwrap();
+    let frames = many();
+    let writes = tokio::spawn({
+        let frames = frames.clone();
+        async move {
+            for frame in frames {
+                write.send(Message::Binary(frame)).await.unwrap();
+            }
+            write
+        }
+    });
+    for frame in &frames {
+        let answer = soon(read.next()).await.unwrap().unwrap();
+        assert!(answer.into_data() == frame, "{}", frame.len());
+        if frame.len() % 7 == 0 {
+            yield_now().await;
+        }
+    }
+    drop(writes.await.unwrap());
+    drop(read);
+    soon(session.closed()).await;
+
+    let (one, long) = (frame(10), frame(LONGEST + 1));
+    let two = frame(10).repeat(2);
+    for (bad, said) in [
+        (&one[..12], "ended after 12 of 14 bytes"),
+        (&two[..], "14 bytes left over"),
+        (&long[..], "200001 bytes, where 200000"),
+    ] {
+        let mut ws = dial().await;
+        let session = soon(sessions.recv()).await.unwrap();
+        let bad = Message::Binary(Bytes::copy_from_slice(bad));
+        ws.send(bad).await.unwrap();
+        // reads what closes it, and answers that
+        while soon(ws.next()).await.is_some_and(|read| read.is_ok()) {}
+        let closed = soon(session.closed()).await;
+        assert_eq!(closed.reason, CloseReason::Decode, "{said}");
+        let source = closed.source.unwrap().to_string();
+        assert!(source.contains(said), "{source}");
+    }
+}
+
+#[tokio::test]
+async fn over_udp_each_datagram_is_a_frame_and_others_are_skipped_and_counted() {
+    let (echo, mut sessions) = Echo::new();
+    let listener = UdpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (_stop, stopped) = oneshot::channel();
+    let _server = Server::serve(listener, echo.stack(), stopped);
+    let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    peer.connect(address).await.unwrap();
+    let mut answer = vec![0; 70_000];
+    for size in [0, 1, 2, 11, 12, 1_400, 9_000, 60_000, 0, 5] {
+        let frame = frame(size);
+        peer.send(&frame).await.unwrap();
+        let length = soon(peer.recv(&mut answer)).await.unwrap();
+        assert!(answer[..length] == frame, "{size}");
+    }
+    let session = soon(sessions.recv()).await.unwrap();
+    for bad in [&frame(10)[..12], &frame(10).repeat(2), b"x"] {
+        peer.send(bad).await.unwrap();
+    }
+    peer.send(&frame(7)).await.unwrap();
+    let length = soon(peer.recv(&mut answer)).await.unwrap();
+    assert!(answer[..length] == frame(7));
+    assert_eq!(session.stats().skipped, 3);
+}
