@@ -410,13 +410,14 @@ mod tests {
     };
 
     use tokio::sync::Notify;
-    use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
+    use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
     use tower_test::mock;
 
     use super::*;
     use crate::{
         Framed,
         driver::{self, Driver, Lease},
+        testing::assert_transparent,
     };
 
     type Framing = Framed<(), (), &'static str>;
@@ -651,19 +652,8 @@ mod tests {
     }
 
     #[test]
-    fn it_is_not_ready_before_the_inner_service_is_and_errors_pass_through() {
+    fn around_a_service_it_is_transparent() {
         let layer = CronLayer::new_async(PERIOD, |_| ready(Ok::<_, Infallible>(())));
-        let (mut service, mut handle) = mock::spawn_layer::<Connection<Framing>, (), _>(layer);
-        handle.allow(0);
-        assert_pending!(service.poll_ready());
-        handle.allow(1);
-        assert!(service.is_woken());
-        assert_ready_ok!(service.poll_ready());
-        let mut clone = service.clone();
-        let mut response = task::spawn(service.call(connection()));
-        assert_pending!(clone.poll_ready());
-        let (_connection, inner) = assert_ready!(handle.poll_request()).unwrap();
-        inner.send_error("no luck");
-        assert_eq!(assert_ready_err!(response.poll()).to_string(), "no luck");
+        assert_transparent(&layer, connection);
     }
 }

@@ -313,7 +313,10 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{Address, CloseReason, ConnectionHandle, Endpoints, TransportKind};
+    use crate::{
+        Address, CloseReason, ConnectionHandle, Endpoints, TransportKind,
+        testing::assert_transparent,
+    };
 
     type Plain = Connection<()>;
 
@@ -450,19 +453,8 @@ mod tests {
     }
 
     #[test]
-    fn it_is_not_ready_before_the_inner_service_is_nor_is_a_clone() {
-        let (mut service, mut handle) = mock::spawn_layer::<Plain, u32, _>(PeerLimitLayer::new(9));
-        handle.allow(0);
-        assert_pending!(service.poll_ready());
-        handle.allow(1);
-        assert!(service.is_woken());
-        assert_ready_ok!(service.poll_ready());
-        let mut clone = service.clone();
-        let _response = service.call(from("192.0.2.2").0);
-        assert_pending!(clone.poll_ready());
-        handle.send_error("worker gone");
-        assert!(clone.is_woken());
-        assert_ready_err!(clone.poll_ready());
+    fn around_a_service_it_is_transparent_within_the_limit() {
+        assert_transparent(&PeerLimitLayer::new(9), || from("192.0.2.2").0);
     }
 
     #[test]
