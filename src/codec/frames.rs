@@ -192,9 +192,10 @@ impl From<Frame> for Bytes {
 
 /// [`Length`] whose messages are [`Frame`]s; see the [module](self).
 ///
-/// It takes whole frames out of the read buffer up to 8 KiB at a time, and so much may wait beside what the session's own
-/// bound on undecoded bytes says. While one of them waits, the whole buffer that they were read into stays, of 64 KiB or, from
-/// a peer that sends without a pause, of 260 KiB; one of [`Length`]'s that waits undecoded is moved to a small one. An answer is a [`Frame`], or `Bytes` where the stack says so: `Request<Frame, Bytes>`.
+/// It takes whole frames out of the read buffer up to 8 KiB at a time, and so much may wait beside what the session's
+/// own bound on undecoded bytes says. While one of them waits, the whole buffer that they were read into stays, of 64
+/// KiB or, from a peer that sends without a pause, of 260 KiB; one of [`Length`]'s that waits undecoded is moved to a
+/// small one. An answer is a [`Frame`], or `Bytes` where the stack says so: `Request<Frame, Bytes>`.
 ///
 /// A codec of one's own around it, which makes something else of a frame, hands the frame back. To send, it writes the
 /// header itself, for a [`Frame`] made only to be encoded would be an allocation a message; the maximum is then its own to
