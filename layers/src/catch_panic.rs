@@ -73,7 +73,8 @@ impl CatchPanicLayer {
     }
 
     /// A panic becomes what `handler` makes of it: a message, an `Option` or `Vec` of it, or a [`Reply`] that also
-    /// closes. For messages only. The session then goes on with a fresh clone of the message stack.
+    /// closes. For messages only. The session then goes on with a fresh clone of the message stack. By default a panic
+    /// is an error, a [`Panic`].
     ///
     /// ```
     /// use getty_layers::{CatchPanicLayer, Reply};

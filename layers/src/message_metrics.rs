@@ -67,7 +67,7 @@ impl MessageMetricsLayer {
         }
     }
 
-    /// Adds a label to all metrics of the layer. Its values should be few.
+    /// Adds a label to all metrics of the layer, which has none by default. Its values should be few.
     #[must_use]
     pub fn with_label(
         mut self,
@@ -78,7 +78,8 @@ impl MessageMetricsLayer {
         self
     }
 
-    /// Measures the time from each call to its answer or error, waits of the handler included.
+    /// Measures the time from each call to its answer or error, waits of the handler included. Off by default: it reads
+    /// the clock twice a message.
     #[must_use]
     pub const fn with_latency(mut self) -> Self {
         self.latency = true;

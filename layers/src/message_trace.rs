@@ -107,7 +107,8 @@ impl MessageTraceLayer {
         }
     }
 
-    /// Shows what messages say, with their `Debug`, as a field of the span.
+    /// Shows what messages say, with their `Debug`, as a field of the span. Off by default, for messages may hold
+    /// what no log is to hold.
     #[must_use]
     pub const fn with_contents(self) -> MessageTraceLayer<Shown> {
         MessageTraceLayer {

@@ -91,7 +91,7 @@ impl MetricsLayer {
         }
     }
 
-    /// Adds a label to all metrics of the layer. Its values should be few.
+    /// Adds a label to all metrics of the layer, which has none by default. Its values should be few.
     #[must_use]
     pub fn with_label(
         mut self,

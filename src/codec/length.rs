@@ -157,7 +157,7 @@ impl Length {
         self.settled()
     }
 
-    /// The length field's least significant byte comes first.
+    /// The length field's least significant byte comes first. By default it is the most significant one.
     #[must_use]
     pub const fn with_little_endian(mut self) -> Self {
         self.little_endian = true;

@@ -84,7 +84,7 @@ impl Lines {
     }
 
     /// Ends the lines that are sent with a carriage return and a line feed, as protocols such as SMTP and IRC want it.
-    /// What is received may end either way.
+    /// What is received may end either way. By default it is a line feed alone.
     #[must_use]
     pub const fn with_crlf(mut self) -> Self {
         self.crlf = true;

@@ -101,7 +101,7 @@ impl WsLayer {
         self
     }
 
-    /// Only this path, such as `/chat`; the query does not matter.
+    /// Only this path, such as `/chat`; the query does not matter. Any path by default.
     #[must_use]
     pub fn with_path(self, path: impl Into<String>) -> Self {
         let path = path.into();
@@ -162,7 +162,7 @@ impl WsLayer {
         self.set(|settings| settings.rules.protocols = protocols)
     }
 
-    /// Refuses clients that offer none of our subprotocols, with 400.
+    /// Refuses clients that offer none of our subprotocols, with 400. Off by default.
     #[must_use]
     pub fn with_protocol_needed(self) -> Self {
         self.set(|settings| settings.rules.needs_protocol = true)

@@ -146,7 +146,7 @@ impl CorrelateLayer<InOrder> {
     }
 
     /// Messages for which `is_push` is true are no answers but what the peer says of its own accord: they are the
-    /// handler's.
+    /// handler's. By default none is while a request waits.
     pub fn with_push<In, F>(self, is_push: F) -> CorrelateLayer<InOrder<Push<F>>>
     where
         F: Fn(&In) -> bool,
