@@ -41,11 +41,15 @@
 //! # }
 //! ```
 
-use std::{error::Error, fmt, io, ops::Range};
+mod error;
+mod settings;
+
+use std::ops::Range;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{Decoder, Encoder, MAX_FRAME, clamp_max};
+pub use self::{error::LengthError, settings::FieldWidth};
+use super::{Decoder, Encoder};
 
 /// The header of a codec without settings: a big-endian `u32`, and nothing else.
 const PLAIN_HEADER: usize = size_of::<u32>();
@@ -82,125 +86,7 @@ pub struct Length {
     plain: bool,
 }
 
-/// How many bytes a length field has: a type instead of a number, so that there is no width that cannot be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FieldWidth {
-    /// One byte.
-    U8 = 1,
-    /// Two bytes.
-    U16,
-    /// Three bytes.
-    U24,
-    /// Four bytes.
-    U32,
-    /// Five bytes.
-    U40,
-    /// Six bytes.
-    U48,
-    /// Seven bytes.
-    U56,
-    /// Eight bytes.
-    U64,
-}
-
-impl FieldWidth {
-    /// The number of bytes: 1 to 8.
-    #[must_use]
-    pub const fn bytes(self) -> usize {
-        self as usize
-    }
-}
-
 impl Length {
-    /// A header of four bytes, big-endian, that holds the length of what follows; at most 64 KiB of it.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self {
-            max: MAX_FRAME,
-            adjustment: 0,
-            offset: 0,
-            skip: None,
-            width: FieldWidth::U32,
-            little_endian: false,
-            plain: true,
-        }
-    }
-
-    /// How long a payload may be, received or sent, in bytes. 64 KiB by default; more than 1 GiB is taken as 1 GiB.
-    ///
-    /// What counts is the message: not the bytes that are [skipped](Self::with_skip), nor what the field says before
-    /// its [adjustment](Self::with_adjustment).
-    #[must_use]
-    pub const fn with_max_length(mut self, bytes: usize) -> Self {
-        self.max = clamp_max(bytes);
-        self
-    }
-
-    /// How many bytes of the header stand before the length field. 0 by default.
-    #[must_use]
-    pub const fn with_field_offset(mut self, bytes: u16) -> Self {
-        self.offset = bytes;
-        self.settled()
-    }
-
-    /// How many bytes the length field has. 4 by default.
-    #[must_use]
-    pub const fn with_field_width(mut self, width: FieldWidth) -> Self {
-        self.width = width;
-        self.settled()
-    }
-
-    /// The length field's most significant byte comes first. This is the default.
-    #[must_use]
-    pub const fn with_big_endian(mut self) -> Self {
-        self.little_endian = false;
-        self.settled()
-    }
-
-    /// The length field's least significant byte comes first. By default it is the most significant one.
-    #[must_use]
-    pub const fn with_little_endian(mut self) -> Self {
-        self.little_endian = true;
-        self.settled()
-    }
-
-    /// What to add to the length field to get the payload's length. 0 by default.
-    ///
-    /// It is negative where the field also counts bytes that are [skipped](Self::with_skip), such as the header;
-    /// positive where the payload has bytes that the field does not count, such as a checksum, or a header that is not
-    /// skipped.
-    #[must_use]
-    pub const fn with_adjustment(mut self, bytes: i32) -> Self {
-        self.adjustment = bytes;
-        self.settled()
-    }
-
-    /// How many bytes of a frame to leave out of its payload, from its beginning. By default all up to the end of the
-    /// length field.
-    ///
-    /// With 0 the handler sees the whole frame. What is left out is lost, and sent as zeros but for the length field:
-    /// where a header says more than a length, leave out less.
-    #[must_use]
-    pub const fn with_skip(mut self, bytes: u16) -> Self {
-        self.skip = Some(bytes);
-        self.settled()
-    }
-
-    /// How long a payload may be.
-    #[must_use]
-    pub const fn max_length(&self) -> usize {
-        self.max
-    }
-
-    const fn settled(mut self) -> Self {
-        self.plain = self.adjustment == 0
-            && self.offset == 0
-            && matches!(self.width, FieldWidth::U32)
-            && !self.little_endian
-            && self.skip() == PLAIN_HEADER;
-        self
-    }
-
     const fn skip(&self) -> usize {
         match self.skip {
             Some(bytes) => bytes as usize,
@@ -349,12 +235,6 @@ impl Length {
     }
 }
 
-impl Default for Length {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Decoder for Length {
     type Item = Bytes;
     type Error = LengthError;
@@ -392,100 +272,6 @@ impl Encoder<Bytes> for Length {
     #[inline(always)]
     fn encode(&mut self, item: Bytes, dst: &mut BytesMut) -> Result<(), LengthError> {
         self.put(&item, dst)
-    }
-}
-
-/// Why a frame was refused.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum LengthError {
-    /// A payload is longer than the maximum: the peer speaks another protocol, or
-    /// [`with_max_length`](Length::with_max_length) is too low.
-    TooLong {
-        /// The payload's length, by its header if it is received.
-        length: u64,
-        /// The maximum.
-        max: usize,
-    },
-    /// A frame ends before its length field does. Of a received frame, the header is wrong or the settings are; a
-    /// message to send has to contain what [the skip](Length::with_skip) leaves of the header.
-    TooShort {
-        /// The whole frame's length.
-        length: usize,
-        /// How many bytes it has up to the end of the length field.
-        header: usize,
-    },
-    /// A received length field is no length once it is adjusted: less than zero, or beyond 64 bits.
-    OutOfRange {
-        /// What the field says.
-        field: u64,
-        /// What is to be added.
-        adjustment: i32,
-    },
-    /// A message's length does not fit the length field once the adjustment is taken off: it has to be shorter (or
-    /// longer, with an adjustment above zero), or the field wider.
-    NotExpressible {
-        /// The message's length.
-        length: usize,
-        /// What the receiver will add to the field.
-        adjustment: i32,
-        /// The field's width.
-        width: FieldWidth,
-    },
-    /// The stream, or the message of a message transport, ended within a frame.
-    Truncated {
-        /// How many bytes of the frame there are.
-        received: usize,
-        /// How many there should be: of the header, if not even that is complete.
-        expected: usize,
-    },
-    /// The transport failed.
-    Io(io::Error),
-}
-
-impl fmt::Display for LengthError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooLong { length, max } => {
-                write!(f, "frame of {length} bytes, where {max} are allowed")
-            }
-            Self::TooShort { length, header } => write!(
-                f,
-                "frame of {length} bytes, where the header alone has {header}"
-            ),
-            Self::OutOfRange { field, adjustment } => write!(
-                f,
-                "length field of {field} with an adjustment of {adjustment} is no length"
-            ),
-            Self::NotExpressible {
-                length,
-                adjustment,
-                width,
-            } => write!(
-                f,
-                "length of {length} less an adjustment of {adjustment} does not fit a field of {} bytes",
-                width.bytes()
-            ),
-            Self::Truncated { received, expected } => {
-                write!(f, "frame ended after {received} of {expected} bytes")
-            }
-            Self::Io(_) => f.write_str("transport failed while frames were read or written"),
-        }
-    }
-}
-
-impl Error for LengthError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Io(source) => Some(source),
-            _ => None,
-        }
-    }
-}
-
-impl From<io::Error> for LengthError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
     }
 }
 

@@ -91,7 +91,7 @@ impl Lines {
         self
     }
 
-    /// How long a line may be.
+    /// How long a line may be, in bytes.
     #[must_use]
     pub const fn max_length(&self) -> usize {
         self.max

@@ -1,3 +1,5 @@
+use std::{error::Error, io};
+
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use tokio_util::codec::{LengthDelimitedCodec, length_delimited};
 
