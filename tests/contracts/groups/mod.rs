@@ -1,31 +1,26 @@
 //! One message to many sessions: who gets it, in what order, and what it costs.
 
+mod sessions;
+mod topics;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst},
-    },
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
     task::{Context, Waker},
     thread,
 };
 
-use bytes::BytesMut;
 use getty::{
-    BoxError, CloseReason, Connection, Request, ServiceBuilder, Session, SessionLayer, SessionTask,
+    BoxError, CloseReason, Connection, Request, Session, SessionLayer,
     layers::{
-        CodecLayer, Group, SlowConsumer, Topics,
+        Group, SlowConsumer, Topics,
         driver::{self, Driver},
         group::Report,
     },
     service_fn,
 };
-use proptest::prelude::*;
 use tokio_test::{assert_pending, assert_ready, task};
-use tokio_util::codec::{Decoder, Encoder};
 
-use crate::support::{connector, echo, idle, lines, open, soon, stream};
+use crate::support::{lines, open, soon, stream};
 
 /// What fills a queue.
 const FILLER: &str = "filler";
@@ -392,142 +387,6 @@ fn a_group_may_live_and_die_in_what_its_session_keeps() {
 }
 
 #[test]
-fn topics_are_there_as_long_as_they_have_members() {
-    let topics: Topics<String, String> = Topics::new();
-    let [mut one, mut two] = guests();
-    assert!(topics.join("tea".to_owned(), &one.session));
-    assert!(!topics.join("tea".to_owned(), &one.session));
-    assert!(topics.join("tea".to_owned(), &two.session));
-    assert!(topics.join("milk".to_owned(), &two.session));
-    assert_eq!((topics.len(), topics.count("tea")), (2, 2));
-    assert_eq!(topics.members("milk")[0].id(), two.session.id());
-    assert!(topics.contains("tea", &one.session));
-    assert!(!topics.contains("milk", &one.session));
-    let of_two: BTreeSet<_> = topics.of(&two.session).into_iter().collect();
-    assert_eq!(
-        of_two,
-        BTreeSet::from(["milk".to_owned(), "tea".to_owned()])
-    );
-
-    topics.broadcast("tea", "to both".to_owned());
-    topics.broadcast_except("tea", &one.session, "to two".to_owned());
-    assert_eq!(
-        topics.broadcast("coffee", "to nobody".to_owned()).members(),
-        0
-    );
-    assert_eq!(one.hears(), ["to both"]);
-    assert_eq!(two.hears(), ["to both", "to two"]);
-
-    assert!(topics.leave("tea", &one.session));
-    assert!(!topics.leave("tea", &one.session));
-    assert_eq!(topics.leave_all(&two.session), 2);
-    assert!(topics.is_empty());
-    assert!(topics.join("milk".to_owned(), &two.session));
-    two.hangs_up();
-    assert!(topics.is_empty());
-}
-
-#[test]
-fn no_topic_takes_a_session_that_has_closed() {
-    let topics: Topics<u8, String> = Topics::new();
-    let guest = Guest::new();
-    let session = guest.session.clone();
-    topics.join(1, &session);
-    guest.hangs_up();
-    assert!(!topics.join(1, &session));
-    assert!(topics.is_empty());
-    assert!(topics.of(&session).is_empty());
-}
-
-#[test]
-fn topics_wait_for_the_members_that_want_it() {
-    let topics: Topics<u8, String> = Topics::new().with_policy(SlowConsumer::Wait);
-    let mut guest = Guest::new();
-    topics.join(1, &guest.session);
-    guest.stalls();
-    let mut broadcasting = task::spawn(topics.broadcast_and_wait(&1, "hello".to_owned()));
-    assert_pending!(broadcasting.poll());
-    assert!(guest.hears().is_empty());
-    assert_eq!(assert_ready!(broadcasting.poll()).delivered, 1);
-    assert_eq!(guest.hears(), ["hello"]);
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Join(u8, usize),
-    Leave(u8, usize),
-    LeaveAll(usize),
-    HangUp(usize),
-    Broadcast(u8),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let (key, who) = (0..4_u8, 0..6_usize);
-    prop_oneof![
-        6 => (key.clone(), who.clone()).prop_map(|(key, who)| Step::Join(key, who)),
-        3 => (key.clone(), who.clone()).prop_map(|(key, who)| Step::Leave(key, who)),
-        1 => who.clone().prop_map(Step::LeaveAll),
-        1 => who.prop_map(Step::HangUp),
-        4 => key.prop_map(Step::Broadcast),
-    ]
-}
-
-proptest! {
-    #[test]
-    fn topics_are_what_was_joined_and_not_left(steps in prop::collection::vec(step(), 1..60)) {
-        let topics: Topics<u8, String> = Topics::new();
-        let mut guests: [_; 6] = guests().map(Some);
-        let mut expected = BTreeMap::<u8, BTreeSet<usize>>::new();
-        for step in steps {
-            let leave_all = |expected: &mut BTreeMap<_, BTreeSet<usize>>, who| {
-                let left = expected.values_mut().filter_map(|members| members.remove(&who).then_some(()));
-                let left = left.count();
-                expected.retain(|_, members| !members.is_empty());
-                left
-            };
-            match step {
-                Step::Join(key, who) => if let Some(guest) = &guests[who] {
-                    let new = expected.entry(key).or_default().insert(who);
-                    prop_assert_eq!(topics.join(key, &guest.session), new);
-                },
-                Step::Leave(key, who) => if let Some(guest) = &guests[who] {
-                    let was = expected.get_mut(&key).is_some_and(|members| members.remove(&who));
-                    expected.retain(|_, members| !members.is_empty());
-                    prop_assert_eq!(topics.leave(&key, &guest.session), was);
-                },
-                Step::LeaveAll(who) => if let Some(guest) = &guests[who] {
-                    prop_assert_eq!(topics.leave_all(&guest.session), leave_all(&mut expected, who));
-                },
-                Step::HangUp(who) => if let Some(guest) = guests[who].take() {
-                    guest.hangs_up();
-                    leave_all(&mut expected, who);
-                },
-                Step::Broadcast(key) => {
-                    topics.broadcast(&key, key.to_string());
-                    for (who, guest) in guests.iter_mut().enumerate() {
-                        let hears = expected.get(&key).is_some_and(|members| members.contains(&who));
-                        if let Some(guest) = guest {
-                            prop_assert_eq!(guest.hears().len(), usize::from(hears));
-                        }
-                    }
-                }
-            }
-            prop_assert_eq!(topics.len(), expected.len());
-            for (key, members) in &expected {
-                prop_assert_eq!(topics.count(key), members.len());
-            }
-            for (who, guest) in guests.iter().enumerate() {
-                let of = expected.iter().filter(|(_, members)| members.contains(&who));
-                let of: BTreeSet<u8> = of.map(|(key, _)| *key).collect();
-                if let Some(guest) = guest {
-                    prop_assert_eq!(topics.of(&guest.session).into_iter().collect::<BTreeSet<_>>(), of);
-                }
-            }
-        }
-    }
-}
-
-#[test]
 fn whoever_is_a_member_all_the_time_misses_nothing_while_others_come_and_go() {
     // four times as many are less than a burst: however late the steady one has its turn, there is room for all
     const BROADCASTS: usize = 200;
@@ -611,111 +470,5 @@ fn a_session_that_is_joined_and_left_at_once_by_several_is_forgotten_when_it_clo
         });
         assert!(group.is_empty());
         assert!(topics.is_empty());
-    }
-}
-
-/// Lines, whose encodings are counted.
-#[derive(Clone, Debug)]
-struct Counting(Arc<AtomicU32>);
-
-impl Decoder for Counting {
-    type Item = String;
-    type Error = io::Error;
-
-    fn decode(&mut self, buf: &mut BytesMut) -> io::Result<Option<String>> {
-        lines().decode(buf).map_err(io::Error::other)
-    }
-}
-
-impl Encoder<String> for Counting {
-    type Error = io::Error;
-
-    fn encode(&mut self, message: String, buf: &mut BytesMut) -> io::Result<()> {
-        self.0.fetch_add(1, SeqCst);
-        buf.extend_from_slice(message.as_bytes());
-        buf.extend_from_slice(b"\n");
-        Ok(())
-    }
-}
-
-/// Opens sessions of one stack.
-async fn crowd(
-    codec: CodecLayer<Counting, String>,
-    n: usize,
-) -> Vec<(Session<String>, SessionTask, stream::Peer)> {
-    let mut crowd = Vec::new();
-    for _ in 0..n {
-        let (transport, peer) = stream::pair();
-        let codec = codec.clone();
-        let (session, task) = getty::connect(connector(), transport, |link| {
-            ServiceBuilder::new()
-                .layer(codec)
-                .layer(link)
-                .layer(SessionLayer::new())
-                .service_fn(echo)
-        })
-        .await
-        .unwrap();
-        crowd.push((session, task, peer));
-    }
-    crowd
-}
-
-#[tokio::test(start_paused = true)]
-async fn sessions_of_one_stack_encode_once() {
-    for (shared, per_stack) in [(true, 1), (false, 10)] {
-        let encoded = Arc::new(AtomicU32::new(0));
-        let codec =
-            || CodecLayer::new(Counting(Arc::clone(&encoded))).with_shared_encodings(shared);
-        let mut all = crowd(codec(), 10).await;
-        all.extend(crowd(codec(), 10).await);
-        let group = Group::new();
-        for (session, ..) in &all {
-            group.join(session);
-        }
-        for (n, text) in ["short".to_owned(), "long".repeat(10_000)]
-            .into_iter()
-            .enumerate()
-        {
-            assert_eq!(group.broadcast(text.clone()).delivered, 20);
-            for (.., peer) in &all {
-                assert_eq!(soon(peer.line()).await, text);
-            }
-            let expected = 2 * per_stack * (u32::try_from(n).unwrap() + 1);
-            assert_eq!(encoded.load(SeqCst), expected);
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_page_of_lines_reaches_readers_whole_whatever_their_queue() {
-    // each of several people sends a page at once, through sessions on one thread
-    const PEOPLE: usize = 4;
-    const LINES: usize = 2000;
-    let group = Group::new();
-    let lost = Arc::new(AtomicUsize::new(0));
-    let mut everybody = Vec::new();
-    for _ in 0..PEOPLE {
-        let (transport, peer) = stream::pair();
-        let (all, lost) = (group.clone(), Arc::clone(&lost));
-        let handler = service_fn(move |request: Request<String>| {
-            let report = all.broadcast_except(request.session(), request.message().clone());
-            lost.fetch_add(report.dropped, SeqCst);
-            async { Ok::<Option<String>, BoxError>(None) }
-        });
-        let layer = SessionLayer::new().with_queue(1);
-        let (session, task) = open(transport, lines(), layer, handler).await;
-        group.join(&session);
-        everybody.push((session, task, peer));
-    }
-    let page: String = (0..LINES).map(|n| format!("{n}\n")).collect();
-    for (.., peer) in &everybody {
-        peer.send(&page);
-    }
-    idle().await;
-    assert_eq!(lost.load(SeqCst), 0);
-    for (session, _, peer) in &everybody {
-        assert_eq!(session.stats().messages_out, ((PEOPLE - 1) * LINES) as u64);
-        assert_eq!(peer.output().lines().count(), (PEOPLE - 1) * LINES);
     }
 }
