@@ -1,5 +1,6 @@
 //! Listeners and connectors over real sockets, and within the process.
 
+mod busy;
 #[cfg(all(feature = "tls", feature = "ws"))]
 mod clients;
 mod memory;
