@@ -146,8 +146,8 @@
 //!   has left.
 //! - **UDP.** One [`UdpEndpoint`](net::UdpEndpoint) where peers have no state, else a session a peer by
 //!   [`UdpListener`](net::UdpListener).
-//! - **A runtime a core**, as in the example `per_core`: for few connections, or many of like weight with short handlers, some
-//!   tenth of the CPU; for all else it is no gain.
+//! - **A runtime a core**, as in the example `per_core`: for few connections, or many of like weight with short
+//!   handlers, some tenth of the CPU; for all else it is no gain.
 //!
 //! `benches/README.md` in the repository has what each of them costs, beside loops that one would write by hand and beside
 //! other crates, and how to measure it again.

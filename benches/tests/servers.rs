@@ -1,9 +1,9 @@
 //! A figure is worth nothing unless the server does the work: every one of them echoes what it is sent.
 
-use std::{thread, time::Duration};
+use std::{io, thread, time::Duration};
 
 use getty_benches::{
-    load::{Load, Shape},
+    load::{Echoed, Load, Shape},
     server::Kind,
     udp,
 };
@@ -25,14 +25,19 @@ fn echoes(payload: usize, in_flight: u64) {
         load.echo_once(0)
             .unwrap_or_else(|error| panic!("{}: {error}", kind.name()));
         load.start(in_flight).unwrap();
-        let mut messages = 0;
-        while messages < 100 {
-            // The load compares every byte with what it has sent.
-            let echoed = load.run(Duration::from_millis(1));
-            messages += echoed
-                .unwrap_or_else(|error| panic!("{}: {error}", kind.name()))
-                .messages;
-        }
+        // The load compares every byte with what it has sent.
+        hundred_are_back(kind.name(), |duration| load.run(duration));
+    }
+}
+
+/// Runs a load until so many messages have come back.
+fn hundred_are_back(server: &str, mut run: impl FnMut(Duration) -> io::Result<Echoed>) {
+    let mut messages = 0;
+    while messages < 100 {
+        let echoed = run(Duration::from_millis(1));
+        messages += echoed
+            .unwrap_or_else(|error| panic!("{server}: {error}"))
+            .messages;
     }
 }
 
@@ -67,13 +72,7 @@ fn every_server_of_datagrams_echoes_to_each_peer_in_order() {
         };
         let mut load = udp::Load::open(address, shape).unwrap();
         load.start(shape.in_flight).unwrap();
-        let mut messages = 0;
-        while messages < 100 {
-            // The load looks at whom an answer is to, at its order and its length.
-            let echoed = load.run(Duration::from_millis(1));
-            messages += echoed
-                .unwrap_or_else(|error| panic!("{}: {error}", kind.name()))
-                .messages;
-        }
+        // The load looks at whom an answer is to, at its order and its length.
+        hundred_are_back(kind.name(), |duration| load.run(duration));
     }
 }

@@ -182,7 +182,10 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{Connection, Session, driver, testing::request};
+    use crate::{
+        Connection, Session, driver,
+        testing::{assert_readiness, request},
+    };
 
     type Message = Request<&'static str>;
 
@@ -220,29 +223,8 @@ mod tests {
     }
 
     #[test]
-    fn it_is_not_ready_before_the_inner_service_is() {
-        let (mut service, mut handle) = mock::spawn_layer::<Message, u32, _>(layer());
-        handle.allow(0);
-        assert_pending!(service.poll_ready());
-        handle.allow(1);
-        assert!(service.is_woken());
-        assert_ready_ok!(service.poll_ready());
-        handle.send_error("worker gone");
-        assert_ready_err!(service.clone().poll_ready());
-    }
-
-    #[test]
-    fn a_clone_of_a_ready_service_is_not_ready() {
-        let (mut service, mut handle) = mock::spawn_layer::<Message, u32, _>(layer());
-        handle.allow(1);
-        assert_ready_ok!(service.poll_ready());
-        let mut clone = service.clone();
-        let response = service.call(request());
-        assert_pending!(clone.poll_ready());
-        drop(response);
-        handle.allow(1);
-        assert!(clone.is_woken());
-        assert_ready_ok!(clone.poll_ready());
+    fn it_is_ready_when_the_inner_service_is_and_a_clone_is_not() {
+        assert_readiness::<_, Message, u32, _>(&layer(), request);
     }
 
     #[tokio::test(start_paused = true)]

@@ -160,11 +160,11 @@ where
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
+    use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
     use tower_test::mock;
 
     use super::*;
-    use crate::CloseReason;
+    use crate::{CloseReason, testing::assert_transparent};
 
     type Told = Arc<Mutex<Vec<(&'static str, CloseReason)>>>;
 
@@ -229,21 +229,8 @@ mod tests {
     }
 
     #[test]
-    fn it_is_not_ready_before_the_inner_service_is_and_errors_pass_through() {
+    fn around_a_service_it_is_transparent() {
         let told = Told::default();
-        let (mut service, mut handle) =
-            mock::spawn_layer::<Connection<u8>, u8, _>(layer(&told, "one", 1));
-        handle.allow(0);
-        assert_pending!(service.poll_ready());
-        handle.allow(1);
-        assert!(service.is_woken());
-        assert_ready_ok!(service.poll_ready());
-        let mut clone = service.clone();
-        let mut response = task::spawn(service.call(Connection::new(1)));
-        assert_pending!(clone.poll_ready());
-        let (_, inner) = assert_ready!(handle.poll_request()).unwrap();
-        inner.send_error("no luck");
-        assert_eq!(assert_ready_err!(response.poll()).to_string(), "no luck");
-        assert_eq!(told.lock().unwrap().len(), 1);
+        assert_transparent(&layer(&told, "one", 1), || Connection::new(1));
     }
 }

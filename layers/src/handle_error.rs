@@ -217,12 +217,15 @@ impl<F: fmt::Debug, H, Out> fmt::Debug for ResponseFuture<F, H, Out> {
 mod tests {
     use std::{convert::Infallible, future::pending, io, sync::Arc};
 
-    use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
+    use tokio_test::{assert_pending, assert_ready_ok, task};
     use tower::{BoxError, service_fn};
     use tower_test::mock;
 
     use super::*;
-    use crate::{CloseReason, testing::request};
+    use crate::{
+        CloseReason,
+        testing::{assert_readiness, request},
+    };
 
     type Message = Request<&'static str, String>;
 
@@ -298,39 +301,8 @@ mod tests {
     }
 
     #[test]
-    fn it_is_not_ready_before_the_inner_service_is() {
-        let (mut service, mut handle) = mock::spawn_layer::<Message, Option<String>, _>(layer());
-        handle.allow(0);
-        assert_pending!(service.poll_ready());
-        handle.allow(1);
-        assert!(service.is_woken());
-        assert_ready_ok!(service.poll_ready());
-    }
-
-    #[test]
-    fn an_error_of_readiness_passes_through() {
-        let (mut service, mut handle) = mock::spawn_layer::<Message, Option<String>, _>(layer());
-        handle.allow(0);
-        assert_pending!(service.poll_ready());
-        handle.send_error("worker gone");
-        assert!(service.is_woken());
-        assert_eq!(
-            assert_ready_err!(service.poll_ready()).to_string(),
-            "worker gone"
-        );
-    }
-
-    #[test]
-    fn a_clone_of_a_ready_service_is_not_ready() {
-        let (mut service, mut handle) = mock::spawn_layer::<Message, Option<String>, _>(layer());
-        handle.allow(1);
-        assert_ready_ok!(service.poll_ready());
-        let mut clone = service.clone();
-        let _response = service.call(request());
-        assert_pending!(clone.poll_ready());
-        handle.allow(1);
-        assert!(clone.is_woken());
-        assert_ready_ok!(clone.poll_ready());
+    fn it_is_ready_when_the_inner_service_is_and_a_clone_is_not() {
+        assert_readiness::<_, Message, Option<String>, _>(&layer(), request);
     }
 
     #[test]

@@ -179,7 +179,8 @@ impl<Out, B, P> HeartbeatLayer<Out, B, P> {
     }
 
     /// Messages for which `is_pong` is true are taken out of what the codec decodes: they ask for no readiness, take no
-    /// permit and never reach the handler. They count as received, but as no activity of the application.
+    /// permit and never reach the handler. They count as received, but as no activity of the application. By default
+    /// none is, and the handler sees all.
     ///
     /// ```
     /// # use std::time::Duration;

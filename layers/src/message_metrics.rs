@@ -67,7 +67,7 @@ impl MessageMetricsLayer {
         }
     }
 
-    /// Adds a label to all metrics of the layer. Its values should be few.
+    /// Adds a label to all metrics of the layer, which has none by default. Its values should be few.
     #[must_use]
     pub fn with_label(
         mut self,
@@ -78,7 +78,8 @@ impl MessageMetricsLayer {
         self
     }
 
-    /// Measures the time from each call to its answer or error, waits of the handler included.
+    /// Measures the time from each call to its answer or error, waits of the handler included. Off by default: it reads
+    /// the clock twice a message.
     #[must_use]
     pub const fn with_latency(mut self) -> Self {
         self.latency = true;
@@ -260,7 +261,10 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{metrics::record::Sums, testing::request};
+    use crate::{
+        metrics::record::Sums,
+        testing::{assert_readiness, request},
+    };
 
     type Message = Request<&'static str, &'static str>;
 
@@ -316,21 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_not_ready_before_the_inner_service_is() {
-        let layer = MessageMetricsLayer::new();
-        let (mut service, mut handle) = mock::spawn_layer::<Message, &'static str, _>(layer);
-        handle.allow(0);
-        assert_pending!(service.poll_ready());
-        handle.allow(1);
-        assert!(service.is_woken());
-        assert_ready_ok!(service.poll_ready());
-        let mut clone = service.clone();
-        let _response = service.call(request());
-        assert_pending!(clone.poll_ready());
-        handle.send_error("worker gone");
-        assert_eq!(
-            assert_ready_err!(clone.poll_ready()).to_string(),
-            "worker gone"
-        );
+    fn it_is_ready_when_the_inner_service_is_and_a_clone_is_not() {
+        assert_readiness::<_, Message, &str, _>(&MessageMetricsLayer::new(), request);
     }
 }

@@ -107,7 +107,8 @@ impl MessageTraceLayer {
         }
     }
 
-    /// Shows what messages say, with their `Debug`, as a field of the span.
+    /// Shows what messages say, with their `Debug`, as a field of the span. Off by default, for messages may hold
+    /// what no log is to hold.
     #[must_use]
     pub const fn with_contents(self) -> MessageTraceLayer<Shown> {
         MessageTraceLayer {
@@ -283,7 +284,7 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{Connection, driver, levels::record::record};
+    use crate::{Connection, driver, levels::record::record, testing::assert_readiness};
 
     type Message = Request<Private, &'static str>;
 
@@ -386,21 +387,8 @@ mod tests {
     }
 
     #[test]
-    fn it_is_not_ready_before_the_inner_service_is() {
-        let (mut service, mut handle) =
-            mock::spawn_layer::<Message, &'static str, _>(MessageTraceLayer::new());
-        handle.allow(0);
-        assert_pending!(service.poll_ready());
-        handle.allow(1);
-        assert!(service.is_woken());
-        assert_ready_ok!(service.poll_ready());
-        let mut clone = service.clone();
-        let _response = service.call(request(Private));
-        assert_pending!(clone.poll_ready());
-        handle.send_error("worker gone");
-        assert_eq!(
-            assert_ready_err!(clone.poll_ready()).to_string(),
-            "worker gone"
-        );
+    fn it_is_ready_when_the_inner_service_is_and_a_clone_is_not() {
+        let layer = MessageTraceLayer::new();
+        assert_readiness::<_, Message, &str, _>(&layer, || request(Private));
     }
 }

@@ -91,7 +91,7 @@ impl MetricsLayer {
         }
     }
 
-    /// Adds a label to all metrics of the layer. Its values should be few.
+    /// Adds a label to all metrics of the layer, which has none by default. Its values should be few.
     #[must_use]
     pub fn with_label(
         mut self,
@@ -363,7 +363,7 @@ mod tests {
     use tower_test::mock;
 
     use super::{record::Sums, *};
-    use crate::driver;
+    use crate::{driver, testing::assert_transparent};
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_counted_from_its_beginning_to_its_end() {
@@ -473,16 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_not_ready_before_the_inner_service_is() {
-        let layer = MetricsLayer::new();
-        let (mut service, mut handle) = mock::spawn_layer::<Connection<()>, (), _>(layer);
-        handle.allow(0);
-        assert_pending!(service.poll_ready());
-        handle.allow(1);
-        assert!(service.is_woken());
-        assert_ready_ok!(service.poll_ready());
-        let mut clone = service.clone();
-        let _response = service.call(Connection::new(()));
-        assert_pending!(clone.poll_ready());
+    fn around_a_service_it_is_transparent() {
+        assert_transparent(&MetricsLayer::new(), || Connection::new(()));
     }
 }

@@ -270,7 +270,7 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{Framed, driver};
+    use crate::{Framed, driver, testing::assert_readiness};
 
     type Framing = Framed<(), (), &'static str>;
 
@@ -355,22 +355,9 @@ mod tests {
     }
 
     #[test]
-    fn it_is_not_ready_before_the_inner_service_is() {
+    fn it_is_ready_when_the_inner_service_is_and_a_clone_is_not() {
         let layer = OnOpenLayer::new(|_| ready(Ok::<_, Infallible>(())));
-        let (mut service, mut handle) = mock::spawn_layer::<Connection<Framing>, (), _>(layer);
-        handle.allow(0);
-        assert_pending!(service.poll_ready());
-        handle.allow(1);
-        assert!(service.is_woken());
-        assert_ready_ok!(service.poll_ready());
-        let mut clone = service.clone();
-        let _response = service.call(connection());
-        assert_pending!(clone.poll_ready());
-        handle.send_error("out of order");
-        assert_eq!(
-            assert_ready_err!(clone.poll_ready()).to_string(),
-            "out of order"
-        );
+        assert_readiness::<_, Connection<Framing>, (), _>(&layer, connection);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What every connection layer is tested for, by polling it by hand around a mock service.
+//! What every layer is tested for, by polling it by hand around a mock service.
 
 use std::{
     fmt::Debug,
@@ -37,6 +37,51 @@ pub(crate) fn drive<C>(
     (driver, lease)
 }
 
+/// Around a mock of an inner service, `layer` is ready when that one is, calls that one and no clone of it, and passes on
+/// an error of its readiness and what becomes of a readiness that is not used. `request` is of those that are let
+/// through; what the inner service is called with is a `U`.
+pub(crate) fn assert_readiness<R, U, A, L>(layer: &L, request: impl Fn() -> R)
+where
+    L: Layer<Mock<U, A>>,
+    L::Service: Service<R, Error: Into<BoxError> + Debug> + Clone,
+{
+    let spawn = || {
+        let (service, handle) = mock::pair::<U, A>();
+        (mock::Spawn::new(layer.layer(service)), handle)
+    };
+
+    // a clone of one that is ready is not
+    let (mut service, mut handle) = spawn();
+    handle.allow(0);
+    assert_pending!(service.poll_ready());
+    handle.allow(1);
+    assert!(service.is_woken());
+    assert_ready_ok!(service.poll_ready());
+    let mut clone = service.clone();
+    let response = service.call(request());
+    assert_pending!(clone.poll_ready());
+    handle.allow(1);
+    assert!(clone.is_woken());
+    assert_ready_ok!(clone.poll_ready());
+    drop(response);
+
+    // readiness that is dropped is given back
+    let (mut service, mut handle) = spawn();
+    handle.allow(1);
+    assert_ready_ok!(service.poll_ready());
+    drop(service);
+    assert!(assert_ready!(handle.poll_request()).is_none());
+
+    // an error of readiness passes through
+    let (mut service, mut handle) = spawn();
+    handle.allow(0);
+    assert_pending!(service.poll_ready());
+    handle.send_error("out of order");
+    assert!(service.is_woken());
+    let error: BoxError = assert_ready_err!(service.poll_ready()).into();
+    assert_eq!(error.to_string(), "out of order");
+}
+
 /// Around a mock of an inner service, `layer` passes on readiness, calls, answers, errors and drops, and adds nothing to
 /// them. `connection` makes what it is called with; the inner service is called with the transport `U`.
 pub(crate) fn assert_transparent<T, U, L>(layer: &L, connection: impl Fn() -> Connection<T>)
@@ -49,6 +94,8 @@ where
         let (service, handle) = mock::pair::<Connection<U>, &'static str>();
         (mock::Spawn::new(layer.layer(service)), handle)
     };
+
+    assert_readiness::<_, Connection<U>, _, _>(layer, &connection);
 
     // an answer passes through, and its waker fires
     let (mut service, mut handle) = spawn();
@@ -73,38 +120,6 @@ where
     let error: BoxError = assert_ready_err!(response.poll()).into();
     assert_eq!(error.to_string(), "refused");
     assert_ready_ok!(service.poll_ready());
-
-    // it is ready when the inner service is, and it calls that one: a clone of it is not ready
-    let (mut service, mut handle) = spawn();
-    handle.allow(0);
-    assert_pending!(service.poll_ready());
-    handle.allow(1);
-    assert!(service.is_woken());
-    assert_ready_ok!(service.poll_ready());
-    let mut clone = service.clone();
-    let response = service.call(connection());
-    assert_pending!(clone.poll_ready());
-    handle.allow(1);
-    assert!(clone.is_woken());
-    assert_ready_ok!(clone.poll_ready());
-
-    // a future that is dropped drops the inner one, and readiness that is dropped is given back
-    let (_, inner) = assert_ready!(handle.poll_request()).unwrap();
-    drop(response);
-    let (mut service, mut handle) = spawn();
-    handle.allow(1);
-    assert_ready_ok!(service.poll_ready());
-    drop((service, inner));
-    assert!(assert_ready!(handle.poll_request()).is_none());
-
-    // an error of readiness passes through
-    let (mut service, mut handle) = spawn();
-    handle.allow(0);
-    assert_pending!(service.poll_ready());
-    handle.send_error("out of order");
-    assert!(service.is_woken());
-    let error: BoxError = assert_ready_err!(service.poll_ready()).into();
-    assert_eq!(error.to_string(), "out of order");
 
     // a connection that the inner service drops is refused
     let (mut service, mut handle) = spawn();

@@ -267,12 +267,14 @@ mod tests {
         },
     };
 
-    use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
+    use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
     use tower::service_fn;
     use tower_test::mock;
 
     use super::*;
-    use crate::{Address, Endpoints, TransportKind, levels::record::record};
+    use crate::{
+        Address, Endpoints, TransportKind, levels::record::record, testing::assert_transparent,
+    };
 
     /// An error that counts how often it is formatted.
     #[derive(Clone, Debug)]
@@ -466,19 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_not_ready_before_the_inner_service_is_and_errors_pass_through() {
-        let (mut service, mut handle) =
-            mock::spawn_layer::<Connection<u8>, (), _>(TraceLayer::new());
-        handle.allow(0);
-        assert_pending!(service.poll_ready());
-        handle.allow(1);
-        assert!(service.is_woken());
-        assert_ready_ok!(service.poll_ready());
-        let mut clone = service.clone();
-        let mut response = task::spawn(service.call(connection()));
-        assert_pending!(clone.poll_ready());
-        let (_connection, inner) = assert_ready!(handle.poll_request()).unwrap();
-        inner.send_error("no luck");
-        assert_eq!(assert_ready_err!(response.poll()).to_string(), "no luck");
+    fn around_a_service_it_is_transparent() {
+        assert_transparent(&TraceLayer::new(), connection);
     }
 }

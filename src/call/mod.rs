@@ -1,9 +1,10 @@
 //! Clients that are tower services: a call is a request, its response the peer's answer.
 //!
-//! [`MultiplexClient`] is for protocols whose answers carry the id of their request, and [`PipelineClient`] for those that
-//! answer in order. Both sit on a stack with a [`CorrelateLayer`](crate::layers::CorrelateLayer), of the kind that their
-//! name says, and on anything that [gives sessions](SessionSource): one [`Session`], or a [`Client`] that
-//! reconnects. They are `Clone`, `Send` and `Sync`, and work under tower's `buffer`, `retry`, `timeout`, `load_shed` and `balance`:
+//! [`MultiplexClient`] is for protocols whose answers carry the id of their request, and [`PipelineClient`] for those
+//! that answer in order. Both sit on a stack with a [`CorrelateLayer`](crate::layers::CorrelateLayer), of the kind that
+//! their name says, and on anything that [gives sessions](SessionSource): one [`Session`], or a [`Client`] that
+//! reconnects. They are `Clone`, `Send` and `Sync`, and work under tower's `buffer`, `retry`, `timeout`, `load_shed`
+//! and `balance`:
 //!
 //! ```
 //! use std::time::Duration;

@@ -41,7 +41,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{Decoder, Encoder, Length, LengthError};
 
-/// So many bytes of whole frames at most are taken out of the read buffer together, or one frame. It bounds what lies
+/// So many bytes at most are taken out of the read buffer together, or one frame. It bounds what lies
 /// undecoded beside that buffer, and the reference count is touched once for all of it.
 const BLOCK: usize = 8 * 1024;
 
@@ -192,9 +192,10 @@ impl From<Frame> for Bytes {
 
 /// [`Length`] whose messages are [`Frame`]s; see the [module](self).
 ///
-/// It takes whole frames out of the read buffer up to 8 KiB at a time, and so much may wait beside what the session's own
-/// bound on undecoded bytes says. While one of them waits, the whole buffer that they were read into stays, of 64 KiB or, from
-/// a peer that sends without a pause, of 260 KiB; one of [`Length`]'s that waits undecoded is moved to a small one. An answer is a [`Frame`], or `Bytes` where the stack says so: `Request<Frame, Bytes>`.
+/// It takes what has arrived out of the read buffer, up to 8 KiB at a time, and so much may wait beside what the
+/// session's own bound on undecoded bytes says. While one of them waits, the whole buffer that they were read into stays, of 64
+/// KiB or, from a peer that sends without a pause, of 260 KiB; one of [`Length`]'s that waits undecoded is moved to a
+/// small one. An answer is a [`Frame`], or `Bytes` where the stack says so: `Request<Frame, Bytes>`.
 ///
 /// A codec of one's own around it, which makes something else of a frame, hands the frame back. To send, it writes the
 /// header itself, for a [`Frame`] made only to be encoded would be an allocation a message; the maximum is then its own to
@@ -253,7 +254,7 @@ impl From<Frame> for Bytes {
 pub struct Frames {
     length: Length,
     at: u32,
-    /// Whole frames, of which those from `at` on are to be decoded.
+    /// Frames, of which those from `at` on are to be decoded, and perhaps the beginning of one more.
     block: Option<Arc<Bytes>>,
     /// A handle on the block that has come back with an answer.
     spare: Option<Arc<Bytes>>,
@@ -284,19 +285,20 @@ impl Frames {
         }
     }
 
-    /// Takes whole frames out of the buffer, and the first of them out of these.
+    /// Takes what lies in the buffer out of it, if there is a whole frame, and that frame out of what was taken.
     #[inline(never)]
     fn refill(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, LengthError> {
+        self.put_back(src);
         let Some(first) = self.length.whole(src)? else {
             return Ok(None);
         };
-        let mut end = first.end;
-        while end < BLOCK
-            && let Some(next) = self.length.following(&src[end..])
-            && end + next <= BLOCK
-        {
-            end += next;
-        }
+        // what lies behind the last whole frame is put back when its turn comes: to look for it here would be to read
+        // each header twice
+        let end = if src.len() <= BLOCK {
+            src.len()
+        } else {
+            self.whole_frames(src, first.end)
+        };
         let block = share(src.split_to(end).freeze());
         if first.end < end {
             self.at = narrow(first.end);
@@ -309,12 +311,44 @@ impl Frames {
         )))
     }
 
+    /// Where the whole frames end that make a block with the first one, which ends at `end`.
+    fn whole_frames(&self, src: &[u8], mut end: usize) -> usize {
+        while end < BLOCK
+            && let Some(next) = self.length.following(&src[end..])
+            && end + next <= BLOCK
+        {
+            end += next;
+        }
+        end
+    }
+
+    /// Puts the beginning of a frame, with which the block has ended, back before what has arrived since.
+    #[inline]
+    fn put_back(&mut self, src: &mut BytesMut) {
+        if let Some(block) = self.block.take() {
+            self.spare = None;
+            let rest = &block[self.at as usize..];
+            if src.is_empty() {
+                src.extend_from_slice(rest);
+            } else {
+                let mut joined = BytesMut::with_capacity(rest.len() + src.len());
+                joined.extend_from_slice(rest);
+                joined.extend_from_slice(src);
+                *src = joined;
+            }
+            retire(block);
+        }
+    }
+
     /// The next frame of those that were taken out of the buffer.
     #[inline(always)]
     fn next(&mut self) -> Option<Frame> {
         let block = self.block.as_ref()?;
         let rest = &block[self.at as usize..];
         let payload = self.length.payload(rest).ok().flatten()?;
+        if payload.end > rest.len() {
+            return None;
+        }
         let (start, end) = (
             self.at + narrow(payload.start),
             self.at + narrow(payload.end),
@@ -358,7 +392,10 @@ impl Decoder for Frames {
         match self.next() {
             Some(frame) => Ok(Some(frame)),
             // one at a time: of a message transport what follows is too much
-            None => Ok(self.length.decode_eof(src)?.map(Frame::from)),
+            None => {
+                self.put_back(src);
+                Ok(self.length.decode_eof(src)?.map(Frame::from))
+            }
         }
     }
 }
@@ -383,146 +420,4 @@ impl Encoder<Bytes> for Frames {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::{collection::vec, prelude::*};
-
-    use super::{super::testing::*, *};
-
-    fn stream(payloads: &[Vec<u8>]) -> BytesMut {
-        let mut stream = BytesMut::new();
-        for payload in payloads {
-            Length::new().put(payload, &mut stream).unwrap();
-        }
-        stream
-    }
-
-    #[test]
-    fn frames_that_come_back_leave_the_count_alone() {
-        let mut codec = Frames::default();
-        let mut src = stream(&[vec![1; 10], vec![2; 10], vec![3; 10], vec![4; 10]]);
-        let mut dst = BytesMut::new();
-        let first = codec.decode(&mut src).unwrap().unwrap();
-        assert!(src.is_empty(), "the others are with the codec");
-        assert_eq!(Arc::strong_count(&first.block), 2);
-        codec.encode(first, &mut dst).unwrap();
-        for n in 2..4_u8 {
-            let frame = codec.decode(&mut src).unwrap().unwrap();
-            assert_eq!(frame, &[n; 10]);
-            assert_eq!(Arc::strong_count(&frame.block), 2);
-            codec.reuse(frame);
-        }
-        let last = codec.decode(&mut src).unwrap().unwrap();
-        assert_eq!(Arc::strong_count(&last.block), 1);
-        codec.encode(last, &mut dst).unwrap();
-        assert!(codec.decode(&mut src).unwrap().is_none());
-        assert!(codec.block.is_none() && codec.spare.is_none());
-        assert_eq!(dst, stream(&[vec![1; 10], vec![4; 10]]));
-    }
-
-    #[test]
-    fn frames_that_are_kept_or_come_back_late_are_what_they_were() {
-        let payloads: Vec<_> = (0..200).map(|n| vec![n; usize::from(n)]).collect();
-        let mut codec = Frames::default();
-        let mut src = stream(&payloads);
-        let mut kept = Vec::new();
-        while let Some(frame) = codec.decode(&mut src).unwrap() {
-            kept.push(frame);
-            if kept.len() % 3 == 0 {
-                codec.reuse(kept[kept.len() / 2].clone());
-            }
-        }
-        let kept: Vec<_> = kept.into_iter().map(Frame::into_bytes).collect();
-        assert_eq!(kept, payloads);
-    }
-
-    #[test]
-    fn no_more_than_a_block_is_taken_at_once() {
-        let mut codec = Frames::default();
-        let mut src = stream(&vec![vec![7; 60]; 1000]);
-        let before = src.len();
-        codec.decode(&mut src).unwrap().unwrap();
-        assert_eq!(before - src.len(), BLOCK);
-        // but a frame that is longer is
-        let mut src = stream(&[vec![7; 2 * BLOCK], vec![8; 1]]);
-        let long = codec.clone().refill(&mut src).unwrap().unwrap();
-        assert_eq!(long.len(), 2 * BLOCK);
-        assert_eq!(src.len(), 5);
-    }
-
-    #[test]
-    fn frames_before_a_refused_one_are_decoded_first() {
-        let mut codec = Frames::new(Length::new().with_max_length(10));
-        let mut src = stream(&[vec![1; 10], vec![2; 10], vec![3; 11]]);
-        for n in 1..3 {
-            assert_eq!(codec.decode(&mut src).unwrap().unwrap(), &[n; 10]);
-        }
-        let refused = codec.decode(&mut src).unwrap_err();
-        assert!(matches!(
-            refused,
-            LengthError::TooLong {
-                length: 11,
-                max: 10
-            }
-        ));
-        assert_eq!(src.len(), 15);
-    }
-
-    #[test]
-    fn message_of_a_message_transport_is_one_frame() {
-        let mut codec = Frames::default();
-        let mut src = stream(&[vec![1; 3], vec![2; 3]]);
-        assert_eq!(codec.decode_eof(&mut src).unwrap().unwrap(), &[1; 3]);
-        assert_eq!(src.len(), 7, "what is too much is seen to be");
-    }
-
-    #[test]
-    fn frames_are_made_of_bytes_and_back_without_a_copy() {
-        let bytes = Bytes::from(vec![1, 2, 3]);
-        let frame = Frame::from(bytes.clone());
-        assert_eq!(frame.as_ptr(), bytes.as_ptr());
-        assert_eq!(Bytes::from(frame.clone()).as_ptr(), bytes.as_ptr());
-        assert_eq!(frame, Frame::from(vec![1, 2, 3]));
-        assert_ne!(frame, Frame::from("\u{1}\u{2}"));
-        assert_eq!(format!("{frame:?}"), format!("{bytes:?}"));
-    }
-
-    proptest! {
-        #[test]
-        fn what_length_decodes_is_decoded_and_what_it_refuses_is_refused(
-            stream in vec(prop_oneof![3 => Just(0), 2 => 0_u8..20, 1 => any::<u8>()], 0..200),
-            pieces in pieces(), skip in 0_u16..6,
-        ) {
-            let length = Length::new().with_max_length(64).with_skip(skip);
-            let (theirs, refused) = decode_stream(&mut length.clone(), &stream, &pieces);
-            let (ours, error) = decode_stream(&mut Frames::new(length), &stream, &pieces);
-            let ours: Vec<_> = ours.into_iter().map(Frame::into_bytes).collect();
-            prop_assert_eq!(ours, theirs);
-            prop_assert_eq!(
-                error.map(|error| error.to_string()),
-                refused.map(|error| error.to_string())
-            );
-        }
-
-        #[test]
-        fn echo_is_to_the_byte_what_came(
-            payloads in vec(vec(any::<u8>(), 0..300), 0..60), pieces in pieces(),
-        ) {
-            let sent = stream(&payloads);
-            let mut codec = Frames::default();
-            let (mut src, mut dst) = (BytesMut::new(), BytesMut::new());
-            let mut rest = &sent[..];
-            for piece in pieces.iter().cycle() {
-                if rest.is_empty() {
-                    break;
-                }
-                let (now, later) = rest.split_at(rest.len().min(*piece));
-                src.extend_from_slice(now);
-                rest = later;
-                while let Some(frame) = codec.decode(&mut src).unwrap() {
-                    codec.encode(frame, &mut dst).unwrap();
-                }
-            }
-            prop_assert_eq!(dst, sent);
-        }
-    }
-}
+mod tests;

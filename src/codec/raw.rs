@@ -55,7 +55,7 @@ impl Raw {
         self
     }
 
-    /// How long a received message may be.
+    /// How long a received message may be, in bytes.
     #[must_use]
     pub const fn max_length(&self) -> usize {
         self.max

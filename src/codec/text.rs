@@ -45,7 +45,7 @@ impl Text {
         self
     }
 
-    /// How long a message may be.
+    /// How long a message may be, in bytes.
     #[must_use]
     pub const fn max_length(&self) -> usize {
         self.max

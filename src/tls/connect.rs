@@ -75,7 +75,8 @@ impl TlsConnectLayer {
         }
     }
 
-    /// The name to ask the server for, and to verify its certificate for, whatever the target says.
+    /// The name to ask the server for, and to verify its certificate for, whatever the target says. By default it is the
+    /// target's.
     #[must_use]
     pub fn with_server_name(mut self, name: ServerName<'static>) -> Self {
         self.server_name = Some(name);

@@ -1,8 +1,9 @@
 //! From bytes to messages: frames that arrive, taken apart and put together. No I/O.
 //!
-//! A frame's header is parsed once all of it is there, by tungstenite unless its frame is short. A whole message in one frame, which is the common
-//! case, is copied once, into the session's buffer, and unmasked there. What comes in pieces is gathered aside, unmasked
-//! and checked piece by piece: memory grows with what has arrived, never with what a header promises.
+//! A frame's header is parsed once all of it is there, by tungstenite unless its frame is short. A whole message in one
+//! frame, which is the common case, is copied once, into the session's buffer, and unmasked there. What comes in pieces
+//! is gathered aside, unmasked and checked piece by piece: memory grows with what has arrived, never with what a header
+//! promises.
 
 use std::{io::Cursor, ops::Range};
 

@@ -29,8 +29,9 @@ pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// - *call*: reads the request, decides, answers, and calls the inner service: all in the connection's own task, so that
 ///   whoever accepts never waits.
 /// - *close*: a request that is refused is answered with its status, and the connection closes as
-///   [`Refused`](crate::CloseReason::Refused), with a [`WsHandshakeError`](super::WsHandshakeError) as its source and as the error of this service. A
-///   request that is not complete in time closes it as [`HandshakeTimeout`](crate::CloseReason::HandshakeTimeout).
+///   [`Refused`](crate::CloseReason::Refused), with a [`WsHandshakeError`](super::WsHandshakeError) as its source and
+///   as the error of this service. A request that is not complete in time closes it as
+///   [`HandshakeTimeout`](crate::CloseReason::HandshakeTimeout).
 /// - *drop*: drops the connection, or the inner future.
 ///
 /// Scope: session. In a stack it stands inside TLS and whatever limits or refuses, and outside `CodecLayer`.
@@ -100,7 +101,7 @@ impl WsLayer {
         self
     }
 
-    /// Only this path, such as `/chat`; the query does not matter.
+    /// Only this path, such as `/chat`; the query does not matter. Any path by default.
     #[must_use]
     pub fn with_path(self, path: impl Into<String>) -> Self {
         let path = path.into();
@@ -161,7 +162,7 @@ impl WsLayer {
         self.set(|settings| settings.rules.protocols = protocols)
     }
 
-    /// Refuses clients that offer none of our subprotocols, with 400.
+    /// Refuses clients that offer none of our subprotocols, with 400. Off by default.
     #[must_use]
     pub fn with_protocol_needed(self) -> Self {
         self.set(|settings| settings.rules.needs_protocol = true)

@@ -119,6 +119,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static> WsUpgrader<Io> {
     /// listener. With 503 it refuses once the listener is gone, because the server shuts down, and while as many
     /// connections wait for the stack as a backlog holds.
     ///
+    /// # Cancel safety
+    ///
+    /// A drop before the answer refuses the connection: nothing is left of it, and no task runs.
+    ///
     /// # Panics
     ///
     /// Outside of a tokio runtime.

@@ -5,6 +5,8 @@ mod hooks;
 mod pool;
 mod reconnect;
 mod send;
+#[path = "../net/silent.rs"]
+mod silent;
 mod sockets;
 mod state;
 mod stop;

@@ -23,23 +23,10 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::support::{deaf, echo, even, ms, soon};
-
-/// An address that answers no dial: the listener's backlog is full.
-async fn silent() -> (TcpListener, Vec<Socket>, SocketAddr) {
-    let builder = TcpListener::builder().with_backlog(0);
-    let listener = builder.bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let waiting = (0..8).map(|_| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        // the first gets the one place, the others' handshakes go unanswered
-        let _ = socket.connect(&address.into());
-        socket
-    });
-    let waiting = waiting.collect();
-    (listener, waiting, address)
-}
+use crate::{
+    silent::silent,
+    support::{deaf, echo, even, ms, soon},
+};
 
 #[tokio::test(start_paused = true)]
 async fn server_that_swallows_dials_is_dialled_one_at_a_time_and_left_at_once() {

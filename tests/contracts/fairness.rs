@@ -1,13 +1,13 @@
 //! No session starves another, and no direction the other.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use getty::{BoxError, CloseReason, Request, Service, SessionLayer, codec::Length, service_fn};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 use tokio_util::codec::{Decoder, Encoder};
 
-use crate::support::{echo, idle, lines, open, soon, stream};
+use crate::support::{echo, echo_by_turns, idle, lines, open, soon, stream};
 
 #[tokio::test]
 async fn a_transport_that_never_waits_leaves_turns_to_a_second_session() {
@@ -178,15 +178,7 @@ async fn a_handler_that_is_stuck_delays_neither_sends_nor_a_close() {
 async fn while_a_handler_is_stuck_the_peers_end_is_seen_up_to_the_bound() {
     for (lines_before, is_seen) in [(60, true), (70, false)] {
         let (transport, peer) = stream::pair();
-        let turns = Arc::new(Semaphore::new(0));
-        let taken = Arc::clone(&turns);
-        let handler = service_fn(move |request: Request<String>| {
-            let turns = Arc::clone(&taken);
-            async move {
-                turns.acquire().await?.forget();
-                echo(request).await
-            }
-        });
+        let (turns, handler) = echo_by_turns();
         let (session, task) = open(transport, lines(), SessionLayer::new(), handler).await;
         peer.send("first\n");
         idle().await;

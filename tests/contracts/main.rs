@@ -15,7 +15,6 @@ mod flush_delay;
 mod frames;
 mod groups;
 mod half_close;
-mod in_order;
 mod order;
 mod panics;
 mod per_session;

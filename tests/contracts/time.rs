@@ -10,11 +10,11 @@ use std::{
 
 use bytes::BytesMut;
 use getty::{
-    BoxError, CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, Request,
-    ServiceBuilder, SessionLayer, service_fn, transport::Framing,
+    BoxError, CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, ServiceBuilder,
+    SessionLayer, service_fn, transport::Framing,
 };
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     task::JoinHandle,
     time::{Instant, sleep},
 };
@@ -22,7 +22,7 @@ use tokio_util::codec::{Decoder, Encoder};
 use tower::ServiceExt;
 
 use crate::support::{
-    echo, idle, lines, open, panic_message, soon,
+    echo, echo_by_turns, idle, lines, open, panic_message, soon,
     stream::{self, Stream},
     units,
 };
@@ -204,15 +204,7 @@ fn seconds(handle: &ConnectionHandle, mark: Option<Instant>) -> Option<u64> {
 #[tokio::test(start_paused = true)]
 async fn silence_is_counted_only_while_we_read() {
     let (transport, peer) = stream::pair();
-    let turns = Arc::new(Semaphore::new(0));
-    let taken = Arc::clone(&turns);
-    let handler = service_fn(move |request: Request<String>| {
-        let turns = Arc::clone(&taken);
-        async move {
-            turns.acquire().await?.forget();
-            echo(request).await
-        }
-    });
+    let (turns, handler) = echo_by_turns();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), handler).await;
     let silent = || seconds(&session, session.silent_since());
     sleep(SECOND).await;

@@ -8,6 +8,7 @@ mod middleware;
 #[cfg(target_os = "linux")]
 mod per_core;
 mod sending;
+mod silent;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;

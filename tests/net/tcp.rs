@@ -13,7 +13,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use tokio::time::{self, Instant};
 use tower::{Service, ServiceExt};
 
-use super::{accept, exchange, report};
+use super::{accept, exchange, report, silent::silent};
 
 const ANY_PORT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 
@@ -29,22 +29,6 @@ fn bound(address: SocketAddr, reuse_address: bool) -> io::Result<(Socket, Socket
 /// An address that refuses every dial: its port is taken, by a socket that does not listen.
 fn refusing() -> (Socket, SocketAddr) {
     bound(ANY_PORT.into(), false).unwrap()
-}
-
-/// An address that answers no dial: the listener's backlog is full.
-async fn silent() -> (TcpListener, Vec<Socket>, SocketAddr) {
-    let builder = TcpListener::builder().with_backlog(0);
-    let listener = builder.bind(ANY_PORT).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let waiting = (0..8).map(|_| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        // the first gets the one place, the others' handshakes go unanswered
-        let _ = socket.connect(&address.into());
-        socket
-    });
-    let waiting = waiting.collect();
-    (listener, waiting, address)
 }
 
 #[tokio::test]

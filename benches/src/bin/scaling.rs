@@ -12,7 +12,7 @@ use getty_benches::{
     child::{Place, Server},
     load::{Load, Shape},
     machine, memory,
-    options::{at_least_one, millis},
+    options::{at_least_one, millis, pairs},
     server::Kind,
     stats::Quartiles,
 };
@@ -137,16 +137,9 @@ impl Plan {
             duration: Duration::from_millis(500),
             place: Place::Anywhere,
         };
-        let mut options = options.iter();
-        while let Some(&option) = options.next() {
-            if option == "--pin" {
-                plan.place = Place::Apart;
-                continue;
-            }
-            let value = options
-                .next()
-                .ok_or_else(|| format!("{option} has no value\n{USAGE}"))?;
+        for (option, value) in pairs(options, &["--pin"], USAGE)? {
             match option {
+                "--pin" => plan.place = Place::Apart,
                 "--tables" => {
                     plan.tables = value
                         .split(',')

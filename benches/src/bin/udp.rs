@@ -13,7 +13,7 @@ use getty_benches::{
     histogram::Histogram,
     load::Shape,
     memory,
-    options::{at_least_one, millis},
+    options::{at_least_one, millis, pairs},
     stats::Quartiles,
     udp::{self, COMMAND, EXPIRY, Figures, Kind, Load},
 };
@@ -77,16 +77,9 @@ impl Plan {
             place: Place::Anywhere,
             peers: 0,
         };
-        let mut options = options.iter();
-        while let Some(&option) = options.next() {
-            if option == "--pin" {
-                plan.place = Place::Apart;
-                continue;
-            }
-            let value = options
-                .next()
-                .ok_or_else(|| format!("{option} has no value\n{USAGE}"))?;
+        for (option, value) in pairs(options, &["--pin"], USAGE)? {
             match option {
+                "--pin" => plan.place = Place::Apart,
                 "--servers" => {
                     plan.servers = REFERENCES.to_vec();
                     for name in value.split(',') {
@@ -101,7 +94,7 @@ impl Plan {
                 "--millis" => plan.duration = millis(option, value)?,
                 "--workers" => plan.workers = at_least_one(option, value)?,
                 "--peers" => plan.peers = at_least_one(option, value)?,
-                _ => return Err(USAGE.into()),
+                _ => return Err(format!("there is no option {option}\n{USAGE}").into()),
             }
         }
         plan.servers.extend(REFERENCES);

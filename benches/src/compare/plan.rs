@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     child::Place,
-    options::{at_least_one, millis},
+    options::{at_least_one, millis, pairs},
     server::{Kind, Protocol},
 };
 
@@ -107,24 +107,11 @@ impl Plan {
         } else {
             Self::full()
         };
-        let mut options = options.iter();
-        while let Some(&option) = options.next() {
+        for (option, value) in pairs(options, &["--quick", "--pin", "--no-peers"], USAGE)? {
             match option {
-                "--quick" => continue,
-                "--pin" => {
-                    plan.place = Place::Apart;
-                    continue;
-                }
-                "--no-peers" => {
-                    plan.peers.clear();
-                    continue;
-                }
-                _ => {}
-            }
-            let value = options
-                .next()
-                .ok_or_else(|| format!("{option} has no value\n{USAGE}"))?;
-            match option {
+                "--quick" => {}
+                "--pin" => plan.place = Place::Apart,
+                "--no-peers" => plan.peers.clear(),
                 "--servers" => plan.choose(value)?,
                 "--cases" => {
                     plan.cases = value.split(',').map(str::parse).collect::<Result<_, _>>()?;
@@ -133,9 +120,6 @@ impl Plan {
                 "--millis" => plan.duration = millis(option, value)?,
                 _ => return Err(format!("there is no option {option}\n{USAGE}").into()),
             }
-        }
-        if plan.rounds == 0 || plan.duration.is_zero() {
-            return Err("neither --rounds nor --millis may be 0".into());
         }
         Ok(plan)
     }

@@ -170,7 +170,9 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{CloseReason, ConnectionHandle, Endpoints, TransportKind};
+    use crate::{
+        CloseReason, ConnectionHandle, Endpoints, TransportKind, testing::assert_transparent,
+    };
 
     type Plain = Connection<()>;
 
@@ -263,19 +265,8 @@ mod tests {
     }
 
     #[test]
-    fn it_is_not_ready_before_the_inner_service_is_nor_is_a_clone() {
-        let (mut service, mut handle) = mock::spawn_layer::<Plain, u32, _>(layer());
-        handle.allow(0);
-        assert_pending!(service.poll_ready());
-        handle.allow(1);
-        assert!(service.is_woken());
-        assert_ready_ok!(service.poll_ready());
-        let mut clone = service.clone();
-        let _response = service.call(from(&ip("192.0.2.2")).0);
-        assert_pending!(clone.poll_ready());
-        handle.send_error("worker gone");
-        assert!(clone.is_woken());
-        assert_ready_err!(clone.poll_ready());
+    fn around_a_service_it_is_transparent_to_those_who_may_connect() {
+        assert_transparent(&layer(), || from(&ip("192.0.2.2")).0);
     }
 
     #[test]

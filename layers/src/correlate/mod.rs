@@ -110,10 +110,10 @@ impl<K> CorrelateLayer<ById<K>> {
     }
 
     /// How many bits of a message there are for ids: 64 by default, at least 8. The lower ones of them say which of the
-    /// requests in flight it is, as many as [`with_in_flight`](Self::with_in_flight) takes; the others are counted up, from 1,
-    /// and begin anew when they are used up. With few of those a late answer may find a later request: 16 bits and the
-    /// default of 1024 in flight leave 64 ids for each place, with 16 in flight it is 4096. 53 is for peers that read numbers
-    /// as JavaScript does, as many do that read JSON.
+    /// requests in flight it is, as many as [`with_in_flight`](Self::with_in_flight) takes; the others are counted up,
+    /// from 1, and begin anew when they are used up. With few of those a late answer may find a later request: 16 bits
+    /// and the default of 1024 in flight leave 64 ids for each place, with 16 in flight it is 4096. 53 is for peers
+    /// that read numbers as JavaScript does, as many do that read JSON.
     #[must_use]
     pub const fn with_id_bits(mut self, bits: u32) -> Self {
         self.limits.id_bits = if bits < 8 {
@@ -146,7 +146,7 @@ impl CorrelateLayer<InOrder> {
     }
 
     /// Messages for which `is_push` is true are no answers but what the peer says of its own accord: they are the
-    /// handler's.
+    /// handler's. By default none is while a request waits.
     pub fn with_push<In, F>(self, is_push: F) -> CorrelateLayer<InOrder<Push<F>>>
     where
         F: Fn(&In) -> bool,

@@ -207,7 +207,9 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{Address, CloseReason, Endpoints, Framed, TransportKind, driver};
+    use crate::{
+        Address, CloseReason, Endpoints, Framed, TransportKind, driver, testing::assert_transparent,
+    };
 
     type Typed = Connection<Framed<(), (), u32>>;
 
@@ -256,20 +258,8 @@ mod tests {
     }
 
     #[test]
-    fn it_is_not_ready_before_the_inner_service_is_nor_is_a_clone() {
-        let layer = RegistryLayer::new(Registry::new());
-        let (mut service, mut handle) = mock::spawn_layer::<Typed, u32, _>(layer);
-        handle.allow(0);
-        assert_pending!(service.poll_ready());
-        handle.allow(1);
-        assert!(service.is_woken());
-        assert_ready_ok!(service.poll_ready());
-        let mut clone = service.clone();
-        let _response = service.call(connection());
-        assert_pending!(clone.poll_ready());
-        handle.send_error("worker gone");
-        assert!(clone.is_woken());
-        assert_ready_err!(clone.poll_ready());
+    fn around_a_service_it_is_transparent() {
+        assert_transparent(&RegistryLayer::new(Registry::new()), connection);
     }
 
     #[test]

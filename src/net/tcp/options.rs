@@ -39,14 +39,16 @@ impl Keepalive {
         }
     }
 
-    /// The time between one probe and the next: 1 s at least, on Linux 32767 s at most.
+    /// The time between one probe and the next: 1 s at least, on Linux 32767 s at most. Default: the operating
+    /// system's.
     #[must_use]
     pub const fn with_interval(mut self, interval: Duration) -> Self {
         self.interval = Some(interval);
         self
     }
 
-    /// How many probes without an answer end the connection: at least 1, on Linux 127 at most.
+    /// How many probes without an answer end the connection: at least 1, on Linux 127 at most. Default: the operating
+    /// system's.
     #[must_use]
     pub const fn with_retries(mut self, retries: u32) -> Self {
         self.retries = Some(retries);

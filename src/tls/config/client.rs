@@ -55,14 +55,15 @@ impl ClientTls {
         }
     }
 
-    /// Trusts these roots and no others: the path of a file with one or more certificates, as a rule.
+    /// Trusts these roots and no others: the path of a file with one or more certificates, as a rule. Default: the
+    /// operating system's.
     pub fn with_roots(mut self, roots: impl Into<Pem>) -> Self {
         self.roots = Roots::Given(roots.into());
         self
     }
 
     /// Shows this certificate to servers that ask for one; chain and key are as in
-    /// [`ServerTls::new`](super::ServerTls::new).
+    /// [`ServerTls::new`](super::ServerTls::new). None by default.
     pub fn with_certificate(mut self, chain: impl Into<Pem>, key: impl Into<Pem>) -> Self {
         self.identity = Some(Identity {
             chain: chain.into(),

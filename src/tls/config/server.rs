@@ -78,7 +78,8 @@ impl ServerTls {
     }
 
     /// Requires of every client a certificate that leads to one of these roots, and verifies it. Who may do what is for
-    /// the application to decide, by [`TlsInfo::peer_certificates`](crate::tls::TlsInfo::peer_certificates).
+    /// the application to decide, by [`TlsInfo::peer_certificates`](crate::tls::TlsInfo::peer_certificates). None by default, and
+    /// clients are not asked for certificates.
     pub fn with_client_roots(mut self, roots: impl Into<Pem>) -> Self {
         self.client_roots = Some(roots.into());
         self

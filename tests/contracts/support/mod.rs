@@ -6,7 +6,7 @@ pub(crate) mod stream;
 pub(crate) mod units;
 pub(crate) mod words;
 
-use std::{convert::Infallible, future::Future, time::Duration};
+use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
 use getty::{
     BoxError, Connection, IntoReply, Request, Service, ServiceBuilder, Session, SessionLayer,
@@ -14,7 +14,7 @@ use getty::{
     layers::{CodecLayer, Panic, SharedError},
     service_fn,
 };
-use tokio::time;
+use tokio::{sync::Semaphore, time};
 use tokio_util::codec::{Decoder, Encoder, LinesCodec};
 
 /// What handlers of these tests return.
@@ -26,6 +26,25 @@ pub(crate) fn lines() -> LinesCodec {
 
 pub(crate) async fn echo(request: Request<String>) -> Answer {
     Ok(Some(request.into_message()))
+}
+
+/// A handler that echoes a message for each permit of the semaphore, and waits when there is none.
+pub(crate) fn echo_by_turns() -> (
+    Arc<Semaphore>,
+    impl Service<Request<String>, Response = Option<String>, Error = BoxError, Future: Send>
+    + Clone
+    + Send,
+) {
+    let turns = Arc::new(Semaphore::new(0));
+    let taken = Arc::clone(&turns);
+    let handler = service_fn(move |request| {
+        let turns = Arc::clone(&taken);
+        async move {
+            turns.acquire().await?.forget();
+            echo(request).await
+        }
+    });
+    (turns, handler)
 }
 
 /// Runs one session over `transport` on a task of its own.

@@ -35,9 +35,10 @@ impl ConnectionHandle {
         self.at(self.0.marks.answered.get())
     }
 
-    /// Since when we read: since the session opened, or since reading went on after we had paused it. `None` while we do
-    /// not read: before the session opens, while handlers, a limit or a slow peer keep us from it and as much is read ahead
-    /// as may be, and after the peer has ended its direction. Silence then says nothing of the peer, and no receive deadline runs.
+    /// Since when we read: since the session opened, or since reading went on after we had paused it. `None` while we
+    /// do not read: before the session opens, while handlers, a limit or a slow peer keep us from it and as much is
+    /// read ahead as may be, and after the peer has ended its direction. Silence then says nothing of the peer, and no
+    /// receive deadline runs.
     #[must_use]
     pub fn reading_since(&self) -> Option<Instant> {
         self.0

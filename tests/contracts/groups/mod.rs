@@ -1,0 +1,316 @@
+//! One message to many sessions: who gets it, in what order, and what it costs.
+
+mod sessions;
+mod slow;
+mod topics;
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    task::{Context, Waker},
+    thread,
+};
+
+use getty::{
+    BoxError, CloseReason, Connection, Request, Session, SessionLayer,
+    layers::{
+        Group, SlowConsumer, Topics,
+        driver::{self, Driver},
+        group::Report,
+    },
+    service_fn,
+};
+use tokio_test::{assert_ready, task};
+
+use crate::support::{lines, open, soon, stream};
+
+/// What fills a queue.
+const FILLER: &str = "filler";
+
+/// A session without a transport, whose driver is turned by hand.
+struct Guest {
+    session: Session<String>,
+    driver: Driver<String>,
+    connection: Connection<()>,
+}
+
+impl Guest {
+    fn new() -> Self {
+        let connection = Connection::new(());
+        let (session, driver) = driver::pair(connection.handle().clone());
+        Self {
+            session,
+            driver,
+            connection,
+        }
+    }
+
+    fn turn(&mut self) {
+        self.driver.turn(&Context::from_waker(Waker::noop()));
+    }
+
+    /// What the next turn would write.
+    fn hears(&mut self) -> Vec<String> {
+        self.turn();
+        let mut heard = Vec::new();
+        while let Some(outgoing) = self.driver.next_outgoing() {
+            heard.push(match outgoing.payload {
+                driver::Payload::Message(message) => message,
+                driver::Payload::Shared(shared) => shared.message(),
+                other => panic!("{other:?}"),
+            });
+        }
+        self.driver.settle(false);
+        heard.retain(|line| line != FILLER);
+        heard
+    }
+
+    /// The peer reads nothing: the write buffer is full, and so is the queue.
+    fn stalls(&mut self) {
+        self.turn();
+        self.driver.settle(true);
+        self.driver.set_queue_capacity(1);
+        let offer = self
+            .session
+            .offer(FILLER.to_owned(), SlowConsumer::DropNewest);
+        assert_ready!(task::spawn(offer).poll()).unwrap();
+    }
+
+    fn hangs_up(self) {
+        self.connection.handle().close_with(CloseReason::PeerClosed);
+    }
+}
+
+fn guests<const N: usize>() -> [Guest; N] {
+    [(); N].map(|()| Guest::new())
+}
+
+fn counts(report: Report) -> [usize; 3] {
+    [report.delivered, report.dropped, report.closed]
+}
+
+#[test]
+fn a_broadcast_reaches_all_members_but_the_sender() {
+    let group = Group::new();
+    let [mut one, mut two, mut three] = guests();
+    assert!(group.join(&one.session));
+    assert!(group.join(&two.session));
+    assert!(!group.join(&two.session), "it is in already");
+    assert_eq!(counts(group.broadcast("all".to_owned())), [2, 0, 0]);
+    let report = group.broadcast_except(&one.session, "others".to_owned());
+    assert_eq!(counts(report), [1, 0, 0]);
+    assert_eq!(one.hears(), ["all"]);
+    assert_eq!(two.hears(), ["all", "others"], "once each");
+    assert!(three.hears().is_empty());
+
+    assert!(group.leave(&one.session));
+    assert!(!group.leave(&one.session));
+    assert!(!group.leave(&three.session));
+    assert!(!group.contains(&one.session));
+    group.broadcast("left".to_owned());
+    assert!(one.hears().is_empty());
+    let members = group.members();
+    assert_eq!(members.len(), 1);
+    assert_eq!(members[0].id(), two.session.id());
+}
+
+#[test]
+fn membership_ends_with_the_session_without_a_broadcast() {
+    let group = Group::new();
+    let [one, two, three] = guests();
+    for guest in [&one, &two, &three] {
+        group.join(&guest.session);
+    }
+    one.hangs_up();
+    assert_eq!(group.len(), 2);
+    let weak = two.session.downgrade();
+    drop(two);
+    assert!(weak.upgrade().is_none(), "the group keeps no session");
+    assert_eq!(group.len(), 1);
+
+    let closed = three.session.clone();
+    three.hangs_up();
+    assert!(group.is_empty());
+    assert!(!group.join(&closed), "it would be in for ever");
+    assert!(group.is_empty());
+}
+
+#[test]
+fn a_session_that_is_closing_is_reported_as_closed() {
+    let group = Group::new();
+    let guest = Guest::new();
+    group.join(&guest.session);
+    guest.session.close();
+    assert_eq!(counts(group.broadcast("too late".to_owned())), [0, 0, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn membership_ends_however_the_session_ends() {
+    let group = Group::new();
+    let topics = Topics::new();
+    for end in 0..4 {
+        let (transport, peer) = stream::pair();
+        let handler = service_fn(|request: Request<String>| async move {
+            match request.message().as_str() {
+                "panic" => panic!("as asked for"),
+                _ => Err::<Option<String>, BoxError>("refused".into()),
+            }
+        });
+        let (session, task) = open(transport, lines(), SessionLayer::new(), handler).await;
+        assert!(group.join(&session));
+        assert!(topics.join(end, &session));
+        match end {
+            0 => peer.finish(),
+            1 => peer.send("panic\n"),
+            2 => peer.send("fail\n"),
+            _ => task.abort(),
+        }
+        soon(session.closed()).await;
+        assert!(group.is_empty(), "{end}");
+        assert!(topics.is_empty(), "{end}");
+    }
+}
+
+#[test]
+fn what_one_task_sends_and_broadcasts_arrives_in_that_order() {
+    let group = Group::new();
+    let mut guest = Guest::new();
+    group.join(&guest.session);
+    for n in 0..10 {
+        guest.session.try_send(format!("own {n}")).unwrap();
+        group.broadcast(format!("all {n}"));
+    }
+    let expected = (0..10).flat_map(|n| [format!("own {n}"), format!("all {n}")]);
+    assert_eq!(guest.hears(), expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_close_callback_may_join_leave_and_broadcast() {
+    let group: Group<String> = Group::new();
+    let topics: Topics<u8, String> = Topics::new();
+    let [one, mut two] = guests();
+    for guest in [&one, &two] {
+        group.join(&guest.session);
+        topics.join(1, &guest.session);
+    }
+    let (ours, theirs, other, own) = (
+        group.clone(),
+        topics.clone(),
+        two.session.clone(),
+        one.session.clone(),
+    );
+    one.session.add_close_callback("test", 1, move |_| {
+        ours.broadcast("one has left".to_owned());
+        theirs.broadcast(&1, "one has left".to_owned());
+        assert!(ours.leave(&other));
+        assert!(theirs.leave(&1, &other));
+        assert!(ours.join(&other));
+        assert!(theirs.join(2, &other));
+        assert!(!ours.contains(&own), "the group's own callback came first");
+        theirs.leave_all(&other);
+    });
+    one.hangs_up();
+    assert_eq!(two.hears(), ["one has left", "one has left"]);
+    assert_eq!(group.len(), 1);
+    assert!(topics.is_empty());
+}
+
+#[test]
+fn a_group_may_live_and_die_in_what_its_session_keeps() {
+    let guest = Guest::new();
+    let group = Group::new();
+    group.join(&guest.session);
+    guest.session.insert(group);
+    let topics: Topics<u8, String> = Topics::new();
+    topics.join(1, &guest.session);
+    guest.session.insert(topics);
+    let weak = guest.session.downgrade();
+    guest.hangs_up();
+    assert!(weak.upgrade().is_none());
+}
+
+#[test]
+fn whoever_is_a_member_all_the_time_misses_nothing_while_others_come_and_go() {
+    // four times as many are less than a burst: however late the steady one has its turn, there is room for all
+    const BROADCASTS: usize = 200;
+    let group = Group::new();
+    let topics: Topics<u8, String> = Topics::new();
+    let mut steady = Guest::new();
+    group.join(&steady.session);
+    topics.join(0, &steady.session);
+    let done = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for n in 0..2 {
+            let (group, topics, done) = (&group, &topics, &done);
+            let listener = steady.session.clone();
+            scope.spawn(move || {
+                for m in 0..BROADCASTS {
+                    // all of it is more than a queue takes, and the machine may let nobody listen for a while
+                    while listener.queued() > 512 {
+                        thread::yield_now();
+                    }
+                    assert!(group.broadcast(format!("group {n} {m}")).delivered >= 1);
+                    assert!(topics.broadcast(&0, format!("topic {n} {m}")).delivered >= 1);
+                    thread::yield_now();
+                }
+                done.fetch_add(1, SeqCst);
+            });
+        }
+        for n in 0..2 {
+            let (group, topics, done) = (&group, &topics, &done);
+            scope.spawn(move || {
+                let mut rounds = 0;
+                while done.load(SeqCst) < 2 || rounds < 100 {
+                    let guest = Guest::new();
+                    assert!(group.join(&guest.session));
+                    assert!(topics.join(0, &guest.session));
+                    assert!(topics.join(1, &guest.session));
+                    match rounds % 4 {
+                        n if n < 2 => assert!(group.leave(&guest.session)),
+                        _ => assert_eq!(topics.leave_all(&guest.session), 2),
+                    }
+                    rounds += n + 1;
+                    guest.hangs_up();
+                }
+            });
+        }
+        let mut heard = Vec::new();
+        while heard.len() < 4 * BROADCASTS {
+            heard.extend(steady.hears());
+            thread::yield_now();
+        }
+        for kind in ["group 0", "group 1", "topic 0", "topic 1"] {
+            let of_kind: Vec<_> = heard.iter().filter(|line| line.starts_with(kind)).collect();
+            let expected: Vec<_> = (0..BROADCASTS).map(|m| format!("{kind} {m}")).collect();
+            assert_eq!(of_kind, expected.iter().collect::<Vec<_>>());
+        }
+    });
+    assert_eq!((group.len(), topics.count(&0)), (1, 1));
+    assert_eq!(topics.len(), 1);
+}
+
+#[test]
+fn a_session_that_is_joined_and_left_at_once_by_several_is_forgotten_when_it_closes() {
+    let (group, topics) = (Group::new(), Topics::new());
+    for _ in 0..200 {
+        let guest = Guest::new();
+        let session = guest.session.clone();
+        thread::scope(|scope| {
+            for n in 0..3 {
+                let (group, topics, session) = (&group, &topics, &session);
+                scope.spawn(move || {
+                    for m in 0..5 {
+                        group.join(session);
+                        topics.join(m % 2, session);
+                        if n > 0 {
+                            group.leave(session);
+                            topics.leave(&(m % 2), session);
+                        }
+                    }
+                });
+            }
+            scope.spawn(|| guest.hangs_up());
+        });
+        assert!(group.is_empty());
+        assert!(topics.is_empty());
+    }
+}

@@ -1,0 +1,125 @@
+//! Groups of real sessions, with their codecs and transports.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+use bytes::BytesMut;
+use getty::{
+    BoxError, Request, ServiceBuilder, Session, SessionLayer, SessionTask,
+    layers::{CodecLayer, Group},
+    service_fn,
+};
+use tokio_util::codec::{Decoder, Encoder};
+
+use crate::support::{connector, echo, idle, lines, open, soon, stream};
+
+/// Lines, whose encodings are counted.
+#[derive(Clone, Debug)]
+struct Counting(Arc<AtomicU32>);
+
+impl Decoder for Counting {
+    type Item = String;
+    type Error = io::Error;
+
+    fn decode(&mut self, buf: &mut BytesMut) -> io::Result<Option<String>> {
+        lines().decode(buf).map_err(io::Error::other)
+    }
+}
+
+impl Encoder<String> for Counting {
+    type Error = io::Error;
+
+    fn encode(&mut self, message: String, buf: &mut BytesMut) -> io::Result<()> {
+        self.0.fetch_add(1, SeqCst);
+        buf.extend_from_slice(message.as_bytes());
+        buf.extend_from_slice(b"\n");
+        Ok(())
+    }
+}
+
+/// Opens sessions of one stack.
+async fn crowd(
+    codec: CodecLayer<Counting, String>,
+    n: usize,
+) -> Vec<(Session<String>, SessionTask, stream::Peer)> {
+    let mut crowd = Vec::new();
+    for _ in 0..n {
+        let (transport, peer) = stream::pair();
+        let codec = codec.clone();
+        let (session, task) = getty::connect(connector(), transport, |link| {
+            ServiceBuilder::new()
+                .layer(codec)
+                .layer(link)
+                .layer(SessionLayer::new())
+                .service_fn(echo)
+        })
+        .await
+        .unwrap();
+        crowd.push((session, task, peer));
+    }
+    crowd
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_of_one_stack_encode_once() {
+    for (shared, per_stack) in [(true, 1), (false, 10)] {
+        let encoded = Arc::new(AtomicU32::new(0));
+        let codec =
+            || CodecLayer::new(Counting(Arc::clone(&encoded))).with_shared_encodings(shared);
+        let mut all = crowd(codec(), 10).await;
+        all.extend(crowd(codec(), 10).await);
+        let group = Group::new();
+        for (session, ..) in &all {
+            group.join(session);
+        }
+        for (n, text) in ["short".to_owned(), "long".repeat(10_000)]
+            .into_iter()
+            .enumerate()
+        {
+            assert_eq!(group.broadcast(text.clone()).delivered, 20);
+            for (.., peer) in &all {
+                assert_eq!(soon(peer.line()).await, text);
+            }
+            let expected = 2 * per_stack * (u32::try_from(n).unwrap() + 1);
+            assert_eq!(encoded.load(SeqCst), expected);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_of_lines_reaches_readers_whole_whatever_their_queue() {
+    // each of several people sends a page at once, through sessions on one thread
+    const PEOPLE: usize = 4;
+    const LINES: usize = 2000;
+    let group = Group::new();
+    let lost = Arc::new(AtomicUsize::new(0));
+    let mut everybody = Vec::new();
+    for _ in 0..PEOPLE {
+        let (transport, peer) = stream::pair();
+        let (all, lost) = (group.clone(), Arc::clone(&lost));
+        let handler = service_fn(move |request: Request<String>| {
+            let report = all.broadcast_except(request.session(), request.message().clone());
+            lost.fetch_add(report.dropped, SeqCst);
+            async { Ok::<Option<String>, BoxError>(None) }
+        });
+        let layer = SessionLayer::new().with_queue(1);
+        let (session, task) = open(transport, lines(), layer, handler).await;
+        group.join(&session);
+        everybody.push((session, task, peer));
+    }
+    let page: String = (0..LINES).map(|n| format!("{n}\n")).collect();
+    for (.., peer) in &everybody {
+        peer.send(&page);
+    }
+    idle().await;
+    assert_eq!(lost.load(SeqCst), 0);
+    for (session, _, peer) in &everybody {
+        assert_eq!(session.stats().messages_out, ((PEOPLE - 1) * LINES) as u64);
+        assert_eq!(peer.output().lines().count(), (PEOPLE - 1) * LINES);
+    }
+}

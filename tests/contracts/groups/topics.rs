@@ -1,0 +1,145 @@
+//! Groups by a key, which are there as long as they have members.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use getty::layers::{SlowConsumer, Topics};
+use proptest::prelude::*;
+use tokio_test::{assert_pending, assert_ready, task};
+
+use super::{Guest, guests};
+
+#[test]
+fn topics_are_there_as_long_as_they_have_members() {
+    let topics: Topics<String, String> = Topics::new();
+    let [mut one, mut two] = guests();
+    assert!(topics.join("tea".to_owned(), &one.session));
+    assert!(!topics.join("tea".to_owned(), &one.session));
+    assert!(topics.join("tea".to_owned(), &two.session));
+    assert!(topics.join("milk".to_owned(), &two.session));
+    assert_eq!((topics.len(), topics.count("tea")), (2, 2));
+    assert_eq!(topics.members("milk")[0].id(), two.session.id());
+    assert!(topics.contains("tea", &one.session));
+    assert!(!topics.contains("milk", &one.session));
+    let of_two: BTreeSet<_> = topics.of(&two.session).into_iter().collect();
+    assert_eq!(
+        of_two,
+        BTreeSet::from(["milk".to_owned(), "tea".to_owned()])
+    );
+
+    topics.broadcast("tea", "to both".to_owned());
+    topics.broadcast_except("tea", &one.session, "to two".to_owned());
+    assert_eq!(
+        topics.broadcast("coffee", "to nobody".to_owned()).members(),
+        0
+    );
+    assert_eq!(one.hears(), ["to both"]);
+    assert_eq!(two.hears(), ["to both", "to two"]);
+
+    assert!(topics.leave("tea", &one.session));
+    assert!(!topics.leave("tea", &one.session));
+    assert_eq!(topics.leave_all(&two.session), 2);
+    assert!(topics.is_empty());
+    assert!(topics.join("milk".to_owned(), &two.session));
+    two.hangs_up();
+    assert!(topics.is_empty());
+}
+
+#[test]
+fn no_topic_takes_a_session_that_has_closed() {
+    let topics: Topics<u8, String> = Topics::new();
+    let guest = Guest::new();
+    let session = guest.session.clone();
+    topics.join(1, &session);
+    guest.hangs_up();
+    assert!(!topics.join(1, &session));
+    assert!(topics.is_empty());
+    assert!(topics.of(&session).is_empty());
+}
+
+#[test]
+fn topics_wait_for_the_members_that_want_it() {
+    let topics: Topics<u8, String> = Topics::new().with_policy(SlowConsumer::Wait);
+    let mut guest = Guest::new();
+    topics.join(1, &guest.session);
+    guest.stalls();
+    let mut broadcasting = task::spawn(topics.broadcast_and_wait(&1, "hello".to_owned()));
+    assert_pending!(broadcasting.poll());
+    assert!(guest.hears().is_empty());
+    assert_eq!(assert_ready!(broadcasting.poll()).delivered, 1);
+    assert_eq!(guest.hears(), ["hello"]);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Join(u8, usize),
+    Leave(u8, usize),
+    LeaveAll(usize),
+    HangUp(usize),
+    Broadcast(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (key, who) = (0..4_u8, 0..6_usize);
+    prop_oneof![
+        6 => (key.clone(), who.clone()).prop_map(|(key, who)| Step::Join(key, who)),
+        3 => (key.clone(), who.clone()).prop_map(|(key, who)| Step::Leave(key, who)),
+        1 => who.clone().prop_map(Step::LeaveAll),
+        1 => who.prop_map(Step::HangUp),
+        4 => key.prop_map(Step::Broadcast),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn topics_are_what_was_joined_and_not_left(steps in prop::collection::vec(step(), 1..60)) {
+        let topics: Topics<u8, String> = Topics::new();
+        let mut guests: [_; 6] = guests().map(Some);
+        let mut expected = BTreeMap::<u8, BTreeSet<usize>>::new();
+        for step in steps {
+            let leave_all = |expected: &mut BTreeMap<_, BTreeSet<usize>>, who| {
+                let left = expected.values_mut().filter_map(|members| members.remove(&who).then_some(()));
+                let left = left.count();
+                expected.retain(|_, members| !members.is_empty());
+                left
+            };
+            match step {
+                Step::Join(key, who) => if let Some(guest) = &guests[who] {
+                    let new = expected.entry(key).or_default().insert(who);
+                    prop_assert_eq!(topics.join(key, &guest.session), new);
+                },
+                Step::Leave(key, who) => if let Some(guest) = &guests[who] {
+                    let was = expected.get_mut(&key).is_some_and(|members| members.remove(&who));
+                    expected.retain(|_, members| !members.is_empty());
+                    prop_assert_eq!(topics.leave(&key, &guest.session), was);
+                },
+                Step::LeaveAll(who) => if let Some(guest) = &guests[who] {
+                    prop_assert_eq!(topics.leave_all(&guest.session), leave_all(&mut expected, who));
+                },
+                Step::HangUp(who) => if let Some(guest) = guests[who].take() {
+                    guest.hangs_up();
+                    leave_all(&mut expected, who);
+                },
+                Step::Broadcast(key) => {
+                    topics.broadcast(&key, key.to_string());
+                    for (who, guest) in guests.iter_mut().enumerate() {
+                        let hears = expected.get(&key).is_some_and(|members| members.contains(&who));
+                        if let Some(guest) = guest {
+                            prop_assert_eq!(guest.hears().len(), usize::from(hears));
+                        }
+                    }
+                }
+            }
+            prop_assert_eq!(topics.len(), expected.len());
+            for (key, members) in &expected {
+                prop_assert_eq!(topics.count(key), members.len());
+            }
+            for (who, guest) in guests.iter().enumerate() {
+                let of = expected.iter().filter(|(_, members)| members.contains(&who));
+                let of: BTreeSet<u8> = of.map(|(key, _)| *key).collect();
+                if let Some(guest) = guest {
+                    prop_assert_eq!(topics.of(&guest.session).into_iter().collect::<BTreeSet<_>>(), of);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Answers that come in the order of their requests, and a peer that leaves one out.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use getty::{
+    BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, Session, SessionLayer, SessionTask,
+    layers::{
+        CorrelateLayer,
+        correlate::{InOrder, Left, NoPush, RequestError},
+    },
+    net, serve, service_fn,
+};
+use tokio::time::{Instant, advance, timeout};
+
+use super::{ask, asking};
+use crate::support::{
+    connector, echo, idle, lines, soon,
+    stream::{self, Peer},
+};
+
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// A session that asks in order, whose peer the test plays.
+async fn asked(correlate: CorrelateLayer<InOrder<NoPush>>) -> (Session<String>, Peer, SessionTask) {
+    let (transport, peer) = stream::pair();
+    let correlate = correlate.with_deadline(DEADLINE);
+    let (session, task) = asking(transport, correlate, SessionLayer::new(), service_fn(echo)).await;
+    (session, peer, task)
+}
+
+fn closing() -> CorrelateLayer<InOrder<NoPush>> {
+    CorrelateLayer::in_order().with_close_at_deadline(true)
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_order_answers_need_no_ids() {
+    let (transport, peer) = stream::pair();
+    let correlate = CorrelateLayer::in_order().with_push(|message: &String| message == "push");
+    let (session, _task) =
+        asking(transport, correlate, SessionLayer::new(), service_fn(echo)).await;
+    peer.send("welcome\n");
+    assert_eq!(soon(peer.line()).await, "welcome", "nobody had asked");
+    let asked = ["one", "two", "three"].map(|what| ask(&session, what));
+    assert_eq!(soon(peer.lines(3)).await, ["one", "two", "three"]);
+    // one that is given up gets its answer all the same
+    asked[1].abort();
+    idle().await;
+    peer.send("1\npush\n2\n3\n");
+    let [first, _, third] = asked;
+    assert_eq!(soon(first).await.unwrap().unwrap(), "1");
+    assert_eq!(soon(third).await.unwrap().unwrap(), "3");
+    assert_eq!(session.stats().late, 1);
+    assert_eq!(soon(peer.line()).await, "push", "which is echoed");
+}
+
+/// A request that the codec refuses, be its future there still or not, is not among those that the peer answers.
+#[tokio::test(start_paused = true)]
+async fn a_request_in_order_that_the_codec_refuses_takes_no_answer_from_others() {
+    use crate::sending::{Picky, Unspeakable};
+
+    let (transport, peer) = stream::pair();
+    let (session, _task) = getty::connect(connector(), transport, |link| {
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(Picky))
+            .layer(CorrelateLayer::in_order().with_in_flight(4))
+            .layer(link)
+            .layer(SessionLayer::new().with_watermarks(0, 0))
+            .service_fn(echo)
+    })
+    .await
+    .unwrap();
+    for _ in 0..3 {
+        // so that all of them wait in the queue, and the requester has not looked when the answers come
+        peer.stall();
+        let first = ask(&session, "first");
+        idle().await;
+        let [given_up, refused, second] = ["bad", "bad", "second"].map(|what| ask(&session, what));
+        idle().await;
+        given_up.abort();
+        idle().await;
+        peer.take_all();
+        assert_eq!(soon(peer.lines(2)).await, ["first", "second"]);
+        peer.send("1\n2\n");
+        assert_eq!(soon(first).await.unwrap().unwrap(), "1");
+        match soon(refused).await.unwrap() {
+            Err(RequestError::Encode(source)) => assert!(source.is::<Unspeakable>()),
+            other => panic!("{other:?}"),
+        }
+        let second = soon(second).await.unwrap();
+        assert_eq!(second.expect("nobody else has its answer"), "2");
+    }
+    assert_eq!(session.stats().late, 0);
+    assert!(!session.awaits_answers());
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_order_answers_find_requests_of_many_tasks() {
+    let (listener, dialer) = net::memory(16);
+    let server = ServiceBuilder::new()
+        .layer(CodecLayer::new(lines()))
+        .layer(SessionLayer::new())
+        .service_fn(echo);
+    tokio::spawn(serve(listener, server).into_future());
+    let (session, _task) = getty::connect(dialer, (), |link| {
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(lines()))
+            .layer(CorrelateLayer::in_order())
+            .layer(link)
+            .layer(SessionLayer::new().with_queue(4))
+            .service_fn(|_: Request<String>| async { Ok::<Option<String>, BoxError>(None) })
+    })
+    .await
+    .unwrap();
+    let tasks = (0..20).map(|task| {
+        let session = session.clone();
+        tokio::spawn(async move {
+            for n in 0..50 {
+                let what = format!("{task}-{n}");
+                let asked = session.request::<String>(what.clone());
+                if n % 7 == 3 {
+                    // given up in the middle of everything
+                    let _ = timeout(Duration::ZERO, asked).await;
+                } else {
+                    assert_eq!(asked.await.unwrap(), what);
+                }
+            }
+        })
+    });
+    for task in soon(join_all(tasks)).await {
+        task.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_late_is_dropped_and_the_next_is_right() {
+    let (session, peer, _task) = asked(CorrelateLayer::in_order()).await;
+    let slow = ask(&session, "slow");
+    assert_eq!(soon(peer.line()).await, "slow");
+    assert!(soon(slow).await.unwrap().unwrap_err().is_deadline());
+    let next = ask(&session, "next");
+    assert_eq!(soon(peer.line()).await, "next");
+    peer.send("of slow\nof next\n");
+    assert_eq!(soon(next).await.unwrap().unwrap(), "of next");
+    assert_eq!(session.stats().late, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missed_deadline_closes_the_session_before_an_answer_finds_another_request() {
+    let (session, peer, task) = asked(closing()).await;
+    let answered = ask(&session, "answered");
+    assert_eq!(soon(peer.line()).await, "answered");
+    peer.send("of answered\n");
+    assert_eq!(soon(answered).await.unwrap().unwrap(), "of answered");
+
+    let begun = Instant::now();
+    let left_out = ask(&session, "left out");
+    assert_eq!(soon(peer.line()).await, "left out");
+    advance(Duration::from_secs(3)).await;
+    let next = ask(&session, "next");
+    assert_eq!(soon(peer.line()).await, "next");
+    assert!(soon(left_out).await.unwrap().unwrap_err().is_deadline());
+    assert_eq!(begun.elapsed().as_secs(), DEADLINE.as_secs());
+    peer.send("of next\n");
+    match soon(next).await.unwrap() {
+        Err(RequestError::Closed { reason, left, .. }) => {
+            assert_eq!((reason, left), (CloseReason::AnswerMissed, Left::Yes));
+        }
+        other => panic!("whose answer is it? {other:?}"),
+    }
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::AnswerMissed);
+}
+
+/// Else a caller that is less patient than the layer would hide that the peer does not answer.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_was_given_up_has_its_deadline_still() {
+    let (session, peer, task) = asked(closing()).await;
+    let begun = Instant::now();
+    let given_up = ask(&session, "given up");
+    assert_eq!(soon(peer.line()).await, "given up");
+    given_up.abort();
+    idle().await;
+    assert!(!session.awaits_answers());
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::AnswerMissed);
+    assert_eq!(begun.elapsed().as_secs(), DEADLINE.as_secs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_requests_are_answered_outlives_their_deadlines() {
+    let (session, peer, _task) = asked(closing()).await;
+    for n in 0..10 {
+        let [kept, given_up] = ["kept", "given up"].map(|what| ask(&session, what));
+        assert_eq!(soon(peer.lines(2)).await, ["kept", "given up"]);
+        given_up.abort();
+        advance(Duration::from_secs(4)).await;
+        peer.send(format!("{n}\nnobody's\n"));
+        assert_eq!(soon(kept).await.unwrap().unwrap(), format!("{n}"));
+        idle().await;
+    }
+    advance(10 * DEADLINE).await;
+    idle().await;
+    assert!(!session.is_closing());
+    assert_eq!(session.stats().late, 10);
+}

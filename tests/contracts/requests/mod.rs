@@ -1,0 +1,394 @@
+//! Requests both ways: each answer finds its request, whatever else is going on, and a request without one says why.
+
+mod ends;
+mod in_order;
+mod limits;
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use getty::{
+    BoxError, CodecLayer, Request, Service, ServiceBuilder, Session, SessionLayer, SessionTask,
+    Transport,
+    layers::{
+        Correlate, CorrelateLayer,
+        correlate::{ById, Caller, Left, Matching, RequestError},
+    },
+    net, serve, service_fn,
+};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, advance},
+};
+use tokio_test::{assert_pending, task};
+
+use crate::support::{
+    Answer, connector, echo, idle, lines, open, soon,
+    stream::{self, Peer},
+    units,
+    words::Words,
+};
+
+type ByWords = CorrelateLayer<ById<Words>>;
+
+/// A session over `transport` that can ask.
+async fn asking<T, S, M>(
+    transport: T,
+    correlate: CorrelateLayer<M>,
+    layer: SessionLayer,
+    handler: S,
+) -> (Session<String>, SessionTask)
+where
+    T: Transport + Send + 'static,
+    M: Matching<String, String> + Clone,
+    S: Service<Request<String>, Future: Send, Response = Option<String>, Error = BoxError>
+        + Clone
+        + Send
+        + 'static,
+{
+    getty::connect(connector(), transport, |link| {
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(lines()))
+            .layer(correlate)
+            .layer(link)
+            .layer(layer)
+            .service(handler)
+    })
+    .await
+    .expect("a transport that is there already connects")
+}
+
+/// One whose peer the test plays.
+async fn asked(correlate: ByWords) -> (Session<String>, Peer, SessionTask) {
+    let (transport, peer) = stream::pair();
+    let handler = service_fn(echo);
+    let (session, task) = asking(transport, correlate, SessionLayer::new(), handler).await;
+    (session, peer, task)
+}
+
+fn words() -> ByWords {
+    CorrelateLayer::new(Words)
+}
+
+pub(crate) type Asked = JoinHandle<Result<String, RequestError<String>>>;
+
+/// Asks on a task of its own.
+fn ask(session: &Session<String>, what: &str) -> Asked {
+    tokio::spawn(session.request(what.to_owned()))
+}
+
+/// The id of the next request that the peer gets, and what is asked.
+async fn question(peer: &Peer) -> (u64, String) {
+    let line = soon(peer.line()).await;
+    let (id, what) = line
+        .strip_prefix("ask ")
+        .and_then(|line| line.split_once(' '))
+        .expect("it is a request");
+    (id.parse().unwrap(), what.to_owned())
+}
+
+fn left<T: std::fmt::Debug>(failed: Result<T, RequestError<String>>) -> Left {
+    failed.unwrap_err().left()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_finds_its_request_in_whatever_order_they_come() {
+    let (session, peer, _task) = asked(words()).await;
+    let (first, second) = (ask(&session, "first"), ask(&session, "second"));
+    let (one, what) = question(&peer).await;
+    assert_eq!(what, "first");
+    let (two, what) = question(&peer).await;
+    assert_eq!(what, "second", "requests leave in their order");
+    assert!(one != two && one != 0 && two != 0);
+
+    peer.send(format!("answer {two} to the second\n"));
+    assert_eq!(
+        soon(second).await.unwrap().unwrap(),
+        format!("answer {two} to the second")
+    );
+    assert!(!first.is_finished());
+    peer.send(format!("answer {one} to the first\n"));
+    assert_eq!(
+        soon(first).await.unwrap().unwrap(),
+        format!("answer {one} to the first")
+    );
+    assert_eq!(session.stats().messages_in, 2);
+    assert_eq!(session.stats().late, 0);
+    assert!(!session.awaits_answers());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_answer_is_the_handlers() {
+    let (session, peer, _task) = asked(words()).await;
+    let asked = ask(&session, "first");
+    let (id, _) = question(&peer).await;
+    peer.send(format!("a notice\nanswer {id}\nask 1 what\n"));
+    assert_eq!(soon(peer.lines(2)).await, ["a notice", "ask 1 what"]);
+    soon(asked).await.unwrap().unwrap();
+}
+
+/// Answers what it is asked; told to ask, it asks its own peer first.
+async fn ask_back(request: Request<String>) -> Answer {
+    let (message, session) = request.into_parts();
+    let mut words = message.splitn(3, ' ');
+    Ok(match (words.next(), words.next(), words.next()) {
+        (Some("ask"), Some(id), Some("back")) => {
+            let answer: String = session.request("forth".to_owned()).await?;
+            let (_, answer) = answer.rsplit_once(' ').ok_or("no answer")?;
+            Some(format!("answer {id} back-and-{answer}"))
+        }
+        (Some("ask"), Some(id), Some(what)) => Some(format!("answer {id} {what}")),
+        _ => None,
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_awaits_its_own_peer_one_at_a_time() {
+    let (transport, peer) = stream::pair();
+    let handler = service_fn(ask_back);
+    let (_session, _task) = asking(transport, words(), SessionLayer::new(), handler).await;
+    // other requests lie before the answer, and half of one after it
+    peer.send("ask 7 back\n");
+    let (id, what) = question(&peer).await;
+    assert_eq!(what, "forth");
+    peer.send(format!(
+        "ask 8 one\nask 9 two\nanswer {id} forth\nask 10 th"
+    ));
+    assert_eq!(soon(peer.line()).await, "answer 7 back-and-forth");
+    assert_eq!(
+        soon(peer.lines(2)).await,
+        ["answer 8 one", "answer 9 two"],
+        "nothing is lost, and in order"
+    );
+    peer.send("ree\n");
+    assert_eq!(soon(peer.line()).await, "answer 10 three");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_awaits_its_own_peer_over_messages_too() {
+    let (transport, peer) = units::pair(getty::transport::Framing::Messages);
+    let handler = service_fn(ask_back);
+    let (_session, _task) = asking(transport, words(), SessionLayer::new(), handler).await;
+    peer.send("ask 7 back\n");
+    let asked = soon(peer.message()).await;
+    let id = asked.split(' ').nth(1).unwrap();
+    peer.send("ask 8 one\n");
+    peer.send("ask 9 two\n");
+    peer.send(format!("answer {id} forth\n"));
+    for expected in [
+        "answer 7 back-and-forth\n",
+        "answer 8 one\n",
+        "answer 9 two\n",
+    ] {
+        assert_eq!(soon(peer.message()).await, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_taken_while_the_message_stack_is_not_ready() {
+    let (transport, peer) = stream::pair();
+    let permits = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let limit = tower::limit::GlobalConcurrencyLimitLayer::with_semaphore(permits.clone());
+    let handler = ServiceBuilder::new().layer(limit).service_fn(echo);
+    let (session, _task) = asking(transport, words(), SessionLayer::new(), handler).await;
+    peer.send("one\ntwo\nthree\n");
+    idle().await;
+    let asked = ask(&session, "what");
+    let (id, _) = question(&peer).await;
+    peer.send(format!("answer {id} that\nfour\n"));
+    soon(asked).await.unwrap().unwrap();
+    assert_eq!(peer.written(), format!("ask {id} what\n").len());
+    permits.add_permits(1);
+    assert_eq!(
+        soon(peer.lines(4)).await,
+        ["one", "two", "three", "four"],
+        "in order"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_taken_above_the_high_watermark() {
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new().with_watermarks(0, 10);
+    let (session, _task) = asking(transport, words(), layer, service_fn(echo)).await;
+    let asked = ask(&session, "what");
+    let (id, _) = question(&peer).await;
+    peer.stall();
+    peer.send(format!(
+        "a line above the watermark\nanother\nanswer {id} that\n"
+    ));
+    soon(asked).await.unwrap().unwrap();
+    peer.take_all();
+    assert_eq!(
+        soon(peer.lines(2)).await,
+        ["a line above the watermark", "another"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_more_than_the_read_ahead_bound_before_the_answer_the_deadline_ends_the_wait() {
+    const BOUND: usize = 1024;
+    for (before, is_answered) in [(BOUND - 200, true), (2 * BOUND, false)] {
+        let (transport, peer) = stream::pair();
+        let correlate = words().with_deadline(Duration::from_secs(5));
+        let (_session, _task) = getty::connect(connector(), transport, |link| {
+            ServiceBuilder::new()
+                .layer(CodecLayer::new(lines()).with_max_frame(BOUND))
+                .layer(correlate)
+                .layer(link)
+                .layer(SessionLayer::new())
+                .service_fn(|request: Request<String>| async move {
+                    let (message, session) = request.into_parts();
+                    if message != "go" {
+                        return Ok(Some(message));
+                    }
+                    let asked: Result<String, _> = session.request("what".to_owned()).await;
+                    Ok::<_, BoxError>(Some(match asked {
+                        Ok(answer) => answer,
+                        Err(RequestError::Deadline { left, .. }) => format!("deadline, {left:?}"),
+                        Err(error) => return Err(error.into()),
+                    }))
+                })
+        })
+        .await
+        .unwrap();
+        peer.send("go\n");
+        let (id, _) = question(&peer).await;
+        let begun = Instant::now();
+        let lines = before / 10;
+        peer.send("123456789\n".repeat(lines));
+        peer.send(format!("answer {id}\n"));
+        idle().await;
+        assert_eq!(
+            peer.unread() == 0,
+            is_answered,
+            "reading stops at the bound"
+        );
+        let line = soon(peer.line()).await;
+        if is_answered {
+            assert_eq!(line, format!("answer {id}"));
+        } else {
+            assert_eq!(line, "deadline, Yes");
+            assert!(begun.elapsed() >= Duration::from_secs(5));
+        }
+        // and all of them are answered
+        assert_eq!(soon(peer.lines(lines)).await, vec!["123456789"; lines]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_sides_ask_each_other_at_once() {
+    let (listener, dialer) = net::memory(16);
+    let server = ServiceBuilder::new()
+        .layer(CodecLayer::new(lines()))
+        .layer(words())
+        .layer(SessionLayer::new())
+        .service_fn(ask_back);
+    tokio::spawn(serve(listener, server).into_future());
+    let (session, _task) = getty::connect(dialer, (), |link| {
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(lines()))
+            .layer(words())
+            .layer(link)
+            .layer(SessionLayer::new())
+            .service_fn(ask_back)
+    })
+    .await
+    .unwrap();
+    // each of ours has the server ask us while others of ours lie before our answer
+    let caller: Caller<String> = Caller::of(&session).unwrap();
+    let asked = join_all((0..100).map(|_| caller.request("back".to_owned())));
+    for answer in soon(asked).await {
+        let answer: String = answer.unwrap();
+        assert!(answer.ends_with(" back-and-forth"), "{answer}");
+    }
+    assert_eq!(caller.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stack_without_the_layer_is_told_so_and_so_is_the_wrong_type() {
+    let (transport, peer) = stream::pair();
+    let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+    assert!(Caller::<String>::of(&session).is_none());
+    let error = soon(ask(&session, "what")).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("`CorrelateLayer`"), "{error}");
+    assert_eq!(error.left(), Left::No);
+    assert_eq!(error.into_message().as_deref(), Some("what"));
+    assert_eq!(peer.written(), 0);
+
+    let (session, _peer, _task) = asked(words()).await;
+    let wrong = soon(session.request::<u32>("what".to_owned())).await;
+    assert!(matches!(wrong, Err(RequestError::NoLayer(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_the_codec_refuses_says_so_at_once_and_the_session_goes_on() {
+    use crate::sending::{Picky, Unspeakable};
+
+    #[derive(Clone, Copy)]
+    struct Unmarked;
+
+    impl Correlate<String> for Unmarked {
+        fn put(&self, _: u64, _: &mut String) {}
+        fn answers(&self, _: &String) -> Option<u64> {
+            None
+        }
+    }
+
+    let (transport, peer) = stream::pair();
+    let (session, _task) = getty::connect(connector(), transport, |link| {
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(Picky))
+            .layer(CorrelateLayer::new(Unmarked))
+            .layer(link)
+            .layer(SessionLayer::new())
+            .service_fn(echo)
+    })
+    .await
+    .unwrap();
+    let begun = Instant::now();
+    match soon(ask(&session, "bad")).await.unwrap() {
+        Err(RequestError::Encode(source)) => assert!(source.is::<Unspeakable>()),
+        other => panic!("{other:?}"),
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    peer.send("hello\n");
+    assert_eq!(soon(peer.line()).await, "hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_correlator_that_panics_leaves_nothing_behind() {
+    #[derive(Clone, Copy)]
+    struct Broken;
+
+    impl Correlate<String> for Broken {
+        fn put(&self, _: u64, message: &mut String) {
+            assert!(message != "bad", "it is");
+        }
+        fn answers(&self, message: &String) -> Option<u64> {
+            Words.answers(message)
+        }
+    }
+
+    let (transport, _peer) = stream::pair();
+    let correlate = CorrelateLayer::new(Broken).with_in_flight(1);
+    let (session, _task) =
+        asking(transport, correlate, SessionLayer::new(), service_fn(echo)).await;
+    assert!(ask(&session, "bad").await.unwrap_err().is_panic());
+    assert!(!session.awaits_answers());
+    let mut asked = task::spawn(session.request::<String>("good".to_owned()));
+    assert_pending!(asked.poll(), "there is room for it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_count_as_activity() {
+    let (session, peer, _task) = asked(words()).await;
+    advance(Duration::from_secs(10)).await;
+    let asked = ask(&session, "what");
+    let (id, _) = question(&peer).await;
+    let before = session.last_active();
+    peer.send(format!("answer {id}\n"));
+    soon(asked).await.unwrap().unwrap();
+    idle().await;
+    assert!(session.last_active() > before);
+}
