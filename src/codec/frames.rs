@@ -41,7 +41,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{Decoder, Encoder, Length, LengthError};
 
-/// So many bytes of whole frames at most are taken out of the read buffer together, or one frame. It bounds what lies
+/// So many bytes at most are taken out of the read buffer together, or one frame. It bounds what lies
 /// undecoded beside that buffer, and the reference count is touched once for all of it.
 const BLOCK: usize = 8 * 1024;
 
@@ -192,8 +192,8 @@ impl From<Frame> for Bytes {
 
 /// [`Length`] whose messages are [`Frame`]s; see the [module](self).
 ///
-/// It takes whole frames out of the read buffer up to 8 KiB at a time, and so much may wait beside what the session's
-/// own bound on undecoded bytes says. While one of them waits, the whole buffer that they were read into stays, of 64
+/// It takes what has arrived out of the read buffer, up to 8 KiB at a time, and so much may wait beside what the
+/// session's own bound on undecoded bytes says. While one of them waits, the whole buffer that they were read into stays, of 64
 /// KiB or, from a peer that sends without a pause, of 260 KiB; one of [`Length`]'s that waits undecoded is moved to a
 /// small one. An answer is a [`Frame`], or `Bytes` where the stack says so: `Request<Frame, Bytes>`.
 ///
@@ -254,7 +254,7 @@ impl From<Frame> for Bytes {
 pub struct Frames {
     length: Length,
     at: u32,
-    /// Whole frames, of which those from `at` on are to be decoded.
+    /// Frames, of which those from `at` on are to be decoded, and perhaps the beginning of one more.
     block: Option<Arc<Bytes>>,
     /// A handle on the block that has come back with an answer.
     spare: Option<Arc<Bytes>>,
@@ -285,19 +285,20 @@ impl Frames {
         }
     }
 
-    /// Takes whole frames out of the buffer, and the first of them out of these.
+    /// Takes what lies in the buffer out of it, if there is a whole frame, and that frame out of what was taken.
     #[inline(never)]
     fn refill(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, LengthError> {
+        self.put_back(src);
         let Some(first) = self.length.whole(src)? else {
             return Ok(None);
         };
-        let mut end = first.end;
-        while end < BLOCK
-            && let Some(next) = self.length.following(&src[end..])
-            && end + next <= BLOCK
-        {
-            end += next;
-        }
+        // what lies behind the last whole frame is put back when its turn comes: to look for it here would be to read
+        // each header twice
+        let end = if src.len() <= BLOCK {
+            src.len()
+        } else {
+            self.whole_frames(src, first.end)
+        };
         let block = share(src.split_to(end).freeze());
         if first.end < end {
             self.at = narrow(first.end);
@@ -310,12 +311,44 @@ impl Frames {
         )))
     }
 
+    /// Where the whole frames end that make a block with the first one, which ends at `end`.
+    fn whole_frames(&self, src: &[u8], mut end: usize) -> usize {
+        while end < BLOCK
+            && let Some(next) = self.length.following(&src[end..])
+            && end + next <= BLOCK
+        {
+            end += next;
+        }
+        end
+    }
+
+    /// Puts the beginning of a frame, with which the block has ended, back before what has arrived since.
+    #[inline]
+    fn put_back(&mut self, src: &mut BytesMut) {
+        if let Some(block) = self.block.take() {
+            self.spare = None;
+            let rest = &block[self.at as usize..];
+            if src.is_empty() {
+                src.extend_from_slice(rest);
+            } else {
+                let mut joined = BytesMut::with_capacity(rest.len() + src.len());
+                joined.extend_from_slice(rest);
+                joined.extend_from_slice(src);
+                *src = joined;
+            }
+            retire(block);
+        }
+    }
+
     /// The next frame of those that were taken out of the buffer.
     #[inline(always)]
     fn next(&mut self) -> Option<Frame> {
         let block = self.block.as_ref()?;
         let rest = &block[self.at as usize..];
         let payload = self.length.payload(rest).ok().flatten()?;
+        if payload.end > rest.len() {
+            return None;
+        }
         let (start, end) = (
             self.at + narrow(payload.start),
             self.at + narrow(payload.end),
@@ -359,7 +392,10 @@ impl Decoder for Frames {
         match self.next() {
             Some(frame) => Ok(Some(frame)),
             // one at a time: of a message transport what follows is too much
-            None => Ok(self.length.decode_eof(src)?.map(Frame::from)),
+            None => {
+                self.put_back(src);
+                Ok(self.length.decode_eof(src)?.map(Frame::from))
+            }
         }
     }
 }

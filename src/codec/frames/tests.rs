@@ -58,9 +58,34 @@ fn no_more_than_a_block_is_taken_at_once() {
     assert_eq!(before - src.len(), BLOCK);
     // but a frame that is longer is
     let mut src = stream(&[vec![7; 2 * BLOCK], vec![8; 1]]);
-    let long = codec.clone().refill(&mut src).unwrap().unwrap();
+    let long = Frames::default().refill(&mut src).unwrap().unwrap();
     assert_eq!(long.len(), 2 * BLOCK);
     assert_eq!(src.len(), 5);
+}
+
+#[test]
+fn beginning_of_a_frame_is_put_back_before_what_has_arrived_since() {
+    let mut codec = Frames::default();
+    let sent = stream(&[vec![1; 10], vec![2; 10], vec![3; 10]]);
+    for arrived in [14 + 1, 14 + 4, 14 + 13] {
+        let mut src = BytesMut::from(&sent[..arrived]);
+        assert_eq!(codec.decode(&mut src).unwrap().unwrap(), &[1; 10]);
+        assert!(codec.decode(&mut src).unwrap().is_none());
+        assert_eq!(
+            src,
+            sent[14..arrived],
+            "a session sees that a frame is incomplete"
+        );
+        assert!(codec.block.is_none() && codec.spare.is_none());
+
+        let mut src = BytesMut::from(&sent[..arrived]);
+        assert_eq!(codec.decode(&mut src).unwrap().unwrap(), &[1; 10]);
+        src.extend_from_slice(&sent[arrived..]);
+        for n in 2..4 {
+            assert_eq!(codec.decode(&mut src).unwrap().unwrap(), &[n; 10]);
+        }
+        assert!(src.is_empty() && codec.decode(&mut src).unwrap().is_none());
+    }
 }
 
 #[test]
@@ -118,23 +143,28 @@ proptest! {
     }
 
     #[test]
-    fn echo_is_to_the_byte_what_came(
-        payloads in vec(vec(any::<u8>(), 0..300), 0..60), pieces in pieces(),
+    fn echo_is_to_the_byte_what_came_however_much_is_read_ahead(
+        payloads in vec(vec(any::<u8>(), 0..300), 0..60), pieces in pieces(), turns in vec(0_usize..9, 1..20),
     ) {
         let sent = stream(&payloads);
         let mut codec = Frames::default();
         let (mut src, mut dst) = (BytesMut::new(), BytesMut::new());
         let mut rest = &sent[..];
-        for piece in pieces.iter().cycle() {
+        for (piece, frames) in pieces.iter().cycle().zip(turns.iter().cycle()) {
             if rest.is_empty() {
                 break;
             }
             let (now, later) = rest.split_at(rest.len().min(*piece));
             src.extend_from_slice(now);
             rest = later;
-            while let Some(frame) = codec.decode(&mut src).unwrap() {
-                codec.encode(frame, &mut dst).unwrap();
+            for _ in 0..*frames {
+                if let Some(frame) = codec.decode(&mut src).unwrap() {
+                    codec.encode(frame, &mut dst).unwrap();
+                }
             }
+        }
+        while let Some(frame) = codec.decode_eof(&mut src).unwrap() {
+            codec.encode(frame, &mut dst).unwrap();
         }
         prop_assert_eq!(dst, sent);
     }
