@@ -17,6 +17,7 @@ pub mod pass_through;
 pub mod scripted;
 pub mod server;
 pub mod stats;
+pub mod tls;
 pub mod udp;
 
 use std::{env, path::PathBuf};

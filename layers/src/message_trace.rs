@@ -332,9 +332,18 @@ mod tests {
 
     #[test]
     fn an_error_is_told_at_a_level_of_its_own_and_passes_through() {
-        for (most, latency) in [(Level::WARN, false), (Level::DEBUG, true)] {
+        for (most, layer, level, latency) in [
+            (Level::WARN, MessageTraceLayer::new(), Level::WARN, false),
+            (Level::DEBUG, MessageTraceLayer::new(), Level::WARN, true),
+            (
+                Level::DEBUG,
+                MessageTraceLayer::new().with_error_level(Level::ERROR),
+                Level::ERROR,
+                true,
+            ),
+        ] {
             let (recorder, _guard) = record(Some(most));
-            let mut service = MessageTraceLayer::new().layer(service_fn(|_: Message| async {
+            let mut service = layer.layer(service_fn(|_: Message| async {
                 Err::<&str, _>(io::Error::other("disk full"))
             }));
             let error = assert_ready_err!(task::spawn(service.call(request(Private))).poll());
@@ -342,7 +351,7 @@ mod tests {
             let [told] = &recorder.events()[..] else {
                 panic!("one event")
             };
-            assert_eq!((told.text(), told.level), ("message failed", Level::WARN));
+            assert_eq!((told.text(), told.level), ("message failed", level));
             assert_eq!(told.fields["error"], "disk full");
             assert_eq!(told.fields.contains_key("latency"), latency);
         }

@@ -1,12 +1,12 @@
 //! Our direction ends before the session does.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use getty::{
     BoxError, CloseReason, Request, SendError, SessionLayer, service_fn, transport::Framing,
 };
 
-use crate::support::{echo, idle, lines, open, soon, stream, units};
+use crate::support::{echo, echo_by_turns, idle, lines, open, soon, stream, units};
 
 #[tokio::test(start_paused = true)]
 async fn finish_ends_our_direction_after_the_flush_and_goes_on_receiving() {
@@ -150,4 +150,29 @@ async fn over_tcp_the_peer_sees_the_end_and_may_go_on() {
     let closed = task.await.unwrap();
     assert_eq!(closed.reason, CloseReason::PeerClosed);
     assert_eq!(closed.stats.dropped, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_until_the_input_ends_is_dropped_then_though_handlers_go_on() {
+    let (turns, handler) = echo_by_turns();
+    let (transport, peer) = stream::pair();
+    // with one at a time nothing is decoded, nor is the end seen, until the handler is done
+    let layer = SessionLayer::new().in_flight(2);
+    let (session, task) = open(transport, lines(), layer, handler).await;
+    let kept = Arc::new(());
+    session.keep_until_input_ends(Arc::clone(&kept));
+    peer.send("last\n");
+    idle().await;
+    assert_eq!(Arc::strong_count(&kept), 2);
+    peer.finish();
+    idle().await;
+    assert_eq!(Arc::strong_count(&kept), 1);
+    assert!(!session.is_closing());
+    // and what comes too late is not kept
+    session.keep_until_input_ends(Arc::clone(&kept));
+    idle().await;
+    assert_eq!(Arc::strong_count(&kept), 1);
+    turns.add_permits(1);
+    assert_eq!(soon(task).await.unwrap().reason, CloseReason::PeerClosed);
+    assert_eq!(peer.output(), "last\n");
 }

@@ -2,6 +2,7 @@
 
 #[cfg(all(unix, feature = "tls", feature = "ws"))]
 mod bulk;
+mod busy;
 #[cfg(all(feature = "tls", feature = "ws"))]
 mod clients;
 mod memory;

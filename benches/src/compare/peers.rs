@@ -10,11 +10,16 @@ use std::{
 
 use crate::server::Protocol;
 
+/// What is not built together with other peers: they would turn on features of its dependencies that it does without.
+const ALONE: &str = "peer-ntex-neon";
+
 /// A server of the workspace `benches/peers`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// ntex, over tokio.
     Ntex,
+    /// ntex on its own runtime, over `epoll`.
+    NtexEpoll,
     /// rama's TCP server.
     Rama,
     /// tokio-tower's pipelining server.
@@ -29,8 +34,9 @@ pub enum Peer {
 
 impl Peer {
     /// Every one of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Ntex,
+        Self::NtexEpoll,
         Self::Rama,
         Self::TokioTower,
         Self::Fastwebsockets,
@@ -43,6 +49,7 @@ impl Peer {
     pub fn name(self) -> &'static str {
         match self {
             Self::Ntex => "ntex",
+            Self::NtexEpoll => "ntex-epoll",
             Self::Rama => "rama",
             Self::TokioTower => "tokio-tower",
             Self::Fastwebsockets => "fastwebsockets",
@@ -61,7 +68,7 @@ impl Peer {
     #[must_use]
     pub fn protocol(self) -> Protocol {
         match self {
-            Self::Ntex | Self::Rama | Self::TokioTower => Protocol::Length,
+            Self::Ntex | Self::NtexEpoll | Self::Rama | Self::TokioTower => Protocol::Length,
             Self::Fastwebsockets | Self::TokioWebsocketsBatch | Self::TokioWebsocketsSend => {
                 Protocol::WebSocket
             }
@@ -72,6 +79,7 @@ impl Peer {
     fn package(self) -> &'static str {
         match self {
             Self::Ntex => "peer-ntex",
+            Self::NtexEpoll => ALONE,
             Self::Rama => "peer-rama",
             Self::TokioTower => "peer-tokio-tower",
             Self::Fastwebsockets => "peer-fastwebsockets",
@@ -91,19 +99,26 @@ pub(super) fn build(wanted: &[Peer]) -> Vec<(Peer, PathBuf)> {
     }
     let target = target();
     eprintln!("building {}", packages.join(", "));
+    let together: Vec<&str> = packages
+        .iter()
+        .copied()
+        .filter(|name| *name != ALONE)
+        .collect();
     // All at once, so that what they share is built once; and where that fails, to see which of them can be.
-    if cargo_build(&packages, &target).is_err() {
-        packages.retain(|package| {
-            let outcome = cargo_build(&[package], &target);
-            if let Err(error) = &outcome {
-                eprintln!(
-                    "compare: {package} cannot be built and is left out: {error}\n\
-                     (the first build takes its dependencies from the network)"
-                );
-            }
-            outcome.is_ok()
-        });
-    }
+    let built = together.is_empty() || cargo_build(&together, &target).is_ok();
+    packages.retain(|package| {
+        if built && *package != ALONE {
+            return true;
+        }
+        let outcome = cargo_build(&[package], &target);
+        if let Err(error) = &outcome {
+            eprintln!(
+                "compare: {package} cannot be built and is left out: {error}\n\
+                 (the first build takes its dependencies from the network)"
+            );
+        }
+        outcome.is_ok()
+    });
     wanted
         .iter()
         .filter(|peer| packages.contains(&peer.package()))

@@ -4,6 +4,7 @@ pub mod baseline;
 pub mod callgrind;
 mod codecs;
 mod lives;
+mod wires;
 
 use std::fmt;
 
@@ -105,6 +106,7 @@ impl fmt::Debug for Scenario {
 pub fn scenarios() -> Vec<Scenario> {
     let mut all = Vec::new();
     all.extend(loops());
+    all.extend(wires::scenarios());
     all.extend(layers());
     all.extend(calls());
     all.extend(broadcasts());

@@ -1,6 +1,7 @@
 //! Groups of real sessions, with their codecs and transports.
 
 use std::{
+    convert::identity,
     io,
     sync::{
         Arc,
@@ -10,8 +11,8 @@ use std::{
 
 use bytes::BytesMut;
 use getty::{
-    BoxError, Request, ServiceBuilder, Session, SessionLayer, SessionTask,
-    layers::{CodecLayer, Group},
+    BoxError, Connection, Request, ServiceBuilder, Session, SessionLayer, SessionTask,
+    layers::{CodecLayer, Framed, Group},
     service_fn,
 };
 use tokio_util::codec::{Decoder, Encoder};
@@ -42,9 +43,12 @@ impl Encoder<String> for Counting {
     }
 }
 
-/// Opens sessions of one stack.
+type Framing = Framed<stream::Stream, Counting, String>;
+
+/// Opens sessions of one stack, in which a layer behind the codec's may put another codec around that.
 async fn crowd(
     codec: CodecLayer<Counting, String>,
+    adapt: fn(Framing) -> Framing,
     n: usize,
 ) -> Vec<(Session<String>, SessionTask, stream::Peer)> {
     let mut crowd = Vec::new();
@@ -54,6 +58,7 @@ async fn crowd(
         let (session, task) = getty::connect(connector(), transport, |link| {
             ServiceBuilder::new()
                 .layer(codec)
+                .map_request(move |connection: Connection<Framing>| connection.map_transport(adapt))
                 .layer(link)
                 .layer(SessionLayer::new())
                 .service_fn(echo)
@@ -71,8 +76,8 @@ async fn sessions_of_one_stack_encode_once() {
         let encoded = Arc::new(AtomicU32::new(0));
         let codec =
             || CodecLayer::new(Counting(Arc::clone(&encoded))).with_shared_encodings(shared);
-        let mut all = crowd(codec(), 10).await;
-        all.extend(crowd(codec(), 10).await);
+        let mut all = crowd(codec(), identity, 10).await;
+        all.extend(crowd(codec(), identity, 10).await);
         let group = Group::new();
         for (session, ..) in &all {
             group.join(session);
@@ -88,6 +93,25 @@ async fn sessions_of_one_stack_encode_once() {
             let expected = 2 * per_stack * (u32::try_from(n).unwrap() + 1);
             assert_eq!(encoded.load(SeqCst), expected);
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adapter_that_may_encode_otherwise_has_each_session_encode() {
+    let decoder: fn(Framing) -> Framing = |framed| framed.map_decoder(identity);
+    for (adapt, expected) in [(decoder, 1), (|framed| framed.map_codec(identity), 5)] {
+        let encoded = Arc::new(AtomicU32::new(0));
+        let codec = CodecLayer::new(Counting(Arc::clone(&encoded)));
+        let all = crowd(codec, adapt, 5).await;
+        let group = Group::new();
+        for (session, ..) in &all {
+            group.join(session);
+        }
+        assert_eq!(group.broadcast("hello".to_owned()).delivered, 5);
+        for (.., peer) in &all {
+            assert_eq!(soon(peer.line()).await, "hello");
+        }
+        assert_eq!(encoded.load(SeqCst), expected);
     }
 }
 

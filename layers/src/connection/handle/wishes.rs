@@ -67,6 +67,9 @@ impl ConnectionHandle {
     /// direction and all that it sent is decoded, or the session is closing. At once where that has been. For layers whose
     /// users wait for something of the peer's: the value's drop tells them that it will not come. It runs in the session's
     /// task, so it must not block.
+    ///
+    /// While as many handlers are at work as may be, nothing is decoded, and so the end is not seen before one of them is
+    /// done; but it is where a [request](crate::Session::request) waits for its answer.
     pub fn keep_until_input_ends(&self, value: impl Any + Send) {
         self.keep(Value(value));
     }
