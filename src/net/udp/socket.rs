@@ -22,6 +22,10 @@ const SLOT: usize = 64 * 1024;
 /// A batch has room for at least so many datagrams, as long as few come at once.
 const LEAST_ROOM: usize = if BATCH_SIZE < 4 { BATCH_SIZE } else { 4 };
 
+/// What is laid out for a batch that has room for no more than this. To lay out the most would cost as much as to receive
+/// one datagram does.
+const FEW: usize = if BATCH_SIZE < 8 { BATCH_SIZE } else { 8 };
+
 /// Whether a batch that is not full means that the socket is empty: recvmmsg goes on until it is.
 const SHORT_BATCH_IS_LAST: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
@@ -142,25 +146,14 @@ impl Socket {
     }
 
     /// As [`poll_recv`](Self::poll_recv), without waiting.
-    pub(super) fn try_recv(&self, mut each: impl FnMut(Arrived<'_>)) -> io::Result<bool> {
+    pub(super) fn try_recv(&self, each: impl FnMut(Arrived<'_>)) -> io::Result<bool> {
         // room costs something even where it is not used
         let room = self.room.load(Relaxed);
-        let mut metas = [RecvMeta::default(); BATCH_SIZE];
-        let metas = &mut metas[..room];
-        let mut slots = SLOTS.take();
-        slots.resize(SLOT * BATCH_SIZE, 0);
-        let mut received = self.recv_batch(Interest::READABLE, &mut slots, metas);
-        if self.connected && is_would_block(&received) {
-            // one interest at a time: of two at once tokio says that neither is there
-            received = self.recv_batch(Interest::ERROR, &mut slots, metas);
-        }
-        if let Ok(received) = received {
-            for (slot, meta) in slots.chunks_exact(SLOT).zip(&metas[..received]) {
-                self.split(&slot[..meta.len], meta, &mut each);
-            }
-        }
-        SLOTS.set(slots);
-        let received = received?;
+        let received = if room <= FEW {
+            self.recv_up_to::<FEW>(room, each)
+        } else {
+            self.recv_up_to::<BATCH_SIZE>(room, each)
+        }?;
         if received == room && room < BATCH_SIZE {
             self.room.store((room * 2).min(BATCH_SIZE), Relaxed);
         } else if received < room / 4 && room > LEAST_ROOM {
@@ -169,14 +162,38 @@ impl Socket {
         Ok(received == room)
     }
 
-    fn recv_batch(
+    /// Receives up to `room` datagrams, which is `MOST` at the most.
+    fn recv_up_to<const MOST: usize>(
+        &self,
+        room: usize,
+        mut each: impl FnMut(Arrived<'_>),
+    ) -> io::Result<usize> {
+        let mut metas = [RecvMeta::default(); MOST];
+        let metas = &mut metas[..room];
+        let mut slots = SLOTS.take();
+        slots.resize(SLOT * BATCH_SIZE, 0);
+        let mut received = self.recv_batch::<MOST>(Interest::READABLE, &mut slots, metas);
+        if self.connected && is_would_block(&received) {
+            // one interest at a time: of two at once tokio says that neither is there
+            received = self.recv_batch::<MOST>(Interest::ERROR, &mut slots, metas);
+        }
+        if let Ok(received) = received {
+            for (slot, meta) in slots.chunks_exact(SLOT).zip(&metas[..received]) {
+                self.split(&slot[..meta.len], meta, &mut each);
+            }
+        }
+        SLOTS.set(slots);
+        received
+    }
+
+    fn recv_batch<const MOST: usize>(
         &self,
         interest: Interest,
         slots: &mut [u8],
         metas: &mut [RecvMeta],
     ) -> io::Result<usize> {
         let mut chunks = slots.chunks_exact_mut(SLOT);
-        let mut bufs: [IoSliceMut<'_>; BATCH_SIZE] =
+        let mut bufs: [IoSliceMut<'_>; MOST] =
             std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
         let room = metas.len();
         let mut received = 0;
