@@ -138,6 +138,11 @@
 //!
 //! A codec around [`Length`] or [`Frames`] passes `decode_eof` on, too, where the record of a session is to say how much of
 //! its last frame was missing. What `decode_eof` does by itself is right, but says only that bytes remained.
+//!
+//! An error of the decoder ends the session without a word to the peer. Where the protocol has a message for that, the
+//! decoder hands the error out as an item, once, such as `Result<Bytes, LengthError>`, and throws away what follows; the
+//! handler answers it with a [`Reply`](crate::Reply) and
+//! [`and_close_with(CloseReason::Decode)`](crate::Reply::and_close_with).
 
 pub mod frames;
 pub mod length;
