@@ -136,7 +136,7 @@
 //! write. What a program chooses beyond that, the most effective first:
 //!
 //! - **Layers.** Those for connections cost next to nothing a message. Those for messages are called for each: tower's
-//!   `timeout`, `load_shed` and `concurrency_limit` together nearly double the CPU of a small one. So close idle and slow
+//!   `timeout`, `load_shed` and `concurrency_limit` together double the CPU of a small one. So close idle and slow
 //!   peers by layers for connections, and put on messages what a message needs.
 //! - **The handler.** One that is ready at once costs least. [`SessionLayer::in_flight`] allocates for each message, and
 //!   [`SpawnLayer`](layers::SpawnLayer) makes a task of each: for handlers that wait, or compute for long.

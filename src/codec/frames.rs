@@ -76,6 +76,20 @@ fn retire(mut block: Arc<Bytes>) {
 ///
 /// It is a `[u8]` by [`Deref`], is cloned without a copy, and can be kept; a frame that is kept keeps the whole block
 /// that it arrived in alive.
+///
+/// One is made of a `Vec<u8>`, a `String`, [`Bytes`], or bytes and text that are `'static`, by [`From`]; of others, as of a
+/// part of a frame, by `Frame::from(part.to_vec())`. A part that is to go on without a copy, such as what stands behind a
+/// header, is a slice of [`into_bytes`](Self::into_bytes).
+///
+/// ```
+/// use getty::codec::{Buf, Frame};
+///
+/// let frame = Frame::from(vec![1, 0, 7, b'h', b'i']);
+/// let mut rest = &frame[..];
+/// let (kind, id) = (rest.get_u8(), rest.get_u16());
+/// assert_eq!((kind, id, rest), (1, 7, &b"hi"[..]));
+/// assert_eq!(frame.into_bytes().slice(3..), "hi");
+/// ```
 #[derive(Clone)]
 pub struct Frame {
     // one word: what is of two words is handed on in registers

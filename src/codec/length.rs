@@ -13,8 +13,7 @@
 //! ```
 //!
 //! ```
-//! use bytes::{Bytes, BytesMut};
-//! use getty::codec::{Decoder, Encoder, FieldWidth, Length, LengthError};
+//! use getty::codec::{Bytes, BytesMut, Decoder, Encoder, FieldWidth, Length, LengthError};
 //!
 //! # fn main() -> Result<(), LengthError> {
 //! let mut codec = Length::new();

@@ -8,8 +8,7 @@
 //! which a page or a game that receives it has to trim. Where no stream is served beside, [`Text`](super::Text) has none.
 //!
 //! ```
-//! use bytes::BytesMut;
-//! use getty::codec::{Decoder, Encoder, Lines, LinesError};
+//! use getty::codec::{BytesMut, Decoder, Encoder, Lines, LinesError};
 //!
 //! # fn main() -> Result<(), LinesError> {
 //! let mut codec = Lines::new().with_max_length(512);

@@ -25,8 +25,9 @@
 //! # The maximum
 //!
 //! The maximum is of a message's own bytes, without header or line end: 64 KiB ([`MAX_FRAME`]) unless
-//! `with_max_length` says otherwise; more than 1 GiB is taken as 1 GiB. It is also about how much memory one peer can
-//! make its session hold for a frame that is not complete, so it is to be as low as the protocol allows.
+//! `with_max_length` says otherwise (for [`Frames`], that of its [`Length`]); more than 1 GiB is taken as 1 GiB. It is also
+//! about how much memory one peer can make its session hold for a frame that is not complete, so it is to be as low as the
+//! protocol allows.
 //!
 //! Frames and lines have it in both directions, so that what one side may send the other side may receive. A handler
 //! that repeats to others what a peer said, and adds to it, has to leave room for what it adds: a reply that the codec
@@ -134,6 +135,14 @@
 //!
 //! Where frames differ in length and there is no codec for them here, check what the header says against a maximum before
 //! waiting for the rest. [`Frames`] has an example of a type of one's own in frames that have a header.
+//!
+//! A codec around [`Length`] or [`Frames`] passes `decode_eof` on, too, where the record of a session is to say how much of
+//! its last frame was missing. What `decode_eof` does by itself is right, but says only that bytes remained.
+//!
+//! An error of the decoder ends the session without a word to the peer. Where the protocol has a message for that, the
+//! decoder hands the error out as an item, once, such as `Result<Bytes, LengthError>`, and throws away what follows; the
+//! handler answers it with a [`Reply`](crate::Reply) and
+//! [`and_close_with(CloseReason::Decode)`](crate::Reply::and_close_with).
 
 pub mod frames;
 pub mod length;

@@ -8,8 +8,7 @@
 //! because a session takes one message from each of the transport's.
 //!
 //! ```
-//! use bytes::{Bytes, BytesMut};
-//! use getty::codec::{Decoder, Encoder, Raw};
+//! use getty::codec::{Bytes, BytesMut, Decoder, Encoder, Raw};
 //!
 //! # fn main() -> std::io::Result<()> {
 //! let mut codec = Raw::new().with_max_length(8);

@@ -5,8 +5,7 @@
 //! [`Lines`](super::Lines) is for those. Scope: session; it keeps no state.
 //!
 //! ```
-//! use bytes::BytesMut;
-//! use getty::codec::{Decoder, Encoder, Text, TextError};
+//! use getty::codec::{BytesMut, Decoder, Encoder, Text, TextError};
 //!
 //! # fn main() -> Result<(), TextError> {
 //! let mut codec = Text::new().with_max_length(8);

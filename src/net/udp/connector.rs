@@ -33,8 +33,8 @@ use crate::net::connect::{
 /// A socket that is connected to itself is refused, as [`TcpConnector`](crate::net::TcpConnector) refuses it.
 ///
 /// ```
-/// use bytes::Bytes;
-/// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Raw, net::UdpConnector};
+/// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer};
+/// use getty::{codec::{Bytes, Raw}, net::UdpConnector};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), BoxError> {

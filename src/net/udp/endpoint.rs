@@ -32,10 +32,9 @@ use crate::net::{Listener, bind::cannot_listen};
 /// and no limit on peers, for none is remembered: where those are wanted, use [`UdpListener`](super::UdpListener).
 ///
 /// ```
-/// use bytes::Bytes;
 /// use getty::{
 ///     BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer,
-///     codec::Raw,
+///     codec::{Bytes, Raw},
 ///     net::{Datagram, UdpEndpoint},
 /// };
 ///
@@ -65,8 +64,7 @@ use crate::net::{Listener, bind::cannot_listen};
 /// A message without a peer does not compile:
 ///
 /// ```compile_fail
-/// # use bytes::Bytes;
-/// # use getty::{Session, net::Datagram};
+/// # use getty::{Session, codec::Bytes, net::Datagram};
 /// # async fn send(session: Session<Datagram<Bytes>>) {
 /// session.send(Bytes::from("to whom?")).await;
 /// # }

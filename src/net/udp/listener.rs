@@ -37,8 +37,8 @@ use crate::net::Listener;
 /// SECURITY.md.
 ///
 /// ```
-/// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Raw, net::UdpListener};
-/// use bytes::Bytes;
+/// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer};
+/// use getty::{codec::{Bytes, Raw}, net::UdpListener};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), BoxError> {
