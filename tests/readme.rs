@@ -22,7 +22,7 @@ fn all_code_in_the_readme_is_compiled() {
     assert!(opening.contains(&"rust,no_run"));
     for language in opening {
         assert!(
-            ["rust", "rust,no_run", "sh", "text"].contains(&language),
+            ["rust", "rust,no_run", "sh", "text", "toml"].contains(&language),
             "{language}"
         );
     }

@@ -1,6 +1,6 @@
 //! What stands on command lines: options with their values, which are numbers for the most part.
 
-use std::{error::Error, num::NonZero, time::Duration};
+use std::{error::Error, num::NonZero, process::ExitCode, time::Duration};
 
 /// The options in the order in which they stand, each with its value, which is empty for those of `alone`.
 ///
@@ -27,6 +27,18 @@ pub fn pairs<'a>(
         pairs.push((option, value));
     }
     Ok(pairs)
+}
+
+/// How a program without options ends that was given some: with its usage if that was asked for.
+#[must_use]
+pub fn none_but_help(options: &[&str], usage: &str) -> ExitCode {
+    if let ["--help" | "-h"] = options {
+        print!("{usage}");
+        ExitCode::SUCCESS
+    } else {
+        eprintln!("there is no {:?}\n{usage}", options.join(" "));
+        ExitCode::FAILURE
+    }
 }
 
 /// How many of something there are to be, without which there is nothing to measure.

@@ -65,17 +65,18 @@ impl<H> HandleErrorLayer<H> {
     /// What `handler` makes of an error is the reply. It is cloned for every message, so what it captures should be cheap
     /// to clone; and it should not block.
     ///
-    /// To tell errors apart it can look at their types:
+    /// To tell errors apart it can look at their types. The error itself is not kept: a reply that closes says with which
+    /// reason, which would else be [`CloseReason::Local`](crate::CloseReason::Local), as at an orderly end.
     ///
     /// ```
-    /// use getty_layers::{HandleErrorLayer, Reply};
+    /// use getty_layers::{CloseReason, HandleErrorLayer, Reply};
     /// use tower::timeout::error::Elapsed;
     ///
     /// let layer = HandleErrorLayer::new(|error| {
     ///     if error.is::<Elapsed>() {
     ///         Reply::one("ERR try again".to_owned())
     ///     } else {
-    ///         Reply::one(format!("ERR {error}")).and_close()
+    ///         Reply::one(format!("ERR {error}")).and_close_with(CloseReason::Handler)
     ///     }
     /// });
     /// ```

@@ -1,8 +1,11 @@
 //! CPU time of one message to many connections: getty's groups beside what one would write by hand, on one thread and in
 //! memory.
 
+use std::process::ExitCode;
+
 use getty_benches::{
     broadcast::{Carrier, Crowd, Kind},
+    options,
     stats::Quartiles,
 };
 
@@ -19,7 +22,7 @@ const USAGE: &str = "usage: broadcast [KIND CARRIER CONNECTIONS TIMES AT_ONCE]
   broadcast \"getty, group\" sink 1000 240 8
 ";
 
-fn main() {
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [kind, carrier, connections, times, at_once] = &arguments[..] {
         // for a profiler
@@ -36,11 +39,11 @@ fn main() {
             times.parse().expect("how often"),
             at_once.parse().expect("how many messages at once"),
         );
-        return;
+        return ExitCode::SUCCESS;
     }
     if !arguments.is_empty() {
-        print!("{USAGE}");
-        return;
+        let options: Vec<_> = arguments.iter().map(String::as_str).collect();
+        return options::none_but_help(&options, USAGE);
     }
     println!(
         "| carrier | connections x at once | how | CPU ns a delivery | x hand-written, buffers |"
@@ -52,6 +55,7 @@ fn main() {
         }
     }
     println!("\n{ROUNDS} rounds of {DELIVERIES} deliveries of {PAYLOAD} bytes.");
+    ExitCode::SUCCESS
 }
 
 fn measure(carrier: Carrier, connections: usize, at_once: u64) {

@@ -1,8 +1,11 @@
 //! CPU time of the session loop against the same loop written by hand, both on one thread and in memory.
 
+use std::process::ExitCode;
+
 use getty_benches::{
     cpu,
     in_memory::{Loop, Prepared},
+    options,
     stats::Quartiles,
 };
 
@@ -16,16 +19,18 @@ const USAGE: &str = "usage: in_memory
   Every loop over every transport, in half a minute. It has no options.
 ";
 
-fn main() {
-    if std::env::args().len() > 1 {
-        print!("{USAGE}");
-        return;
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if !arguments.is_empty() {
+        let options: Vec<_> = arguments.iter().map(String::as_str).collect();
+        return options::none_but_help(&options, USAGE);
     }
     println!("| transport | at once x payload | loop | CPU ns a message | x hand-written, codec |");
     println!("|---|---|---|--:|--:|");
     measure("scripted", Prepared::scripted);
     measure("duplex", Prepared::duplex);
     println!("\n{ROUNDS} rounds of {MESSAGES} messages.");
+    ExitCode::SUCCESS
 }
 
 fn measure(transport: &str, run: fn(&Prepared)) {

@@ -30,6 +30,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["run", scenario, times] => run(scenario, times),
+        ["--help"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
         ["--save"] => count(Then::Save, &[]),
         ["--add"] => count(Then::Add, &[]),
         ["--check"] => count(Then::Check, &[]),

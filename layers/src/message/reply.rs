@@ -183,7 +183,8 @@ impl<Out> Iterator for Replies<Out> {
 /// Not `()`: a stray semicolon that loses a reply must not compile. A handler that never answers returns `None`.
 #[diagnostic::on_unimplemented(
     message = "a handler whose session sends `{Out}` cannot answer with `{Self}`",
-    label = "return `{Out}`, or an `Option`, `Vec` or `Reply` of it"
+    label = "return `{Out}`, or an `Option`, `Vec` or `Reply` of it",
+    note = "a session sends what its handler receives, unless the handler's argument says otherwise: `Request<In, Out>`"
 )]
 pub trait IntoReply<Out> {
     /// The reply.
