@@ -25,8 +25,8 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
     net::{TcpStream, UdpSocket, UnixStream},
-    sync::{Notify, mpsc},
-    task::yield_now,
+    sync::{Notify, mpsc, oneshot},
+    task::{JoinHandle, yield_now},
     time::timeout,
 };
 use tokio_tungstenite::{client_async, tungstenite::Message};
@@ -113,13 +113,10 @@ impl Echo {
     }
 }
 
-/// As long as the test's runtime lives.
-fn serve<L: Listener>(listener: L, stack: impl Pipeline<L::Io>) {
-    tokio::spawn(async move { getty::serve(listener, stack).await });
-}
-
 struct Server {
     address: Address,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
 }
 
 enum Address {
@@ -130,18 +127,18 @@ enum Address {
 
 impl Server {
     async fn new(kind: Kind, echo: &Echo) -> Self {
-        let address = match kind {
+        let (stop, stopped) = oneshot::channel();
+        let (address, task) = match kind {
             Kind::Tcp => {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 let address = Address::Tcp(listener.get_ref().local_addr().unwrap());
-                serve(listener, echo.stack());
-                address
+                (address, Self::serve(listener, echo.stack(), stopped))
             }
             Kind::Unix => {
                 let directory = tempfile::tempdir().unwrap();
                 let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
-                serve(listener, echo.stack());
-                Address::Unix(directory)
+                let task = Self::serve(listener, echo.stack(), stopped);
+                (Address::Unix(directory), task)
             }
             Kind::Tls => {
                 let authority = Authority::new();
@@ -149,11 +146,32 @@ impl Server {
                 let stack = ServiceBuilder::new().layer(layer).service(echo.stack());
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 let address = listener.get_ref().local_addr().unwrap();
-                serve(listener, stack);
-                Address::Tls(address, Box::new(authority))
+                let task = Self::serve(listener, stack, stopped);
+                (Address::Tls(address, Box::new(authority)), task)
             }
         };
-        Self { address }
+        Self {
+            address,
+            stop,
+            task,
+        }
+    }
+
+    fn serve<L: Listener>(
+        listener: L,
+        stack: impl Pipeline<L::Io>,
+        stopped: oneshot::Receiver<()>,
+    ) -> JoinHandle<()> {
+        tokio::spawn(async move {
+            let stopped = async move {
+                if stopped.await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let serve = getty::serve(listener, stack).with_graceful_shutdown(stopped);
+            let drained = serve.await.expect("its stack is always ready");
+            assert_eq!(drained.aborted, 0);
+        })
     }
 
     async fn dial(&self) -> Box<dyn Io> {
@@ -356,6 +374,50 @@ async fn frame_that_is_too_long_ends_the_session_once_those_before_it_are_answer
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shutdown_in_the_midst_of_much_loses_no_answer() {
+    for kind in KINDS {
+        let (echo, mut sessions) = Echo::new();
+        let server = Server::new(kind, &echo).await;
+        let (mut read, mut write) = split(server.dial().await);
+        let session = soon(sessions.recv()).await.unwrap();
+        // more than lies on the way between a peer that does not read and the server
+        let sent = bulk(400);
+        let writes = tokio::spawn({
+            let sent = sent.clone();
+            async move {
+                let _ = write.write_all(&sent).await;
+                write
+            }
+        });
+        let mut answers = vec![0; 3_000_000];
+        soon(read.read_exact(&mut answers)).await.unwrap();
+        // until nothing moves in many turns: answers wait for us, and what the server has not read fills its socket
+        soon(async {
+            let (mut last, mut same) = (0, 0);
+            while same < 20_000 {
+                yield_now().await;
+                let now = session.stats().bytes_in;
+                same = if now == last { same + 1 } else { 0 };
+                last = now;
+            }
+        })
+        .await;
+        // nothing more is on its way to the server, which could not but reset what it has not read
+        writes.abort();
+        let _ = writes.await;
+        server.stop.send(()).unwrap();
+        soon(read.read_to_end(&mut answers)).await.unwrap();
+        drop(read);
+        assert!(sent.starts_with(&answers), "{kind:?}");
+        let one = frame(64 * 1024 - 4).len();
+        assert_eq!(answers.len() % one, 0, "{kind:?}");
+        assert_eq!((answers.len() / one) as u64, echo.called.load(SeqCst));
+        assert_eq!(soon(session.closed()).await.reason, CloseReason::Shutdown);
+        soon(server.task).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_is_read_ahead_than_was_said() {
     // beside the bound: what `Frames` has taken out of the buffer
     const BESIDE: u64 = 8 * 1024;
@@ -416,7 +478,8 @@ async fn over_websocket_each_message_is_a_frame_and_what_is_not_is_said() {
     let stack = ServiceBuilder::new().layer(layer).service(echo.stack());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.get_ref().local_addr().unwrap();
-    serve(listener, stack);
+    let (_stop, stopped) = oneshot::channel();
+    let _server = Server::serve(listener, stack, stopped);
     let dial = || async {
         let io = TcpStream::connect(address).await.unwrap();
         let (ws, _) = soon(client_async("ws://example.com/", io)).await.unwrap();
@@ -470,7 +533,8 @@ async fn over_udp_each_datagram_is_a_frame_and_others_are_skipped_and_counted() 
     let (echo, mut sessions) = Echo::new();
     let listener = UdpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    serve(listener, echo.stack());
+    let (_stop, stopped) = oneshot::channel();
+    let _server = Server::serve(listener, echo.stack(), stopped);
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     peer.connect(address).await.unwrap();
     let mut answer = vec![0; 70_000];

@@ -7,6 +7,7 @@ use std::{
 };
 
 use getty_layers::{CloseReason, IntoReply, Panic, Request};
+use tokio::task::coop;
 use tower::{BoxError, Service};
 
 use super::{Next, Phase, State};
@@ -97,7 +98,12 @@ where
                 Poll::Pending => {
                     self.reader.rest();
                     if turns == LAST_TURNS && !(is_stream && bytes >= MUCH) {
-                        return Poll::Ready(());
+                        // tokio may have let us read no more in this turn, which says nothing of the peer; it wakes us then
+                        return if coop::has_budget_remaining() {
+                            Poll::Ready(())
+                        } else {
+                            Poll::Pending
+                        };
                     }
                     // a wait takes no turn: the deadline bounds that
                     self.phase = Phase::Lingering(turns.min(LAST_TURNS - 1));
