@@ -1,7 +1,7 @@
 //! What becomes of a message for which there is no room: the sender's choice where it does not wait.
 
 use super::{
-    Session, error::SendError, outbox::Refusal, payload::Payload, send::Entry, signal::Signal,
+    Session, error::SendError, outbox::Refusal, payload::Payload, send::Entry,
 };
 use crate::connection::CloseReason;
 
@@ -126,7 +126,7 @@ impl<Out> Session<Out> {
             self.handle().count_dropped(offered.dropped());
         }
         if offered != Offered::Dropped {
-            self.signal().raise(Signal::MESSAGES);
+            self.raise_messages();
         }
         Ok(offered)
     }
