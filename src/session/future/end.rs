@@ -14,7 +14,9 @@ use tower::{BoxError, Service};
 
 use super::{Finish, Linger, Next, Phase, State, Turn, quietly};
 use crate::{
-    session::{calls::Calls, clock::Clock, queue::Queue, read::Discarded, renew::Renew, wire::Wire},
+    session::{
+        calls::Calls, clock::Clock, queue::Queue, read::Discarded, renew::Renew, wire::Wire,
+    },
     transport::Framing,
 };
 
@@ -224,7 +226,10 @@ where
         let is_closing = self.session().is_closing();
         self.session().close_with(CloseReason::Io);
         self.wire.driver().note_source(Arc::clone(&error));
-        if !matches!(self.phase, Phase::Running | Phase::Receiving | Phase::Draining) {
+        if !matches!(
+            self.phase,
+            Phase::Running | Phase::Receiving | Phase::Draining
+        ) {
             return Next::End;
         }
         self.writer.give_up(&mut self.wire, &error);
@@ -232,7 +237,11 @@ where
         self.timer.flowed();
         self.wire.driver().fail_queued(Some(&error));
         if self.phase == Phase::Running {
-            self.phase = if is_closing { Phase::Draining } else { Phase::Receiving };
+            self.phase = if is_closing {
+                Phase::Draining
+            } else {
+                Phase::Receiving
+            };
             if is_closing {
                 self.stop_reading(Phase::Draining, &mut turn.clock);
             }

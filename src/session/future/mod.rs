@@ -26,16 +26,8 @@ use crate::transport::SendsNoMore;
 
 pub(crate) use self::end::GOODBYE;
 use super::{
-    calls::Calls,
-    clock::Clock,
-    config::Config,
-    queue::Queue,
-    read::Reader,
-    renew::Renew,
-    timer::Timer,
-    waiting::Waiting,
-    wire::Wire,
-    write::Writer,
+    calls::Calls, clock::Clock, config::Config, queue::Queue, read::Reader, renew::Renew,
+    timer::Timer, waiting::Waiting, wire::Wire, write::Writer,
 };
 
 /// So many messages cost one unit of tokio's cooperative budget, of which a task has 128 a turn.

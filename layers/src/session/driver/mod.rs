@@ -33,11 +33,7 @@ pub use self::{
     outgoing::{Outgoing, Ticket},
 };
 use self::{memory::Memory, wishes::Wishes};
-use super::{
-    Session,
-    outbox::Batch,
-    signal::Signal,
-};
+use super::{Session, outbox::Batch, signal::Signal};
 pub use super::{
     current::CurrentSession,
     payload::Payload,
