@@ -4,7 +4,9 @@
 //! - *call*: clones the message stack (or has one made) and drives the session: reads, decodes, calls, encodes, writes.
 //! - *close*: one path for every cause. The reason is recorded, the first wins; reading stops; handlers in flight finish
 //!   and what was accepted for sending is flushed, until the drain deadline; the transport is closed the way its protocol
-//!   wants; senders that wait are told; close callbacks run; [`closed`](crate::ConnectionHandle::closed) resolves.
+//!   wants, even where a handler was cut off; input is discarded until the peer's end, so that no reset destroys what was
+//!   flushed; senders that wait are told; close callbacks run; [`closed`](crate::ConnectionHandle::closed) resolves. After
+//!   a reset or a failed write, what was received is handled until the drain deadline, and replies are counted as unsent.
 //! - *drop*: the session ends at once, as [`CloseReason::Dropped`](crate::CloseReason::Dropped).
 //!
 //! Scope: everything set here is per session. It is the innermost layer of the connection stack and the outermost of the
@@ -203,17 +205,24 @@ impl<K> SessionLayer<K> {
         self
     }
 
-    /// How long the transport may take no byte while bytes wait, before the session ends as
-    /// [`CloseReason::WriteTimeout`](crate::CloseReason::WriteTimeout). 30 s by default; `None` for ever. Armed only
-    /// while bytes wait; progress in bytes starts it anew.
+    /// Sets how long the transport may take no byte while bytes wait, before the session ends as
+    /// [`CloseReason::WriteTimeout`](crate::CloseReason::WriteTimeout). The default is 30 s; `None` disables it. It is armed
+    /// only while bytes wait, and every byte that the transport takes starts it anew.
+    ///
+    /// A kernel takes bytes in steps, so a timeout asks for a rate. Over TCP on Linux and Android the steps are some
+    /// 130 KiB ([`with_unsent_limit`](crate::net::TcpConnector::with_unsent_limit)), and 30 s ask for 4.4 KiB/s. On other
+    /// systems a step is a part of the send buffer: with one of 4 MiB, 30 s ask for some 48 KiB/s.
     #[must_use]
     pub fn with_write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.write_timeout = timeout.into();
         self
     }
 
-    /// How long a close waits for handlers in flight and for what was accepted to be flushed. 5 s by default. What is
-    /// cut off is told by [`DrainDeadlineExceeded`](crate::layers::DrainDeadlineExceeded) as the record's source.
+    /// Sets how long a close waits for handlers in flight, for what was accepted to be flushed, and for the peer to end its
+    /// direction. The default is 5 s. Where handlers or messages are cut off, the record's source is
+    /// [`DrainDeadlineExceeded`](crate::layers::DrainDeadlineExceeded), and the transport's goodbye, such as a close frame,
+    /// may take up to one more second. A peer that needs longer to read what was sent needs a longer deadline, or
+    /// [`close_within`](crate::ConnectionHandle::close_within).
     #[must_use]
     pub const fn with_drain_deadline(mut self, deadline: Duration) -> Self {
         self.config.drain_deadline = deadline;

@@ -105,6 +105,18 @@ async fn a_turn_asks_no_transport_that_has_said_it_will_wake_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn replies_are_flushed_though_the_transport_promised_more_and_had_none() {
+    for framing in [Framing::Messages, Framing::Datagrams] {
+        let (transport, peer) = units::pair(framing);
+        let (_session, _task) =
+            open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+        peer.promise_more();
+        peer.send("one\n");
+        assert_eq!(soon(peer.message()).await, "one\n");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_unit_needs_no_delimiter_and_a_codec_of_streams_works() {
     let (transport, peer) = units::pair(Framing::Messages);
     let (_session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;

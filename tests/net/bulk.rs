@@ -1,63 +1,34 @@
 //! Much at once over real sockets, in frames that are views of what was read together.
 
-use std::{
-    future::IntoFuture,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering::SeqCst},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering::SeqCst},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use getty::{
-    BoxError, CloseReason, CodecLayer, Connection, Listener, Pipeline, Request, ServiceBuilder,
-    Session, SessionLayer,
+    BoxError, CloseReason, CodecLayer, Pipeline, Request, ServiceBuilder, Session, SessionLayer,
     codec::{Frame, Frames, Length, LengthError},
     layers::OnOpenLayer,
-    net::{TcpListener, UdpListener, UnixListener},
-    tls::{TlsConnectLayer, TlsLayer, rustls::pki_types::ServerName},
+    net::{TcpListener, UdpListener},
     transport::Transport,
     ws::WsLayer,
 };
-use tempfile::TempDir;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
-    net::{TcpStream, UdpSocket, UnixStream},
+    io::{AsyncReadExt, AsyncWriteExt, split},
+    net::{TcpStream, UdpSocket},
     sync::{Notify, mpsc, oneshot},
-    task::{JoinHandle, yield_now},
-    time::timeout,
+    task::yield_now,
 };
 use tokio_tungstenite::{client_async, tungstenite::Message};
-use tower::{Service, ServiceExt, service_fn};
 
-use crate::tls::kit::{Authority, NAME, settings, trusting};
+use crate::kinds::{App, Io, KINDS, Server, soon};
 
 /// The longest frame.
 const LONGEST: usize = 200_000;
 /// A handler that is given a frame of so many bytes waits for a word.
 const HELD: usize = 3;
-
-async fn soon<F: IntoFuture>(future: F) -> F::Output {
-    timeout(Duration::from_secs(60), future)
-        .await
-        .expect("nothing has happened for a minute")
-}
-
-/// A stream to a server.
-trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
-
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Tcp,
-    Unix,
-    Tls,
-}
-
-const KINDS: [Kind; 3] = [Kind::Tcp, Kind::Unix, Kind::Tls];
 
 /// An echo, and what it does on the way.
 #[derive(Clone)]
@@ -99,7 +70,7 @@ impl Echo {
         Ok(frame)
     }
 
-    fn stack<T: Transport + Send + 'static>(&self) -> impl Pipeline<T> + Clone + use<T> {
+    fn app<T: Transport + Send + 'static>(&self) -> impl Pipeline<T> + Clone + use<T> {
         let (this, opened) = (self.clone(), self.opened.clone());
         let codec = Frames::new(Length::new().with_max_length(self.longest));
         ServiceBuilder::new()
@@ -113,87 +84,9 @@ impl Echo {
     }
 }
 
-struct Server {
-    address: Address,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
-
-enum Address {
-    Tcp(std::net::SocketAddr),
-    Unix(TempDir),
-    Tls(std::net::SocketAddr, Box<Authority>),
-}
-
-impl Server {
-    async fn new(kind: Kind, echo: &Echo) -> Self {
-        let (stop, stopped) = oneshot::channel();
-        let (address, task) = match kind {
-            Kind::Tcp => {
-                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                let address = Address::Tcp(listener.get_ref().local_addr().unwrap());
-                (address, Self::serve(listener, echo.stack(), stopped))
-            }
-            Kind::Unix => {
-                let directory = tempfile::tempdir().unwrap();
-                let listener = UnixListener::bind(directory.path().join("socket")).unwrap();
-                let task = Self::serve(listener, echo.stack(), stopped);
-                (Address::Unix(directory), task)
-            }
-            Kind::Tls => {
-                let authority = Authority::new();
-                let layer = TlsLayer::new(settings(&authority).load().unwrap());
-                let stack = ServiceBuilder::new().layer(layer).service(echo.stack());
-                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                let address = listener.get_ref().local_addr().unwrap();
-                let task = Self::serve(listener, stack, stopped);
-                (Address::Tls(address, Box::new(authority)), task)
-            }
-        };
-        Self {
-            address,
-            stop,
-            task,
-        }
-    }
-
-    fn serve<L: Listener>(
-        listener: L,
-        stack: impl Pipeline<L::Io>,
-        stopped: oneshot::Receiver<()>,
-    ) -> JoinHandle<()> {
-        tokio::spawn(async move {
-            let stopped = async move {
-                if stopped.await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            };
-            let serve = getty::serve(listener, stack).with_graceful_shutdown(stopped);
-            let drained = serve.await.expect("its stack is always ready");
-            assert_eq!(drained.aborted, 0);
-        })
-    }
-
-    async fn dial(&self) -> Box<dyn Io> {
-        match &self.address {
-            Address::Tcp(address) => Box::new(TcpStream::connect(address).await.unwrap()),
-            Address::Unix(directory) => {
-                let path = directory.path().join("socket");
-                Box::new(UnixStream::connect(path).await.unwrap())
-            }
-            Address::Tls(address, authority) => {
-                let name = ServerName::try_from(NAME).unwrap();
-                let dial = service_fn(|address| async move {
-                    let stream = TcpStream::connect(address).await?;
-                    Ok::<_, std::io::Error>(Connection::new(stream))
-                });
-                let mut connector = ServiceBuilder::new()
-                    .layer(TlsConnectLayer::new(trusting(authority)).with_server_name(name))
-                    .service(dial);
-                let connection = connector.ready().await.unwrap().call(*address);
-                Box::new(connection.await.unwrap().into_parts().0)
-            }
-        }
+impl App for Echo {
+    fn stack<T: Transport + Send + 'static>(&self) -> impl Pipeline<T> + Clone {
+        self.app()
     }
 }
 
@@ -422,7 +315,12 @@ async fn no_more_is_read_ahead_than_was_said() {
     // beside the bound: what `Frames` has taken out of the buffer
     const BESIDE: u64 = 8 * 1024;
     for kind in KINDS {
-        for (max_frame, in_bulk) in [(8 * 1024, false), (8 * 1024, true), (64 * 1024, false)] {
+        for (max_frame, in_bulk) in [
+            (8 * 1024, false),
+            (8 * 1024, true),
+            (64 * 1024, false),
+            (64 * 1024, true),
+        ] {
             let (mut echo, mut sessions) = Echo::new();
             echo.longest = 4_000;
             echo.max_frame = max_frame;
@@ -455,7 +353,13 @@ async fn no_more_is_read_ahead_than_was_said() {
                 }
             })
             .await;
-            let bound = max_frame as u64 + BESIDE + frame(HELD).len() as u64;
+            // one read of a session that has kept up until then
+            let read = if in_bulk && max_frame == 64 * 1024 {
+                260 * 1024
+            } else {
+                max_frame
+            };
+            let bound = read as u64 + BESIDE + frame(HELD).len() as u64;
             assert!(
                 read_ahead() <= bound,
                 "{kind:?} {max_frame}: {}",
@@ -475,7 +379,7 @@ async fn over_websocket_each_message_is_a_frame_and_what_is_not_is_said() {
     let (mut echo, mut sessions) = Echo::new();
     echo.max_frame = 2 * LONGEST;
     let layer = WsLayer::new().with_max_message(2 * LONGEST);
-    let stack = ServiceBuilder::new().layer(layer).service(echo.stack());
+    let stack = ServiceBuilder::new().layer(layer).service(echo.app());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.get_ref().local_addr().unwrap();
     let (_stop, stopped) = oneshot::channel();
@@ -534,7 +438,7 @@ async fn over_udp_each_datagram_is_a_frame_and_others_are_skipped_and_counted() 
     let listener = UdpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (_stop, stopped) = oneshot::channel();
-    let _server = Server::serve(listener, echo.stack(), stopped);
+    let _server = Server::serve(listener, echo.app(), stopped);
     let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     peer.connect(address).await.unwrap();
     let mut answer = vec![0; 70_000];

@@ -5,6 +5,10 @@ mod bulk;
 mod busy;
 #[cfg(all(feature = "tls", feature = "ws"))]
 mod clients;
+#[cfg(all(unix, feature = "tls", feature = "ws"))]
+mod endings;
+#[cfg(all(unix, feature = "tls", feature = "ws"))]
+mod kinds;
 mod memory;
 mod middleware;
 #[cfg(target_os = "linux")]

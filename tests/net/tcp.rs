@@ -10,7 +10,10 @@ use getty::{
     net::{Keepalive, TcpConnector, TcpListener},
 };
 use socket2::{Domain, SockRef, Socket, Type};
-use tokio::time::{self, Instant};
+use tokio::{
+    net::TcpStream,
+    time::{self, Instant},
+};
 use tower::{Service, ServiceExt};
 
 use super::{accept, exchange, report, silent::silent};
@@ -67,6 +70,32 @@ async fn listener_has_its_defaults() {
     assert!(accepted.transport().nodelay().unwrap());
     let socket = SockRef::from(accepted.transport());
     assert!(!socket.keepalive().unwrap());
+}
+
+#[cfg(any(target_os = "android", target_os = "linux"))]
+#[tokio::test]
+async fn the_kernel_accepts_128_kib_beyond_what_it_has_sent_unless_told_otherwise() {
+    let unsent = |stream: &TcpStream| SockRef::from(stream).tcp_notsent_lowat().unwrap();
+    let listeners = [
+        (TcpListener::builder(), 128 * 1024),
+        (TcpListener::builder().with_unsent_limit(5_000), 5_000),
+    ];
+    for (builder, limit) in listeners {
+        let mut listener = builder.bind(ANY_PORT).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connector = TcpConnector::new().with_unsent_limit(limit);
+        let dialled = connector.connect(address).await.unwrap();
+        let accepted = accept(&mut listener).await;
+        assert_eq!(unsent(accepted.transport()), limit);
+        assert_eq!(unsent(dialled.transport()), limit);
+    }
+    let mut listener = tokio::net::TcpListener::bind(ANY_PORT).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let plain = TcpStream::connect(address).await.unwrap();
+    assert_eq!(unsent(accept(&mut listener).await.transport()), 128 * 1024);
+    let connector = TcpConnector::new().with_unsent_limit(None);
+    let dialled = connector.connect(address).await.unwrap();
+    assert_eq!(unsent(dialled.transport()), unsent(&plain));
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ pub struct Sent {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SendError<Out> {
-    /// The queue is full, or the write buffer above its high watermark: the peer reads more slowly than is sent. Back
+    /// The queue is full, or too many bytes wait for the peer, which reads more slowly than is sent. Back
     /// off and try again, or wait with [`feed`](Session::feed) or [`writable`](Session::writable).
     Full(Out),
     /// The `MemoryBudget` that the session shares with others is used up. Back off and try again:

@@ -51,6 +51,8 @@ struct State {
     asked: usize,
     closed_with: Option<CloseReason>,
     holds_close: bool,
+    /// The transport claims that more has arrived, whether or not it has.
+    promises_more: bool,
     wakers: Vec<Waker>,
 }
 
@@ -86,6 +88,11 @@ impl Peer {
     /// Sends something of the transport's own, which is no message.
     pub(crate) fn send_control(&self, bytes: usize) {
         self.change(|state| state.incoming.push_back(Incoming::Control(bytes)));
+    }
+
+    /// Claims from now on that more has arrived.
+    pub(crate) fn promise_more(&self) {
+        self.change(|state| state.promises_more = true);
     }
 
     /// Lets the close wait for ever.
@@ -184,6 +191,10 @@ impl Transport for Units {
         drop(state);
         self.shared.changed.notify_waiters();
         Poll::Ready(Ok(()))
+    }
+
+    fn has_more(&self) -> bool {
+        self.shared.lock().promises_more
     }
 
     fn poll_ping(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {

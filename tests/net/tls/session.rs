@@ -149,6 +149,42 @@ async fn a_shutdown_drains_sessions_over_tls() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_handler_that_hangs_does_not_keep_the_close_notify_from_the_peer() {
+    let authority = Authority::new();
+    let (ours, theirs) = duplex(64 * 1024);
+    let connection = Connection::new(ours);
+    let handle = connection.handle().clone();
+    let stack = ServiceBuilder::new()
+        .layer(TlsLayer::new(settings(&authority).load().unwrap()))
+        .service(app());
+    let task = tokio::spawn(stack.oneshot(connection));
+    let connector =
+        tower::service_fn(async |transport| Ok::<_, BoxError>(Connection::new(transport)));
+    let layer =
+        TlsConnectLayer::new(trusting(&authority)).with_server_name(NAME.try_into().unwrap());
+    let dialled = ServiceBuilder::new()
+        .layer(layer)
+        .map_request(|Nameless(transport)| transport)
+        .service(connector)
+        .oneshot(Nameless(theirs))
+        .await
+        .unwrap();
+    let mut stream = dialled.into_parts().0;
+    stream.write_all(b"wait\n").await.unwrap();
+    stream.flush().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(handle.in_flight(), 1);
+    let begun = Instant::now();
+    handle.close_with(CloseReason::Shutdown);
+    // without a `close_notify` this is an error
+    let read = stream.read(&mut [0; 16]).await.unwrap();
+    assert_eq!((read, begun.elapsed().as_secs()), (0, 5));
+    drop(stream);
+    let closed = task.await.unwrap().unwrap();
+    assert!(closed.source.unwrap().is::<DrainDeadlineExceeded>());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_does_not_read_is_cut_off_by_the_drain_deadline() {
     let authority = Authority::new();
     let (ours, theirs) = duplex(4096);

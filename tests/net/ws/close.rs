@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use getty::{
     SendError, SessionLayer,
+    layers::DrainDeadlineExceeded,
     ws::{Message, WsClose, WsError, WsLayer},
 };
 use tokio::{
@@ -46,6 +47,28 @@ async fn a_close_of_ours_waits_for_the_peer_s_and_ends_the_stream() {
         assert_eq!(closed.stats.messages_in, 0);
         assert!(closed.source.is_none());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_hangs_does_not_keep_the_close_frame_from_the_peer() {
+    let mut server = Server::new(WsLayer::new(), SessionLayer::new(), |_| {
+        std::future::pending()
+    });
+    let mut peer = server.open().await;
+    let session = server.session().await;
+    peer.send(FIN | TEXT, b"hangs").await;
+    let begun = Instant::now();
+    while session.in_flight() == 0 {
+        advance(Duration::from_millis(1)).await;
+    }
+    session.close_with(CloseReason::Shutdown);
+    assert_eq!(peer.closes().await, 1001);
+    assert_eq!(begun.elapsed().as_secs(), 5);
+    peer.write(&close_frame(1001, "")).await;
+    peer.ends().await;
+    let closed = server.end().await;
+    assert!(closed.source.unwrap().is::<DrainDeadlineExceeded>());
+    assert_eq!(closed.unhandled_messages, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -41,7 +41,7 @@ const PEER_FINISHED: u8 = 4;
 const CLOSED: u8 = 8;
 /// The transport has a ping of its own.
 const HAS_PING: u8 = 16;
-/// The write buffer is above its high watermark, or was and is not down at the low one yet.
+/// Senders wait, because the peer reads too slowly.
 const BACKPRESSURED: u8 = 32;
 /// Our direction has ended.
 const FINISHED: u8 = 64;

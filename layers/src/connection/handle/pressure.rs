@@ -1,4 +1,4 @@
-//! What the handle says of the way out: how much waits, and whether it still goes on.
+//! Outbound state: pending bytes, backpressure, half-close.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -6,8 +6,9 @@ use super::{BACKPRESSURED, CLOSED, CLOSING, ConnectionHandle, FINISHED};
 use crate::sync::Ordering;
 
 impl ConnectionHandle {
-    /// Whether the peer reads more slowly than is sent to it: the write buffer is above its high watermark, or was, and is
-    /// not down at the low one yet. Nothing is decoded meanwhile, and senders wait.
+    /// Returns `true` while the peer reads more slowly than is sent to it, so that senders wait: more pushed bytes wait than
+    /// the high watermark allows, until the low one is reached, or more bytes of replies than the low watermark allows.
+    /// Messages are still decoded and handled.
     #[must_use]
     pub fn is_backpressured(&self) -> bool {
         self.has(BACKPRESSURED)

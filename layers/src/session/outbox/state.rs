@@ -22,7 +22,7 @@ pub(super) struct State<Out> {
     pub(super) capacity: u32,
     /// How many of those the driver has taken and not encoded yet.
     pub(super) taken: u32,
-    /// The driver's write buffer is above its high watermark.
+    /// The driver takes no messages, because too many bytes wait for the peer.
     pub(super) blocked: bool,
     /// Our direction is to end after what lies here, or has ended.
     pub(super) finished: bool,
