@@ -42,7 +42,7 @@ pub(crate) struct Writer {
     /// Something beside the bytes in `buf` may have to be written, flushed or told.
     stirred: bool,
     framing: Framing,
-    /// Size of the largest message so far, in bytes.
+    /// Size of the largest message that was [noted](Self::note_size), in bytes.
     largest: u32,
     /// The latest run of pushed messages: where it ends, by `encoded`, and its length in bytes.
     push_end: u64,
@@ -94,13 +94,12 @@ impl Writer {
         }
     }
 
-    /// Marks the message encoded last, of so many bytes, as a push: it was queued by a sender, and is no reply.
-    pub(crate) fn mark_pushed(&mut self, bytes: usize) {
-        if bytes == 0 {
+    /// Marks what was encoded from `start` on as pushes: senders have queued it, and it is no reply.
+    pub(crate) fn mark_pushed(&mut self, start: u64) {
+        if start == self.encoded {
             return;
         }
-        let len = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let start = self.encoded - bytes as u64;
+        let len = u32::try_from(self.encoded - start).unwrap_or(u32::MAX);
         if self.push_end == start {
             self.push_len = self.push_len.saturating_add(len);
         } else {
@@ -126,15 +125,21 @@ impl Writer {
         usize::try_from(latest + earlier).unwrap_or(usize::MAX)
     }
 
-    /// Returns the size of the largest message so far, in bytes.
+    /// Returns the size of the largest message that was [noted](Self::note_size), in bytes.
     pub(crate) const fn largest(&self) -> usize {
         self.largest as usize
     }
 
-    #[cold]
-    #[inline(never)]
-    fn note_largest(&mut self, bytes: usize) {
-        self.largest = u32::try_from(bytes).unwrap_or(u32::MAX);
+    /// Notes the size of a message. Pushes are noted, and replies while the peer does not take all that waits: these are
+    /// the ones that the reply limit depends on.
+    pub(crate) fn note_size(&mut self, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.largest = self.largest.max(bytes);
+    }
+
+    /// Returns how many bytes were encoded in all.
+    pub(crate) const fn encoded(&self) -> u64 {
+        self.encoded
     }
 
     /// How many encoded bytes wait for the transport.
@@ -211,9 +216,6 @@ impl Writer {
     #[inline(always)]
     fn complete(&mut self, bytes: usize) {
         self.encoded += bytes as u64;
-        if bytes > self.largest as usize {
-            self.note_largest(bytes);
-        }
         if self.framing != Framing::Stream {
             self.complete_unit();
         }

@@ -12,7 +12,7 @@ use tokio::net::{TcpStream, ToSocketAddrs, lookup_host};
 
 use super::{
     connection,
-    options::{Keepalive, StreamOptions},
+    options::{INHERITS, Keepalive, StreamOptions},
 };
 use crate::net::{
     Listener,
@@ -24,7 +24,7 @@ impl Listener for tokio::net::TcpListener {
     type Io = TcpStream;
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Connection<Self::Io>>> {
-        poll_accept(self, StreamOptions::new(), cx)
+        poll_accept(self, Some(StreamOptions::new()), cx)
     }
 
     fn local_addr(&self) -> io::Result<Address> {
@@ -110,7 +110,8 @@ impl Listener for TcpListener {
     type Io = TcpStream;
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Connection<Self::Io>>> {
-        poll_accept(&self.inner, self.options, cx)
+        let options = (!INHERITS).then_some(self.options);
+        poll_accept(&self.inner, options, cx)
     }
 
     fn local_addr(&self) -> io::Result<Address> {
@@ -120,10 +121,9 @@ impl Listener for TcpListener {
 
 impl From<tokio::net::TcpListener> for TcpListener {
     fn from(inner: tokio::net::TcpListener) -> Self {
-        Self {
-            inner,
-            options: StreamOptions::new(),
-        }
+        let options = StreamOptions::new();
+        options.apply_to_listener(&inner);
+        Self { inner, options }
     }
 }
 
@@ -139,15 +139,21 @@ impl TryFrom<std::net::TcpListener> for TcpListener {
 
 fn poll_accept(
     listener: &tokio::net::TcpListener,
-    options: StreamOptions,
+    options: Option<StreamOptions>,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<Connection<TcpStream>>> {
     let (stream, peer) = ready!(listener.poll_accept(cx))?;
     Poll::Ready(Ok(accepted(stream, peer, options)))
 }
 
-fn accepted(stream: TcpStream, peer: SocketAddr, options: StreamOptions) -> Connection<TcpStream> {
-    options.apply_to_accepted(&stream);
+fn accepted(
+    stream: TcpStream,
+    peer: SocketAddr,
+    options: Option<StreamOptions>,
+) -> Connection<TcpStream> {
+    if let Some(options) = options {
+        options.apply_to_accepted(&stream);
+    }
     let local = stream.local_addr();
     connection(stream, local, peer)
 }
@@ -329,7 +335,7 @@ mod tests {
         let peer = SocketAddr::from(([192, 0, 2, 1], 7));
         let mut options = StreamOptions::new();
         options.keepalive = Some(Keepalive::new(Duration::from_secs(60)));
-        let mut connection = accepted(stream, peer, options);
+        let mut connection = accepted(stream, peer, Some(options));
 
         assert_eq!(connection.handle().peer_addr(), &Address::Ip(peer));
         assert_eq!(connection.handle().local_addr(), &Address::Unknown);

@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 /// Probes that the operating system sends over an idle TCP connection, to find out whether the peer is still there.
 ///
@@ -122,6 +122,9 @@ pub(super) struct StreamOptions {
 /// limited?).
 const UNSENT_LIMIT: u32 = 128 * 1024;
 
+/// Accepted sockets inherit every setting from the socket that listens.
+pub(super) const INHERITS: bool = cfg!(any(target_os = "android", target_os = "linux"));
+
 impl StreamOptions {
     pub(super) const fn new() -> Self {
         Self {
@@ -161,6 +164,13 @@ impl StreamOptions {
             socket.set_recv_buffer_size(size)?;
         }
         self.limit_unsent(socket)
+    }
+
+    /// Sets everything on a socket that listens already, for connections that it will accept.
+    pub(super) fn apply_to_listener(&self, listener: &TcpListener) {
+        if let Err(error) = self.apply(&SockRef::from(listener)) {
+            tracing::debug!(%error, "a listener keeps its own settings");
+        }
     }
 
     /// Sets on an accepted socket what not every system lets it inherit. A socket that refuses, as one does on some

@@ -12,7 +12,7 @@ use getty_layers::{CloseReason, IntoReply, Panic, Request, SharedError, Transpor
 use tokio::{task::coop, time::Instant};
 use tower::{BoxError, Service};
 
-use super::{Finish, Linger, Next, Phase, State, Turn, quietly};
+use super::{Finish, Next, Phase, State, Turn, quietly};
 use crate::{
     session::{
         calls::Calls, clock::Clock, queue::Queue, read::Discarded, renew::Renew, wire::Wire,
@@ -91,11 +91,11 @@ where
         if let Err(error) = ready!(self.wire.poll_close(cx, &reason)) {
             tracing::debug!(session = %self.session(), %error, "closing the transport failed");
         }
-        let waits = self.awaits_input_end();
-        self.phase = Phase::Lingering(Linger {
-            waits,
-            discarded: 0,
-        });
+        if !self.reader.wants_more() {
+            return Poll::Ready(()); // the peer has ended its direction already
+        }
+        self.linger.waits = self.awaits_input_end();
+        self.phase = Phase::Lingering;
         self.poll_linger(cx)
     }
 
@@ -135,16 +135,13 @@ where
     /// Discards what the peer still sends, until it ends its direction where that is waited for.
     #[cold]
     pub(super) fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Phase::Lingering(mut linger) = self.phase else {
-            return Poll::Ready(());
-        };
         for _ in 0..LINGER_READS {
             match self.reader.discard(&mut self.wire, cx) {
                 Poll::Ready(Discarded::Bytes(bytes)) => {
                     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-                    linger.discarded = linger.discarded.saturating_add(bytes);
+                    self.linger.discarded = self.linger.discarded.saturating_add(bytes);
                     // a peer that sends may have more on its way
-                    linger.waits |= bytes > 0 && self.may_be_reset();
+                    self.linger.waits |= bytes > 0 && self.may_be_reset();
                 }
                 Poll::Ready(Discarded::End) => {
                     if self.wire.framing() == Framing::Stream {
@@ -156,18 +153,16 @@ where
                 Poll::Pending => {
                     self.reader.rest();
                     // without budget a read says nothing about the peer, and tokio wakes the task
-                    if linger.waits || !coop::has_budget_remaining() {
-                        self.phase = Phase::Lingering(linger);
+                    if self.linger.waits || !coop::has_budget_remaining() {
                         return Poll::Pending;
                     }
                     return Poll::Ready(());
                 }
             }
         }
-        if self.wire.framing() != Framing::Stream || linger.discarded >= LINGER_BYTES {
+        if self.wire.framing() != Framing::Stream || self.linger.discarded >= LINGER_BYTES {
             return Poll::Ready(());
         }
-        self.phase = Phase::Lingering(linger);
         cx.waker().wake_by_ref();
         Poll::Pending
     }

@@ -159,6 +159,7 @@ where
         if turn.service_waits {
             return false;
         }
+        let before = self.writer.len();
         match self.run(calls.as_mut(), cx) {
             Stop::Nothing => return false,
             Stop::Decoded(other) => return self.decode_failed(other).is_some(),
@@ -182,8 +183,8 @@ where
             }
             Stop::EncodeFailed(error) => self.encode_failed(error),
             Stop::Blocked => {
-                self.replies_blocked = true;
-                self.count_bytes(self.writer.len());
+                self.count_bytes(self.writer.len() - before);
+                self.replies_blocked = self.is_over_limit(before);
             }
             Stop::Budget => {}
         }
@@ -317,16 +318,19 @@ where
     #[inline(never)]
     fn encode_outgoing(&mut self) {
         let limit = self.push_limit();
+        let start = self.writer.encoded();
         while self.wire.driver().has_outgoing() {
             if self.writer.len() > limit {
                 self.pushes_blocked = true;
+                self.writer.mark_pushed(start);
                 return;
             }
             let Some(bytes) = self.encode_next() else {
                 break;
             };
-            self.writer.mark_pushed(bytes);
+            self.writer.note_size(bytes);
         }
+        self.writer.mark_pushed(start);
         self.wire.driver().encoded_all();
     }
 
@@ -378,6 +382,7 @@ where
     #[inline(never)]
     fn encode_reply(&mut self, reply: Reply<W::Out>) {
         let (messages, close) = reply.into_parts();
+        let before = self.writer.len();
         for message in messages {
             match self.finish {
                 Finish::No => {}
@@ -397,7 +402,7 @@ where
                 }
             }
         }
-        self.limit_calls();
+        self.limit_calls(before);
         if let Some(reason) = close {
             self.session().close_with(reason);
         }

@@ -25,12 +25,12 @@ where
     W: Wire,
     R: Renew<S>,
 {
-    /// Returns the length of the write buffer above which no further message is handled before a flush; after one that
-    /// the peer did not take completely, at all.
+    /// Returns the length of the write buffer above which handling pauses, for a flush at first. While the peer does not
+    /// take all that waits, that is after every message, so that its size can be [noted](Self::is_over_limit).
     #[inline]
     pub(super) fn call_limit(&mut self) -> usize {
         if self.timer.stalled_since().is_some() {
-            return self.stalled_call_limit();
+            return 0;
         }
         let high = self.high();
         if !self.reader.is_in_bulk() || high < BUFFER {
@@ -41,13 +41,26 @@ where
         high.max(LARGE)
     }
 
+    /// Whether handling has to pause where the write buffer, which held `before` bytes before the last message was
+    /// handled, is above its [limit](Self::call_limit).
     #[cold]
-    fn stalled_call_limit(&mut self) -> usize {
-        if self.wire.driver().is_out_of_memory() {
-            return 0;
+    pub(super) fn is_over_limit(&mut self, before: usize) -> bool {
+        if self.timer.stalled_since().is_none() {
+            return true;
         }
-        let limit = self.reply_limit().saturating_sub(1);
-        limit.saturating_add(self.writer.pushed())
+        self.writer
+            .note_size(self.writer.len().saturating_sub(before));
+        self.reaches_reply_limit()
+    }
+
+    /// Whether as many bytes of replies wait as may, for a peer that does not take all of them.
+    #[cold]
+    fn reaches_reply_limit(&mut self) -> bool {
+        let waits = self.writer.len();
+        if self.wire.driver().is_out_of_memory() {
+            return waits > 0;
+        }
+        waits - self.writer.pushed() >= self.reply_limit()
     }
 
     /// Returns the number of reply bytes at which no further message is handled.
@@ -67,10 +80,10 @@ where
         }
     }
 
-    /// Notes whether another message may be handled.
+    /// Notes whether another message may be handled, where the write buffer held `before` bytes before the last reply.
     #[inline]
-    pub(super) fn limit_calls(&mut self) {
-        self.replies_blocked = self.writer.len() > self.call_limit();
+    pub(super) fn limit_calls(&mut self, before: usize) {
+        self.replies_blocked = self.writer.len() > self.call_limit() && self.is_over_limit(before);
     }
 
     /// Returns the length of the write buffer up to which messages are taken from the outbox.
@@ -95,7 +108,7 @@ where
             driver.is_out_of_memory() && driver.wait_for_memory(cx)
         };
         let mut again = false;
-        if self.replies_blocked && !lacks_memory && waits <= self.call_limit() {
+        if self.replies_blocked && !lacks_memory && (waits == 0 || !self.reaches_reply_limit()) {
             self.replies_blocked = false;
             again = true;
         }

@@ -76,6 +76,7 @@ struct State<S, W: Wire, R> {
     pushes_blocked: bool,
     /// The drain deadline has passed: only the goodbye of the transport is left.
     overdue: bool,
+    linger: Linger,
     /// Bad messages are skipped and counted; otherwise they close the session.
     skip_bad: bool,
     /// Messages that were decoded and are not counted yet.
@@ -98,11 +99,11 @@ enum Phase {
     /// The transport is closed the way its protocol wants.
     Closing,
     /// Our direction has ended. What the peer still sends is discarded, so that the connection is not reset.
-    Lingering(Linger),
+    Lingering,
 }
 
 /// How the rest of the peer's input is awaited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Linger {
     /// Waits until the peer ends its direction; otherwise only what has arrived is discarded.
     waits: bool,
@@ -189,6 +190,7 @@ where
                 replies_blocked: false,
                 pushes_blocked: false,
                 overdue: false,
+                linger: Linger::default(),
                 skip_bad: config.skips_bad(framing),
                 messages_in: 0,
                 steps: 0,
@@ -321,7 +323,7 @@ where
                         return Poll::Ready(());
                     }
                 }
-                Phase::Lingering(_) => {
+                Phase::Lingering => {
                     if self.poll_linger(cx).is_ready() {
                         return Poll::Ready(());
                     }
@@ -347,8 +349,7 @@ where
             && self.writer.is_at_rest()
             && self.waiting.is_empty()
             && self.replies.is_empty()
-            && !self.replies_blocked
-            && !self.pushes_blocked
+            && !(self.replies_blocked | self.pushes_blocked)
             && !self.finish.is_asked()
             && !self.reader.is_finished()
             && self.wire.driver().is_at_rest()
@@ -422,7 +423,7 @@ where
         {
             return self.write_failed(error, turn);
         }
-        if (self.replies_blocked || self.pushes_blocked || self.writer.len() > 0)
+        if (self.replies_blocked | self.pushes_blocked || self.writer.len() > 0)
             && !held
             && self.unblock(cx, turn)
         {
@@ -595,13 +596,14 @@ impl<S, W: Wire, R> Drop for State<S, W, R> {
     fn drop(&mut self) {
         let driver = self.wire.driver();
         let in_flight = driver.handle().in_flight();
-        let unhandled = (self.waiting.len() + in_flight, self.reader.undecoded());
-        if unhandled != (0, 0) {
-            driver.unhandled(unhandled.0 as u64, unhandled.1 as u64);
+        let undecoded = self.reader.undecoded();
+        if in_flight + undecoded > 0 || !self.waiting.is_empty() {
+            let messages = self.waiting.len() + in_flight;
+            driver.unhandled(messages as u64, undecoded as u64);
         }
-        let unsent = (self.replies.len(), self.writer.len());
-        if unsent != (0, 0) {
-            driver.unsent(unsent.0 as u64, unsent.1 as u64);
+        let (replies, bytes) = (self.replies.len(), self.writer.len());
+        if replies + bytes > 0 {
+            driver.unsent(replies as u64, bytes as u64);
         }
     }
 }
