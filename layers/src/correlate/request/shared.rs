@@ -2,24 +2,64 @@
 
 use std::{sync::Arc, task::Wake, time::Duration};
 
+use tokio::time::Instant;
+
 use crate::{
     ConnectionHandle,
-    connection::Kept,
+    connection::{CloseReason, Kept},
     correlate::{
         matching::Matching,
-        table::{Limits, Table},
+        table::{Limits, Observer, Overdue, Table},
     },
     session::Number,
 };
+
+/// Maximum time without an answer while all places are taken by requests that were given up. A
+/// layer's deadline that is shorter takes its place.
+const FULL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the requests of one session share: an attribute of its handle.
 pub(in crate::correlate) struct Shared<In, Out> {
     pub(in crate::correlate) table: Table<In>,
     pub(super) matching: Arc<dyn Matching<In, Out>>,
     pub(super) deadline: Option<Duration>,
+    /// [`watch_full`], for destructors, which have no bounds on the messages.
+    pub(super) watch_full: fn(&Arc<Self>, &ConnectionHandle, Number),
 }
 
-impl<In, Out> Shared<In, Out> {
+/// Schedules checks of a table that is full of requests that were given up, of which `oldest` is
+/// the oldest. The session closes when the peer answers none of them between two checks.
+#[cold]
+fn watch_full<In: Send + 'static, Out: 'static>(
+    shared: &Arc<Shared<In, Out>>,
+    handle: &ConnectionHandle,
+    mut oldest: Number,
+) {
+    let shared = Arc::clone(shared);
+    let deadline = shared.deadline.unwrap_or(FULL_TIMEOUT);
+    let timeout = deadline.min(FULL_TIMEOUT);
+    handle.check_at(Instant::now() + timeout, move |handle, now| {
+        match shared.table.look_full(&mut oldest) {
+            Ok(again) => again.then(|| now + timeout),
+            Err(Overdue) => {
+                handle.close_with(CloseReason::AnswerMissed);
+                None
+            }
+        }
+    });
+}
+
+impl Observer for &ConnectionHandle {
+    fn set_awaits(&self, awaits: bool) {
+        self.set_awaits_answers(awaits);
+    }
+
+    fn set_given_up(&self, requests: usize) {
+        self.set_given_up_requests(requests);
+    }
+}
+
+impl<In: Send + 'static, Out: 'static> Shared<In, Out> {
     pub(in crate::correlate) fn new(
         limits: Limits,
         matching: impl Matching<In, Out>,
@@ -29,6 +69,7 @@ impl<In, Out> Shared<In, Out> {
             table: Table::new(limits),
             matching: Arc::new(matching),
             deadline,
+            watch_full,
         }
     }
 }
@@ -55,8 +96,8 @@ pub(super) struct InputGuard<In, Out>(pub(super) Arc<Shared<In, Out>>);
 impl<In: Send, Out> Kept for InputGuard<In, Out> {
     /// The peer does not answer what it was not asked. Known here before the next message is received, when the one who
     /// asked may not have looked, or have given up.
-    fn refused(&mut self, number: Number) {
-        self.0.table.refused(number);
+    fn refused(&mut self, number: Number, handle: &ConnectionHandle) {
+        self.0.table.refused(number, handle);
     }
 }
 
