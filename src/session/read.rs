@@ -121,18 +121,16 @@ impl Reader {
         if self.framing != Framing::Stream {
             return Ok(self.decode_unit(wire));
         }
+        if self.ended {
+            return self.decode_end(wire);
+        }
         let capacity = self.buf.capacity();
-        if let Some(message) = wire.decode(&mut self.buf, self.ended)? {
+        if let Some(message) = wire.decode(&mut self.buf, false)? {
             if self.raised != Raised::No {
                 self.limit = wire.max_frame();
                 self.raised = Raised::No;
             }
             return Ok(Decoded::Message(message));
-        }
-        if self.ended {
-            self.decodable = false;
-            self.release();
-            return Ok(Decoded::End);
         }
         if self.buf.capacity() > self.limit && self.raised != Raised::Reserved {
             self.may_raise_limit(self.buf.capacity() > capacity);
@@ -142,6 +140,21 @@ impl Reader {
             return self.ask_for_room(wire);
         }
         Ok(Decoded::Nothing)
+    }
+
+    /// Decodes the rest of a stream that has ended. The codec is asked for a whole message first:
+    /// the end may have been read together with messages, and by that call a codec for messages
+    /// with boundaries, such as `Text`, knows that there are none.
+    #[cold]
+    fn decode_end<W: Wire>(&mut self, wire: &mut W) -> Result<Decoded<W::In>, BoxError> {
+        for end in [false, true] {
+            if let Some(message) = wire.decode(&mut self.buf, end)? {
+                return Ok(Decoded::Message(message));
+            }
+        }
+        self.decodable = false;
+        self.release();
+        Ok(Decoded::End)
     }
 
     /// The buffer is larger than the limit. Its codec `has_reserved` room, which one sees by its growth; or did so unseen,
