@@ -27,15 +27,15 @@ impl<Out> Pick<Out> {
     }
 
     /// Picks the session with the fewest messages in flight: those that wait to be sent, those that
-    /// its handlers work on, and requests that were [given up](ConnectionHandle::given_up_requests)
-    /// and whose answers are outstanding.
+    /// its handlers work on, and requests [without an answer](Session::unanswered_requests). A
+    /// session whose peer has stopped answering is therefore not preferred.
     #[must_use]
     pub fn least_in_flight() -> Self
     where
         Out: 'static,
     {
         Self::least(|session: &Session<Out>| {
-            session.queued() + session.in_flight() + session.given_up_requests()
+            session.queued() + session.in_flight() + session.unanswered_requests()
         })
     }
 

@@ -232,6 +232,7 @@ async fn requests_that_were_given_up_count_until_their_answers_come() {
             (session.given_up_requests(), caller.in_flight()),
             (left, left)
         );
+        assert_eq!(session.unanswered_requests(), left);
     }
 }
 

@@ -214,6 +214,7 @@ async fn requests_by_id_that_were_given_up_take_no_place_and_close_nothing() {
         for what in ["one", "two"] {
             assert_eq!(question(&peer).await.1, what);
         }
+        assert_eq!(session.unanswered_requests(), 2);
         let [dropped, expires] = missed;
         dropped.abort();
         assert!(soon(expires).await.unwrap().unwrap_err().is_deadline());

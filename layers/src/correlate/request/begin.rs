@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -73,7 +73,7 @@ pub(super) fn begin<In: Send + 'static, Out: 'static>(
         waiter: None,
     };
     if begun.is_first {
-        session.watched().ask(Waker::from(Arc::clone(shared)));
+        session.watched().add(shared.clone());
     }
     if begun.unguarded {
         handle.keep(InputGuard(Arc::clone(shared)));

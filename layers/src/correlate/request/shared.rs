@@ -1,6 +1,6 @@
 //! What the requests of one session share.
 
-use std::{sync::Arc, task::Wake, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::{
         matching::Matching,
         table::{Limits, Observer, Overdue, Table},
     },
-    session::Number,
+    session::{Number, PendingRequests},
 };
 
 /// Maximum time without an answer while all places are taken by requests that were given up. A
@@ -83,10 +83,15 @@ impl<In: Send + 'static, Out: 'static> Shared<In, Out> {
     }
 }
 
-/// Woken for a message that cannot be sent: whose it is, they all have to look.
-impl<In: Send + 'static, Out: 'static> Wake for Shared<In, Out> {
-    fn wake(self: Arc<Self>) {
+/// Woken for a message that cannot be sent. All requests are woken, since it is not known whose it
+/// is.
+impl<In: Send + 'static, Out: 'static> PendingRequests for Shared<In, Out> {
+    fn wake_all(&self) {
         self.table.wake_all();
+    }
+
+    fn unanswered(&self) -> usize {
+        self.table.in_flight()
     }
 }
 
