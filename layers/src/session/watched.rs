@@ -93,13 +93,13 @@ impl<Out> Watched<Out> {
     }
 
     /// Wakes `requests` for each failure, and now if there is one.
-    pub(crate) fn add(&self, requests: Arc<dyn PendingRequests>) {
+    pub(crate) fn add(&self, requests: &Arc<impl PendingRequests + 'static>) {
         let mut rest = self.rest.lock();
         let ended = rest.ended;
         let lists = rest.lists.get_or_insert_default();
         let failed = !lists.failed.is_empty();
         if !ended {
-            lists.requests.push(Arc::clone(&requests));
+            lists.requests.push(requests.clone());
         }
         drop(rest);
         if failed || ended {
@@ -279,11 +279,11 @@ mod tests {
         let watched = Watched::new();
         let [early, late] = [(); 2].map(|()| Arc::new(Woken::default()));
         let woken = |requests: &Woken| requests.0.load(Ordering::Relaxed);
-        watched.add(early.clone());
+        watched.add(&early);
         assert_eq!((woken(&early), watched.unanswered()), (0, 2));
         watched.fail(1, refused());
         assert_eq!(woken(&early), 1);
-        watched.add(late.clone());
+        watched.add(&late);
         assert_eq!((woken(&late), watched.unanswered()), (1, 4));
         watched.end();
         assert_eq!((woken(&early), woken(&late)), (2, 2));

@@ -73,7 +73,7 @@ pub(super) fn begin<In: Send + 'static, Out: 'static>(
         waiter: None,
     };
     if begun.is_first {
-        session.watched().add(shared.clone());
+        session.watched().add(shared);
     }
     if begun.unguarded {
         handle.keep(InputGuard(Arc::clone(shared)));

@@ -85,7 +85,7 @@ fn a_failure_is_never_slept_through() {
                 let driver = thread::spawn(move || {
                     shared.1.fail(1, SendFailure::Closed(None));
                 });
-                watched.add(Arc::new(Asks(Arc::clone(table))));
+                watched.add(&Arc::new(Asks(Arc::clone(table))));
                 driver
             });
             assert!(table.poll(cx, id).is_pending());

@@ -69,7 +69,7 @@ impl Limits {
 
 /// State of the session that follows the table. It is set under the table's lock, so that readers
 /// see the changes in their order.
-pub(super) trait Observer {
+pub(super) trait Observer: Copy {
     /// Requests wait for answers from now on, or none does any more.
     fn set_awaits(&self, awaits: bool);
 
@@ -78,7 +78,7 @@ pub(super) trait Observer {
 }
 
 #[cfg(test)]
-impl<F: Fn(bool)> Observer for F {
+impl<F: Fn(bool) + Copy> Observer for F {
     fn set_awaits(&self, awaits: bool) {
         self(awaits);
     }
@@ -384,7 +384,7 @@ impl<In> Table<In> {
         &self,
         look: u32,
         now: Instant,
-        observer: impl Observer + Copy,
+        observer: impl Observer,
     ) -> Result<Option<Instant>, Overdue> {
         let mut requests = self.state.lock();
         if !requests.looks.is_latest(look) {
