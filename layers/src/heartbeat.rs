@@ -10,7 +10,8 @@
 //! in that, but any byte received is an answer, be it a pong or not. While the peer does not read, a beat is skipped: it
 //! would only stand in line behind what it is to replace, and a peer that reads again is not met by all the beats it has
 //! missed. A skipped beat counts like one that was sent: the next is due a whole period later, and an answer is due too,
-//! for a peer that neither reads nor sends is not there. While we ourselves do not read, no answer can be missed; the
+//! for a peer that neither reads nor sends is not there. While bytes wait for a peer that reads slowly, the time for the
+//! answer starts at the last byte that the transport took. While we ourselves do not read, no answer can be missed; the
 //! time for it starts anew when we read again.
 //!
 //! Beats come late rather than in bursts, and up to a tenth late on purpose, each session by its own
@@ -342,6 +343,7 @@ impl Times {
         let mut pulse = Pulse {
             last: begun,
             unanswered: None,
+            delayed: false,
         };
         session.check_at(first, move |handle, now| {
             if !pulse.is_alive(self, handle, now) {
@@ -365,8 +367,11 @@ impl Times {
 struct Pulse {
     /// When it last beat, or began.
     last: Instant,
-    /// The first beat since which nothing was received.
+    /// The first beat since which nothing was received. While beats wait behind other bytes that the peer reads slowly,
+    /// the time of the last progress.
     unanswered: Option<Instant>,
+    /// The write buffer was stalled at the last look.
+    delayed: bool,
 }
 
 impl Pulse {
@@ -392,6 +397,13 @@ impl Pulse {
         {
             self.unanswered = None;
         }
+        // a peer cannot answer a beat that has not reached it: the time starts at the last progress
+        let stalled = handle.stalled_since();
+        if self.delayed || stalled.is_some() {
+            let progress = stalled.unwrap_or_else(|| handle.last_write());
+            self.unanswered = self.unanswered.map(|beat| beat.max(progress));
+        }
+        self.delayed = stalled.is_some();
         handle.silent_since().is_none()
             || self
                 .answer_due(times, handle, now)

@@ -184,6 +184,7 @@ fn tell_of_the_end(level: Level, closed: &Closed) {
         stats,
         lifetime,
         source,
+        ..
     } = closed;
     at_level!(
         level,
@@ -203,6 +204,10 @@ fn tell_of_the_end(level: Level, closed: &Closed) {
             messages_out = stats.messages_out,
             skipped = stats.skipped,
             dropped = stats.dropped,
+            unhandled_messages = closed.unhandled_messages,
+            unhandled_bytes = closed.unhandled_bytes,
+            unsent_messages = closed.unsent_messages,
+            unsent_bytes = closed.unsent_bytes,
             "connection closed",
         )
     );

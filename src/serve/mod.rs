@@ -23,7 +23,7 @@ use self::{
     acceptor::{Accept, Acceptor},
     connections::Connections,
 };
-use crate::{net::Listener, pipeline::Pipeline};
+use crate::{net::Listener, pipeline::Pipeline, session::GOODBYE};
 
 /// Serves the connections of `listener` with `stack`, until a shutdown is asked for. It is to be awaited.
 ///
@@ -249,9 +249,9 @@ impl Serve {
     }
 }
 
-/// Sessions end themselves at the deadline, each with a record that says so. What is still there so much later does not
-/// listen, and is aborted.
-const GRACE: Duration = Duration::from_millis(100);
+/// Time after the drain deadline before connections are aborted. Sessions end themselves earlier: at the deadline, or
+/// where a handler was cut off, after their transport's goodbye.
+const GRACE: Duration = GOODBYE.saturating_add(Duration::from_millis(100));
 
 async fn drain(connections: Connections, deadline: Duration, stagger: Duration) -> Drained {
     let begin = Instant::now();

@@ -13,6 +13,7 @@ pub(crate) struct Config {
     pub(crate) queue: u32,
     pub(crate) high: usize,
     pub(crate) low: usize,
+    pub(crate) reply_limit: usize,
     pub(crate) write_timeout: Option<Duration>,
     pub(crate) drain_deadline: Duration,
     pub(crate) skip_bad: Option<bool>,
@@ -27,12 +28,23 @@ impl Config {
         queue: DEFAULT_QUEUE_CAPACITY,
         high: 64 * 1024,
         low: 32 * 1024,
+        reply_limit: 256 * 1024,
         write_timeout: Some(Duration::from_secs(30)),
         drain_deadline: Duration::from_secs(5),
         skip_bad: None,
         budget: None,
         flush_delay: None,
     };
+
+    /// Bytes of replies at which no further message is handled, where the largest message of the session so far
+    /// has `message` bytes. Two sessions whose handlers answer each other's pushes can only both stop when this is
+    /// lower (design.md: Why can two busy sessions not stop each other?).
+    pub(crate) fn reply_limit(&self, message: usize) -> usize {
+        let pushes = self.high.saturating_mul(2);
+        let messages = message.saturating_mul(4);
+        self.reply_limit
+            .max(self.low.saturating_add(pushes).saturating_add(messages))
+    }
 
     /// A stream cannot skip: what comes after bad data is unknown.
     pub(crate) fn skips_bad(&self, framing: Framing) -> bool {

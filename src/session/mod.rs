@@ -39,6 +39,7 @@ use getty_layers::{Closed, Connection, IntoReply, MemoryBudget, Request};
 use tower::{BoxError, Layer, Service};
 
 use self::config::Config;
+pub(crate) use self::future::GOODBYE;
 pub use self::{
     future::SessionFuture,
     per_session::{NotOpened, OpeningFuture},
@@ -152,16 +153,34 @@ impl<K> SessionLayer<K> {
         self
     }
 
-    /// The watermarks of the write buffer, in bytes: 32 KiB low and 64 KiB high by default. Above `high` no message is
-    /// decoded and none is taken from the queue, until it is at or below `low`. A single message or reply may overshoot
-    /// by its own size. A `low` above `high` means `high`.
+    /// Sets the watermarks of the write buffer, in bytes. The defaults are 32 KiB for `low` and 64 KiB for `high`. A `low`
+    /// above `high` means `high`.
     ///
-    /// Where `high` is 64 KiB or more, a session whose peer sends without a pause, and reads what it is sent, answers
-    /// what was read at once with one write: of up to 260 KiB, which is how much may wait when such a peer stops reading.
+    /// While more than `high` bytes of pushed messages wait for the peer, no message is taken from the queue, until at most
+    /// `low` bytes wait; nor while more than `low` bytes of replies wait. Senders then wait, and `try_send` fails as full.
+    /// A single message may exceed `high` by its own size. Handling goes on meanwhile, up to the
+    /// [reply limit](Self::with_reply_limit).
+    ///
+    /// As long as the peer reads what it is sent, replies are gathered up to `high` before they are written; up to 260 KiB
+    /// where `high` is 64 KiB or more and the peer sends without a pause.
     #[must_use]
     pub const fn with_watermarks(mut self, low: usize, high: usize) -> Self {
         self.config.low = if low < high { low } else { high };
         self.config.high = high;
+        self
+    }
+
+    /// Sets how many bytes of replies may wait for the peer before no further message is handled. The default is
+    /// 256 KiB. One reply, or one for each handler in flight, may exceed it.
+    ///
+    /// Messages that are pushed do not count: a session handles what its peer sends however much it has to send itself.
+    /// The limit is raised where it is lower than `low + 2 * high + 4 * message`, with the
+    /// [watermarks](Self::with_watermarks) and the largest message of the session so far: below that, two sessions whose
+    /// handlers answer each other's pushes could both wait for the other to read. Where a session pushes much to a peer of
+    /// this kind, set the same watermarks on both ends. Scope: session.
+    #[must_use]
+    pub const fn with_reply_limit(mut self, bytes: usize) -> Self {
+        self.config.reply_limit = bytes;
         self
     }
 

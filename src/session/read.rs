@@ -33,8 +33,10 @@ pub(crate) struct Reader {
     /// cost a read, and room for it a move of all that waits.
     full: bool,
     raised: Raised,
-    /// The peer has ended its direction.
+    /// Nothing more is read: the peer has ended its direction, or reading has failed.
     ended: bool,
+    /// The peer has ended its direction, which may complete a message. Never after a reset.
+    complete: bool,
     framing: Framing,
     bulk: Bulk,
     /// The buffer was a large one when it was taken.
@@ -54,6 +56,8 @@ struct Rare {
     after: Option<io::Result<Received>>,
     /// How many bytes the messages took that were decoded ahead of their turn: they count as undecoded.
     ahead: usize,
+    /// The largest frame that was complete and for which the limit was raised, in bytes.
+    largest: usize,
 }
 
 /// Whether the limit is raised for the frame at hand.
@@ -86,6 +90,17 @@ pub(crate) enum Decoded<In> {
     End,
 }
 
+/// Result of [`Reader::discard`].
+#[derive(Debug)]
+pub(crate) enum Discarded {
+    /// Bytes were read.
+    Bytes(usize),
+    /// The peer has ended its direction.
+    End,
+    /// There is nothing to read: the peer had ended its direction before, or reading failed.
+    Nothing,
+}
+
 impl Reader {
     pub(crate) fn new(framing: Framing, max_frame: usize) -> Self {
         Self {
@@ -95,6 +110,7 @@ impl Reader {
             full: false,
             raised: Raised::No,
             ended: false,
+            complete: false,
             framing,
             bulk: Bulk::default(),
             holds_large: false,
@@ -121,16 +137,17 @@ impl Reader {
         if self.framing != Framing::Stream {
             return Ok(self.decode_unit(wire));
         }
-        if self.ended {
-            return self.decode_end(wire);
-        }
         let capacity = self.buf.capacity();
         if let Some(message) = wire.decode(&mut self.buf, false)? {
             if self.raised != Raised::No {
+                self.note_large_frame(wire.max_frame());
                 self.limit = wire.max_frame();
                 self.raised = Raised::No;
             }
             return Ok(Decoded::Message(message));
+        }
+        if self.ended {
+            return self.decode_end(wire);
         }
         if self.buf.capacity() > self.limit && self.raised != Raised::Reserved {
             self.may_raise_limit(self.buf.capacity() > capacity);
@@ -142,18 +159,18 @@ impl Reader {
         Ok(Decoded::Nothing)
     }
 
-    /// Decodes the rest of a stream that has ended. The codec is asked for a whole message first:
-    /// the end may have been read together with messages, and by that call a codec for messages
-    /// with boundaries, such as `Text`, knows that there are none.
+    /// Decodes the rest of a stream that has ended. The codec was asked for a whole message before: the
+    /// end may have been read together with messages, and by that call a codec for messages with
+    /// boundaries, such as `Text`, knows that there are none. After a reset the rest is not decoded.
     #[cold]
     fn decode_end<W: Wire>(&mut self, wire: &mut W) -> Result<Decoded<W::In>, BoxError> {
-        for end in [false, true] {
-            if let Some(message) = wire.decode(&mut self.buf, end)? {
+        if self.complete {
+            if let Some(message) = wire.decode(&mut self.buf, true)? {
                 return Ok(Decoded::Message(message));
             }
+            self.release();
         }
         self.decodable = false;
-        self.release();
         Ok(Decoded::End)
     }
 
@@ -187,6 +204,43 @@ impl Reader {
         }
         self.may_raise_limit(true);
         Ok(Decoded::Nothing)
+    }
+
+    /// Reading has failed. What has arrived is still decoded, but an incomplete message is not completed.
+    #[cold]
+    pub(crate) const fn cut_off(&mut self) {
+        self.ended = true;
+    }
+
+    /// A frame is complete for which the limit was raised.
+    #[cold]
+    fn note_large_frame(&mut self, ordinary: usize) {
+        if self.limit > ordinary {
+            let rare = self.rare.get_or_insert_with(Rare::boxed);
+            rare.largest = rare.largest.max(self.limit);
+        }
+    }
+
+    /// Forgets what has arrived. Returns how many bytes were not decoded.
+    #[cold]
+    pub(crate) fn abandon(&mut self) -> usize {
+        let bytes = self.buf.len();
+        self.forget();
+        self.release();
+        self.forget_ahead();
+        bytes
+    }
+
+    /// Returns how many bytes have arrived and are not decoded.
+    pub(crate) fn undecoded(&self) -> usize {
+        self.buf.len()
+    }
+
+    /// Returns the size of the largest frame so far that was larger than the bound on undecoded bytes; of a message
+    /// transport, the size of the largest message.
+    #[cold]
+    pub(crate) fn largest_frame(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.largest)
     }
 
     /// Whether there may be a message in what has arrived.
@@ -293,6 +347,7 @@ impl Reader {
             Received::Control(_) | Received::Lost(_) => {}
             Received::End => {
                 self.ended = true;
+                self.complete = true;
                 // of a stream the end may complete a message; of messages it is none, not even an empty one
                 self.decodable = self.framing == Framing::Stream;
             }
@@ -324,24 +379,25 @@ impl Reader {
         self.emptied
     }
 
-    /// Reads once and forgets what was read, which was so many bytes; `None` when there is nothing more.
+    /// Reads once and forgets what was read.
     #[cold]
     pub(crate) fn discard<W: Wire>(
         &mut self,
         wire: &mut W,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<usize>> {
+    ) -> Poll<Discarded> {
         self.forget();
         self.bulk.end();
         if !self.wants_more() {
-            return Poll::Ready(None);
+            return Poll::Ready(Discarded::Nothing);
         }
         let received = ready!(self.poll_read(wire, cx));
         self.forget();
         Poll::Ready(match received {
-            Ok(Received::Data(bytes) | Received::Control(bytes)) => Some(bytes),
-            Ok(Received::Lost(_)) => Some(0),
-            Ok(Received::End) | Err(_) => None,
+            Ok(Received::Data(bytes) | Received::Control(bytes)) => Discarded::Bytes(bytes),
+            Ok(Received::Lost(_)) => Discarded::Bytes(0),
+            Ok(Received::End) => Discarded::End,
+            Err(_) => Discarded::Nothing,
         })
     }
 

@@ -97,6 +97,11 @@ impl Timer {
         }
     }
 
+    /// Moves the drain deadline to `deadline`.
+    pub(crate) fn move_drain_deadline(&mut self, deadline: Option<Instant>) {
+        self.0.get_or_insert_default().drain_until = deadline;
+    }
+
     /// The drain deadline.
     #[inline]
     pub(crate) fn drain_deadline(&self) -> Option<Instant> {

@@ -24,6 +24,14 @@ impl<In> Waiting<In> {
         self.0.as_ref().is_none_or(|inner| inner.first.is_none())
     }
 
+    /// Returns how many messages wait.
+    #[cold]
+    pub(crate) fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |inner| {
+            usize::from(inner.first.is_some()) + inner.others.len()
+        })
+    }
+
     /// Another one, that took so many bytes: they are only kept where it is not the first.
     pub(crate) fn push_back(&mut self, message: In, bytes: usize) {
         let inner = self.inner();

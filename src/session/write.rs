@@ -42,6 +42,11 @@ pub(crate) struct Writer {
     /// Something beside the bytes in `buf` may have to be written, flushed or told.
     stirred: bool,
     framing: Framing,
+    /// Size of the largest message so far, in bytes.
+    largest: u32,
+    /// The latest run of pushed messages: where it ends, by `encoded`, and its length in bytes.
+    push_end: u64,
+    push_len: u32,
     /// Made when it is first needed, and kept from there on.
     rare: Option<Box<Rare>>,
 }
@@ -59,6 +64,10 @@ struct Rare {
     due: VecDeque<Due>,
     /// Whoever waits for the end of our direction, behind all of these.
     end: Option<Ticket>,
+    /// Runs of pushed messages before the latest that still wait: where each begins and ends, by `encoded`.
+    push_runs: VecDeque<(u64, u64)>,
+    /// Total length of `push_runs`, in bytes.
+    push_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -78,8 +87,54 @@ impl Writer {
             unflushed: false,
             stirred: false,
             framing,
+            largest: 0,
+            push_end: 0,
+            push_len: 0,
             rare: None,
         }
+    }
+
+    /// Marks the message encoded last, of so many bytes, as a push: it was queued by a sender, and is no reply.
+    pub(crate) fn mark_pushed(&mut self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        let len = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let start = self.encoded - bytes as u64;
+        if self.push_end == start {
+            self.push_len = self.push_len.saturating_add(len);
+        } else {
+            if self.push_end > self.taken {
+                let run = (self.push_end - u64::from(self.push_len), self.push_end);
+                let rare = self.rare.get_or_insert_with(Rare::boxed);
+                rare.push_runs.push_back(run);
+                rare.push_bytes += u64::from(self.push_len);
+            }
+            self.push_len = len;
+        }
+        self.push_end = self.encoded;
+    }
+
+    /// Returns how many of the bytes that wait were pushed; the others are replies.
+    pub(crate) fn pushed(&mut self) -> usize {
+        let waits = self.push_end.saturating_sub(self.taken);
+        let latest = waits.min(self.push_len.into());
+        let earlier = match &mut self.rare {
+            Some(rare) if !rare.push_runs.is_empty() => rare.earlier_pushes(self.taken),
+            _ => 0,
+        };
+        usize::try_from(latest + earlier).unwrap_or(usize::MAX)
+    }
+
+    /// Returns the size of the largest message so far, in bytes.
+    pub(crate) const fn largest(&self) -> usize {
+        self.largest as usize
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn note_largest(&mut self, bytes: usize) {
+        self.largest = u32::try_from(bytes).unwrap_or(u32::MAX);
     }
 
     /// How many encoded bytes wait for the transport.
@@ -156,6 +211,9 @@ impl Writer {
     #[inline(always)]
     fn complete(&mut self, bytes: usize) {
         self.encoded += bytes as u64;
+        if bytes > self.largest as usize {
+            self.note_largest(bytes);
+        }
         if self.framing != Framing::Stream {
             self.complete_unit();
         }
@@ -262,15 +320,17 @@ impl Writer {
 
     /// Forgets what is encoded, for a transport that sends nothing more; whoever waits for its outcome learns that.
     #[cold]
-    pub(crate) fn give_up<W: Wire>(&mut self, wire: &mut W, error: io::Error) {
+    pub(crate) fn give_up<W: Wire>(&mut self, wire: &mut W, error: &SharedError) {
         if let Some(rare) = &mut self.rare {
-            let error: SharedError = Arc::new(error);
             while let Some(due) = rare.due.pop_front() {
-                wire.driver().cannot_send(&due.ticket, Arc::clone(&error));
+                wire.driver().cannot_send(&due.ticket, Arc::clone(error));
             }
             rare.units.clear();
             rare.front = Bytes::new();
             rare.segments = Segments::default();
+        }
+        if self.len() > 0 {
+            wire.driver().unsent(0, self.encoded - self.taken);
         }
         self.buf.clear();
         self.taken = self.encoded;
@@ -438,6 +498,24 @@ impl Rare {
     #[inline(never)]
     fn boxed() -> Box<Self> {
         Box::default()
+    }
+
+    /// Forgets the runs of pushes that the transport has taken, and returns the length of the others in bytes.
+    #[cold]
+    fn earlier_pushes(&mut self, taken: u64) -> u64 {
+        while let Some((start, end)) = self.push_runs.front_mut() {
+            if taken <= *start {
+                break;
+            }
+            let gone = taken.min(*end) - *start;
+            *start += gone;
+            self.push_bytes -= gone;
+            if *start < *end {
+                break;
+            }
+            self.push_runs.pop_front();
+        }
+        self.push_bytes
     }
 
     /// Whether the transport, which has `taken` so much, took the message of the next send that waits. A message of no

@@ -219,7 +219,9 @@ async fn two_sides_that_both_stop_reading_are_ended_by_the_write_timeout() {
 #[tokio::test(start_paused = true)]
 async fn a_sender_that_waits_for_room_goes_before_further_requests() {
     let (transport, peer) = stream::pair();
-    let layer = SessionLayer::new().with_watermarks(10, 30);
+    let layer = SessionLayer::new()
+        .with_watermarks(10, 30)
+        .with_reply_limit(0);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
     peer.send_for_ever("123456789\n");
@@ -233,7 +235,8 @@ async fn a_sender_that_waits_for_room_goes_before_further_requests() {
     // whenever there is some room, requests would take all of it
     for _ in 0..10 {
         idle().await;
-        peer.take(40);
+        // all that waits: 10 + 2 * 30 + 4 messages of at most 10, and what is pushed
+        peer.take(160);
     }
     assert!(sent.is_finished(), "one goes each time");
     soon(sent).await.unwrap().unwrap();

@@ -11,6 +11,7 @@ use crate::support::{echo, echo_by_turns, idle, lines, open, soon, stream, units
 #[tokio::test(start_paused = true)]
 async fn finish_ends_our_direction_after_the_flush_and_goes_on_receiving() {
     let (transport, peer) = stream::pair();
+    peer.stay_open();
     let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
     let handler = service_fn(move |request: Request<String>| {
         heard.send(request.message().clone()).unwrap();
@@ -59,6 +60,7 @@ async fn finish_ends_our_direction_after_the_flush_and_goes_on_receiving() {
 #[tokio::test(start_paused = true)]
 async fn senders_that_wait_in_line_behind_finish_get_their_messages_back() {
     let (transport, peer) = stream::pair();
+    peer.stay_open();
     let layer = SessionLayer::new().with_watermarks(0, 4);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();

@@ -10,7 +10,9 @@ mod crowd;
 mod defaults;
 #[cfg(unix)]
 mod descriptors;
+mod failures;
 mod fairness;
+mod flow;
 mod flush_delay;
 mod frames;
 mod groups;

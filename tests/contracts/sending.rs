@@ -271,27 +271,34 @@ async fn a_transport_that_fails_is_told_from_a_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn above_the_high_watermark_nothing_is_decoded_until_below_the_low_one() {
+async fn at_the_reply_limit_nothing_is_decoded_and_above_the_low_watermark_nothing_is_pushed() {
     let (transport, peer) = stream::pair();
-    let layer = SessionLayer::new().with_watermarks(10, 30);
+    // 200 bytes are more than 10 + 2 * 30 + 4 messages of 10
+    let layer = SessionLayer::new()
+        .with_watermarks(10, 30)
+        .with_reply_limit(200);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
-    peer.send("123456789\n".repeat(10));
+    peer.send("123456789\n".repeat(50));
     idle().await;
-    // the fourth reply goes above the mark
-    assert_eq!(session.stats().messages_in, 4);
+    assert_eq!(session.stats().messages_in, 20);
     assert!(session.try_send("x".to_owned()).unwrap_err().is_full());
 
-    peer.take(29);
+    peer.take(10);
     idle().await;
-    assert_eq!(session.stats().messages_in, 4, "11 bytes are left");
-    assert!(session.try_send("x".to_owned()).unwrap_err().is_full());
-
+    assert_eq!(session.stats().messages_in, 21);
+    peer.take(290 + 189);
+    idle().await;
+    assert_eq!(session.stats().messages_in, 50);
+    assert!(
+        session.try_send("x".to_owned()).unwrap_err().is_full(),
+        "11 bytes of replies are left"
+    );
     peer.take(1);
     idle().await;
-    assert!(session.stats().messages_in > 4, "10 bytes were left");
+    assert!(session.is_writable(), "10 bytes of replies are left");
     peer.take_all();
-    soon(peer.lines(10)).await;
+    soon(peer.lines(50)).await;
     session.try_send("x".to_owned()).unwrap();
     assert_eq!(soon(peer.line()).await, "x");
 }
@@ -396,7 +403,7 @@ async fn a_peer_that_does_not_read_does_not_stop_its_handlers() {
     idle().await;
     session.feed("above the mark".to_owned()).await.unwrap();
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
-    assert_eq!(done.load(SeqCst), 2, "those in flight have gone on");
+    assert_eq!(done.load(SeqCst), 3, "pushes stop no handler");
     peer.take_all();
     let said = soon(peer.lines(4)).await;
     assert_eq!(said, ["above the mark", "one", "two", "three"]);

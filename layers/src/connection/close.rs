@@ -136,6 +136,61 @@ pub struct Closed {
     pub lifetime: Duration,
     /// The error behind the reason, where there is one.
     pub source: Option<SharedError>,
+    /// Messages that were received and not handled: their handlers were not called, or did not finish
+    /// before the drain deadline. With those that were handled they add up to
+    /// [`Stats::messages_in`].
+    pub unhandled_messages: u64,
+    /// Bytes that were received and not decoded. After a local close these are requests that came too
+    /// late; after a reset they are at most a part of a message. What the kernel had received and the
+    /// session had not read is not counted.
+    pub unhandled_bytes: u64,
+    /// Messages that were accepted for sending, as pushes or as replies of handlers, and never encoded.
+    pub unsent_messages: u64,
+    /// Bytes that were encoded and not taken by the transport.
+    pub unsent_bytes: u64,
+    /// `true` if the peer ended its direction of a byte stream after ours, without a reset. A peer that
+    /// closes only after it has read everything then has received everything. `false` says nothing: the
+    /// peer may have ended its direction first, or may not have closed before the drain deadline.
+    pub orderly: bool,
+}
+
+/// Counts of what a session had accepted and did not finish.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Losses {
+    pub(crate) unhandled_messages: u64,
+    pub(crate) unhandled_bytes: u64,
+    pub(crate) unsent_messages: u64,
+    pub(crate) unsent_bytes: u64,
+    pub(crate) orderly: bool,
+}
+
+impl Closed {
+    pub(crate) const fn new(
+        reason: CloseReason,
+        source: Option<SharedError>,
+        stats: Stats,
+        lifetime: Duration,
+        losses: Losses,
+    ) -> Self {
+        let Losses {
+            unhandled_messages,
+            unhandled_bytes,
+            unsent_messages,
+            unsent_bytes,
+            orderly,
+        } = losses;
+        Self {
+            reason,
+            stats,
+            lifetime,
+            source,
+            unhandled_messages,
+            unhandled_bytes,
+            unsent_messages,
+            unsent_bytes,
+            orderly,
+        }
+    }
 }
 
 impl fmt::Display for Closed {
@@ -145,6 +200,16 @@ impl fmt::Display for Closed {
             "{} after {:.3?} ({})",
             self.reason, self.lifetime, self.stats
         )?;
+        for (count, what) in [
+            (self.unhandled_messages, "messages unhandled"),
+            (self.unhandled_bytes, "bytes undecoded"),
+            (self.unsent_messages, "messages unsent"),
+            (self.unsent_bytes, "bytes unsent"),
+        ] {
+            if count > 0 {
+                write!(f, "; {count} {what}")?;
+            }
+        }
         match &self.source {
             Some(source) => write!(f, ": {source}"),
             None => Ok(()),

@@ -1,5 +1,6 @@
 //! A session: a connection with a codec, to which typed messages are sent.
 
+mod current;
 pub mod driver;
 pub(crate) mod error;
 mod framed;
@@ -81,6 +82,16 @@ pub(crate) struct Shared<Out> {
 }
 
 impl<Out> Session<Out> {
+    /// Wakes the driver because messages are queued.
+    pub(crate) fn raise_messages(&self) {
+        let own = if current::is_current(self.id()) {
+            Signal::OWN
+        } else {
+            0
+        };
+        self.signal().raise(Signal::MESSAGES | own);
+    }
+
     pub(crate) fn new(handle: ConnectionHandle, capacity: u32) -> Self {
         Self(Arc::new(Shared {
             handle,
@@ -141,7 +152,7 @@ impl<Out> Session<Out> {
         }
         match self.0.outbox.try_push(Payload::Message(message)) {
             Ok(()) => {
-                self.signal().raise(Signal::MESSAGES);
+                self.raise_messages();
                 Ok(())
             }
             Err((refusal, payload)) => Err(self.refused(&refusal, Some(payload)).of_message()),

@@ -1,8 +1,6 @@
 //! What becomes of a message for which there is no room: the sender's choice where it does not wait.
 
-use super::{
-    Session, error::SendError, outbox::Refusal, payload::Payload, send::Entry, signal::Signal,
-};
+use super::{Session, error::SendError, outbox::Refusal, payload::Payload, send::Entry};
 use crate::connection::CloseReason;
 
 /// What a sender wants done when a session's queue is full, because its peer reads more slowly than is sent.
@@ -126,7 +124,7 @@ impl<Out> Session<Out> {
             self.handle().count_dropped(offered.dropped());
         }
         if offered != Offered::Dropped {
-            self.signal().raise(Signal::MESSAGES);
+            self.raise_messages();
         }
         Ok(offered)
     }

@@ -39,6 +39,13 @@ impl<Out> Payload<Out> {
     }
 }
 
+impl<Out> Payload<Out> {
+    /// Returns `true` if there is something to send.
+    pub(crate) const fn is_message(&self) -> bool {
+        !matches!(self, Self::Flush | Self::Finish)
+    }
+}
+
 /// How many bytes a message holds beyond its own size.
 pub(crate) type Weigh<Out> = fn(&Out) -> usize;
 

@@ -12,7 +12,6 @@ use super::{
     error::{SendError, SendFailure, Sent},
     outbox::{Refusal, TakenBack, TicketId, WaiterId},
     payload::Payload,
-    signal::Signal,
 };
 
 /// On its way into the queue.
@@ -49,7 +48,7 @@ impl<'a, Out> Entry<'a, Out> {
                 .poll_push(cx, &mut self.payload, &mut self.waiter, attended);
         match ready!(pushed) {
             Ok(ticket) => {
-                self.session.signal().raise(Signal::MESSAGES);
+                self.session.raise_messages();
                 Poll::Ready(Ok(ticket))
             }
             Err(refusal) => Poll::Ready(Err(self.refused(&refusal))),

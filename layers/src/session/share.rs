@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::{Session, outbox::WaiterId, payload::Payload, shared::SharedMessage, signal::Signal};
+use super::{Session, outbox::WaiterId, payload::Payload, shared::SharedMessage};
 
 /// How many messages for many may wait for a session's turn.
 const BURST: u64 = 1024;
@@ -55,7 +55,7 @@ impl<Out> Waiting<Out> {
         let pushed = session.outbox().poll_push(cx, payload, waiter, false);
         pushed.map(|pushed| {
             if pushed.is_ok() {
-                session.signal().raise(Signal::MESSAGES);
+                session.raise_messages();
             }
             pushed.is_ok()
         })

@@ -23,6 +23,8 @@ impl Signal {
     pub(crate) const WISHES: u8 = 4;
     /// The transport's own ping was asked for.
     pub(crate) const PING: u8 = 8;
+    /// Some of the messages in the outbox were queued by a handler of the same session.
+    pub(crate) const OWN: u8 = 16;
 
     pub(crate) fn new() -> Self {
         Self {

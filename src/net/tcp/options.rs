@@ -114,7 +114,13 @@ pub(super) struct StreamOptions {
     pub(super) keepalive: Option<Keepalive>,
     pub(super) send_buffer_size: Option<usize>,
     pub(super) recv_buffer_size: Option<usize>,
+    pub(super) unsent_limit: Option<u32>,
 }
+
+/// Bytes that the kernel accepts beyond those it has sent, unless a setting says otherwise. The kernel then takes more
+/// about as often as the peer reads, so that the write timeout sees progress (design.md: Why is the kernel's send queue
+/// limited?).
+const UNSENT_LIMIT: u32 = 128 * 1024;
 
 impl StreamOptions {
     pub(super) const fn new() -> Self {
@@ -123,7 +129,21 @@ impl StreamOptions {
             keepalive: None,
             send_buffer_size: None,
             recv_buffer_size: None,
+            unsent_limit: Some(UNSENT_LIMIT),
         }
+    }
+
+    /// Sets the limit on unsent bytes, where the platform has it.
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    fn limit_unsent(&self, socket: &SockRef<'_>) -> io::Result<()> {
+        self.unsent_limit
+            .map_or(Ok(()), |bytes| socket.set_tcp_notsent_lowat(bytes))
+    }
+
+    #[cfg(not(any(target_os = "android", target_os = "linux")))]
+    #[allow(clippy::unnecessary_wraps, reason = "fails on other platforms")]
+    fn limit_unsent(&self, _: &SockRef<'_>) -> io::Result<()> {
+        Ok(())
     }
 
     /// Sets everything on a socket that is about to listen or to connect. Accepted sockets inherit the buffer sizes,
@@ -140,7 +160,7 @@ impl StreamOptions {
         if let Some(size) = self.recv_buffer_size {
             socket.set_recv_buffer_size(size)?;
         }
-        Ok(())
+        self.limit_unsent(socket)
     }
 
     /// Sets on an accepted socket what not every system lets it inherit. A socket that refuses, as one does on some
@@ -155,6 +175,9 @@ impl StreamOptions {
             && let Err(error) = keepalive.apply(&SockRef::from(stream))
         {
             tracing::debug!(%error, "an accepted socket goes without keepalive");
+        }
+        if let Err(error) = self.limit_unsent(&SockRef::from(stream)) {
+            tracing::debug!(%error, "cannot limit the unsent bytes of an accepted socket");
         }
     }
 }

@@ -1,28 +1,31 @@
 //! The end of a session: what each failure makes of it, and the steps from there.
 
 use std::{
-    io,
+    io, mem,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use getty_layers::{CloseReason, IntoReply, Panic, Request};
-use tokio::task::coop;
+use getty_layers::{CloseReason, IntoReply, Panic, Request, SharedError, TransportKind};
+use tokio::{task::coop, time::Instant};
 use tower::{BoxError, Service};
 
-use super::{Next, Phase, State};
+use super::{Finish, Linger, Next, Phase, State, Turn, quietly};
 use crate::{
-    session::{buffers::BUFFER, clock::Clock, renew::Renew, wire::Wire},
+    session::{
+        calls::Calls, clock::Clock, queue::Queue, read::Discarded, renew::Renew, wire::Wire,
+    },
     transport::Framing,
 };
 
-/// So many reads a turn empty the kernel's buffer after the end, so that closing does not reset the connection and destroy
-/// what we sent last.
-const LAST_READS: usize = 16;
-/// More of a byte stream than this, and more is likely to be on its way.
-const MUCH: usize = BUFFER;
-/// In so many turns as much is thrown away as peer and network can have had on the way, and no more: some 32 MiB.
-const LAST_TURNS: u8 = 32;
+/// Reads in one poll while the peer's input is discarded.
+const LINGER_READS: usize = 16;
+/// Bytes that are discarded at most before the transport is dropped, whether or not the peer has ended its direction.
+const LINGER_BYTES: u32 = 32 * 1024 * 1024;
+/// Time beyond the drain deadline for the transport's goodbye, such as a close frame, where handlers were cut off.
+pub(crate) const GOODBYE: Duration = Duration::from_secs(1);
 
 impl<S, W, R> State<S, W, R>
 where
@@ -39,10 +42,20 @@ where
         if !driver.closes_after_flush() {
             self.begin_drain_deadline(clock);
         }
-        self.reader.release();
-        self.reader.forget_ahead();
+        self.discard_input();
         // last, for the destructors are the user's
-        drop((self.waiting.take(), self.service.take()));
+        drop(self.service.take());
+    }
+
+    /// Counts what was received and will not be handled, and drops it.
+    fn discard_input(&mut self) {
+        let messages = self.waiting.len() as u64;
+        let bytes = self.reader.abandon() as u64;
+        if messages > 0 || bytes > 0 {
+            self.wire.driver().unhandled(messages, bytes);
+        }
+        // last, for the destructors are the user's
+        drop(self.waiting.take());
     }
 
     /// The rest has a deadline from here on, unless it has one already.
@@ -78,56 +91,172 @@ where
         if let Err(error) = ready!(self.wire.poll_close(cx, &reason)) {
             tracing::debug!(session = %self.session(), %error, "closing the transport failed");
         }
-        self.phase = Phase::Lingering(LAST_TURNS);
+        let waits = self.awaits_input_end();
+        self.phase = Phase::Lingering(Linger {
+            waits,
+            discarded: 0,
+        });
         self.poll_linger(cx)
     }
 
-    /// Throws away what the peer still sends: until it is silent, or, if that is `much`, until it has ended its direction.
-    /// Then it has what we sent.
+    /// Whether to wait until the peer has ended its direction: a socket that is dropped with unread input, or that input
+    /// reaches later, resets the connection, which destroys what the kernel still holds of ours
+    /// (design.md: Why does a closed session read on?).
+    ///
+    /// The wait ends with the drain deadline, and no later than that time after the last byte moved: a session that was
+    /// idle for longer ends at once.
+    #[cold]
+    fn awaits_input_end(&mut self) -> bool {
+        let handle = self.wire.driver().handle();
+        let stats = handle.stats();
+        let last = handle.last_read().max(handle.last_write());
+        if !self.may_be_reset() || (stats.bytes_in == 0 && stats.bytes_out == 0) {
+            return false;
+        }
+        let requested = self.wire.driver().requested_deadline();
+        let time = requested.unwrap_or(self.config.drain_deadline);
+        let end = last.checked_add(time).into_iter();
+        let Some(end) = end.chain(self.timer.drain_deadline()).min() else {
+            return true;
+        };
+        if end <= Instant::now() {
+            return false;
+        }
+        self.timer.move_drain_deadline(Some(end));
+        true
+    }
+
+    /// Whether dropping the transport may destroy what was sent: not of messages, and not of a pipe within the process.
+    fn may_be_reset(&mut self) -> bool {
+        self.wire.framing() == Framing::Stream
+            && self.wire.driver().handle().transport() != TransportKind::Memory
+    }
+
+    /// Discards what the peer still sends, until it ends its direction where that is waited for.
     #[cold]
     pub(super) fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Phase::Lingering(turns) = self.phase else {
+        let Phase::Lingering(mut linger) = self.phase else {
             return Poll::Ready(());
         };
-        let is_stream = self.wire.framing() == Framing::Stream;
-        let mut bytes = 0;
-        for _ in 0..LAST_READS {
+        for _ in 0..LINGER_READS {
             match self.reader.discard(&mut self.wire, cx) {
-                Poll::Ready(Some(discarded)) => bytes += discarded,
-                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Ready(Discarded::Bytes(bytes)) => {
+                    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+                    linger.discarded = linger.discarded.saturating_add(bytes);
+                    // a peer that sends may have more on its way
+                    linger.waits |= bytes > 0 && self.may_be_reset();
+                }
+                Poll::Ready(Discarded::End) => {
+                    if self.wire.framing() == Framing::Stream {
+                        self.wire.driver().ended_orderly();
+                    }
+                    return Poll::Ready(());
+                }
+                Poll::Ready(Discarded::Nothing) => return Poll::Ready(()),
                 Poll::Pending => {
                     self.reader.rest();
-                    if turns == LAST_TURNS && !(is_stream && bytes >= MUCH) {
-                        // tokio may have let us read no more in this turn, which says nothing of the peer; it wakes us then
-                        return if coop::has_budget_remaining() {
-                            Poll::Ready(())
-                        } else {
-                            Poll::Pending
-                        };
+                    // without budget a read says nothing about the peer, and tokio wakes the task
+                    if linger.waits || !coop::has_budget_remaining() {
+                        self.phase = Phase::Lingering(linger);
+                        return Poll::Pending;
                     }
-                    // a wait takes no turn: the deadline bounds that
-                    self.phase = Phase::Lingering(turns.min(LAST_TURNS - 1));
-                    return Poll::Pending;
+                    return Poll::Ready(());
                 }
             }
         }
-        if !is_stream || turns == 0 {
+        if self.wire.framing() != Framing::Stream || linger.discarded >= LINGER_BYTES {
             return Poll::Ready(());
         }
-        self.phase = Phase::Lingering(turns - 1);
+        self.phase = Phase::Lingering(linger);
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// Ends the session at once: nothing that is left to say can reach the peer.
+    /// Whether the transport's goodbye may still reach the peer after the drain deadline: not while the peer has taken
+    /// nothing of what waits for as long as the goodbye may take.
     #[cold]
-    pub(super) fn transport_failed(&mut self, error: io::Error) -> Next {
-        if self.session().is_closing() {
-            self.wire.driver().note_source(Arc::new(error));
-        } else {
-            self.close_because(CloseReason::Io, error);
+    pub(super) fn may_say_goodbye(&mut self) -> bool {
+        let drains = matches!(self.phase, Phase::Draining | Phase::Flushing);
+        let stalled = self.timer.stalled_since();
+        let is_stalled = stalled.is_some_and(|since| since.elapsed() >= GOODBYE);
+        drains && !self.overdue && self.finish != Finish::Failed && !is_stalled
+    }
+
+    /// The drain deadline has passed: drops handlers in flight and what is queued. What is encoded still leaves, and the
+    /// transport says goodbye.
+    #[cold]
+    pub(super) fn cut_off_handlers(&mut self, mut calls: Pin<&mut Calls<S::Future>>) {
+        self.overdue = true;
+        let end = Instant::now().checked_add(GOODBYE);
+        self.timer.move_drain_deadline(end);
+        self.phase = Phase::Flushing;
+        self.count_cut_off(calls.len());
+        self.wire.driver().fail_queued(None);
+        quietly(|| calls.as_mut().clear());
+        quietly(|| drop(mem::replace(&mut self.replies, Queue::new())));
+    }
+
+    /// Counts messages whose handlers do not finish, and replies that are not encoded.
+    #[cold]
+    fn count_cut_off(&mut self, in_flight: usize) {
+        let driver = self.wire.driver();
+        if in_flight > 0 {
+            driver.unhandled(in_flight as u64, 0);
+            driver.in_flight(0);
         }
-        Next::End
+        if !self.replies.is_empty() {
+            driver.unsent(self.replies.len() as u64, 0);
+        }
+    }
+
+    /// Reading has failed, as after a reset: what was read before is handled, until the drain deadline.
+    #[cold]
+    pub(super) fn read_failed(&mut self, error: io::Error, turn: &mut Turn) -> Next {
+        if matches!(self.phase, Phase::Running | Phase::Receiving) {
+            self.reader.cut_off();
+        }
+        self.write_failed(error, turn)
+    }
+
+    /// Our direction has failed. What the peer has sent, and what it still sends, is handled until the drain deadline;
+    /// replies are discarded and counted.
+    #[cold]
+    pub(super) fn write_failed(&mut self, error: io::Error, turn: &mut Turn) -> Next {
+        let error: SharedError = Arc::new(error);
+        let is_closing = self.session().is_closing();
+        self.session().close_with(CloseReason::Io);
+        self.wire.driver().note_source(Arc::clone(&error));
+        if !matches!(
+            self.phase,
+            Phase::Running | Phase::Receiving | Phase::Draining
+        ) {
+            return Next::End;
+        }
+        self.writer.give_up(&mut self.wire, &error);
+        self.finish = Finish::Failed;
+        self.timer.flowed();
+        self.wire.driver().fail_queued(Some(&error));
+        if self.phase == Phase::Running {
+            self.phase = if is_closing {
+                Phase::Draining
+            } else {
+                Phase::Receiving
+            };
+            if is_closing {
+                self.stop_reading(Phase::Draining, &mut turn.clock);
+            }
+        }
+        self.begin_drain_deadline(&mut turn.clock);
+        Next::Again
+    }
+
+    /// Nothing more is handled of a connection that has failed.
+    #[cold]
+    pub(super) fn stop_receiving(&mut self) {
+        if self.phase == Phase::Receiving {
+            self.discard_input();
+            self.reader.cut_off();
+        }
     }
 
     /// The message stack returned an error, which may be a panic that a layer of it has caught.
@@ -140,6 +269,7 @@ where
             CloseReason::Handler
         };
         self.close_because(reason, error);
+        self.stop_receiving();
     }
 
     pub(super) fn close_because(&mut self, reason: CloseReason, source: impl Into<BoxError>) {

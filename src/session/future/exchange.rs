@@ -30,7 +30,7 @@ enum Stop<In, Out, E> {
     /// A reply of more than one message, or one that others' messages go before.
     Reply(Reply<Out>),
     EncodeFailed(BoxError),
-    /// The write buffer is above the high watermark.
+    /// The write buffer is above its limit.
     Blocked,
     /// Others may have waited long enough.
     Budget,
@@ -51,8 +51,8 @@ where
         turn: &mut Turn,
     ) {
         self.exchange_in_turn(calls, cx, turn);
-        if self.phase == Phase::Running {
-            let waits = turn.calls_wait || turn.service_waits || self.blocked;
+        if self.handles() {
+            let waits = turn.calls_wait || turn.service_waits || self.replies_blocked;
             if waits && !turn.yields && self.session().awaits_answers() {
                 self.look_ahead();
             }
@@ -112,21 +112,25 @@ where
             if self.wire.driver().has_outgoing() {
                 self.encode_outgoing();
             }
-            while !self.blocked
+            while !self.replies_blocked
                 && let Some(reply) = self.replies.pop_front()
             {
+                if self.wire.driver().has_own_messages() {
+                    self.encode_own();
+                }
                 self.encode_reply(reply);
             }
-            if self.blocked || turn.yields || self.phase != Phase::Running {
+            if self.replies_blocked || turn.yields || !self.handles() {
                 return;
             }
-            if self.is_closing() {
+            if self.phase == Phase::Running && self.is_closing() {
                 return;
             }
             let none = calls.is_empty() && self.replies.is_empty();
             let has_room = none || calls.len() + self.replies.len() < self.config.in_flight;
             if !has_room || !self.call_next(calls.as_mut(), cx, turn) {
-                if self.reader.is_finished() && self.waiting.is_empty() {
+                let finished = self.reader.is_finished() && self.waiting.is_empty();
+                if finished && self.phase == Phase::Running {
                     self.peer_finished(calls.len());
                 }
                 return;
@@ -178,7 +182,7 @@ where
             }
             Stop::EncodeFailed(error) => self.encode_failed(error),
             Stop::Blocked => {
-                self.blocked = true;
+                self.replies_blocked = true;
                 self.count_bytes(self.writer.len());
             }
             Stop::Budget => {}
@@ -195,7 +199,7 @@ where
         mut calls: Pin<&mut Calls<S::Future>>,
         cx: &mut Context<'_>,
     ) -> Stop<W::In, W::Out, S::Error> {
-        let high = self.gathers();
+        let limit = self.call_limit();
         let Self {
             wire,
             reader,
@@ -255,7 +259,7 @@ where
             {
                 return Stop::EncodeFailed(error);
             }
-            if writer.len() > high {
+            if writer.len() > limit {
                 return Stop::Blocked;
             }
             if *steps >= MESSAGES_A_UNIT {
@@ -271,7 +275,10 @@ where
                 self.skip(&*error);
                 return Some(());
             }
-            Ok(Decoded::Bad(error)) | Err(error) => self.close_because(CloseReason::Decode, error),
+            Ok(Decoded::Bad(error)) | Err(error) => {
+                self.close_because(CloseReason::Decode, error);
+                self.stop_receiving();
+            }
             Ok(_) => {} // the end, which closes the session once all is answered
         }
         None
@@ -306,31 +313,55 @@ where
         }
     }
 
+    /// Encodes what was sent, as far as the peer reads it.
     #[inline(never)]
     fn encode_outgoing(&mut self) {
-        self.blocked |= self.writer.len() > self.high();
-        while !self.blocked && self.wire.driver().has_outgoing() {
-            let Some(outgoing) = self.wire.driver().next_outgoing() else {
+        let limit = self.push_limit();
+        while self.wire.driver().has_outgoing() {
+            if self.writer.len() > limit {
+                self.pushes_blocked = true;
                 return;
+            }
+            let Some(bytes) = self.encode_next() else {
+                break;
             };
-            if let Payload::Finish = outgoing.payload {
-                outgoing
-                    .ticket
-                    .into_iter()
-                    .for_each(|ticket| self.finish(ticket));
-                continue;
-            }
-            match (
-                self.writer.put(&mut self.wire, outgoing.payload),
-                outgoing.ticket,
-            ) {
-                (Ok(bytes), Some(ticket)) => self.writer.attend(ticket, bytes),
-                (Ok(_), None) => {}
-                (Err(error), Some(ticket)) => self.wire.driver().fail(&ticket, error.into()),
-                (Err(error), None) => self.encode_failed(error),
-            }
-            self.blocked = self.writer.len() > self.high();
+            self.writer.mark_pushed(bytes);
         }
+        self.wire.driver().encoded_all();
+    }
+
+    /// Encodes what this session's own handlers have queued, and what was queued before that: it leaves before their
+    /// replies, and counts as one of these.
+    #[cold]
+    fn encode_own(&mut self) {
+        while self.wire.driver().has_outgoing() && self.encode_next().is_some() {}
+        self.wire.driver().encoded_all();
+    }
+
+    /// Encodes the next message that was sent. Returns its size in bytes, and `None` if there is no message.
+    #[inline]
+    fn encode_next(&mut self) -> Option<usize> {
+        let outgoing = self.wire.driver().next_outgoing()?;
+        if let Payload::Finish = outgoing.payload {
+            outgoing
+                .ticket
+                .into_iter()
+                .for_each(|ticket| self.finish(ticket));
+            return Some(0);
+        }
+        match (
+            self.writer.put(&mut self.wire, outgoing.payload),
+            outgoing.ticket,
+        ) {
+            (Ok(bytes), Some(ticket)) => {
+                self.writer.attend(ticket, bytes);
+                return Some(bytes);
+            }
+            (Ok(bytes), None) => return Some(bytes),
+            (Err(error), Some(ticket)) => self.wire.driver().fail(&ticket, error.into()),
+            (Err(error), None) => self.encode_failed(error),
+        }
+        Some(0)
     }
 
     /// Our direction is to end here.
@@ -348,9 +379,16 @@ where
     fn encode_reply(&mut self, reply: Reply<W::Out>) {
         let (messages, close) = reply.into_parts();
         for message in messages {
-            if !self.finish.lets_send() {
-                self.wire.driver().dropped(1);
-                continue;
+            match self.finish {
+                Finish::No => {}
+                Finish::Failed => {
+                    self.wire.driver().unsent(1, 0);
+                    continue;
+                }
+                Finish::Asked | Finish::Done => {
+                    self.wire.driver().dropped(1);
+                    continue;
+                }
             }
             if let Err(error) = self.writer.encode(&mut self.wire, message) {
                 self.encode_failed(error);
@@ -359,7 +397,7 @@ where
                 }
             }
         }
-        self.blocked = self.writer.len() > self.high();
+        self.limit_calls();
         if let Some(reason) = close {
             self.session().close_with(reason);
         }

@@ -2,6 +2,7 @@
 
 mod end;
 mod exchange;
+mod flow;
 mod marks;
 
 use std::{
@@ -15,7 +16,7 @@ use std::{
 
 use getty_layers::{
     CloseReason, Closed, DrainDeadlineExceeded, IntoReply, Panic, Reply, Request, Session,
-    driver::Lease,
+    SharedError, driver::Lease,
 };
 use pin_project_lite::pin_project;
 use tokio::{task::coop, time::Instant};
@@ -23,18 +24,10 @@ use tower::{BoxError, Service};
 
 use crate::transport::SendsNoMore;
 
+pub(crate) use self::end::GOODBYE;
 use super::{
-    buffers::{BUFFER, LARGE},
-    calls::Calls,
-    clock::Clock,
-    config::Config,
-    queue::Queue,
-    read::Reader,
-    renew::Renew,
-    timer::Timer,
-    waiting::Waiting,
-    wire::Wire,
-    write::Writer,
+    calls::Calls, clock::Clock, config::Config, queue::Queue, read::Reader, renew::Renew,
+    timer::Timer, waiting::Waiting, wire::Wire, write::Writer,
 };
 
 /// So many messages cost one unit of tokio's cooperative budget, of which a task has 128 a turn.
@@ -77,8 +70,12 @@ struct State<S, W: Wire, R> {
     replies: Queue<Reply<W::Out>>,
     timer: Timer,
     finish: Finish,
-    /// The write buffer went above the high watermark and is not below the low one yet.
-    blocked: bool,
+    /// No further message is handled, because too many bytes of replies wait for the peer.
+    replies_blocked: bool,
+    /// No message is taken from the outbox, because too many bytes wait for the peer.
+    pushes_blocked: bool,
+    /// The drain deadline has passed: only the goodbye of the transport is left.
+    overdue: bool,
     /// Bad messages are skipped and counted; otherwise they close the session.
     skip_bad: bool,
     /// Messages that were decoded and are not counted yet.
@@ -92,14 +89,25 @@ enum Phase {
     Opening,
     /// Reads, calls, writes.
     Running,
+    /// The connection has failed. What has arrived and still arrives is handled, and nothing is written.
+    Receiving,
     /// Reads no more; handlers in flight finish, and what was accepted for sending is encoded.
     Draining,
     /// Only what is encoded is flushed: after a panic.
     Flushing,
     /// The transport is closed the way its protocol wants.
     Closing,
-    /// It is closed, and a peer that was sending much has yet to see that: for so many turns more.
-    Lingering(u8),
+    /// Our direction has ended. What the peer still sends is discarded, so that the connection is not reset.
+    Lingering(Linger),
+}
+
+/// How the rest of the peer's input is awaited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Linger {
+    /// Waits until the peer ends its direction; otherwise only what has arrived is discarded.
+    waits: bool,
+    /// Bytes that were discarded.
+    discarded: u32,
 }
 
 /// How far our direction has come to its end, ahead of the session's.
@@ -109,6 +117,8 @@ enum Finish {
     /// Nothing is encoded any more, and it ends when all before has left.
     Asked,
     Done,
+    /// The connection takes nothing more.
+    Failed,
 }
 
 impl Finish {
@@ -135,6 +145,8 @@ struct Turn {
     yields: bool,
     /// A message was decoded in this turn.
     decoded: bool,
+    /// What is encoded was not flushed, because more is expected to leave with it.
+    holds: bool,
 }
 
 /// What a turn does next.
@@ -174,7 +186,9 @@ where
                 replies: Queue::new(),
                 timer: Timer::default(),
                 finish: Finish::No,
-                blocked: false,
+                replies_blocked: false,
+                pushes_blocked: false,
+                overdue: false,
                 skip_bad: config.skips_bad(framing),
                 messages_in: 0,
                 steps: 0,
@@ -219,6 +233,7 @@ where
                 }
             }
         }
+        state.wire.driver().in_flight(this.calls.len());
         quietly(|| this.calls.as_mut().clear());
         quietly(|| *this.state = None);
         Poll::Ready(Ok(this.lease.take().finish()))
@@ -246,6 +261,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         let mut turn = Turn::default();
+        let _current = self.wire.driver().enter();
         self.wire.driver().turn(cx);
         loop {
             if !self.is_at_rest(&calls) {
@@ -256,8 +272,8 @@ where
                 }
             }
             match self.phase {
-                Phase::Running if turn.transport_waits => self.reader.rest(),
-                Phase::Running if self.reader.wants_more() && !turn.yields => {
+                Phase::Running | Phase::Receiving if turn.transport_waits => self.reader.rest(),
+                Phase::Running | Phase::Receiving if self.reader.wants_more() && !turn.yields => {
                     match self.reader.poll_read(&mut self.wire, cx) {
                         Poll::Ready(Ok(received)) => {
                             self.received(received, &mut turn);
@@ -266,19 +282,27 @@ where
                             turn.yields = self.take_budget(cx).is_pending();
                             continue;
                         }
-                        Poll::Ready(Err(error)) => {
-                            self.transport_failed(error);
-                            return Poll::Ready(());
+                        Poll::Ready(Err(error)) => match self.read_failed(error, &mut turn) {
+                            Next::End => return Poll::Ready(()),
+                            _ => continue,
+                        },
+                        Poll::Pending if turn.holds => {
+                            // the transport had promised more, and replies were held back for that
+                            turn.transport_waits = true;
+                            continue;
                         }
                         Poll::Pending => self.reader.rest(),
                     }
                 }
-                Phase::Opening | Phase::Running => {}
+                Phase::Opening | Phase::Running | Phase::Receiving => {}
                 Phase::Draining => {
                     self.hurry(&mut turn.clock);
                     if self.is_flushed() {
                         self.begin_drain_deadline(&mut turn.clock);
                         if calls.is_empty() && self.replies.is_empty() {
+                            if self.finish == Finish::Failed {
+                                return Poll::Ready(());
+                            }
                             self.phase = Phase::Closing;
                             continue;
                         }
@@ -305,7 +329,7 @@ where
             }
             let in_flight = if calls.is_empty() { 0 } else { calls.len() };
             self.mark(in_flight, &mut turn);
-            match self.poll_deadline(cx) {
+            match self.poll_deadline(calls.as_mut(), cx) {
                 Next::Again => turn.clock = Clock::default(),
                 Next::Wait => return Poll::Pending,
                 Next::End => return Poll::Ready(()),
@@ -323,7 +347,8 @@ where
             && self.writer.is_at_rest()
             && self.waiting.is_empty()
             && self.replies.is_empty()
-            && !self.blocked
+            && !self.replies_blocked
+            && !self.pushes_blocked
             && !self.finish.is_asked()
             && !self.reader.is_finished()
             && self.wire.driver().is_at_rest()
@@ -333,7 +358,7 @@ where
     #[inline]
     fn proceed(
         &mut self,
-        calls: Pin<&mut Calls<S::Future>>,
+        mut calls: Pin<&mut Calls<S::Future>>,
         lease: &mut Lease,
         cx: &mut Context<'_>,
         turn: &mut Turn,
@@ -349,8 +374,8 @@ where
                 return Next::End;
             }
         }
-        if self.is_live() || self.phase == Phase::Draining {
-            self.exchange(calls, cx, turn);
+        if self.phase <= Phase::Draining {
+            self.exchange(calls.as_mut(), cx, turn);
             self.count_messages(turn);
             let driver = self.wire.driver();
             if driver.take_activity() {
@@ -360,50 +385,64 @@ where
                 return Next::Again;
             }
         }
+        if self.finish == Finish::Failed {
+            return self.proceed_without_output(&calls);
+        }
         if self.wire.driver().wants_ping()
             && self.phase < Phase::Closing
             && let Poll::Ready(Err(error)) = self.poll_ping(cx)
         {
-            return self.transport_failed(error);
+            return self.write_failed(error, turn);
         }
 
         // answers to what has arrived together leave together
         let held =
             self.reads_on(turn) || (self.config.flush_delay.is_some() && self.holds_back(turn));
+        turn.holds = held;
         if !held
             && let Poll::Ready(Err(error)) =
                 self.writer
                     .poll_flush(&mut self.wire, cx, &mut turn.clock, &mut self.timer)
         {
             if !SendsNoMore::is(&error) {
-                return self.transport_failed(error);
+                return self.write_failed(error, turn);
             }
-            self.writer.give_up(&mut self.wire, error);
+            let error: SharedError = Arc::new(error);
+            self.writer.give_up(&mut self.wire, &error);
             return Next::Again;
         }
         if self.reader.is_in_bulk() && !held && self.writer.len() > 0 {
             // the peer does not take all that it is sent
             self.reader.end_bulk();
-            self.blocked |= self.writer.len() > self.config.high;
             return Next::Again;
         }
         if self.finish.is_asked()
             && self.writer.is_flushed()
             && let Poll::Ready(Err(error)) = self.poll_finish(cx)
         {
-            return self.transport_failed(error);
+            return self.write_failed(error, turn);
         }
-        if self.blocked && self.is_below_low(cx) {
-            self.blocked = false;
-            if self.wire.driver().settle(false) {
-                // a sender that waits goes first, or requests would take all the room each time there is some
-                turn.yields = true;
-                cx.waker().wake_by_ref();
-            }
+        if (self.replies_blocked || self.pushes_blocked || self.writer.len() > 0)
+            && !held
+            && self.unblock(cx, turn)
+        {
             return Next::Again;
         }
-        self.wire.driver().settle(self.blocked);
+        self.wire.driver().settle(self.pushes_blocked);
         self.wire.driver().charge_written(self.writer.len());
+        Next::Wait
+    }
+
+    /// The connection takes nothing more: whether there is anything left to handle.
+    #[cold]
+    fn proceed_without_output(&mut self, calls: &Calls<S::Future>) -> Next {
+        let handled = self.waiting.is_empty() && self.reader.is_finished();
+        if self.phase == Phase::Receiving && handled && calls.is_empty() {
+            return Next::End;
+        }
+        if self.phase > Phase::Draining {
+            return Next::End;
+        }
         Next::Wait
     }
 
@@ -447,14 +486,15 @@ where
     fn reads_on(&self, turn: &Turn) -> bool {
         self.wire.has_more()
             && self.phase == Phase::Running
-            && !self.blocked
+            && !self.replies_blocked
             && !turn.yields
+            && !turn.transport_waits
             && self.reader.wants_more()
     }
 
     /// Waits for the earliest deadline, on the one timer.
     #[inline]
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Next {
+    fn poll_deadline(&mut self, calls: Pin<&mut Calls<S::Future>>, cx: &mut Context<'_>) -> Next {
         let live = self.is_live();
         let driver = self.wire.driver();
         let write_timeout = driver.write_timeout().unwrap_or(self.config.write_timeout);
@@ -477,12 +517,13 @@ where
         if self.timer.poll(cx, deadline).is_pending() {
             return Next::Wait;
         }
-        self.deadline_passed(deadline, check, write)
+        self.deadline_passed(calls, deadline, check, write)
     }
 
     #[cold]
     fn deadline_passed(
         &mut self,
+        calls: Pin<&mut Calls<S::Future>>,
         deadline: Instant,
         check: Option<Instant>,
         write: Option<Instant>,
@@ -501,6 +542,10 @@ where
             let cut_off = Arc::new(DrainDeadlineExceeded);
             self.wire.driver().note_source(cut_off);
         }
+        if write != Some(deadline) && self.may_say_goodbye() {
+            self.cut_off_handlers(calls);
+            return Next::Again;
+        }
         Next::End
     }
 
@@ -510,7 +555,8 @@ where
         if let Some(delay) = self.config.flush_delay
             && self.phase == Phase::Running
             && self.finish.lets_send()
-            && !self.blocked
+            && !self.replies_blocked
+            && !self.pushes_blocked
             && self.writer.can_wait(self.config.low)
             && self.timer.holds_back(delay, turn.clock.now())
         {
@@ -520,34 +566,10 @@ where
         false
     }
 
-    /// Above how many bytes in the write buffer nothing more is encoded. Without memory to be had, that is above none.
+    /// Whether messages are decoded and handled.
     #[inline]
-    fn high(&mut self) -> usize {
-        if self.wire.driver().is_out_of_memory() {
-            0
-        } else {
-            self.config.high
-        }
-    }
-
-    /// The same for the replies to what was read at once, which leave at once where that is much and the peer takes it.
-    #[inline]
-    fn gathers(&mut self) -> usize {
-        let high = self.high();
-        if !self.reader.is_in_bulk() || high < BUFFER {
-            return high;
-        }
-        self.writer.make_large();
-        high.max(LARGE)
-    }
-
-    /// Whether so little waits to be written that messages are encoded again.
-    #[cold]
-    fn is_below_low(&mut self, cx: &Context<'_>) -> bool {
-        let waits = self.writer.len();
-        let driver = self.wire.driver();
-        let lacks_memory = || driver.is_out_of_memory() && driver.wait_for_memory(cx);
-        waits == 0 || (waits <= self.config.low && !lacks_memory())
+    fn handles(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Receiving)
     }
 
     /// Whether nothing has begun to close the session.
@@ -565,6 +587,22 @@ where
     #[inline]
     fn session(&self) -> &Session<W::Out> {
         self.wire.session()
+    }
+}
+
+impl<S, W: Wire, R> Drop for State<S, W, R> {
+    /// Counts what the session had accepted and did not finish. The driver counts what is queued.
+    fn drop(&mut self) {
+        let driver = self.wire.driver();
+        let in_flight = driver.handle().in_flight();
+        let unhandled = (self.waiting.len() + in_flight, self.reader.undecoded());
+        if unhandled != (0, 0) {
+            driver.unhandled(unhandled.0 as u64, unhandled.1 as u64);
+        }
+        let unsent = (self.replies.len(), self.writer.len());
+        if unsent != (0, 0) {
+            driver.unsent(unsent.0 as u64, unsent.1 as u64);
+        }
     }
 }
 

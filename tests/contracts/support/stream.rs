@@ -49,6 +49,8 @@ struct State {
     write_error: Option<io::ErrorKind>,
     holds_flush: bool,
     holds_shutdown: bool,
+    /// The other end does not end its direction when ours has ended.
+    stays_open: bool,
     /// What our end writes is not kept.
     forgets: bool,
     output: Vec<u8>,
@@ -73,6 +75,7 @@ impl Default for State {
             write_error: None,
             holds_flush: false,
             holds_shutdown: false,
+            stays_open: false,
             forgets: false,
             output: Vec::new(),
             flushed: 0,
@@ -142,6 +145,11 @@ impl Peer {
             state.endless = None;
             state.end = Some(Ok(()));
         });
+    }
+
+    /// Does not end its direction when ours has ended, unlike an ordinary peer.
+    pub(crate) fn stay_open(&self) {
+        self.change(|state| state.stays_open = true);
     }
 
     /// Lets reads fail after what was sent, and writes at once.
@@ -355,6 +363,9 @@ impl AsyncWrite for Stream {
             return Poll::Pending;
         }
         state.shut = true;
+        if !state.stays_open && state.endless.is_none() && state.end.is_none() {
+            state.end = Some(Ok(()));
+        }
         drop(state);
         self.0.changed.notify_waiters();
         Poll::Ready(Ok(()))

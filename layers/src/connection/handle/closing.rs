@@ -261,12 +261,15 @@ impl ConnectionHandle {
         let Some(Requested { reason, source, .. }) = rare.requested().cloned() else {
             unreachable!("a reason is never taken back");
         };
-        let record = Closed {
+        let losses = rare.seldom.as_ref().map(|seldom| seldom.losses);
+        let stats = self.snapshot(&rare);
+        let record = Closed::new(
             reason,
             source,
-            stats: self.snapshot(&rare),
-            lifetime: self.0.opened_at.elapsed(),
-        };
+            stats,
+            self.0.opened_at.elapsed(),
+            losses.unwrap_or_default(),
+        );
         rare.seldom().closed = Some(Box::new(record.clone()));
         drop(rare);
         let (attributes, wishes) = loop {

@@ -22,6 +22,7 @@ use self::{attributes::Attributes, callbacks::Callbacks, closing::Requested, wis
 pub use self::{callbacks::CallbackAdded, wishes::Hold};
 use super::{
     Address, Closed, Endpoints, Stats, TransportKind,
+    close::Losses,
     marks::{Activity, Marks},
     stats::{Counters, Tallies},
 };
@@ -121,6 +122,7 @@ struct Seldom {
     requested: Option<Requested>,
     closed: Option<Box<Closed>>,
     tallies: Tallies,
+    losses: Losses,
 }
 
 impl Rare {
@@ -234,6 +236,10 @@ impl ConnectionHandle {
     pub(crate) fn count_dropped(&self, messages: u64) {
         let mut rare = self.0.rare.lock();
         rare.seldom().tallies.dropped += messages;
+    }
+
+    pub(crate) fn count_losses(&self, count: impl FnOnce(&mut Losses)) {
+        count(&mut self.0.rare.lock().seldom().losses);
     }
 
     /// How many messages are with their handlers, as of the driver's last turn.

@@ -17,7 +17,7 @@ use crate::{
         error::{Left, RequestError},
         table::{Overdue, Refused},
     },
-    session::{Next, Number, Refusal, Session, WaiterId, payload::Payload, signal::Signal},
+    session::{Next, Number, Refusal, Session, WaiterId, payload::Payload},
 };
 
 /// What came of pushing a message into the queue, and which sender is next in turn.
@@ -113,7 +113,7 @@ pub(super) fn queued<Out>(
     match (pushed, *step) {
         (Poll::Ready(Ok(Some(number))), Step::Queueing { id, .. }) => {
             *step = Step::Queued { id, number };
-            session.signal().raise(Signal::MESSAGES);
+            session.raise_messages();
             Poll::Pending
         }
         (Poll::Pending, _) => Poll::Pending,

@@ -24,7 +24,7 @@ use super::{
     error::{Left, RequestError},
     table::Outcome,
 };
-use crate::session::{Number, WaiterId, signal::Signal};
+use crate::session::{Number, WaiterId};
 
 /// The future of [`Session::request`](crate::Session::request) and [`Caller::request`].
 ///
@@ -123,7 +123,7 @@ impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
         match begin(cx, session, shared, message, *deadline, step)? {
             Some((id, number)) => {
                 *step = Step::Queued { id, number };
-                session.signal().raise(Signal::MESSAGES);
+                session.raise_messages();
                 Poll::Pending
             }
             None => self.poll_begun(cx),

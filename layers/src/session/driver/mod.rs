@@ -33,19 +33,15 @@ pub use self::{
     outgoing::{Outgoing, Ticket},
 };
 use self::{memory::Memory, wishes::Wishes};
-use super::{
-    Session,
-    error::SendFailure,
-    outbox::{Batch, DROPPING},
-    signal::Signal,
-};
+use super::{Session, outbox::Batch, signal::Signal};
 pub use super::{
+    current::CurrentSession,
     payload::Payload,
     shared::{CodecId, SharedMessage},
 };
 pub use crate::connection::{Hold, Lease};
 use crate::{
-    connection::{CloseReason, ConnectionHandle, SharedError, contain},
+    connection::{CloseReason, ConnectionHandle, SharedError},
     message::{Request, lent},
 };
 
@@ -65,6 +61,7 @@ pub fn pair<Out>(handle: ConnectionHandle) -> (Session<Out>, Driver<Out>) {
         raised: false,
         unreported: false,
         blocked: false,
+        own: false,
         ping: false,
         held: false,
         input_ended: false,
@@ -89,8 +86,10 @@ pub struct Driver<Out> {
     raised: bool,
     /// The outbox believes that more of the batch is left than is.
     unreported: bool,
-    /// What the outbox believes of the write buffer.
+    /// Whether the outbox was last reported to accept nothing.
     blocked: bool,
+    /// Handlers of this session have queued messages that are not encoded yet.
+    own: bool,
     ping: bool,
     held: bool,
     /// Nothing more will be received.
@@ -155,6 +154,13 @@ impl<Out> Driver<Out> {
         self.look();
     }
 
+    /// Marks this session as the one that the current thread polls, until the value is dropped: messages
+    /// that are queued meanwhile on this thread are [its handlers' own](Self::has_own_messages).
+    #[inline]
+    pub fn enter(&self) -> CurrentSession {
+        CurrentSession::set(self.handle.id())
+    }
+
     /// Looks for messages that were queued since the turn began.
     #[inline]
     pub fn look(&mut self) {
@@ -168,6 +174,7 @@ impl<Out> Driver<Out> {
     fn take_notice(&mut self, raised: u8) {
         self.session.watched().turn();
         self.raised |= raised & Signal::MESSAGES != 0;
+        self.own |= raised & Signal::OWN != 0;
         self.ping |= raised & Signal::PING != 0;
         if raised & Signal::WISHES != 0 {
             self.take_wishes();
@@ -218,17 +225,7 @@ impl<Out> Drop for Driver<Out> {
             Some(CloseReason::Io) => self.session.source(),
             _ => None,
         };
-        let left = self.batch.take().map(|batch| *batch).unwrap_or_default();
-        let outbox = self.session.outbox();
-        let watched = outbox.fail_all(left, |payload| match (&io, payload) {
-            (Some(source), None) => SendFailure::Io(source.clone()),
-            (_, payload) => SendFailure::Closed(payload),
-        });
-        for (number, payload) in watched {
-            let failure = SendFailure::Closed(Some(payload));
-            // as in the outbox: where nobody asks for it any more, this drops it
-            contain(DROPPING, || self.session.watched().fail(number, failure));
-        }
+        self.fail_queued(io.as_ref());
         self.session.watched().end();
         lent::forget(&self.session);
         // a handle may be kept for long after: it must not keep our task's memory, too

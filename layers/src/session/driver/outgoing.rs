@@ -2,10 +2,10 @@
 
 use super::Driver;
 use crate::{
-    connection::SharedError,
+    connection::{SharedError, contain},
     session::{
         error::SendFailure,
-        outbox::{Batch, Queued, TicketId, watched_number},
+        outbox::{Batch, DROPPING, Queued, TicketId, watched_number},
         payload::Payload,
     },
 };
@@ -70,6 +70,40 @@ impl<Out> Driver<Out> {
     #[inline]
     pub fn has_outgoing(&self) -> bool {
         self.raised || self.left() > 0
+    }
+
+    /// Returns `true` if handlers of this session have queued messages that may not be encoded yet. These
+    /// leave before the replies of those handlers.
+    #[inline]
+    pub const fn has_own_messages(&self) -> bool {
+        self.own
+    }
+
+    /// Everything that was queued so far is encoded.
+    #[inline]
+    pub const fn encoded_all(&mut self) {
+        self.own = false;
+    }
+
+    /// Fails every message that is queued, and counts them as unsent. No message is accepted afterwards.
+    ///
+    /// Senders get `source`, or learn that the session closes.
+    pub fn fail_queued(&mut self, source: Option<&SharedError>) {
+        let left = self.batch.take().map(|batch| *batch).unwrap_or_default();
+        (self.raised, self.own) = (false, false);
+        let outbox = self.session.outbox();
+        let (watched, messages) = outbox.fail_all(left, |payload| match (source, payload) {
+            (Some(source), None) => SendFailure::Io(source.clone()),
+            (_, payload) => SendFailure::Closed(payload),
+        });
+        for (number, payload) in watched {
+            let failure = SendFailure::Closed(Some(payload));
+            // where the requester has given up, this drops the message
+            contain(DROPPING, || self.session.watched().fail(number, failure));
+        }
+        if messages > 0 {
+            self.unsent(messages, 0);
+        }
     }
 
     /// How many messages are taken and not encoded.
@@ -162,6 +196,32 @@ impl<Out> Driver<Out> {
         self.session.outbox().close();
         self.raised = true;
         self.input_ended();
+    }
+
+    /// Counts what was accepted for sending and not handed to the transport: messages that were not
+    /// encoded, and bytes that were.
+    #[cold]
+    pub fn unsent(&self, messages: u64, bytes: u64) {
+        self.handle.count_losses(|losses| {
+            losses.unsent_messages += messages;
+            losses.unsent_bytes += bytes;
+        });
+    }
+
+    /// Counts what was received and not handled: messages whose handlers were not called or did not
+    /// finish, and bytes that were not decoded.
+    #[cold]
+    pub fn unhandled(&self, messages: u64, bytes: u64) {
+        self.handle.count_losses(|losses| {
+            losses.unhandled_messages += messages;
+            losses.unhandled_bytes += bytes;
+        });
+    }
+
+    /// The peer has ended its direction after ours, without a reset.
+    #[cold]
+    pub fn ended_orderly(&self) {
+        self.handle.count_losses(|losses| losses.orderly = true);
     }
 
     /// So many messages were dropped that were to be sent.

@@ -110,13 +110,13 @@ impl<Out> Outbox<Out> {
         self.0.lock().finished = false;
     }
 
-    /// The end: what was not sent fails, by `failure` given the payload where none of it was encoded. Gives back what is
-    /// watched of it.
+    /// The end: what was not sent fails, by `failure` given the payload where none of it was encoded. Returns the
+    /// requests among the queued messages, and the number of queued messages.
     pub(crate) fn fail_all(
         &self,
         left: VecDeque<Queued<Out>>,
         failure: impl Fn(Option<Payload<Out>>) -> SendFailure<Out>,
-    ) -> Vec<(Number, Payload<Out>)> {
+    ) -> (Vec<(Number, Payload<Out>)>, u64) {
         self.close();
         let mut state = self.0.lock();
         let messages = std::mem::take(&mut state.messages);
@@ -124,7 +124,9 @@ impl<Out> Outbox<Out> {
         drop(state);
         drop(charges);
         let (mut unattended, mut watched) = (Vec::new(), Vec::new());
+        let mut count = 0;
         for Queued { payload, attention } in left.into_iter().chain(messages) {
+            count += u64::from(payload.is_message());
             match attention.ticket() {
                 Some(ticket) if let Some(number) = watched_number(ticket) => {
                     watched.push((number, payload));
@@ -144,6 +146,6 @@ impl<Out> Outbox<Out> {
         for payload in unattended {
             contain(DROPPING, || drop(payload));
         }
-        watched
+        (watched, count)
     }
 }

@@ -1,0 +1,114 @@
+//! Backpressure: how many bytes may wait for the peer before messages are no longer handled, or no longer taken from
+//! the outbox.
+//!
+//! The bytes in the write buffer are *pushes*, which senders queued, or *replies*. Both are bounded separately
+//! (design.md: Why can two busy sessions not stop each other?):
+//!
+//! - pushes are taken from the outbox up to the high watermark, and while replies are at most at the low watermark;
+//! - messages are handled up to the reply limit, whatever was pushed.
+
+use std::task::Context;
+
+use getty_layers::{IntoReply, Request};
+use tower::{BoxError, Service};
+
+use super::{State, Turn};
+use crate::session::{
+    buffers::{BUFFER, LARGE},
+    renew::Renew,
+    wire::Wire,
+};
+
+impl<S, W, R> State<S, W, R>
+where
+    S: Service<Request<W::In, W::Out>, Response: IntoReply<W::Out>, Error: Into<BoxError>>,
+    W: Wire,
+    R: Renew<S>,
+{
+    /// Returns the length of the write buffer above which no further message is handled before a flush; after one that
+    /// the peer did not take completely, at all.
+    #[inline]
+    pub(super) fn call_limit(&mut self) -> usize {
+        if self.timer.stalled_since().is_some() {
+            return self.stalled_call_limit();
+        }
+        let high = self.high();
+        if !self.reader.is_in_bulk() || high < BUFFER {
+            return high;
+        }
+        // replies to what was read at once leave at once
+        self.writer.make_large();
+        high.max(LARGE)
+    }
+
+    #[cold]
+    fn stalled_call_limit(&mut self) -> usize {
+        if self.wire.driver().is_out_of_memory() {
+            return 0;
+        }
+        let limit = self.reply_limit().saturating_sub(1);
+        limit.saturating_add(self.writer.pushed())
+    }
+
+    /// Returns the number of reply bytes at which no further message is handled.
+    #[cold]
+    fn reply_limit(&self) -> usize {
+        let message = self.reader.largest_frame().max(self.writer.largest());
+        self.config.reply_limit(message)
+    }
+
+    /// Returns the high watermark; 0 while the memory budget is used up, so that anything that waits stops the rest.
+    #[inline]
+    fn high(&mut self) -> usize {
+        if self.wire.driver().is_out_of_memory() {
+            0
+        } else {
+            self.config.high
+        }
+    }
+
+    /// Notes whether another message may be handled.
+    #[inline]
+    pub(super) fn limit_calls(&mut self) {
+        self.replies_blocked = self.writer.len() > self.call_limit();
+    }
+
+    /// Returns the length of the write buffer up to which messages are taken from the outbox.
+    pub(super) fn push_limit(&mut self) -> usize {
+        let high = self.high();
+        let pushed = self.writer.pushed();
+        let replied = self.writer.len() - pushed;
+        let resumes = !self.pushes_blocked || pushed <= self.config.low;
+        if high == 0 || replied > self.config.low || !resumes {
+            return 0;
+        }
+        replied.saturating_add(high)
+    }
+
+    /// After a flush: lets messages be handled and taken from the outbox as far as the peer has made room. Returns
+    /// `true` if there is anything to do.
+    #[cold]
+    pub(super) fn unblock(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> bool {
+        let waits = self.writer.len();
+        let lacks_memory = waits > 0 && {
+            let driver = self.wire.driver();
+            driver.is_out_of_memory() && driver.wait_for_memory(cx)
+        };
+        let mut again = false;
+        if self.replies_blocked && !lacks_memory && waits <= self.call_limit() {
+            self.replies_blocked = false;
+            again = true;
+        }
+        let was_blocked = self.pushes_blocked;
+        self.pushes_blocked = waits > 0 && (lacks_memory || waits > self.push_limit());
+        if was_blocked && !self.pushes_blocked {
+            if self.wire.driver().settle(false) {
+                // a sender that waits goes first, or requests would take all the room each time there is some
+                turn.yields = true;
+                cx.waker().wake_by_ref();
+            }
+            again = true;
+        }
+        again
+    }
+}

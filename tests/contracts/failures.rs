@@ -1,0 +1,237 @@
+//! Connections that fail: what has arrived is handled, replies are counted, and the record says what was lost.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use getty::{
+    BoxError, CloseReason, Request, SendError, SessionLayer,
+    codec::Lines,
+    layers::{Closed, DrainDeadlineExceeded},
+    service_fn,
+};
+
+use crate::support::{Answer, echo, idle, lines, open, soon, stream};
+
+const TWO_MS: Duration = Duration::from_millis(2);
+
+/// Opens a session whose handler takes two milliseconds for a message, lets `fail` act on its peer, and returns the lines
+/// that were handled with the record.
+async fn handled_after(
+    layer: SessionLayer,
+    replies: bool,
+    fail: impl FnOnce(&stream::Peer),
+) -> (Vec<String>, Closed) {
+    let (transport, peer) = stream::pair();
+    let handled = Arc::new(Mutex::new(Vec::new()));
+    let list = Arc::clone(&handled);
+    let handler = service_fn(move |request: Request<String>| {
+        let list = Arc::clone(&list);
+        async move {
+            tokio::time::sleep(TWO_MS).await;
+            let line = request.into_message();
+            list.lock().unwrap().push(line.clone());
+            Ok::<_, BoxError>(replies.then_some(line))
+        }
+    });
+    let (_session, task) = open(transport, Lines::new(), layer, handler).await;
+    fail(&peer);
+    let closed = soon(task).await.unwrap();
+    assert!(peer.is_gone());
+    let handled = handled.lock().unwrap().clone();
+    (handled, closed)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_arrived_before_a_reset_is_handled() {
+    for layer in [SessionLayer::new(), SessionLayer::new().in_flight(8)] {
+        let (handled, closed) = handled_after(layer, false, |peer| {
+            peer.send("insert\n".repeat(200));
+            peer.reset();
+        })
+        .await;
+        assert_eq!(handled.len(), 200);
+        assert_eq!(closed.reason, CloseReason::Io);
+        let source = closed.source.unwrap();
+        let error: &io::Error = source.downcast_ref().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!((closed.unhandled_messages, closed.unhandled_bytes), (0, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_line_is_not_handled_after_a_reset() {
+    let (handled, closed) = handled_after(SessionLayer::new(), false, |peer| {
+        peer.send("PAY 1\nPAY 100");
+        peer.reset();
+    })
+    .await;
+    assert_eq!(handled, ["PAY 1"]);
+    assert_eq!(closed.unhandled_bytes, 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_failed_write_every_received_line_is_handled_and_replies_are_counted() {
+    let (handled, closed) = handled_after(SessionLayer::new(), true, |peer| {
+        peer.fail_writes(io::ErrorKind::BrokenPipe);
+        peer.send("insert\n".repeat(150));
+        peer.send("insert\n".repeat(50));
+        peer.finish();
+    })
+    .await;
+    assert_eq!(handled.len(), 200);
+    assert_eq!(closed.reason, CloseReason::Io);
+    let source = closed.source.unwrap();
+    let error: &io::Error = source.downcast_ref().unwrap();
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    // the first was encoded before the write failed
+    assert_eq!((closed.unsent_messages, closed.unsent_bytes), (199, 7));
+    assert_eq!(closed.stats.messages_in, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_received_are_those_handled_and_those_counted_as_unhandled() {
+    let slow = service_fn(|_: Request<String>| async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        Ok::<_, BoxError>(None::<String>)
+    });
+    let (transport, peer) = stream::pair();
+    let (_session, task) = open(transport, lines(), SessionLayer::new(), slow).await;
+    peer.send("one\ntwo\nthree\nfour\nfi");
+    peer.reset();
+    let closed = soon(task).await.unwrap();
+    // two have finished within 5 s, and the third is cut off
+    assert_eq!(closed.lifetime.as_secs(), 5);
+    assert_eq!(closed.stats.messages_in, 3);
+    assert_eq!(closed.unhandled_messages, 1);
+    assert_eq!(closed.unhandled_bytes as usize, "four\nfi".len());
+    let text = closed.to_string();
+    assert!(text.contains("1 messages unhandled"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_counts_what_it_does_not_handle() {
+    let (transport, peer) = stream::pair();
+    let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(sleep)).await;
+    peer.send("1\n2\n3\n");
+    idle().await;
+    session.close();
+    let closed = soon(task).await.unwrap();
+    assert_eq!(peer.output(), "1\n");
+    assert_eq!(closed.stats.messages_in, 1);
+    assert_eq!((closed.unhandled_messages, closed.unhandled_bytes), (0, 4));
+}
+
+/// Sleeps as many seconds as the message says.
+async fn sleep(request: Request<String>) -> Answer {
+    let seconds = request.message().parse()?;
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    echo(request).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_write_fails_senders_at_once_though_handlers_go_on() {
+    let (transport, peer) = stream::pair();
+    let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(sleep)).await;
+    peer.send("3\n");
+    idle().await;
+    peer.fail_writes(io::ErrorKind::BrokenPipe);
+    let begun = tokio::time::Instant::now();
+    let sent = soon(session.send("lost".to_owned())).await.unwrap_err();
+    assert!(matches!(sent, SendError::Io(_)), "{sent}");
+    let refused = soon(session.send("late".to_owned())).await.unwrap_err();
+    assert!(refused.is_closed(), "{refused}");
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(!session.is_closed(), "a handler is in flight");
+    peer.finish();
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.lifetime.as_secs(), 3);
+    assert_eq!(closed.unhandled_messages, 0);
+    assert_eq!(closed.unsent_messages, 1, "the reply");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_after_which_the_transport_fails_lets_its_handlers_finish() {
+    let (transport, peer) = stream::pair();
+    let done = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&done);
+    let handler = service_fn(move |request: Request<String>| {
+        let count = Arc::clone(&count);
+        async move {
+            let answer = sleep(request).await;
+            count.fetch_add(1, SeqCst);
+            answer
+        }
+    });
+    let layer = SessionLayer::new().in_flight(2);
+    let (session, task) = open(transport, lines(), layer, handler).await;
+    peer.send("1\n3\n");
+    idle().await;
+    session.close();
+    peer.fail_writes(io::ErrorKind::BrokenPipe);
+    let closed = soon(task).await.unwrap();
+    assert_eq!(done.load(SeqCst), 2);
+    assert_eq!(closed.reason, CloseReason::Local);
+    assert!(closed.source.is_some());
+    assert_eq!(peer.counts().shutdowns, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_session_closes_at_once_though_its_peer_stays_open() {
+    let (transport, peer) = stream::pair();
+    peer.stay_open();
+    let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+    peer.send("hello\n");
+    soon(peer.line()).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    session.close();
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.lifetime.as_secs(), 60);
+    assert!(closed.source.is_none() && !closed.orderly);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_was_active_reads_on_until_the_peers_end_or_the_deadline() {
+    for ends in [true, false] {
+        let (transport, peer) = stream::pair();
+        peer.stay_open();
+        let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
+        peer.send("hello\n");
+        soon(peer.line()).await;
+        session.close();
+        idle().await;
+        assert!(peer.is_shut() && !peer.is_gone());
+        peer.send("a heartbeat\n");
+        idle().await;
+        assert_eq!(peer.unread(), 0);
+        assert!(!peer.is_gone());
+        if ends {
+            peer.finish();
+        }
+        let closed = soon(task).await.unwrap();
+        assert_eq!(closed.lifetime.as_secs(), if ends { 0 } else { 5 });
+        assert_eq!(closed.orderly, ends);
+        assert!(closed.source.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_hangs_does_not_keep_the_transport_from_its_goodbye() {
+    let (transport, peer) = stream::pair();
+    let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(sleep)).await;
+    peer.send("100000\n");
+    idle().await;
+    session.try_send("accepted".to_owned()).unwrap();
+    session.close();
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.lifetime.as_secs(), 5);
+    assert!(closed.source.unwrap().is::<DrainDeadlineExceeded>());
+    assert_eq!(closed.unhandled_messages, 1);
+    assert_eq!(peer.output(), "accepted\n");
+    assert!(peer.is_shut());
+}

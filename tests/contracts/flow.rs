@@ -1,0 +1,305 @@
+//! Two sessions that are busy in both directions: they make progress unless both applications refuse to read.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::future::join_all;
+use getty::{
+    BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, Session, SessionLayer, SessionTask,
+    codec::Length,
+    layers::{CorrelateLayer, correlate::Caller},
+    service_fn,
+};
+use proptest::prelude::*;
+use tokio::{io::DuplexStream, sync::Notify, time::Instant};
+
+use crate::support::{connector, idle, lines, open, soon, stream, words::Words};
+
+/// Messages that an end has handled.
+#[derive(Clone, Debug, Default)]
+struct Handled {
+    messages: Arc<AtomicU64>,
+    changed: Arc<Notify>,
+}
+
+impl Handled {
+    fn count(&self) {
+        self.messages.fetch_add(1, SeqCst);
+        self.changed.notify_one();
+    }
+
+    async fn reach(&self, messages: u64) {
+        while self.messages.load(SeqCst) < messages {
+            self.changed.notified().await;
+        }
+    }
+}
+
+/// A session that counts messages and answers none.
+async fn counting(io: DuplexStream) -> (Session<Bytes>, SessionTask, Handled) {
+    let handled = Handled::default();
+    let count = handled.clone();
+    let handler = service_fn(move |_: Request<Bytes>| {
+        count.count();
+        async { Ok::<_, BoxError>(None::<Bytes>) }
+    });
+    let (session, task) = open(io, Length::new(), SessionLayer::new(), handler).await;
+    (session, task, handled)
+}
+
+const LARGE: usize = 60_000;
+/// Messages of `LARGE` bytes that make 64 MiB.
+const MANY: u64 = 64 * 1024 * 1024 / LARGE as u64 + 1;
+
+async fn push(session: Session<Bytes>, messages: u64) {
+    let message = Bytes::from(vec![7; LARGE]);
+    for _ in 0..messages {
+        session.feed(message.clone()).await.unwrap();
+    }
+    session.flush().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_sessions_that_each_push_64_mib_over_a_small_pipe_receive_all_of_it() {
+    let (one, other) = tokio::io::duplex(16 * 1024);
+    let (one, _one_task, at_one) = counting(one).await;
+    let (other, _other_task, at_other) = counting(other).await;
+    soon(async {
+        tokio::join!(
+            push(one, MANY),
+            push(other, MANY),
+            at_one.reach(MANY),
+            at_other.reach(MANY)
+        )
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_feeds_64_mib_to_an_echo_server_is_answered() {
+    let (client, server) = tokio::io::duplex(16 * 1024);
+    let echo =
+        service_fn(
+            |request: Request<Bytes>| async move { Ok::<_, BoxError>(request.into_message()) },
+        );
+    let (_server, _server_task) = open(server, Length::new(), SessionLayer::new(), echo).await;
+    let (client, _client_task, answered) = counting(client).await;
+    soon(async { tokio::join!(push(client, MANY), answered.reach(MANY)) }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_each_way_at_once_are_answered_within_a_second() {
+    let (one, other) = tokio::io::duplex(4 * 1024);
+    let mut sessions = Vec::new();
+    for io in [one, other] {
+        let answer = service_fn(|request: Request<String>| async move {
+            let asked = request.into_message();
+            Ok::<_, BoxError>(asked.replacen("ask", "answer", 1))
+        });
+        let session = getty::connect(connector(), io, |link| {
+            ServiceBuilder::new()
+                .layer(CodecLayer::new(lines()))
+                .layer(CorrelateLayer::new(Words))
+                .layer(link)
+                .layer(SessionLayer::new())
+                .service(answer)
+        })
+        .await
+        .unwrap();
+        sessions.push(session);
+    }
+    let begun = Instant::now();
+    let asked = sessions.iter().flat_map(|(session, _)| {
+        let caller: Caller<String> = Caller::of(session).unwrap();
+        (0..32).map(move |_| {
+            let caller = caller.clone();
+            async move { caller.request("x".repeat(6000)).await }
+        })
+    });
+    for answer in soon(join_all(asked)).await {
+        answer.unwrap();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_backpressure_what_a_handler_sends_leaves_before_its_reply() {
+    let (transport, peer) = stream::pair();
+    let handler = service_fn(|request: Request<String>| async move {
+        if request.message() == "own" {
+            request.session().try_send("pushed".to_owned())?;
+        }
+        Ok::<_, BoxError>(Some(request.into_message()))
+    });
+    let layer = SessionLayer::new().with_watermarks(4, 1000);
+    let (session, _task) = open(transport, lines(), layer, handler).await;
+    peer.stall();
+    // above the low watermark in the same poll, so that nothing is taken from the outbox
+    peer.send("first\nown\nlast\n");
+    idle().await;
+    assert!(
+        session
+            .try_send("refused".to_owned())
+            .unwrap_err()
+            .is_full()
+    );
+    peer.take_all();
+    let said = soon(peer.lines(4)).await;
+    assert_eq!(said, ["first", "pushed", "own", "last"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pushes_of_others_that_wait_for_the_peer_do_not_delay_replies() {
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new().with_watermarks(0, 10);
+    let echo = service_fn(crate::support::echo);
+    let (session, _task) = open(transport, lines(), layer, echo).await;
+    peer.stall();
+    session.try_send("0123456789".to_owned()).unwrap();
+    session.try_send("waits".to_owned()).unwrap();
+    idle().await;
+    peer.send("asked\n");
+    idle().await;
+    assert_eq!(session.stats().messages_in, 1);
+    peer.take_all();
+    let said = soon(peer.lines(3)).await;
+    assert_eq!(said, ["0123456789", "asked", "waits"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_never_reads_holds_the_reply_limit_and_is_ended_by_the_write_timeout() {
+    let (transport, peer) = stream::pair();
+    let echo = service_fn(crate::support::echo);
+    let (session, task) = open(transport, lines(), SessionLayer::new(), echo).await;
+    peer.stall();
+    peer.send_for_ever(format!("{}\n", "x".repeat(999)));
+    idle().await;
+    let limit = 256 * 1024;
+    let held = session.pending_bytes();
+    assert!((limit..=limit + 1000).contains(&held), "{held}");
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::WriteTimeout);
+    assert_eq!(closed.unsent_bytes as usize, held);
+}
+
+/// What the two ends of one case do.
+#[derive(Clone, Debug)]
+struct Busy {
+    pipe: usize,
+    low: usize,
+    high: usize,
+    in_flight: usize,
+    queue: u32,
+    /// Of each end: its messages, as length in bytes and number of times that it is answered.
+    pushes: [Vec<(usize, u8)>; 2],
+}
+
+fn busy() -> impl Strategy<Value = Busy> {
+    let pushes = || prop::collection::vec((1..1500_usize, 0..6_u8), 1..120);
+    (
+        1024..4096_usize,
+        0..1024_usize,
+        0..2048_usize,
+        prop::sample::select(vec![1_usize, 1, 2, 4]),
+        1..64_u32,
+        [pushes(), pushes()],
+    )
+        .prop_map(|(pipe, low, high, in_flight, queue, pushes)| Busy {
+            pipe,
+            low,
+            high,
+            in_flight,
+            queue,
+            pushes,
+        })
+}
+
+/// Runs two sessions that push to each other and answer each other's messages and answers.
+async fn all_is_handled(case: Busy) {
+    let (one, other) = tokio::io::duplex(case.pipe);
+    let mut ends = Vec::new();
+    for io in [one, other] {
+        let handled = Handled::default();
+        let count = handled.clone();
+        let handler = service_fn(move |request: Request<Bytes>| {
+            count.count();
+            let mut message = BytesMut::from(&request.into_message()[..]);
+            async move {
+                tokio::task::yield_now().await;
+                let answers = message[0] > 0;
+                message[0] = message[0].saturating_sub(1);
+                Ok::<_, BoxError>(answers.then(|| message.freeze()))
+            }
+        });
+        let layer = SessionLayer::new()
+            .in_flight(case.in_flight)
+            .with_queue(case.queue)
+            .with_reply_limit(0)
+            .with_watermarks(case.low, case.high);
+        let codec = Length::new().with_max_length(2048);
+        let (session, task) = getty::connect(connector(), io, |link| {
+            ServiceBuilder::new()
+                .layer(CodecLayer::new(codec).with_max_frame(2048))
+                .layer(link)
+                .layer(layer)
+                .service(handler)
+        })
+        .await
+        .unwrap();
+        ends.push((session, task, handled));
+    }
+    let expected: [u64; 2] = std::array::from_fn(|end| {
+        // the first of a message and its answers is handled at the other end, the second here
+        let at = |pushes: &[(usize, u8)], first: u64| -> u64 {
+            pushes
+                .iter()
+                .map(|(_, answers)| (u64::from(*answers) + first) / 2)
+                .sum()
+        };
+        at(&case.pushes[1 - end], 2) + at(&case.pushes[end], 1)
+    });
+    let pushing = case
+        .pushes
+        .iter()
+        .zip(&ends)
+        .map(|(pushes, (session, ..))| async move {
+            for (len, answers) in pushes {
+                let mut message = BytesMut::with_capacity(*len);
+                message.put_u8(*answers);
+                message.put_bytes(b'x', len - 1);
+                session
+                    .feed(message.freeze())
+                    .await
+                    .expect("no end gives up");
+            }
+        });
+    let reaching = ends
+        .iter()
+        .zip(expected)
+        .map(|((.., handled), expected)| handled.reach(expected));
+    let (pushed, handled) = (join_all(pushing), join_all(reaching));
+    soon(async { tokio::join!(pushed, handled) }).await;
+    for (session, ..) in &ends {
+        assert!(!session.is_closing(), "{:?}", session.reason());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 48 } else { 512 }))]
+
+    #[test]
+    fn whatever_two_busy_sessions_do_they_make_progress(case in busy()) {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap()
+            .block_on(all_is_handled(case));
+    }
+}
