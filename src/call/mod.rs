@@ -57,13 +57,21 @@
 //!   reserves a place among those, which the call uses or a drop gives back. Pending while there is no session but one
 //!   will be; an error when there will be none any more, so that a balancer fails over, whatever became of single calls.
 //! - *call*: sends the request and waits for its answer, by [`Caller::request`]. The session is chosen when it gets ready.
-//! - *drop* of a call's future: its place is free at once; its answer, when it comes, is dropped and
-//!   [counted](crate::Stats::late). Of answers that come in order it is still the one that was its.
+//! - *drop* of a call's future: its place is free at once; its answer, when it comes, is dropped
+//!   and [counted](crate::Stats::late). Of answers that come in order it is still the one that was
+//!   its. Until it comes, the request is [load](crate::ConnectionHandle::given_up_requests) of its
+//!   session.
 //! - *close*: calls in flight fail with [`RequestError::Closed`], which [says](RequestError::left) whether the request had
 //!   left. What had not left can safely be tried again, by tower's `retry` for one.
 //!
-//! Nothing is tried again of its own accord. A call's deadline is the layer's, 30 s by default; tower's `timeout` sets
-//! another, and cancels the call.
+//! Nothing is tried again of its own accord. A call's deadline is the layer's, 30 s by default;
+//! tower's `timeout` sets another, and cancels the call.
+//!
+//! A server that stops answering in order is given up: a missed deadline [closes the
+//! session](crate::layers::CorrelateLayer::with_close_at_deadline) by default, and so do cancelled
+//! calls that take all places of the layer without an answer. A [`Client`] then opens the next
+//! session. By id a session survives missed deadlines; a
+//! [`HeartbeatLayer`](crate::layers::HeartbeatLayer) ends one whose server is gone.
 //!
 //! # Under tower's middleware
 //!
@@ -73,7 +81,8 @@
 //! - `buffer` makes one queue of many callers; an error of readiness, which is final here, closes it, and its callers get
 //!   that error as its source.
 //! - `retry` needs a policy, which knows what may be done twice: what has not [left](RequestError::left) always may.
-//! - `balance` chooses by the number of calls in flight, and passes over a server while its [`Client`] has no session.
+//! - `balance` chooses by the number of calls in flight and of requests that were given up in
+//!   order, and passes over a server while its [`Client`] has no session.
 //!
 //! ```
 //! use std::{future, time::Duration};
@@ -364,12 +373,17 @@ where
     }
 }
 
-/// How many calls are in flight: the fewer, the sooner a balancer chooses it.
-impl<K, In, Out, S> Load for Calls<K, In, Out, S> {
+/// The calls in flight, and the requests that were given up and whose answers, which come in order,
+/// are outstanding. A balancer chooses the client with the lower load, so one whose server has
+/// stopped answering is not preferred.
+impl<K, In, Out, S: SessionSource<Out>> Load for Calls<K, In, Out, S> {
     type Metric = usize;
 
     fn load(&self) -> usize {
-        self.in_flight()
+        let session = self.caller.as_ref().map(Caller::session);
+        let open = session.filter(|session| !session.is_closing());
+        let here = open.map_or(0, |session| session.given_up_requests());
+        self.in_flight() + here.max(self.source.given_up_requests())
     }
 }
 

@@ -27,6 +27,14 @@ pub trait SessionSource<Out>: Clone {
         false
     }
 
+    /// Returns the number of requests that were given up and whose answers are
+    /// [outstanding](getty_layers::ConnectionHandle::given_up_requests), on all sessions that may
+    /// be picked. They are part of the load of the [calls](super::Calls). The default is 0: then
+    /// only those of the session of the last call count.
+    fn given_up_requests(&self) -> usize {
+        0
+    }
+
     /// The next session, as soon as there is one. Polled only while there is none.
     ///
     /// # Errors
@@ -48,6 +56,10 @@ impl<Out: Send + 'static> SessionSource<Out> for Session<Out> {
         self.id() == session.id() && !self.is_closing()
     }
 
+    fn given_up_requests(&self) -> usize {
+        self.handle().given_up_requests()
+    }
+
     fn wait(
         &self,
     ) -> impl Future<Output = Result<Self, RequestError<Out>>> + Send + use<Out> + 'static {
@@ -62,6 +74,10 @@ impl<Out: Send + 'static> SessionSource<Out> for Session<Out> {
 impl<Out: Send + 'static> SessionSource<Out> for Client<Out> {
     fn pick(&self) -> Option<Session<Out>> {
         Self::pick(self)
+    }
+
+    fn given_up_requests(&self) -> usize {
+        Self::given_up_requests(self)
     }
 
     fn wait(

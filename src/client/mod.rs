@@ -237,6 +237,12 @@ impl<Out> Client<Out> {
         self.0.pool.sessions()
     }
 
+    /// Returns the number of requests that were given up and whose answers are outstanding, on all
+    /// open sessions.
+    pub(crate) fn given_up_requests(&self) -> usize {
+        self.0.pool.given_up_requests()
+    }
+
     /// Whether a session is open now. To a balancer, this is whether the server can be used.
     #[must_use]
     pub fn is_open(&self) -> bool {

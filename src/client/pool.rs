@@ -26,13 +26,17 @@ impl<Out> Pick<Out> {
         Self(None)
     }
 
-    /// The one with the fewest messages in flight: those that wait to be sent, and those that its handlers work on.
+    /// Picks the session with the fewest messages in flight: those that wait to be sent, those that
+    /// its handlers work on, and requests [without an answer](Session::unanswered_requests). A
+    /// session whose peer has stopped answering is therefore not preferred.
     #[must_use]
     pub fn least_in_flight() -> Self
     where
         Out: 'static,
     {
-        Self::least(|session: &Session<Out>| session.queued() + session.in_flight())
+        Self::least(|session: &Session<Out>| {
+            session.queued() + session.in_flight() + session.unanswered_requests()
+        })
     }
 
     /// The one of which `load` says the least: calls without an answer, say.
@@ -119,6 +123,13 @@ impl<Out> Pool<Out> {
         let sessions = Arc::clone(&self.lock().sessions);
         let usable = sessions.iter().filter(|session| is_usable(session));
         usable.cloned().collect()
+    }
+
+    /// Requests of all usable sessions that were given up and whose answers are outstanding.
+    pub(super) fn given_up_requests(&self) -> usize {
+        let offered = self.lock();
+        let usable = offered.sessions.iter().filter(|session| is_usable(session));
+        usable.map(|session| session.given_up_requests()).sum()
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -3,9 +3,12 @@
 //! In a stack it is given to `CodecLayer`. Scope: session; each connection's clone remembers how far it has searched,
 //! so that a line which arrives in small pieces is not searched again and again.
 //!
-//! A line ends with a line feed, and a carriage return before that belongs to the end. The last line of a stream needs
-//! no end. A message of a message transport is one line, with its end or without; what is sent has its end there, too,
-//! which a page or a game that receives it has to trim. Where no stream is served beside, [`Text`](super::Text) has none.
+//! A line ends with a line feed, and a carriage return before that belongs to the end. The last
+//! line of a stream needs no end by default, as with tokio-util's `LinesCodec`; a line that was
+//! [cut off](Lines::with_final_newline_required) can then be taken for a whole one. A message of a
+//! message transport is one line, with its end or without; what is sent has its end there, too,
+//! which a page or a game that receives it has to trim. Where no stream is served beside,
+//! [`Text`](super::Text) has none.
 //!
 //! ```
 //! use getty::codec::{BytesMut, Decoder, Encoder, Lines, LinesError};
@@ -59,6 +62,7 @@ pub struct Lines {
     /// So many bytes of the buffer are known to hold no line feed.
     searched: usize,
     crlf: bool,
+    final_newline: bool,
 }
 
 impl Lines {
@@ -69,6 +73,7 @@ impl Lines {
             max: MAX_FRAME,
             searched: 0,
             crlf: false,
+            final_newline: false,
         }
     }
 
@@ -87,6 +92,22 @@ impl Lines {
     #[must_use]
     pub const fn with_crlf(mut self) -> Self {
         self.crlf = true;
+        self
+    }
+
+    /// Refuses a last line without its end, with [`LinesError::Unterminated`]. By default such a
+    /// line is a message when the peer ends the stream in an orderly way.
+    ///
+    /// A peer may also end a stream in the middle of a line: its process was killed, or it gave up
+    /// a write. Then the default hands out `PAY 100` of a `PAY 10000`. Set this where every line
+    /// ends by the protocol, as in SMTP, IRC and Redis. A stream that is reset, or TLS that is cut
+    /// off, yields no last line with either setting.
+    ///
+    /// It holds for each message of a message transport as well: those must end with a line feed,
+    /// too.
+    #[must_use]
+    pub const fn with_final_newline_required(mut self) -> Self {
+        self.final_newline = true;
         self
     }
 
@@ -177,7 +198,11 @@ impl Decoder for Lines {
         if src.is_empty() {
             return Ok(None);
         }
-        let line = text(without_carriage_return(src));
+        let line = if self.final_newline {
+            Err(LinesError::Unterminated { length: src.len() })
+        } else {
+            text(without_carriage_return(src))
+        };
         src.clear();
         line.map(Some)
     }
@@ -225,6 +250,12 @@ pub enum LinesError {
         /// Where it goes wrong.
         source: Utf8Error,
     },
+    /// The stream, or the message of a message transport, ended within a line, and lines
+    /// [need their end](Lines::with_final_newline_required).
+    Unterminated {
+        /// The number of bytes after the last line's end.
+        length: usize,
+    },
     /// A message to send contains a line feed and would arrive as two. Send its lines one by one, or escape the line
     /// feed as the protocol says.
     Newline {
@@ -245,6 +276,12 @@ impl fmt::Display for LinesError {
                 )
             }
             Self::Utf8 { length, .. } => write!(f, "line of {length} bytes is not text"),
+            Self::Unterminated { length } => {
+                write!(
+                    f,
+                    "stream or message ended after {length} bytes of a line without its end"
+                )
+            }
             Self::Newline { at } => write!(f, "message contains a line feed at byte {at}"),
             Self::Io(_) => f.write_str("transport failed while lines were read or written"),
         }
@@ -256,7 +293,7 @@ impl Error for LinesError {
         match self {
             Self::Utf8 { source, .. } => Some(source),
             Self::Io(source) => Some(source),
-            Self::TooLong { .. } | Self::Newline { .. } => None,
+            Self::TooLong { .. } | Self::Unterminated { .. } | Self::Newline { .. } => None,
         }
     }
 }

@@ -33,6 +33,21 @@
 //! that repeats to others what a peer said, and adds to it, has to leave room for what it adds: a reply that the codec
 //! refuses closes the session that it was meant for.
 //!
+//! # The end of a stream
+//!
+//! A peer may end a stream within a message: its process was killed, or it gave up a write. When
+//! the end is an orderly one (a FIN, TLS with its `close_notify`), a session decodes the rest by
+//! `decode_eof`:
+//!
+//! | codec | the rest of a message |
+//! |---|---|
+//! | [`Length`], [`Frames`] | is refused, as [`LengthError::Truncated`] |
+//! | [`Lines`] | is a line, as in tokio-util; refused after [`with_final_newline_required`] |
+//! | [`Raw`] | has arrived before, since there are no messages to be complete |
+//! | [`Text`] | nothing is taken from a stream, neither before its end nor at it |
+//!
+//! [`with_final_newline_required`]: Lines::with_final_newline_required
+//!
 //! # A codec of one's own
 //!
 //! A type of one's own is decoded most easily by one of these codecs and what it makes of a frame: here JSON, one value a
@@ -138,6 +153,10 @@
 //!
 //! A codec around [`Length`] or [`Frames`] passes `decode_eof` on, too, where the record of a session is to say how much of
 //! its last frame was missing. What `decode_eof` does by itself is right, but says only that bytes remained.
+//!
+//! On a stream a session calls `decode` before the first `decode_eof`, and `decode_eof` until it
+//! returns `None`, with an empty buffer as well. Each message of a message transport is passed to
+//! `decode_eof` alone.
 //!
 //! An error of the decoder ends the session without a word to the peer. Where the protocol has a message for that, the
 //! decoder hands the error out as an item, once, such as `Result<Bytes, LengthError>`, and throws away what follows; the

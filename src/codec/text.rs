@@ -1,8 +1,10 @@
 //! One string a message, on transports that keep message boundaries.
 //!
-//! In a stack it is given to `CodecLayer`, where WebSocket or datagrams carry text; over WebSocket it is sent as text if
-//! `WsLayer` is told so. On a byte stream nothing says where a string ends: there it refuses to decode, and
-//! [`Lines`](super::Lines) is for those. Scope: session; it keeps no state.
+//! In a stack it is given to `CodecLayer`, where WebSocket or datagrams carry text; over WebSocket
+//! it is sent as text if `WsLayer` is told so. On a byte stream nothing says where a string ends,
+//! and its end is no boundary either, for a stream may have been cut off: there it refuses to
+//! decode, and [`Lines`](super::Lines) is for those. Scope: session; each connection's clone
+//! remembers on which kind of transport it is.
 //!
 //! ```
 //! use getty::codec::{BytesMut, Decoder, Encoder, Text, TextError};
@@ -27,35 +29,58 @@ use super::{Decoder, Encoder, MAX_FRAME, clamp_max};
 /// A string of at most 64 KiB a message, which may be empty.
 #[derive(Clone, Debug)]
 pub struct Text {
-    max: usize,
+    /// At most [`LARGEST_MAX`](super::LARGEST_MAX).
+    max: u32,
+    boundaries: Boundaries,
+}
+
+/// Whether the transport keeps message boundaries: known from the first call. A session calls
+/// `decode` first on a stream, and `decode_eof` first where it has whole messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Boundaries {
+    Unknown,
+    Kept,
+    None,
 }
 
 impl Text {
     /// At most 64 KiB a message.
     #[must_use]
     pub const fn new() -> Self {
-        Self { max: MAX_FRAME }
+        Self {
+            max: narrow(MAX_FRAME),
+            boundaries: Boundaries::Unknown,
+        }
     }
 
     /// At most so many bytes a message, in both directions; 64 KiB by default, more than 1 GiB is taken as 1 GiB.
     #[must_use]
     pub const fn with_max_length(mut self, bytes: usize) -> Self {
-        self.max = clamp_max(bytes);
+        self.max = narrow(clamp_max(bytes));
         self
     }
 
     /// How long a message may be, in bytes.
     #[must_use]
     pub const fn max_length(&self) -> usize {
-        self.max
+        self.max as usize
     }
 
     fn check(&self, length: usize) -> Result<(), TextError> {
-        if length > self.max {
-            return Err(TextError::TooLong { limit: self.max });
+        let limit = self.max_length();
+        if length > limit {
+            return Err(TextError::TooLong { limit });
         }
         Ok(())
     }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a maximum is at most 1 GiB"
+)]
+const fn narrow(max: usize) -> u32 {
+    max as u32
 }
 
 impl Default for Text {
@@ -69,6 +94,9 @@ impl Decoder for Text {
     type Error = TextError;
 
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<String>, TextError> {
+        if self.boundaries == Boundaries::Unknown {
+            self.boundaries = Boundaries::None;
+        }
         if src.is_empty() {
             return Ok(None);
         }
@@ -77,6 +105,10 @@ impl Decoder for Text {
 
     #[inline]
     fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<String>, TextError> {
+        if self.boundaries == Boundaries::None {
+            return self.decode(src);
+        }
+        self.boundaries = Boundaries::Kept;
         self.check(src.len())?;
         let text = std::str::from_utf8(src).map_err(|_| TextError::NotUtf8)?;
         let text = text.to_owned();
@@ -164,6 +196,25 @@ mod tests {
             let mut message = BytesMut::from(text);
             assert_eq!(Text::new().decode_eof(&mut message).unwrap().unwrap(), text);
             assert!(message.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_stream_is_no_message() {
+        let mut codec = Text::new();
+        assert_eq!(codec.decode(&mut BytesMut::new()), Ok(None));
+        for _ in 0..2 {
+            assert_eq!(codec.decode_eof(&mut BytesMut::new()), Ok(None));
+        }
+        let refused = codec.decode_eof(&mut BytesMut::from("PAY 100"));
+        assert_eq!(refused, Err(TextError::NoBoundaries));
+
+        // adapters may call `decode` between messages
+        let mut codec = Text::new();
+        for text in ["", "hello", ""] {
+            let decoded = codec.decode_eof(&mut BytesMut::from(text)).unwrap();
+            assert_eq!(decoded.unwrap(), text);
+            assert_eq!(codec.decode(&mut BytesMut::new()), Ok(None));
         }
     }
 

@@ -138,7 +138,7 @@ impl Reader {
             return Ok(self.decode_unit(wire));
         }
         let capacity = self.buf.capacity();
-        if let Some(message) = wire.decode(&mut self.buf, self.complete)? {
+        if let Some(message) = wire.decode(&mut self.buf, false)? {
             if self.raised != Raised::No {
                 self.note_large_frame(wire.max_frame());
                 self.limit = wire.max_frame();
@@ -147,11 +147,7 @@ impl Reader {
             return Ok(Decoded::Message(message));
         }
         if self.ended {
-            self.decodable = false;
-            if self.complete {
-                self.release();
-            }
-            return Ok(Decoded::End);
+            return self.decode_end(wire);
         }
         if self.buf.capacity() > self.limit && self.raised != Raised::Reserved {
             self.may_raise_limit(self.buf.capacity() > capacity);
@@ -161,6 +157,21 @@ impl Reader {
             return self.ask_for_room(wire);
         }
         Ok(Decoded::Nothing)
+    }
+
+    /// Decodes the rest of a stream that has ended. The codec was asked for a whole message before: the
+    /// end may have been read together with messages, and by that call a codec for messages with
+    /// boundaries, such as `Text`, knows that there are none. After a reset the rest is not decoded.
+    #[cold]
+    fn decode_end<W: Wire>(&mut self, wire: &mut W) -> Result<Decoded<W::In>, BoxError> {
+        if self.complete {
+            if let Some(message) = wire.decode(&mut self.buf, true)? {
+                return Ok(Decoded::Message(message));
+            }
+            self.release();
+        }
+        self.decodable = false;
+        Ok(Decoded::End)
     }
 
     /// The buffer is larger than the limit. Its codec `has_reserved` room, which one sees by its growth; or did so unseen,

@@ -17,6 +17,7 @@ mod flush_delay;
 mod frames;
 mod groups;
 mod half_close;
+mod last_frame;
 mod order;
 mod panics;
 mod per_session;

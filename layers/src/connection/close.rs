@@ -28,7 +28,9 @@ pub enum CloseReason {
     IdleTimeout,
     /// The peer did not answer a heartbeat in time.
     HeartbeatMissed,
-    /// The peer did not answer a request in time, and its answers come in order: those that came after would be others'.
+    /// The peer did not answer a request in time, and its answers come in order: later answers
+    /// could be those of other requests. Or requests that were
+    /// [given up](crate::CorrelateLayer::in_order) took all places, and the peer answered none.
     AnswerMissed,
     /// A frame was begun and not completed in time.
     ReadTimeout,

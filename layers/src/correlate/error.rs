@@ -23,7 +23,8 @@ pub enum RequestError<Out> {
     /// asked for. To be put between `CodecLayer` and `SessionLayer`.
     NoLayer(Out),
     /// As many requests are in flight as may be: back off, or raise
-    /// [`with_in_flight`](super::CorrelateLayer::with_in_flight).
+    /// [`with_in_flight`](super::CorrelateLayer::with_in_flight). Where answers come in order,
+    /// requests that were [given up](super::CorrelateLayer::in_order) are among them.
     Full(Out),
     /// The `MemoryBudget` that the session shares with others is used up. Back off and try again.
     Budget(Out),

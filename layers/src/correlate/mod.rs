@@ -56,8 +56,12 @@
 //!
 //! # What the peer can do with it
 //!
-//! An answer to no request that waits, be it late, a second one or made up, is dropped and [counted](crate::Stats::late).
-//! A peer that does not answer is ended by the deadline, 30 s by default.
+//! An answer to no request that waits, be it late, a second one or made up, is dropped and
+//! [counted](crate::Stats::late). A wait for a peer that does not answer is ended by the deadline,
+//! 30 s by default. In order, the session [ends](CorrelateLayer::with_close_at_deadline) with it.
+//! By id the session goes on: a request that is given up frees its place, and a peer may by its
+//! protocol leave requests without an answer. There a [`HeartbeatLayer`](crate::HeartbeatLayer)
+//! ends the session of a peer that has stopped answering.
 
 mod error;
 mod matching;
@@ -116,27 +120,33 @@ impl<K> CorrelateLayer<ById<K>> {
     /// that read numbers as JavaScript does, as many do that read JSON.
     #[must_use]
     pub const fn with_id_bits(mut self, bits: u32) -> Self {
-        self.limits.id_bits = if bits < 8 {
-            8
-        } else if bits > 64 {
-            64
-        } else {
-            bits
-        };
+        #[expect(clippy::cast_possible_truncation, reason = "it is at most 64")]
+        let bits = if bits > 64 { 64 } else { bits as u8 };
+        self.limits.id_bits = if bits < 8 { 8 } else { bits };
         let in_flight = self.limits.in_flight;
         self.with_in_flight(in_flight)
     }
 }
 
 impl CorrelateLayer<InOrder> {
-    /// Answers come in the order of their requests, as in many a line protocol. Whatever comes while a request waits is the
-    /// answer of the oldest, and what comes while none does is the handler's. A request that was given up, at its deadline
-    /// for one, still gets its answer, which is dropped.
+    /// Answers come in the order of their requests, as in many a line protocol. Whatever comes
+    /// while a request waits is the answer of the oldest, and what comes while none does is the
+    /// handler's. A request that was given up still gets its answer, which is dropped.
     ///
-    /// So every request must have an answer. One that the peer never answers would get that of the next request, and so on
-    /// to the end of the session: where that may be, have the session
-    /// [close at a deadline](Self::with_close_at_deadline), for a client to open the next. What the peer does not answer by
-    /// its protocol, such as Redis's `SUBSCRIBE` to which it pushes, is no request: [send](crate::Session::send) it.
+    /// So every request must have an answer. One that the peer never answers would get that of the
+    /// next request, and so on to the end of the session. Therefore an answer that has not come by
+    /// its deadline [closes the session](Self::with_close_at_deadline) by default, for a client to
+    /// open the next. What the peer does not answer by its protocol, such as Redis's `SUBSCRIBE` to
+    /// which it pushes, is no request: [send](crate::Session::send) it.
+    ///
+    /// # Requests that were given up
+    ///
+    /// A request is given up when its deadline passes or its future is dropped. Its place, of
+    /// [`with_in_flight`](Self::with_in_flight), stays taken until its answer comes. Such requests
+    /// are [counted](crate::ConnectionHandle::given_up_requests) as load. When they take all places
+    /// and the peer answers none of them for a second, or for the layer's deadline if that is
+    /// shorter, the session closes as
+    /// [`CloseReason::AnswerMissed`](crate::CloseReason::AnswerMissed), with any setting.
     ///
     /// Everything else that the peer would answer, such as a heartbeat, must be sent as a request, too, or its answer be
     /// taken out before: by a [`HeartbeatLayer`](crate::HeartbeatLayer) further out, for one.
@@ -160,14 +170,23 @@ impl CorrelateLayer<InOrder> {
 }
 
 impl<P> CorrelateLayer<InOrder<P>> {
-    /// Whether the session closes, as [`CloseReason::AnswerMissed`](crate::CloseReason::AnswerMissed), when an answer has
-    /// not come by its request's deadline, be it that nobody waits for it any more. Requests in flight beside it fail as
-    /// [closed](RequestError::Closed). Default: no; an answer that is late is dropped when it comes, and the others go on.
+    /// Sets whether an answer that has not come by its request's deadline closes the session, as
+    /// [`CloseReason::AnswerMissed`](crate::CloseReason::AnswerMissed). This holds for requests
+    /// that were given up as well. Requests in flight beside it fail as
+    /// [closed](RequestError::Closed). The default is `true`, because a missed answer may be one
+    /// that the peer has left out, and because a session whose peer has stopped answering must end
+    /// before a client can open another.
     ///
-    /// For peers that may leave an answer out, where another request's answer is worse than a new session. With one request
-    /// in flight at a time none gets another's. With several, those behind the one that is left out each get the answer of
-    /// the next, and the last of them none: it is its deadline that closes the session. So the wrong answers go on for as
-    /// long as there always is a next request in time, and for an id in each message there is no substitute.
+    /// `false` is for peers that answer every request and may be slower than the deadline: a late
+    /// answer is dropped when it comes, and later requests go on. To stop waiting without an effect
+    /// on the session, drop the request's future (tokio's or tower's `timeout`) and leave the
+    /// deadline as it is.
+    ///
+    /// Against a peer that leaves answers out the close is no full protection. With one request in
+    /// flight at a time no request gets another's answer. With several, each request behind the
+    /// missing answer gets the answer of the next, and the last gets none: its deadline closes the
+    /// session. The wrong answers continue while there always is a next request in time. Only an id
+    /// in each message excludes them.
     #[must_use]
     pub const fn with_close_at_deadline(mut self, on: bool) -> Self {
         self.limits.closes_at_deadline = on;
@@ -181,8 +200,8 @@ impl<M> CorrelateLayer<M> {
             matching,
             limits: Limits {
                 in_flight: DEFAULT_IN_FLIGHT,
-                id_bits: u64::BITS,
-                closes_at_deadline: false,
+                id_bits: 64,
+                closes_at_deadline: true,
             },
             deadline: Some(DEFAULT_DEADLINE),
         }
@@ -196,8 +215,10 @@ impl<M> CorrelateLayer<M> {
         self
     }
 
-    /// How many requests may be in flight: one more is [refused](RequestError::Full). 1024 by default, at least 1, at most
-    /// 65,536 and half of what the [bits for ids](CorrelateLayer::with_id_bits) allow.
+    /// How many requests may be in flight: one more is [refused](RequestError::Full). In order,
+    /// requests that were [given up](CorrelateLayer::in_order) are among them. 1024 by default, at
+    /// least 1, at most 65,536 and half of what the [bits for ids](CorrelateLayer::with_id_bits)
+    /// allow.
     #[must_use]
     pub const fn with_in_flight(mut self, requests: u32) -> Self {
         let most = if self.limits.id_bits > 16 {
@@ -305,8 +326,7 @@ impl<In, Out, M: Matching<In, Out>> Keep<In> for Answers<In, Out, M> {
         let Some(which) = self.matching.answered(&message) else {
             return Some(message);
         };
-        let awaits = |awaits| self.handle.set_awaits_answers(awaits);
-        match self.shared.table.answer(which, message, awaits) {
+        match self.shared.table.answer(which, message, &self.handle) {
             Ok(()) => self.handle.answered(false),
             Err(Unasked::Late(_)) => self.handle.answered(true),
             Err(Unasked::Push(message)) => return Some(message),

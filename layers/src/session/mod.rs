@@ -24,7 +24,7 @@ use std::{
 
 pub(crate) use self::outbox::{Next, Refusal, WaiterId};
 pub(crate) use self::share::Waiting;
-pub(crate) use self::watched::{Number, Watched};
+pub(crate) use self::watched::{Number, PendingRequests, Watched};
 pub use self::{
     error::{SendError, Sent},
     framed::{Framed, FramedParts, HasSession},
@@ -163,6 +163,15 @@ impl<Out> Session<Out> {
     #[must_use]
     pub fn queued(&self) -> usize {
         self.0.outbox.len()
+    }
+
+    /// Returns the number of [requests](Self::request) without an answer, whatever the type of the
+    /// answers. Where answers come in order, requests that were
+    /// [given up](ConnectionHandle::given_up_requests) are among them. It is 0 once the session is
+    /// closed.
+    #[must_use]
+    pub fn unanswered_requests(&self) -> usize {
+        self.0.watched.unanswered()
     }
 
     /// A session that keeps nothing alive, for lists of sessions.

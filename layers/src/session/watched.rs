@@ -7,11 +7,28 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use super::error::SendFailure;
 use crate::sync::{AtomicU64, Mutex, Ordering};
+
+/// The requests of a session that wait for answers of one type.
+pub(crate) trait PendingRequests: Send + Sync {
+    /// Wakes all of them, so that each checks whether its message has failed.
+    fn wake_all(&self);
+
+    /// Returns the number of requests without an answer.
+    fn unanswered(&self) -> usize;
+}
+
+impl fmt::Debug for dyn PendingRequests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PendingRequests")
+    }
+}
 
 /// Which of the watched messages of a session: they count from 1.
 pub(crate) type Number = u64;
@@ -39,8 +56,8 @@ struct Lists<Out> {
     /// Nobody will ask for these, should they fail yet.
     abandoned: BTreeSet<Number>,
     waiting: BTreeMap<Number, Waker>,
-    /// Woken for failures: they wake all who may have to ask.
-    askers: Vec<Waker>,
+    /// Woken for failures. One for each type of answers.
+    requests: Vec<Arc<dyn PendingRequests>>,
 }
 
 impl<Out> Default for Lists<Out> {
@@ -49,7 +66,7 @@ impl<Out> Default for Lists<Out> {
             failed: BTreeMap::new(),
             abandoned: BTreeSet::new(),
             waiting: BTreeMap::new(),
-            askers: Vec::new(),
+            requests: Vec::new(),
         }
     }
 }
@@ -75,19 +92,26 @@ impl<Out> Watched<Out> {
         self.turns.load(Ordering::Acquire)
     }
 
-    /// Has `asker` woken for each failure, and now if there is one.
-    pub(crate) fn ask(&self, asker: Waker) {
+    /// Wakes `requests` for each failure, and now if there is one.
+    pub(crate) fn add(&self, requests: &Arc<impl PendingRequests + 'static>) {
         let mut rest = self.rest.lock();
         let ended = rest.ended;
         let lists = rest.lists.get_or_insert_default();
         let failed = !lists.failed.is_empty();
         if !ended {
-            lists.askers.push(asker.clone());
+            lists.requests.push(requests.clone());
         }
         drop(rest);
         if failed || ended {
-            asker.wake();
+            requests.wake_all();
         }
+    }
+
+    /// Returns the number of requests without an answer. Their tables are locked under our lock.
+    pub(crate) fn unanswered(&self) -> usize {
+        let rest = self.rest.lock();
+        let requests = rest.lists.iter().flat_map(|lists| &lists.requests);
+        requests.map(|requests| requests.unanswered()).sum()
     }
 
     /// Why a message was not sent, where that is known.
@@ -193,9 +217,10 @@ impl<Out> Watched<Out> {
         }
         lists.failed.insert(number, failure);
         let waiting = lists.waiting.remove(&number);
-        let askers = lists.askers.clone();
+        let requests = lists.requests.clone();
         drop(rest);
-        waiting.into_iter().chain(askers).for_each(Waker::wake);
+        waiting.into_iter().for_each(Waker::wake);
+        requests.iter().for_each(|requests| requests.wake_all());
     }
 
     /// The end: what has not left by now will not, and nobody needs to be told of later.
@@ -206,9 +231,10 @@ impl<Out> Watched<Out> {
             return;
         };
         let waiting = std::mem::take(&mut lists.waiting);
-        let askers = std::mem::take(&mut lists.askers);
+        let requests = std::mem::take(&mut lists.requests);
         drop(rest);
-        waiting.into_values().chain(askers).for_each(Waker::wake);
+        waiting.into_values().for_each(Waker::wake);
+        requests.iter().for_each(|requests| requests.wake_all());
     }
 }
 
@@ -220,7 +246,7 @@ mod tests {
     use crate::session::payload::Payload;
 
     fn refused() -> SendFailure<&'static str> {
-        SendFailure::Encode(std::sync::Arc::new(std::fmt::Error))
+        SendFailure::Encode(Arc::new(fmt::Error))
     }
 
     #[test]
@@ -236,14 +262,32 @@ mod tests {
     }
 
     #[test]
-    fn askers_learn_of_failures_also_of_earlier_ones() {
-        let (watched, mut asker, mut late) = (Watched::new(), task::spawn(()), task::spawn(()));
-        asker.enter(|cx, _| watched.ask(cx.waker().clone()));
-        assert!(!asker.is_woken());
+    fn requests_learn_of_failures_also_of_earlier_ones() {
+        #[derive(Default)]
+        struct Woken(AtomicU64);
+
+        impl PendingRequests for Woken {
+            fn wake_all(&self) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+
+            fn unanswered(&self) -> usize {
+                2
+            }
+        }
+
+        let watched = Watched::new();
+        let [early, late] = [(); 2].map(|()| Arc::new(Woken::default()));
+        let woken = |requests: &Woken| requests.0.load(Ordering::Relaxed);
+        watched.add(&early);
+        assert_eq!((woken(&early), watched.unanswered()), (0, 2));
         watched.fail(1, refused());
-        assert!(asker.is_woken());
-        late.enter(|cx, _| watched.ask(cx.waker().clone()));
-        assert!(late.is_woken());
+        assert_eq!(woken(&early), 1);
+        watched.add(&late);
+        assert_eq!((woken(&late), watched.unanswered()), (1, 4));
+        watched.end();
+        assert_eq!((woken(&early), woken(&late)), (2, 2));
+        assert_eq!(watched.unanswered(), 0);
     }
 
     #[test]

@@ -88,6 +88,27 @@ fn message_without_a_line_end_does_not_hide_those_of_the_next_one() {
 }
 
 #[test]
+fn last_line_without_its_end_is_refused_where_that_is_set() {
+    let whole = "PAY 1\nPAY 10000\r\n";
+    for length in 0..=whole.len() {
+        let codec = &mut Lines::new().with_final_newline_required();
+        let (lines, error) = decode_all(codec, &whole.as_bytes()[..length]);
+        let complete = whole[..length].matches('\n').count();
+        assert_eq!(lines, ["PAY 1", "PAY 10000"][..complete], "{length}");
+        let rest = whole[..length].split('\n').next_back().unwrap();
+        match error {
+            Some(LinesError::Unterminated { length }) => assert_eq!(length, rest.len()),
+            Some(other) => panic!("{length}: {other:?}"),
+            None => assert!(rest.is_empty(), "{length}"),
+        }
+    }
+    let mut codec = Lines::new().with_final_newline_required();
+    codec.decode_eof(&mut BytesMut::from("no end")).unwrap_err();
+    let next = codec.decode_eof(&mut BytesMut::from("next\n"));
+    assert_eq!(next.unwrap().unwrap(), "next");
+}
+
+#[test]
 fn message_with_a_line_feed_is_refused_and_leaves_no_bytes() {
     let mut sent = BytesMut::from("before\n");
     let error = Lines::new().encode("one\ntwo", &mut sent).unwrap_err();

@@ -1,6 +1,7 @@
 //! Clients that are services: calls, under tower's middleware, over sessions that come and go.
 
 mod middleware;
+mod silent;
 
 use std::{
     cell::Cell,

@@ -7,7 +7,7 @@ use getty::{
     BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, Session, SessionLayer, SessionTask,
     layers::{
         CorrelateLayer,
-        correlate::{InOrder, Left, NoPush, RequestError},
+        correlate::{Caller, InOrder, Left, NoPush, RequestError},
     },
     net, serve, service_fn,
 };
@@ -29,8 +29,17 @@ async fn asked(correlate: CorrelateLayer<InOrder<NoPush>>) -> (Session<String>, 
     (session, peer, task)
 }
 
-fn closing() -> CorrelateLayer<InOrder<NoPush>> {
-    CorrelateLayer::in_order().with_close_at_deadline(true)
+/// Answers that are late do not close the session.
+fn lenient() -> CorrelateLayer<InOrder<NoPush>> {
+    CorrelateLayer::in_order().with_close_at_deadline(false)
+}
+
+/// Asks, and gives the request up once the peer has it.
+async fn give_up(session: &Session<String>, peer: &Peer, what: &str) {
+    let asked = ask(session, what);
+    assert_eq!(soon(peer.line()).await, what);
+    asked.abort();
+    assert!(asked.await.unwrap_err().is_cancelled());
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,7 +143,7 @@ async fn in_order_answers_find_requests_of_many_tasks() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_late_is_dropped_and_the_next_is_right() {
-    let (session, peer, _task) = asked(CorrelateLayer::in_order()).await;
+    let (session, peer, _task) = asked(lenient()).await;
     let slow = ask(&session, "slow");
     assert_eq!(soon(peer.line()).await, "slow");
     assert!(soon(slow).await.unwrap().unwrap_err().is_deadline());
@@ -147,7 +156,7 @@ async fn an_answer_that_is_late_is_dropped_and_the_next_is_right() {
 
 #[tokio::test(start_paused = true)]
 async fn a_missed_deadline_closes_the_session_before_an_answer_finds_another_request() {
-    let (session, peer, task) = asked(closing()).await;
+    let (session, peer, task) = asked(CorrelateLayer::in_order()).await;
     let answered = ask(&session, "answered");
     assert_eq!(soon(peer.line()).await, "answered");
     peer.send("of answered\n");
@@ -175,7 +184,7 @@ async fn a_missed_deadline_closes_the_session_before_an_answer_finds_another_req
 /// Else a caller that is less patient than the layer would hide that the peer does not answer.
 #[tokio::test(start_paused = true)]
 async fn a_request_that_was_given_up_has_its_deadline_still() {
-    let (session, peer, task) = asked(closing()).await;
+    let (session, peer, task) = asked(CorrelateLayer::in_order()).await;
     let begun = Instant::now();
     let given_up = ask(&session, "given up");
     assert_eq!(soon(peer.line()).await, "given up");
@@ -189,7 +198,7 @@ async fn a_request_that_was_given_up_has_its_deadline_still() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_whose_requests_are_answered_outlives_their_deadlines() {
-    let (session, peer, _task) = asked(closing()).await;
+    let (session, peer, _task) = asked(CorrelateLayer::in_order()).await;
     for n in 0..10 {
         let [kept, given_up] = ["kept", "given up"].map(|what| ask(&session, what));
         assert_eq!(soon(peer.lines(2)).await, ["kept", "given up"]);
@@ -203,4 +212,94 @@ async fn a_session_whose_requests_are_answered_outlives_their_deadlines() {
     idle().await;
     assert!(!session.is_closing());
     assert_eq!(session.stats().late, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_were_given_up_count_until_their_answers_come() {
+    let (session, peer, _task) = asked(lenient()).await;
+    let caller: Caller<String> = Caller::of(&session).unwrap();
+    let kept = ask(&session, "kept");
+    assert_eq!(soon(peer.line()).await, "kept");
+    give_up(&session, &peer, "dropped").await;
+    assert_eq!((session.given_up_requests(), caller.in_flight()), (1, 2));
+    let kept = soon(kept).await.unwrap().unwrap_err();
+    assert!(kept.is_deadline());
+    assert_eq!((session.given_up_requests(), caller.in_flight()), (2, 2));
+    for left in [1, 0] {
+        peer.send("late\n");
+        idle().await;
+        assert_eq!(
+            (session.given_up_requests(), caller.in_flight()),
+            (left, left)
+        );
+        assert_eq!(session.unanswered_requests(), left);
+    }
+}
+
+/// Nothing may ever ask on it again: a pool avoids such a session.
+#[tokio::test(start_paused = true)]
+async fn a_table_full_of_requests_that_were_given_up_ends_the_session_by_itself() {
+    for deadline in [Some(DEADLINE), None] {
+        let (transport, peer) = stream::pair();
+        let correlate = lenient().with_in_flight(3).with_deadline(deadline);
+        let (session, task) =
+            asking(transport, correlate, SessionLayer::new(), service_fn(echo)).await;
+        let begun = Instant::now();
+        for what in ["one", "two"] {
+            give_up(&session, &peer, what).await;
+        }
+        advance(DEADLINE / 2).await;
+        idle().await;
+        assert!(!session.is_closing(), "there is a place still");
+        give_up(&session, &peer, "three").await;
+        match soon(ask(&session, "four")).await.unwrap() {
+            Err(RequestError::Full(message)) => assert_eq!(message, "four"),
+            other => panic!("{other:?}"),
+        }
+        let closed = soon(task).await.unwrap();
+        assert_eq!(closed.reason, CloseReason::AnswerMissed);
+        assert!(begun.elapsed() < DEADLINE, "before any deadline");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_deadline_ends_a_session_full_of_missed_answers_as_soon() {
+    let (transport, peer) = stream::pair();
+    let deadline = Duration::from_millis(100);
+    let correlate = lenient().with_in_flight(2).with_deadline(deadline);
+    let (session, task) = asking(transport, correlate, SessionLayer::new(), service_fn(echo)).await;
+    let begun = Instant::now();
+    let missed = ["one", "two"].map(|what| ask(&session, what));
+    assert_eq!(soon(peer.lines(2)).await, ["one", "two"]);
+    for missed in missed {
+        assert!(soon(missed).await.unwrap().unwrap_err().is_deadline());
+    }
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::AnswerMissed);
+    assert!(begun.elapsed() < 3 * deadline);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_table_does_not_end_a_session_whose_peer_answers() {
+    let (session, peer, _task) = asked(lenient().with_in_flight(2)).await;
+    give_up(&session, &peer, "first").await;
+    for n in 1..=20 {
+        give_up(&session, &peer, "another").await;
+        assert_eq!(session.given_up_requests(), 2);
+        advance(Duration::from_millis(900)).await;
+        idle().await;
+        peer.send("late\n");
+        idle().await;
+        assert_eq!(session.stats().late, n);
+    }
+    // and neither does one with a request that waits
+    let waits = ask(&session, "waits");
+    assert_eq!(soon(peer.line()).await, "waits");
+    advance(DEADLINE / 2).await;
+    idle().await;
+    peer.send("late\nin time\n");
+    assert_eq!(soon(waits).await.unwrap().unwrap(), "in time");
+    advance(10 * DEADLINE).await;
+    idle().await;
+    assert!(!session.is_closing());
 }

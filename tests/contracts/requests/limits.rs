@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, future::join_all, stream::FuturesOrdered};
 use getty::{
     SessionLayer,
-    layers::correlate::{Left, RequestError},
+    layers::correlate::{Caller, Left, RequestError},
     service_fn,
 };
 use tokio::time::{Instant, timeout};
@@ -201,4 +201,28 @@ async fn ids_stay_within_their_bits() {
         soon(asked).await.unwrap().unwrap();
     }
     assert_eq!(ids.len(), 64, "as many as there are beside the slot's");
+}
+
+/// Unlike in order: the peer may leave such requests without an answer.
+#[tokio::test(start_paused = true)]
+async fn requests_by_id_that_were_given_up_take_no_place_and_close_nothing() {
+    let correlate = words().with_in_flight(2);
+    let (session, peer, _task) = asked(correlate.with_deadline(Duration::from_secs(5))).await;
+    let caller: Caller<String> = Caller::of(&session).unwrap();
+    for _ in 0..20 {
+        let missed = ["one", "two"].map(|what| ask(&session, what));
+        for what in ["one", "two"] {
+            assert_eq!(question(&peer).await.1, what);
+        }
+        assert_eq!(session.unanswered_requests(), 2);
+        let [dropped, expires] = missed;
+        dropped.abort();
+        assert!(soon(expires).await.unwrap().unwrap_err().is_deadline());
+        idle().await;
+        assert_eq!((session.given_up_requests(), caller.in_flight()), (0, 0));
+    }
+    let answered = ask(&session, "what");
+    let (id, _) = question(&peer).await;
+    peer.send(format!("answer {id} that\n"));
+    soon(answered).await.unwrap().unwrap();
 }

@@ -84,6 +84,38 @@ async fn a_stream_that_is_cut_off_is_no_end() {
     assert!(error.to_string().contains("close_notify"), "{error}");
 }
 
+/// `PAY 100` of a `PAY 10000`, with or without a handler that is busy when the stream is cut.
+#[tokio::test(start_paused = true)]
+async fn of_a_stream_that_is_cut_off_in_mid_line_no_half_line_is_handled() {
+    for busy in [false, true] {
+        let authority = Authority::new();
+        let (handled, mut handles) = mpsc::unbounded_channel();
+        let stack = ServiceBuilder::new()
+            .layer(TlsLayer::new(settings(&authority).load().unwrap()))
+            .layer(CodecLayer::new(Lines::new()))
+            .layer(SessionLayer::new())
+            .service_fn(move |request: Request<String>| {
+                handled.send(request.message().clone()).unwrap();
+                async move {
+                    if busy {
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                    Ok::<_, BoxError>(request.into_message())
+                }
+            });
+        let mut server = Server::with_stack(stack);
+        let mut client = server.connect(trusting(&authority)).await.unwrap();
+        client.send("PAY 1\n").await;
+        assert_eq!(handles.recv().await.unwrap(), "PAY 1");
+        client.send("PAY 100").await;
+        client.stream.get_mut().get_mut().shutdown().await.unwrap();
+        let closed = server.end().await;
+        assert_eq!(closed.reason, CloseReason::Io);
+        assert_eq!(closed.stats.messages_in, 1);
+        handles.try_recv().unwrap_err();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_record_that_was_tampered_with_ends_the_session_with_the_cause() {
     let authority = Authority::new();

@@ -11,7 +11,7 @@ use std::{
     fmt,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -78,6 +78,9 @@ pub struct ConnectionHandle(Arc<Inner>);
 struct Inner {
     state: AtomicU8,
     activity: Activity,
+    /// Requests that were given up and whose answers are outstanding. It fits between its
+    /// neighbours.
+    given_up: AtomicU16,
     in_flight: AtomicU32,
     signal: Signal,
     opened_at: Instant,
@@ -146,6 +149,7 @@ impl ConnectionHandle {
             marks: Marks::default(),
             state: AtomicU8::new(0),
             activity: Activity::default(),
+            given_up: AtomicU16::new(0),
             in_flight: AtomicU32::new(0),
             pending: AtomicUsize::new(0),
             id: NEXT.fetch_add(1, Relaxed),
@@ -243,6 +247,22 @@ impl ConnectionHandle {
     #[inline]
     pub fn in_flight(&self) -> usize {
         self.0.in_flight.load(Relaxed) as usize
+    }
+
+    /// Returns the number of requests that were given up, at a deadline or by a drop, and whose
+    /// answers are outstanding. The peer must answer them before all later requests, so they are
+    /// load like requests in flight: see
+    /// [`CorrelateLayer::in_order`](crate::CorrelateLayer::in_order). With answers by id it is
+    /// always 0, because a request that is given up then holds nothing up.
+    #[must_use]
+    #[inline]
+    pub fn given_up_requests(&self) -> usize {
+        self.0.given_up.load(Relaxed).into()
+    }
+
+    pub(crate) fn set_given_up_requests(&self, requests: usize) {
+        let requests = u16::try_from(requests).unwrap_or(u16::MAX);
+        self.0.given_up.store(requests, Relaxed);
     }
 
     /// A handle that keeps nothing alive, for lists of connections.

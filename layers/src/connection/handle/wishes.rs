@@ -14,7 +14,7 @@ use crate::{
 /// What is dropped when nothing more will be received.
 pub(crate) trait Kept: Send {
     /// The codec has refused the request with this number: nothing of it will be sent. Called in the session's task.
-    fn refused(&mut self, _: Number) {}
+    fn refused(&mut self, _: Number, _: &ConnectionHandle) {}
 }
 
 impl fmt::Debug for dyn Kept {

@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -51,11 +51,10 @@ pub(super) fn begin<In: Send + 'static, Out: 'static>(
     step: &mut Step,
 ) -> Result<Option<(u64, Number)>, RequestError<Out>> {
     let handle = session.handle();
-    let awaits = |awaits| handle.set_awaits_answers(awaits);
     let (table, outbox) = (&shared.table, session.outbox());
     let is_ordered = shared.matching.is_ordered();
     let turns = session.watched().turns();
-    let begun = table.begin_in_order(cx, (deadline, turns), awaits, || {
+    let begun = table.begin_in_order(cx, (deadline, turns), handle, || {
         let number = is_ordered.then(|| outbox.push_watched(message)).flatten();
         (number, number)
     });
@@ -74,7 +73,7 @@ pub(super) fn begin<In: Send + 'static, Out: 'static>(
         waiter: None,
     };
     if begun.is_first {
-        session.watched().ask(Waker::from(Arc::clone(shared)));
+        session.watched().add(shared);
     }
     if begun.unguarded {
         handle.keep(InputGuard(Arc::clone(shared)));
@@ -82,8 +81,7 @@ pub(super) fn begin<In: Send + 'static, Out: 'static>(
     if let Some((at, look)) = begun.look {
         let shared = Arc::clone(shared);
         handle.check_at(at, move |handle, now| {
-            let awaits = |awaits| handle.set_awaits_answers(awaits);
-            match shared.table.look(look, now, awaits) {
+            match shared.table.look(look, now, handle) {
                 Ok(next) => next,
                 Err(Overdue) => {
                     handle.close_with(CloseReason::AnswerMissed);

@@ -94,7 +94,8 @@ impl<In, Out> Caller<In, Out> {
         &self.0.session
     }
 
-    /// How many requests are in flight.
+    /// Returns the number of requests in flight. Where answers come in order, requests that were
+    /// given up are among them until their answers have come.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.0.shared.table.in_flight()

@@ -71,7 +71,9 @@ impl<In, Out> Requesting<In, Out> {
     /// layer's [setting](crate::CorrelateLayer::with_deadline); `None` is until the session ends. From a second on, requests
     /// that are queued before the session's task has a turn count from the first of them: the clock is read once for all.
     ///
-    /// One that is shorter than all others in flight costs an allocation.
+    /// One that is shorter than all others in flight costs an allocation. Where answers come in
+    /// order, a deadline that passes
+    /// [closes the session](crate::CorrelateLayer::with_close_at_deadline) by default.
     pub fn within(mut self, deadline: impl Into<Option<Duration>>) -> Self {
         self.deadline = deadline.into();
         self
@@ -221,9 +223,9 @@ impl<In, Out> Requesting<In, Out> {
             }
         };
         let handle = session.handle();
-        shared
-            .table
-            .end(id, queued, |awaits| handle.set_awaits_answers(awaits));
+        if let Some(oldest) = shared.table.end(id, queued, handle) {
+            (shared.watch_full)(shared, handle, oldest);
+        }
     }
 }
 

@@ -1,25 +1,65 @@
 //! What the requests of one session share.
 
-use std::{sync::Arc, task::Wake, time::Duration};
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use crate::{
     ConnectionHandle,
-    connection::Kept,
+    connection::{CloseReason, Kept},
     correlate::{
         matching::Matching,
-        table::{Limits, Table},
+        table::{Limits, Observer, Overdue, Table},
     },
-    session::Number,
+    session::{Number, PendingRequests},
 };
+
+/// Maximum time without an answer while all places are taken by requests that were given up. A
+/// layer's deadline that is shorter takes its place.
+const FULL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the requests of one session share: an attribute of its handle.
 pub(in crate::correlate) struct Shared<In, Out> {
     pub(in crate::correlate) table: Table<In>,
     pub(super) matching: Arc<dyn Matching<In, Out>>,
     pub(super) deadline: Option<Duration>,
+    /// [`watch_full`], for destructors, which have no bounds on the messages.
+    pub(super) watch_full: fn(&Arc<Self>, &ConnectionHandle, Number),
 }
 
-impl<In, Out> Shared<In, Out> {
+/// Schedules checks of a table that is full of requests that were given up, of which `oldest` is
+/// the oldest. The session closes when the peer answers none of them between two checks.
+#[cold]
+fn watch_full<In: Send + 'static, Out: 'static>(
+    shared: &Arc<Shared<In, Out>>,
+    handle: &ConnectionHandle,
+    mut oldest: Number,
+) {
+    let shared = Arc::clone(shared);
+    let deadline = shared.deadline.unwrap_or(FULL_TIMEOUT);
+    let timeout = deadline.min(FULL_TIMEOUT);
+    handle.check_at(Instant::now() + timeout, move |handle, now| {
+        match shared.table.look_full(&mut oldest) {
+            Ok(again) => again.then(|| now + timeout),
+            Err(Overdue) => {
+                handle.close_with(CloseReason::AnswerMissed);
+                None
+            }
+        }
+    });
+}
+
+impl Observer for &ConnectionHandle {
+    fn set_awaits(&self, awaits: bool) {
+        self.set_awaits_answers(awaits);
+    }
+
+    fn set_given_up(&self, requests: usize) {
+        self.set_given_up_requests(requests);
+    }
+}
+
+impl<In: Send + 'static, Out: 'static> Shared<In, Out> {
     pub(in crate::correlate) fn new(
         limits: Limits,
         matching: impl Matching<In, Out>,
@@ -29,6 +69,7 @@ impl<In, Out> Shared<In, Out> {
             table: Table::new(limits),
             matching: Arc::new(matching),
             deadline,
+            watch_full,
         }
     }
 }
@@ -42,10 +83,15 @@ impl<In: Send + 'static, Out: 'static> Shared<In, Out> {
     }
 }
 
-/// Woken for a message that cannot be sent: whose it is, they all have to look.
-impl<In: Send + 'static, Out: 'static> Wake for Shared<In, Out> {
-    fn wake(self: Arc<Self>) {
+/// Woken for a message that cannot be sent. All requests are woken, since it is not known whose it
+/// is.
+impl<In: Send + 'static, Out: 'static> PendingRequests for Shared<In, Out> {
+    fn wake_all(&self) {
         self.table.wake_all();
+    }
+
+    fn unanswered(&self) -> usize {
+        self.table.in_flight()
     }
 }
 
@@ -55,8 +101,8 @@ pub(super) struct InputGuard<In, Out>(pub(super) Arc<Shared<In, Out>>);
 impl<In: Send, Out> Kept for InputGuard<In, Out> {
     /// The peer does not answer what it was not asked. Known here before the next message is received, when the one who
     /// asked may not have looked, or have given up.
-    fn refused(&mut self, number: Number) {
-        self.0.table.refused(number);
+    fn refused(&mut self, number: Number, handle: &ConnectionHandle) {
+        self.0.table.refused(number, handle);
     }
 }
 

@@ -1,9 +1,9 @@
-use std::{future::poll_fn, sync::Arc, task::Wake};
+use std::{future::poll_fn, sync::Arc};
 
 use loom::{future::block_on, thread};
 
 use super::*;
-use crate::session::{Watched, error::SendFailure};
+use crate::session::{PendingRequests, Watched, error::SendFailure};
 
 const LIMITS: Limits = Limits {
     in_flight: 2,
@@ -61,9 +61,13 @@ fn an_answer_that_meets_a_cancel_leaves_nothing_behind() {
 
 struct Asks(Arc<Table<u8>>);
 
-impl Wake for Asks {
-    fn wake(self: Arc<Self>) {
+impl PendingRequests for Asks {
+    fn wake_all(&self) {
         self.0.wake_all();
+    }
+
+    fn unanswered(&self) -> usize {
+        self.0.in_flight()
     }
 }
 
@@ -81,7 +85,7 @@ fn a_failure_is_never_slept_through() {
                 let driver = thread::spawn(move || {
                     shared.1.fail(1, SendFailure::Closed(None));
                 });
-                watched.ask(Waker::from(Arc::new(Asks(Arc::clone(table)))));
+                watched.add(&Arc::new(Asks(Arc::clone(table))));
                 driver
             });
             assert!(table.poll(cx, id).is_pending());

@@ -54,8 +54,8 @@ pub(super) enum Outcome<In> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) in_flight: u32,
-    /// Ids take no more bits than these.
-    pub(super) id_bits: u32,
+    /// Ids take no more bits than these. A byte, so that a session's table takes no more memory.
+    pub(super) id_bits: u8,
     /// Nothing goes on after an answer that has not come in its turn by its deadline.
     pub(super) closes_at_deadline: bool,
 }
@@ -65,6 +65,25 @@ impl Limits {
     const fn slot_bits(self) -> u32 {
         u32::BITS - (self.in_flight - 1).leading_zeros()
     }
+}
+
+/// State of the session that follows the table. It is set under the table's lock, so that readers
+/// see the changes in their order.
+pub(super) trait Observer: Copy {
+    /// Requests wait for answers from now on, or none does any more.
+    fn set_awaits(&self, awaits: bool);
+
+    /// The number of requests that were given up and whose answers are outstanding.
+    fn set_given_up(&self, requests: usize);
+}
+
+#[cfg(test)]
+impl<F: Fn(bool) + Copy> Observer for F {
+    fn set_awaits(&self, awaits: bool) {
+        self(awaits);
+    }
+
+    fn set_given_up(&self, _: usize) {}
 }
 
 #[derive(Debug)]
@@ -83,11 +102,13 @@ struct Requests<In> {
     /// Those whose answers come in their order, from the oldest that is not answered on, and under which numbers they were
     /// queued: these grow.
     order: VecDeque<(u64, Number)>,
-    /// By when answers have to come in their order that nobody waits for any more, where nothing goes on without them; by
-    /// the number of their request.
-    given_up: BTreeMap<Number, Instant>,
+    /// Requests in `order` that were given up, by their numbers. The time is when their answer is
+    /// overdue; `None` where the session goes on without it.
+    given_up: BTreeMap<Number, Option<Instant>>,
     looks: Looks,
     clock: Clock,
+    /// A check is scheduled because the table is full of requests that were given up.
+    full_watched: bool,
     /// Somebody will say when the input has ended.
     guarded: bool,
     over: bool,
@@ -123,6 +144,7 @@ impl<In> Table<In> {
                 given_up: BTreeMap::new(),
                 looks: Looks::default(),
                 clock: Clock::default(),
+                full_watched: false,
                 guarded: false,
                 over: false,
                 overdue: false,
@@ -136,7 +158,7 @@ impl<In> Table<In> {
     }
 
     fn id(&self, count: u64, slot: u32) -> u64 {
-        let mask = u64::MAX >> (u64::BITS - self.limits.id_bits);
+        let mask = u64::MAX >> (u64::BITS - u32::from(self.limits.id_bits));
         ((count << self.limits.slot_bits()) & mask) | u64::from(slot)
     }
 
@@ -145,22 +167,21 @@ impl<In> Table<In> {
         &self,
         cx: &Context<'_>,
         deadline: Option<Duration>,
-        awaits: impl FnOnce(bool),
+        observer: impl Observer,
     ) -> Result<Begun, Refused> {
-        let begun = self.begin_in_order(cx, (deadline, 0), awaits, || ((), None));
+        let begun = self.begin_in_order(cx, (deadline, 0), observer, || ((), None));
         begun.map(|(begun, ())| begun)
     }
 
-    /// Lets a request wait, and wakes `cx` when something has become of it. `awaits` is called when it is the first, under
-    /// the lock, so that it and its opposite are seen in the right order. `push` is that of [`in_order`](Self::in_order),
-    /// `turns` how many the session has had: where the request is not queued, [`forget_time`](Self::forget_time) is to
-    /// follow.
+    /// Lets a request wait, and wakes `cx` when something has become of it. `push` is that of
+    /// [`in_order`](Self::in_order), `turns` how many the session has had: where the request is not
+    /// queued, [`forget_time`](Self::forget_time) is to follow.
     #[inline]
     pub(super) fn begin_in_order<R>(
         &self,
         cx: &Context<'_>,
         (deadline, turns): (Option<Duration>, u64),
-        awaits: impl FnOnce(bool),
+        observer: impl Observer,
         push: impl FnOnce() -> (R, Option<Number>),
     ) -> Result<(Begun, R), Refused> {
         let waker = cx.waker().clone();
@@ -169,15 +190,14 @@ impl<In> Table<In> {
             drop(requests);
             return Err(Refused::Over);
         }
-        let outstanding = requests.order.len().max(requests.slots.used());
-        if outstanding >= self.limits.in_flight as usize {
+        if requests.outstanding() >= self.limits.in_flight as usize {
             drop(requests);
             return Err(Refused::Full);
         }
         requests.count += 1;
         requests.waiting += 1;
         if requests.waiting == 1 {
-            awaits(true);
+            observer.set_awaits(true);
         }
         let count = requests.count;
         let deadline =
@@ -217,11 +237,11 @@ impl<In> Table<In> {
     }
 
     /// The request that was queued under this number was not sent: there will be no answer to it.
-    pub(super) fn refused(&self, number: Number) {
+    pub(super) fn refused(&self, number: Number, observer: impl Observer) {
         let mut requests = self.state.lock();
         if let Some(place) = requests.place(number) {
             requests.order.remove(place);
-            requests.given_up.remove(&number);
+            requests.is_answered(number, observer);
         }
     }
 
@@ -267,25 +287,63 @@ impl<In> Table<In> {
         }
     }
 
-    /// The request `id` is given up, which was queued under this number, if it was. `awaits` is called when it was the last
-    /// to wait.
-    pub(super) fn end(&self, id: u64, queued: Option<Number>, awaits: impl FnOnce(bool)) {
+    /// The request `id` is given up, which was queued under this number, if it was. Where that
+    /// leaves the table full of requests that were given up, the oldest of them is returned, and
+    /// [`look_full`](Self::look_full) must follow.
+    pub(super) fn end(
+        &self,
+        id: u64,
+        queued: Option<Number>,
+        observer: impl Observer,
+    ) -> Option<Number> {
         let index = self.index(id);
         let mut requests = self.state.lock();
         requests.clock.forget(); // it may not have come to be queued
-        if self.limits.closes_at_deadline
-            && let Some(number) = queued
+        if let Some(number) = queued
             && requests.place(number).is_some()
-            && let Some(deadline) = requests.slots.deadline(index)
         {
-            requests.given_up.insert(number, deadline);
+            let deadline = requests.slots.deadline(index);
+            let overdue_at = deadline.filter(|_| self.limits.closes_at_deadline);
+            requests.given_up.insert(number, overdue_at);
+            observer.set_given_up(requests.given_up.len());
         }
         let old = requests.free(index);
         if let State::Waiting(_) = old {
-            requests.waits_no_more(awaits);
+            requests.waits_no_more(observer);
         }
+        let oldest = self.oldest_of_full(&requests);
+        let oldest = oldest.filter(|_| !mem::replace(&mut requests.full_watched, true));
         drop(requests);
         drop(old); // may hold the user's message or waker
+        oldest
+    }
+
+    /// The oldest request, where all places are taken by requests that were given up.
+    fn oldest_of_full(&self, requests: &Requests<In>) -> Option<Number> {
+        let is_full = requests.order.len() >= self.limits.in_flight as usize;
+        let (_, oldest) = requests.order.front()?;
+        (is_full && requests.waiting == 0).then_some(*oldest)
+    }
+
+    /// Checks a table that was full of requests that were given up, of which `oldest` was the
+    /// oldest. Returns `true` if it is full of them still and the peer has answered since: then
+    /// another check must follow.
+    pub(super) fn look_full(&self, oldest: &mut Number) -> Result<bool, Overdue> {
+        let mut requests = self.state.lock();
+        let before = *oldest;
+        let now = self.oldest_of_full(&requests);
+        requests.full_watched = now.is_some();
+        match now {
+            Some(now) if now == before => {
+                requests.overdue = true;
+                Err(Overdue)
+            }
+            Some(now) => {
+                *oldest = now;
+                Ok(true)
+            }
+            None => Ok(false),
+        }
     }
 
     /// Gives the request that `message` answers its answer, or gives `message` back.
@@ -293,7 +351,7 @@ impl<In> Table<In> {
         &self,
         which: Answered,
         message: In,
-        awaits: impl FnOnce(bool),
+        observer: impl Observer,
     ) -> Result<(), Unasked<In>> {
         let mut requests = self.state.lock();
         let (id, number) = match which {
@@ -307,7 +365,7 @@ impl<In> Table<In> {
         let state = requests.slots.state_of(self.index(id), id);
         let Some(waiting @ State::Waiting(_)) = state else {
             if let Some(number) = number {
-                requests.given_up.remove(&number);
+                requests.is_answered(number, observer);
             }
             return Err(Unasked::Late(message));
         };
@@ -315,7 +373,7 @@ impl<In> Table<In> {
             State::Waiting(waker) => waker,
             _ => None,
         };
-        requests.waits_no_more(awaits);
+        requests.waits_no_more(observer);
         drop(requests);
         waker.into_iter().for_each(Waker::wake);
         Ok(())
@@ -326,7 +384,7 @@ impl<In> Table<In> {
         &self,
         look: u32,
         now: Instant,
-        awaits: impl Fn(bool),
+        observer: impl Observer,
     ) -> Result<Option<Instant>, Overdue> {
         let mut requests = self.state.lock();
         if !requests.looks.is_latest(look) {
@@ -345,11 +403,11 @@ impl<In> Table<In> {
             }
         }
         for _ in 0..expired {
-            requests.waits_no_more(&awaits);
+            requests.waits_no_more(observer);
         }
         next = next
             .into_iter()
-            .chain(requests.given_up.values().copied())
+            .chain(requests.given_up.values().copied().flatten())
             .min();
         requests.overdue |= next.is_some_and(|next| next <= now)
             || (self.limits.closes_at_deadline && expired > 0 && self.is_overdue(&mut requests));
@@ -389,9 +447,10 @@ impl<In> Table<In> {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// How many requests are in flight.
+    /// Returns the number of requests in flight. Those that were given up are among them until
+    /// their answers, which come in order, have come.
     pub(super) fn in_flight(&self) -> usize {
-        self.state.lock().slots.used()
+        self.state.lock().outstanding()
     }
 
     /// Whether nothing more will be received.
@@ -410,11 +469,24 @@ pub(super) enum Unasked<In> {
 }
 
 impl<In> Requests<In> {
-    fn waits_no_more(&mut self, awaits: impl FnOnce(bool)) {
+    fn waits_no_more(&mut self, observer: impl Observer) {
         self.waiting -= 1;
         if self.waiting == 0 {
-            awaits(false);
+            observer.set_awaits(false);
         }
+    }
+
+    /// The request that was queued under this number has its answer, or will have none.
+    fn is_answered(&mut self, number: Number, observer: impl Observer) {
+        if self.given_up.remove(&number).is_some() {
+            observer.set_given_up(self.given_up.len());
+        }
+    }
+
+    /// How many places are taken.
+    #[inline]
+    fn outstanding(&self) -> usize {
+        self.order.len().max(self.slots.used())
     }
 
     /// Where the request that was queued under this number stands, if its answer has yet to come in its turn.

@@ -284,7 +284,7 @@ async fn all_of_a_full_table_are_given_up_in_any_order_and_looked_for_until_they
     }
     assert_eq!(table.state.lock().given_up.len(), ids.len());
     for number in 1..=rest.len() as u64 {
-        table.refused(number);
+        table.refused(number, |_| {});
     }
     for _ in 1..rest.len() {
         let late = table.answer(Answered::Oldest, "that", |_| {});

@@ -34,9 +34,10 @@ impl<Out> Driver<Out> {
 
     /// The codec has refused the watched message with this number.
     pub(super) fn refused(&mut self, number: Number) {
+        let handle = &self.handle;
         let kept = self.rare.iter_mut();
         kept.flat_map(|rare| &mut rare.wishes.until_input_ends)
-            .for_each(|kept| kept.refused(number));
+            .for_each(|kept| kept.refused(number, handle));
     }
 
     /// Whether a layer [holds](crate::ConnectionHandle::hold) the session back from opening.
