@@ -24,6 +24,9 @@
 //! ([`reading_since`](ConnectionHandle::reading_since)) nobody knows what it might have sent; so the time does not run
 //! then, but for `write`.
 //!
+//! A thread that was blocked, by a handler for example, has neither read nor answered meanwhile. A check
+//! that runs late therefore finds nothing out, and the time begins again, once in each silence.
+//!
 //! Scope: session. It may stand anywhere outside `SessionLayer`, with a hook between `CodecLayer` and `SessionLayer`.
 //! Several may be stacked.
 //!
@@ -205,21 +208,27 @@ impl Idleness {
         };
         // of the silence at hand: since when it lasts, how often that was told, and when last
         let (mut known, mut nth, mut told) = (opened, 0_u64, opened);
-        handle.check_at(first, move |handle, now| {
+        // whether it was excused once
+        let mut excused = false;
+        handle.check_lateness_at(first, move |handle, now, late| {
             let Some(since) = self.since(handle) else {
                 // a silence that begins later is not long enough before a whole time from now
                 return now.checked_add(time);
             };
             let since = since.max(opened);
             if since != known {
-                (known, nth, told) = (since, 0, since);
+                (known, nth, told, excused) = (since, 0, since, false);
             }
             let due = told.checked_add(time)?;
             if due > now {
                 return Some(due);
             }
-            nth += 1;
             told = now;
+            if late && !excused {
+                excused = true;
+                return now.checked_add(time);
+            }
+            nth += 1;
             tell(handle, Idle { since, nth }).then(|| now.checked_add(time))?
         });
     }
@@ -343,6 +352,31 @@ mod tests {
         assert_transparent(&IdleTimeoutLayer::new(TEN), || Connection::new(()));
         let hook = |_: &Session<String>, _| unreachable!("no loop runs the check");
         assert_transparent(&IdleTimeoutLayer::new(TEN).with_hook(hook), framed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silence_is_excused_once_when_the_check_runs_late() {
+        let connection = framed();
+        let handle = connection.handle().clone();
+        let opened = handle.opened_at();
+        let at = |seconds| opened + Duration::from_secs(seconds);
+        let IdleTimeoutLayer { idleness, .. } = IdleTimeoutLayer::all(TEN);
+        idleness.watch(&handle, |handle, _| {
+            handle.close_with(CloseReason::IdleTimeout);
+            false
+        });
+        let (mut driver, _lease) = drive(connection);
+        driver.reading(true, driver.moment(at(0)));
+        driver.run_checks(at(25));
+        assert_eq!((driver.next_check(), handle.reason()), (Some(at(35)), None));
+        // what is received begins another silence
+        driver.received(1, driver.moment(at(30)));
+        driver.run_checks(at(35));
+        assert_eq!(driver.next_check(), Some(at(40)));
+        driver.run_checks(at(45));
+        assert_eq!((driver.next_check(), handle.reason()), (Some(at(55)), None));
+        driver.run_checks(at(65));
+        assert_eq!(handle.reason(), Some(CloseReason::IdleTimeout));
     }
 
     #[tokio::test(start_paused = true)]
