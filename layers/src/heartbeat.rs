@@ -13,8 +13,8 @@
 //! for a peer that neither reads nor sends is not there. While we ourselves do not read, no answer can be missed; the
 //! time for it starts anew when we read again.
 //!
-//! A thread that was blocked has not read meanwhile. A check that runs late therefore misses no answer: the
-//! peer has the time for it once more.
+//! A thread that was blocked has not read meanwhile. A check that runs late therefore misses no
+//! answer: the peer has the time for it once more.
 //!
 //! Beats come late rather than in bursts, and up to a tenth late on purpose, each session by its own
 //! [jitter](HeartbeatLayer::with_jitter).

@@ -24,8 +24,9 @@
 //! ([`reading_since`](ConnectionHandle::reading_since)) nobody knows what it might have sent; so the time does not run
 //! then, but for `write`.
 //!
-//! A thread that was blocked, by a handler for example, has neither read nor answered meanwhile. A check
-//! that runs late therefore finds nothing out, and the time begins again, once in each silence.
+//! A thread that was blocked, by a handler for example, has neither read nor answered meanwhile. A
+//! check that runs late therefore finds nothing out, and the time begins again, once in each
+//! silence.
 //!
 //! Scope: session. It may stand anywhere outside `SessionLayer`, with a hook between `CodecLayer` and `SessionLayer`.
 //! Several may be stacked.

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::{Case, Group, Measured, Results, peers::Peer};
 use crate::server::{Kind, Protocol};
 
-/// Rounds below which there is no verdict. With five, the middle half leaves out the highest and the
-/// lowest ratio; with fewer, one disturbed round decides.
+/// Rounds below which there is no verdict. With five, the middle half leaves out the highest and
+/// the lowest ratio; with fewer, one disturbed round decides.
 const LEAST_ROUNDS: usize = 5;
 
 /// The loops that one would write by hand.

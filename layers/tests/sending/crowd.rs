@@ -6,7 +6,8 @@ use getty_layers::driver::Driver;
 
 use super::pair;
 
-/// Encodes whatever there is, until the session closes or so many messages have left; gives them back.
+/// Encodes whatever there is, until the session closes or so many messages have left; gives them
+/// back.
 async fn drive(mut driver: Driver<(u32, u32)>, until: usize) -> Vec<(u32, u32)> {
     let mut left = Vec::new();
     poll_fn(|cx| {

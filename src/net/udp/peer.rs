@@ -95,8 +95,8 @@ impl Peer {
         &self.flow
     }
 
-    /// Returns `true` unless the session waits for datagrams: some are queued, a handler runs, or the
-    /// session waits for readiness.
+    /// Returns `true` unless the session waits for datagrams: some are queued, a handler runs, or
+    /// the session waits for readiness.
     pub(super) fn is_busy(&self) -> bool {
         self.lock().waker.is_none()
     }
@@ -184,8 +184,8 @@ impl UdpInfo {
 
     /// Returns the local address that the peer sends to, where the operating system reports it.
     ///
-    /// It is the same for all datagrams of a session: what the peer sends to another local address is
-    /// another session's.
+    /// It is the same for all datagrams of a session: what the peer sends to another local address
+    /// is another session's.
     #[must_use]
     pub fn local_ip(&self) -> Option<IpAddr> {
         self.0.flow.local

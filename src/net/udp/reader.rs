@@ -116,8 +116,8 @@ impl Reader {
         }
     }
 
-    /// Ends what is due, and waits for the next. Before that it reads what has arrived: a thread that
-    /// was blocked has not, and peers that sent meanwhile are not silent.
+    /// Ends what is due, and waits for the next. Before that it reads what has arrived: a thread
+    /// that was blocked has not, and peers that sent meanwhile are not silent.
     fn poll_due(&mut self, cx: &mut Context<'_>) {
         loop {
             if let Some(sleep) = &mut self.sleep {
@@ -133,7 +133,8 @@ impl Reader {
                 cx.waker().wake_by_ref();
                 return;
             }
-            // the thread was blocked before the sleep ended, or by a session that had its turn since
+            // the thread was blocked before the sleep ended, or by a session that had its turn
+            // since
             let late = self.due.take().is_some_and(|due| due.elapsed() > GRAIN);
             let Some(next) = self.end_due(Instant::now(), late) else {
                 return;

@@ -49,8 +49,8 @@ pub enum ProbePolicy {
     /// It is answered with an empty datagram and goes no further. The client need not wait for its
     /// timeout, because that library's clients take any answer.
     ///
-    /// The answer is no probe. Servers drop empty datagrams by default, so a forged probe does not make
-    /// two servers answer each other.
+    /// The answer is no probe. Servers drop empty datagrams by default, so a forged probe does not
+    /// make two servers answer each other.
     Answer,
 }
 
@@ -76,9 +76,8 @@ pub enum Admit {
     /// Nothing: the datagram is dropped and counted.
     Ignore,
     /// These bytes are sent back, and nothing is remembered: for a cookie that the peer has to repeat, and so proves that
-    /// it can be reached where it says. It
-    /// must be shorter than the datagram: a longer one amplifies a flood, and two servers that answer
-    /// each other with as many bytes never stop.
+    /// it can be reached where it says. It must be shorter than the datagram: a longer one
+    /// amplifies a flood, and two servers that answer each other with as many bytes never stop.
     Answer(Bytes),
 }
 

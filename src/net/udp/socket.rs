@@ -30,7 +30,8 @@ const FEW: usize = if BATCH_SIZE < 8 { BATCH_SIZE } else { 8 };
 /// Whether a batch that is not full means that the socket is empty: recvmmsg goes on until it is.
 const SHORT_BATCH_IS_LAST: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
-/// Least that a datagram takes in the operating system's receive buffer, bookkeeping included, in bytes.
+/// Least that a datagram takes in the operating system's receive buffer, bookkeeping included, in
+/// bytes.
 const LEAST_COST: usize = 256;
 /// Linux's default receive buffer, where the socket's own is not known, in bytes.
 const USUAL_BUFFER: usize = 208 * 1024;
@@ -121,10 +122,11 @@ impl Socket {
         }
     }
 
-    /// The address to answer from: said only where the operating system might choose another. Nothing
-    /// is sent from an address of many, such as a multicast group: there the choice is its own.
+    /// Returns the source address of an answer to a datagram that was sent to `local`. `None` leaves
+    /// the choice to the operating system: where it has none, and for multicast and broadcast
+    /// addresses, which cannot be a source.
     pub(super) fn answer_from(&self, local: Option<IpAddr>) -> Option<IpAddr> {
-        local.filter(|local| self.local.ip().is_unspecified() && !is_of_many(*local))
+        local.filter(|local| self.local.ip().is_unspecified() && !is_group(*local))
     }
 
     /// Upper bound of the full batches that can wait in the operating system's buffer.
@@ -173,8 +175,8 @@ impl Socket {
         self.recv(Ready::Checked, each)
     }
 
-    /// As [`try_recv`](Self::try_recv), and asks the operating system even if tokio has not seen yet
-    /// that datagrams wait.
+    /// As [`try_recv`](Self::try_recv), and asks the operating system even if tokio has not seen
+    /// yet that datagrams wait.
     pub(super) fn recv_now(&self, each: impl FnMut(Arrived<'_>)) -> io::Result<bool> {
         self.recv(Ready::Ignored, each)
     }
@@ -315,7 +317,7 @@ impl Socket {
 }
 
 /// Returns `true` for an address that a datagram can be sent to and not from.
-fn is_of_many(ip: IpAddr) -> bool {
+fn is_group(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
         IpAddr::V6(ip) => ip.is_multicast(),

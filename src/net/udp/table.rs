@@ -22,8 +22,8 @@ const SHORTEST: Duration = Duration::from_millis(1);
 
 /// The two ends of a session: the peer's address, and the local address that it sends to.
 ///
-/// A peer that sends to two local addresses has two sessions, as over TCP. Each answers from its own
-/// local address.
+/// A peer that sends to two local addresses has two sessions, as over TCP. Each answers from its
+/// own local address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Flow {
     pub(super) peer: SocketAddr,
@@ -177,9 +177,10 @@ impl Table {
 
     /// Removes a peer that has been silent for `idle`, if there is one.
     ///
-    /// A peer is spared while its session is busy, and for one timeout after that. If the expiry runs
-    /// `late`, the thread was blocked: each silent peer is spared once, because it may wait for an
-    /// answer that could not leave (design.md: When is a peer idle whose handler blocks the thread?).
+    /// A peer is spared while its session is busy, and for one timeout after that. If the expiry
+    /// runs `late`, the thread was blocked: each silent peer is spared once, because it may wait
+    /// for an answer that could not leave (design.md: When is a peer idle whose handler blocks the
+    /// thread?).
     pub(super) fn expire(
         &mut self,
         idle: Duration,

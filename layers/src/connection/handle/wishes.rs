@@ -57,8 +57,8 @@ impl ConnectionHandle {
 
     /// As [`check_at`](Self::check_at), for a `check` that is also given `true` if it runs late.
     ///
-    /// What arrived while the thread was blocked may not be read yet, and an answer may have left only
-    /// just now. Silence before a late check does not show that the peer is gone.
+    /// What arrived while the thread was blocked may not be read yet, and an answer may have left
+    /// only just now. Silence before a late check does not show that the peer is gone.
     pub(crate) fn check_lateness_at(
         &self,
         at: Instant,
@@ -125,11 +125,11 @@ impl ConnectionHandle {
         self.0.signal.raise(Signal::PING);
     }
 
-    /// Sets how long the transport may take no byte while bytes wait, in place of the session loop's
-    /// setting. `None` disables the timeout.
+    /// Sets how long the transport may take no byte while bytes wait, in place of the session
+    /// loop's setting. `None` disables the timeout.
     ///
-    /// It may be called at any time and takes effect at once: a write that is stalled is measured by the
-    /// new timeout, from the moment at which it stalled. The last call wins. Scope: session.
+    /// It may be called at any time and takes effect at once: a write that is stalled is measured
+    /// by the new timeout, from the moment at which it stalled. The last call wins. Scope: session.
     pub fn set_write_timeout(&self, timeout: Option<Duration>) {
         let mut rare = self.0.rare.lock();
         rare.wishes.get_or_insert_default().write_timeout = Some(timeout);
