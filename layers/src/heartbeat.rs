@@ -13,9 +13,6 @@
 //! for a peer that neither reads nor sends is not there. While we ourselves do not read, no answer can be missed; the
 //! time for it starts anew when we read again.
 //!
-//! A thread that was blocked has not read meanwhile. A check that runs late therefore misses no
-//! answer: the peer has the time for it once more.
-//!
 //! Beats come late rather than in bursts, and up to a tenth late on purpose, each session by its own
 //! [jitter](HeartbeatLayer::with_jitter).
 //!
@@ -345,15 +342,9 @@ impl Times {
         let mut pulse = Pulse {
             last: begun,
             unanswered: None,
-            excused: None,
         };
-        session.check_lateness_at(first, move |handle, now, late| {
+        session.check_at(first, move |handle, now| {
             if !pulse.is_alive(self, handle, now) {
-                if late && pulse.excused != pulse.unanswered {
-                    // the answer may have come while the thread was blocked: one more time for it
-                    pulse.excused = pulse.unanswered;
-                    return now.checked_add(self.answer?);
-                }
                 handle.close_with(CloseReason::HeartbeatMissed);
                 return None;
             }
@@ -376,8 +367,6 @@ struct Pulse {
     last: Instant,
     /// The first beat since which nothing was received.
     unanswered: Option<Instant>,
-    /// The beat whose missing answer was excused once.
-    excused: Option<Instant>,
 }
 
 impl Pulse {

@@ -55,10 +55,8 @@ impl ConnectionHandle {
         self.check_lateness_at(at, move |handle, now, _| check(handle, now));
     }
 
-    /// As [`check_at`](Self::check_at), for a `check` that is also given `true` if it runs late.
-    ///
-    /// What arrived while the thread was blocked may not be read yet, and an answer may have left
-    /// only just now. Silence before a late check does not show that the peer is gone.
+    /// As [`check_at`](Self::check_at), for a `check` that is also given `true` if it runs late,
+    /// because the thread was blocked.
     pub(crate) fn check_lateness_at(
         &self,
         at: Instant,
