@@ -188,18 +188,12 @@ async fn a_session_whose_handler_blocks_its_thread_is_not_idle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_came_while_the_thread_was_blocked_ends_the_silence() {
-    let blocking = open(IdleTimeoutLayer::read(3600 * SECOND));
-    let session = open(IdleTimeoutLayer::read(60 * SECOND));
+async fn a_session_that_received_nothing_is_idle_however_late_that_is_seen() {
+    let (handle, _peer, task) = open(IdleTimeoutLayer::read(60 * SECOND));
     idle().await;
-    for _ in 0..3 {
-        blocking.1.send("block 90\n");
-        session.1.send("hello\n");
-        idle().await;
-    }
-    assert_eq!(session.1.output(), "hello\nhello\nhello\n");
-    assert!(!session.0.is_closing());
-    closes_after(session, 330).await;
+    advance(90 * SECOND).await;
+    assert_eq!(soon(task).await.unwrap().reason, CloseReason::IdleTimeout);
+    assert_eq!(handle.opened_at().elapsed().as_secs(), 90);
 }
 
 #[tokio::test(start_paused = true)]
