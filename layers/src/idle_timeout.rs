@@ -208,11 +208,12 @@ impl Idleness {
             return;
         };
         // of the silence at hand: since when it lasts, how often that was told, and when last
-        let (mut known, mut nth, mut told) = (opened, 0_u64, opened);
-        // messages received when the check ran last
-        let mut seen = 0;
+        let (mut known, mut nth, mut told) = (opened, 0_u32, opened);
+        // messages received when the check ran last; two words of 32 bits keep the check small
+        let mut seen = 0_u32;
         handle.check_lateness_at(first, move |handle, now, late| {
-            let received = handle.stats().messages_in;
+            let received = handle.stats().messages_in & u64::from(u32::MAX);
+            let received = u32::try_from(received).unwrap_or(u32::MAX);
             let is_new = std::mem::replace(&mut seen, received) != received;
             let Some(since) = self.since(handle) else {
                 // a silence that begins later is not long enough before a whole time from now
@@ -231,7 +232,8 @@ impl Idleness {
                 // a handler may have blocked the thread, and the peer waited for its answer
                 return now.checked_add(time);
             }
-            nth += 1;
+            nth = nth.saturating_add(1);
+            let nth = u64::from(nth);
             tell(handle, Idle { since, nth }).then(|| now.checked_add(time))?
         });
     }
