@@ -24,6 +24,10 @@
 //! ([`reading_since`](ConnectionHandle::reading_since)) nobody knows what it might have sent; so the time does not run
 //! then, but for `write`.
 //!
+//! A handler that blocks its thread is not seen in flight, and its answer leaves only after that. So a
+//! check that runs late, on a session that has received messages since the check before, begins the
+//! time again.
+//!
 //! Scope: session. It may stand anywhere outside `SessionLayer`, with a hook between `CodecLayer` and `SessionLayer`.
 //! Several may be stacked.
 //!
@@ -204,8 +208,13 @@ impl Idleness {
             return;
         };
         // of the silence at hand: since when it lasts, how often that was told, and when last
-        let (mut known, mut nth, mut told) = (opened, 0_u64, opened);
-        handle.check_at(first, move |handle, now| {
+        let (mut known, mut nth, mut told) = (opened, 0_u32, opened);
+        // messages received when the check ran last; two words of 32 bits keep the check small
+        let mut seen = 0_u32;
+        handle.check_lateness_at(first, move |handle, now, late| {
+            let received = handle.stats().messages_in & u64::from(u32::MAX);
+            let received = u32::try_from(received).unwrap_or(u32::MAX);
+            let is_new = std::mem::replace(&mut seen, received) != received;
             let Some(since) = self.since(handle) else {
                 // a silence that begins later is not long enough before a whole time from now
                 return now.checked_add(time);
@@ -218,8 +227,13 @@ impl Idleness {
             if due > now {
                 return Some(due);
             }
-            nth += 1;
             told = now;
+            if late && is_new {
+                // a handler may have blocked the thread, and the peer waited for its answer
+                return now.checked_add(time);
+            }
+            nth = nth.saturating_add(1);
+            let nth = u64::from(nth);
             tell(handle, Idle { since, nth }).then(|| now.checked_add(time))?
         });
     }
@@ -343,6 +357,31 @@ mod tests {
         assert_transparent(&IdleTimeoutLayer::new(TEN), || Connection::new(()));
         let hook = |_: &Session<String>, _| unreachable!("no loop runs the check");
         assert_transparent(&IdleTimeoutLayer::new(TEN).with_hook(hook), framed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_check_after_a_message_begins_the_time_again() {
+        let connection = framed();
+        let handle = connection.handle().clone();
+        let opened = handle.opened_at();
+        let at = |seconds| opened + Duration::from_secs(seconds);
+        let IdleTimeoutLayer { idleness, .. } = IdleTimeoutLayer::all(TEN);
+        idleness.watch(&handle, |handle, _| {
+            handle.close_with(CloseReason::IdleTimeout);
+            false
+        });
+        let (mut driver, _lease) = drive(connection);
+        driver.reading(true, driver.moment(at(0)));
+        driver.messages_in(1, driver.moment(at(0)));
+        driver.run_checks(at(25));
+        assert_eq!((driver.next_check(), handle.reason()), (Some(at(35)), None));
+        driver.received(1, driver.moment(at(30)));
+        driver.messages_in(1, driver.moment(at(30)));
+        driver.run_checks(at(35));
+        assert_eq!(driver.next_check(), Some(at(40)));
+        // that message was seen by the check before, which was in time
+        driver.run_checks(at(45));
+        assert_eq!(handle.reason(), Some(CloseReason::IdleTimeout));
     }
 
     #[tokio::test(start_paused = true)]

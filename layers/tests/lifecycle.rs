@@ -24,6 +24,26 @@ fn connection() -> (Connection<()>, ConnectionHandle) {
 }
 
 #[test]
+fn parts_of_a_framed_transport_can_be_changed_and_put_together() {
+    let (connection, handle) = connection();
+    let (session, driver) = driver::pair::<String>(handle);
+    let framed = Framed::new("transport", LinesCodec::new(), driver, 1024);
+    let mut parts = framed.into_parts();
+    parts.transport = "another";
+    parts.codec = LinesCodec::new_with_max_length(10);
+    parts.max_frame = 64;
+    let framed = Framed::from_parts(parts);
+    assert_eq!(*framed.transport(), "another");
+    assert_eq!(framed.codec().max_length(), 10);
+    assert_eq!((framed.max_frame(), framed.codec_id()), (64, None));
+    assert_eq!(
+        getty_layers::HasSession::session(&framed).id(),
+        session.id()
+    );
+    drop(connection);
+}
+
+#[test]
 fn the_first_reason_wins() {
     let (connection, handle) = connection();
     assert_eq!(handle.reason(), None);

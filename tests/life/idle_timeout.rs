@@ -5,12 +5,16 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use getty::{
     CloseReason, Closed, Connection, ConnectionHandle, Request, ServiceBuilder, Session,
     SessionLayer,
     layers::{CodecLayer, IdleTimeoutLayer},
 };
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{
+    task::JoinHandle,
+    time::{advance, sleep},
+};
 use tower::ServiceExt;
 
 use crate::support::{Answer, echo, idle, lines, soon, stream};
@@ -32,11 +36,19 @@ fn open(layer: IdleTimeoutLayer) -> Open {
     (handle, peer, task)
 }
 
-/// Answers at once, after so many seconds, or not at all.
+/// Answers at once, after so many seconds, after as many in which the thread does nothing else, or
+/// not at all.
 async fn handle(request: Request<String>) -> Answer {
     let message = request.message();
     if let Some(seconds) = message.strip_prefix("sleep ") {
         sleep(Duration::from_secs(seconds.parse()?)).await;
+    }
+    if let Some(seconds) = message.strip_prefix("block ") {
+        let moved = Box::pin(advance(seconds.parse::<u32>()? * SECOND)).now_or_never();
+        assert!(
+            moved.is_none(),
+            "the clock has moved, and the rest is a yield"
+        );
     }
     if message == "no answer" {
         return Ok(None);
@@ -155,6 +167,33 @@ async fn a_peer_that_waits_for_its_answer_is_not_idle() {
         );
         closes_after(session, 150).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_handler_blocks_its_thread_is_not_idle() {
+    for layer in [
+        IdleTimeoutLayer::all(60 * SECOND),
+        IdleTimeoutLayer::read(60 * SECOND),
+        IdleTimeoutLayer::write(60 * SECOND),
+        IdleTimeoutLayer::active(60 * SECOND),
+    ] {
+        let session = open(layer);
+        idle().await;
+        session.1.send("block 90\n");
+        idle().await;
+        assert_eq!(session.1.output(), "block 90\n");
+        assert!(!session.0.is_closing(), "its peer has the answer only now");
+        closes_after(session, 150).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_received_nothing_is_idle_however_late_that_is_seen() {
+    let (handle, _peer, task) = open(IdleTimeoutLayer::read(60 * SECOND));
+    idle().await;
+    advance(90 * SECOND).await;
+    assert_eq!(soon(task).await.unwrap().reason, CloseReason::IdleTimeout);
+    assert_eq!(handle.opened_at().elapsed().as_secs(), 90);
 }
 
 #[tokio::test(start_paused = true)]

@@ -41,6 +41,21 @@ async fn it_takes_the_place_of_the_session_loops_own() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn it_can_be_set_while_the_session_runs() {
+    for (seconds, end) in [(3, 5), (70, 70)] {
+        let (handle, peer, task) = open(WriteTimeoutLayer::new(8 * SECOND));
+        peer.stall();
+        peer.send("unread\n");
+        sleep(5 * SECOND).await;
+        assert!(handle.stalled_since().is_some());
+        handle.set_write_timeout(Some(seconds * SECOND));
+        let closed = soon(task).await.unwrap();
+        assert_eq!(closed.reason, CloseReason::WriteTimeout);
+        assert_eq!(closed.lifetime.as_secs(), end);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_byte_that_moves_starts_it_anew() {
     let (handle, peer, task) = open(WriteTimeoutLayer::new(3 * SECOND));
     peer.stall();

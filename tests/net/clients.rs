@@ -141,10 +141,14 @@ async fn over_what_the_url_says() {
     let plain = serve(WsLayer::new().layer(app())).await;
     let secure = serve(server.layer(WsLayer::new().layer(app()))).await;
     let connector = WsUrlConnectLayer::new(WsConnectLayer::new(), client).layer(connector());
-    let url = format!("ws://{NAME}:{}/", plain.port());
-    comes_back(connector.clone(), url, TransportKind::WebSocket).await;
-    let url = format!("wss://{NAME}:{}/", secure.port());
-    comes_back(connector, url, TransportKind::SecureWebSocket).await;
+    for scheme in ["ws", "WS"] {
+        let url = format!("{scheme}://{NAME}:{}/", plain.port());
+        comes_back(connector.clone(), url, TransportKind::WebSocket).await;
+    }
+    for scheme in ["wss", "WsS"] {
+        let url = format!("{scheme}://{NAME}:{}/", secure.port());
+        comes_back(connector.clone(), url, TransportKind::SecureWebSocket).await;
+    }
 }
 
 #[tokio::test]

@@ -366,6 +366,26 @@ async fn silent_address_is_overtaken_by_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn next_address_is_dialled_after_the_attempt_delay() {
+    let (_listener, _waiting, silent) = silent().await;
+    let (_taken, refusing) = refusing();
+    let second = Duration::from_secs(1);
+    for (delay, dials_both) in [(second, true), (2 * second, true), (4 * second, false)] {
+        let error = TcpConnector::new()
+            .with_attempt_delay(delay)
+            .with_connect_timeout(3 * second)
+            .connect(&[silent, refusing][..])
+            .await
+            .unwrap_err();
+        let refused = error
+            .attempts()
+            .iter()
+            .any(|(_, error)| error.kind() == ErrorKind::ConnectionRefused);
+        assert_eq!(refused, dials_both, "{delay:?}: {}", report(&error));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn dial_that_fails_tells_of_each_address() {
     let (_full, _waiting, silent) = silent().await;
     let (_taken, refusing) = refusing();

@@ -23,7 +23,8 @@ usage: compare [--quick] [--pin] [--no-peers] [--servers A,B,..] [--cases A,B,..
   --cases      connections x frames in flight x payload bytes, as in 50x64x64, or idle; over WebSocket ws-50x64x64 or
                ws-idle; in datagrams udp-8x16x64; one message to many members, broadcast-1000; calls by so many tasks
                that share a connection, calls-50, or calls-by-id-50
-  --rounds     how often each server is measured on each case, 7 by default; odd numbers have a median of their own
+  --rounds     how often each server is measured on each case, 7 by default; odd numbers have a median of their own,
+               and fewer than 5 no verdict
   --millis     how long each of these takes, after a quarter of a second of warming up; 300 by default
 ";
 

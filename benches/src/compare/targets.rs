@@ -5,8 +5,15 @@ use std::fmt::Write as _;
 use super::{Case, Group, Measured, Results, peers::Peer};
 use crate::server::{Kind, Protocol};
 
+/// Rounds below which there is no verdict. With five, the middle half leaves out the highest and
+/// the lowest ratio; with fewer, one disturbed round decides.
+const LEAST_ROUNDS: usize = 5;
+
 /// The loops that one would write by hand.
 const HAND: [&str; 2] = ["tokio-8k", "tokio-64k"];
+
+/// What stands in place of a verdict where there is none.
+const TOO_FEW: &str = "too few rounds";
 
 /// A target as it came out.
 #[derive(Debug)]
@@ -17,6 +24,8 @@ struct Verdict {
     at_most: f64,
     /// How far the reference was from itself in the same case.
     error: f64,
+    /// Enough rounds were measured.
+    is_conclusive: bool,
 }
 
 /// A table of all targets for which there are figures.
@@ -43,6 +52,8 @@ pub(super) fn verdicts(results: &Results) -> String {
                 measured,
                 at_most,
                 error: 0.0,
+                // memory does not depend on what else the machine does
+                is_conclusive: true,
             }));
         }
     }
@@ -115,6 +126,7 @@ impl Verdict {
             measured: measured.ratio(name, other)?.median,
             at_most,
             error: measured.error().unwrap_or(0.0),
+            is_conclusive: measured.rounds() >= LEAST_ROUNDS,
         })
     }
 
@@ -125,8 +137,11 @@ impl Verdict {
             measured,
             at_most,
             error,
+            is_conclusive,
         } = self;
-        let verdict = if measured <= at_most {
+        let verdict = if !is_conclusive {
+            return format!("| {case} | {what} | {measured:.2} | {at_most:.2} | - | {TOO_FEW} |");
+        } else if measured <= at_most {
             "met"
         } else if *measured <= at_most * (1.0 + error) {
             "met, within the error"
@@ -146,15 +161,18 @@ mod tests {
     use crate::compare::{Sample, turns::take_turns};
     use crate::histogram::Histogram;
 
-    fn measured(cpu: &[(&str, f64)]) -> Results {
+    fn measured(cpu: &[(&str, f64)], rounds: usize) -> Results {
         let names: Vec<&str> = cpu.iter().map(|(name, _)| *name).collect();
-        let mut again = 0.0;
-        let (measured, _) = take_turns(Case::echo(50, 64, 64), &names, 1, |index| {
-            // the reference is the first, and a twentieth more when it comes again
-            let cpu = cpu[index].1 + if index == 0 { again } else { 0.0 };
-            again = 5.0;
+        // the reference, which is the first, is measured once more in each round
+        let each = names.len() + 1;
+        let mut turns = 0;
+        let (measured, _) = take_turns(Case::echo(50, 64, 64), &names, rounds, |index| {
+            let place = (turns / each + turns % each) % each;
+            turns += 1;
+            // a twentieth more when it comes again
+            let again = if place == names.len() { 5.0 } else { 0.0 };
             Ok(Sample {
-                cpu,
+                cpu: cpu[index].1 + again,
                 rate: 1.0,
                 latency: Histogram::default(),
                 peak: None,
@@ -167,8 +185,28 @@ mod tests {
     }
 
     #[test]
+    fn too_few_rounds_have_no_verdict() {
+        for rounds in 1..LEAST_ROUNDS {
+            let table = verdicts(&measured(&[("tokio-8k", 100.0), ("getty", 90.0)], rounds));
+            assert!(
+                table.ends_with("| 0.90 | 1.00 | - | too few rounds |\n"),
+                "{table}"
+            );
+            assert!(!table.contains("met"), "{table}");
+        }
+        let table = verdicts(&measured(
+            &[("tokio-8k", 100.0), ("getty", 90.0)],
+            LEAST_ROUNDS,
+        ));
+        assert!(table.ends_with("| 0.90 | 1.00 | 0.05 | met |\n"), "{table}");
+    }
+
+    #[test]
     fn a_ratio_is_to_the_better_of_the_loops_by_hand() {
-        let results = measured(&[("tokio-8k", 100.0), ("tokio-64k", 80.0), ("getty", 100.0)]);
+        let results = measured(
+            &[("tokio-8k", 100.0), ("tokio-64k", 80.0), ("getty", 100.0)],
+            LEAST_ROUNDS,
+        );
         assert!(
             verdicts(&results).contains("| getty over tokio-64k | 1.25 | 1.00 | 0.05 | missed |")
         );
@@ -176,14 +214,17 @@ mod tests {
 
     #[test]
     fn what_is_within_the_error_is_said_to_be() {
-        let results = measured(&[("tokio-8k", 100.0), ("getty", 104.0)]);
+        let results = measured(&[("tokio-8k", 100.0), ("getty", 104.0)], LEAST_ROUNDS);
         let verdicts = verdicts(&results);
         assert!(verdicts.ends_with("| 1.04 | 1.00 | 0.05 | met, within the error |\n"));
     }
 
     #[test]
     fn peers_count_and_who_was_not_measured_does_not() {
-        let results = measured(&[("tokio-8k", 100.0), ("ntex", 90.0), ("getty", 81.0)]);
+        let results = measured(
+            &[("tokio-8k", 100.0), ("ntex", 90.0), ("getty", 81.0)],
+            LEAST_ROUNDS,
+        );
         let verdicts = verdicts(&results);
         assert!(verdicts.contains("| getty over ntex | 0.90 | 1.00 | 0.05 | met |"));
         assert!(!verdicts.contains("epoll"), "{verdicts}");

@@ -97,6 +97,13 @@ impl Measured {
         self.case
     }
 
+    /// Number of rounds that all of them were measured in.
+    #[must_use]
+    pub fn rounds(&self) -> usize {
+        let rounds = self.entries.iter().map(|entry| entry.samples.len());
+        rounds.min().unwrap_or(0)
+    }
+
     /// The median CPU time of each, in the order of the table.
     pub fn medians(&self) -> impl Iterator<Item = (&str, f64)> {
         self.entries.iter().filter_map(|entry| {

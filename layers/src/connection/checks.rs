@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::ConnectionHandle;
 
-type Look = dyn FnMut(&ConnectionHandle, Instant) -> Option<Instant> + Send;
+type Look = dyn FnMut(&ConnectionHandle, Instant, bool) -> Option<Instant> + Send;
 
 /// One thing to look at, and when.
 pub(crate) struct Check {
@@ -17,7 +17,7 @@ pub(crate) struct Check {
 impl Check {
     pub(crate) fn new(
         at: Instant,
-        look: impl FnMut(&ConnectionHandle, Instant) -> Option<Instant> + Send + 'static,
+        look: impl FnMut(&ConnectionHandle, Instant, bool) -> Option<Instant> + Send + 'static,
     ) -> Self {
         Self {
             at,
@@ -60,7 +60,8 @@ impl Checks {
             if check.at > now || connection.is_closing() {
                 return true;
             }
-            match (check.look)(connection, now) {
+            let late = now.saturating_duration_since(check.at) > LATE;
+            match (check.look)(connection, now, late) {
                 // a little later at least, or a check that answers with the past would be run for ever
                 Some(again) => check.at = again.max(now + TICK),
                 None => return false,
@@ -74,6 +75,10 @@ impl Checks {
         self.next = self.checks.iter().map(|check| check.at).min();
     }
 }
+
+/// A check that runs this much after its time runs late: its thread was blocked. More than the
+/// resolution of tokio's timers, and less than a timeout that is of use.
+const LATE: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// The resolution of tokio's timers.
 const TICK: std::time::Duration = std::time::Duration::from_millis(1);

@@ -19,6 +19,7 @@ use super::{
     connection,
     options::{Keepalive, StreamOptions},
     race::{interleave, race},
+    resets_self_connect,
 };
 use crate::net::connect::{
     CONNECT_TIMEOUT, ConnectError, Connecting, all_failed, can_dial, self_connect, timed_out,
@@ -202,9 +203,7 @@ impl TcpConnector {
         let local = stream.local_addr();
         // what was dialled may stand for another address, such as 0.0.0.0 for this machine
         let peer = stream.peer_addr().unwrap_or(address);
-        if local.as_ref().is_ok_and(|local| *local == peer) {
-            // reset, for an orderly close would keep the port occupied for a minute
-            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        if resets_self_connect(&stream, &local, peer) {
             return Err(self_connect());
         }
         Ok(connection(stream, local, peer))

@@ -13,6 +13,7 @@ use tokio::net::{TcpStream, ToSocketAddrs, lookup_host};
 use super::{
     connection,
     options::{INHERITS, Keepalive, StreamOptions},
+    resets_self_connect,
 };
 use crate::net::{
     Listener,
@@ -142,20 +143,30 @@ fn poll_accept(
     options: Option<StreamOptions>,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<Connection<TcpStream>>> {
-    let (stream, peer) = ready!(listener.poll_accept(cx))?;
-    Poll::Ready(Ok(accepted(stream, peer, options)))
+    loop {
+        let (stream, peer) = ready!(listener.poll_accept(cx))?;
+        if let Some(connection) = accepted(stream, peer, options) {
+            return Poll::Ready(Ok(connection));
+        }
+    }
 }
 
+/// The connection over an accepted socket; `None` if the socket is connected to itself. Without `options` the socket has
+/// inherited them.
 fn accepted(
     stream: TcpStream,
     peer: SocketAddr,
     options: Option<StreamOptions>,
-) -> Connection<TcpStream> {
+) -> Option<Connection<TcpStream>> {
+    let local = stream.local_addr();
+    if resets_self_connect(&stream, &local, peer) {
+        tracing::warn!(%peer, "an accepted socket is connected to itself; it is reset");
+        return None;
+    }
     if let Some(options) = options {
         options.apply_to_accepted(&stream);
     }
-    let local = stream.local_addr();
-    connection(stream, local, peer)
+    Some(connection(stream, local, peer))
 }
 
 /// The settings of a [`TcpListener`]; made by [`TcpListener::builder`].
@@ -324,6 +335,25 @@ mod tests {
 
     use super::*;
 
+    // No listener of Linux is given such a socket: the handshake is the connecting socket's own.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn socket_that_is_connected_to_itself_is_not_accepted_and_its_port_is_free_at_once() {
+        let any = SocketAddr::from(([127, 0, 0, 4], 0));
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&any.into()).unwrap();
+        let address = socket.local_addr().unwrap();
+        socket.connect(&address).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let stream = TcpStream::from_std(socket.into()).unwrap();
+        let peer = stream.peer_addr().unwrap();
+        assert_eq!(stream.local_addr().unwrap(), peer);
+
+        assert!(accepted(stream, peer, StreamOptions::new()).is_none());
+        let server = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        server.bind(&address).unwrap();
+    }
+
     // A Unix socket in the guise of a TCP one knows neither nodelay nor keepalive nor an IP address.
     #[tokio::test]
     async fn connection_survives_settings_that_its_socket_refuses() {
@@ -335,7 +365,7 @@ mod tests {
         let peer = SocketAddr::from(([192, 0, 2, 1], 7));
         let mut options = StreamOptions::new();
         options.keepalive = Some(Keepalive::new(Duration::from_secs(60)));
-        let mut connection = accepted(stream, peer, Some(options));
+        let mut connection = accepted(stream, peer, Some(options)).unwrap();
 
         assert_eq!(connection.handle().peer_addr(), &Address::Ip(peer));
         assert_eq!(connection.handle().local_addr(), &Address::Unknown);

@@ -15,7 +15,7 @@ use tokio_util::sync::ReusableBoxFuture;
 use super::{
     Ecn, longest_to,
     outgoing::Outgoing,
-    probe::is_probe,
+    probe::{ANSWER, is_probe},
     socket::{Route, Socket},
     units::Units,
 };
@@ -41,6 +41,8 @@ pub struct UdpClient {
     peer: SocketAddr,
     settings: ClientSettings,
     waiting: Units<Ecn>,
+    /// A dial waits for the answer to its probe.
+    pub(super) is_probing: bool,
     /// How many datagrams the session has not been told that it lost.
     lost: u32,
     outgoing: Outgoing,
@@ -56,6 +58,7 @@ impl UdpClient {
             peer,
             settings,
             waiting: Units::new(),
+            is_probing: false,
             lost: 0,
             outgoing: Outgoing::new(),
         }
@@ -93,11 +96,14 @@ impl UdpClient {
             socket,
             settings,
             waiting,
+            is_probing,
             lost,
             ..
         } = self;
         socket.try_recv(|arrived| {
-            if settings.probes && is_probe(arrived.bytes) {
+            // the answer is an empty datagram; other servers echo the probe
+            let is_answer = std::mem::take(is_probing) && arrived.bytes == ANSWER;
+            if is_answer || (settings.probes && is_probe(arrived.bytes)) {
                 return;
             }
             if arrived.bytes.len() > settings.max_datagram {

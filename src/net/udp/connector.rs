@@ -91,9 +91,10 @@ impl UdpConnector {
         self
     }
 
-    /// Sends the Go library's probe with each dial, and waits so long for whatever comes back. An answer to the probe is
-    /// dropped, any other datagram is the session's; silence is no failure, for such servers discard probes, and a
-    /// refusal is one. That library waits for 1 s. Default: off.
+    /// Sends the Go library's probe with each dial and waits for an answer, for `wait` at most. An
+    /// answer is an empty datagram or the probe itself, and is dropped; any other datagram is the
+    /// session's. Silence is no failure, because that library's servers discard probes; a refusal is
+    /// one. That library waits for 1 s. The default is off.
     #[must_use]
     pub const fn with_probe(mut self, wait: Duration) -> Self {
         self.probe = Some(wait);
@@ -221,10 +222,12 @@ impl UdpConnector {
         let mut client = UdpClient::new(socket, peer, self.settings);
         if let Some(wait) = self.probe {
             client.get_ref().send(PROBE).await?;
+            client.is_probing = true;
             // that nothing comes back is no failure
             timeout(wait, poll_fn(|cx| client.poll_fill(cx)))
                 .await
                 .unwrap_or(Ok(()))?;
+            client.is_probing = false;
         }
         Ok(Connection::with_endpoints(client, endpoints))
     }

@@ -18,7 +18,7 @@ use super::{
     endpoint::{EndpointSettings, Seat},
     longest_to,
     outgoing::Outgoing,
-    probe::{PROBE, is_probe},
+    probe::{ANSWER, is_probe},
     socket::{Arrived, Route, Socket},
     stats::Counts,
     units::Units,
@@ -194,7 +194,7 @@ fn answer_probe(socket: &Socket, counts: &Counts, arrived: &Arrived<'_>) {
         peer: arrived.peer,
         local: socket.answer_from(arrived.local),
     };
-    if let Err(error) = socket.try_send(&route, PROBE, None) {
+    if let Err(error) = socket.try_send(&route, ANSWER, None) {
         tracing::debug!(peer = %arrived.peer, %error, "a probe was not answered");
         counts.unsent.add(1);
     }

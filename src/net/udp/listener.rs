@@ -23,11 +23,15 @@ use crate::net::Listener;
 
 /// Accepts UDP peers: a session for each address that datagrams come from.
 ///
+/// On a wildcard address such as `0.0.0.0`, a peer that sends to several local addresses has a
+/// session for each of them. Every datagram is so answered from the address that it was sent to,
+/// where the operating system reports that.
+///
 /// The first datagram of an address makes its session, and is its first message. The session ends when it is closed,
 /// when its peer has been silent for the [idle timeout](UdpListenerBuilder::with_idle_timeout), 60 s by default, or to
 /// make room for another. A later datagram of the same address then opens a new one; what comes while a session still
 /// closes is lost with it. The new one may open before the close callbacks of the old have run, and before the handlers of
-/// one that expired or made room have finished: what an application keeps of its peers goes by the session's
+/// one that made room have finished: what an application keeps of its peers goes by the session's
 /// [`id`](crate::ConnectionHandle::id), not by the address.
 ///
 /// The sockets are read by tasks of the listener's own, whether or not connections are accepted: each peer has a bounded

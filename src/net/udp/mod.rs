@@ -2,7 +2,7 @@
 //!
 //! | | a session is | messages are | made by |
 //! |---|---|---|---|
-//! | [`UdpListener`] | one peer address | what the codec decodes | the peer's first datagram |
+//! | [`UdpListener`] | one peer address, and the local one that it sends to | what the codec decodes | the peer's first datagram |
 //! | [`UdpEndpoint`] | the whole socket | [`Datagram`]s, which know their peer | binding it |
 //! | [`UdpConnector`] | one socket with one peer | what the codec decodes | dialling |
 //!

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     io::{self, IoSlice},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker, ready},
 };
@@ -18,6 +18,7 @@ use super::{
     reader::Port,
     settings::Settings,
     socket::{Arrived, Route},
+    table::Flow,
     units::{self, PeerUnits},
 };
 use crate::{
@@ -26,8 +27,10 @@ use crate::{
 };
 
 /// What the reader of the socket and the session of one peer share.
-#[derive(Default)]
-pub(super) struct Peer(Mutex<State>);
+pub(super) struct Peer {
+    flow: Flow,
+    state: Mutex<State>,
+}
 
 #[derive(Default)]
 struct State {
@@ -37,8 +40,6 @@ struct State {
     waker: Option<Waker>,
     /// The future of the session's task, until its transport is dropped.
     lent: Option<Arc<dyn Lend>>,
-    /// Which of our addresses it writes to.
-    local: Option<IpAddr>,
     /// Of the datagram that the session took last.
     ecn: Ecn,
     overflowed: u64,
@@ -79,15 +80,31 @@ impl Woken {
 }
 
 impl Peer {
+    pub(super) fn new(flow: Flow) -> Self {
+        Self {
+            flow,
+            state: Mutex::default(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) const fn flow(&self) -> &Flow {
+        &self.flow
+    }
+
+    /// Returns `true` unless the session waits for datagrams: some are queued, a handler runs, or
+    /// the session waits for readiness.
+    pub(super) fn is_busy(&self) -> bool {
+        self.lock().waker.is_none()
     }
 
     /// Puts a datagram into the queue, or drops one as the settings say.
     pub(super) fn push(&self, arrived: &Arrived<'_>, settings: &Settings) -> Queued {
         let mut state = self.lock();
         let state = &mut *state;
-        state.local = arrived.local;
         let units = state.units.get_or_insert_with(units::take);
         let len = arrived.bytes.len();
         let mut overflowed = 0;
@@ -165,10 +182,13 @@ impl UdpInfo {
         self.0.lock().ecn
     }
 
-    /// To which of our addresses the peer's latest datagram was sent, where the operating system says.
+    /// Returns the local address that the peer sends to, where the operating system reports it.
+    ///
+    /// It is the same for all datagrams of a session: what the peer sends to another local address
+    /// is another session's.
     #[must_use]
     pub fn local_ip(&self) -> Option<IpAddr> {
-        self.0.lock().local
+        self.0.flow.local
     }
 
     /// How many datagrams of the peer's were dropped because its queue was full.
@@ -210,40 +230,33 @@ pub struct UdpPeer {
     peer: Arc<Peer>,
     /// Where the peer stands in the port's table.
     key: usize,
-    address: SocketAddr,
     outgoing: Outgoing,
     /// The next read will find something.
     more: bool,
 }
 
 impl UdpPeer {
-    pub(super) fn new(port: Arc<Port>, peer: Arc<Peer>, key: usize, address: SocketAddr) -> Self {
+    pub(super) fn new(port: Arc<Port>, peer: Arc<Peer>, key: usize) -> Self {
         Self {
             port,
             peer,
             key,
-            address,
             outgoing: Outgoing::new(),
             more: false,
         }
     }
 
     fn route(&self) -> Route {
-        let socket = self.port.socket();
-        let local = if socket.local().ip().is_unspecified() {
-            self.peer.lock().local
-        } else {
-            None
-        };
+        let Flow { peer, local } = *self.peer.flow();
         Route {
-            peer: self.address,
-            local: socket.answer_from(local),
+            peer,
+            local: self.port.socket().answer_from(local),
         }
     }
 
     /// What was refused is lost, as it might have been on the way.
     fn lost(&self, error: &io::Error) {
-        tracing::debug!(peer = %self.address, %error, "a datagram was not sent");
+        tracing::debug!(peer = %self.peer.flow().peer, %error, "a datagram was not sent");
         self.port.counts().unsent.add(1);
     }
 }
@@ -304,7 +317,7 @@ impl Transport for UdpPeer {
     }
 
     fn max_message(&self) -> usize {
-        longest_to(self.address).min(self.port.settings().max_datagram)
+        longest_to(self.peer.flow().peer).min(self.port.settings().max_datagram)
     }
 
     #[inline]
@@ -329,8 +342,22 @@ impl Drop for UdpPeer {
 impl fmt::Debug for UdpPeer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UdpPeer")
-            .field("peer", &self.address)
+            .field("peer", &self.peer.flow().peer)
             .field("local", &self.port.socket().local())
             .finish_non_exhaustive()
+    }
+}
+
+/// What the tests of the table do in the session's place.
+#[cfg(test)]
+impl Peer {
+    /// Waits for datagrams.
+    pub(super) fn rest(&self) {
+        self.lock().waker = Some(Waker::noop().clone());
+    }
+
+    /// Has a message to handle.
+    pub(super) fn wake(&self) {
+        self.lock().waker = None;
     }
 }

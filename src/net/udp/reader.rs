@@ -2,7 +2,6 @@
 
 use std::{
     future::Future,
-    io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
@@ -16,11 +15,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{
     hub::Hub,
     peer::{Peer, UdpInfo, UdpPeer, Woken},
-    probe::{PROBE, is_probe},
+    probe::{ANSWER, is_probe},
     settings::{Admit, Evicted, Eviction, FirstDatagram, ProbePolicy, Settings},
     socket::{Arrived, Route, Socket},
     stats::Counts,
-    table::Table,
+    table::{Flow, Table},
     turns::Turns,
 };
 
@@ -95,6 +94,10 @@ pub(super) struct Reader {
     turns: Turns,
     /// When somebody has been silent, or has waited, for too long.
     sleep: Option<Pin<Box<Sleep>>>,
+    /// Full batches that are still to be read before peers expire.
+    unread: usize,
+    /// When the sleep was to end that has ended.
+    due: Option<Instant>,
     pause: Option<Pin<Box<Sleep>>>,
     next_pause: Duration,
 }
@@ -106,21 +109,34 @@ impl Reader {
             port,
             woken: Vec::new(),
             sleep: None,
+            unread: 0,
+            due: None,
             pause: None,
             next_pause: FIRST_PAUSE,
         }
     }
 
-    /// Ends what is due, and waits for the next.
+    /// Ends what is due, and waits for the next. Before that it reads what has arrived: a thread
+    /// that was blocked has not, and peers that sent meanwhile are not silent.
     fn poll_due(&mut self, cx: &mut Context<'_>) {
         loop {
             if let Some(sleep) = &mut self.sleep {
                 if sleep.as_mut().poll(cx).is_pending() {
                     return;
                 }
+                self.due = Some(sleep.deadline());
                 self.sleep = None;
+                self.unread = self.port.socket.most_waiting();
             }
-            let Some(next) = self.end_due(Instant::now()) else {
+            if !self.read_rest() {
+                // the sessions first, as after other full batches
+                cx.waker().wake_by_ref();
+                return;
+            }
+            // the thread was blocked before the sleep ended, or by a session that had its turn
+            // since
+            let late = self.due.take().is_some_and(|due| due.elapsed() > GRAIN);
+            let Some(next) = self.end_due(Instant::now(), late) else {
                 return;
             };
             self.sleep = Some(Box::pin(sleep_until(
@@ -129,7 +145,27 @@ impl Reader {
         }
     }
 
-    fn end_due(&self, now: Instant) -> Option<Instant> {
+    /// Reads what waits in the socket, whether or not tokio has seen it; `false` if there is more.
+    ///
+    /// Bounded: a socket that is never empty does not keep silent peers from their end.
+    fn read_rest(&mut self) -> bool {
+        for _ in 0..BATCHES {
+            if self.unread == 0 {
+                return true;
+            }
+            let mut now = Instant::now();
+            let received = self.receive(&mut now, |socket, batch| {
+                socket.recv_now(|arrived| batch.take(&arrived))
+            });
+            match received {
+                Ok(true) => self.unread -= 1,
+                Ok(false) | Err(_) => self.unread = 0,
+            }
+        }
+        self.unread == 0
+    }
+
+    fn end_due(&self, now: Instant, late: bool) -> Option<Instant> {
         let hub = &self.port.hub;
         let unaccepted = hub.expire(now);
         let Some(idle) = hub.settings().idle_timeout else {
@@ -137,7 +173,7 @@ impl Reader {
         };
         let silent = loop {
             let mut table = self.port.table();
-            let Some(silent) = table.expire(idle, now) else {
+            let Some(silent) = table.expire(idle, now, late) else {
                 break table.heard_first();
             };
             drop(table);
@@ -159,24 +195,28 @@ impl Reader {
         }
     }
 
-    /// Receives one batch; ready with whether there may be more. `now` is brought up to date.
-    fn poll_batch(&mut self, now: &mut Instant, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let (polled, opened) = give_out(&self.port, &mut self.woken, *now, cx);
+    /// Receives one batch with `recv` and gives it to the peers. `now` is brought up to date.
+    fn receive<T>(
+        &mut self,
+        now: &mut Instant,
+        recv: impl FnOnce(&Socket, &mut Batch<'_>) -> T,
+    ) -> T {
+        let (received, opened) = give_out(&self.port, &mut self.woken, *now, recv);
         if opened {
             self.look_earlier(*now);
         }
         *now = self.turns.give(&mut self.woken, *now);
-        polled
+        received
     }
 }
 
-/// Receives one batch and gives it to the peers; whether there may be more, and whether a peer is new.
-fn give_out(
+/// Receives one batch with `recv` and gives it to the peers; `true` if a peer is new.
+fn give_out<T>(
     port: &Arc<Port>,
     woken: &mut Vec<Woken>,
     now: Instant,
-    cx: &mut Context<'_>,
-) -> (Poll<io::Result<bool>>, bool) {
+    recv: impl FnOnce(&Socket, &mut Batch<'_>) -> T,
+) -> (T, bool) {
     let mut batch = Batch {
         port,
         now,
@@ -186,12 +226,12 @@ fn give_out(
         delivered: 0,
         opened: false,
     };
-    let polled = port.socket.poll_recv(cx, |arrived| batch.take(&arrived));
+    let received = recv(&port.socket, &mut batch);
     if batch.received > 0 {
         port.counts().received.add(batch.received);
         port.counts().delivered.add(batch.delivered);
     }
-    (polled, batch.opened)
+    (received, batch.opened)
 }
 
 impl Future for Reader {
@@ -212,7 +252,10 @@ impl Future for Reader {
         let mut batches = 0;
         let mut now = Instant::now();
         loop {
-            match this.poll_batch(&mut now, cx) {
+            let received = this.receive(&mut now, |socket, batch| {
+                socket.poll_recv(cx, |arrived| batch.take(&arrived))
+            });
+            match received {
                 Poll::Ready(Ok(more)) => {
                     this.next_pause = FIRST_PAUSE;
                     batches += u32::from(more);
@@ -225,9 +268,14 @@ impl Future for Reader {
                 Poll::Ready(Err(error)) => {
                     tracing::warn!(%error, pause = ?this.next_pause, "receiving failed; it goes on after a pause");
                     let mut pause = Box::pin(tokio::time::sleep(this.next_pause));
+                    let lasts = this.next_pause == LONGEST_PAUSE;
                     this.next_pause = (this.next_pause * 2).min(LONGEST_PAUSE);
                     let _ = pause.as_mut().poll(cx);
                     this.pause = Some(pause);
+                    if !lasts {
+                        // what peers have sent may be read after the pause: none expires before
+                        return Poll::Pending;
+                    }
                     break;
                 }
                 Poll::Pending => break,
@@ -259,7 +307,7 @@ impl Batch<'_> {
         if settings.probe != ProbePolicy::Deliver && is_probe(arrived.bytes) {
             port.counts().probes.add(1);
             if settings.probe == ProbePolicy::Answer && !port.socket.is_unanswerable(arrived) {
-                self.answer(arrived, PROBE);
+                self.answer(arrived, ANSWER);
             }
             return;
         }
@@ -271,7 +319,7 @@ impl Batch<'_> {
             port.counts().empty.add(1);
         }
         let table = self.table.get_or_insert_with(|| port.table());
-        match table.hear(&arrived.peer, self.now) {
+        match table.hear(&flow(arrived), self.now) {
             Some(peer) if truncated => woken.extend(peer.truncated()),
             // a sign of life, and nothing else
             Some(_) if empty => {}
@@ -341,7 +389,7 @@ impl Batch<'_> {
 
     fn open(&mut self, arrived: &Arrived<'_>) {
         let port = self.port;
-        let peer = Arc::<Peer>::default();
+        let peer = Arc::new(Peer::new(flow(arrived)));
         self.delivered += deliver(&peer, port, arrived, self.woken);
         self.opened = true;
         let endpoints = Endpoints::new(
@@ -352,12 +400,9 @@ impl Batch<'_> {
         let connection = Connection::with_endpoints(arrived.peer, endpoints);
         let handle = connection.handle().clone();
         handle.insert(UdpInfo(Arc::clone(&peer)));
-        let key = port
-            .table()
-            .add(arrived.peer, Arc::clone(&peer), handle, self.now);
+        let key = port.table().add(Arc::clone(&peer), handle, self.now);
         port.hub.peer_added();
-        let connection =
-            connection.map_transport(|address| UdpPeer::new(Arc::clone(port), peer, key, address));
+        let connection = connection.map_transport(|_| UdpPeer::new(Arc::clone(port), peer, key));
         port.hub.offer(connection, self.now);
     }
 
@@ -372,6 +417,13 @@ impl Batch<'_> {
             tracing::debug!(peer = %arrived.peer, %error, "an answer was not sent");
             self.port.counts().unsent.add(1);
         }
+    }
+}
+
+fn flow(arrived: &Arrived<'_>) -> Flow {
+    Flow {
+        peer: arrived.peer,
+        local: arrived.local,
     }
 }
 

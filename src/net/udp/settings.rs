@@ -46,7 +46,11 @@ pub enum ProbePolicy {
     Deliver,
     /// It is dropped and counted, and opens no session, as that library's own servers do.
     Discard,
-    /// It is answered with the same twelve bytes and goes no further: the client need not wait for its time-out.
+    /// It is answered with an empty datagram and goes no further. The client need not wait for its
+    /// timeout, because that library's clients take any answer.
+    ///
+    /// The answer is no probe. Servers drop empty datagrams by default, so a forged probe does not
+    /// make two servers answer each other.
     Answer,
 }
 
@@ -72,7 +76,8 @@ pub enum Admit {
     /// Nothing: the datagram is dropped and counted.
     Ignore,
     /// These bytes are sent back, and nothing is remembered: for a cookie that the peer has to repeat, and so proves that
-    /// it can be reached where it says. Not longer than the datagram itself, or it helps those who flood others.
+    /// it can be reached where it says. It must be shorter than the datagram: a longer one
+    /// amplifies a flood, and two servers that answer each other with as many bytes never stop.
     Answer(Bytes),
 }
 

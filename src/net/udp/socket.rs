@@ -12,6 +12,7 @@ use std::{
 };
 
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use socket2::SockRef;
 use tokio::{io::Interest, net::UdpSocket};
 
 use super::{Ecn, options};
@@ -28,6 +29,19 @@ const FEW: usize = if BATCH_SIZE < 8 { BATCH_SIZE } else { 8 };
 
 /// Whether a batch that is not full means that the socket is empty: recvmmsg goes on until it is.
 const SHORT_BATCH_IS_LAST: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
+/// Least that a datagram takes in the operating system's receive buffer, bookkeeping included, in
+/// bytes.
+const LEAST_COST: usize = 256;
+/// Linux's default receive buffer, where the socket's own is not known, in bytes.
+const USUAL_BUFFER: usize = 208 * 1024;
+
+/// Whether a receive depends on tokio's readiness.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ready {
+    Checked,
+    Ignored,
+}
 
 /// One received datagram.
 pub(super) struct Arrived<'a> {
@@ -108,9 +122,20 @@ impl Socket {
         }
     }
 
-    /// The address to answer from: said only where the operating system might choose another.
+    /// Returns the source address of an answer to a datagram that was sent to `local`. `None` leaves
+    /// the choice to the operating system: where it has none, and for multicast and broadcast
+    /// addresses, which cannot be a source.
     pub(super) fn answer_from(&self, local: Option<IpAddr>) -> Option<IpAddr> {
-        local.filter(|_| self.local.ip().is_unspecified())
+        local.filter(|local| self.local.ip().is_unspecified() && !is_group(*local))
+    }
+
+    /// Upper bound of the full batches that can wait in the operating system's buffer.
+    pub(super) fn most_waiting(&self) -> usize {
+        let bytes = SockRef::from(&self.io)
+            .recv_buffer_size()
+            .unwrap_or(USUAL_BUFFER);
+        // the first batches are smaller
+        bytes / (LEAST_COST * BATCH_SIZE) + 8
     }
 
     /// Whether a datagram claims to come from this very socket, or from a port that cannot be answered.
@@ -147,12 +172,22 @@ impl Socket {
 
     /// As [`poll_recv`](Self::poll_recv), without waiting.
     pub(super) fn try_recv(&self, each: impl FnMut(Arrived<'_>)) -> io::Result<bool> {
+        self.recv(Ready::Checked, each)
+    }
+
+    /// As [`try_recv`](Self::try_recv), and asks the operating system even if tokio has not seen
+    /// yet that datagrams wait.
+    pub(super) fn recv_now(&self, each: impl FnMut(Arrived<'_>)) -> io::Result<bool> {
+        self.recv(Ready::Ignored, each)
+    }
+
+    fn recv(&self, ready: Ready, each: impl FnMut(Arrived<'_>)) -> io::Result<bool> {
         // room costs something even where it is not used
         let room = self.room.load(Relaxed);
         let received = if room <= FEW {
-            self.recv_up_to::<FEW>(room, each)
+            self.recv_up_to::<FEW>(room, ready, each)
         } else {
-            self.recv_up_to::<BATCH_SIZE>(room, each)
+            self.recv_up_to::<BATCH_SIZE>(room, ready, each)
         }?;
         if received == room && room < BATCH_SIZE {
             self.room.store((room * 2).min(BATCH_SIZE), Relaxed);
@@ -166,16 +201,17 @@ impl Socket {
     fn recv_up_to<const MOST: usize>(
         &self,
         room: usize,
+        ready: Ready,
         mut each: impl FnMut(Arrived<'_>),
     ) -> io::Result<usize> {
         let mut metas = [RecvMeta::default(); MOST];
         let metas = &mut metas[..room];
         let mut slots = SLOTS.take();
         slots.resize(SLOT * BATCH_SIZE, 0);
-        let mut received = self.recv_batch::<MOST>(Interest::READABLE, &mut slots, metas);
+        let mut received = self.recv_batch::<MOST>(Interest::READABLE, ready, &mut slots, metas);
         if self.connected && is_would_block(&received) {
             // one interest at a time: of two at once tokio says that neither is there
-            received = self.recv_batch::<MOST>(Interest::ERROR, &mut slots, metas);
+            received = self.recv_batch::<MOST>(Interest::ERROR, ready, &mut slots, metas);
         }
         if let Ok(received) = received {
             for (slot, meta) in slots.chunks_exact(SLOT).zip(&metas[..received]) {
@@ -189,6 +225,7 @@ impl Socket {
     fn recv_batch<const MOST: usize>(
         &self,
         interest: Interest,
+        ready: Ready,
         slots: &mut [u8],
         metas: &mut [RecvMeta],
     ) -> io::Result<usize> {
@@ -197,6 +234,10 @@ impl Socket {
             std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
         let room = metas.len();
         let mut received = 0;
+        if ready == Ready::Ignored {
+            let socket = UdpSockRef::from(&self.io);
+            return self.state.recv(socket, &mut bufs[..room], metas);
+        }
         let tried = self.io.try_io(interest, || {
             received = self
                 .state
@@ -272,6 +313,14 @@ impl Socket {
         self.writers.enter(cx, place);
         self.io
             .poll_send_ready(&mut Context::from_waker(&self.writable))
+    }
+}
+
+/// Returns `true` for an address that a datagram can be sent to and not from.
+fn is_group(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_multicast(),
     }
 }
 

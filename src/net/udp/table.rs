@@ -1,6 +1,12 @@
-//! The peers of one socket: by address, and by how long they have been silent.
+//! The peers of one socket: by flow, and by how long they have been silent.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    hash::{Hash, Hasher},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use getty_layers::ConnectionHandle;
 use slab::Slab;
@@ -11,10 +17,57 @@ use super::peer::Peer;
 /// No entry.
 const NONE: usize = usize::MAX;
 
+/// Shortest idle timeout. A spared peer is due again only after it.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+/// The two ends of a session: the peer's address, and the local address that it sends to.
+///
+/// A peer that sends to two local addresses has two sessions, as over TCP. Each answers from its
+/// own local address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Flow {
+    pub(super) peer: SocketAddr,
+    /// `None` where the operating system does not report it.
+    pub(super) local: Option<IpAddr>,
+}
+
+/// Hashes the addresses and the port in one write, which is cheaper than the derived one.
+impl Hash for Flow {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let port = self.peer.port().to_ne_bytes();
+        match (self.peer.ip(), self.local) {
+            (IpAddr::V4(peer), Some(IpAddr::V4(local))) => {
+                let mut bytes = [0; 10];
+                bytes[..4].copy_from_slice(&peer.octets());
+                bytes[4..8].copy_from_slice(&local.octets());
+                bytes[8..].copy_from_slice(&port);
+                state.write(&bytes);
+            }
+            (peer, local) => {
+                let mut bytes = [0; 34];
+                bytes[..16].copy_from_slice(&octets(peer));
+                if let Some(local) = local {
+                    bytes[16..32].copy_from_slice(&octets(local));
+                }
+                bytes[32..].copy_from_slice(&port);
+                state.write(&bytes);
+            }
+        }
+    }
+}
+
+fn octets(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
 /// Who is there. Addresses are what a peer claims, so they are hashed with a key that it does not know.
 #[derive(Default)]
 pub(super) struct Table {
-    by_address: HashMap<SocketAddr, usize>,
+    by_flow: HashMap<Flow, usize>,
     entries: Slab<Entry>,
     /// Heard once: nothing shows yet that anybody is there.
     once: Silence,
@@ -23,13 +76,25 @@ pub(super) struct Table {
 }
 
 struct Entry {
-    address: SocketAddr,
     peer: Arc<Peer>,
     handle: ConnectionHandle,
+    /// When the peer was last heard, or spared.
     heard: Instant,
     heard_again: bool,
+    grace: Grace,
     before: usize,
     after: usize,
+}
+
+/// Whether a silent peer is spared when its idle timeout has passed. Reset when it is heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Grace {
+    /// Only if the expiry runs late.
+    Due,
+    /// Its session was busy at the last expiry. The peer has a whole timeout from its answer.
+    Owed,
+    /// It was spared once in this silence.
+    Given,
 }
 
 /// A list through the entries, from the longest silent to the one heard last.
@@ -47,16 +112,24 @@ impl Default for Silence {
     }
 }
 
+impl Entry {
+    /// Returns `true` if the peer waits for the session and not the session for the peer.
+    fn is_busy(&self) -> bool {
+        !self.handle.is_closing() && (self.handle.in_flight() > 0 || self.peer.is_busy())
+    }
+}
+
 impl Table {
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The peer at `address`, which was heard again just now.
-    pub(super) fn hear(&mut self, address: &SocketAddr, now: Instant) -> Option<&Arc<Peer>> {
-        let key = *self.by_address.get(address)?;
+    /// The peer of `flow`, which was heard again just now.
+    pub(super) fn hear(&mut self, flow: &Flow, now: Instant) -> Option<&Arc<Peer>> {
+        let key = *self.by_flow.get(flow)?;
         let entry = &mut self.entries[key];
         entry.heard = now;
+        entry.grace = Grace::Due;
         if !entry.heard_again || self.again.last != key {
             self.unlink(key);
             self.entries[key].heard_again = true;
@@ -66,23 +139,18 @@ impl Table {
     }
 
     /// Adds a peer; its key.
-    pub(super) fn add(
-        &mut self,
-        address: SocketAddr,
-        peer: Arc<Peer>,
-        handle: ConnectionHandle,
-        now: Instant,
-    ) -> usize {
+    pub(super) fn add(&mut self, peer: Arc<Peer>, handle: ConnectionHandle, now: Instant) -> usize {
+        let flow = *peer.flow();
         let key = self.entries.insert(Entry {
-            address,
             peer,
             handle,
             heard: now,
             heard_again: false,
+            grace: Grace::Due,
             before: NONE,
             after: NONE,
         });
-        self.by_address.insert(address, key);
+        self.by_flow.insert(flow, key);
         self.link(key);
         key
     }
@@ -107,10 +175,36 @@ impl Table {
         Some(self.take(key))
     }
 
-    /// Removes a peer that has been silent for so long, if there is one.
-    pub(super) fn expire(&mut self, idle: Duration, now: Instant) -> Option<ConnectionHandle> {
-        let key = self.longest_silent()?;
-        (now.saturating_duration_since(self.entries[key].heard) >= idle).then(|| self.take(key))
+    /// Removes a peer that has been silent for `idle`, if there is one.
+    ///
+    /// A peer is spared while its session is busy, and for one timeout after that. If the expiry
+    /// runs `late`, the thread was blocked: each silent peer is spared once, because it may wait
+    /// for an answer that could not leave (design.md: When is a peer idle whose handler blocks the
+    /// thread?).
+    pub(super) fn expire(
+        &mut self,
+        idle: Duration,
+        now: Instant,
+        late: bool,
+    ) -> Option<ConnectionHandle> {
+        let idle = idle.max(SHORTEST);
+        loop {
+            let key = self.longest_silent()?;
+            let entry = &mut self.entries[key];
+            if now.saturating_duration_since(entry.heard) < idle {
+                return None;
+            }
+            entry.grace = if entry.is_busy() {
+                Grace::Owed
+            } else if entry.grace == Grace::Owed || (late && entry.grace == Grace::Due) {
+                Grace::Given
+            } else {
+                return Some(self.take(key));
+            };
+            entry.heard = now;
+            self.unlink(key);
+            self.link(key);
+        }
     }
 
     /// When the peer that has been silent longest was last heard.
@@ -128,11 +222,10 @@ impl Table {
     fn take(&mut self, key: usize) -> ConnectionHandle {
         self.unlink(key);
         let entry = self.entries.remove(key);
-        self.by_address.remove(&entry.address);
+        self.by_flow.remove(entry.peer.flow());
         // after a flood its memory goes back
-        if self.by_address.capacity() > 64 && self.by_address.capacity() > self.by_address.len() * 8
-        {
-            self.by_address.shrink_to(self.by_address.len() * 2);
+        if self.by_flow.capacity() > 64 && self.by_flow.capacity() > self.by_flow.len() * 8 {
+            self.by_flow.shrink_to(self.by_flow.len() * 2);
         }
         if self.entries.is_empty() {
             self.entries.shrink_to_fit();
@@ -180,16 +273,26 @@ mod tests {
 
     use super::*;
 
-    fn address(n: u16) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], n))
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn flow(n: u16) -> Flow {
+        Flow {
+            peer: SocketAddr::from(([127, 0, 0, 1], n)),
+            local: None,
+        }
     }
 
     fn with(n: u16, now: Instant) -> Table {
         let mut table = Table::default();
         for n in 1..=n {
-            let handle = Connection::new(()).handle().clone();
+            let connection = Connection::new(());
+            let handle = connection.handle().clone();
+            // dropped it would close
+            std::mem::forget(connection);
             handle.set_name(n.to_string());
-            table.add(address(n), Arc::default(), handle, now);
+            let peer = Arc::new(Peer::new(flow(n)));
+            peer.rest();
+            table.add(peer, handle, now);
         }
         table
     }
@@ -203,7 +306,7 @@ mod tests {
         let now = Instant::now();
         let mut table = with(5, now);
         for n in [2, 4, 2, 1, 4] {
-            assert!(table.hear(&address(n), now).is_some());
+            assert!(table.hear(&flow(n), now).is_some());
         }
         assert_eq!(names(|| table.evict()), ["3", "5", "2", "1", "4"]);
         assert!(table.is_empty());
@@ -212,25 +315,72 @@ mod tests {
     #[test]
     fn who_was_silent_for_too_long_expires_whether_heard_once_or_often() {
         let start = Instant::now();
-        let second = Duration::from_secs(1);
         let mut table = with(3, start);
-        table.hear(&address(1), start);
-        table.hear(&address(2), start + second);
-        let now = start + 2 * second;
-        assert_eq!(names(|| table.expire(2 * second, now)).len(), 2);
-        assert_eq!(table.heard_first(), Some(start + second));
-        assert!(table.hear(&address(2), now).is_some());
-        assert!(table.hear(&address(1), now).is_none());
+        table.hear(&flow(1), start);
+        table.hear(&flow(2), start + SECOND);
+        let now = start + 2 * SECOND;
+        assert_eq!(names(|| table.expire(2 * SECOND, now, false)).len(), 2);
+        assert_eq!(table.heard_first(), Some(start + SECOND));
+        assert!(table.hear(&flow(2), now).is_some());
+        assert!(table.hear(&flow(1), now).is_none());
+    }
+
+    #[test]
+    fn late_expiry_spares_each_silence_once() {
+        let start = Instant::now();
+        let mut table = with(2, start);
+        let at = |seconds| start + seconds * SECOND;
+        assert!(table.expire(SECOND, at(3), true).is_none());
+        assert_eq!(table.heard_first(), Some(at(3)));
+        assert!(table.hear(&flow(2), at(3)).is_some());
+        assert_eq!(names(|| table.expire(SECOND, at(5), true)), ["1"]);
+        assert_eq!(names(|| table.expire(SECOND, at(6), true)), ["2"]);
+    }
+
+    #[test]
+    fn busy_session_is_spared_and_its_peer_has_a_whole_timeout_after_that() {
+        let start = Instant::now();
+        let mut table = with(1, start);
+        let at = |seconds| start + seconds * SECOND;
+        let peer = Arc::clone(table.hear(&flow(1), start).unwrap());
+        peer.wake();
+        for seconds in 1..10 {
+            assert!(table.expire(SECOND, at(seconds), false).is_none());
+        }
+        peer.rest();
+        assert!(table.expire(SECOND, at(10), false).is_none());
+        assert_eq!(names(|| table.expire(SECOND, at(11), false)), ["1"]);
+    }
+
+    #[test]
+    fn flows_to_different_local_addresses_are_different_peers() {
+        let now = Instant::now();
+        let mut table = Table::default();
+        let flows = [None, Some([127, 0, 0, 1]), Some([127, 0, 0, 2])].map(|local| Flow {
+            local: local.map(IpAddr::from),
+            ..flow(1)
+        });
+        for flow in flows {
+            assert!(table.hear(&flow, now).is_none());
+            table.add(
+                Arc::new(Peer::new(flow)),
+                Connection::new(()).handle().clone(),
+                now,
+            );
+        }
+        for flow in flows {
+            assert_eq!(table.hear(&flow, now).unwrap().flow(), &flow);
+        }
     }
 
     #[test]
     fn peer_whose_place_is_another_s_removes_nobody() {
         let now = Instant::now();
         let mut table = with(1, now);
-        let gone = Arc::<Peer>::default();
+        let gone = Arc::new(Peer::new(flow(1)));
         assert!(!table.remove(0, &gone));
         assert!(!table.remove(7, &gone));
-        let there = Arc::clone(table.hear(&address(1), now).unwrap());
+        let there = Arc::clone(table.hear(&flow(1), now).unwrap());
         assert!(table.remove(0, &there));
         assert!(table.is_empty());
     }

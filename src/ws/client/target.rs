@@ -24,15 +24,17 @@ impl Target {
     }
 
     fn new(uri: Uri) -> Result<Self, WsConnectError> {
-        let secure = match uri.scheme_str() {
-            Some("ws") => false,
-            Some("wss") => true,
-            _ => {
-                return Err(WsConnectError::Url(
-                    "it must begin with ws:// or wss://".into(),
-                ));
-            }
+        // schemes are case-insensitive (RFC 3986, section 3.1)
+        let is = |scheme: &str| {
+            uri.scheme_str()
+                .is_some_and(|given| given.eq_ignore_ascii_case(scheme))
         };
+        let secure = is("wss");
+        if !secure && !is("ws") {
+            return Err(WsConnectError::Url(
+                "it must begin with ws:// or wss://".into(),
+            ));
+        }
         let host = uri.host().unwrap_or_default();
         if host.is_empty() {
             return Err(WsConnectError::Url("it has no host".into()));

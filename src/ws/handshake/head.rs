@@ -104,7 +104,11 @@ pub(in crate::ws) async fn read_response<T: AsyncRead + Unpin>(
     };
     let mut headers = vec![httparse::EMPTY_HEADER; limits.headers];
     let mut parsed = httparse::Response::new(&mut headers);
-    if parsed.parse(&head) != Ok(httparse::Status::Complete(head.len())) {
+    let result = parsed.parse(&head);
+    if result == Err(httparse::Error::TooManyHeaders) {
+        return Err(too_many().into());
+    }
+    if result != Ok(httparse::Status::Complete(head.len())) {
         return Err(no_http());
     }
     let mut response = Response::new(());

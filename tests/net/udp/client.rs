@@ -162,6 +162,48 @@ async fn probe_is_answered_or_met_with_silence_and_eats_no_datagram() {
 }
 
 #[tokio::test]
+async fn answer_to_a_probe_is_no_message_and_empty_datagrams_after_it_are() {
+    let server = UdpSocket::bind(V4).await.unwrap();
+    let address = server.local_addr().unwrap();
+    let probing = UdpConnector::new()
+        .with_probe(Duration::from_secs(3600))
+        .with_connect_timeout(Duration::from_secs(3600))
+        .with_empty_datagrams(true);
+    let mut buf = [0; 64];
+    let (dialled, from) = tokio::join!(soon(connect(probing, address)), async {
+        let (_, from) = soon(server.recv_from(&mut buf)).await.unwrap();
+        server.send_to(b"", from).await.unwrap();
+        from
+    });
+    let (_session, _task, mut answers) = dialled.unwrap();
+    server.send_to(b"first", from).await.unwrap();
+    server.send_to(b"", from).await.unwrap();
+    assert_eq!(soon(answers.recv()).await.unwrap(), "first");
+    assert_eq!(soon(answers.recv()).await.unwrap(), "");
+}
+
+#[tokio::test]
+async fn datagrams_travel_without_fragments_as_well() {
+    let listener = UdpListener::builder()
+        .with_fragments(false)
+        .bind(V4)
+        .await
+        .unwrap();
+    let address = listener.local_addr().unwrap();
+    let monitor = listener.monitor();
+    let (stack, _sessions) = telling_echo();
+    let _server = serve(listener, stack);
+    let connector = UdpConnector::new().with_fragments(false);
+    let (session, _task, mut answers) = soon(connect(connector, address)).await.unwrap();
+    for length in [1, 1400, 9000] {
+        let message = Bytes::from(vec![b'x'; length]);
+        soon(session.send(message.clone())).await.unwrap();
+        assert_eq!(soon(answers.recv()).await.unwrap(), message);
+    }
+    assert_eq!(monitor.stats().unsent, 0);
+}
+
+#[tokio::test]
 #[cfg(target_os = "linux")]
 async fn probe_that_is_refused_fails_the_dial() {
     let address = UdpSocket::bind(V4).await.unwrap().local_addr().unwrap();

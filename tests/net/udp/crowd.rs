@@ -14,7 +14,6 @@ use std::{
         mpsc as sync_mpsc,
     },
     thread,
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -23,7 +22,7 @@ use getty::{
     BoxError, CloseReason, Closed, CodecLayer, Connection, Pipeline, Request, ServiceBuilder,
     Session, SessionLayer,
     layers::OnOpenLayer,
-    net::{UdpListener, UdpPeer},
+    net::{Eviction, UdpListener, UdpPeer},
     service_fn,
 };
 use tokio::{
@@ -73,13 +72,15 @@ async fn thousands_of_peers_are_each_answered_by_a_session_of_their_own() {
 }
 
 #[tokio::test]
-async fn session_that_expires_while_its_handler_works_still_answers_and_makes_room_for_another() {
+async fn session_that_is_evicted_while_its_handler_works_still_answers_beside_the_next_one() {
     for in_place in [true, false] {
         let builder = UdpListener::builder()
             .with_turns_in_place(in_place)
-            .with_idle_timeout(Duration::from_millis(50));
+            .with_max_peers(1)
+            .with_eviction(Eviction::LongestIdle);
         let listener = builder.bind(V4).await.unwrap();
         let peer = peer_of(listener.local_addr().unwrap()).await;
+        let other = peer_of(listener.local_addr().unwrap()).await;
         let release = Arc::new(Notify::new());
         let (opened, mut sessions) = mpsc::unbounded_channel();
         let stack = ServiceBuilder::new()
@@ -104,6 +105,8 @@ async fn session_that_expires_while_its_handler_works_still_answers_and_makes_ro
         let _server = serve(listener, stack);
         peer.send(b"hold").await.unwrap();
         let first = soon(sessions.recv()).await.unwrap();
+        assert_eq!(ask(&other, "hello").await, "hello");
+        soon(sessions.recv()).await.unwrap();
         soon(first.closing()).await;
         assert!(!first.is_closed(), "its handler works");
         assert_eq!(ask(&peer, "anybody there?").await, "anybody there?");

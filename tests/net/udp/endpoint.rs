@@ -1,6 +1,10 @@
 //! One session for a whole socket.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use getty::{
@@ -11,9 +15,11 @@ use getty::{
     service_fn,
     session::MessageTooLong,
 };
-use tokio::sync::mpsc;
+use tokio::{net::UdpSocket, sync::mpsc};
 
-use super::{V4, V6, Whole, ask, peer_of, receive, serve, soon, until};
+use super::{
+    V4, V6, Whole, ask, assert_answers_from_where_asked, peer_of, receive, serve, soon, until,
+};
 
 type Sessions = mpsc::UnboundedReceiver<Session<Datagram<Bytes>>>;
 
@@ -129,7 +135,7 @@ async fn bad_empty_and_long_datagrams_are_skipped_and_counted() {
     peer.send(b"bad").await.unwrap();
     peer.send(b"").await.unwrap();
     peer.send(&[0; 101]).await.unwrap();
-    assert_eq!(ask(&peer, "connect-ping").await, "connect-ping");
+    assert_eq!(ask(&peer, "connect-ping").await, "");
     assert_eq!(ask(&peer, "good").await, "good");
     assert_eq!(session.stats().skipped, 2);
     assert_eq!(session.stats().messages_in, 1);
@@ -199,6 +205,81 @@ async fn heartbeats_name_their_peer_and_errors_are_answered() {
     let _server = serve(endpoint, stack);
     assert_eq!(receive(&peer).await, "beat");
     assert_eq!(ask(&peer, "hello").await, "beat");
+}
+
+#[tokio::test]
+async fn each_datagram_is_answered_from_the_address_that_it_was_sent_to() {
+    for any in ["0.0.0.0:0", "[::]:0"] {
+        let endpoint = UdpEndpoint::bind(any).await.unwrap();
+        let port = endpoint.local_addr().port();
+        let (stack, _sessions) = telling_echo();
+        let _server = serve(endpoint, stack);
+        assert_answers_from_where_asked(port).await;
+    }
+}
+
+#[tokio::test]
+async fn datagram_leaves_from_the_address_that_it_names() {
+    let endpoint = UdpEndpoint::bind("0.0.0.0:0").await.unwrap();
+    let port = endpoint.local_addr().port();
+    let (stack, mut sessions) = telling_echo();
+    let _server = serve(endpoint, stack);
+    let session = soon(sessions.recv()).await.unwrap();
+    let peer = UdpSocket::bind(V4).await.unwrap();
+    let to = peer.local_addr().unwrap();
+    for last in [5, 6, 5] {
+        let from = IpAddr::from([127, 0, 0, last]);
+        let datagram = Datagram::to(to, Bytes::from("hello")).with_local_ip(from);
+        soon(session.send(datagram)).await.unwrap();
+        let (_, sender) = soon(peer.recv_from(&mut [0; 16])).await.unwrap();
+        assert_eq!(sender, SocketAddr::new(from, port));
+    }
+}
+
+#[tokio::test]
+async fn endpoint_can_be_driven_as_a_client() {
+    let (heard, mut hears) = mpsc::unbounded_channel();
+    let endpoint = UdpEndpoint::bind(V4).await.unwrap();
+    let address = endpoint.local_addr();
+    let connection = Arc::new(Mutex::new(Some(endpoint.into_connection())));
+    let connector = service_fn(move |()| {
+        let connection = connection.lock().unwrap().take();
+        async move { connection.ok_or("it was taken before") }
+    });
+    let (session, task) = getty::connect(connector, (), |link| {
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(Whole))
+            .layer(link)
+            .layer(SessionLayer::new())
+            .service_fn(move |request: Request<Datagram<Bytes>>| {
+                let told = heard.send(request.into_message());
+                async move { told.map(|()| None).map_err(BoxError::from) }
+            })
+    })
+    .await
+    .unwrap();
+    let servers = [
+        UdpSocket::bind(V4).await.unwrap(),
+        UdpSocket::bind(V4).await.unwrap(),
+    ];
+    for server in &servers {
+        let to = server.local_addr().unwrap();
+        soon(session.send(Datagram::to(to, Bytes::from("hello"))))
+            .await
+            .unwrap();
+        let (_, from) = soon(server.recv_from(&mut [0; 16])).await.unwrap();
+        assert_eq!(from, address);
+        server.send_to(b"welcome", from).await.unwrap();
+        let answer = soon(hears.recv()).await.unwrap();
+        assert_eq!(
+            (answer.peer(), &answer.message()[..]),
+            (to, &b"welcome"[..])
+        );
+    }
+    session.close();
+    drop(task);
+    // with the session its socket goes
+    until(|| std::net::UdpSocket::bind(address).is_ok()).await;
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use getty::{
 };
 use tokio::{net::UdpSocket, sync::mpsc};
 
-use super::{V4, Whole, ask, peer_of, receive, serve, soon, telling_echo, until};
+use super::{V4, V6, Whole, ask, peer_of, receive, serve, soon, telling_echo, until};
 
 #[tokio::test]
 async fn full_queue_drops_the_newest_or_the_oldest_and_counts_it() {
@@ -181,8 +181,10 @@ async fn peers_that_wait_to_be_accepted_are_bounded_and_forgotten_in_time() {
     let listener = builder.bind(V4).await.unwrap();
     let address = listener.local_addr().unwrap();
     let monitor = listener.monitor();
+    // all in one go, before the first is read and its time begins
     for _ in 0..5 {
-        peer_of(address).await.send(b"hello").await.unwrap();
+        let peer = std::net::UdpSocket::bind(V4).unwrap();
+        peer.send_to(b"hello", address).unwrap();
     }
     until(|| monitor.stats().received == 5).await;
     assert!(monitor.stats().refused >= 3);
@@ -265,6 +267,44 @@ async fn admit_hook_decides_who_gets_a_session() {
 }
 
 #[tokio::test]
+async fn answer_to_a_probe_is_not_answered_by_another_server() {
+    let address = |listener: &UdpListener| listener.local_addr().unwrap();
+    let mut servers = Vec::new();
+    for any in [V4, V6, "0.0.0.0:0"] {
+        let listener = UdpListener::builder()
+            .with_probes(ProbePolicy::Answer)
+            .bind(any)
+            .await
+            .unwrap();
+        let host = if any == V6 { "[::1]" } else { "127.0.0.1" };
+        let at: SocketAddr = format!("{host}:{}", address(&listener).port())
+            .parse()
+            .unwrap();
+        let monitor = listener.monitor();
+        let (stack, sessions) = telling_echo();
+        drop(serve(listener, stack));
+        servers.push((at, monitor, sessions));
+    }
+    for (n, (first, ..)) in servers.iter().enumerate() {
+        // a forged probe makes one server answer the other
+        let answer = ask(&peer_of(*first).await, "connect-ping").await;
+        for (m, (second, monitor, _)) in servers.iter().enumerate() {
+            let peer = peer_of(*second).await;
+            peer.send(&answer).await.unwrap();
+            assert_eq!(
+                ask(&peer, "hello").await,
+                "hello",
+                "nothing came before that"
+            );
+            assert_eq!(monitor.stats().probes, u64::from(m <= n));
+        }
+    }
+    for (_, monitor, _) in &servers {
+        assert_eq!((monitor.stats().probes, monitor.stats().empty), (1, 3));
+    }
+}
+
+#[tokio::test]
 async fn probe_is_delivered_discarded_or_answered() {
     for policy in [
         ProbePolicy::Deliver,
@@ -281,7 +321,9 @@ async fn probe_is_delivered_discarded_or_answered() {
         let (stack, mut sessions) = telling_echo();
         let _server = serve(listener, stack);
         peer.send(b"connect-ping").await.unwrap();
-        if policy != ProbePolicy::Discard {
+        if policy == ProbePolicy::Answer {
+            assert_eq!(receive(&peer).await, "");
+        } else if policy == ProbePolicy::Deliver {
             assert_eq!(receive(&peer).await, "connect-ping");
         }
         if policy == ProbePolicy::Deliver {

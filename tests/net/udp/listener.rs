@@ -14,7 +14,10 @@ use getty::{
 use socket2::SockRef;
 use tokio::net::UdpSocket;
 
-use super::{V4, V6, Whole, ask, peer_of, receive, serve, soon, telling_echo, until};
+use super::{
+    ASKED, V4, V6, Whole, ask, assert_answers_from_where_asked, peer_of, receive, serve, soon,
+    telling_echo, until,
+};
 
 #[tokio::test]
 async fn each_peer_has_a_session_of_its_own_in_both_families() {
@@ -239,6 +242,31 @@ async fn answers_come_from_the_address_that_was_asked() {
     assert_eq!(session.local_addr().ip(), Some(asked));
     let udp = session.get::<UdpInfo>().unwrap();
     assert_eq!(udp.local_ip(), Some(asked));
+}
+
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn each_datagram_is_answered_from_the_address_that_it_was_sent_to() {
+    for any in ["0.0.0.0:0", "[::]:0"] {
+        let listener = UdpListener::builder()
+            .with_only_v6(false)
+            .bind(any)
+            .await
+            .unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let monitor = listener.monitor();
+        let (stack, mut sessions) = telling_echo();
+        let _server = serve(listener, stack);
+        assert_answers_from_where_asked(port).await;
+        // as over TCP, a session has one address at each end
+        assert_eq!(monitor.peers(), ASKED.len());
+        for _ in ASKED {
+            let session = soon(sessions.recv()).await.unwrap();
+            let local = session.local_addr().ip().unwrap();
+            assert!(ASKED.contains(&local.to_canonical()));
+            assert_eq!(session.get::<UdpInfo>().unwrap().local_ip(), Some(local));
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! UDP, with peers that are plain sockets.
 
+mod blocked;
 mod client;
 mod crowd;
 mod endpoint;
@@ -9,7 +10,12 @@ mod listener;
 mod sizes;
 mod turns;
 
-use std::{future::IntoFuture, io, net::SocketAddr, time::Duration};
+use std::{
+    future::IntoFuture,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use getty::{
@@ -125,4 +131,34 @@ async fn receive(peer: &UdpSocket) -> Bytes {
 async fn ask(peer: &UdpSocket, message: impl AsRef<[u8]>) -> Bytes {
     peer.send(message.as_ref()).await.unwrap();
     receive(peer).await
+}
+
+/// Local addresses that one peer sends to.
+const ASKED: [IpAddr; 3] = [
+    IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1)),
+    IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)),
+    IpAddr::V4(Ipv4Addr::new(127, 0, 0, 77)),
+];
+
+/// Has one socket ask an echo at each of the addresses in turn, before it takes any answer.
+async fn assert_answers_from_where_asked(port: u16) {
+    let peer = UdpSocket::bind(V4).await.unwrap();
+    let mut asked = Vec::new();
+    for n in 0..10 {
+        for ip in ASKED {
+            let message = format!("{n} {ip}");
+            peer.send_to(message.as_bytes(), (ip, port)).await.unwrap();
+            asked.push((message, SocketAddr::from((ip, port))));
+        }
+    }
+    let mut answers = Vec::new();
+    let mut buf = [0; 64];
+    for _ in &asked {
+        let (len, from) = soon(peer.recv_from(&mut buf)).await.unwrap();
+        answers.push((String::from_utf8_lossy(&buf[..len]).into_owned(), from));
+    }
+    // of each address in order
+    asked.sort_by_key(|(_, to)| *to);
+    answers.sort_by_key(|(_, from)| *from);
+    assert_eq!(answers, asked);
 }

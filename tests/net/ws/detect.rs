@@ -15,10 +15,13 @@ use tokio::{
 use super::*;
 
 fn serve() -> MemoryConnector {
+    serve_with(|layer| layer)
+}
+
+fn serve_with(set: impl FnOnce(WsOrRawLayer) -> WsOrRawLayer) -> MemoryConnector {
+    let layer = WsOrRawLayer::new(&WsLayer::new().with_messages(Messages::Text));
     let stack = ServiceBuilder::new()
-        .layer(WsOrRawLayer::new(
-            &WsLayer::new().with_messages(Messages::Text),
-        ))
+        .layer(set(layer))
         .layer(CodecLayer::new(Lines::new()))
         .layer(OnOpenLayer::new(|session: Session<String>| async move {
             session.send("welcome".to_owned()).await?;
@@ -85,6 +88,22 @@ async fn a_peer_that_waits_for_us_to_speak_first_is_a_plain_one() {
     line.clear();
     soon(io.read_line(&mut line)).await.unwrap();
     assert_eq!(line, "GET it\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_long_a_peer_may_say_nothing_can_be_set() {
+    for seconds in [3, 60] {
+        let patience = Duration::from_secs(seconds);
+        let connector = serve_with(|layer| layer.with_patience(patience));
+        let started = Instant::now();
+        let io = connector.connect().await.unwrap().into_parts().0;
+        let mut line = String::new();
+        soon(BufReader::new(io).read_line(&mut line)).await.unwrap();
+        assert_eq!(
+            (line.as_str(), started.elapsed().as_secs()),
+            ("welcome\n", seconds)
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

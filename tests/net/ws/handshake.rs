@@ -171,6 +171,31 @@ async fn pages_of_the_same_origin_or_of_those_that_are_listed_may_connect() {
 }
 
 #[tokio::test]
+async fn paths_origins_and_the_size_of_the_head_can_be_restricted() {
+    let rooms = WsLayer::new().with_path_matcher(|path| path.starts_with("/room/"));
+    let partners = WsLayer::new().with_origin_check(|origin| origin.ends_with(".example.com"));
+    let small = WsLayer::new().with_max_head(8192, 6);
+    let (friend, stranger) = (
+        "Origin: https://a.example.com\r\n",
+        "Origin: https://b.test\r\n",
+    );
+    for (layer, path, headers, status) in [
+        (&rooms, "/room/7?x", "", 101),
+        (&rooms, "/rooms", "", 404),
+        (&partners, "/", friend, 101),
+        (&partners, "/", stranger, 403),
+        (&partners, "/", "", 101),
+        (&small, "/", "X-One: 1\r\n", 101),
+        (&small, "/", "X-One: 1\r\nX-Two: 2\r\n", 431),
+    ] {
+        let server = Server::echo(layer.clone());
+        let head = server.connect().await.ask(&request(path, headers)).await;
+        let expected = format!("HTTP/1.1 {status} ");
+        assert!(head.starts_with(&expected), "{path} {headers}: {head}");
+    }
+}
+
+#[tokio::test]
 async fn a_subprotocol_may_be_needed() {
     let layer = WsLayer::new().with_protocols(["v2"]);
     let server = Server::echo(layer.clone());

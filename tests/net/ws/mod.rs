@@ -4,6 +4,8 @@ mod close;
 mod detect;
 mod frames;
 mod handshake;
+#[cfg(feature = "tls")]
+mod secure;
 mod upgrade;
 
 use std::{future::Future, time::Duration};

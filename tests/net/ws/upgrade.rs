@@ -302,6 +302,63 @@ async fn a_client_says_what_is_wrong_with_a_url_or_an_answer() {
 }
 
 #[tokio::test]
+async fn a_client_bounds_the_head_of_the_answer() {
+    let answer = format!(
+        "HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {ACCEPT}\r\nX-Long: {}\r\n\r\n",
+        "x".repeat(500)
+    );
+    for (bytes, headers) in [(400, 64), (8192, 3)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        let answer = answer.clone();
+        let server = tokio::spawn(async move {
+            let (mut io, _) = listener.accept().await.unwrap();
+            assert_ne!(io.read(&mut [0; 4096]).await.unwrap(), 0);
+            // it may be gone before it has read all
+            let _ = io.write_all(answer.as_bytes()).await;
+        });
+        let layer = WsConnectLayer::new().with_max_head(bytes, headers);
+        let Err(OpenError::Connect(error)) = soon(dial(layer, &url)).await else {
+            panic!("{bytes} bytes, {headers} headers");
+        };
+        let error = error.downcast_ref::<WsConnectError>().unwrap();
+        assert!(matches!(error, WsConnectError::Answer(_)), "{error:?}");
+        soon(server).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn schemes_are_case_insensitive() {
+    for scheme in ["WS", "Ws", "wS", "WSS", "Wss"] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("{scheme}://{}/", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (mut io, _) = listener.accept().await.unwrap();
+            io.read(&mut [0; 4096]).await.unwrap()
+        });
+        let Err(OpenError::Connect(error)) = soon(dial(WsConnectLayer::new(), &url)).await else {
+            panic!("nobody answers");
+        };
+        let error = error.downcast_ref::<WsConnectError>().unwrap();
+        let asked = soon(server).await.unwrap();
+        if scheme.len() == 3 {
+            assert!(
+                matches!(error, WsConnectError::NotSecure),
+                "{url}: {error:?}"
+            );
+            assert_eq!(asked, 0, "nothing is said in the clear");
+        } else {
+            assert!(
+                matches!(error, WsConnectError::Handshake(_)),
+                "{url}: {error:?}"
+            );
+            assert!(asked > 0);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_url_without_a_path_asks_for_the_root() {
     for (rest, first) in [
         ("", "GET / HTTP/1.1\r\n"),

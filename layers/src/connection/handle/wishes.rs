@@ -50,7 +50,17 @@ impl ConnectionHandle {
     pub fn check_at(
         &self,
         at: Instant,
-        check: impl FnMut(&Self, Instant) -> Option<Instant> + Send + 'static,
+        mut check: impl FnMut(&Self, Instant) -> Option<Instant> + Send + 'static,
+    ) {
+        self.check_lateness_at(at, move |handle, now, _| check(handle, now));
+    }
+
+    /// As [`check_at`](Self::check_at), for a `check` that is also given `true` if it runs late,
+    /// because the thread was blocked.
+    pub(crate) fn check_lateness_at(
+        &self,
+        at: Instant,
+        check: impl FnMut(&Self, Instant, bool) -> Option<Instant> + Send + 'static,
     ) {
         let check = Check::new(at, check);
         let mut rare = self.0.rare.lock();
@@ -113,8 +123,11 @@ impl ConnectionHandle {
         self.0.signal.raise(Signal::PING);
     }
 
-    /// Sets how long the transport may take no byte while bytes wait, in place of the session loop's own setting; `None`
-    /// is for ever. Without effect once the session loop runs.
+    /// Sets how long the transport may take no byte while bytes wait, in place of the session
+    /// loop's setting. `None` disables the timeout.
+    ///
+    /// It may be called at any time and takes effect at once: a write that is stalled is measured
+    /// by the new timeout, from the moment at which it stalled. The last call wins. Scope: session.
     pub fn set_write_timeout(&self, timeout: Option<Duration>) {
         let mut rare = self.0.rare.lock();
         rare.wishes.get_or_insert_default().write_timeout = Some(timeout);
