@@ -211,13 +211,25 @@ where
         match ready!(this.future.poll(cx)) {
             Ok(closed) => this.membership.finished = !was_cut_off(&closed),
             Err(error) => {
-                let error: BoxError = error.into();
-                let connection = this.membership.handle().map(tracing::field::display);
-                tracing::debug!(
-                    connection,
-                    error = &*error,
-                    "a connection ended before its session opened"
-                );
+                // with a source, or with a layer that logs ends, there is a line with the error
+                if let Some(handle) = this.membership.handle()
+                    && handle.source().is_none()
+                    && handle.logs_end()
+                {
+                    let error: BoxError = error.into();
+                    let what = if handle.is_open() {
+                        "a session ended"
+                    } else {
+                        "a connection ended before its session opened"
+                    };
+                    tracing::debug!(
+                        target: "getty::session",
+                        connection = %handle,
+                        reason = handle.reason().map(|reason| reason.as_str()),
+                        error = &*error,
+                        "{what}"
+                    );
+                }
             }
         }
         Poll::Ready(())

@@ -5,6 +5,11 @@ mod bulk;
 mod busy;
 #[cfg(all(feature = "tls", feature = "ws"))]
 mod clients;
+#[cfg(all(feature = "tls", feature = "ws"))]
+mod end_log;
+#[path = "../contracts/support/log.rs"]
+#[allow(dead_code, reason = "tests of other binaries use more of it")]
+mod log;
 mod memory;
 mod middleware;
 #[cfg(target_os = "linux")]

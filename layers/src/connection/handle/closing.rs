@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{CLOSED, CLOSING, Callbacks, ConnectionHandle, OPEN, PEER_FINISHED};
 use crate::{
-    connection::{CloseReason, Closed, SharedError, contain},
+    connection::{CloseReason, Closed, SharedError, contain, log::log_end},
     session::signal::Signal,
     sync::Ordering,
 };
@@ -80,6 +80,28 @@ impl ConnectionHandle {
             after_flush: true,
             ..Requested::new(CloseReason::Local)
         });
+    }
+
+    /// Sets whether getty logs the end of this connection. The default is `true`.
+    ///
+    /// The line is logged once, before the close callbacks run, with the handle, the reason and the source as the fields
+    /// `connection`, `reason` and `error`, and with `code` where a protocol gave one. The target is `getty::session`.
+    ///
+    /// | reason | level |
+    /// |---|---|
+    /// | `Decode`, `Encode`, `Handler`, `Panicked` | `WARN` |
+    /// | `PeerClosed`, `Io`, `Protocol`, `SlowConsumer`, every timeout | `DEBUG` |
+    /// | `Local`, `Shutdown`, `LifetimeExpired`, `Refused`, `Dropped` | `DEBUG` with a source, otherwise no line |
+    ///
+    /// A layer that logs ends itself passes `false` when it is called, as [`TraceLayer`](crate::TraceLayer) does.
+    pub fn set_logs_end(&self, logs: bool) {
+        self.0.rare.lock().logged_elsewhere = !logs;
+    }
+
+    /// Returns `true` if getty logs the end of this connection: see [`set_logs_end`](Self::set_logs_end).
+    #[must_use]
+    pub fn logs_end(&self) -> bool {
+        !self.0.rare.lock().logged_elsewhere
     }
 
     /// Whether the session loop has taken the connection over. It stays so after the close.
@@ -268,7 +290,11 @@ impl ConnectionHandle {
             lifetime: self.0.opened_at.elapsed(),
         };
         rare.seldom().closed = Some(Box::new(record.clone()));
+        let logs = !rare.logged_elsewhere;
         drop(rare);
+        if logs {
+            log_end(self, &record);
+        }
         let (attributes, wishes) = loop {
             let mut callbacks = self.0.callbacks.lock();
             if let Some(entry) = callbacks.pop_first() {
