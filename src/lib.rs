@@ -2,14 +2,17 @@
 //!
 //! ```
 //! use getty::{
-//!     BoxError, CodecLayer, Reply, Request, ServiceBuilder, SessionLayer, codec::Lines, net,
+//!     BoxError, CodecLayer, Listener, Reply, Request, ServiceBuilder, SessionLayer, codec::Lines,
+//!     layers::TraceLayer, net,
 //! };
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {
+//! tracing_subscriber::fmt::init();
 //! let app = ServiceBuilder::new()
 //!     // connection stack: called once per connection
+//!     .layer(TraceLayer::new())
 //!     .concurrency_limit(10_000)
 //!     .layer(CodecLayer::new(Lines::new().with_max_length(512)))
 //!     .layer(SessionLayer::new())
@@ -23,6 +26,7 @@
 //!     });
 //!
 //! let (listener, connector) = net::memory(1024);
+//! println!("listening on {}", listener.local_addr()?);
 //! tokio::spawn(getty::serve(listener, app).into_future());
 //!
 //! let mut client = connector.connect().await?.into_parts().0;
