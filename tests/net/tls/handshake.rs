@@ -137,7 +137,7 @@ fn hello_of_60_000(bytes: usize) -> Vec<u8> {
 async fn a_hello_that_is_too_long_is_refused_before_its_end() {
     let authority = Authority::new();
     for (layer, limit) in [
-        (layer(&authority), 16 * 1024),
+        (layer(&authority), 12 * 1024),
         (layer(&authority).with_max_hello(5000), 5000),
     ] {
         let mut server = Server::with_layer(layer.clone());
