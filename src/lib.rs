@@ -95,6 +95,12 @@
 //! [`Client`] keeps one such session, or a pool of them, open: see [`client`]. [`PipelineClient`] and
 //! [`MultiplexClient`] make a tower service of either, from calls to answers: see [`call`].
 //!
+//! # Logs
+//!
+//! getty logs with [`tracing`](https://docs.rs/tracing): the end of each connection once, with handle, reason and source,
+//! unless the application asked for it. [`ConnectionHandle::set_logs_end`] has the levels. With
+//! [`TraceLayer`](layers::TraceLayer) the line is within a span of the connection, and has the statistics.
+//!
 //! # Modules
 //!
 //! | module | holds |

@@ -211,11 +211,11 @@ where
         match ready!(this.future.poll(cx)) {
             Ok(closed) => this.membership.finished = !was_cut_off(&closed),
             Err(error) => {
-                // with a source, or with a layer that logs ends, there is a line with the error
+                // an end with a source has a line, and so has one that a layer logs
                 if let Some(handle) = this.membership.handle()
-                    && handle.source().is_none()
                     && handle.logs_end()
                 {
+                    handle.set_logs_end(false);
                     let error: BoxError = error.into();
                     let what = if handle.is_open() {
                         "a session ended"

@@ -230,6 +230,14 @@ async fn a_refusal_is_logged_once_with_its_error() {
         drop(connection);
         Err("not today".into())
     };
+    let time_out = async |connection: Connection<tokio::io::DuplexStream>| -> Refused {
+        connection.handle().close_with(CloseReason::IdleTimeout);
+        drop(connection);
+        Err("not today".into())
+    };
+    let log = log_of_a_refusal(service_fn(time_out)).await;
+    assert_eq!(log.sole_end().field("reason"), "idle_timeout");
+
     let record = async |connection: Connection<tokio::io::DuplexStream>| -> Refused {
         connection
             .handle()

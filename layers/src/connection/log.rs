@@ -25,7 +25,7 @@ impl CloseReason {
 }
 
 /// Returns the level of the line, or `None` for an end that the application asked for.
-fn level(closed: &Closed) -> Option<Level> {
+pub(super) fn end_level(closed: &Closed) -> Option<Level> {
     match &closed.reason {
         reason if reason.is_failure() => Some(Level::WARN),
         // asked for; with a source, something was cut off or has failed nevertheless
@@ -40,10 +40,7 @@ fn level(closed: &Closed) -> Option<Level> {
 
 /// Logs the end of a connection: see [`ConnectionHandle::set_logs_end`].
 #[cold]
-pub(super) fn log_end(handle: &ConnectionHandle, closed: &Closed) {
-    let Some(level) = level(closed) else {
-        return;
-    };
+pub(super) fn log_end(handle: &ConnectionHandle, closed: &Closed, level: Level) {
     macro_rules! log {
         ($level:ident, $text:literal) => {
             tracing::event!(

@@ -6,7 +6,10 @@ use tokio::time::Instant;
 
 use super::{CLOSED, CLOSING, Callbacks, ConnectionHandle, OPEN, PEER_FINISHED};
 use crate::{
-    connection::{CloseReason, Closed, SharedError, contain, log::log_end},
+    connection::{
+        CloseReason, Closed, SharedError, contain,
+        log::{end_level, log_end},
+    },
     session::signal::Signal,
     sync::Ordering,
 };
@@ -95,13 +98,14 @@ impl ConnectionHandle {
     ///
     /// A layer that logs ends itself passes `false` when it is called, as [`TraceLayer`](crate::TraceLayer) does.
     pub fn set_logs_end(&self, logs: bool) {
-        self.0.rare.lock().logged_elsewhere = !logs;
+        self.0.rare.lock().end_logged = !logs;
     }
 
-    /// Returns `true` if getty logs the end of this connection: see [`set_logs_end`](Self::set_logs_end).
+    /// Returns `true` if getty logs the end of this connection and has not done so: see
+    /// [`set_logs_end`](Self::set_logs_end).
     #[must_use]
     pub fn logs_end(&self) -> bool {
-        !self.0.rare.lock().logged_elsewhere
+        !self.0.rare.lock().end_logged
     }
 
     /// Whether the session loop has taken the connection over. It stays so after the close.
@@ -290,10 +294,11 @@ impl ConnectionHandle {
             lifetime: self.0.opened_at.elapsed(),
         };
         rare.seldom().closed = Some(Box::new(record.clone()));
-        let logs = !rare.logged_elsewhere;
+        let level = end_level(&record).filter(|_| !rare.end_logged);
+        rare.end_logged |= level.is_some();
         drop(rare);
-        if logs {
-            log_end(self, &record);
+        if let Some(level) = level {
+            log_end(self, &record, level);
         }
         let (attributes, wishes) = loop {
             let mut callbacks = self.0.callbacks.lock();
