@@ -97,9 +97,10 @@
 //!
 //! # Logs
 //!
-//! getty logs with [`tracing`](https://docs.rs/tracing): the end of each connection once, with handle, reason and source,
-//! unless the application asked for it. [`ConnectionHandle::set_logs_end`] has the levels. With
-//! [`TraceLayer`](layers::TraceLayer) the line is within a span of the connection, and has the statistics.
+//! getty logs with [`tracing`](https://docs.rs/tracing): the end of each connection once, with
+//! handle, reason and source, unless the application asked for it.
+//! [`ConnectionHandle::set_logs_end`] has the levels. With [`TraceLayer`](layers::TraceLayer) the
+//! line is within a span of the connection, and has the statistics.
 //!
 //! # Modules
 //!

@@ -12,9 +12,10 @@
 //! | the beginning | `connection opened` | `DEBUG` | |
 //! | the end | `connection closed` | `WARN` for a failure, otherwise `DEBUG` | `reason`, `code` where the protocol gave one, `error` where there is one, `lifetime`, `bytes_in`, `bytes_out`, `messages_in`, `messages_out`, `skipped`, `dropped` |
 //!
-//! A failure is an end with the reason `Decode`, `Encode`, `Handler` or `Panicked`. The event of the end replaces the line
-//! that getty logs about a connection without this layer: see [`ConnectionHandle::set_logs_end`]. Where no source was
-//! recorded, `error` is the error that the inner service returned.
+//! A failure is an end with the reason `Decode`, `Encode`, `Handler` or `Panicked`. The event of
+//! the end replaces the line that getty logs about a connection without this layer: see
+//! [`ConnectionHandle::set_logs_end`]. Where no source was recorded, `error` is the error that the
+//! inner service returned.
 //!
 //! What is disabled costs a look at a flag; nothing is formatted for it. The reason is [`CloseReason::as_str`], to be
 //! searched for.
@@ -89,7 +90,8 @@ impl Ends {
 }
 
 impl TraceLayer {
-    /// Creates a layer with the span at `INFO`, the events at `DEBUG`, and the event of a failure at `WARN`.
+    /// Creates a layer with the span at `INFO`, the events at `DEBUG`, and the event of a failure
+    /// at `WARN`.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -123,8 +125,8 @@ impl TraceLayer {
         self
     }
 
-    /// Sets the level of the event of an end with the reason `Decode`, `Encode`, `Handler` or `Panicked`. The default is
-    /// `WARN`.
+    /// Sets the level of the event of an end with the reason `Decode`, `Encode`, `Handler` or
+    /// `Panicked`. The default is `WARN`.
     #[must_use]
     pub const fn with_failure_level(mut self, level: Level) -> Self {
         self.ends.failure = CompactLevel::new(level);

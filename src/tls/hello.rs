@@ -22,9 +22,10 @@ use super::{
     handshake::{LastReads, SEND_BUFFER, outcome},
 };
 
-/// Maximum size of a `ClientHello` with its record headers, unless it is set otherwise, in bytes. rustls would buffer
-/// 64 KiB. Hellos with post-quantum key shares, a session ticket and an encrypted name take up to some 3 KiB.
-/// A stalled handshake holds 21 KB with this bound, 37 KB with 16 KiB (benches/README.md).
+/// Maximum size of a `ClientHello` with its record headers, unless it is set otherwise, in bytes.
+/// rustls would buffer 64 KiB. Hellos with post-quantum key shares, a session ticket and an
+/// encrypted name take up to some 3 KiB. A stalled handshake holds 21 KB with this bound, 37 KB
+/// with 16 KiB (benches/README.md).
 pub(super) const MAX_HELLO: usize = 12 * 1024;
 
 /// A fatal alert, `illegal_parameter`, in a record.

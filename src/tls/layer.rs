@@ -65,12 +65,13 @@ impl TlsLayer {
         self
     }
 
-    /// Sets the maximum size of a client's first message, the `ClientHello`, with its record headers, in bytes. The default
-    /// is 12 KiB, and rustls takes no more than 64 KiB. A longer one fails with [`TlsError::HelloTooLong`].
+    /// Sets the maximum size of a client's first message, the `ClientHello`, with its record
+    /// headers, in bytes. The default is 12 KiB, and rustls takes no more than 64 KiB. A longer one
+    /// fails with [`TlsError::HelloTooLong`].
     ///
-    /// A handshake that stalls in this message holds what has arrived, which rustls rounds up, and 9 KB beside it: 21 KB with
-    /// the default. The messages after it come from a peer that has agreed on keys, and rustls takes up to 64 KiB of one
-    /// of them.
+    /// A handshake that stalls in this message holds what has arrived, which rustls rounds up, and
+    /// 9 KB beside it: 21 KB with the default. The messages after it come from a peer that has
+    /// agreed on keys, and rustls takes up to 64 KiB of one of them.
     #[must_use]
     pub const fn with_max_hello(mut self, bytes: usize) -> Self {
         self.max_hello = bytes;

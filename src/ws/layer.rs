@@ -203,11 +203,11 @@ impl WsLayer {
         })
     }
 
-    /// Sets the header fields of the request that the session keeps, for [`WsRequest::headers`](super::WsRequest::headers).
-    /// The default is none.
+    /// Sets the header fields of the request that the session keeps, for
+    /// [`WsRequest::headers`](super::WsRequest::headers). The default is none.
     ///
-    /// An accept hook sees the whole request. What is not kept is dropped with the handshake, because an idle session
-    /// would hold it until its close.
+    /// An accept hook sees the whole request. What is not kept is dropped with the handshake,
+    /// because an idle session would hold it until its close.
     ///
     /// ```
     /// use getty::ws::{WsLayer, http::header};

@@ -46,6 +46,7 @@ const SETTINGS: [Setting; 4] = [
     },
 ];
 
+type Act = fn(&Peer);
 type Stack = BoxCloneService<Connection<Stream>, Closed, BoxError>;
 
 async fn answer(request: Request<String>) -> Result<Reply<String>, BoxError> {
@@ -127,7 +128,7 @@ async fn a_failure_is_logged_once_as_a_warning() {
 
 #[tokio::test(start_paused = true)]
 async fn an_end_that_the_peer_or_the_transport_caused_is_logged_once_at_debug() {
-    let cases: [(fn(&Peer), CloseReason); 4] = [
+    let cases: [(Act, CloseReason); 4] = [
         (Peer::finish, CloseReason::PeerClosed),
         (
             |peer| {

@@ -1,4 +1,5 @@
-//! What a peer makes the server hold before its session is open, and what is left of that afterwards.
+//! What a peer makes the server hold before its session is open, and what is left of that
+//! afterwards.
 
 use std::{
     io::{Read, Write},
@@ -14,7 +15,8 @@ use tokio::net::TcpStream;
 
 use crate::{ALLOCATOR, Held, SESSIONS, echo, runtime, settle, totals::connect};
 
-/// What a handshake that stalls in the first message may hold, with all that `serve` keeps of the connection.
+/// What a handshake that stalls in the first message may hold, with all that `serve` keeps of the
+/// connection.
 const STALLED_TLS: f64 = 22_000.0;
 /// What a request of 8 KiB may leave in a session.
 const LEFT: f64 = 64.0;

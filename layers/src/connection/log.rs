@@ -7,7 +7,8 @@ use tracing::Level;
 use super::{CloseReason, Closed, ConnectionHandle, contain};
 
 impl CloseReason {
-    /// Returns `true` if the application's code, its codec or the data that the codec was given has failed.
+    /// Returns `true` if the application's code, its codec or the data that the codec was given has
+    /// failed.
     pub(crate) const fn is_failure(&self) -> bool {
         matches!(
             self,

@@ -14,8 +14,8 @@ pub(super) use self::{
     rules::{Origin, Rules},
 };
 
-/// The request that opened a WebSocket, and what was agreed: an attribute of the connection's handle. It holds the path,
-/// the query, the subprotocol and the header fields that were asked for.
+/// The request that opened a WebSocket, and what was agreed: an attribute of the connection's
+/// handle. It holds the path, the query, the subprotocol and the header fields that were asked for.
 ///
 /// ```
 /// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Text};
@@ -43,7 +43,8 @@ struct Facts {
 }
 
 impl WsRequest {
-    /// Copies the URI and the header fields in `kept`: the request's own parts may share the buffer that it was parsed in.
+    /// Copies the URI and the header fields in `kept`: the request's own parts may share the buffer
+    /// that it was parsed in.
     pub(super) fn new(
         request: &Request<()>,
         protocol: Option<HeaderValue>,
@@ -78,10 +79,11 @@ impl WsRequest {
         self.0.uri.path()
     }
 
-    /// Returns the header fields that [`WsLayer::with_kept_headers`](super::WsLayer::with_kept_headers) names, and none
-    /// by default: an idle session would hold the whole head otherwise. An accept hook sees all of them. A client's
-    /// request has none here. `Authorization`, `Proxy-Authorization` and `Cookie` are marked as sensitive: `Debug` does not
-    /// show their values.
+    /// Returns the header fields that
+    /// [`WsLayer::with_kept_headers`](super::WsLayer::with_kept_headers) names, and none by
+    /// default: an idle session would hold the whole head otherwise. An accept hook sees all of
+    /// them. A client's request has none here. `Authorization`, `Proxy-Authorization` and `Cookie`
+    /// are marked as sensitive: `Debug` does not show their values.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.0.headers

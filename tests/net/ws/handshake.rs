@@ -30,7 +30,8 @@ async fn a_request_is_answered_with_the_key_s_proof_and_its_facts_are_on_the_han
     let mut server = Server::echo(layer);
     let mut peer = server.connect().await;
     let more = "Sec-WebSocket-Protocol: v0, v1\r\nSec-WebSocket-Protocol: v2\r\nUser-Agent: test\r\n\
-                Cookie: a\r\nX-Trace: 7\r\nCookie: b\r\nSec-WebSocket-Extensions: permessage-deflate\r\n";
+                Cookie: a\r\nX-Trace: 7\r\nCookie: b\r\n\
+                Sec-WebSocket-Extensions: permessage-deflate\r\n";
     // a frame may come right behind the request
     let mut bytes = request("/chat?room=7", more).into_bytes();
     bytes.extend(frame(FIN | TEXT, b"at once"));

@@ -87,8 +87,9 @@ impl ConnectionHandle {
 
     /// Sets whether getty logs the end of this connection. The default is `true`.
     ///
-    /// The line is logged once, before the close callbacks run, with the handle, the reason and the source as the fields
-    /// `connection`, `reason` and `error`, and with `code` where a protocol gave one. The target is `getty::session`.
+    /// The line is logged once, before the close callbacks run, with the handle, the reason and the
+    /// source as the fields `connection`, `reason` and `error`, and with `code` where a protocol
+    /// gave one. The target is `getty::session`.
     ///
     /// | reason | level |
     /// |---|---|
@@ -96,7 +97,8 @@ impl ConnectionHandle {
     /// | `PeerClosed`, `Io`, `Protocol`, `SlowConsumer`, every timeout | `DEBUG` |
     /// | `Local`, `Shutdown`, `LifetimeExpired`, `Refused`, `Dropped` | `DEBUG` with a source, otherwise no line |
     ///
-    /// A layer that logs ends itself passes `false` when it is called, as [`TraceLayer`](crate::TraceLayer) does.
+    /// A layer that logs ends itself passes `false` when it is called, as
+    /// [`TraceLayer`](crate::TraceLayer) does.
     pub fn set_logs_end(&self, logs: bool) {
         self.0.rare.lock().end_logged = !logs;
     }
