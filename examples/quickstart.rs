@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use getty::net::TcpListener;
 use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Lines};
+use getty::{layers::TraceLayer, net::TcpListener};
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
+    tracing_subscriber::fmt::init();
     let app = ServiceBuilder::new()
         // called once per connection
+        .layer(TraceLayer::new())
         .concurrency_limit(10_000)
         .layer(CodecLayer::new(Lines::new().with_max_length(8 * 1024)))
         .layer(SessionLayer::new())
@@ -18,7 +20,9 @@ async fn main() -> Result<(), BoxError> {
             Ok::<_, BoxError>(request.into_message().to_ascii_uppercase())
         });
 
-    getty::serve(TcpListener::bind("127.0.0.1:7000").await?, app)
+    let listener = TcpListener::bind("127.0.0.1:7000").await?;
+    println!("listening on {}", listener.local_addr()?);
+    getty::serve(listener, app)
         .with_graceful_shutdown(getty::shutdown_signal())
         .await?;
     Ok(())

@@ -2,14 +2,17 @@
 //!
 //! ```
 //! use getty::{
-//!     BoxError, CodecLayer, Reply, Request, ServiceBuilder, SessionLayer, codec::Lines, net,
+//!     BoxError, CodecLayer, Listener, Reply, Request, ServiceBuilder, SessionLayer, codec::Lines,
+//!     layers::TraceLayer, net,
 //! };
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {
+//! tracing_subscriber::fmt::init();
 //! let app = ServiceBuilder::new()
 //!     // connection stack: called once per connection
+//!     .layer(TraceLayer::new())
 //!     .concurrency_limit(10_000)
 //!     .layer(CodecLayer::new(Lines::new().with_max_length(512)))
 //!     .layer(SessionLayer::new())
@@ -23,6 +26,7 @@
 //!     });
 //!
 //! let (listener, connector) = net::memory(1024);
+//! println!("listening on {}", listener.local_addr()?);
 //! tokio::spawn(getty::serve(listener, app).into_future());
 //!
 //! let mut client = connector.connect().await?.into_parts().0;
@@ -90,6 +94,13 @@
 //! [`connect`] runs the same kind of stack for one connection to elsewhere, and gives the session to send with. A
 //! [`Client`] keeps one such session, or a pool of them, open: see [`client`]. [`PipelineClient`] and
 //! [`MultiplexClient`] make a tower service of either, from calls to answers: see [`call`].
+//!
+//! # Logs
+//!
+//! getty logs with [`tracing`](https://docs.rs/tracing): the end of each connection once, with
+//! handle, reason and source, unless the application asked for it.
+//! [`ConnectionHandle::set_logs_end`] has the levels. With [`TraceLayer`](layers::TraceLayer) the
+//! line is within a span of the connection, and has the statistics.
 //!
 //! # Modules
 //!

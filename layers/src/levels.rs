@@ -12,6 +12,32 @@ macro_rules! at_level {
     };
 }
 
+/// A level in one byte: connections keep two of them, and a [`Level`](tracing::Level) takes eight.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CompactLevel(u8);
+
+impl CompactLevel {
+    pub(crate) const fn new(level: tracing::Level) -> Self {
+        Self(match level {
+            tracing::Level::ERROR => 0,
+            tracing::Level::WARN => 1,
+            tracing::Level::INFO => 2,
+            tracing::Level::DEBUG => 3,
+            tracing::Level::TRACE => 4,
+        })
+    }
+
+    pub(crate) const fn get(self) -> tracing::Level {
+        match self.0 {
+            0 => tracing::Level::ERROR,
+            1 => tracing::Level::WARN,
+            2 => tracing::Level::INFO,
+            3 => tracing::Level::DEBUG,
+            _ => tracing::Level::TRACE,
+        }
+    }
+}
+
 /// A subscriber that writes down what it is told, for tests.
 #[cfg(all(test, not(getty_loom)))]
 pub(crate) mod record {

@@ -10,7 +10,12 @@
 //! |---|---|---|---|
 //! | the span | `connection` | `INFO` | `id`, `name`, `peer`, `local`, `transport` |
 //! | the beginning | `connection opened` | `DEBUG` | |
-//! | the end | `connection closed` | `DEBUG` | `reason`, `code` where the protocol gave one, `error` where there is one, `lifetime`, `bytes_in`, `bytes_out`, `messages_in`, `messages_out`, `skipped`, `dropped` |
+//! | the end | `connection closed` | `WARN` for a failure, otherwise `DEBUG` | `reason`, `code` where the protocol gave one, `error` where there is one, `lifetime`, `bytes_in`, `bytes_out`, `messages_in`, `messages_out`, `skipped`, `dropped` |
+//!
+//! A failure is an end with the reason `Decode`, `Encode`, `Handler` or `Panicked`. The event of
+//! the end replaces the line that getty logs about a connection without this layer: see
+//! [`ConnectionHandle::set_logs_end`]. Where no source was recorded, `error` is the error that the
+//! inner service returned.
 //!
 //! What is disabled costs a look at a flag; nothing is formatted for it. The reason is [`CloseReason::as_str`], to be
 //! searched for.
@@ -43,32 +48,59 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
-use tracing::{Level, Span};
+use tracing::{Level, Span, level_filters::LevelFilter};
 
-use crate::{CloseReason, Closed, Connection, ConnectionHandle};
+use crate::{Closed, Connection, ConnectionHandle, levels::CompactLevel};
 
 /// A span a connection, and events of its beginning and end; see the [module](self).
 #[derive(Clone, Debug)]
 pub struct TraceLayer {
     span: Level,
     open: Level,
-    close: Level,
+    ends: Ends,
+}
+
+/// The levels of the event of an end.
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    close: CompactLevel,
+    failure: CompactLevel,
+}
+
+impl Ends {
+    fn of(self, closed: &Closed) -> Level {
+        if closed.reason.is_failure() {
+            self.failure.get()
+        } else {
+            self.close.get()
+        }
+    }
+
+    /// Returns `true` if some end may be logged.
+    fn may_log(self) -> bool {
+        let most = LevelFilter::current();
+        self.close.get() <= most || self.failure.get() <= most
+    }
 }
 
 impl TraceLayer {
-    /// The span at `INFO`, the events at `DEBUG`.
+    /// Creates a layer with the span at `INFO`, the events at `DEBUG`, and the event of a failure
+    /// at `WARN`.
     #[must_use]
     pub const fn new() -> Self {
         Self {
             span: Level::INFO,
             open: Level::DEBUG,
-            close: Level::DEBUG,
+            ends: Ends {
+                close: CompactLevel::new(Level::DEBUG),
+                failure: CompactLevel::new(Level::WARN),
+            },
         }
     }
 
@@ -86,10 +118,18 @@ impl TraceLayer {
         self
     }
 
-    /// The level of the event of an end. `DEBUG` by default.
+    /// Sets the level of the event of an end that is no failure. The default is `DEBUG`.
     #[must_use]
     pub const fn with_close_level(mut self, level: Level) -> Self {
-        self.close = level;
+        self.ends.close = CompactLevel::new(level);
+        self
+    }
+
+    /// Sets the level of the event of an end with the reason `Decode`, `Encode`, `Handler` or
+    /// `Panicked`. The default is `WARN`.
+    #[must_use]
+    pub const fn with_failure_level(mut self, level: Level) -> Self {
+        self.ends.failure = CompactLevel::new(level);
         self
     }
 
@@ -151,7 +191,7 @@ impl<S> Trace<S> {
 
 impl<S, T> Service<Connection<T>> for Trace<S>
 where
-    S: Service<Connection<T>>,
+    S: Service<Connection<T>, Error: fmt::Display>,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -164,39 +204,56 @@ where
 
     fn call(&mut self, connection: Connection<T>) -> Self::Future {
         let handle = connection.handle().clone();
-        let span = self.layer.span(&handle);
-        let inner = span.in_scope(|| {
+        handle.set_logs_end(false);
+        // before the call: a call that panics is an end as well
+        let mut response = ResponseFuture {
+            inner: None,
+            span: self.layer.span(&handle),
+            handle,
+            ends: self.layer.ends,
+            logs: true,
+        };
+        let inner = response.span.in_scope(|| {
             at_level!(self.layer.open, event!("connection opened"));
             self.inner.call(connection)
         });
-        ResponseFuture {
-            inner: Some(inner),
-            span,
-            handle,
-            level: self.layer.close,
-        }
+        response.inner = Some(inner);
+        response
     }
 }
 
-fn tell_of_the_end(level: Level, closed: &Closed) {
+/// What the inner service returned as its error.
+struct Failure(String);
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Failure {}
+
+fn log_end(level: Level, closed: &Closed, failure: Option<&Failure>) {
     let Closed {
         reason,
         stats,
         lifetime,
-        source,
         ..
     } = closed;
     at_level!(
         level,
         event!(
             reason = reason.as_str(),
-            code = match reason {
-                CloseReason::Protocol { code, .. } => Some(*code),
-                _ => None,
-            },
-            error = source
-                .as_deref()
-                .map(|source| source as &(dyn Error + 'static)),
+            code = reason.code(),
+            error = closed
+                .error()
+                .or(failure.map(|failure| failure as &(dyn Error + 'static))),
             ?lifetime,
             bytes_in = stats.bytes_in,
             bytes_out = stats.bytes_out,
@@ -222,34 +279,57 @@ pin_project! {
         inner: Option<F>,
         span: Span,
         handle: ConnectionHandle,
-        level: Level,
+        ends: Ends,
+        // false once the event of the end is made or left to a callback
+        logs: bool,
     }
 
     impl<F> PinnedDrop for ResponseFuture<F> {
         fn drop(this: Pin<&mut Self>) {
-            let mut this = this.project();
-            let entered = this.span.enter();
-            this.inner.set(None);
-            drop(entered);
-            // as a rule it is closed by now; where another task holds the connection, that is still to come
-            let (span, level) = (this.span.clone(), *this.level);
-            this.handle.once_closed(move |closed| {
-                span.in_scope(|| tell_of_the_end(level, closed));
-            });
+            this.end(None);
         }
     }
 }
 
-impl<F: Future> Future for ResponseFuture<F> {
+impl<F> ResponseFuture<F> {
+    /// Drops the inner future, and logs the end as soon as the connection is closed.
+    fn end(self: Pin<&mut Self>, failure: Option<Failure>) {
+        let mut this = self.project();
+        let entered = this.span.enter();
+        this.inner.set(None);
+        drop(entered);
+        if !std::mem::take(this.logs) {
+            return;
+        }
+        // it is closed by now, unless another task holds the connection
+        let (span, ends) = (this.span.clone(), *this.ends);
+        this.handle.once_closed(move |closed| {
+            span.in_scope(|| log_end(ends.of(closed), closed, failure.as_ref()));
+        });
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<R, E>>,
+    E: fmt::Display,
+{
     type Output = F::Output;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = self.project();
-        let _entered = this.span.enter();
-        match this.inner.as_pin_mut() {
-            Some(inner) => inner.poll(cx),
-            None => unreachable!("the inner future goes with this one"),
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.as_mut().project();
+        let entered = this.span.enter();
+        let result = match this.inner.as_pin_mut() {
+            Some(inner) => ready!(inner.poll(cx)),
+            None => panic!("a connection's future was polled after it was ready"),
+        };
+        drop(entered);
+        if let Err(error) = &result {
+            let logs = this.ends.may_log() && this.handle.source().is_none();
+            let failure = logs.then(|| Failure(error.to_string()));
+            self.end(failure);
         }
+        Poll::Ready(result)
     }
 }
 
@@ -278,7 +358,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        Address, Endpoints, TransportKind, levels::record::record, testing::assert_transparent,
+        Address, CloseReason, Endpoints, TransportKind, levels::record::record,
+        testing::assert_transparent,
     };
 
     /// An error that counts how often it is formatted.
@@ -419,7 +500,7 @@ mod tests {
                 TraceLayer::new().layer(service_fn(move |connection: Connection<u8>| {
                     connection
                         .handle()
-                        .close_because(CloseReason::Handler, source.clone());
+                        .close_because(CloseReason::Io, source.clone());
                     async { Ok::<_, Infallible>(()) }
                 }));
             assert_ready_ok!(task::spawn(service.call(connection())).poll());
@@ -445,7 +526,8 @@ mod tests {
             let layer = TraceLayer::new()
                 .with_span_level(level)
                 .with_open_level(level)
-                .with_close_level(level);
+                .with_close_level(level)
+                .with_failure_level(level);
             let mut service = layer.layer(service_fn(|_: Connection<u8>| async {
                 Ok::<_, Infallible>(())
             }));

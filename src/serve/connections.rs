@@ -211,13 +211,25 @@ where
         match ready!(this.future.poll(cx)) {
             Ok(closed) => this.membership.finished = !was_cut_off(&closed),
             Err(error) => {
-                let error: BoxError = error.into();
-                let connection = this.membership.handle().map(tracing::field::display);
-                tracing::debug!(
-                    connection,
-                    error = &*error,
-                    "a connection ended before its session opened"
-                );
+                // an end with a source has a line, and so has one that a layer logs
+                if let Some(handle) = this.membership.handle()
+                    && handle.logs_end()
+                {
+                    handle.set_logs_end(false);
+                    let error: BoxError = error.into();
+                    let what = if handle.is_open() {
+                        "a session ended"
+                    } else {
+                        "a connection ended before its session opened"
+                    };
+                    tracing::debug!(
+                        target: "getty::session",
+                        connection = %handle,
+                        reason = handle.reason().map(|reason| reason.as_str()),
+                        error = &*error,
+                        "{what}"
+                    );
+                }
             }
         }
         Poll::Ready(())

@@ -22,6 +22,8 @@ pub enum TlsError {
     NotTls(rustls::Error),
     /// The two have nothing in common, or one of them violated the protocol; the source says what.
     Protocol(rustls::Error),
+    /// The peer's `ClientHello` is longer than a server takes, which is this many bytes.
+    HelloTooLong(usize),
     /// The peer ended the connection before the handshake was complete.
     Ended,
     /// Somebody on our side closed the connection, through its handle, before the handshake was complete.
@@ -70,6 +72,9 @@ impl fmt::Display for TlsError {
             }
             Self::NotTls(_) => f.write_str("what the peer sent is not TLS"),
             Self::Protocol(_) | Self::Io(_) => f.write_str("the TLS handshake failed"),
+            Self::HelloTooLong(max) => {
+                write!(f, "the peer's TLS ClientHello is longer than {max} bytes")
+            }
             Self::Closed => f.write_str("the connection was closed during the TLS handshake"),
             Self::Ended => f.write_str("the peer left in the middle of the TLS handshake"),
             Self::TimedOut(timeout) => {

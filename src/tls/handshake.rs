@@ -88,7 +88,7 @@ pub(super) fn secured<T>(
 }
 
 /// Ends our direction, then reads what has arrived and throws it away, without waiting for more.
-struct LastReads<T>(T);
+pub(super) struct LastReads<T>(pub(super) T);
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Future for LastReads<T> {
     type Output = ();

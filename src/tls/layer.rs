@@ -3,7 +3,6 @@
 use std::{
     fmt, mem,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -11,15 +10,14 @@ use std::{
 use futures_util::future::BoxFuture;
 use getty_layers::Connection;
 use pin_project_lite::pin_project;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::{FallibleAccept, TlsAcceptor, rustls::ServerConfig};
 use tower::BoxError;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
     TlsConfig, TlsError, TlsInfo, TlsStream,
-    handshake::{self, HANDSHAKE_TIMEOUT, SEND_BUFFER},
+    handshake::{self, HANDSHAKE_TIMEOUT},
+    hello::{self, MAX_HELLO},
 };
 use crate::transport::ByteStream;
 
@@ -44,6 +42,7 @@ use crate::transport::ByteStream;
 pub struct TlsLayer {
     config: TlsConfig,
     timeout: Duration,
+    max_hello: usize,
 }
 
 impl TlsLayer {
@@ -54,6 +53,7 @@ impl TlsLayer {
         Self {
             config: config.into(),
             timeout: HANDSHAKE_TIMEOUT,
+            max_hello: MAX_HELLO,
         }
     }
 
@@ -62,6 +62,19 @@ impl TlsLayer {
     #[must_use]
     pub const fn with_handshake_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Sets the maximum size of a client's first message, the `ClientHello`, with its record
+    /// headers, in bytes. The default is 12 KiB, and rustls takes no more than 64 KiB. A longer one
+    /// fails with [`TlsError::HelloTooLong`].
+    ///
+    /// A handshake that stalls in this message holds what has arrived, which rustls rounds up, and
+    /// 9 KB beside it: 21 KB with the default. The messages after it come from a peer that has
+    /// agreed on keys, and rustls takes up to 64 KiB of one of them.
+    #[must_use]
+    pub const fn with_max_hello(mut self, bytes: usize) -> Self {
+        self.max_hello = bytes;
         self
     }
 }
@@ -119,14 +132,18 @@ where
     fn call(&mut self, connection: Connection<T>) -> Self::Future {
         let clone = self.inner.clone();
         let inner = mem::replace(&mut self.inner, clone);
-        let TlsLayer { config, timeout } = self.layer.clone();
+        let TlsLayer {
+            config,
+            timeout,
+            max_hello,
+        } = self.layer.clone();
         let (transport, rest) = connection.take_transport();
         let handle = rest.handle().clone();
         let handshake = async move {
             let deadline = handle.opened_at().checked_add(timeout);
             let accept = async {
                 let config = config.current().await;
-                handshake::outcome(accept(config, transport)).await
+                hello::accept(config, transport, max_hello).await
             };
             handshake::run(&handle, timeout, deadline, accept).await
         };
@@ -137,16 +154,6 @@ where
             },
         }
     }
-}
-
-// a function, for a future keeps the room of all that it has made in it
-fn accept<T>(config: Arc<ServerConfig>, transport: T) -> Box<FallibleAccept<T>>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-{
-    let acceptor = TlsAcceptor::from(config);
-    let accept = acceptor.accept_with(transport, |tls| tls.set_buffer_limit(Some(SEND_BUFFER)));
-    Box::new(accept.into_fallible())
 }
 
 pin_project! {

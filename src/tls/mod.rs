@@ -77,6 +77,7 @@ mod config;
 mod connect;
 mod error;
 mod handshake;
+mod hello;
 mod info;
 mod layer;
 mod stream;

@@ -204,7 +204,7 @@ impl WsConnectLayer {
             other => other?,
         };
         let protocol = self.check(&response, &key)?;
-        Ok(WsRequest::new(request, protocol))
+        Ok(WsRequest::new(&request, protocol, &[]))
     }
 
     /// Whether the answer accepts what was asked for; the subprotocol that it chose.

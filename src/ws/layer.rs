@@ -10,7 +10,7 @@ use std::{
 
 use bytes::BytesMut;
 use getty_layers::Connection;
-use http::{HeaderValue, Request};
+use http::{HeaderName, HeaderValue, Request};
 use tower::{BoxError, Layer, Service};
 
 use super::{
@@ -201,6 +201,28 @@ impl WsLayer {
                 Box::pin(accept(request, handle))
             }));
         })
+    }
+
+    /// Sets the header fields of the request that the session keeps, for
+    /// [`WsRequest::headers`](super::WsRequest::headers). The default is none.
+    ///
+    /// An accept hook sees the whole request. What is not kept is dropped with the handshake,
+    /// because an idle session would hold it until its close.
+    ///
+    /// ```
+    /// use getty::ws::{WsLayer, http::header};
+    ///
+    /// let layer = WsLayer::new().with_kept_headers([header::USER_AGENT]);
+    /// ```
+    #[must_use]
+    pub fn with_kept_headers(self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        let mut kept = Vec::new();
+        for name in names {
+            if !kept.contains(&name) {
+                kept.push(name);
+            }
+        }
+        self.set(|settings| settings.rules.kept = kept)
     }
 
     /// Of which kind messages are: binary by default.

@@ -5,6 +5,7 @@ mod active;
 mod catch_panic;
 mod close_callback;
 mod cron;
+mod end_log;
 mod handshake_timeout;
 mod heartbeat;
 mod idle_timeout;

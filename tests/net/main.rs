@@ -9,6 +9,11 @@ mod clients;
 mod endings;
 #[cfg(all(unix, feature = "tls", feature = "ws"))]
 mod kinds;
+#[cfg(all(feature = "tls", feature = "ws"))]
+mod end_log;
+#[path = "../contracts/support/log.rs"]
+#[allow(dead_code, reason = "tests of other binaries use more of it")]
+mod log;
 mod memory;
 mod middleware;
 #[cfg(target_os = "linux")]

@@ -4,6 +4,7 @@
 //! whole process, so there is one test in this binary.
 
 mod parts;
+mod stalled;
 mod totals;
 
 use std::{
@@ -42,6 +43,7 @@ fn an_idle_session_holds_little() {
     // the thread's buffers, which sessions lend and give back
     alone(alone::NONE.1);
     parts::print(&totals::print());
+    stalled::print();
     by_layer();
     after_large_frames();
 }

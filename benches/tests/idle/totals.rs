@@ -25,7 +25,7 @@ use crate::{ALLOCATOR, Held, PAYLOAD, SESSIONS, echo, runtime, settle};
 const BOUNDS: [(&str, f64); 5] = [
     ("bare", 1_450.0),
     ("full", 2_600.0),
-    ("WebSocket", 3_000.0),
+    ("WebSocket", 2_300.0),
     ("TLS", 10_000.0),
     ("UDP", 2_000.0),
 ];
@@ -100,7 +100,10 @@ async fn after_one<T: Send + 'static>(ask: impl Fn() -> T + Clone + Send + 'stat
 }
 
 /// So many clients, each with one answer, from a thread of their own. They have no heap but the list.
-async fn connect<T: Send + 'static>(ask: impl Fn() -> T + Send + 'static, n: usize) -> Vec<T> {
+pub(crate) async fn connect<T: Send + 'static>(
+    ask: impl Fn() -> T + Send + 'static,
+    n: usize,
+) -> Vec<T> {
     let (done, connected) = oneshot::channel();
     let thread = thread::spawn(move || {
         let clients: Vec<_> = (0..n).map(|_| ask()).collect();

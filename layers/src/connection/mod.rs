@@ -5,6 +5,7 @@ mod close;
 mod endpoints;
 mod handle;
 mod lease;
+mod log;
 mod marks;
 mod stats;
 

@@ -349,7 +349,7 @@ mod tests {
         let peer = stream.peer_addr().unwrap();
         assert_eq!(stream.local_addr().unwrap(), peer);
 
-        assert!(accepted(stream, peer, StreamOptions::new()).is_none());
+        assert!(accepted(stream, peer, Some(StreamOptions::new())).is_none());
         let server = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         server.bind(&address).unwrap();
     }

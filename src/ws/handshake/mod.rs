@@ -14,7 +14,8 @@ pub(super) use self::{
     rules::{Origin, Rules},
 };
 
-/// The request that opened a WebSocket, and what was agreed: an attribute of the connection's handle.
+/// The request that opened a WebSocket, and what was agreed: an attribute of the connection's
+/// handle. It holds the path, the query, the subprotocol and the header fields that were asked for.
 ///
 /// ```
 /// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Text};
@@ -42,23 +43,26 @@ struct Facts {
 }
 
 impl WsRequest {
-    pub(super) fn new(request: Request<()>, protocol: Option<HeaderValue>) -> Self {
-        let (mut parts, ()) = request.into_parts();
-        // what the handshake was about, and nobody asks for again; an idle session holds the rest
-        for name in [
-            header::CONNECTION,
-            header::UPGRADE,
-            header::SEC_WEBSOCKET_KEY,
-            header::SEC_WEBSOCKET_VERSION,
-        ] {
-            parts.headers.remove(name);
+    /// Copies the URI and the header fields in `kept`: the request's own parts may share the buffer
+    /// that it was parsed in.
+    pub(super) fn new(
+        request: &Request<()>,
+        protocol: Option<HeaderValue>,
+        kept: &[HeaderName],
+    ) -> Self {
+        let mut headers = HeaderMap::new();
+        for name in kept {
+            for value in request.headers().get_all(name) {
+                let copied = HeaderValue::from_bytes(value.as_bytes());
+                let mut value = copied.unwrap_or_else(|_| unreachable!("it was a value"));
+                mark_secret(name, &mut value);
+                headers.append(name.clone(), value);
+            }
         }
-        for (name, value) in &mut parts.headers {
-            mark_secret(name, value);
-        }
+        let uri = Uri::try_from(request.uri().to_string());
         Self(Arc::new(Facts {
-            uri: parts.uri,
-            headers: parts.headers,
+            uri: uri.unwrap_or_else(|_| request.uri().clone()),
+            headers,
             protocol,
         }))
     }
@@ -75,8 +79,11 @@ impl WsRequest {
         self.0.uri.path()
     }
 
-    /// The request's headers, but for those that every WebSocket's has. `Authorization`, `Proxy-Authorization` and
-    /// `Cookie` are marked as sensitive: `Debug` does not show what they say.
+    /// Returns the header fields that
+    /// [`WsLayer::with_kept_headers`](super::WsLayer::with_kept_headers) names, and none by
+    /// default: an idle session would hold the whole head otherwise. An accept hook sees all of
+    /// them. A client's request has none here. `Authorization`, `Proxy-Authorization` and `Cookie`
+    /// are marked as sensitive: `Debug` does not show their values.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.0.headers

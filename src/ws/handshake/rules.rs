@@ -3,7 +3,7 @@
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use getty_layers::{ConnectionHandle, TransportKind};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{WsRefusal, WsRequest, has_token, is_get};
@@ -20,6 +20,8 @@ pub(in crate::ws) struct Rules {
     pub(in crate::ws) origin: Origin,
     pub(in crate::ws) protocols: Vec<HeaderValue>,
     pub(in crate::ws) needs_protocol: bool,
+    /// The header fields that sessions keep.
+    pub(in crate::ws) kept: Vec<HeaderName>,
     pub(in crate::ws) accept: Option<AcceptHook>,
 }
 
@@ -51,8 +53,10 @@ impl Rules {
             TransportKind::Tls | TransportKind::SecureWebSocket
         );
         let Offer { accept, protocol } = self.check(&request, is_secure)?;
-        if let Some(hook) = &self.accept {
-            hook(request.clone(), handle.clone()).await?;
+        let opened = WsRequest::new(&request, protocol.clone(), &self.kept);
+        match &self.accept {
+            Some(hook) => hook(request, handle.clone()).await?,
+            None => drop(request),
         }
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -64,10 +68,10 @@ impl Rules {
             header::SEC_WEBSOCKET_ACCEPT,
             accept.unwrap_or_else(|_| unreachable!("base64 is text")),
         );
-        if let Some(protocol) = &protocol {
-            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol.clone());
+        if let Some(protocol) = protocol {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
         }
-        handle.insert(WsRequest::new(request, protocol));
+        handle.insert(opened);
         Ok(response)
     }
 
@@ -182,7 +186,7 @@ fn is_same(origin: &str, host: &str, is_secure: bool) -> bool {
 }
 
 /// The value of a header that must be there exactly once.
-fn sole<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a HeaderValue> {
+fn sole<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
 }
@@ -213,6 +217,7 @@ impl fmt::Debug for Rules {
             .field("origin", &self.origin)
             .field("protocols", &self.protocols)
             .field("needs_protocol", &self.needs_protocol)
+            .field("kept", &self.kept)
             .field("hook", &self.accept.is_some())
             .finish()
     }

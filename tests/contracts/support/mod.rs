@@ -1,6 +1,8 @@
 //! Shared helpers: transports with faults, a session over one of them, a listener in memory.
 
 pub(crate) mod listener;
+#[allow(dead_code, reason = "only tests of log lines use it")]
+pub(crate) mod log;
 pub(crate) mod probe;
 pub(crate) mod stream;
 pub(crate) mod units;

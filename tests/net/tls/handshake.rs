@@ -122,6 +122,63 @@ async fn a_wait_for_a_permit_counts() {
     assert_eq!(next.ask("hello").await, "hello");
 }
 
+/// Records that carry the beginning of a `ClientHello` of 60,000 bytes: so many bytes of it.
+fn hello_of_60_000(bytes: usize) -> Vec<u8> {
+    let mut hello = vec![1, 0, 0xea, 0x60, 3, 3];
+    hello.resize(bytes, 7);
+    let records = hello.chunks(4096).map(|part| {
+        let length = u16::try_from(part.len()).unwrap().to_be_bytes();
+        [&[0x16, 3, 1][..], &length, part].concat()
+    });
+    records.collect::<Vec<_>>().concat()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hello_that_is_too_long_is_refused_before_its_end() {
+    let authority = Authority::new();
+    for (layer, limit) in [
+        (layer(&authority), 12 * 1024),
+        (layer(&authority).with_max_hello(5000), 5000),
+    ] {
+        let mut server = Server::with_layer(layer.clone());
+        let started = Instant::now();
+        let mut peer = server.dial().await;
+        peer.write_all(&hello_of_60_000(limit)).await.unwrap();
+        let (reason, error) = server.refusal().await;
+        assert_eq!(reason, CloseReason::Refused);
+        assert!(
+            matches!(error, TlsError::HelloTooLong(told) if told == limit),
+            "{error:?}"
+        );
+        assert_eq!(started.elapsed(), Duration::ZERO);
+        let mut told = Vec::new();
+        peer.read_to_end(&mut told).await.unwrap();
+        assert_eq!(told.first(), Some(&0x15), "an alert");
+
+        // one byte fewer than the bound, and the server waits for more
+        let mut peer = server.dial().await;
+        let begun = hello_of_60_000(limit);
+        peer.write_all(&begun[..limit - 1]).await.unwrap();
+        let (reason, _) = server.refusal().await;
+        assert_eq!(reason, CloseReason::HandshakeTimeout);
+
+        let mut client = server.connect(trusting(&authority)).await.unwrap();
+        assert_eq!(client.ask("hello").await, "hello");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_after_a_hello_is_not_bounded() {
+    let authority = Authority::new();
+    // a client's hello takes less; what a client sends after it is not counted
+    for bound in [1024, 64 * 1024] {
+        let server = Server::with_layer(layer(&authority).with_max_hello(bound));
+        let mut client = server.connect(trusting(&authority)).await.unwrap();
+        let line = "x".repeat(100_000);
+        assert_eq!(client.ask(&line).await, line);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_not_tls_is_told_so() {
     let authority = Authority::new();

@@ -134,3 +134,35 @@ async fn tls_may_be_inside_of_tls() {
     let mut client: Client<TlsStream<_>> = Client::new(connector.oneshot(()).await.unwrap());
     assert_eq!(client.ask("hello").await, "hello");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_concurrency_limit_limits_handshakes_on_either_side_of_tls() {
+    let authority = Authority::new();
+    let tls = || TlsLayer::new(settings(&authority).load().unwrap());
+    for server in [
+        Server::with_stack(
+            ServiceBuilder::new()
+                .layer(tls())
+                .concurrency_limit(1)
+                .service(app()),
+        ),
+        Server::with_stack(
+            ServiceBuilder::new()
+                .concurrency_limit(1)
+                .layer(tls())
+                .service(app()),
+        ),
+    ] {
+        let stalled = server.dial().await;
+        let waiting = server.connect(trusting(&authority));
+        tokio::pin!(waiting);
+        let early = tokio::time::timeout(Duration::from_secs(5), waiting.as_mut()).await;
+        assert!(
+            early.is_err(),
+            "the stalled handshake holds the only permit"
+        );
+        drop(stalled);
+        let mut client = waiting.await.unwrap();
+        assert_eq!(client.ask("hello").await, "hello");
+    }
+}

@@ -25,10 +25,12 @@ fn refusal(closed: &Closed) -> StatusCode {
 async fn a_request_is_answered_with_the_key_s_proof_and_its_facts_are_on_the_handle() {
     let layer = WsLayer::new()
         .with_path("/chat")
-        .with_protocols(["v2", "v1"]);
+        .with_protocols(["v2", "v1"])
+        .with_kept_headers([header::USER_AGENT, header::COOKIE, header::USER_AGENT]);
     let mut server = Server::echo(layer);
     let mut peer = server.connect().await;
     let more = "Sec-WebSocket-Protocol: v0, v1\r\nSec-WebSocket-Protocol: v2\r\nUser-Agent: test\r\n\
+                Cookie: a\r\nX-Trace: 7\r\nCookie: b\r\n\
                 Sec-WebSocket-Extensions: permessage-deflate\r\n";
     // a frame may come right behind the request
     let mut bytes = request("/chat?room=7", more).into_bytes();
@@ -47,7 +49,11 @@ async fn a_request_is_answered_with_the_key_s_proof_and_its_facts_are_on_the_han
     assert_eq!(facts.path(), "/chat");
     assert_eq!(facts.uri().query(), Some("room=7"));
     assert_eq!(facts.protocol(), Some("v2"));
+    // those that were asked for, and no others
     assert_eq!(facts.headers()[header::USER_AGENT], "test");
+    let cookies: Vec<_> = facts.headers().get_all(header::COOKIE).iter().collect();
+    assert_eq!(cookies, ["a", "b"]);
+    assert_eq!(facts.headers().len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -359,8 +365,27 @@ async fn a_head_in_single_bytes_is_a_head() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hook_sees_headers_that_the_session_does_not_keep() {
+    let layer = WsLayer::new().with_accept(async |request, handle: getty::ConnectionHandle| {
+        handle.insert(request.headers()[header::USER_AGENT].clone());
+        Ok(())
+    });
+    let mut server = Server::echo(layer);
+    let mut peer = server.connect().await;
+    peer.ask(&request("/", "User-Agent: test\r\n")).await;
+    let session = server.session().await;
+    assert_eq!(
+        session.get::<HeaderValue>().unwrap(),
+        HeaderValue::from_static("test")
+    );
+    let opened: WsRequest = session.get().unwrap();
+    assert!(opened.headers().is_empty(), "{opened:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn debug_output_keeps_credentials_to_itself() {
-    let mut server = Server::echo(WsLayer::new());
+    let mut server =
+        Server::echo(WsLayer::new().with_kept_headers([header::AUTHORIZATION, header::COOKIE]));
     let mut peer = server.connect().await;
     peer.ask(&request(
         "/",

@@ -6,7 +6,10 @@ use tokio::time::Instant;
 
 use super::{CLOSED, CLOSING, Callbacks, ConnectionHandle, OPEN, PEER_FINISHED};
 use crate::{
-    connection::{CloseReason, Closed, SharedError, contain},
+    connection::{
+        CloseReason, Closed, SharedError, contain,
+        log::{end_level, log_end},
+    },
     session::signal::Signal,
     sync::Ordering,
 };
@@ -80,6 +83,31 @@ impl ConnectionHandle {
             after_flush: true,
             ..Requested::new(CloseReason::Local)
         });
+    }
+
+    /// Sets whether getty logs the end of this connection. The default is `true`.
+    ///
+    /// The line is logged once, before the close callbacks run, with the handle, the reason and the
+    /// source as the fields `connection`, `reason` and `error`, and with `code` where a protocol
+    /// gave one. The target is `getty::session`.
+    ///
+    /// | reason | level |
+    /// |---|---|
+    /// | `Decode`, `Encode`, `Handler`, `Panicked` | `WARN` |
+    /// | `PeerClosed`, `Io`, `Protocol`, `SlowConsumer`, every timeout | `DEBUG` |
+    /// | `Local`, `Shutdown`, `LifetimeExpired`, `Refused`, `Dropped` | `DEBUG` with a source, otherwise no line |
+    ///
+    /// A layer that logs ends itself passes `false` when it is called, as
+    /// [`TraceLayer`](crate::TraceLayer) does.
+    pub fn set_logs_end(&self, logs: bool) {
+        self.0.rare.lock().end_logged = !logs;
+    }
+
+    /// Returns `true` if getty logs the end of this connection and has not done so: see
+    /// [`set_logs_end`](Self::set_logs_end).
+    #[must_use]
+    pub fn logs_end(&self) -> bool {
+        !self.0.rare.lock().end_logged
     }
 
     /// Whether the session loop has taken the connection over. It stays so after the close.
@@ -271,7 +299,12 @@ impl ConnectionHandle {
             losses.unwrap_or_default(),
         );
         rare.seldom().closed = Some(Box::new(record.clone()));
+        let level = end_level(&record).filter(|_| !rare.end_logged);
+        rare.end_logged |= level.is_some();
         drop(rare);
+        if let Some(level) = level {
+            log_end(self, &record, level);
+        }
         let (attributes, wishes) = loop {
             let mut callbacks = self.0.callbacks.lock();
             if let Some(entry) = callbacks.pop_first() {

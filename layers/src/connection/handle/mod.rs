@@ -113,6 +113,8 @@ struct Rare {
     catchers: u8,
     /// A panic has dropped the lease: a catcher finishes the connection.
     left: bool,
+    /// The end of the connection is logged, or a layer logs it.
+    end_logged: bool,
 }
 
 /// What few connections have before their close: all the others are smaller without it.

@@ -1,0 +1,369 @@
+//! The log line about the end of a session, without `TraceLayer` and with it.
+
+use std::time::Duration;
+
+use getty::{
+    BoxError, CloseReason, Closed, CodecLayer, Connection, Reply, Request, ServiceBuilder, Session,
+    SessionLayer,
+    codec::Lines,
+    layers::{IdleTimeoutLayer, LifetimeLayer, TraceLayer},
+    service_fn,
+};
+use tokio::io::AsyncReadExt;
+use tower::{Layer, ServiceExt, util::BoxCloneService};
+use tracing::Level;
+
+use crate::support::{
+    connector, idle,
+    log::{Line, Log},
+    soon,
+    stream::{self, Peer, Stream},
+};
+
+/// What is around a session.
+#[derive(Clone, Copy, Debug)]
+struct Setting {
+    traced: bool,
+    per_session: bool,
+}
+
+const SETTINGS: [Setting; 4] = [
+    Setting {
+        traced: false,
+        per_session: false,
+    },
+    Setting {
+        traced: false,
+        per_session: true,
+    },
+    Setting {
+        traced: true,
+        per_session: false,
+    },
+    Setting {
+        traced: true,
+        per_session: true,
+    },
+];
+
+type Act = fn(&Peer);
+type Stack = BoxCloneService<Connection<Stream>, Closed, BoxError>;
+
+async fn answer(request: Request<String>) -> Result<Reply<String>, BoxError> {
+    Ok(match request.message().as_str() {
+        "fail" => return Err("out of order".into()),
+        "panic" => panic!("on purpose"),
+        "break" => Reply::one("two\nlines".to_owned()),
+        "quit" => Reply::one("bye".to_owned()).and_close(),
+        "wait" => return std::future::pending().await,
+        line => Reply::one(line.to_owned()),
+    })
+}
+
+fn stack(setting: Setting) -> Stack {
+    let layer = setting.traced.then(TraceLayer::new);
+    let outer = ServiceBuilder::new()
+        .option_layer(layer)
+        .layer(IdleTimeoutLayer::read(Duration::from_secs(60)))
+        .layer(CodecLayer::new(Lines::new().with_max_length(16)));
+    if setting.per_session {
+        outer
+            .layer(SessionLayer::per_session())
+            .service_fn(async |_: Session<String>| Ok::<_, BoxError>(service_fn(answer)))
+            .boxed_clone()
+    } else {
+        outer
+            .layer(SessionLayer::new())
+            .service_fn(answer)
+            .boxed_clone()
+    }
+}
+
+/// Returns what is logged about a session whose peer does this, and how it ended.
+async fn log_of(setting: Setting, act: impl FnOnce(&Peer)) -> (Log, Closed) {
+    let (log, _guard) = Log::record();
+    let (transport, peer) = stream::pair();
+    let connection = Connection::new(transport);
+    let task = tokio::spawn(stack(setting).oneshot(connection));
+    act(&peer);
+    let closed = soon(task).await.unwrap().unwrap();
+    (log, closed)
+}
+
+fn assert_end(setting: Setting, line: &Line, level: Level, closed: &Closed) {
+    let text = if setting.traced {
+        "connection closed"
+    } else {
+        assert_eq!(line.target, "getty::session");
+        assert!(line.field("connection").contains('#'), "{line:?}");
+        "a session ended"
+    };
+    assert_eq!(line.text(), text, "{setting:?}");
+    assert_eq!(line.level, level, "{setting:?} {line:?}");
+    assert_eq!(line.field("reason"), closed.reason.as_str());
+    let source = closed.source.as_ref();
+    let source = source.map_or(String::new(), ToString::to_string);
+    assert_eq!(line.field("error"), source, "{setting:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_logged_once_as_a_warning() {
+    let cases: [(&[u8], CloseReason); 6] = [
+        (b"hello\nfail\n", CloseReason::Handler),
+        (b"hello\npanic\n", CloseReason::Panicked),
+        (b"hello\nbreak\n", CloseReason::Encode),
+        (b"hello\n\xff\xfe\n", CloseReason::Decode),
+        (b"seventeen letters\n", CloseReason::Decode),
+        (b"\xff\xfe\n", CloseReason::Decode),
+    ];
+    for setting in SETTINGS {
+        for (bytes, reason) in &cases {
+            let (log, closed) = log_of(setting, |peer| peer.send(bytes)).await;
+            assert_eq!(closed.reason, *reason);
+            assert!(closed.source.is_some());
+            assert_end(setting, &log.sole_end(), Level::WARN, &closed);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_the_peer_or_the_transport_caused_is_logged_once_at_debug() {
+    let cases: [(Act, CloseReason); 4] = [
+        (Peer::finish, CloseReason::PeerClosed),
+        (
+            |peer| {
+                peer.send("hello\n");
+                peer.finish();
+            },
+            CloseReason::PeerClosed,
+        ),
+        (Peer::reset, CloseReason::Io),
+        (|_| (), CloseReason::IdleTimeout),
+    ];
+    for setting in SETTINGS {
+        for (act, reason) in &cases {
+            let (log, closed) = log_of(setting, act).await;
+            assert_eq!(closed.reason, *reason);
+            assert_end(setting, &log.sole_end(), Level::DEBUG, &closed);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_was_asked_for_is_not_logged_by_the_session_loop() {
+    for setting in SETTINGS {
+        let (log, closed) = log_of(setting, |peer| peer.send("quit\n")).await;
+        assert_eq!(closed.reason, CloseReason::Local);
+        if setting.traced {
+            assert_end(setting, &log.sole_end(), Level::DEBUG, &closed);
+        } else {
+            assert!(log.lines().is_empty(), "{:?}", log.lines());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_close_cut_off_is_logged_once() {
+    for traced in [false, true] {
+        let setting = Setting {
+            traced,
+            per_session: false,
+        };
+        let (log, _guard) = Log::record();
+        let (transport, peer) = stream::pair();
+        let stack = LifetimeLayer::new(Duration::from_secs(5)).layer(stack(setting));
+        let task = tokio::spawn(stack.oneshot(Connection::new(transport)));
+        peer.send("wait\n");
+        let closed = soon(task).await.unwrap().unwrap();
+        assert_eq!(closed.reason, CloseReason::LifetimeExpired);
+        assert!(closed.source.is_some(), "the handler was cut off");
+        assert_end(setting, &log.sole_end(), Level::DEBUG, &closed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_stack_that_cannot_be_made_is_logged_once() {
+    for traced in [false, true] {
+        let (log, _guard) = Log::record();
+        let (transport, _peer) = stream::pair();
+        let stack = ServiceBuilder::new()
+            .option_layer(traced.then(TraceLayer::new))
+            .layer(CodecLayer::new(Lines::new()))
+            .layer(SessionLayer::per_session())
+            .service_fn(async |session: Session<String>| {
+                if session.id() > 0 {
+                    return Err(BoxError::from("no account"));
+                }
+                Ok(service_fn(answer))
+            });
+        let ended = soon(stack.oneshot(Connection::new(transport))).await;
+        assert!(ended.is_err());
+        let line = log.sole_end();
+        assert_eq!(line.level, Level::DEBUG);
+        assert_eq!(line.field("reason"), "refused");
+        assert_eq!(line.field("error"), "no account");
+        if !traced {
+            assert_eq!(line.text(), "a connection ended before its session opened");
+        }
+    }
+}
+
+/// Serves one connection with a stack that refuses it, and returns the log.
+async fn log_of_a_refusal<S>(stack: S) -> Log
+where
+    S: getty::Pipeline<tokio::io::DuplexStream>,
+{
+    let (log, _guard) = Log::record();
+    let (listener, connector) = getty::net::memory(64);
+    let server = tokio::spawn(async move { getty::serve(listener, stack).await });
+    let mut peer = connector.connect().await.unwrap().into_parts().0;
+    let mut rest = Vec::new();
+    soon(peer.read_to_end(&mut rest)).await.unwrap();
+    idle().await;
+    server.abort();
+    log
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_logged_once_with_its_error() {
+    type Refused = Result<Closed, BoxError>;
+    let forget = async |connection: Connection<tokio::io::DuplexStream>| -> Refused {
+        drop(connection);
+        Err("not today".into())
+    };
+    let time_out = async |connection: Connection<tokio::io::DuplexStream>| -> Refused {
+        connection.handle().close_with(CloseReason::IdleTimeout);
+        drop(connection);
+        Err("not today".into())
+    };
+    let log = log_of_a_refusal(service_fn(time_out)).await;
+    assert_eq!(log.sole_end().field("reason"), "idle_timeout");
+
+    let record = async |connection: Connection<tokio::io::DuplexStream>| -> Refused {
+        connection
+            .handle()
+            .close_because(CloseReason::Refused, "not today");
+        drop(connection);
+        Err("not today".into())
+    };
+    for (traced, log) in [
+        (false, log_of_a_refusal(service_fn(forget)).await),
+        (false, log_of_a_refusal(service_fn(record)).await),
+        (
+            true,
+            log_of_a_refusal(TraceLayer::new().layer(service_fn(forget))).await,
+        ),
+        (
+            true,
+            log_of_a_refusal(TraceLayer::new().layer(service_fn(record))).await,
+        ),
+    ] {
+        let line = log.sole_end();
+        assert_eq!(line.level, Level::DEBUG);
+        assert_eq!(line.field("reason"), "refused");
+        assert_eq!(line.field("error"), "not today");
+        if !traced {
+            assert_eq!(line.target, "getty::session");
+            assert_eq!(line.text(), "a connection ended before its session opened");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_a_layer_cuts_off_is_logged_once_with_the_error() {
+    for traced in [false, true] {
+        let stack = ServiceBuilder::new()
+            .option_layer(traced.then(TraceLayer::new))
+            .timeout(Duration::from_secs(5))
+            .layer(CodecLayer::new(Lines::new()))
+            .layer(SessionLayer::new())
+            .service_fn(answer);
+        let line = log_of_a_refusal(stack).await.sole_end();
+        assert_eq!(line.level, Level::DEBUG);
+        assert_eq!(line.field("error"), "request timed out");
+        if traced {
+            assert_eq!(line.field("reason"), "dropped");
+        } else {
+            assert_eq!(line.text(), "a session ended");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stack_that_panics_when_it_is_called_is_logged_once_by_the_trace_layer() {
+    let (log, _guard) = Log::record();
+    let (transport, _peer) = stream::pair();
+    let mut service = TraceLayer::new().layer(service_fn(
+        |_: Connection<Stream>| -> std::future::Ready<Result<Closed, BoxError>> {
+            panic!("on purpose")
+        },
+    ));
+    let call = std::panic::AssertUnwindSafe(|| {
+        drop(tower::Service::call(
+            &mut service,
+            Connection::new(transport),
+        ));
+    });
+    assert!(std::panic::catch_unwind(call).is_err());
+    let line = log.sole_end();
+    assert_eq!(line.level, Level::WARN);
+    assert_eq!(line.field("reason"), "panicked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_future_is_dropped_is_not_logged() {
+    let (log, _guard) = Log::record();
+    let (transport, peer) = stream::pair();
+    let connection = Connection::new(transport);
+    let handle = connection.handle().clone();
+    let task = tokio::spawn(stack(SETTINGS[0]).oneshot(connection));
+    assert!(soon(handle.opened()).await);
+    task.abort();
+    assert_eq!(soon(handle.closed()).await.reason, CloseReason::Dropped);
+    assert!(log.lines().is_empty(), "{:?}", log.lines());
+    drop(peer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_s_session_is_logged_as_a_server_s() {
+    let (log, _guard) = Log::record();
+    let (transport, peer) = stream::pair();
+    let (_session, task) = getty::connect(connector(), transport, |link| {
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(Lines::new()))
+            .layer(link)
+            .layer(SessionLayer::new())
+            .service_fn(answer)
+    })
+    .await
+    .unwrap();
+    peer.send("fail\n");
+    let closed = soon(task).await.unwrap();
+    assert_end(SETTINGS[0], &log.sole_end(), Level::WARN, &closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_whose_text_panics_does_not_keep_callbacks_from_running() {
+    #[derive(Debug)]
+    struct Mute;
+    impl std::fmt::Display for Mute {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("no words")
+        }
+    }
+    impl std::error::Error for Mute {}
+
+    let (_log, _guard) = Log::record();
+    let connection = Connection::new(());
+    let (told, tells) = std::sync::mpsc::channel();
+    connection
+        .handle()
+        .add_close_callback("test", 0, move |closed| {
+            told.send(closed.reason.clone()).unwrap();
+        });
+    connection
+        .handle()
+        .close_because(CloseReason::Handler, Mute);
+    drop(connection);
+    assert_eq!(tells.try_recv(), Ok(CloseReason::Handler));
+}
