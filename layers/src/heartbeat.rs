@@ -69,8 +69,8 @@ pub use self::{
     pong::WithoutPongs,
 };
 use crate::{
-    CloseReason, Connection, ConnectionHandle, Framed, HasSession, Session, jitter::Jitter,
-    tap::Tap,
+    CloseReason, Connection, ConnectionHandle, Framed, HasSession, Session, connection::Contained,
+    jitter::Jitter, tap::Tap,
 };
 
 /// Up to which part of a period a beat is late, unless [`HeartbeatLayer::with_jitter`] says otherwise.
@@ -93,7 +93,7 @@ pub struct NoPong;
 
 /// Tells pongs from messages: see [`HeartbeatLayer::with_pong`].
 #[derive(Clone)]
-pub struct Pong<M>(M);
+pub struct Pong<M>(Contained<M>);
 
 impl<M> fmt::Debug for Pong<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -135,7 +135,7 @@ impl<Out, F> HeartbeatLayer<Out, Message<F>> {
     where
         F: Fn(&Session<Out>) -> Out,
     {
-        Self::of(Message(beat), period)
+        Self::of(Message(Contained::new(beat)), period)
     }
 }
 
@@ -146,7 +146,7 @@ impl<Out, F> HeartbeatLayer<Out, MessageIf<F>> {
     where
         F: Fn(&Session<Out>) -> Option<Out>,
     {
-        Self::of(MessageIf(beat), period)
+        Self::of(MessageIf(Contained::new(beat)), period)
     }
 }
 
@@ -195,7 +195,7 @@ impl<Out, B, P> HeartbeatLayer<Out, B, P> {
     {
         HeartbeatLayer {
             beat: self.beat,
-            pong: Pong(is_pong),
+            pong: Pong(Contained::new(is_pong)),
             times: self.times,
             out: PhantomData,
         }

@@ -66,7 +66,9 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{CloseReason, Connection, ConnectionHandle, HasSession, Session};
+use crate::{
+    CloseReason, Connection, ConnectionHandle, HasSession, Session, connection::Contained,
+};
 
 /// Closes a session in which nothing moves, or tells a hook of it; see the [module](self).
 #[derive(Clone, Debug)]
@@ -81,7 +83,7 @@ pub struct Close;
 
 /// The hook of an [`IdleTimeoutLayer`].
 pub struct Hook<Out, F> {
-    call: F,
+    call: Contained<F>,
     out: PhantomData<fn(Out)>,
 }
 
@@ -162,7 +164,7 @@ impl IdleTimeoutLayer {
         IdleTimeoutLayer {
             idleness: self.idleness,
             hook: Hook {
-                call: hook,
+                call: Contained::new(hook),
                 out: PhantomData,
             },
         }

@@ -54,14 +54,14 @@ use tower_service::Service;
 
 use crate::{
     CloseReason, Connection, HasSession, Session,
-    connection::{Hold, catch, contain},
+    connection::{Contained, Hold, catch},
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Runs an async function of yours when a session opens; see the [module](self).
 pub struct OnOpenLayer<Out, F> {
-    hook: F,
+    hook: Contained<F>,
     out: PhantomData<fn(Out)>,
 }
 
@@ -75,7 +75,7 @@ impl<Out, F> OnOpenLayer<Out, F> {
         E: Into<BoxError>,
     {
         Self {
-            hook,
+            hook: Contained::new(hook),
             out: PhantomData,
         }
     }
@@ -184,8 +184,8 @@ where
 
 /// A hook that is not done. It runs in a box, which an idle session does not keep, however large the hook's future is.
 struct Opening<Out, F, Fut> {
-    running: Option<Pin<Box<Fut>>>,
-    hook: F,
+    running: Option<Contained<Pin<Box<Fut>>>>,
+    hook: Contained<F>,
     session: Session<Out>,
     // last: the session opens when this is dropped
     _hold: Hold,
@@ -200,7 +200,7 @@ where
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let polled = catch(|| {
             self.running
-                .get_or_insert_with(|| Box::pin((self.hook)(self.session.clone())))
+                .get_or_insert_with(|| Contained::new(Box::pin((self.hook)(self.session.clone()))))
                 .as_mut()
                 .poll(cx)
         });
@@ -238,7 +238,7 @@ where
         if let Some(opening) = this.opening
             && opening.poll(cx).is_ready()
         {
-            contain("dropping an open hook", || *this.opening = None);
+            *this.opening = None;
         }
         this.inner.poll(cx)
     }

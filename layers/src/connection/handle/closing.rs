@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{CLOSED, CLOSING, Callbacks, ConnectionHandle, OPEN, PEER_FINISHED};
 use crate::{
-    connection::{CloseReason, Closed, SharedError, contain},
+    connection::{CloseReason, Closed, SharedError},
     session::signal::Signal,
     sync::Ordering,
 };
@@ -284,7 +284,7 @@ impl ConnectionHandle {
         };
         self.0.changed.notify_waiters();
         attributes.clear();
-        contain("dropping a check", || drop(wishes));
+        drop(wishes);
         record
     }
 
