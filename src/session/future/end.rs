@@ -10,7 +10,7 @@ use getty_layers::{CloseReason, IntoReply, Panic, Request};
 use tokio::task::coop;
 use tower::{BoxError, Service};
 
-use super::{Next, Phase, State};
+use super::{Next, Phase, State, quietly};
 use crate::{
     session::{buffers::BUFFER, clock::Clock, renew::Renew, wire::Wire},
     transport::Framing,
@@ -41,8 +41,10 @@ where
         }
         self.reader.release();
         self.reader.forget_ahead();
-        // last, for the destructors are the user's
-        drop((self.waiting.take(), self.service.take()));
+        // last, for the destructors are the application's
+        self.waiting.take().discard();
+        let service = self.service.take();
+        quietly(|| drop(service));
     }
 
     /// The rest has a deadline from here on, unless it has one already.

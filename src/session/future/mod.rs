@@ -1,5 +1,6 @@
 //! The session loop: one future a session, which reads, calls, writes and closes.
 
+mod discard;
 mod end;
 mod exchange;
 mod marks;
@@ -21,6 +22,8 @@ use pin_project_lite::pin_project;
 use tokio::{task::coop, time::Instant};
 use tower::{BoxError, Service};
 
+use self::discard::discard;
+pub(super) use self::discard::quietly;
 use crate::transport::SendsNoMore;
 
 use super::{
@@ -59,6 +62,17 @@ pin_project! {
         // in this order: what the session consists of goes before the callbacks of the lease run
         state: Option<State<S, W, R>>,
         lease: Lease,
+    }
+
+    impl<S, W, R> PinnedDrop for SessionFuture<S, W, R>
+    where
+        S: Service<Request<W::In, W::Out>>,
+        W: Wire,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            discard(this.calls, this.state);
+        }
     }
 }
 
@@ -215,20 +229,12 @@ where
                     state.writer.repair();
                     state.count_messages(&mut Turn::default());
                     quietly(|| state.stop_reading(Phase::Flushing, &mut Clock::default()));
-                    quietly(|| this.calls.as_mut().clear());
+                    this.calls.as_mut().clear();
                 }
             }
         }
-        quietly(|| this.calls.as_mut().clear());
-        quietly(|| *this.state = None);
+        discard(this.calls, this.state);
         Poll::Ready(Ok(this.lease.take().finish()))
-    }
-}
-
-/// Drops the user's values; one that panics in its destructor does not keep the session from its end.
-fn quietly(f: impl FnOnce()) {
-    if let Err(panic) = Panic::catch(f) {
-        tracing::error!(%panic, "a destructor panicked at the end of a session");
     }
 }
 
