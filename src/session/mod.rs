@@ -41,8 +41,8 @@ use tower::{BoxError, Layer, Service};
 use self::config::Config;
 pub use self::{
     future::SessionFuture,
-    per_session::{NotOpened, OpeningFuture},
-    renew::{Own, Pristine, Renew, SharedStack},
+    per_session::{Making, NotOpened, OpeningFuture},
+    renew::{Pristine, Renew, SharedStack},
     too_long::MessageTooLong,
     undecodable::{FrameTooLong, LeftoverBytes},
     wire::{SessionCodec, Wire},
@@ -284,6 +284,12 @@ where
         let (wire, lease) = connection.into_parts();
         let service = self.inner.for_session();
         let pristine = Pristine(self.inner.for_session());
-        SessionFuture::new(service, pristine, wire, lease, Arc::clone(&self.config))
+        SessionFuture::new(
+            Some(service),
+            pristine,
+            wire,
+            lease,
+            Arc::clone(&self.config),
+        )
     }
 }

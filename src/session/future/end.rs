@@ -45,6 +45,7 @@ where
         self.waiting.take().discard();
         let service = self.service.take();
         quietly(|| drop(service));
+        quietly(|| self.renew.stop_making());
     }
 
     /// The rest has a deadline from here on, unless it has one already.

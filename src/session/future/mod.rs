@@ -79,7 +79,8 @@ pin_project! {
 struct State<S, W: Wire, R> {
     // first, so that on a drop the transport goes before senders learn it from the driver, which is its last part
     wire: W,
-    /// None once the session closes: a service that nobody calls any more may wait in the queue of a shared limit.
+    /// None while it is made and once the session closes: a service that nobody calls any more may wait in the queue of a
+    /// shared limit.
     service: Option<S>,
     renew: R,
     config: Arc<Config>,
@@ -164,7 +165,7 @@ where
     W: Wire,
 {
     pub(super) fn new(
-        service: S,
+        service: Option<S>,
         renew: R,
         mut wire: W,
         lease: Lease,
@@ -193,7 +194,7 @@ where
                 messages_in: 0,
                 steps: 0,
                 wire,
-                service: Some(service),
+                service,
                 renew,
                 config,
             }),
@@ -211,6 +212,19 @@ where
     type Output = Result<Closed, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_end(cx).map(|(closed, _)| Ok(closed))
+    }
+}
+
+impl<S, W, R> SessionFuture<S, W, R>
+where
+    S: Service<Request<W::In, W::Out>, Response: IntoReply<W::Out>, Error: Into<BoxError>>,
+    W: Wire,
+    R: Renew<S>,
+{
+    /// As the future itself; the flag is `true` if the session was open.
+    #[inline]
+    pub(super) fn poll_end(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(Closed, bool)> {
         let mut this = self.project();
         let Some(state) = this.state else {
             panic!("a session's future was polled after it was ready");
@@ -234,7 +248,9 @@ where
             }
         }
         discard(this.calls, this.state);
-        Poll::Ready(Ok(this.lease.take().finish()))
+        let lease = this.lease.take();
+        let was_open = lease.is_open();
+        Poll::Ready((lease.finish(), was_open))
     }
 }
 
@@ -345,7 +361,11 @@ where
         turn: &mut Turn,
     ) -> Next {
         // one that is closed before it was open never is: whoever held it may have refused it
-        if self.phase == Phase::Opening && !self.wire.driver().is_held() && !self.is_closing() {
+        if self.phase == Phase::Opening
+            && !self.is_closing()
+            && !self.is_being_made(cx, turn)
+            && !self.wire.driver().is_held()
+        {
             self.phase = Phase::Running;
             lease.open();
         }
@@ -411,6 +431,13 @@ where
         self.wire.driver().settle(self.blocked);
         self.wire.driver().charge_written(self.writer.len());
         Next::Wait
+    }
+
+    /// Returns `true` while the message stack is made. The loop writes meanwhile, and runs checks and deadlines.
+    #[inline]
+    fn is_being_made(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> bool {
+        turn.service_waits = turn.service_waits || self.renew.poll_make(&mut self.service, cx);
+        turn.service_waits
     }
 
     #[cold]

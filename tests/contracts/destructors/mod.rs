@@ -18,6 +18,7 @@ use getty::{
     BoxError, CloseReason, CodecLayer, Connection, ConnectionHandle, Service, ServiceBuilder,
     Session, SessionLayer,
     layers::{OnOpenLayer, driver::Contained},
+    service_fn,
 };
 use tokio::time::Instant;
 
@@ -233,6 +234,49 @@ async fn what_waits_for_a_peer_that_does_not_read_is_dropped_one_after_another()
             idle().await;
         })
         .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_make_service_at_work_is_dropped_apart_from_the_rest() {
+    for end in [End::DrainDeadline, End::Panic, End::Aborted, End::Unwound] {
+        let (bombs, ran) = (Bombs::new(), Arc::default());
+        let outside = Arc::new(AtomicBool::new(false));
+        let (connection, peer) = connection(&bombs, &ran);
+        let handle = connection.handle().clone();
+        let make = bombs.bomb();
+        let making = service_fn(move |session: Session<Parcel>| {
+            let bomb = make.clone();
+            async move {
+                let _bomb = &bomb;
+                session.feed(Parcel::plain("greeting")).await?;
+                std::future::pending::<Result<Worker, BoxError>>().await
+            }
+        });
+        let mut stack = Contained::new(
+            ServiceBuilder::new()
+                .layer(CodecLayer::new(Parcels(bombs.bomb())))
+                .layer(SessionLayer::per_session())
+                .service(making),
+        );
+        let task = tokio::spawn(Outer {
+            inner: Box::pin(Contained::new(stack.call(connection))),
+            outside: Arc::clone(&outside),
+        });
+        drop(stack);
+        idle().await;
+        finish(end, &handle, &peer, &outside, &task);
+        let closed = soon(handle.closed()).await;
+        let reason = match end {
+            End::Aborted => CloseReason::Refused, // it was never open
+            other => other.reason(),
+        };
+        assert_eq!(closed.reason, reason, "{end:?}");
+        assert_eq!(ran.load(SeqCst), 2, "{end:?}: callbacks run once");
+        let joined = soon(task).await;
+        assert_eq!(joined.is_ok(), !matches!(end, End::Aborted | End::Unwound));
+        drop(handle);
+        bombs.assert_dropped(25);
     }
 }
 
