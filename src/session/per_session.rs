@@ -192,6 +192,9 @@ impl From<Closed> for NotOpened {
 }
 
 /// The error when a connection was closed before its session opened: a pipeline's, or [`connect`](crate::connect)'s.
+///
+/// A pipeline over [`SessionLayer::per_session`](crate::SessionLayer::per_session) fails with it, whatever has closed the
+/// connection. Over a shared stack, where only a layer can delay the opening, the response is the [`Closed`].
 #[derive(Clone, Debug)]
 pub struct NotOpened {
     reason: CloseReason,
