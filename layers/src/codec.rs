@@ -198,8 +198,10 @@ where
         } = &self.layer;
         let (_, mut driver) = driver::pair(connection.handle().clone());
         weigh.iter().for_each(|weigh| driver.set_weight(*weigh));
+        // outside of the closure, which has the transport
+        let codec = C::clone(codec);
         self.inner.call(connection.map_transport(|transport| {
-            let framed = Framed::new(transport, C::clone(codec), driver, *max_frame);
+            let framed = Framed::new(transport, codec, driver, *max_frame);
             match id {
                 Some(id) => framed.with_codec_id(*id),
                 None => framed,

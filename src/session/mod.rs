@@ -35,7 +35,7 @@ use std::{
     time::Duration,
 };
 
-use getty_layers::{Closed, Connection, IntoReply, MemoryBudget, Request};
+use getty_layers::{Closed, Connection, IntoReply, MemoryBudget, Request, driver::Contained};
 use tower::{BoxError, Layer, Service};
 
 use self::config::Config;
@@ -288,15 +288,11 @@ where
     }
 
     fn call(&mut self, connection: Connection<W>) -> Self::Future {
-        let (wire, lease) = connection.into_parts();
-        let service = self.inner.for_session();
+        // before the connection is taken apart, because a clone may panic
+        let service = Contained::new(self.inner.for_session());
         let pristine = Pristine(self.inner.for_session());
-        SessionFuture::new(
-            Some(service),
-            pristine,
-            wire,
-            lease,
-            Arc::clone(&self.config),
-        )
+        let (wire, lease) = connection.into_parts();
+        let (service, config) = (Some(service.into_inner()), Arc::clone(&self.config));
+        SessionFuture::new(service, pristine, wire, lease, config)
     }
 }

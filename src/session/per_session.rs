@@ -37,8 +37,9 @@ where
     }
 
     fn call(&mut self, connection: Connection<W>) -> Self::Future {
+        let session = connection.transport().session().clone();
+        let making = Making::new(self.inner.for_session(), session);
         let (wire, lease) = connection.into_parts();
-        let making = Making::new(self.inner.for_session(), wire.session().clone());
         let config = Arc::clone(&self.config);
         OpeningFuture {
             session: SessionFuture::new(None, making, wire, lease, config),

@@ -6,23 +6,27 @@ mod kit;
 mod serving;
 
 use std::{
+    future::{Ready, ready},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
+use bytes::Bytes;
 use getty::{
-    BoxError, CloseReason, CodecLayer, Connection, ConnectionHandle, Service, ServiceBuilder,
-    Session, SessionLayer,
+    BoxError, CloseReason, CodecLayer, Connection, ConnectionHandle, Request, Service,
+    ServiceBuilder, Session, SessionLayer,
+    codec::Raw,
     layers::{OnOpenLayer, driver::Contained},
     service_fn,
 };
 use tokio::time::Instant;
 
-use self::kit::{Bombs, Gates, Outer, Parcel, Parcels, Worker};
+use self::kit::{Bomb, Bombs, Gates, Outer, Parcel, Parcels, Worker};
 use crate::support::{
     idle, soon,
     stream::{self, Peer},
@@ -303,5 +307,61 @@ fn a_connection_on_its_way_is_dropped_in_an_unwinding_too() {
         assert!(peer.is_gone());
         drop(handle);
         bombs.assert_dropped(23);
+    }
+}
+
+/// A handler of which only so many clones can be made.
+struct Fickle {
+    bomb: Bomb,
+    clones: Arc<AtomicUsize>,
+}
+
+impl Clone for Fickle {
+    fn clone(&self) -> Self {
+        let before = self.clones.fetch_sub(1, SeqCst);
+        assert!(before > 0, "a bad clone");
+        Self {
+            bomb: self.bomb.clone(),
+            clones: Arc::clone(&self.clones),
+        }
+    }
+}
+
+impl Service<Request<Bytes>> for Fickle {
+    type Response = Option<Bytes>;
+    type Error = BoxError;
+    type Future = Ready<Result<Option<Bytes>, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Bytes>) -> Self::Future {
+        ready(Ok(None))
+    }
+}
+
+#[test]
+fn a_clone_that_panics_drops_the_connection_and_an_earlier_clone() {
+    for clones in [0, 1] {
+        let (bombs, ran) = (Bombs::new(), Arc::default());
+        let (connection, peer) = connection(&bombs, &ran);
+        let handle = connection.handle().clone();
+        let mut stack = Contained::new(
+            ServiceBuilder::new()
+                .layer(CodecLayer::new(Raw::new()))
+                .layer(SessionLayer::new())
+                .service(Fickle {
+                    bomb: bombs.bomb(),
+                    clones: Arc::new(AtomicUsize::new(clones)),
+                }),
+        );
+        let called = catch_unwind(AssertUnwindSafe(|| drop(stack.call(connection))));
+        assert!(called.is_err());
+        assert_eq!(handle.reason(), Some(CloseReason::Panicked));
+        assert_eq!(ran.load(SeqCst), 2);
+        assert!(peer.is_gone());
+        drop((handle, stack));
+        bombs.assert_dropped(24);
     }
 }

@@ -21,7 +21,10 @@ use super::{
 use crate::support::{idle, listener, soon, stream};
 
 /// A stack with a bomb in each closure.
-fn app(bombs: &Arc<Bombs>) -> impl Pipeline<Transport> + Clone + use<> {
+fn app<T>(bombs: &Arc<Bombs>) -> impl Pipeline<T> + Clone + use<T>
+where
+    T: getty::Transport + Send + 'static,
+{
     let second = Duration::from_secs(1);
     let (hook, callback, cron, beat, idleness) = (
         bombs.bomb(),
@@ -169,5 +172,36 @@ async fn a_dial_that_is_given_up_drops_each_of_its_values() {
         idle().await;
         assert!(peer.is_gone());
         bombs.assert_dropped(if connects { 9 } else { 4 });
+    }
+}
+
+#[cfg(feature = "ws")]
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_is_given_up_drops_each_of_its_values() {
+    use getty::{Service, layers::driver::Contained, ws::WsLayer};
+
+    for unwinds in [false, true] {
+        let bombs = Bombs::new();
+        let (stream, peer) = stream::pair();
+        let connection = Connection::new(bombs.arm(stream));
+        let mut stack = Contained::new(
+            ServiceBuilder::new()
+                .layer(WsLayer::new())
+                .service(app(&bombs)),
+        );
+        let mut opening = Box::pin(stack.call(connection));
+        assert!(
+            timeout(Duration::from_millis(1), &mut opening)
+                .await
+                .is_err()
+        );
+        let dropped = catch_unwind(AssertUnwindSafe(move || {
+            let _opening = opening;
+            assert!(!unwinds, "a bad layer");
+        }));
+        assert_eq!(dropped.is_err(), unwinds);
+        assert!(peer.is_gone());
+        drop(stack);
+        bombs.assert_dropped(17);
     }
 }
