@@ -234,6 +234,8 @@ where
         let CronLayer {
             callback, closes, ..
         } = self.layer.clone();
+        // a check as a whole is contained
+        let callback = callback.into_inner();
         every(connection.handle(), self.layer.period, move || {
             if let Err(error) = callback(&session) {
                 failed(&session, closes, error.into());

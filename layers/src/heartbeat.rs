@@ -81,8 +81,8 @@ pub const DEFAULT_JITTER: f64 = 0.1;
 /// `Out` is what the session sends, `B` what a [beat](Beat) is, `P` whether [pongs](Pong) are told from messages. None of
 /// them is written by hand.
 pub struct HeartbeatLayer<Out, B, P = NoPong> {
-    beat: B,
-    pong: P,
+    beat: Contained<B>,
+    pong: Contained<P>,
     times: Times,
     out: PhantomData<fn(Out)>,
 }
@@ -93,7 +93,7 @@ pub struct NoPong;
 
 /// Tells pongs from messages: see [`HeartbeatLayer::with_pong`].
 #[derive(Clone)]
-pub struct Pong<M>(Contained<M>);
+pub struct Pong<M>(M);
 
 impl<M> fmt::Debug for Pong<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,8 +113,8 @@ struct Times {
 impl<Out, B> HeartbeatLayer<Out, B> {
     const fn of(beat: B, period: Duration) -> Self {
         Self {
-            beat,
-            pong: NoPong,
+            beat: Contained::new(beat),
+            pong: Contained::new(NoPong),
             times: Times {
                 period,
                 jitter: Jitter::new(DEFAULT_JITTER),
@@ -135,7 +135,7 @@ impl<Out, F> HeartbeatLayer<Out, Message<F>> {
     where
         F: Fn(&Session<Out>) -> Out,
     {
-        Self::of(Message(Contained::new(beat)), period)
+        Self::of(Message(beat), period)
     }
 }
 
@@ -146,7 +146,7 @@ impl<Out, F> HeartbeatLayer<Out, MessageIf<F>> {
     where
         F: Fn(&Session<Out>) -> Option<Out>,
     {
-        Self::of(MessageIf(Contained::new(beat)), period)
+        Self::of(MessageIf(beat), period)
     }
 }
 
@@ -195,7 +195,7 @@ impl<Out, B, P> HeartbeatLayer<Out, B, P> {
     {
         HeartbeatLayer {
             beat: self.beat,
-            pong: Pong(Contained::new(is_pong)),
+            pong: Contained::new(Pong(is_pong)),
             times: self.times,
             out: PhantomData,
         }
@@ -291,7 +291,7 @@ where
 
     fn call(&mut self, connection: Connection<T>) -> S::Future {
         let HeartbeatLayer { beat, times, .. } = &self.layer;
-        times.keep(connection.transport().session(), beat.clone());
+        times.keep(connection.transport().session(), B::clone(beat));
         self.inner.call(connection)
     }
 }
@@ -317,9 +317,9 @@ where
         let HeartbeatLayer {
             beat, times, pong, ..
         } = &self.layer;
-        times.keep(connection.transport().session(), beat.clone());
+        times.keep(connection.transport().session(), B::clone(beat));
         let handle = connection.handle().clone();
-        let is_pong = pong.0.clone();
+        let is_pong = Contained::new(pong.0.clone());
         self.inner.call(connection.map_transport(|framed| {
             framed.map_decoder(|codec| Tap::new(codec, WithoutPongs::new(is_pong, handle)))
         }))
@@ -435,7 +435,7 @@ mod tests {
         let at = |seconds| opened + Duration::from_secs(seconds);
         let layer = HeartbeatLayer::new(TEN, |_: &Session<String>| "PING".to_owned());
         let HeartbeatLayer { times, beat, .. } = layer.with_jitter(0.0).with_answer_within(TEN);
-        times.keep(connection.transport().session(), beat);
+        times.keep(connection.transport().session(), beat.into_inner());
         let (mut driver, _lease) = drive(connection);
         driver.reading(true, driver.moment(at(0)));
         for second in 1..10 {
@@ -468,7 +468,7 @@ mod tests {
         let at = |seconds| opened + Duration::from_secs(seconds);
         let layer = HeartbeatLayer::new(TEN, |_: &Session<String>| "PING".to_owned());
         let HeartbeatLayer { times, beat, .. } = layer.with_jitter(0.0);
-        times.keep(connection.transport().session(), beat);
+        times.keep(connection.transport().session(), beat.into_inner());
         let (mut driver, _lease) = drive(connection);
         driver.session().try_send("waits".to_owned()).unwrap();
         driver.run_checks(at(10));

@@ -321,7 +321,7 @@ where
     }
 
     fn call(&mut self, connection: Connection<T>) -> S::Future {
-        let hook = self.layer.hook.call.clone();
+        let hook = F::clone(&self.layer.hook.call);
         let session = connection.transport().session().clone();
         self.layer
             .idleness

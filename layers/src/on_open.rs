@@ -178,18 +178,21 @@ where
         };
         ResponseFuture {
             inner: self.inner.call(connection),
-            opening: Some(opening),
+            opening: Some(Box::pin(opening)),
         }
     }
 }
 
-/// A hook that is not done. It runs in a box, which an idle session does not keep, however large the hook's future is.
-struct Opening<Out, F, Fut> {
-    running: Option<Contained<Pin<Box<Fut>>>>,
-    hook: Contained<F>,
-    session: Session<Out>,
-    // last: the session opens when this is dropped
-    _hold: Hold,
+pin_project! {
+    /// A hook that is not done. It is in a box, which an idle session does not keep, however large the hook's future is.
+    struct Opening<Out, F, Fut> {
+        #[pin]
+        running: Option<Contained<Fut>>,
+        hook: Contained<F>,
+        session: Session<Out>,
+        // last: the session opens when this is dropped
+        _hold: Hold,
+    }
 }
 
 impl<Out, F, Fut, E> Opening<Out, F, Fut>
@@ -198,18 +201,24 @@ where
     Fut: Future<Output = Result<(), E>>,
     E: Into<BoxError>,
 {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        let (hook, session) = (this.hook, this.session);
         let polled = catch(|| {
-            self.running
-                .get_or_insert_with(|| Contained::new(Box::pin((self.hook)(self.session.clone()))))
-                .as_mut()
-                .poll(cx)
+            if this.running.is_none() {
+                let running = Contained::new(hook(session.clone()));
+                this.running.set(Some(running));
+            }
+            match this.running.as_mut().as_pin_mut() {
+                Some(running) => running.poll(cx),
+                None => unreachable!("it was set above"),
+            }
         });
         match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(Ok(()))) => {}
-            Ok(Poll::Ready(Err(error))) => self.session.close_because(CloseReason::Refused, error),
-            Err(panic) => self.session.close_because(CloseReason::Panicked, panic),
+            Ok(Poll::Ready(Err(error))) => session.close_because(CloseReason::Refused, error),
+            Err(panic) => session.close_because(CloseReason::Panicked, panic),
         }
         Poll::Ready(())
     }
@@ -221,7 +230,7 @@ pin_project! {
     pub struct ResponseFuture<F, Out, H, Fut> {
         #[pin]
         inner: F,
-        opening: Option<Opening<Out, H, Fut>>,
+        opening: Option<Pin<Box<Opening<Out, H, Fut>>>>,
     }
 }
 
@@ -237,7 +246,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         if let Some(opening) = this.opening
-            && opening.poll(cx).is_ready()
+            && opening.as_mut().poll(cx).is_ready()
         {
             *this.opening = None;
         }

@@ -118,3 +118,50 @@ impl<T: fmt::Debug> fmt::Debug for Contained<T> {
         T::fmt(self, f)
     }
 }
+
+#[cfg(all(test, not(getty_loom)))]
+mod tests {
+    use std::{
+        future::ready,
+        panic::{AssertUnwindSafe, catch_unwind},
+        sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    };
+
+    use super::*;
+
+    struct Bomb<'a>(&'a AtomicUsize);
+
+    impl Drop for Bomb<'_> {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, SeqCst);
+            panic!("a bad destructor");
+        }
+    }
+
+    #[test]
+    fn panics_of_several_destructors_end_there_in_an_unwinding_too() {
+        let dropped = AtomicUsize::new(0);
+        let bomb = || Contained::new(Bomb(&dropped));
+        drop((bomb(), bomb()));
+        let outer = catch_unwind(AssertUnwindSafe(|| {
+            let _bombs = (bomb(), bomb());
+            panic!("an outer panic");
+        }));
+        assert!(outer.is_err());
+        assert_eq!(dropped.load(SeqCst), 4);
+    }
+
+    #[test]
+    fn a_value_that_is_taken_out_is_the_caller_s() {
+        let dropped = AtomicUsize::new(0);
+        let bomb = Contained::new(Bomb(&dropped)).into_inner();
+        assert_eq!(dropped.load(SeqCst), 0);
+        let outer = catch_unwind(AssertUnwindSafe(|| drop(bomb)));
+        assert!(outer.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_future_is_polled_in_place() {
+        assert_eq!(Contained::new(ready(7)).await, 7);
+    }
+}

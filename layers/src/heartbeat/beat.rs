@@ -2,7 +2,7 @@
 
 use std::{any::type_name, fmt};
 
-use crate::{Session, connection::Contained};
+use crate::Session;
 
 /// What a heartbeat consists of. [`HeartbeatLayer`](super::HeartbeatLayer)'s constructors make them; it is implemented
 /// for nothing else.
@@ -20,11 +20,11 @@ mod sealed {
 
 /// Beats with a message; made by [`HeartbeatLayer::new`](super::HeartbeatLayer::new).
 #[derive(Clone)]
-pub struct Message<F>(pub(super) Contained<F>);
+pub struct Message<F>(pub(super) F);
 
 /// Beats with a message, if there is one; made by [`HeartbeatLayer::new_if`](super::HeartbeatLayer::new_if).
 #[derive(Clone)]
-pub struct MessageIf<F>(pub(super) Contained<F>);
+pub struct MessageIf<F>(pub(super) F);
 
 /// Beats with the transport's own ping; made by [`HeartbeatLayer::ping`](super::HeartbeatLayer::ping).
 #[derive(Clone, Copy, Debug)]
