@@ -12,6 +12,8 @@ use crate::{LinkLayer, connect::open, pipeline::Pipeline};
 pub(super) type Hook<Out> =
     Arc<dyn Fn(Session<Out>) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync>;
 
+type Decide = Box<dyn FnMut(&Ended) -> Decision + Send>;
+
 /// What a [`Client`] is to be like; made by [`Client::builder`].
 ///
 /// | setting | default |
@@ -33,7 +35,7 @@ pub(super) struct Settings<Out> {
     pub(super) backoff: Backoff,
     pub(super) max_attempts: u32,
     pub(super) attempt_timeout: Duration,
-    pub(super) decision: Contained<Box<dyn FnMut(&Ended) -> Decision + Send>>,
+    pub(super) decision: Contained<Decide>,
     pub(super) hooks: Vec<Hook<Out>>,
     pub(super) pick: Pick<Out>,
     pub(super) reoffer: bool,

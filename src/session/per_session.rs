@@ -96,7 +96,9 @@ where
 
 /// A make-service at work on the message stack of one session. Takes one word once the stack is made, which then is not
 /// renewed: it has the session's own state.
-pub struct Making<M: Service<Session<Out>>, Out>(Option<Pin<Box<Step<M, Out, M::Future>>>>);
+pub struct Making<M: Service<Session<Out>>, Out>(Option<PinnedStep<M, Out>>);
+
+type PinnedStep<M, Out> = Pin<Box<Step<M, Out, <M as Service<Session<Out>>>::Future>>>;
 
 pin_project! {
     #[project = StepProj]
@@ -117,10 +119,7 @@ where
     M: Service<Session<Out>, Error: Into<BoxError>>,
 {
     /// The stack, or `None` where an error or a panic closes the session in its stead.
-    fn poll(
-        step: &mut Pin<Box<Step<M, Out, M::Future>>>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<M::Response>> {
+    fn poll(step: &mut PinnedStep<M, Out>, cx: &mut Context<'_>) -> Poll<Option<M::Response>> {
         let polled = Panic::catch(|| {
             loop {
                 let call = match step.as_mut().project() {

@@ -41,13 +41,15 @@ impl<H: Eq + Any + Send, K: Eq + Any + Send> Key for (H, K) {
     }
 }
 
+type Callback = Box<dyn FnOnce(&Closed) + Send>;
+
 const DROPPING_KEY: &str = "dropping a close callback's key";
 
 /// A callback and its keys: the user's values, to be dropped outside of any lock.
 pub(crate) struct Entry {
     // both are there until the entry runs or is dropped
     keys: Option<Box<dyn Key>>,
-    callback: Option<Box<dyn FnOnce(&Closed) + Send>>,
+    callback: Option<Callback>,
 }
 
 impl Entry {
