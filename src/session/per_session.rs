@@ -72,11 +72,12 @@ where
     type Output = Result<Closed, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (closed, was_open) = ready!(self.project().session.poll_end(cx));
-        Poll::Ready(if was_open {
-            Ok(closed)
-        } else {
-            Err(NotOpened::from(closed).into())
+        self.project().session.poll_end(cx, |closed, was_open| {
+            if was_open {
+                Ok(closed)
+            } else {
+                Err(NotOpened::from(closed).into())
+            }
         })
     }
 }
@@ -118,8 +119,13 @@ impl<M, Out> Making<M, Out>
 where
     M: Service<Session<Out>, Error: Into<BoxError>>,
 {
-    /// The stack, or `None` where an error or a panic closes the session in its stead.
+    /// The stack, or `None` where an error or a panic closes the session in its stead. Pending once it closes.
     fn poll(step: &mut PinnedStep<M, Out>, cx: &mut Context<'_>) -> Poll<Option<M::Response>> {
+        let (StepProj::Waiting { session, .. } | StepProj::Running { session, .. }) =
+            step.as_mut().project();
+        if session.is_closing() {
+            return Poll::Pending;
+        }
         let polled = Panic::catch(|| {
             loop {
                 let call = match step.as_mut().project() {

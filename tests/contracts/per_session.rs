@@ -376,3 +376,16 @@ async fn a_make_service_that_is_not_ready_holds_up_nothing_else() {
     handle.close();
     assert_eq!(not_opened(task).await, CloseReason::Local);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_make_service_that_closes_its_session_does_not_open_it() {
+    let (handle, peer, task) = run(SessionLayer::per_session(), |session| async move {
+        session.feed("221 bye".to_owned()).await?;
+        session.close();
+        Ok(())
+    });
+    peer.send("never read\n");
+    assert_eq!(not_opened(task).await, CloseReason::Local);
+    assert_eq!(peer.output(), "221 bye\n");
+    assert!(peer.is_shut() && !handle.is_open());
+}

@@ -212,7 +212,7 @@ where
     type Output = Result<Closed, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.poll_end(cx).map(|(closed, _)| Ok(closed))
+        self.poll_end(cx, |closed, _| Ok(closed))
     }
 }
 
@@ -222,9 +222,13 @@ where
     W: Wire,
     R: Renew<S>,
 {
-    /// As the future itself; the flag is `true` if the session was open.
-    #[inline]
-    pub(super) fn poll_end(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(Closed, bool)> {
+    /// As the future itself, with a response made by `end`; its flag is `true` if the session was open.
+    #[inline(always)]
+    pub(super) fn poll_end<T>(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        end: impl FnOnce(Closed, bool) -> T,
+    ) -> Poll<T> {
         let mut this = self.project();
         let Some(state) = this.state else {
             panic!("a session's future was polled after it was ready");
@@ -250,7 +254,7 @@ where
         discard(this.calls, this.state);
         let lease = this.lease.take();
         let was_open = lease.is_open();
-        Poll::Ready((lease.finish(), was_open))
+        Poll::Ready(end(lease.finish(), was_open))
     }
 }
 
@@ -362,9 +366,9 @@ where
     ) -> Next {
         // one that is closed before it was open never is: whoever held it may have refused it
         if self.phase == Phase::Opening
-            && !self.is_closing()
             && !self.is_being_made(cx, turn)
             && !self.wire.driver().is_held()
+            && !self.is_closing()
         {
             self.phase = Phase::Running;
             lease.open();
