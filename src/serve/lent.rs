@@ -167,7 +167,8 @@ impl<F: Future<Output = ()>> Drop for Owner<F> {
     }
 }
 
-/// Drops a connection whose task was aborted. A panic in a destructor is logged: nothing here depends on it.
+/// Drops a connection whose task was aborted. A panic in a destructor is logged: nothing here
+/// depends on it.
 fn drop_aborted<F>(future: Option<Pin<Box<F>>>) {
     if let Err(panic) = Panic::catch(|| drop(future)) {
         tracing::error!(%panic, "a connection panicked as it was aborted");

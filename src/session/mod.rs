@@ -91,13 +91,15 @@ impl SessionLayer {
     /// Each session has a message stack of its own: the inner service is a make-service, called with the
     /// [`Session`](crate::Session) before it opens.
     ///
-    /// While the stack is made, the session loop writes, runs timeouts and closes, but reads nothing. So the make-service may
-    /// await a [`send`](crate::Session::send), such as a greeting. The session opens once the stack is there.
+    /// While the stack is made, the session loop writes, runs timeouts and closes, but reads
+    /// nothing. So the make-service may await a [`send`](crate::Session::send), such as a greeting.
+    /// The session opens once the stack is there.
     ///
-    /// An error of the make-service refuses the connection, as [`CloseReason::Refused`](crate::CloseReason::Refused), and a
-    /// panic closes it, as [`CloseReason::Panicked`](crate::CloseReason::Panicked). A close that comes first drops the
-    /// make-service's future. In each case what was accepted for sending is flushed, until the drain deadline, and the
-    /// pipeline's error is [`NotOpened`].
+    /// An error of the make-service refuses the connection, as
+    /// [`CloseReason::Refused`](crate::CloseReason::Refused), and a panic closes it, as
+    /// [`CloseReason::Panicked`](crate::CloseReason::Panicked). A close that comes first drops the
+    /// make-service's future. In each case what was accepted for sending is flushed, until the
+    /// drain deadline, and the pipeline's error is [`NotOpened`].
     ///
     /// It is the way to a limit of each session's own, such as a pace for its messages; a session that waits for its turn
     /// still sends, beats and closes:

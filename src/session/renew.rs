@@ -27,8 +27,9 @@ pub trait Renew<S> {
     /// A fresh stack, where there is one to be had.
     fn fresh(&self) -> Option<S>;
 
-    /// Returns `true` while the stack of a session that is not open yet is being made, and polls what makes it. Puts the
-    /// result into `service`, or closes the session. `false` for a stack that is there from the beginning.
+    /// Returns `true` while the stack of a session that is not open yet is being made, and polls
+    /// what makes it. Puts the result into `service`, or closes the session. `false` for a stack
+    /// that is there from the beginning.
     #[inline]
     fn poll_make(&mut self, _service: &mut Option<S>, _cx: &mut Context<'_>) -> bool {
         false

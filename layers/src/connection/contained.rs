@@ -15,11 +15,13 @@ use super::contain;
 pin_project! {
     /// A value of the application whose destructor may panic: the panic is logged and ends here.
     ///
-    /// Rust aborts the process when a destructor panics while another panic unwinds. Two fields with
-    /// such destructors are enough, because the second one is dropped by the unwinding of the first. A
-    /// type that holds several values of its user therefore keeps each of them in a `Contained`.
+    /// Rust aborts the process when a destructor panics while another panic unwinds. Two fields
+    /// with such destructors are enough, because the second one is dropped by the unwinding of the
+    /// first. A type that holds several values of its user therefore keeps each of them in a
+    /// `Contained`.
     ///
-    /// It is a future where `T` is one. Costs one branch an access and, where `T` has no niche, one word.
+    /// It is a future where `T` is one. Costs one branch an access and, where `T` has no niche, one
+    /// word.
     ///
     /// ```
     /// use getty_layers::driver::Contained;

@@ -120,8 +120,8 @@ impl<T, C, Out> Framed<T, C, Out> {
         }
     }
 
-    /// Drops the transport, the codec and the driver half, in this order. A destructor that panics is logged, and the
-    /// others still run.
+    /// Drops the transport, the codec and the driver half, in this order. A destructor that panics
+    /// is logged, and the others still run.
     pub fn discard(self) {
         let Self {
             transport,

@@ -1,7 +1,8 @@
 //! Drops the values of the application that a session holds, each in a catch of its own.
 //!
-//! Rust aborts the process when a destructor panics while another panic unwinds. Each value is therefore
-//! dropped by itself, on every path: a panic in a destructor is logged, and the next one still runs.
+//! Rust aborts the process when a destructor panics while another panic unwinds. Each value is
+//! therefore dropped by itself, on every path: a panic in a destructor is logged, and the next one
+//! still runs.
 
 use std::pin::Pin;
 

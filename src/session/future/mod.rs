@@ -79,8 +79,8 @@ pin_project! {
 struct State<S, W: Wire, R> {
     // first, so that on a drop the transport goes before senders learn it from the driver, which is its last part
     wire: W,
-    /// None while it is made and once the session closes: a service that nobody calls any more may wait in the queue of a
-    /// shared limit.
+    /// None while it is made and once the session closes: a service that nobody calls any more may
+    /// wait in the queue of a shared limit.
     service: Option<S>,
     renew: R,
     config: Arc<Config>,
@@ -222,7 +222,8 @@ where
     W: Wire,
     R: Renew<S>,
 {
-    /// As the future itself, with a response made by `end`; its flag is `true` if the session was open.
+    /// As the future itself, with a response made by `end`; its flag is `true` if the session was
+    /// open.
     #[inline(always)]
     pub(super) fn poll_end<T>(
         self: Pin<&mut Self>,
@@ -437,7 +438,8 @@ where
         Next::Wait
     }
 
-    /// Returns `true` while the message stack is made. The loop writes meanwhile, and runs checks and deadlines.
+    /// Returns `true` while the message stack is made. The loop writes meanwhile, and runs checks
+    /// and deadlines.
     #[inline]
     fn is_being_made(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> bool {
         turn.service_waits = turn.service_waits || self.renew.poll_make(&mut self.service, cx);

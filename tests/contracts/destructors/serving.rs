@@ -67,7 +67,8 @@ where
         })
 }
 
-/// A server of two listeners, with a bomb in each of its values, and a session that is being opened.
+/// A server of two listeners, with a bomb in each of its values, and a session that is being
+/// opened.
 fn server(bombs: &Arc<Bombs>) -> (getty::Serve, stream::Peer) {
     let (first, dialer) = listener::memory();
     let (second, _) = listener::memory();
