@@ -10,10 +10,10 @@ use std::{
 };
 
 use futures_util::TryFutureExt;
-use getty_layers::{Closed, Connection, HasSession, Session};
+use getty_layers::{Closed, Connection, HasSession, Session, driver::Contained};
 use tokio::task::JoinHandle;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
-use tower::{BoxError, Layer, Service, ServiceExt};
+use tower::{BoxError, Layer, Service};
 
 use crate::{pipeline::Pipeline, session::NotOpened};
 
@@ -101,16 +101,24 @@ where
     B: FnOnce(LinkLayer<Out>) -> S,
     S: Pipeline<T>,
 {
-    let connection = connector
-        .oneshot(target)
+    // each in a catch of its own: a dial that is given up drops them together
+    let (mut connector, target) = (Contained::new(connector), Contained::new(target));
+    let build = Contained::new(build);
+    let connection = async {
+        poll_fn(|cx| connector.poll_ready(cx)).await?;
+        let connecting = connector.call(target.into_inner());
+        drop(connector);
+        Contained::new(connecting).await
+    };
+    let connection = connection
         .await
-        .map_err(|error| OpenError::Connect(error.into()))?;
+        .map_err(|error: C::Error| OpenError::Connect(error.into()))?;
     let handle = connection.handle().clone();
     let link = LinkLayer {
         session: Arc::new(OnceLock::new()),
     };
     let session = Arc::clone(&link.session);
-    let mut stack = build(link);
+    let mut stack = Contained::new(build.into_inner()(link));
     poll_fn(|cx| stack.poll_ready(cx))
         .await
         .map_err(|error| OpenError::Open(error.into()))?;

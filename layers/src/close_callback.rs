@@ -46,14 +46,14 @@ use std::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Closed, Connection};
+use crate::{Closed, Connection, connection::Contained};
 
 /// Registers a close callback on every connection of a stack; see the [module](self).
 #[derive(Clone)]
 pub struct CloseCallbackLayer<H, K, F> {
-    handler: H,
-    key: K,
-    callback: F,
+    handler: Contained<H>,
+    key: Contained<K>,
+    callback: Contained<F>,
 }
 
 impl<H, K, F> CloseCallbackLayer<H, K, F> {
@@ -66,9 +66,9 @@ impl<H, K, F> CloseCallbackLayer<H, K, F> {
         F: Fn(&Closed) + Clone + Send + 'static,
     {
         Self {
-            handler,
-            key,
-            callback,
+            handler: Contained::new(handler),
+            key: Contained::new(key),
+            callback: Contained::new(callback),
         }
     }
 }
@@ -149,9 +149,11 @@ where
             key,
             callback,
         } = self.layer.clone();
-        connection
-            .handle()
-            .add_close_callback(handler, key, callback);
+        connection.handle().add_close_callback(
+            handler.into_inner(),
+            key.into_inner(),
+            callback.into_inner(),
+        );
         self.inner.call(connection)
     }
 }

@@ -36,6 +36,7 @@ use tower_service::Service;
 
 use crate::{
     Connection, Framed,
+    connection::Contained,
     driver::{self, CodecId},
 };
 
@@ -47,7 +48,7 @@ pub const DEFAULT_MAX_FRAME: usize = 64 * 1024;
 ///
 /// `Out` is the type of the messages that the session sends. It follows from the handler and is seldom written.
 pub struct CodecLayer<C, Out> {
-    codec: C,
+    codec: Contained<C>,
     max_frame: usize,
     id: Option<CodecId>,
     weigh: Option<fn(&Out) -> usize>,
@@ -61,7 +62,7 @@ impl<C, Out> CodecLayer<C, Out> {
         C: Decoder + Clone,
     {
         Self {
-            codec,
+            codec: Contained::new(codec),
             max_frame: DEFAULT_MAX_FRAME,
             id: Some(CodecId::unique()),
             weigh: None,
@@ -197,8 +198,10 @@ where
         } = &self.layer;
         let (_, mut driver) = driver::pair(connection.handle().clone());
         weigh.iter().for_each(|weigh| driver.set_weight(*weigh));
+        // outside of the closure, which has the transport
+        let codec = C::clone(codec);
         self.inner.call(connection.map_transport(|transport| {
-            let framed = Framed::new(transport, codec.clone(), driver, *max_frame);
+            let framed = Framed::new(transport, codec, driver, *max_frame);
             match id {
                 Some(id) => framed.with_codec_id(*id),
                 None => framed,

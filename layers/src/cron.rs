@@ -71,7 +71,7 @@ use tower_service::Service;
 
 use crate::{
     CloseReason, Connection, ConnectionHandle, HasSession, Session,
-    connection::{catch, contain},
+    connection::{Contained, catch},
     session::signal::Signal,
 };
 
@@ -83,7 +83,7 @@ const PUNCTUAL: Duration = Duration::from_millis(5);
 /// Calls a function of yours once a period; see the [module](self).
 pub struct CronLayer<Out, F, K = Plain> {
     period: Duration,
-    callback: F,
+    callback: Contained<F>,
     closes: bool,
     kind: PhantomData<(fn(Out), K)>,
 }
@@ -126,7 +126,7 @@ impl<Out, F, K> CronLayer<Out, F, K> {
     const fn of(period: Duration, callback: F) -> Self {
         Self {
             period,
-            callback,
+            callback: Contained::new(callback),
             closes: false,
             kind: PhantomData,
         }
@@ -234,6 +234,8 @@ where
         let CronLayer {
             callback, closes, ..
         } = self.layer.clone();
+        // a check as a whole is contained
+        let callback = callback.into_inner();
         every(connection.handle(), self.layer.period, move || {
             if let Err(error) = callback(&session) {
                 failed(&session, closes, error.into());
@@ -330,9 +332,9 @@ struct Runs<Out, F, Fut> {
     due: Arc<Signal>,
     waker: Option<Waker>,
     session: Session<Out>,
-    callback: F,
+    callback: Contained<F>,
     closes: bool,
-    running: Option<Pin<Box<Fut>>>,
+    running: Option<Contained<Pin<Box<Fut>>>>,
 }
 
 impl<Out, F, Fut, E> Runs<Out, F, Fut>
@@ -348,7 +350,9 @@ where
         }
         let polled = catch(|| {
             self.running
-                .get_or_insert_with(|| Box::pin((self.callback)(self.session.clone())))
+                .get_or_insert_with(|| {
+                    Contained::new(Box::pin((self.callback)(self.session.clone())))
+                })
                 .as_mut()
                 .poll(cx)
         });
@@ -358,7 +362,7 @@ where
             Ok(Poll::Ready(Err(error))) => failed(&self.session, self.closes, error.into()),
             Err(panic) => self.session.close_because(CloseReason::Panicked, panic),
         }
-        contain("dropping a periodic callback", || self.running = None);
+        self.running = None;
     }
 }
 

@@ -70,8 +70,8 @@ pub use self::{
     pong::WithoutPongs,
 };
 use crate::{
-    CloseReason, Connection, ConnectionHandle, Framed, HasSession, Session, jitter::Jitter,
-    tap::Tap,
+    CloseReason, Connection, ConnectionHandle, Framed, HasSession, Session, connection::Contained,
+    jitter::Jitter, tap::Tap,
 };
 
 /// Up to which part of a period a beat is late, unless [`HeartbeatLayer::with_jitter`] says otherwise.
@@ -82,8 +82,8 @@ pub const DEFAULT_JITTER: f64 = 0.1;
 /// `Out` is what the session sends, `B` what a [beat](Beat) is, `P` whether [pongs](Pong) are told from messages. None of
 /// them is written by hand.
 pub struct HeartbeatLayer<Out, B, P = NoPong> {
-    beat: B,
-    pong: P,
+    beat: Contained<B>,
+    pong: Contained<P>,
     times: Times,
     out: PhantomData<fn(Out)>,
 }
@@ -114,8 +114,8 @@ struct Times {
 impl<Out, B> HeartbeatLayer<Out, B> {
     const fn of(beat: B, period: Duration) -> Self {
         Self {
-            beat,
-            pong: NoPong,
+            beat: Contained::new(beat),
+            pong: Contained::new(NoPong),
             times: Times {
                 period,
                 jitter: Jitter::new(DEFAULT_JITTER),
@@ -196,7 +196,7 @@ impl<Out, B, P> HeartbeatLayer<Out, B, P> {
     {
         HeartbeatLayer {
             beat: self.beat,
-            pong: Pong(is_pong),
+            pong: Contained::new(Pong(is_pong)),
             times: self.times,
             out: PhantomData,
         }
@@ -292,7 +292,7 @@ where
 
     fn call(&mut self, connection: Connection<T>) -> S::Future {
         let HeartbeatLayer { beat, times, .. } = &self.layer;
-        times.keep(connection.transport().session(), beat.clone());
+        times.keep(connection.transport().session(), B::clone(beat));
         self.inner.call(connection)
     }
 }
@@ -318,9 +318,9 @@ where
         let HeartbeatLayer {
             beat, times, pong, ..
         } = &self.layer;
-        times.keep(connection.transport().session(), beat.clone());
+        times.keep(connection.transport().session(), B::clone(beat));
         let handle = connection.handle().clone();
-        let is_pong = pong.0.clone();
+        let is_pong = Contained::new(pong.0.clone());
         self.inner.call(connection.map_transport(|framed| {
             framed.map_decoder(|codec| Tap::new(codec, WithoutPongs::new(is_pong, handle)))
         }))
@@ -447,7 +447,7 @@ mod tests {
         let at = |seconds| opened + Duration::from_secs(seconds);
         let layer = HeartbeatLayer::new(TEN, |_: &Session<String>| "PING".to_owned());
         let HeartbeatLayer { times, beat, .. } = layer.with_jitter(0.0).with_answer_within(TEN);
-        times.keep(connection.transport().session(), beat);
+        times.keep(connection.transport().session(), beat.into_inner());
         let (mut driver, _lease) = drive(connection);
         driver.reading(true, driver.moment(at(0)));
         for second in 1..10 {
@@ -480,7 +480,7 @@ mod tests {
         let at = |seconds| opened + Duration::from_secs(seconds);
         let layer = HeartbeatLayer::new(TEN, |_: &Session<String>| "PING".to_owned());
         let HeartbeatLayer { times, beat, .. } = layer.with_jitter(0.0);
-        times.keep(connection.transport().session(), beat);
+        times.keep(connection.transport().session(), beat.into_inner());
         let (mut driver, _lease) = drive(connection);
         driver.session().try_send("waits".to_owned()).unwrap();
         driver.run_checks(at(10));

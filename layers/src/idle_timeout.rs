@@ -70,7 +70,9 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{CloseReason, Connection, ConnectionHandle, HasSession, Session};
+use crate::{
+    CloseReason, Connection, ConnectionHandle, HasSession, Session, connection::Contained,
+};
 
 /// Closes a session in which nothing moves, or tells a hook of it; see the [module](self).
 #[derive(Clone, Debug)]
@@ -85,7 +87,7 @@ pub struct Close;
 
 /// The hook of an [`IdleTimeoutLayer`].
 pub struct Hook<Out, F> {
-    call: F,
+    call: Contained<F>,
     out: PhantomData<fn(Out)>,
 }
 
@@ -166,7 +168,7 @@ impl IdleTimeoutLayer {
         IdleTimeoutLayer {
             idleness: self.idleness,
             hook: Hook {
-                call: hook,
+                call: Contained::new(hook),
                 out: PhantomData,
             },
         }
@@ -333,7 +335,7 @@ where
     }
 
     fn call(&mut self, connection: Connection<T>) -> S::Future {
-        let hook = self.layer.hook.call.clone();
+        let hook = F::clone(&self.layer.hook.call);
         let session = connection.transport().session().clone();
         self.layer
             .idleness

@@ -6,7 +6,9 @@
 //!   loop sends what is queued but reads nothing, so that a hook may wait for its greeting to have left. Once the hook is
 //!   done its memory is given back and the session opens.
 //! - *an error of the hook* refuses the connection: it closes as [`CloseReason::Refused`], with the error as its source,
-//!   once what the hook has sent is flushed. The pipeline's response is the [`Closed`](crate::Closed) that says so.
+//!   once what the hook has sent is flushed. The pipeline's response is the
+//!   [`Closed`](crate::Closed) that says so; under `SessionLayer::per_session` it is the error
+//!   `NotOpened`, with the same reason and source.
 //! - *a panic of the hook* closes the connection as [`CloseReason::Panicked`].
 //! - *drop, close*: a hook that is not done is dropped with the connection, which any close request ends: a handshake
 //!   timeout, a shutdown, the peer's reset when something is sent to it.
@@ -54,14 +56,14 @@ use tower_service::Service;
 
 use crate::{
     CloseReason, Connection, HasSession, Session,
-    connection::{Hold, catch, contain},
+    connection::{Contained, Hold, catch},
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Runs an async function of yours when a session opens; see the [module](self).
 pub struct OnOpenLayer<Out, F> {
-    hook: F,
+    hook: Contained<F>,
     out: PhantomData<fn(Out)>,
 }
 
@@ -75,7 +77,7 @@ impl<Out, F> OnOpenLayer<Out, F> {
         E: Into<BoxError>,
     {
         Self {
-            hook,
+            hook: Contained::new(hook),
             out: PhantomData,
         }
     }
@@ -177,18 +179,22 @@ where
         };
         ResponseFuture {
             inner: self.inner.call(connection),
-            opening: Some(opening),
+            opening: Some(Box::pin(opening)),
         }
     }
 }
 
-/// A hook that is not done. It runs in a box, which an idle session does not keep, however large the hook's future is.
-struct Opening<Out, F, Fut> {
-    running: Option<Pin<Box<Fut>>>,
-    hook: F,
-    session: Session<Out>,
-    // last: the session opens when this is dropped
-    _hold: Hold,
+pin_project! {
+    /// A hook that is not done. It is in a box, which an idle session does not keep, however large
+    /// the hook's future is.
+    struct Opening<Out, F, Fut> {
+        #[pin]
+        running: Option<Contained<Fut>>,
+        hook: Contained<F>,
+        session: Session<Out>,
+        // last: the session opens when this is dropped
+        _hold: Hold,
+    }
 }
 
 impl<Out, F, Fut, E> Opening<Out, F, Fut>
@@ -197,18 +203,24 @@ where
     Fut: Future<Output = Result<(), E>>,
     E: Into<BoxError>,
 {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        let (hook, session) = (this.hook, this.session);
         let polled = catch(|| {
-            self.running
-                .get_or_insert_with(|| Box::pin((self.hook)(self.session.clone())))
-                .as_mut()
-                .poll(cx)
+            if this.running.is_none() {
+                let running = Contained::new(hook(session.clone()));
+                this.running.set(Some(running));
+            }
+            match this.running.as_mut().as_pin_mut() {
+                Some(running) => running.poll(cx),
+                None => unreachable!("it was set above"),
+            }
         });
         match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(Ok(()))) => {}
-            Ok(Poll::Ready(Err(error))) => self.session.close_because(CloseReason::Refused, error),
-            Err(panic) => self.session.close_because(CloseReason::Panicked, panic),
+            Ok(Poll::Ready(Err(error))) => session.close_because(CloseReason::Refused, error),
+            Err(panic) => session.close_because(CloseReason::Panicked, panic),
         }
         Poll::Ready(())
     }
@@ -220,7 +232,7 @@ pin_project! {
     pub struct ResponseFuture<F, Out, H, Fut> {
         #[pin]
         inner: F,
-        opening: Option<Opening<Out, H, Fut>>,
+        opening: Option<Pin<Box<Opening<Out, H, Fut>>>>,
     }
 }
 
@@ -236,9 +248,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         if let Some(opening) = this.opening
-            && opening.poll(cx).is_ready()
+            && opening.as_mut().poll(cx).is_ready()
         {
-            contain("dropping an open hook", || *this.opening = None);
+            *this.opening = None;
         }
         this.inner.poll(cx)
     }

@@ -3,7 +3,7 @@
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
-use getty_layers::{Connection, Session};
+use getty_layers::{Connection, Session, driver::Contained};
 use tower::{BoxError, Service};
 
 use super::{Backoff, Client, Decision, Ended, Pick};
@@ -11,6 +11,8 @@ use crate::{LinkLayer, connect::open, pipeline::Pipeline};
 
 pub(super) type Hook<Out> =
     Arc<dyn Fn(Session<Out>) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync>;
+
+type Decide = Box<dyn FnMut(&Ended) -> Decision + Send>;
 
 /// What a [`Client`] is to be like; made by [`Client::builder`].
 ///
@@ -33,7 +35,7 @@ pub(super) struct Settings<Out> {
     pub(super) backoff: Backoff,
     pub(super) max_attempts: u32,
     pub(super) attempt_timeout: Duration,
-    pub(super) decision: Box<dyn FnMut(&Ended) -> Decision + Send>,
+    pub(super) decision: Contained<Decide>,
     pub(super) hooks: Vec<Hook<Out>>,
     pub(super) pick: Pick<Out>,
     pub(super) reoffer: bool,
@@ -47,7 +49,7 @@ impl<Out: Send + 'static> ClientBuilder<Out> {
             backoff: Backoff::default(),
             max_attempts: u32::MAX,
             attempt_timeout: Duration::from_secs(10),
-            decision: Box::new(|_| Decision::Retry),
+            decision: Contained::new(Box::new(|_| Decision::Retry)),
             hooks: Vec::new(),
             pick: Pick::round_robin(),
             reoffer: false,
@@ -107,7 +109,7 @@ impl<Out: Send + 'static> ClientBuilder<Out> {
         mut self,
         decision: impl FnMut(&Ended) -> Decision + Send + 'static,
     ) -> Self {
-        self.0.decision = Box::new(decision);
+        self.0.decision = Contained::new(Box::new(decision));
         self
     }
 
@@ -168,6 +170,7 @@ impl<Out: Send + 'static> ClientBuilder<Out> {
         Fut: Future<Output = Result<(), E>> + Send + 'static,
         E: Into<BoxError>,
     {
+        let hook = Contained::new(hook);
         self.0.hooks.push(Arc::new(move |session| {
             hook(session).map(|done| done.map_err(Into::into)).boxed()
         }));
@@ -212,14 +215,19 @@ impl<Out: Send + 'static> ClientBuilder<Out> {
         B: Fn(LinkLayer<Out>) -> S + Send + Sync + 'static,
         S: Pipeline<T>,
     {
-        let build = Arc::new(build);
+        let build = Arc::new(Contained::new(build));
+        let (connector, target) = (Contained::new(connector), Contained::new(target));
         Client::start(
             self.0,
-            Box::new(move |tasks| {
-                let (connector, target, tasks) = (connector.clone(), target.clone(), tasks.clone());
-                let build = Arc::clone(&build);
-                async move { open(connector, target, |link| build(link), &tasks).await }.boxed()
-            }),
+            Contained::new(Box::new(move |tasks| {
+                let (connector, target) = (connector.clone(), target.clone());
+                let (build, tasks) = (Arc::clone(&build), tasks.clone());
+                async move {
+                    let (connector, target) = (connector.into_inner(), target.into_inner());
+                    open(connector, target, |link| build(link), &tasks).await
+                }
+                .boxed()
+            })),
         )
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 #[cfg(doc)]
 use getty_layers::ConnectionHandle;
-use getty_layers::Session;
+use getty_layers::{Session, driver::Contained};
 
 /// Which of its sessions a client gives out.
 ///
@@ -42,7 +42,8 @@ impl<Out> Pick<Out> {
     /// The one of which `load` says the least: calls without an answer, say.
     #[must_use]
     pub fn least(load: impl Fn(&Session<Out>) -> usize + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(load)))
+        let load = Contained::new(load);
+        Self(Some(Arc::new(move |session| load(session))))
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use getty_layers::{Panic, Session};
+use getty_layers::{Panic, Session, driver::Contained};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout, timeout_at},
@@ -29,7 +29,7 @@ use super::{
 use crate::connect::{OpenError, OwnedTask};
 
 /// Dials and opens one session, whose task is entered in the list.
-pub(super) type Dial<Out> = Box<dyn FnMut(&TaskTracker) -> Dialling<Out> + Send>;
+pub(super) type Dial<Out> = Contained<Box<dyn FnMut(&TaskTracker) -> Dialling<Out> + Send>>;
 
 type Dialling<Out> = BoxFuture<'static, Result<(Session<Out>, OwnedTask), OpenError>>;
 
@@ -319,6 +319,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
 impl<Out: Send + 'static> Drop for Supervisor<Out> {
     /// Where the end was not orderly, those who wait are not to wait for ever.
     fn drop(&mut self) {
+        self.drop_attempt();
         if self.states.borrow().is_final() {
             return;
         }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use getty_layers::{CloseReason, Connection, Panic};
+use getty_layers::{CloseReason, Connection, Panic, driver::Contained};
 use tokio::time::{Sleep, sleep};
 use tower::BoxError;
 
@@ -29,8 +29,8 @@ pub(super) trait Accept: Send {
 }
 
 pub(super) struct Acceptor<L: Listener, S> {
-    listener: L,
-    stack: S,
+    listener: Contained<L>,
+    stack: Contained<S>,
     /// Accepted, and waiting for the stack to be ready.
     waiting: Option<Connection<L::Io>>,
     pause: Option<Pin<Box<Sleep>>>,
@@ -40,8 +40,8 @@ pub(super) struct Acceptor<L: Listener, S> {
 impl<L: Listener, S> Acceptor<L, S> {
     pub(super) const fn new(listener: L, stack: S) -> Self {
         Self {
-            listener,
-            stack,
+            listener: Contained::new(listener),
+            stack: Contained::new(stack),
             waiting: None,
             pause: None,
             next_pause: FIRST_PAUSE,

@@ -127,10 +127,7 @@ impl<F: Future<Output = ()> + Send> Lend for Lent<F> {
         let asked = self.asked();
         if asked & ABANDONED != 0 {
             let future = self.try_lock().and_then(|mut state| state.future.take());
-            // the task that is here has nothing to do with a destructor that panics
-            if let Err(panic) = Panic::catch(|| drop(future)) {
-                tracing::error!(%panic, "a connection panicked as it was aborted");
-            }
+            drop_aborted(future);
         } else if ended || asked & WANTED != 0 {
             waker.wake();
         }
@@ -166,7 +163,15 @@ impl<F: Future<Output = ()>> Drop for Owner<F> {
             .0
             .lock_or_ask(ABANDONED)
             .and_then(|mut state| state.future.take());
-        drop(future);
+        drop_aborted(future);
+    }
+}
+
+/// Drops a connection whose task was aborted. A panic in a destructor is logged: nothing here
+/// depends on it.
+fn drop_aborted<F>(future: Option<Pin<Box<F>>>) {
+    if let Err(panic) = Panic::catch(|| drop(future)) {
+        tracing::error!(%panic, "a connection panicked as it was aborted");
     }
 }
 

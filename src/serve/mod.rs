@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use getty_layers::driver::Contained;
 use tokio::time::Instant;
 use tower::BoxError;
 
@@ -146,7 +147,7 @@ tuple_of_listeners!(A B C D E F);
 #[must_use = "nothing is served unless it is awaited"]
 pub struct Serve {
     acceptors: Vec<Box<dyn Accept>>,
-    shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
+    shutdown: Contained<Pin<Box<dyn Future<Output = ()> + Send>>>,
     drain_deadline: Duration,
     stagger: Duration,
 }
@@ -155,7 +156,7 @@ impl Serve {
     fn new(acceptors: Vec<Box<dyn Accept>>) -> Self {
         Self {
             acceptors,
-            shutdown: Box::pin(std::future::pending()),
+            shutdown: Contained::new(Box::pin(std::future::pending())),
             drain_deadline: Duration::from_secs(5),
             stagger: Duration::ZERO,
         }
@@ -168,7 +169,7 @@ impl Serve {
         mut self,
         signal: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
-        self.shutdown = Box::pin(signal);
+        self.shutdown = Contained::new(Box::pin(signal));
         self
     }
 

@@ -3,19 +3,54 @@
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use futures_util::stream::{FuturesOrdered, FuturesUnordered, Stream};
+use getty_layers::driver::Contained;
 use pin_project_lite::pin_project;
+
+use super::future::quietly;
 
 pin_project! {
     /// The calls in flight of one session: one, in place and without an allocation, or several.
     #[project = CallsProj]
     pub(crate) enum Calls<F: Future> {
         One { #[pin] call: Option<F> },
-        Ordered { calls: Box<FuturesOrdered<F>> },
-        Unordered { calls: Box<FuturesUnordered<F>> },
+        Ordered { calls: Box<FuturesOrdered<OneOfMany<F>>> },
+        Unordered { calls: Box<FuturesUnordered<OneOfMany<F>>> },
+    }
+}
+
+pin_project! {
+    /// One call of several in flight. Their set drops many at once, and so do its finished replies.
+    pub(crate) struct OneOfMany<F> {
+        // None once it has finished
+        #[pin]
+        call: Option<F>,
+    }
+
+    impl<F> PinnedDrop for OneOfMany<F> {
+        fn drop(this: Pin<&mut Self>) {
+            quietly(|| this.project().call.set(None));
+        }
+    }
+}
+
+impl<F> OneOfMany<F> {
+    fn new(call: F) -> Self {
+        Self { call: Some(call) }
+    }
+}
+
+impl<F: Future> Future for OneOfMany<F> {
+    type Output = Contained<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(output) = ready!(poll_one(self.project().call, cx)) else {
+            unreachable!("a finished call is not polled again");
+        };
+        Poll::Ready(Contained::new(output))
     }
 }
 
@@ -66,11 +101,11 @@ impl<F: Future> Calls<F> {
                 })
             }
             CallsProj::Ordered { calls } => {
-                calls.push_back(make());
+                calls.push_back(OneOfMany::new(make()));
                 Poll::Pending
             }
             CallsProj::Unordered { calls } => {
-                calls.push(make());
+                calls.push(OneOfMany::new(make()));
                 Poll::Pending
             }
         }
@@ -81,8 +116,8 @@ impl<F: Future> Calls<F> {
     pub(crate) fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<F::Output>> {
         match self.project() {
             CallsProj::One { call } => poll_one(call, cx),
-            CallsProj::Ordered { calls } => Pin::new(&mut **calls).poll_next(cx),
-            CallsProj::Unordered { calls } => Pin::new(&mut **calls).poll_next(cx),
+            CallsProj::Ordered { calls } => poll_many(&mut **calls, cx),
+            CallsProj::Unordered { calls } => poll_many(&mut **calls, cx),
         }
     }
 
@@ -92,14 +127,23 @@ impl<F: Future> Calls<F> {
         matches!(self, Self::One { .. })
     }
 
-    /// Drops the calls in flight.
+    /// Drops the calls in flight, one after another. A panic in a destructor is logged.
     pub(crate) fn clear(mut self: Pin<&mut Self>) {
         match self.as_mut().project() {
-            CallsProj::One { mut call } => call.set(None),
+            CallsProj::One { mut call } => quietly(|| call.set(None)),
             CallsProj::Ordered { calls } => **calls = FuturesOrdered::new(),
             CallsProj::Unordered { calls } => calls.clear(),
         }
     }
+}
+
+#[inline]
+fn poll_many<T>(
+    calls: &mut (impl Stream<Item = Contained<T>> + Unpin),
+    cx: &mut Context<'_>,
+) -> Poll<Option<T>> {
+    let finished = Pin::new(calls).poll_next(cx);
+    finished.map(|reply| reply.map(Contained::into_inner))
 }
 
 #[inline]

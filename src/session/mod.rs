@@ -37,15 +37,15 @@ use std::{
     time::Duration,
 };
 
-use getty_layers::{Closed, Connection, IntoReply, MemoryBudget, Request};
+use getty_layers::{Closed, Connection, IntoReply, MemoryBudget, Request, driver::Contained};
 use tower::{BoxError, Layer, Service};
 
 use self::config::Config;
 pub(crate) use self::future::GOODBYE;
 pub use self::{
     future::SessionFuture,
-    per_session::{NotOpened, OpeningFuture},
-    renew::{Own, Pristine, Renew, SharedStack},
+    per_session::{Making, NotOpened, OpeningFuture},
+    renew::{Pristine, Renew, SharedStack},
     too_long::MessageTooLong,
     undecodable::{FrameTooLong, LeftoverBytes},
     wire::{SessionCodec, Wire},
@@ -92,8 +92,17 @@ impl SessionLayer {
     }
 
     /// Each session has a message stack of its own: the inner service is a make-service, called with the
-    /// [`Session`](crate::Session) when it opens. Its error refuses the connection, as
-    /// [`CloseReason::Refused`](crate::CloseReason::Refused).
+    /// [`Session`](crate::Session) before it opens.
+    ///
+    /// While the stack is made, the session loop writes, runs timeouts and closes, but reads
+    /// nothing. So the make-service may await a [`send`](crate::Session::send), such as a greeting.
+    /// The session opens once the stack is there.
+    ///
+    /// An error of the make-service refuses the connection, as
+    /// [`CloseReason::Refused`](crate::CloseReason::Refused), and a panic closes it, as
+    /// [`CloseReason::Panicked`](crate::CloseReason::Panicked). A close that comes first drops the
+    /// make-service's future. In each case what was accepted for sending is flushed, until the
+    /// drain deadline, and the pipeline's error is [`NotOpened`].
     ///
     /// It is the way to a limit of each session's own, such as a pace for its messages; a session that waits for its turn
     /// still sends, beats and closes:
@@ -309,9 +318,11 @@ where
     }
 
     fn call(&mut self, connection: Connection<W>) -> Self::Future {
-        let (wire, lease) = connection.into_parts();
-        let service = self.inner.for_session();
+        // before the connection is taken apart, because a clone may panic
+        let service = Contained::new(self.inner.for_session());
         let pristine = Pristine(self.inner.for_session());
-        SessionFuture::new(service, pristine, wire, lease, Arc::clone(&self.config))
+        let (wire, lease) = connection.into_parts();
+        let (service, config) = (Some(service.into_inner()), Arc::clone(&self.config));
+        SessionFuture::new(service, pristine, wire, lease, config)
     }
 }

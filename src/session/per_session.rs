@@ -10,16 +10,15 @@ use std::{
 };
 
 use getty_layers::{
-    CloseReason, Closed, Connection, IntoReply, Request, Session, SharedError, driver::Lease,
+    CloseReason, Closed, Connection, IntoReply, Panic, Request, Session, SharedError,
 };
 use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 
 use super::{
     PerSession, Sessions,
-    config::Config,
-    future::SessionFuture,
-    renew::{Own, SharedStack},
+    future::{SessionFuture, quietly},
+    renew::{Renew, SharedStack},
     wire::Wire,
 };
 
@@ -38,23 +37,21 @@ where
     }
 
     fn call(&mut self, connection: Connection<W>) -> Self::Future {
+        let session = connection.transport().session().clone();
+        let making = Making::new(self.inner.for_session(), session);
         let (wire, lease) = connection.into_parts();
-        let parts = Parts {
-            wire,
-            lease,
-            config: Arc::clone(&self.config),
-        };
+        let config = Arc::clone(&self.config);
         OpeningFuture {
-            state: Opening::Ready {
-                make: self.inner.for_session(),
-                parts: Some(parts),
-            },
+            session: SessionFuture::new(None, making, wire, lease, config),
         }
     }
 }
 
 pin_project! {
-    /// The life of a session whose message stack is made first.
+    /// The life of a session whose message stack is made first, by its own session loop.
+    ///
+    /// It resolves to how the session ended, or to [`NotOpened`]. Dropped, it ends the session at
+    /// once.
     #[must_use = "futures do nothing unless polled"]
     pub struct OpeningFuture<M, S, W>
     where
@@ -63,27 +60,7 @@ pin_project! {
         W: Wire,
     {
         #[pin]
-        state: Opening<M, S, W>,
-    }
-}
-
-struct Parts<W> {
-    wire: W,
-    lease: Lease,
-    config: Arc<Config>,
-}
-
-pin_project! {
-    #[project = OpeningProj]
-    enum Opening<M, S, W>
-    where
-        M: Service<Session<W::Out>>,
-        S: Service<Request<W::In, W::Out>>,
-        W: Wire,
-    {
-        Ready { make: M, parts: Option<Parts<W>> },
-        Making { #[pin] future: M::Future, parts: Option<Parts<W>> },
-        Open { #[pin] future: SessionFuture<S, W, Own> },
+        session: SessionFuture<S, W, Making<M, W::Out>>,
     }
 }
 
@@ -96,67 +73,120 @@ where
     type Output = Result<Closed, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
-        loop {
-            let next = match state.as_mut().project() {
-                OpeningProj::Ready { make, parts } => {
-                    let ready = poll_unless_closing(parts, cx, |cx| make.poll_ready(cx));
-                    ready!(ready)?;
-                    let session = session(parts).clone();
-                    Opening::Making {
-                        future: make.call(session),
-                        parts: parts.take(),
-                    }
-                }
-                OpeningProj::Making { future, parts } => {
-                    let service = ready!(poll_unless_closing(parts, cx, |cx| future.poll(cx)))?;
-                    let Some(Parts {
-                        wire,
-                        lease,
-                        config,
-                    }) = parts.take()
-                    else {
-                        unreachable!("the parts are there until the session opens")
-                    };
-                    Opening::Open {
-                        future: SessionFuture::new(service, Own, wire, lease, config),
-                    }
-                }
-                OpeningProj::Open { future } => return future.poll(cx),
-            };
-            state.set(next);
-        }
+        self.project().session.poll_end(cx, |closed, was_open| {
+            if was_open {
+                Ok(closed)
+            } else {
+                Err(NotOpened::from(closed).into())
+            }
+        })
     }
 }
 
-/// Polls one step of the opening. An error refuses the connection, and so does a close that comes first.
-fn poll_unless_closing<W: Wire, T, E: Into<BoxError>>(
-    parts: &mut Option<Parts<W>>,
-    cx: &mut Context<'_>,
-    poll: impl FnOnce(&mut Context<'_>) -> Poll<Result<T, E>>,
-) -> Poll<Result<T, BoxError>> {
-    let Some(Parts { wire, .. }) = parts else {
-        panic!("a session's future was polled after it was ready");
-    };
-    wire.driver().turn(cx);
-    if !wire.session().is_closing() {
-        match ready!(poll(cx)) {
-            Ok(value) => return Poll::Ready(Ok(value)),
-            Err(error) => wire.session().close_because(CloseReason::Refused, error),
-        }
+impl<M, S, W> fmt::Debug for OpeningFuture<M, S, W>
+where
+    M: Service<Session<W::Out>>,
+    S: Service<Request<W::In, W::Out>>,
+    W: Wire,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpeningFuture")
+            .field("session", &self.session)
+            .finish()
     }
-    let error = NotOpened {
-        reason: wire.session().reason().unwrap_or(CloseReason::Refused),
-        source: wire.session().source(),
-    };
-    *parts = None;
-    Poll::Ready(Err(Box::new(error)))
 }
 
-fn session<W: Wire>(parts: &Option<Parts<W>>) -> &Session<W::Out> {
-    match parts {
-        Some(parts) => parts.wire.session(),
-        None => unreachable!("the parts are there until the session opens"),
+/// A make-service at work on the message stack of one session. Takes one word once the stack is
+/// made, which then is not renewed: it has the session's own state.
+pub struct Making<M: Service<Session<Out>>, Out>(Option<PinnedStep<M, Out>>);
+
+type PinnedStep<M, Out> = Pin<Box<Step<M, Out, <M as Service<Session<Out>>>::Future>>>;
+
+pin_project! {
+    #[project = StepProj]
+    enum Step<M, Out, F> {
+        Waiting { make: M, session: Session<Out> },
+        Running { #[pin] stack: F, session: Session<Out> },
+    }
+}
+
+impl<M: Service<Session<Out>>, Out> Making<M, Out> {
+    fn new(make: M, session: Session<Out>) -> Self {
+        Self(Some(Box::pin(Step::Waiting { make, session })))
+    }
+}
+
+impl<M, Out> Making<M, Out>
+where
+    M: Service<Session<Out>, Error: Into<BoxError>>,
+{
+    /// The stack, or `None` where an error or a panic closes the session in its stead. Pending once
+    /// it closes.
+    fn poll(step: &mut PinnedStep<M, Out>, cx: &mut Context<'_>) -> Poll<Option<M::Response>> {
+        let (StepProj::Waiting { session, .. } | StepProj::Running { session, .. }) =
+            step.as_mut().project();
+        if session.is_closing() {
+            return Poll::Pending;
+        }
+        let polled = Panic::catch(|| {
+            loop {
+                let call = match step.as_mut().project() {
+                    StepProj::Waiting { make, session } => {
+                        ready!(make.poll_ready(cx))?;
+                        Step::Running {
+                            stack: make.call(session.clone()),
+                            session: session.clone(),
+                        }
+                    }
+                    StepProj::Running { stack, .. } => return stack.poll(cx),
+                };
+                // drops the make-service, which has done its part
+                quietly(|| step.set(call));
+            }
+        });
+        let (reason, error) = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(Ok(stack))) => return Poll::Ready(Some(stack)),
+            Ok(Poll::Ready(Err(error))) => (CloseReason::Refused, error.into()),
+            Err(panic) => (CloseReason::Panicked, panic.into()),
+        };
+        let (StepProj::Waiting { session, .. } | StepProj::Running { session, .. }) =
+            step.as_mut().project();
+        session.close_because(reason, error);
+        Poll::Ready(None)
+    }
+}
+
+impl<M, Out> Renew<M::Response> for Making<M, Out>
+where
+    M: Service<Session<Out>, Error: Into<BoxError>>,
+{
+    fn fresh(&self) -> Option<M::Response> {
+        None
+    }
+
+    fn poll_make(&mut self, service: &mut Option<M::Response>, cx: &mut Context<'_>) -> bool {
+        let Some(step) = &mut self.0 else {
+            return false;
+        };
+        let Poll::Ready(made) = Self::poll(step, cx) else {
+            return true;
+        };
+        *service = made;
+        self.stop_making();
+        service.is_none()
+    }
+
+    fn stop_making(&mut self) {
+        quietly(|| self.0 = None);
+    }
+}
+
+impl<M: Service<Session<Out>>, Out> fmt::Debug for Making<M, Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Making")
+            .field("done", &self.0.is_none())
+            .finish()
     }
 }
 
@@ -170,6 +200,10 @@ impl From<Closed> for NotOpened {
 }
 
 /// The error when a connection was closed before its session opened: a pipeline's, or [`connect`](crate::connect)'s.
+///
+/// A pipeline over [`SessionLayer::per_session`](crate::SessionLayer::per_session) fails with it,
+/// whatever has closed the connection. Over a shared stack, where only a layer can delay the
+/// opening, the response is the [`Closed`].
 #[derive(Clone, Debug)]
 pub struct NotOpened {
     reason: CloseReason,

@@ -10,6 +10,15 @@ use std::collections::VecDeque;
 )]
 pub(crate) struct Queue<T>(Option<Box<VecDeque<T>>>);
 
+impl<T> IntoIterator for Queue<T> {
+    type Item = T;
+    type IntoIter = std::iter::Flatten<std::option::IntoIter<VecDeque<T>>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.map(|queue| *queue).into_iter().flatten()
+    }
+}
+
 impl<T> Queue<T> {
     pub(crate) const fn new() -> Self {
         Self(None)

@@ -1,5 +1,7 @@
 //! Where a session's message stack comes from, and a fresh one after an error.
 
+use std::task::Context;
+
 /// A message stack that sessions share: each has its clone.
 #[diagnostic::on_unimplemented(
     message = "`SessionLayer::new` clones the message stack for each session, but `{Self}` is not `Clone`",
@@ -24,6 +26,18 @@ impl<S: Clone> SharedStack for S {
 pub trait Renew<S> {
     /// A fresh stack, where there is one to be had.
     fn fresh(&self) -> Option<S>;
+
+    /// Returns `true` while the stack of a session that is not open yet is being made, and polls
+    /// what makes it. Puts the result into `service`, or closes the session. `false` for a stack
+    /// that is there from the beginning.
+    #[inline]
+    fn poll_make(&mut self, _service: &mut Option<S>, _cx: &mut Context<'_>) -> bool {
+        false
+    }
+
+    /// Drops what makes the stack: the session closes.
+    #[inline]
+    fn stop_making(&mut self) {}
 }
 
 /// A clone that is never polled, to clone from.
@@ -33,15 +47,5 @@ pub struct Pristine<S>(pub(super) S);
 impl<S: SharedStack> Renew<S> for Pristine<S> {
     fn fresh(&self) -> Option<S> {
         Some(self.0.for_session())
-    }
-}
-
-/// The stack was made for this session, and keeps what state it has.
-#[derive(Clone, Copy, Debug)]
-pub struct Own;
-
-impl<S> Renew<S> for Own {
-    fn fresh(&self) -> Option<S> {
-        None
     }
 }

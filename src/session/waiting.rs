@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use super::future::quietly;
+
 /// They wait for the service to be ready, the first of them; and those behind it, each with the bytes that it took,
 /// because an answer of the peer's is waited for. Takes one word until the first has to wait.
 #[derive(Debug)]
@@ -61,6 +63,13 @@ impl<In> Waiting<In> {
     /// All of them.
     pub(crate) const fn take(&mut self) -> Self {
         Self(self.0.take())
+    }
+
+    /// Drops them one after another.
+    pub(crate) fn discard(mut self) {
+        while let Some((message, _)) = self.pop_front() {
+            quietly(|| drop(message));
+        }
     }
 
     fn inner(&mut self) -> &mut Inner<In> {

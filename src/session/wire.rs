@@ -130,6 +130,16 @@ pub trait Wire: HasSession<Out: Send + 'static> {
 
     /// See [`Transport::poll_close`].
     fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>>;
+
+    /// Drops it. One that holds several values of the application drops each in a catch of its own,
+    /// as [`Framed::discard`] does: Rust aborts the process when one destructor panics during the
+    /// unwinding of another.
+    fn discard(self)
+    where
+        Self: Sized,
+    {
+        drop(self);
+    }
 }
 
 /// A codec for a session that sends `Out`: an alias, which compiler errors name.
@@ -255,5 +265,9 @@ impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> Wire for Framed<T,
     #[inline]
     fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>> {
         self.split_mut().0.poll_close(cx, reason)
+    }
+
+    fn discard(self) {
+        Self::discard(self);
     }
 }

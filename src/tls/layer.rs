@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use getty_layers::Connection;
+use getty_layers::{Connection, driver::Contained};
 use pin_project_lite::pin_project;
 use tower::BoxError;
 use tower_layer::Layer;
@@ -149,8 +149,8 @@ where
         };
         ResponseFuture {
             state: State::Handshaking {
-                handshake: Box::pin(handshake),
-                waiting: Some((rest, inner)),
+                handshake: Contained::new(Box::pin(handshake)),
+                waiting: Some((rest, Contained::new(inner))),
             },
         }
     }
@@ -174,8 +174,8 @@ pin_project! {
         Handshaking {
             // in this order: the transport, which is in here, goes before the rest of the connection; boxed, because it
             // is needed for a short time of a long life
-            handshake: BoxFuture<'static, Result<TlsStream<T>, TlsError>>,
-            waiting: Option<(Connection<()>, S)>,
+            handshake: Contained<BoxFuture<'static, Result<TlsStream<T>, TlsError>>>,
+            waiting: Option<(Connection<()>, Contained<S>)>,
         },
         Running {
             #[pin]

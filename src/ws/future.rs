@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use getty_layers::Connection;
+use getty_layers::{Connection, driver::Contained};
 use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 
@@ -23,7 +23,7 @@ pin_project! {
         S: Service<Connection<T>>,
     {
         // boxed, so that it takes no room once it is done
-        handshake: Option<(Handshake<T>, S)>,
+        handshake: Option<(Contained<Handshake<T>>, Contained<S>)>,
         #[pin]
         inner: Option<S::Future>,
     }
@@ -41,7 +41,7 @@ where
         let clone = inner.clone();
         let ready = std::mem::replace(inner, clone);
         Self {
-            handshake: Some((Box::pin(handshake), ready)),
+            handshake: Some((Contained::new(Box::pin(handshake)), Contained::new(ready))),
             inner: None,
         }
     }

@@ -1,6 +1,7 @@
 //! Clients: reconnecting, pools, hooks, and what becomes of messages.
 
 mod calls;
+mod destructors;
 mod hooks;
 mod pool;
 mod reconnect;

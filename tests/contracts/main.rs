@@ -10,6 +10,7 @@ mod crowd;
 mod defaults;
 #[cfg(unix)]
 mod descriptors;
+mod destructors;
 mod failures;
 mod fairness;
 mod flow;

@@ -6,15 +6,18 @@ use std::{
 };
 
 use getty::{
-    BoxError, CloseReason, Closed, CodecLayer, Connection, Request, ServiceBuilder, Session,
-    SessionLayer, service_fn, session::NotOpened,
+    BoxError, CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, Request,
+    ServiceBuilder, Session, SessionLayer,
+    layers::OnOpenLayer,
+    service_fn,
+    session::{NotOpened, PerSession},
 };
-use tokio::time::Instant;
+use tokio::{task::JoinHandle, time::Instant};
 use tower::{Service, ServiceExt, util::BoxCloneService};
 
 use crate::support::{
-    connector, echo, idle, lines, soon,
-    stream::{self, Stream},
+    connector, echo, idle, lines, panic_message, soon,
+    stream::{self, Peer, Stream},
 };
 
 type Stack = BoxCloneService<Connection<Stream>, Closed, BoxError>;
@@ -172,9 +175,12 @@ async fn a_make_service_that_panics_still_runs_the_callbacks() {
     let (transport, peer) = stream::pair();
     let connection = Connection::new(transport);
     let seen = watch(&connection);
-    let task = tokio::spawn(stack(make).oneshot(connection));
-    assert!(soon(task).await.unwrap_err().is_panic());
-    assert_eq!(seen.lock().unwrap()[0].reason, CloseReason::Panicked);
+    let error = soon(stack(make).oneshot(connection)).await.unwrap_err();
+    let error: &NotOpened = error.downcast_ref().unwrap();
+    assert_eq!(*error.reason(), CloseReason::Panicked);
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen[0].reason, CloseReason::Panicked);
+    assert_eq!(panic_message(seen[0].source.as_ref()), "a bad make-service");
     assert!(peer.is_gone());
 }
 
@@ -200,4 +206,186 @@ async fn a_connect_that_is_refused_gives_the_error() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// How a session that never opened ended.
+async fn not_opened(task: Task) -> CloseReason {
+    let error = soon(task).await.unwrap().unwrap_err();
+    let error: &NotOpened = error.downcast_ref().expect("it never opened");
+    error.reason().clone()
+}
+
+type Task = JoinHandle<Result<Closed, BoxError>>;
+
+/// Runs a session whose stack `make` makes, with these settings.
+fn run<M, F>(layer: SessionLayer<PerSession>, make: M) -> (ConnectionHandle, Peer, Task)
+where
+    M: Fn(Session<String>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<(), BoxError>> + Send + 'static,
+{
+    let (transport, peer) = stream::pair();
+    let connection = Connection::new(transport);
+    let handle = connection.handle().clone();
+    let stack = ServiceBuilder::new()
+        .layer(CodecLayer::new(lines()))
+        .layer(layer)
+        .service_fn(move |session| {
+            let made = make(session);
+            async move { made.await.map(|()| service_fn(echo)) }
+        });
+    (handle, peer, tokio::spawn(stack.oneshot(connection)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_make_service_waits_for_its_greeting_to_have_left_and_nothing_is_read_before() {
+    let (handle, peer, task) = run(SessionLayer::per_session(), |session| async move {
+        session.send("220 welcome".to_owned()).await?;
+        Ok(session.flush().await?)
+    });
+    peer.hold_flush();
+    peer.send("early\n");
+    idle().await;
+    assert_eq!(
+        (peer.output().as_str(), peer.unread()),
+        ("220 welcome\n", 6)
+    );
+    assert!(!handle.is_open());
+    peer.release_flush();
+    assert_eq!(soon(peer.lines(2)).await, ["220 welcome", "early"]);
+    assert!(handle.is_open());
+    handle.close();
+    let closed = soon(task).await.unwrap().unwrap();
+    assert_eq!(closed.reason, CloseReason::Local);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_fed_leaves_before_the_connection_is_refused() {
+    for panics in [false, true] {
+        let (_handle, peer, task) = run(SessionLayer::per_session(), move |session| async move {
+            session.feed("554 go away".to_owned()).await?;
+            assert!(!panics, "a bad make-service");
+            Err("on the list".into())
+        });
+        let reason = not_opened(task).await;
+        let refused = [CloseReason::Refused, CloseReason::Panicked];
+        assert_eq!(reason, refused[usize::from(panics)]);
+        assert_eq!(peer.output(), "554 go away\n");
+        assert!(peer.is_shut(), "closed as the transport does");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_open_hook_fed_leaves_before_it_refuses_the_connection() {
+    let (transport, peer) = stream::pair();
+    let stack = ServiceBuilder::new()
+        .layer(CodecLayer::new(lines()))
+        .layer(OnOpenLayer::new(|session: Session<String>| async move {
+            session.feed("554 go away".to_owned()).await?;
+            Err::<(), BoxError>("on the list".into())
+        }))
+        .layer(SessionLayer::per_session())
+        .service_fn(|_: Session<String>| async {
+            std::future::pending::<()>().await;
+            Ok::<_, BoxError>(service_fn(echo))
+        });
+    let task = tokio::spawn(stack.oneshot(Connection::new(transport)));
+    assert_eq!(not_opened(task).await, CloseReason::Refused);
+    assert_eq!(peer.output(), "554 go away\n");
+    assert!(peer.is_shut());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_the_peer_does_not_read_ends_at_the_drain_deadline() {
+    let deadline = Duration::from_secs(3);
+    let layer = SessionLayer::per_session().with_drain_deadline(deadline);
+    let (_handle, peer, task) = run(layer, |session| async move {
+        session.feed("554 go away".to_owned()).await?;
+        Err("on the list".into())
+    });
+    peer.stall();
+    let begun = Instant::now();
+    assert_eq!(not_opened(task).await, CloseReason::Refused);
+    assert_eq!(begun.elapsed().as_secs(), deadline.as_secs());
+    assert!(peer.is_gone());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_while_the_stack_is_made_drops_that_and_flushes() {
+    let made = Arc::new(());
+    let captured = Arc::clone(&made);
+    let (handle, peer, task) = run(SessionLayer::per_session(), move |session| {
+        let captured = Arc::clone(&captured);
+        async move {
+            session.feed("one".to_owned()).await?;
+            std::future::pending::<()>().await;
+            drop(captured);
+            Ok(())
+        }
+    });
+    peer.hold_shutdown();
+    idle().await;
+    handle.close();
+    idle().await;
+    // the stack of layers has a clone, the future has none any more
+    assert_eq!(Arc::strong_count(&made), 1);
+    assert_eq!(peer.output(), "one\n");
+    assert_eq!(peer.counts().shutdowns, 1, "the transport is closed");
+    assert_eq!(not_opened(task).await, CloseReason::Local);
+}
+
+#[tokio::test(start_paused = true)]
+async fn timeouts_and_checks_run_while_the_stack_is_made() {
+    let layer = SessionLayer::per_session().with_write_timeout(Duration::from_secs(30));
+    let greet = |session: Session<String>| async move {
+        session.send("220 welcome".to_owned()).await?;
+        Ok(())
+    };
+    let (_handle, peer, task) = run(layer.clone(), greet);
+    peer.stall();
+    assert_eq!(not_opened(task).await, CloseReason::WriteTimeout);
+
+    let (_handle, peer, task) = run(layer.clone(), greet);
+    peer.reset();
+    assert_eq!(not_opened(task).await, CloseReason::Io);
+
+    let (handle, _peer, task) = run(layer, |_| std::future::pending());
+    handle.check_at(Instant::now() + Duration::from_secs(1), |handle, _| {
+        handle.close_with(CloseReason::IdleTimeout);
+        None
+    });
+    assert_eq!(not_opened(task).await, CloseReason::IdleTimeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_make_service_that_is_not_ready_holds_up_nothing_else() {
+    let limit = tower::limit::GlobalConcurrencyLimitLayer::new(0);
+    let (transport, peer) = stream::pair();
+    let connection = Connection::new(transport);
+    let handle = connection.handle().clone();
+    let stack = ServiceBuilder::new()
+        .layer(CodecLayer::new(lines()))
+        .layer(OnOpenLayer::new(|session: Session<String>| async move {
+            session.send("220 welcome".to_owned()).await.map(drop)
+        }))
+        .layer(SessionLayer::per_session())
+        .layer(limit)
+        .service_fn(|_: Session<String>| async { Ok::<_, BoxError>(service_fn(echo)) });
+    let task = tokio::spawn(stack.oneshot(connection));
+    assert_eq!(soon(peer.line()).await, "220 welcome");
+    assert!(!handle.is_open());
+    handle.close();
+    assert_eq!(not_opened(task).await, CloseReason::Local);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_make_service_that_closes_its_session_does_not_open_it() {
+    let (handle, peer, task) = run(SessionLayer::per_session(), |session| async move {
+        session.feed("221 bye".to_owned()).await?;
+        session.close();
+        Ok(())
+    });
+    peer.send("never read\n");
+    assert_eq!(not_opened(task).await, CloseReason::Local);
+    assert_eq!(peer.output(), "221 bye\n");
+    assert!(peer.is_shut() && !handle.is_open());
 }

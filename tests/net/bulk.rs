@@ -354,12 +354,12 @@ async fn no_more_is_read_ahead_than_was_said() {
             })
             .await;
             // one read of a session that has kept up until then
-            let read = if in_bulk && max_frame == 64 * 1024 {
+            let at_once = if in_bulk && max_frame == 64 * 1024 {
                 260 * 1024
             } else {
                 max_frame
             };
-            let bound = read as u64 + BESIDE + frame(HELD).len() as u64;
+            let bound = at_once as u64 + BESIDE + frame(HELD).len() as u64;
             assert!(
                 read_ahead() <= bound,
                 "{kind:?} {max_frame}: {}",

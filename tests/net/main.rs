@@ -5,12 +5,12 @@ mod bulk;
 mod busy;
 #[cfg(all(feature = "tls", feature = "ws"))]
 mod clients;
+#[cfg(all(feature = "tls", feature = "ws"))]
+mod end_log;
 #[cfg(all(unix, feature = "tls", feature = "ws"))]
 mod endings;
 #[cfg(all(unix, feature = "tls", feature = "ws"))]
 mod kinds;
-#[cfg(all(feature = "tls", feature = "ws"))]
-mod end_log;
 #[path = "../contracts/support/log.rs"]
 #[allow(dead_code, reason = "tests of other binaries use more of it")]
 mod log;

@@ -4,14 +4,14 @@ use std::fmt;
 
 use tokio::time::Instant;
 
-use super::ConnectionHandle;
+use super::{ConnectionHandle, Contained};
 
 type Look = dyn FnMut(&ConnectionHandle, Instant, bool) -> Option<Instant> + Send;
 
 /// One thing to look at, and when.
 pub(crate) struct Check {
     at: Instant,
-    look: Box<Look>,
+    look: Contained<Box<Look>>,
 }
 
 impl Check {
@@ -21,7 +21,7 @@ impl Check {
     ) -> Self {
         Self {
             at,
-            look: Box::new(look),
+            look: Contained::new(Box::new(look)),
         }
     }
 }

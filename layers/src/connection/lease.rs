@@ -24,6 +24,13 @@ impl Lease {
         self.0.iter().for_each(ConnectionHandle::mark_open);
     }
 
+    /// Returns `true` once the session is [open](Self::open), also after its close. `false` for a
+    /// lease that was taken.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.0.as_ref().is_some_and(ConnectionHandle::is_open)
+    }
+
     /// Takes it out of its place, where nothing is left to do then.
     #[must_use]
     pub const fn take(&mut self) -> Self {

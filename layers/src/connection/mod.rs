@@ -2,6 +2,7 @@
 
 pub(crate) mod checks;
 mod close;
+mod contained;
 mod endpoints;
 mod handle;
 mod lease;
@@ -13,6 +14,7 @@ use std::fmt;
 
 pub use self::{
     close::{CloseReason, Closed, DrainDeadlineExceeded, Panic, SharedError},
+    contained::Contained,
     endpoints::{Address, Endpoints, TransportKind},
     handle::{CallbackAdded, ConnectionHandle, Hold, WeakHandle},
     lease::Lease,
@@ -38,7 +40,7 @@ pub(crate) use self::{
 /// assert_eq!(*connection.transport(), 5);
 /// ```
 pub struct Connection<T> {
-    transport: T,
+    transport: Contained<T>,
     // after the transport: fields are dropped in the order of their declaration
     lease: Lease,
     handle: ConnectionHandle,
@@ -54,7 +56,7 @@ impl<T> Connection<T> {
     pub fn with_endpoints(transport: T, endpoints: Endpoints) -> Self {
         let handle = ConnectionHandle::new(endpoints);
         Self {
-            transport,
+            transport: Contained::new(transport),
             lease: Lease::new(handle.clone()),
             handle,
         }
@@ -67,18 +69,18 @@ impl<T> Connection<T> {
 
     /// The transport.
     pub const fn transport(&self) -> &T {
-        &self.transport
+        self.transport.get_ref()
     }
 
     /// The transport.
     pub const fn transport_mut(&mut self) -> &mut T {
-        &mut self.transport
+        self.transport.get_mut()
     }
 
     /// The same connection over a transport made of this one.
     pub fn map_transport<U>(self, f: impl FnOnce(T) -> U) -> Connection<U> {
         Connection {
-            transport: f(self.transport),
+            transport: Contained::new(f(self.transport.into_inner())),
             lease: self.lease,
             handle: self.handle,
         }
@@ -94,9 +96,9 @@ impl<T> Connection<T> {
             handle,
         } = self;
         (
-            transport,
+            transport.into_inner(),
             Connection {
-                transport: (),
+                transport: Contained::new(()),
                 lease,
                 handle,
             },
@@ -106,7 +108,7 @@ impl<T> Connection<T> {
     /// Takes the connection apart, for what drives it: the transport, and the duty to finish the connection once the
     /// transport is gone.
     pub fn into_parts(self) -> (T, Lease) {
-        (self.transport, self.lease)
+        (self.transport.into_inner(), self.lease)
     }
 }
 

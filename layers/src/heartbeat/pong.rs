@@ -2,16 +2,16 @@
 
 use std::{any::type_name, fmt};
 
-use crate::{ConnectionHandle, tap::Keep};
+use crate::{ConnectionHandle, connection::Contained, tap::Keep};
 
 /// Takes the pongs out of what is decoded; made by [`HeartbeatLayer::with_pong`](super::HeartbeatLayer::with_pong).
 pub struct WithoutPongs<M> {
-    is_pong: M,
+    is_pong: Contained<M>,
     handle: ConnectionHandle,
 }
 
 impl<M> WithoutPongs<M> {
-    pub(super) const fn new(is_pong: M, handle: ConnectionHandle) -> Self {
+    pub(super) const fn new(is_pong: Contained<M>, handle: ConnectionHandle) -> Self {
         Self { is_pong, handle }
     }
 }

@@ -1,8 +1,8 @@
 //! What a handler answers with.
 
-use std::{option, vec};
+use std::{mem, option, vec};
 
-use crate::connection::CloseReason;
+use crate::connection::{CloseReason, contain};
 
 /// What a handler answers with: no, one or many messages, and after them a close where asked for.
 ///
@@ -28,7 +28,35 @@ pub struct Reply<Out> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Messages<Out> {
     One(Option<Out>),
-    Many(Vec<Out>),
+    Many(Many<Out>),
+}
+
+/// Several messages, which are dropped one after another: a destructor that panics is logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Many<Out>(Vec<Out>);
+
+impl<Out> Many<Out> {
+    fn into_iter(mut self) -> Rest<Out> {
+        Rest(mem::take(&mut self.0).into_iter())
+    }
+}
+
+impl<Out> Drop for Many<Out> {
+    fn drop(&mut self) {
+        drop(Rest(mem::take(&mut self.0).into_iter()));
+    }
+}
+
+/// Those of several messages that are not taken yet, which are dropped in the same way.
+#[derive(Debug)]
+struct Rest<Out>(vec::IntoIter<Out>);
+
+impl<Out> Drop for Rest<Out> {
+    fn drop(&mut self) {
+        for message in self.0.by_ref() {
+            contain("dropping a reply", || drop(message));
+        }
+    }
 }
 
 impl<Out> Reply<Out> {
@@ -47,7 +75,7 @@ impl<Out> Reply<Out> {
     /// Many messages, which leave in this order with none between them.
     #[inline]
     pub const fn many(messages: Vec<Out>) -> Self {
-        Self::of(Messages::Many(messages))
+        Self::of(Messages::Many(Many(messages)))
     }
 
     /// No message, and a close with the reason [`CloseReason::Local`].
@@ -79,7 +107,7 @@ impl<Out> Reply<Out> {
     pub const fn len(&self) -> usize {
         match &self.messages {
             Messages::One(message) => message.is_some() as usize,
-            Messages::Many(messages) => messages.len(),
+            Messages::Many(messages) => messages.0.len(),
         }
     }
 
@@ -130,7 +158,10 @@ impl<Out> Reply<Out> {
     pub fn map<U>(self, mut f: impl FnMut(Out) -> U) -> Reply<U> {
         let messages = match self.messages {
             Messages::One(message) => Messages::One(message.map(f)),
-            Messages::Many(messages) => Messages::Many(messages.into_iter().map(&mut f).collect()),
+            Messages::Many(messages) => {
+                let mut rest = messages.into_iter();
+                Messages::Many(Many(rest.0.by_ref().map(&mut f).collect()))
+            }
         };
         Reply {
             messages,
@@ -156,7 +187,7 @@ pub struct Replies<Out>(Iter<Out>);
 #[derive(Debug)]
 enum Iter<Out> {
     One(option::IntoIter<Out>),
-    Many(vec::IntoIter<Out>),
+    Many(Rest<Out>),
 }
 
 impl<Out> Iterator for Replies<Out> {
@@ -166,14 +197,14 @@ impl<Out> Iterator for Replies<Out> {
     fn next(&mut self) -> Option<Out> {
         match &mut self.0 {
             Iter::One(message) => message.next(),
-            Iter::Many(messages) => messages.next(),
+            Iter::Many(messages) => messages.0.next(),
         }
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         match &self.0 {
             Iter::One(message) => message.size_hint(),
-            Iter::Many(messages) => messages.size_hint(),
+            Iter::Many(messages) => messages.0.size_hint(),
         }
     }
 }

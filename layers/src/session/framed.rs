@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{Session, driver::Driver, shared::CodecId};
+use crate::connection::contain;
 
 /// What `CodecLayer` makes of a transport `T`: the transport, the codec `C`, and a session that sends `Out`.
 ///
@@ -117,6 +118,21 @@ impl<T, C, Out> Framed<T, C, Out> {
             max_frame,
             codec_id,
         }
+    }
+
+    /// Drops the transport, the codec and the driver half, in this order. A destructor that panics
+    /// is logged, and the others still run.
+    pub fn discard(self) {
+        let Self {
+            transport,
+            codec,
+            driver,
+            ..
+        } = self;
+        // before the driver half, whose drop reports the end to the senders
+        contain("dropping a transport", || drop(transport));
+        contain("dropping a codec", || drop(codec));
+        drop(driver);
     }
 
     /// Which sessions encode alike. `None` when that is not known of this one, which then encodes for itself.

@@ -302,4 +302,8 @@ where
     fn poll_close(&mut self, _: &mut Context<'_>, _: &CloseReason) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
+
+    fn discard(self) {
+        Self::discard(self);
+    }
 }

@@ -43,8 +43,10 @@ where
             self.begin_drain_deadline(clock);
         }
         self.discard_input();
-        // last, for the destructors are the user's
-        drop(self.service.take());
+        // last, for the destructors are the application's
+        let service = self.service.take();
+        quietly(|| drop(service));
+        quietly(|| self.renew.stop_making());
     }
 
     /// Counts what was received and will not be handled, and drops it.
@@ -54,8 +56,7 @@ where
         if messages > 0 || bytes > 0 {
             self.wire.driver().unhandled(messages, bytes);
         }
-        // last, for the destructors are the user's
-        drop(self.waiting.take());
+        self.waiting.take().discard();
     }
 
     /// The rest has a deadline from here on, unless it has one already.
@@ -187,8 +188,10 @@ where
         self.phase = Phase::Flushing;
         self.count_cut_off(calls.len());
         self.wire.driver().fail_queued(None);
-        quietly(|| calls.as_mut().clear());
-        quietly(|| drop(mem::replace(&mut self.replies, Queue::new())));
+        calls.as_mut().clear();
+        for reply in mem::replace(&mut self.replies, Queue::new()) {
+            quietly(|| drop(reply));
+        }
     }
 
     /// Counts messages whose handlers do not finish, and replies that are not encoded.

@@ -1,5 +1,6 @@
 //! The session loop: one future a session, which reads, calls, writes and closes.
 
+mod discard;
 mod end;
 mod exchange;
 mod flow;
@@ -22,6 +23,8 @@ use pin_project_lite::pin_project;
 use tokio::{task::coop, time::Instant};
 use tower::{BoxError, Service};
 
+use self::discard::discard;
+pub(super) use self::discard::quietly;
 use crate::transport::SendsNoMore;
 
 pub(crate) use self::end::GOODBYE;
@@ -53,12 +56,24 @@ pin_project! {
         state: Option<State<S, W, R>>,
         lease: Lease,
     }
+
+    impl<S, W, R> PinnedDrop for SessionFuture<S, W, R>
+    where
+        S: Service<Request<W::In, W::Out>>,
+        W: Wire,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            discard(this.calls, this.state);
+        }
+    }
 }
 
 struct State<S, W: Wire, R> {
     // first, so that on a drop the transport goes before senders learn it from the driver, which is its last part
     wire: W,
-    /// None once the session closes: a service that nobody calls any more may wait in the queue of a shared limit.
+    /// None while it is made and once the session closes: a service that nobody calls any more may
+    /// wait in the queue of a shared limit.
     service: Option<S>,
     renew: R,
     config: Arc<Config>,
@@ -163,7 +178,7 @@ where
     W: Wire,
 {
     pub(super) fn new(
-        service: S,
+        service: Option<S>,
         renew: R,
         mut wire: W,
         lease: Lease,
@@ -195,7 +210,7 @@ where
                 messages_in: 0,
                 steps: 0,
                 wire,
-                service: Some(service),
+                service,
                 renew,
                 config,
             }),
@@ -213,6 +228,24 @@ where
     type Output = Result<Closed, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_end(cx, |closed, _| Ok(closed))
+    }
+}
+
+impl<S, W, R> SessionFuture<S, W, R>
+where
+    S: Service<Request<W::In, W::Out>, Response: IntoReply<W::Out>, Error: Into<BoxError>>,
+    W: Wire,
+    R: Renew<S>,
+{
+    /// As the future itself, with a response made by `end`; its flag is `true` if the session was
+    /// open.
+    #[inline(always)]
+    pub(super) fn poll_end<T>(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        end: impl FnOnce(Closed, bool) -> T,
+    ) -> Poll<T> {
         let mut this = self.project();
         let Some(state) = this.state else {
             panic!("a session's future was polled after it was ready");
@@ -231,21 +264,14 @@ where
                     state.writer.repair();
                     state.count_messages(&mut Turn::default());
                     quietly(|| state.stop_reading(Phase::Flushing, &mut Clock::default()));
-                    quietly(|| this.calls.as_mut().clear());
+                    this.calls.as_mut().clear();
                 }
             }
         }
-        state.wire.driver().in_flight(this.calls.len());
-        quietly(|| this.calls.as_mut().clear());
-        quietly(|| *this.state = None);
-        Poll::Ready(Ok(this.lease.take().finish()))
-    }
-}
-
-/// Drops the user's values; one that panics in its destructor does not keep the session from its end.
-fn quietly(f: impl FnOnce()) {
-    if let Err(panic) = Panic::catch(f) {
-        tracing::error!(%panic, "a destructor panicked at the end of a session");
+        discard(this.calls, this.state);
+        let lease = this.lease.take();
+        let was_open = lease.is_open();
+        Poll::Ready(end(lease.finish(), was_open))
     }
 }
 
@@ -365,7 +391,11 @@ where
         turn: &mut Turn,
     ) -> Next {
         // one that is closed before it was open never is: whoever held it may have refused it
-        if self.phase == Phase::Opening && !self.wire.driver().is_held() && !self.is_closing() {
+        if self.phase == Phase::Opening
+            && !self.is_being_made(cx, turn)
+            && !self.wire.driver().is_held()
+            && !self.is_closing()
+        {
             self.phase = Phase::Running;
             lease.open();
         }
@@ -445,6 +475,14 @@ where
             return Next::End;
         }
         Next::Wait
+    }
+
+    /// Returns `true` while the message stack is made. The loop writes meanwhile, and runs checks
+    /// and deadlines.
+    #[inline]
+    fn is_being_made(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> bool {
+        turn.service_waits = turn.service_waits || self.renew.poll_make(&mut self.service, cx);
+        turn.service_waits
     }
 
     #[cold]
@@ -588,23 +626,6 @@ where
     #[inline]
     fn session(&self) -> &Session<W::Out> {
         self.wire.session()
-    }
-}
-
-impl<S, W: Wire, R> Drop for State<S, W, R> {
-    /// Counts what the session had accepted and did not finish. The driver counts what is queued.
-    fn drop(&mut self) {
-        let driver = self.wire.driver();
-        let in_flight = driver.handle().in_flight();
-        let undecoded = self.reader.undecoded();
-        if in_flight + undecoded > 0 || !self.waiting.is_empty() {
-            let messages = self.waiting.len() + in_flight;
-            driver.unhandled(messages as u64, undecoded as u64);
-        }
-        let (replies, bytes) = (self.replies.len(), self.writer.len());
-        if replies + bytes > 0 {
-            driver.unsent(replies as u64, bytes as u64);
-        }
     }
 }
 

@@ -12,7 +12,8 @@ use std::{
 };
 
 use getty::{
-    BoxError, CloseReason, CodecLayer, Connection, Reply, Request, ServiceBuilder, SessionLayer,
+    BoxError, CloseReason, CodecLayer, Connection, Reply, Request, ServiceBuilder, Session,
+    SessionLayer,
     codec::Lines,
     layers::DrainDeadlineExceeded,
     net::{TcpConnector, TcpListener, memory},
@@ -24,7 +25,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_test::{assert_pending, task};
-use tower::ServiceExt;
+use tower::{ServiceExt, util::BoxService};
 
 use super::kit::{Authority, Client, NAME, Server, app, settings, trusting};
 
@@ -146,6 +147,25 @@ async fn our_close_lets_handlers_finish_and_says_so_in_tls() {
     client.send("bye\nunheard\n").await;
     assert_eq!(client.rest().await.unwrap(), "bye\n");
     assert_eq!(server.end().await.reason, CloseReason::Local);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_by_a_make_service_is_flushed_and_says_so_in_tls() {
+    let authority = Authority::new();
+    let stack = ServiceBuilder::new()
+        .layer(TlsLayer::new(settings(&authority).load().unwrap()))
+        .layer(CodecLayer::new(Lines::new()))
+        .layer(SessionLayer::per_session())
+        .service_fn(async |session: Session<String>| {
+            session.send("welcome".to_owned()).await?;
+            session.feed("go away".to_owned()).await?;
+            Err::<BoxService<Request<String>, Option<String>, BoxError>, BoxError>("full".into())
+        });
+    let mut server = Server::with_stack(stack);
+    let mut client = server.connect(trusting(&authority)).await.unwrap();
+    // without an error: a close_notify came before the end
+    assert_eq!(client.rest().await.unwrap(), "welcome\ngo away\n");
+    assert_eq!(server.end().await.reason, CloseReason::Refused);
 }
 
 #[tokio::test(start_paused = true)]

@@ -289,3 +289,50 @@ async fn a_large_message_may_take_longer_than_the_write_timeout_as_long_as_it_mo
     assert!(soon(sending).await.is_err());
     assert_eq!(server.end().await.reason, CloseReason::WriteTimeout);
 }
+
+#[tokio::test(start_paused = true)]
+async fn pings_and_closes_leave_while_a_message_stack_is_made() {
+    for refuses in [false, true] {
+        let (opening, mut opened) = mpsc::unbounded_channel();
+        let made = Arc::new(Semaphore::new(0));
+        let making = Arc::clone(&made);
+        let stack = ServiceBuilder::new()
+            .layer(WsLayer::new().with_messages(Messages::Both))
+            .layer(CodecLayer::new(MessageCodec::new()))
+            .layer(SessionLayer::per_session())
+            .service_fn(move |session: Session<Message>| {
+                drop(opening.send(session.clone()));
+                let making = Arc::clone(&making);
+                async move {
+                    session.send(Message::text("welcome")).await?;
+                    making.acquire().await?.forget();
+                    session.feed(Message::text("go away")).await?;
+                    Err::<tower::util::BoxService<Request<Message>, Option<Message>, BoxError>, _>(
+                        BoxError::from("on the list"),
+                    )
+                }
+            });
+        let (listener, connector) = memory(64 * 1024);
+        Server::serve(listener, stack);
+        let io = connector.connect().await.unwrap().into_parts().0;
+        let mut peer = Peer { io };
+        peer.ask(&request("/", "")).await;
+        assert_eq!(peer.frame().await.unwrap().1, b"welcome");
+        let session = soon(opened.recv()).await.unwrap();
+        session.ping();
+        assert_eq!(peer.frame().await.unwrap().0, FIN | PING);
+        let code = if refuses {
+            made.add_permits(1);
+            assert_eq!(peer.frame().await.unwrap().1, b"go away");
+            1008
+        } else {
+            session.close_with(CloseReason::Shutdown);
+            1001
+        };
+        assert_eq!(peer.closes().await, code);
+        peer.write(&close_frame(code, "")).await;
+        peer.ends().await;
+        let closed = soon(session.closed()).await;
+        assert!(!session.is_open() && closed.stats.messages_in == 0);
+    }
+}

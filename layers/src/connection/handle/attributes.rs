@@ -30,6 +30,16 @@ impl<A> Slot<A> {
 /// compared.
 struct Keyed<K, A>(Vec<(K, A)>);
 
+/// One after another, so that a destructor that panics does not abort the process.
+impl<K, A> Drop for Keyed<K, A> {
+    fn drop(&mut self) {
+        for (key, value) in self.0.drain(..) {
+            contain("dropping an attribute's key", || drop(key));
+            contain("dropping an attribute", || drop(value));
+        }
+    }
+}
+
 impl<K: Eq, A> Keyed<K, A> {
     fn position(&self, key: &K) -> Option<usize> {
         self.0.iter().position(|(other, _)| other == key)

@@ -24,39 +24,70 @@ pub enum CallbackAdded {
 /// A pair of keys whose types are forgotten but still compared.
 trait Key: Any + Send {
     fn equals(&self, other: &dyn Any) -> bool;
+
+    /// Drops the two keys one after another.
+    fn discard(self: Box<Self>);
 }
 
-impl<K: Eq + Any + Send> Key for K {
+impl<H: Eq + Any + Send, K: Eq + Any + Send> Key for (H, K) {
     fn equals(&self, other: &dyn Any) -> bool {
         other.downcast_ref() == Some(self)
     }
+
+    fn discard(self: Box<Self>) {
+        let (handler, key) = *self;
+        contain(DROPPING_KEY, || drop(handler));
+        contain(DROPPING_KEY, || drop(key));
+    }
 }
+
+type Callback = Box<dyn FnOnce(&Closed) + Send>;
+
+const DROPPING_KEY: &str = "dropping a close callback's key";
 
 /// A callback and its keys: the user's values, to be dropped outside of any lock.
 pub(crate) struct Entry {
-    keys: Box<dyn Key>,
-    callback: Box<dyn FnOnce(&Closed) + Send>,
+    // both are there until the entry runs or is dropped
+    keys: Option<Box<dyn Key>>,
+    callback: Option<Callback>,
 }
 
 impl Entry {
-    pub(crate) fn new<K: Eq + Any + Send>(
-        keys: K,
+    pub(crate) fn new<H: Eq + Any + Send, K: Eq + Any + Send>(
+        keys: (H, K),
         callback: impl FnOnce(&Closed) + Send + 'static,
     ) -> Self {
         Self {
-            keys: Box::new(keys),
-            callback: Box::new(callback),
+            keys: Some(Box::new(keys)),
+            callback: Some(Box::new(callback)),
         }
     }
 
     pub(crate) fn keys(&self) -> &dyn Any {
-        &*self.keys
+        match &self.keys {
+            Some(keys) => &**keys,
+            None => unreachable!("they are there until the entry is dropped"),
+        }
     }
 
-    pub(crate) fn run(self, closed: &Closed) {
-        let Self { keys, callback } = self;
-        contain("a close callback", || callback(closed));
-        contain("dropping a close callback's key", || drop(keys));
+    fn equals(&self, keys: &dyn Any) -> bool {
+        self.keys.as_ref().is_some_and(|own| own.equals(keys))
+    }
+
+    pub(crate) fn run(mut self, closed: &Closed) {
+        if let Some(callback) = self.callback.take() {
+            contain("a close callback", || callback(closed));
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Some(keys) = self.keys.take() {
+            keys.discard();
+        }
+        let callback = self.callback.take();
+        contain("dropping a close callback", || drop(callback));
     }
 }
 
@@ -66,7 +97,7 @@ pub(crate) struct Callbacks(Vec<Entry>);
 impl Callbacks {
     /// Where the entry with these keys is. Compares the user's values, so it may panic, and call back.
     pub(crate) fn position(&self, keys: &dyn Any) -> Option<usize> {
-        self.0.iter().position(|entry| entry.keys.equals(keys))
+        self.0.iter().position(|entry| entry.equals(keys))
     }
 
     /// Puts `entry` in the place of the one at `position`, which is given back, or at the end.

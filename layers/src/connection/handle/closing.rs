@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{CLOSED, CLOSING, Callbacks, ConnectionHandle, OPEN, PEER_FINISHED};
 use crate::{
     connection::{
-        CloseReason, Closed, SharedError, contain,
+        CloseReason, Closed, SharedError,
         log::{end_level, log_end},
     },
     session::signal::Signal,
@@ -320,7 +320,7 @@ impl ConnectionHandle {
         };
         self.0.changed.notify_waiters();
         attributes.clear();
-        contain("dropping a check", || drop(wishes));
+        drop(wishes);
         record
     }
 

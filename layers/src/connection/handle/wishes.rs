@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{ConnectionHandle, HAS_PING};
 use crate::{
-    connection::checks::Check,
+    connection::{Contained, checks::Check},
     session::{Number, signal::Signal},
     sync::Ordering,
 };
@@ -35,7 +35,7 @@ pub(crate) struct Wishes {
     pub(crate) write_timeout: Option<Option<Duration>>,
     pub(crate) holds: u32,
     /// Dropped when nothing more will be received.
-    pub(crate) until_input_ends: Vec<Box<dyn Kept>>,
+    pub(crate) until_input_ends: Vec<Contained<Box<dyn Kept>>>,
 }
 
 impl ConnectionHandle {
@@ -86,7 +86,7 @@ impl ConnectionHandle {
 
     /// The same, for what wants to know more.
     pub(crate) fn keep(&self, value: impl Kept + 'static) {
-        let value: Box<dyn Kept> = Box::new(value);
+        let value: Contained<Box<dyn Kept>> = Contained::new(Box::new(value));
         let mut rare = self.0.rare.lock();
         if rare.closed().is_some() {
             drop(rare); // before the user's value

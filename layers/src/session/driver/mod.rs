@@ -39,7 +39,7 @@ pub use super::{
     payload::Payload,
     shared::{CodecId, SharedMessage},
 };
-pub use crate::connection::{Hold, Lease};
+pub use crate::connection::{Contained, Hold, Lease};
 use crate::{
     connection::{CloseReason, ConnectionHandle, SharedError},
     message::{Request, lent},

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Driver;
 use crate::{
-    connection::{Kept, checks::Checks, contain},
+    connection::{Contained, Kept, checks::Checks},
     session::watched::Number,
 };
 
@@ -16,7 +16,7 @@ pub(super) struct Wishes {
     checks: Checks,
     write_timeout: Option<Option<Duration>>,
     /// Dropped when nothing more will be received.
-    until_input_ends: Vec<Box<dyn Kept>>,
+    until_input_ends: Vec<Contained<Box<dyn Kept>>>,
 }
 
 impl<Out> Driver<Out> {
@@ -85,10 +85,7 @@ impl<Out> Driver<Out> {
     pub fn input_ended(&mut self) {
         self.input_ended = true;
         let kept = self.rare.iter_mut();
-        for value in kept.flat_map(|rare| std::mem::take(&mut rare.wishes.until_input_ends)) {
-            contain("dropping what was kept until the input ended", || {
-                drop(value);
-            });
-        }
+        kept.flat_map(|rare| std::mem::take(&mut rare.wishes.until_input_ends))
+            .for_each(drop);
     }
 }

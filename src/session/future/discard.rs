@@ -1,0 +1,70 @@
+//! Drops the values of the application that a session holds, each in a catch of its own.
+//!
+//! Rust aborts the process when a destructor panics while another panic unwinds. Each value is
+//! therefore dropped by itself, on every path: a panic in a destructor is logged, and the next one
+//! still runs.
+
+use std::pin::Pin;
+
+use getty_layers::Panic;
+
+use super::State;
+use crate::session::{calls::Calls, wire::Wire};
+
+/// Runs a destructor of the application; a panic in it is logged and ends here.
+pub(in crate::session) fn quietly(f: impl FnOnce()) {
+    if let Err(panic) = Panic::catch(f) {
+        tracing::error!(%panic, "a destructor panicked at the end of a session");
+    }
+}
+
+/// Drops the handlers in flight and then the rest of the session, unless that has happened already.
+pub(super) fn discard<S, W, R, F>(mut calls: Pin<&mut Calls<F>>, state: &mut Option<State<S, W, R>>)
+where
+    W: Wire,
+    F: Future,
+{
+    if let Some(mut state) = state.take() {
+        state.count_losses(calls.len());
+        calls.as_mut().clear();
+        state.discard();
+    }
+}
+
+impl<S, W: Wire, R> State<S, W, R> {
+    /// Counts what the session had accepted and did not finish. The driver counts what is queued.
+    fn count_losses(&mut self, in_flight: usize) {
+        let driver = self.wire.driver();
+        let undecoded = self.reader.undecoded();
+        if in_flight + undecoded > 0 || !self.waiting.is_empty() {
+            let messages = self.waiting.len() + in_flight;
+            driver.unhandled(messages as u64, undecoded as u64);
+        }
+        let (replies, bytes) = (self.replies.len(), self.writer.len());
+        if replies + bytes > 0 {
+            driver.unsent(replies as u64, bytes as u64);
+        }
+    }
+
+    fn discard(self) {
+        let Self {
+            wire,
+            service,
+            renew,
+            reader,
+            writer,
+            waiting,
+            replies,
+            ..
+        } = self;
+        // first, so that the transport goes before senders learn the end from the driver
+        quietly(|| wire.discard());
+        quietly(|| drop(service));
+        quietly(|| drop(renew));
+        quietly(|| drop((reader, writer)));
+        waiting.discard();
+        for reply in replies {
+            quietly(|| drop(reply));
+        }
+    }
+}
