@@ -24,12 +24,28 @@
 //!
 //! # Room
 //!
-//! A member has room as long as its queue is not full, which holds as many messages as
-//! [`SessionLayer::with_queue`](https://docs.rs/getty/latest/getty/struct.SessionLayer.html#method.with_queue) says, 64
-//! by default. Until its session's write buffer is above the high watermark there is room for more: what is broadcast in
-//! one go, before sessions have had their turn to write, is no reason to drop any of it, up to 1024 messages or, going by
-//! what the session has sent until now, 1 MiB. They are there once for all members, and so a
-//! [`MemoryBudget`](crate::MemoryBudget) counts their places in the queues alone.
+//! The room of a member is counted in bytes. Its queue takes messages that are broadcast up to
+//! [`SessionLayer::with_queue_bytes`](https://docs.rs/getty/latest/getty/struct.SessionLayer.html#method.with_queue_bytes),
+//! 1 MiB by default, whatever its write buffer holds. Each counts as its size and 32 bytes. So a
+//! member loses nothing of a burst of 27,000 messages of 6 bytes, or of 990 of 1 KiB, even if its
+//! session is not polled meanwhile. One message that exceeds the bound by itself is queued while no
+//! other waits. The bound holds for a member that reads nothing, too.
+//!
+//! These messages take no places from the session's own, whose bound is a number of messages: a
+//! [`send`](crate::Session::send) waits until the queue has a place, and no broadcast takes it then.
+//! The size of a message is known for types of bytes and text such as `String` and `Bytes`, for all
+//! others with [`CodecLayer::with_weight`](crate::CodecLayer::with_weight) or once a session has
+//! encoded it. Otherwise the mean of what the member's session has encoded is assumed. The messages
+//! are shared by all members, so a [`MemoryBudget`](crate::MemoryBudget) counts the entries alone.
+//!
+//! | publisher | at the bound of a member |
+//! |---|---|
+//! | [`broadcast`](Group::broadcast), anywhere | the member's policy: a loss is counted in the [`Report`] and in [`Stats::dropped`](crate::Stats::dropped) |
+//! | [`broadcast_and_wait`](Group::broadcast_and_wait), outside handlers | waits for members that joined with [`SlowConsumer::Wait`], and loses nothing for them |
+//! | the same in a handler | as a [`feed`](crate::Session::feed) in a handler: its session calls no other handler meanwhile |
+//!
+//! A publisher on another thread is at most the byte bound ahead of a member. While publishers wait
+//! for a member, `broadcast` may use half of its bound, and the waiting ones the rest.
 //!
 //! A broadcast also takes of tokio's cooperative budget, so that a session that broadcasts what its peer sends, and a
 //! task that does so and awaits now and then, give way to those that are to write it. A loop that never awaits does not:
@@ -189,8 +205,8 @@ impl<Out> Group<Out> {
     where
         Out: Clone,
     {
-        let list = self.shared.members.lock().list();
-        Broadcast::new(list, message, &self.settings)
+        let members = self.shared.members.lock().present();
+        Broadcast::new(members, message, &self.settings)
     }
 }
 
@@ -208,7 +224,11 @@ impl<Out: Send + 'static> Group<Out> {
 
     fn enter(&self, session: &Session<Out>, policy: Option<SlowConsumer>) -> bool {
         let member = Member::new(session, &self.settings, policy);
-        if !self.shared.members.lock().insert(member, policy) {
+        let weigh = session.weigh();
+        let mut members = self.shared.members.lock();
+        let joined = members.weigh(weigh).insert(member, policy);
+        drop(members);
+        if !joined {
             return false;
         }
         let (id, shared) = (session.id(), Arc::downgrade(&self.shared));

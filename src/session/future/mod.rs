@@ -15,7 +15,7 @@ use std::{
 
 use getty_layers::{
     CloseReason, Closed, DrainDeadlineExceeded, IntoReply, Panic, Reply, Request, Session,
-    driver::Lease,
+    driver::{DEFAULT_QUEUE_BYTES, Lease},
 };
 use pin_project_lite::pin_project;
 use tokio::{task::coop, time::Instant};
@@ -157,6 +157,9 @@ where
         config: Arc<Config>,
     ) -> Self {
         wire.driver().set_queue_capacity(config.queue);
+        if config.queue_bytes != DEFAULT_QUEUE_BYTES {
+            wire.driver().set_queue_bytes(config.queue_bytes);
+        }
         if let Some(budget) = &config.budget {
             wire.driver().set_memory_budget(budget.clone());
         }

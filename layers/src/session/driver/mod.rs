@@ -36,7 +36,7 @@ use self::{memory::Memory, wishes::Wishes};
 use super::{
     Session,
     error::SendFailure,
-    outbox::{Batch, DROPPING},
+    outbox::{Batch, DEFAULT_BOUND, DROPPING},
     signal::Signal,
 };
 pub use super::{
@@ -51,6 +51,13 @@ use crate::{
 
 /// How many messages wait for the encoder at most, unless [`Driver::set_queue_capacity`] says otherwise.
 pub const DEFAULT_QUEUE_CAPACITY: u32 = 64;
+
+/// Bytes of messages for many that wait for the encoder at most, unless [`Driver::set_queue_bytes`]
+/// sets another bound: 1 MiB.
+///
+/// Each message counts as its size and 32 bytes. One that exceeds the bound by itself is queued
+/// while no other waits.
+pub const DEFAULT_QUEUE_BYTES: usize = DEFAULT_BOUND as usize;
 
 /// Makes a session and its driver half over `handle`.
 ///

@@ -5,7 +5,7 @@ use crate::{
     connection::SharedError,
     session::{
         error::SendFailure,
-        outbox::{Batch, Queued, TicketId, watched_number},
+        outbox::{Batch, Queued, TicketId, pop_first, watched_number},
         payload::Payload,
     },
 };
@@ -62,7 +62,7 @@ impl<Out> Driver<Out> {
             self.unreported |= counts;
             return Some(first.into());
         }
-        let next = self.batch.as_mut()?.pop_front()?;
+        let next = pop_first(self.batch.as_mut()?)?;
         Some(next.into())
     }
 
@@ -155,6 +155,12 @@ impl<Out> Driver<Out> {
     /// How many messages may wait for the encoder.
     pub fn set_queue_capacity(&mut self, messages: u32) {
         self.session.outbox().set_capacity(messages.max(1));
+    }
+
+    /// Sets how many bytes of messages for many may wait for the encoder: see
+    /// [`DEFAULT_QUEUE_BYTES`](super::DEFAULT_QUEUE_BYTES). More than 4 GiB means 4 GiB.
+    pub fn set_queue_bytes(&mut self, bytes: usize) {
+        self.session.outbox().set_shared_bytes(bytes);
     }
 
     /// No new message is taken from here on; what was taken may still be sent.

@@ -4,9 +4,12 @@ use std::collections::VecDeque;
 
 use super::{
     Outbox,
+    burst::{count, pop_first, shared_bytes},
     entry::{Batch, Queued},
+    publish::wake,
     state::SHORT,
 };
+use crate::session::payload::Payload;
 
 impl<Out> Outbox<Out> {
     /// Takes all that is queued into `batch`, which is empty, and tells what of the last batch was encoded meanwhile.
@@ -18,7 +21,13 @@ impl<Out> Outbox<Out> {
         );
         let mut state = self.0.lock();
         std::mem::swap(&mut state.messages, batch);
-        state.taken = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        state.taken_bytes = std::mem::take(&mut state.held);
+        let taken = if state.taken_bytes > 0 {
+            count(batch)
+        } else {
+            batch.len()
+        };
+        state.taken = u32::try_from(taken).unwrap_or(u32::MAX);
         if let Some(charges) = &mut state.charges {
             charges.take();
         }
@@ -36,19 +45,25 @@ impl<Out> Outbox<Out> {
         batch: &mut Option<Box<Batch<Out>>>,
     ) -> Option<(Queued<Out>, bool)> {
         let mut state = self.0.lock();
-        if state.messages.len() > 1 || state.charges.is_some() {
+        let is_one = match state.messages.front()?.payload {
+            Payload::Burst(_) => false,
+            _ => state.messages.len() == 1,
+        };
+        if !is_one || state.charges.is_some() {
             drop(state);
             let batch = batch.get_or_insert_default();
             self.take(batch);
-            return Some((batch.pop_front()?, true));
+            return Some((pop_first(batch)?, true));
         }
         let only = state.messages.pop_front()?;
         state.taken = 0;
+        state.held = 0;
         if batch.is_some() || state.senders.is_some() || state.messages.capacity() > SHORT {
             state.give_back(batch.as_deref_mut());
-            let next = state.next_in_turn();
+            let (next, publisher) = (state.next_in_turn(), state.next_publisher());
             drop(state);
             next.wake();
+            wake(publisher);
         }
         Some((only, false))
     }
@@ -60,6 +75,10 @@ impl<Out> Outbox<Out> {
         let mut state = self.0.lock();
         state.taken = 0;
         state.blocked = blocked;
+        if state.taken_bytes > 0 {
+            state.taken_bytes = 0;
+            state.held += shared_bytes(left);
+        }
         if let Some(charges) = &mut state.charges {
             charges.give_back(&*left);
         }
@@ -67,10 +86,11 @@ impl<Out> Outbox<Out> {
             std::mem::swap(&mut state.messages, left);
             state.messages.append(left);
         }
-        let next = state.next_in_turn();
+        let (next, publisher) = (state.next_in_turn(), state.next_publisher());
         drop(state);
         let woken = next.is_some();
         next.wake();
+        wake(publisher);
         woken
     }
 }
