@@ -171,7 +171,7 @@ pub(super) fn sessions<Out>(list: &[Member<Out>]) -> Vec<Session<Out>> {
 }
 
 /// Under what a group, or the topics, have a close callback with each of their sessions; no two have the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Token(u64);
 
 impl Token {

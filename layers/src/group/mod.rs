@@ -98,8 +98,8 @@ use crate::{ConnectionHandle, Session, SlowConsumer, sync::Mutex};
 /// while messages are queued, and no code of anybody else's runs under it. So members may join, leave and broadcast in
 /// handlers and close callbacks, and whoever leaves during a broadcast may still get its message.
 ///
-/// Joining and leaving are of constant cost, but that each group is a close callback of each of its sessions, and those
-/// are found by looking through them: where a session is in very many sets, [`Topics`] have one for all.
+/// Joining and leaving take constant time, whatever the number of members, and of groups of a session. Each group is a
+/// close callback of each of its sessions: where a session is in very many sets, [`Topics`] have one for all.
 pub struct Group<Out> {
     shared: Arc<Shared<Out>>,
     settings: Settings<Out>,

@@ -226,6 +226,21 @@ fn a_close_callback_may_join_leave_and_broadcast() {
 }
 
 #[test]
+fn a_session_may_be_in_ten_thousand_groups() {
+    let groups: Vec<_> = (0..10_000).map(|_| Group::new()).collect();
+    let guest = Guest::new();
+    let session = guest.session.clone();
+    assert!(groups.iter().all(|group| group.join(&session)));
+    assert!(groups.iter().all(|group| !group.join(&session)));
+    let (left, kept) = groups.split_at(5_000);
+    assert!(left.iter().rev().all(|group| group.leave(&session)));
+    assert!(kept.iter().all(|group| group.len() == 1));
+    assert!(left.iter().all(|group| group.join(&session)));
+    guest.hangs_up();
+    assert!(groups.iter().all(Group::is_empty));
+}
+
+#[test]
 fn a_group_may_live_and_die_in_what_its_session_keeps() {
     let guest = Guest::new();
     let group = Group::new();
