@@ -558,7 +558,7 @@ fn ten_thousand_callbacks_are_added_replaced_and_removed_in_linear_time() {
     let add = |n, round| {
         let ran = Arc::clone(&ran);
         handle.add_close_callback(key(n), "count", move |_| {
-            ran.lock().unwrap().push((n, round))
+            ran.lock().unwrap().push((n, round));
         })
     };
     let spent = || calls.swap(0, Ordering::Relaxed);
@@ -569,7 +569,7 @@ fn ten_thousand_callbacks_are_added_replaced_and_removed_in_linear_time() {
     (0..MANY).for_each(|n| assert_eq!(add(n, 1), CallbackAdded::Replaced));
     assert!((1..most).contains(&spent()));
     // from the front, from the end and from the middle
-    let removed = |n: u32| n % 2 == 1 || n < 100 || n >= MANY - 100;
+    let removed = |n: u32| n % 2 == 1 || !(100..MANY - 100).contains(&n);
     for n in (0..MANY).filter(|n| removed(*n)) {
         assert!(handle.remove_close_callback(key(n), "count"));
         assert!(!handle.remove_close_callback(key(n), "count"));

@@ -99,10 +99,11 @@ fn run<T>(threads: usize, test: impl Future<Output = T>) -> T {
 
 #[test]
 fn a_member_that_reads_loses_nothing_of_a_burst_within_the_byte_bound() {
-    for threads in [1, 2, 4] {
+    let policies = [SlowConsumer::DropNewest, SlowConsumer::Close];
+    for (threads, policy) in [1, 2, 4].into_iter().flat_map(|n| policies.map(|p| (n, p))) {
         for (messages, length) in [(20_000, 6), (900, 1024)] {
             run(threads, async {
-                let mut room = Room::new(SlowConsumer::DropNewest).await;
+                let mut room = Room::new(policy).await;
                 let reader = room.reader().await;
                 let mut writer = TcpStream::connect(room.address).unwrap();
                 room.joined.recv().await.unwrap();

@@ -31,8 +31,9 @@
 //! session is not polled meanwhile. One message that exceeds the bound by itself is queued while no
 //! other waits. The bound holds for a member that reads nothing, too.
 //!
-//! These messages take no places from the session's own, whose bound is a number of messages: a
-//! [`send`](crate::Session::send) waits until the queue has a place, and no broadcast takes it then.
+//! The bound of a session's own messages is a number of messages. Broadcasts take places of the queue
+//! only while no [`send`](crate::Session::send) waits for one.
+//!
 //! The size of a message is known for types of bytes and text such as `String` and `Bytes`, for all
 //! others with [`CodecLayer::with_weight`](crate::CodecLayer::with_weight) or once a session has
 //! encoded it. Otherwise the mean of what the member's session has encoded is assumed. The messages
@@ -42,7 +43,7 @@
 //! |---|---|
 //! | [`broadcast`](Group::broadcast), anywhere | the member's policy: a loss is counted in the [`Report`] and in [`Stats::dropped`](crate::Stats::dropped) |
 //! | [`broadcast_and_wait`](Group::broadcast_and_wait), outside handlers | waits for members that joined with [`SlowConsumer::Wait`], and loses nothing for them |
-//! | the same in a handler | as a [`feed`](crate::Session::feed) in a handler: its session calls no other handler meanwhile |
+//! | the same in a handler | as a [`feed`](crate::Session::feed) in a handler, which is in flight meanwhile |
 //!
 //! A publisher on another thread is at most the byte bound ahead of a member. While publishers wait
 //! for a member, `broadcast` may use half of its bound, and the waiting ones the rest.

@@ -10,12 +10,12 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     Session, SlowConsumer,
-    outbox::{Refusal, WaiterId},
+    outbox::{DROPPING, Refusal, WaiterId},
     payload::{Payload, Weigh},
     shared::SharedMessage,
     signal::Signal,
 };
-use crate::connection::CloseReason;
+use crate::connection::{CloseReason, contain};
 
 /// Outcome of a message for many at one session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,10 @@ impl<Out> Session<Out> {
                 }
                 let dropped = replaced.len() as u64;
                 self.handle().count_dropped(dropped);
+                // one by one, or a second destructor that panics would end the process
+                for payload in replaced {
+                    contain(DROPPING, || drop(payload));
+                }
                 Published::Queued(dropped)
             }
             Err(refusal) => self.not_published(&refusal, policy),

@@ -194,6 +194,31 @@ fn a_large_message_replaces_as_many_old_ones_as_it_needs() {
 }
 
 #[test]
+fn messages_whose_destructors_panic_end_nothing_but_themselves() {
+    #[derive(Clone)]
+    struct Bomb(bool);
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            assert!(!self.0, "this message is expected");
+        }
+    }
+
+    let connection = Connection::new(());
+    let (session, mut driver) = driver::pair::<Bomb>(connection.handle().clone());
+    driver.set_weight(|bomb| if bomb.0 { 10 } else { 1000 });
+    driver.set_queue_bytes(100 * (10 + PLACE));
+    let group = Group::new().with_policy(SlowConsumer::DropOldest);
+    group.join(&session);
+    (0..100).for_each(|_| assert!(group.broadcast(Bomb(true)).is_complete()));
+    assert_eq!(group.broadcast(Bomb(false)).replaced, 1);
+    assert_eq!(session.stats().dropped, 25);
+    drop(driver);
+    drop(connection);
+    assert!(session.is_closed() && group.is_empty());
+}
+
+#[test]
 fn a_type_of_the_application_counts_as_its_codec_layer_says() {
     #[derive(Clone)]
     struct Picture;

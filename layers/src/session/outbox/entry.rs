@@ -57,7 +57,8 @@ impl Attention {
     /// Returns the bytes that a message for many counts as, and 0 for all others.
     pub(super) const fn weight(self) -> u32 {
         if self.is_unattended() {
-            (self.0 & u32::MAX as u64) as u32
+            let [a, b, c, d, ..] = self.0.to_le_bytes();
+            u32::from_le_bytes([a, b, c, d])
         } else {
             0
         }

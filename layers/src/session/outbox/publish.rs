@@ -1,7 +1,7 @@
 //! Messages for many: bounded in bytes, and not in places of the queue.
 //!
-//! They neither take places from the session's own messages nor wait for them: the room of the ones
-//! is the other's only in that all leave in the order in which they were queued.
+//! They do not wait for places, and take them only while no sender waits for one. All messages leave
+//! in the order in which they were queued.
 
 use std::{
     sync::Arc,

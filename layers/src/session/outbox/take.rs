@@ -57,7 +57,7 @@ impl<Out> Outbox<Out> {
         }
         let only = state.messages.pop_front()?;
         state.taken = 0;
-        state.held = 0;
+        (state.held, state.taken_bytes) = (0, 0);
         if batch.is_some() || state.senders.is_some() || state.messages.capacity() > SHORT {
             state.give_back(batch.as_deref_mut());
             let (next, publisher) = (state.next_in_turn(), state.next_publisher());
