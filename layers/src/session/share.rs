@@ -32,7 +32,7 @@ pub(crate) enum Published {
 
 impl<Out> Session<Out> {
     /// Queues `message` within the byte bound of messages for many. Beyond it the `policy` decides.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn publish(
         &self,
         message: &Arc<SharedMessage<Out>>,
@@ -41,10 +41,25 @@ impl<Out> Session<Out> {
         if self.is_closing() {
             return Published::Closed;
         }
+        let size = self.size_of(message);
         let droppable = policy == SlowConsumer::DropOldest;
-        let published = self
-            .outbox()
-            .publish(message, self.size_of(message), droppable);
+        if self.outbox().publish_alone(message, size, droppable) {
+            self.signal().raise(Signal::MESSAGES);
+            return Published::Queued(0);
+        }
+        self.publish_behind(message, size, policy)
+    }
+
+    /// As [`publish`](Self::publish), where more is to be considered.
+    #[inline(never)]
+    fn publish_behind(
+        &self,
+        message: &Arc<SharedMessage<Out>>,
+        size: u32,
+        policy: SlowConsumer,
+    ) -> Published {
+        let droppable = policy == SlowConsumer::DropOldest;
+        let published = self.outbox().publish(message, size, droppable);
         match published {
             Ok(replaced) => {
                 self.signal().raise(Signal::MESSAGES);

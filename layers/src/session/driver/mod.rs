@@ -70,6 +70,7 @@ pub fn pair<Out>(handle: ConnectionHandle) -> (Session<Out>, Driver<Out>) {
         waker: None,
         batch: None,
         raised: false,
+        has_shared: false,
         unreported: false,
         blocked: false,
         ping: false,
@@ -94,6 +95,8 @@ pub struct Driver<Out> {
     batch: Option<Box<Batch<Out>>>,
     /// There may be more in the outbox.
     raised: bool,
+    /// There are messages for many in the batch: its entries may be bursts.
+    has_shared: bool,
     /// The outbox believes that more of the batch is left than is.
     unreported: bool,
     /// What the outbox believes of the write buffer.

@@ -5,7 +5,7 @@ use crate::{
     connection::SharedError,
     session::{
         error::SendFailure,
-        outbox::{Batch, Queued, TicketId, pop_first, watched_number},
+        outbox::{Batch, Queued, Taken, TicketId, pop_first, watched_number},
         payload::Payload,
     },
 };
@@ -58,12 +58,18 @@ impl<Out> Driver<Out> {
             self.unreported = true;
         } else if self.raised {
             self.raised = false;
-            let (first, counts) = self.session.outbox().take_first(&mut self.batch)?;
-            self.unreported |= counts;
+            let (first, taken) = self.session.outbox().take_first(&mut self.batch)?;
+            self.unreported |= taken != Taken::Alone;
+            self.has_shared = taken == Taken::WithShared;
             return Some(first.into());
         }
-        let next = pop_first(self.batch.as_mut()?)?;
-        Some(next.into())
+        let batch = self.batch.as_mut()?;
+        let next = if self.has_shared {
+            pop_first(batch)
+        } else {
+            batch.pop_front()
+        };
+        Some(next?.into())
     }
 
     /// Whether [`next_outgoing`](Self::next_outgoing) may give a message.

@@ -99,19 +99,11 @@ pub(super) fn shared_bytes<Out>(queue: &VecDeque<Queued<Out>>) -> u32 {
     queue.iter().map(Queued::shared_bytes).sum()
 }
 
-/// Takes the first message out of `batch`.
-#[inline]
+/// Takes the first message out of `batch`, whose entries may be bursts.
+#[cold]
 pub(crate) fn pop_first<Out>(batch: &mut Batch<Out>) -> Option<Queued<Out>> {
-    if let Payload::Burst(_) = &batch.front()?.payload {
-        return pop_of_burst(batch);
-    }
-    batch.pop_front()
-}
-
-#[inline(never)]
-fn pop_of_burst<Out>(batch: &mut Batch<Out>) -> Option<Queued<Out>> {
     let Payload::Burst(burst) = &mut batch.front_mut()?.payload else {
-        return None;
+        return batch.pop_front();
     };
     let parcel = burst.remove(0)?;
     if burst.len() == 0 {

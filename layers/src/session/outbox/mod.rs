@@ -35,6 +35,7 @@ pub(crate) use self::{
     line::WaiterId,
     outcomes::TakenBack,
     state::{DEFAULT_BOUND, Next},
+    take::Taken,
     tickets::TicketId,
 };
 use self::{charges::Charges, state::State};

@@ -44,6 +44,31 @@ impl<Out> Outbox<Out> {
         self.0.lock().senders.as_ref()?.weigh
     }
 
+    /// Queues a message for many if no other is here, and nothing else is to be considered. That is
+    /// so for a member that keeps up, and decides what a delivery costs.
+    #[inline(always)]
+    pub(crate) fn publish_alone(
+        &self,
+        message: &Arc<SharedMessage<Out>>,
+        size: u32,
+        droppable: bool,
+    ) -> bool {
+        let mut state = self.0.lock();
+        let is_open = !state.closed && !state.finished && state.charges.is_none();
+        let is_alone = state.held | state.taken_bytes == 0;
+        let has_place = state.len() < SINGLES.min(state.capacity as usize) && state.waiting() == 0;
+        if !(is_open && is_alone && has_place) {
+            return false;
+        }
+        let weight = size.saturating_add(PLACE);
+        state.held = weight;
+        state.messages.push_back(Queued {
+            payload: Payload::Shared(Arc::clone(message)),
+            attention: Attention::shared(weight, droppable),
+        });
+        true
+    }
+
     /// Queues a message for many of `size` bytes while the bound permits it, whatever the write
     /// buffer holds. Beyond the bound, a `droppable` one replaces the oldest of its kind, which are
     /// handed out.

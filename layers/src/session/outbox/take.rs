@@ -11,10 +11,22 @@ use super::{
 };
 use crate::session::payload::Payload;
 
+/// What the driver has taken with the first message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Nothing else, and nothing is to be reported.
+    Alone,
+    /// A batch, whose end is to be reported.
+    Batch,
+    /// The same, with messages for many in it: its entries may be bursts.
+    WithShared,
+}
+
 impl<Out> Outbox<Out> {
     /// Takes all that is queued into `batch`, which is empty, and tells what of the last batch was encoded meanwhile.
-    /// Wakes the first sender that waits, if that made room.
-    pub(crate) fn take(&self, batch: &mut VecDeque<Queued<Out>>) {
+    /// Wakes the first sender that waits, if that made room. `true` if there are messages for many in it: then its entries
+    /// may be bursts.
+    pub(crate) fn take(&self, batch: &mut VecDeque<Queued<Out>>) -> bool {
         debug_assert!(
             batch.is_empty(),
             "the last batch is encoded before the next is taken"
@@ -22,7 +34,8 @@ impl<Out> Outbox<Out> {
         let mut state = self.0.lock();
         std::mem::swap(&mut state.messages, batch);
         state.taken_bytes = std::mem::take(&mut state.held);
-        let taken = if state.taken_bytes > 0 {
+        let has_shared = state.taken_bytes > 0;
+        let taken = if has_shared {
             count(batch)
         } else {
             batch.len()
@@ -35,27 +48,29 @@ impl<Out> Outbox<Out> {
         let next = state.next_in_turn();
         drop(state);
         next.wake();
+        has_shared
     }
 
-    /// The first of what is queued; the rest goes into `batch`, which is empty, as with [`take`](Self::take). `true` if
-    /// what becomes of it is to be reported, as it is of a batch: one that is alone takes no place any more.
+    /// The first of what is queued; the rest goes into `batch`, which is empty, as with [`take`](Self::take). One that is
+    /// alone takes no place any more.
     #[inline(always)]
     pub(crate) fn take_first(
         &self,
         batch: &mut Option<Box<Batch<Out>>>,
-    ) -> Option<(Queued<Out>, bool)> {
+    ) -> Option<(Queued<Out>, Taken)> {
         let mut state = self.0.lock();
-        let is_one = match state.messages.front()?.payload {
-            Payload::Burst(_) => false,
-            _ => state.messages.len() == 1,
-        };
-        if !is_one || state.charges.is_some() {
+        if state.messages.len() > 1 || state.charges.is_some() {
             drop(state);
-            let batch = batch.get_or_insert_default();
-            self.take(batch);
-            return Some((pop_first(batch)?, true));
+            return self.take_first_of(batch);
         }
         let only = state.messages.pop_front()?;
+        if state.held > 0
+            && let Payload::Burst(_) = only.payload
+        {
+            state.messages.push_back(only);
+            drop(state);
+            return self.take_first_of(batch);
+        }
         state.taken = 0;
         (state.held, state.taken_bytes) = (0, 0);
         if batch.is_some() || state.senders.is_some() || state.messages.capacity() > SHORT {
@@ -65,7 +80,17 @@ impl<Out> Outbox<Out> {
             next.wake();
             wake(publisher);
         }
-        Some((only, false))
+        Some((only, Taken::Alone))
+    }
+
+    #[inline(always)]
+    fn take_first_of(&self, batch: &mut Option<Box<Batch<Out>>>) -> Option<(Queued<Out>, Taken)> {
+        let batch = batch.get_or_insert_default();
+        if self.take(batch) {
+            Some((pop_first(batch)?, Taken::WithShared))
+        } else {
+            Some((batch.pop_front()?, Taken::Batch))
+        }
     }
 
     /// Takes back what is left of the batch to encode, and learns whether the write buffer is above its high watermark:
