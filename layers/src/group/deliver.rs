@@ -150,8 +150,8 @@ impl<Out> Broadcast<Out> {
         Outcome::of(published)
     }
 
-    /// Tells a member what it has missed, if there is room for that. It is room for messages for many, so that the notice
-    /// comes before what is broadcast next.
+    /// Queues the notice of missed messages with a member, if there is room. The room is that of
+    /// messages for many, so that the notice leaves before the next broadcast.
     #[cold]
     fn tell(&self, session: &Session<Out>, lag: &AtomicU64, notice: &Notice<Out>) {
         let missed = lag.swap(0, Relaxed);

@@ -31,8 +31,8 @@
 //! session is not polled meanwhile. One message that exceeds the bound by itself is queued while no
 //! other waits. The bound holds for a member that reads nothing, too.
 //!
-//! The bound of a session's own messages is a number of messages. Broadcasts take places of the queue
-//! only while no [`send`](crate::Session::send) waits for one.
+//! The bound of a session's own messages is a number of messages. Broadcasts take places of the
+//! queue only while no [`send`](crate::Session::send) waits for one.
 //!
 //! The size of a message is known for types of bytes and text such as `String` and `Bytes`, for all
 //! others with [`CodecLayer::with_weight`](crate::CodecLayer::with_weight) or once a session has
@@ -99,8 +99,9 @@ use crate::{ConnectionHandle, Session, SlowConsumer, sync::Mutex};
 /// while messages are queued, and no code of anybody else's runs under it. So members may join, leave and broadcast in
 /// handlers and close callbacks, and whoever leaves during a broadcast may still get its message.
 ///
-/// Joining and leaving take constant time, whatever the number of members, and of groups of a session. Each group is a
-/// close callback of each of its sessions: where a session is in very many sets, [`Topics`] have one for all.
+/// Joining and leaving take constant time, whatever the number of members, and of groups of a
+/// session. Each group is a close callback of each of its sessions: where a session is in very many
+/// sets, [`Topics`] have one for all.
 pub struct Group<Out> {
     shared: Arc<Shared<Out>>,
     settings: Settings<Out>,

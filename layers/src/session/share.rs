@@ -50,7 +50,7 @@ impl<Out> Session<Out> {
         self.publish_behind(message, size, policy)
     }
 
-    /// As [`publish`](Self::publish), where more is to be considered.
+    /// As [`publish`](Self::publish), for a queue that holds messages for many, or is full or closed.
     #[inline(never)]
     fn publish_behind(
         &self,

@@ -311,8 +311,9 @@ impl ConnectionHandle {
     /// logged and the next still runs. They may add and remove callbacks: one added by a callback runs after the others.
     ///
     /// The same pair of keys, equal in type and value, replaces in place. After the close the callback is called at
-    /// once, before this returns. Comparing, hashing and dropping keys may use the connection, but a comparison or a hash
-    /// must not add or remove callbacks.
+    /// once, before this returns.
+    /// Comparing, hashing and dropping keys may use the connection, but a comparison or a hash must
+    /// not add or remove callbacks.
     ///
     /// Adding, replacing and removing take constant time, whatever the number of callbacks.
     pub fn add_close_callback<H, K>(

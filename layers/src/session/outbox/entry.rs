@@ -32,7 +32,7 @@ pub(crate) type Batch<Out> = VecDeque<Queued<Out>>;
 
 /// Who cares for the outcome of what is queued: a word, because there is one in each entry.
 ///
-/// Nobody cares for the outcome of a message for many. Its word has the bytes that it counts as.
+/// A message for many has no sender that waits. Its word has the bytes that it counts as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Attention(u64);
 
@@ -48,7 +48,7 @@ impl Attention {
     /// Nobody; and it may be dropped in favour of what is offered later.
     pub(super) const DROPPABLE: Self = Self(UNATTENDED | MAY_DROP);
 
-    /// Nobody: a message for many that counts as `weight` bytes.
+    /// No sender waits: a message for many that counts as `weight` bytes.
     pub(super) const fn shared(weight: u32, droppable: bool) -> Self {
         let may_drop = if droppable { MAY_DROP } else { 0 };
         Self(UNATTENDED | may_drop | weight as u64)
@@ -85,7 +85,7 @@ impl Attention {
 
     /// The `send` that waits for it.
     pub(crate) const fn ticket(self) -> Option<TicketId> {
-        // one comparison: nobody's word is 0, and becomes the largest
+        // one comparison: a word of 0 becomes the largest
         if self.0.wrapping_sub(1) < UNATTENDED - 1 {
             Some(self.0)
         } else {

@@ -1,7 +1,7 @@
 //! Messages for many: bounded in bytes, and not in places of the queue.
 //!
-//! They do not wait for places, and take them only while no sender waits for one. All messages leave
-//! in the order in which they were queued.
+//! They do not wait for places, and take them only while no sender waits for one. All messages
+//! leave in the order in which they were queued.
 
 use std::{
     sync::Arc,
@@ -44,8 +44,8 @@ impl<Out> Outbox<Out> {
         self.0.lock().senders.as_ref()?.weigh
     }
 
-    /// Queues a message for many if no other is here, and nothing else is to be considered. That is
-    /// so for a member that keeps up, and decides what a delivery costs.
+    /// Queues a message for many if the queue holds no other, is open, and has a place and no
+    /// budget. This is the path of a member that keeps up, and decides what a delivery costs.
     #[inline(always)]
     pub(crate) fn publish_alone(
         &self,

@@ -24,8 +24,8 @@ pub(crate) enum Taken {
 
 impl<Out> Outbox<Out> {
     /// Takes all that is queued into `batch`, which is empty, and tells what of the last batch was encoded meanwhile.
-    /// Wakes the first sender that waits, if that made room. `true` if there are messages for many in it: then its entries
-    /// may be bursts.
+    /// Wakes the first sender that waits, if that made room. Returns `true` if `batch` has messages
+    /// for many: then its entries may be bursts.
     pub(crate) fn take(&self, batch: &mut VecDeque<Queued<Out>>) -> bool {
         debug_assert!(
             batch.is_empty(),
@@ -51,8 +51,8 @@ impl<Out> Outbox<Out> {
         has_shared
     }
 
-    /// The first of what is queued; the rest goes into `batch`, which is empty, as with [`take`](Self::take). One that is
-    /// alone takes no place any more.
+    /// Takes the first of what is queued. The rest goes into `batch`, which is empty, as with
+    /// [`take`](Self::take). One that is alone takes no place any more.
     #[inline(always)]
     pub(crate) fn take_first(
         &self,
