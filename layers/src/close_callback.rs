@@ -40,6 +40,7 @@
 use std::{
     any::type_name,
     fmt,
+    hash::Hash,
     task::{Context, Poll},
 };
 
@@ -61,8 +62,8 @@ impl<H, K, F> CloseCallbackLayer<H, K, F> {
     // the bound on the closure is what lets its argument's type go unwritten
     pub const fn new(handler: H, key: K, callback: F) -> Self
     where
-        H: Clone + Eq + Send + 'static,
-        K: Clone + Eq + Send + 'static,
+        H: Clone + Eq + Hash + Send + 'static,
+        K: Clone + Eq + Hash + Send + 'static,
         F: Fn(&Closed) + Clone + Send + 'static,
     {
         Self {
@@ -130,8 +131,8 @@ impl<S: fmt::Debug, H: fmt::Debug, K: fmt::Debug, F> fmt::Debug for CloseCallbac
 impl<S, T, H, K, F> Service<Connection<T>> for CloseCallback<S, H, K, F>
 where
     S: Service<Connection<T>>,
-    H: Clone + Eq + Send + 'static,
-    K: Clone + Eq + Send + 'static,
+    H: Clone + Eq + Hash + Send + 'static,
+    K: Clone + Eq + Hash + Send + 'static,
     F: Fn(&Closed) + Clone + Send + 'static,
 {
     type Response = S::Response;

@@ -49,6 +49,7 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     error::Error,
     fmt,
+    hash::{Hash, Hasher},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
@@ -152,6 +153,12 @@ impl PartialEq for Key {
 }
 
 impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}
 
 /// A place among a peer's connections, given back when it is dropped.
 struct Place {

@@ -2,6 +2,7 @@
 
 use std::{
     future::pending,
+    hash::{Hash, Hasher},
     panic::{AssertUnwindSafe, catch_unwind, panic_any},
     sync::{
         Arc, Mutex,
@@ -69,7 +70,7 @@ fn the_same_pair_replaces_in_place_and_keeps_its_position() {
 
 #[test]
 fn keys_of_different_types_live_side_by_side() {
-    #[derive(PartialEq, Eq)]
+    #[derive(PartialEq, Eq, Hash)]
     struct Mine(u8);
 
     let (connection, handle, log) = connection();
@@ -441,6 +442,13 @@ impl PartialEq for Nosy {
 
 impl Eq for Nosy {}
 
+impl Hash for Nosy {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.name().hash(state);
+        self.1.hash(state);
+    }
+}
+
 impl Drop for Nosy {
     fn drop(&mut self) {
         self.0.remove_close_callback("another", 0);
@@ -463,7 +471,7 @@ fn keys_may_use_the_connection_when_compared_and_dropped() {
 
 #[test]
 fn a_key_whose_drop_panics_harms_no_other_callback() {
-    #[derive(PartialEq, Eq)]
+    #[derive(PartialEq, Eq, Hash)]
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -490,6 +498,9 @@ fn a_comparison_that_panics_leaves_the_callbacks_as_they_were() {
         }
     }
     impl Eq for Touchy {}
+    impl Hash for Touchy {
+        fn hash<H: Hasher>(&self, _: &mut H) {}
+    }
     /// Captured by the callback that is never added: its drop comes back to the connection.
     struct Back(ConnectionHandle);
     impl Drop for Back {
@@ -507,4 +518,162 @@ fn a_comparison_that_panics_leaves_the_callbacks_as_they_were() {
     assert!(outcome.is_err());
     drop(connection);
     log.assert(&["kept"]);
+}
+
+/// A key that counts how often keys of its kind are compared and hashed.
+struct Counting(u32, Arc<AtomicUsize>);
+
+impl Counting {
+    fn count(&self) {
+        self.1.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl PartialEq for Counting {
+    fn eq(&self, other: &Self) -> bool {
+        self.count();
+        self.0 == other.0
+    }
+}
+
+impl Eq for Counting {}
+
+impl Hash for Counting {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.count();
+        self.0.hash(state);
+    }
+}
+
+#[test]
+fn ten_thousand_callbacks_are_added_replaced_and_removed_in_linear_time() {
+    const MANY: u32 = 10_000;
+    /// Comparisons and hashes that one operation may take, on the average.
+    const MOST: usize = 8;
+
+    let (connection, handle, _) = connection();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let ran = Arc::new(Mutex::new(Vec::new()));
+    let key = |n| Counting(n, Arc::clone(&calls));
+    let add = |n, round| {
+        let ran = Arc::clone(&ran);
+        handle.add_close_callback(key(n), "count", move |_| {
+            ran.lock().unwrap().push((n, round));
+        })
+    };
+    let spent = || calls.swap(0, Ordering::Relaxed);
+    let most = MOST * MANY as usize;
+
+    (0..MANY).for_each(|n| assert_eq!(add(n, 0), CallbackAdded::Appended));
+    assert!((1..most).contains(&spent()));
+    (0..MANY).for_each(|n| assert_eq!(add(n, 1), CallbackAdded::Replaced));
+    assert!((1..most).contains(&spent()));
+    // from the front, from the end and from the middle
+    let removed = |n: u32| n % 2 == 1 || !(100..MANY - 100).contains(&n);
+    for n in (0..MANY).filter(|n| removed(*n)) {
+        assert!(handle.remove_close_callback(key(n), "count"));
+        assert!(!handle.remove_close_callback(key(n), "count"));
+    }
+    assert!((1..2 * most).contains(&spent()));
+    drop(connection);
+    assert_eq!(spent(), 0, "none is looked for at the close");
+    let expected = (0..MANY).filter(|n| !removed(*n)).map(|n| (n, 1));
+    assert!(ran.lock().unwrap().iter().copied().eq(expected));
+}
+
+/// What a list of callbacks does, in the simplest form.
+#[derive(Default)]
+struct Model(Vec<(u32, u32)>);
+
+impl Model {
+    fn add(&mut self, key: u32, value: u32) -> CallbackAdded {
+        if let Some(entry) = self.0.iter_mut().find(|entry| entry.0 == key) {
+            entry.1 = value;
+            return CallbackAdded::Replaced;
+        }
+        self.0.push((key, value));
+        CallbackAdded::Appended
+    }
+
+    fn remove(&mut self, key: u32) -> bool {
+        let len = self.0.len();
+        self.0.retain(|entry| entry.0 != key);
+        self.0.len() < len
+    }
+}
+
+/// A key whose hash is one of `SAME` different ones.
+#[derive(PartialEq, Eq)]
+struct Colliding<const SAME: u32>(u32);
+
+impl<const SAME: u32> Hash for Colliding<SAME> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.0 % SAME).hash(state);
+    }
+}
+
+fn compare_with_the_model<const SAME: u32>() {
+    let mut random = 0x9e37_79b9_u32;
+    let mut next = move |below: u32| {
+        random ^= random << 13;
+        random ^= random >> 17;
+        random ^= random << 5;
+        random % below
+    };
+    for keys in [4, 40, 400] {
+        let (connection, handle, _) = connection();
+        let ran = Arc::new(Mutex::new(Vec::new()));
+        let mut model = Model::default();
+        for round in 0..4000 {
+            // more are added at first, and more are removed later
+            let key = next(keys);
+            if next(4000) >= round {
+                let ran = Arc::clone(&ran);
+                let added = handle.add_close_callback(Colliding::<SAME>(key), (), move |_| {
+                    ran.lock().unwrap().push((key, round));
+                });
+                assert_eq!(added, model.add(key, round));
+            } else {
+                let removed = handle.remove_close_callback(Colliding::<SAME>(key), ());
+                assert_eq!(removed, model.remove(key));
+            }
+        }
+        drop(connection);
+        assert_eq!(*ran.lock().unwrap(), model.0);
+    }
+}
+
+#[test]
+fn order_and_positions_are_kept_whatever_is_added_and_removed() {
+    compare_with_the_model::<1>();
+    compare_with_the_model::<3>();
+    compare_with_the_model::<{ u32::MAX }>();
+}
+
+#[test]
+fn a_hash_that_panics_leaves_the_callbacks_as_they_were() {
+    #[derive(PartialEq, Eq)]
+    struct Touchy(u32);
+    impl Hash for Touchy {
+        fn hash<H: Hasher>(&self, _: &mut H) {
+            assert!(self.0 != 7, "this message is expected");
+        }
+    }
+
+    let (connection, handle, log) = connection();
+    let mut refused = 0;
+    for n in 0..100 {
+        let note = log.noting(n.to_string());
+        let add = AssertUnwindSafe(|| handle.add_close_callback(Touchy(n), (), note));
+        refused += usize::from(catch_unwind(add).is_err());
+    }
+    assert!(refused > 0, "a list of some length is hashed");
+    drop(connection);
+    let ran = log.0.lock().unwrap();
+    assert_eq!(ran.len(), 100 - refused);
+    assert!(
+        ran.iter()
+            .take(8)
+            .eq(["0", "1", "2", "3", "4", "5", "6", "7"])
+    );
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use getty_layers::{MemoryBudget, driver::DEFAULT_QUEUE_CAPACITY};
+use getty_layers::{
+    MemoryBudget,
+    driver::{DEFAULT_QUEUE_BYTES, DEFAULT_QUEUE_CAPACITY},
+};
 
 use crate::transport::Framing;
 
@@ -11,6 +14,7 @@ pub(crate) struct Config {
     pub(crate) in_flight: usize,
     pub(crate) ordered: bool,
     pub(crate) queue: u32,
+    pub(crate) queue_bytes: usize,
     pub(crate) high: usize,
     pub(crate) low: usize,
     pub(crate) reply_limit: usize,
@@ -26,6 +30,7 @@ impl Config {
         in_flight: 1,
         ordered: true,
         queue: DEFAULT_QUEUE_CAPACITY,
+        queue_bytes: DEFAULT_QUEUE_BYTES,
         high: 64 * 1024,
         low: 32 * 1024,
         reply_limit: 256 * 1024,

@@ -156,11 +156,24 @@ impl<K> SessionLayer<K> {
         self
     }
 
-    /// How many sent messages wait for the encoder at most. 64 by default; 0 means 1. What is broadcast to a
-    /// [group](crate::layers::group#room) may exceed it until the session has had its turn.
+    /// How many sent messages wait for the encoder at most. 64 by default; 0 means 1. Messages that are broadcast to a
+    /// [group](crate::layers::group#room) may exceed it: their bound is [`with_queue_bytes`](Self::with_queue_bytes).
     #[must_use]
     pub const fn with_queue(mut self, messages: u32) -> Self {
         self.config.queue = messages;
+        self
+    }
+
+    /// Sets how many bytes of messages that are broadcast to [groups](crate::layers::group#room) may
+    /// wait for the encoder. The default is 1 MiB; more than 4 GiB means 4 GiB.
+    ///
+    /// Each message counts as its size and 32 bytes for its entry. A peer that reads nothing makes
+    /// the session hold no more than this, except one message that exceeds the bound by itself: it
+    /// is queued while no other waits. At the bound each member's policy decides. The messages
+    /// themselves are shared by all members.
+    #[must_use]
+    pub const fn with_queue_bytes(mut self, bytes: usize) -> Self {
+        self.config.queue_bytes = bytes;
         self
     }
 

@@ -1,5 +1,6 @@
 //! Listeners and connectors over real sockets, and within the process.
 
+mod broadcast;
 #[cfg(all(unix, feature = "tls", feature = "ws"))]
 mod bulk;
 mod busy;

@@ -83,6 +83,11 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
+    /// Returns the bytes and the messages that were sent.
+    pub(crate) fn sent(&self) -> (u64, u64) {
+        (self.bytes_out.get(), self.messages_out.get())
+    }
+
     pub(crate) fn snapshot(&self, tallies: Tallies) -> Stats {
         Stats {
             bytes_in: self.bytes_in.get(),

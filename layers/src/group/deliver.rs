@@ -15,13 +15,13 @@ use tokio::task::coop;
 
 use super::{
     Report,
-    members::{List, Member},
+    members::{List, Member, Present},
     settings::{Notice, Settings},
 };
 use crate::{
-    ConnectionHandle, Offered, SendError, Session,
-    driver::{Payload, SharedMessage},
-    session::Waiting,
+    ConnectionHandle, Session, SlowConsumer,
+    driver::SharedMessage,
+    session::{Published, Waiting},
 };
 
 /// How many members are worth a unit of tokio's cooperative budget, as so many messages are in the session loop.
@@ -41,6 +41,7 @@ pub(super) struct Broadcast<Out> {
     except: Option<u64>,
     message: Arc<SharedMessage<Out>>,
     notice: Option<Notice<Out>>,
+    share: fn(Out) -> SharedMessage<Out>,
 }
 
 /// What became of it for one member.
@@ -50,6 +51,19 @@ enum Outcome {
     Replaced,
     Dropped,
     Closed,
+}
+
+impl Outcome {
+    /// `None` where there is no room, and it is to be waited for.
+    const fn of(published: Published) -> Option<Self> {
+        match published {
+            Published::Queued(0) => Some(Self::Delivered),
+            Published::Queued(_) => Some(Self::Replaced),
+            Published::Dropped => Some(Self::Dropped),
+            Published::Closed => Some(Self::Closed),
+            Published::Full => None,
+        }
+    }
 }
 
 impl Report {
@@ -67,15 +81,16 @@ impl Report {
 }
 
 impl<Out> Broadcast<Out> {
-    pub(super) fn new(list: List<Out>, message: Out, settings: &Settings<Out>) -> Self
+    pub(super) fn new(members: Present<Out>, message: Out, settings: &Settings<Out>) -> Self
     where
         Out: Clone,
     {
         Self {
-            list,
+            list: members.list,
             except: None,
-            message: Arc::new(SharedMessage::new(message)),
+            message: Arc::new(SharedMessage::weighed(message, members.weigh)),
             notice: settings.notice.clone(),
+            share: SharedMessage::new,
         }
     }
 
@@ -89,7 +104,7 @@ impl<Out> Broadcast<Out> {
         spend(self.units(), &mut Context::from_waker(Waker::noop()));
         self.deliver(|member, session| {
             session.handle().count_dropped(1);
-            member.missed();
+            member.missed(1);
             Some(Outcome::Dropped)
         })
     }
@@ -124,22 +139,29 @@ impl<Out> Broadcast<Out> {
         if let (Some(lag), Some(notice)) = (&member.lag, &self.notice)
             && lag.load(Relaxed) > 0
         {
-            tell(session, lag, notice);
+            self.tell(session, lag, notice);
         }
-        let payload = Payload::Shared(Arc::clone(&self.message));
-        let outcome = match session.try_offer_payload(payload, member.policy) {
-            Ok(Offered::Queued) => return Some(Outcome::Delivered),
-            Ok(Offered::Replaced) => Outcome::Replaced,
-            Ok(Offered::Dropped) => Outcome::Dropped,
-            Err(SendError::Full(_)) => return None,
-            Err(SendError::Budget(_)) => {
-                session.handle().count_dropped(1);
-                Outcome::Dropped
+        let published = session.publish(&self.message, member.policy);
+        match published {
+            Published::Queued(0) | Published::Full | Published::Closed => {}
+            Published::Queued(replaced) => member.missed(replaced),
+            Published::Dropped => member.missed(1),
+        }
+        Outcome::of(published)
+    }
+
+    /// Queues the notice of missed messages with a member, if there is room. The room is that of
+    /// messages for many, so that the notice leaves before the next broadcast.
+    #[cold]
+    fn tell(&self, session: &Session<Out>, lag: &AtomicU64, notice: &Notice<Out>) {
+        let missed = lag.swap(0, Relaxed);
+        // it is none if another broadcast has told meanwhile
+        if missed > 0 {
+            let message = Arc::new((self.share)(notice(missed)));
+            if session.publish(&message, SlowConsumer::Wait) != Published::Queued(0) {
+                lag.fetch_add(missed, Relaxed);
             }
-            Err(_) => return Some(Outcome::Closed),
-        };
-        member.missed();
-        Some(outcome)
+        }
     }
 
     /// How much of a turn it is worth.
@@ -149,20 +171,10 @@ impl<Out> Broadcast<Out> {
 }
 
 impl<Out> Member<Out> {
-    fn missed(&self) {
+    fn missed(&self, messages: u64) {
         if let Some(lag) = &self.lag {
-            lag.fetch_add(1, Relaxed);
+            lag.fetch_add(messages, Relaxed);
         }
-    }
-}
-
-/// Tells a member what it has missed, if there is room for that.
-#[cold]
-fn tell<Out>(session: &Session<Out>, lag: &AtomicU64, notice: &Notice<Out>) {
-    let missed = lag.swap(0, Relaxed);
-    // it is none if another broadcast has told meanwhile
-    if missed > 0 && session.try_send(notice(missed)).is_err() {
-        lag.fetch_add(missed, Relaxed);
     }
 }
 
@@ -230,13 +242,11 @@ impl<Out> Future for Broadcasting<Out> {
         while let Some(waiting) = this.waiting.get_mut(next) {
             match waiting.poll(cx) {
                 Poll::Pending => next += 1,
-                Poll::Ready(delivered) => {
-                    let outcome = if delivered {
-                        Outcome::Delivered
-                    } else {
-                        Outcome::Closed
-                    };
-                    this.report.count(outcome);
+                Poll::Ready(published) => {
+                    let outcome = Outcome::of(published);
+                    outcome
+                        .into_iter()
+                        .for_each(|outcome| this.report.count(outcome));
                     drop(this.waiting.swap_remove(next));
                 }
             }

@@ -9,7 +9,9 @@ use std::{
 };
 
 use super::settings::Settings;
-use crate::{CallbackAdded, ConnectionHandle, Session, SlowConsumer, WeakSession};
+use crate::{
+    CallbackAdded, ConnectionHandle, Session, SlowConsumer, WeakSession, session::payload::Weigh,
+};
 
 /// One member.
 pub(super) struct Member<Out> {
@@ -48,6 +50,22 @@ impl<Out> Clone for Member<Out> {
 /// A list of members, as a broadcast walks it.
 pub(super) type List<Out> = Arc<Vec<Member<Out>>>;
 
+/// The members that a broadcast is for.
+pub(super) struct Present<Out> {
+    pub(super) list: List<Out>,
+    /// Returns how many bytes a message holds, where that is known.
+    pub(super) weigh: Option<Weigh<Out>>,
+}
+
+impl<Out> Default for Present<Out> {
+    fn default() -> Self {
+        Self {
+            list: Arc::default(),
+            weigh: None,
+        }
+    }
+}
+
 /// Whether what a crowd has left behind is worth giving back: seldom enough for coming and going to stay of constant cost.
 pub(super) const fn is_roomy(len: usize, capacity: usize) -> bool {
     capacity > SHORT && len < capacity / 4
@@ -63,6 +81,8 @@ pub(super) const fn is_roomy(len: usize, capacity: usize) -> bool {
 pub(super) struct Members<Out> {
     list: List<Out>,
     places: HashMap<u64, usize>,
+    /// As the first that joined has it.
+    weigh: Option<Weigh<Out>>,
 }
 
 /// A list no longer than this keeps its memory.
@@ -84,6 +104,20 @@ impl<Out> Members<Out> {
     /// Those that are here now.
     pub(super) fn list(&self) -> List<Out> {
         Arc::clone(&self.list)
+    }
+
+    /// The same, for a broadcast.
+    pub(super) fn present(&self) -> Present<Out> {
+        Present {
+            list: self.list(),
+            weigh: self.weigh,
+        }
+    }
+
+    /// Sets how many bytes a message holds, unless that is set.
+    pub(super) fn weigh(&mut self, weigh: Option<Weigh<Out>>) -> &mut Self {
+        self.weigh = self.weigh.or(weigh);
+        self
     }
 
     /// Adds `member`; `true` if it is new. If it is not, a `policy` of its own is its policy from now on.
@@ -125,6 +159,7 @@ impl<Out> Default for Members<Out> {
         Self {
             list: Arc::default(),
             places: HashMap::new(),
+            weigh: None,
         }
     }
 }
@@ -136,7 +171,7 @@ pub(super) fn sessions<Out>(list: &[Member<Out>]) -> Vec<Session<Out>> {
 }
 
 /// Under what a group, or the topics, have a close callback with each of their sessions; no two have the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Token(u64);
 
 impl Token {

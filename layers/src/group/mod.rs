@@ -24,12 +24,29 @@
 //!
 //! # Room
 //!
-//! A member has room as long as its queue is not full, which holds as many messages as
-//! [`SessionLayer::with_queue`](https://docs.rs/getty/latest/getty/struct.SessionLayer.html#method.with_queue) says, 64
-//! by default. Until its session's write buffer is above the high watermark there is room for more: what is broadcast in
-//! one go, before sessions have had their turn to write, is no reason to drop any of it, up to 1024 messages or, going by
-//! what the session has sent until now, 1 MiB. They are there once for all members, and so a
-//! [`MemoryBudget`](crate::MemoryBudget) counts their places in the queues alone.
+//! The room of a member is counted in bytes. Its queue takes messages that are broadcast up to
+//! [`SessionLayer::with_queue_bytes`](https://docs.rs/getty/latest/getty/struct.SessionLayer.html#method.with_queue_bytes),
+//! 1 MiB by default, whatever its write buffer holds. Each counts as its size and 32 bytes. So a
+//! member loses nothing of a burst of 27,000 messages of 6 bytes, or of 990 of 1 KiB, even if its
+//! session is not polled meanwhile. One message that exceeds the bound by itself is queued while no
+//! other waits. The bound holds for a member that reads nothing, too.
+//!
+//! The bound of a session's own messages is a number of messages. Broadcasts take places of the
+//! queue only while no [`send`](crate::Session::send) waits for one.
+//!
+//! The size of a message is known for types of bytes and text such as `String` and `Bytes`, for all
+//! others with [`CodecLayer::with_weight`](crate::CodecLayer::with_weight) or once a session has
+//! encoded it. Otherwise the mean of what the member's session has encoded is assumed. The messages
+//! are shared by all members, so a [`MemoryBudget`](crate::MemoryBudget) counts the entries alone.
+//!
+//! | publisher | at the bound of a member |
+//! |---|---|
+//! | [`broadcast`](Group::broadcast), anywhere | the member's policy: a loss is counted in the [`Report`] and in [`Stats::dropped`](crate::Stats::dropped) |
+//! | [`broadcast_and_wait`](Group::broadcast_and_wait), outside handlers | waits for members that joined with [`SlowConsumer::Wait`], and loses nothing for them |
+//! | the same in a handler | as a [`feed`](crate::Session::feed) in a handler, which is in flight meanwhile |
+//!
+//! A publisher on another thread is at most the byte bound ahead of a member. While publishers wait
+//! for a member, `broadcast` may use half of its bound, and the waiting ones the rest.
 //!
 //! A broadcast also takes of tokio's cooperative budget, so that a session that broadcasts what its peer sends, and a
 //! task that does so and awaits now and then, give way to those that are to write it. A loop that never awaits does not:
@@ -82,8 +99,9 @@ use crate::{ConnectionHandle, Session, SlowConsumer, sync::Mutex};
 /// while messages are queued, and no code of anybody else's runs under it. So members may join, leave and broadcast in
 /// handlers and close callbacks, and whoever leaves during a broadcast may still get its message.
 ///
-/// Joining and leaving are of constant cost, but that each group is a close callback of each of its sessions, and those
-/// are found by looking through them: where a session is in very many sets, [`Topics`] have one for all.
+/// Joining and leaving take constant time, whatever the number of members, and of groups of a
+/// session. Each group is a close callback of each of its sessions: where a session is in very many
+/// sets, [`Topics`] have one for all.
 pub struct Group<Out> {
     shared: Arc<Shared<Out>>,
     settings: Settings<Out>,
@@ -189,8 +207,8 @@ impl<Out> Group<Out> {
     where
         Out: Clone,
     {
-        let list = self.shared.members.lock().list();
-        Broadcast::new(list, message, &self.settings)
+        let members = self.shared.members.lock().present();
+        Broadcast::new(members, message, &self.settings)
     }
 }
 
@@ -208,7 +226,11 @@ impl<Out: Send + 'static> Group<Out> {
 
     fn enter(&self, session: &Session<Out>, policy: Option<SlowConsumer>) -> bool {
         let member = Member::new(session, &self.settings, policy);
-        if !self.shared.members.lock().insert(member, policy) {
+        let weigh = session.weigh();
+        let mut members = self.shared.members.lock();
+        let joined = members.weigh(weigh).insert(member, policy);
+        drop(members);
+        if !joined {
             return false;
         }
         let (id, shared) = (session.id(), Arc::downgrade(&self.shared));

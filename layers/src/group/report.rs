@@ -13,7 +13,8 @@ pub struct Report {
     pub dropped: usize,
     /// Does not get it: the session is closing, be it that its policy has just closed it for being too slow.
     pub closed: usize,
-    /// Of those delivered to, how many have lost an older message for it.
+    /// Of those delivered to, how many have lost older messages for it. Their number is counted in
+    /// [`Stats::dropped`](crate::Stats::dropped).
     pub replaced: usize,
 }
 

@@ -234,8 +234,10 @@ impl<K: Eq + Hash, Out> Topics<K, Out> {
         Q: Eq + Hash + ?Sized,
         Out: Clone,
     {
-        let list = self.list(key).unwrap_or_default();
-        Broadcast::new(list, message, &self.settings)
+        let topics = self.shared.topics(key).lock();
+        let members = topics.get(key).map(Members::present);
+        drop(topics);
+        Broadcast::new(members.unwrap_or_default(), message, &self.settings)
     }
 
     fn list<Q>(&self, key: &Q) -> Option<List<Out>>
@@ -263,7 +265,7 @@ impl<K: Clone + Eq + Hash + Send + 'static, Out: Send + 'static> Topics<K, Out> 
     fn enter(&self, key: K, session: &Session<Out>, policy: Option<SlowConsumer>) -> bool {
         self.register(session);
         let member = Member::new(session, &self.settings, policy);
-        let id = session.id();
+        let (id, weigh) = (session.id(), session.weigh());
         // dropped after the locks, where they are not needed, because they stand before them
         let (of_topic, of_session) = (key.clone(), key);
 
@@ -273,8 +275,11 @@ impl<K: Clone + Eq + Hash + Send + 'static, Out: Send + 'static> Topics<K, Out> 
         };
         let mut topics = self.shared.topics(&of_topic).lock();
         let joined = match topics.get_mut(&of_topic) {
-            Some(members) => members.insert(member, policy),
-            None => topics.entry(of_topic).or_default().insert(member, policy),
+            Some(members) => members.weigh(weigh).insert(member, policy),
+            None => {
+                let members = topics.entry(of_topic).or_default();
+                members.weigh(weigh).insert(member, policy)
+            }
         };
         if joined {
             entry.keys.insert(of_session);

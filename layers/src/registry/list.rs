@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    hash::{Hash, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -258,3 +259,9 @@ impl<M: Member> PartialEq for Key<M> {
 }
 
 impl<M: Member> Eq for Key<M> {}
+
+impl<M: Member> Hash for Key<M> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0.0).hash(state);
+    }
+}

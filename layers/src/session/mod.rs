@@ -23,7 +23,7 @@ use std::{
 };
 
 pub(crate) use self::outbox::{Next, Refusal, WaiterId};
-pub(crate) use self::share::Waiting;
+pub(crate) use self::share::{Published, Waiting};
 pub(crate) use self::watched::{Number, PendingRequests, Watched};
 pub use self::{
     error::{SendError, Sent},

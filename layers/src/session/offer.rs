@@ -5,10 +5,13 @@ use crate::connection::CloseReason;
 
 /// What a sender wants done when a session's queue is full, because its peer reads more slowly than is sent.
 ///
-/// The queue is that of [`SessionLayer::with_queue`], 64 messages by default. Scope: one message, offered with
-/// [`Session::offer`].
+/// The queue holds the messages that [`SessionLayer::with_queue`] permits, 64 by default, and of
+/// messages that are broadcast the bytes that [`SessionLayer::with_queue_bytes`] permits, 1 MiB by
+/// default. Scope: one message, offered with [`Session::offer`], or one member of a
+/// [`Group`](crate::Group).
 ///
 /// [`SessionLayer::with_queue`]: https://docs.rs/getty/latest/getty/struct.SessionLayer.html#method.with_queue
+/// [`SessionLayer::with_queue_bytes`]: https://docs.rs/getty/latest/getty/struct.SessionLayer.html#method.with_queue_bytes
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SlowConsumer {
@@ -75,7 +78,7 @@ impl<Out> Session<Out> {
     }
 
     /// As [`offer`](Self::offer), for payloads of any kind.
-    pub(crate) async fn offer_payload(
+    async fn offer_payload(
         &self,
         payload: Payload<Out>,
         policy: SlowConsumer,
@@ -90,7 +93,7 @@ impl<Out> Session<Out> {
 
     /// As [`offer`](Self::offer), for payloads of any kind, and never waiting: [`SendError::Full`] where the policy is to
     /// wait.
-    pub(crate) fn try_offer_payload(
+    fn try_offer_payload(
         &self,
         payload: Payload<Out>,
         policy: SlowConsumer,
@@ -98,13 +101,11 @@ impl<Out> Session<Out> {
         if self.is_closing() {
             return Err(self.refused(&Refusal::Closed, Some(payload)));
         }
-        let is_shared = matches!(payload, Payload::Shared(_));
         let pushed = match policy {
-            SlowConsumer::Wait if !is_shared => self.outbox().try_push(payload).map(|()| None),
+            SlowConsumer::Wait => self.outbox().try_push(payload).map(|()| None),
             _ => {
                 let droppable = policy == SlowConsumer::DropOldest;
-                let burst = || if is_shared { self.burst() } else { 0 };
-                self.outbox().offer(payload, droppable, burst)
+                self.outbox().offer(payload, droppable)
             }
         };
         let offered = match pushed {

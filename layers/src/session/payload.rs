@@ -4,7 +4,10 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{outbox::Queued, shared::SharedMessage};
+use super::{
+    outbox::{Burst, Queued},
+    shared::SharedMessage,
+};
 
 /// One thing to send: it leaves whole, in its turn, and is one message on transports that keep messages apart.
 ///
@@ -20,6 +23,9 @@ pub enum Payload<Out> {
     RawVectored(Vec<Bytes>),
     /// A message that many sessions send, and that is encoded once for those whose codecs are configured alike.
     Shared(Arc<SharedMessage<Out>>),
+    /// Many of these in one entry of the queue, from which a driver hands them out one by one.
+    #[doc(hidden)]
+    Burst(Box<Burst<Out>>),
     /// Nothing to send: somebody waits until all before it has left.
     Flush,
     /// Nothing to send any more: our direction ends when all before has left.
@@ -32,9 +38,12 @@ impl<Out> Payload<Out> {
     pub fn into_message(self) -> Option<Out> {
         match self {
             Self::Message(message) => Some(message),
-            Self::Raw(_) | Self::RawVectored(_) | Self::Shared(_) | Self::Flush | Self::Finish => {
-                None
-            }
+            Self::Raw(_)
+            | Self::RawVectored(_)
+            | Self::Shared(_)
+            | Self::Burst(_)
+            | Self::Flush
+            | Self::Finish => None,
         }
     }
 }
@@ -57,6 +66,7 @@ impl<Out> Payload<Out> {
             Self::Raw(bytes) => bytes.len(),
             Self::RawVectored(pieces) => pieces.iter().map(Bytes::len).sum(),
             Self::Shared(_) => 0, // it is not this session's alone
+            Self::Burst(burst) => return burst.len().saturating_mul(size_of::<Queued<Out>>()),
             Self::Flush | Self::Finish => return 0,
         };
         held.saturating_add(size_of::<Queued<Out>>())
@@ -70,6 +80,7 @@ impl<Out> fmt::Debug for Payload<Out> {
             Self::Raw(_) => "Raw",
             Self::RawVectored(_) => "RawVectored",
             Self::Shared(_) => "Shared",
+            Self::Burst(_) => "Burst",
             Self::Flush => "Flush",
             Self::Finish => "Finish",
         })

@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 
+use super::payload::Weigh;
 use crate::sync::Mutex;
 
 /// Names a configuration of a codec: sessions with the same one make the same bytes of the same message.
@@ -29,6 +30,8 @@ impl CodecId {
 
 /// A message that many sessions send, with what codecs have made of it.
 pub struct SharedMessage<Out> {
+    /// Bytes that the message holds, where its type tells.
+    size: Option<u32>,
     /// What the first codec made of it: as a rule there is no other, and then deliveries never lock.
     first: OnceLock<(CodecId, Bytes)>,
     rest: Mutex<Rest<Out>>,
@@ -46,7 +49,17 @@ impl<Out> SharedMessage<Out> {
     where
         Out: Clone,
     {
+        Self::weighed(message, None)
+    }
+
+    /// Shares `message`, which holds as many bytes as `weigh` returns for it.
+    pub(crate) fn weighed(message: Out, weigh: Option<Weigh<Out>>) -> Self
+    where
+        Out: Clone,
+    {
+        let bytes = weigh.map(|weigh| weigh(&message));
         Self {
+            size: bytes.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX)),
             first: OnceLock::new(),
             rest: Mutex::new(Rest {
                 message,
@@ -54,6 +67,14 @@ impl<Out> SharedMessage<Out> {
                 others: Vec::new(),
             }),
         }
+    }
+
+    /// Returns how many bytes the message holds, or the first codec has made of it, where either is
+    /// known.
+    pub(super) fn size(&self) -> Option<u32> {
+        let encoded = || Some(self.first.get()?.1.len());
+        let encoded = || encoded().map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.size.or_else(encoded)
     }
 
     /// A copy of the message, for a codec that encodes for its own session.

@@ -17,7 +17,8 @@ use std::{
 
 use getty_layers::{
     CloseReason, Closed, DrainDeadlineExceeded, IntoReply, Panic, Reply, Request, Session,
-    SharedError, driver::Lease,
+    SharedError,
+    driver::{DEFAULT_QUEUE_BYTES, Lease},
 };
 use pin_project_lite::pin_project;
 use tokio::{task::coop, time::Instant};
@@ -185,6 +186,9 @@ where
         config: Arc<Config>,
     ) -> Self {
         wire.driver().set_queue_capacity(config.queue);
+        if config.queue_bytes != DEFAULT_QUEUE_BYTES {
+            wire.driver().set_queue_bytes(config.queue_bytes);
+        }
         if let Some(budget) = &config.budget {
             wire.driver().set_memory_budget(budget.clone());
         }

@@ -1,6 +1,7 @@
 //! Values whose destructors panic, each of which counts that it was dropped.
 
 use std::{
+    hash::{Hash, Hasher},
     io::{self, IoSlice},
     pin::Pin,
     sync::{
@@ -94,6 +95,12 @@ impl Drop for Bomb {
 pub(crate) struct Armed<T> {
     pub(crate) value: T,
     pub(crate) bomb: Bomb,
+}
+
+impl<T: Hash> Hash for Armed<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.value.hash(state);
+    }
 }
 
 impl<F: Future + Unpin> Future for Armed<F> {

@@ -147,3 +147,42 @@ async fn a_page_of_lines_reaches_readers_whole_whatever_their_queue() {
         assert_eq!(peer.output().lines().count(), (PEOPLE - 1) * LINES);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_reads_nothing_makes_its_session_hold_the_byte_bound_and_reads_it_later() {
+    const MESSAGES: usize = 3000;
+    const LENGTH: usize = 1024;
+    const PLACE: usize = 32;
+
+    for (layer, bound) in [
+        (SessionLayer::new(), 1024 * 1024),
+        (SessionLayer::new().with_queue_bytes(100_000), 100_000),
+    ] {
+        let (transport, peer) = stream::pair();
+        let layer = layer.with_write_timeout(None);
+        let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
+        let group = Group::new();
+        group.join(&session);
+        peer.stall();
+        let mut delivered = Vec::new();
+        for n in 0..MESSAGES {
+            let line = format!("{n:0>LENGTH$}");
+            if group.broadcast(line.clone()).delivered == 1 {
+                delivered.push(line);
+            }
+            if n % 100 == 0 {
+                idle().await;
+            }
+        }
+        assert_eq!(session.queued(), bound / (LENGTH + PLACE));
+        let dropped = MESSAGES - delivered.len();
+        assert_eq!(session.stats().dropped, dropped as u64);
+        assert!(dropped > 0);
+
+        peer.take_all();
+        idle().await;
+        assert!(peer.output().lines().eq(&delivered));
+        assert_eq!(session.queued(), 0);
+        assert_eq!(group.broadcast("again".to_owned()).delivered, 1);
+    }
+}

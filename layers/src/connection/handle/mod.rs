@@ -91,8 +91,8 @@ struct Inner {
     /// Ours and the peer's.
     addresses: Box<(Address, Address)>,
     changed: Notify,
-    /// Locked before `rare` where both are. The keys' comparison runs under this lock, and may use the handle for
-    /// all but callbacks.
+    /// Locked before `rare` where both are. The keys' comparison and hash run under this lock, and
+    /// may use the handle for all but callbacks.
     callbacks: Mutex<Callbacks>,
     rare: Mutex<Rare>,
 }

@@ -41,10 +41,12 @@ impl<Out> Driver<Out> {
         outbox.set_budget(budget, id, memory.weigh);
     }
 
-    /// How many bytes a message holds beyond its own size, for a budget that is set later.
+    /// Sets how many bytes a message holds beyond its own size, for a budget that is set later and
+    /// for messages for many.
     pub fn set_weight(&mut self, weigh: fn(&Out) -> usize) {
         let rare = self.rare.get_or_insert_default();
         rare.memory.get_or_insert_default().weigh = Some(weigh);
+        self.session.outbox().set_weigh(weigh);
     }
 
     /// Charges the bytes that wait in the write buffer to the budget, where there is one; to be told at the end of a turn.

@@ -33,7 +33,11 @@ pub use self::{
     outgoing::{Outgoing, Ticket},
 };
 use self::{memory::Memory, wishes::Wishes};
-use super::{Session, outbox::Batch, signal::Signal};
+use super::{
+    Session,
+    outbox::{Batch, DEFAULT_BOUND},
+    signal::Signal,
+};
 pub use super::{
     current::CurrentSession,
     payload::Payload,
@@ -48,6 +52,13 @@ use crate::{
 /// How many messages wait for the encoder at most, unless [`Driver::set_queue_capacity`] says otherwise.
 pub const DEFAULT_QUEUE_CAPACITY: u32 = 64;
 
+/// Bytes of messages for many that wait for the encoder at most, unless [`Driver::set_queue_bytes`]
+/// sets another bound: 1 MiB.
+///
+/// Each message counts as its size and 32 bytes. One that exceeds the bound by itself is queued
+/// while no other waits.
+pub const DEFAULT_QUEUE_BYTES: usize = DEFAULT_BOUND as usize;
+
 /// Makes a session and its driver half over `handle`.
 ///
 /// Once for each connection: it is the handle that wakes the driver, and it knows one.
@@ -59,6 +70,7 @@ pub fn pair<Out>(handle: ConnectionHandle) -> (Session<Out>, Driver<Out>) {
         waker: None,
         batch: None,
         raised: false,
+        has_shared: false,
         unreported: false,
         blocked: false,
         own: false,
@@ -84,6 +96,8 @@ pub struct Driver<Out> {
     batch: Option<Box<Batch<Out>>>,
     /// There may be more in the outbox.
     raised: bool,
+    /// There are messages for many in the batch: its entries may be bursts.
+    has_shared: bool,
     /// The outbox believes that more of the batch is left than is.
     unreported: bool,
     /// Whether the outbox was last reported to accept nothing.

@@ -5,7 +5,7 @@ use crate::{
     connection::{SharedError, contain},
     session::{
         error::SendFailure,
-        outbox::{Batch, DROPPING, Queued, TicketId, watched_number},
+        outbox::{Batch, DROPPING, Queued, Taken, TicketId, pop_first, watched_number},
         payload::Payload,
     },
 };
@@ -58,12 +58,18 @@ impl<Out> Driver<Out> {
             self.unreported = true;
         } else if self.raised {
             self.raised = false;
-            let (first, counts) = self.session.outbox().take_first(&mut self.batch)?;
-            self.unreported |= counts;
+            let (first, taken) = self.session.outbox().take_first(&mut self.batch)?;
+            self.unreported |= taken != Taken::Alone;
+            self.has_shared = taken == Taken::WithShared;
             return Some(first.into());
         }
-        let next = self.batch.as_mut()?.pop_front()?;
-        Some(next.into())
+        let batch = self.batch.as_mut()?;
+        let next = if self.has_shared {
+            pop_first(batch)
+        } else {
+            batch.pop_front()
+        };
+        Some(next?.into())
     }
 
     /// Whether [`next_outgoing`](Self::next_outgoing) may give a message.
@@ -90,7 +96,7 @@ impl<Out> Driver<Out> {
     /// Senders get `source`, or learn that the session closes.
     pub fn fail_queued(&mut self, source: Option<&SharedError>) {
         let left = self.batch.take().map(|batch| *batch).unwrap_or_default();
-        (self.raised, self.own) = (false, false);
+        (self.raised, self.own, self.has_shared) = (false, false, false);
         let outbox = self.session.outbox();
         let (watched, messages) = outbox.fail_all(left, |payload| match (source, payload) {
             (Some(source), None) => SendFailure::Io(source.clone()),
@@ -189,6 +195,12 @@ impl<Out> Driver<Out> {
     /// How many messages may wait for the encoder.
     pub fn set_queue_capacity(&mut self, messages: u32) {
         self.session.outbox().set_capacity(messages.max(1));
+    }
+
+    /// Sets how many bytes of messages for many may wait for the encoder: see
+    /// [`DEFAULT_QUEUE_BYTES`](super::DEFAULT_QUEUE_BYTES). More than 4 GiB means 4 GiB.
+    pub fn set_queue_bytes(&mut self, bytes: usize) {
+        self.session.outbox().set_shared_bytes(bytes);
     }
 
     /// No new message is taken from here on; what was taken may still be sent.

@@ -31,14 +31,47 @@ pub(crate) struct Queued<Out> {
 pub(crate) type Batch<Out> = VecDeque<Queued<Out>>;
 
 /// Who cares for the outcome of what is queued: a word, because there is one in each entry.
+///
+/// A message for many has no sender that waits. Its word has the bytes that it counts as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Attention(u64);
+
+/// Set for a message that may be dropped, and for one that is shared.
+const UNATTENDED: u64 = 3 << 62;
+
+/// Set, beside the two bits above, for a message that may be dropped.
+const MAY_DROP: u64 = 1 << 61;
 
 impl Attention {
     /// Nobody; it is sent all the same.
     pub(crate) const NOBODY: Self = Self(0);
     /// Nobody; and it may be dropped in favour of what is offered later.
-    pub(super) const DROPPABLE: Self = Self(u64::MAX);
+    pub(super) const DROPPABLE: Self = Self(UNATTENDED | MAY_DROP);
+
+    /// No sender waits: a message for many that counts as `weight` bytes.
+    pub(super) const fn shared(weight: u32, droppable: bool) -> Self {
+        let may_drop = if droppable { MAY_DROP } else { 0 };
+        Self(UNATTENDED | may_drop | weight as u64)
+    }
+
+    /// Returns the bytes that a message for many counts as, and 0 for all others.
+    pub(super) const fn weight(self) -> u32 {
+        if self.is_unattended() {
+            let [a, b, c, d, ..] = self.0.to_le_bytes();
+            u32::from_le_bytes([a, b, c, d])
+        } else {
+            0
+        }
+    }
+
+    /// Returns `true` if the message may be dropped in favour of a later one.
+    pub(super) const fn is_droppable(self) -> bool {
+        self.is_unattended() && self.0 & MAY_DROP != 0
+    }
+
+    const fn is_unattended(self) -> bool {
+        self.0 >= UNATTENDED
+    }
 
     /// The `send` with this ticket.
     pub(super) const fn waiting(ticket: TicketId) -> Self {
@@ -52,9 +85,11 @@ impl Attention {
 
     /// The `send` that waits for it.
     pub(crate) const fn ticket(self) -> Option<TicketId> {
-        match self {
-            Self::NOBODY | Self::DROPPABLE => None,
-            Self(ticket) => Some(ticket),
+        // one comparison: a word of 0 becomes the largest
+        if self.0.wrapping_sub(1) < UNATTENDED - 1 {
+            Some(self.0)
+        } else {
+            None
         }
     }
 }

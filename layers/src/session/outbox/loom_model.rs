@@ -86,6 +86,49 @@ fn room_that_a_sender_gives_up_is_seen_by_those_who_watch() {
     });
 }
 
+/// Room below the byte bound reaches the publisher that stays, whichever is woken and gives up.
+#[test]
+fn a_publisher_that_gives_up_passes_its_turn_on() {
+    use std::sync::Arc as StdArc;
+
+    use crate::driver::SharedMessage;
+
+    fn message() -> StdArc<SharedMessage<u8>> {
+        StdArc::new(SharedMessage::new(0))
+    }
+
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let outbox = Arc::new(Outbox::new(1));
+        outbox.set_shared_bytes(1);
+        assert!(outbox.publish(&message(), 1, false).is_ok());
+        let (gives_up, stays) = (Arc::clone(&outbox), Arc::clone(&outbox));
+        let gives_up = thread::spawn(move || {
+            let cx = Context::from_waker(Waker::noop());
+            let (mut payload, mut waiter) = (Some(Payload::Shared(message())), None);
+            let published = gives_up.poll_publish(&cx, &mut payload, 1, &mut waiter);
+            if let Some(waiter) = waiter {
+                gives_up.leave_publishers(waiter);
+            }
+            published.is_ready()
+        });
+        let stays = thread::spawn(move || {
+            let (mut payload, mut waiter) = (Some(Payload::Shared(message())), None);
+            let published = block_on(poll_fn(|cx| {
+                stays.poll_publish(cx, &mut payload, 1, &mut waiter)
+            }));
+            assert_eq!(published, Ok(()));
+        });
+        make_room(&outbox);
+        if gives_up.join().unwrap() {
+            // its message has to leave before there is room for the other
+            make_room(&outbox);
+        }
+        stays.join().unwrap();
+    });
+}
+
 /// Two sends that meet the close, with room for one: each is refused, with its message, or sent, and its sender
 /// learns which.
 #[test]

@@ -11,10 +11,12 @@
 //! may come back. Once warm the queues allocate nothing; what a busy time made them grow to is given back after a
 //! number of turns with little to do.
 
+mod burst;
 mod charges;
 mod entry;
 mod line;
 mod outcomes;
+mod publish;
 mod push;
 mod state;
 mod take;
@@ -27,14 +29,16 @@ mod tests;
 
 use std::{collections::VecDeque, task::Waker};
 
-use self::{charges::Charges, state::State};
 pub(crate) use self::{
+    burst::{Burst, pop_first},
     entry::{Batch, Queued, watched_number},
     line::WaiterId,
     outcomes::TakenBack,
-    state::Next,
+    state::{DEFAULT_BOUND, Next},
+    take::Taken,
     tickets::TicketId,
 };
+use self::{charges::Charges, state::State};
 use super::{
     error::SendFailure,
     payload::{Payload, Weigh},
@@ -64,7 +68,12 @@ impl<Out> Outbox<Out> {
 
     /// How many messages wait here.
     pub(crate) fn len(&self) -> usize {
-        self.0.lock().len()
+        let state = self.0.lock();
+        let waits = match state.held {
+            0 => state.messages.len(),
+            _ => burst::count(&state.messages),
+        };
+        waits + state.taken as usize
     }
 
     /// Whether a message would be queued at once.
@@ -126,7 +135,8 @@ impl<Out> Outbox<Out> {
         let (mut unattended, mut watched) = (Vec::new(), Vec::new());
         let mut count = 0;
         for Queued { payload, attention } in left.into_iter().chain(messages) {
-            count += u64::from(payload.is_message());
+            let is_message = u64::from(payload.is_message());
+            let before = unattended.len();
             match attention.ticket() {
                 Some(ticket) if let Some(number) = watched_number(ticket) => {
                     watched.push((number, payload));
@@ -135,8 +145,14 @@ impl<Out> Outbox<Out> {
                 Some(ticket) => contain(DROPPING, || {
                     self.complete(ticket, Err(failure(Some(payload))));
                 }),
-                None => unattended.push(payload),
+                None => match payload {
+                    Payload::Burst(burst) => unattended.extend(burst.into_payloads()),
+                    payload => unattended.push(payload),
+                },
             }
+            // a burst is several messages
+            let bursts = (unattended.len() - before).saturating_sub(1);
+            count += is_message + bursts as u64;
         }
         let mut state = self.0.lock();
         let senders = state.senders.as_mut();

@@ -126,25 +126,20 @@ impl<Out> Outbox<Out> {
 
     /// Queues `payload` as long as the queue has places, though the write buffer be above its high watermark. Without one,
     /// a `droppable` one replaces the oldest of its kind, which is handed out. Does not overtake senders that wait.
-    ///
-    /// As long as the write buffer is not above its mark, a `burst` may lie here before any of that: so many in all.
-    /// Senders that wait are overtaken then, for they wait for room within the bound.
     #[inline]
     pub(crate) fn offer(
         &self,
         payload: Payload<Out>,
         droppable: bool,
-        burst: impl FnOnce() -> usize,
     ) -> Result<Option<Payload<Out>>, (Refusal, Payload<Out>)> {
         let mut state = self.0.lock();
         if let Some(refusal) = state.refusal() {
             return Err((refusal, payload));
         }
         let mut replaced = None;
-        let has_place = (state.waiting() == 0 && state.places() > 0)
-            || (!state.blocked && state.len() < burst());
+        let has_place = state.waiting() == 0 && state.places() > 0;
         if !has_place || !state.charge(&payload) {
-            let is_droppable = |queued: &Queued<Out>| queued.attention == Attention::DROPPABLE;
+            let is_droppable = |queued: &Queued<Out>| queued.attention.is_droppable();
             let oldest = state.messages.iter().position(is_droppable);
             let Some(oldest) = oldest.filter(|_| droppable) else {
                 let refusal = if has_place {
@@ -158,6 +153,7 @@ impl<Out> Outbox<Out> {
                 return Err((Refusal::Budget, payload));
             }
             replaced = state.messages.remove(oldest);
+            state.held -= replaced.as_ref().map_or(0, |old| old.attention.weight());
         }
         state.messages.push_back(Queued {
             payload,

@@ -9,7 +9,10 @@ use super::{
     line::{Line, WaiterId},
     tickets::{TicketId, Tickets},
 };
-use crate::session::{payload::Payload, watched::Number};
+use crate::session::{
+    payload::{Payload, Weigh},
+    watched::Number,
+};
 
 #[derive(Debug)]
 pub(super) struct State<Out> {
@@ -22,6 +25,12 @@ pub(super) struct State<Out> {
     pub(super) capacity: u32,
     /// How many of those the driver has taken and not encoded yet.
     pub(super) taken: u32,
+    /// Bytes that the messages for many count as that lie here.
+    pub(super) held: u32,
+    /// The same of those that the driver has taken.
+    pub(super) taken_bytes: u32,
+    /// How many both may be together.
+    pub(super) bound: u32,
     /// The driver takes no messages, because too many bytes wait for the peer.
     pub(super) blocked: bool,
     /// Our direction is to end after what lies here, or has ended.
@@ -42,6 +51,10 @@ pub(super) struct Senders<Out> {
     pub(super) waiters: Line,
     /// Those who want to know of room and take none. They stand in nobody's way.
     pub(super) watchers: Line,
+    /// Publishers that wait until messages for many have left.
+    pub(super) publishers: Line,
+    /// Returns how many bytes a message holds beyond its own size.
+    pub(super) weigh: Option<Weigh<Out>>,
 }
 
 impl<Out> Default for Senders<Out> {
@@ -50,6 +63,8 @@ impl<Out> Default for Senders<Out> {
             tickets: Tickets::default(),
             waiters: Line::default(),
             watchers: Line::default(),
+            publishers: Line::default(),
+            weigh: None,
         }
     }
 }
@@ -61,6 +76,9 @@ pub(super) enum Attended {
     Waiting,
     Watched,
 }
+
+/// Bound of messages for many, in bytes, until it is set.
+pub(crate) const DEFAULT_BOUND: u32 = 1024 * 1024;
 
 /// A queue no longer than this is short, and keeps its memory.
 pub(super) const SHORT: usize = 8;
@@ -76,6 +94,9 @@ impl<Out> State<Out> {
             senders: None,
             capacity,
             taken: 0,
+            held: 0,
+            taken_bytes: 0,
+            bound: DEFAULT_BOUND,
             blocked: false,
             finished: false,
             closed: false,
@@ -110,6 +131,13 @@ impl<Out> State<Out> {
             .is_none_or(|charges| charges.queue(payload))
     }
 
+    /// Takes the charge of `payload` back, which was in the queue.
+    pub(super) fn uncharge(&mut self, payload: &Payload<Out>) {
+        if let Some(charges) = &mut self.charges {
+            charges.unqueue(payload);
+        }
+    }
+
     /// The same, where `payload` takes the place of the message at `old`.
     pub(super) fn charge_in_place_of(&mut self, old: usize, payload: &Payload<Out>) -> bool {
         self.charges
@@ -124,6 +152,7 @@ impl<Out> State<Out> {
         };
         let mut all = senders.waiters.all();
         all.append(&mut senders.watchers.all());
+        all.append(&mut senders.publishers.all());
         all
     }
 
@@ -192,7 +221,8 @@ impl<Out> State<Out> {
             longest = longest
                 .max(senders.tickets.len())
                 .max(senders.waiters.len())
-                .max(senders.watchers.len());
+                .max(senders.watchers.len())
+                .max(senders.publishers.len());
         }
         if longest > SHORT {
             self.quiet = 0;
@@ -207,6 +237,7 @@ impl<Out> State<Out> {
                 senders.tickets.shrink_to(SHORT);
                 senders.waiters.shrink_to(SHORT);
                 senders.watchers.shrink_to(SHORT);
+                senders.publishers.shrink_to(SHORT);
             }
         }
     }

@@ -4,21 +4,43 @@ use std::collections::VecDeque;
 
 use super::{
     Outbox,
+    burst::{count, pop_first, shared_bytes},
     entry::{Batch, Queued},
+    publish::wake,
     state::SHORT,
 };
+use crate::session::payload::Payload;
+
+/// What the driver has taken with the first message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Nothing else, and nothing is to be reported.
+    Alone,
+    /// A batch, whose end is to be reported.
+    Batch,
+    /// The same, with messages for many in it: its entries may be bursts.
+    WithShared,
+}
 
 impl<Out> Outbox<Out> {
     /// Takes all that is queued into `batch`, which is empty, and tells what of the last batch was encoded meanwhile.
-    /// Wakes the first sender that waits, if that made room.
-    pub(crate) fn take(&self, batch: &mut VecDeque<Queued<Out>>) {
+    /// Wakes the first sender that waits, if that made room. Returns `true` if `batch` has messages
+    /// for many: then its entries may be bursts.
+    pub(crate) fn take(&self, batch: &mut VecDeque<Queued<Out>>) -> bool {
         debug_assert!(
             batch.is_empty(),
             "the last batch is encoded before the next is taken"
         );
         let mut state = self.0.lock();
         std::mem::swap(&mut state.messages, batch);
-        state.taken = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        state.taken_bytes = std::mem::take(&mut state.held);
+        let has_shared = state.taken_bytes > 0;
+        let taken = if has_shared {
+            count(batch)
+        } else {
+            batch.len()
+        };
+        state.taken = u32::try_from(taken).unwrap_or(u32::MAX);
         if let Some(charges) = &mut state.charges {
             charges.take();
         }
@@ -26,31 +48,49 @@ impl<Out> Outbox<Out> {
         let next = state.next_in_turn();
         drop(state);
         next.wake();
+        has_shared
     }
 
-    /// The first of what is queued; the rest goes into `batch`, which is empty, as with [`take`](Self::take). `true` if
-    /// what becomes of it is to be reported, as it is of a batch: one that is alone takes no place any more.
+    /// Takes the first of what is queued. The rest goes into `batch`, which is empty, as with
+    /// [`take`](Self::take). One that is alone takes no place any more.
     #[inline(always)]
     pub(crate) fn take_first(
         &self,
         batch: &mut Option<Box<Batch<Out>>>,
-    ) -> Option<(Queued<Out>, bool)> {
+    ) -> Option<(Queued<Out>, Taken)> {
         let mut state = self.0.lock();
         if state.messages.len() > 1 || state.charges.is_some() {
             drop(state);
-            let batch = batch.get_or_insert_default();
-            self.take(batch);
-            return Some((batch.pop_front()?, true));
+            return self.take_first_of(batch);
         }
         let only = state.messages.pop_front()?;
+        if state.held > 0
+            && let Payload::Burst(_) = only.payload
+        {
+            state.messages.push_back(only);
+            drop(state);
+            return self.take_first_of(batch);
+        }
         state.taken = 0;
+        (state.held, state.taken_bytes) = (0, 0);
         if batch.is_some() || state.senders.is_some() || state.messages.capacity() > SHORT {
             state.give_back(batch.as_deref_mut());
-            let next = state.next_in_turn();
+            let (next, publisher) = (state.next_in_turn(), state.next_publisher());
             drop(state);
             next.wake();
+            wake(publisher);
         }
-        Some((only, false))
+        Some((only, Taken::Alone))
+    }
+
+    #[inline(always)]
+    fn take_first_of(&self, batch: &mut Option<Box<Batch<Out>>>) -> Option<(Queued<Out>, Taken)> {
+        let batch = batch.get_or_insert_default();
+        if self.take(batch) {
+            Some((pop_first(batch)?, Taken::WithShared))
+        } else {
+            Some((batch.pop_front()?, Taken::Batch))
+        }
     }
 
     /// Takes back what is left of the batch to encode, and learns whether the write buffer is above its high watermark:
@@ -60,6 +100,10 @@ impl<Out> Outbox<Out> {
         let mut state = self.0.lock();
         state.taken = 0;
         state.blocked = blocked;
+        if state.taken_bytes > 0 {
+            state.taken_bytes = 0;
+            state.held += shared_bytes(left);
+        }
         if let Some(charges) = &mut state.charges {
             charges.give_back(&*left);
         }
@@ -67,10 +111,11 @@ impl<Out> Outbox<Out> {
             std::mem::swap(&mut state.messages, left);
             state.messages.append(left);
         }
-        let next = state.next_in_turn();
+        let (next, publisher) = (state.next_in_turn(), state.next_publisher());
         drop(state);
         let woken = next.is_some();
         next.wake();
+        wake(publisher);
         woken
     }
 }

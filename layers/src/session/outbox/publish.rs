@@ -1,0 +1,237 @@
+//! Messages for many: bounded in bytes, and not in places of the queue.
+//!
+//! They do not wait for places, and take them only while no sender waits for one. All messages
+//! leave in the order in which they were queued.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use super::{
+    Outbox, Refusal,
+    burst::{self, Burst, PLACE},
+    entry::{Attention, Queued},
+    line::WaiterId,
+    state::State,
+};
+use crate::session::{
+    payload::{Payload, Weigh},
+    shared::SharedMessage,
+};
+
+/// A queue of fewer entries takes a message for many as an entry, without an allocation.
+const SINGLES: usize = 64;
+
+impl<Out> Outbox<Out> {
+    /// Sets the bound of messages for many, in bytes. Wakes the first publisher that waits, if that
+    /// made room.
+    pub(crate) fn set_shared_bytes(&self, bytes: usize) {
+        let mut state = self.0.lock();
+        state.bound = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let next = state.next_publisher();
+        drop(state);
+        wake(next);
+    }
+
+    /// Sets how many bytes a message holds beyond its own size.
+    pub(crate) fn set_weigh(&self, weigh: Weigh<Out>) {
+        self.0.lock().senders().weigh = Some(weigh);
+    }
+
+    /// Returns how many bytes a message holds beyond its own size, where that was set.
+    pub(crate) fn weigh(&self) -> Option<Weigh<Out>> {
+        self.0.lock().senders.as_ref()?.weigh
+    }
+
+    /// Queues a message for many if the queue holds no other, is open, and has a place and no
+    /// budget. This is the path of a member that keeps up, and decides what a delivery costs.
+    #[inline(always)]
+    pub(crate) fn publish_alone(
+        &self,
+        message: &Arc<SharedMessage<Out>>,
+        size: u32,
+        droppable: bool,
+    ) -> bool {
+        let mut state = self.0.lock();
+        let is_open = !state.closed && !state.finished && state.charges.is_none();
+        let is_alone = state.held | state.taken_bytes == 0;
+        let has_place = state.len() < SINGLES.min(state.capacity as usize) && state.waiting() == 0;
+        if !(is_open && is_alone && has_place) {
+            return false;
+        }
+        let weight = size.saturating_add(PLACE);
+        state.held = weight;
+        state.messages.push_back(Queued {
+            payload: Payload::Shared(Arc::clone(message)),
+            attention: Attention::shared(weight, droppable),
+        });
+        true
+    }
+
+    /// Queues a message for many of `size` bytes while the bound permits it, whatever the write
+    /// buffer holds. Beyond the bound, a `droppable` one replaces the oldest of its kind, which are
+    /// handed out.
+    ///
+    /// While publishers wait, half of the bound is theirs alone.
+    pub(crate) fn publish(
+        &self,
+        message: &Arc<SharedMessage<Out>>,
+        size: u32,
+        droppable: bool,
+    ) -> Result<Vec<Payload<Out>>, Refusal> {
+        let weight = size.saturating_add(PLACE);
+        let payload = Payload::Shared(Arc::clone(message));
+        let mut state = self.0.lock();
+        if let Some(refusal) = state.refusal() {
+            return Err(refusal);
+        }
+        let bound = if state.publishers() > 0 {
+            state.bound / 2
+        } else {
+            state.bound
+        };
+        let missing = state.missing_bytes(weight, bound);
+        if missing == 0 && state.charge(&payload) {
+            state.push_shared(payload, weight, droppable);
+            return Ok(Vec::new());
+        }
+        let refusal = if missing == 0 {
+            Refusal::Budget
+        } else {
+            Refusal::Full
+        };
+        // the charge of each is the same, so that the budget need not be asked again
+        let oldest = droppable.then(|| burst::oldest(&state.messages, missing));
+        let Some(oldest) = oldest.flatten() else {
+            drop(state);
+            return Err(refusal);
+        };
+        let mut dropped = Vec::with_capacity(oldest.len());
+        for position in oldest.into_iter().rev() {
+            if let Some((payload, weight)) = burst::remove(&mut state.messages, position) {
+                state.held -= weight;
+                dropped.push(payload);
+            }
+        }
+        for payload in dropped.iter().skip(1) {
+            state.uncharge(payload);
+        }
+        state.push_shared(payload, weight, droppable);
+        drop(state);
+        Ok(dropped)
+    }
+
+    /// Queues a message for many of `size` bytes once the bound permits it and all publishers that
+    /// came before have had their turn. `payload` is left where it is until then. `waiter` is the
+    /// caller's position among them, kept between polls.
+    pub(crate) fn poll_publish(
+        &self,
+        cx: &Context<'_>,
+        payload: &mut Option<Payload<Out>>,
+        size: u32,
+        waiter: &mut Option<WaiterId>,
+    ) -> Poll<Result<(), Refusal>> {
+        let weight = size.saturating_add(PLACE);
+        let mut state = self.0.lock();
+        let refusal = state.refusal();
+        let place = waiter.and_then(|id| state.senders().publishers.place(id));
+        let is_first = place.unwrap_or(state.publishers()) == 0;
+        if refusal.is_none() && !(is_first && state.missing_bytes(weight, state.bound) == 0) {
+            let replaced = state.senders().publishers.stand(place, waiter, cx);
+            drop(state);
+            drop(replaced);
+            return Poll::Pending;
+        }
+        let gone = state.senders().publishers.remove(place);
+        *waiter = None;
+        let queued = match (refusal, payload.take()) {
+            (None, Some(queued)) if state.charge(&queued) => {
+                state.push_shared(queued, weight, false);
+                Ok(())
+            }
+            (refusal, left) => {
+                *payload = left;
+                Err(refusal.unwrap_or(Refusal::Budget))
+            }
+        };
+        let next = state.next_publisher();
+        drop(state);
+        drop(gone);
+        wake(next);
+        Poll::Ready(queued)
+    }
+
+    /// Gives up waiting for the bound; the next publisher learns of the room.
+    pub(crate) fn leave_publishers(&self, waiter: WaiterId) {
+        let mut state = self.0.lock();
+        let publishers = &mut state.senders().publishers;
+        let place = publishers.place(waiter);
+        let gone = publishers.remove(place);
+        let next = if place == Some(0) {
+            state.next_publisher()
+        } else {
+            None
+        };
+        drop(state);
+        drop(gone);
+        wake(next);
+    }
+}
+
+pub(super) fn wake(waker: Option<Waker>) {
+    waker.into_iter().for_each(Waker::wake);
+}
+
+impl<Out> State<Out> {
+    /// Returns the number of publishers that wait.
+    fn publishers(&self) -> usize {
+        self.senders
+            .as_ref()
+            .map_or(0, |senders| senders.publishers.len())
+    }
+
+    /// Returns how many bytes have to leave before a message for many of `weight` bytes keeps to
+    /// the `bound`. A message that exceeds the bound by itself waits until no other is here.
+    fn missing_bytes(&self, weight: u32, bound: u32) -> u32 {
+        let held = self.held + self.taken_bytes;
+        held.min(held.saturating_add(weight).saturating_sub(bound))
+    }
+
+    /// Queues a message for many that is charged.
+    fn push_shared(&mut self, payload: Payload<Out>, weight: u32, droppable: bool) {
+        self.held += weight;
+        let has_place = self.messages.len() < SINGLES && self.waiting() == 0 && self.places() > 0;
+        let run = match self.messages.back_mut() {
+            Some(Queued {
+                payload: Payload::Burst(run),
+                ..
+            }) => Some(run),
+            _ => None,
+        };
+        match (payload, run) {
+            (Payload::Shared(message), Some(run)) => run.push(message, weight, droppable),
+            (Payload::Shared(message), None) if !has_place => {
+                let mut run = Burst::new();
+                run.push(message, weight, droppable);
+                self.messages.push_back(Queued {
+                    payload: Payload::Burst(run),
+                    attention: Attention::NOBODY,
+                });
+            }
+            (payload, _) => self.messages.push_back(Queued {
+                payload,
+                attention: Attention::shared(weight, droppable),
+            }),
+        }
+    }
+
+    /// Returns the waker of the publisher that is first, if there is room below the bound. Its
+    /// message may need more: then it registers again.
+    pub(super) fn next_publisher(&mut self) -> Option<Waker> {
+        if self.held + self.taken_bytes >= self.bound.max(1) {
+            return None;
+        }
+        self.senders.as_mut()?.publishers.first()
+    }
+}
