@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::TryFutureExt;
 use getty_layers::{Closed, Connection, HasSession, Session};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, coop};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tower::{BoxError, Layer, Service, ServiceExt};
 
@@ -111,10 +111,12 @@ where
     };
     let session = Arc::clone(&link.session);
     let mut stack = build(link);
-    poll_fn(|cx| stack.poll_ready(cx))
+    coop::unconstrained(poll_fn(|cx| stack.poll_ready(cx)))
         .await
         .map_err(|error| OpenError::Open(error.into()))?;
     let life = tasks.track_future(stack.call(connection).err_into());
+    // what it has reserved and not used goes back
+    drop(stack);
     let task = AbortOnDropHandle::new(tokio::spawn(life));
 
     if !handle.opened().await {

@@ -4,7 +4,9 @@
 //!   there is nobody left to answer for; it ends the session, as it does without this layer.
 //! - *call*: passes the request on. What the inner service answers is the reply. An error is given to a function of
 //!   yours, and what that returns is the reply: a message, an `Option` or `Vec` of it, or a [`Reply`] that also closes.
-//!   The reply is marked with [`Reply::after_error`], so that the session loop goes on with a fresh clone of the stack.
+//!   The reply is marked with [`Reply::after_error`], so that the session loop goes on with a fresh
+//!   clone of the stack. It has none under `SessionLayer::per_session`: there a
+//!   [`ClonePerCallLayer`](crate::ClonePerCallLayer) goes around a shared limit.
 //! - *drop*: drops the inner future.
 //! - *close*: nothing of its own.
 //!

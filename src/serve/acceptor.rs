@@ -13,7 +13,7 @@ use tokio::time::{Sleep, sleep};
 use tower::BoxError;
 
 use super::connections::Connections;
-use crate::{net::Listener, pipeline::Pipeline};
+use crate::{net::Listener, pipeline::Pipeline, session::ready::unconstrained};
 
 /// The first pause after an accept error of the listener's own; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -83,7 +83,9 @@ where
                 }
             }
             // a panic is as final as an error: nobody knows what it has left of the stack
-            match Panic::catch(|| self.stack.poll_ready(cx)) {
+            // without tokio's budget, or its end would look like an overload to tower's `LoadShed`;
+            // `BURST` bounds the loop
+            match Panic::catch(|| unconstrained(cx, |cx| self.stack.poll_ready(cx))) {
                 Ok(Poll::Ready(Ok(()))) => {}
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(Err(error))) => return Poll::Ready(error.into()),

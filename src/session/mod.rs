@@ -19,6 +19,7 @@ mod future;
 mod per_session;
 mod queue;
 mod read;
+pub(crate) mod ready;
 mod renew;
 mod segments;
 mod timer;
@@ -80,6 +81,13 @@ pub struct PerSession;
 impl SessionLayer {
     /// Each session has a clone of the message stack: state that a layer's clones share, such as a semaphore, is shared
     /// by all sessions.
+    ///
+    /// A session that waits for its next message has a fresh clone, so that an idle session holds
+    /// no permit of a shared limit. Each set of messages that are handled together costs one clone
+    /// more. State that a clone keeps to itself, such as a counter in a closure, may be lost
+    /// between two messages: what is to last belongs in an
+    /// [attribute](crate::ConnectionHandle::insert) or in a stack of
+    /// [`per_session`](Self::per_session).
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -91,6 +99,10 @@ impl SessionLayer {
     /// Each session has a message stack of its own: the inner service is a make-service, called with the
     /// [`Session`](crate::Session) when it opens. Its error refuses the connection, as
     /// [`CloseReason::Refused`](crate::CloseReason::Refused).
+    ///
+    /// The stack need not be `Clone`, and lives as long as its session. A layer that keeps a permit
+    /// of a *shared* limit would keep it while the session idles: tower's `load_shed` does after a
+    /// refusal. Such layers go inside a [`ClonePerCallLayer`](crate::layers::ClonePerCallLayer).
     ///
     /// It is the way to a limit of each session's own, such as a pace for its messages; a session that waits for its turn
     /// still sends, beats and closes:

@@ -19,6 +19,7 @@ use super::{
     PerSession, Sessions,
     config::Config,
     future::SessionFuture,
+    ready::unconstrained,
     renew::{Own, SharedStack},
     wire::Wire,
 };
@@ -100,7 +101,9 @@ where
         loop {
             let next = match state.as_mut().project() {
                 OpeningProj::Ready { make, parts } => {
-                    let ready = poll_unless_closing(parts, cx, |cx| make.poll_ready(cx));
+                    let ready = poll_unless_closing(parts, cx, |cx| {
+                        unconstrained(cx, |cx| make.poll_ready(cx))
+                    });
                     ready!(ready)?;
                     let session = session(parts).clone();
                     Opening::Making {
