@@ -145,6 +145,7 @@ mod tests {
     use tokio::sync::Semaphore;
     use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
     use tower::{BoxError, ServiceBuilder, limit::GlobalConcurrencyLimitLayer, service_fn};
+    use tower_test::mock;
 
     use super::*;
     use crate::testing::assert_readiness;
@@ -157,7 +158,7 @@ mod tests {
     #[test]
     fn after_a_call_nothing_that_was_reserved_is_kept() {
         let permits = Arc::new(Semaphore::new(1));
-        let mut service = task::spawn(
+        let mut service = mock::Spawn::new(
             ServiceBuilder::new()
                 .layer(ClonePerCallLayer::new())
                 .load_shed()
@@ -166,18 +167,15 @@ mod tests {
                     std::future::pending::<Result<(), BoxError>>()
                 })),
         );
-        let mut poll_ready = |service: &mut task::Spawn<_>| {
-            assert_ready_ok!(service.enter(|cx, mut service| service.poll_ready(cx)));
-        };
-        poll_ready(&mut service);
+        assert_ready_ok!(service.poll_ready());
         let mut first = task::spawn(service.call(()));
         assert_pending!(first.poll());
-        poll_ready(&mut service);
+        assert_ready_ok!(service.poll_ready());
         assert_ready_err!(task::spawn(service.call(())).poll());
         drop(first);
         assert_eq!(permits.available_permits(), 1);
         // reserved and not used
-        poll_ready(&mut service);
+        assert_ready_ok!(service.poll_ready());
         assert_eq!(permits.available_permits(), 0);
         drop(service);
         assert_eq!(permits.available_permits(), 1);

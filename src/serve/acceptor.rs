@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use getty_layers::{CloseReason, Connection, Panic};
+use getty_layers::{
+    CloseReason, Connection, Panic,
+    driver::{defer_refusal, end_refusal},
+};
 use tokio::time::{Sleep, sleep};
 use tower::BoxError;
 
@@ -95,12 +98,15 @@ where
                 continue;
             };
             let handle = connection.handle().clone();
+            // until the future's first poll: a layer that refuses may drop the connection here, and fail there
+            defer_refusal(&handle);
             // a layer that panicked in `call` has harmed this connection, whose lease it dropped, and no other
             match Panic::catch(|| self.stack.call(connection)) {
                 Ok(future) => connections.spawn(handle, future),
                 Err(panic) => {
                     tracing::error!(connection = %handle, %panic, "the stack panicked as it was called");
                     handle.close_because(CloseReason::Panicked, panic);
+                    end_refusal(&handle, None);
                 }
             }
         }

@@ -340,6 +340,16 @@ pub struct Drained {
     pub aborted: usize,
 }
 
+impl Drained {
+    const fn count(&mut self, finished: bool) {
+        if finished {
+            self.finished += 1;
+        } else {
+            self.aborted += 1;
+        }
+    }
+}
+
 impl fmt::Display for Drained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} finished, {} aborted", self.finished, self.aborted)

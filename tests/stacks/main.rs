@@ -2,6 +2,7 @@
 //! compile without type annotations.
 
 mod budget;
+mod foreign;
 mod inference;
 mod limits;
 mod permits;

@@ -14,7 +14,7 @@ pub use self::{
     close::{CloseReason, Closed, DrainDeadlineExceeded, Panic, SharedError},
     endpoints::{Address, Endpoints, TransportKind},
     handle::{CallbackAdded, ConnectionHandle, Hold, WeakHandle},
-    lease::Lease,
+    lease::{Lease, defer_refusal, end_refusal},
     stats::Stats,
 };
 pub(crate) use self::{

@@ -109,6 +109,10 @@ struct Rare {
     catchers: u8,
     /// A panic has dropped the lease: a catcher finishes the connection.
     left: bool,
+    /// A lease that is dropped before the session opens is left to `end_refusal`.
+    defers_refusal: bool,
+    /// Such a lease was dropped: `end_refusal` finishes the connection.
+    refused: bool,
 }
 
 /// What few connections have before their close: all the others are smaller without it.
