@@ -209,3 +209,9 @@ pub use self::{
 #[doc = include_str!("../README.md")]
 #[derive(Debug)]
 pub struct Readme;
+
+/// The page on layers of other crates is compiled with the documentation's examples.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/foreign-layers.md")]
+#[derive(Debug)]
+pub struct ForeignLayers;

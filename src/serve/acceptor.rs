@@ -98,7 +98,8 @@ where
                 continue;
             };
             let handle = connection.handle().clone();
-            // until the future's first poll: a layer that refuses may drop the connection here, and fail there
+            // until the future's first poll: a layer that refuses may drop the connection here, and
+            // fail there
             defer_refusal(&handle);
             // a layer that panicked in `call` has harmed this connection, whose lease it dropped, and no other
             match Panic::catch(|| self.stack.call(connection)) {

@@ -43,7 +43,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     live: Slab<Live>,
-    /// Keys of connections that have outlived their future, because a layer has moved them to a task that is not ours.
+    /// Keys of connections that have outlived their future, because a layer has moved them to a
+    /// task that is not ours.
     detached: Vec<usize>,
     draining: bool,
     drained: Drained,
@@ -76,8 +77,8 @@ impl Shared {
         }
     }
 
-    /// The future of a connection is gone, and the connection is not: a layer has moved it to another task. It is closed,
-    /// and stays in the list until then.
+    /// The future of a connection is gone, and the connection is not: a layer has moved it to
+    /// another task. It is closed, and stays in the list until then.
     #[cold]
     fn detach(self: &Arc<Self>, key: usize, handle: &ConnectionHandle) {
         #[derive(PartialEq, Eq)]
@@ -230,7 +231,8 @@ impl Membership {
         (!live.handle.is_closed()).then(|| live.handle.clone())
     }
 
-    /// Before a poll of a future whose session is not open. Before the first one the acceptor has done it.
+    /// Before a poll of a future whose session is not open. Before the first one the acceptor has
+    /// done it.
     fn defer_refusal(&mut self) {
         if std::mem::replace(&mut self.polled, true)
             && let Some(handle) = self.handle()

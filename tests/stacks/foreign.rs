@@ -1,4 +1,5 @@
-//! Third-party layers on connections: refusals of their own, and layers that move a connection's future to a task.
+//! Third-party layers on connections: refusals of their own, and layers that move a connection's
+//! future to a task.
 
 use std::{
     future::Future,

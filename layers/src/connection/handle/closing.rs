@@ -247,7 +247,8 @@ impl ConnectionHandle {
         self.0.rare.lock().defers_refusal = true;
     }
 
-    /// Ends what `defer_refusal` began: finishes the connection if it was dropped meanwhile, with `error` as its source.
+    /// Ends what `defer_refusal` began: finishes the connection if it was dropped meanwhile, with
+    /// `error` as its source.
     pub(in crate::connection) fn end_refusal(&self, error: Option<SharedError>) {
         let mut rare = self.0.rare.lock();
         rare.defers_refusal = false;
@@ -280,8 +281,8 @@ impl ConnectionHandle {
         rare.refused
     }
 
-    /// A lease is dropped. In a panic that is caught, and for a refusal whose error is not known yet, its duty is left to
-    /// another.
+    /// A lease is dropped. In a panic that is caught, and for a refusal whose error is not known
+    /// yet, its duty is left to another.
     pub(in crate::connection) fn leave_to_catcher(&self) -> bool {
         if !std::thread::panicking() {
             return self.leave_refusal();
