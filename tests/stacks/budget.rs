@@ -106,8 +106,8 @@ async fn readiness_that_costs_more_than_the_budget_refuses_no_connection() {
         // all of them are there before the first is accepted
         let dials = std::iter::repeat_with(|| connector.connect()).take(64);
         let dials = futures_util::future::join_all(dials);
-        let (dialled, _serving) = tokio::join!(dials, async {
-            tokio::spawn(serve(listener, stack).into_future())
+        let (dialled, ()) = tokio::join!(dials, async {
+            tokio::spawn(serve(listener, stack).into_future());
         });
         for connection in dialled {
             let mut peer = Peer::new(connection.unwrap().into_parts().0);
