@@ -161,7 +161,9 @@ where
         }
         let steps = self.steps;
         let stop = self.run(calls.as_mut(), cx);
-        turn.called |= self.steps != steps;
+        if const { needs_drop::<S>() } {
+            turn.called |= self.steps != steps;
+        }
         match stop {
             Stop::Nothing => return false,
             Stop::Decoded(other) => return self.decode_failed(other).is_some(),
