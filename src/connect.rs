@@ -10,9 +10,13 @@ use std::{
 };
 
 use futures_util::TryFutureExt;
-use getty_layers::{Closed, Connection, HasSession, Session, driver::Contained};
-use tokio::task::JoinHandle;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use getty_layers::{
+    CloseReason, Closed, Connection, ConnectionHandle, HasSession, Session,
+    driver::{Contained, defer_refusal, end_refusal},
+};
+use pin_project_lite::pin_project;
+use tokio::task::{JoinHandle, coop};
+use tokio_util::task::{AbortOnDropHandle, TaskTracker, task_tracker::TaskTrackerToken};
 use tower::{BoxError, Layer, Service};
 
 use crate::{pipeline::Pipeline, session::NotOpened};
@@ -119,10 +123,19 @@ where
     };
     let session = Arc::clone(&link.session);
     let mut stack = Contained::new(build.into_inner()(link));
-    poll_fn(|cx| stack.poll_ready(cx))
+    coop::unconstrained(poll_fn(|cx| stack.poll_ready(cx)))
         .await
         .map_err(|error| OpenError::Open(error.into()))?;
-    let life = tasks.track_future(stack.call(connection).err_into());
+    let end = End {
+        handle: handle.clone(),
+        tasks: Some(tasks.token()),
+        opened: false,
+    };
+    defer_refusal(&handle);
+    let future = stack.call(connection).err_into();
+    let life = Life { future, end };
+    // what it has reserved and not used goes back
+    drop(stack);
     let task = AbortOnDropHandle::new(tokio::spawn(life));
 
     if !handle.opened().await {
@@ -135,6 +148,75 @@ where
     match session.get() {
         Some(session) => Ok((session.clone(), task)),
         None => Err(OpenError::NoLink),
+    }
+}
+
+pin_project! {
+    #[project = LifeProjected]
+    /// The life of a connection, which ends with the stack's future.
+    struct Life<F> {
+        #[pin]
+        future: F,
+        // after the future: a connection has ended when its stack is gone
+        end: End,
+    }
+}
+
+/// Ends a connection that has not ended with the stack's future.
+struct End {
+    handle: ConnectionHandle,
+    /// Taken by a connection that has outlived the future.
+    tasks: Option<TaskTrackerToken>,
+    /// The session has opened, or will not.
+    opened: bool,
+}
+
+impl<F> Future for Life<F>
+where
+    F: Future<Output = Result<Closed, BoxError>>,
+{
+    type Output = Result<Closed, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let LifeProjected { future, end } = self.project();
+        let handle = &end.handle;
+        if !end.opened {
+            defer_refusal(handle);
+        }
+        match future.poll(cx) {
+            Poll::Pending => {
+                if !end.opened {
+                    end_refusal(handle, None);
+                    end.opened = handle.is_open() || handle.is_closed();
+                }
+                Poll::Pending
+            }
+            Poll::Ready(Ok(closed)) => Poll::Ready(Ok(closed)),
+            Poll::Ready(Err(error)) => {
+                // the error itself, whatever its type, is the caller's; the record has its text
+                end_refusal(
+                    handle,
+                    Some(Box::<dyn Error + Send + Sync>::from(error.to_string()).into()),
+                );
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let Self { handle, tasks, .. } = self;
+        if handle.is_closed() {
+            return;
+        }
+        end_refusal(handle, None);
+        if !handle.is_closed() {
+            // a layer has moved it to another task
+            handle.close_with(CloseReason::Dropped);
+            let tasks = tasks.take();
+            handle.add_close_callback("getty::connect", "end", move |_| drop(tasks));
+        }
     }
 }
 

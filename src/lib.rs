@@ -139,7 +139,10 @@
 //!
 //! Under [`SessionLayer::new`] every session has a clone of the message stack. What clones share, such as the semaphore
 //! of tower's `concurrency_limit`, is shared by all sessions; for a limit of each session's own there is
-//! [`SessionLayer::per_session`].
+//! [`SessionLayer::per_session`]. A session that waits for its next message holds no permit of a
+//! shared limit: what its clone reserved and did not use is given back. In stacks that
+//! `per_session` makes, a [`ClonePerCallLayer`](layers::ClonePerCallLayer) around a shared limit
+//! does that.
 //!
 //! # Speed
 //!
@@ -217,3 +220,9 @@ pub use self::{
 #[doc = include_str!("../README.md")]
 #[derive(Debug)]
 pub struct Readme;
+
+/// The page on layers of other crates is compiled with the documentation's examples.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/foreign-layers.md")]
+#[derive(Debug)]
+pub struct ForeignLayers;

@@ -14,7 +14,7 @@ use std::{
 /// How long an error may be, without the trace.
 const LONGEST: usize = 15;
 /// How long it may be with it.
-const LONGEST_WITH_TRACE: usize = 30;
+const LONGEST_WITH_TRACE: usize = 40;
 
 /// A file, and for each error that rustc gives for it what the error must contain.
 type Mistake = (&'static str, &'static [&'static [&'static str]]);
@@ -81,6 +81,16 @@ const MISTAKES: &[Mistake] = &[
         ],
     ),
     ("message_layer_outside", &[&["HandleError<"]]),
+    (
+        "handle_error_of_other_type",
+        &[
+            &[
+                "the handler of `HandleErrorLayer::typed` does not take the error `Box<(dyn",
+                "take that type, or any error with `HandleErrorLayer::new`",
+            ],
+            &["expected `Result<String, Error>`, found `Result<String, Box<...>>`"],
+        ],
+    ),
     (
         "stock_layer_outside",
         &[&[

@@ -4,7 +4,9 @@
 //!   there is nobody left to answer for; it ends the session, as it does without this layer.
 //! - *call*: passes the request on. What the inner service answers is the reply. An error is given to a function of
 //!   yours, and what that returns is the reply: a message, an `Option` or `Vec` of it, or a [`Reply`] that also closes.
-//!   The reply is marked with [`Reply::after_error`], so that the session loop goes on with a fresh clone of the stack.
+//!   The reply is marked with [`Reply::after_error`], so that the session loop goes on with a fresh
+//!   clone of the stack. It has none under `SessionLayer::per_session`: there a
+//!   [`ClonePerCallLayer`](crate::ClonePerCallLayer) goes around a shared limit.
 //! - *drop*: drops the inner future.
 //! - *close*: nothing of its own.
 //!
@@ -56,9 +58,52 @@ use crate::{IntoReply, Reply, Request};
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Turns errors of the message stack into replies; see the [module](self).
-#[derive(Clone)]
-pub struct HandleErrorLayer<H> {
+///
+/// `K` is the kind of error that the handler takes: [`AnyError`] for [`new`](Self::new),
+/// [`OnlyError`] for [`typed`](HandleErrorLayer::typed).
+pub struct HandleErrorLayer<H, K = AnyError> {
     handler: H,
+    kind: PhantomData<fn() -> K>,
+}
+
+/// The handler takes a boxed error, whatever the inner service's type.
+#[derive(Clone, Copy, Debug)]
+pub struct AnyError(());
+
+/// The handler takes the inner service's error, which must be `E`.
+#[derive(Clone, Copy, Debug)]
+pub struct OnlyError<E>(PhantomData<fn() -> E>);
+
+/// What a handler takes of an inner service whose error is `E`: implemented for [`AnyError`] and
+/// [`OnlyError`].
+#[diagnostic::on_unimplemented(
+    message = "the handler of `HandleErrorLayer::typed` does not take the error `{E}`",
+    label = "a layer inside changes the error's type to `{E}`",
+    note = "take that type, or any error with `HandleErrorLayer::new`"
+)]
+pub trait ErrorKind<E> {
+    /// The handler's argument.
+    type Argument;
+
+    /// Makes it of the inner service's error.
+    fn argument(error: E) -> Self::Argument;
+}
+
+impl<E: Into<BoxError>> ErrorKind<E> for AnyError {
+    type Argument = BoxError;
+
+    fn argument(error: E) -> BoxError {
+        error.into()
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<E> ErrorKind<E> for OnlyError<E> {
+    type Argument = E;
+
+    fn argument(error: E) -> E {
+        error
+    }
 }
 
 impl<H> HandleErrorLayer<H> {
@@ -85,11 +130,69 @@ impl<H> HandleErrorLayer<H> {
     where
         H: Fn(BoxError) -> R + Clone,
     {
-        Self { handler }
+        Self {
+            handler,
+            kind: PhantomData,
+        }
     }
 }
 
-impl<H> fmt::Debug for HandleErrorLayer<H> {
+impl<H, E> HandleErrorLayer<H, OnlyError<E>> {
+    /// As [`new`](HandleErrorLayer::new), for a `handler` that takes the inner service's error by
+    /// its type `E`.
+    ///
+    /// A `match` over `E` is complete, where a chain of `is` has an `else`. A layer added later,
+    /// such as tower's `timeout`, changes the type of the error, and the stack does not compile
+    /// until the handler takes that.
+    ///
+    /// ```
+    /// use getty_layers::{HandleErrorLayer, Request};
+    /// use tower::ServiceBuilder;
+    ///
+    /// #[derive(Debug)]
+    /// enum Refused {
+    ///     Unknown,
+    ///     Locked,
+    /// }
+    ///
+    /// let stack = ServiceBuilder::new()
+    ///     .layer(HandleErrorLayer::typed(|error: Refused| match error {
+    ///         Refused::Unknown => "ERR unknown".to_owned(),
+    ///         Refused::Locked => "ERR locked".to_owned(),
+    ///     }))
+    ///     .service_fn(|request: Request<String>| async move {
+    ///         match request.message().as_str() {
+    ///             "open" => Err(Refused::Locked),
+    ///             _ => Ok(Some(request.into_message())),
+    ///         }
+    ///     });
+    /// # fn check<S: tower::Service<Request<String>>>(_: S) {}
+    /// # check(stack);
+    /// ```
+    ///
+    /// The session loop asks for `Into<BoxError>`: `Refused` must implement
+    /// [`Error`](std::error::Error) there.
+    pub const fn typed<R>(handler: H) -> Self
+    where
+        H: Fn(E) -> R + Clone,
+    {
+        Self {
+            handler,
+            kind: PhantomData,
+        }
+    }
+}
+
+impl<H: Clone, K> Clone for HandleErrorLayer<H, K> {
+    fn clone(&self) -> Self {
+        Self {
+            handler: self.handler.clone(),
+            kind: PhantomData,
+        }
+    }
+}
+
+impl<H, K> fmt::Debug for HandleErrorLayer<H, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HandleErrorLayer")
             .field("handler", &format_args!("{}", type_name::<H>()))
@@ -97,22 +200,23 @@ impl<H> fmt::Debug for HandleErrorLayer<H> {
     }
 }
 
-impl<S, H: Clone> Layer<S> for HandleErrorLayer<H> {
-    type Service = HandleError<S, H>;
+impl<S, H: Clone, K> Layer<S> for HandleErrorLayer<H, K> {
+    type Service = HandleError<S, H, K>;
 
     fn layer(&self, inner: S) -> Self::Service {
         HandleError {
             inner,
             handler: self.handler.clone(),
+            kind: PhantomData,
         }
     }
 }
 
 /// The service that [`HandleErrorLayer`] makes.
-#[derive(Clone)]
-pub struct HandleError<S, H> {
+pub struct HandleError<S, H, K = AnyError> {
     inner: S,
     handler: H,
+    kind: PhantomData<fn() -> K>,
 }
 
 impl<S, H> HandleError<S, H> {
@@ -121,9 +225,29 @@ impl<S, H> HandleError<S, H> {
     where
         H: Fn(BoxError) -> R + Clone,
     {
-        Self { inner, handler }
+        Self {
+            inner,
+            handler,
+            kind: PhantomData,
+        }
     }
+}
 
+impl<S, H, E> HandleError<S, H, OnlyError<E>> {
+    /// Wraps `inner`, as [`HandleErrorLayer::typed`] does.
+    pub const fn typed<R>(inner: S, handler: H) -> Self
+    where
+        H: Fn(E) -> R + Clone,
+    {
+        Self {
+            inner,
+            handler,
+            kind: PhantomData,
+        }
+    }
+}
+
+impl<S, H, K> HandleError<S, H, K> {
     /// The inner service.
     pub const fn get_ref(&self) -> &S {
         &self.inner
@@ -140,7 +264,17 @@ impl<S, H> HandleError<S, H> {
     }
 }
 
-impl<S: fmt::Debug, H> fmt::Debug for HandleError<S, H> {
+impl<S: Clone, H: Clone, K> Clone for HandleError<S, H, K> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            handler: self.handler.clone(),
+            kind: PhantomData,
+        }
+    }
+}
+
+impl<S: fmt::Debug, H, K> fmt::Debug for HandleError<S, H, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HandleError")
             .field("inner", &self.inner)
@@ -149,18 +283,18 @@ impl<S: fmt::Debug, H> fmt::Debug for HandleError<S, H> {
     }
 }
 
-impl<S, H, R, In, Out> Service<Request<In, Out>> for HandleError<S, H>
+impl<S, H, K, R, In, Out> Service<Request<In, Out>> for HandleError<S, H, K>
 where
     S: Service<Request<In, Out>>,
     S::Response: IntoReply<Out>,
-    S::Error: Into<BoxError>,
-    H: Fn(BoxError) -> R + Clone,
+    K: ErrorKind<S::Error>,
+    H: Fn(K::Argument) -> R + Clone,
     R: IntoReply<Out>,
 {
     type Response = Reply<Out>;
     /// Of readiness alone: the future never returns it.
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, H, Out>;
+    type Future = ResponseFuture<S::Future, H, Out, K>;
 
     /// Reserves what the inner service reserves, which gives it back when it is dropped.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
@@ -172,6 +306,7 @@ where
             inner: self.inner.call(request),
             handler: self.handler.clone(),
             out: PhantomData,
+            kind: PhantomData,
         }
     }
 }
@@ -179,20 +314,21 @@ where
 pin_project! {
     /// The future of [`HandleError`].
     #[must_use = "futures do nothing unless polled"]
-    pub struct ResponseFuture<F, H, Out> {
+    pub struct ResponseFuture<F, H, Out, K = AnyError> {
         #[pin]
         inner: F,
         handler: H,
         out: PhantomData<fn() -> Out>,
+        kind: PhantomData<fn() -> K>,
     }
 }
 
-impl<F, H, R, Out, Response, Error> Future for ResponseFuture<F, H, Out>
+impl<F, H, K, R, Out, Response, Error> Future for ResponseFuture<F, H, Out, K>
 where
     F: Future<Output = Result<Response, Error>>,
     Response: IntoReply<Out>,
-    Error: Into<BoxError>,
-    H: Fn(BoxError) -> R,
+    K: ErrorKind<Error>,
+    H: Fn(K::Argument) -> R,
     R: IntoReply<Out>,
 {
     type Output = Result<Reply<Out>, Error>;
@@ -201,12 +337,14 @@ where
         let this = self.project();
         Poll::Ready(Ok(match ready!(this.inner.poll(cx)) {
             Ok(response) => response.into_reply(),
-            Err(error) => (this.handler)(error.into()).into_reply().after_error(),
+            Err(error) => (this.handler)(K::argument(error))
+                .into_reply()
+                .after_error(),
         }))
     }
 }
 
-impl<F: fmt::Debug, H, Out> fmt::Debug for ResponseFuture<F, H, Out> {
+impl<F: fmt::Debug, H, Out, K> fmt::Debug for ResponseFuture<F, H, Out, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture")
             .field("inner", &self.inner)
@@ -280,6 +418,19 @@ mod tests {
         let (messages, close) = reply.into_parts();
         assert_eq!(messages.collect::<Vec<_>>(), ["disk full", "bye"]);
         assert_eq!(close, Some(CloseReason::Shutdown));
+    }
+
+    #[test]
+    fn a_typed_handler_takes_the_error_as_it_is() {
+        #[derive(Debug, PartialEq)]
+        struct Refused(u32); // no `Error`, which the layer does not ask for
+
+        let layer = HandleErrorLayer::typed(|Refused(code)| format!("ERR {code}"));
+        let mut service = layer.layer(service_fn(|_: Message| async {
+            Err::<String, _>(Refused(7))
+        }));
+        let reply = assert_ready_ok!(task::spawn(service.call(request())).poll());
+        assert_eq!(reply, Reply::one("ERR 7".to_owned()).after_error());
     }
 
     #[test]

@@ -87,7 +87,7 @@
 //! | `MetricsLayer` | outside whatever may refuse or lose a connection | refusals and failed handshakes are counted, by reason | further in they are not counted; nothing else changes |
 //! | [`HandshakeTimeoutLayer`] | outermost | it times what is inside of it until the session opens | inside a layer that does I/O it does not time that layer |
 //! | [`CatchPanicLayer`] | outside handshakes and hooks, inside what is to see the error | a panic before the session is open becomes an error with its message | what stands further out panics in the connection's task: only that connection ends, without a message |
-//! | [`AccessLayer`] | among the first, inside tower's `concurrency_limit` | nothing that costs much is spent on those who are refused, and they give their permit back at once | outside of a limit, the permit reserved for a connection that it refuses lies with the listener until the next one; inside TLS the handshake is paid first |
+//! | [`AccessLayer`] | among the first, inside tower's `concurrency_limit` | nothing that costs much is spent on those who are refused, and they give their permit back at once | outside of a limit, the permit reserved for a connection that it refuses lies with the listener of `serve` until the next one; inside TLS the handshake is paid first |
 //! | [`PeerLimitLayer`] | inside [`AccessLayer`], otherwise as that | as for that | as for [`AccessLayer`]; outside of it, those who are denied count until they are gone |
 //! | `TlsLayer` | inside what limits, refuses and watches; outside [`CodecLayer`] | the arithmetic of a handshake is spent on those only who may connect, and its failure is seen by who watches | outside of [`AccessLayer`] and [`PeerLimitLayer`] the handshake is paid before they refuse, and outside of what watches a failed one is neither traced nor counted; tower's `concurrency_limit` limits handshakes on either side, because `TlsLayer` reserves its permit before the handshake; inside `CodecLayer` it does not compile |
 //! | [`LifetimeLayer`] | anywhere outside `SessionLayer` | the age counts from accept | on messages it does not compile; tower's `timeout` in its place cuts a session off in the middle of a message |
@@ -108,6 +108,7 @@
 //! | [`CatchPanicLayer`] | inside [`HandleErrorLayer`], or with a reply of its own | a panic becomes an error, which is answered there | outside it a panic closes the session, as without either |
 //! | [`ActiveLayer`] | outside of what answers in the handler's stead, if that is to count; outside of tower's `buffer` | the session's own task makes a time of what it says | inside of `buffer` its verdict comes after the turn that would note it |
 //! | tower's `timeout`, `load_shed`, `concurrency_limit` | inside [`HandleErrorLayer`]; `load_shed` outside the limit whose surplus it sheds | a message that is late or too many is an error, to be answered | without [`HandleErrorLayer`] outside, one late message ends its session; the limit outside `load_shed` waits and sheds nothing |
+//! | [`ClonePerCallLayer`] | outside `load_shed` and a shared limit: in a stack that `SessionLayer::per_session` makes, and for connections of several `serve` | what a refusal left reserved goes back at once | inside `load_shed` it has no effect; without it an idle session or listener keeps a permit of the limit |
 //! | tower's `rate_limit` | in the stack that `SessionLayer::per_session` makes | each session is paced by itself, and one that waits still sends and closes at once | it is not `Clone`, so under `SessionLayer::new` it does not compile; outside `SessionLayer` it paces accepts |
 //! | [`SpawnLayer`] | innermost | only the handler's future is to run on a task | further out it works as well, and the futures of all that is inside of it run on the task |
 //!
@@ -130,6 +131,7 @@ pub mod access;
 pub mod active;
 pub mod budget;
 pub mod catch_panic;
+pub mod clone_per_call;
 pub mod close_callback;
 pub mod codec;
 mod connection;
@@ -170,6 +172,7 @@ pub use self::{
     active::ActiveLayer,
     budget::MemoryBudget,
     catch_panic::CatchPanicLayer,
+    clone_per_call::ClonePerCallLayer,
     close_callback::CloseCallbackLayer,
     codec::CodecLayer,
     connection::{

@@ -8,12 +8,15 @@ use std::{
     time::Duration,
 };
 
-use getty_layers::{CloseReason, Connection, Panic, driver::Contained};
+use getty_layers::{
+    CloseReason, Connection, Panic,
+    driver::{Contained, defer_refusal, end_refusal},
+};
 use tokio::time::{Sleep, sleep};
 use tower::BoxError;
 
 use super::connections::Connections;
-use crate::{net::Listener, pipeline::Pipeline};
+use crate::{net::Listener, pipeline::Pipeline, session::ready::unconstrained};
 
 /// The first pause after an accept error of the listener's own; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -83,7 +86,9 @@ where
                 }
             }
             // a panic is as final as an error: nobody knows what it has left of the stack
-            match Panic::catch(|| self.stack.poll_ready(cx)) {
+            // without tokio's budget, or its end would look like an overload to tower's `LoadShed`;
+            // `BURST` bounds the loop
+            match Panic::catch(|| unconstrained(cx, |cx| self.stack.poll_ready(cx))) {
                 Ok(Poll::Ready(Ok(()))) => {}
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(Err(error))) => return Poll::Ready(error.into()),
@@ -93,12 +98,16 @@ where
                 continue;
             };
             let handle = connection.handle().clone();
+            // until the future's first poll: a layer that refuses may drop the connection here, and
+            // fail there
+            defer_refusal(&handle);
             // a layer that panicked in `call` has harmed this connection, whose lease it dropped, and no other
             match Panic::catch(|| self.stack.call(connection)) {
                 Ok(future) => connections.spawn(handle, future),
                 Err(panic) => {
                     tracing::error!(connection = %handle, %panic, "the stack panicked as it was called");
                     handle.close_because(CloseReason::Panicked, panic);
+                    end_refusal(&handle, None);
                 }
             }
         }

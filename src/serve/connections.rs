@@ -4,10 +4,13 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
-use getty_layers::{CloseReason, Closed, ConnectionHandle, DrainDeadlineExceeded, TransportKind};
+use getty_layers::{
+    CloseReason, Closed, ConnectionHandle, DrainDeadlineExceeded, SharedError, TransportKind,
+    driver::{defer_refusal, end_refusal},
+};
 use pin_project_lite::pin_project;
 use slab::Slab;
 use tokio::{
@@ -40,6 +43,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     live: Slab<Live>,
+    /// Keys of connections that have outlived their future, because a layer has moved them to a
+    /// task that is not ours.
+    detached: Vec<usize>,
     draining: bool,
     drained: Drained,
 }
@@ -54,6 +60,37 @@ struct Live {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection has ended.
+    fn remove(&self, key: usize, finished: bool) {
+        let mut state = self.lock();
+        let gone = state.live.try_remove(key);
+        let draining = state.draining && gone.is_some();
+        if draining {
+            state.drained.count(finished);
+        }
+        drop(state);
+        drop(gone);
+        if draining {
+            self.ended.notify_waiters();
+        }
+    }
+
+    /// The future of a connection is gone, and the connection is not: a layer has moved it to
+    /// another task. It is closed, and stays in the list until then.
+    #[cold]
+    fn detach(self: &Arc<Self>, key: usize, handle: &ConnectionHandle) {
+        #[derive(PartialEq, Eq, Hash)]
+        struct Detached;
+
+        self.lock().detached.push(key);
+        handle.close_with(CloseReason::Dropped);
+        let shared = Arc::clone(self);
+        handle.add_close_callback(Detached, key, move |closed| {
+            shared.lock().detached.retain(|detached| *detached != key);
+            shared.remove(key, !was_cut_off(closed));
+        });
     }
 }
 
@@ -72,6 +109,8 @@ impl Connections {
             shared: Arc::clone(&self.0),
             key: u32::try_from(key).unwrap_or_else(|_| unreachable!("so many have no descriptors")),
             finished: false,
+            polled: false,
+            opened: false,
         };
         let drive = Drive { future, membership };
         let task = match udp {
@@ -130,14 +169,19 @@ impl Connections {
     }
 
     pub(super) fn abort_all(&self) {
-        let tasks: Vec<_> = self
-            .0
-            .lock()
+        let mut state = self.0.lock();
+        let tasks: Vec<_> = state
             .live
             .iter()
             .filter_map(|(_, live)| live.task.clone())
             .collect();
+        let detached = std::mem::take(&mut state.detached);
+        drop(state);
         tasks.iter().for_each(AbortHandle::abort);
+        // these are on tasks of others: they are closing, and nothing more can be done
+        detached
+            .into_iter()
+            .for_each(|key| self.0.remove(key, false));
     }
 
     pub(super) fn drained(&self) -> Drained {
@@ -152,6 +196,7 @@ impl Drop for Connections {
 }
 
 pin_project! {
+    #[project = Projected]
     /// A connection's task: a named future, because an async block would hold the pipeline's future twice.
     struct Drive<F> {
         #[pin]
@@ -166,36 +211,82 @@ struct Membership {
     shared: Arc<Shared>,
     key: u32,
     finished: bool,
+    /// The future was polled.
+    polled: bool,
+    /// The session has opened, or will not.
+    opened: bool,
 }
 
 impl Membership {
     fn handle(&self) -> Option<ConnectionHandle> {
         let state = self.shared.lock();
-        state
-            .live
-            .get(self.key as usize)
-            .map(|live| live.handle.clone())
+        let live = state.live.get(self.key as usize)?;
+        Some(live.handle.clone())
+    }
+
+    /// The handle, unless the connection has ended.
+    fn unclosed(&self) -> Option<ConnectionHandle> {
+        let state = self.shared.lock();
+        let live = state.live.get(self.key as usize)?;
+        (!live.handle.is_closed()).then(|| live.handle.clone())
+    }
+
+    /// Before a poll of a future whose session is not open. Before the first one the acceptor has
+    /// done it.
+    fn defer_refusal(&mut self) {
+        if std::mem::replace(&mut self.polled, true)
+            && let Some(handle) = self.handle()
+        {
+            defer_refusal(&handle);
+        }
+    }
+
+    /// After such a poll.
+    fn end_refusal(&mut self) {
+        if let Some(handle) = self.handle() {
+            end_refusal(&handle, None);
+            self.opened = handle.is_open() || handle.is_closed();
+        }
+    }
+
+    /// The future has failed.
+    #[cold]
+    fn failed(&self, error: BoxError) {
+        let error = SharedError::from(error);
+        let Some(handle) = self.handle() else {
+            return;
+        };
+        end_refusal(&handle, Some(Arc::clone(&error)));
+        // an end with a source has a line, and so has one that a layer logs
+        if !handle.logs_end() {
+            return;
+        }
+        handle.set_logs_end(false);
+        let what = if handle.is_open() {
+            "a session ended"
+        } else {
+            "a connection ended before its session opened"
+        };
+        tracing::debug!(
+            target: "getty::session",
+            connection = %handle,
+            reason = handle.reason().map(|reason| reason.as_str()),
+            error = &*error as &dyn std::error::Error,
+            "{what}"
+        );
     }
 }
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        let gone = state.live.try_remove(self.key as usize);
-        let draining = state.draining;
-        if draining {
-            let count = if self.finished {
-                &mut state.drained.finished
-            } else {
-                &mut state.drained.aborted
-            };
-            *count += 1;
+        let key = self.key as usize;
+        if let Some(handle) = self.unclosed() {
+            end_refusal(&handle, None);
+            if !handle.is_closed() {
+                return self.shared.detach(key, &handle);
+            }
         }
-        drop(state);
-        drop(gone);
-        if draining {
-            self.shared.ended.notify_waiters();
-        }
+        self.shared.remove(key, self.finished);
     }
 }
 
@@ -207,30 +298,20 @@ where
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.project();
-        match ready!(this.future.poll(cx)) {
-            Ok(closed) => this.membership.finished = !was_cut_off(&closed),
-            Err(error) => {
-                // an end with a source has a line, and so has one that a layer logs
-                if let Some(handle) = this.membership.handle()
-                    && handle.logs_end()
-                {
-                    handle.set_logs_end(false);
-                    let error: BoxError = error.into();
-                    let what = if handle.is_open() {
-                        "a session ended"
-                    } else {
-                        "a connection ended before its session opened"
-                    };
-                    tracing::debug!(
-                        target: "getty::session",
-                        connection = %handle,
-                        reason = handle.reason().map(|reason| reason.as_str()),
-                        error = &*error,
-                        "{what}"
-                    );
+        let Projected { future, membership } = self.project();
+        let opened = membership.opened;
+        if !opened {
+            membership.defer_refusal();
+        }
+        match future.poll(cx) {
+            Poll::Pending => {
+                if !opened {
+                    membership.end_refusal();
                 }
+                return Poll::Pending;
             }
+            Poll::Ready(Ok(closed)) => membership.finished = !was_cut_off(&closed),
+            Poll::Ready(Err(error)) => membership.failed(error.into()),
         }
         Poll::Ready(())
     }

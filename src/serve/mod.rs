@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use getty_layers::driver::Contained;
+use getty_layers::{clone_per_call::ClonePerCall, driver::Contained};
 use tokio::time::Instant;
 use tower::BoxError;
 
@@ -28,8 +28,15 @@ use crate::{net::Listener, pipeline::Pipeline, session::GOODBYE};
 
 /// Serves the connections of `listener` with `stack`, until a shutdown is asked for. It is to be awaited.
 ///
-/// One connection is accepted, then the stack is waited for, then called: at most one accepted connection waits, limits
-/// push back into the kernel's backlog, and an idle listener holds no permit. Each connection runs on a task of its own.
+/// One connection is accepted, then the stack is waited for, then called: at most one accepted
+/// connection waits, and limits push back into the kernel's backlog. Each connection runs on a task
+/// of its own.
+///
+/// An idle listener holds no permit, with one exception: `stack` is not cloned, so what a layer
+/// reserved and did not use stays with it until the next connection. That is the case after a
+/// refusal by tower's `load_shed`. It matters where other listeners share the limit: [`serve_all`]
+/// avoids it, also for a single listener.
+///
 /// Accept errors are logged and retried, with a growing pause (5 ms to 1 s) where they are the listener's, such as having
 /// run out of file descriptors. A readiness error of the stack is final: it ends accepting, and after the drain `serve`
 /// fails with it. Dropped, it ends all connections at once.
@@ -55,6 +62,11 @@ pub fn serve<L: Listener, S: Pipeline<L::Io>>(listener: L, stack: S) -> Serve {
 }
 
 /// Serves the connections of several listeners with clones of one stack, as [`serve`] does for one.
+///
+/// Each connection has a fresh clone, as [`ClonePerCallLayer`](crate::layers::ClonePerCallLayer)
+/// makes it. So a listener without a connection at hand holds no permit of a shared limit, also
+/// after a refusal. State that a clone keeps to itself does not last from one connection to the
+/// next.
 ///
 /// The listeners are a tuple, an array or a `Vec`; in a tuple their transports may differ, if the stack serves them all.
 /// [`Serve::and`] joins listeners that need different stacks.
@@ -105,7 +117,10 @@ where
     fn serve_with(self, stack: S) -> Serve {
         Serve::new(
             self.into_iter()
-                .map(|listener| Box::new(Acceptor::new(listener, stack.clone())) as Box<dyn Accept>)
+                .map(|listener| {
+                    let stack = ClonePerCall::new(stack.clone());
+                    Box::new(Acceptor::new(listener, stack)) as Box<dyn Accept>
+                })
                 .collect(),
         )
     }
@@ -130,7 +145,9 @@ macro_rules! tuple_of_listeners {
             fn serve_with(self, stack: S) -> Serve {
                 #[allow(non_snake_case, reason = "a type parameter's name is its variable's too")]
                 let ($($listener,)+) = self;
-                Serve::new(vec![$(Box::new(Acceptor::new($listener, stack.clone()))),+])
+                Serve::new(vec![$(
+                    Box::new(Acceptor::new($listener, ClonePerCall::new(stack.clone())))
+                ),+])
             }
         }
     };
@@ -190,7 +207,8 @@ impl Serve {
     /// Serves the listeners of `other` too, each with its own stack. The settings are those of `self`.
     ///
     /// Stacks that differ in their outer layers alone are made around one that is cloned, so that what it shares, such as
-    /// the permits of a limit, is shared by all of them:
+    /// the permits of a limit, is shared by all of them. Use [`serve_all`] for each, so that an
+    /// idle listener keeps no permit from the others:
     ///
     /// ```no_run
     /// # #[cfg(feature = "ws")]
@@ -209,8 +227,8 @@ impl Serve {
     ///     .layer(WsLayer::new().with_messages(Messages::Text)) // and for `wss` a `TlsLayer` before it
     ///     .service(sessions.clone());
     ///
-    /// getty::serve(TcpListener::bind("127.0.0.1:7000").await?, sessions)
-    ///     .and(getty::serve(TcpListener::bind("127.0.0.1:7080").await?, web))
+    /// getty::serve_all([TcpListener::bind("127.0.0.1:7000").await?], sessions)
+    ///     .and(getty::serve_all([TcpListener::bind("127.0.0.1:7080").await?], web))
     ///     .with_graceful_shutdown(getty::shutdown_signal())
     ///     .await?;
     /// # Ok(())
@@ -320,6 +338,16 @@ pub struct Drained {
     /// How many were cut off: by the drain deadline, by a transport that failed in the drain, or because their session was
     /// not open yet.
     pub aborted: usize,
+}
+
+impl Drained {
+    const fn count(&mut self, finished: bool) {
+        if finished {
+            self.finished += 1;
+        } else {
+            self.aborted += 1;
+        }
+    }
 }
 
 impl fmt::Display for Drained {

@@ -21,6 +21,7 @@ mod future;
 mod per_session;
 mod queue;
 mod read;
+pub(crate) mod ready;
 mod renew;
 mod segments;
 mod timer;
@@ -83,6 +84,13 @@ pub struct PerSession;
 impl SessionLayer {
     /// Each session has a clone of the message stack: state that a layer's clones share, such as a semaphore, is shared
     /// by all sessions.
+    ///
+    /// A session that waits for its next message has a fresh clone, so that an idle session holds
+    /// no permit of a shared limit. Each set of messages that are handled together costs one clone
+    /// more. State that a clone keeps to itself, such as a counter in a closure, may be lost
+    /// between two messages: what is to last belongs in an
+    /// [attribute](crate::ConnectionHandle::insert) or in a stack of
+    /// [`per_session`](Self::per_session).
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -103,6 +111,10 @@ impl SessionLayer {
     /// [`CloseReason::Panicked`](crate::CloseReason::Panicked). A close that comes first drops the
     /// make-service's future. In each case what was accepted for sending is flushed, until the
     /// drain deadline, and the pipeline's error is [`NotOpened`].
+    ///
+    /// The stack need not be `Clone`, and lives as long as its session. A layer that keeps a permit
+    /// of a *shared* limit would keep it while the session idles: tower's `load_shed` does after a
+    /// refusal. Such layers go inside a [`ClonePerCallLayer`](crate::layers::ClonePerCallLayer).
     ///
     /// It is the way to a limit of each session's own, such as a pace for its messages; a session that waits for its turn
     /// still sends, beats and closes:

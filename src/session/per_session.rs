@@ -18,6 +18,7 @@ use tower::{BoxError, Service};
 use super::{
     PerSession, Sessions,
     future::{SessionFuture, quietly},
+    ready::unconstrained,
     renew::{Renew, SharedStack},
     wire::Wire,
 };
@@ -132,7 +133,7 @@ where
             loop {
                 let call = match step.as_mut().project() {
                     StepProj::Waiting { make, session } => {
-                        ready!(make.poll_ready(cx))?;
+                        ready!(unconstrained(cx, |cx| make.poll_ready(cx)))?;
                         Step::Running {
                             stack: make.call(session.clone()),
                             session: session.clone(),

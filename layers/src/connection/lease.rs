@@ -63,6 +63,28 @@ impl fmt::Debug for Lease {
     }
 }
 
+/// Defers the end of a connection that is dropped before its session opens, until [`end_refusal`]
+/// is called.
+///
+/// A layer that refuses a connection drops it and returns its error afterwards, which is too late for
+/// the close callbacks unless they wait. A server that runs stacks must call this before it calls the
+/// stack and before each poll of the future until the session is open, and `end_refusal` after each
+/// of these polls.
+pub fn defer_refusal(connection: &ConnectionHandle) {
+    connection.defer_refusal();
+}
+
+/// Ends what [`defer_refusal`] began: if the connection was dropped meanwhile, its close callbacks
+/// run now.
+///
+/// `error` is what the stack's future returned. It becomes the source of the close, if the reason
+/// is [`Refused`](CloseReason::Refused) or [`Dropped`](CloseReason::Dropped) and has none. Where no
+/// reason was recorded, it is recorded with one of these two: the stack has given the connection
+/// up.
+pub fn end_refusal(connection: &ConnectionHandle, error: Option<SharedError>) {
+    connection.end_refusal(error);
+}
+
 /// The duty of one who catches panics: a lease that is dropped by a panic's unwinding leaves its own duty to it, so that
 /// the connection is finished with the panic's message, which is known only once the panic is caught.
 ///

@@ -17,7 +17,7 @@ pub use self::{
     contained::Contained,
     endpoints::{Address, Endpoints, TransportKind},
     handle::{CallbackAdded, ConnectionHandle, Hold, WeakHandle},
-    lease::Lease,
+    lease::{Lease, defer_refusal, end_refusal},
     stats::Stats,
 };
 pub(crate) use self::{

@@ -16,7 +16,10 @@ pub enum Left {
 }
 
 /// A request has no answer. Where its message was not taken it is handed back.
-#[derive(Debug)]
+///
+/// It is `Clone` where the message is, so that layers around a client that give one answer to
+/// several callers can give them the error as well.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RequestError<Out> {
     /// The session's stack has no [`CorrelateLayer`](super::CorrelateLayer), or one for answers of another type than was

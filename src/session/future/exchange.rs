@@ -1,6 +1,7 @@
 //! From what has arrived to what is to be written: decodes, calls, encodes. Here it is decided what a message costs.
 
 use std::{
+    mem::needs_drop,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -9,11 +10,14 @@ use getty_layers::{
     CloseReason, IntoReply, Reply, Request,
     driver::{Payload, Ticket},
 };
+use tokio::task::coop;
 use tower::{BoxError, Service};
 
 use super::{Finish, MESSAGES_A_UNIT, Phase, State, Turn};
 use crate::{
-    session::{calls::Calls, read::Decoded, renew::Renew, wire::Wire},
+    session::{
+        calls::Calls, read::Decoded, ready::poll_ready_unconstrained, renew::Renew, wire::Wire,
+    },
     transport::Ended,
 };
 
@@ -159,8 +163,12 @@ where
         if turn.service_waits {
             return false;
         }
-        let before = self.writer.len();
-        match self.run(calls.as_mut(), cx) {
+        let (steps, before) = (self.steps, self.writer.len());
+        let stop = self.run(calls.as_mut(), cx);
+        if const { needs_drop::<S>() } {
+            turn.called |= self.steps != steps;
+        }
+        match stop {
             Stop::Nothing => return false,
             Stop::Decoded(other) => return self.decode_failed(other).is_some(),
             Stop::ServiceWaits => {
@@ -233,7 +241,13 @@ where
                 reader.caught_up(bytes);
                 message
             };
-            match service.poll_ready(cx) {
+            let mut ready = service.poll_ready(cx);
+            // without drop glue there is no tokio resource in it, which could have spent the budget
+            if const { needs_drop::<S>() } && !coop::has_budget_remaining() {
+                ready = poll_ready_unconstrained(service, cx, ready);
+                *steps = MESSAGES_A_UNIT; // the poll ends after this message
+            }
+            match ready {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Stop::ServiceFailed(error.into()),
                 Poll::Pending => {
@@ -304,8 +318,20 @@ where
         reply
     }
 
-    /// A stack that has failed may still wait in the queue of a shared limit.
-    #[cold]
+    /// Replaces the stack before the session waits for its next message: it may still hold a permit
+    /// of a shared limit, or a position in the queue for one (design.md: Why does the loop replace
+    /// its clone of the stack?).
+    #[inline]
+    pub(super) fn release_readiness(&mut self, turn: &mut Turn) {
+        // without drop glue there is nothing to give back
+        if const { needs_drop::<S>() } && turn.called && !turn.service_waits {
+            turn.called = false;
+            self.renew();
+        }
+    }
+
+    /// Replaces the stack by one that was never polled, where there is one.
+    #[inline(never)]
     fn renew(&mut self) {
         if self.service.is_some()
             && let Some(fresh) = self.renew.fresh()

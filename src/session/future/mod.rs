@@ -160,6 +160,8 @@ struct Turn {
     transport_waits: bool,
     /// The budget is used up: others first.
     yields: bool,
+    /// The service was called, and not replaced since.
+    called: bool,
     /// A message was decoded in this turn.
     decoded: bool,
     /// What is encoded was not flushed, because more is expected to leave with it.
@@ -359,6 +361,7 @@ where
                     }
                 }
             }
+            self.release_readiness(&mut turn);
             let in_flight = if calls.is_empty() { 0 } else { calls.len() };
             self.mark(in_flight, &mut turn);
             match self.poll_deadline(calls.as_mut(), cx) {

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use getty::{
     MultiplexClient, Service, ServiceBuilder,
     layers::correlate::{Left, RequestError},
@@ -49,6 +50,28 @@ impl Policy<String, String, RequestError<String>> for Again {
     fn clone_request(&mut self, request: &String) -> Option<String> {
         Some(request.clone())
     }
+}
+
+/// A layer that coalesces calls gives one outcome to several callers.
+#[tokio::test(start_paused = true)]
+async fn calls_are_shared_with_their_errors() {
+    let place = Place::default();
+    let _server = place.serve(answering(Asked::default()));
+    let client = even().connect(place.connector(), (), by_id());
+    let mut calls = MultiplexClient::<String, String, _>::new(client.clone());
+    let call = soon(calls.ready())
+        .await
+        .unwrap()
+        .call("mute".to_owned())
+        .shared();
+    let other = tokio::spawn(call.clone());
+    idle().await;
+    client.pick().unwrap().close();
+    let errors = [
+        soon(call).await.unwrap_err(),
+        soon(other).await.unwrap().unwrap_err(),
+    ];
+    assert!(errors.iter().all(RequestError::is_closed), "{errors:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -271,10 +271,49 @@ impl ConnectionHandle {
         true
     }
 
-    /// In a panic that somebody catches: the lease's duty is theirs from here on.
+    pub(in crate::connection) fn defer_refusal(&self) {
+        self.0.rare.lock().defers_refusal = true;
+    }
+
+    /// Ends what `defer_refusal` began: finishes the connection if it was dropped meanwhile, with
+    /// `error` as its source.
+    pub(in crate::connection) fn end_refusal(&self, error: Option<SharedError>) {
+        let mut rare = self.0.rare.lock();
+        rare.defers_refusal = false;
+        let refused = std::mem::take(&mut rare.refused);
+        let reason = rare.requested().map(|requested| requested.reason.clone());
+        drop(rare);
+        if let Some(error) = error
+            && !self.is_closed()
+        {
+            match reason {
+                Some(CloseReason::Refused | CloseReason::Dropped) => self.note_source(error),
+                Some(_) => {}
+                None if self.has(OPEN) => self.close_shared(CloseReason::Dropped, error),
+                None => self.close_shared(CloseReason::Refused, error),
+            }
+        }
+        if refused {
+            self.finish();
+        }
+    }
+
+    /// A lease is dropped before its session opened. Whether its duty is left to `end_refusal`.
+    fn leave_refusal(&self) -> bool {
+        if self.has(OPEN) {
+            return false;
+        }
+        self.abandon();
+        let mut rare = self.0.rare.lock();
+        rare.refused = rare.defers_refusal;
+        rare.refused
+    }
+
+    /// A lease is dropped. In a panic that is caught, and for a refusal whose error is not known
+    /// yet, its duty is left to another.
     pub(in crate::connection) fn leave_to_catcher(&self) -> bool {
         if !std::thread::panicking() {
-            return false;
+            return self.leave_refusal();
         }
         self.abandon();
         let mut rare = self.0.rare.lock();

@@ -115,6 +115,10 @@ struct Rare {
     left: bool,
     /// The end of the connection is logged, or a layer logs it.
     end_logged: bool,
+    /// A lease that is dropped before the session opens is left to `end_refusal`.
+    defers_refusal: bool,
+    /// Such a lease was dropped: `end_refusal` finishes the connection.
+    refused: bool,
 }
 
 /// What few connections have before their close: all the others are smaller without it.

@@ -43,7 +43,7 @@ pub use super::{
     payload::Payload,
     shared::{CodecId, SharedMessage},
 };
-pub use crate::connection::{Contained, Hold, Lease};
+pub use crate::connection::{Contained, Hold, Lease, defer_refusal, end_refusal};
 use crate::{
     connection::{CloseReason, ConnectionHandle, SharedError},
     message::{Request, lent},

@@ -1,0 +1,23 @@
+//! A timeout was added to a stack whose errors were answered by their type.
+
+use std::time::Duration;
+
+use getty::{CodecLayer, Request, ServiceBuilder, SessionLayer, layers::HandleErrorLayer};
+use tokio::net::TcpListener;
+use tokio_util::codec::LinesCodec;
+
+fn run(listener: TcpListener) {
+    let stack = ServiceBuilder::new()
+        .layer(CodecLayer::new(LinesCodec::new()))
+        .layer(SessionLayer::new())
+        .layer(HandleErrorLayer::typed(|error: std::io::Error| {
+            format!("ERR {error}")
+        }))
+        .timeout(Duration::from_secs(1))
+        .service_fn(|request: Request<String>| async move {
+            Ok::<_, std::io::Error>(request.into_message())
+        });
+    let _serve = getty::serve(listener, stack);
+}
+
+fn main() {}
