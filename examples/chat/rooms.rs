@@ -440,6 +440,7 @@ mod tests {
         let (one, mut two) = (Guest::enter(&rooms), Guest::enter(&rooms));
         two.hears();
         two.driver.settle(true);
+        two.driver.set_queue_bytes(1000);
         for n in 0..100 {
             one.types(&n.to_string());
         }

@@ -32,7 +32,10 @@ pin_project! {
 
     impl<F> PinnedDrop for OneOfMany<F> {
         fn drop(this: Pin<&mut Self>) {
-            quietly(|| this.project().call.set(None));
+            let mut call = this.project().call;
+            if call.is_some() {
+                quietly(|| call.set(None));
+            }
         }
     }
 }
@@ -130,7 +133,11 @@ impl<F: Future> Calls<F> {
     /// Drops the calls in flight, one after another. A panic in a destructor is logged.
     pub(crate) fn clear(mut self: Pin<&mut Self>) {
         match self.as_mut().project() {
-            CallsProj::One { mut call } => quietly(|| call.set(None)),
+            CallsProj::One { mut call } => {
+                if call.is_some() {
+                    quietly(|| call.set(None));
+                }
+            }
             CallsProj::Ordered { calls } => **calls = FuturesOrdered::new(),
             CallsProj::Unordered { calls } => calls.clear(),
         }

@@ -58,6 +58,8 @@ struct Rare {
     ahead: usize,
     /// The largest frame that was complete and for which the limit was raised, in bytes.
     largest: usize,
+    /// Bytes that were read and [discarded](Reader::discard).
+    discarded: usize,
 }
 
 /// Whether the limit is raised for the frame at hand.
@@ -394,11 +396,19 @@ impl Reader {
         let received = ready!(self.poll_read(wire, cx));
         self.forget();
         Poll::Ready(match received {
-            Ok(Received::Data(bytes) | Received::Control(bytes)) => Discarded::Bytes(bytes),
+            Ok(Received::Data(bytes) | Received::Control(bytes)) => {
+                self.rare.get_or_insert_with(Rare::boxed).discarded += bytes;
+                Discarded::Bytes(bytes)
+            }
             Ok(Received::Lost(_)) => Discarded::Bytes(0),
             Ok(Received::End) => Discarded::End,
             Err(_) => Discarded::Nothing,
         })
+    }
+
+    /// Returns how many bytes were [discarded](Self::discard).
+    pub(crate) fn discarded(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.discarded)
     }
 
     /// Whether the session is to be given large buffers.

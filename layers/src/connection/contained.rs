@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    mem::needs_drop,
     ops::{Deref, DerefMut},
     pin::Pin,
     task::{Context, Poll},
@@ -44,7 +45,10 @@ pin_project! {
 
     impl<T> PinnedDrop for Contained<T> {
         fn drop(this: Pin<&mut Self>) {
-            contain("a destructor", || this.project().value.set(None));
+            let mut value = this.project().value;
+            if needs_drop::<T>() && value.is_some() {
+                contain("a destructor", || value.set(None));
+            }
         }
     }
 }
@@ -74,6 +78,7 @@ impl<T> Contained<T> {
     }
 
     /// Takes the value out. Its destructor is the caller's from here on.
+    #[inline]
     pub fn into_inner(mut self) -> T {
         match self.value.take() {
             Some(value) => value,

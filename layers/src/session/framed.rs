@@ -1,6 +1,6 @@
 //! A transport with a codec and a session: what layers between `CodecLayer` and `SessionLayer` see.
 
-use std::fmt;
+use std::{fmt, mem::needs_drop};
 
 use super::{Session, driver::Driver, shared::CodecId};
 use crate::connection::contain;
@@ -131,7 +131,9 @@ impl<T, C, Out> Framed<T, C, Out> {
         } = self;
         // before the driver half, whose drop reports the end to the senders
         contain("dropping a transport", || drop(transport));
-        contain("dropping a codec", || drop(codec));
+        if const { needs_drop::<C>() } {
+            contain("dropping a codec", || drop(codec));
+        }
         drop(driver);
     }
 

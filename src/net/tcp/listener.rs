@@ -310,9 +310,11 @@ impl TcpListenerBuilder {
         socket.bind(&address.into())?;
         socket.listen(i32::try_from(self.backlog).unwrap_or(i32::MAX))?;
 
-        let mut listener = TcpListener::try_from(std::net::TcpListener::from(socket))?;
-        listener.options = self.options;
-        Ok(listener)
+        socket.set_nonblocking(true)?;
+        Ok(TcpListener {
+            inner: tokio::net::TcpListener::from_std(socket.into())?,
+            options: self.options,
+        })
     }
 }
 

@@ -4,7 +4,7 @@
 //! therefore dropped by itself, on every path: a panic in a destructor is logged, and the next one
 //! still runs.
 
-use std::pin::Pin;
+use std::{mem::needs_drop, pin::Pin};
 
 use getty_layers::Panic;
 
@@ -59,9 +59,13 @@ impl<S, W: Wire, R> State<S, W, R> {
         } = self;
         // first, so that the transport goes before senders learn the end from the driver
         quietly(|| wire.discard());
-        quietly(|| drop(service));
-        quietly(|| drop(renew));
-        quietly(|| drop((reader, writer)));
+        if const { needs_drop::<S>() } {
+            quietly(|| drop(service));
+        }
+        if const { needs_drop::<R>() } {
+            quietly(|| drop(renew));
+        }
+        drop((reader, writer));
         waiting.discard();
         for reply in replies {
             quietly(|| drop(reply));

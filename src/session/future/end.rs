@@ -1,7 +1,8 @@
 //! The end of a session: what each failure makes of it, and the steps from there.
 
 use std::{
-    io, mem,
+    io,
+    mem::{self, needs_drop},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -23,7 +24,7 @@ use crate::{
 /// Reads in one poll while the peer's input is discarded.
 const LINGER_READS: usize = 16;
 /// Bytes that are discarded at most before the transport is dropped, whether or not the peer has ended its direction.
-const LINGER_BYTES: u32 = 32 * 1024 * 1024;
+const LINGER_BYTES: usize = 32 * 1024 * 1024;
 /// Time beyond the drain deadline for the transport's goodbye, such as a close frame, where handlers were cut off.
 pub(crate) const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -45,7 +46,9 @@ where
         self.discard_input();
         // last, for the destructors are the application's
         let service = self.service.take();
-        quietly(|| drop(service));
+        if const { needs_drop::<S>() } {
+            quietly(|| drop(service));
+        }
         quietly(|| self.renew.stop_making());
     }
 
@@ -95,7 +98,7 @@ where
         if !self.reader.wants_more() {
             return Poll::Ready(()); // the peer has ended its direction already
         }
-        self.linger.waits = self.awaits_input_end();
+        self.awaits_end = self.awaits_input_end();
         self.phase = Phase::Lingering;
         self.poll_linger(cx)
     }
@@ -108,12 +111,15 @@ where
     /// idle for longer ends at once.
     #[cold]
     fn awaits_input_end(&mut self) -> bool {
-        let handle = self.wire.driver().handle();
-        let stats = handle.stats();
-        let last = handle.last_read().max(handle.last_write());
-        if !self.may_be_reset() || (stats.bytes_in == 0 && stats.bytes_out == 0) {
+        if !self.may_be_reset() {
             return false;
         }
+        let handle = self.wire.driver().handle();
+        let stats = handle.stats();
+        if stats.bytes_in == 0 && stats.bytes_out == 0 {
+            return false;
+        }
+        let last = handle.last_read().max(handle.last_write());
         let requested = self.wire.driver().requested_deadline();
         let time = requested.unwrap_or(self.config.drain_deadline);
         let end = last.checked_add(time).into_iter();
@@ -139,10 +145,8 @@ where
         for _ in 0..LINGER_READS {
             match self.reader.discard(&mut self.wire, cx) {
                 Poll::Ready(Discarded::Bytes(bytes)) => {
-                    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-                    self.linger.discarded = self.linger.discarded.saturating_add(bytes);
                     // a peer that sends may have more on its way
-                    self.linger.waits |= bytes > 0 && self.may_be_reset();
+                    self.awaits_end |= bytes > 0 && self.may_be_reset();
                 }
                 Poll::Ready(Discarded::End) => {
                     if self.wire.framing() == Framing::Stream {
@@ -154,14 +158,14 @@ where
                 Poll::Pending => {
                     self.reader.rest();
                     // without budget a read says nothing about the peer, and tokio wakes the task
-                    if self.linger.waits || !coop::has_budget_remaining() {
+                    if self.awaits_end || !coop::has_budget_remaining() {
                         return Poll::Pending;
                     }
                     return Poll::Ready(());
                 }
             }
         }
-        if self.wire.framing() != Framing::Stream || self.linger.discarded >= LINGER_BYTES {
+        if self.wire.framing() != Framing::Stream || self.reader.discarded() >= LINGER_BYTES {
             return Poll::Ready(());
         }
         cx.waker().wake_by_ref();

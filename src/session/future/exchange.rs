@@ -13,7 +13,7 @@ use getty_layers::{
 use tokio::task::coop;
 use tower::{BoxError, Service};
 
-use super::{Finish, MESSAGES_A_UNIT, Phase, State, Turn};
+use super::{Finish, MESSAGES_A_UNIT, Phase, State, Turn, quietly};
 use crate::{
     session::{
         calls::Calls, read::Decoded, ready::poll_ready_unconstrained, renew::Renew, wire::Wire,
@@ -336,7 +336,10 @@ where
         if self.service.is_some()
             && let Some(fresh) = self.renew.fresh()
         {
-            self.service = Some(fresh);
+            let old = self.service.replace(fresh);
+            if const { needs_drop::<S>() } {
+                quietly(|| drop(old));
+            }
         }
     }
 

@@ -92,7 +92,8 @@ struct State<S, W: Wire, R> {
     pushes_blocked: bool,
     /// The drain deadline has passed: only the goodbye of the transport is left.
     overdue: bool,
-    linger: Linger,
+    /// While lingering: waits until the peer ends its direction. Otherwise only what has arrived is discarded.
+    awaits_end: bool,
     /// Bad messages are skipped and counted; otherwise they close the session.
     skip_bad: bool,
     /// Messages that were decoded and are not counted yet.
@@ -116,15 +117,6 @@ enum Phase {
     Closing,
     /// Our direction has ended. What the peer still sends is discarded, so that the connection is not reset.
     Lingering,
-}
-
-/// How the rest of the peer's input is awaited.
-#[derive(Clone, Copy, Debug, Default)]
-struct Linger {
-    /// Waits until the peer ends its direction; otherwise only what has arrived is discarded.
-    waits: bool,
-    /// Bytes that were discarded.
-    discarded: u32,
 }
 
 /// How far our direction has come to its end, ahead of the session's.
@@ -211,7 +203,7 @@ where
                 replies_blocked: false,
                 pushes_blocked: false,
                 overdue: false,
-                linger: Linger::default(),
+                awaits_end: false,
                 skip_bad: config.skips_bad(framing),
                 messages_in: 0,
                 steps: 0,
