@@ -13,6 +13,7 @@ use getty_layers::{
 use tokio_util::codec::{Decoder, Encoder};
 use tower::BoxError;
 
+use super::future::quietly;
 use crate::transport::{Ended, Framing, Received, Transport};
 
 /// A framed connection: which messages come in and go out, and how.
@@ -131,14 +132,14 @@ pub trait Wire: HasSession<Out: Send + 'static> {
     /// See [`Transport::poll_close`].
     fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>>;
 
-    /// Drops it. One that holds several values of the application drops each in a catch of its own,
-    /// as [`Framed::discard`] does: Rust aborts the process when one destructor panics during the
-    /// unwinding of another.
+    /// Drops it; a panic in a destructor is logged. One that holds several values of the application drops
+    /// each in a catch of its own, as [`Framed::discard`] does: Rust aborts the process when one
+    /// destructor panics during the unwinding of another.
     fn discard(self)
     where
         Self: Sized,
     {
-        drop(self);
+        quietly(|| drop(self));
     }
 }
 
@@ -267,6 +268,7 @@ impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> Wire for Framed<T,
         self.split_mut().0.poll_close(cx, reason)
     }
 
+    #[inline(always)]
     fn discard(self) {
         Self::discard(self);
     }

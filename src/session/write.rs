@@ -95,7 +95,18 @@ impl Writer {
     }
 
     /// Marks what was encoded from `start` on as pushes: senders have queued it, and it is no reply.
+    #[inline]
     pub(crate) fn mark_pushed(&mut self, start: u64) {
+        if self.push_end > self.taken {
+            return self.mark_pushed_again(start);
+        }
+        self.push_len = u32::try_from(self.encoded - start).unwrap_or(u32::MAX);
+        self.push_end = self.encoded;
+    }
+
+    /// As [`mark_pushed`](Self::mark_pushed), while earlier pushes wait.
+    #[cold]
+    fn mark_pushed_again(&mut self, start: u64) {
         if start == self.encoded {
             return;
         }
@@ -103,12 +114,10 @@ impl Writer {
         if self.push_end == start {
             self.push_len = self.push_len.saturating_add(len);
         } else {
-            if self.push_end > self.taken {
-                let run = (self.push_end - u64::from(self.push_len), self.push_end);
-                let rare = self.rare.get_or_insert_with(Rare::boxed);
-                rare.push_runs.push_back(run);
-                rare.push_bytes += u64::from(self.push_len);
-            }
+            let run = (self.push_end - u64::from(self.push_len), self.push_end);
+            let rare = self.rare.get_or_insert_with(Rare::boxed);
+            rare.push_runs.push_back(run);
+            rare.push_bytes += u64::from(self.push_len);
             self.push_len = len;
         }
         self.push_end = self.encoded;
@@ -132,6 +141,7 @@ impl Writer {
 
     /// Notes the size of a message. Pushes are noted, and replies while the peer does not take all that waits: these are
     /// the ones that the reply limit depends on.
+    #[inline]
     pub(crate) fn note_size(&mut self, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.largest = self.largest.max(bytes);

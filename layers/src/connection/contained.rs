@@ -55,6 +55,7 @@ pin_project! {
 
 impl<T> Contained<T> {
     /// Wraps `value`.
+    #[inline(always)]
     pub const fn new(value: T) -> Self {
         Self { value: Some(value) }
     }
@@ -78,7 +79,7 @@ impl<T> Contained<T> {
     }
 
     /// Takes the value out. Its destructor is the caller's from here on.
-    #[inline]
+    #[inline(always)]
     pub fn into_inner(mut self) -> T {
         match self.value.take() {
             Some(value) => value,

@@ -78,6 +78,7 @@ impl<T> Connection<T> {
     }
 
     /// The same connection over a transport made of this one.
+    #[inline(always)]
     pub fn map_transport<U>(self, f: impl FnOnce(T) -> U) -> Connection<U> {
         Connection {
             transport: Contained::new(f(self.transport.into_inner())),
@@ -107,6 +108,7 @@ impl<T> Connection<T> {
 
     /// Takes the connection apart, for what drives it: the transport, and the duty to finish the connection once the
     /// transport is gone.
+    #[inline(always)]
     pub fn into_parts(self) -> (T, Lease) {
         (self.transport.into_inner(), self.lease)
     }

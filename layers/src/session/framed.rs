@@ -122,6 +122,7 @@ impl<T, C, Out> Framed<T, C, Out> {
 
     /// Drops the transport, the codec and the driver half, in this order. A destructor that panics
     /// is logged, and the others still run.
+    #[inline(always)]
     pub fn discard(self) {
         let Self {
             transport,

@@ -24,9 +24,12 @@ where
     W: Wire,
     F: Future,
 {
-    if let Some(mut state) = state.take() {
-        state.count_losses(calls.len());
-        calls.as_mut().clear();
+    let Some(losing) = state else {
+        return;
+    };
+    losing.count_losses(calls.len());
+    calls.as_mut().clear();
+    if let Some(state) = state.take() {
         state.discard();
     }
 }
@@ -46,6 +49,7 @@ impl<S, W: Wire, R> State<S, W, R> {
         }
     }
 
+    #[inline(always)]
     fn discard(self) {
         let Self {
             wire,
@@ -58,7 +62,7 @@ impl<S, W: Wire, R> State<S, W, R> {
             ..
         } = self;
         // first, so that the transport goes before senders learn the end from the driver
-        quietly(|| wire.discard());
+        wire.discard();
         if const { needs_drop::<S>() } {
             quietly(|| drop(service));
         }

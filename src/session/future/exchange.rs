@@ -372,7 +372,7 @@ where
     }
 
     /// Encodes the next message that was sent. Returns its size in bytes, and `None` if there is no message.
-    #[inline]
+    #[inline(always)]
     fn encode_next(&mut self) -> Option<usize> {
         let outgoing = self.wire.driver().next_outgoing()?;
         if let Payload::Finish = outgoing.payload {
@@ -413,16 +413,9 @@ where
         let (messages, close) = reply.into_parts();
         let before = self.writer.len();
         for message in messages {
-            match self.finish {
-                Finish::No => {}
-                Finish::Failed => {
-                    self.wire.driver().unsent(1, 0);
-                    continue;
-                }
-                Finish::Asked | Finish::Done => {
-                    self.wire.driver().dropped(1);
-                    continue;
-                }
+            if !self.finish.lets_send() {
+                self.discard_reply(message);
+                continue;
             }
             if let Err(error) = self.writer.encode(&mut self.wire, message) {
                 self.encode_failed(error);
@@ -435,6 +428,19 @@ where
         if let Some(reason) = close {
             self.session().close_with(reason);
         }
+    }
+
+    /// Counts a reply that cannot be sent.
+    #[cold]
+    #[inline(never)]
+    fn discard_reply(&mut self, message: W::Out) {
+        let driver = self.wire.driver();
+        if self.finish == Finish::Failed {
+            driver.unsent(1, 0);
+        } else {
+            driver.dropped(1);
+        }
+        quietly(|| drop(message));
     }
 
     /// Nobody waits for the outcome of this message.

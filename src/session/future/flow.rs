@@ -87,8 +87,17 @@ where
     }
 
     /// Returns the length of the write buffer up to which messages are taken from the outbox.
+    #[inline]
     pub(super) fn push_limit(&mut self) -> usize {
         let high = self.high();
+        if self.writer.len() == 0 {
+            return high;
+        }
+        self.push_limit_behind(high)
+    }
+
+    /// As [`push_limit`](Self::push_limit), while bytes wait.
+    fn push_limit_behind(&mut self, high: usize) -> usize {
         let pushed = self.writer.pushed();
         let replied = self.writer.len() - pushed;
         let resumes = !self.pushes_blocked || pushed <= self.config.low;
