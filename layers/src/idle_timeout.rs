@@ -24,9 +24,9 @@
 //! ([`reading_since`](ConnectionHandle::reading_since)) nobody knows what it might have sent; so the time does not run
 //! then, but for `write`.
 //!
-//! A handler that blocks its thread is not seen in flight, and its answer leaves only after that. So a
-//! check that runs late, on a session that has received messages since the check before, begins the
-//! time again.
+//! A handler that blocks its thread is not seen in flight, and its answer leaves only after that.
+//! So a check that runs late, on a session that has received messages since the check before,
+//! begins the time again.
 //!
 //! Scope: session. It may stand anywhere outside `SessionLayer`, with a hook between `CodecLayer` and `SessionLayer`.
 //! Several may be stacked.

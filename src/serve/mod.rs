@@ -268,8 +268,8 @@ impl Serve {
     }
 }
 
-/// Time after the drain deadline before connections are aborted. Sessions end themselves earlier: at the deadline, or
-/// where a handler was cut off, after their transport's goodbye.
+/// Time after the drain deadline before connections are aborted. Sessions end themselves earlier:
+/// at the deadline, or where a handler was cut off, after their transport's goodbye.
 const GRACE: Duration = GOODBYE.saturating_add(Duration::from_millis(100));
 
 async fn drain(connections: Connections, deadline: Duration, stagger: Duration) -> Drained {

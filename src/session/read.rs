@@ -159,9 +159,10 @@ impl Reader {
         Ok(Decoded::Nothing)
     }
 
-    /// Decodes the rest of a stream that has ended. The codec was asked for a whole message before: the
-    /// end may have been read together with messages, and by that call a codec for messages with
-    /// boundaries, such as `Text`, knows that there are none. After a reset the rest is not decoded.
+    /// Decodes the rest of a stream that has ended. The codec was asked for a whole message before:
+    /// the end may have been read together with messages, and by that call a codec for messages
+    /// with boundaries, such as `Text`, knows that there are none. After a reset the rest is not
+    /// decoded.
     #[cold]
     fn decode_end<W: Wire>(&mut self, wire: &mut W) -> Result<Decoded<W::In>, BoxError> {
         if self.complete {
@@ -206,7 +207,8 @@ impl Reader {
         Ok(Decoded::Nothing)
     }
 
-    /// Reading has failed. What has arrived is still decoded, but an incomplete message is not completed.
+    /// Reading has failed. What has arrived is still decoded, but an incomplete message is not
+    /// completed.
     #[cold]
     pub(crate) const fn cut_off(&mut self) {
         self.ended = true;
@@ -236,8 +238,8 @@ impl Reader {
         self.buf.len()
     }
 
-    /// Returns the size of the largest frame so far that was larger than the bound on undecoded bytes; of a message
-    /// transport, the size of the largest message.
+    /// Returns the size of the largest frame so far that was larger than the bound on undecoded
+    /// bytes; of a message transport, the size of the largest message.
     #[cold]
     pub(crate) fn largest_frame(&self) -> usize {
         self.rare.as_ref().map_or(0, |rare| rare.largest)

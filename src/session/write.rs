@@ -64,7 +64,8 @@ struct Rare {
     due: VecDeque<Due>,
     /// Whoever waits for the end of our direction, behind all of these.
     end: Option<Ticket>,
-    /// Runs of pushed messages before the latest that still wait: where each begins and ends, by `encoded`.
+    /// Runs of pushed messages before the latest that still wait: where each begins and ends, by
+    /// `encoded`.
     push_runs: VecDeque<(u64, u64)>,
     /// Total length of `push_runs`, in bytes.
     push_bytes: u64,
@@ -94,7 +95,8 @@ impl Writer {
         }
     }
 
-    /// Marks what was encoded from `start` on as pushes: senders have queued it, and it is no reply.
+    /// Marks what was encoded from `start` on as pushes: senders have queued it, and it is no
+    /// reply.
     pub(crate) fn mark_pushed(&mut self, start: u64) {
         if start == self.encoded {
             return;
@@ -130,8 +132,8 @@ impl Writer {
         self.largest as usize
     }
 
-    /// Notes the size of a message. Pushes are noted, and replies while the peer does not take all that waits: these are
-    /// the ones that the reply limit depends on.
+    /// Notes the size of a message. Pushes are noted, and replies while the peer does not take all
+    /// that waits: these are the ones that the reply limit depends on.
     pub(crate) fn note_size(&mut self, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.largest = self.largest.max(bytes);
@@ -502,7 +504,8 @@ impl Rare {
         Box::default()
     }
 
-    /// Forgets the runs of pushes that the transport has taken, and returns the length of the others in bytes.
+    /// Forgets the runs of pushes that the transport has taken, and returns the length of the
+    /// others in bytes.
     #[cold]
     fn earlier_pushes(&mut self, taken: u64) -> u64 {
         while let Some((start, end)) = self.push_runs.front_mut() {

@@ -1,4 +1,5 @@
-//! Connections that fail: what has arrived is handled, replies are counted, and the record says what was lost.
+//! Connections that fail: what has arrived is handled, replies are counted, and the record says
+//! what was lost.
 
 use std::{
     io,
@@ -20,8 +21,8 @@ use crate::support::{Answer, echo, idle, lines, open, soon, stream};
 
 const TWO_MS: Duration = Duration::from_millis(2);
 
-/// Opens a session whose handler takes two milliseconds for a message, lets `fail` act on its peer, and returns the lines
-/// that were handled with the record.
+/// Opens a session whose handler takes two milliseconds for a message, lets `fail` act on its peer,
+/// and returns the lines that were handled with the record.
 async fn handled_after(
     layer: SessionLayer,
     replies: bool,

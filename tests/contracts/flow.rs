@@ -1,4 +1,5 @@
-//! Two sessions that are busy in both directions: they make progress unless both applications refuse to read.
+//! Two sessions that are busy in both directions: they make progress unless both applications
+//! refuse to read.
 
 use std::{
     sync::{

@@ -66,10 +66,10 @@ impl fmt::Debug for Lease {
 /// Defers the end of a connection that is dropped before its session opens, until [`end_refusal`]
 /// is called.
 ///
-/// A layer that refuses a connection drops it and returns its error afterwards, which is too late for
-/// the close callbacks unless they wait. A server that runs stacks must call this before it calls the
-/// stack and before each poll of the future until the session is open, and `end_refusal` after each
-/// of these polls.
+/// A layer that refuses a connection drops it and returns its error afterwards, which is too late
+/// for the close callbacks unless they wait. A server that runs stacks must call this before it
+/// calls the stack and before each poll of the future until the session is open, and `end_refusal`
+/// after each of these polls.
 pub fn defer_refusal(connection: &ConnectionHandle) {
     connection.defer_refusal();
 }

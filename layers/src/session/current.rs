@@ -1,4 +1,5 @@
-//! The session that the current thread is polling, so that messages which its own handlers queue are recognised.
+//! The session that the current thread is polling, so that messages which its own handlers queue
+//! are recognised.
 
 use std::cell::Cell;
 

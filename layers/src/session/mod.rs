@@ -37,10 +37,10 @@ use crate::connection::{CloseReason, ConnectionHandle};
 
 /// The handle of one session: a [`ConnectionHandle`] that also sends messages of type `Out`.
 ///
-/// Clonable, `Send + Sync`, usable from any task at any time, with any number of senders. Scope: session. Messages leave
-/// first in, first out, each whole; the queue behind is bounded (64 messages by default), and full while too many
-/// bytes wait for the peer. Replies of handlers do not pass through it: messages that a handler queued
-/// before it returned leave before its reply.
+/// Clonable, `Send + Sync`, usable from any task at any time, with any number of senders. Scope:
+/// session. Messages leave first in, first out, each whole; the queue behind is bounded (64
+/// messages by default), and full while too many bytes wait for the peer. Replies of handlers do
+/// not pass through it: messages that a handler queued before it returned leave before its reply.
 ///
 /// | to send | | it resolves | where there is no room |
 /// |---|---|---|---|

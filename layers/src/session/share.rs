@@ -49,7 +49,8 @@ impl<Out> Session<Out> {
         self.publish_behind(message, size, policy)
     }
 
-    /// As [`publish`](Self::publish), for a queue that holds messages for many, or is full or closed.
+    /// As [`publish`](Self::publish), for a queue that holds messages for many, or is full or
+    /// closed.
     #[inline(never)]
     fn publish_behind(
         &self,

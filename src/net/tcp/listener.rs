@@ -151,8 +151,8 @@ fn poll_accept(
     }
 }
 
-/// The connection over an accepted socket; `None` if the socket is connected to itself. Without `options` the socket has
-/// inherited them.
+/// The connection over an accepted socket; `None` if the socket is connected to itself. Without
+/// `options` the socket has inherited them.
 fn accepted(
     stream: TcpStream,
     peer: SocketAddr,
@@ -245,12 +245,14 @@ impl TcpListenerBuilder {
         self
     }
 
-    /// Sets how many bytes the operating system accepts beyond those that it has sent (`TCP_NOTSENT_LOWAT`), on Linux and
-    /// Android; elsewhere it has no effect. The default is 128 KiB; `None` leaves the system's own, which is no limit
-    /// beside the send buffer. Scope: connection.
+    /// Sets how many bytes the operating system accepts beyond those that it has sent
+    /// (`TCP_NOTSENT_LOWAT`), on Linux and Android; elsewhere it has no effect. The default is 128
+    /// KiB; `None` leaves the system's own, which is no limit beside the send buffer. Scope:
+    /// connection.
     ///
-    /// It bounds what a close can lose and what a ping waits behind. Without it the kernel may take nothing for a minute
-    /// while it empties a send buffer of megabytes to a slow peer, and the write timeout ends that peer.
+    /// It bounds what a close can lose and what a ping waits behind. Without it the kernel may take
+    /// nothing for a minute while it empties a send buffer of megabytes to a slow peer, and the
+    /// write timeout ends that peer.
     pub fn with_unsent_limit(mut self, bytes: impl Into<Option<u32>>) -> Self {
         self.options.unsent_limit = bytes.into();
         self

@@ -117,9 +117,9 @@ pub(super) struct StreamOptions {
     pub(super) unsent_limit: Option<u32>,
 }
 
-/// Bytes that the kernel accepts beyond those it has sent, unless a setting says otherwise. The kernel then takes more
-/// about as often as the peer reads, so that the write timeout sees progress (design.md: Why is the kernel's send queue
-/// limited?).
+/// Bytes that the kernel accepts beyond those it has sent, unless a setting says otherwise. The
+/// kernel then takes more about as often as the peer reads, so that the write timeout sees progress
+/// (design.md: Why is the kernel's send queue limited?).
 const UNSENT_LIMIT: u32 = 128 * 1024;
 
 /// Accepted sockets inherit every setting from the socket that listens.

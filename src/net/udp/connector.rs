@@ -93,8 +93,8 @@ impl UdpConnector {
 
     /// Sends the Go library's probe with each dial and waits for an answer, for `wait` at most. An
     /// answer is an empty datagram or the probe itself, and is dropped; any other datagram is the
-    /// session's. Silence is no failure, because that library's servers discard probes; a refusal is
-    /// one. That library waits for 1 s. The default is off.
+    /// session's. Silence is no failure, because that library's servers discard probes; a refusal
+    /// is one. That library waits for 1 s. The default is off.
     #[must_use]
     pub const fn with_probe(mut self, wait: Duration) -> Self {
         self.probe = Some(wait);

@@ -122,9 +122,9 @@ impl Socket {
         }
     }
 
-    /// Returns the source address of an answer to a datagram that was sent to `local`. `None` leaves
-    /// the choice to the operating system: where it has none, and for multicast and broadcast
-    /// addresses, which cannot be a source.
+    /// Returns the source address of an answer to a datagram that was sent to `local`. `None`
+    /// leaves the choice to the operating system: where it has none, and for multicast and
+    /// broadcast addresses, which cannot be a source.
     pub(super) fn answer_from(&self, local: Option<IpAddr>) -> Option<IpAddr> {
         local.filter(|local| self.local.ip().is_unspecified() && !is_group(*local))
     }

@@ -22,9 +22,11 @@ use crate::{
 
 /// Reads in one poll while the peer's input is discarded.
 const LINGER_READS: usize = 16;
-/// Bytes that are discarded at most before the transport is dropped, whether or not the peer has ended its direction.
+/// Bytes that are discarded at most before the transport is dropped, whether or not the peer has
+/// ended its direction.
 const LINGER_BYTES: u32 = 32 * 1024 * 1024;
-/// Time beyond the drain deadline for the transport's goodbye, such as a close frame, where handlers were cut off.
+/// Time beyond the drain deadline for the transport's goodbye, such as a close frame, where
+/// handlers were cut off.
 pub(crate) const GOODBYE: Duration = Duration::from_secs(1);
 
 impl<S, W, R> State<S, W, R>
@@ -100,12 +102,12 @@ where
         self.poll_linger(cx)
     }
 
-    /// Whether to wait until the peer has ended its direction: a socket that is dropped with unread input, or that input
-    /// reaches later, resets the connection, which destroys what the kernel still holds of ours
-    /// (design.md: Why does a closed session read on?).
+    /// Whether to wait until the peer has ended its direction: a socket that is dropped with unread
+    /// input, or that input reaches later, resets the connection, which destroys what the kernel
+    /// still holds of ours (design.md: Why does a closed session read on?).
     ///
-    /// The wait ends with the drain deadline, and no later than that time after the last byte moved: a session that was
-    /// idle for longer ends at once.
+    /// The wait ends with the drain deadline, and no later than that time after the last byte
+    /// moved: a session that was idle for longer ends at once.
     #[cold]
     fn awaits_input_end(&mut self) -> bool {
         let handle = self.wire.driver().handle();
@@ -127,7 +129,8 @@ where
         true
     }
 
-    /// Whether dropping the transport may destroy what was sent: not of messages, and not of a pipe within the process.
+    /// Whether dropping the transport may destroy what was sent: not of messages, and not of a pipe
+    /// within the process.
     fn may_be_reset(&mut self) -> bool {
         self.wire.framing() == Framing::Stream
             && self.wire.driver().handle().transport() != TransportKind::Memory
@@ -168,8 +171,8 @@ where
         Poll::Pending
     }
 
-    /// Whether the transport's goodbye may still reach the peer after the drain deadline: not while the peer has taken
-    /// nothing of what waits for as long as the goodbye may take.
+    /// Whether the transport's goodbye may still reach the peer after the drain deadline: not while
+    /// the peer has taken nothing of what waits for as long as the goodbye may take.
     #[cold]
     pub(super) fn may_say_goodbye(&mut self) -> bool {
         let drains = matches!(self.phase, Phase::Draining | Phase::Flushing);
@@ -178,8 +181,8 @@ where
         drains && !self.overdue && self.finish != Finish::Failed && !is_stalled
     }
 
-    /// The drain deadline has passed: drops handlers in flight and what is queued. What is encoded still leaves, and the
-    /// transport says goodbye.
+    /// The drain deadline has passed: drops handlers in flight and what is queued. What is encoded
+    /// still leaves, and the transport says goodbye.
     #[cold]
     pub(super) fn cut_off_handlers(&mut self, mut calls: Pin<&mut Calls<S::Future>>) {
         self.overdue = true;
@@ -207,7 +210,8 @@ where
         }
     }
 
-    /// Reading has failed, as after a reset: what was read before is handled, until the drain deadline.
+    /// Reading has failed, as after a reset: what was read before is handled, until the drain
+    /// deadline.
     #[cold]
     pub(super) fn read_failed(&mut self, error: io::Error, turn: &mut Turn) -> Next {
         if matches!(self.phase, Phase::Running | Phase::Receiving) {
@@ -216,8 +220,8 @@ where
         self.write_failed(error, turn)
     }
 
-    /// Our direction has failed. What the peer has sent, and what it still sends, is handled until the drain deadline;
-    /// replies are discarded and counted.
+    /// Our direction has failed. What the peer has sent, and what it still sends, is handled until
+    /// the drain deadline; replies are discarded and counted.
     #[cold]
     pub(super) fn write_failed(&mut self, error: io::Error, turn: &mut Turn) -> Next {
         let error: SharedError = Arc::new(error);

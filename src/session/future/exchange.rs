@@ -360,15 +360,16 @@ where
         self.wire.driver().encoded_all();
     }
 
-    /// Encodes what this session's own handlers have queued, and what was queued before that: it leaves before their
-    /// replies, and counts as one of these.
+    /// Encodes what this session's own handlers have queued, and what was queued before that: it
+    /// leaves before their replies, and counts as one of these.
     #[cold]
     fn encode_own(&mut self) {
         while self.wire.driver().has_outgoing() && self.encode_next().is_some() {}
         self.wire.driver().encoded_all();
     }
 
-    /// Encodes the next message that was sent. Returns its size in bytes, and `None` if there is no message.
+    /// Encodes the next message that was sent. Returns its size in bytes, and `None` if there is no
+    /// message.
     #[inline]
     fn encode_next(&mut self) -> Option<usize> {
         let outgoing = self.wire.driver().next_outgoing()?;

@@ -106,7 +106,8 @@ enum Phase {
     Opening,
     /// Reads, calls, writes.
     Running,
-    /// The connection has failed. What has arrived and still arrives is handled, and nothing is written.
+    /// The connection has failed. What has arrived and still arrives is handled, and nothing is
+    /// written.
     Receiving,
     /// Reads no more; handlers in flight finish, and what was accepted for sending is encoded.
     Draining,
@@ -114,7 +115,8 @@ enum Phase {
     Flushing,
     /// The transport is closed the way its protocol wants.
     Closing,
-    /// Our direction has ended. What the peer still sends is discarded, so that the connection is not reset.
+    /// Our direction has ended. What the peer still sends is discarded, so that the connection is
+    /// not reset.
     Lingering,
 }
 

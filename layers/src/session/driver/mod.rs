@@ -168,8 +168,9 @@ impl<Out> Driver<Out> {
         self.look();
     }
 
-    /// Marks this session as the one that the current thread polls, until the value is dropped: messages
-    /// that are queued meanwhile on this thread are [its handlers' own](Self::has_own_messages).
+    /// Marks this session as the one that the current thread polls, until the value is dropped:
+    /// messages that are queued meanwhile on this thread are [its handlers'
+    /// own](Self::has_own_messages).
     #[inline]
     pub fn enter(&self) -> CurrentSession {
         CurrentSession::set(self.handle.id())

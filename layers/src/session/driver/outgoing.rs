@@ -78,8 +78,8 @@ impl<Out> Driver<Out> {
         self.raised || self.left() > 0
     }
 
-    /// Returns `true` if handlers of this session have queued messages that may not be encoded yet. These
-    /// leave before the replies of those handlers.
+    /// Returns `true` if handlers of this session have queued messages that may not be encoded yet.
+    /// These leave before the replies of those handlers.
     #[inline]
     pub const fn has_own_messages(&self) -> bool {
         self.own
@@ -91,7 +91,8 @@ impl<Out> Driver<Out> {
         self.own = false;
     }
 
-    /// Fails every message that is queued, and counts them as unsent. No message is accepted afterwards.
+    /// Fails every message that is queued, and counts them as unsent. No message is accepted
+    /// afterwards.
     ///
     /// Senders get `source`, or learn that the session closes.
     pub fn fail_queued(&mut self, source: Option<&SharedError>) {
