@@ -33,7 +33,7 @@ pub(crate) struct Reader {
     /// cost a read, and room for it a move of all that waits.
     full: bool,
     raised: Raised,
-    /// Nothing more is read: the peer has ended its direction, or reading has failed.
+    /// Nothing more is read, because the peer has ended its direction or reading has failed.
     ended: bool,
     /// The peer has ended its direction, which may complete a message. Never after a reset.
     complete: bool,
@@ -159,10 +159,9 @@ impl Reader {
         Ok(Decoded::Nothing)
     }
 
-    /// Decodes the rest of a stream that has ended. The codec was asked for a whole message before:
-    /// the end may have been read together with messages, and by that call a codec for messages
-    /// with boundaries, such as `Text`, knows that there are none. After a reset the rest is not
-    /// decoded.
+    /// Decodes the rest of a stream that has ended. `decode` was called before, because the end may
+    /// have been read together with messages. From that call a codec for messages with boundaries,
+    /// such as `Text`, knows that there are none. After a reset the rest is not decoded.
     #[cold]
     fn decode_end<W: Wire>(&mut self, wire: &mut W) -> Result<Decoded<W::In>, BoxError> {
         if self.complete {
@@ -207,14 +206,14 @@ impl Reader {
         Ok(Decoded::Nothing)
     }
 
-    /// Reading has failed. What has arrived is still decoded, but an incomplete message is not
-    /// completed.
+    /// Ends the input after a read error. Complete messages are still decoded, but an incomplete
+    /// one is not completed.
     #[cold]
     pub(crate) const fn cut_off(&mut self) {
         self.ended = true;
     }
 
-    /// A frame is complete for which the limit was raised.
+    /// Records that a frame is complete for which the limit was raised.
     #[cold]
     fn note_large_frame(&mut self, ordinary: usize) {
         if self.limit > ordinary {
@@ -238,8 +237,8 @@ impl Reader {
         self.buf.len()
     }
 
-    /// Returns the size of the largest frame so far that was larger than the bound on undecoded
-    /// bytes; of a message transport, the size of the largest message.
+    /// Returns the size of the largest frame up to now that was larger than the bound on undecoded
+    /// bytes. For a message transport it is the size of the largest message.
     #[cold]
     pub(crate) fn largest_frame(&self) -> usize {
         self.rare.as_ref().map_or(0, |rare| rare.largest)

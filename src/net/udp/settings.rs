@@ -46,11 +46,11 @@ pub enum ProbePolicy {
     Deliver,
     /// It is dropped and counted, and opens no session, as that library's own servers do.
     Discard,
-    /// It is answered with an empty datagram and goes no further. The client need not wait for its
+    /// It is answered with an empty datagram and not passed on. The client need not wait for its
     /// timeout, because that library's clients take any answer.
     ///
-    /// The answer is no probe. Servers drop empty datagrams by default, so a forged probe does not
-    /// make two servers answer each other.
+    /// The answer is not a probe. Servers drop empty datagrams by default, so a forged probe does
+    /// not make two servers answer each other.
     Answer,
 }
 
