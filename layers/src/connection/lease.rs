@@ -24,8 +24,8 @@ impl Lease {
         self.0.iter().for_each(ConnectionHandle::mark_open);
     }
 
-    /// Returns `true` once the session is [open](Self::open), also after its close. `false` for a
-    /// lease that was taken.
+    /// Returns `true` once the session is [open](Self::open), also after its close. Returns `false`
+    /// for a lease that was taken.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.0.as_ref().is_some_and(ConnectionHandle::is_open)
@@ -79,8 +79,7 @@ pub fn defer_refusal(connection: &ConnectionHandle) {
 ///
 /// `error` is what the stack's future returned. It becomes the source of the close, if the reason
 /// is [`Refused`](CloseReason::Refused) or [`Dropped`](CloseReason::Dropped) and has none. Where no
-/// reason was recorded, it is recorded with one of these two: the stack has given the connection
-/// up.
+/// reason was recorded, it records one of these two, because the stack has given up the connection.
 pub fn end_refusal(connection: &ConnectionHandle, error: Option<SharedError>) {
     connection.end_refusal(error);
 }

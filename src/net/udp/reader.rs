@@ -145,7 +145,9 @@ impl Reader {
     }
 
     /// Reads what waits in the socket, even if tokio has not seen it yet. Returns `false` if there
-    /// is more. The read is bounded, so that silent peers expire even if the socket is never empty.
+    /// is more.
+    ///
+    /// The read is bounded, so that silent peers expire even if the socket is never empty.
     fn read_rest(&mut self) -> bool {
         for _ in 0..BATCHES {
             if self.unread == 0 {

@@ -471,7 +471,7 @@ where
         Next::Wait
     }
 
-    /// The connection takes nothing more: whether there is anything left to handle.
+    /// Returns the next step of a session whose connection accepts no more output.
     #[cold]
     fn proceed_without_output(&mut self, calls: &Calls<S::Future>) -> Next {
         let handled = self.waiting.is_empty() && self.reader.is_finished();
