@@ -371,7 +371,7 @@ struct Pulse {
     /// The first beat since which nothing was received. While beats wait behind other bytes that
     /// the peer reads slowly, the time of the last progress.
     unanswered: Option<Instant>,
-    /// The write buffer was stalled at the last look.
+    /// The write buffer was stalled at the last check.
     delayed: bool,
 }
 

@@ -165,9 +165,9 @@ impl<Out> Session<Out> {
         self.0.outbox.len()
     }
 
-    /// Returns the number of [requests](Self::request) without an answer, whatever the type of the
-    /// answers. Where answers come in order, requests that were
-    /// [given up](ConnectionHandle::given_up_requests) are among them. It is 0 once the session is
+    /// Returns the number of [requests](Self::request) without an answer, for all types of answers.
+    /// Where answers come in order, requests that were [given
+    /// up](ConnectionHandle::given_up_requests) are counted as well. It is 0 once the session is
     /// closed.
     #[must_use]
     pub fn unanswered_requests(&self) -> usize {
