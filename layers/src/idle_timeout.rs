@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_late_check_after_a_message_begins_the_time_again() {
+    async fn a_late_check_after_a_message_restarts_the_timeout() {
         let connection = framed();
         let handle = connection.handle().clone();
         let opened = handle.opened_at();

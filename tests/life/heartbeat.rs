@@ -213,7 +213,7 @@ async fn a_peer_that_reads_slowly_has_the_answer_time_from_the_last_progress_on(
     let (session, peer, task) = open(pings().with_answer_within(5 * SECOND)).await;
     peer.stall();
     session.try_send("x".repeat(100)).unwrap();
-    // four periods, in which it takes a byte every three seconds and says nothing
+    // four periods, in which it takes a byte every three seconds and sends nothing
     for _ in 0..20 {
         sleep(3 * SECOND).await;
         peer.take(1);

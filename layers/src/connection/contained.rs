@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn panics_of_several_destructors_end_there_in_an_unwinding_too() {
+    fn panics_of_several_destructors_are_caught_during_an_unwinding_too() {
         let dropped = AtomicUsize::new(0);
         let bomb = || Contained::new(Bomb(&dropped));
         drop((bomb(), bomb()));
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_taken_out_is_the_caller_s() {
+    fn a_value_that_is_taken_out_is_not_contained() {
         let dropped = AtomicUsize::new(0);
         let bomb = Contained::new(Bomb(&dropped)).into_inner();
         assert_eq!(dropped.load(SeqCst), 0);
