@@ -214,7 +214,7 @@ impl<K> SessionLayer<K> {
     /// The default is 256 KiB. One reply, or one for each handler in flight, may exceed it.
     ///
     /// Messages that are pushed do not count: a session handles its peer's messages even while many
-    /// of its own wait. The limit is never lower than `low + 2 * high + 4 * message`, with the
+    /// pushes wait. The limit is never lower than `low + 2 * high + 4 * message`, with the
     /// [watermarks](Self::with_watermarks) and the largest message of the session up to now. Below
     /// that, two sessions whose handlers answer each other's pushes could both wait for the other
     /// to read. If such a session pushes much, set the same watermarks on both ends. Scope:
@@ -261,10 +261,11 @@ impl<K> SessionLayer<K> {
     }
 
     /// Sets how long a close waits for handlers in flight, for what was accepted to be flushed, and
-    /// for the peer to end its direction. The default is 5 s. Where handlers or messages are cut
-    /// off, the record's source is [`DrainDeadlineExceeded`](crate::layers::DrainDeadlineExceeded),
-    /// and the transport's goodbye, such as a close frame, may take up to one more second. A peer
-    /// that needs longer to read what was sent needs a longer deadline, or
+    /// for the peer to end its direction. The default is 5 s. If handlers, messages or the close of
+    /// the transport are cut off, the record's source is
+    /// [`DrainDeadlineExceeded`](crate::layers::DrainDeadlineExceeded). After handlers are cut off,
+    /// the transport's goodbye, such as a close frame, may take up to one more second. A peer that
+    /// needs longer to read what was sent needs a longer deadline, or
     /// [`close_within`](crate::ConnectionHandle::close_within).
     #[must_use]
     pub const fn with_drain_deadline(mut self, deadline: Duration) -> Self {

@@ -95,7 +95,7 @@ impl App for Counting {
         ServiceBuilder::new()
             .layer(CodecLayer::new(Lines::new()))
             .layer(OnOpenLayer::new(move |session: Session<String>| {
-                let sent = opened.send(session).map_err(|_| "nobody listens");
+                let sent = opened.send(session).map_err(|_| "the receiver is gone");
                 async move { sent.map_err(BoxError::from) }
             }))
             .layer(SessionLayer::new())
@@ -167,7 +167,7 @@ async fn between_two_sessions_everything_that_was_sent_before_a_close_is_handled
     let sender = ServiceBuilder::new()
         .layer(CodecLayer::new(Length::new()))
         .layer(OnOpenLayer::new(move |session: Session<Bytes>| {
-            let sent = opened.send(session).map_err(|_| "nobody listens");
+            let sent = opened.send(session).map_err(|_| "the receiver is gone");
             async move { sent.map_err(BoxError::from) }
         }))
         .layer(SessionLayer::new())

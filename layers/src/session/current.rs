@@ -1,4 +1,4 @@
-//! The session that the current thread polls, so that messages of its own handlers are recognised.
+//! The session that the current thread polls, so that messages from its handlers are recognised.
 
 use std::cell::Cell;
 

@@ -174,7 +174,7 @@ fn a_message_may_use_the_session_when_dropped() {
 
 #[test]
 fn a_waker_may_use_the_session() {
-    /// What is woken looks at the session at once.
+    /// A woken task polls the session at once.
     struct Nosy(Session<u8>, Mutex<usize>);
     impl Wake for Nosy {
         fn wake(self: Arc<Self>) {

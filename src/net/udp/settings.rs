@@ -75,9 +75,10 @@ pub enum Admit {
     Open,
     /// Nothing: the datagram is dropped and counted.
     Ignore,
-    /// These bytes are sent back, and nothing is remembered: for a cookie that the peer has to repeat, and so proves that
-    /// it can be reached where it says. It must be shorter than the datagram: a longer one
-    /// amplifies a flood, and two servers that answer each other with as many bytes never stop.
+    /// These bytes are sent back, and nothing is remembered: for a cookie that the peer has to
+    /// repeat, and so proves that it can be reached at that address. It must be shorter than the
+    /// datagram: a longer one amplifies a flood, and two servers that answer each other with as
+    /// many bytes never stop.
     Answer(Bytes),
 }
 

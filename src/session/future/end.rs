@@ -211,8 +211,8 @@ where
         }
     }
 
-    /// Ends the input after a read error, such as a reset. What was read before is handled, until
-    /// the drain deadline.
+    /// Ends both directions after a read error, such as a reset. Messages that were read before are
+    /// handled, until the drain deadline.
     #[cold]
     pub(super) fn read_failed(&mut self, error: io::Error, turn: &mut Turn) -> Next {
         if matches!(self.phase, Phase::Running | Phase::Receiving) {

@@ -338,7 +338,7 @@ async fn schemes_are_case_insensitive() {
             io.read(&mut [0; 4096]).await.unwrap()
         });
         let Err(OpenError::Connect(error)) = soon(dial(WsConnectLayer::new(), &url)).await else {
-            panic!("nobody answers");
+            panic!("no request is answered");
         };
         let error = error.downcast_ref::<WsConnectError>().unwrap();
         let asked = soon(server).await.unwrap();

@@ -8,7 +8,8 @@ use crate::sync::Ordering;
 impl ConnectionHandle {
     /// Returns `true` while senders wait because the peer reads too slowly. Pushed bytes have
     /// exceeded the high watermark and not yet fallen to the low one, or bytes of replies exceed
-    /// the low watermark. Messages are still decoded and handled.
+    /// the low watermark, or the memory budget is used up. Except in the last case messages are
+    /// still decoded and handled.
     #[must_use]
     pub fn is_backpressured(&self) -> bool {
         self.has(BACKPRESSURED)

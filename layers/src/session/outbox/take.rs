@@ -23,9 +23,9 @@ pub(crate) enum Taken {
 }
 
 impl<Out> Outbox<Out> {
-    /// Takes all that is queued into `batch`, which is empty, and tells what of the last batch was
-    /// encoded meanwhile. Wakes the first sender that waits, if there is room now. Returns `true`
-    /// if `batch` has broadcasts: then its entries may be bursts.
+    /// Moves all queued messages into `batch`, which must be empty. The last batch then counts as
+    /// encoded. Wakes the first sender that waits, if there is room now. Returns `true` if `batch`
+    /// has broadcasts: then its entries may be bursts.
     pub(crate) fn take(&self, batch: &mut VecDeque<Queued<Out>>) -> bool {
         debug_assert!(
             batch.is_empty(),
