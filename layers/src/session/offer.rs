@@ -10,8 +10,7 @@ use crate::connection::CloseReason;
 /// offered with [`Session::offer`], or one member of a [`Group`](crate::Group).
 ///
 /// [`SessionLayer::with_queue`]: https://docs.rs/getty/latest/getty/struct.SessionLayer.html#method.with_queue
-/// [`SessionLayer::with_queue_bytes`]:
-/// https://docs.rs/getty/latest/getty/struct.SessionLayer.html#method.with_queue_bytes
+/// [`SessionLayer::with_queue_bytes`]: https://docs.rs/getty/latest/getty/struct.SessionLayer.html#method.with_queue_bytes
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SlowConsumer {
