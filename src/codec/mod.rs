@@ -43,8 +43,8 @@
 //! |---|---|
 //! | [`Length`], [`Frames`] | is refused, as [`LengthError::Truncated`] |
 //! | [`Lines`] | is a line, as in tokio-util; refused after [`with_final_newline_required`] |
-//! | [`Raw`] | has arrived before, since there are no messages to be complete |
-//! | [`Text`] | nothing is taken from a stream, neither before its end nor at it |
+//! | [`Raw`] | does not exist, because every part is a message |
+//! | [`Text`] | is refused, as all bytes of a stream are: [`TextError::NoBoundaries`] |
 //!
 //! [`with_final_newline_required`]: Lines::with_final_newline_required
 //!
