@@ -105,7 +105,7 @@ where
     B: FnOnce(LinkLayer<Out>) -> S,
     S: Pipeline<T>,
 {
-    // each in a catch of its own: a dial that is given up drops them together
+    // dropped in separate catches: a dial that is given up drops them together
     let (mut connector, target) = (Contained::new(connector), Contained::new(target));
     let build = Contained::new(build);
     let connection = async {
@@ -134,7 +134,7 @@ where
     defer_refusal(&handle);
     let future = stack.call(connection).err_into();
     let life = Life { future, end };
-    // what it has reserved and not used goes back
+    // gives back what it reserved and did not use
     drop(stack);
     let task = AbortOnDropHandle::new(tokio::spawn(life));
 
@@ -165,7 +165,7 @@ pin_project! {
 /// Ends a connection that has not ended with the stack's future.
 struct End {
     handle: ConnectionHandle,
-    /// Taken by a connection that has outlived the future.
+    /// Taken when the connection has outlived the future.
     tasks: Option<TaskTrackerToken>,
     /// The session has opened, or will not.
     opened: bool,
@@ -193,7 +193,7 @@ where
             }
             Poll::Ready(Ok(closed)) => Poll::Ready(Ok(closed)),
             Poll::Ready(Err(error)) => {
-                // the error itself, whatever its type, is the caller's; the record has its text
+                // the error itself is returned to the caller; the record has its text
                 end_refusal(
                     handle,
                     Some(Box::<dyn Error + Send + Sync>::from(error.to_string()).into()),

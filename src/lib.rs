@@ -99,8 +99,8 @@
 //!
 //! getty logs with [`tracing`](https://docs.rs/tracing): the end of each connection once, with
 //! handle, reason and source, unless the application asked for it.
-//! [`ConnectionHandle::set_logs_end`] has the levels. With [`TraceLayer`](layers::TraceLayer) the
-//! line is within a span of the connection, and has the statistics.
+//! [`ConnectionHandle::set_logs_end`] lists the levels. With [`TraceLayer`](layers::TraceLayer) the
+//! line is inside a span of the connection, and includes the statistics.
 //!
 //! # Modules
 //!

@@ -57,7 +57,7 @@ where
 pub(crate) trait Place<T>: Sized {
     type Listener: Listener;
 
-    /// Puts the layers of the transport around `stack`.
+    /// Wraps `stack` in the layers of the transport.
     fn wrap<S>(
         self,
         stack: S,
@@ -73,7 +73,8 @@ pub(crate) trait Place<T>: Sized {
         getty::serve(listener, stack)
     }
 
-    /// Serves with what watches and limits connections around the handshakes of TLS and WebSocket.
+    /// Serves with layers that watch and limit connections, outside the handshakes of TLS and
+    /// WebSocket.
     fn serve_guarded(self, stack: impl Pipeline<T> + Clone) -> Serve {
         let (listener, stack) = self.wrap(stack);
         let guarded = ServiceBuilder::new()
@@ -88,9 +89,9 @@ pub(crate) trait Place<T>: Sized {
     }
 }
 
-/// How long a connection may take to become a session.
+/// Maximum time from accept to an open session.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many connections an address may have at one listener.
+/// Maximum connections of an address at one listener.
 const PEER_LIMIT: u32 = 20_000;
 
 /// A listener without more.

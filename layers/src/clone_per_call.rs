@@ -1,23 +1,22 @@
 //! Calls a fresh clone of the inner service each time.
 //!
-//! - *ready*: that of a clone of the inner service, which is made first.
-//! - *call*: calls the clone that was polled ready, and drops it. What `poll_ready` reserved and
-//!   `call` did not use goes back with it: a permit, or a position in the queue of a limit.
+//! - *ready*: makes a clone of the inner service, and is ready when the clone is.
+//! - *call*: calls the clone that was polled ready, and drops it. The drop gives back what
+//!   `poll_ready` reserved and `call` did not use: a permit, or a position in the queue of a limit.
 //! - *drop*: drops the clone at hand.
 //! - *close*: nothing.
 //!
-//! Scope: whatever the inner service's clones share. It takes any request, so it fits connections,
+//! Scope: all that the inner service's clones share. It takes any request, so it fits connections,
 //! messages and the calls of a client.
 //!
-//! tower's `LoadShed` refuses while the limit inside of it goes on waiting for a permit; `Steer`
-//! polls all its services ready and calls one of them. The service that did so keeps the permit
-//! until its next call, which may be hours away. [`serve_all`] and `SessionLayer::new` replace the
-//! service by themselves. This layer is for the stacks that they cannot clone: around a shared
-//! limit in a stack that `SessionLayer::per_session` makes, and around the part of a stack that
-//! several `serve` share.
+//! tower's `LoadShed` refuses while the limit inside goes on waiting for a permit. `Steer` polls
+//! all its services ready and calls one. Such a service keeps the permit until its next call, which
+//! may be hours away. [`serve_all`] and `SessionLayer::new` replace the service automatically. This
+//! layer is for stacks that they do not clone: around a shared limit in a stack that
+//! `SessionLayer::per_session` makes, and around the part of a stack that several `serve` share.
 //!
-//! The inner service must be `Clone`. State that a clone keeps to itself, such as a counter in a
-//! closure, does not last from one call to the next. A call costs one clone more.
+//! The inner service must be `Clone`. State inside a clone, such as a counter in a closure, does
+//! not last from one call to the next. Each call costs one clone.
 //!
 //! [`serve_all`]: https://docs.rs/getty/latest/getty/fn.serve_all.html
 //!
@@ -74,7 +73,7 @@ impl<S> Layer<S> for ClonePerCallLayer {
 /// The service that [`ClonePerCallLayer`] makes.
 #[derive(Debug)]
 pub struct ClonePerCall<S> {
-    /// Never polled: what the others are cloned from.
+    /// The original, which is cloned and never polled.
     inner: S,
     /// The clone that is polled ready, from `poll_ready` to `call`.
     at_hand: Option<S>,
@@ -119,8 +118,8 @@ where
     type Error = S::Error;
     type Future = S::Future;
 
-    /// Reserves what the inner service reserves. A call uses it or gives it back, and so does a
-    /// drop.
+    /// Polls a clone ready, which may reserve a permit. A call uses the permit or gives it back,
+    /// and a drop gives it back.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.at_hand
             .get_or_insert_with(|| self.inner.clone())

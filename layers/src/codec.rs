@@ -84,9 +84,10 @@ impl<C, Out> CodecLayer<C, Out> {
         self
     }
 
-    /// How many bytes a message holds beyond its own size, such as the capacity of a `String`, for sessions that have a
-    /// [`MemoryBudget`](crate::MemoryBudget), and for the [room](crate::group#room) of groups. None by
-    /// default. It must return the same for the same message each time, and not use the session.
+    /// How many bytes a message holds beyond its own size, such as the capacity of a `String`, for
+    /// sessions that have a [`MemoryBudget`](crate::MemoryBudget), and for the
+    /// [room](crate::group#room) of groups. The default is none. It must return the same for the
+    /// same message each time, and must not use the session.
     pub const fn with_weight(mut self, weigh: fn(&Out) -> usize) -> Self {
         self.weigh = Some(weigh);
         self

@@ -234,7 +234,7 @@ where
         let CronLayer {
             callback, closes, ..
         } = self.layer.clone();
-        // a check as a whole is contained
+        // panics are caught around the whole check
         let callback = callback.into_inner();
         every(connection.handle(), self.layer.period, move || {
             if let Err(error) = callback(&session) {

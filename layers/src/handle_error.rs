@@ -2,11 +2,12 @@
 //!
 //! - *ready*: the inner service's, errors included. An error of readiness is final for the service that returned it, so
 //!   there is nobody left to answer for; it ends the session, as it does without this layer.
-//! - *call*: passes the request on. What the inner service answers is the reply. An error is given to a function of
-//!   yours, and what that returns is the reply: a message, an `Option` or `Vec` of it, or a [`Reply`] that also closes.
-//!   The reply is marked with [`Reply::after_error`], so that the session loop goes on with a fresh
-//!   clone of the stack. It has none under `SessionLayer::per_session`: there a
-//!   [`ClonePerCallLayer`](crate::ClonePerCallLayer) goes around a shared limit.
+//! - *call*: passes the request on. What the inner service answers is the reply. An error is given
+//!   to a function of yours, and what that returns is the reply: a message, an `Option` or `Vec` of
+//!   it, or a [`Reply`] that also closes. The reply is marked with [`Reply::after_error`], so that
+//!   the session loop goes on with a fresh clone of the stack. Under `SessionLayer::per_session`
+//!   the loop has no fresh clone: put a [`ClonePerCallLayer`](crate::ClonePerCallLayer) around a
+//!   shared limit there.
 //! - *drop*: drops the inner future.
 //! - *close*: nothing of its own.
 //!
@@ -66,7 +67,7 @@ pub struct HandleErrorLayer<H, K = AnyError> {
     kind: PhantomData<fn() -> K>,
 }
 
-/// The handler takes a boxed error, whatever the inner service's type.
+/// The handler takes a boxed error, for any error type of the inner service.
 #[derive(Clone, Copy, Debug)]
 pub struct AnyError(());
 
@@ -74,7 +75,7 @@ pub struct AnyError(());
 #[derive(Clone, Copy, Debug)]
 pub struct OnlyError<E>(PhantomData<fn() -> E>);
 
-/// What a handler takes of an inner service whose error is `E`: implemented for [`AnyError`] and
+/// Argument of a handler, for an inner service whose error is `E`. Implemented for [`AnyError`] and
 /// [`OnlyError`].
 #[diagnostic::on_unimplemented(
     message = "the handler of `HandleErrorLayer::typed` does not take the error `{E}`",
@@ -85,7 +86,7 @@ pub trait ErrorKind<E> {
     /// The handler's argument.
     type Argument;
 
-    /// Makes it of the inner service's error.
+    /// Makes the argument from the inner service's error.
     fn argument(error: E) -> Self::Argument;
 }
 
@@ -138,12 +139,12 @@ impl<H> HandleErrorLayer<H> {
 }
 
 impl<H, E> HandleErrorLayer<H, OnlyError<E>> {
-    /// As [`new`](HandleErrorLayer::new), for a `handler` that takes the inner service's error by
+    /// Like [`new`](HandleErrorLayer::new), for a `handler` that takes the inner service's error by
     /// its type `E`.
     ///
-    /// A `match` over `E` is complete, where a chain of `is` has an `else`. A layer added later,
-    /// such as tower's `timeout`, changes the type of the error, and the stack does not compile
-    /// until the handler takes that.
+    /// A `match` over `E` is exhaustive, while a chain of `is` needs an `else`. A layer that is
+    /// added later, such as tower's `timeout`, changes the type of the error. The stack then does
+    /// not compile until the handler takes the new type.
     ///
     /// ```
     /// use getty_layers::{HandleErrorLayer, Request};
@@ -170,7 +171,7 @@ impl<H, E> HandleErrorLayer<H, OnlyError<E>> {
     /// # check(stack);
     /// ```
     ///
-    /// The session loop asks for `Into<BoxError>`: `Refused` must implement
+    /// The session loop requires `Into<BoxError>`, so `Refused` must implement
     /// [`Error`](std::error::Error) there.
     pub const fn typed<R>(handler: H) -> Self
     where
@@ -234,7 +235,7 @@ impl<S, H> HandleError<S, H> {
 }
 
 impl<S, H, E> HandleError<S, H, OnlyError<E>> {
-    /// Wraps `inner`, as [`HandleErrorLayer::typed`] does.
+    /// Wraps `inner`, like [`HandleErrorLayer::typed`].
     pub const fn typed<R>(inner: S, handler: H) -> Self
     where
         H: Fn(E) -> R + Clone,
@@ -423,7 +424,7 @@ mod tests {
     #[test]
     fn a_typed_handler_takes_the_error_as_it_is() {
         #[derive(Debug, PartialEq)]
-        struct Refused(u32); // no `Error`, which the layer does not ask for
+        struct Refused(u32); // no `Error`, which the layer does not require
 
         let layer = HandleErrorLayer::typed(|Refused(code)| format!("ERR {code}"));
         let mut service = layer.layer(service_fn(|_: Message| async {

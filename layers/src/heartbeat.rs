@@ -6,13 +6,14 @@
 //! - *close*: with [`with_answer_within`](HeartbeatLayer::with_answer_within), when nothing was received for so long after
 //!   a beat, the session closes gracefully, as [`CloseReason::HeartbeatMissed`]. There are no beats while it closes.
 //!
-//! A beat is due when nothing was *sent* for a period: a session that sends needs none. What was received plays no part
-//! in that, but any byte received is an answer, be it a pong or not. While the peer does not read, a beat is skipped: it
-//! would only stand in line behind what it is to replace, and a peer that reads again is not met by all the beats it has
-//! missed. A skipped beat counts like one that was sent: the next is due a whole period later, and an answer is due too,
-//! for a peer that neither reads nor sends is not there. While bytes wait for a peer that reads slowly, the time for the
-//! answer starts at the last byte that the transport took. While we ourselves do not read, no answer can be missed; the
-//! time for it starts anew when we read again.
+//! A beat is due when nothing was *sent* for a period: a session that sends needs none. Received
+//! bytes do not count for that, but any received byte is an answer, not only a pong. While the peer
+//! does not read, a beat is skipped: it would only stand in line behind what it is to replace, and
+//! a peer that reads again is not met by all the beats it has missed. A skipped beat counts like
+//! one that was sent: the next is due a whole period later, and an answer is due too, for a peer
+//! that neither reads nor sends is not there. While bytes wait for a peer that reads slowly, the
+//! time for the answer starts at the last byte that the transport took. While the session itself
+//! does not read, no answer can be missed; the time restarts when it reads again.
 //!
 //! Beats come late rather than in bursts, and up to a tenth late on purpose, each session by its own
 //! [jitter](HeartbeatLayer::with_jitter).
@@ -367,10 +368,10 @@ impl Times {
 struct Pulse {
     /// When it last beat, or began.
     last: Instant,
-    /// The first beat since which nothing was received. While beats wait behind other bytes that the peer reads slowly,
-    /// the time of the last progress.
+    /// The first beat since which nothing was received. While beats wait behind other bytes that
+    /// the peer reads slowly, the time of the last progress.
     unanswered: Option<Instant>,
-    /// The write buffer was stalled at the last look.
+    /// The write buffer was stalled at the last check.
     delayed: bool,
 }
 

@@ -24,9 +24,9 @@
 //! ([`reading_since`](ConnectionHandle::reading_since)) nobody knows what it might have sent; so the time does not run
 //! then, but for `write`.
 //!
-//! A handler that blocks its thread is not seen in flight, and its answer leaves only after that. So a
-//! check that runs late, on a session that has received messages since the check before, begins the
-//! time again.
+//! A handler that blocks its thread is not seen in flight, and its answer leaves only afterwards.
+//! So a check that runs late restarts the timeout if the session has received messages since the
+//! previous check.
 //!
 //! Scope: session. It may stand anywhere outside `SessionLayer`, with a hook between `CodecLayer` and `SessionLayer`.
 //! Several may be stacked.
@@ -211,7 +211,7 @@ impl Idleness {
         };
         // of the silence at hand: since when it lasts, how often that was told, and when last
         let (mut known, mut nth, mut told) = (opened, 0_u32, opened);
-        // messages received when the check ran last; two words of 32 bits keep the check small
+        // messages received at the last check; two words of 32 bits keep the check small
         let mut seen = 0_u32;
         handle.check_lateness_at(first, move |handle, now, late| {
             let received = handle.stats().messages_in & u64::from(u32::MAX);
@@ -231,7 +231,7 @@ impl Idleness {
             }
             told = now;
             if late && is_new {
-                // a handler may have blocked the thread, and the peer waited for its answer
+                // a handler may have blocked the thread while the peer waited for its answer
                 return now.checked_add(time);
             }
             nth = nth.saturating_add(1);
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_late_check_after_a_message_begins_the_time_again() {
+    async fn a_late_check_after_a_message_restarts_the_timeout() {
         let connection = framed();
         let handle = connection.handle().clone();
         let opened = handle.opened_at();

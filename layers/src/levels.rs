@@ -12,7 +12,7 @@ macro_rules! at_level {
     };
 }
 
-/// A level in one byte: connections keep two of them, and a [`Level`](tracing::Level) takes eight.
+/// A level in one byte. Connections keep two, and a [`Level`](tracing::Level) takes eight bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CompactLevel(u8);
 

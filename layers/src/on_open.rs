@@ -5,9 +5,9 @@
 //!   future is first polled, in the connection's own task, and is polled before the inner future. Meanwhile the session
 //!   loop sends what is queued but reads nothing, so that a hook may wait for its greeting to have left. Once the hook is
 //!   done its memory is given back and the session opens.
-//! - *an error of the hook* refuses the connection: it closes as [`CloseReason::Refused`], with the error as its source,
-//!   once what the hook has sent is flushed. The pipeline's response is the
-//!   [`Closed`](crate::Closed) that says so; under `SessionLayer::per_session` it is the error
+//! - *an error of the hook* refuses the connection: it closes as [`CloseReason::Refused`], with the
+//!   error as its source, once what the hook has sent is flushed. The pipeline's response is the
+//!   [`Closed`](crate::Closed) with this reason; under `SessionLayer::per_session` it is the error
 //!   `NotOpened`, with the same reason and source.
 //! - *a panic of the hook* closes the connection as [`CloseReason::Panicked`].
 //! - *drop, close*: a hook that is not done is dropped with the connection, which any close request ends: a handshake
@@ -185,8 +185,8 @@ where
 }
 
 pin_project! {
-    /// A hook that is not done. It is in a box, which an idle session does not keep, however large
-    /// the hook's future is.
+    /// A hook that is not done. It is boxed, so that an idle session does not keep room for a large
+    /// future of a hook.
     struct Opening<Out, F, Fut> {
         #[pin]
         running: Option<Contained<Fut>>,

@@ -205,7 +205,7 @@ where
     fn call(&mut self, connection: Connection<T>) -> Self::Future {
         let handle = connection.handle().clone();
         handle.set_logs_end(false);
-        // before the call: a call that panics is an end as well
+        // before the call, because a call that panics is an end as well
         let mut response = ResponseFuture {
             inner: None,
             span: self.layer.span(&handle),
@@ -222,7 +222,7 @@ where
     }
 }
 
-/// What the inner service returned as its error.
+/// The error that the inner service returned.
 struct Failure(String);
 
 impl fmt::Debug for Failure {

@@ -548,7 +548,7 @@ impl Hash for Counting {
 #[test]
 fn ten_thousand_callbacks_are_added_replaced_and_removed_in_linear_time() {
     const MANY: u32 = 10_000;
-    /// Comparisons and hashes that one operation may take, on the average.
+    /// Maximum comparisons and hashes of one operation, on average.
     const MOST: usize = 8;
 
     let (connection, handle, _) = connection();
@@ -581,7 +581,7 @@ fn ten_thousand_callbacks_are_added_replaced_and_removed_in_linear_time() {
     assert!(ran.lock().unwrap().iter().copied().eq(expected));
 }
 
-/// What a list of callbacks does, in the simplest form.
+/// The simplest model of a list of callbacks.
 #[derive(Default)]
 struct Model(Vec<(u32, u32)>);
 
@@ -644,7 +644,7 @@ fn compare_with_the_model<const SAME: u32>() {
 }
 
 #[test]
-fn order_and_positions_are_kept_whatever_is_added_and_removed() {
+fn additions_and_removals_keep_order_and_positions() {
     compare_with_the_model::<1>();
     compare_with_the_model::<3>();
     compare_with_the_model::<{ u32::MAX }>();

@@ -58,16 +58,16 @@
 //!   will be; an error when there will be none any more, so that a balancer fails over, whatever became of single calls.
 //! - *call*: sends the request and waits for its answer, by [`Caller::request`]. The session is chosen when it gets ready.
 //! - *drop* of a call's future: its place is free at once; its answer, when it comes, is dropped
-//!   and [counted](crate::Stats::late). Of answers that come in order it is still the one that was
-//!   its. Until it comes, the request is [load](crate::ConnectionHandle::given_up_requests) of its
-//!   session.
+//!   and [counted](crate::Stats::late). Where answers come in order, the peer still owes that
+//!   answer. Until it comes, the request counts as
+//!   [load](crate::ConnectionHandle::given_up_requests) of its session.
 //! - *close*: calls in flight fail with [`RequestError::Closed`], which [says](RequestError::left) whether the request had
 //!   left. What had not left can safely be tried again, by tower's `retry` for one.
 //!
-//! Nothing is tried again of its own accord. A call's deadline is the layer's, 30 s by default;
-//! tower's `timeout` sets another, and cancels the call.
+//! Nothing is retried automatically. A call's deadline is the layer's, 30 s by default; tower's
+//! `timeout` sets another, and cancels the call.
 //!
-//! A server that stops answering in order is given up: a missed deadline [closes the
+//! A server that stops answering in order loses its session: a missed deadline [closes the
 //! session](crate::layers::CorrelateLayer::with_close_at_deadline) by default, and so do cancelled
 //! calls that take all places of the layer without an answer. A [`Client`] then opens the next
 //! session. By id a session survives missed deadlines; a

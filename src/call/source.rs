@@ -29,8 +29,8 @@ pub trait SessionSource<Out>: Clone {
 
     /// Returns the number of requests that were given up and whose answers are
     /// [outstanding](getty_layers::ConnectionHandle::given_up_requests), on all sessions that may
-    /// be picked. They are part of the load of the [calls](super::Calls). The default is 0: then
-    /// only those of the session of the last call count.
+    /// be picked. They are part of the load of the [calls](super::Calls). The default is 0, and
+    /// then only such requests on the session of the last call count.
     fn given_up_requests(&self) -> usize {
         0
     }

@@ -126,7 +126,8 @@ impl<Out> Pool<Out> {
         usable.cloned().collect()
     }
 
-    /// Requests of all usable sessions that were given up and whose answers are outstanding.
+    /// Returns the number of requests of all usable sessions that were given up and whose answers
+    /// are outstanding.
     pub(super) fn given_up_requests(&self) -> usize {
         let offered = self.lock();
         let usable = offered.sessions.iter().filter(|session| is_usable(session));

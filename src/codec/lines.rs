@@ -4,11 +4,11 @@
 //! so that a line which arrives in small pieces is not searched again and again.
 //!
 //! A line ends with a line feed, and a carriage return before that belongs to the end. The last
-//! line of a stream needs no end by default, as with tokio-util's `LinesCodec`; a line that was
-//! [cut off](Lines::with_final_newline_required) can then be taken for a whole one. A message of a
-//! message transport is one line, with its end or without; what is sent has its end there, too,
-//! which a page or a game that receives it has to trim. Where no stream is served beside,
-//! [`Text`](super::Text) has none.
+//! line of a stream needs no end by default, as with tokio-util's `LinesCodec`. A line that was
+//! [cut off](Lines::with_final_newline_required) can then be mistaken for a whole one. A message of
+//! a message transport is one line, with or without its end. A line that is sent has its end there
+//! as well, which a page or a game that receives it has to trim. [`Text`](super::Text) adds none,
+//! for stacks that serve no stream.
 //!
 //! ```
 //! use getty::codec::{BytesMut, Decoder, Encoder, Lines, LinesError};
@@ -99,12 +99,12 @@ impl Lines {
     /// line is a message when the peer ends the stream in an orderly way.
     ///
     /// A peer may also end a stream in the middle of a line: its process was killed, or it gave up
-    /// a write. Then the default hands out `PAY 100` of a `PAY 10000`. Set this where every line
-    /// ends by the protocol, as in SMTP, IRC and Redis. A stream that is reset, or TLS that is cut
-    /// off, yields no last line with either setting.
+    /// a write. Then the default decodes `PAY 100` from a `PAY 10000`. Set this where the protocol
+    /// ends every line, as SMTP, IRC and Redis do. A stream that is reset, or TLS that is cut off,
+    /// yields no last line with either setting.
     ///
-    /// It holds for each message of a message transport as well: those must end with a line feed,
-    /// too.
+    /// It applies to each message of a message transport as well, which then must end with a line
+    /// feed.
     #[must_use]
     pub const fn with_final_newline_required(mut self) -> Self {
         self.final_newline = true;
@@ -250,8 +250,8 @@ pub enum LinesError {
         /// Where it goes wrong.
         source: Utf8Error,
     },
-    /// The stream, or the message of a message transport, ended within a line, and lines
-    /// [need their end](Lines::with_final_newline_required).
+    /// The stream, or the message of a message transport, ended within a line although lines [must
+    /// have their end](Lines::with_final_newline_required).
     Unterminated {
         /// The number of bytes after the last line's end.
         length: usize,

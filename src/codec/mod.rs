@@ -43,8 +43,8 @@
 //! |---|---|
 //! | [`Length`], [`Frames`] | is refused, as [`LengthError::Truncated`] |
 //! | [`Lines`] | is a line, as in tokio-util; refused after [`with_final_newline_required`] |
-//! | [`Raw`] | has arrived before, since there are no messages to be complete |
-//! | [`Text`] | nothing is taken from a stream, neither before its end nor at it |
+//! | [`Raw`] | does not exist, because every part is a message |
+//! | [`Text`] | is refused, as all bytes of a stream are: [`TextError::NoBoundaries`] |
 //!
 //! [`with_final_newline_required`]: Lines::with_final_newline_required
 //!
@@ -154,9 +154,9 @@
 //! A codec around [`Length`] or [`Frames`] passes `decode_eof` on, too, where the record of a session is to say how much of
 //! its last frame was missing. What `decode_eof` does by itself is right, but says only that bytes remained.
 //!
-//! On a stream a session calls `decode` before the first `decode_eof`, and `decode_eof` until it
-//! returns `None`, with an empty buffer as well. Each message of a message transport is passed to
-//! `decode_eof` alone.
+//! On a stream a session calls `decode` before the first `decode_eof`. It then calls `decode_eof`
+//! until that returns `None`, also with an empty buffer. Each message of a message transport is
+//! passed to `decode_eof` alone.
 //!
 //! An error of the decoder ends the session without a word to the peer. Where the protocol has a message for that, the
 //! decoder hands the error out as an item, once, such as `Result<Bytes, LengthError>`, and throws away what follows; the

@@ -1,10 +1,10 @@
 //! One string a message, on transports that keep message boundaries.
 //!
 //! In a stack it is given to `CodecLayer`, where WebSocket or datagrams carry text; over WebSocket
-//! it is sent as text if `WsLayer` is told so. On a byte stream nothing says where a string ends,
-//! and its end is no boundary either, for a stream may have been cut off: there it refuses to
-//! decode, and [`Lines`](super::Lines) is for those. Scope: session; each connection's clone
-//! remembers on which kind of transport it is.
+//! it is sent as text if `WsLayer` is set to do so. A byte stream has no boundaries between
+//! strings, and its end is no boundary either, because the stream may have been cut off. The codec
+//! refuses to decode there; [`Lines`](super::Lines) is for streams. Scope: session; each
+//! connection's clone remembers on which kind of transport it is.
 //!
 //! ```
 //! use getty::codec::{BytesMut, Decoder, Encoder, Text, TextError};
@@ -34,8 +34,8 @@ pub struct Text {
     boundaries: Boundaries,
 }
 
-/// Whether the transport keeps message boundaries: known from the first call. A session calls
-/// `decode` first on a stream, and `decode_eof` first where it has whole messages.
+/// Kind of transport: with or without message boundaries, known from the first call. A session
+/// calls `decode` first on a stream, and `decode_eof` first where it has whole messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Boundaries {
     Unknown,

@@ -85,9 +85,9 @@ where
                     }
                 }
             }
-            // a panic is as final as an error: nobody knows what it has left of the stack
-            // without tokio's budget, or its end would look like an overload to tower's `LoadShed`;
-            // `BURST` bounds the loop
+            // a panic is as final as an error: nobody knows what it has left of the stack without
+            // tokio's budget, whose end would look like an overload to tower's `LoadShed`; `BURST`
+            // bounds the loop
             match Panic::catch(|| unconstrained(cx, |cx| self.stack.poll_ready(cx))) {
                 Ok(Poll::Ready(Ok(()))) => {}
                 Ok(Poll::Pending) => return Poll::Pending,

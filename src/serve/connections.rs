@@ -43,8 +43,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     live: Slab<Live>,
-    /// Keys of connections that have outlived their future, because a layer has moved them to a
-    /// task that is not ours.
+    /// Keys of connections that have outlived their future, because a layer has moved them to
+    /// another task.
     detached: Vec<usize>,
     draining: bool,
     drained: Drained,
@@ -62,7 +62,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection has ended.
+    /// Records that a connection has ended.
     fn remove(&self, key: usize, finished: bool) {
         let mut state = self.lock();
         let gone = state.live.try_remove(key);
@@ -77,8 +77,8 @@ impl Shared {
         }
     }
 
-    /// The future of a connection is gone, and the connection is not: a layer has moved it to
-    /// another task. It is closed, and stays in the list until then.
+    /// Closes a connection that has outlived its future, because a layer has moved it to another
+    /// task. It stays in the list until it has ended.
     #[cold]
     fn detach(self: &Arc<Self>, key: usize, handle: &ConnectionHandle) {
         #[derive(PartialEq, Eq, Hash)]
@@ -178,7 +178,7 @@ impl Connections {
         let detached = std::mem::take(&mut state.detached);
         drop(state);
         tasks.iter().for_each(AbortHandle::abort);
-        // these are on tasks of others: they are closing, and nothing more can be done
+        // these run on other tasks: they are closing, and cannot be aborted
         detached
             .into_iter()
             .for_each(|key| self.0.remove(key, false));
@@ -224,15 +224,15 @@ impl Membership {
         Some(live.handle.clone())
     }
 
-    /// The handle, unless the connection has ended.
+    /// Returns the handle, unless the connection has ended.
     fn unclosed(&self) -> Option<ConnectionHandle> {
         let state = self.shared.lock();
         let live = state.live.get(self.key as usize)?;
         (!live.handle.is_closed()).then(|| live.handle.clone())
     }
 
-    /// Before a poll of a future whose session is not open. Before the first one the acceptor has
-    /// done it.
+    /// Called before a poll of a future whose session is not open. Before the first poll the
+    /// acceptor has done it.
     fn defer_refusal(&mut self) {
         if std::mem::replace(&mut self.polled, true)
             && let Some(handle) = self.handle()
@@ -241,7 +241,7 @@ impl Membership {
         }
     }
 
-    /// After such a poll.
+    /// Called after such a poll.
     fn end_refusal(&mut self) {
         if let Some(handle) = self.handle() {
             end_refusal(&handle, None);
@@ -249,7 +249,7 @@ impl Membership {
         }
     }
 
-    /// The future has failed.
+    /// Called when the future has failed.
     #[cold]
     fn failed(&self, error: BoxError) {
         let error = SharedError::from(error);

@@ -28,12 +28,12 @@ use crate::{net::Listener, pipeline::Pipeline, session::GOODBYE};
 
 /// Serves the connections of `listener` with `stack`, until a shutdown is asked for. It is to be awaited.
 ///
-/// One connection is accepted, then the stack is waited for, then called: at most one accepted
-/// connection waits, and limits push back into the kernel's backlog. Each connection runs on a task
-/// of its own.
+/// One connection is accepted, then the stack is polled ready, then called. At most one accepted
+/// connection waits, and limits push back into the kernel's backlog. Each connection runs on a
+/// separate task.
 ///
-/// An idle listener holds no permit, with one exception: `stack` is not cloned, so what a layer
-/// reserved and did not use stays with it until the next connection. That is the case after a
+/// An idle listener holds no permit, with one exception: `stack` is not cloned, so a permit that a
+/// layer reserved and did not use stays with it until the next connection. This happens after a
 /// refusal by tower's `load_shed`. It matters where other listeners share the limit: [`serve_all`]
 /// avoids it, also for a single listener.
 ///
@@ -63,10 +63,10 @@ pub fn serve<L: Listener, S: Pipeline<L::Io>>(listener: L, stack: S) -> Serve {
 
 /// Serves the connections of several listeners with clones of one stack, as [`serve`] does for one.
 ///
-/// Each connection has a fresh clone, as [`ClonePerCallLayer`](crate::layers::ClonePerCallLayer)
-/// makes it. So a listener without a connection at hand holds no permit of a shared limit, also
-/// after a refusal. State that a clone keeps to itself does not last from one connection to the
-/// next.
+/// Each connection has a fresh clone, as with
+/// [`ClonePerCallLayer`](crate::layers::ClonePerCallLayer). A listener without a connection at hand
+/// therefore holds no permit of a shared limit, even after a refusal. State inside a clone does not
+/// last from one connection to the next.
 ///
 /// The listeners are a tuple, an array or a `Vec`; in a tuple their transports may differ, if the stack serves them all.
 /// [`Serve::and`] joins listeners that need different stacks.
@@ -206,9 +206,9 @@ impl Serve {
 
     /// Serves the listeners of `other` too, each with its own stack. The settings are those of `self`.
     ///
-    /// Stacks that differ in their outer layers alone are made around one that is cloned, so that what it shares, such as
-    /// the permits of a limit, is shared by all of them. Use [`serve_all`] for each, so that an
-    /// idle listener keeps no permit from the others:
+    /// Stacks that differ in their outer layers alone are made around one that is cloned, so that
+    /// what it shares, such as the permits of a limit, is shared by all stacks. Use [`serve_all`]
+    /// for each, so that no idle listener holds a permit:
     ///
     /// ```no_run
     /// # #[cfg(feature = "ws")]
@@ -268,8 +268,8 @@ impl Serve {
     }
 }
 
-/// Time after the drain deadline before connections are aborted. Sessions end themselves earlier: at the deadline, or
-/// where a handler was cut off, after their transport's goodbye.
+/// Time after the drain deadline before connections are aborted. Sessions end earlier: at the
+/// deadline or, where a handler was cut off, after the transport's goodbye.
 const GRACE: Duration = GOODBYE.saturating_add(Duration::from_millis(100));
 
 async fn drain(connections: Connections, deadline: Duration, stagger: Duration) -> Drained {

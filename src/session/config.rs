@@ -41,9 +41,10 @@ impl Config {
         flush_delay: None,
     };
 
-    /// Bytes of replies at which no further message is handled, where the largest message of the session so far
-    /// has `message` bytes. Two sessions whose handlers answer each other's pushes can only both stop when this is
-    /// lower (design.md: Why can two busy sessions not stop each other?).
+    /// Returns the bytes of replies at which no further message is handled, if the largest message
+    /// of the session up to now has `message` bytes. With a lower limit two sessions whose handlers
+    /// answer each other's pushes could both stop (design.md: Why can two busy sessions not stop
+    /// each other?).
     pub(crate) fn reply_limit(&self, message: usize) -> usize {
         let pushes = self.high.saturating_mul(2);
         let messages = message.saturating_mul(4);

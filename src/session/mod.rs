@@ -2,11 +2,13 @@
 //!
 //! - *ready*: always. Readiness of the message stack is asked for a message at a time.
 //! - *call*: clones the message stack (or has one made) and drives the session: reads, decodes, calls, encodes, writes.
-//! - *close*: one path for every cause. The reason is recorded, the first wins; reading stops; handlers in flight finish
-//!   and what was accepted for sending is flushed, until the drain deadline; the transport is closed the way its protocol
-//!   wants, even where a handler was cut off; input is discarded until the peer's end, so that no reset destroys what was
-//!   flushed; senders that wait are told; close callbacks run; [`closed`](crate::ConnectionHandle::closed) resolves. After
-//!   a reset or a failed write, what was received is handled until the drain deadline, and replies are counted as unsent.
+//! - *close*: one path for every cause. The reason is recorded, the first wins; reading stops;
+//!   handlers in flight finish and what was accepted for sending is flushed, until the drain
+//!   deadline; the transport is closed the way its protocol wants, even where a handler was cut
+//!   off; input is discarded until the peer's end, so that no reset destroys what was flushed;
+//!   senders that wait are notified; close callbacks run;
+//!   [`closed`](crate::ConnectionHandle::closed) resolves. After a reset or a failed write, what
+//!   was received is handled until the drain deadline, and replies are counted as unsent.
 //! - *drop*: the session ends at once, as [`CloseReason::Dropped`](crate::CloseReason::Dropped).
 //!
 //! Scope: everything set here is per session. It is the innermost layer of the connection stack and the outermost of the
@@ -86,11 +88,10 @@ impl SessionLayer {
     /// by all sessions.
     ///
     /// A session that waits for its next message has a fresh clone, so that an idle session holds
-    /// no permit of a shared limit. Each set of messages that are handled together costs one clone
-    /// more. State that a clone keeps to itself, such as a counter in a closure, may be lost
-    /// between two messages: what is to last belongs in an
-    /// [attribute](crate::ConnectionHandle::insert) or in a stack of
-    /// [`per_session`](Self::per_session).
+    /// no permit of a shared limit. Each batch of messages that are handled together costs one more
+    /// clone. State inside a clone, such as a counter in a closure, may be lost between two
+    /// messages. Keep lasting state in an [attribute](crate::ConnectionHandle::insert) or in a
+    /// stack of [`per_session`](Self::per_session).
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -109,7 +110,7 @@ impl SessionLayer {
     /// An error of the make-service refuses the connection, as
     /// [`CloseReason::Refused`](crate::CloseReason::Refused), and a panic closes it, as
     /// [`CloseReason::Panicked`](crate::CloseReason::Panicked). A close that comes first drops the
-    /// make-service's future. In each case what was accepted for sending is flushed, until the
+    /// make-service's future. In each case messages accepted for sending are flushed, until the
     /// drain deadline, and the pipeline's error is [`NotOpened`].
     ///
     /// The stack need not be `Clone`, and lives as long as its session. A layer that keeps a permit
@@ -168,20 +169,21 @@ impl<K> SessionLayer<K> {
         self
     }
 
-    /// How many sent messages wait for the encoder at most. 64 by default; 0 means 1. Messages that are broadcast to a
-    /// [group](crate::layers::group#room) may exceed it: their bound is [`with_queue_bytes`](Self::with_queue_bytes).
+    /// Sets how many sent messages may wait for the encoder. The default is 64; 0 means 1. Messages
+    /// that are broadcast to a [group](crate::layers::group#room) may exceed it: their bound is
+    /// [`with_queue_bytes`](Self::with_queue_bytes).
     #[must_use]
     pub const fn with_queue(mut self, messages: u32) -> Self {
         self.config.queue = messages;
         self
     }
 
-    /// Sets how many bytes of messages that are broadcast to [groups](crate::layers::group#room) may
-    /// wait for the encoder. The default is 1 MiB; more than 4 GiB means 4 GiB.
+    /// Sets how many bytes of messages that are broadcast to [groups](crate::layers::group#room)
+    /// may wait for the encoder. The default is 1 MiB; more than 4 GiB means 4 GiB.
     ///
-    /// Each message counts as its size and 32 bytes for its entry. A peer that reads nothing makes
-    /// the session hold no more than this, except one message that exceeds the bound by itself: it
-    /// is queued while no other waits. At the bound each member's policy decides. The messages
+    /// Each message counts as its size and 32 bytes for its entry. A session whose peer reads
+    /// nothing holds no more than this, with one exception: a message that exceeds the bound alone
+    /// is queued while no other waits. At the bound the member's policy decides. The messages
     /// themselves are shared by all members.
     #[must_use]
     pub const fn with_queue_bytes(mut self, bytes: usize) -> Self {
@@ -189,16 +191,18 @@ impl<K> SessionLayer<K> {
         self
     }
 
-    /// Sets the watermarks of the write buffer, in bytes. The defaults are 32 KiB for `low` and 64 KiB for `high`. A `low`
-    /// above `high` means `high`.
+    /// Sets the watermarks of the write buffer, in bytes. The defaults are 32 KiB for `low` and 64
+    /// KiB for `high`. A `low` above `high` means `high`.
     ///
-    /// While more than `high` bytes of pushed messages wait for the peer, no message is taken from the queue, until at most
-    /// `low` bytes wait; nor while more than `low` bytes of replies wait. Senders then wait, and `try_send` fails as full.
-    /// A single message may exceed `high` by its own size. Handling goes on meanwhile, up to the
-    /// [reply limit](Self::with_reply_limit).
+    /// Once more than `high` bytes of pushed messages wait for the peer, no message is taken from
+    /// the queue until at most `low` of these bytes wait. No message is taken either while more
+    /// than `low` bytes of replies wait. Senders then wait, and `try_send` fails as full. A single
+    /// message may exceed `high` by its own size. Handling goes on meanwhile, up to the [reply
+    /// limit](Self::with_reply_limit).
     ///
-    /// As long as the peer reads what it is sent, replies are gathered up to `high` before they are written; up to 260 KiB
-    /// where `high` is 64 KiB or more and the peer sends without a pause.
+    /// While the peer reads all that is sent, replies are gathered up to `high` before they are
+    /// written. If `high` is 64 KiB or more and the peer sends without a pause, they are gathered
+    /// up to 260 KiB.
     #[must_use]
     pub const fn with_watermarks(mut self, low: usize, high: usize) -> Self {
         self.config.low = if low < high { low } else { high };
@@ -206,14 +210,15 @@ impl<K> SessionLayer<K> {
         self
     }
 
-    /// Sets how many bytes of replies may wait for the peer before no further message is handled. The default is
-    /// 256 KiB. One reply, or one for each handler in flight, may exceed it.
+    /// Sets how many bytes of replies may wait for the peer before no further message is handled.
+    /// The default is 256 KiB. One reply, or one for each handler in flight, may exceed it.
     ///
-    /// Messages that are pushed do not count: a session handles what its peer sends however much it has to send itself.
-    /// The limit is raised where it is lower than `low + 2 * high + 4 * message`, with the
-    /// [watermarks](Self::with_watermarks) and the largest message of the session so far: below that, two sessions whose
-    /// handlers answer each other's pushes could both wait for the other to read. Where a session pushes much to a peer of
-    /// this kind, set the same watermarks on both ends. Scope: session.
+    /// Messages that are pushed do not count: a session handles its peer's messages even while many
+    /// pushes wait. The limit is never lower than `low + 2 * high + 4 * message`, with the
+    /// [watermarks](Self::with_watermarks) and the largest message of the session up to now. Below
+    /// that, two sessions whose handlers answer each other's pushes could both wait for the other
+    /// to read. If such a session pushes much, set the same watermarks on both ends. Scope:
+    /// session.
     #[must_use]
     pub const fn with_reply_limit(mut self, bytes: usize) -> Self {
         self.config.reply_limit = bytes;
@@ -240,22 +245,27 @@ impl<K> SessionLayer<K> {
     }
 
     /// Sets how long the transport may take no byte while bytes wait, before the session ends as
-    /// [`CloseReason::WriteTimeout`](crate::CloseReason::WriteTimeout). The default is 30 s; `None` disables it. It is armed
-    /// only while bytes wait, and every byte that the transport takes starts it anew.
+    /// [`CloseReason::WriteTimeout`](crate::CloseReason::WriteTimeout). The default is 30 s; `None`
+    /// disables it. It is armed only while bytes wait, and every byte that the transport takes
+    /// restarts it.
     ///
-    /// A kernel takes bytes in steps, so a timeout asks for a rate. Over TCP on Linux and Android the steps are some
-    /// 130 KiB ([`with_unsent_limit`](crate::net::TcpConnector::with_unsent_limit)), and 30 s ask for 4.4 KiB/s. On other
-    /// systems a step is a part of the send buffer: with one of 4 MiB, 30 s ask for some 48 KiB/s.
+    /// A kernel takes bytes in steps, so the timeout requires a minimum rate. Over TCP on Linux and
+    /// Android the steps are some 130 KiB
+    /// ([`with_unsent_limit`](crate::net::TcpConnector::with_unsent_limit)), and 30 s require 4.4
+    /// KiB/s. On other systems a step is a part of the send buffer: with a buffer of 4 MiB, 30 s
+    /// require some 48 KiB/s.
     #[must_use]
     pub fn with_write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.write_timeout = timeout.into();
         self
     }
 
-    /// Sets how long a close waits for handlers in flight, for what was accepted to be flushed, and for the peer to end its
-    /// direction. The default is 5 s. Where handlers or messages are cut off, the record's source is
-    /// [`DrainDeadlineExceeded`](crate::layers::DrainDeadlineExceeded), and the transport's goodbye, such as a close frame,
-    /// may take up to one more second. A peer that needs longer to read what was sent needs a longer deadline, or
+    /// Sets how long a close waits for handlers in flight, for what was accepted to be flushed, and
+    /// for the peer to end its direction. The default is 5 s. If handlers, messages or the close of
+    /// the transport are cut off, the record's source is
+    /// [`DrainDeadlineExceeded`](crate::layers::DrainDeadlineExceeded). After handlers are cut off,
+    /// the transport's goodbye, such as a close frame, may take up to one more second. A peer that
+    /// needs longer to read what was sent needs a longer deadline, or
     /// [`close_within`](crate::ConnectionHandle::close_within).
     #[must_use]
     pub const fn with_drain_deadline(mut self, deadline: Duration) -> Self {

@@ -51,8 +51,8 @@ where
 pin_project! {
     /// The life of a session whose message stack is made first, by its own session loop.
     ///
-    /// It resolves to how the session ended, or to [`NotOpened`]. Dropped, it ends the session at
-    /// once.
+    /// It resolves to the record of the session, or to [`NotOpened`]. Dropping it ends the session
+    /// at once.
     #[must_use = "futures do nothing unless polled"]
     pub struct OpeningFuture<M, S, W>
     where
@@ -98,7 +98,7 @@ where
 }
 
 /// A make-service at work on the message stack of one session. Takes one word once the stack is
-/// made, which then is not renewed: it has the session's own state.
+/// made. The stack is not renewed, because it has the session's own state.
 pub struct Making<M: Service<Session<Out>>, Out>(Option<PinnedStep<M, Out>>);
 
 type PinnedStep<M, Out> = Pin<Box<Step<M, Out, <M as Service<Session<Out>>>::Future>>>;
@@ -121,8 +121,8 @@ impl<M, Out> Making<M, Out>
 where
     M: Service<Session<Out>, Error: Into<BoxError>>,
 {
-    /// The stack, or `None` where an error or a panic closes the session in its stead. Pending once
-    /// it closes.
+    /// Resolves to the stack, or to `None` where an error or a panic closes the session instead.
+    /// Pending once the session closes.
     fn poll(step: &mut PinnedStep<M, Out>, cx: &mut Context<'_>) -> Poll<Option<M::Response>> {
         let (StepProj::Waiting { session, .. } | StepProj::Running { session, .. }) =
             step.as_mut().project();
@@ -141,7 +141,7 @@ where
                     }
                     StepProj::Running { stack, .. } => return stack.poll(cx),
                 };
-                // drops the make-service, which has done its part
+                // drops the make-service, which is not needed any more
                 quietly(|| step.set(call));
             }
         });
@@ -203,8 +203,8 @@ impl From<Closed> for NotOpened {
 /// The error when a connection was closed before its session opened: a pipeline's, or [`connect`](crate::connect)'s.
 ///
 /// A pipeline over [`SessionLayer::per_session`](crate::SessionLayer::per_session) fails with it,
-/// whatever has closed the connection. Over a shared stack, where only a layer can delay the
-/// opening, the response is the [`Closed`].
+/// for any reason of the close. Over a shared stack, where only a layer can delay the opening, the
+/// response is the [`Closed`].
 #[derive(Clone, Debug)]
 pub struct NotOpened {
     reason: CloseReason,

@@ -33,10 +33,7 @@ pub(crate) struct Reader {
     /// cost a read, and room for it a move of all that waits.
     full: bool,
     raised: Raised,
-    /// Nothing more is read: the peer has ended its direction, or reading has failed.
-    ended: bool,
-    /// The peer has ended its direction, which may complete a message. Never after a reset.
-    complete: bool,
+    end: InputEnd,
     framing: Framing,
     bulk: Bulk,
     /// The buffer was a large one when it was taken.
@@ -60,6 +57,17 @@ struct Rare {
     largest: usize,
     /// Bytes that were read and [discarded](Reader::discard).
     discarded: usize,
+}
+
+/// End of the peer's direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InputEnd {
+    /// More may be read.
+    Open,
+    /// The peer has ended its direction, which may complete a message.
+    Complete,
+    /// Reading has failed: an incomplete message stays incomplete.
+    CutOff,
 }
 
 /// Whether the limit is raised for the frame at hand.
@@ -111,8 +119,7 @@ impl Reader {
             decodable: false,
             full: false,
             raised: Raised::No,
-            ended: false,
-            complete: false,
+            end: InputEnd::Open,
             framing,
             bulk: Bulk::default(),
             holds_large: false,
@@ -130,7 +137,7 @@ impl Reader {
     #[inline(always)]
     pub(crate) fn decode<W: Wire>(&mut self, wire: &mut W) -> Result<Decoded<W::In>, BoxError> {
         if !self.decodable {
-            return Ok(if self.ended {
+            return Ok(if self.has_ended() {
                 Decoded::End
             } else {
                 Decoded::Nothing
@@ -148,7 +155,7 @@ impl Reader {
             }
             return Ok(Decoded::Message(message));
         }
-        if self.ended {
+        if self.has_ended() {
             return self.decode_end(wire);
         }
         if self.buf.capacity() > self.limit && self.raised != Raised::Reserved {
@@ -161,12 +168,12 @@ impl Reader {
         Ok(Decoded::Nothing)
     }
 
-    /// Decodes the rest of a stream that has ended. The codec was asked for a whole message before: the
-    /// end may have been read together with messages, and by that call a codec for messages with
-    /// boundaries, such as `Text`, knows that there are none. After a reset the rest is not decoded.
+    /// Decodes the rest of a stream that has ended. `decode` was called before, because the end may
+    /// have been read together with messages. From that call a codec for messages with boundaries,
+    /// such as `Text`, knows that there are none. After a reset the rest is not decoded.
     #[cold]
     fn decode_end<W: Wire>(&mut self, wire: &mut W) -> Result<Decoded<W::In>, BoxError> {
-        if self.complete {
+        if self.end == InputEnd::Complete {
             if let Some(message) = wire.decode(&mut self.buf, true)? {
                 return Ok(Decoded::Message(message));
             }
@@ -208,13 +215,14 @@ impl Reader {
         Ok(Decoded::Nothing)
     }
 
-    /// Reading has failed. What has arrived is still decoded, but an incomplete message is not completed.
+    /// Ends the input after a read error. Complete messages are still decoded, but an incomplete
+    /// one is not completed.
     #[cold]
     pub(crate) const fn cut_off(&mut self) {
-        self.ended = true;
+        self.end = InputEnd::CutOff;
     }
 
-    /// A frame is complete for which the limit was raised.
+    /// Records that a frame is complete for which the limit was raised.
     #[cold]
     fn note_large_frame(&mut self, ordinary: usize) {
         if self.limit > ordinary {
@@ -238,11 +246,17 @@ impl Reader {
         self.buf.len()
     }
 
-    /// Returns the size of the largest frame so far that was larger than the bound on undecoded bytes; of a message
-    /// transport, the size of the largest message.
+    /// Returns the size of the largest frame up to now that was larger than the bound on undecoded
+    /// bytes. For a message transport it is the size of the largest message.
     #[cold]
     pub(crate) fn largest_frame(&self) -> usize {
         self.rare.as_ref().map_or(0, |rare| rare.largest)
+    }
+
+    /// Returns `true` if nothing more is read.
+    #[inline]
+    const fn has_ended(&self) -> bool {
+        !matches!(self.end, InputEnd::Open)
     }
 
     /// Whether there may be a message in what has arrived.
@@ -254,7 +268,7 @@ impl Reader {
     /// Whether the peer has ended its direction and all before that is decoded.
     #[inline]
     pub(crate) const fn is_finished(&self) -> bool {
-        self.ended && !self.decodable
+        self.has_ended() && !self.decodable
     }
 
     /// Whether what lies here is the beginning of a frame.
@@ -266,7 +280,7 @@ impl Reader {
     /// Whether a read could bring anything: the peer goes on, and there is room for it.
     #[inline]
     pub(crate) fn wants_more(&self) -> bool {
-        if self.ended {
+        if self.has_ended() {
             return false;
         }
         match self.framing {
@@ -348,8 +362,7 @@ impl Reader {
             }
             Received::Control(_) | Received::Lost(_) => {}
             Received::End => {
-                self.ended = true;
-                self.complete = true;
+                self.end = InputEnd::Complete;
                 // of a stream the end may complete a message; of messages it is none, not even an empty one
                 self.decodable = self.framing == Framing::Stream;
             }

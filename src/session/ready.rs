@@ -12,9 +12,9 @@ use tower::Service;
 /// Polls the readiness of `service` once more, without tokio's cooperative budget.
 ///
 /// `first` is the result of a poll that may have met the end of the budget. tokio's primitives are
-/// pending then, whatever their state, and a layer that makes an error of that, such as tower's
-/// `LoadShed`, would refuse for nothing. The caller bounds the number of calls by a budget of its
-/// own.
+/// pending then, even if they have room. A layer that turns this into an error, such as tower's
+/// `LoadShed`, would refuse without cause. The caller must bound the number of calls with its own
+/// budget.
 #[cold]
 #[inline(never)]
 pub(crate) fn poll_ready_unconstrained<S: Service<R>, R>(

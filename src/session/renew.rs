@@ -27,15 +27,15 @@ pub trait Renew<S> {
     /// A fresh stack, where there is one to be had.
     fn fresh(&self) -> Option<S>;
 
-    /// Returns `true` while the stack of a session that is not open yet is being made, and polls
-    /// what makes it. Puts the result into `service`, or closes the session. `false` for a stack
-    /// that is there from the beginning.
+    /// Polls the make-service of a session that is not open yet. Puts the result into `service`, or
+    /// closes the session. Returns `true` while the stack is being made, and `false` if there was a
+    /// stack from the beginning.
     #[inline]
     fn poll_make(&mut self, _service: &mut Option<S>, _cx: &mut Context<'_>) -> bool {
         false
     }
 
-    /// Drops what makes the stack: the session closes.
+    /// Drops the make-service and its future, because the session closes.
     #[inline]
     fn stop_making(&mut self) {}
 }

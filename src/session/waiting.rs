@@ -65,7 +65,7 @@ impl<In> Waiting<In> {
         Self(self.0.take())
     }
 
-    /// Drops them one after another.
+    /// Drops the messages one after another.
     pub(crate) fn discard(mut self) {
         while let Some((message, _)) = self.pop_front() {
             quietly(|| drop(message));

@@ -132,9 +132,9 @@ pub trait Wire: HasSession<Out: Send + 'static> {
     /// See [`Transport::poll_close`].
     fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>>;
 
-    /// Drops it; a panic in a destructor is logged. One that holds several values of the application drops
-    /// each in a catch of its own, as [`Framed::discard`] does: Rust aborts the process when one
-    /// destructor panics during the unwinding of another.
+    /// Drops the wire; a panic in a destructor is logged. A wire that holds several values of the
+    /// application must drop each inside a separate catch, as [`Framed::discard`] does: Rust aborts
+    /// the process when one destructor panics during the unwinding of another.
     fn discard(self)
     where
         Self: Sized,

@@ -44,7 +44,7 @@ pub(crate) struct Writer {
     framing: Framing,
     /// Size of the largest message that was [noted](Self::note_size), in bytes.
     largest: u32,
-    /// The latest run of pushed messages: where it ends, by `encoded`, and its length in bytes.
+    /// The latest run of pushed messages: its end, by `encoded`, and its length in bytes.
     push_end: u64,
     push_len: u32,
     /// Made when it is first needed, and kept from there on.
@@ -64,7 +64,8 @@ struct Rare {
     due: VecDeque<Due>,
     /// Whoever waits for the end of our direction, behind all of these.
     end: Option<Ticket>,
-    /// Runs of pushed messages before the latest that still wait: where each begins and ends, by `encoded`.
+    /// Runs of pushed messages that still wait, before the latest run. Each has its beginning and
+    /// its end, by `encoded`.
     push_runs: VecDeque<(u64, u64)>,
     /// Total length of `push_runs`, in bytes.
     push_bytes: u64,
@@ -94,7 +95,8 @@ impl Writer {
         }
     }
 
-    /// Marks what was encoded from `start` on as pushes: senders have queued it, and it is no reply.
+    /// Marks all bytes encoded from `start` on as pushes, which senders have queued, and not as
+    /// replies.
     #[inline]
     pub(crate) fn mark_pushed(&mut self, start: u64) {
         if self.push_end > self.taken {
@@ -139,8 +141,8 @@ impl Writer {
         self.largest as usize
     }
 
-    /// Notes the size of a message. Pushes are noted, and replies while the peer does not take all that waits: these are
-    /// the ones that the reply limit depends on.
+    /// Records the size of a message, for the reply limit. Pushes are recorded, and replies while
+    /// the peer does not take all that waits.
     #[inline]
     pub(crate) fn note_size(&mut self, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -512,7 +514,8 @@ impl Rare {
         Box::default()
     }
 
-    /// Forgets the runs of pushes that the transport has taken, and returns the length of the others in bytes.
+    /// Forgets the runs of pushes that the transport has taken, and returns the length of the
+    /// others in bytes.
     #[cold]
     fn earlier_pushes(&mut self, taken: u64) -> u64 {
         while let Some((start, end)) = self.push_runs.front_mut() {

@@ -22,7 +22,7 @@ pub enum TlsError {
     NotTls(rustls::Error),
     /// The two have nothing in common, or one of them violated the protocol; the source says what.
     Protocol(rustls::Error),
-    /// The peer's `ClientHello` is longer than a server takes, which is this many bytes.
+    /// The peer's `ClientHello` exceeds the server's maximum, which is this many bytes.
     HelloTooLong(usize),
     /// The peer ended the connection before the handshake was complete.
     Ended,

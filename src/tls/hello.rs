@@ -31,7 +31,7 @@ pub(super) const MAX_HELLO: usize = 12 * 1024;
 /// A fatal alert, `illegal_parameter`, in a record.
 const ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 47];
 
-/// Takes a handshake whose `ClientHello` has at most `max_hello` bytes.
+/// Runs a handshake whose `ClientHello` may have at most `max_hello` bytes.
 pub(super) async fn accept<T>(
     config: Arc<ServerConfig>,
     transport: T,
@@ -64,7 +64,7 @@ where
     };
     drop(hello);
     let error = if left == 0 && error.kind() == io::ErrorKind::QuotaExceeded {
-        // the handshake has failed whether the peer reads this or not
+        // the handshake has failed, even if the peer does not read this
         let _ = transport.write_all(&ALERT).await;
         TlsError::HelloTooLong(max_hello)
     } else {

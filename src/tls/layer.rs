@@ -70,8 +70,8 @@ impl TlsLayer {
     /// fails with [`TlsError::HelloTooLong`].
     ///
     /// A handshake that stalls in this message holds what has arrived, which rustls rounds up, and
-    /// 9 KB beside it: 21 KB with the default. The messages after it come from a peer that has
-    /// agreed on keys, and rustls takes up to 64 KiB of one of them.
+    /// 9 KB more: 21 KB with the default. The later messages come from a peer that has agreed on
+    /// keys, and may have up to 64 KiB each.
     #[must_use]
     pub const fn with_max_hello(mut self, bytes: usize) -> Self {
         self.max_hello = bytes;

@@ -206,8 +206,8 @@ impl WsLayer {
     /// Sets the header fields of the request that the session keeps, for
     /// [`WsRequest::headers`](super::WsRequest::headers). The default is none.
     ///
-    /// An accept hook sees the whole request. What is not kept is dropped with the handshake,
-    /// because an idle session would hold it until its close.
+    /// An accept hook sees the whole request. All other fields are dropped with the handshake,
+    /// because an idle session would hold them until its close.
     ///
     /// ```
     /// use getty::ws::{WsLayer, http::header};

@@ -1,6 +1,6 @@
-//! A client ends whatever the destructors of its values do.
+//! A client ends even if the destructors of its values panic.
 //!
-//! Where this fails the process aborts, so that no other test of it reports anything.
+//! If one fails, the process aborts, and no other test of the binary reports a result.
 
 use std::{
     future::pending,
@@ -19,7 +19,7 @@ use tower::ServiceExt;
 
 use crate::support::{Place, deaf, echo, even, idle, soon};
 
-/// How many bombs were made, and how many were dropped.
+/// Numbers of bombs that were made, and that were dropped.
 #[derive(Debug, Default)]
 struct Bombs {
     made: AtomicUsize,
@@ -57,7 +57,7 @@ impl Drop for Bomb {
     }
 }
 
-/// What the client is doing when it ends.
+/// Activity of the client when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Doing {
     Dialling,
@@ -114,7 +114,7 @@ fn client(bombs: &Arc<Bombs>, place: &Place, doing: Doing) -> Client<String> {
 }
 
 #[test]
-fn a_client_ends_whatever_its_values_do_as_they_are_dropped() {
+fn a_client_ends_though_its_values_panic_as_they_are_dropped() {
     for doing in [Doing::Dialling, Doing::Preparing, Doing::Open] {
         for stops in [true, false] {
             let bombs = Arc::<Bombs>::default();

@@ -17,7 +17,7 @@ const SLOW: usize = SESSIONS / 10;
 /// How many there are where a thousand would only take longer.
 const FEWER: usize = SESSIONS / 5;
 const MESSAGES: usize = 200;
-/// How many lines the queue of a slow session has bytes for.
+/// Number of lines that fit the byte bound of a slow session's queue.
 const QUEUE: usize = 32;
 const HIGH: usize = 4096;
 
@@ -66,7 +66,7 @@ const BUDGET: usize = SESSIONS * 16 * 1024;
 /// How many bytes a line of these takes.
 const LINE: usize = 64;
 
-/// Bytes that each message in a queue counts as, beside its own.
+/// Bytes that each message in a queue counts beyond its own.
 const PLACE: usize = 32;
 
 /// Sessions in one group, the first `slow` of which never read.

@@ -1,4 +1,5 @@
-//! Connections that fail: what has arrived is handled, replies are counted, and the record says what was lost.
+//! Connections that fail: received messages are handled, replies are counted, and the record counts
+//! what was lost.
 
 use std::{
     io,
@@ -20,8 +21,8 @@ use crate::support::{Answer, echo, idle, lines, open, soon, stream};
 
 const TWO_MS: Duration = Duration::from_millis(2);
 
-/// Opens a session whose handler takes two milliseconds for a message, lets `fail` act on its peer, and returns the lines
-/// that were handled with the record.
+/// Opens a session whose handler takes two milliseconds for a message, lets `fail` act on its peer,
+/// and returns the lines that were handled with the record.
 async fn handled_after(
     layer: SessionLayer,
     replies: bool,
@@ -95,7 +96,7 @@ async fn after_a_failed_write_every_received_line_is_handled_and_replies_are_cou
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_received_are_those_handled_and_those_counted_as_unhandled() {
+async fn every_received_message_is_handled_or_counted_as_unhandled() {
     let slow = service_fn(|_: Request<String>| async {
         tokio::time::sleep(Duration::from_secs(2)).await;
         Ok::<_, BoxError>(None::<String>)
@@ -109,7 +110,7 @@ async fn messages_received_are_those_handled_and_those_counted_as_unhandled() {
     assert_eq!(closed.lifetime.as_secs(), 5);
     assert_eq!(closed.stats.messages_in, 3);
     assert_eq!(closed.unhandled_messages, 1);
-    assert_eq!(closed.unhandled_bytes as usize, "four\nfi".len());
+    assert_eq!(closed.unhandled_bytes, "four\nfi".len() as u64);
     let text = closed.to_string();
     assert!(text.contains("1 messages unhandled"), "{text}");
 }
@@ -127,7 +128,7 @@ async fn a_close_counts_what_it_does_not_handle() {
     assert_eq!((closed.unhandled_messages, closed.unhandled_bytes), (0, 4));
 }
 
-/// Sleeps as many seconds as the message says.
+/// Sleeps for the seconds in the message.
 async fn sleep(request: Request<String>) -> Answer {
     let seconds = request.message().parse()?;
     tokio::time::sleep(Duration::from_secs(seconds)).await;

@@ -1,4 +1,5 @@
-//! Two sessions that are busy in both directions: they make progress unless both applications refuse to read.
+//! Two sessions that are busy in both directions: they make progress unless both applications
+//! refuse to read.
 
 use std::{
     sync::{
@@ -185,10 +186,10 @@ async fn a_peer_that_never_reads_holds_the_reply_limit_and_is_ended_by_the_write
     assert!((limit..=limit + 1000).contains(&held), "{held}");
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.reason, CloseReason::WriteTimeout);
-    assert_eq!(closed.unsent_bytes as usize, held);
+    assert_eq!(closed.unsent_bytes, held as u64);
 }
 
-/// What the two ends of one case do.
+/// Actions of the two ends of one case.
 #[derive(Clone, Debug)]
 struct Busy {
     pipe: usize,
@@ -294,7 +295,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 48 } else { 512 }))]
 
     #[test]
-    fn whatever_two_busy_sessions_do_they_make_progress(case in busy()) {
+    fn two_busy_sessions_always_make_progress(case in busy()) {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .start_paused(true)

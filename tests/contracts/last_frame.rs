@@ -1,4 +1,4 @@
-//! The end of a stream within a frame, and what each codec makes of the rest.
+//! The end of a stream within a frame, and the rest of the frame in each codec.
 
 use std::{
     error::Error,
@@ -16,8 +16,8 @@ use getty::{
 
 use crate::support::{open, soon, stream};
 
-/// How a session ends whose peer sends `bytes` and ends the stream, and which messages its handler
-/// gets.
+/// Returns the end of a session whose peer sends `bytes` and ends the stream, and the messages that
+/// its handler gets.
 async fn end<Out, C>(codec: C, bytes: &[u8]) -> (Closed, Vec<Bytes>)
 where
     C: Decoder<Item: Into<Bytes> + Send, Error: Into<BoxError>>,

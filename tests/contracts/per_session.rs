@@ -208,7 +208,7 @@ async fn a_connect_that_is_refused_gives_the_error() {
     }
 }
 
-/// How a session that never opened ended.
+/// Returns the reason of a session that never opened.
 async fn not_opened(task: Task) -> CloseReason {
     let error = soon(task).await.unwrap().unwrap_err();
     let error: &NotOpened = error.downcast_ref().expect("it never opened");

@@ -20,7 +20,7 @@ use crate::support::{
     stream::{self, Peer, Stream},
 };
 
-/// What is around a session.
+/// Layers around a session.
 #[derive(Clone, Copy, Debug)]
 struct Setting {
     traced: bool,
@@ -79,7 +79,7 @@ fn stack(setting: Setting) -> Stack {
     }
 }
 
-/// Returns what is logged about a session whose peer does this, and how it ended.
+/// Returns the log of a session whose peer does this, and its record.
 async fn log_of(setting: Setting, act: impl FnOnce(&Peer)) -> (Log, Closed) {
     let (log, _guard) = Log::record();
     let (transport, peer) = stream::pair();
@@ -325,7 +325,7 @@ async fn a_session_whose_future_is_dropped_is_not_logged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_s_session_is_logged_as_a_server_s() {
+async fn a_session_of_a_client_is_logged_like_one_of_a_server() {
     let (log, _guard) = Log::record();
     let (transport, peer) = stream::pair();
     let (_session, task) = getty::connect(connector(), transport, |link| {

@@ -36,8 +36,8 @@ fn open(layer: IdleTimeoutLayer) -> Open {
     (handle, peer, task)
 }
 
-/// Answers at once, after so many seconds, after as many in which the thread does nothing else, or
-/// not at all.
+/// Answers at once, after a number of seconds, after blocking the thread for as long, or not at
+/// all.
 async fn handle(request: Request<String>) -> Answer {
     let message = request.message();
     if let Some(seconds) = message.strip_prefix("sleep ") {

@@ -1,4 +1,4 @@
-//! Broadcasts over real sockets: what a member that reads all the time receives of a burst.
+//! Broadcasts over real sockets: a burst to a member that reads all the time.
 
 use std::{
     future::Future,
@@ -64,7 +64,7 @@ impl Room {
         }
     }
 
-    /// A member that reads until the end of its input, on a thread of its own.
+    /// Starts a member that reads until the end of its input, on a separate thread.
     async fn reader(&mut self) -> thread::JoinHandle<usize> {
         let mut socket = TcpStream::connect(self.address).unwrap();
         self.joined.recv().await.unwrap();

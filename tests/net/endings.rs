@@ -65,7 +65,7 @@ async fn a_reply_before_a_close_arrives_though_the_peer_goes_on_speaking() {
     }
 }
 
-/// Handles lines and counts them; answers them if it is told to.
+/// Handles and counts lines. Answers them if `replies` is set.
 #[derive(Clone)]
 struct Counting {
     handled: Arc<AtomicUsize>,
@@ -95,7 +95,7 @@ impl App for Counting {
         ServiceBuilder::new()
             .layer(CodecLayer::new(Lines::new()))
             .layer(OnOpenLayer::new(move |session: Session<String>| {
-                let sent = opened.send(session).map_err(|_| "nobody listens");
+                let sent = opened.send(session).map_err(|_| "the receiver is gone");
                 async move { sent.map_err(BoxError::from) }
             }))
             .layer(SessionLayer::new())
@@ -167,7 +167,7 @@ async fn between_two_sessions_everything_that_was_sent_before_a_close_is_handled
     let sender = ServiceBuilder::new()
         .layer(CodecLayer::new(Length::new()))
         .layer(OnOpenLayer::new(move |session: Session<Bytes>| {
-            let sent = opened.send(session).map_err(|_| "nobody listens");
+            let sent = opened.send(session).map_err(|_| "the receiver is gone");
             async move { sent.map_err(BoxError::from) }
         }))
         .layer(SessionLayer::new())
@@ -179,7 +179,7 @@ async fn between_two_sessions_everything_that_was_sent_before_a_close_is_handled
 
     let handled = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&handled);
-    // a slow receiver that has heartbeats of its own to send
+    // a slow receiver that also sends heartbeats
     let (receiver, receiver_task) = getty::connect(TcpConnector::new(), address, |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(Length::new()))

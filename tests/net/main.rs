@@ -13,7 +13,7 @@ mod endings;
 #[cfg(all(unix, feature = "tls", feature = "ws"))]
 mod kinds;
 #[path = "../contracts/support/log.rs"]
-#[allow(dead_code, reason = "tests of other binaries use more of it")]
+#[allow(dead_code, reason = "tests of other binaries use more")]
 mod log;
 mod memory;
 mod middleware;

@@ -19,12 +19,12 @@ async fn echo(request: Request<String>) -> Result<String, BoxError> {
     Ok(request.into_message())
 }
 
-/// Each poll of its readiness takes so many units of the budget.
+/// A service whose readiness takes `units` of the budget in each poll.
 #[derive(Clone, Debug)]
 struct Costs<S> {
     units: u32,
     inner: S,
-    /// As every service with a tokio resource has, it has something to drop.
+    /// A field with drop glue, as in every service with a tokio resource.
     _resource: Arc<()>,
 }
 
@@ -103,7 +103,7 @@ async fn readiness_that_costs_more_than_the_budget_refuses_no_connection() {
         let stack = ServiceBuilder::new()
             .load_shed()
             .service(Costs::new(units, sessions));
-        // all of them are there before the first is accepted
+        // all connections wait before the first is accepted
         let dials = std::iter::repeat_with(|| connector.connect()).take(64);
         let dials = futures_util::future::join_all(dials);
         let (dialled, ()) = tokio::join!(dials, async {
@@ -131,7 +131,7 @@ async fn readiness_of_a_make_service_that_costs_more_than_the_budget_refuses_no_
 }
 
 #[tokio::test(start_paused = true)]
-async fn readiness_of_a_client_s_stack_that_costs_more_than_the_budget_refuses_no_connection() {
+async fn client_readiness_that_costs_more_than_the_budget_refuses_no_connection() {
     let (_listener, connector) = net::memory(1024);
     let (session, _task) = getty::connect(connector, (), |link| {
         let sessions = ServiceBuilder::new()

@@ -1,4 +1,4 @@
-//! Third-party layers on connections: refusals of their own, and layers that move a connection's
+//! Third-party layers on connections: layers that refuse, and layers that move a connection's
 //! future to a task.
 
 use std::{
@@ -225,16 +225,16 @@ async fn the_error_of_a_layer_that_refuses_is_the_source_for_a_client_as_well() 
     }
 }
 
-/// What the layer's own future does while the connection's runs on a task.
+/// Behaviour of the layer's own future while the connection's runs on a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meanwhile {
-    /// As an executor layer does.
+    /// Like an executor layer.
     AwaitsTheTask,
-    /// As a time limit that does not cancel does: it fails after a second.
+    /// Like a time limit that does not cancel: it fails after a second.
     GivesUp,
 }
 
-/// Moves the future of each connection to a task of its own.
+/// Moves the future of each connection to a separate task.
 #[derive(Clone, Copy, Debug)]
 struct DetachLayer(Meanwhile);
 
@@ -289,7 +289,7 @@ fn detached(meanwhile: Meanwhile, records: &Records) -> impl Pipeline<DuplexStre
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_on_a_task_of_its_own_ends_with_the_future_that_served_it() {
+async fn a_session_on_another_task_ends_with_the_future_that_served_it() {
     let records = Records::default();
     let server = Server::start(detached(Meanwhile::GivesUp, &records));
     let mut peer = server.dial().await;
@@ -358,7 +358,7 @@ async fn a_session_on_a_task_that_is_awaited_ends_with_the_server() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_s_session_on_a_task_of_its_own_ends_with_the_client_s() {
+async fn a_session_of_a_client_on_another_task_ends_with_the_future_of_the_client() {
     let records = Records::default();
     let (listener, connector) = net::memory(1024);
     tokio::spawn(serve(listener, sessions()).into_future());

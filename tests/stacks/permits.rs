@@ -1,5 +1,5 @@
-//! Permits of a shared limit come back from sessions and listeners that have nothing to do with
-//! them, whichever layer hides the refusal.
+//! Sessions and listeners that are idle give back permits of a shared limit, whichever layer hides
+//! the refusal.
 
 use std::{
     future::Future,
@@ -244,8 +244,8 @@ async fn a_session_that_was_shed_and_then_idles_holds_no_permit_whichever_layer_
     }
 }
 
-/// What is polled ready and not called keeps its permit: a layer may answer by itself, and tower's
-/// `Steer` calls one of the services that it has polled.
+/// A service that is polled ready and not called keeps its permit: a layer may answer by itself,
+/// and tower's `Steer` calls one of the services that it has polled.
 #[tokio::test(start_paused = true)]
 async fn an_idle_session_holds_no_permit_that_its_last_message_did_not_use() {
     let permits = Arc::new(Semaphore::new(1));

@@ -5,14 +5,14 @@ use std::fmt::Write as _;
 use super::{Case, Group, Measured, Results, peers::Peer};
 use crate::server::{Kind, Protocol};
 
-/// Rounds below which there is no verdict. With five, the middle half leaves out the highest and
-/// the lowest ratio; with fewer, one disturbed round decides.
+/// Minimum rounds for a verdict. With five, the middle half leaves out the highest and the lowest
+/// ratio; with fewer, one disturbed round decides.
 const LEAST_ROUNDS: usize = 5;
 
 /// The loops that one would write by hand.
 const HAND: [&str; 2] = ["tokio-8k", "tokio-64k"];
 
-/// What stands in place of a verdict where there is none.
+/// Text in place of a verdict, where there is none.
 const TOO_FEW: &str = "too few rounds";
 
 /// A target as it came out.

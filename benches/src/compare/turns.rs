@@ -97,7 +97,7 @@ impl Measured {
         self.case
     }
 
-    /// Number of rounds that all of them were measured in.
+    /// Returns the number of rounds in which all targets were measured.
     #[must_use]
     pub fn rounds(&self) -> usize {
         let rounds = self.entries.iter().map(|entry| entry.samples.len());

@@ -1,5 +1,5 @@
-//! What a peer makes the server hold before its session is open, and what is left of that
-//! afterwards.
+//! Memory that a peer makes the server hold before its session is open, and memory that the session
+//! keeps afterwards.
 
 use std::{
     io::{Read, Write},
@@ -15,10 +15,10 @@ use tokio::net::TcpStream;
 
 use crate::{ALLOCATOR, Held, SESSIONS, echo, runtime, settle, totals::connect};
 
-/// What a handshake that stalls in the first message may hold, with all that `serve` keeps of the
-/// connection.
+/// Maximum memory of a handshake that stalls in the first message, with all that `serve` keeps for
+/// the connection.
 const STALLED_TLS: f64 = 22_000.0;
-/// What a request of 8 KiB may leave in a session.
+/// Maximum memory of a session after a request of 8 KiB.
 const LEFT: f64 = 64.0;
 
 pub(crate) fn print() {
@@ -100,7 +100,7 @@ fn hello(bytes: usize, record: usize) -> Vec<u8> {
     all
 }
 
-/// A request with so many more header fields.
+/// Returns a request with this number of additional header fields.
 fn request(fields: usize) -> String {
     let end = "\r\n\r\n";
     let head = String::from_utf8(websocket::REQUEST.to_vec()).unwrap();
@@ -122,7 +122,7 @@ fn upgrade(mut client: net::TcpStream, request: &str) -> net::TcpStream {
     client
 }
 
-/// What the server holds of each connection that `open` opens.
+/// Returns the memory that the server holds for each connection that `open` opens.
 fn held_after(
     stack: impl Pipeline<TcpStream>,
     open: impl Fn(SocketAddr) -> net::TcpStream + Clone + Send + 'static,

@@ -76,8 +76,8 @@ impl Checks {
     }
 }
 
-/// A check that runs this much after its time runs late: its thread was blocked. More than the
-/// resolution of tokio's timers, and less than a timeout that is of use.
+/// Delay from which a check counts as late, because its thread was blocked. It exceeds the
+/// resolution of tokio's timers, and is shorter than any useful timeout.
 const LATE: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// The resolution of tokio's timers.

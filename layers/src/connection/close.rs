@@ -29,8 +29,8 @@ pub enum CloseReason {
     /// The peer did not answer a heartbeat in time.
     HeartbeatMissed,
     /// The peer did not answer a request in time, and its answers come in order: later answers
-    /// could be those of other requests. Or requests that were
-    /// [given up](crate::CorrelateLayer::in_order) took all places, and the peer answered none.
+    /// could belong to other requests. Or requests that were [given
+    /// up](crate::CorrelateLayer::in_order) took all places, and the peer answered none.
     AnswerMissed,
     /// A frame was begun and not completed in time.
     ReadTimeout,
@@ -136,21 +136,23 @@ pub struct Closed {
     pub lifetime: Duration,
     /// The error behind the reason, where there is one.
     pub source: Option<SharedError>,
-    /// Messages that were received and not handled: their handlers were not called, or did not finish
-    /// before the drain deadline. With those that were handled they add up to
+    /// Messages that were received and not handled: their handlers were not called, or did not
+    /// finish before the drain deadline. Together with the handled messages they add up to
     /// [`Stats::messages_in`].
     pub unhandled_messages: u64,
-    /// Bytes that were received and not decoded. After a local close these are requests that came too
-    /// late; after a reset they are at most a part of a message. What the kernel had received and the
-    /// session had not read is not counted.
+    /// Bytes that were received and not decoded. After a local close these are requests that came
+    /// too late; after a reset they are at most a part of a message. Bytes that the session had not
+    /// read from the kernel are not counted.
     pub unhandled_bytes: u64,
-    /// Messages that were accepted for sending, as pushes or as replies of handlers, and never encoded.
+    /// Messages that were accepted for sending, as pushes or as replies of handlers, and never
+    /// encoded.
     pub unsent_messages: u64,
     /// Bytes that were encoded and not taken by the transport.
     pub unsent_bytes: u64,
-    /// `true` if the peer ended its direction of a byte stream after ours, without a reset. A peer that
-    /// closes only after it has read everything then has received everything. `false` says nothing: the
-    /// peer may have ended its direction first, or may not have closed before the drain deadline.
+    /// `true` if the peer ended its direction of a byte stream after ours, without a reset. A peer
+    /// that closes only after it has read everything then has received everything. `false` implies
+    /// no loss: the peer may have ended its direction first, or may not have closed before the
+    /// drain deadline.
     pub orderly: bool,
 }
 

@@ -14,15 +14,15 @@ use pin_project_lite::pin_project;
 use super::contain;
 
 pin_project! {
-    /// A value of the application whose destructor may panic: the panic is logged and ends here.
+    /// A value of the application whose destructor may panic. The panic is caught and logged.
     ///
     /// Rust aborts the process when a destructor panics while another panic unwinds. Two fields
-    /// with such destructors are enough, because the second one is dropped by the unwinding of the
-    /// first. A type that holds several values of its user therefore keeps each of them in a
+    /// with such destructors are enough, because the unwinding of the first drops the second. A
+    /// type that holds several values of its user should therefore keep each value in a
     /// `Contained`.
     ///
-    /// It is a future where `T` is one. Costs one branch an access and, where `T` has no niche, one
-    /// word.
+    /// It implements `Future` if `T` does. It costs one branch for each access and, where `T` has
+    /// no niche, one word.
     ///
     /// ```
     /// use getty_layers::driver::Contained;
@@ -60,7 +60,7 @@ impl<T> Contained<T> {
         Self { value: Some(value) }
     }
 
-    /// The value.
+    /// Returns a reference to the value.
     #[inline]
     pub const fn get_ref(&self) -> &T {
         match &self.value {
@@ -69,7 +69,7 @@ impl<T> Contained<T> {
         }
     }
 
-    /// The value.
+    /// Returns a pinned reference to the value.
     #[inline]
     pub const fn get_mut(&mut self) -> &mut T {
         match &mut self.value {
@@ -78,7 +78,7 @@ impl<T> Contained<T> {
         }
     }
 
-    /// Takes the value out. Its destructor is the caller's from here on.
+    /// Returns the value. Its destructor is not contained any more.
     #[inline(always)]
     pub fn into_inner(mut self) -> T {
         match self.value.take() {
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn panics_of_several_destructors_end_there_in_an_unwinding_too() {
+    fn panics_of_several_destructors_are_caught_during_an_unwinding_too() {
         let dropped = AtomicUsize::new(0);
         let bomb = || Contained::new(Bomb(&dropped));
         drop((bomb(), bomb()));
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_taken_out_is_the_caller_s() {
+    fn a_value_that_is_taken_out_is_not_contained() {
         let dropped = AtomicUsize::new(0);
         let bomb = Contained::new(Bomb(&dropped)).into_inner();
         assert_eq!(dropped.load(SeqCst), 0);

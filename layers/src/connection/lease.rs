@@ -24,8 +24,8 @@ impl Lease {
         self.0.iter().for_each(ConnectionHandle::mark_open);
     }
 
-    /// Returns `true` once the session is [open](Self::open), also after its close. `false` for a
-    /// lease that was taken.
+    /// Returns `true` once the session is [open](Self::open), also after its close. Returns `false`
+    /// for a lease that was taken.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.0.as_ref().is_some_and(ConnectionHandle::is_open)
@@ -66,10 +66,10 @@ impl fmt::Debug for Lease {
 /// Defers the end of a connection that is dropped before its session opens, until [`end_refusal`]
 /// is called.
 ///
-/// A layer that refuses a connection drops it and returns its error afterwards, which is too late for
-/// the close callbacks unless they wait. A server that runs stacks must call this before it calls the
-/// stack and before each poll of the future until the session is open, and `end_refusal` after each
-/// of these polls.
+/// A layer that refuses a connection drops it and returns its error afterwards, which is too late
+/// for the close callbacks unless they wait. A server that runs stacks must call this before it
+/// calls the stack and before each poll of the future until the session is open, and `end_refusal`
+/// after each of these polls.
 pub fn defer_refusal(connection: &ConnectionHandle) {
     connection.defer_refusal();
 }
@@ -79,8 +79,7 @@ pub fn defer_refusal(connection: &ConnectionHandle) {
 ///
 /// `error` is what the stack's future returned. It becomes the source of the close, if the reason
 /// is [`Refused`](CloseReason::Refused) or [`Dropped`](CloseReason::Dropped) and has none. Where no
-/// reason was recorded, it is recorded with one of these two: the stack has given the connection
-/// up.
+/// reason was recorded, it records one of these two, because the stack has given up the connection.
 pub fn end_refusal(connection: &ConnectionHandle, error: Option<SharedError>) {
     connection.end_refusal(error);
 }

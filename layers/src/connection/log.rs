@@ -29,7 +29,7 @@ impl CloseReason {
 pub(super) fn end_level(closed: &Closed) -> Option<Level> {
     match &closed.reason {
         reason if reason.is_failure() => Some(Level::WARN),
-        // asked for; with a source, something was cut off or has failed nevertheless
+        // requested; with a source, something was cut off or has failed nevertheless
         CloseReason::Local
         | CloseReason::Shutdown
         | CloseReason::LifetimeExpired

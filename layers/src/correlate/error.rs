@@ -17,8 +17,8 @@ pub enum Left {
 
 /// A request has no answer. Where its message was not taken it is handed back.
 ///
-/// It is `Clone` where the message is, so that layers around a client that give one answer to
-/// several callers can give them the error as well.
+/// It is `Clone` if the message is, so that layers around a client can pass one error to several
+/// callers.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RequestError<Out> {

@@ -56,12 +56,12 @@
 //!
 //! # What the peer can do with it
 //!
-//! An answer to no request that waits, be it late, a second one or made up, is dropped and
-//! [counted](crate::Stats::late). A wait for a peer that does not answer is ended by the deadline,
-//! 30 s by default. In order, the session [ends](CorrelateLayer::with_close_at_deadline) with it.
-//! By id the session goes on: a request that is given up frees its place, and a peer may by its
-//! protocol leave requests without an answer. There a [`HeartbeatLayer`](crate::HeartbeatLayer)
-//! ends the session of a peer that has stopped answering.
+//! An answer to no pending request (late, duplicate or made up) is dropped and
+//! [counted](crate::Stats::late). The deadline, 30 s by default, ends the wait for a peer that does
+//! not answer. In order, it also [closes the session](CorrelateLayer::with_close_at_deadline). By
+//! id the session goes on: a request that is given up frees its place, and a protocol may leave
+//! requests without an answer. There a [`HeartbeatLayer`](crate::HeartbeatLayer) ends the session
+//! of a peer that has stopped answering.
 
 mod error;
 mod matching;
@@ -129,24 +129,24 @@ impl<K> CorrelateLayer<ById<K>> {
 }
 
 impl CorrelateLayer<InOrder> {
-    /// Answers come in the order of their requests, as in many a line protocol. Whatever comes
-    /// while a request waits is the answer of the oldest, and what comes while none does is the
-    /// handler's. A request that was given up still gets its answer, which is dropped.
+    /// Creates a layer for answers in the order of their requests, as in many line protocols. A
+    /// message that comes while a request waits is the answer of the oldest request. Other messages
+    /// go to the handler. A request that was given up still gets its answer, which is dropped.
     ///
-    /// So every request must have an answer. One that the peer never answers would get that of the
-    /// next request, and so on to the end of the session. Therefore an answer that has not come by
-    /// its deadline [closes the session](Self::with_close_at_deadline) by default, for a client to
-    /// open the next. What the peer does not answer by its protocol, such as Redis's `SUBSCRIBE` to
-    /// which it pushes, is no request: [send](crate::Session::send) it.
+    /// So every request must have an answer. A request that the peer never answers would get the
+    /// answer of the next, and so on to the end of the session. Therefore an answer that has not
+    /// come by its deadline [closes the session](Self::with_close_at_deadline) by default, and a
+    /// client then opens the next. [Send](crate::Session::send) a message that the protocol does
+    /// not answer, such as Redis's `SUBSCRIBE`, instead of requesting.
     ///
     /// # Requests that were given up
     ///
     /// A request is given up when its deadline passes or its future is dropped. Its place, of
     /// [`with_in_flight`](Self::with_in_flight), stays taken until its answer comes. Such requests
     /// are [counted](crate::ConnectionHandle::given_up_requests) as load. When they take all places
-    /// and the peer answers none of them for a second, or for the layer's deadline if that is
-    /// shorter, the session closes as
-    /// [`CloseReason::AnswerMissed`](crate::CloseReason::AnswerMissed), with any setting.
+    /// and the peer answers none for a second, or for the layer's deadline if that is shorter, the
+    /// session closes as [`CloseReason::AnswerMissed`](crate::CloseReason::AnswerMissed), with any
+    /// setting.
     ///
     /// Everything else that the peer would answer, such as a heartbeat, must be sent as a request, too, or its answer be
     /// taken out before: by a [`HeartbeatLayer`](crate::HeartbeatLayer) further out, for one.
@@ -173,20 +173,20 @@ impl<P> CorrelateLayer<InOrder<P>> {
     /// Sets whether an answer that has not come by its request's deadline closes the session, as
     /// [`CloseReason::AnswerMissed`](crate::CloseReason::AnswerMissed). This holds for requests
     /// that were given up as well. Requests in flight beside it fail as
-    /// [closed](RequestError::Closed). The default is `true`, because a missed answer may be one
-    /// that the peer has left out, and because a session whose peer has stopped answering must end
-    /// before a client can open another.
+    /// [closed](RequestError::Closed). The default is `true`, because the peer may have left out
+    /// the answer, and because a session whose peer has stopped answering must end before a client
+    /// can open another.
     ///
     /// `false` is for peers that answer every request and may be slower than the deadline: a late
     /// answer is dropped when it comes, and later requests go on. To stop waiting without an effect
     /// on the session, drop the request's future (tokio's or tower's `timeout`) and leave the
     /// deadline as it is.
     ///
-    /// Against a peer that leaves answers out the close is no full protection. With one request in
+    /// The close does not fully protect against a peer that leaves out answers. With one request in
     /// flight at a time no request gets another's answer. With several, each request behind the
     /// missing answer gets the answer of the next, and the last gets none: its deadline closes the
-    /// session. The wrong answers continue while there always is a next request in time. Only an id
-    /// in each message excludes them.
+    /// session. The wrong answers continue as long as the next request always comes in time. Only
+    /// an id in each message excludes them.
     #[must_use]
     pub const fn with_close_at_deadline(mut self, on: bool) -> Self {
         self.limits.closes_at_deadline = on;
@@ -215,10 +215,10 @@ impl<M> CorrelateLayer<M> {
         self
     }
 
-    /// How many requests may be in flight: one more is [refused](RequestError::Full). In order,
-    /// requests that were [given up](CorrelateLayer::in_order) are among them. 1024 by default, at
-    /// least 1, at most 65,536 and half of what the [bits for ids](CorrelateLayer::with_id_bits)
-    /// allow.
+    /// Sets how many requests may be in flight: one more is [refused](RequestError::Full). In
+    /// order, requests that were [given up](CorrelateLayer::in_order) are counted as well. The
+    /// default is 1024; at least 1, at most 65,536 and half of what the [bits for
+    /// ids](CorrelateLayer::with_id_bits) allow.
     #[must_use]
     pub const fn with_in_flight(mut self, requests: u32) -> Self {
         let most = if self.limits.id_bits > 16 {

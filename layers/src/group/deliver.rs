@@ -54,7 +54,7 @@ enum Outcome {
 }
 
 impl Outcome {
-    /// `None` where there is no room, and it is to be waited for.
+    /// `None` where there is no room, and the publisher must wait.
     const fn of(published: Published) -> Option<Self> {
         match published {
             Published::Queued(0) => Some(Self::Delivered),
@@ -134,7 +134,7 @@ impl<Out> Broadcast<Out> {
         report
     }
 
-    /// `None` where there is no room, and it is to be waited for.
+    /// `None` where there is no room, and the publisher must wait.
     fn offer(&self, member: &Member<Out>, session: &Session<Out>) -> Option<Outcome> {
         if let (Some(lag), Some(notice)) = (&member.lag, &self.notice)
             && lag.load(Relaxed) > 0
@@ -150,12 +150,12 @@ impl<Out> Broadcast<Out> {
         Outcome::of(published)
     }
 
-    /// Queues the notice of missed messages with a member, if there is room. The room is that of
-    /// messages for many, so that the notice leaves before the next broadcast.
+    /// Queues the notice of missed messages with a member, if there is room. It uses the room for
+    /// broadcasts, so that the notice leaves before the next broadcast.
     #[cold]
     fn tell(&self, session: &Session<Out>, lag: &AtomicU64, notice: &Notice<Out>) {
         let missed = lag.swap(0, Relaxed);
-        // it is none if another broadcast has told meanwhile
+        // it is none if another broadcast has sent the notice meanwhile
         if missed > 0 {
             let message = Arc::new((self.share)(notice(missed)));
             if session.publish(&message, SlowConsumer::Wait) != Published::Queued(0) {

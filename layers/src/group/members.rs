@@ -53,7 +53,7 @@ pub(super) type List<Out> = Arc<Vec<Member<Out>>>;
 /// The members that a broadcast is for.
 pub(super) struct Present<Out> {
     pub(super) list: List<Out>,
-    /// Returns how many bytes a message holds, where that is known.
+    /// Returns how many bytes a message holds, if that is known.
     pub(super) weigh: Option<Weigh<Out>>,
 }
 
@@ -81,7 +81,7 @@ pub(super) const fn is_roomy(len: usize, capacity: usize) -> bool {
 pub(super) struct Members<Out> {
     list: List<Out>,
     places: HashMap<u64, usize>,
-    /// As the first that joined has it.
+    /// The setting of the first member that joined.
     weigh: Option<Weigh<Out>>,
 }
 

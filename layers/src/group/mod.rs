@@ -24,20 +24,21 @@
 //!
 //! # Room
 //!
-//! The room of a member is counted in bytes. Its queue takes messages that are broadcast up to
+//! The room of a member is counted in bytes. Its queue accepts broadcasts up to
 //! [`SessionLayer::with_queue_bytes`](https://docs.rs/getty/latest/getty/struct.SessionLayer.html#method.with_queue_bytes),
-//! 1 MiB by default, whatever its write buffer holds. Each counts as its size and 32 bytes. So a
-//! member loses nothing of a burst of 27,000 messages of 6 bytes, or of 990 of 1 KiB, even if its
-//! session is not polled meanwhile. One message that exceeds the bound by itself is queued while no
-//! other waits. The bound holds for a member that reads nothing, too.
+//! 1 MiB by default, independent of its write buffer. Each broadcast counts as its size and 32
+//! bytes. So a member loses nothing from a burst of 27,000 messages of 6 bytes, or 990 messages of
+//! 1 KiB, even if its session is not polled meanwhile. A message that exceeds the bound alone is
+//! queued while no other waits. The bound also holds for a member that reads nothing.
 //!
 //! The bound of a session's own messages is a number of messages. Broadcasts take places of the
 //! queue only while no [`send`](crate::Session::send) waits for one.
 //!
-//! The size of a message is known for types of bytes and text such as `String` and `Bytes`, for all
-//! others with [`CodecLayer::with_weight`](crate::CodecLayer::with_weight) or once a session has
-//! encoded it. Otherwise the mean of what the member's session has encoded is assumed. The messages
-//! are shared by all members, so a [`MemoryBudget`](crate::MemoryBudget) counts the entries alone.
+//! The size of a message is known for types of bytes and text such as `String` and `Bytes`. For
+//! other types it is known with [`CodecLayer::with_weight`](crate::CodecLayer::with_weight), or
+//! once a session has encoded the message. Otherwise the mean of the messages that the member's
+//! session has encoded is assumed. All members share the messages, so a
+//! [`MemoryBudget`](crate::MemoryBudget) counts the entries alone.
 //!
 //! | publisher | at the bound of a member |
 //! |---|---|
@@ -46,7 +47,7 @@
 //! | the same in a handler | as a [`feed`](crate::Session::feed) in a handler, which is in flight meanwhile |
 //!
 //! A publisher on another thread is at most the byte bound ahead of a member. While publishers wait
-//! for a member, `broadcast` may use half of its bound, and the waiting ones the rest.
+//! for a member, `broadcast` may use half of the bound, and the waiting publishers the rest.
 //!
 //! A broadcast also takes of tokio's cooperative budget, so that a session that broadcasts what its peer sends, and a
 //! task that does so and awaits now and then, give way to those that are to write it. A loop that never awaits does not:
@@ -99,9 +100,9 @@ use crate::{ConnectionHandle, Session, SlowConsumer, sync::Mutex};
 /// while messages are queued, and no code of anybody else's runs under it. So members may join, leave and broadcast in
 /// handlers and close callbacks, and whoever leaves during a broadcast may still get its message.
 ///
-/// Joining and leaving take constant time, whatever the number of members, and of groups of a
-/// session. Each group is a close callback of each of its sessions: where a session is in very many
-/// sets, [`Topics`] have one for all.
+/// Joining and leaving take constant time for any number of members, and of groups of a session.
+/// Each group adds a close callback to each of its sessions. [`Topics`] add one for all topics, for
+/// sessions that are in very many.
 pub struct Group<Out> {
     shared: Arc<Shared<Out>>,
     settings: Settings<Out>,

@@ -31,7 +31,7 @@ enum Messages<Out> {
     Many(Many<Out>),
 }
 
-/// Several messages, which are dropped one after another: a destructor that panics is logged.
+/// Several messages, which are dropped one after another. A destructor that panics is logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Many<Out>(Vec<Out>);
 
@@ -47,7 +47,7 @@ impl<Out> Drop for Many<Out> {
     }
 }
 
-/// Those of several messages that are not taken yet, which are dropped in the same way.
+/// Messages of a reply that are not taken yet, which are dropped in the same way.
 #[derive(Debug)]
 struct Rest<Out>(vec::IntoIter<Out>);
 

@@ -1,4 +1,4 @@
-//! The session that the current thread is polling, so that messages which its own handlers queue are recognised.
+//! The session that the current thread polls, so that messages from its handlers are recognised.
 
 use std::cell::Cell;
 
@@ -7,7 +7,7 @@ thread_local! {
     static CURRENT: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Marks a session as the one that this thread polls, until it is dropped. Made by
+/// Marks a session as the one that this thread polls, until the guard is dropped. Made by
 /// [`Driver::enter`](super::driver::Driver::enter).
 #[derive(Debug)]
 #[must_use = "dropped, the session is no longer the current one"]

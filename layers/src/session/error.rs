@@ -19,8 +19,9 @@ pub struct Sent {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SendError<Out> {
-    /// The queue is full, or too many bytes wait for the peer, which reads more slowly than is sent. Back
-    /// off and try again, or wait with [`feed`](Session::feed) or [`writable`](Session::writable).
+    /// The queue is full, or too many bytes wait for the peer, which reads more slowly than is
+    /// sent. Back off and try again, or wait with [`feed`](Session::feed) or
+    /// [`writable`](Session::writable).
     Full(Out),
     /// The `MemoryBudget` that the session shares with others is used up. Back off and try again:
     /// it is others that have to send or end, so waiting for this session says nothing.

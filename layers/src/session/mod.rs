@@ -37,10 +37,10 @@ use crate::connection::{CloseReason, ConnectionHandle};
 
 /// The handle of one session: a [`ConnectionHandle`] that also sends messages of type `Out`.
 ///
-/// Clonable, `Send + Sync`, usable from any task at any time, with any number of senders. Scope: session. Messages leave
-/// first in, first out, each whole; the queue behind is bounded (64 messages by default), and full while too many
-/// bytes wait for the peer. Replies of handlers do not pass through it: messages that a handler queued
-/// before it returned leave before its reply.
+/// Clonable, `Send + Sync`, usable from any task at any time, with any number of senders. Scope:
+/// session. Messages leave first in, first out, each whole; the queue behind is bounded (64
+/// messages by default), and full while too many bytes wait for the peer. Replies of handlers do
+/// not pass through it: messages that a handler queued before it returned leave before its reply.
 ///
 /// | to send | | it resolves | where there is no room |
 /// |---|---|---|---|
@@ -165,9 +165,9 @@ impl<Out> Session<Out> {
         self.0.outbox.len()
     }
 
-    /// Returns the number of [requests](Self::request) without an answer, whatever the type of the
-    /// answers. Where answers come in order, requests that were
-    /// [given up](ConnectionHandle::given_up_requests) are among them. It is 0 once the session is
+    /// Returns the number of [requests](Self::request) without an answer, for all types of answers.
+    /// Where answers come in order, requests that were [given
+    /// up](ConnectionHandle::given_up_requests) are counted as well. It is 0 once the session is
     /// closed.
     #[must_use]
     pub fn unanswered_requests(&self) -> usize {

@@ -5,10 +5,9 @@ use crate::connection::CloseReason;
 
 /// What a sender wants done when a session's queue is full, because its peer reads more slowly than is sent.
 ///
-/// The queue holds the messages that [`SessionLayer::with_queue`] permits, 64 by default, and of
-/// messages that are broadcast the bytes that [`SessionLayer::with_queue_bytes`] permits, 1 MiB by
-/// default. Scope: one message, offered with [`Session::offer`], or one member of a
-/// [`Group`](crate::Group).
+/// The queue is bounded in messages by [`SessionLayer::with_queue`], 64 by default. Broadcasts are
+/// bounded in bytes by [`SessionLayer::with_queue_bytes`], 1 MiB by default. Scope: one message,
+/// offered with [`Session::offer`], or one member of a [`Group`](crate::Group).
 ///
 /// [`SessionLayer::with_queue`]: https://docs.rs/getty/latest/getty/struct.SessionLayer.html#method.with_queue
 /// [`SessionLayer::with_queue_bytes`]: https://docs.rs/getty/latest/getty/struct.SessionLayer.html#method.with_queue_bytes

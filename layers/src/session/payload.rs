@@ -23,7 +23,7 @@ pub enum Payload<Out> {
     RawVectored(Vec<Bytes>),
     /// A message that many sessions send, and that is encoded once for those whose codecs are configured alike.
     Shared(Arc<SharedMessage<Out>>),
-    /// Many of these in one entry of the queue, from which a driver hands them out one by one.
+    /// Several shared messages in one entry of the queue. A driver hands them out one by one.
     #[doc(hidden)]
     Burst(Box<Burst<Out>>),
     /// Nothing to send: somebody waits until all before it has left.

@@ -1,4 +1,4 @@
-//! Messages for many, in the queue of one session.
+//! Broadcasts in the queue of one session.
 
 use std::{
     any::{Any, TypeId},
@@ -16,21 +16,21 @@ use super::{
 };
 use crate::connection::{CloseReason, contain};
 
-/// Outcome of a message for many at one session.
+/// Outcome of a broadcast at one session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Published {
-    /// It is queued, and as many older ones were dropped for it.
+    /// It is queued, and this many older broadcasts were dropped for it.
     Queued(u64),
     /// It was dropped, and counted.
     Dropped,
-    /// There is no room, and the policy is to wait for it.
+    /// There is no room, and the policy is to wait.
     Full,
     /// The session closes, or sends nothing more.
     Closed,
 }
 
 impl<Out> Session<Out> {
-    /// Queues `message` within the byte bound of messages for many. Beyond it the `policy` decides.
+    /// Queues `message` within the byte bound of broadcasts. Beyond the bound the `policy` decides.
     #[inline(always)]
     pub(crate) fn publish(
         &self,
@@ -49,7 +49,7 @@ impl<Out> Session<Out> {
         self.publish_behind(message, size, policy)
     }
 
-    /// As [`publish`](Self::publish), for a queue that holds messages for many, or is full or closed.
+    /// Like [`publish`](Self::publish), for a queue that holds broadcasts, or is full or closed.
     #[inline(never)]
     fn publish_behind(
         &self,
@@ -92,8 +92,9 @@ impl<Out> Session<Out> {
         Published::Dropped
     }
 
-    /// Returns the bytes of `message`: where neither its type nor a codec tells, the mean of what
-    /// this session has encoded, and before that the size of the type.
+    /// Returns the bytes of `message`. If neither its type nor a codec determines them, returns the
+    /// mean of the messages that this session has encoded, and before the first the size of the
+    /// type.
     #[inline]
     fn size_of(&self, message: &SharedMessage<Out>) -> u32 {
         message.size().unwrap_or_else(|| self.mean_size())
@@ -109,14 +110,14 @@ impl<Out> Session<Out> {
 }
 
 impl<Out: 'static> Session<Out> {
-    /// Returns how many bytes a message holds beyond its own size: as the codec's layer says, or as
-    /// the type tells.
+    /// Returns how many bytes a message holds beyond its own size, by the codec's layer or by the
+    /// type.
     pub(crate) fn weigh(&self) -> Option<Weigh<Out>> {
         self.outbox().weigh().or_else(weigh_by_type)
     }
 }
 
-/// Returns how many bytes a message holds, where that is a type of bytes or of text.
+/// Returns how many bytes a message holds, if its type is one of bytes or text.
 fn weigh_by_type<Out: 'static>() -> Option<Weigh<Out>> {
     macro_rules! by_type {
         ($($type:ty),*) => {
@@ -143,7 +144,7 @@ fn weigh_by_type<Out: 'static>() -> Option<Weigh<Out>> {
     None
 }
 
-/// A message for many that waits for room in the queue of one session.
+/// A broadcast that waits for room in the queue of one session.
 pub(crate) struct Waiting<Out> {
     session: Session<Out>,
     payload: Option<Payload<Out>>,

@@ -30,7 +30,7 @@ impl CodecId {
 
 /// A message that many sessions send, with what codecs have made of it.
 pub struct SharedMessage<Out> {
-    /// Bytes that the message holds, where its type tells.
+    /// Bytes that the message holds, if its type determines them.
     size: Option<u32>,
     /// What the first codec made of it: as a rule there is no other, and then deliveries never lock.
     first: OnceLock<(CodecId, Bytes)>,
@@ -52,7 +52,7 @@ impl<Out> SharedMessage<Out> {
         Self::weighed(message, None)
     }
 
-    /// Shares `message`, which holds as many bytes as `weigh` returns for it.
+    /// Shares `message`, which holds the bytes that `weigh` returns.
     pub(crate) fn weighed(message: Out, weigh: Option<Weigh<Out>>) -> Self
     where
         Out: Clone,
@@ -69,8 +69,7 @@ impl<Out> SharedMessage<Out> {
         }
     }
 
-    /// Returns how many bytes the message holds, or the first codec has made of it, where either is
-    /// known.
+    /// Returns how many bytes the message holds or the first codec has encoded, if either is known.
     pub(super) fn size(&self) -> Option<u32> {
         let encoded = || Some(self.first.get()?.1.len());
         let encoded = || encoded().map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));

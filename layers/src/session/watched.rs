@@ -17,7 +17,7 @@ use crate::sync::{AtomicU64, Mutex, Ordering};
 
 /// The requests of a session that wait for answers of one type.
 pub(crate) trait PendingRequests: Send + Sync {
-    /// Wakes all of them, so that each checks whether its message has failed.
+    /// Wakes all requests, so that each checks whether its message has failed.
     fn wake_all(&self);
 
     /// Returns the number of requests without an answer.
@@ -107,7 +107,7 @@ impl<Out> Watched<Out> {
         }
     }
 
-    /// Returns the number of requests without an answer. Their tables are locked under our lock.
+    /// Returns the number of requests without an answer. Locks their tables under this lock.
     pub(crate) fn unanswered(&self) -> usize {
         let rest = self.rest.lock();
         let requests = rest.lists.iter().flat_map(|lists| &lists.requests);

@@ -6,8 +6,8 @@ use getty_layers::driver::Driver;
 
 use super::pair;
 
-/// Encodes whatever there is, until the session closes or so many messages have left; gives them
-/// back.
+/// Encodes all queued messages until the session closes or `until` messages have left. Returns
+/// them.
 async fn drive(mut driver: Driver<(u32, u32)>, until: usize) -> Vec<(u32, u32)> {
     let mut left = Vec::new();
     poll_fn(|cx| {
@@ -51,7 +51,7 @@ async fn many_tasks_send_in_order_and_lose_nothing() {
                     0 => drop(session.send((task, n)).await.unwrap()),
                     1 => session.feed((task, n)).await.unwrap(),
                     _ => {
-                        // one that gives up after the first look, wherever it stands then
+                        // a sender that gives up after the first poll, in any state
                         let mut send = Box::pin(session.send((task, n)));
                         if poll_fn(|cx| Poll::Ready(send.as_mut().poll(cx).is_pending())).await {
                             given_up.insert((task, n));

@@ -1,4 +1,4 @@
-//! What a close and the end of the driver make of messages.
+//! Messages at a close and at the end of the driver.
 
 use std::{
     error::Error,
@@ -38,7 +38,7 @@ fn what_was_queued_before_the_close_still_goes_out() {
     assert_pending!(third.poll());
     session.close();
     driver.close_queue();
-    // who waited for room is told at once
+    // a sender that waits for room gets the error at once
     assert!(third.is_woken());
     assert_eq!(assert_ready_err!(third.poll()).into_message(), Some(3));
     assert_pending!(first.poll());
@@ -96,7 +96,7 @@ fn a_driver_that_is_dropped_answers_sends_in_every_state() {
         }
         other => panic!("unexpected: {other:?}"),
     };
-    // bytes of this one may have left
+    // bytes of this message may have left
     assert_eq!(refused(assert_ready_err!(encoded.poll())), None);
     assert_eq!(refused(assert_ready_err!(taken.poll())), Some("taken"));
     assert_eq!(refused(assert_ready_err!(queued.poll())), Some("queued"));
@@ -109,7 +109,7 @@ fn a_driver_that_is_dropped_answers_sends_in_every_state() {
 }
 
 #[test]
-fn a_transport_that_failed_is_told_to_those_whose_bytes_may_have_left() {
+fn a_failed_transport_fails_sends_whose_bytes_may_have_left() {
     let (session, mut driver, _connection) = pair(64);
     let mut encoded = sending(&session, "encoded");
     let mut queued = sending(&session, "queued");
@@ -132,7 +132,7 @@ fn a_transport_that_failed_is_told_to_those_whose_bytes_may_have_left() {
 }
 
 #[test]
-fn messages_that_nobody_attends_go_with_the_driver() {
+fn unattended_messages_are_dropped_with_the_driver() {
     let (session, mut driver, _connection) = pair(64);
     let message = Arc::new(());
     session.try_send(message.clone()).unwrap();
@@ -174,7 +174,7 @@ fn a_message_may_use_the_session_when_dropped() {
 
 #[test]
 fn a_waker_may_use_the_session() {
-    /// What is woken looks at the session at once.
+    /// A woken task polls the session at once.
     struct Nosy(Session<u8>, Mutex<usize>);
     impl Wake for Nosy {
         fn wake(self: Arc<Self>) {
@@ -202,7 +202,7 @@ fn a_waker_may_use_the_session() {
 }
 
 #[test]
-fn a_message_whose_destructor_panics_keeps_nobody_from_learning_the_end() {
+fn senders_learn_the_end_though_a_message_panics_as_it_is_dropped() {
     #[derive(Debug)]
     struct Bomb(bool);
 
@@ -213,7 +213,7 @@ fn a_message_whose_destructor_panics_keeps_nobody_from_learning_the_end() {
     }
 
     let (session, driver, _connection) = pair(64);
-    // nobody waits for either of these any more
+    // no sender waits for either of these any more
     let mut given_up = sending(&session, Bomb(true));
     assert_pending!(given_up.poll());
     drop(given_up);

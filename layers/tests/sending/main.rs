@@ -1,4 +1,4 @@
-//! Sending: a session against a driver that is turned by hand.
+//! Sending: a session against a driver that is polled by hand.
 
 mod crowd;
 mod end;

@@ -8,7 +8,7 @@ use tokio_test::{assert_pending, task};
 
 use super::{drain, pair, turn};
 
-/// What an offer that may be dropped in favour of a later one comes to.
+/// Offers a message that may be dropped in favour of a later one.
 fn offer(session: &Session<String>, message: &str) -> Result<Offered, SendError<String>> {
     let offer = session.offer(message.to_owned(), SlowConsumer::DropOldest);
     match task::spawn(offer).poll() {

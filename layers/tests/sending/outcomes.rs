@@ -1,4 +1,4 @@
-//! What a send resolves to, and sends that are dropped.
+//! Outcomes of sends, and sends that are dropped.
 
 use std::{error::Error, io, sync::Arc};
 
@@ -19,7 +19,7 @@ fn a_send_resolves_when_its_message_has_left() {
     let (_, ticket) = encode(&mut driver).unwrap();
     // encoded is not sent
     assert_pending!(first.poll());
-    // in whatever order
+    // in any order
     driver.complete(&ticket.unwrap(), 8);
     assert!(second.is_woken() && !first.is_woken());
     assert_eq!(assert_ready_ok!(second.poll()).bytes, 8);
@@ -44,7 +44,7 @@ fn a_queued_send_that_is_dropped_is_sent_all_the_same() {
         tickets.push(ticket.unwrap());
     }
     drop(first);
-    // its outcome is nobody's
+    // no sender waits for its outcome
     tickets
         .iter()
         .for_each(|ticket| driver.complete(ticket, 10));
@@ -72,7 +72,7 @@ fn a_send_dropped_after_its_outcome_was_known_leaves_the_others_theirs() {
 }
 
 #[test]
-fn a_codec_that_refuses_a_message_is_told_to_its_sender() {
+fn a_sender_gets_the_error_of_a_codec_that_refuses_its_message() {
     let (session, mut driver, _connection) = pair(64);
     let mut send = sending(&session, "unspeakable");
     assert_pending!(send.poll());

@@ -1,4 +1,4 @@
-//! The bounded queue: who waits for room, and who gets it.
+//! The bounded queue: senders that wait for room, and senders that get it.
 
 use tokio_test::{assert_pending, assert_ready_ok, task};
 
@@ -14,7 +14,7 @@ fn the_queue_is_bounded_in_messages() {
     assert_eq!(full.into_message(), Some(3));
     assert_pending!(task::spawn(session.feed(4)).poll());
 
-    // what the driver has taken counts until it is encoded
+    // messages that the driver has taken count until they are encoded
     turn(&mut driver);
     assert_eq!(driver.next_outgoing().unwrap().into_message(), Some(1));
     assert!(session.try_send(5).unwrap_err().is_full());
@@ -34,7 +34,7 @@ fn a_queue_holds_at_least_one_message() {
 }
 
 #[test]
-fn a_queue_made_larger_wakes_who_waits_for_room() {
+fn a_queue_made_larger_wakes_senders_that_wait_for_room() {
     let (session, mut driver, _connection) = pair(1);
     session.try_send(1).unwrap();
     let mut second = task::spawn(session.feed(2));
@@ -91,7 +91,7 @@ fn room_for_many_wakes_one_after_another() {
 }
 
 #[test]
-fn nobody_overtakes_a_sender_that_waits() {
+fn a_sender_that_waits_is_not_overtaken() {
     let (session, mut driver, _connection) = pair(1);
     session.try_send(1).unwrap();
     let mut second = task::spawn(session.feed(2));
@@ -125,7 +125,7 @@ fn nothing_is_taken_above_the_high_watermark() {
 }
 
 #[test]
-fn a_waiting_sender_that_is_dropped_passes_its_turn_on() {
+fn a_waiting_sender_that_is_dropped_wakes_the_next() {
     let (session, mut driver, _connection) = pair(1);
     session.try_send(0).unwrap();
     let mut first = sending(&session, 1);
@@ -134,7 +134,7 @@ fn a_waiting_sender_that_is_dropped_passes_its_turn_on() {
     assert_pending!(second.poll());
     assert_eq!(drain(&mut driver), [0]);
     assert!(first.is_woken() && !second.is_woken());
-    // woken, and gone without a word
+    // woken, and dropped without a poll
     drop(first);
     assert!(second.is_woken());
     assert_pending!(second.poll());

@@ -47,7 +47,7 @@ fn a_message_wakes_the_driver() {
 }
 
 #[test]
-fn a_message_queued_before_the_first_turn_is_seen_by_it() {
+fn a_message_queued_before_the_first_poll_is_seen_by_it() {
     let (session, mut driver, _connection) = pair(64);
     session.try_send("early").unwrap();
     turn(&mut driver);
@@ -58,7 +58,7 @@ fn a_message_queued_before_the_first_turn_is_seen_by_it() {
 }
 
 #[test]
-fn a_message_queued_during_a_turn_is_found_by_a_look() {
+fn a_message_queued_during_a_poll_is_found() {
     let (session, mut driver, _connection) = pair(64);
     turn(&mut driver);
     session.try_send("a").unwrap();

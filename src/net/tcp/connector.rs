@@ -119,12 +119,13 @@ impl TcpConnector {
         self
     }
 
-    /// Sets how many bytes the operating system accepts beyond those that it has sent (`TCP_NOTSENT_LOWAT`), on Linux and
-    /// Android; elsewhere it has no effect. The default is 128 KiB; `None` leaves the system's own, which is no limit
-    /// beside the send buffer. Scope: connection.
+    /// Sets how many unsent bytes the operating system accepts (`TCP_NOTSENT_LOWAT`), on Linux and
+    /// Android. Elsewhere it has no effect. The default is 128 KiB. `None` leaves the system's
+    /// setting, by which only the send buffer limits them. Scope: connection.
     ///
-    /// It bounds what a close can lose and what a ping waits behind. Without it the kernel may take nothing for a minute
-    /// while it empties a send buffer of megabytes to a slow peer, and the write timeout ends that peer.
+    /// The limit bounds the bytes that a close can lose and that a ping waits behind. Without it
+    /// the kernel may take no byte for a minute while it empties a send buffer of megabytes to a
+    /// slow peer, and the write timeout ends the session.
     #[must_use]
     pub fn with_unsent_limit(mut self, bytes: impl Into<Option<u32>>) -> Self {
         self.options.unsent_limit = bytes.into();

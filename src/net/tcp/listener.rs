@@ -151,8 +151,8 @@ fn poll_accept(
     }
 }
 
-/// The connection over an accepted socket; `None` if the socket is connected to itself. Without `options` the socket has
-/// inherited them.
+/// Returns the connection over an accepted socket, or `None` if the socket is connected to itself.
+/// Without `options` the socket has inherited the settings.
 fn accepted(
     stream: TcpStream,
     peer: SocketAddr,
@@ -245,12 +245,13 @@ impl TcpListenerBuilder {
         self
     }
 
-    /// Sets how many bytes the operating system accepts beyond those that it has sent (`TCP_NOTSENT_LOWAT`), on Linux and
-    /// Android; elsewhere it has no effect. The default is 128 KiB; `None` leaves the system's own, which is no limit
-    /// beside the send buffer. Scope: connection.
+    /// Sets how many unsent bytes the operating system accepts (`TCP_NOTSENT_LOWAT`), on Linux and
+    /// Android. Elsewhere it has no effect. The default is 128 KiB. `None` leaves the system's
+    /// setting, by which only the send buffer limits them. Scope: connection.
     ///
-    /// It bounds what a close can lose and what a ping waits behind. Without it the kernel may take nothing for a minute
-    /// while it empties a send buffer of megabytes to a slow peer, and the write timeout ends that peer.
+    /// The limit bounds the bytes that a close can lose and that a ping waits behind. Without it
+    /// the kernel may take no byte for a minute while it empties a send buffer of megabytes to a
+    /// slow peer, and the write timeout ends the session.
     pub fn with_unsent_limit(mut self, bytes: impl Into<Option<u32>>) -> Self {
         self.options.unsent_limit = bytes.into();
         self
@@ -337,7 +338,7 @@ mod tests {
 
     use super::*;
 
-    // No listener of Linux is given such a socket: the handshake is the connecting socket's own.
+    // On Linux no listener accepts such a socket: the connecting socket completes the handshake.
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn socket_that_is_connected_to_itself_is_not_accepted_and_its_port_is_free_at_once() {

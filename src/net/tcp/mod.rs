@@ -17,8 +17,8 @@ pub use self::{
     options::Keepalive,
 };
 
-/// Returns `true` if both ends of `stream` are the same socket, and then has it closed by a reset:
-/// an orderly close would keep the port occupied for a minute.
+/// Returns `true` if both ends of `stream` are the same socket, after setting it to be closed by a
+/// reset. An orderly close would keep the port occupied for a minute.
 fn resets_self_connect(
     stream: &TcpStream,
     local: &io::Result<SocketAddr>,

@@ -117,12 +117,12 @@ pub(super) struct StreamOptions {
     pub(super) unsent_limit: Option<u32>,
 }
 
-/// Bytes that the kernel accepts beyond those it has sent, unless a setting says otherwise. The kernel then takes more
-/// about as often as the peer reads, so that the write timeout sees progress (design.md: Why is the kernel's send queue
-/// limited?).
+/// Default limit on unsent bytes in the kernel. With it the kernel takes more bytes about as often
+/// as the peer reads, so that the write timeout sees progress (design.md: Why is the kernel's send
+/// queue limited?).
 const UNSENT_LIMIT: u32 = 128 * 1024;
 
-/// Accepted sockets inherit every setting from the socket that listens.
+/// `true` where accepted sockets inherit every setting from the socket that listens.
 pub(super) const INHERITS: bool = cfg!(any(target_os = "android", target_os = "linux"));
 
 impl StreamOptions {
@@ -169,7 +169,7 @@ impl StreamOptions {
     /// Sets everything on a socket that listens already, for connections that it will accept.
     pub(super) fn apply_to_listener(&self, listener: &TcpListener) {
         if let Err(error) = self.apply(&SockRef::from(listener)) {
-            tracing::debug!(%error, "a listener keeps its own settings");
+            tracing::debug!(%error, "cannot change the settings of a listener");
         }
     }
 

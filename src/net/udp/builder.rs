@@ -160,7 +160,7 @@ impl UdpListenerBuilder {
     /// only listens has to say something now and then, as its NAT wants, too. An empty datagram will do.
     ///
     /// A peer that waits for the session is not silent: the timeout does not end a session while
-    /// datagrams are queued or a handler is in flight, and the peer has a whole timeout after that.
+    /// datagrams are queued or a handler is in flight. After that the peer has a whole timeout.
     /// Before peers expire, the socket is read to its end. If the expiry runs late because the
     /// thread was blocked, each silent peer is spared once.
     pub fn with_idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {

@@ -41,7 +41,7 @@ pub struct UdpClient {
     peer: SocketAddr,
     settings: ClientSettings,
     waiting: Units<Ecn>,
-    /// A dial waits for the answer to its probe.
+    /// The dial waits for the answer to its probe.
     pub(super) is_probing: bool,
     /// How many datagrams the session has not been told that it lost.
     lost: u32,

@@ -92,9 +92,9 @@ impl UdpConnector {
     }
 
     /// Sends the Go library's probe with each dial and waits for an answer, for `wait` at most. An
-    /// answer is an empty datagram or the probe itself, and is dropped; any other datagram is the
-    /// session's. Silence is no failure, because that library's servers discard probes; a refusal is
-    /// one. That library waits for 1 s. The default is off.
+    /// answer is an empty datagram or the probe itself, and is dropped; any other datagram is
+    /// passed to the session. Silence is not a failure, because that library's servers discard
+    /// probes, but a refusal is. That library waits for 1 s. The default is off.
     #[must_use]
     pub const fn with_probe(mut self, wait: Duration) -> Self {
         self.probe = Some(wait);

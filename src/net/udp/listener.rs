@@ -24,8 +24,8 @@ use crate::net::Listener;
 /// Accepts UDP peers: a session for each address that datagrams come from.
 ///
 /// On a wildcard address such as `0.0.0.0`, a peer that sends to several local addresses has a
-/// session for each of them. Every datagram is so answered from the address that it was sent to,
-/// where the operating system reports that.
+/// session for each address. Every datagram is therefore answered from the address that it was sent
+/// to, where the operating system reports that address.
 ///
 /// The first datagram of an address makes its session, and is its first message. The session ends when it is closed,
 /// when its peer has been silent for the [idle timeout](UdpListenerBuilder::with_idle_timeout), 60 s by default, or to

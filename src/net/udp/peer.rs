@@ -184,8 +184,8 @@ impl UdpInfo {
 
     /// Returns the local address that the peer sends to, where the operating system reports it.
     ///
-    /// It is the same for all datagrams of a session: what the peer sends to another local address
-    /// is another session's.
+    /// It is the same for all datagrams of a session. Datagrams to another local address belong to
+    /// another session.
     #[must_use]
     pub fn local_ip(&self) -> Option<IpAddr> {
         self.0.flow.local
@@ -348,7 +348,7 @@ impl fmt::Debug for UdpPeer {
     }
 }
 
-/// What the tests of the table do in the session's place.
+/// Steps of a session, for the tests of the table.
 #[cfg(test)]
 impl Peer {
     /// Waits for datagrams.

@@ -3,8 +3,8 @@
 /// What the probe says.
 pub(super) const PROBE: &[u8] = b"connect-ping";
 
-/// The answer to a probe: an empty datagram, which is no probe, and which servers drop by default.
-/// Were it a probe, two servers would answer each other without end.
+/// The answer to a probe: an empty datagram, which servers drop by default. If it were a probe, two
+/// servers would answer each other without end.
 pub(super) const ANSWER: &[u8] = b"";
 
 /// Whether a datagram is a probe.

@@ -94,9 +94,9 @@ pub(super) struct Reader {
     turns: Turns,
     /// When somebody has been silent, or has waited, for too long.
     sleep: Option<Pin<Box<Sleep>>>,
-    /// Full batches that are still to be read before peers expire.
+    /// Number of full batches to read before peers expire.
     unread: usize,
-    /// When the sleep was to end that has ended.
+    /// Time at which the last sleep was due to end.
     due: Option<Instant>,
     pause: Option<Pin<Box<Sleep>>>,
     next_pause: Duration,
@@ -116,8 +116,8 @@ impl Reader {
         }
     }
 
-    /// Ends what is due, and waits for the next. Before that it reads what has arrived: a thread
-    /// that was blocked has not, and peers that sent meanwhile are not silent.
+    /// Expires peers that are due, and waits for the next. Before that it reads what has arrived: a
+    /// thread that was blocked has not read it, and peers that sent meanwhile are not silent.
     fn poll_due(&mut self, cx: &mut Context<'_>) {
         loop {
             if let Some(sleep) = &mut self.sleep {
@@ -133,8 +133,7 @@ impl Reader {
                 cx.waker().wake_by_ref();
                 return;
             }
-            // the thread was blocked before the sleep ended, or by a session that had its turn
-            // since
+            // the thread was blocked before the sleep ended, or by a session that was polled since
             let late = self.due.take().is_some_and(|due| due.elapsed() > GRAIN);
             let Some(next) = self.end_due(Instant::now(), late) else {
                 return;
@@ -145,9 +144,10 @@ impl Reader {
         }
     }
 
-    /// Reads what waits in the socket, whether or not tokio has seen it; `false` if there is more.
+    /// Reads what waits in the socket, even if tokio has not seen it yet. Returns `false` if there
+    /// is more.
     ///
-    /// Bounded: a socket that is never empty does not keep silent peers from their end.
+    /// The read is bounded, so that silent peers expire even if the socket is never empty.
     fn read_rest(&mut self) -> bool {
         for _ in 0..BATCHES {
             if self.unread == 0 {
@@ -273,7 +273,7 @@ impl Future for Reader {
                     let _ = pause.as_mut().poll(cx);
                     this.pause = Some(pause);
                     if !lasts {
-                        // what peers have sent may be read after the pause: none expires before
+                        // datagrams of peers may be read after the pause, so no peer expires before
                         return Poll::Pending;
                     }
                     break;

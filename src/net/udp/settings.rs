@@ -46,11 +46,11 @@ pub enum ProbePolicy {
     Deliver,
     /// It is dropped and counted, and opens no session, as that library's own servers do.
     Discard,
-    /// It is answered with an empty datagram and goes no further. The client need not wait for its
+    /// It is answered with an empty datagram and not passed on. The client need not wait for its
     /// timeout, because that library's clients take any answer.
     ///
-    /// The answer is no probe. Servers drop empty datagrams by default, so a forged probe does not
-    /// make two servers answer each other.
+    /// The answer is not a probe. Servers drop empty datagrams by default, so a forged probe does
+    /// not make two servers answer each other.
     Answer,
 }
 
@@ -75,9 +75,10 @@ pub enum Admit {
     Open,
     /// Nothing: the datagram is dropped and counted.
     Ignore,
-    /// These bytes are sent back, and nothing is remembered: for a cookie that the peer has to repeat, and so proves that
-    /// it can be reached where it says. It must be shorter than the datagram: a longer one
-    /// amplifies a flood, and two servers that answer each other with as many bytes never stop.
+    /// These bytes are sent back, and nothing is remembered: for a cookie that the peer has to
+    /// repeat, and so proves that it can be reached at that address. It must be shorter than the
+    /// datagram: a longer one amplifies a flood, and two servers that answer each other with as
+    /// many bytes never stop.
     Answer(Bytes),
 }
 

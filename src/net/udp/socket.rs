@@ -36,7 +36,7 @@ const LEAST_COST: usize = 256;
 /// Linux's default receive buffer, where the socket's own is not known, in bytes.
 const USUAL_BUFFER: usize = 208 * 1024;
 
-/// Whether a receive depends on tokio's readiness.
+/// Use of tokio's readiness by a receive.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ready {
     Checked,
@@ -122,14 +122,14 @@ impl Socket {
         }
     }
 
-    /// Returns the source address of an answer to a datagram that was sent to `local`. `None` leaves
-    /// the choice to the operating system: where it has none, and for multicast and broadcast
-    /// addresses, which cannot be a source.
+    /// Returns the source address of an answer to a datagram that was sent to `local`. `None`
+    /// leaves the choice to the operating system: where it has none, and for multicast and
+    /// broadcast addresses, which cannot be a source.
     pub(super) fn answer_from(&self, local: Option<IpAddr>) -> Option<IpAddr> {
         local.filter(|local| self.local.ip().is_unspecified() && !is_group(*local))
     }
 
-    /// Upper bound of the full batches that can wait in the operating system's buffer.
+    /// Returns an upper bound of the full batches that can wait in the operating system's buffer.
     pub(super) fn most_waiting(&self) -> usize {
         let bytes = SockRef::from(&self.io)
             .recv_buffer_size()
@@ -175,8 +175,8 @@ impl Socket {
         self.recv(Ready::Checked, each)
     }
 
-    /// As [`try_recv`](Self::try_recv), and asks the operating system even if tokio has not seen
-    /// yet that datagrams wait.
+    /// Like [`try_recv`](Self::try_recv), but receives even if tokio has not seen yet that
+    /// datagrams wait.
     pub(super) fn recv_now(&self, each: impl FnMut(Arrived<'_>)) -> io::Result<bool> {
         self.recv(Ready::Ignored, each)
     }

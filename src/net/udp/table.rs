@@ -31,7 +31,7 @@ pub(super) struct Flow {
     pub(super) local: Option<IpAddr>,
 }
 
-/// Hashes the addresses and the port in one write, which is cheaper than the derived one.
+/// Hashes the addresses and the port in one write, which is cheaper than the derived hash.
 impl Hash for Flow {
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -86,7 +86,8 @@ struct Entry {
     after: usize,
 }
 
-/// Whether a silent peer is spared when its idle timeout has passed. Reset when it is heard.
+/// Rule by which a silent peer is spared when its idle timeout has passed. Reset when the peer is
+/// heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Grace {
     /// Only if the expiry runs late.
@@ -124,7 +125,7 @@ impl Table {
         self.entries.is_empty()
     }
 
-    /// The peer of `flow`, which was heard again just now.
+    /// Returns the peer of `flow`, which was heard again just now.
     pub(super) fn hear(&mut self, flow: &Flow, now: Instant) -> Option<&Arc<Peer>> {
         let key = *self.by_flow.get(flow)?;
         let entry = &mut self.entries[key];

@@ -1,8 +1,8 @@
-//! Drops the values of the application that a session holds, each in a catch of its own.
+//! Drops the values of the application that a session holds, each inside a separate catch.
 //!
 //! Rust aborts the process when a destructor panics while another panic unwinds. Each value is
-//! therefore dropped by itself, on every path: a panic in a destructor is logged, and the next one
-//! still runs.
+//! therefore dropped alone, on every path. A panic in a destructor is logged, and the next
+//! destructor still runs.
 
 use std::{mem::needs_drop, pin::Pin};
 
@@ -11,7 +11,7 @@ use getty_layers::Panic;
 use super::State;
 use crate::session::{calls::Calls, wire::Wire};
 
-/// Runs a destructor of the application; a panic in it is logged and ends here.
+/// Runs a destructor of the application. A panic is caught and logged.
 pub(in crate::session) fn quietly(f: impl FnOnce()) {
     if let Err(panic) = Panic::catch(f) {
         tracing::error!(%panic, "a destructor panicked at the end of a session");
@@ -61,7 +61,7 @@ impl<S, W: Wire, R> State<S, W, R> {
             replies,
             ..
         } = self;
-        // first, so that the transport goes before senders learn the end from the driver
+        // first, so that the transport is dropped before the driver reports the end to senders
         wire.discard();
         if const { needs_drop::<S>() } {
             quietly(|| drop(service));

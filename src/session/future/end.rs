@@ -21,11 +21,13 @@ use crate::{
     transport::Framing,
 };
 
-/// Reads in one poll while the peer's input is discarded.
+/// Maximum reads in one poll while the peer's input is discarded.
 const LINGER_READS: usize = 16;
-/// Bytes that are discarded at most before the transport is dropped, whether or not the peer has ended its direction.
+/// Maximum bytes that are discarded before the transport is dropped, even if the peer has not ended
+/// its direction. Checked after every [`LINGER_READS`].
 const LINGER_BYTES: usize = 32 * 1024 * 1024;
-/// Time beyond the drain deadline for the transport's goodbye, such as a close frame, where handlers were cut off.
+/// Time beyond the drain deadline for the transport's goodbye, such as a close frame, where
+/// handlers were cut off.
 pub(crate) const GOODBYE: Duration = Duration::from_secs(1);
 
 impl<S, W, R> State<S, W, R>
@@ -44,7 +46,7 @@ where
             self.begin_drain_deadline(clock);
         }
         self.discard_input();
-        // last, for the destructors are the application's
+        // last, because the destructors are the application's
         let service = self.service.take();
         if const { needs_drop::<S>() } {
             quietly(|| drop(service));
@@ -103,12 +105,12 @@ where
         self.poll_linger(cx)
     }
 
-    /// Whether to wait until the peer has ended its direction: a socket that is dropped with unread input, or that input
-    /// reaches later, resets the connection, which destroys what the kernel still holds of ours
-    /// (design.md: Why does a closed session read on?).
+    /// Returns `true` if the session waits until the peer has ended its direction. A socket that is
+    /// dropped with unread input, or that input reaches later, resets the connection, which
+    /// destroys output that the kernel still holds (design.md: Why does a closed session read on?).
     ///
-    /// The wait ends with the drain deadline, and no later than that time after the last byte moved: a session that was
-    /// idle for longer ends at once.
+    /// The wait ends at the drain deadline, or earlier when the deadline's duration has passed
+    /// since the last byte moved. A session that was idle for longer ends at once.
     #[cold]
     fn awaits_input_end(&mut self) -> bool {
         if !self.may_be_reset() {
@@ -133,19 +135,21 @@ where
         true
     }
 
-    /// Whether dropping the transport may destroy what was sent: not of messages, and not of a pipe within the process.
+    /// Returns `true` if dropping the transport may destroy what was sent. Message transports and
+    /// pipes in memory are excluded.
     fn may_be_reset(&mut self) -> bool {
         self.wire.framing() == Framing::Stream
             && self.wire.driver().handle().transport() != TransportKind::Memory
     }
 
-    /// Discards what the peer still sends, until it ends its direction where that is waited for.
+    /// Discards what the peer still sends. Waits until the peer ends its direction, if
+    /// `linger.waits`.
     #[cold]
     pub(super) fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..LINGER_READS {
             match self.reader.discard(&mut self.wire, cx) {
                 Poll::Ready(Discarded::Bytes(bytes)) => {
-                    // a peer that sends may have more on its way
+                    // a peer that sends may have more in flight
                     self.awaits_end |= bytes > 0 && self.may_be_reset();
                 }
                 Poll::Ready(Discarded::End) => {
@@ -157,7 +161,7 @@ where
                 Poll::Ready(Discarded::Nothing) => return Poll::Ready(()),
                 Poll::Pending => {
                     self.reader.rest();
-                    // without budget a read says nothing about the peer, and tokio wakes the task
+                    // without budget every read is pending, and tokio wakes the task
                     if self.awaits_end || !coop::has_budget_remaining() {
                         return Poll::Pending;
                     }
@@ -172,8 +176,8 @@ where
         Poll::Pending
     }
 
-    /// Whether the transport's goodbye may still reach the peer after the drain deadline: not while the peer has taken
-    /// nothing of what waits for as long as the goodbye may take.
+    /// Returns `true` if the transport's goodbye may still reach the peer after the drain deadline.
+    /// It cannot if the peer has taken no byte for as long as the goodbye may take.
     #[cold]
     pub(super) fn may_say_goodbye(&mut self) -> bool {
         let drains = matches!(self.phase, Phase::Draining | Phase::Flushing);
@@ -182,8 +186,8 @@ where
         drains && !self.overdue && self.finish != Finish::Failed && !is_stalled
     }
 
-    /// The drain deadline has passed: drops handlers in flight and what is queued. What is encoded still leaves, and the
-    /// transport says goodbye.
+    /// Drops handlers in flight and what is queued, when the drain deadline has passed. Encoded
+    /// bytes still leave, and the transport sends its goodbye.
     #[cold]
     pub(super) fn cut_off_handlers(&mut self, mut calls: Pin<&mut Calls<S::Future>>) {
         self.overdue = true;
@@ -211,7 +215,8 @@ where
         }
     }
 
-    /// Reading has failed, as after a reset: what was read before is handled, until the drain deadline.
+    /// Ends both directions after a read error, such as a reset. Messages that were read before are
+    /// handled, until the drain deadline.
     #[cold]
     pub(super) fn read_failed(&mut self, error: io::Error, turn: &mut Turn) -> Next {
         if matches!(self.phase, Phase::Running | Phase::Receiving) {
@@ -220,8 +225,8 @@ where
         self.write_failed(error, turn)
     }
 
-    /// Our direction has failed. What the peer has sent, and what it still sends, is handled until the drain deadline;
-    /// replies are discarded and counted.
+    /// Ends our direction after a write error. Messages that the peer has sent or still sends are
+    /// handled until the drain deadline; replies are discarded and counted.
     #[cold]
     pub(super) fn write_failed(&mut self, error: io::Error, turn: &mut Turn) -> Next {
         let error: SharedError = Arc::new(error);
@@ -252,7 +257,7 @@ where
         Next::Again
     }
 
-    /// Nothing more is handled of a connection that has failed.
+    /// Stops the handling of a connection that has failed.
     #[cold]
     pub(super) fn stop_receiving(&mut self) {
         if self.phase == Phase::Receiving {

@@ -242,7 +242,7 @@ where
                 message
             };
             let mut ready = service.poll_ready(cx);
-            // without drop glue there is no tokio resource in it, which could have spent the budget
+            // without drop glue the stack holds no tokio resource that could have spent the budget
             if const { needs_drop::<S>() } && !coop::has_budget_remaining() {
                 ready = poll_ready_unconstrained(service, cx, ready);
                 *steps = MESSAGES_A_UNIT; // the poll ends after this message
@@ -363,15 +363,16 @@ where
         self.wire.driver().encoded_all();
     }
 
-    /// Encodes what this session's own handlers have queued, and what was queued before that: it leaves before their
-    /// replies, and counts as one of these.
+    /// Encodes what this session's handlers have queued, and all that was queued earlier. It leaves
+    /// before the handlers' replies, and counts as replies.
     #[cold]
     fn encode_own(&mut self) {
         while self.wire.driver().has_outgoing() && self.encode_next().is_some() {}
         self.wire.driver().encoded_all();
     }
 
-    /// Encodes the next message that was sent. Returns its size in bytes, and `None` if there is no message.
+    /// Encodes the next message that was sent. Returns its size in bytes, and `None` if there is no
+    /// message.
     #[inline(always)]
     fn encode_next(&mut self) -> Option<usize> {
         let outgoing = self.wire.driver().next_outgoing()?;

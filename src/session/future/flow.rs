@@ -1,11 +1,12 @@
-//! Backpressure: how many bytes may wait for the peer before messages are no longer handled, or no longer taken from
-//! the outbox.
+//! Backpressure: how many bytes may wait for the peer before messages are no longer handled, or no
+//! longer taken from the outbox.
 //!
-//! The bytes in the write buffer are *pushes*, which senders queued, or *replies*. Both are bounded separately
-//! (design.md: Why can two busy sessions not stop each other?):
+//! The bytes in the write buffer are *pushes*, which senders queued, or *replies*. Both are bounded
+//! separately (design.md: Why can two busy sessions not stop each other?):
 //!
-//! - pushes are taken from the outbox up to the high watermark, and while replies are at most at the low watermark;
-//! - messages are handled up to the reply limit, whatever was pushed.
+//! - pushes are taken from the outbox up to the high watermark, and while replies are at most at
+//!   the low watermark;
+//! - messages are handled up to the reply limit, independent of pushes.
 
 use std::task::Context;
 
@@ -25,8 +26,9 @@ where
     W: Wire,
     R: Renew<S>,
 {
-    /// Returns the length of the write buffer above which handling pauses, for a flush at first. While the peer does not
-    /// take all that waits, that is after every message, so that its size can be [noted](Self::is_over_limit).
+    /// Returns the length of the write buffer above which handling pauses, for a flush at first. It
+    /// is 0 while the peer does not take all that waits, so that the size of every message can be
+    /// [noted](Self::is_over_limit).
     #[inline]
     pub(super) fn call_limit(&mut self) -> usize {
         if self.timer.stalled_since().is_some() {
@@ -41,8 +43,8 @@ where
         high.max(LARGE)
     }
 
-    /// Whether handling has to pause where the write buffer, which held `before` bytes before the last message was
-    /// handled, is above its [limit](Self::call_limit).
+    /// Returns `true` if handling must pause, for a write buffer above its
+    /// [limit](Self::call_limit). It held `before` bytes before the last message was handled.
     #[cold]
     pub(super) fn is_over_limit(&mut self, before: usize) -> bool {
         if self.timer.stalled_since().is_none() {
@@ -53,7 +55,8 @@ where
         self.reaches_reply_limit()
     }
 
-    /// Whether as many bytes of replies wait as may, for a peer that does not take all of them.
+    /// Returns `true` if the replies that wait have reached the limit, for a peer that does not
+    /// take all bytes.
     #[cold]
     fn reaches_reply_limit(&mut self) -> bool {
         let waits = self.writer.len();
@@ -70,7 +73,8 @@ where
         self.config.reply_limit(message)
     }
 
-    /// Returns the high watermark; 0 while the memory budget is used up, so that anything that waits stops the rest.
+    /// Returns the high watermark, or 0 while the memory budget is used up, so that any byte that
+    /// waits stops the rest.
     #[inline]
     fn high(&mut self) -> usize {
         if self.wire.driver().is_out_of_memory() {
@@ -80,7 +84,7 @@ where
         }
     }
 
-    /// Notes whether another message may be handled, where the write buffer held `before` bytes before the last reply.
+    /// Updates `replies_blocked` after a reply, before which the write buffer held `before` bytes.
     #[inline]
     pub(super) fn limit_calls(&mut self, before: usize) {
         self.replies_blocked = self.writer.len() > self.call_limit() && self.is_over_limit(before);
@@ -107,8 +111,8 @@ where
         replied.saturating_add(high)
     }
 
-    /// After a flush: lets messages be handled and taken from the outbox as far as the peer has made room. Returns
-    /// `true` if there is anything to do.
+    /// Resumes handling and encoding after a flush, as far as the peer has made room. Returns
+    /// `true` if there is work to do.
     #[cold]
     pub(super) fn unblock(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> bool {
         let waits = self.writer.len();
@@ -125,7 +129,7 @@ where
         self.pushes_blocked = waits > 0 && (lacks_memory || waits > self.push_limit());
         if was_blocked && !self.pushes_blocked {
             if self.wire.driver().settle(false) {
-                // a sender that waits goes first, or requests would take all the room each time there is some
+                // a sender that waits goes first, or requests would take all the room each time
                 turn.yields = true;
                 cx.waker().wake_by_ref();
             }

@@ -73,8 +73,8 @@ pin_project! {
 struct State<S, W: Wire, R> {
     // first, so that on a drop the transport goes before senders learn it from the driver, which is its last part
     wire: W,
-    /// None while it is made and once the session closes: a service that nobody calls any more may
-    /// wait in the queue of a shared limit.
+    /// `None` while it is made, and once the session closes: a service that is not called any more
+    /// may wait in the queue of a shared limit.
     service: Option<S>,
     renew: R,
     config: Arc<Config>,
@@ -90,9 +90,10 @@ struct State<S, W: Wire, R> {
     replies_blocked: bool,
     /// No message is taken from the outbox, because too many bytes wait for the peer.
     pushes_blocked: bool,
-    /// The drain deadline has passed: only the goodbye of the transport is left.
+    /// The drain deadline has passed, and only the transport's goodbye remains.
     overdue: bool,
-    /// While lingering: waits until the peer ends its direction. Otherwise only what has arrived is discarded.
+    /// While lingering: the session waits until the peer ends its direction. Otherwise only input
+    /// that has arrived is discarded.
     awaits_end: bool,
     /// Bad messages are skipped and counted; otherwise they close the session.
     skip_bad: bool,
@@ -107,7 +108,7 @@ enum Phase {
     Opening,
     /// Reads, calls, writes.
     Running,
-    /// The connection has failed. What has arrived and still arrives is handled, and nothing is written.
+    /// The connection has failed. Input is still handled, and nothing is written.
     Receiving,
     /// Reads no more; handlers in flight finish, and what was accepted for sending is encoded.
     Draining,
@@ -115,7 +116,7 @@ enum Phase {
     Flushing,
     /// The transport is closed the way its protocol wants.
     Closing,
-    /// Our direction has ended. What the peer still sends is discarded, so that the connection is not reset.
+    /// Our direction has ended. Further input is discarded, so that the connection is not reset.
     Lingering,
 }
 
@@ -156,7 +157,7 @@ struct Turn {
     called: bool,
     /// A message was decoded in this turn.
     decoded: bool,
-    /// What is encoded was not flushed, because more is expected to leave with it.
+    /// Encoded bytes were not flushed, because more are expected to leave with them.
     holds: bool,
 }
 
@@ -236,8 +237,8 @@ where
     W: Wire,
     R: Renew<S>,
 {
-    /// As the future itself, with a response made by `end`; its flag is `true` if the session was
-    /// open.
+    /// Polls like the future itself, with a response made by `end`, whose flag is `true` if the
+    /// session was open.
     #[inline(always)]
     pub(super) fn poll_end<T>(
         self: Pin<&mut Self>,
@@ -313,7 +314,7 @@ where
                             _ => continue,
                         },
                         Poll::Pending if turn.holds => {
-                            // the transport had promised more, and replies were held back for that
+                            // the transport had announced more, and replies were held back for it
                             turn.transport_waits = true;
                             continue;
                         }
@@ -463,7 +464,7 @@ where
         Next::Wait
     }
 
-    /// The connection takes nothing more: whether there is anything left to handle.
+    /// Returns the next step of a session whose connection accepts no more output.
     #[cold]
     fn proceed_without_output(&mut self, calls: &Calls<S::Future>) -> Next {
         let handled = self.waiting.is_empty() && self.reader.is_finished();
@@ -604,7 +605,7 @@ where
         false
     }
 
-    /// Whether messages are decoded and handled.
+    /// Returns `true` if messages are decoded and handled.
     #[inline]
     fn handles(&self) -> bool {
         matches!(self.phase, Phase::Running | Phase::Receiving)

@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::{Decoded, Rare, Reader};
+use super::{Decoded, InputEnd, Rare, Reader};
 use crate::{
     session::{undecodable::LeftoverBytes, wire::Wire},
     transport::{Framing, Received},
@@ -57,7 +57,9 @@ impl Reader {
                 Poll::Ready(Ok(Received::Data(bytes)))
             }
             None => {
-                self.ended = matches!(after, Some(Ok(Received::End)));
+                if let Some(Ok(Received::End)) = after {
+                    self.end = InputEnd::Complete;
+                }
                 after.map_or(Poll::Pending, Poll::Ready)
             }
         }

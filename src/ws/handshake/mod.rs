@@ -80,10 +80,10 @@ impl WsRequest {
     }
 
     /// Returns the header fields that
-    /// [`WsLayer::with_kept_headers`](super::WsLayer::with_kept_headers) names, and none by
-    /// default: an idle session would hold the whole head otherwise. An accept hook sees all of
-    /// them. A client's request has none here. `Authorization`, `Proxy-Authorization` and `Cookie`
-    /// are marked as sensitive: `Debug` does not show their values.
+    /// [`WsLayer::with_kept_headers`](super::WsLayer::with_kept_headers) names. The default is
+    /// none, because an idle session would otherwise hold the whole head. An accept hook sees all
+    /// fields. A client's request has none here. `Authorization`, `Proxy-Authorization` and
+    /// `Cookie` are marked as sensitive: `Debug` does not show their values.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.0.headers

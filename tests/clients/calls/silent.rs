@@ -53,7 +53,7 @@ fn stack(
     calling(correlate, mpsc::unbounded_channel().0)
 }
 
-/// A call that its caller gives up.
+/// Makes a call and gives it up.
 async fn give_up(calls: &mut (impl Service<String, Error = RequestError<String>> + Send)) {
     let call = soon(calls.ready()).await.unwrap().call("what".to_owned());
     assert!(timeout(ms(10), call).await.is_err(), "it is not answered");

@@ -1,4 +1,4 @@
-//! Values whose destructors panic, each of which counts that it was dropped.
+//! Values whose destructors panic and count their drops.
 
 use std::{
     hash::{Hash, Hasher},
@@ -25,7 +25,7 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use crate::support::{listener::Memory, stream::Stream};
 
-/// How many bombs there are.
+/// Number of bombs.
 #[derive(Debug, Default)]
 pub(crate) struct Bombs {
     made: AtomicUsize,
@@ -58,7 +58,7 @@ impl Bombs {
     }
 }
 
-/// Panics when it is dropped, as a destructor does that unwraps a poisoned lock.
+/// Panics when it is dropped, like a destructor that unwraps a poisoned lock.
 #[derive(Debug)]
 pub(crate) struct Bomb(Arc<Bombs>);
 
@@ -214,7 +214,7 @@ impl Encoder<Parcel> for Parcels {
     }
 }
 
-/// What handlers wait for.
+/// Gate at which handlers wait.
 #[derive(Debug, Default)]
 pub(crate) struct Gates {
     pub(crate) unready: AtomicBool,

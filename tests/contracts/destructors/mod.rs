@@ -1,6 +1,6 @@
-//! A destructor that panics is logged and ends there, on every path and beside any other panic.
+//! A panic in a destructor is caught and logged, on every path and beside any other panic.
 //!
-//! Where this fails the process aborts, so that no other test of it reports anything.
+//! If one fails, the process aborts, and no other test of the binary reports a result.
 
 mod kit;
 mod serving;
@@ -310,7 +310,7 @@ fn a_connection_on_its_way_is_dropped_in_an_unwinding_too() {
     }
 }
 
-/// A handler of which only so many clones can be made.
+/// A handler with a limited number of clones.
 struct Fickle {
     bomb: Bomb,
     clones: Arc<AtomicUsize>,

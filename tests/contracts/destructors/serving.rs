@@ -105,7 +105,7 @@ async fn a_server_is_dropped_before_it_runs_while_it_runs_and_by_an_abort() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_drains_whatever_its_values_do_as_they_are_dropped() {
+async fn a_server_drains_though_its_values_panic_as_they_are_dropped() {
     let bombs = Bombs::new();
     let (served, peer) = server(&bombs);
     let drained = soon(served.into_future()).await.unwrap();

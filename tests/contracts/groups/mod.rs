@@ -256,7 +256,8 @@ fn a_group_may_live_and_die_in_what_its_session_keeps() {
 
 #[test]
 fn whoever_is_a_member_all_the_time_misses_nothing_while_others_come_and_go() {
-    // four times as many are less than the byte bound: however late the steady one has its turn, there is room for all
+    // four times as many are below the byte bound: there is room for all, however late the steady
+    // session is polled
     const BROADCASTS: usize = 200;
     let group = Group::new();
     let topics: Topics<u8, String> = Topics::new();

@@ -8,7 +8,7 @@ use tokio_test::{assert_pending, assert_ready, task};
 
 use super::{Guest, counts, guests};
 
-/// Bytes that each message in a queue counts as, beside its own.
+/// Bytes that each message in a queue counts beyond its own.
 const PLACE: usize = 32;
 
 #[test]
@@ -88,7 +88,7 @@ fn a_member_that_reads_nothing_holds_no_more_than_the_byte_bound() {
         );
         assert_eq!(counts(group.broadcast(line.clone())), [0, 1, 0]);
 
-        // what the driver has taken and not encoded counts, too
+        // messages that the driver has taken and not encoded count, too
         guest.turn();
         assert!(guest.driver.next_outgoing().is_some());
         assert_eq!(counts(group.broadcast(line.clone())), [0, 1, 0]);
@@ -165,7 +165,7 @@ fn a_publisher_that_waits_gets_room_though_others_broadcast_all_the_time() {
     assert_eq!(guest.hears(), ["1", "2", "3", "a"]);
     assert!(second.is_woken());
 
-    // one that nobody polls holds up no more than half of the bound
+    // a publisher that is not polled reserves no more than half of the bound
     assert_eq!(group.broadcast("4".to_owned()).delivered, 1);
     assert_eq!(group.broadcast("5".to_owned()).delivered, 1);
     assert_eq!(group.broadcast("6".to_owned()).dropped, 1);

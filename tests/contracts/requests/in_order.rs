@@ -34,7 +34,7 @@ fn lenient() -> CorrelateLayer<InOrder<NoPush>> {
     CorrelateLayer::in_order().with_close_at_deadline(false)
 }
 
-/// Asks, and gives the request up once the peer has it.
+/// Sends a request, and gives it up once the peer has it.
 async fn give_up(session: &Session<String>, peer: &Peer, what: &str) {
     let asked = ask(session, what);
     assert_eq!(soon(peer.line()).await, what);
@@ -236,7 +236,7 @@ async fn requests_that_were_given_up_count_until_their_answers_come() {
     }
 }
 
-/// Nothing may ever ask on it again: a pool avoids such a session.
+/// No further request may come, because a pool avoids such a session.
 #[tokio::test(start_paused = true)]
 async fn a_table_full_of_requests_that_were_given_up_ends_the_session_by_itself() {
     for deadline in [Some(DEADLINE), None] {

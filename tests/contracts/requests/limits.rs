@@ -203,7 +203,7 @@ async fn ids_stay_within_their_bits() {
     assert_eq!(ids.len(), 64, "as many as there are beside the slot's");
 }
 
-/// Unlike in order: the peer may leave such requests without an answer.
+/// Unlike in order, the peer may leave such requests without an answer.
 #[tokio::test(start_paused = true)]
 async fn requests_by_id_that_were_given_up_take_no_place_and_close_nothing() {
     let correlate = words().with_in_flight(2);

@@ -32,7 +32,7 @@ impl Line {
     }
 }
 
-/// The events of getty at `DEBUG` or graver that this thread made.
+/// The events of getty at `DEBUG` or above on this thread.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<Line>>>);
 

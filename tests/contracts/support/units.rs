@@ -51,7 +51,7 @@ struct State {
     asked: usize,
     closed_with: Option<CloseReason>,
     holds_close: bool,
-    /// The transport claims that more has arrived, whether or not it has.
+    /// The transport always claims that more has arrived.
     promises_more: bool,
     wakers: Vec<Waker>,
 }

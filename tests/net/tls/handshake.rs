@@ -122,7 +122,7 @@ async fn a_wait_for_a_permit_counts() {
     assert_eq!(next.ask("hello").await, "hello");
 }
 
-/// Records that carry the beginning of a `ClientHello` of 60,000 bytes: so many bytes of it.
+/// Returns records with the first bytes of a `ClientHello` of 60,000 bytes.
 fn hello_of_60_000(bytes: usize) -> Vec<u8> {
     let mut hello = vec![1, 0, 0xea, 0x60, 3, 3];
     hello.resize(bytes, 7);

@@ -150,7 +150,7 @@ async fn our_close_lets_handlers_finish_and_says_so_in_tls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_by_a_make_service_is_flushed_and_says_so_in_tls() {
+async fn a_refusal_by_a_make_service_is_flushed_and_ends_tls_properly() {
     let authority = Authority::new();
     let stack = ServiceBuilder::new()
         .layer(TlsLayer::new(settings(&authority).load().unwrap()))

@@ -25,7 +25,7 @@ use super::{SOON, V4, Whole, ask, peer_of, receive, serve, soon};
 
 const IDLE: Duration = Duration::from_secs(60);
 
-/// Moves the clock while the thread does nothing else, as a call that blocks would.
+/// Advances the clock while the thread does nothing else, like a call that blocks.
 fn block(time: Duration) {
     let moved = Box::pin(advance(time)).now_or_never();
     assert!(
@@ -44,7 +44,7 @@ fn hold_time() {
     });
 }
 
-/// Looks again and again until it is so. Real time bounds it, because the clock stands still.
+/// Polls the condition until it is true. Real time bounds the wait, because the clock is paused.
 async fn until(mut what: impl FnMut() -> bool) {
     let began = std::time::Instant::now();
     while !what() {
@@ -88,7 +88,7 @@ fn acting_echo(
 
 #[tokio::test(start_paused = true)]
 async fn peers_that_sent_while_the_thread_was_blocked_do_not_expire() {
-    // more than are read in one go
+    // more than are read at once
     const PEERS: usize = 300;
 
     hold_time();
@@ -116,7 +116,7 @@ async fn peers_that_sent_while_the_thread_was_blocked_do_not_expire() {
     for _ in 0..PEERS {
         talking.push(hello(address).await);
     }
-    // nobody sends meanwhile: the silence of all is excused, once
+    // no peer sends meanwhile: the silence of all is excused, once
     assert_eq!(ask(&blocking, "act").await, "act");
     assert_eq!(monitor.stats().expired, 0);
 

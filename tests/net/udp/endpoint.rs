@@ -278,7 +278,7 @@ async fn endpoint_can_be_driven_as_a_client() {
     }
     session.close();
     drop(task);
-    // with the session its socket goes
+    // the socket is closed with the session
     until(|| std::net::UdpSocket::bind(address).is_ok()).await;
 }
 

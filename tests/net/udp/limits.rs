@@ -181,7 +181,7 @@ async fn peers_that_wait_to_be_accepted_are_bounded_and_forgotten_in_time() {
     let listener = builder.bind(V4).await.unwrap();
     let address = listener.local_addr().unwrap();
     let monitor = listener.monitor();
-    // all in one go, before the first is read and its time begins
+    // all at once, before the first is read and its time begins
     for _ in 0..5 {
         let peer = std::net::UdpSocket::bind(V4).unwrap();
         peer.send_to(b"hello", address).unwrap();

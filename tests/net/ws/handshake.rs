@@ -49,7 +49,7 @@ async fn a_request_is_answered_with_the_key_s_proof_and_its_facts_are_on_the_han
     assert_eq!(facts.path(), "/chat");
     assert_eq!(facts.uri().query(), Some("room=7"));
     assert_eq!(facts.protocol(), Some("v2"));
-    // those that were asked for, and no others
+    // the fields that were named, and no others
     assert_eq!(facts.headers()[header::USER_AGENT], "test");
     let cookies: Vec<_> = facts.headers().get_all(header::COOKIE).iter().collect();
     assert_eq!(cookies, ["a", "b"]);

@@ -1,4 +1,4 @@
-//! WebSocket over TLS: what a client sees of a server that shuts down.
+//! WebSocket over TLS: a server that shuts down, from the side of a client.
 
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ async fn graceful_shutdown_answers_says_goodbye_and_ends_tls_in_order() {
         soon(called.notified()).await;
         clients.push(ws);
     }
-    // all of them wait for an answer
+    // all clients wait for an answer
     stop.send(()).unwrap();
     go_on.add_permits(CLIENTS);
     for mut ws in clients {
@@ -70,7 +70,7 @@ async fn graceful_shutdown_answers_says_goodbye_and_ends_tls_in_order() {
             panic!("{goodbye:?}");
         };
         assert_eq!(u16::from(goodbye.code), 1001);
-        // its answer leaves with the next look, and there is no more to read
+        // its answer leaves with the next poll, and there is no more to read
         assert!(soon(ws.next()).await.is_none());
         // without a `close_notify` this is an error
         let mut rest = Vec::new();

@@ -290,7 +290,7 @@ async fn a_client_says_what_is_wrong_with_a_url_or_an_answer() {
         let asked = soon(server).await.unwrap();
         if secure {
             assert!(matches!(error, WsConnectError::NotSecure), "{error}");
-            assert_eq!(asked, 0, "nothing is said in the clear");
+            assert_eq!(asked, 0, "nothing is sent in the clear");
         } else {
             let expected = match answer.get(..8) {
                 Some("HTTP/1.1") => matches!(error, WsConnectError::Answer(_)),
@@ -338,7 +338,7 @@ async fn schemes_are_case_insensitive() {
             io.read(&mut [0; 4096]).await.unwrap()
         });
         let Err(OpenError::Connect(error)) = soon(dial(WsConnectLayer::new(), &url)).await else {
-            panic!("nobody answers");
+            panic!("no request is answered");
         };
         let error = error.downcast_ref::<WsConnectError>().unwrap();
         let asked = soon(server).await.unwrap();
@@ -347,7 +347,7 @@ async fn schemes_are_case_insensitive() {
                 matches!(error, WsConnectError::NotSecure),
                 "{url}: {error:?}"
             );
-            assert_eq!(asked, 0, "nothing is said in the clear");
+            assert_eq!(asked, 0, "nothing is sent in the clear");
         } else {
             assert!(
                 matches!(error, WsConnectError::Handshake(_)),

@@ -30,7 +30,7 @@ impl<A> Slot<A> {
 /// compared.
 struct Keyed<K, A>(Vec<(K, A)>);
 
-/// One after another, so that a destructor that panics does not abort the process.
+/// Drops them one after another, so that a destructor that panics does not abort the process.
 impl<K, A> Drop for Keyed<K, A> {
     fn drop(&mut self) {
         for (key, value) in self.0.drain(..) {

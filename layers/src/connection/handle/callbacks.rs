@@ -58,7 +58,7 @@ const DROPPING_KEY: &str = "dropping a close callback's key";
 
 /// A callback and its keys: the user's values, to be dropped outside of any lock.
 pub(crate) struct Entry {
-    // both are there until the entry runs or is dropped
+    // both are `Some` until the entry runs or is dropped
     keys: Option<Box<dyn Key>>,
     callback: Option<Callback>,
 }
@@ -102,7 +102,7 @@ impl Drop for Entry {
     }
 }
 
-/// Length up to which a list is searched. A longer one has an index, which takes more memory.
+/// Length up to which a list is searched. A longer list has an index, which takes more memory.
 const FEW: usize = 16;
 
 /// The callbacks of one connection, in the order added.
@@ -159,7 +159,7 @@ impl Callbacks {
         }
     }
 
-    /// Puts `entry` in the place of the one that was `found`, which is given back, or at the end.
+    /// Replaces the entry that was `found` by `entry` and returns it, or adds `entry` at the end.
     pub(crate) fn put(&mut self, found: &Found, entry: Entry) -> Option<Entry> {
         let at = found.position.and_then(|at| self.entry(at));
         if let Some(old) = at {
@@ -179,7 +179,7 @@ impl Callbacks {
         }
     }
 
-    /// Takes the entry that was `found` out.
+    /// Removes the entry that was `found`.
     pub(crate) fn remove(&mut self, found: &Found) -> Option<Entry> {
         let position = found.position?;
         match self {
@@ -291,7 +291,7 @@ impl Many {
         Some(entry)
     }
 
-    /// Takes the entry `number` out of those with the same hash.
+    /// Removes the entry `number` from the chain of entries with the same hash.
     fn unlink(&mut self, number: u64, hash: u64, older: Option<u64>) {
         match (self.index.get(&hash).copied(), older) {
             (Some(newest), Some(older)) if newest == number => {
@@ -312,7 +312,7 @@ impl Many {
         }
     }
 
-    /// Numbers the entries anew, into memory of their size.
+    /// Renumbers the entries, and shrinks their memory to their size.
     fn close_gaps(&mut self) {
         let slots = mem::take(&mut self.slots);
         self.slots.reserve(self.len);
@@ -341,12 +341,11 @@ impl ConnectionHandle {
     /// however the connection ends: an error, a panic, an aborted task, a runtime that shuts down. A panic in one is
     /// logged and the next still runs. They may add and remove callbacks: one added by a callback runs after the others.
     ///
-    /// The same pair of keys, equal in type and value, replaces in place. After the close the callback is called at
-    /// once, before this returns.
-    /// Comparing, hashing and dropping keys may use the connection, but a comparison or a hash must
-    /// not add or remove callbacks.
+    /// The same pair of keys, equal in type and value, replaces in place. After the close the
+    /// callback is called at once, before this returns. Comparing, hashing and dropping keys may
+    /// use the connection, but a comparison or a hash must not add or remove callbacks.
     ///
-    /// Adding, replacing and removing take constant time, whatever the number of callbacks.
+    /// Adding, replacing and removing take constant time for any number of callbacks.
     pub fn add_close_callback<H, K>(
         &self,
         handler: H,

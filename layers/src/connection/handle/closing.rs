@@ -94,7 +94,7 @@ impl ConnectionHandle {
     /// | reason | level |
     /// |---|---|
     /// | `Decode`, `Encode`, `Handler`, `Panicked` | `WARN` |
-    /// | `PeerClosed`, `Io`, `Protocol`, `SlowConsumer`, every timeout | `DEBUG` |
+    /// | `PeerClosed`, `Io`, `Protocol`, `SlowConsumer`, `AnswerMissed`, `HeartbeatMissed`, every timeout | `DEBUG` |
     /// | `Local`, `Shutdown`, `LifetimeExpired`, `Refused`, `Dropped` | `DEBUG` with a source, otherwise no line |
     ///
     /// A layer that logs ends itself passes `false` when it is called, as
@@ -298,7 +298,8 @@ impl ConnectionHandle {
         }
     }
 
-    /// A lease is dropped before its session opened. Whether its duty is left to `end_refusal`.
+    /// Records that a lease was dropped before its session opened. Returns `true` if `end_refusal`
+    /// finishes the connection.
     fn leave_refusal(&self) -> bool {
         if self.has(OPEN) {
             return false;
@@ -309,8 +310,8 @@ impl ConnectionHandle {
         rare.refused
     }
 
-    /// A lease is dropped. In a panic that is caught, and for a refusal whose error is not known
-    /// yet, its duty is left to another.
+    /// Records that a lease was dropped. Returns `true` if its connection is finished elsewhere: by
+    /// the catcher of a panic, or by `end_refusal`.
     pub(in crate::connection) fn leave_to_catcher(&self) -> bool {
         if !std::thread::panicking() {
             return self.leave_refusal();

@@ -78,8 +78,8 @@ pub struct ConnectionHandle(Arc<Inner>);
 struct Inner {
     state: AtomicU8,
     activity: Activity,
-    /// Requests that were given up and whose answers are outstanding. It fits between its
-    /// neighbours.
+    /// Number of requests that were given up and whose answers are outstanding. It fits into the
+    /// padding here.
     given_up: AtomicU16,
     in_flight: AtomicU32,
     signal: Signal,
@@ -91,8 +91,8 @@ struct Inner {
     /// Ours and the peer's.
     addresses: Box<(Address, Address)>,
     changed: Notify,
-    /// Locked before `rare` where both are. The keys' comparison and hash run under this lock, and
-    /// may use the handle for all but callbacks.
+    /// Locked before `rare` where both are locked. The keys' comparison and hash run under this
+    /// lock, and may use the handle except for its callbacks.
     callbacks: Mutex<Callbacks>,
     rare: Mutex<Rare>,
 }
@@ -113,9 +113,9 @@ struct Rare {
     catchers: u8,
     /// A panic has dropped the lease: a catcher finishes the connection.
     left: bool,
-    /// The end of the connection is logged, or a layer logs it.
+    /// The end of the connection was logged, or a layer logs it.
     end_logged: bool,
-    /// A lease that is dropped before the session opens is left to `end_refusal`.
+    /// `end_refusal` finishes the connection of a lease that is dropped before the session opens.
     defers_refusal: bool,
     /// Such a lease was dropped: `end_refusal` finishes the connection.
     refused: bool,

@@ -6,9 +6,10 @@ use super::{BACKPRESSURED, CLOSED, CLOSING, ConnectionHandle, FINISHED};
 use crate::sync::Ordering;
 
 impl ConnectionHandle {
-    /// Returns `true` while the peer reads more slowly than is sent to it, so that senders wait: more pushed bytes wait than
-    /// the high watermark allows, until the low one is reached, or more bytes of replies than the low watermark allows.
-    /// Messages are still decoded and handled.
+    /// Returns `true` while senders wait because the peer reads too slowly. Pushed bytes have
+    /// exceeded the high watermark and not yet fallen to the low one, or bytes of replies exceed
+    /// the low watermark, or the memory budget is used up. Except in the last case messages are
+    /// still decoded and handled.
     #[must_use]
     pub fn is_backpressured(&self) -> bool {
         self.has(BACKPRESSURED)

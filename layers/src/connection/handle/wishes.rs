@@ -55,8 +55,8 @@ impl ConnectionHandle {
         self.check_lateness_at(at, move |handle, now, _| check(handle, now));
     }
 
-    /// As [`check_at`](Self::check_at), for a `check` that is also given `true` if it runs late,
-    /// because the thread was blocked.
+    /// Like [`check_at`](Self::check_at), but also passes `true` to `check` if it runs late because
+    /// the thread was blocked.
     pub(crate) fn check_lateness_at(
         &self,
         at: Instant,

@@ -95,7 +95,7 @@ impl<In, Out> Caller<In, Out> {
     }
 
     /// Returns the number of requests in flight. Where answers come in order, requests that were
-    /// given up are among them until their answers have come.
+    /// given up are counted until their answers have come.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.0.shared.table.in_flight()

@@ -71,8 +71,8 @@ impl<In, Out> Requesting<In, Out> {
     /// layer's [setting](crate::CorrelateLayer::with_deadline); `None` is until the session ends. From a second on, requests
     /// that are queued before the session's task has a turn count from the first of them: the clock is read once for all.
     ///
-    /// One that is shorter than all others in flight costs an allocation. Where answers come in
-    /// order, a deadline that passes
+    /// A deadline that is shorter than all others in flight costs an allocation. Where answers come
+    /// in order, a deadline that passes
     /// [closes the session](crate::CorrelateLayer::with_close_at_deadline) by default.
     pub fn within(mut self, deadline: impl Into<Option<Duration>>) -> Self {
         self.deadline = deadline.into();

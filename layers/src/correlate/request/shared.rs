@@ -14,8 +14,8 @@ use crate::{
     session::{Number, PendingRequests},
 };
 
-/// Maximum time without an answer while all places are taken by requests that were given up. A
-/// layer's deadline that is shorter takes its place.
+/// Maximum time without an answer while requests that were given up take all places. A layer's
+/// shorter deadline replaces it.
 const FULL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the requests of one session share: an attribute of its handle.
@@ -27,8 +27,8 @@ pub(in crate::correlate) struct Shared<In, Out> {
     pub(super) watch_full: fn(&Arc<Self>, &ConnectionHandle, Number),
 }
 
-/// Schedules checks of a table that is full of requests that were given up, of which `oldest` is
-/// the oldest. The session closes when the peer answers none of them between two checks.
+/// Schedules checks of a table that is full of requests that were given up. `oldest` is the oldest
+/// request. The session closes when the peer answers none between two checks.
 #[cold]
 fn watch_full<In: Send + 'static, Out: 'static>(
     shared: &Arc<Shared<In, Out>>,
@@ -83,8 +83,8 @@ impl<In: Send + 'static, Out: 'static> Shared<In, Out> {
     }
 }
 
-/// Woken for a message that cannot be sent. All requests are woken, since it is not known whose it
-/// is.
+/// Woken for a message that cannot be sent. All requests are woken, because the message's request
+/// is not known.
 impl<In: Send + 'static, Out: 'static> PendingRequests for Shared<In, Out> {
     fn wake_all(&self) {
         self.table.wake_all();

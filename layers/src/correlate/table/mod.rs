@@ -54,7 +54,7 @@ pub(super) enum Outcome<In> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) in_flight: u32,
-    /// Ids take no more bits than these. A byte, so that a session's table takes no more memory.
+    /// Maximum bits of an id. A byte, so that a session's table takes no more memory.
     pub(super) id_bits: u8,
     /// Nothing goes on after an answer that has not come in its turn by its deadline.
     pub(super) closes_at_deadline: bool,
@@ -70,10 +70,10 @@ impl Limits {
 /// State of the session that follows the table. It is set under the table's lock, so that readers
 /// see the changes in their order.
 pub(super) trait Observer: Copy {
-    /// Requests wait for answers from now on, or none does any more.
+    /// Sets whether any request waits for an answer.
     fn set_awaits(&self, awaits: bool);
 
-    /// The number of requests that were given up and whose answers are outstanding.
+    /// Sets the number of requests that were given up and whose answers are outstanding.
     fn set_given_up(&self, requests: usize);
 }
 
@@ -102,8 +102,8 @@ struct Requests<In> {
     /// Those whose answers come in their order, from the oldest that is not answered on, and under which numbers they were
     /// queued: these grow.
     order: VecDeque<(u64, Number)>,
-    /// Requests in `order` that were given up, by their numbers. The time is when their answer is
-    /// overdue; `None` where the session goes on without it.
+    /// Requests in `order` that were given up, by their numbers. The time is when the answer is
+    /// overdue, or `None` where the session does not close for it.
     given_up: BTreeMap<Number, Option<Instant>>,
     looks: Looks,
     clock: Clock,
@@ -173,9 +173,9 @@ impl<In> Table<In> {
         begun.map(|(begun, ())| begun)
     }
 
-    /// Lets a request wait, and wakes `cx` when something has become of it. `push` is that of
-    /// [`in_order`](Self::in_order), `turns` how many the session has had: where the request is not
-    /// queued, [`forget_time`](Self::forget_time) is to follow.
+    /// Lets a request wait, and wakes `cx` when it has an outcome. `push` is the closure of
+    /// [`in_order`](Self::in_order), and `turns` the session's number of turns. If the request is
+    /// not queued, [`forget_time`](Self::forget_time) must follow.
     #[inline]
     pub(super) fn begin_in_order<R>(
         &self,
@@ -287,9 +287,9 @@ impl<In> Table<In> {
         }
     }
 
-    /// The request `id` is given up, which was queued under this number, if it was. Where that
-    /// leaves the table full of requests that were given up, the oldest of them is returned, and
-    /// [`look_full`](Self::look_full) must follow.
+    /// Gives up the request `id`, with its number if it was queued. If the table is then full of
+    /// requests that were given up, returns the oldest, and [`look_full`](Self::look_full) must
+    /// follow.
     pub(super) fn end(
         &self,
         id: u64,
@@ -318,15 +318,15 @@ impl<In> Table<In> {
         oldest
     }
 
-    /// The oldest request, where all places are taken by requests that were given up.
+    /// Returns the oldest request if requests that were given up take all places.
     fn oldest_of_full(&self, requests: &Requests<In>) -> Option<Number> {
         let is_full = requests.order.len() >= self.limits.in_flight as usize;
         let (_, oldest) = requests.order.front()?;
         (is_full && requests.waiting == 0).then_some(*oldest)
     }
 
-    /// Checks a table that was full of requests that were given up, of which `oldest` was the
-    /// oldest. Returns `true` if it is full of them still and the peer has answered since: then
+    /// Checks a table that was full of requests that were given up. `oldest` was the oldest
+    /// request. Returns `true` if the table is still full and the peer has answered since: then
     /// another check must follow.
     pub(super) fn look_full(&self, oldest: &mut Number) -> Result<bool, Overdue> {
         let mut requests = self.state.lock();
@@ -447,8 +447,8 @@ impl<In> Table<In> {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Returns the number of requests in flight. Those that were given up are among them until
-    /// their answers, which come in order, have come.
+    /// Returns the number of requests in flight. Where answers come in order, requests that were
+    /// given up are counted until their answers have come.
     pub(super) fn in_flight(&self) -> usize {
         self.state.lock().outstanding()
     }
@@ -476,14 +476,15 @@ impl<In> Requests<In> {
         }
     }
 
-    /// The request that was queued under this number has its answer, or will have none.
+    /// Removes the request that was queued under this number, which has its answer or will have
+    /// none.
     fn is_answered(&mut self, number: Number, observer: impl Observer) {
         if self.given_up.remove(&number).is_some() {
             observer.set_given_up(self.given_up.len());
         }
     }
 
-    /// How many places are taken.
+    /// Returns how many places are taken.
     #[inline]
     fn outstanding(&self) -> usize {
         self.order.len().max(self.slots.used())

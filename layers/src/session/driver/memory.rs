@@ -42,7 +42,7 @@ impl<Out> Driver<Out> {
     }
 
     /// Sets how many bytes a message holds beyond its own size, for a budget that is set later and
-    /// for messages for many.
+    /// for broadcasts.
     pub fn set_weight(&mut self, weigh: fn(&Out) -> usize) {
         let rare = self.rare.get_or_insert_default();
         rare.memory.get_or_insert_default().weigh = Some(weigh);

@@ -52,10 +52,10 @@ use crate::{
 /// How many messages wait for the encoder at most, unless [`Driver::set_queue_capacity`] says otherwise.
 pub const DEFAULT_QUEUE_CAPACITY: u32 = 64;
 
-/// Bytes of messages for many that wait for the encoder at most, unless [`Driver::set_queue_bytes`]
-/// sets another bound: 1 MiB.
+/// Default bound of the broadcasts that wait for the encoder, in bytes: 1 MiB.
+/// [`Driver::set_queue_bytes`] sets another.
 ///
-/// Each message counts as its size and 32 bytes. One that exceeds the bound by itself is queued
+/// Each message counts as its size and 32 bytes. A message that exceeds the bound alone is queued
 /// while no other waits.
 pub const DEFAULT_QUEUE_BYTES: usize = DEFAULT_BOUND as usize;
 
@@ -75,7 +75,6 @@ pub fn pair<Out>(handle: ConnectionHandle) -> (Session<Out>, Driver<Out>) {
         blocked: false,
         own: false,
         ping: false,
-        held: false,
         input_ended: false,
         charged: false,
         rare: None,
@@ -96,16 +95,15 @@ pub struct Driver<Out> {
     batch: Option<Box<Batch<Out>>>,
     /// There may be more in the outbox.
     raised: bool,
-    /// There are messages for many in the batch: its entries may be bursts.
+    /// There are broadcasts in the batch: its entries may be bursts.
     has_shared: bool,
     /// The outbox believes that more of the batch is left than is.
     unreported: bool,
-    /// Whether the outbox was last reported to accept nothing.
+    /// `true` if the outbox was last reported to accept nothing.
     blocked: bool,
     /// Handlers of this session have queued messages that are not encoded yet.
     own: bool,
     ping: bool,
-    held: bool,
     /// Nothing more will be received.
     input_ended: bool,
     /// What is held for sending is charged to a budget.
@@ -122,6 +120,8 @@ struct Rare<Out> {
     memory: Option<Box<Memory<Out>>>,
     /// What layers have asked for.
     wishes: Wishes,
+    /// A layer delays the opening of the session.
+    held: bool,
 }
 
 impl<Out> Default for Rare<Out> {
@@ -129,6 +129,7 @@ impl<Out> Default for Rare<Out> {
         Self {
             memory: None,
             wishes: Wishes::default(),
+            held: false,
         }
     }
 }
@@ -168,8 +169,9 @@ impl<Out> Driver<Out> {
         self.look();
     }
 
-    /// Marks this session as the one that the current thread polls, until the value is dropped: messages
-    /// that are queued meanwhile on this thread are [its handlers' own](Self::has_own_messages).
+    /// Marks this session as the one that the current thread polls, until the value is dropped:
+    /// messages that are queued meanwhile on this thread are [its handlers'
+    /// own](Self::has_own_messages).
     #[inline]
     pub fn enter(&self) -> CurrentSession {
         CurrentSession::set(self.handle.id())

@@ -78,20 +78,21 @@ impl<Out> Driver<Out> {
         self.raised || self.left() > 0
     }
 
-    /// Returns `true` if handlers of this session have queued messages that may not be encoded yet. These
-    /// leave before the replies of those handlers.
+    /// Returns `true` if handlers of this session have queued messages that may not be encoded yet.
+    /// The messages leave before the handlers' replies.
     #[inline]
     pub const fn has_own_messages(&self) -> bool {
         self.own
     }
 
-    /// Everything that was queued so far is encoded.
+    /// Records that all queued messages are encoded.
     #[inline]
     pub const fn encoded_all(&mut self) {
         self.own = false;
     }
 
-    /// Fails every message that is queued, and counts them as unsent. No message is accepted afterwards.
+    /// Fails every message that is queued, and counts them as unsent. No message is accepted
+    /// afterwards.
     ///
     /// Senders get `source`, or learn that the session closes.
     pub fn fail_queued(&mut self, source: Option<&SharedError>) {
@@ -197,7 +198,7 @@ impl<Out> Driver<Out> {
         self.session.outbox().set_capacity(messages.max(1));
     }
 
-    /// Sets how many bytes of messages for many may wait for the encoder: see
+    /// Sets how many bytes of broadcasts may wait for the encoder: see
     /// [`DEFAULT_QUEUE_BYTES`](super::DEFAULT_QUEUE_BYTES). More than 4 GiB means 4 GiB.
     pub fn set_queue_bytes(&mut self, bytes: usize) {
         self.session.outbox().set_shared_bytes(bytes);
@@ -230,7 +231,7 @@ impl<Out> Driver<Out> {
         });
     }
 
-    /// The peer has ended its direction after ours, without a reset.
+    /// Records that the peer ended its direction after ours, without a reset.
     #[cold]
     pub fn ended_orderly(&self) {
         self.handle.count_losses(|losses| losses.orderly = true);

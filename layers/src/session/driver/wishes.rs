@@ -22,8 +22,9 @@ pub(super) struct Wishes {
 impl<Out> Driver<Out> {
     pub(super) fn take_wishes(&mut self) {
         let new = self.handle.take_wishes();
-        self.held = new.holds > 0;
-        let wishes = &mut self.rare.get_or_insert_default().wishes;
+        let rare = self.rare.get_or_insert_default();
+        rare.held = new.holds > 0;
+        let wishes = &mut rare.wishes;
         wishes.checks.extend(new.checks);
         wishes.write_timeout = new.write_timeout.or(wishes.write_timeout);
         wishes.until_input_ends.extend(new.until_input_ends);
@@ -43,7 +44,7 @@ impl<Out> Driver<Out> {
     /// Whether a layer [holds](crate::ConnectionHandle::hold) the session back from opening.
     #[inline]
     pub fn is_held(&self) -> bool {
-        self.held
+        self.rare.as_ref().is_some_and(|rare| rare.held)
     }
 
     /// When to [`run_checks`](Self::run_checks) next.

@@ -1,18 +1,18 @@
-//! Messages for many that exceed the places of the queue: one entry for a run of them.
+//! Runs of broadcasts that share one entry of the queue.
 
 use std::{collections::VecDeque, fmt, sync::Arc};
 
 use super::entry::{Attention, Batch, Queued};
 use crate::session::{payload::Payload, shared::SharedMessage};
 
-/// Bytes that a message for many counts as beside its own: twice the entry of a [`Burst`], whose
-/// memory doubles as it grows.
+/// Bytes that a broadcast counts beyond its own: twice the entry of a [`Burst`], whose memory
+/// doubles as it grows.
 pub(super) const PLACE: u32 = 32;
 
-/// Messages for many, in the order in which they were broadcast.
+/// Several broadcasts, in the order in which they were published.
 ///
-/// An entry of the queue has room for any payload, three times what these take. So they lie in
-/// entries of the queue only while it is short.
+/// An entry of the queue has room for any payload, which is three times the size of an entry here.
+/// So broadcasts have separate entries only while the queue is short.
 pub struct Burst<Out> {
     messages: VecDeque<Parcel<Out>>,
     /// Sum of the weights.
@@ -55,7 +55,7 @@ impl<Out> Burst<Out> {
         Some(parcel)
     }
 
-    /// Returns the messages one by one, for an end that drops them one by one.
+    /// Returns the messages one by one, so that they are dropped one by one.
     pub(super) fn into_payloads(self) -> impl Iterator<Item = Payload<Out>> {
         let messages = self.messages.into_iter();
         messages.map(|parcel| Payload::Shared(parcel.message))
@@ -80,7 +80,7 @@ impl<Out> Queued<Out> {
         }
     }
 
-    /// Returns the bytes that its messages for many count as.
+    /// Returns the bytes that its broadcasts count as.
     fn shared_bytes(&self) -> u32 {
         match &self.payload {
             Payload::Burst(burst) => burst.bytes,
@@ -94,12 +94,12 @@ pub(super) fn count<Out>(queue: &VecDeque<Queued<Out>>) -> usize {
     queue.iter().map(Queued::messages).sum()
 }
 
-/// Returns the bytes that the messages for many in `queue` count as.
+/// Returns the bytes that the broadcasts in `queue` count as.
 pub(super) fn shared_bytes<Out>(queue: &VecDeque<Queued<Out>>) -> u32 {
     queue.iter().map(Queued::shared_bytes).sum()
 }
 
-/// Takes the first message out of `batch`, whose entries may be bursts.
+/// Removes and returns the first message of `batch`, whose entries may be bursts.
 #[cold]
 pub(crate) fn pop_first<Out>(batch: &mut Batch<Out>) -> Option<Queued<Out>> {
     let Payload::Burst(burst) = &mut batch.front_mut()?.payload else {
@@ -115,11 +115,11 @@ pub(crate) fn pop_first<Out>(batch: &mut Batch<Out>) -> Option<Queued<Out>> {
     })
 }
 
-/// Position of a message for many: of its entry, and within the burst that the entry may be.
+/// Position of a broadcast: of its entry, and within the burst if the entry is one.
 type Position = (usize, usize);
 
-/// Returns the positions of the oldest messages for many that may be dropped, until they count as
-/// `bytes`. `None` if they do not.
+/// Returns the positions of the oldest droppable broadcasts that together count as at least
+/// `bytes`, or `None` if all together count as less.
 pub(super) fn oldest<Out>(queue: &VecDeque<Queued<Out>>, bytes: u32) -> Option<Vec<Position>> {
     let mut found = Vec::new();
     let mut missing = bytes;
@@ -146,7 +146,7 @@ pub(super) fn oldest<Out>(queue: &VecDeque<Queued<Out>>, bytes: u32) -> Option<V
     None
 }
 
-/// Takes the message for many at `position` out of `queue`, with the bytes that it counts as.
+/// Removes the broadcast at `position` from `queue`. Returns it with the bytes that it counts as.
 pub(super) fn remove<Out>(
     queue: &mut VecDeque<Queued<Out>>,
     (index, within): Position,

@@ -32,7 +32,7 @@ pub(crate) type Batch<Out> = VecDeque<Queued<Out>>;
 
 /// Who cares for the outcome of what is queued: a word, because there is one in each entry.
 ///
-/// A message for many has no sender that waits. Its word has the bytes that it counts as.
+/// No sender waits for a broadcast. Its word has the bytes that it counts as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Attention(u64);
 
@@ -48,13 +48,13 @@ impl Attention {
     /// Nobody; and it may be dropped in favour of what is offered later.
     pub(super) const DROPPABLE: Self = Self(UNATTENDED | MAY_DROP);
 
-    /// No sender waits: a message for many that counts as `weight` bytes.
+    /// Creates the entry of a broadcast that counts as `weight` bytes. No sender waits for it.
     pub(super) const fn shared(weight: u32, droppable: bool) -> Self {
         let may_drop = if droppable { MAY_DROP } else { 0 };
         Self(UNATTENDED | may_drop | weight as u64)
     }
 
-    /// Returns the bytes that a message for many counts as, and 0 for all others.
+    /// Returns the bytes that a broadcast counts as, and 0 for other messages.
     pub(super) const fn weight(self) -> u32 {
         if self.is_unattended() {
             let [a, b, c, d, ..] = self.0.to_le_bytes();

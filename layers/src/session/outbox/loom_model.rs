@@ -86,9 +86,10 @@ fn room_that_a_sender_gives_up_is_seen_by_those_who_watch() {
     });
 }
 
-/// Room below the byte bound reaches the publisher that stays, whichever is woken and gives up.
+/// Room below the byte bound reaches the publisher that stays, even if the other is woken and gives
+/// up.
 #[test]
-fn a_publisher_that_gives_up_passes_its_turn_on() {
+fn a_publisher_that_gives_up_wakes_the_next() {
     use std::sync::Arc as StdArc;
 
     use crate::driver::SharedMessage;

@@ -119,8 +119,9 @@ impl<Out> Outbox<Out> {
         self.0.lock().finished = false;
     }
 
-    /// The end: what was not sent fails, by `failure` given the payload where none of it was encoded. Returns the
-    /// requests among the queued messages, and the number of queued messages.
+    /// Closes the outbox. Messages that were not sent fail, by `failure` with the payload if no
+    /// byte was encoded. Returns the requests among the queued messages, and the number of queued
+    /// messages.
     pub(crate) fn fail_all(
         &self,
         left: VecDeque<Queued<Out>>,

@@ -1,7 +1,7 @@
-//! Messages for many: bounded in bytes, and not in places of the queue.
+//! Broadcasts: messages for many sessions, bounded in bytes and not in places of the queue.
 //!
-//! They do not wait for places, and take them only while no sender waits for one. All messages
-//! leave in the order in which they were queued.
+//! They do not wait for places, and use them only while no sender waits for one. All messages leave
+//! in the order in which they were queued.
 
 use std::{
     sync::Arc,
@@ -20,12 +20,12 @@ use crate::session::{
     shared::SharedMessage,
 };
 
-/// A queue of fewer entries takes a message for many as an entry, without an allocation.
+/// Maximum entries of a queue in which each broadcast has its own entry, without an allocation.
 const SINGLES: usize = 64;
 
 impl<Out> Outbox<Out> {
-    /// Sets the bound of messages for many, in bytes. Wakes the first publisher that waits, if that
-    /// made room.
+    /// Sets the bound of broadcasts, in bytes. Wakes the first publisher that waits, if there is
+    /// room now.
     pub(crate) fn set_shared_bytes(&self, bytes: usize) {
         let mut state = self.0.lock();
         state.bound = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -44,8 +44,8 @@ impl<Out> Outbox<Out> {
         self.0.lock().senders.as_ref()?.weigh
     }
 
-    /// Queues a message for many if the queue holds no other, is open, and has a place and no
-    /// budget. This is the path of a member that keeps up, and decides what a delivery costs.
+    /// Queues a broadcast if the queue is open and has no other broadcast, a place, and no budget.
+    /// This is the hot path, of a member that keeps up.
     #[inline(always)]
     pub(crate) fn publish_alone(
         &self,
@@ -69,11 +69,11 @@ impl<Out> Outbox<Out> {
         true
     }
 
-    /// Queues a message for many of `size` bytes while the bound permits it, whatever the write
-    /// buffer holds. Beyond the bound, a `droppable` one replaces the oldest of its kind, which are
-    /// handed out.
+    /// Queues a broadcast of `size` bytes while the bound permits it, independent of the write
+    /// buffer. Beyond the bound, a `droppable` broadcast replaces the oldest droppable ones, which
+    /// are returned.
     ///
-    /// While publishers wait, half of the bound is theirs alone.
+    /// While publishers wait, half of the bound is reserved for them.
     pub(crate) fn publish(
         &self,
         message: &Arc<SharedMessage<Out>>,
@@ -122,9 +122,9 @@ impl<Out> Outbox<Out> {
         Ok(dropped)
     }
 
-    /// Queues a message for many of `size` bytes once the bound permits it and all publishers that
-    /// came before have had their turn. `payload` is left where it is until then. `waiter` is the
-    /// caller's position among them, kept between polls.
+    /// Queues a broadcast of `size` bytes once the bound permits it and all earlier publishers are
+    /// done. `payload` is not taken until then. `waiter` is the caller's position in the queue of
+    /// publishers, kept between polls.
     pub(crate) fn poll_publish(
         &self,
         cx: &Context<'_>,
@@ -162,7 +162,7 @@ impl<Out> Outbox<Out> {
         Poll::Ready(queued)
     }
 
-    /// Gives up waiting for the bound; the next publisher learns of the room.
+    /// Gives up waiting for the bound, and wakes the next publisher if there is room.
     pub(crate) fn leave_publishers(&self, waiter: WaiterId) {
         let mut state = self.0.lock();
         let publishers = &mut state.senders().publishers;
@@ -191,14 +191,14 @@ impl<Out> State<Out> {
             .map_or(0, |senders| senders.publishers.len())
     }
 
-    /// Returns how many bytes have to leave before a message for many of `weight` bytes keeps to
-    /// the `bound`. A message that exceeds the bound by itself waits until no other is here.
+    /// Returns how many bytes must leave before a broadcast of `weight` bytes fits the `bound`. A
+    /// message that exceeds the bound alone waits until there is no other.
     fn missing_bytes(&self, weight: u32, bound: u32) -> u32 {
         let held = self.held + self.taken_bytes;
         held.min(held.saturating_add(weight).saturating_sub(bound))
     }
 
-    /// Queues a message for many that is charged.
+    /// Queues a broadcast that is already charged.
     fn push_shared(&mut self, payload: Payload<Out>, weight: u32, droppable: bool) {
         self.held += weight;
         let has_place = self.messages.len() < SINGLES && self.waiting() == 0 && self.places() > 0;
@@ -226,8 +226,8 @@ impl<Out> State<Out> {
         }
     }
 
-    /// Returns the waker of the publisher that is first, if there is room below the bound. Its
-    /// message may need more: then it registers again.
+    /// Returns the waker of the first publisher, if there is room below the bound. If its message
+    /// needs more, the publisher registers again.
     pub(super) fn next_publisher(&mut self) -> Option<Waker> {
         if self.held + self.taken_bytes >= self.bound.max(1) {
             return None;

@@ -25,11 +25,11 @@ pub(super) struct State<Out> {
     pub(super) capacity: u32,
     /// How many of those the driver has taken and not encoded yet.
     pub(super) taken: u32,
-    /// Bytes that the messages for many count as that lie here.
+    /// Bytes that the broadcasts in the queue count as.
     pub(super) held: u32,
-    /// The same of those that the driver has taken.
+    /// Bytes that the broadcasts in the driver's batch count as.
     pub(super) taken_bytes: u32,
-    /// How many both may be together.
+    /// Maximum sum of both.
     pub(super) bound: u32,
     /// The driver takes no messages, because too many bytes wait for the peer.
     pub(super) blocked: bool,
@@ -51,7 +51,7 @@ pub(super) struct Senders<Out> {
     pub(super) waiters: Line,
     /// Those who want to know of room and take none. They stand in nobody's way.
     pub(super) watchers: Line,
-    /// Publishers that wait until messages for many have left.
+    /// Publishers that wait until broadcasts have left.
     pub(super) publishers: Line,
     /// Returns how many bytes a message holds beyond its own size.
     pub(super) weigh: Option<Weigh<Out>>,
@@ -77,7 +77,7 @@ pub(super) enum Attended {
     Watched,
 }
 
-/// Bound of messages for many, in bytes, until it is set.
+/// Default bound of broadcasts, in bytes.
 pub(crate) const DEFAULT_BOUND: u32 = 1024 * 1024;
 
 /// A queue no longer than this is short, and keeps its memory.
@@ -131,7 +131,7 @@ impl<Out> State<Out> {
             .is_none_or(|charges| charges.queue(payload))
     }
 
-    /// Takes the charge of `payload` back, which was in the queue.
+    /// Refunds the charge of `payload`, which was in the queue.
     pub(super) fn uncharge(&mut self, payload: &Payload<Out>) {
         if let Some(charges) = &mut self.charges {
             charges.unqueue(payload);

@@ -11,21 +11,21 @@ use super::{
 };
 use crate::session::payload::Payload;
 
-/// What the driver has taken with the first message.
+/// Content of the driver's batch beside the first message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
     /// Nothing else, and nothing is to be reported.
     Alone,
     /// A batch, whose end is to be reported.
     Batch,
-    /// The same, with messages for many in it: its entries may be bursts.
+    /// The same, with broadcasts: its entries may be bursts.
     WithShared,
 }
 
 impl<Out> Outbox<Out> {
-    /// Takes all that is queued into `batch`, which is empty, and tells what of the last batch was encoded meanwhile.
-    /// Wakes the first sender that waits, if that made room. Returns `true` if `batch` has messages
-    /// for many: then its entries may be bursts.
+    /// Moves all queued messages into `batch`, which must be empty. The last batch then counts as
+    /// encoded. Wakes the first sender that waits, if there is room now. Returns `true` if `batch`
+    /// has broadcasts: then its entries may be bursts.
     pub(crate) fn take(&self, batch: &mut VecDeque<Queued<Out>>) -> bool {
         debug_assert!(
             batch.is_empty(),
@@ -52,7 +52,7 @@ impl<Out> Outbox<Out> {
     }
 
     /// Takes the first of what is queued. The rest goes into `batch`, which is empty, as with
-    /// [`take`](Self::take). One that is alone takes no place any more.
+    /// [`take`](Self::take). A message that is alone does not occupy a place any more.
     #[inline(always)]
     pub(crate) fn take_first(
         &self,
