@@ -42,10 +42,11 @@ pub(crate) struct Writer {
     /// Something beside the bytes in `buf` may have to be written, flushed or told.
     stirred: bool,
     framing: Framing,
-    /// Size of the largest message that was [noted](Self::note_size), in bytes.
-    largest: u32,
+    /// Size of the largest message that was [noted](Self::note_size): the exponent of the power of
+    /// two that it does not exceed.
+    largest: u8,
     /// The latest run of pushed messages: its end, by `encoded`, and its length in bytes.
-    push_end: u64,
+    push_end: u32,
     push_len: u32,
     /// Made when it is first needed, and kept from there on.
     rare: Option<Box<Rare>>,
@@ -99,11 +100,11 @@ impl Writer {
     /// replies.
     #[inline]
     pub(crate) fn mark_pushed(&mut self, start: u64) {
-        if self.push_end > self.taken {
+        if self.latest_push() > 0 {
             return self.mark_pushed_again(start);
         }
         self.push_len = u32::try_from(self.encoded - start).unwrap_or(u32::MAX);
-        self.push_end = self.encoded;
+        self.push_end = low(self.encoded);
     }
 
     /// As [`mark_pushed`](Self::mark_pushed), while earlier pushes wait.
@@ -113,22 +114,34 @@ impl Writer {
             return;
         }
         let len = u32::try_from(self.encoded - start).unwrap_or(u32::MAX);
-        if self.push_end == start {
+        if self.push_end == low(start) {
             self.push_len = self.push_len.saturating_add(len);
         } else {
-            let run = (self.push_end - u64::from(self.push_len), self.push_end);
+            let run = u64::from(self.latest_push());
+            let end = self.taken + u64::from(self.push_end.wrapping_sub(low(self.taken)));
             let rare = self.rare.get_or_insert_with(Rare::boxed);
-            rare.push_runs.push_back(run);
-            rare.push_bytes += u64::from(self.push_len);
+            rare.push_runs.push_back((end - run, end));
+            rare.push_bytes += run;
             self.push_len = len;
         }
-        self.push_end = self.encoded;
+        self.push_end = low(self.encoded);
+    }
+
+    /// Returns how many bytes of the latest run of pushes wait.
+    #[inline]
+    fn latest_push(&self) -> u32 {
+        // a run that was taken completely lies behind, less than 2 GiB as long as anything waits
+        let waits = self.push_end.wrapping_sub(low(self.taken));
+        if waits > u32::MAX / 2 {
+            0
+        } else {
+            waits.min(self.push_len)
+        }
     }
 
     /// Returns how many of the bytes that wait were pushed; the others are replies.
     pub(crate) fn pushed(&mut self) -> usize {
-        let waits = self.push_end.saturating_sub(self.taken);
-        let latest = waits.min(self.push_len.into());
+        let latest = u64::from(self.latest_push());
         let earlier = match &mut self.rare {
             Some(rare) if !rare.push_runs.is_empty() => rare.earlier_pushes(self.taken),
             _ => 0,
@@ -136,17 +149,19 @@ impl Writer {
         usize::try_from(latest + earlier).unwrap_or(usize::MAX)
     }
 
-    /// Returns the size of the largest message that was [noted](Self::note_size), in bytes.
+    /// Returns the size of the largest message that was [noted](Self::note_size), in bytes, rounded
+    /// up to a power of two.
     pub(crate) const fn largest(&self) -> usize {
-        self.largest as usize
+        1 << self.largest
     }
 
     /// Records the size of a message, for the reply limit. Pushes are recorded, and replies while
     /// the peer does not take all that waits.
     #[inline]
     pub(crate) fn note_size(&mut self, bytes: usize) {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.largest = self.largest.max(bytes);
+        let bits = usize::BITS - bytes.saturating_sub(1).leading_zeros();
+        // at most 64, and a message of 2^63 bytes is none
+        self.largest = self.largest.max(bits.min(usize::BITS - 1) as u8);
     }
 
     /// Returns how many bytes were encoded in all.
@@ -348,6 +363,7 @@ impl Writer {
         }
         self.buf.clear();
         self.taken = self.encoded;
+        self.push_len = 0;
         self.unflushed = false;
     }
 
@@ -424,6 +440,7 @@ impl Writer {
                     buffers::take_back(&mut self.buf);
                 }
                 self.stirred = false;
+                self.push_len = 0;
                 return Poll::Ready(Ok(()));
             }
             let unit = match self.units().and_then(|units| units.front()) {
@@ -504,6 +521,13 @@ impl Writer {
             }
         }
     }
+}
+
+/// Returns the low half of a position, which is enough to compare positions that are close.
+#[inline]
+#[allow(clippy::cast_possible_truncation, reason = "the high half is left out")]
+const fn low(position: u64) -> u32 {
+    position as u32
 }
 
 impl Rare {

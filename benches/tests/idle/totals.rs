@@ -25,7 +25,7 @@ use crate::{ALLOCATOR, Held, PAYLOAD, SESSIONS, echo, runtime, settle};
 const BOUNDS: [(&str, f64); 5] = [
     ("bare", 1_450.0),
     ("full", 2_600.0),
-    ("WebSocket", 2_300.0),
+    ("WebSocket", 2_400.0),
     ("TLS", 10_000.0),
     ("UDP", 2_000.0),
 ];
