@@ -53,8 +53,6 @@ struct Rare {
     after: Option<io::Result<Received>>,
     /// How many bytes the messages took that were decoded ahead of their turn: they count as undecoded.
     ahead: usize,
-    /// The largest frame that was complete and for which the limit was raised, in bytes.
-    largest: usize,
     /// Bytes that were read and [discarded](Reader::discard).
     discarded: usize,
 }
@@ -149,7 +147,6 @@ impl Reader {
         let capacity = self.buf.capacity();
         if let Some(message) = wire.decode(&mut self.buf, false)? {
             if self.raised != Raised::No {
-                self.note_large_frame(wire.max_frame());
                 self.limit = wire.max_frame();
                 self.raised = Raised::No;
             }
@@ -222,15 +219,6 @@ impl Reader {
         self.end = InputEnd::CutOff;
     }
 
-    /// Records that a frame is complete for which the limit was raised.
-    #[cold]
-    fn note_large_frame(&mut self, ordinary: usize) {
-        if self.limit > ordinary {
-            let rare = self.rare.get_or_insert_with(Rare::boxed);
-            rare.largest = rare.largest.max(self.limit);
-        }
-    }
-
     /// Forgets what has arrived. Returns how many bytes were not decoded.
     #[cold]
     pub(crate) fn abandon(&mut self) -> usize {
@@ -244,13 +232,6 @@ impl Reader {
     /// Returns how many bytes have arrived and are not decoded.
     pub(crate) fn undecoded(&self) -> usize {
         self.buf.len()
-    }
-
-    /// Returns the size of the largest frame up to now that was larger than the bound on undecoded
-    /// bytes. For a message transport it is the size of the largest message.
-    #[cold]
-    pub(crate) fn largest_frame(&self) -> usize {
-        self.rare.as_ref().map_or(0, |rare| rare.largest)
     }
 
     /// Returns `true` if nothing more is read.
@@ -415,7 +396,10 @@ impl Reader {
             }
             Ok(Received::Lost(_)) => Discarded::Bytes(0),
             Ok(Received::End) => Discarded::End,
-            Err(_) => Discarded::Nothing,
+            Err(_) => {
+                self.cut_off();
+                Discarded::Nothing
+            }
         })
     }
 

@@ -172,9 +172,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsTransport<T> {
             }
             // answers to pings wait for no message of ours
             if self.output.owes()
-                && let Poll::Ready(Err(error)) = self.output.poll_flush(&mut self.io, cx)
+                && let Poll::Ready(Err(_)) = self.output.poll_flush(&mut self.io, cx)
             {
-                return Poll::Ready(Err(error));
+                // what has arrived is still read; the stream or the next write tells of the failure
+                self.output.give_up();
             }
             let event = self.incoming.next(
                 self.role,

@@ -236,3 +236,123 @@ async fn a_handler_that_hangs_does_not_keep_the_transport_from_its_goodbye() {
     assert_eq!(peer.output(), "accepted\n");
     assert!(peer.is_shut());
 }
+
+#[tokio::test(start_paused = true)]
+async fn replies_that_are_held_back_do_not_keep_a_failed_session_from_its_deadline() {
+    let (transport, peer) = stream::pair();
+    let layer = SessionLayer::new()
+        .in_flight(4)
+        .with_flush_delay(Duration::from_millis(100));
+    let (_session, task) = open(transport, lines(), layer, service_fn(sleep)).await;
+    peer.send("0\n100\n");
+    idle().await;
+    peer.reset();
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::Io);
+    assert_eq!(closed.lifetime.as_secs(), 5);
+    assert_eq!(closed.unhandled_messages, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_arrived_is_handled_though_replies_were_blocked_when_the_connection_failed() {
+    let (transport, peer) = stream::pair();
+    let handler =
+        service_fn(|_: Request<String>| async { Ok::<_, BoxError>(Some("x".repeat(8000))) });
+    let (session, task) = open(transport, lines(), SessionLayer::new(), handler).await;
+    peer.stall();
+    peer.send("insert\n".repeat(200));
+    idle().await;
+    assert!(session.stats().messages_in < 100, "the replies are blocked");
+    peer.reset();
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.stats.messages_in, 200);
+    assert_eq!((closed.unhandled_messages, closed.unhandled_bytes), (0, 0));
+    assert!(closed.lifetime < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_whose_stack_fails_is_counted_as_unhandled() {
+    let (transport, peer) = stream::pair();
+    let stack = Unready(service_fn(echo));
+    let (_session, task) = open(transport, lines(), SessionLayer::new(), stack).await;
+    peer.send("one\n");
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::Handler);
+    assert_eq!(
+        (closed.stats.messages_in, closed.unhandled_messages),
+        (1, 1)
+    );
+}
+
+/// A service whose readiness fails.
+#[derive(Clone)]
+struct Unready<S>(S);
+
+impl<S: getty::Service<Request<String>, Error = BoxError>> getty::Service<Request<String>>
+    for Unready<S>
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = S::Future;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), BoxError>> {
+        std::task::Poll::Ready(Err("never ready".into()))
+    }
+
+    fn call(&mut self, request: Request<String>) -> S::Future {
+        self.0.call(request)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn handlers_in_flight_when_another_panics_are_counted_as_unhandled() {
+    let (transport, peer) = stream::pair();
+    let handler = service_fn(|request: Request<String>| async move {
+        assert_ne!(request.message(), "panic", "a bad handler");
+        std::future::pending::<Answer>().await
+    });
+    let layer = SessionLayer::new().in_flight(4).unordered();
+    let (_session, task) = open(transport, lines(), layer, handler).await;
+    peer.send("hang\nhang\nhang\npanic\n");
+    let closed = soon(task).await.unwrap();
+    assert_eq!(closed.reason, CloseReason::Panicked);
+    assert_eq!(closed.stats.messages_in, 4);
+    assert!(
+        closed.unhandled_messages >= 3,
+        "{}",
+        closed.unhandled_messages
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_reads_on_so_that_a_peer_that_sends_first_takes_its_answers() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let (ours, theirs) = tokio::io::duplex(16 * 1024);
+    let (session, task) = open(ours, lines(), SessionLayer::new(), service_fn(echo)).await;
+    let (mut read, mut write) = tokio::io::split(theirs);
+    let line = format!("{}\n", "x".repeat(999));
+    let peer = tokio::spawn(async move {
+        // everything before it reads anything
+        for _ in 0..5_000 {
+            write.write_all(line.as_bytes()).await?;
+        }
+        write.shutdown().await?;
+        let mut answers = Vec::new();
+        read.read_to_end(&mut answers).await?;
+        Ok::<_, io::Error>(answers)
+    });
+    while !session.is_backpressured() {
+        idle().await;
+    }
+    session.close();
+    let answers = soon(peer).await.unwrap().unwrap();
+    let closed = soon(task).await.unwrap();
+    assert!(closed.source.is_none(), "{closed}");
+    assert_eq!(answers.len() as u64, closed.stats.bytes_out);
+    assert_eq!(closed.unsent_bytes, 0);
+    assert!(closed.unhandled_bytes > 1_000_000, "{closed}");
+}

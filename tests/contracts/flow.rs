@@ -175,18 +175,23 @@ async fn pushes_of_others_that_wait_for_the_peer_do_not_delay_replies() {
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_never_reads_holds_the_reply_limit_and_is_ended_by_the_write_timeout() {
-    let (transport, peer) = stream::pair();
-    let echo = service_fn(crate::support::echo);
-    let (session, task) = open(transport, lines(), SessionLayer::new(), echo).await;
-    peer.stall();
-    peer.send_for_ever(format!("{}\n", "x".repeat(999)));
-    idle().await;
-    let limit = 256 * 1024;
-    let held = session.pending_bytes();
-    assert!((limit..=limit + 1000).contains(&held), "{held}");
-    let closed = soon(task).await.unwrap();
-    assert_eq!(closed.reason, CloseReason::WriteTimeout);
-    assert_eq!(closed.unsent_bytes, held as u64);
+    let line = format!("{}\n", "x".repeat(999));
+    // the second fills large buffers, which gather up to 260 KiB of replies
+    for (piece, limit) in [(line.clone(), 256 * 1024), (line.repeat(300), 260 * 1024)] {
+        let (transport, peer) = stream::pair();
+        let echo = service_fn(crate::support::echo);
+        let (session, task) = open(transport, lines(), SessionLayer::new(), echo).await;
+        peer.send(line.repeat(2000));
+        soon(peer.lines(2000)).await;
+        peer.stall();
+        peer.send_for_ever(piece);
+        idle().await;
+        let held = session.pending_bytes();
+        assert!((256 * 1024..=limit + 1000).contains(&held), "{held}");
+        let closed = soon(task).await.unwrap();
+        assert_eq!(closed.reason, CloseReason::WriteTimeout);
+        assert_eq!(closed.unsent_bytes, held as u64);
+    }
 }
 
 /// Actions of the two ends of one case.

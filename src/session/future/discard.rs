@@ -38,7 +38,7 @@ impl<S, W: Wire, R> State<S, W, R> {
     /// Counts what the session had accepted and did not finish. The driver counts what is queued.
     fn count_losses(&mut self, in_flight: usize) {
         let driver = self.wire.driver();
-        let undecoded = self.reader.undecoded();
+        let undecoded = self.reader.undecoded() + self.reader.discarded();
         if in_flight + undecoded > 0 || !self.waiting.is_empty() {
             let messages = self.waiting.len() + in_flight;
             driver.unhandled(messages as u64, undecoded as u64);

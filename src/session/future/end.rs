@@ -142,8 +142,28 @@ where
             && self.wire.driver().handle().transport() != TransportKind::Memory
     }
 
+    /// Discards input while the session drains: a peer that sends everything before it reads would
+    /// otherwise never take what is flushed. Within the same bound as [`poll_linger`](Self::poll_linger).
+    #[cold]
+    pub(super) fn discard_while_draining(&mut self, cx: &mut Context<'_>) {
+        if self.wire.framing() != Framing::Stream || self.finish == Finish::Failed {
+            return;
+        }
+        for _ in 0..LINGER_READS {
+            if self.reader.discarded() >= LINGER_BYTES {
+                return;
+            }
+            match self.reader.discard(&mut self.wire, cx) {
+                Poll::Ready(Discarded::Bytes(_)) => {}
+                Poll::Ready(Discarded::End | Discarded::Nothing) => return,
+                Poll::Pending => return self.reader.rest(),
+            }
+        }
+        cx.waker().wake_by_ref();
+    }
+
     /// Discards what the peer still sends. Waits until the peer ends its direction, if
-    /// `linger.waits`.
+    /// `awaits_end`.
     #[cold]
     pub(super) fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..LINGER_READS {
@@ -204,7 +224,7 @@ where
 
     /// Counts messages whose handlers do not finish, and replies that are not encoded.
     #[cold]
-    fn count_cut_off(&mut self, in_flight: usize) {
+    pub(super) fn count_cut_off(&mut self, in_flight: usize) {
         let driver = self.wire.driver();
         if in_flight > 0 {
             driver.unhandled(in_flight as u64, 0);
@@ -241,7 +261,10 @@ where
         }
         self.writer.give_up(&mut self.wire, &error);
         self.finish = Finish::Failed;
+        // nothing waits for the peer any more
+        (self.replies_blocked, self.pushes_blocked) = (false, false);
         self.timer.flowed();
+        self.timer.let_go();
         self.wire.driver().fail_queued(Some(&error));
         if self.phase == Phase::Running {
             self.phase = if is_closing {

@@ -176,6 +176,8 @@ where
                 return false;
             }
             Stop::ServiceFailed(error) => {
+                // the message that was taken for it
+                self.wire.driver().unhandled(1, 0);
                 self.stack_failed(error);
                 return false;
             }

@@ -69,8 +69,7 @@ where
     /// Returns the number of reply bytes at which no further message is handled.
     #[cold]
     fn reply_limit(&self) -> usize {
-        let message = self.reader.largest_frame().max(self.writer.largest());
-        self.config.reply_limit(message)
+        self.config.reply_limit(self.writer.largest())
     }
 
     /// Returns the high watermark, or 0 while the memory budget is used up, so that any byte that

@@ -263,6 +263,7 @@ where
                     state.writer.repair();
                     state.count_messages(&mut Turn::default());
                     quietly(|| state.stop_reading(Phase::Flushing, &mut Clock::default()));
+                    state.wire.driver().unhandled(this.calls.len() as u64, 0);
                     this.calls.as_mut().clear();
                 }
             }
@@ -333,6 +334,8 @@ where
                             self.phase = Phase::Closing;
                             continue;
                         }
+                    } else {
+                        self.discard_while_draining(cx);
                     }
                 }
                 Phase::Flushing => {
@@ -342,6 +345,7 @@ where
                         self.phase = Phase::Closing;
                         continue;
                     }
+                    self.discard_while_draining(cx);
                 }
                 Phase::Closing => {
                     if self.poll_close(cx).is_ready() {

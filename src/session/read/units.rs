@@ -34,7 +34,6 @@ impl Reader {
                 Poll::Ready(Ok(Received::Data(n))) => {
                     let rare = self.rare.get_or_insert_with(Rare::boxed);
                     rare.units.push_back(self.buf.len() - before);
-                    rare.largest = rare.largest.max(n);
                     messages += 1;
                     bytes = Some(bytes.unwrap_or(0) + n);
                 }

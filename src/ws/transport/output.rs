@@ -186,6 +186,13 @@ impl Output {
         Poll::Ready(Ok(()))
     }
 
+    /// Drops what waits to be written, because the stream takes nothing more.
+    pub(super) fn give_up(&mut self) {
+        self.owes = false;
+        self.late_pong = None;
+        buffers::give(std::mem::take(&mut self.frames));
+    }
+
     /// A ping without content.
     pub(super) fn ping(&mut self) {
         self.control(Control::Ping, &[]);

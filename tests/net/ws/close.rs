@@ -50,6 +50,32 @@ async fn a_close_of_ours_waits_for_the_peer_s_and_ends_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn messages_are_handled_though_the_pongs_between_them_can_no_longer_be_written() {
+    let handled = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = Arc::clone(&handled);
+    let mut server = Server::new(WsLayer::new(), SessionLayer::new(), move |_| {
+        let count = Arc::clone(&count);
+        async move {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            None
+        }
+    });
+    let mut peer = server.open().await;
+    let _session = server.session().await;
+    for n in 0..50 {
+        peer.send(FIN | TEXT, b"a message").await;
+        if n % 10 == 0 {
+            peer.send(FIN | PING, b"").await;
+        }
+    }
+    drop(peer);
+    let closed = server.end().await;
+    assert_eq!(closed.stats.messages_in, 50);
+    assert_eq!(handled.load(std::sync::atomic::Ordering::SeqCst), 50);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_handler_that_hangs_does_not_keep_the_close_frame_from_the_peer() {
     let mut server = Server::new(WsLayer::new(), SessionLayer::new(), |_| {
         std::future::pending()
