@@ -14,6 +14,13 @@ use tokio::{
 
 use super::clock::Clock;
 
+/// Time without progress after which the allowance is increased.
+const ALLOWANCE_AFTER: Duration = Duration::from_millis(100);
+/// First value of the allowance, in bytes.
+const MIN_ALLOWANCE: usize = 64 * 1024;
+/// Maximum number of increases: to 4 MiB, more than the kernel's buffers of a connection shrink by.
+const MAX_INCREASES: u8 = 7;
+
 /// The deadlines of the session loop's own, and the timer for these and all others. Takes one word until it is used.
 ///
 /// Deadlines move later with every byte that moves; the timer itself is only set when it has fired too early, so that no
@@ -31,6 +38,9 @@ struct Inner {
     stalled: Option<Instant>,
     /// How far it was then with what it took.
     written: u64,
+    /// Number of increases of the [allowance](Timer::allowance) since the transport last took all that
+    /// waits.
+    increases: u8,
     drain_until: Option<Instant>,
     /// Until when what is to be written is held back.
     held_until: Option<Instant>,
@@ -71,7 +81,32 @@ impl Timer {
     pub(crate) fn flowed(&mut self) {
         if let Some(inner) = &mut self.0 {
             inner.stalled = None;
+            inner.increases = 0;
         }
+    }
+
+    /// Returns the reply bytes that are allowed beyond the reply limit, until the transport takes all
+    /// that waits.
+    pub(crate) fn allowance(&self) -> usize {
+        let increases = self.0.as_ref().map_or(0, |inner| inner.increases);
+        increases
+            .checked_sub(1)
+            .map_or(0, |doublings| MIN_ALLOWANCE << doublings)
+    }
+
+    /// Returns the time at which the allowance is increased, where the transport has taken nothing
+    /// since `stalled`. `None` once it has reached its maximum.
+    pub(crate) fn next_allowance(&self, stalled: Instant) -> Option<Instant> {
+        let inner = self.0.as_ref()?;
+        if inner.increases >= MAX_INCREASES {
+            return None;
+        }
+        stalled.checked_add(ALLOWANCE_AFTER * (u32::from(inner.increases) + 1))
+    }
+
+    /// Doubles the allowance.
+    pub(crate) fn increase_allowance(&mut self) {
+        self.0.get_or_insert_default().increases += 1;
     }
 
     /// The transport takes nothing more now; whether it `moved` before that, and how far it is with what it took.

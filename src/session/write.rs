@@ -139,6 +139,11 @@ impl Writer {
         }
     }
 
+    /// Returns `true` if a message was pushed.
+    pub(crate) const fn has_pushed(&self) -> bool {
+        self.push_end != 0 || self.push_len != 0
+    }
+
     /// Returns how many of the bytes that wait were pushed; the others are replies.
     pub(crate) fn pushed(&mut self) -> usize {
         let latest = u64::from(self.latest_push());

@@ -260,3 +260,58 @@ async fn clients_of_a_unix_socket_see_an_end_and_no_reset_at_a_shutdown() {
         soon(server.task).await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_sessions_over_tcp_that_echo_each_others_pushes_make_progress() {
+    const PUSHES: usize = 600;
+    for _ in 0..8 {
+        let handled = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&handled);
+        // a push is echoed once, and its echo is not answered
+        let echo = move |request: Request<Bytes>| {
+            count.fetch_add(1, SeqCst);
+            let mut message = request.into_message().to_vec();
+            let is_push = message[0] == 1;
+            message[0] = 2;
+            async move { Ok::<_, BoxError>(is_push.then(|| Bytes::from(message))) }
+        };
+        let (opened, mut sessions) = mpsc::unbounded_channel();
+        let stack = ServiceBuilder::new()
+            .layer(CodecLayer::new(Length::new()))
+            .layer(OnOpenLayer::new(move |session: Session<Bytes>| {
+                let sent = opened.send(session).map_err(|_| "nobody listens");
+                async move { sent.map_err(BoxError::from) }
+            }))
+            .layer(SessionLayer::new())
+            .service_fn(echo.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_stop, stopped) = tokio::sync::oneshot::channel();
+        let server = Server::serve(listener, stack, stopped);
+        let (client, _task) = getty::connect(TcpConnector::new(), address, |link| {
+            ServiceBuilder::new()
+                .layer(CodecLayer::new(Length::new()))
+                .layer(link)
+                .layer(SessionLayer::new())
+                .service_fn(echo)
+        })
+        .await
+        .unwrap();
+        let session = soon(sessions.recv()).await.unwrap();
+        let push = async |session: &Session<Bytes>| {
+            for _ in 0..PUSHES {
+                let fed = session.feed(Bytes::from(vec![1; 30_000])).await;
+                assert!(fed.is_ok(), "{:?}", session.reason());
+            }
+        };
+        soon(async { tokio::join!(push(&client), push(&session)) }).await;
+        soon(async {
+            while handled.load(SeqCst) < 4 * PUSHES {
+                assert!(!client.is_closing() && !session.is_closing());
+                yield_now().await;
+            }
+        })
+        .await;
+        server.abort();
+    }
+}

@@ -11,9 +11,10 @@
 use std::task::Context;
 
 use getty_layers::{IntoReply, Request};
+use tokio::time::Instant;
 use tower::{BoxError, Service};
 
-use super::{State, Turn};
+use super::{Phase, State, Turn};
 use crate::session::{
     buffers::{BUFFER, LARGE},
     renew::Renew,
@@ -69,7 +70,22 @@ where
     /// Returns the number of reply bytes at which no further message is handled.
     #[cold]
     fn reply_limit(&self) -> usize {
-        self.config.reply_limit(self.writer.largest())
+        let limit = self.config.reply_limit(self.writer.largest());
+        limit.saturating_add(self.timer.allowance())
+    }
+
+    /// Returns the time at which more replies are allowed, while the peer takes nothing since `stalled`
+    /// and handling is stopped. Two sessions that push and answer each other's pushes can otherwise
+    /// stop over a connection whose buffers shrink (design.md: Why can two busy sessions not stop
+    /// each other?). A session that has pushed nothing is never one of them.
+    #[cold]
+    pub(super) fn next_allowance(&mut self, stalled: Instant) -> Option<Instant> {
+        let may_stop = self.phase == Phase::Running && self.writer.has_pushed();
+        if may_stop && !self.wire.driver().is_out_of_memory() {
+            self.timer.next_allowance(stalled)
+        } else {
+            None
+        }
     }
 
     /// Returns the high watermark, or 0 while the memory budget is used up, so that any byte that

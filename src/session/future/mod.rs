@@ -545,13 +545,19 @@ where
         if check.is_none() && self.timer.is_unused() {
             return Next::Wait;
         }
-        let stalled = self.timer.stalled_since().zip(write_timeout);
-        let write = stalled.and_then(|(since, timeout)| since.checked_add(timeout));
+        let stalled = self.timer.stalled_since();
+        let write = stalled.zip(write_timeout);
+        let write = write.and_then(|(since, timeout)| since.checked_add(timeout));
+        let allowance = match stalled {
+            Some(since) if self.replies_blocked => self.next_allowance(since),
+            _ => None,
+        };
         let Some(deadline) = check
             .into_iter()
             .chain(write)
             .chain(self.timer.drain_deadline())
             .chain(self.timer.held_until())
+            .chain(allowance)
             .min()
         else {
             self.timer.idle();
@@ -559,6 +565,10 @@ where
         };
         if self.timer.poll(cx, deadline).is_pending() {
             return Next::Wait;
+        }
+        if allowance == Some(deadline) {
+            self.timer.increase_allowance();
+            return Next::Again;
         }
         self.deadline_passed(calls, deadline, check, write)
     }
