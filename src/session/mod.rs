@@ -220,9 +220,9 @@ impl<K> SessionLayer<K> {
     /// to read. If such a session pushes much, set the same watermarks on both ends. Scope:
     /// session.
     ///
-    /// A session that has pushed, and whose peer takes nothing for 100 ms while handling is stopped, is
-    /// allowed 64 KiB more, and twice as much each further 100 ms, up to 4 MiB: a TCP connection holds
-    /// less once it stops than while it moves.
+    /// A session that has pushed, and whose peer takes nothing for 100 ms while handling is
+    /// stopped, is allowed 64 KiB more, and twice as much each further 100 ms, up to 4 MiB: a TCP
+    /// connection holds less once it stops than while it moves.
     #[must_use]
     pub const fn with_reply_limit(mut self, bytes: usize) -> Self {
         self.config.reply_limit = bytes;

@@ -38,8 +38,8 @@ struct Inner {
     stalled: Option<Instant>,
     /// How far it was then with what it took.
     written: u64,
-    /// Number of increases of the [allowance](Timer::allowance) since the transport last took all that
-    /// waits.
+    /// Number of increases of the [allowance](Timer::allowance) since the transport last took all
+    /// that waits.
     increases: u8,
     drain_until: Option<Instant>,
     /// Until when what is to be written is held back.
@@ -85,8 +85,8 @@ impl Timer {
         }
     }
 
-    /// Returns the reply bytes that are allowed beyond the reply limit, until the transport takes all
-    /// that waits.
+    /// Returns the reply bytes that are allowed beyond the reply limit, until the transport takes
+    /// all that waits.
     pub(crate) fn allowance(&self) -> usize {
         let increases = self.0.as_ref().map_or(0, |inner| inner.increases);
         increases

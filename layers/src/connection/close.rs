@@ -141,8 +141,9 @@ pub struct Closed {
     /// [`Stats::messages_in`].
     pub unhandled_messages: u64,
     /// Bytes that were received and not decoded. After a local close these are requests that came
-    /// too late, including those that were discarded until the peer's end; after a reset they are at most a part of a message. Bytes that the session had not
-    /// read from the kernel are not counted.
+    /// too late, including those that were discarded until the peer's end; after a reset they are
+    /// at most a part of a message. Bytes that the session had not read from the kernel are not
+    /// counted.
     pub unhandled_bytes: u64,
     /// Messages that were accepted for sending, as pushes or as replies of handlers, and never
     /// encoded.

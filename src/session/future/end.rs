@@ -143,7 +143,8 @@ where
     }
 
     /// Discards input while the session drains: a peer that sends everything before it reads would
-    /// otherwise never take what is flushed. Within the same bound as [`poll_linger`](Self::poll_linger).
+    /// otherwise never take what is flushed. The bound is that of
+    /// [`poll_linger`](Self::poll_linger).
     #[cold]
     pub(super) fn discard_while_draining(&mut self, cx: &mut Context<'_>) {
         if self.wire.framing() != Framing::Stream || self.finish == Finish::Failed {

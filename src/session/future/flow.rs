@@ -74,10 +74,10 @@ where
         limit.saturating_add(self.timer.allowance())
     }
 
-    /// Returns the time at which more replies are allowed, while the peer takes nothing since `stalled`
-    /// and handling is stopped. Two sessions that push and answer each other's pushes can otherwise
-    /// stop over a connection whose buffers shrink (design.md: Why can two busy sessions not stop
-    /// each other?). A session that has pushed nothing is never one of them.
+    /// Returns the time at which more replies are allowed, while the peer takes nothing since
+    /// `stalled` and handling is stopped. Two sessions that push and answer each other's pushes can
+    /// otherwise stop over a connection whose buffers shrink (design.md: Why can two busy sessions
+    /// not stop each other?). A session that has pushed nothing is never one of them.
     #[cold]
     pub(super) fn next_allowance(&mut self, stalled: Instant) -> Option<Instant> {
         let may_stop = self.phase == Phase::Running && self.writer.has_pushed();
