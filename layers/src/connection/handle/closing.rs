@@ -4,7 +4,7 @@ use std::{error::Error, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{CLOSED, CLOSING, Callbacks, ConnectionHandle, OPEN, PEER_FINISHED};
+use super::{CLOSED, CLOSING, Callbacks, ConnectionHandle, OPEN, PEER_FINISHED, Refusal};
 use crate::{
     connection::{
         CloseReason, Closed, SharedError,
@@ -272,15 +272,18 @@ impl ConnectionHandle {
     }
 
     pub(in crate::connection) fn defer_refusal(&self) {
-        self.0.rare.lock().defers_refusal = true;
+        let mut rare = self.0.rare.lock();
+        // a lease that was dropped since an earlier call stays so
+        if rare.refusal == Refusal::Immediate {
+            rare.refusal = Refusal::Deferred;
+        }
     }
 
     /// Ends what `defer_refusal` began: finishes the connection if it was dropped meanwhile, with
     /// `error` as its source.
     pub(in crate::connection) fn end_refusal(&self, error: Option<SharedError>) {
         let mut rare = self.0.rare.lock();
-        rare.defers_refusal = false;
-        let refused = std::mem::take(&mut rare.refused);
+        let refused = std::mem::take(&mut rare.refusal) == Refusal::Pending;
         let reason = rare.requested().map(|requested| requested.reason.clone());
         drop(rare);
         if let Some(error) = error
@@ -306,8 +309,11 @@ impl ConnectionHandle {
         }
         self.abandon();
         let mut rare = self.0.rare.lock();
-        rare.refused = rare.defers_refusal;
-        rare.refused
+        let is_deferred = rare.refusal != Refusal::Immediate;
+        if is_deferred {
+            rare.refusal = Refusal::Pending;
+        }
+        is_deferred
     }
 
     /// Records that a lease was dropped. Returns `true` if its connection is finished elsewhere: by

@@ -115,10 +115,19 @@ struct Rare {
     left: bool,
     /// The end of the connection was logged, or a layer logs it.
     end_logged: bool,
-    /// `end_refusal` finishes the connection of a lease that is dropped before the session opens.
-    defers_refusal: bool,
-    /// Such a lease was dropped: `end_refusal` finishes the connection.
-    refused: bool,
+    refusal: Refusal,
+}
+
+/// Who finishes the connection of a lease that is dropped before the session opens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Refusal {
+    /// The lease.
+    #[default]
+    Immediate,
+    /// `end_refusal`, if the lease is dropped before it.
+    Deferred,
+    /// `end_refusal`, because the lease was dropped.
+    Pending,
 }
 
 /// What few connections have before their close: all the others are smaller without it.
