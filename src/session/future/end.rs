@@ -225,7 +225,7 @@ where
 
     /// Counts messages whose handlers do not finish, and replies that are not encoded.
     #[cold]
-    pub(super) fn count_cut_off(&mut self, in_flight: usize) {
+    fn count_cut_off(&mut self, in_flight: usize) {
         let driver = self.wire.driver();
         if in_flight > 0 {
             driver.unhandled(in_flight as u64, 0);
@@ -268,13 +268,10 @@ where
         self.timer.let_go();
         self.wire.driver().fail_queued(Some(&error));
         if self.phase == Phase::Running {
-            self.phase = if is_closing {
-                Phase::Draining
-            } else {
-                Phase::Receiving
-            };
             if is_closing {
                 self.stop_reading(Phase::Draining, &mut turn.clock);
+            } else {
+                self.phase = Phase::Receiving;
             }
         }
         self.begin_drain_deadline(&mut turn.clock);
