@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::TryFutureExt;
-use getty_layers::{
+use getty_core::{
     CloseReason, Closed, Connection, ConnectionHandle, HasSession, Session,
     driver::{Contained, defer_refusal, end_refusal},
 };

@@ -193,11 +193,16 @@ pub mod transport;
 pub mod ws;
 
 #[doc(inline)]
-pub use getty_layers as layers;
-pub use getty_layers::{
-    CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, Group, IntoReply, MemoryBudget,
-    Reply, Request, RequestError, SendError, Sent, Session, SlowConsumer, Stats, Topics,
+pub use getty_core::{
+    Address, CallbackAdded, Caller, CloseReason, Closed, Connection, ConnectionHandle,
+    DrainDeadlineExceeded, Endpoints, Feeding, Framed, FramedParts, HasSession, IntoReply,
+    MemoryBudget, Offered, Panic, Replies, Reply, Request, RequestError, SendError, Sending, Sent,
+    Session, SharedError, SlowConsumer, Stats, TransportKind, WeakHandle, WeakSession, Writable,
+    budget, driver,
 };
+#[doc(inline)]
+pub use getty_layers as layers;
+pub use getty_layers::{CodecLayer, Group, Topics};
 /// tower itself, with what the layers and examples here need of it.
 pub use tower;
 pub use tower::{BoxError, Layer, Service, ServiceBuilder, service_fn};

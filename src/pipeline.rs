@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use getty_layers::{Closed, Connection};
+use getty_core::{Closed, Connection};
 use tower::{BoxError, Service, ServiceExt, util::BoxCloneSyncService};
 
 use crate::transport::{BoxTransport, Transport};

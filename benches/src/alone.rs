@@ -17,15 +17,15 @@ use std::{
 
 use bytes::Bytes;
 use getty::{
-    BoxError, BoxPipeline, Closed, CodecLayer, Connection, IntoReply, Layer, MemoryBudget,
-    Pipeline, Request, Service, Session, SessionLayer,
+    BoxError, BoxPipeline, Closed, CodecLayer, Connection, Endpoints, IntoReply, Layer,
+    MemoryBudget, Pipeline, Request, Service, Session, SessionLayer, TransportKind,
     codec::Length,
     layers::{
         AccessLayer, ActiveLayer, CatchPanicLayer, CloseCallbackLayer, Correlate, CorrelateLayer,
-        CronLayer, Endpoints, HandleErrorLayer, HandshakeTimeoutLayer, HeartbeatLayer,
-        IdleTimeoutLayer, LifetimeLayer, MessageMetricsLayer, MessageTraceLayer, MetricsLayer,
-        OnOpenLayer, PeerLimitLayer, ReadTimeoutLayer, Registry, RegistryLayer, SpawnLayer,
-        TraceLayer, TransportKind, WriteTimeoutLayer, access::AccessList,
+        CronLayer, HandleErrorLayer, HandshakeTimeoutLayer, HeartbeatLayer, IdleTimeoutLayer,
+        LifetimeLayer, MessageMetricsLayer, MessageTraceLayer, MetricsLayer, OnOpenLayer,
+        PeerLimitLayer, ReadTimeoutLayer, Registry, RegistryLayer, SpawnLayer, TraceLayer,
+        WriteTimeoutLayer, access::AccessList,
     },
     service_fn,
     session::Sessions,

@@ -13,7 +13,7 @@ use axum::{
 };
 use data_encoding::BASE64;
 use getty::{
-    layers::{Endpoints, TransportKind},
+    Endpoints, TransportKind,
     ws::{self, Messages, WsLayer, WsListener, WsRefusal, WsUpgrader},
 };
 use hyper_util::rt::TokioIo;

@@ -309,7 +309,7 @@ mod tests {
 
     use getty::{
         CloseReason, Connection,
-        layers::driver::{self, Driver, Payload},
+        driver::{self, Driver, Payload},
     };
 
     use super::*;

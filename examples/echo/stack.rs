@@ -224,9 +224,7 @@ mod tests {
     };
 
     use getty::{
-        Connection, ConnectionHandle,
-        codec::Lines,
-        layers::{Address, CloseReason, Endpoints, TransportKind},
+        Address, CloseReason, Connection, ConnectionHandle, Endpoints, TransportKind, codec::Lines,
     };
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},

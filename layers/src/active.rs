@@ -5,10 +5,10 @@
 //!   The note is a load, and a store at the most; the session loop makes a time of it at the end of its turn.
 //! - *drop, close*: nothing of its own.
 //!
-//! Scope: message. Without this layer every message moves [`last_active`](crate::ConnectionHandle::last_active). With
+//! Scope: message. Without this layer every message moves [`last_active`](getty_core::ConnectionHandle::last_active). With
 //! it, from its first call on, those do for which the predicate is true: a client that only keeps its connection alive
-//! is then told from one that works. The times of bytes, [`last_read`](crate::ConnectionHandle::last_read) and
-//! [`last_write`](crate::ConnectionHandle::last_write), go on as before, and so do the deadlines that watch them.
+//! is then told from one that works. The times of bytes, [`last_read`](getty_core::ConnectionHandle::last_read) and
+//! [`last_write`](getty_core::ConnectionHandle::last_write), go on as before, and so do the deadlines that watch them.
 //!
 //! In a stack it stands inside `SessionLayer`, outside whatever answers in the handler's stead (a filter, a limit that
 //! sheds) if what they take is to count, else inside of them; and outside whatever moves *calls* to another task, such as
@@ -16,7 +16,8 @@
 //! first call, since the stack is not ready for it yet, counts whatever it is. Of several such layers each may say yes.
 //!
 //! ```
-//! use getty_layers::{ActiveLayer, Connection, Request, driver};
+//! use getty_core::{Connection, Request, driver};
+//! use getty_layers::ActiveLayer;
 //! use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -47,7 +48,7 @@ use std::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::Request;
+use getty_core::Request;
 
 /// Says which messages count as activity; see the [module](self).
 ///
@@ -168,7 +169,7 @@ where
     #[inline]
     fn call(&mut self, request: Request<In, Out>) -> S::Future {
         let active = (self.layer.predicate)(request.message());
-        request.session().activity().say(active);
+        request.session().record_activity(active);
         self.inner.call(request)
     }
 }
@@ -182,10 +183,8 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{
-        Connection, Session, driver,
-        testing::{assert_readiness, request},
-    };
+    use crate::testing::{assert_readiness, request};
+    use getty_core::{Connection, Session, driver};
 
     type Message = Request<&'static str>;
 

@@ -6,7 +6,7 @@
 //! - *ready*: the inner service's. On the connection side a panic in it is a readiness error, which ends accepting in an
 //!   orderly way instead of tearing it down; on the message side it passes through, to the session loop.
 //! - *call*: a panic in the call or in its future becomes an error: a [`Panic`] with the panic's message. The connection
-//!   closes as [`CloseReason::Panicked`](crate::CloseReason::Panicked), with the same as its source, even where the
+//!   closes as [`CloseReason::Panicked`](getty_core::CloseReason::Panicked), with the same as its source, even where the
 //!   panic's unwinding drops the connection.
 //! - *drop*: drops the inner future.
 //! - *close*: nothing of its own.
@@ -20,7 +20,8 @@
 //! elsewhere, and where panics are to be answered; it stands outside whatever may panic.
 //!
 //! ```
-//! use getty_layers::{CatchPanicLayer, CloseReason, Connection, Panic};
+//! use getty_core::{CloseReason, Connection, Panic};
+//! use getty_layers::CatchPanicLayer;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -52,9 +53,9 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{
+use getty_core::{
     Connection, IntoReply, Panic, Reply, Request,
-    connection::{Catcher, catch, contain},
+    internal::{Catcher, catch, contain},
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -77,7 +78,8 @@ impl CatchPanicLayer {
     /// is an error, a [`Panic`].
     ///
     /// ```
-    /// use getty_layers::{CatchPanicLayer, Reply};
+    /// use getty_core::Reply;
+    /// use getty_layers::CatchPanicLayer;
     ///
     /// let layer = CatchPanicLayer::new()
     ///     .with_reply(|panic| Reply::one(format!("ERR internal: {panic}")).and_close());

@@ -4,17 +4,18 @@
 //! - *call*: adds the callback to the connection under the pair of keys, and passes the connection on.
 //! - *drop*: nothing of its own; the callback runs wherever and however the connection ends.
 //! - *close*: the callback runs once, with how the connection ended; what
-//!   [`add_close_callback`](crate::ConnectionHandle::add_close_callback) says of order, panics and blocking holds.
+//!   [`add_close_callback`](getty_core::ConnectionHandle::add_close_callback) says of order, panics and blocking holds.
 //!
 //! Scope: connection. It may stand anywhere in the connection stack. Connections that end before they reach it, refused
 //! or lost in a handshake further out, are not told of; so what is to see every connection goes to the outside. The keys
-//! serve to replace or [remove](crate::ConnectionHandle::remove_close_callback) the callback of a connection later, and
+//! serve to replace or [remove](getty_core::ConnectionHandle::remove_close_callback) the callback of a connection later, and
 //! the same pair twice in a stack leaves the inner callback, in the outer one's place.
 //!
 //! ```
 //! use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
 //!
-//! use getty_layers::{CloseCallbackLayer, Connection};
+//! use getty_core::Connection;
+//! use getty_layers::CloseCallbackLayer;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -47,7 +48,7 @@ use std::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Closed, Connection, connection::Contained};
+use getty_core::{Closed, Connection, internal::Contained};
 
 /// Registers a close callback on every connection of a stack; see the [module](self).
 #[derive(Clone)]
@@ -167,7 +168,8 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{CloseReason, testing::assert_transparent};
+    use crate::testing::assert_transparent;
+    use getty_core::CloseReason;
 
     type Told = Arc<Mutex<Vec<(&'static str, CloseReason)>>>;
 

@@ -1,14 +1,15 @@
 //! Gives a connection its codec and its session.
 //!
 //! - *ready*: the inner service's.
-//! - *call*: clones the codec, makes the [`Session`](crate::Session), wraps the transport in [`Framed`]; no I/O.
+//! - *call*: clones the codec, makes the [`Session`](getty_core::Session), wraps the transport in [`Framed`]; no I/O.
 //! - *drop, close*: nothing of its own.
 //!
 //! Scope: session; each connection has its own clone of the codec. In a stack it stands inside whatever changes the
 //! transport (TLS, WebSocket), outside whatever needs the session, and outside `SessionLayer`.
 //!
 //! ```
-//! use getty_layers::{CodecLayer, Connection, Framed, HasSession};
+//! use getty_core::{Connection, Framed, HasSession};
+//! use getty_layers::CodecLayer;
 //! use tokio_util::codec::LinesCodec;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //!
@@ -34,10 +35,10 @@ use tokio_util::codec::Decoder;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{
+use getty_core::{
     Connection, Framed,
-    connection::Contained,
     driver::{self, CodecId},
+    internal::Contained,
 };
 
 /// How many undecoded bytes a session keeps at most, unless [`CodecLayer::with_max_frame`] says otherwise or the codec
@@ -85,7 +86,7 @@ impl<C, Out> CodecLayer<C, Out> {
     }
 
     /// How many bytes a message holds beyond its own size, such as the capacity of a `String`, for
-    /// sessions that have a [`MemoryBudget`](crate::MemoryBudget), and for the
+    /// sessions that have a [`MemoryBudget`](getty_core::MemoryBudget), and for the
     /// [room](crate::group#room) of groups. The default is none. It must return the same for the
     /// same message each time, and must not use the session.
     pub const fn with_weight(mut self, weigh: fn(&Out) -> usize) -> Self {

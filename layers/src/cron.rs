@@ -4,7 +4,7 @@
 //! - *call*: registers the period with the session, and passes the connection on. The first run comes one full period
 //!   after the session opened; none comes once it is closing.
 //! - *a run* of a plain function ([`CronLayer::new`]) happens within the session's turn: it must not block, and what it
-//!   sends it sends with [`try_send`](crate::Session::try_send). The future of an async one ([`CronLayer::new_async`]) is
+//!   sends it sends with [`try_send`](getty_core::Session::try_send). The future of an async one ([`CronLayer::new_async`]) is
 //!   polled in the connection's task beside the session, which goes on meanwhile. While it is not done no further run
 //!   starts: periods that end meanwhile are left out.
 //! - *an error of a run* is logged, and the next run comes as if there had been none; or, with
@@ -24,7 +24,8 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use getty_layers::{CodecLayer, Connection, CronLayer, HasSession};
+//! use getty_core::{Connection, HasSession};
+//! use getty_layers::{CodecLayer, CronLayer};
 //! use tokio::time::{Instant, advance};
 //! use tokio_util::codec::LinesCodec;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
@@ -37,7 +38,7 @@
 //!         session.try_send(format!("{} messages so far", session.stats().messages_in))
 //!     }))
 //!     // in the place of the session loop
-//!     .service_fn(|connection: Connection<getty_layers::Framed<(), _, String>>| async move {
+//!     .service_fn(|connection: Connection<getty_core::Framed<(), _, String>>| async move {
 //!         let (framed, mut lease) = connection.into_parts();
 //!         let mut driver = framed.into_parts().driver;
 //!         lease.open();
@@ -69,10 +70,10 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{
+use getty_core::{
     CloseReason, Connection, ConnectionHandle, HasSession, Session,
-    connection::{Contained, catch},
-    session::signal::Signal,
+    internal::{Contained, catch},
+    sync::Signal,
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;

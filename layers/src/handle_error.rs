@@ -12,12 +12,13 @@
 //! - *close*: nothing of its own.
 //!
 //! Scope: message. Without it an error of the message stack closes the session with
-//! [`CloseReason::Handler`](crate::CloseReason::Handler). In a stack it stands inside `SessionLayer` and outside the
+//! [`CloseReason::Handler`](getty_core::CloseReason::Handler). In a stack it stands inside `SessionLayer` and outside the
 //! layers whose errors it is to answer, such as tower's timeout and load shedding; so it is mostly the first of the
 //! message stack. A panic is no error: it passes through.
 //!
 //! ```
-//! use getty_layers::{Connection, HandleErrorLayer, Request, driver};
+//! use getty_core::{Connection, Request, driver};
+//! use getty_layers::HandleErrorLayer;
 //! use std::time::Duration;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //!
@@ -54,7 +55,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{IntoReply, Reply, Request};
+use getty_core::{IntoReply, Reply, Request};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -112,10 +113,11 @@ impl<H> HandleErrorLayer<H> {
     /// to clone; and it should not block.
     ///
     /// To tell errors apart it can look at their types. The error itself is not kept: a reply that closes says with which
-    /// reason, which would else be [`CloseReason::Local`](crate::CloseReason::Local), as at an orderly end.
+    /// reason, which would else be [`CloseReason::Local`](getty_core::CloseReason::Local), as at an orderly end.
     ///
     /// ```
-    /// use getty_layers::{CloseReason, HandleErrorLayer, Reply};
+    /// use getty_core::{CloseReason, Reply};
+    /// use getty_layers::HandleErrorLayer;
     /// use tower::timeout::error::Elapsed;
     ///
     /// let layer = HandleErrorLayer::new(|error| {
@@ -147,7 +149,8 @@ impl<H, E> HandleErrorLayer<H, OnlyError<E>> {
     /// not compile until the handler takes the new type.
     ///
     /// ```
-    /// use getty_layers::{HandleErrorLayer, Request};
+    /// use getty_core::Request;
+    /// use getty_layers::HandleErrorLayer;
     /// use tower::ServiceBuilder;
     ///
     /// #[derive(Debug)]
@@ -362,10 +365,8 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{
-        CloseReason,
-        testing::{assert_readiness, request},
-    };
+    use crate::testing::{assert_readiness, request};
+    use getty_core::CloseReason;
 
     type Message = Request<&'static str, String>;
 

@@ -17,7 +17,8 @@
 //! ```
 //! use std::{future::pending, time::Duration};
 //!
-//! use getty_layers::{CloseReason, Connection, HandshakeTimeoutLayer, handshake_timeout::HandshakeTimedOut};
+//! use getty_core::{CloseReason, Connection};
+//! use getty_layers::{HandshakeTimeoutLayer, handshake_timeout::HandshakeTimedOut};
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -51,7 +52,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{CloseReason, Connection, ConnectionHandle};
+use getty_core::{CloseReason, Connection, ConnectionHandle};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 

@@ -25,7 +25,8 @@
 //! ```
 //! use std::{task::{Context, Waker}, time::Duration};
 //!
-//! use getty_layers::{CodecLayer, Connection, Framed, HeartbeatLayer};
+//! use getty_core::{Connection, Framed};
+//! use getty_layers::{CodecLayer, HeartbeatLayer};
 //! use tokio_util::codec::LinesCodec;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //!
@@ -61,6 +62,9 @@ use std::{
     time::Duration,
 };
 
+use getty_core::{
+    CloseReason, Connection, ConnectionHandle, Framed, HasSession, Session, internal::Contained,
+};
 use tokio::time::Instant;
 use tokio_util::codec::Decoder;
 use tower_layer::Layer;
@@ -70,10 +74,7 @@ pub use self::{
     beat::{Beat, Message, MessageIf, Ping},
     pong::WithoutPongs,
 };
-use crate::{
-    CloseReason, Connection, ConnectionHandle, Framed, HasSession, Session, connection::Contained,
-    jitter::Jitter, tap::Tap,
-};
+use crate::{jitter::Jitter, tap::Tap};
 
 /// Up to which part of a period a beat is late, unless [`HeartbeatLayer::with_jitter`] says otherwise.
 pub const DEFAULT_JITTER: f64 = 0.1;
@@ -186,7 +187,8 @@ impl<Out, B, P> HeartbeatLayer<Out, B, P> {
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # use getty_layers::{HeartbeatLayer, Session};
+    /// # use getty_core::Session;
+    /// # use getty_layers::HeartbeatLayer;
     /// let layer = HeartbeatLayer::new(Duration::from_secs(15), |_: &Session<String>| "PING".to_owned())
     ///     .with_answer_within(Duration::from_secs(5))
     ///     .with_pong(|message: &String| message == "PONG");
@@ -415,10 +417,8 @@ impl Pulse {
 #[cfg(all(test, not(getty_loom)))]
 mod tests {
     use super::*;
-    use crate::{
-        driver::Driver,
-        testing::{assert_transparent, drive, framed},
-    };
+    use crate::testing::{assert_transparent, drive, framed};
+    use getty_core::driver::Driver;
 
     const TEN: Duration = Duration::from_secs(10);
 

@@ -34,7 +34,8 @@
 //! ```
 //! use std::{task::{Context, Waker}, time::Duration};
 //!
-//! use getty_layers::{CodecLayer, CloseReason, Connection, Framed, HasSession, IdleTimeoutLayer};
+//! use getty_core::{CloseReason, Connection, Framed, HasSession};
+//! use getty_layers::{CodecLayer, IdleTimeoutLayer};
 //! use tokio_util::codec::LinesCodec;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //!
@@ -70,8 +71,8 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{
-    CloseReason, Connection, ConnectionHandle, HasSession, Session, connection::Contained,
+use getty_core::{
+    CloseReason, Connection, ConnectionHandle, HasSession, Session, internal::Contained,
 };
 
 /// Closes a session in which nothing moves, or tells a hook of it; see the [module](self).
@@ -152,7 +153,8 @@ impl IdleTimeoutLayer {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use getty_layers::{CloseReason, IdleTimeoutLayer, Session};
+    /// use getty_core::{CloseReason, Session};
+    /// use getty_layers::IdleTimeoutLayer;
     ///
     /// let layer = IdleTimeoutLayer::read(Duration::from_secs(30))
     ///     .with_hook(|session: &Session<String>, idle| match idle.nth {

@@ -1,20 +1,20 @@
 //! What flows through a getty pipeline, and the layers that it is made of: all that an author of layers needs, without
 //! sockets or servers.
 //!
-//! A pipeline is a stack of [tower](https://docs.rs/tower) services with two kinds of request. A [`Connection`] goes
+//! A pipeline is a stack of [tower](https://docs.rs/tower) services with two kinds of request. A [`Connection`](getty_core::Connection) goes
 //! through the outer part once, and the future of its call is its life; each message that is decoded goes through the
-//! inner part, as a [`Request`] with its [`Session`]. `SessionLayer`, in the `getty` crate, stands between the two.
+//! inner part, as a [`Request`](getty_core::Request) with its [`Session`](getty_core::Session). `SessionLayer`, in the `getty` crate, stands between the two.
 //!
 //! # A connection layer
 //!
 //! What runs before the inner call is "on open", what runs after its future is "on close". Where the code has to run
 //! however the connection ends, be it an aborted task, it is a
-//! [close callback](ConnectionHandle::add_close_callback):
+//! [close callback](getty_core::ConnectionHandle::add_close_callback):
 //!
 //! ```
 //! use std::sync::atomic::{AtomicUsize, Ordering};
 //!
-//! use getty_layers::{CloseReason, Connection};
+//! use getty_core::{CloseReason, Connection};
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //!
 //! static LIVE: AtomicUsize = AtomicUsize::new(0);
@@ -43,11 +43,11 @@
 //!
 //! # A message layer
 //!
-//! It is a service over [`Request`]. Whatever makes a reply of its own says so with [`IntoReply`] or [`Reply`]; what a
-//! session is to remember is an [attribute](ConnectionHandle::insert) of its handle:
+//! It is a service over [`Request`](getty_core::Request). Whatever makes a reply of its own says so with [`IntoReply`](getty_core::IntoReply) or [`Reply`](getty_core::Reply); what a
+//! session is to remember is an [attribute](getty_core::ConnectionHandle::insert) of its handle:
 //!
 //! ```
-//! use getty_layers::{Connection, Reply, Request, driver};
+//! use getty_core::{Connection, Reply, Request, driver};
 //! use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 //!
 //! #[derive(Clone, Copy)]
@@ -118,23 +118,21 @@
 //!   service reserved is used by the call or given back by a drop.
 //! - It says its scope: message, session, peer or process.
 //! - It does no I/O before the inner call unless under a deadline, and then carries the *ready* service across the wait.
-//! - What it sends to a [`Session`] of its own accord it sends with [`try_send`](Session::try_send), or from a future
+//! - What it sends to a [`Session`](getty_core::Session) of its own accord it sends with [`try_send`](getty_core::Session::try_send), or from a future
 //!   that is polled beside the inner one.
 //!
-//! Layers between [`CodecLayer`] and `SessionLayer` are bounded by [`HasSession`]; the others need not know the
-//! transport. [`driver`] has the other half of a session, for test kits and for loops of another kind.
+//! Layers between [`CodecLayer`] and `SessionLayer` are bounded by [`HasSession`](getty_core::HasSession); the others need not know the
+//! transport. [`driver`](getty_core::driver) has the other half of a session, for test kits and for loops of another kind.
 
 #[macro_use]
 mod levels;
 
 pub mod access;
 pub mod active;
-pub mod budget;
 pub mod catch_panic;
 pub mod clone_per_call;
 pub mod close_callback;
 pub mod codec;
-mod connection;
 pub mod correlate;
 pub mod cron;
 pub mod group;
@@ -144,7 +142,6 @@ pub mod heartbeat;
 pub mod idle_timeout;
 mod jitter;
 pub mod lifetime;
-mod message;
 #[cfg(feature = "metrics")]
 pub mod message_metrics;
 pub mod message_trace;
@@ -155,11 +152,9 @@ pub mod peer_limit;
 pub mod read_timeout;
 mod refusal;
 pub mod registry;
-mod session;
 pub mod spawn;
-mod sync;
 pub mod tap;
-#[cfg(all(test, not(getty_loom)))]
+#[cfg(test)]
 mod testing;
 pub mod trace;
 pub mod write_timeout;
@@ -170,15 +165,10 @@ pub use self::{message_metrics::MessageMetricsLayer, metrics::MetricsLayer};
 pub use self::{
     access::AccessLayer,
     active::ActiveLayer,
-    budget::MemoryBudget,
     catch_panic::CatchPanicLayer,
     clone_per_call::ClonePerCallLayer,
     close_callback::CloseCallbackLayer,
     codec::CodecLayer,
-    connection::{
-        Address, CallbackAdded, CloseReason, Closed, Connection, ConnectionHandle,
-        DrainDeadlineExceeded, Endpoints, Panic, SharedError, Stats, TransportKind, WeakHandle,
-    },
     correlate::{Caller, Correlate, CorrelateLayer, Left, RequestError},
     cron::CronLayer,
     group::{Group, Topics},
@@ -187,16 +177,11 @@ pub use self::{
     heartbeat::HeartbeatLayer,
     idle_timeout::IdleTimeoutLayer,
     lifetime::LifetimeLayer,
-    message::{IntoReply, Replies, Reply, Request},
     message_trace::MessageTraceLayer,
     on_open::OnOpenLayer,
     peer_limit::PeerLimitLayer,
     read_timeout::ReadTimeoutLayer,
     registry::{Registry, RegistryLayer},
-    session::{
-        Feeding, Framed, FramedParts, HasSession, Offered, SendError, Sending, Sent, Session,
-        SlowConsumer, WeakSession, Writable, driver,
-    },
     spawn::SpawnLayer,
     trace::TraceLayer,
     write_timeout::WriteTimeoutLayer,

@@ -10,7 +10,7 @@
 //!   what was accepted for sending is flushed, until the drain deadline. tower's `timeout` in this place would cut the
 //!   connection off in the middle of a message.
 //!
-//! The age counts from accept or connect on ([`opened_at`](crate::ConnectionHandle::opened_at)). A session that is too
+//! The age counts from accept or connect on ([`opened_at`](getty_core::ConnectionHandle::opened_at)). A session that is too
 //! old before it opens closes as soon as the session loop has it; time before that is
 //! [`HandshakeTimeoutLayer`](crate::HandshakeTimeoutLayer)'s.
 //!
@@ -19,7 +19,8 @@
 //! ```
 //! use std::{task::{Context, Waker}, time::Duration};
 //!
-//! use getty_layers::{CloseReason, Connection, LifetimeLayer, driver};
+//! use getty_core::{CloseReason, Connection, driver};
+//! use getty_layers::LifetimeLayer;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //!
 //! const HOUR: Duration = Duration::from_secs(3600);
@@ -48,10 +49,11 @@ use std::{
     time::Duration,
 };
 
+use getty_core::{CloseReason, Connection};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{CloseReason, Connection, jitter::Jitter};
+use crate::jitter::Jitter;
 
 /// Closes a session at a maximum age; see the [module](self).
 #[derive(Clone, Debug)]

@@ -14,7 +14,8 @@
 //! inside [`HandleErrorLayer`](crate::HandleErrorLayer), or it sees no errors.
 //!
 //! ```
-//! use getty_layers::{Connection, MessageMetricsLayer, Request, driver};
+//! use getty_core::{Connection, Request, driver};
+//! use getty_layers::MessageMetricsLayer;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -48,7 +49,7 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::Request;
+use getty_core::Request;
 
 /// Counts, and on request measures, messages; see the [module](self).
 #[derive(Clone, Debug)]

@@ -19,7 +19,8 @@
 //! those inside it: outside [`HandleErrorLayer`](crate::HandleErrorLayer) it sees none.
 //!
 //! ```
-//! use getty_layers::{Connection, MessageTraceLayer, Request, driver};
+//! use getty_core::{Connection, Request, driver};
+//! use getty_layers::MessageTraceLayer;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //! use tracing::Level;
 //!
@@ -51,7 +52,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 use tracing::{Level, Span};
 
-use crate::Request;
+use getty_core::Request;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -284,7 +285,8 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{Connection, driver, levels::record::record, testing::assert_readiness};
+    use crate::{levels::record::record, testing::assert_readiness};
+    use getty_core::{Connection, driver};
 
     type Message = Request<Private, &'static str>;
 

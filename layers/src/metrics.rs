@@ -32,7 +32,8 @@
 //! this is counted, too; what a layer further out refuses is not.
 //!
 //! ```
-//! use getty_layers::{Connection, MetricsLayer};
+//! use getty_core::Connection;
+//! use getty_layers::MetricsLayer;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -48,7 +49,7 @@
 //! # }
 //! ```
 //!
-//! [`CloseReason::as_str`]: crate::CloseReason::as_str
+//! [`CloseReason::as_str`]: getty_core::CloseReason::as_str
 //! [`MessageMetricsLayer`]: crate::MessageMetricsLayer
 //! [`MessageMetricsLayer::with_latency`]: crate::MessageMetricsLayer::with_latency
 
@@ -70,7 +71,7 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Closed, Connection, ConnectionHandle, Stats};
+use getty_core::{Closed, Connection, ConnectionHandle, Stats};
 
 const CLOSED: &str = "getty_connections_closed_total";
 
@@ -363,7 +364,8 @@ mod tests {
     use tower_test::mock;
 
     use super::{record::Sums, *};
-    use crate::{driver, testing::assert_transparent};
+    use crate::testing::assert_transparent;
+    use getty_core::driver;
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_counted_from_its_beginning_to_its_end() {

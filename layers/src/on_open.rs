@@ -7,7 +7,7 @@
 //!   done its memory is given back and the session opens.
 //! - *an error of the hook* refuses the connection: it closes as [`CloseReason::Refused`], with the
 //!   error as its source, once what the hook has sent is flushed. The pipeline's response is the
-//!   [`Closed`](crate::Closed) with this reason; under `SessionLayer::per_session` it is the error
+//!   [`Closed`](getty_core::Closed) with this reason; under `SessionLayer::per_session` it is the error
 //!   `NotOpened`, with the same reason and source.
 //! - *a panic of the hook* closes the connection as [`CloseReason::Panicked`].
 //! - *drop, close*: a hook that is not done is dropped with the connection, which any close request ends: a handshake
@@ -18,7 +18,8 @@
 //! are done.
 //!
 //! ```
-//! use getty_layers::{CodecLayer, Connection, HasSession, OnOpenLayer, driver::Driver};
+//! use getty_core::{Connection, HasSession, driver::Driver};
+//! use getty_layers::{CodecLayer, OnOpenLayer};
 //! use tokio_util::codec::LinesCodec;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //!
@@ -31,7 +32,7 @@
 //!         session.feed("220 welcome".to_owned()).await
 //!     }))
 //!     // in the place of the session loop
-//!     .service_fn(|connection: Connection<getty_layers::Framed<(), _, String>>| async move {
+//!     .service_fn(|connection: Connection<getty_core::Framed<(), _, String>>| async move {
 //!         let session = connection.transport().session().clone();
 //!         assert_eq!(session.get(), Some("greeted"));
 //!         Ok::<_, BoxError>(session.queued())
@@ -54,9 +55,9 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{
+use getty_core::{
     CloseReason, Connection, HasSession, Session,
-    connection::{Contained, Hold, catch},
+    internal::{Contained, Hold, catch},
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -282,7 +283,8 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{Framed, driver, testing::assert_readiness};
+    use crate::testing::assert_readiness;
+    use getty_core::{Framed, driver};
 
     type Framing = Framed<(), (), &'static str>;
 

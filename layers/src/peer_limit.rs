@@ -2,7 +2,7 @@
 //!
 //! - *ready*: the inner service's.
 //! - *call*: counts the connection for its peer and passes it on. One beyond the limit is refused: it closes as
-//!   [`Refused`](crate::CloseReason::Refused), with [`TooManyConnections`] as its source and as the error of this service.
+//!   [`Refused`](getty_core::CloseReason::Refused), with [`TooManyConnections`] as its source and as the error of this service.
 //! - *drop*: nothing of its own.
 //! - *close*: a connection counts from the call until its transport is gone, be its session open or not, and however it
 //!   ends: what gives its place back is a close callback.
@@ -19,7 +19,8 @@
 //! wider networks, are as good as one.
 //!
 //! ```
-//! use getty_layers::{Address, Connection, Endpoints, PeerLimitLayer, TransportKind};
+//! use getty_core::{Address, Connection, Endpoints, TransportKind};
+//! use getty_layers::PeerLimitLayer;
 //! use getty_layers::peer_limit::TooManyConnections;
 //! use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 //!
@@ -55,11 +56,11 @@ use std::{
     task::{Context, Poll},
 };
 
+use getty_core::Connection;
 use ipnet::IpNet;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::Connection;
 pub use crate::refusal::ResponseFuture;
 
 type BoxError = Box<dyn Error + Send + Sync>;

@@ -20,7 +20,8 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use getty_layers::{Connection, ReadTimeoutLayer};
+//! use getty_core::Connection;
+//! use getty_layers::ReadTimeoutLayer;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -45,7 +46,7 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{CloseReason, Connection, ConnectionHandle};
+use getty_core::{CloseReason, Connection, ConnectionHandle};
 
 /// Closes a session whose peer does not complete a frame in time; see the [module](self).
 #[derive(Clone, Debug)]
@@ -158,7 +159,7 @@ mod tests {
             .check_at(opened + TEN, |handle, now| look(handle, now, TEN));
         let (mut driver, _lease) = drive(connection);
         let at = |seconds| opened + Duration::from_secs(seconds);
-        let reason = |driver: &crate::driver::Driver<String>| driver.session().reason();
+        let reason = |driver: &getty_core::driver::Driver<String>| driver.session().reason();
 
         driver.reading(true, driver.moment(at(0)));
         driver.run_checks(at(10));

@@ -10,7 +10,7 @@ use std::{
 
 use pin_project_lite::pin_project;
 
-use crate::{CloseReason, Connection};
+use getty_core::{CloseReason, Connection};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 

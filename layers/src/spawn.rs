@@ -26,7 +26,8 @@
 //! session's. It costs a spawn and an allocation a message, and a runtime of tokio to spawn on.
 //!
 //! ```
-//! use getty_layers::{Connection, Request, SpawnLayer, driver};
+//! use getty_core::{Connection, Request, driver};
+//! use getty_layers::SpawnLayer;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //!
 //! # #[tokio::main(flavor = "current_thread")]

@@ -10,7 +10,7 @@ use tokio_util::codec::LinesCodec;
 use tower::{BoxError, Layer, Service};
 use tower_test::mock::{self, Mock};
 
-use crate::{CloseReason, Connection, Framed, Request, driver};
+use getty_core::{CloseReason, Connection, Framed, Request, driver};
 
 /// A connection with lines as messages, as `CodecLayer` makes it.
 pub(crate) fn framed() -> Connection<Framed<(), LinesCodec, String>> {

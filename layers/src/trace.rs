@@ -24,7 +24,8 @@
 //! are those of the moment: outside a layer for TLS or WebSocket the transport is what lies below it.
 //!
 //! ```
-//! use getty_layers::{Connection, TraceLayer};
+//! use getty_core::Connection;
+//! use getty_layers::TraceLayer;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //! use tracing::Level;
 //!
@@ -41,7 +42,7 @@
 //! # }
 //! ```
 //!
-//! [`CloseReason::as_str`]: crate::CloseReason::as_str
+//! [`CloseReason::as_str`]: getty_core::CloseReason::as_str
 
 use std::{
     error::Error,
@@ -51,12 +52,13 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use getty_core::{Closed, Connection, ConnectionHandle};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 use tracing::{Level, Span, level_filters::LevelFilter};
 
-use crate::{Closed, Connection, ConnectionHandle, levels::CompactLevel};
+use crate::levels::CompactLevel;
 
 /// A span a connection, and events of its beginning and end; see the [module](self).
 #[derive(Clone, Debug)]
@@ -357,10 +359,8 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{
-        Address, CloseReason, Endpoints, TransportKind, levels::record::record,
-        testing::assert_transparent,
-    };
+    use crate::{levels::record::record, testing::assert_transparent};
+    use getty_core::{Address, CloseReason, Endpoints, TransportKind};
 
     /// An error that counts how often it is formatted.
     #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@
 //! - *call*: tells the session loop, calls the inner service; no timer, nothing a message.
 //! - *drop*: drops the inner future.
 //! - *close*: when bytes wait and the transport takes none of them for so long, the session ends at once, as
-//!   [`CloseReason::WriteTimeout`](crate::CloseReason::WriteTimeout): what waits could not be flushed anyway. Every byte
+//!   [`CloseReason::WriteTimeout`](getty_core::CloseReason::WriteTimeout): what waits could not be flushed anyway. Every byte
 //!   that moves starts the time anew, and it does not run while nothing waits.
 //!
 //! Scope: session. It may stand anywhere outside `SessionLayer`, whose own setting it replaces; of two such layers the
@@ -16,7 +16,8 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use getty_layers::{Connection, WriteTimeoutLayer, driver};
+//! use getty_core::{Connection, driver};
+//! use getty_layers::WriteTimeoutLayer;
 //! use std::task::{Context, Waker};
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //!
@@ -44,7 +45,7 @@ use std::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::Connection;
+use getty_core::Connection;
 
 /// Sets a session's write timeout; see the [module](self).
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use getty_layers::{Connection, ConnectionHandle, Session, driver};
+use getty_core::{Connection, ConnectionHandle, Session, driver};
 
 #[test]
 fn there_is_one_attribute_of_each_type() {

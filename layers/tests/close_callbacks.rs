@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use getty_layers::{
+use getty_core::{
     Address, CallbackAdded, CloseReason, Closed, Connection, ConnectionHandle, Endpoints,
     TransportKind, driver,
 };

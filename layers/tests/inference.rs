@@ -6,9 +6,8 @@ use std::{
     time::Duration,
 };
 
-use getty_layers::{
-    CodecLayer, Connection, Framed, HandleErrorLayer, HasSession, IntoReply, Reply, Request,
-};
+use getty_core::{Connection, Framed, HasSession, IntoReply, Reply, Request};
+use getty_layers::{CodecLayer, HandleErrorLayer};
 use tokio_test::{assert_ready_ok, task};
 use tokio_util::codec::{Decoder, Encoder, LinesCodec};
 use tower::{BoxError, Layer, Service, ServiceBuilder};

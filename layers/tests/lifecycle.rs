@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
-use getty_layers::{
-    CloseReason, CodecLayer, Connection, ConnectionHandle, DrainDeadlineExceeded, Framed, Session,
-    Stats, driver,
+use getty_core::{
+    CloseReason, Connection, ConnectionHandle, DrainDeadlineExceeded, Framed, Session, Stats,
+    driver,
 };
+use getty_layers::CodecLayer;
 use tokio_test::{assert_pending, assert_ready, task};
 use tokio_util::codec::LinesCodec;
 use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
@@ -36,10 +37,7 @@ fn parts_of_a_framed_transport_can_be_changed_and_put_together() {
     assert_eq!(*framed.transport(), "another");
     assert_eq!(framed.codec().max_length(), 10);
     assert_eq!((framed.max_frame(), framed.codec_id()), (64, None));
-    assert_eq!(
-        getty_layers::HasSession::session(&framed).id(),
-        session.id()
-    );
+    assert_eq!(getty_core::HasSession::session(&framed).id(), session.id());
     drop(connection);
 }
 

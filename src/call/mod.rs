@@ -186,10 +186,8 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use getty_layers::{
-    Session,
-    correlate::{Caller, RequestError},
-};
+use getty_core::Session;
+use getty_layers::correlate::{Caller, RequestError};
 use tokio_util::sync::ReusableBoxFuture;
 use tower::{Service, load::Load};
 

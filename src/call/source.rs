@@ -2,10 +2,8 @@
 
 use std::{future::ready, sync::Arc};
 
-use getty_layers::{
-    CloseReason, Session,
-    correlate::{Left, RequestError},
-};
+use getty_core::{CloseReason, Session};
+use getty_layers::correlate::{Left, RequestError};
 
 use crate::client::Client;
 
@@ -28,7 +26,7 @@ pub trait SessionSource<Out>: Clone {
     }
 
     /// Returns the number of requests that were given up and whose answers are
-    /// [outstanding](getty_layers::ConnectionHandle::given_up_requests), on all sessions that may
+    /// [outstanding](getty_core::ConnectionHandle::given_up_requests), on all sessions that may
     /// be picked. They are part of the load of the [calls](super::Calls). The default is 0, and
     /// then only such requests on the session of the last call count.
     fn given_up_requests(&self) -> usize {

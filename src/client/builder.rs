@@ -3,7 +3,7 @@
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
-use getty_layers::{Connection, Session, driver::Contained};
+use getty_core::{Connection, Session, driver::Contained};
 use tower::{BoxError, Service};
 
 use super::{Backoff, Client, Decision, Ended, Pick};

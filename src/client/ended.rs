@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, sync::Arc};
 
-use getty_layers::{Closed, Panic, SendError};
+use getty_core::{Closed, Panic, SendError};
 use tower::BoxError;
 
 use crate::connect::OpenError;

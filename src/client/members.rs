@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use getty_layers::{CloseReason, Closed, ConnectionHandle, Session};
+use getty_core::{CloseReason, Closed, ConnectionHandle, Session};
 use tokio::{task::AbortHandle, time::Instant};
 
 use crate::connect::OwnedTask;

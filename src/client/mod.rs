@@ -75,7 +75,7 @@ mod supervisor;
 
 use std::{fmt, sync::Arc};
 
-use getty_layers::{Connection, SendError, Sent, Session};
+use getty_core::{Connection, SendError, Sent, Session};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::{BoxError, Service};

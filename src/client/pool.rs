@@ -9,8 +9,8 @@ use std::{
 };
 
 #[cfg(doc)]
-use getty_layers::ConnectionHandle;
-use getty_layers::{Session, driver::Contained};
+use getty_core::ConnectionHandle;
+use getty_core::{Session, driver::Contained};
 
 /// Which of its sessions a client gives out.
 ///

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use getty_layers::Connection;
+use getty_core::Connection;
 use tokio::time::timeout;
 
 /// How long a dial may take, unless the connector is told otherwise.

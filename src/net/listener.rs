@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use getty_layers::{Address, Connection};
+use getty_core::{Address, Connection};
 
 /// Where a server's connections come from.
 ///

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use getty_layers::{Address, Connection, Endpoints, TransportKind};
+use getty_core::{Address, Connection, Endpoints, TransportKind};
 use tokio::{
     io::{DuplexStream, duplex},
     sync::mpsc,

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use getty_layers::{
+use getty_core::{
     CloseReason, Connection, Panic,
     driver::{Contained, defer_refusal, end_refusal},
 };

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use getty_layers::{
+use getty_core::{
     CloseReason, Closed, ConnectionHandle, DrainDeadlineExceeded, SharedError, TransportKind,
     driver::{defer_refusal, end_refusal},
 };

@@ -19,7 +19,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use getty_layers::Panic;
+use getty_core::Panic;
 use tokio::runtime::{self, Handle};
 
 /// A future that others than its task may poll.

@@ -14,7 +14,8 @@ use std::{
     time::Duration,
 };
 
-use getty_layers::{clone_per_call::ClonePerCall, driver::Contained};
+use getty_core::driver::Contained;
+use getty_layers::clone_per_call::ClonePerCall;
 use tokio::time::Instant;
 use tower::BoxError;
 

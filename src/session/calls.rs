@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::stream::{FuturesOrdered, FuturesUnordered, Stream};
-use getty_layers::driver::Contained;
+use getty_core::driver::Contained;
 use pin_project_lite::pin_project;
 
 use super::future::quietly;

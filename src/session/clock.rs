@@ -1,6 +1,6 @@
 //! The time, read at most once a turn of the loop and only by turns that ask.
 
-use getty_layers::driver::{Driver, Moment};
+use getty_core::driver::{Driver, Moment};
 use tokio::time::Instant;
 
 #[derive(Debug, Default)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use getty_layers::{
+use getty_core::{
     MemoryBudget,
     driver::{DEFAULT_QUEUE_BYTES, DEFAULT_QUEUE_CAPACITY},
 };

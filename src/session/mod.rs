@@ -40,7 +40,7 @@ use std::{
     time::Duration,
 };
 
-use getty_layers::{Closed, Connection, IntoReply, MemoryBudget, Request, driver::Contained};
+use getty_core::{Closed, Connection, IntoReply, MemoryBudget, Request, driver::Contained};
 use tower::{BoxError, Layer, Service};
 
 use self::config::Config;
@@ -267,7 +267,7 @@ impl<K> SessionLayer<K> {
     /// Sets how long a close waits for handlers in flight, for what was accepted to be flushed, and
     /// for the peer to end its direction. The default is 5 s. If handlers, messages or the close of
     /// the transport are cut off, the record's source is
-    /// [`DrainDeadlineExceeded`](crate::layers::DrainDeadlineExceeded). After handlers are cut off,
+    /// [`DrainDeadlineExceeded`](getty_core::DrainDeadlineExceeded). After handlers are cut off,
     /// the transport's goodbye, such as a close frame, may take up to one more second. A peer that
     /// needs longer to read what was sent needs a longer deadline, or
     /// [`close_within`](crate::ConnectionHandle::close_within).

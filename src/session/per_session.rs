@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use getty_layers::{
+use getty_core::{
     CloseReason, Closed, Connection, IntoReply, Panic, Request, Session, SharedError,
 };
 use pin_project_lite::pin_project;

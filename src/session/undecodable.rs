@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt};
 
-/// The source of [`CloseReason::Decode`](getty_layers::CloseReason::Decode) when the read buffer was full and the codec
+/// The source of [`CloseReason::Decode`](getty_core::CloseReason::Decode) when the read buffer was full and the codec
 /// had found no message in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -23,7 +23,7 @@ impl fmt::Display for FrameTooLong {
 
 impl Error for FrameTooLong {}
 
-/// The source of [`CloseReason::Decode`](getty_layers::CloseReason::Decode) when a message of a message transport was
+/// The source of [`CloseReason::Decode`](getty_core::CloseReason::Decode) when a message of a message transport was
 /// longer than what the codec decoded of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use getty_layers::{
+use getty_core::{
     CloseReason, Framed, HasSession,
     driver::{CodecId, Driver},
 };

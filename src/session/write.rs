@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use getty_layers::{
+use getty_core::{
     SharedError,
     driver::{Payload, Ticket},
 };

@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::future::{Either, select};
-use getty_layers::{CloseReason, Connection, ConnectionHandle, TransportKind};
+use getty_core::{CloseReason, Connection, ConnectionHandle, TransportKind};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, timeout_at},

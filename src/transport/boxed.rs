@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use getty_layers::CloseReason;
+use getty_core::CloseReason;
 
 use super::{Ended, Framing, Received, Transport};
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use getty_layers::{CloseReason, Connection, TransportKind};
+use getty_core::{CloseReason, Connection, TransportKind};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header,
     uri::PathAndQuery,

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, error::Error, fmt};
 
-use getty_layers::{CloseReason, Closed};
+use getty_core::{CloseReason, Closed};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 /// The code and the text of a WebSocket close frame.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use getty_layers::Connection;
+use getty_core::Connection;
 use http::{HeaderName, HeaderValue, Request};
 use tower::{BoxError, Layer, Service};
 

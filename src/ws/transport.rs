@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::{BufMut, BytesMut};
-use getty_layers::CloseReason;
+use getty_core::CloseReason;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 

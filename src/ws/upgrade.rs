@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use getty_layers::{Address, CloseReason, Connection, Endpoints, TransportKind};
+use getty_core::{Address, CloseReason, Connection, Endpoints, TransportKind};
 use http::{Request, Response, StatusCode};
 use tokio::{
     io::{AsyncRead, AsyncWrite},

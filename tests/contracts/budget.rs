@@ -2,9 +2,8 @@
 
 use bytes::Bytes;
 use getty::{
-    BoxError, CodecLayer, MemoryBudget, Request, SendError, ServiceBuilder, SessionLayer,
-    layers::{Offered, SlowConsumer},
-    service_fn,
+    BoxError, CodecLayer, MemoryBudget, Offered, Request, SendError, ServiceBuilder, SessionLayer,
+    SlowConsumer, service_fn,
 };
 
 use crate::support::{connector, echo, idle, lines, open, soon, stream};

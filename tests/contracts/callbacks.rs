@@ -8,8 +8,8 @@ use std::{
 };
 
 use getty::{
-    BoxError, CloseReason, Closed, Request, SendError, Session, SessionLayer,
-    layers::CallbackAdded, service_fn,
+    BoxError, CallbackAdded, CloseReason, Closed, Request, SendError, Session, SessionLayer,
+    service_fn,
 };
 
 use crate::support::{echo, idle, lines, open, soon, stream};

@@ -10,7 +10,7 @@ use std::{
 };
 
 use getty::{
-    BoxError, CloseReason, ConnectionHandle, Request, SessionLayer, layers::DrainDeadlineExceeded,
+    BoxError, CloseReason, ConnectionHandle, DrainDeadlineExceeded, Request, SessionLayer,
     service_fn,
 };
 use tokio::time::Instant;

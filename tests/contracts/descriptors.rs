@@ -10,8 +10,7 @@ use std::{
 };
 
 use getty::{
-    CodecLayer, Connection, Request, ServiceBuilder, SessionLayer, layers::Address, net::Listener,
-    serve,
+    Address, CodecLayer, Connection, Request, ServiceBuilder, SessionLayer, net::Listener, serve,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{net::TcpListener, sync::Notify};

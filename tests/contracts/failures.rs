@@ -11,10 +11,8 @@ use std::{
 };
 
 use getty::{
-    BoxError, CloseReason, Request, SendError, SessionLayer,
-    codec::Lines,
-    layers::{Closed, DrainDeadlineExceeded},
-    service_fn,
+    BoxError, CloseReason, Closed, DrainDeadlineExceeded, Request, SendError, SessionLayer,
+    codec::Lines, service_fn,
 };
 
 use crate::support::{Answer, echo, idle, lines, open, soon, stream};

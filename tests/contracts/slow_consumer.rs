@@ -1,10 +1,6 @@
 //! Senders that choose not to wait for a slow peer.
 
-use getty::{
-    CloseReason, SendError, Session, SessionLayer,
-    layers::{Offered, SlowConsumer},
-    service_fn,
-};
+use getty::{CloseReason, Offered, SendError, Session, SessionLayer, SlowConsumer, service_fn};
 
 use crate::support::{echo, idle, lines, open, soon, stream};
 

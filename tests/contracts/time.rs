@@ -139,8 +139,8 @@ async fn a_session_that_is_held_back_writes_but_neither_reads_nor_opens() {
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
         .map_request(
-            move |framed: Connection<getty::layers::Framed<Stream, _, String>>| {
-                let session = getty::layers::HasSession::session(framed.transport()).clone();
+            move |framed: Connection<getty::Framed<Stream, _, String>>| {
+                let session = getty::HasSession::session(framed.transport()).clone();
                 let _ = give.send(session);
                 framed
             },

@@ -1,10 +1,11 @@
 //! Access lists before sessions.
 
 use getty::{
-    BoxError, CloseReason, CodecLayer, Connection, Pipeline, ServiceBuilder, SessionLayer,
+    Address, BoxError, CloseReason, CodecLayer, Connection, Endpoints, Pipeline, ServiceBuilder,
+    SessionLayer, TransportKind,
     codec::Lines,
     layers::{
-        AccessLayer, Address, Endpoints, Registry, RegistryLayer, TransportKind,
+        AccessLayer, Registry, RegistryLayer,
         access::{AccessDenied, AccessList, IpNet},
     },
     net::TcpListener,

@@ -1,8 +1,9 @@
 //! Panics on either side of the session loop: they harm nobody else, and say what they were.
 
 use getty::{
-    BoxError, CloseReason, CodecLayer, Connection, Reply, Request, ServiceBuilder, SessionLayer,
-    layers::{CatchPanicLayer, HandleErrorLayer, Panic},
+    BoxError, CloseReason, CodecLayer, Connection, Panic, Reply, Request, ServiceBuilder,
+    SessionLayer,
+    layers::{CatchPanicLayer, HandleErrorLayer},
 };
 
 use crate::{

@@ -47,8 +47,8 @@ async fn open(layer: Pings) -> Open {
         .layer(CodecLayer::new(lines()))
         .layer(layer)
         .map_request(move |connection: Connection<_>| {
-            use getty::layers::HasSession;
-            let framed: &getty::layers::Framed<_, _, String> = connection.transport();
+            use getty::HasSession;
+            let framed: &getty::Framed<_, _, String> = connection.transport();
             *slot.lock().unwrap() = Some(framed.session().clone());
             connection
         })

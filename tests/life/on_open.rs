@@ -6,8 +6,8 @@ use std::{
 };
 
 use getty::{
-    BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, SessionLayer,
-    layers::{OnOpenLayer, Panic},
+    BoxError, CloseReason, CodecLayer, Panic, Request, ServiceBuilder, SessionLayer,
+    layers::OnOpenLayer,
 };
 use tokio::{sync::Notify, time::Instant};
 

@@ -3,9 +3,9 @@
 use std::{future::pending, net::IpAddr};
 
 use getty::{
-    BoxError, CloseReason, Closed, CodecLayer, Connection, Request, ServiceBuilder, Session,
-    SessionLayer,
-    layers::{Address, Endpoints, PeerLimitLayer, TransportKind, peer_limit::TooManyConnections},
+    Address, BoxError, CloseReason, Closed, CodecLayer, Connection, Endpoints, Request,
+    ServiceBuilder, Session, SessionLayer, TransportKind,
+    layers::{PeerLimitLayer, peer_limit::TooManyConnections},
     service_fn,
 };
 use tower::{ServiceExt, util::BoxCloneService};

@@ -10,10 +10,9 @@ use std::{
 
 use getty::{
     BoxError, BoxPipeline, Client, CodecLayer, Connection, LinkLayer, Pipeline, Request, Service,
-    ServiceBuilder, SessionLayer,
+    ServiceBuilder, SessionLayer, TransportKind,
     client::{Backoff, ClientBuilder, Ended, Failure, NoSession},
     codec::Lines,
-    layers::TransportKind,
     net::{TcpConnector, TcpListener, UdpConnector, UdpListener},
     tls::{TlsConnectLayer, TlsError, TlsLayer},
     ws::{WsConnectLayer, WsLayer, WsUrlConnectLayer},

@@ -1,9 +1,9 @@
 //! The log line about a connection whose handshake fails, and about a session over each transport.
 
 use getty::{
-    BoxError, CodecLayer, Pipeline, Request, ServiceBuilder, SessionLayer,
+    BoxError, CodecLayer, Endpoints, Pipeline, Request, ServiceBuilder, SessionLayer,
     codec::Lines,
-    layers::{Endpoints, TraceLayer},
+    layers::TraceLayer,
     net::{TcpListener, UdpListener, memory},
     tls::TlsLayer,
     ws::{self, WsLayer, WsRefusal, http},

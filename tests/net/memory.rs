@@ -1,10 +1,6 @@
 use std::{io::ErrorKind, pin::pin};
 
-use getty::{
-    Listener,
-    layers::{Address, TransportKind},
-    net::memory,
-};
+use getty::{Address, Listener, TransportKind, net::memory};
 use tokio::io::AsyncReadExt;
 use tokio_test::{assert_pending, assert_ready_ok};
 use tower::ServiceExt;

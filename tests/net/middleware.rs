@@ -12,8 +12,7 @@ use std::{
 };
 
 use getty::{
-    Connection,
-    layers::Address,
+    Address, Connection,
     net::{ConnectError, TcpConnector, TcpListener, memory},
 };
 use socket2::{Domain, Socket, Type};

@@ -5,8 +5,7 @@ use std::{
 };
 
 use getty::{
-    Listener,
-    layers::{Address, TransportKind},
+    Address, Listener, TransportKind,
     net::{Keepalive, TcpConnector, TcpListener},
 };
 use socket2::{Domain, SockRef, Socket, Type};

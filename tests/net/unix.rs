@@ -7,8 +7,7 @@ use std::{
 };
 
 use getty::{
-    Listener,
-    layers::{Address, TransportKind},
+    Address, Listener, TransportKind,
     net::{UnixConnector, UnixListener},
 };
 use socket2::{Domain, SockAddr, Socket, Type};

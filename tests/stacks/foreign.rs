@@ -11,8 +11,8 @@ use std::{
 };
 
 use getty::{
-    BoxError, Closed, CodecLayer, Connection, Drained, Layer, Pipeline, Request, Service,
-    ServiceBuilder, SessionLayer, layers::CloseReason, net, serve, service_fn,
+    BoxError, CloseReason, Closed, CodecLayer, Connection, Drained, Layer, Pipeline, Request,
+    Service, ServiceBuilder, SessionLayer, net, serve, service_fn,
 };
 use tokio::{io::DuplexStream, sync::oneshot, task::JoinHandle};
 use tokio_util::codec::LinesCodec;

@@ -14,8 +14,8 @@ use std::{
 };
 
 use getty::{
-    BoxError, BoxPipeline, Closed, Connection, Layer, Request, Service, ServiceBuilder,
-    SessionLayer, layers::ConnectionHandle, service_fn,
+    BoxError, BoxPipeline, Closed, Connection, ConnectionHandle, Layer, Request, Service,
+    ServiceBuilder, SessionLayer, service_fn,
 };
 use tokio::io::DuplexStream;
 use tower::{

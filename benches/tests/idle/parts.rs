@@ -10,13 +10,10 @@ use std::{
 
 use futures_util::FutureExt;
 use getty::{
-    BoxError, Closed, CodecLayer, Connection, ConnectionHandle, Layer, Listener, Request, Service,
-    Session, SessionLayer, Transport,
+    BoxError, Closed, CodecLayer, Connection, ConnectionHandle, Endpoints, Framed, Layer, Listener,
+    Request, Service, Session, SessionLayer, Transport, TransportKind,
     codec::Raw,
-    layers::{
-        Endpoints, Framed, TransportKind,
-        driver::{Driver, Lease},
-    },
+    driver::{Driver, Lease},
     net::UdpListener,
     service_fn,
     tls::{TlsLayer, TlsStream},

@@ -10,7 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::Address;
+use getty_core::Address;
 
 /// Whether a peer may connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,7 +34,8 @@ pub enum Access {
 /// Looking up costs one step for each length of prefix that rules have, however many rules there are.
 ///
 /// ```
-/// use getty_layers::{Address, access::{AccessList, IpNet}};
+/// use getty_core::Address;
+/// use getty_layers::access::{AccessList, IpNet};
 /// use std::net::SocketAddr;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -2,7 +2,7 @@
 //!
 //! - *ready*: the inner service's.
 //! - *call*: looks the peer up in an [`AccessList`], which can be changed at any time. A peer that may connect is passed
-//!   on. One that may not is refused: the connection closes as [`Refused`](crate::CloseReason::Refused), with an
+//!   on. One that may not is refused: the connection closes as [`Refused`](getty_core::CloseReason::Refused), with an
 //!   [`AccessDenied`] that names it and the rule as its source and as the error of this service.
 //! - *drop, close*: nothing of its own.
 //!
@@ -20,7 +20,8 @@
 //! that the listener reports: behind a proxy that is the proxy's.
 //!
 //! ```
-//! use getty_layers::{Address, AccessLayer, CloseReason, Connection, Endpoints, TransportKind};
+//! use getty_core::{Address, CloseReason, Connection, Endpoints, TransportKind};
+//! use getty_layers::AccessLayer;
 //! use getty_layers::access::{AccessDenied, AccessList, IpNet};
 //! use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 //!
@@ -52,12 +53,12 @@ mod list;
 
 use std::task::{Context, Poll};
 
+use getty_core::{Address, Connection};
 use tower_layer::Layer;
 use tower_service::Service;
 
 pub use self::list::{Access, AccessDenied, AccessList};
 pub use crate::refusal::ResponseFuture;
-use crate::{Address, Connection};
 /// A network: an address and the length of its prefix, from the crate `ipnet`.
 pub use ipnet::IpNet;
 
@@ -170,9 +171,8 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{
-        CloseReason, ConnectionHandle, Endpoints, TransportKind, testing::assert_transparent,
-    };
+    use crate::testing::assert_transparent;
+    use getty_core::{CloseReason, ConnectionHandle, Endpoints, TransportKind};
 
     type Plain = Connection<()>;
 

@@ -1,14 +1,12 @@
 use std::{convert::Infallible, future::ready, io, sync::Arc};
 
+use getty_core::{CloseReason, Closed, ConnectionHandle};
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
 use tower::service_fn;
 use tower_test::mock;
 
 use super::*;
-use crate::{
-    CloseReason, Closed, ConnectionHandle,
-    testing::{assert_readiness, request},
-};
+use crate::testing::{assert_readiness, request};
 
 type Message = Request<&'static str, String>;
 

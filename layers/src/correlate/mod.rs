@@ -1,4 +1,4 @@
-//! Asks the peer, and gives each answer to whom it is for: [`Session::request`](crate::Session::request).
+//! Asks the peer, and gives each answer to whom it is for: [`Session::request`](getty_core::Session::request).
 //!
 //! - *ready*: the inner service's.
 //! - *call*: gives the session a table of requests that wait, and puts a [`Tap`] behind the codec, which takes the answers
@@ -13,10 +13,8 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use getty_layers::{
-//!     CodecLayer, Connection, Correlate, CorrelateLayer, HasSession,
-//!     correlate::{Caller, RequestError},
-//! };
+//! use getty_core::{Connection, Correlate, HasSession};
+//! use getty_layers::{CodecLayer, CorrelateLayer, correlate::{Caller, RequestError}};
 //! use tokio_util::codec::LinesCodec;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //!
@@ -57,16 +55,11 @@
 //! # What the peer can do with it
 //!
 //! An answer to no pending request (late, duplicate or made up) is dropped and
-//! [counted](crate::Stats::late). The deadline, 30 s by default, ends the wait for a peer that does
+//! [counted](getty_core::Stats::late). The deadline, 30 s by default, ends the wait for a peer that does
 //! not answer. In order, it also [closes the session](CorrelateLayer::with_close_at_deadline). By
 //! id the session goes on: a request that is given up frees its place, and a protocol may leave
 //! requests without an answer. There a [`HeartbeatLayer`](crate::HeartbeatLayer) ends the session
 //! of a peer that has stopped answering.
-
-mod error;
-mod matching;
-mod request;
-mod table;
 
 use std::{
     fmt,
@@ -75,22 +68,16 @@ use std::{
     time::Duration,
 };
 
+use getty_core::correlate::{Limits, Shared};
+use getty_core::{Connection, ConnectionHandle, Framed};
 use tokio_util::codec::Decoder;
 use tower_layer::Layer;
 use tower_service::Service;
 
-pub use self::{
-    error::{Left, RequestError},
-    matching::{Answered, ById, Correlate, InOrder, Matching, NoPush, Push},
-    request::{Caller, Requesting},
-};
-use self::{
-    request::Shared,
-    table::{Limits, Unasked},
-};
-use crate::{
-    Connection, ConnectionHandle, Framed,
-    tap::{Keep, Tap},
+use crate::tap::{Keep, Tap};
+pub use getty_core::correlate::{
+    Answered, ById, Caller, Correlate, InOrder, Left, Matching, NoPush, Push, RequestError,
+    Requesting,
 };
 
 /// How long a request waits for its answer, unless [`CorrelateLayer::with_deadline`] or
@@ -136,16 +123,16 @@ impl CorrelateLayer<InOrder> {
     /// So every request must have an answer. A request that the peer never answers would get the
     /// answer of the next, and so on to the end of the session. Therefore an answer that has not
     /// come by its deadline [closes the session](Self::with_close_at_deadline) by default, and a
-    /// client then opens the next. [Send](crate::Session::send) a message that the protocol does
+    /// client then opens the next. [Send](getty_core::Session::send) a message that the protocol does
     /// not answer, such as Redis's `SUBSCRIBE`, instead of requesting.
     ///
     /// # Requests that were given up
     ///
     /// A request is given up when its deadline passes or its future is dropped. Its place, of
     /// [`with_in_flight`](Self::with_in_flight), stays taken until its answer comes. Such requests
-    /// are [counted](crate::ConnectionHandle::given_up_requests) as load. When they take all places
+    /// are [counted](getty_core::ConnectionHandle::given_up_requests) as load. When they take all places
     /// and the peer answers none for a second, or for the layer's deadline if that is shorter, the
-    /// session closes as [`CloseReason::AnswerMissed`](crate::CloseReason::AnswerMissed), with any
+    /// session closes as [`CloseReason::AnswerMissed`](getty_core::CloseReason::AnswerMissed), with any
     /// setting.
     ///
     /// Everything else that the peer would answer, such as a heartbeat, must be sent as a request, too, or its answer be
@@ -171,7 +158,7 @@ impl CorrelateLayer<InOrder> {
 
 impl<P> CorrelateLayer<InOrder<P>> {
     /// Sets whether an answer that has not come by its request's deadline closes the session, as
-    /// [`CloseReason::AnswerMissed`](crate::CloseReason::AnswerMissed). This holds for requests
+    /// [`CloseReason::AnswerMissed`](getty_core::CloseReason::AnswerMissed). This holds for requests
     /// that were given up as well. Requests in flight beside it fail as
     /// [closed](RequestError::Closed). The default is `true`, because the peer may have left out
     /// the answer, and because a session whose peer has stopped answering must end before a client
@@ -323,15 +310,10 @@ pub struct Answers<In, Out, M> {
 impl<In, Out, M: Matching<In, Out>> Keep<In> for Answers<In, Out, M> {
     #[inline]
     fn keep(&mut self, message: In) -> Option<In> {
-        let Some(which) = self.matching.answered(&message) else {
-            return Some(message);
-        };
-        match self.shared.table.answer(which, message, &self.handle) {
-            Ok(()) => self.handle.answered(false),
-            Err(Unasked::Late(_)) => self.handle.answered(true),
-            Err(Unasked::Push(message)) => return Some(message),
+        match self.matching.answered(&message) {
+            Some(which) => self.shared.answer(which, message, &self.handle),
+            None => Some(message),
         }
-        None
     }
 }
 

@@ -4,16 +4,16 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
 };
 
+use getty_core::{
+    Framed,
+    driver::{self, Driver, Lease},
+};
 use tokio::sync::Notify;
 use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
 use tower_test::mock;
 
 use super::*;
-use crate::{
-    Framed,
-    driver::{self, Driver, Lease},
-    testing::assert_transparent,
-};
+use crate::testing::assert_transparent;
 
 type Framing = Framed<(), (), &'static str>;
 

@@ -11,17 +11,17 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
+use getty_core::{
+    ConnectionHandle, Session, SlowConsumer,
+    driver::SharedMessage,
+    internal::{Published, Waiting},
+};
 use tokio::task::coop;
 
 use super::{
     Report,
     members::{List, Member, Present},
     settings::{Notice, Settings},
-};
-use crate::{
-    ConnectionHandle, Session, SlowConsumer,
-    driver::SharedMessage,
-    session::{Published, Waiting},
 };
 
 /// How many members are worth a unit of tokio's cooperative budget, as so many messages are in the session loop.

@@ -8,10 +8,11 @@ use std::{
     },
 };
 
-use super::settings::Settings;
-use crate::{
-    CallbackAdded, ConnectionHandle, Session, SlowConsumer, WeakSession, session::payload::Weigh,
+use getty_core::{
+    CallbackAdded, ConnectionHandle, Session, SlowConsumer, WeakSession, internal::Weigh,
 };
+
+use super::settings::Settings;
 
 /// One member.
 pub(super) struct Member<Out> {

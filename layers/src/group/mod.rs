@@ -18,7 +18,7 @@
 //!   Broadcasts of several tasks may arrive in one order here and in another there.
 //! - *Slow members* are each dealt with by their own [`SlowConsumer`], and nobody else notices them. A message that the
 //!   codec refuses has the consequences that it has for each of the sessions: see
-//!   [`feed`](crate::Session::feed).
+//!   [`feed`](getty_core::Session::feed).
 //!
 //! Scope: process, or whatever shares the group.
 //!
@@ -32,19 +32,19 @@
 //! queued while no other waits. The bound also holds for a member that reads nothing.
 //!
 //! The bound of a session's own messages is a number of messages. Broadcasts take places of the
-//! queue only while no [`send`](crate::Session::send) waits for one.
+//! queue only while no [`send`](getty_core::Session::send) waits for one.
 //!
 //! The size of a message is known for types of bytes and text such as `String` and `Bytes`. For
 //! other types it is known with [`CodecLayer::with_weight`](crate::CodecLayer::with_weight), or
 //! once a session has encoded the message. Otherwise the mean of the messages that the member's
 //! session has encoded is assumed. All members share the messages, so a
-//! [`MemoryBudget`](crate::MemoryBudget) counts the entries alone.
+//! [`MemoryBudget`](getty_core::MemoryBudget) counts the entries alone.
 //!
 //! | publisher | at the bound of a member |
 //! |---|---|
-//! | [`broadcast`](Group::broadcast), anywhere | the member's policy: a loss is counted in the [`Report`] and in [`Stats::dropped`](crate::Stats::dropped) |
+//! | [`broadcast`](Group::broadcast), anywhere | the member's policy: a loss is counted in the [`Report`] and in [`Stats::dropped`](getty_core::Stats::dropped) |
 //! | [`broadcast_and_wait`](Group::broadcast_and_wait), outside handlers | waits for members that joined with [`SlowConsumer::Wait`], and loses nothing for them |
-//! | the same in a handler | as a [`feed`](crate::Session::feed) in a handler, which is in flight meanwhile |
+//! | the same in a handler | as a [`feed`](getty_core::Session::feed) in a handler, which is in flight meanwhile |
 //!
 //! A publisher on another thread is at most the byte bound ahead of a member. While publishers wait
 //! for a member, `broadcast` may use half of the bound, and the waiting publishers the rest.
@@ -56,7 +56,8 @@
 //! # Example
 //!
 //! ```
-//! use getty_layers::{Connection, Group, SlowConsumer, driver};
+//! use getty_core::{Connection, SlowConsumer, driver};
+//! use getty_layers::Group;
 //!
 //! let lobby: Group<String> = Group::new();
 //!
@@ -86,13 +87,14 @@ mod topics;
 
 use std::{fmt, sync::Arc};
 
+use getty_core::{ConnectionHandle, Session, SlowConsumer, sync::Mutex};
+
 use self::{
     deliver::Broadcast,
     members::{Member, Members, Token, sessions},
     settings::Settings,
 };
 pub use self::{deliver::Broadcasting, report::Report, topics::Topics};
-use crate::{ConnectionHandle, Session, SlowConsumer, sync::Mutex};
 
 /// Many sessions, to all of which one message is sent at once; see the [module](self). Clones share them.
 ///

@@ -9,12 +9,12 @@ pub struct Report {
     /// Has the message in its queue, from which it leaves in its turn unless the session ends before.
     pub delivered: usize,
     /// Does not get it: there was no room, and the member's policy is not to wait, or there was nobody to wait; or the
-    /// [`MemoryBudget`](crate::MemoryBudget) of its session is used up, whatever its policy.
+    /// [`MemoryBudget`](getty_core::MemoryBudget) of its session is used up, whatever its policy.
     pub dropped: usize,
     /// Does not get it: the session is closing, be it that its policy has just closed it for being too slow.
     pub closed: usize,
     /// Of those delivered to, how many have lost older messages for it. Their number is counted in
-    /// [`Stats::dropped`](crate::Stats::dropped).
+    /// [`Stats::dropped`](getty_core::Stats::dropped).
     pub replaced: usize,
 }
 

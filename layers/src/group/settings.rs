@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::SlowConsumer;
+use getty_core::SlowConsumer;
 
 /// Makes the message that tells a member how many it has missed.
 pub(super) type Notice<Out> = Arc<dyn Fn(u64) -> Out + Send + Sync>;

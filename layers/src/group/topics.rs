@@ -8,13 +8,14 @@ use std::{
     sync::Arc,
 };
 
+use getty_core::{ConnectionHandle, Session, SlowConsumer, WeakSession, sync::Mutex};
+
 use super::{
     Broadcasting, Report,
     deliver::Broadcast,
     members::{List, Member, Members, Token, is_roomy, sessions},
     settings::Settings,
 };
-use crate::{ConnectionHandle, Session, SlowConsumer, WeakSession, sync::Mutex};
 
 /// Many groups of sessions, by key: each a topic, which is there as long as it has members. Clones share them.
 ///
@@ -24,7 +25,8 @@ use crate::{ConnectionHandle, Session, SlowConsumer, WeakSession, sync::Mutex};
 /// [groups](super) holds for each topic: weak membership, one encoding, a policy for each member, a [`Report`].
 ///
 /// ```
-/// use getty_layers::{Connection, Topics, driver};
+/// use getty_core::{Connection, driver};
+/// use getty_layers::Topics;
 ///
 /// let rooms: Topics<String, String> = Topics::new();
 ///
@@ -424,7 +426,7 @@ impl<K, Out> fmt::Debug for Topics<K, Out> {
 #[cfg(all(test, not(getty_loom)))]
 mod tests {
     use super::*;
-    use crate::{Connection, driver};
+    use getty_core::{Connection, driver};
 
     #[test]
     fn topics_that_are_gone_leave_no_memory_behind() {

@@ -2,7 +2,7 @@
 
 use std::{any::type_name, fmt};
 
-use crate::Session;
+use getty_core::Session;
 
 /// What a heartbeat consists of. [`HeartbeatLayer`](super::HeartbeatLayer)'s constructors make them; it is implemented
 /// for nothing else.

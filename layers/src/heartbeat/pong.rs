@@ -2,7 +2,9 @@
 
 use std::{any::type_name, fmt};
 
-use crate::{ConnectionHandle, connection::Contained, tap::Keep};
+use getty_core::{ConnectionHandle, internal::Contained};
+
+use crate::tap::Keep;
 
 /// Takes the pongs out of what is decoded; made by [`HeartbeatLayer::with_pong`](super::HeartbeatLayer::with_pong).
 pub struct WithoutPongs<M> {

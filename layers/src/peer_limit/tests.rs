@@ -5,14 +5,13 @@ use std::{
     thread,
 };
 
+use getty_core::{Address, CloseReason, ConnectionHandle, Endpoints, TransportKind};
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
 use tower::service_fn;
 use tower_test::mock;
 
 use super::*;
-use crate::{
-    Address, CloseReason, ConnectionHandle, Endpoints, TransportKind, testing::assert_transparent,
-};
+use crate::testing::assert_transparent;
 
 type Plain = Connection<()>;
 

@@ -7,10 +7,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use getty_core::{CloseReason, ConnectionHandle, Session, WeakHandle, WeakSession};
 use tokio::{sync::Notify, time::Instant};
 
 use super::Snapshot;
-use crate::{CloseReason, ConnectionHandle, Session, WeakHandle, WeakSession};
 
 /// What a [`Registry`] lists: [`Session`]s, or [`ConnectionHandle`]s where the type of messages is not known or differs.
 ///
@@ -37,8 +37,8 @@ mod sealed {
     #[expect(unnameable_types, reason = "the trait is sealed by it")]
     pub trait Sealed {}
 
-    impl Sealed for crate::ConnectionHandle {}
-    impl<Out> Sealed for crate::Session<Out> {}
+    impl Sealed for getty_core::ConnectionHandle {}
+    impl<Out> Sealed for getty_core::Session<Out> {}
 }
 
 impl Member for ConnectionHandle {
@@ -142,7 +142,8 @@ impl<M: Member> Registry<M> {
     /// [`Topics`](crate::Topics) with that key find them at once.
     ///
     /// ```
-    /// use getty_layers::{Registry, Session};
+    /// use getty_core::Session;
+    /// use getty_layers::Registry;
     ///
     /// #[derive(Clone, PartialEq)]
     /// struct User(&'static str);

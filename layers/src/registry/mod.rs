@@ -4,20 +4,21 @@
 //! - *call*: puts the session on the list, and passes the connection on.
 //! - *drop*: nothing of its own.
 //! - *close*: a close callback takes the session off the list, when its transport is gone and before
-//!   [`closed`](crate::ConnectionHandle::closed) resolves, however it ended. Callbacks that were added before, by layers
+//!   [`closed`](getty_core::ConnectionHandle::closed) resolves, however it ended. Callbacks that were added before, by layers
 //!   outside of this one, run before that; those of layers and handlers inside of it run after it and find a list without
 //!   their session.
 //!
 //! Scope: process, or whatever shares the [`Registry`]. In a stack it stands between `CodecLayer` and `SessionLayer`,
 //! outside of all that is to find its session on the list, such as open hooks. So it lists sessions that are not open yet
-//! as well: [`is_open`](crate::ConnectionHandle::is_open) tells.
+//! as well: [`is_open`](getty_core::ConnectionHandle::is_open) tells.
 //!
 //! A registry made with [`Registry::untyped`] lists connections, whatever they carry, for a server that speaks several
 //! protocols. Its layer stands anywhere outside of `SessionLayer`: as the first it lists connections from accept on, with
 //! those that still shake hands. Both kinds may be used at once.
 //!
 //! ```
-//! use getty_layers::{CloseReason, CodecLayer, Connection, Framed, Registry, RegistryLayer};
+//! use getty_core::{CloseReason, Connection, Framed};
+//! use getty_layers::{CodecLayer, Registry, RegistryLayer};
 //! use tokio_util::codec::LinesCodec;
 //! use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 //!
@@ -61,6 +62,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use getty_core::{Connection, ConnectionHandle, HasSession, Session};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -68,7 +70,6 @@ pub use self::{
     list::{Member, Registry},
     snapshot::Snapshot,
 };
-use crate::{Connection, ConnectionHandle, HasSession, Session};
 
 /// Keeps a list of live sessions; see the [module](self).
 pub struct RegistryLayer<M: Member> {
@@ -207,9 +208,8 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{
-        Address, CloseReason, Endpoints, Framed, TransportKind, driver, testing::assert_transparent,
-    };
+    use crate::testing::assert_transparent;
+    use getty_core::{Address, CloseReason, Endpoints, Framed, TransportKind, driver};
 
     type Typed = Connection<Framed<(), (), u32>>;
 
@@ -356,7 +356,7 @@ mod tests {
         let (tell, told) = mpsc::channel();
         let look = |place| {
             let (registry, tell) = (registry.clone(), tell.clone());
-            move |_: &crate::Closed| tell.send((place, registry.len())).unwrap()
+            move |_: &getty_core::Closed| tell.send((place, registry.len())).unwrap()
         };
         handle.add_close_callback("test", "outside", look("outside"));
         registry.enter(connection.transport().session());

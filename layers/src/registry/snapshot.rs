@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{Address, CloseReason, ConnectionHandle, Stats, TransportKind};
+use getty_core::{Address, CloseReason, ConnectionHandle, Stats, TransportKind};
 
 /// What was known of a connection at one moment: see [`Registry::snapshot`](super::Registry::snapshot).
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, future::poll_fn, task::Poll};
 
-use getty_layers::driver::Driver;
+use getty_core::driver::Driver;
 
 use super::pair;
 

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use getty_layers::{CloseReason, SendError, Session};
+use getty_core::{CloseReason, SendError, Session};
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
 
 use super::{drain, encode, pair, sending};

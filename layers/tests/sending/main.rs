@@ -9,7 +9,7 @@ mod wakes;
 
 use std::task::{Context, Waker};
 
-use getty_layers::{
+use getty_core::{
     Connection, Sending, Session,
     driver::{self, Driver, Payload, Ticket},
 };

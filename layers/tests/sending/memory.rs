@@ -3,7 +3,7 @@
 use std::task::Poll;
 
 use bytes::Bytes;
-use getty_layers::{MemoryBudget, Offered, SendError, Session, SlowConsumer};
+use getty_core::{MemoryBudget, Offered, SendError, Session, SlowConsumer};
 use tokio_test::{assert_pending, task};
 
 use super::{drain, pair, turn};

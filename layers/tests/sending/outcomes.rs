@@ -2,7 +2,7 @@
 
 use std::{error::Error, io, sync::Arc};
 
-use getty_layers::SendError;
+use getty_core::SendError;
 use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok};
 
 use super::{drain, encode, pair, sending};

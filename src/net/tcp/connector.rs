@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use getty_layers::Connection;
+use getty_core::Connection;
 use socket2::SockRef;
 use tokio::{
     net::{TcpSocket, TcpStream, ToSocketAddrs, lookup_host},

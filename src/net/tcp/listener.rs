@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use getty_layers::{Address, Connection};
+use getty_core::{Address, Connection};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpStream, ToSocketAddrs, lookup_host};
 
@@ -333,7 +333,7 @@ fn share_port(_: &Socket) -> io::Result<()> {
 mod tests {
     use std::{os::fd::OwnedFd, time::Duration};
 
-    use getty_layers::TransportKind;
+    use getty_core::TransportKind;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;

@@ -7,7 +7,7 @@ mod race;
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use getty_layers::{Address, Connection, Endpoints, TransportKind};
+use getty_core::{Address, Connection, Endpoints, TransportKind};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 

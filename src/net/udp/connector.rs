@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use getty_layers::{Address, Connection, Endpoints, TransportKind};
+use getty_core::{Address, Connection, Endpoints, TransportKind};
 use tokio::{
     net::{ToSocketAddrs, lookup_host},
     time::{Instant, timeout},

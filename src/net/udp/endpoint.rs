@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use getty_layers::{Address, Connection, Endpoints, TransportKind};
+use getty_core::{Address, Connection, Endpoints, TransportKind};
 use tokio::net::{ToSocketAddrs, lookup_host};
 
 use super::{

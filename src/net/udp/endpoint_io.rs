@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use getty_layers::{CloseReason, Framed, driver::Driver};
+use getty_core::{CloseReason, Framed, driver::Driver};
 use tower::BoxError;
 
 use super::{

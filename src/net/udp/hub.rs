@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use getty_layers::Connection;
+use getty_core::Connection;
 use tokio::time::Instant;
 
 use super::{peer::UdpPeer, settings::Settings, stats::Counts};

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use getty_layers::{Address, Connection};
+use getty_core::{Address, Connection};
 use tokio::net::ToSocketAddrs;
 
 use super::{

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use getty_layers::CloseReason;
+use getty_core::CloseReason;
 use tokio::runtime;
 
 use super::{

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use getty_layers::{Address, CloseReason, Connection, Endpoints, Panic, TransportKind};
+use getty_core::{Address, CloseReason, Connection, Endpoints, Panic, TransportKind};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{

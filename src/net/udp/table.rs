@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use getty_layers::ConnectionHandle;
+use getty_core::ConnectionHandle;
 use slab::Slab;
 use tokio::time::Instant;
 
@@ -270,7 +270,7 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use getty_layers::Connection;
+    use getty_core::Connection;
 
     use super::*;
 

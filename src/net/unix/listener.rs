@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use getty_layers::{Address, Connection, Endpoints, TransportKind};
+use getty_core::{Address, Connection, Endpoints, TransportKind};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{UnixSocket, UnixStream, unix::SocketAddr};
 

@@ -6,7 +6,7 @@
 
 use std::{mem::needs_drop, pin::Pin};
 
-use getty_layers::Panic;
+use getty_core::Panic;
 
 use super::State;
 use crate::session::{calls::Calls, wire::Wire};

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use getty_layers::{CloseReason, IntoReply, Panic, Request, SharedError, TransportKind};
+use getty_core::{CloseReason, IntoReply, Panic, Request, SharedError, TransportKind};
 use tokio::{task::coop, time::Instant};
 use tower::{BoxError, Service};
 

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use getty_layers::{
+use getty_core::{
     CloseReason, IntoReply, Reply, Request,
     driver::{Payload, Ticket},
 };

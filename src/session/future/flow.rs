@@ -10,7 +10,7 @@
 
 use std::task::Context;
 
-use getty_layers::{IntoReply, Request};
+use getty_core::{IntoReply, Request};
 use tokio::time::Instant;
 use tower::{BoxError, Service};
 

@@ -1,6 +1,6 @@
 //! What the handle says of its session: what has moved, and what stands still since when.
 
-use getty_layers::{IntoReply, Request};
+use getty_core::{IntoReply, Request};
 use tower::{BoxError, Service};
 
 use super::{Phase, State, Turn};

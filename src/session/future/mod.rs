@@ -15,7 +15,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use getty_layers::{
+use getty_core::{
     CloseReason, Closed, DrainDeadlineExceeded, IntoReply, Panic, Reply, Request, Session,
     SharedError,
     driver::{DEFAULT_QUEUE_BYTES, Lease},

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use getty_layers::Connection;
+use getty_core::Connection;
 use http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower::{BoxError, Layer, Service, ServiceExt};

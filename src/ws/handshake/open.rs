@@ -4,7 +4,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use futures_util::future::{Either, select};
-use getty_layers::{CloseReason, Connection, ConnectionHandle, TransportKind};
+use getty_core::{CloseReason, Connection, ConnectionHandle, TransportKind};
 use http::{HeaderValue, header};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},

@@ -13,9 +13,7 @@ use std::{
 
 use bytes::BytesMut;
 use getty::{
-    BoxError, Connection, Reply, Request, Service,
-    layers::{Address, driver::Contained},
-    net::Listener,
+    Address, BoxError, Connection, Reply, Request, Service, driver::Contained, net::Listener,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},

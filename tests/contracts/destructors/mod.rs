@@ -19,9 +19,7 @@ use std::{
 use bytes::Bytes;
 use getty::{
     BoxError, CloseReason, CodecLayer, Connection, ConnectionHandle, Request, Service,
-    ServiceBuilder, Session, SessionLayer,
-    codec::Raw,
-    layers::{OnOpenLayer, driver::Contained},
+    ServiceBuilder, Session, SessionLayer, codec::Raw, driver::Contained, layers::OnOpenLayer,
     service_fn,
 };
 use tokio::time::Instant;

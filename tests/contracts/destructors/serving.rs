@@ -179,7 +179,7 @@ async fn a_dial_that_is_given_up_drops_each_of_its_values() {
 #[cfg(feature = "ws")]
 #[tokio::test(start_paused = true)]
 async fn a_handshake_that_is_given_up_drops_each_of_its_values() {
-    use getty::{Service, layers::driver::Contained, ws::WsLayer};
+    use getty::{Service, driver::Contained, ws::WsLayer};
 
     for unwinds in [false, true] {
         let bombs = Bombs::new();

@@ -11,12 +11,9 @@ use std::{
 };
 
 use getty::{
-    BoxError, CloseReason, Connection, Request, Session, SessionLayer,
-    layers::{
-        Group, SlowConsumer, Topics,
-        driver::{self, Driver},
-        group::Report,
-    },
+    BoxError, CloseReason, Connection, Request, Session, SessionLayer, SlowConsumer,
+    driver::{self, Driver},
+    layers::{Group, Topics, group::Report},
     service_fn,
 };
 use tokio_test::{assert_ready, task};

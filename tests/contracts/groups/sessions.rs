@@ -11,8 +11,8 @@ use std::{
 
 use bytes::BytesMut;
 use getty::{
-    BoxError, Connection, Request, ServiceBuilder, Session, SessionLayer, SessionTask,
-    layers::{CodecLayer, Framed, Group},
+    BoxError, Connection, Framed, Request, ServiceBuilder, Session, SessionLayer, SessionTask,
+    layers::{CodecLayer, Group},
     service_fn,
 };
 use tokio_util::codec::{Decoder, Encoder};

@@ -1,9 +1,6 @@
 //! Members that do not read: what they miss, and who waits for them.
 
-use getty::{
-    CloseReason, Connection,
-    layers::{Group, SlowConsumer, driver},
-};
+use getty::{CloseReason, Connection, SlowConsumer, driver, layers::Group};
 use tokio_test::{assert_pending, assert_ready, task};
 
 use super::{Guest, counts, guests};

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use getty::layers::{SlowConsumer, Topics};
+use getty::SlowConsumer;
+use getty::layers::Topics;
 use proptest::prelude::*;
 use tokio_test::{assert_pending, assert_ready, task};
 

@@ -16,9 +16,8 @@ use std::{
 };
 
 use getty::{
-    BoxError, BoxPipeline, Closed, CodecLayer, Connection, ConnectionHandle, Pipeline, Request,
-    Service, ServiceBuilder, SessionLayer, Transport,
-    layers::Address,
+    Address, BoxError, BoxPipeline, Closed, CodecLayer, Connection, ConnectionHandle, Pipeline,
+    Request, Service, ServiceBuilder, SessionLayer, Transport,
     net::{self, Listener},
     serve, serve_all,
 };

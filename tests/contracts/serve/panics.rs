@@ -9,9 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use getty::{
-    BoxError, CloseReason, Connection, Request, Service, layers::Panic, serve, service_fn,
-};
+use getty::{BoxError, CloseReason, Connection, Panic, Request, Service, serve, service_fn};
 
 use super::{Records, app, recorded, run, sleep};
 use crate::support::{Answer, echo, idle, listener::memory, soon, stream::Stream};

@@ -3,8 +3,8 @@
 use std::{future::pending, time::Duration};
 
 use getty::{
-    BoxError, CloseReason, Closed, CodecLayer, Connection, Service, ServiceBuilder, Session,
-    SessionLayer, layers::DrainDeadlineExceeded, serve, service_fn,
+    BoxError, CloseReason, Closed, CodecLayer, Connection, DrainDeadlineExceeded, Service,
+    ServiceBuilder, Session, SessionLayer, serve, service_fn,
 };
 use tokio::time::Instant;
 use tower::ServiceExt;

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use getty::{Connection, layers::Address, net::Listener};
+use getty::{Address, Connection, net::Listener};
 
 use super::stream::{self, Peer, Stream};
 

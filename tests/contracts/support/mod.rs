@@ -11,10 +11,8 @@ pub(crate) mod words;
 use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
 use getty::{
-    BoxError, Connection, IntoReply, Request, Service, ServiceBuilder, Session, SessionLayer,
-    SessionTask, Transport,
-    layers::{CodecLayer, Panic, SharedError},
-    service_fn,
+    BoxError, Connection, IntoReply, Panic, Request, Service, ServiceBuilder, Session,
+    SessionLayer, SessionTask, SharedError, Transport, layers::CodecLayer, service_fn,
 };
 use tokio::{sync::Semaphore, time};
 use tokio_util::codec::{Decoder, Encoder, LinesCodec};

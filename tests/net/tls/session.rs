@@ -12,10 +12,9 @@ use std::{
 };
 
 use getty::{
-    BoxError, CloseReason, CodecLayer, Connection, Reply, Request, ServiceBuilder, Session,
-    SessionLayer,
+    BoxError, CloseReason, CodecLayer, Connection, DrainDeadlineExceeded, Reply, Request,
+    ServiceBuilder, Session, SessionLayer,
     codec::Lines,
-    layers::DrainDeadlineExceeded,
     net::{TcpConnector, TcpListener, memory},
     tls::{ServerTls, TlsConnectLayer, TlsLayer, TlsTarget, rustls::pki_types::ServerName},
 };

@@ -11,8 +11,9 @@ use std::{
 use bytes::Bytes;
 use futures_util::FutureExt;
 use getty::{
-    BoxError, CloseReason, CodecLayer, Pipeline, Request, ServiceBuilder, SessionLayer,
-    layers::{ConnectionHandle, IdleTimeoutLayer},
+    BoxError, CloseReason, CodecLayer, ConnectionHandle, Pipeline, Request, ServiceBuilder,
+    SessionLayer,
+    layers::IdleTimeoutLayer,
     net::{UdpListener, UdpPeer},
 };
 use tokio::{

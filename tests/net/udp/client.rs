@@ -5,8 +5,7 @@ use std::{io::ErrorKind, net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use getty::{
     BoxError, CloseReason, CodecLayer, OpenError, Request, ServiceBuilder, Session, SessionLayer,
-    SessionTask,
-    layers::TransportKind,
+    SessionTask, TransportKind,
     net::{ConnectError, ProbePolicy, UdpConnector, UdpListener},
 };
 use tokio::{net::UdpSocket, sync::mpsc};

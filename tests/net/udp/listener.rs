@@ -7,8 +7,8 @@ use std::{
 
 use bytes::Bytes;
 use getty::{
-    BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, SessionLayer,
-    layers::{HeartbeatLayer, IdleTimeoutLayer, TransportKind},
+    BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, SessionLayer, TransportKind,
+    layers::{HeartbeatLayer, IdleTimeoutLayer},
     net::{Ecn, UdpInfo, UdpListener},
 };
 use socket2::SockRef;

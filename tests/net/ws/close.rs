@@ -3,8 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use getty::{
-    SendError, SessionLayer,
-    layers::DrainDeadlineExceeded,
+    DrainDeadlineExceeded, SendError, SessionLayer,
     ws::{Message, WsClose, WsError, WsLayer},
 };
 use tokio::{

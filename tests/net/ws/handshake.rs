@@ -1,8 +1,7 @@
 //! The opening handshake of a server.
 
 use getty::{
-    SessionLayer,
-    layers::TransportKind,
+    SessionLayer, TransportKind,
     ws::{
         WsHandshakeError, WsRefusal, WsRequest,
         http::{HeaderValue, StatusCode, header},

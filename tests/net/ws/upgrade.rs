@@ -10,9 +10,8 @@ use axum::{
     routing::any,
 };
 use getty::{
-    Layer, OpenError,
+    Endpoints, Layer, OpenError, TransportKind,
     codec::Text,
-    layers::{Endpoints, TransportKind},
     net::TcpConnector,
     serve,
     ws::{

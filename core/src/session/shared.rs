@@ -1,0 +1,148 @@
+//! A message that many sessions send, encoded once for each configuration of a codec.
+
+use std::{
+    fmt,
+    num::NonZeroU64,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use bytes::Bytes;
+
+use super::payload::Weigh;
+use crate::sync::Mutex;
+
+/// Names a configuration of a codec: sessions with the same one make the same bytes of the same message.
+///
+/// `CodecLayer::new` makes one, which all sessions of the layer and of its clones have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CodecId(NonZeroU64);
+
+impl CodecId {
+    #[doc(hidden)]
+    pub fn unique() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let next = NonZeroU64::new(NEXT.fetch_add(1, Relaxed));
+        Self(next.unwrap_or_else(|| unreachable!("nobody makes so many")))
+    }
+}
+
+/// A message that many sessions send, with what codecs have made of it.
+pub struct SharedMessage<Out> {
+    /// Bytes that the message holds, if its type determines them.
+    size: Option<u32>,
+    /// What the first codec made of it: as a rule there is no other, and then deliveries never lock.
+    first: OnceLock<(CodecId, Bytes)>,
+    rest: Mutex<Rest<Out>>,
+}
+
+struct Rest<Out> {
+    message: Out,
+    clone: fn(&Out) -> Out,
+    others: Vec<(CodecId, Bytes)>,
+}
+
+impl<Out> SharedMessage<Out> {
+    /// Shares `message`.
+    pub fn new(message: Out) -> Self
+    where
+        Out: Clone,
+    {
+        Self::weighed(message, None)
+    }
+
+    /// Shares `message`, which holds the bytes that `weigh` returns.
+    #[doc(hidden)]
+    pub fn weighed(message: Out, weigh: Option<Weigh<Out>>) -> Self
+    where
+        Out: Clone,
+    {
+        let bytes = weigh.map(|weigh| weigh(&message));
+        Self {
+            size: bytes.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX)),
+            first: OnceLock::new(),
+            rest: Mutex::new(Rest {
+                message,
+                clone: Out::clone,
+                others: Vec::new(),
+            }),
+        }
+    }
+
+    /// Returns how many bytes the message holds or the first codec has encoded, if either is known.
+    pub(super) fn size(&self) -> Option<u32> {
+        let encoded = || Some(self.first.get()?.1.len());
+        let encoded = || encoded().map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.size.or_else(encoded)
+    }
+
+    /// A copy of the message, for a codec that encodes for its own session.
+    pub fn message(&self) -> Out {
+        let rest = self.rest.lock();
+        (rest.clone)(&rest.message)
+    }
+
+    /// What the codec `id` makes of the message: encoded now, unless it was before. Others with the same codec wait
+    /// meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// What `encode` fails with; then nothing is kept.
+    pub fn encoded<E>(
+        &self,
+        id: CodecId,
+        encode: impl FnOnce(Out) -> Result<Bytes, E>,
+    ) -> Result<Bytes, E> {
+        if let Some((_, bytes)) = self.first.get().filter(|(first, _)| *first == id) {
+            return Ok(bytes.clone());
+        }
+        let mut rest = self.rest.lock();
+        let known = self.first.get().into_iter().chain(&rest.others);
+        if let Some((_, bytes)) = known.into_iter().find(|(known, _)| *known == id) {
+            return Ok(bytes.clone());
+        }
+        let bytes = encode((rest.clone)(&rest.message))?;
+        if self.first.set((id, bytes.clone())).is_err() {
+            rest.others.push((id, bytes.clone()));
+        }
+        Ok(bytes)
+    }
+}
+
+impl<Out> fmt::Debug for SharedMessage<Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedMessage").finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(getty_loom)))]
+mod tests {
+    use super::*;
+
+    fn encode(message: &'static str) -> Result<Bytes, ()> {
+        Ok(Bytes::from_static(message.as_bytes()))
+    }
+
+    #[test]
+    fn each_codec_encodes_once() {
+        let (shared, one, other) = (
+            SharedMessage::new("hello"),
+            CodecId::unique(),
+            CodecId::unique(),
+        );
+        assert_eq!(shared.encoded(one, |_| Err(())), Err(()));
+        for id in [one, other] {
+            assert_eq!(shared.encoded(id, encode).unwrap(), "hello");
+            let again = shared.encoded(id, |_| -> Result<_, ()> { panic!("encoded twice") });
+            assert_eq!(again.unwrap(), "hello");
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_not_sync_can_be_shared() {
+        fn check<T: Send + Sync>() {}
+        check::<SharedMessage<std::cell::Cell<u8>>>();
+    }
+}
