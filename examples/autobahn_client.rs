@@ -1,10 +1,11 @@
-//! Runs our WebSocket client through the cases of an Autobahn fuzzing server, echoing each message in kind.
+//! Runs getty's WebSocket client against the test cases of an Autobahn fuzzing server.
 //!
 //! ```text
 //! cargo run --release --all-features --example autobahn_client -- ws://127.0.0.1:9001
 //! ```
 //!
-//! What became of the cases is in the server's report.
+//! In each case the client echoes every message: text as text, binary as binary. At the end it
+//! prints the number of cases. The results of the cases are in the server's report.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -16,10 +17,10 @@ use getty::{
 use tokio::{sync::mpsc, time::timeout};
 
 const AGENT: &str = "getty";
-/// The longest message of any case.
-const LONGEST: usize = 16 * 1024 * 1024;
-/// No case takes nearly as long.
-const A_CASE: Duration = Duration::from_secs(60);
+/// Maximum message in any case, in bytes.
+const MAX_MESSAGE: usize = 16 * 1024 * 1024;
+/// Time limit for one case. Every case should end long before it.
+const CASE_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -42,14 +43,15 @@ async fn main() -> ExitCode {
 }
 
 async fn run(url: &str) -> Result<u32, BoxError> {
-    let cases = count(url).await?;
+    let cases = case_count(url).await?;
     for case in 1..=cases {
-        // a case may end in any way, and what is to be made of that is the server's to say
+        // A case may break the protocol on purpose, so an error need not be a failure. The server
+        // decides whether a case passed.
         let url = format!("{url}/runCase?case={case}&agent={AGENT}");
-        match timeout(A_CASE, echo(&url)).await {
+        match timeout(CASE_TIMEOUT, echo(&url)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => eprintln!("case {case}: {error}"),
-            Err(_) => eprintln!("case {case} was given up after {A_CASE:?}"),
+            Err(_) => eprintln!("case {case} did not end within {CASE_TIMEOUT:?}"),
         }
     }
     echo(&format!("{url}/updateReports?agent={AGENT}")).await?;
@@ -64,37 +66,37 @@ fn connector() -> impl getty::Service<
 > + Send {
     WsConnectLayer::new()
         .with_messages(Messages::Both)
-        .with_max_message(LONGEST)
+        .with_max_message(MAX_MESSAGE)
         .layer(TcpConnector::new())
 }
 
-/// How many cases there are: the one message that the server sends.
-async fn count(url: &str) -> Result<u32, BoxError> {
-    let (said, mut says) = mpsc::channel(1);
+/// Returns the number of cases. The server sends it as a single message.
+async fn case_count(url: &str) -> Result<u32, BoxError> {
+    let (sender, mut messages) = mpsc::channel(1);
     let (_session, task) = getty::connect(connector(), format!("{url}/getCaseCount"), |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(MessageCodec::new()))
             .layer(link)
             .layer(SessionLayer::new())
             .service_fn(move |request: Request<Message>| {
-                let said = said.clone();
+                let sender = sender.clone();
                 async move {
-                    said.send(request.into_message()).await?;
+                    sender.send(request.into_message()).await?;
                     Ok::<_, BoxError>(None)
                 }
             })
     })
     .await?;
-    let message = says.recv().await.ok_or("the server said no number")?;
+    let message = messages.recv().await.ok_or("the server sent no count")?;
     let _: Closed = task.await?;
     Ok(message
         .as_text()
-        .ok_or("a number is text")?
+        .ok_or("the count is not a text message")?
         .trim()
         .parse()?)
 }
 
-/// Sends back what comes, until the connection ends.
+/// Sends every message back until the connection ends.
 async fn echo(url: &str) -> Result<Closed, BoxError> {
     let (_session, task) = getty::connect(connector(), url.to_owned(), |link| {
         ServiceBuilder::new()

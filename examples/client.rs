@@ -1,5 +1,5 @@
-//! A line client that comes back: what is typed is sent, what comes is printed, and when the server goes away it is
-//! dialled until it is there again.
+//! A line client that reconnects. It sends the lines that you type and prints the lines that it
+//! receives.
 //!
 //! ```sh
 //! cargo run --release --example chat                      # in one terminal, or: nc -lk 7000
@@ -7,7 +7,9 @@
 //! cargo run --release --example client -- example.com:7000
 //! ```
 //!
-//! Ctrl-d ends it once all that was typed has left, ctrl-c at once. What the client is doing is told on standard error.
+//! Stop the server and start it again: the client prints `* no connection` and later
+//! `* connected ... again` on standard error. Lines that you type in the meantime are sent
+//! after the reconnect. Ctrl-d ends the client once all lines are sent. Ctrl-c ends it at once.
 
 use std::io::{self, Write};
 
@@ -25,10 +27,10 @@ async fn main() -> Result<(), BoxError> {
     let target = target.unwrap_or_else(|| "127.0.0.1:7000".to_owned());
 
     let client = Client::builder()
-        // a line that no server has taken yet goes to the next
-        .with_reoffer(true)
-        .with_decision(|ended| match ended {
-            // nobody reads what is printed any more
+        // A line that was certainly not sent is sent again over the next session.
+        .with_resend(true)
+        .with_retry_policy(|ended| match ended {
+            // The handler fails only if standard output is closed: the lines have no reader.
             Ended::Closed(closed) if closed.reason == CloseReason::Handler => Decision::Stop,
             _ => Decision::Retry,
         })
@@ -42,10 +44,10 @@ async fn main() -> Result<(), BoxError> {
                     Ok::<_, BoxError>(None)
                 })
         });
-    tokio::spawn(tell(client.watch(), target));
+    tokio::spawn(print_states(client.watch(), target));
 
     tokio::select! {
-        () = send(&client, typed()) => {}
+        () = send_lines(&client, stdin_lines()) => {}
         () = getty::shutdown_signal() => {}
         () = client.stopped() => {}
     }
@@ -54,8 +56,8 @@ async fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Sends each line, one after another. A line that was typed while there is no server waits for one.
-async fn send(client: &Client<String>, mut lines: mpsc::Receiver<String>) {
+/// Sends the lines in order. While there is no session, `Client::send` waits for one.
+async fn send_lines(client: &Client<String>, mut lines: mpsc::Receiver<String>) {
     while let Some(line) = lines.recv().await {
         if let Err(error) = client.send(line).await {
             eprintln!("* not sent: {error}");
@@ -63,13 +65,14 @@ async fn send(client: &Client<String>, mut lines: mpsc::Receiver<String>) {
     }
 }
 
-/// The lines of standard input. They are read on a thread of their own and not by the runtime, which would wait for the
-/// next line before it ends.
-fn typed() -> mpsc::Receiver<String> {
+/// Returns the lines of standard input.
+///
+/// A separate thread reads them. With tokio's standard input the runtime could not shut down
+/// before the next line.
+fn stdin_lines() -> mpsc::Receiver<String> {
     let (sender, lines) = mpsc::channel(64);
     std::thread::spawn(move || {
-        let typed = io::stdin().lines().map_while(Result::ok);
-        for line in typed {
+        for line in io::stdin().lines().map_while(Result::ok) {
             if sender.blocking_send(line).is_err() {
                 return;
             }
@@ -78,14 +81,14 @@ fn typed() -> mpsc::Receiver<String> {
     lines
 }
 
-/// Says what the client is doing, whenever that changes.
-async fn tell(mut watch: StateWatch, target: String) {
+/// Prints each change of the client's state.
+async fn print_states(mut watch: StateWatch, target: String) {
     while let Some(state) = watch.changed().await {
         match state {
             State::Open(1) => eprintln!("* connected to {target}"),
             State::Open(_) => eprintln!("* connected to {target} again"),
             State::Waiting(_) => eprintln!("* no connection to {target}: {state}"),
-            State::Failed(why) => eprintln!("* {why}"),
+            State::Failed(failure) => eprintln!("* {failure}"),
             _ => {}
         }
     }

@@ -1,12 +1,16 @@
-//! Two layers of one's own, side by side: one for connections, one for messages.
+//! Two custom layers: one for connections, one for messages.
 //!
 //! ```text
 //! cargo run --example custom_layer
-//! nc 127.0.0.1 7001        # then: hello, LOGIN ada, hello
+//! nc 127.0.0.1 7001        # then type: hello, LOGIN ada, hello
 //! ```
 //!
-//! A layer has three parts: `FooLayer` holds the settings, `Foo<S>` is the service around an inner one, and a future of
-//! its own is needed where something is to happen after the inner one's.
+//! The server prints each connection and how it ended. The client sees that `hello` is only
+//! handled after `LOGIN`.
+//!
+//! A layer has up to three parts. `FooLayer` holds the settings. `Foo<S>` is the service that
+//! wraps the inner service `S`. A future type is needed if the layer must act after the inner
+//! future.
 
 use std::{
     future::Future,
@@ -27,15 +31,15 @@ use pin_project_lite::pin_project;
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let app = ServiceBuilder::new()
-        .layer(LiveLayer::default())
+        .layer(OpenCountLayer::default())
         .layer(CodecLayer::new(Lines::new()))
         .layer(SessionLayer::new())
         .layer(LoginLayer)
         .service_fn(|request: Request<String>| async move {
             let user: Option<User> = request.session().get();
-            let name = user.map_or_else(|| "nobody".into(), |User(name)| name);
+            let name = user.map_or_else(|| "anonymous".into(), |User(name)| name);
             Ok::<_, BoxError>(format!(
-                "{name}, you said {} bytes",
+                "{name}, your line has {} bytes",
                 request.message().len()
             ))
         });
@@ -47,38 +51,39 @@ async fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-// ---- a connection layer: called once per connection, whatever its transport
+// ---- a connection layer: called once per connection, over any transport
 
-/// Counts the connections that are open now and says how each one ended. Scope: all connections of the stack.
+/// Counts the open connections and prints how each one ended. The count is shared by all
+/// connections of the stack.
 #[derive(Clone, Debug, Default)]
-struct LiveLayer {
-    live: Arc<AtomicUsize>,
+struct OpenCountLayer {
+    open: Arc<AtomicUsize>,
 }
 
-impl<S> Layer<S> for LiveLayer {
-    type Service = Live<S>;
+impl<S> Layer<S> for OpenCountLayer {
+    type Service = OpenCount<S>;
 
-    fn layer(&self, inner: S) -> Live<S> {
-        Live {
+    fn layer(&self, inner: S) -> OpenCount<S> {
+        OpenCount {
             inner,
-            live: Arc::clone(&self.live),
+            open: Arc::clone(&self.open),
         }
     }
 }
 
 #[derive(Clone, Debug)]
-struct Live<S> {
+struct OpenCount<S> {
     inner: S,
-    live: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
 }
 
-impl<S, T> Service<Connection<T>> for Live<S>
+impl<S, T> Service<Connection<T>> for OpenCount<S>
 where
     S: Service<Connection<T>, Response = Closed>,
 {
     type Response = Closed;
     type Error = S::Error;
-    type Future = LiveFuture<S::Future>;
+    type Future = OpenCountFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -86,27 +91,28 @@ where
 
     fn call(&mut self, connection: Connection<T>) -> Self::Future {
         let handle = connection.handle().clone();
-        let now = self.live.fetch_add(1, Relaxed) + 1;
-        println!("{handle} opened, {now} live");
-        LiveFuture {
+        let open = self.open.fetch_add(1, Relaxed) + 1;
+        println!("{handle} opened, open connections: {open}");
+        OpenCountFuture {
             inner: self.inner.call(connection),
             handle,
-            one: One(Arc::clone(&self.live)),
+            guard: CountGuard(Arc::clone(&self.open)),
         }
     }
 }
 
 pin_project! {
-    /// The connection's life. Dropped early, because the task was aborted, it still gives its count back.
-    struct LiveFuture<F> {
+    /// The whole life of a connection. It may be dropped early, when its task is aborted. The
+    /// guard will decrement the count in any case.
+    struct OpenCountFuture<F> {
         #[pin]
         inner: F,
         handle: ConnectionHandle,
-        one: One,
+        guard: CountGuard,
     }
 }
 
-impl<F, E> Future for LiveFuture<F>
+impl<F, E> Future for OpenCountFuture<F>
 where
     F: Future<Output = Result<Closed, E>>,
 {
@@ -114,17 +120,18 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let ended = ready!(this.inner.poll(cx));
-        if let Ok(closed) = &ended {
+        let result = ready!(this.inner.poll(cx));
+        if let Ok(closed) = &result {
             println!("{}: {closed}", this.handle);
         }
-        Poll::Ready(ended)
+        Poll::Ready(result)
     }
 }
 
-struct One(Arc<AtomicUsize>);
+/// Decrements the count of open connections on drop.
+struct CountGuard(Arc<AtomicUsize>);
 
-impl Drop for One {
+impl Drop for CountGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
@@ -132,11 +139,13 @@ impl Drop for One {
 
 // ---- a message layer: called once per message
 
-/// Lets nothing but `LOGIN name` through until that has come. Scope: session, as an attribute of it.
+/// Rejects messages until the client has sent `LOGIN name`. The state is per session: the
+/// name is an attribute of the session.
 #[derive(Clone, Copy, Debug)]
 struct LoginLayer;
 
-/// Who has logged in: an attribute, so that whoever has the session's handle can ask.
+/// Name of the user who is logged in. Any holder of the session's handle can read this
+/// attribute.
 #[derive(Clone, Debug)]
 struct User(Arc<str>);
 
@@ -179,10 +188,11 @@ where
             }
             None => Reply::one("LOGIN first".to_owned()),
         };
-        // The inner service has made itself ready for nothing. A clone is not ready, so whatever this one reserved, such
-        // as a permit of a limit that all sessions share, goes back with it.
+        // `poll_ready` may have reserved something in the inner service, such as a permit of a
+        // limit that all sessions share. This message does not use it. A clone is not ready, so
+        // replacing the inner service returns the permit.
         self.inner = self.inner.clone();
-        LoginFuture::Answered { reply: Some(reply) }
+        LoginFuture::Replied { reply: Some(reply) }
     }
 }
 
@@ -190,7 +200,7 @@ pin_project! {
     #[project = Projected]
     enum LoginFuture<F> {
         Inner { #[pin] inner: F },
-        Answered { reply: Option<Reply<String>> },
+        Replied { reply: Option<Reply<String>> },
     }
 }
 
@@ -204,9 +214,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
             Projected::Inner { inner } => inner.poll(cx).map_ok(IntoReply::into_reply),
-            Projected::Answered { reply } => match reply.take() {
+            Projected::Replied { reply } => match reply.take() {
                 Some(reply) => Poll::Ready(Ok(reply)),
-                None => panic!("a response future was polled after it was ready"),
+                None => panic!("a response future was polled after completion"),
             },
         }
     }

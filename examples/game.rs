@@ -1,5 +1,5 @@
-//! A small game whose server has the last word: players steer, the server moves them and says where everybody is, twenty
-//! times a second.
+//! A small game over UDP and WebSocket: players steer, the server moves them and broadcasts
+//! their positions 20 times a second.
 //!
 //! ```text
 //! cargo run --release --example game
@@ -8,10 +8,17 @@
 //! steer 1 0
 //! ```
 //!
-//! The handler knows nothing of the transport: players over UDP and over WebSocket meet in one world, and each line for
-//! all of them is encoded once. What a player says is text, one command a message: `join NAME`, `steer DX DY` with each of
-//! -1, 0 and 1, and `leave`. What it is told is `welcome ID`, `player ID NAME X Y` for each that has moved or joined, and
-//! `gone ID`. A player that says nothing for ten seconds is gone.
+//! After `steer 1 0` you see lines such as `player 1 ada 501 500`: ada moves one step at a
+//! time.
+//!
+//! Players over both transports meet in one world, because the handler does not depend on the
+//! transport. A line for all players is encoded once. Each message is one text command:
+//!
+//! - A player sends `join NAME`, `steer DX DY` (each -1, 0 or 1) or `leave`.
+//! - The server sends `welcome ID` after `join`, `player ID NAME X Y` when a player has joined
+//!   or moved, and `gone ID`. A wrong command is answered with `error` and the reason.
+//!
+//! A player that sends nothing for ten seconds is removed.
 
 use std::{
     collections::HashMap,
@@ -33,25 +40,26 @@ use tokio::{
 };
 
 const ADDRESS: &str = "127.0.0.1:7030";
+/// Time between two moves.
 const TICK: Duration = Duration::from_millis(50);
-/// How long a player may say nothing.
-const SILENCE: Duration = Duration::from_secs(10);
-/// The field is so many steps wide and high.
+/// Maximum time between two messages of a player.
+const PLAYER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Width and height of the world, in steps.
 const SIZE: i32 = 1000;
-/// How long a message may be: what every network carries in one piece.
-const LONGEST: usize = 1200;
-/// How long a player's name may be.
-const LONGEST_NAME: usize = 20;
+/// Maximum message, in bytes. A datagram of this size crosses every network in one piece.
+const MAX_MESSAGE: usize = 1200;
+/// Maximum name of a player, in bytes.
+const MAX_NAME: usize = 20;
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let datagrams = UdpListener::builder()
-        .with_max_datagram(LONGEST)
+    let udp = UdpListener::builder()
+        .with_max_datagram(MAX_MESSAGE)
         .with_max_peers(10_000)
-        // of a player's steering only the latest matters
-        .with_queue(8, 8 * LONGEST)
+        // Only the latest command to steer matters. When the queue is full, drop older ones.
+        .with_queue(8, 8 * MAX_MESSAGE)
         .with_overflow(Overflow::DropOldest)
-        // a stranger costs nothing until it knows what to say
+        // An unknown peer gets no session unless its first datagram is a `join`.
         .with_admit(|first| {
             if first.payload.starts_with(b"join ") {
                 Admit::Open
@@ -61,64 +69,64 @@ async fn main() -> Result<(), BoxError> {
         })
         .bind(ADDRESS)
         .await?;
-    let streams = TcpListener::bind(ADDRESS).await?;
+    let tcp = TcpListener::bind(ADDRESS).await?;
     println!("the game is on {ADDRESS}, over UDP and WebSocket");
 
     let world = World::default();
-    let ticking = tokio::spawn(world.clone().run());
-    let game = game(world);
-    let upgrade = WsLayer::new()
+    let ticks = tokio::spawn(world.clone().run());
+    let app = app(world);
+    let websocket = WsLayer::new()
         .with_messages(Messages::Text)
-        .with_max_message(LONGEST);
-    let web = ServiceBuilder::new().layer(upgrade).service(game.clone());
-    getty::serve(datagrams, game)
-        .and(getty::serve(streams, web))
+        .with_max_message(MAX_MESSAGE);
+    let websocket_app = ServiceBuilder::new().layer(websocket).service(app.clone());
+    getty::serve(udp, app)
+        .and(getty::serve(tcp, websocket_app))
         .with_graceful_shutdown(getty::shutdown_signal())
         .await?;
-    ticking.abort();
+    ticks.abort();
     Ok(())
 }
 
-/// One stack for every transport.
-fn game(world: World) -> impl Pipeline<UdpPeer> + Pipeline<WsTransport<TcpStream>> + Clone {
+/// Returns the stack. It is the same for both transports.
+fn app(world: World) -> impl Pipeline<UdpPeer> + Pipeline<WsTransport<TcpStream>> + Clone {
     ServiceBuilder::new()
-        .layer(CodecLayer::new(Lines::new().with_max_length(LONGEST)))
-        .layer(IdleTimeoutLayer::read(SILENCE))
+        .layer(CodecLayer::new(Lines::new().with_max_length(MAX_MESSAGE)))
+        .layer(IdleTimeoutLayer::new(PLAYER_TIMEOUT))
         .layer(SessionLayer::new())
         .layer(HandleErrorLayer::new(|error: BoxError| {
             Some(format!("error {error}"))
         }))
         .service_fn(move |request: Request<String>| {
-            let answer = world.obey(&request);
-            async move { answer }
+            let reply = world.handle(&request);
+            async move { reply }
         })
 }
 
-/// Who plays, and where.
+/// All players and their positions.
 #[derive(Clone)]
 struct World {
     players: Arc<Mutex<Players>>,
     /// The sessions of all players.
-    everybody: Group<String>,
+    sessions: Group<String>,
 }
 
-/// By the session's id.
+/// Players by the id of their session.
 type Players = HashMap<u64, Player>;
 
 struct Player {
     name: String,
     position: [i32; 2],
     steering: [i32; 2],
-    /// The others have not been told where it is.
-    is_news: bool,
+    /// `true` if the position must be sent at the next tick, even if it does not change.
+    announce: bool,
 }
 
 impl Default for World {
     fn default() -> Self {
         Self {
             players: Arc::default(),
-            // whoever is slow gets what is new, and does without what is old
-            everybody: Group::new().with_policy(SlowConsumer::DropOldest),
+            // A slow player may miss old positions, but will get the new ones.
+            sessions: Group::builder().policy(SlowConsumer::DropOldest).build(),
         }
     }
 }
@@ -128,7 +136,7 @@ impl World {
         self.players.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Moves everybody, for ever.
+    /// Moves all players at each tick. It never returns.
     async fn run(self) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -141,22 +149,23 @@ impl World {
     fn tick(&self) {
         for (id, player) in self.players().iter_mut() {
             let before = player.position;
-            for (place, step) in player.position.iter_mut().zip(player.steering) {
-                *place = (*place + step).clamp(0, SIZE - 1);
+            for (coordinate, step) in player.position.iter_mut().zip(player.steering) {
+                *coordinate = (*coordinate + step).clamp(0, SIZE - 1);
             }
-            if std::mem::take(&mut player.is_news) || player.position != before {
+            if std::mem::take(&mut player.announce) || player.position != before {
                 let [x, y] = player.position;
-                self.everybody
+                self.sessions
                     .broadcast(format!("player {id} {} {x} {y}", player.name));
             }
         }
     }
 
-    fn obey(&self, request: &Request<String>) -> Result<Reply<String>, BoxError> {
+    /// Runs the command of a message.
+    fn handle(&self, request: &Request<String>) -> Result<Reply<String>, BoxError> {
         let session = request.session();
         let words: Vec<_> = request.message().split_whitespace().collect();
         match words[..] {
-            ["join", name] if name.len() <= LONGEST_NAME => self.join(session, name),
+            ["join", name] if name.len() <= MAX_NAME => self.join(session, name),
             ["steer", x, y] => {
                 let steering = [step(x)?, step(y)?];
                 let mut players = self.players();
@@ -165,7 +174,7 @@ impl World {
                 Ok(Reply::none())
             }
             ["leave"] => Ok(Reply::close()),
-            _ => Err("it is join NAME, steer DX DY, or leave".into()),
+            _ => Err("the commands are: join NAME, steer DX DY, leave".into()),
         }
     }
 
@@ -173,30 +182,30 @@ impl World {
         let id = session.id();
         let mut players = self.players();
         if players.contains_key(&id) {
-            return Err("you play already".into());
+            return Err("you have already joined".into());
         }
-        // whoever is new is told where all are
+        // The new player must see the position of every other player.
         players
             .values_mut()
-            .for_each(|player| player.is_news = true);
+            .for_each(|player| player.announce = true);
         let player = Player {
             name: name.to_owned(),
             position: [SIZE / 2; 2],
             steering: [0; 2],
-            is_news: true,
+            announce: true,
         };
         players.insert(id, player);
         drop(players);
-        self.everybody.join(session);
+        self.sessions.join(session);
         let world = self.clone();
-        session.add_close_callback("game", "gone", move |_closed| world.forget(id));
+        session.add_close_callback("game", "gone", move |_closed| world.remove(id));
         Ok(Reply::one(format!("welcome {id}")))
     }
 
-    /// However a player went: by its own wish, in silence, or with its connection.
-    fn forget(&self, id: u64) {
+    /// Removes a player whose session has closed, for any reason.
+    fn remove(&self, id: u64) {
         self.players().remove(&id);
-        self.everybody.broadcast(format!("gone {id}"));
+        self.sessions.broadcast(format!("gone {id}"));
     }
 }
 

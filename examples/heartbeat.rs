@@ -1,14 +1,17 @@
-//! Heartbeats both ways, and what becomes of a session one of whose sides stops answering.
+//! Heartbeats in both directions, and the close of a session when one side stops answering.
 //!
 //! ```text
-//! cargo run --example heartbeat                    # then: `stop client`, `stop server`, or a line for the server
-//! cargo run --example heartbeat -- --stop client   # for scripts: this side stops after five seconds
+//! cargo run --example heartbeat                    # then type `stop client` or `stop server`
+//! cargo run --example heartbeat -- --stop client   # stops the client after five seconds
 //! ```
 //!
-//! A server and a client in one process, over TCP. Each says `PING` when it has sent nothing for two seconds, expects to
-//! hear something within one second more, and answers the other's `PING` with `PONG`: until it is told to stop, and
-//! then says nothing at all. The other side closes the session, with the reason `heartbeat not answered`; the side that
-//! stopped sees it `closed by the peer`.
+//! A server and a client run in one process and talk over TCP. Any other line that you type
+//! is sent to the server.
+//!
+//! A side sends `PING` when it has sent nothing for two seconds. It must then receive
+//! something within one second. It answers each `PING` of the other side with `PONG`. A
+//! stopped side sends nothing. You see that the other side closes the session with the reason
+//! `heartbeat not answered`, and that the stopped side sees `closed by the peer`.
 
 use std::{
     io,
@@ -32,15 +35,18 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+/// Time without output after which a side sends `PING`.
 const PERIOD: Duration = Duration::from_secs(2);
-const ANSWER: Duration = Duration::from_secs(1);
-const UNTIL_STOP: Duration = Duration::from_secs(5);
+/// Time within which a side must receive something after its `PING`.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time after which `--stop` stops a side.
+const STOP_AFTER: Duration = Duration::from_secs(5);
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let begun = Instant::now();
-    let server = Side::new("server", begun);
-    let client = Side::new("client", begun);
+    let start = Instant::now();
+    let server = Side::new("server", start);
+    let client = Side::new("client", start);
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next()? {
         match argument {
@@ -48,10 +54,10 @@ async fn main() -> Result<(), BoxError> {
                 let side = match &*arguments.value()?.string()? {
                     "server" => server.clone(),
                     "client" => client.clone(),
-                    other => return Err(format!("there is no side '{other}'").into()),
+                    other => return Err(format!("no side is named '{other}'").into()),
                 };
                 tokio::spawn(async move {
-                    sleep(UNTIL_STOP).await;
+                    sleep(STOP_AFTER).await;
                     side.stop();
                 });
             }
@@ -66,14 +72,14 @@ async fn main() -> Result<(), BoxError> {
             "example",
             (),
             move |record: &Closed| {
-                // fails where the program has ended
+                // The send may fail, because `main` can return before this call.
                 let _ = closed.send(record.clone());
             },
         ))
         .layer(CodecLayer::new(Lines::new()))
         .layer(
-            HeartbeatLayer::new_if(PERIOD, server.beat())
-                .with_answer_within(ANSWER)
+            HeartbeatLayer::optional(PERIOD, server.ping())
+                .with_response_timeout(ANSWER_TIMEOUT)
                 .with_pong(|message: &String| message == "PONG"),
         )
         .layer(SessionLayer::new())
@@ -87,8 +93,8 @@ async fn main() -> Result<(), BoxError> {
         ServiceBuilder::new()
             .layer(CodecLayer::new(Lines::new()))
             .layer(
-                HeartbeatLayer::new_if(PERIOD, client.beat())
-                    .with_answer_within(ANSWER)
+                HeartbeatLayer::optional(PERIOD, client.ping())
+                    .with_response_timeout(ANSWER_TIMEOUT)
                     .with_pong(|message: &String| message == "PONG"),
             )
             .layer(link)
@@ -97,7 +103,7 @@ async fn main() -> Result<(), BoxError> {
     })
     .await?;
 
-    let mut lines = lines();
+    let mut lines = stdin_lines();
     let record = loop {
         tokio::select! {
             record = &mut client_closed => break record?,
@@ -108,15 +114,18 @@ async fn main() -> Result<(), BoxError> {
             },
         }
     };
-    client.say(format_args!("session ended: {record}"));
+    client.log(format_args!("session ended: {record}"));
     if let Some(record) = server_closed.recv().await {
-        server.say(format_args!("session ended: {record}"));
+        server.log(format_args!("session ended: {record}"));
     }
     Ok(())
 }
 
-/// The lines of the standard input, read on a thread of its own so that nothing waits for it at the end.
-fn lines() -> mpsc::UnboundedReceiver<String> {
+/// Returns the lines of standard input.
+///
+/// A separate thread reads them. With tokio's standard input the runtime could not shut down
+/// before the next line.
+fn stdin_lines() -> mpsc::UnboundedReceiver<String> {
     let (sender, lines) = mpsc::unbounded_channel();
     thread::spawn(move || {
         for line in io::stdin().lines().map_while(Result::ok) {
@@ -132,51 +141,52 @@ fn lines() -> mpsc::UnboundedReceiver<String> {
 #[derive(Clone)]
 struct Side {
     name: &'static str,
-    begun: Instant,
+    start: Instant,
     stopped: Arc<AtomicBool>,
 }
 
 impl Side {
-    fn new(name: &'static str, begun: Instant) -> Self {
+    fn new(name: &'static str, start: Instant) -> Self {
         Self {
             name,
-            begun,
+            start,
             stopped: Arc::default(),
         }
     }
 
-    fn say(&self, what: impl std::fmt::Display) {
-        let seconds = self.begun.elapsed().as_secs_f64();
-        println!("{seconds:5.1} s  {}: {what}", self.name);
+    /// Prints an event of this side, with the time since the start of the program.
+    fn log(&self, event: impl std::fmt::Display) {
+        let seconds = self.start.elapsed().as_secs_f64();
+        println!("{seconds:5.1} s  {}: {event}", self.name);
     }
 
     fn stop(&self) {
-        self.say("stops answering");
+        self.log("stops answering");
         self.stopped.store(true, Relaxed);
     }
 
-    /// What it says when it has said nothing for a while.
-    fn beat(&self) -> impl Fn(&Session<String>) -> Option<String> + Clone + use<> {
+    /// Returns the closure that creates each ping. A stopped side sends none.
+    fn ping(&self) -> impl Fn(&Session<String>) -> Option<String> + Clone + use<> {
         let side = self.clone();
         move |_session| {
             if side.stopped.load(Relaxed) {
                 return None;
             }
-            side.say("PING");
+            side.log("sends PING");
             Some("PING".to_owned())
         }
     }
 
-    /// What it says to what it hears. Pongs never come here.
+    /// Handles each message but the pongs, which `HeartbeatLayer` removes.
     async fn handle(self, request: Request<String>) -> Result<Reply<String>, BoxError> {
         if self.stopped.load(Relaxed) {
             return Ok(Reply::none());
         }
         if request.message() == "PING" {
-            self.say("hears PING, says PONG");
+            self.log("receives PING, sends PONG");
             return Ok(Reply::one("PONG".to_owned()));
         }
-        self.say(format_args!("hears '{}'", request.message()));
+        self.log(format_args!("receives '{}'", request.message()));
         Ok(Reply::none())
     }
 }

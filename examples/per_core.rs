@@ -1,14 +1,17 @@
-//! A runtime and a listener for each core, all on one port: no connection ever leaves its thread. For Linux.
+//! One tokio runtime and one listener per core, all on the same port. It works on Linux.
 //!
 //! ```text
-//! cargo run --release --example per_core
+//! cargo run --release --example per_core                       # 127.0.0.1:7050, all cores
+//! cargo run --release --example per_core -- 127.0.0.1:7050 4   # an address and a thread count
+//! nc 127.0.0.1 7050                                            # in several terminals
 //! ```
 //!
-//! Then `nc 127.0.0.1 7050`, in several terminals: each line comes back with the name of the thread that has the
-//! connection. Ctrl-c ends all of them, and says how their sessions ended. An address and a number of threads may be
-//! given: `-- 127.0.0.1:7050 4`.
+//! Each line comes back with the name of the thread that serves the connection. A connection
+//! never moves to another thread. Ctrl-c shuts all threads down and prints how their sessions
+//! ended.
 //!
-//! When to choose this, and when tokio's runtime of many threads, is told in docs/design.md, under "Serving".
+//! docs/design.md compares this with tokio's multi-threaded runtime
+//! (design.md: When is one runtime per core better?).
 
 use std::{env, net::SocketAddr, num::NonZero, thread};
 
@@ -26,7 +29,7 @@ fn main() -> Result<(), BoxError> {
     };
 
     let app = ServiceBuilder::new()
-        // each thread has a clone of the stack, and clones share their limit: it is the process's
+        // Each thread has a clone of the stack. The clones share this limit.
         .concurrency_limit(10_000)
         .layer(CodecLayer::new(Lines::new().with_max_length(8 * 1024)))
         .layer(SessionLayer::new())
@@ -35,7 +38,7 @@ fn main() -> Result<(), BoxError> {
             Ok::<_, BoxError>(format!("{name}: {}", request.message()))
         });
 
-    // All listen before anybody is served: what cannot be had ends the program here.
+    // Bind all listeners before serving, so that a failure to bind ends the program here.
     let mut bound = Vec::new();
     for _ in 0..threads.get() {
         let runtime = runtime::Builder::new_current_thread()
@@ -43,7 +46,7 @@ fn main() -> Result<(), BoxError> {
             .build()?;
         let listener = TcpListener::builder().with_reuse_port(true);
         let listener = runtime.block_on(listener.bind(address))?;
-        // where it was for the system to choose, the first has chosen for all
+        // With port 0 the system chooses a port for the first listener. The others must use it too.
         address = listener.local_addr()?;
         bound.push((runtime, listener));
     }
@@ -55,7 +58,7 @@ fn main() -> Result<(), BoxError> {
         serving.push(thread.spawn(move || {
             runtime.block_on(async {
                 getty::serve(listener, app)
-                    // a signal is for the process: every thread hears of it
+                    // A signal reaches the process. Every thread waits for it here.
                     .with_graceful_shutdown(getty::shutdown_signal())
                     .await
             })

@@ -1,4 +1,11 @@
-//! Answers each line in capitals. Run `cargo run --example quickstart`, then `nc 127.0.0.1 7000`.
+//! Answers each line with the same line in upper case.
+//!
+//! Start it, connect from a second terminal and type a line:
+//!
+//! ```text
+//! cargo run --example quickstart
+//! nc 127.0.0.1 7000
+//! ```
 
 use std::time::Duration;
 

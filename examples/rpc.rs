@@ -1,13 +1,17 @@
-//! Calls of JSON over TCP and WebSocket, many at once on each connection, balanced over three servers, of which one is
-//! killed and comes back.
+//! Balanced RPC: JSON calls over TCP and WebSocket to three servers. One server is stopped and
+//! restarted.
 //!
 //! ```text
 //! cargo run --example rpc
 //! ```
 //!
-//! It ends by itself, and says what it saw. A call is `{"id":1024,"call":{"method":"square","n":7}}`, its answer
-//! `{"id":1024,"result":{"by":"b","value":49}}`: a line over TCP, and a text message over WebSocket. Each connection begins
-//! with a call of the server's own, which asks the client for its name: requests go both ways.
+//! The program makes 300 concurrent calls in each of four rounds and prints which server
+//! answered how many. It ends by itself.
+//!
+//! A call is `{"id":1024,"call":{"method":"square","n":7}}`. Its response is
+//! `{"id":1024,"result":{"by":"b","value":49}}`. Each is a line over TCP and a text message
+//! over WebSocket. Many calls are in flight on each connection. Requests go in both
+//! directions: the first call on a connection makes the server ask the client for its name.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +28,7 @@ use getty::{
     codec::{Decoder, Encoder, Lines, Text},
     layers::{
         Correlate, CorrelateLayer,
-        correlate::{Left, RequestError},
+        correlate::{Delivery, RequestError},
     },
     net::{TcpConnector, TcpListener},
     ws::{Messages, WsConnectLayer, WsLayer},
@@ -47,7 +51,7 @@ struct Message {
 enum Body {
     Call { method: Method, n: u64 },
     Result { by: String, value: u64 },
-    Error { what: String },
+    Error { reason: String },
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -58,14 +62,14 @@ enum Method {
 }
 
 impl Message {
-    /// A call, which gets its id when it is made.
+    /// Creates a call. `CorrelateLayer` sets its id when the call is sent.
     fn call(method: Method, n: u64) -> Self {
         let body = Body::Call { method, n };
         Self { id: 0, body }
     }
 }
 
-/// Where the id is.
+/// Reads and writes the id of a message.
 #[derive(Clone, Copy, Debug)]
 struct ById;
 
@@ -82,7 +86,8 @@ impl Correlate<Message> for ById {
     }
 }
 
-/// JSON in the texts of another codec: lines on a byte stream, messages where the transport has them.
+/// Converts between messages and JSON. `C` is the codec of the text: lines on a byte stream,
+/// text messages on a WebSocket.
 #[derive(Clone, Debug)]
 struct Json<C>(C);
 
@@ -91,15 +96,15 @@ impl<C: Decoder<Item = String, Error: Into<BoxError>>> Decoder for Json<C> {
     type Error = BoxError;
 
     fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<Message>, BoxError> {
-        parsed(self.0.decode(buf).map_err(Into::into)?)
+        parse(self.0.decode(buf).map_err(Into::into)?)
     }
 
     fn decode_eof(&mut self, buf: &mut BytesMut) -> Result<Option<Message>, BoxError> {
-        parsed(self.0.decode_eof(buf).map_err(Into::into)?)
+        parse(self.0.decode_eof(buf).map_err(Into::into)?)
     }
 }
 
-fn parsed(text: Option<String>) -> Result<Option<Message>, BoxError> {
+fn parse(text: Option<String>) -> Result<Option<Message>, BoxError> {
     Ok(text.map(|text| serde_json::from_str(&text)).transpose()?)
 }
 
@@ -112,8 +117,8 @@ impl<C: Encoder<String, Error: Into<BoxError>>> Encoder<Message> for Json<C> {
     }
 }
 
-/// What carries texts, in both directions.
-trait Texts:
+/// A codec for text, in both directions.
+trait TextCodec:
     Decoder<Item = String, Error: Into<BoxError>>
     + Encoder<String, Error: Into<BoxError>>
     + Clone
@@ -122,31 +127,32 @@ trait Texts:
 {
 }
 
-impl Texts for Lines {}
-impl Texts for Text {}
+impl TextCodec for Lines {}
+impl TextCodec for Text {}
 
 // ---- a server
 
 #[derive(Clone, Copy, Debug)]
-enum Over {
+enum Protocol {
     Tcp,
     WebSocket,
 }
 
-/// Serves at `address` until the task is aborted.
-async fn serve(
+/// Starts a server at `address`. It runs until the returned task is aborted.
+async fn start_server(
     name: &'static str,
-    over: Over,
+    protocol: Protocol,
     address: SocketAddr,
 ) -> io::Result<(SocketAddr, JoinHandle<()>)> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
     let task = tokio::spawn(async move {
-        let served = match over {
-            Over::Tcp => getty::serve(listener, app(name, Lines::new())).await,
-            Over::WebSocket => {
+        let served = match protocol {
+            Protocol::Tcp => getty::serve(listener, server_stack(name, Lines::new())).await,
+            Protocol::WebSocket => {
                 let upgrade = WsLayer::new().with_messages(Messages::Text);
-                getty::serve(listener, upgrade.layer(app(name, Text::new()))).await
+                let stack = upgrade.layer(server_stack(name, Text::new()));
+                getty::serve(listener, stack).await
             }
         };
         if let Err(error) = served {
@@ -156,16 +162,16 @@ async fn serve(
     Ok((address, task))
 }
 
-/// The same over every transport, but for how one text is told from the next.
-fn app<T, C>(name: &'static str, texts: C) -> impl Pipeline<T> + Clone
+/// Returns a server's stack. Only the text codec depends on the transport.
+fn server_stack<T, C>(name: &'static str, text_codec: C) -> impl Pipeline<T> + Clone
 where
     T: Transport + Send + 'static,
-    C: Texts,
+    C: TextCodec,
 {
     ServiceBuilder::new()
-        .layer(CodecLayer::new(Json(texts)))
+        .layer(CodecLayer::new(Json(text_codec)))
         .layer(CorrelateLayer::new(ById))
-        .layer(SessionLayer::new().in_flight(64).unordered())
+        .layer(SessionLayer::new().with_in_flight(64).unordered())
         .service_fn(move |request: Request<Message>| handle(name, request))
 }
 
@@ -173,6 +179,7 @@ async fn handle(
     name: &'static str,
     request: Request<Message>,
 ) -> Result<Option<Message>, BoxError> {
+    /// Attribute of a session whose client was asked for its name.
     #[derive(Clone)]
     struct Greeted;
 
@@ -181,10 +188,10 @@ async fn handle(
         return Ok(None);
     };
     if session.insert(Greeted).is_none() {
-        // the handler awaits its own peer
+        // A handler may send a request to the same peer and await the response.
         let Message { body, .. } = session.request(Message::call(Method::Name, 0)).await?;
         if let Body::Result { by, .. } = body {
-            println!("  server {name}: {by} has come");
+            println!("  server {name}: a new session from {by}");
         }
     }
     sleep(Duration::from_millis(n % 5)).await;
@@ -195,11 +202,11 @@ async fn handle(
                 value,
             },
             None => Body::Error {
-                what: format!("{n} is too large"),
+                reason: format!("{n} is too large"),
             },
         },
         Method::Name => Body::Error {
-            what: "ask the client".to_owned(),
+            reason: "only clients have a name".to_owned(),
         },
     };
     Ok(Some(Message { body, ..message }))
@@ -207,31 +214,31 @@ async fn handle(
 
 // ---- the client
 
-/// A connection to one server that is always made anew.
-fn endpoint(over: Over, address: SocketAddr) -> Client<Message> {
-    match over {
-        Over::Tcp => Client::new(TcpConnector::new(), address, |link| {
-            answering(link, Lines::new())
+/// Returns a client for one server. It reconnects whenever the connection ends.
+fn client(protocol: Protocol, address: SocketAddr) -> Client<Message> {
+    match protocol {
+        Protocol::Tcp => Client::new(TcpConnector::new(), address, |link| {
+            client_stack(link, Lines::new())
         }),
-        Over::WebSocket => {
+        Protocol::WebSocket => {
             let connector = WsConnectLayer::new()
                 .with_messages(Messages::Text)
                 .layer(TcpConnector::new());
             Client::new(connector, format!("ws://{address}/"), |link| {
-                answering(link, Text::new())
+                client_stack(link, Text::new())
             })
         }
     }
 }
 
-/// A client's stack, which answers what the server asks.
-fn answering<T, C>(link: LinkLayer<Message>, texts: C) -> impl Pipeline<T>
+/// Returns a client's stack. Its handler answers requests of the server.
+fn client_stack<T, C>(link: LinkLayer<Message>, text_codec: C) -> impl Pipeline<T>
 where
     T: Transport + Send + 'static,
-    C: Texts,
+    C: TextCodec,
 {
     ServiceBuilder::new()
-        .layer(CodecLayer::new(Json(texts)))
+        .layer(CodecLayer::new(Json(text_codec)))
         .layer(CorrelateLayer::new(ById).with_deadline(Duration::from_secs(2)))
         .layer(link)
         .layer(SessionLayer::new())
@@ -247,20 +254,22 @@ where
         })
 }
 
-/// What became of a number of calls.
+/// Outcomes of one round of calls.
 #[derive(Default)]
-struct Tally {
-    by: BTreeMap<String, usize>,
+struct Outcomes {
+    /// Number of correct responses for each server.
+    answered: BTreeMap<String, usize>,
+    /// Number of failed calls for each error.
     failed: BTreeMap<String, usize>,
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for Outcomes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, calls) in &self.by {
+        for (name, calls) in &self.answered {
             write!(f, " {calls} by {name},")?;
         }
-        for (why, calls) in &self.failed {
-            write!(f, " {calls} failed ({why}),")?;
+        for (error, calls) in &self.failed {
+            write!(f, " {calls} failed ({error}),")?;
         }
         Ok(())
     }
@@ -268,66 +277,71 @@ impl fmt::Display for Tally {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let (a, _serving_a) = serve("a", Over::Tcp, any).await?;
-    let (b, serving_b) = serve("b", Over::WebSocket, any).await?;
-    let (c, _serving_c) = serve("c", Over::Tcp, any).await?;
+    let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (a, _server_a) = start_server("a", Protocol::Tcp, any_port).await?;
+    let (b, server_b) = start_server("b", Protocol::WebSocket, any_port).await?;
+    let (c, _server_c) = start_server("c", Protocol::Tcp, any_port).await?;
 
-    let clients =
-        [(Over::Tcp, a), (Over::WebSocket, b), (Over::Tcp, c)].map(|(over, to)| endpoint(over, to));
-    let to_b: Client<Message> = clients[1].clone();
+    let servers = [
+        (Protocol::Tcp, a),
+        (Protocol::WebSocket, b),
+        (Protocol::Tcp, c),
+    ];
+    let clients = servers.map(|(protocol, address)| client(protocol, address));
+    let client_of_b: Client<Message> = clients[1].clone();
     let calls = clients.map(MultiplexClient::<Message, Message, _>::new);
-    // the least loaded of those that are ready; one whose server is away is not
+    // `Balance` picks the less loaded of two ready clients. A client without a session is not
+    // ready.
     let balance = Balance::new(ServiceList::new::<Message>(calls));
     let service = Buffer::new(balance, 64);
 
     let call = async |n: u64| {
-        let answer = service
+        let response = service
             .clone()
             .oneshot(Message::call(Method::Square, n))
             .await;
-        match answer.map(|message| message.body) {
+        match response.map(|message| message.body) {
             Ok(Body::Result { by, value }) if value == n * n => Ok(by),
-            Ok(other) => Err(format!("wrong: {other:?}")),
+            Ok(other) => Err(format!("wrong response: {other:?}")),
             Err(error) => Err(match error.downcast_ref::<RequestError<Message>>() {
-                Some(error) if error.left() == Left::No => "had not left".to_owned(),
-                Some(RequestError::Closed { .. }) => "closed in mid-call".to_owned(),
+                Some(error) if error.delivery() == Delivery::NotSent => "not sent".to_owned(),
+                Some(RequestError::Closed { .. }) => "closed before the response".to_owned(),
                 _ => error.to_string(),
             }),
         }
     };
-    let round = async |what: &str| {
-        let begun = Instant::now();
-        let mut tally = Tally::default();
+    let round = async |title: &str| {
+        let start = Instant::now();
+        let mut outcomes = Outcomes::default();
         for outcome in join_all((0..300).map(&call)).await {
             *match outcome {
-                Ok(by) => tally.by.entry(by).or_default(),
-                Err(why) => tally.failed.entry(why).or_default(),
+                Ok(by) => outcomes.answered.entry(by).or_default(),
+                Err(error) => outcomes.failed.entry(error).or_default(),
             } += 1;
         }
-        println!("{what}:{tally} in {} ms", begun.elapsed().as_millis());
-        tally
+        println!("{title}:{outcomes} in {} ms", start.elapsed().as_millis());
+        outcomes
     };
 
     round("three servers").await;
 
-    let (tally, ()) = tokio::join!(round("b is killed in the midst"), async {
+    let (outcomes, ()) = tokio::join!(round("b stops during the calls"), async {
         sleep(Duration::from_millis(5)).await;
-        serving_b.abort();
+        server_b.abort();
     });
-    let survived = tally.by.values().sum::<usize>();
+    let answered = outcomes.answered.values().sum::<usize>();
     println!(
-        "  each of 300 calls has an end: {survived} answers, {} errors",
-        300 - survived
+        "  each of 300 calls has an outcome: {answered} responses, {} errors",
+        300 - answered
     );
 
-    let tally = round("b is away").await;
-    assert!(!tally.by.contains_key("b") && tally.failed.is_empty());
+    let outcomes = round("b is down").await;
+    assert!(!outcomes.answered.contains_key("b") && outcomes.failed.is_empty());
 
-    let (_, _serving_b) = serve("b", Over::WebSocket, b).await?;
-    let session: Session<Message> = to_b.session().await?;
+    let (_, _server_b) = start_server("b", Protocol::WebSocket, b).await?;
+    let session: Session<Message> = client_of_b.session().await?;
     println!("  b is back: {session}");
-    let tally = round("three servers again").await;
-    assert!(tally.by.contains_key("b") && tally.failed.is_empty());
+    let outcomes = round("three servers again").await;
+    assert!(outcomes.answered.contains_key("b") && outcomes.failed.is_empty());
     Ok(())
 }

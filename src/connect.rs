@@ -1,4 +1,4 @@
-//! Connecting: one connection through the same stack that a server uses.
+//! Client side of one connection, through the same kind of stack that a server uses.
 
 use std::{
     error::Error,
@@ -21,14 +21,40 @@ use tower::{BoxError, Layer, Service};
 
 use crate::{pipeline::Pipeline, session::NotOpened};
 
-/// Connects to `target` and runs the connection through a stack on a task of its own. Resolves once the session is open.
+/// Service that connects to a target `A` and returns a connection over the transport `Io`.
 ///
-/// `build` makes the stack around the `link` that it is given: a layer to be placed between `CodecLayer` and
-/// `SessionLayer`, where it hands out the typed session. The session is what one sends with; the [`SessionTask`] tells
-/// how it ended, and may be dropped. When the session ends that is all; a [`Client`](crate::Client) opens the next.
+/// It is an alias. Every `Service<A, Response = Connection<Io>>` whose error can be boxed
+/// implements it, such as the connectors in [`net`](crate::net).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a connector for targets `{A}`",
+    label = "a connector is a `Service<{A}>` whose response is a `Connection`"
+)]
+pub trait Connector<A>:
+    Service<A, Response = Connection<<Self as Connector<A>>::Io>, Error: Into<BoxError>>
+{
+    /// Transport of the connections.
+    type Io;
+}
+
+impl<C, A, Io> Connector<A> for C
+where
+    C: Service<A, Response = Connection<Io>, Error: Into<BoxError>>,
+{
+    type Io = Io;
+}
+
+/// Connects to `target` and runs the connection through a stack on a new task. Resolves when
+/// the session is open.
 ///
-/// The connector has a deadline of its own. What the stack does before the session is open, such as a handshake, has
-/// that of a [`HandshakeTimeoutLayer`](crate::layers::HandshakeTimeoutLayer), if it has one.
+/// `build` creates the stack around the `link` that it receives. The link is a layer that must
+/// be placed between `CodecLayer` and `SessionLayer`, where it hands out the typed session.
+/// Messages are sent with that session. The [`SessionTask`] resolves when the session ends;
+/// dropping it does not end the session. This function opens one session; a
+/// [`Client`](crate::Client) opens the next one when a session ends.
+///
+/// The connector applies a deadline to the dial. A handshake or another step of the stack
+/// before the session is open needs a
+/// [`HandshakeTimeoutLayer`](crate::layers::HandshakeTimeoutLayer) to have one.
 ///
 /// ```
 /// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec, net};
@@ -67,45 +93,46 @@ use crate::{pipeline::Pipeline, session::NotOpened};
 ///
 /// # Errors
 ///
-/// [`OpenError::Connect`] when the connector fails, [`OpenError::Open`] when the stack does before the session is open,
-/// and [`OpenError::NoLink`] when the stack leaves the link out.
+/// Returns [`OpenError::Connect`] if the connector fails, [`OpenError::Open`] if the stack
+/// fails before the session is open, and [`OpenError::NoLink`] if the stack does not contain
+/// the link.
 ///
 /// # Cancel safety
 ///
-/// Dropped while it connects, nothing is left of it. Dropped later, the connection is ended.
-pub async fn connect<C, A, T, Out, B, S>(
+/// If the future is dropped while it connects, the dial is cancelled. If it is dropped later,
+/// the connection is ended.
+pub async fn connect<C, A, Out, B, S>(
     connector: C,
     target: A,
     build: B,
 ) -> Result<(Session<Out>, SessionTask), OpenError>
 where
-    C: Service<A, Response = Connection<T>>,
-    C::Error: Into<BoxError>,
+    C: Connector<A>,
     B: FnOnce(LinkLayer<Out>) -> S,
-    S: Pipeline<T>,
+    S: Pipeline<C::Io>,
 {
     let (session, task) = open(connector, target, build, &TaskTracker::new()).await?;
     Ok((session, SessionTask(task.detach())))
 }
 
-/// A session's task, which ends with this.
+/// Task of a session. Dropping it aborts the task.
 pub(crate) type OwnedTask = AbortOnDropHandle<Result<Closed, BoxError>>;
 
-/// As [`connect`], but the session lasts no longer than its task's handle. Aborted, a task ends when its thread comes to
-/// it: `tasks` tells when that is.
-pub(crate) async fn open<C, A, T, Out, B, S>(
+/// Connects as [`connect`] does, but the session ends when the task's handle is dropped. An
+/// aborted task ends only when the runtime polls it next; `tasks` can be awaited for that.
+pub(crate) async fn open<C, A, Out, B, S>(
     connector: C,
     target: A,
     build: B,
     tasks: &TaskTracker,
 ) -> Result<(Session<Out>, OwnedTask), OpenError>
 where
-    C: Service<A, Response = Connection<T>>,
-    C::Error: Into<BoxError>,
+    C: Connector<A>,
     B: FnOnce(LinkLayer<Out>) -> S,
-    S: Pipeline<T>,
+    S: Pipeline<C::Io>,
 {
-    // dropped in separate catches: a dial that is given up drops them together
+    // A dial that is given up drops these together, so each is in a separate catch (design.md: Why
+    // is each value of the application dropped inside a separate catch?).
     let (mut connector, target) = (Contained::new(connector), Contained::new(target));
     let build = Contained::new(build);
     let connection = async {
@@ -134,7 +161,7 @@ where
     defer_refusal(&handle);
     let future = stack.call(connection).err_into();
     let life = Life { future, end };
-    // gives back what it reserved and did not use
+    // returns the permits that it reserved and did not use
     drop(stack);
     let task = AbortOnDropHandle::new(tokio::spawn(life));
 
@@ -153,21 +180,21 @@ where
 
 pin_project! {
     #[project = LifeProjected]
-    /// The life of a connection, which ends with the stack's future.
+    /// Task of a connection, which ends with the stack's future.
     struct Life<F> {
         #[pin]
         future: F,
-        // after the future: a connection has ended when its stack is gone
+        // declared after the future: a connection has ended when its stack is dropped
         end: End,
     }
 }
 
-/// Ends a connection that has not ended with the stack's future.
+/// Guard that closes a connection which did not end with the stack's future.
 struct End {
     handle: ConnectionHandle,
-    /// Taken when the connection has outlived the future.
+    /// Taken if the connection outlives the future.
     tasks: Option<TaskTrackerToken>,
-    /// The session has opened, or will not.
+    /// The session has opened or will never open.
     opened: bool,
 }
 
@@ -193,7 +220,7 @@ where
             }
             Poll::Ready(Ok(closed)) => Poll::Ready(Ok(closed)),
             Poll::Ready(Err(error)) => {
-                // the error itself is returned to the caller; the record has its text
+                // the caller receives the error, so the record has only its text
                 end_refusal(
                     handle,
                     Some(Box::<dyn Error + Send + Sync>::from(error.to_string()).into()),
@@ -212,7 +239,8 @@ impl Drop for End {
         }
         end_refusal(handle, None);
         if !handle.is_closed() {
-            // a layer has moved it to another task
+            // a layer moved the connection to another task (design.md: What if a layer moves a
+            // connection's future to another task?)
             handle.close_with(CloseReason::Dropped);
             let tasks = tasks.take();
             handle.add_close_callback("getty::connect", "end", move |_| drop(tasks));
@@ -220,13 +248,17 @@ impl Drop for End {
     }
 }
 
-/// The end of a session that [`connect`] opened: resolves to how it ended. Dropped, the session goes on.
-#[must_use = "a session's end is worth knowing, or drop this on purpose"]
+/// Handle of a session that [`connect`] opened. It resolves to the [`Closed`] record of the
+/// session.
+///
+/// Dropping it detaches the session, which continues.
+#[must_use = "await it to learn how the session ended, or drop it to detach the session"]
 #[derive(Debug)]
 pub struct SessionTask(JoinHandle<Result<Closed, BoxError>>);
 
 impl SessionTask {
-    /// Ends the session at once, as [`CloseReason::Dropped`](crate::CloseReason::Dropped).
+    /// Ends the session at once, with the reason
+    /// [`CloseReason::Dropped`](crate::CloseReason::Dropped).
     pub fn abort(&self) {
         self.0.abort();
     }
@@ -243,9 +275,10 @@ impl Future for SessionTask {
     }
 }
 
-/// Hands a connection's typed session out of its stack: what [`connect`] gives its closure.
+/// Layer that hands the typed session out of a stack. [`connect`] passes it to its closure.
 ///
-/// It stands between `CodecLayer` and `SessionLayer`. Ready, call, drop and close are the inner service's.
+/// It must be between `CodecLayer` and `SessionLayer`. Ready, call, drop and close are those of
+/// the inner service. Scope: connection.
 pub struct LinkLayer<Out> {
     session: Arc<OnceLock<Session<Out>>>,
 }
@@ -275,7 +308,7 @@ impl<S, Out> Layer<S> for LinkLayer<Out> {
     }
 }
 
-/// The service that [`LinkLayer`] makes.
+/// Service created by [`LinkLayer`].
 #[derive(Debug)]
 pub struct Link<S, Out> {
     inner: S,
@@ -292,17 +325,17 @@ impl<S: Clone, Out> Clone for Link<S, Out> {
 }
 
 impl<S, Out> Link<S, Out> {
-    /// The inner service.
+    /// Returns a reference to the inner service.
     pub const fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The inner service.
+    /// Returns a mutable reference to the inner service.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The inner service, by value.
+    /// Returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -322,7 +355,7 @@ where
     }
 
     fn call(&mut self, connection: Connection<T>) -> S::Future {
-        // a stack is called once for each `connect`, so that nothing is there yet
+        // `connect` calls a stack once, so the cell is empty
         let _ = self
             .layer
             .session
@@ -331,16 +364,16 @@ where
     }
 }
 
-/// Why [`connect`] has no session to give.
+/// Error of [`connect`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The connector failed; nothing was connected.
+    /// The connector failed, and there is no connection. Retry, or try another target.
     Connect(BoxError),
-    /// The stack failed before the session was open. Where it closed the connection the error is a
-    /// [`NotOpened`], whose source is the cause: an open hook's error, say.
+    /// The stack failed before the session was open. If it closed the connection, the error is a
+    /// [`NotOpened`], whose source is the cause, such as an error of an open hook.
     Open(BoxError),
-    /// The stack does not contain the link that it was given.
+    /// The stack does not contain the link, which is an error in the closure.
     NoLink,
 }
 
@@ -349,7 +382,7 @@ impl fmt::Display for OpenError {
         f.write_str(match self {
             Self::Connect(_) => "connecting failed",
             Self::Open(_) => "the session did not open",
-            Self::NoLink => "the stack does not contain the link layer that it was given",
+            Self::NoLink => "the stack does not contain the link layer",
         })
     }
 }

@@ -1,23 +1,420 @@
-//! Network sessions as tower services: one stack of layers from the socket to the message handler.
+//! Network sessions as tower services: one stack of layers from the socket to the message
+//! handler.
+//!
+//! - Serve TCP, TLS, Unix sockets, UDP and WebSocket with the same handler.
+//! - Use tower's middleware on connections and on messages.
+//! - Send to a session from any task, with backpressure and a typed result.
+//! - Get one typed reason for each close. Close callbacks run exactly once.
+//! - Write clients that reconnect, and call them as a [`tower::Service`].
+//!
+//! # Example
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Lines};
+//! use getty::{layers::TraceLayer, net::TcpListener};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), BoxError> {
+//!     tracing_subscriber::fmt::init();
+//!     let app = ServiceBuilder::new()
+//!         // called once per connection
+//!         .layer(TraceLayer::new())
+//!         .concurrency_limit(10_000)
+//!         .layer(CodecLayer::new(Lines::new().with_max_length(8 * 1024)))
+//!         .layer(SessionLayer::new())
+//!         // called once per message
+//!         .timeout(Duration::from_secs(1))
+//!         .service_fn(|request: Request<String>| async move {
+//!             Ok::<_, BoxError>(request.into_message().to_ascii_uppercase())
+//!         });
+//!
+//!     let listener = TcpListener::bind("127.0.0.1:7000").await?;
+//!     println!("listening on {}", listener.local_addr()?);
+//!     getty::serve(listener, app)
+//!         .with_graceful_shutdown(getty::shutdown_signal())
+//!         .await?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Connect with `nc 127.0.0.1 7000`. The program must depend on tokio with its features
+//! `macros` and `rt-multi-thread`, and on `tracing-subscriber`.
+//!
+//! # Two stacks in one
+//!
+//! A stack contains two kinds of request. [`SessionLayer`] turns the first kind into the
+//! second.
+//!
+//! ```text
+//!                      Listener or connector
+//!                                |
+//!                                |  Connection<T>                      Closed
+//!                                v                                       ^
+//!   +---------------------------------------------------------------------------+
+//!   |  CONNECTION STACK: called once per connection; the call is its whole life |
+//!   |                                                                           |
+//!   |    TraceLayer, AccessLayer, concurrency_limit    any connection           |
+//!   |    TlsLayer, WsLayer                             replace the transport    |
+//!   |    CodecLayer                                    adds codec and Session   |
+//!   |    OnOpenLayer, HeartbeatLayer, RegistryLayer    use the Session          |
+//!   +---------------------------------------------------------------------------+
+//!   |  SessionLayer: the session loop                                           |
+//!   |                                                                           |
+//!   |    read --> decode --> call --+             +--> encode --> write         |
+//!   |                               |             |       ^                     |
+//!   +-------------------------------|-------------|-------|---------------------+
+//!                                   v             |       +--- Session::send,
+//!                      Request<In, Out>      Reply<Out>        from any task
+//!                                   |             ^
+//!   +-------------------------------v-------------|-----------------------------+
+//!   |  MESSAGE STACK: called once per message                                   |
+//!   |                                                                           |
+//!   |    HandleErrorLayer, load_shed, timeout          any message              |
+//!   |    the handler                                   your code                |
+//!   +---------------------------------------------------------------------------+
+//! ```
+//!
+//! | | outside `SessionLayer` | inside `SessionLayer` |
+//! |---|---|---|
+//! | a request is | a [`Connection<T>`](Connection) over the transport `T` | a [`Request<In, Out>`](Request): one decoded message |
+//! | a call is | the connection's whole life | the handling of one message |
+//! | the response is | [`Closed`]: how the connection ended | the reply: anything that implements [`IntoReply`] |
+//! | an error means | that the session never opened | a close as [`CloseReason::Handler`], unless a [`HandleErrorLayer`](layers::HandleErrorLayer) turns it into a reply |
+//! | `concurrency_limit` | caps open connections | bounds the handlers in flight |
+//! | `timeout` | cuts a connection off at its deadline | is a deadline for each message |
+//!
+//! Open and close are not messages, so a limit on messages cannot delay a close.
+//!
+//! The order of a stack, from the outermost layer to the handler:
+//!
+//! 1. layers for any connection: limits, access, tracing;
+//! 2. layers that replace the transport: TLS, WebSocket;
+//! 3. [`CodecLayer`], which adds the codec and the [`Session`];
+//! 4. layers that use the session;
+//! 5. [`SessionLayer`], which reads, decodes, calls, encodes and writes;
+//! 6. layers for messages, and the handler.
+//!
+//! A stack without [`CodecLayer`] or [`SessionLayer`], or with the two exchanged, does not
+//! compile. The compiler's error names the missing layer and points at [`serve`], which
+//! requires a [`Pipeline`]. The table in [`layers`](layers#order) gives the position of each
+//! layer, with the reason and the effect of a wrong order.
+//!
+//! # A session's life
+//!
+//! ```text
+//!             accept or connect
+//!                     |
+//!                     v
+//!               +-----------+   refused, failed or timed out
+//!               |  opening  |------------------------------------------------+
+//!               +-----------+                                                |
+//!                     |  the open hooks are done                             |
+//!                     v                                                      |
+//!               +-----------+   the peer ends its direction  +-------------+ |
+//!               |  running  |------------------------------->| half-closed | |
+//!               +-----------+                                +-------------+ |
+//!                     |  close, timeout, error,                     |        |
+//!                     |  shutdown                                   |        |
+//!                     v                                             |        |
+//!               +-----------+                                       |        |
+//!               |  draining |<-- close, timeout, error, shutdown ---+        |
+//!               +-----------+                                       |        |
+//!                     |  all is flushed, or the drain deadline      |        |
+//!                     v                                             |        |
+//!               +-----------+                                       |        |
+//!               |  closing  |<-- all messages are answered ---------+        |
+//!               +-----------+                                                |
+//!                     |  the peer ends its direction, or the deadline        |
+//!                     v                                                      |
+//!               +-----------+                                                |
+//!               |  closed   |<-----------------------------------------------+
+//!               +-----------+
+//! ```
+//!
+//! | phase | reads | handlers | writes |
+//! |---|---|---|---|
+//! | opening | no | not called | what open hooks send |
+//! | running | yes | called | replies and pushes |
+//! | half-closed | no more input | called for what has arrived | replies and pushes |
+//! | draining | no | those in flight may finish | what was accepted for sending |
+//! | closing | discards input | none | close frame, `close_notify`, end of the stream |
+//! | closed | no | none | no |
+//!
+//! - The drain deadline bounds draining and closing. The default is 5 s
+//!   ([`with_drain_deadline`](SessionLayer::with_drain_deadline)).
+//! - After a reset or a failed write the session writes nothing more, but it still handles the
+//!   messages that it has received, until the drain deadline.
+//! - [`Session::finish`] ends our direction and keeps reading.
+//! - Close callbacks run once the transport is dropped. Then
+//!   [`closed()`](ConnectionHandle::closed) resolves with [`Closed`].
+//!
+//! # Vocabulary
+//!
+//! - [`Connection`]: a transport that passes through the connection stack.
+//! - [`ConnectionHandle`]: access to a connection from any task. It has addresses, times,
+//!   statistics, attributes, close methods and close callbacks. It can be read after the close.
+//! - [`Session<Out>`](Session): a handle that can also [send](Session::send) messages of type
+//!   `Out`.
+//! - [`Request`]: a message, with the session that received it.
+//! - [`CloseReason`]: the reason for the end of a session. The first recorded reason is kept.
+//!   [`Closed`] adds the statistics, the lifetime and the error.
+//! - [`Transport`]: an I/O object that carries bytes or messages. It is implemented for every
+//!   type that is `AsyncRead + AsyncWrite + Unpin`.
+//! - [`Listener`]: a source of connections.
+//!
+//! # Handlers
+//!
+//! A handler is any [`Service`] over [`Request`]. An `async fn` becomes a handler with
+//! [`service_fn`](ServiceBuilder::service_fn):
 //!
 //! ```
-//! use getty::{
-//!     BoxError, CodecLayer, Listener, Reply, Request, ServiceBuilder, SessionLayer, codec::Lines,
-//!     layers::TraceLayer, net,
-//! };
+//! use getty::{BoxError, CodecLayer, Pipeline, Request, ServiceBuilder, SessionLayer, Transport};
+//! use getty::codec::Lines;
+//!
+//! async fn echo(request: Request<String>) -> Result<String, BoxError> {
+//!     Ok(request.into_message())
+//! }
+//!
+//! fn app<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone {
+//!     ServiceBuilder::new()
+//!         .layer(CodecLayer::new(Lines::new()))
+//!         .layer(SessionLayer::new())
+//!         .service_fn(echo)
+//! }
+//! # let _ = app::<tokio::net::TcpStream>();
+//! ```
+//!
+//! The session loop calls one handler at a time by default. [`SessionLayer::with_in_flight`]
+//! permits several, with replies in the order of their requests. After
+//! [`unordered`](SessionLayer::unordered) each reply is sent when its handler finishes.
+//! [`SpawnLayer`](layers::SpawnLayer) runs each handler on a separate task.
+//!
+//! A handler must not block its thread for long, because other sessions share the thread. It
+//! may keep the [`Session`] and send later.
+//!
+//! # Replies and errors
+//!
+//! A handler may return `Out`, `Option<Out>`, `Vec<Out>` or [`Reply<Out>`](Reply). An error
+//! closes the session, unless a [`HandleErrorLayer`](layers::HandleErrorLayer) turns it into a
+//! reply:
+//!
+//! ```
+//! use getty::{BoxError, CodecLayer, Pipeline, Reply, Request, ServiceBuilder, SessionLayer};
+//! use getty::{codec::Lines, layers::HandleErrorLayer};
+//!
+//! async fn handle(request: Request<String>) -> Result<Reply<String>, BoxError> {
+//!     match request.message().as_str() {
+//!         "QUIT" => Ok(Reply::one("bye".to_owned()).and_close()),
+//!         "PING" => Ok(Reply::one("PONG".to_owned())),
+//!         "QUIET" => Ok(Reply::none()),
+//!         other => Err(format!("unknown command {other}").into()),
+//!     }
+//! }
+//!
+//! fn app() -> impl Pipeline<tokio::net::TcpStream> {
+//!     ServiceBuilder::new()
+//!         .layer(CodecLayer::new(Lines::new()))
+//!         .layer(SessionLayer::new())
+//!         .layer(HandleErrorLayer::new(|error: BoxError| format!("ERR {error}")))
+//!         .service_fn(handle)
+//! }
+//! # let _ = app();
+//! ```
+//!
+//! The `Display` of an error describes that error alone, and its
+//! [`source`](std::error::Error::source) is the next cause. For [`OpenError`], "connecting
+//! failed", the source names the address, and the source of the source gives the reason. Print
+//! the whole chain, as `{:#}` of the crate anyhow does.
+//!
+//! # Sharing state
+//!
+//! State of the application belongs in the handler's closure, usually in an
+//! [`Arc`](std::sync::Arc). State of one session is an [attribute](ConnectionHandle::insert) of
+//! its handle, which layers, handlers and close callbacks can read:
+//!
+//! ```
+//! use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+//!
+//! use getty::{BoxError, CodecLayer, Pipeline, Request, ServiceBuilder, SessionLayer};
+//! use getty::codec::Lines;
+//!
+//! #[derive(Clone)]
+//! struct User(String);
+//!
+//! fn app(messages: Arc<AtomicU64>) -> impl Pipeline<tokio::net::TcpStream> {
+//!     ServiceBuilder::new()
+//!         .layer(CodecLayer::new(Lines::new()))
+//!         .layer(SessionLayer::new())
+//!         .service_fn(move |request: Request<String>| {
+//!             let total = messages.fetch_add(1, Ordering::Relaxed) + 1;
+//!             async move {
+//!                 let session = request.session();
+//!                 if let Some(name) = request.message().strip_prefix("LOGIN ") {
+//!                     session.insert(User(name.to_owned()));
+//!                 }
+//!                 let name = session.get::<User>().map_or("guest".to_owned(), |User(name)| name);
+//!                 Ok::<_, BoxError>(format!("{name}, message {total}"))
+//!             }
+//!         })
+//! }
+//! # let _ = app(Arc::default());
+//! ```
+//!
+//! Each session calls a clone of the message stack. State that clones share, such as the
+//! semaphore of tower's `concurrency_limit`, is shared by all sessions.
+//! [`SessionLayer::per_session`] builds a separate stack for each session, for example with
+//! tower's `rate_limit`.
+//!
+//! A session that waits for its next message holds no permit of a shared limit: the loop
+//! replaces its clone, and the replaced clone returns what it reserved. A stack made by
+//! `per_session` is not replaced. It must wrap a shared limit in a
+//! [`ClonePerCallLayer`](layers::ClonePerCallLayer).
+//!
+//! # Sending and requests
+//!
+//! A returned value is the reply. Every other message is sent by a [`Session`]. A handler gets
+//! it from its request and an open hook from its connection. A client gets it from [`connect`]
+//! or [`Client::session`]. Other code can use a [`Registry`](layers::Registry), a [`Group`] or
+//! [`Topics`]. The [table of methods](Session) lists when each send resolves and how it behaves
+//! if the queue is full. Each method reports the outcome of its message.
+//!
+//! [`Session::request`] sends a message and awaits the response, from either side. The stack
+//! must contain a [`CorrelateLayer`](layers::CorrelateLayer).
+//!
+//! # Middleware
+//!
+//! - **tower's layers** work on both sides of [`SessionLayer`]. The repository's
+//!   `docs/foreign-layers.md` lists the exceptions.
+//! - **getty's layers** are in [`layers`]: for timeouts, heartbeats, limits, hooks and metrics.
+//! - **Custom layers** implement [`Layer`] and [`Service`], for [`Connection`] or for
+//!   [`Request`]. Closures suffice for small ones:
+//!
+//! ```
+//! use getty::{BoxError, CodecLayer, Connection, Pipeline, Request, ServiceBuilder, SessionLayer};
+//! use getty::{codec::Lines, layers::PeerLimitLayer};
+//! use tokio::net::TcpStream;
+//!
+//! fn app() -> impl Pipeline<TcpStream> {
+//!     ServiceBuilder::new()
+//!         .map_request(|connection: Connection<TcpStream>| {
+//!             connection.handle().set_name("front door");
+//!             connection
+//!         })
+//!         .layer(PeerLimitLayer::new(20)) // connections of one address
+//!         .layer(CodecLayer::new(Lines::new()))
+//!         .layer(SessionLayer::new())
+//!         .concurrency_limit(64) // handlers in flight
+//!         .map_request(|request: Request<String>| {
+//!             tracing::debug!(session = request.session().id(), "message");
+//!             request
+//!         })
+//!         .service_fn(|request: Request<String>| async move {
+//!             Ok::<_, BoxError>(request.into_message())
+//!         })
+//! }
+//! # let _ = app();
+//! ```
+//!
+//! # Transports
+//!
+//! - [`net::TcpListener`] and [`net::TcpConnector`]: TCP.
+//! - `net::UnixListener` and `net::UnixConnector`: Unix stream sockets.
+//! - [`net::UdpListener`] and [`net::UdpConnector`]: UDP, one session per peer.
+//! - [`net::UdpEndpoint`]: UDP, one session for all peers of a socket.
+//! - [`net::memory`]: connections within the process.
+//! - [`tls::TlsLayer`] and [`tls::TlsConnectLayer`]: TLS over a byte stream (feature `tls`).
+//! - [`ws::WsLayer`] and [`ws::WsConnectLayer`]: WebSocket over a byte stream, also behind an
+//!   HTTP server (feature `ws`).
+//! - [`transport`]: the traits for custom transports.
+//!
+//! [`serve`] runs a stack for the connections of one listener. [`serve_all`] runs one stack for
+//! several listeners, which may have different transports. [`Serve::and`] joins several stacks:
+//!
+//! ```no_run
+//! use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Lines};
+//! use getty::net::{TcpListener, UdpListener};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), BoxError> {
+//! let app = ServiceBuilder::new()
+//!     .layer(CodecLayer::new(Lines::new()))
+//!     .layer(SessionLayer::new())
+//!     .service_fn(|request: Request<String>| async move {
+//!         Ok::<_, BoxError>(format!("{}: {}", request.session().transport(), request.message()))
+//!     });
+//! let tcp = TcpListener::bind("127.0.0.1:7000").await?;
+//! let udp = UdpListener::bind("127.0.0.1:7000").await?;
+//! getty::serve_all((tcp, udp), app).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Clients
+//!
+//! [`connect`] runs the same kind of stack for one outgoing connection and returns its
+//! [`Session`]. A [`Client`] keeps one session or a pool of sessions open and
+//! [reconnects](client). [`PipelineClient`] and [`MultiplexClient`] turn either into a
+//! [`tower::Service`] from request to response: see [`call`].
+//!
+//! ```no_run
+//! use getty::{BoxError, Client, CodecLayer, Request, ServiceBuilder, SessionLayer};
+//! use getty::{codec::Lines, net::TcpConnector};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), BoxError> {
+//! let client = Client::new(TcpConnector::new(), "example.com:7000", |link| {
+//!     ServiceBuilder::new()
+//!         .layer(CodecLayer::new(Lines::new()))
+//!         .layer(link) // hands out the typed session
+//!         .layer(SessionLayer::new())
+//!         .service_fn(|request: Request<String>| async move {
+//!             println!("{}", request.message());
+//!             Ok::<_, BoxError>(None)
+//!         })
+//! });
+//! client.send("hello".to_owned()).await?; // waits until a session is open
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Groups
+//!
+//! A [`Group`] sends one message to many sessions and encodes it once. [`Topics`] is a set of
+//! groups by key. A session leaves its groups when it closes. A [`SlowConsumer`] policy applies
+//! to each member that reads too slowly.
+//!
+//! ```
+//! use getty::{BoxError, Group, Request};
+//!
+//! async fn say(
+//!     lobby: Group<String>,
+//!     request: Request<String>,
+//! ) -> Result<Option<String>, BoxError> {
+//!     let (message, session) = request.into_parts();
+//!     lobby.join(&session);
+//!     lobby.broadcast_except(&session, message);
+//!     Ok(None)
+//! }
+//! # let _ = say;
+//! ```
+//!
+//! # Testing
+//!
+//! [`net::memory`] connects a client and a server without a socket. It works with tokio's
+//! paused clock, so that a test of a timeout need not wait.
+//!
+//! ```
+//! use getty::{BoxError, CodecLayer, Reply, Request, ServiceBuilder, SessionLayer};
+//! use getty::{codec::Lines, net};
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {
-//! tracing_subscriber::fmt::init();
 //! let app = ServiceBuilder::new()
-//!     // connection stack: called once per connection
-//!     .layer(TraceLayer::new())
-//!     .concurrency_limit(10_000)
-//!     .layer(CodecLayer::new(Lines::new().with_max_length(512)))
+//!     .layer(CodecLayer::new(Lines::new()))
 //!     .layer(SessionLayer::new())
-//!     // message stack: called once per message
-//!     .concurrency_limit(64)
 //!     .service_fn(|request: Request<String>| async move {
 //!         Ok::<_, BoxError>(match request.message().as_str() {
 //!             "QUIT" => Reply::one("bye".to_owned()).and_close(),
@@ -26,157 +423,161 @@
 //!     });
 //!
 //! let (listener, connector) = net::memory(1024);
-//! println!("listening on {}", listener.local_addr()?);
 //! tokio::spawn(getty::serve(listener, app).into_future());
 //!
 //! let mut client = connector.connect().await?.into_parts().0;
 //! client.write_all(b"hello\nQUIT\n").await?;
-//! let mut answers = String::new();
-//! client.read_to_string(&mut answers).await?;
-//! assert_eq!(answers, "HELLO\nbye\n");
+//! let mut received = String::new();
+//! client.read_to_string(&mut received).await?;
+//! assert_eq!(received, "HELLO\nbye\n");
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! [`net::TcpListener`], [`net::UdpListener`] and `net::UnixListener` take the place of `net::memory` in a server;
-//! `examples/` in the repository has whole programs.
+//! # Operations
 //!
-//! # Two stacks in one
-//!
-//! There are two kinds of request, and [`SessionLayer`] is the one place where the first becomes the second.
-//!
-//! | | outside of `SessionLayer` | inside of it |
-//! |---|---|---|
-//! | a request | a [`Connection<T>`](Connection) over the transport `T` | a [`Request<In, Out>`](Request): one decoded message |
-//! | a call | is the connection's whole life | is one message's handling |
-//! | the response | how it ended: [`Closed`] | what to answer: whatever is [`IntoReply`] |
-//! | an error | the session never opened | closes the session, as [`CloseReason::Handler`], unless a [`HandleErrorLayer`](layers::HandleErrorLayer) makes a reply of it |
-//! | `concurrency_limit` | caps open connections | bounds the handlers at work |
-//! | `timeout` | cuts a connection off when its time is over | is a deadline for each message |
-//!
-//! Beginnings and ends never travel as messages, so that a limit on messages cannot delay a close.
-//!
-//! # Order
-//!
-//! From the outermost layer to the handler:
-//!
-//! 1. layers for any connection: limits, access, tracing;
-//! 2. layers that change the transport: TLS, WebSocket;
-//! 3. [`CodecLayer`], which gives the connection its codec and its [`Session`];
-//! 4. layers that need the session;
-//! 5. [`SessionLayer`], which reads, decodes, calls, encodes and writes;
-//! 6. layers for messages, and the handler: a function from a request to a future, through
-//!    [`service_fn`](ServiceBuilder::service_fn).
-//!
-//! The table in [`layers`](layers#order) says of each layer what goes outside what, why, and what comes of the wrong
-//! order.
-//!
-//! A stack that lacks one of the two, or has them the wrong way round, does not compile, and the error says what is
-//! missing. It is [`serve`] that asks for a whole [`Pipeline`], so errors point there.
-//!
-//! # Vocabulary
-//!
-//! - [`Connection`]: a transport on its way through the connection stack. [`ConnectionHandle`]: what one may know of it
-//!   and do to it, from anywhere, for ever: addresses, times, statistics, attributes, close, close callbacks.
-//! - [`Session<Out>`](Session): the handle with a codec, to which messages of type `Out` can be
-//!   [sent](Session::send) from any task.
-//! - [`Request`]: a message and the session that it came in on. A handler answers with `Out`, `Option<Out>`, `Vec<Out>`
-//!   or [`Reply<Out>`](Reply).
-//! - [`CloseReason`]: why a session ended; the first recorded reason wins. [`Closed`] adds the statistics, the lifetime
-//!   and the error behind it.
-//! - [`Transport`]: what carries bytes or messages; every `AsyncRead + AsyncWrite + Unpin` is one. [`Listener`]: where
-//!   connections come from.
-//!
-//! # Servers and clients
-//!
-//! [`serve`] runs a stack for the connections of one listener, [`serve_all`] one stack for several listeners, and
-//! [`Serve::and`] several stacks together; each ends gracefully on a [signal](Serve::with_graceful_shutdown).
-//! [`connect`] runs the same kind of stack for one connection to elsewhere, and gives the session to send with. A
-//! [`Client`] keeps one such session, or a pool of them, open: see [`client`]. [`PipelineClient`] and
-//! [`MultiplexClient`] make a tower service of either, from calls to answers: see [`call`].
-//!
-//! # Logs
-//!
-//! getty logs with [`tracing`](https://docs.rs/tracing): the end of each connection once, with
-//! handle, reason and source, unless the application asked for it.
-//! [`ConnectionHandle::set_logs_end`] lists the levels. With [`TraceLayer`](layers::TraceLayer) the
-//! line is inside a span of the connection, and includes the statistics.
-//!
-//! # Modules
-//!
-//! | module | holds |
-//! |---|---|
-//! | [`net`] | listeners and connectors: TCP, UDP, Unix sockets, in-memory |
-//! | [`tls`], [`ws`] | layers that change a byte stream's transport, for servers and around connectors |
-//! | [`codec`] | lines, length-delimited frames, raw bytes, text |
-//! | [`layers`] | the layers for connections and for messages; groups, requests, close callbacks |
-//! | [`session`] | the session loop and its settings |
-//! | [`client`], [`call`] | clients that reconnect, and clients that call |
-//! | [`transport`] | what authors of transports implement |
-//!
-//! # Sending and asking
-//!
-//! What a handler returns is its reply. Everything else is sent by a [`Session`], which a handler has from its request, an
-//! open hook from its connection, a client from [`connect`] or [`Client::session`], and anybody from a
-//! [`Registry`](layers::Registry), a [`Group`] or [`Topics`]. The [table](Session) there says which of its methods is for
-//! what; each tells what became of the message.
-//!
-//! [`Session::request`] sends a message and awaits its answer, from either side, where the stack has a
-//! [`CorrelateLayer`](layers::CorrelateLayer). [`call`] makes a [`tower::Service`] of it.
-//!
-//! # Errors and logs
-//!
-//! An error's `Display` says its own part, and what is behind it is its [`source`](std::error::Error::source): of
-//! [`OpenError`], "connecting failed", the source says to where, and its source why. Who prints errors prints the chain, as
-//! `{:#}` of the crate anyhow does.
-//!
-//! What happens is told by [tracing](https://docs.rs/tracing): what an operator has to see as a warning or an error, such
-//! as accepting that fails or a client that gives up, what is the network's everyday, such as a dial that failed, at the
-//! level `debug`. For connections and messages of one's own there are [`TraceLayer`](layers::TraceLayer) and
-//! [`MessageTraceLayer`](layers::MessageTraceLayer).
-//!
-//! # Scope of what a layer counts
-//!
-//! Under [`SessionLayer::new`] every session has a clone of the message stack. What clones share, such as the semaphore
-//! of tower's `concurrency_limit`, is shared by all sessions; for a limit of each session's own there is
-//! [`SessionLayer::per_session`]. A session that waits for its next message holds no permit of a
-//! shared limit: what its clone reserved and did not use is given back. In stacks that
-//! `per_session` makes, a [`ClonePerCallLayer`](layers::ClonePerCallLayer) around a shared limit
-//! does that.
+//! - **Shutdown**: [`Serve::with_graceful_shutdown`] stops accepting and drains the sessions.
+//!   It returns [`Drained`], the numbers of finished and of aborted sessions.
+//! - **Logs**: getty logs with [`tracing`](https://docs.rs/tracing). The end of each connection
+//!   is logged once, with handle, reason and source, unless the application requested the
+//!   close. Failures of the application and bad input are at the level `WARN`, other ends at
+//!   `DEBUG`. With [`TraceLayer`](layers::TraceLayer) the line is inside a span of the
+//!   connection and includes the statistics. [`MessageTraceLayer`](layers::MessageTraceLayer)
+//!   adds a span for each message. Conditions that an operator must see are warnings or errors:
+//!   a failing `accept`, or a client that gives up. Normal network failures are at the level
+//!   `debug`.
+//! - **Metrics**: `MetricsLayer` and `MessageMetricsLayer` (feature `metrics`).
+//! - **Live sessions**: a [`Registry`](layers::Registry) lists, finds and closes them.
+//! - **Memory**: each buffer and queue has a bound. A [`MemoryBudget`] bounds the memory that
+//!   all sessions may hold for sending.
 //!
 //! # Speed
 //!
-//! A message takes no allocation, lock, timer or task of its own, and the answers to what was read together leave in one
-//! write. What a program chooses beyond that, the most effective first:
+//! The session loop uses no allocation, lock, timer or task per message. Replies to messages
+//! that were read together share one write. The choices of a program, the most effective first:
 //!
-//! - **Layers.** Those for connections cost next to nothing a message. Those for messages are called for each: tower's
-//!   `timeout`, `load_shed` and `concurrency_limit` together double the CPU of a small one. So close idle and slow
-//!   peers by layers for connections, and put on messages what a message needs.
-//! - **The handler.** One that is ready at once costs least. [`SessionLayer::in_flight`] allocates for each message, and
-//!   [`SpawnLayer`](layers::SpawnLayer) makes a task of each: for handlers that wait, or compute for long.
-//! - **The codec.** [`codec::Frames`] for many small frames over a stream, [`codec::Length`] for others: the
-//!   [module](codec#length-or-frames) tells them apart, and how a type of one's own is decoded without an allocation.
-//! - **Sending.** [`Session::feed`] many and flush once, and a [`Group`] encodes once for all; `send` waits until its message
-//!   has left.
-//! - **UDP.** One [`UdpEndpoint`](net::UdpEndpoint) where peers have no state, else a session a peer by
-//!   [`UdpListener`](net::UdpListener).
-//! - **A runtime a core**, as in the example `per_core`: for few connections, or many of like weight with short
-//!   handlers, some tenth of the CPU; for all else it is no gain.
+//! - **Layers.** A connection layer costs almost nothing per message. A message layer is called
+//!   for each message: tower's `timeout`, `load_shed` and `concurrency_limit` together double
+//!   the CPU of a small message. Close idle and slow peers with connection layers where
+//!   possible.
+//! - **The handler.** A handler that is ready at once costs least.
+//!   [`SessionLayer::with_in_flight`] allocates for each message, and
+//!   [`SpawnLayer`](layers::SpawnLayer) spawns a task for each. They are for handlers that wait
+//!   or compute for long.
+//! - **The codec.** [`codec::Frames`] is for many small frames over a stream. The
+//!   [module](codec) compares it with the other length-delimited codec, and shows how to decode
+//!   a custom type without an allocation.
+//! - **Sending.** Use [`Session::feed`] for several messages and flush once. A [`Group`]
+//!   encodes once for all members. `send` waits until its message is flushed.
+//! - **UDP.** Use one [`UdpEndpoint`](net::UdpEndpoint) if peers have no state, otherwise
+//!   [`UdpListener`](net::UdpListener) with a session per peer.
+//! - **One runtime per core**, as in the example `per_core`, can save about a tenth of the CPU.
+//!   It helps with few connections, or with many connections of similar load and short
+//!   handlers. Otherwise it gains nothing.
 //!
-//! `benches/README.md` in the repository has what each of them costs, beside loops that one would write by hand and beside
-//! other crates, and how to measure it again.
+//! The repository's `benches/README.md` has the cost of each choice, a comparison with
+//! hand-written loops and other crates, and the commands to repeat the measurements.
 //!
-//! # Features
+//! # Coming from other libraries
 //!
-//! None is on by default: TCP, UDP, Unix sockets, in-memory connections and clients are always there.
+//! | Netty | getty |
+//! |---|---|
+//! | `ChannelPipeline` | a stack of tower layers |
+//! | `Channel` | [`Session`] and its [`ConnectionHandle`] |
+//! | `ByteToMessageDecoder` | [`codec::Decoder`] |
+//! | `MessageToByteEncoder` | [`codec::Encoder`] |
+//! | `SimpleChannelInboundHandler` | the handler |
+//! | `writeAndFlush` | [`Session::send`] |
+//! | `write` | [`Session::feed`] |
+//! | `channelActive` | [`OnOpenLayer`](layers::OnOpenLayer) |
+//! | `channelInactive` | [`CloseCallbackLayer`](layers::CloseCallbackLayer) |
+//! | `exceptionCaught` | [`HandleErrorLayer`](layers::HandleErrorLayer) and [`Closed`] |
+//! | `IdleStateHandler` | [`IdleTimeoutLayer`](layers::IdleTimeoutLayer) and [`HeartbeatLayer`](layers::HeartbeatLayer) |
+//! | `ChannelGroup` | [`Group`] |
+//! | `ServerBootstrap` | [`serve`] |
+//! | `Bootstrap` | [`connect`] or [`Client`] |
+//! | `EmbeddedChannel` | [`net::memory`] |
 //!
-//! - `metrics`: `MetricsLayer` and `MessageMetricsLayer` of [`layers`], over the `metrics` crate.
-//! - `tls`: [`tls`], over rustls.
-//! - `ws`: [`ws`], over tungstenite: servers, clients, and connections that an HTTP server has upgraded.
-//! - `full`: all of them, now and later.
+//! | the Go library getty | getty |
+//! |---|---|
+//! | `OnOpen` | [`OnOpenLayer`](layers::OnOpenLayer) |
+//! | `OnMessage` | the handler |
+//! | `OnCron` | [`IntervalLayer`](layers::IntervalLayer) |
+//! | `OnClose` | [`CloseCallbackLayer`](layers::CloseCallbackLayer) |
+//! | heartbeats in `OnCron` | [`HeartbeatLayer`](layers::HeartbeatLayer) |
+//! | `Reader` and `Writer` | [`codec::Decoder`] and [`codec::Encoder`] |
+//! | `WritePkg` | [`Session::send_timeout`] |
+//! | `WriteBytes` | [`Session::send_raw`] |
+//! | `WriteBytesArray` | [`Session::send_raw_vectored`] |
+//! | `AddCloseCallback` | [`ConnectionHandle::add_close_callback`] |
+//! | `SetAttribute` | [`ConnectionHandle::insert`], or by key [`ConnectionHandle::insert_at`] |
+//! | `UpdateActive` | [`ConnectionHandle::touch`] |
+//! | `GetActive` | [`ConnectionHandle::last_active`] |
+//! | `SetWaitTime` | [`SessionLayer::with_drain_deadline`] |
+//! | a client's connection number | [`ClientBuilder::with_sessions`](client::ClientBuilder::with_sessions) |
+//! | the task pool | [`SpawnLayer`](layers::SpawnLayer) |
 //!
-//! The vocabulary and the layers live in `getty-layers`, re-exported as [`layers`], so that an author of layers depends
-//! on no sockets. tokio stays the application's own dependency.
+//! | axum | getty |
+//! |---|---|
+//! | `axum::serve` | [`serve`] |
+//! | `IntoResponse` | [`IntoReply`] |
+//! | `State` | values that the handler's closure captures |
+//! | request extensions | [attributes](ConnectionHandle::insert) of the session |
+//! | `ConnectInfo` | [`ConnectionHandle::peer_addr`] |
+//! | `WebSocketUpgrade` | [`ws::upgrades`], also behind an axum server |
+//!
+//! | a loop over `tokio_util::codec::Framed` | getty |
+//! |---|---|
+//! | `codec::Framed::new(stream, codec)` | [`CodecLayer::new`] with the same codec |
+//! | `framed.next()` | the handler |
+//! | `framed.send(reply)` | the value that the handler returns |
+//! | `select!` with an `mpsc::Receiver` | [`Session`], a handle that any task may send with |
+//! | `timeout(time, framed.next())` | [`IdleTimeoutLayer::new`](layers::IdleTimeoutLayer::new) |
+//! | a map from ids to senders | [`Registry`](layers::Registry) or [`Topics`] |
+//!
+//! The repository's README has longer tables.
+//!
+//! # Required dependencies
+//!
+//! An application needs tokio with `macros` and `rt-multi-thread`, and usually a subscriber for
+//! `tracing`. getty re-exports [`tower`]. No Cargo feature is on by default:
+//!
+//! - `metrics`: `MetricsLayer` and `MessageMetricsLayer` of [`layers`], with the crate
+//!   `metrics`.
+//! - `tls`: the module [`tls`], with rustls.
+//! - `ws`: the module [`ws`], with tungstenite, for servers, clients and connections upgraded
+//!   by an HTTP server.
+//! - `full`: all features, present and future.
+//!
+//! An author of layers can depend on `getty-core` and `getty-layers` alone, without sockets.
+//! getty re-exports the vocabulary at its root and the layers as [`layers`].
+//!
+//! # Minimum Rust version
+//!
+//! Rust 1.88. An increase is not a breaking change.
+//!
+//! # Platforms
+//!
+//! CI runs on Linux. Unix sockets and SIGTERM exist on Unix only. A few socket options take
+//! effect on some platforms only; the documentation of each option lists them.
+//!
+//! # Examples
+//!
+//! The directory `examples/` of the repository contains complete programs. Start with `chat`, a
+//! small application for terminals and browsers. `game` serves players over UDP and WebSocket,
+//! and `rpc` balances calls over three servers.
+//!
+//! # Modules
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`net`] | listeners and connectors: TCP, UDP, Unix sockets, in memory |
+//! | [`tls`] and [`ws`] | layers that replace the transport, for servers and for connectors |
+//! | [`codec`] | lines, length-delimited frames, raw bytes, text |
+//! | [`layers`] | layers for connections and messages, groups, requests, close callbacks |
+//! | [`session`] | the session loop and its settings |
+//! | [`client`], [`call`] | clients that reconnect, and clients that call |
+//! | [`transport`] | traits for authors of transports |
 
 pub mod call;
 pub mod client;
@@ -194,11 +595,11 @@ pub mod ws;
 
 #[doc(inline)]
 pub use getty_core::{
-    Address, CallbackAdded, Caller, CloseReason, Closed, Connection, ConnectionHandle,
-    DrainDeadlineExceeded, Endpoints, Feeding, Framed, FramedParts, HasSession, IntoReply,
-    MemoryBudget, Offered, Panic, Replies, Reply, Request, RequestError, SendError, Sending, Sent,
-    Session, SharedError, SlowConsumer, Stats, TransportKind, WeakHandle, WeakSession, Writable,
-    budget, driver,
+    Address, CallbackAdded, Caller, Close, CloseReason, Closed, Connection, ConnectionHandle,
+    DrainDeadlineExceeded, Endpoints, Feeding, HasSession, IntoReply, MemoryBudget, Offered, Panic,
+    Replies, Reply, Request, RequestError, SendError, Sending, Sent, Session, SessionIo,
+    SessionIoParts, SharedError, SlowConsumer, Stats, TransportKind, WeakHandle, WeakSession,
+    Writable, budget, driver, hooks,
 };
 #[doc(inline)]
 pub use getty_layers as layers;
@@ -210,7 +611,7 @@ pub use tower::{BoxError, Layer, Service, ServiceBuilder, service_fn};
 pub use self::{
     call::{MultiplexClient, PipelineClient},
     client::Client,
-    connect::{Link, LinkLayer, OpenError, SessionTask, connect},
+    connect::{Connector, Link, LinkLayer, OpenError, SessionTask, connect},
     net::Listener,
     pipeline::{BoxPipeline, Pipeline},
     serve::{

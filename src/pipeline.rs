@@ -1,4 +1,4 @@
-//! What can be served: a stack from a connection to how it ended.
+//! Trait alias for a whole stack, and a stack whose type is erased.
 
 use std::{
     fmt,
@@ -12,11 +12,13 @@ use tower::{BoxError, Service, ServiceExt, util::BoxCloneSyncService};
 
 use crate::transport::{BoxTransport, Transport};
 
-/// A stack that serves connections over the transport `Io`: from the outermost connection layer to the handler.
+/// Stack that serves connections over the transport `Io`, from the outermost connection layer
+/// to the handler.
 ///
-/// It is an alias: every `Service<Connection<Io>, Response = Closed>` whose error can be boxed, and which can be sent to
-/// another thread together with its future, is one. Write it as a bound, or as the return type of a function that builds
-/// a stack: `fn app<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone`.
+/// It is an alias. Every `Service<Connection<Io>, Response = Closed>` implements it if its
+/// error can be boxed, and if the service and its future are `Send`. Use it as a bound, or as
+/// the return type of a function that builds a stack:
+/// `fn app<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone`.
 #[diagnostic::on_unimplemented(
     message = "this stack cannot serve `Connection<{Io}>`",
     label = "not a pipeline for `Connection<{Io}>`",
@@ -31,13 +33,13 @@ pub trait Pipeline<Io>:
     > + Send
     + 'static
 {
-    /// The service's error.
+    /// Error of the service.
     type PipelineError: Into<BoxError>;
-    /// The service's future: the life of one connection.
+    /// Future of the service, which runs for the life of one connection.
     type PipelineFuture: Future<Output = Result<Closed, Self::PipelineError>> + Send + 'static;
 }
 
-// not `do_not_recommend`: errors are to name the layer or handler that does not fit, not the whole stack
+// not `do_not_recommend`: compiler errors must name the layer or handler that does not fit
 impl<Io, S> Pipeline<Io> for S
 where
     S: Service<Connection<Io>, Response = Closed> + Send + 'static,
@@ -48,10 +50,10 @@ where
     type PipelineFuture = S::Future;
 }
 
-/// A stack whose type is forgotten: the one place to box, for large applications and short build times.
+/// Type-erased [`Pipeline`], for large applications and short build times.
 ///
-/// It serves every transport with one compiled stack, for one allocation a connection for the stack and one for the
-/// transport. `Clone + Send + Sync`.
+/// One compiled stack serves every transport. The erasure costs two allocations a connection:
+/// one for the stack's future and one for the transport. The type is `Clone + Send + Sync`.
 ///
 /// ```
 /// use getty::{BoxError, BoxPipeline, CodecLayer, Request, ServiceBuilder, SessionLayer, codec, net};
@@ -74,7 +76,7 @@ where
 pub struct BoxPipeline(BoxCloneSyncService<Connection<BoxTransport>, Closed, BoxError>);
 
 impl BoxPipeline {
-    /// Boxes `stack`.
+    /// Creates a new `BoxPipeline` from `stack`.
     pub fn new<S>(stack: S) -> Self
     where
         S: Pipeline<BoxTransport> + Clone + Sync,

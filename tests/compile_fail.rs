@@ -1,9 +1,12 @@
-//! The commonest mistakes in a stack, and what the compiler says of them.
+//! Compiler errors for the most common mistakes in a stack.
 //!
-//! Each file in `compile_fail/` is a program with one mistake. What rustc says of it is not compared word for word (as
-//! trybuild would), because that would hold for one version of rustc: each error must name the mistake, within fifteen
-//! lines. Lines in which rustc traces the error back to the bound of `getty::serve`, or quotes our own source, are not
-//! among these, but are limited too.
+//! Each file in `compile_fail/` is a program with one mistake. Each error of rustc must name
+//! the mistake within fifteen lines. Two kinds of lines do not count, but they have a
+//! separate limit: those that trace the error to the bound of `getty::serve`, and those that
+//! quote getty's source.
+//!
+//! The tests do not compare the whole output, which differs between versions of rustc
+//! (design.md: Why do the tests not use trybuild?).
 
 use std::{
     env, fs,
@@ -11,12 +14,12 @@ use std::{
     process::Command,
 };
 
-/// How long an error may be, without the trace.
-const LONGEST: usize = 15;
-/// How long it may be with it.
-const LONGEST_WITH_TRACE: usize = 40;
+/// Maximum length of an error without its trace, in lines.
+const MAX_LINES: usize = 15;
+/// Maximum length of an error with its trace, in lines.
+const MAX_LINES_WITH_TRACE: usize = 40;
 
-/// A file, and for each error that rustc gives for it what the error must contain.
+/// The name of a file, and for each of its errors the fragments that the error must contain.
 type Mistake = (&'static str, &'static [&'static [&'static str]]);
 
 const MISTAKES: &[Mistake] = &[
@@ -32,7 +35,7 @@ const MISTAKES: &[Mistake] = &[
     (
         "wrong_reply_type",
         &[&[
-            "a handler whose session sends `String` cannot answer with `usize`",
+            "a handler whose session sends `String` cannot reply with `usize`",
             "return `String`, or an `Option`, `Vec` or `Reply` of it",
         ]],
     ),
@@ -42,21 +45,21 @@ const MISTAKES: &[Mistake] = &[
             &["is not a transport"],
             &[
                 "`WsTransport<tokio::net::TcpStream>` is not a byte stream",
-                "`TlsLayer` goes outside of `WsLayer`, both outside of `CodecLayer`",
+                "`TlsLayer` belongs outside `WsLayer`, both outside `CodecLayer`",
             ],
         ],
     ),
     (
         "lost_reply",
-        &[&["a handler whose session sends `String` cannot answer with `()`"]],
+        &[&["a handler whose session sends `String` cannot reply with `()`"]],
     ),
     (
         "correlate_of_other_messages",
         &[
-            &["cannot look at messages of type `String`, which the codec decodes"],
+            &["cannot filter messages of type `String`, which the codec decodes"],
             &[
-                "`Words` cannot match what its session receives, `String`, with what it sends, `String`",
-                "has to be `Correlate<String, String>`",
+                "`Words` cannot match responses of type `String` to requests of type `String`",
+                "must be `Correlate<String, String>`",
                 "`Correlate<u32, u32>` is implemented for it",
             ],
         ],
@@ -92,7 +95,7 @@ const MISTAKES: &[Mistake] = &[
         ],
     ),
     (
-        "stock_layer_outside",
+        "tower_layer_outside",
         &[&[
             ".map_request(|request: Request<String>|",
             "found signature defined here",
@@ -131,20 +134,20 @@ const MISTAKES: &[Mistake] = &[
 ];
 
 #[test]
-fn each_mistake_is_named_in_a_few_lines() {
+fn compiler_names_each_mistake_in_a_few_lines() {
     let programs = Programs::new();
-    let mut complaints = String::new();
+    let mut failures = String::new();
     for (name, expected) in MISTAKES {
-        let said = programs.check(name);
-        let errors = errors(&said);
-        let mut complain = |what: &str| complaints += &format!("{name}: {what}\n{said}\n\n");
+        let output = programs.check(name);
+        let errors = errors(&output);
+        let mut fail = |reason: &str| failures += &format!("{name}: {reason}\n{output}\n\n");
         if errors.len() != expected.len() {
-            complain(&format!("{} errors, not {}", errors.len(), expected.len()));
+            fail(&format!("{} errors, not {}", errors.len(), expected.len()));
         }
         for (error, fragments) in errors.iter().zip(*expected) {
             let counted = without_trace(error);
-            if counted.len() > LONGEST || error.len() > LONGEST_WITH_TRACE {
-                complain(&format!(
+            if counted.len() > MAX_LINES || error.len() > MAX_LINES_WITH_TRACE {
+                fail(&format!(
                     "an error of {} lines, {} with the trace",
                     counted.len(),
                     error.len()
@@ -153,16 +156,16 @@ fn each_mistake_is_named_in_a_few_lines() {
             let counted = counted.join("\n");
             for fragment in *fragments {
                 if !counted.contains(fragment) {
-                    complain(&format!("`{fragment}` is not said"));
+                    fail(&format!("`{fragment}` is missing"));
                 }
             }
         }
     }
-    assert!(complaints.is_empty(), "{complaints}");
+    assert!(failures.is_empty(), "{failures}");
 }
 
 #[test]
-fn each_program_is_in_the_table() {
+fn table_lists_every_program() {
     let mut files: Vec<_> = fs::read_dir(sources())
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -174,9 +177,10 @@ fn each_program_is_in_the_table() {
     assert_eq!(files, table);
 }
 
-/// The errors in what rustc has said: each from its first line to an empty one.
-fn errors(said: &str) -> Vec<Vec<&str>> {
-    said.split("\n\n")
+/// Returns the lines of each error in the output of rustc. An error ends at an empty line.
+fn errors(output: &str) -> Vec<Vec<&str>> {
+    output
+        .split("\n\n")
         .map(|paragraph| paragraph.lines().collect::<Vec<_>>())
         .filter(|lines| {
             lines.first().is_some_and(|first| {
@@ -186,23 +190,25 @@ fn errors(said: &str) -> Vec<Vec<&str>> {
         .collect()
 }
 
-/// The error without its trace, and without what it quotes of our own source.
+/// Returns the error without its trace and without quotes of getty's source.
 fn without_trace<'a>(error: &[&'a str]) -> Vec<&'a str> {
-    let begins = |line: &str, with: &[&str]| {
+    let starts_with = |line: &str, prefixes: &[&str]| {
         let line = line.trim_start();
-        with.iter().any(|start| line.starts_with(start))
+        prefixes.iter().any(|prefix| line.starts_with(prefix))
     };
-    let mut quotes_ours = false;
+    let mut quotes_getty = false;
     error
         .iter()
-        .take_while(|line| !begins(line, &["= note: required for", "note: required by a bound"]))
+        .take_while(|line| {
+            !starts_with(line, &["= note: required for", "note: required by a bound"])
+        })
         .filter(|line| {
-            if begins(line, &["-->"]) {
-                quotes_ours = !line.contains("src/bin/");
-            } else if begins(line, &["=", "help:", "note:"]) {
-                quotes_ours = false;
+            if starts_with(line, &["-->"]) {
+                quotes_getty = !line.contains("src/bin/");
+            } else if starts_with(line, &["=", "help:", "note:"]) {
+                quotes_getty = false;
             }
-            !quotes_ours
+            !quotes_getty
         })
         .copied()
         .collect()
@@ -212,7 +218,7 @@ fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compile_fail")
 }
 
-/// A package outside the workspace, whose binaries are the programs.
+/// A package outside the workspace. Each program is one of its binaries.
 struct Programs {
     package: PathBuf,
 }
@@ -225,21 +231,21 @@ impl Programs {
         let _ = fs::remove_dir_all(&programs);
         fs::create_dir_all(&programs).unwrap();
         fs::write(package.join("Cargo.toml"), manifest(getty)).unwrap();
-        // the same versions as those of the workspace, which are there already: nothing is fetched
+        // With the versions of the workspace, which are already downloaded, cargo needs no network.
         fs::copy(getty.join("Cargo.lock"), package.join("Cargo.lock")).unwrap();
         for (name, _) in MISTAKES {
             let file = format!("{name}.rs");
             fs::copy(sources().join(&file), programs.join(&file)).unwrap();
         }
-        fs::write(programs.join("right.rs"), "fn main() {}").unwrap();
+        fs::write(programs.join("correct.rs"), "fn main() {}").unwrap();
         let programs = Self { package };
-        // builds what the programs depend on, so that what is said later is of the programs
-        let said = programs.check("right");
-        assert!(errors(&said).is_empty(), "{said}");
+        // Build the dependencies first, so that later output is only about the programs.
+        let output = programs.check("correct");
+        assert!(errors(&output).is_empty(), "{output}");
         programs
     }
 
-    /// What cargo and rustc say of one of the programs.
+    /// Checks one program. Returns the output of cargo and rustc.
     fn check(&self, name: &str) -> String {
         let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .current_dir(&self.package)

@@ -1,31 +1,32 @@
-//! Benchmarks of getty: the servers that are compared, the load that is put on them, and the measures.
+//! Benchmarks of getty: servers to compare, loads for them, and measurements.
 //!
-//! README.md beside this crate says what each program measures and how to run it.
+//! The programs in `bin/` each answer one question; `benches/README.md` lists them.
+//!
+//! - [`server`]: the echo servers. Each runs in a child process.
+//! - [`load`]: the clients that keep a server busy and check each answer.
+//! - [`workload`]: work that runs in this process, on one thread.
+//! - [`transport`]: in-memory transports for the workloads.
+//! - [`measure`]: histograms, quartiles, memory, and the order of rounds.
+//! - [`compare`]: the comparison of servers with its tables and targets.
+//! - [`instructions`]: the scenarios whose instructions are counted.
 
-pub mod alone;
-pub mod broadcast;
-pub mod calls;
+pub mod cli;
 pub mod compare;
-pub mod histogram;
-pub mod in_memory;
 pub mod instructions;
 pub mod load;
-pub mod machine;
-pub mod memory;
-pub mod options;
-pub mod pass_through;
-pub mod scripted;
+pub mod measure;
 pub mod server;
-pub mod stats;
-pub mod tls;
-pub mod udp;
+pub mod transport;
+pub mod workload;
 
 use std::{env, path::PathBuf};
 
 pub use getty_benches_harness::{affinity, child, cpu, frames, websocket};
 
-/// Where this crate's sources are: those that cargo runs it from, which with a target directory that several clones share
-/// need not be those that it was built from.
+/// Returns the folder of this crate's sources.
+///
+/// Cargo sets it when it runs the program. The folder at build time is only the fallback:
+/// clones that share a target directory may run a program that another clone has built.
 #[must_use]
 pub fn sources() -> PathBuf {
     env::var_os("CARGO_MANIFEST_DIR")

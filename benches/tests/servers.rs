@@ -1,37 +1,36 @@
-//! A figure is worth nothing unless the server does the work: every one of them echoes what it is sent.
+//! Tests that every server echoes. Without that, its figures would mean nothing.
 
 use std::{io, thread, time::Duration};
 
 use getty_benches::{
-    load::{Echoed, Load, Shape},
-    server::Kind,
-    udp,
+    load::{Echoed, Shape, TcpLoad, UdpLoad},
+    server::{Kind, udp},
 };
 
 fn echoes(payload: usize, in_flight: u64) {
-    // the codec that ws-getty has, `Raw`, makes no message of nothing
+    // The codec of ws-getty, `Raw`, ignores empty messages.
     let gives_empty = |kind: &Kind| payload > 0 || *kind != Kind::WsGetty;
     for kind in Kind::ALL.into_iter().filter(gives_empty) {
         let listener = kind.listen().unwrap();
         let address = listener.local_addr().unwrap();
-        // The servers never end by themselves; their threads end with the test's process.
+        // The servers will never return. Their threads end with the test process.
         thread::spawn(move || kind.run(listener));
         let shape = Shape {
             connections: 5,
             in_flight,
             payload,
         };
-        let mut load = Load::open(address, kind.protocol(), shape).unwrap();
+        let mut load = TcpLoad::open(address, kind.protocol(), shape).unwrap();
         load.echo_once(0)
             .unwrap_or_else(|error| panic!("{}: {error}", kind.name()));
         load.start(in_flight).unwrap();
-        // The load compares every byte with what it has sent.
-        hundred_are_back(kind.name(), |duration| load.run(duration));
+        // The load compares each byte with the bytes that it sent.
+        run_until_100_messages(kind.name(), |duration| load.run(duration));
     }
 }
 
-/// Runs a load until so many messages have come back.
-fn hundred_are_back(server: &str, mut run: impl FnMut(Duration) -> io::Result<Echoed>) {
+/// Runs a load until 100 messages have come back.
+fn run_until_100_messages(server: &str, mut run: impl FnMut(Duration) -> io::Result<Echoed>) {
     let mut messages = 0;
     while messages < 100 {
         let echoed = run(Duration::from_millis(1));
@@ -57,7 +56,7 @@ fn every_server_echoes_frames_larger_than_any_of_its_reads() {
 }
 
 #[test]
-fn every_server_of_datagrams_echoes_to_each_peer_in_order() {
+fn every_udp_server_echoes_to_each_peer_in_order() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -70,9 +69,9 @@ fn every_server_of_datagrams_echoes_to_each_peer_in_order() {
             in_flight: 4,
             payload: 64,
         };
-        let mut load = udp::Load::open(address, shape).unwrap();
+        let mut load = UdpLoad::open(address, shape).unwrap();
         load.start(shape.in_flight).unwrap();
-        // The load looks at whom an answer is to, at its order and its length.
-        hundred_are_back(kind.name(), |duration| load.run(duration));
+        // The load checks the peer, the order and the length of each answer.
+        run_until_100_messages(kind.name(), |duration| load.run(duration));
     }
 }

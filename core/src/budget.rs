@@ -1,40 +1,45 @@
-//! A bound on what all sessions of a process hold for sending.
+//! A limit on the memory that all sessions of a process hold for sending.
 //!
-//! Each session's queue and write buffer are bounded by themselves; ten thousand slow peers fill ten thousand of them. A
-//! [`MemoryBudget`] is shared by the sessions of one or several `SessionLayer`s, and bounds the sum.
+//! The queue and the write buffer of each session have limits, but ten thousand slow peers can
+//! fill ten thousand queues. A [`MemoryBudget`] is shared by the sessions of one or more
+//! `SessionLayer`s and limits the sum.
 //!
-//! What is counted: bytes in write buffers that a session's peer has not taken by the end of a turn; bytes given to
-//! [`send_raw`](crate::Session::send_raw); and messages in queues, by the size of their type and what
-//! `CodecLayer::with_weight` says of each. Sessions charge it in blocks of 4 KiB, so
-//! that a message costs it nothing as a rule, and a session that has anything waiting holds a block at least.
+//! The budget counts:
+//!
+//! - bytes in a write buffer that the peer has not taken by the end of a poll;
+//! - bytes passed to [`send_raw`](crate::Session::send_raw);
+//! - messages in queues, by the size of their type and the weight from
+//!   `CodecLayer::with_weight`.
+//!
+//! Sessions charge the budget in blocks of 4 KiB. Most messages therefore do not touch it, and
+//! a session with anything to send holds at least one block.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::Arc,
-    task::{Context, Waker},
-};
+use std::{fmt, sync::Arc, task::Context};
 
-use crate::sync::{AtomicUsize, Mutex, Ordering};
+use crate::sync::Quota;
 
-/// What a session charges at a time.
+/// Bytes that a session charges at a time.
 const BLOCK: usize = 4 * 1024;
 
-/// Of so many parts of the budget one is kept for the first block of each session: those that hold much cannot shut out
-/// those that hold next to nothing.
-const KEPT: usize = 8;
+/// Fraction of the budget that is reserved for the first block of each session, as a divisor.
+/// Sessions that hold much cannot shut out sessions that hold little.
+const RESERVE_DIVISOR: usize = 8;
 
-/// How many bytes the sessions that share it may hold for sending, all together. Clones share it. Scope: process.
+/// Maximum bytes that the sessions that share it may hold for sending. Clones share the
+/// budget. Scope: process.
 ///
-/// When it is used up, what is sent is refused with [`SendError::Budget`](crate::SendError::Budget). Replies cannot be
-/// refused: a session that has something waiting for its peer handles one message after another then, each only when the
-/// reply to the last has left, so that each session exceeds the budget by one reply at the most. The last eighth is kept
-/// for sessions that hold less than 4 KiB: a few slow peers cannot shut out the others.
+/// When the budget is used up, sends are refused with
+/// [`SendError::Budget`](crate::SendError::Budget). Replies cannot be refused. Instead, a
+/// session with replies to send handles one message at a time, each only once the previous
+/// reply has left. Each session can therefore exceed the budget by at most one reply. The last
+/// eighth is reserved for sessions that hold less than 4 KiB so that a few slow peers cannot
+/// shut out the others.
 ///
-/// How large it is to be: a session whose peer is slow holds up to its high watermark and what lies in its queue, 64 KiB and
-/// 64 messages by default. Where there is less than that for all that are slow at the same time, they use it up, and the
-/// others have 4 KiB each, as long as there is one for every 32 KiB of the budget at the most. Of more, those who read well
-/// are refused, too, until the slow ones read or the write timeout has ended them.
+/// A session with a slow peer holds up to its high watermark and the content of its queue: 64
+/// KiB and 64 messages by default. If the budget is smaller than that for all peers that are
+/// slow at the same time, they use it up. The other sessions can then hold 4 KiB each, for at
+/// most one session per 32 KiB of the budget. Further sessions are refused as well, even if
+/// their peers read, until the slow peers read or the write timeout ends their sessions.
 ///
 /// ```
 /// use getty_core::MemoryBudget;
@@ -43,78 +48,39 @@ const KEPT: usize = 8;
 /// assert_eq!(budget.used(), 0);
 /// ```
 #[derive(Clone)]
-pub struct MemoryBudget(Arc<Inner>);
-
-struct Inner {
-    limit: usize,
-    used: AtomicUsize,
-    /// Sessions that decode again when there is room, by the connection's id.
-    waiting: Mutex<BTreeMap<u64, Waker>>,
-}
+pub struct MemoryBudget(Arc<Quota>);
 
 impl MemoryBudget {
-    /// So many bytes. Less than some 32 KiB leaves no room for anything.
+    /// Creates a budget of this many bytes. A budget should exceed 32 KiB: a smaller one has no
+    /// room for a message.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
-        Self(Arc::new(Inner {
-            limit: bytes,
-            used: AtomicUsize::new(0),
-            waiting: Mutex::new(BTreeMap::new()),
-        }))
+        Self(Arc::new(Quota::new(bytes, bytes - bytes / RESERVE_DIVISOR)))
     }
 
-    /// How many bytes there are.
+    /// Returns the size of the budget, in bytes.
     #[must_use]
     pub fn limit(&self) -> usize {
-        self.0.limit
+        self.0.limit()
     }
 
-    /// How many of them are in use, in whole blocks.
+    /// Returns the number of bytes in use, in whole blocks.
     #[must_use]
     pub fn used(&self) -> usize {
-        self.0.used.load(Ordering::Acquire)
+        self.0.used()
     }
 
-    /// Whether nothing is left but for sessions that hold next to nothing.
+    /// Returns `true` if only sessions that hold less than 4 KiB may still send.
     #[must_use]
     #[inline]
     pub fn is_used_up(&self) -> bool {
-        self.used() >= self.mark()
+        self.0.is_used_up()
     }
 
-    fn mark(&self) -> usize {
-        self.0.limit - self.0.limit / KEPT
-    }
-
-    /// Has `cx` woken when there is room. `false` if there is already.
-    pub(crate) fn wait(&self, id: u64, cx: &Context<'_>) -> bool {
-        let mut waiting = self.0.waiting.lock();
-        let old = waiting.insert(id, cx.waker().clone());
-        drop(waiting);
-        drop(old);
-        // after the entry was made: whoever makes room from here on sees it
-        self.is_used_up()
-    }
-
-    fn try_charge(&self, bytes: usize, limit: usize) -> bool {
-        let charge = |used: usize| used.checked_add(bytes).filter(|used| *used <= limit);
-        let charged = self
-            .0
-            .used
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, charge);
-        charged.is_ok()
-    }
-
-    fn charge(&self, bytes: usize) {
-        self.0.used.fetch_add(bytes, Ordering::AcqRel);
-    }
-
-    fn release(&self, bytes: usize) {
-        let before = self.0.used.fetch_sub(bytes, Ordering::AcqRel);
-        if before >= self.mark() && before - bytes < self.mark() {
-            let waiting = std::mem::take(&mut *self.0.waiting.lock());
-            waiting.into_values().for_each(Waker::wake);
-        }
+    /// Registers the waker of `cx`, which is woken when there is room again. Returns `false` if
+    /// there is room now.
+    pub(crate) fn register(&self, id: u64, cx: &Context<'_>) -> bool {
+        self.0.register(id, cx)
     }
 }
 
@@ -127,22 +93,23 @@ impl fmt::Debug for MemoryBudget {
     }
 }
 
-/// What one session has charged to its budget. Dropped, it gives all of it back.
+/// Bytes that one session has charged to its budget. They are released when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Account {
+pub(crate) struct BudgetUsage {
     budget: MemoryBudget,
+    /// Id of the connection.
     id: u64,
-    /// In whole blocks.
+    /// Bytes charged, in whole blocks.
     charged: usize,
-    /// What lies in the queue.
+    /// Bytes in the queue.
     queued: usize,
-    /// What the driver has taken from there and not encoded.
+    /// Bytes that the driver has taken from the queue and not encoded.
     taken: usize,
-    /// What lies in the write buffer, as of the end of the last turn that told.
+    /// Bytes in the write buffer, as of the last report.
     written: usize,
 }
 
-impl Account {
+impl BudgetUsage {
     pub(crate) const fn new(budget: MemoryBudget, id: u64) -> Self {
         Self {
             budget,
@@ -154,22 +121,22 @@ impl Account {
         }
     }
 
-    // what a message weighs the application says: it may be absurd, and another thing each time
+    // saturating: the application weighs messages, and may return any number each time
     fn held(&self) -> usize {
         let not_written = self.queued.saturating_add(self.taken);
         not_written.saturating_add(self.written)
     }
 
-    /// Charges so many bytes that are to be queued, if the budget lets it.
+    /// Charges `bytes` that will be queued. Returns `false` if the budget has no room.
     pub(crate) fn queue(&mut self, bytes: usize) -> bool {
         let needed = blocks(self.held().saturating_add(bytes));
         if needed > self.charged {
             let limit = if needed <= BLOCK {
                 self.budget.limit()
             } else {
-                self.budget.mark()
+                self.budget.0.threshold()
             };
-            if !self.budget.try_charge(needed - self.charged, limit) {
+            if !self.budget.0.try_reserve(needed - self.charged, limit) {
                 return false;
             }
             self.charged = needed;
@@ -178,13 +145,14 @@ impl Account {
         true
     }
 
-    /// Charges for what was queued before there was a budget, come what may.
+    /// Charges bytes that were queued before there was a budget, even without room.
     pub(crate) fn begin(&mut self, bytes: usize) {
         self.queued = bytes;
-        self.settle();
+        self.update();
     }
 
-    /// Charges `new` bytes that are to be queued in place of `old` ones, if the budget lets it.
+    /// Charges `new` bytes that will be queued in place of `old` bytes. Returns `false` if the
+    /// budget has no room.
     pub(crate) fn replace(&mut self, old: usize, new: usize) -> bool {
         if new > old {
             return self.queue(new - old);
@@ -193,52 +161,52 @@ impl Account {
         true
     }
 
-    /// So many bytes have left the queue and are nobody's.
+    /// Releases bytes that were removed from the queue.
     pub(crate) fn unqueue(&mut self, bytes: usize) {
         self.queued = self.queued.saturating_sub(bytes);
-        self.settle();
+        self.update();
     }
 
-    /// The driver has taken the queue.
+    /// Records that the driver has taken the queue.
     pub(crate) fn take(&mut self) {
         let queued = std::mem::take(&mut self.queued);
         self.taken = self.taken.saturating_add(queued);
     }
 
-    /// The driver has encoded what it took, but for so many bytes that it gives back.
+    /// Records that the driver has encoded what it took except for `bytes` that it returns.
     pub(crate) fn give_back(&mut self, bytes: usize) {
         self.taken = 0;
         self.queued = self.queued.saturating_add(bytes);
     }
 
-    /// So many bytes lie in the write buffer.
+    /// Sets the number of bytes in the write buffer.
     pub(crate) fn write(&mut self, bytes: usize) {
         self.written = bytes;
-        self.settle();
+        self.update();
     }
 
-    fn settle(&mut self) {
+    fn update(&mut self) {
         let needed = blocks(self.held());
         let charged = std::mem::replace(&mut self.charged, needed);
         if needed > charged {
-            self.budget.charge(needed - charged);
+            self.budget.0.reserve(needed - charged);
         } else if needed < charged {
-            self.budget.release(charged - needed);
+            self.budget.0.release(charged - needed);
         }
     }
 }
 
-impl Drop for Account {
+impl Drop for BudgetUsage {
     fn drop(&mut self) {
-        let old = self.budget.0.waiting.lock().remove(&self.id);
-        drop(old);
+        self.budget.0.unregister(self.id);
         if self.charged > 0 {
-            self.budget.release(self.charged);
+            self.budget.0.release(self.charged);
         }
     }
 }
 
-/// Whether another number of bytes is another number of blocks: what is less is not worth telling the account.
+/// Returns `true` if the two sizes take different numbers of blocks. Smaller changes need not
+/// be reported.
 #[inline]
 pub(crate) const fn is_other_block(before: usize, now: usize) -> bool {
     blocks(before) != blocks(now)
@@ -254,36 +222,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_account_charges_whole_blocks_and_gives_all_of_them_back() {
+    fn usage_is_charged_in_whole_blocks_and_released_on_drop() {
         let budget = MemoryBudget::new(80 * BLOCK);
-        let mut account = Account::new(budget.clone(), 1);
-        assert!(account.queue(1));
+        let mut usage = BudgetUsage::new(budget.clone(), 1);
+        assert!(usage.queue(1));
         assert_eq!(budget.used(), BLOCK);
-        assert!(account.queue(BLOCK - 1));
-        assert_eq!(budget.used(), BLOCK, "the block was paid");
-        assert!(account.queue(1));
+        assert!(usage.queue(BLOCK - 1));
+        assert_eq!(budget.used(), BLOCK, "the block was already charged");
+        assert!(usage.queue(1));
         assert_eq!(budget.used(), 2 * BLOCK);
-        account.take();
-        account.give_back(10);
-        account.write(3 * BLOCK);
+        usage.take();
+        usage.give_back(10);
+        usage.write(3 * BLOCK);
         assert_eq!(budget.used(), 4 * BLOCK);
-        account.unqueue(10);
+        usage.unqueue(10);
         assert_eq!(budget.used(), 3 * BLOCK);
-        drop(account);
+        drop(usage);
         assert_eq!(budget.used(), 0);
     }
 
     #[test]
-    fn the_last_part_is_kept_for_those_that_hold_next_to_nothing() {
+    fn last_eighth_is_reserved_for_sessions_that_hold_less_than_a_block() {
         let budget = MemoryBudget::new(16 * BLOCK);
-        let mut rich = Account::new(budget.clone(), 1);
+        let mut rich = BudgetUsage::new(budget.clone(), 1);
         assert!(rich.queue(14 * BLOCK));
         assert!(budget.is_used_up());
         assert!(!rich.queue(1));
         let [mut first, mut second, mut third] =
-            [2, 3, 4].map(|id| Account::new(budget.clone(), id));
+            [2, 3, 4].map(|id| BudgetUsage::new(budget.clone(), id));
         assert!(first.queue(10) && second.queue(10));
-        assert!(!third.queue(10), "now all of it is used up");
+        assert!(!third.queue(10), "the whole budget is used up");
         rich.take();
         rich.give_back(0);
         rich.write(0);
@@ -291,20 +259,20 @@ mod tests {
     }
 
     #[test]
-    fn replies_are_charged_come_what_may_and_whoever_waits_is_woken() {
+    fn replies_are_charged_even_without_room_and_waiting_sessions_are_woken() {
         use tokio_test::task;
 
         let budget = MemoryBudget::new(8 * BLOCK);
-        let mut account = Account::new(budget.clone(), 1);
-        account.write(20 * BLOCK);
+        let mut usage = BudgetUsage::new(budget.clone(), 1);
+        usage.write(20 * BLOCK);
         assert_eq!(budget.used(), 20 * BLOCK);
         let mut waits = task::spawn(());
-        assert!(waits.enter(|cx, _| budget.wait(2, cx)));
-        account.write(10 * BLOCK);
+        assert!(waits.enter(|cx, _| budget.register(2, cx)));
+        usage.write(10 * BLOCK);
         assert!(!waits.is_woken());
-        account.write(6 * BLOCK);
+        usage.write(6 * BLOCK);
         assert!(waits.is_woken());
-        assert!(!waits.enter(|cx, _| budget.wait(2, cx)));
+        assert!(!waits.enter(|cx, _| budget.register(2, cx)));
     }
 }
 
@@ -316,21 +284,21 @@ mod loom_model {
 
     use super::*;
 
-    /// A session that sleeps because the budget is used up wakes when two others have made room between them.
+    /// Neither of the two sessions releases enough alone.
     #[test]
-    fn room_is_never_slept_through() {
+    fn session_is_woken_once_two_others_have_released_the_budget() {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = Some(2);
         model.check(|| {
             let budget = MemoryBudget::new(8 * BLOCK);
-            let accounts = [1, 2].map(|id| {
-                let mut account = Account::new(budget.clone(), id);
-                account.write(4 * BLOCK);
-                account
+            let usages = [1, 2].map(|id| {
+                let mut usage = BudgetUsage::new(budget.clone(), id);
+                usage.write(4 * BLOCK);
+                usage
             });
-            let ends = accounts.map(|account| thread::spawn(move || drop(account)));
+            let ends = usages.map(|usage| thread::spawn(move || drop(usage)));
             block_on(poll_fn(|cx| {
-                if budget.is_used_up() && budget.wait(3, cx) {
+                if budget.is_used_up() && budget.register(3, cx) {
                     Poll::Pending
                 } else {
                     Poll::Ready(())

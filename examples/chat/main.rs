@@ -1,15 +1,17 @@
-//! Rooms of people who type lines at each other, over TCP and on a web page.
+//! A chat server with rooms. People join over TCP with `nc`, or on a web page over WebSocket.
 //!
 //! ```text
 //! cargo run --release --example chat
-//! nc 127.0.0.1 7000                      # one such for each person; /help lists the commands
+//! nc 127.0.0.1 7000                      # in one terminal per person; /help lists the commands
 //! ```
 //!
-//! <http://127.0.0.1:7080/> is the page: its people are in the same rooms, and their sessions run the same stack over
-//! WebSocket, where a text message is what a line is over TCP.
+//! The web page is <http://127.0.0.1:7080/>. Its users are in the same rooms as the users of
+//! `nc`. Their sessions run the same stack: a text message on the WebSocket is a line over
+//! TCP.
 //!
-//! Another address is an argument, `--page ADDRESS` is that of the page, and `--idle SECONDS` tries out what happens to
-//! people who type nothing. Ctrl-c drains.
+//! `chat ADDRESS` listens on another address, `--page ADDRESS` moves the page, and
+//! `--idle SECONDS` sets how long a person may type nothing. Ctrl-c sends a notice to all
+//! people, drains the sessions and prints how they ended.
 
 mod page;
 mod rooms;
@@ -30,13 +32,16 @@ use self::rooms::{Line, Rooms};
 const HELP: &str = "\
 Usage: chat [ADDRESS] [--page ADDRESS] [--idle SECONDS]
 
-  ADDRESS           where to listen; 127.0.0.1:7000 by default
-  --page ADDRESS    where the web page is; 127.0.0.1:7080 by default
-  --idle SECONDS    how long people may type nothing; 300 by default";
+  ADDRESS           address for TCP; 127.0.0.1:7000 by default
+  --page ADDRESS    address of the web page; 127.0.0.1:7080 by default
+  --idle SECONDS    how long a person may type nothing; 300 by default";
 
-/// What people may type is shorter: whoever overdoes it a little is told, and only much longer lines end the session.
-/// It leaves room for the name that is put in front as well, for the codec refuses to send what it would not receive.
-const LONGEST_LINE: usize = 8 * 1024;
+/// Maximum length of a line, in bytes. A longer line closes the session.
+///
+/// The limit for what a person types is lower, see `rooms::MAX_TEXT`. So a line that is a
+/// little too long is refused with a notice, and the sender's name fits in front of every
+/// accepted line. The codec applies this limit to lines that it sends, too.
+const MAX_LINE: usize = 8 * 1024;
 
 fn main() -> ExitCode {
     let options = match Options::parse() {
@@ -63,27 +68,28 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(options: &Options) -> Result<(), BoxError> {
-    // first, so that nobody is told that we listen before a signal ends us in order
-    let asked = getty::shutdown_signal();
+    // Before anything is printed, so that a script may send a signal once it has read the address.
+    let shutdown_signal = getty::shutdown_signal();
     let rooms = Rooms::default();
     let tcp = TcpListener::bind(&options.address).await?;
     let web = tokio::net::TcpListener::bind(&options.page)
         .await
         .map_err(|error| format!("no page on {}: {error}", options.page))?;
     let (address, page) = (tcp.local_addr()?, web.local_addr()?);
-    // served to the end; once the sessions drain it opens no more of them
-    let (serve_page, sockets) = page::serve(web, address.port(), LONGEST_LINE);
+    // The page is served until the program ends. It opens no more sessions once they drain.
+    let (serve_page, sockets) = page::serve(web, address.port(), MAX_LINE);
     tokio::spawn(serve_page);
     println!("chat listens on {address}");
     println!("page on http://{page}/");
 
-    let everybody = rooms.clone();
+    let all_rooms = rooms.clone();
     let shutdown = async move {
-        asked.await;
-        println!("shutting down, {} people are here", everybody.say_goodbye());
+        shutdown_signal.await;
+        let people = all_rooms.announce_shutdown();
+        println!("shutting down, {people} people are connected");
     };
-    let lines = Lines::new().with_max_length(LONGEST_LINE);
-    let text = Text::new().with_max_length(LONGEST_LINE);
+    let lines = Lines::new().with_max_length(MAX_LINE);
+    let text = Text::new().with_max_length(MAX_LINE);
     let drained = getty::serve(tcp, app(rooms.clone(), options.idle, lines))
         .and(getty::serve(
             sockets,
@@ -92,11 +98,11 @@ async fn run(options: &Options) -> Result<(), BoxError> {
         .with_graceful_shutdown(shutdown)
         .await?;
     println!("drained: {drained}");
-    println!("sessions ended since the start: {}", rooms.endings());
+    println!("sessions ended since the start: {}", rooms.close_counts());
     Ok(())
 }
 
-/// From a connection to its end, whatever its transport, with a codec that tells its lines apart.
+/// Returns the stack for any transport. `codec` finds the lines in its data.
 fn app<T, C>(rooms: Rooms, idle: Duration, codec: C) -> impl Pipeline<T>
 where
     T: Transport + Send + 'static,
@@ -106,26 +112,26 @@ where
         + Send
         + 'static,
 {
-    let entrance = rooms.clone();
+    let open_rooms = rooms.clone();
     ServiceBuilder::new()
         // called once per connection
         .concurrency_limit(10_000)
         .layer(CodecLayer::new(codec))
         .layer(
-            IdleTimeoutLayer::active(idle).with_hook(|session: &Session<Line>, _| {
-                // no room for it means that the person does not read, either
+            IdleTimeoutLayer::activity(idle).with_hook(|session: &Session<Line>, _| {
+                // If the queue is full, the person does not read either: skip the notice.
                 let _ = session.try_send("* you have typed nothing for long: goodbye".into());
                 session.close_with(CloseReason::IdleTimeout);
             }),
         )
         .layer(OnOpenLayer::new(move |session: Session<Line>| {
-            entrance.enter(&session);
+            open_rooms.enter(&session);
             ready(Ok::<_, BoxError>(()))
         }))
         .layer(SessionLayer::new())
         // called once per message
         .service_fn(move |request: Request<String, Line>| {
-            let reply = rooms.hear(request.session(), request.message());
+            let reply = rooms.handle_line(request.session(), request.message());
             ready(Ok::<_, BoxError>(reply))
         })
 }
@@ -137,7 +143,7 @@ struct Options {
 }
 
 impl Options {
-    /// `None` when help was asked for.
+    /// Parses the command line. Returns `None` for `--help`.
     fn parse() -> Result<Option<Self>, lexopt::Error> {
         let mut address = None;
         let mut page = None;

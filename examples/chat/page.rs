@@ -1,4 +1,4 @@
-//! The page: axum answers HTTP, and the connections that it upgrades become sessions like those over TCP.
+//! The web page: axum serves HTTP. Connections that upgrade to WebSocket become getty sessions.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,17 +20,21 @@ use hyper_util::rt::TokioIo;
 use ring::digest::{SHA256, digest};
 use tokio::net::TcpListener;
 
-/// What a browser's session runs over.
+/// Byte stream of a browser's session.
 pub(crate) type Io = TokioIo<hyper::upgrade::Upgraded>;
 
+/// The page is one file with its script and style
+/// (design.md: Why is the chat's page one file?).
 const PAGE: &str = include_str!("page.html");
 
-/// The page on `listener`, and the sessions of those who look at it. `tcp_port` is where it says that terminals go; a
-/// longer message than `longest` bytes ends its session.
+/// Returns the future that serves the page on `listener`, and the listener for its sessions.
+///
+/// The page shows `tcp_port` as the port for `nc`. A message of more than `max_message` bytes
+/// closes its session.
 pub(crate) fn serve(
     listener: TcpListener,
     tcp_port: u16,
-    longest: usize,
+    max_message: usize,
 ) -> (
     impl Future<Output = std::io::Result<()>> + Send + 'static,
     WsListener<Io>,
@@ -40,19 +44,19 @@ pub(crate) fn serve(
         .is_ok_and(|address| address.ip().is_loopback());
     let layer = WsLayer::new()
         .with_messages(Messages::Text)
-        .with_max_message(longest)
+        .with_max_message(max_message)
         .with_accept(move |request, _| async move {
             let host = request.headers().get(header::HOST);
             let host = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
-            if is_local && !host.is_some_and(|host| is_own(host.host())) {
-                let why = "only this machine's own pages may connect";
-                return Err(WsRefusal::new(StatusCode::FORBIDDEN, why));
+            if is_local && !host.is_some_and(|host| is_local_name(host.host())) {
+                let reason = "only pages of this machine may connect";
+                return Err(WsRefusal::new(StatusCode::FORBIDDEN, reason));
             }
             Ok(())
         });
     let (upgrader, sessions) = ws::upgrades(&layer);
     let headers = [
-        (header::CONTENT_SECURITY_POLICY, policy()),
+        (header::CONTENT_SECURITY_POLICY, content_security_policy()),
         (header::CACHE_CONTROL, "no-cache".to_owned()),
         (header::REFERRER_POLICY, "no-referrer".to_owned()),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
@@ -60,18 +64,20 @@ pub(crate) fn serve(
     let page = PAGE.replace("{tcp_port}", &tcp_port.to_string());
     let routes = Router::new()
         .route("/", get(move || async { (headers, Html(page)) }))
-        .route("/lines", any(open))
+        .route("/lines", any(upgrade))
         .with_state(upgrader)
         .into_make_service_with_connect_info::<SocketAddr>();
     let listener = listener.tap_io(|stream| {
-        // lines are short and are to arrive at once; a connection that cannot be told so is broken, and soon found out
+        // Short lines must arrive at once. An error here means that the connection is broken, which
+        // the next read reports.
         let _ = stream.set_nodelay(true);
     });
     (axum::serve(listener, routes).into_future(), sessions)
 }
 
-/// Answers the request for a WebSocket; pages of other origins are refused, as are those of other names for this machine.
-async fn open(
+/// Upgrades a request to a WebSocket session. Pages of other origins are refused, and so are
+/// pages that reach this machine under a foreign name.
+async fn upgrade(
     State(upgrader): State<WsUpgrader<Io>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     mut request: Request,
@@ -89,27 +95,33 @@ async fn open(
         .map(Body::from)
 }
 
-/// Whether it is we who are known as `host`. Anybody can have a name of theirs lead to this machine (DNS rebinding), and then
-/// the page that they serve under it is of the same origin; they cannot serve one under an address of ours.
-fn is_own(host: &str) -> bool {
+/// Returns `true` if `host` is an IP address or `localhost`.
+///
+/// This check prevents DNS rebinding. An attacker can point a domain name at this machine. A
+/// page under that name would then have the same origin as this server. An attacker cannot
+/// serve a page under an IP address of this machine.
+fn is_local_name(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
-/// Nothing but the page's own script and style, told by their digests, and connections to where it came from.
-fn policy() -> String {
+/// Returns the policy of the page. It allows only the script and the style of `PAGE`,
+/// identified by their digests, and connections to the page's own origin.
+fn content_security_policy() -> String {
     let [script, style] = ["script", "style"].map(|tag| {
         let (_, rest) = PAGE
             .split_once(&format!("<{tag}>"))
-            .expect("the page has it");
-        let (source, _) = rest.split_once(&format!("</{tag}>")).expect("and ends it");
+            .expect("page.html contains both tags");
+        let (source, _) = rest
+            .split_once(&format!("</{tag}>"))
+            .expect("page.html closes both tags");
         format!(
             "'sha256-{}'",
             BASE64.encode(digest(&SHA256, source.as_bytes()).as_ref())
         )
     });
     format!(
-        "default-src 'none'; script-src {script}; style-src {style}; img-src data:; connect-src 'self'; \
-         base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src {script}; style-src {style}; img-src data:; \
+         connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 }

@@ -1,4 +1,4 @@
-//! Who is in which room, what they are called, and who hears what.
+//! The rooms of the chat: the people in them, their names, and the commands.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -8,47 +8,54 @@ use std::{
 
 use getty::{Closed, Group, IntoReply, Reply, Session, Topics};
 
-/// What is sent: made once for all who get it.
+/// A line that is sent. It is created once and shared by all its receivers.
 pub(crate) type Line = Arc<str>;
 
 const LOBBY: &str = "lobby";
-/// In characters, for names of people and rooms.
-const LONGEST_NAME: usize = 20;
-/// In bytes, for what people type.
-const LONGEST_TEXT: usize = 1024;
-/// How many names `/who` puts in a line.
-const NAMES_A_LINE: usize = 50;
+/// Maximum name of a person or a room, in characters.
+const MAX_NAME: usize = 20;
+/// Maximum text that a person may send, in bytes.
+const MAX_TEXT: usize = 1024;
+/// Maximum number of names in one line of `/who`.
+const NAMES_PER_LINE: usize = 50;
 
 const HELP: [&str; 8] = [
-    "* what you type goes to everybody in your room",
-    "* /name NAME   be called so",
-    "* /join ROOM   go to a room, which is made if need be",
+    "* what you type is sent to all others in your room",
+    "* /name NAME   change your name",
+    "* /join ROOM   go to a room, new or existing",
     "* /leave       go back to the lobby",
-    "* /who         see who is in your room",
-    "* /echo        hear your own lines, too, as the others do",
-    "* /quit        hang up",
-    "* /help        see this",
+    "* /who         list the people in your room",
+    "* /echo        receive your own lines, too",
+    "* /quit        leave the chat",
+    "* /help        show this list",
 ];
 
-/// All rooms of the server. Clones share them.
+/// All rooms of the server. Clones share the same rooms.
 #[derive(Clone, Debug)]
 pub(crate) struct Rooms(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// Nothing waits while it is locked, for broadcasts do not; and all hear what is said in one order.
+    /// It is locked during broadcasts, so that all people receive the lines in the same order. A
+    /// broadcast never waits, so the lock is held for a short time only.
     state: Mutex<State>,
-    everybody: Group<Line>,
+    /// All sessions.
+    all: Group<Line>,
+    /// The sessions of each room, by the room's name.
     rooms: Topics<Line, Line>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// People by the id of their session.
     people: HashMap<u64, Person>,
-    /// In lower case, so that nobody passes for another.
+    /// Names in use, in lower case: `Ada` and `ada` cannot both be in use.
     names: HashSet<String>,
+    /// Number of guest names that were tried.
     guests: u64,
-    endings: BTreeMap<&'static str, usize>,
+    /// Number of closed sessions for each reason.
+    close_counts: BTreeMap<&'static str, usize>,
+    /// `true` once the server shuts down.
     closing: bool,
 }
 
@@ -56,71 +63,73 @@ struct State {
 struct Person {
     name: Line,
     room: Line,
-    /// Whether the person's own lines come back, which tells programs that they have arrived.
+    /// `true` if the person also receives their own lines, as a confirmation for programs.
     echo: bool,
 }
 
 impl Default for Rooms {
     fn default() -> Self {
-        // a slow reader misses lines, nobody else waits for that
-        let missed = |n: u64| format!("* you read too slowly and have missed {n} lines").into();
+        // A slow reader may miss lines and is notified. The other people must not wait for it.
+        let notice = |n: u64| format!("* you read too slowly and have missed {n} lines").into();
         Self(Arc::new(Shared {
             state: Mutex::default(),
-            everybody: Group::new(),
-            rooms: Topics::new().with_notice(missed),
+            all: Group::new(),
+            rooms: Topics::builder().notice(notice).build(),
         }))
     }
 }
 
 impl Rooms {
-    /// Puts a new guest into the lobby until the session ends.
+    /// Adds a new guest to the lobby. The guest is removed when the session closes.
     pub(crate) fn enter(&self, session: &Session<Line>) {
         self.welcome(session);
-        // without the lock, because on a session that has ended already the callback runs right here
+        // The lock must not be held here: if the session has already closed, the callback runs at
+        // once, and it takes the lock.
         let (rooms, id) = (self.clone(), session.id());
-        session.add_close_callback("chat", id, move |closed| rooms.left(id, closed));
+        session.add_close_callback("chat", id, move |closed| rooms.remove(id, closed));
     }
 
-    /// Does what a person's line asks for. The reply is the person's own; others hear of it by themselves.
-    pub(crate) fn hear(&self, session: &Session<Line>, line: &str) -> Reply<Line> {
-        let line = printable(line);
+    /// Handles a line: sends it to the room or runs its command. The reply is for the sender only.
+    pub(crate) fn handle_line(&self, session: &Session<Line>, line: &str) -> Reply<Line> {
+        let line = without_control_characters(line);
         let line = line.trim();
         if line.is_empty() {
             return Reply::none();
         }
         let Some(command) = line.strip_prefix('/') else {
-            return self.say(session, line);
+            return self.send_to_room(session, line);
         };
         let (command, argument) = command
             .split_once(char::is_whitespace)
             .map_or((command, ""), |(command, rest)| (command, rest.trim()));
         match command {
             "name" => self.rename(session, argument),
-            "join" => self.go(session, argument),
-            "leave" => self.go(session, LOBBY),
-            "who" => self.who(session),
-            "echo" => self.echo(session),
+            "join" => self.change_room(session, argument),
+            "leave" => self.change_room(session, LOBBY),
+            "who" => self.list_people(session),
+            "echo" => self.turn_echo_on(session),
             "help" => Reply::many(HELP.map(Line::from).into()),
             "quit" => notice("goodbye").and_close(),
-            _ => notice(format_args!("there is no /{command}; try /help")),
+            _ => notice(format_args!("unknown command /{command}; try /help")),
         }
     }
 
-    /// Tells everybody that the server goes down, and how many they are. They do not hear of each other's leaving.
-    pub(crate) fn say_goodbye(&self) -> usize {
+    /// Notifies all people that the server shuts down. Returns their number. From now on the people
+    /// in a room get no notice when another person leaves.
+    pub(crate) fn announce_shutdown(&self) -> usize {
         let mut state = self.lock();
         state.closing = true;
         let line = Line::from("* the server is going down: goodbye");
-        self.0.everybody.broadcast(line);
+        self.0.all.broadcast(line);
         state.people.len()
     }
 
-    /// How many sessions have ended, and how.
-    pub(crate) fn endings(&self) -> String {
+    /// Returns the number of closed sessions, in total and for each reason.
+    pub(crate) fn close_counts(&self) -> String {
         let state = self.lock();
-        let total: usize = state.endings.values().sum();
+        let total: usize = state.close_counts.values().sum();
         let each = state
-            .endings
+            .close_counts
             .iter()
             .map(|(reason, n)| format!(", {reason} {n}"));
         total.to_string() + &each.collect::<String>()
@@ -135,10 +144,10 @@ impl Rooms {
         let name = state.guest_name();
         let room = Line::from(LOBBY);
         let welcome = format!("* you are {name} in the room {LOBBY}; try /help");
-        // the queue of a session that has just opened is empty
+        // This cannot fail with a full queue: the session has just opened.
         let _ = session.try_send(welcome.into());
-        self.tell(&room, session, format_args!("* {name} is here"));
-        self.0.everybody.join(session);
+        self.notify_others(&room, session, format_args!("* {name} is here"));
+        self.0.all.join(session);
         self.0.rooms.join(Arc::clone(&room), session);
         let person = Person {
             name,
@@ -148,10 +157,13 @@ impl Rooms {
         state.people.insert(session.id(), person);
     }
 
-    /// The session has ended, and with it its part in groups.
-    fn left(&self, id: u64, closed: &Closed) {
+    /// Removes the person of a closed session. The groups remove the session themselves.
+    fn remove(&self, id: u64, closed: &Closed) {
         let mut state = self.lock();
-        *state.endings.entry(closed.reason.as_str()).or_default() += 1;
+        *state
+            .close_counts
+            .entry(closed.reason.as_str())
+            .or_default() += 1;
         let Some(Person { name, room, .. }) = state.people.remove(&id) else {
             return;
         };
@@ -162,10 +174,10 @@ impl Rooms {
         }
     }
 
-    fn say(&self, session: &Session<Line>, text: &str) -> Reply<Line> {
-        if text.len() > LONGEST_TEXT {
+    fn send_to_room(&self, session: &Session<Line>, text: &str) -> Reply<Line> {
+        if text.len() > MAX_TEXT {
             return notice(format_args!(
-                "nobody got that: it has {} bytes, and {LONGEST_TEXT} are allowed",
+                "not sent: the line has {} bytes, the maximum is {MAX_TEXT}",
                 text.len()
             ));
         }
@@ -180,8 +192,8 @@ impl Rooms {
     }
 
     fn rename(&self, session: &Session<Line>, name: &str) -> Reply<Line> {
-        if let Err(why) = check_name(name) {
-            return notice(format_args!("no name: {why}"));
+        if let Err(error) = check_name(name) {
+            return notice(format_args!("invalid name: {error}"));
         }
         let mut state = self.lock();
         let State { people, names, .. } = &mut *state;
@@ -190,12 +202,12 @@ impl Rooms {
         };
         let (old, new) = (person.name.to_lowercase(), name.to_lowercase());
         if old != new && names.contains(&new) {
-            return notice(format_args!("somebody is called {name} already"));
+            return notice(format_args!("the name {name} is taken"));
         }
         names.remove(&old);
         names.insert(new);
         let before = std::mem::replace(&mut person.name, name.into());
-        self.tell(
+        self.notify_others(
             &person.room,
             session,
             format_args!("* {before} is now {name}"),
@@ -203,31 +215,31 @@ impl Rooms {
         notice(format_args!("you are {name} now"))
     }
 
-    fn go(&self, session: &Session<Line>, room: &str) -> Reply<Line> {
-        if let Err(why) = check_name(room) {
-            return notice(format_args!("no room: {why}"));
+    fn change_room(&self, session: &Session<Line>, room: &str) -> Reply<Line> {
+        if let Err(error) = check_name(room) {
+            return notice(format_args!("invalid room: {error}"));
         }
         let mut state = self.lock();
         let Some(person) = state.people.get_mut(&session.id()) else {
             return Reply::none();
         };
         if *person.room == *room {
-            return notice(format_args!("you are in {room} already"));
+            return notice(format_args!("you are already in {room}"));
         }
         let (name, rooms) = (&person.name, &self.0.rooms);
         rooms.leave(&person.room, session);
-        self.tell(
+        self.notify_others(
             &person.room,
             session,
             format_args!("* {name} has left for {room}"),
         );
-        self.tell(room, session, format_args!("* {name} is here"));
+        self.notify_others(room, session, format_args!("* {name} is here"));
         rooms.join(room.into(), session);
         person.room = room.into();
         notice(format_args!("you are in {room} now"))
     }
 
-    fn who(&self, session: &Session<Line>) -> Reply<Line> {
+    fn list_people(&self, session: &Session<Line>) -> Reply<Line> {
         let state = self.lock();
         let Some(Person { room, .. }) = state.people.get(&session.id()) else {
             return Reply::none();
@@ -239,7 +251,7 @@ impl Rooms {
             .map(|person| &*person.name)
             .collect();
         names.sort_unstable();
-        let lines = names.chunks(NAMES_A_LINE);
+        let lines = names.chunks(NAMES_PER_LINE);
         Reply::many(
             lines
                 .map(|names| format!("* in {room}: {}", names.join(", ")).into())
@@ -247,22 +259,22 @@ impl Rooms {
         )
     }
 
-    fn echo(&self, session: &Session<Line>) -> Reply<Line> {
+    fn turn_echo_on(&self, session: &Session<Line>) -> Reply<Line> {
         if let Some(person) = self.lock().people.get_mut(&session.id()) {
             person.echo = true;
         }
         notice("you hear your own lines now")
     }
 
-    /// Everybody in `room` but the one whom it is about.
-    fn tell(&self, room: &str, about: &Session<Line>, line: fmt::Arguments<'_>) {
+    /// Sends a notice about `session` to all other people in `room`.
+    fn notify_others(&self, room: &str, session: &Session<Line>, line: fmt::Arguments<'_>) {
         let line = line.to_string().into();
-        self.0.rooms.broadcast_except(room, about, line);
+        self.0.rooms.broadcast_except(room, session, line);
     }
 }
 
 impl State {
-    /// One that nobody has.
+    /// Returns a guest name that is not in use.
     fn guest_name(&mut self) -> Line {
         loop {
             self.guests += 1;
@@ -278,21 +290,23 @@ fn notice(text: impl fmt::Display) -> Reply<Line> {
     Reply::one(format!("* {text}").into())
 }
 
-/// Without what could play tricks on another's terminal.
-fn printable(line: &str) -> String {
+/// Removes control characters, which could change the terminals of other people. A tab
+/// becomes a space.
+fn without_control_characters(line: &str) -> String {
     line.chars()
         .map(|c| if c == '\t' { ' ' } else { c })
         .filter(|c| !c.is_control())
         .collect()
 }
 
-/// No spaces and no punctuation but `-` and `_`, so that a name cannot be taken for a notice or for what somebody said.
+/// Returns an error unless `name` consists of letters, digits, `-` and `_` only. Such a name
+/// cannot imitate a notice or a line of another person.
 fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() {
-        return Err("it is missing".to_owned());
+        return Err("it is empty".to_owned());
     }
-    if name.chars().count() > LONGEST_NAME {
-        return Err(format!("more than {LONGEST_NAME} characters"));
+    if name.chars().count() > MAX_NAME {
+        return Err(format!("more than {MAX_NAME} characters"));
     }
     match name
         .chars()
@@ -314,7 +328,7 @@ mod tests {
 
     use super::*;
 
-    /// Somebody in the rooms, whose session nobody drives but the test.
+    /// A person in the rooms. The test itself drives the session.
     struct Guest {
         rooms: Rooms,
         session: Session<Line>,
@@ -335,36 +349,38 @@ mod tests {
             }
         }
 
+        /// Handles a line of this guest and returns the replies.
         fn types(&self, line: &str) -> Vec<Line> {
             self.rooms
-                .hear(&self.session, line)
+                .handle_line(&self.session, line)
                 .into_parts()
                 .0
                 .collect()
         }
 
-        fn hears(&mut self) -> Vec<Line> {
-            self.driver.turn(&Context::from_waker(Waker::noop()));
+        /// Returns the lines that were sent to this guest since the last call.
+        fn received(&mut self) -> Vec<Line> {
+            self.driver.register(&Context::from_waker(Waker::noop()));
             std::iter::from_fn(|| self.driver.next_outgoing())
                 .map(|outgoing| match outgoing.payload {
                     Payload::Message(line) => line,
                     Payload::Shared(line) => line.message(),
-                    other => panic!("nobody sends {other:?}"),
+                    other => panic!("unexpected payload: {other:?}"),
                 })
                 .collect()
         }
 
-        fn hears_last(&mut self) -> Line {
-            self.hears().pop().expect("somebody said something")
+        fn last_received(&mut self) -> Line {
+            self.received().pop().expect("the guest received a line")
         }
 
-        fn hangs_up(self) {
+        fn disconnects(self) {
             self.connection.handle().close_with(CloseReason::PeerClosed);
         }
     }
 
     #[test]
-    fn line_reaches_everybody_else_in_the_room_and_nobody_elsewhere() {
+    fn line_reaches_all_others_in_the_room_and_no_other_room() {
         let rooms = Rooms::default();
         let (mut one, mut two, mut three) = (
             Guest::enter(&rooms),
@@ -372,57 +388,54 @@ mod tests {
             Guest::enter(&rooms),
         );
         three.types("/join tea");
-        one.hears();
-        three.hears();
+        one.received();
+        three.received();
         assert!(one.types("hello").is_empty());
-        assert_eq!(&*two.hears_last(), "guest-1: hello");
-        assert!(one.hears().is_empty());
-        assert!(three.hears().is_empty());
+        assert_eq!(&*two.last_received(), "guest-1: hello");
+        assert!(one.received().is_empty());
+        assert!(three.received().is_empty());
     }
 
     #[test]
-    fn names_are_unique_whatever_their_case_and_free_again_when_their_owner_is_gone() {
+    fn name_is_unique_in_any_case_and_free_again_once_its_owner_has_left() {
         let rooms = Rooms::default();
         let (one, mut two) = (Guest::enter(&rooms), Guest::enter(&rooms));
         one.types("/name Ada");
-        assert_eq!(
-            *two.types("/name aDA"),
-            ["* somebody is called aDA already".into()]
-        );
-        one.hangs_up();
-        assert_eq!(&*two.hears_last(), "* Ada has left");
+        assert_eq!(*two.types("/name aDA"), ["* the name aDA is taken".into()]);
+        one.disconnects();
+        assert_eq!(&*two.last_received(), "* Ada has left");
         assert_eq!(*two.types("/name aDA"), ["* you are aDA now".into()]);
     }
 
     #[test]
-    fn guest_gets_a_name_that_nobody_has_taken() {
+    fn guest_gets_a_name_that_is_not_in_use() {
         let rooms = Rooms::default();
         let one = Guest::enter(&rooms);
         one.types("/name guest-2");
         let mut two = Guest::enter(&rooms);
         assert_eq!(
-            &*two.hears_last(),
+            &*two.last_received(),
             "* you are guest-3 in the room lobby; try /help"
         );
     }
 
     #[test]
-    fn nothing_typed_can_pass_for_a_notice_or_move_another_terminal() {
+    fn typed_text_cannot_imitate_a_notice_or_control_another_terminal() {
         let rooms = Rooms::default();
         let (one, mut two) = (Guest::enter(&rooms), Guest::enter(&rooms));
         for bad in ["", "a b", "a:b", "*", "abcdefghijklmnopqrstu", "a\u{202e}b"] {
             assert!(
-                one.types(&format!("/name {bad}"))[0].starts_with("* no name: "),
+                one.types(&format!("/name {bad}"))[0].starts_with("* invalid name: "),
                 "{bad:?}"
             );
         }
-        two.hears();
+        two.received();
         one.types("\x1b[2J\thi\x07\u{9b}");
-        assert_eq!(&*two.hears_last(), "guest-1: [2J hi");
+        assert_eq!(&*two.last_received(), "guest-1: [2J hi");
     }
 
     #[test]
-    fn own_line_comes_back_to_whoever_asks_for_it_as_the_others_hear_it() {
+    fn with_echo_a_person_receives_their_own_line_as_the_others_do() {
         let rooms = Rooms::default();
         let (one, mut two) = (Guest::enter(&rooms), Guest::enter(&rooms));
         assert_eq!(
@@ -430,26 +443,26 @@ mod tests {
             ["* you hear your own lines now".into()]
         );
         assert_eq!(*one.types(" hi\x07 "), ["guest-1: hi".into()]);
-        assert_eq!(&*two.hears_last(), "guest-1: hi");
+        assert_eq!(&*two.last_received(), "guest-1: hi");
         assert!(two.types("hi").is_empty());
     }
 
     #[test]
-    fn slow_reader_is_told_how_much_was_dropped() {
+    fn slow_reader_gets_the_number_of_missed_lines() {
         let rooms = Rooms::default();
         let (one, mut two) = (Guest::enter(&rooms), Guest::enter(&rooms));
-        two.hears();
-        two.driver.settle(true);
+        two.received();
+        two.driver.set_backpressure(true);
         two.driver.set_queue_bytes(1000);
         for n in 0..100 {
             one.types(&n.to_string());
         }
-        let missed = 100 - two.hears().len();
+        let missed = 100 - two.received().len();
         assert!(missed > 0);
-        two.driver.settle(false);
+        two.driver.set_backpressure(false);
         one.types("after");
         assert_eq!(
-            two.hears(),
+            two.received(),
             [
                 format!("* you read too slowly and have missed {missed} lines").into(),
                 Line::from("guest-1: after")

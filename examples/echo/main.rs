@@ -1,26 +1,30 @@
-//! Sends back whatever arrives: the same handler behind any listener, codec and stack.
+//! An echo server: one handler behind any combination of listeners, codec and stack.
 //!
 //! ```text
-//! cargo run --release --all-features --example echo -- --tcp 127.0.0.1:7007 --unix echo.sock --udp 127.0.0.1:7007
+//! cargo run --release --all-features --example echo -- \
+//!     --tcp 127.0.0.1:7007 --unix echo.sock --udp 127.0.0.1:7007
 //! nc 127.0.0.1 7007
 //! nc -U echo.sock
 //! nc -u 127.0.0.1 7007
 //! ```
 //!
-//! With `--tls` it makes a certificate of its own, unless it is given one:
+//! It prints `listening KIND ADDRESS` for each listener. Every line that you type comes back.
+//!
+//! With `--tls` it creates a self-signed certificate, unless `--cert` and `--key` are given:
 //!
 //! ```text
 //! cargo run --release --all-features --example echo -- --tls 127.0.0.1:7443
 //! openssl s_client -quiet -connect 127.0.0.1:7443
 //! ```
 //!
-//! Over `--ws` and `--wss` messages come back in kind, text as text and binary as binary, unless `--codec` is given.
+//! With `--ws` and `--wss`, text comes back as text and binary as binary, unless `--codec` is
+//! given.
 //!
 //! `--help` lists the flags. SIGINT and SIGTERM end it with status 0, within five seconds.
 
+mod datagram;
 mod stack;
 mod tls;
-mod whole;
 
 use std::{
     io::{self, Write},
@@ -35,7 +39,7 @@ use std::{
 use bytes::Bytes;
 use getty::{
     BoxError, Listener, Serve,
-    codec::{Frame, Frames, Length, Lines, Raw},
+    codec::{Frame, Frames, LengthDelimited, Lines, Raw},
     net::{TcpListener, UdpListener, UnixListener},
     tls::TlsLayer,
     ws::{MessageCodec, Messages, WsLayer},
@@ -44,33 +48,37 @@ use lexopt::prelude::*;
 use tokio::runtime;
 
 use crate::{
-    stack::{Echo, Kind, OverTls, OverWs, OverWss, Plain},
-    whole::Whole,
+    datagram::DatagramCodec,
+    stack::{Echo, OverTls, OverWs, OverWss, Plain, StackKind},
 };
 
 const HELP: &str = "\
 Usage: echo [--tcp ADDRESS]... [--unix PATH]... [--tls ADDRESS]...
             [--ws ADDRESS]... [--wss ADDRESS]... [--udp ADDRESS]... [settings]
 
-  --tcp ADDRESS     listen on a TCP address, such as 127.0.0.1:7007; port 0 takes any free one
+  --tcp ADDRESS     listen on a TCP address, such as 127.0.0.1:7007; port 0 takes any free port
   --unix PATH       listen on a Unix socket
   --tls ADDRESS     listen on a TCP address for TLS
   --ws ADDRESS      listen on a TCP address for WebSocket, at any path
   --wss ADDRESS     the same over TLS
-  --cert FILE       the certificate's chain for TLS, in PEM, and
-  --key FILE        its key; without them, a self-signed certificate for localhost
-  --udp ADDRESS     listen on a UDP address; a session for each peer, which ends after a minute's silence
-  --codec CODEC     lines, length (4 bytes big-endian, up to 16 MiB), or raw; without it byte streams have
-                    lines, WebSocket messages of up to 16 MiB come back in kind, and datagrams unchanged
-  --stack STACK     bare (default): codec and session loop; tower: with tower's timeouts and limits;
-                    full: with what a production server has, which tells an idle peer every minute
-                    that it is there: an empty line or frame, and nothing where all bytes mean something
-  --workers N       exactly N runtime threads; the number of cores by default";
+  --cert FILE       certificate chain for TLS, in PEM format
+  --key FILE        key of the certificate; the default is a self-signed one for localhost
+  --udp ADDRESS     listen on a UDP address; each peer has a session, which closes when the
+                    peer is silent for a minute
+  --codec CODEC     lines, length (4 bytes big-endian, up to 16 MiB) or raw; the default is
+                    lines for byte streams, WebSocket messages of up to 16 MiB echoed in kind,
+                    and datagrams unchanged
+  --stack STACK     bare (default): codec and session loop
+                    tower: also tower's timeouts and limits
+                    full: also the layers of a production server; it sends an empty line or
+                    frame to an idle peer each minute, where the codec has one
+  --workers N       exactly N runtime threads; the default is the number of cores";
 
-/// The longest frame of `--codec length`, and the longest message over WebSocket.
-const LONGEST: usize = 16 * 1024 * 1024;
-/// Leaves time to spare of the five seconds in which SIGTERM ends it.
-const DRAIN: Duration = Duration::from_secs(3);
+/// Maximum frame of `--codec length` and maximum WebSocket message, in bytes.
+const MAX_MESSAGE: usize = 16 * 1024 * 1024;
+/// Drain deadline. It must be shorter than the five seconds within which SIGTERM ends the
+/// program.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
     let options = match Options::parse() {
@@ -105,12 +113,12 @@ fn run(options: Options) -> Result<(), BoxError> {
             .enable_all()
             .build()?,
     };
-    // on a task, so that the workers do all the work and this thread none
+    // On a task, so that only the worker threads do the work and not this thread.
     runtime.block_on(runtime.spawn(echo(options)))?
 }
 
 async fn echo(options: Options) -> Result<(), BoxError> {
-    // first, so that nobody is told that we listen before a signal ends us in order
+    // Before anything is printed, so that a script may send a signal once it has read an address.
     let shutdown = getty::shutdown_signal();
     let serve = match options.codec {
         None => {
@@ -118,7 +126,8 @@ async fn echo(options: Options) -> Result<(), BoxError> {
             let mut serve = options.streams(&lines).await?;
             let in_kind = Echo::new(MessageCodec::new(), None);
             serve.extend(options.websockets(&in_kind, Messages::Both).await?);
-            serve.extend(options.datagrams(&Echo::new(Whole, None)).await?);
+            let datagrams = Echo::new(DatagramCodec, None);
+            serve.extend(options.datagrams(&datagrams).await?);
             serve
         }
         Some(Codec::Lines) => {
@@ -126,10 +135,11 @@ async fn echo(options: Options) -> Result<(), BoxError> {
             options.everywhere(&lines, Messages::Text).await?
         }
         Some(Codec::Length) => {
-            let codec = Length::new().with_max_length(LONGEST);
+            let codec = LengthDelimited::new().max_frame_length(MAX_MESSAGE);
             let frames = Echo::new(Frames::new(codec.clone()), Some(Frame::from("")));
             let mut serve = options.streams(&frames).await?;
-            // there is nothing that messages which arrive one by one could share
+            // Without `Frames`: it lets frames share the buffer of one read, but a message or a
+            // datagram is alone in its read.
             let bytes = Echo::new(codec, Some(Bytes::new()));
             serve.extend(options.websockets(&bytes, Messages::Binary).await?);
             serve.extend(options.datagrams(&bytes).await?);
@@ -145,9 +155,9 @@ async fn echo(options: Options) -> Result<(), BoxError> {
         .reduce(Serve::and)
         .ok_or("nothing to listen on")?
         .with_graceful_shutdown(shutdown)
-        .with_drain_deadline(DRAIN)
+        .with_drain_deadline(DRAIN_DEADLINE)
         .await?;
-    if options.stack == Kind::Full {
+    if options.stack == StackKind::Full {
         eprintln!("{} connections were served", stack::CLOSED.load(Relaxed));
     }
     Ok(())
@@ -162,7 +172,7 @@ struct Options {
     udp: Vec<String>,
     files: tls::Files,
     codec: Option<Codec>,
-    stack: Kind,
+    stack: StackKind,
     workers: NonZero<usize>,
 }
 
@@ -173,7 +183,7 @@ enum Codec {
 }
 
 impl Options {
-    /// `None` when help was asked for.
+    /// Parses the command line. Returns `None` for `--help`.
     fn parse() -> Result<Option<Self>, lexopt::Error> {
         let mut options = Self {
             tcp: Vec::new(),
@@ -184,7 +194,7 @@ impl Options {
             udp: Vec::new(),
             files: tls::Files::default(),
             codec: None,
-            stack: Kind::Bare,
+            stack: StackKind::Bare,
             workers: available_parallelism().unwrap_or(NonZero::<usize>::MIN),
         };
         let mut arguments = lexopt::Parser::from_env();
@@ -203,15 +213,15 @@ impl Options {
                         "lines" => Codec::Lines,
                         "length" => Codec::Length,
                         "raw" => Codec::Raw,
-                        other => return Err(format!("there is no codec '{other}'").into()),
+                        other => return Err(format!("unknown codec '{other}'").into()),
                     });
                 }
                 Long("stack") => {
                     options.stack = match &*arguments.value()?.string()? {
-                        "bare" => Kind::Bare,
-                        "tower" => Kind::Tower,
-                        "full" => Kind::Full,
-                        other => return Err(format!("there is no stack '{other}'").into()),
+                        "bare" => StackKind::Bare,
+                        "tower" => StackKind::Tower,
+                        "full" => StackKind::Full,
+                        other => return Err(format!("unknown stack '{other}'").into()),
                     }
                 }
                 Long("workers") => options.workers = arguments.value()?.parse()?,
@@ -275,9 +285,10 @@ impl Options {
         messages: Messages,
     ) -> Result<Vec<Serve>, BoxError> {
         let ws = WsLayer::new()
-            .with_any_origin() // what it knows is what it was just told
+            // An echo reveals nothing to a page of another origin.
+            .with_any_origin()
             .with_messages(messages)
-            .with_max_message(LONGEST);
+            .with_max_message(MAX_MESSAGE);
         let mut serve = Vec::new();
         for address in &self.ws {
             let listener = TcpListener::bind(address).await?;
@@ -308,7 +319,7 @@ impl Options {
     }
 }
 
-/// For whoever waits for it: from now on connections are accepted here.
+/// Prints the address of a listener. From now on clients can connect.
 fn announce(kind: &str, listener: &impl Listener) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "listening {kind} {}", listener.local_addr()?)?;

@@ -1,4 +1,4 @@
-//! The stacks of `--stack`, and where they can be put.
+//! The stacks of `--stack`, and the transports that they can be served on.
 
 use std::{
     future::ready,
@@ -11,27 +11,30 @@ use getty::{
     SessionLayer, Transport,
     codec::{Decoder, Encoder},
     layers::{
-        ActiveLayer, CatchPanicLayer, CloseCallbackLayer, HandleErrorLayer, HandshakeTimeoutLayer,
-        HeartbeatLayer, IdleTimeoutLayer, MetricsLayer, PeerLimitLayer, ReadTimeoutLayer, Registry,
-        RegistryLayer, TraceLayer, WriteTimeoutLayer,
+        ActivityLayer, CatchPanicLayer, CloseCallbackLayer, HandleErrorLayer,
+        HandshakeTimeoutLayer, HeartbeatLayer, IdleTimeoutLayer, MetricsLayer, PeerLimitLayer,
+        ReadTimeoutLayer, Registry, RegistryLayer, TraceLayer, WriteTimeoutLayer,
     },
     tls::{TlsLayer, TlsStream},
     transport::ByteStream,
     ws::{WsLayer, WsTransport},
 };
 
-/// How many connections of `--stack full` have closed.
+/// Number of connections of `--stack full` that have closed.
 pub(crate) static CLOSED: AtomicU64 = AtomicU64::new(0);
 
-/// Which stack.
+/// The values of `--stack`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum StackKind {
+    /// Codec and session loop.
     Bare,
+    /// Also tower's limits and timeouts.
     Tower,
+    /// Also the layers of a production server.
     Full,
 }
 
-/// A codec that can be echoed: it encodes what it decodes.
+/// A codec for an echo: it encodes the same type of message that it decodes.
 pub(crate) trait Codec:
     Decoder<Item = Self::Message, Error: Into<BoxError>>
     + Encoder<Self::Message, Error: Into<BoxError>>
@@ -53,8 +56,8 @@ where
     type Message = C::Item;
 }
 
-/// A listener, and the layers that make the transport `T` of its connections.
-pub(crate) trait Place<T>: Sized {
+/// A listener with the layers that turn its connections into the transport `T`.
+pub(crate) trait Endpoint<T>: Sized {
     type Listener: Listener;
 
     /// Wraps `stack` in the layers of the transport.
@@ -73,8 +76,8 @@ pub(crate) trait Place<T>: Sized {
         getty::serve(listener, stack)
     }
 
-    /// Serves with layers that watch and limit connections, outside the handshakes of TLS and
-    /// WebSocket.
+    /// Serves `stack` with the layers that observe and limit connections. They are outside the TLS
+    /// and WebSocket layers, so that they include the handshakes.
     fn serve_guarded(self, stack: impl Pipeline<T> + Clone) -> Serve {
         let (listener, stack) = self.wrap(stack);
         let guarded = ServiceBuilder::new()
@@ -91,13 +94,13 @@ pub(crate) trait Place<T>: Sized {
 
 /// Maximum time from accept to an open session.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum connections of an address at one listener.
+/// Maximum number of connections from one IP address at one listener.
 const PEER_LIMIT: u32 = 20_000;
 
-/// A listener without more.
+/// A listener without further layers.
 pub(crate) struct Plain<L>(pub(crate) L);
 
-impl<L: Listener> Place<L::Io> for Plain<L> {
+impl<L: Listener> Endpoint<L::Io> for Plain<L> {
     type Listener = L;
 
     fn wrap<S>(self, stack: S) -> (L, impl Pipeline<L::Io> + Clone)
@@ -108,9 +111,10 @@ impl<L: Listener> Place<L::Io> for Plain<L> {
     }
 }
 
+/// A listener with TLS.
 pub(crate) struct OverTls<L>(pub(crate) L, pub(crate) TlsLayer);
 
-impl<L: Listener<Io: ByteStream>> Place<TlsStream<L::Io>> for OverTls<L> {
+impl<L: Listener<Io: ByteStream>> Endpoint<TlsStream<L::Io>> for OverTls<L> {
     type Listener = L;
 
     fn wrap<S>(self, stack: S) -> (L, impl Pipeline<L::Io> + Clone)
@@ -121,9 +125,10 @@ impl<L: Listener<Io: ByteStream>> Place<TlsStream<L::Io>> for OverTls<L> {
     }
 }
 
+/// A listener with WebSocket.
 pub(crate) struct OverWs<L>(pub(crate) L, pub(crate) WsLayer);
 
-impl<L: Listener<Io: ByteStream>> Place<WsTransport<L::Io>> for OverWs<L> {
+impl<L: Listener<Io: ByteStream>> Endpoint<WsTransport<L::Io>> for OverWs<L> {
     type Listener = L;
 
     fn wrap<S>(self, stack: S) -> (L, impl Pipeline<L::Io> + Clone)
@@ -134,9 +139,10 @@ impl<L: Listener<Io: ByteStream>> Place<WsTransport<L::Io>> for OverWs<L> {
     }
 }
 
+/// A listener with WebSocket over TLS.
 pub(crate) struct OverWss<L>(pub(crate) L, pub(crate) TlsLayer, pub(crate) WsLayer);
 
-impl<L: Listener<Io: ByteStream>> Place<WsTransport<TlsStream<L::Io>>> for OverWss<L> {
+impl<L: Listener<Io: ByteStream>> Endpoint<WsTransport<TlsStream<L::Io>>> for OverWss<L> {
     type Listener = L;
 
     fn wrap<S>(self, stack: S) -> (L, impl Pipeline<L::Io> + Clone)
@@ -148,35 +154,37 @@ impl<L: Listener<Io: ByteStream>> Place<WsTransport<TlsStream<L::Io>>> for OverW
     }
 }
 
-/// Sends back what its codec decodes.
+/// Sends each decoded message back.
 pub(crate) struct Echo<C: Codec> {
     codec: C,
-    /// A message that means nothing, if there is one.
-    beat: Option<C::Message>,
+    /// The message that `--stack full` sends as a heartbeat. It is `None` if every message of the
+    /// codec carries data.
+    heartbeat: Option<C::Message>,
 }
 
 impl<C: Codec> Echo<C> {
-    pub(crate) const fn new(codec: C, beat: Option<C::Message>) -> Self {
-        Self { codec, beat }
+    pub(crate) const fn new(codec: C, heartbeat: Option<C::Message>) -> Self {
+        Self { codec, heartbeat }
     }
 
-    pub(crate) fn serve<T>(&self, kind: Kind, place: impl Place<T>) -> Serve
+    /// Serves the stack of `kind` at `endpoint`.
+    pub(crate) fn serve<T>(&self, kind: StackKind, endpoint: impl Endpoint<T>) -> Serve
     where
         T: Transport + Send + 'static,
     {
-        let (codec, beat) = (self.codec.clone(), self.beat.clone());
-        // ready at once, so that a message never leaves its session's loop
+        let (codec, heartbeat) = (self.codec.clone(), self.heartbeat.clone());
+        // A future that is ready at once can complete within the session loop.
         let echo = |request: Request<C::Message>| {
             ready(Ok::<_, BoxError>(Reply::one(request.into_message())))
         };
         match kind {
-            Kind::Bare => place.serve(
+            StackKind::Bare => endpoint.serve(
                 ServiceBuilder::new()
                     .layer(CodecLayer::new(codec))
                     .layer(SessionLayer::new())
                     .service_fn(echo),
             ),
-            Kind::Tower => place.serve(
+            StackKind::Tower => endpoint.serve(
                 ServiceBuilder::new()
                     .concurrency_limit(100_000)
                     .layer(CodecLayer::new(codec))
@@ -186,17 +194,17 @@ impl<C: Codec> Echo<C> {
                     .concurrency_limit(1024)
                     .service_fn(echo),
             ),
-            Kind::Full => {
-                let sent = beat.clone();
-                place.serve_guarded(
+            StackKind::Full => {
+                let sent = heartbeat.clone();
+                endpoint.serve_guarded(
                     ServiceBuilder::new()
                         .layer(WriteTimeoutLayer::new(Duration::from_secs(30)))
                         .layer(ReadTimeoutLayer::new(Duration::from_secs(30)))
-                        // not of all bytes: our own beats are some
-                        .layer(IdleTimeoutLayer::read(Duration::from_secs(300)))
+                        // `read` and not `all`, which would count the server's own heartbeats.
+                        .layer(IdleTimeoutLayer::new(Duration::from_secs(300)))
                         .layer(CodecLayer::new(codec))
                         .layer(RegistryLayer::new(Registry::new()))
-                        .layer(HeartbeatLayer::new_if(
+                        .layer(HeartbeatLayer::optional(
                             Duration::from_secs(60),
                             move |_session| sent.clone(),
                         ))
@@ -205,8 +213,8 @@ impl<C: Codec> Echo<C> {
                         }))
                         .layer(SessionLayer::new())
                         .layer(HandleErrorLayer::new(|_error| None))
-                        .layer(ActiveLayer::new(move |message| {
-                            beat.as_ref() != Some(message)
+                        .layer(ActivityLayer::new(move |message| {
+                            heartbeat.as_ref() != Some(message)
                         }))
                         .service_fn(echo),
                 )
@@ -234,10 +242,10 @@ mod tests {
 
     use super::*;
 
-    /// The connections that a test makes.
-    struct Made(mpsc::UnboundedReceiver<Connection<DuplexStream>>);
+    /// A listener that accepts the connections of a channel.
+    struct ChannelListener(mpsc::UnboundedReceiver<Connection<DuplexStream>>);
 
-    impl Listener for Made {
+    impl Listener for ChannelListener {
         type Io = DuplexStream;
 
         fn poll_accept(
@@ -245,7 +253,7 @@ mod tests {
             cx: &mut Context<'_>,
         ) -> Poll<io::Result<Connection<DuplexStream>>> {
             let connection = self.0.poll_recv(cx);
-            connection.map(|connection| Ok(connection.expect("the test goes on")))
+            connection.map(|connection| Ok(connection.expect("the test holds the sender")))
         }
 
         fn local_addr(&self) -> io::Result<Address> {
@@ -253,17 +261,17 @@ mod tests {
         }
     }
 
-    /// A peer at this address.
-    fn dial(
+    /// Connects from the address `peer`. Returns the peer's stream and the server's handle.
+    fn connect(
         listener: &mpsc::UnboundedSender<Connection<DuplexStream>>,
         peer: SocketAddr,
     ) -> (DuplexStream, ConnectionHandle) {
-        let (ours, theirs) = duplex(64);
+        let (server_stream, peer_stream) = duplex(64);
         let endpoints = Endpoints::new(TransportKind::Tcp, Address::Unknown, peer.into());
-        let connection = Connection::with_endpoints(ours, endpoints);
+        let connection = Connection::with_endpoints(server_stream, endpoints);
         let handle = connection.handle().clone();
         assert!(listener.send(connection).is_ok());
-        (theirs, handle)
+        (peer_stream, handle)
     }
 
     fn echo() -> Echo<Lines> {
@@ -271,43 +279,44 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_full_stack_gives_a_handshake_ten_seconds() {
+    async fn full_stack_ends_a_handshake_after_ten_seconds() {
         let hour = Duration::from_secs(3600);
         let tls = TlsLayer::new(crate::tls::Files::default().load().unwrap());
         let tls = tls.with_handshake_timeout(hour);
         let ws = WsLayer::new().with_handshake_timeout(hour);
-        for kind in [Kind::Bare, Kind::Full] {
-            let (dials, dialled) = mpsc::unbounded_channel();
-            let place = OverWss(Made(dialled), tls.clone(), ws.clone());
-            tokio::spawn(echo().serve(kind, place).into_future());
-            let began = Instant::now();
-            let (_peer, handle) = dial(&dials, "192.0.2.1:7".parse().unwrap());
+        for kind in [StackKind::Bare, StackKind::Full] {
+            let (connections, accepted) = mpsc::unbounded_channel();
+            let endpoint = OverWss(ChannelListener(accepted), tls.clone(), ws.clone());
+            tokio::spawn(echo().serve(kind, endpoint).into_future());
+            let start = Instant::now();
+            let (_peer, handle) = connect(&connections, "192.0.2.1:7".parse().unwrap());
             let closed = handle.closed().await;
             assert_eq!(closed.reason, CloseReason::HandshakeTimeout);
-            let expected = if kind == Kind::Full {
+            let expected = if kind == StackKind::Full {
                 HANDSHAKE_TIMEOUT
             } else {
                 hour
             };
-            assert_eq!(began.elapsed(), expected);
+            assert_eq!(start.elapsed(), expected);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_full_stack_refuses_an_address_with_too_many_connections() {
-        let (dials, dialled) = mpsc::unbounded_channel();
-        tokio::spawn(echo().serve(Kind::Full, Plain(Made(dialled))).into_future());
-        let crowd: Vec<_> = (0..PEER_LIMIT)
-            .map(|_| dial(&dials, "192.0.2.1:7".parse().unwrap()))
+    async fn full_stack_limits_the_connections_of_an_address() {
+        let (connections, accepted) = mpsc::unbounded_channel();
+        let endpoint = Plain(ChannelListener(accepted));
+        tokio::spawn(echo().serve(StackKind::Full, endpoint).into_future());
+        let admitted: Vec<_> = (0..PEER_LIMIT)
+            .map(|_| connect(&connections, "192.0.2.1:7".parse().unwrap()))
             .collect();
-        let (_, surplus) = dial(&dials, "192.0.2.1:8".parse().unwrap());
-        assert_eq!(surplus.closed().await.reason, CloseReason::Refused);
-        assert!(crowd.iter().all(|(_, handle)| handle.is_open()));
+        let (_, refused) = connect(&connections, "192.0.2.1:8".parse().unwrap());
+        assert_eq!(refused.closed().await.reason, CloseReason::Refused);
+        assert!(admitted.iter().all(|(_, handle)| handle.is_open()));
 
-        let (mut other, _) = dial(&dials, "192.0.2.2:7".parse().unwrap());
+        let (mut other, _) = connect(&connections, "192.0.2.2:7".parse().unwrap());
         other.write_all(b"hello\n").await.unwrap();
-        let mut answer = [0; 6];
-        other.read_exact(&mut answer).await.unwrap();
-        assert_eq!(&answer, b"hello\n");
+        let mut reply = [0; 6];
+        other.read_exact(&mut reply).await.unwrap();
+        assert_eq!(&reply, b"hello\n");
     }
 }

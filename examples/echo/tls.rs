@@ -1,4 +1,4 @@
-//! The certificate of `--tls`: from files, or made on the fly.
+//! The certificate for `--tls` and `--wss`: read from files, or created at startup.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use getty::{
     tls::{Pem, ServerTls, TlsConfig},
 };
 
-/// What `--cert` and `--key` say.
+/// The files of `--cert` and `--key`.
 #[derive(Default)]
 pub(crate) struct Files {
     pub(crate) cert: Option<PathBuf>,
@@ -15,24 +15,26 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// The configuration of a server with these files, or without any with a certificate of its own making.
+    /// Returns a server configuration with these files, or with a self-signed certificate if none
+    /// are given.
     pub(crate) fn load(&self) -> Result<TlsConfig, BoxError> {
         let settings = match (&self.cert, &self.key) {
             (Some(cert), Some(key)) => ServerTls::new(cert, key),
             (None, None) => self_signed()?,
-            _ => return Err("--cert and --key go together".into()),
+            _ => return Err("--cert and --key must be used together".into()),
         };
         Ok(settings.load()?)
     }
 }
 
-/// For this machine and for as long as we run: nobody trusts it who has not been told to.
+/// Creates a self-signed certificate for this machine. It is not stored. Clients must be
+/// configured to trust it, or not to verify it.
 fn self_signed() -> Result<ServerTls, BoxError> {
     let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
-    let made = rcgen::generate_simple_self_signed(names)?;
-    eprintln!("echo: without --cert and --key, a self-signed certificate for localhost");
+    let generated = rcgen::generate_simple_self_signed(names)?;
+    eprintln!("echo: no --cert and --key, using a self-signed certificate for localhost");
     Ok(ServerTls::new(
-        Pem::inline(made.cert.pem()),
-        Pem::inline(made.signing_key.serialize_pem()),
+        Pem::inline(generated.cert.pem()),
+        Pem::inline(generated.signing_key.serialize_pem()),
     ))
 }

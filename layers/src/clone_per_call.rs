@@ -1,22 +1,24 @@
 //! Calls a fresh clone of the inner service each time.
 //!
-//! - *ready*: makes a clone of the inner service, and is ready when the clone is.
-//! - *call*: calls the clone that was polled ready, and drops it. The drop gives back what
-//!   `poll_ready` reserved and `call` did not use: a permit, or a position in the queue of a limit.
-//! - *drop*: drops the clone at hand.
+//! - *ready*: clones the inner service and is ready when the clone is.
+//! - *call*: calls the clone that was polled ready, then drops it. The drop gives back what
+//!   `poll_ready` has reserved and `call` did not use such as a permit or a position in the
+//!   queue of a limit.
+//! - *drop*: drops the current clone.
 //! - *close*: nothing.
 //!
-//! Scope: all that the inner service's clones share. It takes any request, so it fits connections,
-//! messages and the calls of a client.
+//! Scope: the state that clones of the inner service share. It accepts any request type, so it
+//! works for connections, messages and the calls of a client.
 //!
-//! tower's `LoadShed` refuses while the limit inside goes on waiting for a permit. `Steer` polls
-//! all its services ready and calls one. Such a service keeps the permit until its next call, which
-//! may be hours away. [`serve_all`] and `SessionLayer::new` replace the service automatically. This
-//! layer is for stacks that they do not clone: around a shared limit in a stack that
-//! `SessionLayer::per_session` makes, and around the part of a stack that several `serve` share.
+//! tower's `LoadShed` sheds a request while the limit inside it continues to wait for a permit.
+//! `Steer` polls all its services ready and calls one. Such a service keeps the permit until
+//! its next call, which may be hours later. [`serve_all`] and `SessionLayer::new` replace the
+//! service automatically. Use this layer for stacks that they do not clone: around a shared
+//! limit in a stack that `SessionLayer::per_session` creates and around a part of the stack
+//! that several `serve` share.
 //!
-//! The inner service must be `Clone`. State inside a clone, such as a counter in a closure, does
-//! not last from one call to the next. Each call costs one clone.
+//! The inner service must be `Clone`. State inside a clone, such as a counter in a closure, is
+//! lost after each call. Each call costs one clone.
 //!
 //! [`serve_all`]: https://docs.rs/getty/latest/getty/fn.serve_all.html
 //!
@@ -70,30 +72,28 @@ impl<S> Layer<S> for ClonePerCallLayer {
     }
 }
 
-/// The service that [`ClonePerCallLayer`] makes.
+/// Service of [`ClonePerCallLayer`].
 #[derive(Debug)]
 pub struct ClonePerCall<S> {
-    /// The original, which is cloned and never polled.
+    /// Original, which is cloned and never polled.
     inner: S,
-    /// The clone that is polled ready, from `poll_ready` to `call`.
-    at_hand: Option<S>,
+    /// Clone that was polled ready, from `poll_ready` to `call`.
+    ready: Option<S>,
 }
 
 impl<S> ClonePerCall<S> {
-    /// Wraps `inner`.
+    /// Creates a new service that clones `inner` for each call.
     pub const fn new(inner: S) -> Self {
-        Self {
-            inner,
-            at_hand: None,
-        }
+        Self { inner, ready: None }
     }
 
-    /// Returns the service that is cloned for each call.
+    /// Returns a reference to the service that is cloned for each call.
     pub const fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// Returns the service that is cloned for each call. A change takes effect with the next clone.
+    /// Returns a mutable reference to the service that is cloned for each call. A change applies to
+    /// the next clone.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
@@ -121,16 +121,18 @@ where
     /// Polls a clone ready, which may reserve a permit. A call uses the permit or gives it back,
     /// and a drop gives it back.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.at_hand
+        self.ready
             .get_or_insert_with(|| self.inner.clone())
             .poll_ready(cx)
     }
 
+    /// Calls the clone that was polled ready.
+    ///
     /// # Panics
     ///
     /// Panics if the service was not polled ready.
     fn call(&mut self, request: R) -> S::Future {
-        let Some(mut ready) = self.at_hand.take() else {
+        let Some(mut ready) = self.ready.take() else {
             panic!("`ClonePerCall` was called without having been polled ready");
         };
         ready.call(request)
@@ -150,12 +152,12 @@ mod tests {
     use crate::testing::assert_readiness;
 
     #[test]
-    fn it_is_ready_when_the_inner_service_is_and_a_clone_is_not() {
+    fn readiness_is_that_of_the_inner_service_and_not_shared_with_clones() {
         assert_readiness::<_, &str, (), _>(&ClonePerCallLayer::new(), || "hello");
     }
 
     #[test]
-    fn after_a_call_nothing_that_was_reserved_is_kept() {
+    fn call_gives_back_unused_reservations() {
         let permits = Arc::new(Semaphore::new(1));
         let mut service = mock::Spawn::new(
             ServiceBuilder::new()
@@ -173,7 +175,7 @@ mod tests {
         assert_ready_err!(task::spawn(service.call(())).poll());
         drop(first);
         assert_eq!(permits.available_permits(), 1);
-        // reserved and not used
+        // A drop gives back a permit that was reserved and not used.
         assert_ready_ok!(service.poll_ready());
         assert_eq!(permits.available_permits(), 0);
         drop(service);
@@ -182,7 +184,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "without having been polled ready")]
-    fn a_call_without_readiness_panics() {
+    fn call_without_readiness_panics() {
         let mut service = ClonePerCall::new(service_fn(|()| async { Ok::<_, BoxError>(()) }));
         drop(service.call(()));
     }

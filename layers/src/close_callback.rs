@@ -1,15 +1,21 @@
-//! Registers a close callback on every connection of a stack.
+//! Adds a close callback to every connection of a stack.
 //!
-//! - *ready*: the inner service's.
-//! - *call*: adds the callback to the connection under the pair of keys, and passes the connection on.
-//! - *drop*: nothing of its own; the callback runs wherever and however the connection ends.
-//! - *close*: the callback runs once, with how the connection ended; what
-//!   [`add_close_callback`](getty_core::ConnectionHandle::add_close_callback) says of order, panics and blocking holds.
+//! - *ready*: as the inner service.
+//! - *call*: adds the callback to the connection under a pair of keys and calls the inner
+//!   service.
+//! - *drop*: drops the inner future. The callback runs wherever and however the connection
+//!   ends.
+//! - *close*: the callback runs once, with a description of the end. The contract of
+//!   [`add_close_callback`](getty_core::ConnectionHandle::add_close_callback) about order,
+//!   panics and blocking applies.
 //!
-//! Scope: connection. It may stand anywhere in the connection stack. Connections that end before they reach it, refused
-//! or lost in a handshake further out, are not told of; so what is to see every connection goes to the outside. The keys
-//! serve to replace or [remove](getty_core::ConnectionHandle::remove_close_callback) the callback of a connection later, and
-//! the same pair twice in a stack leaves the inner callback, in the outer one's place.
+//! Scope: connection. It may be placed anywhere in the connection stack. It does not see
+//! connections that end before they reach it, because they were refused or their handshake
+//! failed further out. To see every connection, place it outermost. The keys identify the
+//! callback: use them to replace or
+//! [remove](getty_core::ConnectionHandle::remove_close_callback) it for one connection. If the
+//! same pair occurs twice in a stack, the inner callback replaces the outer one and takes its
+//! position.
 //!
 //! ```
 //! use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
@@ -29,7 +35,7 @@
 //!         }
 //!     }))
 //!     .service_fn(|connection: Connection<()>| async move {
-//!         drop(connection); // before its session is open: it is refused
+//!         drop(connection); // before the session opens, which refuses the connection
 //!         Ok::<_, BoxError>(())
 //!     });
 //! stack.oneshot(Connection::new(())).await?;
@@ -38,19 +44,15 @@
 //! # }
 //! ```
 
-use std::{
-    any::type_name,
-    fmt,
-    hash::Hash,
-    task::{Context, Poll},
-};
-
-use tower_layer::Layer;
-use tower_service::Service;
+use std::{any::type_name, fmt, hash::Hash};
 
 use getty_core::{Closed, Connection, internal::Contained};
+use tower_layer::Layer;
 
-/// Registers a close callback on every connection of a stack; see the [module](self).
+use crate::configure::{Configure, Configured};
+
+/// Adds a close callback to every connection of a stack; see the [module](self).
+#[doc(alias = "on_close")]
 #[derive(Clone)]
 pub struct CloseCallbackLayer<H, K, F> {
     handler: Contained<H>,
@@ -59,8 +61,10 @@ pub struct CloseCallbackLayer<H, K, F> {
 }
 
 impl<H, K, F> CloseCallbackLayer<H, K, F> {
-    /// `callback` is told how each connection ended. It is cloned for each, as the keys are.
-    // the bound on the closure is what lets its argument's type go unwritten
+    /// Creates a new layer that calls `callback` at the end of each connection.
+    ///
+    /// The callback and both keys are cloned for each connection.
+    // This bound on the closure makes its argument type inferable.
     pub const fn new(handler: H, key: K, callback: F) -> Self
     where
         H: Clone + Eq + Hash + Send + 'static,
@@ -89,74 +93,32 @@ impl<S, H: Clone, K: Clone, F: Clone> Layer<S> for CloseCallbackLayer<H, K, F> {
     type Service = CloseCallback<S, H, K, F>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        CloseCallback {
-            inner,
-            layer: self.clone(),
-        }
+        Configured::new(inner, self.clone())
     }
 }
 
-/// The service that [`CloseCallbackLayer`] makes.
-#[derive(Clone)]
-pub struct CloseCallback<S, H, K, F> {
-    inner: S,
-    layer: CloseCallbackLayer<H, K, F>,
-}
+/// Service of [`CloseCallbackLayer`].
+pub type CloseCallback<S, H, K, F> = Configured<S, CloseCallbackLayer<H, K, F>>;
 
-impl<S, H, K, F> CloseCallback<S, H, K, F> {
-    /// The inner service.
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub const fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service, by value.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
-
-impl<S: fmt::Debug, H: fmt::Debug, K: fmt::Debug, F> fmt::Debug for CloseCallback<S, H, K, F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CloseCallback")
-            .field("inner", &self.inner)
-            .field("layer", &self.layer)
-            .finish()
-    }
-}
-
-impl<S, T, H, K, F> Service<Connection<T>> for CloseCallback<S, H, K, F>
+impl<T, H, K, F> Configure<T> for CloseCallbackLayer<H, K, F>
 where
-    S: Service<Connection<T>>,
     H: Clone + Eq + Hash + Send + 'static,
     K: Clone + Eq + Hash + Send + 'static,
     F: Fn(&Closed) + Clone + Send + 'static,
 {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    /// Reserves what the inner service reserves, which gives it back when it is dropped.
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, connection: Connection<T>) -> S::Future {
-        let CloseCallbackLayer {
+    fn configure(&self, connection: &Connection<T>) {
+        let Self {
             handler,
             key,
             callback,
-        } = self.layer.clone();
+        } = self.clone();
+        // The connection runs it even if its task is aborted. (design.md: Why do close callbacks
+        // always run?)
         connection.handle().add_close_callback(
             handler.into_inner(),
             key.into_inner(),
             callback.into_inner(),
         );
-        self.inner.call(connection)
     }
 }
 
@@ -164,41 +126,42 @@ where
 mod tests {
     use std::sync::{Arc, Mutex};
 
+    use getty_core::CloseReason;
     use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
+    use tower::Service;
     use tower_test::mock;
 
     use super::*;
     use crate::testing::assert_transparent;
-    use getty_core::CloseReason;
 
-    type Told = Arc<Mutex<Vec<(&'static str, CloseReason)>>>;
+    type Calls = Arc<Mutex<Vec<(&'static str, CloseReason)>>>;
 
     fn layer(
-        told: &Told,
+        calls: &Calls,
         name: &'static str,
         key: u8,
     ) -> CloseCallbackLayer<&'static str, u8, impl Fn(&Closed) + Clone + Send + 'static> {
-        let told = told.clone();
+        let calls = calls.clone();
         CloseCallbackLayer::new("test", key, move |closed| {
-            told.lock().unwrap().push((name, closed.reason.clone()));
+            calls.lock().unwrap().push((name, closed.reason.clone()));
         })
     }
 
     #[test]
-    fn every_connection_has_the_callback_and_the_answer_passes_through() {
-        let told = Told::default();
+    fn every_connection_has_the_callback_and_responses_pass_through() {
+        let calls = Calls::default();
         let (mut service, mut handle) =
-            mock::spawn_layer::<Connection<u8>, u8, _>(layer(&told, "one", 1));
+            mock::spawn_layer::<Connection<u8>, u8, _>(layer(&calls, "one", 1));
         for transport in 1..3 {
             assert_ready_ok!(service.poll_ready());
             let mut response = task::spawn(service.call(Connection::new(transport)));
             assert_pending!(response.poll());
             let (connection, inner) = assert_ready!(handle.poll_request()).unwrap();
-            assert!(told.lock().unwrap().is_empty());
+            assert!(calls.lock().unwrap().is_empty());
             connection.handle().close();
             drop(connection);
             assert_eq!(
-                told.lock().unwrap().pop(),
+                calls.lock().unwrap().pop(),
                 Some(("one", CloseReason::Local))
             );
             inner.send_response(transport);
@@ -208,34 +171,39 @@ mod tests {
     }
 
     #[test]
-    fn layers_run_in_their_order_and_the_same_keys_replace_in_place() {
-        let told = Told::default();
-        let mut stack = layer(&told, "outer", 1).layer(layer(&told, "middle", 2).layer(
-            layer(&told, "inner", 1).layer(tower::service_fn(|_: Connection<u8>| async {
+    fn callbacks_run_in_layer_order_and_same_keys_replace_in_position() {
+        let calls = Calls::default();
+        let mut stack = layer(&calls, "outer", 1).layer(layer(&calls, "middle", 2).layer(
+            layer(&calls, "inner", 1).layer(tower::service_fn(|_: Connection<u8>| async {
                 Ok::<_, std::convert::Infallible>(())
             })),
         ));
         assert_ready_ok!(task::spawn(stack.call(Connection::new(1))).poll());
-        let names: Vec<_> = told.lock().unwrap().iter().map(|(name, _)| *name).collect();
+        let names: Vec<_> = calls
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(name, _)| *name)
+            .collect();
         assert_eq!(names, ["inner", "middle"]);
     }
 
     #[test]
-    fn the_callback_can_be_removed_from_one_connection() {
-        let told = Told::default();
+    fn callback_can_be_removed_from_one_connection() {
+        let calls = Calls::default();
         let (mut service, mut handle) =
-            mock::spawn_layer::<Connection<u8>, u8, _>(layer(&told, "one", 1));
+            mock::spawn_layer::<Connection<u8>, u8, _>(layer(&calls, "one", 1));
         assert_ready_ok!(service.poll_ready());
         let _response = service.call(Connection::new(1));
         let (connection, _inner) = assert_ready!(handle.poll_request()).unwrap();
         assert!(connection.handle().remove_close_callback("test", 1_u8));
         drop(connection);
-        assert!(told.lock().unwrap().is_empty());
+        assert!(calls.lock().unwrap().is_empty());
     }
 
     #[test]
-    fn around_a_service_it_is_transparent() {
-        let told = Told::default();
-        assert_transparent(&layer(&told, "one", 1), || Connection::new(1));
+    fn layer_is_transparent() {
+        let calls = Calls::default();
+        assert_transparent(&layer(&calls, "one", 1), || Connection::new(1));
     }
 }

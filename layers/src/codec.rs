@@ -1,14 +1,16 @@
-//! Gives a connection its codec and its session.
+//! Creates the codec and the session of each connection.
 //!
-//! - *ready*: the inner service's.
-//! - *call*: clones the codec, makes the [`Session`](getty_core::Session), wraps the transport in [`Framed`]; no I/O.
-//! - *drop, close*: nothing of its own.
+//! - *ready*: as the inner service.
+//! - *call*: clones the codec, creates the [`Session`](getty_core::Session), and wraps the
+//!   transport in [`SessionIo`]. It does no I/O.
+//! - *drop, close*: nothing.
 //!
-//! Scope: session; each connection has its own clone of the codec. In a stack it stands inside whatever changes the
-//! transport (TLS, WebSocket), outside whatever needs the session, and outside `SessionLayer`.
+//! Scope: session; each connection has a separate clone of the codec. Place it inside layers
+//! that replace the transport (TLS, WebSocket) and outside layers that need the session and
+//! `SessionLayer`.
 //!
 //! ```
-//! use getty_core::{Connection, Framed, HasSession};
+//! use getty_core::{Connection, SessionIo, HasSession};
 //! use getty_layers::CodecLayer;
 //! use tokio_util::codec::LinesCodec;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
@@ -17,7 +19,7 @@
 //! # async fn main() -> Result<(), BoxError> {
 //! let stack = ServiceBuilder::new()
 //!     .layer(CodecLayer::new(LinesCodec::new()))
-//!     .service_fn(|connection: Connection<Framed<&'static str, LinesCodec, String>>| async move {
+//!     .service_fn(|connection: Connection<SessionIo<&'static str, LinesCodec, String>>| async move {
 //!         Ok::<_, BoxError>(connection.transport().session().id())
 //!     });
 //! assert!(stack.oneshot(Connection::new("any transport")).await? > 0);
@@ -31,23 +33,21 @@ use std::{
     task::{Context, Poll},
 };
 
+use getty_core::{
+    Connection, SessionIo,
+    driver::{self, CodecId},
+    internal::Contained,
+};
 use tokio_util::codec::Decoder;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use getty_core::{
-    Connection, Framed,
-    driver::{self, CodecId},
-    internal::Contained,
-};
-
-/// How many undecoded bytes a session keeps at most, unless [`CodecLayer::with_max_frame`] says otherwise or the codec
-/// itself reserves more for a frame.
+/// Default maximum of undecoded bytes of a session: 64 KiB; see [`CodecLayer::with_max_frame`].
 pub const DEFAULT_MAX_FRAME: usize = 64 * 1024;
 
-/// Gives a connection its codec and its session; see the [module](self).
+/// Creates the codec and the session of each connection; see the [module](self).
 ///
-/// `Out` is the type of the messages that the session sends. It follows from the handler and is seldom written.
+/// `Out` is the type of sent messages. It is inferred from the handler.
 pub struct CodecLayer<C, Out> {
     codec: Contained<C>,
     max_frame: usize,
@@ -57,7 +57,8 @@ pub struct CodecLayer<C, Out> {
 }
 
 impl<C, Out> CodecLayer<C, Out> {
-    /// Each connection gets a clone of `codec`, which must also encode what the handler answers with.
+    /// Creates a new layer that clones `codec` for each connection. The codec must also encode the
+    /// replies of the handler.
     pub fn new(codec: C) -> Self
     where
         C: Decoder + Clone,
@@ -65,38 +66,46 @@ impl<C, Out> CodecLayer<C, Out> {
         Self {
             codec: Contained::new(codec),
             max_frame: DEFAULT_MAX_FRAME,
+            // Sessions whose codec has the same id share encoded broadcasts. (design.md: Why is a
+            // broadcast not encoded where it is sent?)
             id: Some(CodecId::unique()),
             weigh: None,
             out: PhantomData,
         }
     }
 
-    /// How many undecoded bytes a session keeps at most. 64 KiB by default, at least 1. Scope: session.
+    /// Sets the maximum of undecoded bytes of a session, at least 1. The default is 64 KiB.
     ///
-    /// It bounds memory where a decoder does not: when so many bytes lie in the read buffer and the decoder yields
-    /// nothing, the session closes with `CloseReason::Decode`. A decoder that knows the length of the frame at hand and
-    /// reserves room for it in the buffer it is given, as tokio-util's length-delimited codec and all of ours do, may
-    /// have what it reserved; so this is to be raised only for other decoders with large frames.
+    /// It limits memory where a decoder does not. If the read buffer contains this many bytes and
+    /// the decoder returns no message, the session closes with `CloseReason::Decode`. A decoder
+    /// that knows the length of the current frame may reserve room for it in its buffer, and the
+    /// reserved room is allowed. tokio-util's length-delimited codec and all codecs of getty do
+    /// this, so only other decoders with large frames need a higher maximum.
     ///
-    /// As much is read ahead while messages wait for their handlers. Where this is 64 KiB or more, and a peer sends without a
-    /// pause and nothing of it has to wait, up to 260 KiB are read at once.
+    /// The session loop reads ahead up to this maximum while messages wait for their handlers. If
+    /// the maximum is at least 64 KiB and a peer sends without a pause, a single read may be up to
+    /// 260 KiB, as long as no message has to wait.
     pub const fn with_max_frame(mut self, bytes: usize) -> Self {
         self.max_frame = if bytes == 0 { 1 } else { bytes };
         self
     }
 
-    /// How many bytes a message holds beyond its own size, such as the capacity of a `String`, for
-    /// sessions that have a [`MemoryBudget`](getty_core::MemoryBudget), and for the
-    /// [room](crate::group#room) of groups. The default is none. It must return the same for the
-    /// same message each time, and must not use the session.
+    /// Sets a function that returns the bytes that a message holds beyond its own size such as the
+    /// capacity of a `String`. The default is none.
+    ///
+    /// Sessions with a [`MemoryBudget`](getty_core::MemoryBudget) use it, and the
+    /// [room](crate::group#room) of groups. It must return the same for the same message each time,
+    /// and must not use the session.
     pub const fn with_weight(mut self, weigh: fn(&Out) -> usize) -> Self {
         self.weigh = Some(weigh);
         self
     }
 
-    /// Whether a message for many sessions of this layer and of its clones is encoded by one of them for all. `true` by
-    /// default. To be `false` for a codec whose bytes depend on what its session sent before: one that numbers messages,
-    /// or compresses them with a window that goes on. Scope: session.
+    /// Sets whether a broadcast is encoded once for all sessions of this layer and its clones. The
+    /// default is `true`.
+    ///
+    /// Set it to `false` for a codec whose bytes depend on earlier messages of its session such as
+    /// a codec that numbers messages or compresses them with a shared window. Scope: session.
     pub fn with_shared_encodings(mut self, shared: bool) -> Self {
         self.id = match (shared, self.id) {
             (true, None) => Some(CodecId::unique()),
@@ -137,27 +146,14 @@ impl<S, C: Clone, Out> Layer<S> for CodecLayer<C, Out> {
     }
 }
 
-/// The service that [`CodecLayer`] makes.
+/// Service of [`CodecLayer`].
 pub struct Codec<S, C, Out> {
     inner: S,
     layer: CodecLayer<C, Out>,
 }
 
 impl<S, C, Out> Codec<S, C, Out> {
-    /// The inner service.
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub const fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service, by value.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
+    inner_service_accessors!();
 }
 
 impl<S: Clone, C: Clone, Out> Clone for Codec<S, C, Out> {
@@ -180,12 +176,13 @@ impl<S: fmt::Debug, C: fmt::Debug, Out> fmt::Debug for Codec<S, C, Out> {
 
 impl<S, C: Clone, Out, T> Service<Connection<T>> for Codec<S, C, Out>
 where
-    S: Service<Connection<Framed<T, C, Out>>>,
+    S: Service<Connection<SessionIo<T, C, Out>>>,
 {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;
 
+    /// Polls the inner service. A drop will give back its reservation.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
@@ -200,10 +197,10 @@ where
         } = &self.layer;
         let (_, mut driver) = driver::pair(connection.handle().clone());
         weigh.iter().for_each(|weigh| driver.set_weight(*weigh));
-        // outside of the closure, which has the transport
+        // Cloned here, because the closure below has the transport already.
         let codec = C::clone(codec);
         self.inner.call(connection.map_transport(|transport| {
-            let framed = Framed::new(transport, codec, driver, *max_frame);
+            let framed = SessionIo::new(transport, codec, driver, *max_frame);
             match id {
                 Some(id) => framed.with_codec_id(*id),
                 None => framed,

@@ -1,20 +1,22 @@
-//! Turns the errors of handlers, and of the layers around them, into replies.
+//! Converts errors of handlers and of message layers into replies.
 //!
-//! - *ready*: the inner service's, errors included. An error of readiness is final for the service that returned it, so
-//!   there is nobody left to answer for; it ends the session, as it does without this layer.
-//! - *call*: passes the request on. What the inner service answers is the reply. An error is given
-//!   to a function of yours, and what that returns is the reply: a message, an `Option` or `Vec` of
-//!   it, or a [`Reply`] that also closes. The reply is marked with [`Reply::after_error`], so that
-//!   the session loop goes on with a fresh clone of the stack. Under `SessionLayer::per_session`
-//!   the loop has no fresh clone: put a [`ClonePerCallLayer`](crate::ClonePerCallLayer) around a
-//!   shared limit there.
+//! - *ready*: as the inner service, including errors. A readiness error is final for the
+//!   service that returned it, so there is no reply to it. It ends the session, as without this
+//!   layer.
+//! - *call*: calls the inner service. Its response becomes the reply. An error is passed to a
+//!   function, whose result is the reply: a message, an `Option` or `Vec` of messages, or a
+//!   [`Reply`] that also closes. The reply is marked with [`Reply::after_error`], so that the
+//!   session loop continues with a fresh clone of the stack. Under `SessionLayer::per_session`
+//!   the loop has no fresh clone: put a [`ClonePerCallLayer`](crate::ClonePerCallLayer) around
+//!   a shared limit there.
 //! - *drop*: drops the inner future.
-//! - *close*: nothing of its own.
+//! - *close*: nothing.
 //!
-//! Scope: message. Without it an error of the message stack closes the session with
-//! [`CloseReason::Handler`](getty_core::CloseReason::Handler). In a stack it stands inside `SessionLayer` and outside the
-//! layers whose errors it is to answer, such as tower's timeout and load shedding; so it is mostly the first of the
-//! message stack. A panic is no error: it passes through.
+//! Scope: message. Without this layer an error of the message stack closes the session with
+//! [`CloseReason::Handler`](getty_core::CloseReason::Handler). It must be inside `SessionLayer`
+//! and outside the layers whose errors it should handle such as tower's timeout and load
+//! shedding. So it is usually the outermost layer of the message stack. A panic is not an
+//! error: it passes through.
 //!
 //! ```
 //! use getty_core::{Connection, Request, driver};
@@ -51,43 +53,42 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use getty_core::{IntoReply, Reply, Request};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use getty_core::{IntoReply, Reply, Request};
-
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Turns errors of the message stack into replies; see the [module](self).
+/// Converts errors of the message stack into replies; see the [module](self).
 ///
-/// `K` is the kind of error that the handler takes: [`AnyError`] for [`new`](Self::new),
+/// `K` is the kind of error that the function accepts: [`AnyError`] for [`new`](Self::new),
 /// [`OnlyError`] for [`typed`](HandleErrorLayer::typed).
 pub struct HandleErrorLayer<H, K = AnyError> {
     handler: H,
     kind: PhantomData<fn() -> K>,
 }
 
-/// The handler takes a boxed error, for any error type of the inner service.
+/// Marker of a function that accepts a boxed error, for any error type of the inner service.
 #[derive(Clone, Copy, Debug)]
 pub struct AnyError(());
 
-/// The handler takes the inner service's error, which must be `E`.
+/// Marker of a function that accepts the inner service's error, which must be `E`.
 #[derive(Clone, Copy, Debug)]
 pub struct OnlyError<E>(PhantomData<fn() -> E>);
 
-/// Argument of a handler, for an inner service whose error is `E`. Implemented for [`AnyError`] and
-/// [`OnlyError`].
+/// Conversion of the inner service's error `E` into the argument of the function. Implemented
+/// for [`AnyError`] and [`OnlyError`].
 #[diagnostic::on_unimplemented(
     message = "the handler of `HandleErrorLayer::typed` does not take the error `{E}`",
     label = "a layer inside changes the error's type to `{E}`",
     note = "take that type, or any error with `HandleErrorLayer::new`"
 )]
 pub trait ErrorKind<E> {
-    /// The handler's argument.
+    /// Argument of the function.
     type Argument;
 
-    /// Makes the argument from the inner service's error.
+    /// Converts the inner service's error into the argument.
     fn argument(error: E) -> Self::Argument;
 }
 
@@ -109,11 +110,14 @@ impl<E> ErrorKind<E> for OnlyError<E> {
 }
 
 impl<H> HandleErrorLayer<H> {
-    /// What `handler` makes of an error is the reply. It is cloned for every message, so what it captures should be cheap
-    /// to clone; and it should not block.
+    /// Creates a new layer that replies to errors with the result of `handler`.
     ///
-    /// To tell errors apart it can look at their types. The error itself is not kept: a reply that closes says with which
-    /// reason, which would else be [`CloseReason::Local`](getty_core::CloseReason::Local), as at an orderly end.
+    /// The handler is cloned for every message, so its captured values should be cheap to clone. It
+    /// must not block.
+    ///
+    /// It may downcast the error to distinguish types. The error itself is not stored. A reply that
+    /// closes should set the close reason; the default is
+    /// [`CloseReason::Local`](getty_core::CloseReason::Local), as for an orderly end.
     ///
     /// ```
     /// use getty_core::{CloseReason, Reply};
@@ -128,7 +132,7 @@ impl<H> HandleErrorLayer<H> {
     ///     }
     /// });
     /// ```
-    // the bound on the closure is what lets its argument's type go unwritten
+    // This bound on the closure makes its argument type inferable.
     pub const fn new<R>(handler: H) -> Self
     where
         H: Fn(BoxError) -> R + Clone,
@@ -141,12 +145,12 @@ impl<H> HandleErrorLayer<H> {
 }
 
 impl<H, E> HandleErrorLayer<H, OnlyError<E>> {
-    /// Like [`new`](HandleErrorLayer::new), for a `handler` that takes the inner service's error by
-    /// its type `E`.
+    /// Creates a new layer with a `handler` that accepts the inner service's error type `E`; see
+    /// [`new`](HandleErrorLayer::new).
     ///
     /// A `match` over `E` is exhaustive, while a chain of `is` needs an `else`. A layer that is
-    /// added later, such as tower's `timeout`, changes the type of the error. The stack then does
-    /// not compile until the handler takes the new type.
+    /// added later, such as tower's `timeout`, changes the error type. The stack then does not
+    /// compile until the handler accepts the new type.
     ///
     /// ```
     /// use getty_core::Request;
@@ -216,7 +220,7 @@ impl<S, H: Clone, K> Layer<S> for HandleErrorLayer<H, K> {
     }
 }
 
-/// The service that [`HandleErrorLayer`] makes.
+/// Service of [`HandleErrorLayer`].
 pub struct HandleError<S, H, K = AnyError> {
     inner: S,
     handler: H,
@@ -224,7 +228,7 @@ pub struct HandleError<S, H, K = AnyError> {
 }
 
 impl<S, H> HandleError<S, H> {
-    /// Wraps `inner`, as [`HandleErrorLayer::new`] does.
+    /// Creates a new service around `inner`; see [`HandleErrorLayer::new`].
     pub const fn new<R>(inner: S, handler: H) -> Self
     where
         H: Fn(BoxError) -> R + Clone,
@@ -238,7 +242,7 @@ impl<S, H> HandleError<S, H> {
 }
 
 impl<S, H, E> HandleError<S, H, OnlyError<E>> {
-    /// Wraps `inner`, like [`HandleErrorLayer::typed`].
+    /// Creates a new service around `inner`; see [`HandleErrorLayer::typed`].
     pub const fn typed<R>(inner: S, handler: H) -> Self
     where
         H: Fn(E) -> R + Clone,
@@ -252,20 +256,7 @@ impl<S, H, E> HandleError<S, H, OnlyError<E>> {
 }
 
 impl<S, H, K> HandleError<S, H, K> {
-    /// The inner service.
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub const fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service, by value.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
+    inner_service_accessors!();
 }
 
 impl<S: Clone, H: Clone, K> Clone for HandleError<S, H, K> {
@@ -296,11 +287,11 @@ where
     R: IntoReply<Out>,
 {
     type Response = Reply<Out>;
-    /// Of readiness alone: the future never returns it.
+    /// Error of readiness only. The future never returns an error.
     type Error = S::Error;
     type Future = ResponseFuture<S::Future, H, Out, K>;
 
-    /// Reserves what the inner service reserves, which gives it back when it is dropped.
+    /// Polls the inner service. A drop will give back its reservation.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
@@ -316,7 +307,7 @@ where
 }
 
 pin_project! {
-    /// The future of [`HandleError`].
+    /// Future of [`HandleError`].
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, H, Out, K = AnyError> {
         #[pin]
@@ -360,53 +351,53 @@ impl<F: fmt::Debug, H, Out, K> fmt::Debug for ResponseFuture<F, H, Out, K> {
 mod tests {
     use std::{convert::Infallible, future::pending, io, sync::Arc};
 
+    use getty_core::CloseReason;
     use tokio_test::{assert_pending, assert_ready_ok, task};
     use tower::{BoxError, service_fn};
     use tower_test::mock;
 
     use super::*;
     use crate::testing::{assert_readiness, request};
-    use getty_core::CloseReason;
 
     type Message = Request<&'static str, String>;
 
-    /// A layer that answers with the error's text.
+    /// Returns a layer that replies with the error's text.
     fn layer() -> HandleErrorLayer<impl Fn(BoxError) -> String + Clone> {
         HandleErrorLayer::new(|error| error.to_string())
     }
 
     #[test]
-    fn an_answer_passes_through() {
+    fn response_passes_through() {
         let (mut service, mut handle) = mock::spawn_layer::<Message, _, _>(layer());
         assert_ready_ok!(service.poll_ready());
         let mut response = task::spawn(service.call(request()));
         assert_pending!(response.poll());
         let (request, inner) = tokio_test::assert_ready!(handle.poll_request()).unwrap();
         assert_eq!(*request.message(), "hello");
-        inner.send_response(Reply::one("answer".to_owned()).and_close());
+        inner.send_response(Reply::one("response".to_owned()).and_close());
         assert!(response.is_woken());
         let reply = assert_ready_ok!(response.poll());
-        assert_eq!(reply, Reply::one("answer".to_owned()).and_close());
+        assert_eq!(reply, Reply::one("response".to_owned()).and_close());
         assert!(!reply.is_after_error());
     }
 
     #[test]
-    fn an_error_becomes_a_reply_that_says_so() {
+    fn error_becomes_a_reply_marked_after_error() {
         let (mut service, mut handle) = mock::spawn_layer::<Message, Option<String>, _>(layer());
         assert_ready_ok!(service.poll_ready());
         let mut response = task::spawn(service.call(request()));
         assert_pending!(response.poll());
         let (_, inner) = tokio_test::assert_ready!(handle.poll_request()).unwrap();
-        inner.send_error("too bad");
+        inner.send_error("handler failed");
         assert!(response.is_woken());
         let reply = assert_ready_ok!(response.poll());
-        assert_eq!(reply, Reply::one("too bad".to_owned()).after_error());
-        // and the service is as good as before
+        assert_eq!(reply, Reply::one("handler failed".to_owned()).after_error());
+        // The service is still usable.
         assert_ready_ok!(service.poll_ready());
     }
 
     #[test]
-    fn the_handler_sees_the_error_itself_and_may_answer_with_any_shape() {
+    fn handler_gets_the_error_and_may_return_any_reply() {
         let layer = HandleErrorLayer::new(|error| {
             let error = error.downcast::<io::Error>().unwrap();
             Reply::many(vec![error.to_string(), "bye".to_owned()])
@@ -423,9 +414,9 @@ mod tests {
     }
 
     #[test]
-    fn a_typed_handler_takes_the_error_as_it_is() {
+    fn typed_handler_gets_the_unboxed_error() {
         #[derive(Debug, PartialEq)]
-        struct Refused(u32); // no `Error`, which the layer does not require
+        struct Refused(u32); // The layer does not require `Error`.
 
         let layer = HandleErrorLayer::typed(|Refused(code)| format!("ERR {code}"));
         let mut service = layer.layer(service_fn(|_: Message| async {
@@ -436,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_may_go_unanswered() {
+    fn handler_may_return_no_reply() {
         let layer = HandleErrorLayer::new(|_| None);
         let mut service = layer.layer(service_fn(|_: Message| async {
             Err::<String, _>(io::Error::other("disk full"))
@@ -446,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_cannot_fail_needs_no_other_handler() {
+    fn same_handler_accepts_an_infallible_service() {
         let mut service = layer().layer(service_fn(|request: Message| async move {
             Ok::<_, Infallible>(request.into_message().to_owned())
         }));
@@ -455,12 +446,12 @@ mod tests {
     }
 
     #[test]
-    fn it_is_ready_when_the_inner_service_is_and_a_clone_is_not() {
+    fn readiness_is_that_of_the_inner_service_and_not_shared_with_clones() {
         assert_readiness::<_, Message, Option<String>, _>(&layer(), request);
     }
 
     #[test]
-    fn a_future_that_is_dropped_drops_the_inner_one() {
+    fn dropped_future_drops_the_inner_future() {
         let held = Arc::new(());
         let captured = held.clone();
         let mut service = layer().layer(service_fn(move |_: Message| {

@@ -1,18 +1,21 @@
-//! Bounds the time until a session is open.
+//! Limits the time until a session opens.
 //!
-//! Layers that do I/O before the session, such as handshakes and hooks that greet, wait for a peer that may never
-//! answer; and a connection may wait in somebody's queue. This layer is the deadline for all of it together: from accept
+//! Layers that do I/O before the session, such as handshakes and open hooks, wait for a peer
+//! that may never respond. A connection may also wait in a queue of the stack. This layer is
+//! the deadline for all these waits together. It counts from accept
 //! ([`opened_at`](ConnectionHandle::opened_at)) until the session loop opens the session.
 //!
-//! - *ready*: the inner service's. A connection that is accepted and waits for it has its time running.
+//! - *ready*: as the inner service. The time of an accepted connection that waits for readiness
+//!   is running.
 //! - *call*: calls the inner service and times its future.
 //! - *drop*: drops the inner future.
-//! - *close*: when the time has passed and the session is not open, the inner future is dropped, and with it the
-//!   connection, which closes as [`CloseReason::HandshakeTimeout`]; the future fails with [`HandshakeTimedOut`]. A
-//!   session that has opened is left alone, and costs nothing any more: the timer is gone.
+//! - *close*: if the session is not open in time, the inner future is dropped together with the
+//!   connection, which closes as [`CloseReason::HandshakeTimeout`]. The future fails with
+//!   [`HandshakeTimedOut`]. An open session is not affected and costs nothing because the timer
+//!   is dropped.
 //!
-//! Scope: session. It stands outside of everything that may take its time: first in the stack, or next to layers that
-//! only look. Where it stands inside of a layer that does I/O, nobody times that layer.
+//! Scope: session. Place it outside everything that may take time: outermost, or beside layers
+//! that only observe. If a layer that does I/O is outside it, that layer is not limited.
 //!
 //! ```
 //! use std::{future::pending, time::Duration};
@@ -26,7 +29,7 @@
 //! let stack = ServiceBuilder::new()
 //!     .layer(HandshakeTimeoutLayer::new(Duration::from_secs(3)))
 //!     .service_fn(|connection: Connection<&'static str>| async move {
-//!         let never = pending::<()>().await; // a handshake whose peer says nothing
+//!         let never = pending::<()>().await; // a handshake with a silent peer
 //!         drop(connection);
 //!         Ok::<_, BoxError>(never)
 //!     });
@@ -38,6 +41,7 @@
 //! # }
 //! ```
 
+use getty_core::Close;
 use std::{
     error::Error,
     fmt,
@@ -47,26 +51,27 @@ use std::{
     time::Duration,
 };
 
+use getty_core::{CloseReason, Connection, ConnectionHandle};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use getty_core::{CloseReason, Connection, ConnectionHandle};
-
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Bounds the time until a session is open; see the [module](self).
+/// Limits the time until a session opens; see the [module](self).
 #[derive(Clone, Debug)]
 pub struct HandshakeTimeoutLayer {
     timeout: Duration,
 }
 
 impl HandshakeTimeoutLayer {
-    /// How long it may take by [default](Self::default).
+    /// Time limit of the [default](Self::default) layer: 10 s.
     pub const DEFAULT: Duration = Duration::from_secs(10);
 
-    /// A session must be open within `timeout` of its accept. Zero admits none; a time too long to be told is no bound.
+    /// Creates a new layer that requires a session to open within `timeout` of its accept.
+    ///
+    /// Zero admits no session. A timeout beyond the range of the clock is no limit.
     #[must_use]
     pub const fn new(timeout: Duration) -> Self {
         Self { timeout }
@@ -74,7 +79,7 @@ impl HandshakeTimeoutLayer {
 }
 
 impl Default for HandshakeTimeoutLayer {
-    /// 10 s.
+    /// Creates a new layer with a timeout of 10 s.
     fn default() -> Self {
         Self::new(Self::DEFAULT)
     }
@@ -88,7 +93,7 @@ impl<S> Layer<S> for HandshakeTimeoutLayer {
     }
 }
 
-/// The service that [`HandshakeTimeoutLayer`] makes.
+/// Service of [`HandshakeTimeoutLayer`].
 #[derive(Clone, Debug)]
 pub struct HandshakeTimeout<S> {
     inner: S,
@@ -96,25 +101,12 @@ pub struct HandshakeTimeout<S> {
 }
 
 impl<S> HandshakeTimeout<S> {
-    /// Wraps `inner`, as [`HandshakeTimeoutLayer::new`] does.
+    /// Creates a new service around `inner`; see [`HandshakeTimeoutLayer::new`].
     pub const fn new(inner: S, timeout: Duration) -> Self {
         Self { inner, timeout }
     }
 
-    /// The inner service.
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub const fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service, by value.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
+    inner_service_accessors!();
 }
 
 impl<S, T> Service<Connection<T>> for HandshakeTimeout<S>
@@ -126,7 +118,7 @@ where
     type Error = BoxError;
     type Future = ResponseFuture<S::Future>;
 
-    /// Reserves what the inner service reserves, which gives it back when it is dropped.
+    /// Polls the inner service. A drop will give back its reservation.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
     }
@@ -148,18 +140,20 @@ where
 }
 
 pin_project! {
-    /// The future of [`HandshakeTimeout`].
+    /// Future of [`HandshakeTimeout`].
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
         #[pin]
         inner: Option<F>,
-        // apart, because it is needed for a short time of a long life
+        // Boxed, because it is needed only for a short part of a long life.
         timing: Option<Pin<Box<Timing>>>,
     }
 }
 
 pin_project! {
-    /// What there is until the session is open.
+    /// Timer until the session is open. A registered deadline does not work here because the
+    /// session loop that runs deadlines has not started yet. (design.md: Why does
+    /// `HandshakeTimeoutLayer` have a separate timer?)
     struct Timing {
         #[pin]
         sleep: Sleep,
@@ -177,10 +171,11 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        // first, so that a connection that comes out of a queue too late is not begun with
+        // Checked first, so that the work on a connection that waited too long in a queue is not
+        // started.
         if let Some(timing) = this.timing {
             let mut timing = timing.as_mut().project();
-            // the timer's ticks are coarse, and it may strike one late
+            // The timer has a coarse resolution and may fire one tick late.
             let late = timing.sleep.as_mut().poll(cx).is_ready()
                 || timing.sleep.deadline() <= Instant::now();
             if late && !timing.handle.is_open() {
@@ -189,14 +184,14 @@ where
                 };
                 timing
                     .handle
-                    .close_because(CloseReason::HandshakeTimeout, error);
+                    .close_with(Close::new(CloseReason::HandshakeTimeout).with_source(error));
                 this.inner.set(None);
                 *this.timing = None;
                 return Poll::Ready(Err(error.into()));
             }
         }
         let Some(inner) = this.inner.as_pin_mut() else {
-            panic!("a handshake's future was polled after it was ready");
+            panic!("a connection's future was polled after completion");
         };
         let polled = inner.poll(cx);
         if this
@@ -219,14 +214,14 @@ impl<F: fmt::Debug> fmt::Debug for ResponseFuture<F> {
     }
 }
 
-/// A session was not open in time: what [`HandshakeTimeout`] fails with.
+/// Error of [`HandshakeTimeout`]: the session did not open in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HandshakeTimedOut {
     timeout: Duration,
 }
 
 impl HandshakeTimedOut {
-    /// How much time there was.
+    /// Returns the time limit that was exceeded.
     #[must_use]
     pub const fn timeout(&self) -> Duration {
         self.timeout
@@ -235,7 +230,7 @@ impl HandshakeTimedOut {
 
 impl fmt::Display for HandshakeTimedOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the session was not open within {:?}", self.timeout)
+        write!(f, "the session did not open within {:?}", self.timeout)
     }
 }
 
@@ -256,12 +251,12 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn around_a_service_it_is_transparent() {
+    async fn layer_is_transparent() {
         assert_transparent(&HandshakeTimeoutLayer::default(), || Connection::new(()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn when_time_is_over_the_inner_future_goes_and_with_it_the_connection() {
+    async fn timeout_drops_the_inner_future_and_its_connection() {
         let layer = HandshakeTimeoutLayer::new(3 * SECOND);
         let mut service = layer.layer(service_fn(|connection: Connection<()>| async {
             pending::<()>().await;
@@ -279,13 +274,13 @@ mod tests {
         let error = assert_ready_err!(response.poll());
         let error: &HandshakeTimedOut = error.downcast_ref().unwrap();
         assert_eq!(error.timeout(), 3 * SECOND);
-        // before the future is dropped
+        // Closed already, although the response future is still alive.
         assert!(handle.is_closed());
         assert_eq!(handle.reason(), Some(CloseReason::HandshakeTimeout));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn once_the_session_is_open_the_timer_is_gone() {
+    async fn open_session_has_no_timer() {
         let layer = HandshakeTimeoutLayer::new(3 * SECOND);
         let (mut service, mut handle) = mock::spawn_layer::<Connection<()>, (), _>(layer);
         assert_ready_ok!(service.poll_ready());
@@ -293,8 +288,8 @@ mod tests {
         assert_pending!(response.poll());
         assert!(response.timing.is_some());
         let (connection, inner) = assert_ready!(handle.poll_request()).unwrap();
-        let ((), mut lease) = connection.into_parts();
-        lease.open();
+        let ((), mut guard) = connection.into_parts();
+        guard.open();
         assert_pending!(response.poll());
         assert!(response.timing.is_none());
         advance(10 * SECOND).await;
@@ -304,15 +299,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_session_that_was_opened_by_another_task_is_left_alone() {
+    async fn session_opened_by_another_task_is_not_timed_out() {
         let layer = HandshakeTimeoutLayer::new(3 * SECOND);
         let (mut service, mut handle) = mock::spawn_layer::<Connection<()>, (), _>(layer);
         assert_ready_ok!(service.poll_ready());
         let mut response = task::spawn(service.call(Connection::new(())));
         assert_pending!(response.poll());
         let (connection, inner) = assert_ready!(handle.poll_request()).unwrap();
-        let ((), mut lease) = connection.into_parts();
-        lease.open();
+        let ((), mut guard) = connection.into_parts();
+        guard.open();
         advance(4 * SECOND).await;
         assert!(response.is_woken());
         assert_pending!(response.poll());
@@ -322,8 +317,8 @@ mod tests {
     }
 
     #[test]
-    fn it_adds_little_to_what_it_wraps() {
-        struct Large(#[expect(dead_code, reason = "its size is what counts")] [u64; 1024]);
+    fn response_future_adds_at_most_24_bytes() {
+        struct Large(#[expect(dead_code, reason = "only its size is used")] [u64; 1024]);
         assert!(size_of::<ResponseFuture<Large>>() <= size_of::<Large>() + 24);
     }
 }

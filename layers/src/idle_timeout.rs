@@ -1,40 +1,45 @@
-//! Closes a session in which nothing has moved for a time, or tells a hook of it.
+//! Closes idle sessions, or calls a hook for them.
 //!
-//! Four kinds of "nothing":
+//! Choose the kind of traffic that keeps a session alive:
 //!
-//! | | nothing was | measured by |
+//! | constructor | a session is idle without | measured by |
 //! |---|---|---|
-//! | [`all`](IdleTimeoutLayer::all), [`new`](IdleTimeoutLayer::new) | received or sent | bytes |
-//! | [`read`](IdleTimeoutLayer::read) | received | bytes |
-//! | [`write`](IdleTimeoutLayer::write) | sent | bytes |
-//! | [`active`](IdleTimeoutLayer::active) | done by the application | messages for it, and [`touch`](ConnectionHandle::touch) |
+//! | [`new`](IdleTimeoutLayer::new) | bytes from the peer | received bytes |
+//! | [`outbound`](IdleTimeoutLayer::outbound) | bytes to the peer | sent bytes |
+//! | [`any_traffic`](IdleTimeoutLayer::any_traffic) | bytes in both directions | received and sent bytes |
+//! | [`activity`](IdleTimeoutLayer::activity) | activity of the application | messages for it, and [`touch`](ConnectionHandle::touch) |
 //!
-//! Slow is not idle: by bytes, every byte that moves starts the time anew, be it a part of a frame or a heartbeat. So
-//! `all` and `read` end sessions whose peer is gone, `active` those whose peer is there and does nothing: pongs that
-//! [`HeartbeatLayer`](crate::HeartbeatLayer) takes are bytes, and no activity.
+//! Use `new` to end sessions whose peer is gone, and `activity` to end sessions whose peer is
+//! connected but does nothing. Pongs that [`HeartbeatLayer`](crate::HeartbeatLayer) removes are
+//! bytes but no activity. A slow peer is not idle: every byte restarts the timeout, including a
+//! part of a frame or a heartbeat.
 //!
-//! - *ready*: the inner service's.
-//! - *call*: registers a look at the session's clock, calls the inner service; no timer of its own, nothing a message.
-//!   An idle session is looked at once a time.
+//! `outbound` and `any_traffic` count sent heartbeats. With a heartbeat of a shorter period
+//! they will never close a session.
+//!
+//! - *ready*: as the inner service.
+//! - *call*: registers a deadline with the session and calls the inner service. It creates no
+//!   timer and costs nothing per message. An idle session is checked once per timeout.
 //! - *drop*: drops the inner future.
-//! - *close*: when the time has passed, the session closes gracefully, as [`CloseReason::IdleTimeout`]; with a hook it
-//!   does not, unless the hook closes it.
+//! - *close*: when the timeout has passed, the session closes gracefully as
+//!   [`CloseReason::IdleTimeout`]. With a hook it stays open unless the hook closes it.
 //!
-//! While a handler is in flight the peer waits for us, and while we ourselves do not read
-//! ([`reading_since`](ConnectionHandle::reading_since)) nobody knows what it might have sent; so the time does not run
-//! then, but for `write`.
+//! The timeout does not run while a handler is in flight, because the peer waits for the
+//! response. It also does not run while the session does not read
+//! ([`reading_since`](ConnectionHandle::reading_since)) because the peer may have sent
+//! something. Neither exception applies to `outbound`.
 //!
-//! A handler that blocks its thread is not seen in flight, and its answer leaves only afterwards.
-//! So a check that runs late restarts the timeout if the session has received messages since the
-//! previous check.
+//! A handler that blocks its thread is not seen in flight, and its response leaves only
+//! afterwards. So a check that runs late restarts the timeout if the session has received
+//! messages since the previous check.
 //!
-//! Scope: session. It may stand anywhere outside `SessionLayer`, with a hook between `CodecLayer` and `SessionLayer`.
-//! Several may be stacked.
+//! Scope: session. It may be placed anywhere outside `SessionLayer`; with a hook, between
+//! `CodecLayer` and `SessionLayer`. Several may be stacked.
 //!
 //! ```
 //! use std::{task::{Context, Waker}, time::Duration};
 //!
-//! use getty_core::{CloseReason, Connection, Framed, HasSession};
+//! use getty_core::{CloseReason, Connection, SessionIo, HasSession};
 //! use getty_layers::{CodecLayer, IdleTimeoutLayer};
 //! use tokio_util::codec::LinesCodec;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
@@ -43,14 +48,14 @@
 //! # async fn main() -> Result<(), BoxError> {
 //! let stack = ServiceBuilder::new()
 //!     .layer(CodecLayer::new(LinesCodec::new()))
-//!     .layer(IdleTimeoutLayer::write(Duration::from_secs(60)))
-//!     // what the session loop does with it, in place of it
-//!     .service_fn(|connection: Connection<Framed<&'static str, LinesCodec, String>>| async move {
-//!         let (framed, _lease) = connection.into_parts();
+//!     .layer(IdleTimeoutLayer::outbound(Duration::from_secs(60)))
+//!     // in place of `SessionLayer`
+//!     .service_fn(|connection: Connection<SessionIo<&'static str, LinesCodec, String>>| async move {
+//!         let (framed, _guard) = connection.into_parts();
 //!         let mut driver = framed.into_parts().driver;
-//!         driver.turn(&Context::from_waker(Waker::noop()));
-//!         let idle = driver.next_check().ok_or("nothing to look for")?;
-//!         driver.run_checks(idle);
+//!         driver.register(&Context::from_waker(Waker::noop()));
+//!         let idle = driver.next_deadline().ok_or("no deadline")?;
+//!         driver.run_deadlines(idle);
 //!         Ok::<_, BoxError>(driver.session().reason())
 //!     });
 //! let reason = stack.oneshot(Connection::new("any transport")).await?;
@@ -59,110 +64,114 @@
 //! # }
 //! ```
 
-use std::{
-    any::type_name,
-    fmt,
-    marker::PhantomData,
-    task::{Context, Poll},
-    time::Duration,
-};
-
-use tokio::time::Instant;
-use tower_layer::Layer;
-use tower_service::Service;
+use getty_core::hooks::HandleExt;
+use std::{any::type_name, fmt, marker::PhantomData, time::Duration};
 
 use getty_core::{
     CloseReason, Connection, ConnectionHandle, HasSession, Session, internal::Contained,
 };
+use tokio::time::Instant;
+use tower_layer::Layer;
 
-/// Closes a session in which nothing moves, or tells a hook of it; see the [module](self).
+use crate::configure::{Configure, Configured};
+
+/// Closes idle sessions, or calls a hook for them; see the [module](self).
+#[doc(alias = "keepalive")]
+#[doc(alias = "kick")]
+#[doc(alias = "ttl")]
 #[derive(Clone, Debug)]
 pub struct IdleTimeoutLayer<H = Close> {
     idleness: Idleness,
     hook: H,
 }
 
-/// What an [`IdleTimeoutLayer`] without a hook does: it closes the session.
+/// Marker of an [`IdleTimeoutLayer`] without a hook, which closes the session.
 #[derive(Clone, Copy, Debug)]
 pub struct Close;
 
-/// The hook of an [`IdleTimeoutLayer`].
+/// Hook of an [`IdleTimeoutLayer`].
 pub struct Hook<Out, F> {
     call: Contained<F>,
     out: PhantomData<fn(Out)>,
 }
 
-/// What moves nothing for how long.
+/// Definition of an idle session: no traffic of a kind for a time.
 #[derive(Clone, Copy, Debug)]
 struct Idleness {
-    kind: Kind,
+    traffic: Traffic,
     time: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Kind {
-    All,
-    Read,
-    Write,
-    Active,
+enum Traffic {
+    Inbound,
+    Outbound,
+    Any,
+    Activity,
 }
 
 impl IdleTimeoutLayer {
-    /// As [`all`](Self::all).
+    /// Creates a new layer for sessions that have received no byte for `time`.
+    ///
+    /// Zero is checked every millisecond. A time beyond the range of the clock will never expire.
+    /// This applies to all constructors.
     #[must_use]
     pub const fn new(time: Duration) -> Self {
-        Self::all(time)
+        Self::of(Traffic::Inbound, time)
     }
 
-    /// Idle is a session that has neither received nor sent a byte for `time`. Zero is looked for every millisecond; a
-    /// time too long to be told never comes. So it is with the others.
+    /// Creates a new layer for sessions that have sent no byte for `time` even if there was nothing
+    /// to send.
     #[must_use]
-    pub const fn all(time: Duration) -> Self {
-        Self::of(Kind::All, time)
+    pub const fn outbound(time: Duration) -> Self {
+        Self::of(Traffic::Outbound, time)
     }
 
-    /// Idle is a session that has received no byte for `time`.
+    /// Creates a new layer for sessions that have neither received nor sent a byte for `time`.
+    ///
+    /// A [`HeartbeatLayer`](crate::HeartbeatLayer) sends bytes. If its period is shorter than
+    /// `time`, this layer never closes a session even if the peer is gone. Use [`new`](Self::new)
+    /// or [`activity`](Self::activity) there.
     #[must_use]
-    pub const fn read(time: Duration) -> Self {
-        Self::of(Kind::Read, time)
+    pub const fn any_traffic(time: Duration) -> Self {
+        Self::of(Traffic::Any, time)
     }
 
-    /// Idle is a session that has sent no byte for `time`, be there any to send or not.
+    /// Creates a new layer for sessions without activity of the application for `time`: no message
+    /// for it was received, and [`touch`](ConnectionHandle::touch) was not called.
+    ///
+    /// Every message counts, unless an [`ActivityLayer`](crate::ActivityLayer) excludes it.
     #[must_use]
-    pub const fn write(time: Duration) -> Self {
-        Self::of(Kind::Write, time)
+    pub const fn activity(time: Duration) -> Self {
+        Self::of(Traffic::Activity, time)
     }
 
-    /// Idle is a session whose application was not active for `time`: no message came for it, and nobody called
-    /// [`touch`](ConnectionHandle::touch).
-    #[must_use]
-    pub const fn active(time: Duration) -> Self {
-        Self::of(Kind::Active, time)
-    }
-
-    const fn of(kind: Kind, time: Duration) -> Self {
+    const fn of(traffic: Traffic, time: Duration) -> Self {
         Self {
-            idleness: Idleness { kind, time },
+            idleness: Idleness { traffic, time },
             hook: Close,
         }
     }
 
-    /// Calls `hook` instead of closing: when the session has been idle for the time, and again after each further such
-    /// time of the same silence ([`Idle::nth`] tells them apart). It runs in the session's task, so it must not block;
-    /// it may send with [`try_send`](Session::try_send), and close the session.
+    /// Sets a hook that is called instead of closing the session. The default is to close it.
+    ///
+    /// The hook is called when the session has been idle for the time, and again after each further
+    /// such time of the same idle period; [`Idle::nth`] counts the calls. It runs in the session's
+    /// task, so it must not block. It may send with [`try_send`](Session::try_send), and it may
+    /// close the session.
     ///
     /// ```
     /// use std::time::Duration;
     /// use getty_core::{CloseReason, Session};
     /// use getty_layers::IdleTimeoutLayer;
     ///
-    /// let layer = IdleTimeoutLayer::read(Duration::from_secs(30))
+    /// let layer = IdleTimeoutLayer::new(Duration::from_secs(30))
     ///     .with_hook(|session: &Session<String>, idle| match idle.nth {
     ///         1 => drop(session.try_send("are you there?".to_owned())),
     ///         _ => session.close_with(CloseReason::IdleTimeout),
     ///     });
     /// ```
-    // the bound on the closure is what lets its arguments' types go unwritten
+    // This bound on the closure makes its argument types inferable.
     pub const fn with_hook<Out, F>(self, hook: F) -> IdleTimeoutLayer<Hook<Out, F>>
     where
         F: Fn(&Session<Out>, Idle) + Clone,
@@ -177,68 +186,72 @@ impl IdleTimeoutLayer {
     }
 }
 
-/// What the hook of an [`IdleTimeoutLayer`] is told.
+/// Argument of the hook of an [`IdleTimeoutLayer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Idle {
-    /// Since when the session is idle.
+    /// Start of the idle period.
     pub since: Instant,
-    /// How often the hook was called for this silence, this time included: 1 for the first.
+    /// Number of calls for this idle period, including this one. It starts at 1.
     pub nth: u64,
 }
 
 impl Idleness {
-    /// Since when the session is idle in this sense; `None` while that cannot be said.
+    /// Returns the start of the idle period or `None` while the timeout does not run.
     fn since(self, handle: &ConnectionHandle) -> Option<Instant> {
-        let since = match self.kind {
-            Kind::All => handle.silent_since()?.max(handle.last_write()),
-            Kind::Read => handle.silent_since()?,
-            Kind::Write => return Some(handle.last_write()),
-            Kind::Active => handle.reading_since()?.max(handle.last_active()),
+        // `silent_since` and `reading_since` are `None` while the session does not read.
+        // (design.md: Why do receive deadlines pause while the session does not read?)
+        let since = match self.traffic {
+            Traffic::Inbound => handle.silent_since()?,
+            Traffic::Outbound => return Some(handle.last_write()),
+            Traffic::Any => handle.silent_since()?.max(handle.last_write()),
+            Traffic::Activity => handle.reading_since()?.max(handle.last_active()),
         };
-        // a peer that waits for an answer of ours is not idle
-        (handle.in_flight() == 0).then(|| since.max(handle.last_answered()))
+        // A peer that waits for a response is not idle.
+        (handle.in_flight() == 0).then(|| since.max(handle.last_handled()))
     }
 
-    /// Registers `tell`, which is called whenever the session has been idle for the time.
+    /// Registers `on_idle`, which is called each time the session has been idle for the time. It
+    /// returns `false` to stop.
     fn watch(
         self,
         handle: &ConnectionHandle,
-        mut tell: impl FnMut(&ConnectionHandle, Idle) -> bool + Send + 'static,
+        mut on_idle: impl FnMut(&ConnectionHandle, Idle) -> bool + Send + 'static,
     ) {
         let Self { time, .. } = self;
         let opened = Instant::now();
         let Some(first) = opened.checked_add(time) else {
             return;
         };
-        // of the silence at hand: since when it lasts, how often that was told, and when last
-        let (mut known, mut nth, mut told) = (opened, 0_u32, opened);
-        // messages received at the last check; two words of 32 bits keep the check small
+        // The current idle period: its start, the number of calls, and the time of the last call.
+        let (mut known, mut nth, mut called) = (opened, 0_u32, opened);
+        // Messages received at the last check. Two words of 32 bits keep the closure small.
         let mut seen = 0_u32;
-        handle.check_lateness_at(first, move |handle, now, late| {
+        handle.schedule_with_lateness(first, move |handle, now, late| {
             let received = handle.stats().messages_in & u64::from(u32::MAX);
             let received = u32::try_from(received).unwrap_or(u32::MAX);
             let is_new = std::mem::replace(&mut seen, received) != received;
             let Some(since) = self.since(handle) else {
-                // a silence that begins later is not long enough before a whole time from now
+                // An idle period that starts later is not over before a full timeout from now.
                 return now.checked_add(time);
             };
             let since = since.max(opened);
             if since != known {
-                (known, nth, told) = (since, 0, since);
+                (known, nth, called) = (since, 0, since);
             }
-            let due = told.checked_add(time)?;
+            let due = called.checked_add(time)?;
             if due > now {
                 return Some(due);
             }
-            told = now;
+            called = now;
             if late && is_new {
-                // a handler may have blocked the thread while the peer waited for its answer
+                // A handler may have blocked the thread while the peer waited for its response.
+                // (design.md: When is a peer idle whose handler blocks the thread?)
                 return now.checked_add(time);
             }
             nth = nth.saturating_add(1);
             let nth = u64::from(nth);
-            tell(handle, Idle { since, nth }).then(|| now.checked_add(time))?
+            on_idle(handle, Idle { since, nth }).then(|| now.checked_add(time))?
         });
     }
 }
@@ -262,90 +275,35 @@ impl<S, H: Clone> Layer<S> for IdleTimeoutLayer<H> {
     type Service = IdleTimeout<S, H>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        IdleTimeout {
-            inner,
-            layer: self.clone(),
-        }
+        Configured::new(inner, self.clone())
     }
 }
 
-/// The service that [`IdleTimeoutLayer`] makes.
-#[derive(Clone, Debug)]
-pub struct IdleTimeout<S, H = Close> {
-    inner: S,
-    layer: IdleTimeoutLayer<H>,
-}
+/// Service of [`IdleTimeoutLayer`].
+pub type IdleTimeout<S, H = Close> = Configured<S, IdleTimeoutLayer<H>>;
 
-impl<S, H> IdleTimeout<S, H> {
-    /// Wraps `inner` as `layer` says.
-    pub const fn new(inner: S, layer: IdleTimeoutLayer<H>) -> Self {
-        Self { inner, layer }
-    }
-
-    /// The inner service.
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub const fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service, by value.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
-
-impl<S, T> Service<Connection<T>> for IdleTimeout<S, Close>
-where
-    S: Service<Connection<T>>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    /// Reserves what the inner service reserves, which gives it back when it is dropped.
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, connection: Connection<T>) -> S::Future {
-        self.layer.idleness.watch(connection.handle(), |handle, _| {
+impl<T> Configure<T> for IdleTimeoutLayer {
+    fn configure(&self, connection: &Connection<T>) {
+        self.idleness.watch(connection.handle(), |handle, _| {
             handle.close_with(CloseReason::IdleTimeout);
             false
         });
-        self.inner.call(connection)
     }
 }
 
-impl<S, Out, F, T> Service<Connection<T>> for IdleTimeout<S, Hook<Out, F>>
+impl<T, Out, F> Configure<T> for IdleTimeoutLayer<Hook<Out, F>>
 where
     T: HasSession<Out = Out>,
-    S: Service<Connection<T>>,
     F: Fn(&Session<Out>, Idle) + Clone + Send + 'static,
     Out: Send + 'static,
 {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    /// Reserves what the inner service reserves, which gives it back when it is dropped.
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, connection: Connection<T>) -> S::Future {
-        let hook = F::clone(&self.layer.hook.call);
+    fn configure(&self, connection: &Connection<T>) {
+        let hook = F::clone(&self.hook.call);
         let session = connection.transport().session().clone();
-        self.layer
-            .idleness
-            .watch(connection.handle(), move |_, idle| {
-                hook(&session, idle);
-                true
-            });
-        self.inner.call(connection)
+        self.idleness.watch(connection.handle(), move |_, idle| {
+            hook(&session, idle);
+            true
+        });
     }
 }
 
@@ -357,58 +315,92 @@ mod tests {
     const TEN: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
-    async fn around_a_service_it_is_transparent() {
+    async fn layer_is_transparent() {
         assert_transparent(&IdleTimeoutLayer::new(TEN), || Connection::new(()));
-        let hook = |_: &Session<String>, _| unreachable!("no loop runs the check");
+        let hook = |_: &Session<String>, _| unreachable!("no loop runs the deadline");
         assert_transparent(&IdleTimeoutLayer::new(TEN).with_hook(hook), framed);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_late_check_after_a_message_restarts_the_timeout() {
+    async fn late_check_after_a_message_restarts_the_timeout() {
         let connection = framed();
         let handle = connection.handle().clone();
         let opened = handle.opened_at();
         let at = |seconds| opened + Duration::from_secs(seconds);
-        let IdleTimeoutLayer { idleness, .. } = IdleTimeoutLayer::all(TEN);
+        let IdleTimeoutLayer { idleness, .. } = IdleTimeoutLayer::any_traffic(TEN);
         idleness.watch(&handle, |handle, _| {
             handle.close_with(CloseReason::IdleTimeout);
             false
         });
-        let (mut driver, _lease) = drive(connection);
-        driver.reading(true, driver.moment(at(0)));
-        driver.messages_in(1, driver.moment(at(0)));
-        driver.run_checks(at(25));
-        assert_eq!((driver.next_check(), handle.reason()), (Some(at(35)), None));
-        driver.received(1, driver.moment(at(30)));
-        driver.messages_in(1, driver.moment(at(30)));
-        driver.run_checks(at(35));
-        assert_eq!(driver.next_check(), Some(at(40)));
-        // that message was seen by the check before, which was in time
-        driver.run_checks(at(45));
+        let (mut driver, _guard) = drive(connection);
+        driver.set_reading(true, driver.timestamp(at(0)));
+        driver.record_messages_in(1, driver.timestamp(at(0)));
+        driver.run_deadlines(at(25));
+        assert_eq!(
+            (driver.next_deadline(), handle.reason()),
+            (Some(at(35)), None)
+        );
+        driver.record_received(1, driver.timestamp(at(30)));
+        driver.record_messages_in(1, driver.timestamp(at(30)));
+        driver.run_deadlines(at(35));
+        assert_eq!(driver.next_deadline(), Some(at(40)));
+        // The previous check, which was on time, has seen that message.
+        driver.run_deadlines(at(45));
         assert_eq!(handle.reason(), Some(CloseReason::IdleTimeout));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_idle_session_is_looked_at_once_a_time_however_much_moves() {
+    async fn session_is_checked_once_per_timeout_despite_traffic() {
         let connection = framed();
         let handle = connection.handle().clone();
         let opened = handle.opened_at();
         let at = |seconds| opened + Duration::from_secs(seconds);
-        let IdleTimeoutLayer { idleness, .. } = IdleTimeoutLayer::read(TEN);
+        let IdleTimeoutLayer { idleness, .. } = IdleTimeoutLayer::new(TEN);
         idleness.watch(&handle, |handle, _| {
             handle.close_with(CloseReason::IdleTimeout);
             false
         });
-        let (mut driver, _lease) = drive(connection);
-        driver.reading(true, driver.moment(at(0)));
+        let (mut driver, _guard) = drive(connection);
+        driver.set_reading(true, driver.timestamp(at(0)));
         for second in 1..10 {
-            driver.received(1, driver.moment(at(second)));
-            assert_eq!(driver.next_check(), Some(at(10)));
+            driver.record_received(1, driver.timestamp(at(second)));
+            assert_eq!(driver.next_deadline(), Some(at(10)));
         }
-        driver.run_checks(at(10));
-        assert_eq!(driver.next_check(), Some(at(19)));
-        driver.run_checks(at(19));
-        assert_eq!(driver.next_check(), None);
+        driver.run_deadlines(at(10));
+        assert_eq!(driver.next_deadline(), Some(at(19)));
+        driver.run_deadlines(at(19));
+        assert_eq!(driver.next_deadline(), None);
         assert_eq!(handle.reason(), Some(CloseReason::IdleTimeout));
+    }
+
+    /// Returns the close reason of a session that sends a heartbeat every 5 s and receives nothing,
+    /// after 30 s.
+    fn reason_of_a_silent_peer(layer: &IdleTimeoutLayer) -> Option<CloseReason> {
+        let connection = framed();
+        let handle = connection.handle().clone();
+        let opened = handle.opened_at();
+        let at = |seconds| opened + Duration::from_secs(seconds);
+        layer.configure(&connection);
+        let (mut driver, _guard) = drive(connection);
+        driver.set_reading(true, driver.timestamp(at(0)));
+        for second in (5..=30).step_by(5) {
+            driver.record_sent(1, driver.timestamp(at(second)));
+            driver.run_deadlines(at(second));
+        }
+        handle.reason()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn heartbeats_do_not_keep_a_silent_peer_alive_by_default() {
+        let idle = Some(CloseReason::IdleTimeout);
+        for layer in [IdleTimeoutLayer::new(TEN), IdleTimeoutLayer::activity(TEN)] {
+            assert_eq!(reason_of_a_silent_peer(&layer), idle);
+        }
+        for layer in [
+            IdleTimeoutLayer::any_traffic(TEN),
+            IdleTimeoutLayer::outbound(TEN),
+        ] {
+            assert_eq!(reason_of_a_silent_peer(&layer), None);
+        }
     }
 }

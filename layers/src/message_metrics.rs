@@ -1,17 +1,20 @@
-//! Counts the messages that handlers work on and fail on, and on request measures how long they take.
+//! Counts messages in flight and handler errors and optionally measures latency.
 //!
-//! - *ready*: the inner service's.
-//! - *call*: counts the message as in flight until its future has ended or is dropped. An error is counted and passes
-//!   through.
-//! - *drop*: drops the inner future; the message is no longer in flight, and nothing else is recorded of it.
-//! - *close*: nothing of its own.
+//! - *ready*: as the inner service.
+//! - *call*: counts the message as in flight until its future completes or is dropped. An error
+//!   is counted and passes through.
+//! - *drop*: drops the inner future. The message is no longer in flight, and nothing else is
+//!   recorded.
+//! - *close*: nothing.
 //!
-//! The names are in the table of [`metrics`](crate::metrics), whose [`MetricsLayer`](crate::MetricsLayer) counts bytes
-//! and messages without a cost a message. This layer has one: a gauge shared by all sessions goes up and down, and with
-//! [`with_latency`](MessageMetricsLayer::with_latency) the clock is read twice.
+//! The table of [`metrics`](crate::metrics) lists the names.
+//! [`MetricsLayer`](crate::MetricsLayer) counts bytes and messages without a cost per message.
+//! This layer has one: it updates a gauge that all sessions share, and with
+//! [`with_latency`](MessageMetricsLayer::with_latency) it reads the clock twice.
 //!
-//! Scope: message; the metrics are the process's. It stands inside `SessionLayer`, outside whatever it is to measure;
-//! inside [`HandleErrorLayer`](crate::HandleErrorLayer), or it sees no errors.
+//! Scope: message; the metrics are global to the process. It must be inside `SessionLayer` and
+//! outside everything that it should measure. Place it inside
+//! [`HandleErrorLayer`](crate::HandleErrorLayer), otherwise it observes no errors.
 //!
 //! ```
 //! use getty_core::{Connection, Request, driver};
@@ -20,7 +23,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {
-//! // first of all a recorder is installed, such as an exporter's
+//! // install a recorder first, such as an exporter's
 //! let stack = ServiceBuilder::new()
 //!     .layer(MessageMetricsLayer::new().with_latency())
 //!     .service_fn(|request: Request<String>| async move {
@@ -40,6 +43,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use getty_core::Request;
 use metrics::{
     Counter, Gauge, Histogram, Label, SharedString, counter, describe_counter, describe_gauge,
     describe_histogram, gauge, histogram,
@@ -49,9 +53,8 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use getty_core::Request;
-
-/// Counts, and on request measures, messages; see the [module](self).
+/// Counts messages in flight and handler errors; see the [module](self).
+#[doc(alias = "prometheus")]
 #[derive(Clone, Debug)]
 pub struct MessageMetricsLayer {
     labels: Vec<Label>,
@@ -59,7 +62,7 @@ pub struct MessageMetricsLayer {
 }
 
 impl MessageMetricsLayer {
-    /// Without labels, without latency.
+    /// Creates a new layer without labels and without latency.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -68,7 +71,8 @@ impl MessageMetricsLayer {
         }
     }
 
-    /// Adds a label to all metrics of the layer, which has none by default. Its values should be few.
+    /// Adds a label to all metrics of the layer. The default is none. The label should have few
+    /// distinct values.
     #[must_use]
     pub fn with_label(
         mut self,
@@ -79,8 +83,9 @@ impl MessageMetricsLayer {
         self
     }
 
-    /// Measures the time from each call to its answer or error, waits of the handler included. Off by default: it reads
-    /// the clock twice a message.
+    /// Measures the time from each call to its response or error, including the time that the
+    /// handler waits. The default is not to measure it because it reads the clock twice per
+    /// message.
     #[must_use]
     pub const fn with_latency(mut self) -> Self {
         self.latency = true;
@@ -105,7 +110,7 @@ impl<S> Layer<S> for MessageMetricsLayer {
     }
 }
 
-/// The service that [`MessageMetricsLayer`] makes.
+/// Service of [`MessageMetricsLayer`].
 #[derive(Clone)]
 pub struct MessageMetrics<S> {
     inner: S,
@@ -113,20 +118,7 @@ pub struct MessageMetrics<S> {
 }
 
 impl<S> MessageMetrics<S> {
-    /// The inner service.
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub const fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service, by value.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
+    inner_service_accessors!();
 }
 
 impl<S: fmt::Debug> fmt::Debug for MessageMetrics<S> {
@@ -146,7 +138,7 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S::Future>;
 
-    /// Reserves what the inner service reserves, which gives it back when it is dropped.
+    /// Polls the inner service. A drop will give back its reservation.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
@@ -161,7 +153,7 @@ where
 }
 
 pin_project! {
-    /// The future of [`MessageMetrics`].
+    /// Future of [`MessageMetrics`].
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
         #[pin]
@@ -179,7 +171,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let result = ready!(this.inner.poll(cx));
-        this.in_flight.ended(result.is_err());
+        this.in_flight.complete(result.is_err());
         Poll::Ready(result)
     }
 }
@@ -192,7 +184,7 @@ impl<F: fmt::Debug> fmt::Debug for ResponseFuture<F> {
     }
 }
 
-/// The metrics, looked up once a stack.
+/// Handles of the metrics, looked up once per stack.
 struct Handles {
     in_flight: Gauge,
     errors: Counter,
@@ -205,8 +197,8 @@ impl Handles {
         const ERRORS: &str = "getty_message_errors_total";
         const LATENCY: &str = "getty_message_latency_seconds";
 
-        describe_gauge!(IN_FLIGHT, "Messages that handlers work on");
-        describe_counter!(ERRORS, "Messages whose handler failed");
+        describe_gauge!(IN_FLIGHT, "Messages in flight in handlers");
+        describe_counter!(ERRORS, "Messages whose handler returned an error");
         Self {
             in_flight: gauge!(IN_FLIGHT, labels.to_vec()),
             errors: counter!(ERRORS, labels.to_vec()),
@@ -214,7 +206,7 @@ impl Handles {
                 describe_histogram!(
                     LATENCY,
                     metrics::Unit::Seconds,
-                    "How long handlers took for a message"
+                    "Time from the call of a handler to its response"
                 );
                 histogram!(LATENCY, labels.to_vec())
             }),
@@ -222,7 +214,7 @@ impl Handles {
     }
 }
 
-/// A message in flight, until this is dropped.
+/// Message in flight, until it is dropped.
 struct InFlight {
     handles: Arc<Handles>,
     start: Option<Instant>,
@@ -237,7 +229,7 @@ impl InFlight {
         }
     }
 
-    fn ended(&self, failed: bool) {
+    fn complete(&self, failed: bool) {
         if failed {
             self.handles.errors.increment(1);
         }
@@ -262,22 +254,19 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{
-        metrics::record::Sums,
-        testing::{assert_readiness, request},
-    };
+    use crate::testing::{assert_readiness, metrics::Sums, request};
 
     type Message = Request<&'static str, &'static str>;
 
     #[tokio::test(start_paused = true)]
-    async fn a_message_is_in_flight_until_it_is_answered_fails_or_is_dropped() {
+    async fn message_is_in_flight_until_its_future_completes_or_is_dropped() {
         let sums = Sums::default();
         let _guard = set_default_local_recorder(&sums);
         let layer = MessageMetricsLayer::new().with_latency();
         let (mut service, mut handle) = mock::spawn_layer::<Message, &'static str, _>(layer);
         let get = |name: &str| sums.get(&format!("getty_message{name}")).unwrap();
         for (end, latency, errors) in [
-            ("answered", 2.0, 0.0),
+            ("completed", 2.0, 0.0),
             ("failed", 4.0, 1.0),
             ("dropped", 4.0, 1.0),
         ] {
@@ -288,15 +277,18 @@ mod tests {
             let (_, inner) = assert_ready!(handle.poll_request()).unwrap();
             tokio::time::advance(Duration::from_secs(2)).await;
             match end {
-                "answered" => {
-                    inner.send_response("answer");
+                "completed" => {
+                    inner.send_response("response");
                     assert!(response.is_woken());
-                    assert_eq!(assert_ready_ok!(response.poll()), "answer");
+                    assert_eq!(assert_ready_ok!(response.poll()), "response");
                 }
                 "failed" => {
-                    inner.send_error("no luck");
+                    inner.send_error("handler failed");
                     assert!(response.is_woken());
-                    assert_eq!(assert_ready_err!(response.poll()).to_string(), "no luck");
+                    assert_eq!(
+                        assert_ready_err!(response.poll()).to_string(),
+                        "handler failed"
+                    );
                 }
                 _ => {}
             }
@@ -308,12 +300,12 @@ mod tests {
     }
 
     #[test]
-    fn latency_is_measured_only_on_request() {
+    fn latency_is_measured_only_if_enabled() {
         let sums = Sums::default();
         let _guard = set_default_local_recorder(&sums);
         let layer = MessageMetricsLayer::new().with_label("stack", "test");
         let mut service = layer.layer(tower::service_fn(|_: Message| async {
-            Ok::<_, std::convert::Infallible>("answer")
+            Ok::<_, std::convert::Infallible>("response")
         }));
         assert_ready_ok!(task::spawn(service.call(request())).poll());
         assert_eq!(sums.get("getty_messages_in_flight{stack=test}"), Some(0.0));
@@ -321,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_ready_when_the_inner_service_is_and_a_clone_is_not() {
+    fn readiness_is_that_of_the_inner_service_and_not_shared_with_clones() {
         assert_readiness::<_, Message, &str, _>(&MessageMetricsLayer::new(), request);
     }
 }

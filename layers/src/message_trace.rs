@@ -1,22 +1,25 @@
-//! A [`tracing`] span a message, entered whenever its handler works, and an event of how it ended.
+//! Creates a [`tracing`] span for each message and an event when its handler completes.
 //!
-//! - *ready*: the inner service's.
-//! - *call*: makes the span, and calls the inner service within it; each poll of its future happens within it.
-//! - *drop*: drops the inner future. The span ends; no event is told.
-//! - *close*: nothing of its own.
+//! - *ready*: as the inner service.
+//! - *call*: creates the span, and calls the inner service within it. Each poll of its future
+//!   runs within the span.
+//! - *drop*: drops the inner future. The span ends without an event.
+//! - *close*: nothing.
 //!
-//! | what | name, message | level | fields |
+//! | item | name or message | level | fields |
 //! |---|---|---|---|
-//! | the span | `message` | `DEBUG` | `session`, the id; `contents` on request |
-//! | an answer | `message handled` | `DEBUG` | `latency` |
-//! | an error | `message failed` | `WARN` | `error`; `latency` where the span is enabled |
+//! | span | `message` | `DEBUG` | `session` (the id); `contents` if enabled |
+//! | response | `message handled` | `DEBUG` | `latency` |
+//! | error | `message failed` | `WARN` | `error`; `latency` if the span is enabled |
 //!
-//! What is disabled costs a look at a flag: nothing is formatted for it and no clock is read. The latency is from the call
-//! to the answer, waits of the handler included; the wait for readiness before it is not. What messages say is secret
-//! unless [`with_contents`](MessageTraceLayer::with_contents) is asked for.
+//! A disabled span or event costs the check of a flag: nothing is formatted and no clock is
+//! read. The latency is the time from the call to the response. It includes the time that the
+//! handler waits, but not the wait for readiness before the call. Message contents are not
+//! logged, unless [`with_contents`](MessageTraceLayer::with_contents) enables them.
 //!
-//! Scope: message. It stands inside `SessionLayer`. Layers outside it are not in the span, and it sees the errors of
-//! those inside it: outside [`HandleErrorLayer`](crate::HandleErrorLayer) it sees none.
+//! Scope: message. It must be inside `SessionLayer`. Layers outside it are not in the span. It
+//! observes the errors of layers inside it, so it observes none outside
+//! [`HandleErrorLayer`](crate::HandleErrorLayer).
 //!
 //! ```
 //! use getty_core::{Connection, Request, driver};
@@ -46,17 +49,20 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use getty_core::Request;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 use tracing::{Level, Span};
 
-use getty_core::Request;
-
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A span a message, and an event of how it ended; see the [module](self).
+/// Creates a span for each message and an event when its handler completes; see the
+/// [module](self).
+///
+/// `C` is [`Secret`] or [`Shown`].
+#[doc(alias = "log")]
 #[derive(Clone, Debug)]
 pub struct MessageTraceLayer<C = Secret> {
     level: Level,
@@ -64,22 +70,24 @@ pub struct MessageTraceLayer<C = Secret> {
     contents: PhantomData<C>,
 }
 
-/// Messages are not shown.
+/// Marker of a [`MessageTraceLayer`] that does not log message contents. This is the default.
 #[derive(Clone, Copy, Debug)]
 pub struct Secret;
 
-/// Messages are shown: [`MessageTraceLayer::with_contents`].
+/// Marker of a [`MessageTraceLayer`] that logs message contents; see
+/// [`MessageTraceLayer::with_contents`].
 #[derive(Clone, Copy, Debug)]
 pub struct Shown;
 
-/// How a message of type `In` is shown: [`Secret`] or [`Shown`].
+/// Access to the contents of messages of type `In` for logging. Implemented for [`Secret`] and
+/// [`Shown`].
 pub trait Contents<In>: sealed::Sealed {
-    /// What is to be shown of it.
+    /// Returns the contents to log, or `None`.
     fn of(message: &In) -> Option<&dyn fmt::Debug>;
 }
 
 mod sealed {
-    #[expect(unnameable_types, reason = "only the two types here are `Contents`")]
+    #[expect(unnameable_types, reason = "it seals the trait")]
     pub trait Sealed {}
     impl Sealed for super::Secret {}
     impl Sealed for super::Shown {}
@@ -98,7 +106,8 @@ impl<In: fmt::Debug> Contents<In> for Shown {
 }
 
 impl MessageTraceLayer {
-    /// The span and the event of an answer at `DEBUG`, the event of an error at `WARN`, contents not shown.
+    /// Creates a new layer with the span and the response event at `DEBUG` and the error event at
+    /// `WARN`, without message contents.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -108,8 +117,8 @@ impl MessageTraceLayer {
         }
     }
 
-    /// Shows what messages say, with their `Debug`, as a field of the span. Off by default, for messages may hold
-    /// what no log is to hold.
+    /// Logs the contents of messages, by their `Debug`, as a field of the span. The default is not
+    /// to log them, because messages may contain private data.
     #[must_use]
     pub const fn with_contents(self) -> MessageTraceLayer<Shown> {
         MessageTraceLayer {
@@ -121,14 +130,14 @@ impl MessageTraceLayer {
 }
 
 impl<C> MessageTraceLayer<C> {
-    /// The level of the span, and of the event of an answer. `DEBUG` by default.
+    /// Sets the level of the span and of the response event. The default is `DEBUG`.
     #[must_use]
     pub const fn with_level(mut self, level: Level) -> Self {
         self.level = level;
         self
     }
 
-    /// The level of the event of an error. `WARN` by default.
+    /// Sets the level of the error event. The default is `WARN`.
     #[must_use]
     pub const fn with_error_level(mut self, level: Level) -> Self {
         self.error_level = level;
@@ -153,7 +162,7 @@ impl<S, C: Clone> Layer<S> for MessageTraceLayer<C> {
     }
 }
 
-/// The service that [`MessageTraceLayer`] makes.
+/// Service of [`MessageTraceLayer`].
 #[derive(Clone, Debug)]
 pub struct MessageTrace<S, C = Secret> {
     inner: S,
@@ -161,20 +170,7 @@ pub struct MessageTrace<S, C = Secret> {
 }
 
 impl<S, C> MessageTrace<S, C> {
-    /// The inner service.
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub const fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service, by value.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
+    inner_service_accessors!();
 }
 
 impl<S, C, In, Out: 'static> Service<Request<In, Out>> for MessageTrace<S, C>
@@ -184,11 +180,11 @@ where
     C: Contents<In>,
 {
     type Response = S::Response;
-    /// The inner service's.
+    /// Error of the inner service.
     type Error = BoxError;
     type Future = ResponseFuture<S::Future>;
 
-    /// Reserves what the inner service reserves, which gives it back when it is dropped.
+    /// Polls the inner service. A drop will give back its reservation.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
     }
@@ -219,7 +215,7 @@ where
 }
 
 pin_project! {
-    /// The future of [`MessageTrace`].
+    /// Future of [`MessageTrace`].
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
         #[pin]
@@ -280,22 +276,22 @@ impl<F: fmt::Debug> fmt::Debug for ResponseFuture<F> {
 mod tests {
     use std::{convert::Infallible, io, time::Duration};
 
+    use getty_core::{Connection, driver};
     use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
     use tower::service_fn;
     use tower_test::mock;
 
     use super::*;
-    use crate::{levels::record::record, testing::assert_readiness};
-    use getty_core::{Connection, driver};
+    use crate::testing::{assert_readiness, log::record};
 
     type Message = Request<Private, &'static str>;
 
-    /// A message that must not be shown.
+    /// Message that must not be logged.
     struct Private;
 
     impl fmt::Debug for Private {
         fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-            panic!("shown")
+            panic!("the contents were formatted")
         }
     }
 
@@ -306,7 +302,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_is_told_with_its_latency_and_without_the_contents() {
+    async fn response_event_has_the_latency_and_no_contents() {
         let (recorder, _guard) = record(Some(Level::DEBUG));
         let (mut service, mut handle) =
             mock::spawn_layer::<Message, &'static str, _>(MessageTraceLayer::new());
@@ -317,23 +313,26 @@ mod tests {
         assert_pending!(response.poll());
         let (_, inner) = assert_ready!(handle.poll_request()).unwrap();
         tokio::time::advance(Duration::from_millis(1500)).await;
-        inner.send_response("answer");
+        inner.send_response("response");
         assert!(response.is_woken());
-        assert_eq!(assert_ready_ok!(response.poll()), "answer");
+        assert_eq!(assert_ready_ok!(response.poll()), "response");
         assert_eq!(
             recorder.spans(),
             [("message", Level::DEBUG, [("session", id)].into())]
         );
-        let [told] = &recorder.events()[..] else {
+        let [event] = &recorder.events()[..] else {
             panic!("one event")
         };
-        assert_eq!((told.text(), told.level), ("message handled", Level::DEBUG));
-        assert_eq!(told.fields["latency"], "1.5s");
-        assert_eq!(told.within, ["message"]);
+        assert_eq!(
+            (event.text(), event.level),
+            ("message handled", Level::DEBUG)
+        );
+        assert_eq!(event.fields["latency"], "1.5s");
+        assert_eq!(event.spans, ["message"]);
     }
 
     #[test]
-    fn an_error_is_told_at_a_level_of_its_own_and_passes_through() {
+    fn error_event_has_a_separate_level_and_the_error_passes_through() {
         for (most, layer, level, latency) in [
             (Level::WARN, MessageTraceLayer::new(), Level::WARN, false),
             (Level::DEBUG, MessageTraceLayer::new(), Level::WARN, true),
@@ -350,21 +349,21 @@ mod tests {
             }));
             let error = assert_ready_err!(task::spawn(service.call(request(Private))).poll());
             assert!(error.is::<io::Error>());
-            let [told] = &recorder.events()[..] else {
+            let [event] = &recorder.events()[..] else {
                 panic!("one event")
             };
-            assert_eq!((told.text(), told.level), ("message failed", level));
-            assert_eq!(told.fields["error"], "disk full");
-            assert_eq!(told.fields.contains_key("latency"), latency);
+            assert_eq!((event.text(), event.level), ("message failed", level));
+            assert_eq!(event.fields["error"], "disk full");
+            assert_eq!(event.fields.contains_key("latency"), latency);
         }
     }
 
     #[test]
-    fn contents_are_shown_on_request_where_that_is_enabled() {
+    fn contents_are_logged_if_enabled() {
         for (most, spans) in [(Level::TRACE, 1), (Level::DEBUG, 0)] {
             let (recorder, _guard) = record(Some(most));
             let layer = MessageTraceLayer::new().with_level(Level::TRACE);
-            let handler = service_fn(|_| async { Ok::<_, Infallible>("answer") });
+            let handler = service_fn(|_| async { Ok::<_, Infallible>("response") });
             let mut shown = layer.clone().with_contents().layer(handler);
             assert_ready_ok!(task::spawn(shown.call(request("hello"))).poll());
             assert_eq!(recorder.spans().len(), spans);
@@ -372,8 +371,8 @@ mod tests {
                 assert_eq!(fields["contents"], "\"hello\"");
             }
             if spans == 0 {
-                // asked for, and still not formatted
-                let handler = service_fn(|_: Message| async { Ok::<_, Infallible>("answer") });
+                // Contents of a disabled span are not formatted.
+                let handler = service_fn(|_: Message| async { Ok::<_, Infallible>("response") });
                 let mut shown = layer.with_contents().layer(handler);
                 assert_ready_ok!(task::spawn(shown.call(request(Private))).poll());
             }
@@ -381,24 +380,24 @@ mod tests {
     }
 
     #[test]
-    fn what_the_handler_tells_nests_in_the_span() {
+    fn events_of_the_handler_are_inside_the_span() {
         let (recorder, _guard) = record(Some(Level::DEBUG));
         let mut service = MessageTraceLayer::new().layer(service_fn(|_: Message| {
-            tracing::info!("called");
+            tracing::info!("service called");
             async {
                 tracing::info!("polled");
-                Ok::<_, Infallible>("answer")
+                Ok::<_, Infallible>("response")
             }
         }));
         assert_ready_ok!(task::spawn(service.call(request(Private))).poll());
-        for told in recorder.events() {
-            assert_eq!(told.within, ["message"], "{told:?}");
+        for event in recorder.events() {
+            assert_eq!(event.spans, ["message"], "{event:?}");
         }
         assert_eq!(recorder.events().len(), 3);
     }
 
     #[test]
-    fn it_is_ready_when_the_inner_service_is_and_a_clone_is_not() {
+    fn readiness_is_that_of_the_inner_service_and_not_shared_with_clones() {
         let layer = MessageTraceLayer::new();
         assert_readiness::<_, Message, &str, _>(&layer, || request(Private));
     }

@@ -1,35 +1,38 @@
-//! Counts connections, bytes and messages, through the facade of the [`metrics`](https://docs.rs/metrics) crate.
+//! Counts connections, bytes and messages with the [`metrics`](https://docs.rs/metrics) crate.
 //!
-//! - *ready*: the inner service's.
-//! - *call*: counts the connection as opened, and has the session look at its statistics every ten seconds.
-//! - *drop*: nothing of its own.
-//! - *close*: counts the connection as closed, by reason, with what it moved since the last look, after its close
-//!   callbacks, once and however it ended.
+//! - *ready*: as the inner service.
+//! - *call*: counts the connection as opened, and registers a deadline that reads the session's
+//!   statistics every ten seconds.
+//! - *drop*: drops the inner future.
+//! - *close*: counts the connection as closed, by reason, and adds its traffic since the last
+//!   reading. This happens once, after the close callbacks, however the connection ended.
 //!
-//! No message costs anything: what a session has moved is read off its own statistics now and then. A recorder should be
-//! installed before the stack is built: that is when the metrics are looked up and described.
+//! Messages have no extra cost, because the layer reads the session's own statistics. Install a
+//! recorder before the stack is built: that is when the metrics are looked up and described.
 //!
-//! | name | kind | what |
+//! | name | kind | value |
 //! |---|---|---|
-//! | `getty_connections_opened_total` | counter | connections that came to [`MetricsLayer`] |
-//! | `getty_connections_closed_total` | counter | those of them that have ended; label `reason`: [`CloseReason::as_str`] |
-//! | `getty_connections_open` | gauge | those that have not |
-//! | `getty_connection_lifetime_seconds` | histogram | how long each lived, from accept or connect on |
-//! | `getty_received_bytes_total` | counter | bytes received, as of the last looks |
-//! | `getty_sent_bytes_total` | counter | bytes sent, as of the last looks |
-//! | `getty_received_messages_total` | counter | messages decoded, as of the last looks |
-//! | `getty_sent_messages_total` | counter | messages encoded, as of the last looks |
-//! | `getty_skipped_messages_total` | counter | bad messages skipped, as of the last looks |
-//! | `getty_dropped_messages_total` | counter | messages dropped for slow peers, as of the last looks |
-//! | `getty_queued_messages` | gauge | messages sent and not encoded yet, as of the last looks |
-//! | `getty_messages_in_flight` | gauge | messages that handlers work on, of [`MessageMetricsLayer`] |
-//! | `getty_message_errors_total` | counter | messages whose handler failed, of [`MessageMetricsLayer`] |
-//! | `getty_message_latency_seconds` | histogram | from call to answer, of [`MessageMetricsLayer::with_latency`] |
+//! | `getty_connections_opened_total` | counter | connections that reached [`MetricsLayer`] |
+//! | `getty_connections_closed_total` | counter | closed connections; label `reason`: [`CloseReason::as_str`] |
+//! | `getty_connections_open` | gauge | open connections |
+//! | `getty_connection_lifetime_seconds` | histogram | lifetime of each connection, from accept or connect |
+//! | `getty_received_bytes_total` | counter | received bytes, at the last reading |
+//! | `getty_sent_bytes_total` | counter | sent bytes, at the last reading |
+//! | `getty_received_messages_total` | counter | decoded messages, at the last reading |
+//! | `getty_sent_messages_total` | counter | encoded messages, at the last reading |
+//! | `getty_skipped_messages_total` | counter | skipped bad messages, at the last reading |
+//! | `getty_dropped_messages_total` | counter | messages dropped for slow peers, at the last reading |
+//! | `getty_queued_messages` | gauge | sent messages that are not encoded yet, at the last reading |
+//! | `getty_messages_in_flight` | gauge | messages in flight in handlers, from [`MessageMetricsLayer`] |
+//! | `getty_message_errors_total` | counter | messages whose handler failed, from [`MessageMetricsLayer`] |
+//! | `getty_message_latency_seconds` | histogram | time from call to response, from [`MessageMetricsLayer::with_latency`] |
 //!
-//! Each has the labels given with `with_label`, to tell stacks of one process apart.
+//! All metrics have the labels of `with_label`, which distinguish several stacks of one
+//! process.
 //!
-//! Scope: connection; the metrics are the process's. It stands outside whatever may refuse or lose a connection, so that
-//! this is counted, too; what a layer further out refuses is not.
+//! Scope: connection; the metrics are global to the process. Place it outside layers that may
+//! refuse or lose a connection, so that these connections are counted. Connections that a layer
+//! outside it refuses are not.
 //!
 //! ```
 //! use getty_core::Connection;
@@ -38,7 +41,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {
-//! // first of all a recorder is installed, such as an exporter's
+//! // install a recorder first, such as an exporter's
 //! let stack = ServiceBuilder::new()
 //!     .layer(MetricsLayer::new().with_label("listener", "public"))
 //!     .service_fn(|connection: Connection<()>| async move {
@@ -53,6 +56,7 @@
 //! [`MessageMetricsLayer`]: crate::MessageMetricsLayer
 //! [`MessageMetricsLayer::with_latency`]: crate::MessageMetricsLayer::with_latency
 
+use getty_core::hooks::HandleExt;
 use std::{
     fmt,
     future::Future,
@@ -62,6 +66,7 @@ use std::{
     time::Duration,
 };
 
+use getty_core::{Closed, Connection, ConnectionHandle, Stats};
 use metrics::{
     Counter, Gauge, Histogram, Label, SharedString, counter, describe_counter, describe_gauge,
     describe_histogram, gauge, histogram,
@@ -71,11 +76,10 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use getty_core::{Closed, Connection, ConnectionHandle, Stats};
-
 const CLOSED: &str = "getty_connections_closed_total";
 
 /// Counts connections, bytes and messages; see the [module](self).
+#[doc(alias = "prometheus")]
 #[derive(Clone, Debug)]
 pub struct MetricsLayer {
     labels: Vec<Label>,
@@ -83,7 +87,7 @@ pub struct MetricsLayer {
 }
 
 impl MetricsLayer {
-    /// Without labels, looking every ten seconds.
+    /// Creates a new layer without labels that reads the statistics every ten seconds.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -92,7 +96,8 @@ impl MetricsLayer {
         }
     }
 
-    /// Adds a label to all metrics of the layer, which has none by default. Its values should be few.
+    /// Adds a label to all metrics of the layer. The default is none. The label should have few
+    /// distinct values.
     #[must_use]
     pub fn with_label(
         mut self,
@@ -103,8 +108,10 @@ impl MetricsLayer {
         self
     }
 
-    /// How often each session's statistics are looked at. Every ten seconds by default, at most once a millisecond; an
-    /// interval past the end of time means only at the close.
+    /// Sets the interval at which each session's statistics are read, at least 1 ms. The default is
+    /// 10 s.
+    ///
+    /// With an interval beyond the range of the clock, they are read only at the close.
     #[must_use]
     pub const fn with_interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
@@ -130,7 +137,7 @@ impl<S> Layer<S> for MetricsLayer {
     }
 }
 
-/// The service that [`MetricsLayer`] makes.
+/// Service of [`MetricsLayer`].
 #[derive(Clone)]
 pub struct Metrics<S> {
     inner: S,
@@ -139,20 +146,7 @@ pub struct Metrics<S> {
 }
 
 impl<S> Metrics<S> {
-    /// The inner service.
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub const fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service, by value.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
+    inner_service_accessors!();
 }
 
 impl<S: fmt::Debug> fmt::Debug for Metrics<S> {
@@ -173,28 +167,29 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S::Future>;
 
-    /// Reserves what the inner service reserves, which gives it back when it is dropped.
+    /// Polls the inner service. A drop will give back its reservation.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, connection: Connection<T>) -> Self::Future {
-        let watch = Watch::new(connection.handle().clone(), &self.handles, self.interval);
+        let observer = Observer::new(connection.handle().clone(), &self.handles, self.interval);
         ResponseFuture {
             inner: self.inner.call(connection),
-            _watch: watch,
+            _observer: observer,
         }
     }
 }
 
 pin_project! {
-    /// The future of [`Metrics`].
+    /// Future of [`Metrics`].
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
-        // in this order: the connection goes first
+        // Declared in this order: the connection is dropped before the observer. (design.md: Why
+        // are fields declared in a particular order?)
         #[pin]
         inner: F,
-        _watch: Watch,
+        _observer: Observer,
     }
 }
 
@@ -214,7 +209,7 @@ impl<F: fmt::Debug> fmt::Debug for ResponseFuture<F> {
     }
 }
 
-/// The metrics, looked up once a stack.
+/// Handles of the metrics, looked up once per stack.
 struct Handles {
     labels: Vec<Label>,
     opened: Counter,
@@ -231,41 +226,45 @@ struct Handles {
 
 impl Handles {
     fn new(labels: Vec<Label>) -> Self {
-        describe_counter!(CLOSED, "Connections that have ended, by reason");
-        let counter = |name: &'static str, what: &'static str| {
-            describe_counter!(name, what);
+        describe_counter!(CLOSED, "Closed connections, by reason");
+        let counter = |name: &'static str, help: &'static str| {
+            describe_counter!(name, help);
             counter!(name, labels.clone())
         };
-        let gauge = |name: &'static str, what: &'static str| {
-            describe_gauge!(name, what);
+        let gauge = |name: &'static str, help: &'static str| {
+            describe_gauge!(name, help);
             gauge!(name, labels.clone())
         };
-        let histogram = |name: &'static str, what: &'static str| {
-            describe_histogram!(name, metrics::Unit::Seconds, what);
+        let histogram = |name: &'static str, help: &'static str| {
+            describe_histogram!(name, metrics::Unit::Seconds, help);
             histogram!(name, labels.clone())
         };
         Self {
-            opened: counter("getty_connections_opened_total", "Connections opened"),
-            open: gauge("getty_connections_open", "Connections that are open"),
+            opened: counter("getty_connections_opened_total", "Opened connections"),
+            open: gauge("getty_connections_open", "Open connections"),
             lifetime: histogram(
                 "getty_connection_lifetime_seconds",
-                "How long connections lived",
+                "Lifetime of connections",
             ),
-            received_bytes: counter("getty_received_bytes_total", "Bytes received"),
-            sent_bytes: counter("getty_sent_bytes_total", "Bytes sent"),
-            received_messages: counter("getty_received_messages_total", "Messages decoded"),
-            sent_messages: counter("getty_sent_messages_total", "Messages encoded"),
-            skipped: counter("getty_skipped_messages_total", "Bad messages skipped"),
+            received_bytes: counter("getty_received_bytes_total", "Received bytes"),
+            sent_bytes: counter("getty_sent_bytes_total", "Sent bytes"),
+            received_messages: counter("getty_received_messages_total", "Decoded messages"),
+            sent_messages: counter("getty_sent_messages_total", "Encoded messages"),
+            skipped: counter("getty_skipped_messages_total", "Skipped bad messages"),
             dropped: counter(
                 "getty_dropped_messages_total",
                 "Messages dropped for slow peers",
             ),
-            queued: gauge("getty_queued_messages", "Messages waiting to be encoded"),
+            queued: gauge(
+                "getty_queued_messages",
+                "Sent messages that are not encoded yet",
+            ),
             labels,
         }
     }
 
-    /// Once a connection; looked up then, for there are many reasons and most never come.
+    /// Counts a closed connection. The counter is looked up each time because there are many
+    /// reasons and most never occur.
     fn closed(&self, reason: &'static str) {
         let mut labels = self.labels.clone();
         labels.push(Label::from_static_parts("reason", reason));
@@ -273,19 +272,19 @@ impl Handles {
     }
 }
 
-/// One connection's part in the metrics, which ends with it.
-struct Watch {
+/// Observer of one connection, which ends with its future.
+struct Observer {
     handle: ConnectionHandle,
     reports: Arc<Reports>,
 }
 
-/// What was reported of one connection so far.
+/// Values of one connection that were reported last.
 struct Reports {
     handles: Arc<Handles>,
     last: Mutex<(Stats, u64)>,
 }
 
-impl Watch {
+impl Observer {
     fn new(handle: ConnectionHandle, handles: &Arc<Handles>, interval: Duration) -> Self {
         handles.opened.increment(1);
         handles.open.increment(1);
@@ -295,8 +294,8 @@ impl Watch {
         });
         if let Some(first) = Instant::now().checked_add(interval) {
             let reports = Arc::clone(&reports);
-            handle.check_at(first, move |handle, now| {
-                reports.report(handle.stats(), handle.queued_at_check());
+            handle.schedule(first, move |handle, now| {
+                reports.report(handle.stats(), handle.queued_at_deadline());
                 now.checked_add(interval)
             });
         }
@@ -304,11 +303,11 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for Observer {
     fn drop(&mut self) {
         let reports = Arc::clone(&self.reports);
-        // as a rule it is closed by now; where another task holds the connection, that is still to come
-        self.handle.once_closed(move |closed| reports.end(closed));
+        // The connection is usually closed now. If another task owns it, the close follows later.
+        self.handle.once_closed(move |closed| reports.close(closed));
     }
 }
 
@@ -346,7 +345,7 @@ impl Reports {
         }
     }
 
-    fn end(&self, closed: &Closed) {
+    fn close(&self, closed: &Closed) {
         self.report(closed.stats, 0);
         self.handles.closed(closed.reason.as_str());
         self.handles.open.decrement(1);
@@ -355,20 +354,17 @@ impl Reports {
 }
 
 #[cfg(all(test, not(getty_loom)))]
-pub(crate) mod record;
-
-#[cfg(all(test, not(getty_loom)))]
 mod tests {
+    use getty_core::driver;
     use metrics::set_default_local_recorder;
     use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
     use tower_test::mock;
 
-    use super::{record::Sums, *};
-    use crate::testing::assert_transparent;
-    use getty_core::driver;
+    use super::*;
+    use crate::testing::{assert_transparent, metrics::Sums};
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_is_counted_from_its_beginning_to_its_end() {
+    async fn connection_is_counted_from_open_to_close() {
         let sums = Sums::default();
         let _guard = set_default_local_recorder(&sums);
         let layer = MetricsLayer::new().with_label("listener", "test");
@@ -378,7 +374,7 @@ mod tests {
         assert_eq!(
             get("connections_opened_total"),
             Some(0.0),
-            "there from the start"
+            "registered when the stack is built"
         );
         let mut response = task::spawn(service.call(Connection::new(())));
         assert_eq!(get("connections_opened_total"), Some(1.0));
@@ -387,40 +383,40 @@ mod tests {
 
         let (connection, inner) = assert_ready!(handle.poll_request()).unwrap();
         let (session, mut driver) = driver::pair::<&str>(connection.handle().clone());
-        let ((), mut lease) = connection.into_parts();
-        lease.open();
-        driver.look();
-        let now = driver.moment(Instant::now());
-        driver.received(100, now);
-        driver.messages_in(3, now);
+        let ((), mut guard) = connection.into_parts();
+        guard.open();
+        driver.poll_signals();
+        let now = driver.timestamp(Instant::now());
+        driver.record_received(100, now);
+        driver.record_messages_in(3, now);
         session.try_send("one").unwrap();
         session.try_send("two").unwrap();
-        let next = driver.next_check().unwrap();
+        let next = driver.next_deadline().unwrap();
         assert_eq!(next - Instant::now(), Duration::from_secs(10));
-        driver.run_checks(next);
+        driver.run_deadlines(next);
         assert_eq!(get("received_bytes_total"), Some(100.0));
         assert_eq!(get("received_messages_total"), Some(3.0));
         assert_eq!(get("queued_messages"), Some(2.0));
-        driver.look();
+        driver.poll_signals();
         driver.next_outgoing();
-        driver.settle(false);
-        driver.messages_out(1);
-        driver.received(10, now);
-        driver.run_checks(next + Duration::from_secs(10));
+        driver.set_backpressure(false);
+        driver.record_messages_out(1);
+        driver.record_received(10, now);
+        driver.run_deadlines(next + Duration::from_secs(10));
         assert_eq!(
             get("received_bytes_total"),
             Some(110.0),
-            "what is new is added"
+            "only the difference is added"
         );
         assert_eq!(get("sent_messages_total"), Some(1.0));
         assert_eq!(get("queued_messages"), Some(1.0));
 
-        driver.sent(7, now);
-        driver.skipped();
+        driver.record_sent(7, now);
+        driver.record_skipped();
         tokio::time::advance(Duration::from_secs(3)).await;
         session.close();
         drop(driver);
-        drop(lease);
+        drop(guard);
         inner.send_response(());
         assert_ready_ok!(response.poll());
         drop(response);
@@ -434,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_is_refused_or_dropped_is_counted_all_the_same() {
+    fn refused_and_dropped_connections_are_counted() {
         let sums = Sums::default();
         let _guard = set_default_local_recorder(&sums);
         let layer = MetricsLayer::new();
@@ -449,8 +445,11 @@ mod tests {
                 drop(connection);
             } else {
                 drop(connection);
-                inner.send_error("no luck");
-                assert_eq!(assert_ready_err!(response.poll()).to_string(), "no luck");
+                inner.send_error("handler failed");
+                assert_eq!(
+                    assert_ready_err!(response.poll()).to_string(),
+                    "handler failed"
+                );
             }
         }
         let closed = sums.get("getty_connections_closed_total{reason=refused}");
@@ -459,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn any_interval_is_accepted() {
+    fn all_intervals_are_accepted() {
         for interval in [Duration::ZERO, Duration::MAX] {
             let layer = MetricsLayer::new().with_interval(interval);
             let mut service = layer.layer(tower::service_fn(|connection: Connection<()>| async {
@@ -468,14 +467,14 @@ mod tests {
             let response = task::spawn(service.call(Connection::new(()))).poll();
             let connection = assert_ready_ok!(response);
             let (_, mut driver) = driver::pair::<()>(connection.handle().clone());
-            driver.look();
-            assert_eq!(driver.next_check().is_some(), interval.is_zero());
-            driver.run_checks(Instant::now());
+            driver.poll_signals();
+            assert_eq!(driver.next_deadline().is_some(), interval.is_zero());
+            driver.run_deadlines(Instant::now());
         }
     }
 
     #[test]
-    fn around_a_service_it_is_transparent() {
+    fn layer_is_transparent() {
         assert_transparent(&MetricsLayer::new(), || Connection::new(()));
     }
 }

@@ -1,21 +1,23 @@
-//! Runs an async function of yours when a session opens, before anything is read from the peer.
+//! Runs an async hook when a session opens, before anything is read from the peer.
 //!
-//! - *ready*: the inner service's.
-//! - *call*: holds the session back from opening, and passes the connection on. The hook starts when the connection's
-//!   future is first polled, in the connection's own task, and is polled before the inner future. Meanwhile the session
-//!   loop sends what is queued but reads nothing, so that a hook may wait for its greeting to have left. Once the hook is
-//!   done its memory is given back and the session opens.
-//! - *an error of the hook* refuses the connection: it closes as [`CloseReason::Refused`], with the
-//!   error as its source, once what the hook has sent is flushed. The pipeline's response is the
-//!   [`Closed`](getty_core::Closed) with this reason; under `SessionLayer::per_session` it is the error
-//!   `NotOpened`, with the same reason and source.
+//! - *ready*: as the inner service.
+//! - *call*: delays the opening of the session and calls the inner service. The hook starts
+//!   when the connection's future is first polled, in the connection's own task, and is polled
+//!   before the inner future. Meanwhile the session loop sends queued messages but reads
+//!   nothing, so a hook may wait until its greeting is flushed. When the hook is complete, its
+//!   memory is freed and the session opens.
+//! - *an error of the hook* refuses the connection. It closes as [`CloseReason::Refused`], with
+//!   the error as its source, after the messages of the hook are flushed. The pipeline's
+//!   response is the [`Closed`](getty_core::Closed) with this reason. Under
+//!   `SessionLayer::per_session` it is the error `NotOpened`, with the same reason and source.
 //! - *a panic of the hook* closes the connection as [`CloseReason::Panicked`].
-//! - *drop, close*: a hook that is not done is dropped with the connection, which any close request ends: a handshake
-//!   timeout, a shutdown, the peer's reset when something is sent to it.
+//! - *drop, close*: a hook that is not complete is dropped with the connection. Any close
+//!   request ends it: a handshake timeout, a shutdown, or a reset by the peer when the hook
+//!   sends something.
 //!
-//! Scope: session. It stands inside [`CodecLayer`](crate::CodecLayer), which makes the session, and outside
-//! `SessionLayer`. Several hooks run beside one another, started from the outermost inwards; the session opens when all
-//! are done.
+//! Scope: session. It must be inside [`CodecLayer`](crate::CodecLayer), which creates the
+//! session, and outside `SessionLayer`. Several hooks run concurrently and start from the
+//! outermost inwards. The session opens when all hooks are complete.
 //!
 //! ```
 //! use getty_core::{Connection, HasSession, driver::Driver};
@@ -31,8 +33,8 @@
 //!         session.insert("greeted");
 //!         session.feed("220 welcome".to_owned()).await
 //!     }))
-//!     // in the place of the session loop
-//!     .service_fn(|connection: Connection<getty_core::Framed<(), _, String>>| async move {
+//!     // in place of `SessionLayer`
+//!     .service_fn(|connection: Connection<getty_core::SessionIo<(), _, String>>| async move {
 //!         let session = connection.transport().session().clone();
 //!         assert_eq!(session.get(), Some("greeted"));
 //!         Ok::<_, BoxError>(session.queued())
@@ -42,6 +44,8 @@
 //! # }
 //! ```
 
+use getty_core::Close;
+use getty_core::hooks::HandleExt;
 use std::{
     any::type_name,
     fmt,
@@ -51,26 +55,26 @@ use std::{
     task::{Context, Poll},
 };
 
+use getty_core::{
+    CloseReason, Connection, HasSession, Session,
+    internal::{Contained, OpenGuard, catch},
+};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use getty_core::{
-    CloseReason, Connection, HasSession, Session,
-    internal::{Contained, Hold, catch},
-};
-
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Runs an async function of yours when a session opens; see the [module](self).
+/// Runs an async hook when a session opens; see the [module](self).
 pub struct OnOpenLayer<Out, F> {
     hook: Contained<F>,
     out: PhantomData<fn(Out)>,
 }
 
 impl<Out, F> OnOpenLayer<Out, F> {
-    /// `hook` is called with the session. It is cloned for each connection.
-    // the bound on the closure is what lets its argument's type go unwritten
+    /// Creates a new layer that calls `hook` with the session. The hook is cloned for each
+    /// connection.
+    // This bound on the closure makes its argument type inferable.
     pub const fn new<Fut, E>(hook: F) -> Self
     where
         F: Fn(Session<Out>) -> Fut + Clone,
@@ -112,27 +116,14 @@ impl<S, Out, F: Clone> Layer<S> for OnOpenLayer<Out, F> {
     }
 }
 
-/// The service that [`OnOpenLayer`] makes.
+/// Service of [`OnOpenLayer`].
 pub struct OnOpen<S, Out, F> {
     inner: S,
     layer: OnOpenLayer<Out, F>,
 }
 
 impl<S, Out, F> OnOpen<S, Out, F> {
-    /// The inner service.
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub const fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service, by value.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
+    inner_service_accessors!();
 }
 
 impl<S: Clone, Out, F: Clone> Clone for OnOpen<S, Out, F> {
@@ -165,7 +156,7 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S::Future, T::Out, F, Fut>;
 
-    /// Reserves what the inner service reserves, which gives it back when it is dropped.
+    /// Polls the inner service. A drop will give back its reservation.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
@@ -173,7 +164,7 @@ where
     fn call(&mut self, connection: Connection<T>) -> Self::Future {
         let session = connection.transport().session().clone();
         let opening = Opening {
-            _hold: session.hold(),
+            _hold: session.delay_open(),
             session,
             hook: self.layer.hook.clone(),
             running: None,
@@ -186,15 +177,16 @@ where
 }
 
 pin_project! {
-    /// A hook that is not done. It is boxed, so that an idle session does not keep room for a large
-    /// future of a hook.
+    /// Hook that is not complete. It is boxed, so that an idle session does not reserve memory for
+    /// a large future of a hook.
     struct Opening<Out, F, Fut> {
         #[pin]
         running: Option<Contained<Fut>>,
         hook: Contained<F>,
         session: Session<Out>,
-        // last: the session opens when this is dropped
-        _hold: Hold,
+        // Declared last: its drop opens the session, after the hook was dropped. (design.md: Why
+        // can a layer delay the opening of a session?)
+        _hold: OpenGuard,
     }
 }
 
@@ -214,21 +206,23 @@ where
             }
             match this.running.as_mut().as_pin_mut() {
                 Some(running) => running.poll(cx),
-                None => unreachable!("it was set above"),
+                None => unreachable!("the future was set above"),
             }
         });
         match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(Ok(()))) => {}
-            Ok(Poll::Ready(Err(error))) => session.close_because(CloseReason::Refused, error),
-            Err(panic) => session.close_because(CloseReason::Panicked, panic),
+            Ok(Poll::Ready(Err(error))) => {
+                session.close_with(Close::new(CloseReason::Refused).with_source(error))
+            }
+            Err(panic) => session.close_with(Close::new(CloseReason::Panicked).with_source(panic)),
         }
         Poll::Ready(())
     }
 }
 
 pin_project! {
-    /// The future of [`OnOpen`].
+    /// Future of [`OnOpen`].
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, Out, H, Fut> {
         #[pin]
@@ -277,6 +271,7 @@ mod tests {
         },
     };
 
+    use getty_core::{SessionIo, driver};
     use tokio::sync::Notify;
     use tokio_test::{assert_pending, assert_ready_err, assert_ready_ok, task};
     use tower::service_fn;
@@ -284,24 +279,23 @@ mod tests {
 
     use super::*;
     use crate::testing::assert_readiness;
-    use getty_core::{Framed, driver};
 
-    type Framing = Framed<(), (), &'static str>;
+    type Framing = SessionIo<(), (), &'static str>;
 
     fn connection() -> Connection<Framing> {
         let connection = Connection::new(());
         let (_, driver) = driver::pair(connection.handle().clone());
-        connection.map_transport(|transport| Framed::new(transport, (), driver, 1))
+        connection.map_transport(|transport| SessionIo::new(transport, (), driver, 1))
     }
 
     fn is_held(connection: &mut Connection<Framing>) -> bool {
         let (_, (), driver) = connection.transport_mut().split_mut();
-        driver.turn(&Context::from_waker(std::task::Waker::noop()));
-        driver.is_held()
+        driver.register(&Context::from_waker(std::task::Waker::noop()));
+        driver.is_open_delayed()
     }
 
     #[test]
-    fn the_hook_starts_with_the_future_and_holds_the_session_until_it_is_done() {
+    fn hook_starts_in_the_first_poll_and_delays_opening() {
         let started = Arc::new(AtomicUsize::new(0));
         let done = Arc::new(Notify::new());
         let layer = OnOpenLayer::new({
@@ -319,7 +313,7 @@ mod tests {
         let (mut service, mut handle) = mock::spawn_layer::<Connection<Framing>, (), _>(layer);
         assert_ready_ok!(service.poll_ready());
         let mut response = task::spawn(service.call(connection()));
-        assert_eq!(started.load(SeqCst), 0, "not in the call");
+        assert_eq!(started.load(SeqCst), 0, "the call does not start the hook");
         assert_pending!(response.poll());
         assert_eq!(started.load(SeqCst), 1);
 
@@ -337,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_refuses_and_what_the_inner_service_answers_passes_through() {
+    fn error_of_the_hook_refuses_and_inner_error_passes_through() {
         let layer = OnOpenLayer::new(|_| ready(Err("go away")));
         let (mut service, mut handle) = mock::spawn_layer::<Connection<Framing>, (), _>(layer);
         assert_ready_ok!(service.poll_ready());
@@ -352,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_closes_the_connection_alone() {
+    fn panic_of_the_hook_closes_only_its_connection() {
         let layer = OnOpenLayer::new(|_| -> std::future::Ready<Result<(), Infallible>> {
             panic!("a bad hook")
         });
@@ -369,13 +363,13 @@ mod tests {
     }
 
     #[test]
-    fn it_is_ready_when_the_inner_service_is_and_a_clone_is_not() {
+    fn readiness_is_that_of_the_inner_service_and_not_shared_with_clones() {
         let layer = OnOpenLayer::new(|_| ready(Ok::<_, Infallible>(())));
         assert_readiness::<_, Connection<Framing>, (), _>(&layer, connection);
     }
 
     #[test]
-    fn a_hook_that_never_ends_is_dropped_with_the_connection() {
+    fn unfinished_hook_is_dropped_with_the_connection() {
         let held = Arc::new(());
         let layer = OnOpenLayer::new({
             let held = held.clone();
@@ -395,7 +389,7 @@ mod tests {
         assert!(tokio_test::assert_ready!(handle.poll_request()).is_some());
         let running = Arc::strong_count(&held);
         drop(response);
-        // the connection's clone of the hook, and its future
+        // The connection owned a clone of the hook and the hook's future.
         assert_eq!(Arc::strong_count(&held), running - 2);
     }
 }

@@ -1,29 +1,35 @@
-//! Runs each call on a task of its own.
+//! Runs each call in a separate task.
 //!
-//! - *ready*: when the inner service is, and there is room for one more task: a permit is taken, which the next call
-//!   hands to its task. A service that is dropped gives its permit back.
-//! - *call*: calls the inner service at once, in the caller's task, and spawns its future. The permit is given back when
-//!   that future has ended and is gone.
-//! - *drop*: aborts the task, unless the layer is [detached](SpawnLayer::detached): the handler then runs to its end, and
-//!   its answer and its error are lost.
-//! - *close*: a close lets handlers in flight finish until the drain deadline, then it is a drop.
+//! - *ready*: when the inner service is ready and there is a permit for one more task. The next
+//!   call passes the permit to its task. A drop gives the permit back.
+//! - *call*: calls the inner service at once, in the caller's task, and spawns its future. The
+//!   permit is released when that future is complete and dropped.
+//! - *drop*: aborts the task. With
+//!   [`with_abort_on_drop(false)`](SpawnLayer::with_abort_on_drop) the handler continues to its
+//!   end, and its response or error is lost.
+//! - *close*: handlers in flight may finish until the drain deadline, which then drops their
+//!   futures.
 //!
-//! Scope: process. The permits are shared by all clones of the layer and of its services, so by all sessions of a stack.
-//! For a bound of each session's own make the layer within the make-service of `SessionLayer::per_session`.
+//! Scope: process. All clones of the layer and of its services share the permits, so all
+//! sessions of a stack do. For a limit per session, create the layer in the make-service of
+//! `SessionLayer::per_session`.
 //!
-//! What a handler does on a task of its own does not hold up its session's reading, writing and timers, and the handlers
-//! of one session may use several cores: it is for handlers that compute for longer than some 100 µs at a time. They must
-//! not block there either; that is what [`spawn_blocking`](tokio::task::spawn_blocking) is for.
+//! A handler in a separate task does not delay the reads, writes and timers of its session, and
+//! handlers of one session may use several cores. Use this layer for handlers that compute for
+//! longer than some 100 µs at a time. They must still not block; use
+//! [`spawn_blocking`](tokio::task::spawn_blocking) for that.
 //!
-//! Replies keep the order of their requests as with any handler. A session has one call at a time unless
-//! `SessionLayer::in_flight` gives it more.
+//! Replies keep the order of their requests, as with any handler. A session has one call in
+//! flight, unless `SessionLayer::with_in_flight` allows more.
 //!
-//! A panic of the handler goes on in the task that awaits its answer, as if it had run there: it ends the session as
-//! `Panicked`. When detached and nobody awaits it any more, the panic hook alone has seen it.
+//! A panic of the handler is resumed in the task that awaits the response, as if the handler
+//! had run there. It ends the session as `Panicked`. If the future was dropped and the task was
+//! not aborted, only the panic hook observes the panic.
 //!
-//! In a stack it stands inside `SessionLayer`; inside `HandleErrorLayer` and tower's `load_shed` and `timeout`, which
-//! then cut off the task, too; outside whatever is to run on the task, although only futures do: `call` itself runs in the
-//! session's. It costs a spawn and an allocation a message, and a runtime of tokio to spawn on.
+//! Place it inside `SessionLayer`, `HandleErrorLayer` and tower's `load_shed` and `timeout`,
+//! which then abort the task as well. Place it outside everything that should run in the task.
+//! Only futures run there; `call` itself runs in the session's task. Each message costs a spawn
+//! and an allocation. The layer requires a tokio runtime.
 //!
 //! ```
 //! use getty_core::{Connection, Request, driver};
@@ -64,27 +70,32 @@ use tokio_util::sync::PollSemaphore;
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// Runs each call on a task of its own; see the [module](self).
+/// Runs each call in a separate task; see the [module](self).
+#[doc(alias = "offload")]
 #[derive(Clone, Debug)]
 pub struct SpawnLayer {
     permits: Arc<Semaphore>,
-    detached: bool,
+    abort_on_drop: bool,
 }
 
 impl SpawnLayer {
-    /// At most so many tasks at a time, for this layer and all clones of it together. 0 means 1.
+    /// Creates a new layer that allows at most `tasks` tasks at a time, for this layer and all its
+    /// clones together. Zero means 1.
     #[must_use]
     pub fn new(tasks: usize) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(tasks.clamp(1, Semaphore::MAX_PERMITS))),
-            detached: false,
+            abort_on_drop: true,
         }
     }
 
-    /// A handler that was begun runs to its end, whatever becomes of its session. Aborted with the session by default.
+    /// Sets whether the task is aborted when its future is dropped such as at the end of the
+    /// session. The default is `true`.
+    ///
+    /// With `false` a handler that has started continues to its end.
     #[must_use]
-    pub const fn detached(mut self) -> Self {
-        self.detached = true;
+    pub const fn with_abort_on_drop(mut self, abort: bool) -> Self {
+        self.abort_on_drop = abort;
         self
     }
 }
@@ -97,44 +108,31 @@ impl<S> Layer<S> for SpawnLayer {
             inner,
             permits: PollSemaphore::new(Arc::clone(&self.permits)),
             permit: None,
-            detached: self.detached,
+            abort_on_drop: self.abort_on_drop,
         }
     }
 }
 
-/// The service that [`SpawnLayer`] makes.
+/// Service of [`SpawnLayer`].
 pub struct Spawn<S> {
     inner: S,
     permits: PollSemaphore,
     permit: Option<OwnedSemaphorePermit>,
-    detached: bool,
+    abort_on_drop: bool,
 }
 
 impl<S> Spawn<S> {
-    /// The inner service.
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub const fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service, by value.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
+    inner_service_accessors!();
 }
 
 impl<S: Clone> Clone for Spawn<S> {
-    /// The clone has no permit, even if this service has one.
+    /// Clones the service without its permit.
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
             permits: self.permits.clone(),
             permit: None,
-            detached: self.detached,
+            abort_on_drop: self.abort_on_drop,
         }
     }
 }
@@ -145,7 +143,7 @@ impl<S: fmt::Debug> fmt::Debug for Spawn<S> {
             .field("inner", &self.inner)
             .field("permits", &self.permits)
             .field("permit", &self.permit)
-            .field("detached", &self.detached)
+            .field("abort_on_drop", &self.abort_on_drop)
             .finish()
     }
 }
@@ -161,42 +159,45 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S::Response, S::Error>;
 
-    /// Reserves what the inner service reserves, then a permit; both are given back when the service is dropped.
+    /// Polls the inner service, then acquires a permit. A drop gives both back.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        // the permit last: a session that has to wait for something of its own keeps none from the others
+        // The permit is acquired last, so that a service that waits for something else keeps no
+        // permit from other sessions.
         ready!(self.inner.poll_ready(cx))?;
         if self.permit.is_none() {
             self.permit = ready!(self.permits.poll_acquire(cx));
-            debug_assert!(self.permit.is_some(), "nobody closes the semaphore");
+            debug_assert!(self.permit.is_some(), "the semaphore is never closed");
         }
         Poll::Ready(Ok(()))
     }
 
+    /// Spawns the future of the inner service.
+    ///
     /// # Panics
     ///
-    /// When the service was not ready, and outside of a tokio runtime.
+    /// Panics if the service was not polled ready or outside a tokio runtime.
     fn call(&mut self, request: R) -> Self::Future {
         let Some(permit) = self.permit.take() else {
-            panic!("a service was called before it was ready");
+            panic!("a service was called without having been polled ready");
         };
         let future = self.inner.call(request);
         ResponseFuture {
             task: Some(tokio::spawn(async move {
-                let answer = future.await;
+                let response = future.await;
                 drop(permit);
-                answer
+                response
             })),
-            detached: self.detached,
+            abort_on_drop: self.abort_on_drop,
         }
     }
 }
 
-/// The future of [`Spawn`].
-#[must_use = "dropped, it aborts its task or detaches it"]
+/// Future of [`Spawn`].
+#[must_use = "a drop aborts the task, or loses its response"]
 pub struct ResponseFuture<T, E> {
-    /// None once the runtime has cancelled it.
+    /// Task of the call, or `None` after the runtime has cancelled it.
     task: Option<JoinHandle<Result<T, E>>>,
-    detached: bool,
+    abort_on_drop: bool,
 }
 
 impl<T, E> Future for ResponseFuture<T, E> {
@@ -207,11 +208,11 @@ impl<T, E> Future for ResponseFuture<T, E> {
             return Poll::Pending;
         };
         match ready!(Pin::new(task).poll(cx)) {
-            Ok(answer) => Poll::Ready(answer),
+            Ok(response) => Poll::Ready(response),
             Err(error) => match error.try_into_panic() {
                 Ok(payload) => resume_unwind(payload),
                 Err(_) => {
-                    // the runtime shuts down, and drops whoever awaits this as well
+                    // The runtime shuts down and drops the caller of this future as well.
                     self.task = None;
                     Poll::Pending
                 }
@@ -223,7 +224,7 @@ impl<T, E> Future for ResponseFuture<T, E> {
 impl<T, E> Drop for ResponseFuture<T, E> {
     fn drop(&mut self) {
         if let Some(task) = &self.task
-            && !self.detached
+            && self.abort_on_drop
         {
             task.abort();
         }
@@ -234,7 +235,7 @@ impl<T, E> fmt::Debug for ResponseFuture<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture")
             .field("task", &self.task.as_ref().map(JoinHandle::id))
-            .field("detached", &self.detached)
+            .field("abort_on_drop", &self.abort_on_drop)
             .finish()
     }
 }
@@ -253,7 +254,7 @@ mod tests {
 
     use super::*;
 
-    /// Lets the tasks of the test's one thread run.
+    /// Lets the other tasks of the test's thread run.
     async fn others() {
         for _ in 0..4 {
             yield_now().await;
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_and_an_error_pass_through() {
+    async fn responses_and_errors_pass_through() {
         let (mut service, mut handle) = mock::spawn_layer::<&str, &str, _>(SpawnLayer::new(1));
         assert_ready_ok!(service.poll_ready());
         let mut response = task::spawn(service.call("hello"));
@@ -269,34 +270,37 @@ mod tests {
         assert_eq!(request, "hello");
         others().await;
         assert_pending!(response.poll());
-        inner.send_response("answer");
+        inner.send_response("response");
         others().await;
         assert!(response.is_woken());
-        assert_eq!(assert_ready_ok!(response.poll()), "answer");
+        assert_eq!(assert_ready_ok!(response.poll()), "response");
 
         assert_ready_ok!(service.poll_ready());
         let mut response = task::spawn(service.call("again"));
         let (_, inner) = assert_ready!(handle.poll_request()).unwrap();
-        inner.send_error("too bad");
+        inner.send_error("handler failed");
         others().await;
-        assert_eq!(assert_ready_err!(response.poll()).to_string(), "too bad");
+        assert_eq!(
+            assert_ready_err!(response.poll()).to_string(),
+            "handler failed"
+        );
     }
 
     #[tokio::test]
-    async fn the_future_runs_whether_or_not_it_is_awaited() {
+    async fn future_runs_even_if_it_is_not_awaited() {
         let (mut service, mut handle) = mock::spawn_layer::<&str, &str, _>(SpawnLayer::new(1));
         assert_ready_ok!(service.poll_ready());
         let response = service.call("hello");
         let (_, inner) = assert_ready!(handle.poll_request()).unwrap();
-        inner.send_response("answer");
+        inner.send_response("response");
         others().await;
-        // the permit is back: the task has ended, although nobody has polled the response
+        // The permit was released, so the task has ended although the response was not polled.
         assert_ready_ok!(service.poll_ready());
-        assert_eq!(response.await.unwrap(), "answer");
+        assert_eq!(response.await.unwrap(), "response");
     }
 
     #[tokio::test]
-    async fn it_is_not_ready_before_the_inner_service_is_and_takes_no_permit_until_then() {
+    async fn no_permit_is_taken_before_the_inner_service_is_ready() {
         let layer = SpawnLayer::new(1);
         let permits = Arc::clone(&layer.permits);
         let (mut service, mut handle) = mock::spawn_layer::<&str, &str, _>(layer);
@@ -314,13 +318,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn clones_wait_for_one_anothers_tasks_and_for_permits_not_yet_used() {
+    async fn clones_wait_for_tasks_and_unused_permits_of_each_other() {
         let layer = SpawnLayer::new(1);
         let (mut first, mut handle) = mock::spawn_layer::<&str, &str, _>(layer);
         let mut second = first.clone();
         assert_ready_ok!(first.poll_ready());
         assert_pending!(second.poll_ready());
-        // given back by a service that goes without having called
+        // A dropped service gives its unused permit back.
         drop(first);
         assert!(second.is_woken());
         assert_ready_ok!(second.poll_ready());
@@ -329,21 +333,21 @@ mod tests {
         let response = second.call("hello");
         assert_pending!(third.poll_ready());
         let (_, inner) = assert_ready!(handle.poll_request()).unwrap();
-        inner.send_response("answer");
-        assert_eq!(response.await.unwrap(), "answer");
+        inner.send_response("response");
+        assert_eq!(response.await.unwrap(), "response");
         assert!(third.is_woken());
         assert_ready_ok!(third.poll_ready());
     }
 
     #[tokio::test]
-    #[should_panic(expected = "before it was ready")]
-    async fn a_clone_of_a_ready_service_is_not_ready() {
+    #[should_panic(expected = "without having been polled ready")]
+    async fn clone_of_a_ready_service_is_not_ready() {
         let (mut service, _handle) = mock::spawn_layer::<&str, &str, _>(SpawnLayer::new(2));
         assert_ready_ok!(service.poll_ready());
         drop(service.clone().call("hello"));
     }
 
-    /// A service whose futures never end, and whose captured value tells whether one is alive.
+    /// Returns a service whose futures never end. Each future holds a clone of `held`.
     fn endless(
         held: &Arc<()>,
     ) -> impl Service<(), Response = (), Error = BoxError, Future: Send + 'static> + use<> {
@@ -359,7 +363,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_future_that_is_dropped_aborts_its_task_and_gives_the_permit_back() {
+    async fn dropped_future_aborts_its_task_and_releases_the_permit() {
         let held = Arc::new(());
         let mut service = task::spawn(SpawnLayer::new(1).layer(endless(&held)));
         assert_ready_ok!(service.enter(|cx, mut service| service.poll_ready(cx)));
@@ -375,8 +379,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_detached_task_outlives_its_future_and_keeps_its_permit_until_its_end() {
-        let layer = SpawnLayer::new(1).detached();
+    async fn task_without_abort_outlives_its_future_and_keeps_its_permit() {
+        let layer = SpawnLayer::new(1).with_abort_on_drop(false);
         let permits = Arc::clone(&layer.permits);
         let (mut service, mut handle) = mock::spawn_layer::<&str, &str, _>(layer);
         assert_ready_ok!(service.poll_ready());
@@ -384,13 +388,13 @@ mod tests {
         others().await;
         let (_, inner) = assert_ready!(handle.poll_request()).unwrap();
         assert_eq!(permits.available_permits(), 0);
-        inner.send_response("nobody hears this");
+        inner.send_response("this response is lost");
         others().await;
         assert_eq!(permits.available_permits(), 1);
     }
 
     #[tokio::test]
-    async fn a_panic_goes_on_where_the_answer_is_awaited_and_gives_the_permit_back() {
+    async fn panic_is_resumed_in_the_awaiting_task_and_releases_the_permit() {
         let mut service = task::spawn(SpawnLayer::new(1).layer(service_fn(
             |message: &'static str| {
                 assert!(message != "panic", "a bad handler");
@@ -416,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_that_shuts_down_leaves_the_answer_pending() {
+    fn runtime_shutdown_leaves_the_response_pending() {
         let runtime = runtime::Builder::new_current_thread().build().unwrap();
         let held = Arc::new(());
         let mut service = task::spawn(SpawnLayer::new(1).layer(endless(&held)));
@@ -431,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn absurd_bounds_are_made_sensible() {
+    fn limits_are_clamped() {
         for (tasks, permits) in [(0, 1), (7, 7), (usize::MAX, Semaphore::MAX_PERMITS)] {
             assert_eq!(SpawnLayer::new(tasks).permits.available_permits(), permits);
         }

@@ -1,27 +1,30 @@
-//! A [`tracing`] span a connection, entered whenever it is worked on, and events of its beginning and its end.
+//! Creates a [`tracing`] span for each connection and events when it opens and closes.
 //!
-//! - *ready*: the inner service's.
-//! - *call*: makes the span, tells of the beginning, and calls the inner service within the span. Each poll of the
-//!   connection's future happens within it, so that whatever handlers and other layers log nests in it.
+//! - *ready*: as the inner service.
+//! - *call*: creates the span, emits the open event, and calls the inner service within the
+//!   span. Each poll of the connection's future runs within the span, so all events of handlers
+//!   and other layers are inside it.
 //! - *drop*: drops the inner future within the span.
-//! - *close*: tells of the end, after the close callbacks, once and however the connection ended.
+//! - *close*: emits the close event once, after the close callbacks, however the connection
+//!   ended.
 //!
-//! | what | name, message | level | fields |
+//! | item | name or message | level | fields |
 //! |---|---|---|---|
-//! | the span | `connection` | `INFO` | `id`, `name`, `peer`, `local`, `transport` |
-//! | the beginning | `connection opened` | `DEBUG` | |
-//! | the end | `connection closed` | `WARN` for a failure, otherwise `DEBUG` | `reason`, `code` where the protocol gave one, `error` where there is one, `lifetime`, `bytes_in`, `bytes_out`, `messages_in`, `messages_out`, `skipped`, `dropped` |
+//! | span | `connection` | `INFO` | `id`, `name`, `peer`, `local`, `transport` |
+//! | open event | `connection opened` | `DEBUG` | |
+//! | close event | `connection closed` | `WARN` for a failure, otherwise `DEBUG` | `reason`, `code` if the protocol has one, `error` if there is one, `lifetime`, `bytes_in`, `bytes_out`, `messages_in`, `messages_out`, `skipped`, `dropped` |
 //!
-//! A failure is an end with the reason `Decode`, `Encode`, `Handler` or `Panicked`. The event of
-//! the end replaces the line that getty logs about a connection without this layer: see
-//! [`ConnectionHandle::set_logs_end`]. Where no source was recorded, `error` is the error that the
+//! A failure is a close with the reason `Decode`, `Encode`, `Handler` or `Panicked`. The close
+//! event replaces the line that getty logs for a connection without this layer; see
+//! [`ConnectionHandle::set_logs_end`]. If no source was recorded, `error` is the error that the
 //! inner service returned.
 //!
-//! What is disabled costs a look at a flag; nothing is formatted for it. The reason is [`CloseReason::as_str`], to be
-//! searched for.
+//! A disabled span or event costs the check of a flag, and nothing is formatted for it.
+//! `reason` is [`CloseReason::as_str`], which does not change, so logs can be searched for it.
 //!
-//! Scope: connection. It is the outermost layer as a rule: what stands further out is not in the span. The span's fields
-//! are those of the moment: outside a layer for TLS or WebSocket the transport is what lies below it.
+//! Scope: connection. Place it outermost: events of layers outside it are not in the span. The
+//! fields of the span are the values at the call: outside a TLS or WebSocket layer, `transport`
+//! is the transport below it.
 //!
 //! ```
 //! use getty_core::Connection;
@@ -34,7 +37,7 @@
 //! let stack = ServiceBuilder::new()
 //!     .layer(TraceLayer::new().with_close_level(Level::INFO))
 //!     .service_fn(|connection: Connection<()>| async move {
-//!         tracing::info!("within the span, if a subscriber wants it");
+//!         tracing::info!("an event within the span");
 //!         Ok::<_, BoxError>(connection.handle().id())
 //!     });
 //! assert!(stack.oneshot(Connection::new(())).await? > 0);
@@ -44,6 +47,7 @@
 //!
 //! [`CloseReason::as_str`]: getty_core::CloseReason::as_str
 
+use getty_core::hooks::HandleExt;
 use std::{
     error::Error,
     fmt,
@@ -58,24 +62,28 @@ use tower_layer::Layer;
 use tower_service::Service;
 use tracing::{Level, Span, level_filters::LevelFilter};
 
-use crate::levels::CompactLevel;
+use crate::util::CompactLevel;
 
-/// A span a connection, and events of its beginning and end; see the [module](self).
+/// Creates a span for each connection and events when it opens and closes; see the
+/// [module](self).
+#[doc(alias = "log")]
 #[derive(Clone, Debug)]
 pub struct TraceLayer {
     span: Level,
     open: Level,
-    ends: Ends,
+    close: CloseLevels,
 }
 
-/// The levels of the event of an end.
+/// Levels of the close event.
 #[derive(Clone, Copy, Debug)]
-struct Ends {
+struct CloseLevels {
+    /// Level of a close that is not a failure.
     close: CompactLevel,
+    /// Level of a failure.
     failure: CompactLevel,
 }
 
-impl Ends {
+impl CloseLevels {
     fn of(self, closed: &Closed) -> Level {
         if closed.reason.is_failure() {
             self.failure.get()
@@ -84,7 +92,7 @@ impl Ends {
         }
     }
 
-    /// Returns `true` if some end may be logged.
+    /// Returns `true` if a close event of one of the levels may be enabled.
     fn may_log(self) -> bool {
         let most = LevelFilter::current();
         self.close.get() <= most || self.failure.get() <= most
@@ -92,46 +100,48 @@ impl Ends {
 }
 
 impl TraceLayer {
-    /// Creates a layer with the span at `INFO`, the events at `DEBUG`, and the event of a failure
-    /// at `WARN`.
+    /// Creates a new layer with the span at `INFO`, the open and close events at `DEBUG`, and the
+    /// close event of a failure at `WARN`.
+    // A failing handler must be visible at the default level of a subscriber. (design.md: Why does
+    // `TraceLayer` log failures at `WARN`?)
     #[must_use]
     pub const fn new() -> Self {
         Self {
             span: Level::INFO,
             open: Level::DEBUG,
-            ends: Ends {
+            close: CloseLevels {
                 close: CompactLevel::new(Level::DEBUG),
                 failure: CompactLevel::new(Level::WARN),
             },
         }
     }
 
-    /// The level of the span. `INFO` by default.
+    /// Sets the level of the span. The default is `INFO`.
     #[must_use]
     pub const fn with_span_level(mut self, level: Level) -> Self {
         self.span = level;
         self
     }
 
-    /// The level of the event of a beginning. `DEBUG` by default.
+    /// Sets the level of the open event. The default is `DEBUG`.
     #[must_use]
     pub const fn with_open_level(mut self, level: Level) -> Self {
         self.open = level;
         self
     }
 
-    /// Sets the level of the event of an end that is no failure. The default is `DEBUG`.
+    /// Sets the level of the close event of a connection that did not fail. The default is `DEBUG`.
     #[must_use]
     pub const fn with_close_level(mut self, level: Level) -> Self {
-        self.ends.close = CompactLevel::new(level);
+        self.close.close = CompactLevel::new(level);
         self
     }
 
-    /// Sets the level of the event of an end with the reason `Decode`, `Encode`, `Handler` or
-    /// `Panicked`. The default is `WARN`.
+    /// Sets the level of the close event of a failure: a close with the reason `Decode`, `Encode`,
+    /// `Handler` or `Panicked`. The default is `WARN`.
     #[must_use]
     pub const fn with_failure_level(mut self, level: Level) -> Self {
-        self.ends.failure = CompactLevel::new(level);
+        self.close.failure = CompactLevel::new(level);
         self
     }
 
@@ -167,7 +177,7 @@ impl<S> Layer<S> for TraceLayer {
     }
 }
 
-/// The service that [`TraceLayer`] makes.
+/// Service of [`TraceLayer`].
 #[derive(Clone, Debug)]
 pub struct Trace<S> {
     inner: S,
@@ -175,20 +185,7 @@ pub struct Trace<S> {
 }
 
 impl<S> Trace<S> {
-    /// The inner service.
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub const fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service, by value.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
+    inner_service_accessors!();
 }
 
 impl<S, T> Service<Connection<T>> for Trace<S>
@@ -199,21 +196,23 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S::Future>;
 
-    /// Reserves what the inner service reserves, which gives it back when it is dropped.
+    /// Polls the inner service. A drop will give back its reservation.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, connection: Connection<T>) -> Self::Future {
         let handle = connection.handle().clone();
+        // This layer logs the close itself. (design.md: Why is the end logged where the connection
+        // is finished?)
         handle.set_logs_end(false);
-        // before the call, because a call that panics is an end as well
+        // Created before the call, because a call that panics also closes the connection.
         let mut response = ResponseFuture {
             inner: None,
             span: self.layer.span(&handle),
             handle,
-            ends: self.layer.ends,
-            logs: true,
+            close: self.layer.close,
+            logs_close: true,
         };
         let inner = response.span.in_scope(|| {
             at_level!(self.layer.open, event!("connection opened"));
@@ -224,7 +223,7 @@ where
     }
 }
 
-/// The error that the inner service returned.
+/// Error of the inner service as text.
 struct Failure(String);
 
 impl fmt::Debug for Failure {
@@ -241,7 +240,7 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {}
 
-fn log_end(level: Level, closed: &Closed, failure: Option<&Failure>) {
+fn log_close(level: Level, closed: &Closed, failure: Option<&Failure>) {
     let Closed {
         reason,
         stats,
@@ -273,40 +272,40 @@ fn log_end(level: Level, closed: &Closed, failure: Option<&Failure>) {
 }
 
 pin_project! {
-    /// The future of [`Trace`].
+    /// Future of [`Trace`].
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
-        // none once it is dropped
+        // `None` after it was dropped.
         #[pin]
         inner: Option<F>,
         span: Span,
         handle: ConnectionHandle,
-        ends: Ends,
-        // false once the event of the end is made or left to a callback
-        logs: bool,
+        close: CloseLevels,
+        // `false` after the close event was emitted or left to a callback.
+        logs_close: bool,
     }
 
     impl<F> PinnedDrop for ResponseFuture<F> {
         fn drop(this: Pin<&mut Self>) {
-            this.end(None);
+            this.close(None);
         }
     }
 }
 
 impl<F> ResponseFuture<F> {
-    /// Drops the inner future, and logs the end as soon as the connection is closed.
-    fn end(self: Pin<&mut Self>, failure: Option<Failure>) {
+    /// Drops the inner future and emits the close event when the connection is closed.
+    fn close(self: Pin<&mut Self>, failure: Option<Failure>) {
         let mut this = self.project();
         let entered = this.span.enter();
         this.inner.set(None);
         drop(entered);
-        if !std::mem::take(this.logs) {
+        if !std::mem::take(this.logs_close) {
             return;
         }
-        // it is closed by now, unless another task holds the connection
-        let (span, ends) = (this.span.clone(), *this.ends);
+        // The connection is closed now unless another task owns it.
+        let (span, levels) = (this.span.clone(), *this.close);
         this.handle.once_closed(move |closed| {
-            span.in_scope(|| log_end(ends.of(closed), closed, failure.as_ref()));
+            span.in_scope(|| log_close(levels.of(closed), closed, failure.as_ref()));
         });
     }
 }
@@ -323,13 +322,13 @@ where
         let entered = this.span.enter();
         let result = match this.inner.as_pin_mut() {
             Some(inner) => ready!(inner.poll(cx)),
-            None => panic!("a connection's future was polled after it was ready"),
+            None => panic!("a connection's future was polled after completion"),
         };
         drop(entered);
         if let Err(error) = &result {
-            let logs = this.ends.may_log() && this.handle.source().is_none();
+            let logs = this.close.may_log() && this.handle.source().is_none();
             let failure = logs.then(|| Failure(error.to_string()));
-            self.end(failure);
+            self.close(failure);
         }
         Poll::Ready(result)
     }
@@ -346,6 +345,7 @@ impl<F: fmt::Debug> fmt::Debug for ResponseFuture<F> {
 
 #[cfg(all(test, not(getty_loom)))]
 mod tests {
+    use getty_core::Close;
     use std::{
         convert::Infallible,
         sync::{
@@ -354,15 +354,15 @@ mod tests {
         },
     };
 
+    use getty_core::{Address, CloseReason, Endpoints, TransportKind};
     use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
     use tower::service_fn;
     use tower_test::mock;
 
     use super::*;
-    use crate::{levels::record::record, testing::assert_transparent};
-    use getty_core::{Address, CloseReason, Endpoints, TransportKind};
+    use crate::testing::{assert_transparent, log::record};
 
-    /// An error that counts how often it is formatted.
+    /// Error that counts how often it is formatted.
     #[derive(Clone, Debug)]
     struct Counted(Arc<AtomicUsize>);
 
@@ -389,9 +389,9 @@ mod tests {
     }
 
     #[test]
-    fn the_span_names_the_connection_and_holds_all_that_happens_in_it() {
-        struct Telling(&'static str);
-        impl Drop for Telling {
+    fn span_has_the_connection_fields_and_contains_all_its_events() {
+        struct LogOnDrop(&'static str);
+        impl Drop for LogOnDrop {
             fn drop(&mut self) {
                 tracing::info!("{}", self.0);
             }
@@ -399,9 +399,9 @@ mod tests {
 
         let (recorder, _guard) = record(Some(Level::TRACE));
         let mut service = TraceLayer::new().layer(service_fn(|connection: Connection<u8>| {
-            tracing::info!("called");
+            tracing::info!("service called");
             async move {
-                let _local = Telling("dropped");
+                let _local = LogOnDrop("dropped");
                 let _connection = connection;
                 tracing::info!("polled");
                 std::future::pending::<Result<(), Infallible>>().await
@@ -427,15 +427,15 @@ mod tests {
         ];
         assert_eq!(*fields, expected.into());
         let events = recorder.events();
-        let told: Vec<_> = events
+        let seen: Vec<_> = events
             .iter()
-            .map(|event| (event.text(), event.within.len()))
+            .map(|event| (event.text(), event.spans.len()))
             .collect();
         assert_eq!(
-            told,
+            seen,
             [
                 ("connection opened", 1),
-                ("called", 1),
+                ("service called", 1),
                 ("polled", 1),
                 ("elsewhere", 0),
                 ("dropped", 1),
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_told_once_with_reason_statistics_and_lifetime() {
+    fn close_event_is_emitted_once_with_reason_statistics_and_lifetime() {
         let (recorder, _guard) = record(Some(Level::DEBUG));
         let formatted = Arc::new(AtomicUsize::new(0));
         let (mut service, mut handle) =
@@ -454,12 +454,12 @@ mod tests {
         let mut response = task::spawn(service.call(connection()));
         assert_pending!(response.poll());
         let (connection, inner) = assert_ready!(handle.poll_request()).unwrap();
-        connection.handle().close_because(
-            CloseReason::Protocol {
+        connection.handle().close_with(
+            Close::new(CloseReason::Protocol {
                 code: 1009,
                 reason: "too big".into(),
-            },
-            Counted(formatted.clone()),
+            })
+            .with_source(Counted(formatted.clone())),
         );
         drop(connection);
         inner.send_response(());
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_disabled_is_neither_made_nor_formatted() {
+    fn disabled_spans_and_events_are_not_formatted() {
         for most in [None, Some(Level::ERROR), Some(Level::INFO)] {
             let (recorder, _guard) = record(most);
             let formatted = Arc::new(AtomicUsize::new(0));
@@ -500,7 +500,7 @@ mod tests {
                 TraceLayer::new().layer(service_fn(move |connection: Connection<u8>| {
                     connection
                         .handle()
-                        .close_because(CloseReason::Io, source.clone());
+                        .close_with(Close::new(CloseReason::Io).with_source(source.clone()));
                     async { Ok::<_, Infallible>(()) }
                 }));
             assert_ready_ok!(task::spawn(service.call(connection())).poll());
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn every_level_can_be_set() {
+    fn all_levels_can_be_set() {
         for level in [
             Level::ERROR,
             Level::WARN,
@@ -539,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_elsewhere_is_told_of_when_it_comes() {
+    fn close_event_follows_a_close_by_another_task() {
         let (recorder, _guard) = record(Some(Level::TRACE));
         let (mut service, mut handle) =
             mock::spawn_layer::<Connection<u8>, (), _>(TraceLayer::new());
@@ -547,15 +547,19 @@ mod tests {
         let response = task::spawn(service.call(connection()));
         let (connection, _inner) = assert_ready!(handle.poll_request()).unwrap();
         drop(response);
-        assert_eq!(recorder.events().len(), 1, "it is not closed");
+        assert_eq!(
+            recorder.events().len(),
+            1,
+            "the connection is not closed yet"
+        );
         drop(connection);
         let events = recorder.events();
         assert_eq!(events[1].text(), "connection closed");
-        assert_eq!(events[1].within, ["connection"]);
+        assert_eq!(events[1].spans, ["connection"]);
     }
 
     #[test]
-    fn around_a_service_it_is_transparent() {
+    fn layer_is_transparent() {
         assert_transparent(&TraceLayer::new(), connection);
     }
 }

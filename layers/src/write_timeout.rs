@@ -1,34 +1,37 @@
-//! Sets how long a session's peer may take none of the bytes that wait for it.
+//! Sets the write timeout of sessions.
 //!
-//! `SessionLayer` has such a timeout already, 30 s by default. This layer sets another for the connections of one stack,
-//! from wherever it stands, so that it can be chosen by whoever composes the stack rather than by who wrote its core.
+//! `SessionLayer` has a write timeout already, 30 s by default. This layer replaces it for the
+//! connections of one stack. The code that composes a stack can choose the timeout, although
+//! other code created the `SessionLayer`.
 //!
-//! - *ready*: the inner service's.
-//! - *call*: tells the session loop, calls the inner service; no timer, nothing a message.
+//! - *ready*: as the inner service.
+//! - *call*: sets the timeout on the connection and calls the inner service. It creates no
+//!   timer and costs nothing per message.
 //! - *drop*: drops the inner future.
-//! - *close*: when bytes wait and the transport takes none of them for so long, the session ends at once, as
-//!   [`CloseReason::WriteTimeout`](getty_core::CloseReason::WriteTimeout): what waits could not be flushed anyway. Every byte
-//!   that moves starts the time anew, and it does not run while nothing waits.
+//! - *close*: if bytes are pending and the transport accepts no byte within the timeout, the
+//!   session ends at once as
+//!   [`CloseReason::WriteTimeout`](getty_core::CloseReason::WriteTimeout). The pending bytes
+//!   are discarded because they could not be flushed. Every accepted byte restarts the timeout.
+//!   It does not run while no bytes are pending.
 //!
-//! Scope: session. It may stand anywhere outside `SessionLayer`, whose own setting it replaces; of two such layers the
-//! inner one counts.
+//! Scope: session. It may be placed anywhere outside `SessionLayer`, whose setting it replaces.
+//! The inner of two such layers takes effect.
 //!
 //! ```
-//! use std::time::Duration;
+//! use std::{task::{Context, Waker}, time::Duration};
 //!
 //! use getty_core::{Connection, driver};
 //! use getty_layers::WriteTimeoutLayer;
-//! use std::task::{Context, Waker};
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {
 //! let stack = ServiceBuilder::new()
 //!     .layer(WriteTimeoutLayer::new(Duration::from_secs(5)))
-//!     // what the session loop does with it
+//!     // in place of `SessionLayer`
 //!     .service_fn(|connection: Connection<&'static str>| async move {
 //!         let (_session, mut driver) = driver::pair::<String>(connection.handle().clone());
-//!         driver.turn(&Context::from_waker(Waker::noop()));
+//!         driver.register(&Context::from_waker(Waker::noop()));
 //!         Ok::<_, BoxError>(driver.write_timeout())
 //!     });
 //! let timeout = stack.oneshot(Connection::new("any transport")).await?;
@@ -37,25 +40,24 @@
 //! # }
 //! ```
 
-use std::{
-    task::{Context, Poll},
-    time::Duration,
-};
-
-use tower_layer::Layer;
-use tower_service::Service;
+use std::time::Duration;
 
 use getty_core::Connection;
+use tower_layer::Layer;
 
-/// Sets a session's write timeout; see the [module](self).
+use crate::configure::{Configure, Configured};
+
+/// Sets the write timeout of sessions; see the [module](self).
 #[derive(Clone, Debug)]
 pub struct WriteTimeoutLayer {
     timeout: Option<Duration>,
 }
 
 impl WriteTimeoutLayer {
-    /// Bytes that wait must move within `timeout`. Zero ends a session whenever the peer reads more slowly than is
-    /// written to it; a time too long to be told never does.
+    /// Creates a new layer with a write timeout.
+    ///
+    /// Zero ends a session as soon as its peer reads more slowly than the session writes. A timeout
+    /// beyond the range of the clock will never expire.
     #[must_use]
     pub const fn new(timeout: Duration) -> Self {
         Self {
@@ -63,9 +65,11 @@ impl WriteTimeoutLayer {
         }
     }
 
-    /// A peer may take as long as it likes. Something else must then end sessions whose peer has gone, or they stay.
+    /// Creates a new layer that disables the write timeout.
+    ///
+    /// The application must then close sessions whose peer stops reading. Otherwise they stay open.
     #[must_use]
-    pub const fn never() -> Self {
+    pub const fn disabled() -> Self {
         Self { timeout: None }
     }
 }
@@ -74,86 +78,47 @@ impl<S> Layer<S> for WriteTimeoutLayer {
     type Service = WriteTimeout<S>;
 
     fn layer(&self, inner: S) -> WriteTimeout<S> {
-        WriteTimeout::new(inner, self.timeout)
+        Configured::new(inner, self.clone())
     }
 }
 
-/// The service that [`WriteTimeoutLayer`] makes.
-#[derive(Clone, Debug)]
-pub struct WriteTimeout<S> {
-    inner: S,
-    timeout: Option<Duration>,
-}
+/// Service of [`WriteTimeoutLayer`].
+pub type WriteTimeout<S> = Configured<S, WriteTimeoutLayer>;
 
-impl<S> WriteTimeout<S> {
-    /// Wraps `inner`, as [`WriteTimeoutLayer::new`] does, or [`never`](WriteTimeoutLayer::never) with `None`.
-    pub const fn new(inner: S, timeout: Option<Duration>) -> Self {
-        Self { inner, timeout }
-    }
-
-    /// The inner service.
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub const fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service, by value.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
-
-impl<S, T> Service<Connection<T>> for WriteTimeout<S>
-where
-    S: Service<Connection<T>>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    /// Reserves what the inner service reserves, which gives it back when it is dropped.
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, connection: Connection<T>) -> S::Future {
+impl<T> Configure<T> for WriteTimeoutLayer {
+    fn configure(&self, connection: &Connection<T>) {
         connection.handle().set_write_timeout(self.timeout);
-        self.inner.call(connection)
     }
 }
 
 #[cfg(all(test, not(getty_loom)))]
 mod tests {
     use tokio_test::task;
-    use tower::service_fn;
+    use tower::{Service, service_fn};
 
     use super::*;
     use crate::testing::{assert_transparent, drive, framed};
 
     #[test]
-    fn around_a_service_it_is_transparent() {
-        assert_transparent(&WriteTimeoutLayer::never(), || Connection::new(()));
+    fn layer_is_transparent() {
+        assert_transparent(&WriteTimeoutLayer::disabled(), || Connection::new(()));
     }
 
     #[test]
-    fn the_session_loop_is_told() {
+    fn session_loop_gets_the_timeout() {
         for (layer, timeout) in [
-            (WriteTimeoutLayer::never(), None),
+            (WriteTimeoutLayer::disabled(), None),
             (
                 WriteTimeoutLayer::new(Duration::from_secs(7)),
                 Some(Duration::from_secs(7)),
             ),
         ] {
             let mut service = layer.layer(service_fn(|connection| async {
-                let (driver, _lease) = drive(connection);
+                let (driver, _guard) = drive(connection);
                 Ok::<_, ()>(driver.write_timeout())
             }));
-            let told = tokio_test::assert_ready_ok!(task::spawn(service.call(framed())).poll());
-            assert_eq!(told, Some(timeout));
+            let set = tokio_test::assert_ready_ok!(task::spawn(service.call(framed())).poll());
+            assert_eq!(set, Some(timeout));
         }
     }
 }

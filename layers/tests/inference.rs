@@ -1,4 +1,4 @@
-//! A whole stack, with closures as handlers and no type written but the handler's request.
+//! Type inference of a whole stack with closures as handlers.
 
 use std::{
     future::{Ready, ready},
@@ -6,13 +6,14 @@ use std::{
     time::Duration,
 };
 
-use getty_core::{Connection, Framed, HasSession, IntoReply, Reply, Request};
+use getty_core::{Connection, HasSession, IntoReply, Reply, Request, SessionIo};
 use getty_layers::{CodecLayer, HandleErrorLayer};
 use tokio_test::{assert_ready_ok, task};
 use tokio_util::codec::{Decoder, Encoder, LinesCodec};
 use tower::{BoxError, Layer, Service, ServiceBuilder};
 
-/// In the place of the session loop, with its bounds: hands one message, which `T` decodes from, to the stack.
+/// Replaces the session loop, with its bounds. Passes one message, which `T` decodes from, to
+/// the stack.
 #[derive(Clone)]
 struct OneMessageLayer(&'static str);
 
@@ -27,7 +28,7 @@ impl<S> Layer<S> for OneMessageLayer {
     }
 }
 
-impl<S, T, C, Out> Service<Connection<Framed<T, C, Out>>> for OneMessage<S>
+impl<S, T, C, Out> Service<Connection<SessionIo<T, C, Out>>> for OneMessage<S>
 where
     C: Decoder + Encoder<Out>,
     S: Service<Request<C::Item, Out>>,
@@ -43,9 +44,9 @@ where
         self.0.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, connection: Connection<Framed<T, C, Out>>) -> Self::Future {
+    fn call(&mut self, connection: Connection<SessionIo<T, C, Out>>) -> Self::Future {
         let session = connection.transport().session().clone();
-        let (framed, _lease) = connection.into_parts();
+        let (framed, _guard) = connection.into_parts();
         let mut codec = framed.into_parts().codec;
         let Ok(Some(message)) = codec.decode(&mut self.1.into()) else {
             return ready(Ok(None));
@@ -60,7 +61,7 @@ where
     }
 }
 
-/// As the server's entry point, a function whose bound names the service.
+/// Replaces the server's entry point: a function whose bound names the service.
 fn serve<S>(mut stack: S) -> S::Response
 where
     S: Service<Connection<()>, Error = BoxError>,
@@ -69,7 +70,7 @@ where
 }
 
 #[tokio::test]
-async fn closures_need_no_types_beside_the_message() {
+async fn closures_need_no_types_except_the_message() {
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(LinesCodec::new()))
         .layer(OneMessageLayer("hello\n"))
@@ -82,7 +83,7 @@ async fn closures_need_no_types_beside_the_message() {
 }
 
 #[tokio::test]
-async fn a_handler_may_fail_with_any_error_and_be_answered_for() {
+async fn handler_may_fail_with_any_error() {
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(LinesCodec::new()))
         .layer(OneMessageLayer("seven\n"))

@@ -1,4 +1,4 @@
-//! The future of a call.
+//! Future of a call.
 
 use std::{
     fmt,
@@ -6,22 +6,21 @@ use std::{
     task::{Context, Poll},
 };
 
+use getty_core::sync::Permit;
 use getty_layers::correlate::{RequestError, Requesting};
 
-use super::places::Place;
-
-/// The answer that a call waits for, and its place among those in flight.
+/// Response future of a [`RequestClient`](super::RequestClient).
 #[must_use = "futures do nothing unless polled"]
 pub struct CallFuture<In, Out> {
     request: Requesting<In, Out>,
-    _place: Place,
+    _permit: Permit,
 }
 
 impl<In, Out> CallFuture<In, Out> {
-    pub(super) const fn new(request: Requesting<In, Out>, place: Place) -> Self {
+    pub(super) const fn new(request: Requesting<In, Out>, permit: Permit) -> Self {
         Self {
             request,
-            _place: place,
+            _permit: permit,
         }
     }
 }

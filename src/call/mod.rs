@@ -1,10 +1,11 @@
-//! Clients that are tower services: a call is a request, its response the peer's answer.
+//! Clients as tower services: a call is a request, and its response is the peer's answer.
 //!
-//! [`MultiplexClient`] is for protocols whose answers carry the id of their request, and [`PipelineClient`] for those
-//! that answer in order. Both sit on a stack with a [`CorrelateLayer`](crate::layers::CorrelateLayer), of the kind that
-//! their name says, and on anything that [gives sessions](SessionSource): one [`Session`], or a [`Client`] that
-//! reconnects. They are `Clone`, `Send` and `Sync`, and work under tower's `buffer`, `retry`, `timeout`, `load_shed`
-//! and `balance`:
+//! [`MultiplexClient`] is for protocols whose responses carry the id of their request.
+//! [`PipelineClient`] is for protocols whose responses come in the order of the requests. Both
+//! need a stack with a [`CorrelateLayer`](crate::layers::CorrelateLayer) of the same kind. They
+//! take sessions from a [`SessionSource`]: a single [`Session`], or a [`Client`] that
+//! reconnects. They are `Clone`, `Send` and `Sync`, and work under tower's `buffer`, `retry`,
+//! `timeout`, `load_shed` and `balance`:
 //!
 //! ```
 //! use std::time::Duration;
@@ -27,62 +28,69 @@
 //! #         Ok::<_, BoxError>(request.into_message().to_ascii_uppercase())
 //! #     });
 //! # tokio::spawn(async move { getty::serve(listener, server).await });
-//! // a server that answers each line with the same in capitals
+//! // a server that responses each line in capitals
 //! let client = Client::new(connector, (), |link| {
 //!     ServiceBuilder::new()
 //!         .layer(CodecLayer::new(Lines::new()))
 //!         .layer(CorrelateLayer::in_order())
 //!         .layer(link)
 //!         .layer(SessionLayer::new())
-//!         // what comes while no call waits for an answer
+//!         // messages that arrive while no call awaits a response
 //!         .service_fn(|_: Request<String>| async { Ok::<Option<String>, BoxError>(None) })
 //! });
 //! let mut calls = ServiceBuilder::new()
 //!     .timeout(Duration::from_secs(1))
 //!     .service(PipelineClient::new(client));
 //!
-//! let answer: String = calls.ready().await?.call("hello".to_owned()).await?;
-//! assert_eq!(answer, "HELLO");
+//! let response: String = calls.ready().await?.call("hello".to_owned()).await?;
+//! assert_eq!(response, "HELLO");
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! The type of the answers is said where it does not follow: `PipelineClient::<Answer, _, _>::new(client)`, and
-//! `PipelineClient<Answer, Request, Client<Request>>` for a field. Many tasks share a client by cloning it, and
-//! `calls.clone().oneshot(request)` is a call in one line.
+//! Name the type of the responses where it cannot be inferred:
+//! `PipelineClient::<Response, _, _>::new(client)`. The type of a field is
+//! `PipelineClient<Response, Request, Client<Request>>`. Tasks share a client by cloning it.
+//! `calls.clone().oneshot(request)` makes a call in one line.
 //!
-//! # What happens when
+//! # Ready, call, drop, close
 //!
-//! - *ready*: when there is an open session and fewer calls are in flight than [may be](Calls::with_in_flight); it
-//!   reserves a place among those, which the call uses or a drop gives back. Pending while there is no session but one
-//!   will be; an error when there will be none any more, so that a balancer fails over, whatever became of single calls.
-//! - *call*: sends the request and waits for its answer, by [`Caller::request`]. The session is chosen when it gets ready.
-//! - *drop* of a call's future: its place is free at once; its answer, when it comes, is dropped
-//!   and [counted](crate::Stats::late). Where answers come in order, the peer still owes that
-//!   answer. Until it comes, the request counts as
-//!   [load](crate::ConnectionHandle::given_up_requests) of its session.
-//! - *close*: calls in flight fail with [`RequestError::Closed`], which [says](RequestError::left) whether the request had
-//!   left. What had not left can safely be tried again, by tower's `retry` for one.
+//! - *ready*: when a session is open and fewer calls are in flight than the
+//!   [limit](RequestClient::with_in_flight) allows. Readiness reserves a permit, which the call
+//!   uses or a drop returns. It is pending while no session is open but another can open. It is
+//!   an error once no session will open any more, so that a balancer fails over. Failures of
+//!   single calls do not affect readiness.
+//! - *call*: sends the request and waits for its response, as [`Caller::request`] does. The
+//!   session is chosen when the service becomes ready.
+//! - *drop*: dropping a call's future returns its permit at once. The response is dropped when
+//!   it arrives, and [counted](crate::Stats::late). Where responses come in order, the peer still
+//!   has to send that response. Until it arrives, the request counts as
+//!   [load](crate::ConnectionHandle::abandoned_requests) of its session.
+//! - *close*: calls in flight fail with [`RequestError::Closed`]. Its
+//!   [`left`](RequestError::delivery) states whether the request was sent. A request that was not
+//!   sent can be retried safely, for example by tower's `retry`.
 //!
-//! Nothing is retried automatically. A call's deadline is the layer's, 30 s by default; tower's
-//! `timeout` sets another, and cancels the call.
+//! Nothing is retried automatically. The deadline of a call is the layer's; the default is 30
+//! s. tower's `timeout` sets a shorter one and cancels the call.
 //!
-//! A server that stops answering in order loses its session: a missed deadline [closes the
-//! session](crate::layers::CorrelateLayer::with_close_at_deadline) by default, and so do cancelled
-//! calls that take all places of the layer without an answer. A [`Client`] then opens the next
-//! session. By id a session survives missed deadlines; a
-//! [`HeartbeatLayer`](crate::layers::HeartbeatLayer) ends one whose server is gone.
+//! A server that stops answering in order loses its session. A missed deadline
+//! [closes the session](crate::layers::CorrelateLayer::with_close_at_deadline) by default. So
+//! do cancelled calls that use up the layer's limit while no response arrives. A [`Client`]
+//! then opens the next session. With responses by id, a session survives missed deadlines; a
+//! [`HeartbeatLayer`](crate::layers::HeartbeatLayer) closes it if the server is gone.
 //!
 //! # Under tower's middleware
 //!
-//! - `timeout` is for the call alone, for readiness is waited for before; outside of `buffer` it ends the wait for a
-//!   session as well.
-//! - `load_shed` refuses what would have to wait, be it for the first session or for the next one.
-//! - `buffer` makes one queue of many callers; an error of readiness, which is final here, closes it, and its callers get
-//!   that error as its source.
-//! - `retry` needs a policy, which knows what may be done twice: what has not [left](RequestError::left) always may.
-//! - `balance` chooses by the number of calls in flight and of requests that were given up in
-//!   order, and passes over a server while its [`Client`] has no session.
+//! - `timeout` applies to the call and not to the wait for readiness. Outside `buffer` it also
+//!   bounds the wait for a session.
+//! - `load_shed` refuses calls that would have to wait, for the first session or for the next
+//!   one.
+//! - `buffer` merges the callers into one queue. An error of readiness is final here, so it
+//!   closes the queue. Its callers receive that error as the source.
+//! - `retry` needs a policy that knows which requests are safe to repeat. A request that was
+//!   not [sent](RequestError::delivery) always is.
+//! - `balance` prefers the client with the lower load: calls in flight, and requests that were
+//!   given up in order. It skips a server while its [`Client`] has no session.
 //!
 //! ```
 //! use std::{future, time::Duration};
@@ -90,12 +98,12 @@
 //! use getty::{
 //!     BoxError, Client, CodecLayer, MultiplexClient, Request, RequestError, ServiceBuilder, SessionLayer,
 //!     codec::Lines,
-//!     layers::{Correlate, CorrelateLayer, Left},
+//!     layers::{Correlate, CorrelateLayer, Delivery},
 //!     net::{self, MemoryConnector},
 //! };
 //! use tower::{ServiceExt, balance::p2c::Balance, discover::ServiceList, retry::Policy};
 //!
-//! /// Lines such as `7 what`, in both directions.
+//! /// Lines such as `7 status`, in both directions.
 //! struct Numbers;
 //!
 //! impl Correlate<String> for Numbers {
@@ -108,7 +116,7 @@
 //!     }
 //! }
 //!
-//! /// Tries again, so many times, what the server cannot have seen.
+//! /// Retries requests that the server cannot have received, up to a number of times.
 //! #[derive(Clone)]
 //! struct Unseen(usize);
 //!
@@ -117,7 +125,7 @@
 //!
 //!     fn retry(&mut self, _: &mut String, result: &mut Result<String, BoxError>) -> Option<Self::Future> {
 //!         let error = result.as_ref().err()?.downcast_ref::<RequestError<String>>()?;
-//!         if error.left() != Left::No {
+//!         if error.delivery() != Delivery::NotSent {
 //!             return None;
 //!         }
 //!         self.0 = self.0.checked_sub(1)?;
@@ -151,30 +159,31 @@
 //! #     tokio::spawn(async move { getty::serve(listener, echo).await });
 //! #     connector
 //! # });
-//! // two servers that answer each line with itself
+//! // two servers that echo each line
 //! let servers = ServiceList::new(vec![calls_on(first), calls_on(second)]);
 //! let calls = ServiceBuilder::new()
 //!     .retry(Unseen(2))
 //!     .timeout(Duration::from_secs(1))
 //!     .buffer(64)
 //!     .service(Balance::new(servers));
-//! let answer = calls.clone().oneshot("hello".to_owned()).await?;
-//! assert!(answer.ends_with(" hello"));
+//! let response = calls.clone().oneshot("hello".to_owned()).await?;
+//! assert!(response.ends_with(" hello"));
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # What is no call
+//! # Messages outside calls
 //!
-//! What the server says of its own accord is the handler's of the client's own stack: messages that are no answers; and
-//! where answers come in order, those that come while no call waits, and those that
-//! [`with_push`](crate::layers::CorrelateLayer::with_push) knows.
+//! Messages that the server sends unprompted go to the handler of the client's stack. By id,
+//! these are messages that answer no request. In order, these are messages that arrive while no
+//! call waits, and messages that [`with_push`](crate::layers::CorrelateLayer::with_push)
+//! identifies.
 //!
-//! What the server does not answer is [sent](crate::Client::send) by the client or session that the calls are on:
-//! [`source`](Calls::source) is that.
+//! Messages without a response are [sent](crate::Client::send) by the client or session under
+//! the calls, which [`source`](RequestClient::source) returns.
 
 mod future;
-mod places;
+
 mod source;
 
 use std::{
@@ -186,133 +195,141 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use getty_core::Session;
+use getty_core::{
+    Session,
+    sync::{InFlightLimit, Permit},
+};
 use getty_layers::correlate::{Caller, RequestError};
 use tokio_util::sync::ReusableBoxFuture;
 use tower::{Service, load::Load};
 
-use self::places::{Place, Places};
 pub use self::{future::CallFuture, source::SessionSource};
 #[cfg(doc)]
 use crate::client::Client;
 
-/// How many calls of a client may be in flight, unless [`Calls::with_in_flight`] says otherwise.
+/// Default limit of [`RequestClient::with_in_flight`], in calls.
 pub const DEFAULT_IN_FLIGHT: usize = 256;
 
-/// A client whose answers carry the id of their request; see the [module](self).
-pub type MultiplexClient<In, Out = In, S = Session<Out>> = Calls<Multiplex, In, Out, S>;
+/// Client for protocols whose responses carry the id of their request; see the [module](self).
+pub type MultiplexClient<In, Out = In, S = Session<Out>> = RequestClient<ById, In, Out, S>;
 
-/// A client whose answers come in the order of their requests; see the [module](self).
-pub type PipelineClient<In, Out = In, S = Session<Out>> = Calls<Pipeline, In, Out, S>;
+/// Client for protocols whose responses come in the order of the requests; see the
+/// [module](self).
+pub type PipelineClient<In, Out = In, S = Session<Out>> = RequestClient<InOrder, In, Out, S>;
 
-/// How answers find their requests.
-pub trait Kind {
-    /// Whether they come in order.
+/// Order of the responses of a [`RequestClient`]: [`ById`] or [`InOrder`].
+pub trait ResponseOrder {
+    /// `true` if responses come in the order of the requests.
     const ORDERED: bool;
 }
 
-/// By id: see [`MultiplexClient`].
+/// Responses in any order, matched by id: see [`MultiplexClient`].
 #[derive(Clone, Copy, Debug)]
-pub enum Multiplex {}
+pub enum ById {}
 
-impl Kind for Multiplex {
+impl ResponseOrder for ById {
     const ORDERED: bool = false;
 }
 
-/// In order: see [`PipelineClient`].
+/// Responses in the order of the requests: see [`PipelineClient`].
 #[derive(Clone, Copy, Debug)]
-pub enum Pipeline {}
+pub enum InOrder {}
 
-impl Kind for Pipeline {
+impl ResponseOrder for InOrder {
     const ORDERED: bool = true;
 }
 
-/// `Sync`, whatever the source's future is: an application keeps clients where many threads see them.
-type Waiting<Out> = ReusableBoxFuture<'static, Result<Session<Out>, RequestError<Out>>>;
+/// Wait for the next session. It is `Sync` even if the source's future is not, so that a client
+/// can be stored where several threads use it.
+type NextSession<Out> = ReusableBoxFuture<'static, Result<Session<Out>, RequestError<Out>>>;
 
-/// Calls a peer: a service of requests `Out` with responses `In`. It goes by the names of [`MultiplexClient`] and
-/// [`PipelineClient`]; see the [module](self). Scope: clones share the bound on calls in flight.
-pub struct Calls<K, In, Out, S> {
+/// Service that sends requests `Out` to a peer and returns its responses `In`.
+///
+/// [`MultiplexClient`] and [`PipelineClient`] are aliases of this type; see the [module](self).
+/// Scope: clones share the limit on calls in flight.
+pub struct RequestClient<K, In, Out, S> {
     source: S,
-    /// That of the session at hand.
+    /// Caller of the current session.
     caller: Option<Caller<In, Out>>,
-    /// While there is no session.
-    waiting: Option<Waiting<Out>>,
-    places: Places,
-    /// From ready to call.
-    place: Option<Place>,
-    kind: PhantomData<fn() -> K>,
+    /// Present while no session is open.
+    next_session: Option<NextSession<Out>>,
+    limit: InFlightLimit,
+    /// Held from readiness to the call.
+    permit: Option<Permit>,
+    order: PhantomData<fn() -> K>,
 }
 
-impl<K: Kind, In, Out, S> Calls<K, In, Out, S>
+impl<K: ResponseOrder, In, Out, S> RequestClient<K, In, Out, S>
 where
     In: Send + 'static,
     Out: Send + 'static,
     S: SessionSource<Out>,
 {
-    /// Calls on the sessions of `source`.
+    /// Creates a new client for the sessions of `source`.
     pub fn new(source: S) -> Self {
         Self {
             source,
             caller: None,
-            waiting: None,
-            places: Places::new(DEFAULT_IN_FLIGHT),
-            place: None,
-            kind: PhantomData,
+            next_session: None,
+            limit: InFlightLimit::new(DEFAULT_IN_FLIGHT),
+            permit: None,
+            order: PhantomData,
         }
     }
 
-    /// How many calls may be in flight, by this client and its clones that are made later: with more it is not ready. 256
-    /// by default, at least 1. The session's own bound, [`with_in_flight`] of its layer, is to be no less.
+    /// Sets the maximum number of calls in flight, of this client and its later clones. At the
+    /// limit the client is not ready. The default is 256; the minimum is 1. The limit of the
+    /// session's layer, [`with_in_flight`], should not be lower.
     ///
-    /// [`with_in_flight`]: crate::layers::CorrelateLayer::with_in_flight
+    /// [`with_in_flight`]: crate::layers::CorrelateLayer::with_max_in_flight
     #[must_use]
     pub fn with_in_flight(mut self, calls: usize) -> Self {
-        self.places = Places::new(calls.clamp(1, Places::MOST));
-        self.place = None;
+        self.limit = InFlightLimit::new(calls.clamp(1, InFlightLimit::MAX));
+        self.permit = None;
         self
     }
 
-    /// Whether there is an open session to call on now: the endpoint's health, whatever becomes of single calls.
+    /// Returns `true` if a session is open. This is the health of the endpoint; failures of single
+    /// calls do not affect it.
     #[must_use]
     pub fn is_live(&self) -> bool {
         self.source.pick().is_some()
     }
 
-    /// A session that is open, and its caller.
+    /// Polls for an open session and stores its caller.
     fn poll_caller(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RequestError<Out>>> {
         let session = match self.source.pick() {
             Some(session) => session,
             None => {
-                let waiting = match &mut self.waiting {
-                    Some(waiting) => waiting,
+                let next_session = match &mut self.next_session {
+                    Some(next_session) => next_session,
                     None => {
-                        // while there is no session the places are others'
+                        // clones that have a session can use the permit meanwhile
                         self.caller = None;
-                        self.place = None;
-                        self.places.leave();
-                        self.waiting
+                        self.permit = None;
+                        self.limit.cancel();
+                        self.next_session
                             .insert(ReusableBoxFuture::new(self.source.wait()))
                     }
                 };
-                let waited = ready!(waiting.poll(cx));
-                self.waiting = None;
-                waited?
+                let session = ready!(next_session.poll(cx));
+                self.next_session = None;
+                session?
             }
         };
-        self.waiting = None;
-        let known = self.caller.as_ref();
-        if known.is_none_or(|caller| caller.session().id() != session.id()) {
+        self.next_session = None;
+        let current = self.caller.as_ref();
+        if current.is_none_or(|caller| caller.session().id() != session.id()) {
             self.caller = Caller::of(&session).filter(|caller| caller.is_ordered() == K::ORDERED);
             if self.caller.is_none() && !session.is_closing() {
-                let unfit = Unfit {
+                let missing = MissingLayer {
                     ordered: K::ORDERED,
                 };
-                return Poll::Ready(Err(RequestError::Unavailable(Arc::new(unfit))));
+                return Poll::Ready(Err(RequestError::Unavailable(Arc::new(missing))));
             }
         }
         if self.caller.is_none() {
-            // it has closed in this very moment
+            // the session has just closed: look for the next one
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -320,20 +337,20 @@ where
     }
 }
 
-impl<K, In, Out, S> Calls<K, In, Out, S> {
-    /// How many calls are in flight, those that others are ready for included.
+impl<K, In, Out, S> RequestClient<K, In, Out, S> {
+    /// Returns the number of calls in flight, including the permits of clones that are ready.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.places.used()
+        self.limit.used()
     }
 
-    /// What gives the sessions.
+    /// Returns the source of the sessions.
     pub const fn source(&self) -> &S {
         &self.source
     }
 }
 
-impl<K: Kind, In, Out, S> Service<Out> for Calls<K, In, Out, S>
+impl<K: ResponseOrder, In, Out, S> Service<Out> for RequestClient<K, In, Out, S>
 where
     In: Send + 'static,
     Out: Send + 'static,
@@ -343,78 +360,82 @@ where
     type Error = RequestError<Out>;
     type Future = CallFuture<In, Out>;
 
-    /// Reserves a place among the calls in flight, which a call uses and a drop gives back.
+    /// Reserves a permit for a call, which the call uses or a drop returns.
     ///
     /// # Errors
     ///
-    /// [`RequestError::Closed`] when the one session is closed, and [`RequestError::Unavailable`] when a client has stopped
-    /// or given up, or its stack has no suitable [`CorrelateLayer`](crate::layers::CorrelateLayer).
+    /// Returns [`RequestError::Closed`] if the source is a single session that is closed. Returns
+    /// [`RequestError::Unavailable`] if a client has stopped or given up, or if the stack has no
+    /// suitable [`CorrelateLayer`](crate::layers::CorrelateLayer).
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RequestError<Out>>> {
         let caller = self.caller.as_ref();
         if !caller.is_some_and(|caller| self.source.keeps(caller.session())) {
             ready!(self.poll_caller(cx))?;
         }
-        if self.place.is_none() {
-            self.place = Some(ready!(self.places.poll_take(cx)));
+        if self.permit.is_none() {
+            self.permit = Some(ready!(self.limit.poll_acquire(cx)));
         }
         Poll::Ready(Ok(()))
     }
 
     /// # Panics
     ///
-    /// If the service was not polled ready before.
+    /// If the service was not polled ready since the last call.
     fn call(&mut self, request: Out) -> CallFuture<In, Out> {
-        let (Some(caller), Some(place)) = (&self.caller, self.place.take()) else {
-            panic!("a client is to be polled ready before it is called");
+        let (Some(caller), Some(permit)) = (&self.caller, self.permit.take()) else {
+            panic!("a client must be polled ready before it is called");
         };
-        CallFuture::new(caller.request(request), place)
+        CallFuture::new(caller.request(request), permit)
     }
 }
 
-/// The calls in flight, and the requests that were given up and whose answers, which come in order,
-/// are outstanding. A balancer chooses the client with the lower load, so one whose server has
-/// stopped answering is not preferred.
-impl<K, In, Out, S: SessionSource<Out>> Load for Calls<K, In, Out, S> {
+/// Calls in flight, plus abandoned requests whose responses, which come in order, are
+/// outstanding.
+///
+/// A balancer chooses the client with the lower load, so it does not prefer one whose server
+/// has stopped answering.
+impl<K, In, Out, S: SessionSource<Out>> Load for RequestClient<K, In, Out, S> {
     type Metric = usize;
 
     fn load(&self) -> usize {
         let session = self.caller.as_ref().map(Caller::session);
         let open = session.filter(|session| !session.is_closing());
-        let here = open.map_or(0, |session| session.given_up_requests());
-        self.in_flight() + here.max(self.source.given_up_requests())
+        let given_up = open.map_or(0, |session| session.abandoned_requests());
+        self.in_flight() + given_up.max(self.source.abandoned_requests())
     }
 }
 
-impl<K, In, Out, S: Clone> Clone for Calls<K, In, Out, S> {
+impl<K, In, Out, S: Clone> Clone for RequestClient<K, In, Out, S> {
     fn clone(&self) -> Self {
         Self {
             source: self.source.clone(),
             caller: self.caller.clone(),
-            waiting: None,
-            places: self.places.clone(),
-            place: None,
-            kind: PhantomData,
+            next_session: None,
+            limit: self.limit.clone(),
+            permit: None,
+            order: PhantomData,
         }
     }
 }
 
-impl<K, In, Out, S: fmt::Debug> fmt::Debug for Calls<K, In, Out, S> {
+impl<K, In, Out, S: fmt::Debug> fmt::Debug for RequestClient<K, In, Out, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Calls")
-            .field("kind", &type_name::<K>())
+        f.debug_struct("RequestClient")
+            .field("order", &type_name::<K>())
             .field("source", &self.source)
             .field("in_flight", &self.in_flight())
             .finish_non_exhaustive()
     }
 }
 
-/// The session's stack lacks what the client is for.
+/// Error of a session whose stack has no [`CorrelateLayer`](crate::layers::CorrelateLayer) of
+/// the client's kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Unfit {
+struct MissingLayer {
     ordered: bool,
 }
 
-impl fmt::Display for Unfit {
+impl fmt::Display for MissingLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let layer = if self.ordered {
             "in_order()"
@@ -428,4 +449,4 @@ impl fmt::Display for Unfit {
     }
 }
 
-impl Error for Unfit {}
+impl Error for MissingLayer {}

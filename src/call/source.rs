@@ -1,43 +1,44 @@
-//! Where a client's sessions come from.
+//! Sources of the sessions that a [`RequestClient`](super::RequestClient) calls.
 
 use std::{future::ready, sync::Arc};
 
 use getty_core::{CloseReason, Session};
-use getty_layers::correlate::{Left, RequestError};
+use getty_layers::correlate::{Delivery, RequestError};
 
 use crate::client::Client;
 
-/// Gives the sessions to call on: one [`Session`], until it closes; a [`Client`], which reconnects; or something of one's
-/// own.
+/// Source of sessions for calls: a single [`Session`] until it closes, a [`Client`], which
+/// reconnects, or a type of the application.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` gives no sessions that send `{Out}`",
+    message = "`{Self}` is not a source of sessions that send `{Out}`",
     label = "calls need a `Session<{Out}>` or a `Client<{Out}>`"
 )]
 pub trait SessionSource<Out>: Clone {
-    /// The session for the next call: one that is open, at once. `None` while there is none.
+    /// Returns an open session for the next call, or `None` while no session is open.
     fn pick(&self) -> Option<Session<Out>>;
 
-    /// Whether the next call may go to `session`, which was picked before, without another pick. `false` unless a source
-    /// knows better: one that has several spreads the calls by picking.
+    /// Returns `true` if the next call may use `session`, the result of an earlier pick, without
+    /// another pick. The default is `false`, because a source of several sessions spreads the calls
+    /// by picking.
     #[inline]
     fn keeps(&self, session: &Session<Out>) -> bool {
         let _ = session;
         false
     }
 
-    /// Returns the number of requests that were given up and whose answers are
-    /// [outstanding](getty_core::ConnectionHandle::given_up_requests), on all sessions that may
-    /// be picked. They are part of the load of the [calls](super::Calls). The default is 0, and
-    /// then only such requests on the session of the last call count.
-    fn given_up_requests(&self) -> usize {
+    /// Returns the number of abandoned requests whose responses are
+    /// [outstanding](getty_core::ConnectionHandle::abandoned_requests), on all sessions that may be
+    /// picked. They are part of the load of a [`RequestClient`](super::RequestClient). The default
+    /// is 0; then only such requests on the session of the last call count.
+    fn abandoned_requests(&self) -> usize {
         0
     }
 
-    /// The next session, as soon as there is one. Polled only while there is none.
+    /// Waits for the next session. The future is polled only while no session is open.
     ///
     /// # Errors
     ///
-    /// When there will be none any more.
+    /// Returns an error if no session will open any more.
     fn wait(
         &self,
     ) -> impl Future<Output = Result<Session<Out>, RequestError<Out>>> + Send + use<Self, Out> + 'static;
@@ -54,8 +55,8 @@ impl<Out: Send + 'static> SessionSource<Out> for Session<Out> {
         self.id() == session.id() && !self.is_closing()
     }
 
-    fn given_up_requests(&self) -> usize {
-        self.handle().given_up_requests()
+    fn abandoned_requests(&self) -> usize {
+        self.handle().abandoned_requests()
     }
 
     fn wait(
@@ -63,7 +64,7 @@ impl<Out: Send + 'static> SessionSource<Out> for Session<Out> {
     ) -> impl Future<Output = Result<Self, RequestError<Out>>> + Send + use<Out> + 'static {
         ready(Err(RequestError::Closed {
             message: None,
-            left: Left::No,
+            delivery: Delivery::NotSent,
             reason: self.reason().unwrap_or(CloseReason::Dropped),
         }))
     }
@@ -74,8 +75,8 @@ impl<Out: Send + 'static> SessionSource<Out> for Client<Out> {
         Self::pick(self)
     }
 
-    fn given_up_requests(&self) -> usize {
-        Self::given_up_requests(self)
+    fn abandoned_requests(&self) -> usize {
+        Self::abandoned_requests(self)
     }
 
     fn wait(

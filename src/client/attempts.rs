@@ -1,4 +1,4 @@
-//! How many attempts have failed, and when the next one may be made.
+//! Counter of a client's failed attempts, which determines the time of the next one.
 
 use std::time::Duration;
 
@@ -6,22 +6,22 @@ use tokio::time::Instant;
 
 use super::backoff::{Backoff, Pauses};
 
-/// What a pause that no clock can count comes to: a hundred years.
-const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// Replacement for a pause that a clock cannot represent: a hundred years.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Counts a client's attempts and losses.
+/// Attempts and losses of a client.
 #[derive(Debug)]
 pub(super) struct Attempts {
     pauses: Pauses,
-    settled_after: Duration,
-    /// How many were begun.
+    reset_after: Duration,
+    /// Number of attempts that were begun.
     begun: u64,
-    /// How many had been, at the time of the last loss.
+    /// Value of `begun` at the last loss.
     begun_at_loss: u64,
-    /// How many in a row have failed, for the pauses.
+    /// Number of consecutive failures, which determines the pause.
     failures: u32,
-    /// How many in a row have failed since a session that had settled was lost, for the bound on attempts.
-    in_vain: u32,
+    /// Number of consecutive failures since the last success, for the maximum number of attempts.
+    failed_attempts: u32,
     not_before: Instant,
 }
 
@@ -29,16 +29,16 @@ impl Attempts {
     pub(super) fn new(backoff: Backoff) -> Self {
         Self {
             pauses: Pauses::new(backoff),
-            settled_after: backoff.settled_after(),
+            reset_after: backoff.reset_after(),
             begun: 0,
             begun_at_loss: 0,
             failures: 0,
-            in_vain: 0,
+            failed_attempts: 0,
             not_before: Instant::now(),
         }
     }
 
-    /// When the next one may begin.
+    /// Returns the earliest time of the next attempt.
     pub(super) const fn not_before(&self) -> Instant {
         self.not_before
     }
@@ -47,41 +47,41 @@ impl Attempts {
         self.begun += 1;
     }
 
-    /// The number of the one that was begun last.
+    /// Returns the number of the last attempt.
     pub(super) const fn last(&self) -> u64 {
         self.begun
     }
 
-    /// How many in a row have failed.
-    pub(super) const fn in_vain(&self) -> u32 {
-        self.in_vain
+    /// Returns the number of consecutive failed attempts.
+    pub(super) const fn failed_attempts(&self) -> u32 {
+        self.failed_attempts
     }
 
-    /// Counts a failed attempt, or the end of the session that it had opened and that had lived so long, and sets the time
-    /// of the next one.
-    pub(super) fn note_loss(&mut self, attempt: u64, lived: Option<Duration>) {
-        // of what had begun before the last loss the same cause is the likely one: a server that goes takes a whole pool
-        // with it, and that is one failure
-        let is_news = attempt > self.begun_at_loss;
+    /// Records a failed attempt, or the end of the session that it opened, and sets the time of the
+    /// next attempt. `lived` is how long the session was offered.
+    pub(super) fn record_loss(&mut self, attempt: u64, lived: Option<Duration>) {
+        // Sessions that began before the last loss probably ended for the same cause: a server that
+        // stops ends a whole pool. This counts as one failure.
+        let is_new_failure = attempt > self.begun_at_loss;
         self.begun_at_loss = self.begun;
         match lived {
-            Some(lived) if lived >= self.settled_after => {
-                self.in_vain = 0;
-                if is_news {
+            Some(lived) if lived >= self.reset_after => {
+                self.failed_attempts = 0;
+                if is_new_failure {
                     self.failures = 0;
                 }
             }
-            _ if is_news => {
-                self.in_vain = self.in_vain.saturating_add(1);
+            _ if is_new_failure => {
+                self.failed_attempts = self.failed_attempts.saturating_add(1);
                 self.failures = self.failures.saturating_add(1);
             }
             _ => {}
         }
         let now = Instant::now();
-        // otherwise the pause is under way: nothing that began since then has come to its end
+        // otherwise a pause is in progress, and no attempt has begun since
         if self.not_before <= now {
             let pause = self.pauses.after(self.failures);
-            self.not_before = now.checked_add(pause).unwrap_or(now + FOR_EVER);
+            self.not_before = now.checked_add(pause).unwrap_or(now + LONGEST);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How long to wait before the next dial.
+//! Pauses between the dials of a client.
 
 use std::{
     fmt,
@@ -8,13 +8,15 @@ use std::{
 
 use tower::util::rng::{HasherRng, Rng};
 
-/// The pauses between a client's dials: they grow by a factor up to a longest one, and are shortened at random.
+/// Exponential backoff with jitter between the dials of a client.
 ///
-/// Defaults: 300 ms, growing by 2 to 30 s, with full jitter, so that the first pause is anything up to 300 ms, the third
-/// anything up to 1.2 s; from the eighth on they are anything up to 30 s. Scope: client.
+/// Pauses grow by a factor up to a maximum, and are shortened at random. The defaults are 300
+/// ms, a factor of 2, a maximum of 30 s, and full jitter. The first pause is then between 1 ms
+/// and 300 ms, the third at most 1.2 s, and from the eighth on at most 30 s. Scope: client.
 ///
-/// A session that was open for [5 s](Self::with_settled_after) puts the pauses back to the first one. One that closes
-/// sooner counts as a dial that failed: a server that accepts and closes at once is dialled ever less often.
+/// A session that was open for [5 s](Self::with_reset_after) resets the pauses to the first
+/// one. A session that closes sooner counts as a failed dial. A server that accepts and closes
+/// at once is therefore dialled less and less often.
 ///
 /// ```
 /// use std::time::Duration;
@@ -32,15 +34,17 @@ pub struct Backoff {
     longest: Duration,
     factor: f64,
     jitter: f64,
-    settled_after: Duration,
+    reset_after: Duration,
     seed: Option<u64>,
 }
 
-/// What tokio's timers tell apart, and what keeps a client without a pause from spinning.
+/// Minimum pause: the resolution of tokio's timers. It keeps a client without a pause from
+/// spinning.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 impl Backoff {
-    /// Pauses from `first`, at least 1 ms, to `longest`, at least `first`.
+    /// Creates a new backoff with pauses from `first` to `longest`. The minimum of `first` is 1 ms;
+    /// the minimum of `longest` is `first`.
     #[must_use]
     pub fn new(first: Duration, longest: Duration) -> Self {
         let first = first.max(SHORTEST);
@@ -49,21 +53,23 @@ impl Backoff {
             longest: longest.max(first),
             factor: 2.0,
             jitter: 1.0,
-            settled_after: Duration::from_secs(5),
+            reset_after: Duration::from_secs(5),
             seed: None,
         }
     }
 
-    /// By how much a pause is longer than the one before: at least 1. Default: 2.
+    /// Sets the factor by which each pause is longer than the one before. The minimum is 1; the
+    /// default is 2.
     #[must_use]
     pub const fn with_factor(mut self, factor: f64) -> Self {
-        // what is no number is no growth
+        // NaN means no growth
         self.factor = if factor > 1.0 { factor } else { 1.0 };
         self
     }
 
-    /// By up to which part a pause is shortened at random, from 0 to 1. With 1, full jitter, clients that lost their
-    /// server in the same moment are spread over the whole pause; with 0 they come back together. Default: 1.
+    /// Sets the maximum fraction, from 0 to 1, by which a pause is shortened at random. With 1
+    /// (full jitter), clients that lost their server at the same moment are spread over the whole
+    /// pause. With 0 they reconnect together. The default is 1.
     #[must_use]
     pub const fn with_jitter(mut self, fraction: f64) -> Self {
         self.jitter = if fraction > 0.0 {
@@ -74,28 +80,30 @@ impl Backoff {
         self
     }
 
-    /// How long a session must have been open to count as a success, after which the pauses begin anew. Default: 5 s.
+    /// Sets the time for which a session must have been open to count as a success, which resets
+    /// the pauses. The default is 5 s.
     #[must_use]
-    pub const fn with_settled_after(mut self, time: Duration) -> Self {
-        self.settled_after = time;
+    pub const fn with_reset_after(mut self, time: Duration) -> Self {
+        self.reset_after = time;
         self
     }
 
-    /// Makes the jitter the same each time, for tests. Default: different for each client.
+    /// Sets the seed of the jitter, which makes it repeatable in tests. By default each client has
+    /// a random seed.
     #[must_use]
     pub const fn with_seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
     }
 
-    /// The pauses, as one client would have them whose dials all fail. Never ends.
+    /// Returns the pauses of a client whose dials all fail. The iterator is infinite.
     pub fn pauses(&self) -> impl Iterator<Item = Duration> + use<> {
         let mut pauses = Pauses::new(*self);
         (1_u32..).map(move |failures| pauses.after(failures))
     }
 
-    pub(super) const fn settled_after(&self) -> Duration {
-        self.settled_after
+    pub(super) const fn reset_after(&self) -> Duration {
+        self.reset_after
     }
 }
 
@@ -105,7 +113,7 @@ impl Default for Backoff {
     }
 }
 
-/// One client's pauses.
+/// Pauses of one client, with its random state.
 pub(super) struct Pauses {
     backoff: Backoff,
     random: HasherRng<Seed>,
@@ -122,8 +130,8 @@ impl Pauses {
         }
     }
 
-    /// The pause after so many failures in a row; after none of them, when a session that had settled was lost, it is as
-    /// after one.
+    /// Returns the pause after a number of consecutive failures. The end of a successful session
+    /// counts as one.
     pub(super) fn after(&mut self, failures: u32) -> Duration {
         let Backoff {
             first,
@@ -145,7 +153,7 @@ impl fmt::Debug for Pauses {
     }
 }
 
-/// Hashes as its number says.
+/// Hasher that is seeded with a number.
 struct Seed(u64);
 
 impl BuildHasher for Seed {
@@ -175,7 +183,7 @@ mod tests {
             let third = backoff.with_seed(seed).pauses().nth(2).unwrap();
             tenths[(third.as_millis() * 10 / 1201) as usize] += 1;
         }
-        // a thousand each, give or take: fewer than 800 is as unlikely as six standard deviations
+        // about a thousand each: 800 is more than six standard deviations below
         assert!(tenths.iter().all(|n| (800..1200).contains(n)), "{tenths:?}");
     }
 

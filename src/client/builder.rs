@@ -1,31 +1,35 @@
-//! A client's settings.
+//! Builder of a client.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
-use getty_core::{Connection, Session, driver::Contained};
-use tower::{BoxError, Service};
+use getty_core::{Session, driver::Contained};
+use tower::BoxError;
 
 use super::{Backoff, Client, Decision, Ended, Pick};
-use crate::{LinkLayer, connect::open, pipeline::Pipeline};
+use crate::{
+    LinkLayer,
+    connect::{Connector, open},
+    pipeline::Pipeline,
+};
 
 pub(super) type Hook<Out> =
     Arc<dyn Fn(Session<Out>) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync>;
 
-type Decide = Box<dyn FnMut(&Ended) -> Decision + Send>;
+type RetryPolicy = Box<dyn FnMut(&Ended) -> Decision + Send>;
 
-/// What a [`Client`] is to be like; made by [`Client::builder`].
+/// Builder of a [`Client`], created by [`Client::builder`].
 ///
 /// | setting | default |
 /// |---|---|
 /// | [sessions](Self::with_sessions) | 1 |
 /// | [pauses between dials](Self::with_backoff) | 300 ms, growing by 2 to 30 s, full jitter |
-/// | [attempts in a row](Self::with_max_attempts) | for ever |
-/// | [time for an attempt](Self::with_attempt_timeout) | 10 s; a connector has its own limit as well, of 3 s |
-/// | [after every kind of end](Self::with_decision) | dial again |
+/// | [consecutive failed attempts](Self::with_max_attempts) | no limit |
+/// | [time of an attempt](Self::with_attempt_timeout) | 10 s; the connector has a separate limit of 3 s |
+/// | [retry policy](Self::with_retry_policy) | dial again after every end |
 /// | [hooks](Self::with_hook) | none |
-/// | [which session](Self::with_pick) | each in turn |
-/// | [messages that a session did not take](Self::with_reoffer) | fail |
+/// | [choice of the session](Self::with_pick) | each in turn |
+/// | [messages that a session did not send](Self::with_resend) | returned in the error |
 /// | [drain deadline](Self::with_drain_deadline) | 5 s |
 #[must_use = "nothing is dialled before `connect`"]
 pub struct ClientBuilder<Out>(pub(super) Settings<Out>);
@@ -35,10 +39,10 @@ pub(super) struct Settings<Out> {
     pub(super) backoff: Backoff,
     pub(super) max_attempts: u32,
     pub(super) attempt_timeout: Duration,
-    pub(super) decision: Contained<Decide>,
+    pub(super) retry_policy: Contained<RetryPolicy>,
     pub(super) hooks: Vec<Hook<Out>>,
     pub(super) pick: Pick<Out>,
-    pub(super) reoffer: bool,
+    pub(super) resend: bool,
     pub(super) drain_deadline: Duration,
 }
 
@@ -49,54 +53,59 @@ impl<Out: Send + 'static> ClientBuilder<Out> {
             backoff: Backoff::default(),
             max_attempts: u32::MAX,
             attempt_timeout: Duration::from_secs(10),
-            decision: Contained::new(Box::new(|_| Decision::Retry)),
+            retry_policy: Contained::new(Box::new(|_| Decision::Retry)),
             hooks: Vec::new(),
             pick: Pick::round_robin(),
-            reoffer: false,
+            resend: false,
             drain_deadline: Duration::from_secs(5),
         })
     }
 
-    /// How many sessions to keep open: at least 1. They are opened one after another, and there is one pause between
-    /// dials for all of them, so that a server that is down is dialled no more often by a large pool than by a small
-    /// one. Default: 1.
+    /// Sets the number of sessions to keep open. The default and the minimum are 1.
+    ///
+    /// Sessions are opened one after another, with one pause between dials for all. A large pool
+    /// therefore dials an unavailable server no more often than a small one.
     pub fn with_sessions(mut self, sessions: usize) -> Self {
         self.0.sessions = sessions.max(1);
         self
     }
 
-    /// The pauses between dials. Default: [`Backoff::default`].
+    /// Sets the pauses between dials. The default is [`Backoff::default`].
     pub const fn with_backoff(mut self, backoff: Backoff) -> Self {
         self.0.backoff = backoff;
         self
     }
 
-    /// Gives up, with [`Failure::Attempts`](super::Failure::Attempts), when so many attempts in a row have failed: at
-    /// least 1. A session that closes before it was open for long enough to be
-    /// [settled](Backoff::with_settled_after) is a failed attempt. As long as another session is open, the client does
-    /// not give up. Default: never.
+    /// Sets the number of consecutive failed attempts after which the client gives up with
+    /// [`Failure::Attempts`](super::Failure::Attempts). The minimum is 1. By default the client
+    /// never gives up.
+    ///
+    /// A session that closes before the [reset time](Backoff::with_reset_after) is a failed
+    /// attempt. The client does not give up while another session is open.
     pub fn with_max_attempts(mut self, attempts: u32) -> Self {
         self.0.max_attempts = attempts.max(1);
         self
     }
 
-    /// How long an attempt may take, from the dial to the end of the last hook. Default: 10 s.
+    /// Sets the time that an attempt may take, from the dial to the end of the last hook. The
+    /// default is 10 s.
     pub const fn with_attempt_timeout(mut self, limit: Duration) -> Self {
         self.0.attempt_timeout = limit;
         self
     }
 
-    /// Decides, after each failed attempt and each session's end, whether to go on. It must not block. Default: always
-    /// [`Decision::Retry`], also when the peer ends the session in good order.
+    /// Sets the policy that decides, after each failed attempt and each end of a session, whether
+    /// the client continues. It must not block. The default is always [`Decision::Retry`], also
+    /// after an orderly end by the peer.
     ///
     /// ```
     /// # use getty::Client;
     /// use getty::CloseReason;
     /// use getty::client::{Decision, Ended};
     ///
-    /// # fn with_decision<Out: Send + 'static>() -> getty::client::ClientBuilder<Out> {
-    /// Client::builder().with_decision(|ended| match ended {
-    ///     // a WebSocket server's "policy violation": it does not want us
+    /// # fn builder<Out: Send + 'static>() -> getty::client::ClientBuilder<Out> {
+    /// Client::builder().with_retry_policy(|ended| match ended {
+    ///     // "policy violation" of a WebSocket server: do not reconnect
     ///     Ended::Closed(closed) => match closed.reason {
     ///         CloseReason::Protocol { code: 1008, .. } => Decision::Stop,
     ///         _ => Decision::Retry,
@@ -105,28 +114,32 @@ impl<Out: Send + 'static> ClientBuilder<Out> {
     /// })
     /// # }
     /// ```
-    pub fn with_decision(
+    pub fn with_retry_policy(
         mut self,
-        decision: impl FnMut(&Ended) -> Decision + Send + 'static,
+        policy: impl FnMut(&Ended) -> Decision + Send + 'static,
     ) -> Self {
-        self.0.decision = Contained::new(Box::new(decision));
+        self.0.retry_policy = Contained::new(Box::new(policy));
         self
     }
 
-    /// Runs `hook` on each new session before it is offered: to log in, to subscribe again. Several run one after
-    /// another, in the order in which they were added. An error closes the session and counts as a failed attempt, and
-    /// the hooks after it do not run. It is dropped when the session closes, when the attempt has used up its
-    /// [time](Self::with_attempt_timeout), and when the client stops.
+    /// Adds a hook that runs on each new session before the session is offered, for example to log
+    /// in or to subscribe.
     ///
-    /// The session reads and calls its handler meanwhile, so that a hook may wait for an answer. With a
-    /// [`CorrelateLayer`](crate::layers::CorrelateLayer) in the stack that is [`Session::request`]. Without one only the hook
-    /// knows that it waits, and an attribute of the session tells the handler:
+    /// Several hooks run in the order in which they were added. An error closes the session, counts
+    /// as a failed attempt, and skips the later hooks. The hook's future is dropped when the
+    /// session closes, when the [time of the attempt](Self::with_attempt_timeout) is over, or when
+    /// the client stops.
+    ///
+    /// The session reads and calls its handler during the hook, so a hook can wait for a response.
+    /// With a [`CorrelateLayer`](crate::layers::CorrelateLayer) in the stack it can use
+    /// [`Session::request`]. Without one, an attribute of the session can pass the response from
+    /// the handler to the hook:
     ///
     /// ```
     /// use getty::{BoxError, Client, CodecLayer, Request, ServiceBuilder, Session, SessionLayer, codec, net};
     /// use tokio::sync::oneshot;
     ///
-    /// /// Where the answer to a login goes.
+    /// /// Receiver of the response to a login.
     /// struct Login(oneshot::Sender<String>);
     ///
     /// # #[tokio::main(flavor = "current_thread")]
@@ -144,7 +157,7 @@ impl<Out: Send + 'static> ClientBuilder<Out> {
     ///         session.send("LOGIN ada".to_owned()).await?;
     ///         match answer.await?.as_str() {
     ///             "welcome" => Ok(()),
-    ///             other => Err(BoxError::from(format!("not let in: {other}"))),
+    ///             other => Err(BoxError::from(format!("login refused: {other}"))),
     ///         }
     ///     })
     ///     .connect(connector, (), |link| {
@@ -177,43 +190,41 @@ impl<Out: Send + 'static> ClientBuilder<Out> {
         self
     }
 
-    /// Which of its sessions the client gives out. Default: [`Pick::round_robin`].
+    /// Sets the choice of the session for [`Client::pick`] and [`Client::send`]. The default is
+    /// [`Pick::round_robin`].
     pub fn with_pick(mut self, pick: Pick<Out>) -> Self {
         self.0.pick = pick;
         self
     }
 
-    /// What becomes of a message of [`Client::send`] that was still queued when its session died: with `true` it is
-    /// offered to the next session, with `false` it is handed back in the error. Either way, a message of which a byte
-    /// was given to a transport is never sent again. A message that is offered again may be overtaken by later ones.
-    /// Default: `false`.
-    pub const fn with_reoffer(mut self, reoffer: bool) -> Self {
-        self.0.reoffer = reoffer;
+    /// Sets whether [`Client::send`] resends a message that was still queued when its session
+    /// ended. With `false`, the default, the error returns the message. With `true`, the next
+    /// session sends it, possibly after later messages. A message of which a byte was passed to a
+    /// transport is never resent.
+    pub const fn with_resend(mut self, resend: bool) -> Self {
+        self.0.resend = resend;
         self
     }
 
-    /// How long the sessions may take to finish once the client stops, in place of their own drain deadline. Default:
-    /// 5 s.
+    /// Sets the time that sessions may take to finish after the client stops. It replaces the drain
+    /// deadline of each session. The default is 5 s.
     pub const fn with_drain_deadline(mut self, deadline: Duration) -> Self {
         self.0.drain_deadline = deadline;
         self
     }
 
-    /// Starts the client, on a task of its own. `connector`, `target` and `build` are [`connect`](crate::connect())'s;
-    /// each attempt has a clone of the connector, and `build` is called anew for each connection.
+    /// Starts the client on a new task. The arguments are those of [`connect`](crate::connect()).
+    /// Each attempt uses a clone of `connector`, and calls `build` for its connection.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
-    pub fn connect<C, A, T, B, S>(self, connector: C, target: A, build: B) -> Client<Out>
+    /// Panics if it is called outside of a tokio runtime.
+    pub fn connect<C, A, B, S>(self, connector: C, target: A, build: B) -> Client<Out>
     where
-        C: Service<A, Response = Connection<T>> + Clone + Send + 'static,
-        C::Error: Into<BoxError>,
-        C::Future: Send,
+        C: Connector<A, Future: Send, Io: Send + 'static> + Clone + Send + 'static,
         A: Clone + Send + 'static,
-        T: Send + 'static,
         B: Fn(LinkLayer<Out>) -> S + Send + Sync + 'static,
-        S: Pipeline<T>,
+        S: Pipeline<C::Io>,
     {
         let build = Arc::new(Contained::new(build));
         let (connector, target) = (Contained::new(connector), Contained::new(target));
@@ -241,7 +252,7 @@ impl<Out> fmt::Debug for ClientBuilder<Out> {
             .field("attempt_timeout", &self.0.attempt_timeout)
             .field("hooks", &self.0.hooks.len())
             .field("pick", &self.0.pick)
-            .field("reoffer", &self.0.reoffer)
+            .field("resend", &self.0.resend)
             .field("drain_deadline", &self.0.drain_deadline)
             .finish_non_exhaustive()
     }

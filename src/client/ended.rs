@@ -1,4 +1,4 @@
-//! How attempts and sessions of a client end, and how the client does.
+//! Ends of a client's attempts, of its sessions, and of the client.
 
 use std::{error::Error, fmt, sync::Arc};
 
@@ -7,8 +7,8 @@ use tower::BoxError;
 
 use crate::connect::OpenError;
 
-/// How an attempt of a client to open a session failed, or how a session of it ended: what
-/// [`with_decision`](super::ClientBuilder::with_decision) decides upon.
+/// End of a session, or failure of an attempt to open one. It is the argument of the
+/// [retry policy](super::ClientBuilder::with_retry_policy).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Ended {
@@ -16,9 +16,10 @@ pub enum Ended {
     Open(OpenError),
     /// A hook returned this error; the session was closed.
     Hook(BoxError),
-    /// The attempt took longer than the [attempt timeout](super::ClientBuilder::with_attempt_timeout).
+    /// The attempt took longer than the
+    /// [attempt timeout](super::ClientBuilder::with_attempt_timeout).
     TimedOut,
-    /// The session was open, and closed: by the peer, by us, by a layer.
+    /// The session was open and has closed: by the peer, by this side, or by a layer.
     Closed(Closed),
 }
 
@@ -45,33 +46,33 @@ impl Error for Ended {
     }
 }
 
-/// What a client is to do after a failed attempt, or the end of a session.
+/// Decision of a [retry policy](super::ClientBuilder::with_retry_policy).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Decision {
-    /// Dial again, after the pause that the [`Backoff`](super::Backoff) says.
+    /// Dial again after the pause of the [`Backoff`](super::Backoff).
     Retry,
-    /// Give up: close the other sessions and fail, with [`Failure::Decided`].
+    /// Give up: close the other sessions and fail with [`Failure::Stopped`].
     Stop,
 }
 
-/// Why a client has given up.
+/// Reason for which a client has given up.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Failure {
-    /// So many attempts in a row have failed while no session was open, and no more were
-    /// [allowed](super::ClientBuilder::with_max_attempts).
+    /// The [maximum number](super::ClientBuilder::with_max_attempts) of consecutive attempts failed
+    /// while no session was open.
     Attempts {
-        /// How many they were.
+        /// Number of failed attempts.
         attempts: u32,
-        /// How the last of them ended.
+        /// Failure of the last attempt.
         last: Arc<Ended>,
     },
-    /// The [decision](super::ClientBuilder::with_decision) upon this was to stop.
-    Decided(Arc<Ended>),
-    /// The stack leaves out the link that it is given, and would do so again.
+    /// The [retry policy](super::ClientBuilder::with_retry_policy) decided to stop after this end.
+    Stopped(Arc<Ended>),
+    /// The stack does not contain the link. Another attempt would fail in the same way.
     NoLink,
-    /// The connector, the closure that makes the stack, a hook or the decision panicked.
+    /// The connector, the closure that builds the stack, a hook or the retry policy panicked.
     Panicked(Panic),
 }
 
@@ -79,9 +80,9 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Attempts { attempts, .. } => write!(f, "gave up after {attempts} attempts"),
-            Self::Decided(_) => f.write_str("decided not to try again"),
+            Self::Stopped(_) => f.write_str("the retry policy decided to stop"),
             Self::NoLink => fmt::Display::fmt(&OpenError::NoLink, f),
-            Self::Panicked(_) => f.write_str("code of the client's panicked"),
+            Self::Panicked(_) => f.write_str("code of the application panicked"),
         }
     }
 }
@@ -89,14 +90,14 @@ impl fmt::Display for Failure {
 impl Error for Failure {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Attempts { last, .. } | Self::Decided(last) => Some(&**last),
+            Self::Attempts { last, .. } | Self::Stopped(last) => Some(&**last),
             Self::NoLink => None,
             Self::Panicked(panic) => Some(panic),
         }
     }
 }
 
-/// The client has no session to give, and will have none.
+/// Error of a client that will open no further session.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum NoSession {
@@ -124,23 +125,24 @@ impl Error for NoSession {
     }
 }
 
-/// A message did not leave by any session of the client's, or is not known to have left.
+/// Error of [`Client::send`](super::Client::send): the message was not sent, or its outcome is
+/// unknown.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ClientSendError<Out> {
-    /// There will be no session any more. No byte of the message was given to a transport.
+    /// The client will open no further session. No byte of the message was passed to a transport.
     NoSession {
         /// The message.
         message: Out,
-        /// Why there is none.
+        /// Reason for which the client has ended.
         source: NoSession,
     },
-    /// The session that the message was given to failed it.
+    /// The session that accepted the message failed to send it.
     Session(SendError<Out>),
 }
 
 impl<Out> ClientSendError<Out> {
-    /// The message, where none of it was given to a transport: it may be sent again.
+    /// Returns the message if no byte was passed to a transport. It may be sent again.
     #[must_use]
     pub fn into_message(self) -> Option<Out> {
         match self {

@@ -1,5 +1,6 @@
-//! The sessions of a client that are not closed yet.
+//! Set of a client's sessions that are not closed yet.
 
+use getty_core::Close;
 use std::{
     sync::Arc,
     task::{Context, Poll},
@@ -12,14 +13,15 @@ use tokio::{task::AbortHandle, time::Instant};
 
 use crate::connect::OwnedTask;
 
-/// The sessions, in the order in which they were opened, and what is awaited of them. Dropped, it ends them at once.
+/// Sessions in the order in which they were opened, and the futures that wait for their ends.
+/// Dropping the set aborts them.
 pub(super) struct Members<Out> {
     list: Vec<Member<Out>>,
     ends: FuturesUnordered<BoxFuture<'static, End>>,
 }
 
 pub(super) struct Member<Out> {
-    /// The number of the attempt that opened it.
+    /// Number of the attempt that opened the session.
     attempt: u64,
     session: Session<Out>,
     task: AbortHandle,
@@ -28,30 +30,30 @@ pub(super) struct Member<Out> {
 
 #[derive(Clone, Copy)]
 enum Phase {
-    /// Its hooks run.
+    /// The hooks run.
     Preparing,
-    /// It may be picked, since then.
+    /// The session can be picked, since this time.
     Offered(Instant),
-    /// A hook has failed, which was judged already: its end is no news.
+    /// A hook failed, and the retry policy was asked. The end of the session is not reported again.
     Rejected,
-    /// Its peer has ended its direction, and handlers work on what had come before. No deadline holds for them, so that
-    /// it is not waited for: the peer is gone, and with it the reason to have one session less.
+    /// The peer ended its direction, and handlers work on earlier messages without a deadline. The
+    /// session is replaced without waiting for them.
     Finished,
-    /// It is closing.
-    Leaving,
+    /// The session is closing.
+    Closing,
 }
 
-/// The steps in which a session ends, each with the number of its attempt.
+/// Steps in which a session ends, each with the number of its attempt.
 pub(super) enum End {
     Finished(u64, OwnedTask),
     Closing(u64, OwnedTask),
     Closed(u64, Closed),
 }
 
-/// A session that is not to be offered any more, though nobody said so before.
+/// Session that can no longer be offered, reported once.
 pub(super) struct Lost {
     pub(super) attempt: u64,
-    /// For how long it was offered; `None` if its hooks were not done.
+    /// Time for which the session was offered. `None` if its hooks had not finished.
     pub(super) lived: Option<Duration>,
 }
 
@@ -63,20 +65,20 @@ impl<Out: Send + 'static> Members<Out> {
         }
     }
 
-    /// How many count towards those that are asked for.
+    /// Returns the number of sessions that count towards the size of the pool.
     pub(super) fn count(&self) -> usize {
-        let there = self.list.iter();
-        there
+        let members = self.list.iter();
+        members
             .filter(|member| !matches!(member.phase, Phase::Finished))
             .count()
     }
 
-    /// Whether one is offered.
+    /// Returns `true` if a session is offered.
     pub(super) fn is_open(&self) -> bool {
         self.offered().next().is_some()
     }
 
-    /// Those that are offered.
+    /// Returns the offered sessions.
     pub(super) fn offered(&self) -> impl Iterator<Item = &Session<Out>> {
         self.list.iter().filter_map(|member| match member.phase {
             Phase::Offered(_) => Some(&member.session),
@@ -84,7 +86,7 @@ impl<Out: Send + 'static> Members<Out> {
         })
     }
 
-    /// Takes in a session that was just opened, and is to be prepared.
+    /// Adds a session that was just opened and whose hooks run next.
     pub(super) fn admit(&mut self, attempt: u64, session: Session<Out>, task: OwnedTask) {
         let handle = session.handle().clone();
         self.list.push(Member {
@@ -110,14 +112,14 @@ impl<Out: Send + 'static> Members<Out> {
             .find(|member| matches!(member.phase, Phase::Preparing))
     }
 
-    /// The session that was prepared is to be offered from now on.
+    /// Offers the session whose hooks have finished.
     pub(super) fn offer(&mut self) -> Option<&Session<Out>> {
         let member = self.preparing()?;
         member.phase = Phase::Offered(Instant::now());
         Some(&member.session)
     }
 
-    /// The session that was to be prepared will not be.
+    /// Closes the session whose hook failed.
     pub(super) fn reject(&mut self) {
         if let Some(member) = self.preparing() {
             member.phase = Phase::Rejected;
@@ -125,7 +127,7 @@ impl<Out: Send + 'static> Members<Out> {
         }
     }
 
-    /// The next step of one that ends; pending while there is none.
+    /// Polls for the next step of a session that ends.
     pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         match self.ends.poll_next_unpin(cx) {
             Poll::Ready(Some(end)) => Poll::Ready(end),
@@ -133,9 +135,9 @@ impl<Out: Send + 'static> Members<Out> {
         }
     }
 
-    /// A session's peer has ended its direction.
+    /// Records that the peer of a session has ended its direction.
     pub(super) fn finished(&mut self, attempt: u64, task: OwnedTask) -> Option<Lost> {
-        let (handle, lost) = self.leave(attempt, Phase::Finished)?;
+        let (handle, lost) = self.set_phase(attempt, Phase::Finished)?;
         let closing = async move {
             handle.closing().await;
             End::Closing(attempt, task)
@@ -144,13 +146,13 @@ impl<Out: Send + 'static> Members<Out> {
         lost
     }
 
-    /// A session is closing.
+    /// Records that a session is closing.
     pub(super) fn closing(&mut self, attempt: u64, task: OwnedTask) -> Option<Lost> {
-        let (handle, lost) = self.leave(attempt, Phase::Leaving)?;
+        let (handle, lost) = self.set_phase(attempt, Phase::Closing)?;
         let closed = async move {
-            // how the session ended is in its record; this is what went wrong around it
+            // the session's record has its reason; this is an error of the task around it
             if let Err(error) = task.await {
-                tracing::debug!(%error, "a session's task ended early");
+                tracing::debug!(%error, "the task of a session ended early");
             }
             End::Closed(attempt, handle.closed().await)
         };
@@ -158,18 +160,22 @@ impl<Out: Send + 'static> Members<Out> {
         lost
     }
 
-    fn place(&self, attempt: u64) -> Option<usize> {
+    fn position(&self, attempt: u64) -> Option<usize> {
         self.list
             .iter()
             .position(|member| member.attempt == attempt)
     }
 
-    fn leave(&mut self, attempt: u64, phase: Phase) -> Option<(ConnectionHandle, Option<Lost>)> {
-        let place = self.place(attempt)?;
-        let member = &mut self.list[place];
+    fn set_phase(
+        &mut self,
+        attempt: u64,
+        phase: Phase,
+    ) -> Option<(ConnectionHandle, Option<Lost>)> {
+        let position = self.position(attempt)?;
+        let member = &mut self.list[position];
         let lived = match member.phase {
             Phase::Rejected => return Some((member.session.handle().clone(), None)),
-            Phase::Finished | Phase::Leaving => None,
+            Phase::Finished | Phase::Closing => None,
             Phase::Preparing => Some(None),
             Phase::Offered(since) => Some(Some(since.elapsed())),
         };
@@ -178,29 +184,31 @@ impl<Out: Send + 'static> Members<Out> {
         Some((member.session.handle().clone(), lost))
     }
 
-    /// A session is closed: it is one no more. Whether that is news.
+    /// Removes a closed session. Returns `true` if its end must be reported.
     pub(super) fn remove(&mut self, attempt: u64) -> bool {
         let phase = self
-            .place(attempt)
-            .map(|place| self.list.remove(place).phase);
+            .position(attempt)
+            .map(|position| self.list.remove(position).phase);
         !matches!(phase, None | Some(Phase::Rejected))
     }
 
-    /// Closes all.
+    /// Closes all sessions.
     pub(super) fn close(&self, deadline: Duration) {
         for member in &self.list {
-            member.session.close_within(CloseReason::Local, deadline);
+            member
+                .session
+                .close_with(Close::new(CloseReason::Local).with_deadline(deadline));
         }
     }
 
-    /// Ends their tasks.
+    /// Aborts the tasks of all sessions.
     pub(super) fn abort(&self) {
         for member in &self.list {
             member.task.abort();
         }
     }
 
-    /// Waits until all have ended, which is no news any more.
+    /// Waits until all sessions have ended, and reports none.
     pub(super) async fn drain(&mut self) {
         while let Some(end) = self.ends.next().await {
             match end {
@@ -211,7 +219,7 @@ impl<Out: Send + 'static> Members<Out> {
         }
     }
 
-    /// Those that are offered, to be given to callers.
+    /// Returns a shared list of the offered sessions.
     pub(super) fn to_offer(&self) -> Arc<[Session<Out>]> {
         self.offered().cloned().collect()
     }

@@ -1,8 +1,8 @@
-//! A client that keeps one session, or a pool of them, open for as long as it lives.
+//! Reconnecting client, which keeps a session or a pool of sessions open.
 //!
-//! [`connect`](crate::connect()) opens one session, and when it ends that is all. A [`Client`] opens the next: after a
-//! pause that grows while the server is away, through the same connector and the same kind of stack, with hooks that log
-//! in again before anybody gets the session.
+//! [`connect`](crate::connect()) opens one session. A [`Client`] opens the next one when a
+//! session ends, after a pause that grows while the server is unavailable. Hooks can log in
+//! before the session is offered to callers.
 //!
 //! ```
 //! use getty::{BoxError, Client, CodecLayer, Request, ServiceBuilder, SessionLayer, codec, net};
@@ -34,7 +34,7 @@
 //! client.send("hello".to_owned()).await?;
 //! assert_eq!(answer.recv().await.as_deref(), Some("hello"));
 //!
-//! // whatever ends the session, there is another one
+//! // the client opens another session when one ends
 //! let first = client.session().await?;
 //! first.close();
 //! let second = client.session().await?;
@@ -47,22 +47,24 @@
 //! # }
 //! ```
 //!
-//! # What happens when
+//! # Behaviour
 //!
-//! - One attempt is made at a time, for all sessions of a pool. An attempt is the dial, the stack up to the opened
-//!   session, and the [hooks](ClientBuilder::with_hook). The connector resolves names each time.
-//! - An attempt that fails is followed by a pause, which the [`Backoff`] says; so is the end of a session, whatever its
-//!   reason, the peer's orderly end included. A session that was open for a while puts the pauses back to the first; one
-//!   that was not is a failed attempt.
-//! - A session is replaced once its close is complete, so that there are never more than were asked for; it is not
-//!   given out any more from the moment that the close begins.
-//! - Messages are sent by [`Client::send`], or by the session that [`Client::session`] waits for. For requests with an
-//!   answer there is [`Session::request`], and for tower's middleware around them a client of [`call`](crate::call).
-//! - What a client's own stack is to notice, such as a server that hangs, its layers have to:
-//!   [`HeartbeatLayer`](crate::layers::HeartbeatLayer) and [`IdleTimeoutLayer`](crate::layers::IdleTimeoutLayer) work on
-//!   this side as on the other. A session that they close is replaced.
-//! - [`Client::stop`], or dropping the last clone of the client, ends it in whatever it is doing: a dial or a pause at
-//!   once, sessions gracefully.
+//! - The client makes one attempt at a time, for all sessions of a pool. An attempt is the
+//!   dial, the stack until the session is open, and the [hooks](ClientBuilder::with_hook). The
+//!   connector resolves names at each attempt.
+//! - A failed attempt is followed by a pause of the [`Backoff`]. The end of a session is
+//!   followed by a pause too, also after an orderly end by the peer. A session that was open for
+//!   some time resets the pauses. A session that closed sooner counts as a failed attempt.
+//! - A session is replaced once its close is complete, so the server never sees more sessions
+//!   than configured. It is not offered any more from the start of the close.
+//! - [`Client::send`] sends a message on an open session, and [`Client::session`] returns an
+//!   open session. [`Session::request`] sends a request and waits for its response. The clients
+//!   in [`call`](crate::call) are services for tower's middleware.
+//! - Layers detect a server that hangs: [`HeartbeatLayer`](crate::layers::HeartbeatLayer) and
+//!   [`IdleTimeoutLayer`](crate::layers::IdleTimeoutLayer) work on clients as on servers. The
+//!   client replaces a session that they close.
+//! - [`Client::stop`] ends the client, and so does dropping its last clone. A dial or a pause
+//!   ends at once. Sessions are closed gracefully.
 
 mod attempts;
 mod backoff;
@@ -75,10 +77,9 @@ mod supervisor;
 
 use std::{fmt, sync::Arc};
 
-use getty_core::{Connection, SendError, Sent, Session};
+use getty_core::{SendError, Sent, Session};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tower::{BoxError, Service};
 
 pub use self::{
     backoff::Backoff,
@@ -92,12 +93,13 @@ use self::{
     pool::Pool,
     supervisor::{Dial, Supervisor},
 };
-use crate::{LinkLayer, pipeline::Pipeline};
+use crate::{LinkLayer, connect::Connector, pipeline::Pipeline};
 
-/// Keeps one session, or a pool of them, open; see the [module](self).
+/// Client that keeps a session or a pool of sessions open; see the [module](self).
 ///
-/// Clonable, `Send + Sync`; clones are handles of the same client. When the last one is dropped the client stops, as by
-/// [`stop`](Self::stop). A hook or a handler that keeps one therefore keeps the client alive.
+/// Clones are handles of the same client. They are `Send` and `Sync`. When the last one is
+/// dropped the client stops, as by [`stop`](Self::stop). A hook or a handler that stores a
+/// clone keeps the client alive.
 pub struct Client<Out>(Arc<Handle<Out>>);
 
 struct Handle<Out> {
@@ -105,32 +107,30 @@ struct Handle<Out> {
     states: watch::Receiver<State>,
     stop: CancellationToken,
     done: CancellationToken,
-    reoffer: bool,
-    /// Dropped with the last clone.
+    resend: bool,
+    /// Stops the client when the last clone is dropped.
     _stop: DropGuard,
 }
 
 impl<Out: Send + 'static> Client<Out> {
-    /// A client with the defaults, which [`ClientBuilder`] lists: it keeps one session open, for ever. `connector`,
-    /// `target` and `build` are [`connect`](crate::connect())'s; `build` is called anew for each connection.
+    /// Creates a new client with the defaults that [`ClientBuilder`] lists: it keeps one session
+    /// open and never gives up. The arguments are those of [`connect`](crate::connect()); `build`
+    /// is called for each connection.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
-    pub fn new<C, A, T, B, S>(connector: C, target: A, build: B) -> Self
+    /// Panics if it is called outside of a tokio runtime.
+    pub fn new<C, A, B, S>(connector: C, target: A, build: B) -> Self
     where
-        C: Service<A, Response = Connection<T>> + Clone + Send + 'static,
-        C::Error: Into<BoxError>,
-        C::Future: Send,
+        C: Connector<A, Future: Send, Io: Send + 'static> + Clone + Send + 'static,
         A: Clone + Send + 'static,
-        T: Send + 'static,
         B: Fn(LinkLayer<Out>) -> S + Send + Sync + 'static,
-        S: Pipeline<T>,
+        S: Pipeline<C::Io>,
     {
         Self::builder().connect(connector, target, build)
     }
 
-    /// The settings of a client that is yet to be.
+    /// Creates a builder with the default settings.
     pub fn builder() -> ClientBuilder<Out> {
         ClientBuilder::new()
     }
@@ -144,7 +144,7 @@ impl<Out: Send + 'static> Client<Out> {
             states,
             stop: stop.clone(),
             done: done.clone(),
-            reoffer: settings.reoffer,
+            resend: settings.resend,
             _stop: stop.clone().drop_guard(),
         };
         let supervisor = Supervisor::new(settings, dial, pool, sender, stop, done.drop_guard());
@@ -154,30 +154,32 @@ impl<Out: Send + 'static> Client<Out> {
 }
 
 impl<Out> Client<Out> {
-    /// An open session, at once: the one that the [`Pick`] says. `None` while none is open.
+    /// Returns an open session, chosen by the [`Pick`], or `None` while no session is open.
     #[must_use]
     pub fn pick(&self) -> Option<Session<Out>> {
         self.0.pool.pick()
     }
 
-    /// An open session, as soon as there is one. While the server is away that may take for ever, for a client does not give
-    /// up unless it [is told to](ClientBuilder::with_max_attempts): tokio's `timeout` around it bounds the wait, as it does
-    /// around [`send`](Self::send).
+    /// Waits for an open session.
+    ///
+    /// By default a client never [gives up](ClientBuilder::with_max_attempts), so the wait has no
+    /// limit while the server is unavailable. Use tokio's `timeout` to bound it, here and around
+    /// [`send`](Self::send).
     ///
     /// # Errors
     ///
-    /// [`NoSession`] when the client is stopped or has given up.
+    /// Returns [`NoSession`] if the client was stopped or has given up.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, it leaves nothing behind.
+    /// The future can be dropped at any time without an effect.
     pub async fn session(&self) -> Result<Session<Out>, NoSession> {
         if let Some(session) = self.pick() {
             return Ok(session);
         }
         let mut states = self.0.states.clone();
         loop {
-            // before the look at the pool, so that what is offered after it wakes us
+            // read before the pool, so that a session offered afterwards wakes this task
             let state = states.borrow_and_update().clone();
             match state {
                 State::Failed(why) => return Err(NoSession::Failed(why)),
@@ -194,20 +196,21 @@ impl<Out> Client<Out> {
         }
     }
 
-    /// Sends `message` by an open session, for which it waits, and waits until it has left: see [`Session::send`].
+    /// Waits for an open session and sends `message` on it, as [`Session::send`] does.
     ///
-    /// Should the session close while the message is still queued, it is handed back, or given to the next session, as
-    /// [`with_reoffer`](ClientBuilder::with_reoffer) says. A message is never sent twice: of what a transport was given
-    /// any byte, nobody knows whether it has arrived, and that is what the error then says.
+    /// If the session closes while the message is queued, the error returns the message, or the
+    /// next session sends it, depending on [`with_resend`](ClientBuilder::with_resend). A message
+    /// is never sent twice. Once a byte was passed to a transport, the error states that the
+    /// outcome is unknown.
     ///
     /// # Errors
     ///
-    /// [`ClientSendError`].
+    /// Returns a [`ClientSendError`], which contains the message if it may be sent again.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before a session has queued the message, it sends nothing. Dropped later, the message is sent, unless the
-    /// session closes first.
+    /// If the future is dropped before a session has queued the message, nothing is sent. If it is
+    /// dropped later, the message is sent unless the session closes first.
     pub async fn send(&self, message: Out) -> Result<Sent, ClientSendError<Out>> {
         let mut message = message;
         loop {
@@ -218,44 +221,44 @@ impl<Out> Client<Out> {
             message = match session.send(message).await {
                 Ok(sent) => return Ok(sent),
                 Err(SendError::Closed {
-                    message: Some(untaken),
+                    message: Some(returned),
                     ..
-                }) if self.0.reoffer => untaken,
-                Err(SendError::Finished(untaken)) if self.0.reoffer => {
-                    // until its end has left it is picked again at once
+                }) if self.0.resend => returned,
+                Err(SendError::Finished(returned)) if self.0.resend => {
+                    // the session can be picked again until its end is flushed
                     let _ = session.flush().await;
-                    untaken
+                    returned
                 }
                 Err(error) => return Err(ClientSendError::Session(error)),
             };
         }
     }
 
-    /// The sessions that are open now, in the order in which they were opened.
+    /// Returns the open sessions, in the order in which they were opened.
     #[must_use]
     pub fn sessions(&self) -> Vec<Session<Out>> {
         self.0.pool.sessions()
     }
 
-    /// Returns the number of requests that were given up and whose answers are outstanding, on all
-    /// open sessions.
-    pub(crate) fn given_up_requests(&self) -> usize {
-        self.0.pool.given_up_requests()
+    /// Returns the number of abandoned requests whose responses are outstanding, on all open
+    /// sessions.
+    pub(crate) fn abandoned_requests(&self) -> usize {
+        self.0.pool.abandoned_requests()
     }
 
-    /// Whether a session is open now. To a balancer, this is whether the server can be used.
+    /// Returns `true` if a session is open. A balancer can use this as the health of the server.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.0.pool.is_open()
     }
 
-    /// What the client is doing.
+    /// Returns the current state of the client.
     #[must_use]
     pub fn state(&self) -> State {
         self.watch().state()
     }
 
-    /// Watches what the client is doing, from now on.
+    /// Returns a watch for changes of the state from now on.
     #[must_use]
     pub fn watch(&self) -> StateWatch {
         let mut states = self.0.states.clone();
@@ -263,22 +266,24 @@ impl<Out> Client<Out> {
         StateWatch::new(states)
     }
 
-    /// Asks the client to stop: a dial or a pause ends at once, and the sessions close, as
-    /// [`CloseReason::Local`](crate::CloseReason::Local), once their handlers are done and what is queued has left, or
-    /// the [drain deadline](ClientBuilder::with_drain_deadline) is over. No session is given out any more. Idempotent,
-    /// never waits.
+    /// Stops the client. Does not wait, and has no effect the second time.
+    ///
+    /// A dial or a pause ends at once. Sessions close with the reason
+    /// [`CloseReason::Local`](crate::CloseReason::Local): when their handlers have finished and
+    /// queued messages are sent, or at the [drain deadline](ClientBuilder::with_drain_deadline). No
+    /// session is offered any more.
     pub fn stop(&self) {
         self.0.pool.close();
         self.0.stop.cancel();
     }
 
-    /// Resolves when the client has ended and nothing of it is left, after a [`stop`](Self::stop) or because it has
-    /// given up; [`state`](Self::state) tells which. A handler of one of its sessions must not await this, for the close
-    /// waits for the handler.
+    /// Waits until the client has ended and its tasks are gone, after a [`stop`](Self::stop) or
+    /// because it gave up. [`state`](Self::state) then returns which. A handler of one of its
+    /// sessions must not await this, because the close waits for the handler.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost when the future is dropped.
+    /// The future can be dropped at any time without an effect.
     pub async fn stopped(&self) {
         self.0.done.cancelled().await;
     }

@@ -1,4 +1,4 @@
-//! The sessions that a client offers, and which of them is picked.
+//! Pool of the sessions that a client offers, and the choice among them.
 
 use std::{
     fmt,
@@ -12,22 +12,20 @@ use std::{
 use getty_core::ConnectionHandle;
 use getty_core::{Session, driver::Contained};
 
-/// Which of its sessions a client gives out.
-///
-/// Where several are as good as one another they take turns.
+/// Choice of the session that a client returns. Sessions of equal load are picked in turn.
 pub struct Pick<Out>(Option<Load<Out>>);
 
 type Load<Out> = Arc<dyn Fn(&Session<Out>) -> usize + Send + Sync>;
 
 impl<Out> Pick<Out> {
-    /// Each in turn. This is the default.
+    /// Picks the sessions in turn. This is the default.
     #[must_use]
     pub const fn round_robin() -> Self {
         Self(None)
     }
 
-    /// Picks the session with the fewest messages in flight: those that wait to be sent, those that
-    /// its handlers work on, and requests [without an answer](Session::unanswered_requests). A
+    /// Picks the session with the fewest messages in flight: messages that wait to be sent,
+    /// messages in handlers, and requests [without a response](Session::unanswered_requests). A
     /// session whose peer has stopped answering is therefore not preferred.
     #[must_use]
     pub fn least_in_flight() -> Self
@@ -39,7 +37,8 @@ impl<Out> Pick<Out> {
         })
     }
 
-    /// The one of which `load` says the least: calls without an answer, say.
+    /// Picks the session for which `load` returns the lowest number, such as the number of calls
+    /// without a response.
     #[must_use]
     pub fn least(load: impl Fn(&Session<Out>) -> usize + Send + Sync + 'static) -> Self {
         let load = Contained::new(load);
@@ -68,19 +67,20 @@ impl<Out> fmt::Debug for Pick<Out> {
     }
 }
 
-/// The sessions that may be picked.
+/// Sessions that can be picked.
 #[derive(Debug)]
 pub(super) struct Pool<Out> {
     offered: Mutex<Offered<Out>>,
-    turn: AtomicUsize,
+    /// Number of picks, which determines the first candidate of the next one.
+    picks: AtomicUsize,
     pick: Pick<Out>,
 }
 
 #[derive(Debug)]
 struct Offered<Out> {
-    // replaced as a whole, so that no code of the user's runs under the lock
+    // replaced as a whole, so that no code of the application runs under the lock
     sessions: Arc<[Session<Out>]>,
-    /// There will be none any more.
+    /// No session will be offered any more.
     closed: bool,
 }
 
@@ -91,7 +91,7 @@ impl<Out> Pool<Out> {
                 sessions: Arc::new([]),
                 closed: false,
             }),
-            turn: AtomicUsize::new(0),
+            picks: AtomicUsize::new(0),
             pick,
         }
     }
@@ -100,7 +100,7 @@ impl<Out> Pool<Out> {
         self.offered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Offers these from now on, unless the pool is closed.
+    /// Replaces the offered sessions, unless the pool is closed.
     pub(super) fn offer(&self, mut sessions: Arc<[Session<Out>]>) {
         let mut offered = self.lock();
         if !offered.closed {
@@ -110,7 +110,7 @@ impl<Out> Pool<Out> {
         drop(sessions);
     }
 
-    /// Offers none from now on.
+    /// Removes all sessions, and offers none any more.
     pub(super) fn close(&self) {
         let mut offered = self.lock();
         offered.closed = true;
@@ -119,30 +119,30 @@ impl<Out> Pool<Out> {
         drop(old);
     }
 
-    /// Those that are usable.
+    /// Returns the usable sessions.
     pub(super) fn sessions(&self) -> Vec<Session<Out>> {
         let sessions = Arc::clone(&self.lock().sessions);
         let usable = sessions.iter().filter(|session| is_usable(session));
         usable.cloned().collect()
     }
 
-    /// Returns the number of requests of all usable sessions that were given up and whose answers
-    /// are outstanding.
-    pub(super) fn given_up_requests(&self) -> usize {
+    /// Returns the number of abandoned requests of all usable sessions whose responses are
+    /// outstanding.
+    pub(super) fn abandoned_requests(&self) -> usize {
         let offered = self.lock();
         let usable = offered.sessions.iter().filter(|session| is_usable(session));
-        usable.map(|session| session.given_up_requests()).sum()
+        usable.map(|session| session.abandoned_requests()).sum()
     }
 
     pub(super) fn is_open(&self) -> bool {
         self.lock().sessions.iter().any(is_usable)
     }
 
-    /// One that is usable, if there is one.
+    /// Returns a usable session.
     pub(super) fn pick(&self) -> Option<Session<Out>> {
         let offered = self.lock();
         let Some(load) = &self.pick.0 else {
-            // calls are made one a pick: no more than the lock and a count
+            // a call picks a session, so this path costs no more than the lock and a counter
             return self.in_turn(&offered.sessions).next().cloned();
         };
         let sessions = Arc::clone(&offered.sessions);
@@ -152,14 +152,14 @@ impl<Out> Pool<Out> {
             .cloned()
     }
 
-    /// Those that are usable, beginning with the one whose turn it is.
+    /// Returns the usable sessions, beginning with the next one in turn.
     fn in_turn<'a>(
         &self,
         sessions: &'a [Session<Out>],
     ) -> impl Iterator<Item = &'a Session<Out>> + use<'a, Out> {
         let first = match sessions.len() {
             0 | 1 => 0,
-            n => self.turn.fetch_add(1, Relaxed) % n,
+            n => self.picks.fetch_add(1, Relaxed) % n,
         };
         sessions[first..]
             .iter()
@@ -168,8 +168,9 @@ impl<Out> Pool<Out> {
     }
 }
 
-/// Whether something can be sent by it still. One that our side has [finished](ConnectionHandle::is_finished) goes on
-/// receiving until its peer has ended too, and is replaced then.
+/// Returns `true` if `session` can still send. A session that this side has
+/// [finished](ConnectionHandle::is_finished) receives until its peer ends too, and is then
+/// replaced.
 fn is_usable<Out>(session: &Session<Out>) -> bool {
     !session.is_closing() && !session.is_finished()
 }

@@ -1,4 +1,4 @@
-//! What a client is doing, and how to watch it.
+//! State of a client, and a watch for its changes.
 
 use std::fmt;
 
@@ -6,36 +6,38 @@ use tokio::{sync::watch, time::Instant};
 
 use super::Failure;
 
-/// What a [`Client`](super::Client) is doing.
+/// State of a [`Client`](super::Client).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum State {
-    /// No session is open: one is being dialled, opened or prepared by the hooks, or the last one is on its way out.
+    /// No session is open. One is being dialled, opened or prepared by the hooks, or the last one
+    /// is closing.
     Connecting,
-    /// At least one session is open; the number says how many have been opened so far.
+    /// At least one session is open. The number counts the sessions that were opened so far.
     Open(u64),
-    /// No session is open, and the next dial is at this time.
+    /// No session is open. The next dial is at this time.
     Waiting(Instant),
-    /// The client has given up, and says why. It is final.
+    /// The client has given up, for this reason. This state is final.
     Failed(Failure),
-    /// The client was told to stop, or its last handle was dropped. It is final.
+    /// The client was stopped, or its last handle was dropped. This state is final.
     Stopped,
 }
 
 impl State {
-    /// Whether at least one session is open.
+    /// Returns `true` if at least one session is open.
     #[must_use]
     pub const fn is_open(&self) -> bool {
         matches!(self, Self::Open(_))
     }
 
-    /// Whether there will be no session any more.
+    /// Returns `true` if the client will open no further session.
     #[must_use]
     pub const fn is_final(&self) -> bool {
         matches!(self, Self::Failed(_) | Self::Stopped)
     }
 
-    /// Whether the two say the same. A failure is final, so that there are no two of one client.
+    /// Returns `true` if the two states are equal. A client has at most one failure, so failures
+    /// are not compared.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Connecting, Self::Connecting) => true,
@@ -63,9 +65,9 @@ impl fmt::Display for State {
     }
 }
 
-/// Watches a client's [`State`]: made by [`Client::watch`](super::Client::watch).
+/// Watch of a client's [`State`], created by [`Client::watch`](super::Client::watch).
 ///
-/// It always has the latest state. States in between, which were over before anybody looked, are not kept. It does not
+/// It returns the latest state. States that ended between two calls are skipped. It does not
 /// keep the client alive.
 ///
 /// ```
@@ -102,18 +104,19 @@ impl StateWatch {
         Self(receiver)
     }
 
-    /// The state now.
+    /// Returns the current state.
     #[must_use]
     pub fn state(&self) -> State {
-        // cloned at once: a borrow that is kept would keep the client from going on
+        // cloned at once, because a borrow would block the client
         self.0.borrow().clone()
     }
 
-    /// Waits for a state that was not seen yet; `None` once the final one was.
+    /// Waits for a state that this watch has not returned yet. Returns `None` after the final
+    /// state.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, it has seen nothing.
+    /// If the future is dropped before it is ready, no state is skipped.
     pub async fn changed(&mut self) -> Option<State> {
         if self.0.has_changed().is_ok_and(|changed| !changed) && self.state().is_final() {
             return None;
@@ -122,12 +125,12 @@ impl StateWatch {
         Some(self.0.borrow_and_update().clone())
     }
 
-    /// Waits until `wanted` says yes to a state, the one that it is in included, or until the state is final, whatever
-    /// `wanted` says of it.
+    /// Waits until `wanted` returns `true` for a state, beginning with the current one, or until
+    /// the state is final.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, it leaves nothing behind.
+    /// The future can be dropped at any time without an effect.
     pub async fn wait_for(&mut self, mut wanted: impl FnMut(&State) -> bool) -> State {
         loop {
             let state = self.0.borrow_and_update().clone();

@@ -1,4 +1,4 @@
-//! The task of a client: dials, prepares, watches, waits, and dials again.
+//! Task of a client: dials, runs the hooks, observes ends, pauses, and dials again.
 
 use std::{
     future::{Future, pending, poll_fn},
@@ -28,13 +28,13 @@ use super::{
 };
 use crate::connect::{OpenError, OwnedTask};
 
-/// Dials and opens one session, whose task is entered in the list.
+/// Function that dials and opens one session, and registers its task.
 pub(super) type Dial<Out> = Contained<Box<dyn FnMut(&TaskTracker) -> Dialling<Out> + Send>>;
 
 type Dialling<Out> = BoxFuture<'static, Result<(Session<Out>, OwnedTask), OpenError>>;
 
-/// Sessions end themselves at the drain deadline, each with a record that says so. What is still there so much later does
-/// not listen, and is aborted.
+/// Time after the drain deadline before sessions are aborted. Sessions end by themselves at the
+/// deadline and record the reason.
 const GRACE: Duration = Duration::from_millis(100);
 
 pub(super) struct Supervisor<Out: Send + 'static> {
@@ -43,21 +43,21 @@ pub(super) struct Supervisor<Out: Send + 'static> {
     pool: Arc<Pool<Out>>,
     states: watch::Sender<State>,
     stop: CancellationToken,
-    /// The one attempt that is made at a time.
+    /// Current attempt, at most one at a time.
     attempt: Option<BoxFuture<'static, Step<Out>>>,
-    /// When the attempt has used up its time.
+    /// Deadline of the current attempt.
     deadline: Option<Instant>,
     attempts: Attempts,
     members: Members<Out>,
-    /// The tasks of all sessions, also of those whose attempt was given up before they were open.
+    /// Tasks of all sessions, including those whose attempt was given up before they were open.
     tasks: TaskTracker,
-    /// How many sessions were offered.
+    /// Number of sessions that were offered.
     generation: u64,
-    // last: it tells that all of the above is gone
+    // declared last: its drop signals that the fields above are dropped
     _done: DropGuard,
 }
 
-/// What an attempt has come to.
+/// Completed step of an attempt.
 enum Step<Out> {
     Opened(Result<(Session<Out>, OwnedTask), Ended>),
     Prepared(Result<(), Ended>),
@@ -109,14 +109,14 @@ impl<Out: Send + 'static> Supervisor<Out> {
                 Event::Step(Err(panic)) => Err(Failure::Panicked(panic)),
             };
             if let Err(why) = handled {
-                tracing::warn!(error = &why as &dyn std::error::Error, "a client gives up");
+                tracing::warn!(error = &why as &dyn std::error::Error, "client gave up");
                 break State::Failed(why);
             }
         };
         self.finish(last).await;
     }
 
-    /// Begins the next attempt, if there is to be one and it is due.
+    /// Begins the next attempt if it is due.
     fn begin_attempt(&mut self) -> Result<(), Panic> {
         if self.due().is_none_or(|due| due > Instant::now()) {
             return Ok(());
@@ -133,7 +133,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
         Ok(())
     }
 
-    /// When the next attempt is due, if a session is missing and none is being opened.
+    /// Returns the time of the next attempt, if a session is missing and no attempt is in progress.
     fn due(&self) -> Option<Instant> {
         let missing = self.attempt.is_none() && self.members.count() < self.settings.sessions;
         missing.then_some(self.attempts.not_before())
@@ -185,7 +185,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
         }
     }
 
-    /// Watches a session that was just opened, and has the hooks prepare it.
+    /// Adds a session that was just opened, and starts its hooks.
     fn admit(&mut self, session: Session<Out>, task: OwnedTask) {
         let attempt = self.attempts.last();
         self.members.admit(attempt, session.clone(), task);
@@ -208,15 +208,15 @@ impl<Out: Send + 'static> Supervisor<Out> {
 
     fn offer(&mut self) {
         if let Some(session) = self.members.offer() {
-            tracing::debug!(%session, "a client has a session");
+            tracing::debug!(%session, "client offers a session");
             self.generation += 1;
             self.pool.offer(self.members.to_offer());
         }
     }
 
     fn failed(&mut self, ended: Ended) -> Result<(), Failure> {
-        self.attempts.note_loss(self.attempts.last(), None);
-        self.judge(ended)
+        self.attempts.record_loss(self.attempts.last(), None);
+        self.apply_policy(ended)
     }
 
     fn ended(&mut self, end: End) -> Result<(), Failure> {
@@ -225,41 +225,41 @@ impl<Out: Send + 'static> Supervisor<Out> {
             End::Closing(attempt, task) => self.members.closing(attempt, task),
             End::Closed(attempt, closed) => {
                 return match self.members.remove(attempt) {
-                    true => self.judge(Ended::Closed(closed)),
+                    true => self.apply_policy(Ended::Closed(closed)),
                     false => Ok(()),
                 };
             }
         };
         if let Some(Lost { attempt, lived }) = lost {
             if lived.is_none() {
-                // the attempt has come to its hooks, and there is nothing for them to prepare any more
+                // the attempt has reached the hooks, whose session is lost
                 self.drop_attempt();
             }
             self.pool.offer(self.members.to_offer());
-            self.attempts.note_loss(attempt, lived);
+            self.attempts.record_loss(attempt, lived);
         }
         Ok(())
     }
 
-    /// Whether to go on.
-    fn judge(&mut self, ended: Ended) -> Result<(), Failure> {
+    /// Decides whether the client continues after `ended`.
+    fn apply_policy(&mut self, ended: Ended) -> Result<(), Failure> {
         tracing::debug!(
             error = &ended as &dyn std::error::Error,
-            in_vain = self.attempts.in_vain(),
-            "a client lost a session, or did not get one"
+            failed_attempts = self.attempts.failed_attempts(),
+            "client lost a session or failed to open one"
         );
         if let Ended::Open(OpenError::NoLink) = ended {
             return Err(Failure::NoLink);
         }
         let decision =
-            Panic::catch(|| (self.settings.decision)(&ended)).map_err(Failure::Panicked)?;
+            Panic::catch(|| (self.settings.retry_policy)(&ended)).map_err(Failure::Panicked)?;
         if decision == Decision::Stop {
-            return Err(Failure::Decided(Arc::new(ended)));
+            return Err(Failure::Stopped(Arc::new(ended)));
         }
-        let in_vain = self.attempts.in_vain();
-        if in_vain >= self.settings.max_attempts && !self.members.is_open() {
+        let attempts = self.attempts.failed_attempts();
+        if attempts >= self.settings.max_attempts && !self.members.is_open() {
             return Err(Failure::Attempts {
-                attempts: in_vain,
+                attempts,
                 last: Arc::new(ended),
             });
         }
@@ -285,7 +285,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
         });
     }
 
-    /// Says the last word, and ends all sessions.
+    /// Publishes the final state and ends all sessions.
     async fn finish(mut self, last: State) {
         self.pool.close();
         self.set_state(last);
@@ -295,29 +295,29 @@ impl<Out: Send + 'static> Supervisor<Out> {
         let limit = deadline.saturating_add(GRACE);
         if timeout(limit, self.drain()).await.is_err() {
             self.members.abort();
-            // what goes on in a task that a layer has spawned is that layer's
+            // a layer may have spawned a task that does not end; it is not waited for further
             let _ = timeout(GRACE, self.drain()).await;
         }
     }
 
-    /// Waits until nothing is left of any session.
+    /// Waits until all sessions have ended and their tasks are dropped.
     async fn drain(&mut self) {
         self.members.drain().await;
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    /// What is dropped is the application's code: its panic goes no further.
+    /// Drops the current attempt. A panic of the application's code is logged.
     fn drop_attempt(&mut self) {
         let attempt = self.attempt.take();
         if let Err(panic) = Panic::catch(|| drop(attempt)) {
-            tracing::error!(%panic, "dropping a client's attempt panicked");
+            tracing::error!(%panic, "an attempt of a client panicked while it was dropped");
         }
     }
 }
 
 impl<Out: Send + 'static> Drop for Supervisor<Out> {
-    /// Where the end was not orderly, those who wait are not to wait for ever.
+    /// Publishes a final state if the task did not, so that no waiter waits forever.
     fn drop(&mut self) {
         self.drop_attempt();
         if self.states.borrow().is_final() {
@@ -326,7 +326,7 @@ impl<Out: Send + 'static> Drop for Supervisor<Out> {
         self.pool.close();
         self.set_state(if std::thread::panicking() {
             State::Failed(Failure::Panicked(Panic::from_payload(
-                &"the client's task panicked",
+                &"the task of the client panicked",
             )))
         } else {
             State::Stopped
@@ -334,7 +334,7 @@ impl<Out: Send + 'static> Drop for Supervisor<Out> {
     }
 }
 
-/// Gives `future` until `deadline`; without one, for ever.
+/// Runs `future` until `deadline`. `None` is no deadline.
 async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
     match deadline {
         Some(deadline) => timeout_at(deadline, future).await.ok(),
@@ -342,7 +342,7 @@ async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Ou
     }
 }
 
-/// Polls code of the application's, and catches its panic.
+/// Polls code of the application and catches its panic.
 fn poll_caught<T>(
     cx: &mut Context<'_>,
     future: &mut BoxFuture<'static, T>,

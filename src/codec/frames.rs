@@ -1,20 +1,22 @@
-//! Frames whose header says how long they are, as views of what was read together.
+//! Length-delimited frames that share the memory they were read into.
 //!
-//! What [`Length`] decodes are [`Bytes`], each of which counts a reference to the memory that it shares: two
-//! atomic operations a message, for which a processor waits as long as for all the rest of a small one. A [`Frame`] whose
-//! bytes are sent back, or [handed back](Frames::reuse), before the next one is decoded costs none. On the wire the two
-//! codecs are the same.
+//! On the wire [`Frames`] and [`LengthDelimited`] are the same. They differ in the received
+//! message. [`LengthDelimited`] returns [`Bytes`], and each of these counts a reference to
+//! shared memory: two atomic operations per message, which take as long as the rest of a small
+//! message. A [`Frame`] that is sent back, or [returned](Frames::reuse), before the next frame
+//! is decoded needs no atomic operation.
 //!
-//! It is the codec for many small frames over a stream. Where messages are kept, or are large, or arrive one by one, as
-//! over WebSocket and UDP, [`Length`] is as good or better: what is shared here is shared by what arrives together.
+//! Use [`Frames`] for many small frames over a stream. [`LengthDelimited`] is as good or better
+//! for messages that are kept, that are large, or that arrive one at a time, as over WebSocket
+//! and UDP: only frames that arrive together share memory.
 //!
-//! In a stack it is given to `CodecLayer`. Scope: session; between reads it keeps nothing.
+//! Pass it to `CodecLayer` in a stack. Scope: session. It keeps no state between reads.
 //!
 //! ```
-//! use getty::codec::{BytesMut, Decoder, Encoder, Frame, Frames, Length};
+//! use getty::codec::{BytesMut, Decoder, Encoder, Frame, Frames, LengthDelimited};
 //!
-//! # fn main() -> Result<(), getty::codec::LengthError> {
-//! let mut codec = Frames::new(Length::new().with_max_length(1024));
+//! # fn main() -> Result<(), getty::codec::LengthDelimitedError> {
+//! let mut codec = Frames::new(LengthDelimited::new().max_frame_length(1024));
 //! let mut buffer = BytesMut::new();
 //! codec.encode(Frame::from("hello"), &mut buffer)?;
 //! codec.encode(Frame::from("world"), &mut buffer)?;
@@ -22,7 +24,7 @@
 //!
 //! let hello = codec.decode(&mut buffer)?.unwrap();
 //! assert_eq!(hello[..], b"hello"[..]);
-//! // a frame may be kept, and goes to other threads
+//! // A frame may be kept, and may be sent to other threads.
 //! let world = codec.decode(&mut buffer)?.unwrap();
 //! std::thread::spawn(move || assert_eq!(world.into_bytes(), "world")).join().unwrap();
 //! # Ok(())
@@ -39,31 +41,33 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Decoder, Encoder, Length, LengthError};
+use super::{Decoder, Encoder, LengthDelimited, LengthDelimitedError};
 
-/// So many bytes at most are taken out of the read buffer together, or one frame. It bounds what lies
-/// undecoded beside that buffer, and the reference count is touched once for all of it.
+/// Maximum number of bytes that are taken out of the read buffer at once unless a single frame
+/// is longer. It bounds the undecoded bytes beside that buffer. The reference count is updated
+/// once per block.
 const BLOCK: usize = 8 * 1024;
 
 thread_local! {
-    /// What a block was counted in that nobody refers to any more.
+    /// The counter of a block without references, for the thread's next block.
     static SPARE: Cell<Option<Arc<Bytes>>> = const { Cell::new(None) };
 }
 
-/// Counts the references to a block.
+/// Wraps a block in a reference counter.
 fn share(bytes: Bytes) -> Arc<Bytes> {
-    // while a thread ends there is no spare
+    // While a thread ends, its thread-local is gone.
     let spare = SPARE.try_with(Cell::take).ok().flatten();
     if let Some(mut spare) = spare
-        && let Some(place) = Arc::get_mut(&mut spare)
+        && let Some(counted) = Arc::get_mut(&mut spare)
     {
-        *place = bytes;
+        *counted = bytes;
         return spare;
     }
     Arc::new(bytes)
 }
 
-/// Lets go of a block. What it was counted in is kept for the thread's next one, so that none is allocated a read.
+/// Drops a reference to a block. After the last one the counter is kept for the thread's next
+/// block so that a read does not allocate it.
 #[inline(never)]
 fn retire(mut block: Arc<Bytes>) {
     if let Some(bytes) = Arc::get_mut(&mut block) {
@@ -72,14 +76,15 @@ fn retire(mut block: Arc<Bytes>) {
     }
 }
 
-/// One message: bytes that cannot be changed, in memory that is shared with the frames that arrived together.
+/// One message: an immutable view of memory that frames which arrived together share.
 ///
-/// It is a `[u8]` by [`Deref`], is cloned without a copy, and can be kept; a frame that is kept keeps the whole block
-/// that it arrived in alive.
+/// A `Frame` dereferences to `[u8]`. Cloning it does not copy bytes. A frame that is kept keeps
+/// its whole block of memory alive.
 ///
-/// One is made of a `Vec<u8>`, a `String`, [`Bytes`], or bytes and text that are `'static`, by [`From`]; of others, as of a
-/// part of a frame, by `Frame::from(part.to_vec())`. A part that is to go on without a copy, such as what stands behind a
-/// header, is a slice of [`into_bytes`](Self::into_bytes).
+/// Use [`From`] to create a frame from a `Vec<u8>`, a `String`, [`Bytes`], or `'static` bytes
+/// or text. Other bytes must be copied, such as a part of a frame:
+/// `Frame::from(part.to_vec())`. To send a part without a copy, such as the bytes after a
+/// header, take a slice of [`into_bytes`](Self::into_bytes).
 ///
 /// ```
 /// use getty::codec::{Buf, Frame};
@@ -92,9 +97,10 @@ fn retire(mut block: Arc<Bytes>) {
 /// ```
 #[derive(Clone)]
 pub struct Frame {
-    // one word: what is of two words is handed on in registers
+    // A frame has two words because two words are returned in registers.
+    // (design.md: Why are the codecs' fast paths inlined into the loop?)
     block: Arc<Bytes>,
-    /// Where it begins, and where it ends in the upper half.
+    /// Start offset in the lower half, end offset in the upper half.
     range: u64,
 }
 
@@ -109,12 +115,15 @@ impl Frame {
 
     #[inline(always)]
     const fn range(&self) -> Range<usize> {
-        #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the lower half is the start"
+        )]
         let start = self.range as u32;
         start as usize..(self.range >> 32) as usize
     }
 
-    /// The same as [`Bytes`], without a copy.
+    /// Converts the frame into [`Bytes`] without a copy.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
         self.block.slice(self.range())
@@ -163,11 +172,11 @@ impl Hash for Frame {
 }
 
 impl From<Bytes> for Frame {
-    /// Without a copy, and with one small allocation.
+    /// Converts `bytes` into a frame without a copy, with one small allocation.
     ///
     /// # Panics
     ///
-    /// With 4 GiB or more, which no codec sends.
+    /// Panics if `bytes` has 4 GiB or more. No codec sends such a message.
     fn from(bytes: Bytes) -> Self {
         let end = u32::try_from(bytes.len()).expect("a frame is shorter than 4 GiB");
         Self::new(Arc::new(bytes), 0, end)
@@ -204,16 +213,18 @@ impl From<Frame> for Bytes {
     }
 }
 
-/// [`Length`] whose messages are [`Frame`]s; see the [module](self).
+/// Codec for length-delimited [`Frame`]s; see the [module](self).
 ///
-/// It takes what has arrived out of the read buffer, up to 8 KiB at a time, and so much may wait beside what the
-/// session's own bound on undecoded bytes says. While one of them waits, the whole buffer that they were read into stays, of 64
-/// KiB or, from a peer that sends without a pause, of 260 KiB; one of [`Length`]'s that waits undecoded is moved to a
-/// small one. An answer is a [`Frame`], or `Bytes` where the stack says so: `Request<Frame, Bytes>`.
+/// The codec takes up to 8 KiB at a time out of the read buffer. These bytes may wait in
+/// addition to the session's bound on undecoded bytes. While one of them waits, the buffer that
+/// they were read into stays allocated: 64 KiB, or 260 KiB for a peer that sends without a
+/// pause. With [`LengthDelimited`], undecoded bytes are moved to a small buffer instead. A
+/// reply is a [`Frame`], or `Bytes` if the stack's request is `Request<Frame, Bytes>`.
 ///
-/// A codec of one's own around it, which makes something else of a frame, hands the frame back. To send, it writes the
-/// header itself, for a [`Frame`] made only to be encoded would be an allocation a message; the maximum is then its own to
-/// keep:
+/// A codec that wraps `Frames` and converts frames to another type should return each frame
+/// with [`reuse`](Self::reuse). To send, it should write the header itself because a [`Frame`]
+/// that is created only to be encoded costs an allocation per message. The wrapping codec must
+/// then check the maximum:
 ///
 /// ```
 /// use getty::codec::{BufMut, BytesMut, Decoder, Encoder, Frames};
@@ -263,21 +274,23 @@ impl From<Frame> for Bytes {
 ///
 /// # Errors
 ///
-/// [`Length`]'s.
+/// The errors are those of [`LengthDelimited`].
+// (design.md: Why are there two codecs for frames with a length?)
 #[derive(Clone, Debug, Default)]
 pub struct Frames {
-    length: Length,
+    length: LengthDelimited,
+    /// Offset in `block` of the next frame to decode.
     at: u32,
-    /// Frames, of which those from `at` on are to be decoded, and perhaps the beginning of one more.
+    /// Whole frames, and possibly the start of one more.
     block: Option<Arc<Bytes>>,
-    /// A handle on the block that has come back with an answer.
+    /// A reference to `block` from a returned frame, which the next frame reuses.
     spare: Option<Arc<Bytes>>,
 }
 
 impl Frames {
-    /// Frames with this header and maximum.
+    /// Creates a new codec with the header and the maximum of `length`.
     #[must_use]
-    pub const fn new(length: Length) -> Self {
+    pub const fn new(length: LengthDelimited) -> Self {
         Self {
             length,
             at: 0,
@@ -286,7 +299,8 @@ impl Frames {
         }
     }
 
-    /// Takes back a frame that is not needed any more, so that the next one can be made of it. To drop it does no harm.
+    /// Takes back a frame that is no longer needed so that the next frame can reuse its reference.
+    /// A frame may also be dropped instead, which is slower.
     #[inline(always)]
     pub fn reuse(&mut self, frame: Frame) {
         if let Some(block) = &self.block
@@ -299,15 +313,15 @@ impl Frames {
         }
     }
 
-    /// Takes what lies in the buffer out of it, if there is a whole frame, and that frame out of what was taken.
+    /// Takes the buffered bytes if they begin with a whole frame and returns that frame.
     #[inline(never)]
-    fn refill(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, LengthError> {
+    fn refill(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, LengthDelimitedError> {
         self.put_back(src);
         let Some(first) = self.length.whole(src)? else {
             return Ok(None);
         };
-        // what lies behind the last whole frame is put back when its turn comes: to look for it here would be to read
-        // each header twice
+        // A partial frame at the end is put back when it is reached. Finding it here would parse
+        // each header twice.
         let end = if src.len() <= BLOCK {
             src.len()
         } else {
@@ -325,7 +339,8 @@ impl Frames {
         )))
     }
 
-    /// Where the whole frames end that make a block with the first one, which ends at `end`.
+    /// Returns the end of the whole frames that share a block with the first one. The first frame
+    /// ends at `end`.
     fn whole_frames(&self, src: &[u8], mut end: usize) -> usize {
         while end < BLOCK
             && let Some(next) = self.length.following(&src[end..])
@@ -336,7 +351,7 @@ impl Frames {
         end
     }
 
-    /// Puts the beginning of a frame, with which the block has ended, back before what has arrived since.
+    /// Puts the partial frame at the end of the block back, before bytes that have arrived since.
     #[inline]
     fn put_back(&mut self, src: &mut BytesMut) {
         if let Some(block) = self.block.take() {
@@ -354,7 +369,7 @@ impl Frames {
         }
     }
 
-    /// The next frame of those that were taken out of the buffer.
+    /// Returns the next frame of the block.
     #[inline(always)]
     fn next(&mut self) -> Option<Frame> {
         let block = self.block.as_ref()?;
@@ -380,32 +395,32 @@ impl Frames {
     }
 }
 
-/// A place in a block, or in one frame.
+/// Converts an offset in a block, or in one frame.
 #[inline(always)]
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "a frame is of 1 GiB at most, and its header of 128 KiB"
+    reason = "a frame has at most 1 GiB, and its header 128 KiB"
 )]
-const fn narrow(place: usize) -> u32 {
-    place as u32
+const fn narrow(offset: usize) -> u32 {
+    offset as u32
 }
 
 impl Decoder for Frames {
     type Item = Frame;
-    type Error = LengthError;
+    type Error = LengthDelimitedError;
 
     #[inline(always)]
-    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, LengthError> {
+    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, LengthDelimitedError> {
         match self.next() {
             Some(frame) => Ok(Some(frame)),
             None => self.refill(src),
         }
     }
 
-    fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, LengthError> {
+    fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, LengthDelimitedError> {
         match self.next() {
             Some(frame) => Ok(Some(frame)),
-            // one at a time: of a message transport what follows is too much
+            // A message of a message transport is one frame. The session reports bytes after it.
             None => {
                 self.put_back(src);
                 Ok(self.length.decode_eof(src)?.map(Frame::from))
@@ -415,10 +430,10 @@ impl Decoder for Frames {
 }
 
 impl Encoder<Frame> for Frames {
-    type Error = LengthError;
+    type Error = LengthDelimitedError;
 
     #[inline(always)]
-    fn encode(&mut self, frame: Frame, dst: &mut BytesMut) -> Result<(), LengthError> {
+    fn encode(&mut self, frame: Frame, dst: &mut BytesMut) -> Result<(), LengthDelimitedError> {
         self.length.put(&frame, dst)?;
         self.reuse(frame);
         Ok(())
@@ -426,9 +441,9 @@ impl Encoder<Frame> for Frames {
 }
 
 impl Encoder<Bytes> for Frames {
-    type Error = LengthError;
+    type Error = LengthDelimitedError;
 
-    fn encode(&mut self, bytes: Bytes, dst: &mut BytesMut) -> Result<(), LengthError> {
+    fn encode(&mut self, bytes: Bytes, dst: &mut BytesMut) -> Result<(), LengthDelimitedError> {
         self.length.put(&bytes, dst)
     }
 }

@@ -1,14 +1,14 @@
 //! Lines of UTF-8 text.
 //!
-//! In a stack it is given to `CodecLayer`. Scope: session; each connection's clone remembers how far it has searched,
-//! so that a line which arrives in small pieces is not searched again and again.
+//! Pass it to `CodecLayer` in a stack. Scope: session. Each connection's clone remembers how
+//! far it has searched so that a line in small pieces is searched only once.
 //!
-//! A line ends with a line feed, and a carriage return before that belongs to the end. The last
-//! line of a stream needs no end by default, as with tokio-util's `LinesCodec`. A line that was
-//! [cut off](Lines::with_final_newline_required) can then be mistaken for a whole one. A message of
-//! a message transport is one line, with or without its end. A line that is sent has its end there
-//! as well, which a page or a game that receives it has to trim. [`Text`](super::Text) adds none,
-//! for stacks that serve no stream.
+//! A line ends with a line feed. A carriage return before the line feed belongs to the line
+//! end. As in tokio-util's `LinesCodec`, the last line of a stream needs no line end by
+//! default. A line that was [cut off](Lines::with_final_newline_required) can then be mistaken
+//! for a complete one. On a message transport each message is one line, with or without a line
+//! end. A line that is sent there also has its line end, which a page or a game that receives
+//! it must trim. [`Text`](super::Text) adds none, for stacks that do not serve streams.
 //!
 //! ```
 //! use getty::codec::{BytesMut, Decoder, Encoder, Lines, LinesError};
@@ -24,7 +24,7 @@
 //! assert_eq!(codec.decode(&mut buffer)?.unwrap(), "world");
 //! assert_eq!(codec.decode(&mut buffer)?, None);
 //!
-//! // what would arrive as two lines is not sent as one
+//! // A message that would arrive as two lines is refused.
 //! let refused = codec.encode("hello\nQUIT", &mut buffer);
 //! assert!(matches!(refused, Err(LinesError::Newline { at: 5 })));
 //! # Ok(())
@@ -42,31 +42,34 @@ use memchr::memchr;
 
 use super::{Decoder, Encoder, MAX_FRAME, clamp_max};
 
-/// An incomplete line of so many bytes has all of its maximum reserved. It is half of what a session lets a decoder
-/// gather without a reservation, so that longer lines never run into that bound, and ordinary ones never reserve.
+/// Length in bytes of an incomplete line for which the maximum is reserved. It is half of what
+/// a session buffers without a reservation. Longer lines therefore never reach that bound, and
+/// ordinary lines never reserve.
 const LONG_LINE: usize = MAX_FRAME / 2;
 
-/// Lines of UTF-8 text, at most 64 KiB each.
+/// Codec for lines of UTF-8 text; see the [module](self).
 ///
 /// # Errors
 ///
-/// A received line that is too long or not UTF-8 is refused; after the former the rest of the stream means nothing, the
-/// latter has been taken out of the buffer and the next line can be decoded.
+/// A received line that is too long or not UTF-8 is refused. After a line that is too long, the
+/// rest of the stream cannot be decoded. A line that is not UTF-8 has been removed from the
+/// buffer, and the next line can be decoded.
 ///
-/// A message that contains a line feed is refused, because it would arrive as two: text from elsewhere could smuggle in
-/// commands of the protocol. All that this codec decodes it also encodes. A carriage return at the end of a message
-/// is sent, and the peer will take it for part of the line's end, unless lines end [with CRLF](Self::with_crlf).
+/// A message that contains a line feed is refused because it would arrive as two lines.
+/// Untrusted text could inject commands of the protocol in this way. Every line that this codec
+/// decodes can be encoded. A carriage return at the end of a message is sent, and the peer will
+/// treat it as part of the line end unless lines end [with CRLF](Self::with_crlf).
 #[derive(Clone, Debug)]
 pub struct Lines {
     max: usize,
-    /// So many bytes of the buffer are known to hold no line feed.
+    /// Number of bytes at the start of the buffer that contain no line feed.
     searched: usize,
     crlf: bool,
     final_newline: bool,
 }
 
 impl Lines {
-    /// At most 64 KiB a line; sent lines end with a line feed alone.
+    /// Creates a new codec. The maximum is 64 KiB, and lines that are sent end with a line feed.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -77,41 +80,42 @@ impl Lines {
         }
     }
 
-    /// At most so many bytes a line without its end, received or sent. 64 KiB by default; more than 1 GiB is taken as
-    /// 1 GiB.
+    /// Sets the maximum length of a line without its line end, in bytes, received or sent. The
+    /// default is 64 KiB. A maximum above 1 GiB is reduced to 1 GiB.
     ///
-    /// Memory for a whole line of the maximum is reserved when 32 KiB of a line have arrived without its end.
+    /// Once 32 KiB of a line have arrived without a line end, memory for a line of maximum length
+    /// is reserved.
     #[must_use]
     pub const fn with_max_length(mut self, bytes: usize) -> Self {
         self.max = clamp_max(bytes);
         self
     }
 
-    /// Ends the lines that are sent with a carriage return and a line feed, as protocols such as SMTP and IRC want it.
-    /// What is received may end either way. By default it is a line feed alone.
+    /// Ends lines that are sent with a carriage return and a line feed, which protocols such as
+    /// SMTP and IRC require. Received lines may end either way. The default is a line feed only.
     #[must_use]
     pub const fn with_crlf(mut self) -> Self {
         self.crlf = true;
         self
     }
 
-    /// Refuses a last line without its end, with [`LinesError::Unterminated`]. By default such a
-    /// line is a message when the peer ends the stream in an orderly way.
+    /// Refuses a last line without a line end with [`LinesError::Unterminated`]. By default such a
+    /// line is a message if the peer ends the stream in an orderly way.
     ///
-    /// A peer may also end a stream in the middle of a line: its process was killed, or it gave up
-    /// a write. Then the default decodes `PAY 100` from a `PAY 10000`. Set this where the protocol
+    /// A peer may also end a stream in the middle of a line because it was killed or gave up a
+    /// write. The default then decodes `PAY 10000` as `PAY 100`. Use this setting if the protocol
     /// ends every line, as SMTP, IRC and Redis do. A stream that is reset, or TLS that is cut off,
-    /// yields no last line with either setting.
+    /// has no last line with either setting.
     ///
-    /// It applies to each message of a message transport as well, which then must end with a line
-    /// feed.
+    /// The setting also applies to each message of a message transport, which must then end with a
+    /// line feed.
     #[must_use]
     pub const fn with_final_newline_required(mut self) -> Self {
         self.final_newline = true;
         self
     }
 
-    /// How long a line may be, in bytes.
+    /// Returns the maximum length of a line in bytes.
     #[must_use]
     pub const fn max_length(&self) -> usize {
         self.max
@@ -119,12 +123,12 @@ impl Lines {
 
     #[inline]
     fn next_line(&mut self, src: &mut BytesMut) -> Result<Option<String>, LinesError> {
-        // the longest line has a carriage return and a line feed after it
+        // The longest line is followed by a carriage return and a line feed.
         let limit = src.len().min(self.max + 2);
         let from = if self.searched <= limit {
             self.searched
         } else {
-            0 // that was another buffer
+            0 // The position belongs to another buffer.
         };
         let Some(at) = memchr(b'\n', &src[from..limit]) else {
             if limit > self.max + 1 || src.get(self.max).is_some_and(|&byte| byte != b'\r') {
@@ -183,8 +187,8 @@ impl Decoder for Lines {
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<String>, LinesError> {
         let line = self.next_line(src)?;
         if line.is_none() && src.len() >= LONG_LINE {
-            // Once and for all, because a session takes one reservation a frame. Shorter than `max + 2` it is, or there
-            // would be an error instead of `None`.
+            // One reservation for the whole line because a session allows one per frame. The buffer
+            // is shorter than `max + 2`; otherwise `next_line` had returned an error.
             src.reserve(self.max + 2 - src.len());
         }
         Ok(line)
@@ -198,6 +202,7 @@ impl Decoder for Lines {
         if src.is_empty() {
             return Ok(None);
         }
+        // (design.md: Why does `Lines` accept a last line without a newline?)
         let line = if self.final_newline {
             Err(LinesError::Unterminated { length: src.len() })
         } else {
@@ -231,35 +236,35 @@ impl<T: AsRef<str>> Encoder<T> for Lines {
     }
 }
 
-/// Why a line was refused.
+/// Returned when a line cannot be decoded or encoded.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LinesError {
-    /// A line is longer than the maximum: the peer speaks another protocol, or
-    /// [`with_max_length`](Lines::with_max_length) is too low.
+    /// A line exceeds the maximum. The peer may speak another protocol, or
+    /// [`with_max_length`](Lines::with_max_length) may be too low.
     TooLong {
-        /// How long the line is, in bytes without its end, as far as it has arrived.
+        /// Length of the received part of the line in bytes, without its line end.
         length: usize,
-        /// The maximum.
+        /// The maximum in bytes.
         max: usize,
     },
     /// A received line is not UTF-8.
     Utf8 {
-        /// How long the line is, in bytes without its end.
+        /// Length of the line without its line end in bytes.
         length: usize,
-        /// Where it goes wrong.
+        /// Position and length of the invalid bytes.
         source: Utf8Error,
     },
-    /// The stream, or the message of a message transport, ended within a line although lines [must
-    /// have their end](Lines::with_final_newline_required).
+    /// The stream, or the message of a message transport, ended within a line, and lines [must have
+    /// a line end](Lines::with_final_newline_required).
     Unterminated {
-        /// The number of bytes after the last line's end.
+        /// Number of bytes after the last line end.
         length: usize,
     },
-    /// A message to send contains a line feed and would arrive as two. Send its lines one by one, or escape the line
-    /// feed as the protocol says.
+    /// A message to send contains a line feed and would arrive as two lines. Send the lines one by
+    /// one, or escape the line feed because the protocol requires it.
     Newline {
-        /// Where in the message, in bytes.
+        /// Byte position of the line feed in the message.
         at: usize,
     },
     /// The transport failed.
@@ -272,18 +277,18 @@ impl fmt::Display for LinesError {
             Self::TooLong { length, max } => {
                 write!(
                     f,
-                    "line of at least {length} bytes, where {max} are allowed"
+                    "line of at least {length} bytes exceeds the maximum of {max}"
                 )
             }
-            Self::Utf8 { length, .. } => write!(f, "line of {length} bytes is not text"),
+            Self::Utf8 { length, .. } => write!(f, "line of {length} bytes is not UTF-8"),
             Self::Unterminated { length } => {
                 write!(
                     f,
-                    "stream or message ended after {length} bytes of a line without its end"
+                    "stream or message ended after {length} bytes of an unterminated line"
                 )
             }
             Self::Newline { at } => write!(f, "message contains a line feed at byte {at}"),
-            Self::Io(_) => f.write_str("transport failed while lines were read or written"),
+            Self::Io(_) => f.write_str("transport failed while reading or writing lines"),
         }
     }
 }

@@ -1,57 +1,62 @@
-//! Codecs for first use: length-delimited frames, lines, raw bytes, each with a maximum that is always on.
+//! Codecs for common protocols. Each has a maximum message length that is always on.
 //!
 //! | codec | a message is | sent and received as |
 //! |---|---|---|
-//! | [`Length`] | a frame whose header says how long it is | [`Bytes`] |
+//! | [`LengthDelimited`] | a frame with a header that contains its length | [`Bytes`] |
 //! | [`Frames`] | the same, for many small frames over a stream | [`Frame`], and [`Bytes`] |
 //! | [`Lines`] | a line of UTF-8 text | anything that is a `str`, and `String` |
-//! | [`Raw`] | whatever has arrived | [`Bytes`] |
-//! | [`Text`] | one of the transport's own messages, as text | anything that is a `str`, and `String` |
+//! | [`Raw`] | the bytes that have arrived | [`Bytes`] |
+//! | [`Text`] | a message of the transport, as text | anything that is a `str`, and `String` |
 //!
-//! A codec is given to [`CodecLayer`](crate::CodecLayer), which clones it for each connection. Any other
-//! [`Decoder`] and [`Encoder`] works as well.
+//! Pass a codec to [`CodecLayer`](crate::CodecLayer), which clones it for each connection. Any
+//! other [`Decoder`] and [`Encoder`] can be used as well.
 //!
-//! # Length or Frames?
+//! # `LengthDelimited` or `Frames`?
 //!
-//! On the wire they are the same, so either side may change its mind.
+//! On the wire they are the same, so either side can switch at any time.
 //!
-//! - [`Frames`] where many small messages come together over TCP, TLS or a Unix socket, and each is answered, or decoded to
-//!   something else, before the next: fifty at once of 64 bytes cost a tenth less CPU.
-//! - [`Length`] for all else: where messages are kept or sent on to others, which need [`Bytes`]; where they come one by one;
-//!   and where a frame is some kilobytes or more, for then the kernel's copies are all that counts.
-//! - Neither over WebSocket and UDP, unless the protocol wants a length inside of each message: there a message has an end
-//!   already, and [`Raw`] or [`Text`] hands it out as it is.
+//! - Use [`Frames`] if many small messages arrive together over TCP, TLS or a Unix socket, and
+//!   each is answered or converted before the next one. Fifty messages of 64 bytes at once cost
+//!   a tenth less CPU.
+//! - Use [`LengthDelimited`] otherwise: if messages are kept or forwarded, which requires
+//!   [`Bytes`]; if they arrive one at a time; or if they have some kilobytes or more, where the
+//!   kernel's copies outweigh everything else.
+//! - Use neither over WebSocket and UDP unless the protocol requires a length inside each
+//!   message. These transports keep message boundaries, and [`Raw`] or [`Text`] returns each
+//!   message as it is.
 //!
 //! # The maximum
 //!
-//! The maximum is of a message's own bytes, without header or line end: 64 KiB ([`MAX_FRAME`]) unless
-//! `with_max_length` says otherwise (for [`Frames`], that of its [`Length`]); more than 1 GiB is taken as 1 GiB. It is also
-//! about how much memory one peer can make its session hold for a frame that is not complete, so it is to be as low as the
-//! protocol allows.
+//! The maximum applies to a message without its header or line end. The default is 64 KiB
+//! ([`MAX_FRAME`]). Change it with `with_max_length`, or with `max_frame_length` for
+//! [`LengthDelimited`] and the one inside [`Frames`]. A maximum above 1 GiB is reduced to 1
+//! GiB. The maximum is also about as much memory as a peer can make its session hold for an
+//! incomplete frame, so set it as low as the protocol allows.
 //!
-//! Frames and lines have it in both directions, so that what one side may send the other side may receive. A handler
-//! that repeats to others what a peer said, and adds to it, has to leave room for what it adds: a reply that the codec
-//! refuses closes the session that it was meant for.
+//! Frames and lines have the maximum in both directions, so each side can receive what the
+//! other may send. A handler that forwards a peer's message and adds to it must leave room for
+//! the addition: a reply that the codec refuses closes the session that should send it.
 //!
 //! # The end of a stream
 //!
-//! A peer may end a stream within a message: its process was killed, or it gave up a write. When
-//! the end is an orderly one (a FIN, TLS with its `close_notify`), a session decodes the rest by
+//! A stream may end within a message because the peer was killed or gave up a write. After an
+//! orderly end (a FIN, or TLS with its `close_notify`), a session decodes the rest with
 //! `decode_eof`:
 //!
 //! | codec | the rest of a message |
 //! |---|---|
-//! | [`Length`], [`Frames`] | is refused, as [`LengthError::Truncated`] |
+//! | [`LengthDelimited`], [`Frames`] | is refused with [`LengthDelimitedError::Truncated`] |
 //! | [`Lines`] | is a line, as in tokio-util; refused after [`with_final_newline_required`] |
 //! | [`Raw`] | does not exist, because every part is a message |
-//! | [`Text`] | is refused, as all bytes of a stream are: [`TextError::NoBoundaries`] |
+//! | [`Text`] | is refused, as all bytes of a stream are, with [`TextError::NoBoundaries`] |
 //!
 //! [`with_final_newline_required`]: Lines::with_final_newline_required
 //!
-//! # A codec of one's own
+//! # Writing a codec
 //!
-//! A type of one's own is decoded most easily by one of these codecs and what it makes of a frame: here JSON, one value a
-//! line. The error is any that an [`io::Error`](std::io::Error) converts to.
+//! The simplest codec for an application's type wraps one of these codecs and converts its
+//! frames. This example reads and writes JSON, one value per line. Its error may be any type
+//! that an [`io::Error`](std::io::Error) converts into.
 //!
 //! ```
 //! use getty::codec::{BytesMut, Decoder, Encoder, Lines};
@@ -70,7 +75,7 @@
 //!         Ok(line.map(|line| serde_json::from_str(&line)).transpose()?)
 //!     }
 //!
-//!     // the last line of a stream, and a message of a message transport, need no end
+//!     // The last line of a stream and a message of a message transport need no line end.
 //!     fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Value>, BoxError> {
 //!         let line = self.0.decode_eof(src)?;
 //!         Ok(line.map(|line| serde_json::from_str(&line)).transpose()?)
@@ -101,9 +106,10 @@
 //! # Ok::<(), BoxError>(())
 //! ```
 //!
-//! A binary protocol is decoded most cheaply where it lies. [`Buf`] takes numbers from the front of the buffer and
-//! [`BufMut`] adds them at the end; neither allocates, nor counts a reference as `split_to` does. What has not all come
-//! stays as it is, until the next call:
+//! The cheapest way to decode a binary protocol is to read the fields from the buffer. [`Buf`]
+//! takes numbers from the front of the buffer, and [`BufMut`] appends them. Neither allocates
+//! or counts a reference, as `split_to` does. An incomplete message stays in the buffer until
+//! the next call:
 //!
 //! ```
 //! use getty::codec::{Buf, BufMut, BytesMut, Decoder, Encoder};
@@ -148,23 +154,26 @@
 //! # Ok::<(), io::Error>(())
 //! ```
 //!
-//! Where frames differ in length and there is no codec for them here, check what the header says against a maximum before
-//! waiting for the rest. [`Frames`] has an example of a type of one's own in frames that have a header.
+//! If frames vary in length and none of these codecs fits, check the length in the header
+//! against a maximum before waiting for the rest. [`Frames`] has an example of a type in frames
+//! with a header.
 //!
-//! A codec around [`Length`] or [`Frames`] passes `decode_eof` on, too, where the record of a session is to say how much of
-//! its last frame was missing. What `decode_eof` does by itself is right, but says only that bytes remained.
+//! A codec that wraps [`LengthDelimited`] or [`Frames`] should also forward `decode_eof`. The
+//! session's record then contains how much of the last frame was missing. The default
+//! implementation of `decode_eof` is correct, but reports only that bytes remained.
 //!
-//! On a stream a session calls `decode` before the first `decode_eof`. It then calls `decode_eof`
-//! until that returns `None`, also with an empty buffer. Each message of a message transport is
-//! passed to `decode_eof` alone.
+//! On a stream a session calls `decode` before the first `decode_eof`. It then calls
+//! `decode_eof` until that returns `None`, even with an empty buffer. On a message transport
+//! each message is passed to `decode_eof` alone.
 //!
-//! An error of the decoder ends the session without a word to the peer. Where the protocol has a message for that, the
-//! decoder hands the error out as an item, once, such as `Result<Bytes, LengthError>`, and throws away what follows; the
-//! handler answers it with a [`Reply`](crate::Reply) and
+//! A decode error closes the session without a message to the peer. If the protocol has such a
+//! message, the decoder can return the error once as an item, for example `Result<Bytes,
+//! LengthDelimitedError>` and discard the bytes that follow. The handler answers it with a
+//! [`Reply`](crate::Reply) and
 //! [`and_close_with(CloseReason::Decode)`](crate::Reply::and_close_with).
 
 pub mod frames;
-pub mod length;
+pub mod length_delimited;
 pub mod lines;
 pub mod raw;
 pub mod text;
@@ -174,16 +183,17 @@ pub use tokio_util::codec::{Decoder, Encoder};
 
 pub use self::{
     frames::{Frame, Frames},
-    length::{FieldWidth, Length, LengthError},
+    length_delimited::{FieldWidth, LengthDelimited, LengthDelimitedError},
     lines::{Lines, LinesError},
     raw::Raw,
     text::{Text, TextError},
 };
 
-/// The maximum of every codec here, in bytes, unless its `with_max_length` says otherwise: 64 KiB.
+/// Default maximum of every codec in this module, in bytes: 64 KiB.
 pub const MAX_FRAME: usize = getty_layers::codec::DEFAULT_MAX_FRAME;
 
-/// The largest maximum. It keeps the sums of lengths and headers inside `usize` and the allocator's range everywhere.
+/// Largest maximum in bytes. With it, sums of lengths and headers always fit `usize` and the
+/// allocator.
 const LARGEST_MAX: usize = 1 << 30;
 
 const fn clamp_max(bytes: usize) -> usize {
@@ -196,19 +206,20 @@ const fn clamp_max(bytes: usize) -> usize {
 
 #[cfg(test)]
 mod testing {
-    //! What the codecs' tests share.
+    //! Helpers for the tests of all codecs.
 
     use bytes::BytesMut;
     use proptest::{collection::vec, prelude::*};
 
     use super::Decoder;
 
-    /// Sizes of the pieces in which a stream arrives, to be repeated.
+    /// Returns sizes of the pieces in which a stream arrives, to be repeated.
     pub(super) fn pieces() -> impl Strategy<Value = Vec<usize>> {
         vec(1_usize..40, 1..8)
     }
 
-    /// Decodes a stream that arrives in such pieces and then ends, as a session does: until the first error.
+    /// Decodes a stream that arrives in `pieces` and then ends, as a session does. Stops at the
+    /// first error.
     pub(super) fn decode_stream<D: Decoder>(
         codec: &mut D,
         stream: &[u8],

@@ -1,11 +1,13 @@
 //! Bytes as they arrive, without frames.
 //!
-//! In a stack it is given to `CodecLayer`, for protocols that are parsed further inside, for proxies and for echo
-//! servers. Scope: session; it keeps no state and has nothing to refuse, so its error is the transport's.
+//! Pass it to `CodecLayer` in a stack: for protocols that are parsed in an inner service, for
+//! proxies and for echo servers. Scope: session. It keeps no state and never refuses bytes, so
+//! its error is the transport's.
 //!
-//! On a byte stream the bounds between messages mean nothing: one send may arrive as several messages, several as one.
-//! On a message transport a message arrives as it was sent, and one that is longer than the maximum is refused there,
-//! because a session takes one message from each of the transport's.
+//! On a byte stream the boundaries between messages have no meaning. One send may arrive as
+//! several messages, and several sends may arrive as one. On a message transport a message
+//! arrives as it was sent. A message that exceeds the maximum is refused there because a
+//! session decodes one message from each message of the transport.
 //!
 //! ```
 //! use getty::codec::{Bytes, BytesMut, Decoder, Encoder, Raw};
@@ -29,32 +31,35 @@ use bytes::{Bytes, BytesMut};
 
 use super::{Decoder, Encoder, MAX_FRAME, clamp_max};
 
-/// Bytes as they arrive, at most 64 KiB a message; never an empty one.
+/// Codec for bytes as they arrive, with at most 64 KiB per message by default. It never returns
+/// an empty message.
 ///
-/// What it decodes shares the read buffer's memory: a message that is kept keeps the whole block alive. To keep a small
-/// piece for long, keep a [`Bytes::copy_from_slice`] of it.
+/// A decoded message shares the memory of the read buffer. A message that is kept keeps the
+/// whole buffer alive. To keep a small part for long, keep a [`Bytes::copy_from_slice`].
 #[derive(Clone, Debug)]
 pub struct Raw {
     max: usize,
 }
 
 impl Raw {
-    /// At most 64 KiB a message.
+    /// Creates a new codec. The maximum is 64 KiB.
     #[must_use]
     pub const fn new() -> Self {
         Self { max: MAX_FRAME }
     }
 
-    /// At most so many bytes a received message, 64 KiB by default. Zero is taken as 1, more than 1 GiB as 1 GiB.
+    /// Sets the maximum length of a received message in bytes. The default is 64 KiB. Zero is
+    /// increased to 1, and a maximum above 1 GiB is reduced to 1 GiB.
     ///
-    /// It does not apply to what is sent: without frames there is nothing that a peer could find too long.
+    /// The maximum does not apply to sent messages. Without frames the peer cannot find them too
+    /// long.
     #[must_use]
     pub const fn with_max_length(mut self, bytes: usize) -> Self {
         self.max = clamp_max(if bytes == 0 { 1 } else { bytes });
         self
     }
 
-    /// How long a received message may be, in bytes.
+    /// Returns the maximum length of a received message in bytes.
     #[must_use]
     pub const fn max_length(&self) -> usize {
         self.max
@@ -98,7 +103,7 @@ mod tests {
     use super::{super::testing::*, *};
 
     #[test]
-    fn message_shares_the_memory_that_it_arrived_in() {
+    fn message_shares_the_memory_it_arrived_in() {
         let mut buffer = BytesMut::from("hello");
         let arrived = buffer.as_ptr();
         let message = Raw::new().decode(&mut buffer).unwrap().unwrap();
@@ -106,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn maximum_of_zero_still_lets_bytes_through() {
+    fn maximum_of_zero_is_increased_to_one() {
         let codec = Raw::new().with_max_length(0);
         assert_eq!(codec.max_length(), 1);
     }

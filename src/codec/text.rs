@@ -1,10 +1,10 @@
-//! One string a message, on transports that keep message boundaries.
+//! Text messages on transports that keep message boundaries.
 //!
-//! In a stack it is given to `CodecLayer`, where WebSocket or datagrams carry text; over WebSocket
-//! it is sent as text if `WsLayer` is set to do so. A byte stream has no boundaries between
-//! strings, and its end is no boundary either, because the stream may have been cut off. The codec
-//! refuses to decode there; [`Lines`](super::Lines) is for streams. Scope: session; each
-//! connection's clone remembers on which kind of transport it is.
+//! Pass it to `CodecLayer` in a stack if WebSocket or datagrams carry text. Over WebSocket the
+//! text is sent as text messages if `WsLayer` is set to do so. A byte stream has no boundaries
+//! between texts. Its end is not a boundary either because the stream may have been cut off.
+//! The codec refuses to decode streams; use [`Lines`](super::Lines) there. Scope: session. Each
+//! connection's clone remembers which kind of transport it decodes.
 //!
 //! ```
 //! use getty::codec::{BytesMut, Decoder, Encoder, Text, TextError};
@@ -26,7 +26,7 @@ use bytes::BytesMut;
 
 use super::{Decoder, Encoder, MAX_FRAME, clamp_max};
 
-/// A string of at most 64 KiB a message, which may be empty.
+/// Codec for text messages of at most 64 KiB by default, which may be empty.
 #[derive(Clone, Debug)]
 pub struct Text {
     /// At most [`LARGEST_MAX`](super::LARGEST_MAX).
@@ -34,8 +34,9 @@ pub struct Text {
     boundaries: Boundaries,
 }
 
-/// Kind of transport: with or without message boundaries, known from the first call. A session
-/// calls `decode` first on a stream, and `decode_eof` first where it has whole messages.
+/// Message boundaries of the transport, known from the first call. A session calls `decode`
+/// first on a stream, and `decode_eof` first on a message transport.
+// (design.md: Why is `decode` called again when a stream has ended?)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Boundaries {
     Unknown,
@@ -44,7 +45,7 @@ enum Boundaries {
 }
 
 impl Text {
-    /// At most 64 KiB a message.
+    /// Creates a new codec. The maximum is 64 KiB.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -53,14 +54,15 @@ impl Text {
         }
     }
 
-    /// At most so many bytes a message, in both directions; 64 KiB by default, more than 1 GiB is taken as 1 GiB.
+    /// Sets the maximum length of a message, in bytes, received or sent. The default is 64 KiB. A
+    /// maximum above 1 GiB is reduced to 1 GiB.
     #[must_use]
     pub const fn with_max_length(mut self, bytes: usize) -> Self {
         self.max = narrow(clamp_max(bytes));
         self
     }
 
-    /// How long a message may be, in bytes.
+    /// Returns the maximum length of a message in bytes.
     #[must_use]
     pub const fn max_length(&self) -> usize {
         self.max as usize
@@ -129,19 +131,19 @@ impl<T: AsRef<str>> Encoder<T> for Text {
     }
 }
 
-/// Why [`Text`] refuses a message.
+/// Returned when a message cannot be decoded or encoded.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum TextError {
-    /// It is longer than so many bytes.
+    /// The message exceeds the maximum.
     TooLong {
-        /// The maximum.
+        /// The maximum in bytes.
         limit: usize,
     },
-    /// What was received is not UTF-8.
+    /// A received message is not UTF-8.
     NotUtf8,
-    /// The transport is a byte stream, which does not say where a message ends. [`Lines`](super::Lines) is the codec for
-    /// text there.
+    /// The transport is a byte stream, which has no message boundaries. Use
+    /// [`Lines`](super::Lines) for text over streams.
     NoBoundaries,
     /// The transport failed.
     Io(io::Error),
@@ -161,12 +163,12 @@ impl PartialEq for TextError {
 impl fmt::Display for TextError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLong { limit } => write!(f, "a text of more than {limit} bytes"),
-            Self::NotUtf8 => f.write_str("a message that is not UTF-8"),
+            Self::TooLong { limit } => write!(f, "message exceeds the maximum of {limit} bytes"),
+            Self::NotUtf8 => f.write_str("message is not UTF-8"),
             Self::NoBoundaries => f.write_str(
-                "texts cannot be told apart on a byte stream; `codec::Lines` is for those",
+                "a byte stream has no message boundaries; use `codec::Lines` for text over streams",
             ),
-            Self::Io(_) => f.write_str("the transport failed"),
+            Self::Io(_) => f.write_str("transport failed"),
         }
     }
 }
@@ -191,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_a_string_even_an_empty_one() {
+    fn empty_and_multiline_messages_are_decoded() {
         for text in ["", "hello", "two\nrows\n", "ä"] {
             let mut message = BytesMut::from(text);
             assert_eq!(Text::new().decode_eof(&mut message).unwrap().unwrap(), text);
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_stream_is_no_message() {
+    fn end_of_a_stream_is_not_a_message() {
         let mut codec = Text::new();
         assert_eq!(codec.decode(&mut BytesMut::new()), Ok(None));
         for _ in 0..2 {
@@ -209,7 +211,7 @@ mod tests {
         let refused = codec.decode_eof(&mut BytesMut::from("PAY 100"));
         assert_eq!(refused, Err(TextError::NoBoundaries));
 
-        // adapters may call `decode` between messages
+        // Adapters may call `decode` between messages.
         let mut codec = Text::new();
         for text in ["", "hello", ""] {
             let decoded = codec.decode_eof(&mut BytesMut::from(text)).unwrap();
@@ -219,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_refused() {
+    fn invalid_text_is_refused() {
         let mut codec = Text::new().with_max_length(2);
         let refused = codec.decode_eof(&mut BytesMut::from(&b"\xff"[..]));
         assert_eq!(refused, Err(TextError::NotUtf8));

@@ -1,18 +1,35 @@
-//! What listeners have in common before they accept: their backlog, and an error that says which address failed.
+//! Binding of listeners: the backlog, the choice of an address, and an error that names it.
 
-use std::{error::Error, fmt, io};
+use std::{error::Error, fmt, io, net::SocketAddr};
 
-/// Connections that the operating system completes and keeps for us until we accept them.
+use tokio::net::{ToSocketAddrs, lookup_host};
+
+/// Default number of connections that wait until the listener accepts them.
 pub(super) const BACKLOG: u32 = 1024;
 
-/// The cause of a failed bind, with the address: the operating system's own error does not name it.
-#[derive(Debug)]
-struct BindError {
-    address: String,
-    source: io::Error,
+/// Resolves `address` and returns the first address for which `bind` succeeds.
+///
+/// # Errors
+///
+/// Fails if the name cannot be resolved or has no address. Otherwise returns the error of the
+/// last address, which names it.
+pub(super) async fn bind_first<T>(
+    address: impl ToSocketAddrs,
+    bind: impl Fn(SocketAddr) -> io::Result<T>,
+) -> io::Result<T> {
+    let mut failed = None;
+    for address in lookup_host(address).await? {
+        match bind(address) {
+            Ok(bound) => return Ok(bound),
+            Err(error) => failed = Some(cannot_listen(address, error)),
+        }
+    }
+    Err(failed
+        .unwrap_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no address to listen on")))
 }
 
-/// Names `address` in `source`; the kind stays.
+/// Adds `address` to `source` because the operating system's error does not name it. The kind
+/// stays the same.
 pub(super) fn cannot_listen(address: impl fmt::Display, source: io::Error) -> io::Error {
     io::Error::new(
         source.kind(),
@@ -21,6 +38,13 @@ pub(super) fn cannot_listen(address: impl fmt::Display, source: io::Error) -> io
             source,
         },
     )
+}
+
+/// Error of a failed bind, with the address.
+#[derive(Debug)]
+struct BindError {
+    address: String,
+    source: io::Error,
 }
 
 impl fmt::Display for BindError {
@@ -47,5 +71,12 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert_eq!(error.to_string(), "cannot listen on [::1]:7000");
         assert_eq!(error.source().map(ToString::to_string), Some(text));
+    }
+
+    #[tokio::test]
+    async fn bind_without_an_address_is_invalid_input() {
+        let none: &[SocketAddr] = &[];
+        let error = bind_first(none, |_| Ok(())).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 }

@@ -1,4 +1,4 @@
-//! Where a server's connections come from.
+//! The trait of sources that a server accepts connections from.
 
 use std::{
     io,
@@ -7,25 +7,28 @@ use std::{
 
 use getty_core::{Address, Connection};
 
-/// Where a server's connections come from.
+/// A source of connections for a server.
 ///
-/// tokio's listeners are ones; so are those of this module, which have the settings that a server wants.
+/// Implemented by tokio's listeners and by the listeners of this module, which have the
+/// settings that a server needs.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a listener",
     label = "pass a `TcpListener`, a `UnixListener`, or a type of your own that implements `getty::net::Listener`"
 )]
 pub trait Listener: Send + 'static {
-    /// The transport of the connections that it accepts.
+    /// Transport of the accepted connections.
     type Io: Send + 'static;
 
-    /// Accepts the next connection. An error concerns one connection, or passes: it is logged and accepting goes on,
-    /// after a pause where the error is of the listener's own, such as having run out of file descriptors.
+    /// Accepts the next connection.
+    ///
+    /// An error concerns a single connection or is temporary. The server logs it and continues to
+    /// accept. It pauses first if the error is the listener's, such as a lack of file descriptors.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Connection<Self::Io>>>;
 
-    /// The address that it accepts on.
+    /// Returns the local address of the listener.
     ///
     /// # Errors
     ///
-    /// The operating system's, which knows the address.
+    /// Fails if the operating system cannot report the address.
     fn local_addr(&self) -> io::Result<Address>;
 }

@@ -1,4 +1,5 @@
-//! Connections within the process: for tests, and for components that may move to another process later.
+//! Connections within the process, for tests and for components that may move to another
+//! process.
 
 use std::{
     fmt, io,
@@ -15,15 +16,16 @@ use tokio::{
 use tower_service::Service;
 
 use super::{
-    Listener,
     bind::BACKLOG,
-    connect::{CONNECT_TIMEOUT, ConnectError, Connecting, within},
+    connect::{CONNECT_TIMEOUT, ConnectError, Connecting, dial_one},
+    listener::Listener,
 };
 
-/// A listener and its connector, whose connections are pipes within the process.
+/// Creates a listener and its connector, whose connections are pipes within the process.
 ///
-/// Each direction of a connection holds up to `buffer_size` bytes, at least 1, that are written and not yet read; a
-/// writer that is further ahead waits. Up to 1024 connections wait to be accepted; a dial beyond that waits for room.
+/// Each direction of a connection buffers up to `buffer_size` bytes, and at least 1. A writer
+/// waits while the buffer is full. Up to 1024 connections wait to be accepted. A further dial
+/// waits for room.
 ///
 /// ```
 /// use getty::net::{Listener, memory};
@@ -43,37 +45,38 @@ use super::{
 /// # }
 /// ```
 pub fn memory(buffer_size: usize) -> (MemoryListener, MemoryConnector) {
-    let (dialled, incoming) = mpsc::channel(BACKLOG as usize);
+    let (dialed, incoming) = mpsc::channel(BACKLOG as usize);
     let id = next_id();
     let listener = MemoryListener { incoming, id };
     let connector = MemoryConnector {
-        dialled,
+        dialed,
         listener: id,
-        // a pipe of nothing never moves
+        // a pipe without room would never move a byte
         buffer_size: buffer_size.max(1),
         connect_timeout: CONNECT_TIMEOUT,
     };
     (listener, connector)
 }
 
-/// A number for an end of a connection; no other end of this process has it.
+/// Returns an address for one end of a connection, unique in this process.
 fn next_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Relaxed)
 }
 
-/// One end of a pipe on its way to the listener, and the address of the other end.
-struct Dialled {
+/// One end of a pipe on its way to the listener, with the address of the other end.
+struct Dialed {
     io: DuplexStream,
     from: u64,
 }
 
-/// Accepts connections from within the process; made by [`memory`].
+/// Accepts connections from within the process. Created by [`memory`].
 ///
-/// Once its last connector is gone it pends for ever, like a socket that nobody dials. Dropped, it refuses further
-/// dials, and the connections that it had not accepted end.
+/// After its last connector is dropped it stays pending, like a socket that no client dials.
+/// Dropping the listener refuses further dials, and closes the connections that it has not
+/// accepted.
 pub struct MemoryListener {
-    incoming: mpsc::Receiver<Dialled>,
+    incoming: mpsc::Receiver<Dialed>,
     id: u64,
 }
 
@@ -81,7 +84,7 @@ impl Listener for MemoryListener {
     type Io = DuplexStream;
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Connection<Self::Io>>> {
-        let Some(Dialled { io, from }) = ready!(self.incoming.poll_recv(cx)) else {
+        let Some(Dialed { io, from }) = ready!(self.incoming.poll_recv(cx)) else {
             return Poll::Pending;
         };
         Poll::Ready(Ok(Connection::with_endpoints(
@@ -107,20 +110,22 @@ impl fmt::Debug for MemoryListener {
     }
 }
 
-/// Connects to one [`MemoryListener`]; made by [`memory`].
+/// Connects to one [`MemoryListener`]. Created by [`memory`].
 ///
-/// A dial fails with [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) once the listener is gone, and with
-/// [`TimedOut`](io::ErrorKind::TimedOut) if the listener's queue stays full. Clones dial the same listener.
+/// A dial fails with [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) if the listener is
+/// gone, and with [`TimedOut`](io::ErrorKind::TimedOut) if the listener's queue stays full.
+/// Clones connect to the same listener.
 #[derive(Clone)]
 pub struct MemoryConnector {
-    dialled: mpsc::Sender<Dialled>,
+    dialed: mpsc::Sender<Dialed>,
     listener: u64,
     buffer_size: usize,
     connect_timeout: Duration,
 }
 
 impl MemoryConnector {
-    /// How long a dial may wait for room in the listener's queue. Default: 3 s.
+    /// Sets the maximum time that a dial may wait for room in the listener's queue. The default is
+    /// 3 s.
     #[must_use]
     pub const fn with_connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = limit;
@@ -131,27 +136,25 @@ impl MemoryConnector {
     ///
     /// # Errors
     ///
-    /// As the type says.
+    /// Fails if the listener is gone or if its queue stays full, as described at the type.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, it leaves nothing for the listener to accept.
+    /// A future that is dropped before it is ready leaves no connection in the listener's queue.
     pub async fn connect(&self) -> Result<Connection<DuplexStream>, ConnectError> {
         let listener = Address::Memory(self.listener);
-        // the room comes first: a dial that is given up while it waits has not made a connection yet
+        // reserved first so that a dial which is cancelled while it waits leaves no connection
         let reserved = async {
             let gone = |_| io::Error::new(io::ErrorKind::ConnectionRefused, "its listener is gone");
-            self.dialled.reserve().await.map_err(gone)
+            self.dialed.reserve().await.map_err(gone)
         };
-        let room = within(self.connect_timeout, reserved)
-            .await
-            .map_err(|source| ConnectError::new(listener.to_string(), source))?;
+        let slot = dial_one(self.connect_timeout, &listener, reserved).await?;
 
-        let (ours, theirs) = duplex(self.buffer_size);
+        let (local, remote) = duplex(self.buffer_size);
         let from = next_id();
-        room.send(Dialled { io: theirs, from });
+        slot.send(Dialed { io: remote, from });
         Ok(Connection::with_endpoints(
-            ours,
+            local,
             Endpoints::new(TransportKind::Memory, Address::Memory(from), listener),
         ))
     }
@@ -162,7 +165,7 @@ impl Service<()> for MemoryConnector {
     type Error = ConnectError;
     type Future = Connecting<DuplexStream>;
 
-    /// Always ready: nothing is reserved before a dial.
+    /// Always returns ready because a dial reserves nothing.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         Poll::Ready(Ok(()))
     }

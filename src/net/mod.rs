@@ -1,17 +1,17 @@
-//! Listeners and connectors: what makes the connections that a pipeline is given.
+//! Listeners and connectors: the sources of connections.
 //!
-//! A [`Listener`] accepts them, for a server; a connector dials them, for a client. Connectors are
-//! [`tower::Service`]s of one shape: the request is the target, the response a [`Connection`](crate::Connection), the
-//! error a [`ConnectError`], and a dial that takes longer than the connect timeout, 3 s by default, fails. They are
-//! cheap to clone and always ready, and tower's middleware works on them: `timeout`, `retry`, `map_request`, ... What a
-//! target stands for is looked up anew at each dial.
+//! A server accepts connections from a [`Listener`]. A client opens them with a connector. A
+//! connector is a [`tower::Service`] from a target to a [`Connection`](crate::Connection), with
+//! [`ConnectError`] as its error. Connectors are cheap to clone and always ready. tower's
+//! middleware such as `timeout`, `retry` and `map_request` can wrap them. Each dial resolves
+//! its target again, and fails after the connect timeout, which is 3 s by default.
 //!
 //! | transport | listener | connector | target |
 //! |---|---|---|---|
-//! | TCP | [`TcpListener`], tokio's | [`TcpConnector`] | `"host:port"`, `("host", port)`, `SocketAddr`, ... |
+//! | TCP | [`TcpListener`], tokio's | [`TcpConnector`] | `"host:port"`, `SocketAddr`, ... |
 //! | Unix stream | `UnixListener`, tokio's | `UnixConnector` | a path |
-//! | UDP | [`UdpListener`], a session a peer; [`UdpEndpoint`], one for all | [`UdpConnector`] | as TCP's |
-//! | within the process | [`MemoryListener`] | [`MemoryConnector`] | `()`, its own listener |
+//! | UDP | [`UdpListener`], [`UdpEndpoint`] | [`UdpConnector`] | as for TCP |
+//! | within the process | [`MemoryListener`] | [`MemoryConnector`] | `()`: its own listener |
 //!
 //! ```
 //! use getty::net::{Listener, TcpConnector, TcpListener};
@@ -22,9 +22,9 @@
 //! let mut listener = TcpListener::bind("127.0.0.1:0").await?;
 //! let target = listener.local_addr()?;
 //!
-//! let dialled = TcpConnector::new().oneshot(target).await?;
+//! let dialed = TcpConnector::new().oneshot(target).await?;
 //! let accepted = std::future::poll_fn(|cx| listener.poll_accept(cx)).await?;
-//! assert_eq!(dialled.handle().local_addr(), accepted.handle().peer_addr());
+//! assert_eq!(dialed.handle().local_addr(), accepted.handle().peer_addr());
 //! # Ok(())
 //! # }
 //! ```
@@ -33,6 +33,7 @@ mod bind;
 mod connect;
 mod listener;
 mod memory;
+mod socket_options;
 mod tcp;
 mod udp;
 #[cfg(unix)]

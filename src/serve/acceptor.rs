@@ -1,5 +1,6 @@
-//! One listener with its stack.
+//! Accept loop of one listener: accept, poll the stack ready, call it.
 
+use getty_core::Close;
 use std::{
     future::Future,
     io,
@@ -16,26 +17,28 @@ use tokio::time::{Sleep, sleep};
 use tower::BoxError;
 
 use super::connections::Connections;
-use crate::{net::Listener, pipeline::Pipeline, session::ready::unconstrained};
+use crate::{net::Listener, pipeline::Pipeline, session::unconstrained};
 
-/// The first pause after an accept error of the listener's own; each further one doubles it.
+/// Pause after the first error of a listener. Each further error doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// Maximum pause after an error of a listener.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// So many accepts, then it is others' turn: other listeners, the shutdown, the sessions on this thread. A listener may
-/// have a connection ready whenever it is asked.
+/// Maximum number of accepts in one poll. Then other listeners, the shutdown and the sessions
+/// on this thread can run. A listener may have a connection ready at every poll.
 const BURST: usize = 32;
 
-/// An [`Acceptor`] whose types are forgotten: once a listener, not once a connection.
+/// Type-erased [`Acceptor`]. The erasure costs one allocation a listener, and none a
+/// connection.
 pub(super) trait Accept: Send {
-    /// Accepts for ever; ready with the stack's readiness error.
+    /// Accepts connections and spawns them. Ready with the readiness error of the stack.
     fn poll(&mut self, cx: &mut Context<'_>, connections: &mut Connections) -> Poll<BoxError>;
 }
 
 pub(super) struct Acceptor<L: Listener, S> {
     listener: Contained<L>,
     stack: Contained<S>,
-    /// Accepted, and waiting for the stack to be ready.
-    waiting: Option<Connection<L::Io>>,
+    /// Accepted connection that waits for the stack to be ready.
+    accepted: Option<Connection<L::Io>>,
     pause: Option<Pin<Box<Sleep>>>,
     next_pause: Duration,
 }
@@ -45,18 +48,18 @@ impl<L: Listener, S> Acceptor<L, S> {
         Self {
             listener: Contained::new(listener),
             stack: Contained::new(stack),
-            waiting: None,
+            accepted: None,
             pause: None,
             next_pause: FIRST_PAUSE,
         }
     }
 
     fn accept_failed(&mut self, error: &io::Error) {
-        if concerns_one_connection(error) {
-            tracing::debug!(%error, "a connection was lost before it was accepted");
+        if is_of_one_connection(error) {
+            tracing::debug!(%error, "connection lost before it was accepted");
             return;
         }
-        tracing::warn!(%error, pause = ?self.next_pause, "accepting failed; it goes on after a pause");
+        tracing::warn!(%error, pause = ?self.next_pause, "accept failed, retrying after a pause");
         self.pause = Some(Box::pin(sleep(self.next_pause)));
         self.next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
     }
@@ -69,7 +72,7 @@ where
 {
     fn poll(&mut self, cx: &mut Context<'_>, connections: &mut Connections) -> Poll<BoxError> {
         for _ in 0..BURST {
-            if self.waiting.is_none() {
+            if self.accepted.is_none() {
                 if let Some(pause) = &mut self.pause {
                     ready!(pause.as_mut().poll(cx));
                     self.pause = None;
@@ -77,7 +80,7 @@ where
                 match ready!(self.listener.poll_accept(cx)) {
                     Ok(connection) => {
                         self.next_pause = FIRST_PAUSE;
-                        self.waiting = Some(connection);
+                        self.accepted = Some(connection);
                     }
                     Err(error) => {
                         self.accept_failed(&error);
@@ -85,28 +88,30 @@ where
                     }
                 }
             }
-            // a panic is as final as an error: nobody knows what it has left of the stack without
-            // tokio's budget, whose end would look like an overload to tower's `LoadShed`; `BURST`
-            // bounds the loop
+            // A panic is final, as an error is: the state of the stack is unknown afterwards.
+            // Readiness is polled outside tokio's budget, because tower's `LoadShed` takes a
+            // used-up budget for overload (design.md: Why is readiness polled without the
+            // cooperative budget?). `BURST` bounds the loop.
             match Panic::catch(|| unconstrained(cx, |cx| self.stack.poll_ready(cx))) {
                 Ok(Poll::Ready(Ok(()))) => {}
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(Err(error))) => return Poll::Ready(error.into()),
                 Err(panic) => return Poll::Ready(panic.into()),
             }
-            let Some(connection) = self.waiting.take() else {
+            let Some(connection) = self.accepted.take() else {
                 continue;
             };
             let handle = connection.handle().clone();
-            // until the future's first poll: a layer that refuses may drop the connection here, and
-            // fail there
+            // A layer that refuses may drop the connection in `call` and return its error only in
+            // the future's first poll. The record of the refusal waits until then.
             defer_refusal(&handle);
-            // a layer that panicked in `call` has harmed this connection, whose lease it dropped, and no other
+            // A panic in `call` ends this connection only, because it dropped the connection's
+            // guard.
             match Panic::catch(|| self.stack.call(connection)) {
                 Ok(future) => connections.spawn(handle, future),
                 Err(panic) => {
-                    tracing::error!(connection = %handle, %panic, "the stack panicked as it was called");
-                    handle.close_because(CloseReason::Panicked, panic);
+                    tracing::error!(connection = %handle, %panic, "the stack panicked in `call`");
+                    handle.close_with(Close::new(CloseReason::Panicked).with_source(panic));
                     end_refusal(&handle, None);
                 }
             }
@@ -116,7 +121,8 @@ where
     }
 }
 
-fn concerns_one_connection(error: &io::Error) -> bool {
+/// Returns `true` if `error` concerns the connection that was to be accepted, not the listener.
+fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted

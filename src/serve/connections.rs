@@ -1,5 +1,6 @@
-//! The connections of a server: one task each.
+//! Set of a server's connections, each of which runs on a separate task.
 
+use getty_core::hooks::HandleExt;
 use std::{
     future::Future,
     pin::Pin,
@@ -10,6 +11,7 @@ use std::{
 use getty_core::{
     CloseReason, Closed, ConnectionHandle, DrainDeadlineExceeded, SharedError, TransportKind,
     driver::{defer_refusal, end_refusal},
+    sync::{SharedTask, TaskFuture},
 };
 use pin_project_lite::pin_project;
 use slab::Slab;
@@ -20,31 +22,28 @@ use tokio::{
 };
 use tower::BoxError;
 
-use super::{
-    Drained,
-    lent::{Lent, Owner},
-};
+use super::Drained;
 use crate::net::UdpInfo;
 
-/// The live connections. Dropped, it aborts them.
+/// Live connections of a server. Dropping the set aborts them.
 ///
-/// Not a `JoinSet`: a handle is wanted for each connection as well as its task, for a fraction of the memory, and a
-/// server has nothing to do when one of them ends.
+/// It is not a `JoinSet`, because it keeps a handle beside each task, uses a fraction of the
+/// memory, and does nothing when a task ends outside a shutdown.
 #[derive(Debug, Default)]
 pub(super) struct Connections(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// While it drains: a connection has ended.
+    /// Notified during the drain when a connection ends.
     ended: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     live: Slab<Live>,
-    /// Keys of connections that have outlived their future, because a layer has moved them to
-    /// another task.
+    /// Keys of connections that outlived their future because a layer moved them to another task
+    /// (design.md: What if a layer moves a connection's future to another task?).
     detached: Vec<usize>,
     draining: bool,
     drained: Drained,
@@ -53,7 +52,7 @@ struct State {
 #[derive(Debug)]
 struct Live {
     handle: ConnectionHandle,
-    /// None until it is spawned.
+    /// `None` until the task is spawned.
     task: Option<AbortHandle>,
 }
 
@@ -65,20 +64,20 @@ impl Shared {
     /// Records that a connection has ended.
     fn remove(&self, key: usize, finished: bool) {
         let mut state = self.lock();
-        let gone = state.live.try_remove(key);
-        let draining = state.draining && gone.is_some();
+        let removed = state.live.try_remove(key);
+        let draining = state.draining && removed.is_some();
         if draining {
             state.drained.count(finished);
         }
         drop(state);
-        drop(gone);
+        drop(removed);
         if draining {
             self.ended.notify_waiters();
         }
     }
 
-    /// Closes a connection that has outlived its future, because a layer has moved it to another
-    /// task. It stays in the list until it has ended.
+    /// Closes a connection that outlived its future because a layer moved it to another task. The
+    /// connection stays in the set until it has ended.
     #[cold]
     fn detach(self: &Arc<Self>, key: usize, handle: &ConnectionHandle) {
         #[derive(PartialEq, Eq, Hash)]
@@ -107,30 +106,31 @@ impl Connections {
         let key = self.0.lock().live.insert(Live { handle, task: None });
         let membership = Membership {
             shared: Arc::clone(&self.0),
-            key: u32::try_from(key).unwrap_or_else(|_| unreachable!("so many have no descriptors")),
+            key: u32::try_from(key).unwrap_or_else(|_| unreachable!("descriptors run out before")),
             finished: false,
             polled: false,
             opened: false,
         };
         let drive = Drive { future, membership };
         let task = match udp {
-            // the task that reads the socket may poll it, too
+            // the task that reads the socket can poll it too (design.md: Why does the task that
+            // reads a socket poll the sessions' futures?)
             Some(udp) => {
-                let lent = Lent::new(drive);
-                udp.lend(lent.clone());
-                tokio::spawn(Owner(lent))
+                let shared = SharedTask::new(drive);
+                udp.set_inline(shared.clone());
+                tokio::spawn(TaskFuture::new(shared))
             }
             None => tokio::spawn(drive),
         }
         .abort_handle();
-        // it may have ended already; its key is not used again, for connections come from here alone
+        // The task may have ended already. Only this method inserts keys, so the key is not reused.
         if let Some(live) = self.0.lock().live.get_mut(key) {
             live.task = Some(task);
         }
     }
 
-    /// From here on how connections end is counted. Those whose session is not open yet end now; the others are given
-    /// back, to be closed.
+    /// Begins the drain: from here on, ends of connections are counted. Aborts connections whose
+    /// session is not open yet. Returns the handles of the others, which the caller must close.
     pub(super) fn abort_unopened(&self) -> Vec<ConnectionHandle> {
         let mut state = self.0.lock();
         state.draining = true;
@@ -147,19 +147,19 @@ impl Connections {
         open.into_iter().map(|(handle, _)| handle).collect()
     }
 
-    /// Waits until all have ended, or `deadline` has passed; without one, for ever.
+    /// Waits until all connections have ended or `deadline` has passed. `None` is no deadline.
     pub(super) async fn wait_until(&self, deadline: Option<Instant>) {
         match deadline {
-            // what the time-out drops is only the wait
+            // on a timeout only the wait is dropped
             Some(deadline) => drop(timeout_at(deadline, self.wait()).await),
             None => self.wait().await,
         }
     }
 
-    /// Waits until all have ended.
+    /// Waits until all connections have ended.
     pub(super) async fn wait(&self) {
         loop {
-            // made before the look: it sees every end from here on
+            // created before the check, so that an end after the check is not missed
             let ended = self.0.ended.notified();
             if self.0.lock().live.is_empty() {
                 return;
@@ -178,7 +178,7 @@ impl Connections {
         let detached = std::mem::take(&mut state.detached);
         drop(state);
         tasks.iter().for_each(AbortHandle::abort);
-        // these run on other tasks: they are closing, and cannot be aborted
+        // these run on other tasks and cannot be aborted; they are closing
         detached
             .into_iter()
             .for_each(|key| self.0.remove(key, false));
@@ -197,23 +197,24 @@ impl Drop for Connections {
 
 pin_project! {
     #[project = Projected]
-    /// A connection's task: a named future, because an async block would hold the pipeline's future twice.
+    /// Task of a connection. It is a named future, because an async block would store the
+    /// pipeline's future twice.
     struct Drive<F> {
         #[pin]
         future: F,
-        // after the future: a connection has ended when its stack is gone
+        // declared after the future: a connection has ended when its stack is dropped
         membership: Membership,
     }
 }
 
-/// A connection's place among the live ones, left when it is dropped.
+/// Entry of a connection in the set. Dropping it removes the entry.
 struct Membership {
     shared: Arc<Shared>,
     key: u32,
     finished: bool,
     /// The future was polled.
     polled: bool,
-    /// The session has opened, or will not.
+    /// The session has opened or will never open.
     opened: bool,
 }
 
@@ -231,8 +232,8 @@ impl Membership {
         (!live.handle.is_closed()).then(|| live.handle.clone())
     }
 
-    /// Called before a poll of a future whose session is not open. Before the first poll the
-    /// acceptor has done it.
+    /// Called before each poll of a future whose session is not open. The acceptor does this before
+    /// the first poll.
     fn defer_refusal(&mut self) {
         if std::mem::replace(&mut self.polled, true)
             && let Some(handle) = self.handle()
@@ -257,7 +258,7 @@ impl Membership {
             return;
         };
         end_refusal(&handle, Some(Arc::clone(&error)));
-        // an end with a source has a line, and so has one that a layer logs
+        // an end with a source has been logged, and a layer logs its ends itself
         if !handle.logs_end() {
             return;
         }
@@ -317,7 +318,8 @@ where
     }
 }
 
-/// A shutdown has no source of its own: one was noted because something was left that could not leave.
+/// Returns `true` if a connection lost output at its end. A shutdown has a source only if
+/// output was left that could not be sent.
 fn was_cut_off(closed: &Closed) -> bool {
     closed.source.as_ref().is_some_and(|source| {
         closed.reason == CloseReason::Shutdown || source.is::<DrainDeadlineExceeded>()

@@ -1,10 +1,12 @@
-//! Serving: accepts connections, runs each through the stack on its own task, and ends them all in an orderly way.
+//! Servers: accept connections, run each through the stack on a separate task, and drain them
+//! at a shutdown.
 
 mod acceptor;
 mod connections;
-mod lent;
+
 mod shutdown;
 
+use getty_core::Close;
 use std::{
     error::Error,
     fmt,
@@ -19,28 +21,35 @@ use getty_layers::clone_per_call::ClonePerCall;
 use tokio::time::Instant;
 use tower::BoxError;
 
-pub(crate) use self::lent::Lend;
 pub use self::shutdown::shutdown_signal;
 use self::{
     acceptor::{Accept, Acceptor},
     connections::Connections,
 };
-use crate::{net::Listener, pipeline::Pipeline, session::GOODBYE};
+use crate::{net::Listener, pipeline::Pipeline, session::CLOSE_HANDSHAKE_TIMEOUT};
 
-/// Serves the connections of `listener` with `stack`, until a shutdown is asked for. It is to be awaited.
+/// Serves the connections of `listener` with `stack` until a shutdown. The result must be
+/// awaited.
 ///
-/// One connection is accepted, then the stack is polled ready, then called. At most one accepted
-/// connection waits, and limits push back into the kernel's backlog. Each connection runs on a
+/// The loop accepts one connection, polls the stack ready, then calls it. At most one accepted
+/// connection waits, so limits push back into the kernel's backlog. Each connection runs on a
 /// separate task.
 ///
-/// An idle listener holds no permit, with one exception: `stack` is not cloned, so a permit that a
-/// layer reserved and did not use stays with it until the next connection. This happens after a
-/// refusal by tower's `load_shed`. It matters where other listeners share the limit: [`serve_all`]
-/// avoids it, also for a single listener.
+/// An idle listener holds no permit, with one exception: `stack` is not cloned, so a permit
+/// that a layer reserved and did not use stays with it until the next connection. This happens
+/// after a refusal by tower's `load_shed`. It matters if other listeners share the limit.
+/// [`serve_all`] avoids it, also for a single listener.
 ///
-/// Accept errors are logged and retried, with a growing pause (5 ms to 1 s) where they are the listener's, such as having
-/// run out of file descriptors. A readiness error of the stack is final: it ends accepting, and after the drain `serve`
-/// fails with it. Dropped, it ends all connections at once.
+/// # Errors
+///
+/// Accept errors are logged and retried. Errors of the listener, such as exhausted file
+/// descriptors, are retried after a growing pause of 5 ms to 1 s. A readiness error of the
+/// stack is final: accepting ends, open connections are drained, and the future returns a
+/// [`ServeError`].
+///
+/// # Cancel safety
+///
+/// Dropping the future ends all connections at once.
 ///
 /// ```no_run
 /// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec};
@@ -62,15 +71,16 @@ pub fn serve<L: Listener, S: Pipeline<L::Io>>(listener: L, stack: S) -> Serve {
     Serve::new(vec![Box::new(Acceptor::new(listener, stack))])
 }
 
-/// Serves the connections of several listeners with clones of one stack, as [`serve`] does for one.
+/// Serves the connections of several listeners with clones of one stack, as [`serve`] does for
+/// one listener.
 ///
 /// Each connection has a fresh clone, as with
-/// [`ClonePerCallLayer`](crate::layers::ClonePerCallLayer). A listener without a connection at hand
-/// therefore holds no permit of a shared limit, even after a refusal. State inside a clone does not
-/// last from one connection to the next.
+/// [`ClonePerCallLayer`](crate::layers::ClonePerCallLayer). An idle listener therefore holds no
+/// permit of a shared limit, even after a refusal. State inside a clone does not last from one
+/// connection to the next.
 ///
-/// The listeners are a tuple, an array or a `Vec`; in a tuple their transports may differ, if the stack serves them all.
-/// [`Serve::and`] joins listeners that need different stacks.
+/// The listeners are a tuple, an array or a `Vec`. In a tuple, their transports may differ if
+/// the stack serves each of them. [`Serve::and`] joins listeners that need different stacks.
 ///
 /// ```no_run
 /// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Lines};
@@ -100,13 +110,13 @@ where
     listeners.serve_with(stack)
 }
 
-/// Several listeners that one stack can serve: what [`serve_all`] takes.
+/// Listeners that one stack can serve: the argument of [`serve_all`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` are not listeners whose connections this stack can serve",
-    label = "a tuple, an array or a `Vec` of listeners; the stack must be `Clone` and serve each one's transport"
+    label = "a tuple, an array or a `Vec` of listeners; the stack must be `Clone` and serve the transport of each"
 )]
 pub trait Listeners<S> {
-    /// Serves them.
+    /// Serves the connections of all listeners with clones of `stack`.
     fn serve_with(self, stack: S) -> Serve;
 }
 
@@ -144,7 +154,7 @@ macro_rules! tuple_of_listeners {
             $($listener: Listener,)+
         {
             fn serve_with(self, stack: S) -> Serve {
-                #[allow(non_snake_case, reason = "a type parameter's name is its variable's too")]
+                #[allow(non_snake_case, reason = "variables are named after type parameters")]
                 let ($($listener,)+) = self;
                 Serve::new(vec![$(
                     Box::new(Acceptor::new($listener, ClonePerCall::new(stack.clone())))
@@ -161,7 +171,7 @@ tuple_of_listeners!(A B C D);
 tuple_of_listeners!(A B C D E);
 tuple_of_listeners!(A B C D E F);
 
-/// What [`serve`] returns: settings, and to be awaited.
+/// Server with its settings, returned by [`serve`]. It runs when it is awaited.
 #[must_use = "nothing is served unless it is awaited"]
 pub struct Serve {
     acceptors: Vec<Box<dyn Accept>>,
@@ -180,9 +190,11 @@ impl Serve {
         }
     }
 
-    /// When `signal` resolves, accepting ends (the listeners are dropped), connections whose session is not open yet are
-    /// ended, and every session is closed gracefully, as [`CloseReason::Shutdown`](crate::CloseReason::Shutdown). None by
-    /// default.
+    /// Sets the future that starts a graceful shutdown. By default there is no shutdown.
+    ///
+    /// When `signal` resolves, the listeners are dropped, and connections whose session is not open
+    /// yet are ended. Every open session is closed gracefully, as
+    /// [`CloseReason::Shutdown`](crate::CloseReason::Shutdown).
     pub fn with_graceful_shutdown(
         mut self,
         signal: impl Future<Output = ()> + Send + 'static,
@@ -191,25 +203,27 @@ impl Serve {
         self
     }
 
-    /// How long sessions may take to finish after the shutdown, in place of their own drain deadline, before they are
-    /// aborted. 5 s by default.
+    /// Sets the time that sessions may take to finish after the shutdown, before they are aborted.
+    /// It replaces the drain deadline of each session. The default is 5 s.
     pub const fn with_drain_deadline(mut self, deadline: Duration) -> Self {
         self.drain_deadline = deadline;
         self
     }
 
-    /// Spreads the closes of a shutdown evenly over this time, so that clients do not all come back at once. Each session
-    /// has the drain deadline from its own close on. At once by default.
+    /// Sets the time over which the closes of a shutdown are spread evenly, so that clients do not
+    /// all reconnect at once. The drain deadline of a session counts from its close. The default is
+    /// zero: all close at once.
     pub const fn with_staggered_close(mut self, over: Duration) -> Self {
         self.stagger = over;
         self
     }
 
-    /// Serves the listeners of `other` too, each with its own stack. The settings are those of `self`.
+    /// Adds the listeners of `other`, each with the stack it was created with. The settings of
+    /// `self` apply to all.
     ///
-    /// Stacks that differ in their outer layers alone are made around one that is cloned, so that
-    /// what it shares, such as the permits of a limit, is shared by all stacks. Use [`serve_all`]
-    /// for each, so that no idle listener holds a permit:
+    /// If stacks differ only in their outer layers, build them around clones of one inner stack.
+    /// They then share its state, such as the permits of a limit. Use [`serve_all`] for each, so
+    /// that no idle listener holds a permit:
     ///
     /// ```no_run
     /// # #[cfg(feature = "ws")]
@@ -270,8 +284,8 @@ impl Serve {
 }
 
 /// Time after the drain deadline before connections are aborted. Sessions end earlier: at the
-/// deadline or, where a handler was cut off, after the transport's goodbye.
-const GRACE: Duration = GOODBYE.saturating_add(Duration::from_millis(100));
+/// deadline or, if a handler was cut off, after the transport's close handshake.
+const GRACE: Duration = CLOSE_HANDSHAKE_TIMEOUT.saturating_add(Duration::from_millis(100));
 
 async fn drain(connections: Connections, deadline: Duration, stagger: Duration) -> Drained {
     let begin = Instant::now();
@@ -282,7 +296,7 @@ async fn drain(connections: Connections, deadline: Duration, stagger: Duration) 
     let mut next_close = Some(begin);
     while let Some(handle) = open.pop() {
         connections.wait_until(next_close).await;
-        handle.close_within(crate::CloseReason::Shutdown, deadline);
+        handle.close_with(Close::new(crate::CloseReason::Shutdown).with_deadline(deadline));
         next_close = next_close.and_then(|close| close.checked_add(pause));
     }
     let end = begin.checked_add(stagger);
@@ -312,7 +326,7 @@ impl fmt::Debug for Serve {
     }
 }
 
-/// The future of [`Serve`].
+/// Future of [`Serve`].
 #[must_use = "futures do nothing unless polled"]
 pub struct ServeFuture(Pin<Box<dyn Future<Output = Result<Drained, ServeError>> + Send>>);
 
@@ -330,14 +344,14 @@ impl fmt::Debug for ServeFuture {
     }
 }
 
-/// How the connections that were there at the shutdown ended.
+/// Numbers of connections that a shutdown ended, by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Drained {
-    /// How many finished: handlers done, all flushed, closed properly.
+    /// Number of connections that finished: handlers done, output flushed, properly closed.
     pub finished: usize,
-    /// How many were cut off: by the drain deadline, by a transport that failed in the drain, or because their session was
-    /// not open yet.
+    /// Number of connections that were cut off: by the drain deadline, by a transport that failed
+    /// during the drain, or because their session was not open yet.
     pub aborted: usize,
 }
 
@@ -357,8 +371,9 @@ impl fmt::Display for Drained {
     }
 }
 
-/// The stack's readiness failed, which is final for a tower service: no connection was accepted any more, and those that
-/// were open have been drained.
+/// Error of a server whose stack failed in `poll_ready`, which is final for a tower service.
+///
+/// The server stopped accepting, and drained the connections that were open.
 #[derive(Debug)]
 pub struct ServeError {
     source: BoxError,
@@ -366,7 +381,7 @@ pub struct ServeError {
 }
 
 impl ServeError {
-    /// How the connections that were there ended.
+    /// Returns the outcomes of the connections that were open.
     #[must_use]
     pub const fn drained(&self) -> Drained {
         self.drained
@@ -375,7 +390,7 @@ impl ServeError {
 
 impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the stack can serve no more connections")
+        f.write_str("the stack cannot serve further connections")
     }
 }
 

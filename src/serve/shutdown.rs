@@ -1,4 +1,4 @@
-//! The signals by which a process is asked to end.
+//! Signals that request the shutdown of a process.
 
 use std::{io, pin::pin};
 
@@ -6,19 +6,21 @@ use futures_util::future::select;
 #[cfg(unix)]
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Resolves when the process is asked to end: by SIGINT (ctrl-c) or, on Unix, SIGTERM.
+/// Resolves when the process receives SIGINT (ctrl-c) or, on Unix, SIGTERM.
 ///
-/// On Unix the signals are listened for from this call on, and not from the first poll: a program that calls it before
-/// it tells anybody that it is up is not killed by a signal that comes right after. A signal that cannot be listened for
-/// is logged, and does not resolve it.
+/// On Unix, the handlers are installed by this call and not by the first poll. A program that
+/// calls it before it announces that it is up is not killed by a signal that follows. If a
+/// handler cannot be installed, the error is logged and that signal does not resolve the
+/// future.
 ///
 /// # Panics
 ///
-/// Outside of a tokio runtime.
+/// Panics if it is called outside of a tokio runtime.
 ///
 /// # Cancel safety
 ///
-/// Once called, the process no longer ends by these signals on its own, even if the future is dropped.
+/// After the call, these signals no longer end the process by default, even if the future is
+/// dropped.
 pub fn shutdown_signal() -> impl Future<Output = ()> + Send + 'static {
     let (interrupt, terminate) = (interrupt(), terminate());
     async move {
@@ -62,6 +64,6 @@ fn terminate() -> impl Future<Output = ()> + Send {
 }
 
 async fn never(error: &io::Error) {
-    tracing::error!(%error, "cannot listen for a signal that asks to end");
+    tracing::error!(%error, "cannot install a handler for a shutdown signal");
     std::future::pending::<()>().await;
 }

@@ -1,4 +1,4 @@
-//! The settings of `SessionLayer`.
+//! Settings of `SessionLayer`.
 
 use std::time::Duration;
 
@@ -52,7 +52,8 @@ impl Config {
             .max(self.low.saturating_add(pushes).saturating_add(messages))
     }
 
-    /// A stream cannot skip: what comes after bad data is unknown.
+    /// Returns `true` if bad messages are skipped. A stream cannot skip, because the position of
+    /// the next message is unknown.
     pub(crate) fn skips_bad(&self, framing: Framing) -> bool {
         match framing {
             Framing::Stream => false,

@@ -1,37 +1,45 @@
-//! The session layer: connections in, messages out.
+//! Drives each connection as a session: reads, decodes, calls the message stack, writes and
+//! closes.
 //!
-//! - *ready*: always. Readiness of the message stack is asked for a message at a time.
-//! - *call*: clones the message stack (or has one made) and drives the session: reads, decodes, calls, encodes, writes.
-//! - *close*: one path for every cause. The reason is recorded, the first wins; reading stops;
-//!   handlers in flight finish and what was accepted for sending is flushed, until the drain
-//!   deadline; the transport is closed the way its protocol wants, even where a handler was cut
-//!   off; input is discarded until the peer's end, so that no reset destroys what was flushed;
-//!   senders that wait are notified; close callbacks run;
-//!   [`closed`](crate::ConnectionHandle::closed) resolves. After a reset or a failed write, what
-//!   was received is handled until the drain deadline, and replies are counted as unsent.
-//! - *drop*: the session ends at once, as [`CloseReason::Dropped`](crate::CloseReason::Dropped).
+//! - *ready*: always. The readiness of the message stack is polled for one message at a time.
+//! - *call*: clones the message stack, or has one made, and returns the future that drives the
+//!   session.
+//! - *close*: one order for every cause. The reason is recorded, and the first one is kept.
+//!   Reading stops. Handlers in flight finish and accepted messages are flushed, until the drain
+//!   deadline. The transport is closed as its protocol requires, even if a handler was cut off.
+//!   Input is discarded until the peer's end, so that no reset destroys what was flushed. Waiting
+//!   senders are notified, and close callbacks run. [`closed`](crate::ConnectionHandle::closed)
+//!   resolves. After a reset or a failed write, received messages are handled until the drain
+//!   deadline, and replies are counted as unsent.
+//! - *drop*: the session ends at once, as
+//!   [`CloseReason::Dropped`](crate::CloseReason::Dropped).
 //!
-//! Scope: everything set here is per session. It is the innermost layer of the connection stack and the outermost of the
-//! message stack.
+//! Scope: every setting is per session. The layer is the innermost of the connection stack and
+//! the outermost of the message stack.
+//!
+//! The code is divided by idea:
+//!
+//! | where | purpose |
+//! |---|---|
+//! | `driver` | the loop with its phases: dispatch, backpressure, deadlines, shutdown |
+//! | `input` | reads from the transport, decodes, keeps messages that were decoded ahead |
+//! | `output` | encodes, writes, completes sends |
+//! | `schedule` | cooperative budget, watermark, buffer sizing, clock, timer |
 
-pub(crate) mod buffers;
-mod bulk;
-mod calls;
-mod clock;
+pub(crate) mod buffer_pool;
+mod catch;
 mod config;
+mod driver;
+mod error;
+mod framed_transport;
 mod future;
+mod in_flight;
+mod input;
+mod lazy;
+mod output;
 mod per_session;
-mod queue;
-mod read;
-pub(crate) mod ready;
-mod renew;
-mod segments;
-mod timer;
-mod too_long;
-mod undecodable;
-mod waiting;
-mod wire;
-mod write;
+mod schedule;
+mod stack;
 
 use std::{
     fmt,
@@ -44,25 +52,24 @@ use getty_core::{Closed, Connection, IntoReply, MemoryBudget, Request, driver::C
 use tower::{BoxError, Layer, Service};
 
 use self::config::Config;
-pub(crate) use self::future::GOODBYE;
+pub(crate) use self::{driver::CLOSE_HANDSHAKE_TIMEOUT, schedule::unconstrained};
 pub use self::{
+    error::{FrameTooLong, LeftoverBytes, MessageTooLong},
+    framed_transport::{FramedTransport, SessionCodec},
     future::SessionFuture,
-    per_session::{Making, NotOpened, OpeningFuture},
-    renew::{Pristine, Renew, SharedStack},
-    too_long::MessageTooLong,
-    undecodable::{FrameTooLong, LeftoverBytes},
-    wire::{SessionCodec, Wire},
+    per_session::{NotOpened, OpeningFuture, OwnedStack},
+    stack::{ClonedStack, MessageStack, SharedStack, StackSource},
 };
 
-/// Turns connections into messages: drives each session and calls the message stack with what it decodes; see the
-/// [module](self).
+/// Turns each connection into a session: decodes its messages and calls the message stack with
+/// them. See the [module](self).
 ///
 /// ```
 /// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec};
 ///
 /// let stack = ServiceBuilder::new()
 ///     .layer(CodecLayer::new(codec::Lines::new()))
-///     .layer(SessionLayer::new().in_flight(16))
+///     .layer(SessionLayer::new().with_in_flight(16))
 ///     .service_fn(|request: Request<String>| async move {
 ///         Ok::<_, BoxError>(Some(request.into_message()))
 ///     });
@@ -75,19 +82,19 @@ pub struct SessionLayer<K = Shared> {
     config: Config,
 }
 
-/// The message stack is shared: each session has a clone of it.
+/// Marks a layer that clones the message stack for each session.
 #[derive(Clone, Copy, Debug)]
 pub struct Shared;
 
-/// The message stack is made for each session.
+/// Marks a layer that has a message stack made for each session.
 #[derive(Clone, Copy, Debug)]
 pub struct PerSession;
 
 impl SessionLayer {
-    /// Each session has a clone of the message stack: state that a layer's clones share, such as a semaphore, is shared
-    /// by all sessions.
+    /// Creates a new layer that clones the message stack for each session. State that clones of a
+    /// layer share, such as a semaphore, is shared by all sessions.
     ///
-    /// A session that waits for its next message has a fresh clone, so that an idle session holds
+    /// A session that waits for its next message holds a fresh clone, so that an idle session holds
     /// no permit of a shared limit. Each batch of messages that are handled together costs one more
     /// clone. State inside a clone, such as a counter in a closure, may be lost between two
     /// messages. Keep lasting state in an [attribute](crate::ConnectionHandle::insert) or in a
@@ -100,12 +107,12 @@ impl SessionLayer {
         }
     }
 
-    /// Each session has a message stack of its own: the inner service is a make-service, called with the
-    /// [`Session`](crate::Session) before it opens.
+    /// Creates a new layer that makes a message stack for each session. The inner service is a
+    /// make-service, which is called with the [`Session`](crate::Session) before it opens.
     ///
     /// While the stack is made, the session loop writes, runs timeouts and closes, but reads
     /// nothing. So the make-service may await a [`send`](crate::Session::send), such as a greeting.
-    /// The session opens once the stack is there.
+    /// The session opens once the stack is made.
     ///
     /// An error of the make-service refuses the connection, as
     /// [`CloseReason::Refused`](crate::CloseReason::Refused), and a panic closes it, as
@@ -117,19 +124,22 @@ impl SessionLayer {
     /// of a *shared* limit would keep it while the session idles: tower's `load_shed` does after a
     /// refusal. Such layers go inside a [`ClonePerCallLayer`](crate::layers::ClonePerCallLayer).
     ///
-    /// It is the way to a limit of each session's own, such as a pace for its messages; a session that waits for its turn
-    /// still sends, beats and closes:
+    /// Use it for limits that each session has separately, such as a rate limit for messages. A
+    /// session that waits for its limit still sends, runs heartbeats and closes:
     ///
     /// ```
     /// use std::time::Duration;
     ///
-    /// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, Session, SessionLayer, codec, service_fn};
+    /// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, Session, SessionLayer};
+    /// use getty::{codec, service_fn};
     ///
     /// let stack = ServiceBuilder::new()
     ///     .layer(CodecLayer::new(codec::Lines::new()))
     ///     .layer(SessionLayer::per_session())
     ///     .service_fn(|_session: Session<String>| async {
-    ///         let handler = |request: Request<String>| async { Ok::<_, BoxError>(request.into_message()) };
+    ///         let handler = |request: Request<String>| async {
+    ///             Ok::<_, BoxError>(request.into_message())
+    ///         };
     ///         let messages = ServiceBuilder::new()
     ///             .rate_limit(100, Duration::from_secs(1))
     ///             .service(service_fn(handler));
@@ -154,15 +164,17 @@ impl Default for SessionLayer {
 }
 
 impl<K> SessionLayer<K> {
-    /// Up to `n` handlers at once, replies in the order of their requests. 1 by default, which allocates nothing a
-    /// message; 0 means 1.
+    /// Sets how many handlers of a session may run at once. The default is 1, which allocates
+    /// nothing per message; 0 means 1. Replies are sent in the order of their requests, unless they
+    /// are [`unordered`](Self::unordered).
+    #[doc(alias = "concurrency")]
     #[must_use]
-    pub const fn in_flight(mut self, n: usize) -> Self {
+    pub const fn with_in_flight(mut self, n: usize) -> Self {
         self.config.in_flight = if n == 0 { 1 } else { n };
         self
     }
 
-    /// Replies leave as handlers finish, whatever the order of their requests.
+    /// Sends replies as handlers finish, regardless of the order of their requests.
     #[must_use]
     pub const fn unordered(mut self) -> Self {
         self.config.ordered = false;
@@ -229,19 +241,26 @@ impl<K> SessionLayer<K> {
         self
     }
 
-    /// How long small messages that nobody waits for, such as replies, are held back to leave together with others: fewer
-    /// and larger writes at the price of latency. None by default, and then what was gathered in one turn leaves at its
-    /// end. Delays count in microseconds; the runtime's timer, which ends them, in milliseconds, to which it rounds up.
+    /// Sets how long small messages may be delayed so that they share a write. The default is no
+    /// delay: all messages of one poll are written at its end.
     ///
-    /// Held bytes leave early when there are more of them than the low [watermark](Self::with_watermarks), when somebody
-    /// awaits a [`send`](crate::Session::send) or a [`flush`](crate::Session::flush), with a ping, and at the close.
+    /// A delay makes writes fewer and larger at the price of latency. It applies to messages that
+    /// no task awaits, such as replies. Delays of microseconds are accepted, but the runtime's
+    /// timer rounds up to milliseconds.
+    ///
+    /// Delayed bytes are written early:
+    ///
+    /// - when they exceed the low [watermark](Self::with_watermarks);
+    /// - when a task awaits a [`send`](crate::Session::send) or a [`flush`](crate::Session::flush);
+    /// - with a ping, and at the close.
     #[must_use]
     pub fn with_flush_delay(mut self, delay: impl Into<Option<Duration>>) -> Self {
         self.config.flush_delay = delay.into().filter(|delay| !delay.is_zero());
         self
     }
 
-    /// Shares `budget` with all other sessions that it is given to: see [`MemoryBudget`]. None by default.
+    /// Sets a memory budget, which all sessions with the same budget share. The default is none.
+    /// See [`MemoryBudget`].
     #[must_use]
     pub fn with_memory_budget(mut self, budget: MemoryBudget) -> Self {
         self.config.budget = Some(budget);
@@ -254,10 +273,10 @@ impl<K> SessionLayer<K> {
     /// restarts it.
     ///
     /// A kernel takes bytes in steps, so the timeout requires a minimum rate. Over TCP on Linux and
-    /// Android the steps are some 130 KiB
+    /// Android the steps are about 130 KiB
     /// ([`with_unsent_limit`](crate::net::TcpConnector::with_unsent_limit)), and 30 s require 4.4
     /// KiB/s. On other systems a step is a part of the send buffer: with a buffer of 4 MiB, 30 s
-    /// require some 48 KiB/s.
+    /// require about 48 KiB/s.
     #[must_use]
     pub fn with_write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.write_timeout = timeout.into();
@@ -268,18 +287,21 @@ impl<K> SessionLayer<K> {
     /// for the peer to end its direction. The default is 5 s. If handlers, messages or the close of
     /// the transport are cut off, the record's source is
     /// [`DrainDeadlineExceeded`](getty_core::DrainDeadlineExceeded). After handlers are cut off,
-    /// the transport's goodbye, such as a close frame, may take up to one more second. A peer that
+    /// the close handshake of the transport may take up to one more second. A peer that
     /// needs longer to read what was sent needs a longer deadline, or
-    /// [`close_within`](crate::ConnectionHandle::close_within).
+    /// [`close_within`](crate::Close).
     #[must_use]
     pub const fn with_drain_deadline(mut self, deadline: Duration) -> Self {
         self.config.drain_deadline = deadline;
         self
     }
 
-    /// On message transports, whether a message that cannot be decoded, or an unattended one that cannot be encoded, is
-    /// skipped and counted (`true`) or closes the session (`false`). Skipped on datagrams by default, else closed. On
-    /// byte streams it always closes: what follows bad data is unknown.
+    /// Sets whether bad messages on message transports are skipped and counted (`true`) or close
+    /// the session (`false`). The default is `true` on datagrams and `false` otherwise.
+    ///
+    /// A message is bad if it cannot be decoded, or if it cannot be encoded and no task awaits it.
+    /// On byte streams it always closes the session, because the position of the next message is
+    /// unknown.
     #[must_use]
     pub const fn with_bad_messages_skipped(mut self, skipped: bool) -> Self {
         self.config.skip_bad = Some(skipped);
@@ -308,7 +330,7 @@ impl<S, K: Clone> Layer<S> for SessionLayer<K> {
     }
 }
 
-/// The service that [`SessionLayer`] makes.
+/// Service that [`SessionLayer`] creates: drives each connection as a session.
 #[derive(Clone)]
 pub struct Sessions<S, K = Shared> {
     inner: S,
@@ -317,17 +339,17 @@ pub struct Sessions<S, K = Shared> {
 }
 
 impl<S, K> Sessions<S, K> {
-    /// The message stack, or what makes it.
+    /// Returns a reference to the inner service: the message stack, or the make-service.
     pub const fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The message stack, or what makes it.
+    /// Returns a mutable reference to the inner service: the message stack, or the make-service.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The message stack, or what makes it.
+    /// Returns the inner service: the message stack, or the make-service.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -344,24 +366,24 @@ impl<S: fmt::Debug, K: fmt::Debug> fmt::Debug for Sessions<S, K> {
 
 impl<S, W> Service<Connection<W>> for Sessions<S, Shared>
 where
-    W: Wire,
+    W: FramedTransport,
     S: Service<Request<W::In, W::Out>, Response: IntoReply<W::Out>, Error: Into<BoxError>>
         + SharedStack,
 {
     type Response = Closed;
     type Error = BoxError;
-    type Future = SessionFuture<S, W, Pristine<S>>;
+    type Future = SessionFuture<S, W, ClonedStack<S>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, connection: Connection<W>) -> Self::Future {
-        // before the connection is taken apart, because a clone may panic
+        // before the connection is split, because a clone may panic
         let service = Contained::new(self.inner.for_session());
-        let pristine = Pristine(self.inner.for_session());
-        let (wire, lease) = connection.into_parts();
+        let source = ClonedStack::new(self.inner.for_session());
+        let (wire, guard) = connection.into_parts();
         let (service, config) = (Some(service.into_inner()), Arc::clone(&self.config));
-        SessionFuture::new(service, pristine, wire, lease, config)
+        SessionFuture::new(service, source, wire, guard, config)
     }
 }

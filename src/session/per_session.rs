@@ -1,5 +1,6 @@
-//! A message stack of its own for each session.
+//! Makes a message stack for each session before it opens.
 
+use getty_core::Close;
 use std::{
     error::Error,
     fmt,
@@ -17,15 +18,16 @@ use tower::{BoxError, Service};
 
 use super::{
     PerSession, Sessions,
-    future::{SessionFuture, quietly},
-    ready::unconstrained,
-    renew::{Renew, SharedStack},
-    wire::Wire,
+    catch::catch_panics,
+    framed_transport::FramedTransport,
+    future::SessionFuture,
+    schedule::unconstrained,
+    stack::{MessageStack, SharedStack, StackSource, sealed::Sealed},
 };
 
 impl<M, S, W> Service<Connection<W>> for Sessions<M, PerSession>
 where
-    W: Wire,
+    W: FramedTransport,
     M: Service<Session<W::Out>, Response = S, Error: Into<BoxError>> + SharedStack,
     S: Service<Request<W::In, W::Out>, Response: IntoReply<W::Out>, Error: Into<BoxError>>,
 {
@@ -39,37 +41,37 @@ where
 
     fn call(&mut self, connection: Connection<W>) -> Self::Future {
         let session = connection.transport().session().clone();
-        let making = Making::new(self.inner.for_session(), session);
-        let (wire, lease) = connection.into_parts();
+        let source = OwnedStack::new(self.inner.for_session(), session);
+        let (wire, guard) = connection.into_parts();
         let config = Arc::clone(&self.config);
         OpeningFuture {
-            session: SessionFuture::new(None, making, wire, lease, config),
+            session: SessionFuture::new(None, source, wire, guard, config),
         }
     }
 }
 
 pin_project! {
-    /// The life of a session whose message stack is made first, by its own session loop.
+    /// Future of a session whose message stack is made before it opens.
     ///
-    /// It resolves to the record of the session, or to [`NotOpened`]. Dropping it ends the session
-    /// at once.
+    /// Resolves to the record of the session, or to [`NotOpened`]. Dropping it ends the session at
+    /// once.
     #[must_use = "futures do nothing unless polled"]
     pub struct OpeningFuture<M, S, W>
     where
         M: Service<Session<W::Out>>,
         S: Service<Request<W::In, W::Out>>,
-        W: Wire,
+        W: FramedTransport,
     {
         #[pin]
-        session: SessionFuture<S, W, Making<M, W::Out>>,
+        session: SessionFuture<S, W, OwnedStack<M, W::Out>>,
     }
 }
 
 impl<M, S, W> Future for OpeningFuture<M, S, W>
 where
     M: Service<Session<W::Out>, Response = S, Error: Into<BoxError>>,
-    S: Service<Request<W::In, W::Out>, Response: IntoReply<W::Out>, Error: Into<BoxError>>,
-    W: Wire,
+    S: MessageStack<W>,
+    W: FramedTransport,
 {
     type Output = Result<Closed, BoxError>;
 
@@ -88,7 +90,7 @@ impl<M, S, W> fmt::Debug for OpeningFuture<M, S, W>
 where
     M: Service<Session<W::Out>>,
     S: Service<Request<W::In, W::Out>>,
-    W: Wire,
+    W: FramedTransport,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpeningFuture")
@@ -97,34 +99,36 @@ where
     }
 }
 
-/// A make-service at work on the message stack of one session. Takes one word once the stack is
-/// made. The stack is not renewed, because it has the session's own state.
-pub struct Making<M: Service<Session<Out>>, Out>(Option<PinnedStep<M, Out>>);
+/// The make-service of one session, until the session's stack is made. Takes one word
+/// afterwards. The session loop polls it (design.md: Why does the session loop poll the
+/// make-service of `per_session`?). The stack is never replaced, because it holds the state of
+/// its session.
+pub struct OwnedStack<M: Service<Session<Out>>, Out>(Option<PinnedStep<M, Out>>);
 
 type PinnedStep<M, Out> = Pin<Box<Step<M, Out, <M as Service<Session<Out>>>::Future>>>;
 
 pin_project! {
     #[project = StepProj]
     enum Step<M, Out, F> {
-        Waiting { make: M, session: Session<Out> },
-        Running { #[pin] stack: F, session: Session<Out> },
+        PollReady { make: M, session: Session<Out> },
+        Call { #[pin] stack: F, session: Session<Out> },
     }
 }
 
-impl<M: Service<Session<Out>>, Out> Making<M, Out> {
+impl<M: Service<Session<Out>>, Out> OwnedStack<M, Out> {
     fn new(make: M, session: Session<Out>) -> Self {
-        Self(Some(Box::pin(Step::Waiting { make, session })))
+        Self(Some(Box::pin(Step::PollReady { make, session })))
     }
 }
 
-impl<M, Out> Making<M, Out>
+impl<M, Out> OwnedStack<M, Out>
 where
     M: Service<Session<Out>, Error: Into<BoxError>>,
 {
-    /// Resolves to the stack, or to `None` where an error or a panic closes the session instead.
-    /// Pending once the session closes.
+    /// Resolves to the stack, or to `None` if an error or a panic has closed the session. Pending
+    /// once the session closes.
     fn poll(step: &mut PinnedStep<M, Out>, cx: &mut Context<'_>) -> Poll<Option<M::Response>> {
-        let (StepProj::Waiting { session, .. } | StepProj::Running { session, .. }) =
+        let (StepProj::PollReady { session, .. } | StepProj::Call { session, .. }) =
             step.as_mut().project();
         if session.is_closing() {
             return Poll::Pending;
@@ -132,17 +136,17 @@ where
         let polled = Panic::catch(|| {
             loop {
                 let call = match step.as_mut().project() {
-                    StepProj::Waiting { make, session } => {
+                    StepProj::PollReady { make, session } => {
                         ready!(unconstrained(cx, |cx| make.poll_ready(cx)))?;
-                        Step::Running {
+                        Step::Call {
                             stack: make.call(session.clone()),
                             session: session.clone(),
                         }
                     }
-                    StepProj::Running { stack, .. } => return stack.poll(cx),
+                    StepProj::Call { stack, .. } => return stack.poll(cx),
                 };
-                // drops the make-service, which is not needed any more
-                quietly(|| step.set(call));
+                // the make-service, which is not needed any more, may panic when it is dropped
+                catch_panics(|| step.set(call));
             }
         });
         let (reason, error) = match polled {
@@ -151,14 +155,16 @@ where
             Ok(Poll::Ready(Err(error))) => (CloseReason::Refused, error.into()),
             Err(panic) => (CloseReason::Panicked, panic.into()),
         };
-        let (StepProj::Waiting { session, .. } | StepProj::Running { session, .. }) =
+        let (StepProj::PollReady { session, .. } | StepProj::Call { session, .. }) =
             step.as_mut().project();
-        session.close_because(reason, error);
+        session.close_with(Close::new(reason).with_source(error));
         Poll::Ready(None)
     }
 }
 
-impl<M, Out> Renew<M::Response> for Making<M, Out>
+impl<M: Service<Session<Out>>, Out> Sealed for OwnedStack<M, Out> {}
+
+impl<M, Out> StackSource<M::Response> for OwnedStack<M, Out>
 where
     M: Service<Session<Out>, Error: Into<BoxError>>,
 {
@@ -179,13 +185,13 @@ where
     }
 
     fn stop_making(&mut self) {
-        quietly(|| self.0 = None);
+        catch_panics(|| self.0 = None);
     }
 }
 
-impl<M: Service<Session<Out>>, Out> fmt::Debug for Making<M, Out> {
+impl<M: Service<Session<Out>>, Out> fmt::Debug for OwnedStack<M, Out> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Making")
+        f.debug_struct("OwnedStack")
             .field("done", &self.0.is_none())
             .finish()
     }
@@ -200,11 +206,11 @@ impl From<Closed> for NotOpened {
     }
 }
 
-/// The error when a connection was closed before its session opened: a pipeline's, or [`connect`](crate::connect)'s.
+/// The error when a connection was closed before its session opened.
 ///
-/// A pipeline over [`SessionLayer::per_session`](crate::SessionLayer::per_session) fails with it,
-/// for any reason of the close. Over a shared stack, where only a layer can delay the opening, the
-/// response is the [`Closed`].
+/// A pipeline over [`SessionLayer::per_session`](crate::SessionLayer::per_session) fails with
+/// it, for any reason of the close, and so does [`connect`](crate::connect). Over a shared
+/// stack only a layer can delay the opening, and the pipeline's response is the [`Closed`].
 #[derive(Clone, Debug)]
 pub struct NotOpened {
     reason: CloseReason,
@@ -212,7 +218,7 @@ pub struct NotOpened {
 }
 
 impl NotOpened {
-    /// Why it was closed.
+    /// Returns the reason of the close.
     #[must_use]
     pub const fn reason(&self) -> &CloseReason {
         &self.reason

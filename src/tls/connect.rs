@@ -1,4 +1,4 @@
-//! The client's side: the layer around a connector.
+//! Client side: the layer around a connector.
 
 use std::{
     fmt,
@@ -23,27 +23,33 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    TlsError, TlsInfo, TlsStream, TlsTarget,
+    error::TlsError,
     handshake::{self, HANDSHAKE_TIMEOUT, SEND_BUFFER},
+    info::TlsInfo,
+    stream::TlsStream,
+    target::TlsTarget,
 };
 use crate::transport::ByteStream;
 
-/// Takes the client's side of a TLS handshake: a layer around a connector, any service from a target to a
-/// `Connection<T>`, that gives a `Connection<TlsStream<T>>`.
+/// Runs the client's side of a TLS handshake, around any connector: any service from a target
+/// to a `Connection<T>`. The new connector returns a `Connection<TlsStream<T>>`.
 ///
-/// - *ready*: the connector's.
-/// - *call*: dials, and then takes the handshake, for the name that the [target says](TlsTarget) or that was
-///   [given](Self::with_server_name).
-/// - *drop*: gives the dial or the connection up.
-/// - *close*: a connection whose handshake fails closes as [`CloseReason::Refused`](crate::CloseReason::Refused) or
-///   [`CloseReason::HandshakeTimeout`](crate::CloseReason::HandshakeTimeout), with the [`TlsError`] that is the error of
-///   this service. Where the dial failed, the error is the connector's.
+/// - *ready*: polls the connector.
+/// - *call*: connects and then runs the handshake. The certificate is verified for the
+///   [target's name](TlsTarget) or for the [configured](Self::with_server_name) one.
+/// - *drop*: abandons the attempt and closes its connection.
+/// - *close*: if the handshake fails, the connection closes as
+///   [`CloseReason::Refused`](crate::CloseReason::Refused) or
+///   [`CloseReason::HandshakeTimeout`](crate::CloseReason::HandshakeTimeout). The source, which
+///   is also the error of this service, is a [`TlsError`]. If the connector fails, its error is
+///   returned.
 ///
-/// With TLS 1.3 a client's handshake is complete before the server has looked at the client's certificate. If the server
-/// does not accept it, the session opens and then closes as [`CloseReason::Io`](crate::CloseReason::Io), with the
-/// server's alert as its source.
+/// With TLS 1.3 a client's handshake is complete before the server has verified the client's
+/// certificate. If the server does not accept it, the session opens and then closes as
+/// [`CloseReason::Io`](crate::CloseReason::Io) with the server's alert as its source.
 ///
-/// Scope: the configuration, with its memory of sessions to resume, is shared by all clones; the deadline is a dial's.
+/// Scope: the configuration, with its cache of resumable TLS sessions, is shared by all clones.
+/// The deadline applies to each call.
 ///
 /// ```no_run
 /// use getty::{ServiceBuilder, net::TcpConnector, tls::{ClientTls, TlsConnectLayer}};
@@ -65,7 +71,8 @@ pub struct TlsConnectLayer {
 }
 
 impl TlsConnectLayer {
-    /// Takes handshakes as `config` says: from [`ClientTls::load`](super::ClientTls::load), or any other of rustls.
+    /// Creates a new layer with `config`, from [`ClientTls::load`](super::ClientTls::load) or any
+    /// other source.
     #[must_use]
     pub fn new(config: impl Into<Arc<ClientConfig>>) -> Self {
         Self {
@@ -75,16 +82,17 @@ impl TlsConnectLayer {
         }
     }
 
-    /// The name to ask the server for, and to verify its certificate for, whatever the target says. By default it is the
-    /// target's.
+    /// Sets the name that is requested from the server and that its certificate is verified for.
+    /// The default is the target's name.
     #[must_use]
     pub fn with_server_name(mut self, name: ServerName<'static>) -> Self {
         self.server_name = Some(name);
         self
     }
 
-    /// How long a dial may take together with the handshake. 10 s by default; the connector's own limit for its part, of
-    /// 3 s as a rule, holds besides. A time too long to be told is no bound.
+    /// Sets the timeout of the connect together with the handshake. The default is 10 s. The
+    /// connector's own timeout, usually 3 s, applies in addition. A timeout that exceeds the
+    /// clock's range is unlimited.
     #[must_use]
     pub const fn with_connect_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -103,7 +111,7 @@ impl<C> Layer<C> for TlsConnectLayer {
     }
 }
 
-/// The connector that [`TlsConnectLayer`] makes.
+/// Connector that [`TlsConnectLayer`] creates.
 #[derive(Clone, Debug)]
 pub struct TlsConnect<C> {
     inner: C,
@@ -111,17 +119,17 @@ pub struct TlsConnect<C> {
 }
 
 impl<C> TlsConnect<C> {
-    /// The inner connector.
+    /// Returns a reference to the inner connector.
     pub const fn get_ref(&self) -> &C {
         &self.inner
     }
 
-    /// The inner connector.
+    /// Returns a mutable reference to the inner connector.
     pub const fn get_mut(&mut self) -> &mut C {
         &mut self.inner
     }
 
-    /// The inner connector, by value.
+    /// Returns the inner connector.
     pub fn into_inner(self) -> C {
         self.inner
     }
@@ -168,7 +176,7 @@ where
     }
 }
 
-// a function, for a future keeps the room of all that it has made in it
+// A separate function because a future keeps room for every value that is created in it.
 fn connect<T>(
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
@@ -184,11 +192,11 @@ where
     Box::new(connect.into_fallible())
 }
 
-/// A dial in progress: the future of [`TlsConnect`].
+/// Future of [`TlsConnect`].
 ///
 /// # Cancel safety
 ///
-/// Dropped, it gives the dial up and closes its connection.
+/// Dropping it abandons the attempt and closes its connection.
 #[must_use = "futures do nothing unless polled"]
 pub struct TlsConnecting<T>(BoxFuture<'static, Result<Connection<TlsStream<T>>, BoxError>>);
 

@@ -1,52 +1,58 @@
-//! Why a handshake failed.
+//! Errors of a handshake.
 
 use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
 use tokio_rustls::rustls::{self, AlertDescription, InvalidMessage};
 
-/// Why a handshake failed: what [`Tls`](super::Tls) and [`TlsConnect`](super::TlsConnect) fail with, and the source of the
-/// connection's [`CloseReason::Refused`](crate::CloseReason::Refused), or for [`TimedOut`](Self::TimedOut) of its
-/// [`CloseReason::HandshakeTimeout`](crate::CloseReason::HandshakeTimeout).
+/// Returned by [`Tls`](super::Tls) and [`TlsConnect`](super::TlsConnect) when a handshake
+/// fails.
+///
+/// It is also the source of the connection's
+/// [`CloseReason::Refused`](crate::CloseReason::Refused). For [`TimedOut`](Self::TimedOut) the
+/// reason is [`CloseReason::HandshakeTimeout`](crate::CloseReason::HandshakeTimeout).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum TlsError {
-    /// The peer's certificate is not accepted; the source says why: expired, of an authority that is not trusted, for
-    /// another name, ... It is for the peer to show another, or for the roots to be changed.
+    /// The peer's certificate is not accepted. The source contains the reason: expired, from an
+    /// untrusted authority, for another name, and others. The peer must present another one, or the
+    /// roots must be changed.
     PeerCertificate(rustls::Error),
-    /// The peer has shown no certificate, and one is required.
+    /// The peer presented no certificate although one is required.
     NoPeerCertificate,
-    /// The peer has ended the handshake, for the reason that it gave: it may not trust our certificate, want one from us,
-    /// or support nothing that we do.
+    /// The peer ended the handshake with this alert. It may distrust our certificate, require one
+    /// from us, or support none of our parameters.
     RefusedByPeer(AlertDescription),
-    /// What came is not TLS: the peer speaks something else, such as the protocol that is to be inside of TLS.
+    /// The received bytes are not TLS. The peer speaks another protocol, possibly the one that
+    /// should be inside TLS.
     NotTls(rustls::Error),
-    /// The two have nothing in common, or one of them violated the protocol; the source says what.
+    /// The peers have no parameters in common, or one of the two violated the protocol. The source
+    /// contains the reason.
     Protocol(rustls::Error),
     /// The peer's `ClientHello` exceeds the server's maximum, which is this many bytes.
     HelloTooLong(usize),
-    /// The peer ended the connection before the handshake was complete.
-    Ended,
-    /// Somebody on our side closed the connection, through its handle, before the handshake was complete.
-    Closed,
+    /// The peer closed the connection before the handshake was complete.
+    PeerClosed,
+    /// This side closed the connection through its handle before the handshake was complete.
+    Cancelled,
     /// The transport failed during the handshake.
     Io(Arc<io::Error>),
-    /// The handshake was not complete in time, which was so much.
+    /// The handshake was not complete in time, which was this duration.
     TimedOut(Duration),
-    /// A client's target says no name to verify the server's certificate for, and none was given.
+    /// A client's target has no name to verify the server's certificate for, and none was set.
     NoServerName,
 }
 
 impl TlsError {
-    /// tokio-rustls wraps what rustls finds.
-    pub(super) fn of_handshake(error: io::Error) -> Self {
+    /// Converts an error of tokio-rustls, which wraps the errors of rustls.
+    pub(super) fn from_handshake(error: io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-            Some(inner) => Self::found(rustls::Error::clone(inner)),
-            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::Ended,
+            Some(inner) => Self::from_rustls(rustls::Error::clone(inner)),
+            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::PeerClosed,
             None => Self::Io(Arc::new(error)),
         }
     }
 
-    fn found(error: rustls::Error) -> Self {
+    fn from_rustls(error: rustls::Error) -> Self {
         match error {
             rustls::Error::InvalidCertificate(_) => Self::PeerCertificate(error),
             rustls::Error::NoCertificatesPresented => Self::NoPeerCertificate,
@@ -63,25 +69,30 @@ impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PeerCertificate(_) => f.write_str("the peer's certificate is not accepted"),
-            Self::NoPeerCertificate => f.write_str("the peer has shown no certificate"),
+            Self::NoPeerCertificate => f.write_str("the peer presented no certificate"),
             Self::RefusedByPeer(alert) => {
                 write!(
                     f,
                     "the peer ended the TLS handshake with the alert {alert:?}"
                 )
             }
-            Self::NotTls(_) => f.write_str("what the peer sent is not TLS"),
+            Self::NotTls(_) => f.write_str("the peer does not speak TLS"),
             Self::Protocol(_) | Self::Io(_) => f.write_str("the TLS handshake failed"),
             Self::HelloTooLong(max) => {
-                write!(f, "the peer's TLS ClientHello is longer than {max} bytes")
+                write!(
+                    f,
+                    "the peer's ClientHello exceeds the maximum of {max} bytes"
+                )
             }
-            Self::Closed => f.write_str("the connection was closed during the TLS handshake"),
-            Self::Ended => f.write_str("the peer left in the middle of the TLS handshake"),
+            Self::Cancelled => f.write_str("the connection was closed during the TLS handshake"),
+            Self::PeerClosed => {
+                f.write_str("the peer closed the connection during the TLS handshake")
+            }
             Self::TimedOut(timeout) => {
                 write!(f, "the TLS handshake was not complete within {timeout:?}")
             }
             Self::NoServerName => {
-                f.write_str("there is no name to verify the server's certificate for")
+                f.write_str("no name is known to verify the server's certificate for")
             }
         }
     }

@@ -1,5 +1,7 @@
-//! What the two sides' handshakes have in common: how they fail, and what becomes of the connection.
+//! Common parts of both sides' handshakes: deadline, failure and the resulting connection.
 
+use getty_core::Close;
+use getty_core::hooks::HandleExt;
 use std::{
     io,
     pin::{Pin, pin},
@@ -14,21 +16,22 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{TlsError, TlsInfo, TlsStream};
+use super::{error::TlsError, info::TlsInfo, stream::TlsStream};
 
-/// How long a handshake may take, unless it is told otherwise.
+/// Default time for a handshake.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many bytes rustls keeps that are encrypted and not yet taken by the transport. Two full records: a peer takes at
-/// least so much within the write timeout or is ended by it, and a write is long enough to be worth its system call.
+/// Maximum number of encrypted bytes that rustls buffers until the transport takes them: two
+/// full records. A peer must take this amount within the write timeout. It is enough for an
+/// efficient system call.
 pub(super) const SEND_BUFFER: usize = 32 * 1024;
 
-/// At most so many reads empty the kernel's buffer after a failure, so that closing does not reset the connection and
-/// destroy the alert that says why.
+/// Maximum number of reads that empty the kernel's buffer after a failure. Closing a socket
+/// with unread bytes would reset the connection and destroy the alert with the reason.
 const LAST_READS: usize = 16;
 
-/// Gives `handshake` the time until `deadline`, for ever without one, or until somebody closes the connection. What fails
-/// is recorded as the end of the connection.
+/// Runs `handshake` until it is complete, the `deadline` passes, or the connection is closed. A
+/// failure closes the connection.
 pub(super) async fn run<T>(
     handle: &ConnectionHandle,
     timeout: Duration,
@@ -38,7 +41,7 @@ pub(super) async fn run<T>(
     let handshake = async {
         match select(pin!(handshake), pin!(handle.closing())).await {
             Either::Left((result, _)) => result,
-            Either::Right(_) => Err(TlsError::Closed),
+            Either::Right(_) => Err(TlsError::Cancelled),
         }
     };
     let result = match deadline {
@@ -52,30 +55,32 @@ pub(super) async fn run<T>(
             TlsError::TimedOut(_) => CloseReason::HandshakeTimeout,
             _ => CloseReason::Refused,
         };
-        handle.close_because(reason, error.clone());
+        handle.close_with(Close::new(reason).with_source(error.clone()));
     }
     result
 }
 
-/// What tokio-rustls gives at the end of a handshake: the stream, or the error and the transport.
+/// Returns the result of tokio-rustls: the stream, or the error after the transport was
+/// drained.
 pub(super) async fn outcome<T, S>(
-    // boxed, for a future that is given to a function is held twice, and this one is over a kilobyte
+    // Boxed because a future that is passed to a function is stored twice, and this one exceeds a
+    // kilobyte.
     handshake: Box<impl Future<Output = Result<S, (io::Error, T)>> + Unpin>,
 ) -> Result<TlsStream<T>, TlsError>
 where
     T: AsyncRead + AsyncWrite + Unpin,
     S: Into<tokio_rustls::TlsStream<T>>,
 {
-    // over before the next wait, which would keep room for the stream otherwise
+    // The match ends before the next wait so that the future keeps no room for the stream.
     let (error, transport) = match handshake.await {
         Ok(stream) => return Ok(TlsStream::new(stream)),
         Err(failed) => failed,
     };
-    LastReads(transport).await;
-    Err(TlsError::of_handshake(error))
+    Drain(transport).await;
+    Err(TlsError::from_handshake(error))
 }
 
-/// The connection goes on over TLS.
+/// Returns the connection with its new transport and sets the attributes of its handle.
 pub(super) fn secured<T>(
     rest: Connection<()>,
     stream: TlsStream<T>,
@@ -87,15 +92,15 @@ pub(super) fn secured<T>(
     rest.map_transport(|()| stream)
 }
 
-/// Ends our direction, then reads what has arrived and throws it away, without waiting for more.
-pub(super) struct LastReads<T>(pub(super) T);
+/// Ends our direction, then discards the bytes that have arrived. It does not wait for more.
+pub(super) struct Drain<T>(pub(super) T);
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Future for LastReads<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> Future for Drain<T> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let transport = &mut self.get_mut().0;
-        // nothing can be made of an error here: the handshake has failed anyway
+        // The handshake has failed already, so an error here adds nothing.
         let _ = ready!(Pin::new(&mut *transport).poll_shutdown(cx));
         let mut block = [0; 4096];
         for _ in 0..LAST_READS {
@@ -119,7 +124,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_handshake_that_waits_holds_its_stream_once() {
+    async fn waiting_handshake_stores_its_stream_once() {
         type Failed = Result<server::TlsStream<DuplexStream>, (io::Error, DuplexStream)>;
         let failed: Failed = Err((io::ErrorKind::UnexpectedEof.into(), duplex(8).0));
         assert!(size_of_val(&failed) > 1024);

@@ -1,4 +1,4 @@
-//! The server's side of a handshake, whose first message is bounded.
+//! Server side of a handshake with a bounded first message.
 
 use std::{
     io,
@@ -18,20 +18,22 @@ use tokio_rustls::{
 };
 
 use super::{
-    TlsError, TlsStream,
-    handshake::{LastReads, SEND_BUFFER, outcome},
+    error::TlsError,
+    handshake::{Drain, SEND_BUFFER, outcome},
+    stream::TlsStream,
 };
 
-/// Maximum size of a `ClientHello` with its record headers, unless it is set otherwise, in bytes.
-/// rustls would buffer 64 KiB. Hellos with post-quantum key shares, a session ticket and an
-/// encrypted name take up to some 3 KiB. A stalled handshake holds 21 KB with this bound, 37 KB
-/// with 16 KiB (benches/README.md).
+/// Default maximum of a `ClientHello` with its record headers in bytes. rustls would buffer 64
+/// KiB. Hellos with post-quantum key shares, a session ticket and an encrypted name take up to
+/// some 3 KiB. A stalled handshake holds 21 KB with this maximum, and 37 KB with 16 KiB
+/// (benches/README.md).
 pub(super) const MAX_HELLO: usize = 12 * 1024;
 
-/// A fatal alert, `illegal_parameter`, in a record.
+/// Record with the fatal alert `illegal_parameter`.
 const ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 47];
 
 /// Runs a handshake whose `ClientHello` may have at most `max_hello` bytes.
+// (design.md: Why is a `ClientHello` read apart from the rest of a handshake?)
 pub(super) async fn accept<T>(
     config: Arc<ServerConfig>,
     transport: T,
@@ -57,24 +59,24 @@ where
     };
     let Some(Bounded {
         mut transport,
-        left,
+        remaining,
     }) = hello.take_io()
     else {
-        unreachable!("the transport is taken only by a hello that is complete")
+        unreachable!("only a complete hello takes the transport")
     };
     drop(hello);
-    let error = if left == 0 && error.kind() == io::ErrorKind::QuotaExceeded {
-        // the handshake has failed, even if the peer does not read this
+    let error = if remaining == 0 && error.kind() == io::ErrorKind::QuotaExceeded {
+        // The handshake has failed, whether the peer receives the alert or not.
         let _ = transport.write_all(&ALERT).await;
         TlsError::HelloTooLong(max_hello)
     } else {
-        TlsError::of_handshake(error)
+        TlsError::from_handshake(error)
     };
-    LastReads(transport).await;
+    Drain(transport).await;
     Err(error)
 }
 
-// functions, because a future keeps room for everything that is made in it
+// Separate functions because a future keeps room for every value that is created in it.
 
 fn hello<T>(transport: T, max_hello: usize) -> Box<LazyConfigAcceptor<Bounded<T>>>
 where
@@ -82,7 +84,7 @@ where
 {
     let bounded = Bounded {
         transport,
-        left: max_hello,
+        remaining: max_hello,
     };
     Box::new(LazyConfigAcceptor::new(Acceptor::default(), bounded))
 }
@@ -96,10 +98,10 @@ where
     Box::new(accept.into_fallible())
 }
 
-/// A transport from which a bounded number of bytes can be read.
+/// Transport with a maximum number of bytes that can be read.
 struct Bounded<T> {
     transport: T,
-    left: usize,
+    remaining: usize,
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Bounded<T> {
@@ -109,15 +111,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for Bounded<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.left == 0 {
+        if this.remaining == 0 {
             return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
         }
-        let most = this.left.min(buf.remaining());
-        let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
+        let max = this.remaining.min(buf.remaining());
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(max));
         let polled = Pin::new(&mut this.transport).poll_read(cx, &mut part);
         let read = part.filled().len();
         buf.advance(read);
-        this.left -= read;
+        this.remaining -= read;
         polled
     }
 }

@@ -1,4 +1,4 @@
-//! What protects a connection, as its handle tells it.
+//! Parameters of a TLS connection as an attribute of its handle.
 
 use std::{fmt, sync::Arc};
 
@@ -7,14 +7,15 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, ServerName},
 };
 
-use super::TlsStream;
+use super::stream::TlsStream;
 
-/// What protects a connection: an attribute of its handle from the end of the handshake on.
+/// Parameters of a TLS connection. It is an attribute of the connection's handle after the
+/// handshake.
 ///
 /// ```
 /// use getty::{ConnectionHandle, tls::TlsInfo};
 ///
-/// /// Whether the peer has shown a certificate, which was verified then.
+/// /// Returns `true` if the peer has presented a certificate, which was then verified.
 /// fn is_known(handle: &ConnectionHandle) -> bool {
 ///     handle.get::<TlsInfo>().is_some_and(|tls| !tls.peer_certificates().is_empty())
 /// }
@@ -50,34 +51,37 @@ impl TlsInfo {
         }))
     }
 
-    /// The peer's certificate chain, its own certificate first, in DER. It was verified, unless verification was turned
-    /// off or replaced. What they say, such as whose they are, is for a parser of X.509 to read, the `x509-parser` crate's
-    /// for one. Empty where the peer has shown none, as a server's peers do that are not asked for one.
+    /// Returns the peer's certificate chain in DER, with the peer's own certificate first.
+    ///
+    /// The chain was verified unless verification was disabled or replaced. Use a parser of X.509
+    /// to read the contents, such as the crate `x509-parser`. The chain is empty if the peer
+    /// presented no certificate, as clients do that are not asked for one.
     #[must_use]
     pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
         &self.0.peer_certificates
     }
 
-    /// The name of the server: on its side the one that the client asked for (SNI), if it did, in lower case; on the
-    /// client's side the one, or the address, that the server's certificate was verified for.
+    /// Returns the name of the server. On the server's side it is the name that the client
+    /// requested (SNI), if any, in lower case. On the client's side it is the name or address that
+    /// the server's certificate was verified for.
     #[must_use]
     pub fn server_name(&self) -> Option<&str> {
         self.0.server_name.as_deref()
     }
 
-    /// The protocol inside of TLS that both sides agreed on (ALPN), if they spoke of it.
+    /// Returns the protocol inside TLS that was agreed (ALPN), or `None` if there is none.
     #[must_use]
     pub fn alpn(&self) -> Option<&[u8]> {
         self.0.alpn.as_deref()
     }
 
-    /// The version of TLS.
+    /// Returns the version of TLS.
     #[must_use]
     pub fn version(&self) -> ProtocolVersion {
         self.0.version.unwrap_or(ProtocolVersion::Unknown(0))
     }
 
-    /// The cipher suite.
+    /// Returns the cipher suite.
     #[must_use]
     pub fn cipher_suite(&self) -> Option<CipherSuite> {
         self.0.cipher_suite

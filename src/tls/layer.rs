@@ -1,4 +1,4 @@
-//! The server's side: the layer that takes handshakes.
+//! Server side: the layer that runs handshakes.
 
 use std::{
     fmt, mem,
@@ -15,29 +15,39 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    TlsConfig, TlsError, TlsInfo, TlsStream,
+    config::TlsConfig,
+    error::TlsError,
     handshake::{self, HANDSHAKE_TIMEOUT},
     hello::{self, MAX_HELLO},
+    info::TlsInfo,
+    stream::TlsStream,
 };
 use crate::transport::ByteStream;
 
-/// Takes the server's side of a TLS handshake and turns `Connection<T>` into `Connection<TlsStream<T>>`.
+/// Runs the server's side of a TLS handshake and turns `Connection<T>` into
+/// `Connection<TlsStream<T>>`.
 ///
-/// - *ready*: the inner service's.
-/// - *call*: takes the handshake in the connection's own task, so that nobody who accepts waits for it, and then calls
-///   the inner service. The instance that was polled ready is kept for that meanwhile, with what it reserved.
-/// - *drop*: drops the connection, or the inner future.
-/// - *close*: a handshake that fails closes the connection as [`CloseReason::Refused`](crate::CloseReason::Refused), one
-///   that is late as [`CloseReason::HandshakeTimeout`](crate::CloseReason::HandshakeTimeout), each with a [`TlsError`] as
-///   its source and as the error of this service. The [module](super) tells of later ends.
+/// - *ready*: polls the inner service.
+/// - *call*: runs the handshake in the connection's task, so the accept loop never waits, and
+///   then calls the inner service. The instance that was polled ready is kept until then, with
+///   its reservation.
+/// - *drop*: drops the connection or the inner future.
+/// - *close*: a failed handshake closes the connection as
+///   [`CloseReason::Refused`](crate::CloseReason::Refused), and a late one as
+///   [`CloseReason::HandshakeTimeout`](crate::CloseReason::HandshakeTimeout). The source, which
+///   is also the error of this service, is a [`TlsError`]. For later ends see the
+///   [module](super).
 ///
-/// Scope: the configuration is shared by all clones, the deadline is a connection's. In a stack it stands outside
-/// `CodecLayer`, and inside of what limits connections, refuses peers, or watches: their permits are held, and their
-/// refusals happen, before any arithmetic is done. The inner service must be `Clone`, which
-/// [`rate_limit`](tower::limit::RateLimit) is not: that goes outside.
+/// Scope: the configuration is shared by all clones, and the deadline applies to each
+/// connection. In a stack it belongs outside `CodecLayer` and inside layers that limit, refuse
+/// or observe connections. These then hold their permits and refuse peers before any
+/// cryptography runs. The inner service must be `Clone`.
+/// [`rate_limit`](tower::limit::RateLimit) is not, so it belongs outside.
 ///
-/// [`HandshakeTimeoutLayer`](crate::layers::HandshakeTimeoutLayer), outermost, bounds the whole way to an open session,
-/// this layer's deadline the handshake alone; the earlier of them counts.
+/// [`HandshakeTimeoutLayer`](crate::layers::HandshakeTimeoutLayer) limits the time until the
+/// session is open, if it is outermost. The deadline of this layer limits only the handshake.
+/// The earlier of the two applies.
+// (design.md: Why is TLS a layer and not a listener?)
 #[derive(Clone, Debug)]
 pub struct TlsLayer {
     config: TlsConfig,
@@ -46,7 +56,7 @@ pub struct TlsLayer {
 }
 
 impl TlsLayer {
-    /// Takes handshakes as `config` says: a [`TlsConfig`] from PEM files, or a ready
+    /// Creates a new layer with `config`: a [`TlsConfig`] from PEM files or a
     /// [`rustls::ServerConfig`](super::rustls::ServerConfig).
     #[must_use]
     pub fn new(config: impl Into<TlsConfig>) -> Self {
@@ -57,8 +67,9 @@ impl TlsLayer {
         }
     }
 
-    /// How long after its accept a connection's handshake must be complete. 10 s by default; a wait for a permit on the
-    /// way counts, zero admits none, and a time too long to be told is no bound.
+    /// Sets the time from a connection's accept until its handshake must be complete. The default
+    /// is 10 s. The time includes a wait for a permit before this layer. Zero refuses every
+    /// connection, and a time that exceeds the clock's range is unlimited.
     #[must_use]
     pub const fn with_handshake_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -66,12 +77,12 @@ impl TlsLayer {
     }
 
     /// Sets the maximum size of a client's first message, the `ClientHello`, with its record
-    /// headers, in bytes. The default is 12 KiB, and rustls takes no more than 64 KiB. A longer one
+    /// headers in bytes. The default is 12 KiB, and rustls accepts at most 64 KiB. A longer message
     /// fails with [`TlsError::HelloTooLong`].
     ///
-    /// A handshake that stalls in this message holds what has arrived, which rustls rounds up, and
-    /// 9 KB more: 21 KB with the default. The later messages come from a peer that has agreed on
-    /// keys, and may have up to 64 KiB each.
+    /// A handshake that stalls in this message holds the received bytes, which rustls rounds up,
+    /// and 9 KB more: 21 KB with the default. Later messages come from a peer that has agreed on
+    /// keys and may have up to 64 KiB each.
     #[must_use]
     pub const fn with_max_hello(mut self, bytes: usize) -> Self {
         self.max_hello = bytes;
@@ -90,7 +101,7 @@ impl<S> Layer<S> for TlsLayer {
     }
 }
 
-/// The service that [`TlsLayer`] makes.
+/// Service that [`TlsLayer`] creates.
 #[derive(Clone, Debug)]
 pub struct Tls<S> {
     inner: S,
@@ -98,17 +109,17 @@ pub struct Tls<S> {
 }
 
 impl<S> Tls<S> {
-    /// The inner service.
+    /// Returns a reference to the inner service.
     pub const fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The inner service.
+    /// Returns a mutable reference to the inner service.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The inner service, by value.
+    /// Returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -123,13 +134,14 @@ where
     type Error = BoxError;
     type Future = ResponseFuture<S, T>;
 
-    /// Reserves what the inner service reserves; the connection that is called with holds it during the handshake, and
-    /// gives it back if that fails.
+    /// Polls the inner service. The called connection holds its reservation during the handshake
+    /// and releases it if the handshake fails.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
     fn call(&mut self, connection: Connection<T>) -> Self::Future {
+        // (design.md: Why must the service inside `TlsLayer` be `Clone`?)
         let clone = self.inner.clone();
         let inner = mem::replace(&mut self.inner, clone);
         let TlsLayer {
@@ -150,14 +162,14 @@ where
         ResponseFuture {
             state: State::Handshaking {
                 handshake: Contained::new(Box::pin(handshake)),
-                waiting: Some((rest, Contained::new(inner))),
+                pending: Some((rest, Contained::new(inner))),
             },
         }
     }
 }
 
 pin_project! {
-    /// The future of [`Tls`].
+    /// Future of [`Tls`].
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, T>
     where
@@ -172,10 +184,10 @@ pin_project! {
     #[project = StateProj]
     enum State<S, F, T> {
         Handshaking {
-            // in this order: the transport, which is in here, goes before the rest of the connection; boxed, because it
-            // is needed for a short time of a long life
+            // In this order: `handshake` contains the transport, which must be dropped before the
+            // rest of the connection. It is boxed because it is short-lived.
             handshake: Contained<BoxFuture<'static, Result<TlsStream<T>, TlsError>>>,
-            waiting: Option<(Connection<()>, Contained<S>)>,
+            pending: Option<(Connection<()>, Contained<S>)>,
         },
         Running {
             #[pin]
@@ -196,10 +208,10 @@ where
         loop {
             match state.as_mut().project() {
                 StateProj::Running { inner } => return inner.poll(cx).map_err(Into::into),
-                StateProj::Handshaking { handshake, waiting } => {
+                StateProj::Handshaking { handshake, pending } => {
                     let result = ready!(handshake.as_mut().poll(cx));
-                    let Some((rest, mut inner)) = waiting.take() else {
-                        unreachable!("taken only when the handshake is over")
+                    let Some((rest, mut inner)) = pending.take() else {
+                        unreachable!("it is taken only after the handshake")
                     };
                     match result {
                         Ok(stream) => {
@@ -208,7 +220,8 @@ where
                             state.set(State::Running { inner });
                         }
                         Err(error) => {
-                            // the transport went with the handshake, so that the rest may end the connection
+                            // The transport was dropped with the handshake, so `rest` can end the
+                            // connection.
                             drop(rest);
                             state.set(State::Failed);
                             return Poll::Ready(Err(error.into()));

@@ -1,8 +1,10 @@
-//! TLS: the same stack over `tls://`, by a layer.
+//! TLS as a layer for servers and around connectors.
 //!
-//! [`TlsLayer`] takes a server's handshakes and turns `Connection<T>` into `Connection<TlsStream<T>>`, over any byte
-//! stream. [`TlsConnectLayer`] does the same for a client, around a connector. What protects the connection stands in its
-//! [`TlsInfo`], an attribute of the handle. It is rustls that speaks TLS: versions 1.2 and 1.3, and nothing older.
+//! [`TlsLayer`] runs the handshakes of a server and turns `Connection<T>` into
+//! `Connection<TlsStream<T>>`, over any byte stream. [`TlsConnectLayer`] does the same for a
+//! client around a connector. The parameters of a connection are in its [`TlsInfo`], an
+//! attribute of the handle. The implementation is rustls with TLS 1.2 and 1.3 and no older
+//! version.
 //!
 //! ```
 //! use getty::{
@@ -13,24 +15,26 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {
 //! # let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
-//! # let (chain, key) = (Pem::inline(made.cert.pem()), Pem::inline(made.signing_key.serialize_pem()));
+//! # let chain = Pem::inline(made.cert.pem());
+//! # let key = Pem::inline(made.signing_key.serialize_pem());
 //! # let roots = chain.clone();
-//! let config = ServerTls::new(chain, key) // paths of PEM files, as a rule
+//! let config = ServerTls::new(chain, key) // usually paths of PEM files
 //!     .with_alpn(["shout/1"])
 //!     .load()?;
 //! let app = ServiceBuilder::new()
 //!     .concurrency_limit(10_000)
-//!     .layer(TlsLayer::new(config.clone())) // keep one, to `reload` it
+//!     .layer(TlsLayer::new(config.clone())) // keep a clone to `reload` it
 //!     .layer(CodecLayer::new(codec::Lines::new()))
 //!     .layer(SessionLayer::new())
 //!     .service_fn(|request: Request<String>| async move {
 //!         let tls: TlsInfo = request.session().get().ok_or("not secured")?;
-//!         Ok::<_, BoxError>(format!("{:?} {}", tls.version(), request.message().to_uppercase()))
+//!         let text = request.message().to_uppercase();
+//!         Ok::<_, BoxError>(format!("{:?} {text}", tls.version()))
 //!     });
 //! let (listener, connector) = net::memory(64 * 1024);
 //! tokio::spawn(async move { getty::serve(listener, app).await });
 //!
-//! let config = ClientTls::new() // trusts the system's roots, unless it is given others
+//! let config = ClientTls::new() // trusts the system's roots by default
 //!     .with_roots(roots)
 //!     .with_alpn(["shout/1"])
 //!     .load()?;
@@ -59,19 +63,22 @@
 //! # }
 //! ```
 //!
-//! # How a session over TLS ends
+//! # Closing
 //!
-//! Our close sends what is left to send, then a `close_notify`, then ends the stream. A peer that sends a `close_notify`
-//! has ended its direction and still gets its answers, as over TCP. A stream that ends *without* one was cut off, by a
-//! crash or by somebody on the way: that is no end, and the session closes as
-//! [`CloseReason::Io`](crate::CloseReason::Io) with an [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof) as its
-//! source. So does one whose records were tampered with, with what rustls found.
+//! A session that closes sends its remaining output, then a `close_notify`, and then ends the
+//! stream. A peer that sends a `close_notify` has ended its direction and still receives its
+//! replies, as over TCP. A stream that ends *without* one was cut off by a crash or by an
+//! attacker. This is not an orderly end: the session closes as
+//! [`CloseReason::Io`](crate::CloseReason::Io) with an
+//! [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof) as its source. A session with
+//! manipulated records closes in the same way with the error of rustls.
 //!
-//! # What it costs
+//! # Costs
 //!
-//! The handle's statistics count the bytes of messages; records and handshakes are not seen there. An idle session holds
-//! some 8 KiB beside the connection itself, of which rustls keeps 4 KiB to read into. What is written in one turn leaves
-//! in records of up to 16 KiB, two of them a write.
+//! The handle's statistics count the bytes of messages. They do not include records and
+//! handshakes. An idle session holds some 8 KiB in addition to the connection. The read buffer
+//! of rustls has 4 KiB of these. The output of one poll is sent in records of up to 16 KiB, two
+//! per write.
 
 mod config;
 mod connect;
@@ -92,5 +99,5 @@ pub use self::{
     stream::TlsStream,
     target::TlsTarget,
 };
-/// rustls itself, for configurations of your own and for what is in the errors.
+/// The rustls crate for other configurations and for the contents of errors.
 pub use tokio_rustls::rustls;

@@ -1,4 +1,4 @@
-//! A byte stream under TLS.
+//! Byte stream over TLS.
 
 use std::{
     fmt,
@@ -10,10 +10,11 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::rustls::CommonState;
 
-/// A byte stream under TLS, of either side: what [`TlsLayer`](super::TlsLayer) and
-/// [`TlsConnectLayer`](super::TlsConnectLayer) make of the transport.
+/// Byte stream over TLS on either side. [`TlsLayer`](super::TlsLayer) and
+/// [`TlsConnectLayer`](super::TlsConnectLayer) create it.
 ///
-/// Behind a pointer, for the state of TLS is over a kilobyte, and transports are moved from layer to layer.
+/// It is boxed because the state of TLS exceeds a kilobyte, and layers move transports.
+// (design.md: What does an idle session hold over TLS?)
 pub struct TlsStream<T>(Box<tokio_rustls::TlsStream<T>>);
 
 impl<T> TlsStream<T> {
@@ -21,25 +22,26 @@ impl<T> TlsStream<T> {
         Self(Box::new(stream.into()))
     }
 
-    /// The stream below.
+    /// Returns a reference to the underlying stream.
     #[must_use]
     pub fn get_ref(&self) -> &T {
         self.0.get_ref().0
     }
 
-    /// The stream below. What is read from it or written to it is missing in TLS.
+    /// Returns a mutable reference to the underlying stream. Bytes that are read from it or written
+    /// to it are missing in TLS.
     #[must_use]
     pub fn get_mut(&mut self) -> &mut T {
         self.0.get_mut().0
     }
 
-    /// What rustls knows of the connection.
+    /// Returns the state of the connection in rustls.
     #[must_use]
     pub fn state(&self) -> &CommonState {
         self.0.get_ref().1
     }
 
-    /// The name that a client asked a server for.
+    /// Returns the name that a client requested from a server.
     pub(super) fn requested_name(&self) -> Option<&str> {
         match &*self.0 {
             tokio_rustls::TlsStream::Server(stream) => stream.get_ref().1.server_name(),
@@ -95,7 +97,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<T> {
         self.inner().poll_flush(cx)
     }
 
-    /// Sends a `close_notify` and ends the direction of the stream below.
+    /// Sends a `close_notify` and ends our direction of the underlying stream.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.inner().poll_shutdown(cx)
     }

@@ -1,4 +1,4 @@
-//! The name of a server, as a client's target says it.
+//! Server names in the targets of clients.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
@@ -7,9 +7,9 @@ use std::{
 
 use tokio_rustls::rustls::pki_types::ServerName;
 
-/// What a client dials, and the name that the server's certificate is to be verified for.
+/// Target of a client with the name that the server's certificate is verified for.
 ///
-/// Implement it for targets of your own; where a target does not say, the name is given with
+/// Implement it for other types of targets. If a target has no name, set one with
 /// [`TlsConnectLayer::with_server_name`](super::TlsConnectLayer::with_server_name).
 ///
 /// ```
@@ -20,11 +20,11 @@ use tokio_rustls::rustls::pki_types::ServerName;
 /// assert_eq!(name("[2001:db8::1]:7000").as_deref(), Some("2001:db8::1"));
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not say for which name a server's certificate is to be verified",
+    message = "`{Self}` has no name for which a server's certificate can be verified",
     label = "implement `getty::tls::TlsTarget` for it, or dial a `\"host:port\"`"
 )]
 pub trait TlsTarget {
-    /// The name or address of the server, or `None` where the target does not say.
+    /// Returns the name or address of the server, or `None` if the target has none.
     fn server_name(&self) -> Option<ServerName<'static>>;
 }
 
@@ -37,7 +37,7 @@ fn of_host(host: &str) -> Option<ServerName<'static>> {
 }
 
 impl TlsTarget for str {
-    /// The host of `host:port`.
+    /// Returns the host of `host:port`.
     fn server_name(&self) -> Option<ServerName<'static>> {
         let (host, _port) = self.rsplit_once(':')?;
         of_host(host)
@@ -68,7 +68,7 @@ impl TlsTarget for (String, u16) {
     }
 }
 
-/// Targets that are addresses: the certificate is to be for the address itself.
+/// Implements [`TlsTarget`] for addresses. The certificate must be issued for the address.
 macro_rules! addresses {
     ($($type:ty: |$target:ident| $ip:expr;)*) => { $(
         impl TlsTarget for $type {
@@ -89,7 +89,7 @@ addresses! {
     (Ipv6Addr, u16): |target| target.0;
 }
 
-/// Targets that have no name.
+/// Implements [`TlsTarget`] for targets without a name.
 macro_rules! nameless {
     ($($type:ty),*) => { $(
         impl TlsTarget for $type {
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_name_their_host_and_not_their_port() {
+    fn target_names_its_host_and_not_its_port() {
         let host = Some("example.com".to_owned());
         assert_eq!(name("example.com:7000"), host);
         assert_eq!(name("example.com:7000".to_owned()), host);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_names_too() {
+    fn addresses_are_names() {
         let ip = Some("::1".to_owned());
         assert_eq!(name("[::1]:7000"), ip);
         assert_eq!(name("[::1]:7000".parse::<SocketAddr>().unwrap()), ip);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name_is_none() {
+    fn target_without_a_name_returns_none() {
         for target in ["example.com", "no name:7000", ":7000", ""] {
             assert_eq!(name(target), None, "{target}");
         }

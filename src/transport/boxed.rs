@@ -1,4 +1,4 @@
-//! A transport whose type is forgotten.
+//! Type-erased transport.
 
 use std::{
     fmt,
@@ -9,11 +9,13 @@ use std::{
 use bytes::BytesMut;
 use getty_core::CloseReason;
 
-use super::{Ended, Framing, Received, Transport};
+use super::{CloseCause, Framing, Received, Transport};
 
-/// Any transport behind one pointer, so that one stack, compiled once, serves several kinds of transport.
+/// Any transport behind a pointer so that one stack serves several kinds of transport and is
+/// compiled once.
 ///
-/// It costs an allocation a connection and an indirect call for each read and write. `BoxPipeline` goes with it.
+/// It costs one allocation per connection and an indirect call for each read and write. Use it
+/// together with `BoxPipeline`.
 pub struct BoxTransport(Box<dyn Transport + Send>);
 
 impl BoxTransport {
@@ -53,20 +55,20 @@ impl Transport for BoxTransport {
         self.0.has_more()
     }
 
-    fn written(&self) -> u64 {
-        self.0.written()
+    fn bytes_flushed(&self) -> u64 {
+        self.0.bytes_flushed()
     }
 
-    fn owes(&self) -> bool {
-        self.0.owes()
+    fn needs_flush(&self) -> bool {
+        self.0.needs_flush()
     }
 
     fn is_incomplete(&self) -> bool {
         self.0.is_incomplete()
     }
 
-    fn ended(&mut self) -> Option<Ended> {
-        self.0.ended()
+    fn take_close_reason(&mut self) -> Option<CloseCause> {
+        self.0.take_close_reason()
     }
 
     fn has_ping(&self) -> bool {

@@ -1,4 +1,4 @@
-//! What carries a connection's bytes or messages, as the session loop sees it.
+//! Transports: what a connection's bytes or messages are sent over.
 
 mod boxed;
 
@@ -18,86 +18,89 @@ use tower::BoxError;
 
 pub use self::boxed::BoxTransport;
 
-/// Whether a transport keeps the boundaries of what is sent over it.
+/// Kind of a transport: with or without message boundaries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Framing {
-    /// A stream of bytes: the codec finds the messages.
+    /// A byte stream. The codec finds the messages.
     Stream,
-    /// Each unit of the transport is one message, and a bad one closes the session, unless `SessionLayer` is told
-    /// otherwise. WebSocket is of this kind.
+    /// Each unit of the transport is one message. An invalid message closes the session unless
+    /// `SessionLayer` sets otherwise. WebSocket is of this kind.
     Messages,
-    /// Each unit of the transport is one message, and a bad one is skipped and counted, unless `SessionLayer` is told
-    /// otherwise. UDP is of this kind.
+    /// Each unit of the transport is one message. An invalid message is skipped and counted unless
+    /// `SessionLayer` sets otherwise. UDP is of this kind.
     Datagrams,
 }
 
-/// What [`Transport::poll_recv`] got.
+/// Result of [`Transport::poll_recv`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Received {
-    /// So many bytes were appended: more than none of a stream, or one message, which may be empty.
+    /// This many bytes were appended. On a stream it is at least one byte. Otherwise it is one
+    /// message, which may be empty.
     Data(usize),
-    /// So many bytes of the transport's own were received, such as a pong: the peer is there, and there is nothing for
-    /// the codec.
+    /// This many bytes of the transport's protocol were received, such as a pong. The peer is
+    /// alive, and the codec receives nothing.
     Control(usize),
-    /// So many messages were lost before they could be given to the session, and are counted as skipped: a queue was
-    /// full, or a datagram was truncated.
+    /// This many messages were lost before the session could receive them and are counted as
+    /// skipped: a queue was full, or a datagram was truncated.
     Lost(u32),
-    /// The peer has ended its direction; there is nothing more.
+    /// The peer has ended its direction. Nothing more will arrive.
     End,
 }
 
-/// Why a peer ended both directions: see [`Transport::ended`].
+/// Reason and error with which a transport ends; see [`Transport::take_close_reason`].
 #[derive(Debug)]
-pub struct Ended {
+pub struct CloseCause {
     /// The reason that the session closes with.
     pub reason: CloseReason,
-    /// What the peer said, or did wrong.
+    /// The peer's close message, or the error that ended the transport.
     pub source: BoxError,
 }
 
-/// What [`Transport::poll_send`] fails with when the protocol lets nothing more be sent, as after a WebSocket's close
-/// frame. Senders learn it; handlers go on.
+/// Error of [`Transport::poll_send`] once the protocol allows no more messages, as after a
+/// WebSocket close frame. Senders receive it, and handlers continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SendsNoMore;
+pub struct WriteClosed;
 
-impl SendsNoMore {
-    /// Whether `error` is this one.
+impl WriteClosed {
+    /// Returns `true` if `error` is a `WriteClosed`.
     #[must_use]
     pub fn is(error: &io::Error) -> bool {
         matches!(error.get_ref(), Some(cause) if cause.is::<Self>())
     }
 }
 
-impl fmt::Display for SendsNoMore {
+impl fmt::Display for WriteClosed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("nothing is sent after the end of the protocol")
+        f.write_str("the transport allows no more messages to be sent")
     }
 }
 
-impl Error for SendsNoMore {}
+impl Error for WriteClosed {}
 
-impl From<SendsNoMore> for io::Error {
-    fn from(error: SendsNoMore) -> Self {
+impl From<WriteClosed> for io::Error {
+    fn from(error: WriteClosed) -> Self {
         Self::new(io::ErrorKind::BrokenPipe, error)
     }
 }
 
-/// What carries a connection: a byte stream, or a transport that keeps message boundaries.
+/// Transport of a connection: a byte stream, or a transport that keeps message boundaries.
 ///
-/// Everything that is `AsyncRead + AsyncWrite + Unpin` is a byte stream already. A message transport implements this
-/// trait by itself. It is polled by the session loop alone, from one task at a time.
+/// Every `AsyncRead + AsyncWrite + Unpin` is a byte stream and implements this trait. A message
+/// transport must implement it explicitly. Only the session loop polls a transport, from one
+/// task at a time.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a transport",
-    label = "a transport is a byte stream (`AsyncRead + AsyncWrite + Unpin`) or a message transport; `Framed` is neither"
+    label = "a transport is a byte stream (`AsyncRead + AsyncWrite + Unpin`) or a message transport; `SessionIo` is neither"
 )]
 pub trait Transport {
-    /// Whether it keeps message boundaries. It is asked once, when the session opens.
+    /// Returns the kind of message boundaries. It is called once, when the session opens.
     fn framing(&self) -> Framing;
 
-    /// Appends what has arrived to `buf`: of a stream at most `limit` bytes, which fit the spare capacity of `buf`; else
-    /// exactly one message, or nothing if what has arrived was the transport's own. Appends nothing unless it is ready.
+    /// Appends received data to `buf`. On a stream these are at most `limit` bytes, which fit the
+    /// spare capacity of `buf`. Otherwise it is exactly one message, or nothing if only data of the
+    /// transport's protocol has arrived. A call that is not ready must not append anything.
     fn poll_recv(
         &mut self,
         cx: &mut Context<'_>,
@@ -105,83 +108,99 @@ pub trait Transport {
         limit: usize,
     ) -> Poll<io::Result<Received>>;
 
-    /// Takes bytes to send and says how many it took: of a stream some or all of `bufs`; else all of `bufs` as one
-    /// message. It may hold them back until [`poll_flush`](Self::poll_flush). Fails with [`SendsNoMore`] once the
-    /// protocol has its end: that is the end of the session only when the transport [says so](Self::ended).
+    /// Takes bytes to send and returns their number. A stream takes some or all of `bufs`. Any
+    /// other transport takes all of `bufs` as one message. The transport may buffer them until
+    /// [`poll_flush`](Self::poll_flush).
+    ///
+    /// It fails with [`WriteClosed`] once the protocol has ended. This closes the session only if
+    /// [`take_close_reason`](Self::take_close_reason) returns a reason.
     fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
 
-    /// How many bytes of what was taken have moved on, where it takes messages whole and they may be large: while a flush
-    /// waits, the write timeout counts from the last progress. Any number that grows will do; none by default.
-    fn written(&self) -> u64 {
+    /// Returns the number of bytes that have left the transport's buffer, for transports that take
+    /// large messages whole. While a flush is pending, the write timeout counts from the last
+    /// increase. The value may start anywhere. The default is a constant 0.
+    fn bytes_flushed(&self) -> u64 {
         0
     }
 
-    /// Hands all that was taken to the network.
+    /// Passes all taken bytes on to the network.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// The longest message that it can send, in bytes. A longer one fails where it is encoded, and none of it is sent.
-    /// Asked for every message, and not of streams; without a bound by default.
+    /// Returns the maximum length in bytes of a message that can be sent. A longer message fails
+    /// when it is encoded, and no part of it is sent. It is called for every message except on
+    /// streams. The default is no limit.
     fn max_message(&self) -> usize {
         usize::MAX
     }
 
-    /// Whether the next [`poll_recv`](Self::poll_recv) will be ready: what it gives is then handled before anything is
-    /// flushed, so that the answers leave together. It may say `false` always, as it does by default.
+    /// Returns `true` if the next [`poll_recv`](Self::poll_recv) will be ready. The session then
+    /// handles that data before it flushes so that replies leave together. An implementation may
+    /// always return `false`, which is the default.
     #[inline]
     fn has_more(&self) -> bool {
         false
     }
 
-    /// Whether something of the transport's own, such as the answer to a ping, waits for a flush: the session flushes it
-    /// then, and the write timeout runs while the peer does not take it. `false` by default.
+    /// Returns `true` if the transport has buffered output of its protocol, such as a pong. The
+    /// session then flushes it, and the write timeout runs until the peer takes it. The default is
+    /// `false`.
     #[inline]
-    fn owes(&self) -> bool {
+    fn needs_flush(&self) -> bool {
         false
     }
 
-    /// Whether a message has begun to arrive and is not complete: a message transport's own part in the read timeout. Of a
-    /// stream the codec's buffer tells; `false` by default.
+    /// Returns `true` if a message has begun to arrive and is incomplete. Message transports report
+    /// it for the read timeout; for streams the session checks the codec's buffer. The default is
+    /// `false`.
     fn is_incomplete(&self) -> bool {
         false
     }
 
-    /// Why the peer has ended its direction, where that is the end of both: asked once [`poll_recv`](Self::poll_recv) has
-    /// said [`End`](Received::End) and all messages before that have been given to handlers. `None`, by default, is a
-    /// half-close: answers are still sent, and the session ends as [`PeerClosed`](CloseReason::PeerClosed) after them.
-    fn ended(&mut self) -> Option<Ended> {
+    /// Returns the reason for a close of both directions, once. It is called after
+    /// [`poll_recv`](Self::poll_recv) has returned [`End`](Received::End) and handlers have
+    /// received all earlier messages.
+    ///
+    /// `None`, the default, is a half-close. Replies are still sent, and the session then closes as
+    /// [`PeerClosed`](CloseReason::PeerClosed).
+    fn take_close_reason(&mut self) -> Option<CloseCause> {
         None
     }
 
-    /// Whether it has a ping of its own. It is asked once, when the session loop begins; `false` by default.
+    /// Returns `true` if the protocol has a ping. It is called once, when the session loop starts.
+    /// The default is `false`.
     fn has_ping(&self) -> bool {
         false
     }
 
-    /// Sends the transport's own ping, where it [has one](Self::has_ping). Flushed like anything else.
+    /// Sends a ping of the protocol if it [has one](Self::has_ping). A ping is flushed like a
+    /// message.
     fn poll_ping(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether our direction can end while the peer's goes on; `false` by default, and `true` for byte streams.
+    /// Returns `true` if the outgoing direction can end while the incoming one continues. The
+    /// default is `false`. It is `true` for byte streams.
     fn can_finish(&self) -> bool {
         false
     }
 
-    /// Ends our direction, where that [can be done](Self::can_finish). Called after a flush; nothing is sent after it, and
-    /// [`poll_close`](Self::poll_close) follows in the end.
+    /// Ends the outgoing direction if that is [supported](Self::can_finish). It is called after a
+    /// flush. Nothing is sent afterwards, and [`poll_close`](Self::poll_close) follows at the end.
     fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
     }
 
-    /// Ends the connection the way its protocol wants: a TCP FIN, a TLS `close_notify`, a WebSocket close frame with the
-    /// code for `reason`. Called after a flush; the transport is dropped afterwards.
+    /// Closes the connection as its protocol requires: with a TCP FIN, a TLS `close_notify`, or a
+    /// WebSocket close frame with the code for `reason`. It is called after a flush. The transport
+    /// is dropped afterwards.
     fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>>;
 }
 
-/// A stream of bytes: what TLS and WebSocket are spoken over. Everything that can be read and written is one.
+/// Byte stream that TLS and WebSocket can run over. Every `AsyncRead + AsyncWrite` with the
+/// bounds below is one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a byte stream",
-    label = "TLS and WebSocket are spoken over one: `TlsLayer` goes outside of `WsLayer`, both outside of `CodecLayer`, and neither over datagrams"
+    label = "TLS and WebSocket run over a byte stream: `TlsLayer` belongs outside `WsLayer`, both outside `CodecLayer`, and neither over datagrams"
 )]
 pub trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 

@@ -1,14 +1,14 @@
-//! The close frame: its code and text, and what they have to do with a [`CloseReason`].
+//! Close frames: their codes, their text, and the [`CloseReason`] of each.
 
 use std::{borrow::Cow, error::Error, fmt};
 
 use getty_core::{CloseReason, Closed};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-/// The code and the text of a WebSocket close frame.
+/// Code and text of a WebSocket close frame.
 ///
-/// Given to [`close_with`](crate::ConnectionHandle::close_with) it closes the session with them; how a session was closed
-/// is told by [`WsClose::of`].
+/// Pass it to [`close_with`](crate::ConnectionHandle::close_with) to close a session with this
+/// code and text. [`WsClose::of`] returns the close frame with which a session ended.
 ///
 /// ```
 /// use getty::{CloseReason, ws::WsClose};
@@ -18,9 +18,10 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 /// assert_eq!(reason.to_string(), "closed with code 4001: no such room");
 /// ```
 ///
-/// Codes from 3000 to 3999 are registered ones, those from 4000 to 4999 the application's own. One that may not be sent
-/// (below 1000, 1004, 1006, 1015 to 2999, above 4999) goes out as 1011; 1005, which means that there is no code, goes out
-/// as a frame without one. Of the text as much is sent as fits: 123 bytes, cut between two characters.
+/// Codes from 3000 to 3999 are registered, and those from 4000 to 4999 are for applications. A
+/// code that must not be sent (below 1000, 1004, 1006, 1015 to 2999, above 4999) is sent as
+/// 1011. Code 1005, which means "no code", is sent as a frame without a code. The text is cut
+/// to 123 bytes, between two characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WsClose {
     code: u16,
@@ -28,26 +29,26 @@ pub struct WsClose {
 }
 
 impl WsClose {
-    /// The purpose is fulfilled.
+    /// The session has served its purpose.
     pub const NORMAL: u16 = 1000;
-    /// A server goes down, or a browser leaves the page.
+    /// A server shuts down, or a browser leaves the page.
     pub const GOING_AWAY: u16 = 1001;
-    /// The peer did what the protocol does not allow.
+    /// The peer violated the protocol.
     pub const PROTOCOL_ERROR: u16 = 1002;
-    /// Never sent: a close frame had no code.
+    /// Never sent: a close frame without a code.
     pub const NO_CODE: u16 = 1005;
     /// Never sent: the connection ended without a close frame.
     pub const ABNORMAL: u16 = 1006;
-    /// A text message was not UTF-8, or the codec could make nothing of a message.
+    /// A text message is not UTF-8, or the codec cannot decode a message.
     pub const INVALID_DATA: u16 = 1007;
-    /// The peer does not keep to what was agreed.
+    /// The peer violated a policy.
     pub const POLICY: u16 = 1008;
-    /// A message was too long.
+    /// A message is too long.
     pub const TOO_BIG: u16 = 1009;
-    /// Something failed on the side that says so.
+    /// The side that sends the code has failed.
     pub const INTERNAL_ERROR: u16 = 1011;
 
-    /// A close with `code` and `reason`, which may be empty.
+    /// Creates a close frame with `code` and `reason`, which may be empty.
     pub fn new(code: u16, reason: impl Into<Cow<'static, str>>) -> Self {
         Self {
             code,
@@ -55,21 +56,22 @@ impl WsClose {
         }
     }
 
-    /// The code.
+    /// Returns the code.
     #[must_use]
     pub const fn code(&self) -> u16 {
         self.code
     }
 
-    /// The text.
+    /// Returns the text.
     #[must_use]
     pub fn reason(&self) -> &str {
         &self.reason
     }
 
-    /// With which code a session ended, as a browser would be told: the peer's, where it has closed
-    /// ([`NO_CODE`](Self::NO_CODE) if it gave none); [`ABNORMAL`](Self::ABNORMAL) if the connection was lost without a
-    /// close frame; else ours.
+    /// Returns the close frame with which a session ended, as a browser would report it. If the
+    /// peer closed, it is the peer's ([`NO_CODE`](Self::NO_CODE) if it had none). If the connection
+    /// was lost without a close frame, it is [`ABNORMAL`](Self::ABNORMAL). Otherwise it is ours.
+    // (design.md: Why does a lost connection close as `Protocol` with code 1006?)
     #[must_use]
     pub fn of(closed: &Closed) -> Self {
         let peers = closed.source.as_ref();
@@ -79,7 +81,7 @@ impl WsClose {
         }
     }
 
-    /// What our side says to the peer of a close for `reason`.
+    /// Returns the close frame that is sent for `reason`.
     pub(super) fn for_reason(reason: &CloseReason) -> Self {
         let code = match reason {
             CloseReason::PeerClosed | CloseReason::Local => Self::NORMAL,
@@ -93,7 +95,7 @@ impl WsClose {
             | CloseReason::Refused => Self::POLICY,
             CloseReason::Io | CloseReason::WriteTimeout | CloseReason::Dropped => Self::ABNORMAL,
             CloseReason::Protocol { code, reason } => return Self::new(*code, reason.clone()),
-            // of failures of ours the peer learns no more than that
+            // The peer receives no details about failures on this side.
             _ => Self::INTERNAL_ERROR,
         };
         let text = match reason {
@@ -111,28 +113,26 @@ impl WsClose {
         Self::new(code, text)
     }
 
-    /// What a close frame says, or that it may not be said.
-    pub(super) fn parse(payload: &[u8]) -> Result<Self, super::WsError> {
+    /// Parses the payload of a close frame.
+    pub(super) fn parse(payload: &[u8]) -> Result<Self, InvalidClose> {
         let Some((code, reason)) = payload.split_first_chunk() else {
             return if payload.is_empty() {
                 Ok(Self::new(Self::NO_CODE, ""))
             } else {
-                Err(super::WsError::Protocol("a close frame with half a code"))
+                Err(InvalidClose::TruncatedCode)
             };
         };
         let code = u16::from_be_bytes(*code);
         if !may_be_sent(code) {
-            return Err(super::WsError::Protocol(
-                "a close code that may not be sent",
-            ));
+            return Err(InvalidClose::Code);
         }
         match std::str::from_utf8(reason) {
             Ok(reason) => Ok(Self::new(code, reason.to_owned())),
-            Err(_) => Err(super::WsError::NotUtf8),
+            Err(_) => Err(InvalidClose::NotUtf8),
         }
     }
 
-    /// The payload of a close frame: at most 125 bytes, nothing that may not be sent.
+    /// Returns the payload of a close frame: at most 125 bytes, with a code that may be sent.
     pub(super) fn payload(&self) -> Vec<u8> {
         let code = match self.code {
             Self::NO_CODE => return Vec::new(),
@@ -140,17 +140,39 @@ impl WsClose {
             _ => Self::INTERNAL_ERROR,
         };
         let mut payload = code.to_be_bytes().to_vec();
-        let end = self.reason.floor_char_boundary(MAX_REASON);
+        let end = char_boundary_before(&self.reason, MAX_REASON);
         payload.extend_from_slice(&self.reason.as_bytes()[..end]);
         payload
     }
 }
 
-/// What the code leaves of the 125 bytes of a control frame.
+/// Maximum length of the text in bytes: the 125 bytes of a control frame without the code.
 const MAX_REASON: usize = 123;
 
+/// Returns the length of the longest prefix of `text` that has at most `max` bytes and does not
+/// end within a character.
+fn char_boundary_before(text: &str, max: usize) -> usize {
+    let mut end = text.len().min(max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    end
+}
+
+/// Returns `true` if a close frame with `code` is valid.
 fn may_be_sent(code: u16) -> bool {
     CloseCode::from(code).is_allowed() && !matches!(code, 0 | 1004 | 1014)
+}
+
+/// Returned by [`WsClose::parse`] when a close frame is invalid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InvalidClose {
+    /// The payload has a single byte.
+    TruncatedCode,
+    /// The code must not be sent.
+    Code,
+    /// The text is not UTF-8.
+    NotUtf8,
 }
 
 impl From<WsClose> for CloseReason {
@@ -180,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_code_goes_out_that_may_not() {
+    fn only_valid_codes_are_sent_and_received() {
         for code in 0..=u16::MAX {
             let payload = WsClose::new(code, "because").payload();
             let sent = WsClose::parse(&payload).unwrap();
@@ -192,7 +214,7 @@ mod tests {
             };
             assert_eq!(sent.code(), expected);
             assert_eq!(sent.reason(), if code == 1005 { "" } else { "because" });
-            // and none is taken
+            // Invalid codes are refused.
             if !allowed {
                 assert!(WsClose::parse(&code.to_be_bytes()).is_err(), "{code}");
             }
@@ -200,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_between_two_characters() {
+    fn long_text_is_cut_between_two_characters() {
         let payload = WsClose::new(4000, "ä".repeat(100)).payload();
         assert_eq!(payload.len(), 124);
         let sent = WsClose::parse(&payload).unwrap();
@@ -208,11 +230,11 @@ mod tests {
     }
 
     #[test]
-    fn close_frames_that_are_no_good_are_refused() {
+    fn invalid_close_frames_are_refused() {
         assert!(WsClose::parse(&[3]).is_err());
         assert_eq!(
             WsClose::parse(b"\x03\xe8\xff").unwrap_err(),
-            super::super::WsError::NotUtf8
+            InvalidClose::NotUtf8
         );
     }
 }

@@ -1,5 +1,6 @@
-//! Plain sessions and WebSocket on one port, told apart by the first bytes.
+//! Byte-stream sessions and WebSocket on one port, distinguished by the first bytes.
 
+use getty_core::Close;
 use std::{
     fmt,
     io::{self, IoSlice},
@@ -16,34 +17,44 @@ use tokio::{
 };
 use tower::{BoxError, Layer, Service};
 
-use super::{WsFuture, WsHandshakeError, WsLayer, WsTransport, handshake::open, layer::Settings};
-use crate::transport::{ByteStream, Ended, Framing, Received, Transport};
+use super::{
+    future::WsFuture,
+    handshake::{ServerSettings, WsHandshakeError, open},
+    layer::WsLayer,
+    transport::WsTransport,
+};
+use crate::transport::{ByteStream, CloseCause, Framing, Received, Transport};
 
-/// How long a peer may say nothing before it is taken for a plain one, unless the layer says otherwise.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// What a request for an upgrade begins with.
+/// Default time without a first byte after which a peer is treated as a byte-stream peer.
+const DETECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// First bytes of an upgrade request.
 const GET: &[u8] = b"GET ";
 
-/// Serves WebSocket and the plain protocol on one port, with one stack: what begins as an HTTP GET request goes through
-/// the handshake of a [`WsLayer`], all else is a byte stream as it was.
+/// Serves WebSocket and a byte-stream protocol on one port, with one stack.
 ///
-/// - *ready*: the inner service's. Its reservation is kept while the first bytes are awaited.
-/// - *call*: waits for the first four bytes, or fewer if they are no request's, in the connection's own task.
-/// - *close, drop*: as [`WsLayer`].
+/// A connection that begins with an HTTP GET request goes through the opening handshake of a
+/// [`WsLayer`]. Every other connection stays a byte stream.
 ///
-/// A peer that waits for the server to speak first says nothing. It is taken for a plain one after a
-/// [time](Self::with_patience), 1 s by default, and its session opens only then: where that matters, a protocol in which
-/// the server speaks first is better given a port of its own. A plain protocol whose first message may begin with `GET `
-/// cannot share its port.
+/// - *ready*: polls the inner service. Its reservation is kept while the first bytes are
+///   awaited.
+/// - *call*: waits for the first four bytes in the connection's task, or for fewer if they do
+///   not begin a request.
+/// - *close, drop*: as for [`WsLayer`].
 ///
-/// Scope: session. In a stack it stands where [`WsLayer`] would. The codec must suit both: on the plain side it finds the
-/// messages, on the WebSocket side each message is one.
+/// A peer that waits for the server to speak first sends nothing. After a
+/// [timeout](Self::with_detect_timeout), 1 s by default, it is treated as a byte-stream peer,
+/// and its session opens. A protocol in which the server speaks first should therefore have its
+/// own port. A protocol whose first message may begin with `GET ` cannot share its port.
+///
+/// Scope: session. In a stack it takes the place of [`WsLayer`]. The codec must suit both kinds
+/// of session: it finds the messages in a byte stream, and each WebSocket message is one
+/// message.
 ///
 /// ```
 /// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Lines};
 /// use getty::ws::{Messages, WsLayer, WsOrRawLayer};
 ///
-/// // lines for `nc`, messages for a browser
+/// // Lines for `nc`, and messages for a browser.
 /// let stack = ServiceBuilder::new()
 ///     .layer(WsOrRawLayer::new(&WsLayer::new().with_messages(Messages::Text)))
 ///     .layer(CodecLayer::new(Lines::new()))
@@ -56,25 +67,26 @@ const GET: &[u8] = b"GET ";
 /// ```
 #[derive(Clone, Debug)]
 pub struct WsOrRawLayer {
-    settings: Arc<Settings>,
-    patience: Duration,
+    settings: Arc<ServerSettings>,
+    timeout: Duration,
 }
 
 impl WsOrRawLayer {
-    /// `layer` says which requests are accepted and how.
+    /// Creates a new layer that accepts upgrade requests with the settings of `layer`.
     #[must_use]
     pub fn new(layer: &WsLayer) -> Self {
         Self {
             settings: layer.settings(),
-            patience: PATIENCE,
+            timeout: DETECT_TIMEOUT,
         }
     }
 
-    /// How long a peer may say nothing before it is taken for a plain one: 1 s by default. A WebSocket client on a bad
-    /// network that needs longer is taken for a plain one, too.
+    /// Sets the time without a first byte after which a peer is treated as a byte-stream peer. The
+    /// default is 1 s. A WebSocket client on a slow network that needs longer is treated as a
+    /// byte-stream peer, too.
     #[must_use]
-    pub const fn with_patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+    pub const fn with_detect_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
         self
     }
 }
@@ -90,7 +102,7 @@ impl<S> Layer<S> for WsOrRawLayer {
     }
 }
 
-/// The service that [`WsOrRawLayer`] makes.
+/// Service that [`WsOrRawLayer`] creates.
 #[derive(Clone, Debug)]
 pub struct WsOrRaw<S> {
     inner: S,
@@ -98,23 +110,23 @@ pub struct WsOrRaw<S> {
 }
 
 impl<S> WsOrRaw<S> {
-    /// The inner service.
+    /// Returns a reference to the inner service.
     pub const fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The inner service.
+    /// Returns a mutable reference to the inner service.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The inner service, by value.
+    /// Returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
 }
 
-/// The future of [`WsOrRaw`].
+/// Future of [`WsOrRaw`].
 pub type WsOrRawFuture<S, T> = WsFuture<S, WsOrRawTransport<T>>;
 
 impl<S, T> Service<Connection<T>> for WsOrRaw<S>
@@ -134,22 +146,22 @@ where
         let settings = Arc::clone(&self.layer.settings);
         WsFuture::new(
             &mut self.inner,
-            detect(connection, settings, self.layer.patience),
+            detect(connection, settings, self.layer.timeout),
         )
     }
 }
 
 async fn detect<T>(
     connection: Connection<T>,
-    settings: Arc<Settings>,
-    patience: Duration,
+    settings: Arc<ServerSettings>,
+    timeout: Duration,
 ) -> Result<Connection<WsOrRawTransport<T>>, WsHandshakeError>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut io, connection) = connection.take_transport();
     let mut first = BytesMut::new();
-    match is_request(&mut io, &mut first, patience).await {
+    match is_request(&mut io, &mut first, timeout).await {
         Ok(true) => {
             let connection = connection.map_transport(|()| io);
             let connection = open(connection, first, settings).await?;
@@ -160,20 +172,20 @@ where
             let error = WsHandshakeError::from(error);
             connection
                 .handle()
-                .close_because(CloseReason::Refused, error.clone());
+                .close_with(Close::new(CloseReason::Refused).with_source(error.clone()));
             drop(io);
             Err(error)
         }
     }
 }
 
-/// Whether what comes first is the beginning of a GET request.
+/// Returns `true` if the stream begins with a GET request.
 async fn is_request<T: AsyncRead + Unpin>(
     io: &mut T,
     first: &mut BytesMut,
-    patience: Duration,
+    timeout: Duration,
 ) -> io::Result<bool> {
-    let end = Instant::now().checked_add(patience);
+    let end = Instant::now().checked_add(timeout);
     first.reserve(1024);
     loop {
         let known = first.len().min(GET.len());
@@ -189,7 +201,7 @@ async fn is_request<T: AsyncRead + Unpin>(
             None => Ok(read.await),
         };
         match read {
-            // who says nothing waits for us to speak first, or has nothing to say
+            // A silent peer waits for the server to speak first, or has ended its direction.
             Err(_) | Ok(Ok(0)) => return Ok(false),
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(error),
@@ -197,20 +209,20 @@ async fn is_request<T: AsyncRead + Unpin>(
     }
 }
 
-/// A WebSocket or a plain byte stream: what [`WsOrRawLayer`] makes of one.
+/// WebSocket or byte stream, as [`WsOrRawLayer`] detected.
 pub struct WsOrRawTransport<T>(Either<T>);
 
 enum Either<T> {
     Ws(WsTransport<T>),
     Raw {
         io: T,
-        /// What was read to find out that it is one.
+        /// Bytes that were read for the detection.
         first: BytesMut,
     },
 }
 
 impl<T> WsOrRawTransport<T> {
-    /// Whether it is a WebSocket.
+    /// Returns `true` if the transport is a WebSocket.
     #[must_use]
     pub const fn is_ws(&self) -> bool {
         matches!(self.0, Either::Ws(_))
@@ -260,17 +272,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsOrRawTransport<T> {
         }
     }
 
-    fn written(&self) -> u64 {
+    fn bytes_flushed(&self) -> u64 {
         match &self.0 {
-            Either::Ws(ws) => ws.written(),
-            Either::Raw { io, .. } => io.written(),
+            Either::Ws(ws) => ws.bytes_flushed(),
+            Either::Raw { io, .. } => io.bytes_flushed(),
         }
     }
 
-    fn owes(&self) -> bool {
+    fn needs_flush(&self) -> bool {
         match &self.0 {
-            Either::Ws(ws) => ws.owes(),
-            Either::Raw { io, .. } => io.owes(),
+            Either::Ws(ws) => ws.needs_flush(),
+            Either::Raw { io, .. } => io.needs_flush(),
         }
     }
 
@@ -281,9 +293,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsOrRawTransport<T> {
         }
     }
 
-    fn ended(&mut self) -> Option<Ended> {
+    fn take_close_reason(&mut self) -> Option<CloseCause> {
         match &mut self.0 {
-            Either::Ws(ws) => ws.ended(),
+            Either::Ws(ws) => ws.take_close_reason(),
             Either::Raw { .. } => None,
         }
     }

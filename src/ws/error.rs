@@ -1,30 +1,31 @@
-//! What a peer may do wrong on an open WebSocket.
+//! Protocol violations of a peer on an open WebSocket.
 
 use std::{error::Error, fmt};
 
-use super::WsClose;
+use super::close::{InvalidClose, WsClose};
 
-/// What the peer did wrong: the source of [`CloseReason::Protocol`](crate::CloseReason::Protocol) when it was this side
-/// that found out. The session is closed with the code that [`close_code`](Self::close_code) gives.
+/// Violation of the WebSocket protocol by the peer. It is the source of
+/// [`CloseReason::Protocol`](crate::CloseReason::Protocol) if this side detected it. The
+/// session closes with the code from [`close_code`](Self::close_code).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WsError {
-    /// It did what the protocol does not allow; closes with 1002.
+    /// A frame violates the protocol. The code is 1002.
     Protocol(&'static str),
-    /// A text message, or the text of a close frame, was not UTF-8; closes with 1007.
+    /// A text message, or the text of a close frame, is not UTF-8. The code is 1007.
     NotUtf8,
-    /// A frame or a message was longer than so many bytes; closes with 1009. `WsLayer::with_max_message` and
-    /// `WsLayer::with_max_frame` set the bound.
+    /// A frame or a message exceeds the maximum. The code is 1009. `WsLayer::with_max_message` and
+    /// `WsLayer::with_max_frame` set the maximum.
     TooLong {
-        /// The bound.
+        /// The maximum in bytes.
         limit: usize,
     },
-    /// The connection ended without a close frame. It is told as code 1006, which is never sent.
+    /// The connection ended without a close frame. The code is 1006, which is never sent.
     Truncated,
 }
 
 impl WsError {
-    /// The code that a session closes with because of this.
+    /// Returns the code that the session closes with.
     #[must_use]
     pub const fn close_code(&self) -> u16 {
         match self {
@@ -35,7 +36,7 @@ impl WsError {
         }
     }
 
-    /// The close that follows.
+    /// Returns the close frame for the error.
     pub(super) fn close(self) -> WsClose {
         WsClose::new(
             self.close_code(),
@@ -52,17 +53,25 @@ impl WsError {
 impl fmt::Display for WsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Protocol(what) => write!(f, "the peer broke the WebSocket protocol: {what}"),
+            Self::Protocol(what) => write!(f, "the peer violated the WebSocket protocol: {what}"),
             Self::NotUtf8 => f.write_str("text from the peer is not UTF-8"),
-            Self::TooLong { limit } => {
-                write!(
-                    f,
-                    "the peer sent a message or frame of more than {limit} bytes"
-                )
-            }
+            Self::TooLong { limit } => write!(
+                f,
+                "message or frame from the peer exceeds the maximum of {limit} bytes"
+            ),
             Self::Truncated => f.write_str("the connection ended without a close frame"),
         }
     }
 }
 
 impl Error for WsError {}
+
+impl From<InvalidClose> for WsError {
+    fn from(error: InvalidClose) -> Self {
+        match error {
+            InvalidClose::TruncatedCode => Self::Protocol("close frame with half a code"),
+            InvalidClose::Code => Self::Protocol("close frame with an invalid code"),
+            InvalidClose::NotUtf8 => Self::NotUtf8,
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! A connection's life that begins with a handshake.
+//! Future of a connection that begins with an opening handshake.
 
 use std::{
     fmt,
@@ -11,18 +11,18 @@ use getty_core::{Connection, driver::Contained};
 use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 
-use super::WsHandshakeError;
+use super::handshake::WsHandshakeError;
 
 type Handshake<T> = Pin<Box<dyn Future<Output = Result<Connection<T>, WsHandshakeError>> + Send>>;
 
 pin_project! {
-    /// The future of [`Ws`](super::Ws): a handshake, and then the life of the connection.
+    /// Future of [`Ws`](super::Ws): the opening handshake, then the inner service's future.
     #[must_use = "futures do nothing unless polled"]
     pub struct WsFuture<S, T>
     where
         S: Service<Connection<T>>,
     {
-        // boxed, so that it takes no room once it is done
+        // Boxed so that it takes no room after the handshake.
         handshake: Option<(Contained<Handshake<T>>, Contained<S>)>,
         #[pin]
         inner: Option<S::Future>,
@@ -33,7 +33,7 @@ impl<S, T> WsFuture<S, T>
 where
     S: Service<Connection<T>> + Clone,
 {
-    /// The *ready* service goes through the handshake, and a clone of it takes its place.
+    /// Creates a new future. It takes the service that was polled ready and leaves a clone.
     pub(super) fn new(
         inner: &mut S,
         handshake: impl Future<Output = Result<Connection<T>, WsHandshakeError>> + Send + 'static,

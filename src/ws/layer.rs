@@ -1,4 +1,4 @@
-//! `WsLayer`: a connection's byte stream becomes a WebSocket.
+//! Server side: the layer that runs the opening handshake.
 
 use std::{
     fmt,
@@ -10,35 +10,43 @@ use std::{
 
 use bytes::BytesMut;
 use getty_core::Connection;
-use http::{HeaderName, HeaderValue, Request};
+use http::{HeaderName, Request};
 use tower::{BoxError, Layer, Service};
 
 use super::{
-    Limits, Messages, Role, WsFuture, WsRefusal, WsTransport,
-    handshake::{HeadLimits, Origin, Rules, open},
-    transport::Setting,
+    future::WsFuture,
+    handshake::{
+        HANDSHAKE_TIMEOUT, HeadLimits, Origin, Rules, ServerSettings, WsRefusal, open, subprotocol,
+    },
+    message::Messages,
+    transport::{Limits, WsTransport},
 };
 use crate::{ConnectionHandle, transport::ByteStream};
 
-/// How long a handshake may take unless the layer says otherwise.
-pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Opens a WebSocket: takes a connection's byte stream through the opening handshake and makes a [`WsTransport`] of it.
+/// Runs the opening handshake of WebSocket on a connection's byte stream and turns it into a
+/// [`WsTransport`].
 ///
-/// - *ready*: the inner service's. Its reservation is kept through the handshake.
-/// - *call*: reads the request, decides, answers, and calls the inner service: all in the connection's own task, so that
-///   whoever accepts never waits.
-/// - *close*: a request that is refused is answered with its status, and the connection closes as
-///   [`Refused`](crate::CloseReason::Refused), with a [`WsHandshakeError`](super::WsHandshakeError) as its source and
-///   as the error of this service. A request that is not complete in time closes it as
+/// - *ready*: polls the inner service. Its reservation is kept during the handshake.
+/// - *call*: reads the request, decides, responds and calls the inner service. All of this
+///   happens in the connection's task, so the accept loop never waits.
+/// - *close*: a refused request is answered with its status. The connection then closes as
+///   [`Refused`](crate::CloseReason::Refused). The source, which is also the error of this
+///   service, is a [`WsHandshakeError`](super::WsHandshakeError). A request that is incomplete
+///   at the timeout closes the connection as
 ///   [`HandshakeTimeout`](crate::CloseReason::HandshakeTimeout).
-/// - *drop*: drops the connection, or the inner future.
+/// - *drop*: drops the connection or the inner future.
 ///
-/// Scope: session. In a stack it stands inside TLS and whatever limits or refuses, and outside `CodecLayer`.
+/// Scope: session. In a stack it belongs inside TLS and inside layers that limit or refuse
+/// connections, and outside `CodecLayer`.
 ///
-/// Refused are: other paths than those of [`with_path`](Self::with_path) with 404, other methods than GET with 405, what
-/// asks for no upgrade, or for another version than 13, with 426, pages of another origin with 403, a head that is too
-/// large with 431, and what makes no sense with 400.
+/// | refused | status |
+/// |---|---|
+/// | a path other than that of [`with_path`](Self::with_path) | 404 |
+/// | a method other than GET | 405 |
+/// | no request for an upgrade, or for another version than 13 | 426 |
+/// | a page of another origin | 403 |
+/// | a head that is too large | 431 |
+/// | an invalid request | 400 |
 ///
 /// ```
 /// use getty::ws::{WsLayer, WsRefusal, http::{StatusCode, header}};
@@ -52,41 +60,22 @@ pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 ///         let Some(user) = request.headers().get(header::AUTHORIZATION) else {
 ///             return Err(WsRefusal::new(StatusCode::UNAUTHORIZED, "who are you?"));
 ///         };
-///         handle.insert(user.clone()); // handlers find it on their session
+///         handle.insert(user.clone()); // an attribute of the session
 ///         Ok(())
 ///     });
 /// ```
 #[derive(Clone)]
 pub struct WsLayer {
-    shared: Arc<Settings>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Settings {
-    pub(super) rules: Rules,
-    pub(super) head: HeadLimits,
-    pub(super) limits: Limits,
-    pub(super) messages: Messages,
-    pub(super) timeout: Duration,
-}
-
-impl Settings {
-    /// What the transport is made with.
-    pub(super) const fn transport(&self) -> Setting {
-        Setting {
-            role: Role::Server,
-            limits: self.limits,
-            messages: self.messages,
-        }
-    }
+    shared: Arc<ServerSettings>,
 }
 
 impl WsLayer {
-    /// Any path, pages of the same origin only, no subprotocol, binary messages of up to 64 KiB.
+    /// Creates a new layer: any path, pages of the same origin only, no subprotocol, and binary
+    /// messages of up to 64 KiB.
     #[must_use]
     pub fn new() -> Self {
         Self {
-            shared: Arc::new(Settings {
+            shared: Arc::new(ServerSettings {
                 rules: Rules::default(),
                 head: HeadLimits::DEFAULT,
                 limits: Limits::DEFAULT,
@@ -96,30 +85,31 @@ impl WsLayer {
         }
     }
 
-    fn set(mut self, f: impl FnOnce(&mut Settings)) -> Self {
+    fn set(mut self, f: impl FnOnce(&mut ServerSettings)) -> Self {
         f(Arc::make_mut(&mut self.shared));
         self
     }
 
-    /// Only this path, such as `/chat`; the query does not matter. Any path by default.
+    /// Accepts this path only, such as `/chat`, with any query. The default is any path.
     #[must_use]
     pub fn with_path(self, path: impl Into<String>) -> Self {
         let path = path.into();
-        self.with_path_matcher(move |asked| asked == path)
+        self.with_path_matcher(move |requested| requested == path)
     }
 
-    /// Only paths for which `accepts` says so.
+    /// Accepts only paths for which `accepts` returns `true`.
     #[must_use]
     pub fn with_path_matcher(self, accepts: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.set(|settings| settings.rules.path = Some(Arc::new(accepts)))
     }
 
-    /// Only pages of these origins, written as browsers do: `https://example.com`, with a port where it is not the usual
-    /// one. Requests without an `Origin` header, which come from no page, are accepted; the
-    /// [accept hook](Self::with_accept) is for those.
+    /// Accepts only pages of these origins. They are written as in browsers: `https://example.com`,
+    /// with a port unless it is the default one. Requests without an `Origin` header do not come
+    /// from pages and are accepted. Use the [accept hook](Self::with_accept) to check these.
     ///
-    /// Without this setting pages may connect to the host that they came from: their origin must be what the `Host`
-    /// header says. Over TLS it must be one of `https`; without, it may be that as well, for a proxy may have the TLS.
+    /// By default, pages may connect to the host that they came from: their origin must match the
+    /// `Host` header. Over TLS the origin must have the scheme `https`. Without TLS it may have
+    /// either scheme because a proxy may have ended TLS.
     #[must_use]
     pub fn with_origins<I>(self, origins: I) -> Self
     where
@@ -133,46 +123,50 @@ impl WsLayer {
         })
     }
 
-    /// Only pages of origins for which `accepts` says so; it is not asked where there is no `Origin` header.
+    /// Accepts only pages of origins for which `accepts` returns `true`. It is not called for
+    /// requests without an `Origin` header.
     #[must_use]
     pub fn with_origin_check(self, accepts: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.set(|settings| settings.rules.origin = Origin::Checked(Arc::new(accepts)))
     }
 
-    /// Pages of any origin: any page that a user looks at may connect, with the user's cookies. For public services
-    /// without cookies.
+    /// Accepts pages of any origin. Every page in a user's browser may then connect, with the
+    /// user's cookies. Use it only for public services without cookies.
     #[must_use]
     pub fn with_any_origin(self) -> Self {
         self.set(|settings| settings.rules.origin = Origin::Any)
     }
 
-    /// The subprotocols that are spoken here, the best first. The first that the client offers too is agreed; if there
-    /// is none, then none is, unless [one is needed](Self::with_protocol_needed).
+    /// Sets the supported subprotocols, in order of preference. The first one that the client
+    /// offers is agreed. If it offers none of them, the session has no subprotocol unless [one is
+    /// required](Self::with_protocol_required). The default is none.
     ///
     /// # Panics
     ///
-    /// If a name is none that HTTP can carry: it must be visible ASCII.
+    /// Panics if a name is not a valid token of visible ASCII characters.
     #[must_use]
     pub fn with_protocols<I>(self, protocols: I) -> Self
     where
         I: IntoIterator<Item: AsRef<str>>,
     {
-        let protocols = protocols.into_iter().map(|name| protocol(name.as_ref()));
+        let protocols = protocols.into_iter().map(|name| subprotocol(name.as_ref()));
         let protocols = protocols.collect();
         self.set(|settings| settings.rules.protocols = protocols)
     }
 
-    /// Refuses clients that offer none of our subprotocols, with 400. Off by default.
+    /// Refuses clients that offer none of the supported subprotocols, with 400. The default is to
+    /// accept them.
     #[must_use]
-    pub fn with_protocol_needed(self) -> Self {
+    pub fn with_protocol_required(self) -> Self {
         self.set(|settings| settings.rules.needs_protocol = true)
     }
 
-    /// Asks `accept` about each request that is otherwise in order: `Ok` accepts it, and a [`WsRefusal`] is answered. The
-    /// handle is the connection's: what is [inserted](ConnectionHandle::insert) there is found by handlers. It runs in
-    /// the connection's task, within the time for the handshake.
+    /// Calls `accept` for each request that passes all other checks. `Ok` accepts the request, and
+    /// a [`WsRefusal`] is the response. The handle is the connection's: handlers can read the
+    /// attributes that are [inserted](ConnectionHandle::insert) there. The hook runs in the
+    /// connection's task, within the handshake timeout.
     ///
-    /// It is called for each request, so a state that it uses is cloned before the `async` block:
+    /// It is called for each request, so clone shared state before the `async` block:
     ///
     /// ```
     /// # use std::{collections::HashSet, sync::Arc};
@@ -181,12 +175,14 @@ impl WsLayer {
     /// let layer = WsLayer::new().with_accept(move |request, _handle| {
     ///     let tokens = Arc::clone(&tokens);
     ///     async move {
-    ///         let token = request.headers().get(header::AUTHORIZATION).and_then(|t| t.to_str().ok());
+    ///         let token = request.headers().get(header::AUTHORIZATION);
+    ///         let token = token.and_then(|token| token.to_str().ok());
     ///         if token.is_some_and(|token| tokens.contains(token)) {
     ///             return Ok(());
     ///         }
     ///         let refusal = WsRefusal::new(StatusCode::UNAUTHORIZED, "who are you?");
-    ///         Err(refusal.with_header(header::WWW_AUTHENTICATE, "Bearer".parse().expect("it is ASCII")))
+    ///         let scheme = "Bearer".parse().expect("it is ASCII");
+    ///         Err(refusal.with_header(header::WWW_AUTHENTICATE, scheme))
     ///     }
     /// });
     /// ```
@@ -206,7 +202,7 @@ impl WsLayer {
     /// Sets the header fields of the request that the session keeps, for
     /// [`WsRequest::headers`](super::WsRequest::headers). The default is none.
     ///
-    /// An accept hook sees the whole request. All other fields are dropped with the handshake,
+    /// An accept hook sees the whole request. All other fields are dropped with the handshake
     /// because an idle session would hold them until its close.
     ///
     /// ```
@@ -225,50 +221,44 @@ impl WsLayer {
         self.set(|settings| settings.rules.kept = kept)
     }
 
-    /// Of which kind messages are: binary by default.
+    /// Sets the kind of messages. The default is binary.
     #[must_use]
     pub fn with_messages(self, messages: Messages) -> Self {
         self.set(|settings| settings.messages = messages)
     }
 
-    /// The longest message, in bytes: 64 KiB by default, at least 1. A longer one closes the session with 1009. It is to
-    /// be no less than what the codec takes, and where it is raised the codec's own maximum is to be raised as well: a
-    /// message that only the codec finds too long closes the session with 1007.
+    /// Sets the maximum length of a message in bytes, at least 1. The default is 64 KiB. A longer
+    /// message closes the session with code 1009.
+    ///
+    /// The maximum should not be lower than the codec's. If it is raised, the codec's maximum must
+    /// be raised as well: a message that only the codec refuses closes the session with code 1007.
     #[must_use]
     pub fn with_max_message(self, bytes: usize) -> Self {
         self.set(|settings| settings.limits.message = bytes.max(1))
     }
 
-    /// The longest frame of a message, in bytes; by default as long as a message. A longer one closes the session with
-    /// 1009.
+    /// Sets the maximum length of a frame in bytes, at least 1. The default is the maximum of a
+    /// message. A longer frame closes the session with code 1009.
     #[must_use]
     pub fn with_max_frame(self, bytes: usize) -> Self {
         self.set(|settings| settings.limits.frame = bytes.max(1))
     }
 
-    /// How large the head of a request may be: so many bytes, 8 KiB by default, and so many headers, 64 by default. A
-    /// larger one is refused with 431.
+    /// Sets the maximum size of a request head. The defaults are 8 KiB and 64 header fields. A
+    /// larger head is refused with 431.
     #[must_use]
     pub fn with_max_head(self, bytes: usize, headers: usize) -> Self {
         self.set(|settings| settings.head = HeadLimits { bytes, headers })
     }
 
-    /// How long a handshake may take, from the call on: 10 s by default.
+    /// Sets the timeout of the handshake, which starts with the call. The default is 10 s.
     #[must_use]
     pub fn with_handshake_timeout(self, timeout: Duration) -> Self {
         self.set(|settings| settings.timeout = timeout)
     }
 
-    pub(super) fn settings(&self) -> Arc<Settings> {
+    pub(super) fn settings(&self) -> Arc<ServerSettings> {
         Arc::clone(&self.shared)
-    }
-}
-
-/// A subprotocol's name.
-pub(super) fn protocol(name: &str) -> HeaderValue {
-    match HeaderValue::from_str(name) {
-        Ok(value) if !name.is_empty() && !name.contains([',', ' ', ';', '"']) => value,
-        _ => panic!("`{name}` cannot be the name of a subprotocol"),
     }
 }
 
@@ -295,25 +285,25 @@ impl<S> Layer<S> for WsLayer {
     }
 }
 
-/// The service that [`WsLayer`] makes.
+/// Service that [`WsLayer`] creates.
 #[derive(Clone, Debug)]
 pub struct Ws<S> {
     inner: S,
-    settings: Arc<Settings>,
+    settings: Arc<ServerSettings>,
 }
 
 impl<S> Ws<S> {
-    /// The inner service.
+    /// Returns a reference to the inner service.
     pub const fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The inner service.
+    /// Returns a mutable reference to the inner service.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The inner service, by value.
+    /// Returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -328,7 +318,7 @@ where
     type Error = BoxError;
     type Future = WsFuture<S, WsTransport<T>>;
 
-    /// Reserves what the inner service reserves; the handshake keeps it, and gives it back if it fails.
+    /// Polls the inner service. The handshake keeps its reservation and releases it if it fails.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
     }

@@ -1,11 +1,11 @@
-//! The kind of a message, text or binary, and how the application says and sees it.
+//! Kinds of messages, text and binary, and how a codec sees them.
 
 use std::{error::Error, fmt, io};
 
 use bytes::{Bytes, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
-/// The kind of a message.
+/// Kind of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     Text,
@@ -13,7 +13,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// What stands for it before a message: the opcode of its frame.
+    /// Returns the byte that precedes a message of this kind: the opcode of its frame.
     pub(crate) const fn tag(self) -> u8 {
         match self {
             Self::Text => 1,
@@ -30,24 +30,28 @@ impl Kind {
     }
 }
 
-/// Of which kind messages are, as far as the session's codec is concerned.
+/// Kind of the messages that a session's codec encodes and decodes.
 ///
-/// Messages of both kinds are received whatever it says, and text is always checked to be UTF-8 first.
+/// Messages of both kinds are received with every setting. Text is always checked for UTF-8
+/// first.
+// (design.md: How does a codec know whether a message is text?)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Messages {
-    /// What the codec encodes is sent as binary messages; of what is received it does not learn the kind.
+    /// Messages are sent as binary. The codec cannot see the kind of received messages.
     #[default]
     Binary,
-    /// What the codec encodes is sent as text messages, which scripts in a browser receive as strings: the companion of
-    /// [`codec::Text`](crate::codec::Text). What is not UTF-8 is not sent: the session closes with code 1011.
+    /// Messages are sent as text, which scripts in a browser receive as strings. Use it with
+    /// [`codec::Text`](crate::codec::Text). A message that is not UTF-8 is not sent and closes the
+    /// session with code 1011.
     Text,
-    /// The codec sees and says the kind of each message: the companion of [`MessageCodec`]. A byte goes before each
-    /// message on its way between transport and codec, 1 for text and 2 for binary; it is not on the wire.
+    /// The codec chooses and sees the kind of each message. Use it with [`MessageCodec`]. Between
+    /// transport and codec, each message follows a tag byte, 1 for text and 2 for binary. The byte
+    /// is not on the wire.
     Both,
 }
 
-/// A message and its kind, for [`MessageCodec`].
+/// Message with its kind, for [`MessageCodec`].
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Message {
     /// Text.
@@ -57,17 +61,17 @@ pub enum Message {
 }
 
 impl Message {
-    /// A text message.
+    /// Creates a text message.
     pub fn text(text: impl Into<Utf8>) -> Self {
         Self::Text(text.into())
     }
 
-    /// A binary message.
+    /// Creates a binary message.
     pub fn binary(bytes: impl Into<Bytes>) -> Self {
         Self::Binary(bytes.into())
     }
 
-    /// The text, if it is one.
+    /// Returns the text, or `None` if the message is binary.
     #[must_use]
     pub fn as_text(&self) -> Option<&str> {
         match self {
@@ -76,7 +80,7 @@ impl Message {
         }
     }
 
-    /// What it carries, whatever its kind.
+    /// Returns the payload of either kind.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         match self {
@@ -95,19 +99,19 @@ impl fmt::Debug for Message {
     }
 }
 
-/// Text that shares the memory in which it arrived.
+/// Text that shares the memory it arrived in.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Utf8(Bytes);
 
 impl Utf8 {
-    /// The text. It is checked again: that is cheap, and all that can be done without `unsafe`.
+    /// Returns the text. It is checked for UTF-8 again, which is cheap and avoids `unsafe`.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        // only made of what is UTF-8
+        // The constructors accept only UTF-8.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// The same as bytes.
+    /// Converts the text into bytes.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
         self.0
@@ -147,13 +151,14 @@ impl fmt::Debug for Utf8 {
     }
 }
 
-/// Messages with their kind: the codec for [`Messages::Both`], without which it refuses what it is given.
+/// Codec for messages with their kind. It requires [`Messages::Both`] and refuses messages
+/// without a kind.
 ///
 /// ```
 /// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer};
 /// use getty::ws::{Message, MessageCodec, Messages, WsLayer};
 ///
-/// // text is answered with text, and binary with binary
+/// // Text is answered with text, and binary with binary.
 /// let stack = ServiceBuilder::new()
 ///     .layer(WsLayer::new().with_messages(Messages::Both))
 ///     .layer(CodecLayer::new(MessageCodec::new()))
@@ -168,7 +173,7 @@ impl fmt::Debug for Utf8 {
 pub struct MessageCodec(());
 
 impl MessageCodec {
-    /// The codec; it has no settings.
+    /// Creates a new codec. It has no settings.
     #[must_use]
     pub const fn new() -> Self {
         Self(())
@@ -180,7 +185,7 @@ impl Decoder for MessageCodec {
     type Error = io::Error;
 
     fn decode(&mut self, _: &mut BytesMut) -> io::Result<Option<Message>> {
-        // only units have a kind
+        // A stream has no messages with a kind.
         Err(NoKind.into())
     }
 
@@ -192,7 +197,7 @@ impl Decoder for MessageCodec {
             .ok_or(NoKind)?;
         let payload = src.split().freeze().slice(1..);
         Ok(Some(match kind {
-            // checked as it arrived
+            // The transport has checked that it is UTF-8.
             Kind::Text => Message::Text(Utf8(payload)),
             Kind::Binary => Message::Binary(payload),
         }))
@@ -215,19 +220,19 @@ impl Encoder<Message> for MessageCodec {
     }
 }
 
-/// The message has no kind: it did not come over a WebSocket that was told to say it.
+/// Error for a message without a tag byte.
 #[derive(Debug)]
 pub(super) struct NoKind;
 
 impl fmt::Display for NoKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a message without a kind: `MessageCodec` goes with `Messages::Both`")
+        f.write_str("the message has no kind; `MessageCodec` requires `Messages::Both`")
     }
 }
 
 impl Error for NoKind {}
 
-/// What was to be sent as text is none.
+/// Error for a message that is not UTF-8 and would be sent as text.
 #[derive(Debug)]
 pub(super) struct NotText;
 
@@ -245,7 +250,8 @@ impl From<NotText> for io::Error {
     }
 }
 
-/// Whether a message could not be sent because of what it is, so that the peer can still be told of the end.
+/// Returns `true` if a message cannot be sent because of its contents. The peer can then still
+/// receive a close frame.
 pub(super) fn is_unsendable(error: &io::Error) -> bool {
     let cause = error.get_ref();
     cause.is_some_and(|cause| cause.is::<NotText>() || cause.is::<NoKind>())
@@ -281,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_kind_nothing_is_decoded() {
+    fn message_without_a_kind_is_refused() {
         let mut codec = MessageCodec::new();
         for bytes in ["", "hello"] {
             assert!(codec.decode_eof(&mut BytesMut::from(bytes)).is_err());

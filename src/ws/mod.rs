@@ -1,7 +1,8 @@
-//! WebSocket: the same stack over `ws://`, and over `wss://` behind TLS.
+//! WebSocket sessions: the same stack over `ws://`, and over `wss://` behind TLS.
 //!
-//! [`WsLayer`] stands where the transport is changed: inside TLS, outside `CodecLayer`. What it makes of a byte stream is
-//! a transport that keeps message boundaries, so each WebSocket message is one message of the codec's, to its last byte.
+//! [`WsLayer`] changes the transport. In a stack it belongs inside TLS and outside
+//! `CodecLayer`. It turns a byte stream into a transport that keeps message boundaries: each
+//! WebSocket message is exactly one message of the codec.
 //!
 //! ```
 //! use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Text, net};
@@ -27,62 +28,66 @@
 //! let connector = WsConnectLayer::new()
 //!     .with_messages(Messages::Text)
 //!     .layer(net::TcpConnector::new());
-//! let (heard, mut hears) = tokio::sync::mpsc::channel(1);
+//! let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
 //! let (session, _task) = getty::connect(connector, url, |link| {
 //!     ServiceBuilder::new()
 //!         .layer(CodecLayer::new(Text::new()))
 //!         .layer(link)
 //!         .layer(SessionLayer::new())
 //!         .service_fn(move |request: Request<String>| {
-//!             let heard = heard.clone();
+//!             let sender = sender.clone();
 //!             async move {
-//!                 heard.send(request.into_message()).await?;
+//!                 sender.send(request.into_message()).await?;
 //!                 Ok::<_, BoxError>(None)
 //!             }
 //!         })
 //! })
 //! .await?;
 //! session.send("hello".to_owned()).await?;
-//! assert_eq!(hears.recv().await.as_deref(), Some("HELLO"));
+//! assert_eq!(receiver.recv().await.as_deref(), Some("HELLO"));
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! # Text and binary
 //!
-//! A codec works on bytes, and which kind of message carries them is a setting of the layer, [`Messages`]: binary by
-//! default; text, for scripts in a browser; or both, for applications to which it matters, with [`MessageCodec`].
+//! A codec works on bytes. The kind of message that carries these bytes is a setting of the
+//! layer, [`Messages`]. It is binary by default, and should be text for scripts in a browser.
+//! Applications that use both kinds need [`MessageCodec`].
 //!
 //! # Control frames
 //!
-//! Pings are answered by the transport, whatever the handlers do, as long as fewer bytes wait for them than the session
-//! reads ahead (64 KiB). Pings and pongs are activity of the peer's, as any bytes are;
-//! [`HeartbeatLayer::ping`](crate::layers::HeartbeatLayer::ping) sends pings.
+//! The transport answers pings independently of the handlers, as long as fewer undecoded bytes
+//! wait than the session reads ahead (64 KiB). Pings and pongs count as activity of the peer as
+//! all bytes do. [`HeartbeatLayer::ping`](crate::layers::HeartbeatLayer::ping) sends pings.
 //!
-//! # The end
+//! # Closing
 //!
-//! A session that closes sends a close frame, with the code for its [`CloseReason`](crate::CloseReason), and waits for
-//! the peer's, at the longest until its drain deadline. `close_with(WsClose::new(4001, "..."))` says the code itself, and
-//! [`WsClose::of`] tells from a [`Closed`](crate::Closed) with which code a session ended.
+//! A session that closes sends a close frame with the code for its
+//! [`CloseReason`](crate::CloseReason). It then waits for the peer's close frame, at most until
+//! its drain deadline. `close_with(WsClose::new(4001, "..."))` sets the code. [`WsClose::of`]
+//! returns the code with which a session ended, from its [`Closed`](crate::Closed) record.
 //!
 //! | reason | code |
 //! |---|---|
 //! | `Local` | 1000 |
 //! | `Shutdown`, `IdleTimeout`, `LifetimeExpired` | 1001 |
-//! | `Protocol`, of ours: protocol error, bad UTF-8, too long | 1002, 1007, 1009 |
+//! | `Protocol`, detected on this side: protocol error, bad UTF-8, too long | 1002, 1007, 1009 |
 //! | `Decode` | 1007 |
 //! | `ReadTimeout`, `SlowConsumer` | 1008 |
 //! | `Handler`, `Panicked`, `Encode`, `HeartbeatMissed`, others | 1011 |
-//! | `Protocol` by `close_with` | as said |
+//! | `Protocol`, from `close_with` | the given code |
 //!
-//! A peer that sends a close frame has it answered with the same code. Handlers in flight still finish, but nothing more
-//! is sent: who waits in a `send` learns that the session is closed. The reason is `PeerClosed`, with the [`WsClose`] as
-//! its source. A connection that ends without a close frame closes as `Protocol` with code 1006, which is never sent.
+//! A close frame from the peer is answered with the same code. Handlers in flight may still
+//! finish, but nothing more is sent: a pending `send` fails because the session is closed. The
+//! reason is `PeerClosed`, with the [`WsClose`] as its source. A connection that ends without a
+//! close frame closes as `Protocol` with code 1006, which is never sent.
 //!
 //! # Compression
 //!
-//! There is no permessage-deflate: tungstenite, whose frames these are, has neither the extension nor a way to add it.
-//! A client that offers it is answered without it, as the protocol wants, and sends uncompressed.
+//! permessage-deflate is not supported. tungstenite, which provides the frames, has neither the
+//! extension nor a way to add it. A client that offers the extension is answered without it, as
+//! the protocol requires and will send uncompressed messages.
 
 mod client;
 mod close;
@@ -90,14 +95,12 @@ mod detect;
 mod error;
 mod future;
 mod handshake;
-mod incoming;
 mod layer;
-mod mask;
 mod message;
 mod transport;
 mod upgrade;
 
-/// The vocabulary of requests and responses: methods, headers, status codes.
+/// Types of HTTP requests and responses: methods, header fields, status codes.
 pub use http;
 
 #[cfg(feature = "tls")]
@@ -111,29 +114,6 @@ pub use self::{
     handshake::{WsHandshakeError, WsRefusal, WsRequest},
     layer::{Ws, WsLayer},
     message::{Message, MessageCodec, Messages, Utf8},
-    transport::WsTransport,
+    transport::{DEFAULT_MAX_MESSAGE, WsTransport},
     upgrade::{WsListener, WsUpgrader, upgrades},
 };
-
-/// How long a message may be unless a layer says otherwise, in bytes: 64 KiB, as of every codec here.
-pub const DEFAULT_MAX_MESSAGE: usize = crate::codec::MAX_FRAME;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Server,
-    Client,
-}
-
-/// How long frames and messages may be.
-#[derive(Clone, Copy, Debug)]
-struct Limits {
-    frame: usize,
-    message: usize,
-}
-
-impl Limits {
-    const DEFAULT: Self = Self {
-        frame: usize::MAX,
-        message: DEFAULT_MAX_MESSAGE,
-    };
-}

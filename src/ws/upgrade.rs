@@ -1,5 +1,7 @@
-//! Sessions on connections that an HTTP server has upgraded: the server is a listener.
+//! Sessions on connections that an HTTP server has upgraded.
 
+use getty_core::Close;
+use getty_core::hooks::HandleExt;
 use std::{
     fmt,
     future::Future,
@@ -18,25 +20,34 @@ use tokio::{
 };
 use tower::BoxError;
 
-use super::{WsHandshakeError, WsLayer, WsRefusal, WsTransport, layer::Settings};
+use super::{
+    handshake::{ServerSettings, WsHandshakeError, WsRefusal},
+    layer::WsLayer,
+    transport::WsTransport,
+};
 use crate::net::Listener;
 
-/// So many upgraded connections wait for the stack at most, as many as in a listener's backlog.
+/// Maximum number of upgraded connections that wait for the stack. It equals a listener's
+/// backlog.
 const BACKLOG: usize = 1024;
 
-/// Two ends for an HTTP server that is already there: the upgrader answers its requests, and the listener gives the
-/// connections that were upgraded to [`serve`](crate::serve), which runs a stack for them, waits for the stack to be
-/// ready, and drains them at its shutdown, as it does with those of any listener.
+/// Creates an upgrader and a listener, for an existing HTTP server.
 ///
-/// `layer` says what is accepted and how, as it does in a stack; in the stack behind the listener it has no place.
+/// The [`WsUpgrader`] answers the server's upgrade requests. The [`WsListener`] passes upgraded
+/// connections to [`serve`](crate::serve). As for every listener, `serve` polls the stack's
+/// readiness before it accepts, and drains the sessions at its shutdown.
+///
+/// `layer` determines which requests are accepted. It must not be part of the stack behind the
+/// listener.
 ///
 /// With axum, or any other server on hyper:
 ///
 /// ```
-/// use std::net::SocketAddr;
 /// use axum::{
-///     Router, body::Body, extract::{ConnectInfo, Request, State}, response::Response, routing::any,
+///     Router, body::Body, extract::{ConnectInfo, Request, State}, response::Response,
+///     routing::any,
 /// };
+/// use std::net::SocketAddr;
 /// use getty::{BoxError, CodecLayer, ServiceBuilder, SessionLayer, codec::Text};
 /// use getty::ws::{self, Messages, WsLayer, WsUpgrader};
 /// use getty::layers::Endpoints;
@@ -73,13 +84,14 @@ const BACKLOG: usize = 1024;
 /// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 /// let pages = axum::serve(listener, app).with_graceful_shutdown(async { /* the same signal */ });
 ///
-/// // the program ends when the pages are served and the sessions are drained
+/// // Ends when all requests are answered and the sessions are drained.
 /// let (drained, served) = tokio::join!(sessions.into_future(), pages.into_future());
 /// # served?;
 /// println!("{}", drained?);
 /// # Ok(())
 /// # }
 /// ```
+// (design.md: Why is an HTTP server a listener?)
 #[must_use]
 pub fn upgrades<Io>(layer: &WsLayer) -> (WsUpgrader<Io>, WsListener<Io>) {
     let (sender, receiver) = mpsc::channel(BACKLOG);
@@ -90,10 +102,10 @@ pub fn upgrades<Io>(layer: &WsLayer) -> (WsUpgrader<Io>, WsListener<Io>) {
     (upgrader, WsListener(receiver))
 }
 
-/// Answers requests for upgrades: one of the two ends that [`upgrades`] makes. Clones are the same one.
+/// Answers upgrade requests of an HTTP server; see [`upgrades`]. Clones share the listener.
 pub struct WsUpgrader<Io> {
     sender: mpsc::Sender<Connection<WsTransport<Io>>>,
-    settings: Arc<Settings>,
+    settings: Arc<ServerSettings>,
 }
 
 impl<Io> Clone for WsUpgrader<Io> {
@@ -106,26 +118,29 @@ impl<Io> Clone for WsUpgrader<Io> {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static> WsUpgrader<Io> {
-    /// Decides on `request` and gives the answer that the HTTP server is to send; `io` resolves to the upgraded
-    /// connection once the server has sent it, and `endpoints` are what the session says of its addresses: a server knows
-    /// its peer, a request does not. An [`Unknown`](TransportKind::Unknown) kind is told as WebSocket.
+    /// Decides on `request` and returns the response that the HTTP server must send.
     ///
-    /// An [accept hook](WsLayer::with_accept) sees the request with its extensions, and so what the server's own layers
-    /// have found out: whoever has logged in, say, is handed to the session by an
-    /// [insert](crate::ConnectionHandle::insert) there. The answer is the caller's before it is sent: headers, such as
-    /// cookies, can still be added.
+    /// `io` must resolve to the upgraded connection once the server has sent the response.
+    /// `endpoints` are the addresses of the session; a server knows its peer, a request does not.
+    /// The kind [`Unknown`](TransportKind::Unknown) is replaced by WebSocket.
     ///
-    /// Where it accepts, a task waits for `io`, as long as a handshake may take, and gives the connection to the
-    /// listener. With 503 it refuses once the listener is gone, because the server shuts down, and while as many
-    /// connections wait for the stack as a backlog holds.
+    /// An [accept hook](WsLayer::with_accept) sees the request with its extensions, and so the
+    /// results of the server's middleware. It can pass them on to the session, such as the user,
+    /// with an [insert](crate::ConnectionHandle::insert). The caller may still change the response,
+    /// for example to add cookies.
+    ///
+    /// After an accepted request, a task waits for `io` at most for the handshake timeout, and
+    /// passes the connection to the listener. The request is refused with 503 after the listener
+    /// was dropped because the server shuts down, and while a full backlog of connections waits for
+    /// the stack.
     ///
     /// # Cancel safety
     ///
-    /// A drop before the answer refuses the connection: nothing is left of it, and no task runs.
+    /// Dropping the future before its response refuses the connection. No task is left.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
+    /// Panics outside of a tokio runtime.
     pub fn upgrade<B, F, E>(
         &self,
         request: &Request<B>,
@@ -136,25 +151,26 @@ impl<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static> WsUpgrader<Io> {
         F: Future<Output = Result<Io, E>> + Send + 'static,
         E: Into<BoxError>,
     {
-        // taken out here: bodies cannot be shared between threads, and so no reference to one goes into the future
-        let mut asked = Request::new(());
-        asked.method_mut().clone_from(request.method());
-        asked.uri_mut().clone_from(request.uri());
-        *asked.version_mut() = request.version();
-        asked.headers_mut().clone_from(request.headers());
-        asked.extensions_mut().clone_from(request.extensions());
-        self.clone().decide(asked, endpoints, io)
+        // Copied without the body. A body cannot be shared between threads, so the future must not
+        // hold a reference to the request.
+        let mut head = Request::new(());
+        head.method_mut().clone_from(request.method());
+        head.uri_mut().clone_from(request.uri());
+        *head.version_mut() = request.version();
+        head.headers_mut().clone_from(request.headers());
+        head.extensions_mut().clone_from(request.extensions());
+        self.clone().decide(head, endpoints, io)
     }
 
-    async fn decide<F, E>(self, asked: Request<()>, endpoints: Endpoints, io: F) -> Response<String>
+    async fn decide<F, E>(self, head: Request<()>, endpoints: Endpoints, io: F) -> Response<String>
     where
         F: Future<Output = Result<Io, E>> + Send + 'static,
         E: Into<BoxError>,
     {
-        let Ok(place) = self.sender.try_reserve_owned() else {
+        let Ok(permit) = self.sender.try_reserve_owned() else {
             return WsRefusal::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "no more WebSockets are opened now",
+                "the server accepts no WebSockets now",
             )
             .response();
         };
@@ -165,21 +181,23 @@ impl<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static> WsUpgrader<Io> {
             TransportKind::Tls => TransportKind::SecureWebSocket,
             other => other,
         });
-        let decided = self.settings.rules.decide(asked, &handle);
+        let decided = self.settings.rules.decide(head, &handle);
         let decided = timeout(self.settings.timeout, decided).await;
         let response = match decided {
             Ok(Ok(response)) => response,
             Ok(Err(refusal)) => {
                 let response = refusal.response();
-                handle.close_because(CloseReason::Refused, WsHandshakeError::from(refusal));
+                handle.close_with(
+                    Close::new(CloseReason::Refused).with_source(WsHandshakeError::from(refusal)),
+                );
                 return response;
             }
             Err(_) => {
                 let error = WsHandshakeError::TimedOut(self.settings.timeout);
-                handle.close_because(CloseReason::HandshakeTimeout, error);
+                handle.close_with(Close::new(CloseReason::HandshakeTimeout).with_source(error));
                 let refusal = WsRefusal::new(
                     StatusCode::SERVICE_UNAVAILABLE,
-                    "it took too long to decide",
+                    "the decision took too long",
                 );
                 return refusal.response();
             }
@@ -191,16 +209,18 @@ impl<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static> WsUpgrader<Io> {
                     let connection = connection.map_transport(|()| {
                         WsTransport::new(io, settings.transport(), BytesMut::new())
                     });
-                    // without a listener it is dropped, and refused by that
-                    place.send(connection);
+                    // Without a listener the connection is dropped, which refuses it.
+                    permit.send(connection);
                 }
                 Ok(Err(error)) => {
                     let error = io::Error::other(error.into());
-                    handle.close_because(CloseReason::Refused, WsHandshakeError::from(error));
+                    handle.close_with(
+                        Close::new(CloseReason::Refused).with_source(WsHandshakeError::from(error)),
+                    );
                 }
                 Err(_) => {
                     let error = WsHandshakeError::TimedOut(settings.timeout);
-                    handle.close_because(CloseReason::HandshakeTimeout, error);
+                    handle.close_with(Close::new(CloseReason::HandshakeTimeout).with_source(error));
                 }
             }
         });
@@ -216,9 +236,10 @@ impl<Io> fmt::Debug for WsUpgrader<Io> {
     }
 }
 
-/// The connections that a [`WsUpgrader`] has upgraded: one of the two ends that [`upgrades`] makes.
+/// Listener for the connections of a [`WsUpgrader`]; see [`upgrades`].
 ///
-/// Dropped, as [`serve`](crate::serve) does when it shuts down, further upgrades are refused.
+/// Once it is dropped, further upgrades are refused. [`serve`](crate::serve) drops it at its
+/// shutdown.
 pub struct WsListener<Io>(mpsc::Receiver<Connection<WsTransport<Io>>>);
 
 impl<Io: Send + 'static> Listener for WsListener<Io> {
@@ -227,12 +248,12 @@ impl<Io: Send + 'static> Listener for WsListener<Io> {
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Connection<Self::Io>>> {
         match ready!(self.0.poll_recv(cx)) {
             Some(connection) => Poll::Ready(Ok(connection)),
-            // no upgrader is left: nothing comes any more, which is no error
+            // All upgraders are gone. No connection will come, which is not an error.
             None => Poll::Pending,
         }
     }
 
-    /// Not known: it is the HTTP server's.
+    /// Returns `Unknown`: the address is the HTTP server's.
     fn local_addr(&self) -> io::Result<Address> {
         Ok(Address::Unknown)
     }

@@ -1,6 +1,7 @@
 //! A client ends even if the destructors of its values panic.
 //!
-//! If one fails, the process aborts, and no other test of the binary reports a result.
+//! If this test fails, the process may abort. Then the other tests of the binary report no
+//! result.
 
 use std::{
     future::pending,
@@ -17,130 +18,137 @@ use getty::{
 };
 use tower::ServiceExt;
 
-use crate::support::{Place, deaf, echo, even, idle, soon};
+use crate::support::{Host, echo, idle, ignoring_client, soon, without_jitter};
 
-/// Numbers of bombs that were made, and that were dropped.
+/// Counts values whose destructor panics.
 #[derive(Debug, Default)]
-struct Bombs {
-    made: AtomicUsize,
+struct Counts {
+    created: AtomicUsize,
     dropped: AtomicUsize,
 }
 
-impl Bombs {
-    fn bomb(self: &Arc<Self>) -> Bomb {
-        self.made.fetch_add(1, SeqCst);
-        Bomb(Arc::clone(self))
+impl Counts {
+    fn value(self: &Arc<Self>) -> PanicOnDrop {
+        self.created.fetch_add(1, SeqCst);
+        PanicOnDrop(Arc::clone(self))
     }
 }
 
-/// Panics when it is dropped.
 #[derive(Debug)]
-struct Bomb(Arc<Bombs>);
+struct PanicOnDrop(Arc<Counts>);
 
-impl Bomb {
-    fn disarm(self) {
+impl PanicOnDrop {
+    /// Drops the value without a panic.
+    fn defuse(self) {
         self.0.dropped.fetch_add(1, SeqCst);
         std::mem::forget(self);
     }
 }
 
-impl Clone for Bomb {
+impl Clone for PanicOnDrop {
     fn clone(&self) -> Self {
-        self.0.bomb()
+        self.0.value()
     }
 }
 
-impl Drop for Bomb {
+impl Drop for PanicOnDrop {
     fn drop(&mut self) {
         self.0.dropped.fetch_add(1, SeqCst);
         panic!("a bad destructor");
     }
 }
 
-/// Activity of the client when it ends.
+/// State of the client when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Doing {
+enum ClientState {
     Dialling,
-    Preparing,
+    InHook,
     Open,
 }
 
-/// A client with a bomb in each of its values.
-fn client(bombs: &Arc<Bombs>, place: &Place, doing: Doing) -> Client<String> {
-    let (dial, build, decision, pick) = (bombs.bomb(), bombs.bomb(), bombs.bomb(), bombs.bomb());
-    let (first, second) = (bombs.bomb(), bombs.bomb());
-    let dialled = place.connector();
-    let connector = service_fn(move |target: Bomb| {
-        let bomb = dial.clone();
-        target.disarm();
-        let dialling = dialled.clone().oneshot(());
+/// Returns a client each of whose closures and futures holds a value that panics on drop.
+fn client(counts: &Arc<Counts>, host: &Host, state: ClientState) -> Client<String> {
+    let [dial, build, retry_policy, pick, first, second] = std::array::from_fn(|_| counts.value());
+    let connector = host.connector();
+    let connector = service_fn(move |target: PanicOnDrop| {
+        let value = dial.clone();
+        target.defuse();
+        let dial = connector.clone().oneshot(());
         async move {
-            if doing == Doing::Dialling {
-                let _bomb = &bomb;
+            if state == ClientState::Dialling {
+                let _value = &value;
                 pending::<()>().await;
             }
-            bomb.disarm();
-            Ok::<_, BoxError>(dialling.await?)
+            value.defuse();
+            Ok::<_, BoxError>(dial.await?)
         }
     });
-    even()
-        .with_decision(move |_| {
-            let _bomb = &decision;
+    without_jitter()
+        .with_retry_policy(move |_| {
+            let _value = &retry_policy;
             Decision::Retry
         })
         .with_pick(Pick::least(move |_| {
-            let _bomb = &pick;
+            let _value = &pick;
             0
         }))
         .with_hook(move |_: Session<String>| {
-            let bomb = first.clone();
+            let value = first.clone();
             async move {
-                if doing == Doing::Preparing {
-                    let _bomb = &bomb;
+                if state == ClientState::InHook {
+                    let _value = &value;
                     pending::<()>().await;
                 }
-                bomb.disarm();
+                value.defuse();
                 Ok::<_, BoxError>(())
             }
         })
         .with_hook(move |_| {
-            let _bomb = &second;
+            let _value = &second;
             async { Ok::<_, BoxError>(()) }
         })
-        .connect(connector, bombs.bomb(), move |link| {
-            let _bomb = &build;
-            deaf(link)
+        .connect(connector, counts.value(), move |link| {
+            let _value = &build;
+            ignoring_client(link)
         })
 }
 
 #[test]
-fn a_client_ends_though_its_values_panic_as_they_are_dropped() {
-    for doing in [Doing::Dialling, Doing::Preparing, Doing::Open] {
+fn client_ends_even_if_its_values_panic_on_drop() {
+    for state in [
+        ClientState::Dialling,
+        ClientState::InHook,
+        ClientState::Open,
+    ] {
         for stops in [true, false] {
-            let bombs = Arc::<Bombs>::default();
+            let counts = Arc::<Counts>::default();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .start_paused(true)
                 .build()
                 .unwrap();
             let client = runtime.block_on(async {
-                let place = Place::default();
-                let _server = place.serve(echo());
-                let client = client(&bombs, &place, doing);
+                let host = Host::default();
+                let _server = host.serve(echo());
+                let client = client(&counts, &host, state);
                 idle().await;
-                assert_eq!(client.is_open(), doing == Doing::Open);
+                assert_eq!(client.is_open(), state == ClientState::Open);
                 if stops {
                     client.stop();
                     soon(client.stopped()).await;
                 }
                 client
             });
-            // without a stop the runtime drops the client's task
+            // If the client was not stopped, the runtime drops its task.
             drop(runtime);
             drop(client);
-            let made = bombs.made.load(SeqCst);
-            assert!(made >= 8);
-            assert_eq!(bombs.dropped.load(SeqCst), made, "{doing:?}, {stops}");
+            let created = counts.created.load(SeqCst);
+            assert!(created >= 8);
+            assert_eq!(
+                counts.dropped.load(SeqCst),
+                created,
+                "{state:?}, stopped: {stops}"
+            );
         }
     }
 }

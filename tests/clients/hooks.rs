@@ -1,3 +1,5 @@
+//! Hooks: they prepare each session before the client uses it.
+
 use std::{
     future::pending,
     sync::{Arc, Mutex},
@@ -11,24 +13,25 @@ use getty::{
 };
 use tokio::{io::DuplexStream, sync::mpsc, time::Instant};
 
-use crate::support::{Place, deaf, echo, even, idle, ms, soon, tasks};
+use crate::support::{Host, echo, idle, ignoring_client, ms, soon, tasks, without_jitter};
 
+/// Attribute of a session: the sender for the response to `LOGIN`.
 #[derive(Clone)]
 struct Login(mpsc::Sender<String>);
 
-/// A client that logs in and waits for the answer.
-fn logging_in(place: &Place) -> Client<String> {
-    even()
+/// Returns a client that sends `LOGIN` in each session and awaits the response.
+fn login_client(host: &Host) -> Client<String> {
+    without_jitter()
         .with_hook(|session: Session<String>| async move {
-            let (login, mut answer) = mpsc::channel(1);
+            let (login, mut response) = mpsc::channel(1);
             session.insert(Login(login));
             session.send("LOGIN".to_owned()).await?;
-            match answer.recv().await.as_deref() {
+            match response.recv().await.as_deref() {
                 Some("LOGIN") => Ok(()),
                 other => Err(BoxError::from(format!("{other:?}"))),
             }
         })
-        .connect(place.connector(), (), |link| {
+        .connect(host.connector(), (), |link| {
             ServiceBuilder::new()
                 .layer(CodecLayer::new(Lines::new()))
                 .layer(link)
@@ -43,70 +46,73 @@ fn logging_in(place: &Place) -> Client<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_session_logs_in_before_it_is_offered() {
-    let place = Place::default();
-    let mut server = place.serve(echo());
-    let client = logging_in(&place);
+async fn each_session_logs_in_before_it_is_used() {
+    let host = Host::default();
+    let mut server = host.serve(echo());
+    let client = login_client(&host);
     for _ in 0..3 {
         let session = soon(client.session()).await.unwrap();
-        assert_eq!(session.stats().messages_in, 1, "it is logged in");
+        assert_eq!(session.stats().messages_in, 1, "the login is complete");
         drop(server);
         soon(session.closed()).await;
-        server = place.serve(echo());
+        server = host.serve(echo());
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn hooks_run_in_the_order_given_and_not_after_one_that_failed() {
-    let place = Place::default();
-    let _server = place.serve(echo());
-    let ran = Arc::new(Mutex::new(String::new()));
-    let note = |name: char, works: bool| {
-        let ran = Arc::clone(&ran);
+async fn hooks_run_in_order_and_stop_at_the_first_error() {
+    let host = Host::default();
+    let _server = host.serve(echo());
+    let calls = Arc::new(Mutex::new(String::new()));
+    let hook = |name: char, succeeds: bool| {
+        let calls = Arc::clone(&calls);
         move |_| {
-            ran.lock().unwrap().push(name);
-            let result = if works { Ok(()) } else { Err("no such room") };
+            calls.lock().unwrap().push(name);
+            let result = if succeeds {
+                Ok(())
+            } else {
+                Err("no such room")
+            };
             async move {
                 tokio::task::yield_now().await;
                 result
             }
         }
     };
-    let client = even()
-        .with_hook(note('a', true))
-        .with_hook(note('b', false))
-        .with_hook(note('c', true))
+    let client = without_jitter()
+        .with_hook(hook('a', true))
+        .with_hook(hook('b', false))
+        .with_hook(hook('c', true))
         .with_max_attempts(2)
-        .connect(place.connector(), (), deaf);
+        .connect(host.connector(), (), ignoring_client);
     let Err(NoSession::Failed(Failure::Attempts { last, .. })) = soon(client.session()).await
     else {
-        panic!("hooks fail each time");
+        panic!("the hooks fail each time");
     };
     assert!(matches!(&*last, Ended::Hook(error) if error.to_string() == "no such room"));
-    assert_eq!(*ran.lock().unwrap(), "abab");
+    assert_eq!(*calls.lock().unwrap(), "abab");
     soon(client.stopped()).await;
-    assert_eq!(place.open(), 0, "the sessions were closed");
+    assert_eq!(host.open(), 0, "the sessions were closed");
 }
 
 #[tokio::test(start_paused = true)]
-async fn hook_that_fails_is_a_failed_attempt_with_its_pause() {
-    let place = Place::default();
-    let _server = place.serve(echo());
-    let begin = Instant::now();
-    let _client =
-        even()
-            .with_hook(|_| async { Err("bad password") })
-            .connect(place.connector(), (), deaf);
+async fn failed_hook_is_a_failed_attempt_and_is_followed_by_a_pause() {
+    let host = Host::default();
+    let _server = host.serve(echo());
+    let start = Instant::now();
+    let _client = without_jitter()
+        .with_hook(|_| async { Err("bad password") })
+        .connect(host.connector(), (), ignoring_client);
     tokio::time::sleep(ms(4000)).await;
-    let dials = place.dials_since(begin);
+    let dials = host.dials_since(start);
     let pauses: Vec<_> = dials.windows(2).map(|two| two[1] - two[0]).collect();
     assert_eq!(pauses, [300, 600, 1200].map(ms));
 }
 
 #[tokio::test(start_paused = true)]
-async fn server_that_accepts_and_never_answers_ends_the_attempt_at_its_timeout() {
-    let place = Place::default();
-    let mut listener = place.listen();
+async fn attempt_times_out_if_the_server_accepts_and_never_replies() {
+    let host = Host::default();
+    let mut listener = host.listen();
     let accepted = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&accepted);
     tokio::spawn(async move {
@@ -118,40 +124,40 @@ async fn server_that_accepts_and_never_answers_ends_the_attempt_at_its_timeout()
             kept.lock().unwrap().push(connection);
         }
     });
-    let begin = Instant::now();
-    let client = logging_in(&place);
+    let start = Instant::now();
+    let client = login_client(&host);
     tokio::time::sleep(ms(30_000)).await;
-    let dials = place.dials_since(begin);
+    let dials = host.dials_since(start);
     assert_eq!(dials, [0, 10_300, 20_900].map(ms));
-    assert_eq!(place.open(), 1, "those that came to nothing are closed");
+    assert_eq!(host.open(), 1, "connections of failed attempts are closed");
     assert!(!client.is_open() && client.pick().is_none());
 }
 
 #[tokio::test(start_paused = true)]
 async fn hook_is_dropped_when_its_session_closes() {
-    let place = Place::default();
-    let server = place.serve(echo());
-    let running = Arc::new(());
-    let held = Arc::clone(&running);
-    let client = even()
+    let host = Host::default();
+    let server = host.serve(echo());
+    let resource = Arc::new(());
+    let captured = Arc::clone(&resource);
+    let client = without_jitter()
         .with_max_attempts(1)
         .with_hook(move |_| {
-            let held = Arc::clone(&held);
+            let captured = Arc::clone(&captured);
             async move {
                 pending::<()>().await;
-                drop(held);
+                drop(captured);
                 Ok::<_, BoxError>(())
             }
         })
-        .connect(place.connector(), (), deaf);
-    while place.open() == 0 {
+        .connect(host.connector(), (), ignoring_client);
+    while host.open() == 0 {
         idle().await;
     }
     idle().await;
-    assert_eq!(Arc::strong_count(&running), 3);
+    assert_eq!(Arc::strong_count(&resource), 3);
     drop(server);
     soon(client.stopped()).await;
-    assert_eq!(Arc::strong_count(&running), 1);
+    assert_eq!(Arc::strong_count(&resource), 1);
     match client.state() {
         State::Failed(Failure::Attempts { last, .. }) => {
             assert!(matches!(&*last, Ended::Closed(_)), "{last}");
@@ -161,79 +167,79 @@ async fn hook_is_dropped_when_its_session_closes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn session_that_closes_under_its_hook_is_replaced_without_waiting_for_the_hook() {
-    let place = Place::default();
-    let server = place.serve(echo());
-    let client = even()
+async fn session_that_closes_during_its_hook_is_replaced_at_once() {
+    let host = Host::default();
+    let server = host.serve(echo());
+    let client = without_jitter()
         .with_attempt_timeout(Duration::from_secs(3600))
         .with_hook(|_| pending::<Result<(), BoxError>>())
-        .connect(place.connector(), (), deaf);
+        .connect(host.connector(), (), ignoring_client);
     idle().await;
-    let begin = Instant::now();
+    let start = Instant::now();
     drop(server);
-    let _server = place.serve(echo());
+    let _server = host.serve(echo());
     tokio::time::sleep(ms(302)).await;
-    assert_eq!(place.dials_since(begin).len(), 1);
-    assert_eq!((place.dials(), client.sessions().len()), (2, 0));
+    assert_eq!(host.dials_since(start).len(), 1);
+    assert_eq!((host.dials(), client.sessions().len()), (2, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn attempt_whose_hook_fails_is_decided_upon_once() {
-    let place = Place::default();
-    let _server = place.serve(echo());
-    let (seen, mut ends) = mpsc::unbounded_channel();
-    let _client = even()
+async fn retry_policy_is_called_once_for_a_failed_hook() {
+    let host = Host::default();
+    let _server = host.serve(echo());
+    let (sender, mut causes) = mpsc::unbounded_channel();
+    let _client = without_jitter()
         .with_hook(|_| async { Err("bad password") })
-        .with_decision(move |ended| {
-            seen.send(ended.to_string()).unwrap();
+        .with_retry_policy(move |ended| {
+            sender.send(ended.to_string()).unwrap();
             Decision::Retry
         })
-        .connect(place.connector(), (), deaf);
+        .connect(host.connector(), (), ignoring_client);
     tokio::time::sleep(ms(600)).await;
     for _ in 0..2 {
-        assert_eq!(ends.try_recv().unwrap(), "a hook failed");
+        assert_eq!(causes.try_recv().unwrap(), "a hook failed");
     }
-    assert!(ends.try_recv().is_err());
+    assert!(causes.try_recv().is_err());
 }
 
 #[tokio::test(start_paused = true)]
-async fn panic_of_the_applications_code_is_a_failure_and_no_lost_task() {
-    let place = Place::default();
-    let _server = place.serve(echo());
-    let in_hook = |place: &Place| {
-        even()
+async fn panic_in_application_code_fails_the_client_and_leaks_no_task() {
+    let host = Host::default();
+    let _server = host.serve(echo());
+    let in_hook = |host: &Host| {
+        without_jitter()
             .with_hook(|_| async {
                 if true {
                     panic!("a bad hook");
                 }
                 Ok::<_, BoxError>(())
             })
-            .connect(place.connector(), (), deaf)
+            .connect(host.connector(), (), ignoring_client)
     };
-    let in_hooks_call = |place: &Place| {
-        even()
+    let in_hook_call = |host: &Host| {
+        without_jitter()
             .with_hook(|_| -> std::future::Ready<Result<(), BoxError>> { panic!("a bad hook") })
-            .connect(place.connector(), (), deaf)
+            .connect(host.connector(), (), ignoring_client)
     };
-    let in_stack = |place: &Place| {
-        even().connect(place.connector(), (), |link| {
+    let in_stack = |host: &Host| {
+        without_jitter().connect(host.connector(), (), |link| {
             if true {
                 panic!("a bad stack");
             }
-            deaf(link)
+            ignoring_client(link)
         })
     };
-    let in_decision = |place: &Place| {
-        even()
+    let in_retry_policy = |host: &Host| {
+        without_jitter()
             .with_hook(|session: Session<String>| async move {
                 session.close();
-                Err("so that there is something to decide")
+                Err("the hook fails")
             })
-            .with_decision(|_| panic!("a bad decision"))
-            .connect(place.connector(), (), deaf)
+            .with_retry_policy(|_| panic!("a bad retry policy"))
+            .connect(host.connector(), (), ignoring_client)
     };
-    let in_connector = |_: &Place| {
-        even().connect(
+    let in_connector = |_: &Host| {
+        without_jitter().connect(
             getty::service_fn(|()| async {
                 if true {
                     panic!("a bad connector");
@@ -241,16 +247,16 @@ async fn panic_of_the_applications_code_is_a_failure_and_no_lost_task() {
                 Ok::<Connection<DuplexStream>, BoxError>(Connection::new(tokio::io::duplex(1).0))
             }),
             (),
-            deaf,
+            ignoring_client,
         )
     };
     let before = tasks().await;
     for (client, message) in [
-        (in_hook(&place), "a bad hook"),
-        (in_hooks_call(&place), "a bad hook"),
-        (in_stack(&place), "a bad stack"),
-        (in_decision(&place), "a bad decision"),
-        (in_connector(&place), "a bad connector"),
+        (in_hook(&host), "a bad hook"),
+        (in_hook_call(&host), "a bad hook"),
+        (in_stack(&host), "a bad stack"),
+        (in_retry_policy(&host), "a bad retry policy"),
+        (in_connector(&host), "a bad connector"),
     ] {
         match soon(client.session()).await {
             Err(NoSession::Failed(Failure::Panicked(panic))) => {
@@ -260,17 +266,17 @@ async fn panic_of_the_applications_code_is_a_failure_and_no_lost_task() {
         }
         soon(client.stopped()).await;
         assert_eq!(tasks().await, before, "{message}");
-        assert_eq!(place.open(), 0, "{message}");
+        assert_eq!(host.open(), 0, "{message}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn open_hook_inside_of_the_stack_fails_the_attempt_as_well() {
-    let place = Place::default();
-    let _server = place.serve(echo());
-    let client = even()
+async fn failed_on_open_hook_of_the_stack_fails_the_attempt() {
+    let host = Host::default();
+    let _server = host.serve(echo());
+    let client = without_jitter()
         .with_max_attempts(2)
-        .connect(place.connector(), (), |link| {
+        .connect(host.connector(), (), |link| {
             ServiceBuilder::new()
                 .layer(CodecLayer::new(Lines::new()))
                 .layer(link)
@@ -282,10 +288,10 @@ async fn open_hook_inside_of_the_stack_fails_the_attempt_as_well() {
         });
     let Err(NoSession::Failed(Failure::Attempts { attempts, last })) = soon(client.session()).await
     else {
-        panic!("it is refused each time");
+        panic!("the connection is refused each time");
     };
     assert_eq!(attempts, 2);
     assert!(matches!(&*last, Ended::Open(OpenError::Open(_))), "{last}");
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(place.dials(), 2);
+    assert_eq!(host.dials(), 2);
 }

@@ -1,4 +1,4 @@
-//! Clients: reconnecting, pools, hooks, and what becomes of messages.
+//! Tests of clients: reconnecting, pools, hooks, sends and calls.
 
 mod calls;
 mod destructors;
@@ -6,11 +6,15 @@ mod hooks;
 mod pool;
 mod reconnect;
 mod send;
+#[path = "../contracts/support/mod.rs"]
+#[allow(
+    dead_code,
+    reason = "the tests in `contracts` use more of these helpers"
+)]
+mod shared;
 #[path = "../net/silent.rs"]
 mod silent;
 mod sockets;
 mod state;
 mod stop;
 mod support;
-#[path = "../contracts/support/words.rs"]
-mod words;

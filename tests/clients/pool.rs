@@ -1,3 +1,5 @@
+//! Pools: a client with several sessions.
+
 use std::{collections::HashMap, time::Duration};
 
 use getty::{
@@ -7,8 +9,9 @@ use getty::{
 };
 use tokio::{io::DuplexStream, time::Instant};
 
-use crate::support::{Place, deaf, echo, even, idle, ms, soon};
+use crate::support::{Host, echo, idle, ignoring_client, ms, soon, without_jitter};
 
+/// Waits until the client has this number of sessions.
 async fn full(client: &Client<String>, sessions: usize) {
     let filled = async {
         while client.sessions().len() < sessions {
@@ -19,89 +22,99 @@ async fn full(client: &Client<String>, sessions: usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pool_is_filled_without_pauses_and_each_gap_refilled() {
-    let place = Place::default();
-    let _server = place.serve(echo());
-    let begin = Instant::now();
-    let client = even().with_sessions(5).connect(place.connector(), (), deaf);
+async fn pool_fills_without_pauses_and_replaces_closed_sessions() {
+    let host = Host::default();
+    let _server = host.serve(echo());
+    let start = Instant::now();
+    let client = without_jitter()
+        .with_sessions(5)
+        .connect(host.connector(), (), ignoring_client);
     full(&client, 5).await;
-    assert!(begin.elapsed() <= ms(2));
+    assert!(start.elapsed() <= ms(2));
     let sessions = client.sessions();
     sessions[1].close();
     sessions[3].close_with(CloseReason::IdleTimeout);
-    assert_eq!(client.sessions().len(), 3, "from that moment on");
+    assert_eq!(client.sessions().len(), 3, "closed sessions leave at once");
     full(&client, 5).await;
-    assert_eq!((place.dials(), place.most_open()), (7, 5));
+    assert_eq!((host.dials(), host.most_open()), (7, 5));
     let ids: Vec<_> = sessions.iter().map(|session| session.id()).collect();
     let now: Vec<_> = client.sessions().iter().map(|one| one.id()).collect();
     assert_eq!(now[..3], [ids[0], ids[2], ids[4]]);
 }
 
+/// Each client makes one attempt at a time
+/// (design.md: Why is there one attempt at a time for a whole pool?).
 #[tokio::test(start_paused = true)]
-async fn large_pool_dials_a_server_that_is_away_no_more_often_than_a_small_one() {
-    let place = Place::default();
-    let begin = Instant::now();
-    let _client = even()
-        .with_sessions(100)
-        .connect(place.connector(), (), deaf);
+async fn large_pool_dials_a_stopped_server_no_more_often_than_a_small_one() {
+    let host = Host::default();
+    let start = Instant::now();
+    let _client =
+        without_jitter()
+            .with_sessions(100)
+            .connect(host.connector(), (), ignoring_client);
     tokio::time::sleep(ms(4000)).await;
     assert_eq!(
-        place.dials_since(begin),
+        host.dials_since(start),
         [0, 300, 900, 2100].map(ms),
-        "one pause for all"
+        "one pause for the whole pool"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn session_that_cannot_be_kept_does_not_bring_a_storm_nor_down_the_others() {
-    let place = Place::default();
-    // lets in three, and closes the fourth at once
+async fn refused_session_causes_no_reconnect_storm_and_does_not_affect_the_others() {
+    let host = Host::default();
+    // The server accepts three connections and closes the fourth at once.
     let server = tower::limit::GlobalConcurrencyLimitLayer::new(3);
     let server = getty::ServiceBuilder::new()
         .load_shed()
         .layer(server)
         .service(echo());
-    let _server = place.serve(server);
-    let begin = Instant::now();
-    let client = even()
+    let _server = host.serve(server);
+    let start = Instant::now();
+    let client = without_jitter()
         .with_sessions(4)
         .with_max_attempts(2)
-        .connect(place.connector(), (), deaf);
+        .connect(host.connector(), (), ignoring_client);
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert_eq!(client.sessions().len(), 3);
-    assert!(client.is_open(), "it goes on as long as there is one");
-    let dials = place.dials_since(begin).len();
+    assert!(
+        client.is_open(),
+        "the limit of attempts does not apply while a session is open"
+    );
+    let dials = host.dials_since(start).len();
     assert!((120..=132).contains(&dials), "{dials}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn pool_whose_server_goes_counts_one_failure_and_not_one_a_session() {
-    let place = Place::default();
-    let server = place.serve(echo());
-    let client = even()
+async fn loss_of_the_server_counts_as_one_failure_for_the_whole_pool() {
+    let host = Host::default();
+    let server = host.serve(echo());
+    let client = without_jitter()
         .with_sessions(50)
         .with_max_attempts(3)
-        .connect(place.connector(), (), deaf);
+        .connect(host.connector(), (), ignoring_client);
     full(&client, 50).await;
-    // twice, and not settled yet
+    // The second loss comes before the sessions are open for long enough to reset the backoff.
     let mut server = Some(server);
     for pause in [ms(300), ms(600)] {
-        let gone = Instant::now();
+        let stopped = Instant::now();
         drop(server.take());
         idle().await;
         assert_eq!(client.sessions().len(), 0);
-        server = Some(place.serve(echo()));
+        server = Some(host.serve(echo()));
         full(&client, 50).await;
-        let took = gone.elapsed();
-        assert!(took >= pause && took <= pause + ms(3), "{took:?}");
+        let elapsed = stopped.elapsed();
+        assert!(elapsed >= pause && elapsed <= pause + ms(3), "{elapsed:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn sessions_take_turns() {
-    let place = Place::default();
-    let _server = place.serve(echo());
-    let client = even().with_sessions(3).connect(place.connector(), (), deaf);
+async fn pick_rotates_through_the_sessions() {
+    let host = Host::default();
+    let _server = host.serve(echo());
+    let client = without_jitter()
+        .with_sessions(3)
+        .connect(host.connector(), (), ignoring_client);
     full(&client, 3).await;
     let mut picked: HashMap<u64, usize> = HashMap::new();
     for _ in 0..30 {
@@ -111,14 +124,14 @@ async fn sessions_take_turns() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn least_loaded_session_is_picked_and_ties_take_turns() {
-    let place = Place::default();
-    let _server = place.serve(echo());
+async fn least_loaded_session_is_picked_and_ties_rotate() {
+    let host = Host::default();
+    let _server = host.serve(echo());
     let load = |handle: &ConnectionHandle| handle.get::<usize>().unwrap_or(0);
-    let client = even()
+    let client = without_jitter()
         .with_sessions(3)
         .with_pick(Pick::least(move |session: &Session<String>| load(session)))
-        .connect(place.connector(), (), deaf);
+        .connect(host.connector(), (), ignoring_client);
     full(&client, 3).await;
     for _ in 0..30 {
         let session = client.pick().unwrap();
@@ -136,14 +149,14 @@ async fn least_loaded_session_is_picked_and_ties_take_turns() {
 
 #[tokio::test(start_paused = true)]
 async fn session_with_the_fewest_queued_messages_is_picked() {
-    let place = Place::default();
-    // reads nothing, so that what is sent waits
-    let mut listener = place.listen();
+    let host = Host::default();
+    // The server reads nothing, so that sent messages wait.
+    let mut listener = host.listen();
     let client = Client::builder()
         .with_sessions(2)
         .with_pick(Pick::least_in_flight())
         .with_backoff(Backoff::default().with_seed(3))
-        .connect(place.connector(), (), deaf);
+        .connect(host.connector(), (), ignoring_client);
     full(&client, 2).await;
     let mut accepted = Vec::new();
     for _ in 0..2 {
@@ -159,31 +172,31 @@ async fn session_with_the_fewest_queued_messages_is_picked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pool_that_is_let_in_and_thrown_out_again_does_not_dial_for_each_of_its_places() {
-    let place = Place::default();
-    let _server = place.serve(service_fn(|connection: Connection<DuplexStream>| async {
+async fn pool_that_is_accepted_and_closed_does_not_dial_once_per_session() {
+    let host = Host::default();
+    let _server = host.serve(service_fn(|connection: Connection<DuplexStream>| async {
         drop(connection);
         Err::<getty::Closed, BoxError>("go away".into())
     }));
-    let begin = Instant::now();
-    let _client = even()
+    let start = Instant::now();
+    let _client = without_jitter()
         .with_sessions(50)
-        .connect(place.connector(), (), deaf);
+        .connect(host.connector(), (), ignoring_client);
     tokio::time::sleep(Duration::from_secs(3600)).await;
-    // the pauses of one session, and before each is noticed to have ended perhaps another dial
-    let dials = place.dials_since(begin).len();
+    // The dials of one session. After each there may be one more dial, until the close is noticed.
+    let dials = host.dials_since(start).len();
     assert!((120..=2 * 128).contains(&dials), "{dials}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn callers_on_many_threads_always_get_a_session_or_the_end() {
+async fn callers_on_many_threads_always_get_a_session_or_an_error() {
     for stops in [true, false] {
-        let place = Place::default();
-        let server = place.serve(echo());
+        let host = Host::default();
+        let server = host.serve(echo());
         let client = Client::builder()
             .with_sessions(3)
             .with_backoff(Backoff::new(ms(1), ms(2)))
-            .connect(place.connector(), (), deaf);
+            .connect(host.connector(), (), ignoring_client);
         let callers: Vec<_> = (0..8)
             .map(|caller| {
                 let client = client.clone();
@@ -211,18 +224,20 @@ async fn callers_on_many_threads_always_get_a_session_or_the_end() {
         }
         client.stop();
         client.stopped().await;
-        assert_eq!(place.open(), 0);
-        assert!(place.most_open() <= 3);
+        assert_eq!(host.open(), 0);
+        assert!(host.most_open() <= 3);
         drop(server);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn session_that_our_side_has_finished_is_not_picked() {
-    let place = Place::default();
-    // nobody accepts, so that the peer does not end its direction in turn
-    let _listener = place.listen();
-    let client = even().with_sessions(2).connect(place.connector(), (), deaf);
+async fn finished_session_is_not_picked() {
+    let host = Host::default();
+    // The listener accepts nothing, so that the peer does not end its direction.
+    let _listener = host.listen();
+    let client = without_jitter()
+        .with_sessions(2)
+        .connect(host.connector(), (), ignoring_client);
     full(&client, 2).await;
     let finished = client.pick().unwrap();
     soon(finished.finish()).await.unwrap();

@@ -1,3 +1,5 @@
+//! Reconnecting: when a client dials, how long it pauses, and when it gives up.
+
 use std::{
     sync::{
         Arc,
@@ -18,10 +20,12 @@ use tokio::{
     time::Instant,
 };
 
-use crate::support::{Place, deaf, echo, even, idle, listening, ms, soon, tasks};
+use crate::support::{
+    Host, echo, forwarding_client, idle, ignoring_client, ms, soon, tasks, without_jitter,
+};
 
-/// Closes each connection at once.
-fn slamming() -> impl Pipeline<DuplexStream> + Clone {
+/// Returns a server's stack that closes each connection at once.
+fn closing_at_once() -> impl Pipeline<DuplexStream> + Clone {
     service_fn(|connection: Connection<DuplexStream>| async move {
         drop(connection);
         Err::<getty::Closed, BoxError>("go away".into())
@@ -29,18 +33,18 @@ fn slamming() -> impl Pipeline<DuplexStream> + Clone {
 }
 
 #[tokio::test(start_paused = true)]
-async fn session_is_replaced_after_every_kind_of_end() {
-    let place = Place::default();
-    let _server = place.serve(echo());
-    let (got, mut answers) = mpsc::unbounded_channel();
-    let client = even().connect(place.connector(), (), move |link| {
-        listening(link, got.clone())
+async fn session_is_replaced_after_every_kind_of_close() {
+    let host = Host::default();
+    let _server = host.serve(echo());
+    let (sender, mut received) = mpsc::unbounded_channel();
+    let client = without_jitter().connect(host.connector(), (), move |link| {
+        forwarding_client(link, sender.clone())
     });
     for n in 0..20 {
         let session = soon(client.session()).await.unwrap();
         assert_eq!(session.is_open(), !session.is_closing());
         soon(session.send(format!("{n}"))).await.unwrap();
-        assert_eq!(soon(answers.recv()).await, Some(format!("{n}")));
+        assert_eq!(soon(received.recv()).await, Some(format!("{n}")));
         session.close_with(match n % 4 {
             0 => CloseReason::Local,
             1 => CloseReason::HeartbeatMissed,
@@ -48,36 +52,36 @@ async fn session_is_replaced_after_every_kind_of_end() {
             _ => CloseReason::Panicked,
         });
     }
-    assert_eq!(place.most_open(), 1);
+    assert_eq!(host.most_open(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn orderly_end_by_the_peer_is_no_reason_to_stay_away() {
-    let place = Place::default();
-    let server = place.serve(echo());
-    let client = even().connect(place.connector(), (), deaf);
+async fn client_reconnects_after_an_orderly_close_by_the_peer() {
+    let host = Host::default();
+    let server = host.serve(echo());
+    let client = without_jitter().connect(host.connector(), (), ignoring_client);
     let first = soon(client.session()).await.unwrap();
     drop(server);
     assert_eq!(soon(first.closed()).await.reason, CloseReason::PeerClosed);
-    let _server = place.serve(echo());
+    let _server = host.serve(echo());
     let second = soon(client.session()).await.unwrap();
     assert_ne!(first.id(), second.id());
 }
 
 #[tokio::test(start_paused = true)]
-async fn dials_of_a_server_that_is_away_are_spaced_as_the_policy_says() {
-    let place = Place::default();
-    let begin = Instant::now();
-    let client = even().connect(place.connector(), (), deaf);
+async fn dials_of_a_stopped_server_follow_the_backoff() {
+    let host = Host::default();
+    let start = Instant::now();
+    let client = without_jitter().connect(host.connector(), (), ignoring_client);
     tokio::time::sleep(Duration::from_secs(120)).await;
-    let dials = place.dials_since(begin);
+    let dials = host.dials_since(start);
     let pauses: Vec<_> = dials.windows(2).map(|two| two[1] - two[0]).collect();
     assert_eq!(
         pauses[..9],
         [300, 600, 1200, 2400, 4800, 9600, 19200, 30000, 30000].map(ms)
     );
     match client.state() {
-        State::Waiting(until) => assert_eq!(until - begin, *dials.last().unwrap() + ms(30000)),
+        State::Waiting(until) => assert_eq!(until - start, *dials.last().unwrap() + ms(30000)),
         state => panic!("{state}"),
     }
 }
@@ -85,18 +89,19 @@ async fn dials_of_a_server_that_is_away_are_spaced_as_the_policy_says() {
 #[tokio::test(start_paused = true)]
 async fn jitter_keeps_each_pause_within_its_bound() {
     for seed in 0..20 {
-        let place = Place::default();
-        let begin = Instant::now();
+        let host = Host::default();
+        let start = Instant::now();
         let backoff = Backoff::default().with_seed(seed);
-        let _client = Client::builder()
-            .with_backoff(backoff)
-            .connect(place.connector(), (), deaf);
+        let _client =
+            Client::builder()
+                .with_backoff(backoff)
+                .connect(host.connector(), (), ignoring_client);
         tokio::time::sleep(Duration::from_secs(600)).await;
-        let dials = place.dials_since(begin);
+        let dials = host.dials_since(start);
         assert!(dials.len() > 20);
         let expected = backoff.pauses();
         for (two, pause) in dials.windows(2).zip(expected) {
-            // tokio's timers count in milliseconds
+            // tokio's timers have a resolution of a millisecond.
             let late = (two[1] - two[0]).checked_sub(pause).expect("too early");
             assert!(late <= ms(2), "{late:?} late");
         }
@@ -104,42 +109,42 @@ async fn jitter_keeps_each_pause_within_its_bound() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn server_that_accepts_and_closes_at_once_is_dialled_ever_less_often() {
-    let place = Place::default();
-    let _server = place.serve(slamming());
-    let begin = Instant::now();
-    let client = even().connect(place.connector(), (), deaf);
+async fn backoff_grows_while_the_server_accepts_and_closes_at_once() {
+    let host = Host::default();
+    let _server = host.serve(closing_at_once());
+    let start = Instant::now();
+    let client = without_jitter().connect(host.connector(), (), ignoring_client);
     tokio::time::sleep(Duration::from_secs(3600)).await;
-    // 8 pauses up to 30 s, of a minute in all, then one each 30 s
-    let dials = place.dials_since(begin).len();
+    // 8 pauses up to 30 s take a minute in total. Then there is one dial every 30 s.
+    let dials = host.dials_since(start).len();
     assert!((120..=128).contains(&dials), "{dials}");
     assert!(!client.is_open());
 }
 
 #[tokio::test(start_paused = true)]
-async fn session_that_was_open_for_a_while_puts_the_pauses_back() {
-    let place = Place::default();
-    let client = even().connect(place.connector(), (), deaf);
-    for (lasts, pause) in [(ms(4900), ms(9600)), (ms(5000), ms(300))] {
-        // five dials are refused, after which the pause is of 4.8 s
-        let begin = Instant::now();
-        while place.dials_since(begin).len() < 5 {
+async fn session_that_stays_open_resets_the_backoff() {
+    let host = Host::default();
+    let client = without_jitter().connect(host.connector(), (), ignoring_client);
+    for (open_for, pause) in [(ms(4900), ms(9600)), (ms(5000), ms(300))] {
+        // Five dials are refused. The next pause is 4.8 s.
+        let start = Instant::now();
+        while host.dials_since(start).len() < 5 {
             idle().await;
         }
-        let server = place.serve(echo());
+        let server = host.serve(echo());
         let session = soon(client.session()).await.unwrap();
-        tokio::time::sleep(lasts).await;
+        tokio::time::sleep(open_for).await;
         drop(server);
         soon(session.closed()).await;
         let closed = Instant::now();
-        let server = place.serve(echo());
+        let server = host.serve(echo());
         let session = soon(client.session()).await.unwrap();
         let paused = closed.elapsed();
         assert!(
             paused >= pause - ms(1) && paused <= pause + ms(2),
             "{paused:?}"
         );
-        // and begin anew
+        // This session resets the backoff for the next round.
         tokio::time::sleep(Duration::from_secs(60)).await;
         drop(server);
         soon(session.closed()).await;
@@ -147,16 +152,17 @@ async fn session_that_was_open_for_a_while_puts_the_pauses_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn attempts_in_a_row_can_be_bounded() {
-    let place = Place::default();
-    let client = even()
-        .with_max_attempts(4)
-        .connect(place.connector(), (), deaf);
-    let Err(NoSession::Failed(why)) = soon(client.session()).await else {
-        panic!("there is nobody");
+async fn number_of_consecutive_attempts_can_be_limited() {
+    let host = Host::default();
+    let client =
+        without_jitter()
+            .with_max_attempts(4)
+            .connect(host.connector(), (), ignoring_client);
+    let Err(NoSession::Failed(failure)) = soon(client.session()).await else {
+        panic!("there is no server");
     };
-    assert_eq!(place.dials(), 4);
-    match &why {
+    assert_eq!(host.dials(), 4);
+    match &failure {
         Failure::Attempts { attempts: 4, last } => {
             let Ended::Open(getty::OpenError::Connect(source)) = &**last else {
                 panic!("{last}");
@@ -168,38 +174,39 @@ async fn attempts_in_a_row_can_be_bounded() {
     assert!(matches!(client.state(), State::Failed(_)));
     soon(client.stopped()).await;
     tokio::time::sleep(Duration::from_secs(600)).await;
-    assert_eq!(place.dials(), 4, "it does not dial past its cap");
+    assert_eq!(host.dials(), 4, "no dial exceeds the limit");
     assert_eq!(tasks().await, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn sessions_that_end_at_once_count_as_attempts_and_a_settled_one_begins_anew() {
-    let place = Place::default();
-    let server = place.serve(echo());
-    let client = even()
-        .with_max_attempts(3)
-        .connect(place.connector(), (), deaf);
+async fn short_sessions_count_as_attempts_and_a_long_one_resets_the_count() {
+    let host = Host::default();
+    let server = host.serve(echo());
+    let client =
+        without_jitter()
+            .with_max_attempts(3)
+            .connect(host.connector(), (), ignoring_client);
     let session = soon(client.session()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     drop(server);
     soon(session.closed()).await;
-    let _server = place.serve(slamming());
+    let _server = host.serve(closing_at_once());
     soon(client.stopped()).await;
-    assert_eq!(place.dials(), 1 + 3);
+    assert_eq!(host.dials(), 1 + 3);
     let State::Failed(Failure::Attempts { last, .. }) = client.state() else {
-        panic!("it has given up");
+        panic!("the client has failed");
     };
     assert!(matches!(&*last, Ended::Closed(_)), "{last}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn decision_sees_how_it_ended_and_may_stop() {
-    let place = Place::default();
-    let server = place.serve(echo());
-    let (seen, mut ends) = mpsc::unbounded_channel();
-    let client = even()
-        .with_decision(move |ended| {
-            seen.send(ended.to_string()).unwrap();
+async fn retry_policy_receives_the_cause_and_may_stop_the_client() {
+    let host = Host::default();
+    let server = host.serve(echo());
+    let (sender, mut causes) = mpsc::unbounded_channel();
+    let client = without_jitter()
+        .with_retry_policy(move |ended| {
+            sender.send(ended.to_string()).unwrap();
             match ended {
                 Ended::Closed(closed) if closed.reason == CloseReason::IdleTimeout => {
                     Decision::Stop
@@ -207,21 +214,21 @@ async fn decision_sees_how_it_ended_and_may_stop() {
                 _ => Decision::Retry,
             }
         })
-        .connect(place.connector(), (), deaf);
+        .connect(host.connector(), (), ignoring_client);
     soon(client.session()).await.unwrap();
     drop(server);
     assert_eq!(
-        soon(ends.recv()).await.unwrap(),
+        soon(causes.recv()).await.unwrap(),
         "the session ended: closed by the peer"
     );
-    assert_eq!(soon(ends.recv()).await.unwrap(), "connecting failed");
-    let _server = place.serve(echo());
+    assert_eq!(soon(causes.recv()).await.unwrap(), "connecting failed");
+    let _server = host.serve(echo());
     let session = soon(client.session()).await.unwrap();
     session.close_with(CloseReason::IdleTimeout);
     soon(client.stopped()).await;
     match client.state() {
-        State::Failed(why @ Failure::Decided(_)) => {
-            let source = std::error::Error::source(&why).unwrap();
+        State::Failed(failure @ Failure::Stopped(_)) => {
+            let source = std::error::Error::source(&failure).unwrap();
             assert_eq!(source.to_string(), "the session ended: idle for too long");
         }
         state => panic!("{state}"),
@@ -229,14 +236,14 @@ async fn decision_sees_how_it_ended_and_may_stop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_dead_session_is_noticed_by_the_stacks_layers_and_replaced() {
-    let place = Place::default();
-    // accepts, and never says a word
-    let mut listener = place.listen();
-    let client = even().connect(place.connector(), (), |link| {
+async fn unresponsive_session_is_closed_by_a_layer_and_replaced() {
+    let host = Host::default();
+    // The server accepts and never sends anything.
+    let mut listener = host.listen();
+    let client = without_jitter().connect(host.connector(), (), |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(getty::codec::Lines::new()))
-            .layer(IdleTimeoutLayer::read(Duration::from_secs(25)))
+            .layer(IdleTimeoutLayer::new(Duration::from_secs(25)))
             .layer(HeartbeatLayer::new(Duration::from_secs(10), |_| {
                 "PING".to_owned()
             }))
@@ -245,7 +252,7 @@ async fn half_dead_session_is_noticed_by_the_stacks_layers_and_replaced() {
             .service_fn(|_: getty::Request<String>| async { Ok::<_, BoxError>(None) })
     });
     let first = soon(client.session()).await.unwrap();
-    let _mute = soon(std::future::poll_fn(|cx| {
+    let _accepted = soon(std::future::poll_fn(|cx| {
         getty::Listener::poll_accept(&mut listener, cx)
     }))
     .await
@@ -256,74 +263,80 @@ async fn half_dead_session_is_noticed_by_the_stacks_layers_and_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stack_without_the_link_is_a_failure_that_no_retry_would_mend() {
-    let place = Place::default();
-    let _server = place.serve(echo());
-    let client: Client<String> = even().connect(place.connector(), (), |_| echo::<DuplexStream>());
+async fn stack_without_the_link_fails_without_a_retry() {
+    let host = Host::default();
+    let _server = host.serve(echo());
+    let client: Client<String> =
+        without_jitter().connect(host.connector(), (), |_| echo::<DuplexStream>());
     assert!(matches!(
         soon(client.session()).await,
         Err(NoSession::Failed(Failure::NoLink))
     ));
     soon(client.stopped()).await;
-    assert_eq!((place.dials(), place.open()), (1, 0));
+    assert_eq!((host.dials(), host.open()), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn fifty_restarts_bring_the_session_back_within_the_policys_bound_each_time() {
-    let place = Place::default();
+async fn client_returns_within_the_backoff_after_each_of_fifty_restarts() {
+    let host = Host::default();
     let backoff = Backoff::default().with_seed(11);
     let client = Client::builder()
         .with_sessions(8)
         .with_backoff(backoff)
-        .connect(place.connector(), (), deaf);
+        .connect(host.connector(), (), ignoring_client);
     let mut tasks_before = None;
     for _ in 0..50 {
-        let server = place.serve(echo());
+        let server = host.serve(echo());
         while client.sessions().len() < 8 {
             idle().await;
         }
-        // away for a second: it was settled, so that dials are refused after at most 0.3, 0.3, 0.6 and 1.2 s
+        // The backoff is reset. During one second without a server, dials are refused after at most
+        // 0.3, 0.3, 0.6 and 1.2 s.
         tokio::time::sleep(Duration::from_secs(6)).await;
         let alive = tasks().await;
         assert_eq!(*tasks_before.get_or_insert(alive), alive);
-        let dials = place.dials();
-        let gone = Instant::now();
+        let dials = host.dials();
+        let stopped = Instant::now();
         drop(server);
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(!client.is_open());
-        let refused = place.dials() - dials;
-        let server = place.serve(echo());
+        let refused = host.dials() - dials;
+        let server = host.serve(echo());
         while client.sessions().len() < 8 {
             idle().await;
         }
-        let bound = gone + ms(1000) + ms(300) * 2_u32.pow(u32::try_from(refused).unwrap());
+        let bound = stopped + ms(1000) + ms(300) * 2_u32.pow(u32::try_from(refused).unwrap());
         assert!(Instant::now() <= bound, "late, after {refused} refusals");
-        assert_eq!(place.dials() - dials, refused + 8, "no dial was in vain");
+        assert_eq!(
+            host.dials() - dials,
+            refused + 8,
+            "no dial to a running server fails"
+        );
         tokio::time::sleep(Duration::from_secs(6)).await;
         drop(server);
         idle().await;
     }
-    assert_eq!(place.most_open(), 8);
+    assert_eq!(host.most_open(), 8);
 }
 
 #[tokio::test(start_paused = true)]
-async fn peer_that_has_ended_is_replaced_while_handlers_still_work_on_what_it_sent() {
-    let place = Place::default();
-    let mut listener = place.listen();
-    let (got, mut heard) = mpsc::unbounded_channel();
-    let slow = Arc::new(Notify::new());
-    let gate = Arc::clone(&slow);
-    let client = even().connect(place.connector(), (), move |link| {
-        let (got, gate) = (got.clone(), Arc::clone(&gate));
+async fn half_closed_session_is_replaced_while_its_handlers_still_run() {
+    let host = Host::default();
+    let mut listener = host.listen();
+    let (sender, mut handled) = mpsc::unbounded_channel();
+    let release = Arc::new(Notify::new());
+    let released = Arc::clone(&release);
+    let client = without_jitter().connect(host.connector(), (), move |link| {
+        let (sender, released) = (sender.clone(), Arc::clone(&released));
         ServiceBuilder::new()
             .layer(CodecLayer::new(getty::codec::Lines::new()))
             .layer(link)
             .layer(getty::SessionLayer::new())
             .service_fn(move |request: getty::Request<String>| {
-                let (got, gate) = (got.clone(), Arc::clone(&gate));
+                let (sender, released) = (sender.clone(), Arc::clone(&released));
                 async move {
-                    gate.notified().await;
-                    got.send(request.into_message())?;
+                    released.notified().await;
+                    sender.send(request.into_message())?;
                     Ok::<_, BoxError>(None)
                 }
             })
@@ -331,42 +344,46 @@ async fn peer_that_has_ended_is_replaced_while_handlers_still_work_on_what_it_se
     let first = soon(client.session()).await.unwrap();
     let accept = std::future::poll_fn(|cx| getty::Listener::poll_accept(&mut listener, cx));
     let mut accepted = soon(accept).await.unwrap();
-    let farewell = accepted.transport_mut();
-    farewell.write_all(b"one\ntwo\nthree\n").await.unwrap();
-    farewell.shutdown().await.unwrap();
+    let stream = accepted.transport_mut();
+    stream.write_all(b"one\ntwo\nthree\n").await.unwrap();
+    stream.shutdown().await.unwrap();
     idle().await;
     let second = soon(client.session()).await.unwrap();
     assert_ne!(first.id(), second.id());
     assert!(!first.is_closing() && client.sessions().len() == 1);
     for line in ["one", "two", "three"] {
-        slow.notify_one();
-        assert_eq!(soon(heard.recv()).await.unwrap(), line);
+        release.notify_one();
+        assert_eq!(soon(handled.recv()).await.unwrap(), line);
     }
     assert_eq!(soon(first.closed()).await.reason, CloseReason::PeerClosed);
     idle().await;
-    assert_eq!(client.sessions()[0].id(), second.id(), "that was no loss");
-    assert_eq!(place.dials(), 2);
+    assert_eq!(
+        client.sessions()[0].id(),
+        second.id(),
+        "the second session stays"
+    );
+    assert_eq!(host.dials(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn last_session_of_a_pool_that_ends_leaves_all_attempts_to_those_that_follow() {
-    let place = Place::default();
-    let server = place.serve(echo());
-    let let_in = AtomicBool::new(false);
-    let client = even()
+async fn loss_of_the_last_session_resets_the_number_of_attempts() {
+    let host = Host::default();
+    let server = host.serve(echo());
+    let first_is_open = AtomicBool::new(false);
+    let client = without_jitter()
         .with_sessions(2)
         .with_max_attempts(3)
         .with_hook(move |_| {
-            // one and no other
-            let full = let_in.swap(true, SeqCst);
+            // Only the first session is accepted.
+            let full = first_is_open.swap(true, SeqCst);
             async move { if full { Err("full") } else { Ok(()) } }
         })
-        .connect(place.connector(), (), deaf);
+        .connect(host.connector(), (), ignoring_client);
     let session = soon(client.session()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(3600)).await;
-    let dials = place.dials();
+    let dials = host.dials();
     drop(server);
     soon(session.closed()).await;
     soon(client.stopped()).await;
-    assert_eq!(place.dials() - dials, 3);
+    assert_eq!(host.dials() - dials, 3);
 }

@@ -1,3 +1,6 @@
+//! Sending through a client: outcomes of messages while sessions come and go
+//! (design.md: Why does a message return to its sender when the session ends?).
+
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex},
@@ -12,39 +15,41 @@ use getty::{
 };
 use tokio::sync::mpsc;
 
-use crate::support::{Place, deaf, echo, even, idle, ms, soon};
+use crate::support::{Host, echo, idle, ignoring_client, ms, soon, without_jitter};
 
-/// Passes on what it gets.
-fn noting<T: Transport + Send + 'static>(
-    got: mpsc::UnboundedSender<String>,
+/// Returns a server's stack that forwards its messages to a channel.
+fn forwarding_server<T: Transport + Send + 'static>(
+    sender: mpsc::UnboundedSender<String>,
 ) -> impl Pipeline<T> + Clone {
     ServiceBuilder::new()
         .layer(CodecLayer::new(Lines::new()))
         .layer(SessionLayer::new())
         .service_fn(move |request: Request<String>| {
-            let _ = got.send(request.into_message());
+            let _ = sender.send(request.into_message());
             async { Ok::<Option<String>, BoxError>(None) }
         })
 }
 
-/// A client with a session to a server that reads nothing, and a send on it that waits behind what fills the pipe.
-async fn stuck(
-    reoffer: bool,
+/// Returns a client with a session to a server that reads nothing, and a send of `last` that
+/// waits behind other messages. `resend` enables `with_resend`.
+async fn blocked_send(
+    resend: bool,
 ) -> (
-    Place,
+    Host,
     Client<String>,
     getty::Connection<tokio::io::DuplexStream>,
     tokio::task::JoinHandle<Result<getty::Sent, ClientSendError<String>>>,
 ) {
-    let place = Place::default();
-    let mut listener = place.listen();
-    let client = even()
-        .with_reoffer(reoffer)
-        .connect(place.connector(), (), deaf);
+    let host = Host::default();
+    let mut listener = host.listen();
+    let client =
+        without_jitter()
+            .with_resend(resend)
+            .connect(host.connector(), (), ignoring_client);
     let session = soon(client.session()).await.unwrap();
     let accept = std::future::poll_fn(|cx| getty::Listener::poll_accept(&mut listener, cx));
     let accepted = soon(accept).await.unwrap();
-    // fills the pipe, and the write buffer up to its high watermark
+    // Fill the pipe, and the write buffer up to its high watermark.
     while session.try_send("x".repeat(8000)).is_ok() {
         idle().await;
     }
@@ -55,28 +60,28 @@ async fn stuck(
     let sending = tokio::spawn(async move { sender.send("last".to_owned()).await });
     idle().await;
     assert!(!sending.is_finished());
-    (place, client, accepted, sending)
+    (host, client, accepted, sending)
 }
 
 #[tokio::test(start_paused = true)]
 async fn send_waits_for_a_session() {
-    let place = Place::default();
-    let client = even().connect(place.connector(), (), deaf);
+    let host = Host::default();
+    let client = without_jitter().connect(host.connector(), (), ignoring_client);
     let sender = client.clone();
     let sending = tokio::spawn(async move { sender.send("hello".to_owned()).await });
     tokio::time::sleep(Duration::from_secs(100)).await;
     assert!(!sending.is_finished());
-    let (got, mut received) = mpsc::unbounded_channel();
-    let _server = place.serve(noting(got));
+    let (messages, mut received) = mpsc::unbounded_channel();
+    let _server = host.serve(forwarding_server(messages));
     assert_eq!(soon(sending).await.unwrap().unwrap().bytes, 6);
     assert_eq!(soon(received.recv()).await.unwrap(), "hello");
 }
 
 #[tokio::test(start_paused = true)]
-async fn message_that_its_session_did_not_take_is_handed_back() {
-    let (place, client, accepted, sending) = stuck(false).await;
-    let (got, mut received) = mpsc::unbounded_channel();
-    let _server = place.serve(noting(got));
+async fn unsent_message_is_returned_to_the_caller() {
+    let (host, client, accepted, sending) = blocked_send(false).await;
+    let (messages, mut received) = mpsc::unbounded_channel();
+    let _server = host.serve(forwarding_server(messages));
     drop(accepted);
     let error = soon(sending).await.unwrap().unwrap_err();
     assert!(matches!(
@@ -89,34 +94,38 @@ async fn message_that_its_session_did_not_take_is_handed_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn message_that_its_session_did_not_take_is_offered_to_the_next_on_request() {
-    let (place, client, accepted, sending) = stuck(true).await;
-    let (got, mut received) = mpsc::unbounded_channel();
-    let server = place.serve(noting(got));
+async fn unsent_message_is_resent_on_the_next_session_if_enabled() {
+    let (host, client, accepted, sending) = blocked_send(true).await;
+    let (messages, mut received) = mpsc::unbounded_channel();
+    let server = host.serve(forwarding_server(messages));
     drop(accepted);
     soon(sending).await.unwrap().unwrap();
     assert_eq!(soon(received.recv()).await.unwrap(), "last");
     soon(client.send("another".to_owned())).await.unwrap();
-    assert_eq!(soon(received.recv()).await.unwrap(), "another", "but once");
+    assert_eq!(
+        soon(received.recv()).await.unwrap(),
+        "another",
+        "the first message was sent once"
+    );
     drop((server, client));
     assert_eq!(soon(received.recv()).await, None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn message_of_which_a_part_has_left_is_never_offered_again() {
-    let place = Place::default();
-    let mut listener = place.listen();
-    let client = even()
-        .with_reoffer(true)
-        .connect(place.connector(), (), deaf);
+async fn partly_sent_message_is_never_resent() {
+    let host = Host::default();
+    let mut listener = host.listen();
+    let client = without_jitter()
+        .with_resend(true)
+        .connect(host.connector(), (), ignoring_client);
     let sender = client.clone();
     let sending = tokio::spawn(async move { sender.send("x".repeat(8000)).await });
     let accept = std::future::poll_fn(|cx| getty::Listener::poll_accept(&mut listener, cx));
     let accepted = soon(accept).await.unwrap();
     idle().await;
-    let (got, mut received) = mpsc::unbounded_channel();
-    let server = place.serve(noting(got));
-    // the pipe holds 1024 bytes of it
+    let (messages, mut received) = mpsc::unbounded_channel();
+    let server = host.serve(forwarding_server(messages));
+    // The pipe has taken 1024 bytes of the message.
     drop(accepted);
     let error = soon(sending).await.unwrap().unwrap_err();
     assert!(error.into_message().is_none());
@@ -126,9 +135,9 @@ async fn message_of_which_a_part_has_left_is_never_offered_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn message_is_handed_back_when_there_will_be_no_session() {
-    let place = Place::default();
-    let client = even().connect(place.connector(), (), deaf);
+async fn message_is_returned_when_the_client_stops() {
+    let host = Host::default();
+    let client = without_jitter().connect(host.connector(), (), ignoring_client);
     let sender = client.clone();
     let sending = tokio::spawn(async move { sender.send("hello".to_owned()).await });
     idle().await;
@@ -143,29 +152,32 @@ async fn message_is_handed_back_when_there_will_be_no_session() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fifty_restarts_under_load_lose_nothing_silently_and_send_nothing_twice() {
-    let place = Place::default();
-    let client = even()
-        .with_sessions(3)
-        .with_reoffer(true)
-        .connect(place.connector(), (), deaf);
-    let told: Arc<Mutex<HashSet<String>>> = Arc::default();
+async fn fifty_restarts_under_load_lose_no_message_silently_and_send_none_twice() {
+    let host = Host::default();
+    let client = without_jitter().with_sessions(3).with_resend(true).connect(
+        host.connector(),
+        (),
+        ignoring_client,
+    );
+    let confirmed: Arc<Mutex<HashSet<String>>> = Arc::default();
     let senders: Vec<_> = (0..8)
         .map(|sender| {
-            let (client, told) = (client.clone(), Arc::clone(&told));
+            let (client, confirmed) = (client.clone(), Arc::clone(&confirmed));
             tokio::spawn(async move {
                 let mut unknown = 0;
                 for n in 0.. {
                     let message = format!("{sender}-{n}");
                     match client.send(message.clone()).await {
-                        Ok(_) => assert!(told.lock().unwrap().insert(message)),
-                        // it may have left, and nobody knows
+                        Ok(_) => assert!(confirmed.lock().unwrap().insert(message)),
+                        // The message may or may not have been sent.
                         Err(ClientSendError::Session(SendError::Io(_))) => unknown += 1,
                         Err(ClientSendError::Session(SendError::Closed {
                             message: None, ..
                         })) => unknown += 1,
-                        Err(ClientSendError::NoSession { message: back, .. }) => {
-                            assert_eq!(back, message);
+                        Err(ClientSendError::NoSession {
+                            message: returned, ..
+                        }) => {
+                            assert_eq!(returned, message);
                             return (n, unknown);
                         }
                         Err(error) => panic!("{error:?}"),
@@ -177,72 +189,73 @@ async fn fifty_restarts_under_load_lose_nothing_silently_and_send_nothing_twice(
         })
         .collect();
 
-    let (got, mut received) = mpsc::unbounded_channel();
+    let (messages, mut received) = mpsc::unbounded_channel();
     for restart in 0..50 {
-        let server = place.serve(noting(got.clone()));
+        let server = host.serve(forwarding_server(messages.clone()));
         tokio::time::sleep(ms(6000 + 7 * restart)).await;
         drop(server);
         tokio::time::sleep(ms(100)).await;
     }
     client.stop();
     soon(client.stopped()).await;
-    drop(got);
+    drop(messages);
     let (mut sent, mut unknown) = (0, 0);
     for sender in senders {
-        let (n, lost) = soon(sender).await.unwrap();
+        let (n, unknown_of_sender) = soon(sender).await.unwrap();
         sent += n;
-        unknown += lost;
+        unknown += unknown_of_sender;
     }
-    let mut seen = HashSet::new();
+    let mut delivered = HashSet::new();
     while let Some(message) = soon(received.recv()).await {
-        assert!(seen.insert(message), "received twice");
+        assert!(delivered.insert(message), "received twice");
     }
     assert!(sent > 50_000, "{sent}");
-    let told = told.lock().unwrap();
-    assert_eq!(told.len() + unknown, sent, "each has its outcome");
-    assert!(seen.len() <= sent);
-    // what the server got but was not told to have left is of unknown fate
-    assert!(seen.difference(&told).count() <= unknown);
+    let confirmed = confirmed.lock().unwrap();
+    assert_eq!(confirmed.len() + unknown, sent, "each send has an outcome");
+    assert!(delivered.len() <= sent);
+    // A message that was delivered but not confirmed must have an unknown outcome.
+    assert!(delivered.difference(&confirmed).count() <= unknown);
 }
 
 #[tokio::test(start_paused = true)]
-async fn session_of_a_clients_own_choosing_may_be_waited_for_and_given_up() {
-    let place = Place::default();
-    let client = even().connect(place.connector(), (), deaf);
+async fn wait_for_a_session_can_be_cancelled() {
+    let host = Host::default();
+    let client = without_jitter().connect(host.connector(), (), ignoring_client);
     for _ in 0..100 {
         let waited = tokio::time::timeout(ms(10), client.session()).await;
         assert!(waited.is_err());
     }
-    let _server = place.serve(echo());
+    let _server = host.serve(echo());
     let session = soon(client.session()).await.unwrap();
     session.close_with(CloseReason::Local);
-    assert!(client.pick().is_none(), "from that moment on");
+    assert!(client.pick().is_none(), "a closing session is not picked");
     assert_ne!(
         soon(client.session()).await.unwrap().id(),
         session.id(),
-        "never one that is closing"
+        "a closing session is not returned"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn message_for_a_session_that_is_about_to_finish_waits_for_the_next() {
-    let place = Place::default();
-    let mut listener = place.listen();
+async fn message_for_a_finishing_session_waits_for_the_next_session() {
+    let host = Host::default();
+    let mut listener = host.listen();
     let picks = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let counted = Arc::clone(&picks);
     let pick = Pick::least(move |_| {
         let picks = counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        assert!(picks < 1000, "it is picked over and over, in one turn");
+        assert!(picks < 1000, "the session is picked in an endless loop");
         0
     });
-    let client = even()
-        .with_reoffer(true)
-        .with_pick(pick)
-        .connect(place.connector(), (), deaf);
+    let client = without_jitter().with_resend(true).with_pick(pick).connect(
+        host.connector(),
+        (),
+        ignoring_client,
+    );
     let session = soon(client.session()).await.unwrap();
     let accept = std::future::poll_fn(|cx| getty::Listener::poll_accept(&mut listener, cx));
     let accepted = soon(accept).await.unwrap();
-    // the peer reads nothing, so that the end of our direction waits for its turn
+    // The peer reads nothing, so that `finish` waits behind this message.
     session.try_send("x".repeat(8000)).unwrap();
     let finishing = session.clone();
     let finishing = tokio::spawn(async move { finishing.finish().await });
@@ -253,8 +266,8 @@ async fn message_for_a_session_that_is_about_to_finish_waits_for_the_next() {
     idle().await;
     assert!(!sending.is_finished(), "{:?}", sending.await);
 
-    let (got, mut received) = mpsc::unbounded_channel();
-    let _server = place.serve(noting(got));
+    let (messages, mut received) = mpsc::unbounded_channel();
+    let _server = host.serve(forwarding_server(messages));
     drop(accepted);
     soon(sending).await.unwrap().unwrap();
     assert_eq!(soon(received.recv()).await.unwrap(), "last");

@@ -1,4 +1,4 @@
-//! Over real sockets, where a server can be a hole that swallows dials, and where descriptors can leak.
+//! Clients over TCP, where a server may not respond to dials and file descriptors can leak.
 
 use std::{
     env,
@@ -25,11 +25,11 @@ use tokio::{
 
 use crate::{
     silent::silent,
-    support::{deaf, echo, even, ms, soon},
+    support::{echo, ignoring_client, ms, soon, without_jitter},
 };
 
 #[tokio::test(start_paused = true)]
-async fn server_that_swallows_dials_is_dialled_one_at_a_time_and_left_at_once() {
+async fn unresponsive_server_is_dialled_once_at_a_time_and_stop_is_immediate() {
     let (_listener, _waiting, address) = silent().await;
     let dials = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&dials);
@@ -39,26 +39,28 @@ async fn server_that_swallows_dials_is_dialled_one_at_a_time_and_left_at_once() 
             target
         })
         .service(TcpConnector::new());
-    let client = even().with_sessions(4).connect(connector, address, deaf);
-    // 3 s a dial, then pauses of 0.3, 0.6 and 1.2 s
+    let client = without_jitter()
+        .with_sessions(4)
+        .connect(connector, address, ignoring_client);
+    // Each dial takes 3 s. The pauses are 0.3, 0.6 and 1.2 s.
     sleep(ms(13_000)).await;
     assert_eq!(dials.load(SeqCst), 4);
     assert!(matches!(client.state(), State::Connecting));
-    let begin = Instant::now();
+    let start = Instant::now();
     client.stop();
     soon(client.stopped()).await;
-    assert!(begin.elapsed() <= ms(1), "in the middle of a dial");
+    assert!(start.elapsed() <= ms(1), "stop does not wait for the dial");
 }
 
 #[tokio::test]
-async fn name_that_does_not_resolve_is_tried_again_and_told_of() {
+async fn unresolvable_name_is_retried_and_reported() {
     let client = Client::builder()
         .with_backoff(Backoff::new(ms(1), ms(1)))
         .with_max_attempts(3)
-        .connect(TcpConnector::new(), "nobody.invalid:7000", deaf);
+        .connect(TcpConnector::new(), "nobody.invalid:7000", ignoring_client);
     let Err(NoSession::Failed(Failure::Attempts { attempts: 3, last })) = client.session().await
     else {
-        panic!("there is no such name");
+        panic!("the name does not exist");
     };
     let Ended::Open(getty::OpenError::Connect(error)) = &*last else {
         panic!("{last}");
@@ -71,7 +73,7 @@ const NAME: &str = "sockets::fifty_restarts_under_load_leak_nothing";
 const CHILD: &str = "GETTY_TEST_RESTARTS_A_SERVER";
 const WORKERS: usize = 2;
 
-/// In a process of its own, for other tests open descriptors as well.
+/// Runs in a separate process, because other tests open file descriptors too.
 #[test]
 #[cfg(target_os = "linux")]
 fn fifty_restarts_under_load_leak_nothing() {
@@ -88,10 +90,10 @@ fn fifty_restarts_under_load_leak_nothing() {
         .env(CHILD, "1")
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&child.stdout);
+    let output = String::from_utf8_lossy(&child.stdout);
     assert!(
-        child.status.success() && told.contains("1 passed"),
-        "{told}{}",
+        child.status.success() && output.contains("1 passed"),
+        "{output}{}",
         String::from_utf8_lossy(&child.stderr)
     );
 }
@@ -100,10 +102,14 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-async fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let begin = std::time::Instant::now();
-    while !done() {
-        assert!(begin.elapsed() < Duration::from_secs(60), "never: {what}");
+/// Waits until `condition` returns `true`, for at most a minute.
+async fn until(description: &str, mut condition: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !condition() {
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "not within a minute: {description}"
+        );
         sleep(ms(1)).await;
     }
 }
@@ -111,28 +117,28 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
 async fn restart_fifty_times() {
     const SESSIONS: usize = 4;
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    // keeps the port while the server is away
-    let kept = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    kept.set_reuse_address(true).unwrap();
-    kept.bind(&any.into()).unwrap();
-    let address = kept.local_addr().unwrap().as_socket().unwrap();
+    // This socket reserves the port while no server runs.
+    let reserved = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    reserved.set_reuse_address(true).unwrap();
+    reserved.bind(&any.into()).unwrap();
+    let address = reserved.local_addr().unwrap().as_socket().unwrap();
     let (descriptors_before, tasks_before) =
         (descriptors(), Handle::current().metrics().num_alive_tasks());
 
     let client = Client::builder()
         .with_sessions(SESSIONS)
-        .with_backoff(Backoff::new(ms(2), ms(20)).with_settled_after(ms(1)))
-        .with_reoffer(true)
-        .connect(TcpConnector::new(), address, deaf);
-    let (over, sent) = (
+        .with_backoff(Backoff::new(ms(2), ms(20)).with_reset_after(ms(1)))
+        .with_resend(true)
+        .connect(TcpConnector::new(), address, ignoring_client);
+    let (done, sent) = (
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicUsize::new(0)),
     );
     let senders: Vec<_> = (0..8)
         .map(|_| {
-            let (client, over, sent) = (client.clone(), Arc::clone(&over), Arc::clone(&sent));
+            let (client, done, sent) = (client.clone(), Arc::clone(&done), Arc::clone(&sent));
             tokio::spawn(async move {
-                while !over.load(SeqCst) {
+                while !done.load(SeqCst) {
                     match client.send("hello".to_owned()).await {
                         Ok(_) => drop(sent.fetch_add(1, SeqCst)),
                         Err(ClientSendError::Session(_)) => {}
@@ -150,15 +156,15 @@ async fn restart_fifty_times() {
         until("the pool is full", || client.sessions().len() == SESSIONS).await;
         ended.extend(client.sessions().iter().map(|one| one.handle().downgrade()));
         let before = sent.load(SeqCst);
-        until("messages flow", || sent.load(SeqCst) > before + 100).await;
+        until("100 messages are sent", || sent.load(SeqCst) > before + 100).await;
         server.abort();
         let _ = server.await;
-        until("the client sees it", || !client.is_open()).await;
+        until("the client notices the close", || !client.is_open()).await;
     }
 
     let listener = TcpListener::bind(address).await.unwrap();
     let server = tokio::spawn(serve(listener, echo()).into_future());
-    over.store(true, SeqCst);
+    done.store(true, SeqCst);
     for sender in senders {
         sender.await.unwrap();
     }
@@ -174,7 +180,7 @@ async fn restart_fifty_times() {
         descriptors() == descriptors_before
     })
     .await;
-    // a thread keeps the session of its last request until it has another
+    // Each thread caches the session of its last request.
     until("sessions are freed", || {
         let kept = ended.iter().filter(|handle| handle.upgrade().is_some());
         kept.count() <= WORKERS

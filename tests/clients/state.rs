@@ -1,51 +1,55 @@
+//! The state of a client and its watchers.
+
 use std::sync::{Arc, Mutex};
 
 use getty::client::{Client, ClientBuilder, State, StateWatch};
 use tokio::time::Instant;
 
-use crate::support::{Place, deaf, echo, even, idle, ms, soon};
+use crate::support::{Host, echo, idle, ignoring_client, ms, soon, without_jitter};
 
 #[test]
-fn handles_go_anywhere() {
-    const fn anywhere<T: Send + Sync + 'static>() {}
-    const fn cloned<T: Clone>() {}
-    anywhere::<Client<String>>();
-    // messages need not be shared to be sent
-    anywhere::<Client<std::cell::Cell<u8>>>();
-    anywhere::<StateWatch>();
-    anywhere::<State>();
-    cloned::<Client<std::cell::Cell<u8>>>();
-    const fn sent<T: Send>() {}
-    sent::<ClientBuilder<String>>();
+fn client_types_are_send_and_sync() {
+    const fn assert_send_sync<T: Send + Sync + 'static>() {}
+    const fn assert_clone<T: Clone>() {}
+    const fn assert_send<T: Send>() {}
+    assert_send_sync::<Client<String>>();
+    // Messages need not be `Sync`.
+    assert_send_sync::<Client<std::cell::Cell<u8>>>();
+    assert_send_sync::<StateWatch>();
+    assert_send_sync::<State>();
+    assert_clone::<Client<std::cell::Cell<u8>>>();
+    assert_send::<ClientBuilder<String>>();
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_state_is_seen_by_who_watches() {
-    let place = Place::default();
-    let begin = Instant::now();
-    let client = even().with_sessions(2).connect(place.connector(), (), deaf);
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let states = Arc::clone(&seen);
+async fn watcher_receives_each_state() {
+    let host = Host::default();
+    let start = Instant::now();
+    let client = without_jitter()
+        .with_sessions(2)
+        .connect(host.connector(), (), ignoring_client);
+    let received = Arc::new(Mutex::new(Vec::new()));
+    let states = Arc::clone(&received);
     let mut watch = client.watch();
     tokio::spawn(async move {
         while let Some(state) = watch.changed().await {
             states.lock().unwrap().push(match state {
                 State::Waiting(until) => {
-                    format!("waiting until {}", (until - begin).as_millis())
+                    format!("waiting until {}", (until - start).as_millis())
                 }
                 state => state.to_string(),
             });
         }
     });
-    let take = || std::mem::take(&mut *seen.lock().unwrap());
+    let take = || std::mem::take(&mut *received.lock().unwrap());
     idle().await;
     assert_eq!(take(), ["waiting until 300"]);
-    let server = place.serve(echo());
-    tokio::time::sleep(ms(10_000) - begin.elapsed()).await;
+    let server = host.serve(echo());
+    tokio::time::sleep(ms(10_000) - start.elapsed()).await;
     let states = take();
     assert_eq!(states.last().unwrap(), "open (2 so far)");
     drop(server);
-    tokio::time::sleep(ms(10_100) - begin.elapsed()).await;
+    tokio::time::sleep(ms(10_100) - start.elapsed()).await;
     assert_eq!(take(), ["waiting until 10300"]);
     client.stop();
     soon(client.stopped()).await;
@@ -54,10 +58,10 @@ async fn each_state_is_seen_by_who_watches() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn health_is_visible_apart_from_a_calls_error() {
-    let place = Place::default();
-    let server = place.serve(echo());
-    let client = even().connect(place.connector(), (), deaf);
+async fn watcher_shows_whether_the_client_is_open() {
+    let host = Host::default();
+    let server = host.serve(echo());
+    let client = without_jitter().connect(host.connector(), (), ignoring_client);
     assert!(!client.is_open());
     let mut watch = client.watch();
     assert!(soon(watch.wait_for(State::is_open)).await.is_open());
@@ -69,6 +73,5 @@ async fn health_is_visible_apart_from_a_calls_error() {
             .is_open()
     );
     assert!(!client.is_open());
-    let session = client.sessions();
-    assert!(session.is_empty());
+    assert!(client.sessions().is_empty());
 }

@@ -1,3 +1,5 @@
+//! Stopping a client in each of its states.
+
 use std::{
     future::pending,
     sync::{
@@ -16,19 +18,20 @@ use getty::{
 use tokio::{io::DuplexStream, sync::Notify, time::Instant};
 use tower::ServiceExt;
 
-use crate::support::{Place, deaf, echo, even, idle, ms, soon, tasks};
+use crate::support::{Host, echo, idle, ignoring_client, ms, soon, tasks, without_jitter};
 
-/// Says when it is dropped.
-struct Counted(Arc<AtomicUsize>);
+/// Increments a counter on drop.
+struct CountOnDrop(Arc<AtomicUsize>);
 
-impl Drop for Counted {
+impl Drop for CountOnDrop {
     fn drop(&mut self) {
         self.0.fetch_add(1, SeqCst);
     }
 }
 
-async fn stops_at_once(client: Client<String>) {
-    let begin = Instant::now();
+/// Stops the client and asserts that it stops within a millisecond.
+async fn assert_stops_at_once(client: Client<String>) {
+    let start = Instant::now();
     client.stop();
     assert!(matches!(
         soon(client.session()).await,
@@ -36,44 +39,44 @@ async fn stops_at_once(client: Client<String>) {
     ));
     assert!(client.pick().is_none() && !client.is_open());
     soon(client.stopped()).await;
-    assert!(begin.elapsed() <= ms(1), "{:?}", begin.elapsed());
+    assert!(start.elapsed() <= ms(1), "{:?}", start.elapsed());
     assert!(matches!(client.state(), State::Stopped));
     client.stop();
     assert_eq!(tasks().await, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn stopped_before_it_has_begun() {
-    let place = Place::default();
-    let client = even().connect(place.connector(), (), deaf);
-    stops_at_once(client).await;
-    assert_eq!(place.dials(), 0);
+async fn client_stops_before_its_first_dial() {
+    let host = Host::default();
+    let client = without_jitter().connect(host.connector(), (), ignoring_client);
+    assert_stops_at_once(client).await;
+    assert_eq!(host.dials(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn stopped_in_the_middle_of_a_dial() {
+async fn client_stops_during_a_dial() {
     let dropped = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&dropped);
     let connector = service_fn(move |()| {
-        let counted = Counted(Arc::clone(&count));
+        let counted = CountOnDrop(Arc::clone(&count));
         async move {
             pending::<()>().await;
             drop(counted);
             Ok::<Connection<DuplexStream>, BoxError>(Connection::new(tokio::io::duplex(1).0))
         }
     });
-    let client = even().connect(connector, (), deaf);
+    let client = without_jitter().connect(connector, (), ignoring_client);
     idle().await;
     assert!(matches!(client.state(), State::Connecting));
-    stops_at_once(client).await;
+    assert_stops_at_once(client).await;
     assert_eq!(dropped.load(SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn stopped_while_the_stack_opens() {
-    let place = Place::default();
-    let _listener = place.listen();
-    let client = even().connect(place.connector(), (), |link| {
+async fn client_stops_while_the_stack_opens() {
+    let host = Host::default();
+    let _listener = host.listen();
+    let client = without_jitter().connect(host.connector(), (), |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(Lines::new()))
             .layer(link)
@@ -86,54 +89,54 @@ async fn stopped_while_the_stack_opens() {
             }))
     });
     idle().await;
-    assert_eq!(place.open(), 1);
-    stops_at_once(client).await;
-    assert_eq!(place.open(), 0);
+    assert_eq!(host.open(), 1);
+    assert_stops_at_once(client).await;
+    assert_eq!(host.open(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn stopped_in_the_middle_of_a_hook() {
-    let place = Place::default();
-    let _listener = place.listen();
-    let client = even()
+async fn client_stops_during_a_hook() {
+    let host = Host::default();
+    let _listener = host.listen();
+    let client = without_jitter()
         .with_hook(|_| async {
             pending::<()>().await;
             Ok::<_, BoxError>(())
         })
-        .connect(place.connector(), (), deaf);
+        .connect(host.connector(), (), ignoring_client);
     idle().await;
-    assert_eq!(place.open(), 1);
-    stops_at_once(client).await;
-    assert_eq!(place.open(), 0);
+    assert_eq!(host.open(), 1);
+    assert_stops_at_once(client).await;
+    assert_eq!(host.open(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn stopped_in_the_middle_of_a_pause() {
-    let place = Place::default();
-    let client = even().connect(place.connector(), (), deaf);
+async fn client_stops_during_a_pause() {
+    let host = Host::default();
+    let client = without_jitter().connect(host.connector(), (), ignoring_client);
     tokio::time::sleep(Duration::from_secs(100)).await;
     assert!(matches!(client.state(), State::Waiting(_)));
-    stops_at_once(client).await;
+    assert_stops_at_once(client).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn stopped_while_sessions_are_open_it_drains_them() {
-    let place = Place::default();
-    let server = place.serve(echo());
-    let finish = Arc::new(Notify::new());
-    let working = Arc::clone(&finish);
-    let client = even()
+async fn stop_drains_open_sessions() {
+    let host = Host::default();
+    let server = host.serve(echo());
+    let release = Arc::new(Notify::new());
+    let released = Arc::clone(&release);
+    let client = without_jitter()
         .with_sessions(3)
-        .connect(place.connector(), (), move |link| {
-            let working = Arc::clone(&working);
+        .connect(host.connector(), (), move |link| {
+            let released = Arc::clone(&released);
             ServiceBuilder::new()
                 .layer(CodecLayer::new(Lines::new()))
                 .layer(link)
                 .layer(SessionLayer::new())
                 .service_fn(move |_: Request<String>| {
-                    let working = Arc::clone(&working);
+                    let released = Arc::clone(&released);
                     async move {
-                        working.notified().await;
+                        released.notified().await;
                         Ok::<_, BoxError>(None)
                     }
                 })
@@ -141,81 +144,85 @@ async fn stopped_while_sessions_are_open_it_drains_them() {
     let session = soon(client.session()).await.unwrap();
     soon(session.send("work".to_owned())).await.unwrap();
     idle().await;
-    session.feed("last words".to_owned()).await.unwrap();
+    session.feed("queued".to_owned()).await.unwrap();
     client.stop();
-    assert!(client.pick().is_none() && !client.is_open(), "at once");
+    assert!(
+        client.pick().is_none() && !client.is_open(),
+        "no session is picked after `stop`"
+    );
     idle().await;
     assert!(matches!(client.state(), State::Stopped));
-    assert!(!session.is_closed(), "its handler is at work");
-    finish.notify_one();
+    assert!(!session.is_closed(), "its handler is in flight");
+    release.notify_one();
     soon(client.stopped()).await;
     let closed = soon(session.closed()).await;
     assert_eq!(closed.reason, CloseReason::Local);
-    assert_eq!(closed.stats.messages_out, 2, "what was queued has left");
-    assert_eq!(place.open(), 0);
+    assert_eq!(closed.stats.messages_out, 2, "the queued message was sent");
+    assert_eq!(host.open(), 0);
     drop((server, client));
     assert_eq!(tasks().await, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn handler_that_never_ends_is_cut_off_at_the_drain_deadline() {
-    let place = Place::default();
-    let server = place.serve(echo());
-    let client =
-        even()
-            .with_drain_deadline(Duration::from_secs(2))
-            .connect(place.connector(), (), |link| {
-                ServiceBuilder::new()
-                    .layer(CodecLayer::new(Lines::new()))
-                    .layer(link)
-                    .layer(SessionLayer::new())
-                    .service_fn(|_: Request<String>| pending::<Result<Option<String>, BoxError>>())
-            });
+async fn pending_handler_is_dropped_at_the_drain_deadline() {
+    let host = Host::default();
+    let server = host.serve(echo());
+    let client = without_jitter()
+        .with_drain_deadline(Duration::from_secs(2))
+        .connect(host.connector(), (), |link| {
+            ServiceBuilder::new()
+                .layer(CodecLayer::new(Lines::new()))
+                .layer(link)
+                .layer(SessionLayer::new())
+                .service_fn(|_: Request<String>| pending::<Result<Option<String>, BoxError>>())
+        });
     let session = soon(client.session()).await.unwrap();
     soon(session.send("work".to_owned())).await.unwrap();
     idle().await;
-    let begin = Instant::now();
+    let start = Instant::now();
     client.stop();
     soon(client.stopped()).await;
-    let took = begin.elapsed();
-    assert!(took >= ms(2000) && took <= ms(2002), "{took:?}");
+    let elapsed = start.elapsed();
+    assert!(elapsed >= ms(2000) && elapsed <= ms(2002), "{elapsed:?}");
     assert!(session.is_closed());
     drop(server);
     assert_eq!(tasks().await, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn stack_that_does_not_listen_is_aborted_after_the_drain_deadline() {
-    let place = Place::default();
-    let server = place.serve(echo());
+async fn stack_that_does_not_end_is_aborted_after_the_drain_deadline() {
+    let host = Host::default();
+    let server = host.serve(echo());
     let dropped = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&dropped);
-    let client = even().connect(place.connector(), (), move |link| {
-        let counted = Arc::new(Counted(Arc::clone(&count)));
+    let client = without_jitter().connect(host.connector(), (), move |link| {
+        let counted = Arc::new(CountOnDrop(Arc::clone(&count)));
         ServiceBuilder::new()
-            // goes on after the session has ended
+            // It continues after the session has ended.
             .then(|ended: Result<getty::Closed, BoxError>| async move {
                 pending::<()>().await;
                 drop(counted);
                 ended
             })
             .map_err(Into::<BoxError>::into)
-            .service(deaf::<DuplexStream>(link))
+            .service(ignoring_client::<DuplexStream>(link))
     });
     let session = soon(client.session()).await.unwrap();
     client.stop();
     soon(client.stopped()).await;
     assert!(session.is_closed());
-    assert_eq!(dropped.load(SeqCst), 1, "by then");
+    assert_eq!(dropped.load(SeqCst), 1, "dropped before `stopped` resolves");
     drop(server);
     assert_eq!(tasks().await, 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn client_stops_when_its_last_handle_is_dropped() {
-    let place = Place::default();
-    let server = place.serve(echo());
-    let client = even().with_sessions(2).connect(place.connector(), (), deaf);
+    let host = Host::default();
+    let server = host.serve(echo());
+    let client = without_jitter()
+        .with_sessions(2)
+        .connect(host.connector(), (), ignoring_client);
     let other = client.clone();
     let session = soon(client.session()).await.unwrap();
     let mut watch = client.watch();
@@ -234,38 +241,38 @@ async fn client_stops_when_its_last_handle_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_may_stop_the_client_that_it_works_for() {
-    let place = Place::default();
-    let _server = place.serve(echo());
+async fn handler_may_stop_its_client() {
+    let host = Host::default();
+    let _server = host.serve(echo());
     let slot: Arc<std::sync::OnceLock<Client<String>>> = Arc::default();
-    let own = Arc::clone(&slot);
-    let client = even().connect(place.connector(), (), move |link| {
-        let own = Arc::clone(&own);
+    let own_client = Arc::clone(&slot);
+    let client = without_jitter().connect(host.connector(), (), move |link| {
+        let own_client = Arc::clone(&own_client);
         ServiceBuilder::new()
             .layer(CodecLayer::new(Lines::new()))
             .layer(link)
             .layer(SessionLayer::new())
             .service_fn(move |_: Request<String>| {
-                own.get().unwrap().stop();
+                own_client.get().unwrap().stop();
                 async { Ok::<_, BoxError>(None) }
             })
     });
     slot.set(client.clone()).unwrap();
     client.send("stop".to_owned()).await.unwrap();
     soon(client.stopped()).await;
-    assert_eq!(place.open(), 0);
+    assert_eq!(host.open(), 0);
 }
 
 #[test]
-fn runtime_that_ends_leaves_nobody_waiting_for_ever() {
-    let place = Place::default();
+fn shutdown_of_the_runtime_stops_the_client() {
+    let host = Host::default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     let client = runtime.block_on(async {
-        let _server = place.serve(echo());
-        let client = even().connect(place.connector(), (), deaf);
+        let _server = host.serve(echo());
+        let client = without_jitter().connect(host.connector(), (), ignoring_client);
         client.session().await.unwrap();
         client
     });
@@ -278,38 +285,39 @@ fn runtime_that_ends_leaves_nobody_waiting_for_ever() {
         assert!(matches!(client.session().await, Err(NoSession::Stopped)));
         client.stopped().await;
     });
-    assert_eq!(place.open(), 0);
+    assert_eq!(host.open(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn stopped_only_when_the_connection_of_an_attempt_is_gone_too() {
-    let place = Place::default();
-    let _server = place.serve(echo());
-    let (entered, mut enters) = tokio::sync::mpsc::unbounded_channel();
-    let (leave, left) = std::sync::mpsc::channel::<()>();
-    let left = Arc::new(std::sync::Mutex::new(left));
-    let client = even().connect(place.connector(), (), move |link| {
-        let (entered, left) = (entered.clone(), Arc::clone(&left));
-        let stack = deaf(link);
+async fn stopped_resolves_once_the_connection_of_an_attempt_is_dropped() {
+    let host = Host::default();
+    let _server = host.serve(echo());
+    let (sender, mut blocked) = tokio::sync::mpsc::unbounded_channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = Arc::new(std::sync::Mutex::new(released));
+    let client = without_jitter().connect(host.connector(), (), move |link| {
+        let (sender, released) = (sender.clone(), Arc::clone(&released));
+        let stack = ignoring_client(link);
         service_fn(move |connection: Connection<DuplexStream>| {
-            let (entered, left, stack) = (entered.clone(), Arc::clone(&left), stack.clone());
+            let (sender, released) = (sender.clone(), Arc::clone(&released));
+            let stack = stack.clone();
             async move {
-                entered.send(()).unwrap();
-                // holds its thread, so that an abort has to wait
-                left.lock().unwrap().recv().unwrap();
+                sender.send(()).unwrap();
+                // Blocks the thread, so that an abort of the task must wait.
+                released.lock().unwrap().recv().unwrap();
                 stack.oneshot(connection).await
             }
         })
     });
-    enters.recv().await.unwrap();
+    blocked.recv().await.unwrap();
     client.stop();
     let mut stopped = std::pin::pin!(client.stopped());
     for _ in 0..1000 {
         assert!(futures_util::poll!(&mut stopped).is_pending());
         tokio::task::yield_now().await;
     }
-    assert_eq!(place.open(), 1);
-    leave.send(()).unwrap();
+    assert_eq!(host.open(), 1);
+    release.send(()).unwrap();
     stopped.await;
-    assert_eq!(place.open(), 0);
+    assert_eq!(host.open(), 0);
 }

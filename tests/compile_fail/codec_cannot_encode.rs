@@ -1,4 +1,4 @@
-//! `LinesCodec` encodes strings, the handler answers with a number.
+//! The handler replies with a number, but `LinesCodec` encodes strings.
 
 use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer};
 use tokio::net::TcpListener;

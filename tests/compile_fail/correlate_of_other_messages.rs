@@ -1,4 +1,4 @@
-//! Requests and answers are numbers, the session's messages are lines.
+//! `CorrelateLayer` matches numbers, but the messages of the session are strings.
 
 use getty::layers::{Correlate, CorrelateLayer};
 use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer};

@@ -1,4 +1,4 @@
-//! A timeout was added to a stack whose errors were answered by their type.
+//! `HandleErrorLayer::typed` handles `io::Error`, but the timeout inside it has boxed errors.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The handler holds an `Rc` across an await.
+//! The handler holds an `Rc` across an await, so its future is not `Send`.
 
 use std::rc::Rc;
 

@@ -1,4 +1,4 @@
-//! `CodecLayer`, which works on connections, stands among the layers of messages.
+//! `CodecLayer` works on connections, but it is inside `SessionLayer`.
 
 use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer};
 use tokio::net::TcpListener;

@@ -1,4 +1,4 @@
-//! A stray semicolon loses the reply.
+//! A stray semicolon discards the reply.
 
 use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer};
 use tokio::net::TcpListener;

@@ -1,4 +1,4 @@
-//! `HandleErrorLayer`, which works on messages, stands among the layers of connections.
+//! `HandleErrorLayer` works on messages, but it is outside `SessionLayer`.
 
 use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, layers::HandleErrorLayer};
 use tokio::net::TcpListener;

@@ -1,4 +1,4 @@
-//! tower's `rate_limit` is not `Clone`, and the message stack is cloned for each session.
+//! The message stack must be `Clone`, but tower's `rate_limit` is not.
 
 use std::time::Duration;
 

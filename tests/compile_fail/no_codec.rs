@@ -1,4 +1,4 @@
-//! Nothing makes messages of the bytes.
+//! The stack has no `CodecLayer`.
 
 use getty::{BoxError, Request, ServiceBuilder, SessionLayer};
 use tokio::net::TcpListener;

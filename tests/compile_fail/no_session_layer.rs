@@ -1,4 +1,4 @@
-//! Nothing makes requests of the connection.
+//! The stack has no `SessionLayer`.
 
 use getty::{BoxError, CodecLayer, Request, ServiceBuilder};
 use tokio::net::TcpListener;

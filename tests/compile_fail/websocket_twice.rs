@@ -1,4 +1,4 @@
-//! A WebSocket within a WebSocket; TLS within one is the same mistake.
+//! The stack has two `WsLayer`s. `TlsLayer` inside `WsLayer` is the same mistake.
 
 use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Text, ws::WsLayer};
 use tokio::net::TcpListener;

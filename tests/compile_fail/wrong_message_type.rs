@@ -1,4 +1,4 @@
-//! The codec decodes `String`, the handler takes `Vec<u8>`.
+//! The handler takes `Vec<u8>`, but the codec decodes `String`.
 
 use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer};
 use tokio::net::TcpListener;

@@ -1,4 +1,4 @@
-//! The session sends `String`, the handler answers with a number.
+//! The handler replies with a number, but the session sends `String`.
 
 use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer};
 use tokio::net::TcpListener;

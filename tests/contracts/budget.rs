@@ -1,6 +1,7 @@
-//! Memory that all sessions share.
+//! Memory budget that all sessions share.
 
 use bytes::Bytes;
+use getty::Close;
 use getty::{
     BoxError, CodecLayer, MemoryBudget, Offered, Request, SendError, ServiceBuilder, SessionLayer,
     SlowConsumer, service_fn,
@@ -15,7 +16,7 @@ fn layer(budget: &MemoryBudget) -> SessionLayer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_budget_that_is_used_up_refuses_and_hands_back_until_somebody_reads() {
+async fn used_up_budget_returns_messages_until_a_peer_reads() {
     let budget = MemoryBudget::new(128 * KIB);
     let (transport, slow) = stream::pair();
     let roomy = layer(&budget).with_watermarks(KIB * KIB, KIB * KIB);
@@ -53,7 +54,7 @@ async fn a_budget_that_is_used_up_refuses_and_hands_back_until_somebody_reads() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn queued_messages_weigh_what_the_codec_layer_says() {
+async fn queued_messages_have_the_weight_of_the_codec_layer() {
     let budget = MemoryBudget::new(64 * KIB);
     let (transport, peer) = stream::pair();
     let codec = CodecLayer::new(lines()).with_weight(String::capacity);
@@ -67,7 +68,7 @@ async fn queued_messages_weigh_what_the_codec_layer_says() {
     .await
     .unwrap();
     peer.stall();
-    // no turn of the session's in between: all of them are in the queue
+    // the session is not polled in between, so all are queued
     let kib = || "x".repeat(KIB);
     let queued = (0..)
         .take_while(|_| session.try_send(kib()).is_ok())
@@ -83,19 +84,20 @@ async fn queued_messages_weigh_what_the_codec_layer_says() {
     idle().await;
     assert_eq!(budget.used(), 0);
 
-    // and what is left in the end is given back, too
+    // the rest is returned at the end as well
     peer.stall();
     for _ in 0..queued {
         session.try_send(kib()).unwrap();
     }
     assert!(budget.is_used_up());
-    session.close_within(getty::CloseReason::Local, std::time::Duration::ZERO);
+    session
+        .close_with(Close::new(getty::CloseReason::Local).with_deadline(std::time::Duration::ZERO));
     soon(task).await.unwrap();
     assert_eq!(budget.used(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn drop_oldest_makes_room_in_the_budget_by_itself() {
+async fn drop_oldest_makes_room_in_the_budget() {
     let budget = MemoryBudget::new(64 * KIB);
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, lines(), layer(&budget), service_fn(echo)).await;
@@ -119,7 +121,7 @@ async fn drop_oldest_makes_room_in_the_budget_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn replies_stop_the_decoding_of_their_session_while_the_budget_is_used_up() {
+async fn replies_stop_decoding_while_the_budget_is_used_up() {
     let budget = MemoryBudget::new(64 * KIB);
     let (transport, hog) = stream::pair();
     let (hogging, hog_task) = open(transport, lines(), layer(&budget), service_fn(echo)).await;
@@ -136,18 +138,19 @@ async fn replies_stop_the_decoding_of_their_session_while_the_budget_is_used_up(
     });
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, lines(), layer(&budget), handler).await;
-    // a peer that reads is answered, one message after the other
+    // a peer that reads gets its replies, one after another
     peer.send("ab\n".repeat(50));
     soon(peer.lines(50)).await;
-    // one that does not gets one reply
+    // a peer that does not read gets one reply
     peer.stall();
     peer.send("cd\n".repeat(50));
     idle().await;
     assert_eq!(session.stats().messages_in, 51);
     assert_eq!(session.pending_bytes(), 201);
 
-    // when there is room again it goes on, though its own peer has not read
-    hogging.close_within(getty::CloseReason::Local, std::time::Duration::ZERO);
+    // it resumes when there is room, even though its own peer has not read
+    hogging
+        .close_with(Close::new(getty::CloseReason::Local).with_deadline(std::time::Duration::ZERO));
     soon(hog_task).await.unwrap();
     assert!(soon(stuck).await.unwrap().is_err());
     idle().await;

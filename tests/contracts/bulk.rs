@@ -1,16 +1,16 @@
-//! Much at once: whatever its pieces, and however slow the peer.
+//! Bulk transfers, in pieces of any size and with slow peers.
 
 use bytes::{BufMut, BytesMut};
 use getty::{
     BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, SessionLayer,
-    codec::{Frame, Frames, Length},
+    codec::{Frame, Frames, LengthDelimited},
 };
 use proptest::{collection::vec, prelude::*};
 use tokio::{runtime, task::yield_now};
 
 use crate::support::{connector, idle, soon, stream};
 
-/// How much a session is sent, in which pieces, and how slowly its answers are taken.
+/// Input of a session, its pieces, and the speed at which the peer takes replies.
 #[derive(Clone, Debug)]
 struct Much {
     bound: usize,
@@ -50,18 +50,18 @@ fn much() -> impl Strategy<Value = Much> {
         })
 }
 
-/// The longest frame of those that are many bytes together.
+/// Maximum frame length in inputs of many bytes, in bytes.
 const LONGEST: usize = 200_000;
 
-/// What it was sent, and what it answers.
+/// Returns the input and the replies.
 async fn echo_of(much: Much) -> (Vec<u8>, Vec<u8>) {
     let (transport, peer) = stream::pair();
-    let codec = Frames::new(Length::new().with_max_length(LONGEST));
+    let codec = Frames::new(LengthDelimited::new().max_frame_length(LONGEST));
     let (_session, task) = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(codec).with_max_frame(much.bound))
             .layer(link)
-            .layer(SessionLayer::new().in_flight(much.in_flight))
+            .layer(SessionLayer::new().with_in_flight(much.in_flight))
             .service_fn(|request: Request<Frame>| async move {
                 let frame = request.into_message();
                 if frame.len() % 5 == 1 {
@@ -99,9 +99,9 @@ async fn echo_of(much: Much) -> (Vec<u8>, Vec<u8>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
-    // what is read and written at once depends on what has been of late, and nobody is to see that
+    // the sizes of reads and writes adapt, which must not be visible to the peer
     #[test]
-    fn much_is_answered_in_order_and_whole(much in much()) {
+    fn bulk_input_has_its_replies_in_order_and_complete(much in much()) {
         let mut runtime = runtime::Builder::new_current_thread();
         let runtime = runtime.enable_time().start_paused(true).build().unwrap();
         let (sent, answers) = runtime.block_on(echo_of(much));

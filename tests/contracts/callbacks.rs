@@ -1,4 +1,4 @@
-//! Close callbacks of a session: once, in order, with the transport gone, whatever has happened.
+//! Close callbacks of a session: once, in order and after the transport is dropped.
 
 use std::{
     future::Future,
@@ -16,14 +16,14 @@ use crate::support::{echo, idle, lines, open, soon, stream};
 
 type Log = Arc<Mutex<Vec<String>>>;
 
-/// A callback that writes `what` down.
+/// Returns a callback that records `what`.
 fn note(log: &Log, what: &str) -> impl FnOnce(&Closed) + Send + 'static {
     let (log, what) = (Arc::clone(log), what.to_owned());
     move |_| log.lock().unwrap().push(what)
 }
 
 #[tokio::test(start_paused = true)]
-async fn callbacks_run_in_the_order_added_and_a_replacement_keeps_its_place() {
+async fn callbacks_run_in_the_order_added_and_a_replacement_keeps_its_position() {
     let (transport, _peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     let log = Log::default();
@@ -46,7 +46,7 @@ async fn callbacks_run_in_the_order_added_and_a_replacement_keeps_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_callbacks_run_the_transport_is_gone_and_senders_know() {
+async fn callbacks_run_after_the_transport_is_dropped_and_senders_are_notified() {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
@@ -103,7 +103,7 @@ async fn closed_resolves_after_the_callbacks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_callback_that_panics_does_not_keep_the_next_from_running() {
+async fn next_callback_runs_after_a_callback_panics() {
     let (transport, _peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     let log = Log::default();
@@ -117,7 +117,7 @@ async fn a_callback_that_panics_does_not_keep_the_next_from_running() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_callback_may_add_and_remove_callbacks() {
+async fn callback_may_add_and_remove_callbacks() {
     let (transport, _peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     let log = Log::default();
@@ -137,7 +137,7 @@ async fn a_callback_may_add_and_remove_callbacks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_callback_that_comes_after_the_close_runs_at_once_and_says_so() {
+async fn callback_that_is_added_after_the_close_runs_at_once() {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.finish();
@@ -151,7 +151,7 @@ async fn a_callback_that_comes_after_the_close_runs_at_once_and_says_so() {
     assert_eq!(*reason.lock().unwrap(), Some(CloseReason::PeerClosed));
 }
 
-/// Registers a callback that writes down the reason each time it runs.
+/// Registers a callback that records the reason each time it runs.
 fn count(session: &Session<String>) -> Arc<Mutex<Vec<CloseReason>>> {
     let reasons: Arc<Mutex<Vec<_>>> = Arc::default();
     let seen = Arc::clone(&reasons);
@@ -223,7 +223,7 @@ fn callbacks_run_once_when_the_runtime_is_dropped_with_sessions_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_may_be_kept_in_its_own_attributes_and_callbacks() {
+async fn session_may_be_stored_in_its_own_attributes_and_callbacks() {
     let (transport, _peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     let witness = Arc::new(());

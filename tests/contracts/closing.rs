@@ -1,5 +1,7 @@
-//! One path for every close: what finishes, what is flushed, what is cut off, and what is recorded.
+//! One order for every close: handlers finish, messages are flushed, and the record has the
+//! cause.
 
+use getty::Close;
 use std::{
     fmt, io,
     sync::{
@@ -17,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::support::{Answer, echo, idle, lines, open, soon, stream};
 
-/// Sleeps as many seconds as the message says.
+/// Sleeps for the seconds in the message.
 async fn sleep(request: Request<String>) -> Answer {
     let seconds = request.message().parse()?;
     tokio::time::sleep(Duration::from_secs(seconds)).await;
@@ -25,9 +27,9 @@ async fn sleep(request: Request<String>) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_lets_handlers_finish_and_flushes_what_was_accepted() {
+async fn close_lets_handlers_finish_and_flushes_accepted_messages() {
     let (transport, peer) = stream::pair();
-    let layer = SessionLayer::new().in_flight(2);
+    let layer = SessionLayer::new().with_in_flight(2);
     let (session, task) = open(transport, lines(), layer, service_fn(sleep)).await;
     peer.send("3\n4\n1\n");
     idle().await;
@@ -48,13 +50,13 @@ async fn a_close_lets_handlers_finish_and_flushes_what_was_accepted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_close_changes_nothing_and_the_first_reason_wins() {
+async fn second_close_changes_nothing_and_the_first_reason_is_kept() {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     session.close_with(CloseReason::LifetimeExpired);
     session.close();
     session.close_with(CloseReason::Shutdown);
-    session.close_because(CloseReason::Handler, "too late");
+    session.close_with(Close::new(CloseReason::Handler).with_source("too late"));
     peer.reset();
     let closed = soon(task).await.unwrap();
     session.close();
@@ -79,7 +81,7 @@ async fn cut_after(layer: SessionLayer, close: impl FnOnce(&ConnectionHandle)) -
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_does_not_finish_is_cut_off_by_the_drain_deadline() {
+async fn drain_deadline_cuts_off_a_handler() {
     let five = cut_after(SessionLayer::new(), ConnectionHandle::close);
     assert_eq!(five.await.as_secs(), 5);
 
@@ -88,18 +90,18 @@ async fn a_handler_that_does_not_finish_is_cut_off_by_the_drain_deadline() {
     assert_eq!(seventy.await.as_secs(), 70);
 
     let two = cut_after(layer.clone(), |session| {
-        session.close_within(CloseReason::Local, Duration::from_secs(2));
+        session.close_with(Close::new(CloseReason::Local).with_deadline(Duration::from_secs(2)));
     });
     assert_eq!(two.await.as_secs(), 2);
 
     let at_once = cut_after(layer, |session| {
-        session.close_within(CloseReason::Local, Duration::ZERO);
+        session.close_with(Close::new(CloseReason::Local).with_deadline(Duration::ZERO));
     });
     assert_eq!(at_once.await.as_secs(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_stalled_peer_does_not_take_is_cut_off_by_the_drain_deadline() {
+async fn drain_deadline_cuts_off_output_of_a_stalled_peer() {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
@@ -112,7 +114,7 @@ async fn what_a_stalled_peer_does_not_take_is_cut_off_by_the_drain_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_transport_that_does_not_close_is_dropped_at_the_drain_deadline() {
+async fn transport_that_does_not_close_is_dropped_at_the_drain_deadline() {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.hold_shutdown();
@@ -122,7 +124,7 @@ async fn a_transport_that_does_not_close_is_dropped_at_the_drain_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_peer_sends_into_the_close_is_read_so_that_it_does_not_reset_the_connection() {
+async fn input_during_the_close_is_read_so_that_the_connection_is_not_reset() {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     session.close();
@@ -133,7 +135,7 @@ async fn what_the_peer_sends_into_the_close_is_read_so_that_it_does_not_reset_th
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_was_sending_much_is_read_until_it_has_seen_the_end_or_the_deadline_is_there() {
+async fn sending_peer_is_read_until_its_end_or_the_deadline() {
     let much = "x".repeat(100_000);
     for finishes in [true, false] {
         let (transport, peer) = stream::pair();
@@ -143,7 +145,7 @@ async fn who_was_sending_much_is_read_until_it_has_seen_the_end_or_the_deadline_
         peer.send(&much);
         idle().await;
         assert!(peer.is_shut() && !session.is_closed());
-        // what was on its way
+        // input that was in flight
         tokio::time::sleep(Duration::from_secs(2)).await;
         peer.send("and this");
         idle().await;
@@ -154,14 +156,14 @@ async fn who_was_sending_much_is_read_until_it_has_seen_the_end_or_the_deadline_
         }
         let closed = soon(task).await.unwrap();
         assert_eq!(closed.lifetime.as_secs(), if finishes { 2 } else { 5 });
-        // all that was to be said was: nothing is cut off
+        // all output was sent, so nothing is cut off
         assert!(closed.source.is_none(), "{closed}");
         assert_eq!((peer.unread(), peer.output()), (0, String::new()));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_never_stops_sending_is_left_to_itself() {
+async fn peer_that_never_stops_sending_is_dropped_after_a_bound() {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     session.close();
@@ -172,10 +174,10 @@ async fn who_never_stops_sending_is_left_to_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn replies_still_go_out_after_the_peer_has_finished() {
+async fn replies_are_sent_after_the_peer_has_finished() {
     for n in [1, 4] {
         let (transport, peer) = stream::pair();
-        let layer = SessionLayer::new().in_flight(n);
+        let layer = SessionLayer::new().with_in_flight(n);
         let (session, task) = open(transport, lines(), layer, service_fn(sleep)).await;
         peer.send("20\n10\n");
         peer.finish();
@@ -191,7 +193,7 @@ async fn replies_still_go_out_after_the_peer_has_finished() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_sees_that_its_peer_has_finished() {
+async fn handler_sees_that_its_peer_has_finished() {
     let (transport, peer) = stream::pair();
     let handler = service_fn(|request: Request<String>| async move {
         request.session().peer_finished().await;
@@ -207,7 +209,7 @@ async fn a_handler_sees_that_its_peer_has_finished() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_sees_that_its_session_is_closing() {
+async fn handler_sees_that_its_session_is_closing() {
     let (transport, peer) = stream::pair();
     let handler = service_fn(|request: Request<String>| async move {
         request.session().closing().await;
@@ -234,7 +236,7 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 #[tokio::test(start_paused = true)]
-async fn a_handlers_error_closes_its_session_and_is_the_source() {
+async fn error_of_a_handler_closes_its_session_and_is_the_source() {
     let (transport, peer) = stream::pair();
     let handler = service_fn(|request: Request<String>| async move {
         match request.message().as_str() {
@@ -252,9 +254,9 @@ async fn a_handlers_error_closes_its_session_and_is_the_source() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handlers_error_lets_the_others_in_flight_finish() {
+async fn error_of_a_handler_lets_others_in_flight_finish() {
     let (transport, peer) = stream::pair();
-    let layer = SessionLayer::new().in_flight(3).unordered();
+    let layer = SessionLayer::new().with_in_flight(3).unordered();
     let (_session, task) = open(transport, lines(), layer, service_fn(sleep)).await;
     peer.send("2\n3\nnot a number\n4\n");
     let closed = soon(task).await.unwrap();
@@ -263,7 +265,7 @@ async fn a_handlers_error_lets_the_others_in_flight_finish() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_transport_that_fails_leaves_its_handlers_the_drain_deadline() {
+async fn handlers_have_the_drain_deadline_after_the_transport_fails() {
     let (transport, peer) = stream::pair();
     let (_session, task) = open(transport, lines(), SessionLayer::new(), service_fn(sleep)).await;
     peer.send("100\n");
@@ -280,7 +282,7 @@ async fn a_transport_that_fails_leaves_its_handlers_the_drain_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_transport_that_fails_while_the_session_closes_is_told_as_the_source() {
+async fn transport_error_during_the_close_is_the_source() {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
@@ -311,7 +313,7 @@ async fn nothing_is_called_after_a_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_takes_nothing_is_ended_by_the_write_timeout() {
+async fn write_timeout_ends_a_peer_that_takes_nothing() {
     for (layer, seconds) in [
         (SessionLayer::new(), 30),
         (
@@ -334,7 +336,7 @@ async fn a_peer_that_takes_nothing_is_ended_by_the_write_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_byte_that_a_slow_peer_takes_starts_the_write_timeout_anew() {
+async fn every_byte_that_a_slow_peer_takes_restarts_the_write_timeout() {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
@@ -350,7 +352,7 @@ async fn every_byte_that_a_slow_peer_takes_starts_the_write_timeout_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_write_timeout_runs_only_while_bytes_wait() {
+async fn write_timeout_runs_only_while_bytes_wait() {
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     for _ in 0..3 {
@@ -365,7 +367,7 @@ async fn the_write_timeout_runs_only_while_bytes_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_write_timeout_a_stalled_peer_is_waited_for() {
+async fn session_without_a_write_timeout_waits_for_a_stalled_peer() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_write_timeout(None);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
@@ -377,7 +379,7 @@ async fn without_a_write_timeout_a_stalled_peer_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flush_that_stays_pending_counts_as_stalled() {
+async fn pending_flush_counts_as_stalled() {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.hold_flush();
@@ -386,7 +388,7 @@ async fn a_flush_that_stays_pending_counts_as_stalled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn marks_of_activity_and_statistics_follow_what_moves() {
+async fn timestamps_and_statistics_follow_the_traffic() {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     let marks = || {

@@ -1,4 +1,4 @@
-//! From bytes to messages: any split, bounds, and what the end of the stream does to the last frame.
+//! Decoding in a session: any split of the stream, maximums, and the last frame at the end.
 
 use std::{
     io,
@@ -23,7 +23,7 @@ async fn frames_that_arrive_byte_by_byte_are_whole_messages() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_decodes_the_same_wherever_it_is_split() {
+async fn stream_decodes_the_same_for_any_split() {
     let text = "a\nbcd\n\nef\r\ng\n";
     for first in 0..text.len() {
         for second in first..text.len() {
@@ -53,7 +53,7 @@ async fn many_frames_in_one_read_are_answered_in_one_write() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frame_over_the_codecs_maximum_closes_as_decode() {
+async fn frame_over_the_codecs_maximum_closes_as_decode() {
     let (transport, peer) = stream::pair();
     let codec = LinesCodec::new_with_max_length(4);
     let (_session, task) = open(transport, codec, SessionLayer::new(), service_fn(echo)).await;
@@ -66,12 +66,12 @@ async fn a_frame_over_the_codecs_maximum_closes_as_decode() {
         source.downcast_ref(),
         Some(LinesCodecError::MaxLineLengthExceeded)
     ));
-    assert_eq!(peer.output(), "fits\n", "what came before is answered");
-    assert!(peer.is_shut(), "the transport was closed in its own way");
+    assert_eq!(peer.output(), "fits\n", "earlier messages are answered");
+    assert!(peer.is_shut(), "the transport was closed in order");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_length_over_the_codecs_maximum_closes_before_the_body_arrives() {
+async fn length_over_the_codecs_maximum_closes_before_the_body_arrives() {
     let (transport, peer) = stream::pair();
     let (_session, task) = open(
         transport,
@@ -87,7 +87,7 @@ async fn a_length_over_the_codecs_maximum_closes_before_the_body_arrives() {
     assert_eq!(closed.stats.bytes_in, 4);
 }
 
-/// Never finds a message, and reserves as much as it is told to each time.
+/// Decoder that never returns a message and reserves a fixed amount in each call.
 #[derive(Clone, Copy, Debug)]
 struct Insatiable {
     reserves: usize,
@@ -112,8 +112,8 @@ impl Encoder<String> for Insatiable {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_decoder_that_never_yields_is_bounded_and_closes_as_decode() {
-    // a reservation is honoured once, for the frame at hand; capacities double
+async fn decoder_that_never_returns_a_message_is_limited_and_closes_as_decode() {
+    // One reservation per frame is allowed. Capacities may double.
     for (reserves, most) in [
         (0, 64 * 1024),
         (1, 2 * 64 * 1024),
@@ -129,14 +129,14 @@ async fn a_decoder_that_never_yields_is_bounded_and_closes_as_decode() {
         assert_eq!(closed.reason, CloseReason::Decode);
         let source = closed.source.expect("there is a clear error");
         let error: &getty::session::FrameTooLong = source.downcast_ref().unwrap();
-        // what is read after the end, to close properly, is not kept
+        // Bytes that are read after the end, for an orderly close, are not kept.
         assert!(error.limit <= most, "{} for {reserves}", error.limit);
         assert_eq!(closed.stats.bytes_in, error.limit as u64);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_bound_of_undecoded_bytes_is_the_one_that_was_set() {
+async fn limit_of_undecoded_bytes_can_be_set() {
     let (transport, peer) = stream::pair();
     let (_session, task) = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()
@@ -175,7 +175,7 @@ fn frame(byte: u8, len: u32) -> Vec<u8> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn frames_that_the_codec_reserves_room_for_may_be_far_above_the_bound() {
+async fn frames_with_reserved_room_may_exceed_the_limit() {
     let sizes = [
         1024 * 1024,
         3,
@@ -210,7 +210,7 @@ async fn frames_that_the_codec_reserves_room_for_may_be_far_above_the_bound() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_large_frame_may_come_slowly() {
+async fn large_frame_may_arrive_slowly() {
     let (transport, peer) = stream::pair();
     let codec = lengths(2 * 1024 * 1024);
     let (_session, _task) = open(transport, codec, SessionLayer::new(), service_fn(same)).await;
@@ -225,12 +225,12 @@ async fn a_large_frame_may_come_slowly() {
     }
 }
 
-/// A session that is sent much is allowed more than the bound, and is allowed no more once the peer does not take its
-/// answers: what it has by then of a frame is no reason never to read again.
+/// A session that receives much may exceed its limit until the peer stops reading the replies.
+/// A partial frame above the limit must not stop the session from reading.
 #[tokio::test(start_paused = true)]
-async fn a_frame_that_has_begun_above_a_low_bound_is_read_on_once_the_peer_is_slow() {
+async fn partial_frame_above_a_low_limit_is_still_read_from_a_slow_peer() {
     let (transport, peer) = stream::pair();
-    let codec = codec::Length::new().with_max_length(1024 * 1024);
+    let codec = codec::LengthDelimited::new().max_frame_length(1024 * 1024);
     let (_session, _task) = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(codec).with_max_frame(16 * 1024))
@@ -258,7 +258,7 @@ async fn a_frame_that_has_begun_above_a_low_bound_is_read_on_once_the_peer_is_sl
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frame_as_long_as_the_bound_is_refused_once_the_peer_is_slow() {
+async fn frame_as_long_as_the_limit_is_refused_from_a_slow_peer() {
     const BOUND: usize = 64 * 1024;
     const LARGE: usize = 260 * 1024;
     let (transport, peer) = stream::pair();
@@ -276,7 +276,7 @@ async fn a_frame_as_long_as_the_bound_is_refused_once_the_peer_is_slow() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_kept_are_not_touched_by_those_that_come_later() {
+async fn later_messages_do_not_change_kept_messages() {
     let (transport, peer) = stream::pair();
     let kept: Arc<Mutex<Vec<Bytes>>> = Arc::default();
     let keeps = Arc::clone(&kept);
@@ -302,7 +302,7 @@ async fn messages_kept_are_not_touched_by_those_that_come_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn our_own_codecs_close_on_a_frame_over_their_maximum() {
+async fn gettys_codecs_close_on_a_frame_over_their_maximum() {
     async fn reason<C, Out>(codec: C, bytes: &[u8]) -> (CloseReason, u64)
     where
         C: Decoder<Error: Into<BoxError>> + Encoder<Out, Error: Into<BoxError>>,
@@ -325,7 +325,7 @@ async fn our_own_codecs_close_on_a_frame_over_their_maximum() {
         reason::<_, String>(lines, &long).await,
         (CloseReason::Decode, 0)
     );
-    let length = codec::Length::new().with_max_length(50);
+    let length = codec::LengthDelimited::new().max_frame_length(50);
     let frames = [frame(b'a', 50), frame(b'a', 51)].concat();
     assert_eq!(
         reason::<_, Bytes>(length, &frames).await,
@@ -334,7 +334,7 @@ async fn our_own_codecs_close_on_a_frame_over_their_maximum() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_a_frame_at_the_end_closes_as_decode() {
+async fn partial_frame_at_the_end_closes_as_decode() {
     let (transport, peer) = stream::pair();
     let (_session, task) = open(
         transport,
@@ -354,7 +354,7 @@ async fn half_a_frame_at_the_end_closes_as_decode() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_line_is_delivered_even_if_the_stream_ends_without_a_newline() {
+async fn last_line_is_delivered_without_a_newline() {
     let (transport, peer) = stream::pair();
     let (_session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
 
@@ -367,7 +367,7 @@ async fn the_last_line_is_delivered_even_if_the_stream_ends_without_a_newline() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_that_was_sent_before_the_end_is_answered() {
+async fn messages_before_the_end_are_answered() {
     let (transport, peer) = stream::pair();
     let slow = service_fn(|request: Request<String>| async move {
         tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! Connecting: a session over the same stack, and what there is when there is none.
+//! Connects clients over the same stack as servers, and fails with a cause.
 
 use std::{
     future::pending,
@@ -20,7 +20,7 @@ use crate::support::{
     units,
 };
 
-/// A client's stack, whose handler passes on what it gets.
+/// A client's stack, whose handler forwards its messages.
 fn client<T: Transport + Send + 'static>(
     link: LinkLayer<String>,
     got: mpsc::Sender<String>,
@@ -46,7 +46,7 @@ fn server<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_and_a_server_talk_over_the_same_layers() {
+async fn client_and_server_use_the_same_layers() {
     let (listener, dialer) = net::memory(16);
     let _served = tokio::spawn(serve(listener, server()).into_future());
     let (got, mut answers) = mpsc::channel(1);
@@ -67,7 +67,7 @@ async fn a_client_and_a_server_talk_over_the_same_layers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connector_that_fails_is_told_from_a_stack_that_does() {
+async fn failure_of_the_connector_differs_from_failure_of_the_stack() {
     let refuses = service_fn(|_: ()| async {
         Err::<Connection<Stream>, _>(io::Error::from(io::ErrorKind::ConnectionRefused))
     });
@@ -82,7 +82,7 @@ async fn a_connector_that_fails_is_told_from_a_stack_that_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stack_that_leaves_the_link_out_has_no_session_to_give() {
+async fn stack_without_the_link_fails_without_a_session() {
     let (transport, peer) = stream::pair();
     let unlinked = getty::connect(connector(), transport, |_: LinkLayer<String>| {
         server::<Stream>()
@@ -90,11 +90,11 @@ async fn a_stack_that_leaves_the_link_out_has_no_session_to_give() {
     let error = soon(unlinked).await.unwrap_err();
     assert!(matches!(error, OpenError::NoLink));
     idle().await;
-    assert!(peer.is_gone(), "nothing of it is left");
+    assert!(peer.is_gone(), "the connection was not dropped");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stack_that_fails_before_the_session_opens_gives_its_error() {
+async fn error_of_the_stack_before_the_session_opens_is_returned() {
     let (transport, peer) = stream::pair();
     let failed = getty::connect(connector(), transport, |_: LinkLayer<String>| {
         service_fn(|_: Connection<Stream>| async { Err::<Closed, _>("no handshake") })
@@ -107,7 +107,7 @@ async fn a_stack_that_fails_before_the_session_opens_gives_its_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stack_that_panics_before_the_session_opens_gives_an_error() {
+async fn panic_of_the_stack_before_the_session_opens_is_returned_as_an_error() {
     let (transport, peer) = stream::pair();
     let failed = getty::connect(connector(), transport, |_: LinkLayer<String>| {
         service_fn(|connection: Connection<Stream>| async move {
@@ -120,7 +120,7 @@ async fn a_stack_that_panics_before_the_session_opens_gives_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_hooks_error_is_found_by_its_type_behind_that_of_connecting() {
+async fn error_of_an_open_hook_is_in_the_source_chain() {
     let (transport, _peer) = stream::pair();
     let failed = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()
@@ -142,7 +142,7 @@ async fn an_open_hooks_error_is_found_by_its_type_behind_that_of_connecting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connecting_dropped_half_way_leaves_nothing_behind() {
+async fn dropped_connect_releases_everything() {
     let (transport, peer) = stream::pair();
     let reasons: Arc<Mutex<Vec<CloseReason>>> = Arc::default();
     let seen = Arc::clone(&reasons);
@@ -174,7 +174,7 @@ async fn connecting_dropped_half_way_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_goes_on_when_its_task_is_let_go_of() {
+async fn session_continues_when_its_task_is_detached() {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     drop(task);
@@ -185,7 +185,7 @@ async fn a_session_goes_on_when_its_task_is_let_go_of() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_kept_does_not_keep_the_connection_open() {
+async fn stored_session_does_not_keep_the_connection_open() {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     let kept = vec![session.clone(); 10];
@@ -197,8 +197,8 @@ async fn a_session_kept_does_not_keep_the_connection_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_ends_while_it_opens_is_no_error_of_connecting() {
-    // it opens, and ends by the peer's end before anybody has looked
+async fn session_that_ends_after_its_opening_is_no_connect_error() {
+    // it opens, and the peer ends it before the client is polled again
     let (transport, peer) = stream::pair();
     peer.finish();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
@@ -207,7 +207,7 @@ async fn a_session_that_ends_while_it_opens_is_no_error_of_connecting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stack_that_must_get_ready_is_waited_for() {
+async fn connect_waits_until_the_stack_is_ready() {
     let (transport, peer) = stream::pair();
     let limit = Arc::new(tokio::sync::Semaphore::new(0));
     let layer = tower::limit::GlobalConcurrencyLimitLayer::with_semaphore(Arc::clone(&limit));
@@ -226,7 +226,7 @@ async fn a_stack_that_must_get_ready_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_boxed_transport_behaves_as_the_one_inside() {
+async fn boxed_transport_behaves_as_its_inner_transport() {
     let (transport, peer) = stream::pair();
     let boxed = BoxTransport::new(transport);
     let (session, task) = open(boxed, lines(), SessionLayer::new(), service_fn(echo)).await;
@@ -246,7 +246,7 @@ async fn a_boxed_transport_behaves_as_the_one_inside() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_boxed_stack_serves_any_transport() {
+async fn boxed_stack_serves_any_transport() {
     let shared = BoxPipeline::new(server());
     let (transport, peer) = stream::pair();
     let task = tokio::spawn(run(shared.clone(), transport));

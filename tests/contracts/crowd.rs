@@ -1,4 +1,4 @@
-//! A thousand sessions of which a tenth never read, while all receive broadcasts.
+//! A thousand sessions receive broadcasts, and a tenth never read.
 
 use std::sync::{
     Arc,
@@ -14,14 +14,14 @@ use crate::support::{open, stream};
 
 const SESSIONS: usize = 1000;
 const SLOW: usize = SESSIONS / 10;
-/// How many there are where a thousand would only take longer.
+/// Number of sessions in tests where a thousand would only take longer.
 const FEWER: usize = SESSIONS / 5;
 const MESSAGES: usize = 200;
 /// Number of lines that fit the byte bound of a slow session's queue.
 const QUEUE: usize = 32;
 const HIGH: usize = 4096;
 
-/// A line that knows how many of its kind there are.
+/// A line that counts how many lines exist.
 #[derive(Debug)]
 struct Counted {
     text: String,
@@ -60,16 +60,17 @@ impl AsRef<str> for Counted {
     }
 }
 
-/// What all of them may hold. In each turn a session may hold a block of it for a moment.
+/// Memory budget of all sessions, in bytes. A session may hold a block of the budget during a
+/// poll.
 const BUDGET: usize = SESSIONS * 16 * 1024;
 
-/// How many bytes a line of these takes.
+/// Size of a line, in bytes.
 const LINE: usize = 64;
 
-/// Bytes that each message in a queue counts beyond its own.
+/// Bytes that each queued message counts beyond its size.
 const PLACE: usize = 32;
 
-/// Sessions in one group, the first `slow` of which never read.
+/// Sessions in one group. The first `slow` sessions never read.
 struct Crowd {
     group: Group<Counted>,
     sessions: Vec<(Session<Counted>, SessionTask, stream::Peer)>,
@@ -80,7 +81,7 @@ struct Crowd {
 
 impl Crowd {
     async fn new(readers: usize, slow: usize, policy: SlowConsumer) -> Self {
-        let group = Group::new().with_policy(policy);
+        let group = Group::builder().policy(policy).build();
         let budget = MemoryBudget::new(BUDGET);
         let mut sessions = Vec::new();
         for n in 0..readers + slow {
@@ -110,7 +111,7 @@ impl Crowd {
         }
     }
 
-    /// Sends messages as quickly as a task does that gives way where it awaits.
+    /// Sends messages without a pause, except that it yields where it awaits.
     async fn broadcast(&self) -> Vec<Report> {
         let mut reports = Vec::new();
         for n in 0..MESSAGES {
@@ -143,7 +144,7 @@ impl Crowd {
         }
     }
 
-    /// How often the readers' transports were asked for anything.
+    /// Returns how often the readers' transports were polled.
     fn turns(&self) -> usize {
         let counts = self.readers().iter().map(|(.., peer)| peer.counts());
         counts
@@ -153,14 +154,14 @@ impl Crowd {
 }
 
 #[tokio::test]
-async fn those_who_never_read_cost_no_memory_and_lose_others_nothing() {
+async fn slow_sessions_cost_no_memory_and_others_lose_nothing() {
     let crowd = Crowd::new(SESSIONS - SLOW, SLOW, SlowConsumer::DropNewest).await;
     let reports = crowd.broadcast().await;
     crowd.assert_that_readers_lost_nothing();
 
-    // a line counts as its type before one is encoded
+    // a line counts as the size of its type until one is encoded
     let most = QUEUE * (LINE + PLACE) / (size_of::<Counted>() + PLACE);
-    // what is held for a slow session: a write buffer up to its mark, and a queue of references
+    // held for a slow session: a write buffer up to its watermark, and a queue of references
     for (session, _, peer) in crowd.slow() {
         assert_eq!(peer.written(), 0);
         let encoded = usize::try_from(session.stats().messages_out).unwrap() * LINE;
@@ -169,7 +170,7 @@ async fn those_who_never_read_cost_no_memory_and_lose_others_nothing() {
     }
     let used = crowd.budget.used();
     assert!((SLOW * HIGH..=SLOW * 4 * HIGH).contains(&used), "{used}");
-    // the messages themselves are there once for all of them
+    // all sessions share the messages themselves
     let live = crowd.live.load(SeqCst);
     assert!(live <= most, "{live}");
 
@@ -194,7 +195,7 @@ async fn those_who_never_read_cost_no_memory_and_lose_others_nothing() {
 }
 
 #[tokio::test]
-async fn those_who_never_read_take_no_turns_from_those_who_do() {
+async fn slow_sessions_cost_no_polls_of_others() {
     let all_read = Crowd::new(FEWER, 0, SlowConsumer::DropNewest).await;
     all_read.broadcast().await;
     all_read.assert_that_readers_lost_nothing();
@@ -202,14 +203,14 @@ async fn those_who_never_read_take_no_turns_from_those_who_do() {
         let together = Crowd::new(FEWER - FEWER / 10, FEWER / 10, policy).await;
         together.broadcast().await;
         together.assert_that_readers_lost_nothing();
-        // a reader's turns, as often as there are sessions
+        // polls of one reader, times the number of sessions
         let (expected, turns) = (all_read.turns(), together.turns() * 10 / 9);
         assert!(turns * 10 <= expected * 11, "{turns} instead of {expected}");
     }
 }
 
 #[tokio::test]
-async fn those_who_never_read_can_be_closed_for_it() {
+async fn slow_sessions_can_be_closed() {
     let crowd = Crowd::new(FEWER - FEWER / 10, FEWER / 10, SlowConsumer::Close).await;
     let reports = crowd.broadcast().await;
     crowd.assert_that_readers_lost_nothing();

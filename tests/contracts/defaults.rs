@@ -1,12 +1,12 @@
-//! What holds where nothing was said. The queue's bound is tested with sending, the read-ahead bound with readiness,
-//! what sockets and reconnects do with theirs.
+//! Default settings. The queue's bound is tested with sending and the read-ahead bound with
+//! readiness. Sockets and reconnects are tested in their own files.
 
 use std::{future::pending, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use getty::{
     BoxError, CloseReason, CodecLayer, Request, Service, ServiceBuilder, SessionLayer,
-    codec::{Decoder, Encoder, Length, Lines, Raw, Text},
+    codec::{Decoder, Encoder, LengthDelimited, Lines, Raw, Text},
     layers::HandshakeTimeoutLayer,
     net, serve, service_fn,
 };
@@ -30,11 +30,17 @@ fn codecs_take_frames_of_64_kib_and_none_beyond() {
 
     out.clear();
     let bytes = |length| Bytes::from(frame(length));
-    Length::new().encode(bytes(LARGEST), &mut out).unwrap();
-    assert!(Length::new().decode(&mut out).unwrap().is_some());
-    assert!(Length::new().encode(bytes(LARGEST + 1), &mut out).is_err());
+    LengthDelimited::new()
+        .encode(bytes(LARGEST), &mut out)
+        .unwrap();
+    assert!(LengthDelimited::new().decode(&mut out).unwrap().is_some());
+    assert!(
+        LengthDelimited::new()
+            .encode(bytes(LARGEST + 1), &mut out)
+            .is_err()
+    );
     let mut header = BytesMut::from(&[0, 1, 0, 1][..]);
-    assert!(Length::new().decode(&mut header).is_err());
+    assert!(LengthDelimited::new().decode(&mut header).is_err());
 
     out.clear();
     Text::new().encode(frame(LARGEST), &mut out).unwrap();
@@ -82,7 +88,7 @@ async fn peer_that_takes_nothing_is_given_30_s() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn peer_that_says_nothing_or_half_a_message_is_left_alone_for_ever() {
+async fn peer_that_sends_nothing_or_half_a_message_has_no_timeout() {
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! Accepting when the process has run out of file descriptors, in a process of its own.
+//! Accepting after the process has run out of file descriptors, in a separate process.
 
 use std::{
     env,
@@ -17,12 +17,13 @@ use tokio::{net::TcpListener, sync::Notify};
 
 use crate::support::{echo, lines};
 
-const NAME: &str = "descriptors::accepting_goes_on_after_the_process_has_run_out_of_descriptors";
+const NAME: &str = "descriptors::accepting_continues_after_the_process_has_run_out_of_descriptors";
 const CHILD: &str = "GETTY_TEST_SERVES_WITH_FEW_DESCRIPTORS";
 const DESCRIPTORS: u64 = 40;
 const CONNECTIONS: usize = 100;
 
-/// Says on standard output when accepting fails for the first time, and at the end how often it did.
+/// Prints a line when accepting fails for the first time, and the number of failures at the
+/// end.
 struct Told {
     listener: TcpListener,
     errors: usize,
@@ -89,7 +90,7 @@ fn serve_with_few_descriptors() {
     });
 }
 
-/// Ends the child, whatever becomes of the test.
+/// Ends the child process, even if the test fails.
 struct Server(Child);
 
 impl Drop for Server {
@@ -100,7 +101,7 @@ impl Drop for Server {
 }
 
 #[test]
-fn accepting_goes_on_after_the_process_has_run_out_of_descriptors() {
+fn accepting_continues_after_the_process_has_run_out_of_descriptors() {
     if env::var_os(CHILD).is_some() {
         return serve_with_few_descriptors();
     }
@@ -125,7 +126,7 @@ fn accepting_goes_on_after_the_process_has_run_out_of_descriptors() {
     let out_of_descriptors = rustix::io::Errno::MFILE.raw_os_error();
     assert_eq!(tell("failed "), out_of_descriptors.to_string());
 
-    // each that goes makes room for one that waits
+    // each connection that ends makes room for one that waits
     for (n, client) in clients.iter_mut().enumerate() {
         writeln!(client, "{n}").unwrap();
     }

@@ -1,5 +1,5 @@
-//! Connections that fail: received messages are handled, replies are counted, and the record counts
-//! what was lost.
+//! Connections that fail: received messages are handled, replies are counted, and the record
+//! counts what was lost.
 
 use std::{
     io,
@@ -19,8 +19,8 @@ use crate::support::{Answer, echo, idle, lines, open, soon, stream};
 
 const TWO_MS: Duration = Duration::from_millis(2);
 
-/// Opens a session whose handler takes two milliseconds for a message, lets `fail` act on its peer,
-/// and returns the lines that were handled with the record.
+/// Opens a session whose handler takes two milliseconds for a message, lets `fail` act on its
+/// peer, and returns the lines that were handled with the record.
 async fn handled_after(
     layer: SessionLayer,
     replies: bool,
@@ -47,8 +47,8 @@ async fn handled_after(
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_arrived_before_a_reset_is_handled() {
-    for layer in [SessionLayer::new(), SessionLayer::new().in_flight(8)] {
+async fn messages_that_arrived_before_a_reset_are_handled() {
+    for layer in [SessionLayer::new(), SessionLayer::new().with_in_flight(8)] {
         let (handled, closed) = handled_after(layer, false, |peer| {
             peer.send("insert\n".repeat(200));
             peer.reset();
@@ -64,7 +64,7 @@ async fn what_arrived_before_a_reset_is_handled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_a_line_is_not_handled_after_a_reset() {
+async fn incomplete_line_is_not_handled_after_a_reset() {
     let (handled, closed) = handled_after(SessionLayer::new(), false, |peer| {
         peer.send("PAY 1\nPAY 100");
         peer.reset();
@@ -75,7 +75,7 @@ async fn half_a_line_is_not_handled_after_a_reset() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_failed_write_every_received_line_is_handled_and_replies_are_counted() {
+async fn received_lines_are_handled_after_a_failed_write_and_replies_are_counted() {
     let (handled, closed) = handled_after(SessionLayer::new(), true, |peer| {
         peer.fail_writes(io::ErrorKind::BrokenPipe);
         peer.send("insert\n".repeat(150));
@@ -114,7 +114,7 @@ async fn every_received_message_is_handled_or_counted_as_unhandled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_counts_what_it_does_not_handle() {
+async fn close_counts_messages_that_it_does_not_handle() {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(sleep)).await;
     peer.send("1\n2\n3\n");
@@ -134,7 +134,7 @@ async fn sleep(request: Request<String>) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_write_fails_senders_at_once_though_handlers_go_on() {
+async fn failed_write_fails_senders_at_once_and_handlers_continue() {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(sleep)).await;
     peer.send("3\n");
@@ -155,7 +155,7 @@ async fn a_failed_write_fails_senders_at_once_though_handlers_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_after_which_the_transport_fails_lets_its_handlers_finish() {
+async fn handlers_finish_if_the_transport_fails_during_the_close() {
     let (transport, peer) = stream::pair();
     let done = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&done);
@@ -167,7 +167,7 @@ async fn a_close_after_which_the_transport_fails_lets_its_handlers_finish() {
             answer
         }
     });
-    let layer = SessionLayer::new().in_flight(2);
+    let layer = SessionLayer::new().with_in_flight(2);
     let (session, task) = open(transport, lines(), layer, handler).await;
     peer.send("1\n3\n");
     idle().await;
@@ -181,7 +181,7 @@ async fn a_close_after_which_the_transport_fails_lets_its_handlers_finish() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_session_closes_at_once_though_its_peer_stays_open() {
+async fn idle_session_closes_at_once_if_its_peer_stays_open() {
     let (transport, peer) = stream::pair();
     peer.stay_open();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
@@ -195,7 +195,7 @@ async fn an_idle_session_closes_at_once_though_its_peer_stays_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_was_active_reads_on_until_the_peers_end_or_the_deadline() {
+async fn active_session_reads_until_the_end_of_the_peer_or_the_deadline() {
     for ends in [true, false] {
         let (transport, peer) = stream::pair();
         peer.stay_open();
@@ -220,7 +220,7 @@ async fn a_session_that_was_active_reads_on_until_the_peers_end_or_the_deadline(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_hangs_does_not_keep_the_transport_from_its_goodbye() {
+async fn handler_that_hangs_does_not_prevent_the_close_handshake() {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(sleep)).await;
     peer.send("100000\n");
@@ -236,10 +236,10 @@ async fn a_handler_that_hangs_does_not_keep_the_transport_from_its_goodbye() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn replies_that_are_held_back_do_not_keep_a_failed_session_from_its_deadline() {
+async fn delayed_replies_do_not_delay_the_end_of_a_failed_session() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new()
-        .in_flight(4)
+        .with_in_flight(4)
         .with_flush_delay(Duration::from_millis(100));
     let (_session, task) = open(transport, lines(), layer, service_fn(sleep)).await;
     peer.send("0\n100\n");
@@ -252,7 +252,7 @@ async fn replies_that_are_held_back_do_not_keep_a_failed_session_from_its_deadli
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_arrived_is_handled_though_replies_were_blocked_when_the_connection_failed() {
+async fn received_messages_are_handled_if_replies_were_blocked_at_the_failure() {
     let (transport, peer) = stream::pair();
     let handler =
         service_fn(|_: Request<String>| async { Ok::<_, BoxError>(Some("x".repeat(8000))) });
@@ -269,7 +269,7 @@ async fn what_arrived_is_handled_though_replies_were_blocked_when_the_connection
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_whose_stack_fails_is_counted_as_unhandled() {
+async fn message_whose_stack_fails_is_counted_as_unhandled() {
     let (transport, peer) = stream::pair();
     let stack = Unready(service_fn(echo));
     let (_session, task) = open(transport, lines(), SessionLayer::new(), stack).await;
@@ -312,7 +312,7 @@ async fn handlers_in_flight_when_another_panics_are_counted_as_unhandled() {
         assert_ne!(request.message(), "panic", "a bad handler");
         std::future::pending::<Answer>().await
     });
-    let layer = SessionLayer::new().in_flight(4).unordered();
+    let layer = SessionLayer::new().with_in_flight(4).unordered();
     let (_session, task) = open(transport, lines(), layer, handler).await;
     peer.send("hang\nhang\nhang\npanic\n");
     let closed = soon(task).await.unwrap();
@@ -326,7 +326,7 @@ async fn handlers_in_flight_when_another_panics_are_counted_as_unhandled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_reads_on_so_that_a_peer_that_sends_first_takes_its_answers() {
+async fn close_reads_on_for_a_peer_that_sends_everything_before_it_reads() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     let (ours, theirs) = tokio::io::duplex(16 * 1024);
@@ -334,7 +334,7 @@ async fn a_close_reads_on_so_that_a_peer_that_sends_first_takes_its_answers() {
     let (mut read, mut write) = tokio::io::split(theirs);
     let line = format!("{}\n", "x".repeat(999));
     let peer = tokio::spawn(async move {
-        // everything before it reads anything
+        // all input arrives before the session reads
         for _ in 0..5_000 {
             write.write_all(line.as_bytes()).await?;
         }

@@ -1,26 +1,29 @@
-//! No session starves another, and no direction the other.
+//! Fairness between sessions, and between the two directions of one session.
 
+use getty::Close;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use getty::{BoxError, CloseReason, Request, Service, SessionLayer, codec::Length, service_fn};
+use getty::{
+    BoxError, CloseReason, Request, Service, SessionLayer, codec::LengthDelimited, service_fn,
+};
 use tokio::time::Instant;
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::support::{echo, echo_by_turns, idle, lines, open, soon, stream};
 
 #[tokio::test]
-async fn a_transport_that_never_waits_leaves_turns_to_a_second_session() {
+async fn transport_that_never_waits_does_not_starve_another_session() {
     for layer in [
         SessionLayer::new(),
-        SessionLayer::new().in_flight(4),
-        SessionLayer::new().in_flight(4).unordered(),
+        SessionLayer::new().with_in_flight(4),
+        SessionLayer::new().with_in_flight(4).unordered(),
     ] {
-        a_second_session_has_its_turns(layer).await;
+        check_that_another_session_is_polled(layer).await;
     }
 }
 
-async fn a_second_session_has_its_turns(layer: SessionLayer) {
+async fn check_that_another_session_is_polled(layer: SessionLayer) {
     let (endless, endless_peer) = stream::pair();
     let (modest, modest_peer) = stream::pair();
     let silent = service_fn(|_: Request<String>| async { Ok::<Option<String>, BoxError>(None) });
@@ -33,7 +36,7 @@ async fn a_second_session_has_its_turns(layer: SessionLayer) {
         modest_peer.send(format!("{n}\n"));
         assert_eq!(modest_peer.line().await, n.to_string());
         let meanwhile = session.stats().messages_in - before;
-        // a turn is 128 units of 32 messages, and a few turns pass until the answer is here
+        // a poll has 128 units of 32 messages, and the reply takes a few polls
         assert!(meanwhile < 20_000, "{meanwhile} messages of the other");
     }
     assert!(session.stats().messages_in > 0);
@@ -41,8 +44,8 @@ async fn a_second_session_has_its_turns(layer: SessionLayer) {
     assert_eq!(task.await.unwrap().reason, CloseReason::Local);
 }
 
-/// A session over a transport that never waits, and another on the same thread: how many messages the first gets through at
-/// most until the other has its answer.
+/// Runs a session over a transport that never waits, and another one on the same thread.
+/// Returns how many messages the first session handles until the other has its reply.
 async fn most_until_anothers_answer<C, S>(codec: C, flood: &[u8], handler: S) -> u64
 where
     C: Decoder<Item = Bytes, Error: Into<BoxError>> + Encoder<Bytes, Error: Into<BoxError>>,
@@ -70,20 +73,21 @@ where
 }
 
 #[tokio::test]
-async fn a_flood_of_large_frames_leaves_turns_to_a_second_session() {
+async fn flood_of_large_frames_does_not_starve_another_session() {
     let echo_bytes = |request: Request<Bytes>| async { Ok(Some(request.into_message())) };
     let mut flood = BytesMut::new();
     for _ in 0..8 {
         let frame = Bytes::from(vec![b'x'; 64 * 1024]);
-        Length::new().encode(frame, &mut flood).unwrap();
+        LengthDelimited::new().encode(frame, &mut flood).unwrap();
     }
-    let most = most_until_anothers_answer(Length::new(), &flood, service_fn(echo_bytes)).await;
-    // a turn is 128 units, each of them two frames of so many bytes, and a few turns pass until the answer is here
+    let most =
+        most_until_anothers_answer(LengthDelimited::new(), &flood, service_fn(echo_bytes)).await;
+    // a poll has 128 units of two such frames, and the reply takes a few polls
     assert!(most < 1_000, "{most} messages of the other");
 }
 
 #[tokio::test]
-async fn large_replies_to_a_flood_of_small_frames_leave_turns_to_a_second_session() {
+async fn large_replies_to_small_frames_do_not_starve_another_session() {
     let large = Bytes::from(vec![b'x'; 64 * 1024]);
     let answers = service_fn(move |_: Request<Bytes>| {
         let large = large.clone();
@@ -91,17 +95,17 @@ async fn large_replies_to_a_flood_of_small_frames_leave_turns_to_a_second_sessio
     });
     let mut flood = BytesMut::new();
     for _ in 0..1000 {
-        Length::new()
+        LengthDelimited::new()
             .encode(Bytes::from_static(b"request"), &mut flood)
             .unwrap();
     }
-    let most = most_until_anothers_answer(Length::new(), &flood, answers).await;
+    let most = most_until_anothers_answer(LengthDelimited::new(), &flood, answers).await;
     assert!(most < 1_500, "{most} messages of the other");
 }
 
 #[tokio::test]
-async fn a_transport_whose_bytes_make_no_message_leaves_turns_to_others_too() {
-    /// Skips whatever comes.
+async fn bytes_that_make_no_message_do_not_starve_another_session() {
+    /// Skips all bytes.
     #[derive(Clone, Copy, Debug)]
     struct Skip;
     impl Decoder for Skip {
@@ -137,12 +141,13 @@ async fn small_requests_with_large_replies_do_not_stall() {
             let size = request.message().parse::<usize>()?;
             Ok::<_, BoxError>("x".repeat(size))
         });
-        let layer = SessionLayer::new().in_flight(n);
+        let layer = SessionLayer::new().with_in_flight(n);
         let (_session, _task) = open(transport, lines(), layer, handler).await;
         peer.stall();
         peer.send("50000\n".repeat(100));
         for _ in 0..100 {
-            // a slow peer takes one reply at a time, and sends nothing more that could wake the session
+            // a slow peer takes one reply at a time, and sends nothing more that could wake the
+            // session
             idle().await;
             peer.take(50_001);
             assert_eq!(soon(peer.line()).await.len(), 50_000);
@@ -151,7 +156,7 @@ async fn small_requests_with_large_replies_do_not_stall() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_is_stuck_delays_neither_sends_nor_a_close() {
+async fn handler_that_never_finishes_delays_neither_sends_nor_a_close() {
     let (transport, peer) = stream::pair();
     let stuck = service_fn(|_: Request<String>| async {
         std::future::pending::<()>().await;
@@ -167,7 +172,7 @@ async fn a_handler_that_is_stuck_delays_neither_sends_nor_a_close() {
     idle().await;
     assert_eq!(session.stats().bytes_in, read_ahead, "reading is paused");
     let before = Instant::now();
-    session.close_within(CloseReason::Local, Duration::from_secs(1));
+    session.close_with(Close::new(CloseReason::Local).with_deadline(Duration::from_secs(1)));
     soon(session.closing()).await;
     assert_eq!(soon(task).await.unwrap().reason, CloseReason::Local);
     assert_eq!(before.elapsed().as_secs(), 1);
@@ -175,7 +180,7 @@ async fn a_handler_that_is_stuck_delays_neither_sends_nor_a_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_a_handler_is_stuck_the_peers_end_is_seen_up_to_the_bound() {
+async fn end_of_the_peer_is_seen_while_a_handler_never_finishes() {
     for (lines_before, is_seen) in [(60, true), (70, false)] {
         let (transport, peer) = stream::pair();
         let (turns, handler) = echo_by_turns();
@@ -196,7 +201,7 @@ async fn while_a_handler_is_stuck_the_peers_end_is_seen_up_to_the_bound() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_sides_that_both_stop_reading_are_ended_by_the_write_timeout() {
+async fn write_timeout_ends_two_sides_that_both_stop_reading() {
     // each side floods the other through a small pipe, and neither reads while it writes
     let (ours, theirs) = tokio::io::duplex(1024);
     let flood = || {
@@ -217,7 +222,7 @@ async fn two_sides_that_both_stop_reading_are_ended_by_the_write_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sender_that_waits_for_room_goes_before_further_requests() {
+async fn sender_that_waits_for_room_precedes_further_requests() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new()
         .with_watermarks(10, 30)
@@ -232,10 +237,10 @@ async fn a_sender_that_waits_for_room_goes_before_further_requests() {
         }
         Ok::<_, getty::SendError<String>>(())
     });
-    // whenever there is some room, requests would take all of it
+    // whenever there is room, requests could take all of the room
     for _ in 0..10 {
         idle().await;
-        // all that waits: 10 + 2 * 30 + 4 messages of at most 10, and what is pushed
+        // bytes that wait: 10 + 2 * 30 + 4 messages of at most 10, and the pushes
         peer.take(160);
     }
     assert!(sent.is_finished(), "one goes each time");

@@ -13,7 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::join_all;
 use getty::{
     BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, Session, SessionLayer, SessionTask,
-    codec::Length,
+    codec::LengthDelimited,
     layers::{CorrelateLayer, correlate::Caller},
     service_fn,
 };
@@ -42,7 +42,7 @@ impl Handled {
     }
 }
 
-/// A session that counts messages and answers none.
+/// A session that counts messages and replies to none.
 async fn counting(io: DuplexStream) -> (Session<Bytes>, SessionTask, Handled) {
     let handled = Handled::default();
     let count = handled.clone();
@@ -50,7 +50,7 @@ async fn counting(io: DuplexStream) -> (Session<Bytes>, SessionTask, Handled) {
         count.count();
         async { Ok::<_, BoxError>(None::<Bytes>) }
     });
-    let (session, task) = open(io, Length::new(), SessionLayer::new(), handler).await;
+    let (session, task) = open(io, LengthDelimited::new(), SessionLayer::new(), handler).await;
     (session, task, handled)
 }
 
@@ -89,13 +89,14 @@ async fn a_client_that_feeds_64_mib_to_an_echo_server_is_answered() {
         service_fn(
             |request: Request<Bytes>| async move { Ok::<_, BoxError>(request.into_message()) },
         );
-    let (_server, _server_task) = open(server, Length::new(), SessionLayer::new(), echo).await;
+    let (_server, _server_task) =
+        open(server, LengthDelimited::new(), SessionLayer::new(), echo).await;
     let (client, _client_task, answered) = counting(client).await;
     soon(async { tokio::join!(push(client, MANY), answered.reach(MANY)) }).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_each_way_at_once_are_answered_within_a_second() {
+async fn requests_in_both_directions_have_responses_within_a_second() {
     let (one, other) = tokio::io::duplex(4 * 1024);
     let mut sessions = Vec::new();
     for io in [one, other] {
@@ -130,7 +131,7 @@ async fn requests_each_way_at_once_are_answered_within_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn under_backpressure_what_a_handler_sends_leaves_before_its_reply() {
+async fn messages_of_a_handler_precede_its_reply_under_backpressure() {
     let (transport, peer) = stream::pair();
     let handler = service_fn(|request: Request<String>| async move {
         if request.message() == "own" {
@@ -156,7 +157,7 @@ async fn under_backpressure_what_a_handler_sends_leaves_before_its_reply() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pushes_of_others_that_wait_for_the_peer_do_not_delay_replies() {
+async fn waiting_pushes_of_others_do_not_delay_replies() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_watermarks(0, 10);
     let echo = service_fn(crate::support::echo);
@@ -174,7 +175,7 @@ async fn pushes_of_others_that_wait_for_the_peer_do_not_delay_replies() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_never_reads_holds_the_reply_limit_and_is_ended_by_the_write_timeout() {
+async fn write_timeout_ends_a_peer_that_never_reads_at_the_reply_limit() {
     let line = format!("{}\n", "x".repeat(999));
     // the second fills large buffers, which gather up to 260 KiB of replies
     for (piece, limit) in [(line.clone(), 256 * 1024), (line.repeat(300), 260 * 1024)] {
@@ -202,7 +203,7 @@ struct Busy {
     high: usize,
     in_flight: usize,
     queue: u32,
-    /// Of each end: its messages, as length in bytes and number of times that it is answered.
+    /// Messages of each end: the length in bytes, and how often it is replied to.
     pushes: [Vec<(usize, u8)>; 2],
 }
 
@@ -226,7 +227,7 @@ fn busy() -> impl Strategy<Value = Busy> {
         })
 }
 
-/// Runs two sessions that push to each other and answer each other's messages and answers.
+/// Runs two sessions that push to each other and reply to each other's messages and replies.
 async fn all_is_handled(case: Busy) {
     let (one, other) = tokio::io::duplex(case.pipe);
     let mut ends = Vec::new();
@@ -244,11 +245,11 @@ async fn all_is_handled(case: Busy) {
             }
         });
         let layer = SessionLayer::new()
-            .in_flight(case.in_flight)
+            .with_in_flight(case.in_flight)
             .with_queue(case.queue)
             .with_reply_limit(0)
             .with_watermarks(case.low, case.high);
-        let codec = Length::new().with_max_length(2048);
+        let codec = LengthDelimited::new().max_frame_length(2048);
         let (session, task) = getty::connect(connector(), io, |link| {
             ServiceBuilder::new()
                 .layer(CodecLayer::new(codec).with_max_frame(2048))
@@ -261,7 +262,7 @@ async fn all_is_handled(case: Busy) {
         ends.push((session, task, handled));
     }
     let expected: [u64; 2] = std::array::from_fn(|end| {
-        // the first of a message and its answers is handled at the other end, the second here
+        // a message is handled at the other end, its reply here, and so on
         let at = |pushes: &[(usize, u8)], first: u64| -> u64 {
             pushes
                 .iter()

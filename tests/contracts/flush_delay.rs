@@ -1,4 +1,4 @@
-//! Small messages held back to leave together.
+//! Flush delay: small messages share a write.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::{echo, idle, lines, open, soon, stream};
 const DELAY: Duration = Duration::from_millis(10);
 
 #[tokio::test(start_paused = true)]
-async fn replies_of_one_delay_leave_in_one_write_at_its_end() {
+async fn replies_of_one_delay_share_a_write_at_its_end() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_flush_delay(DELAY);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
@@ -23,7 +23,7 @@ async fn replies_of_one_delay_leave_in_one_write_at_its_end() {
     sleep(Duration::from_millis(3)).await;
     assert_eq!(peer.output(), "0\n1\n2\n3\n4\n5\n6\n7\n8\n");
     assert_eq!(peer.counts().writes, 1);
-    // and the next begins anew
+    // and the next delay begins with the next reply
     peer.send("9\n");
     sleep(Duration::from_millis(8)).await;
     assert_eq!(peer.written(), 18);
@@ -31,7 +31,7 @@ async fn replies_of_one_delay_leave_in_one_write_at_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_somebody_waits_for_leaves_at_once_with_all_before_it() {
+async fn awaited_send_is_written_at_once_with_all_before_it() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_flush_delay(Duration::from_secs(3600));
     let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
@@ -53,7 +53,7 @@ async fn what_somebody_waits_for_leaves_at_once_with_all_before_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_than_the_low_watermark_is_not_held() {
+async fn bytes_above_the_low_watermark_are_not_delayed() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new()
         .with_flush_delay(Duration::from_secs(3600))
@@ -68,7 +68,7 @@ async fn more_than_the_low_watermark_is_not_held() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stalled_peer_is_ended_by_the_write_timeout_as_without_a_delay() {
+async fn write_timeout_ends_a_stalled_peer_with_a_delay() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_flush_delay(DELAY);
     let (_session, task) = open(transport, lines(), layer, service_fn(echo)).await;

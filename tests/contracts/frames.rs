@@ -1,4 +1,4 @@
-//! Frames that are views of what was read together, through whole sessions.
+//! `Frames` in sessions: messages that share the memory they were read into.
 
 use std::sync::{Arc, Mutex};
 
@@ -21,7 +21,7 @@ fn frame(payload: &[u8]) -> Vec<u8> {
     frame.to_vec()
 }
 
-/// Empty ones, small ones, and some that are longer than what is taken together.
+/// Returns empty and small frames, and some that are longer than a block.
 fn many() -> Vec<u8> {
     let length = |n: usize| match n % 40 {
         0 => 0,
@@ -34,7 +34,7 @@ fn many() -> Vec<u8> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn frames_are_answered_in_order_by_slow_handlers_even_after_the_peer_has_finished() {
+async fn slow_handlers_answer_frames_in_order_after_the_peer_has_finished() {
     let sent = many();
     for (piece, in_flight) in [(sent.len(), 1), (70_000, 5), (9_000, 3), (777, 1)] {
         let (transport, peer) = stream::pair();
@@ -45,7 +45,7 @@ async fn frames_are_answered_in_order_by_slow_handlers_even_after_the_peer_has_f
             }
             Ok::<_, BoxError>(frame)
         });
-        let layer = SessionLayer::new().in_flight(in_flight);
+        let layer = SessionLayer::new().with_in_flight(in_flight);
         let (_session, task) = open(transport, Frames::default(), layer, handler).await;
         peer.send_in_pieces(&sent, piece);
         peer.finish();
@@ -55,7 +55,7 @@ async fn frames_are_answered_in_order_by_slow_handlers_even_after_the_peer_has_f
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_in_the_midst_of_frames_that_arrived_together_finds_its_request() {
+async fn response_among_frames_that_arrived_together_matches_its_request() {
     let (transport, peer) = stream::pair();
     let correlate =
         CorrelateLayer::in_order().with_push(|frame: &Frame| !frame.starts_with(b"answer"));
@@ -88,7 +88,7 @@ async fn an_answer_in_the_midst_of_frames_that_arrived_together_finds_its_reques
 }
 
 #[tokio::test(start_paused = true)]
-async fn frames_kept_of_one_session_are_sent_to_all_and_outlive_it() {
+async fn kept_frames_can_be_broadcast_and_outlive_their_session() {
     let members = Group::<Frame>::new();
     let kept: Arc<Mutex<Vec<Frame>>> = Arc::default();
     let handler = service_fn({
@@ -102,7 +102,7 @@ async fn frames_kept_of_one_session_are_sent_to_all_and_outlive_it() {
     });
     let (transport, sender) = stream::pair();
     let (other_transport, other) = stream::pair();
-    // clones of one codec share what is encoded; these two do not
+    // Clones of one codec share encoded messages. These two codecs do not.
     let (session, task) = open(
         transport,
         Frames::default(),

@@ -1,5 +1,6 @@
-//! Our direction ends before the session does.
+//! Half-close of our direction, which ends before the session.
 
+use getty::hooks::HandleExt;
 use std::{sync::Arc, time::Duration};
 
 use getty::{
@@ -9,7 +10,7 @@ use getty::{
 use crate::support::{echo, echo_by_turns, idle, lines, open, soon, stream, units};
 
 #[tokio::test(start_paused = true)]
-async fn finish_ends_our_direction_after_the_flush_and_goes_on_receiving() {
+async fn finish_ends_our_direction_after_the_flush_and_receiving_continues() {
     let (transport, peer) = stream::pair();
     peer.stay_open();
     let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
@@ -35,7 +36,7 @@ async fn finish_ends_our_direction_after_the_flush_and_goes_on_receiving() {
     soon(session.finish()).await.unwrap();
     soon(session.flush()).await.unwrap();
 
-    // handlers are called as before; what they answer goes nowhere
+    // handlers are called as before, and their replies are dropped
     peer.send("one\ntwo\n");
     assert_eq!(soon(hears.recv()).await.unwrap(), "one");
     assert_eq!(soon(hears.recv()).await.unwrap(), "two");
@@ -58,7 +59,7 @@ async fn finish_ends_our_direction_after_the_flush_and_goes_on_receiving() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn senders_that_wait_in_line_behind_finish_get_their_messages_back() {
+async fn senders_behind_finish_get_their_messages_back() {
     let (transport, peer) = stream::pair();
     peer.stay_open();
     let layer = SessionLayer::new().with_watermarks(0, 4);
@@ -83,7 +84,7 @@ async fn senders_that_wait_in_line_behind_finish_get_their_messages_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_transport_cannot_finish_and_goes_on() {
+async fn message_transport_cannot_finish_and_continues() {
     let (transport, peer) = units::pair(Framing::Messages);
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     assert!(matches!(
@@ -96,7 +97,7 @@ async fn a_message_transport_cannot_finish_and_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_finish_dropped_before_there_was_room_does_nothing() {
+async fn finish_that_is_dropped_before_there_is_room_does_nothing() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_queue(1);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
@@ -109,7 +110,7 @@ async fn a_finish_dropped_before_there_was_room_does_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_finish_that_meets_the_close_says_so() {
+async fn finish_during_the_close_fails() {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
@@ -126,7 +127,7 @@ async fn a_finish_that_meets_the_close_says_so() {
 }
 
 #[tokio::test]
-async fn over_tcp_the_peer_sees_the_end_and_may_go_on() {
+async fn peer_over_tcp_sees_the_end_and_may_continue() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -141,7 +142,7 @@ async fn over_tcp_the_peer_sees_the_end_and_may_go_on() {
         session.finish().await?;
         Ok::<_, BoxError>(Some("goes nowhere".to_owned()))
     });
-    // the handler awaits what its own session does: it must not keep that from going on
+    // the handler awaits its own session, which must continue meanwhile
     let (session, task) = open(accepted.unwrap().0, lines(), SessionLayer::new(), handler).await;
     client.write_all(b"hello\n").await.unwrap();
     let mut answer = String::new();
@@ -155,14 +156,14 @@ async fn over_tcp_the_peer_sees_the_end_and_may_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_kept_until_the_input_ends_is_dropped_then_though_handlers_go_on() {
+async fn input_end_guard_is_dropped_at_the_end_of_input_while_handlers_continue() {
     let (turns, handler) = echo_by_turns();
     let (transport, peer) = stream::pair();
-    // with one at a time nothing is decoded, nor is the end seen, until the handler is done
-    let layer = SessionLayer::new().in_flight(2);
+    // with one handler at a time, nothing is decoded and the end is not seen until it finishes
+    let layer = SessionLayer::new().with_in_flight(2);
     let (session, task) = open(transport, lines(), layer, handler).await;
     let kept = Arc::new(());
-    session.keep_until_input_ends(Arc::clone(&kept));
+    session.drop_on_input_end(Arc::clone(&kept));
     peer.send("last\n");
     idle().await;
     assert_eq!(Arc::strong_count(&kept), 2);
@@ -170,8 +171,8 @@ async fn what_is_kept_until_the_input_ends_is_dropped_then_though_handlers_go_on
     idle().await;
     assert_eq!(Arc::strong_count(&kept), 1);
     assert!(!session.is_closing());
-    // and what comes too late is not kept
-    session.keep_until_input_ends(Arc::clone(&kept));
+    // values that are added later are dropped
+    session.drop_on_input_end(Arc::clone(&kept));
     idle().await;
     assert_eq!(Arc::strong_count(&kept), 1);
     turns.add_permits(1);

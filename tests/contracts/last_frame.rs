@@ -9,15 +9,16 @@ use bytes::Bytes;
 use getty::{
     BoxError, CloseReason, Closed, Request, SessionLayer,
     codec::{
-        Decoder, Encoder, Frames, Length, LengthError, Lines, LinesError, Raw, Text, TextError,
+        Decoder, Encoder, Frames, LengthDelimited, LengthDelimitedError, Lines, LinesError, Raw,
+        Text, TextError,
     },
     service_fn,
 };
 
 use crate::support::{open, soon, stream};
 
-/// Returns the end of a session whose peer sends `bytes` and ends the stream, and the messages that
-/// its handler gets.
+/// Returns the close record of a session whose peer sends `bytes` and ends the stream, and the
+/// messages that its handler receives.
 async fn end<Out, C>(codec: C, bytes: &[u8]) -> (Closed, Vec<Bytes>)
 where
     C: Decoder<Item: Into<Bytes> + Send, Error: Into<BoxError>>,
@@ -30,7 +31,7 @@ where
     let handler = service_fn(move |request: Request<C::Item, Out>| {
         let mut handled = handled.lock().unwrap();
         handled.push(request.into_message().into());
-        assert!(handled.len() < 10, "messages without end");
+        assert!(handled.len() < 10, "endless messages");
         async { Ok::<Option<Out>, BoxError>(None) }
     });
     if !bytes.is_empty() {
@@ -44,12 +45,12 @@ where
 }
 
 fn source<E: Error + 'static>(closed: &Closed) -> &E {
-    let source = closed.source.as_ref().expect("there is a clear error");
-    source.downcast_ref().expect("it is the codec's")
+    let source = closed.source.as_ref().expect("the error is recorded");
+    source.downcast_ref().expect("it is an error of the codec")
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_default_a_last_line_needs_no_end() {
+async fn last_line_needs_no_line_end_by_default() {
     for bytes in ["PAY 1\nPAY 100", "PAY 1\nPAY 100\r"] {
         let (closed, got) = end::<String, _>(Lines::new(), bytes.as_bytes()).await;
         assert_eq!(closed.reason, CloseReason::PeerClosed);
@@ -58,7 +59,7 @@ async fn by_default_a_last_line_needs_no_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_last_line_without_its_end_is_refused_where_that_is_set() {
+async fn unterminated_last_line_is_refused_if_required() {
     let lines = Lines::new().with_final_newline_required();
     let (closed, got) = end::<String, _>(lines.clone(), b"PAY 1\r\nPAY 100").await;
     assert_eq!(closed.reason, CloseReason::Decode);
@@ -75,18 +76,18 @@ async fn a_last_line_without_its_end_is_refused_where_that_is_set() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_a_length_delimited_frame_is_refused() {
+async fn partial_length_delimited_frame_is_refused() {
     let bytes = b"\0\0\0\x05whole\0\0\0\x05half";
-    let (by_length, first) = end::<Bytes, _>(Length::new(), bytes).await;
+    let (by_length, first) = end::<Bytes, _>(LengthDelimited::new(), bytes).await;
     let (by_frames, second) = end::<Bytes, _>(Frames::default(), bytes).await;
     for (closed, got) in [(by_length, first), (by_frames, second)] {
         assert_eq!(got, ["whole"]);
         assert_eq!(closed.reason, CloseReason::Decode);
-        let error: &LengthError = source(&closed);
+        let error: &LengthDelimitedError = source(&closed);
         assert!(
             matches!(
                 error,
-                LengthError::Truncated {
+                LengthDelimitedError::Truncated {
                     received: 8,
                     expected: 9
                 }
@@ -96,9 +97,9 @@ async fn half_a_length_delimited_frame_is_refused() {
     }
 }
 
-/// A stream has no boundaries, so there is no whole text in it, and its end is none either.
+/// A stream has no message boundaries, and its end is not one either.
 #[tokio::test(start_paused = true)]
-async fn no_text_is_taken_from_a_stream() {
+async fn text_decodes_nothing_from_a_stream() {
     let (closed, got) = end::<String, _>(Text::new(), b"PAY 100").await;
     assert!(got.is_empty(), "{got:?}");
     assert_eq!(closed.reason, CloseReason::Decode);
@@ -110,7 +111,7 @@ async fn no_text_is_taken_from_a_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn raw_bytes_have_no_frames_to_be_cut_off() {
+async fn raw_bytes_are_never_truncated() {
     let (closed, got) = end::<Bytes, _>(Raw::new().with_max_length(4), b"PAY 100").await;
     assert_eq!(closed.reason, CloseReason::PeerClosed);
     assert_eq!(got, ["PAY ", "100"]);

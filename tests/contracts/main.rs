@@ -1,4 +1,4 @@
-//! The contracts of a session, of serving and of connecting, through the public API.
+//! Contracts of sessions, of serving and of connecting, tested through the public API.
 
 mod budget;
 mod bulk;

@@ -1,4 +1,4 @@
-//! How many handlers run at once, and in which order what they say leaves.
+//! Concurrency of handlers, and the order of replies and of messages that handlers queue.
 
 use std::sync::{
     Arc, Mutex,
@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::support::{Answer, echo, idle, lines, open, soon, stream};
 
-/// Handlers that wait until the test lets one of them finish.
+/// Handlers that wait until the test lets one finish.
 #[derive(Clone, Debug)]
 struct Crowd {
     turns: Arc<Semaphore>,
@@ -63,18 +63,18 @@ async fn most_at_once(layer: SessionLayer) -> usize {
 #[tokio::test(start_paused = true)]
 async fn handlers_run_one_at_a_time_by_default() {
     assert_eq!(most_at_once(SessionLayer::new()).await, 1);
-    assert_eq!(most_at_once(SessionLayer::new().in_flight(0)).await, 1);
+    assert_eq!(most_at_once(SessionLayer::new().with_in_flight(0)).await, 1);
     assert_eq!(most_at_once(SessionLayer::new().unordered()).await, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_handlers_run_at_once_as_were_asked_for_and_not_one_more() {
-    assert_eq!(most_at_once(SessionLayer::new().in_flight(4)).await, 4);
-    let unordered = SessionLayer::new().in_flight(4).unordered();
+async fn as_many_handlers_run_at_once_as_are_set() {
+    assert_eq!(most_at_once(SessionLayer::new().with_in_flight(4)).await, 4);
+    let unordered = SessionLayer::new().with_in_flight(4).unordered();
     assert_eq!(most_at_once(unordered).await, 4);
 }
 
-/// A handler whose requests finish in the order in which the test says their names.
+/// A handler whose requests finish in the order in which the test names them.
 #[derive(Clone, Debug, Default)]
 struct Named(Arc<Mutex<Vec<Waiting>>>);
 
@@ -99,14 +99,14 @@ impl Named {
 }
 
 #[tokio::test(start_paused = true)]
-async fn replies_leave_in_the_order_of_their_requests() {
+async fn replies_are_sent_in_the_order_of_their_requests() {
     let (transport, peer) = stream::pair();
     let named = Named::default();
     let handler = named.clone();
     let (_session, _task) = open(
         transport,
         lines(),
-        SessionLayer::new().in_flight(3),
+        SessionLayer::new().with_in_flight(3),
         service_fn(move |request| handler.clone().handle(request)),
     )
     .await;
@@ -123,14 +123,14 @@ async fn replies_leave_in_the_order_of_their_requests() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unordered_replies_leave_as_they_finish() {
+async fn unordered_replies_are_sent_as_handlers_finish() {
     let (transport, peer) = stream::pair();
     let named = Named::default();
     let handler = named.clone();
     let (_session, _task) = open(
         transport,
         lines(),
-        SessionLayer::new().in_flight(3).unordered(),
+        SessionLayer::new().with_in_flight(3).unordered(),
         service_fn(move |request| handler.clone().handle(request)),
     )
     .await;
@@ -142,11 +142,11 @@ async fn unordered_replies_leave_as_they_finish() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_handler_queues_before_it_returns_leaves_before_its_reply() {
+async fn messages_that_a_handler_queues_are_sent_before_its_reply() {
     for layer in [
         SessionLayer::new(),
-        SessionLayer::new().in_flight(2),
-        SessionLayer::new().in_flight(2).unordered(),
+        SessionLayer::new().with_in_flight(2),
+        SessionLayer::new().with_in_flight(2).unordered(),
     ] {
         let (transport, peer) = stream::pair();
         let handler = service_fn(|request: Request<String>| async move {
@@ -162,7 +162,8 @@ async fn what_a_handler_queues_before_it_returns_leaves_before_its_reply() {
         let said = ["tried", "fed", "sent", "tried again"];
         let mut answers = soon(peer.lines(10)).await;
         for n in ["1", "2"] {
-            // two at once may mix what they queue, but each is done before its own reply
+            // messages of two handlers may alternate, but each handler queues its own before its
+            // reply
             let own = answers.iter().position(|answer| answer == n).unwrap();
             for what in said {
                 let at = answers.iter().position(|answer| answer == what);
@@ -177,7 +178,7 @@ async fn what_a_handler_queues_before_it_returns_leaves_before_its_reply() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_never_waits_queues_before_its_reply_too() {
+async fn messages_of_a_handler_that_never_waits_are_sent_before_its_reply() {
     for n in [1, 2] {
         let (transport, peer) = stream::pair();
         let handler = service_fn(|request: Request<String>| {
@@ -189,7 +190,7 @@ async fn a_handler_that_never_waits_queues_before_its_reply_too() {
                 echo(request).await
             }
         });
-        let layer = SessionLayer::new().in_flight(n);
+        let layer = SessionLayer::new().with_in_flight(n);
         let (_session, _task) = open(transport, lines(), layer, handler).await;
         peer.send("1\n2\n");
         let said = soon(peer.lines(4)).await;
@@ -201,7 +202,7 @@ async fn a_handler_that_never_waits_queues_before_its_reply_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_messages_of_one_reply_leave_together_and_in_order() {
+async fn messages_of_one_reply_are_sent_together_and_in_order() {
     let (transport, peer) = stream::pair();
     let handler = service_fn(|request: Request<String>| async move {
         let session = request.session().clone();
@@ -217,7 +218,7 @@ async fn the_messages_of_one_reply_leave_together_and_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_may_await_what_its_peer_sends_next() {
+async fn handler_may_await_the_next_message_of_its_peer() {
     let (transport, peer) = stream::pair();
     let asked: Arc<Mutex<Option<oneshot::Sender<String>>>> = Arc::default();
     let handler = service_fn(move |request: Request<String>| {
@@ -234,7 +235,7 @@ async fn a_handler_may_await_what_its_peer_sends_next() {
             Ok::<_, BoxError>(Some(format!("hello {}", answer.await?)))
         }
     });
-    let layer = SessionLayer::new().in_flight(2);
+    let layer = SessionLayer::new().with_in_flight(2);
     let (_session, _task) = open(transport, lines(), layer, handler).await;
     peer.send("begin\n");
     assert_eq!(soon(peer.line()).await, "your name?");
@@ -243,7 +244,7 @@ async fn a_handler_may_await_what_its_peer_sends_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reply_that_closes_is_flushed_and_nothing_after_it_is_answered() {
+async fn reply_that_closes_is_flushed_and_is_the_last() {
     let (transport, peer) = stream::pair();
     let handler = service_fn(|request: Request<String>| async move {
         let reply = Reply::one(request.message().clone());

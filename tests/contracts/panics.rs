@@ -1,4 +1,4 @@
-//! A panic ends its own session with its own reason, and no other.
+//! A panic ends one session as `Panicked`, and no other session.
 
 use std::{
     io,
@@ -11,7 +11,7 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use crate::support::{Answer, echo, idle, lines, open, panic_message, soon, stream};
 
-/// Lines whose decoder, or encoder, panics over a certain message, with half of it encoded.
+/// Lines whose decoder or encoder panics on a certain message, after half is encoded.
 #[derive(Clone, Copy, Debug)]
 struct Panicky {
     decodes: bool,
@@ -51,7 +51,7 @@ enum Place {
     LateInTheFuture,
 }
 
-/// Echoes, and panics over a certain message.
+/// Echoes, and panics on a certain message.
 #[derive(Clone, Debug)]
 struct Shaky {
     place: Place,
@@ -85,7 +85,7 @@ impl Service<Request<String>> for Shaky {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_panics_ends_its_session_and_what_is_encoded_still_leaves() {
+async fn panic_of_a_handler_ends_its_session_after_encoded_bytes_are_flushed() {
     for (place, message) in [
         (Place::Ready, "panics in poll_ready"),
         (Place::Call, "panics in call"),
@@ -94,7 +94,7 @@ async fn a_handler_that_panics_ends_its_session_and_what_is_encoded_still_leaves
     ] {
         for n in [1, 3] {
             let (transport, peer) = stream::pair();
-            let layer = SessionLayer::new().in_flight(n);
+            let layer = SessionLayer::new().with_in_flight(n);
             let handler = Shaky { place, ready: 0 };
             let (session, task) = open(transport, lines(), layer, handler).await;
             let sent = session.feed("fed".to_owned()).await;
@@ -116,7 +116,7 @@ async fn a_handler_that_panics_ends_its_session_and_what_is_encoded_still_leaves
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_decoder_that_panics_ends_its_session() {
+async fn panic_of_a_decoder_ends_its_session() {
     let (transport, peer) = stream::pair();
     let codec = Panicky { decodes: true };
     let (_session, task) = open(transport, codec, SessionLayer::new(), service_fn(echo)).await;
@@ -128,7 +128,7 @@ async fn a_decoder_that_panics_ends_its_session() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_encoder_that_panics_half_way_leaves_no_bytes_behind() {
+async fn panic_of_an_encoder_leaves_no_bytes_of_its_message() {
     for sends in [false, true] {
         let (transport, peer) = stream::pair();
         let codec = Panicky { decodes: false };
@@ -148,7 +148,7 @@ async fn an_encoder_that_panics_half_way_leaves_no_bytes_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_leaves_other_sessions_unharmed() {
+async fn panic_does_not_affect_other_sessions() {
     let (bad, bad_peer) = stream::pair();
     let (good, good_peer) = stream::pair();
     let stack = Shaky {
@@ -165,7 +165,7 @@ async fn a_panic_leaves_other_sessions_unharmed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_destructor_that_panics_at_the_end_does_not_keep_callbacks_from_running() {
+async fn callbacks_run_after_a_destructor_panics() {
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -190,7 +190,7 @@ async fn a_destructor_that_panics_at_the_end_does_not_keep_callbacks_from_runnin
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_while_the_peer_takes_nothing_is_cut_off_by_the_drain_deadline() {
+async fn drain_deadline_ends_a_flush_after_a_panic() {
     let (transport, peer) = stream::pair();
     let stack = Shaky {
         place: Place::Call,
@@ -206,7 +206,7 @@ async fn a_panic_while_the_peer_takes_nothing_is_cut_off_by_the_drain_deadline()
     assert_eq!(closed.lifetime.as_secs(), 5);
 }
 
-/// What one may panic with, if one must: dropping it panics again.
+/// A panic payload whose destructor panics again.
 struct Payload;
 
 impl Drop for Payload {
@@ -216,7 +216,7 @@ impl Drop for Payload {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_whose_payload_panics_as_it_is_dropped_is_like_any_other() {
+async fn session_survives_a_panic_payload_that_panics_when_it_is_dropped() {
     let (transport, peer) = stream::pair();
     let handler = service_fn(|request: Request<String>| async move {
         if request.message() == "panic" {

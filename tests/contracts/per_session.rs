@@ -1,5 +1,6 @@
 //! A message stack made for each session: its state, its refusal, and a close that comes first.
 
+use getty::hooks::HandleExt;
 use std::{
     sync::{Arc, Mutex},
     time::Duration,
@@ -22,7 +23,7 @@ use crate::support::{
 
 type Stack = BoxCloneService<Connection<Stream>, Closed, BoxError>;
 
-/// A stack whose message services `make` makes.
+/// Returns a stack whose message services `make` creates.
 fn stack<M, S>(make: M) -> Stack
 where
     M: Service<Session<String>, Response = S, Error = BoxError> + Clone + Send + Sync + 'static,
@@ -38,7 +39,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_session_has_state_of_its_own() {
+async fn each_session_has_separate_state() {
     let make = service_fn(|session: Session<String>| async move {
         let name = session.get::<&str>().unwrap_or("nobody");
         let mut count = 0;
@@ -66,7 +67,7 @@ async fn each_session_has_state_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_in_a_stack_of_its_own_is_a_sessions_own() {
+async fn limit_in_a_stack_per_session_applies_to_one_session() {
     let make = service_fn(|_: Session<String>| async {
         Ok::<_, BoxError>(
             ServiceBuilder::new()
@@ -88,7 +89,7 @@ async fn a_limit_in_a_stack_of_its_own_is_a_sessions_own() {
     assert_eq!(before.elapsed().as_secs(), 20);
 }
 
-/// The connection's record as its callback saw it.
+/// The connection's record, as its callback receives it.
 fn watch(connection: &Connection<Stream>) -> Arc<Mutex<Vec<Closed>>> {
     let seen: Arc<Mutex<Vec<_>>> = Arc::default();
     let record = Arc::clone(&seen);
@@ -101,7 +102,7 @@ fn watch(connection: &Connection<Stream>) -> Arc<Mutex<Vec<Closed>>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_the_make_service_refuses_the_connection() {
+async fn error_of_the_make_service_refuses_the_connection() {
     let make = service_fn(|_: Session<String>| async {
         Err::<tower::util::BoxService<Request<String>, Option<String>, BoxError>, _>(
             BoxError::from("not today"),
@@ -127,7 +128,7 @@ async fn an_error_of_the_make_service_refuses_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_while_the_stack_is_made_comes_at_once() {
+async fn close_while_the_stack_is_made_takes_effect_at_once() {
     let make = service_fn(|_: Session<String>| async {
         std::future::pending::<()>().await;
         Ok::<_, BoxError>(service_fn(echo))
@@ -148,7 +149,7 @@ async fn a_close_while_the_stack_is_made_comes_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_sent_before_the_session_opened_leaves_when_it_opens() {
+async fn messages_sent_before_the_open_are_written_at_the_open() {
     let make = service_fn(|session: Session<String>| async move {
         session.try_send("welcome".to_owned())?;
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -167,7 +168,7 @@ async fn what_was_sent_before_the_session_opened_leaves_when_it_opens() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_make_service_that_panics_still_runs_the_callbacks() {
+async fn callbacks_run_after_a_panic_of_the_make_service() {
     let make = service_fn(|session: Session<String>| async move {
         assert!(session.is_closing(), "a bad make-service");
         Ok::<_, BoxError>(service_fn(echo))
@@ -185,7 +186,7 @@ async fn a_make_service_that_panics_still_runs_the_callbacks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connect_that_is_refused_gives_the_error() {
+async fn refused_connect_returns_the_error() {
     let (transport, _peer) = stream::pair();
     let refused = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()
@@ -217,7 +218,7 @@ async fn not_opened(task: Task) -> CloseReason {
 
 type Task = JoinHandle<Result<Closed, BoxError>>;
 
-/// Runs a session whose stack `make` makes, with these settings.
+/// Runs a session with the settings of `layer`, whose stack `make` creates.
 fn run<M, F>(layer: SessionLayer<PerSession>, make: M) -> (ConnectionHandle, Peer, Task)
 where
     M: Fn(Session<String>) -> F + Clone + Send + Sync + 'static,
@@ -237,7 +238,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_make_service_waits_for_its_greeting_to_have_left_and_nothing_is_read_before() {
+async fn make_service_may_await_its_greeting_before_anything_is_read() {
     let (handle, peer, task) = run(SessionLayer::per_session(), |session| async move {
         session.send("220 welcome".to_owned()).await?;
         Ok(session.flush().await?)
@@ -259,7 +260,7 @@ async fn a_make_service_waits_for_its_greeting_to_have_left_and_nothing_is_read_
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_fed_leaves_before_the_connection_is_refused() {
+async fn fed_messages_are_flushed_before_the_connection_is_refused() {
     for panics in [false, true] {
         let (_handle, peer, task) = run(SessionLayer::per_session(), move |session| async move {
             session.feed("554 go away".to_owned()).await?;
@@ -275,7 +276,7 @@ async fn what_was_fed_leaves_before_the_connection_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_open_hook_fed_leaves_before_it_refuses_the_connection() {
+async fn messages_of_an_open_hook_are_flushed_before_it_refuses_the_connection() {
     let (transport, peer) = stream::pair();
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
@@ -295,7 +296,7 @@ async fn what_an_open_hook_fed_leaves_before_it_refuses_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_that_the_peer_does_not_read_ends_at_the_drain_deadline() {
+async fn refusal_that_the_peer_does_not_read_ends_at_the_drain_deadline() {
     let deadline = Duration::from_secs(3);
     let layer = SessionLayer::per_session().with_drain_deadline(deadline);
     let (_handle, peer, task) = run(layer, |session| async move {
@@ -310,7 +311,7 @@ async fn a_refusal_that_the_peer_does_not_read_ends_at_the_drain_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_while_the_stack_is_made_drops_that_and_flushes() {
+async fn close_while_the_stack_is_made_drops_the_make_service_and_flushes() {
     let made = Arc::new(());
     let captured = Arc::clone(&made);
     let (handle, peer, task) = run(SessionLayer::per_session(), move |session| {
@@ -326,7 +327,7 @@ async fn a_close_while_the_stack_is_made_drops_that_and_flushes() {
     idle().await;
     handle.close();
     idle().await;
-    // the stack of layers has a clone, the future has none any more
+    // the layers have a clone, the future has none
     assert_eq!(Arc::strong_count(&made), 1);
     assert_eq!(peer.output(), "one\n");
     assert_eq!(peer.counts().shutdowns, 1, "the transport is closed");
@@ -334,7 +335,7 @@ async fn a_close_while_the_stack_is_made_drops_that_and_flushes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn timeouts_and_checks_run_while_the_stack_is_made() {
+async fn timeouts_and_deadlines_run_while_the_stack_is_made() {
     let layer = SessionLayer::per_session().with_write_timeout(Duration::from_secs(30));
     let greet = |session: Session<String>| async move {
         session.send("220 welcome".to_owned()).await?;
@@ -349,7 +350,7 @@ async fn timeouts_and_checks_run_while_the_stack_is_made() {
     assert_eq!(not_opened(task).await, CloseReason::Io);
 
     let (handle, _peer, task) = run(layer, |_| std::future::pending());
-    handle.check_at(Instant::now() + Duration::from_secs(1), |handle, _| {
+    handle.schedule(Instant::now() + Duration::from_secs(1), |handle, _| {
         handle.close_with(CloseReason::IdleTimeout);
         None
     });
@@ -357,7 +358,7 @@ async fn timeouts_and_checks_run_while_the_stack_is_made() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_make_service_that_is_not_ready_holds_up_nothing_else() {
+async fn make_service_that_is_not_ready_delays_nothing_else() {
     let limit = tower::limit::GlobalConcurrencyLimitLayer::new(0);
     let (transport, peer) = stream::pair();
     let connection = Connection::new(transport);
@@ -378,7 +379,7 @@ async fn a_make_service_that_is_not_ready_holds_up_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_make_service_that_closes_its_session_does_not_open_it() {
+async fn make_service_that_closes_its_session_does_not_open_it() {
     let (handle, peer, task) = run(SessionLayer::per_session(), |session| async move {
         session.feed("221 bye".to_owned()).await?;
         session.close();

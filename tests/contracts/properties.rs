@@ -1,4 +1,5 @@
-//! Whatever the messages, the splits, the limits and the pauses: every request is answered, in order and whole.
+//! Random messages, splits, limits and pauses: every request has its reply, in order and
+//! complete.
 
 use std::{
     sync::{
@@ -55,7 +56,7 @@ fn case() -> impl Strategy<Value = Case> {
 async fn answers(case: Case) -> String {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new()
-        .in_flight(case.in_flight)
+        .with_in_flight(case.in_flight)
         .with_queue(case.queue)
         .with_watermarks(case.low, case.high);
     let delays = case.delays;
@@ -110,7 +111,7 @@ async fn answers(case: Case) -> String {
     peer.output()
 }
 
-/// Feeds `bytes` to a session with `codec` until it ends, and tells why.
+/// Feeds `bytes` to a session with `codec` until it ends. Returns the close reason.
 async fn end_of(bytes: Vec<u8>, piece: usize, length: bool) -> CloseReason {
     let (transport, peer) = stream::pair();
     peer.send_in_pieces(bytes, piece);
@@ -120,7 +121,9 @@ async fn end_of(bytes: Vec<u8>, piece: usize, length: bool) -> CloseReason {
         let echo = service_fn(|request: Request<bytes::Bytes>| async move {
             Ok::<_, BoxError>(request.into_message())
         });
-        open(transport, codec::Length::new(), layer, echo).await.1
+        open(transport, codec::LengthDelimited::new(), layer, echo)
+            .await
+            .1
     } else {
         let echo = service_fn(crate::support::echo);
         open(transport, codec::Lines::new(), layer, echo).await.1
@@ -128,7 +131,7 @@ async fn end_of(bytes: Vec<u8>, piece: usize, length: bool) -> CloseReason {
     soon(task).await.unwrap().reason
 }
 
-/// One thing that somebody does to a session.
+/// One action on a session.
 #[derive(Clone, Copy, Debug)]
 enum Act {
     Send,
@@ -165,7 +168,7 @@ fn end() -> impl Strategy<Value = Act> {
     prop_oneof![2 => Just(Act::Close), 1 => Just(Act::Reset), 1 => Just(Act::Abort)]
 }
 
-/// What became of a message, as far as its sender knows.
+/// Outcome of a message, as reported to its sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Left,
@@ -176,7 +179,7 @@ enum Fate {
 async fn fates(acts: Vec<Act>, in_flight: usize, queue: u32, high: usize) {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new()
-        .in_flight(in_flight)
+        .with_in_flight(in_flight)
         .with_queue(queue)
         .with_watermarks(high / 2, high);
     let echo = service_fn(crate::support::echo);
@@ -266,12 +269,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn every_request_is_answered_in_order_and_whole(case in case()) {
+    fn every_request_has_its_reply_in_order_and_complete(case in case()) {
         paused(answers(case));
     }
 
     #[test]
-    fn senders_are_told_the_truth_however_a_session_ends(
+    fn senders_get_correct_outcomes_for_every_end_of_a_session(
         acts in vec(act(), 0..60),
         end in end(),
         late in vec(act(), 0..5),
@@ -284,7 +287,7 @@ proptest! {
     }
 
     #[test]
-    fn garbage_ends_a_session_in_an_orderly_way(
+    fn garbage_ends_a_session_with_a_reason(
         bytes in vec(any::<u8>(), 0..2000),
         piece in 1..500_usize,
         length in any::<bool>(),

@@ -1,4 +1,4 @@
-//! Bytes that are encoded already, and messages that many sessions share.
+//! Sends of bytes that are encoded already.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tokio::time::Duration;
 
 use crate::support::{echo, idle, lines, open, soon, stream, units};
 
-/// Bytes that tell where they come from.
+/// Returns bytes that identify their position.
 fn pattern(seed: usize, len: usize) -> Bytes {
     (0..len)
         .map(|n| u8::try_from((seed * 31 + n * 7 + n / 251) % 251).unwrap())
@@ -18,7 +18,7 @@ fn pattern(seed: usize, len: usize) -> Bytes {
 }
 
 #[tokio::test(start_paused = true)]
-async fn raw_bytes_leave_in_their_turn_past_the_codec() {
+async fn raw_bytes_are_sent_in_order_without_the_codec() {
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     session.try_send("before".to_owned()).unwrap();
@@ -33,7 +33,7 @@ async fn raw_bytes_leave_in_their_turn_past_the_codec() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn small_and_large_pieces_survive_partial_writes_and_stalls_to_the_byte() {
+async fn pieces_of_any_size_survive_partial_writes_and_stalls() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_watermarks(200_000, 400_000);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
@@ -57,7 +57,7 @@ async fn small_and_large_pieces_survive_partial_writes_and_stalls_to_the_byte() 
             sent.bytes
         }));
         idle().await;
-        // in the middle of pieces, and at their ends
+        // within pieces and at their ends
         for taken in [5, 5, 69_999, 1, 1, 4_000, 96, 50_000, 1] {
             peer.take(taken);
             idle().await;
@@ -75,7 +75,7 @@ async fn small_and_large_pieces_survive_partial_writes_and_stalls_to_the_byte() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_raw_payload_is_one_unit_however_many_pieces_it_has() {
+async fn raw_payload_is_one_unit_with_any_number_of_pieces() {
     let (transport, peer) = units::pair(Framing::Messages);
     let handler = service_fn(|_: Request<String>| async { Ok::<_, BoxError>(None::<String>) });
     let (session, _task) = open(transport, lines(), SessionLayer::new(), handler).await;
@@ -98,7 +98,7 @@ async fn a_raw_payload_is_one_unit_however_many_pieces_it_has() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn raw_bytes_that_were_not_taken_come_back() {
+async fn raw_bytes_that_were_not_accepted_are_returned() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_watermarks(0, 4);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
@@ -117,7 +117,7 @@ async fn raw_bytes_that_were_not_taken_come_back() {
     assert!(first.is_closed() && second.is_closed());
     assert_eq!(first.into_message(), Some(raw.clone()));
     assert_eq!(second.into_message(), Some(pieces));
-    // and of one that is closed already
+    // the same for a session that is closed already
     match session.send_raw(raw.clone()).await {
         Err(SendError::Closed { message, reason }) => {
             assert_eq!((message, reason), (Some(raw), CloseReason::Local));
@@ -127,7 +127,7 @@ async fn raw_bytes_that_were_not_taken_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_raw_send_dropped_before_there_was_room_sends_nothing() {
+async fn raw_send_that_is_dropped_before_there_is_room_sends_nothing() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_queue(1);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
@@ -142,7 +142,7 @@ async fn a_raw_send_dropped_before_there_was_room_sends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_bytes_of_large_pieces_are_not_copied() {
+async fn bytes_of_large_pieces_are_not_copied() {
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();

@@ -1,4 +1,4 @@
-//! Readiness of the message stack: asked for with a message at hand, and never for longer than needed.
+//! Readiness of the message stack: polled only with a message, and released when not needed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use tower::{ServiceExt, limit::GlobalConcurrencyLimitLayer};
 use crate::support::{Answer, echo, idle, lines, open, probe::probe, soon, stream};
 
 #[tokio::test(start_paused = true)]
-async fn readiness_is_asked_for_only_with_a_message_at_hand() {
+async fn readiness_is_polled_only_with_a_message() {
     let (transport, peer) = stream::pair();
     let (service, control) = probe();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service).await;
@@ -26,7 +26,7 @@ async fn readiness_is_asked_for_only_with_a_message_at_hand() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_session_holds_no_permit() {
+async fn idle_session_holds_no_permit() {
     let permits = Arc::new(Semaphore::new(1));
     let stack = ServiceBuilder::new()
         .layer(GlobalConcurrencyLimitLayer::with_semaphore(Arc::clone(
@@ -69,7 +69,7 @@ async fn readiness_may_be_lost_and_regained() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_service_is_not_ready_messages_are_sent_and_flushed() {
+async fn messages_are_sent_and_flushed_while_the_service_is_not_ready() {
     let (transport, peer) = stream::pair();
     let (service, control) = probe();
     control.wait();
@@ -80,7 +80,7 @@ async fn while_the_service_is_not_ready_messages_are_sent_and_flushed() {
     soon(session.send("pushed".to_owned())).await.unwrap();
     assert_eq!(peer.line().await, "pushed");
 
-    // bytes that wait for the peer leave as soon as it takes them
+    // waiting bytes are written as soon as the peer takes them
     peer.stall();
     session.feed("slow".to_owned()).await.unwrap();
     idle().await;
@@ -92,7 +92,7 @@ async fn while_the_service_is_not_ready_messages_are_sent_and_flushed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_service_is_not_ready_a_close_is_taken_at_once() {
+async fn close_takes_effect_at_once_while_the_service_is_not_ready() {
     let (transport, peer) = stream::pair();
     let (service, control) = probe();
     control.wait();
@@ -110,7 +110,7 @@ async fn while_the_service_is_not_ready_a_close_is_taken_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_service_is_not_ready_reading_goes_on_up_to_the_bound() {
+async fn reading_continues_up_to_the_bound_while_the_service_is_not_ready() {
     let (transport, peer) = stream::pair();
     let (service, control) = probe();
     control.wait();
@@ -118,7 +118,7 @@ async fn while_the_service_is_not_ready_reading_goes_on_up_to_the_bound() {
     let line = "x".repeat(99) + "\n";
     peer.send_in_pieces(line.repeat(1000), 100);
     idle().await;
-    // the first message is decoded and waits outside of the buffer
+    // the first message is decoded and waits outside the buffer
     assert_eq!(session.stats().bytes_in, 64 * 1024 + 100);
     assert_eq!(session.stats().messages_in, 1);
 
@@ -128,7 +128,7 @@ async fn while_the_service_is_not_ready_reading_goes_on_up_to_the_bound() {
 }
 
 #[tokio::test]
-async fn a_session_behind_a_flood_reads_on_for_many_messages_at_once() {
+async fn session_above_its_bound_resumes_reading_at_half_the_bound() {
     let (transport, peer) = stream::pair();
     peer.send("0123456789\n".repeat(20_000));
     peer.finish();
@@ -139,13 +139,13 @@ async fn a_session_behind_a_flood_reads_on_for_many_messages_at_once() {
     let (_, task) = open(transport, lines(), SessionLayer::new(), slow).await;
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.stats.messages_in, 20_000);
-    // the bound is as much as some 6,000 messages
+    // the bound is about 6,000 messages
     let reads = peer.counts().reads;
     assert!(reads < 50, "{reads} reads");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_readiness_error_closes_as_handler() {
+async fn readiness_error_closes_as_handler() {
     let (transport, peer) = stream::pair();
     let (service, control) = probe();
     let (_session, task) = open(transport, lines(), SessionLayer::new(), service).await;
@@ -161,7 +161,7 @@ async fn a_readiness_error_closes_as_handler() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_an_error_that_it_survives_a_session_has_a_fresh_clone() {
+async fn session_has_a_fresh_clone_after_an_error_that_it_survives() {
     let (transport, peer) = stream::pair();
     let (service, control) = probe();
     let stack = ServiceBuilder::new()
@@ -179,7 +179,7 @@ async fn after_an_error_that_it_survives_a_session_has_a_fresh_clone() {
     assert_eq!(callers[2], callers[3]);
 }
 
-/// Sleeps as many seconds as the message says.
+/// Sleeps for the seconds in the message.
 async fn sleep(request: Request<String>) -> Answer {
     let seconds = request.message().parse()?;
     tokio::time::sleep(Duration::from_secs(seconds)).await;
@@ -187,17 +187,17 @@ async fn sleep(request: Request<String>) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_closes_gives_up_its_place_in_the_queue_of_a_shared_limit() {
+async fn closing_session_leaves_the_queue_of_a_shared_limit() {
     let stack = ServiceBuilder::new()
         .layer(GlobalConcurrencyLimitLayer::new(2))
         .service(service_fn(sleep).boxed_clone());
-    let layer = SessionLayer::new().in_flight(3);
+    let layer = SessionLayer::new().with_in_flight(3);
     let (first, first_peer) = stream::pair();
     let (second, second_peer) = stream::pair();
     let (session, task) = open(first, lines(), layer.clone(), stack.clone()).await;
     let _second = open(second, lines(), layer, stack).await;
 
-    // two run, the third waits in the queue, from which nobody will call it
+    // two run, the third waits in the queue and will never be called
     first_peer.send("4\n1\n1\n");
     idle().await;
     session.close();
@@ -216,7 +216,7 @@ async fn a_session_that_closes_gives_up_its_place_in_the_queue_of_a_shared_limit
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_below_the_session_layer_counts_handlers_of_all_sessions() {
+async fn limit_below_the_session_layer_counts_handlers_of_all_sessions() {
     let stack = ServiceBuilder::new().concurrency_limit(1).service_fn(sleep);
     let (first, first_peer) = stream::pair();
     let (second, second_peer) = stream::pair();
@@ -230,10 +230,10 @@ async fn a_limit_below_the_session_layer_counts_handlers_of_all_sessions() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_below_what_may_be_in_flight_is_used_to_the_full_and_does_not_stall() {
+async fn limit_below_in_flight_is_used_completely_and_does_not_stall() {
     for layer in [
-        SessionLayer::new().in_flight(8),
-        SessionLayer::new().in_flight(8).unordered(),
+        SessionLayer::new().with_in_flight(8),
+        SessionLayer::new().with_in_flight(8).unordered(),
     ] {
         let (transport, peer) = stream::pair();
         let stack = ServiceBuilder::new().concurrency_limit(3).service_fn(sleep);
@@ -247,7 +247,7 @@ async fn a_limit_below_what_may_be_in_flight_is_used_to_the_full_and_does_not_st
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_cannot_be_ready_leaves_others_alone() {
+async fn session_that_is_never_ready_does_not_affect_others() {
     let limited =
         ServiceBuilder::new()
             .concurrency_limit(1)

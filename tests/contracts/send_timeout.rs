@@ -1,4 +1,4 @@
-//! Sends with a deadline of their own.
+//! Sends with a separate timeout.
 
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ fn send_timeout(
     tokio::spawn(async move { Ok(session.send_timeout(message, SECOND).await?.bytes) })
 }
 
-/// What a timeout says: the message that came back, and whether bytes of it had left.
+/// Returns the contents of a timeout error: the returned message, and `true` if a part was
+/// sent.
 async fn timed_out(send: JoinHandle<Result<usize, SendError<String>>>) -> (Option<String>, bool) {
     match soon(send).await.unwrap() {
         Err(SendError::Timeout { message, begun }) => (message, begun),
@@ -26,7 +27,7 @@ async fn timed_out(send: JoinHandle<Result<usize, SendError<String>>>) -> (Optio
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_tells_what_was_taken_and_what_had_left() {
+async fn timeout_returns_the_message_and_reports_whether_it_was_sent() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_watermarks(0, 8).with_queue(2);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
@@ -35,7 +36,7 @@ async fn a_timeout_tells_what_was_taken_and_what_had_left() {
     idle().await;
     peer.take(2);
     idle().await;
-    // 4 bytes are left, so that this is encoded, and goes above the mark
+    // there is room for 4 bytes, so this message is encoded and exceeds the watermark
     let encoded = send_timeout(&session, "encoded");
     idle().await;
     let waits = send_timeout(&session, "waits");
@@ -43,7 +44,7 @@ async fn a_timeout_tells_what_was_taken_and_what_had_left() {
     assert_eq!(timed_out(encoded).await, (None, false));
     assert_eq!(timed_out(waits).await, (Some("waits".to_owned()), false));
 
-    // what had begun, and what was encoded, is sent all the same; and the next has as much time as it is given
+    // messages that were encoded are sent nevertheless, and the next send has its whole timeout
     let later = {
         let session = session.clone();
         tokio::spawn(async move { session.send("later".to_owned()).await })
@@ -56,12 +57,12 @@ async fn a_timeout_tells_what_was_taken_and_what_had_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_lies_in_the_queue_is_taken_back_and_makes_room() {
+async fn queued_message_is_taken_back_at_its_timeout_and_makes_room() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_watermarks(0, 4).with_queue(3);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
-    // queued in one go: the first goes above the mark, the others come back from the encoder
+    // queued together: the first exceeds the watermark, the others return from the encoder
     let sends = ["first", "second", "third"].map(|message| send_timeout(&session, message));
     idle().await;
     assert_eq!(session.queued(), 2);
@@ -76,7 +77,7 @@ async fn what_lies_in_the_queue_is_taken_back_and_makes_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_in_time_is_like_any_other() {
+async fn send_within_its_timeout_succeeds() {
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     let sent = session.send_timeout("hello".to_owned(), SECOND).await;
@@ -88,7 +89,7 @@ async fn a_send_in_time_is_like_any_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn written_and_not_flushed_has_begun() {
+async fn message_that_is_written_and_not_flushed_counts_as_begun() {
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.hold_flush();

@@ -1,4 +1,4 @@
-//! What becomes of a message, and that the sender learns it.
+//! Outcomes of sent messages, as reported to their senders.
 
 use std::{
     fmt, io,
@@ -16,7 +16,7 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use crate::support::{echo, idle, lines, open, soon, stream};
 
-/// Lines, of which the encoder refuses those that begin with `bad`, with half of each encoded.
+/// Lines whose encoder refuses those that begin with `bad`, after half is encoded.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Picky;
 
@@ -67,14 +67,14 @@ impl Encoder<String> for Picky {
 
 type Outcome = JoinHandle<Result<usize, SendError<String>>>;
 
-/// Sends on a task of its own.
+/// Sends on a separate task.
 fn send(session: &getty::Session<String>, message: &str) -> Outcome {
     let (session, message) = (session.clone(), message.to_owned());
     tokio::spawn(async move { Ok(session.send(message).await?.bytes) })
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_resolves_with_its_size_at_the_flush_after_its_last_byte() {
+async fn send_resolves_with_its_size_at_the_flush_after_its_last_byte() {
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
@@ -93,7 +93,7 @@ async fn a_send_resolves_with_its_size_at_the_flush_after_its_last_byte() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_newer_is_written_while_a_send_waits_for_its_flush() {
+async fn newer_messages_are_not_written_while_a_send_waits_for_its_flush() {
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.hold_flush();
@@ -116,7 +116,7 @@ async fn nothing_newer_is_written_while_a_send_waits_for_its_flush() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_of_no_bytes_is_sent_as_soon_as_those_before_it() {
+async fn empty_message_is_sent_with_those_before_it() {
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, Picky, SessionLayer::new(), service_fn(echo)).await;
     let nothing = soon(session.send(String::new())).await.unwrap();
@@ -133,7 +133,7 @@ async fn a_message_of_no_bytes_is_sent_as_soon_as_those_before_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_that_the_codec_refuses_says_so_and_the_session_goes_on() {
+async fn refused_send_fails_and_the_session_continues() {
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, Picky, SessionLayer::new(), service_fn(echo)).await;
     let good = send(&session, "good");
@@ -151,7 +151,7 @@ async fn a_send_that_the_codec_refuses_says_so_and_the_session_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unattended_message_that_the_codec_refuses_closes_a_stream() {
+async fn message_that_no_task_awaits_and_the_codec_refuses_closes_a_stream() {
     for how in ["reply", "replies", "feed", "try_send"] {
         let (transport, peer) = stream::pair();
         let handler = service_fn(|request: Request<String>| async move {
@@ -179,7 +179,7 @@ async fn an_unattended_message_that_the_codec_refuses_closes_a_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_closed_session_hands_messages_back() {
+async fn closed_session_returns_messages() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_queue(1);
     let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
@@ -232,12 +232,12 @@ async fn senders_that_wait_for_room_get_their_messages_back_at_the_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_queued_and_never_encoded_is_handed_back() {
+async fn queued_messages_that_were_never_encoded_are_returned() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_watermarks(0, 4);
     let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
-    // queued in one go: the first goes above the watermark, the second waits for the encoder
+    // queued together: the first exceeds the watermark, the second waits for the encoder
     let first = send(&session, "first");
     let second = send(&session, "second");
     idle().await;
@@ -249,7 +249,7 @@ async fn what_was_queued_and_never_encoded_is_handed_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_transport_that_fails_is_told_from_a_close() {
+async fn transport_error_differs_from_a_close() {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
@@ -266,12 +266,12 @@ async fn a_transport_that_fails_is_told_from_a_close() {
         other => panic!("{other:?}"),
     }
     assert_eq!(soon(task).await.unwrap().reason, CloseReason::Io);
-    // from then on it is closed
+    // it is closed afterwards
     assert!(session.try_send("a".to_owned()).unwrap_err().is_closed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_the_reply_limit_nothing_is_decoded_and_above_the_low_watermark_nothing_is_pushed() {
+async fn reply_limit_stops_decoding_and_the_low_watermark_stops_pushes() {
     let (transport, peer) = stream::pair();
     // 200 bytes are more than 10 + 2 * 30 + 4 messages of 10
     let layer = SessionLayer::new()
@@ -304,7 +304,7 @@ async fn at_the_reply_limit_nothing_is_decoded_and_above_the_low_watermark_nothi
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_reply_may_be_larger_than_the_high_watermark() {
+async fn one_reply_may_exceed_the_high_watermark() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_watermarks(1, 1);
     let handler = service_fn(|request: Request<String>| async move {
@@ -317,7 +317,7 @@ async fn one_reply_may_be_larger_than_the_high_watermark() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_queue_holds_as_many_messages_as_it_was_told_to() {
+async fn queue_holds_as_many_messages_as_are_set() {
     for (layer, most) in [
         (SessionLayer::new(), 64),
         (SessionLayer::new().with_queue(3), 3),
@@ -325,7 +325,7 @@ async fn the_queue_holds_as_many_messages_as_it_was_told_to() {
     ] {
         let (transport, peer) = stream::pair();
         let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
-        // the session has no turn as long as nothing is awaited
+        // the session is not polled until the test awaits
         let queued = (0..)
             .take_while(|n: &usize| session.try_send(n.to_string()).is_ok())
             .count();
@@ -340,7 +340,7 @@ async fn the_queue_holds_as_many_messages_as_it_was_told_to() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn senders_that_wait_for_room_go_first_in_first_out() {
+async fn senders_that_wait_for_room_proceed_in_order() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_queue(2);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
@@ -353,7 +353,7 @@ async fn senders_that_wait_for_room_go_first_in_first_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_dropped_before_there_was_room_sends_nothing_and_passes_its_turn_on() {
+async fn send_that_is_dropped_before_there_is_room_sends_nothing_and_wakes_the_next() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_queue(1);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
@@ -369,7 +369,7 @@ async fn a_send_dropped_before_there_was_room_sends_nothing_and_passes_its_turn_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_dropped_after_it_was_queued_is_sent_all_the_same() {
+async fn send_that_is_dropped_after_it_was_queued_is_still_sent() {
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
@@ -384,9 +384,9 @@ async fn a_send_dropped_after_it_was_queued_is_sent_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_does_not_read_does_not_stop_its_handlers() {
+async fn peer_that_does_not_read_does_not_stop_its_handlers() {
     let (transport, peer) = stream::pair();
-    let layer = SessionLayer::new().in_flight(2).with_watermarks(0, 4);
+    let layer = SessionLayer::new().with_in_flight(2).with_watermarks(0, 4);
     let done = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&done);
     let handler = service_fn(move |request: Request<String>| {
@@ -410,7 +410,7 @@ async fn a_peer_that_does_not_read_does_not_stop_its_handlers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_sent_in_one_turn_leaves_in_one_write() {
+async fn messages_of_one_poll_share_a_write() {
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     for n in 0..10 {

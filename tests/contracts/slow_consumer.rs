@@ -4,7 +4,8 @@ use getty::{CloseReason, Offered, SendError, Session, SessionLayer, SlowConsumer
 
 use crate::support::{echo, idle, lines, open, soon, stream};
 
-/// A session whose peer reads nothing, with a write buffer above its high watermark and an empty queue of four places.
+/// A session whose peer reads nothing. Its write buffer is above the high watermark, and its
+/// queue of four messages is empty.
 async fn slow() -> (Session<String>, getty::SessionTask, stream::Peer) {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_watermarks(0, 4).with_queue(4);
@@ -22,7 +23,7 @@ async fn offer(session: &Session<String>, message: &str, policy: SlowConsumer) -
 }
 
 #[tokio::test(start_paused = true)]
-async fn drop_newest_keeps_what_is_queued() {
+async fn drop_newest_keeps_queued_messages() {
     let (session, _task, peer) = slow().await;
     for n in 0..10 {
         let offered = offer(&session, &n.to_string(), SlowConsumer::DropNewest).await;
@@ -47,7 +48,7 @@ async fn drop_newest_keeps_what_is_queued() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn drop_oldest_keeps_the_news_and_whatever_was_not_offered_so() {
+async fn drop_oldest_keeps_new_messages_and_those_that_were_not_offered() {
     let (session, _task, peer) = slow().await;
     assert_eq!(
         offer(&session, "kept", SlowConsumer::DropNewest).await,
@@ -71,12 +72,12 @@ async fn drop_oldest_keeps_the_news_and_whatever_was_not_offered_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_awaited_send_is_never_dropped_for_a_newer_message() {
+async fn awaited_send_is_never_dropped_for_a_newer_message() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_watermarks(0, 4).with_queue(3);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
-    // all in the queue before the session has a turn; the first then goes above the mark
+    // all are queued before the session is polled; the first then exceeds the watermark
     let sends: Vec<_> = ["a", "b", "c"]
         .map(|message| {
             let session = session.clone();
@@ -93,7 +94,7 @@ async fn an_awaited_send_is_never_dropped_for_a_newer_message() {
         offer(&session, "2", SlowConsumer::DropOldest).await,
         Offered::Replaced
     );
-    // with one more that waits in line, offers take no place before it
+    // a sender waits for room, and offers must not overtake it
     let waits = {
         let session = session.clone();
         tokio::spawn(async move { session.send("send d".to_owned()).await })
@@ -116,7 +117,7 @@ async fn an_awaited_send_is_never_dropped_for_a_newer_message() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_nothing_may_be_dropped_the_newest_is() {
+async fn newest_message_is_dropped_if_no_other_may_be() {
     let (session, _task, peer) = slow().await;
     for n in 0..4 {
         offer(&session, &n.to_string(), SlowConsumer::DropNewest).await;
@@ -130,7 +131,7 @@ async fn where_nothing_may_be_dropped_the_newest_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn close_ends_the_session_when_a_whole_queue_lags() {
+async fn close_policy_ends_the_session_when_its_queue_is_full() {
     let (session, task, _peer) = slow().await;
     for n in 0..4 {
         assert_eq!(
@@ -156,7 +157,7 @@ async fn close_ends_the_session_when_a_whole_queue_lags() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn wait_waits_and_an_offer_dropped_meanwhile_queues_nothing() {
+async fn wait_policy_waits_and_a_dropped_offer_queues_nothing() {
     let (session, _task, peer) = slow().await;
     for n in 0..4 {
         offer(&session, &n.to_string(), SlowConsumer::DropNewest).await;

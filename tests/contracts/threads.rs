@@ -1,4 +1,4 @@
-//! Sessions, senders and closes on several threads at once.
+//! Sessions, senders and closes on several threads.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ const SENDERS: usize = 8;
 const MESSAGES: usize = 500;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn senders_on_many_threads_lose_nothing_and_keep_each_ones_order() {
+async fn senders_on_many_threads_lose_nothing_and_each_keeps_its_order() {
     for queue in [1, 4, 64] {
         let (ours, theirs) = tokio::io::duplex(256);
         let layer = SessionLayer::new()
@@ -71,7 +71,7 @@ async fn senders_on_many_threads_lose_nothing_and_keep_each_ones_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn every_send_that_races_a_close_is_told_what_became_of_it() {
+async fn every_send_that_races_a_close_gets_its_outcome() {
     for round in 0..200 {
         let (transport, peer) = stream::pair();
         let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
@@ -107,7 +107,7 @@ async fn every_send_that_races_a_close_is_told_what_became_of_it() {
         for sender in senders {
             sent += sender.await.unwrap();
         }
-        // none was cut off, so that what was not handed back has left
+        // none was cut off, so each message was either returned or sent
         assert_eq!(closed.stats.messages_out, sent);
         assert_eq!(peer.written() as u64, sent * 8);
     }

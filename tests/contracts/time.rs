@@ -1,5 +1,6 @@
-//! What layers ask of the session loop: checks on its one timer, holds, pings, and the marks that they look at.
+//! The session loop for layers: deadlines on one timer, open guards, pings and timestamps.
 
+use getty::hooks::HandleExt;
 use std::{
     sync::{
         Arc, Mutex,
@@ -29,7 +30,7 @@ use crate::support::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Runs an echo over `transport`, whose handle `prepare` gets before the session opens.
+/// Runs an echo over `transport`. `prepare` receives its handle before the session opens.
 fn prepared<R>(
     transport: Stream,
     prepare: impl FnOnce(&ConnectionHandle) -> R,
@@ -44,7 +45,7 @@ fn prepared<R>(
     (handle, prepared, tokio::spawn(stack.oneshot(connection)))
 }
 
-/// Notes down the seconds at which it is run, and answers `again`.
+/// Returns a deadline function that records the seconds of each run and returns `again`.
 fn note(
     log: &Arc<Mutex<Vec<u64>>>,
     mut again: impl FnMut(Instant) -> Option<Instant> + Send + 'static,
@@ -58,12 +59,12 @@ fn note(
 }
 
 #[tokio::test(start_paused = true)]
-async fn checks_run_at_their_times_until_they_have_had_enough() {
+async fn deadlines_run_at_their_times_until_they_return_none() {
     let (transport, peer) = stream::pair();
     let (thrice, for_ever) = <(Arc<Mutex<Vec<u64>>>, Arc<Mutex<Vec<u64>>>)>::default();
     let (handle, (), task) = prepared(transport, |handle| {
         let mut left = 3;
-        handle.check_at(
+        handle.schedule(
             handle.opened_at() + 2 * SECOND,
             note(&thrice, move |now| {
                 left -= 1;
@@ -73,7 +74,7 @@ async fn checks_run_at_their_times_until_they_have_had_enough() {
     });
     sleep(SECOND).await;
     // from another task, while the session sleeps
-    handle.check_at(
+    handle.schedule(
         handle.opened_at() + 4 * SECOND,
         note(&for_ever, |now| Some(now + 4 * SECOND)),
     );
@@ -87,12 +88,12 @@ async fn checks_run_at_their_times_until_they_have_had_enough() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_answers_with_the_past_does_not_spin() {
+async fn deadline_in_the_past_does_not_spin() {
     let (transport, _peer) = stream::pair();
     let runs = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&runs);
     let (handle, (), _task) = prepared(transport, |handle| {
-        handle.check_at(handle.opened_at(), move |connection, _| {
+        handle.schedule(handle.opened_at(), move |connection, _| {
             counted.fetch_add(1, SeqCst);
             Some(connection.opened_at())
         });
@@ -103,10 +104,10 @@ async fn a_check_that_answers_with_the_past_does_not_spin() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_may_close_the_session() {
+async fn deadline_may_close_the_session() {
     let (transport, peer) = stream::pair();
     let (_handle, (), task) = prepared(transport, |handle| {
-        handle.check_at(handle.opened_at() + 3 * SECOND, |connection, now| {
+        handle.schedule(handle.opened_at() + 3 * SECOND, |connection, now| {
             connection.close_with(CloseReason::IdleTimeout);
             Some(now)
         });
@@ -118,10 +119,10 @@ async fn a_check_may_close_the_session() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_panics_ends_its_session() {
+async fn panic_of_a_deadline_ends_its_session() {
     let (transport, peer) = stream::pair();
     let (_handle, (), task) = prepared(transport, |handle| {
-        handle.check_at(handle.opened_at(), |_, _| panic!("a bad check"));
+        handle.schedule(handle.opened_at(), |_, _| panic!("a bad check"));
     });
     let closed = soon(task).await.unwrap().unwrap();
     assert_eq!(closed.reason, CloseReason::Panicked);
@@ -130,16 +131,16 @@ async fn a_check_that_panics_ends_its_session() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_is_held_back_writes_but_neither_reads_nor_opens() {
+async fn delayed_session_writes_but_neither_reads_nor_opens() {
     let (transport, peer) = stream::pair();
     let connection = Connection::new(transport);
     let handle = connection.handle().clone();
-    let (first, second) = (handle.hold(), handle.hold());
+    let (first, second) = (handle.delay_open(), handle.delay_open());
     let (give, mut got) = mpsc::unbounded_channel();
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
         .map_request(
-            move |framed: Connection<getty::Framed<Stream, _, String>>| {
+            move |framed: Connection<getty::SessionIo<Stream, _, String>>| {
                 let session = getty::HasSession::session(framed.transport()).clone();
                 let _ = give.send(session);
                 framed
@@ -164,9 +165,9 @@ async fn a_session_that_is_held_back_writes_but_neither_reads_nor_opens() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_is_held_back_may_be_closed() {
+async fn delayed_session_may_be_closed() {
     let (transport, peer) = stream::pair();
-    let (handle, _hold, task) = prepared(transport, ConnectionHandle::hold);
+    let (handle, _hold, task) = prepared(transport, ConnectionHandle::delay_open);
     peer.send("request\n");
     idle().await;
     handle.close_with(CloseReason::HandshakeTimeout);
@@ -178,7 +179,7 @@ async fn a_session_that_is_held_back_may_be_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_layers_write_timeout_takes_the_place_of_the_session_layers() {
+async fn write_timeout_of_a_layer_replaces_that_of_the_session_layer() {
     for (timeout, seconds) in [(Some(2 * SECOND), 2), (Some(50 * SECOND), 50)] {
         let (transport, peer) = stream::pair();
         let (_handle, (), task) = prepared(transport, |handle| handle.set_write_timeout(timeout));
@@ -196,13 +197,13 @@ async fn a_layers_write_timeout_takes_the_place_of_the_session_layers() {
     assert!(!handle.is_closing());
 }
 
-/// Seconds from the open on.
+/// Seconds since the open.
 fn seconds(handle: &ConnectionHandle, mark: Option<Instant>) -> Option<u64> {
     mark.map(|mark| (mark - handle.opened_at()).as_secs())
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_is_counted_only_while_we_read() {
+async fn silence_counts_only_while_the_session_reads() {
     let (transport, peer) = stream::pair();
     let (turns, handler) = echo_by_turns();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), handler).await;
@@ -213,7 +214,7 @@ async fn silence_is_counted_only_while_we_read() {
     sleep(SECOND).await;
     assert_eq!(silent(), Some(1));
 
-    // its handler is stuck, and what follows fills the read-ahead
+    // its handler does not finish, and later messages fill the read-ahead
     peer.send("\n");
     peer.send(("x".repeat(999) + "\n").repeat(100));
     sleep(SECOND).await;
@@ -230,7 +231,7 @@ async fn silence_is_counted_only_while_we_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frame_is_incomplete_from_its_first_byte_to_its_last() {
+async fn frame_is_incomplete_from_its_first_byte_to_its_last() {
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     let since = || seconds(&session, session.incomplete_since());
@@ -250,7 +251,7 @@ async fn a_frame_is_incomplete_from_its_first_byte_to_its_last() {
     assert_eq!(since(), None);
 }
 
-/// Each unit is one message, even an empty one.
+/// A codec for which each unit is one message, even an empty one.
 #[derive(Clone, Copy, Debug)]
 struct Raw;
 
@@ -277,7 +278,7 @@ impl Encoder<String> for Raw {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_of_the_transports_own_is_read_but_is_no_message() {
+async fn control_frames_are_read_and_are_no_messages() {
     let (transport, peer) = units::pair(Framing::Messages);
     let (session, _task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
     sleep(SECOND).await;
@@ -295,7 +296,7 @@ async fn what_is_of_the_transports_own_is_read_but_is_no_message() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pings_are_the_transports_own_and_end_with_its_close() {
+async fn pings_are_sent_by_the_transport_until_its_close() {
     let (transport, peer) = units::pair(Framing::Messages);
     let (session, task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
     for n in 1..4 {

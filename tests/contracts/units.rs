@@ -1,4 +1,4 @@
-//! Transports that keep message boundaries: one unit, one message.
+//! Transports that keep message boundaries: one unit is one message.
 
 use std::io;
 
@@ -14,7 +14,8 @@ use crate::{
     support::{echo, idle, lines, open, soon, units},
 };
 
-/// Each unit is one message, even an empty one, but for what the codec keeps to itself.
+/// A codec for which each unit is one message, even an empty one. It consumes some units
+/// itself.
 #[derive(Clone, Copy, Debug)]
 struct Raw;
 
@@ -53,7 +54,7 @@ impl Encoder<String> for Raw {
 const KINDS: [Framing; 2] = [Framing::Messages, Framing::Datagrams];
 
 #[tokio::test(start_paused = true)]
-async fn each_unit_is_one_message_both_ways_even_an_empty_one() {
+async fn each_unit_is_one_message_in_both_directions_even_an_empty_one() {
     for kind in KINDS {
         let (transport, peer) = units::pair(kind);
         let (session, task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
@@ -76,10 +77,10 @@ async fn each_unit_is_one_message_both_ways_even_an_empty_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn units_that_the_codec_keeps_to_itself_hold_up_none_behind_them() {
+async fn units_that_the_codec_consumes_do_not_delay_others() {
     for kind in KINDS {
         let (transport, peer) = units::pair(kind);
-        // all of them are there when it first reads
+        // all units have arrived before the first read
         for message in ["kept", "kept", "one", "kept", "two"] {
             peer.send(message);
         }
@@ -90,7 +91,7 @@ async fn units_that_the_codec_keeps_to_itself_hold_up_none_behind_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_turn_asks_no_transport_that_has_said_it_will_wake_it() {
+async fn pending_transport_is_read_once_per_poll() {
     let (transport, peer) = units::pair(Framing::Messages);
     let (_session, _task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
     idle().await;
@@ -99,13 +100,13 @@ async fn a_turn_asks_no_transport_that_has_said_it_will_wake_it() {
         peer.send(message);
         assert_eq!(soon(peer.message()).await, message);
         idle().await;
-        // for the message, and for another; not again once that is answered
+        // one read for the message and one for the next; none after the reply
         assert_eq!(peer.asked() - asked, 2);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn replies_are_flushed_though_the_transport_promised_more_and_had_none() {
+async fn replies_are_flushed_if_announced_input_does_not_arrive() {
     for framing in [Framing::Messages, Framing::Datagrams] {
         let (transport, peer) = units::pair(framing);
         let (_session, _task) =
@@ -117,7 +118,7 @@ async fn replies_are_flushed_though_the_transport_promised_more_and_had_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_unit_needs_no_delimiter_and_a_codec_of_streams_works() {
+async fn unit_needs_no_delimiter_with_a_codec_for_streams() {
     let (transport, peer) = units::pair(Framing::Messages);
     let (_session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.send("no newline");
@@ -127,7 +128,7 @@ async fn a_unit_needs_no_delimiter_and_a_codec_of_streams_works() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bad_unit_closes_on_messages_and_is_skipped_and_counted_on_datagrams() {
+async fn bad_unit_closes_on_messages_and_is_skipped_on_datagrams() {
     for (kind, layer, skips) in [
         (Framing::Messages, SessionLayer::new(), false),
         (Framing::Datagrams, SessionLayer::new(), true),
@@ -162,7 +163,7 @@ async fn a_bad_unit_closes_on_messages_and_is_skipped_and_counted_on_datagrams()
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_left_over_after_the_message_make_the_unit_bad() {
+async fn unit_with_bytes_behind_its_message_is_bad() {
     let (transport, peer) = units::pair(Framing::Messages);
     let (_session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.send("one\ntwo\n");
@@ -180,7 +181,7 @@ async fn bytes_left_over_after_the_message_make_the_unit_bad() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unattended_message_that_the_codec_refuses_is_skipped_on_datagrams() {
+async fn message_that_no_task_awaits_and_the_codec_refuses_is_skipped_on_datagrams() {
     for (kind, skips) in [(Framing::Messages, false), (Framing::Datagrams, true)] {
         let (transport, peer) = units::pair(kind);
         let (session, task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
@@ -199,7 +200,7 @@ async fn an_unattended_message_that_the_codec_refuses_is_skipped_on_datagrams() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_that_the_codec_refuses_is_told_and_not_counted_as_skipped() {
+async fn refused_send_fails_and_is_not_counted_as_skipped() {
     let (transport, _peer) = units::pair(Framing::Datagrams);
     let (session, _task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
     let refused = soon(session.send("unsaid".to_owned())).await;
@@ -208,7 +209,7 @@ async fn a_send_that_the_codec_refuses_is_told_and_not_counted_as_skipped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_that_wait_for_the_transport_stay_apart_and_whole() {
+async fn messages_that_wait_for_the_transport_keep_their_boundaries() {
     let (transport, peer) = units::pair(Framing::Datagrams);
     let (session, _task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
@@ -231,7 +232,7 @@ async fn messages_that_wait_for_the_transport_stay_apart_and_whole() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_empty_message_is_not_sent_before_it_has_left() {
+async fn send_of_an_empty_message_completes_after_it_is_written() {
     let (transport, peer) = units::pair(Framing::Datagrams);
     let (session, _task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
@@ -247,7 +248,7 @@ async fn an_empty_message_is_not_sent_before_it_has_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frame_split_over_two_units_is_bad() {
+async fn frame_in_two_units_is_bad() {
     let (transport, peer) = units::pair(Framing::Messages);
     let (_session, task) = open(transport, Picky, SessionLayer::new(), service_fn(echo)).await;
     peer.send("half ");
@@ -262,7 +263,7 @@ async fn many_messages_are_answered_in_order() {
         tokio::task::yield_now().await;
         Ok::<_, BoxError>(request.into_message())
     });
-    let layer = SessionLayer::new().in_flight(8);
+    let layer = SessionLayer::new().with_in_flight(8);
     let (_session, _task) = open(transport, Raw, layer, slow).await;
     for n in 0..1000 {
         peer.send(n.to_string());

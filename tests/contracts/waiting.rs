@@ -1,5 +1,6 @@
-//! Waiting for room, for a flush, and for a close that cuts nothing off.
+//! Waits for room, for a flush, and for a close that cuts nothing off.
 
+use getty::Close;
 use std::{
     future::Future,
     pin::pin,
@@ -12,7 +13,7 @@ use getty::{BoxError, CloseReason, Request, SendError, SessionLayer, service_fn}
 use crate::support::{echo, idle, lines, open, soon, stream};
 
 #[tokio::test(start_paused = true)]
-async fn writable_tells_when_the_write_buffer_is_down_at_the_low_mark() {
+async fn writable_resolves_at_the_low_watermark() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_watermarks(4, 10);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
@@ -42,14 +43,14 @@ async fn writable_tells_when_the_write_buffer_is_down_at_the_low_mark() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn writable_waits_for_a_place_in_the_queue_and_keeps_none() {
+async fn writable_waits_for_room_in_the_queue_and_reserves_none() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_queue(1);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     session.try_send("fills it".to_owned()).unwrap();
     assert!(!session.is_writable());
     {
-        // one that gives up holds up nobody
+        // a waiter that gives up does not delay others
         let mut dropped = pin!(session.writable());
         let mut context = Context::from_waker(Waker::noop());
         assert!(dropped.as_mut().poll(&mut context).is_pending());
@@ -66,7 +67,7 @@ async fn writable_waits_for_a_place_in_the_queue_and_keeps_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn writable_says_that_there_will_be_no_room() {
+async fn writable_fails_when_the_session_ends() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_watermarks(0, 4);
     let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
@@ -87,7 +88,7 @@ async fn writable_says_that_there_will_be_no_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn flush_resolves_when_all_before_it_has_left() {
+async fn flush_resolves_when_all_earlier_messages_are_flushed() {
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     soon(session.flush()).await.unwrap();
@@ -120,7 +121,7 @@ async fn flush_resolves_when_all_before_it_has_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flush_that_is_dropped_changes_nothing() {
+async fn dropped_flush_changes_nothing() {
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
@@ -136,7 +137,7 @@ async fn a_flush_that_is_dropped_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flush_learns_that_the_session_ended_before() {
+async fn flush_fails_when_the_session_ends_first() {
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
@@ -146,19 +147,19 @@ async fn a_flush_learns_that_the_session_ended_before() {
         async move { session.flush().await }
     });
     idle().await;
-    session.close_within(CloseReason::Local, Duration::ZERO);
+    session.close_with(Close::new(CloseReason::Local).with_deadline(Duration::ZERO));
     assert!(soon(flush).await.unwrap().unwrap_err().is_closed());
     assert!(soon(session.flush()).await.unwrap_err().is_closed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn close_after_flush_gives_a_slow_peer_the_time_that_it_takes() {
+async fn close_after_flush_waits_for_a_slow_peer() {
     for after_flush in [true, false] {
         let (transport, peer) = stream::pair();
         let layer = SessionLayer::new().with_watermarks(0, 4);
         let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
         peer.stall();
-        // one is encoded, the other lies in the queue
+        // one is encoded, the other is queued
         session.try_send("0000".to_owned()).unwrap();
         session.try_send("0001".to_owned()).unwrap();
         idle().await;
@@ -166,7 +167,7 @@ async fn close_after_flush_gives_a_slow_peer_the_time_that_it_takes() {
         peer.take(1);
         idle().await;
         if after_flush {
-            session.close_after_flush();
+            session.close_with(Close::new(CloseReason::Local).after_flush());
         } else {
             session.close();
         }
@@ -185,7 +186,7 @@ async fn close_after_flush_gives_a_slow_peer_the_time_that_it_takes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_the_flush_handlers_have_the_drain_deadline() {
+async fn handlers_have_the_drain_deadline_after_the_flush() {
     let (transport, peer) = stream::pair();
     let handler = service_fn(|_: Request<String>| async {
         std::future::pending::<()>().await;
@@ -196,7 +197,7 @@ async fn after_the_flush_handlers_have_the_drain_deadline() {
     peer.send("never answered\n");
     session.feed("0123456789".to_owned()).await.unwrap();
     idle().await;
-    session.close_after_flush();
+    session.close_with(Close::new(CloseReason::Local).after_flush());
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert!(!session.is_closed(), "it has yet to leave");
     peer.take_all();
@@ -208,21 +209,21 @@ async fn after_the_flush_handlers_have_the_drain_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_after_the_flush_can_still_be_given_a_deadline() {
+async fn close_after_flush_accepts_a_deadline_later() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_write_timeout(None);
     let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
     session.try_send("stuck".to_owned()).unwrap();
     idle().await;
-    session.close_after_flush();
-    // which neither of these changes
-    session.close_after_flush();
+    session.close_with(Close::new(CloseReason::Local).after_flush());
+    // the first reason is kept
+    session.close_with(Close::new(CloseReason::Local).after_flush());
     session.close();
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert!(!session.is_closed());
     let began = tokio::time::Instant::now();
-    session.close_within(CloseReason::Shutdown, Duration::from_secs(2));
+    session.close_with(Close::new(CloseReason::Shutdown).with_deadline(Duration::from_secs(2)));
     let closed = soon(task).await.unwrap();
     assert_eq!(began.elapsed().as_secs(), 2);
     assert_eq!(closed.reason, CloseReason::Local, "the first one");
@@ -239,7 +240,7 @@ async fn close_after_flush_does_not_wait_for_a_peer_that_takes_nothing() {
         async move { session.send("stuck".to_owned()).await }
     });
     idle().await;
-    session.close_after_flush();
+    session.close_with(Close::new(CloseReason::Local).after_flush());
     let began = tokio::time::Instant::now();
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.reason, CloseReason::Local);
@@ -255,7 +256,7 @@ async fn close_after_flush_does_not_wait_for_a_peer_that_takes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_reads_a_byte_a_second_gets_all_of_it_and_costs_a_bounded_amount() {
+async fn slow_peer_gets_all_bytes_with_bounded_memory() {
     const MESSAGES: usize = 40;
 
     let (transport, peer) = stream::pair();
@@ -283,7 +284,7 @@ async fn a_peer_that_reads_a_byte_a_second_gets_all_of_it_and_costs_a_bounded_am
         most = most.max(session.pending_bytes());
         assert!(session.queued() <= 4);
     }
-    // ten bytes a message; slow is not dead: the write timeout of 30 s is for those that take nothing
+    // ten bytes per message; the write timeout of 30 s ends only peers that take nothing
     let took = soon(sender).await.unwrap();
     assert_eq!(took.as_secs(), 10 * MESSAGES as u64);
     assert!(most <= 50, "{most} bytes waited");

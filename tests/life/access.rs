@@ -1,4 +1,4 @@
-//! Access lists before sessions.
+//! `AccessLayer`: connections are refused by the address of their peer.
 
 use getty::{
     Address, BoxError, CloseReason, CodecLayer, Connection, Endpoints, Pipeline, ServiceBuilder,
@@ -33,7 +33,7 @@ fn from(peer: &str, transport: Stream) -> Connection<Stream> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rule_that_changes_holds_from_the_next_connection_on_and_a_registry_ends_the_others() {
+async fn changed_rule_applies_to_new_connections_and_a_registry_can_close_the_others() {
     let list = AccessList::allow_all();
     let registry = Registry::new();
     let stack = ServiceBuilder::new()
@@ -66,7 +66,7 @@ async fn a_rule_that_changes_holds_from_the_next_connection_on_and_a_registry_en
     assert!(closed.source.unwrap().is::<AccessDenied>());
     assert!(end.is_gone() && end.counts().reads == 0);
 
-    // those that are there go on, unless somebody looks after them
+    // Open sessions continue. The application may close them through the registry.
     peers[0].send("still here\n");
     assert_eq!(soon(peers[0].line()).await, "still here");
     let denied = registry.close_where(CloseReason::Local, |session| {
@@ -75,13 +75,13 @@ async fn a_rule_that_changes_holds_from_the_next_connection_on_and_a_registry_en
     assert_eq!(denied, 1);
     let closed = soon(tasks.remove(0)).await.unwrap().unwrap();
     assert_eq!(closed.reason, CloseReason::Local);
-    peers[1].send("and I\n");
-    assert_eq!(soon(peers[1].line()).await, "and I");
+    peers[1].send("allowed\n");
+    assert_eq!(soon(peers[1].line()).await, "allowed");
     assert_eq!(registry.len(), 1);
 }
 
 #[tokio::test]
-async fn a_server_serves_those_that_it_allows_and_goes_on_after_a_refusal() {
+async fn server_continues_after_refusals_and_serves_allowed_peers() {
     fn app(list: AccessList) -> impl Pipeline<TcpStream> + Clone {
         ServiceBuilder::new()
             .concurrency_limit(1)
@@ -98,26 +98,26 @@ async fn a_server_serves_those_that_it_allows_and_goes_on_after_a_refusal() {
         .socket_addr()
         .unwrap();
     tokio::spawn(getty::serve(listener, app(list.clone())).into_future());
-    let mut answer = String::new();
+    let mut output = String::new();
     for _ in 0..3 {
         let mut refused = TcpStream::connect(address).await.unwrap();
-        refused.read_to_string(&mut answer).await.unwrap();
-        assert_eq!(answer, "");
+        refused.read_to_string(&mut output).await.unwrap();
+        assert_eq!(output, "");
     }
     list.allow(address.ip());
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(b"hello\n").await.unwrap();
     client.shutdown().await.unwrap();
-    client.read_to_string(&mut answer).await.unwrap();
-    assert_eq!(answer, "hello\n");
+    client.read_to_string(&mut output).await.unwrap();
+    assert_eq!(output, "hello\n");
 }
 
 #[test]
-fn the_errors_of_a_stack_stay_boxed_errors() {
+fn boxed_error_of_the_inner_stack_is_not_boxed_again() {
     fn check<S: tower::Service<Connection<Stream>, Error = BoxError>>(_: &S) {}
     let layer = AccessLayer::new(AccessList::allow_all());
     let stack = ServiceBuilder::new()
         .layer(layer)
-        .service_fn(|_: Connection<Stream>| async { Err::<(), _>("a plain text") });
+        .service_fn(|_: Connection<Stream>| async { Err::<(), _>("an error") });
     check(&stack);
 }

@@ -1,4 +1,5 @@
-//! Panics on either side of the session loop: they harm nobody else, and say what they were.
+//! `CatchPanicLayer`, outside and inside the session: a panic affects only its session, and its
+//! message is kept.
 
 use getty::{
     BoxError, CloseReason, CodecLayer, Connection, Panic, Reply, Request, ServiceBuilder,
@@ -12,7 +13,7 @@ use crate::{
 };
 
 async fn shaky(request: Request<String>) -> Result<Option<String>, BoxError> {
-    assert_ne!(request.message(), "panic", "told to");
+    assert_ne!(request.message(), "panic", "a bad handler");
     if request.message() == "fail" {
         return Err("out of order".into());
     }
@@ -20,7 +21,7 @@ async fn shaky(request: Request<String>) -> Result<Option<String>, BoxError> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_before_the_session_is_an_error_and_others_are_unharmed() {
+async fn panic_before_the_session_opens_closes_only_its_connection() {
     let (listener, dialer) = listener::memory();
     let (closes, mut closed) = tokio::sync::mpsc::unbounded_channel();
     let app = ServiceBuilder::new()
@@ -49,12 +50,12 @@ async fn a_panic_before_the_session_is_an_error_and_others_are_unharmed() {
         assert_eq!(panic_message(closed.source.as_ref()), "a bad handshake");
         assert!(peer.is_gone());
     }
-    assert!(!server.is_finished(), "it goes on accepting");
+    assert!(!server.is_finished(), "the server still accepts");
     server.abort();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_inside_ends_as_it_does_without() {
+async fn panic_in_a_session_closes_it_as_panicked_under_the_layer_too() {
     let (transport, peer) = stream::pair();
     let (_, task) = run(
         transport,
@@ -67,12 +68,12 @@ async fn a_session_inside_ends_as_it_does_without() {
     peer.send("one\npanic\n");
     let closed = soon(task).await.unwrap().unwrap();
     assert_eq!(closed.reason, CloseReason::Panicked);
-    assert!(panic_message(closed.source.as_ref()).contains("told to"));
+    assert!(panic_message(closed.source.as_ref()).contains("a bad handler"));
     assert_eq!(peer.output(), "one\n");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_messages_panic_closes_the_session_as_panicked_and_not_as_an_error() {
+async fn panic_of_a_handler_closes_the_session_as_panicked_and_not_as_handler() {
     let (transport, peer) = stream::pair();
     let (_, task) = run(
         transport,
@@ -85,12 +86,12 @@ async fn a_messages_panic_closes_the_session_as_panicked_and_not_as_an_error() {
     peer.send("one\npanic\n");
     let closed = soon(task).await.unwrap().unwrap();
     assert_eq!(closed.reason, CloseReason::Panicked);
-    assert!(panic_message(closed.source.as_ref()).contains("told to"));
+    assert!(panic_message(closed.source.as_ref()).contains("a bad handler"));
     assert_eq!(peer.output(), "one\n");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_messages_panic_may_be_answered_and_the_session_goes_on() {
+async fn panic_of_a_handler_can_be_answered_with_a_reply_and_the_session_continues() {
     let (transport, peer) = stream::pair();
     let (_, task) = run(
         transport,
@@ -105,13 +106,13 @@ async fn a_messages_panic_may_be_answered_and_the_session_goes_on() {
     assert_eq!(
         closed.reason,
         CloseReason::Handler,
-        "errors are not its business"
+        "the layer does not handle errors"
     );
     assert_eq!(peer.output(), "one\nERR internal\ntwo\n");
 }
 
 #[tokio::test(start_paused = true)]
-async fn handling_errors_outside_of_it_handles_panics_too() {
+async fn handle_error_layer_outside_receives_panics_as_errors() {
     let (transport, peer) = stream::pair();
     let (_, task) = run(
         transport,

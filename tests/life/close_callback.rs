@@ -1,4 +1,4 @@
-//! A close callback on every session of a stack.
+//! `CloseCallbackLayer`: one close callback for every session of a stack.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,15 +13,15 @@ use crate::{
 };
 
 #[tokio::test(start_paused = true)]
-async fn it_is_told_once_of_each_end_whatever_its_cause() {
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let tells = told.clone();
+async fn callback_runs_once_for_every_kind_of_close() {
+    let records = Arc::new(Mutex::new(Vec::new()));
+    let log = records.clone();
     let stack = ServiceBuilder::new()
         .layer(CloseCallbackLayer::new("test", 0, move |closed| {
             let cause = closed.source.as_ref().map(ToString::to_string);
             let has_read = closed.stats.bytes_in > 0;
-            let told = (closed.reason.clone(), cause, has_read);
-            tells.lock().unwrap().push(told);
+            let record = (closed.reason.clone(), cause, has_read);
+            log.lock().unwrap().push(record);
         }))
         .layer(CodecLayer::new(lines()))
         .layer(OnOpenLayer::new(|session| async move {
@@ -34,14 +34,14 @@ async fn it_is_told_once_of_each_end_whatever_its_cause() {
         .service_fn(|request: Request<String>| async move {
             match request.message().as_str() {
                 "fail" => Err(BoxError::from("out of order")),
-                "panic" => panic!("out of its mind"),
+                "panic" => panic!("a bad handler"),
                 _ => echo(request).await,
             }
         });
     for (message, reason, cause) in [
         ("end", CloseReason::PeerClosed, None),
         ("fail", CloseReason::Handler, Some("out of order")),
-        ("panic", CloseReason::Panicked, Some("out of its mind")),
+        ("panic", CloseReason::Panicked, Some("a bad handler")),
         ("abort", CloseReason::Dropped, None),
         ("unwanted", CloseReason::Refused, Some("unwanted")),
     ] {
@@ -64,8 +64,8 @@ async fn it_is_told_once_of_each_end_whatever_its_cause() {
             }
         }
         let _ = soon(task).await;
-        let mut told = told.lock().unwrap();
+        let mut records = records.lock().unwrap();
         let expected = (reason, cause.map(str::to_owned), has_read);
-        assert_eq!(std::mem::take(&mut *told), [expected], "{message}");
+        assert_eq!(std::mem::take(&mut *records), [expected], "{message}");
     }
 }

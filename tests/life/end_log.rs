@@ -1,12 +1,14 @@
-//! The log line about the end of a session, without `TraceLayer` and with it.
+//! The log line at the end of a session, with and without `TraceLayer`
+//! (design.md: Why is the end logged where the connection is finished?).
 
+use getty::Close;
 use std::time::Duration;
 
 use getty::{
     BoxError, CloseReason, Closed, CodecLayer, Connection, Reply, Request, ServiceBuilder, Session,
     SessionLayer,
     codec::Lines,
-    layers::{IdleTimeoutLayer, LifetimeLayer, TraceLayer},
+    layers::{IdleTimeoutLayer, MaxAgeLayer, TraceLayer},
     service_fn,
 };
 use tokio::io::AsyncReadExt;
@@ -20,7 +22,7 @@ use crate::support::{
     stream::{self, Peer, Stream},
 };
 
-/// Layers around a session.
+/// Variant of the stack under test.
 #[derive(Clone, Copy, Debug)]
 struct Setting {
     traced: bool,
@@ -46,14 +48,14 @@ const SETTINGS: [Setting; 4] = [
     },
 ];
 
-type Act = fn(&Peer);
+type PeerAction = fn(&Peer);
 type Stack = BoxCloneService<Connection<Stream>, Closed, BoxError>;
 
 async fn answer(request: Request<String>) -> Result<Reply<String>, BoxError> {
     Ok(match request.message().as_str() {
         "fail" => return Err("out of order".into()),
-        "panic" => panic!("on purpose"),
-        "break" => Reply::one("two\nlines".to_owned()),
+        "panic" => panic!("a bad handler"),
+        "break" => Reply::one("two\nlines".to_owned()), // which the codec cannot encode
         "quit" => Reply::one("bye".to_owned()).and_close(),
         "wait" => return std::future::pending().await,
         line => Reply::one(line.to_owned()),
@@ -64,7 +66,7 @@ fn stack(setting: Setting) -> Stack {
     let layer = setting.traced.then(TraceLayer::new);
     let outer = ServiceBuilder::new()
         .option_layer(layer)
-        .layer(IdleTimeoutLayer::read(Duration::from_secs(60)))
+        .layer(IdleTimeoutLayer::new(Duration::from_secs(60)))
         .layer(CodecLayer::new(Lines::new().with_max_length(16)));
     if setting.per_session {
         outer
@@ -79,13 +81,13 @@ fn stack(setting: Setting) -> Stack {
     }
 }
 
-/// Returns the log of a session whose peer does this, and its record.
-async fn log_of(setting: Setting, act: impl FnOnce(&Peer)) -> (Log, Closed) {
+/// Runs a session whose peer does `action`. Returns the log and the close record.
+async fn log_of(setting: Setting, action: impl FnOnce(&Peer)) -> (Log, Closed) {
     let (log, _guard) = Log::record();
     let (transport, peer) = stream::pair();
     let connection = Connection::new(transport);
     let task = tokio::spawn(stack(setting).oneshot(connection));
-    act(&peer);
+    action(&peer);
     let closed = soon(task).await.unwrap().unwrap();
     (log, closed)
 }
@@ -107,7 +109,7 @@ fn assert_end(setting: Setting, line: &Line, level: Level, closed: &Closed) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_is_logged_once_as_a_warning() {
+async fn failure_is_logged_once_as_a_warning() {
     let cases: [(&[u8], CloseReason); 6] = [
         (b"hello\nfail\n", CloseReason::Handler),
         (b"hello\npanic\n", CloseReason::Panicked),
@@ -127,8 +129,8 @@ async fn a_failure_is_logged_once_as_a_warning() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_that_the_peer_or_the_transport_caused_is_logged_once_at_debug() {
-    let cases: [(Act, CloseReason); 4] = [
+async fn close_caused_by_the_peer_or_a_timeout_is_logged_once_at_debug() {
+    let cases: [(PeerAction, CloseReason); 4] = [
         (Peer::finish, CloseReason::PeerClosed),
         (
             |peer| {
@@ -141,8 +143,8 @@ async fn an_end_that_the_peer_or_the_transport_caused_is_logged_once_at_debug() 
         (|_| (), CloseReason::IdleTimeout),
     ];
     for setting in SETTINGS {
-        for (act, reason) in &cases {
-            let (log, closed) = log_of(setting, act).await;
+        for (action, reason) in &cases {
+            let (log, closed) = log_of(setting, action).await;
             assert_eq!(closed.reason, *reason);
             assert_end(setting, &log.sole_end(), Level::DEBUG, &closed);
         }
@@ -150,7 +152,7 @@ async fn an_end_that_the_peer_or_the_transport_caused_is_logged_once_at_debug() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_that_was_asked_for_is_not_logged_by_the_session_loop() {
+async fn close_requested_by_the_handler_is_not_logged_by_the_session_loop() {
     for setting in SETTINGS {
         let (log, closed) = log_of(setting, |peer| peer.send("quit\n")).await;
         assert_eq!(closed.reason, CloseReason::Local);
@@ -163,7 +165,7 @@ async fn an_end_that_was_asked_for_is_not_logged_by_the_session_loop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_close_cut_off_is_logged_once() {
+async fn handler_that_a_close_interrupted_is_logged_once() {
     for traced in [false, true] {
         let setting = Setting {
             traced,
@@ -171,18 +173,18 @@ async fn what_a_close_cut_off_is_logged_once() {
         };
         let (log, _guard) = Log::record();
         let (transport, peer) = stream::pair();
-        let stack = LifetimeLayer::new(Duration::from_secs(5)).layer(stack(setting));
+        let stack = MaxAgeLayer::new(Duration::from_secs(5)).layer(stack(setting));
         let task = tokio::spawn(stack.oneshot(Connection::new(transport)));
         peer.send("wait\n");
         let closed = soon(task).await.unwrap().unwrap();
         assert_eq!(closed.reason, CloseReason::LifetimeExpired);
-        assert!(closed.source.is_some(), "the handler was cut off");
+        assert!(closed.source.is_some(), "the handler was interrupted");
         assert_end(setting, &log.sole_end(), Level::DEBUG, &closed);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_stack_that_cannot_be_made_is_logged_once() {
+async fn failed_make_service_is_logged_once() {
     for traced in [false, true] {
         let (log, _guard) = Log::record();
         let (transport, _peer) = stream::pair();
@@ -208,7 +210,7 @@ async fn a_message_stack_that_cannot_be_made_is_logged_once() {
     }
 }
 
-/// Serves one connection with a stack that refuses it, and returns the log.
+/// Serves one connection with a stack that refuses it. Returns the log.
 async fn log_of_a_refusal<S>(stack: S) -> Log
 where
     S: getty::Pipeline<tokio::io::DuplexStream>,
@@ -225,37 +227,37 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_is_logged_once_with_its_error() {
+async fn refusal_is_logged_once_with_its_error() {
     type Refused = Result<Closed, BoxError>;
-    let forget = async |connection: Connection<tokio::io::DuplexStream>| -> Refused {
+    let drop_connection = async |connection: Connection<tokio::io::DuplexStream>| -> Refused {
         drop(connection);
         Err("not today".into())
     };
-    let time_out = async |connection: Connection<tokio::io::DuplexStream>| -> Refused {
+    let close_as_idle = async |connection: Connection<tokio::io::DuplexStream>| -> Refused {
         connection.handle().close_with(CloseReason::IdleTimeout);
         drop(connection);
         Err("not today".into())
     };
-    let log = log_of_a_refusal(service_fn(time_out)).await;
+    let log = log_of_a_refusal(service_fn(close_as_idle)).await;
     assert_eq!(log.sole_end().field("reason"), "idle_timeout");
 
-    let record = async |connection: Connection<tokio::io::DuplexStream>| -> Refused {
+    let close_as_refused = async |connection: Connection<tokio::io::DuplexStream>| -> Refused {
         connection
             .handle()
-            .close_because(CloseReason::Refused, "not today");
+            .close_with(Close::new(CloseReason::Refused).with_source("not today"));
         drop(connection);
         Err("not today".into())
     };
     for (traced, log) in [
-        (false, log_of_a_refusal(service_fn(forget)).await),
-        (false, log_of_a_refusal(service_fn(record)).await),
+        (false, log_of_a_refusal(service_fn(drop_connection)).await),
+        (false, log_of_a_refusal(service_fn(close_as_refused)).await),
         (
             true,
-            log_of_a_refusal(TraceLayer::new().layer(service_fn(forget))).await,
+            log_of_a_refusal(TraceLayer::new().layer(service_fn(drop_connection))).await,
         ),
         (
             true,
-            log_of_a_refusal(TraceLayer::new().layer(service_fn(record))).await,
+            log_of_a_refusal(TraceLayer::new().layer(service_fn(close_as_refused))).await,
         ),
     ] {
         let line = log.sole_end();
@@ -270,7 +272,7 @@ async fn a_refusal_is_logged_once_with_its_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_a_layer_cuts_off_is_logged_once_with_the_error() {
+async fn session_interrupted_by_a_layer_is_logged_once_with_the_error() {
     for traced in [false, true] {
         let stack = ServiceBuilder::new()
             .option_layer(traced.then(TraceLayer::new))
@@ -290,12 +292,12 @@ async fn a_session_that_a_layer_cuts_off_is_logged_once_with_the_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stack_that_panics_when_it_is_called_is_logged_once_by_the_trace_layer() {
+async fn stack_that_panics_in_call_is_logged_once_by_the_trace_layer() {
     let (log, _guard) = Log::record();
     let (transport, _peer) = stream::pair();
     let mut service = TraceLayer::new().layer(service_fn(
         |_: Connection<Stream>| -> std::future::Ready<Result<Closed, BoxError>> {
-            panic!("on purpose")
+            panic!("a bad stack")
         },
     ));
     let call = std::panic::AssertUnwindSafe(|| {
@@ -311,7 +313,7 @@ async fn a_stack_that_panics_when_it_is_called_is_logged_once_by_the_trace_layer
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_whose_future_is_dropped_is_not_logged() {
+async fn dropped_session_future_is_not_logged() {
     let (log, _guard) = Log::record();
     let (transport, peer) = stream::pair();
     let connection = Connection::new(transport);
@@ -325,7 +327,7 @@ async fn a_session_whose_future_is_dropped_is_not_logged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_of_a_client_is_logged_like_one_of_a_server() {
+async fn client_session_is_logged_like_a_server_session() {
     let (log, _guard) = Log::record();
     let (transport, peer) = stream::pair();
     let (_session, task) = getty::connect(connector(), transport, |link| {
@@ -343,27 +345,27 @@ async fn a_session_of_a_client_is_logged_like_one_of_a_server() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_whose_text_panics_does_not_keep_callbacks_from_running() {
+async fn callbacks_run_even_if_the_display_of_an_error_panics() {
     #[derive(Debug)]
-    struct Mute;
-    impl std::fmt::Display for Mute {
+    struct Unprintable;
+    impl std::fmt::Display for Unprintable {
         fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            panic!("no words")
+            panic!("a bad error")
         }
     }
-    impl std::error::Error for Mute {}
+    impl std::error::Error for Unprintable {}
 
     let (_log, _guard) = Log::record();
     let connection = Connection::new(());
-    let (told, tells) = std::sync::mpsc::channel();
+    let (reasons, received) = std::sync::mpsc::channel();
     connection
         .handle()
         .add_close_callback("test", 0, move |closed| {
-            told.send(closed.reason.clone()).unwrap();
+            reasons.send(closed.reason.clone()).unwrap();
         });
     connection
         .handle()
-        .close_because(CloseReason::Handler, Mute);
+        .close_with(Close::new(CloseReason::Handler).with_source(Unprintable));
     drop(connection);
-    assert_eq!(tells.try_recv(), Ok(CloseReason::Handler));
+    assert_eq!(received.try_recv(), Ok(CloseReason::Handler));
 }

@@ -1,5 +1,7 @@
-//! A session must open in time.
+//! `HandshakeTimeoutLayer`: a session must open in time
+//! (design.md: Why does `HandshakeTimeoutLayer` have a separate timer?).
 
+use getty::hooks::HandleExt;
 use std::{
     future::pending,
     sync::{Arc, Mutex},
@@ -13,12 +15,13 @@ use getty::{
 use tokio::time::{Instant, advance, sleep};
 use tower::ServiceExt;
 
-use crate::support::{echo, idle, lines, soon, stream};
-
-const SECOND: Duration = Duration::from_secs(1);
+use crate::{
+    kit::SECOND,
+    support::{echo, idle, lines, soon, stream},
+};
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_opens_in_time_is_left_alone() {
+async fn session_that_opens_in_time_is_not_closed() {
     let (transport, peer) = stream::pair();
     let stack = ServiceBuilder::new()
         .layer(HandshakeTimeoutLayer::default())
@@ -38,7 +41,7 @@ async fn a_session_that_opens_in_time_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_waited_too_long_in_a_queue_is_not_begun_with() {
+async fn connection_that_was_queued_for_too_long_is_refused_without_a_read() {
     let (transport, peer) = stream::pair();
     let stack = ServiceBuilder::new()
         .layer(HandshakeTimeoutLayer::new(3 * SECOND))
@@ -58,7 +61,7 @@ async fn a_connection_that_waited_too_long_in_a_queue_is_not_begun_with() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_layer_that_waits_for_its_peer_is_cut_off_and_callbacks_run_once() {
+async fn handshake_that_waits_for_its_peer_is_interrupted_and_callbacks_run_once() {
     let (transport, peer) = stream::pair();
     let stack = ServiceBuilder::new()
         .layer(HandshakeTimeoutLayer::default())
@@ -74,19 +77,19 @@ async fn a_layer_that_waits_for_its_peer_is_cut_off_and_callbacks_run_once() {
     handle.add_close_callback("test", 0, move |closed| {
         seen.lock().unwrap().push(closed.reason.clone());
     });
-    let begun = Instant::now();
+    let start = Instant::now();
     let task = tokio::spawn(stack.oneshot(connection));
     soon(handle.closed()).await;
-    assert_eq!(begun.elapsed(), 10 * SECOND);
+    assert_eq!(start.elapsed(), 10 * SECOND);
     assert!(peer.is_gone());
     let error = soon(task).await.unwrap().unwrap_err();
-    assert_eq!(error.to_string(), "the session was not open within 10s");
+    assert_eq!(error.to_string(), "the session did not open within 10s");
     assert_eq!(*reasons.lock().unwrap(), [CloseReason::HandshakeTimeout]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_is_held_is_not_open() {
-    for (held, opens) in [(9, true), (11, false)] {
+async fn session_whose_open_is_delayed_can_time_out() {
+    for (delay, opens) in [(9, true), (11, false)] {
         let (transport, peer) = stream::pair();
         let stack = ServiceBuilder::new()
             .layer(HandshakeTimeoutLayer::default())
@@ -95,11 +98,11 @@ async fn a_session_that_is_held_is_not_open() {
             .service_fn(echo);
         let connection = Connection::new(transport);
         let handle = connection.handle().clone();
-        let hold = handle.hold();
+        let open_guard = handle.delay_open();
         let task = tokio::spawn(stack.oneshot(connection));
         peer.send("hello\n");
-        sleep(held * SECOND).await;
-        drop(hold);
+        sleep(delay * SECOND).await;
+        drop(open_guard);
         idle().await;
         assert_eq!(handle.is_open(), opens);
         assert_eq!(peer.output(), if opens { "hello\n" } else { "" });
@@ -111,13 +114,13 @@ async fn a_session_that_is_held_is_not_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_time_admits_nobody_and_endless_time_everybody() {
-    for (time, opens) in [(Duration::ZERO, false), (Duration::MAX, true)] {
-        // between two ticks of the timer, as is usual
+async fn zero_timeout_refuses_all_connections_and_the_maximum_refuses_none() {
+    for (timeout, opens) in [(Duration::ZERO, false), (Duration::MAX, true)] {
+        // Start between two ticks of tokio's timer, as in a real program.
         advance(Duration::from_micros(300)).await;
         let (transport, peer) = stream::pair();
         let stack = ServiceBuilder::new()
-            .layer(HandshakeTimeoutLayer::new(time))
+            .layer(HandshakeTimeoutLayer::new(timeout))
             .layer(CodecLayer::new(lines()))
             .layer(SessionLayer::new())
             .service_fn(echo);

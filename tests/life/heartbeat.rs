@@ -1,5 +1,7 @@
-//! Heartbeats: when they beat, when they do not, and what happens without an answer.
+//! `HeartbeatLayer`: the times at which heartbeats are sent or not sent, and the close of a
+//! session whose peer does not answer.
 
+use getty::Close;
 use std::{
     io::{self, IoSlice},
     sync::{
@@ -26,14 +28,15 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use crate::support::{Answer, echo, idle, lines, soon, stream, units};
-
-const SECOND: Duration = Duration::from_secs(1);
+use crate::{
+    kit::{SECOND, run, run_session},
+    support::{Answer, echo, idle, lines, soon, stream, units},
+};
 
 type Open = (Session<String>, stream::Peer, JoinHandle<Closed>);
 type Pings = HeartbeatLayer<String, Message<fn(&Session<String>) -> String>, NoPong>;
 
-/// Beats every fifteen seconds, to the tick.
+/// Sends `PING` every fifteen seconds, without jitter.
 fn pings() -> Pings {
     let ping: fn(&Session<String>) -> String = |_session| "PING".to_owned();
     HeartbeatLayer::new(15 * SECOND, ping).with_jitter(0.0)
@@ -48,7 +51,7 @@ async fn open(layer: Pings) -> Open {
         .layer(layer)
         .map_request(move |connection: Connection<_>| {
             use getty::HasSession;
-            let framed: &getty::Framed<_, _, String> = connection.transport();
+            let framed: &getty::SessionIo<_, _, String> = connection.transport();
             *slot.lock().unwrap() = Some(framed.session().clone());
             connection
         })
@@ -58,15 +61,13 @@ async fn open(layer: Pings) -> Open {
                 .with_watermarks(0, 1),
         )
         .service_fn(handle);
-    let connection = Connection::new(transport);
-    let handle = connection.handle().clone();
-    let task = tokio::spawn(async { stack.oneshot(connection).await.unwrap() });
+    let (handle, task) = run_session(transport, stack);
     assert!(soon(handle.opened()).await);
     let session = session.lock().unwrap().take().unwrap();
     (session, peer, task)
 }
 
-/// Answers after so many seconds, or not at all.
+/// Sends no reply. For the message `sleep N` it returns after N seconds.
 async fn handle(request: Request<String>) -> Answer {
     if let Some(seconds) = request.message().strip_prefix("sleep ") {
         sleep(Duration::from_secs(seconds.parse()?)).await;
@@ -74,45 +75,45 @@ async fn handle(request: Request<String>) -> Answer {
     Ok(None)
 }
 
-/// Notes when each of `n` lines comes, in seconds.
+/// Returns the times at which the next `n` heartbeats arrive, in seconds since the open.
 async fn times(peer: &stream::Peer, handle: &ConnectionHandle, n: usize) -> Vec<u128> {
     let mut times = Vec::new();
     while times.len() < n {
         assert_eq!(soon(peer.line()).await, "PING");
         let at = handle.opened_at().elapsed().as_millis();
-        assert_eq!(at % 1000, 0, "to the tick");
+        assert_eq!(at % 1000, 0, "on time to the millisecond");
         times.push(at / 1000);
     }
     times
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_sends_nothing_beats_once_a_period() {
+async fn session_that_sends_nothing_sends_one_heartbeat_per_period() {
     let (session, peer, _task) = open(pings()).await;
     assert_eq!(times(&peer, &session, 4).await, [15, 30, 45, 60]);
     assert_eq!(session.stats().messages_out, 4);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_sent_takes_the_place_of_a_beat_and_what_is_received_does_not() {
+async fn sent_message_postpones_the_heartbeat_and_a_received_one_does_not() {
     let (session, peer, _task) = open(pings()).await;
     for _ in 0..10 {
         sleep(14 * SECOND).await;
         session.send("PING".to_owned()).await.unwrap();
     }
     peer.lines(10).await;
-    assert_eq!(peer.written(), 50, "ten lines of ours, and no beat");
+    assert_eq!(peer.written(), 50, "ten messages and no heartbeat");
     peer.send("hello\n");
     assert_eq!(times(&peer, &session, 2).await, [155, 170]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_of_any_kind_keeps_the_session_alive() {
-    let (session, peer, _task) = open(pings().with_answer_within(5 * SECOND)).await;
-    for beat in 1..=20 {
+async fn any_received_byte_answers_a_heartbeat() {
+    let (session, peer, _task) = open(pings().with_response_timeout(5 * SECOND)).await;
+    for n in 1..=20 {
         assert_eq!(soon(peer.line()).await, "PING");
-        match beat % 3 {
-            0 => peer.send("x"), // bytes, if only of a frame
+        match n % 3 {
+            0 => peer.send("x"), // an incomplete frame is enough
             1 => peer.send("\n"),
             _ => {
                 sleep(5 * SECOND - Duration::from_millis(1)).await;
@@ -126,12 +127,12 @@ async fn an_answer_of_any_kind_keeps_the_session_alive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_beat_without_an_answer_closes_the_session() {
-    let (_session, peer, task) = open(pings().with_answer_within(5 * SECOND)).await;
+async fn unanswered_heartbeat_closes_the_session() {
+    let (_session, peer, task) = open(pings().with_response_timeout(5 * SECOND)).await;
     soon(peer.line()).await;
     peer.send("an answer\n");
     sleep(14 * SECOND).await;
-    peer.send("what comes before a beat is no answer to it\n");
+    peer.send("not an answer: it comes before the heartbeat\n");
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.reason, CloseReason::HeartbeatMissed);
     assert_eq!(closed.lifetime, 35 * SECOND);
@@ -140,8 +141,8 @@ async fn a_beat_without_an_answer_closes_the_session() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_several_beats_without_an_answer_the_first_counts() {
-    let (_session, _peer, task) = open(pings().with_answer_within(40 * SECOND)).await;
+async fn answer_timeout_counts_from_the_first_unanswered_heartbeat() {
+    let (_session, _peer, task) = open(pings().with_response_timeout(40 * SECOND)).await;
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.reason, CloseReason::HeartbeatMissed);
     assert_eq!(closed.lifetime, 55 * SECOND);
@@ -149,30 +150,28 @@ async fn of_several_beats_without_an_answer_the_first_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_time_for_it_no_answer_is_needed() {
+async fn without_an_answer_timeout_no_answer_is_required() {
     let (session, _peer, _task) = open(pings()).await;
     sleep(100_000 * SECOND).await;
     assert!(!session.is_closing());
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_we_do_not_read_no_answer_is_late() {
+async fn answer_timeout_pauses_while_the_session_does_not_read() {
     let (transport, peer) = stream::pair();
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()).with_max_frame(16))
-        .layer(pings().with_answer_within(5 * SECOND))
+        .layer(pings().with_response_timeout(5 * SECOND))
         .layer(SessionLayer::new())
         .service_fn(handle);
-    let connection = Connection::new(transport);
-    let session = connection.handle().clone();
-    let task = tokio::spawn(stack.oneshot(connection));
-    // as much behind it as is read ahead, so that an answer would not be seen
+    let (session, task) = run(transport, stack);
+    // These messages fill the read-ahead limit, so that an answer cannot be read.
     peer.send("sleep 100\nand\nmore\nbehind\n");
     idle().await;
     assert_eq!(session.silent_since(), None);
     sleep(99 * SECOND).await;
     assert!(!session.is_closing());
-    // its beats go on meanwhile; silence counts from when we read again
+    // Heartbeats are still sent. The answer timeout counts from the time reading resumes.
     let closed = soon(task).await.unwrap().unwrap();
     assert_eq!(closed.reason, CloseReason::HeartbeatMissed);
     assert_eq!(closed.lifetime, 105 * SECOND);
@@ -180,28 +179,32 @@ async fn while_we_do_not_read_no_answer_is_late() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_does_not_read_gets_no_burst_of_beats() {
+async fn peer_that_does_not_read_gets_no_burst_of_heartbeats() {
     let (session, peer, _task) = open(pings()).await;
     peer.stall();
     sleep(100 * SECOND).await;
     assert!(session.stalled_since().is_some());
-    assert_eq!(session.queued(), 0, "none stands in line behind the first");
+    assert_eq!(session.queued(), 0, "no heartbeat is queued behind another");
     peer.take_all();
-    // the one that was under way, and then one a period after that
+    // The heartbeat that was being written, and the next ones a period after it.
     assert_eq!(times(&peer, &session, 3).await, [100, 115, 130]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_neither_reads_nor_sends_is_not_there() {
-    let (session, peer, task) = open(pings().with_answer_within(5 * SECOND)).await;
+async fn peer_that_neither_reads_nor_sends_is_closed() {
+    let (session, peer, task) = open(pings().with_response_timeout(5 * SECOND)).await;
     sleep(SECOND).await;
     peer.stall();
     session.try_send("never read".to_owned()).unwrap();
     tokio::spawn(async move {
         soon(session.closing()).await;
-        // or the close would wait for the flush until the drain deadline
         assert_eq!(session.opened_at().elapsed(), 20 * SECOND);
-        assert_eq!(session.stats().messages_out, 1, "no beat behind it");
+        assert_eq!(
+            session.stats().messages_out,
+            1,
+            "no heartbeat behind the message"
+        );
+        // Otherwise the close waits for the flush until the drain deadline.
         peer.take_all();
     });
     let closed = soon(task).await.unwrap();
@@ -209,20 +212,20 @@ async fn a_peer_that_neither_reads_nor_sends_is_not_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_reads_slowly_has_the_answer_time_from_the_last_progress_on() {
-    let (session, peer, task) = open(pings().with_answer_within(20 * SECOND)).await;
+async fn answer_timeout_counts_from_the_last_byte_that_a_slow_reader_takes() {
+    let (session, peer, task) = open(pings().with_response_timeout(20 * SECOND)).await;
     peer.stall();
     session.try_send("x".repeat(100)).unwrap();
-    // a beat is due, and skipped, a second before each byte that the peer takes
+    // A heartbeat is due one second before each byte that the peer takes. It is skipped.
     for _ in 0..5 {
         sleep(16 * SECOND).await;
         peer.take(1);
     }
     idle().await;
     assert!(!session.is_closing(), "{:?}", session.reason());
-    let begun = Instant::now();
+    let start = Instant::now();
     soon(session.closing()).await;
-    assert_eq!(begun.elapsed().as_secs(), 19, "20 s after the last byte");
+    assert_eq!(start.elapsed().as_secs(), 19, "20 s after the last byte");
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.reason, CloseReason::HeartbeatMissed);
 }
@@ -237,7 +240,7 @@ async fn pongs_take_no_permit_and_never_reach_the_handler() {
         .layer(CodecLayer::new(lines()))
         .layer(
             pings()
-                .with_answer_within(5 * SECOND)
+                .with_response_timeout(5 * SECOND)
                 .with_pong(|message: &String| message == "PONG"),
         )
         .layer(SessionLayer::new())
@@ -246,9 +249,7 @@ async fn pongs_take_no_permit_and_never_reach_the_handler() {
             request
         })
         .service(probe);
-    let connection = Connection::new(transport);
-    let session = connection.handle().clone();
-    let _task = tokio::spawn(stack.oneshot(connection));
+    let (session, _task) = run(transport, stack);
     for _ in 0..10 {
         soon(peer.line()).await;
         peer.send("PONG\n");
@@ -269,16 +270,14 @@ async fn pongs_take_no_permit_and_never_reach_the_handler() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pongs_are_taken_out_of_message_transports_too() {
+async fn pongs_are_removed_on_message_transports_too() {
     let (transport, peer) = units::pair(Framing::Messages);
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
         .layer(pings().with_pong(|message: &String| message == "PONG"))
         .layer(SessionLayer::new())
         .service_fn(echo);
-    let connection = Connection::new(transport);
-    let session = connection.handle().clone();
-    let _task = tokio::spawn(stack.oneshot(connection));
+    let (session, _task) = run(transport, stack);
     for message in ["PONG\n", "one\n", "PONG", "two"] {
         peer.send(message);
     }
@@ -289,20 +288,20 @@ async fn pongs_are_taken_out_of_message_transports_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_beat_may_have_nothing_to_say() {
+async fn heartbeat_may_be_skipped_by_its_closure() {
     let (transport, peer) = stream::pair();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&asked);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
         .layer(
-            HeartbeatLayer::new_if(15 * SECOND, move |session| {
+            HeartbeatLayer::optional(15 * SECOND, move |session| {
                 let n = count.fetch_add(1, SeqCst) + 1;
                 n.is_multiple_of(3)
-                    .then(|| format!("{n}. of {}", session.id()))
+                    .then(|| format!("ping {n} of {}", session.id()))
             })
             .with_jitter(0.0)
-            .with_answer_within(SECOND),
+            .with_response_timeout(SECOND),
         )
         .layer(SessionLayer::new())
         .service_fn(echo);
@@ -310,21 +309,28 @@ async fn a_beat_may_have_nothing_to_say() {
     let id = connection.handle().id();
     let closed = soon(stack.oneshot(connection)).await.unwrap();
     assert_eq!(closed.reason, CloseReason::HeartbeatMissed);
-    assert_eq!(closed.lifetime, 46 * SECOND, "no beat, no answer");
-    assert_eq!(asked.load(SeqCst), 3);
-    assert_eq!(peer.output(), format!("3. of {id}\n"));
+    assert_eq!(
+        closed.lifetime,
+        46 * SECOND,
+        "a skipped heartbeat needs no answer"
+    );
+    assert_eq!(calls.load(SeqCst), 3);
+    assert_eq!(peer.output(), format!("ping 3 of {id}\n"));
 }
 
-/// A byte stream with a ping of its own, answered as its peer likes.
+/// A byte stream with a built-in ping.
 #[derive(Debug)]
-struct Pinging {
+struct PingTransport {
     inner: stream::Stream,
+    /// Times of the pings.
     pings: Arc<Mutex<Vec<Instant>>>,
+    /// Number of pings that are answered.
     answers: usize,
+    /// Number of pongs to receive.
     pongs: usize,
 }
 
-impl Transport for Pinging {
+impl Transport for PingTransport {
     fn framing(&self) -> Framing {
         self.inner.framing()
     }
@@ -369,10 +375,10 @@ impl Transport for Pinging {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_transports_own_ping_beats_and_its_pong_is_an_answer() {
+async fn ping_of_the_transport_is_the_heartbeat_and_its_pong_the_answer() {
     let pings: Arc<Mutex<Vec<Instant>>> = Arc::default();
     let (inner, peer) = stream::pair();
-    let transport = Pinging {
+    let transport = PingTransport {
         inner,
         pings: Arc::clone(&pings),
         answers: 3,
@@ -383,7 +389,7 @@ async fn a_transports_own_ping_beats_and_its_pong_is_an_answer() {
         .layer(
             HeartbeatLayer::ping(15 * SECOND)
                 .with_jitter(0.0)
-                .with_answer_within(5 * SECOND),
+                .with_response_timeout(5 * SECOND),
         )
         .layer(SessionLayer::new())
         .service_fn(echo);
@@ -399,57 +405,56 @@ async fn a_transports_own_ping_beats_and_its_pong_is_an_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_transport_without_a_ping_is_left_alone() {
+async fn transport_without_a_ping_has_no_heartbeat_and_no_timeout() {
     let (transport, peer) = stream::pair();
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
-        .layer(HeartbeatLayer::ping(15 * SECOND).with_answer_within(5 * SECOND))
+        .layer(HeartbeatLayer::ping(15 * SECOND).with_response_timeout(5 * SECOND))
         .layer(SessionLayer::new())
         .service_fn(echo);
-    let connection = Connection::new(transport);
-    let session = connection.handle().clone();
-    let _task = tokio::spawn(stack.oneshot(connection));
+    let (session, _task) = run(transport, stack);
     sleep(1000 * SECOND).await;
     assert!(!session.has_ping() && !session.is_closing());
     assert_eq!(peer.output(), "");
 }
 
 #[tokio::test(start_paused = true)]
-async fn there_are_no_beats_while_the_session_closes() {
+async fn no_heartbeat_is_sent_while_the_session_closes() {
     let (session, peer, task) = open(pings()).await;
     peer.send("sleep 100\n");
     sleep(10 * SECOND).await;
-    session.close_within(CloseReason::Local, 50 * SECOND);
+    session.close_with(Close::new(CloseReason::Local).with_deadline(50 * SECOND));
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.lifetime, 60 * SECOND);
     assert_eq!(peer.output(), "");
 }
 
 #[tokio::test(start_paused = true)]
-async fn periods_of_no_time_and_of_endless_time_are_harmless() {
+async fn zero_and_maximum_periods_are_valid() {
     let layer = HeartbeatLayer::new(Duration::ZERO, |_session| "PING".to_owned());
     let (transport, peer) = stream::pair();
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
-        .layer(layer.with_answer_within(Duration::MAX))
+        .layer(layer.with_response_timeout(Duration::MAX))
         .layer(SessionLayer::new())
         .service_fn(echo);
     let task = tokio::spawn(stack.oneshot(Connection::new(transport)));
     sleep(Duration::from_millis(100)).await;
-    assert!((90..=101).contains(&(peer.written() / 5)), "one a tick");
+    assert!(
+        (90..=101).contains(&(peer.written() / 5)),
+        "one heartbeat per millisecond"
+    );
     task.abort();
 
-    for endless in [Duration::MAX, Duration::from_secs(u64::MAX / 4)] {
+    for maximum in [Duration::MAX, Duration::from_secs(u64::MAX / 4)] {
         let (transport, peer) = stream::pair();
-        let layer = HeartbeatLayer::new(endless, |_session| "PING".to_owned());
+        let layer = HeartbeatLayer::new(maximum, |_session| "PING".to_owned());
         let stack = ServiceBuilder::new()
             .layer(CodecLayer::new(lines()))
-            .layer(layer.with_answer_within(endless))
+            .layer(layer.with_response_timeout(maximum))
             .layer(SessionLayer::new())
             .service_fn(echo);
-        let connection = Connection::new(transport);
-        let session = connection.handle().clone();
-        let _task = tokio::spawn(stack.oneshot(connection));
+        let (session, _task) = run(transport, stack);
         sleep(1_000_000 * SECOND).await;
         assert!(!session.is_closing());
         assert_eq!(peer.output(), "");

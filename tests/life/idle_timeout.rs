@@ -1,5 +1,6 @@
-//! Sessions in which nothing moves.
+//! `IdleTimeoutLayer`: sessions without traffic are closed.
 
+use getty::hooks::HandleExt;
 use std::{
     sync::{Arc, Mutex},
     time::Duration,
@@ -17,9 +18,10 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use crate::support::{Answer, echo, idle, lines, soon, stream};
-
-const SECOND: Duration = Duration::from_secs(1);
+use crate::{
+    kit::{SECOND, run, run_session},
+    support::{Answer, echo, idle, lines, soon, stream},
+};
 
 type Open = (ConnectionHandle, stream::Peer, JoinHandle<Closed>);
 
@@ -30,25 +32,21 @@ fn open(layer: IdleTimeoutLayer) -> Open {
         .layer(CodecLayer::new(lines()).with_max_frame(64))
         .layer(SessionLayer::new().with_write_timeout(None))
         .service_fn(handle);
-    let connection = Connection::new(transport);
-    let handle = connection.handle().clone();
-    let task = tokio::spawn(async { stack.oneshot(connection).await.unwrap() });
+    let (handle, task) = run_session(transport, stack);
     (handle, peer, task)
 }
 
-/// Answers at once, after a number of seconds, after blocking the thread for as long, or not at
-/// all.
+/// Echoes the message. `sleep N` is echoed after N seconds, `block N` after blocking the
+/// thread for N seconds. `no answer` gets no reply.
 async fn handle(request: Request<String>) -> Answer {
     let message = request.message();
     if let Some(seconds) = message.strip_prefix("sleep ") {
         sleep(Duration::from_secs(seconds.parse()?)).await;
     }
     if let Some(seconds) = message.strip_prefix("block ") {
-        let moved = Box::pin(advance(seconds.parse::<u32>()? * SECOND)).now_or_never();
-        assert!(
-            moved.is_none(),
-            "the clock has moved, and the rest is a yield"
-        );
+        // The first poll of `advance` moves the clock. Then it yields, which is not needed here.
+        let advanced = Box::pin(advance(seconds.parse::<u32>()? * SECOND)).now_or_never();
+        assert!(advanced.is_none(), "the first poll yields");
     }
     if message == "no answer" {
         return Ok(None);
@@ -64,29 +62,30 @@ async fn closes_after((_handle, peer, task): Open, seconds: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_in_which_nothing_ever_moves_is_closed() {
+async fn session_without_any_traffic_is_closed() {
     for layer in [
         IdleTimeoutLayer::new(60 * SECOND),
-        IdleTimeoutLayer::all(60 * SECOND),
-        IdleTimeoutLayer::read(60 * SECOND),
-        IdleTimeoutLayer::write(60 * SECOND),
-        IdleTimeoutLayer::active(60 * SECOND),
+        IdleTimeoutLayer::any_traffic(60 * SECOND),
+        IdleTimeoutLayer::new(60 * SECOND),
+        IdleTimeoutLayer::outbound(60 * SECOND),
+        IdleTimeoutLayer::activity(60 * SECOND),
     ] {
         closes_after(open(layer), 60).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_kind_looks_at_what_it_is_named_after() {
-    // received without an answer at 50, answered at 80, a piece of a message at 100, touched at 120
-    let last = [
-        (IdleTimeoutLayer::all(60 * SECOND), 160),
-        (IdleTimeoutLayer::read(60 * SECOND), 160),
-        (IdleTimeoutLayer::write(60 * SECOND), 60),
-        (IdleTimeoutLayer::write(90 * SECOND), 170),
-        (IdleTimeoutLayer::active(60 * SECOND), 180),
+async fn each_kind_of_timeout_observes_its_own_activity() {
+    // Second 50: a message without a reply. 80: a message with a reply. 100: an incomplete
+    // message. 120: a call of `touch`.
+    let expected_ends = [
+        (IdleTimeoutLayer::any_traffic(60 * SECOND), 160),
+        (IdleTimeoutLayer::new(60 * SECOND), 160),
+        (IdleTimeoutLayer::outbound(60 * SECOND), 60),
+        (IdleTimeoutLayer::outbound(90 * SECOND), 170),
+        (IdleTimeoutLayer::activity(60 * SECOND), 180),
     ];
-    for (layer, end) in last {
+    for (layer, end) in expected_ends {
         let session = open(layer);
         let (handle, peer) = (session.0.clone(), session.1.clone());
         tokio::spawn(async move {
@@ -104,8 +103,8 @@ async fn each_kind_looks_at_what_it_is_named_after() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn slow_is_not_idle() {
-    let (handle, peer, _task) = open(IdleTimeoutLayer::read(60 * SECOND));
+async fn slow_peer_is_not_idle() {
+    let (handle, peer, _task) = open(IdleTimeoutLayer::new(60 * SECOND));
     for byte in "one long message\n".chars() {
         sleep(59 * SECOND).await;
         peer.send(byte.to_string());
@@ -114,7 +113,7 @@ async fn slow_is_not_idle() {
     assert_eq!(peer.output(), "one long message\n");
 
     peer.stall();
-    let (handle_2, peer_2, _task_2) = open(IdleTimeoutLayer::write(60 * SECOND));
+    let (handle_2, peer_2, _task_2) = open(IdleTimeoutLayer::outbound(60 * SECOND));
     peer_2.send("slowly read\n");
     idle().await;
     peer_2.stall();
@@ -125,20 +124,20 @@ async fn slow_is_not_idle() {
         idle().await;
     }
     assert!(!handle_2.is_closing());
-    assert!(handle.is_closing(), "that one was idle meanwhile");
+    assert!(handle.is_closing(), "the first session received nothing");
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_we_do_not_read_the_peer_is_not_idle() {
+async fn peer_is_not_idle_while_the_session_does_not_read() {
     for layer in [
-        IdleTimeoutLayer::all(60 * SECOND),
-        IdleTimeoutLayer::read(60 * SECOND),
-        IdleTimeoutLayer::active(60 * SECOND),
+        IdleTimeoutLayer::any_traffic(60 * SECOND),
+        IdleTimeoutLayer::new(60 * SECOND),
+        IdleTimeoutLayer::activity(60 * SECOND),
     ] {
         let session = open(layer);
-        // more behind it than is read ahead
-        let behind = "no answer\n".repeat(20);
-        session.1.send(format!("sleep 200\n{behind}"));
+        // More than the read-ahead limit, so that the session stops reading.
+        let more = "no answer\n".repeat(20);
+        session.1.send(format!("sleep 200\n{more}"));
         sleep(199 * SECOND).await;
         assert_eq!(session.0.silent_since(), None);
         assert_eq!(session.0.reading_since(), None);
@@ -148,48 +147,50 @@ async fn while_we_do_not_read_the_peer_is_not_idle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_waits_for_its_answer_is_not_idle() {
+async fn peer_that_waits_for_its_reply_is_not_idle() {
     for layer in [
-        IdleTimeoutLayer::all(60 * SECOND),
-        IdleTimeoutLayer::read(60 * SECOND),
-        IdleTimeoutLayer::active(60 * SECOND),
+        IdleTimeoutLayer::any_traffic(60 * SECOND),
+        IdleTimeoutLayer::new(60 * SECOND),
+        IdleTimeoutLayer::activity(60 * SECOND),
     ] {
         let session = open(layer);
         session.1.send("sleep 90\n");
         sleep(89 * SECOND).await;
-        assert!(session.0.reading_since().is_some(), "it is read ahead");
+        assert!(session.0.reading_since().is_some(), "it reads ahead");
         assert_eq!(session.0.in_flight(), 1);
         assert!(!session.0.is_closing());
         sleep(60 * SECOND).await;
         assert!(
             !session.0.is_closing(),
-            "it has had its answer for less than the time"
+            "the reply was sent less than the timeout ago"
         );
         closes_after(session, 150).await;
     }
 }
 
+/// The clock jumps within one poll, as it does when a handler blocks
+/// (design.md: When is a peer idle whose handler blocks the thread?).
 #[tokio::test(start_paused = true)]
-async fn a_session_whose_handler_blocks_its_thread_is_not_idle() {
+async fn session_whose_handler_blocks_the_thread_is_not_idle() {
     for layer in [
-        IdleTimeoutLayer::all(60 * SECOND),
-        IdleTimeoutLayer::read(60 * SECOND),
-        IdleTimeoutLayer::write(60 * SECOND),
-        IdleTimeoutLayer::active(60 * SECOND),
+        IdleTimeoutLayer::any_traffic(60 * SECOND),
+        IdleTimeoutLayer::new(60 * SECOND),
+        IdleTimeoutLayer::outbound(60 * SECOND),
+        IdleTimeoutLayer::activity(60 * SECOND),
     ] {
         let session = open(layer);
         idle().await;
         session.1.send("block 90\n");
         idle().await;
         assert_eq!(session.1.output(), "block 90\n");
-        assert!(!session.0.is_closing(), "its peer has the answer only now");
+        assert!(!session.0.is_closing(), "the reply was sent just now");
         closes_after(session, 150).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_received_nothing_is_idle_however_late_that_is_seen() {
-    let (handle, _peer, task) = open(IdleTimeoutLayer::read(60 * SECOND));
+async fn session_that_received_nothing_is_idle_even_if_it_is_polled_late() {
+    let (handle, _peer, task) = open(IdleTimeoutLayer::new(60 * SECOND));
     idle().await;
     advance(90 * SECOND).await;
     assert_eq!(soon(task).await.unwrap().reason, CloseReason::IdleTimeout);
@@ -197,26 +198,26 @@ async fn a_session_that_received_nothing_is_idle_however_late_that_is_seen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_waits_to_open_is_not_silent_yet() {
+async fn time_before_the_session_opens_does_not_count() {
     let (transport, peer) = stream::pair();
     let stack = ServiceBuilder::new()
-        .layer(IdleTimeoutLayer::read(60 * SECOND))
+        .layer(IdleTimeoutLayer::new(60 * SECOND))
         .layer(CodecLayer::new(lines()))
         .layer(SessionLayer::new())
         .service_fn(echo);
     let connection = Connection::new(transport);
     let handle = connection.handle().clone();
-    let hold = handle.hold();
+    let open_guard = handle.delay_open();
     sleep(100 * SECOND).await;
     let task = tokio::spawn(async { stack.oneshot(connection).await.unwrap() });
     sleep(100 * SECOND).await;
-    drop(hold);
+    drop(open_guard);
     closes_after((handle, peer, task), 260).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_the_peers_end_a_handler_may_take_its_time() {
-    let (_handle, peer, task) = open(IdleTimeoutLayer::read(60 * SECOND));
+async fn handler_may_continue_after_the_peer_has_finished() {
+    let (_handle, peer, task) = open(IdleTimeoutLayer::new(60 * SECOND));
     peer.send("sleep 500\n");
     peer.finish();
     let closed = soon(task).await.unwrap();
@@ -225,14 +226,14 @@ async fn after_the_peers_end_a_handler_may_take_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hook_is_told_once_a_time_and_closes_nothing() {
+async fn hook_runs_once_per_period_and_does_not_close_the_session() {
     let (transport, peer) = stream::pair();
-    let told: Arc<Mutex<Vec<_>>> = Arc::default();
-    let log = Arc::clone(&told);
+    let calls: Arc<Mutex<Vec<_>>> = Arc::default();
+    let log = Arc::clone(&calls);
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
         .layer(
-            IdleTimeoutLayer::read(60 * SECOND).with_hook(move |session, idle| {
+            IdleTimeoutLayer::new(60 * SECOND).with_hook(move |session, idle| {
                 let now = session.opened_at().elapsed().as_secs();
                 let since = (idle.since - session.opened_at()).as_secs();
                 log.lock().unwrap().push((now, since, idle.nth));
@@ -241,14 +242,12 @@ async fn a_hook_is_told_once_a_time_and_closes_nothing() {
         )
         .layer(SessionLayer::new())
         .service_fn(echo);
-    let connection = Connection::new(transport);
-    let handle = connection.handle().clone();
-    let _task = tokio::spawn(stack.oneshot(connection));
+    let (handle, _task) = run(transport, stack);
     sleep(185 * SECOND).await;
     peer.send("yes\n");
     sleep(130 * SECOND).await;
     assert_eq!(
-        *told.lock().unwrap(),
+        *calls.lock().unwrap(),
         [
             (60, 0, 1),
             (120, 0, 2),
@@ -265,17 +264,17 @@ async fn a_hook_is_told_once_a_time_and_closes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hook_may_close_the_session_and_is_not_called_again() {
+async fn hook_may_close_the_session_and_is_not_called_again() {
     let (transport, _peer) = stream::pair();
-    let told = Arc::new(Mutex::new(0));
-    let count = Arc::clone(&told);
+    let calls = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&calls);
     let hook = move |session: &Session<String>, _| {
         *count.lock().unwrap() += 1;
         session.close_with(CloseReason::IdleTimeout);
     };
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
-        .layer(IdleTimeoutLayer::all(60 * SECOND).with_hook(hook))
+        .layer(IdleTimeoutLayer::any_traffic(60 * SECOND).with_hook(hook))
         .layer(SessionLayer::new())
         .service_fn(echo);
     let closed = soon(stack.oneshot(Connection::new(transport)))
@@ -283,17 +282,17 @@ async fn a_hook_may_close_the_session_and_is_not_called_again() {
         .unwrap();
     assert_eq!(closed.reason, CloseReason::IdleTimeout);
     assert_eq!(closed.lifetime, 60 * SECOND);
-    assert_eq!(*told.lock().unwrap(), 1);
-    assert_eq!(Arc::strong_count(&told), 1, "nothing is left of the hook");
+    assert_eq!(*calls.lock().unwrap(), 1);
+    assert_eq!(Arc::strong_count(&calls), 1, "the hook is dropped");
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_time_closes_at_once_and_endless_time_never() {
-    let (_handle, _peer, task) = open(IdleTimeoutLayer::all(Duration::ZERO));
+async fn zero_timeout_closes_at_once_and_the_maximum_never() {
+    let (_handle, _peer, task) = open(IdleTimeoutLayer::any_traffic(Duration::ZERO));
     assert!(soon(task).await.unwrap().lifetime <= Duration::from_millis(2));
 
-    for endless in [Duration::MAX, Duration::from_secs(u64::MAX / 4)] {
-        let (handle, _peer, _task) = open(IdleTimeoutLayer::all(endless));
+    for maximum in [Duration::MAX, Duration::from_secs(u64::MAX / 4)] {
+        let (handle, _peer, _task) = open(IdleTimeoutLayer::any_traffic(maximum));
         sleep(1_000_000 * SECOND).await;
         assert!(handle.is_open() && !handle.is_closing());
     }

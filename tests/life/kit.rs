@@ -1,20 +1,49 @@
-//! What several of these tests need.
+//! Shared helpers: one second, and a connection that runs in a task.
+
+use std::{future::Future, time::Duration};
 
 use getty::{BoxError, Closed, Connection, ConnectionHandle, Pipeline};
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
-/// How a connection ended.
-pub(crate) type Ended = JoinHandle<Result<Closed, BoxError>>;
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// Runs one connection over `transport` through `stack`, on a task of its own.
-pub(crate) fn run<T, S>(transport: T, stack: S) -> (ConnectionHandle, Ended)
+/// Calls `stack` with a connection over `transport`, in a new task.
+pub(crate) fn run<T, S>(
+    transport: T,
+    stack: S,
+) -> (ConnectionHandle, JoinHandle<Result<Closed, BoxError>>)
+where
+    T: Send + 'static,
+    S: Pipeline<T>,
+{
+    let (handle, call) = call(transport, stack);
+    (handle, tokio::spawn(call))
+}
+
+/// Like [`run`], for a stack that must not refuse the connection.
+pub(crate) fn run_session<T, S>(transport: T, stack: S) -> (ConnectionHandle, JoinHandle<Closed>)
+where
+    T: Send + 'static,
+    S: Pipeline<T>,
+{
+    let (handle, call) = call(transport, stack);
+    (handle, tokio::spawn(async { call.await.unwrap() }))
+}
+
+fn call<T, S>(
+    transport: T,
+    stack: S,
+) -> (
+    ConnectionHandle,
+    impl Future<Output = Result<Closed, BoxError>> + Send + 'static,
+)
 where
     T: Send + 'static,
     S: Pipeline<T>,
 {
     let connection = Connection::new(transport);
     let handle = connection.handle().clone();
-    let task = tokio::spawn(async move { stack.oneshot(connection).await.map_err(Into::into) });
-    (handle, task)
+    let call = async move { stack.oneshot(connection).await.map_err(Into::into) };
+    (handle, call)
 }

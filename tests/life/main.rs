@@ -1,16 +1,17 @@
-//! The life of a session: the layers around it, through the public API and the real session loop, with the clock paused.
+//! Tests of the layers around a session. They use the public API, the real session loop and a
+//! paused clock.
 
 mod access;
-mod active;
+mod activity;
 mod catch_panic;
 mod close_callback;
-mod cron;
 mod end_log;
 mod handshake_timeout;
 mod heartbeat;
 mod idle_timeout;
+mod interval;
 mod kit;
-mod lifetime;
+mod max_age;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod on_open;
@@ -23,7 +24,7 @@ mod spawn;
 #[path = "../contracts/support/mod.rs"]
 #[allow(
     dead_code,
-    reason = "the contracts' tests use more of it than these do"
+    reason = "the tests in `contracts` use more of these helpers"
 )]
 mod support;
 mod trace;

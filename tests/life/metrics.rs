@@ -1,6 +1,6 @@
-//! Metrics of sessions: read off now and then, complete at the end.
+//! `MetricsLayer`: the counters of a session are published periodically and at the close.
 
-#[path = "../../layers/src/metrics/record.rs"]
+#[path = "../../layers/src/testing/metrics.rs"]
 mod record;
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[tokio::test(start_paused = true)]
-async fn sessions_are_read_every_ten_seconds_and_at_their_end() {
+async fn session_counters_are_published_every_ten_seconds_and_at_the_close() {
     let sums = Sums::default();
     let _guard = metrics::set_default_local_recorder(&sums);
     let get = |metric| sums.get(&format!("getty_{metric}")).unwrap_or(0.0);
@@ -45,7 +45,7 @@ async fn sessions_are_read_every_ten_seconds_and_at_their_end() {
     sleep(Duration::from_secs(9)).await;
     assert_eq!(get("messages_in_flight"), 0.0);
     assert!((get("message_latency_seconds") - 2.0).abs() < 0.01);
-    assert_eq!(get("received_bytes_total"), 0.0, "not yet looked at");
+    assert_eq!(get("received_bytes_total"), 0.0, "not published yet");
     sleep(Duration::from_secs(1)).await;
     assert_eq!(get("received_bytes_total"), 12.0);
     assert_eq!(get("sent_bytes_total"), 12.0);

@@ -1,4 +1,5 @@
-//! Open hooks: before anything is read, in the connection's task, with the power to refuse.
+//! `OnOpenLayer`: hooks run in the connection's task before anything is read, and may refuse
+//! the connection.
 
 use std::{
     sync::{Arc, Mutex},
@@ -17,7 +18,7 @@ use crate::{
 };
 
 #[tokio::test(start_paused = true)]
-async fn a_greeting_may_be_waited_for_and_nothing_is_read_before() {
+async fn hook_may_await_its_greeting_and_nothing_is_read_before() {
     let (transport, peer) = stream::pair();
     let order = Arc::new(Mutex::new(Vec::new()));
     let (hooks, handlers) = (order.clone(), order.clone());
@@ -48,7 +49,7 @@ async fn a_greeting_may_be_waited_for_and_nothing_is_read_before() {
     assert_eq!(
         peer.unread(),
         6,
-        "not read while the greeting is on its way"
+        "nothing is read before the greeting is flushed"
     );
     assert!(!handle.is_open());
     peer.release_flush();
@@ -63,7 +64,7 @@ async fn a_greeting_may_be_waited_for_and_nothing_is_read_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_refuses_the_connection_once_what_was_sent_is_flushed() {
+async fn error_refuses_the_connection_after_a_flush() {
     let (transport, peer) = stream::pair();
     peer.send("never read\n");
     let (handle, task) = run(
@@ -73,14 +74,16 @@ async fn an_error_refuses_the_connection_once_what_was_sent_is_flushed() {
             .layer(OnOpenLayer::new(|session| async move {
                 session.try_send("554 go away".to_owned())?;
                 tokio::task::yield_now().await;
-                Err::<(), BoxError>("on the list".into())
+                Err::<(), BoxError>("on the deny list".into())
             }))
             .layer(SessionLayer::new())
-            .service_fn(|_: Request<String>| async { Answer::Err("called".into()) }),
+            .service_fn(|_: Request<String>| async {
+                Answer::Err("the handler was called".into())
+            }),
     );
     let closed = soon(task).await.unwrap().unwrap();
     assert_eq!(closed.reason, CloseReason::Refused);
-    assert_eq!(closed.source.unwrap().to_string(), "on the list");
+    assert_eq!(closed.source.unwrap().to_string(), "on the deny list");
     assert_eq!(peer.output(), "554 go away\n");
     assert!(peer.is_shut());
     assert!(handle.is_closed() && !handle.is_open());
@@ -88,7 +91,7 @@ async fn an_error_refuses_the_connection_once_what_was_sent_is_flushed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_ends_the_connection_with_its_message() {
+async fn panic_of_a_hook_closes_the_connection_with_its_message() {
     let (transport, peer) = stream::pair();
     let (_, task) = run(
         transport,
@@ -113,9 +116,9 @@ async fn a_panic_ends_the_connection_with_its_message() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hook_that_never_ends_ends_with_the_connection() {
-    let held = Arc::new(());
-    let captured = held.clone();
+async fn pending_hook_is_dropped_when_the_connection_closes() {
+    let resource = Arc::new(());
+    let captured = resource.clone();
     let (transport, peer) = stream::pair();
     let (handle, task) = run(
         transport,
@@ -136,19 +139,19 @@ async fn a_hook_that_never_ends_ends_with_the_connection() {
     assert_eq!(soon(peer.line()).await, "wait");
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert!(!handle.is_closing());
-    let asked = Instant::now();
+    let start = Instant::now();
     handle.close_with(CloseReason::HandshakeTimeout);
     let closed = soon(task).await.unwrap().unwrap();
     assert_eq!(closed.reason, CloseReason::HandshakeTimeout);
     assert!(
-        asked.elapsed() < Duration::from_millis(10),
-        "nobody waits for it"
+        start.elapsed() < Duration::from_millis(10),
+        "the close does not wait for the hook"
     );
-    assert_eq!(Arc::strong_count(&held), 1);
+    assert_eq!(Arc::strong_count(&resource), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn several_hooks_run_beside_one_another_and_the_session_waits_for_all() {
+async fn hooks_run_concurrently_and_the_session_waits_for_all() {
     let (transport, peer) = stream::pair();
     let (first, second) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let wait = |notify: &Arc<Notify>, name: &'static str| {
@@ -156,7 +159,7 @@ async fn several_hooks_run_beside_one_another_and_the_session_waits_for_all() {
         OnOpenLayer::new(move |session| {
             let notify = notify.clone();
             async move {
-                session.feed(format!("{name} begins")).await?;
+                session.feed(format!("{name} starts")).await?;
                 notify.notified().await;
                 session.feed(format!("{name} ends")).await
             }
@@ -171,7 +174,7 @@ async fn several_hooks_run_beside_one_another_and_the_session_waits_for_all() {
             .layer(SessionLayer::new())
             .service_fn(echo),
     );
-    assert_eq!(soon(peer.lines(2)).await, ["outer begins", "inner begins"]);
+    assert_eq!(soon(peer.lines(2)).await, ["outer starts", "inner starts"]);
     second.notify_one();
     assert_eq!(soon(peer.line()).await, "inner ends");
     idle().await;
@@ -183,7 +186,7 @@ async fn several_hooks_run_beside_one_another_and_the_session_waits_for_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_hook_holds_up_neither_accepting_nor_others() {
+async fn slow_hook_delays_neither_accept_nor_other_sessions() {
     let (listener, dialer) = listener::memory();
     let (gate, open) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (waits, opens) = (gate.clone(), open.clone());
@@ -203,7 +206,8 @@ async fn a_slow_hook_holds_up_neither_accepting_nor_others() {
         .layer(SessionLayer::new())
         .service_fn(echo);
     let server = tokio::spawn(getty::serve(listener, app).into_future());
-    // ids are handed out to all tests of this process, so that which one is slow is not known
+    // Session ids are shared by all tests of this process. So half of these sessions are slow, but
+    // it is not known which.
     let peers: Vec<_> = (0..8).map(|_| dialer.dial()).collect();
     idle().await;
     assert_eq!(dialer.backlog(), 0);

@@ -1,4 +1,5 @@
-//! Connections a peer: counted from the call until the transport is gone.
+//! `PeerLimitLayer`: counts the connections of each peer, from the call until the transport is
+//! dropped.
 
 use std::{future::pending, net::IpAddr};
 
@@ -17,14 +18,14 @@ use crate::support::{
 
 type Stack = BoxCloneService<Connection<Stream>, Closed, BoxError>;
 type Task = tokio::task::JoinHandle<Result<Closed, BoxError>>;
-/// One way to end a session.
+/// An action that ends a session.
 type End = fn(&Task, &Peer);
 
 fn peer() -> IpAddr {
     "192.0.2.1".parse().unwrap()
 }
 
-/// One more connection of the same peer.
+/// Adds a connection from the same peer.
 fn connect(stack: &Stack) -> (Task, Peer) {
     let (transport, end) = stream::pair();
     let peer = Address::Ip((peer(), 4096).into());
@@ -35,14 +36,14 @@ fn connect(stack: &Stack) -> (Task, Peer) {
 
 async fn shaky(request: Request<String>) -> Answer {
     match request.message().as_str() {
-        "panic" => panic!("told to"),
-        "fail" => Err("told to".into()),
+        "panic" => panic!("a bad handler"),
+        "fail" => Err("out of order".into()),
         _ => echo(request).await,
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_end_of_a_session_gives_its_place_back() {
+async fn every_kind_of_close_decrements_the_count() {
     let limit = PeerLimitLayer::new(1);
     let stack = ServiceBuilder::new()
         .layer(limit.clone())
@@ -77,7 +78,7 @@ async fn every_end_of_a_session_gives_its_place_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_whose_session_is_not_open_yet_counts_and_one_that_drains_still_does() {
+async fn connections_count_before_the_open_and_while_they_drain() {
     let limit = PeerLimitLayer::new(2);
     let make = service_fn(|_: Session<String>| async {
         pending::<()>().await;
@@ -110,7 +111,7 @@ async fn one_whose_session_is_not_open_yet_counts_and_one_that_drains_still_does
     opening.abort();
     assert!(soon(opening).await.unwrap_err().is_cancelled());
     assert_eq!(limit.connections(peer()), 1);
-    // until the drain deadline
+    // The session drains until the drain deadline.
     let closed = soon(draining).await.unwrap().unwrap();
     assert_eq!(closed.reason, CloseReason::Local);
     assert_eq!(limit.connections(peer()), 0);

@@ -1,4 +1,5 @@
-//! tower's rate limit as each session's own, through `SessionLayer::per_session`.
+//! tower's rate limit with a separate limit for each session, through
+//! `SessionLayer::per_session`.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::support::{
 
 type Stack = BoxCloneService<Connection<Stream>, Closed, BoxError>;
 
-/// Three messages every ten seconds a session.
+/// Returns a stack that handles three messages per session and ten seconds.
 fn stack(registry: &Registry<Session<String>>) -> Stack {
     let make = service_fn(|_: Session<String>| async {
         let stack = ServiceBuilder::new()
@@ -34,7 +35,7 @@ fn stack(registry: &Registry<Session<String>>) -> Stack {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_session_is_paced_by_itself_and_keeps_its_order() {
+async fn each_session_has_a_separate_limit_and_keeps_its_order() {
     let stack = stack(&Registry::new());
     let (busy, busy_end) = stream::pair();
     let (other, other_end) = stream::pair();
@@ -47,7 +48,7 @@ async fn each_session_is_paced_by_itself_and_keeps_its_order() {
         assert_eq!(soon(busy_end.line()).await, n.to_string());
         assert_eq!(start.elapsed().as_secs(), n / 3 * 10);
         if n == 4 {
-            // in the midst of the other's wait
+            // While the first session waits for its limit.
             other_end.send("hello\n");
             assert_eq!(soon(other_end.line()).await, "hello");
             assert_eq!(start.elapsed().as_secs(), 10);
@@ -56,7 +57,7 @@ async fn each_session_is_paced_by_itself_and_keeps_its_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_waits_for_its_turn_still_sends_and_closes_at_once() {
+async fn session_that_waits_for_the_limit_still_sends_and_closes_at_once() {
     let registry = Registry::new();
     let stack = stack(&registry);
     let (transport, end) = stream::pair();
@@ -66,11 +67,11 @@ async fn a_session_that_waits_for_its_turn_still_sends_and_closes_at_once() {
     soon(end.lines(3)).await;
     idle().await;
     let session = registry.all().remove(0);
-    soon(session.send("news".to_owned())).await.unwrap();
-    assert_eq!(soon(end.line()).await, "news");
+    soon(session.send("push".to_owned())).await.unwrap();
+    assert_eq!(soon(end.line()).await, "push");
     session.close_with(CloseReason::Shutdown);
     let closed = soon(task).await.unwrap().unwrap();
     assert_eq!(closed.reason, CloseReason::Shutdown);
     assert_eq!(start.elapsed().as_secs(), 0);
-    assert_eq!(end.output(), "1\n2\n3\nnews\n");
+    assert_eq!(end.output(), "1\n2\n3\npush\n");
 }

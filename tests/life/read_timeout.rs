@@ -1,4 +1,4 @@
-//! A frame that is begun must be completed in time.
+//! `ReadTimeoutLayer`: once a frame has started, it must be complete in time.
 
 use std::time::Duration;
 
@@ -9,11 +9,12 @@ use getty::{
 use tokio::{task::JoinHandle, time::sleep};
 use tower::ServiceExt;
 
-use crate::support::{Answer, echo, idle, lines, soon, stream};
+use crate::{
+    kit::{SECOND, run_session},
+    support::{Answer, echo, idle, lines, soon, stream},
+};
 
-const SECOND: Duration = Duration::from_secs(1);
-
-/// Runs a session whose frames must be complete within `timeout`, and whose handlers sleep as long as they are told.
+/// Runs a session whose frames must be complete within `timeout`.
 fn open(timeout: Duration) -> (ConnectionHandle, stream::Peer, JoinHandle<Closed>) {
     let (transport, peer) = stream::pair();
     let stack = ServiceBuilder::new()
@@ -21,12 +22,11 @@ fn open(timeout: Duration) -> (ConnectionHandle, stream::Peer, JoinHandle<Closed
         .layer(CodecLayer::new(lines()))
         .layer(SessionLayer::new())
         .service_fn(handle);
-    let connection = Connection::new(transport);
-    let handle = connection.handle().clone();
-    let task = tokio::spawn(async { stack.oneshot(connection).await.unwrap() });
+    let (handle, task) = run_session(transport, stack);
     (handle, peer, task)
 }
 
+/// Echoes the message. `sleep N` is echoed after N seconds.
 async fn handle(request: Request<String>) -> Answer {
     if let Some(seconds) = request.message().strip_prefix("sleep ") {
         sleep(Duration::from_secs(seconds.parse()?)).await;
@@ -35,7 +35,7 @@ async fn handle(request: Request<String>) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frame_that_is_begun_and_not_completed_closes_the_session() {
+async fn incomplete_frame_closes_the_session() {
     let (_handle, peer, task) = open(10 * SECOND);
     sleep(25 * SECOND).await;
     peer.send("hal");
@@ -45,10 +45,12 @@ async fn a_frame_that_is_begun_and_not_completed_closes_the_session() {
     assert!(peer.is_shut());
 }
 
+/// A peer must not be able to keep a frame incomplete by sending slowly
+/// (design.md: Why does a received byte not restart the read timeout?).
 #[tokio::test(start_paused = true)]
-async fn a_byte_now_and_then_does_not_put_it_off() {
+async fn received_byte_does_not_restart_the_timeout() {
     let (_handle, peer, task) = open(10 * SECOND);
-    let dribble = async {
+    let send_slowly = async {
         loop {
             sleep(SECOND).await;
             peer.send("a");
@@ -56,17 +58,17 @@ async fn a_byte_now_and_then_does_not_put_it_off() {
     };
     let closed = tokio::select! {
         closed = soon(task) => closed.unwrap(),
-        () = dribble => unreachable!(),
+        () = send_slowly => unreachable!(),
     };
     assert_eq!(closed.reason, CloseReason::ReadTimeout);
     assert_eq!(closed.lifetime.as_secs(), 11);
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_frame_has_a_time_of_its_own() {
+async fn timeout_counts_for_each_frame_separately() {
     let (handle, peer, task) = open(10 * SECOND);
     for _ in 0..10 {
-        // each piece completes a frame and begins the next
+        // Each send completes a frame and starts the next.
         peer.send("st\nfir");
         sleep(9 * SECOND).await;
     }
@@ -76,7 +78,7 @@ async fn each_frame_has_a_time_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_between_frames_may_be_silent() {
+async fn peer_may_be_silent_between_frames() {
     let (handle, peer, _task) = open(10 * SECOND);
     for _ in 0..5 {
         peer.send("whole\n");
@@ -87,7 +89,7 @@ async fn a_peer_between_frames_may_be_silent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_a_handler_works_a_frame_that_waits_behind_it_is_not_late() {
+async fn timeout_pauses_while_a_frame_waits_for_a_handler() {
     let (handle, peer, task) = open(10 * SECOND);
     peer.send("sleep 100\nhal");
     sleep(105 * SECOND).await;
@@ -98,7 +100,7 @@ async fn while_a_handler_works_a_frame_that_waits_behind_it_is_not_late() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frame_behind_a_pong_has_a_time_of_its_own() {
+async fn timeout_restarts_for_a_frame_after_a_pong() {
     let (transport, peer) = stream::pair();
     let stack = ServiceBuilder::new()
         .layer(ReadTimeoutLayer::new(10 * SECOND))
@@ -120,7 +122,7 @@ async fn a_frame_behind_a_pong_has_a_time_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_time_closes_on_a_frame_in_pieces_and_endless_time_never() {
+async fn zero_timeout_closes_on_an_incomplete_frame_and_the_maximum_never() {
     let (handle, peer, task) = open(Duration::ZERO);
     peer.send("whole\n");
     sleep(SECOND).await;
@@ -129,8 +131,8 @@ async fn no_time_closes_on_a_frame_in_pieces_and_endless_time_never() {
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.lifetime.as_secs(), 1);
 
-    for endless in [Duration::MAX, Duration::from_secs(u64::MAX / 4)] {
-        let (handle, peer, _task) = open(endless);
+    for maximum in [Duration::MAX, Duration::from_secs(u64::MAX / 4)] {
+        let (handle, peer, _task) = open(maximum);
         peer.send("hal");
         sleep(1_000_000 * SECOND).await;
         peer.send("f\n");

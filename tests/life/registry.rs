@@ -1,4 +1,4 @@
-//! A registry over live sessions.
+//! `Registry`: the open sessions of a stack.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::support::{
 type Sessions = Registry<Session<String>>;
 type Task = tokio::task::JoinHandle<()>;
 
-/// Opens `n` sessions that say hello.
+/// Opens `n` sessions with `handler`.
 async fn open<H, F>(
     registry: &Sessions,
     layer: SessionLayer,
@@ -47,21 +47,21 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn everybody_listed_can_be_told_something_and_closed() {
+async fn every_registered_session_can_be_sent_to_and_closed() {
     let registry = Sessions::new();
     let open = open(&registry, SessionLayer::new(), 3, echo).await;
     assert_eq!(registry.len(), 3);
     assert!(registry.all().iter().all(|session| session.is_open()));
     for session in registry.all() {
-        session.send("news".to_owned()).await.unwrap();
+        session.send("push".to_owned()).await.unwrap();
     }
     for (_, end) in &open {
-        assert_eq!(soon(end.line()).await, "news");
+        assert_eq!(soon(end.line()).await, "push");
     }
     let one = registry.all().pop().unwrap();
     one.close();
     soon(one.closed()).await;
-    assert_eq!(registry.len(), 2, "gone before `closed` resolves");
+    assert_eq!(registry.len(), 2, "removed before `closed` resolves");
     assert!(registry.get(one.id()).is_none());
 
     assert_eq!(registry.close_where(CloseReason::Shutdown, |_| true), 2);
@@ -73,10 +73,10 @@ async fn everybody_listed_can_be_told_something_and_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_leaves_however_it_ends() {
+async fn session_is_removed_after_every_kind_of_close() {
     let registry = Sessions::new();
     let handler = |request: Request<String>| {
-        assert!(request.message() != "panic", "told to");
+        assert!(request.message() != "panic", "a bad handler");
         echo(request)
     };
     let open = open(&registry, SessionLayer::new(), 4, handler).await;
@@ -89,7 +89,7 @@ async fn a_session_leaves_however_it_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn empty_waits_until_the_last_has_drained() {
+async fn empty_resolves_once_the_last_session_has_drained() {
     let registry = Sessions::new();
     let slow = |request: Request<String>| async {
         time::sleep(Duration::from_secs(3)).await;
@@ -101,36 +101,40 @@ async fn empty_waits_until_the_last_has_drained() {
     let before = time::Instant::now();
     registry.close_where(CloseReason::Shutdown, |_| true);
     soon(registry.empty()).await;
-    assert_eq!(before.elapsed().as_secs(), 2, "the slow handler's rest");
+    assert_eq!(
+        before.elapsed().as_secs(),
+        2,
+        "the remaining time of the slow handler"
+    );
     assert_eq!(open[0].1.output(), "hello\n");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_snapshot_shows_what_the_session_loop_knows() {
-    let gate = Arc::new(Semaphore::new(0));
-    let held = Arc::clone(&gate);
+async fn snapshot_shows_the_state_of_the_session_loop() {
+    let permits = Arc::new(Semaphore::new(0));
+    let semaphore = Arc::clone(&permits);
     let handler = move |request: Request<String>| {
-        let held = Arc::clone(&held);
+        let semaphore = Arc::clone(&semaphore);
         async move {
-            held.acquire().await.unwrap().forget();
+            semaphore.acquire().await.unwrap().forget();
             echo(request).await
         }
     };
     let registry = Sessions::new();
-    let open = open(&registry, SessionLayer::new().in_flight(3), 1, handler).await;
+    let open = open(&registry, SessionLayer::new().with_in_flight(3), 1, handler).await;
     let end = &open[0].1;
-    let shown = || registry.snapshot().remove(0);
-    assert_eq!((shown().in_flight, shown().queued), (0, Some(0)));
+    let snapshot = || registry.snapshot().remove(0);
+    assert_eq!((snapshot().in_flight, snapshot().queued), (0, Some(0)));
 
     end.send("a\nb\nc\nd\n");
     idle().await;
-    assert_eq!(shown().in_flight, 3);
-    assert_eq!(shown().stats.bytes_in, 8);
-    gate.add_permits(2);
+    assert_eq!(snapshot().in_flight, 3);
+    assert_eq!(snapshot().stats.bytes_in, 8);
+    permits.add_permits(2);
     soon(end.lines(2)).await;
     idle().await;
-    assert_eq!(shown().in_flight, 2);
-    assert!(shown().since_active < shown().age);
+    assert_eq!(snapshot().in_flight, 2);
+    assert!(snapshot().since_active < snapshot().age);
 
     end.stall();
     let session = registry.all().remove(0);
@@ -138,12 +142,12 @@ async fn a_snapshot_shows_what_the_session_loop_knows() {
         session.try_send("x".repeat(40 * 1024)).unwrap();
     }
     idle().await;
-    // two are above the high watermark, so that the third is not encoded
-    assert_eq!(shown().queued, Some(1));
+    // Two messages exceed the high watermark, so the third is not encoded.
+    assert_eq!(snapshot().queued, Some(1));
     end.take_all();
-    gate.add_permits(2);
+    permits.add_permits(2);
     idle().await;
-    assert_eq!((shown().in_flight, shown().queued), (0, Some(0)));
+    assert_eq!((snapshot().in_flight, snapshot().queued), (0, Some(0)));
 
     session.close();
     soon(session.closed()).await;
@@ -151,10 +155,10 @@ async fn a_snapshot_shows_what_the_session_loop_knows() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn handlers_in_flight_are_none_once_the_session_is_gone() {
+async fn in_flight_is_zero_once_the_session_is_aborted() {
     let registry = Sessions::new();
     let handler = |_| std::future::pending::<Answer>();
-    let open = open(&registry, SessionLayer::new().in_flight(3), 1, handler).await;
+    let open = open(&registry, SessionLayer::new().with_in_flight(3), 1, handler).await;
     open[0].1.send("a\nb\n");
     idle().await;
     let session = registry.all().remove(0);

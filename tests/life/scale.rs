@@ -1,4 +1,5 @@
-//! Ten thousand sessions at once: everything happens when it should, as often as it should, and once.
+//! Ten thousand concurrent sessions: heartbeats and timeouts are on time, and each session
+//! closes once.
 
 use std::{
     collections::HashMap,
@@ -9,74 +10,78 @@ use std::{
 use getty::{
     CloseReason, Connection, Request, ServiceBuilder, SessionLayer,
     layers::{
-        CodecLayer, HandshakeTimeoutLayer, HeartbeatLayer, IdleTimeoutLayer, LifetimeLayer,
+        CodecLayer, HandshakeTimeoutLayer, HeartbeatLayer, IdleTimeoutLayer, MaxAgeLayer,
         ReadTimeoutLayer, WriteTimeoutLayer,
     },
 };
 use tokio::time::{Instant, sleep};
 use tower::ServiceExt;
 
-use crate::support::{Answer, idle, lines, soon, stream};
+use crate::{
+    kit::SECOND,
+    support::{Answer, idle, lines, soon, stream},
+};
 
 const SESSIONS: u64 = 10_000;
-const SECOND: Duration = Duration::from_secs(1);
-/// The resolution of the clock, once for the look and once for what the peer did before it.
+/// Resolution of the clock. An event may be late by one tick, and by two if it depends on an
+/// action of the peer.
 const TICK: Duration = Duration::from_millis(1);
 
-/// What happened to each session, in order.
+/// Events of each session, in order, by the session's id.
 type Log<T> = Arc<Mutex<HashMap<u64, Vec<T>>>>;
 
-/// What a peer does.
+/// Behaviour of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Peer {
-    /// Answers every beat.
-    Good,
-    /// Answers so many beats and then none.
-    Dies { answers: u32 },
-    /// Answers every beat, and begins a frame after the second one.
-    Dribbles,
-    /// Answers two beats, and then reads nothing while messages wait for it.
-    Stuffed,
+    /// Answers every heartbeat.
+    Responsive,
+    /// Answers this number of heartbeats and then none.
+    StopsAnswering { answers: u32 },
+    /// Answers two heartbeats, then sends an incomplete frame.
+    SendsIncompleteFrame,
+    /// Answers two heartbeats, then reads nothing while messages wait for it.
+    StopsReading,
 }
 
 impl Peer {
     fn of(n: u64) -> Self {
         match n % 5 {
-            0 => Self::Dies { answers: 0 },
-            1 => Self::Dies { answers: 3 },
-            2 => Self::Dribbles,
-            3 => Self::Stuffed,
-            _ => Self::Good,
+            0 => Self::StopsAnswering { answers: 0 },
+            1 => Self::StopsAnswering { answers: 3 },
+            2 => Self::SendsIncompleteFrame,
+            3 => Self::StopsReading,
+            _ => Self::Responsive,
         }
     }
 
-    /// When its session closes, why, and how often it has beaten.
-    fn end(self) -> (Duration, CloseReason, u64) {
+    /// Returns the expected close of the session: its time, its reason and the number of
+    /// heartbeats until then.
+    fn expected_close(self) -> (Duration, CloseReason, u64) {
         match self {
-            // a beat each 20 s, an answer within 8 s
-            Self::Dies { answers } => (
+            // A heartbeat every 20 s, an answer within 8 s.
+            Self::StopsAnswering { answers } => (
                 (20 * (answers + 1) + 8) * SECOND,
                 CloseReason::HeartbeatMissed,
                 u64::from(answers) + 1,
             ),
-            // begun at 40 s, to be complete within 15 s
-            Self::Dribbles => (55 * SECOND, CloseReason::ReadTimeout, 2),
-            // at 40 s, to move within 6 s
-            Self::Stuffed => (46 * SECOND, CloseReason::WriteTimeout, 2),
-            Self::Good => (290 * SECOND, CloseReason::LifetimeExpired, 14),
+            // The frame starts at 40 s and must be complete within 15 s.
+            Self::SendsIncompleteFrame => (55 * SECOND, CloseReason::ReadTimeout, 2),
+            // The peer stops reading at 40 s, and bytes must be written within 6 s.
+            Self::StopsReading => (46 * SECOND, CloseReason::WriteTimeout, 2),
+            Self::Responsive => (290 * SECOND, CloseReason::LifetimeExpired, 14),
         }
     }
 
-    async fn play(self, peer: stream::Peer) {
-        for beat in 1.. {
+    async fn run(self, peer: stream::Peer) {
+        for n in 1.. {
             assert_eq!(peer.line().await, "PING");
             match self {
-                Self::Dies { answers } if beat > answers => return,
-                Self::Dribbles if beat == 2 => {
-                    peer.send("PONG\nan unfinished fra");
+                Self::StopsAnswering { answers } if n > answers => return,
+                Self::SendsIncompleteFrame if n == 2 => {
+                    peer.send("PONG\nan incomplete fra");
                     return;
                 }
-                Self::Stuffed if beat == 2 => {
+                Self::StopsReading if n == 2 => {
                     peer.stall();
                     peer.send("PONG\necho\n");
                     return;
@@ -92,22 +97,21 @@ async fn echo(request: Request<String>) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn beats_and_timeouts_of_ten_thousand_sessions_come_to_the_tick_and_end_each_once() {
-    let beats: Log<Duration> = Arc::default();
-    let ends: Log<(Duration, CloseReason)> = Arc::default();
-    let noted = Arc::clone(&beats);
+async fn heartbeats_and_timeouts_of_ten_thousand_sessions_are_on_time_and_close_each_once() {
+    let heartbeats: Log<Duration> = Arc::default();
+    let closes: Log<(Duration, CloseReason)> = Arc::default();
+    let log = Arc::clone(&heartbeats);
     let stack = ServiceBuilder::new()
         .layer(HandshakeTimeoutLayer::default())
-        .layer(LifetimeLayer::new(290 * SECOND))
+        .layer(MaxAgeLayer::new(290 * SECOND))
         .layer(WriteTimeoutLayer::new(6 * SECOND))
         .layer(ReadTimeoutLayer::new(15 * SECOND))
-        .layer(IdleTimeoutLayer::read(300 * SECOND))
+        .layer(IdleTimeoutLayer::new(300 * SECOND))
         .layer(CodecLayer::new(lines()))
         .layer(
             HeartbeatLayer::new(20 * SECOND, move |session| {
                 let at = session.opened_at().elapsed();
-                noted
-                    .lock()
+                log.lock()
                     .unwrap()
                     .entry(session.id())
                     .or_default()
@@ -115,7 +119,7 @@ async fn beats_and_timeouts_of_ten_thousand_sessions_come_to_the_tick_and_end_ea
                 "PING".to_owned()
             })
             .with_jitter(0.0)
-            .with_answer_within(8 * SECOND)
+            .with_response_timeout(8 * SECOND)
             .with_pong(|message: &String| message == "PONG"),
         )
         .layer(SessionLayer::new())
@@ -126,15 +130,15 @@ async fn beats_and_timeouts_of_ten_thousand_sessions_come_to_the_tick_and_end_ea
         let (transport, peer) = stream::pair();
         let connection = Connection::new(transport);
         let handle = connection.handle().clone();
-        let (id, opened, ended) = (handle.id(), handle.opened_at(), Arc::clone(&ends));
+        let (id, opened, log) = (handle.id(), handle.opened_at(), Arc::clone(&closes));
         handle.add_close_callback("test", 0, move |closed| {
-            let end = (opened.elapsed(), closed.reason.clone());
-            ended.lock().unwrap().entry(id).or_default().push(end);
+            let close = (opened.elapsed(), closed.reason.clone());
+            log.lock().unwrap().entry(id).or_default().push(close);
         });
-        tokio::spawn(Peer::of(n).play(peer));
+        tokio::spawn(Peer::of(n).run(peer));
         let task = tokio::spawn(stack.clone().oneshot(connection));
         sessions.push((id, Peer::of(n), task));
-        // some open together, some apart
+        // Some sessions open together, some do not.
         if n % 7 == 0 {
             sleep(TICK).await;
         }
@@ -143,33 +147,36 @@ async fn beats_and_timeouts_of_ten_thousand_sessions_come_to_the_tick_and_end_ea
         soon(task).await.unwrap().unwrap();
     }
 
-    let (beats, ends) = (beats.lock().unwrap(), ends.lock().unwrap());
+    let (heartbeats, closes) = (heartbeats.lock().unwrap(), closes.lock().unwrap());
     for (id, peer, _) in sessions {
-        let (end, reason, count) = peer.end();
-        let [(at, why)] = &ends[&id][..] else {
-            panic!("session {id} has ended more than once: {:?}", ends[&id]);
+        let (expected_time, expected_reason, count) = peer.expected_close();
+        let [(at, reason)] = &closes[&id][..] else {
+            panic!("session {id} has closed more than once: {:?}", closes[&id]);
         };
-        assert_eq!(*why, reason, "{peer:?}");
-        assert!(at.abs_diff(end) <= TICK, "{peer:?} ended at {at:?}");
-        let beats = &beats[&id];
-        assert_eq!(beats.len() as u64, count, "{peer:?} beat at {beats:?}");
-        for (beat, due) in beats.iter().zip(1..) {
-            let late = beat.abs_diff(due * 20 * SECOND);
-            assert!(late <= TICK, "{peer:?} beat at {beats:?}");
+        assert_eq!(*reason, expected_reason, "{peer:?}");
+        assert!(
+            at.abs_diff(expected_time) <= TICK,
+            "{peer:?} closed at {at:?}"
+        );
+        let times = &heartbeats[&id];
+        assert_eq!(times.len() as u64, count, "{peer:?}: {times:?}");
+        for (time, n) in times.iter().zip(1..) {
+            let difference = time.abs_diff(n * 20 * SECOND);
+            assert!(difference <= TICK, "{peer:?}: {times:?}");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn ten_thousand_sessions_are_idle_each_in_its_own_time() {
-    let told: Log<Duration> = Arc::default();
-    let log = Arc::clone(&told);
+async fn idle_timeouts_of_ten_thousand_sessions_are_independent() {
+    let calls: Log<Duration> = Arc::default();
+    let log = Arc::clone(&calls);
     let stack = ServiceBuilder::new()
-        .layer(IdleTimeoutLayer::active(100 * SECOND))
+        .layer(IdleTimeoutLayer::activity(100 * SECOND))
         .layer(CodecLayer::new(lines()))
         .layer(
-            IdleTimeoutLayer::read(30 * SECOND).with_hook(move |session, idle| {
-                assert_eq!(idle.nth, log_len(&log, session.id()));
+            IdleTimeoutLayer::new(30 * SECOND).with_hook(move |session, idle| {
+                assert_eq!(idle.nth, next_call(&log, session.id()));
                 let at = session.opened_at().elapsed();
                 log.lock()
                     .unwrap()
@@ -186,41 +193,41 @@ async fn ten_thousand_sessions_are_idle_each_in_its_own_time() {
         let connection = Connection::new(transport);
         let id = connection.handle().id();
         let task = tokio::spawn(stack.clone().oneshot(connection));
-        let spoke = Duration::from_millis(n % 1000 * 29);
+        let sent_at = Duration::from_millis(n % 1000 * 29);
         tokio::spawn(async move {
-            sleep(spoke).await;
+            sleep(sent_at).await;
             peer.send("hello\n");
         });
-        sessions.push((id, spoke, task));
+        sessions.push((id, sent_at, task));
     }
-    for (id, spoke, task) in sessions {
+    for (id, sent_at, task) in sessions {
         let closed = soon(task).await.unwrap().unwrap();
         assert_eq!(closed.reason, CloseReason::IdleTimeout);
-        assert!(closed.lifetime.abs_diff(spoke + 100 * SECOND) <= 2 * TICK);
-        let told = &told.lock().unwrap()[&id];
-        assert_eq!(told.len(), 3);
-        for (told, nth) in told.iter().zip(1..) {
-            assert!(told.abs_diff(spoke + nth * 30 * SECOND) <= 2 * TICK);
+        assert!(closed.lifetime.abs_diff(sent_at + 100 * SECOND) <= 2 * TICK);
+        let times = &calls.lock().unwrap()[&id];
+        assert_eq!(times.len(), 3);
+        for (time, nth) in times.iter().zip(1..) {
+            assert!(time.abs_diff(sent_at + nth * 30 * SECOND) <= 2 * TICK);
         }
     }
 }
 
-/// The number of the next entry.
-fn log_len(log: &Log<Duration>, id: u64) -> u64 {
+/// Returns the number of the next call of a session's hook, starting at 1.
+fn next_call(log: &Log<Duration>, id: u64) -> u64 {
     log.lock()
         .unwrap()
         .get(&id)
-        .map_or(1, |told| told.len() as u64 + 1)
+        .map_or(1, |calls| calls.len() as u64 + 1)
 }
 
 #[tokio::test(start_paused = true)]
-async fn sessions_that_open_together_do_not_beat_together() {
-    let beats: Arc<Mutex<Vec<Instant>>> = Arc::default();
-    let noted = Arc::clone(&beats);
+async fn jitter_spreads_the_heartbeats_of_sessions_that_open_together() {
+    let heartbeats: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let log = Arc::clone(&heartbeats);
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
         .layer(HeartbeatLayer::new(100 * SECOND, move |_session| {
-            noted.lock().unwrap().push(Instant::now());
+            log.lock().unwrap().push(Instant::now());
             "PING".to_owned()
         }))
         .layer(SessionLayer::new())
@@ -235,17 +242,17 @@ async fn sessions_that_open_together_do_not_beat_together() {
         .collect();
     sleep(111 * SECOND).await;
     idle().await;
-    let beats = beats.lock().unwrap();
-    assert_eq!(beats.len() as u64, SESSIONS, "one each");
-    let mut seconds = [0; 10];
-    for beat in beats.iter() {
-        let late = (*beat - opened).checked_sub(100 * SECOND);
-        let late = late.expect("never before a whole period").as_secs();
-        seconds[usize::try_from(late.min(9)).unwrap()] += 1;
+    let heartbeats = heartbeats.lock().unwrap();
+    assert_eq!(heartbeats.len() as u64, SESSIONS, "one per session");
+    // Number of heartbeats in each second after the first period.
+    let mut counts = [0; 10];
+    for time in heartbeats.iter() {
+        let jitter = (*time - opened).checked_sub(100 * SECOND);
+        let jitter = jitter
+            .expect("no heartbeat before a whole period")
+            .as_secs();
+        counts[usize::try_from(jitter.min(9)).unwrap()] += 1;
     }
-    assert!(
-        seconds.iter().all(|n| (800..1200).contains(n)),
-        "{seconds:?}"
-    );
+    assert!(counts.iter().all(|n| (800..1200).contains(n)), "{counts:?}");
     assert!(peers.iter().all(|peer| peer.written() == 5));
 }

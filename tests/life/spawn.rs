@@ -1,4 +1,4 @@
-//! Handlers on tasks of their own.
+//! `SpawnLayer`: each handler runs in a separate task.
 
 use std::{
     sync::{
@@ -13,20 +13,20 @@ use tokio::time;
 
 use crate::support::{Answer, echo, idle, lines, open, panic_message, soon, stream};
 
-/// Takes as many seconds as the message says.
-async fn sleepy(request: Request<String>) -> Answer {
+/// Echoes the message after the number of seconds in it.
+async fn echo_after(request: Request<String>) -> Answer {
     let seconds = request.message().parse()?;
     time::sleep(Duration::from_secs(seconds)).await;
     echo(request).await
 }
 
 #[tokio::test(start_paused = true)]
-async fn replies_keep_the_order_of_their_requests_while_handlers_run_together() {
+async fn replies_keep_the_order_of_their_requests_while_handlers_run_concurrently() {
     let (transport, end) = stream::pair();
     let stack = ServiceBuilder::new()
         .layer(SpawnLayer::new(16))
-        .service_fn(sleepy);
-    let layer = SessionLayer::new().in_flight(4);
+        .service_fn(echo_after);
+    let layer = SessionLayer::new().with_in_flight(4);
     let (_session, _task) = open(transport, lines(), layer, stack).await;
     let before = time::Instant::now();
     end.send("4\n3\n2\n1\n");
@@ -35,13 +35,13 @@ async fn replies_keep_the_order_of_their_requests_while_handlers_run_together() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_bound_holds_for_all_sessions_together_and_does_not_hold_up_sends() {
+async fn limit_is_shared_by_all_sessions_and_does_not_delay_sends() {
     let stack = ServiceBuilder::new()
         .layer(SpawnLayer::new(1))
-        .service_fn(sleepy);
+        .service_fn(echo_after);
     let (first, first_end) = stream::pair();
     let (second, second_end) = stream::pair();
-    let layer = || SessionLayer::new().in_flight(4);
+    let layer = || SessionLayer::new().with_in_flight(4);
     let (_first, _first_task) = open(first, lines(), layer(), stack.clone()).await;
     let (session, _second_task) = open(second, lines(), layer(), stack).await;
     let before = time::Instant::now();
@@ -57,7 +57,7 @@ async fn the_bound_holds_for_all_sessions_together_and_does_not_hold_up_sends() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_ends_the_session_as_if_the_handler_had_run_in_place() {
+async fn panic_closes_the_session_as_it_does_without_the_layer() {
     for n in [1, 3] {
         let (transport, end) = stream::pair();
         let stack = ServiceBuilder::new().layer(SpawnLayer::new(4)).service_fn(
@@ -66,7 +66,7 @@ async fn a_panic_ends_the_session_as_if_the_handler_had_run_in_place() {
                 echo(request).await
             },
         );
-        let layer = SessionLayer::new().in_flight(n);
+        let layer = SessionLayer::new().with_in_flight(n);
         let (_session, task) = open(transport, lines(), layer, stack).await;
         end.send("one\n");
         soon(end.line()).await;
@@ -79,25 +79,26 @@ async fn a_panic_ends_the_session_as_if_the_handler_had_run_in_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_ends_the_session_as_the_handlers() {
+async fn error_closes_the_session_as_handler() {
     let (transport, end) = stream::pair();
     let stack = ServiceBuilder::new()
         .layer(SpawnLayer::new(4))
-        .service_fn(sleepy);
+        .service_fn(echo_after);
     let (_session, task) = open(transport, lines(), SessionLayer::new(), stack).await;
     end.send("not a number\n");
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.reason, CloseReason::Handler);
 }
 
-/// How many handlers had finished two minutes after a session closed over one that takes so many seconds.
-async fn finished_in_spite_of_a_close(layer: SpawnLayer, seconds: u64) -> (usize, String) {
+/// Closes a session during a handler that takes `seconds`. Returns the number of handlers
+/// that have finished two minutes later, and the output of the session.
+async fn close_during_handler(layer: SpawnLayer, seconds: u64) -> (usize, String) {
     let finished = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&finished);
     let handler = move |request| {
         let count = Arc::clone(&count);
         async move {
-            let answer = sleepy(request).await;
+            let answer = echo_after(request).await;
             count.fetch_add(1, SeqCst);
             answer
         }
@@ -115,14 +116,14 @@ async fn finished_in_spite_of_a_close(layer: SpawnLayer, seconds: u64) -> (usize
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_drain_deadline_cuts_tasks_off_unless_they_are_detached() {
+async fn drain_deadline_aborts_tasks_unless_they_are_detached() {
     let aborted = || SpawnLayer::new(4);
-    let detached = || SpawnLayer::new(4).detached();
+    let detached = || SpawnLayer::new(4).with_abort_on_drop(false);
     let answered = (1, "3\n".to_owned());
-    assert_eq!(finished_in_spite_of_a_close(aborted(), 3).await, answered);
-    assert_eq!(finished_in_spite_of_a_close(detached(), 3).await, answered);
-    let (finished, output) = finished_in_spite_of_a_close(aborted(), 60).await;
+    assert_eq!(close_during_handler(aborted(), 3).await, answered);
+    assert_eq!(close_during_handler(detached(), 3).await, answered);
+    let (finished, output) = close_during_handler(aborted(), 60).await;
     assert_eq!((finished, &*output), (0, ""));
-    let (finished, output) = finished_in_spite_of_a_close(detached(), 60).await;
+    let (finished, output) = close_during_handler(detached(), 60).await;
     assert_eq!((finished, &*output), (1, ""));
 }

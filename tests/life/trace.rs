@@ -1,4 +1,4 @@
-//! The span of a connection, around all that its session does.
+//! `TraceLayer` and `MessageTraceLayer`: the spans of a connection and of its messages.
 
 use std::sync::{Arc, Mutex};
 
@@ -17,14 +17,15 @@ use crate::{
     support::{echo, lines, soon, stream},
 };
 
-/// Writes down every event: the names of the spans around it, then its text.
+/// Records every event as the names of its spans and its text.
 #[derive(Clone, Default)]
 struct Recorder(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
     spans: Vec<&'static str>,
-    within: Vec<u64>,
+    /// Ids of the entered spans, the outermost first.
+    entered: Vec<u64>,
     events: Vec<String>,
 }
 
@@ -60,7 +61,7 @@ impl Subscriber for Recorder {
         event.record(&mut text);
         let mut state = self.0.lock().unwrap();
         let mut line: String = state
-            .within
+            .entered
             .iter()
             .map(|id| format!("{}: ", state.spans[usize::try_from(id - 1).unwrap()]))
             .collect();
@@ -69,16 +70,16 @@ impl Subscriber for Recorder {
     }
 
     fn enter(&self, span: &Id) {
-        self.0.lock().unwrap().within.push(span.into_u64());
+        self.0.lock().unwrap().entered.push(span.into_u64());
     }
 
     fn exit(&self, span: &Id) {
-        assert_eq!(self.0.lock().unwrap().within.pop(), Some(span.into_u64()));
+        assert_eq!(self.0.lock().unwrap().entered.pop(), Some(span.into_u64()));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_handler_tells_nests_in_its_message_and_that_in_its_connection() {
+async fn event_of_a_handler_is_inside_the_spans_of_its_message_and_connection() {
     let recorder = Recorder::default();
     let _guard = tracing::subscriber::set_default(recorder.clone());
     let (transport, peer) = stream::pair();
@@ -90,7 +91,7 @@ async fn what_a_handler_tells_nests_in_its_message_and_that_in_its_connection() 
             .layer(SessionLayer::new())
             .layer(MessageTraceLayer::new())
             .service_fn(|request: Request<String>| async move {
-                tracing::info!("at work");
+                tracing::info!("working");
                 tokio::task::yield_now().await;
                 if request.message() == "fail" {
                     return Err(BoxError::from("out of order"));
@@ -109,10 +110,10 @@ async fn what_a_handler_tells_nests_in_its_message_and_that_in_its_connection() 
         events,
         [
             "connection: connection opened",
-            "connection: message: at work",
+            "connection: message: working",
             "connection: message: message handled",
             "elsewhere",
-            "connection: message: at work",
+            "connection: message: working",
             "connection: message: message failed",
             "connection: a callback",
             "connection: connection closed \"handler\"",
@@ -121,7 +122,7 @@ async fn what_a_handler_tells_nests_in_its_message_and_that_in_its_connection() 
 }
 
 #[tokio::test]
-async fn the_server_s_log_says_which_connection_was_refused() {
+async fn log_names_the_connection_that_was_refused() {
     let recorder = Recorder::default();
     let _guard = tracing::subscriber::set_default(recorder.clone());
     let (listener, connector) = getty::net::memory(64);
@@ -133,7 +134,7 @@ async fn the_server_s_log_says_which_connection_was_refused() {
     );
     let server = tokio::spawn(async move { getty::serve(listener, refuse).await });
     let connection = connector.connect().await.unwrap();
-    let theirs = connection.handle().local_addr().to_string();
+    let client_address = connection.handle().local_addr().to_string();
     soon(async {
         while recorder.0.lock().unwrap().events.is_empty() {
             tokio::task::yield_now().await;
@@ -149,5 +150,5 @@ async fn the_server_s_log_says_which_connection_was_refused() {
         event.starts_with("a connection ended before its session opened "),
         "{event}"
     );
-    assert!(event.contains(&theirs), "{event}: {theirs}");
+    assert!(event.contains(&client_address), "{event}: {client_address}");
 }

@@ -1,4 +1,4 @@
-//! Bytes that wait must move in time.
+//! `WriteTimeoutLayer`: while bytes wait to be written, some must be written in time.
 
 use std::time::Duration;
 
@@ -9,9 +9,10 @@ use getty::{
 use tokio::{task::JoinHandle, time::sleep};
 use tower::ServiceExt;
 
-use crate::support::{echo, idle, lines, soon, stream};
-
-const SECOND: Duration = Duration::from_secs(1);
+use crate::{
+    kit::{SECOND, run_session},
+    support::{echo, idle, lines, soon, stream},
+};
 
 fn open(layer: WriteTimeoutLayer) -> (ConnectionHandle, stream::Peer, JoinHandle<Closed>) {
     let (transport, peer) = stream::pair();
@@ -20,14 +21,12 @@ fn open(layer: WriteTimeoutLayer) -> (ConnectionHandle, stream::Peer, JoinHandle
         .layer(CodecLayer::new(lines()))
         .layer(SessionLayer::new().with_write_timeout(7 * SECOND))
         .service_fn(echo);
-    let connection = Connection::new(transport);
-    let handle = connection.handle().clone();
-    let task = tokio::spawn(async { stack.oneshot(connection).await.unwrap() });
+    let (handle, task) = run_session(transport, stack);
     (handle, peer, task)
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_takes_the_place_of_the_session_loops_own() {
+async fn layer_replaces_the_timeout_of_the_session_layer() {
     for seconds in [3, 70] {
         let (handle, peer, task) = open(WriteTimeoutLayer::new(seconds * SECOND));
         peer.stall();
@@ -41,7 +40,7 @@ async fn it_takes_the_place_of_the_session_loops_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_can_be_set_while_the_session_runs() {
+async fn timeout_can_be_changed_in_an_open_session() {
     for (seconds, end) in [(3, 5), (70, 70)] {
         let (handle, peer, task) = open(WriteTimeoutLayer::new(8 * SECOND));
         peer.stall();
@@ -56,7 +55,7 @@ async fn it_can_be_set_while_the_session_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_byte_that_moves_starts_it_anew() {
+async fn every_written_byte_restarts_the_timeout() {
     let (handle, peer, task) = open(WriteTimeoutLayer::new(3 * SECOND));
     peer.stall();
     peer.send("123456789\n");
@@ -71,7 +70,7 @@ async fn every_byte_that_moves_starts_it_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_does_not_run_while_nothing_waits() {
+async fn timeout_does_not_run_while_no_bytes_wait() {
     let (handle, peer, _task) = open(WriteTimeoutLayer::new(3 * SECOND));
     for _ in 0..3 {
         peer.send("read\n");
@@ -82,9 +81,9 @@ async fn it_does_not_run_while_nothing_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_one_a_peer_may_take_as_long_as_it_likes() {
+async fn without_a_timeout_a_peer_may_read_arbitrarily_late() {
     for layer in [
-        WriteTimeoutLayer::never(),
+        WriteTimeoutLayer::disabled(),
         WriteTimeoutLayer::new(Duration::MAX),
     ] {
         let (handle, peer, _task) = open(layer);
@@ -98,7 +97,7 @@ async fn without_one_a_peer_may_take_as_long_as_it_likes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_the_inner_one_counts() {
+async fn inner_layer_overrides_the_outer_one() {
     let (transport, peer) = stream::pair();
     let stack = ServiceBuilder::new()
         .layer(WriteTimeoutLayer::new(SECOND))

@@ -1,5 +1,7 @@
-//! Broadcasts over real sockets: a burst to a member that reads all the time.
+//! Broadcasts over real sockets: a burst to members that read all the time.
 
+use getty::Close;
+use getty::CloseReason;
 use std::{
     future::Future,
     io::{Read, Write},
@@ -18,22 +20,22 @@ use getty::{
 };
 use tokio::{sync::mpsc, time::timeout};
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIME_LIMIT: Duration = Duration::from_secs(120);
 
-/// A server whose sessions are members of one group, and broadcast what their peers send.
+/// A server whose sessions are members of one group, and broadcast their peers' messages.
 struct Room {
     group: Group<String>,
     address: SocketAddr,
-    /// Signals each session that has joined.
+    /// Receives a signal for each session that has joined.
     joined: mpsc::UnboundedReceiver<()>,
-    /// Signals each message that was broadcast by a session.
+    /// Receives a signal for each message that a session has broadcast.
     handled: mpsc::UnboundedReceiver<()>,
     dropped: Arc<AtomicUsize>,
 }
 
 impl Room {
     async fn new(policy: SlowConsumer) -> Self {
-        let group = Group::new().with_policy(policy);
+        let group = Group::builder().policy(policy).build();
         let dropped = Arc::new(AtomicUsize::new(0));
         let (opens, joined) = mpsc::unbounded_channel();
         let (handles, handled) = mpsc::unbounded_channel();
@@ -80,10 +82,10 @@ impl Room {
         })
     }
 
-    /// Ends all sessions once what is queued has left.
+    /// Closes all sessions after their queued messages are sent.
     fn close(&self) {
         for member in self.group.members() {
-            member.close_after_flush();
+            member.close_with(Close::new(CloseReason::Local).after_flush());
         }
     }
 }
@@ -94,11 +96,11 @@ fn run<T>(threads: usize, test: impl Future<Output = T>) -> T {
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(async { timeout(PATIENCE, test).await.unwrap() })
+    runtime.block_on(async { timeout(TIME_LIMIT, test).await.unwrap() })
 }
 
 #[test]
-fn a_member_that_reads_loses_nothing_of_a_burst_within_the_byte_bound() {
+fn member_that_reads_receives_a_whole_burst_within_the_byte_bound() {
     let policies = [SlowConsumer::DropNewest, SlowConsumer::Close];
     for (threads, policy) in [1, 2, 4].into_iter().flat_map(|n| policies.map(|p| (n, p))) {
         for (messages, length) in [(20_000, 6), (900, 1024)] {
@@ -126,7 +128,7 @@ fn a_member_that_reads_loses_nothing_of_a_burst_within_the_byte_bound() {
 }
 
 #[test]
-fn a_publisher_that_waits_loses_nothing() {
+fn publisher_that_waits_loses_no_message() {
     const MESSAGES: usize = 100_000;
     const LENGTH: usize = 1024;
 

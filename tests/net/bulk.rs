@@ -1,4 +1,4 @@
-//! Much at once over real sockets, in frames that are views of what was read together.
+//! Large amounts of data over real sockets, in frames that are views of the read buffer.
 
 use std::sync::{
     Arc, Mutex,
@@ -9,7 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use getty::{
     BoxError, CloseReason, CodecLayer, Pipeline, Request, ServiceBuilder, Session, SessionLayer,
-    codec::{Frame, Frames, Length, LengthError},
+    codec::{Frame, Frames, LengthDelimited, LengthDelimitedError},
     layers::OnOpenLayer,
     net::{TcpListener, UdpListener},
     transport::Transport,
@@ -25,20 +25,20 @@ use tokio_tungstenite::{client_async, tungstenite::Message};
 
 use crate::kinds::{App, Io, KINDS, Server, soon};
 
-/// The longest frame.
-const LONGEST: usize = 200_000;
-/// A handler that is given a frame of so many bytes waits for a word.
+/// Maximum length of a frame.
+const MAX_LEN: usize = 200_000;
+/// Length of a frame whose handler waits for a signal.
 const HELD: usize = 3;
 
-/// An echo, and what it does on the way.
+/// An echo that keeps, delays or moves some frames.
 #[derive(Clone)]
 struct Echo {
-    longest: usize,
+    max_len: usize,
     max_frame: usize,
-    word: Arc<Notify>,
-    /// Every so many frames one is kept.
+    release: Arc<Notify>,
+    /// Frames that were kept, about one in 30.
     kept: Arc<Mutex<Vec<Frame>>>,
-    /// How many frames the handlers were given.
+    /// Number of calls of the handler.
     called: Arc<AtomicU64>,
     opened: mpsc::UnboundedSender<Session<Frame>>,
 }
@@ -47,9 +47,9 @@ impl Echo {
     fn new() -> (Self, mpsc::UnboundedReceiver<Session<Frame>>) {
         let (opened, sessions) = mpsc::unbounded_channel();
         let echo = Self {
-            longest: LONGEST,
+            max_len: MAX_LEN,
             max_frame: 64 * 1024,
-            word: Arc::default(),
+            release: Arc::default(),
             kept: Arc::default(),
             called: Arc::default(),
             opened,
@@ -61,7 +61,7 @@ impl Echo {
         let frame = request.into_message();
         let called = self.called.fetch_add(1, SeqCst);
         match frame.len() % 11 {
-            _ if frame.len() == HELD => self.word.notified().await,
+            _ if frame.len() == HELD => self.release.notified().await,
             0 if called.is_multiple_of(3) => self.kept.lock().unwrap().push(frame.clone()),
             1 => yield_now().await,
             2 => return Ok(tokio::spawn(async move { frame }).await?),
@@ -72,12 +72,12 @@ impl Echo {
 
     fn app<T: Transport + Send + 'static>(&self) -> impl Pipeline<T> + Clone + use<T> {
         let (this, opened) = (self.clone(), self.opened.clone());
-        let codec = Frames::new(Length::new().with_max_length(self.longest));
+        let codec = Frames::new(LengthDelimited::new().max_frame_length(self.max_len));
         ServiceBuilder::new()
             .layer(CodecLayer::new(codec).with_max_frame(self.max_frame))
             .layer(OnOpenLayer::new(move |session: Session<Frame>| {
-                let told = opened.send(session);
-                async move { told.map_err(|_| BoxError::from("nobody listens")) }
+                let sent = opened.send(session);
+                async move { sent.map_err(|_| BoxError::from("the receiver is gone")) }
             }))
             .layer(SessionLayer::new())
             .service_fn(move |request| this.clone().answer(request))
@@ -90,7 +90,7 @@ impl App for Echo {
     }
 }
 
-/// A frame of so many bytes.
+/// Returns a frame of `size` bytes.
 fn frame(size: usize) -> Bytes {
     let mut frame = BytesMut::with_capacity(4 + size);
     frame.put_u32(u32::try_from(size).unwrap());
@@ -98,11 +98,11 @@ fn frame(size: usize) -> Bytes {
     frame.freeze()
 }
 
-/// Frames of all sizes, around those at which something changes too: some 7 MB.
+/// Returns frames of many sizes, including those around the sizes of buffers: about 7 MB.
 fn many() -> Vec<Bytes> {
     const SIZES: [usize; 18] = [
         0, 1, 100, 1_000, 4_092, 4_096, 8_187, 8_188, 8_189, 20_000, 32_768, 65_531, 65_532,
-        65_536, 65_540, 70_000, 100_001, LONGEST,
+        65_536, 65_540, 70_000, 100_001, MAX_LEN,
     ];
     let sizes = SIZES.iter().chain(SIZES.iter().rev());
     sizes
@@ -112,12 +112,12 @@ fn many() -> Vec<Bytes> {
         .collect()
 }
 
-/// So many bytes in frames of 64 KiB, which make a session's buffers large.
+/// Returns `frames` frames of 64 KiB, which make a session's buffers large.
 fn bulk(frames: usize) -> Vec<u8> {
     frame(64 * 1024 - 4).repeat(frames)
 }
 
-/// Sends `sent` and takes the answer to it.
+/// Sends `sent` and returns the answer.
 async fn echoed(io: &mut (impl Io + ?Sized), sent: &[u8]) -> Vec<u8> {
     let (mut read, mut write) = split(io);
     let mut answer = vec![0; sent.len()];
@@ -133,7 +133,7 @@ async fn echoed(io: &mut (impl Io + ?Sized), sent: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frames_of_all_sizes_come_back_whole_whoever_keeps_them() {
+async fn frames_of_all_sizes_are_echoed_whole_even_if_some_are_kept() {
     for kind in KINDS {
         let (echo, mut sessions) = Echo::new();
         let server = Server::new(kind, &echo).await;
@@ -152,7 +152,7 @@ async fn frames_of_all_sizes_come_back_whole_whoever_keeps_them() {
         assert_eq!(closed.reason, CloseReason::PeerClosed);
         assert_eq!(closed.stats.messages_in, 2 * frames.len() as u64);
 
-        // what was kept is what it was, and goes to another session
+        // the kept frames are unchanged, and can be sent to another session
         let mut other = server.dial().await;
         let session = soon(sessions.recv()).await.unwrap();
         let kept = std::mem::take(&mut *echo.kept.lock().unwrap());
@@ -171,7 +171,7 @@ async fn frames_of_all_sizes_come_back_whole_whoever_keeps_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_reader_of_much_gets_all_of_it() {
+async fn slow_reader_receives_a_large_answer_whole() {
     for kind in KINDS {
         let (echo, _sessions) = Echo::new();
         let server = Server::new(kind, &echo).await;
@@ -205,15 +205,15 @@ async fn slow_reader_of_much_gets_all_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn peer_that_stops_within_a_frame_after_much_goes_on_where_it_was() {
+async fn peer_that_pauses_within_a_frame_continues_where_it_stopped() {
     for kind in KINDS {
         let (echo, mut sessions) = Echo::new();
         let server = Server::new(kind, &echo).await;
         let mut io = server.dial().await;
         let session = soon(sessions.recv()).await.unwrap();
-        let (much, next) = (bulk(60), frame(LONGEST));
+        let (large, next) = (bulk(60), frame(MAX_LEN));
         for begun in [1, 4, 5, 4_000, 20_000, 33_000, 64_000, 66_000, 150_000] {
-            assert!(echoed(&mut *io, &much).await == much, "{kind:?}");
+            assert!(echoed(&mut *io, &large).await == large, "{kind:?}");
             let before = session.stats().bytes_in;
             io.write_all(&next[..begun]).await.unwrap();
             io.flush().await.unwrap();
@@ -228,8 +228,8 @@ async fn peer_that_stops_within_a_frame_after_much_goes_on_where_it_was() {
             soon(io.read_exact(&mut rest)).await.unwrap();
             assert!(rest == next[next.len() - begun..], "{kind:?} {begun}");
         }
-        // and one that ends within it is told apart from one that ends
-        io.write_all(&[&much, &next[..40_000]].concat()[..40_000])
+        // a peer that ends within a frame is distinguished from one that ends after it
+        io.write_all(&[&large, &next[..40_000]].concat()[..40_000])
             .await
             .unwrap();
         io.shutdown().await.unwrap();
@@ -237,22 +237,25 @@ async fn peer_that_stops_within_a_frame_after_much_goes_on_where_it_was() {
         let closed = soon(session.closed()).await;
         assert_eq!(closed.reason, CloseReason::Decode, "{kind:?}");
         let error = closed.source.unwrap();
-        let error = error.downcast_ref::<LengthError>().unwrap();
-        assert!(matches!(error, LengthError::Truncated { .. }), "{error}");
+        let error = error.downcast_ref::<LengthDelimitedError>().unwrap();
+        assert!(
+            matches!(error, LengthDelimitedError::Truncated { .. }),
+            "{error}"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frame_that_is_too_long_ends_the_session_once_those_before_it_are_answered() {
+async fn frame_that_is_too_long_closes_the_session_after_earlier_ones_are_answered() {
     for kind in KINDS {
         let (echo, mut sessions) = Echo::new();
         let server = Server::new(kind, &echo).await;
         let mut io = server.dial().await;
         let session = soon(sessions.recv()).await.unwrap();
-        let much = bulk(20);
-        assert!(echoed(&mut *io, &much).await == much);
+        let large = bulk(20);
+        assert!(echoed(&mut *io, &large).await == large);
         let small = frame(100).repeat(50);
-        let header = u32::try_from(LONGEST + 1).unwrap().to_be_bytes();
+        let header = u32::try_from(MAX_LEN + 1).unwrap().to_be_bytes();
         io.write_all(&[&small[..], &header].concat()).await.unwrap();
         io.flush().await.unwrap();
         let mut rest = Vec::new();
@@ -261,19 +264,22 @@ async fn frame_that_is_too_long_ends_the_session_once_those_before_it_are_answer
         let closed = soon(session.closed()).await;
         assert_eq!(closed.reason, CloseReason::Decode);
         let error = closed.source.unwrap();
-        let error = error.downcast_ref::<LengthError>().unwrap();
-        assert!(matches!(error, LengthError::TooLong { .. }), "{error}");
+        let error = error.downcast_ref::<LengthDelimitedError>().unwrap();
+        assert!(
+            matches!(error, LengthDelimitedError::TooLong { .. }),
+            "{error}"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn shutdown_in_the_midst_of_much_loses_no_answer() {
+async fn shutdown_during_a_large_transfer_loses_no_answer() {
     for kind in KINDS {
         let (echo, mut sessions) = Echo::new();
         let server = Server::new(kind, &echo).await;
         let (mut read, mut write) = split(server.dial().await);
         let session = soon(sessions.recv()).await.unwrap();
-        // more than lies on the way between a peer that does not read and the server
+        // more than the buffers between the server and a peer that does not read
         let sent = bulk(400);
         let writes = tokio::spawn({
             let sent = sent.clone();
@@ -284,7 +290,8 @@ async fn shutdown_in_the_midst_of_much_loses_no_answer() {
         });
         let mut answers = vec![0; 3_000_000];
         soon(read.read_exact(&mut answers)).await.unwrap();
-        // until nothing moves in many turns: answers wait for us, and what the server has not read fills its socket
+        // until nothing moves for many polls: the answers wait for this peer, and unread data fills
+        // the server's socket
         soon(async {
             let (mut last, mut same) = (0, 0);
             while same < 20_000 {
@@ -295,7 +302,7 @@ async fn shutdown_in_the_midst_of_much_loses_no_answer() {
             }
         })
         .await;
-        // nothing more is on its way to the server, which could not but reset what it has not read
+        // no further data is sent: unread data would make the server reset the connection
         writes.abort();
         let _ = writes.await;
         server.stop.send(()).unwrap();
@@ -311,20 +318,20 @@ async fn shutdown_in_the_midst_of_much_loses_no_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_more_is_read_ahead_than_was_said() {
-    // beside the bound: what `Frames` has taken out of the buffer
-    const BESIDE: u64 = 8 * 1024;
+async fn read_ahead_stays_within_its_limit() {
+    // data that `Frames` has taken out of the buffer, which the limit does not include
+    const TAKEN: u64 = 8 * 1024;
     for kind in KINDS {
         for (max_frame, in_bulk) in [(8 * 1024, false), (8 * 1024, true), (64 * 1024, false)] {
             let (mut echo, mut sessions) = Echo::new();
-            echo.longest = 4_000;
+            echo.max_len = 4_000;
             echo.max_frame = max_frame;
             let server = Server::new(kind, &echo).await;
             let mut io = server.dial().await;
             let session = soon(sessions.recv()).await.unwrap();
             if in_bulk {
-                let much = frame(3_000).repeat(1_000);
-                assert!(echoed(&mut *io, &much).await == much);
+                let large = frame(3_000).repeat(1_000);
+                assert!(echoed(&mut *io, &large).await == large);
             }
             let before = session.stats().bytes_in;
             let (mut read, mut write) = split(io);
@@ -339,7 +346,7 @@ async fn no_more_is_read_ahead_than_was_said() {
             });
             let read_ahead = || session.stats().bytes_in - before;
             soon(async {
-                // until nothing more comes of many turns
+                // until many polls read no more
                 let (mut last, mut same) = (0, 0);
                 while last == 0 || same < 20_000 {
                     yield_now().await;
@@ -348,13 +355,13 @@ async fn no_more_is_read_ahead_than_was_said() {
                 }
             })
             .await;
-            let bound = max_frame as u64 + BESIDE + frame(HELD).len() as u64;
+            let bound = max_frame as u64 + TAKEN + frame(HELD).len() as u64;
             assert!(
                 read_ahead() <= bound,
                 "{kind:?} {max_frame}: {}",
                 read_ahead()
             );
-            echo.word.notify_one();
+            echo.release.notify_one();
             let mut answers = vec![0; flood.len()];
             soon(read.read_exact(&mut answers)).await.unwrap();
             assert!(answers == flood, "{kind:?}");
@@ -364,10 +371,10 @@ async fn no_more_is_read_ahead_than_was_said() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_websocket_each_message_is_a_frame_and_what_is_not_is_said() {
+async fn over_websocket_each_message_is_a_frame_and_others_are_errors() {
     let (mut echo, mut sessions) = Echo::new();
-    echo.max_frame = 2 * LONGEST;
-    let layer = WsLayer::new().with_max_message(2 * LONGEST);
+    echo.max_frame = 2 * MAX_LEN;
+    let layer = WsLayer::new().with_max_message(2 * MAX_LEN);
     let stack = ServiceBuilder::new().layer(layer).service(echo.app());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.get_ref().local_addr().unwrap();
@@ -401,18 +408,18 @@ async fn over_websocket_each_message_is_a_frame_and_what_is_not_is_said() {
     drop(read);
     soon(session.closed()).await;
 
-    let (one, long) = (frame(10), frame(LONGEST + 1));
+    let (one, long) = (frame(10), frame(MAX_LEN + 1));
     let two = frame(10).repeat(2);
     for (bad, said) in [
         (&one[..12], "ended after 12 of 14 bytes"),
         (&two[..], "14 bytes left over"),
-        (&long[..], "200001 bytes, where 200000"),
+        (&long[..], "200001 bytes exceeds the maximum of 200000"),
     ] {
         let mut ws = dial().await;
         let session = soon(sessions.recv()).await.unwrap();
         let bad = Message::Binary(Bytes::copy_from_slice(bad));
         ws.send(bad).await.unwrap();
-        // reads what closes it, and answers that
+        // the session reads the frame that closes it, and answers it
         while soon(ws.next()).await.is_some_and(|read| read.is_ok()) {}
         let closed = soon(session.closed()).await;
         assert_eq!(closed.reason, CloseReason::Decode, "{said}");

@@ -1,5 +1,8 @@
-//! A peer that sends as quickly as it can, over real TCP, and others on the same thread: how long these wait is counted in
-//! the busy one's messages, for time says nothing on a machine that others use.
+//! Fairness between a peer that sends without pause over real TCP and other peers of the same
+//! thread.
+//!
+//! The wait of the others is counted in messages of the busy peer because time means little on
+//! a shared machine.
 
 use std::{
     io::{Read, Write},
@@ -16,9 +19,9 @@ use bytes::Bytes;
 use getty::{
     BoxError, Closed, CodecLayer, ConnectionHandle, Pipeline, Request, ServiceBuilder,
     SessionLayer,
-    codec::Length,
+    codec::LengthDelimited,
     layers::{
-        ActiveLayer, CatchPanicLayer, CloseCallbackLayer, HandleErrorLayer, HeartbeatLayer,
+        ActivityLayer, CatchPanicLayer, CloseCallbackLayer, HandleErrorLayer, HeartbeatLayer,
         IdleTimeoutLayer, ReadTimeoutLayer, Registry, RegistryLayer, TraceLayer, WriteTimeoutLayer,
     },
 };
@@ -30,33 +33,35 @@ use tokio::{
 
 use super::accept;
 
-/// How often another is answered meanwhile.
+/// Number of answers to the other peer.
 const ROUNDS: usize = 10;
-/// The flood ends after so many times what may pass before an answer: whoever starves is served then, and told.
-const PATIENCE: u64 = 100;
-const LARGEST: usize = 1024 * 1024;
+/// The flood ends after this multiple of the bound, so that a starved peer is served and the
+/// test fails.
+const FLOOD_FACTOR: u64 = 100;
+const MAX_PAYLOAD: usize = 1024 * 1024;
 
-/// The payload of the busy peer's frames, and how many of them others may have to wait for. A session leaves its turn after
-/// 128 units of work, of 32 messages or one large read each, and an answer takes a few turns.
+/// Payload of the busy peer's frames in bytes, and the maximum number of frames that the other
+/// peer waits for. A session yields after 128 units of work, of 32 messages or one large read
+/// each. An answer takes a few polls.
 const FLOODS: [(usize, u64); 4] = [
     (8, 20_000),
     (1024, 20_000),
     (64 * 1024, 1_000),
-    (LARGEST, 250),
+    (MAX_PAYLOAD, 250),
 ];
 
 #[tokio::test]
-async fn a_busy_peer_leaves_turns_to_another_session_of_its_thread() {
+async fn busy_peer_does_not_starve_another_session_of_its_thread() {
     for (payload, bound) in FLOODS {
-        let most = most_until_anothers_answer(bare(), payload, bound).await;
-        assert!(most <= bound, "bare, {payload} bytes: {most} messages");
-        let most = most_until_anothers_answer(full(), payload, bound).await;
-        assert!(most <= bound, "full, {payload} bytes: {most} messages");
+        let worst = max_until_other_answer(bare(), payload, bound).await;
+        assert!(worst <= bound, "bare, {payload} bytes: {worst} messages");
+        let worst = max_until_other_answer(full(), payload, bound).await;
+        assert!(worst <= bound, "full, {payload} bytes: {worst} messages");
     }
 }
 
-fn codec() -> CodecLayer<Length, Bytes> {
-    CodecLayer::new(Length::new().with_max_length(LARGEST))
+fn codec() -> CodecLayer<LengthDelimited, Bytes> {
+    CodecLayer::new(LengthDelimited::new().max_frame_length(MAX_PAYLOAD))
 }
 
 async fn echo(request: Request<Bytes>) -> Result<Bytes, BoxError> {
@@ -70,7 +75,7 @@ fn bare() -> impl Pipeline<TcpStream> {
         .service_fn(echo)
 }
 
-/// What a production server has.
+/// A stack with the layers of a production server.
 fn full() -> impl Pipeline<TcpStream> {
     let minute = Duration::from_secs(60);
     ServiceBuilder::new()
@@ -79,33 +84,34 @@ fn full() -> impl Pipeline<TcpStream> {
         .layer(CatchPanicLayer::new())
         .layer(WriteTimeoutLayer::new(minute))
         .layer(ReadTimeoutLayer::new(minute))
-        .layer(IdleTimeoutLayer::read(minute))
+        .layer(IdleTimeoutLayer::new(minute))
         .layer(codec())
         .layer(RegistryLayer::new(Registry::new()))
         .layer(HeartbeatLayer::new(minute, |_session| Bytes::new()))
         .layer(CloseCallbackLayer::new("test", "closed", |_closed| {}))
         .layer(SessionLayer::new())
         .layer(HandleErrorLayer::new(|_error| None))
-        .layer(ActiveLayer::new(|message: &Bytes| !message.is_empty()))
+        .layer(ActivityLayer::new(|message: &Bytes| !message.is_empty()))
         .service_fn(echo)
 }
 
-/// How many messages the session of a busy peer gets through at most until another session's peer has its answer.
-async fn most_until_anothers_answer(
+/// Returns the maximum number of messages that the busy session handles before another session
+/// answers its peer.
+async fn max_until_other_answer(
     mut stack: impl Pipeline<TcpStream>,
     payload: usize,
     bound: u64,
 ) -> u64 {
     let mut listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let flood = Flood::start(address, payload, bound * PATIENCE);
-    let (busy, busy_life) = open(&mut listener, &mut stack).await;
+    let flood = Flood::start(address, payload, bound * FLOOD_FACTOR);
+    let (busy, busy_task) = open(&mut listener, &mut stack).await;
     let mut modest = TcpStream::connect(address).await.unwrap();
-    let (_, modest_life) = open(&mut listener, &mut stack).await;
+    let (_, modest_task) = open(&mut listener, &mut stack).await;
 
-    let mut most = 0;
+    let mut worst = 0;
     for round in 0..ROUNDS {
-        // busy indeed
+        // the busy session makes progress
         let seen = busy.stats().messages_in;
         while busy.stats().messages_in == seen && !flood.is_over() {
             yield_now().await;
@@ -116,19 +122,19 @@ async fn most_until_anothers_answer(
         let mut answer = [0; 5];
         modest.read_exact(&mut answer).await.unwrap();
         assert_eq!(answer, question);
-        most = most.max(busy.stats().messages_in - before);
+        worst = worst.max(busy.stats().messages_in - before);
     }
-    assert!(!flood.is_over() || most > bound, "no longer busy");
+    assert!(!flood.is_over() || worst > bound, "the flood ended early");
 
     busy.close();
     drop(modest);
-    busy_life.await.unwrap();
-    modest_life.await.unwrap();
+    busy_task.await.unwrap();
+    modest_task.await.unwrap();
     flood.end();
-    most
+    worst
 }
 
-/// The next connection, served by `stack` on a task of its own.
+/// Accepts the next connection and serves it with `stack` on a new task.
 async fn open<S: Pipeline<TcpStream>>(
     listener: &mut TcpListener,
     stack: &mut S,
@@ -136,7 +142,7 @@ async fn open<S: Pipeline<TcpStream>>(
     let connection = accept(listener).await;
     let handle = connection.handle().clone();
     let ready = std::future::poll_fn(|cx| stack.poll_ready(cx)).await;
-    assert!(ready.is_ok(), "no limit is reached");
+    assert!(ready.is_ok(), "the stack has no limit");
     let life = stack.call(connection);
     let life = tokio::spawn(async move {
         match life.await {
@@ -147,29 +153,29 @@ async fn open<S: Pipeline<TcpStream>>(
     (handle, life)
 }
 
-/// A peer with two threads of its own: one that sends, and one that reads what comes back.
+/// A peer with two threads: one sends, and one reads the answers.
 struct Flood {
     over: Arc<AtomicBool>,
     threads: [JoinHandle<()>; 2],
 }
 
 impl Flood {
-    /// Sends so many `frames` at most.
+    /// Starts to send up to `frames` frames.
     fn start(server: SocketAddr, payload: usize, frames: u64) -> Self {
         let mut frame = u32::try_from(payload).unwrap().to_be_bytes().to_vec();
         frame.resize(frame.len() + payload, b'x');
-        // small ones leave many at once
+        // small frames are sent in batches
         let at_once = (64 * 1024 / frame.len()).max(1);
         let writes = frames / at_once as u64;
         let batch = frame.repeat(at_once);
         let mut sends = Blocking::connect(server).unwrap();
         let mut reads = sends.try_clone().unwrap();
         let over = Arc::new(AtomicBool::new(false));
-        let tells = Arc::clone(&over);
+        let ends = Arc::clone(&over);
         let writer = thread::spawn(move || {
-            // until the server closes, which is an error here
+            // until the server closes, which fails the write
             let _ = (0..writes).try_for_each(|_| sends.write_all(&batch));
-            tells.store(true, Relaxed);
+            ends.store(true, Relaxed);
         });
         let reader = thread::spawn(move || {
             let mut answers = vec![0; 256 * 1024];
@@ -181,12 +187,12 @@ impl Flood {
         }
     }
 
-    /// Nothing more is sent.
+    /// Returns `true` if all frames are sent.
     fn is_over(&self) -> bool {
         self.over.load(Relaxed)
     }
 
-    /// Of a connection that the server has closed.
+    /// Waits for the threads. The server must have closed the connection.
     fn end(self) {
         for thread in self.threads {
             thread.join().unwrap();

@@ -1,4 +1,4 @@
-//! `Client` over every transport: the same stack, a session that speaks, and another when that has ended.
+//! `Client` over every transport, with one stack: sessions that echo, and reconnects.
 
 use std::{
     error::Error,
@@ -22,11 +22,11 @@ use tower::Layer;
 
 use crate::tls::kit::{Authority, NAME, app, settings, trusting};
 
-/// Fails a test that would hang.
+/// Returns the output of `future`, which must resolve within a minute.
 async fn soon<F: Future>(future: F) -> F::Output {
     timeout(Duration::from_secs(60), future)
         .await
-        .expect("nothing has happened for a minute")
+        .expect("timed out")
 }
 
 /// Serves `stack` over TCP.
@@ -37,7 +37,7 @@ async fn serve(stack: impl Pipeline<TcpStream>) -> SocketAddr {
     address
 }
 
-/// Dials this machine, whatever the name.
+/// Dials this machine for any name.
 fn connector()
 -> impl Service<(String, u16), Response = Connection<TcpStream>, Error: Into<BoxError>, Future: Send>
 + Clone
@@ -62,12 +62,12 @@ fn client() -> ClientBuilder<String> {
     Client::builder().with_backoff(backoff)
 }
 
-/// A client's stack for any transport, and what its sessions hear.
+/// A client's stack for any transport, with a channel that receives its messages.
 fn listening() -> (
     impl Fn(LinkLayer<String>) -> BoxPipeline + Send + Sync + 'static,
     mpsc::UnboundedReceiver<String>,
 ) {
-    let (heard, hears) = mpsc::unbounded_channel();
+    let (heard, messages) = mpsc::unbounded_channel();
     let build = move |link| {
         let heard = heard.clone();
         BoxPipeline::new(
@@ -80,11 +80,11 @@ fn listening() -> (
                 }),
         )
     };
-    (build, hears)
+    (build, messages)
 }
 
-/// Speaks over one session after another, whose peer echoes.
-async fn comes_back<C, A, T>(connector: C, target: A, kind: TransportKind)
+/// Sends over one session after another, whose peer echoes.
+async fn assert_echoes<C, A, T>(connector: C, target: A, kind: TransportKind)
 where
     C: Service<A, Response = Connection<T>, Error: Into<BoxError>, Future: Send>
         + Clone
@@ -93,7 +93,7 @@ where
     A: Clone + Send + 'static,
     T: getty::Transport + Send + 'static,
 {
-    let (build, mut hears) = listening();
+    let (build, mut messages) = listening();
     let client = client().connect(connector, target, build);
     let mut last = None;
     for message in ["one", "two", "three"] {
@@ -101,7 +101,7 @@ where
         assert_eq!(session.transport(), kind);
         assert_ne!(last.replace(session.id()), Some(session.id()));
         soon(session.send(message.to_owned())).await.unwrap();
-        assert_eq!(soon(hears.recv()).await.unwrap(), message);
+        assert_eq!(soon(messages.recv()).await.unwrap(), message);
         session.close();
         soon(session.closed()).await;
     }
@@ -110,56 +110,56 @@ where
 }
 
 #[tokio::test]
-async fn over_tls() {
+async fn client_over_tls() {
     let (server, client) = tls();
     let address = serve(server.layer(app())).await;
     let target = (NAME.to_owned(), address.port());
-    comes_back(client.layer(connector()), target, TransportKind::Tls).await;
+    assert_echoes(client.layer(connector()), target, TransportKind::Tls).await;
 }
 
 #[tokio::test]
-async fn over_websocket() {
+async fn client_over_websocket() {
     let address = serve(WsLayer::new().layer(app())).await;
     let url = format!("ws://{NAME}:{}/", address.port());
     let connector = WsConnectLayer::new().layer(connector());
-    comes_back(connector, url, TransportKind::WebSocket).await;
+    assert_echoes(connector, url, TransportKind::WebSocket).await;
 }
 
 #[tokio::test]
-async fn over_websocket_and_tls() {
+async fn client_over_websocket_and_tls() {
     let (server, client) = tls();
     let address = serve(server.layer(WsLayer::new().layer(app()))).await;
     let url = format!("wss://{NAME}:{}/", address.port());
     let connector = WsConnectLayer::new().layer(client.layer(connector()));
-    comes_back(connector, url, TransportKind::SecureWebSocket).await;
+    assert_echoes(connector, url, TransportKind::SecureWebSocket).await;
 }
 
 #[tokio::test]
-async fn over_what_the_url_says() {
+async fn client_over_the_transport_of_its_url() {
     let (server, client) = tls();
     let plain = serve(WsLayer::new().layer(app())).await;
     let secure = serve(server.layer(WsLayer::new().layer(app()))).await;
     let connector = WsUrlConnectLayer::new(WsConnectLayer::new(), client).layer(connector());
     for scheme in ["ws", "WS"] {
         let url = format!("{scheme}://{NAME}:{}/", plain.port());
-        comes_back(connector.clone(), url, TransportKind::WebSocket).await;
+        assert_echoes(connector.clone(), url, TransportKind::WebSocket).await;
     }
     for scheme in ["wss", "WsS"] {
         let url = format!("{scheme}://{NAME}:{}/", secure.port());
-        comes_back(connector.clone(), url, TransportKind::SecureWebSocket).await;
+        assert_echoes(connector.clone(), url, TransportKind::SecureWebSocket).await;
     }
 }
 
 #[tokio::test]
-async fn over_udp() {
+async fn client_over_udp() {
     let listener = UdpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { getty::serve(listener, app()).await });
-    comes_back(UdpConnector::new(), address, TransportKind::Udp).await;
+    assert_echoes(UdpConnector::new(), address, TransportKind::Udp).await;
 }
 
 #[tokio::test]
-async fn secure_url_reaches_no_server_whose_certificate_is_not_trusted() {
+async fn secure_url_rejects_an_untrusted_certificate() {
     let (server, _) = tls();
     let (_, stranger) = tls();
     let address = serve(server.layer(WsLayer::new().layer(app()))).await;
@@ -170,7 +170,7 @@ async fn secure_url_reaches_no_server_whose_certificate_is_not_trusted() {
     let Err(NoSession::Failed(Failure::Attempts { attempts: 2, last })) =
         soon(client.session()).await
     else {
-        panic!("that server is not to be trusted");
+        panic!("the server must not be trusted");
     };
     let Ended::Open(error) = &*last else {
         panic!("{last}");
@@ -180,7 +180,7 @@ async fn secure_url_reaches_no_server_whose_certificate_is_not_trusted() {
 }
 
 #[tokio::test]
-async fn name_that_moves_is_followed_at_the_next_dial() {
+async fn changed_address_of_a_name_is_used_at_the_next_dial() {
     let (old, new) = (serve(app()).await, serve(app()).await);
     let names = Arc::new(Mutex::new(old));
     let resolved = Arc::clone(&names);

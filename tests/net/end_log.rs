@@ -1,4 +1,4 @@
-//! The log line about a connection whose handshake fails, and about a session over each transport.
+//! The log lines about failed handshakes and about sessions over each transport.
 
 use getty::{
     BoxError, CodecLayer, Endpoints, Pipeline, Request, ServiceBuilder, SessionLayer,
@@ -38,7 +38,7 @@ async fn end_of(stack: impl Pipeline<DuplexStream>, bytes: &[u8]) -> Line {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handshake_that_fails_is_logged_once_with_its_error() {
+async fn failed_handshake_is_logged_once_with_its_error() {
     let authority = Authority::new();
     let tls = || TlsLayer::new(settings(&authority).load().unwrap()).layer(app());
     let ws = || WsLayer::new().layer(app());
@@ -71,7 +71,7 @@ async fn a_handshake_that_fails_is_logged_once_with_its_error() {
 }
 
 #[tokio::test]
-async fn an_upgrade_that_is_refused_is_logged_once() {
+async fn refused_upgrade_is_logged_once() {
     let (log, _guard) = Log::record();
     let layer = WsLayer::new()
         .with_accept(async |_, _| Err(WsRefusal::new(http::StatusCode::UNAUTHORIZED, "who?")));
@@ -93,7 +93,7 @@ async fn an_upgrade_that_is_refused_is_logged_once() {
 }
 
 #[tokio::test]
-async fn a_handler_that_fails_is_logged_once_over_sockets() {
+async fn failed_handler_is_logged_once_over_sockets() {
     fn failing<T: getty::Transport + Send + 'static>() -> impl Pipeline<T> + Clone {
         ServiceBuilder::new()
             .layer(CodecLayer::new(Lines::new()))

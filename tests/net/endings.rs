@@ -1,4 +1,5 @@
-//! The ends of sessions over real sockets: what was flushed arrives, and what arrived is handled.
+//! The ends of sessions over real sockets: flushed data arrives, and arrived messages are
+//! handled.
 
 use std::{
     sync::{
@@ -13,7 +14,7 @@ use futures_util::future::join_all;
 use getty::{
     BoxError, CloseReason, CodecLayer, Pipeline, Reply, Request, ServiceBuilder, Session,
     SessionLayer,
-    codec::{Length, Lines},
+    codec::{LengthDelimited, Lines},
     layers::OnOpenLayer,
     net::{TcpConnector, TcpListener},
     transport::Transport,
@@ -44,7 +45,7 @@ impl App for Parting {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reply_before_a_close_arrives_though_the_peer_goes_on_speaking() {
+async fn reply_before_a_close_arrives_while_the_peer_keeps_sending() {
     for kind in KINDS {
         let server = Server::new(kind, &Parting).await;
         let (mut read, mut write) = split(server.dial().await);
@@ -56,7 +57,7 @@ async fn a_reply_before_a_close_arrives_though_the_peer_goes_on_speaking() {
                 if read == 0 {
                     break;
                 }
-                // heartbeats, also once the server has ended its direction
+                // heartbeats, even after the server has ended its direction
                 let _ = write.write_all(b"PING\n").await;
             }
         })
@@ -129,7 +130,7 @@ async fn lines_that_arrived_before_a_reset_are_handled() {
             }
         })
         .await;
-        // without answers by request, with them because they are unread
+        // the reset is requested, or caused by unread answers
         if !replies {
             let socket = socket2::SockRef::from(&peer);
             socket.set_linger(Some(Duration::ZERO)).unwrap();
@@ -143,7 +144,7 @@ async fn lines_that_arrived_before_a_reset_are_handled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_ends_and_leaves_its_answers_unread_is_handled_to_its_last_line() {
+async fn all_lines_are_handled_of_a_peer_that_ends_with_unread_answers() {
     for kind in KINDS {
         let (app, mut sessions) = Counting::new(true);
         let server = Server::new(kind, &app).await;
@@ -161,11 +162,11 @@ async fn a_peer_that_ends_and_leaves_its_answers_unread_is_handled_to_its_last_l
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn between_two_sessions_everything_that_was_sent_before_a_close_is_handled() {
+async fn messages_between_sessions_are_all_handled_before_a_close() {
     const SENDS: usize = 200;
     let (opened, mut sessions) = mpsc::unbounded_channel();
     let sender = ServiceBuilder::new()
-        .layer(CodecLayer::new(Length::new()))
+        .layer(CodecLayer::new(LengthDelimited::new()))
         .layer(OnOpenLayer::new(move |session: Session<Bytes>| {
             let sent = opened.send(session).map_err(|_| "the receiver is gone");
             async move { sent.map_err(BoxError::from) }
@@ -182,7 +183,7 @@ async fn between_two_sessions_everything_that_was_sent_before_a_close_is_handled
     // a slow receiver that also sends heartbeats
     let (receiver, receiver_task) = getty::connect(TcpConnector::new(), address, |link| {
         ServiceBuilder::new()
-            .layer(CodecLayer::new(Length::new()))
+            .layer(CodecLayer::new(LengthDelimited::new()))
             .layer(link)
             .layer(SessionLayer::new())
             .service_fn(move |request: Request<Bytes>| {
@@ -213,7 +214,7 @@ async fn between_two_sessions_everything_that_was_sent_before_a_close_is_handled
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_of_a_unix_socket_see_an_end_and_no_reset_at_a_shutdown() {
+async fn clients_of_a_unix_socket_see_no_reset_at_a_shutdown() {
     const CLIENTS: usize = 64;
     for _ in 0..4 {
         let (app, mut sessions) = Counting::new(true);
@@ -242,7 +243,7 @@ async fn clients_of_a_unix_socket_see_an_end_and_no_reset_at_a_shutdown() {
                     end = &mut reading => end,
                     () = &mut writing => reading.await,
                 };
-                assert!(answers.len().is_multiple_of(10), "no answer is cut");
+                assert!(answers.len().is_multiple_of(10), "each answer is complete");
                 end
             })
         });
@@ -255,14 +256,14 @@ async fn clients_of_a_unix_socket_see_an_end_and_no_reset_at_a_shutdown() {
         .await;
         server.stop.send(()).unwrap();
         for client in clients {
-            soon(client).await.unwrap().expect("an end, and no reset");
+            soon(client).await.unwrap().expect("no reset");
         }
         soon(server.task).await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_sessions_over_tcp_that_echo_each_others_pushes_make_progress() {
+async fn sessions_over_tcp_that_echo_each_others_pushes_make_progress() {
     const PUSHES: usize = 600;
     for _ in 0..8 {
         let handled = Arc::new(AtomicUsize::new(0));
@@ -277,7 +278,7 @@ async fn two_sessions_over_tcp_that_echo_each_others_pushes_make_progress() {
         };
         let (opened, mut sessions) = mpsc::unbounded_channel();
         let stack = ServiceBuilder::new()
-            .layer(CodecLayer::new(Length::new()))
+            .layer(CodecLayer::new(LengthDelimited::new()))
             .layer(OnOpenLayer::new(move |session: Session<Bytes>| {
                 let sent = opened.send(session).map_err(|_| "nobody listens");
                 async move { sent.map_err(BoxError::from) }
@@ -290,7 +291,7 @@ async fn two_sessions_over_tcp_that_echo_each_others_pushes_make_progress() {
         let server = Server::serve(listener, stack, stopped);
         let (client, _task) = getty::connect(TcpConnector::new(), address, |link| {
             ServiceBuilder::new()
-                .layer(CodecLayer::new(Length::new()))
+                .layer(CodecLayer::new(LengthDelimited::new()))
                 .layer(link)
                 .layer(SessionLayer::new())
                 .service_fn(echo)

@@ -1,4 +1,4 @@
-//! One application over every kind of byte stream that has a socket.
+//! One application over every kind of byte stream with a socket.
 
 use std::{future::IntoFuture, time::Duration};
 
@@ -29,7 +29,7 @@ pub(crate) trait App {
 pub(crate) async fn soon<F: IntoFuture>(future: F) -> F::Output {
     timeout(Duration::from_secs(60), future)
         .await
-        .expect("nothing has happened for a minute")
+        .expect("timed out")
 }
 
 /// A stream to a server.
@@ -105,12 +105,12 @@ impl Server {
                 }
             };
             let serve = getty::serve(listener, stack).with_graceful_shutdown(stopped);
-            let drained = serve.await.expect("its stack is always ready");
+            let drained = serve.await.expect("the stack is always ready");
             assert_eq!(drained.aborted, 0);
         })
     }
 
-    /// A connection of a peer without getty.
+    /// Connects to the server without getty.
     pub(crate) async fn dial(&self) -> Box<dyn Io> {
         match &self.address {
             Address::Tcp(address) => Box::new(TcpStream::connect(address).await.unwrap()),

@@ -1,4 +1,4 @@
-//! Listeners and connectors over real sockets, and within the process.
+//! Listeners, connectors and sessions over real sockets and within the process.
 
 mod broadcast;
 #[cfg(all(unix, feature = "tls", feature = "ws"))]
@@ -35,12 +35,12 @@ use std::{error::Error, future::poll_fn, io};
 use getty::{Connection, Listener};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// The next connection of `listener`, as a server gets it.
+/// Accepts the next connection of `listener`, as a server does.
 async fn accept<L: Listener>(listener: &mut L) -> Connection<L::Io> {
     poll_fn(|cx| listener.poll_accept(cx)).await.unwrap()
 }
 
-/// Sends bytes both ways between the two ends of a connection.
+/// Sends bytes in both directions between the two ends of a connection.
 async fn exchange<A, B>(one: &mut Connection<A>, other: &mut Connection<B>) -> io::Result<()>
 where
     A: AsyncReadExt + AsyncWriteExt + Unpin,
@@ -56,7 +56,7 @@ where
     Ok(())
 }
 
-/// An error and its causes, one line each.
+/// Returns an error and its causes, one per line.
 fn report(error: &(dyn Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |&error| error.source());
     causes.map(|error| format!("{error}\n")).collect()

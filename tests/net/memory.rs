@@ -7,7 +7,7 @@ use tower::ServiceExt;
 
 use super::{accept, exchange, report};
 
-/// Dials that a listener keeps until it accepts them.
+/// Number of dials that a listener keeps until it accepts them.
 const BACKLOG: usize = 1024;
 
 #[tokio::test]
@@ -40,19 +40,19 @@ async fn memory_connection_has_the_same_addresses_seen_from_both_ends() {
 }
 
 #[tokio::test]
-async fn writer_waits_once_the_memory_buffer_is_full() {
+async fn writer_waits_while_the_memory_buffer_is_full() {
     for buffer_size in [0, 1] {
         let (mut listener, connector) = memory(buffer_size);
         let mut dialled = connector.connect().await.unwrap();
         let mut accepted = accept(&mut listener).await;
         let exchange = exchange(&mut dialled, &mut accepted);
-        // four bytes at a time, in a pipe of one: nobody reads until the writer is done
+        // four bytes through a pipe of one, which is read only after the write
         assert_pending!(tokio_test::task::spawn(exchange).poll());
     }
 }
 
 #[tokio::test]
-async fn dial_is_refused_once_the_memory_listener_is_gone() {
+async fn dial_is_refused_after_the_memory_listener_is_dropped() {
     let (listener, connector) = memory(64);
     let mut waiting = connector.connect().await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -64,7 +64,7 @@ async fn dial_is_refused_once_the_memory_listener_is_gone() {
         report(&error),
         format!("cannot connect to {address}\nits listener is gone\n")
     );
-    // what was not accepted ends
+    // the connection that was not accepted ends
     assert_eq!(waiting.transport_mut().read(&mut [0]).await.unwrap(), 0);
 }
 
@@ -96,7 +96,7 @@ async fn dial_waits_for_room_in_the_memory_backlog_until_the_connect_timeout() {
     assert!(dial.is_woken());
     let dialled = assert_ready_ok!(dial.poll());
 
-    // neither the dial that timed out nor anything else came between
+    // the dial that timed out left no connection in between
     for _ in 1..BACKLOG {
         accept(&mut listener).await;
     }

@@ -1,4 +1,4 @@
-//! Connectors are tower services: its middleware works on them.
+//! Connectors inside tower's middleware.
 
 use std::{
     future::{Ready, ready},
@@ -20,7 +20,7 @@ use tower::{Service, ServiceBuilder, ServiceExt, retry::Policy, timeout::error::
 
 use super::accept;
 
-/// Tries so many times more.
+/// Retries this number of times.
 #[derive(Clone)]
 struct Times(u32);
 
@@ -45,7 +45,7 @@ impl<A: Clone, T> Policy<A, Connection<T>, ConnectError> for Times {
 }
 
 #[tokio::test]
-async fn map_request_names_a_tcp_connectors_target() {
+async fn map_request_sets_the_target_of_a_tcp_connector() {
     let mut listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let dialled = ServiceBuilder::new()
@@ -62,7 +62,7 @@ async fn map_request_names_a_tcp_connectors_target() {
 }
 
 #[tokio::test]
-async fn retry_dials_again_until_somebody_listens() {
+async fn retry_dials_again_until_a_server_listens() {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     socket.bind(&any.into()).unwrap();
@@ -86,7 +86,7 @@ async fn retry_dials_again_until_somebody_listens() {
 #[tokio::test(start_paused = true)]
 async fn timeout_ends_a_dial_before_the_connectors_own() {
     let (listener, connector) = memory(1);
-    // its queue is full: nobody accepts
+    // its queue is full because no task accepts
     let mut waiting = Vec::new();
     for _ in 0..1024 {
         waiting.push(connector.connect().await.unwrap());

@@ -1,4 +1,4 @@
-//! A runtime and a listener a thread, all on one port, as the example `per_core` has them.
+//! A runtime and a listener per thread, all on one port, as in the example `per_core`.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +16,8 @@ use tokio::{runtime, sync::watch};
 
 const THREADS: usize = 2;
 
-/// Serves on a runtime of its own, until `stop` says so; each answer is the name of the thread that gave it.
+/// Serves on a new runtime until `stop` is set. Each answer is the name of the thread that sent
+/// it.
 fn serve_on_a_thread(
     name: String,
     address: SocketAddr,
@@ -89,21 +90,21 @@ fn threads_that_share_a_port_each_keep_their_connections_to_the_end() {
         serving.push(thread);
     }
 
-    // The kernel chooses by a hash: after so many each has had some, but for one run in 2^199.
+    // The kernel chooses by a hash: 200 connections go to one thread in one run of 2^199.
     let mut peers: Vec<(Peer, String)> = Vec::new();
     let mut threads = BTreeSet::new();
     while threads.len() < THREADS {
-        assert!(peers.len() < 200, "all of them to {threads:?}");
+        assert!(peers.len() < 200, "all connections went to {threads:?}");
         let mut peer = Peer::dial(address);
         let thread = peer.ask();
         threads.insert(thread.clone());
         peers.push((peer, thread));
     }
     for (peer, thread) in &mut peers {
-        assert_eq!(peer.ask(), *thread, "a connection stays where it is");
+        assert_eq!(peer.ask(), *thread, "a connection stays on its thread");
     }
 
-    // a session may be sent to from anywhere: here from a thread with no runtime at all
+    // any thread may send to a session, here one without a runtime
     assert_eq!(group.len(), peers.len());
     let _ = group.broadcast("to all".to_owned());
     for (peer, _) in &mut peers {

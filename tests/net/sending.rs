@@ -1,4 +1,4 @@
-//! Sending over real sockets: many senders, and a peer that dies.
+//! Sends over real sockets: many senders, and a peer that is killed.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -13,14 +13,14 @@ use tokio::{
     time::timeout,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIME_LIMIT: Duration = Duration::from_secs(60);
 
-/// A session over a socket, on a task of its own.
+/// Opens a session over a socket, on a new task.
 async fn open(socket: TcpStream) -> (Session<Bytes>, SessionTask) {
     let connector = service_fn(|socket| async { Ok::<_, BoxError>(Connection::new(socket)) });
     getty::connect(connector, socket, |link| {
         ServiceBuilder::new()
-            .layer(CodecLayer::new(codec::Length::new()))
+            .layer(CodecLayer::new(codec::LengthDelimited::new()))
             .layer(link)
             .layer(SessionLayer::new().with_queue(16))
             .service_fn(|_: Request<Bytes>| async { Ok::<_, BoxError>(None::<Bytes>) })
@@ -30,7 +30,7 @@ async fn open(socket: TcpStream) -> (Session<Bytes>, SessionTask) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_tasks_send_into_one_session_and_nothing_is_lost_doubled_or_out_of_order() {
+async fn messages_of_a_hundred_senders_arrive_once_and_in_order() {
     const TASKS: u32 = 100;
     const MESSAGES: u32 = 200;
 
@@ -51,7 +51,7 @@ async fn a_hundred_tasks_send_into_one_session_and_nothing_is_lost_doubled_or_ou
             let filler = u8::try_from(number % 256).unwrap();
             assert!(message[8..].iter().all(|byte| *byte == filler));
             let expected = next.entry(sender).or_default();
-            assert_eq!(number, *expected, "of sender {sender}");
+            assert_eq!(number, *expected, "sender {sender}");
             *expected += 1;
             bytes += 4 + length;
         }
@@ -63,7 +63,7 @@ async fn a_hundred_tasks_send_into_one_session_and_nothing_is_lost_doubled_or_ou
             tokio::spawn(async move {
                 let mut bytes = 0;
                 for number in 0..MESSAGES {
-                    // small ones, and some that are written by reference
+                    // small messages, and some that are written by reference
                     let filler = if number % 50 == 0 {
                         20_000
                     } else {
@@ -97,25 +97,26 @@ async fn a_hundred_tasks_send_into_one_session_and_nothing_is_lost_doubled_or_ou
         .collect();
     let mut sent = 0;
     for sender in senders {
-        sent += timeout(PATIENCE, sender).await.unwrap().unwrap();
+        sent += timeout(TIME_LIMIT, sender).await.unwrap().unwrap();
     }
     session.flush().await.unwrap();
-    let (peer, next, bytes) = timeout(PATIENCE, received).await.unwrap().unwrap();
+    let (peer, next, bytes) = timeout(TIME_LIMIT, received).await.unwrap().unwrap();
     assert_eq!(next.len(), TASKS as usize);
     assert!(next.values().all(|count| *count == MESSAGES));
     drop(peer);
-    let stats = timeout(PATIENCE, task).await.unwrap().unwrap().stats;
+    let stats = timeout(TIME_LIMIT, task).await.unwrap().unwrap().stats;
     assert_eq!(stats.messages_out, u64::from(TASKS * MESSAGES));
     assert_eq!((stats.bytes_out, bytes as u64), (sent as u64, sent as u64));
 }
 
-/// Set where this program is run as the peer.
+/// Environment variable that is set if this program runs as the peer.
 const PEER_OF: &str = "GETTY_TEST_PEER_OF";
 
-/// The test runs itself once more, as the peer: with the variable set it connects, reads a little, and waits for its end.
+/// The test starts itself again as the peer. With the variable set it connects, reads a little,
+/// and waits until it is killed.
 #[cfg(unix)]
 #[tokio::test]
-async fn a_sender_learns_that_its_peer_was_killed_in_mid_send() {
+async fn sender_fails_if_its_peer_is_killed_during_a_send() {
     use std::os::unix::process::ExitStatusExt;
 
     if let Ok(address) = std::env::var(PEER_OF) {
@@ -130,14 +131,17 @@ async fn a_sender_learns_that_its_peer_was_killed_in_mid_send() {
     let mut peer = tokio::process::Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
-            "sending::a_sender_learns_that_its_peer_was_killed_in_mid_send",
+            "sending::sender_fails_if_its_peer_is_killed_during_a_send",
         ])
         .env(PEER_OF, listener.local_addr().unwrap().to_string())
         .stdout(std::process::Stdio::null())
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    let (socket, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+    let (socket, _) = timeout(TIME_LIMIT, listener.accept())
+        .await
+        .unwrap()
+        .unwrap();
     let (session, task) = open(socket).await;
     let sender = tokio::spawn({
         let session = session.clone();
@@ -149,24 +153,24 @@ async fn a_sender_learns_that_its_peer_was_killed_in_mid_send() {
             }
         }
     });
-    // the peer does not read any more, and the kernel's buffers are full: a send is in its midst
+    // the peer no longer reads and the kernel's buffers are full: a send is in progress
     while session.stalled_since().is_none() || session.stats().bytes_out < 100_000 {
         tokio::task::yield_now().await;
     }
     assert!(!sender.is_finished());
     peer.start_kill().unwrap();
     assert_eq!(peer.wait().await.unwrap().signal(), Some(9));
-    let error = timeout(PATIENCE, sender).await.unwrap().unwrap();
+    let error = timeout(TIME_LIMIT, sender).await.unwrap().unwrap();
     assert!(
         matches!(error, SendError::Io(_) | SendError::Closed { .. }),
         "{error:?}"
     );
-    let closed = timeout(PATIENCE, task).await.unwrap().unwrap();
+    let closed = timeout(TIME_LIMIT, task).await.unwrap().unwrap();
     assert!(
         matches!(closed.reason, CloseReason::Io | CloseReason::PeerClosed),
         "{closed}"
     );
-    // and so does everybody who comes later
+    // later sends fail as well
     let late = session.try_send(Bytes::from_static(b"late")).unwrap_err();
     assert_eq!(late.into_message().unwrap(), "late");
 }

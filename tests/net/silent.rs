@@ -1,11 +1,11 @@
-//! An address at which dials get lost.
+//! An address that answers no dial.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 use getty::net::TcpListener;
 use socket2::{Domain, Socket, Type};
 
-/// An address that answers no dial: the listener's backlog is full.
+/// Returns an address that answers no dial because the listener's backlog is full.
 pub(crate) async fn silent() -> (TcpListener, Vec<Socket>, SocketAddr) {
     let builder = TcpListener::builder().with_backlog(0);
     let listener = builder.bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -13,7 +13,7 @@ pub(crate) async fn silent() -> (TcpListener, Vec<Socket>, SocketAddr) {
     let waiting = (0..8).map(|_| {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_nonblocking(true).unwrap();
-        // the first gets the one place, the others' handshakes go unanswered
+        // the first takes the only slot, and the handshakes of the others are not answered
         let _ = socket.connect(&address.into());
         socket
     });

@@ -19,7 +19,7 @@ use super::{accept, exchange, report, silent::silent};
 
 const ANY_PORT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 
-/// A socket bound to `address`, and the address with the port that it got.
+/// Returns a socket that is bound to `address`, and its address with the assigned port.
 fn bound(address: SocketAddr, reuse_address: bool) -> io::Result<(Socket, SocketAddr)> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_address(reuse_address)?;
@@ -28,7 +28,8 @@ fn bound(address: SocketAddr, reuse_address: bool) -> io::Result<(Socket, Socket
     Ok((socket, address))
 }
 
-/// An address that refuses every dial: its port is taken, by a socket that does not listen.
+/// Returns an address that refuses every dial because its port belongs to a socket that does
+/// not listen.
 fn refusing() -> (Socket, SocketAddr) {
     bound(ANY_PORT.into(), false).unwrap()
 }
@@ -42,17 +43,17 @@ async fn tokio_listener_accepts_connections_with_nodelay_and_their_addresses() {
         Address::Ip(address)
     );
 
-    let mut dialled = TcpConnector::new().connect(address).await.unwrap();
+    let mut dialed = TcpConnector::new().connect(address).await.unwrap();
     let mut accepted = accept(&mut listener).await;
     assert!(accepted.transport().nodelay().unwrap());
-    assert!(dialled.transport().nodelay().unwrap());
+    assert!(dialed.transport().nodelay().unwrap());
 
     assert_eq!(accepted.handle().transport(), TransportKind::Tcp);
-    assert_eq!(dialled.handle().transport(), TransportKind::Tcp);
-    assert_eq!(dialled.handle().peer_addr(), &Address::Ip(address));
+    assert_eq!(dialed.handle().transport(), TransportKind::Tcp);
+    assert_eq!(dialed.handle().peer_addr(), &Address::Ip(address));
     assert_eq!(accepted.handle().local_addr(), &Address::Ip(address));
-    assert_eq!(accepted.handle().peer_addr(), dialled.handle().local_addr());
-    exchange(&mut dialled, &mut accepted).await.unwrap();
+    assert_eq!(accepted.handle().peer_addr(), dialed.handle().local_addr());
+    exchange(&mut dialed, &mut accepted).await.unwrap();
 }
 
 #[tokio::test]
@@ -73,7 +74,7 @@ async fn listener_has_its_defaults() {
 
 #[cfg(any(target_os = "android", target_os = "linux"))]
 #[tokio::test]
-async fn the_kernel_accepts_128_kib_beyond_what_it_has_sent_unless_told_otherwise() {
+async fn kernel_accepts_128_kib_of_unsent_bytes_by_default() {
     let unsent = |stream: &TcpStream| SockRef::from(stream).tcp_notsent_lowat().unwrap();
     let listeners = [
         (TcpListener::builder(), 128 * 1024),
@@ -83,22 +84,22 @@ async fn the_kernel_accepts_128_kib_beyond_what_it_has_sent_unless_told_otherwis
         let mut listener = builder.bind(ANY_PORT).await.unwrap();
         let address = listener.local_addr().unwrap();
         let connector = TcpConnector::new().with_unsent_limit(limit);
-        let dialled = connector.connect(address).await.unwrap();
+        let dialed = connector.connect(address).await.unwrap();
         let accepted = accept(&mut listener).await;
         assert_eq!(unsent(accepted.transport()), limit);
-        assert_eq!(unsent(dialled.transport()), limit);
+        assert_eq!(unsent(dialed.transport()), limit);
     }
     let mut listener = tokio::net::TcpListener::bind(ANY_PORT).await.unwrap();
     let address = listener.local_addr().unwrap();
     let plain = TcpStream::connect(address).await.unwrap();
     assert_eq!(unsent(accept(&mut listener).await.transport()), 128 * 1024);
     let connector = TcpConnector::new().with_unsent_limit(None);
-    let dialled = connector.connect(address).await.unwrap();
-    assert_eq!(unsent(dialled.transport()), unsent(&plain));
+    let dialed = connector.connect(address).await.unwrap();
+    assert_eq!(unsent(dialed.transport()), unsent(&plain));
 }
 
 #[tokio::test]
-async fn settings_of_a_listener_reach_the_connections_that_it_accepts() {
+async fn options_of_a_listener_apply_to_its_connections() {
     let keepalive = Keepalive::new(Duration::from_secs(61))
         .with_interval(Duration::from_secs(7))
         .with_retries(4);
@@ -119,12 +120,12 @@ async fn settings_of_a_listener_reach_the_connections_that_it_accepts() {
 }
 
 #[tokio::test]
-async fn settings_of_a_connector_reach_its_connections() {
+async fn options_of_a_connector_apply_to_its_connections() {
     let listener = TcpListener::bind(ANY_PORT).await.unwrap();
     let keepalive = Keepalive::new(Duration::from_secs(61))
         .with_interval(Duration::from_secs(7))
         .with_retries(4);
-    let dialled = TcpConnector::new()
+    let dialed = TcpConnector::new()
         .with_nodelay(false)
         .with_keepalive(keepalive)
         .with_send_buffer_size(20_000)
@@ -132,7 +133,7 @@ async fn settings_of_a_connector_reach_its_connections() {
         .connect(listener.local_addr().unwrap())
         .await
         .unwrap();
-    assert_settings(&SockRef::from(dialled.transport()));
+    assert_settings(&SockRef::from(dialed.transport()));
 }
 
 fn assert_settings(socket: &SockRef<'_>) {
@@ -147,14 +148,14 @@ fn assert_settings(socket: &SockRef<'_>) {
         Duration::from_secs(7)
     );
     assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
-    // Linux reports twice what was asked for
+    // Linux reports twice the requested size
     let asked = |bytes| [bytes, 2 * bytes];
     assert!(asked(20_000).contains(&socket.send_buffer_size().unwrap()));
     assert!(asked(30_000).contains(&socket.recv_buffer_size().unwrap()));
 }
 
 #[tokio::test]
-async fn setting_that_cannot_be_had_fails_the_bind_and_the_dial() {
+async fn unsupported_option_fails_the_bind_and_the_dial() {
     let never = Keepalive::new(Duration::ZERO);
     let error = TcpListener::builder()
         .with_keepalive(never)
@@ -173,14 +174,14 @@ async fn setting_that_cannot_be_had_fails_the_bind_and_the_dial() {
 }
 
 #[tokio::test]
-async fn listener_made_of_the_standard_librarys_accepts() {
+async fn listener_converted_from_the_standard_library_accepts() {
     let listener = std::net::TcpListener::bind(ANY_PORT).unwrap();
     let mut listener = TcpListener::try_from(listener).unwrap();
     let address = listener.local_addr().unwrap();
-    let mut dialled = TcpConnector::new().connect(address).await.unwrap();
+    let mut dialed = TcpConnector::new().connect(address).await.unwrap();
     let mut accepted = accept(&mut listener).await;
     assert!(accepted.transport().nodelay().unwrap());
-    exchange(&mut dialled, &mut accepted).await.unwrap();
+    exchange(&mut dialed, &mut accepted).await.unwrap();
 
     let mut listener = TcpListener::from(listener.into_inner());
     let _dialled = TcpConnector::new().connect(address).await.unwrap();
@@ -189,7 +190,7 @@ async fn listener_made_of_the_standard_librarys_accepts() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn listeners_share_a_port_only_if_both_say_so() {
+async fn listeners_share_a_port_only_if_both_allow_it() {
     let sharing = TcpListener::builder().with_reuse_port(true);
     let mut one = sharing.bind(ANY_PORT).await.unwrap();
     let address = one.local_addr().unwrap();
@@ -199,12 +200,12 @@ async fn listeners_share_a_port_only_if_both_say_so() {
     let error = TcpListener::bind(address).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
 
-    let dialled = TcpConnector::new().connect(address).await.unwrap();
+    let dialed = TcpConnector::new().connect(address).await.unwrap();
     let accepted = tokio::select! {
         accepted = accept(&mut one) => accepted,
         accepted = accept(&mut other) => accepted,
     };
-    assert_eq!(accepted.handle().peer_addr(), dialled.handle().local_addr());
+    assert_eq!(accepted.handle().peer_addr(), dialed.handle().local_addr());
 }
 
 #[tokio::test]
@@ -221,7 +222,7 @@ async fn bind_error_names_the_address() {
 }
 
 #[tokio::test]
-async fn bind_takes_the_first_address_that_can_be_had() {
+async fn bind_uses_the_first_available_address() {
     let taken = TcpListener::bind(ANY_PORT).await.unwrap();
     let addresses = [taken.local_addr().unwrap(), ANY_PORT.into()];
     let listener = TcpListener::bind(&addresses[..]).await.unwrap();
@@ -233,7 +234,7 @@ async fn bind_takes_the_first_address_that_can_be_had() {
 }
 
 #[tokio::test]
-async fn listener_of_v6_only_leaves_v4_alone() {
+async fn listener_with_only_v6_excludes_v4() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
         return; // a machine without IPv6
     }
@@ -253,20 +254,20 @@ async fn listener_of_v6_only_leaves_v4_alone() {
 }
 
 #[tokio::test]
-async fn only_v6_means_nothing_to_a_v4_address() {
+async fn only_v6_has_no_effect_on_a_v4_address() {
     let builder = TcpListener::builder().with_only_v6(true);
     builder.bind(ANY_PORT).await.unwrap();
 }
 
 #[tokio::test]
-async fn connector_takes_targets_of_many_types() {
+async fn connector_accepts_targets_of_many_types() {
     let mut listener = TcpListener::bind(ANY_PORT).await.unwrap();
     let address = listener.local_addr().unwrap();
     let connector = TcpConnector::new();
 
     // as a service
     let text: &'static str = address.to_string().leak();
-    let mut dialled = vec![
+    let mut dialed = vec![
         connector.clone().oneshot(address).await.unwrap(),
         connector.clone().oneshot(text).await.unwrap(),
         connector.clone().oneshot(text.to_owned()).await.unwrap(),
@@ -281,19 +282,19 @@ async fn connector_takes_targets_of_many_types() {
             .await
             .unwrap(),
     ];
-    // and borrowed
+    // by reference
     let borrowed = address.to_string();
-    dialled.push(connector.connect(borrowed.as_str()).await.unwrap());
-    dialled.push(connector.connect(&[address][..]).await.unwrap());
+    dialed.push(connector.connect(borrowed.as_str()).await.unwrap());
+    dialed.push(connector.connect(&[address][..]).await.unwrap());
 
-    for dialled in dialled {
+    for dialed in dialed {
         let accepted = accept(&mut listener).await;
-        assert_eq!(accepted.handle().peer_addr(), dialled.handle().local_addr());
+        assert_eq!(accepted.handle().peer_addr(), dialed.handle().local_addr());
     }
 }
 
 #[tokio::test]
-async fn dial_that_is_refused_says_so_and_names_the_target() {
+async fn refused_dial_names_the_target() {
     let (_taken, address) = refusing();
     let error = TcpConnector::new().connect(address).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
@@ -301,7 +302,7 @@ async fn dial_that_is_refused_says_so_and_names_the_target() {
     assert_eq!(error.target(), address.to_string());
     assert!(report(&error).starts_with(&format!("cannot connect to {address}\n")));
 
-    // a whole service is awaited the same way
+    // the same through the service
     let mut connector = TcpConnector::new();
     let error = connector.call(address.to_string()).await.unwrap_err();
     assert_eq!(
@@ -311,14 +312,14 @@ async fn dial_that_is_refused_says_so_and_names_the_target() {
 }
 
 #[tokio::test]
-async fn dial_goes_on_to_the_next_address() {
+async fn dial_continues_with_the_next_address() {
     let (_taken, refusing) = refusing();
     let listener = TcpListener::bind(ANY_PORT).await.unwrap();
     let live = listener.local_addr().unwrap();
     for limit in [Duration::from_secs(60), Duration::MAX] {
         let connector = TcpConnector::new().with_connect_timeout(limit);
-        let dialled = connector.connect(&[refusing, live][..]).await.unwrap();
-        assert_eq!(dialled.handle().peer_addr(), &Address::Ip(live));
+        let dialed = connector.connect(&[refusing, live][..]).await.unwrap();
+        assert_eq!(dialed.handle().peer_addr(), &Address::Ip(live));
     }
 }
 
@@ -355,17 +356,17 @@ async fn silent_address_is_overtaken_by_the_next() {
         connector.connect(&[silent, silent, live][..]).await
     });
 
-    // two addresses have had their quarter of a second; the third is dialled in real time, for it will answer
+    // the delays of two addresses have passed; the third is dialed in real time because it answers
     time::sleep(Duration::from_millis(500)).await;
     time::resume();
-    let dialled = dial.await.unwrap().unwrap();
-    assert_eq!(dialled.handle().peer_addr(), &Address::Ip(live));
-    // far from the end of the connect timeout
+    let dialed = dial.await.unwrap().unwrap();
+    assert_eq!(dialed.handle().peer_addr(), &Address::Ip(live));
+    // long before the connect timeout
     assert!(started.elapsed() < Duration::from_secs(50));
 }
 
 #[tokio::test(start_paused = true)]
-async fn next_address_is_dialled_after_the_attempt_delay() {
+async fn next_address_is_dialed_after_the_attempt_delay() {
     let (_listener, _waiting, silent) = silent().await;
     let (_taken, refusing) = refusing();
     let second = Duration::from_secs(1);
@@ -385,7 +386,7 @@ async fn next_address_is_dialled_after_the_attempt_delay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dial_that_fails_tells_of_each_address() {
+async fn failed_dial_reports_each_address() {
     let (_full, _waiting, silent) = silent().await;
     let (_taken, refusing) = refusing();
     let error = TcpConnector::new()
@@ -417,7 +418,7 @@ async fn dial_that_fails_tells_of_each_address() {
 }
 
 #[tokio::test]
-async fn name_that_does_not_resolve_says_so() {
+async fn unresolved_name_fails_the_dial() {
     let error = TcpConnector::new()
         .connect(("nobody.invalid", 7000))
         .await
@@ -429,15 +430,15 @@ async fn name_that_does_not_resolve_says_so() {
 
 #[cfg(target_os = "linux")] // where all of 127.0.0.0/8 is there
 #[tokio::test]
-async fn dial_leaves_from_the_local_address() {
+async fn dial_uses_the_local_address() {
     let mut listener = TcpListener::bind(ANY_PORT).await.unwrap();
     let target = listener.local_addr().unwrap();
     let local = SocketAddr::from(([127, 0, 0, 2], 0));
     let connector = TcpConnector::new().with_local_addr(local);
-    let dialled = connector.connect(target).await.unwrap();
-    assert_eq!(dialled.handle().local_addr().ip(), Some(local.ip()));
+    let dialed = connector.connect(target).await.unwrap();
+    assert_eq!(dialed.handle().local_addr().ip(), Some(local.ip()));
     let accepted = accept(&mut listener).await;
-    assert_eq!(accepted.handle().peer_addr(), dialled.handle().local_addr());
+    assert_eq!(accepted.handle().peer_addr(), dialed.handle().local_addr());
 
     let error = connector.connect(("::1", target.port())).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
@@ -445,8 +446,8 @@ async fn dial_leaves_from_the_local_address() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn socket_that_connects_to_itself_is_refused_and_reset() {
-    // an address that no other test uses; the socket keeps the port and lets the connector's share it
+async fn self_connected_socket_is_refused_and_reset() {
+    // no other test uses this address; the socket keeps the port and shares it with the connector
     let any = SocketAddr::from(([127, 0, 0, 3], 0));
     let (kept, address) = bound(any, true).unwrap();
     let connector = TcpConnector::new().with_local_addr(address);
@@ -455,7 +456,7 @@ async fn socket_that_connects_to_itself_is_refused_and_reset() {
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     assert!(report(&error).contains("connected to itself"));
 
-    // an orderly close would keep the port from its server for a minute
+    // an orderly close would keep the port occupied for a minute
     drop(kept);
     bound(address, false).unwrap();
 }

@@ -28,13 +28,13 @@ fn named(path: &Path) -> Address {
     Address::Unix(Some(path.into()))
 }
 
-/// What a listener leaves behind that dies.
+/// Creates the file that a killed listener leaves.
 fn leave_stale(path: &Path) {
     drop(std::os::unix::net::UnixListener::bind(path).unwrap());
     assert!(path.exists());
 }
 
-/// A listener whose backlog has no room, and what fills it.
+/// Returns a listener with a full backlog, and the sockets that fill it.
 fn full(path: &Path) -> (std::os::unix::net::UnixListener, Vec<Socket>) {
     let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
     let address = SockAddr::unix(path).unwrap();
@@ -70,7 +70,7 @@ async fn unix_connection_carries_bytes_and_its_paths() {
 }
 
 #[tokio::test]
-async fn listeners_of_tokio_and_the_standard_library_serve_and_own_no_file() {
+async fn listeners_of_tokio_and_the_standard_library_remove_no_file() {
     let (_directory, path) = directory();
     let mut listener = tokio::net::UnixListener::bind(&path).unwrap();
     assert_eq!(Listener::local_addr(&listener).unwrap(), named(&path));
@@ -94,7 +94,7 @@ async fn listeners_of_tokio_and_the_standard_library_serve_and_own_no_file() {
 }
 
 #[tokio::test]
-async fn unix_connector_takes_paths_of_many_types() {
+async fn unix_connector_accepts_paths_of_many_types() {
     let (_directory, path) = directory();
     let _listener = UnixListener::bind(&path).unwrap();
     let connector = UnixConnector::new();
@@ -119,7 +119,7 @@ async fn stale_socket_file_is_replaced() {
 }
 
 #[tokio::test]
-async fn socket_that_somebody_listens_on_is_left_alone() {
+async fn socket_of_a_live_listener_is_kept() {
     let (_directory, path) = directory();
     let mut listener = UnixListener::bind(&path).unwrap();
     let error = UnixListener::bind(&path).unwrap_err();
@@ -127,12 +127,12 @@ async fn socket_that_somebody_listens_on_is_left_alone() {
     assert_eq!(
         report(&error),
         format!(
-            "cannot listen on {}\nsomebody listens there\n",
+            "cannot listen on {}\na process listens there\n",
             path.display()
         )
     );
 
-    // the one that looked
+    // the dial of the check
     accept(&mut listener).await;
     let mut dialled = UnixConnector::new().connect(&path).await.unwrap();
     let mut accepted = accept(&mut listener).await;
@@ -149,17 +149,17 @@ async fn listener_with_a_full_backlog_is_not_stale() {
 }
 
 #[tokio::test]
-async fn socket_of_another_kind_is_left_alone() {
+async fn socket_of_another_kind_is_kept() {
     let (_directory, path) = directory();
     let datagrams = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
     let error = UnixListener::bind(&path).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
-    assert!(report(&error).contains("cannot tell whether somebody listens there"));
+    assert!(report(&error).contains("cannot determine whether a process listens there"));
     datagrams.send_to(b"still there", &path).unwrap();
 }
 
 #[tokio::test]
-async fn file_that_is_no_socket_is_left_alone() {
+async fn file_that_is_not_a_socket_is_kept() {
     let (directory, path) = directory();
     fs::write(&path, "precious").unwrap();
     let error = UnixListener::bind(&path).unwrap_err();
@@ -177,7 +177,7 @@ async fn file_that_is_no_socket_is_left_alone() {
 }
 
 #[tokio::test]
-async fn listener_removes_its_own_file_even_if_that_was_changed() {
+async fn listener_removes_its_file_even_if_it_was_modified() {
     let (_directory, path) = directory();
     let listener = UnixListener::bind(&path).unwrap();
     let mut permissions = fs::metadata(&path).unwrap().permissions();
@@ -188,7 +188,7 @@ async fn listener_removes_its_own_file_even_if_that_was_changed() {
 }
 
 #[tokio::test]
-async fn listener_leaves_the_file_of_another() {
+async fn listener_keeps_the_file_of_another() {
     let (_directory, path) = directory();
     let first = UnixListener::bind(&path).unwrap();
     fs::remove_file(&path).unwrap();

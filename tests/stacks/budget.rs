@@ -1,5 +1,8 @@
-//! tower's `load_shed` refuses when its inner service is pending. tokio's primitives are pending at
-//! the end of a task's cooperative budget as well, which is no overload.
+//! tower's `load_shed` under tokio's cooperative budget.
+//!
+//! `load_shed` refuses a request when its inner service is pending. When the budget of a task
+//! is used up, tokio's primitives are pending too, but that must not count as overload
+//! (design.md: Why is readiness polled without the cooperative budget?).
 
 use std::{
     sync::Arc,
@@ -7,28 +10,24 @@ use std::{
 };
 
 use getty::{
-    BoxError, BoxPipeline, CodecLayer, Request, Service, ServiceBuilder, Session, SessionLayer,
+    BoxError, BoxPipeline, CodecLayer, Service, ServiceBuilder, Session, SessionLayer,
     layers::HandleErrorLayer, net, serve, service_fn,
 };
 use tokio::task::coop;
 use tokio_util::codec::LinesCodec;
 
-use crate::support::{Peer, Server, line_sessions};
+use crate::support::{Peer, Server, echo, echo_sessions, line_sessions};
 
-async fn echo(request: Request<String>) -> Result<String, BoxError> {
-    Ok(request.into_message())
-}
-
-/// A service whose readiness takes `units` of the budget in each poll.
+/// A service whose `poll_ready` takes `units` of the cooperative budget.
 #[derive(Clone, Debug)]
-struct Costs<S> {
+struct ReadinessCost<S> {
     units: u32,
     inner: S,
     /// A field with drop glue, as in every service with a tokio resource.
     _resource: Arc<()>,
 }
 
-impl<S> Costs<S> {
+impl<S> ReadinessCost<S> {
     fn new(units: u32, inner: S) -> Self {
         Self {
             units,
@@ -38,7 +37,7 @@ impl<S> Costs<S> {
     }
 }
 
-impl<S: Service<R>, R> Service<R> for Costs<S> {
+impl<S: Service<R>, R> Service<R> for ReadinessCost<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;
@@ -55,30 +54,30 @@ impl<S: Service<R>, R> Service<R> for Costs<S> {
     }
 }
 
-/// The answers to 256 messages that arrive at once.
-async fn answers(stack: BoxPipeline) -> Vec<String> {
+/// Sends 256 messages at once and returns the replies.
+async fn replies(stack: BoxPipeline) -> Vec<String> {
     let server = Server::start(stack);
     let mut peer = server.dial().await;
     peer.say(&vec!["x"; 256].join("\n")).await;
     peer.finish().await;
-    let mut answers = Vec::new();
-    while let Some(answer) = peer.hear().await {
-        answers.push(answer);
+    let mut replies = Vec::new();
+    while let Some(reply) = peer.hear().await {
+        replies.push(reply);
     }
-    answers
+    replies
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_buffer_with_room_refuses_no_message() {
+async fn buffer_with_free_capacity_refuses_no_message() {
     let stack = line_sessions!(
-        SessionLayer::new().in_flight(256),
+        SessionLayer::new().with_in_flight(256),
         ServiceBuilder::new()
             .layer(HandleErrorLayer::new(|error| format!("ERR {error}")))
             .load_shed()
             .buffer(256)
             .service_fn(echo)
     );
-    assert_eq!(answers(stack).await, vec!["x"; 256]);
+    assert_eq!(replies(stack).await, vec!["x"; 256]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -89,9 +88,9 @@ async fn readiness_that_costs_more_than_the_budget_refuses_no_message() {
             ServiceBuilder::new()
                 .layer(HandleErrorLayer::new(|error| format!("ERR {error}")))
                 .load_shed()
-                .service(Costs::new(units, service_fn(echo)))
+                .service(ReadinessCost::new(units, service_fn(echo)))
         );
-        assert_eq!(answers(stack).await, vec!["x"; 256], "{units} units");
+        assert_eq!(replies(stack).await, vec!["x"; 256], "{units} units");
     }
 }
 
@@ -99,21 +98,20 @@ async fn readiness_that_costs_more_than_the_budget_refuses_no_message() {
 async fn readiness_that_costs_more_than_the_budget_refuses_no_connection() {
     for units in [1, 3, 50, 200] {
         let (listener, connector) = net::memory(1024);
-        let sessions = line_sessions!(SessionLayer::new(), service_fn(echo));
         let stack = ServiceBuilder::new()
             .load_shed()
-            .service(Costs::new(units, sessions));
-        // all connections wait before the first is accepted
-        let dials = std::iter::repeat_with(|| connector.connect()).take(64);
-        let dials = futures_util::future::join_all(dials);
-        let (dialled, ()) = tokio::join!(dials, async {
+            .service(ReadinessCost::new(units, echo_sessions()));
+        // All connections are queued before the first is accepted.
+        let connects = std::iter::repeat_with(|| connector.connect()).take(64);
+        let connects = futures_util::future::join_all(connects);
+        let (connections, ()) = tokio::join!(connects, async {
             tokio::spawn(serve(listener, stack).into_future());
         });
-        for connection in dialled {
+        for connection in connections {
             let mut peer = Peer::new(connection.unwrap().into_parts().0);
             peer.say("hello").await;
-            let heard = peer.hear().await;
-            assert_eq!(heard.as_deref(), Some("hello"), "{units} units");
+            let reply = peer.hear().await;
+            assert_eq!(reply.as_deref(), Some("hello"), "{units} units");
         }
     }
 }
@@ -125,9 +123,9 @@ async fn readiness_of_a_make_service_that_costs_more_than_the_budget_refuses_no_
         SessionLayer::per_session(),
         ServiceBuilder::new()
             .load_shed()
-            .service(Costs::new(200, make))
+            .service(ReadinessCost::new(200, make))
     );
-    assert_eq!(answers(stack).await, vec!["x"; 256]);
+    assert_eq!(replies(stack).await, vec!["x"; 256]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -141,7 +139,7 @@ async fn client_readiness_that_costs_more_than_the_budget_refuses_no_connection(
             .service_fn(echo);
         ServiceBuilder::new()
             .load_shed()
-            .service(Costs::new(200, sessions))
+            .service(ReadinessCost::new(200, sessions))
     })
     .await
     .unwrap();

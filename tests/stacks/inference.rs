@@ -1,4 +1,4 @@
-//! Stacks that must compile with no more type annotations than the closures' own arguments, and that answer.
+//! Stacks that must compile without type annotations, except for the arguments of closures.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -14,11 +14,11 @@ use tower::{ServiceExt, timeout::TimeoutLayer};
 
 use crate::support::{Server, open};
 
-/// One function for every transport.
+/// Returns a stack for any transport.
 fn app<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone + Sync {
     ServiceBuilder::new()
         .layer(CodecLayer::new(LinesCodec::new()))
-        .layer(SessionLayer::new().in_flight(4))
+        .layer(SessionLayer::new().with_in_flight(4))
         .timeout(Duration::from_secs(1))
         .concurrency_limit(64)
         .service_fn(|request: Request<String>| async move {
@@ -26,8 +26,8 @@ fn app<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone + Sync {
         })
 }
 
-/// The same, with the bounds that `Pipeline` stands for written out.
-fn spelled_out<T: Transport + Send + 'static>()
+/// Returns the same stack, with the bounds of `Pipeline` written out.
+fn app_with_explicit_bounds<T: Transport + Send + 'static>()
 -> impl Service<Connection<T>, Response = Closed, Error = BoxError, Future: Send + 'static>
 + Clone
 + Send
@@ -36,67 +36,67 @@ fn spelled_out<T: Transport + Send + 'static>()
     app().map_err(Into::into)
 }
 
-async fn named(request: Request<String>) -> Result<Vec<String>, Infallible> {
+async fn echo_as_vec(request: Request<String>) -> Result<Vec<String>, Infallible> {
     Ok(vec![request.into_message()])
 }
 
-/// Serves one connection, says a line to it, and gives back what is heard.
-async fn answer(stack: impl Pipeline<DuplexStream>, line: &str) -> String {
+/// Serves one connection, sends `line` and returns the reply.
+async fn reply(stack: impl Pipeline<DuplexStream>, line: &str) -> String {
     let server = Server::start(stack);
     let mut peer = server.dial().await;
     peer.say(line).await;
-    peer.hear().await.expect("an answer")
+    peer.hear().await.expect("a reply")
 }
 
 #[tokio::test]
-async fn one_function_makes_the_stack_for_any_transport() {
-    assert_eq!(answer(app(), "hello").await, "hello");
-    assert_eq!(answer(spelled_out(), "hello").await, "hello");
+async fn one_function_returns_the_stack_for_any_transport() {
+    assert_eq!(reply(app(), "hello").await, "hello");
+    assert_eq!(reply(app_with_explicit_bounds(), "hello").await, "hello");
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let _serve = serve(tcp, app());
 }
 
 #[tokio::test]
-async fn one_value_serves_several_transports() {
+async fn one_stack_value_serves_several_transports() {
     let stack = ServiceBuilder::new()
         .concurrency_limit(9)
         .layer(CodecLayer::new(LinesCodec::new()))
         .layer(SessionLayer::new())
-        .service_fn(named);
-    assert_eq!(answer(stack.clone(), "hello").await, "hello");
+        .service_fn(echo_as_vec);
+    assert_eq!(reply(stack.clone(), "hello").await, "hello");
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (memory, _) = net::memory(1024);
     let _serve = serve_all((tcp, memory), stack);
 }
 
 #[tokio::test]
-async fn in_and_out_differ_where_the_codec_encodes_several_types() {
+async fn message_types_may_differ_if_the_codec_encodes_several_types() {
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(BytesCodec::new()))
         .layer(SessionLayer::new())
         .service_fn(|request: Request<BytesMut, Bytes>| async move {
             Ok::<_, BoxError>(Reply::one(request.into_message().freeze()))
         });
-    assert_eq!(answer(stack, "hello").await, "hello");
+    assert_eq!(reply(stack, "hello").await, "hello");
 }
 
 #[tokio::test]
-async fn out_may_be_anything_that_a_generic_codec_encodes() {
+async fn sent_type_may_be_any_that_a_generic_codec_encodes() {
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(LinesCodec::new()))
         .layer(SessionLayer::new())
         .service_fn(|_: Request<String, &'static str>| async move { Ok::<_, BoxError>(Some("x")) });
-    assert_eq!(answer(stack, "hello").await, "x");
+    assert_eq!(reply(stack, "hello").await, "x");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stack_of_the_session_s_own_may_hold_what_is_not_clone() {
+async fn per_session_stack_need_not_be_clone() {
     let mut stack = ServiceBuilder::new()
         .layer(CodecLayer::new(LinesCodec::new()))
         .layer(SessionLayer::per_session())
         .service_fn(|session: Session<String>| async move {
             if session.name().starts_with("bad") {
-                return Err(BoxError::from("no"));
+                return Err(BoxError::from("not today"));
             }
             let mut n = 0;
             Ok(ServiceBuilder::new()
@@ -116,7 +116,7 @@ async fn a_stack_of_the_session_s_own_may_hold_what_is_not_clone() {
 }
 
 #[tokio::test]
-async fn a_handler_that_never_answers_says_none_or_an_empty_vec() {
+async fn handler_that_never_replies_returns_none_or_an_empty_vec() {
     let silent = ServiceBuilder::new()
         .layer(CodecLayer::new(LinesCodec::new()))
         .layer(SessionLayer::new())
@@ -125,11 +125,11 @@ async fn a_handler_that_never_answers_says_none_or_an_empty_vec() {
         .layer(CodecLayer::new(LinesCodec::new()))
         .layer(SessionLayer::new())
         .service_fn(|_: Request<String>| async move { Ok::<_, BoxError>(vec![]) });
-    assert_hears_only_the_end(silent).await;
-    assert_hears_only_the_end(empty).await;
+    assert_no_reply(silent).await;
+    assert_no_reply(empty).await;
 }
 
-async fn assert_hears_only_the_end(mut stack: impl Pipeline<DuplexStream>) {
+async fn assert_no_reply(mut stack: impl Pipeline<DuplexStream>) {
     let (mut peer, ended) = open(&mut stack).await;
     peer.say("hello").await;
     peer.finish().await;
@@ -139,21 +139,21 @@ async fn assert_hears_only_the_end(mut stack: impl Pipeline<DuplexStream>) {
 }
 
 #[tokio::test]
-async fn a_boxed_stack_serves_every_transport() {
+async fn boxed_stack_serves_every_transport() {
     let boxed: BoxPipeline = BoxPipeline::new(app());
-    assert_eq!(answer(boxed.clone(), "hello").await, "hello");
-    // over a transport that is boxed by hand
-    let by_hand = app().map_request(|connection: Connection<DuplexStream>| {
+    assert_eq!(reply(boxed.clone(), "hello").await, "hello");
+    // The same over a boxed transport.
+    let boxed_transport = app().map_request(|connection: Connection<DuplexStream>| {
         connection.map_transport(BoxTransport::new)
     });
-    assert_eq!(answer(by_hand, "hello").await, "hello");
+    assert_eq!(reply(boxed_transport, "hello").await, "hello");
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (memory, _) = net::memory(1024);
     let _serve = serve_all((tcp, memory), boxed);
 }
 
 #[tokio::test]
-async fn stock_layers_pile_up_on_both_sides() {
+async fn many_tower_layers_compile_on_both_sides() {
     let stack = ServiceBuilder::new()
         .load_shed()
         .concurrency_limit(3)
@@ -161,7 +161,7 @@ async fn stock_layers_pile_up_on_both_sides() {
         .timeout(Duration::from_secs(9))
         .option_layer(Some(TimeoutLayer::new(Duration::from_secs(8))))
         .layer(CodecLayer::new(LinesCodec::new()))
-        .layer(SessionLayer::new().in_flight(8).unordered())
+        .layer(SessionLayer::new().with_in_flight(8).unordered())
         .layer(HandleErrorLayer::new(|error| Some(format!("ERR {error}"))))
         .load_shed()
         .concurrency_limit(3)
@@ -170,23 +170,23 @@ async fn stock_layers_pile_up_on_both_sides() {
         .service_fn(
             |request: Request<String>| async move { Ok::<_, BoxError>(request.into_message()) },
         );
-    assert_eq!(answer(stack, "hello").await, "hello");
+    assert_eq!(reply(stack, "hello").await, "hello");
 }
 
 #[tokio::test]
-async fn a_client_s_stack_has_the_same_shape() {
+async fn client_stack_has_the_same_shape() {
     let (listener, connector) = net::memory(1024);
     tokio::spawn(async move { serve(listener, app()).await });
-    let (answers, mut answer) = tokio::sync::mpsc::channel(1);
+    let (sender, mut replies) = tokio::sync::mpsc::channel(1);
     let (session, task) = connect(connector, (), |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(LinesCodec::new()))
             .layer(link)
             .layer(SessionLayer::new())
             .service_fn(move |request: Request<String>| {
-                let answers = answers.clone();
+                let sender = sender.clone();
                 async move {
-                    answers.send(request.into_message()).await?;
+                    sender.send(request.into_message()).await?;
                     Ok::<_, BoxError>(None)
                 }
             })
@@ -194,7 +194,7 @@ async fn a_client_s_stack_has_the_same_shape() {
     .await
     .unwrap();
     session.send("hello".to_owned()).await.unwrap();
-    assert_eq!(answer.recv().await.as_deref(), Some("hello"));
+    assert_eq!(replies.recv().await.as_deref(), Some("hello"));
     session.close();
     assert_eq!(task.await.unwrap().reason, getty::CloseReason::Local);
 }

@@ -1,13 +1,12 @@
-//! Limits that are shared: between sessions, and between listeners.
+//! Limits that are shared between sessions and between listeners.
 
 use std::{
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use getty::{
-    BoxError, CodecLayer, Pipeline, Request, Service, ServiceBuilder, SessionLayer,
+    BoxError, CodecLayer, Pipeline, Service, ServiceBuilder, SessionLayer,
     layers::HandleErrorLayer, net, serve, serve_all,
 };
 use tokio::{io::DuplexStream, sync::Semaphore};
@@ -17,25 +16,20 @@ use tower::{
     util::{BoxCloneService, BoxService},
 };
 
-use crate::support::{Clock, Heard, Peer, Server, line_sessions, open};
+use crate::support::{Clock, Heard, Peer, Server, dial, echo, line_sessions, open, slow_echo};
 
-/// A stack of lines whose only limit is of connections, and its limit.
+/// Returns a stack with a limit of connections, and the semaphore of the limit.
 fn limited(connections: usize) -> (impl Pipeline<DuplexStream> + Clone, Arc<Semaphore>) {
-    let slots = Arc::new(Semaphore::new(connections));
+    let permits = Arc::new(Semaphore::new(connections));
     let stack = ServiceBuilder::new()
-        .layer(GlobalConcurrencyLimitLayer::with_semaphore(slots.clone()))
+        .layer(GlobalConcurrencyLimitLayer::with_semaphore(permits.clone()))
         .layer(CodecLayer::new(LinesCodec::new()))
         .layer(SessionLayer::new())
-        .service_fn(
-            |request: Request<String>| async move { Ok::<_, BoxError>(request.into_message()) },
-        );
-    (stack, slots)
+        .service_fn(echo);
+    (stack, permits)
 }
 
-async fn dial(connector: &net::MemoryConnector) -> Peer {
-    Peer::new(connector.connect().await.unwrap().into_parts().0)
-}
-
+/// Sends a line. Returns `true` if the peer receives the reply.
 async fn is_answered(peer: &mut Peer) -> bool {
     peer.say("hello").await;
     peer.hear().await.as_deref() == Some("hello")
@@ -43,32 +37,32 @@ async fn is_answered(peer: &mut Peer) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn idle_listener_holds_no_permit_of_a_shared_limit() {
-    let (stack, slots) = limited(1);
+    let (stack, permits) = limited(1);
     let (idle, idle_connector) = net::memory(1024);
     let (busy, busy_connector) = net::memory(1024);
-    // the idle one first: it is polled first, too
+    // The idle listener comes first, so it is polled first.
     tokio::spawn(async move { serve_all((idle, busy), stack).await });
 
     let mut peer = dial(&busy_connector).await;
     assert!(is_answered(&mut peer).await);
-    assert_eq!(slots.available_permits(), 0);
+    assert_eq!(permits.available_permits(), 0);
     drop(peer);
 
-    // and again, now that both have been awake
+    // The same again, after both listeners were polled.
     let mut peer = dial(&busy_connector).await;
     assert!(is_answered(&mut peer).await);
     drop(peer);
     let mut peer = dial(&idle_connector).await;
     assert!(is_answered(&mut peer).await);
     drop(peer);
-    while slots.available_permits() == 0 {
+    while permits.available_permits() == 0 {
         tokio::task::yield_now().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn two_listeners_share_one_limit() {
-    let (stack, _slots) = limited(1);
+    let (stack, _permits) = limited(1);
     let (one, one_connector) = net::memory(1024);
     let (other, other_connector) = net::memory(1024);
     let clock = Clock::start();
@@ -84,15 +78,13 @@ async fn two_listeners_share_one_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_without_a_message_holds_no_permit() {
+async fn idle_session_holds_no_permit() {
     let permits = Arc::new(Semaphore::new(1));
     let server = Server::start(line_sessions!(
         SessionLayer::new(),
         ServiceBuilder::new()
             .layer(GlobalConcurrencyLimitLayer::with_semaphore(permits.clone()))
-            .service_fn(|request: Request<String>| async move {
-                Ok::<_, BoxError>(request.into_message())
-            })
+            .service_fn(echo)
     ));
     let mut idle = server.dial().await;
     let mut busy = server.dial().await;
@@ -106,11 +98,12 @@ async fn a_session_without_a_message_holds_no_permit() {
     server.stop().await;
 }
 
-/// tower's `LoadShed` polls the limit under it, answers "not now", and so leaves its place in the limit's queue taken. A
-/// session that lives on with that clone, and is never sent a message again, would be given the next free permit and keep
-/// it.
+/// When tower's `LoadShed` refuses, it has polled the limit inside, and that poll stays in the
+/// limit's queue. A session that keeps this clone and receives no further message would get the
+/// next free permit and never release it
+/// (design.md: Why does the loop replace its clone of the stack?).
 #[tokio::test(start_paused = true)]
-async fn a_session_that_was_shed_and_then_idles_starves_nobody() {
+async fn idle_session_that_was_shed_does_not_starve_others() {
     let permits = Arc::new(Semaphore::new(1));
     let mut stack = line_sessions!(
         SessionLayer::new(),
@@ -118,10 +111,7 @@ async fn a_session_that_was_shed_and_then_idles_starves_nobody() {
             .layer(HandleErrorLayer::new(|error| format!("ERR {error}")))
             .load_shed()
             .layer(GlobalConcurrencyLimitLayer::with_semaphore(permits.clone()))
-            .service_fn(|request: Request<String>| async move {
-                tokio::time::sleep(Duration::from_secs(3)).await;
-                Ok::<_, BoxError>(request.into_message())
-            })
+            .service_fn(slow_echo)
     );
     let clock = Clock::start();
     let (mut busy, _busy_ended) = open(&mut stack).await;
@@ -132,19 +122,19 @@ async fn a_session_that_was_shed_and_then_idles_starves_nobody() {
     assert_eq!(idle.hear().await.as_deref(), Some("ERR service overloaded"));
     assert_eq!(busy.hear().await.as_deref(), Some("hello"));
 
-    // `idle` says nothing more, and the others have the permit to themselves
+    // `idle` sends nothing more. The permit is free for the others.
     for second in [6, 9] {
         assert!(is_answered(&mut busy).await);
         assert_eq!(clock.second(), second);
     }
     assert_eq!(permits.available_permits(), 1);
-    // nor is it shut out itself
+    // `idle` can still get the permit when it needs it.
     assert!(is_answered(&mut idle).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn box_service_serves_one_listener_and_box_clone_service_several() {
-    let (stack, _slots) = limited(2);
+    let (stack, _permits) = limited(2);
     let (listener, connector) = net::memory(1024);
     let boxed = BoxService::new(stack.clone());
     tokio::spawn(async move { serve(listener, boxed).await });
@@ -159,14 +149,17 @@ async fn box_service_serves_one_listener_and_box_clone_service_several() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_buffer_whose_worker_has_ended_ends_serve() {
+async fn serve_ends_when_the_worker_of_a_buffer_has_ended() {
     let broken = getty::service_fn(|_: getty::Connection<DuplexStream>| async {
         Err::<getty::Closed, _>(BoxError::from("never called"))
     });
-    let stack = ServiceBuilder::new().buffer(8).service(NeverReady(broken));
+    let stack = ServiceBuilder::new()
+        .buffer(8)
+        .service(FailingReadiness(broken));
     let (listener, connector) = net::memory(1024);
     let serving = tokio::spawn(async move { serve(listener, stack).await });
-    // what waits in the buffer when the worker ends is refused; whoever comes next finds the stack broken
+    // Connections in the buffer are refused when its worker ends. With the next connection `serve`
+    // sees that the stack has failed.
     let first = dial(&connector).await;
     while !serving.is_finished() {
         tokio::task::yield_now().await;
@@ -178,21 +171,21 @@ async fn a_buffer_whose_worker_has_ended_ends_serve() {
         std::error::Error::source(&error)
             .unwrap()
             .to_string()
-            .contains("worn out"),
+            .contains("readiness failed"),
         "{error:?}"
     );
 }
 
-/// Its readiness fails, which is final.
-struct NeverReady<S>(S);
+/// A service whose `poll_ready` fails.
+struct FailingReadiness<S>(S);
 
-impl<S: Service<R, Error = BoxError>, R> Service<R> for NeverReady<S> {
+impl<S: Service<R, Error = BoxError>, R> Service<R> for FailingReadiness<S> {
     type Response = S::Response;
     type Error = BoxError;
     type Future = S::Future;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Err("worn out".into()))
+        Poll::Ready(Err("readiness failed".into()))
     }
 
     fn call(&mut self, request: R) -> S::Future {

@@ -1,11 +1,11 @@
-//! Whole stacks, as applications write them: tower's own middleware on both sides of `SessionLayer`, and stacks that must
-//! compile without type annotations.
+//! Whole stacks as applications write them: tower's layers on both sides of `SessionLayer`,
+//! third-party layers, and stacks that must compile without type annotations.
 
 mod budget;
-mod foreign;
 mod inference;
 mod limits;
 mod permits;
-mod stock_on_connections;
-mod stock_on_messages;
 mod support;
+mod third_party;
+mod tower_on_connections;
+mod tower_on_messages;

@@ -1,5 +1,5 @@
-//! Sessions and listeners that are idle give back permits of a shared limit, whichever layer hides
-//! the refusal.
+//! Idle sessions and listeners hold no permit of a shared limit. It does not matter which layer
+//! handled the refusal (design.md: Why does the loop replace its clone of the stack?).
 
 use std::{
     future::Future,
@@ -17,101 +17,77 @@ use getty::{
 use tokio::sync::Semaphore;
 use tower::{limit::GlobalConcurrencyLimitLayer, steer::Steer, util::BoxCloneSyncService};
 
-use crate::support::{Clock, Heard, Peer, line_sessions, open};
+use crate::support::{
+    Clock, Heard, Peer, dial, echo, echo_sessions, line_sessions, open, settle, slow_echo,
+};
 
-async fn dial(connector: &net::MemoryConnector) -> Peer {
-    Peer::new(connector.connect().await.unwrap().into_parts().0)
-}
-
-async fn answer(peer: &mut Peer) -> Option<String> {
+/// Sends a line and returns the reply.
+async fn reply(peer: &mut Peer) -> Option<String> {
     peer.say("hello").await;
     peer.hear().await
-}
-
-/// Lets every task run until it waits.
-async fn settle() {
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
-}
-
-async fn echo(request: Request<String>) -> Result<String, BoxError> {
-    Ok(request.into_message())
-}
-
-/// Takes three seconds for each message.
-async fn slowly(request: Request<String>) -> Result<String, BoxError> {
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    Ok(request.into_message())
 }
 
 fn limit(permits: &Arc<Semaphore>) -> GlobalConcurrencyLimitLayer {
     GlobalConcurrencyLimitLayer::with_semaphore(permits.clone())
 }
 
-/// Refuses connections above `permits`.
-fn shed(permits: &Arc<Semaphore>, sessions: BoxPipeline) -> BoxPipeline {
+/// Returns a stack that refuses connections when no permit is free.
+fn shed(permits: &Arc<Semaphore>) -> BoxPipeline {
     BoxPipeline::new(
         ServiceBuilder::new()
             .load_shed()
             .layer(limit(permits))
-            .service(sessions),
+            .service(echo_sessions()),
     )
 }
 
-/// The first of two listeners has refused a connection, and both are idle.
-async fn assert_refusals_leave_the_permit_to_all(
+/// Asserts that both listeners can get the permit after the first has refused a connection.
+async fn assert_permit_is_free_after_a_refusal(
     permits: Arc<Semaphore>,
     [one, other]: [net::MemoryConnector; 2],
 ) {
     let mut first = dial(&one).await;
-    assert_eq!(answer(&mut first).await.as_deref(), Some("hello"));
-    assert_eq!(answer(&mut dial(&one).await).await, None, "the limit is 1");
+    assert_eq!(reply(&mut first).await.as_deref(), Some("hello"));
+    assert_eq!(reply(&mut dial(&one).await).await, None, "the limit is 1");
     drop(first);
     settle().await;
     assert_eq!(permits.available_permits(), 1);
     for connector in [&other, &one, &other] {
-        let answer = answer(&mut dial(connector).await).await;
-        assert_eq!(answer.as_deref(), Some("hello"));
+        let reply = reply(&mut dial(connector).await).await;
+        assert_eq!(reply.as_deref(), Some("hello"));
         settle().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_listener_that_refused_leaves_the_permit_to_the_others() {
+async fn listener_that_refused_a_connection_holds_no_permit() {
     let permits = Arc::new(Semaphore::new(1));
     let (one, to_one) = net::memory(1024);
     let (other, to_other) = net::memory(1024);
-    let stack = shed(
-        &permits,
-        line_sessions!(SessionLayer::new(), service_fn(echo)),
-    );
+    let stack = shed(&permits);
     tokio::spawn(serve_all((one, other), stack).into_future());
-    assert_refusals_leave_the_permit_to_all(permits, [to_one, to_other]).await;
+    assert_permit_is_free_after_a_refusal(permits, [to_one, to_other]).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn clone_per_call_does_the_same_for_listeners_that_are_joined() {
+async fn clone_per_call_releases_the_permits_of_joined_listeners() {
     let permits = Arc::new(Semaphore::new(1));
     let (one, to_one) = net::memory(1024);
     let (other, to_other) = net::memory(1024);
     let stack = ServiceBuilder::new()
         .layer(ClonePerCallLayer::new())
-        .service(shed(
-            &permits,
-            line_sessions!(SessionLayer::new(), service_fn(echo)),
-        ));
+        .service(shed(&permits));
     let both = serve(one, stack.clone()).and(serve(other, stack));
     tokio::spawn(both.into_future());
-    assert_refusals_leave_the_permit_to_all(permits, [to_one, to_other]).await;
+    assert_permit_is_free_after_a_refusal(permits, [to_one, to_other]).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_was_refused_and_waits_for_its_session_holds_no_permit() {
+async fn refused_client_that_awaits_its_stack_holds_no_permit() {
     let permits = Arc::new(Semaphore::new(1));
-    let taken = permits.clone().acquire_owned().await.unwrap();
+    let permit = permits.clone().acquire_owned().await.unwrap();
     let (listener, connector) = net::memory(1024);
-    let refusing = getty::connect(connector, (), |link| {
+    let connect = getty::connect(connector, (), |link| {
         ServiceBuilder::new()
             .then(|result: Result<getty::Closed, BoxError>| async {
                 tokio::time::sleep(Duration::from_secs(5)).await;
@@ -124,15 +100,15 @@ async fn a_client_that_was_refused_and_waits_for_its_session_holds_no_permit() {
             .layer(SessionLayer::new())
             .service_fn(echo)
     });
-    tokio::pin!(refusing);
-    assert!(futures_util::poll!(&mut refusing).is_pending());
+    tokio::pin!(connect);
+    assert!(futures_util::poll!(&mut connect).is_pending());
     settle().await;
-    drop(taken);
+    drop(permit);
     assert_eq!(permits.available_permits(), 1);
     drop(listener);
 }
 
-/// A third party's layer: it answers in place of the inner service when that fails.
+/// A third-party service that replies itself when the inner service fails.
 #[derive(Clone, Debug)]
 struct Fallback<S>(S);
 
@@ -150,16 +126,18 @@ where
     }
 
     fn call(&mut self, request: Request<String>) -> Self::Future {
-        let answer = self.0.call(request);
-        Box::pin(async move { Ok(answer.await.unwrap_or_else(|error| format!("ERR {error}"))) })
+        let call = self.0.call(request);
+        Box::pin(async move { Ok(call.await.unwrap_or_else(|error| format!("ERR {error}"))) })
     }
 }
 
-fn hide(result: Result<String, BoxError>) -> Result<String, BoxError> {
+/// Turns an error into a reply.
+fn error_to_reply(result: Result<String, BoxError>) -> Result<String, BoxError> {
     Ok(result.unwrap_or_else(|error| format!("ERR {error}")))
 }
 
-/// A message stack that refuses above `permits` and answers the refusal itself.
+/// The name of a case, and a message stack that refuses a message when no permit is free and
+/// turns the refusal into a reply.
 type Stack = (&'static str, fn(&Arc<Semaphore>) -> BoxPipeline);
 
 const STACKS: &[Stack] = &[
@@ -167,20 +145,20 @@ const STACKS: &[Stack] = &[
         line_sessions!(
             SessionLayer::new(),
             ServiceBuilder::new()
-                .map_result(hide)
+                .map_result(error_to_reply)
                 .load_shed()
                 .layer(limit(permits))
-                .service_fn(slowly)
+                .service_fn(slow_echo)
         )
     }),
     ("map_result, several in flight", |permits| {
         line_sessions!(
-            SessionLayer::new().in_flight(8),
+            SessionLayer::new().with_in_flight(8),
             ServiceBuilder::new()
-                .map_result(hide)
+                .map_result(error_to_reply)
                 .load_shed()
                 .layer(limit(permits))
-                .service_fn(slowly)
+                .service_fn(slow_echo)
         )
     }),
     ("a fallback layer", |permits| {
@@ -190,7 +168,7 @@ const STACKS: &[Stack] = &[
                 ServiceBuilder::new()
                     .load_shed()
                     .layer(limit(permits))
-                    .service_fn(slowly)
+                    .service_fn(slow_echo)
             )
         )
     }),
@@ -201,7 +179,7 @@ const STACKS: &[Stack] = &[
                 .layer(HandleErrorLayer::new(|error| format!("ERR {error}")))
                 .load_shed()
                 .layer(limit(permits))
-                .service_fn(slowly)
+                .service_fn(slow_echo)
         )
     }),
     ("per_session", |permits| {
@@ -214,7 +192,7 @@ const STACKS: &[Stack] = &[
                     .layer(ClonePerCallLayer::new())
                     .load_shed()
                     .layer(limit(&permits))
-                    .service_fn(slowly);
+                    .service_fn(slow_echo);
                 std::future::ready(Ok::<_, BoxError>(messages))
             })
         )
@@ -222,7 +200,7 @@ const STACKS: &[Stack] = &[
 ];
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_was_shed_and_then_idles_holds_no_permit_whichever_layer_answered() {
+async fn idle_session_that_was_shed_holds_no_permit_whichever_layer_replied() {
     for (name, stack) in STACKS {
         let permits = Arc::new(Semaphore::new(1));
         let mut stack = stack(&permits);
@@ -231,23 +209,23 @@ async fn a_session_that_was_shed_and_then_idles_holds_no_permit_whichever_layer_
         let (mut idle, _idle_ended) = open(&mut stack).await;
         busy.say("hello").await;
         assert_eq!(busy.hear_until(clock.at(1)).await, Heard::Nothing, "{name}");
-        let refusal = answer(&mut idle).await;
+        let refusal = reply(&mut idle).await;
         assert_eq!(refusal.as_deref(), Some("ERR service overloaded"), "{name}");
         assert_eq!(busy.hear().await.as_deref(), Some("hello"), "{name}");
         settle().await;
         assert_eq!(permits.available_permits(), 1, "{name}");
         for peer in [&mut busy, &mut idle] {
-            assert_eq!(answer(peer).await.as_deref(), Some("hello"), "{name}");
+            assert_eq!(reply(peer).await.as_deref(), Some("hello"), "{name}");
         }
         settle().await;
         assert_eq!(permits.available_permits(), 1, "{name}");
     }
 }
 
-/// A service that is polled ready and not called keeps its permit: a layer may answer by itself,
-/// and tower's `Steer` calls one of the services that it has polled.
+/// A service that is polled ready and not called keeps its permit. This happens when a layer
+/// replies itself, or in tower's `Steer`, which polls all its services and calls one.
 #[tokio::test(start_paused = true)]
-async fn an_idle_session_holds_no_permit_that_its_last_message_did_not_use() {
+async fn idle_session_holds_no_permit_that_its_last_message_did_not_use() {
     let permits = Arc::new(Semaphore::new(1));
     let limited = BoxCloneSyncService::new(
         ServiceBuilder::new()
@@ -260,11 +238,11 @@ async fn an_idle_session_holds_no_permit_that_its_last_message_did_not_use() {
         |request: &Request<String>, _: &[_]| usize::from(request.message() != "limited"),
     );
     let filter = ServiceBuilder::new()
-        .map_result(hide)
+        .map_result(error_to_reply)
         .filter(
             |request: Request<String>| match request.message().as_str() {
                 "limited" => Ok(request),
-                _ => Err(BoxError::from("no")),
+                _ => Err(BoxError::from("not today")),
             },
         )
         .service(limited);
@@ -274,7 +252,7 @@ async fn an_idle_session_holds_no_permit_that_its_last_message_did_not_use() {
     ] {
         let (mut one, _one_ended) = open(&mut stack).await;
         let (mut other, _other_ended) = open(&mut stack).await;
-        assert!(answer(&mut one).await.is_some());
+        assert!(reply(&mut one).await.is_some());
         settle().await;
         assert_eq!(permits.available_permits(), 1);
         other.say("limited").await;

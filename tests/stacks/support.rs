@@ -1,8 +1,12 @@
-//! A peer that speaks lines, servers within the process, and a clock that starts at zero.
+//! Shared helpers: a peer that sends and receives lines, an in-memory server, and a clock in
+//! whole seconds.
 
 use std::time::Duration;
 
-use getty::{Closed, Connection, Drained, Pipeline, ServeError, net};
+use getty::{
+    BoxError, BoxPipeline, Closed, Connection, Drained, Pipeline, Request, ServeError,
+    SessionLayer, net, service_fn,
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream},
     sync::oneshot,
@@ -10,9 +14,9 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// Boxes a stack of messages behind lines, so that stacks of different types stand in one table.
+/// Builds a boxed stack with the codec `LinesCodec`, a session layer and a message stack.
 ///
-/// A macro, because what it is given is bound by the closures in it, and not by a list of traits.
+/// It is a macro because a function would need a long list of bounds for the message stack.
 macro_rules! line_sessions {
     ($session_layer:expr, $messages:expr) => {
         getty::BoxPipeline::new(
@@ -25,7 +29,29 @@ macro_rules! line_sessions {
 }
 pub(crate) use line_sessions;
 
-/// Whole seconds since a test began, whose time is paused.
+pub(crate) async fn echo(request: Request<String>) -> Result<String, BoxError> {
+    Ok(request.into_message())
+}
+
+/// Echoes each message after three seconds.
+pub(crate) async fn slow_echo(request: Request<String>) -> Result<String, BoxError> {
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    echo(request).await
+}
+
+/// Returns a stack that echoes lines.
+pub(crate) fn echo_sessions() -> BoxPipeline {
+    line_sessions!(SessionLayer::new(), service_fn(echo))
+}
+
+/// Lets every task run until it waits.
+pub(crate) async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Clock of a test with paused time, in whole seconds since the start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(Instant);
 
@@ -38,13 +64,13 @@ impl Clock {
         self.0 + Duration::from_secs(second)
     }
 
-    /// To the nearest second: tokio's timers go by milliseconds.
+    /// Returns the current second, rounded: tokio's timers may be late by a millisecond.
     pub(crate) fn second(self) -> u64 {
         (self.0.elapsed() + Duration::from_millis(500)).as_secs()
     }
 }
 
-/// The other end of a connection.
+/// The peer of a connection.
 #[derive(Debug)]
 pub(crate) struct Peer {
     io: BufReader<DuplexStream>,
@@ -58,27 +84,27 @@ impl Peer {
     }
 
     pub(crate) async fn say(&mut self, line: &str) {
-        // a connection that is refused may be gone already; what is heard tells
+        // If the connection was refused, the write fails. The test sees that in `hear`.
         let _ = self.io.write_all(format!("{line}\n").as_bytes()).await;
     }
 
-    /// Says that nothing more will be said.
+    /// Ends the peer's direction.
     pub(crate) async fn finish(&mut self) {
         self.io.shutdown().await.unwrap();
     }
 
-    /// The next line; `None` at the end of the connection.
+    /// Returns the next line, or `None` at the end of the connection.
     pub(crate) async fn hear(&mut self) -> Option<String> {
-        // so that a test fails that would wait for ever
+        // The deadline makes a test fail that would otherwise hang.
         let deadline = Instant::now() + Duration::from_secs(100);
         match self.hear_until(deadline).await {
             Heard::Line(line) => Some(line),
             Heard::End => None,
-            Heard::Nothing => panic!("the peer heard nothing for too long"),
+            Heard::Nothing => panic!("no line within 100 seconds"),
         }
     }
 
-    /// The next line, if it comes until then.
+    /// Waits for the next line until `deadline`.
     pub(crate) async fn hear_until(&mut self, deadline: Instant) -> Heard {
         let mut line = String::new();
         match timeout_at(deadline, self.io.read_line(&mut line)).await {
@@ -89,10 +115,13 @@ impl Peer {
     }
 }
 
+/// Result of [`Peer::hear_until`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Heard {
     Line(String),
+    /// The connection ended.
     End,
+    /// The deadline passed.
     Nothing,
 }
 
@@ -102,7 +131,12 @@ impl Heard {
     }
 }
 
-/// A server on a task, and how to reach it.
+/// Connects to an in-memory listener.
+pub(crate) async fn dial(connector: &net::MemoryConnector) -> Peer {
+    Peer::new(connector.connect().await.unwrap().into_parts().0)
+}
+
+/// An in-memory server in a task.
 #[derive(Debug)]
 pub(crate) struct Server {
     connector: net::MemoryConnector,
@@ -115,7 +149,7 @@ impl Server {
         let (listener, connector) = net::memory(64 * 1024);
         let (stop, stopped) = oneshot::channel();
         let serve = getty::serve(listener, stack).with_graceful_shutdown(async {
-            // dropped or sent, it is over
+            // A dropped sender shuts the server down too.
             let _ = stopped.await;
         });
         Self {
@@ -126,8 +160,7 @@ impl Server {
     }
 
     pub(crate) async fn dial(&self) -> Peer {
-        let connection = self.connector.connect().await.unwrap();
-        Peer::new(connection.into_parts().0)
+        dial(&self.connector).await
     }
 
     pub(crate) async fn stop(self) -> Drained {
@@ -136,17 +169,17 @@ impl Server {
     }
 }
 
-/// Runs one connection through `stack`, without a listener.
-pub(crate) async fn open<S>(stack: &mut S) -> (Peer, JoinHandle<Result<Closed, getty::BoxError>>)
+/// Calls `stack` with one connection, without a listener.
+pub(crate) async fn open<S>(stack: &mut S) -> (Peer, JoinHandle<Result<Closed, BoxError>>)
 where
     S: Pipeline<DuplexStream>,
 {
-    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    let (peer_stream, server_stream) = tokio::io::duplex(64 * 1024);
     std::future::poll_fn(|cx| stack.poll_ready(cx))
         .await
         .map_err(Into::into)
         .unwrap();
-    let future = stack.call(Connection::new(theirs));
+    let future = stack.call(Connection::new(server_stream));
     let task = tokio::spawn(async move { future.await.map_err(Into::into) });
-    (Peer::new(ours), task)
+    (Peer::new(peer_stream), task)
 }

@@ -1,17 +1,17 @@
-//! A server on tokio, but for what it does with a connection.
+//! The accept loop and the runtime of the tokio servers.
 
 use std::{io, net::TcpListener};
 
 use tokio::{net::TcpStream, runtime};
 
-/// Threads that serve connections.
+/// Number of threads that serve connections.
 pub const WORKERS: usize = 2;
 
-/// A task for each connection, on a runtime like that of an ordinary tokio server.
+/// Accepts connections and spawns a task for each on a default tokio runtime.
 ///
 /// # Errors
 ///
-/// If the runtime cannot be made or accepting fails.
+/// If the runtime cannot be created or accepting fails.
 pub fn accept<F>(
     listener: TcpListener,
     mut connection: impl FnMut(TcpStream) -> F,
@@ -30,11 +30,11 @@ where
     })
 }
 
-/// The runtime of all servers that are tokio's.
+/// Creates the runtime of all tokio servers.
 ///
 /// # Errors
 ///
-/// If there are no threads or descriptors to be had.
+/// If threads or descriptors are not available.
 pub fn runtime() -> io::Result<runtime::Runtime> {
     runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)

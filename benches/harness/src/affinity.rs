@@ -1,16 +1,17 @@
-//! The load on one processor and the server on the others, for comparisons that are to be sharp rather than natural.
+//! Placement of the load on one processor and of the server on the others.
 //!
-//! With as many busy threads as processors, how the kernel happens to place them moves CPU time by a tenth.
+//! With as many busy threads as processors, the kernel's placement of the threads changes CPU
+//! time by a tenth. A fixed placement gives sharper comparisons, which are less natural.
 
 use std::io;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// Keeps the calling thread, and what it starts from now on, on one processor.
+/// Restricts the calling thread, and all that it starts, to one processor.
 ///
 /// # Errors
 ///
-/// If the kernel refuses.
+/// If the process may not change its processors.
 pub fn keep_to_one() -> io::Result<()> {
     let allowed = sched_getaffinity(None)?;
     let mut one = CpuSet::new();
@@ -20,18 +21,19 @@ pub fn keep_to_one() -> io::Result<()> {
     Ok(sched_setaffinity(None, &one)?)
 }
 
-/// Keeps the calling thread, and what it starts from now on, away from the processors that it is kept to.
+/// Moves the calling thread, and all that it starts, to the processors that were not allowed so
+/// far.
 ///
 /// # Errors
 ///
-/// If there are no others.
+/// If there are no other processors.
 pub fn move_away() -> io::Result<()> {
     let taken = sched_getaffinity(None)?;
     let mut others = CpuSet::new();
     for cpu in (0..CpuSet::MAX_CPU).filter(|&cpu| !taken.is_set(cpu)) {
         others.set(cpu);
     }
-    // The kernel leaves out those that do not exist or are not ours.
+    // The kernel ignores processors that do not exist or are not available.
     Ok(sched_setaffinity(None, &others)?)
 }
 
@@ -40,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_processor_and_the_others_are_apart() {
+    fn load_and_server_processors_do_not_overlap() {
         let all = sched_getaffinity(None).unwrap();
         if all.count() < 2 {
             return;

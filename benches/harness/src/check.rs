@@ -1,4 +1,4 @@
-//! A figure is worth nothing unless the server does the work.
+//! A check that a server does its work. Without it, its figures would mean nothing.
 
 use std::{
     io::{self, Read, Write},
@@ -14,15 +14,16 @@ use crate::{
     websocket,
 };
 
-/// Has a server echo frames that are small, and such that are larger than any of its reads, on connections side by side.
+/// Checks that a server echoes frames, on several connections at once. Some frames are larger
+/// than any read.
 ///
 /// # Panics
 ///
-/// If it does not send back what it was sent, byte by byte.
+/// If an answer differs from the sent bytes.
 pub fn echoes(name: &str, protocol: Protocol, run: Run) {
-    let listener = child::listen(false).expect("there are free ports");
-    let address = listener.local_addr().expect("it is bound");
-    // A server never ends by itself; its threads end with the test's process.
+    let listener = child::listen(false).expect("a port is free");
+    let address = listener.local_addr().expect("the listener is bound");
+    // A server will never return. Its threads end with the test process.
     thread::spawn(move || run(listener));
     let clients: Vec<_> = [(1, 64), (500, 64), (20, 200_000), (500, 1024)]
         .into_iter()
@@ -40,7 +41,7 @@ fn echo(address: SocketAddr, protocol: Protocol, count: usize, payload: usize) -
     if protocol == Protocol::WebSocket {
         websocket::open(&stream)?;
     }
-    // long enough for any machine, and not for ever
+    // Long enough for any machine.
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let mut writer = stream.try_clone()?;
     let sent = Frames::in_form(out, payload).concatenated(count);

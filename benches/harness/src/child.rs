@@ -1,8 +1,9 @@
-//! A server in a process of its own, so that its CPU time and memory are its alone.
+//! A server in a child process, which gives it separate CPU time and memory.
 //!
-//! The child is this very program or a peer's (see `peers`), started as `serve <kind> <place>`. It prints
-//! `listening <address>`, then answers every line on its standard input with the CPU nanoseconds that it has used. When
-//! that input ends, however the parent ended, so does the child.
+//! The child is this program, or that of a peer, with the arguments `serve <kind> <placement>`.
+//! It prints `listening <address>`. Then it answers each line on standard input with its CPU
+//! time in nanoseconds. It will exit when standard input ends, which also covers a crash of the
+//! parent.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -16,44 +17,45 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{affinity, cpu};
 
-/// How many connections the kernel completes before the server accepts them; getty's default too.
+/// Number of connections that the kernel completes before the server accepts them. The same as
+/// getty's default.
 pub const BACKLOG: i32 = 1024;
 
-/// Where a server's threads may run.
+/// Processors on which a server may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// Wherever the kernel puts them.
+pub enum Placement {
+    /// Any processors.
     Anywhere,
-    /// Away from the processors of the parent, which has to keep to some.
+    /// The processors that the parent does not use. The parent must restrict itself first.
     Apart,
 }
 
-impl Place {
-    /// The place of that name.
+impl Placement {
+    /// Returns the placement with this name.
     ///
     /// # Errors
     ///
-    /// If there is none.
+    /// If there is no such placement.
     pub fn from_name(name: &str) -> io::Result<Self> {
         [Self::Anywhere, Self::Apart]
             .into_iter()
             .find(|known| known.name() == name)
-            .ok_or_else(|| io::Error::other(format!("there is no place {name:?}")))
+            .ok_or_else(|| io::Error::other(format!("unknown placement {name:?}")))
     }
 
-    /// Takes the calling thread there, and what it starts from now on.
+    /// Moves the calling thread, and all that it starts, to these processors.
     ///
     /// # Errors
     ///
-    /// If there is no such place.
-    pub fn take(self) -> io::Result<()> {
+    /// If there are no such processors.
+    pub fn apply(self) -> io::Result<()> {
         match self {
             Self::Anywhere => Ok(()),
             Self::Apart => affinity::move_away(),
         }
     }
 
-    /// Its name on the command line.
+    /// Returns the name on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -73,20 +75,20 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the server that `program` knows as `kind` at this `place`, and waits until it listens.
+    /// Starts the server `kind` of `program` and waits until it listens.
     ///
     /// # Errors
     ///
-    /// If the process does not start, or ends before it listens.
-    pub fn start(program: &Path, kind: &str, place: Place) -> io::Result<Self> {
-        Self::spawn_program(program, &["serve", kind, place.name()])
+    /// If the process cannot be started or ends before it listens.
+    pub fn start(program: &Path, kind: &str, placement: Placement) -> io::Result<Self> {
+        Self::spawn_program(program, &["serve", kind, placement.name()])
     }
 
-    /// Starts this program again with these arguments, which make it a server, and waits until it listens.
+    /// Starts this program with arguments that make it a server and waits until it listens.
     ///
     /// # Errors
     ///
-    /// If the process does not start, or ends before it listens.
+    /// If the process cannot be started or ends before it listens.
     pub fn spawn(arguments: &[&str]) -> io::Result<Self> {
         Self::spawn_program(&std::env::current_exe()?, arguments)
     }
@@ -105,42 +107,46 @@ impl Server {
             answers,
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         };
-        let line = server.answer()?;
+        let line = server.read_line()?;
         server.address = line
             .strip_prefix("listening ")
             .and_then(|address| address.parse().ok())
-            .ok_or_else(|| io::Error::other(format!("{arguments:?} said {line:?}")))?;
+            .ok_or_else(|| {
+                io::Error::other(format!(
+                    "{arguments:?} printed {line:?} instead of an address"
+                ))
+            })?;
         Ok(server)
     }
 
-    /// Where it listens.
+    /// Returns the address of the server.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its process id.
+    /// Returns the process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
 
-    /// The CPU nanoseconds that it has used so far.
+    /// Returns the CPU time that the server has used, in nanoseconds.
     ///
     /// # Errors
     ///
-    /// If the process is gone.
+    /// If the process has ended.
     pub fn cpu(&mut self) -> io::Result<u64> {
         self.requests.write_all(b"cpu\n")?;
-        let line = self.answer()?;
+        let line = self.read_line()?;
         line.parse()
-            .map_err(|_| io::Error::other(format!("no CPU time: {line:?}")))
+            .map_err(|_| io::Error::other(format!("not a CPU time: {line:?}")))
     }
 
-    fn answer(&mut self) -> io::Result<String> {
+    fn read_line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         if self.answers.read_line(&mut line)? == 0 {
-            return Err(io::Error::other("the server has ended"));
+            return Err(io::Error::other("the server process has ended"));
         }
         Ok(line.trim_end().to_owned())
     }
@@ -148,32 +154,32 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself already, which is as good.
+        // The process may already have exited.
         _ = self.process.kill();
         _ = self.process.wait();
     }
 }
 
-/// What serves on a listener, and only returns when that fails.
+/// A function that serves on a listener and must return only if that fails.
 pub type Run = fn(TcpListener) -> io::Result<()>;
 
-/// The whole of a program that serves and does nothing else: it knows these kinds of server.
+/// Main function of a program with only these servers.
 #[must_use]
 pub fn main(kinds: &[(&'static str, Run)]) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let known = match &arguments[..] {
-        [serve, kind, place] if serve == "serve" => kinds
+        [serve, kind, placement] if serve == "serve" => kinds
             .iter()
             .find(|(name, _)| name == kind)
-            .zip(Place::from_name(place).ok()),
+            .zip(Placement::from_name(placement).ok()),
         _ => None,
     };
-    let Some((&(name, run), place)) = known else {
+    let Some((&(name, run), placement)) = known else {
         let names: Vec<&str> = kinds.iter().map(|(name, _)| *name).collect();
         eprintln!("usage: serve {} anywhere|apart", names.join("|"));
         return ExitCode::FAILURE;
     };
-    match listen(false).and_then(|listener| serve(name, place, listener, run)) {
+    match listen(false).and_then(|listener| serve(name, placement, listener, run)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{name}: {error}");
@@ -182,36 +188,36 @@ pub fn main(kinds: &[(&'static str, Run)]) -> ExitCode {
     }
 }
 
-/// The child's side of [`Server`]: has `run` serve on `listener` until the standard input ends.
+/// Runs `run` on `listener` until standard input ends. This is the child's side of [`Server`].
 ///
 /// # Errors
 ///
-/// If it cannot keep to its place, or the parent's pipes break.
+/// If the placement fails or the pipes of the parent break.
 pub fn serve(
     name: &'static str,
-    place: Place,
+    placement: Placement,
     listener: TcpListener,
     run: impl FnOnce(TcpListener) -> io::Result<()> + Send + 'static,
 ) -> io::Result<()> {
-    place.take()?;
+    placement.apply()?;
     let address = listener.local_addr()?;
     thread::Builder::new()
         .name("server".to_owned())
         .spawn(move || {
-            // A server that ends, ends the process: the parent reads of it at its next question.
+            // The parent will notice the exit at its next request.
             let outcome = run(listener);
             eprintln!("{name} ended: {outcome:?}");
             std::process::exit(1);
         })?;
-    answer(address)
+    answer_parent(address)
 }
 
-/// Says where a server listens, and answers the parent until it has no more questions.
+/// Prints the address of a server and answers the parent's requests until standard input ends.
 ///
 /// # Errors
 ///
-/// If the parent's pipes break.
-pub fn answer(address: SocketAddr) -> io::Result<()> {
+/// If the pipes of the parent break.
+pub fn answer_parent(address: SocketAddr) -> io::Result<()> {
     let mut output = io::stdout().lock();
     writeln!(output, "listening {address}")?;
     output.flush()?;
@@ -223,11 +229,12 @@ pub fn answer(address: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// Listens on a port of this machine that the system chooses, and which other listeners may share.
+/// Listens on a free port of this machine. If `shared` is set, other listeners may use the same
+/// port.
 ///
 /// # Errors
 ///
-/// If there is none.
+/// If there is no free port.
 pub fn listen(shared: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_port(shared)?;

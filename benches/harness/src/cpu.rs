@@ -1,24 +1,24 @@
-//! CPU time, user and system together, from the kernel's nanosecond clocks.
+//! CPU time from the nanosecond clocks of the kernel, user and system time together.
 //!
-//! The kernel accounts these at every context switch, so unlike the ticks of `/proc/<pid>/stat` (10 ms each) they
-//! are exact enough for runs of a fraction of a second.
+//! The kernel updates these clocks at each context switch. They are exact enough for runs of a
+//! fraction of a second; `/proc/<pid>/stat` has a resolution of 10 ms.
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-/// The CPU time of this process, all its threads included, in nanoseconds.
+/// Returns the CPU time of this process with all its threads, in nanoseconds.
 #[must_use]
 pub fn of_process() -> u64 {
     nanoseconds(clock_gettime(ClockId::ProcessCPUTime))
 }
 
-/// The CPU time of the calling thread in nanoseconds.
+/// Returns the CPU time of the calling thread, in nanoseconds.
 #[must_use]
 pub fn of_thread() -> u64 {
     nanoseconds(clock_gettime(ClockId::ThreadCPUTime))
 }
 
 fn nanoseconds(time: Timespec) -> u64 {
-    // CPU clocks start at zero with the process, so neither part is ever negative.
+    // CPU clocks start at zero, so neither part can be negative.
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 

@@ -1,27 +1,27 @@
-//! The frames that are sent and expected back: a header and the payload, which are the same in each form of a stream.
+//! Frames of the load. The payloads are the same in each form; only headers and masks differ.
 
 use std::io::IoSlice;
 
-/// The bytes of a length field.
+/// Size of a length field, in bytes.
 pub const HEADER: usize = 4;
 
-/// The mask of all WebSocket frames: servers take off whatever mask there is.
+/// Mask of all WebSocket frames. A server must handle any mask.
 const MASK: [u8; 4] = [0x5a, 0xc3, 0x96, 0x0f];
 
-/// What is before each payload, and done to it.
+/// The form of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// A 4-byte big-endian length.
+    /// A 4-byte big-endian length, then the payload.
     Length,
-    /// A WebSocket client's frame: binary, whole, masked.
+    /// A complete binary WebSocket frame of a client, masked.
     Masked,
-    /// A WebSocket server's frame.
+    /// A complete binary WebSocket frame of a server.
     Unmasked,
 }
 
 impl Form {
     fn header(self, payload: usize) -> Vec<u8> {
-        let length = u32::try_from(payload).expect("bounded by MAX_PAYLOAD");
+        let length = u32::try_from(payload).expect("the payload is at most MAX_PAYLOAD");
         let masked = match self {
             Self::Length => return length.to_be_bytes().to_vec(),
             Self::Masked => 0x80,
@@ -44,17 +44,17 @@ impl Form {
     }
 }
 
-/// The longest payload that any of the servers accepts.
+/// Maximum payload that the servers accept, in bytes.
 pub const MAX_PAYLOAD: usize = 16 * 1024 * 1024;
 
-/// What one write takes at most; larger windows leave in several.
+/// Maximum number of slices in one write. Larger windows are written in several parts.
 const SLICES: usize = 16;
 
-/// An endless stream of frames that are told apart by their content, addressed by byte position.
+/// An endless stream of frames with different contents, addressed by byte position.
 ///
-/// The frames repeat after some 64 KiB, so that neither sending nor checking costs more than a copy or a comparison of
-/// bytes that stay in the cache; frames that a server loses, repeats, swaps or hands to another connection show up as
-/// differing bytes.
+/// The frames repeat after about 64 KiB. These bytes stay in the cache, so sending costs one
+/// copy and checking one comparison. If a server loses, repeats or swaps frames, or sends them
+/// on another connection, the bytes will differ.
 #[derive(Clone, Debug)]
 pub struct Frames {
     ring: Vec<u8>,
@@ -62,7 +62,7 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// A stream of frames with `payload` bytes each behind their length.
+    /// Creates a stream of length-delimited frames with `payload` bytes each.
     ///
     /// # Panics
     ///
@@ -72,7 +72,7 @@ impl Frames {
         Self::in_form(Form::Length, payload)
     }
 
-    /// A stream of frames in this form with `payload` bytes each: the same payloads in every form.
+    /// Creates a stream of frames in this form with `payload` bytes each.
     ///
     /// # Panics
     ///
@@ -87,7 +87,7 @@ impl Frames {
         let frame = header.len() + payload;
         let count = (64 * 1024 / (HEADER + payload)).max(3);
         let mut ring = Vec::with_capacity(count * frame);
-        // xorshift: cheap, never zero, and every frame differs from its neighbours in every word.
+        // xorshift is cheap and never zero. Each frame differs from its neighbours in every word.
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         for _ in 0..count {
             ring.extend_from_slice(&header);
@@ -111,13 +111,13 @@ impl Frames {
         Self { ring, frame }
     }
 
-    /// The bytes of one frame, its header included.
+    /// Returns the size of a frame with its header, in bytes.
     #[must_use]
     pub fn frame_len(&self) -> u64 {
         self.frame as u64
     }
 
-    /// Whether `received` is what stands in the stream from `position` on.
+    /// Returns `true` if `received` equals the stream from `position` on.
     #[must_use]
     pub fn matches(&self, position: u64, mut received: &[u8]) -> bool {
         let mut offset = self.offset(position);
@@ -133,7 +133,8 @@ impl Frames {
         true
     }
 
-    /// The bytes between two positions as slices for one vectored write; of a long stretch only its beginning.
+    /// Returns the bytes between two positions as slices for one vectored write. A long range may
+    /// be cut.
     #[must_use]
     pub fn slices(&self, from: u64, to: u64) -> Slices<'_> {
         let mut slices = [IoSlice::new(&[]); SLICES];
@@ -150,7 +151,7 @@ impl Frames {
         Slices { slices, count }
     }
 
-    /// `count` frames from the beginning of the stream, in one piece.
+    /// Returns the first `count` frames of the stream in one vector.
     #[must_use]
     pub fn concatenated(&self, count: usize) -> Vec<u8> {
         self.ring
@@ -163,11 +164,11 @@ impl Frames {
 
     fn offset(&self, position: u64) -> usize {
         let offset = position % self.ring.len() as u64;
-        usize::try_from(offset).expect("less than the ring's length")
+        usize::try_from(offset).expect("the offset is less than the ring")
     }
 }
 
-/// A stretch of the stream, ready for a vectored write.
+/// A range of the stream, for a vectored write.
 #[derive(Debug)]
 pub struct Slices<'a> {
     slices: [IoSlice<'a>; SLICES],
@@ -175,7 +176,7 @@ pub struct Slices<'a> {
 }
 
 impl<'a> Slices<'a> {
-    /// The slices, in order.
+    /// Returns the slices in order.
     #[must_use]
     pub fn as_slice(&self) -> &[IoSlice<'a>] {
         &self.slices[..self.count]
@@ -187,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stretch_matches_at_its_own_position_only() {
+    fn range_matches_only_at_its_position() {
         let frames = Frames::new(64);
         let stretch: Vec<u8> = frames
             .slices(68 * 960, 68 * 970)
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_larger_than_the_ring_still_differ_from_one_another() {
+    fn frames_larger_than_the_ring_differ() {
         let frames = Frames::new(65_536);
         let all = frames.concatenated(3);
         assert!(frames.matches(0, &all));
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_forms_carry_the_same_payloads() {
+    fn all_forms_carry_the_same_payloads() {
         for payload in [0, 10, 125, 126, 65_535, 65_536] {
             let [plain, masked, unmasked] = [Form::Length, Form::Masked, Form::Unmasked]
                 .map(|form| Frames::in_form(form, payload).concatenated(1));
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_byte_is_noticed() {
+    fn changed_byte_is_detected() {
         let frames = Frames::new(10);
         let mut bytes = frames.concatenated(5);
         bytes[33] ^= 1;

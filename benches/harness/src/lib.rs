@@ -1,6 +1,8 @@
-//! What a server needs to be compared: the protocol of child processes, the frames, and a runtime like that of the others.
+//! Everything that a compared server needs: the protocol of child processes, the frames, and a
+//! runtime.
 //!
-//! It knows nothing of getty, so that the servers of others, in `benches/peers`, stay built whatever changes here.
+//! This crate does not depend on getty. The servers in `benches/peers` need no new build when
+//! getty changes.
 
 pub mod accept;
 pub mod affinity;
@@ -12,17 +14,17 @@ pub mod websocket;
 
 use frames::Form;
 
-/// What a server speaks.
+/// Protocol of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// Frames of a 4-byte big-endian length and that many bytes.
+    /// Length-delimited frames: a 4-byte big-endian length, then the payload.
     Length,
     /// Binary WebSocket messages.
     WebSocket,
 }
 
 impl Protocol {
-    /// The form of the frames that a client sends, and of those that come back.
+    /// Returns the form of the client's frames and that of the server's frames.
     #[must_use]
     pub fn forms(self) -> (Form, Form) {
         match self {

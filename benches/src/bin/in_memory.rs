@@ -1,72 +1,57 @@
-//! CPU time of the session loop against the same loop written by hand, both on one thread and in memory.
+//! Measures the session loop beside hand-written loops, in memory and on one thread.
 
 use std::process::ExitCode;
 
 use getty_benches::{
-    cpu,
-    in_memory::{Loop, Prepared},
-    options,
-    stats::Quartiles,
+    cli, cpu,
+    measure::{again, print_costs},
+    workload::echo::{Loop, Prepared},
 };
 
-/// Frames that arrive together, and the payload bytes of each.
+/// Frames that arrive together and the payload of each in bytes.
 const CASES: [(usize, usize); 3] = [(64, 64), (1, 64), (16, 1024)];
 const MESSAGES: usize = 100_000;
 const ROUNDS: usize = 21;
 
-const USAGE: &str = "usage: in_memory
+const USAGE: &str = "\
+usage: in_memory
 
-  Every loop over every transport, in half a minute. It has no options.
+Measures every loop over every transport, in half a minute. There are no options.
 ";
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if !arguments.is_empty() {
-        let options: Vec<_> = arguments.iter().map(String::as_str).collect();
-        return options::none_but_help(&options, USAGE);
-    }
-    println!("| transport | at once x payload | loop | CPU ns a message | x hand-written, codec |");
-    println!("|---|---|---|--:|--:|");
-    measure("scripted", Prepared::scripted);
-    measure("duplex", Prepared::duplex);
-    println!("\n{ROUNDS} rounds of {MESSAGES} messages.");
-    ExitCode::SUCCESS
+    cli::run("in_memory", USAGE, |options| {
+        if let Some(option) = options.first() {
+            return Err(cli::unknown(option, USAGE));
+        }
+        println!(
+            "| transport | at once x payload | loop | CPU ns a message | x hand-written, codec |"
+        );
+        println!("|---|---|---|--:|--:|");
+        measure("scripted", Prepared::scripted);
+        measure("duplex", Prepared::duplex);
+        println!("\n{ROUNDS} rounds of {MESSAGES} messages.");
+        Ok(())
+    })
 }
 
 fn measure(transport: &str, run: fn(&Prepared)) {
+    let mut loops: Vec<(String, Loop)> = Loop::ALL
+        .into_iter()
+        .map(|kind| (kind.name().to_owned(), kind))
+        .collect();
+    loops.push((again(Loop::ALL[0].name()), Loop::ALL[0]));
     for (frames, payload) in CASES {
-        // The reference once more at the end: how far it is from itself is the error of the measure.
-        let mut loops: Vec<(String, Loop, Vec<f64>)> = Loop::ALL
-            .into_iter()
-            .map(|kind| (kind.name().to_owned(), kind))
-            .chain([(format!("{}, again", Loop::ALL[0].name()), Loop::ALL[0])])
-            .map(|(label, kind)| (label, kind, Vec::new()))
-            .collect();
-        for round in 0..ROUNDS {
-            for turn in 0..loops.len() {
-                let index = (round + turn) % loops.len();
-                let (_, kind, samples) = &mut loops[index];
-                samples.push(sample(*kind, frames, payload, run));
-            }
-        }
-        let reference = loops[0].2.clone();
-        for (label, _, samples) in &loops {
-            let ratios = samples
-                .iter()
-                .zip(&reference)
-                .map(|(mine, reference)| mine / reference);
-            if let (Some(cpu), Some(ratio)) = (
-                Quartiles::of(samples.iter().copied()),
-                Quartiles::of(ratios),
-            ) {
-                println!("| {transport} | {frames}x{payload} | {label} | {cpu:.1} | {ratio} |");
-            }
-        }
+        let case = format!("{transport} | {frames}x{payload}");
+        print_costs(&case, &loops, ROUNDS, |&kind| {
+            cost(kind, frames, payload, run)
+        });
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "figures for people")]
-fn sample(kind: Loop, frames: usize, payload: usize, run: fn(&Prepared)) -> f64 {
+/// Returns the CPU time of a message, in nanoseconds.
+#[expect(clippy::cast_precision_loss, reason = "the figures are read by people")]
+fn cost(kind: Loop, frames: usize, payload: usize, run: fn(&Prepared)) -> f64 {
     let prepared = Prepared::new(kind, frames, payload, (MESSAGES / frames) as u64);
     let before = cpu::of_thread();
     run(&prepared);

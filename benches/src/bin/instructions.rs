@@ -1,76 +1,63 @@
-//! Instructions a message, counted by Callgrind: the same figure on a busy machine as on an idle one.
+//! Counts instructions for each message with Callgrind. The figures do not depend on how busy
+//! the machine is.
 
-use std::{
-    error::Error,
-    process::{Command, ExitCode},
-};
+use std::process::{Command, ExitCode};
 
+use getty::BoxError;
 use getty_benches::{
-    alone,
+    cli,
     instructions::{Scenario, baseline::Baseline, callgrind, scenarios},
+    workload::layers,
 };
 
 const USAGE: &str = "\
 usage: instructions [--check | --save | --add | WORD...]
 
-  --check    fails when a figure of getty's own is more than 3% above the baseline of the same compiler, or has none
-  --save     makes today's figures the baseline
-  --add      adds to the baseline what is new, and takes out what is gone
-  WORD       counts only scenarios with one of these in their names
+  --check    fails if a figure of getty is more than 3% above the baseline of the same compiler, or
+             if the baseline lacks it
+  --save     writes the figures of today to the baseline
+  --add      adds missing figures to the baseline, and removes figures without a scenario
+  WORD       counts only scenarios with one of these words in their names
 
-  run SCENARIO TIMES    does the work, for valgrind to watch
+  run SCENARIO TIMES    runs a scenario without counting; used under valgrind
 ";
 
-/// A layer that does nothing may take so many instructions a message.
+/// Maximum cost of a layer that only forwards messages, in instructions for each message.
 const PASS_THROUGH: f64 = 15.0;
 
-type BoxError = Box<dyn Error + Send + Sync>;
-
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    cli::run("instructions", USAGE, |options| match *options {
         ["run", scenario, times] => run(scenario, times),
-        ["--help"] => {
-            print!("{USAGE}");
-            Ok(())
-        }
-        ["--save"] => count(Then::Save, &[]),
-        ["--add"] => count(Then::Add, &[]),
-        ["--check"] => count(Then::Check, &[]),
+        ["--save"] => count(Action::Save, &[]),
+        ["--add"] => count(Action::Add, &[]),
+        ["--check"] => count(Action::Check, &[]),
         ["run", ..] => Err(USAGE.into()),
-        ref words if words.iter().all(|word| !word.starts_with('-')) => count(Then::Print, words),
+        ref words if words.iter().all(|word| !word.starts_with('-')) => count(Action::Print, words),
         _ => Err(USAGE.into()),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("instructions: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    })
 }
 
-/// What Callgrind watches.
+/// Runs a scenario. Callgrind will count this process.
 fn run(name: &str, times: &str) -> Result<(), BoxError> {
     let scenarios = scenarios();
     let mut scenarios = scenarios.iter();
     let scenario = scenarios
         .find(|scenario| scenario.name() == name)
-        .ok_or("there is no such scenario")?;
+        .ok_or("unknown scenario")?;
     scenario.run(times.parse()?);
     Ok(())
 }
 
-/// What becomes of the figures.
+/// Use of the counted figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Then {
+enum Action {
     Print,
     Save,
     Add,
     Check,
 }
 
-fn count(then: Then, words: &[&str]) -> Result<(), BoxError> {
+fn count(action: Action, words: &[&str]) -> Result<(), BoxError> {
     let chosen = |scenario: &Scenario| {
         let name = scenario.name();
         words.is_empty() || words.iter().any(|word| name.contains(word))
@@ -80,7 +67,7 @@ fn count(then: Then, words: &[&str]) -> Result<(), BoxError> {
         let names: Vec<_> = scenarios.iter().map(Scenario::name).collect();
         let names = names.join(", ");
         return Err(
-            format!("there is no scenario with such a word in its name among {names}").into(),
+            format!("no scenario name contains such a word; known scenarios: {names}").into(),
         );
     }
     scenarios.retain(chosen);
@@ -92,19 +79,19 @@ fn count(then: Then, words: &[&str]) -> Result<(), BoxError> {
     };
     print(&baseline, &now);
     print_layers(&now);
-    match then {
-        Then::Print => {}
-        Then::Save => now.write()?,
-        Then::Add => baseline.completed(&now).write()?,
-        Then::Check => {
-            let objections = baseline.objections(&scenarios, &now);
-            let told = objections.iter().map(ToString::to_string);
-            let told: Vec<_> = told.chain(too_deep(&now)).collect();
-            if !told.is_empty() {
-                return Err(told.join("\n").into());
+    match action {
+        Action::Print => {}
+        Action::Save => now.write()?,
+        Action::Add => baseline.completed(&now).write()?,
+        Action::Check => {
+            let mismatches = baseline.mismatches(&scenarios, &now);
+            let failures = mismatches.iter().map(ToString::to_string);
+            let failures: Vec<_> = failures.chain(too_deep(&now)).collect();
+            if !failures.is_empty() {
+                return Err(failures.join("\n").into());
             }
             if baseline.compiler != now.compiler {
-                println!("\nNot checked: the baseline is another compiler's.");
+                println!("\nNot checked: the baseline belongs to another compiler.");
             }
         }
     }
@@ -113,7 +100,7 @@ fn count(then: Then, words: &[&str]) -> Result<(), BoxError> {
 
 fn print(baseline: &Baseline, now: &Baseline) {
     println!(
-        "{}; the baseline is of {}\n",
+        "{}; the baseline belongs to {}\n",
         now.compiler, baseline.compiler
     );
     println!("| scenario | instructions | baseline |\n|---|--:|--:|");
@@ -124,14 +111,14 @@ fn print(baseline: &Baseline, now: &Baseline) {
     }
 }
 
-/// What each layer adds to the bare stack.
+/// Prints the instructions that each layer adds to the bare stack.
 fn print_layers(now: &Baseline) {
     let mut header =
         Some("\n| layer | a message, fifty at once | a message and its turn |\n|---|--:|--:|");
-    let layers = alone::all().chain(alone::TOWER);
-    let layers = layers.map(|(name, _)| format!("layer-{name}"));
-    let depths = alone::DEPTHS.iter().map(|(name, _)| (*name).to_owned());
-    for name in layers.chain(depths) {
+    let single = layers::all().chain(layers::TOWER);
+    let single = single.map(|(name, _)| format!("layer-{name}"));
+    let depths = layers::DEPTHS.iter().map(|(name, _)| (*name).to_owned());
+    for name in single.chain(depths) {
         if let (Some(many), Some(one)) = (added(now, &name, 50), added(now, &name, 1)) {
             if let Some(header) = header.take() {
                 println!("{header}");
@@ -141,18 +128,21 @@ fn print_layers(now: &Baseline) {
     }
 }
 
-/// What a stack takes beyond the bare one.
+/// Returns the instructions that a stack takes beyond the bare one.
 fn added(now: &Baseline, name: &str, at_once: u64) -> Option<f64> {
     let with = now.figure(&format!("{name}-{at_once}"))?;
     Some(with - now.figure(&format!("layer-none-{at_once}"))?)
 }
 
-/// Where layers that do nothing take more than they may.
+/// Returns an error text if a layer that only forwards exceeds its maximum.
 fn too_deep(now: &Baseline) -> Option<String> {
     let each = [50, 1].map(|at_once| added(now, "pass-through-20", at_once).map(|all| all / 20.0));
     let most = each.into_iter().flatten().fold(0.0, f64::max);
     (most > PASS_THROUGH).then(|| {
-        format!("a pass-through layer takes {most:.1} instructions a message, and may take {PASS_THROUGH}")
+        format!(
+            "a pass-through layer takes {most:.1} instructions a message; \
+             the maximum is {PASS_THROUGH}"
+        )
     })
 }
 
@@ -160,6 +150,6 @@ fn compiler() -> Result<String, BoxError> {
     let output = Command::new("rustc")
         .arg("--version")
         .output()
-        .map_err(|error| format!("rustc does not start: {error}"))?;
+        .map_err(|error| format!("cannot start rustc: {error}"))?;
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }

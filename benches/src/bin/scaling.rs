@@ -1,73 +1,58 @@
-//! How what a server costs grows with its connections: `--help` lists the options.
+//! Measures how the cost of a server grows with its connections. `--help` lists the options.
 
 use std::{
-    error::Error,
     io,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
+use getty::BoxError;
 use getty_benches::{
     affinity,
-    child::{Place, Server},
-    load::{Load, Shape},
-    machine, memory,
-    options::{at_least_one, millis, pairs},
-    server::Kind,
-    stats::Quartiles,
+    child::{Placement, Server},
+    cli::{self, at_least_one, millis, pairs, unknown},
+    load::{self, Echoed, Shape, TcpLoad},
+    measure::{Histogram, Quartiles, Sample, machine, memory, schedule},
+    server::{self, Kind},
 };
 
 const USAGE: &str = "\
-usage: scaling [--pin] [--tables A,B,..] [--servers A,B,..] [--connections N,M,..] [--rounds N] [--millis N]
+usage: scaling [--pin] [--tables A,B,..] [--servers A,B,..] [--connections N,M,..] [--rounds N]
+               [--millis N]
 
-  --pin          the load on one processor and the servers on the others
-  --tables       of these: one (one frame in flight on each connection), total (10,000 frames in flight, divided
-                 among them), ten (one in flight on ten, the others idle), churn (connections opened, used once and
-                 closed, beside those that stay), uneven (two to fifty connections, fully used)
-  --servers      the first is what the others are compared with
-  --connections  how many there are in the first four tables
-  --rounds       how often each server is measured in each place
-  --millis       how long each of these takes, after a quarter of a second of warming up
+  --pin          places the load on one processor and the servers on the others
+  --tables       some of these tables:
+                 one     one frame in flight on each connection
+                 total   10,000 frames in flight, divided among the connections
+                 ten     one frame in flight on each of ten connections, the others idle
+                 churn   connections that are opened, used once and closed, beside others
+                 uneven  2 to 50 connections, with 64 frames in flight on each
+  --servers      servers to measure; the first is the reference
+  --connections  numbers of connections in the first four tables
+  --rounds       measurements of each server in each row; the default is 5
+  --millis       duration of a measurement, after 250 ms of warm-up; the default is 500
 ";
 
+/// Payload of a frame, in bytes.
 const PAYLOAD: usize = 64;
-const WARM_UP: Duration = Duration::from_millis(250);
+/// Time in which a server closes the last connections of the `churn` table.
 const SETTLE: Duration = Duration::from_millis(100);
-/// Frames in flight over all connections, in the table with a fixed total; at 10,000 connections the first table's.
+/// Frames in flight over all connections, in the `total` table.
 const TOTAL: usize = 10_000;
-/// The busy connections, in the table where the others idle.
+/// Number of busy connections in the `ten` table.
 const BUSY: usize = 10;
-/// Connections opened, and then closed, at a time.
+/// Number of connections that the `churn` table opens at a time.
 const BATCH: usize = 64;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["serve", kind, place] => serve(kind, place),
-        ["--help"] => {
-            print!("{USAGE}");
-            Ok(())
+    cli::run("scaling", USAGE, |options| {
+        if let Some(served) = server::run_as_child(options) {
+            return Ok(served?);
         }
-        ref options => Plan::parse(options).and_then(|plan| plan.run()),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("scaling: {error}");
-            ExitCode::FAILURE
-        }
-    }
+        Plan::parse(options)?.run()
+    })
 }
 
-fn serve(kind: &str, place: &str) -> Result<(), Box<dyn Error>> {
-    Ok(kind_of(kind)?.serve(Place::from_name(place)?)?)
-}
-
-fn kind_of(name: &str) -> Result<Kind, String> {
-    Kind::from_name(name).ok_or_else(|| format!("there is no server {name:?}"))
-}
-
-/// What grows from one row to the next, and what is done with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Table {
     One,
@@ -86,29 +71,35 @@ impl Table {
         ("uneven", Self::Uneven),
     ];
 
+    fn from_name(name: &str) -> Result<Self, BoxError> {
+        let known = Self::ALL.iter().find(|(known, _)| *known == name);
+        let (_, table) = known.ok_or_else(|| format!("unknown table {name:?}"))?;
+        Ok(*table)
+    }
+
     const fn title(self) -> &'static str {
         match self {
             Self::One => "One frame in flight on each connection",
             Self::Total => "10,000 frames in flight, divided among the connections",
             Self::Ten => "One frame in flight on each of ten connections, the others idle",
-            Self::Churn => "Connections opened, used once and closed, beside those that stay open",
+            Self::Churn => "Connections opened, used once and closed, beside others that stay open",
             Self::Uneven => "Few connections, with 64 frames in flight on each",
         }
     }
 }
 
-/// One server, measured once.
+/// One measurement of a server. In the `churn` table, a message is a connection.
 #[derive(Clone, Debug)]
-struct Sample {
-    /// CPU nanoseconds a message, or a connection.
-    cpu: f64,
-    /// Messages, or connections, a second.
-    rate: f64,
-    p50: Duration,
-    p99: Duration,
-    p999: Duration,
-    /// Anonymous resident bytes while it runs.
-    resident: f64,
+struct Measured {
+    sample: Sample,
+    /// Anonymous resident memory under load, in bytes.
+    resident: u64,
+}
+
+impl Measured {
+    fn micros(&self, quantile: f64) -> f64 {
+        self.sample.latency.quantile(quantile).as_secs_f64() * 1e6
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -118,11 +109,11 @@ struct Plan {
     connections: Vec<usize>,
     rounds: usize,
     duration: Duration,
-    place: Place,
+    placement: Placement,
 }
 
 impl Plan {
-    fn parse(options: &[&str]) -> Result<Self, Box<dyn Error>> {
+    fn parse(options: &[&str]) -> Result<Self, BoxError> {
         let mut plan = Self {
             tables: Table::ALL.map(|(_, table)| table).to_vec(),
             servers: vec![
@@ -135,42 +126,36 @@ impl Plan {
             connections: vec![10, 100, 1_000, 10_000],
             rounds: 5,
             duration: Duration::from_millis(500),
-            place: Place::Anywhere,
+            placement: Placement::Anywhere,
         };
         for (option, value) in pairs(options, &["--pin"], USAGE)? {
+            let values = value.split(',');
             match option {
-                "--pin" => plan.place = Place::Apart,
+                "--pin" => plan.placement = Placement::Apart,
                 "--tables" => {
-                    plan.tables = value
-                        .split(',')
-                        .map(|name| {
-                            let known = Table::ALL.iter().find(|(known, _)| *known == name);
-                            known
-                                .map(|&(_, table)| table)
-                                .ok_or_else(|| format!("there is no table {name:?}"))
-                        })
-                        .collect::<Result<_, _>>()?;
+                    plan.tables = values.map(Table::from_name).collect::<Result<_, _>>()?;
                 }
                 "--servers" => {
-                    plan.servers = value.split(',').map(kind_of).collect::<Result<_, _>>()?;
+                    let server = |name: &str| {
+                        Kind::from_name(name).ok_or_else(|| format!("unknown server {name:?}"))
+                    };
+                    plan.servers = values.map(server).collect::<Result<_, _>>()?;
                 }
                 "--connections" => {
-                    plan.connections = value
-                        .split(',')
-                        .map(|number| at_least_one(option, number))
-                        .collect::<Result<_, _>>()?;
+                    let number = |number| at_least_one(option, number);
+                    plan.connections = values.map(number).collect::<Result<_, _>>()?;
                 }
                 "--rounds" => plan.rounds = at_least_one(option, value)?,
                 "--millis" => plan.duration = millis(option, value)?,
-                _ => return Err(format!("there is no option {option}\n{USAGE}").into()),
+                _ => return Err(unknown(option, USAGE)),
             }
         }
         Ok(plan)
     }
 
-    fn run(&self) -> Result<(), Box<dyn Error>> {
+    fn run(&self) -> Result<(), BoxError> {
         machine::raise_open_files()?;
-        if self.place == Place::Apart {
+        if self.placement == Placement::Apart {
             affinity::keep_to_one()?;
         }
         for &table in &self.tables {
@@ -186,7 +171,8 @@ impl Plan {
             _ => ("CPU ns a message", "messages/s"),
         };
         println!(
-            "| connections | server | {unit} | x {} | x the fewest | {rate} | p50 us | p99 us | p99.9 us | resident KiB |",
+            "| connections | server | {unit} | x {} | x the fewest | {rate} | p50 us | p99 us \
+             | p99.9 us | resident KiB |",
             self.servers[0].name()
         );
         println!("|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|");
@@ -196,160 +182,118 @@ impl Plan {
         };
         let mut fewest: Vec<Option<f64>> = vec![None; self.servers.len()];
         for &connections in rows {
-            let samples = self.measure(table, connections)?;
-            for (server, fewest) in fewest.iter_mut().enumerate() {
-                print_row(
-                    &self.servers,
-                    connections,
-                    &samples,
-                    server,
-                    fewest,
-                    table == Table::Churn,
-                );
+            let measured = self.measure(table, connections)?;
+            for (index, fewest) in fewest.iter_mut().enumerate() {
+                print!("| {connections} | {} ", self.servers[index].name());
+                print_row(&measured[index], &measured[0], fewest, table);
             }
         }
         println!();
         Ok(())
     }
 
-    /// By server, then by round.
-    fn measure(&self, table: Table, connections: usize) -> io::Result<Vec<Vec<Sample>>> {
-        let mut samples = vec![Vec::new(); self.servers.len()];
-        for round in 0..self.rounds {
-            for turn in 0..self.servers.len() {
-                // Each round begins with another server, lest one always follow the same neighbour.
-                let index = (round + turn) % self.servers.len();
-                let kind = self.servers[index];
-                eprintln!("{table:?} {connections} {} {}", kind.name(), round + 1);
-                samples[index].push(self.sample(table, kind, connections)?);
-            }
+    /// Measures all servers. The result is ordered by server, then by round.
+    fn measure(&self, table: Table, connections: usize) -> io::Result<Vec<Vec<Measured>>> {
+        let mut measured = vec![Vec::new(); self.servers.len()];
+        for (round, index) in schedule(self.rounds, self.servers.len()) {
+            let kind = self.servers[index];
+            eprintln!("{table:?} {connections} {} {}", kind.name(), round + 1);
+            measured[index].push(self.measure_once(table, kind, connections)?);
         }
-        Ok(samples)
+        Ok(measured)
     }
 
-    fn sample(&self, table: Table, kind: Kind, connections: usize) -> io::Result<Sample> {
-        let mut server = kind.start(self.place)?;
-        let open = |connections| {
-            let shape = Shape {
-                connections,
-                in_flight: 1,
-                payload: PAYLOAD,
-            };
-            Load::open(server.address(), kind.protocol(), shape)
-        };
-        let mut load = open(connections)?;
-        // Whatever a connection keeps after its first frame is there.
+    fn measure_once(&self, table: Table, kind: Kind, connections: usize) -> io::Result<Measured> {
+        let mut server = kind.start(self.placement)?;
+        let mut load = open(&server, kind, connections)?;
+        // Allocates what a connection will keep after its first frame.
         load.echo_once(0)?;
-        match table {
-            Table::Churn => return self.churn(&mut server, kind, load),
-            Table::One => load.start(1)?,
-            Table::Total => load.start(TOTAL.div_ceil(connections) as u64)?,
-            Table::Ten => load.start_from(connections.saturating_sub(BUSY), 1)?,
-            Table::Uneven => load.start(64)?,
-        }
-        load.run(WARM_UP)?;
-        let before = server.cpu()?;
-        let echoed = load.run(self.duration)?;
-        let used = server.cpu()? - before;
-        // While it runs, so that what is in use between a read and a write counts.
-        let resident = memory::resident(server.pid())?;
-        Ok(Sample {
-            cpu: per(used, echoed.messages),
-            rate: rate(echoed.messages, echoed.elapsed),
-            p50: echoed.latency.quantile(0.5),
-            p99: echoed.latency.quantile(0.99),
-            p999: echoed.latency.quantile(0.999),
-            resident: as_f64(resident),
-        })
-    }
-
-    /// Opens connections, echoes a frame over each and closes them, while those of `staying` stay open.
-    fn churn(&self, server: &mut Server, kind: Kind, staying: Load) -> io::Result<Sample> {
-        let shape = Shape {
-            connections: BATCH,
-            in_flight: 1,
-            payload: PAYLOAD,
-        };
-        let mut latency = Vec::new();
-        let mut stretch = |server: &mut Server, duration| -> io::Result<(u64, u64, Duration)> {
-            latency.clear();
-            let (before, start, mut opened) = (server.cpu()?, Instant::now(), 0);
-            while start.elapsed() < duration {
-                let batch = Instant::now();
-                let mut load = Load::open(server.address(), kind.protocol(), shape)?;
-                load.echo_once(0)?;
-                latency.push(batch.elapsed() / u32::try_from(BATCH).expect("a batch is small"));
-                opened += BATCH as u64;
+        let sample = match table {
+            Table::Churn => {
+                let (address, protocol) = (server.address(), kind.protocol());
+                load::sample(&mut server, self.duration, |duration| {
+                    churn(duration, || TcpLoad::open(address, protocol, shape(BATCH)))
+                })?
             }
-            let elapsed = start.elapsed();
-            // The last of them are being closed.
-            std::thread::sleep(SETTLE);
-            Ok((server.cpu()? - before, opened, elapsed))
+            _ => {
+                match table {
+                    Table::Total => load.start(TOTAL.div_ceil(connections) as u64)?,
+                    Table::Ten => load.start_from(connections.saturating_sub(BUSY), 1)?,
+                    Table::Uneven => load.start(64)?,
+                    Table::One | Table::Churn => load.start(1)?,
+                }
+                load::sample(&mut server, self.duration, |duration| load.run(duration))?
+            }
         };
-        stretch(server, WARM_UP)?;
-        let (used, opened, elapsed) = stretch(server, self.duration)?;
-        latency.sort();
-        let quantile = |thousandths| latency[(latency.len() - 1) * thousandths / 1000];
+        // Measured under load, so that it contains the memory between a read and a write.
         let resident = memory::resident(server.pid())?;
-        drop(staying);
-        Ok(Sample {
-            cpu: per(used, opened),
-            rate: rate(opened, elapsed),
-            p50: quantile(500),
-            p99: quantile(990),
-            p999: quantile(999),
-            resident: as_f64(resident),
-        })
+        Ok(Measured { sample, resident })
     }
+}
+
+fn open(server: &Server, kind: Kind, connections: usize) -> io::Result<TcpLoad> {
+    TcpLoad::open(server.address(), kind.protocol(), shape(connections))
+}
+
+const fn shape(connections: usize) -> Shape {
+    Shape {
+        connections,
+        in_flight: 1,
+        payload: PAYLOAD,
+    }
+}
+
+/// Opens connections, echoes a frame over each, and closes them.
+///
+/// Latency is the time of a batch divided by its connections.
+fn churn(duration: Duration, mut open: impl FnMut() -> io::Result<TcpLoad>) -> io::Result<Echoed> {
+    let batch = u32::try_from(BATCH).expect("a batch is small");
+    let (start, mut latency, mut messages) = (Instant::now(), Histogram::default(), 0);
+    while start.elapsed() < duration {
+        let opened = Instant::now();
+        open()?.echo_once(0)?;
+        latency.record(opened.elapsed() / batch, 1);
+        messages += u64::from(batch);
+    }
+    let elapsed = start.elapsed();
+    // Closing the last connections is a part of their cost.
+    std::thread::sleep(SETTLE);
+    Ok(Echoed {
+        messages,
+        elapsed,
+        latency,
+    })
 }
 
 fn print_row(
-    servers: &[Kind],
-    connections: usize,
-    samples: &[Vec<Sample>],
-    server: usize,
+    measured: &[Measured],
+    reference: &[Measured],
     fewest: &mut Option<f64>,
-    micros: bool,
+    table: Table,
 ) {
-    let mine = &samples[server];
-    let figures = |of: fn(&Sample) -> f64| {
-        Quartiles::of(mine.iter().map(of)).expect("every server is measured at least once")
+    let median = |of: fn(&Measured) -> f64| {
+        Quartiles::of(measured.iter().map(of)).map_or(0.0, |figures| figures.median)
     };
-    // Round by round, so that what changes slowly on the machine cancels out.
-    let ratio = Quartiles::of(
-        mine.iter()
-            .zip(&samples[0])
-            .map(|(mine, first)| mine.cpu / first.cpu),
-    );
-    let cpu = figures(|sample| sample.cpu);
-    let fewest = *fewest.get_or_insert(cpu.median);
-    let shown = if micros {
-        format!("{:.1}", cpu.median / 1e3)
-    } else {
-        format!("{:.0}", cpu.median)
+    let cpu = |of: &[Measured]| of.iter().map(|one| one.sample.cpu).collect::<Vec<_>>();
+    let ratio = Quartiles::of_ratios(cpu(measured), cpu(reference));
+    let ratio = ratio.map_or_else(String::new, |ratio| ratio.to_string());
+    let cpu = median(|one| one.sample.cpu);
+    let growth = cpu / *fewest.get_or_insert(cpu);
+    let cpu = match table {
+        Table::Churn => format!("{:.1}", cpu / 1e3),
+        _ => format!("{cpu:.0}"),
     };
     println!(
-        "| {connections} | {} | {shown} | {} | {:.2} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} |",
-        servers[server].name(),
-        ratio.map_or_else(String::new, |ratio| ratio.to_string()),
-        cpu.median / fewest,
-        figures(|sample| sample.rate),
-        figures(|sample| sample.p50.as_secs_f64() * 1e6).median,
-        figures(|sample| sample.p99.as_secs_f64() * 1e6).median,
-        figures(|sample| sample.p999.as_secs_f64() * 1e6).median,
-        figures(|sample| sample.resident).median / 1024.0,
+        "| {cpu} | {ratio} | {growth:.2} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} |",
+        median(|one| one.sample.rate),
+        median(|one| one.micros(0.5)),
+        median(|one| one.micros(0.99)),
+        median(|one| one.micros(0.999)),
+        median(resident_kib),
     );
 }
 
-fn per(used: u64, times: u64) -> f64 {
-    as_f64(used) / as_f64(times)
-}
-
-fn rate(times: u64, elapsed: Duration) -> f64 {
-    as_f64(times) / elapsed.as_secs_f64()
-}
-
-#[expect(clippy::cast_precision_loss, reason = "figures for people")]
-const fn as_f64(count: u64) -> f64 {
-    count as f64
+#[expect(clippy::cast_precision_loss, reason = "the figures are read by people")]
+fn resident_kib(measured: &Measured) -> f64 {
+    measured.resident as f64 / 1024.0
 }

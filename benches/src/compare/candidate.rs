@@ -1,4 +1,4 @@
-//! The servers that can be compared: this program's own, and those of the peers.
+//! Servers to compare: those of this crate and peers.
 
 use std::{
     io,
@@ -7,11 +7,11 @@ use std::{
 
 use super::peers::Peer;
 use crate::{
-    child::{Place, Server},
+    child::{Placement, Server},
     server::{Kind, Protocol},
 };
 
-/// A server, and the program that it is in.
+/// A server and the program that contains it.
 #[derive(Clone, Debug)]
 pub struct Candidate {
     name: &'static str,
@@ -20,7 +20,7 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// One of this crate's own; `program` is the one that runs.
+    /// Creates a candidate for a server of this crate. `program` is the running executable.
     #[must_use]
     pub fn own(kind: Kind, program: &Path) -> Self {
         Self {
@@ -30,7 +30,7 @@ impl Candidate {
         }
     }
 
-    /// A peer, which was built as `program`.
+    /// Creates a candidate for a peer. `program` is its executable.
     #[must_use]
     pub fn peer(peer: Peer, program: PathBuf) -> Self {
         Self {
@@ -40,24 +40,24 @@ impl Candidate {
         }
     }
 
-    /// Its name in tables and on the command line.
+    /// Returns the name in tables and on the command line.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// What it speaks.
+    /// Returns the protocol of the server.
     #[must_use]
     pub fn protocol(&self) -> Protocol {
         self.protocol
     }
 
-    /// Starts it in a process of its own.
+    /// Starts the server in a child process.
     ///
     /// # Errors
     ///
-    /// If the process does not start, or ends before it listens.
-    pub fn start(&self, place: Place) -> io::Result<Server> {
-        Server::start(&self.program, self.name, place)
+    /// If the process cannot be started or ends before it listens.
+    pub fn start(&self, placement: Placement) -> io::Result<Server> {
+        Server::start(&self.program, self.name, placement)
     }
 }

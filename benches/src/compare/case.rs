@@ -1,35 +1,37 @@
-//! The rows of load, by their names on the command line.
+//! Cases of the comparison and their names on the command line.
 
-use std::{error::Error, fmt, num::NonZero, str::FromStr};
+use std::{fmt, num::NonZero, str::FromStr};
+
+use getty::BoxError;
 
 use super::Group;
 use crate::{load::Shape, server::Protocol};
 
-/// How many connections an idle case opens.
+/// Number of connections in an idle case.
 pub(super) const IDLE: usize = 10_000;
 
-/// One row of load that every server which can is put under.
+/// A load under which all suitable servers are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Case {
     /// Frames that are echoed.
     Echo(Protocol, Shape),
-    /// Connections that say nothing.
+    /// Idle connections.
     Idle(Protocol),
-    /// Datagrams that are echoed; its connections are peers.
+    /// Datagrams that are echoed. The connections of the shape are peers.
     Datagrams(Shape),
-    /// One message to so many members.
+    /// One message to this number of members.
     Broadcast(usize),
-    /// Calls by so many tasks that share a connection, answered in order or by their ids.
+    /// Calls from several tasks that share a connection.
     Calls {
-        /// Whether the answers carry the ids of their calls.
+        /// `true` if responses carry the id of their request. Otherwise they arrive in order.
         by_id: bool,
-        /// How many tasks call.
+        /// Number of tasks that make calls.
         tasks: usize,
     },
 }
 
 impl Case {
-    /// Frames over TCP: connections, frames in flight on each, payload bytes.
+    /// Creates a case over TCP.
     #[must_use]
     pub const fn echo(connections: usize, in_flight: u64, payload: usize) -> Self {
         let shape = Shape {
@@ -40,7 +42,7 @@ impl Case {
         Self::Echo(Protocol::Length, shape)
     }
 
-    /// The same load over WebSocket.
+    /// Returns the same load over WebSocket.
     #[must_use]
     pub const fn over_websocket(self) -> Self {
         match self {
@@ -50,7 +52,7 @@ impl Case {
         }
     }
 
-    /// The same load in datagrams.
+    /// Returns the same load over UDP.
     #[must_use]
     pub const fn over_udp(self) -> Self {
         match self {
@@ -59,7 +61,7 @@ impl Case {
         }
     }
 
-    /// What it is measured together with.
+    /// Returns the group of the case.
     #[must_use]
     pub const fn group(self) -> Group {
         match self {
@@ -70,7 +72,8 @@ impl Case {
         }
     }
 
-    /// Whether several frames are on their way on each connection; `None` where nothing is echoed.
+    /// Returns `true` if several frames are in flight on each connection. `None` if the case is not
+    /// an echo.
     #[must_use]
     pub const fn is_pipelined(self) -> Option<bool> {
         match self {
@@ -100,7 +103,7 @@ impl fmt::Display for Case {
 }
 
 impl FromStr for Case {
-    type Err = Box<dyn Error>;
+    type Err = BoxError;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         let calls = |by_id, tasks: &str| {
@@ -112,7 +115,7 @@ impl FromStr for Case {
                 case @ (Self::Echo(Protocol::Length, _) | Self::Idle(Protocol::Length)) => {
                     Ok(case.over_websocket())
                 }
-                case => Err(format!("there is no {case} over WebSocket").into()),
+                case => Err(format!("{case} does not exist over WebSocket").into()),
             };
         }
         if let Some(shape) = name.strip_prefix("udp-") {
@@ -139,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_is_read_as_it_is_written() {
+    fn every_name_parses_to_its_case() {
         for name in [
             "50x64x1024",
             "idle",
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_case_is_refused() {
+    fn invalid_names_are_refused() {
         for name in [
             "",
             "50x64",

@@ -1,20 +1,14 @@
-//! Servers that echo, each in a process of its own and new in every round.
+//! Echo servers over TCP, each in a new process in every round.
 
-use std::{io, time::Duration};
+use std::io;
 
-use super::{
-    Candidate, Case, Plan,
-    turns::{Measured, Sample, take_turns},
-};
+use super::{Candidate, Case, Measured, Plan, rounds::take_turns};
 use crate::{
-    load::{Load, Shape},
-    memory,
+    load::{self, Shape, TcpLoad},
+    measure::Sample,
 };
 
-/// A server's first moments are not measured.
-pub(super) const WARM_UP: Duration = Duration::from_millis(250);
-
-/// Puts all of them under the same load, in turns.
+/// Measures all candidates under the same load, in turns.
 pub(super) fn compare(
     case: Case,
     shape: Shape,
@@ -22,24 +16,18 @@ pub(super) fn compare(
     plan: &Plan,
 ) -> (Measured, Vec<String>) {
     let names: Vec<&str> = candidates.iter().map(|server| server.name()).collect();
-    take_turns(case, &names, plan.rounds, |index| {
-        sample(candidates[index], shape, plan)
-    })
+    take_turns(
+        case,
+        &names,
+        case.group().repeated(),
+        plan.rounds,
+        |index| sample(candidates[index], shape, plan),
+    )
 }
 
-#[expect(clippy::cast_precision_loss, reason = "figures for people")]
 fn sample(candidate: &Candidate, shape: Shape, plan: &Plan) -> io::Result<Sample> {
-    let mut server = candidate.start(plan.place)?;
-    let mut load = Load::open(server.address(), candidate.protocol(), shape)?;
+    let mut server = candidate.start(plan.placement)?;
+    let mut load = TcpLoad::open(server.address(), candidate.protocol(), shape)?;
     load.start(shape.in_flight)?;
-    load.run(WARM_UP)?;
-    let before = server.cpu()?;
-    let echoed = load.run(plan.duration)?;
-    let used = server.cpu()? - before;
-    Ok(Sample {
-        cpu: used as f64 / echoed.messages as f64,
-        rate: echoed.messages as f64 / echoed.elapsed.as_secs_f64(),
-        latency: echoed.latency,
-        peak: Some(memory::peak(server.pid())?),
-    })
+    load::sample(&mut server, plan.duration, |duration| load.run(duration))
 }

@@ -1,30 +1,31 @@
-//! What connections cost that say nothing.
+//! Memory of idle connections.
 
 use std::{fmt, io, thread, time::Duration};
 
 use super::{Candidate, Case, Plan, case::IDLE};
 use crate::{
-    child::Place,
-    load::{Load, Shape},
-    memory,
-    stats::Quartiles,
+    child::Placement,
+    load::{Shape, TcpLoad},
+    measure::{Quartiles, memory},
 };
 
-/// Connections that are open before the memory of the others is measured: by then what a server allocates once is.
+/// Number of connections that are open before the measurement. They cover what a server
+/// allocates once.
 const OPEN_BEFORE: usize = 100;
-/// How long an idle server has to give back what it can.
+/// Time in which an idle server can release memory.
 const SETTLE: Duration = Duration::from_millis(300);
-/// Memory is the same every time, or nearly.
+/// Number of measurements. Memory is nearly the same each time.
 const ROUNDS: usize = 2;
 
-/// Resident bytes a connection of each server.
+/// Resident bytes of a connection, for each server.
 #[derive(Debug)]
 pub(super) struct Idle {
     case: Case,
     servers: Vec<(&'static str, Quartiles)>,
 }
 
-/// Measures all of them, one after another; whoever fails is left out.
+/// Measures all candidates, one after another. A candidate that fails will be left out, and the
+/// reason is in the second result.
 pub(super) fn compare(case: Case, candidates: &[&Candidate], plan: &Plan) -> (Idle, Vec<String>) {
     let mut servers = Vec::new();
     let mut failures = Vec::new();
@@ -33,7 +34,7 @@ pub(super) fn compare(case: Case, candidates: &[&Candidate], plan: &Plan) -> (Id
         let figures: io::Result<Vec<f64>> = (1..=ROUNDS)
             .map(|round| {
                 eprintln!("{case} {name} {round}/{ROUNDS}");
-                resident(candidate, plan.place)
+                resident(candidate, plan.placement)
             })
             .collect();
         match figures.map(Quartiles::of) {
@@ -44,16 +45,16 @@ pub(super) fn compare(case: Case, candidates: &[&Candidate], plan: &Plan) -> (Id
     (Idle { case, servers }, failures)
 }
 
-/// What each of many open connections adds to the server's resident memory after one echo each.
-#[expect(clippy::cast_precision_loss, reason = "figures for people")]
-fn resident(candidate: &Candidate, place: Place) -> io::Result<f64> {
-    let server = candidate.start(place)?;
+/// Returns the resident bytes that each of many connections adds after one echo.
+#[expect(clippy::cast_precision_loss, reason = "the figures are read by people")]
+fn resident(candidate: &Candidate, placement: Placement) -> io::Result<f64> {
+    let server = candidate.start(placement)?;
     let shape = Shape {
         connections: OPEN_BEFORE,
         in_flight: 1,
         payload: 64,
     };
-    let mut load = Load::open(server.address(), candidate.protocol(), shape)?;
+    let mut load = TcpLoad::open(server.address(), candidate.protocol(), shape)?;
     load.echo_once(0)?;
     thread::sleep(SETTLE);
     let before = memory::resident(server.pid())?;
@@ -65,26 +66,26 @@ fn resident(candidate: &Candidate, place: Place) -> io::Result<f64> {
 }
 
 impl Idle {
-    /// What was measured.
+    /// Returns the case.
     pub(super) fn case(&self) -> Case {
         self.case
     }
 
-    /// The median of each, in the order of the table.
+    /// Returns the median of each server, in the order of the table.
     pub(super) fn medians(&self) -> impl Iterator<Item = (&str, f64)> {
         self.servers
             .iter()
             .map(|(name, figures)| (*name, figures.median))
     }
 
-    /// The median of one.
+    /// Returns the median of one server.
     pub(super) fn median(&self, name: &str) -> Option<f64> {
         self.medians()
             .find_map(|(known, median)| (known == name).then_some(median))
     }
 }
 
-/// The lines of the table, without its head.
+/// Formats the rows of the table, without its heading.
 impl fmt::Display for Idle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, figures) in &self.servers {

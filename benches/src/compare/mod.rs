@@ -1,6 +1,6 @@
-//! The comparison: what is measured, how the servers take turns, and the tables that come of it.
+//! The comparison of servers: cases, rounds, tables and targets.
 //!
-//! `bin/compare.rs` is its command line; README.md says how to read what it prints.
+//! `bin/compare.rs` is its command line. `benches/README.md` explains the tables.
 
 mod candidate;
 mod case;
@@ -9,38 +9,40 @@ mod idle;
 mod in_memory;
 mod peers;
 mod plan;
+mod rounds;
 mod summary;
 mod targets;
-mod turns;
 mod udp;
 
-use std::{error::Error, io, time::Instant};
+use std::{io, time::Instant};
+
+use getty::BoxError;
 
 pub use self::{
     candidate::Candidate,
     case::Case,
     peers::Peer,
     plan::{Plan, USAGE},
-    turns::{Measured, Sample},
+    rounds::{Measured, print_heading, take_turns},
 };
 use self::{idle::Idle, summary::Summary};
-use crate::{affinity, child::Place, machine, server::Protocol};
+use crate::{affinity, child::Placement, measure::machine, server::Protocol};
 
-/// Cases whose servers are measured in turns, and are divided by the same two.
+/// Cases with the same contestants and the same references.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
-    /// Servers of this protocol over TCP, each in a process of its own.
+    /// Echo servers of one protocol over TCP, each in a child process.
     Echo(Protocol),
-    /// Servers of datagrams, each in a process of its own.
+    /// Echo servers over UDP, each in a child process.
     Udp,
     /// Senders of one message to many members, in memory.
     Broadcast,
-    /// Clients that call, in memory.
+    /// Clients that make calls, in memory.
     Calls,
 }
 
 impl Group {
-    /// All of them, in the order of the tables.
+    /// All groups, in the order of the tables.
     pub const ALL: [Self; 5] = [
         Self::Echo(Protocol::Length),
         Self::Echo(Protocol::WebSocket),
@@ -49,22 +51,28 @@ impl Group {
         Self::Calls,
     ];
 
-    /// What the others are divided by. The first is measured twice.
+    /// Returns the contestants to which ratios are formed.
     #[must_use]
     pub const fn references(self) -> &'static [&'static str] {
         match self {
-            // the loop that one would write by hand, and what the kernel alone takes, as nearly as one gets
+            // The hand-written loop and the nearest approximation of the kernel's own cost.
             Self::Echo(Protocol::Length) => &["tokio-8k", "epoll"],
-            // which of the two is the better depends on the case
+            // The cheaper of the two depends on the case.
             Self::Echo(Protocol::WebSocket) => &["ws-send", "ws-forward"],
-            // one datagram a call, and many
+            // One datagram for each system call and several.
             Self::Udp => &["hand", "hand-mmsg"],
             Self::Broadcast => &["hand-written, buffers", "hand-written, one task"],
             Self::Calls => &["by hand"],
         }
     }
 
-    /// What the CPU time of a case is divided by: one of them, and many.
+    /// Returns the references that are measured twice in each round.
+    #[must_use]
+    pub fn repeated(self) -> &'static [&'static str] {
+        &self.references()[..1]
+    }
+
+    /// Returns the unit of the figures, in singular and plural.
     #[must_use]
     pub const fn unit(self) -> [&'static str; 2] {
         match self {
@@ -76,26 +84,26 @@ impl Group {
     }
 }
 
-/// All that was found.
+/// All results of a run.
 #[derive(Debug, Default)]
 struct Results {
     measured: Vec<Measured>,
     idle: Vec<Idle>,
-    /// What was left out because it did not work.
+    /// Reasons why contestants were left out.
     failures: Vec<String>,
 }
 
-/// Measures what the plan says and prints the tables.
+/// Runs the comparison and prints its tables.
 ///
 /// # Errors
 ///
-/// If there are no servers to compare with, or one of them did not work: that is said once all others are done.
-pub fn run(plan: &Plan) -> Result<(), Box<dyn Error>> {
+/// If a server cannot be measured. The error is returned after all other measurements.
+pub fn run(plan: &Plan) -> Result<(), BoxError> {
     machine::raise_open_files()?;
     println!("{}\n", machine::describe());
     let candidates = plan.candidates()?;
-    // only now: what was built before may use all processors
-    if plan.place == Place::Apart {
+    // Done after the build of the peers, which may use all processors.
+    if plan.placement == Placement::Apart {
         affinity::keep_to_one()?;
     }
     let start = Instant::now();
@@ -118,7 +126,7 @@ pub fn run(plan: &Plan) -> Result<(), Box<dyn Error>> {
 }
 
 impl Results {
-    /// Measures the cases of one group, and prints their tables.
+    /// Measures the cases of one group and prints their tables.
     fn measure(&mut self, group: Group, all: &[Candidate], plan: &Plan) -> io::Result<()> {
         let cases = plan.cases.iter().filter(|case| case.group() == group);
         let (idle, cases): (Vec<Case>, Vec<Case>) =
@@ -132,7 +140,7 @@ impl Results {
             .collect();
         let mut summary = Summary::new(group);
         if !cases.is_empty() {
-            turns::print_heading(group);
+            print_heading(group);
         }
         for case in cases {
             let (measured, failures) = match case {

@@ -1,4 +1,5 @@
-//! Servers with what others have made, in a workspace of their own that is built when it is needed.
+//! Servers built with other libraries. They have a separate workspace, which is built when
+//! needed.
 
 use std::{
     env,
@@ -10,30 +11,31 @@ use std::{
 
 use crate::server::Protocol;
 
-/// What is not built together with other peers: they would turn on features of its dependencies that it does without.
+/// The package that must be built alone. Together with others it would get features that it
+/// must not have.
 const ALONE: &str = "peer-ntex-neon";
 
 /// A server of the workspace `benches/peers`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// ntex, over tokio.
+    /// ntex over tokio.
     Ntex,
     /// ntex on its own runtime, over `epoll`.
     NtexEpoll,
-    /// rama's TCP server.
+    /// The TCP server of rama.
     Rama,
-    /// tokio-tower's pipelining server.
+    /// The pipelining server of tokio-tower.
     TokioTower,
     /// fastwebsockets.
     Fastwebsockets,
-    /// tokio-websockets, as many messages answered at once as have come.
+    /// tokio-websockets, which answers all messages of a read at once.
     TokioWebsocketsBatch,
-    /// tokio-websockets, one send an item.
+    /// tokio-websockets with one `send` for each message.
     TokioWebsocketsSend,
 }
 
 impl Peer {
-    /// Every one of them.
+    /// All peers.
     pub const ALL: [Self; 7] = [
         Self::Ntex,
         Self::NtexEpoll,
@@ -44,7 +46,7 @@ impl Peer {
         Self::TokioWebsocketsSend,
     ];
 
-    /// Its name in tables and on the command line.
+    /// Returns the name in tables and on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -58,13 +60,13 @@ impl Peer {
         }
     }
 
-    /// The peer of this name.
+    /// Returns the peer with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|peer| peer.name() == name)
     }
 
-    /// What it speaks.
+    /// Returns the protocol of the peer.
     #[must_use]
     pub fn protocol(self) -> Protocol {
         match self {
@@ -75,7 +77,7 @@ impl Peer {
         }
     }
 
-    /// The package that it is built from, and the program that comes of it.
+    /// Returns the package of the peer, which is also the name of its program.
     fn package(self) -> &'static str {
         match self {
             Self::Ntex => "peer-ntex",
@@ -88,8 +90,8 @@ impl Peer {
     }
 }
 
-/// Builds these peers; with each is the program that it became. Those that cannot be built are missing, and why is said on
-/// the standard error.
+/// Builds the peers and returns the program of each. A peer that cannot be built is missing,
+/// and the reason is printed to standard error.
 #[must_use]
 pub(super) fn build(wanted: &[Peer]) -> Vec<(Peer, PathBuf)> {
     let mut packages: Vec<&str> = wanted.iter().map(|peer| peer.package()).collect();
@@ -104,7 +106,8 @@ pub(super) fn build(wanted: &[Peer]) -> Vec<(Peer, PathBuf)> {
         .copied()
         .filter(|name| *name != ALONE)
         .collect();
-    // All at once, so that what they share is built once; and where that fails, to see which of them can be.
+    // One build for all packages compiles shared dependencies once. If it fails, each package is
+    // built by itself.
     let built = together.is_empty() || cargo_build(&together, &target).is_ok();
     packages.retain(|package| {
         if built && *package != ALONE {
@@ -134,7 +137,7 @@ fn cargo_build(packages: &[&str], target: &Path) -> io::Result<()> {
         .arg(target)
         .args(packages.iter().flat_map(|package| ["--package", package]))
         .stdin(Stdio::null())
-        // what this program says there are tables
+        // Standard output contains only tables.
         .stdout(Stdio::null())
         .status()?;
     if status.success() {
@@ -148,7 +151,7 @@ fn workspace() -> PathBuf {
     crate::sources().join("peers")
 }
 
-/// The target directory that this program was itself built in, where that can be told.
+/// Returns the target directory of this program or that of the peers if it is unknown.
 fn target() -> PathBuf {
     let program = env::current_exe().unwrap_or_default();
     program
@@ -172,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn every_package_is_there() {
+    fn every_package_exists() {
         for peer in Peer::ALL {
             let folder = peer.package().trim_start_matches("peer-");
             let manifest = workspace().join(folder).join("Cargo.toml");

@@ -1,52 +1,60 @@
-//! What is to be compared, as the command line says.
+//! The plan of a comparison, from the command line.
 
-use std::{env, error::Error, io, time::Duration};
+use std::{env, io, time::Duration};
+
+use getty::BoxError;
 
 use super::{
     Candidate, Case, Group,
     peers::{self, Peer},
 };
 use crate::{
-    child::Place,
-    options::{at_least_one, millis, pairs},
+    child::Placement,
+    cli::{at_least_one, millis, pairs, unknown},
     server::{Kind, Protocol},
 };
 
-/// What `--help` says.
+/// Text of `--help`.
 pub const USAGE: &str = "\
-usage: compare [--quick] [--pin] [--no-peers] [--servers A,B,..] [--cases A,B,..] [--rounds N] [--millis N]
+usage: compare [--quick] [--pin] [--no-peers] [--servers A,B,..] [--cases A,B,..] [--rounds N]
+               [--millis N]
 
-  --quick      three servers on three loads, and idle, in two minutes
-  --pin        the load on one processor and the servers on the others
-  --no-peers   without the servers of benches/peers, which have to be built and downloaded first
-  --servers    only these, beside the reference; a name that there is not tells those that there are
-  --cases      connections x frames in flight x payload bytes, as in 50x64x64, or idle; over WebSocket ws-50x64x64 or
-               ws-idle; in datagrams udp-8x16x64; one message to many members, broadcast-1000; calls by so many tasks
-               that share a connection, calls-50, or calls-by-id-50
-  --rounds     how often each server is measured on each case, 7 by default; odd numbers have a median of their own,
-               and fewer than 5 no verdict
-  --millis     how long each of these takes, after a quarter of a second of warming up; 300 by default
+  --quick      measures three servers in three cases, and idle, in two minutes
+  --pin        places the load on one processor and the servers on the others
+  --no-peers   leaves out the servers of benches/peers, which must be downloaded and built first
+  --servers    only these servers, and the references; an unknown name prints all names
+  --cases      only these cases:
+               50x64x64        connections x frames in flight x payload bytes
+               idle            memory of idle connections
+               ws-50x64x64     the same over WebSocket; also ws-idle
+               udp-8x16x64     datagrams: peers x datagrams in flight x payload bytes
+               broadcast-1000  one message to this number of members
+               calls-50        calls from this number of tasks that share a connection
+               calls-by-id-50  the same, with responses that are matched by an id
+  --rounds     measurements of each server in each case; the default is 7. An odd number has a
+               median without interpolation, and fewer than 5 rounds give no verdict
+  --millis     duration of a measurement, after 250 ms of warm-up; the default is 300
 ";
 
-/// What is compared, and how often and how long.
+/// Contestants and cases of a comparison with the number and duration of measurements.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// This crate's own servers.
+    /// Servers of this crate.
     pub servers: Vec<Kind>,
-    /// Those of others.
+    /// Peers.
     pub peers: Vec<Peer>,
-    /// The loads that they are put under.
+    /// Loads under which the servers are measured.
     pub cases: Vec<Case>,
-    /// How often each is measured.
+    /// Number of measurements of each server.
     pub rounds: usize,
-    /// How long each of these takes.
+    /// Duration of a measurement.
     pub duration: Duration,
-    /// Where the servers run.
-    pub place: Place,
+    /// Processors on which the servers run.
+    pub placement: Placement,
 }
 
 impl Plan {
-    /// Everything.
+    /// Returns the plan with all servers and cases.
     #[must_use]
     pub fn full() -> Self {
         let mut cases = vec![
@@ -75,11 +83,11 @@ impl Plan {
             cases,
             rounds: 7,
             duration: Duration::from_millis(300),
-            place: Place::Anywhere,
+            placement: Placement::Anywhere,
         }
     }
 
-    /// What can be had in two minutes.
+    /// Returns a plan that takes two minutes.
     #[must_use]
     pub fn quick() -> Self {
         Self {
@@ -97,12 +105,12 @@ impl Plan {
         }
     }
 
-    /// What these options say.
+    /// Parses the options of the command line.
     ///
     /// # Errors
     ///
-    /// If there is no such option, server or case, or a number is none.
-    pub fn parse(options: &[&str]) -> Result<Self, Box<dyn Error>> {
+    /// If an option, a server or a case is unknown, or a number is invalid.
+    pub fn parse(options: &[&str]) -> Result<Self, BoxError> {
         let mut plan = if options.contains(&"--quick") {
             Self::quick()
         } else {
@@ -111,7 +119,7 @@ impl Plan {
         for (option, value) in pairs(options, &["--quick", "--pin", "--no-peers"], USAGE)? {
             match option {
                 "--quick" => {}
-                "--pin" => plan.place = Place::Apart,
+                "--pin" => plan.placement = Placement::Apart,
                 "--no-peers" => plan.peers.clear(),
                 "--servers" => plan.choose(value)?,
                 "--cases" => {
@@ -119,14 +127,14 @@ impl Plan {
                 }
                 "--rounds" => plan.rounds = at_least_one(option, value)?,
                 "--millis" => plan.duration = millis(option, value)?,
-                _ => return Err(format!("there is no option {option}\n{USAGE}").into()),
+                _ => return Err(unknown(option, USAGE)),
             }
         }
         Ok(plan)
     }
 
-    /// Only these, beside what they are divided by.
-    fn choose(&mut self, names: &str) -> Result<(), Box<dyn Error>> {
+    /// Selects servers and peers by name and adds the references.
+    fn choose(&mut self, names: &str) -> Result<(), BoxError> {
         self.peers.clear();
         self.servers = [Protocol::Length, Protocol::WebSocket]
             .into_iter()
@@ -142,17 +150,20 @@ impl Plan {
             } else {
                 let own = Kind::ALL.map(Kind::name).join(", ");
                 let peers = Peer::ALL.map(Peer::name).join(", ");
-                return Err(format!("there is no server {name:?} among {own}, {peers}").into());
+                return Err(
+                    format!("unknown server {name:?}; known servers: {own}, {peers}").into(),
+                );
             }
         }
         Ok(())
     }
 
-    /// The servers that the cases need. Peers are built here, and those that cannot be are missing.
+    /// Returns the servers that the cases need. Builds the peers and leaves out those that cannot
+    /// be built.
     ///
     /// # Errors
     ///
-    /// If this program cannot tell where it is.
+    /// If the path of this program is unknown.
     pub fn candidates(&self) -> io::Result<Vec<Candidate>> {
         let program = env::current_exe()?;
         let needed = |protocol| {
@@ -169,7 +180,10 @@ impl Plan {
         wanted.retain(|peer| peers.iter().all(|(built, _)| built != peer));
         if !wanted.is_empty() {
             let missing: Vec<&str> = wanted.into_iter().map(Peer::name).collect();
-            println!("Without {}: not to be built.\n", missing.join(", "));
+            println!(
+                "Left out, because they cannot be built: {}.\n",
+                missing.join(", ")
+            );
         }
         let peers = peers
             .into_iter()
@@ -183,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_rounds_and_no_time_are_refused() {
+    fn zero_rounds_and_zero_time_are_refused() {
         for option in ["--rounds", "--millis"] {
             let refused = Plan::parse(&[option, "0"]).unwrap_err();
             assert!(refused.to_string().contains(option), "{refused}");
@@ -191,14 +205,14 @@ mod tests {
     }
 
     #[test]
-    fn the_quick_one_builds_no_peers() {
+    fn quick_plan_builds_no_peers() {
         let plan = Plan::parse(&["--quick"]).unwrap();
         assert_eq!(plan.peers, []);
         assert_eq!(plan.servers.len(), 3);
     }
 
     #[test]
-    fn chosen_servers_have_their_references_and_peers_are_among_them() {
+    fn chosen_servers_include_references_and_peers() {
         let plan = Plan::parse(&["--servers", "getty,ntex,getty", "--rounds", "3"]).unwrap();
         assert_eq!(plan.servers, [Kind::Tokio8K, Kind::WsSend, Kind::Getty]);
         assert_eq!(plan.peers, [Peer::Ntex]);
@@ -206,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_refused() {
+    fn unknown_or_invalid_options_are_refused() {
         for options in [
             &["--servers", "netty"][..],
             &["--cases", "50x64"],

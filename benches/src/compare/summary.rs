@@ -1,20 +1,20 @@
-//! The medians of a group in one small table: servers by cases.
+//! A table with the medians of a group: a row for each server, a column for each case.
 
 use std::fmt;
 
 use super::{Case, Group};
 
-/// The table, as it grows case by case.
+/// A table that grows with each case.
 #[derive(Debug)]
 pub(super) struct Summary {
     group: Group,
     cases: Vec<String>,
-    /// In the order in which they came; by case, where there is a figure.
+    /// Rows in the order of their first case. A figure is `None` if the server was not measured.
     servers: Vec<(String, Vec<Option<f64>>)>,
 }
 
 impl Summary {
-    /// An empty one.
+    /// Creates an empty table.
     pub(super) fn new(group: Group) -> Self {
         Self {
             group,
@@ -23,7 +23,7 @@ impl Summary {
         }
     }
 
-    /// Adds a case, which need not have a figure of every server.
+    /// Adds a column. Servers may be missing.
     pub(super) fn add(
         &mut self,
         case: Case,

@@ -1,34 +1,34 @@
-//! What getty wants of itself, and whether it is so.
+//! Performance targets of getty and whether they were met.
 
 use std::fmt::Write as _;
 
 use super::{Case, Group, Measured, Results, peers::Peer};
 use crate::server::{Kind, Protocol};
 
-/// Minimum rounds for a verdict. With five, the middle half leaves out the highest and the lowest
-/// ratio; with fewer, one disturbed round decides.
-const LEAST_ROUNDS: usize = 5;
+/// Minimum number of rounds for a verdict. With five, the quartiles exclude the highest and the
+/// lowest ratio. With fewer, one disturbed round would decide.
+const MIN_ROUNDS: usize = 5;
 
-/// The loops that one would write by hand.
+/// The hand-written loops.
 const HAND: [&str; 2] = ["tokio-8k", "tokio-64k"];
 
-/// Text in place of a verdict, where there is none.
+/// Text of a verdict with too few rounds.
 const TOO_FEW: &str = "too few rounds";
 
-/// A target as it came out.
+/// A target with its measured ratio.
 #[derive(Debug)]
 struct Verdict {
     case: Case,
     what: String,
     measured: f64,
     at_most: f64,
-    /// How far the reference was from itself in the same case.
+    /// Error of the case.
     error: f64,
-    /// Enough rounds were measured.
+    /// `true` if there were enough rounds.
     is_conclusive: bool,
 }
 
-/// A table of all targets for which there are figures.
+/// Returns a table of all targets that were measured.
 #[must_use]
 pub(super) fn verdicts(results: &Results) -> String {
     let mut verdicts = Vec::new();
@@ -52,7 +52,7 @@ pub(super) fn verdicts(results: &Results) -> String {
                 measured,
                 at_most,
                 error: 0.0,
-                // memory does not depend on what else the machine does
+                // Memory does not depend on other load of the machine.
                 is_conclusive: true,
             }));
         }
@@ -64,7 +64,7 @@ pub(super) fn verdicts(results: &Results) -> String {
         );
     }
     for verdict in &verdicts {
-        // writing to a string does not fail
+        // Writing to a string cannot fail.
         _ = writeln!(table, "{}", verdict.line());
     }
     table
@@ -118,7 +118,7 @@ fn over_udp(measured: &Measured, verdicts: &mut Vec<Verdict>) {
 }
 
 impl Verdict {
-    /// CPU a message of one over that of another; `None` if one of them was not measured.
+    /// Returns the verdict about the ratio of two contestants. `None` if one was not measured.
     fn of(measured: &Measured, name: &str, other: &str, at_most: f64) -> Option<Self> {
         Some(Self {
             case: measured.case(),
@@ -126,7 +126,7 @@ impl Verdict {
             measured: measured.ratio(name, other)?.median,
             at_most,
             error: measured.error().unwrap_or(0.0),
-            is_conclusive: measured.rounds() >= LEAST_ROUNDS,
+            is_conclusive: measured.rounds() >= MIN_ROUNDS,
         })
     }
 
@@ -150,7 +150,8 @@ impl Verdict {
         };
         let digits = if *at_most > 100.0 { 0 } else { 2 };
         format!(
-            "| {case} | {what} | {measured:.digits$} | {at_most:.digits$} | {error:.2} | {verdict} |"
+            "| {case} | {what} | {measured:.digits$} | {at_most:.digits$} | {error:.2} \
+             | {verdict} |"
         )
     }
 }
@@ -158,26 +159,34 @@ impl Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::{Sample, turns::take_turns};
-    use crate::histogram::Histogram;
+    use crate::{
+        compare::take_turns,
+        measure::{Histogram, Sample},
+    };
 
     fn measured(cpu: &[(&str, f64)], rounds: usize) -> Results {
         let names: Vec<&str> = cpu.iter().map(|(name, _)| *name).collect();
-        // the reference, which is the first, is measured once more in each round
+        // The reference is the first contestant and is repeated in each round.
         let each = names.len() + 1;
         let mut turns = 0;
-        let (measured, _) = take_turns(Case::echo(50, 64, 64), &names, rounds, |index| {
-            let place = (turns / each + turns % each) % each;
-            turns += 1;
-            // a twentieth more when it comes again
-            let again = if place == names.len() { 5.0 } else { 0.0 };
-            Ok(Sample {
-                cpu: cpu[index].1 + again,
-                rate: 1.0,
-                latency: Histogram::default(),
-                peak: None,
-            })
-        });
+        let (measured, _) = take_turns(
+            Case::echo(50, 64, 64),
+            &names,
+            &names[..1],
+            rounds,
+            |index| {
+                let place = (turns / each + turns % each) % each;
+                turns += 1;
+                // The repetition costs a twentieth more.
+                let again = if place == names.len() { 5.0 } else { 0.0 };
+                Ok(Sample {
+                    cpu: cpu[index].1 + again,
+                    rate: 1.0,
+                    latency: Histogram::default(),
+                    peak: None,
+                })
+            },
+        );
         Results {
             measured: vec![measured],
             ..Results::default()
@@ -185,8 +194,8 @@ mod tests {
     }
 
     #[test]
-    fn too_few_rounds_have_no_verdict() {
-        for rounds in 1..LEAST_ROUNDS {
+    fn few_rounds_give_no_verdict() {
+        for rounds in 1..MIN_ROUNDS {
             let table = verdicts(&measured(&[("tokio-8k", 100.0), ("getty", 90.0)], rounds));
             assert!(
                 table.ends_with("| 0.90 | 1.00 | - | too few rounds |\n"),
@@ -196,16 +205,16 @@ mod tests {
         }
         let table = verdicts(&measured(
             &[("tokio-8k", 100.0), ("getty", 90.0)],
-            LEAST_ROUNDS,
+            MIN_ROUNDS,
         ));
         assert!(table.ends_with("| 0.90 | 1.00 | 0.05 | met |\n"), "{table}");
     }
 
     #[test]
-    fn a_ratio_is_to_the_better_of_the_loops_by_hand() {
+    fn targets_use_the_cheaper_hand_written_loop() {
         let results = measured(
             &[("tokio-8k", 100.0), ("tokio-64k", 80.0), ("getty", 100.0)],
-            LEAST_ROUNDS,
+            MIN_ROUNDS,
         );
         assert!(
             verdicts(&results).contains("| getty over tokio-64k | 1.25 | 1.00 | 0.05 | missed |")
@@ -213,17 +222,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_within_the_error_is_said_to_be() {
-        let results = measured(&[("tokio-8k", 100.0), ("getty", 104.0)], LEAST_ROUNDS);
+    fn ratios_within_the_error_are_marked() {
+        let results = measured(&[("tokio-8k", 100.0), ("getty", 104.0)], MIN_ROUNDS);
         let verdicts = verdicts(&results);
         assert!(verdicts.ends_with("| 1.04 | 1.00 | 0.05 | met, within the error |\n"));
     }
 
     #[test]
-    fn peers_count_and_who_was_not_measured_does_not() {
+    fn targets_include_peers_and_skip_unmeasured_servers() {
         let results = measured(
             &[("tokio-8k", 100.0), ("ntex", 90.0), ("getty", 81.0)],
-            LEAST_ROUNDS,
+            MIN_ROUNDS,
         );
         let verdicts = verdicts(&results);
         assert!(verdicts.contains("| getty over ntex | 0.90 | 1.00 | 0.05 | met |"));

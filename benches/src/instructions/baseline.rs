@@ -1,38 +1,40 @@
-//! Figures of an earlier day, as committed, and what today's are beside them.
+//! The committed baseline and its comparison with new figures.
 
-use std::{error::Error, fmt, fs, io, path::PathBuf, str::FromStr};
+use std::{fmt, fs, io, path::PathBuf, str::FromStr};
 
-use super::{Scenario, Standing};
+use getty::BoxError;
 
-/// How many percent a figure may be above its baseline.
+use super::{Policy, Scenario};
+
+/// Maximum increase of a figure above its baseline, in percent.
 pub const TOLERANCE: f64 = 3.0;
 
-/// The figures of one compiler: its version, then a scenario and its figure a line.
+/// The figures of one compiler. The file contains its version, then a line for each scenario.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Baseline {
-    /// What `rustc --version` says.
+    /// Output of `rustc --version`.
     pub compiler: String,
     /// Scenarios and their figures, in the order of the table.
     pub figures: Vec<(String, f64)>,
 }
 
 impl Baseline {
-    /// Where it is committed.
+    /// Returns the path of the committed baseline.
     #[must_use]
     pub fn path() -> PathBuf {
         crate::sources().join("instructions.txt")
     }
 
-    /// The committed one.
+    /// Reads the committed baseline.
     ///
     /// # Errors
     ///
-    /// If the file is not there or not as expected.
-    pub fn read() -> Result<Self, Box<dyn Error + Send + Sync>> {
+    /// If the file is missing or malformed.
+    pub fn read() -> Result<Self, BoxError> {
         fs::read_to_string(Self::path())?.parse()
     }
 
-    /// Makes this the committed one.
+    /// Writes this baseline to the committed file.
     ///
     /// # Errors
     ///
@@ -41,7 +43,7 @@ impl Baseline {
         fs::write(Self::path(), self.to_string())
     }
 
-    /// What was counted of this scenario.
+    /// Returns the figure of a scenario.
     #[must_use]
     pub fn figure(&self, scenario: &str) -> Option<f64> {
         let mut figures = self.figures.iter();
@@ -50,7 +52,8 @@ impl Baseline {
             .map(|&(_, figure)| figure)
     }
 
-    /// This with those of `now` that it lacks, and without those that are not in `now`.
+    /// Adds the figures of `now` that are missing here and removes those that `now` does not
+    /// contain.
     #[must_use]
     pub fn completed(&self, now: &Self) -> Self {
         let figures = now.figures.iter().map(|(name, figure)| {
@@ -63,23 +66,24 @@ impl Baseline {
         }
     }
 
-    /// Why `now`, the figures of `scenarios`, is not to be committed without another baseline. Nothing where another
-    /// compiler made them: its code says nothing about ours.
+    /// Compares `now`, the figures of `scenarios`, with this baseline.
+    ///
+    /// Returns nothing if the compilers differ. Figures of different compilers cannot be compared.
     #[must_use]
-    pub fn objections(&self, scenarios: &[Scenario], now: &Self) -> Vec<Objection> {
+    pub fn mismatches(&self, scenarios: &[Scenario], now: &Self) -> Vec<Mismatch> {
         if self.compiler != now.compiler {
             return Vec::new();
         }
         let ours = scenarios
             .iter()
-            .filter(|scenario| scenario.standing() == Standing::Ours);
-        let mut objections = Vec::new();
+            .filter(|scenario| scenario.policy() == Policy::Checked);
+        let mut mismatches = Vec::new();
         for scenario in ours {
             let name = scenario.name();
             match (self.figure(name), now.figure(name)) {
-                (None, _) => objections.push(Objection::Unknown(name.to_owned())),
+                (None, _) => mismatches.push(Mismatch::Missing(name.to_owned())),
                 (Some(before), Some(now)) if now > before * (1.0 + TOLERANCE / 100.0) => {
-                    objections.push(Objection::Grown {
+                    mismatches.push(Mismatch::Increased {
                         scenario: name.to_owned(),
                         before,
                         now,
@@ -90,15 +94,15 @@ impl Baseline {
         }
         for (name, _) in &self.figures {
             if !scenarios.iter().any(|scenario| scenario.name() == name) {
-                objections.push(Objection::Gone(name.clone()));
+                mismatches.push(Mismatch::Stale(name.clone()));
             }
         }
-        objections
+        mismatches
     }
 }
 
 impl FromStr for Baseline {
-    type Err = Box<dyn Error + Send + Sync>;
+    type Err = BoxError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut lines = text.lines();
@@ -106,7 +110,7 @@ impl FromStr for Baseline {
         let figures = lines.map(|line| {
             let (scenario, figure) = line
                 .split_once(' ')
-                .ok_or_else(|| format!("no figure in {line:?}"))?;
+                .ok_or_else(|| format!("missing figure in {line:?}"))?;
             Ok((scenario.to_owned(), figure.parse()?))
         });
         Ok(Self {
@@ -116,7 +120,7 @@ impl FromStr for Baseline {
     }
 }
 
-/// As it is committed: to a tenth, which is what repeats.
+/// Formats the file. Figures repeat to a tenth, so they have one digit after the point.
 impl fmt::Display for Baseline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.compiler)?;
@@ -127,29 +131,29 @@ impl fmt::Display for Baseline {
     }
 }
 
-/// Why figures are not to be committed without another baseline.
+/// A difference that requires a new baseline.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub enum Objection {
-    /// It takes more instructions than it did.
-    Grown {
-        /// Of which scenario.
+pub enum Mismatch {
+    /// A scenario takes more instructions than before.
+    Increased {
+        /// Name of the scenario.
         scenario: String,
-        /// The baseline's figure.
+        /// Figure in the baseline.
         before: f64,
-        /// Today's.
+        /// New figure.
         now: f64,
     },
-    /// A scenario without a baseline is held to nothing.
-    Unknown(String),
-    /// A baseline without a scenario: nobody counts any more what was to be watched.
-    Gone(String),
+    /// A scenario without a baseline, which would not be checked.
+    Missing(String),
+    /// A figure in the baseline without a scenario, which is not counted any more.
+    Stale(String),
 }
 
-impl fmt::Display for Objection {
+impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Grown {
+            Self::Increased {
                 scenario,
                 before,
                 now,
@@ -157,16 +161,16 @@ impl fmt::Display for Objection {
                 let percent = (now / before - 1.0) * 100.0;
                 write!(
                     f,
-                    "{scenario}: {now:.1}, {percent:.1}% above its baseline of {before:.1}; if that is meant, --save it in \
-                     the same commit"
+                    "{scenario}: {now:.1}, {percent:.1}% above its baseline of {before:.1}; if this \
+                     is intended, --save it in the same commit"
                 )
             }
-            Self::Unknown(scenario) => {
+            Self::Missing(scenario) => {
                 write!(f, "no baseline for {scenario}: --add it in the same commit")
             }
-            Self::Gone(scenario) => write!(
+            Self::Stale(scenario) => write!(
                 f,
-                "the baseline has {scenario}, which is no scenario: --add takes it out"
+                "the baseline contains {scenario}, which is not a scenario: --add removes it"
             ),
         }
     }
@@ -175,12 +179,16 @@ impl fmt::Display for Objection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instructions::Standing::{Ours, Reference};
+    use crate::instructions::Policy::{Checked, Reported};
 
     fn scenarios() -> Vec<Scenario> {
-        [("ours", Ours), ("also-ours", Ours), ("theirs", Reference)]
-            .map(|(name, standing)| Scenario::new(name, standing, |_| {}))
-            .into()
+        [
+            ("ours", Checked),
+            ("also-ours", Checked),
+            ("theirs", Reported),
+        ]
+        .map(|(name, policy)| Scenario::new(name, policy, |_| {}))
+        .into()
     }
 
     fn figures(compiler: &str, figures: &[(&str, f64)]) -> Baseline {
@@ -193,69 +201,69 @@ mod tests {
         }
     }
 
-    fn objections(before: &[(&str, f64)], now: &[(&str, f64)]) -> Vec<String> {
+    fn mismatches(before: &[(&str, f64)], now: &[(&str, f64)]) -> Vec<String> {
         let before = figures("rustc 1", before);
-        let objections = before.objections(&scenarios(), &figures("rustc 1", now));
-        objections.iter().map(ToString::to_string).collect()
+        let mismatches = before.mismatches(&scenarios(), &figures("rustc 1", now));
+        mismatches.iter().map(ToString::to_string).collect()
     }
 
     const BEFORE: [(&str, f64); 3] = [("ours", 100.0), ("also-ours", 200.0), ("theirs", 300.0)];
 
     #[test]
-    fn a_figure_may_grow_by_three_percent_and_shrink_by_any() {
+    fn figure_may_grow_by_three_percent_and_shrink_freely() {
         let now = [("ours", 102.9), ("also-ours", 1.0), ("theirs", 300.0)];
-        assert_eq!(objections(&BEFORE, &now), [""; 0]);
+        assert_eq!(mismatches(&BEFORE, &now), [""; 0]);
     }
 
     #[test]
-    fn one_that_grows_by_more_is_told_with_both_figures() {
+    fn larger_growth_is_reported_with_both_figures() {
         let now = [("ours", 103.1), ("also-ours", 200.0), ("theirs", 300.0)];
-        let [told] = &objections(&BEFORE, &now)[..] else {
-            panic!("one has grown");
+        let [reported] = &mismatches(&BEFORE, &now)[..] else {
+            panic!("exactly one figure has grown");
         };
         assert!(
-            told.contains("ours: 103.1, 3.1% above its baseline of 100.0"),
-            "{told}"
+            reported.contains("ours: 103.1, 3.1% above its baseline of 100.0"),
+            "{reported}"
         );
-        assert!(told.contains("--save"), "{told}");
+        assert!(reported.contains("--save"), "{reported}");
     }
 
     #[test]
-    fn what_getty_is_compared_with_may_be_anything() {
+    fn reported_figures_are_not_checked() {
         let now = [("ours", 100.0), ("also-ours", 200.0), ("theirs", 900.0)];
-        assert_eq!(objections(&BEFORE, &now), [""; 0]);
-        assert_eq!(objections(&BEFORE[..2], &now), [""; 0]);
+        assert_eq!(mismatches(&BEFORE, &now), [""; 0]);
+        assert_eq!(mismatches(&BEFORE[..2], &now), [""; 0]);
     }
 
     #[test]
-    fn a_scenario_without_a_baseline_is_told() {
+    fn scenario_without_a_baseline_is_reported() {
         let now = [("ours", 100.0), ("also-ours", 200.0), ("theirs", 300.0)];
-        let told = objections(&[BEFORE[0], BEFORE[2]], &now);
+        let reported = mismatches(&[BEFORE[0], BEFORE[2]], &now);
         assert_eq!(
-            told,
+            reported,
             ["no baseline for also-ours: --add it in the same commit"]
         );
     }
 
     #[test]
-    fn a_baseline_without_a_scenario_is_told() {
+    fn baseline_without_a_scenario_is_reported() {
         let before = [BEFORE[0], BEFORE[1], BEFORE[2], ("renamed", 7.0)];
-        let told = objections(&before, &BEFORE);
+        let reported = mismatches(&before, &BEFORE);
         assert_eq!(
-            told,
-            ["the baseline has renamed, which is no scenario: --add takes it out"]
+            reported,
+            ["the baseline contains renamed, which is not a scenario: --add removes it"]
         );
     }
 
     #[test]
-    fn another_compilers_figures_are_not_objected_to() {
+    fn figures_of_another_compiler_are_not_compared() {
         let before = figures("rustc 1", &[("ours", 1.0), ("renamed", 1.0)]);
         let now = figures("rustc 2", &BEFORE);
-        assert_eq!(before.objections(&scenarios(), &now), []);
+        assert_eq!(before.mismatches(&scenarios(), &now), []);
     }
 
     #[test]
-    fn adding_takes_what_is_new_and_leaves_what_was() {
+    fn adding_keeps_old_figures_and_adds_new_ones() {
         let before = figures("rustc 1", &[("ours", 90.0), ("renamed", 7.0)]);
         let completed = before.completed(&figures("rustc 1", &BEFORE));
         let expected = [("ours", 90.0), ("also-ours", 200.0), ("theirs", 300.0)];
@@ -263,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn written_baseline_can_be_read() {
         let before = figures("rustc 1 (with a date)", &[("ours", 90.5), ("theirs", 7.0)]);
         assert_eq!(before.to_string().parse::<Baseline>().unwrap(), before);
         assert!("rustc 1\nours".parse::<Baseline>().is_err());

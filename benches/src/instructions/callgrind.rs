@@ -1,8 +1,7 @@
-//! Runs this program again under `valgrind`, to count what it does.
+//! Runs this program under valgrind and counts its instructions.
 
 use std::{
     env,
-    error::Error,
     process::Command,
     sync::{
         OnceLock,
@@ -11,18 +10,19 @@ use std::{
     thread,
 };
 
+use getty::BoxError;
+
 use super::Scenario;
 
-type BoxError = Box<dyn Error + Send + Sync>;
-
-/// The instructions of each scenario, in the same order.
+/// Returns the instructions of each scenario, in order.
 ///
-/// Each figure is the difference between a long run and a short one, divided by how often the long one does it more: so
-/// what happens once cancels out. As many processes run at once as the machine has processors; counts do not mind.
+/// A figure is the difference of a long and a short run, divided by the difference of their
+/// repetitions. One-time work will cancel out. There is one process for each processor; the
+/// counts do not depend on that.
 ///
 /// # Errors
 ///
-/// If valgrind is not there, or a scenario fails under it.
+/// If valgrind is not installed or a scenario fails under it.
 pub fn count(scenarios: &[Scenario]) -> Result<Vec<f64>, BoxError> {
     let figures: Vec<_> = scenarios.iter().map(|_| OnceLock::new()).collect();
     let next = AtomicUsize::new(0);
@@ -51,7 +51,8 @@ fn difference(scenario: &Scenario) -> Result<f64, BoxError> {
     Ok((many as f64 - few as f64) / (long - short) as f64)
 }
 
-/// The program is to do what follows `run` on its command line: a scenario's name, and how often.
+/// Counts one run. The arguments of the child are `run`, the scenario, and the number of
+/// repetitions.
 fn run(scenario: &Scenario, times: u64) -> Result<u64, BoxError> {
     let name = scenario.name();
     let output = Command::new("valgrind")
@@ -59,7 +60,7 @@ fn run(scenario: &Scenario, times: u64) -> Result<u64, BoxError> {
         .arg(env::current_exe()?)
         .args(["run", name, &times.to_string()])
         .output()
-        .map_err(|error| format!("valgrind does not start: {error}"))?;
+        .map_err(|error| format!("cannot start valgrind: {error}"))?;
     let report = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         return Err(format!("{name} failed under valgrind:\n{report}").into());
@@ -68,5 +69,5 @@ fn run(scenario: &Scenario, times: u64) -> Result<u64, BoxError> {
         .lines()
         .find_map(|line| line.split_once("Collected :"))
         .and_then(|(_, count)| count.trim().parse().ok())
-        .ok_or_else(|| format!("no count in what valgrind says:\n{report}").into())
+        .ok_or_else(|| format!("valgrind reported no count:\n{report}").into())
 }

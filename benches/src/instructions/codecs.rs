@@ -1,4 +1,4 @@
-//! A frame decoded, and a frame encoded, by each codec: without a transport, a session or a copy of what is received.
+//! Decoding and encoding of a frame with each codec, without a transport or a session.
 
 use std::{fmt::Debug, hint::black_box};
 
@@ -7,32 +7,33 @@ use getty::codec::{Decoder, Encoder, Frame, Lines, Raw, Text};
 use tokio_util::codec::{BytesCodec, LinesCodec};
 
 use super::{
+    Policy::{self, Checked, Reported},
     Scenario,
-    Standing::{self, Ours, Reference},
 };
 use crate::{frames::Frames, server::codec};
 
-/// How many frames lie in the buffer whether they are decoded or not, so that what it takes to put them there cancels out.
+/// Number of frames in the buffer, in short and long runs. The cost of filling it will cancel
+/// out.
 const FRAMES: u64 = 11_000;
-/// After so many frames what was encoded has been written.
-const WRITTEN: u64 = 50;
-/// The longest message, of which the others are the beginning.
+/// Number of encoded frames after which the buffer is cleared, as if it had been written.
+const CLEAR_AFTER: u64 = 50;
+/// The longest message. Shorter messages are its start.
 const TEXT: [u8; 1024] = [b'a'; 1024];
 
-/// What a codec is given.
+/// Input of a codec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Given {
-    /// All that has arrived.
+enum Input {
+    /// All bytes that have arrived.
     Stream,
-    /// One frame, as of a message transport.
+    /// One frame, as from a message transport.
     Unit,
 }
 
-use Given::{Stream, Unit};
+use Input::{Stream, Unit};
 
 pub(super) fn scenarios() -> impl Iterator<Item = Scenario> {
     [64, 1024].into_iter().flat_map(|payload| {
-        let text = str::from_utf8(&TEXT[..payload]).expect("it is ASCII");
+        let text = str::from_utf8(&TEXT[..payload]).expect("the text is ASCII");
         let bytes = Bytes::from_static(text.as_bytes());
         let line = format!("{text}\n").into_bytes();
         let length = Frames::new(payload).concatenated(1);
@@ -41,26 +42,26 @@ pub(super) fn scenarios() -> impl Iterator<Item = Scenario> {
         let pairs = [
             pair(
                 &name("length"),
-                Ours,
-                codec::length(),
+                Checked,
+                codec::length_delimited(),
                 Stream,
                 &length,
                 &bytes,
             ),
             pair(
                 &name("frames"),
-                Ours,
+                Checked,
                 codec::frames(),
                 Stream,
                 &length,
                 &frame,
             ),
-            pair(&name("lines"), Ours, Lines::new(), Stream, &line, &text),
-            pair(&name("raw"), Ours, Raw::new(), Unit, &bytes, &bytes),
-            pair(&name("text"), Ours, Text::new(), Unit, &bytes, &text),
+            pair(&name("lines"), Checked, Lines::new(), Stream, &line, &text),
+            pair(&name("raw"), Checked, Raw::new(), Unit, &bytes, &bytes),
+            pair(&name("text"), Checked, Text::new(), Unit, &bytes, &text),
             pair(
                 &name("tokio-util-length"),
-                Reference,
+                Reported,
                 codec::tokio_util(),
                 Stream,
                 &length,
@@ -68,7 +69,7 @@ pub(super) fn scenarios() -> impl Iterator<Item = Scenario> {
             ),
             pair(
                 &name("tokio-util-lines"),
-                Reference,
+                Reported,
                 LinesCodec::new_with_max_length(64 * 1024),
                 Stream,
                 &line,
@@ -76,7 +77,7 @@ pub(super) fn scenarios() -> impl Iterator<Item = Scenario> {
             ),
             pair(
                 &name("tokio-util-bytes"),
-                Reference,
+                Reported,
                 BytesCodec::new(),
                 Unit,
                 &bytes,
@@ -87,12 +88,12 @@ pub(super) fn scenarios() -> impl Iterator<Item = Scenario> {
     })
 }
 
-/// The frame decoded, and the message encoded.
+/// Creates the scenarios of decoding and encoding with one codec.
 fn pair<C, M>(
     name: &str,
-    standing: Standing,
+    policy: Policy,
     codec: C,
-    given: Given,
+    input: Input,
     frame: &[u8],
     message: &M,
 ) -> [Scenario; 2]
@@ -102,25 +103,25 @@ where
 {
     let (decoder, frame, message) = (codec.clone(), frame.to_vec(), message.clone());
     [
-        Scenario::new(format!("decode-{name}"), standing, move |frames| {
-            decode(decoder.clone(), given, &frame, frames);
+        Scenario::new(format!("decode-{name}"), policy, move |frames| {
+            decode(decoder.clone(), input, &frame, frames);
         }),
-        Scenario::new(format!("encode-{name}"), standing, move |frames| {
+        Scenario::new(format!("encode-{name}"), policy, move |frames| {
             encode(codec.clone(), &message, frames);
         }),
     ]
 }
 
-fn decode<C: Decoder<Error: Debug>>(mut codec: C, given: Given, frame: &[u8], frames: u64) {
-    let all = usize::try_from(FRAMES).expect("a few");
+fn decode<C: Decoder<Error: Debug>>(mut codec: C, input: Input, frame: &[u8], frames: u64) {
+    let all = usize::try_from(FRAMES).expect("the number is small");
     let mut buffer = BytesMut::from(&*frame.repeat(all));
     for _ in 0..frames {
-        let message = match given {
+        let message = match input {
             Stream => codec.decode(&mut buffer),
             Unit => codec.decode_eof(&mut buffer.split_to(frame.len())),
         };
-        let message = message.expect("it is well formed");
-        drop(black_box(message.expect("it is complete")));
+        let message = message.expect("the frame is well formed");
+        drop(black_box(message.expect("the frame is complete")));
     }
 }
 
@@ -132,8 +133,8 @@ where
     let mut buffer = BytesMut::with_capacity(128 * 1024);
     for n in 0..frames {
         let encoded = codec.encode(message.clone(), &mut buffer);
-        encoded.expect("it is not too long");
-        if n % WRITTEN == 0 {
+        encoded.expect("the message is within the limit");
+        if n % CLEAR_AFTER == 0 {
             black_box(&buffer[..]);
             buffer.clear();
         }

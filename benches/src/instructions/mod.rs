@@ -1,61 +1,60 @@
-//! What is counted in instructions, how, and what becomes of the figures.
+//! Scenarios whose instructions are counted and the use of the figures.
 
 pub mod baseline;
 pub mod callgrind;
 mod codecs;
-mod lives;
-mod wires;
+mod connections;
+mod tls_and_udp;
 
 use std::fmt;
 
-use tokio::runtime::{Builder, Runtime};
-
-use crate::{
-    alone::{self, Alone},
-    broadcast::{Carrier, Crowd, Kind},
+use crate::workload::{
+    broadcast::{Broadcast, Carrier, Kind},
     calls::Caller,
-    in_memory::{Loop, Prepared},
+    echo::{Loop, Prepared},
+    layers::{self, LayerStack},
+    runtime,
 };
 
-/// The payload of what is echoed.
+/// Payload of a message, in bytes.
 const PAYLOAD: usize = 64;
-/// How many messages are on their way together: many, so that it is the message that counts, and one, so that it is the
-/// turn of the loop.
+/// Number of messages in flight. With fifty, a figure shows the cost of a message; with one,
+/// that of a poll of the loop.
 const AT_ONCE: [u64; 2] = [50, 1];
-/// How many connections a broadcast goes to.
+/// Number of connections of a broadcast.
 const CONNECTIONS: u64 = 100;
 
-/// Whose code is counted.
+/// Use of a scenario's figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// getty's: held to the baseline.
-    Ours,
-    /// What getty is compared with: only told. Hash tables with random keys and others' buffers are in it, which come
-    /// out differently each time.
-    Reference,
+pub enum Policy {
+    /// The figure must not exceed the baseline.
+    Checked,
+    /// The figure is only reported. It contains code of other crates, or depends on the processor,
+    /// on timing or on random hash keys.
+    Reported,
 }
 
-use Standing::{Ours, Reference};
+use Policy::{Checked, Reported};
 
-/// Some work that can be done so many times, whose instructions are counted.
+/// Repeatable work whose instructions are counted.
 pub struct Scenario {
     name: String,
-    standing: Standing,
-    /// How often in the short run and in the long one.
+    policy: Policy,
+    /// Repetitions in the short and in the long run.
     times: [u64; 2],
     work: Box<dyn Fn(u64) + Send + Sync>,
 }
 
 impl Scenario {
-    /// Counted between a thousand times and eleven thousand.
+    /// Creates a scenario with 1,000 and 11,000 repetitions.
     fn new(
         name: impl Into<String>,
-        standing: Standing,
+        policy: Policy,
         work: impl Fn(u64) + Send + Sync + 'static,
     ) -> Self {
         Self {
             name: name.into(),
-            standing,
+            policy,
             times: [1_000, 11_000],
             work: Box::new(work),
         }
@@ -68,25 +67,25 @@ impl Scenario {
         }
     }
 
-    /// Its name in tables, in the baseline and on the command line.
+    /// Returns the name in tables, in the baseline and on the command line.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whose code it is.
+    /// Returns the use of the figure.
     #[must_use]
-    pub const fn standing(&self) -> Standing {
-        self.standing
+    pub const fn policy(&self) -> Policy {
+        self.policy
     }
 
-    /// How often it is done in the short run and in the long one.
+    /// Returns the repetitions in the short and in the long run.
     #[must_use]
     pub const fn times(&self) -> [u64; 2] {
         self.times
     }
 
-    /// Does it so many times.
+    /// Does the work a number of times.
     pub fn run(&self, times: u64) {
         (self.work)(times);
     }
@@ -96,21 +95,21 @@ impl fmt::Debug for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scenario")
             .field("name", &self.name)
-            .field("standing", &self.standing)
+            .field("policy", &self.policy)
             .finish_non_exhaustive()
     }
 }
 
-/// Every scenario, in the order of the table.
+/// Returns all scenarios, in the order of the table.
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
     let mut all = Vec::new();
     all.extend(loops());
-    all.extend(wires::scenarios());
+    all.extend(tls_and_udp::scenarios());
     all.extend(layers());
     all.extend(calls());
     all.extend(broadcasts());
-    all.extend(lives::scenarios());
+    all.extend(connections::scenarios());
     all.extend(codecs::scenarios());
     all
 }
@@ -118,77 +117,78 @@ pub fn scenarios() -> Vec<Scenario> {
 /// A message through a whole loop.
 fn loops() -> impl Iterator<Item = Scenario> {
     let loops = [
-        ("by-hand", Reference, Loop::ByHand),
-        ("codec", Reference, Loop::Codec),
-        ("getty", Ours, Loop::Getty),
-        ("getty-bytes", Ours, Loop::GettyBytes),
-        ("getty-tower", Ours, Loop::GettyTower),
-        ("getty-full", Ours, Loop::GettyFull),
-        ("ws-send", Reference, Loop::WsSend),
-        ("ws-getty", Ours, Loop::WsGetty),
+        ("by-hand", Reported, Loop::ByHand),
+        ("codec", Reported, Loop::Codec),
+        ("getty", Checked, Loop::Getty),
+        ("getty-bytes", Checked, Loop::GettyBytes),
+        ("getty-tower", Checked, Loop::GettyTower),
+        ("getty-full", Checked, Loop::GettyFull),
+        ("ws-send", Reported, Loop::WsSend),
+        ("ws-getty", Checked, Loop::WsGetty),
     ];
-    each_at_once(loops, |(name, standing, kind), at_once| {
-        Scenario::new(format!("{name}-{at_once}"), standing, move |messages| {
-            let frames = usize::try_from(at_once).expect("a few");
+    each_at_once(loops, |(name, policy, kind), at_once| {
+        Scenario::new(format!("{name}-{at_once}"), policy, move |messages| {
+            let frames = usize::try_from(at_once).expect("the number is small");
             Prepared::new(kind, frames, PAYLOAD, messages / at_once).scripted();
         })
     })
 }
 
-/// A message through each layer alone, and through several that do nothing.
+/// A message through each layer and through several layers that only forward.
 fn layers() -> impl Iterator<Item = Scenario> {
-    let of = |standing| move |(name, stack): Alone| (format!("layer-{name}"), standing, stack);
-    let alone = [alone::NONE].into_iter().chain(alone::all()).map(of(Ours));
-    let tower = alone::TOWER.into_iter().map(of(Reference));
-    let depths = alone::DEPTHS
+    let of = |policy| move |(name, stack): LayerStack| (format!("layer-{name}"), policy, stack);
+    let alone = [layers::NONE]
         .into_iter()
-        .map(|(name, stack)| (name.to_owned(), Ours, stack));
+        .chain(layers::all())
+        .map(of(Checked));
+    let tower = layers::TOWER.into_iter().map(of(Reported));
+    let depths = layers::DEPTHS
+        .into_iter()
+        .map(|(name, stack)| (name.to_owned(), Checked, stack));
     let stacks = alone.chain(tower).chain(depths);
-    each_at_once(stacks, |(name, standing, stack), at_once| {
-        Scenario::new(format!("{name}-{at_once}"), standing, move |messages| {
-            let frames = usize::try_from(at_once).expect("a few");
+    each_at_once(stacks, |(name, policy, stack), at_once| {
+        Scenario::new(format!("{name}-{at_once}"), policy, move |messages| {
+            let frames = usize::try_from(at_once).expect("the number is small");
             stack().echo(&runtime(), frames, PAYLOAD, messages / at_once);
         })
     })
 }
 
-/// A call and its answer, each call by a task that waits for it.
+/// A call and its response. Each call is made by a task that waits for it.
 fn calls() -> impl Iterator<Item = Scenario> {
     let callers = [
-        ("calls-pipeline-by-hand", Reference, Caller::PipelineByHand),
-        ("calls-pipeline", Ours, Caller::Pipeline),
-        (
-            "calls-multiplex-by-hand",
-            Reference,
-            Caller::MultiplexByHand,
-        ),
-        ("calls-multiplex", Ours, Caller::Multiplex),
-        ("calls-none", Reference, Caller::Loop),
+        ("calls-pipeline-by-hand", Reported, Caller::PipelineByHand),
+        ("calls-pipeline", Checked, Caller::Pipeline),
+        ("calls-multiplex-by-hand", Reported, Caller::MultiplexByHand),
+        ("calls-multiplex", Checked, Caller::Multiplex),
+        ("calls-none", Reported, Caller::Loop),
     ];
-    each_at_once(callers, |(name, standing, caller), tasks| {
-        Scenario::new(format!("{name}-{tasks}"), standing, move |calls| {
-            let [tasks, calls] = [tasks, calls].map(|n| usize::try_from(n).expect("a few"));
+    each_at_once(callers, |(name, policy, caller), tasks| {
+        Scenario::new(format!("{name}-{tasks}"), policy, move |calls| {
+            let [tasks, calls] =
+                [tasks, calls].map(|n| usize::try_from(n).expect("the number is small"));
             caller.run(tasks, calls);
         })
     })
 }
 
-/// The delivery of a broadcast to one of its connections.
+/// One delivery of a broadcast.
 fn broadcasts() -> impl Iterator<Item = Scenario> {
     let kinds = [
-        ("broadcast-by-hand", Reference, Kind::Buffers),
-        ("broadcast-group", Ours, Kind::Group),
+        ("broadcast-by-hand", Reported, Kind::Buffers),
+        ("broadcast-group", Checked, Kind::Group),
     ];
-    kinds.into_iter().map(|(name, standing, kind)| {
-        Scenario::new(name, standing, move |deliveries| {
-            let connections = usize::try_from(CONNECTIONS).expect("a few");
-            let crowd = Crowd::new(kind, Carrier::Sink, connections, 1024);
-            crowd.broadcast(deliveries / CONNECTIONS, 1);
+    kinds.into_iter().map(|(name, policy, kind)| {
+        Scenario::new(name, policy, move |deliveries| {
+            let connections = usize::try_from(CONNECTIONS).expect("the number is small");
+            let broadcast = Broadcast::new(kind, Carrier::Sink, connections, 1024);
+            broadcast.send(deliveries / CONNECTIONS, 1);
         })
     })
 }
 
-/// Each of `what` with many messages at once, then each with one.
+/// Creates a scenario for each item with many messages in flight, then one for each with a
+/// single message.
 fn each_at_once<T: Clone>(
     what: impl IntoIterator<Item = T>,
     scenario: impl Fn(T, u64) -> Scenario,
@@ -204,14 +204,6 @@ fn each_at_once<T: Clone>(
     })
 }
 
-/// A runtime on the calling thread.
-fn runtime() -> Runtime {
-    Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("the process may open descriptors")
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -219,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_scenario_has_a_name_of_its_own_and_does_its_work() {
+    fn scenarios_have_unique_names_and_run() {
         let mut names = HashSet::new();
         for scenario in scenarios() {
             assert!(names.insert(scenario.name().to_owned()), "{scenario:?}");

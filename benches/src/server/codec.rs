@@ -1,23 +1,23 @@
-//! A 4-byte big-endian length, then the payload, of 16 MiB at most.
+//! Codecs of the servers: a 4-byte big-endian length, then a payload of at most 16 MiB.
 
-use ::getty::codec::{Frames, Length};
+use ::getty::codec::{Frames, LengthDelimited};
 use tokio_util::codec::LengthDelimitedCodec;
 
 use crate::frames::{HEADER, MAX_PAYLOAD};
 
-/// getty's.
+/// Returns getty's `LengthDelimited` codec.
 #[must_use]
-pub const fn length() -> Length {
-    Length::new().with_max_length(MAX_PAYLOAD)
+pub const fn length_delimited() -> LengthDelimited {
+    LengthDelimited::new().max_frame_length(MAX_PAYLOAD)
 }
 
-/// getty's for many small frames, which its servers use.
+/// Returns getty's `Frames` codec for many small frames, which its servers use.
 #[must_use]
 pub const fn frames() -> Frames {
-    Frames::new(length())
+    Frames::new(length_delimited())
 }
 
-/// tokio-util's.
+/// Returns tokio-util's codec.
 #[must_use]
 pub fn tokio_util() -> LengthDelimitedCodec {
     LengthDelimitedCodec::builder()

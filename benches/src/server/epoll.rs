@@ -1,6 +1,7 @@
-//! As little as possible between the kernel and the echo: threads, readiness events, and one buffer a thread.
+//! A server with minimal work between the kernel and the echo: threads, readiness events, and
+//! one buffer for each thread.
 //!
-//! This is the floor that the others are measured against, not a server that anyone should want to maintain.
+//! It shows the lower bound of the cost. A real server should not be written like this.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +18,7 @@ use crate::frames::{HEADER, MAX_PAYLOAD};
 const READ: usize = 64 * 1024;
 const WAKE: Token = Token(usize::MAX);
 
-/// Accepts on the calling thread and serves on `workers` others.
+/// Accepts on the calling thread and serves on `workers` other threads.
 ///
 /// # Errors
 ///
@@ -32,7 +33,8 @@ pub fn run(listener: &TcpListener, workers: usize) -> io::Result<()> {
         });
         inboxes.push(Arc::clone(&inbox));
         thread::spawn(move || {
-            // Without this thread a part of the connections would only wait: better that all end.
+            // Without this thread, its connections would never be served. The process must end
+            // instead.
             let outcome = Worker::new(poll).run(&inbox);
             eprintln!("a worker ended: {outcome:?}");
             std::process::exit(1);
@@ -73,7 +75,7 @@ struct Worker {
     buffers: Buffers,
 }
 
-/// What a connection needs only while it is being served, and so needs once a thread.
+/// Buffers that a connection needs only while it is served. Each thread has one set.
 struct Buffers {
     input: Box<[u8]>,
     output: Vec<u8>,
@@ -81,9 +83,9 @@ struct Buffers {
 
 struct Connection {
     stream: TcpStream,
-    /// The beginning of a frame whose end has not come.
+    /// The start of an incomplete frame.
     partial: Vec<u8>,
-    /// What the peer has not taken yet; while there is some, nothing more is read.
+    /// Bytes that the socket has not accepted. While there are any, nothing is read.
     unsent: Vec<u8>,
 }
 
@@ -143,14 +145,15 @@ impl Worker {
         if let Ok(true) = connection.serve(&mut self.buffers, read_closed) {
             return;
         }
-        // Closing the socket takes it out of the poll as well.
+        // Closing the socket will also remove it from the poll.
         *slot = None;
         self.free.push(index);
     }
 }
 
 impl Connection {
-    /// Echoes until the socket has no more or takes no more; whether the connection is still open.
+    /// Echoes until the socket has no more input or accepts no more output. Returns `true` if the
+    /// connection is still open.
     fn serve(&mut self, buffers: &mut Buffers, read_closed: bool) -> io::Result<bool> {
         if !self.unsent.is_empty() {
             let unsent = std::mem::take(&mut self.unsent);
@@ -175,7 +178,7 @@ impl Connection {
                 self.partial.extend_from_slice(input);
                 let parsed = answer(&self.partial, &mut buffers.output)?;
                 if parsed == self.partial.len() {
-                    // Given back, so that an idle connection holds nothing.
+                    // Frees the memory, so that an idle connection holds none.
                     self.partial = Vec::new();
                 } else {
                     self.partial.drain(..parsed);
@@ -184,15 +187,16 @@ impl Connection {
             if !buffers.output.is_empty() && !self.write(&buffers.output)? {
                 return Ok(true);
             }
-            // A short read has emptied the socket: on a stream its readiness is reported anew when more comes. A
-            // close that was reported along with the bytes is not reported again.
+            // A short read has emptied the socket and its readiness will be reported again when
+            // more arrives. A close that was reported with the bytes will not be reported again.
             if length < buffers.input.len() && !read_closed {
                 return Ok(true);
             }
         }
     }
 
-    /// Writes, keeping what the peer does not take; whether it took everything.
+    /// Writes and keeps the bytes that the socket does not accept. Returns `true` if all were
+    /// written.
     fn write(&mut self, mut bytes: &[u8]) -> io::Result<bool> {
         while !bytes.is_empty() {
             match self.stream.write(bytes) {
@@ -209,7 +213,7 @@ impl Connection {
     }
 }
 
-/// Copies the frames that are complete in `input`; how many bytes of it they are.
+/// Copies the complete frames of `input` and returns their length in bytes.
 fn answer(input: &[u8], output: &mut Vec<u8>) -> io::Result<usize> {
     let mut parsed = 0;
     while let Some((header, rest)) = input[parsed..].split_first_chunk::<HEADER>() {

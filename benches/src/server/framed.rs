@@ -1,4 +1,4 @@
-//! What tokio-util offers for the job.
+//! Echo with tokio-util's `Framed`.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use tokio_util::codec::Framed;
 
 use super::codec;
 
-/// Forwards the stream of frames into the sink, which gathers them until no more are there.
+/// Forwards the stream of frames to the sink. The sink flushes when no more frames are ready.
 ///
 /// # Errors
 ///
@@ -22,7 +22,7 @@ where
     stream.map_ok(BytesMut::freeze).forward(sink).await
 }
 
-/// Sends, and so flushes, each frame by itself.
+/// Sends each frame by itself, which flushes it.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! getty, with the stacks of its `echo` example.
+//! getty's stacks, the same as in its `echo` example.
 
 use std::{
     ops::Deref,
@@ -11,7 +11,7 @@ use getty::{
     BoxError, CodecLayer, Pipeline, Request, Service, ServiceBuilder, SessionLayer, Transport,
     codec::{Decoder, Frame},
     layers::{
-        ActiveLayer, CatchPanicLayer, CloseCallbackLayer, HandleErrorLayer, HeartbeatLayer,
+        ActivityLayer, CatchPanicLayer, CloseCallbackLayer, HandleErrorLayer, HeartbeatLayer,
         IdleTimeoutLayer, MetricsLayer, ReadTimeoutLayer, Registry, RegistryLayer, TraceLayer,
         WriteTimeoutLayer,
     },
@@ -20,22 +20,23 @@ use getty::{
 };
 
 use super::codec;
-use crate::pass_through::PassThroughLayer;
+use crate::workload::pass_through::PassThroughLayer;
 
-/// More connections than any case opens, so that the limit costs what it costs and refuses nobody.
+/// Limit of connections. More than any case opens, so that the layer has its full cost and
+/// refuses nothing.
 const CONNECTIONS: usize = 100_000;
-/// More messages than are ever handled at once.
+/// Limit of messages in flight. More than any case has.
 const MESSAGES: usize = 100_000;
 
-/// What the close callback of the full stack does: it counts.
+/// Number of calls of the close callback in the full stack.
 static CLOSED: AtomicU64 = AtomicU64::new(0);
 
-/// What is sent back and forth.
+/// A message of the echo.
 pub trait Message: Deref<Target = [u8]> + From<&'static str> + Send + 'static {}
 
 impl<M: Deref<Target = [u8]> + From<&'static str> + Send + 'static> Message for M {}
 
-/// What is behind a stack: of one message it makes another.
+/// A handler that returns a message for each message.
 pub trait Handler<M>:
     Service<Request<M>, Response = M, Error = BoxError, Future: Send> + Clone + Send + 'static
 {
@@ -46,18 +47,18 @@ impl<M, S> Handler<M> for S where
 {
 }
 
-/// A codec that decodes what it encodes.
+/// A codec that decodes the messages that it encodes.
 pub trait Codec<M>: SessionCodec<M> + Decoder<Item = M> + Clone + Send + 'static {}
 
 impl<M, C: SessionCodec<M> + Decoder<Item = M> + Clone + Send + 'static> Codec<M> for C {}
 
-/// Codec and session loop.
-pub fn bare<T: Transport + Send + 'static>() -> impl Pipeline<T> {
+/// Creates a stack with codec and session loop.
+pub fn bare<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone {
     bare_around(codec::frames(), service_fn(echo))
 }
 
-/// Codec and session loop, around this handler.
-pub fn bare_around<T, M>(codec: impl Codec<M>, handler: impl Handler<M>) -> impl Pipeline<T>
+/// Creates a stack with codec and session loop, for a given handler.
+pub fn bare_around<T, M>(codec: impl Codec<M>, handler: impl Handler<M>) -> impl Pipeline<T> + Clone
 where
     T: Transport + Send + 'static,
     M: Message,
@@ -68,12 +69,12 @@ where
         .service(handler)
 }
 
-/// Codec and session loop, where each message is `Bytes`.
+/// Creates a stack with codec and session loop with `Bytes` messages.
 pub fn bytes<T: Transport + Send + 'static>() -> impl Pipeline<T> {
-    bare_around(codec::length(), service_fn(echo::<Bytes>))
+    bare_around(codec::length_delimited(), service_fn(echo::<Bytes>))
 }
 
-/// With tower's own layers on either side of the session loop.
+/// Creates a stack with tower's layers outside and inside the session loop.
 pub fn tower<T: Transport + Send + 'static>() -> impl Pipeline<T> {
     ServiceBuilder::new()
         .concurrency_limit(CONNECTIONS)
@@ -85,12 +86,14 @@ pub fn tower<T: Transport + Send + 'static>() -> impl Pipeline<T> {
         .service(service_fn(echo::<Frame>))
 }
 
-/// What a production server has around the session loop. Nothing is sent unasked for in the first minute.
+/// Creates a stack with the layers of a production server.
+///
+/// The heartbeat sends nothing in the first minute.
 pub fn full<T: Transport + Send + 'static>() -> impl Pipeline<T> {
     full_around(codec::frames(), service_fn(echo))
 }
 
-/// What a production server has around the session loop, around this handler.
+/// Creates a stack with the layers of a production server, for a given handler.
 pub fn full_around<T, M>(codec: impl Codec<M>, handler: impl Handler<M>) -> impl Pipeline<T>
 where
     T: Transport + Send + 'static,
@@ -103,7 +106,7 @@ where
         .layer(CatchPanicLayer::new())
         .layer(WriteTimeoutLayer::new(Duration::from_secs(30)))
         .layer(ReadTimeoutLayer::new(Duration::from_secs(30)))
-        .layer(IdleTimeoutLayer::read(Duration::from_secs(300)))
+        .layer(IdleTimeoutLayer::new(Duration::from_secs(300)))
         .layer(CodecLayer::new(codec))
         .layer(RegistryLayer::new(Registry::new()))
         .layer(HeartbeatLayer::new(Duration::from_secs(60), |_session| {
@@ -114,11 +117,11 @@ where
         }))
         .layer(SessionLayer::new())
         .layer(HandleErrorLayer::new(|_error| None))
-        .layer(ActiveLayer::new(|message: &M| !message.is_empty()))
+        .layer(ActivityLayer::new(|message: &M| !message.is_empty()))
         .service(handler)
 }
 
-/// With ten message layers that only pass on.
+/// Creates a stack with ten message layers that only forward.
 pub fn ten_layers<T: Transport + Send + 'static>() -> impl Pipeline<T> {
     let five = || {
         ServiceBuilder::new()
@@ -136,6 +139,11 @@ pub fn ten_layers<T: Transport + Send + 'static>() -> impl Pipeline<T> {
         .service(service_fn(echo::<Frame>))
 }
 
-async fn echo<M>(request: Request<M>) -> Result<M, BoxError> {
+/// Returns the message of the request.
+///
+/// # Errors
+///
+/// Never.
+pub async fn echo<M>(request: Request<M>) -> Result<M, BoxError> {
     Ok(request.into_message())
 }

@@ -1,7 +1,7 @@
-//! The servers that are compared: each echoes frames of a 4-byte big-endian length and that many bytes, or WebSocket
-//! messages.
+//! Echo servers, for length-delimited frames, WebSocket messages, and datagrams ([`udp`]).
 //!
-//! All use two threads for their connections, write what they read in one go, and refuse frames of more than 16 MiB.
+//! All servers use two threads for their connections, write the answers to a read at once, and
+//! refuse frames over 16 MiB.
 
 pub mod codec;
 pub mod epoll;
@@ -9,6 +9,7 @@ pub mod framed;
 pub mod getty;
 pub mod per_core;
 pub mod tokio_loop;
+pub mod udp;
 pub mod ws;
 
 use std::{env, io, net::TcpListener};
@@ -16,46 +17,46 @@ use std::{env, io, net::TcpListener};
 use ::getty::Pipeline;
 pub use getty_benches_harness::Protocol;
 use getty_benches_harness::accept::{WORKERS, accept, runtime};
-use getty_benches_harness::child::{self, Place, Server};
+use getty_benches_harness::child::{self, Placement, Server};
 use tokio::net::TcpStream;
 
-/// A kind of server.
+/// A server over TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// getty: codec and session loop.
     Getty,
-    /// getty, where each message is `Bytes`.
+    /// getty with `Bytes` messages.
     GettyBytes,
-    /// getty with tower's own layers.
+    /// getty with tower's layers.
     GettyTower,
-    /// getty with what a production server has.
+    /// getty with the layers of a production server.
     GettyFull,
-    /// getty: codec and session loop, with a runtime and a listener of its own on each thread.
+    /// getty: codec and session loop with a runtime and a listener on each thread.
     GettyPerCore,
-    /// No runtime, no tasks: threads that wait for the kernel's readiness events.
+    /// No runtime and no tasks: threads that wait for readiness events of the kernel.
     Epoll,
-    /// A tokio loop that parses by hand, with reads of 8 KiB.
+    /// A tokio loop that parses frames in place with reads of 8 KiB.
     Tokio8K,
-    /// A tokio loop that parses by hand, with reads of 64 KiB.
+    /// A tokio loop that parses frames in place with reads of 64 KiB.
     Tokio64K,
-    /// A tokio loop around getty's own codec, with reads of 8 KiB.
+    /// A tokio loop with getty's codec with reads of 8 KiB.
     Codec8K,
-    /// A tokio loop around getty's own codec, with reads of 64 KiB.
+    /// A tokio loop with getty's codec with reads of 64 KiB.
     Codec64K,
-    /// `tokio_util::codec::Framed`, its stream forwarded into its sink.
+    /// `tokio_util::codec::Framed` with its stream forwarded to its sink.
     FramedForward,
-    /// `tokio_util::codec::Framed`, one send an item.
+    /// `tokio_util::codec::Framed` with one `send` for each frame.
     FramedSend,
     /// getty over WebSocket.
     WsGetty,
-    /// tokio-tungstenite, its stream forwarded into its sink.
+    /// tokio-tungstenite with its stream forwarded to its sink.
     WsForward,
-    /// tokio-tungstenite, one send an item.
+    /// tokio-tungstenite with one `send` for each message.
     WsSend,
 }
 
 impl Kind {
-    /// Every kind, the reference first.
+    /// All servers, the reference first.
     pub const ALL: [Self; 15] = [
         Self::Tokio8K,
         Self::Getty,
@@ -74,7 +75,7 @@ impl Kind {
         Self::WsForward,
     ];
 
-    /// What it speaks.
+    /// Returns the protocol of the server.
     #[must_use]
     pub fn protocol(self) -> Protocol {
         match self {
@@ -83,7 +84,7 @@ impl Kind {
         }
     }
 
-    /// Its name in tables and on the command line.
+    /// Returns the name in tables and on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -105,41 +106,42 @@ impl Kind {
         }
     }
 
-    /// The kind of this name.
+    /// Returns the server with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// Starts it in a process of its own, which is this program again.
+    /// Starts the server in a child process, which runs this program again.
     ///
     /// # Errors
     ///
-    /// If the process does not start, or ends before it listens.
-    pub fn start(self, place: Place) -> io::Result<Server> {
-        Server::start(&env::current_exe()?, self.name(), place)
+    /// If the process cannot be started or ends before it listens.
+    pub fn start(self, placement: Placement) -> io::Result<Server> {
+        Server::start(&env::current_exe()?, self.name(), placement)
     }
 
-    /// The child's side of [`start`](Self::start): serves until the standard input ends.
+    /// Serves until standard input ends. This is the child's side of [`start`](Self::start).
     ///
     /// # Errors
     ///
-    /// If it cannot listen or keep to its place, or the parent's pipes break.
-    pub fn serve(self, place: Place) -> io::Result<()> {
+    /// If the server cannot listen or the pipes of the parent break.
+    pub fn serve(self, placement: Placement) -> io::Result<()> {
         let run = move |listener| self.run(listener);
-        child::serve(self.name(), place, self.listen()?, run)
+        child::serve(self.name(), placement, self.listen()?, run)
     }
 
-    /// Listens on a port of this machine that the system chooses.
+    /// Listens on a free port of this machine.
     ///
     /// # Errors
     ///
-    /// If there is none.
+    /// If there is no free port.
     pub fn listen(self) -> io::Result<TcpListener> {
         child::listen(self == Self::GettyPerCore)
     }
 
-    /// Serves on `listener`, which it has made by [`listen`](Self::listen), and only returns when that fails.
+    /// Serves on a listener that [`listen`](Self::listen) has created. It will return only if
+    /// serving fails.
     ///
     /// # Errors
     ///
@@ -155,10 +157,10 @@ impl Kind {
             Self::Tokio8K => accept(listener, |stream| tokio_loop::by_hand(stream, 8 * 1024)),
             Self::Tokio64K => accept(listener, |stream| tokio_loop::by_hand(stream, 64 * 1024)),
             Self::Codec8K => accept(listener, |stream| {
-                tokio_loop::with_codec(stream, codec::length(), 8 * 1024)
+                tokio_loop::with_codec(stream, codec::length_delimited(), 8 * 1024)
             }),
             Self::Codec64K => accept(listener, |stream| {
-                tokio_loop::with_codec(stream, codec::length(), 64 * 1024)
+                tokio_loop::with_codec(stream, codec::length_delimited(), 64 * 1024)
             }),
             Self::FramedForward => accept(listener, framed::forward),
             Self::FramedSend => accept(listener, framed::send_each),
@@ -177,4 +179,25 @@ fn serve(listener: TcpListener, stack: impl Pipeline<TcpStream>) -> io::Result<(
             .map_err(io::Error::other)?;
         Ok(())
     })
+}
+
+/// Runs this process as a server, if the arguments ask for that.
+///
+/// Returns `None` for other arguments. Each program that starts servers must call this first.
+///
+/// # Errors
+///
+/// If the server is unknown or it fails.
+pub fn run_as_child(arguments: &[&str]) -> Option<io::Result<()>> {
+    match *arguments {
+        ["serve", kind, placement] => Some(serve_named(kind, placement)),
+        [udp::COMMAND, kind, placement, workers] => Some(udp::serve(kind, placement, workers)),
+        _ => None,
+    }
+}
+
+fn serve_named(kind: &str, placement: &str) -> io::Result<()> {
+    let kind = Kind::from_name(kind)
+        .ok_or_else(|| io::Error::other(format!("unknown server {kind:?}")))?;
+    kind.serve(Placement::from_name(placement)?)
 }

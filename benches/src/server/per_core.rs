@@ -1,6 +1,8 @@
-//! A runtime for each thread and a listener for each runtime, all on one port: no connection ever leaves its thread.
+//! A runtime for each thread and a listener for each runtime, all on one port. A connection
+//! never leaves its thread.
 //!
-//! The kernel chooses the listener by a hash of the addresses, so threads have as many connections as chance gives them.
+//! The kernel chooses the listener by a hash of the addresses, so the distribution over the
+//! threads is random.
 
 use std::{io, net::TcpListener, thread};
 
@@ -9,13 +11,14 @@ use getty_benches_harness::child::BACKLOG;
 use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpStream, runtime};
 
-/// Serves with what `stack` makes on each of `threads`, one of which is the calling thread.
+/// Serves the stacks that `stack` creates, on `threads` threads. One of them is the calling
+/// thread.
 ///
-/// The listener must have been told to share its port.
+/// The listener must allow other listeners on its port.
 ///
 /// # Errors
 ///
-/// If a listener or a runtime fails on the calling thread; on another the process ends.
+/// If a listener or a runtime fails on the calling thread. On another thread, the process ends.
 pub fn run<S>(listener: TcpListener, threads: usize, stack: fn() -> S) -> io::Result<()>
 where
     S: Pipeline<TcpStream>,
@@ -23,7 +26,8 @@ where
     for _ in 1..threads {
         let listener = beside(&listener)?;
         thread::spawn(move || {
-            // Its share of the connections would only wait: better that all end.
+            // Without this thread, its connections would never be served. The process must end
+            // instead.
             let outcome = on_this_thread(listener, stack());
             eprintln!("a thread ended: {outcome:?}");
             std::process::exit(1);
@@ -43,7 +47,7 @@ fn on_this_thread(listener: TcpListener, stack: impl Pipeline<TcpStream>) -> io:
     })
 }
 
-/// Another listener on the same port.
+/// Opens another listener on the same port.
 fn beside(listener: &TcpListener) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_port(true)?;

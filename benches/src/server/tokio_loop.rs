@@ -1,4 +1,4 @@
-//! The loop that one would write by hand with tokio: read, answer all that was read, write once.
+//! The usual hand-written tokio loop: read, answer everything that was read, write once.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use crate::frames::{HEADER, MAX_PAYLOAD};
 
-/// Parses the frames in place and copies each into the write buffer.
+/// Parses frames in place and copies each into the write buffer.
 ///
 /// # Errors
 ///
@@ -34,7 +34,8 @@ where
                 return Err(io::ErrorKind::InvalidData.into());
             }
             let Some(payload) = rest.get(..length) else {
-                // Room for the rest of a large frame at once, not for one more read's worth each time.
+                // Reserves space for the rest of a large frame at once, instead of one read at a
+                // time.
                 wanted = read.max(length - rest.len());
                 break;
             };

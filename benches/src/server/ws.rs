@@ -1,12 +1,11 @@
-//! WebSocket: getty, and the loops over tokio-tungstenite that one would write by hand.
+//! WebSocket servers: getty and hand-written loops with tokio-tungstenite.
 
 use std::io;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use getty::{
-    BoxError, CodecLayer, Pipeline, Request, ServiceBuilder, SessionLayer, codec::Raw, service_fn,
-    ws::WsLayer,
+    CodecLayer, Pipeline, ServiceBuilder, SessionLayer, codec::Raw, service_fn, ws::WsLayer,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::{
@@ -14,10 +13,10 @@ use tokio_tungstenite::{
     tungstenite::{self, protocol::WebSocketConfig},
 };
 
-use super::getty::Handler;
+use super::getty::{Handler, echo};
 use crate::frames::MAX_PAYLOAD;
 
-/// Handshake, codec and session loop.
+/// Creates a stack with handshake, codec and session loop.
 pub fn getty<T>() -> impl Pipeline<T>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -25,7 +24,7 @@ where
     getty_around(service_fn(echo))
 }
 
-/// Handshake, codec and session loop, around this handler.
+/// Creates a stack with handshake, codec and session loop, for a given handler.
 pub fn getty_around<T>(handler: impl Handler<Bytes>) -> impl Pipeline<T>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -41,16 +40,15 @@ where
         .service(handler)
 }
 
-async fn echo(request: Request<Bytes>) -> Result<Bytes, BoxError> {
-    Ok(request.into_message())
-}
-
-/// What the loop that sends each message reads at once: the library zeroes its buffer before each read, and its default
-/// of 128 KiB costs more than all the rest of a small message.
+/// Read buffer of [`send_each`], in bytes.
+///
+/// The library zeroes its buffer before each read. With its default of 128 KiB, that costs more
+/// than everything else for a small message.
 const READ: usize = 4 * 1024;
 
-/// Forwards the stream of messages into the sink, which gathers them until no more are there. The settings are the
-/// library's own.
+/// Forwards the stream of messages to the sink with the default settings of the library.
+///
+/// The sink flushes when no more messages are ready.
 ///
 /// # Errors
 ///
@@ -63,7 +61,7 @@ where
     ended(stream.forward(sink).await)
 }
 
-/// Sends, and so flushes, each message by itself.
+/// Sends each message by itself, which flushes it.
 ///
 /// # Errors
 ///
@@ -94,7 +92,8 @@ where
         .map_err(io::Error::other)
 }
 
-/// The load hangs up without a word, and that is no error here.
+/// Maps the end of a session. The load closes without a close frame, which is not an error
+/// here.
 fn ended(outcome: tungstenite::Result<()>) -> io::Result<()> {
     use tungstenite::{Error, error::ProtocolError};
     match outcome {

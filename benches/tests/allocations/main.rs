@@ -1,8 +1,9 @@
-//! A message allocates nothing: neither under the bare stack nor under the full one nor with any layer alone, neither over
-//! TCP nor over WebSocket nor over UDP, neither as a reply nor as a send.
+//! Tests that a message allocates nothing: in every stack, over every transport, as a reply and
+//! as a send.
 //!
-//! What is counted is the whole process, so there is one test in this binary, and each figure is the least of several
-//! attempts: the test harness has a thread of its own that may allocate at any time.
+//! The counter covers the whole process, so this binary contains one test. The test harness has
+//! a thread that can allocate at any time; each figure is therefore the minimum of several
+//! attempts.
 
 mod sending;
 mod sockets;
@@ -17,15 +18,16 @@ use std::{
 use bytes::Bytes;
 use getty::{Request, service_fn};
 use getty_benches::{
-    alone,
-    broadcast::{Carrier, Crowd, Kind},
-    calls::Caller,
     frames::Frames,
-    in_memory::{Loop, Prepared, session},
-    scripted::Scripted,
+    transport::Scripted,
+    workload::{
+        broadcast::{Broadcast, Carrier, Kind},
+        calls::Caller,
+        echo::{Loop, Prepared},
+        layers, runtime, session,
+    },
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use tokio::runtime;
 
 use self::stacks::{Bare, Full, Reply, Stack, WebSocket};
 
@@ -33,7 +35,8 @@ use self::stacks::{Bare, Full, Reply, Stack, WebSocket};
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const ATTEMPTS: usize = 5;
-/// What is measured is the difference between a short run and a long one: what a connection allocates cancels out.
+/// Messages in the short and in the long run. A figure is the difference, so that allocations
+/// of the connection cancel out.
 const SHORT: u64 = 100;
 const LONG: u64 = 1_100;
 
@@ -45,20 +48,21 @@ fn a_message_allocates_nothing() {
             let name = stack.name();
             assert_eq!(taken, 0, "{name}: {frames} frames of {payload} bytes");
         }
-        // one that is longer than a buffer has a block of its own: with its count, two allocations
+        // A frame that is longer than a buffer gets a separate block: two allocations with its
+        // reference count.
         let (taken, messages) = (echoes(stack, 2, 100_000), 2 * (LONG - SHORT));
         assert!(taken <= 2 * messages, "{}: {taken}", stack.name());
     }
 
     websocket();
 
-    // a broadcast: the message that is shared, what it is encoded into, and what others refer to it by
+    // A broadcast allocates the shared message, its encoded form, and the reference counts.
     let [few, many] = [10, 100].map(broadcasts);
     assert!(few <= 5, "{few} allocations for a broadcast to 10");
     assert_eq!(few, many, "a broadcast to 10 and one to 100");
 
-    turnover::<Bare>();
-    turnover::<Full>();
+    kept_messages::<Bare>();
+    kept_messages::<Full>();
     layers_alone();
     calls();
     sending::allocates_nothing::<Bare>();
@@ -67,13 +71,14 @@ fn a_message_allocates_nothing() {
     sockets::allocate_nothing();
 }
 
-/// Nor does it by any layer alone, but for those whose documentation says so.
+/// Checks each layer. Layers whose documentation mentions allocations may allocate.
 fn layers_alone() {
-    for (name, stack) in alone::all() {
+    for (name, stack) in layers::all() {
         let may = match name {
-            // a handler in a set of those that run at the same time
+            // Handlers in flight are in a set with an allocation for each.
             "in-flight" | "unordered" => 1,
-            // a task; and its message is kept beyond the turn, as any that is kept
+            // A task for each message. The message outlives the poll, like any message that is
+            // kept.
             "spawn" => 1 + 2,
             _ => 0,
         };
@@ -90,8 +95,8 @@ fn layers_alone() {
     }
 }
 
-/// Nor does a WebSocket message. One that is longer than a buffer has a block of its own, which grows as its bytes arrive:
-/// with its count, three allocations.
+/// Checks WebSocket. A message that is longer than a buffer gets a separate block, which grows
+/// as bytes arrive: three allocations with its reference count.
 fn websocket() {
     for (frames, payload) in [(1, 64), (50, 64), (16, 1024), (2, 30_000)] {
         let taken = echoes(Loop::WsGetty, frames, payload);
@@ -101,8 +106,10 @@ fn websocket() {
     assert!(taken <= 3 * messages, "WebSocket: {taken}");
 }
 
-/// A call takes none. Its answer keeps the block that it was read into until its task has it, as any message that is kept:
-/// two allocations a read, in which lie the answers of all tasks.
+/// Checks calls, which allocate nothing.
+///
+/// A response keeps the block of its read until the task receives it: two allocations for each
+/// read, which contains the responses of all tasks.
 fn calls() {
     const TASKS: usize = 50;
     for caller in [Caller::Pipeline, Caller::Multiplex] {
@@ -119,22 +126,26 @@ fn calls() {
     }
 }
 
-/// How many allocations a broadcast to so many sessions takes.
+/// Returns the number of allocations of a broadcast to `connections` sessions.
 fn broadcasts(connections: usize) -> u64 {
-    let crowd = Crowd::new(Kind::Group, Carrier::Sink, connections, 1024);
+    let broadcast = Broadcast::new(Kind::Group, Carrier::Sink, connections, 1024);
     let times = LONG - SHORT;
-    beyond_short(|n| allocations(|| crowd.broadcast(n, 1))).div_ceil(times)
+    beyond_short(|n| allocations(|| broadcast.send(n, 1))).div_ceil(times)
 }
 
-/// A message that is kept takes the block with it that it was read into: two allocations with its count, however many
-/// messages lie in it.
-fn turnover<S: Stack>() {
+/// Checks messages that are kept. They keep the block of their read: two allocations with its
+/// reference count, for any number of messages.
+fn kept_messages<S: Stack>() {
     let (kept, reads) = (kept::<S>(), LONG - SHORT);
     assert!(kept <= 2 * reads, "{}: {kept} in {reads} reads", S::NAME);
-    assert!(kept >= reads, "{}: {kept}, so nothing was kept", S::NAME);
+    assert!(
+        kept >= reads,
+        "{}: {kept}, so the messages were not kept",
+        S::NAME
+    );
 }
 
-/// How many allocations echoes take, when so many frames arrive together.
+/// Returns the number of allocations of echoes with `frames` frames in each read.
 fn echoes(stack: Loop, frames: usize, payload: usize) -> u64 {
     beyond_short(|batches| {
         let prepared = Prepared::new(stack, frames, payload, batches);
@@ -142,7 +153,7 @@ fn echoes(stack: Loop, frames: usize, payload: usize) -> u64 {
     })
 }
 
-/// The allocations during `work`.
+/// Returns the number of allocations during `work`.
 fn allocations(work: impl FnOnce()) -> u64 {
     let region = Region::new(ALLOCATOR);
     work();
@@ -154,22 +165,22 @@ fn count(region: &Region<'_, System>) -> u64 {
     (change.allocations + change.reallocations) as u64
 }
 
-/// How many more allocations a long run has than a short one.
+/// Returns the number of allocations of a long run beyond a short one.
 fn beyond_short(run: impl Fn(u64) -> u64) -> u64 {
     let least = |times| (0..ATTEMPTS).map(|_| run(times)).min().unwrap_or(0);
-    // lazily made statics and the thread's buffers are there afterwards
+    // Allocates lazy statics and the buffers of the thread.
     run(SHORT);
     least(LONG).saturating_sub(least(SHORT))
 }
 
-/// Keeps each message until the next one comes.
+/// Keeps each message until the next one arrives.
 fn keep(request: Request<Bytes>) -> Reply {
     static KEPT: Mutex<Bytes> = Mutex::new(Bytes::new());
     KEPT.lock().unwrap().clone_from(request.message());
     ready(Ok(request.into_message()))
 }
 
-/// How many allocations reads take whose messages are kept for a while.
+/// Returns the number of allocations of reads whose messages are kept.
 fn kept<S: Stack>() -> u64 {
     let runtime = runtime();
     let batch = Bytes::from(Frames::new(64).concatenated(50));
@@ -178,11 +189,4 @@ fn kept<S: Stack>() -> u64 {
         let stack = S::around(service_fn(keep));
         allocations(|| runtime.block_on(session(transport, stack)).unwrap())
     })
-}
-
-fn runtime() -> runtime::Runtime {
-    runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
 }

@@ -1,4 +1,4 @@
-//! A message that is sent allocates nothing once the queues are warm.
+//! Tests that sending a message allocates nothing once the queues are warm.
 
 use std::{
     future::ready,
@@ -9,27 +9,28 @@ use bytes::Bytes;
 use getty::{Request, Session, service_fn};
 use getty_benches::{
     frames::{Form, Frames},
-    in_memory::session,
     websocket,
+    workload::{runtime, session},
 };
 use stats_alloc::Region;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use crate::{
-    ALLOCATOR, ATTEMPTS, LONG, count, runtime,
+    ALLOCATOR, ATTEMPTS, LONG, count,
     stacks::{Reply, Stack},
 };
 
-/// How many messages are queued in one go.
+/// Number of messages that are queued at once.
 const MANY: usize = 32;
 
-/// Whether sent one by one and awaited, many at a time, or several at once.
+/// Checks sends that are awaited, sends that are not, and several at once.
 pub(crate) fn allocates_nothing<S: Stack>() {
     let kinds = "send, try_send, several";
     assert_eq!(sends::<S>(), [0, 0, 0], "{}: {kinds}", S::NAME);
 }
 
-/// How many allocations sends take: one that is awaited, many that are not, and several at once.
+/// Returns the number of allocations of sends that are awaited, of sends that are not, and of
+/// several at once.
 fn sends<S: Stack>() -> [u64; 3] {
     const PAYLOAD: usize = 64;
     let runtime = runtime();
@@ -44,22 +45,27 @@ fn sends<S: Stack>() -> [u64; 3] {
             }
         });
         let server = tokio::spawn(session(transport, S::around(handler)));
-        let [question, frame] = S::FORMS.map(|form| Frames::in_form(form, PAYLOAD).concatenated(1));
+        let [request, frame] = S::FORMS.map(|form| Frames::in_form(form, PAYLOAD).concatenated(1));
         let mut received = vec![0; MANY * frame.len()];
         if S::FORMS[0] == Form::Masked {
-            shake_hands(&mut client).await;
+            handshake(&mut client).await;
         }
-        client.write_all(&question).await.unwrap();
+        client.write_all(&request).await.unwrap();
         client
             .read_exact(&mut received[..frame.len()])
             .await
             .unwrap();
-        let session = opened.lock().unwrap().take().expect("it has answered");
+        let session = opened
+            .lock()
+            .unwrap()
+            .take()
+            .expect("the handler was called");
         let message = Bytes::copy_from_slice(&frame[frame.len() - PAYLOAD..]);
 
         let mut least = [u64::MAX; 3];
         for (kind, least) in least.iter_mut().enumerate() {
-            // the first time is the warm-up: queues grow to what the kind of sending takes, and shrink from the last
+            // The first attempt is the warm-up: queues grow to the size that this kind of send
+            // needs.
             for attempt in 0..=ATTEMPTS {
                 let region = Region::new(ALLOCATOR);
                 for _ in 0..LONG {
@@ -105,8 +111,8 @@ async fn send_at_once(session: &Session<Bytes>, message: &Bytes) -> usize {
     3
 }
 
-/// The opening of a WebSocket, to the last byte of the answer.
-async fn shake_hands(client: &mut DuplexStream) {
+/// Performs a WebSocket handshake, up to the last byte of the response.
+async fn handshake(client: &mut DuplexStream) {
     client.write_all(websocket::REQUEST).await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -1,4 +1,5 @@
-//! A message over a socket allocates nothing: what `serve` and the runtime have to do with it is counted as well.
+//! Tests that a message over a socket allocates nothing with the work of `serve` and of the
+//! runtime.
 
 use std::{future::ready, net::SocketAddr};
 
@@ -9,7 +10,7 @@ use getty::{
     net::{Datagram, TcpListener, UdpEndpoint, UdpListener},
     serve, service_fn,
 };
-use getty_benches::frames::Frames;
+use getty_benches::{frames::Frames, workload::runtime};
 use stats_alloc::Region;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -17,11 +18,11 @@ use tokio::{
 };
 
 use crate::{
-    ALLOCATOR, ATTEMPTS, LONG, SHORT, count, runtime,
+    ALLOCATOR, ATTEMPTS, LONG, SHORT, count,
     stacks::{Bare, Full, Reply, Stack},
 };
 
-/// Where there is a free port.
+/// Address with a free port.
 const ANY_PORT: &str = "127.0.0.1:0";
 
 pub(crate) fn allocate_nothing() {
@@ -35,7 +36,7 @@ pub(crate) fn allocate_nothing() {
     }
 }
 
-/// The least number of allocations that many of what `$again` does take, after some of it as a warm-up.
+/// Returns the minimum number of allocations of many repetitions, after a warm-up.
 macro_rules! least {
     ($again:expr) => {{
         for _ in 0..SHORT {
@@ -72,7 +73,7 @@ fn tcp<S: Stack>(frames: usize, payload: usize) -> u64 {
     })
 }
 
-/// A session a peer.
+/// Measures `UdpListener` with a session for each peer.
 fn udp_listener(datagrams: u8) -> u64 {
     runtime().block_on(async {
         let listener = UdpListener::bind(ANY_PORT).await.unwrap();
@@ -87,7 +88,7 @@ fn udp_listener(datagrams: u8) -> u64 {
     })
 }
 
-/// A session for all peers.
+/// Measures `UdpEndpoint` with one session for all peers.
 fn udp_endpoint(datagrams: u8) -> u64 {
     runtime().block_on(async {
         let endpoint = UdpEndpoint::bind(ANY_PORT).await.unwrap();

@@ -1,4 +1,4 @@
-//! Stacks around a handler, over whatever transport.
+//! Stacks for a given handler, over any byte stream.
 
 use std::future::Ready;
 
@@ -14,7 +14,7 @@ use getty_benches::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// What the handlers here answer with.
+/// Response future of the handlers.
 pub(crate) type Reply = Ready<Result<Bytes, BoxError>>;
 
 /// A byte stream.
@@ -22,10 +22,10 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
 
-/// A stack around a handler, over any byte stream.
+/// A stack for a given handler, over any byte stream.
 pub(crate) trait Stack {
     const NAME: &'static str;
-    /// The frames of a client, and those of a server.
+    /// Forms of the client's and of the server's frames.
     const FORMS: [Form; 2] = [Form::Length, Form::Length];
 
     fn around<T: Stream>(handler: impl Handler<Bytes>) -> impl Pipeline<T>;
@@ -37,7 +37,7 @@ impl Stack for Bare {
     const NAME: &'static str = "bare";
 
     fn around<T: Stream>(handler: impl Handler<Bytes>) -> impl Pipeline<T> {
-        bare_around(codec::length(), handler)
+        bare_around(codec::length_delimited(), handler)
     }
 }
 
@@ -47,7 +47,7 @@ impl Stack for Full {
     const NAME: &'static str = "full";
 
     fn around<T: Stream>(handler: impl Handler<Bytes>) -> impl Pipeline<T> {
-        full_around(codec::length(), handler)
+        full_around(codec::length_delimited(), handler)
     }
 }
 

@@ -1,7 +1,7 @@
-//! What an idle session holds, by part: printed with `--nocapture`, and held to a bound.
+//! Tests the memory of an idle session, by part. `--nocapture` prints the tables.
 //!
-//! What is counted is what the program has asked the allocator for, of which the allocator makes a little more. It is the
-//! whole process, so there is one test in this binary.
+//! Memory is what the program requests from the allocator, which uses a little more. The
+//! counter covers the whole process, so this binary contains one test.
 
 mod parts;
 mod stalled;
@@ -16,39 +16,39 @@ use std::{
 };
 
 use bytes::Bytes;
-use getty::{BoxError, Request};
 use getty_benches::{
-    alone::{self, Stack},
     frames::Frames,
-    scripted::Scripted,
+    transport::Scripted,
+    workload::{
+        layers::{self, Stack},
+        runtime,
+    },
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use tokio::{
-    runtime::{Builder, Runtime},
-    task::yield_now,
-};
+use tokio::task::yield_now;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// How many sessions share what the process has once. A power of two, as is the room that lists of them have.
+/// Number of sessions that share the memory that exists once. A power of two, like the capacity
+/// of the lists.
 const SESSIONS: usize = 256;
 const PAYLOAD: usize = 64;
 
-/// What one layer may add.
+/// Maximum memory that a layer may add, in bytes.
 const LAYER: f64 = 600.0;
 
 #[test]
-fn an_idle_session_holds_little() {
-    // the thread's buffers, which sessions lend and give back
-    alone(alone::NONE.1);
+fn idle_session_stays_within_its_memory_bounds() {
+    // Allocates the buffers of the thread, which sessions share.
+    measure_layer(layers::NONE.1);
     parts::print(&totals::print());
     stalled::print();
     by_layer();
     after_large_frames();
 }
 
-/// What is held of the allocator, for each of so many sessions.
+/// Allocated memory for each session.
 #[derive(Clone, Copy, Debug, Default)]
 struct Held {
     bytes: f64,
@@ -56,7 +56,7 @@ struct Held {
 }
 
 impl Held {
-    #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+    #[expect(clippy::cast_precision_loss, reason = "the counts are a few thousand")]
     fn since(region: &Region<'_, System>) -> Self {
         let change = region.change();
         let each = |more: usize, less: usize| (more as f64 - less as f64) / SESSIONS as f64;
@@ -85,14 +85,14 @@ impl Held {
     }
 }
 
-/// What `work` leaves behind on the heap.
+/// Returns the memory that is still allocated after `work`.
 fn held<T>(work: impl FnOnce() -> T) -> (T, Held) {
     let region = Region::new(ALLOCATOR);
     let made = work();
     (made, Held::since(&region))
 }
 
-/// What `make` makes of each of `from`, and what that takes; the list itself does not count.
+/// Applies `make` to each item, and returns the memory that this allocates, without the list.
 fn each<T, U>(from: Vec<T>, make: impl FnMut(T) -> U) -> (Vec<U>, Held) {
     let mut made = Vec::with_capacity(from.len());
     let (from, held) = held(|| {
@@ -104,16 +104,12 @@ fn each<T, U>(from: Vec<T>, make: impl FnMut(T) -> U) -> (Vec<U>, Held) {
     (made, held)
 }
 
-async fn echo<M>(request: Request<M>) -> Result<M, BoxError> {
-    Ok(request.into_message())
-}
-
-/// What each layer alone adds to a session that has had one message, with the growth of its future.
+/// Prints and checks the memory that each layer adds to an idle session after one message.
 fn by_layer() {
     println!("\n| layer | bytes of future | bytes in all | allocations |\n|---|--:|--:|--:|");
-    let (bare_future, bare) = alone(alone::NONE.1);
-    for (name, stack) in alone::all() {
-        let (future, all) = alone(stack);
+    let (bare_future, bare) = measure_layer(layers::NONE.1);
+    for (name, stack) in layers::all() {
+        let (future, all) = measure_layer(stack);
         let (future, added) = (future as isize - bare_future as isize, all.beyond(bare));
         let Held { bytes, allocations } = added;
         println!("| {name} | {future} | {bytes:.0} | {allocations:.1} |");
@@ -121,17 +117,17 @@ fn by_layer() {
     }
 }
 
-/// A session that has moved much holds as much, once it is idle, as one that never did; and of a frame that has begun,
-/// little more than that.
+/// Checks that a session releases its buffers after large frames. A frame that has started to
+/// arrive may hold little more than its bytes.
 fn after_large_frames() {
     const LARGE: usize = 64 * 1024;
     const BEGUN: usize = 1_000;
     let frames = Frames::new(LARGE);
     let many = frames.concatenated(20);
     let begun = [&many[..], &many[..BEGUN]].concat();
-    let (_, small) = alone(alone::NONE.1);
-    let (_, large) = alone_after(alone::NONE.1, &many, many.len());
-    let (_, begun) = alone_after(alone::NONE.1, &begun, many.len());
+    let (_, small) = measure_layer(layers::NONE.1);
+    let (_, large) = measure_layer_after(layers::NONE.1, &many, many.len());
+    let (_, begun) = measure_layer_after(layers::NONE.1, &begun, many.len());
     println!("\n| after 20 frames of 64 KiB | bytes | allocations |\n|---|--:|--:|");
     large.print("idle");
     begun.print("with 1,000 bytes of another");
@@ -140,20 +136,21 @@ fn after_large_frames() {
     assert!(more <= 2.0 * BEGUN as f64, "{more} bytes more");
 }
 
-/// The future of a session, and all that it holds after a small message, over a transport in memory.
-fn alone(stack: fn() -> Stack) -> (usize, Held) {
+/// Returns the size of a session's future, and the memory of the session after a small message,
+/// in memory.
+fn measure_layer(stack: fn() -> Stack) -> (usize, Held) {
     let frame = Frames::new(PAYLOAD).concatenated(1);
-    alone_after(stack, &frame, frame.len())
+    measure_layer_after(stack, &frame, frame.len())
 }
 
-/// The same after `sent`, to which so many bytes are the `answer`.
-fn alone_after(stack: fn() -> Stack, sent: &[u8], answer: usize) -> (usize, Held) {
+/// Returns the same after the bytes `sent`, whose answer has `answer` bytes.
+fn measure_layer_after(stack: fn() -> Stack, sent: &[u8], answer: usize) -> (usize, Held) {
     runtime().block_on(async {
         let mut stack = stack();
         let batch = Bytes::copy_from_slice(sent);
         let written = Arc::new(AtomicU64::new(0));
         let transport = || Scripted::new(batch.clone(), 1, Arc::clone(&written)).staying();
-        // what the process and the stack have once
+        // Allocates what exists once in the process and in the stack.
         tokio::spawn(stack.open(transport()));
         settle().await;
 
@@ -170,13 +167,9 @@ fn alone_after(stack: fn() -> Stack, sent: &[u8], answer: usize) -> (usize, Held
     })
 }
 
-/// Until nothing is left to do but to wait.
+/// Yields until only waiting tasks remain.
 async fn settle() {
     for _ in 0..1_000 {
         yield_now().await;
     }
-}
-
-fn runtime() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
 }

@@ -1,4 +1,4 @@
-//! A bare session, one step after another.
+//! Memory of a bare session, part by part.
 
 use std::{
     future::{poll_fn, ready},
@@ -10,18 +10,21 @@ use std::{
 
 use futures_util::FutureExt;
 use getty::{
-    BoxError, Closed, CodecLayer, Connection, ConnectionHandle, Endpoints, Framed, Layer, Listener,
-    Request, Service, Session, SessionLayer, Transport, TransportKind,
+    BoxError, Closed, CodecLayer, Connection, ConnectionHandle, Endpoints, Layer, Listener,
+    Request, Service, Session, SessionIo, SessionLayer, Transport, TransportKind,
     codec::Raw,
-    driver::{Driver, Lease},
+    driver::{CloseGuard, Driver},
     net::UdpListener,
     service_fn,
     tls::{TlsLayer, TlsStream},
 };
 use getty_benches::{
     frames::Frames,
-    server::{codec, getty as stacks},
-    tls,
+    server::{
+        codec,
+        getty::{self as stacks, echo},
+    },
+    workload::{runtime, tls},
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -31,37 +34,37 @@ use tokio::{
 use tokio_rustls::rustls::{ClientConfig, Stream};
 
 use crate::{
-    Held, PAYLOAD, SESSIONS, each, echo, runtime, settle,
+    Held, PAYLOAD, SESSIONS, each, settle,
     totals::{Totals, client_of},
 };
 
-/// What is in none of the parts.
-const REST: &str = "the rest: what a message leaves, and what `serve` keeps";
+/// Name of the row for all other memory.
+const REST: &str = "the rest: memory that a message leaves, and that `serve` keeps";
 
-/// Beside what a session holds that `serve` runs: so much is left of it when all that is known is taken away.
+/// Prints the parts. The last row is the difference to a session that `serve` runs.
 pub(crate) fn print(totals: &Totals) {
     over_tcp(totals.bare);
     over_tls(totals.tls);
     over_udp(totals.udp);
 }
 
-/// The bare stack over TCP, one step after another.
+/// Prints the parts of a session over TCP.
 fn over_tcp(total: Held) {
     println!("\n| part of a bare session over TCP | bytes | allocations |\n|---|--:|--:|");
     let runtime = runtime();
     let _entered = runtime.enter();
     let (mut clients, connections, before) = accepted(&runtime);
     let frame = Frames::new(PAYLOAD).concatenated(1);
-    let ask = || {
+    let request = || {
         for client in &mut clients {
             client.write_all(&frame).unwrap();
         }
     };
-    let known = before.and(by_part(&runtime, connections, codec::frames(), ask));
+    let known = before.and(by_part(&runtime, connections, codec::frames(), request));
     total.beyond(known).print(REST);
 }
 
-/// The same over TLS. What is kept for later connections is the configuration's, and here there is none of it.
+/// Prints the parts of a session over TLS. The configuration stores no sessions for resumption.
 fn over_tls(total: Held) {
     println!("\n| part of a bare session over TLS | bytes | allocations |\n|---|--:|--:|");
     let runtime = runtime();
@@ -76,20 +79,20 @@ fn over_tls(total: Held) {
     let (connections, shaken) = each(connections, |connection| {
         let tcp = clients.next().unwrap();
         let config = Arc::clone(&client);
-        let asks = thread::spawn(move || ask_over_tls(tcp, &config));
+        let sending = thread::spawn(move || send_over_tls(tcp, &config));
         let connection = runtime.block_on(layer.call(connection)).unwrap();
-        kept.push(asks.join().unwrap());
+        kept.push(sending.join().unwrap());
         connection
     });
-    shaken.print("the handshake: keys and buffers, outside of the task");
-    // the questions are on their way
+    shaken.print("the handshake: keys and buffers, outside the task");
+    // The clients have already sent their frames.
     let of_session = by_part(&runtime, connections, codec::frames(), || ());
     let known = before.and(shaken).and(of_session);
     total.beyond(known).print(REST);
 }
 
-/// Takes a handshake and sends a frame; then there is nothing left of the client but its socket.
-fn ask_over_tls(mut tcp: net::TcpStream, config: &Arc<ClientConfig>) -> net::TcpStream {
+/// Performs a handshake and sends a frame. Returns the socket and drops the rest of the client.
+fn send_over_tls(mut tcp: net::TcpStream, config: &Arc<ClientConfig>) -> net::TcpStream {
     let mut client = client_of(config);
     let frame = Frames::new(PAYLOAD).concatenated(1);
     let mut stream = Stream::new(&mut client, &mut tcp);
@@ -97,7 +100,7 @@ fn ask_over_tls(mut tcp: net::TcpStream, config: &Arc<ClientConfig>) -> net::Tcp
     tcp
 }
 
-/// A session a peer, of one socket.
+/// Prints the parts of a session of a UDP peer.
 fn over_udp(total: Held) {
     println!("\n| part of a bare session of a UDP peer | bytes | allocations |\n|---|--:|--:|");
     let runtime = runtime();
@@ -112,18 +115,16 @@ fn over_udp(total: Held) {
         let accepted = poll_fn(|cx| listener.poll_accept(cx));
         (peer, runtime.block_on(accepted).unwrap())
     };
-    // what the listener has once
+    // Allocates what the listener has once.
     let _first = accept(peers.pop().unwrap());
     let (accepted, peer) = each(peers, accept);
-    peer.print(
-        "the peer: its place in the table, its queue, the first datagram, the connection's handle",
-    );
+    peer.print("the peer: its table entry, its queue, the first datagram, the connection's handle");
     let (_peers, connections): (Vec<_>, Vec<_>) = accepted.into_iter().unzip();
     let known = peer.and(by_part(&runtime, connections, Raw::new(), || ()));
     total.beyond(known).print(REST);
 }
 
-/// Clients and their connections, as a listener hands them out.
+/// Returns clients and their connections, as from a listener.
 fn accepted(runtime: &Runtime) -> (Vec<net::TcpStream>, Vec<Connection<TcpStream>>, Held) {
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
     let address = listener.local_addr().unwrap();
@@ -142,12 +143,13 @@ fn accepted(runtime: &Runtime) -> (Vec<net::TcpStream>, Vec<Connection<TcpStream
     (clients, connections, socket.and(handle))
 }
 
-/// What the codec, the session and its task add to each of these connections, whose peers `ask` for an answer each.
+/// Prints what the codec, the session and its task add to each connection. `request` makes each
+/// peer send a message.
 fn by_part<T, C, M>(
     runtime: &Runtime,
     connections: Vec<Connection<T>>,
     codec: C,
-    ask: impl FnOnce(),
+    request: impl FnOnce(),
 ) -> Held
 where
     T: Transport + Send + 'static,
@@ -158,29 +160,31 @@ where
         .iter()
         .map(|connection| connection.handle().clone())
         .collect();
-    let keep = |connection: Connection<Framed<T, C, M>>| ready(Ok::<_, BoxError>(connection));
+    let keep = |connection: Connection<SessionIo<T, C, M>>| ready(Ok::<_, BoxError>(connection));
     let mut layer = CodecLayer::new(codec).layer(service_fn(keep));
     let (framed, session) = each(connections, |connection| {
         let framed = layer.call(connection).now_or_never();
-        framed.expect("it is ready").expect("it does not fail")
+        framed
+            .expect("the codec layer is ready")
+            .expect("the codec layer does not fail")
     });
     let mut sessions = SessionLayer::new().layer(service_fn(echo::<M>));
     let (futures, of_loop) = each(framed, |connection| sessions.call(connection));
     let future = size_of_val(&futures[0]);
     let handler = size_of_answer(&echo::<M>);
     let (tasks, task) = each(futures, |future| tokio::spawn(future));
-    ask();
+    request();
     runtime.block_on(until(&handles, |handle| handle.stats().messages_out == 1));
 
     let inline = |part: &str, bytes: usize| println!("| - {part} | {bytes} | |");
-    session.print("the session: its outbox, and the driver's half of it");
+    session.print("the session: its outbox, and the driver");
     of_loop.print("the service");
     task.print("the task");
     let parts = [
         ("the transport", size_of::<T>()),
         ("the codec", size_of::<C>()),
-        ("the driver's half", size_of::<Driver<M>>()),
-        ("the lease", size_of::<Lease>()),
+        ("the driver", size_of::<Driver<M>>()),
+        ("the close guard", size_of::<CloseGuard>()),
         ("the handler's future", handler),
     ];
     let known: usize = parts.iter().map(|(_, bytes)| bytes).sum();
@@ -188,16 +192,16 @@ where
         inline(part, bytes);
     }
     inline(
-        "the loop's own: reader, writer, queues, timer",
+        "the session loop: reader, writer, queues, timer",
         future - known,
     );
     let of_runtime = Held {
         bytes: task.bytes - future as f64,
         ..Held::default()
     };
-    of_runtime.print("- the runtime's own, and what its alignment leaves");
+    of_runtime.print("- the runtime, and its alignment");
     println!(
-        "| a session's handle, `Session`, for whoever keeps one | {} | |",
+        "| a `Session`, the handle of a session | {} | |",
         size_of::<Session<M>>()
     );
 
@@ -209,12 +213,12 @@ where
     session.and(of_loop).and(task)
 }
 
-/// The size of the future that `handler` makes.
+/// Returns the size of the future that `handler` returns.
 const fn size_of_answer<M, F>(_handler: &impl Fn(Request<M>) -> F) -> usize {
     size_of::<F>()
 }
 
-/// Until all of `handles` are so.
+/// Waits until the condition holds for all handles.
 async fn until(handles: &[ConnectionHandle], so: impl Fn(&ConnectionHandle) -> bool) {
     while !handles.iter().all(&so) {
         yield_now().await;

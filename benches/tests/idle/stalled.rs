@@ -1,5 +1,5 @@
-//! Memory that a peer makes the server hold before its session is open, and memory that the session
-//! keeps afterwards.
+//! Memory that a peer can make the server hold before its session is open and memory that
+//! remains afterwards.
 
 use std::{
     io::{Read, Write},
@@ -9,16 +9,20 @@ use std::{
 
 use bytes::Bytes;
 use getty::{CodecLayer, Pipeline, ServiceBuilder, SessionLayer, codec::Raw, serve, tls::TlsLayer};
-use getty_benches::{server::ws, tls, websocket};
+use getty_benches::{
+    server::{getty::echo, ws},
+    websocket,
+    workload::{runtime, tls},
+};
 use stats_alloc::Region;
 use tokio::net::TcpStream;
 
-use crate::{ALLOCATOR, Held, SESSIONS, echo, runtime, settle, totals::connect};
+use crate::{ALLOCATOR, Held, SESSIONS, settle, totals::connect};
 
-/// Maximum memory of a handshake that stalls in the first message, with all that `serve` keeps for
-/// the connection.
+/// Maximum memory of a handshake that stalls in its first message, in bytes with everything
+/// that `serve` keeps for the connection.
 const STALLED_TLS: f64 = 22_000.0;
-/// Maximum memory of a session after a request of 8 KiB.
+/// Maximum memory that a request of 8 KiB may leave in a session, in bytes.
 const LEFT: f64 = 64.0;
 
 pub(crate) fn print() {
@@ -87,7 +91,7 @@ fn bare(layer: TlsLayer) -> impl Pipeline<TcpStream> {
         .service_fn(echo::<Bytes>)
 }
 
-/// The first bytes of a `ClientHello` of 60,000 bytes, in records of this size.
+/// Returns the first bytes of a `ClientHello` of 60,000 bytes, in records of a given size.
 fn hello(bytes: usize, record: usize) -> Vec<u8> {
     let mut message = vec![1, 0, 0xea, 0x60, 3, 3];
     message.resize(60_004, 7);
@@ -110,7 +114,7 @@ fn request(fields: usize) -> String {
     format!("{head}{more}{end}")
 }
 
-/// Opens a WebSocket.
+/// Performs a WebSocket handshake.
 fn upgrade(mut client: net::TcpStream, request: &str) -> net::TcpStream {
     client.write_all(request.as_bytes()).unwrap();
     let mut head = [0; 512];

@@ -1,4 +1,4 @@
-//! A session with all that `serve` keeps, after one message over a socket.
+//! Memory of a session after one message over a socket with everything that `serve` keeps.
 
 use std::{
     io::{Read, Write},
@@ -11,17 +11,23 @@ use bytes::Bytes;
 use getty::{Pipeline, codec::Raw, net::UdpListener, serve, service_fn};
 use getty_benches::{
     frames::{Form, Frames},
-    server::{getty as stacks, ws},
-    tls, websocket,
+    server::{
+        getty::{self as stacks, echo},
+        ws,
+    },
+    websocket,
+    workload::{runtime, tls},
 };
 use stats_alloc::Region;
 use tokio::{net::TcpStream, sync::oneshot};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, Stream, pki_types::ServerName};
 
-use crate::{ALLOCATOR, Held, PAYLOAD, SESSIONS, echo, runtime, settle};
+use crate::{ALLOCATOR, Held, PAYLOAD, SESSIONS, settle};
 
-/// What a session may hold: the bare stack, the full one, and the bare one over WebSocket, over TLS and of a UDP peer. The
-/// runtime aligns tasks to 128 bytes: a future that grows beyond what is spare in its task is seen here.
+/// Maximum memory of a session, in bytes: the bare stack, the full one, and the bare one over
+/// WebSocket, over TLS and for a UDP peer.
+///
+/// The runtime aligns tasks to 128 bytes, so a future that outgrows its task shows up here.
 const BOUNDS: [(&str, f64); 5] = [
     ("bare", 1_450.0),
     ("full", 2_600.0),
@@ -29,7 +35,7 @@ const BOUNDS: [(&str, f64); 5] = [
     ("TLS", 10_000.0),
     ("UDP", 2_000.0),
 ];
-/// What a session with the bare stack holds.
+/// Memory of a session with the bare stack.
 pub(crate) struct Totals {
     pub(crate) bare: Held,
     pub(crate) tls: Held,
@@ -37,13 +43,13 @@ pub(crate) struct Totals {
 }
 
 pub(crate) fn print() -> Totals {
-    let frames = || asking([Form::Length, Form::Length]);
+    let frames = || tcp_client([Form::Length, Form::Length]);
     let (server, client) = tls::configurations(tls::Cipher::Aes).unwrap();
     let totals = [
         total(stacks::bare(), frames()),
         total(stacks::full(), frames()),
-        total(ws::getty(), asking([Form::Masked, Form::Unmasked])),
-        total(tls::getty(server), asking_over_tls(client)),
+        total(ws::getty(), tcp_client([Form::Masked, Form::Unmasked])),
+        total(tls::getty(server), tls_client(client)),
         total_of_a_peer(),
     ];
     println!("\n| stack, as `serve` runs it | bytes | allocations |\n|---|--:|--:|");
@@ -55,27 +61,27 @@ pub(crate) fn print() -> Totals {
     Totals { bare, tls, udp }
 }
 
-/// What a session of `stack` holds after one message, over TCP and with all that `serve` keeps. `ask` is a client's side.
+/// Returns the memory of a session after one message over TCP. `request` is the client's side.
 fn total(
     stack: impl Pipeline<TcpStream>,
-    ask: impl Fn(SocketAddr) -> net::TcpStream + Clone + Send + 'static,
+    request: impl Fn(SocketAddr) -> net::TcpStream + Clone + Send + 'static,
 ) -> Held {
     runtime().block_on(async {
         let listener = getty::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { serve(listener, stack).await });
-        after_one(move || ask(address)).await
+        after_one_message(move || request(address)).await
     })
 }
 
-/// The same of a peer of one UDP socket.
+/// Returns the memory of the session of a UDP peer.
 fn total_of_a_peer() -> Held {
     runtime().block_on(async {
         let listener = UdpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stack = stacks::bare_around(Raw::new(), service_fn(echo::<Bytes>));
         tokio::spawn(async move { serve(listener, stack).await });
-        after_one(move || {
+        after_one_message(move || {
             let client = net::UdpSocket::bind("127.0.0.1:0").unwrap();
             client.send_to(&[b'x'; PAYLOAD], address).unwrap();
             let mut received = [0; PAYLOAD + 1];
@@ -86,27 +92,31 @@ fn total_of_a_peer() -> Held {
     })
 }
 
-/// What a session holds after one message, which `ask` opens and has answered.
-async fn after_one<T: Send + 'static>(ask: impl Fn() -> T + Clone + Send + 'static) -> Held {
-    // what the process and the stack have once
-    let _first = connect(ask.clone(), 1).await;
+/// Returns the memory of a session after one message. `request` connects a client and waits for
+/// the answer.
+async fn after_one_message<T: Send + 'static>(
+    request: impl Fn() -> T + Clone + Send + 'static,
+) -> Held {
+    // Allocates what exists once in the process and in the stack.
+    let _first = connect(request.clone(), 1).await;
 
     let region = Region::new(ALLOCATOR);
-    let clients = connect(ask, SESSIONS).await;
+    let clients = connect(request, SESSIONS).await;
     settle().await;
     let held = Held::since(&region);
     drop(clients);
     held
 }
 
-/// So many clients, each with one answer, from a thread of their own. They have no heap but the list.
+/// Connects `n` clients on another thread and waits for one answer each. Only their list is on
+/// the heap.
 pub(crate) async fn connect<T: Send + 'static>(
-    ask: impl Fn() -> T + Send + 'static,
+    request: impl Fn() -> T + Send + 'static,
     n: usize,
 ) -> Vec<T> {
     let (done, connected) = oneshot::channel();
     let thread = thread::spawn(move || {
-        let clients: Vec<_> = (0..n).map(|_| ask()).collect();
+        let clients: Vec<_> = (0..n).map(|_| request()).collect();
         assert!(done.send(clients).is_ok());
     });
     let clients = connected.await.unwrap();
@@ -114,22 +124,23 @@ pub(crate) async fn connect<T: Send + 'static>(
     clients
 }
 
-/// A client's side of an echo of one frame, sent in the first of these forms and answered in the second.
-fn asking([out, back]: [Form; 2]) -> impl Fn(SocketAddr) -> net::TcpStream + Clone + Send {
+/// Returns the client's side of an echo of one frame with the forms of the request and of the
+/// answer.
+fn tcp_client([out, back]: [Form; 2]) -> impl Fn(SocketAddr) -> net::TcpStream + Clone + Send {
     let frame = |form| Frames::in_form(form, PAYLOAD).concatenated(1);
-    let (question, answer) = (frame(out), frame(back));
+    let (request, answer) = (frame(out), frame(back));
     move |server| {
         let mut client = net::TcpStream::connect(server).unwrap();
         if out == Form::Masked {
             websocket::open(&client).unwrap();
         }
-        exchange(&mut client, &question, &answer);
+        exchange(&mut client, &request, &answer);
         client
     }
 }
 
-/// The same over TLS; of the client is left what its socket is.
-fn asking_over_tls(config: ClientConfig) -> impl Fn(SocketAddr) -> net::TcpStream + Clone + Send {
+/// Returns the client's side of an echo over TLS. Only the socket of the client will remain.
+fn tls_client(config: ClientConfig) -> impl Fn(SocketAddr) -> net::TcpStream + Clone + Send {
     let config = Arc::new(config);
     let frame = Frames::new(PAYLOAD).concatenated(1);
     move |server| {
@@ -140,8 +151,8 @@ fn asking_over_tls(config: ClientConfig) -> impl Fn(SocketAddr) -> net::TcpStrea
     }
 }
 
-fn exchange(client: &mut (impl Read + Write), question: &[u8], answer: &[u8]) {
-    client.write_all(question).unwrap();
+fn exchange(client: &mut (impl Read + Write), request: &[u8], answer: &[u8]) {
+    client.write_all(request).unwrap();
     let mut received = vec![0; answer.len()];
     client.read_exact(&mut received).unwrap();
     assert_eq!(received, answer);

@@ -11,21 +11,22 @@ use std::{
 
 use pin_project_lite::pin_project;
 
-use super::contain;
+use super::catch_and_log;
 
 pin_project! {
     /// A value of the application whose destructor may panic. The panic is caught and logged.
     ///
     /// Rust aborts the process when a destructor panics while another panic unwinds. Two fields
-    /// with such destructors are enough, because the unwinding of the first drops the second. A
+    /// with such destructors are enough because the unwinding of the first drops the second. A
     /// type that holds several values of its user should therefore keep each value in a
-    /// `Contained`.
+    /// `Contained` (design.md: Why is each value of the application dropped inside a separate
+    /// catch?).
     ///
     /// It implements `Future` if `T` does. It costs one branch for each access and, where `T` has
     /// no niche, one word.
     ///
     /// ```
-    /// use getty_core::driver::Contained;
+    /// use getty_core::hooks::Contained;
     ///
     /// struct Bad;
     /// impl Drop for Bad {
@@ -38,7 +39,7 @@ pin_project! {
     /// ```
     #[derive(Clone, PartialEq, Eq)]
     pub struct Contained<T> {
-        // None once `into_inner` has taken it out
+        // `None` once `into_inner` has taken the value
         #[pin]
         value: Option<T>,
     }
@@ -47,14 +48,14 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let mut value = this.project().value;
             if needs_drop::<T>() && value.is_some() {
-                contain("a destructor", || value.set(None));
+                catch_and_log("a destructor", || value.set(None));
             }
         }
     }
 }
 
 impl<T> Contained<T> {
-    /// Wraps `value`.
+    /// Creates a new `Contained` with this value.
     #[inline(always)]
     pub const fn new(value: T) -> Self {
         Self { value: Some(value) }
@@ -69,7 +70,7 @@ impl<T> Contained<T> {
         }
     }
 
-    /// Returns a pinned reference to the value.
+    /// Returns a mutable reference to the value.
     #[inline]
     pub const fn get_mut(&mut self) -> &mut T {
         match &mut self.value {
@@ -78,12 +79,12 @@ impl<T> Contained<T> {
         }
     }
 
-    /// Returns the value. Its destructor is not contained any more.
+    /// Returns the value. A panic of its destructor is not caught any more.
     #[inline(always)]
     pub fn into_inner(mut self) -> T {
         match self.value.take() {
             Some(value) => value,
-            None => unreachable!("only this takes it out"),
+            None => unreachable!("only `into_inner` takes the value"),
         }
     }
 }
@@ -116,7 +117,7 @@ impl<F: Future> Future for Contained<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         match self.project().value.as_pin_mut() {
             Some(future) => future.poll(cx),
-            None => unreachable!("only `into_inner` takes it out"),
+            None => unreachable!("only `into_inner` takes the value"),
         }
     }
 }
@@ -137,39 +138,39 @@ mod tests {
 
     use super::*;
 
-    struct Bomb<'a>(&'a AtomicUsize);
+    struct PanicsOnDrop<'a>(&'a AtomicUsize);
 
-    impl Drop for Bomb<'_> {
+    impl Drop for PanicsOnDrop<'_> {
         fn drop(&mut self) {
             self.0.fetch_add(1, SeqCst);
-            panic!("a bad destructor");
+            panic!("this message is expected");
         }
     }
 
     #[test]
-    fn panics_of_several_destructors_are_caught_during_an_unwinding_too() {
+    fn panics_of_several_destructors_are_caught_even_during_unwinding() {
         let dropped = AtomicUsize::new(0);
-        let bomb = || Contained::new(Bomb(&dropped));
+        let bomb = || Contained::new(PanicsOnDrop(&dropped));
         drop((bomb(), bomb()));
         let outer = catch_unwind(AssertUnwindSafe(|| {
             let _bombs = (bomb(), bomb());
-            panic!("an outer panic");
+            panic!("this message is expected");
         }));
         assert!(outer.is_err());
         assert_eq!(dropped.load(SeqCst), 4);
     }
 
     #[test]
-    fn a_value_that_is_taken_out_is_not_contained() {
+    fn panic_of_a_value_that_was_taken_is_not_caught() {
         let dropped = AtomicUsize::new(0);
-        let bomb = Contained::new(Bomb(&dropped)).into_inner();
+        let bomb = Contained::new(PanicsOnDrop(&dropped)).into_inner();
         assert_eq!(dropped.load(SeqCst), 0);
         let outer = catch_unwind(AssertUnwindSafe(|| drop(bomb)));
         assert!(outer.is_err());
     }
 
     #[tokio::test]
-    async fn a_future_is_polled_in_place() {
+    async fn contained_future_is_polled_in_place() {
         assert_eq!(Contained::new(ready(7)).await, 7);
     }
 }

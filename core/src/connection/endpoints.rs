@@ -1,4 +1,4 @@
-//! Where a connection comes from: its kind of transport and its two addresses.
+//! Kind of transport and addresses of a connection.
 
 use std::{
     fmt,
@@ -7,23 +7,24 @@ use std::{
     sync::Arc,
 };
 
-/// One end of a connection.
+/// Address of one end of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Address {
     /// An address of an IP transport.
     Ip(SocketAddr),
-    /// The path of a Unix socket; `None` for an unnamed one, as the connecting side usually is.
+    /// The path of a Unix socket, or `None` for an unnamed socket. The connecting side is usually
+    /// unnamed.
     Unix(Option<Arc<Path>>),
-    /// An end of an in-memory connection.
+    /// An end of an in-memory connection, with its number.
     Memory(u64),
-    /// Not known: the transport was not made by a listener or connector that says.
+    /// Unknown because the listener or connector did not set the address.
     #[default]
     Unknown,
 }
 
 impl Address {
-    /// The IP address and port, where the transport has them.
+    /// Returns the IP address and port if the transport has them.
     #[must_use]
     pub const fn socket_addr(&self) -> Option<SocketAddr> {
         match self {
@@ -32,13 +33,13 @@ impl Address {
         }
     }
 
-    /// The IP address, where the transport has one.
+    /// Returns the IP address if the transport has one.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
         self.socket_addr().map(|address| address.ip())
     }
 
-    /// The port, where the transport has one.
+    /// Returns the port if the transport has one.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         self.socket_addr().map(|address| address.port())
@@ -63,7 +64,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// What carries a connection's bytes or messages.
+/// Kind of transport below a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TransportKind {
@@ -81,15 +82,16 @@ pub enum TransportKind {
     SecureWebSocket,
     /// A pipe within the process.
     Memory,
-    /// Anything else, by the name that its author gives it.
+    /// Any other transport, with the name that its author gives it.
     Other(&'static str),
-    /// Not said.
+    /// Unknown.
     #[default]
     Unknown,
 }
 
 impl TransportKind {
-    /// A short name: `tcp`, `tls`, `unix`, `udp`, `ws`, `wss`, `memory`, another's own, or `connection`.
+    /// Returns a short name: `tcp`, `tls`, `unix`, `udp`, `ws`, `wss`, `memory`, the name in
+    /// `Other`, or `connection` for an unknown kind.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -112,19 +114,19 @@ impl fmt::Display for TransportKind {
     }
 }
 
-/// A connection's kind and addresses, as a listener or connector found them.
+/// Kind of transport and addresses of a connection. Set by the listener or connector.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Endpoints {
-    /// What carries the connection.
+    /// Kind of transport.
     pub kind: TransportKind,
-    /// Our end.
+    /// Address of this side.
     pub local: Address,
-    /// The peer's end.
+    /// Address of the peer.
     pub peer: Address,
 }
 
 impl Endpoints {
-    /// The endpoints of a connection of `kind` between `local` and `peer`.
+    /// Creates the endpoints of a connection of `kind` between `local` and `peer`.
     #[must_use]
     pub const fn new(kind: TransportKind, local: Address, peer: Address) -> Self {
         Self { kind, local, peer }
@@ -136,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_print_as_people_write_them() {
+    fn addresses_print_in_their_usual_notation() {
         let ip: SocketAddr = "127.0.0.1:7000".parse().unwrap();
         assert_eq!(Address::from(ip).to_string(), "127.0.0.1:7000");
         assert_eq!(

@@ -1,14 +1,14 @@
-//! The log line about the end of a connection that no layer logs.
+//! The log line for the end of a connection that no layer logs.
 
 use std::error::Error;
 
 use tracing::Level;
 
-use super::{CloseReason, Closed, ConnectionHandle, contain};
+use super::{CloseReason, Closed, ConnectionHandle, catch_and_log};
 
 impl CloseReason {
-    /// Returns `true` if the application's code, its codec or the data that the codec was given has
-    /// failed.
+    /// Returns `true` if the application's code, its codec or the data that the codec was given
+    /// has failed.
     #[doc(hidden)]
     pub const fn is_failure(&self) -> bool {
         matches!(
@@ -17,7 +17,7 @@ impl CloseReason {
         )
     }
 
-    /// Returns the protocol's number for the reason.
+    /// Returns the protocol's code for the reason.
     #[doc(hidden)]
     pub const fn code(&self) -> Option<u16> {
         match self {
@@ -27,11 +27,11 @@ impl CloseReason {
     }
 }
 
-/// Returns the level of the line, or `None` for an end that the application asked for.
+/// Returns the level of the line, or `None` for an end that the application requested.
 pub(super) fn end_level(closed: &Closed) -> Option<Level> {
     match &closed.reason {
         reason if reason.is_failure() => Some(Level::WARN),
-        // requested; with a source, something was cut off or has failed nevertheless
+        // requested: with a source, something was cut off or has failed nevertheless
         CloseReason::Local
         | CloseReason::Shutdown
         | CloseReason::LifetimeExpired
@@ -41,7 +41,8 @@ pub(super) fn end_level(closed: &Closed) -> Option<Level> {
     }
 }
 
-/// Logs the end of a connection: see [`ConnectionHandle::set_logs_end`].
+/// Logs the end of a connection: see
+/// [`HandleExt::set_logs_end`](super::HandleExt::set_logs_end).
 #[cold]
 pub(super) fn log_end(handle: &ConnectionHandle, closed: &Closed, level: Level) {
     macro_rules! log {
@@ -57,8 +58,8 @@ pub(super) fn log_end(handle: &ConnectionHandle, closed: &Closed, level: Level) 
             )
         };
     }
-    // the source's `Display` is the user's code
-    contain("logging the end of a connection", || {
+    // the source's `Display` is code of the application
+    catch_and_log("logging the end of a connection", || {
         match (level, handle.is_open()) {
             (Level::WARN, true) => log!(WARN, "a session ended"),
             (Level::WARN, false) => log!(WARN, "a connection ended before its session opened"),

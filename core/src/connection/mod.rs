@@ -1,36 +1,42 @@
-//! A connection, from accept to its last callback.
+//! A connection from accept to its last close callback: handle, close reason, timestamps,
+//! statistics.
 
-pub(crate) mod checks;
 mod close;
+mod close_guard;
+mod close_reason;
+mod closed;
 mod contained;
+pub(crate) mod deadlines;
 mod endpoints;
 mod handle;
-mod lease;
 mod log;
-mod marks;
+mod panic;
 mod stats;
+mod timestamps;
 
 use std::fmt;
 
+pub(crate) use self::handle::RequestNumber;
 pub use self::{
-    close::{CloseReason, Closed, DrainDeadlineExceeded, Panic, SharedError},
+    close::Close,
+    close_guard::{CloseGuard, PanicGuard, defer_refusal, end_refusal},
+    close_reason::CloseReason,
+    closed::{Closed, DrainDeadlineExceeded, SharedError},
     contained::Contained,
     endpoints::{Address, Endpoints, TransportKind},
-    handle::{CallbackAdded, ConnectionHandle, Hold, WeakHandle},
-    lease::{Lease, defer_refusal, end_refusal},
+    handle::{CallbackAdded, ConnectionHandle, HandleExt, OnInputEnd, OpenGuard, WeakHandle},
+    panic::{Panic, catch, catch_and_log},
     stats::Stats,
-};
-pub use self::{
-    close::{catch, contain},
-    handle::Kept,
-    lease::Catcher,
+    timestamps::Timestamp,
 };
 
-/// A connection whose transport is `T`: the request of the connection stack.
+/// A connection over a transport `T`: the request of the connection stack.
 ///
-/// A listener or connector makes it; layers change its transport with [`map_transport`](Self::map_transport) on its way
-/// to `SessionLayer`. It owns the duty to run the close callbacks: dropped on the way, it closes with
-/// [`CloseReason::Refused`], unless another reason was recorded. The transport is dropped before the callbacks run.
+/// A listener or connector creates it. Layers replace its transport with
+/// [`map_transport`](Self::map_transport) on the way to `SessionLayer`. A connection that is
+/// dropped on the way runs its close callbacks with [`CloseReason::Refused`], unless another
+/// reason was recorded. The transport is dropped before the callbacks run (design.md: Why is a
+/// connection a request?).
 ///
 /// ```
 /// use getty_core::Connection;
@@ -41,76 +47,78 @@ pub use self::{
 /// ```
 pub struct Connection<T> {
     transport: Contained<T>,
-    // after the transport: fields are dropped in the order of their declaration
-    lease: Lease,
+    // after the transport: fields are dropped in the order of their declaration (design.md: Why
+    // are fields declared in a particular order?)
+    close_guard: CloseGuard,
     handle: ConnectionHandle,
 }
 
 impl<T> Connection<T> {
-    /// A new connection over `transport`, with unknown endpoints.
+    /// Creates a new connection over `transport`, with unknown endpoints.
     pub fn new(transport: T) -> Self {
         Self::with_endpoints(transport, Endpoints::default())
     }
 
-    /// A new connection over `transport`, which runs between these endpoints.
+    /// Creates a new connection over `transport`, with these endpoints.
     pub fn with_endpoints(transport: T, endpoints: Endpoints) -> Self {
         let handle = ConnectionHandle::new(endpoints);
         Self {
             transport: Contained::new(transport),
-            lease: Lease::new(handle.clone()),
+            close_guard: CloseGuard::new(handle.clone()),
             handle,
         }
     }
 
-    /// The connection's handle, to clone and keep.
+    /// Returns the connection's handle, which can be cloned and kept.
     pub const fn handle(&self) -> &ConnectionHandle {
         &self.handle
     }
 
-    /// The transport.
+    /// Returns a reference to the transport.
     pub const fn transport(&self) -> &T {
         self.transport.get_ref()
     }
 
-    /// The transport.
+    /// Returns a mutable reference to the transport.
     pub const fn transport_mut(&mut self) -> &mut T {
         self.transport.get_mut()
     }
 
-    /// The same connection over a transport made of this one.
+    /// Returns the same connection over the transport that `f` returns.
     #[inline(always)]
     pub fn map_transport<U>(self, f: impl FnOnce(T) -> U) -> Connection<U> {
         Connection {
             transport: Contained::new(f(self.transport.into_inner())),
-            lease: self.lease,
+            close_guard: self.close_guard,
             handle: self.handle,
         }
     }
 
-    /// Takes the transport out, for work that consumes it and may fail, such as a handshake. The rest of the connection
-    /// is what [`map_transport`](Self::map_transport) then puts the new transport into; dropped, it closes the
-    /// connection.
+    /// Takes the transport out for work that consumes it and may fail such as a handshake.
+    ///
+    /// The second value is the rest of the connection. A new transport can be put into it with
+    /// [`map_transport`](Self::map_transport). Dropped, it closes the connection.
     pub fn take_transport(self) -> (T, Connection<()>) {
         let Self {
             transport,
-            lease,
+            close_guard,
             handle,
         } = self;
         (
             transport.into_inner(),
             Connection {
                 transport: Contained::new(()),
-                lease,
+                close_guard,
                 handle,
             },
         )
     }
 
-    /// Takes the connection apart, for what drives it: the transport, and the duty to finish the connection once the
-    /// transport is gone.
+    /// Splits the connection for a session loop, into the transport and the guard that finishes
+    /// the connection. The guard must be dropped after the transport.
     #[inline(always)]
-    pub fn into_parts(self) -> (T, Lease) {
-        (self.transport.into_inner(), self.lease)
+    pub fn into_parts(self) -> (T, CloseGuard) {
+        (self.transport.into_inner(), self.close_guard)
     }
 }
 

@@ -1,14 +1,15 @@
-//! What has moved over a connection.
+//! Counters of bytes and messages.
 
 use std::{
     fmt,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-/// Bytes and messages that a connection has moved, as seen from our side.
+/// Bytes and messages that a connection has moved, as seen from this side.
 ///
-/// Bytes are the transport's payload: what its codec reads and writes, without TCP, TLS or WebSocket overhead.
-/// Messages received are counted when decoded, messages sent when encoded, bytes when the transport gave or took them.
+/// Bytes are the transport's payload: those that the codec reads and writes, without TCP, TLS
+/// or WebSocket overhead. Received messages are counted when they are decoded, sent messages
+/// when they are encoded. Bytes are counted when the transport returned or took them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -20,14 +21,16 @@ pub struct Stats {
     pub messages_in: u64,
     /// Messages sent.
     pub messages_out: u64,
-    /// Messages that were skipped because they could not be decoded or encoded, on transports that skip them, or that
-    /// such a transport lost for us: datagrams that were truncated, or for which a queue had no room.
+    /// Messages that were skipped because they could not be decoded or encoded, on transports that
+    /// skip them. Datagrams that were truncated, or for which a queue had no room, are included.
     pub skipped: u64,
-    /// Messages that were not sent because the peer reads too slowly or our direction was ended: those that were offered
-    /// under a [`SlowConsumer`](crate::SlowConsumer) policy, and replies after [`finish`](crate::Session::finish).
+    /// Messages that were not sent because the peer reads too slowly or this side had ended its
+    /// direction. These are messages that were offered under a
+    /// [`SlowConsumer`](crate::SlowConsumer) policy, and replies after
+    /// [`finish`](crate::Session::finish).
     pub dropped: u64,
-    /// Answers that nobody waited for (any more) and that were dropped: late, answered twice, or to no request of ours.
-    /// They are among the messages received.
+    /// Responses that were dropped because no request waited for them: late, repeated, or with an
+    /// unknown id. They are included in the received messages.
     pub late: u64,
 }
 
@@ -50,7 +53,7 @@ impl fmt::Display for Stats {
             write!(f, "; {skipped} skipped")?;
         }
         if *late > 0 {
-            write!(f, "; {late} answers late")?;
+            write!(f, "; {late} late responses")?;
         }
         if *dropped > 0 {
             write!(f, "; {dropped} dropped")?;
@@ -88,22 +91,22 @@ impl Counters {
         (self.bytes_out.get(), self.messages_out.get())
     }
 
-    pub(crate) fn snapshot(&self, tallies: Tallies) -> Stats {
+    pub(crate) fn snapshot(&self, rare_counts: RareCounts) -> Stats {
         Stats {
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out.get(),
             messages_in: self.messages_in.get(),
             messages_out: self.messages_out.get(),
-            skipped: tallies.skipped,
-            dropped: tallies.dropped,
-            late: tallies.late,
+            skipped: rare_counts.skipped,
+            dropped: rare_counts.dropped,
+            late: rare_counts.late,
         }
     }
 }
 
-/// What few connections ever count.
+/// Counts that are zero for most connections.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Tallies {
+pub(crate) struct RareCounts {
     pub(crate) skipped: u64,
     pub(crate) dropped: u64,
     pub(crate) late: u64,

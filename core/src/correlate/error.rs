@@ -1,63 +1,71 @@
-//! Why a request has no answer.
+//! Errors of requests.
 
 use std::{error::Error, fmt};
 
 use crate::connection::{CloseReason, SharedError};
 
-/// Whether a request that failed had left.
+/// Delivery of a failed request: whether the peer may have received it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
-    /// Nothing of it was given to the transport, and nothing will be: it can safely be tried elsewhere.
-    No,
-    /// It is queued, or some of it was given to the transport: the peer may have it, or get it yet.
-    Perhaps,
-    /// The transport was flushed after its last byte: the peer has it, unless it was lost on the way.
-    Yes,
+pub enum Delivery {
+    /// No byte was or will be given to the transport. The request can safely be retried on another
+    /// session.
+    NotSent,
+    /// The request is queued, or some bytes were given to the transport. The peer may have
+    /// received it, or may still receive it.
+    Unknown,
+    /// The transport was flushed after the last byte. The peer has received the request, unless it
+    /// was lost on the way.
+    Sent,
 }
 
-/// A request has no answer. Where its message was not taken it is handed back.
+/// Error of a request without a response. A message that was not accepted is returned.
 ///
-/// It is `Clone` if the message is, so that layers around a client can pass one error to several
-/// callers.
+/// It is `Clone` if the message is, so that layers around a client can pass one error to
+/// several callers.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RequestError<Out> {
-    /// The session's stack has no `CorrelateLayer`, or one for answers of another type than was
-    /// asked for. To be put between `CodecLayer` and `SessionLayer`.
+    /// The session's stack has no `CorrelateLayer`, or one for another type of responses. The
+    /// layer must be between `CodecLayer` and `SessionLayer` (design.md: Why does a request
+    /// without `CorrelateLayer` fail at run time?).
     NoLayer(Out),
-    /// As many requests are in flight as may be: back off, or raise
-    /// `with_in_flight`. Where answers come in order,
-    /// requests that were given up (`CorrelateLayer::in_order`) are among them.
+    /// The maximum number of requests is in flight. The caller should back off, or raise
+    /// `with_in_flight`. Where responses come in order, abandoned requests
+    /// (`CorrelateLayer::in_order`) are counted as well.
     Full(Out),
-    /// The `MemoryBudget` that the session shares with others is used up. Back off and try again.
+    /// The `MemoryBudget` that the session shares with others is used up. The caller should back
+    /// off and try again.
     Budget(Out),
-    /// Our direction was ended by [`finish`](crate::Session::finish): this session asks nothing more.
+    /// This side ended its direction with [`finish`](crate::Session::finish). The session sends no
+    /// more requests.
     Finished(Out),
-    /// The session is closing or closed, or the peer has ended its direction, so that there will be no answer. A client
-    /// waits for its reconnect, and tries again what has not `left`.
+    /// The session is closing or closed or the peer has ended its direction, so there will be no
+    /// response. A client waits for its reconnect, and may retry a request with
+    /// `Delivery::NotSent`.
     Closed {
-        /// The message, where none of it was given to the transport.
+        /// The message, if no byte was given to the transport.
         message: Option<Out>,
-        /// Whether it had left.
-        left: Left,
-        /// Why the session closed; [`CloseReason::PeerClosed`] where the peer has ended its direction.
+        /// Delivery of the request.
+        delivery: Delivery,
+        /// Reason of the close, or [`CloseReason::PeerClosed`] if the peer has ended its direction.
         reason: CloseReason,
     },
-    /// There was no answer in time. The one that may still come is dropped and counted.
+    /// No response arrived before the deadline. A late response will be dropped and counted.
     Deadline {
-        /// The message, where it was not even queued: the session's queue was full all the time.
+        /// The message, if it was not queued because the session's queue was full until the
+        /// deadline.
         message: Option<Out>,
-        /// Whether it had left.
-        left: Left,
+        /// Delivery of the request.
+        delivery: Delivery,
     },
-    /// The codec refused the message; nothing of it was sent, and the session goes on.
+    /// The codec refused the message. No byte was sent and the session continues.
     Encode(SharedError),
-    /// A client has no session for it, and will have none.
+    /// The client has no session for the request, and will have none.
     Unavailable(SharedError),
 }
 
 impl<Out> RequestError<Out> {
-    /// The message, where it was handed back.
+    /// Returns the message if the error contains it.
     #[must_use]
     pub fn into_message(self) -> Option<Out> {
         match self {
@@ -70,27 +78,27 @@ impl<Out> RequestError<Out> {
         }
     }
 
-    /// Whether the request had left: what decides about a second try.
+    /// Returns the delivery of the request, which decides whether it may be retried.
     #[must_use]
-    pub const fn left(&self) -> Left {
+    pub const fn delivery(&self) -> Delivery {
         match self {
-            Self::Closed { left, .. } | Self::Deadline { left, .. } => *left,
+            Self::Closed { delivery, .. } | Self::Deadline { delivery, .. } => *delivery,
             Self::NoLayer(_)
             | Self::Full(_)
             | Self::Budget(_)
             | Self::Finished(_)
             | Self::Encode(_)
-            | Self::Unavailable(_) => Left::No,
+            | Self::Unavailable(_) => Delivery::NotSent,
         }
     }
 
-    /// Whether the session is closing or closed.
+    /// Returns `true` if the session is closing or closed.
     #[must_use]
     pub const fn is_closed(&self) -> bool {
         matches!(self, Self::Closed { .. })
     }
 
-    /// Whether there was no answer in time.
+    /// Returns `true` if no response arrived before the deadline.
     #[must_use]
     pub const fn is_deadline(&self) -> bool {
         matches!(self, Self::Deadline { .. })
@@ -99,28 +107,30 @@ impl<Out> RequestError<Out> {
 
 impl<Out> fmt::Display for RequestError<Out> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (what, left) = match self {
+        let (text, delivery) = match self {
             Self::NoLayer(_) => {
                 return f.write_str(
-                    "the session's stack has no `CorrelateLayer` for answers of this type between `CodecLayer` and `SessionLayer`",
+                    "the session's stack has no `CorrelateLayer` for responses of this type between `CodecLayer` and `SessionLayer`",
                 );
             }
             Self::Full(_) => return f.write_str("too many requests are in flight"),
             Self::Budget(_) => return f.write_str("the memory budget is used up"),
-            Self::Finished(_) => return f.write_str("our direction has ended"),
+            Self::Finished(_) => return f.write_str("this side has ended its direction"),
             Self::Encode(_) => return f.write_str("the request could not be encoded"),
-            Self::Unavailable(_) => return f.write_str("there is no session to ask on"),
-            Self::Closed { left, reason, .. } => {
+            Self::Unavailable(_) => return f.write_str("there is no session for the request"),
+            Self::Closed {
+                delivery, reason, ..
+            } => {
                 write!(f, "the session is closed: {reason}")?;
-                ("", left)
+                ("", delivery)
             }
-            Self::Deadline { left, .. } => ("no answer in time", left),
+            Self::Deadline { delivery, .. } => ("no response in time", delivery),
         };
-        f.write_str(what)?;
-        f.write_str(match left {
-            Left::No => "; the request had not left",
-            Left::Perhaps => "; the request may have left",
-            Left::Yes => "; the request had left",
+        f.write_str(text)?;
+        f.write_str(match delivery {
+            Delivery::NotSent => "; the request was not sent",
+            Delivery::Unknown => "; the request may have been sent",
+            Delivery::Sent => "; the request was sent",
         })
     }
 }

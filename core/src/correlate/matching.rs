@@ -1,11 +1,11 @@
-//! How answers find their requests.
+//! Rules that match responses to requests: by id, or in order.
 
 use std::{any::type_name, fmt, sync::Arc};
 
-/// How the id of a request is put into a message, and taken out of its answer.
+/// Writes the id of a request into its message, and reads it from the response.
 ///
-/// `Out` is what the session sends, `In` what it receives. Implemented for a type of one's own, so that messages may be
-/// anybody's:
+/// `Out` is the type that the session sends, `In` the type that it receives. The trait is
+/// implemented for a type of the application, so the message types may be of other crates:
 ///
 /// ```
 /// use getty_core::correlate::Correlate;
@@ -28,43 +28,46 @@ use std::{any::type_name, fmt, sync::Arc};
 /// assert_eq!(Words.answers(&"ask 7 what".to_owned()), None);
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot match what its session receives, `{In}`, with what it sends, `{Out}`",
-    label = "has to be `Correlate<{In}, {Out}>`, from the codec's messages to the handler's",
-    note = "`CorrelateLayer` asks it for the id of each received message, and has it put one into each request"
+    message = "`{Self}` cannot match responses of type `{In}` to requests of type `{Out}`",
+    label = "must be `Correlate<{In}, {Out}>`",
+    note = "`CorrelateLayer` uses it to write an id into each request and to read the id of each response"
 )]
 pub trait Correlate<In, Out = In>: Send + Sync + 'static {
-    /// Puts the id of a request into it, before it is queued. Runs in the requester's task.
+    /// Writes the id of a request into its message, before it is queued. Runs in the requester's
+    /// task.
     fn put(&self, id: u64, message: &mut Out);
 
-    /// The id of the request that `message` answers; `None` where it is no answer but a request of the peer's or a notice,
-    /// which is the handler's. Runs in the session's task for every message received, so it must be quick.
+    /// Returns the id of the request to which `message` responds. Returns `None` for a request or
+    /// a notification of the peer, which is passed to the handler. It runs in the session's task
+    /// for every received message, so it must be quick.
     ///
-    /// What the peer makes up may come here: an id that no request has is dropped and counted.
+    /// The peer may send any id. A response with an unknown id is dropped and counted.
     fn answers(&self, message: &In) -> Option<u64>;
 }
 
-/// Which request a message answers.
+/// The request to which a message responds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answered {
-    /// The one with this id.
+pub enum ResponseTo {
+    /// The request with this id.
     Request(u64),
-    /// The oldest of those that are not answered.
+    /// The oldest request without a response.
     Oldest,
 }
 
-/// How answers find their requests: [`ById`] or [`InOrder`].
+/// Rule that matches responses to requests: [`ById`] or [`InOrder`].
 pub trait Matching<In, Out>: Send + Sync + 'static {
-    /// Whether answers come in the order of their requests, which then must be queued in that order, too.
+    /// Returns `true` if responses come in the order of their requests. Requests must then be
+    /// queued in that order as well.
     fn is_ordered(&self) -> bool;
 
-    /// Marks a request before it is queued.
+    /// Marks the message of a request before it is queued.
     fn mark(&self, id: u64, message: &mut Out);
 
-    /// Which request `message` answers, if any.
-    fn answered(&self, message: &In) -> Option<Answered>;
+    /// Returns the request to which `message` responds, if any.
+    fn response_to(&self, message: &In) -> Option<ResponseTo>;
 }
 
-/// Answers carry the id of their request: what `CorrelateLayer::new` makes.
+/// Responses contain the id of their request. Created by `CorrelateLayer::new`.
 pub struct ById<K>(#[doc(hidden)] pub Arc<K>);
 
 impl<In, Out, K: Correlate<In, Out>> Matching<In, Out> for ById<K> {
@@ -79,8 +82,8 @@ impl<In, Out, K: Correlate<In, Out>> Matching<In, Out> for ById<K> {
     }
 
     #[inline]
-    fn answered(&self, message: &In) -> Option<Answered> {
-        self.0.answers(message).map(Answered::Request)
+    fn response_to(&self, message: &In) -> Option<ResponseTo> {
+        self.0.answers(message).map(ResponseTo::Request)
     }
 }
 
@@ -96,15 +99,15 @@ impl<K> fmt::Debug for ById<K> {
     }
 }
 
-/// Answers come in the order of their requests: what `CorrelateLayer::in_order` makes.
+/// Responses come in the order of their requests. Created by `CorrelateLayer::in_order`.
 #[derive(Clone)]
 pub struct InOrder<P = NoPush>(#[doc(hidden)] pub P);
 
-/// Whatever comes while a request waits is its answer.
+/// Every message that arrives while a request waits is its response.
 #[derive(Clone, Copy, Debug)]
 pub struct NoPush;
 
-/// Tells what the peer says of its own accord: see `CorrelateLayer::with_push`.
+/// Recognises messages that the peer sends without a request: see `CorrelateLayer::with_push`.
 #[derive(Clone)]
 pub struct Push<F>(#[doc(hidden)] pub F);
 
@@ -124,8 +127,8 @@ impl<In, Out> Matching<In, Out> for InOrder<NoPush> {
     fn mark(&self, _: u64, _: &mut Out) {}
 
     #[inline]
-    fn answered(&self, _: &In) -> Option<Answered> {
-        Some(Answered::Oldest)
+    fn response_to(&self, _: &In) -> Option<ResponseTo> {
+        Some(ResponseTo::Oldest)
     }
 }
 
@@ -142,8 +145,8 @@ where
     fn mark(&self, _: u64, _: &mut Out) {}
 
     #[inline]
-    fn answered(&self, message: &In) -> Option<Answered> {
-        (!(self.0.0)(message)).then_some(Answered::Oldest)
+    fn response_to(&self, message: &In) -> Option<ResponseTo> {
+        (!(self.0.0)(message)).then_some(ResponseTo::Oldest)
     }
 }
 

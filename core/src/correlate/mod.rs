@@ -6,9 +6,9 @@ mod request;
 mod table;
 
 pub use self::{
-    error::{Left, RequestError},
-    matching::{Answered, ById, Correlate, InOrder, Matching, NoPush, Push},
+    error::{Delivery, RequestError},
+    matching::{ById, Correlate, InOrder, Matching, NoPush, Push, ResponseTo},
     request::{Caller, Requesting},
 };
 #[doc(hidden)]
-pub use self::{request::Shared, table::Limits};
+pub use self::{request::Correlator, table::Limits};

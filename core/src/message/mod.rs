@@ -1,4 +1,4 @@
-//! One message: the request that a handler gets, and the reply that it gives.
+//! Messages: the request that a handler receives, and its reply.
 
 mod reply;
 mod request;

@@ -1,12 +1,13 @@
-//! What a handler answers with.
+//! Replies of handlers.
 
 use std::{mem, option, vec};
 
-use crate::connection::{CloseReason, contain};
+use crate::connection::{CloseReason, catch_and_log};
 
-/// What a handler answers with: no, one or many messages, and after them a close where asked for.
+/// Reply of a handler: any number of messages, and optionally a close after them.
 ///
-/// Handlers may return the message itself, an `Option`, a `Vec` or a `Reply` of it ([`IntoReply`]).
+/// A handler may also return the message itself, an `Option`, a `Vec` or a `Reply` of
+/// messages: see [`IntoReply`].
 ///
 /// ```
 /// use getty_core::{IntoReply, Reply};
@@ -20,7 +21,7 @@ use crate::connection::{CloseReason, contain};
 #[must_use = "a reply does nothing unless it is returned"]
 pub struct Reply<Out> {
     messages: Messages<Out>,
-    // boxed to keep the common reply small: it is moved a few times for every message
+    // boxed to keep the common reply small because it is moved several times for each message
     close: Option<Box<CloseReason>>,
     failed: bool,
 }
@@ -31,7 +32,7 @@ enum Messages<Out> {
     Many(Many<Out>),
 }
 
-/// Several messages, which are dropped one after another. A destructor that panics is logged.
+/// Several messages, which are dropped one by one. A destructor that panics is logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Many<Out>(Vec<Out>);
 
@@ -47,63 +48,67 @@ impl<Out> Drop for Many<Out> {
     }
 }
 
-/// Messages of a reply that are not taken yet, which are dropped in the same way.
+/// Messages of a reply that were not taken yet. They are dropped in the same way.
 #[derive(Debug)]
 struct Rest<Out>(vec::IntoIter<Out>);
 
 impl<Out> Drop for Rest<Out> {
     fn drop(&mut self) {
         for message in self.0.by_ref() {
-            contain("dropping a reply", || drop(message));
+            catch_and_log("dropping a reply", || drop(message));
         }
     }
 }
 
 impl<Out> Reply<Out> {
-    /// No message.
+    /// Creates a reply without a message.
     #[inline]
     pub const fn none() -> Self {
         Self::of(Messages::One(None))
     }
 
-    /// One message.
+    /// Creates a reply with one message.
     #[inline]
     pub const fn one(message: Out) -> Self {
         Self::of(Messages::One(Some(message)))
     }
 
-    /// Many messages, which leave in this order with none between them.
+    /// Creates a reply with these messages. They are sent in this order, with no other message
+    /// between them.
     #[inline]
     pub const fn many(messages: Vec<Out>) -> Self {
         Self::of(Messages::Many(Many(messages)))
     }
 
-    /// No message, and a close with the reason [`CloseReason::Local`].
+    /// Creates a reply without a message that closes the session with the reason
+    /// [`CloseReason::Local`].
     pub fn close() -> Self {
         Self::none().and_close()
     }
 
-    /// Then close the session, with the reason [`CloseReason::Local`]: the messages are flushed first.
+    /// Closes the session after the messages are flushed, with the reason [`CloseReason::Local`].
     pub fn and_close(self) -> Self {
         self.and_close_with(CloseReason::Local)
     }
 
-    /// Then close the session with this reason: the messages are flushed first.
+    /// Closes the session after the messages are flushed, with this reason.
     pub fn and_close_with(mut self, reason: impl Into<CloseReason>) -> Self {
         self.close = Some(Box::new(reason.into()));
         self
     }
 
-    /// Says that the stack failed underneath and a layer made this reply of the error.
+    /// Marks the reply as made from an error of the stack by a layer.
     ///
-    /// The session loop then replaces its clone of the stack by a fresh one, as it does after any error: a clone that
-    /// has failed may still hold a place in the queue of a shared limit, such as tower's, and would starve others.
+    /// The session loop then replaces its clone of the stack by a fresh one, as it does after any
+    /// error. A clone that has failed may still hold a place in the queue of a shared limit such
+    /// as tower's, and would starve the others (design.md: Why does the loop replace its clone of
+    /// the stack?).
     pub const fn after_error(mut self) -> Self {
         self.failed = true;
         self
     }
 
-    /// How many messages there are.
+    /// Returns the number of messages.
     pub const fn len(&self) -> usize {
         match &self.messages {
             Messages::One(message) => message.is_some() as usize,
@@ -111,27 +116,28 @@ impl<Out> Reply<Out> {
         }
     }
 
-    /// Whether there is no message.
+    /// Returns `true` if there is no message.
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether the session closes after it.
+    /// Returns `true` if the session will close after the reply.
     pub const fn closes(&self) -> bool {
         self.close.is_some()
     }
 
-    /// Whether it was made of an error: see [`after_error`](Self::after_error).
+    /// Returns `true` if the reply was made from an error: see [`after_error`](Self::after_error).
     #[inline]
     pub const fn is_after_error(&self) -> bool {
         self.failed
     }
 
-    /// The message, if it is at most one and nothing else is asked for: by far the commonest reply.
+    /// Returns the message of a reply with at most one message, no close and no error. Most
+    /// replies are of this kind.
     ///
     /// # Errors
     ///
-    /// Any other reply is given back.
+    /// Returns any other reply unchanged.
     #[inline]
     pub fn into_plain(self) -> Result<Option<Out>, Self> {
         match self {
@@ -144,7 +150,7 @@ impl<Out> Reply<Out> {
         }
     }
 
-    /// The messages, and the reason to close with after them.
+    /// Splits the reply into its messages and the reason of the close after them.
     #[inline]
     pub fn into_parts(self) -> (Replies<Out>, Option<CloseReason>) {
         let messages = match self.messages {
@@ -154,7 +160,7 @@ impl<Out> Reply<Out> {
         (Replies(messages), self.close.map(|reason| *reason))
     }
 
-    /// The same reply with every message passed through `f`.
+    /// Applies `f` to each message.
     pub fn map<U>(self, mut f: impl FnMut(Out) -> U) -> Reply<U> {
         let messages = match self.messages {
             Messages::One(message) => Messages::One(message.map(f)),
@@ -180,7 +186,7 @@ impl<Out> Reply<Out> {
     }
 }
 
-/// The messages of a [`Reply`].
+/// Iterator over the messages of a [`Reply`].
 #[derive(Debug)]
 pub struct Replies<Out>(Iter<Out>);
 
@@ -209,20 +215,21 @@ impl<Out> Iterator for Replies<Out> {
     }
 }
 
-/// What a handler may return: a message, an `Option`, a `Vec` or a [`Reply`] of it.
+/// Return types of handlers: a message, or an `Option`, a `Vec` or a [`Reply`] of messages.
 ///
-/// Not `()`: a stray semicolon that loses a reply must not compile. A handler that never answers returns `None`.
+/// `()` does not implement it, so that a stray semicolon that loses a reply does not compile.
+/// A handler without a reply returns `None` (design.md: Why may a handler not return `()`?).
 #[diagnostic::on_unimplemented(
-    message = "a handler whose session sends `{Out}` cannot answer with `{Self}`",
+    message = "a handler whose session sends `{Out}` cannot reply with `{Self}`",
     label = "return `{Out}`, or an `Option`, `Vec` or `Reply` of it",
-    note = "a session sends what its handler receives, unless the handler's argument says otherwise: `Request<In, Out>`"
+    note = "a session sends the type that its handler receives, unless the handler's argument names another: `Request<In, Out>`"
 )]
 pub trait IntoReply<Out> {
-    /// The reply.
+    /// Converts the value into a reply.
     fn into_reply(self) -> Reply<Out>;
 }
 
-// each of these says `do_not_recommend`, because the trait's own message names them all, in one line
+// `do_not_recommend` on each because the trait's message names all of them in one line
 #[diagnostic::do_not_recommend]
 impl<Out> IntoReply<Out> for Out {
     #[inline]
@@ -260,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_shape_becomes_the_messages_it_holds() {
+    fn each_return_type_converts_into_its_messages() {
         let shapes: [Reply<u8>; 4] = [
             1.into_reply(),
             Some(1).into_reply(),

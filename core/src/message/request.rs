@@ -1,58 +1,59 @@
-//! One decoded message with its session.
+//! Requests of the message stack.
 
 use std::{fmt, marker::PhantomData, sync::Arc};
 
-use crate::session::Session;
-use crate::session::lent::Lent;
+use crate::session::{Session, driver::Driver, session_ref::SessionRef};
 
-/// One decoded message, and the session that it came in on: the request of the message stack.
+/// One decoded message with its session: the request of the message stack.
 ///
-/// `Out` is what the session sends; it is `In` unless said otherwise.
+/// `Out` is the type of the messages that the session sends. The default is `In`.
 pub struct Request<In, Out = In> {
     message: In,
-    session: Lent,
+    session: SessionRef,
     out: PhantomData<fn() -> Out>,
 }
 
 impl<In, Out> Request<In, Out> {
     #[inline]
-    pub(crate) fn lent(message: In, session: &Arc<Session<Out>>) -> Self
+    pub(crate) fn from_ref(message: In, session: &Arc<Session<Out>>) -> Self
     where
         Out: Send + 'static,
     {
         Self {
             message,
-            session: Lent::new(session),
+            session: SessionRef::new(session),
             out: PhantomData,
         }
     }
 
-    /// A request for `message`, as if it had come in on `session`.
+    /// Creates a new request for `message`, as if `session` had received it.
     pub fn new(message: In, session: Session<Out>) -> Self
     where
         Out: Send + 'static,
     {
-        Self::lent(message, &Arc::new(session))
+        Self::from_ref(message, &Arc::new(session))
     }
 
-    /// The message.
+    /// Returns a reference to the message.
     pub const fn message(&self) -> &In {
         &self.message
     }
 
-    /// The message.
+    /// Returns a mutable reference to the message.
     pub const fn message_mut(&mut self) -> &mut In {
         &mut self.message
     }
 
-    /// The message, by value.
+    /// Returns the message by value.
     #[inline]
     pub fn into_message(self) -> In {
         self.message
     }
 
-    /// The session that the message came in on. Layers that are generic over `Out` and ask for it bound
-    /// `Out: 'static`; those that only pass requests on need no bound.
+    /// Returns the session that received the message.
+    ///
+    /// A layer that is generic over `Out` and calls this method needs the bound `Out: 'static`. A
+    /// layer that only passes requests on needs no bound.
     #[inline]
     pub fn session(&self) -> &Session<Out>
     where
@@ -61,7 +62,7 @@ impl<In, Out> Request<In, Out> {
         self.session.session()
     }
 
-    /// Both.
+    /// Splits the request into its message and its session.
     pub fn into_parts(self) -> (In, Session<Out>)
     where
         Out: 'static,
@@ -70,13 +71,27 @@ impl<In, Out> Request<In, Out> {
         (self.message, session)
     }
 
-    /// The same request for another message made of this one.
+    /// Replaces the message by the result of `f`.
     pub fn map<U>(self, f: impl FnOnce(In) -> U) -> Request<U, Out> {
         Request {
             message: f(self.message),
             session: self.session,
             out: PhantomData,
         }
+    }
+}
+
+impl<Out> Driver<Out> {
+    /// Creates a new request for `message`, like [`Request::new`].
+    ///
+    /// It does not touch a reference count if the session's last request was dropped on this
+    /// thread (design.md: Why does a request not clone its session?).
+    #[inline]
+    pub fn request<In>(&self, message: In) -> Request<In, Out>
+    where
+        Out: Send + 'static,
+    {
+        Request::from_ref(message, self.shared_session())
     }
 }
 

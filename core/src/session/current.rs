@@ -1,18 +1,18 @@
-//! The session that the current thread polls, so that messages from its handlers are recognised.
+//! The session that the current thread polls, to recognise messages from its handlers.
 
 use std::cell::Cell;
 
 thread_local! {
-    /// Id of the session whose driver is polled on this thread; 0 while there is none.
+    /// Id of the session whose driver is polled on this thread, or 0 for none.
     static CURRENT: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Marks a session as the one that this thread polls, until the guard is dropped. Made by
+/// Marks a session as the one that this thread polls until the guard is dropped. Created by
 /// [`Driver::enter`](super::driver::Driver::enter).
 #[derive(Debug)]
 #[must_use = "dropped, the session is no longer the current one"]
 pub struct CurrentSession {
-    /// A session may be polled within the poll of another.
+    /// Id of the outer session because a session may be polled within the poll of another.
     previous: u64,
 }
 
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_session_polled_last_is_current_and_the_one_before_it_is_restored() {
+    fn inner_session_is_current_and_the_outer_one_is_restored() {
         assert!(!is_current(1));
         let outer = CurrentSession::set(1);
         let inner = CurrentSession::set(2);

@@ -1,4 +1,4 @@
-//! What becomes of a message.
+//! Outcomes of sends.
 
 use std::{error::Error, fmt};
 
@@ -7,53 +7,58 @@ use super::Session;
 use super::payload::Payload;
 use crate::connection::{CloseReason, SharedError};
 
-/// A message has left: the transport was flushed after its last byte.
+/// Outcome of a successful send: the transport was flushed after the last byte of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Sent {
-    /// How many bytes the codec made of it.
+    /// Size of the encoded message, in bytes.
     pub bytes: usize,
 }
 
-/// A message did not leave, or is not known to have left. Where it was not taken it is handed back.
+/// Error of a send: the message was not sent, or it is unknown whether it was. A message that
+/// was not accepted is returned.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SendError<Out> {
-    /// The queue is full, or too many bytes wait for the peer, which reads more slowly than is
-    /// sent. Back off and try again, or wait with [`feed`](Session::feed) or
+    /// The queue is full, or too many bytes wait for a peer that reads more slowly than this side
+    /// sends. The caller should back off and try again, or wait with [`feed`](Session::feed) or
     /// [`writable`](Session::writable).
     Full(Out),
-    /// The `MemoryBudget` that the session shares with others is used up. Back off and try again:
-    /// it is others that have to send or end, so waiting for this session says nothing.
+    /// The `MemoryBudget` that the session shares with others is used up. The caller should back
+    /// off and try again. Other sessions must send or end first, so waiting for this session does
+    /// not help.
     Budget(Out),
     /// The session is closing or closed. A client waits for its reconnect.
     Closed {
-        /// The message, where none of it was given to the transport.
+        /// The message, if no byte was given to the transport.
         message: Option<Out>,
-        /// Why the session closed.
+        /// Reason of the close.
         reason: CloseReason,
     },
-    /// Our direction was ended by [`finish`](Session::finish): this session sends nothing more, and still receives.
+    /// This side ended its direction with [`finish`](Session::finish). The session sends nothing
+    /// more, and still receives.
     Finished(Out),
-    /// The time given to [`send_timeout`](Session::send_timeout) is over.
+    /// The timeout of [`send_timeout`](Session::send_timeout) has elapsed.
     Timeout {
-        /// The message, where the session had not begun to encode it: then it was taken back and is not sent. Without
-        /// it, it is sent all the same as soon as the peer takes it, unless the session closes before.
+        /// The message if the session had not begun to encode it. It was then removed from the
+        /// queue and will not be sent. Without it, the message will be sent once the peer takes it
+        /// unless the session closes before.
         message: Option<Out>,
-        /// Whether the transport has taken bytes of it.
+        /// `true` if the transport has taken bytes of the message.
         begun: bool,
     },
-    /// The codec refused the message; nothing of it was sent, and the session goes on.
+    /// The codec refused the message. No byte was sent and the session continues.
     Encode(SharedError),
-    /// The transport failed after bytes of the message were given to it: the peer may or may not have it.
+    /// The transport failed after bytes of the message were given to it. The peer may or may not
+    /// have received it.
     Io(SharedError),
-    /// The transport cannot do this: only [`finish`](Session::finish) says so, on transports that end in both directions
-    /// at once. Close instead.
+    /// The transport does not support the operation. Only [`finish`](Session::finish) returns it,
+    /// on transports that end in both directions at once. Close the session instead.
     Unsupported,
 }
 
 impl<Out> SendError<Out> {
-    /// The message, where it was handed back.
+    /// Returns the message if the error contains it.
     #[must_use]
     pub fn into_message(self) -> Option<Out> {
         match self {
@@ -63,19 +68,20 @@ impl<Out> SendError<Out> {
         }
     }
 
-    /// Whether there was no room, so that a second try on the same session may succeed.
+    /// Returns `true` if there was no room. A second attempt on the same session may succeed.
     #[must_use]
     pub const fn is_full(&self) -> bool {
         matches!(self, Self::Full(_) | Self::Budget(_))
     }
 
-    /// Whether the session is closing or closed.
+    /// Returns `true` if the session is closing or closed.
     #[must_use]
     pub const fn is_closed(&self) -> bool {
         matches!(self, Self::Closed { .. })
     }
 
-    /// The same with another message: to forget it, or to bring errors of several kinds of messages together.
+    /// Applies `f` to the message. It can drop the message, or unify errors of different message
+    /// types.
     ///
     /// ```
     /// use getty_core::SendError;
@@ -105,7 +111,7 @@ impl<Out> SendError<Out> {
 }
 
 impl SendError<()> {
-    /// For what carried no message that could come back.
+    /// Removes the message for an operation without one.
     pub(crate) fn without_message(self) -> Self {
         match self {
             Self::Closed { reason, .. } => Self::Closed {
@@ -118,11 +124,11 @@ impl SendError<()> {
 }
 
 impl<Out> SendError<Payload<Out>> {
-    /// What went in as a message comes back as one.
+    /// Converts the payload back into the message that the caller passed.
     pub(crate) fn of_message(self) -> SendError<Out> {
         self.map(|payload| match payload {
             Payload::Message(message) => message,
-            other => unreachable!("a message went in, not {other:?}"),
+            other => unreachable!("the payload was a message, not {other:?}"),
         })
     }
 }
@@ -133,12 +139,12 @@ impl<Out> fmt::Display for SendError<Out> {
             Self::Full(_) => f.write_str("the session's queue is full"),
             Self::Budget(_) => f.write_str("the memory budget of sessions is used up"),
             Self::Closed { reason, .. } => write!(f, "the session is closed: {reason}"),
-            Self::Finished(_) => f.write_str("the session has ended its own direction"),
+            Self::Finished(_) => f.write_str("this side has ended its direction"),
             Self::Timeout { begun: false, .. } => {
-                f.write_str("nothing of the message had left in time")
+                f.write_str("no byte of the message was sent in time")
             }
             Self::Timeout { begun: true, .. } => {
-                f.write_str("not all of the message had left in time")
+                f.write_str("only a part of the message was sent in time")
             }
             Self::Encode(_) => f.write_str("the message could not be encoded"),
             Self::Io(_) => f.write_str("the transport failed before the message was flushed"),
@@ -156,7 +162,7 @@ impl<Out: fmt::Debug> Error for SendError<Out> {
     }
 }
 
-/// What the driver reports of something that it could not send.
+/// Reason why the driver could not send a payload.
 #[derive(Debug)]
 pub(crate) enum SendFailure<Out> {
     Closed(Option<Payload<Out>>),

@@ -1,20 +1,20 @@
-//! A session: a connection with a codec, to which typed messages are sent.
+//! Sessions: typed handles that send messages.
 
+mod broadcast;
 mod current;
 pub mod driver;
 pub(crate) mod error;
-mod framed;
-pub(crate) mod lent;
 mod offer;
 mod outbox;
 pub(crate) mod payload;
 mod raw;
+mod request_outcomes;
 mod send;
-mod share;
+mod session_io;
+pub(crate) mod session_ref;
 mod shared;
 mod timeout;
 mod wait;
-mod watched;
 
 use std::{
     fmt,
@@ -22,70 +22,76 @@ use std::{
     sync::{Arc, Weak},
 };
 
-pub(crate) use self::outbox::{Next, Refusal, WaiterId};
-pub use self::share::{Published, Waiting};
-pub(crate) use self::watched::{Number, PendingRequests, Watched};
+pub use self::broadcast::{BroadcastExt, BroadcastSend, Published};
 pub use self::{
     error::{SendError, Sent},
-    framed::{Framed, FramedParts, HasSession},
     offer::{Offered, SlowConsumer},
     send::{Feeding, Sending},
+    session_io::{HasSession, SessionIo, SessionIoParts},
     wait::Writable,
 };
 use self::{outbox::Outbox, payload::Payload};
+pub(crate) use self::{
+    outbox::{PendingWakes, Refusal},
+    request_outcomes::{PendingRequests, RequestOutcomes},
+};
 use crate::{
     connection::{CloseReason, ConnectionHandle},
     sync::Signal,
 };
 
-/// The handle of one session: a [`ConnectionHandle`] that also sends messages of type `Out`.
+/// Handle of one session: a [`ConnectionHandle`] that also sends messages of type `Out`.
 ///
-/// Clonable, `Send + Sync`, usable from any task at any time, with any number of senders. Scope:
-/// session. Messages leave first in, first out, each whole; the queue behind is bounded (64
-/// messages by default), and full while too many bytes wait for the peer. Replies of handlers do
-/// not pass through it: messages that a handler queued before it returned leave before its reply.
+/// It can be cloned and used from any thread, by any number of senders. Scope: session.
+/// Messages leave in the order in which they were queued, each as a whole. The queue is
+/// bounded (64 messages by default), and counts as full while too many bytes wait for the
+/// peer. Replies of handlers do not pass through it (design.md: Why do replies not go through
+/// the queue?). Messages that a handler queued before it returned leave before its reply.
 ///
-/// | to send | | it resolves | where there is no room |
+/// | to send | method | resolves | without room |
 /// |---|---|---|---|
-/// | and know that it has left | [`send`](Self::send) | when the transport is flushed | waits |
-/// | the same, in time | [`send_timeout`](Self::send_timeout) | then, or at the deadline | waits until then |
-/// | one after another | [`feed`](Self::feed), and [`flush`](Self::flush) after the last | when it is queued | waits |
-/// | without waiting | [`try_send`](Self::try_send) | at once | hands it back |
-/// | news, to a peer that may be slow | [`offer`](Self::offer) | at once | does what its [`SlowConsumer`] says |
-/// | what is encoded already | [`send_raw`](Self::send_raw), [`send_raw_vectored`](Self::send_raw_vectored) | when the transport is flushed | waits |
-/// | a request, for its answer | [`request`](Self::request) | when the answer comes | waits, until its deadline |
-/// | to many at once | `Group::broadcast` | at once | each member's policy |
+/// | and wait until it is flushed | [`send`](Self::send) | when the transport is flushed | waits |
+/// | the same, with a timeout | [`send_timeout`](Self::send_timeout) | when flushed, or at the timeout | waits until then |
+/// | many messages | [`feed`](Self::feed), and [`flush`](Self::flush) after the last | when it is queued | waits |
+/// | without waiting | [`try_send`](Self::try_send) | at once | returns it |
+/// | updates, to a peer that may be slow | [`offer`](Self::offer) | at once | applies its [`SlowConsumer`] policy |
+/// | encoded bytes | [`send_raw`](Self::send_raw), [`send_raw_vectored`](Self::send_raw_vectored) | when the transport is flushed | waits |
+/// | a request, for its response | [`request`](Self::request) | when the response arrives | waits, until its deadline |
+/// | to many sessions | `Group::broadcast` | at once | applies each member's policy |
 ///
-/// [`writable`](Self::writable) tells when there is room, [`finish`](Self::finish) ends our direction alone, and
-/// [`close_after_flush`](ConnectionHandle::close_after_flush) closes once all has left.
+/// [`writable`](Self::writable) waits for room and [`finish`](Self::finish) ends this side's
+/// direction alone. [`Close::after_flush`](crate::Close::after_flush) closes once everything
+/// is flushed.
 ///
 /// ```
 /// use getty_core::{SendError, Session};
 ///
-/// /// A file in pieces: as fast as the peer reads, and no faster.
+/// /// Sends a file in pieces, as fast as the peer reads.
 /// async fn send_file(session: &Session<Vec<u8>>, file: &[u8]) -> Result<(), SendError<()>> {
 ///     for piece in file.chunks(16 * 1024) {
 ///         session.feed(piece.to_vec()).await.map_err(|error| error.map(drop))?;
 ///     }
-///     session.flush().await // all of it has left
+///     session.flush().await // all pieces have left
 /// }
 /// # let _ = send_file;
 /// ```
 ///
-/// Senders that wait for room wait in line: a future of [`send`](Self::send) or [`feed`](Self::feed) that is kept, but
-/// neither polled nor dropped, holds up those behind it.
+/// Senders that wait for room are served in order. A future of [`send`](Self::send) or
+/// [`feed`](Self::feed) that is kept, but neither polled nor dropped, blocks the senders
+/// behind it.
 ///
-/// A session holds neither the transport nor its task: keeping one does not keep a dead connection open.
+/// A session holds neither the transport nor its task: keeping it does not keep a dead
+/// connection open.
 pub struct Session<Out>(Arc<Shared<Out>>);
 
 pub(crate) struct Shared<Out> {
     handle: ConnectionHandle,
     outbox: Outbox<Out>,
-    watched: Watched<Out>,
+    requests: RequestOutcomes<Out>,
 }
 
 impl<Out> Session<Out> {
-    /// Wakes the driver because messages are queued.
+    /// Wakes the driver after messages were queued.
     pub(crate) fn raise_messages(&self) {
         let own = if current::is_current(self.id()) {
             Signal::OWN
@@ -99,56 +105,67 @@ impl<Out> Session<Out> {
         Self(Arc::new(Shared {
             handle,
             outbox: Outbox::new(capacity),
-            watched: Watched::new(),
+            requests: RequestOutcomes::new(),
         }))
     }
 
-    /// The untyped handle.
+    /// Returns the untyped handle.
     #[must_use]
     pub fn handle(&self) -> &ConnectionHandle {
         &self.0.handle
     }
 
-    /// Sends `message` and waits until it has left: until the transport was flushed after its last byte. That it has
-    /// left says nothing of the peer's application.
+    /// Sends `message` and waits until the transport is flushed after its last byte.
+    ///
+    /// A flush does not imply that the peer's application has read the message (design.md: Why
+    /// does `send` wait for the flush?).
     ///
     /// # Errors
     ///
-    /// [`SendError::Closed`] when the session closes before that, with the message where none of it was encoded;
-    /// [`SendError::Encode`] when the codec refuses the message; [`SendError::Io`] when the transport fails after the
-    /// message was encoded; and, with the message, [`SendError::Finished`] after a [`finish`](Self::finish), and
-    /// [`SendError::Budget`] when a [`MemoryBudget`](crate::MemoryBudget) is used up, for which it does not wait.
+    /// - [`SendError::Closed`] if the session closes before that. It contains the message if no
+    ///   byte was encoded.
+    /// - [`SendError::Encode`] if the codec refuses the message.
+    /// - [`SendError::Io`] if the transport fails after the message was encoded.
+    /// - [`SendError::Finished`] with the message after a [`finish`](Self::finish).
+    /// - [`SendError::Budget`] with the message if a [`MemoryBudget`](crate::MemoryBudget) is used
+    ///   up. This method does not wait for the budget.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before there was room in the queue it sends nothing, and its place goes to the next sender. Dropped
-    /// later, the message is sent all the same.
+    /// If the future is dropped before there was room in the queue, nothing is sent and the next
+    /// sender gets the room. If it is dropped later, the message is still sent.
     pub fn send(&self, message: Out) -> Sending<'_, Out> {
         Sending::new(self, message)
     }
 
-    /// Queues `message`, waiting for room. It is sent later, unattended: should the codec refuse it then, a stream
+    /// Queues `message`, and waits for room if there is none.
+    ///
+    /// The message is sent later, without a waiting sender. If the codec then refuses it, a stream
     /// session closes with [`CloseReason::Encode`], and a message transport skips and counts it.
     ///
     /// # Errors
     ///
-    /// [`SendError::Closed`] when the session closes before there is room, [`SendError::Finished`] and
-    /// [`SendError::Budget`] as [`send`](Self::send), each with the message.
+    /// - [`SendError::Closed`] if the session closes before there is room.
+    /// - [`SendError::Finished`] and [`SendError::Budget`] as for [`send`](Self::send).
+    ///
+    /// Each contains the message.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready it queues nothing, and its place goes to the next sender.
+    /// If the future is dropped before it is ready, nothing is queued and the next sender gets the
+    /// room.
+    #[doc(alias("enqueue", "write"))]
     pub fn feed(&self, message: Out) -> Feeding<'_, Out> {
         Feeding::new(self, message)
     }
 
-    /// Queues `message` if there is room at once and no other sender waits. It is sent later, as with
-    /// [`feed`](Self::feed).
+    /// Queues `message` if there is room at once and no other sender waits. The message is sent
+    /// later, as with [`feed`](Self::feed).
     ///
     /// # Errors
     ///
-    /// [`SendError::Full`], [`SendError::Closed`], [`SendError::Finished`] and [`SendError::Budget`], each with the
-    /// message.
+    /// [`SendError::Full`], [`SendError::Closed`], [`SendError::Finished`] and
+    /// [`SendError::Budget`], each with the message.
     pub fn try_send(&self, message: Out) -> Result<(), SendError<Out>> {
         if self.is_closing() {
             return Err(self.closed_error(Some(message)));
@@ -162,22 +179,23 @@ impl<Out> Session<Out> {
         }
     }
 
-    /// How many messages are queued, for dashboards: another sender may change it at once.
+    /// Returns the number of queued messages. For dashboards: another sender may change it at any
+    /// time.
     #[must_use]
     pub fn queued(&self) -> usize {
         self.0.outbox.len()
     }
 
-    /// Returns the number of [requests](Self::request) without an answer, for all types of answers.
-    /// Where answers come in order, requests that were [given
-    /// up](ConnectionHandle::given_up_requests) are counted as well. It is 0 once the session is
-    /// closed.
+    /// Returns the number of [requests](Self::request) without a response for all types of
+    /// responses. Where responses come in order, [abandoned
+    /// requests](ConnectionHandle::abandoned_requests) are counted as well. The number is 0 once
+    /// the session is closed.
     #[must_use]
     pub fn unanswered_requests(&self) -> usize {
-        self.0.watched.unanswered()
+        self.0.requests.pending()
     }
 
-    /// A session that keeps nothing alive, for lists of sessions.
+    /// Returns a session that keeps nothing alive for lists of sessions.
     #[must_use]
     pub fn downgrade(&self) -> WeakSession<Out> {
         WeakSession(Arc::downgrade(&self.0))
@@ -188,10 +206,10 @@ impl<Out> Session<Out> {
         &self.0.outbox
     }
 
-    /// What becomes of requests that were sent.
+    /// Returns the outcomes of requests that were sent.
     #[inline]
-    pub(crate) fn watched(&self) -> &Watched<Out> {
-        &self.0.watched
+    pub(crate) fn requests(&self) -> &RequestOutcomes<Out> {
+        &self.0.requests
     }
 
     fn closed_error<M>(&self, message: Option<M>) -> SendError<M> {
@@ -201,7 +219,7 @@ impl<Out> Session<Out> {
         }
     }
 
-    /// Why `payload` was not queued.
+    /// Creates the error for a payload that was not queued.
     fn refused(&self, refusal: &Refusal, payload: Option<Payload<Out>>) -> SendError<Payload<Out>> {
         match (refusal, payload) {
             (Refusal::Full, Some(payload)) => SendError::Full(payload),
@@ -240,11 +258,11 @@ impl<Out> fmt::Debug for Session<Out> {
     }
 }
 
-/// A [`Session`] that keeps nothing alive: made by [`Session::downgrade`].
+/// A [`Session`] that keeps nothing alive. Created by [`Session::downgrade`].
 pub struct WeakSession<Out>(Weak<Shared<Out>>);
 
 impl<Out> WeakSession<Out> {
-    /// The session, as long as it lives or somebody else keeps it.
+    /// Returns the session, if it is still alive.
     #[must_use]
     pub fn upgrade(&self) -> Option<Session<Out>> {
         self.0.upgrade().map(Session)
@@ -268,10 +286,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_idle_session_adds_less_than_two_hundred_bytes_to_its_handle() {
+    fn idle_session_adds_less_than_two_hundred_bytes_to_its_handle() {
         let counters = 2 * size_of::<usize>();
         let handle = size_of::<ConnectionHandle>();
-        // 136 on 64-bit Linux, whatever the messages; the queues of an idle session hold nothing
+        // 136 on 64-bit Linux for any message type: the queues of an idle session are empty
         assert!(counters + size_of::<Shared<[u8; 1024]>>() - handle <= 200);
     }
 }

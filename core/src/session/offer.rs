@@ -1,46 +1,49 @@
-//! What becomes of a message for which there is no room: the sender's choice where it does not wait.
+//! Sending without waiting: the policy for a full queue.
 
-use super::{Session, error::SendError, outbox::Refusal, payload::Payload, send::Entry};
-use crate::connection::CloseReason;
+use super::{Session, error::SendError, outbox::Refusal, payload::Payload, send::EnqueueFuture};
+use crate::connection::{CloseReason, HandleExt};
 
-/// What a sender wants done when a session's queue is full, because its peer reads more slowly than is sent.
+/// Policy for a full queue, which means that the peer reads more slowly than this side sends.
 ///
-/// The queue is bounded in messages by [`SessionLayer::with_queue`], 64 by default. Broadcasts are
-/// bounded in bytes by [`SessionLayer::with_queue_bytes`], 1 MiB by default. Scope: one message,
-/// offered with [`Session::offer`], or one member of a `Group`.
+/// The queue is bounded in messages by [`SessionLayer::with_queue`], 64 by default. Broadcasts
+/// are bounded in bytes by [`SessionLayer::with_queue_bytes`], 1 MiB by default. Scope: one
+/// message, offered with [`Session::offer`], or one member of a `Group`.
 ///
-/// [`SessionLayer::with_queue`]: https://docs.rs/getty/latest/getty/struct.SessionLayer.html#method.with_queue
-/// [`SessionLayer::with_queue_bytes`]: https://docs.rs/getty/latest/getty/struct.SessionLayer.html#method.with_queue_bytes
+/// [`SessionLayer::with_queue`]:
+/// https://docs.rs/getty/latest/getty/struct.SessionLayer.html#method.with_queue
+/// [`SessionLayer::with_queue_bytes`]:
+/// https://docs.rs/getty/latest/getty/struct.SessionLayer.html#method.with_queue_bytes
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SlowConsumer {
     /// Wait for room, as [`feed`](Session::feed) does. The default.
     #[default]
     Wait,
-    /// Drop the message that is offered.
+    /// Drop the offered message.
     DropNewest,
-    /// Drop the oldest message in the queue that was offered under this same policy, in favour of this one: what the peer
-    /// gets late is news. Messages sent in any other way are never dropped for it; where there are none but those, the
-    /// message offered is dropped.
+    /// Drop the oldest queued message that was offered under this same policy, in favour of this
+    /// one. Messages sent in any other way are never dropped for it. If the queue contains only
+    /// those, the offered message is dropped (design.md: Why does `DropOldest` not always drop the
+    /// oldest message?).
     DropOldest,
-    /// Close the session, as [`CloseReason::SlowConsumer`].
+    /// Close the session with [`CloseReason::SlowConsumer`].
     Close,
 }
 
-/// What became of a message that was offered.
+/// Outcome of an offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Offered {
-    /// It is queued. Under [`SlowConsumer::DropOldest`] a later one may still take its place.
+    /// The message is queued. Under [`SlowConsumer::DropOldest`] a later one may still replace it.
     Queued,
-    /// It is queued, in place of an older one, which was dropped.
+    /// The message is queued in place of an older one, which was dropped.
     Replaced,
-    /// It was dropped.
+    /// The message was dropped.
     Dropped,
 }
 
 impl Offered {
-    /// How many messages were dropped.
+    /// Returns the number of dropped messages.
     #[must_use]
     pub const fn dropped(self) -> u64 {
         match self {
@@ -51,21 +54,21 @@ impl Offered {
 }
 
 impl<Out> Session<Out> {
-    /// Queues `message` as [`feed`](Self::feed) does, unattended, and where the queue is full does what `policy` says.
-    /// What is dropped is counted in [`Stats::dropped`](crate::Stats::dropped).
+    /// Queues `message` like [`feed`](Self::feed), and applies `policy` if the queue is full.
+    /// Dropped messages are counted in [`Stats::dropped`](crate::Stats::dropped).
     ///
-    /// Under every policy but [`SlowConsumer::Wait`] it is ready at once. It fills the queue also while the write buffer
-    /// is above its high watermark, so that a burst is dropped only when the peer lags behind by a whole queue; and it
-    /// does not overtake senders that wait.
+    /// Under every policy except [`SlowConsumer::Wait`], the future is ready at once. It fills the
+    /// queue even while the write buffer is above its high watermark, so that a burst is dropped
+    /// only when the peer lags behind by a whole queue. It does not overtake waiting senders.
     ///
     /// # Errors
     ///
-    /// [`SendError::Closed`], also where this offer has closed the session, [`SendError::Finished`] and
-    /// [`SendError::Budget`], each with the message.
+    /// [`SendError::Closed`], also if this offer has closed the session, [`SendError::Finished`]
+    /// and [`SendError::Budget`], each with the message.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready it queues nothing.
+    /// If the future is dropped before it is ready, nothing is queued.
     pub async fn offer(
         &self,
         message: Out,
@@ -76,22 +79,22 @@ impl<Out> Session<Out> {
             .map_err(SendError::of_message)
     }
 
-    /// As [`offer`](Self::offer), for payloads of any kind.
+    /// Like [`offer`](Self::offer) for payloads of any kind.
     async fn offer_payload(
         &self,
         payload: Payload<Out>,
         policy: SlowConsumer,
     ) -> Result<Offered, SendError<Payload<Out>>> {
         match self.try_offer_payload(payload, policy) {
-            Err(SendError::Full(payload)) => {
-                Entry::new(self, payload).await.map(|()| Offered::Queued)
-            }
+            Err(SendError::Full(payload)) => EnqueueFuture::new(self, payload)
+                .await
+                .map(|()| Offered::Queued),
             ready => ready,
         }
     }
 
-    /// As [`offer`](Self::offer), for payloads of any kind, and never waiting: [`SendError::Full`] where the policy is to
-    /// wait.
+    /// Like [`offer`](Self::offer) for payloads of any kind, but never waits. Returns
+    /// [`SendError::Full`] if the policy is to wait.
     fn try_offer_payload(
         &self,
         payload: Payload<Out>,

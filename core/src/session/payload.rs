@@ -1,4 +1,4 @@
-//! What waits in a session's queue: messages that are yet to be encoded, and bytes that are.
+//! Entries of a session's queue: messages to encode, and bytes that are encoded.
 
 use std::{fmt, sync::Arc};
 
@@ -9,31 +9,33 @@ use super::{
     shared::SharedMessage,
 };
 
-/// One thing to send: it leaves whole, in its turn, and is one message on transports that keep messages apart.
+/// One item to send. It is sent as a whole and is one message on transports that preserve
+/// message boundaries.
 ///
-/// Raw bytes stand here by value and the rest behind pointers, so that an entry of the queue is no larger than one of
-/// `Bytes` has to be.
+/// Raw bytes are stored by value and the rest behind pointers. So an entry of the queue is no
+/// larger than one of `Bytes` must be.
 #[non_exhaustive]
 pub enum Payload<Out> {
     /// A message for the session's codec.
     Message(Out),
-    /// Bytes that are encoded already.
+    /// Encoded bytes.
     Raw(Bytes),
-    /// The same, in several pieces.
+    /// Encoded bytes in several pieces.
     RawVectored(Vec<Bytes>),
-    /// A message that many sessions send, and that is encoded once for those whose codecs are configured alike.
+    /// A message that many sessions send. It is encoded once for all sessions with the same codec
+    /// id.
     Shared(Arc<SharedMessage<Out>>),
-    /// Several shared messages in one entry of the queue. A driver hands them out one by one.
+    /// Several shared messages in one entry of the queue. A driver returns them one by one.
     #[doc(hidden)]
     Burst(Box<Burst<Out>>),
-    /// Nothing to send: somebody waits until all before it has left.
+    /// No message: a sender waits until all earlier payloads are flushed.
     Flush,
-    /// Nothing to send any more: our direction ends when all before has left.
+    /// The end of this side's direction, after all earlier payloads are flushed.
     Finish,
 }
 
 impl<Out> Payload<Out> {
-    /// The message, where it is one of this session alone.
+    /// Returns the message unless the payload is shared or has none.
     #[must_use]
     pub fn into_message(self) -> Option<Out> {
         match self {
@@ -49,23 +51,23 @@ impl<Out> Payload<Out> {
 }
 
 impl<Out> Payload<Out> {
-    /// Returns `true` if there is something to send.
+    /// Returns `true` if the payload sends bytes.
     pub(crate) const fn is_message(&self) -> bool {
         !matches!(self, Self::Flush | Self::Finish)
     }
 }
 
-/// How many bytes a message holds beyond its own size.
-pub type Weigh<Out> = fn(&Out) -> usize;
+/// Returns the size of a message beyond the size of its type, in bytes.
+pub type WeightFn<Out> = fn(&Out) -> usize;
 
 impl<Out> Payload<Out> {
-    /// How many bytes it holds, with its place in the queue.
-    pub(crate) fn weight(&self, weigh: Option<Weigh<Out>>) -> usize {
+    /// Returns the size of the payload with its entry in the queue, in bytes.
+    pub(crate) fn weight(&self, weigh: Option<WeightFn<Out>>) -> usize {
         let held = match self {
             Self::Message(message) => weigh.map_or(0, |weigh| weigh(message)),
             Self::Raw(bytes) => bytes.len(),
             Self::RawVectored(pieces) => pieces.iter().map(Bytes::len).sum(),
-            Self::Shared(_) => 0, // it is not this session's alone
+            Self::Shared(_) => 0, // other sessions hold it as well
             Self::Burst(burst) => return burst.len().saturating_mul(size_of::<Queued<Out>>()),
             Self::Flush | Self::Finish => return 0,
         };

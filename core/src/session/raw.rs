@@ -1,4 +1,4 @@
-//! Sending what is encoded already.
+//! Sending of encoded bytes.
 
 use bytes::Bytes;
 
@@ -6,52 +6,56 @@ use super::{
     Session,
     error::{SendError, Sent},
     payload::Payload,
-    send::Delivery,
+    send::SendFuture,
 };
 
 impl<Out> Session<Out> {
-    /// Sends bytes that are encoded already, past the codec, and waits until they have left, as [`send`](Self::send) does.
-    /// They leave in their turn and are never interleaved with a message; on transports that keep messages apart they are
-    /// one message, be it empty. Large ones are written from where they are, small ones copied into the write buffer.
+    /// Sends encoded bytes without the codec, and waits until the transport is flushed, like
+    /// [`send`](Self::send).
+    ///
+    /// The bytes leave in the order of the queue and are never interleaved with a message. On
+    /// transports that preserve message boundaries they are one message even if empty. Large
+    /// buffers are written by reference, small ones are copied into the write buffer (design.md:
+    /// Why are large raw payloads written by reference?).
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send), but never [`SendError::Encode`].
+    /// As for [`send`](Self::send) except [`SendError::Encode`].
     ///
     /// # Cancel safety
     ///
-    /// As [`send`](Self::send): dropped before there was room it sends nothing, dropped later the bytes are sent all the
-    /// same, to the last.
+    /// As for [`send`](Self::send). If the future is dropped before there was room, nothing is
+    /// sent. If it is dropped later, all bytes are still sent.
     pub async fn send_raw(&self, bytes: Bytes) -> Result<Sent, SendError<Bytes>> {
-        let sent = Delivery::new(self, Payload::Raw(bytes)).await;
+        let sent = SendFuture::new(self, Payload::Raw(bytes)).await;
         sent.map_err(|error| {
             error.map(|payload| match payload {
                 Payload::Raw(bytes) => bytes,
-                other => unreachable!("bytes went in, not {other:?}"),
+                other => unreachable!("the payload was bytes, not {other:?}"),
             })
         })
     }
 
-    /// As [`send_raw`](Self::send_raw), for bytes in several pieces: together they are one message, and leave in vectored
-    /// writes where the transport has them.
+    /// Like [`send_raw`](Self::send_raw) for bytes in several pieces. Together they are one
+    /// message. They are sent with vectored writes if the transport supports them.
     ///
     /// # Errors
     ///
-    /// As [`send_raw`](Self::send_raw), with the pieces as they were.
+    /// As for [`send_raw`](Self::send_raw), with the pieces unchanged.
     ///
     /// # Cancel safety
     ///
-    /// As [`send_raw`](Self::send_raw).
+    /// As for [`send_raw`](Self::send_raw).
     pub async fn send_raw_vectored(
         &self,
         pieces: impl IntoIterator<Item = Bytes>,
     ) -> Result<Sent, SendError<Vec<Bytes>>> {
         let pieces = Vec::from_iter(pieces);
-        let sent = Delivery::new(self, Payload::RawVectored(pieces)).await;
+        let sent = SendFuture::new(self, Payload::RawVectored(pieces)).await;
         sent.map_err(|error| {
             error.map(|payload| match payload {
                 Payload::RawVectored(pieces) => pieces,
-                other => unreachable!("pieces went in, not {other:?}"),
+                other => unreachable!("the payload was pieces, not {other:?}"),
             })
         })
     }

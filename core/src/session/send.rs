@@ -1,4 +1,4 @@
-//! The futures of sending: into the queue, and from there until the outcome is known.
+//! Futures of sends: first for a place in the queue, then for the outcome.
 
 use std::{
     fmt,
@@ -10,18 +10,19 @@ use std::{
 use super::{
     Session,
     error::{SendError, SendFailure, Sent},
-    outbox::{Refusal, TakenBack, TicketId, WaiterId},
+    outbox::{CancelResult, Refusal, TicketId},
     payload::Payload,
 };
+use crate::sync::WaiterId;
 
-/// On its way into the queue.
-pub(super) struct Entry<'a, Out> {
+/// Waits for a place in the queue.
+pub(super) struct EnqueueFuture<'a, Out> {
     session: &'a Session<Out>,
     payload: Option<Payload<Out>>,
     waiter: Option<WaiterId>,
 }
 
-impl<'a, Out> Entry<'a, Out> {
+impl<'a, Out> EnqueueFuture<'a, Out> {
     pub(super) const fn new(session: &'a Session<Out>, payload: Payload<Out>) -> Self {
         Self {
             session,
@@ -60,7 +61,7 @@ impl<'a, Out> Entry<'a, Out> {
     }
 }
 
-impl<Out> Future for Entry<'_, Out> {
+impl<Out> Future for EnqueueFuture<'_, Out> {
     type Output = Result<(), SendError<Payload<Out>>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -68,47 +69,49 @@ impl<Out> Future for Entry<'_, Out> {
     }
 }
 
-impl<Out> Drop for Entry<'_, Out> {
+impl<Out> Drop for EnqueueFuture<'_, Out> {
     fn drop(&mut self) {
         if let Some(waiter) = self.waiter {
-            self.session.outbox().leave(waiter);
+            self.session.outbox().cancel_push(waiter);
         }
     }
 }
 
-// what is sent is moved, never pinned
-impl<Out> Unpin for Entry<'_, Out> {}
+// the payload is moved, never pinned
+impl<Out> Unpin for EnqueueFuture<'_, Out> {}
 
 /// Sends a payload of any kind and waits for its outcome.
 ///
-/// Dropped before there was room it sends nothing, dropped later the payload is sent all the same.
-pub(super) struct Delivery<'a, Out> {
-    entry: Entry<'a, Out>,
+/// If it is dropped before there was room, nothing is sent. If it is dropped later, the
+/// payload is still sent.
+pub(super) struct SendFuture<'a, Out> {
+    entry: EnqueueFuture<'a, Out>,
     ticket: Option<TicketId>,
 }
 
-impl<'a, Out> Delivery<'a, Out> {
+impl<'a, Out> SendFuture<'a, Out> {
     pub(super) const fn new(session: &'a Session<Out>, payload: Payload<Out>) -> Self {
         Self {
-            entry: Entry::new(session, payload),
+            entry: EnqueueFuture::new(session, payload),
             ticket: None,
         }
     }
 
-    /// The time is over: takes the payload back, where that can still be done.
+    /// Cancels the send after a timeout. Removes the payload from the queue if the driver has not
+    /// taken it.
     pub(super) fn give_up(&mut self) -> Result<Sent, SendError<Payload<Out>>> {
         let timeout = |message, begun| Err(SendError::Timeout { message, begun });
         let Some(ticket) = self.ticket.take() else {
             return timeout(self.entry.payload.take(), false);
         };
         match self.entry.session.outbox().take_back(ticket) {
-            TakenBack::Payload(payload) => timeout(Some(payload), false),
-            TakenBack::Outcome(outcome) => self.learn(outcome),
-            TakenBack::Not { begun } => timeout(None, begun),
+            CancelResult::Payload(payload) => timeout(Some(payload), false),
+            CancelResult::Outcome(outcome) => self.resolve(outcome),
+            CancelResult::Not { begun } => timeout(None, begun),
         }
     }
 
-    fn learn(
+    fn resolve(
         &self,
         outcome: Result<usize, SendFailure<Out>>,
     ) -> Result<Sent, SendError<Payload<Out>>> {
@@ -122,7 +125,7 @@ impl<'a, Out> Delivery<'a, Out> {
     }
 }
 
-impl<Out> Future for Delivery<'_, Out> {
+impl<Out> Future for SendFuture<'_, Out> {
     type Output = Result<Sent, SendError<Payload<Out>>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -131,16 +134,16 @@ impl<Out> Future for Delivery<'_, Out> {
             Some(ticket) => ticket,
             None => match ready!(this.entry.poll_push(cx, true))? {
                 Some(ticket) => *this.ticket.insert(ticket),
-                None => unreachable!("what is attended has a ticket"),
+                None => unreachable!("a send with a waiting sender has a ticket"),
             },
         };
         let outcome = ready!(this.entry.session.outbox().poll_outcome(cx, ticket));
         this.ticket = None;
-        Poll::Ready(this.learn(outcome))
+        Poll::Ready(this.resolve(outcome))
     }
 }
 
-impl<Out> Drop for Delivery<'_, Out> {
+impl<Out> Drop for SendFuture<'_, Out> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
             self.entry.session.outbox().abandon(ticket);
@@ -148,17 +151,17 @@ impl<Out> Drop for Delivery<'_, Out> {
     }
 }
 
-/// The future of [`Session::feed`].
+/// Future of [`Session::feed`].
 ///
 /// # Panics
 ///
-/// When it is polled after it was ready.
+/// Panics if it is polled after it was ready.
 #[must_use = "futures do nothing unless polled"]
-pub struct Feeding<'a, Out>(Entry<'a, Out>);
+pub struct Feeding<'a, Out>(EnqueueFuture<'a, Out>);
 
 impl<'a, Out> Feeding<'a, Out> {
     pub(super) const fn new(session: &'a Session<Out>, message: Out) -> Self {
-        Self(Entry::new(session, Payload::Message(message)))
+        Self(EnqueueFuture::new(session, Payload::Message(message)))
     }
 }
 
@@ -179,17 +182,17 @@ impl<Out> fmt::Debug for Feeding<'_, Out> {
     }
 }
 
-/// The future of [`Session::send`].
+/// Future of [`Session::send`].
 ///
 /// # Panics
 ///
-/// When it is polled after it was ready.
+/// Panics if it is polled after it was ready.
 #[must_use = "futures do nothing unless polled"]
-pub struct Sending<'a, Out>(Delivery<'a, Out>);
+pub struct Sending<'a, Out>(SendFuture<'a, Out>);
 
 impl<'a, Out> Sending<'a, Out> {
     pub(super) const fn new(session: &'a Session<Out>, message: Out) -> Self {
-        Self(Delivery::new(session, Payload::Message(message)))
+        Self(SendFuture::new(session, Payload::Message(message)))
     }
 }
 

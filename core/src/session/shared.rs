@@ -1,4 +1,4 @@
-//! A message that many sessions send, encoded once for each configuration of a codec.
+//! A message that many sessions send, encoded once for each codec configuration.
 
 use std::{
     fmt,
@@ -11,12 +11,13 @@ use std::{
 
 use bytes::Bytes;
 
-use super::payload::Weigh;
+use super::payload::WeightFn;
 use crate::sync::Mutex;
 
-/// Names a configuration of a codec: sessions with the same one make the same bytes of the same message.
+/// Identifies a configuration of a codec. Sessions with the same id encode a message to the
+/// same bytes.
 ///
-/// `CodecLayer::new` makes one, which all sessions of the layer and of its clones have.
+/// `CodecLayer::new` creates one, which all sessions of the layer and of its clones share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CodecId(NonZeroU64);
 
@@ -25,15 +26,15 @@ impl CodecId {
     pub fn unique() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let next = NonZeroU64::new(NEXT.fetch_add(1, Relaxed));
-        Self(next.unwrap_or_else(|| unreachable!("nobody makes so many")))
+        Self(next.unwrap_or_else(|| unreachable!("2^64 ids cannot be used up")))
     }
 }
 
-/// A message that many sessions send, with what codecs have made of it.
+/// A message that many sessions send, with its encodings.
 pub struct SharedMessage<Out> {
-    /// Bytes that the message holds, if its type determines them.
+    /// Size of the message in bytes, if its type determines it.
     size: Option<u32>,
-    /// What the first codec made of it: as a rule there is no other, and then deliveries never lock.
+    /// Encoding by the first codec. Usually there is no other, and deliveries then never lock.
     first: OnceLock<(CodecId, Bytes)>,
     rest: Mutex<Rest<Out>>,
 }
@@ -45,7 +46,7 @@ struct Rest<Out> {
 }
 
 impl<Out> SharedMessage<Out> {
-    /// Shares `message`.
+    /// Creates a shared message.
     pub fn new(message: Out) -> Self
     where
         Out: Clone,
@@ -53,9 +54,9 @@ impl<Out> SharedMessage<Out> {
         Self::weighed(message, None)
     }
 
-    /// Shares `message`, which holds the bytes that `weigh` returns.
+    /// Creates a shared message whose size in bytes is determined by `weigh`.
     #[doc(hidden)]
-    pub fn weighed(message: Out, weigh: Option<Weigh<Out>>) -> Self
+    pub fn weighed(message: Out, weigh: Option<WeightFn<Out>>) -> Self
     where
         Out: Clone,
     {
@@ -71,25 +72,26 @@ impl<Out> SharedMessage<Out> {
         }
     }
 
-    /// Returns how many bytes the message holds or the first codec has encoded, if either is known.
+    /// Returns the size of the message, or else of its first encoding. Returns `None` if neither
+    /// is known.
     pub(super) fn size(&self) -> Option<u32> {
         let encoded = || Some(self.first.get()?.1.len());
         let encoded = || encoded().map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
         self.size.or_else(encoded)
     }
 
-    /// A copy of the message, for a codec that encodes for its own session.
+    /// Returns a clone of the message for a session that encodes it itself.
     pub fn message(&self) -> Out {
         let rest = self.rest.lock();
         (rest.clone)(&rest.message)
     }
 
-    /// What the codec `id` makes of the message: encoded now, unless it was before. Others with the same codec wait
-    /// meanwhile.
+    /// Returns the encoding by the codec `id`. Calls `encode` unless that codec has encoded the
+    /// message before. Other sessions with the same codec wait meanwhile.
     ///
     /// # Errors
     ///
-    /// What `encode` fails with; then nothing is kept.
+    /// Returns the error of `encode`. Nothing is stored then.
     pub fn encoded<E>(
         &self,
         id: CodecId,
@@ -141,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_not_sync_can_be_shared() {
+    fn message_that_is_not_sync_can_be_shared() {
         fn check<T: Send + Sync>() {}
         check::<SharedMessage<std::cell::Cell<u8>>>();
     }

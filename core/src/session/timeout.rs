@@ -1,4 +1,4 @@
-//! Sending with a deadline of one message's own.
+//! Sending with a timeout for one message.
 
 use std::{pin::pin, time::Duration};
 
@@ -6,35 +6,36 @@ use super::{
     Session,
     error::{SendError, Sent},
     payload::Payload,
-    send::Delivery,
+    send::SendFuture,
 };
 
 impl<Out> Session<Out> {
-    /// As [`send`](Self::send), but waits no longer than `timeout`. It concerns this message alone: the next one has
-    /// whatever time it is given, and the session's write timeout stays as it is.
+    /// Like [`send`](Self::send), but waits no longer than `timeout`. The timeout applies to this
+    /// message alone. The session's write timeout is not affected.
     ///
     /// # Errors
     ///
-    /// Those of [`send`](Self::send), and [`SendError::Timeout`]: with the message where the session had not begun to
-    /// encode it, which then is not sent; without it where it had, and then it is sent all the same as soon as the peer
-    /// takes it. Half a message cannot be taken back: a caller who cannot live with that closes the session.
+    /// As for [`send`](Self::send), and [`SendError::Timeout`]. It contains the message if the
+    /// session had not begun to encode it: the message will then not be sent. Otherwise the
+    /// message will still be sent once the peer takes it, because half a message cannot be taken
+    /// back. A caller that cannot accept this should close the session.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime with its timer enabled.
+    /// Panics outside a tokio runtime with the timer enabled.
     ///
     /// # Cancel safety
     ///
-    /// As [`send`](Self::send).
+    /// As for [`send`](Self::send).
     pub async fn send_timeout(
         &self,
         message: Out,
         timeout: Duration,
     ) -> Result<Sent, SendError<Out>> {
-        let mut delivery = pin!(Delivery::new(self, Payload::Message(message)));
-        let outcome = match tokio::time::timeout(timeout, &mut delivery).await {
+        let mut send = pin!(SendFuture::new(self, Payload::Message(message)));
+        let outcome = match tokio::time::timeout(timeout, &mut send).await {
             Ok(outcome) => outcome,
-            Err(_) => delivery.give_up(),
+            Err(_) => send.give_up(),
         };
         outcome.map_err(SendError::of_message)
     }

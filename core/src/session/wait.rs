@@ -1,4 +1,4 @@
-//! Waiting for a session: for room, for all that was accepted to leave, for the end of our direction.
+//! Waiting for room, for the flush, and for the end of this side's direction.
 
 use std::{
     fmt,
@@ -7,26 +7,24 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::{
-    Session,
-    error::SendError,
-    outbox::{Refusal, WaiterId},
-    payload::Payload,
-    send::Delivery,
-};
+use super::{Session, error::SendError, outbox::Refusal, payload::Payload, send::SendFuture};
+use crate::sync::WaiterId;
 
 impl<Out> Session<Out> {
-    /// Waits until there is room: a place in the queue, the write buffer not above its high watermark or, once it was,
-    /// down at the low one, and no sender waiting in line. Nothing is reserved by it: another sender may take the room
-    /// before a [`try_send`](Self::try_send) does.
+    /// Waits until there is room to send.
+    ///
+    /// There is room if the queue has a free place, no sender waits and the write buffer is not
+    /// above its high watermark or has fallen to the low one since. Nothing is reserved: another
+    /// sender may take the room before a [`try_send`](Self::try_send) does (design.md: Why does
+    /// `writable` not wait in the senders' queue?).
     ///
     /// # Errors
     ///
-    /// [`SendError::Closed`] and [`SendError::Finished`], when there will be no room any more.
+    /// [`SendError::Closed`] and [`SendError::Finished`] if there will be no room any more.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost when the future is dropped, and nobody waits for it.
+    /// This method is cancel safe. It never delays other senders.
     pub fn writable(&self) -> Writable<'_, Out> {
         Writable {
             session: self,
@@ -34,59 +32,68 @@ impl<Out> Session<Out> {
         }
     }
 
-    /// Whether a [`try_send`](Self::try_send) would have room now.
+    /// Returns `true` if a [`try_send`](Self::try_send) would have room now.
     #[must_use]
     pub fn is_writable(&self) -> bool {
         !self.is_closing() && self.outbox().has_room()
     }
 
-    /// Waits until all that was accepted before the call has left: what was queued, and replies that were encoded. It takes
-    /// a place in the queue, and so its turn; like a [`send`](Self::send) it holds back what is newer until the transport
-    /// is flushed.
+    /// Waits until everything that was accepted before the call is flushed: queued messages, and
+    /// encoded replies.
+    ///
+    /// It takes a place in the queue. Like a [`send`](Self::send), it delays newer messages until
+    /// the transport is flushed.
     ///
     /// # Errors
     ///
-    /// [`SendError::Closed`] and [`SendError::Io`] when the session ends before that, be it after a flush that was
-    /// complete but for this: [`closed`](crate::ConnectionHandle::closed) has the record then. Also while a session
-    /// closes, which flushes of its own accord.
+    /// [`SendError::Closed`] and [`SendError::Io`] if the session ends before that. The end may
+    /// come after a complete flush that only this future has not seen:
+    /// [`closed`](crate::ConnectionHandle::closed) then returns the record. A closing
+    /// session returns the error as well, because it flushes without a request.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost when the future is dropped.
+    /// This method is cancel safe.
     pub async fn flush(&self) -> Result<(), SendError<()>> {
-        match Delivery::new(self, Payload::Flush).await {
+        match SendFuture::new(self, Payload::Flush).await {
             Ok(_) => Ok(()),
-            // all that was accepted lies before that end
+            // everything that was accepted precedes that end
             Err(SendError::Finished(_)) => self.until_finished().await,
             Err(error) => Err(error.map(|_| ()).without_message()),
         }
     }
 
-    /// Ends our direction, after all that was accepted has left, and goes on receiving: the peer sees the end of the
-    /// stream (a TCP FIN, TLS with its `close_notify`), handlers are called as before. Resolves when the end is handed to
-    /// the network. Idempotent.
+    /// Ends this side's direction after everything accepted is flushed, and keeps receiving.
+    /// Resolves when the end is handed to the network. This method is idempotent.
     ///
-    /// From the call on, what is sent is refused with [`SendError::Finished`]; once it is the end's turn, replies of
-    /// handlers go nowhere, and are counted in [`Stats::dropped`](crate::Stats::dropped). The session closes as any other:
-    /// when the peer ends its direction too, or when it is told to.
+    /// The peer sees the end of the stream: a TCP FIN, or `close_notify` with TLS. Handlers are
+    /// called as before (design.md: Why does `finish` let handlers continue?).
+    ///
+    /// After the call, sends are refused with [`SendError::Finished`]. Once the end was sent,
+    /// replies of handlers are dropped and counted in [`Stats::dropped`](crate::Stats::dropped).
+    /// The session closes like any other: when the peer ends its direction as well, or when a
+    /// close is requested (design.md: Why does half-close not end a session?).
     ///
     /// # Errors
     ///
-    /// [`SendError::Unsupported`] on transports that cannot end one direction alone, such as WebSocket and UDP: the session
-    /// is as it was. [`SendError::Closed`] when the session closes before the end was handed over.
+    /// - [`SendError::Unsupported`] on transports that cannot end one direction alone such as
+    ///   WebSocket and UDP. The session is not affected.
+    /// - [`SendError::Closed`] if the session closes before the end was handed over.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before there was room in the queue it does nothing; dropped later, our direction ends all the same.
+    /// If the future is dropped before there was room in the queue, nothing happens. If it is
+    /// dropped later, the direction still ends.
+    #[doc(alias("half_close", "shutdown_write"))]
     pub async fn finish(&self) -> Result<(), SendError<()>> {
-        match Delivery::new(self, Payload::Finish).await {
+        match SendFuture::new(self, Payload::Finish).await {
             Ok(_) => Ok(()),
             Err(SendError::Finished(_)) => self.until_finished().await,
             Err(error) => Err(error.map(|_| ()).without_message()),
         }
     }
 
-    /// Somebody else's [`finish`](Self::finish) comes to its end.
+    /// Waits for the end that another call of [`finish`](Self::finish) requested.
     async fn until_finished(&self) -> Result<(), SendError<()>> {
         if self.handle().finished().await {
             Ok(())
@@ -96,7 +103,7 @@ impl<Out> Session<Out> {
     }
 }
 
-/// The future of [`Session::writable`].
+/// Future of [`Session::writable`].
 #[must_use = "futures do nothing unless polled"]
 pub struct Writable<'a, Out> {
     session: &'a Session<Out>,
@@ -123,7 +130,7 @@ impl<Out> Future for Writable<'_, Out> {
 impl<Out> Drop for Writable<'_, Out> {
     fn drop(&mut self) {
         if let Some(watcher) = self.watcher {
-            self.session.outbox().look_away(watcher);
+            self.session.outbox().cancel_room(watcher);
         }
     }
 }

@@ -1,18 +1,36 @@
-//! The synchronisation that our own code is built on, swapped for loom's in its models.
+//! Synchronisation between threads, model-checked with loom.
 //!
-//! The models stand at the end of the modules that they check, `signal`, `outbox` and `correlate::table`. They run with
+//! Every protocol between threads that needs a waker or more than one atomic is a type of this
+//! module, with a model at the end of its file (design.md: Why do protocols between threads
+//! live in `core/sync`?). The outbox and the table of requests have models beside their code
+//! because the models need their whole state. The models run with
 //!
 //! ```text
 //! RUSTFLAGS="--cfg getty_loom" CARGO_TARGET_DIR=target/loom \
 //!     cargo test -p getty-core --lib --release loom
 //! ```
 //!
-//! The target directory of its own keeps the flags from rebuilding all else; the cfg of our own, rather than `loom`,
-//! keeps tokio as it is, which is not modelled.
+//! A separate target directory keeps the flags from rebuilding everything else. The cfg is
+//! `getty_loom` and not `loom` because the latter would change tokio, which is not modelled.
 
+mod in_flight;
+mod inline_poll;
+mod lazy;
+mod progress;
+mod quota;
 mod signal;
+mod waiter_queue;
 
-pub use self::signal::Signal;
+pub(crate) use self::waiter_queue::replace_waker;
+pub use self::{
+    in_flight::{InFlightLimit, Permit},
+    inline_poll::{InlinePoll, SharedTask, TaskFuture},
+    lazy::Lazy,
+    progress::Progress,
+    quota::Quota,
+    signal::Signal,
+    waiter_queue::{WaiterId, WaiterQueue},
+};
 
 #[cfg(not(getty_loom))]
 pub(crate) use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -32,7 +50,8 @@ pub(crate) use loom::sync::MutexGuard;
 #[cfg(getty_loom)]
 use std::sync::PoisonError;
 
-/// A mutex that a panic elsewhere does not poison: what it guards is consistent between any two statements.
+/// A mutex that is not poisoned by a panic: the guarded value is consistent between any two
+/// statements.
 #[derive(Debug, Default)]
 pub struct Mutex<T>(Imp<T>);
 

@@ -1,13 +1,14 @@
-//! How anybody wakes the driver of a session.
+//! Wake-up of a session's driver.
 
 use std::task::{Context, Waker};
 
 use crate::sync::{AtomicU8, Mutex, Ordering};
 
-/// Flags that anybody may raise, and the waker of the one driver that takes them.
+/// Flags that any thread may raise and the waker of the one driver that takes them.
 ///
-/// The waker stays registered when it is used, so that a driver which sleeps and wakes in the same task never locks:
-/// it compares its own copy of the waker and loads the flags.
+/// The waker stays registered when it is used. A driver that is polled again by the same task
+/// therefore never locks: it compares its copy of the waker and loads the flags (design.md:
+/// Why is there a signal beside the outbox?).
 #[derive(Debug)]
 pub struct Signal {
     flags: AtomicU8,
@@ -15,15 +16,15 @@ pub struct Signal {
 }
 
 impl Signal {
-    /// There are messages in the outbox.
+    /// The outbox has messages.
     pub const MESSAGES: u8 = 1;
     /// A close was requested.
     pub const CLOSE: u8 = 2;
-    /// A layer asks something of the driver.
-    pub const WISHES: u8 = 4;
-    /// The transport's own ping was asked for.
+    /// A layer has registered a hook.
+    pub const LAYER_HOOKS: u8 = 4;
+    /// The transport's own ping was requested.
     pub const PING: u8 = 8;
-    /// Some of the messages in the outbox were queued by a handler of the same session.
+    /// A handler of this session queued some of the messages in the outbox.
     pub const OWN: u8 = 16;
 
     #[doc(hidden)]
@@ -34,11 +35,11 @@ impl Signal {
         }
     }
 
-    /// Raises `flag` and wakes the driver, unless an earlier flag has woken it and it has yet to look.
+    /// Raises `flag`. Wakes the driver unless an earlier flag has woken it and was not taken yet.
     #[doc(hidden)]
     pub fn raise(&self, flag: u8) {
         if self.flags.fetch_or(flag, Ordering::AcqRel) == 0 {
-            // woken outside of the lock: it is another's code and may come back to us
+            // woken outside the lock because it is other code and may call back
             let waker = self.waker.lock().clone();
             if let Some(waker) = waker {
                 waker.wake();
@@ -46,9 +47,10 @@ impl Signal {
         }
     }
 
-    /// Has `cx` woken by what is raised from here on; to be called before [`take`](Self::take).
+    /// Registers the waker of `cx`, which is woken by flags raised from now on. Must be called
+    /// before [`take`](Self::take).
     ///
-    /// `known` is the driver's copy of the waker that is registered.
+    /// `known` is the driver's copy of the registered waker.
     #[inline]
     #[doc(hidden)]
     pub fn register(&self, known: &mut Option<Waker>, cx: &Context<'_>) {
@@ -68,23 +70,23 @@ impl Signal {
         drop(old);
     }
 
-    /// Whether a flag was raised since the last [`take`](Self::take).
+    /// Returns `true` if a flag was raised since the last [`take`](Self::take).
     #[inline]
     pub(crate) fn is_raised(&self) -> bool {
         self.flags.load(Ordering::Acquire) != 0
     }
 
-    /// The driver is gone: nobody is woken any more.
+    /// Drops the waker. Called when the driver is dropped.
     pub(crate) fn forget(&self) {
         let old = self.waker.lock().take();
         drop(old);
     }
 
-    /// The flags raised since the last time.
+    /// Takes the flags raised since the last call and returns them.
     #[inline]
     #[doc(hidden)]
     pub fn take(&self) -> u8 {
-        // a load is cheaper than a swap, and nothing is raised as a rule
+        // a load is cheaper than a swap, and usually no flag is raised
         if !self.is_raised() {
             return 0;
         }
@@ -104,13 +106,15 @@ mod loom_model {
 
     use super::*;
 
-    /// A driver that sleeps unless it has seen all flags never sleeps for ever, and sees what was done before each.
+    /// The driver sleeps unless it has seen both flags. It also sees the work done before each
+    /// flag was raised.
     #[test]
-    fn a_raised_flag_is_never_slept_through() {
+    fn raised_flag_wakes_the_driver() {
         const ALL: u8 = Signal::MESSAGES | Signal::CLOSE;
 
         let mut model = loom::model::Builder::new();
-        // with two threads beside the driver all orders take minutes; three preemptions find what there is to find
+        // with two threads beside the driver, exploring all interleavings takes minutes: three
+        // preemptions cover the distinct cases
         model.preemption_bound = Some(3);
         model.check(|| {
             let shared = Arc::new((Signal::new(), AtomicUsize::new(0), AtomicUsize::new(0)));

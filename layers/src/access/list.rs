@@ -1,4 +1,4 @@
-//! Which addresses may connect: rules for networks, which can be changed while they are used.
+//! List of allowed and denied networks, which can be changed while it is in use.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,26 +12,26 @@ use ipnet::IpNet;
 
 use getty_core::Address;
 
-/// Whether a peer may connect.
+/// Access of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
-    /// It may.
+    /// The peer may connect.
     Allow,
-    /// It is refused.
+    /// The peer is refused.
     Deny,
 }
 
-/// Rules that say which peers may connect. Clones share them: a change through one is seen by all, from the next
-/// connection on.
+/// Rules that allow or deny networks. Clones share the rules: a change through one clone
+/// applies to the next connection of all.
 ///
-/// A rule allows or denies a network, and there is one rule a network: the last one given. Of several rules that fit a
-/// peer, the most specific network decides, whatever the order in which they were given; so no two rules contradict each
-/// other. Where none fits, the list's default does, which its constructor names.
+/// There is one rule per network, the last one given. If several rules match a peer, the most
+/// specific network decides, independent of the order of the rules. So rules never contradict
+/// each other. If no rule matches, the default of the list applies, which its constructor sets.
 ///
-/// IPv4 addresses that come as IPv6 ones (`::ffff:192.0.2.1`, what a listener for both sees) are IPv4 addresses here, in
-/// peers and in rules; a rule for `::/0` is for IPv6 alone.
+/// IPv4-mapped IPv6 addresses (`::ffff:192.0.2.1`, as a dual-stack listener reports) are IPv4
+/// addresses here, in peers and in rules. A rule for `::/0` applies to IPv6 only.
 ///
-/// Looking up costs one step for each length of prefix that rules have, however many rules there are.
+/// A lookup costs one step for each distinct prefix length, independent of the number of rules.
 ///
 /// ```
 /// use getty_core::Address;
@@ -49,7 +49,7 @@ pub enum Access {
 /// let denied = list.check(&peer("192.0.2.65:4096")?).unwrap_err();
 /// assert_eq!(denied.to_string(), "192.0.2.65 is denied by the rule for 192.0.2.64/26");
 /// let denied = list.check(&peer("198.51.100.1:4096")?).unwrap_err();
-/// assert_eq!(denied.to_string(), "198.51.100.1 is allowed by no rule");
+/// assert_eq!(denied.to_string(), "no rule allows 198.51.100.1");
 /// # Ok(())
 /// # }
 /// ```
@@ -58,13 +58,13 @@ pub struct AccessList(Arc<RwLock<Rules>>);
 
 #[derive(Clone, Debug)]
 struct Rules {
-    otherwise: Access,
-    /// By length of prefix. None is empty.
+    default: Access,
+    /// Rules by prefix length. No map in it is empty.
     lengths: BTreeMap<u8, HashMap<IpNet, Access>>,
 }
 
 impl Rules {
-    /// The rule that decides over this address.
+    /// Returns the most specific rule that matches `ip`.
     fn find(&self, ip: IpAddr) -> Option<(IpNet, Access)> {
         self.lengths.iter().rev().find_map(|(&length, rules)| {
             let network = IpNet::new(ip, length).ok()?.trunc();
@@ -95,7 +95,8 @@ impl Rules {
     }
 }
 
-/// The network without host bits, and as an IPv4 one where it holds IPv4 addresses alone.
+/// Returns the network without host bits, as an IPv4 network if it contains only mapped
+/// addresses.
 fn canonical(network: IpNet) -> IpNet {
     const MAPPED: u8 = 96;
     let network = network.trunc();
@@ -112,32 +113,32 @@ fn canonical(network: IpNet) -> IpNet {
 }
 
 impl AccessList {
-    /// Every peer may connect, but those that a rule denies.
+    /// Creates a new list that allows every peer unless a rule denies it.
     #[must_use]
     pub fn allow_all() -> Self {
         Self::new(Access::Allow)
     }
 
-    /// No peer may connect, but those that a rule allows.
+    /// Creates a new list that denies every peer unless a rule allows it.
     #[must_use]
     pub fn deny_all() -> Self {
         Self::new(Access::Deny)
     }
 
-    fn new(otherwise: Access) -> Self {
+    fn new(default: Access) -> Self {
         Self(Arc::new(RwLock::new(Rules {
-            otherwise,
+            default,
             lengths: BTreeMap::new(),
         })))
     }
 
-    /// With a rule that allows each of these networks; an `IpAddr` is a network of one.
+    /// Adds a rule that allows each of these networks. An `IpAddr` is a network with one address.
     #[must_use]
     pub fn with_allowed(self, networks: impl IntoIterator<Item: Into<IpNet>>) -> Self {
         self.with(networks, Access::Allow)
     }
 
-    /// With a rule that denies each of these networks; an `IpAddr` is a network of one.
+    /// Adds a rule that denies each of these networks. An `IpAddr` is a network with one address.
     #[must_use]
     pub fn with_denied(self, networks: impl IntoIterator<Item: Into<IpNet>>) -> Self {
         self.with(networks, Access::Deny)
@@ -150,32 +151,33 @@ impl AccessList {
         self
     }
 
-    /// From now on this network may connect. Replaces a rule for the same network.
+    /// Allows a network from now on. Replaces a rule for the same network.
     pub fn allow(&self, network: impl Into<IpNet>) {
         let network = network.into();
         self.write().set(network, Access::Allow);
     }
 
-    /// From now on this network may not connect. Replaces a rule for the same network. Connections that it has go on;
-    /// a [registry](crate::Registry) can close them.
+    /// Denies a network from now on. Replaces a rule for the same network. Its open connections
+    /// continue; use a [registry](crate::Registry) to close them.
     pub fn deny(&self, network: impl Into<IpNet>) {
         let network = network.into();
         self.write().set(network, Access::Deny);
     }
 
-    /// Removes the rule for exactly this network; `false` where there is none.
+    /// Removes the rule for exactly this network. Returns `false` if there is none.
     pub fn remove(&self, network: impl Into<IpNet>) -> bool {
         let network = network.into();
         self.write().remove(network)
     }
 
-    /// Takes over the default and all the rules of `other`, at once: a configuration is loaded anew.
+    /// Replaces the default and all rules by those of `other` in one step. Use it to reload a
+    /// configuration.
     pub fn replace_with(&self, other: &Self) {
         let rules = other.read().clone();
         *self.write() = rules;
     }
 
-    /// All the rules, the most specific first.
+    /// Returns all rules, the most specific first.
     #[must_use]
     pub fn rules(&self) -> Vec<(IpNet, Access)> {
         let rules = self.read();
@@ -188,17 +190,17 @@ impl AccessList {
         all
     }
 
-    /// Whether this peer may connect. A peer without an IP address falls under the list's default.
+    /// Checks whether a peer may connect. A peer without an IP address has the default of the list.
     ///
     /// # Errors
     ///
-    /// [`AccessDenied`], which names the peer and the rule.
+    /// Returns [`AccessDenied`] with the peer and the rule if it may not.
     pub fn check(&self, peer: &Address) -> Result<(), AccessDenied> {
         let rules = self.read();
         let found = peer.ip().and_then(|ip| rules.find(ip.to_canonical()));
         let (rule, access) = match found {
             Some((network, access)) => (Some(network), access),
-            None => (None, rules.otherwise),
+            None => (None, rules.default),
         };
         match access {
             Access::Allow => Ok(()),
@@ -206,7 +208,7 @@ impl AccessList {
         }
     }
 
-    // no code of others runs under the lock, so that what it guards is whole whatever panics
+    // No user code runs under the lock, so poisoned rules are still consistent.
     fn read(&self) -> RwLockReadGuard<'_, Rules> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -216,7 +218,7 @@ impl AccessList {
     }
 }
 
-/// A peer may not connect.
+/// Error of a denied peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessDenied {
     peer: Address,
@@ -231,13 +233,13 @@ impl AccessDenied {
         }
     }
 
-    /// Who was refused.
+    /// Returns the address of the denied peer.
     #[must_use]
     pub const fn peer(&self) -> &Address {
         &self.peer
     }
 
-    /// The network whose rule denies the peer; `None` where no rule is for it, and the default denies.
+    /// Returns the network whose rule denies the peer or `None` if the default denies it.
     #[must_use]
     pub const fn rule(&self) -> Option<IpNet> {
         self.rule
@@ -250,8 +252,8 @@ impl fmt::Display for AccessDenied {
             (Some(ip), Some(rule)) => {
                 write!(f, "{} is denied by the rule for {rule}", ip.to_canonical())
             }
-            (Some(ip), None) => write!(f, "{} is allowed by no rule", ip.to_canonical()),
-            (None, _) => write!(f, "{} has no IP address that could be allowed", self.peer),
+            (Some(ip), None) => write!(f, "no rule allows {}", ip.to_canonical()),
+            (None, _) => write!(f, "{} has no IP address to allow", self.peer),
         }
     }
 }
@@ -266,7 +268,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn may(list: &AccessList, ip: &str) -> bool {
+    fn is_allowed(list: &AccessList, ip: &str) -> bool {
         let ip: IpAddr = ip.parse().unwrap();
         list.check(&Address::Ip((ip, 1).into())).is_ok()
     }
@@ -274,22 +276,22 @@ mod tests {
     #[test]
     fn without_rules_the_default_decides() {
         for ip in ["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"] {
-            assert!(may(&AccessList::allow_all(), ip));
-            assert!(!may(&AccessList::deny_all(), ip));
+            assert!(is_allowed(&AccessList::allow_all(), ip));
+            assert!(!is_allowed(&AccessList::deny_all(), ip));
         }
     }
 
     #[test]
-    fn the_most_specific_network_decides_whatever_the_order() {
+    fn most_specific_network_decides_in_any_order() {
         let rules = [
             ("0.0.0.0/0", Access::Deny),
             ("10.0.0.0/8", Access::Allow),
             ("10.1.0.0/16", Access::Deny),
             ("10.1.2.3/32", Access::Allow),
         ];
-        let forwards: Vec<_> = rules.into();
-        let backwards: Vec<_> = rules.into_iter().rev().collect();
-        for rules in [forwards, backwards] {
+        let forward: Vec<_> = rules.into();
+        let backward: Vec<_> = rules.into_iter().rev().collect();
+        for rules in [forward, backward] {
             let list = AccessList::allow_all();
             for (network, access) in rules {
                 match access {
@@ -297,20 +299,23 @@ mod tests {
                     Access::Deny => list.deny(net(network)),
                 }
             }
-            assert!(!may(&list, "11.0.0.1"));
-            assert!(may(&list, "10.0.0.1"));
-            assert!(!may(&list, "10.1.2.4"));
-            assert!(may(&list, "10.1.2.3"));
-            assert!(may(&list, "2001:db8::1"), "a rule of the other family");
+            assert!(!is_allowed(&list, "11.0.0.1"));
+            assert!(is_allowed(&list, "10.0.0.1"));
+            assert!(!is_allowed(&list, "10.1.2.4"));
+            assert!(is_allowed(&list, "10.1.2.3"));
+            assert!(
+                is_allowed(&list, "2001:db8::1"),
+                "IPv4 rules do not apply to IPv6"
+            );
         }
     }
 
     #[test]
-    fn a_network_has_one_rule_the_last() {
+    fn last_rule_of_a_network_replaces_earlier_ones() {
         let list = AccessList::allow_all().with_denied([net("192.0.2.7/24")]);
-        assert!(!may(&list, "192.0.2.1"), "host bits say nothing");
+        assert!(!is_allowed(&list, "192.0.2.1"), "host bits are ignored");
         list.allow(net("192.0.2.0/24"));
-        assert!(may(&list, "192.0.2.1"));
+        assert!(is_allowed(&list, "192.0.2.1"));
         assert_eq!(list.rules(), [(net("192.0.2.0/24"), Access::Allow)]);
         assert!(list.remove(net("192.0.2.9/24")));
         assert!(!list.remove(net("192.0.2.0/24")));
@@ -318,45 +323,48 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv4_address_is_one_however_it_comes() {
+    fn mapped_ipv4_addresses_are_ipv4() {
         let list = AccessList::deny_all().with_allowed([net("::ffff:192.0.2.0/120")]);
-        assert!(may(&list, "192.0.2.200"));
-        assert!(may(&list, "::ffff:192.0.2.200"));
-        assert!(!may(&list, "::ffff:192.0.3.1"));
-        assert!(!may(&list, "::192.0.2.200"), "compatible, not mapped");
+        assert!(is_allowed(&list, "192.0.2.200"));
+        assert!(is_allowed(&list, "::ffff:192.0.2.200"));
+        assert!(!is_allowed(&list, "::ffff:192.0.3.1"));
+        assert!(
+            !is_allowed(&list, "::192.0.2.200"),
+            "compatible, not mapped"
+        );
         assert!(list.remove(net("192.0.2.0/24")));
 
         list.allow(net("::/0"));
-        assert!(may(&list, "2001:db8::1"));
-        assert!(!may(&list, "::ffff:192.0.2.200"), "that is IPv4");
+        assert!(is_allowed(&list, "2001:db8::1"));
+        assert!(
+            !is_allowed(&list, "::ffff:192.0.2.200"),
+            "a mapped address is IPv4"
+        );
         list.allow(net("::ffff:0:0/96"));
-        assert!(may(&list, "192.0.2.200"));
+        assert!(is_allowed(&list, "192.0.2.200"));
         let both = [net("0.0.0.0/0"), net("::/0")].map(|network| (network, Access::Allow));
         assert_eq!(list.rules(), both);
     }
 
     #[test]
-    fn changes_are_seen_through_every_clone_and_a_replacement_at_once() {
+    fn clones_share_changes_and_replacements() {
         let list = AccessList::allow_all();
         let clone = list.clone();
         let peer: IpAddr = "192.0.2.1".parse().unwrap();
         list.deny(peer);
-        assert!(!may(&clone, "192.0.2.1"));
+        assert!(!is_allowed(&clone, "192.0.2.1"));
 
         let other = AccessList::deny_all().with_allowed([peer]);
         list.replace_with(&other);
-        assert!(may(&clone, "192.0.2.1") && !may(&clone, "192.0.2.2"));
+        assert!(is_allowed(&clone, "192.0.2.1") && !is_allowed(&clone, "192.0.2.2"));
         other.deny(peer);
-        assert!(
-            may(&clone, "192.0.2.1"),
-            "a copy, not the other list itself"
-        );
+        assert!(is_allowed(&clone, "192.0.2.1"), "the rules were copied");
         list.replace_with(&clone);
-        assert!(may(&clone, "192.0.2.1"));
+        assert!(is_allowed(&clone, "192.0.2.1"));
     }
 
     #[test]
-    fn the_error_names_the_peer_and_the_rule() {
+    fn error_contains_the_peer_and_the_rule() {
         let list = AccessList::allow_all().with_denied([net("2001:db8::/32")]);
         let peer = Address::Ip("[2001:db8::5]:1234".parse().unwrap());
         let denied = list.check(&peer).unwrap_err();
@@ -367,10 +375,7 @@ mod tests {
             .check(&Address::Memory(3))
             .unwrap_err();
         assert_eq!(denied.rule(), None);
-        assert_eq!(
-            denied.to_string(),
-            "memory-3 has no IP address that could be allowed"
-        );
+        assert_eq!(denied.to_string(), "memory-3 has no IP address to allow");
         assert!(AccessList::allow_all().check(&Address::Memory(3)).is_ok());
     }
 }

@@ -1,23 +1,27 @@
 //! Refuses peers by their address.
 //!
-//! - *ready*: the inner service's.
-//! - *call*: looks the peer up in an [`AccessList`], which can be changed at any time. A peer that may connect is passed
-//!   on. One that may not is refused: the connection closes as [`Refused`](getty_core::CloseReason::Refused), with an
-//!   [`AccessDenied`] that names it and the rule as its source and as the error of this service.
-//! - *drop, close*: nothing of its own.
+//! - *ready*: as the inner service.
+//! - *call*: checks the peer against an [`AccessList`], which can be changed at any time. An
+//!   allowed peer reaches the inner service. A denied peer is refused: the connection closes as
+//!   [`Refused`](getty_core::CloseReason::Refused), and an [`AccessDenied`] with the peer and
+//!   the rule is its source and the error of this service.
+//! - *drop, close*: nothing.
 //!
-//! Scope: peer; the list is shared by all clones of the layer and of its services, so by the whole process where that is
-//! wanted. Sessions that are open when a rule changes go on; with a registry those that are denied now are closed by
+//! Scope: peer. All clones of the layer and of its services share the list, so one list can
+//! serve the whole process. A changed rule does not affect open sessions. To close those that
+//! are denied now, use a registry:
 //! `registry.close_where(CloseReason::Local, |session| list.check(session.peer_addr()).is_err())`.
 //!
-//! A peer without an IP address, of a Unix socket or in memory, falls under the default of the list: allowed by
-//! `allow_all`, refused by `deny_all`. [`AccessLayer::with_unaddressed`] says otherwise; to allow them is sound where a
-//! Unix socket's permissions already say who may connect.
+//! For a peer without an IP address (a Unix socket or an in-memory transport) the default of
+//! the list applies: `allow_all` allows it, `deny_all` refuses it.
+//! [`AccessLayer::with_unaddressed`] overrides this. Allowing such peers is safe if the
+//! permissions of a Unix socket already restrict access.
 //!
-//! In a stack it is among the first, outside whatever costs something before the session (TLS, compression), but inside
-//! tower's `concurrency_limit`: a connection that is refused then gives its permit back at once. The other way round the
-//! permit, reserved before the peer was known, lies with the listener until its next connection. It judges the address
-//! that the listener reports: behind a proxy that is the proxy's.
+//! Place it among the first layers, outside those that do expensive work before the session
+//! (TLS, compression), but inside tower's `concurrency_limit`: a refused connection then gives
+//! its permit back at once. In the opposite order the listener keeps the permit, which was
+//! reserved before the peer was known, until its next connection. The layer checks the address
+//! that the listener reports. Behind a proxy this is the proxy's address.
 //!
 //! ```
 //! use getty_core::{Address, CloseReason, Connection, Endpoints, TransportKind};
@@ -51,20 +55,20 @@
 
 mod list;
 
-use std::task::{Context, Poll};
-
 use getty_core::{Address, Connection};
 use tower_layer::Layer;
-use tower_service::Service;
 
 pub use self::list::{Access, AccessDenied, AccessList};
-pub use crate::refusal::ResponseFuture;
-/// A network: an address and the length of its prefix, from the crate `ipnet`.
+pub use crate::admission::ResponseFuture;
+/// Network of the crate `ipnet`: an address and the length of its prefix.
 pub use ipnet::IpNet;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+use crate::admission::{Admission, Admit};
 
 /// Refuses peers by their address; see the [module](self).
+#[doc(alias = "allowlist")]
+#[doc(alias = "denylist")]
+#[doc(alias = "ban")]
 #[derive(Clone, Debug)]
 pub struct AccessLayer {
     list: AccessList,
@@ -72,7 +76,8 @@ pub struct AccessLayer {
 }
 
 impl AccessLayer {
-    /// Lets those connect that `list` allows. Keep a clone of the list to change it later.
+    /// Creates a new layer that admits the peers that `list` allows. Keep a clone of the list to
+    /// change it later.
     #[must_use]
     pub const fn new(list: AccessList) -> Self {
         Self {
@@ -81,7 +86,7 @@ impl AccessLayer {
         }
     }
 
-    /// Whether peers without an IP address may connect. By default that is the default of the list.
+    /// Sets the access of peers without an IP address. The default is the default of the list.
     #[must_use]
     pub const fn with_unaddressed(mut self, access: Access) -> Self {
         self.unaddressed = Some(access);
@@ -101,65 +106,18 @@ impl<S> Layer<S> for AccessLayer {
     type Service = AccessControl<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AccessControl {
-            inner,
-            layer: self.clone(),
-        }
+        Admission::new(inner, self.clone())
     }
 }
 
-/// The service that [`AccessLayer`] makes.
-#[derive(Clone, Debug)]
-pub struct AccessControl<S> {
-    inner: S,
-    layer: AccessLayer,
-}
+/// Service of [`AccessLayer`].
+pub type AccessControl<S> = Admission<S, AccessLayer>;
 
-impl<S> AccessControl<S> {
-    /// Wraps `inner`, as [`AccessLayer::new`] does.
-    pub const fn new(inner: S, list: AccessList) -> Self {
-        Self {
-            inner,
-            layer: AccessLayer::new(list),
-        }
-    }
+impl Admit for AccessLayer {
+    type Refusal = AccessDenied;
 
-    /// The inner service.
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub const fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service, by value.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
-
-impl<S, T> Service<Connection<T>> for AccessControl<S>
-where
-    S: Service<Connection<T>>,
-    S::Error: Into<BoxError>,
-{
-    type Response = S::Response;
-    type Error = BoxError;
-    type Future = ResponseFuture<S::Future, T>;
-
-    /// Reserves what the inner service reserves. A connection that is refused leaves that for the next one; it is given
-    /// back when the service is dropped.
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(cx).map_err(Into::into)
-    }
-
-    fn call(&mut self, connection: Connection<T>) -> Self::Future {
-        match self.layer.check(connection.handle().peer_addr()) {
-            Ok(()) => ResponseFuture::passed(self.inner.call(connection)),
-            Err(denied) => ResponseFuture::refused(connection, denied),
-        }
+    fn admit<T>(&self, connection: &Connection<T>) -> Result<(), AccessDenied> {
+        self.check(connection.handle().peer_addr())
     }
 }
 
@@ -167,12 +125,13 @@ where
 mod tests {
     use std::net::IpAddr;
 
+    use getty_core::{CloseReason, ConnectionHandle, Endpoints, TransportKind};
     use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
+    use tower::{BoxError, Service};
     use tower_test::mock;
 
     use super::*;
     use crate::testing::assert_transparent;
-    use getty_core::{CloseReason, ConnectionHandle, Endpoints, TransportKind};
 
     type Plain = Connection<()>;
 
@@ -188,14 +147,14 @@ mod tests {
         Address::Ip((ip, 4096).into())
     }
 
-    /// A layer that denies 192.0.2.1.
+    /// Returns a layer that denies 192.0.2.1.
     fn layer() -> AccessLayer {
         let peer: IpAddr = "192.0.2.1".parse().unwrap();
         AccessLayer::new(AccessList::allow_all().with_denied([peer]))
     }
 
     #[test]
-    fn a_peer_that_may_connect_passes_and_so_do_its_answer_and_its_error() {
+    fn allowed_peer_reaches_the_inner_service() {
         let (mut service, mut handle) = mock::spawn_layer::<Plain, u32, _>(layer());
         for fails in [false, true] {
             assert_ready_ok!(service.poll_ready());
@@ -205,9 +164,12 @@ mod tests {
             let (connection, inner) = assert_ready!(handle.poll_request()).unwrap();
             assert!(!connection.handle().is_closing());
             if fails {
-                inner.send_error("too bad");
+                inner.send_error("handler failed");
                 assert!(response.is_woken());
-                assert_eq!(assert_ready_err!(response.poll()).to_string(), "too bad");
+                assert_eq!(
+                    assert_ready_err!(response.poll()).to_string(),
+                    "handler failed"
+                );
             } else {
                 inner.send_response(7);
                 assert!(response.is_woken());
@@ -217,14 +179,14 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_may_not_is_refused_in_its_own_task_and_leaves_the_reservation() {
+    fn denied_peer_is_refused_in_its_own_task_and_leaves_the_reservation() {
         let (mut service, mut handle) = mock::spawn_layer::<Plain, u32, _>(layer());
         handle.allow(1);
         for _ in 0..2 {
             assert_ready_ok!(service.poll_ready());
             let (connection, refused) = from(&ip("::ffff:192.0.2.1"));
             let mut response = task::spawn(service.call(connection));
-            assert!(!refused.is_closed(), "not in the task that accepts");
+            assert!(!refused.is_closed(), "the accepting task does not close it");
             let error = assert_ready_err!(response.poll());
             let denied: &AccessDenied = error.downcast_ref().unwrap();
             assert_eq!(denied.rule().unwrap().to_string(), "192.0.2.1/32");
@@ -233,7 +195,7 @@ mod tests {
             let source = refused.source().unwrap();
             assert_eq!(source.downcast_ref::<AccessDenied>(), Some(denied));
         }
-        // the one permit is still there for the next
+        // The one permit is still available for the next connection.
         assert_ready_ok!(service.poll_ready());
         let _response = service.call(from(&ip("192.0.2.2")).0);
         assert!(assert_ready!(handle.poll_request()).is_some());
@@ -241,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_that_nobody_awaits_is_recorded_all_the_same() {
+    fn refusal_is_recorded_if_its_future_is_dropped_unpolled() {
         let (mut service, _handle) = mock::spawn_layer::<Plain, u32, _>(layer());
         assert_ready_ok!(service.poll_ready());
         let (connection, refused) = from(&ip("192.0.2.1"));
@@ -251,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_future_that_is_dropped_drops_the_inner_one() {
+    fn dropped_future_drops_the_inner_future() {
         let mut service = layer().layer(tower::service_fn(async |connection: Plain| {
             std::future::pending::<()>().await;
             drop(connection);
@@ -265,12 +227,12 @@ mod tests {
     }
 
     #[test]
-    fn around_a_service_it_is_transparent_to_those_who_may_connect() {
+    fn layer_is_transparent_for_allowed_peers() {
         assert_transparent(&layer(), || from(&ip("192.0.2.2")).0);
     }
 
     #[test]
-    fn peers_without_an_ip_address_fall_under_the_default_or_the_setting() {
+    fn peers_without_an_ip_address_follow_the_default_or_the_setting() {
         let allows = AccessLayer::new(AccessList::allow_all());
         let denies = AccessLayer::new(AccessList::deny_all());
         for peer in [Address::Unix(None), Address::Memory(1), Address::Unknown] {

@@ -14,7 +14,7 @@ fn message<E: Into<BoxError>>(error: E) -> String {
     error.into().downcast::<Panic>().unwrap().to_string()
 }
 
-/// A connection, and what its close callback is told.
+/// Returns a connection, its handle, and the calls of its close callback.
 fn connection() -> (
     Connection<u8>,
     ConnectionHandle,
@@ -22,16 +22,16 @@ fn connection() -> (
 ) {
     let connection = Connection::new(1);
     let handle = connection.handle().clone();
-    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let tells = told.clone();
+    let calls = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let callback = calls.clone();
     handle.add_close_callback("test", 0, move |closed| {
-        tells.lock().unwrap().push(closed.clone());
+        callback.lock().unwrap().push(closed.clone());
     });
-    (connection, handle, told)
+    (connection, handle, calls)
 }
 
 #[test]
-fn an_answer_and_an_error_pass_through() {
+fn responses_and_errors_pass_through() {
     let (mut service, mut handle) =
         mock::spawn_layer::<Message, Option<String>, _>(CatchPanicLayer::new());
     for fails in [false, true] {
@@ -40,25 +40,25 @@ fn an_answer_and_an_error_pass_through() {
         assert_pending!(response.poll());
         let (_, inner) = tokio_test::assert_ready!(handle.poll_request()).unwrap();
         if fails {
-            inner.send_error("too bad");
+            inner.send_error("handler failed");
         } else {
-            inner.send_response(Some("answer".to_owned()));
+            inner.send_response(Some("response".to_owned()));
         }
         assert!(response.is_woken());
         match tokio_test::assert_ready!(response.poll()) {
-            Ok(answer) => assert_eq!(answer.as_deref(), Some("answer")),
-            Err(error) => assert_eq!(error.to_string(), "too bad"),
+            Ok(response) => assert_eq!(response.as_deref(), Some("response")),
+            Err(error) => assert_eq!(error.to_string(), "handler failed"),
         }
     }
 }
 
 #[test]
-fn it_is_ready_when_the_inner_service_is_and_a_clone_is_not() {
+fn readiness_is_that_of_the_inner_service_and_not_shared_with_clones() {
     assert_readiness::<_, Message, Option<String>, _>(&CatchPanicLayer::new(), request);
 }
 
 #[test]
-fn a_panic_of_a_message_is_an_error_wherever_it_happens() {
+fn panic_in_call_or_poll_becomes_an_error() {
     let mut in_call = CatchPanicLayer::new().layer(service_fn(
         |_: Message| -> std::future::Ready<Result<String, Infallible>> { panic!("in call") },
     ));
@@ -67,7 +67,7 @@ fn a_panic_of_a_message_is_an_error_wherever_it_happens() {
     let mut in_poll = CatchPanicLayer::new().layer(service_fn(|_: Message| async {
         tokio::task::yield_now().await;
         panic!("in {}", "poll");
-        #[allow(unreachable_code, reason = "the type of the answer")]
+        #[allow(unreachable_code, reason = "the type of the response")]
         Ok::<String, Infallible>(String::new())
     }));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -78,10 +78,10 @@ fn a_panic_of_a_message_is_an_error_wherever_it_happens() {
 }
 
 #[test]
-fn a_panic_of_a_message_may_be_answered_while_errors_pass_through() {
+fn panic_becomes_a_reply_and_errors_pass_through() {
     let layer = CatchPanicLayer::new().with_reply(|panic| format!("ERR {panic}"));
     let mut service = layer.layer(service_fn(|request: Message| {
-        assert_ne!(*request.message(), "panic", "as told");
+        assert_ne!(*request.message(), "panic", "panic on request");
         ready(match *request.message() {
             "hello" => Ok(request.into_message().to_owned()),
             _ => Err(io::Error::other("disk full")),
@@ -93,38 +93,42 @@ fn a_panic_of_a_message_may_be_answered_while_errors_pass_through() {
     assert_eq!(assert_ready_err!(error).to_string(), "disk full");
     let reply = task::spawn(service.call(request().map(|_| "panic"))).poll();
     let reply = assert_ready_ok!(reply);
-    assert!(reply.is_after_error(), "the session takes a fresh stack");
+    assert!(reply.is_after_error(), "the session must use a fresh stack");
     let (mut messages, _) = reply.into_parts();
     let text = messages.next().unwrap();
     assert!(
-        text.starts_with("ERR ") && text.contains("as told"),
+        text.starts_with("ERR ") && text.contains("panic on request"),
         "{text}"
     );
 }
 
 #[test]
-fn a_panic_that_drops_the_connection_closes_it_with_its_message() {
-    // the connection is dropped by the unwinding of: the call, the future's own frame, the future itself
+fn panic_that_drops_the_connection_closes_it_with_its_message() {
+    // The unwinding drops the connection as part of: the call, the future's frame, the future
+    // itself.
     for place in 0..3_u8 {
-        let (connection, handle, told) = connection();
+        let (connection, handle, calls) = connection();
         let mut service =
             CatchPanicLayer::new().layer(service_fn(move |connection: Connection<u8>| {
                 assert_ne!(place, 0, "place 0");
                 let mut kept = Some(connection);
                 std::future::poll_fn(move |_| -> Poll<Result<(), Infallible>> {
-                    let _mine = if place == 1 { kept.take() } else { None };
-                    let of = kept.is_some();
-                    panic!("place {place} {of}");
+                    let _local = if place == 1 { kept.take() } else { None };
+                    let in_future = kept.is_some();
+                    panic!("place {place} {in_future}");
                 })
             }));
         let mut response = task::spawn(service.call(connection));
         let expected = ["place 0", "place 1 false", "place 2 true"][usize::from(place)];
         let error = message(assert_ready_err!(response.poll()));
         assert!(error.contains(expected), "{error}");
-        assert!(handle.is_closed(), "when the error is known, all is over");
-        let told = told.lock().unwrap();
-        let [closed] = &told[..] else {
-            panic!("told {} times", told.len())
+        assert!(
+            handle.is_closed(),
+            "the connection is closed before the error is returned"
+        );
+        let calls = calls.lock().unwrap();
+        let [closed] = &calls[..] else {
+            panic!("called {} times", calls.len())
         };
         assert_eq!(closed.reason, CloseReason::Panicked);
         assert_eq!(closed.source.as_ref().unwrap().to_string(), error);
@@ -132,41 +136,41 @@ fn a_panic_that_drops_the_connection_closes_it_with_its_message() {
 }
 
 #[test]
-fn nested_layers_finish_the_connection_once() {
-    let (connection, handle, told) = connection();
+fn nested_layers_close_the_connection_once() {
+    let (connection, handle, calls) = connection();
     let inner = CatchPanicLayer::new().layer(service_fn(|connection: Connection<u8>| async move {
         let _connection = connection;
         panic!("deep inside");
-        #[allow(unreachable_code, reason = "the type of the answer")]
+        #[allow(unreachable_code, reason = "the type of the response")]
         Ok::<(), Infallible>(())
     }));
     let mut service = CatchPanicLayer::new().layer(inner);
     let error = assert_ready_err!(task::spawn(service.call(connection)).poll());
     assert_eq!(message(error), "deep inside");
     assert!(handle.is_closed());
-    assert_eq!(told.lock().unwrap().len(), 1);
+    assert_eq!(calls.lock().unwrap().len(), 1);
 }
 
 #[test]
-fn a_reason_that_was_there_before_the_panic_stays() {
-    let (connection, handle, told) = connection();
+fn earlier_close_reason_is_kept() {
+    let (connection, handle, calls) = connection();
     handle.close();
     let mut service =
         CatchPanicLayer::new().layer(service_fn(|connection: Connection<u8>| async move {
             let _connection = connection;
             panic!("too late");
-            #[allow(unreachable_code, reason = "the type of the answer")]
+            #[allow(unreachable_code, reason = "the type of the response")]
             Ok::<(), Infallible>(())
         }));
     assert_ready_err!(task::spawn(service.call(connection)).poll());
-    let told = told.lock().unwrap();
-    assert_eq!(told.len(), 1);
-    assert_eq!(told[0].reason, CloseReason::Local);
-    assert!(told[0].source.is_none());
+    let calls = calls.lock().unwrap();
+    assert_eq!(calls.len(), 1);
+    assert_eq!(calls[0].reason, CloseReason::Local);
+    assert!(calls[0].source.is_none());
 }
 
 #[test]
-fn a_panic_in_a_connections_readiness_is_an_error() {
+fn panic_in_readiness_of_connections_becomes_an_error() {
     #[derive(Debug)]
     struct Bad;
     impl Service<Connection<u8>> for Bad {
@@ -189,8 +193,8 @@ fn a_panic_in_a_connections_readiness_is_an_error() {
 }
 
 #[test]
-fn a_future_that_is_dropped_drops_the_inner_one() {
-    let (connection, handle, told) = connection();
+fn dropped_future_drops_the_inner_future() {
+    let (connection, handle, calls) = connection();
     let mut service =
         CatchPanicLayer::new().layer(service_fn(|connection: Connection<u8>| async move {
             let _connection = connection;
@@ -201,5 +205,5 @@ fn a_future_that_is_dropped_drops_the_inner_one() {
     assert!(!handle.is_closed());
     drop(response);
     assert!(handle.is_closed());
-    assert_eq!(told.lock().unwrap()[0].reason, CloseReason::Refused);
+    assert_eq!(calls.lock().unwrap()[0].reason, CloseReason::Refused);
 }

@@ -1,14 +1,17 @@
-//! Asks the peer, and gives each answer to whom it is for: [`Session::request`](getty_core::Session::request).
+//! Matches responses to requests sent with [`Session::request`](getty_core::Session::request).
 //!
-//! - *ready*: the inner service's.
-//! - *call*: gives the session a table of requests that wait, and puts a [`Tap`] behind the codec, which takes the answers
-//!   out of what is decoded: they ask for no readiness, take no permit and never reach the handler.
-//! - *close*: requests that wait fail as soon as nothing more will be received, each saying whether it had left.
-//! - *drop*: nothing of its own.
+//! - *ready*: as the inner service.
+//! - *call*: gives the session a table of pending requests, and adds a [`FilterMap`] to the
+//!   codec, which removes responses from the decoded messages. They poll no readiness, take no
+//!   permit and never reach the handler.
+//! - *close*: pending requests fail as soon as nothing more will be received. Each error
+//!   contains whether the request was sent.
+//! - *drop*: drops the inner future.
 //!
-//! Scope: session. In a stack it stands inside of [`CodecLayer`](crate::CodecLayer), outside of `SessionLayer`. Both sides
-//! may have one, and ask each other. An idle session that has asked nothing has two small allocations by it, and three more
-//! where answers come in order.
+//! Scope: session. It must be inside [`CodecLayer`](crate::CodecLayer) and outside
+//! `SessionLayer`. Both peers may use it to send requests to each other. An idle session
+//! without requests has two small allocations for it, and three more if responses come in
+//! order.
 //!
 //! ```
 //! use std::time::Duration;
@@ -18,7 +21,7 @@
 //! use tokio_util::codec::LinesCodec;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //!
-//! /// Lines such as `ask 7 what` and `answer 7 that`.
+//! /// Lines such as `ask 7 time` and `answer 7 noon`.
 //! struct Words;
 //!
 //! impl Correlate<String> for Words {
@@ -33,11 +36,11 @@
 //!
 //! async fn ask<T: HasSession<Out = String>>(connection: Connection<T>) -> Result<(), BoxError> {
 //!     let session = connection.transport().session();
-//!     let caller: Caller<String> = Caller::of(session).ok_or("the layer is there")?;
+//!     let caller: Caller<String> = Caller::of(session).ok_or("no `CorrelateLayer`")?;
 //!     session.close();
-//!     match caller.request("what".to_owned()).await {
-//!         Err(RequestError::Closed { message, .. }) => assert_eq!(message.as_deref(), Some("what")),
-//!         other => panic!("it is handed back: {other:?}"),
+//!     match caller.request("time".to_owned()).await {
+//!         Err(RequestError::Closed { message, .. }) => assert_eq!(message.as_deref(), Some("time")),
+//!         other => panic!("the request was not returned: {other:?}"),
 //!     }
 //!     Ok(())
 //! }
@@ -52,41 +55,52 @@
 //! # }
 //! ```
 //!
-//! # What the peer can do with it
+//! # Misbehaving peers
 //!
-//! An answer to no pending request (late, duplicate or made up) is dropped and
-//! [counted](getty_core::Stats::late). The deadline, 30 s by default, ends the wait for a peer that does
-//! not answer. In order, it also [closes the session](CorrelateLayer::with_close_at_deadline). By
-//! id the session goes on: a request that is given up frees its place, and a protocol may leave
-//! requests without an answer. There a [`HeartbeatLayer`](crate::HeartbeatLayer) ends the session
-//! of a peer that has stopped answering.
+//! A response without a pending request (late, duplicate or invented) is dropped and
+//! [counted](getty_core::Stats::late). The deadline, 30 s by default, ends the wait for a peer
+//! that does not respond. With responses in order, it also [closes the
+//! session](CorrelateLayer::with_close_at_deadline). With responses by id the session
+//! continues, because an abandoned request frees its slot, and a protocol may leave requests
+//! without a response. Use a [`HeartbeatLayer`](crate::HeartbeatLayer) there to end the session
+//! of a peer that has stopped responding.
 
+mod filter;
 use std::{
-    fmt,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use getty_core::correlate::{Limits, Shared};
-use getty_core::{Connection, ConnectionHandle, Framed};
+use getty_core::{
+    Connection, SessionIo,
+    correlate::{Correlator, Limits},
+};
 use tokio_util::codec::Decoder;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::tap::{Keep, Tap};
+pub use self::filter::ResponseFilter;
 pub use getty_core::correlate::{
-    Answered, ById, Caller, Correlate, InOrder, Left, Matching, NoPush, Push, RequestError,
-    Requesting,
+    ById, Caller, Correlate, Delivery, InOrder, Matching, NoPush, Push, RequestError, Requesting,
+    ResponseTo,
 };
 
-/// How long a request waits for its answer, unless [`CorrelateLayer::with_deadline`] or
-/// [`Requesting::within`] say otherwise.
-pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
-/// How many requests of a session may be in flight, unless [`CorrelateLayer::with_in_flight`] says otherwise.
-pub const DEFAULT_IN_FLIGHT: u32 = 1024;
+use crate::filter_map::FilterMap;
 
-/// Asks the peer, and gives each answer to whom it is for; see the [module](self).
+/// Default time that a request waits for its response: 30 s; see
+/// [`CorrelateLayer::with_deadline`] and [`Requesting::within`].
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+/// Default maximum of requests in flight per session: 1024; see
+/// [`CorrelateLayer::with_max_in_flight`].
+pub const DEFAULT_MAX_IN_FLIGHT: u32 = 1024;
+
+/// Matches responses to requests; see the [module](self).
+///
+/// `M` is [`ById`] or [`InOrder`].
+#[doc(alias = "rpc")]
+#[doc(alias = "multiplex")]
+#[doc(alias = "pipelining")]
 #[derive(Clone, Debug)]
 pub struct CorrelateLayer<M> {
     matching: M,
@@ -95,55 +109,66 @@ pub struct CorrelateLayer<M> {
 }
 
 impl<K> CorrelateLayer<ById<K>> {
-    /// Answers carry the id of their request, in whatever order they come; `correlate` knows where.
+    /// Creates a new layer for responses that contain the id of their request and may come in any
+    /// order. `correlate` reads and writes the ids.
     pub fn new(correlate: K) -> Self {
         Self::of(ById(Arc::new(correlate)))
     }
 
-    /// How many bits of a message there are for ids: 64 by default, at least 8. The lower ones of them say which of the
-    /// requests in flight it is, as many as [`with_in_flight`](Self::with_in_flight) takes; the others are counted up,
-    /// from 1, and begin anew when they are used up. With few of those a late answer may find a later request: 16 bits
-    /// and the default of 1024 in flight leave 64 ids for each place, with 16 in flight it is 4096. 53 is for peers
-    /// that read numbers as JavaScript does, as many do that read JSON.
+    /// Sets the number of bits of an id in a message, from 8 to 64. The default is 64.
+    ///
+    /// The lower bits are the slot of the request, as many as
+    /// [`with_max_in_flight`](Self::with_max_in_flight) needs. The upper bits count up from 1 and
+    /// wrap around. With few upper bits a late response may match a later request: 16 bits and 1024
+    /// requests in flight leave 64 ids for each slot, 16 requests in flight leave 4096. Use 53 for
+    /// peers that parse numbers as JavaScript does, which is common with JSON.
+    // The slot in the lower bits finds a request without a map. (design.md: Why do request ids
+    // have the slot in their lower bits?)
     #[must_use]
     pub const fn with_id_bits(mut self, bits: u32) -> Self {
-        #[expect(clippy::cast_possible_truncation, reason = "it is at most 64")]
+        #[expect(clippy::cast_possible_truncation, reason = "the value is at most 64")]
         let bits = if bits > 64 { 64 } else { bits as u8 };
         self.limits.id_bits = if bits < 8 { 8 } else { bits };
         let in_flight = self.limits.in_flight;
-        self.with_in_flight(in_flight)
+        self.with_max_in_flight(in_flight)
     }
 }
 
 impl CorrelateLayer<InOrder> {
-    /// Creates a layer for answers in the order of their requests, as in many line protocols. A
-    /// message that comes while a request waits is the answer of the oldest request. Other messages
-    /// go to the handler. A request that was given up still gets its answer, which is dropped.
+    /// Creates a new layer for responses in the order of their requests, as in many line protocols.
     ///
-    /// So every request must have an answer. A request that the peer never answers would get the
-    /// answer of the next, and so on to the end of the session. Therefore an answer that has not
-    /// come by its deadline [closes the session](Self::with_close_at_deadline) by default, and a
-    /// client then opens the next. [Send](getty_core::Session::send) a message that the protocol does
-    /// not answer, such as Redis's `SUBSCRIBE`, instead of requesting.
+    /// A message that is received while a request is pending is the response to the oldest request.
+    /// Other messages reach the handler. An abandoned request still gets its response, which is
+    /// dropped.
     ///
-    /// # Requests that were given up
+    /// So every request must have a response. Otherwise the request would get the response to the
+    /// next request, and so on until the end of the session. Therefore a response that has not come
+    /// by its deadline [closes the session](Self::with_close_at_deadline) by default, and a client
+    /// then opens the next one. If the protocol does not respond to a message, such as Redis's
+    /// `SUBSCRIBE`, [send](getty_core::Session::send) it instead of requesting.
     ///
-    /// A request is given up when its deadline passes or its future is dropped. Its place, of
-    /// [`with_in_flight`](Self::with_in_flight), stays taken until its answer comes. Such requests
-    /// are [counted](getty_core::ConnectionHandle::given_up_requests) as load. When they take all places
-    /// and the peer answers none for a second, or for the layer's deadline if that is shorter, the
-    /// session closes as [`CloseReason::AnswerMissed`](getty_core::CloseReason::AnswerMissed), with any
-    /// setting.
+    /// # Abandoned requests
     ///
-    /// Everything else that the peer would answer, such as a heartbeat, must be sent as a request, too, or its answer be
-    /// taken out before: by a [`HeartbeatLayer`](crate::HeartbeatLayer) further out, for one.
+    /// A request is abandoned when its deadline passes or its future is dropped. Its slot, of
+    /// [`with_max_in_flight`](Self::with_max_in_flight), stays in use until its response comes.
+    /// Abandoned requests [count](getty_core::ConnectionHandle::abandoned_requests) as load. If
+    /// they use all slots and the peer responds to none for a second, or for the layer's deadline
+    /// if that is shorter, the session closes as
+    /// [`CloseReason::AnswerMissed`](getty_core::CloseReason::AnswerMissed), with any setting.
+    ///
+    /// Everything else that the peer responds to, such as a heartbeat, must be sent as a request as
+    /// well, or its response must be removed first, for example by a
+    /// [`HeartbeatLayer`](crate::HeartbeatLayer) outside this layer.
+    // No slot of a full table would become free again. (design.md: Why does a table full of
+    // abandoned requests close the session?)
     #[must_use]
     pub const fn in_order() -> Self {
         Self::of(InOrder(NoPush))
     }
 
-    /// Messages for which `is_push` is true are no answers but what the peer says of its own accord: they are the
-    /// handler's. By default none is while a request waits.
+    /// Sets a predicate for messages that are not responses because the peer sends them without a
+    /// request. They reach the handler. The default is none: while a request is pending, every
+    /// message is a response.
     pub fn with_push<In, F>(self, is_push: F) -> CorrelateLayer<InOrder<Push<F>>>
     where
         F: Fn(&In) -> bool,
@@ -157,23 +182,26 @@ impl CorrelateLayer<InOrder> {
 }
 
 impl<P> CorrelateLayer<InOrder<P>> {
-    /// Sets whether an answer that has not come by its request's deadline closes the session, as
-    /// [`CloseReason::AnswerMissed`](getty_core::CloseReason::AnswerMissed). This holds for requests
-    /// that were given up as well. Requests in flight beside it fail as
-    /// [closed](RequestError::Closed). The default is `true`, because the peer may have left out
-    /// the answer, and because a session whose peer has stopped answering must end before a client
-    /// can open another.
+    /// Sets whether a missing response closes the session at the deadline of its request, as
+    /// [`CloseReason::AnswerMissed`](getty_core::CloseReason::AnswerMissed). The default is `true`.
     ///
-    /// `false` is for peers that answer every request and may be slower than the deadline: a late
-    /// answer is dropped when it comes, and later requests go on. To stop waiting without an effect
-    /// on the session, drop the request's future (tokio's or tower's `timeout`) and leave the
-    /// deadline as it is.
+    /// This applies to abandoned requests as well. Other requests in flight then fail as
+    /// [closed](RequestError::Closed). The default is `true` because the peer may have skipped the
+    /// response, and because the session of a peer that has stopped responding must end before a
+    /// client can open another.
     ///
-    /// The close does not fully protect against a peer that leaves out answers. With one request in
-    /// flight at a time no request gets another's answer. With several, each request behind the
-    /// missing answer gets the answer of the next, and the last gets none: its deadline closes the
-    /// session. The wrong answers continue as long as the next request always comes in time. Only
-    /// an id in each message excludes them.
+    /// Use `false` for peers that respond to every request but may be slower than the deadline. A
+    /// late response is dropped when it comes, and later requests continue. To stop waiting without
+    /// an effect on the session, drop the request's future (for example by tokio's or tower's
+    /// `timeout`) and do not change the deadline.
+    ///
+    /// The close does not fully protect against a peer that skips responses. With one request in
+    /// flight at a time no request gets the response to another. With several, each request behind
+    /// the missing response gets the response to the next, and the last gets none, so its deadline
+    /// closes the session. The wrong matches continue as long as the next request always comes in
+    /// time. Only an id in each message prevents them.
+    // After a skipped response all later responses would match wrong requests. (design.md: Why
+    // does a missed deadline close a session whose responses come in order?)
     #[must_use]
     pub const fn with_close_at_deadline(mut self, on: bool) -> Self {
         self.limits.closes_at_deadline = on;
@@ -186,7 +214,7 @@ impl<M> CorrelateLayer<M> {
         Self {
             matching,
             limits: Limits {
-                in_flight: DEFAULT_IN_FLIGHT,
+                in_flight: DEFAULT_MAX_IN_FLIGHT,
                 id_bits: 64,
                 closes_at_deadline: true,
             },
@@ -194,29 +222,33 @@ impl<M> CorrelateLayer<M> {
         }
     }
 
-    /// How long a request waits for its answer, the wait for room in the queue included. 30 s by default; `None` is until
-    /// the session ends. [`Requesting::within`] sets it for one request.
+    /// Sets the time that a request waits for its response, including the wait for room in the
+    /// queue. The default is 30 s. `None` waits until the session ends.
+    ///
+    /// [`Requesting::within`] sets it for one request.
     #[must_use]
     pub fn with_deadline(mut self, deadline: impl Into<Option<Duration>>) -> Self {
         self.deadline = deadline.into();
         self
     }
 
-    /// Sets how many requests may be in flight: one more is [refused](RequestError::Full). In
-    /// order, requests that were [given up](CorrelateLayer::in_order) are counted as well. The
-    /// default is 1024; at least 1, at most 65,536 and half of what the [bits for
-    /// ids](CorrelateLayer::with_id_bits) allow.
+    /// Sets the maximum of requests in flight. One more is [refused](RequestError::Full). The
+    /// default is 1024.
+    ///
+    /// With responses in order, [abandoned](CorrelateLayer::in_order) requests count as well. The
+    /// minimum is 1. The maximum is 65,536, and half of the number of ids that the
+    /// [bits](CorrelateLayer::with_id_bits) allow.
     #[must_use]
-    pub const fn with_in_flight(mut self, requests: u32) -> Self {
-        let most = if self.limits.id_bits > 16 {
+    pub const fn with_max_in_flight(mut self, requests: u32) -> Self {
+        let max = if self.limits.id_bits > 16 {
             1 << 16
         } else {
             1 << (self.limits.id_bits - 1)
         };
         self.limits.in_flight = if requests == 0 {
             1
-        } else if requests > most {
-            most
+        } else if requests > max {
+            max
         } else {
             requests
         };
@@ -228,11 +260,14 @@ impl<S, M: Clone> Layer<S> for CorrelateLayer<M> {
     type Service = Correlated<S, M>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Correlated::new(inner, self.clone())
+        Correlated {
+            inner,
+            layer: self.clone(),
+        }
     }
 }
 
-/// The service that [`CorrelateLayer`] makes.
+/// Service of [`CorrelateLayer`].
 #[derive(Clone, Debug)]
 pub struct Correlated<S, M> {
     inner: S,
@@ -240,89 +275,44 @@ pub struct Correlated<S, M> {
 }
 
 impl<S, M> Correlated<S, M> {
-    /// Wraps `inner` as `layer` says.
-    pub const fn new(inner: S, layer: CorrelateLayer<M>) -> Self {
-        Self { inner, layer }
-    }
-
-    /// The inner service.
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub const fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service, by value.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
+    inner_service_accessors!();
 }
 
-impl<S, M, T, C, Out> Service<Connection<Framed<T, C, Out>>> for Correlated<S, M>
+impl<S, M, T, C, Out> Service<Connection<SessionIo<T, C, Out>>> for Correlated<S, M>
 where
     C: Decoder<Item: Send + 'static>,
     M: Matching<C::Item, Out> + Clone,
-    S: Service<Connection<Framed<T, Tap<C, Answers<C::Item, Out, M>>, Out>>>,
+    S: Service<Connection<SessionIo<T, FilterMap<C, ResponseFilter<C::Item, Out, M>>, Out>>>,
     Out: 'static,
 {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;
 
-    /// Reserves what the inner service reserves, which gives it back when it is dropped.
+    /// Polls the inner service. A drop will give back its reservation.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, connection: Connection<Framed<T, C, Out>>) -> S::Future {
+    fn call(&mut self, connection: Connection<SessionIo<T, C, Out>>) -> S::Future {
         let CorrelateLayer {
             matching,
             limits,
             deadline,
         } = &self.layer;
-        let shared = Arc::new(Shared::new(*limits, matching.clone(), *deadline));
+        let shared = Arc::new(Correlator::new(*limits, matching.clone(), *deadline));
         let handle = connection.handle().clone();
+        // Requests find the table as an attribute. (design.md: Why does a request without
+        // `CorrelateLayer` fail at run time?)
         handle.insert(Arc::clone(&shared));
         if matching.is_ordered() {
             shared.guard(&handle);
         }
-        let answers = Answers {
-            shared,
-            matching: matching.clone(),
-            handle,
-        };
+        let filter = ResponseFilter::new(shared, matching.clone(), handle);
         self.inner.call(
-            connection.map_transport(|framed| framed.map_decoder(|codec| Tap::new(codec, answers))),
+            connection
+                .map_transport(|framed| framed.map_decoder(|codec| FilterMap::new(codec, filter))),
         )
-    }
-}
-
-/// Takes answers out of what is decoded, for whom they are for.
-pub struct Answers<In, Out, M> {
-    shared: Arc<Shared<In, Out>>,
-    matching: M,
-    handle: ConnectionHandle,
-}
-
-impl<In, Out, M: Matching<In, Out>> Keep<In> for Answers<In, Out, M> {
-    #[inline]
-    fn keep(&mut self, message: In) -> Option<In> {
-        match self.matching.answered(&message) {
-            Some(which) => self.shared.answer(which, message, &self.handle),
-            None => Some(message),
-        }
-    }
-}
-
-impl<In, Out, M: fmt::Debug> fmt::Debug for Answers<In, Out, M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answers")
-            .field("matching", &self.matching)
-            .field("connection", &self.handle)
-            .finish_non_exhaustive()
     }
 }
 
@@ -344,7 +334,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn around_a_service_it_is_transparent() {
+    async fn layer_is_transparent() {
         assert_transparent(&CorrelateLayer::new(Numbers), framed);
         assert_transparent(&CorrelateLayer::in_order(), framed);
         let pushes = CorrelateLayer::in_order().with_push(String::is_empty);
@@ -352,14 +342,17 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_kept_within_what_ids_can_tell() {
+    fn limits_are_clamped_to_the_range_of_ids() {
         let in_flight = |layer: CorrelateLayer<_>| layer.limits.in_flight;
         let layer = || CorrelateLayer::new(Numbers);
-        assert_eq!(in_flight(layer().with_in_flight(0)), 1);
-        assert_eq!(in_flight(layer().with_in_flight(u32::MAX)), 65_536);
+        assert_eq!(in_flight(layer().with_max_in_flight(0)), 1);
+        assert_eq!(in_flight(layer().with_max_in_flight(u32::MAX)), 65_536);
         assert_eq!(in_flight(layer().with_id_bits(0)), 128);
         assert_eq!(in_flight(layer().with_id_bits(16)), 1024);
-        assert_eq!(in_flight(layer().with_id_bits(8).with_in_flight(500)), 128);
+        assert_eq!(
+            in_flight(layer().with_id_bits(8).with_max_in_flight(500)),
+            128
+        );
         assert_eq!(layer().with_id_bits(100).limits.id_bits, 64);
     }
 }

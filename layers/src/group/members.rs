@@ -1,4 +1,4 @@
-//! Who is in a group: a list that broadcasts walk without a lock.
+//! Members of a group: a list that broadcasts iterate over without a lock.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -9,18 +9,20 @@ use std::{
 };
 
 use getty_core::{
-    CallbackAdded, ConnectionHandle, Session, SlowConsumer, WeakSession, internal::Weigh,
+    CallbackAdded, ConnectionHandle, Session, SlowConsumer, WeakSession, internal::WeightFn,
 };
 
-use super::settings::Settings;
+use super::builder::Settings;
 
-/// One member.
+/// Member of a group.
 pub(super) struct Member<Out> {
     pub(super) id: u64,
+    /// Weak, because a group must not keep a closed session alive. (design.md: Why do groups hold
+    /// weak references to sessions?)
     pub(super) session: WeakSession<Out>,
     pub(super) policy: SlowConsumer,
-    /// What was dropped for it since it was last told, where the group tells.
-    pub(super) lag: Option<Arc<AtomicU64>>,
+    /// Number of messages dropped since the last notice. `None` in a group without notices.
+    pub(super) missed: Option<Arc<AtomicU64>>,
 }
 
 impl<Out> Member<Out> {
@@ -33,7 +35,7 @@ impl<Out> Member<Out> {
             id: session.id(),
             session: session.downgrade(),
             policy: policy.unwrap_or(settings.policy),
-            lag: settings.notice.as_ref().map(|_| Arc::default()),
+            missed: settings.notice.as_ref().map(|_| Arc::default()),
         }
     }
 }
@@ -42,23 +44,23 @@ impl<Out> Clone for Member<Out> {
     fn clone(&self) -> Self {
         Self {
             session: self.session.clone(),
-            lag: self.lag.clone(),
+            missed: self.missed.clone(),
             ..*self
         }
     }
 }
 
-/// A list of members, as a broadcast walks it.
+/// List of members that a broadcast iterates over.
 pub(super) type List<Out> = Arc<Vec<Member<Out>>>;
 
-/// The members that a broadcast is for.
-pub(super) struct Present<Out> {
+/// Members that a broadcast is sent to.
+pub(super) struct Recipients<Out> {
     pub(super) list: List<Out>,
-    /// Returns how many bytes a message holds, if that is known.
-    pub(super) weigh: Option<Weigh<Out>>,
+    /// Function that returns the bytes that a message holds, if it is known.
+    pub(super) weigh: Option<WeightFn<Out>>,
 }
 
-impl<Out> Default for Present<Out> {
+impl<Out> Default for Recipients<Out> {
     fn default() -> Self {
         Self {
             list: Arc::default(),
@@ -67,27 +69,30 @@ impl<Out> Default for Present<Out> {
     }
 }
 
-/// Whether what a crowd has left behind is worth giving back: seldom enough for coming and going to stay of constant cost.
-pub(super) const fn is_roomy(len: usize, capacity: usize) -> bool {
-    capacity > SHORT && len < capacity / 4
+/// Returns `true` if a collection of `len` elements should shrink. This is rare enough that
+/// joining and leaving take constant time.
+pub(super) const fn should_shrink(len: usize, capacity: usize) -> bool {
+    capacity > MIN_CAPACITY && len < capacity / 4
 }
 
-/// The members, and where each stands in their list.
+/// Members of a group and their positions in the list.
 ///
-/// A broadcast takes a share of the list and walks it while others join and leave. The first of these then copies it: at
-/// most once for each broadcast, which has to walk as much as is copied. So coming and going are still of constant cost,
-/// and broadcasts neither copy nor allocate.
+/// A broadcast clones the `Arc` of the list and iterates over it while sessions join and leave.
+/// The first such change then copies the list. There is at most one copy per broadcast, and the
+/// broadcast itself visits every member. So joining and leaving take constant time, and
+/// broadcasts neither copy nor allocate. (design.md: Why is the list of members sometimes
+/// copied?)
 ///
-/// No code of the user's runs in here: the list refers to sessions weakly, and drops none.
+/// No user code runs here: the list refers to sessions weakly and drops none.
 pub(super) struct Members<Out> {
     list: List<Out>,
-    places: HashMap<u64, usize>,
-    /// The setting of the first member that joined.
-    weigh: Option<Weigh<Out>>,
+    positions: HashMap<u64, usize>,
+    /// Setting of the first member that had one.
+    weigh: Option<WeightFn<Out>>,
 }
 
-/// A list no longer than this keeps its memory.
-const SHORT: usize = 16;
+/// Capacity up to which a collection keeps its memory.
+const MIN_CAPACITY: usize = 16;
 
 impl<Out> Members<Out> {
     pub(super) fn len(&self) -> usize {
@@ -99,39 +104,41 @@ impl<Out> Members<Out> {
     }
 
     pub(super) fn contains(&self, id: u64) -> bool {
-        self.places.contains_key(&id)
+        self.positions.contains_key(&id)
     }
 
-    /// Those that are here now.
+    /// Returns the current members.
     pub(super) fn list(&self) -> List<Out> {
         Arc::clone(&self.list)
     }
 
-    /// The same, for a broadcast.
-    pub(super) fn present(&self) -> Present<Out> {
-        Present {
+    /// Returns the current members and their weight function, for a broadcast.
+    pub(super) fn recipients(&self) -> Recipients<Out> {
+        Recipients {
             list: self.list(),
             weigh: self.weigh,
         }
     }
 
-    /// Sets how many bytes a message holds, unless that is set.
-    pub(super) fn weigh(&mut self, weigh: Option<Weigh<Out>>) -> &mut Self {
+    /// Adds `member` and returns `true` if it is new. Otherwise an explicit `policy` replaces the
+    /// member's policy. `weigh` is the weight function of its session, which is kept unless the
+    /// group has one.
+    pub(super) fn insert(
+        &mut self,
+        member: Member<Out>,
+        weigh: Option<WeightFn<Out>>,
+        policy: Option<SlowConsumer>,
+    ) -> bool {
         self.weigh = self.weigh.or(weigh);
-        self
-    }
-
-    /// Adds `member`; `true` if it is new. If it is not, a `policy` of its own is its policy from now on.
-    pub(super) fn insert(&mut self, member: Member<Out>, policy: Option<SlowConsumer>) -> bool {
-        match self.places.entry(member.id) {
-            Entry::Vacant(place) => {
-                place.insert(self.list.len());
+        match self.positions.entry(member.id) {
+            Entry::Vacant(position) => {
+                position.insert(self.list.len());
                 Arc::make_mut(&mut self.list).push(member);
                 true
             }
-            Entry::Occupied(place) => {
+            Entry::Occupied(position) => {
                 if let Some(policy) = policy {
-                    Arc::make_mut(&mut self.list)[*place.get()].policy = policy;
+                    Arc::make_mut(&mut self.list)[*position.get()].policy = policy;
                 }
                 false
             }
@@ -139,17 +146,17 @@ impl<Out> Members<Out> {
     }
 
     pub(super) fn remove(&mut self, id: u64) -> bool {
-        let Some(place) = self.places.remove(&id) else {
+        let Some(position) = self.positions.remove(&id) else {
             return false;
         };
         let list = Arc::make_mut(&mut self.list);
-        list.swap_remove(place);
-        if let Some(moved) = list.get(place) {
-            self.places.insert(moved.id, place);
+        list.swap_remove(position);
+        if let Some(moved) = list.get(position) {
+            self.positions.insert(moved.id, position);
         }
-        if is_roomy(list.len(), list.capacity()) {
+        if should_shrink(list.len(), list.capacity()) {
             list.shrink_to(2 * list.len());
-            self.places.shrink_to(2 * list.len());
+            self.positions.shrink_to(2 * list.len());
         }
         true
     }
@@ -159,30 +166,31 @@ impl<Out> Default for Members<Out> {
     fn default() -> Self {
         Self {
             list: Arc::default(),
-            places: HashMap::new(),
+            positions: HashMap::new(),
             weigh: None,
         }
     }
 }
 
-/// The sessions of `list`, as far as they live.
+/// Returns the sessions of `list` that are alive.
 pub(super) fn sessions<Out>(list: &[Member<Out>]) -> Vec<Session<Out>> {
     let alive = list.iter().filter_map(|member| member.session.upgrade());
     alive.collect()
 }
 
-/// Under what a group, or the topics, have a close callback with each of their sessions; no two have the same.
+/// Key of the close callbacks of a group or of topics. It is unique in the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Token(u64);
+pub(super) struct CallbackKey(u64);
 
-impl Token {
+impl CallbackKey {
     pub(super) fn unique() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self(NEXT.fetch_add(1, Relaxed))
     }
 
-    /// Has `leave` called when `session` has closed. `false` if it has, and `leave` was called.
-    pub(super) fn leave_at_close(
+    /// Adds a close callback to `session`. Returns `false` if the session has closed, in which case
+    /// `leave` was called at once.
+    pub(super) fn add_callback(
         self,
         session: &ConnectionHandle,
         leave: impl FnOnce() + Send + 'static,
@@ -190,8 +198,8 @@ impl Token {
         session.add_close_callback(self, (), move |_| leave()) != CallbackAdded::RanNow
     }
 
-    /// Takes that back.
-    pub(super) fn forget(self, session: &ConnectionHandle) {
+    /// Removes the close callback from `session`.
+    pub(super) fn remove_callback(self, session: &ConnectionHandle) {
         session.remove_close_callback(self, ());
     }
 }

@@ -1,57 +1,64 @@
-//! Many sessions under one name: a message for all of them is encoded once, and waits in each one's own queue.
+//! Groups of sessions: a broadcast is encoded once and queued with each member.
 //!
-//! A [`Group`] is one such set of sessions; [`Topics`] are many of them, by key: rooms of a chat, shards of a game,
-//! symbols of a feed.
+//! A [`Group`] is one set of sessions. [`Topics`] are many sets, by key: rooms of a chat,
+//! shards of a game, symbols of a feed.
 //!
-//! - *Membership* ends with the session, whatever ends it: a close callback takes it out, when its transport is gone. A
-//!   group keeps no session alive, and a session no group.
-//! - *A broadcast* puts one message into the queues of all members, by reference, and reports how that went. It never
-//!   waits, unless it is asked to with [`broadcast_and_wait`](Group::broadcast_and_wait), and so can be made anywhere:
-//!   in a handler, in a close callback, under a lock of the application's.
-//! - *Encoding* is done by the first session that comes to write the message, and what it made is what all sessions
-//!   write whose codec is configured alike: those of the same [`CodecLayer`](crate::CodecLayer) and its clones. That
-//!   presumes that the codec makes the same bytes of the same message for each of them. One that does not, because it
-//!   numbers messages or compresses with a window that goes on, says so with
-//!   [`with_shared_encodings(false)`](crate::CodecLayer::with_shared_encodings), and each session encodes for itself.
-//!   Members that write several protocols may share a group: each protocol encodes once.
-//! - *Order*: what one task sends, to groups or to a session alone, arrives in that order at each member that it reaches.
-//!   Broadcasts of several tasks may arrive in one order here and in another there.
-//! - *Slow members* are each dealt with by their own [`SlowConsumer`], and nobody else notices them. A message that the
-//!   codec refuses has the consequences that it has for each of the sessions: see
+//! - *Membership* ends with the session, however it ends: a close callback removes the session
+//!   after its transport was dropped. A group keeps no session alive, and a session keeps no
+//!   group alive.
+//! - *A broadcast* puts one message into the queues of all members, by reference, and returns a
+//!   [`Report`]. It never waits, except [`broadcast_and_wait`](Group::broadcast_and_wait). So
+//!   it can be called anywhere: in a handler, in a close callback, or while the application
+//!   holds a lock.
+//! - *Encoding* is done by the first session that writes the message. All sessions with the
+//!   same codec settings write the same bytes: those of one [`CodecLayer`](crate::CodecLayer)
+//!   and its clones. The codec must therefore encode the same message to the same bytes for
+//!   each session. For a codec that does not, because it numbers messages or compresses with a
+//!   shared window, set
+//!   [`with_shared_encodings(false)`](crate::CodecLayer::with_shared_encodings); each session
+//!   then encodes separately. Members of several protocols may share a group: each protocol
+//!   encodes once.
+//! - *Order*: messages of one task, to groups or to a single session, arrive in that order at
+//!   each member that they reach. Broadcasts of several tasks may arrive in different orders at
+//!   different members.
+//! - *Slow members* are handled by their own [`SlowConsumer`] policy and do not affect other
+//!   members. A message that the codec refuses has the same consequences for each session as a
 //!   [`feed`](getty_core::Session::feed).
 //!
-//! Scope: process, or whatever shares the group.
+//! Scope: process, or everything that shares the group.
 //!
 //! # Room
 //!
 //! The room of a member is counted in bytes. Its queue accepts broadcasts up to
 //! [`SessionLayer::with_queue_bytes`](https://docs.rs/getty/latest/getty/struct.SessionLayer.html#method.with_queue_bytes),
-//! 1 MiB by default, independent of its write buffer. Each broadcast counts as its size and 32
-//! bytes. So a member loses nothing from a burst of 27,000 messages of 6 bytes, or 990 messages of
-//! 1 KiB, even if its session is not polled meanwhile. A message that exceeds the bound alone is
-//! queued while no other waits. The bound also holds for a member that reads nothing.
+//! 1 MiB by default, independent of its write buffer. Each broadcast counts as its size plus 32
+//! bytes. So a member loses nothing in a burst of 27,000 messages of 6 bytes or 990 messages of
+//! 1 KiB even if its session is not polled meanwhile. A message that exceeds the bound alone is
+//! queued while no other waits. The bound also applies to a member that reads nothing.
 //!
-//! The bound of a session's own messages is a number of messages. Broadcasts take places of the
+//! The bound of a session's own messages is a number of messages. Broadcasts use slots of the
 //! queue only while no [`send`](getty_core::Session::send) waits for one.
 //!
 //! The size of a message is known for types of bytes and text such as `String` and `Bytes`. For
 //! other types it is known with [`CodecLayer::with_weight`](crate::CodecLayer::with_weight), or
 //! once a session has encoded the message. Otherwise the mean of the messages that the member's
 //! session has encoded is assumed. All members share the messages, so a
-//! [`MemoryBudget`](getty_core::MemoryBudget) counts the entries alone.
+//! [`MemoryBudget`](getty_core::MemoryBudget) counts only the queue entries.
 //!
 //! | publisher | at the bound of a member |
 //! |---|---|
-//! | [`broadcast`](Group::broadcast), anywhere | the member's policy: a loss is counted in the [`Report`] and in [`Stats::dropped`](getty_core::Stats::dropped) |
+//! | [`broadcast`](Group::broadcast), anywhere | the member's policy applies: a loss is counted in the [`Report`] and in [`Stats::dropped`](getty_core::Stats::dropped) |
 //! | [`broadcast_and_wait`](Group::broadcast_and_wait), outside handlers | waits for members that joined with [`SlowConsumer::Wait`], and loses nothing for them |
-//! | the same in a handler | as a [`feed`](getty_core::Session::feed) in a handler, which is in flight meanwhile |
+//! | the same in a handler | like a [`feed`](getty_core::Session::feed) in a handler, which is in flight meanwhile |
 //!
-//! A publisher on another thread is at most the byte bound ahead of a member. While publishers wait
-//! for a member, `broadcast` may use half of the bound, and the waiting publishers the rest.
+//! A publisher on another thread is at most the byte bound ahead of a member. While publishers
+//! wait for a member, `broadcast` may use half of the bound, and the waiting publishers the
+//! rest.
 //!
-//! A broadcast also takes of tokio's cooperative budget, so that a session that broadcasts what its peer sends, and a
-//! task that does so and awaits now and then, give way to those that are to write it. A loop that never awaits does not:
-//! there, [`broadcast_and_wait`](Group::broadcast_and_wait) is what yields.
+//! A broadcast also uses tokio's cooperative budget. So a session that broadcasts the messages
+//! of its peer, or a task that broadcasts and sometimes awaits, yields to the sessions that
+//! write the messages. A loop that never awaits does not yield; use
+//! [`broadcast_and_wait`](Group::broadcast_and_wait) there.
 //!
 //! # Example
 //!
@@ -61,7 +68,7 @@
 //!
 //! let lobby: Group<String> = Group::new();
 //!
-//! // sessions without a socket, as tests make them
+//! // sessions without a socket, for tests
 //! let connections = [(); 3].map(Connection::new);
 //! let pairs = connections.each_ref().map(|connection| driver::pair(connection.handle().clone()));
 //! let [ann, bob, cat] = pairs.each_ref().map(|(session, _)| session);
@@ -75,130 +82,155 @@
 //! assert_eq!((ann.queued(), bob.queued()), (0, 1));
 //!
 //! lobby.leave(ann);
-//! drop(connections); // which ends the sessions, and with them their membership
+//! drop(connections); // ends the sessions and their membership
 //! assert!(lobby.is_empty());
 //! ```
 
-mod deliver;
+mod broadcast;
+mod builder;
 mod members;
 mod report;
-mod settings;
 mod topics;
 
+use getty_core::internal::BroadcastExt;
 use std::{fmt, sync::Arc};
 
 use getty_core::{ConnectionHandle, Session, SlowConsumer, sync::Mutex};
 
-use self::{
-    deliver::Broadcast,
-    members::{Member, Members, Token, sessions},
-    settings::Settings,
+pub use self::{
+    broadcast::Broadcasting,
+    builder::{GroupBuilder, TopicsBuilder},
+    report::Report,
+    topics::Topics,
 };
-pub use self::{deliver::Broadcasting, report::Report, topics::Topics};
 
-/// Many sessions, to all of which one message is sent at once; see the [module](self). Clones share them.
+use self::{
+    broadcast::Broadcast,
+    builder::Settings,
+    members::{CallbackKey, Member, Members, sessions},
+};
+
+/// Set of sessions that receive the same messages; see the [module](self). Clones share the
+/// members and the settings.
 ///
-/// A lock guards the list of members. It is held for a moment when somebody joins or leaves, or a broadcast begins; never
-/// while messages are queued, and no code of anybody else's runs under it. So members may join, leave and broadcast in
-/// handlers and close callbacks, and whoever leaves during a broadcast may still get its message.
+/// A lock guards the list of members. It is held briefly when a session joins or leaves and
+/// when a broadcast starts. It is never held while messages are queued, and no user code runs
+/// under it. So sessions may join, leave and broadcast in handlers and close callbacks. A
+/// session that leaves during a broadcast may still get the message.
 ///
-/// Joining and leaving take constant time for any number of members, and of groups of a session.
-/// Each group adds a close callback to each of its sessions. [`Topics`] add one for all topics, for
-/// sessions that are in very many.
+/// Joining and leaving take constant time, independent of the number of members and of the
+/// groups of a session. Each group adds a close callback to each of its sessions. [`Topics`]
+/// add one for all topics; use them for sessions in many groups.
+#[doc(alias = "broadcast")]
+#[doc(alias = "rooms")]
 pub struct Group<Out> {
     shared: Arc<Shared<Out>>,
-    settings: Settings<Out>,
 }
 
 struct Shared<Out> {
     members: Mutex<Members<Out>>,
-    token: Token,
+    key: CallbackKey,
+    settings: Settings<Out>,
 }
 
 impl<Out> Group<Out> {
-    /// A group without members.
+    /// Creates a new group without members, with the default settings.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What is done with a member that is slow, where it does not [join with](Self::join_with) a policy of its own.
-    /// [`SlowConsumer::DropNewest`] by default: it misses messages. Scope: those that join through this handle and its
-    /// clones.
-    #[must_use]
-    pub const fn with_policy(mut self, policy: SlowConsumer) -> Self {
-        self.settings.policy = policy;
-        self
+    /// Returns a builder of a group with other settings.
+    ///
+    /// ```
+    /// use getty_core::SlowConsumer;
+    /// use getty_layers::Group;
+    ///
+    /// let feed: Group<String> = Group::builder()
+    ///     .policy(SlowConsumer::DropOldest)
+    ///     .notice(|missed| format!("{missed} messages missed"))
+    ///     .build();
+    /// assert!(feed.is_empty());
+    /// ```
+    pub fn builder() -> GroupBuilder<Out> {
+        GroupBuilder::new()
     }
 
-    /// Tells members what they have missed: as soon as there is room again for one of which messages were dropped, `notice`
-    /// is called with their number, and what it makes is sent before the next broadcast. None by default. Scope: what is
-    /// joined and broadcast through this handle and its clones.
-    #[must_use]
-    pub fn with_notice(mut self, notice: impl Fn(u64) -> Out + Send + Sync + 'static) -> Self {
-        self.settings.notice = Some(Arc::new(notice));
-        self
+    fn with_settings(settings: Settings<Out>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                members: Mutex::default(),
+                key: CallbackKey::unique(),
+                settings,
+            }),
+        }
     }
 
-    /// How many members there are. A session that closes is one until its transport is gone.
+    /// Returns the number of members. A closing session is a member until its transport is dropped.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shared.members.lock().len()
     }
 
-    /// Whether there is none.
+    /// Returns `true` if there are no members.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether `session` is a member.
+    /// Returns `true` if `session` is a member.
     #[must_use]
     pub fn contains(&self, session: &ConnectionHandle) -> bool {
         self.shared.members.lock().contains(session.id())
     }
 
-    /// Those that are members now, in no particular order.
+    /// Returns the current members, in no particular order.
     #[must_use]
     pub fn members(&self) -> Vec<Session<Out>> {
         let list = self.shared.members.lock().list();
         sessions(&list)
     }
 
-    /// Takes `session` out. `false` if it was not in.
+    /// Removes `session`. Returns `false` if it was not a member.
     pub fn leave(&self, session: &ConnectionHandle) -> bool {
-        // in this order, or one that joins again meanwhile would be left without its callback
-        self.shared.token.forget(session);
+        // In this order: otherwise a session that joins again meanwhile would lose its callback.
+        self.shared.key.remove_callback(session);
         self.shared.members.lock().remove(session.id())
     }
 
-    /// Queues `message` with all members, without waiting for any.
+    /// Queues `message` with all members, without waiting.
     ///
-    /// Where a member has no room its policy decides; one that is to be waited for misses the message, as there is nobody
-    /// here to wait.
+    /// If a member has no room, its policy applies. A member with [`SlowConsumer::Wait`] misses the
+    /// message because this method does not wait.
+    // The caller may hold a lock or run in a close callback. (design.md: Why does `broadcast` not
+    // wait?)
     pub fn broadcast(&self, message: Out) -> Report
     where
         Out: Clone,
     {
-        self.begin(message).now()
+        self.begin(message).send_now()
     }
 
-    /// As [`broadcast`](Self::broadcast), to all but `sender`, which need not be a member.
+    /// Queues `message` with all members except `sender`, which need not be a member; see
+    /// [`broadcast`](Self::broadcast).
     pub fn broadcast_except(&self, sender: &ConnectionHandle, message: Out) -> Report
     where
         Out: Clone,
     {
-        self.begin(message).except(sender).now()
+        self.begin(message).except(sender).send_now()
     }
 
-    /// As [`broadcast`](Self::broadcast), but waits for room with those members whose policy is
-    /// [`SlowConsumer::Wait`]. All others have been seen to by then, and are not held up. Sessions that end are no longer
-    /// waited for; by default a peer that reads nothing is closed by the write timeout.
+    /// Queues `message` with all members and waits for room in the queues of members with the
+    /// policy [`SlowConsumer::Wait`].
+    ///
+    /// All other members are served before the wait and are not delayed. The wait for a session
+    /// ends when the session ends. By default the write timeout closes a session whose peer reads
+    /// nothing.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it was polled it sends nothing. Dropped later, those that were still waited for do not get the
-    /// message; all others do.
+    /// If the future is dropped before its first poll, nothing is sent. If it is dropped later, the
+    /// members that it still waits for do not get the message; all others do.
     pub fn broadcast_and_wait(&self, message: Out) -> Broadcasting<Out>
     where
         Out: Clone,
@@ -210,35 +242,36 @@ impl<Out> Group<Out> {
     where
         Out: Clone,
     {
-        let members = self.shared.members.lock().present();
-        Broadcast::new(members, message, &self.settings)
+        let recipients = self.shared.members.lock().recipients();
+        Broadcast::new(recipients, message, &self.shared.settings)
     }
 }
 
 impl<Out: Send + 'static> Group<Out> {
-    /// Takes `session` in, until it leaves or closes. `false` if it was in already, and then nothing changes, or has
-    /// closed.
+    /// Adds `session` until it leaves or closes. Returns `false` if it has closed or if it was a
+    /// member already. In the latter case nothing changes.
     pub fn join(&self, session: &Session<Out>) -> bool {
         self.enter(session, None)
     }
 
-    /// As [`join`](Self::join), with what is done while this member is slow. For one that was in already that is changed.
+    /// Adds `session` with a policy for the time that it is slow; see [`join`](Self::join). If it
+    /// was a member already, its policy is replaced.
     pub fn join_with(&self, session: &Session<Out>, policy: SlowConsumer) -> bool {
         self.enter(session, Some(policy))
     }
 
     fn enter(&self, session: &Session<Out>, policy: Option<SlowConsumer>) -> bool {
-        let member = Member::new(session, &self.settings, policy);
+        let member = Member::new(session, &self.shared.settings, policy);
         let weigh = session.weigh();
         let mut members = self.shared.members.lock();
-        let joined = members.weigh(weigh).insert(member, policy);
+        let joined = members.insert(member, weigh, policy);
         drop(members);
         if !joined {
             return false;
         }
         let (id, shared) = (session.id(), Arc::downgrade(&self.shared));
-        // outside of the lock, because on a session that has closed already it is called right here
-        self.shared.token.leave_at_close(session, move || {
+        // Outside the lock because a closed session calls the callback at once.
+        self.shared.key.add_callback(session, move || {
             if let Some(shared) = shared.upgrade() {
                 shared.members.lock().remove(id);
             }
@@ -250,20 +283,14 @@ impl<Out> Drop for Shared<Out> {
     fn drop(&mut self) {
         let list = self.members.lock().list();
         for session in sessions(&list) {
-            self.token.forget(&session);
+            self.key.remove_callback(&session);
         }
     }
 }
 
 impl<Out> Default for Group<Out> {
     fn default() -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                members: Mutex::default(),
-                token: Token::unique(),
-            }),
-            settings: Settings::default(),
-        }
+        Self::with_settings(Settings::default())
     }
 }
 
@@ -271,7 +298,6 @@ impl<Out> Clone for Group<Out> {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
-            settings: self.settings.clone(),
         }
     }
 }
@@ -280,7 +306,7 @@ impl<Out> fmt::Debug for Group<Out> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Group")
             .field("len", &self.len())
-            .field("settings", &self.settings)
+            .field("settings", &self.shared.settings)
             .finish()
     }
 }

@@ -1,31 +1,33 @@
-//! What became of a broadcast.
+//! Outcome of a broadcast.
 
 use std::fmt;
 
-/// What became of one message for many: how many members each outcome has. Each member counts once.
+/// Outcome of a broadcast: the number of members for each result. Each member counts once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// Has the message in its queue, from which it leaves in its turn unless the session ends before.
+    /// Members with the message in their queue. It is sent in order unless the session ends first.
     pub delivered: usize,
-    /// Does not get it: there was no room, and the member's policy is not to wait, or there was nobody to wait; or the
-    /// [`MemoryBudget`](getty_core::MemoryBudget) of its session is used up, whatever its policy.
+    /// Members that do not get the message: they had no room, and their policy is not to wait, or
+    /// the publisher did not wait. Also members whose session has used up its
+    /// [`MemoryBudget`](getty_core::MemoryBudget), with any policy.
     pub dropped: usize,
-    /// Does not get it: the session is closing, be it that its policy has just closed it for being too slow.
+    /// Members that do not get the message because their session is closing. Their policy may have
+    /// closed it because they were too slow.
     pub closed: usize,
-    /// Of those delivered to, how many have lost older messages for it. Their number is counted in
-    /// [`Stats::dropped`](getty_core::Stats::dropped).
+    /// Members of `delivered` that have lost older messages for this one. The number of lost
+    /// messages is counted in [`Stats::dropped`](getty_core::Stats::dropped).
     pub replaced: usize,
 }
 
 impl Report {
-    /// How many members the message was for.
+    /// Returns the number of members that the message was for.
     #[must_use]
     pub const fn members(&self) -> usize {
         self.delivered + self.dropped + self.closed
     }
 
-    /// Whether nobody whose session goes on has lost anything.
+    /// Returns `true` if no member has lost a message, apart from closing sessions.
     #[must_use]
     pub const fn is_complete(&self) -> bool {
         self.dropped == 0 && self.replaced == 0
@@ -42,7 +44,8 @@ impl fmt::Display for Report {
         } = self;
         write!(
             f,
-            "{delivered} delivered ({replaced} in place of older ones), {dropped} dropped, {closed} closed"
+            "{delivered} delivered ({replaced} replacing older messages), {dropped} dropped, \
+             {closed} closed"
         )
     }
 }

@@ -1,5 +1,6 @@
-//! Many groups by key.
+//! Groups by key.
 
+use getty_core::internal::BroadcastExt;
 use std::{
     borrow::Borrow,
     collections::{HashMap, HashSet},
@@ -11,18 +12,21 @@ use std::{
 use getty_core::{ConnectionHandle, Session, SlowConsumer, WeakSession, sync::Mutex};
 
 use super::{
-    Broadcasting, Report,
-    deliver::Broadcast,
-    members::{List, Member, Members, Token, is_roomy, sessions},
-    settings::Settings,
+    Broadcasting, Report, TopicsBuilder,
+    broadcast::Broadcast,
+    builder::Settings,
+    members::{CallbackKey, List, Member, Members, sessions, should_shrink},
 };
 
-/// Many groups of sessions, by key: each a topic, which is there as long as it has members. Clones share them.
+/// Groups of sessions by key. A topic exists while it has members. Clones share the topics and
+/// the settings.
 ///
-/// A topic of one member is a name for it: devices by their number, or a user who has come from several places.
+/// A topic with one member is a name for it such as a device number. A topic per user contains
+/// all connections of the user.
 ///
-/// A session may be in any number of topics. It leaves them all when it closes, by one close callback. What is said of
-/// [groups](super) holds for each topic: weak membership, one encoding, a policy for each member, a [`Report`].
+/// A session may be in any number of topics. One close callback removes it from all topics. The
+/// rules of [groups](super) apply to each topic: weak membership, one encoding, a policy per
+/// member, a [`Report`].
 ///
 /// ```
 /// use getty_core::{Connection, driver};
@@ -30,7 +34,7 @@ use super::{
 ///
 /// let rooms: Topics<String, String> = Topics::new();
 ///
-/// // a session without a socket, as tests make it
+/// // a session without a socket, for tests
 /// let connection = Connection::new(());
 /// let (session, _driver) = driver::pair(connection.handle().clone());
 /// rooms.join("tea".to_owned(), &session);
@@ -40,72 +44,82 @@ use super::{
 ///
 /// rooms.leave("lobby", &session);
 /// assert_eq!(rooms.of(&session), ["tea"]);
-/// drop(connection); // which ends the session
+/// drop(connection); // ends the session
 /// assert!(rooms.is_empty());
 /// ```
 ///
 /// # Cost
 ///
-/// Joining and leaving are of constant cost, whatever the number of topics, members, and topics of the session. Topics
-/// lie in 32 shards with a lock each, which a broadcast takes for a moment to get hold of the list of members, and so do
-/// sessions, whose locks are taken to join and to leave. Nothing is queued and nobody woken under any of them. The key's
-/// `Hash` and `Eq` do run under them, and its `Clone` in [`of`](Self::of): they must not use the topics. Keys are dropped
-/// outside.
+/// Joining and leaving take constant time, independent of the number of topics, of members, and
+/// of topics per session. Topics are distributed over 32 shards with one lock each. A broadcast
+/// holds the lock of a shard briefly, to clone the list of members. Sessions are in 32 shards
+/// as well, whose locks are held to join and leave. No message is queued and no task is woken
+/// under a lock. `Hash` and `Eq` of the key run under the locks, and so does its `Clone` in
+/// [`of`](Self::of): they must not use the topics. Keys are dropped outside the locks.
+#[doc(alias = "pubsub")]
+#[doc(alias = "broadcast")]
+#[doc(alias = "rooms")]
 pub struct Topics<K, Out> {
     shared: Arc<Shared<K, Out>>,
-    settings: Settings<Out>,
 }
 
-/// A lock of a session's shard is taken before that of a topic's, never the other way round.
+/// State of topics. Lock order: a shard of sessions before a shard of topics.
 struct Shared<K, Out> {
     topics: [Shard<HashMap<K, Members<Out>>>; SHARDS],
     sessions: [Shard<HashMap<u64, Entry<K, Out>>>; SHARDS],
     hasher: RandomState,
-    token: Token,
+    key: CallbackKey,
+    settings: Settings<Out>,
 }
 
-/// Enough for a broadcast on each of some ten processors to find its lock free as a rule.
+/// Number of shards. Broadcasts on some ten processors usually find their lock free.
 const SHARDS: usize = 32;
 
-/// On cache lines of its own.
+/// Lock on a separate cache line.
 #[repr(align(64))]
 struct Shard<T>(Mutex<T>);
 
-/// A session that has joined a topic; it is here until it closes.
+/// Session that has joined a topic. The entry exists until the session closes.
+// The keys are indexed by session, so that a close does not search all topics. (design.md: Why
+// does `Topics` have an index of sessions?)
 struct Entry<K, Out> {
     session: WeakSession<Out>,
     keys: HashSet<K>,
 }
 
 impl<K, Out> Topics<K, Out> {
-    /// No topics yet.
+    /// Creates new topics without members, with the default settings.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// As [`Group::with_policy`](super::Group::with_policy).
-    #[must_use]
-    pub const fn with_policy(mut self, policy: SlowConsumer) -> Self {
-        self.settings.policy = policy;
-        self
+    /// Returns a builder of topics with other settings; see
+    /// [`Group::builder`](super::Group::builder).
+    pub fn builder() -> TopicsBuilder<K, Out> {
+        TopicsBuilder::new()
     }
 
-    /// As [`Group::with_notice`](super::Group::with_notice), for each topic by itself.
-    #[must_use]
-    pub fn with_notice(mut self, notice: impl Fn(u64) -> Out + Send + Sync + 'static) -> Self {
-        self.settings.notice = Some(Arc::new(notice));
-        self
+    pub(super) fn with_settings(settings: Settings<Out>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                topics: [(); SHARDS].map(|()| Shard::default()),
+                sessions: [(); SHARDS].map(|()| Shard::default()),
+                hasher: RandomState::new(),
+                key: CallbackKey::unique(),
+                settings,
+            }),
+        }
     }
 
-    /// How many topics there are. Others may change it while they are counted.
+    /// Returns the number of topics. Other threads may change it while they are counted.
     #[must_use]
     pub fn len(&self) -> usize {
         let lens = self.shared.topics.iter().map(|shard| shard.0.lock().len());
         lens.sum()
     }
 
-    /// Whether there is none.
+    /// Returns `true` if there are no topics.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -113,7 +127,7 @@ impl<K, Out> Topics<K, Out> {
 }
 
 impl<K: Eq + Hash, Out> Topics<K, Out> {
-    /// How many members the topic has.
+    /// Returns the number of members of a topic.
     #[must_use]
     pub fn count<Q>(&self, key: &Q) -> usize
     where
@@ -123,7 +137,7 @@ impl<K: Eq + Hash, Out> Topics<K, Out> {
         self.list(key).map_or(0, |list| list.len())
     }
 
-    /// The members that the topic has now, in no particular order.
+    /// Returns the current members of a topic, in no particular order.
     #[must_use]
     pub fn members<Q>(&self, key: &Q) -> Vec<Session<Out>>
     where
@@ -133,7 +147,7 @@ impl<K: Eq + Hash, Out> Topics<K, Out> {
         self.list(key).map_or_else(Vec::new, |list| sessions(&list))
     }
 
-    /// Whether `session` is in the topic.
+    /// Returns `true` if `session` is a member of the topic.
     #[must_use]
     pub fn contains<Q>(&self, key: &Q, session: &ConnectionHandle) -> bool
     where
@@ -145,7 +159,7 @@ impl<K: Eq + Hash, Out> Topics<K, Out> {
         members.is_some_and(|members| members.contains(session.id()))
     }
 
-    /// The topics of `session`, in no particular order.
+    /// Returns the topics of `session`, in no particular order.
     #[must_use]
     pub fn of(&self, session: &ConnectionHandle) -> Vec<K>
     where
@@ -156,7 +170,8 @@ impl<K: Eq + Hash, Out> Topics<K, Out> {
         entry.map_or_else(Vec::new, |entry| entry.keys.iter().cloned().collect())
     }
 
-    /// Takes `session` out of a topic, which is gone when that was its last member. `false` if it was not in.
+    /// Removes `session` from a topic. The topic is removed with its last member. Returns `false`
+    /// if the session was not a member.
     pub fn leave<Q>(&self, key: &Q, session: &ConnectionHandle) -> bool
     where
         K: Borrow<Q>,
@@ -166,7 +181,7 @@ impl<K: Eq + Hash, Out> Topics<K, Out> {
         let entry = sessions.get_mut(&session.id());
         let left = entry.and_then(|entry| {
             let left = entry.keys.take(key);
-            if is_roomy(entry.keys.len(), entry.keys.capacity()) {
+            if should_shrink(entry.keys.len(), entry.keys.capacity()) {
                 entry.keys.shrink_to(2 * entry.keys.len());
             }
             left
@@ -176,51 +191,55 @@ impl<K: Eq + Hash, Out> Topics<K, Out> {
         };
         let emptied = self.shared.remove(key, session.id());
         drop(sessions);
-        drop((left, emptied)); // the user's values
+        drop((left, emptied)); // the keys are dropped outside the locks
         true
     }
 
-    /// Takes `session` out of all its topics; gives their number. At its close this happens by itself.
+    /// Removes `session` from all its topics and returns their number. A close does this
+    /// automatically.
     pub fn leave_all(&self, session: &ConnectionHandle) -> usize {
         let mut sessions = self.shared.sessions(session.id()).lock();
         let Some(entry) = sessions.get_mut(&session.id()) else {
             return 0;
         };
         let left = std::mem::take(&mut entry.keys);
-        // under the lock of the session, which might join again
+        // Under the lock of the session, which otherwise might join again meanwhile.
         let emptied = self.shared.remove_all(&left, session.id());
         drop(sessions);
-        drop(emptied); // the user's values
+        drop(emptied); // the keys are dropped outside the locks
         left.len()
     }
 
-    /// Queues `message` with all members of the topic: as [`Group::broadcast`](super::Group::broadcast).
+    /// Queues `message` with all members of a topic, without waiting; see
+    /// [`Group::broadcast`](super::Group::broadcast).
     pub fn broadcast<Q>(&self, key: &Q, message: Out) -> Report
     where
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
         Out: Clone,
     {
-        self.begin(key, message).now()
+        self.begin(key, message).send_now()
     }
 
-    /// As [`broadcast`](Self::broadcast), to all but `sender`, which need not be in the topic.
+    /// Queues `message` with all members of a topic except `sender`, which need not be a member;
+    /// see [`broadcast`](Self::broadcast).
     pub fn broadcast_except<Q>(&self, key: &Q, sender: &ConnectionHandle, message: Out) -> Report
     where
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
         Out: Clone,
     {
-        self.begin(key, message).except(sender).now()
+        self.begin(key, message).except(sender).send_now()
     }
 
-    /// As [`broadcast`](Self::broadcast), but waits for room with those members whose policy is
-    /// [`SlowConsumer::Wait`]: as [`Group::broadcast_and_wait`](super::Group::broadcast_and_wait).
+    /// Queues `message` with all members of a topic and waits for room in the queues of members
+    /// with the policy [`SlowConsumer::Wait`]; see
+    /// [`Group::broadcast_and_wait`](super::Group::broadcast_and_wait).
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it was polled it sends nothing. Dropped later, those that were still waited for do not get the
-    /// message; all others do.
+    /// If the future is dropped before its first poll, nothing is sent. If it is dropped later, the
+    /// members that it still waits for do not get the message; all others do.
     pub fn broadcast_and_wait<Q>(&self, key: &Q, message: Out) -> Broadcasting<Out>
     where
         K: Borrow<Q>,
@@ -237,9 +256,13 @@ impl<K: Eq + Hash, Out> Topics<K, Out> {
         Out: Clone,
     {
         let topics = self.shared.topics(key).lock();
-        let members = topics.get(key).map(Members::present);
+        let recipients = topics.get(key).map(Members::recipients);
         drop(topics);
-        Broadcast::new(members.unwrap_or_default(), message, &self.settings)
+        Broadcast::new(
+            recipients.unwrap_or_default(),
+            message,
+            &self.shared.settings,
+        )
     }
 
     fn list<Q>(&self, key: &Q) -> Option<List<Out>>
@@ -253,34 +276,36 @@ impl<K: Eq + Hash, Out> Topics<K, Out> {
 }
 
 impl<K: Clone + Eq + Hash + Send + 'static, Out: Send + 'static> Topics<K, Out> {
-    /// Takes `session` into the topic `key`, which is made if need be, until it leaves or closes. `false` if it was in
-    /// already, and then nothing changes, or has closed.
+    /// Adds `session` to a topic, until it leaves or closes. The topic is created if it does not
+    /// exist. Returns `false` if the session has closed or if it was a member already. In the
+    /// latter case nothing changes.
     pub fn join(&self, key: K, session: &Session<Out>) -> bool {
         self.enter(key, session, None)
     }
 
-    /// As [`join`](Self::join), with what is done while this member is slow. For one that was in already that is changed.
+    /// Adds `session` to a topic with a policy for the time that it is slow; see
+    /// [`join`](Self::join). If it was a member already, its policy is replaced.
     pub fn join_with(&self, key: K, session: &Session<Out>, policy: SlowConsumer) -> bool {
         self.enter(key, session, Some(policy))
     }
 
     fn enter(&self, key: K, session: &Session<Out>, policy: Option<SlowConsumer>) -> bool {
         self.register(session);
-        let member = Member::new(session, &self.settings, policy);
+        let member = Member::new(session, &self.shared.settings, policy);
         let (id, weigh) = (session.id(), session.weigh());
-        // dropped after the locks, where they are not needed, because they stand before them
+        // Declared before the locks: a key that is not needed is dropped after they are released.
         let (of_topic, of_session) = (key.clone(), key);
 
         let mut sessions = self.shared.sessions(id).lock();
         let Some(entry) = sessions.get_mut(&id) else {
-            return false; // it has closed
+            return false; // the session has closed
         };
         let mut topics = self.shared.topics(&of_topic).lock();
         let joined = match topics.get_mut(&of_topic) {
-            Some(members) => members.weigh(weigh).insert(member, policy),
+            Some(members) => members.insert(member, weigh, policy),
             None => {
                 let members = topics.entry(of_topic).or_default();
-                members.weigh(weigh).insert(member, policy)
+                members.insert(member, weigh, policy)
             }
         };
         if joined {
@@ -289,7 +314,7 @@ impl<K: Clone + Eq + Hash + Send + 'static, Out: Send + 'static> Topics<K, Out> 
         joined
     }
 
-    /// Has `session` leave everything when it closes.
+    /// Adds the close callback that removes `session` from all topics.
     fn register(&self, session: &Session<Out>) {
         let id = session.id();
         let mut sessions = self.shared.sessions(id).lock();
@@ -303,17 +328,17 @@ impl<K: Clone + Eq + Hash + Send + 'static, Out: Send + 'static> Topics<K, Out> 
         sessions.insert(id, entry);
         drop(sessions);
         let shared = Arc::downgrade(&self.shared);
-        // outside of the lock, because on a session that has closed already it is called right here
-        self.shared.token.leave_at_close(session, move || {
+        // Outside the lock because a closed session calls the callback at once.
+        self.shared.key.add_callback(session, move || {
             if let Some(shared) = shared.upgrade() {
-                shared.closed(id);
+                shared.remove_session(id);
             }
         });
     }
 }
 
 impl<K: Eq + Hash, Out> Shared<K, Out> {
-    /// Takes a session out of a topic; gives the topic when that was its last one.
+    /// Removes a session from a topic. Returns the topic if that was its last member.
     fn remove<Q>(&self, key: &Q, id: u64) -> Option<(K, Members<Out>)>
     where
         K: Borrow<Q>,
@@ -326,23 +351,23 @@ impl<K: Eq + Hash, Out> Shared<K, Out> {
             return None;
         }
         let emptied = topics.remove_entry(key);
-        if is_roomy(topics.len(), topics.capacity()) {
+        if should_shrink(topics.len(), topics.capacity()) {
             let len = topics.len();
             topics.shrink_to(2 * len);
         }
         emptied
     }
 
-    /// The same for several topics.
+    /// Removes a session from several topics.
     fn remove_all(&self, keys: &HashSet<K>, id: u64) -> Vec<(K, Members<Out>)> {
         keys.iter().filter_map(|key| self.remove(key, id)).collect()
     }
 
-    /// A session has closed: nobody finds it here any more, and so nothing can be added to what it leaves.
-    fn closed(&self, id: u64) {
+    /// Removes a closed session. Its entry is removed first, so it cannot join again.
+    fn remove_session(&self, id: u64) {
         let mut sessions = self.sessions(id).lock();
         let entry = sessions.remove(&id);
-        if is_roomy(sessions.len(), sessions.capacity()) {
+        if should_shrink(sessions.len(), sessions.capacity()) {
             let len = sessions.len();
             sessions.shrink_to(2 * len);
         }
@@ -365,7 +390,7 @@ impl<K, Out> Shared<K, Out> {
 
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "it is less than the number of shards"
+    reason = "the value is less than the number of shards"
 )]
 const fn shard(hash: u64) -> usize {
     (hash % SHARDS as u64) as usize
@@ -380,7 +405,9 @@ impl<K, Out> Drop for Shared<K, Out> {
                 .filter_map(|entry| entry.session.upgrade());
             let alive: Vec<_> = alive.collect();
             drop(sessions);
-            alive.iter().for_each(|session| self.token.forget(session));
+            alive
+                .iter()
+                .for_each(|session| self.key.remove_callback(session));
         }
     }
 }
@@ -393,15 +420,7 @@ impl<T: Default> Default for Shard<T> {
 
 impl<K, Out> Default for Topics<K, Out> {
     fn default() -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                topics: [(); SHARDS].map(|()| Shard::default()),
-                sessions: [(); SHARDS].map(|()| Shard::default()),
-                hasher: RandomState::new(),
-                token: Token::unique(),
-            }),
-            settings: Settings::default(),
-        }
+        Self::with_settings(Settings::default())
     }
 }
 
@@ -409,7 +428,6 @@ impl<K, Out> Clone for Topics<K, Out> {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
-            settings: self.settings.clone(),
         }
     }
 }
@@ -418,18 +436,19 @@ impl<K, Out> fmt::Debug for Topics<K, Out> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Topics")
             .field("len", &self.len())
-            .field("settings", &self.settings)
+            .field("settings", &self.shared.settings)
             .finish()
     }
 }
 
 #[cfg(all(test, not(getty_loom)))]
 mod tests {
-    use super::*;
     use getty_core::{Connection, driver};
 
+    use super::*;
+
     #[test]
-    fn topics_that_are_gone_leave_no_memory_behind() {
+    fn removed_topics_use_no_memory() {
         const MANY: u32 = 100_000;
         let topics: Topics<u32, ()> = Topics::new();
         let room = || {
@@ -456,7 +475,7 @@ mod tests {
         assert!(of_topics < 10_000, "{of_topics} of {}", full.0);
         assert!(of_session < 1_000, "{of_session} of {}", full.1);
 
-        // and at once
+        // The same for all topics at once.
         (0..MANY).for_each(|key| assert!(topics.join(key, &session)));
         assert_eq!(topics.leave_all(&session), MANY as usize);
         let (of_topics, of_session) = room();
@@ -464,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_that_are_gone_leave_no_memory_behind() {
+    fn closed_sessions_use_no_memory() {
         const MANY: usize = 20_000;
         let topics: Topics<u32, ()> = Topics::new();
         let connections: Vec<_> = (0..MANY).map(|_| Connection::new(())).collect();

@@ -1,49 +1,53 @@
-//! What a beat is: a message, sometimes a message, or a ping of the transport's.
+//! Kinds of heartbeats: a message, an optional message, or a ping of the transport.
 
 use std::{any::type_name, fmt};
 
 use getty_core::Session;
 
-/// What a heartbeat consists of. [`HeartbeatLayer`](super::HeartbeatLayer)'s constructors make them; it is implemented
-/// for nothing else.
+/// Kind of heartbeat that a [`HeartbeatLayer`](super::HeartbeatLayer) sends.
+///
+/// The constructors of the layer create it. The trait is sealed.
 pub trait Beat<Out>: sealed::Sealed {
-    /// Beats, unless the peer does not read. `true` if an answer can be expected.
+    /// Sends a heartbeat unless the peer does not read. Returns `true` if a response can be
+    /// expected.
     fn beat(&self, session: &Session<Out>) -> bool;
 }
 
 mod sealed {
     pub trait Sealed {}
     impl<F> Sealed for super::Message<F> {}
-    impl<F> Sealed for super::MessageIf<F> {}
+    impl<F> Sealed for super::OptionalMessage<F> {}
     impl Sealed for super::Ping {}
 }
 
-/// Beats with a message; made by [`HeartbeatLayer::new`](super::HeartbeatLayer::new).
+/// Heartbeat by a message; see [`HeartbeatLayer::new`](super::HeartbeatLayer::new).
 #[derive(Clone)]
 pub struct Message<F>(pub(super) F);
 
-/// Beats with a message, if there is one; made by [`HeartbeatLayer::new_if`](super::HeartbeatLayer::new_if).
+/// Heartbeat by a message or nothing; see
+/// [`HeartbeatLayer::optional`](super::HeartbeatLayer::optional).
 #[derive(Clone)]
-pub struct MessageIf<F>(pub(super) F);
+pub struct OptionalMessage<F>(pub(super) F);
 
-/// Beats with the transport's own ping; made by [`HeartbeatLayer::ping`](super::HeartbeatLayer::ping).
+/// Heartbeat by a ping of the transport; see
+/// [`HeartbeatLayer::ping`](super::HeartbeatLayer::ping).
 #[derive(Clone, Copy, Debug)]
 pub struct Ping;
 
 impl<Out, F: Fn(&Session<Out>) -> Out> Beat<Out> for Message<F> {
     fn beat(&self, session: &Session<Out>) -> bool {
         if session.is_finished() {
-            return false; // nothing goes out any more that could be answered
+            return false; // Nothing is sent after `finish`, so no response can be expected.
         }
         if is_read(session) {
-            // full or closing: in either case there is nobody to beat for
+            // A full queue or a closing session needs no heartbeat.
             let _ = session.try_send((self.0)(session));
         }
         true
     }
 }
 
-impl<Out, F: Fn(&Session<Out>) -> Option<Out>> Beat<Out> for MessageIf<F> {
+impl<Out, F: Fn(&Session<Out>) -> Option<Out>> Beat<Out> for OptionalMessage<F> {
     fn beat(&self, session: &Session<Out>) -> bool {
         if session.is_finished() {
             return false;
@@ -70,7 +74,7 @@ impl<Out> Beat<Out> for Ping {
     }
 }
 
-/// Whether what is sent now would reach the peer before what it has not read.
+/// Returns `true` if no earlier bytes or messages wait for the peer to read.
 fn is_read<Out>(session: &Session<Out>) -> bool {
     session.queued() == 0 && session.stalled_since().is_none()
 }
@@ -81,8 +85,10 @@ impl<F> fmt::Debug for Message<F> {
     }
 }
 
-impl<F> fmt::Debug for MessageIf<F> {
+impl<F> fmt::Debug for OptionalMessage<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("MessageIf").field(&type_name::<F>()).finish()
+        f.debug_tuple("OptionalMessage")
+            .field(&type_name::<F>())
+            .finish()
     }
 }

@@ -1,37 +1,41 @@
-//! Pongs, which the codec keeps to itself.
+//! Filter that removes pongs from decoded messages.
 
+use getty_core::hooks::HandleExt;
 use std::{any::type_name, fmt};
 
 use getty_core::{ConnectionHandle, internal::Contained};
 
-use crate::tap::Keep;
+use crate::filter_map::MessageFilter;
 
-/// Takes the pongs out of what is decoded; made by [`HeartbeatLayer::with_pong`](super::HeartbeatLayer::with_pong).
-pub struct WithoutPongs<M> {
+/// Filter that removes pongs; see
+/// [`HeartbeatLayer::with_pong`](super::HeartbeatLayer::with_pong).
+pub struct PongFilter<M> {
     is_pong: Contained<M>,
     handle: ConnectionHandle,
 }
 
-impl<M> WithoutPongs<M> {
+impl<M> PongFilter<M> {
     pub(super) const fn new(is_pong: Contained<M>, handle: ConnectionHandle) -> Self {
         Self { is_pong, handle }
     }
 }
 
-impl<In, M: Fn(&In) -> bool> Keep<In> for WithoutPongs<M> {
+// The codec removes pongs, so that a session whose handlers are busy still receives them.
+// (design.md: Why does the codec remove pongs?)
+impl<In, M: Fn(&In) -> bool> MessageFilter<In> for PongFilter<M> {
     #[inline]
-    fn keep(&mut self, message: In) -> Option<In> {
+    fn filter(&mut self, message: In) -> Option<In> {
         if (self.is_pong)(&message) {
-            self.handle.intercepted();
+            self.handle.record_intercepted();
             return None;
         }
         Some(message)
     }
 }
 
-impl<M> fmt::Debug for WithoutPongs<M> {
+impl<M> fmt::Debug for PongFilter<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WithoutPongs")
+        f.debug_struct("PongFilter")
             .field("is_pong", &type_name::<M>())
             .finish_non_exhaustive()
     }

@@ -7,7 +7,7 @@ use std::{
 
 use getty_core::{Address, CloseReason, ConnectionHandle, Endpoints, TransportKind};
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
-use tower::service_fn;
+use tower::{BoxError, Service, service_fn};
 use tower_test::mock;
 
 use super::*;
@@ -28,7 +28,7 @@ fn from(peer: &str) -> (Plain, ConnectionHandle) {
 }
 
 #[test]
-fn a_connection_passes_and_so_do_its_answer_and_its_error() {
+fn connection_within_the_limit_reaches_the_inner_service() {
     let limit = PeerLimitLayer::new(1);
     let (mut service, mut handle) = mock::spawn_layer::<Plain, u32, _>(limit.clone());
     for fails in [false, true] {
@@ -39,8 +39,11 @@ fn a_connection_passes_and_so_do_its_answer_and_its_error() {
         assert_eq!(limit.connections(ip("192.0.2.1")), 1);
         drop(connection);
         if fails {
-            inner.send_error("too bad");
-            assert_eq!(assert_ready_err!(response.poll()).to_string(), "too bad");
+            inner.send_error("handler failed");
+            assert_eq!(
+                assert_ready_err!(response.poll()).to_string(),
+                "handler failed"
+            );
         } else {
             inner.send_response(7);
             assert_eq!(assert_ready_ok!(response.poll()), 7);
@@ -50,7 +53,7 @@ fn a_connection_passes_and_so_do_its_answer_and_its_error() {
 }
 
 #[test]
-fn one_beyond_the_limit_is_refused_and_leaves_the_reservation() {
+fn connection_beyond_the_limit_is_refused_and_leaves_the_reservation() {
     let (mut service, mut handle) = mock::spawn_layer::<Plain, u32, _>(PeerLimitLayer::new(2));
     handle.allow(3);
     let mut live = Vec::new();
@@ -61,7 +64,7 @@ fn one_beyond_the_limit_is_refused_and_leaves_the_reservation() {
     assert_ready_ok!(service.poll_ready());
     let (connection, refused) = from("::ffff:192.0.2.1");
     let mut response = task::spawn(service.call(connection));
-    assert!(!refused.is_closed(), "not in the task that accepts");
+    assert!(!refused.is_closed(), "the accepting task does not close it");
     let error = assert_ready_err!(response.poll());
     let expected = TooManyConnections {
         peer: ip("192.0.2.1"),
@@ -73,32 +76,32 @@ fn one_beyond_the_limit_is_refused_and_leaves_the_reservation() {
     assert_eq!(refused.source().unwrap().downcast_ref(), Some(&expected));
     assert!(refused.is_closed());
 
-    // another peer takes the permit that is left
+    // Another peer uses the remaining permit.
     assert_ready_ok!(service.poll_ready());
     live.push(service.call(from("192.0.2.2").0));
     assert_pending!(service.poll_ready());
 }
 
 #[test]
-fn a_place_is_given_back_once_however_a_connection_ends() {
+fn permit_is_released_once_however_a_connection_ends() {
     let limit = PeerLimitLayer::new(5);
     let mut service = limit.layer(service_fn(|connection: Plain| async move {
         if connection.handle().is_closing() {
-            panic!("told to panic");
+            panic!("panic on request");
         }
         pending::<()>().await;
         drop(connection);
         Ok::<_, BoxError>(())
     }));
-    let mut call = |asleep: bool| {
+    let mut call = |poll: bool| {
         let (connection, handle) = from("192.0.2.1");
         let mut response = task::spawn(service.call(connection));
-        if asleep {
+        if poll {
             assert_pending!(response.poll());
         }
         (response, handle)
     };
-    let (stays, unpolled) = (call(true), call(false));
+    let (remains, unpolled) = (call(true), call(false));
     let (polled, panics) = (call(true), call(false));
     let count = || limit.connections(ip("192.0.2.1"));
     assert_eq!(count(), 4);
@@ -112,8 +115,8 @@ fn a_place_is_given_back_once_however_a_connection_ends() {
     catch_unwind(AssertUnwindSafe(|| response.poll().is_ready())).unwrap_err();
     drop(response);
     assert_eq!(count(), 1);
-    // one that nobody may be bothered with any more, and yet not twice
-    let (response, handle) = stays;
+    // A removed callback releases the permit. The close does not release it again.
+    let (response, handle) = remains;
     handle.remove_close_callback(Key(Arc::clone(&limit.counts)), ());
     assert_eq!(count(), 0);
     drop(response);
@@ -121,7 +124,7 @@ fn a_place_is_given_back_once_however_a_connection_ends() {
 }
 
 #[test]
-fn a_connection_that_was_refused_gives_nothing_back() {
+fn refused_connection_releases_no_permit() {
     let limit = PeerLimitLayer::new(1);
     let (mut service, _handle) = mock::spawn_layer::<Plain, u32, _>(limit.clone());
     assert_ready_ok!(service.poll_ready());
@@ -136,7 +139,7 @@ fn a_connection_that_was_refused_gives_nothing_back() {
 }
 
 #[test]
-fn the_same_limit_twice_in_a_stack_counts_a_connection_once() {
+fn same_limit_twice_in_a_stack_counts_a_connection_once() {
     let limit = PeerLimitLayer::new(2);
     let mut service = limit.layer(limit.layer(service_fn(|connection: Plain| async {
         Ok::<_, BoxError>(connection)
@@ -148,12 +151,12 @@ fn the_same_limit_twice_in_a_stack_counts_a_connection_once() {
 }
 
 #[test]
-fn around_a_service_it_is_transparent_within_the_limit() {
+fn layer_is_transparent_within_the_limit() {
     assert_transparent(&PeerLimitLayer::new(9), || from("192.0.2.2").0);
 }
 
 #[test]
-fn peers_are_told_apart_by_their_prefix() {
+fn prefix_identifies_a_peer() {
     let limit = PeerLimitLayer::new(1);
     let peer = |limit: &PeerLimitLayer, text| limit.peer(ip(text)).to_string();
     assert_eq!(peer(&limit, "192.0.2.77"), "192.0.2.77/32");
@@ -162,16 +165,16 @@ fn peers_are_told_apart_by_their_prefix() {
     let wide = limit.clone().with_prefixes(24, 48);
     assert_eq!(peer(&wide, "192.0.2.77"), "192.0.2.0/24");
     assert_eq!(peer(&wide, "2001:db8:1:2::3"), "2001:db8:1::/48");
-    let everybody = limit.clone().with_prefixes(0, 0);
-    assert_eq!(peer(&everybody, "192.0.2.77"), "0.0.0.0/0");
-    assert_eq!(peer(&everybody, "2001:db8::1"), "::/0");
-    let absurd = limit.with_prefixes(255, 255);
-    assert_eq!(peer(&absurd, "192.0.2.77"), "192.0.2.77/32");
-    assert_eq!(peer(&absurd, "2001:db8::1"), "2001:db8::1/128");
+    let all_peers = limit.clone().with_prefixes(0, 0);
+    assert_eq!(peer(&all_peers, "192.0.2.77"), "0.0.0.0/0");
+    assert_eq!(peer(&all_peers, "2001:db8::1"), "::/0");
+    let excessive = limit.with_prefixes(255, 255);
+    assert_eq!(peer(&excessive, "192.0.2.77"), "192.0.2.77/32");
+    assert_eq!(peer(&excessive, "2001:db8::1"), "2001:db8::1/128");
 }
 
 #[test]
-fn a_limit_of_none_refuses_all_who_have_an_address_and_no_others() {
+fn limit_of_zero_refuses_only_peers_with_an_ip_address() {
     let limit = PeerLimitLayer::new(0);
     assert!(limit.admit(&from("192.0.2.1").0).is_err());
     assert_eq!(limit.peers(), 0);
@@ -181,31 +184,33 @@ fn a_limit_of_none_refuses_all_who_have_an_address_and_no_others() {
 }
 
 #[test]
-fn peers_that_have_left_leave_no_memory_behind() {
+fn peers_without_connections_use_no_memory() {
     let limit = PeerLimitLayer::new(1);
-    let places: Vec<_> = (0..10_000_u32)
-        .map(|n| Place::take(&limit.counts, limit.peer(IpAddr::V4(n.into())), 1).unwrap())
+    let permits: Vec<_> = (0..10_000_u32)
+        .map(|n| {
+            ConnectionPermit::acquire(&limit.counts, limit.peer(IpAddr::V4(n.into())), 1).unwrap()
+        })
         .collect();
     assert_eq!(limit.peers(), 10_000);
-    drop(places);
+    drop(permits);
     assert_eq!(limit.peers(), 0);
-    assert!(limit.counts.lock().capacity() <= 2 * SPARE);
+    assert!(limit.counts.lock().capacity() <= 2 * MIN_CAPACITY);
 }
 
 #[test]
-fn threads_never_pass_the_limit_together() {
+fn concurrent_threads_do_not_exceed_the_limit() {
     let limit = PeerLimitLayer::new(3);
     let start = Barrier::new(8);
-    let places: Vec<_> = thread::scope(|scope| {
-        let take = || {
+    let permits: Vec<_> = thread::scope(|scope| {
+        let acquire = || {
             start.wait();
-            Place::take(&limit.counts, limit.peer(ip("192.0.2.1")), 3)
+            ConnectionPermit::acquire(&limit.counts, limit.peer(ip("192.0.2.1")), 3)
         };
-        let threads: Vec<_> = (0..8).map(|_| scope.spawn(take)).collect();
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(acquire)).collect();
         threads
             .into_iter()
             .filter_map(|thread| thread.join().unwrap())
             .collect()
     });
-    assert_eq!(places.len(), 3);
+    assert_eq!(permits.len(), 3);
 }

@@ -1,4 +1,4 @@
-//! The list of live sessions itself.
+//! List of live sessions.
 
 use std::{
     collections::BTreeMap,
@@ -12,11 +12,12 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::Snapshot;
 
-/// What a [`Registry`] lists: [`Session`]s, or [`ConnectionHandle`]s where the type of messages is not known or differs.
+/// Entry of a [`Registry`]: a [`Session`], or a [`ConnectionHandle`] if message types are
+/// unknown or differ.
 ///
-/// Nothing else can be listed: the trait cannot be implemented elsewhere.
+/// The trait is sealed.
 pub trait Member: Clone + Send + Sync + Sized + 'static + sealed::Sealed {
-    /// What a registry keeps, which keeps nothing alive.
+    /// Weak reference in the registry, which keeps no session alive.
     #[doc(hidden)]
     type Weak: Send + Sync;
 
@@ -34,7 +35,7 @@ pub trait Member: Clone + Send + Sync + Sized + 'static + sealed::Sealed {
 }
 
 mod sealed {
-    #[expect(unnameable_types, reason = "the trait is sealed by it")]
+    #[expect(unnameable_types, reason = "it seals the trait")]
     pub trait Sealed {}
 
     impl Sealed for getty_core::ConnectionHandle {}
@@ -81,14 +82,17 @@ impl<Out: Send + 'static> Member for Session<Out> {
     }
 }
 
-/// A list of live sessions, by id. Clones share it.
+/// List of live sessions by id. Clones share the list.
 ///
-/// `M` is `Session<Out>`, which can be sent to, or [`ConnectionHandle`]. A [`RegistryLayer`](super::RegistryLayer) fills
-/// it. It keeps no session alive and none that has closed. What it gives out was live when it was asked: any of it may be
-/// closing by then, and sending to it then says so.
+/// `M` is `Session<Out>`, which can be sent to, or [`ConnectionHandle`]. A
+/// [`RegistryLayer`](super::RegistryLayer) adds the entries. The registry keeps no session
+/// alive and contains none that has closed. A returned session was live at the time of the
+/// call. It may be closing since. Sending to it then fails.
 ///
-/// One lock guards it, taken for each connection that comes or goes and for each question, never for a message. Nobody
-/// else's code runs under it, so that filters may do as they please.
+/// One lock guards the list. It is taken for each connection that opens or closes and for each
+/// query, but never for a message. No user code runs under it, so filters may use the registry.
+#[doc(alias = "connections")]
+#[doc(alias = "kick")]
 pub struct Registry<M: Member>(Arc<Shared<M>>);
 
 struct Shared<M: Member> {
@@ -97,7 +101,7 @@ struct Shared<M: Member> {
 }
 
 impl<Out: Send + 'static> Registry<Session<Out>> {
-    /// A registry of sessions, still empty.
+    /// Creates a new empty registry of sessions.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -105,7 +109,7 @@ impl<Out: Send + 'static> Registry<Session<Out>> {
 }
 
 impl Registry<ConnectionHandle> {
-    /// A registry of connections whatever they send, still empty.
+    /// Creates a new empty registry of connections with any message type.
     #[must_use]
     pub fn untyped() -> Self {
         Self::default()
@@ -113,33 +117,35 @@ impl Registry<ConnectionHandle> {
 }
 
 impl<M: Member> Registry<M> {
-    /// How many there are.
+    /// Returns the number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         self.lock().len()
     }
 
-    /// Whether there is none.
+    /// Returns `true` if there are no entries.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }
 
-    /// The one with this [`id`](ConnectionHandle::id).
+    /// Returns the entry with this [`id`](ConnectionHandle::id).
     #[must_use]
     pub fn get(&self, id: u64) -> Option<M> {
         M::upgrade(self.lock().get(&id)?)
     }
 
-    /// All that are there now, the oldest first.
+    /// Returns all entries, the oldest first.
     #[must_use]
     pub fn all(&self) -> Vec<M> {
         self.lock().values().filter_map(M::upgrade).collect()
     }
 
-    /// Those for which `filter` is true, the oldest first: by an attribute, by the peer, by anything that a handle tells.
-    /// It asks each of them; where sessions are looked up by one key all the time, such as the number of a device,
-    /// [`Topics`](crate::Topics) with that key find them at once.
+    /// Returns the entries for which `filter` returns `true`, the oldest first.
+    ///
+    /// A filter may use attributes, addresses and everything else that a handle returns. It is
+    /// called for each entry. To look sessions up by one key frequently, such as a device number,
+    /// use [`Topics`](crate::Topics) with that key instead.
     ///
     /// ```
     /// use getty_core::Session;
@@ -150,7 +156,9 @@ impl<M: Member> Registry<M> {
     ///
     /// let registry: Registry<Session<String>> = Registry::new();
     /// let of_ann = registry.find(|session| session.get() == Some(User("ann")));
-    /// let local = registry.find(|session| session.peer_addr().ip().is_some_and(|ip| ip.is_loopback()));
+    /// let local = registry.find(|session| {
+    ///     session.peer_addr().ip().is_some_and(|ip| ip.is_loopback())
+    /// });
     /// # assert!(of_ann.is_empty() && local.is_empty());
     /// ```
     #[must_use]
@@ -160,8 +168,11 @@ impl<M: Member> Registry<M> {
         members
     }
 
-    /// Asks for a graceful close of those for which `filter` is true. Gives their number, without those that were closing
-    /// already. [`empty`](Self::empty), and each session's [`closed`](ConnectionHandle::closed), tell when it is done.
+    /// Requests a graceful close of the entries for which `filter` returns `true`. Returns their
+    /// number, without those that were closing already.
+    ///
+    /// To wait for the end, await [`empty`](Self::empty) or [`closed`](ConnectionHandle::closed) of
+    /// each session.
     pub fn close_where(
         &self,
         reason: impl Into<CloseReason>,
@@ -175,14 +186,14 @@ impl<M: Member> Registry<M> {
         found.len()
     }
 
-    /// Resolves when nobody is left: as soon as the registry is empty, be it at once.
+    /// Waits until the registry is empty. Returns at once if it is.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost when the future is dropped.
+    /// This method is cancel safe.
     pub async fn empty(&self) {
         loop {
-            // made before the check: it sees every notification from here on
+            // Created before the check, so it receives every notification after the check.
             let emptied = self.0.emptied.notified();
             if self.is_empty() {
                 return;
@@ -191,7 +202,7 @@ impl<M: Member> Registry<M> {
         }
     }
 
-    /// What there is to show of each, the oldest first.
+    /// Returns the current values of each entry, the oldest first.
     #[must_use]
     pub fn snapshot(&self) -> Vec<Snapshot> {
         let now = Instant::now();
@@ -199,7 +210,7 @@ impl<M: Member> Registry<M> {
         self.all().iter().map(shown).collect()
     }
 
-    /// Lists `member` until it has closed.
+    /// Adds `member` until it has closed.
     pub(super) fn enter(&self, member: &M) {
         let handle = member.handle();
         let id = handle.id();
@@ -218,7 +229,7 @@ impl<M: Member> Registry<M> {
         }
     }
 
-    // no code of others runs under the lock, so that what it guards is whole whatever panics
+    // No user code runs under the lock, so a poisoned list is still consistent.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, M::Weak>> {
         self.0
             .members
@@ -250,7 +261,7 @@ impl<M: Member> fmt::Debug for Registry<M> {
     }
 }
 
-/// Which registry a close callback belongs to.
+/// Key of the close callback: the identity of a registry.
 struct Key<M: Member>(Registry<M>);
 
 impl<M: Member> PartialEq for Key<M> {

@@ -1,23 +1,25 @@
-//! Keeps a list of live sessions: to see them, count them, find them, close them.
+//! Keeps a list of live sessions, to count, find, inspect and close them.
 //!
-//! - *ready*: the inner service's.
-//! - *call*: puts the session on the list, and passes the connection on.
-//! - *drop*: nothing of its own.
-//! - *close*: a close callback takes the session off the list, when its transport is gone and before
-//!   [`closed`](getty_core::ConnectionHandle::closed) resolves, however it ended. Callbacks that were added before, by layers
-//!   outside of this one, run before that; those of layers and handlers inside of it run after it and find a list without
-//!   their session.
+//! - *ready*: as the inner service.
+//! - *call*: adds the session to the list and calls the inner service.
+//! - *drop*: drops the inner future.
+//! - *close*: a close callback removes the session, however it ended. It runs after the
+//!   transport was dropped and before [`closed`](getty_core::ConnectionHandle::closed)
+//!   resolves. Callbacks of layers outside this one were added earlier and still find the
+//!   session in the list. Callbacks of layers and handlers inside it do not.
 //!
-//! Scope: process, or whatever shares the [`Registry`]. In a stack it stands between `CodecLayer` and `SessionLayer`,
-//! outside of all that is to find its session on the list, such as open hooks. So it lists sessions that are not open yet
-//! as well: [`is_open`](getty_core::ConnectionHandle::is_open) tells.
+//! Scope: process, or everything that shares the [`Registry`]. It must be between `CodecLayer`
+//! and `SessionLayer`, outside layers that should find their session in the list such as open
+//! hooks. So it lists sessions that are not open yet as well; see
+//! [`is_open`](getty_core::ConnectionHandle::is_open).
 //!
-//! A registry made with [`Registry::untyped`] lists connections, whatever they carry, for a server that speaks several
-//! protocols. Its layer stands anywhere outside of `SessionLayer`: as the first it lists connections from accept on, with
-//! those that still shake hands. Both kinds may be used at once.
+//! A registry from [`Registry::untyped`] lists connections with any message type, for a server
+//! of several protocols. Its layer may be placed anywhere outside `SessionLayer`. As the
+//! outermost layer it lists connections from accept on, including those in a handshake. Both
+//! kinds can be used together.
 //!
 //! ```
-//! use getty_core::{CloseReason, Connection, Framed};
+//! use getty_core::{CloseReason, Connection, SessionIo};
 //! use getty_layers::{CodecLayer, Registry, RegistryLayer};
 //! use tokio_util::codec::LinesCodec;
 //! use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
@@ -28,8 +30,8 @@
 //! let mut stack = ServiceBuilder::new()
 //!     .layer(CodecLayer::new(LinesCodec::new()))
 //!     .layer(RegistryLayer::new(registry.clone()))
-//!     // in the place of `SessionLayer`
-//!     .service_fn(|connection: Connection<Framed<(), LinesCodec, String>>| async {
+//!     // in place of `SessionLayer`
+//!     .service_fn(|connection: Connection<SessionIo<(), LinesCodec, String>>| async {
 //!         connection.handle().closing().await;
 //!         drop(connection);
 //!         Ok::<_, BoxError>(())
@@ -42,7 +44,7 @@
 //! }
 //! assert_eq!(registry.len(), 2);
 //! for session in registry.all() {
-//!     session.try_send("hello everybody".to_owned())?;
+//!     session.try_send("hello, all".to_owned())?;
 //! }
 //! assert_eq!(registry.snapshot()[1].queued, Some(1));
 //!
@@ -57,19 +59,17 @@
 mod list;
 mod snapshot;
 
-use std::{
-    fmt,
-    task::{Context, Poll},
-};
+use std::fmt;
 
 use getty_core::{Connection, ConnectionHandle, HasSession, Session};
 use tower_layer::Layer;
-use tower_service::Service;
 
 pub use self::{
     list::{Member, Registry},
     snapshot::Snapshot,
 };
+
+use crate::configure::{Configure, Configured};
 
 /// Keeps a list of live sessions; see the [module](self).
 pub struct RegistryLayer<M: Member> {
@@ -77,7 +77,8 @@ pub struct RegistryLayer<M: Member> {
 }
 
 impl<M: Member> RegistryLayer<M> {
-    /// Lists sessions in `registry`, of which the caller keeps a clone.
+    /// Creates a new layer that lists sessions in `registry`. Keep a clone of the registry to use
+    /// it.
     #[must_use]
     pub const fn new(registry: Registry<M>) -> Self {
         Self { registry }
@@ -104,93 +105,26 @@ impl<S, M: Member> Layer<S> for RegistryLayer<M> {
     type Service = Registered<S, M>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Registered::new(inner, self.registry.clone())
+        Configured::new(inner, self.clone())
     }
 }
 
-/// The service that [`RegistryLayer`] makes.
-pub struct Registered<S, M: Member> {
-    inner: S,
-    registry: Registry<M>,
-}
+/// Service of [`RegistryLayer`].
+pub type Registered<S, M> = Configured<S, RegistryLayer<M>>;
 
-impl<S, M: Member> Registered<S, M> {
-    /// Wraps `inner`, as [`RegistryLayer::new`] does.
-    pub const fn new(inner: S, registry: Registry<M>) -> Self {
-        Self { inner, registry }
-    }
-
-    /// The inner service.
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service.
-    pub const fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service, by value.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
-
-impl<S: Clone, M: Member> Clone for Registered<S, M> {
-    fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            registry: self.registry.clone(),
-        }
-    }
-}
-
-impl<S: fmt::Debug, M: Member> fmt::Debug for Registered<S, M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registered")
-            .field("inner", &self.inner)
-            .field("registry", &self.registry)
-            .finish()
-    }
-}
-
-impl<S, T, Out> Service<Connection<T>> for Registered<S, Session<Out>>
+impl<T, Out> Configure<T> for RegistryLayer<Session<Out>>
 where
-    S: Service<Connection<T>>,
     T: HasSession<Out = Out>,
     Out: Send + 'static,
 {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    /// Reserves what the inner service reserves, which gives it back when it is dropped.
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, connection: Connection<T>) -> S::Future {
+    fn configure(&self, connection: &Connection<T>) {
         self.registry.enter(connection.transport().session());
-        self.inner.call(connection)
     }
 }
 
-impl<S, T> Service<Connection<T>> for Registered<S, ConnectionHandle>
-where
-    S: Service<Connection<T>>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    /// Reserves what the inner service reserves, which gives it back when it is dropped.
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, connection: Connection<T>) -> S::Future {
+impl<T> Configure<T> for RegistryLayer<ConnectionHandle> {
+    fn configure(&self, connection: &Connection<T>) {
         self.registry.enter(connection.handle());
-        self.inner.call(connection)
     }
 }
 
@@ -202,6 +136,7 @@ mod tests {
         time::Duration,
     };
 
+    use getty_core::{Address, CloseReason, Endpoints, SessionIo, TransportKind, driver};
     use tokio::time::advance;
     use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
     use tower::{BoxError, Layer, Service, service_fn};
@@ -209,21 +144,20 @@ mod tests {
 
     use super::*;
     use crate::testing::assert_transparent;
-    use getty_core::{Address, CloseReason, Endpoints, Framed, TransportKind, driver};
 
-    type Typed = Connection<Framed<(), (), u32>>;
+    type Typed = Connection<SessionIo<(), (), u32>>;
 
     fn connection() -> Typed {
         let connection = Connection::new(());
         let (_, driver) = driver::pair(connection.handle().clone());
-        connection.map_transport(|()| Framed::new((), (), driver, 1))
+        connection.map_transport(|()| SessionIo::new((), (), driver, 1))
     }
 
     fn ids<M: Member>(members: &[M]) -> Vec<u64> {
         members.iter().map(|member| member.handle().id()).collect()
     }
 
-    /// Lists `n` sessions.
+    /// Adds `n` sessions to the registry.
     fn listed(registry: &Registry<Session<u32>>, n: usize) -> Vec<Typed> {
         let mut connections: Vec<_> = (0..n).map(|_| connection()).collect();
         for connection in &mut connections {
@@ -233,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_and_an_error_pass_through() {
+    fn responses_and_errors_pass_through() {
         let registry = Registry::new();
         let layer = RegistryLayer::new(registry.clone());
         let (mut service, mut handle) = mock::spawn_layer::<Typed, u32, _>(layer);
@@ -246,9 +180,12 @@ mod tests {
             drop(connection);
             assert!(registry.is_empty());
             if fails {
-                inner.send_error("too bad");
+                inner.send_error("handler failed");
                 assert!(response.is_woken());
-                assert_eq!(assert_ready_err!(response.poll()).to_string(), "too bad");
+                assert_eq!(
+                    assert_ready_err!(response.poll()).to_string(),
+                    "handler failed"
+                );
             } else {
                 inner.send_response(7);
                 assert!(response.is_woken());
@@ -258,19 +195,20 @@ mod tests {
     }
 
     #[test]
-    fn around_a_service_it_is_transparent() {
+    fn layer_is_transparent() {
         assert_transparent(&RegistryLayer::new(Registry::new()), connection);
     }
 
     #[test]
-    fn a_connection_whose_future_is_dropped_leaves() {
+    fn dropped_future_removes_its_connection() {
         let registry = Registry::untyped();
-        let mut service =
-            RegistryLayer::new(registry.clone()).layer(service_fn(async |it: Connection<()>| {
+        let mut service = RegistryLayer::new(registry.clone()).layer(service_fn(
+            async |connection: Connection<()>| {
                 pending::<()>().await;
-                drop(it);
+                drop(connection);
                 Ok::<_, BoxError>(())
-            }));
+            },
+        ));
         let response = service.call(Connection::new(()));
         assert_eq!(registry.len(), 1);
         drop(response);
@@ -278,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_found_by_id_attribute_and_peer_the_oldest_first() {
+    fn sessions_are_found_by_id_attribute_and_peer_oldest_first() {
         let registry = Registry::new();
         let connections = listed(&registry, 5);
         let session = |n: usize| connections[n].transport().session();
@@ -296,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_gives_out_can_be_sent_to() {
+    fn listed_sessions_can_be_sent_to() {
         let registry = Registry::new();
         let _connections = listed(&registry, 2);
         for session in registry.all() {
@@ -306,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn it_closes_those_that_fit_and_counts_each_once() {
+    fn close_where_closes_matching_sessions_and_counts_each_once() {
         let registry = Registry::new();
         let connections = listed(&registry, 4);
         connections[0].handle().close();
@@ -314,17 +252,20 @@ mod tests {
         let close = |reason| registry.close_where(reason, |session| session.id() != first);
         assert_eq!(close(CloseReason::LifetimeExpired), 2);
         assert_eq!(close(CloseReason::Shutdown), 0);
-        let reasons: Vec<_> = connections.iter().map(|it| it.handle().reason()).collect();
+        let reasons: Vec<_> = connections
+            .iter()
+            .map(|connection| connection.handle().reason())
+            .collect();
         let expired = Some(CloseReason::LifetimeExpired);
         assert_eq!(
             reasons,
             [Some(CloseReason::Local), None, expired.clone(), expired]
         );
-        assert_eq!(registry.len(), 4, "closing is not closed");
+        assert_eq!(registry.len(), 4, "closing sessions are still listed");
     }
 
     #[test]
-    fn a_filter_may_use_the_registry() {
+    fn filter_may_use_the_registry() {
         let registry = Registry::new();
         let mut connections = listed(&registry, 3);
         let last = registry.find(|session| {
@@ -335,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_resolves_once_the_last_has_left_and_at_once_where_there_is_none() {
+    fn empty_resolves_after_the_last_session_or_at_once() {
         let registry = Registry::new();
         assert_ready!(task::spawn(registry.empty()).poll());
         let mut connections = listed(&registry, 2);
@@ -349,27 +290,27 @@ mod tests {
     }
 
     #[test]
-    fn callbacks_added_before_run_while_it_is_listed_and_later_ones_after() {
+    fn earlier_callbacks_find_the_session_and_later_ones_do_not() {
         let registry = Registry::new();
         let connection = connection();
         let handle = connection.handle();
-        let (tell, told) = mpsc::channel();
-        let look = |place| {
-            let (registry, tell) = (registry.clone(), tell.clone());
-            move |_: &getty_core::Closed| tell.send((place, registry.len())).unwrap()
+        let (sender, seen) = mpsc::channel();
+        let record = |place| {
+            let (registry, sender) = (registry.clone(), sender.clone());
+            move |_: &getty_core::Closed| sender.send((place, registry.len())).unwrap()
         };
-        handle.add_close_callback("test", "outside", look("outside"));
+        handle.add_close_callback("test", "outside", record("outside"));
         registry.enter(connection.transport().session());
-        handle.add_close_callback("test", "inside", look("inside"));
+        handle.add_close_callback("test", "inside", record("inside"));
         drop(connection);
         assert_eq!(
-            told.try_iter().collect::<Vec<_>>(),
+            seen.try_iter().collect::<Vec<_>>(),
             [("outside", 1), ("inside", 0)]
         );
     }
 
     #[test]
-    fn nothing_is_kept_alive_and_the_same_registry_twice_lists_once() {
+    fn registry_keeps_no_session_alive_and_lists_each_once() {
         let registry = Registry::new();
         let connection = connection();
         let kept = Arc::new(());
@@ -387,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_has_closed_already_is_not_listed() {
+    fn closed_session_is_not_listed() {
         let registry = Registry::untyped();
         let connection = Connection::new(());
         let handle = connection.handle().clone();
@@ -397,7 +338,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_snapshot_tells_what_a_dashboard_shows() {
+    async fn snapshot_contains_all_values_of_a_session() {
         let peer = Address::Ip("192.0.2.1:4096".parse().unwrap());
         let endpoints = Endpoints::new(TransportKind::Tcp, Address::Unknown, peer.clone());
         let connection = Connection::with_endpoints((), endpoints);
@@ -410,12 +351,12 @@ mod tests {
         let second = Duration::from_secs(1);
         let now = async || {
             advance(second).await;
-            driver.moment(tokio::time::Instant::now())
+            driver.timestamp(tokio::time::Instant::now())
         };
-        driver.received(5, now().await);
-        driver.messages_in(1, now().await);
-        driver.sent(3, now().await);
-        driver.in_flight(2);
+        driver.record_received(5, now().await);
+        driver.record_messages_in(1, now().await);
+        driver.record_sent(3, now().await);
+        driver.set_in_flight(2);
         session.try_send(7).unwrap();
         session.close_with(CloseReason::LifetimeExpired);
         advance(second).await;

@@ -1,42 +1,41 @@
-//! What a dashboard shows of a connection.
+//! Values of a connection for a dashboard.
 
 use std::{sync::Arc, time::Duration};
 
+use getty_core::{Address, CloseReason, ConnectionHandle, Stats, TransportKind};
 use tokio::time::Instant;
 
-use getty_core::{Address, CloseReason, ConnectionHandle, Stats, TransportKind};
-
-/// What was known of a connection at one moment: see [`Registry::snapshot`](super::Registry::snapshot).
+/// Values of a connection at one time; see [`Registry::snapshot`](super::Registry::snapshot).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// Its number.
+    /// Id of the connection, unique in the process.
     pub id: u64,
-    /// Its name.
+    /// Name of the connection.
     pub name: Arc<str>,
-    /// What carries it.
+    /// Kind of transport.
     pub transport: TransportKind,
-    /// The peer's address.
+    /// Address of the peer.
     pub peer: Address,
-    /// Our address.
+    /// Local address.
     pub local: Address,
-    /// Whether its session is open.
+    /// `true` if the session is open.
     pub is_open: bool,
-    /// Why it closes, if it does.
+    /// Close reason or `None` if the connection is not closing.
     pub closing: Option<CloseReason>,
-    /// For how long it has been there.
+    /// Time since accept or connect.
     pub age: Duration,
-    /// For how long no bytes have been received.
+    /// Time since the last received byte.
     pub since_read: Duration,
-    /// For how long no bytes have been sent.
+    /// Time since the last sent byte.
     pub since_write: Duration,
-    /// For how long the application has not been active.
+    /// Time since the last activity of the application.
     pub since_active: Duration,
-    /// How many messages wait to be sent; `None` where the registry does not know the session.
+    /// Number of messages that wait to be encoded or `None` in an untyped registry.
     pub queued: Option<usize>,
-    /// How many messages are with their handlers.
+    /// Number of messages in flight in handlers.
     pub in_flight: usize,
-    /// What has moved.
+    /// Counters of bytes and messages.
     pub stats: Stats,
 }
 

@@ -5,18 +5,18 @@ use super::{super::testing::*, *};
 fn stream(payloads: &[Vec<u8>]) -> BytesMut {
     let mut stream = BytesMut::new();
     for payload in payloads {
-        Length::new().put(payload, &mut stream).unwrap();
+        LengthDelimited::new().put(payload, &mut stream).unwrap();
     }
     stream
 }
 
 #[test]
-fn frames_that_come_back_leave_the_count_alone() {
+fn returned_frames_do_not_change_the_reference_count() {
     let mut codec = Frames::default();
     let mut src = stream(&[vec![1; 10], vec![2; 10], vec![3; 10], vec![4; 10]]);
     let mut dst = BytesMut::new();
     let first = codec.decode(&mut src).unwrap().unwrap();
-    assert!(src.is_empty(), "the others are with the codec");
+    assert!(src.is_empty(), "the codec has the other frames");
     assert_eq!(Arc::strong_count(&first.block), 2);
     codec.encode(first, &mut dst).unwrap();
     for n in 2..4_u8 {
@@ -34,7 +34,7 @@ fn frames_that_come_back_leave_the_count_alone() {
 }
 
 #[test]
-fn frames_that_are_kept_or_come_back_late_are_what_they_were() {
+fn frames_that_are_kept_or_returned_late_keep_their_bytes() {
     let payloads: Vec<_> = (0..200).map(|n| vec![n; usize::from(n)]).collect();
     let mut codec = Frames::default();
     let mut src = stream(&payloads);
@@ -50,13 +50,13 @@ fn frames_that_are_kept_or_come_back_late_are_what_they_were() {
 }
 
 #[test]
-fn no_more_than_a_block_is_taken_at_once() {
+fn at_most_one_block_is_taken_at_once() {
     let mut codec = Frames::default();
     let mut src = stream(&vec![vec![7; 60]; 1000]);
     let before = src.len();
     codec.decode(&mut src).unwrap().unwrap();
     assert_eq!(before - src.len(), BLOCK);
-    // but a frame that is longer is
+    // A longer frame is taken whole.
     let mut src = stream(&[vec![7; 2 * BLOCK], vec![8; 1]]);
     let long = Frames::default().refill(&mut src).unwrap().unwrap();
     assert_eq!(long.len(), 2 * BLOCK);
@@ -64,7 +64,7 @@ fn no_more_than_a_block_is_taken_at_once() {
 }
 
 #[test]
-fn beginning_of_a_frame_is_put_back_before_what_has_arrived_since() {
+fn partial_frame_is_put_back_before_later_bytes() {
     let mut codec = Frames::default();
     let sent = stream(&[vec![1; 10], vec![2; 10], vec![3; 10]]);
     for arrived in [14 + 1, 14 + 4, 14 + 13] {
@@ -74,7 +74,7 @@ fn beginning_of_a_frame_is_put_back_before_what_has_arrived_since() {
         assert_eq!(
             src,
             sent[14..arrived],
-            "a session sees that a frame is incomplete"
+            "the session must see the incomplete frame"
         );
         assert!(codec.block.is_none() && codec.spare.is_none());
 
@@ -90,7 +90,7 @@ fn beginning_of_a_frame_is_put_back_before_what_has_arrived_since() {
 
 #[test]
 fn frames_before_a_refused_one_are_decoded_first() {
-    let mut codec = Frames::new(Length::new().with_max_length(10));
+    let mut codec = Frames::new(LengthDelimited::new().max_frame_length(10));
     let mut src = stream(&[vec![1; 10], vec![2; 10], vec![3; 11]]);
     for n in 1..3 {
         assert_eq!(codec.decode(&mut src).unwrap().unwrap(), &[n; 10]);
@@ -98,7 +98,7 @@ fn frames_before_a_refused_one_are_decoded_first() {
     let refused = codec.decode(&mut src).unwrap_err();
     assert!(matches!(
         refused,
-        LengthError::TooLong {
+        LengthDelimitedError::TooLong {
             length: 11,
             max: 10
         }
@@ -111,11 +111,11 @@ fn message_of_a_message_transport_is_one_frame() {
     let mut codec = Frames::default();
     let mut src = stream(&[vec![1; 3], vec![2; 3]]);
     assert_eq!(codec.decode_eof(&mut src).unwrap().unwrap(), &[1; 3]);
-    assert_eq!(src.len(), 7, "what is too much is seen to be");
+    assert_eq!(src.len(), 7, "the excess stays in the buffer");
 }
 
 #[test]
-fn frames_are_made_of_bytes_and_back_without_a_copy() {
+fn frame_converts_from_and_into_bytes_without_a_copy() {
     let bytes = Bytes::from(vec![1, 2, 3]);
     let frame = Frame::from(bytes.clone());
     assert_eq!(frame.as_ptr(), bytes.as_ptr());
@@ -127,11 +127,11 @@ fn frames_are_made_of_bytes_and_back_without_a_copy() {
 
 proptest! {
     #[test]
-    fn what_length_decodes_is_decoded_and_what_it_refuses_is_refused(
+    fn frames_decodes_and_refuses_the_same_as_length_delimited(
         stream in vec(prop_oneof![3 => Just(0), 2 => 0_u8..20, 1 => any::<u8>()], 0..200),
         pieces in pieces(), skip in 0_u16..6,
     ) {
-        let length = Length::new().with_max_length(64).with_skip(skip);
+        let length = LengthDelimited::new().max_frame_length(64).num_skip(skip);
         let (theirs, refused) = decode_stream(&mut length.clone(), &stream, &pieces);
         let (ours, error) = decode_stream(&mut Frames::new(length), &stream, &pieces);
         let ours: Vec<_> = ours.into_iter().map(Frame::into_bytes).collect();
@@ -143,14 +143,14 @@ proptest! {
     }
 
     #[test]
-    fn echo_is_to_the_byte_what_came_however_much_is_read_ahead(
-        payloads in vec(vec(any::<u8>(), 0..300), 0..60), pieces in pieces(), turns in vec(0_usize..9, 1..20),
+    fn echo_returns_the_same_bytes_for_any_read_ahead(
+        payloads in vec(vec(any::<u8>(), 0..300), 0..60), pieces in pieces(), frames_per_read in vec(0_usize..9, 1..20),
     ) {
         let sent = stream(&payloads);
         let mut codec = Frames::default();
         let (mut src, mut dst) = (BytesMut::new(), BytesMut::new());
         let mut rest = &sent[..];
-        for (piece, frames) in pieces.iter().cycle().zip(turns.iter().cycle()) {
+        for (piece, frames) in pieces.iter().cycle().zip(frames_per_read.iter().cycle()) {
             if rest.is_empty() {
                 break;
             }

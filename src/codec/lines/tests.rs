@@ -7,7 +7,7 @@ fn decode_all(codec: &mut Lines, stream: &[u8]) -> (Vec<String>, Option<LinesErr
 }
 
 #[test]
-fn line_of_the_maximum_passes_with_either_end_and_with_none() {
+fn line_of_maximum_length_passes_with_any_line_end() {
     for stream in ["12345\n", "12345\r\n", "12345\r", "12345"] {
         for piece in 1..=stream.len() {
             let codec = &mut Lines::new().with_max_length(5);
@@ -34,14 +34,14 @@ fn line_over_the_maximum_is_an_error_before_its_end_arrives() {
 }
 
 #[test]
-fn error_says_how_long_the_line_is_and_not_how_full_the_buffer() {
+fn error_contains_the_length_of_the_line_and_not_of_the_buffer() {
     let (_, error) = decode_all(
         &mut Lines::new().with_max_length(2),
         b"1234\r\nmore\nlines\n",
     );
     assert_eq!(
         error.unwrap().to_string(),
-        "line of at least 4 bytes, where 2 are allowed"
+        "line of at least 4 bytes exceeds the maximum of 2"
     );
 }
 
@@ -57,7 +57,7 @@ fn maximum_of_zero_passes_empty_lines_only() {
 }
 
 #[test]
-fn bad_utf8_is_an_error_with_its_source_and_the_next_line_is_intact() {
+fn invalid_utf8_is_an_error_with_a_source_and_the_next_line_is_decoded() {
     let mut buffer = BytesMut::from(&b"caf\xe9\nnext\n"[..]);
     let mut codec = Lines::new();
     let error = codec.decode(&mut buffer).unwrap_err();
@@ -78,7 +78,7 @@ fn refused_message_does_not_disturb_the_next_one() {
 }
 
 #[test]
-fn message_without_a_line_end_does_not_hide_those_of_the_next_one() {
+fn message_without_a_line_end_does_not_affect_the_next_one() {
     let mut codec = Lines::new();
     let mut first = BytesMut::from("no end");
     assert_eq!(codec.decode_eof(&mut first).unwrap().unwrap(), "no end");
@@ -88,7 +88,7 @@ fn message_without_a_line_end_does_not_hide_those_of_the_next_one() {
 }
 
 #[test]
-fn last_line_without_its_end_is_refused_where_that_is_set() {
+fn unterminated_last_line_is_refused_if_required() {
     let whole = "PAY 1\nPAY 10000\r\n";
     for length in 0..=whole.len() {
         let codec = &mut Lines::new().with_final_newline_required();
@@ -125,7 +125,7 @@ fn message_with_a_line_feed_is_refused_and_leaves_no_bytes() {
 }
 
 #[test]
-fn crlf_is_sent_where_it_is_asked_for() {
+fn crlf_is_sent_if_set() {
     let mut sent = BytesMut::new();
     let mut codec = Lines::new().with_crlf();
     codec.encode("NICK getty", &mut sent).unwrap();
@@ -140,7 +140,8 @@ fn ordinary_line_reserves_nothing() {
     assert_eq!(buffer.capacity(), 100);
 }
 
-/// As a session reads: its buffer grows to 64 KiB at most, unless the decoder grows it, which it may once a frame.
+/// Reads as a session does: the buffer grows to at most 64 KiB unless the decoder reserves
+/// more. It may do so once per frame.
 fn read_as_a_session_does(codec: &mut Lines, mut stream: &[u8], chunk: usize) -> String {
     let mut buffer = BytesMut::with_capacity(MAX_FRAME / 8);
     let mut reserved = false;
@@ -177,7 +178,7 @@ fn line_longer_than_the_read_ahead_bound_fits_after_one_reservation() {
     }
 }
 
-/// What a codec without any state makes of a whole stream.
+/// Decodes a whole stream without a state between calls.
 fn model(stream: &[u8], max: usize) -> (Vec<String>, bool) {
     let mut lines = Vec::new();
     let mut ends = stream.split(|&byte| byte == b'\n').peekable();
@@ -208,7 +209,7 @@ proptest! {
     }
 
     #[test]
-    fn sent_lines_arrive_as_they_were(
+    fn sent_lines_arrive_unchanged(
         lines in vec("[^\n]{0,20}", 0..8), crlf in any::<bool>(), pieces in pieces(),
     ) {
         let mut codec = if crlf { Lines::new().with_crlf() } else { Lines::new() };
@@ -226,7 +227,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_decoded_can_be_encoded(stream in vec(any::<u8>(), 0..100)) {
+    fn every_decoded_line_can_be_encoded(stream in vec(any::<u8>(), 0..100)) {
         let mut codec = Lines::new().with_max_length(20);
         let (lines, _) = decode_all(&mut codec.clone(), &stream);
         for line in lines {

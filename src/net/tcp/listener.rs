@@ -1,4 +1,4 @@
-//! Accepting TCP connections.
+//! The TCP listener and its builder.
 
 use std::{
     io,
@@ -7,20 +7,21 @@ use std::{
 };
 
 use getty_core::{Address, Connection};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::net::{TcpStream, ToSocketAddrs, lookup_host};
+use socket2::{Protocol, SockRef, Type};
+use tokio::net::{TcpStream, ToSocketAddrs};
 
 use super::{
-    connection,
     options::{INHERITS, Keepalive, StreamOptions},
-    resets_self_connect,
+    stream::{connection, resets_self_connect},
 };
 use crate::net::{
-    Listener,
-    bind::{BACKLOG, cannot_listen},
+    bind::{BACKLOG, bind_first},
+    listener::Listener,
+    socket_options::BindOptions,
 };
 
-/// tokio's listener, whose connections have nodelay set; [`getty::net::TcpListener`](TcpListener) has more settings.
+/// tokio's listener. Its connections have nodelay set. [`getty::net::TcpListener`](TcpListener)
+/// has more settings.
 impl Listener for tokio::net::TcpListener {
     type Io = TcpStream;
 
@@ -33,19 +34,20 @@ impl Listener for tokio::net::TcpListener {
     }
 }
 
-/// Accepts TCP connections, with the settings that a server wants.
+/// Accepts TCP connections, with the settings that a server needs.
 ///
-/// [`bind`](Self::bind) has the defaults, [`builder`](Self::builder) the settings. A listener made of tokio's or the
-/// standard library's keeps that one's own settings, and sets nodelay on what it accepts.
+/// [`bind`](Self::bind) uses the defaults, and [`builder`](Self::builder) has the settings. A
+/// listener that is converted from tokio's or the standard library's keeps its settings, and
+/// its accepted connections have nodelay set.
 ///
-/// A connection that comes over IPv4 to a listener of IPv6 has a peer address of the form `::ffff:192.0.2.1`.
+/// The peer address of an IPv4 connection to an IPv6 listener has the form `::ffff:192.0.2.1`.
 ///
 /// ```
 /// use getty::net::TcpListener;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> std::io::Result<()> {
-/// let listener = TcpListener::bind("127.0.0.1:0").await?; // port 0: any free one
+/// let listener = TcpListener::bind("127.0.0.1:0").await?; // port 0: any free port
 /// assert_ne!(listener.local_addr()?.port(), 0);
 /// # Ok(())
 /// # }
@@ -57,51 +59,53 @@ pub struct TcpListener {
 }
 
 impl TcpListener {
-    /// Listens on `address`, or on the first of its addresses that can be had, with the defaults of
+    /// Listens on the first address of `address` that can be bound, with the default settings of
     /// [`builder`](Self::builder).
     ///
     /// # Errors
     ///
-    /// As [`TcpListenerBuilder::bind`].
+    /// As for [`TcpListenerBuilder::bind`].
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
+    /// Panics if called outside of a tokio runtime.
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped leaves no socket behind.
+    /// A dropped future leaves no socket behind.
     pub async fn bind(address: impl ToSocketAddrs) -> io::Result<Self> {
         Self::builder().bind(address).await
     }
 
-    /// Settings of a listener, to be changed and then [bound](TcpListenerBuilder::bind).
+    /// Creates a builder with the default settings, to be [bound](TcpListenerBuilder::bind) to an
+    /// address.
     pub const fn builder() -> TcpListenerBuilder {
         TcpListenerBuilder {
             backlog: BACKLOG,
-            // on Windows the option would let anybody take the port over
-            reuse_address: cfg!(unix),
-            reuse_port: false,
-            only_v6: None,
+            bind: BindOptions {
+                // on Windows the option would let any process take over the port
+                reuse_address: cfg!(unix),
+                ..BindOptions::new()
+            },
             options: StreamOptions::new(),
         }
     }
 
-    /// The address that it listens on, with the port that it got if it asked for any.
+    /// Returns the local address, with the assigned port if port 0 was requested.
     ///
     /// # Errors
     ///
-    /// The operating system's.
+    /// Fails if the operating system cannot report the address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.inner.local_addr()
     }
 
-    /// tokio's listener.
+    /// Returns a reference to tokio's listener.
     pub const fn get_ref(&self) -> &tokio::net::TcpListener {
         &self.inner
     }
 
-    /// tokio's listener, without the settings that are of accepted connections.
+    /// Returns tokio's listener, without the settings for accepted connections.
     pub fn into_inner(self) -> tokio::net::TcpListener {
         self.inner
     }
@@ -128,7 +132,8 @@ impl From<tokio::net::TcpListener> for TcpListener {
     }
 }
 
-/// For a listener that was handed over, by a service manager for example. Panics outside of a tokio runtime.
+/// Converts a listener that was inherited, for example from a service manager. Panics if called
+/// outside of a tokio runtime.
 impl TryFrom<std::net::TcpListener> for TcpListener {
     type Error = io::Error;
 
@@ -151,8 +156,8 @@ fn poll_accept(
     }
 }
 
-/// Returns the connection over an accepted socket, or `None` if the socket is connected to itself.
-/// Without `options` the socket has inherited the settings.
+/// Returns the connection over an accepted socket, or `None` if the socket is connected to
+/// itself. Without `options` the socket has inherited the settings.
 fn accepted(
     stream: TcpStream,
     peer: SocketAddr,
@@ -160,7 +165,7 @@ fn accepted(
 ) -> Option<Connection<TcpStream>> {
     let local = stream.local_addr();
     if resets_self_connect(&stream, &local, peer) {
-        tracing::warn!(%peer, "an accepted socket is connected to itself; it is reset");
+        tracing::warn!(%peer, "reset an accepted socket that is connected to itself");
         return None;
     }
     if let Some(options) = options {
@@ -169,9 +174,9 @@ fn accepted(
     Some(connection(stream, local, peer))
 }
 
-/// The settings of a [`TcpListener`]; made by [`TcpListener::builder`].
+/// Settings of a [`TcpListener`], created by [`TcpListener::builder`].
 ///
-/// Settings of sockets are those of the accepted connections, each for itself.
+/// Socket options apply to each accepted connection.
 ///
 /// ```
 /// use getty::net::TcpListener;
@@ -190,128 +195,117 @@ fn accepted(
 #[must_use = "a builder listens once it is bound"]
 pub struct TcpListenerBuilder {
     backlog: u32,
-    reuse_address: bool,
-    reuse_port: bool,
-    only_v6: Option<bool>,
+    bind: BindOptions,
     options: StreamOptions,
 }
 
 impl TcpListenerBuilder {
-    /// How many connections the operating system completes and keeps until they are accepted; what comes beyond that
-    /// waits outside, or fails there. Linux caps it at `net.core.somaxconn`. Default: 1024.
+    /// Sets the maximum number of connections that the operating system completes before they are
+    /// accepted. The default is 1024.
+    ///
+    /// Further connections wait at the client or fail there. Linux caps the number at
+    /// `net.core.somaxconn`.
     pub const fn with_backlog(mut self, connections: u32) -> Self {
         self.backlog = connections;
         self
     }
 
-    /// Whether small writes leave at once (`TCP_NODELAY`) and do not wait for the peer to acknowledge earlier ones.
-    /// Default: on.
+    /// Sets whether small writes are sent at once (`TCP_NODELAY`), without waiting for the peer to
+    /// acknowledge earlier ones. The default is `true`.
     pub const fn with_nodelay(mut self, on: bool) -> Self {
         self.options.nodelay = on;
         self
     }
 
-    /// Has the operating system look after idle connections. Default: off.
+    /// Sets the probes that the operating system sends over idle connections. The default is none.
     pub const fn with_keepalive(mut self, keepalive: Keepalive) -> Self {
         self.options.keepalive = Some(keepalive);
         self
     }
 
-    /// Whether a port can be listened on while connections of a former listener still fade away (`SO_REUSEADDR`), as
-    /// they do after a restart. Default: on, but off on Windows, where the option means something else.
+    /// Sets whether the port can be bound while connections of an earlier listener are still in the
+    /// time-wait state (`SO_REUSEADDR`), as after a restart. The default is `true`, except on
+    /// Windows, where the option has another meaning.
     pub const fn with_reuse_address(mut self, on: bool) -> Self {
-        self.reuse_address = on;
+        self.bind.reuse_address = on;
         self
     }
 
-    /// Whether several listeners, of this user, may share the port, if all of them say so (`SO_REUSEPORT`). Linux
-    /// spreads connections over them, and what waits in the backlog of one that closes is lost. Default: off.
+    /// Sets whether several listeners of the same user may share the port (`SO_REUSEPORT`). All of
+    /// them must set it. The default is `false`.
+    ///
+    /// Linux distributes connections over the listeners. Connections in the backlog of a listener
+    /// that closes are lost.
     pub const fn with_reuse_port(mut self, on: bool) -> Self {
-        self.reuse_port = on;
+        self.bind.reuse_port = on;
         self
     }
 
-    /// Whether a listener of an IPv6 address leaves IPv4 alone (`IPV6_V6ONLY`); without it `[::]` may take connections
-    /// of both. No effect on IPv4 addresses. Default: the operating system's, on Linux off.
+    /// Sets whether an IPv6 listener excludes IPv4 (`IPV6_V6ONLY`). If `false`, `[::]` may accept
+    /// connections of both families. IPv4 addresses are not affected. The default is the operating
+    /// system's, which is `false` on Linux.
     pub const fn with_only_v6(mut self, on: bool) -> Self {
-        self.only_v6 = Some(on);
+        self.bind.only_v6 = Some(on);
         self
     }
 
-    /// How many bytes the operating system keeps that are written and not yet acknowledged (`SO_SNDBUF`). Linux doubles
-    /// the number, for its own use, and then no longer tunes it. Default: the operating system's.
+    /// Sets the size of the operating system's send buffer (`SO_SNDBUF`), in bytes.
+    ///
+    /// The buffer holds bytes that are written and not yet acknowledged. Linux doubles the number
+    /// for its bookkeeping and stops tuning the size. The default is the operating system's.
     pub const fn with_send_buffer_size(mut self, bytes: usize) -> Self {
-        self.options.send_buffer_size = Some(bytes);
+        self.options.buffers.send = Some(bytes);
         self
     }
 
-    /// Sets how many unsent bytes the operating system accepts (`TCP_NOTSENT_LOWAT`), on Linux and
+    /// Sets the maximum number of unsent bytes in the kernel (`TCP_NOTSENT_LOWAT`), on Linux and
     /// Android. Elsewhere it has no effect. The default is 128 KiB. `None` leaves the system's
-    /// setting, by which only the send buffer limits them. Scope: connection.
+    /// setting, with which only the send buffer limits them. Scope: connection.
     ///
     /// The limit bounds the bytes that a close can lose and that a ping waits behind. Without it
-    /// the kernel may take no byte for a minute while it empties a send buffer of megabytes to a
-    /// slow peer, and the write timeout ends the session.
+    /// the kernel may accept no byte for a minute while it empties a send buffer of megabytes to a
+    /// slow peer, and the write timeout closes the session.
     pub fn with_unsent_limit(mut self, bytes: impl Into<Option<u32>>) -> Self {
         self.options.unsent_limit = bytes.into();
         self
     }
 
-    /// How many bytes the operating system keeps that have come and are not yet read (`SO_RCVBUF`), which bounds how
-    /// far a peer may run ahead. Linux doubles the number, for its own use, and then no longer tunes it. Default: the
-    /// operating system's.
+    /// Sets the size of the operating system's receive buffer (`SO_RCVBUF`), in bytes.
+    ///
+    /// The buffer holds bytes that have arrived and are not yet read, and so bounds how far a peer
+    /// may run ahead. Linux doubles the number for its bookkeeping and stops tuning the size. The
+    /// default is the operating system's.
     pub const fn with_recv_buffer_size(mut self, bytes: usize) -> Self {
-        self.options.recv_buffer_size = Some(bytes);
+        self.options.buffers.recv = Some(bytes);
         self
     }
 
-    /// Listens on `address`, or on the first of its addresses that can be had.
+    /// Listens on the first address of `address` that can be bound.
     ///
     /// # Errors
     ///
-    /// Those of resolving a name. After that the last address's: it names the address, has the kind that the operating
-    /// system gave it, such as [`AddrInUse`](io::ErrorKind::AddrInUse), and that error as its source. A setting that
-    /// cannot be had is an error here too: [`InvalidInput`](io::ErrorKind::InvalidInput), mostly, or
+    /// Fails if the name cannot be resolved. Otherwise returns the error of the last address. It
+    /// names the address, and the operating system's error is its source. Its kind is the source's,
+    /// such as [`AddrInUse`](io::ErrorKind::AddrInUse). A socket option that cannot be set is an
+    /// error as well, usually [`InvalidInput`](io::ErrorKind::InvalidInput) or
     /// [`Unsupported`](io::ErrorKind::Unsupported).
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
+    /// Panics if called outside of a tokio runtime.
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped leaves no socket behind.
+    /// A dropped future leaves no socket behind.
     pub async fn bind(&self, address: impl ToSocketAddrs) -> io::Result<TcpListener> {
-        let mut failed = None;
-        for address in lookup_host(address).await? {
-            match self.listen(address) {
-                Ok(listener) => return Ok(listener),
-                Err(error) => failed = Some(cannot_listen(address, error)),
-            }
-        }
-        Err(failed.unwrap_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, "no address to listen on")
-        }))
+        bind_first(address, |address| self.listen(address)).await
     }
 
     fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        socket.set_reuse_address(self.reuse_address)?;
-        if self.reuse_port {
-            share_port(&socket)?;
-        }
-        if let (Some(only_v6), true) = (self.only_v6, address.is_ipv6()) {
-            socket.set_only_v6(only_v6)?;
-        }
+        let socket = self.bind.socket(address, Type::STREAM, Protocol::TCP)?;
         self.options.apply(&SockRef::from(&socket))?;
         socket.bind(&address.into())?;
         socket.listen(i32::try_from(self.backlog).unwrap_or(i32::MAX))?;
-
-        socket.set_nonblocking(true)?;
         Ok(TcpListener {
             inner: tokio::net::TcpListener::from_std(socket.into())?,
             options: self.options,
@@ -319,21 +313,12 @@ impl TcpListenerBuilder {
     }
 }
 
-#[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos"))))]
-fn share_port(socket: &Socket) -> io::Result<()> {
-    socket.set_reuse_port(true)
-}
-
-#[cfg(not(all(unix, not(any(target_os = "solaris", target_os = "illumos")))))]
-fn share_port(_: &Socket) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
 #[cfg(all(test, unix))]
 mod tests {
     use std::{os::fd::OwnedFd, time::Duration};
 
     use getty_core::TransportKind;
+    use socket2::{Domain, Socket};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -341,7 +326,7 @@ mod tests {
     // On Linux no listener accepts such a socket: the connecting socket completes the handshake.
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn socket_that_is_connected_to_itself_is_not_accepted_and_its_port_is_free_at_once() {
+    async fn self_connected_socket_is_not_accepted_and_its_port_is_free_at_once() {
         let any = SocketAddr::from(([127, 0, 0, 4], 0));
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&any.into()).unwrap();
@@ -357,12 +342,12 @@ mod tests {
         server.bind(&address).unwrap();
     }
 
-    // A Unix socket in the guise of a TCP one knows neither nodelay nor keepalive nor an IP address.
+    // A Unix socket wrapped as a TCP stream has neither nodelay nor keepalive nor an IP address.
     #[tokio::test]
     async fn connection_survives_settings_that_its_socket_refuses() {
-        let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
-        let ours = OwnedFd::from(ours.into_std().unwrap());
-        let stream = TcpStream::from_std(ours.into()).unwrap();
+        let (local, mut remote) = tokio::net::UnixStream::pair().unwrap();
+        let local = OwnedFd::from(local.into_std().unwrap());
+        let stream = TcpStream::from_std(local.into()).unwrap();
         stream.set_nodelay(true).unwrap_err();
 
         let peer = SocketAddr::from(([192, 0, 2, 1], 7));
@@ -373,7 +358,7 @@ mod tests {
         assert_eq!(connection.handle().peer_addr(), &Address::Ip(peer));
         assert_eq!(connection.handle().local_addr(), &Address::Unknown);
         assert_eq!(connection.handle().transport(), TransportKind::Tcp);
-        theirs.write_all(b"still there").await.unwrap();
+        remote.write_all(b"still there").await.unwrap();
         let mut read = [0; 11];
         connection
             .transport_mut()

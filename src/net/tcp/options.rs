@@ -1,15 +1,17 @@
-//! Settings of TCP sockets that connections have on both sides.
+//! TCP socket options that listeners and connectors share.
 
 use std::{io, time::Duration};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Probes that the operating system sends over an idle TCP connection, to find out whether the peer is still there.
+use crate::net::socket_options::BufferSizes;
+
+/// Probes that the operating system sends over an idle TCP connection.
 ///
-/// They tell that a machine or the network is gone, not that a program hangs: a heartbeat message does that. Scope:
-/// connection. Times are whole seconds, and a part of a second is cut off; what is not set is the system's own default,
-/// on Linux a probe every 75 s and 9 of them.
+/// They detect that a machine or the network is gone, but not that a program hangs. A heartbeat
+/// message detects that as well. Scope: connection. Times are whole seconds; a fraction is cut
+/// off. Settings that are not set are the system's: on Linux a probe every 75 s and 9 probes.
 ///
 /// ```
 /// use std::time::Duration;
@@ -18,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 /// let keepalive = Keepalive::new(Duration::from_secs(60))
 ///     .with_interval(Duration::from_secs(10))
 ///     .with_retries(3);
-/// // a peer that vanishes is noticed after 60 + 3 * 10 seconds
+/// // a peer that vanishes is detected after 60 + 3 * 10 seconds
 /// let listener = TcpListener::builder().with_keepalive(keepalive);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +31,8 @@ pub struct Keepalive {
 }
 
 impl Keepalive {
-    /// Sends the first probe after so long without traffic: 1 s at least, on Linux 32767 s at most.
+    /// Creates settings whose first probe is sent after `time` without traffic: at least 1 s, on
+    /// Linux at most 32,767 s.
     #[must_use]
     pub const fn new(time: Duration) -> Self {
         Self {
@@ -39,16 +42,16 @@ impl Keepalive {
         }
     }
 
-    /// The time between one probe and the next: 1 s at least, on Linux 32767 s at most. Default: the operating
-    /// system's.
+    /// Sets the time between two probes: at least 1 s, on Linux at most 32,767 s. The default is
+    /// the operating system's.
     #[must_use]
     pub const fn with_interval(mut self, interval: Duration) -> Self {
         self.interval = Some(interval);
         self
     }
 
-    /// How many probes without an answer end the connection: at least 1, on Linux 127 at most. Default: the operating
-    /// system's.
+    /// Sets the number of unanswered probes that end the connection: at least 1, on Linux at most
+    /// 127. The default is the operating system's.
     #[must_use]
     pub const fn with_retries(mut self, retries: u32) -> Self {
         self.retries = Some(retries);
@@ -61,7 +64,7 @@ impl Keepalive {
     }
 }
 
-/// Where the operating system lets a socket say how it probes.
+/// Sets the options of the probes. Fails on platforms without them.
 #[cfg(any(
     windows,
     target_vendor = "apple",
@@ -107,19 +110,18 @@ fn with_probes(
     }
 }
 
-/// What listeners and connectors set on the sockets of their connections.
+/// Options of a connection's socket, accepted or dialed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StreamOptions {
     pub(super) nodelay: bool,
     pub(super) keepalive: Option<Keepalive>,
-    pub(super) send_buffer_size: Option<usize>,
-    pub(super) recv_buffer_size: Option<usize>,
+    pub(super) buffers: BufferSizes,
     pub(super) unsent_limit: Option<u32>,
 }
 
-/// Default limit on unsent bytes in the kernel. With it the kernel takes more bytes about as often
-/// as the peer reads, so that the write timeout sees progress (design.md: Why is the kernel's send
-/// queue limited?).
+/// Default limit on unsent bytes in the kernel. With it the kernel takes more bytes about as
+/// often as the peer reads so that the write timeout sees progress (design.md: Why is the
+/// kernel's send queue limited?).
 const UNSENT_LIMIT: u32 = 128 * 1024;
 
 /// `true` where accepted sockets inherit every setting from the socket that listens.
@@ -130,8 +132,7 @@ impl StreamOptions {
         Self {
             nodelay: true,
             keepalive: None,
-            send_buffer_size: None,
-            recv_buffer_size: None,
+            buffers: BufferSizes::new(),
             unsent_limit: Some(UNSENT_LIMIT),
         }
     }
@@ -149,42 +150,40 @@ impl StreamOptions {
         Ok(())
     }
 
-    /// Sets everything on a socket that is about to listen or to connect. Accepted sockets inherit the buffer sizes,
-    /// which the handshake already depends on; the rest is set here too so that what cannot be had fails now, and not
-    /// once a connection.
+    /// Sets all options on a socket that will listen or connect.
+    ///
+    /// Accepted sockets inherit the buffer sizes, which the handshake already needs. The other
+    /// options are set here too so that an unsupported one fails once and not per connection.
     pub(super) fn apply(&self, socket: &SockRef<'_>) -> io::Result<()> {
         socket.set_tcp_nodelay(self.nodelay)?;
         if let Some(keepalive) = self.keepalive {
             keepalive.apply(socket)?;
         }
-        if let Some(size) = self.send_buffer_size {
-            socket.set_send_buffer_size(size)?;
-        }
-        if let Some(size) = self.recv_buffer_size {
-            socket.set_recv_buffer_size(size)?;
-        }
+        self.buffers.apply(socket)?;
         self.limit_unsent(socket)
     }
 
-    /// Sets everything on a socket that listens already, for connections that it will accept.
+    /// Sets all options on a listening socket, for the connections that it will accept.
     pub(super) fn apply_to_listener(&self, listener: &TcpListener) {
         if let Err(error) = self.apply(&SockRef::from(listener)) {
-            tracing::debug!(%error, "cannot change the settings of a listener");
+            tracing::debug!(%error, "cannot set the options of a listener");
         }
     }
 
-    /// Sets on an accepted socket what not every system lets it inherit. A socket that refuses, as one does on some
-    /// systems when its peer is gone already, is not worth losing the connection over: whoever reads will see.
+    /// Sets the options that accepted sockets do not inherit on every platform.
+    ///
+    /// Errors are logged because some systems refuse options if the peer is already gone. The next
+    /// read reports that.
     pub(super) fn apply_to_accepted(&self, stream: &TcpStream) {
         if self.nodelay
             && let Err(error) = stream.set_nodelay(true)
         {
-            tracing::debug!(%error, "an accepted socket keeps its delay");
+            tracing::debug!(%error, "cannot set nodelay on an accepted socket");
         }
         if let Some(keepalive) = self.keepalive
             && let Err(error) = keepalive.apply(&SockRef::from(stream))
         {
-            tracing::debug!(%error, "an accepted socket goes without keepalive");
+            tracing::debug!(%error, "cannot set keepalive on an accepted socket");
         }
         if let Err(error) = self.limit_unsent(&SockRef::from(stream)) {
             tracing::debug!(%error, "cannot limit the unsent bytes of an accepted socket");

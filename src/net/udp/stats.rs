@@ -1,4 +1,4 @@
-//! What a listener or endpoint has received, and what became of it.
+//! Counters of received datagrams, for listeners and endpoints.
 
 use std::{
     fmt,
@@ -8,35 +8,37 @@ use std::{
     },
 };
 
-/// What has come in on the sockets of a listener or endpoint, and what became of it.
+/// Counters of the datagrams that a listener or endpoint has received, and of its sessions.
 ///
-/// Each datagram that was received was put into a session's queue or is counted under one of the other names, up to and
-/// including `probes`.
+/// Each received datagram is either in `delivered` or in one of the following counters, up to
+/// and including `probes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UdpStats {
     /// Datagrams received.
     pub received: u64,
-    /// Put into a session's queue. With [`DropOldest`](super::Overflow::DropOldest) those that are dropped later are
-    /// among them, and among `overflowed`.
+    /// Datagrams put into a session's queue. With [`DropOldest`](super::Overflow::DropOldest),
+    /// datagrams that are dropped later are counted here and in `overflowed`.
     pub delivered: u64,
-    /// Dropped because a peer's queue was full.
+    /// Datagrams dropped because a peer's queue was full.
     pub overflowed: u64,
-    /// Dropped because they were longer than the setting allows.
+    /// Datagrams dropped because they exceeded the maximum length.
     pub truncated: u64,
-    /// Of no bytes, and dropped.
+    /// Empty datagrams dropped.
     pub empty: u64,
-    /// Of new peers, and dropped because there were as many peers as there may be, or as many that wait to be accepted.
+    /// Datagrams of new peers, dropped because the maximum number of peers or the backlog was
+    /// reached.
     pub refused: u64,
-    /// Of new peers, and dropped or answered by the admit hook; or from an address that cannot be answered.
+    /// Datagrams of new peers that the admit hook dropped or answered, and datagrams from an
+    /// address that cannot be answered.
     pub ignored: u64,
-    /// Probes, dropped or answered.
+    /// Probes dropped or answered.
     pub probes: u64,
-    /// Sessions that made room for others.
+    /// Sessions closed to make room for others.
     pub evicted: u64,
-    /// Sessions that ended because their peer was silent for too long.
+    /// Sessions closed because their peer was silent for the idle timeout.
     pub expired: u64,
-    /// Sessions that were not accepted in time.
+    /// Sessions closed because they were not accepted in time.
     pub unaccepted: u64,
     /// Datagrams that the operating system refused to send.
     pub unsent: u64,
@@ -60,19 +62,20 @@ impl fmt::Display for UdpStats {
         } = self;
         write!(
             f,
-            "received {received}: delivered {delivered}, overflowed {overflowed}, truncated {truncated}, empty {empty}, \
-             refused {refused}, ignored {ignored}, probes {probes}; \
-             sessions evicted {evicted}, expired {expired}, unaccepted {unaccepted}; unsent {unsent}"
+            "received {received}: delivered {delivered}, overflowed {overflowed}, \
+             truncated {truncated}, empty {empty}, refused {refused}, ignored {ignored}, \
+             probes {probes}; sessions evicted {evicted}, expired {expired}, \
+             unaccepted {unaccepted}; unsent {unsent}"
         )
     }
 }
 
-/// A counter that several threads may add to.
+/// A counter that several threads may increment.
 #[derive(Debug, Default)]
-pub(super) struct Count(AtomicU64);
+pub(crate) struct Counter(AtomicU64);
 
-impl Count {
-    pub(super) fn add(&self, n: u64) {
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
         self.0.fetch_add(n, Relaxed);
     }
 
@@ -81,36 +84,40 @@ impl Count {
     }
 }
 
+/// The counters behind [`UdpStats`], shared by the sockets of a listener.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
-    pub(super) received: Count,
-    pub(super) delivered: Count,
-    pub(super) overflowed: Count,
-    pub(super) truncated: Count,
-    pub(super) empty: Count,
-    pub(super) refused: Count,
-    pub(super) ignored: Count,
-    pub(super) probes: Count,
-    pub(super) evicted: Count,
-    pub(super) expired: Count,
-    pub(super) unaccepted: Count,
-    pub(super) unsent: Count,
-    pub(super) peers: AtomicUsize,
+pub(crate) struct Counters {
+    pub(crate) received: Counter,
+    pub(crate) delivered: Counter,
+    pub(crate) overflowed: Counter,
+    pub(crate) truncated: Counter,
+    pub(crate) empty: Counter,
+    pub(crate) refused: Counter,
+    pub(crate) ignored: Counter,
+    pub(crate) probes: Counter,
+    pub(crate) evicted: Counter,
+    pub(crate) expired: Counter,
+    pub(crate) unaccepted: Counter,
+    pub(crate) unsent: Counter,
+    /// Number of peers that a listener has now.
+    pub(crate) peers: AtomicUsize,
 }
 
-/// What a [`UdpListener`](super::UdpListener) or [`UdpEndpoint`](super::UdpEndpoint) has received: made by its
-/// `monitor`, and good for as long as anybody keeps it.
+/// Access to the counters of a [`UdpListener`](super::UdpListener) or
+/// [`UdpEndpoint`](super::UdpEndpoint). Returned by their `monitor`. It stays valid after they
+/// are dropped.
 #[derive(Clone)]
-pub struct UdpMonitor(pub(super) Arc<Counts>);
+pub struct UdpMonitor(pub(crate) Arc<Counters>);
 
 impl UdpMonitor {
-    /// What has come in until now, and what became of it.
+    /// Returns the current counters.
     #[must_use]
     pub fn stats(&self) -> UdpStats {
         self.0.snapshot()
     }
 
-    /// How many peers of a listener have a session or wait to be accepted; an endpoint does not know its peers.
+    /// Returns the number of peers that have a session or wait to be accepted. It is 0 for an
+    /// endpoint, which does not track its peers.
     #[must_use]
     pub fn peers(&self) -> usize {
         self.0.peers.load(Relaxed)
@@ -126,8 +133,8 @@ impl fmt::Debug for UdpMonitor {
     }
 }
 
-impl Counts {
-    pub(super) fn snapshot(&self) -> UdpStats {
+impl Counters {
+    pub(crate) fn snapshot(&self) -> UdpStats {
         UdpStats {
             received: self.received.get(),
             delivered: self.delivered.get(),

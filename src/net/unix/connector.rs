@@ -1,4 +1,4 @@
-//! Dialling a Unix socket.
+//! The Unix socket connector.
 
 use std::{
     io,
@@ -11,16 +11,17 @@ use getty_core::{Address, Connection, Endpoints, TransportKind};
 use tokio::{net::UnixStream, time::sleep};
 use tower_service::Service;
 
-use crate::net::connect::{CONNECT_TIMEOUT, ConnectError, Connecting, within};
+use crate::net::connect::{CONNECT_TIMEOUT, ConnectError, Connecting, dial_one};
 
-/// How long to wait before another try when the listener's backlog is full; doubles up to [`LONGEST_PAUSE`].
+/// First pause before a retry while the listener's backlog is full. It doubles up to
+/// [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(64);
+const MAX_PAUSE: Duration = Duration::from_millis(64);
 
-/// Dials Unix stream sockets: a service from a path to a connection.
+/// Connects over Unix stream sockets: a service from a path to a connection.
 ///
-/// While the listener's backlog is full, where TCP would wait, a Unix socket fails at once; the connector tries again
-/// until the connect timeout is up. Nothing else is tried twice.
+/// While the listener's backlog is full, a TCP dial waits, but a Unix dial fails at once. The
+/// connector therefore retries until the connect timeout. It retries no other error.
 ///
 /// ```no_run
 /// use getty::net::UnixConnector;
@@ -36,7 +37,7 @@ pub struct UnixConnector {
 }
 
 impl UnixConnector {
-    /// A connector with the defaults.
+    /// Creates a new connector with the default settings.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -44,32 +45,32 @@ impl UnixConnector {
         }
     }
 
-    /// How long a dial may wait for room in the listener's backlog. Default: 3 s.
+    /// Sets the maximum time that a dial may wait for room in the listener's backlog. The default
+    /// is 3 s.
     #[must_use]
     pub const fn with_connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = limit;
         self
     }
 
-    /// Dials the socket at `path`.
+    /// Connects to the socket at `path`.
     ///
     /// # Errors
     ///
-    /// The path, and why: no file ([`NotFound`](io::ErrorKind::NotFound)), nobody listens
-    /// ([`ConnectionRefused`](io::ErrorKind::ConnectionRefused)), no permission, no room in time
-    /// ([`TimedOut`](io::ErrorKind::TimedOut)), or whatever else the operating system says.
+    /// The error names the path. Its kind is [`NotFound`](io::ErrorKind::NotFound) if there is no
+    /// file, [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) if no process listens, and
+    /// [`TimedOut`](io::ErrorKind::TimedOut) if the backlog stays full. Other errors of the
+    /// operating system, such as a lack of permission, keep their kind.
     ///
     /// # Cancel safety
     ///
-    /// As [`Connecting`].
+    /// As for [`Connecting`].
     pub async fn connect(
         &self,
         path: impl AsRef<Path>,
     ) -> Result<Connection<UnixStream>, ConnectError> {
         let path = path.as_ref();
-        let stream = within(self.connect_timeout, dial(path))
-            .await
-            .map_err(|source| ConnectError::new(path.display().to_string(), source))?;
+        let stream = dial_one(self.connect_timeout, path.display(), dial(path)).await?;
         Ok(Connection::with_endpoints(
             stream,
             Endpoints::new(
@@ -87,9 +88,9 @@ async fn dial(path: &Path) -> io::Result<UnixStream> {
         match UnixStream::connect(path).await {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 sleep(pause).await;
-                pause = LONGEST_PAUSE.min(pause * 2);
+                pause = MAX_PAUSE.min(pause * 2);
             }
-            done => return done,
+            dialed => return dialed,
         }
     }
 }
@@ -105,7 +106,7 @@ impl<A: AsRef<Path>> Service<A> for UnixConnector {
     type Error = ConnectError;
     type Future = Connecting<UnixStream>;
 
-    /// Always ready: nothing is reserved before a dial.
+    /// Always returns ready because a dial reserves nothing.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         Poll::Ready(Ok(()))
     }

@@ -1,4 +1,4 @@
-//! Accepting connections over Unix stream sockets.
+//! The Unix socket listener and its socket file.
 
 use std::{
     fs::{self, Metadata},
@@ -13,11 +13,12 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{UnixSocket, UnixStream, unix::SocketAddr};
 
 use crate::net::{
-    Listener,
     bind::{BACKLOG, cannot_listen},
+    listener::Listener,
 };
 
-/// tokio's listener, which leaves its socket file behind; [`getty::net::UnixListener`](UnixListener) looks after it.
+/// tokio's listener, which does not remove its socket file.
+/// [`getty::net::UnixListener`](UnixListener) does.
 impl Listener for tokio::net::UnixListener {
     type Io = UnixStream;
 
@@ -34,10 +35,11 @@ impl Listener for tokio::net::UnixListener {
     }
 }
 
-/// Accepts connections over a Unix stream socket, and looks after its file.
+/// Accepts connections over a Unix stream socket, and manages its socket file.
 ///
-/// [`bind`](Self::bind) replaces what a former listener left behind, and the drop removes the file that it made, unless
-/// another has taken its place. A listener made of tokio's or the standard library's owns no file.
+/// [`bind`](Self::bind) replaces the stale file of an earlier listener. The drop removes the
+/// file, unless another one has replaced it. A listener that is converted from tokio's or the
+/// standard library's removes no file.
 ///
 /// ```
 /// use getty::net::UnixListener;
@@ -55,7 +57,7 @@ impl Listener for tokio::net::UnixListener {
 /// ```
 #[derive(Debug)]
 pub struct UnixListener {
-    // before the socket: as long as that is open no other file can get this one's number
+    // dropped before the socket: while the socket is open, no other file can get its inode number
     _file: Option<SocketFile>,
     inner: tokio::net::UnixListener,
     local: Address,
@@ -64,21 +66,22 @@ pub struct UnixListener {
 impl UnixListener {
     /// Listens on `path`, with a backlog of 1024.
     ///
-    /// Who may connect is decided by the file's permissions, which are those that the process's umask leaves.
+    /// The permissions of the file control access. The process's umask sets them.
     ///
-    /// A socket file that nobody listens on is replaced. To find out, the one that is there is dialled: a live listener
-    /// sees a connection that ends at once. Two processes that replace the same stale file in the same instant are not
-    /// kept apart; whoever starts services should start one.
+    /// A socket file without a listener is replaced. To detect that, the existing socket is dialed:
+    /// a live listener sees a connection that ends at once. Two processes must not replace the same
+    /// stale file at the same time because they are not synchronized.
     ///
     /// # Errors
     ///
-    /// They name the path. [`AddrInUse`](io::ErrorKind::AddrInUse): somebody listens there, or it cannot be told.
-    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists): the file there, which stays, is not a socket.
-    /// Otherwise the operating system's.
+    /// The error names the path. Its kind is [`AddrInUse`](io::ErrorKind::AddrInUse) if a process
+    /// listens there or if that cannot be determined. It is
+    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if the existing file is not a socket; the
+    /// file is kept. Otherwise it is the operating system's.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
+    /// Panics if called outside of a tokio runtime.
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
         let bound = match Self::listen(path) {
@@ -93,7 +96,7 @@ impl UnixListener {
     fn listen(path: &Path) -> io::Result<Self> {
         let socket = UnixSocket::new_stream()?;
         socket.bind(path)?;
-        let file = SocketFile::made_at(path);
+        let file = SocketFile::created_at(path);
         let inner = socket.listen(BACKLOG)?;
         Ok(Self {
             local: address(&inner.local_addr()?),
@@ -102,7 +105,7 @@ impl UnixListener {
         })
     }
 
-    /// tokio's listener.
+    /// Returns a reference to tokio's listener.
     pub const fn get_ref(&self) -> &tokio::net::UnixListener {
         &self.inner
     }
@@ -113,7 +116,7 @@ impl Listener for UnixListener {
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Connection<Self::Io>>> {
         let (stream, peer) = ready!(self.inner.poll_accept(cx))?;
-        // one path is shared by all connections
+        // all connections share one path
         Poll::Ready(Ok(connection(stream, self.local.clone(), &peer)))
     }
 
@@ -134,7 +137,8 @@ impl From<tokio::net::UnixListener> for UnixListener {
     }
 }
 
-/// For a listener that was handed over, by a service manager for example. Panics outside of a tokio runtime.
+/// Converts a listener that was inherited, for example from a service manager. Panics if called
+/// outside of a tokio runtime.
 impl TryFrom<std::os::unix::net::UnixListener> for UnixListener {
     type Error = io::Error;
 
@@ -155,18 +159,19 @@ fn connection(stream: UnixStream, local: Address, peer: &SocketAddr) -> Connecti
     )
 }
 
-/// The file of a bound socket, removed when dropped.
+/// File of a bound socket, removed on drop.
 #[derive(Debug)]
 struct SocketFile {
-    /// Absolute, because the working directory may change.
+    /// Absolute path because the working directory may change.
     path: PathBuf,
     device: u64,
     inode: u64,
 }
 
 impl SocketFile {
-    /// The file that a bind to `path` has just made. `None` where there is none: Linux has sockets without.
-    fn made_at(path: &Path) -> Option<Self> {
+    /// Returns the file that a bind to `path` has just created. `None` if there is none: Linux has
+    /// abstract sockets.
+    fn created_at(path: &Path) -> Option<Self> {
         let path = std::path::absolute(path).ok()?;
         let file = fs::symlink_metadata(&path).ok()?;
         Some(Self {
@@ -179,19 +184,20 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = |file: Metadata| (file.dev(), file.ino()) == (self.device, self.inode);
-        if fs::symlink_metadata(&self.path).is_ok_and(ours)
+        let is_same = |file: Metadata| (file.dev(), file.ino()) == (self.device, self.inode);
+        if fs::symlink_metadata(&self.path).is_ok_and(is_same)
             && let Err(error) = fs::remove_file(&self.path)
         {
-            tracing::debug!(path = %self.path.display(), %error, "a socket file stays behind");
+            tracing::debug!(path = %self.path.display(), %error, "cannot remove a socket file");
         }
     }
 }
 
-/// Removes the file at `path`, if it is a socket that nobody listens on. An error means that it was left alone.
+/// Removes the file at `path` if it is a socket without a listener. Returns an error if it must
+/// be kept.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let Ok(found) = fs::symlink_metadata(path) else {
-        // gone meanwhile, or a socket without a file: another bind will tell
+        // removed meanwhile, or a socket without a file: the next bind decides
         return Ok(());
     };
     if !found.file_type().is_socket() {
@@ -201,7 +207,8 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         ));
     }
     check_refusal(path)?;
-    // whoever else found it stale may have replaced it by now; the change time tells a number used again from the old
+    // another process may have replaced the stale file meanwhile; the change time distinguishes a
+    // reused inode number
     let identity = |file: &Metadata| (file.dev(), file.ino(), file.ctime(), file.ctime_nsec());
     match fs::symlink_metadata(path) {
         Ok(file) if identity(&file) == identity(&found) => fs::remove_file(path),
@@ -209,18 +216,18 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Succeeds if a dial is turned down because nobody listens. Nothing else, such as a full backlog or a lack of
-/// permission, is proof of that.
+/// Succeeds if a dial is refused because no process listens. No other outcome proves that, such
+/// as a full backlog or a lack of permission.
 fn check_refusal(path: &Path) -> io::Result<()> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // a listener whose backlog is full must not make us wait
+    // a listener with a full backlog must not block this thread
     socket.set_nonblocking(true)?;
     let cause = match socket.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(()),
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-            format!("cannot tell whether somebody listens there: {error}")
+            format!("cannot determine whether a process listens there: {error}")
         }
-        _ => "somebody listens there".to_owned(),
+        _ => "a process listens there".to_owned(),
     };
     Err(io::Error::new(io::ErrorKind::AddrInUse, cause))
 }

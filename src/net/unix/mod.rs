@@ -1,4 +1,4 @@
-//! Unix stream sockets.
+//! Listener and connector for Unix stream sockets.
 
 mod connector;
 mod listener;

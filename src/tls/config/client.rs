@@ -1,4 +1,4 @@
-//! A client's configuration, from PEM and the operating system.
+//! Client configuration from PEM and the operating system's roots.
 
 use std::sync::Arc;
 
@@ -6,13 +6,17 @@ use rustls_native_certs::load_native_certs;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, sign::SingleCertAndKey};
 
 use super::{
-    Pem, TlsConfigError, identity::Identity, provider, server::bytes, unverified::Unverified,
+    common::{alpn_protocols, provider},
+    error::TlsConfigError,
+    identity::Identity,
+    pem::Pem,
+    unverified::Unverified,
 };
 
-/// What a client's TLS is made from: settings, of which [`load`](Self::load) makes a configuration.
+/// Settings of a client's TLS. [`load`](Self::load) turns them into a configuration.
 ///
-/// A server's certificate is always verified: that it leads to a trusted root, is within its time, and is for the server
-/// that was meant. TLS 1.2 and 1.3, no early data.
+/// A server's certificate is always verified: it must lead to a trusted root, be valid now, and
+/// be issued for the intended server. TLS 1.2 and 1.3 are supported without early data.
 ///
 /// ```no_run
 /// use getty::tls::{ClientTls, TlsConnectLayer};
@@ -38,15 +42,15 @@ pub struct ClientTls {
 enum Roots {
     System,
     Given(Pem),
-    /// Anybody is taken for the server.
+    /// No verification: any peer can pose as the server.
     Unverified,
 }
 
 impl ClientTls {
-    /// Trusts the roots of the operating system, shows no certificate.
+    /// Creates new settings with the operating system's roots and without a client certificate.
     ///
-    /// On Unix those are the files that OpenSSL would use, or what the environment variables `SSL_CERT_FILE` and
-    /// `SSL_CERT_DIR` name.
+    /// On Unix the roots are the files that OpenSSL would use or those that the environment
+    /// variables `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
     pub const fn new() -> Self {
         Self {
             roots: Roots::System,
@@ -55,15 +59,15 @@ impl ClientTls {
         }
     }
 
-    /// Trusts these roots and no others: the path of a file with one or more certificates, as a rule. Default: the
-    /// operating system's.
+    /// Trusts only these roots, usually the path of a file with one or more certificates. The
+    /// default is the operating system's roots.
     pub fn with_roots(mut self, roots: impl Into<Pem>) -> Self {
         self.roots = Roots::Given(roots.into());
         self
     }
 
-    /// Shows this certificate to servers that ask for one; chain and key are as in
-    /// [`ServerTls::new`](super::ServerTls::new). None by default.
+    /// Presents this certificate to servers that request one. Chain and key are as in
+    /// [`ServerTls::new`](super::ServerTls::new). The default is none.
     pub fn with_certificate(mut self, chain: impl Into<Pem>, key: impl Into<Pem>) -> Self {
         self.identity = Some(Identity {
             chain: chain.into(),
@@ -72,29 +76,29 @@ impl ClientTls {
         self
     }
 
-    /// The protocols to speak inside of TLS (ALPN), the most wanted first. None by default. A server that knows none of
-    /// them may end the handshake, or answer without a choice.
+    /// Sets the protocols inside TLS (ALPN), in order of preference. The default is none. A server
+    /// that supports none of these may end the handshake or respond without a choice.
     pub fn with_alpn<P: AsRef<[u8]>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
-        self.alpn = bytes(protocols);
+        self.alpn = alpn_protocols(protocols);
         self
     }
 
-    /// Takes anybody's word for being the server. **Whoever stands on the way reads and changes everything**: what is
-    /// left is a protection against those who only listen.
+    /// Accepts every server certificate. **An attacker between client and server can then read and
+    /// change everything.** Only passive listeners are kept out.
     ///
-    /// It is for experiments on one machine. For servers with certificates of their own making, give those as
-    /// [roots](Self::with_roots). A warning is logged when it is loaded.
+    /// Use it for experiments on one machine. If servers have self-signed certificates, add these
+    /// as [roots](Self::with_roots) instead. Loading logs a warning.
     pub fn dangerous_without_verification(mut self) -> Self {
         self.roots = Roots::Unverified;
         self
     }
 
-    /// Reads and checks everything. It blocks for as long as reading takes, which for the system's roots may be some
-    /// milliseconds: load once, and share.
+    /// Reads and checks the configuration. It blocks while it reads, which may take some
+    /// milliseconds for the system's roots. Load once and share the result.
     ///
     /// # Errors
     ///
-    /// What is wrong, and with which file.
+    /// Returns an error with the file that cannot be used and the reason.
     pub fn load(self) -> Result<Arc<ClientConfig>, TlsConfigError> {
         let provider = provider();
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -104,7 +108,9 @@ impl ClientTls {
             Roots::System => builder.with_root_certificates(system_roots()?),
             Roots::Given(pem) => builder.with_root_certificates(pem.roots()?),
             Roots::Unverified => {
-                tracing::warn!("servers' certificates are not verified: anybody may pose as one");
+                tracing::warn!(
+                    "server certificates are not verified: any peer can pose as a server"
+                );
                 let unverified = Arc::new(Unverified(Arc::clone(&provider)));
                 builder
                     .dangerous()
@@ -132,7 +138,7 @@ impl Default for ClientTls {
 fn system_roots() -> Result<RootCertStore, TlsConfigError> {
     let mut found = load_native_certs();
     let mut roots = RootCertStore::empty();
-    // among many there are always some that are too old-fashioned
+    // Some system roots are usually too old to be parsed.
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         return Err(TlsConfigError::NoSystemRoots {

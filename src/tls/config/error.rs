@@ -1,98 +1,98 @@
-//! What can be wrong with a configuration.
+//! Errors of a configuration.
 
 use std::{error::Error, fmt, io};
 
 use tokio_rustls::rustls::{self, pki_types::pem, server::VerifierBuilderError};
 
-use super::Pem;
+use super::pem::Pem;
 
-/// What is wrong with a configuration, and with which file. Nothing of it was put to use.
+/// Returned when a configuration cannot be loaded. Nothing from it is used.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum TlsConfigError {
     /// A file could not be read.
     Read {
-        /// Which.
+        /// The file.
         file: Pem,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// What a file holds is not PEM, or is cut off.
+    /// The contents of a file are not PEM or are truncated.
     Malformed {
-        /// Which.
+        /// The file.
         file: Pem,
-        /// In what respect.
+        /// The reason.
         source: pem::Error,
     },
-    /// There is no certificate in the file.
+    /// The file contains no certificate.
     NoCertificate {
-        /// Which.
+        /// The file.
         file: Pem,
     },
     /// A certificate in the file cannot be used.
     BadCertificate {
-        /// Which.
+        /// The file.
         file: Pem,
-        /// Why.
+        /// The reason.
         source: rustls::Error,
     },
-    /// There is no private key in the file.
+    /// The file contains no private key.
     NoKey {
-        /// Which.
+        /// The file.
         file: Pem,
     },
-    /// The private key in the file needs a password. Decrypt it, with `openssl pkey` say, and let the permissions of the
-    /// file protect it.
+    /// The private key in the file requires a password. Decrypt it (for example with `openssl
+    /// pkey`) and protect it with the file's permissions.
     EncryptedKey {
-        /// Which.
+        /// The file.
         file: Pem,
     },
-    /// The private key in the file is of a kind that cannot be used.
+    /// The private key in the file is of an unsupported kind.
     BadKey {
-        /// Which.
+        /// The file.
         file: Pem,
-        /// Why.
+        /// The reason.
         source: rustls::Error,
     },
-    /// The private key is not that of the first certificate of the chain.
+    /// The private key does not belong to the first certificate of the chain.
     WrongKey {
-        /// The key's file.
+        /// File of the key.
         file: Pem,
-        /// The chain's.
+        /// File of the chain.
         chain: Pem,
     },
-    /// A name that a certificate is to be shown for is not the name of a host.
+    /// The name for a certificate is not a host name.
     BadName {
-        /// Which.
+        /// The name.
         name: Box<str>,
     },
-    /// A certificate is to be shown for a name that it is not valid for.
+    /// A certificate is not valid for the name that it should be presented for.
     WrongName {
         /// The name.
         name: Box<str>,
-        /// The certificate's file.
+        /// File of the certificate.
         file: Pem,
-        /// For which names it is valid.
+        /// The reason with the names that the certificate is valid for.
         source: rustls::Error,
     },
-    /// The operating system offers no roots to trust.
+    /// The operating system offers no trusted roots.
     NoSystemRoots {
-        /// Why, where that is known.
+        /// The reason if it is known.
         source: Option<rustls_native_certs::Error>,
     },
-    /// Nothing can be verified with the roots for clients.
+    /// Client certificates cannot be verified with the given roots.
     BadRoots {
-        /// Their file.
+        /// File of the roots.
         file: Pem,
-        /// Why.
+        /// The reason.
         source: VerifierBuilderError,
     },
-    /// rustls cannot work like this.
+    /// rustls does not support the configuration.
     Unusable {
-        /// Why.
+        /// The reason.
         source: rustls::Error,
     },
-    /// A configuration that was not made from files cannot be reloaded.
+    /// A configuration that was not loaded from files cannot be reloaded.
     NoFiles,
 }
 
@@ -101,34 +101,37 @@ impl fmt::Display for TlsConfigError {
         match self {
             Self::Read { file, .. } => write!(f, "cannot read {file}"),
             Self::Malformed { file, .. } => write!(f, "{file} is not well-formed PEM"),
-            Self::NoCertificate { file } => write!(f, "there is no certificate in {file}"),
+            Self::NoCertificate { file } => write!(f, "no certificate in {file}"),
             Self::BadCertificate { file, .. } => {
                 write!(f, "a certificate in {file} cannot be used")
             }
-            Self::NoKey { file } => write!(f, "there is no private key in {file}"),
+            Self::NoKey { file } => write!(f, "no private key in {file}"),
             Self::EncryptedKey { file } => {
                 write!(
                     f,
-                    "the private key in {file} is encrypted: only keys without a password can be read"
+                    "the private key in {file} is encrypted; decrypt it to remove the password"
                 )
             }
             Self::BadKey { file, .. } => write!(f, "the private key in {file} cannot be used"),
             Self::WrongKey { file, chain } => write!(
                 f,
-                "the private key in {file} is not that of the first certificate in {chain}"
+                "the private key in {file} does not belong to the first certificate in {chain}"
             ),
-            Self::BadName { name } => write!(f, "{name:?} is not the name of a host"),
+            Self::BadName { name } => write!(f, "{name:?} is not a host name"),
             Self::WrongName { name, file, .. } => {
-                write!(f, "the certificate in {file} is not for {name}")
+                write!(f, "the certificate in {file} is not valid for {name}")
             }
             Self::NoSystemRoots { .. } => {
                 f.write_str("the operating system offers no root certificates")
             }
             Self::BadRoots { file, .. } => {
-                write!(f, "clients cannot be verified with the roots in {file}")
+                write!(
+                    f,
+                    "client certificates cannot be verified with the roots in {file}"
+                )
             }
             Self::Unusable { .. } => f.write_str("the TLS configuration cannot be used"),
-            Self::NoFiles => f.write_str("the TLS configuration was not made from files"),
+            Self::NoFiles => f.write_str("the TLS configuration was not loaded from files"),
         }
     }
 }

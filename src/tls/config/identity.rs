@@ -1,4 +1,4 @@
-//! A certificate with its key, and which one is shown for which name.
+//! Certificates with their keys and the choice of a certificate by name.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -11,9 +11,9 @@ use tokio_rustls::rustls::{
     sign::CertifiedKey,
 };
 
-use super::{Pem, TlsConfigError};
+use super::{error::TlsConfigError, pem::Pem};
 
-/// A chain of certificates and the private key of its first.
+/// Certificate chain and the private key of its first certificate.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     pub(super) chain: Pem,
@@ -21,11 +21,11 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// Reads both, and checks that they belong together.
+    /// Reads both and checks that they belong together.
     pub(super) fn load(&self, provider: &CryptoProvider) -> Result<CertifiedKey, TlsConfigError> {
         let Self { chain, key } = self;
         let certificates = chain.certificates()?;
-        // first by itself, for what is wrong with it is not to be taken for the key's fault
+        // Checked alone first so that an invalid certificate is not reported as a wrong key.
         ParsedCertificate::try_from(&certificates[0]).map_err(|source| {
             TlsConfigError::BadCertificate {
                 file: chain.clone(),
@@ -47,11 +47,11 @@ impl Identity {
     }
 }
 
-/// Which certificate is shown to a client that asks for a name.
+/// Certificates by the name that a client requests.
 #[derive(Debug)]
 pub(super) struct ByName {
     default: Arc<CertifiedKey>,
-    /// By name in lower case, some of them `*.` and a name.
+    /// Certificates by lower-case name. A name may begin with `*.`.
     named: HashMap<Box<str>, Arc<CertifiedKey>>,
 }
 
@@ -75,7 +75,7 @@ impl ByName {
         Ok(())
     }
 
-    fn of(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
         self.named.get(name).or_else(|| {
             let (_, parent) = name.split_once('.')?;
             self.named.get(&*format!("*.{parent}"))
@@ -83,9 +83,9 @@ impl ByName {
     }
 }
 
-/// A certificate that no client takes for the name is a mistake.
+/// Checks that the certificate is valid for the name. Otherwise no client would accept it.
 fn check_name(name: &str, identity: &Identity, key: &CertifiedKey) -> Result<(), TlsConfigError> {
-    // any host of a wildcard's stands for all
+    // Any host stands for all hosts of a wildcard.
     let host = match name.strip_prefix("*.") {
         Some(parent) => format!("any.{parent}"),
         None => name.to_owned(),
@@ -106,7 +106,7 @@ fn check_name(name: &str, identity: &Identity, key: &CertifiedKey) -> Result<(),
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let found = hello.server_name().and_then(|name| self.of(name));
+        let found = hello.server_name().and_then(|name| self.find(name));
         Some(Arc::clone(found.unwrap_or(&self.default)))
     }
 }

@@ -1,6 +1,7 @@
-//! Configurations, from PEM.
+//! TLS configurations from PEM.
 
 mod client;
+mod common;
 mod error;
 mod identity;
 mod pem;
@@ -8,15 +9,6 @@ mod reload;
 mod server;
 mod unverified;
 
-use std::sync::Arc;
-
-use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
-
 pub use self::{
     client::ClientTls, error::TlsConfigError, pem::Pem, reload::TlsConfig, server::ServerTls,
 };
-
-/// Named everywhere: where two libraries of one program bring different ones, rustls's own default panics.
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
-}

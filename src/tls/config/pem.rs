@@ -1,4 +1,4 @@
-//! Where PEM comes from, and what is in it.
+//! Sources of PEM and its certificates and keys.
 
 use std::{
     fmt, fs, io,
@@ -15,15 +15,15 @@ use tokio_rustls::rustls::{
     },
 };
 
-use super::TlsConfigError;
+use super::error::TlsConfigError;
 
-/// PEM to be read: the path of a file, or the text itself. Paths of all types become one.
+/// Source of PEM: the path of a file or the text itself. All types of paths convert into it.
 ///
 /// ```
 /// use getty::tls::Pem;
 ///
 /// assert_eq!(Pem::from("/etc/getty/key.pem").to_string(), "/etc/getty/key.pem");
-/// // whatever it is, it is not shown
+/// // `Debug` does not show the text.
 /// assert_eq!(format!("{:?}", Pem::inline("-----BEGIN ...")), "Pem(inline PEM)");
 /// ```
 #[derive(Clone)]
@@ -35,11 +35,12 @@ enum Source {
     Inline(Arc<[u8]>),
 }
 
-/// When a file was written last, its length, and on Unix its number, which another file in its place does not share.
+/// Time of the last write, length, and (on Unix) inode number of a file. A file that replaces
+/// another has a different number.
 pub(super) type Stamp = (Option<SystemTime>, u64, u64);
 
 impl Pem {
-    /// The text itself, from a secret store, say.
+    /// Creates a source with the text itself, for example from a secret store.
     #[must_use]
     pub fn inline(text: impl Into<Vec<u8>>) -> Self {
         Self(Source::Inline(text.into().into()))
@@ -52,7 +53,7 @@ impl Pem {
         }
     }
 
-    /// None of what cannot change, or is not there now.
+    /// Returns the stamp of a file. It is `None` for inline text and for a missing file.
     pub(super) fn stamp(&self) -> Option<Stamp> {
         let Source::File(path) = &self.0 else {
             return None;
@@ -77,7 +78,7 @@ impl Pem {
         |source| TlsConfigError::Malformed { file, source }
     }
 
-    /// The certificates in it, one at least.
+    /// Returns the certificates, at least one.
     pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
         let certificates: Vec<_> = CertificateDer::pem_slice_iter(&self.text()?)
             .collect::<Result<_, _>>()
@@ -88,7 +89,7 @@ impl Pem {
         Ok(certificates)
     }
 
-    /// The first private key in it.
+    /// Returns the first private key.
     pub(super) fn key(&self) -> Result<PrivateKeyDer<'static>, TlsConfigError> {
         let text = self.text()?;
         if is_encrypted(&text) {
@@ -100,7 +101,7 @@ impl Pem {
         })
     }
 
-    /// The certificates in it as roots to trust.
+    /// Returns the certificates as trusted roots.
     pub(super) fn roots(&self) -> Result<RootCertStore, TlsConfigError> {
         let mut roots = RootCertStore::empty();
         for certificate in self.certificates()? {
@@ -115,7 +116,8 @@ impl Pem {
     }
 }
 
-/// Whether a key in it needs a password: in the form of PKCS #8, or in OpenSSL's older one.
+/// Returns `true` if a key requires a password in the form of PKCS #8 or in OpenSSL's older
+/// form.
 fn is_encrypted(text: &[u8]) -> bool {
     text.split(|byte| *byte == b'\n').any(|line| {
         line.starts_with(b"-----BEGIN ENCRYPTED PRIVATE KEY-----")

@@ -1,4 +1,4 @@
-//! A server's configuration in use, which can be exchanged under live sessions.
+//! Server configuration in use, which can be reloaded while sessions are open.
 
 use std::{
     fmt,
@@ -9,13 +9,15 @@ use std::{
 use tokio::{task::spawn_blocking, time::Instant};
 use tokio_rustls::rustls::ServerConfig;
 
-use super::{ServerTls, TlsConfigError, pem::Stamp};
+use super::{error::TlsConfigError, pem::Stamp, server::ServerTls};
 
-/// A server's configuration: what [`ServerTls::load`] makes and [`TlsLayer`](crate::tls::TlsLayer) uses.
+/// Configuration of a server, for [`TlsLayer`](crate::tls::TlsLayer). [`ServerTls::load`]
+/// returns it.
 ///
-/// Clones share it. Exchanged by [`reload`](Self::reload) or [`replace`](Self::replace), it is the new one for every
-/// handshake that begins from then on; sessions that are there go on as they are. Sessions of before cannot be resumed
-/// with a new configuration, so that what it no longer trusts does not get in that way.
+/// Clones share the configuration. After [`reload`](Self::reload) or
+/// [`replace`](Self::replace), every new handshake uses the new one, and open sessions
+/// continue. TLS sessions from before cannot be resumed with the new configuration. A peer that
+/// is no longer trusted can therefore not use resumption to get in.
 ///
 /// ```
 /// # use getty::tls::{Pem, ServerTls, TlsConfigError};
@@ -26,11 +28,11 @@ use super::{ServerTls, TlsConfigError, pem::Stamp};
 /// # std::fs::write(&chain, made.cert.pem())?;
 /// # std::fs::write(&key, made.signing_key.serialize_pem())?;
 /// let config = ServerTls::new(&chain, &key).load()?;
-/// // on a signal, say, when new files are in place
+/// // For example on a signal, when new files are in place.
 /// config.reload()?;
 ///
 /// std::fs::write(&chain, "half a certif")?;
-/// let error = config.reload().unwrap_err(); // and the old one stays
+/// let error = config.reload().unwrap_err(); // The old configuration stays in use.
 /// assert!(matches!(error, TlsConfigError::NoCertificate { .. }));
 /// # Ok(())
 /// # }
@@ -45,51 +47,67 @@ struct Shared {
 
 struct Files {
     settings: ServerTls,
-    /// What the files looked like before they were last loaded, or failed to be. Held while they are.
+    /// Stamps of the files before the last attempt to load them. Locked during an attempt.
     stamps: Mutex<Vec<Option<Stamp>>>,
-    /// Since when nobody has looked.
-    looked: Mutex<Instant>,
+    /// Time of the last automatic check.
+    checked: Mutex<Instant>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl ServerTls {
+    /// Reads and checks the configuration. It blocks while it reads.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error with the file and the reason if a file cannot be read or used, or if a
+    /// certificate and a key do not belong together. Expired certificates are not detected; clients
+    /// will refuse them.
+    pub fn load(self) -> Result<TlsConfig, TlsConfigError> {
+        TlsConfig::from_files(self)
+    }
+}
+
 impl TlsConfig {
-    pub(super) fn from_files(settings: ServerTls) -> Result<Self, TlsConfigError> {
-        // before they are read: what changes meanwhile is then seen as a change
+    fn from_files(settings: ServerTls) -> Result<Self, TlsConfigError> {
+        // Before the files are read so that a change in between is detected later.
         let stamps = settings.stamps();
         Ok(Self(Arc::new(Shared {
             current: RwLock::new(settings.build()?),
             files: Some(Files {
                 settings,
                 stamps: Mutex::new(stamps),
-                looked: Mutex::new(Instant::now()),
+                checked: Mutex::new(Instant::now()),
             }),
         })))
     }
 
-    /// Loads the files anew, whether they look changed or not. It blocks for as long as reading takes.
+    /// Loads the files again, changed or not. It blocks while it reads.
     ///
     /// # Errors
     ///
-    /// As [`ServerTls::load`]; the old configuration stays in use then, and a warning is logged.
-    /// [`TlsConfigError::NoFiles`] where it was not made from files.
+    /// Returns the errors of [`ServerTls::load`]. The old configuration then stays in use, and a
+    /// warning is logged. Returns [`TlsConfigError::NoFiles`] if the configuration was not loaded
+    /// from files.
     pub fn reload(&self) -> Result<(), TlsConfigError> {
         self.load_if(|_| true).map(drop)
     }
 
-    /// Loads the files anew if one of them looks changed since they were last read, and says whether it did. What
-    /// could not be used is not read again until it changes once more; what could not be read is.
+    /// Loads the files again if one has changed since the last attempt. Returns `true` if they were
+    /// loaded. Files that could not be used are not read again until another change. Files that
+    /// could not be read are.
     ///
     /// # Errors
     ///
-    /// As [`reload`](Self::reload).
+    /// Returns the errors of [`reload`](Self::reload).
     pub fn reload_if_changed(&self) -> Result<bool, TlsConfigError> {
         self.load_if(|changed| changed)
     }
 
-    /// Uses `config` from now on. Where it was made from files, a later reload takes them up again.
+    /// Uses `config` from now on. If the old one was loaded from files, a later reload uses the
+    /// files again.
     pub fn replace(&self, config: impl Into<Arc<ServerConfig>>) {
         let config = config.into();
         let mut current = self
@@ -102,56 +120,57 @@ impl TlsConfig {
         drop(old);
     }
 
-    fn load_if(&self, wanted: impl FnOnce(bool) -> bool) -> Result<bool, TlsConfigError> {
+    fn load_if(&self, condition: impl FnOnce(bool) -> bool) -> Result<bool, TlsConfigError> {
         let files = self.0.files.as_ref().ok_or(TlsConfigError::NoFiles)?;
         let mut last = lock(&files.stamps);
         let stamps = files.settings.stamps();
-        if !wanted(stamps != *last) {
+        if !condition(stamps != *last) {
             return Ok(false);
         }
         let before = std::mem::replace(&mut *last, stamps);
         match files.settings.build() {
             Ok(config) => {
                 self.replace(config);
-                tracing::info!("the TLS configuration was loaded anew");
+                tracing::info!("TLS configuration reloaded");
                 Ok(true)
             }
             Err(error) => {
                 if matches!(error, TlsConfigError::Read { .. }) {
-                    // what is in the files is not known yet, and they may not change again
+                    // The contents are still unknown, and the files may not change again.
                     *last = before;
                 }
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
-                    "the new TLS configuration cannot be used; the old one stays"
+                    "new TLS configuration cannot be used; the old one stays in use"
                 );
                 Err(error)
             }
         }
     }
 
-    /// What the next handshake uses. Where it is time to look at the files, that comes first.
+    /// Returns the configuration for the next handshake, after a check of the files if one is due.
+    // (design.md: Why does a connection check whether the certificate files have changed?)
     pub(in crate::tls) async fn current(&self) -> Arc<ServerConfig> {
-        if self.is_time_to_look() {
+        if self.is_check_due() {
             let config = self.clone();
-            // its failure is logged, and leaves the old one
+            // A failure is logged, and the old configuration stays in use.
             let _ = spawn_blocking(move || config.reload_if_changed()).await;
         }
         let current = self.0.current.read();
         Arc::clone(&current.unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether the period is over; it begins anew then, so that one connection looks and others go on.
-    fn is_time_to_look(&self) -> bool {
+    /// Returns `true` once per period so that one connection checks and the others continue.
+    fn is_check_due(&self) -> bool {
         let Some((files, period)) = self.automatic() else {
             return false;
         };
-        let mut looked = lock(&files.looked);
-        let is_time = looked.elapsed() >= period;
-        if is_time {
-            *looked = Instant::now();
+        let mut checked = lock(&files.checked);
+        let is_due = checked.elapsed() >= period;
+        if is_due {
+            *checked = Instant::now();
         }
-        is_time
+        is_due
     }
 
     fn automatic(&self) -> Option<(&Files, Duration)> {

@@ -1,4 +1,4 @@
-//! A server's configuration, from PEM.
+//! Server settings from PEM.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,24 +8,27 @@ use tokio_rustls::rustls::{
 };
 
 use super::{
-    Pem, TlsConfig, TlsConfigError,
+    common::{alpn_protocols, provider},
+    error::TlsConfigError,
     identity::{ByName, Identity},
-    pem::Stamp,
-    provider,
+    pem::{Pem, Stamp},
 };
 
-/// What a server's TLS is made from: settings, of which [`load`](Self::load) makes a [`TlsConfig`].
+/// Settings of a server's TLS. [`load`](Self::load) turns them into a
+/// [`TlsConfig`](crate::tls::TlsConfig).
 ///
-/// TLS 1.2 and 1.3, no early data. Sessions are resumed, for the last 256 clients, unless clients have to show
-/// certificates: then each handshake verifies them anew.
+/// TLS 1.2 and 1.3 are supported without early data. TLS sessions of the last 256 clients can
+/// be resumed unless clients must present certificates. Each handshake then verifies them
+/// again.
 ///
 /// ```no_run
 /// use std::time::Duration;
 /// use getty::tls::{ServerTls, TlsLayer};
 ///
 /// # fn layer() -> Result<TlsLayer, getty::BoxError> {
+/// let (chain, key) = ("/etc/getty/api-chain.pem", "/etc/getty/api-key.pem");
 /// let config = ServerTls::new("/etc/getty/chain.pem", "/etc/getty/key.pem")
-///     .with_certificate_for("api.example.com", "/etc/getty/api-chain.pem", "/etc/getty/api-key.pem")
+///     .with_certificate_for("api.example.com", chain, key)
 ///     .with_client_roots("/etc/getty/devices.pem")
 ///     .with_alpn(["chat/1"])
 ///     .with_automatic_reload(Duration::from_secs(60))
@@ -44,9 +47,10 @@ pub struct ServerTls {
 }
 
 impl ServerTls {
-    /// Shows the certificates in `chain`, the server's own first, then those of the authorities between it and a root;
-    /// `key` is the private key of the first, not encrypted. Both are paths as a rule, and may be the same. Clients are
-    /// not asked for certificates.
+    /// Creates new settings that present the certificates in `chain`: first the server's own, then
+    /// those of the authorities between it and a root. `key` is the private key of the first
+    /// certificate and must not be encrypted. Both are usually paths, possibly of the same file.
+    /// Clients are not asked for certificates.
     pub fn new(chain: impl Into<Pem>, key: impl Into<Pem>) -> Self {
         Self {
             default: Identity {
@@ -60,9 +64,10 @@ impl ServerTls {
         }
     }
 
-    /// Shows another certificate to clients that ask for `name` (SNI). It must be valid for that name. `*.example.com`
-    /// is any one name in the place of the star; an exact name goes before it. Clients that ask for no name, or for
-    /// another, get the certificate of [`new`](Self::new).
+    /// Presents another certificate to clients that request `name` (SNI). The certificate must be
+    /// valid for that name. `*.example.com` matches any single label in place of the star, and an
+    /// exact name takes precedence. Clients that request no name, or another one, receive the
+    /// certificate of [`new`](Self::new).
     pub fn with_certificate_for(
         mut self,
         name: impl Into<String>,
@@ -77,42 +82,35 @@ impl ServerTls {
         self
     }
 
-    /// Requires of every client a certificate that leads to one of these roots, and verifies it. Who may do what is for
-    /// the application to decide, by [`TlsInfo::peer_certificates`](crate::tls::TlsInfo::peer_certificates). None by default, and
-    /// clients are not asked for certificates.
+    /// Requires a certificate from every client and verifies that it leads to one of these roots.
+    /// The application decides on permissions, with
+    /// [`TlsInfo::peer_certificates`](crate::tls::TlsInfo::peer_certificates). By default clients
+    /// are not asked for certificates.
     pub fn with_client_roots(mut self, roots: impl Into<Pem>) -> Self {
         self.client_roots = Some(roots.into());
         self
     }
 
-    /// The protocols that may be spoken inside of TLS (ALPN), the most wanted first. None by default. A client that offers
-    /// some of its own must offer one of these; one that offers none is served all the same.
+    /// Sets the protocols inside TLS (ALPN), in order of preference. The default is none. A client
+    /// that offers protocols must offer one of these. A client that offers none is accepted.
     pub fn with_alpn<P: AsRef<[u8]>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
-        self.alpn = bytes(protocols);
+        self.alpn = alpn_protocols(protocols);
         self
     }
 
-    /// Looks at most once in `period` whether the files have changed, and then loads them anew. Off by default; with a
-    /// period of zero every connection looks.
+    /// Checks the files at most once per `period` and loads them again if they have changed. The
+    /// default is never. With a period of zero every connection checks.
     ///
-    /// It is a connection that looks, before its handshake and off the runtime's workers, so that the first client after
-    /// a change is shown the new certificate, and others do not wait meanwhile. Where what is there cannot be used, the
-    /// old configuration stays, and a warning is logged.
+    /// A connection runs the check before its handshake, outside the runtime's worker threads. The
+    /// first client after a change therefore receives the new certificate, and other connections do
+    /// not wait. If the files cannot be used, the old configuration stays in use, and a warning is
+    /// logged.
     pub const fn with_automatic_reload(mut self, period: Duration) -> Self {
         self.automatic_reload = Some(period);
         self
     }
 
-    /// Reads and checks everything. It blocks for as long as reading takes.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong, and with which file: what cannot be read, or cannot be used, or does not belong together. Whether
-    /// certificates have expired is for clients to find out.
-    pub fn load(self) -> Result<TlsConfig, TlsConfigError> {
-        TlsConfig::from_files(self)
-    }
-
+    /// Builds the configuration of rustls.
     pub(super) fn build(&self) -> Result<Arc<ServerConfig>, TlsConfigError> {
         let provider = provider();
         let mut certificates = ByName::new(self.default.load(&provider)?);
@@ -138,14 +136,15 @@ impl ServerTls {
         let mut config = builder.with_cert_resolver(Arc::new(certificates));
         config.alpn_protocols.clone_from(&self.alpn);
         if self.client_roots.is_some() {
-            // who resumes a session shows no certificate, which may have expired meanwhile
+            // A resumed session presents no certificate, and the first one may have expired.
+            // (design.md: Why are sessions not resumed where clients present certificates?)
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }
         Ok(Arc::new(config))
     }
 
-    /// What all the files look like from outside.
+    /// Returns the stamps of all files.
     pub(super) fn stamps(&self) -> Vec<Option<Stamp>> {
         let identities = self.named.iter().map(|(_, identity)| identity);
         std::iter::once(&self.default)
@@ -155,12 +154,4 @@ impl ServerTls {
             .map(Pem::stamp)
             .collect()
     }
-}
-
-/// Protocols as rustls wants them.
-pub(super) fn bytes<P: AsRef<[u8]>>(protocols: impl IntoIterator<Item = P>) -> Vec<Vec<u8>> {
-    let protocols = protocols.into_iter();
-    protocols
-        .map(|protocol| protocol.as_ref().to_vec())
-        .collect()
 }

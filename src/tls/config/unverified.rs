@@ -1,4 +1,4 @@
-//! No verification of servers, for those who ask for it by its name.
+//! Verifier that accepts every server certificate.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-/// Takes every certificate. That the server has its key is still verified, for the protocol's sake.
+/// Accepts every certificate. The server must still prove that it has the key, because the
+/// protocol requires it.
 #[derive(Debug)]
 pub(super) struct Unverified(pub(super) Arc<CryptoProvider>);
 

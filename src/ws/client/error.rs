@@ -1,44 +1,45 @@
-//! Why a client has no WebSocket.
+//! Errors of a client's connect.
 
 use std::{error::Error, fmt};
 
 use http::{HeaderMap, StatusCode};
 use tower::BoxError;
 
-use crate::ws::WsHandshakeError;
+use crate::ws::handshake::WsHandshakeError;
 
-/// Why a dial did not become a WebSocket.
+/// Returned when a client's connect fails.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum WsConnectError {
-    /// The URL is none that can be dialled; nothing was.
+    /// The URL is not valid for a WebSocket. Nothing was connected.
     Url(BoxError),
-    /// The connector failed; its error is the source.
+    /// The connector failed. Its error is the source.
     Connect(BoxError),
-    /// The URL is a `wss://` one, and the connector does not speak TLS. Nothing was sent.
+    /// The URL is a `wss://` one, and the connector does not use TLS. Nothing was sent.
     NotSecure,
-    /// The server refused, or sends elsewhere: the answer's status and headers say why, and where to or when to try again.
+    /// The server refused or redirected. The status and the header fields contain its reason, and
+    /// possibly the new location or the time for a retry.
     Refused {
-        /// The status of the answer.
+        /// Status of the response.
         status: StatusCode,
-        /// The headers of the answer.
+        /// Header fields of the response.
         headers: Box<HeaderMap>,
     },
-    /// The answer is not one to our request; whoever answered speaks no WebSocket.
-    Answer(&'static str),
-    /// The handshake was not completed: too late, cut off, or no HTTP.
+    /// The response does not fit the request. The server does not speak WebSocket.
+    InvalidResponse(&'static str),
+    /// The handshake was not completed: it timed out, was cut off, or was not HTTP.
     Handshake(WsHandshakeError),
 }
 
 impl fmt::Display for WsConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Url(_) => f.write_str("the URL cannot be dialled"),
-            Self::Connect(_) => f.write_str("there is no connection for the WebSocket"),
-            Self::NotSecure => f.write_str("a wss:// URL needs a connector that speaks TLS"),
+            Self::Url(_) => f.write_str("invalid WebSocket URL"),
+            Self::Connect(_) => f.write_str("the connector failed"),
+            Self::NotSecure => f.write_str("a wss:// URL requires a connector that uses TLS"),
             Self::Refused { status, .. } => write!(f, "the server refused with {status}"),
-            Self::Answer(what) => write!(f, "the server's answer cannot be accepted: {what}"),
-            Self::Handshake(_) => f.write_str("the handshake was not completed"),
+            Self::InvalidResponse(what) => write!(f, "invalid response from the server: {what}"),
+            Self::Handshake(_) => f.write_str("the WebSocket handshake was not completed"),
         }
     }
 }
@@ -48,7 +49,7 @@ impl Error for WsConnectError {
         match self {
             Self::Url(source) | Self::Connect(source) => Some(&**source),
             Self::Handshake(source) => Some(source),
-            Self::NotSecure | Self::Refused { .. } | Self::Answer(_) => None,
+            Self::NotSecure | Self::Refused { .. } | Self::InvalidResponse(_) => None,
         }
     }
 }

@@ -11,20 +11,26 @@ use http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower::{BoxError, Layer, Service, ServiceExt};
 
-use super::{WsConnectError, WsConnectLayer, WsConnecting, open, target::Target};
+use super::{
+    connect::{WsConnectLayer, WsConnecting, open},
+    error::WsConnectError,
+    target::Target,
+};
 use crate::{
     tls::{TlsConnectLayer, TlsStream},
-    ws::WsTransport,
+    ws::transport::WsTransport,
 };
 
-/// Makes a WebSocket client of a connector, for URLs of either kind: over TLS for `wss://`, and without it for `ws://`.
+/// Turns a connector into a WebSocket client for both kinds of URL: over TLS for `wss://`, and
+/// without TLS for `ws://`.
 ///
-/// - *ready*: always; the connector is asked once it is known what for.
-/// - *call*: dials the URL's host and port, goes through the TLS handshake if the URL says so, for the URL's host, and
-///   through WebSocket's. What [`WsConnectLayer`] says of URLs, errors and time limits holds here.
-/// - *drop*: gives the dial up and closes its connection.
+/// - *ready*: always ready. The connector's readiness is polled in the call.
+/// - *call*: connects to the host and port of the URL. For `wss://` it then runs the TLS
+///   handshake for the URL's host. It then runs the opening handshake of WebSocket. URLs,
+///   errors and timeouts are those of [`WsConnectLayer`].
+/// - *drop*: abandons the attempt and closes its connection.
 ///
-/// Scope: as of the two layers that it is made of.
+/// Scope: that of the two layers that it contains.
 ///
 /// ```no_run
 /// use getty::{net::TcpConnector, tls::{ClientTls, TlsConnectLayer}};
@@ -39,6 +45,7 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+// (design.md: Why is there one connector for `ws` and `wss` URLs?)
 #[derive(Clone, Debug)]
 pub struct WsUrlConnectLayer {
     ws: WsConnectLayer,
@@ -46,7 +53,7 @@ pub struct WsUrlConnectLayer {
 }
 
 impl WsUrlConnectLayer {
-    /// Takes WebSocket's handshakes as `ws` says, and TLS's as `tls` does.
+    /// Creates a new layer with the settings of `ws` and, for `wss://`, those of `tls`.
     #[must_use]
     pub const fn new(ws: WsConnectLayer, tls: TlsConnectLayer) -> Self {
         Self { ws, tls }
@@ -64,7 +71,7 @@ impl<C> Layer<C> for WsUrlConnectLayer {
     }
 }
 
-/// The connector that [`WsUrlConnectLayer`] makes.
+/// Connector that [`WsUrlConnectLayer`] creates.
 #[derive(Clone, Debug)]
 pub struct WsUrlConnect<C> {
     connector: C,
@@ -72,17 +79,17 @@ pub struct WsUrlConnect<C> {
 }
 
 impl<C> WsUrlConnect<C> {
-    /// The connector.
+    /// Returns a reference to the inner connector.
     pub const fn get_ref(&self) -> &C {
         &self.connector
     }
 
-    /// The connector.
+    /// Returns a mutable reference to the inner connector.
     pub const fn get_mut(&mut self) -> &mut C {
         &mut self.connector
     }
 
-    /// The connector, by value.
+    /// Returns the inner connector.
     pub fn into_inner(self) -> C {
         self.connector
     }
@@ -125,16 +132,16 @@ where
     }
 }
 
-/// A byte stream with or without TLS, as the URL said.
+/// Byte stream with or without TLS, depending on the URL.
 #[derive(Debug)]
 pub enum MaybeTls<T> {
-    /// Of a `ws://` URL.
+    /// Stream of a `ws://` URL.
     Plain(T),
-    /// Of a `wss://` URL.
+    /// Stream of a `wss://` URL.
     Tls(TlsStream<T>),
 }
 
-/// Whichever it is does the same.
+/// Calls the same method of either stream.
 macro_rules! either {
     ($self:ident, $io:ident => $do:expr) => {
         match $self.get_mut() {

@@ -1,10 +1,10 @@
-//! What is to be dialled, and what for.
+//! Target of a WebSocket client, parsed from a URL.
 
 use http::Uri;
 
-use super::WsConnectError;
+use super::error::WsConnectError;
 
-/// What a URL names.
+/// Parts of a URL that a client needs.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) uri: Uri,
@@ -24,32 +24,30 @@ impl Target {
     }
 
     fn new(uri: Uri) -> Result<Self, WsConnectError> {
-        // schemes are case-insensitive (RFC 3986, section 3.1)
+        // Schemes are case-insensitive (RFC 3986, section 3.1).
         let is = |scheme: &str| {
             uri.scheme_str()
                 .is_some_and(|given| given.eq_ignore_ascii_case(scheme))
         };
         let secure = is("wss");
         if !secure && !is("ws") {
-            return Err(WsConnectError::Url(
-                "it must begin with ws:// or wss://".into(),
-            ));
+            return Err(WsConnectError::Url("the scheme must be ws or wss".into()));
         }
         let host = uri.host().unwrap_or_default();
         if host.is_empty() {
-            return Err(WsConnectError::Url("it has no host".into()));
+            return Err(WsConnectError::Url("the URL has no host".into()));
         }
-        // an address of IPv6 stands in brackets in a URL, and nowhere else
+        // Only in a URL is an IPv6 address in brackets.
         let host = host
             .trim_start_matches('[')
             .trim_end_matches(']')
             .to_owned();
         let port = match uri.port_u16() {
             Some(port) => port,
-            // it is there and is none, such as 70000: what is dialled then is not what was meant
+            // An invalid port such as 70000 is not replaced by the default.
             None if has_port(&uri) => {
                 return Err(WsConnectError::Url(
-                    "its port is not a number up to 65535".into(),
+                    "the port is not a number up to 65535".into(),
                 ));
             }
             None if secure => 443,
@@ -63,7 +61,7 @@ impl Target {
         })
     }
 
-    /// What to dial.
+    /// Returns the host and port to connect to.
     pub(super) fn address(&self) -> (String, u16) {
         (self.host.clone(), self.port)
     }
@@ -77,7 +75,7 @@ impl Target {
     }
 }
 
-/// Whether something stands where the port does.
+/// Returns `true` if the URL has a port, valid or not.
 fn has_port(uri: &Uri) -> bool {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let host = authority

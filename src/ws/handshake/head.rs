@@ -1,4 +1,4 @@
-//! Heads of HTTP messages, read and written within bounds.
+//! Heads of HTTP messages, read and written within limits.
 
 use std::io;
 
@@ -9,9 +9,9 @@ use http::{
 use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::{WsHandshakeError, WsRefusal};
+use super::{error::WsHandshakeError, refusal::WsRefusal};
 
-/// How large a head may be.
+/// Maximum size of a head in bytes and in header fields.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::ws) struct HeadLimits {
     pub(in crate::ws) bytes: usize,
@@ -25,11 +25,12 @@ impl HeadLimits {
     };
 }
 
-/// A head grows by so much: a handshake that stalls holds no more.
+/// Growth of the buffer for a head, in bytes. A handshake that stalls holds little memory.
 const STEP: usize = 1024;
+/// End of a head.
 const END: &[u8] = b"\r\n\r\n";
 
-/// Reads until a head is complete and takes it off `buffer`; what came behind it stays there.
+/// Reads until a head is complete and removes it from `buffer`. Later bytes stay in `buffer`.
 async fn read_head<T: AsyncRead + Unpin>(
     io: &mut T,
     buffer: &mut BytesMut,
@@ -46,7 +47,7 @@ async fn read_head<T: AsyncRead + Unpin>(
         if buffer.len() >= limit {
             let refusal = WsRefusal::new(
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "the head of the request is too large",
+                "the request head is too large",
             );
             return Err(refusal.into());
         }
@@ -55,7 +56,7 @@ async fn read_head<T: AsyncRead + Unpin>(
             buffer.reserve(STEP);
         }
         if io.read_buf(buffer).await? == 0 {
-            return Err(WsHandshakeError::Closed);
+            return Err(WsHandshakeError::PeerClosed);
         }
     }
 }
@@ -70,12 +71,13 @@ pub(in crate::ws) async fn read_request<T: AsyncRead + Unpin>(
     Ok(parse_request(&head, limits.headers)?)
 }
 
-fn parse_request(head: &[u8], most: usize) -> Result<Request<()>, WsRefusal> {
-    let bad = |_| WsRefusal::new(StatusCode::BAD_REQUEST, "this is no HTTP request");
-    let mut headers = vec![httparse::EMPTY_HEADER; most];
+fn parse_request(head: &[u8], max_headers: usize) -> Result<Request<()>, WsRefusal> {
+    let bad = |_| WsRefusal::new(StatusCode::BAD_REQUEST, "this is not an HTTP request");
+    let mut headers = vec![httparse::EMPTY_HEADER; max_headers];
     let mut parsed = httparse::Request::new(&mut headers);
     match parsed.parse(head) {
-        // an empty line that is not ours would end it earlier, and whoever is on the way may see two requests
+        // An empty line of another kind would end the head earlier. An intermediary could then see
+        // two requests.
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
         Err(httparse::Error::TooManyHeaders) => return Err(too_many()),
         _ => return Err(bad(())),
@@ -96,10 +98,10 @@ pub(in crate::ws) async fn read_response<T: AsyncRead + Unpin>(
     limits: HeadLimits,
 ) -> Result<Response<()>, WsHandshakeError> {
     let head = read_head(io, buffer, limits.bytes).await?;
-    let no_http = || {
+    let invalid = || {
         WsHandshakeError::from(io::Error::new(
             io::ErrorKind::InvalidData,
-            "the answer is no HTTP",
+            "the response is not HTTP",
         ))
     };
     let mut headers = vec![httparse::EMPTY_HEADER; limits.headers];
@@ -109,13 +111,13 @@ pub(in crate::ws) async fn read_response<T: AsyncRead + Unpin>(
         return Err(too_many().into());
     }
     if result != Ok(httparse::Status::Complete(head.len())) {
-        return Err(no_http());
+        return Err(invalid());
     }
     let mut response = Response::new(());
     *response.version_mut() = version(parsed.version);
     *response.status_mut() =
-        StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(|_| no_http())?;
-    *response.headers_mut() = map(parsed.headers).ok_or_else(no_http)?;
+        StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(|_| invalid())?;
+    *response.headers_mut() = map(parsed.headers).ok_or_else(invalid)?;
     Ok(response)
 }
 
@@ -142,7 +144,7 @@ fn too_many() -> WsRefusal {
     )
 }
 
-/// Writes a message's first line, its headers and what follows them.
+/// Writes the first line of a message, its header fields, and its body.
 pub(in crate::ws) async fn write_head<T: AsyncWrite + Unpin>(
     io: &mut T,
     first: &str,

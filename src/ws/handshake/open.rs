@@ -1,5 +1,7 @@
-//! A server's side of the handshake, on a connection of its own.
+//! Opening handshake of a server on one connection.
 
+use getty_core::Close;
+use getty_core::hooks::HandleExt;
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
@@ -11,28 +13,34 @@ use tokio::{
     time::timeout,
 };
 
-use super::{WsHandshakeError, WsRefusal, read_request, write_head};
-use crate::ws::{WsTransport, layer::Settings};
+use super::{
+    error::WsHandshakeError,
+    head::{read_request, write_head},
+    refusal::WsRefusal,
+    settings::ServerSettings,
+};
+use crate::ws::transport::WsTransport;
 
-/// Takes a connection through the handshake; `buffer` is what was read of it before.
+/// Runs the opening handshake of a connection. `buffer` contains the bytes that were already
+/// read.
 pub(in crate::ws) async fn open<T>(
     connection: Connection<T>,
     mut buffer: BytesMut,
-    settings: Arc<Settings>,
+    settings: Arc<ServerSettings>,
 ) -> Result<Connection<WsTransport<T>>, WsHandshakeError>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut io, connection) = connection.take_transport();
     let handle = connection.handle().clone();
-    let error = match in_time(&mut io, &handle, &mut buffer, &settings).await {
+    let error = match accept_in_time(&mut io, &handle, &mut buffer, &settings).await {
         Ok(()) => {
             handle.set_transport(match handle.transport() {
                 TransportKind::Tls => TransportKind::SecureWebSocket,
                 _ => TransportKind::WebSocket,
             });
-            let setting = settings.transport();
-            return Ok(connection.map_transport(|()| WsTransport::new(io, setting, buffer)));
+            let transport = settings.transport();
+            return Ok(connection.map_transport(|()| WsTransport::new(io, transport, buffer)));
         }
         Err(error) => error,
     };
@@ -40,17 +48,17 @@ where
         WsHandshakeError::TimedOut(_) => CloseReason::HandshakeTimeout,
         _ => CloseReason::Refused,
     };
-    handle.close_because(reason, error.clone());
+    handle.close_with(Close::new(reason).with_source(error.clone()));
     drop(io);
     Err(error)
 }
 
-/// Accepts within the time there is, and no longer than until somebody closes the connection.
-async fn in_time<T>(
+/// Runs [`accept`] until the timeout, or until the connection is closed.
+async fn accept_in_time<T>(
     io: &mut T,
     handle: &ConnectionHandle,
     buffer: &mut BytesMut,
-    settings: &Settings,
+    settings: &ServerSettings,
 ) -> Result<(), WsHandshakeError>
 where
     T: AsyncRead + AsyncWrite + Unpin,
@@ -64,12 +72,12 @@ where
     }
 }
 
-/// Reads the request, decides, and answers.
+/// Reads the request, decides and sends the response.
 async fn accept<T>(
     io: &mut T,
     handle: &ConnectionHandle,
     buffer: &mut BytesMut,
-    settings: &Settings,
+    settings: &ServerSettings,
 ) -> Result<(), WsHandshakeError>
 where
     T: AsyncRead + AsyncWrite + Unpin,
@@ -90,11 +98,13 @@ where
     Err(refusal.into())
 }
 
-/// A peer that goes on sending after it was refused is listened to for so long and so many bytes: a connection that is
-/// closed while bytes lie unread is reset, and the reset may overtake the answer.
+/// Time for which bytes are read after a refusal. Closing a socket with unread bytes resets the
+/// connection, and the reset may overtake the response.
 const LINGER: Duration = Duration::from_secs(1);
+/// Maximum number of bytes that are read after a refusal.
 const LINGER_BYTES: usize = 256 * 1024;
 
+/// Sends a refusal and reads until the peer closes or a limit is reached.
 async fn refuse<T>(io: &mut T, refusal: &WsRefusal) -> std::io::Result<()>
 where
     T: AsyncRead + AsyncWrite + Unpin,
@@ -120,16 +130,16 @@ where
     .await?;
     io.shutdown().await?;
     let rest = async {
-        let mut left = LINGER_BYTES;
+        let mut remaining = LINGER_BYTES;
         let mut buffer = [0; 256];
-        while left > 0 {
+        while remaining > 0 {
             match io.read(&mut buffer).await {
                 Ok(0) | Err(_) => break,
-                Ok(read) => left = left.saturating_sub(read),
+                Ok(read) => remaining = remaining.saturating_sub(read),
             }
         }
     };
-    // it is the wait that is cut short, and nothing else
+    // After the timeout nothing else needs to be done.
     let _ = timeout(LINGER, rest).await;
     Ok(())
 }

@@ -1,48 +1,50 @@
-//! Which requests are accepted.
+//! Rules for accepting requests.
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use getty_core::{ConnectionHandle, TransportKind};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
+};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{WsRefusal, WsRequest, has_token, is_get};
+use super::{headers::has_token, refusal::WsRefusal, request::WsRequest};
 
 type PathCheck = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 type OriginCheck = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 type Accepting = Pin<Box<dyn Future<Output = Result<(), WsRefusal>> + Send>>;
 type AcceptHook = Arc<dyn Fn(Request<()>, ConnectionHandle) -> Accepting + Send + Sync>;
 
-/// Which requests are accepted.
+/// Rules for accepting requests.
 #[derive(Clone, Default)]
 pub(in crate::ws) struct Rules {
     pub(in crate::ws) path: Option<PathCheck>,
     pub(in crate::ws) origin: Origin,
     pub(in crate::ws) protocols: Vec<HeaderValue>,
     pub(in crate::ws) needs_protocol: bool,
-    /// The header fields that sessions keep.
+    /// Header fields that sessions keep.
     pub(in crate::ws) kept: Vec<HeaderName>,
     pub(in crate::ws) accept: Option<AcceptHook>,
 }
 
-/// Which pages may connect.
+/// Pages that may connect, by their origin.
 #[derive(Clone, Default)]
 pub(in crate::ws) enum Origin {
-    /// Those from the host that they connect to.
+    /// Pages from the host that they connect to.
     #[default]
     Same,
     Any,
     Checked(OriginCheck),
 }
 
-/// What was found of a request that may be accepted.
+/// Valid request: the key's answer and the chosen subprotocol.
 pub(in crate::ws) struct Offer {
     accept: String,
     protocol: Option<HeaderValue>,
 }
 
 impl Rules {
-    /// Looks at `request`, asks the hook, and leaves what there is to know at the handle.
+    /// Checks `request`, calls the hook and adds the request to the handle's attributes.
     pub(in crate::ws) async fn decide(
         &self,
         request: Request<()>,
@@ -84,53 +86,55 @@ impl Rules {
         {
             return Err(WsRefusal::new(
                 StatusCode::NOT_FOUND,
-                "there is no WebSocket at this path",
+                "no WebSocket at this path",
             ));
         }
-        if !is_get(request.method()) {
+        if *request.method() != Method::GET {
             let refusal = WsRefusal::new(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "a WebSocket is opened with GET",
+                "a WebSocket handshake requires GET",
             );
             return Err(refusal.with_header(header::ALLOW, HeaderValue::from_static("GET")));
         }
         if request.version() != Version::HTTP_11 {
-            return Err(bad("a WebSocket is opened with HTTP/1.1"));
+            return Err(bad("a WebSocket handshake requires HTTP/1.1"));
         }
         if !has_token(headers, &header::UPGRADE, "websocket")
             || !has_token(headers, &header::CONNECTION, "upgrade")
         {
             return Err(upgrade_required(
-                "only WebSocket is spoken here: the request must ask for the upgrade",
+                "the request must ask for an upgrade to WebSocket",
             ));
         }
-        if sole(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        if only(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
             return Err(
-                upgrade_required("only version 13 of WebSocket is spoken here").with_header(
+                upgrade_required("only version 13 of WebSocket is supported").with_header(
                     header::SEC_WEBSOCKET_VERSION,
                     HeaderValue::from_static("13"),
                 ),
             );
         }
-        let Some(key) = sole(headers, &header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key)) else {
-            return Err(bad("Sec-WebSocket-Key must be 16 bytes in base64, once"));
+        let Some(key) = only(headers, &header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key)) else {
+            return Err(bad(
+                "Sec-WebSocket-Key must occur once, with 16 bytes in base64",
+            ));
         };
-        if sole(headers, &header::HOST).is_none() {
-            return Err(bad("there must be one Host header"));
+        if only(headers, &header::HOST).is_none() {
+            return Err(bad("Host must occur once"));
         }
         let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
         if lengths.any(|length| length != "0") || headers.contains_key(header::TRANSFER_ENCODING) {
-            return Err(bad("a request for an upgrade has no body"));
+            return Err(bad("an upgrade request must not have a body"));
         }
         if !self.origin.accepts(headers, is_secure) {
             return Err(WsRefusal::new(
                 StatusCode::FORBIDDEN,
-                "pages of this origin may not connect",
+                "pages from this origin may not connect",
             ));
         }
         let protocol = self.choose(headers);
         if protocol.is_none() && self.needs_protocol {
-            return Err(bad("none of the subprotocols offered is spoken here"));
+            return Err(bad("none of the offered subprotocols is supported"));
         }
         Ok(Offer {
             accept: derive_accept_key(key.as_bytes()),
@@ -138,7 +142,7 @@ impl Rules {
         })
     }
 
-    /// The first of ours that the client offers.
+    /// Returns the first of the server's subprotocols that the client offers.
     fn choose(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let offered = |protocol: &HeaderValue| {
             headers
@@ -154,8 +158,8 @@ impl Rules {
 impl Origin {
     fn accepts(&self, headers: &HeaderMap, is_secure: bool) -> bool {
         let mut origins = headers.get_all(header::ORIGIN).iter();
-        let host = sole(headers, &header::HOST).and_then(|host| host.to_str().ok());
-        // no page, no origin
+        let host = only(headers, &header::HOST).and_then(|host| host.to_str().ok());
+        // A request without an origin does not come from a page.
         origins.all(|origin| match (self, origin.to_str()) {
             (Self::Any, _) => true,
             (_, Err(_)) => false,
@@ -165,11 +169,12 @@ impl Origin {
     }
 }
 
-/// Whether an origin is a page of `host`. Where the connection `is_secure` the page must have come over TLS, too; where it is
-/// not, TLS may end at a proxy before us, and the page may be of either scheme.
+/// Returns `true` if `origin` is a page from `host`. If the connection `is_secure`, the page
+/// must also have come over TLS. Otherwise the page may have either scheme because a proxy may
+/// have ended TLS.
 fn is_same(origin: &str, host: &str, is_secure: bool) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else {
-        return false; // "null" is nobody's
+        return false; // "null" is the origin of no host.
     };
     let port = if scheme.eq_ignore_ascii_case("https") {
         ":443"
@@ -185,13 +190,13 @@ fn is_same(origin: &str, host: &str, is_secure: bool) -> bool {
     bare(authority) == bare(host)
 }
 
-/// The value of a header that must be there exactly once.
-fn sole<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+/// Returns the value of a header field that occurs exactly once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
 }
 
-/// 16 bytes in base64.
+/// Returns `true` if `key` is 16 bytes in base64.
 fn is_key(key: &HeaderValue) -> bool {
     let key = key.as_bytes();
     key.len() == 24
@@ -201,12 +206,12 @@ fn is_key(key: &HeaderValue) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'))
 }
 
-fn bad(why: &'static str) -> WsRefusal {
-    WsRefusal::new(StatusCode::BAD_REQUEST, why)
+fn bad(reason: &'static str) -> WsRefusal {
+    WsRefusal::new(StatusCode::BAD_REQUEST, reason)
 }
 
-fn upgrade_required(why: &'static str) -> WsRefusal {
-    WsRefusal::new(StatusCode::UPGRADE_REQUIRED, why)
+fn upgrade_required(reason: &'static str) -> WsRefusal {
+    WsRefusal::new(StatusCode::UPGRADE_REQUIRED, reason)
         .with_header(header::UPGRADE, HeaderValue::from_static("websocket"))
 }
 
@@ -238,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_origin_is_the_host_s_own_whatever_the_case_and_the_usual_port() {
+    fn same_origin_ignores_case_and_the_default_port() {
         for (origin, host, same) in [
             ("http://example.com", "example.com", true),
             ("http://Example.com:80", "example.com", true),
@@ -265,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_sixteen_bytes() {
+    fn keys_have_sixteen_bytes() {
         for (key, good) in [
             ("dGhlIHNhbXBsZSBub25jZQ==", true),
             ("dGhlIHNhbXBsZSBub25jZQ=", false),

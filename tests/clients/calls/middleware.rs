@@ -1,4 +1,4 @@
-//! Calls under tower's middleware.
+//! Calls through tower's layers.
 
 use std::{
     convert::Infallible,
@@ -13,7 +13,7 @@ use std::{
 use futures_util::FutureExt;
 use getty::{
     MultiplexClient, Service, ServiceBuilder,
-    layers::correlate::{Left, RequestError},
+    layers::correlate::{Delivery, RequestError},
 };
 use tokio::{sync::mpsc, time::Instant};
 use tokio_test::{assert_pending, task};
@@ -24,14 +24,14 @@ use tower::{
     retry::{Policy, RetryLayer},
 };
 
-use super::{Asked, answering, by_id};
-use crate::support::{Place, Server, even, idle, soon};
+use super::{RequestLog, by_id, server_by_id};
+use crate::support::{Host, Server, idle, soon, without_jitter};
 
-/// Tries again what has not left.
+/// Retries calls that were certainly not sent, and counts them.
 #[derive(Clone)]
-struct Again(Arc<AtomicUsize>);
+struct RetryUnsent(Arc<AtomicUsize>);
 
-impl Policy<String, String, RequestError<String>> for Again {
+impl Policy<String, String, RequestError<String>> for RetryUnsent {
     type Future = std::future::Ready<()>;
 
     fn retry(
@@ -40,7 +40,7 @@ impl Policy<String, String, RequestError<String>> for Again {
         result: &mut Result<String, RequestError<String>>,
     ) -> Option<Self::Future> {
         let error = result.as_ref().err()?;
-        if error.left() != Left::No || !error.is_closed() {
+        if error.delivery() != Delivery::NotSent || !error.is_closed() {
             return None;
         }
         self.0.fetch_add(1, SeqCst);
@@ -52,12 +52,12 @@ impl Policy<String, String, RequestError<String>> for Again {
     }
 }
 
-/// A layer that coalesces calls gives one outcome to several callers.
+/// A layer that merges equal calls returns one result to several callers.
 #[tokio::test(start_paused = true)]
-async fn calls_are_shared_with_their_errors() {
-    let place = Place::default();
-    let _server = place.serve(answering(Asked::default()));
-    let client = even().connect(place.connector(), (), by_id());
+async fn call_future_can_be_shared_together_with_its_error() {
+    let host = Host::default();
+    let _server = host.serve(server_by_id(RequestLog::default()));
+    let client = without_jitter().connect(host.connector(), (), by_id());
     let mut calls = MultiplexClient::<String, String, _>::new(client.clone());
     let call = soon(calls.ready())
         .await
@@ -75,36 +75,36 @@ async fn calls_are_shared_with_their_errors() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn towers_middleware_works_on_calls() {
-    let place = Place::default();
-    let _server = place.serve(answering(Asked::default()));
-    let client = even().connect(place.connector(), (), by_id());
+async fn tower_middleware_works_on_calls() {
+    let host = Host::default();
+    let _server = host.serve(server_by_id(RequestLog::default()));
+    let client = without_jitter().connect(host.connector(), (), by_id());
     let calls = MultiplexClient::<String, String, _>::new(client.clone()).with_in_flight(1);
     let retried = Arc::new(AtomicUsize::new(0));
     let stack = ServiceBuilder::new()
         .buffer::<String>(16)
         .timeout(Duration::from_secs(5))
-        .layer(RetryLayer::new(Again(Arc::clone(&retried))))
+        .layer(RetryLayer::new(RetryUnsent(Arc::clone(&retried))))
         .service(calls.clone());
     assert!(
-        soon(stack.clone().oneshot("what".to_owned()))
+        soon(stack.clone().oneshot("hello".to_owned()))
             .await
             .unwrap()
-            .ends_with("what")
+            .ends_with("hello")
     );
 
-    // `timeout` cancels a call, and its place is free
-    let begun = Instant::now();
+    // `timeout` cancels the call, which releases its permit.
+    let start = Instant::now();
     let error = soon(stack.clone().oneshot("mute".to_owned()))
         .await
         .unwrap_err();
     assert!(error.is::<tower::timeout::error::Elapsed>(), "{error}");
-    assert_eq!(begun.elapsed().as_secs(), 5);
-    soon(stack.clone().oneshot("what".to_owned()))
+    assert_eq!(start.elapsed().as_secs(), 5);
+    soon(stack.clone().oneshot("hello".to_owned()))
         .await
         .unwrap();
 
-    // `retry` tries on the next session what did not get through the one that closed under it
+    // `retry` repeats the call on the next session, because this one closes before it is sent.
     let mut ready = stack.clone();
     let ready = soon(ready.ready()).await.unwrap();
     let session = client.pick().unwrap();
@@ -112,7 +112,7 @@ async fn towers_middleware_works_on_calls() {
     session.close();
     assert!(soon(call).await.unwrap().ends_with("again"));
 
-    // `load_shed` refuses what there is no place for
+    // `load_shed` refuses a call when no permit is free.
     let mut shed = ServiceBuilder::new().load_shed().service(calls.clone());
     let call = tokio::spawn(
         soon(calls.clone().ready())
@@ -131,12 +131,12 @@ async fn towers_middleware_works_on_calls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_would_wait_for_a_session_is_shed_or_times_out_outside_of_a_buffer() {
-    let place = Place::default(); // where nobody serves yet
-    let client = even().connect(place.connector(), (), by_id());
+async fn call_without_a_session_is_shed_or_times_out_outside_a_buffer() {
+    let host = Host::default(); // without a server
+    let client = without_jitter().connect(host.connector(), (), by_id());
     let calls = MultiplexClient::<String, String, _>::new(client);
     let mut shed = ServiceBuilder::new().load_shed().service(calls.clone());
-    let error = shed.ready().await.unwrap().call("what".to_owned()).await;
+    let error = shed.ready().await.unwrap().call("hello".to_owned()).await;
     assert!(
         error
             .unwrap_err()
@@ -147,75 +147,78 @@ async fn what_would_wait_for_a_session_is_shed_or_times_out_outside_of_a_buffer(
         .timeout(Duration::from_secs(1))
         .buffer::<String>(16)
         .service(calls);
-    let begun = Instant::now();
-    let error = soon(late.clone().oneshot("what".to_owned()))
+    let start = Instant::now();
+    let error = soon(late.clone().oneshot("hello".to_owned()))
         .await
         .unwrap_err();
     assert!(error.is::<tower::timeout::error::Elapsed>(), "{error}");
-    assert_eq!(begun.elapsed().as_secs(), 1);
+    assert_eq!(start.elapsed().as_secs(), 1);
 
-    let _server = place.serve(answering(Asked::default()));
-    let mut answer = Err(error);
+    let _server = host.serve(server_by_id(RequestLog::default()));
+    let mut response = Err(error);
     for _ in 0..30 {
-        answer = soon(late.clone().oneshot("what".to_owned())).await;
-        if answer.is_ok() {
+        response = soon(late.clone().oneshot("hello".to_owned())).await;
+        if response.is_ok() {
             break;
         }
     }
-    assert!(answer.unwrap().ends_with("what"));
-    let answer = soon(shed.ready().await.unwrap().call("what".to_owned())).await;
-    assert!(answer.unwrap().ends_with("what"));
+    assert!(response.unwrap().ends_with("hello"));
+    let response = soon(shed.ready().await.unwrap().call("hello".to_owned())).await;
+    assert!(response.unwrap().ends_with("hello"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_tries_again_what_had_not_left_and_nothing_else() {
-    let place = Place::default();
-    let asked = Asked::default();
-    let _server = place.serve(answering(asked.clone()));
-    let client = even().connect(place.connector(), (), by_id());
+async fn retry_repeats_only_calls_that_were_not_sent() {
+    let host = Host::default();
+    let log = RequestLog::default();
+    let _server = host.serve(server_by_id(log.clone()));
+    let client = without_jitter().connect(host.connector(), (), by_id());
     let calls = MultiplexClient::<String, String, _>::new(client.clone());
     let retried = Arc::new(AtomicUsize::new(0));
     let mut stack = ServiceBuilder::new()
-        .layer(RetryLayer::new(Again(Arc::clone(&retried))))
+        .layer(RetryLayer::new(RetryUnsent(Arc::clone(&retried))))
         .service(calls);
-    // ready on a session that closes before the call
+    // The session closes after `ready` and before the call.
     let ready = soon(stack.ready()).await.unwrap();
     client.pick().unwrap().close();
-    let call = ready.call("not left".to_owned());
-    assert!(soon(call).await.unwrap().ends_with("not left"));
+    let call = ready.call("not sent".to_owned());
+    assert!(soon(call).await.unwrap().ends_with("not sent"));
     assert_eq!(retried.load(SeqCst), 1);
 
     let call = tokio::spawn(soon(stack.ready()).await.unwrap().call("mute".to_owned()));
     idle().await;
     client.pick().unwrap().close();
-    assert_eq!(soon(call).await.unwrap().unwrap_err().left(), Left::Yes);
+    assert_eq!(
+        soon(call).await.unwrap().unwrap_err().delivery(),
+        Delivery::Sent
+    );
     assert_eq!(retried.load(SeqCst), 1);
-    assert_eq!(asked.len(), 2);
+    assert_eq!(log.len(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_balancer_fails_over_and_comes_back() {
-    let places: [Place; 3] = Default::default();
-    let asked: [Asked; 3] = Default::default();
-    let serve = |n: usize| places[n].serve(answering(asked[n].clone()));
+async fn balancer_fails_over_and_returns_to_a_restarted_server() {
+    let hosts: [Host; 3] = Default::default();
+    let logs: [RequestLog; 3] = Default::default();
+    let serve = |n: usize| hosts[n].serve(server_by_id(logs[n].clone()));
     let mut servers: Vec<Option<Server>> = (0..3).map(|n| Some(serve(n))).collect();
-    let endpoints = places.each_ref().map(|place| {
-        let client = even().connect(place.connector(), (), by_id());
+    let endpoints = hosts.each_ref().map(|host| {
+        let client = without_jitter().connect(host.connector(), (), by_id());
         MultiplexClient::<String, String, _>::new(client)
     });
     let clients = endpoints.each_ref().map(|calls| calls.source().clone());
     let mut balance = Balance::new(ServiceList::new::<String>(endpoints));
     let mut call = async |times: usize| {
-        let before = asked.each_ref().map(Asked::len);
+        let before = logs.each_ref().map(RequestLog::len);
         for _ in 0..times {
             soon(balance.ready())
                 .await
                 .unwrap()
-                .call("what".to_owned())
+                .call("hello".to_owned())
                 .await
                 .unwrap();
         }
-        [0, 1, 2].map(|n| asked[n].len() - before[n])
+        [0, 1, 2].map(|n| logs[n].len() - before[n])
     };
     let all = call(300).await;
     assert!(all.iter().all(|calls| *calls > 30), "{all:?}");
@@ -230,7 +233,7 @@ async fn a_balancer_fails_over_and_comes_back() {
     let all = call(300).await;
     assert!(all.iter().all(|calls| *calls > 30), "{all:?}");
 
-    // one that is gone for good is taken out, and the rest goes on
+    // `Balance` removes a client that has stopped, and continues with the others.
     clients[0].stop();
     let two = call(300).await;
     assert_eq!(two[0], 0, "{two:?}");
@@ -238,10 +241,10 @@ async fn a_balancer_fails_over_and_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_balancer_takes_endpoints_that_are_discovered() {
-    let place = Place::default();
-    let _server = place.serve(answering(Asked::default()));
-    let client = even().connect(place.connector(), (), by_id());
+async fn balancer_uses_discovered_endpoints() {
+    let host = Host::default();
+    let _server = host.serve(server_by_id(RequestLog::default()));
+    let client = without_jitter().connect(host.connector(), (), by_id());
     let calls = MultiplexClient::<String, String, _>::new(client);
     let (changes, discovered) = mpsc::unbounded_channel();
     let discover = futures_util::stream::unfold(discovered, |mut discovered| async move {
@@ -253,7 +256,7 @@ async fn a_balancer_takes_endpoints_that_are_discovered() {
     assert_pending!(waiting.enter(|cx, _| Service::<String>::poll_ready(&mut balance, cx)));
     changes.send(Change::Insert(1, calls)).ok().unwrap();
     let ready = soon(ServiceExt::<String>::ready(&mut balance)).await;
-    soon(ready.unwrap().call("what".to_owned())).await.unwrap();
+    soon(ready.unwrap().call("hello".to_owned())).await.unwrap();
     changes.send(Change::Remove(1)).ok().unwrap();
     assert_pending!(waiting.enter(|cx, _| Service::<String>::poll_ready(&mut balance, cx)));
 }

@@ -1,4 +1,5 @@
-//! Clients that are services: calls, under tower's middleware, over sessions that come and go.
+//! Clients as tower services: calls over one session, or over the sessions of a client that
+//! reconnects.
 
 mod middleware;
 mod silent;
@@ -18,7 +19,7 @@ use getty::{
     codec::Lines,
     layers::{
         CorrelateLayer,
-        correlate::{Left, Matching, RequestError},
+        correlate::{Delivery, Matching, RequestError},
     },
 };
 use tokio::{
@@ -29,45 +30,48 @@ use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok
 use tower::{ServiceExt, load::Load};
 
 use crate::{
-    support::{Place, echo, even, idle, ms, soon},
-    words::Words,
+    shared::words::Words,
+    support::{Host, echo, idle, ms, soon, without_jitter},
 };
 
-/// What was asked, or answered.
-fn what(line: &str) -> &str {
+/// Returns the payload of a request or a response, which follows its id.
+fn payload(line: &str) -> &str {
     line.splitn(3, ' ').last().unwrap_or_default()
 }
 
-/// Answers by id, out of order, and notes what it was asked; `mute` is never answered.
-fn answering<T: Transport + Send + 'static>(asked: Asked) -> impl Pipeline<T> + Clone {
+/// Returns a server's stack that responds by id and out of order, and logs each request. It
+/// never responds to `mute`.
+fn server_by_id<T: Transport + Send + 'static>(log: RequestLog) -> impl Pipeline<T> + Clone {
     ServiceBuilder::new()
         .layer(CodecLayer::new(Lines::new()))
-        .layer(SessionLayer::new().in_flight(64).unordered())
+        .layer(SessionLayer::new().with_in_flight(64).unordered())
         .service_fn(move |request: Request<String>| {
             let message = request.into_message();
-            asked.0.lock().unwrap().push(what(&message).to_owned());
+            log.0.lock().unwrap().push(payload(&message).to_owned());
             async move {
-                let what = what(&message);
-                if what == "mute" {
+                let payload = payload(&message);
+                if payload == "mute" {
                     std::future::pending::<()>().await;
                 }
-                sleep(ms(what.len() as u64 % 7)).await;
+                sleep(ms(payload.len() as u64 % 7)).await;
                 Ok::<_, BoxError>(Some(message.replacen("ask", "answer", 1)))
             }
         })
 }
 
+/// The payloads of all requests that a server received.
 #[derive(Clone, Debug, Default)]
-struct Asked(Arc<Mutex<Vec<String>>>);
+struct RequestLog(Arc<Mutex<Vec<String>>>);
 
-impl Asked {
+impl RequestLog {
     fn len(&self) -> usize {
         self.0.lock().unwrap().len()
     }
 }
 
-/// A client's stack around a correlating layer; what is no answer goes to `pushes`.
-fn calling<M>(
+/// Returns a function that builds a client's stack with the layer `matching`. Unsolicited
+/// messages go to `pushes`.
+fn client_stack<M>(
     matching: CorrelateLayer<M>,
     pushes: mpsc::UnboundedSender<String>,
 ) -> impl Fn(getty::LinkLayer<String>) -> Stack + Send + Sync + 'static
@@ -92,41 +96,44 @@ where
 type Stack = getty::BoxPipeline;
 
 fn by_id() -> impl Fn(getty::LinkLayer<String>) -> Stack + Send + Sync + 'static {
-    calling(CorrelateLayer::new(Words), mpsc::unbounded_channel().0)
+    client_stack(CorrelateLayer::new(Words), mpsc::unbounded_channel().0)
 }
 
 fn in_order() -> impl Fn(getty::LinkLayer<String>) -> Stack + Send + Sync + 'static {
-    calling(CorrelateLayer::in_order(), mpsc::unbounded_channel().0)
+    client_stack(CorrelateLayer::in_order(), mpsc::unbounded_channel().0)
 }
 
-/// One session to `place`.
+/// Opens one session to `host`.
 async fn session(
-    place: &Place,
+    host: &Host,
     stack: impl FnOnce(getty::LinkLayer<String>) -> Stack,
 ) -> (Session<String>, SessionTask) {
-    getty::connect(place.connector(), (), stack).await.unwrap()
+    getty::connect(host.connector(), (), stack).await.unwrap()
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_are_answered_whoever_makes_them_and_in_whatever_order() {
-    let place = Place::default();
-    let _server = place.serve(answering(Asked::default()));
-    let (session, _task) = session(&place, by_id()).await;
+async fn concurrent_calls_get_their_own_responses_in_any_order() {
+    let host = Host::default();
+    let _server = host.serve(server_by_id(RequestLog::default()));
+    let (session, _task) = session(&host, by_id()).await;
     let client: MultiplexClient<String> = MultiplexClient::new(session);
     let calls = (0..500).map(|n| {
         let client = client.clone();
-        let what = "x".repeat(n % 50 + 1);
-        async move { assert!(client.oneshot(what.clone()).await.unwrap().ends_with(&what)) }
+        let payload = "x".repeat(n % 50 + 1);
+        async move {
+            let response = client.oneshot(payload.clone()).await.unwrap();
+            assert!(response.ends_with(&payload));
+        }
     });
     soon(join_all(calls)).await;
     assert_eq!(client.load(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pipeline_is_answered_in_order() {
-    let place = Place::default();
-    let _server = place.serve(echo());
-    let (session, _task) = session(&place, in_order()).await;
+async fn pipeline_gets_its_responses_in_order() {
+    let host = Host::default();
+    let _server = host.serve(echo());
+    let (session, _task) = session(&host, in_order()).await;
     let client: PipelineClient<String> = PipelineClient::new(session);
     let calls = (0..500).map(|n| {
         let client = client.clone();
@@ -136,41 +143,41 @@ async fn a_pipeline_is_answered_in_order() {
 }
 
 #[test]
-fn clients_can_be_kept_where_many_threads_see_them() {
-    const fn anywhere<T: Clone + Send + Sync + 'static>() {}
-    anywhere::<MultiplexClient<String>>();
-    anywhere::<PipelineClient<String, String, Client<String>>>();
-    // messages need not be shared to be sent
-    anywhere::<MultiplexClient<Cell<u8>, Cell<u8>, Client<Cell<u8>>>>();
+fn clients_are_clone_send_and_sync() {
+    const fn check<T: Clone + Send + Sync + 'static>() {}
+    check::<MultiplexClient<String>>();
+    check::<PipelineClient<String, String, Client<String>>>();
+    // Messages need not be `Sync`.
+    check::<MultiplexClient<Cell<u8>, Cell<u8>, Client<Cell<u8>>>>();
 }
 
 #[tokio::test(start_paused = true)]
-async fn readiness_is_a_place_among_the_calls_in_flight() {
-    let place = Place::default();
-    let _server = place.serve(answering(Asked::default()));
-    let (session, _task) = session(&place, by_id()).await;
+async fn readiness_reserves_one_of_the_calls_in_flight() {
+    let host = Host::default();
+    let _server = host.serve(server_by_id(RequestLog::default()));
+    let (session, _task) = session(&host, by_id()).await;
     let client = MultiplexClient::<String>::new(session).with_in_flight(2);
     let mut first = task::spawn(client.clone());
     let mut second = task::spawn(client.clone());
     let mut third = task::spawn(client.clone());
     assert_ready_ok!(first.enter(|cx, mut service| service.poll_ready(cx)));
     assert_ready_ok!(first.enter(|cx, mut service| service.poll_ready(cx)));
-    assert_eq!(client.load(), 1, "one place, however often it is asked for");
+    assert_eq!(client.load(), 1, "a second poll reserves nothing more");
     assert_ready_ok!(second.enter(|cx, mut service| service.poll_ready(cx)));
     assert_pending!(third.enter(|cx, mut service| service.poll_ready(cx)));
-    // a clone of one that is ready is not
+    // A clone of a ready client is not ready.
     let mut clone = task::spawn((*second).clone());
     assert_pending!(clone.enter(|cx, mut service| service.poll_ready(cx)));
     drop(clone);
 
-    // one that is dropped gives its place back
+    // Dropping a ready client releases its permit.
     drop(second);
     assert!(third.is_woken());
     assert_ready_ok!(third.enter(|cx, mut service| service.poll_ready(cx)));
 
-    // and so does a call, when it is answered or dropped
+    // A call releases its permit when it completes or is dropped.
     let mut fourth = task::spawn(client.clone());
-    let call = first.call("what".to_owned());
+    let call = first.call("hello".to_owned());
     assert_pending!(fourth.enter(|cx, mut service| service.poll_ready(cx)));
     soon(call).await.unwrap();
     assert!(fourth.is_woken());
@@ -189,86 +196,86 @@ async fn readiness_is_a_place_among_the_calls_in_flight() {
 
 #[tokio::test]
 #[should_panic(expected = "polled ready before")]
-async fn a_call_without_readiness_is_a_mistake() {
-    let place = Place::default();
-    let _server = place.serve(echo());
-    let (session, _task) = session(&place, in_order()).await;
+async fn call_without_readiness_panics() {
+    let host = Host::default();
+    let _server = host.serve(echo());
+    let (session, _task) = session(&host, in_order()).await;
     let mut client: PipelineClient<String> = PipelineClient::new(session);
-    drop(client.call("what".to_owned()));
+    drop(client.call("hello".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_call_of_a_pipeline_does_not_shift_the_answers() {
-    let place = Place::default();
-    let _server = place.serve(echo());
-    let (session, _task) = session(&place, in_order()).await;
+async fn dropped_call_of_a_pipeline_does_not_shift_the_responses() {
+    let host = Host::default();
+    let _server = host.serve(echo());
+    let (session, _task) = session(&host, in_order()).await;
     let mut client: PipelineClient<String> = PipelineClient::new(session.clone());
     for n in 0..50_u64 {
-        let kept = client.ready().await.unwrap().call(format!("kept {n}"));
-        let mut kept = task::spawn(kept);
-        assert_pending!(kept.poll());
+        let first = client.ready().await.unwrap().call(format!("first {n}"));
+        let mut first = task::spawn(first);
+        assert_pending!(first.poll());
         let dropped = client.ready().await.unwrap().call(format!("dropped {n}"));
         let mut dropped = task::spawn(dropped);
         assert_pending!(dropped.poll());
         drop(dropped);
         let last = client.ready().await.unwrap().call(format!("last {n}"));
         assert_eq!(soon(last).await.unwrap(), format!("last {n}"));
-        assert_eq!(assert_ready_ok!(kept.poll()), format!("kept {n}"));
+        assert_eq!(assert_ready_ok!(first.poll()), format!("first {n}"));
         assert_eq!(session.stats().late, n + 1);
     }
     assert_eq!(client.load(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_server_says_of_its_own_accord_is_the_handlers() {
-    let place = Place::default();
-    let mut listener = place.listen();
+async fn unsolicited_messages_go_to_the_handler() {
+    let host = Host::default();
+    let mut listener = host.listen();
     let (pushes, mut pushed) = mpsc::unbounded_channel();
     let matching =
         CorrelateLayer::in_order().with_push(|message: &String| message.starts_with('>'));
-    let opening = session(&place, calling(matching, pushes));
+    let opening = session(&host, client_stack(matching, pushes));
     let accepting = async {
         let accept = std::future::poll_fn(|cx| listener.poll_accept(cx));
         let connection = accept.await.unwrap();
-        let (stream, lease) = connection.into_parts();
-        (tokio_util::codec::Framed::new(stream, Lines::new()), lease)
+        let (stream, guard) = connection.into_parts();
+        (tokio_util::codec::Framed::new(stream, Lines::new()), guard)
     };
-    let ((session, _task), (mut server, _lease)) =
+    let ((session, _task), (mut server, _guard)) =
         soon(async { tokio::join!(opening, accepting) }).await;
     use futures_util::{SinkExt, StreamExt};
     let mut client: PipelineClient<String> = PipelineClient::new(session);
     server.send("welcome".to_owned()).await.unwrap();
     assert_eq!(soon(pushed.recv()).await.as_deref(), Some("welcome"));
-    let call = tokio::spawn(client.ready().await.unwrap().call("what".to_owned()));
-    assert_eq!(soon(server.next()).await.unwrap().unwrap(), "what");
-    server.send("> news".to_owned()).await.unwrap();
-    server.send("that".to_owned()).await.unwrap();
-    assert_eq!(soon(call).await.unwrap().unwrap(), "that");
-    assert_eq!(soon(pushed.recv()).await.as_deref(), Some("> news"));
+    let call = tokio::spawn(client.ready().await.unwrap().call("hello".to_owned()));
+    assert_eq!(soon(server.next()).await.unwrap().unwrap(), "hello");
+    server.send("> push".to_owned()).await.unwrap();
+    server.send("response".to_owned()).await.unwrap();
+    assert_eq!(soon(call).await.unwrap().unwrap(), "response");
+    assert_eq!(soon(pushed.recv()).await.as_deref(), Some("> push"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_closes_fails_its_calls_and_the_readiness() {
-    let place = Place::default();
-    let _server = place.serve(answering(Asked::default()));
-    let (session, _task) = session(&place, by_id()).await;
+async fn close_of_the_session_fails_its_calls_and_readiness() {
+    let host = Host::default();
+    let _server = host.serve(server_by_id(RequestLog::default()));
+    let (session, _task) = session(&host, by_id()).await;
     let client = MultiplexClient::<String>::new(session.clone()).with_in_flight(1);
     assert!(client.is_live());
     let call = tokio::spawn(client.clone().oneshot("mute".to_owned()));
     idle().await;
-    let mut waits = task::spawn(client.clone());
-    assert_pending!(waits.enter(|cx, mut service| service.poll_ready(cx)));
+    let mut waiting = task::spawn(client.clone());
+    assert_pending!(waiting.enter(|cx, mut service| service.poll_ready(cx)));
 
     session.close_with(CloseReason::Shutdown);
     let error = soon(call).await.unwrap().unwrap_err();
-    assert_eq!(error.left(), Left::Yes);
-    assert!(waits.is_woken());
-    let error = assert_ready_err!(waits.enter(|cx, mut service| service.poll_ready(cx)));
+    assert_eq!(error.delivery(), Delivery::Sent);
+    assert!(waiting.is_woken());
+    let error = assert_ready_err!(waiting.enter(|cx, mut service| service.poll_ready(cx)));
     assert!(matches!(
         error,
         RequestError::Closed {
             message: None,
-            left: Left::No,
+            delivery: Delivery::NotSent,
             reason: CloseReason::Shutdown,
         }
     ));
@@ -277,10 +284,10 @@ async fn a_session_that_closes_fails_its_calls_and_the_readiness() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_a_client_reconnects_calls_wait_and_when_it_stops_they_fail() {
-    let place = Place::default();
-    let server = place.serve(echo());
-    let client = even().connect(place.connector(), (), in_order());
+async fn calls_wait_while_the_client_reconnects_and_fail_once_it_stops() {
+    let host = Host::default();
+    let server = host.serve(echo());
+    let client = without_jitter().connect(host.connector(), (), in_order());
     let mut calls = PipelineClient::<String, String, _>::new(client.clone());
     assert_eq!(
         soon(calls.ready())
@@ -296,9 +303,9 @@ async fn while_a_client_reconnects_calls_wait_and_when_it_stops_they_fail() {
     assert!(!calls.is_live());
     let mut waiting = task::spawn(calls.clone());
     assert_pending!(waiting.enter(|cx, mut service| service.poll_ready(cx)));
-    assert_eq!(calls.load(), 0, "it has no place while there is no session");
+    assert_eq!(calls.load(), 0, "no permit is held without a session");
 
-    let _server = place.serve(echo());
+    let _server = host.serve(echo());
     assert_eq!(
         soon(calls.ready())
             .await
@@ -314,14 +321,14 @@ async fn while_a_client_reconnects_calls_wait_and_when_it_stops_they_fail() {
     client.stop();
     let error = soon(calls.ready()).await.unwrap_err();
     assert!(matches!(error, RequestError::Unavailable(_)), "{error}");
-    assert_eq!(error.left(), Left::No);
+    assert_eq!(error.delivery(), Delivery::NotSent);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stack_of_the_wrong_kind_is_told_so() {
-    let place = Place::default();
-    let _server = place.serve(echo());
-    let (session, _task) = session(&place, in_order()).await;
+async fn wrong_kind_of_correlate_layer_is_named_in_the_error() {
+    let host = Host::default();
+    let _server = host.serve(echo());
+    let (session, _task) = session(&host, in_order()).await;
     let mut wrong = MultiplexClient::<String>::new(session.clone());
     let error: BoxError = wrong.ready().await.unwrap_err().into();
     let source = error.source().unwrap().to_string();
@@ -333,14 +340,14 @@ async fn a_stack_of_the_wrong_kind_is_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_restarted_under_load_answers_each_call_once_or_the_call_says_why_not() {
-    let place = Place::default();
-    let asked = Asked::default();
-    let mut server = place.serve(answering(asked.clone()));
+async fn each_call_under_restarts_is_answered_once_or_fails() {
+    let host = Host::default();
+    let log = RequestLog::default();
+    let mut server = host.serve(server_by_id(log.clone()));
     let client: Client<String> =
         Client::builder()
             .with_sessions(4)
-            .connect(place.connector(), (), by_id());
+            .connect(host.connector(), (), by_id());
     let calls = MultiplexClient::<String, String, _>::new(client.clone());
     let (mut answered, mut failed) = (0, 0);
     let workers: Vec<_> = (0..16)
@@ -349,11 +356,11 @@ async fn a_server_restarted_under_load_answers_each_call_once_or_the_call_says_w
             tokio::spawn(async move {
                 let (mut answered, mut failed) = (0, 0);
                 for n in 0..200 {
-                    let what = format!("{worker}-{n}");
-                    let call = calls.ready().await.unwrap().call(what.clone());
+                    let payload = format!("{worker}-{n}");
+                    let call = calls.ready().await.unwrap().call(payload.clone());
                     match call.await {
-                        Ok(answer) => {
-                            assert!(answer.ends_with(&format!(" {what}")), "{answer}");
+                        Ok(response) => {
+                            assert!(response.ends_with(&format!(" {payload}")), "{response}");
                             answered += 1;
                         }
                         Err(RequestError::Closed { .. }) => failed += 1,
@@ -368,44 +375,44 @@ async fn a_server_restarted_under_load_answers_each_call_once_or_the_call_says_w
         sleep(ms(17)).await;
         drop(server);
         sleep(ms(40)).await;
-        server = place.serve(answering(asked.clone()));
+        server = host.serve(server_by_id(log.clone()));
         soon(client.session()).await.unwrap();
     }
     for worker in workers {
-        let (a, f) = soon(worker).await.unwrap();
-        answered += a;
-        failed += f;
+        let (answered_of_worker, failed_of_worker) = soon(worker).await.unwrap();
+        answered += answered_of_worker;
+        failed += failed_of_worker;
     }
     assert_eq!(answered + failed, 16 * 200);
     assert!(failed > 0 && answered > failed, "{answered} {failed}");
-    // nothing was asked twice
-    let mut asked = asked.0.lock().unwrap().clone();
-    let all = asked.len();
-    asked.sort();
-    asked.dedup();
-    assert_eq!(asked.len(), all);
+    // No request was sent twice.
+    let mut payloads = log.0.lock().unwrap().clone();
+    let count = payloads.len();
+    payloads.sort();
+    payloads.dedup();
+    assert_eq!(payloads.len(), count);
     assert_eq!(calls.load(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_waits_for_a_session_can_be_given_up() {
-    let place = Place::default();
-    let client = even().connect(place.connector(), (), by_id());
+async fn call_that_waits_for_a_session_can_be_cancelled() {
+    let host = Host::default();
+    let client = without_jitter().connect(host.connector(), (), by_id());
     let calls = MultiplexClient::<String, String, _>::new(client);
     let call = timeout(
         Duration::from_secs(60),
-        calls.clone().oneshot("what".to_owned()),
+        calls.clone().oneshot("hello".to_owned()),
     );
     assert!(soon(call).await.is_err());
     assert_eq!(calls.load(), 0);
-    let mut once = task::spawn(calls);
-    assert_pending!(once.enter(|cx, mut service| service.poll_ready(cx)));
-    let _server = place.serve(answering(Asked::default()));
+    let mut waiting = task::spawn(calls);
+    assert_pending!(waiting.enter(|cx, mut service| service.poll_ready(cx)));
+    let _server = host.serve(server_by_id(RequestLog::default()));
     soon(async {
-        while !once.is_woken() {
+        while !waiting.is_woken() {
             idle().await;
         }
     })
     .await;
-    assert!(assert_ready!(once.enter(|cx, mut service| service.poll_ready(cx))).is_ok());
+    assert!(assert_ready!(waiting.enter(|cx, mut service| service.poll_ready(cx))).is_ok());
 }

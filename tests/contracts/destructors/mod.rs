@@ -5,6 +5,7 @@
 mod kit;
 mod serving;
 
+use getty::hooks::HandleExt;
 use std::{
     future::{Ready, ready},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -79,11 +80,11 @@ fn connection(bombs: &Arc<Bombs>, ran: &Arc<AtomicUsize>) -> (Connection<Transpo
             });
         }
         let bomb = bombs.bomb();
-        handle.check_at(Instant::now() + Duration::from_secs(3600), move |_, _| {
+        handle.schedule(Instant::now() + Duration::from_secs(3600), move |_, _| {
             let _bomb = &bomb;
             None
         });
-        handle.keep_until_input_ends(bombs.arm(key));
+        handle.drop_on_input_end(bombs.arm(key));
     }
     (connection, peer)
 }
@@ -164,7 +165,7 @@ fn finish<T>(
             handle.ping(); // it may be neither reading nor writing
         }
         End::DrainDeadline => handle.close(),
-        End::Panic => handle.check_at(Instant::now(), |_, _| panic!("a bad check")),
+        End::Panic => handle.schedule(Instant::now(), |_, _| panic!("a bad check")),
         End::Aborted => task.abort(),
         End::Unwound => {
             outside.store(true, SeqCst);
@@ -174,16 +175,16 @@ fn finish<T>(
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_session_drops_each_of_its_values() {
+async fn idle_session_drops_each_value() {
     every_end(SessionLayer::new(), 26, |_| async {}).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn handlers_in_flight_are_dropped_one_after_another() {
+async fn handlers_in_flight_are_dropped_one_at_a_time() {
     for layer in [
         SessionLayer::new(),
-        SessionLayer::new().in_flight(3),
-        SessionLayer::new().in_flight(3).unordered(),
+        SessionLayer::new().with_in_flight(3),
+        SessionLayer::new().with_in_flight(3).unordered(),
     ] {
         every_end(layer, 27, |case| async move {
             case.peer.send("hang\nhang\nhang\narmed\n");
@@ -194,8 +195,8 @@ async fn handlers_in_flight_are_dropped_one_after_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_waits_for_readiness_is_dropped_apart_from_the_stack() {
-    for layer in [SessionLayer::new(), SessionLayer::new().in_flight(3)] {
+async fn message_that_waits_for_readiness_is_dropped_separately_from_the_stack() {
+    for layer in [SessionLayer::new(), SessionLayer::new().with_in_flight(3)] {
         every_end(layer, 27, |case| async move {
             case.gates.unready.store(true, SeqCst);
             case.peer.send("armed\narmed\n");
@@ -206,20 +207,24 @@ async fn a_message_that_waits_for_readiness_is_dropped_apart_from_the_stack() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn replies_that_wait_for_an_earlier_one_are_dropped_one_after_another() {
-    every_end(SessionLayer::new().in_flight(3), 31, |case| async move {
-        case.peer.send("hang\nreply\nreply\n");
-        idle().await;
-        case.gates.reply.notify_waiters();
-        idle().await;
-    })
+async fn replies_that_wait_for_an_earlier_one_are_dropped_one_at_a_time() {
+    every_end(
+        SessionLayer::new().with_in_flight(3),
+        31,
+        |case| async move {
+            case.peer.send("hang\nreply\nreply\n");
+            idle().await;
+            case.gates.reply.notify_waiters();
+            idle().await;
+        },
+    )
     .await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waits_for_a_peer_that_does_not_read_is_dropped_one_after_another() {
+async fn messages_that_wait_for_the_peer_are_dropped_one_at_a_time() {
     for ordered in [true, false] {
-        let layer = SessionLayer::new().in_flight(3).with_watermarks(0, 0);
+        let layer = SessionLayer::new().with_in_flight(3).with_watermarks(0, 0);
         let layer = if ordered { layer } else { layer.unordered() };
         every_end(layer, 33, |case| async move {
             case.peer.send("reply\nreply\n");
@@ -240,7 +245,7 @@ async fn what_waits_for_a_peer_that_does_not_read_is_dropped_one_after_another()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_make_service_at_work_is_dropped_apart_from_the_rest() {
+async fn make_service_is_dropped_separately_from_the_rest() {
     for end in [End::DrainDeadline, End::Panic, End::Aborted, End::Unwound] {
         let (bombs, ran) = (Bombs::new(), Arc::default());
         let outside = Arc::new(AtomicBool::new(false));
@@ -283,7 +288,7 @@ async fn a_make_service_at_work_is_dropped_apart_from_the_rest() {
 }
 
 #[test]
-fn a_connection_on_its_way_is_dropped_in_an_unwinding_too() {
+fn connection_is_dropped_while_a_panic_unwinds() {
     for unwinds in [false, true] {
         let (bombs, ran) = (Bombs::new(), Arc::default());
         let (connection, peer) = connection(&bombs, &ran);
@@ -340,7 +345,7 @@ impl Service<Request<Bytes>> for Fickle {
 }
 
 #[test]
-fn a_clone_that_panics_drops_the_connection_and_an_earlier_clone() {
+fn panic_of_a_clone_drops_the_connection_and_an_earlier_clone() {
     for clones in [0, 1] {
         let (bombs, ran) = (Bombs::new(), Arc::default());
         let (connection, peer) = connection(&bombs, &ran);

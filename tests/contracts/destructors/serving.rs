@@ -1,4 +1,4 @@
-//! Servers and dials whose values panic as they are dropped.
+//! Servers and clients whose values panic when they are dropped.
 
 use std::{
     future::{IntoFuture, pending},
@@ -9,7 +9,7 @@ use std::{
 
 use getty::{
     BoxError, CodecLayer, Connection, Pipeline, ServiceBuilder, SessionLayer,
-    layers::{CloseCallbackLayer, CronLayer, HeartbeatLayer, IdleTimeoutLayer, OnOpenLayer},
+    layers::{CloseCallbackLayer, HeartbeatLayer, IdleTimeoutLayer, IntervalLayer, OnOpenLayer},
     serve, service_fn,
 };
 use tokio::time::timeout;
@@ -49,7 +49,7 @@ where
                 pending::<Result<(), BoxError>>().await
             }
         }))
-        .layer(CronLayer::new(second, move |_| {
+        .layer(IntervalLayer::new(second, move |_| {
             let _bomb = &cron;
             Ok::<_, BoxError>(())
         }))
@@ -80,7 +80,7 @@ fn server(bombs: &Arc<Bombs>) -> (getty::Serve, stream::Peer) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_is_dropped_before_it_runs_while_it_runs_and_by_an_abort() {
+async fn server_drops_each_value_before_it_runs_while_it_runs_and_when_aborted() {
     let bombs = Bombs::new();
     drop(server(&bombs));
     bombs.assert_dropped(17);
@@ -105,7 +105,7 @@ async fn a_server_is_dropped_before_it_runs_while_it_runs_and_by_an_abort() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_drains_though_its_values_panic_as_they_are_dropped() {
+async fn server_drains_even_if_its_values_panic_when_they_are_dropped() {
     let bombs = Bombs::new();
     let (served, peer) = server(&bombs);
     let drained = soon(served.into_future()).await.unwrap();
@@ -115,7 +115,7 @@ async fn a_server_drains_though_its_values_panic_as_they_are_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_is_dropped_in_an_unwinding() {
+async fn server_is_dropped_while_a_panic_unwinds() {
     let bombs = Bombs::new();
     let (served, _peer) = server(&bombs);
     let mut running = served.into_future();
@@ -134,7 +134,7 @@ async fn a_server_is_dropped_in_an_unwinding() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dial_that_is_given_up_drops_each_of_its_values() {
+async fn dropped_connect_drops_each_value() {
     for connects in [false, true] {
         let bombs = Bombs::new();
         let (transport, peer) = stream::pair();
@@ -178,7 +178,7 @@ async fn a_dial_that_is_given_up_drops_each_of_its_values() {
 
 #[cfg(feature = "ws")]
 #[tokio::test(start_paused = true)]
-async fn a_handshake_that_is_given_up_drops_each_of_its_values() {
+async fn dropped_handshake_drops_each_value() {
     use getty::{Service, driver::Contained, ws::WsLayer};
 
     for unwinds in [false, true] {

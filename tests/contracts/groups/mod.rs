@@ -1,4 +1,4 @@
-//! One message to many sessions: who gets it, in what order, and what it costs.
+//! Broadcasts to many sessions: recipients, order and cost.
 
 mod sessions;
 mod slow;
@@ -20,10 +20,10 @@ use tokio_test::{assert_ready, task};
 
 use crate::support::{lines, open, soon, stream};
 
-/// What fills a queue.
+/// Number of messages that fill a queue.
 const FILLER: &str = "filler";
 
-/// A session without a transport, whose driver is turned by hand.
+/// A session without a transport, whose driver the test polls.
 struct Guest {
     session: Session<String>,
     driver: Driver<String>,
@@ -45,10 +45,10 @@ impl Guest {
     }
 
     fn turn(&mut self) {
-        self.driver.turn(&Context::from_waker(Waker::noop()));
+        self.driver.register(&Context::from_waker(Waker::noop()));
     }
 
-    /// What the next turn would write.
+    /// Returns the messages that the next poll would write.
     fn hears(&mut self) -> Vec<String> {
         self.turn();
         let mut heard = Vec::new();
@@ -62,15 +62,15 @@ impl Guest {
         if std::mem::take(&mut self.stalled) {
             self.driver.set_queue_bytes(driver::DEFAULT_QUEUE_BYTES);
         }
-        self.driver.settle(false);
+        self.driver.set_backpressure(false);
         heard.retain(|line| line != FILLER);
         heard
     }
 
-    /// The peer reads nothing: the write buffer is full, and so is the queue.
+    /// The peer reads nothing, so the write buffer and the queue are full.
     fn stalls(&mut self) {
         self.turn();
-        self.driver.settle(true);
+        self.driver.set_backpressure(true);
         self.driver.set_queue_capacity(1);
         let offer = self
             .session
@@ -97,7 +97,7 @@ fn counts(report: Report) -> [usize; 3] {
 }
 
 #[test]
-fn a_broadcast_reaches_all_members_but_the_sender() {
+fn broadcast_reaches_all_members_except_the_sender() {
     let group = Group::new();
     let [mut one, mut two, mut three] = guests();
     assert!(group.join(&one.session));
@@ -143,7 +143,7 @@ fn membership_ends_with_the_session_without_a_broadcast() {
 }
 
 #[test]
-fn a_session_that_is_closing_is_reported_as_closed() {
+fn closing_session_is_reported_as_closed() {
     let group = Group::new();
     let guest = Guest::new();
     group.join(&guest.session);
@@ -152,7 +152,7 @@ fn a_session_that_is_closing_is_reported_as_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn membership_ends_however_the_session_ends() {
+async fn membership_ends_with_every_end_of_the_session() {
     let group = Group::new();
     let topics = Topics::new();
     for end in 0..4 {
@@ -179,7 +179,7 @@ async fn membership_ends_however_the_session_ends() {
 }
 
 #[test]
-fn what_one_task_sends_and_broadcasts_arrives_in_that_order() {
+fn sends_and_broadcasts_of_one_task_arrive_in_order() {
     let group = Group::new();
     let mut guest = Guest::new();
     group.join(&guest.session);
@@ -192,7 +192,7 @@ fn what_one_task_sends_and_broadcasts_arrives_in_that_order() {
 }
 
 #[test]
-fn a_close_callback_may_join_leave_and_broadcast() {
+fn close_callback_may_join_leave_and_broadcast() {
     let group: Group<String> = Group::new();
     let topics: Topics<u8, String> = Topics::new();
     let [one, mut two] = guests();
@@ -223,7 +223,7 @@ fn a_close_callback_may_join_leave_and_broadcast() {
 }
 
 #[test]
-fn a_session_may_be_in_ten_thousand_groups() {
+fn session_may_be_in_ten_thousand_groups() {
     let groups: Vec<_> = (0..10_000).map(|_| Group::new()).collect();
     let guest = Guest::new();
     let session = guest.session.clone();
@@ -238,7 +238,7 @@ fn a_session_may_be_in_ten_thousand_groups() {
 }
 
 #[test]
-fn a_group_may_live_and_die_in_what_its_session_keeps() {
+fn group_may_be_stored_in_an_attribute_of_its_session() {
     let guest = Guest::new();
     let group = Group::new();
     group.join(&guest.session);
@@ -252,7 +252,7 @@ fn a_group_may_live_and_die_in_what_its_session_keeps() {
 }
 
 #[test]
-fn whoever_is_a_member_all_the_time_misses_nothing_while_others_come_and_go() {
+fn steady_member_misses_nothing_while_others_join_and_leave() {
     // four times as many are below the byte bound: there is room for all, however late the steady
     // session is polled
     const BROADCASTS: usize = 200;
@@ -308,7 +308,7 @@ fn whoever_is_a_member_all_the_time_misses_nothing_while_others_come_and_go() {
 }
 
 #[test]
-fn a_session_that_is_joined_and_left_at_once_by_several_is_forgotten_when_it_closes() {
+fn session_joined_and_removed_by_several_threads_is_removed_at_its_close() {
     let (group, topics) = (Group::new(), Topics::new());
     for _ in 0..200 {
         let guest = Guest::new();

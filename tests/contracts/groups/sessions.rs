@@ -11,7 +11,7 @@ use std::{
 
 use bytes::BytesMut;
 use getty::{
-    BoxError, Connection, Framed, Request, ServiceBuilder, Session, SessionLayer, SessionTask,
+    BoxError, Connection, Request, ServiceBuilder, Session, SessionIo, SessionLayer, SessionTask,
     layers::{CodecLayer, Group},
     service_fn,
 };
@@ -19,7 +19,7 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use crate::support::{connector, echo, idle, lines, open, soon, stream};
 
-/// Lines, whose encodings are counted.
+/// Lines that count their encodings.
 #[derive(Clone, Debug)]
 struct Counting(Arc<AtomicU32>);
 
@@ -43,9 +43,9 @@ impl Encoder<String> for Counting {
     }
 }
 
-type Framing = Framed<stream::Stream, Counting, String>;
+type Framing = SessionIo<stream::Stream, Counting, String>;
 
-/// Opens sessions of one stack, in which a layer behind the codec's may put another codec around that.
+/// Opens sessions of one stack, in which a layer may wrap the codec in another.
 async fn crowd(
     codec: CodecLayer<Counting, String>,
     adapt: fn(Framing) -> Framing,
@@ -71,7 +71,7 @@ async fn crowd(
 }
 
 #[tokio::test(start_paused = true)]
-async fn sessions_of_one_stack_encode_once() {
+async fn sessions_of_one_stack_encode_a_broadcast_once() {
     for (shared, per_stack) in [(true, 1), (false, 10)] {
         let encoded = Arc::new(AtomicU32::new(0));
         let codec =
@@ -97,7 +97,7 @@ async fn sessions_of_one_stack_encode_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_adapter_that_may_encode_otherwise_has_each_session_encode() {
+async fn each_session_encodes_behind_an_adapter_without_a_codec_id() {
     let decoder: fn(Framing) -> Framing = |framed| framed.map_decoder(identity);
     for (adapt, expected) in [(decoder, 1), (|framed| framed.map_codec(identity), 5)] {
         let encoded = Arc::new(AtomicU32::new(0));
@@ -116,7 +116,7 @@ async fn an_adapter_that_may_encode_otherwise_has_each_session_encode() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_of_lines_reaches_readers_whole_whatever_their_queue() {
+async fn page_of_lines_reaches_readers_completely_with_any_queue() {
     // each of several people sends a page at once, through sessions on one thread
     const PEOPLE: usize = 4;
     const LINES: usize = 2000;
@@ -149,7 +149,7 @@ async fn a_page_of_lines_reaches_readers_whole_whatever_their_queue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_reads_nothing_makes_its_session_hold_the_byte_bound_and_reads_it_later() {
+async fn session_holds_broadcasts_up_to_the_byte_bound_until_its_peer_reads() {
     const MESSAGES: usize = 3000;
     const LENGTH: usize = 1024;
     const PLACE: usize = 32;

@@ -1,15 +1,15 @@
-//! Members that do not read: what they miss, and who waits for them.
+//! Members that do not read: lost messages, and publishers that wait.
 
 use getty::{CloseReason, Connection, SlowConsumer, driver, layers::Group};
 use tokio_test::{assert_pending, assert_ready, task};
 
 use super::{Guest, counts, guests};
 
-/// Bytes that each message in a queue counts beyond its own.
+/// Bytes that each queued message counts beyond its size.
 const PLACE: usize = 32;
 
 #[test]
-fn a_member_that_reads_nothing_misses_messages_and_nobody_else_does() {
+fn only_the_member_that_does_not_read_misses_messages() {
     let group = Group::new();
     let [mut slow, mut quick] = guests();
     group.join(&slow.session);
@@ -25,8 +25,10 @@ fn a_member_that_reads_nothing_misses_messages_and_nobody_else_does() {
 }
 
 #[test]
-fn a_member_that_reads_again_is_told_first_what_it_missed() {
-    let group = Group::new().with_notice(|missed| format!("missed {missed}"));
+fn member_that_reads_again_first_gets_the_number_of_missed_messages() {
+    let group = Group::builder()
+        .notice(|missed| format!("missed {missed}"))
+        .build();
     let mut guest = Guest::new();
     group.join(&guest.session);
     guest.stalls();
@@ -38,7 +40,7 @@ fn a_member_that_reads_again_is_told_first_what_it_missed() {
     group.broadcast("and again".to_owned());
     assert_eq!(guest.hears(), ["missed 3", "again", "and again"]);
 
-    // also where there is room for broadcasts alone
+    // even if there is room only for broadcasts
     guest.stalls();
     assert_eq!(group.broadcast("lost".to_owned()).dropped, 1);
     guest.driver.set_queue_bytes(driver::DEFAULT_QUEUE_BYTES);
@@ -48,7 +50,7 @@ fn a_member_that_reads_again_is_told_first_what_it_missed() {
 }
 
 #[test]
-fn what_is_broadcast_before_the_session_has_its_turn_is_not_lost() {
+fn broadcasts_before_the_session_is_polled_are_not_lost() {
     let group = Group::new();
     let mut guest = Guest::new();
     guest.driver.set_queue_capacity(1);
@@ -69,7 +71,7 @@ fn what_is_broadcast_before_the_session_has_its_turn_is_not_lost() {
 }
 
 #[test]
-fn a_member_that_reads_nothing_holds_no_more_than_the_byte_bound() {
+fn member_that_does_not_read_holds_at_most_the_byte_bound() {
     const BOUND: usize = 100_000;
     for length in [1, 6, 1024, 40_000] {
         let group = Group::new();
@@ -85,11 +87,11 @@ fn a_member_that_reads_nothing_holds_no_more_than_the_byte_bound() {
         );
         assert_eq!(counts(group.broadcast(line.clone())), [0, 1, 0]);
 
-        // messages that the driver has taken and not encoded count, too
+        // messages that the driver has taken and not encoded count as well
         guest.turn();
         assert!(guest.driver.next_outgoing().is_some());
         assert_eq!(counts(group.broadcast(line.clone())), [0, 1, 0]);
-        guest.driver.settle(true);
+        guest.driver.set_backpressure(true);
         assert_eq!(guest.session.queued(), most - 1);
         assert_eq!(counts(group.broadcast(line.clone())), [1, 0, 0]);
         let lost = reports(5_000).map(|report| report.dropped).sum::<usize>();
@@ -100,7 +102,7 @@ fn a_member_that_reads_nothing_holds_no_more_than_the_byte_bound() {
 }
 
 #[test]
-fn a_message_that_exceeds_the_byte_bound_is_queued_alone() {
+fn message_that_exceeds_the_byte_bound_is_queued_alone() {
     let group = Group::new();
     let mut guest = Guest::new();
     guest.driver.set_queue_bytes(100);
@@ -125,9 +127,9 @@ fn broadcasts_take_no_room_from_a_sender_that_waits() {
     let mut feeding = task::spawn(session.feed("own".to_owned()));
     assert_pending!(feeding.poll());
     (2..5).for_each(|n| assert_eq!(group.broadcast(n.to_string()).delivered, 1));
-    // a write buffer that is full keeps the sender waiting, and not the broadcasts
+    // a full write buffer delays the sender and not the broadcasts
     guest.turn();
-    guest.driver.settle(true);
+    guest.driver.set_backpressure(true);
     assert_pending!(feeding.poll());
     (5..8).for_each(|n| assert_eq!(group.broadcast(n.to_string()).delivered, 1));
     assert_eq!(guest.hears(), ["0", "1", "2", "3", "4", "5", "6", "7"]);
@@ -138,13 +140,13 @@ fn broadcasts_take_no_room_from_a_sender_that_waits() {
 }
 
 #[test]
-fn a_publisher_that_waits_gets_room_though_others_broadcast_all_the_time() {
-    let group = Group::new().with_policy(SlowConsumer::Wait);
+fn waiting_publisher_gets_room_while_others_broadcast() {
+    let group = Group::builder().policy(SlowConsumer::Wait).build();
     let mut guest = Guest::new();
     guest.driver.set_queue_bytes(4 * (1 + PLACE));
     group.join(&guest.session);
     guest.turn();
-    guest.driver.settle(true);
+    guest.driver.set_backpressure(true);
     (0..4).for_each(|n| assert_eq!(group.broadcast(n.to_string()).delivered, 1));
     let mut first = task::spawn(group.broadcast_and_wait("a".to_owned()));
     let mut second = task::spawn(group.broadcast_and_wait("b".to_owned()));
@@ -154,7 +156,7 @@ fn a_publisher_that_waits_gets_room_though_others_broadcast_all_the_time() {
     // room for one
     guest.turn();
     assert!(guest.driver.next_outgoing().is_some());
-    guest.driver.settle(true);
+    guest.driver.set_backpressure(true);
     assert!(first.is_woken() && !second.is_woken());
     assert_eq!(group.broadcast("others'".to_owned()).dropped, 1);
     assert_eq!(assert_ready!(first.poll()).delivered, 1);
@@ -171,13 +173,15 @@ fn a_publisher_that_waits_gets_room_though_others_broadcast_all_the_time() {
 }
 
 #[test]
-fn a_large_message_replaces_as_many_old_ones_as_it_needs() {
-    let group = Group::new().with_notice(|missed| format!("missed {missed}"));
+fn large_message_replaces_as_many_old_ones_as_needed() {
+    let group = Group::builder()
+        .notice(|missed| format!("missed {missed}"))
+        .build();
     let mut guest = Guest::new();
     guest.driver.set_queue_bytes(200 * (1 + PLACE));
     group.join_with(&guest.session, SlowConsumer::DropOldest);
     guest.turn();
-    guest.driver.settle(true);
+    guest.driver.set_backpressure(true);
     (0..200).for_each(|_| assert!(group.broadcast("x".to_owned()).is_complete()));
     let large = "y".repeat(4 * (1 + PLACE) - PLACE);
     let report = group.broadcast(large.clone());
@@ -191,7 +195,7 @@ fn a_large_message_replaces_as_many_old_ones_as_it_needs() {
 }
 
 #[test]
-fn messages_whose_destructors_panic_end_nothing_but_themselves() {
+fn messages_whose_destructors_panic_affect_nothing_else() {
     #[derive(Clone)]
     struct Bomb(bool);
 
@@ -205,7 +209,7 @@ fn messages_whose_destructors_panic_end_nothing_but_themselves() {
     let (session, mut driver) = driver::pair::<Bomb>(connection.handle().clone());
     driver.set_weight(|bomb| if bomb.0 { 10 } else { 1000 });
     driver.set_queue_bytes(100 * (10 + PLACE));
-    let group = Group::new().with_policy(SlowConsumer::DropOldest);
+    let group = Group::builder().policy(SlowConsumer::DropOldest).build();
     group.join(&session);
     (0..100).for_each(|_| assert!(group.broadcast(Bomb(true)).is_complete()));
     assert_eq!(group.broadcast(Bomb(false)).replaced, 1);
@@ -216,7 +220,7 @@ fn messages_whose_destructors_panic_end_nothing_but_themselves() {
 }
 
 #[test]
-fn a_type_of_the_application_counts_as_its_codec_layer_says() {
+fn message_type_counts_with_the_weight_of_its_codec_layer() {
     #[derive(Clone)]
     struct Picture;
 
@@ -231,13 +235,13 @@ fn a_type_of_the_application_counts_as_its_codec_layer_says() {
 }
 
 #[test]
-fn a_member_may_rather_miss_old_messages_than_new_ones() {
+fn member_may_miss_old_messages_instead_of_new_ones() {
     let group = Group::new();
     let mut guest = Guest::new();
     group.join_with(&guest.session, SlowConsumer::DropOldest);
     guest.turn();
     guest.driver.set_queue_bytes(3 * (1 + PLACE));
-    guest.driver.settle(true);
+    guest.driver.set_backpressure(true);
     let reports: Vec<_> = (0..10).map(|n| group.broadcast(n.to_string())).collect();
     assert!(reports.iter().all(|report| report.delivered == 1));
     assert_eq!(
@@ -252,7 +256,7 @@ fn a_member_may_rather_miss_old_messages_than_new_ones() {
 }
 
 #[test]
-fn a_member_that_is_to_be_closed_when_it_is_slow_is() {
+fn slow_member_with_the_close_policy_is_closed() {
     let group = Group::new();
     let [mut strict, mut lax] = guests();
     group.join_with(&strict.session, SlowConsumer::Close);
@@ -265,8 +269,8 @@ fn a_member_that_is_to_be_closed_when_it_is_slow_is() {
 }
 
 #[test]
-fn the_policy_of_a_member_can_be_changed() {
-    let group = Group::new().with_policy(SlowConsumer::Close);
+fn policy_of_a_member_can_be_changed() {
+    let group = Group::builder().policy(SlowConsumer::Close).build();
     let mut guest = Guest::new();
     group.join(&guest.session);
     assert!(!group.join_with(&guest.session, SlowConsumer::DropNewest));
@@ -277,7 +281,7 @@ fn the_policy_of_a_member_can_be_changed() {
 }
 
 #[test]
-fn only_members_that_are_to_be_waited_for_are_waited_for() {
+fn publisher_waits_only_for_members_with_the_wait_policy() {
     let group = Group::new();
     let [mut patient, mut hasty, mut quick] = guests();
     group.join_with(&patient.session, SlowConsumer::Wait);
@@ -293,13 +297,13 @@ fn only_members_that_are_to_be_waited_for_are_waited_for() {
     assert_eq!(counts(assert_ready!(broadcasting.poll())), [2, 1, 0]);
     assert_eq!(patient.hears(), ["hello"]);
 
-    // who does not wait drops
+    // a publisher that does not wait drops messages
     patient.stalls();
     assert_eq!(counts(group.broadcast("again".to_owned())), [1, 2, 0]);
 }
 
 #[test]
-fn a_broadcast_that_is_given_up_leaves_no_place_in_line_behind() {
+fn dropped_broadcast_leaves_the_queue_of_waiters() {
     let group = Group::new();
     let mut guest = Guest::new();
     group.join_with(&guest.session, SlowConsumer::Wait);
@@ -317,7 +321,7 @@ fn a_broadcast_that_is_given_up_leaves_no_place_in_line_behind() {
 }
 
 #[test]
-fn a_session_that_ends_is_no_longer_waited_for() {
+fn publisher_does_not_wait_for_a_session_that_ends() {
     let group = Group::new();
     let [mut one, mut two] = guests();
     group.join_with(&one.session, SlowConsumer::Wait);

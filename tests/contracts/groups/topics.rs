@@ -1,4 +1,4 @@
-//! Groups by a key, which are there as long as they have members.
+//! Groups by key, which exist as long as they have members.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use tokio_test::{assert_pending, assert_ready, task};
 use super::{Guest, guests};
 
 #[test]
-fn topics_are_there_as_long_as_they_have_members() {
+fn topics_exist_as_long_as_they_have_members() {
     let topics: Topics<String, String> = Topics::new();
     let [mut one, mut two] = guests();
     assert!(topics.join("tea".to_owned(), &one.session));
@@ -46,7 +46,7 @@ fn topics_are_there_as_long_as_they_have_members() {
 }
 
 #[test]
-fn no_topic_takes_a_session_that_has_closed() {
+fn topic_refuses_a_session_that_has_closed() {
     let topics: Topics<u8, String> = Topics::new();
     let guest = Guest::new();
     let session = guest.session.clone();
@@ -58,8 +58,8 @@ fn no_topic_takes_a_session_that_has_closed() {
 }
 
 #[test]
-fn topics_wait_for_the_members_that_want_it() {
-    let topics: Topics<u8, String> = Topics::new().with_policy(SlowConsumer::Wait);
+fn publisher_of_a_topic_waits_for_members_with_the_wait_policy() {
+    let topics: Topics<u8, String> = Topics::builder().policy(SlowConsumer::Wait).build();
     let mut guest = Guest::new();
     topics.join(1, &guest.session);
     guest.stalls();
@@ -92,7 +92,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn topics_are_what_was_joined_and_not_left(steps in prop::collection::vec(step(), 1..60)) {
+    fn topics_match_a_model_of_joins_and_leaves(steps in prop::collection::vec(step(), 1..60)) {
         let topics: Topics<u8, String> = Topics::new();
         let mut guests: [_; 6] = guests().map(Some);
         let mut expected = BTreeMap::<u8, BTreeSet<usize>>::new();

@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use getty::{
     BoxError, CloseReason, CodecLayer, OpenError, Request, ServiceBuilder, Session, SessionLayer,
-    layers::correlate::{Left, RequestError},
+    layers::correlate::{Delivery, RequestError},
     service_fn,
 };
 use tokio::time::Instant;
@@ -14,13 +14,13 @@ use super::{ask, ask_back, asked, asking, left, question, words};
 use crate::support::{connector, echo, idle, lines, soon, stream};
 
 #[tokio::test(start_paused = true)]
-async fn a_close_in_mid_request_says_whether_it_had_left() {
+async fn close_during_a_request_reports_whether_it_was_sent() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_queue(2).with_watermarks(0, 8);
     let (session, task) = asking(transport, words(), layer, service_fn(echo)).await;
     let gone = ask(&session, "gone");
     question(&peer).await;
-    // taken by the encoder and then not by the transport
+    // encoded, but not taken by the transport
     peer.stall();
     let begun = ask(&session, "encoded");
     idle().await;
@@ -28,14 +28,14 @@ async fn a_close_in_mid_request_says_whether_it_had_left() {
     idle().await;
     session.close_with(CloseReason::Shutdown);
     for (asked, expected, message) in [
-        (gone, Left::Yes, None),
-        (waits, Left::No, Some("ask 3074 waits")),
-        (begun, Left::Perhaps, None),
+        (gone, Delivery::Sent, None),
+        (waits, Delivery::NotSent, Some("ask 3074 waits")),
+        (begun, Delivery::Unknown, None),
     ] {
         match soon(asked).await.unwrap().unwrap_err() {
             RequestError::Closed {
                 message: back,
-                left,
+                delivery: left,
                 reason,
             } => {
                 assert_eq!(left, expected);
@@ -46,14 +46,14 @@ async fn a_close_in_mid_request_says_whether_it_had_left() {
         }
     }
     assert_eq!(soon(task).await.unwrap().reason, CloseReason::Shutdown);
-    // and from then on
+    // as are later requests
     let refused = soon(ask(&session, "late")).await.unwrap().unwrap_err();
     assert!(refused.is_closed());
     assert_eq!(refused.into_message().as_deref(), Some("late"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_queued_is_still_flushed_at_a_close_and_the_requester_learns_it() {
+async fn queued_request_is_flushed_at_a_close_and_its_requester_notified() {
     let (session, peer, task) = asked(words()).await;
     let mut asked = task::spawn(session.request::<String>("what".to_owned()));
     assert_pending!(asked.poll());
@@ -62,11 +62,11 @@ async fn what_was_queued_is_still_flushed_at_a_close_and_the_requester_learns_it
     assert_eq!(closed.reason, CloseReason::Local);
     assert_eq!(question(&peer).await.1, "what");
     assert!(asked.is_woken());
-    assert_eq!(left(assert_ready!(asked.poll())), Left::Yes);
+    assert_eq!(left(assert_ready!(asked.poll())), Delivery::Sent);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_waits_for_an_answer_does_not_hold_up_the_close() {
+async fn handler_that_awaits_a_response_does_not_delay_the_close() {
     let (transport, peer) = stream::pair();
     let handler = service_fn(ask_back);
     let (session, task) = asking(transport, words(), SessionLayer::new(), handler).await;
@@ -81,7 +81,7 @@ async fn a_handler_that_waits_for_an_answer_does_not_hold_up_the_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_peers_end_fails_what_it_has_not_answered() {
+async fn end_of_the_peer_fails_requests_without_a_response() {
     let (transport, peer) = stream::pair();
     let handler = service_fn(|request: Request<String>| async move {
         let (message, session) = request.into_parts();
@@ -96,27 +96,31 @@ async fn the_peers_end_fails_what_it_has_not_answered() {
     let (id, _) = question(&peer).await;
     let asked = ask(&session, "from outside");
     question(&peer).await;
-    // the answer to the first comes behind another message, and then the end
+    // the response to the first is behind another message, followed by the end
     peer.send(format!("two\nanswer {id} that\n"));
     peer.finish();
     let begun = Instant::now();
     match soon(asked).await.unwrap().unwrap_err() {
-        RequestError::Closed { left, reason, .. } => {
-            assert_eq!((left, reason), (Left::Yes, CloseReason::PeerClosed));
+        RequestError::Closed {
+            delivery: left,
+            reason,
+            ..
+        } => {
+            assert_eq!((left, reason), (Delivery::Sent, CloseReason::PeerClosed));
         }
         other => panic!("{other:?}"),
     }
     assert_eq!(soon(peer.line()).await, format!("answer {id} that"));
     assert_eq!(
         soon(peer.line()).await,
-        "the session is closed: closed by the peer; the request had not left"
+        "the session is closed: closed by the peer; the request was not sent"
     );
     assert_eq!(soon(task).await.unwrap().reason, CloseReason::PeerClosed);
     assert!(begun.elapsed() < Duration::from_secs(1), "no deadline");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_transport_that_fails_and_a_session_that_is_aborted_fail_requests() {
+async fn failed_transport_and_aborted_session_fail_requests() {
     let (session, peer, task) = asked(words()).await;
     let asked = ask(&session, "what");
     question(&peer).await;
@@ -126,7 +130,7 @@ async fn a_transport_that_fails_and_a_session_that_is_aborted_fail_requests() {
         error,
         RequestError::Closed {
             reason: CloseReason::Io,
-            left: Left::Yes,
+            delivery: Delivery::Sent,
             ..
         }
     ));
@@ -147,7 +151,7 @@ async fn a_transport_that_fails_and_a_session_that_is_aborted_fail_requests() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_refused_while_it_opens_fails_requests() {
+async fn refused_session_fails_requests() {
     let (transport, _peer) = stream::pair();
     let opening = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()

@@ -1,5 +1,6 @@
-//! Answers that come in the order of their requests, and a peer that leaves one out.
+//! Responses in the order of their requests, and a peer that omits one.
 
+use getty::hooks::HandleExt;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -7,7 +8,7 @@ use getty::{
     BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, Session, SessionLayer, SessionTask,
     layers::{
         CorrelateLayer,
-        correlate::{Caller, InOrder, Left, NoPush, RequestError},
+        correlate::{Caller, Delivery, InOrder, NoPush, RequestError},
     },
     net, serve, service_fn,
 };
@@ -21,7 +22,7 @@ use crate::support::{
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// A session that asks in order, whose peer the test plays.
+/// A session with responses in order. The test plays the peer.
 async fn asked(correlate: CorrelateLayer<InOrder<NoPush>>) -> (Session<String>, Peer, SessionTask) {
     let (transport, peer) = stream::pair();
     let correlate = correlate.with_deadline(DEADLINE);
@@ -29,12 +30,12 @@ async fn asked(correlate: CorrelateLayer<InOrder<NoPush>>) -> (Session<String>, 
     (session, peer, task)
 }
 
-/// Answers that are late do not close the session.
+/// Settings with which a late response does not close the session.
 fn lenient() -> CorrelateLayer<InOrder<NoPush>> {
     CorrelateLayer::in_order().with_close_at_deadline(false)
 }
 
-/// Sends a request, and gives it up once the peer has it.
+/// Sends a request, and drops it once the peer has received it.
 async fn give_up(session: &Session<String>, peer: &Peer, what: &str) {
     let asked = ask(session, what);
     assert_eq!(soon(peer.line()).await, what);
@@ -43,7 +44,7 @@ async fn give_up(session: &Session<String>, peer: &Peer, what: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_order_answers_need_no_ids() {
+async fn responses_in_order_need_no_ids() {
     let (transport, peer) = stream::pair();
     let correlate = CorrelateLayer::in_order().with_push(|message: &String| message == "push");
     let (session, _task) =
@@ -52,7 +53,7 @@ async fn in_order_answers_need_no_ids() {
     assert_eq!(soon(peer.line()).await, "welcome", "nobody had asked");
     let asked = ["one", "two", "three"].map(|what| ask(&session, what));
     assert_eq!(soon(peer.lines(3)).await, ["one", "two", "three"]);
-    // one that is given up gets its answer all the same
+    // an abandoned request gets its response nevertheless
     asked[1].abort();
     idle().await;
     peer.send("1\npush\n2\n3\n");
@@ -63,16 +64,16 @@ async fn in_order_answers_need_no_ids() {
     assert_eq!(soon(peer.line()).await, "push", "which is echoed");
 }
 
-/// A request that the codec refuses, be its future there still or not, is not among those that the peer answers.
+/// A request that the codec refuses expects no response, whether its future was dropped or not.
 #[tokio::test(start_paused = true)]
-async fn a_request_in_order_that_the_codec_refuses_takes_no_answer_from_others() {
+async fn refused_request_in_order_takes_no_response_from_others() {
     use crate::sending::{Picky, Unspeakable};
 
     let (transport, peer) = stream::pair();
     let (session, _task) = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(Picky))
-            .layer(CorrelateLayer::in_order().with_in_flight(4))
+            .layer(CorrelateLayer::in_order().with_max_in_flight(4))
             .layer(link)
             .layer(SessionLayer::new().with_watermarks(0, 0))
             .service_fn(echo)
@@ -80,7 +81,7 @@ async fn a_request_in_order_that_the_codec_refuses_takes_no_answer_from_others()
     .await
     .unwrap();
     for _ in 0..3 {
-        // so that all of them wait in the queue, and the requester has not looked when the answers come
+        // all wait in the queue, and the requester is not polled before the responses come
         peer.stall();
         let first = ask(&session, "first");
         idle().await;
@@ -100,11 +101,11 @@ async fn a_request_in_order_that_the_codec_refuses_takes_no_answer_from_others()
         assert_eq!(second.expect("nobody else has its answer"), "2");
     }
     assert_eq!(session.stats().late, 0);
-    assert!(!session.awaits_answers());
+    assert!(!session.awaits_responses());
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_order_answers_find_requests_of_many_tasks() {
+async fn responses_in_order_find_requests_of_many_tasks() {
     let (listener, dialer) = net::memory(16);
     let server = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
@@ -128,7 +129,7 @@ async fn in_order_answers_find_requests_of_many_tasks() {
                 let what = format!("{task}-{n}");
                 let asked = session.request::<String>(what.clone());
                 if n % 7 == 3 {
-                    // given up in the middle of everything
+                    // dropped while others are in flight
                     let _ = timeout(Duration::ZERO, asked).await;
                 } else {
                     assert_eq!(asked.await.unwrap(), what);
@@ -142,7 +143,7 @@ async fn in_order_answers_find_requests_of_many_tasks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_late_is_dropped_and_the_next_is_right() {
+async fn late_response_is_dropped_and_the_next_one_matches() {
     let (session, peer, _task) = asked(lenient()).await;
     let slow = ask(&session, "slow");
     assert_eq!(soon(peer.line()).await, "slow");
@@ -155,7 +156,7 @@ async fn an_answer_that_is_late_is_dropped_and_the_next_is_right() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_missed_deadline_closes_the_session_before_an_answer_finds_another_request() {
+async fn missed_deadline_closes_the_session_before_a_response_finds_another_request() {
     let (session, peer, task) = asked(CorrelateLayer::in_order()).await;
     let answered = ask(&session, "answered");
     assert_eq!(soon(peer.line()).await, "answered");
@@ -172,8 +173,12 @@ async fn a_missed_deadline_closes_the_session_before_an_answer_finds_another_req
     assert_eq!(begun.elapsed().as_secs(), DEADLINE.as_secs());
     peer.send("of next\n");
     match soon(next).await.unwrap() {
-        Err(RequestError::Closed { reason, left, .. }) => {
-            assert_eq!((reason, left), (CloseReason::AnswerMissed, Left::Yes));
+        Err(RequestError::Closed {
+            reason,
+            delivery: left,
+            ..
+        }) => {
+            assert_eq!((reason, left), (CloseReason::AnswerMissed, Delivery::Sent));
         }
         other => panic!("whose answer is it? {other:?}"),
     }
@@ -181,23 +186,23 @@ async fn a_missed_deadline_closes_the_session_before_an_answer_finds_another_req
     assert_eq!(closed.reason, CloseReason::AnswerMissed);
 }
 
-/// Else a caller that is less patient than the layer would hide that the peer does not answer.
+/// A caller with a shorter timeout than the layer must not hide that the peer does not respond.
 #[tokio::test(start_paused = true)]
-async fn a_request_that_was_given_up_has_its_deadline_still() {
+async fn abandoned_request_keeps_its_deadline() {
     let (session, peer, task) = asked(CorrelateLayer::in_order()).await;
     let begun = Instant::now();
     let given_up = ask(&session, "given up");
     assert_eq!(soon(peer.line()).await, "given up");
     given_up.abort();
     idle().await;
-    assert!(!session.awaits_answers());
+    assert!(!session.awaits_responses());
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.reason, CloseReason::AnswerMissed);
     assert_eq!(begun.elapsed().as_secs(), DEADLINE.as_secs());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_whose_requests_are_answered_outlives_their_deadlines() {
+async fn session_with_timely_responses_outlives_the_deadlines() {
     let (session, peer, _task) = asked(CorrelateLayer::in_order()).await;
     for n in 0..10 {
         let [kept, given_up] = ["kept", "given up"].map(|what| ask(&session, what));
@@ -215,33 +220,33 @@ async fn a_session_whose_requests_are_answered_outlives_their_deadlines() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_that_were_given_up_count_until_their_answers_come() {
+async fn abandoned_requests_count_until_their_responses() {
     let (session, peer, _task) = asked(lenient()).await;
     let caller: Caller<String> = Caller::of(&session).unwrap();
     let kept = ask(&session, "kept");
     assert_eq!(soon(peer.line()).await, "kept");
     give_up(&session, &peer, "dropped").await;
-    assert_eq!((session.given_up_requests(), caller.in_flight()), (1, 2));
+    assert_eq!((session.abandoned_requests(), caller.in_flight()), (1, 2));
     let kept = soon(kept).await.unwrap().unwrap_err();
     assert!(kept.is_deadline());
-    assert_eq!((session.given_up_requests(), caller.in_flight()), (2, 2));
+    assert_eq!((session.abandoned_requests(), caller.in_flight()), (2, 2));
     for left in [1, 0] {
         peer.send("late\n");
         idle().await;
         assert_eq!(
-            (session.given_up_requests(), caller.in_flight()),
+            (session.abandoned_requests(), caller.in_flight()),
             (left, left)
         );
         assert_eq!(session.unanswered_requests(), left);
     }
 }
 
-/// No further request may come, because a pool avoids such a session.
+/// No further request may arrive, because a pool avoids such a session.
 #[tokio::test(start_paused = true)]
-async fn a_table_full_of_requests_that_were_given_up_ends_the_session_by_itself() {
+async fn table_full_of_abandoned_requests_ends_the_session() {
     for deadline in [Some(DEADLINE), None] {
         let (transport, peer) = stream::pair();
-        let correlate = lenient().with_in_flight(3).with_deadline(deadline);
+        let correlate = lenient().with_max_in_flight(3).with_deadline(deadline);
         let (session, task) =
             asking(transport, correlate, SessionLayer::new(), service_fn(echo)).await;
         let begun = Instant::now();
@@ -263,10 +268,10 @@ async fn a_table_full_of_requests_that_were_given_up_ends_the_session_by_itself(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_short_deadline_ends_a_session_full_of_missed_answers_as_soon() {
+async fn short_deadline_ends_a_session_full_of_missed_responses_as_soon() {
     let (transport, peer) = stream::pair();
     let deadline = Duration::from_millis(100);
-    let correlate = lenient().with_in_flight(2).with_deadline(deadline);
+    let correlate = lenient().with_max_in_flight(2).with_deadline(deadline);
     let (session, task) = asking(transport, correlate, SessionLayer::new(), service_fn(echo)).await;
     let begun = Instant::now();
     let missed = ["one", "two"].map(|what| ask(&session, what));
@@ -280,19 +285,19 @@ async fn a_short_deadline_ends_a_session_full_of_missed_answers_as_soon() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_table_does_not_end_a_session_whose_peer_answers() {
-    let (session, peer, _task) = asked(lenient().with_in_flight(2)).await;
+async fn full_table_does_not_end_a_session_whose_peer_responds() {
+    let (session, peer, _task) = asked(lenient().with_max_in_flight(2)).await;
     give_up(&session, &peer, "first").await;
     for n in 1..=20 {
         give_up(&session, &peer, "another").await;
-        assert_eq!(session.given_up_requests(), 2);
+        assert_eq!(session.abandoned_requests(), 2);
         advance(Duration::from_millis(900)).await;
         idle().await;
         peer.send("late\n");
         idle().await;
         assert_eq!(session.stats().late, n);
     }
-    // and neither does one with a request that waits
+    // nor does a session with a request that waits
     let waits = ask(&session, "waits");
     assert_eq!(soon(peer.line()).await, "waits");
     advance(DEADLINE / 2).await;

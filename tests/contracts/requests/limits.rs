@@ -1,11 +1,12 @@
-//! How many requests are in flight, for how long, and what becomes of answers that come too late.
+//! Limits of requests in flight, their deadlines, and late responses.
 
+use getty::hooks::HandleExt;
 use std::time::Duration;
 
 use futures_util::{StreamExt, future::join_all, stream::FuturesOrdered};
 use getty::{
     SessionLayer,
-    layers::correlate::{Caller, Left, RequestError},
+    layers::correlate::{Caller, Delivery, RequestError},
     service_fn,
 };
 use tokio::time::{Instant, timeout};
@@ -41,8 +42,8 @@ async fn a_thousand_requests_are_in_flight_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_are_in_flight_than_may() {
-    let (session, peer, _task) = asked(words().with_in_flight(2)).await;
+async fn requests_in_flight_are_limited() {
+    let (session, peer, _task) = asked(words().with_max_in_flight(2)).await;
     let first = ask(&session, "first");
     let second = ask(&session, "second");
     let (id, _) = question(&peer).await;
@@ -62,14 +63,14 @@ async fn no_more_are_in_flight_than_may() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_ends_a_wait_and_the_late_answer_is_dropped_and_counted() {
+async fn deadline_ends_a_wait_and_the_late_response_is_counted() {
     let (session, peer, _task) = asked(words().with_deadline(Duration::from_secs(5))).await;
     let begun = Instant::now();
     let asked = ask(&session, "what");
     let (id, _) = question(&peer).await;
     let error = soon(asked).await.unwrap().unwrap_err();
     assert!(error.is_deadline());
-    assert_eq!(error.left(), Left::Yes);
+    assert_eq!(error.delivery(), Delivery::Sent);
     let waited = begun.elapsed();
     assert!(
         waited >= Duration::from_secs(5) && waited < Duration::from_millis(5100),
@@ -80,11 +81,11 @@ async fn a_deadline_ends_a_wait_and_the_late_answer_is_dropped_and_counted() {
     assert_eq!(soon(peer.line()).await, "notice", "the session goes on");
     assert_eq!(session.stats().late, 1);
     assert_eq!(session.stats().messages_in, 2);
-    assert!(session.stats().to_string().ends_with("; 1 answers late"));
+    assert!(session.stats().to_string().ends_with("; 1 late responses"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_request_may_have_a_deadline_of_its_own() {
+async fn each_request_may_have_a_separate_deadline() {
     let (session, _peer, _task) = asked(words().with_deadline(Duration::from_secs(60))).await;
     let begun = Instant::now();
     let seconds = [10, 3, 7, 3, 1, 20];
@@ -100,7 +101,7 @@ async fn each_request_may_have_a_deadline_of_its_own() {
     for (deadline, waited) in soon(join_all(asked)).await {
         assert_eq!(deadline, waited);
     }
-    // the layer's own, and none
+    // the layer's deadline, and no deadline
     let layers = ask(&session, "layers");
     let never = session.request::<String>("never".to_owned()).within(None);
     timeout(Duration::from_secs(600), never).await.unwrap_err();
@@ -108,8 +109,8 @@ async fn each_request_may_have_a_deadline_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_is_dropped_frees_its_place_and_its_answer_is_counted() {
-    let (session, peer, _task) = asked(words().with_in_flight(1)).await;
+async fn dropped_request_frees_its_slot_and_its_response_is_counted() {
+    let (session, peer, _task) = asked(words().with_max_in_flight(1)).await;
     for n in 1..=100 {
         let asked = ask(&session, "what");
         let (id, _) = question(&peer).await;
@@ -118,7 +119,7 @@ async fn a_request_that_is_dropped_frees_its_place_and_its_answer_is_counted() {
         peer.send(format!("answer {id} that\n"));
         idle().await;
         assert_eq!(session.stats().late, n);
-        assert!(!session.awaits_answers());
+        assert!(!session.awaits_responses());
     }
     let asked = ask(&session, "what");
     let (id, _) = question(&peer).await;
@@ -127,7 +128,7 @@ async fn a_request_that_is_dropped_frees_its_place_and_its_answer_is_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_dropped_before_there_was_room_is_never_sent() {
+async fn request_that_is_dropped_before_there_is_room_is_never_sent() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_queue(1).with_watermarks(0, 4);
     let (session, _task) = asking(transport, words(), layer, service_fn(echo)).await;
@@ -147,7 +148,7 @@ async fn a_request_dropped_before_there_was_room_is_never_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_with_ids_that_nobody_has_are_dropped_and_counted() {
+async fn responses_with_unknown_ids_are_dropped_and_counted() {
     let (session, peer, _task) = asked(words()).await;
     peer.send("answer 0 x\nanswer 1 x\nanswer 1024 x\n");
     peer.send(format!("answer {} x\n", u64::MAX));
@@ -168,7 +169,7 @@ async fn answers_with_ids_that_nobody_has_are_dropped_and_counted() {
     idle().await;
     assert_eq!(session.stats().late, 9);
     assert!(!asked.is_finished());
-    // twice
+    // the same response twice
     peer.send(format!("answer {first} a\nanswer {first} b\n"));
     assert_eq!(
         soon(asked).await.unwrap().unwrap(),
@@ -176,7 +177,7 @@ async fn answers_with_ids_that_nobody_has_are_dropped_and_counted() {
     );
     assert_eq!(session.stats().late, 10);
 
-    // a stale one does not find the request that came after it
+    // a stale response does not match the next request in the slot
     let asked = ask(&session, "second");
     let (second, _) = question(&peer).await;
     assert_ne!(first, second);
@@ -203,10 +204,10 @@ async fn ids_stay_within_their_bits() {
     assert_eq!(ids.len(), 64, "as many as there are beside the slot's");
 }
 
-/// Unlike in order, the peer may leave such requests without an answer.
+/// Unlike responses in order, the peer may omit responses by id.
 #[tokio::test(start_paused = true)]
-async fn requests_by_id_that_were_given_up_take_no_place_and_close_nothing() {
-    let correlate = words().with_in_flight(2);
+async fn abandoned_requests_by_id_take_no_slot_and_close_nothing() {
+    let correlate = words().with_max_in_flight(2);
     let (session, peer, _task) = asked(correlate.with_deadline(Duration::from_secs(5))).await;
     let caller: Caller<String> = Caller::of(&session).unwrap();
     for _ in 0..20 {
@@ -219,7 +220,7 @@ async fn requests_by_id_that_were_given_up_take_no_place_and_close_nothing() {
         dropped.abort();
         assert!(soon(expires).await.unwrap().unwrap_err().is_deadline());
         idle().await;
-        assert_eq!((session.given_up_requests(), caller.in_flight()), (0, 0));
+        assert_eq!((session.abandoned_requests(), caller.in_flight()), (0, 0));
     }
     let answered = ask(&session, "what");
     let (id, _) = question(&peer).await;

@@ -1,9 +1,11 @@
-//! Requests both ways: each answer finds its request, whatever else is going on, and a request without one says why.
+//! Requests in both directions: each response finds its request, and a request without a
+//! response fails with a cause.
 
 mod ends;
 mod in_order;
 mod limits;
 
+use getty::hooks::HandleExt;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -12,7 +14,7 @@ use getty::{
     Transport,
     layers::{
         Correlate, CorrelateLayer,
-        correlate::{ById, Caller, Left, Matching, RequestError},
+        correlate::{ById, Caller, Delivery, Matching, RequestError},
     },
     net, serve, service_fn,
 };
@@ -31,7 +33,7 @@ use crate::support::{
 
 type ByWords = CorrelateLayer<ById<Words>>;
 
-/// A session over `transport` that can ask.
+/// A session over `transport` that can send requests.
 async fn asking<T, S, M>(
     transport: T,
     correlate: CorrelateLayer<M>,
@@ -58,7 +60,7 @@ where
     .expect("a transport that is there already connects")
 }
 
-/// One whose peer the test plays.
+/// A session whose peer the test plays.
 async fn asked(correlate: ByWords) -> (Session<String>, Peer, SessionTask) {
     let (transport, peer) = stream::pair();
     let handler = service_fn(echo);
@@ -72,12 +74,12 @@ fn words() -> ByWords {
 
 pub(crate) type Asked = JoinHandle<Result<String, RequestError<String>>>;
 
-/// Asks on a task of its own.
+/// Sends a request on a separate task.
 fn ask(session: &Session<String>, what: &str) -> Asked {
     tokio::spawn(session.request(what.to_owned()))
 }
 
-/// The id of the next request that the peer gets, and what is asked.
+/// Returns the id and the text of the next request that the peer receives.
 async fn question(peer: &Peer) -> (u64, String) {
     let line = soon(peer.line()).await;
     let (id, what) = line
@@ -87,12 +89,12 @@ async fn question(peer: &Peer) -> (u64, String) {
     (id.parse().unwrap(), what.to_owned())
 }
 
-fn left<T: std::fmt::Debug>(failed: Result<T, RequestError<String>>) -> Left {
-    failed.unwrap_err().left()
+fn left<T: std::fmt::Debug>(failed: Result<T, RequestError<String>>) -> Delivery {
+    failed.unwrap_err().delivery()
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_finds_its_request_in_whatever_order_they_come() {
+async fn response_finds_its_request_in_any_order() {
     let (session, peer, _task) = asked(words()).await;
     let (first, second) = (ask(&session, "first"), ask(&session, "second"));
     let (one, what) = question(&peer).await;
@@ -114,11 +116,11 @@ async fn an_answer_finds_its_request_in_whatever_order_they_come() {
     );
     assert_eq!(session.stats().messages_in, 2);
     assert_eq!(session.stats().late, 0);
-    assert!(!session.awaits_answers());
+    assert!(!session.awaits_responses());
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_answer_is_the_handlers() {
+async fn handler_gets_messages_that_are_not_responses() {
     let (session, peer, _task) = asked(words()).await;
     let asked = ask(&session, "first");
     let (id, _) = question(&peer).await;
@@ -127,7 +129,7 @@ async fn what_is_no_answer_is_the_handlers() {
     soon(asked).await.unwrap().unwrap();
 }
 
-/// Answers what it is asked; told to ask, it asks its own peer first.
+/// Replies to requests. It sends a request to its own peer first, if the message asks for it.
 async fn ask_back(request: Request<String>) -> Answer {
     let (message, session) = request.into_parts();
     let mut words = message.splitn(3, ' ');
@@ -143,11 +145,11 @@ async fn ask_back(request: Request<String>) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_awaits_its_own_peer_one_at_a_time() {
+async fn handler_awaits_its_own_peer_with_one_in_flight() {
     let (transport, peer) = stream::pair();
     let handler = service_fn(ask_back);
     let (_session, _task) = asking(transport, words(), SessionLayer::new(), handler).await;
-    // other requests lie before the answer, and half of one after it
+    // other requests are before the response, and half of one is behind it
     peer.send("ask 7 back\n");
     let (id, what) = question(&peer).await;
     assert_eq!(what, "forth");
@@ -165,7 +167,7 @@ async fn a_handler_awaits_its_own_peer_one_at_a_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_awaits_its_own_peer_over_messages_too() {
+async fn handler_awaits_its_own_peer_on_a_message_transport() {
     let (transport, peer) = units::pair(getty::transport::Framing::Messages);
     let handler = service_fn(ask_back);
     let (_session, _task) = asking(transport, words(), SessionLayer::new(), handler).await;
@@ -185,7 +187,7 @@ async fn a_handler_awaits_its_own_peer_over_messages_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_taken_while_the_message_stack_is_not_ready() {
+async fn response_arrives_while_the_message_stack_is_not_ready() {
     let (transport, peer) = stream::pair();
     let permits = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
     let limit = tower::limit::GlobalConcurrencyLimitLayer::with_semaphore(permits.clone());
@@ -207,7 +209,7 @@ async fn an_answer_is_taken_while_the_message_stack_is_not_ready() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_taken_above_the_high_watermark() {
+async fn response_arrives_above_the_high_watermark() {
     let (transport, peer) = stream::pair();
     let layer = SessionLayer::new().with_watermarks(0, 10);
     let (session, _task) = asking(transport, words(), layer, service_fn(echo)).await;
@@ -226,7 +228,7 @@ async fn an_answer_is_taken_above_the_high_watermark() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_more_than_the_read_ahead_bound_before_the_answer_the_deadline_ends_the_wait() {
+async fn deadline_ends_the_wait_for_a_response_beyond_the_read_ahead_bound() {
     const BOUND: usize = 1024;
     for (before, is_answered) in [(BOUND - 200, true), (2 * BOUND, false)] {
         let (transport, peer) = stream::pair();
@@ -245,7 +247,9 @@ async fn with_more_than_the_read_ahead_bound_before_the_answer_the_deadline_ends
                     let asked: Result<String, _> = session.request("what".to_owned()).await;
                     Ok::<_, BoxError>(Some(match asked {
                         Ok(answer) => answer,
-                        Err(RequestError::Deadline { left, .. }) => format!("deadline, {left:?}"),
+                        Err(RequestError::Deadline { delivery: left, .. }) => {
+                            format!("deadline, {left:?}")
+                        }
                         Err(error) => return Err(error.into()),
                     }))
                 })
@@ -268,16 +272,16 @@ async fn with_more_than_the_read_ahead_bound_before_the_answer_the_deadline_ends
         if is_answered {
             assert_eq!(line, format!("answer {id}"));
         } else {
-            assert_eq!(line, "deadline, Yes");
+            assert_eq!(line, "deadline, Sent");
             assert!(begun.elapsed() >= Duration::from_secs(5));
         }
-        // and all of them are answered
+        // all have their responses
         assert_eq!(soon(peer.lines(lines)).await, vec!["123456789"; lines]);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn both_sides_ask_each_other_at_once() {
+async fn both_sides_send_requests_at_once() {
     let (listener, dialer) = net::memory(16);
     let server = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
@@ -295,7 +299,8 @@ async fn both_sides_ask_each_other_at_once() {
     })
     .await
     .unwrap();
-    // each of ours has the server ask us while others of ours lie before our answer
+    // each of our requests makes the server send one, whose response is behind more of our
+    // requests
     let caller: Caller<String> = Caller::of(&session).unwrap();
     let asked = join_all((0..100).map(|_| caller.request("back".to_owned())));
     for answer in soon(asked).await {
@@ -306,13 +311,13 @@ async fn both_sides_ask_each_other_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stack_without_the_layer_is_told_so_and_so_is_the_wrong_type() {
+async fn request_without_the_layer_or_of_the_wrong_type_fails() {
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     assert!(Caller::<String>::of(&session).is_none());
     let error = soon(ask(&session, "what")).await.unwrap().unwrap_err();
     assert!(error.to_string().contains("`CorrelateLayer`"), "{error}");
-    assert_eq!(error.left(), Left::No);
+    assert_eq!(error.delivery(), Delivery::NotSent);
     assert_eq!(error.into_message().as_deref(), Some("what"));
     assert_eq!(peer.written(), 0);
 
@@ -322,7 +327,7 @@ async fn a_stack_without_the_layer_is_told_so_and_so_is_the_wrong_type() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_the_codec_refuses_says_so_at_once_and_the_session_goes_on() {
+async fn refused_request_fails_at_once_and_the_session_continues() {
     use crate::sending::{Picky, Unspeakable};
 
     #[derive(Clone, Copy)]
@@ -357,7 +362,7 @@ async fn a_request_that_the_codec_refuses_says_so_at_once_and_the_session_goes_o
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_correlator_that_panics_leaves_nothing_behind() {
+async fn panic_of_a_correlator_leaves_nothing_behind() {
     #[derive(Clone, Copy)]
     struct Broken;
 
@@ -371,17 +376,17 @@ async fn a_correlator_that_panics_leaves_nothing_behind() {
     }
 
     let (transport, _peer) = stream::pair();
-    let correlate = CorrelateLayer::new(Broken).with_in_flight(1);
+    let correlate = CorrelateLayer::new(Broken).with_max_in_flight(1);
     let (session, _task) =
         asking(transport, correlate, SessionLayer::new(), service_fn(echo)).await;
     assert!(ask(&session, "bad").await.unwrap_err().is_panic());
-    assert!(!session.awaits_answers());
+    assert!(!session.awaits_responses());
     let mut asked = task::spawn(session.request::<String>("good".to_owned()));
     assert_pending!(asked.poll(), "there is room for it");
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_count_as_activity() {
+async fn responses_count_as_activity() {
     let (session, peer, _task) = asked(words()).await;
     advance(Duration::from_secs(10)).await;
     let asked = ask(&session, "what");

@@ -1,4 +1,4 @@
-//! Serving: whom is accepted, when, and what becomes of errors.
+//! Serving: accepting, readiness of the stack, and errors of the listener.
 
 mod panics;
 mod shutdown;
@@ -36,7 +36,7 @@ use crate::support::{
     stream::{self, Peer, Stream},
 };
 
-/// Sleeps as many seconds as the message says.
+/// Sleeps for the seconds in the message.
 async fn sleep(request: Request<String>) -> Answer {
     let seconds = request.message().parse()?;
     tokio::time::sleep(Duration::from_secs(seconds)).await;
@@ -57,7 +57,8 @@ where
 
 type Records = Arc<Mutex<Vec<Closed>>>;
 
-/// `app` with a layer outside that keeps the record of every connection, and gives its handle to `see`.
+/// Wraps `app` in a layer that stores the record of every connection and gives its handle to
+/// `see`.
 fn recorded<T, S>(
     records: &Records,
     see: impl FnMut(&ConnectionHandle) + Clone + Send + 'static,
@@ -85,7 +86,7 @@ where
 
 type Served = JoinHandle<Result<getty::Drained, getty::ServeError>>;
 
-/// Serves on a task of its own until the sender is used.
+/// Serves on a separate task until the sender is used.
 fn run(serve: getty::Serve) -> (Served, oneshot::Sender<()>) {
     let (stop, stopped) = oneshot::channel::<()>();
     let serve = serve.with_graceful_shutdown(async {
@@ -96,7 +97,7 @@ fn run(serve: getty::Serve) -> (Served, oneshot::Sender<()>) {
     (tokio::spawn(serve.into_future()), stop)
 }
 
-/// Fails to be ready after so many connections.
+/// A service whose readiness fails after a number of connections.
 #[derive(Clone, Debug)]
 struct Worn<S> {
     inner: S,
@@ -125,7 +126,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_readiness_error_ends_serving_after_the_drain() {
+async fn readiness_error_ends_the_server_after_the_drain() {
     let (listener, dialer) = memory();
     let app = Worn {
         inner: app(sleep),
@@ -148,7 +149,7 @@ async fn a_readiness_error_ends_serving_after_the_drain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn accept_errors_are_retried_after_a_growing_pause() {
+async fn accept_errors_are_retried_after_increasing_pauses() {
     let (listener, dialer) = memory();
     let _served = tokio::spawn(serve(listener, app(echo)).into_future());
     idle().await;
@@ -161,7 +162,7 @@ async fn accept_errors_are_retried_after_a_growing_pause() {
         let peer = dialer.dial();
         peer.send("hello\n");
         assert_eq!(soon(peer.line()).await, "hello");
-        // 5 + 10 + 20 + ... + 640 ms, then four of a second
+        // 5 + 10 + 20 + ... + 640 ms, then four pauses of a second
         let pause = before.elapsed().as_millis();
         assert!((5270..5300).contains(&pause), "{pause} ms in round {round}");
         assert!(dialer.polls() - polls <= 14, "it does not spin");
@@ -169,7 +170,7 @@ async fn accept_errors_are_retried_after_a_growing_pause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_accept_error_of_one_connection_costs_no_pause() {
+async fn accept_error_of_one_connection_causes_no_pause() {
     let (listener, dialer) = memory();
     let _served = tokio::spawn(serve(listener, app(echo)).into_future());
     let before = Instant::now();
@@ -183,7 +184,7 @@ async fn an_accept_error_of_one_connection_costs_no_pause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_does_not_wait_for_the_pause_after_an_accept_error() {
+async fn shutdown_does_not_wait_for_the_pause_after_an_accept_error() {
     let (listener, dialer) = memory();
     let (served, stop) = run(serve(listener, app(echo)));
     for _ in 0..20 {
@@ -222,7 +223,7 @@ async fn at_most_one_accepted_connection_waits_for_the_stack() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_listener_holds_no_permit() {
+async fn idle_listener_holds_no_permit() {
     let (first, first_dialer) = memory();
     let (second, second_dialer) = memory();
     let limited = ServiceBuilder::new()
@@ -238,7 +239,7 @@ async fn an_idle_listener_holds_no_permit() {
     }
 }
 
-/// Says `hello` over a pipe and reads the answer.
+/// Sends `hello` over a pipe and reads the reply.
 async fn greet(connector: &net::MemoryConnector) -> String {
     let mut connection = connector.connect().await.unwrap();
     let io = connection.transport_mut();
@@ -293,7 +294,7 @@ async fn one_stack_serves_listeners_of_several_kinds() {
     assert!(dialer.is_gone() && connector.connect().await.is_err());
 }
 
-/// Has a connection ready whenever it is asked, whose peer has ended it already.
+/// A listener that is always ready, with connections that the peer has ended already.
 #[derive(Debug, Default)]
 struct Endless {
     accepted: Arc<AtomicUsize>,
@@ -315,7 +316,7 @@ impl Listener for Endless {
 }
 
 #[tokio::test]
-async fn a_listener_that_never_waits_leaves_turns_to_others_and_to_the_shutdown() {
+async fn listener_that_never_waits_does_not_starve_tasks_or_the_shutdown() {
     let (listener, dialer) = memory();
     let endless = Endless::default();
     let accepted = Arc::clone(&endless.accepted);

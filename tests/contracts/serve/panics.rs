@@ -1,4 +1,4 @@
-//! Panics in the stack, and what is left standing.
+//! Panics in the stack end one connection, or the server if its readiness panics.
 
 use std::{
     future::Ready,
@@ -15,7 +15,7 @@ use super::{Records, app, recorded, run, sleep};
 use crate::support::{Answer, echo, idle, listener::memory, soon, stream::Stream};
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_in_the_stacks_readiness_ends_serving_as_an_error_does() {
+async fn panic_in_the_readiness_of_the_stack_ends_the_server_like_an_error() {
     #[derive(Clone, Debug)]
     struct Shaky<S> {
         inner: S,
@@ -57,7 +57,7 @@ async fn a_panic_in_the_stacks_readiness_ends_serving_as_an_error_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_layer_that_panics_harms_its_own_connection_only() {
+async fn panic_of_a_layer_ends_only_its_connection() {
     for panics_late in [false, true] {
         let (listener, dialer) = memory();
         let records = Records::default();
@@ -91,7 +91,7 @@ async fn a_layer_that_panics_harms_its_own_connection_only() {
     }
 }
 
-/// What one may panic with, if one must: dropping it panics again.
+/// A panic payload whose destructor panics again.
 struct Payload;
 
 impl Drop for Payload {
@@ -101,7 +101,7 @@ impl Drop for Payload {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_whose_payload_panics_as_it_is_dropped_ends_no_server() {
+async fn server_survives_a_panic_payload_that_panics_when_it_is_dropped() {
     let (listener, dialer) = memory();
     let count = Arc::new(AtomicUsize::new(0));
     let mut inner = app(echo);
@@ -124,7 +124,7 @@ async fn a_panic_whose_payload_panics_as_it_is_dropped_ends_no_server() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_record_of_a_panic_in_the_stack_carries_its_message() {
+async fn record_of_a_panic_in_the_stack_contains_its_message() {
     let (listener, dialer) = memory();
     let records = Records::default();
     let panics = app(|_: Request<String>| -> Ready<Answer> { panic!("a bad handler") });

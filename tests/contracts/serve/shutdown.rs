@@ -1,4 +1,4 @@
-//! An orderly end of every connection, and of those that take too long for it.
+//! Graceful shutdown: waits for connections, and aborts them after the drain deadline.
 
 use std::{future::pending, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::support::{
 };
 
 #[tokio::test(start_paused = true)]
-async fn a_graceful_shutdown_waits_for_handlers_and_for_nothing_else() {
+async fn graceful_shutdown_waits_for_handlers_and_nothing_else() {
     let (listener, dialer) = memory();
     let records = Records::default();
     let app = recorded(&records, |_| {}, app(sleep));
@@ -48,7 +48,7 @@ async fn a_graceful_shutdown_waits_for_handlers_and_for_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connections_that_have_ended_before_the_shutdown_are_not_counted() {
+async fn connections_that_ended_before_the_shutdown_are_not_counted() {
     let (listener, dialer) = memory();
     let (served, stop) = run(serve(listener, app(echo)));
     for _ in 0..5 {
@@ -65,7 +65,7 @@ async fn connections_that_have_ended_before_the_shutdown_are_not_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_drain_deadline_cuts_off_what_has_not_finished() {
+async fn drain_deadline_cuts_off_unfinished_connections() {
     let (listener, dialer) = memory();
     let records = Records::default();
     let app = recorded(&records, |_| {}, app(sleep));
@@ -89,7 +89,7 @@ async fn the_drain_deadline_cuts_off_what_has_not_finished() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_whose_transport_fails_in_the_drain_has_not_finished() {
+async fn session_whose_transport_fails_in_the_drain_is_not_counted_as_finished() {
     let (listener, dialer) = memory();
     let (served, stop) = run(serve(listener, app(echo)));
     let peer = dialer.dial();
@@ -104,7 +104,7 @@ async fn a_session_whose_transport_fails_in_the_drain_has_not_finished() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn deadlines_beyond_all_time_are_waited_for() {
+async fn drain_deadline_of_the_maximum_duration_never_passes() {
     let (listener, dialer) = memory();
     let serve = serve(listener, app(sleep))
         .with_drain_deadline(Duration::MAX)
@@ -120,7 +120,7 @@ async fn deadlines_beyond_all_time_are_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stack_that_does_not_end_with_its_session_is_aborted_after_the_deadline() {
+async fn stack_that_outlives_its_session_is_aborted_after_the_deadline() {
     let (listener, dialer) = memory();
     let mut inner = app(echo);
     let lingers = service_fn(move |connection: Connection<Stream>| {
@@ -142,7 +142,7 @@ async fn a_stack_that_does_not_end_with_its_session_is_aborted_after_the_deadlin
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_drain_deadline_of_the_server_takes_the_place_of_the_sessions() {
+async fn drain_deadline_of_the_server_replaces_that_of_sessions() {
     let (listener, dialer) = memory();
     let serve = serve(listener, app(sleep)).with_drain_deadline(Duration::from_secs(60));
     let (served, stop) = run(serve);
@@ -156,7 +156,7 @@ async fn the_drain_deadline_of_the_server_takes_the_place_of_the_sessions() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connections_whose_session_is_not_open_are_ended_by_the_shutdown() {
+async fn shutdown_ends_connections_whose_session_is_not_open() {
     let records = Records::default();
     let opening = ServiceBuilder::new()
         .layer(CodecLayer::new(lines()))
@@ -193,7 +193,7 @@ async fn connections_whose_session_is_not_open_are_ended_by_the_shutdown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn serving_dropped_ends_every_connection_with_its_callbacks() {
+async fn dropped_server_ends_every_connection_with_its_callbacks() {
     let (listener, dialer) = memory();
     let records = Records::default();
     let app = recorded(&records, |_| {}, app(sleep));
@@ -212,7 +212,7 @@ async fn serving_dropped_ends_every_connection_with_its_callbacks() {
 }
 
 #[test]
-fn a_runtime_dropped_while_serving_runs_every_callback() {
+fn runtime_that_is_dropped_while_serving_runs_every_callback() {
     let records = Records::default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -236,7 +236,7 @@ fn a_runtime_dropped_while_serving_runs_every_callback() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_without_connections_shuts_down_at_once() {
+async fn server_without_connections_shuts_down_at_once() {
     let (listener, _dialer) = memory();
     let before = Instant::now();
     let drained = serve(listener, app(echo))

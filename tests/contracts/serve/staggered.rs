@@ -1,4 +1,4 @@
-//! Closes that are spread over a time.
+//! Shutdown that closes connections evenly over a time.
 
 use std::{
     sync::{Arc, Mutex},
@@ -12,7 +12,7 @@ use super::{Records, app, recorded, run, sleep};
 use crate::support::{echo, idle, listener::memory, soon, stream::Peer};
 
 #[tokio::test(start_paused = true)]
-async fn a_staggered_close_spreads_the_closes_evenly() {
+async fn staggered_close_spreads_the_closes_evenly() {
     let (listener, dialer) = memory();
     let closings: Arc<Mutex<Vec<Duration>>> = Arc::default();
     let begin = Instant::now();
@@ -44,7 +44,7 @@ async fn a_staggered_close_spreads_the_closes_evenly() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_a_staggered_close_each_session_has_the_whole_drain_deadline() {
+async fn each_session_of_a_staggered_close_has_the_whole_drain_deadline() {
     let (listener, dialer) = memory();
     let serve = serve(listener, app(sleep))
         .with_staggered_close(Duration::from_secs(10))
@@ -62,7 +62,7 @@ async fn with_a_staggered_close_each_session_has_the_whole_drain_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_staggered_close_does_not_wait_for_sessions_that_have_ended() {
+async fn staggered_close_does_not_wait_for_sessions_that_have_ended() {
     let (listener, dialer) = memory();
     let serve = serve(listener, app(echo)).with_staggered_close(Duration::from_secs(1000));
     let (served, stop) = run(serve);

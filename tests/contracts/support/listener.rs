@@ -1,4 +1,4 @@
-//! A listener in memory, whose connections are the streams that the test gives it.
+//! Listener in memory, whose connections are given by the test.
 
 use std::{
     collections::VecDeque,
@@ -11,11 +11,11 @@ use getty::{Address, Connection, net::Listener};
 
 use super::stream::{self, Peer, Stream};
 
-/// Accepts what its [`Dialer`] dials.
+/// Accepts the streams of its [`Dialer`].
 #[derive(Debug)]
 pub(crate) struct Memory(Arc<Mutex<State>>);
 
-/// Dials one [`Memory`].
+/// Connects to one [`Memory`].
 #[derive(Clone, Debug)]
 pub(crate) struct Dialer(Arc<Mutex<State>>);
 
@@ -47,22 +47,22 @@ impl Dialer {
         peer
     }
 
-    /// The next accept fails.
+    /// Lets the next accept fail.
     pub(crate) fn fail(&self, kind: io::ErrorKind) {
         self.push(Err(kind.into()));
     }
 
-    /// How many connections wait to be accepted.
+    /// Returns how many connections wait to be accepted.
     pub(crate) fn backlog(&self) -> usize {
         self.0.lock().expect("no test panics in here").backlog.len()
     }
 
-    /// How often the listener was asked.
+    /// Returns how often the listener was polled.
     pub(crate) fn polls(&self) -> usize {
         self.0.lock().expect("no test panics in here").polls
     }
 
-    /// The listener was dropped: nothing is accepted any more.
+    /// Returns `true` if the listener was dropped.
     pub(crate) fn is_gone(&self) -> bool {
         self.0.lock().expect("no test panics in here").gone
     }

@@ -1,4 +1,4 @@
-//! A subscriber that keeps the events of getty, for one thread.
+//! Subscriber that records the events of getty on one thread.
 
 use std::{
     collections::BTreeMap,
@@ -48,7 +48,7 @@ impl Log {
         self.0.lock().unwrap().clone()
     }
 
-    /// Returns the only line beside `TraceLayer`'s of the beginning.
+    /// Returns the only line besides the opening line of `TraceLayer`.
     pub(crate) fn sole_end(&self) -> Line {
         let lines = self.lines();
         let mut ends = lines
@@ -73,7 +73,7 @@ impl Visit for Line {
 
 impl Subscriber for Log {
     fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
-        // tests on other threads record as well, or do not
+        // tests on other threads may record as well
         Interest::sometimes()
     }
 

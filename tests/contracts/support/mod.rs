@@ -1,4 +1,4 @@
-//! Shared helpers: transports with faults, a session over one of them, a listener in memory.
+//! Shared helpers: transports with faults, sessions over them, a listener in memory.
 
 pub(crate) mod listener;
 #[allow(dead_code, reason = "only tests of log lines use it")]
@@ -17,7 +17,7 @@ use getty::{
 use tokio::{sync::Semaphore, time};
 use tokio_util::codec::{Decoder, Encoder, LinesCodec};
 
-/// What handlers of these tests return.
+/// Return type of handlers in these tests.
 pub(crate) type Answer = Result<Option<String>, BoxError>;
 
 pub(crate) fn lines() -> LinesCodec {
@@ -28,7 +28,8 @@ pub(crate) async fn echo(request: Request<String>) -> Answer {
     Ok(Some(request.into_message()))
 }
 
-/// A handler that echoes a message for each permit of the semaphore, and waits when there is none.
+/// A handler that echoes a message for each permit of the semaphore, and waits when there is
+/// none.
 pub(crate) fn echo_by_turns() -> (
     Arc<Semaphore>,
     impl Service<Request<String>, Response = Option<String>, Error = BoxError, Future: Send>
@@ -47,7 +48,7 @@ pub(crate) fn echo_by_turns() -> (
     (turns, handler)
 }
 
-/// Runs one session over `transport` on a task of its own.
+/// Runs one session over `transport` on a separate task.
 pub(crate) async fn open<T, C, Out, S>(
     transport: T,
     codec: C,
@@ -75,25 +76,27 @@ where
     .expect("a transport that is there already connects")
 }
 
-/// Makes a connection of the transport that it is asked for.
+/// A connector whose address is the transport.
 pub(crate) fn connector<T: Send>()
 -> impl Service<T, Response = Connection<T>, Error = Infallible, Future: Send> + Clone {
     service_fn(|transport| async { Ok(Connection::new(transport)) })
 }
 
-/// What `future` resolves to. With the clock paused, one that never does fails the test instead of hanging it.
+/// Returns the output of `future`. With the clock paused, a future that never resolves fails
+/// the test instead of hanging it.
 pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
     time::timeout(Duration::from_secs(24 * 3600), future)
         .await
         .expect("it would wait for ever")
 }
 
-/// Lets all tasks run until each of them waits. Only with the clock paused, which moves on when nothing else can.
+/// Lets all tasks run until each one waits. The clock must be paused, so that it advances only
+/// when no task can run.
 pub(crate) async fn idle() {
     time::sleep(Duration::from_millis(1)).await;
 }
 
-/// The message of the panic that is `source`.
+/// Returns the message of the panic in `source`.
 pub(crate) fn panic_message(source: Option<&SharedError>) -> String {
     let source = source.expect("a panic is recorded with its message");
     let panic: &Panic = source.downcast_ref().expect("the source is a `Panic`");

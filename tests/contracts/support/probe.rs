@@ -1,4 +1,4 @@
-//! A message stack that watches tower's readiness contract, and whose readiness the test decides.
+//! Message stack that checks tower's readiness contract. The test controls its readiness.
 
 use std::{
     future::{Ready, ready},
@@ -13,7 +13,7 @@ use getty::{BoxError, Request, Service};
 
 use super::Answer;
 
-/// Echoes, once it is told to be ready. Panics when it is called without having been polled ready.
+/// Echoes once the test makes it ready. Panics if it is called without a ready poll.
 #[derive(Debug)]
 pub(crate) struct Probe {
     shared: Arc<Shared>,
@@ -21,7 +21,7 @@ pub(crate) struct Probe {
     ready: bool,
 }
 
-/// What decides over all clones of a probe.
+/// Controls all clones of a probe.
 #[derive(Clone, Debug)]
 pub(crate) struct Control(Arc<Shared>);
 
@@ -78,12 +78,12 @@ impl Control {
         self.set(Readiness::Fails);
     }
 
-    /// How often readiness was asked for.
+    /// Returns how often readiness was polled.
     pub(crate) fn polls(&self) -> usize {
         self.0.polls.load(SeqCst)
     }
 
-    /// Which clone took each call.
+    /// Returns the clone of each call.
     pub(crate) fn callers(&self) -> Vec<usize> {
         let state = self.0.state.lock().expect("no test panics in here");
         state.callers.clone()

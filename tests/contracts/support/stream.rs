@@ -1,4 +1,4 @@
-//! A byte stream in memory whose other end can split, stall, hold, reset and count.
+//! Byte stream in memory, whose other end can split, stall, reset and count.
 
 use std::{
     collections::VecDeque,
@@ -14,15 +14,15 @@ use tokio::{
     sync::Notify,
 };
 
-/// Our end: what the session is given.
+/// Our end, which the session receives.
 #[derive(Debug)]
 pub(crate) struct Stream(Arc<Shared>);
 
-/// The other end, which also decides how ours behaves.
+/// The other end, which also controls the behaviour of ours.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer(Arc<Shared>);
 
-/// How often our end was asked.
+/// Number of polls of our end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) reads: usize,
@@ -42,21 +42,21 @@ struct State {
     incoming: VecDeque<Bytes>,
     endless: Option<Bytes>,
     end: Option<io::Result<()>>,
-    /// How many more bytes our end may write.
+    /// Number of bytes that our end may still write.
     room: usize,
-    /// How many bytes one write takes at most.
+    /// Maximum bytes of one write.
     write_limit: usize,
     write_error: Option<io::ErrorKind>,
     holds_flush: bool,
     holds_shutdown: bool,
     /// The other end does not end its direction when ours has ended.
     stays_open: bool,
-    /// What our end writes is not kept.
+    /// Output of our end is discarded.
     forgets: bool,
     output: Vec<u8>,
-    /// How much of the output is flushed.
+    /// Number of flushed bytes of the output.
     flushed: usize,
-    /// How much of the output the other end has looked at.
+    /// Number of bytes of the output that the other end has taken.
     seen: usize,
     shut: bool,
     gone: bool,
@@ -118,22 +118,22 @@ impl Peer {
         }
     }
 
-    // what our end reads
+    // input of our end
 
-    /// Sends `bytes`, which one read gets, as far as it has room.
+    /// Sends `bytes`, which arrive in one read if it has room.
     pub(crate) fn send(&self, bytes: impl AsRef<[u8]>) {
         let bytes = Bytes::copy_from_slice(bytes.as_ref());
         self.change(|state| state.incoming.push_back(bytes));
     }
 
-    /// Sends `bytes` in pieces of `size`, each for a read of its own.
+    /// Sends `bytes` in pieces of `size`, each in a separate read.
     pub(crate) fn send_in_pieces(&self, bytes: impl AsRef<[u8]>, size: usize) {
         for piece in bytes.as_ref().chunks(size) {
             self.send(piece);
         }
     }
 
-    /// From now on every read gets `bytes`: none ever waits.
+    /// From now on every read returns `bytes`, and none waits.
     pub(crate) fn send_for_ever(&self, bytes: impl AsRef<[u8]>) {
         let bytes = Bytes::copy_from_slice(bytes.as_ref());
         self.change(|state| state.endless = Some(bytes));
@@ -160,19 +160,19 @@ impl Peer {
         });
     }
 
-    /// How many bytes were sent that our end has not read.
+    /// Returns how many sent bytes our end has not read.
     pub(crate) fn unread(&self) -> usize {
         self.0.lock().incoming.iter().map(Bytes::len).sum()
     }
 
-    // what our end writes
+    // output of our end
 
     /// Takes no more bytes.
     pub(crate) fn stall(&self) {
         self.change(|state| state.room = 0);
     }
 
-    /// Takes `bytes` more than until now.
+    /// Takes `bytes` more bytes.
     pub(crate) fn take(&self, bytes: usize) {
         self.change(|state| state.room = state.room.saturating_add(bytes));
     }
@@ -182,7 +182,7 @@ impl Peer {
         self.take(usize::MAX);
     }
 
-    /// Takes at most `bytes` with one write.
+    /// Takes at most `bytes` in one write.
     pub(crate) fn limit_writes(&self, bytes: usize) {
         self.change(|state| state.write_limit = bytes);
     }
@@ -191,7 +191,7 @@ impl Peer {
         self.change(|state| state.write_error = Some(kind));
     }
 
-    /// Keeps nothing of what it takes, for tests in which that is much.
+    /// Discards the output, for tests with much output.
     pub(crate) fn forget_output(&self) {
         self.change(|state| state.forgets = true);
     }
@@ -205,22 +205,22 @@ impl Peer {
         self.change(|state| state.holds_flush = false);
     }
 
-    /// Lets the shutdown wait for ever.
+    /// Lets the shutdown stay pending.
     pub(crate) fn hold_shutdown(&self) {
         self.change(|state| state.holds_shutdown = true);
     }
 
-    /// All that our end has written, flushed or not.
+    /// Returns the whole output of our end, flushed or not.
     pub(crate) fn output(&self) -> String {
         String::from_utf8(self.0.lock().output.clone()).expect("tests that look write text")
     }
 
-    /// How many bytes our end has written.
+    /// Returns how many bytes our end has written.
     pub(crate) fn written(&self) -> usize {
         self.0.lock().output.len()
     }
 
-    /// The next line that was flushed.
+    /// Returns the next line that was flushed.
     pub(crate) async fn line(&self) -> String {
         self.until(|state| {
             let unseen = &state.output[state.seen..state.flushed];
@@ -240,7 +240,7 @@ impl Peer {
         lines
     }
 
-    /// The next `n` bytes that were flushed.
+    /// Returns the next `n` bytes that were flushed.
     pub(crate) async fn bytes(&self, n: usize) -> Vec<u8> {
         self.until(|state| {
             let unseen = &state.output[state.seen..state.flushed];
@@ -251,12 +251,12 @@ impl Peer {
         .await
     }
 
-    /// Our end was shut down, as after the last flush.
+    /// Waits until our end is shut down, as after the last flush.
     pub(crate) fn is_shut(&self) -> bool {
         self.0.lock().shut
     }
 
-    /// Our end was dropped.
+    /// Waits until our end is dropped.
     pub(crate) fn is_gone(&self) -> bool {
         self.0.lock().gone
     }
@@ -325,7 +325,7 @@ impl AsyncWrite for Stream {
         assert!(!state.shut, "written to after the shutdown");
         let n = buf.len().min(state.room).min(state.write_limit);
         if n == 0 {
-            // what has no room for more has handed on what it had
+            // a full buffer has passed on its content
             if !state.holds_flush {
                 state.flushed = state.output.len();
                 self.0.changed.notify_waiters();

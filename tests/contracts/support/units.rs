@@ -1,4 +1,4 @@
-//! A message transport in memory: what WebSocket and UDP look like to the session loop.
+//! Message transport in memory, like WebSocket and UDP to the session loop.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +14,7 @@ use getty::{
 };
 use tokio::sync::Notify;
 
-/// Our end: what the session is given.
+/// Our end, which the session receives.
 #[derive(Debug)]
 pub(crate) struct Units {
     framing: Framing,
@@ -34,7 +34,7 @@ struct Shared {
 #[derive(Debug)]
 enum Incoming {
     Message(Vec<u8>),
-    /// Of the transport's own, such as a pong: so many bytes.
+    /// A control frame, such as a pong, with its size in bytes.
     Control(usize),
 }
 
@@ -42,12 +42,12 @@ enum Incoming {
 struct State {
     incoming: VecDeque<Incoming>,
     ended: bool,
-    /// Our end may send nothing.
+    /// Our end must not send.
     stalled: bool,
     taken: VecDeque<Vec<u8>>,
     outgoing: VecDeque<Vec<u8>>,
     pings: usize,
-    /// How often our end has asked for what has arrived.
+    /// Number of reads of our end.
     asked: usize,
     closed_with: Option<CloseReason>,
     holds_close: bool,
@@ -85,7 +85,7 @@ impl Peer {
         self.change(|state| state.incoming.push_back(message));
     }
 
-    /// Sends something of the transport's own, which is no message.
+    /// Sends a control frame.
     pub(crate) fn send_control(&self, bytes: usize) {
         self.change(|state| state.incoming.push_back(Incoming::Control(bytes)));
     }
@@ -95,7 +95,7 @@ impl Peer {
         self.change(|state| state.promises_more = true);
     }
 
-    /// Lets the close wait for ever.
+    /// Lets the close stay pending.
     pub(crate) fn hold_close(&self) {
         self.change(|state| state.holds_close = true);
     }
@@ -112,7 +112,7 @@ impl Peer {
         self.change(|state| state.stalled = false);
     }
 
-    /// The next message that was flushed.
+    /// Returns the next message that was flushed.
     pub(crate) async fn message(&self) -> String {
         loop {
             let changed = self.0.changed.notified();
@@ -123,17 +123,17 @@ impl Peer {
         }
     }
 
-    /// How many messages were flushed and not looked at.
+    /// Returns how many flushed messages were not taken by the test.
     pub(crate) fn waiting(&self) -> usize {
         self.0.lock().outgoing.len()
     }
 
-    /// How many pings were sent.
+    /// Returns how many pings were sent.
     pub(crate) fn pings(&self) -> usize {
         self.0.lock().pings
     }
 
-    /// How often the session has asked for what has arrived.
+    /// Returns how often the session has read.
     pub(crate) fn asked(&self) -> usize {
         self.0.lock().asked
     }

@@ -1,8 +1,8 @@
-//! Requests in words, with ids.
+//! Requests as text lines with ids.
 
 use getty::layers::Correlate;
 
-/// Lines such as `ask 7 what` and `answer 7 that`; all others are notices.
+/// Correlates lines such as `ask 7 what` and `answer 7 that`. All other lines are notices.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Words;
 

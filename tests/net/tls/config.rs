@@ -1,4 +1,4 @@
-//! What is wrong with a configuration is found when it is loaded, and told with the file's name.
+//! Errors of a configuration, which contain the name of the file.
 
 use std::{error::Error, fs};
 
@@ -9,7 +9,7 @@ use super::{
     kit::{Authority, Directory, NAME},
 };
 
-/// What loading a server's files fails with that hold `chain` and `key`.
+/// Returns the error of loading files with `chain` and `key`.
 fn failure(chain: &str, key: &str) -> (TlsConfigError, Directory) {
     let directory = Directory::new();
     fs::write(directory.chain(), chain).unwrap();
@@ -18,13 +18,13 @@ fn failure(chain: &str, key: &str) -> (TlsConfigError, Directory) {
     (settings.load().unwrap_err(), directory)
 }
 
-/// The file that an error's text names.
+/// Returns `true` if the error's text contains the name of the file.
 fn names(error: &TlsConfigError, file: &str) -> bool {
     error.to_string().contains(file)
 }
 
 #[test]
-fn files_that_are_not_there_are_named() {
+fn missing_file_is_named_in_the_error() {
     let directory = Directory::new();
     let error = ServerTls::new(directory.chain(), directory.key())
         .load()
@@ -41,7 +41,7 @@ fn files_that_are_not_there_are_named() {
 }
 
 #[test]
-fn a_key_that_is_not_the_certificates_is_found_at_once() {
+fn key_of_another_certificate_is_detected_on_load() {
     let authority = Authority::new();
     let (one, other) = (authority.issue(NAME), authority.issue(NAME));
     let (error, _directory) = failure(&one.chain, &other.key);
@@ -61,7 +61,7 @@ fn a_key_that_is_not_the_certificates_is_found_at_once() {
 }
 
 #[test]
-fn an_encrypted_key_is_refused_by_its_files_name() {
+fn encrypted_key_is_refused_with_the_name_of_its_file() {
     let issued = Authority::new().issue(NAME);
     let pkcs8 = issued.key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
     let openssl = "-----BEGIN RSA PRIVATE KEY-----\r\nProc-Type: 4,ENCRYPTED\r\nDEK-Info: AES-256-CBC,00\r\n\r\nAAAA\r\n-----END RSA PRIVATE KEY-----\r\n";
@@ -76,7 +76,7 @@ fn an_encrypted_key_is_refused_by_its_files_name() {
 }
 
 #[test]
-fn files_without_what_they_are_to_hold_are_told_apart() {
+fn missing_certificate_and_missing_key_are_different_errors() {
     let issued = Authority::new().issue(NAME);
     let (error, _directory) = failure(&issued.key, &issued.key);
     assert!(matches!(error, TlsConfigError::NoCertificate { .. }));
@@ -113,7 +113,7 @@ fn chain_and_key_may_share_a_file() {
 }
 
 #[test]
-fn a_certificate_is_shown_only_for_names_that_it_is_for() {
+fn certificate_is_accepted_only_for_names_that_it_is_valid_for() {
     let authority = Authority::new();
     let (main, api) = (authority.issue(NAME), authority.issue("api.server.test"));
     let settings = ServerTls::new(main.chain(), main.key());
@@ -141,7 +141,7 @@ fn a_certificate_is_shown_only_for_names_that_it_is_for() {
 }
 
 #[test]
-fn keys_are_not_shown_by_what_is_printed_for_debugging() {
+fn debug_output_contains_no_keys() {
     let issued = Authority::new().issue(NAME);
     let settings = ServerTls::new(issued.chain(), issued.key());
     let secret = issued.key.lines().nth(1).unwrap();

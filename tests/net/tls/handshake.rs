@@ -1,4 +1,5 @@
-//! Handshakes that stall, fail, or were never meant to be any, and those who wait meanwhile: nobody.
+//! Handshakes that stall or fail, and bytes that are not a handshake. None of these delays
+//! other connections.
 
 use std::{
     io,
@@ -31,7 +32,7 @@ use tower::{Layer, ServiceExt, limit::ConcurrencyLimitLayer};
 
 use super::kit::{Authority, NAME, Server, app, settings, trusting};
 
-/// The first bytes of a `ClientHello`.
+/// First bytes of a `ClientHello`.
 const HALF: &[u8] = &[0x16, 3, 1, 1, 0, 1, 0, 0, 0xfc, 3, 3];
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -41,7 +42,7 @@ fn layer(authority: &Authority) -> TlsLayer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handshake_that_stalls_ends_at_its_deadline() {
+async fn stalled_handshake_ends_at_its_deadline() {
     let authority = Authority::new();
     for (layer, limit) in [
         (layer(&authority), 10 * SECOND),
@@ -50,22 +51,22 @@ async fn a_handshake_that_stalls_ends_at_its_deadline() {
             3 * SECOND,
         ),
     ] {
-        for begun in [&[][..], HALF] {
+        for start in [&[][..], HALF] {
             let mut server = Server::with_layer(layer.clone());
             let started = Instant::now();
             let mut peer = server.dial().await;
-            peer.write_all(begun).await.unwrap();
+            peer.write_all(start).await.unwrap();
             let (reason, error) = server.refusal().await;
             assert_eq!(started.elapsed(), limit);
             assert_eq!(reason, CloseReason::HandshakeTimeout);
-            assert!(matches!(error, TlsError::TimedOut(told) if told == limit));
+            assert!(matches!(error, TlsError::TimedOut(max) if max == limit));
             assert_eq!(peer.read(&mut [0; 64]).await.unwrap(), 0);
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_byte_now_and_then_does_not_put_the_deadline_off() {
+async fn single_bytes_do_not_extend_the_deadline() {
     let authority = Authority::new();
     let mut server = Server::with_layer(layer(&authority));
     let started = Instant::now();
@@ -84,7 +85,7 @@ async fn a_byte_now_and_then_does_not_put_the_deadline_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_deadlines_the_earlier_one_counts() {
+async fn earlier_of_two_deadlines_applies() {
     let authority = Authority::new();
     let stack = ServiceBuilder::new()
         .layer(HandshakeTimeoutLayer::new(3 * SECOND))
@@ -100,7 +101,7 @@ async fn of_two_deadlines_the_earlier_one_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_for_a_permit_counts() {
+async fn deadline_includes_the_wait_for_a_permit() {
     let authority = Authority::new();
     let stack = ServiceBuilder::new()
         .concurrency_limit(1)
@@ -117,7 +118,7 @@ async fn a_wait_for_a_permit_counts() {
     assert_eq!(reason, CloseReason::HandshakeTimeout);
     assert_eq!(started.elapsed().as_secs(), 0);
     assert_eq!(late.read(&mut [0; 64]).await.unwrap(), 0);
-    // and its permit is free again
+    // The permit was released.
     let mut next = server.connect(trusting(&authority)).await.unwrap();
     assert_eq!(next.ask("hello").await, "hello");
 }
@@ -134,7 +135,7 @@ fn hello_of_60_000(bytes: usize) -> Vec<u8> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hello_that_is_too_long_is_refused_before_its_end() {
+async fn hello_that_is_too_long_is_refused_before_its_end() {
     let authority = Authority::new();
     for (layer, limit) in [
         (layer(&authority), 12 * 1024),
@@ -147,18 +148,18 @@ async fn a_hello_that_is_too_long_is_refused_before_its_end() {
         let (reason, error) = server.refusal().await;
         assert_eq!(reason, CloseReason::Refused);
         assert!(
-            matches!(error, TlsError::HelloTooLong(told) if told == limit),
+            matches!(error, TlsError::HelloTooLong(max) if max == limit),
             "{error:?}"
         );
         assert_eq!(started.elapsed(), Duration::ZERO);
-        let mut told = Vec::new();
-        peer.read_to_end(&mut told).await.unwrap();
-        assert_eq!(told.first(), Some(&0x15), "an alert");
+        let mut received = Vec::new();
+        peer.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received.first(), Some(&0x15), "an alert");
 
-        // one byte fewer than the bound, and the server waits for more
+        // With one byte less than the maximum, the server waits for more.
         let mut peer = server.dial().await;
-        let begun = hello_of_60_000(limit);
-        peer.write_all(&begun[..limit - 1]).await.unwrap();
+        let start = hello_of_60_000(limit);
+        peer.write_all(&start[..limit - 1]).await.unwrap();
         let (reason, _) = server.refusal().await;
         assert_eq!(reason, CloseReason::HandshakeTimeout);
 
@@ -168,9 +169,9 @@ async fn a_hello_that_is_too_long_is_refused_before_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_after_a_hello_is_not_bounded() {
+async fn messages_after_the_hello_are_not_limited() {
     let authority = Authority::new();
-    // a client's hello takes less; what a client sends after it is not counted
+    // A client's hello is shorter. The bytes after the hello are not counted.
     for bound in [1024, 64 * 1024] {
         let server = Server::with_layer(layer(&authority).with_max_hello(bound));
         let mut client = server.connect(trusting(&authority)).await.unwrap();
@@ -180,7 +181,7 @@ async fn what_comes_after_a_hello_is_not_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_tls_is_told_so() {
+async fn bytes_that_are_not_tls_are_reported() {
     let authority = Authority::new();
     let mut server = Server::with_layer(layer(&authority));
     for garbage in [
@@ -194,15 +195,15 @@ async fn what_is_not_tls_is_told_so() {
         let (reason, error) = server.refusal().await;
         assert_eq!(reason, CloseReason::Refused);
         assert!(matches!(error, TlsError::NotTls(_)), "{error:?}");
-        // an alert, for those who understand it
-        let mut told = Vec::new();
-        peer.read_to_end(&mut told).await.unwrap();
-        assert_eq!(told.first(), Some(&0x15));
+        // The peer receives an alert.
+        let mut received = Vec::new();
+        peer.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received.first(), Some(&0x15));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_comes_in_the_place_of_a_hello_harms_nobody_else() {
+async fn any_bytes_in_place_of_a_hello_affect_no_other_connection() {
     use proptest::{
         prelude::any,
         strategy::{Strategy, ValueTree},
@@ -217,7 +218,7 @@ async fn whatever_comes_in_the_place_of_a_hello_harms_nobody_else() {
     for n in 0..300 {
         let mut junk = bytes.new_tree(&mut runner).unwrap().current();
         if n % 2 == 0 {
-            // so that it is looked at more closely
+            // Looks like the first bytes of a record.
             junk.splice(0..0, [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc]);
         }
         let mut peer = server.dial().await;
@@ -229,30 +230,30 @@ async fn whatever_comes_in_the_place_of_a_hello_harms_nobody_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_leaves_in_the_middle_is_told_so() {
+async fn peer_that_closes_during_the_handshake_is_reported() {
     let authority = Authority::new();
     let mut server = Server::with_layer(layer(&authority));
-    for begun in [&[][..], HALF] {
+    for start in [&[][..], HALF] {
         let mut peer = server.dial().await;
-        peer.write_all(begun).await.unwrap();
+        peer.write_all(start).await.unwrap();
         drop(peer);
         let (reason, error) = server.refusal().await;
         assert_eq!(reason, CloseReason::Refused);
-        assert!(matches!(error, TlsError::Ended), "{error:?}");
+        assert!(matches!(error, TlsError::PeerClosed), "{error:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn tls_to_a_plain_port_is_told_so() {
+async fn tls_to_a_port_without_tls_is_reported() {
     let authority = Authority::new();
     let mut server = Server::with_stack(app());
     let error = server.connect(trusting(&authority)).await.err().unwrap();
     let error: &TlsError = error.downcast_ref().unwrap();
-    // the echo of our own hello, or whatever the codec makes of it
+    // The response is the echo of our hello, or a part of it.
     assert!(
         matches!(
             error,
-            TlsError::Protocol(_) | TlsError::NotTls(_) | TlsError::Ended
+            TlsError::Protocol(_) | TlsError::NotTls(_) | TlsError::PeerClosed
         ),
         "{error:?}"
     );
@@ -260,7 +261,7 @@ async fn tls_to_a_plain_port_is_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_says_nothing_is_given_up_at_the_connect_timeout() {
+async fn silent_server_is_abandoned_at_the_connect_timeout() {
     let authority = Authority::new();
     let (_listener, connector) = memory(1024);
     let started = Instant::now();
@@ -283,7 +284,7 @@ fn dialling(authority: &Authority, connector: MemoryConnector) -> TlsConnect<Mem
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_connect_timeout_covers_the_dial() {
+async fn connect_timeout_includes_the_connect() {
     let authority = Authority::new();
     let layer = TlsConnectLayer::new(trusting(&authority)).with_connect_timeout(SECOND);
     let never = tower::service_fn(async |_: &'static str| {
@@ -298,7 +299,7 @@ async fn the_connect_timeout_covers_the_dial() {
 }
 
 #[tokio::test]
-async fn a_dial_that_fails_fails_with_the_connectors_error() {
+async fn failed_connect_returns_the_connectors_error() {
     let authority = Authority::new();
     let (listener, connector) = memory(1024);
     drop(listener);
@@ -311,7 +312,7 @@ async fn a_dial_that_fails_fails_with_the_connectors_error() {
 }
 
 #[tokio::test]
-async fn a_target_without_a_name_is_not_dialled() {
+async fn target_without_a_name_is_not_connected() {
     let authority = Authority::new();
     let (_listener, connector) = memory(1024);
     let connector = TlsConnectLayer::new(trusting(&authority)).layer(connector);
@@ -320,7 +321,7 @@ async fn a_target_without_a_name_is_not_dialled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_handshakes_by_the_thousand_keep_nobody_waiting() {
+async fn thousand_partial_handshakes_delay_no_other_connection() {
     let authority = Authority::new();
     let stack = ServiceBuilder::new()
         .concurrency_limit(10_000)
@@ -336,7 +337,7 @@ async fn half_handshakes_by_the_thousand_keep_nobody_waiting() {
     }
     let mut client = server.connect(trusting(&authority)).await.unwrap();
     assert_eq!(client.ask("hello").await, "hello");
-    // the clock, which moves on when all wait, has not moved
+    // The paused clock advances only when all tasks wait. It has not advanced.
     assert_eq!(started.elapsed(), Duration::ZERO);
 
     for _ in 0..5000 {
@@ -346,7 +347,7 @@ async fn half_handshakes_by_the_thousand_keep_nobody_waiting() {
     assert_eq!(client.ask("hello").await, "hello");
 }
 
-/// Counts the permits that are out: taken by readiness, used by a call, given back by a drop.
+/// Counts permits: readiness takes one, a call uses it, and a drop releases it.
 #[derive(Debug)]
 struct Permits {
     out: &'static AtomicUsize,
@@ -393,7 +394,7 @@ impl Service<Connection<TlsStream<DuplexStream>>> for Permits {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_readiness_reserved_is_used_by_the_call_or_given_back() {
+async fn reservation_of_readiness_is_used_or_released() {
     static OUT: AtomicUsize = AtomicUsize::new(0);
     let authority = Authority::new();
     let permits = Permits {
@@ -405,7 +406,7 @@ async fn what_readiness_reserved_is_used_by_the_call_or_given_back() {
     let mut listener = listener;
     let mut accepted = async || super::super::accept(&mut listener).await;
 
-    // a handshake that fails
+    // A handshake that fails.
     let mut peer = connector.connect().await.unwrap().into_parts().0;
     let connection = accepted().await;
     let response = service.ready().await.unwrap().call(connection);
@@ -414,14 +415,14 @@ async fn what_readiness_reserved_is_used_by_the_call_or_given_back() {
     assert!(response.await.unwrap_err().is::<TlsError>());
     assert_eq!(OUT.load(SeqCst), 0);
 
-    // one that is given up
+    // A handshake that is dropped.
     let _peer = connector.connect().await.unwrap();
     let response = service.ready().await.unwrap().call(accepted().await);
     assert_eq!(OUT.load(SeqCst), 1);
     drop(response);
     assert_eq!(OUT.load(SeqCst), 0);
 
-    // one that succeeds
+    // A handshake that succeeds.
     let dial = tokio::spawn(dialling(&authority, connector).oneshot(()));
     let connection = accepted().await;
     service
@@ -436,7 +437,7 @@ async fn what_readiness_reserved_is_used_by_the_call_or_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_refuses_our_certificate_frees_its_permit() {
+async fn client_that_refuses_the_certificate_releases_its_permit() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let stack = ServiceBuilder::new()
         .layer(ConcurrencyLimitLayer::new(1))
@@ -457,7 +458,7 @@ async fn a_client_that_refuses_our_certificate_frees_its_permit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_is_closed_meanwhile_is_not_waited_for() {
+async fn connection_closed_during_the_handshake_ends_at_once() {
     let authority = Authority::new();
     let stack = ServiceBuilder::new()
         .map_request(|connection: Connection<DuplexStream>| {
@@ -478,7 +479,7 @@ async fn a_connection_that_is_closed_meanwhile_is_not_waited_for() {
     assert_eq!(peer.read(&mut [0; 64]).await.unwrap(), 0);
 }
 
-/// Finds no certificate for anybody, and says so loudly.
+/// Resolver that panics.
 #[derive(Debug)]
 struct Panics;
 
@@ -489,7 +490,7 @@ impl ResolvesServerCert for Panics {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resolver_that_panics_ends_its_own_connection_alone() {
+async fn panicking_resolver_ends_only_its_connection() {
     let authority = Authority::new();
     let config = settings(&authority).load().unwrap();
     let mut server = Server::new(config.clone());

@@ -1,4 +1,4 @@
-//! Who is who: certificates of both sides, names, and what the handle tells of them.
+//! Identities: certificates of both sides, names, and the attributes of the handle.
 
 use std::{error::Error, io, sync::Arc};
 
@@ -26,25 +26,25 @@ fn of<'a>(error: &'a (dyn Error + 'static)) -> &'a TlsError {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_handle_tells_what_protects_its_connection() {
+async fn handle_contains_the_tls_parameters() {
     let authority = Authority::new();
     let server = Server::new(settings(&authority).with_alpn(["echo/1"]).load().unwrap());
     let config = ClientTls::new()
         .with_roots(authority.root())
         .with_alpn(["other", "echo/1"]);
     let mut client = server.connect(config.load().unwrap()).await.unwrap();
-    let told = client.ask("tls?").await;
+    let answer = client.ask("tls?").await;
     assert!(
-        told.starts_with("tls TlsInfo { peer_certificates: 0, "),
-        "{told}"
+        answer.starts_with("tls TlsInfo { peer_certificates: 0, "),
+        "{answer}"
     );
     assert!(
-        told.contains("server_name: Some(\"server.test\")"),
-        "{told}"
+        answer.contains("server_name: Some(\"server.test\")"),
+        "{answer}"
     );
     assert!(
-        told.contains("alpn: Some(\"echo/1\"), version: TLSv1_3"),
-        "{told}"
+        answer.contains("alpn: Some(\"echo/1\"), version: TLSv1_3"),
+        "{answer}"
     );
 
     assert_eq!(client.info.server_name(), Some(NAME));
@@ -55,7 +55,7 @@ async fn the_handle_tells_what_protects_its_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_certificate_is_that_of_the_name_that_was_asked_for() {
+async fn certificate_matches_the_requested_name() {
     let authority = Authority::new();
     let (main, api, wild) = (
         authority.issue(NAME),
@@ -82,7 +82,7 @@ async fn the_certificate_is_that_of_the_name_that_was_asked_for() {
         assert_eq!(client.info.peer_certificates(), [der(expected)], "{name}");
     }
 
-    // the default's, which is not for these
+    // The default certificate is not valid for these names.
     for name in [
         "elsewhere.test",
         "two.levels.wild.test",
@@ -105,7 +105,7 @@ async fn the_certificate_is_that_of_the_name_that_was_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_offers_other_protocols_only_is_refused() {
+async fn client_that_offers_only_other_protocols_is_refused() {
     let authority = Authority::new();
     let config = settings(&authority).with_alpn(["echo/1"]);
     let mut server = Server::new(config.load().unwrap());
@@ -123,14 +123,14 @@ async fn a_client_that_offers_other_protocols_only_is_refused() {
         TlsError::Protocol(RustlsError::NoApplicationProtocol)
     ));
 
-    // one that offers none is served
+    // A client that offers no protocols is accepted.
     let mut client = server.connect(config.load().unwrap()).await.unwrap();
     assert_eq!(client.ask("hello").await, "hello");
     assert_eq!(client.info.alpn(), None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_is_not_believed_unless_its_certificate_is_good() {
+async fn server_with_an_invalid_certificate_is_refused() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let expired = authority.issue_expired(NAME);
     let unknown = stranger.issue(NAME);
@@ -147,21 +147,21 @@ async fn a_server_is_not_believed_unless_its_certificate_is_good() {
             _ => assert!(text.contains("UnknownIssuer"), "{text}"),
         }
         assert!(matches!(of(&*error), TlsError::PeerCertificate(_)));
-        // and the server learns why
+        // The server receives the reason.
         let (reason, error) = server.refusal().await;
         assert_eq!(reason, CloseReason::Refused);
         assert!(
-            matches!(&error, TlsError::RefusedByPeer(told) if *told == alert),
+            matches!(&error, TlsError::RefusedByPeer(received) if *received == alert),
             "{error:?}"
         );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn verification_goes_only_by_its_loud_name() {
+async fn verification_is_disabled_only_explicitly() {
     let stranger = Authority::new();
     let mut server = Server::new(settings(&stranger).load().unwrap());
-    // whatever the system trusts, it is not this one
+    // The system's roots do not contain this authority.
     let system = ClientTls::new().load().unwrap();
     assert!(server.connect(system).await.is_err());
     server.end().await;
@@ -170,7 +170,8 @@ async fn verification_goes_only_by_its_loud_name() {
     assert_eq!(client.ask("hello").await, "hello");
 }
 
-/// What a client meets that shows `issued`, or nothing, to a server that wants certificates of `authority`.
+/// Connects a client with the certificate `issued`, or without one, to a server that requires
+/// certificates from `authority`.
 async fn meet(
     server: &Server,
     authority: &Authority,
@@ -181,7 +182,7 @@ async fn meet(
         config = config.with_certificate(issued.chain(), issued.key());
     }
     let mut client = server.connect(config.load().unwrap()).await.unwrap();
-    // in TLS 1.3 the client's handshake is over before the server has seen the certificate
+    // In TLS 1.3 the client's handshake ends before the server has received the certificate.
     client.stream.write_all(b"hello\n").await.unwrap();
     client.stream.flush().await.unwrap();
     let mut answer = [0; 6];
@@ -201,12 +202,12 @@ async fn meet(
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_must_show_a_certificate_where_roots_for_them_are_given() {
+async fn clients_must_present_a_certificate_if_client_roots_are_set() {
     let (authority, devices, stranger) = (Authority::new(), Authority::new(), Authority::new());
     let config = settings(&authority).with_client_roots(devices.root());
     let mut server = Server::new(config.load().unwrap());
     for (issued, alert, why) in [
-        (None, AlertDescription::CertificateRequired, "shown no"),
+        (None, AlertDescription::CertificateRequired, "presented no"),
         (
             Some(stranger.issue("a")),
             AlertDescription::UnknownCA,
@@ -235,7 +236,7 @@ async fn clients_must_show_a_certificate_where_roots_for_them_are_given() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clients_certificate_is_verified_each_time_and_stands_in_the_handle() {
+async fn client_certificate_is_verified_each_time_and_is_in_the_handle() {
     let (authority, devices) = (Authority::new(), Authority::new());
     let config = settings(&authority).with_client_roots(devices.root());
     let server = Server::new(config.load().unwrap());
@@ -247,15 +248,15 @@ async fn a_clients_certificate_is_verified_each_time_and_stands_in_the_handle() 
         .unwrap();
     for _ in 0..2 {
         let mut client = server.connect(Arc::clone(&config)).await.unwrap();
-        let told = client.ask("tls?").await;
-        assert!(told.contains("peer_certificates: 1"), "{told}");
+        let answer = client.ask("tls?").await;
+        assert!(answer.contains("peer_certificates: 1"), "{answer}");
         let kind = client.stream.get_ref().state().handshake_kind();
         assert_eq!(format!("{kind:?}"), "Some(Full)");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn sessions_are_resumed_where_clients_show_no_certificates() {
+async fn tls_sessions_are_resumed_if_clients_present_no_certificates() {
     let authority = Authority::new();
     let server = Server::new(settings(&authority).load().unwrap());
     let config = trusting(&authority);
@@ -264,7 +265,7 @@ async fn sessions_are_resumed_where_clients_show_no_certificates() {
         assert_eq!(client.ask("hello").await, "hello");
         let kind = client.stream.get_ref().state().handshake_kind();
         assert_eq!(format!("{kind:?}"), expected);
-        // and verified all the same: the chain is that of the session
+        // The chain of the resumed session was verified before.
         assert_eq!(client.info.peer_certificates().len(), 1);
     }
 }

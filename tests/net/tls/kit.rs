@@ -1,4 +1,4 @@
-//! Certificates made on the fly, and a server within the process whose clients are raw TLS streams.
+//! Test certificates, and a server in memory whose clients are TLS streams.
 
 use std::{
     fs,
@@ -35,13 +35,13 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-/// The name of all these servers.
+/// Name of all test servers.
 pub(crate) const NAME: &str = "server.test";
 
-/// An authority, and what it issues.
+/// Certificate authority.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
-/// A certificate and its key, in PEM.
+/// Certificate and its key in PEM.
 #[derive(Clone)]
 pub(super) struct Issued {
     pub(super) chain: String,
@@ -53,7 +53,7 @@ impl Authority {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // of two of one name an issuer's signature would be wrong, where it is to be unknown
+        // With equal names, a foreign issuer would be a wrong signature and not an unknown issuer.
         let name = format!("authority {}", COUNT.fetch_add(1, Relaxed));
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
@@ -101,14 +101,14 @@ impl Issued {
         Pem::inline(self.key.clone())
     }
 
-    /// Writes both to a directory, in the place of what is there.
+    /// Writes both to a directory and replaces existing files.
     pub(super) fn write(&self, directory: &Directory) {
         fs::write(directory.chain(), &self.chain).unwrap();
         fs::write(directory.key(), &self.key).unwrap();
     }
 }
 
-/// A directory with a chain and a key.
+/// Directory with a chain and a key.
 pub(super) struct Directory(TempDir);
 
 impl Directory {
@@ -129,13 +129,13 @@ impl Directory {
     }
 }
 
-/// Settings of a server whose certificate `authority` has issued.
+/// Returns the settings of a server with a certificate from `authority`.
 pub(crate) fn settings(authority: &Authority) -> ServerTls {
     let issued = authority.issue(NAME);
     ServerTls::new(issued.chain(), issued.key())
 }
 
-/// A client's configuration that trusts `authority` alone.
+/// Returns a client's configuration that trusts only `authority`.
 pub(crate) fn trusting(authority: &Authority) -> Arc<ClientConfig> {
     ClientTls::new()
         .with_roots(authority.root())
@@ -143,7 +143,8 @@ pub(crate) fn trusting(authority: &Authority) -> Arc<ClientConfig> {
         .unwrap()
 }
 
-/// Echoes lines, but tells what protects its session when it is asked `tls?`, and waits for a minute on `wait`.
+/// Returns a stack that echoes lines. It answers `tls?` with the session's TLS parameters, and
+/// `wait` after a minute.
 pub(crate) fn app<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone {
     ServiceBuilder::new()
         .layer(CodecLayer::new(Lines::new().with_max_length(1024 * 1024)))
@@ -163,10 +164,10 @@ pub(crate) fn app<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone {
         })
 }
 
-/// A server within the process.
+/// Server in memory.
 pub(super) struct Server {
     pub(super) connector: MemoryConnector,
-    /// How its connections ended.
+    /// Close records of its connections.
     pub(super) ends: mpsc::UnboundedReceiver<Closed>,
 }
 
@@ -192,7 +193,7 @@ impl Server {
         Self { connector, ends }
     }
 
-    /// A client's side of a handshake, for the name of all servers.
+    /// Connects a client that requests [`NAME`].
     pub(super) async fn connect(&self, config: Arc<ClientConfig>) -> Result<Client, BoxError> {
         self.connect_for(NAME, config).await
     }
@@ -211,7 +212,7 @@ impl Server {
         Ok(Client::new(connection))
     }
 
-    /// A connection without TLS.
+    /// Returns a connection without TLS.
     pub(super) async fn dial(&self) -> DuplexStream {
         self.connector.connect().await.unwrap().into_parts().0
     }
@@ -220,7 +221,7 @@ impl Server {
         self.ends.recv().await.unwrap()
     }
 
-    /// How the next connection ended that was not to be open: with an error of TLS, which is its source.
+    /// Returns the close reason and the TLS error of the next connection that fails.
     pub(super) async fn refusal(&mut self) -> (CloseReason, TlsError) {
         let Closed { reason, source, .. } = self.end().await;
         let source = source.expect("a refusal has a source");
@@ -228,7 +229,7 @@ impl Server {
     }
 }
 
-/// A client's TLS stream, read in lines.
+/// TLS stream of a client, read in lines.
 pub(super) struct Client<T = DuplexStream> {
     pub(super) stream: BufReader<TlsStream<T>>,
     pub(super) info: TlsInfo,
@@ -254,13 +255,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Client<T> {
         line.trim_end().to_owned()
     }
 
-    /// The answer to `text`.
+    /// Sends `text` and returns the answer.
     pub(super) async fn ask(&mut self, text: &str) -> String {
         self.send(&format!("{text}\n")).await;
         self.line().await
     }
 
-    /// All that still comes, until the server's `close_notify`.
+    /// Returns all remaining bytes until the server's `close_notify`.
     pub(super) async fn rest(&mut self) -> std::io::Result<String> {
         let mut rest = String::new();
         self.stream.read_to_string(&mut rest).await?;

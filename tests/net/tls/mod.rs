@@ -1,4 +1,4 @@
-//! TLS: sessions over it, identities, configurations, and handshakes that go wrong.
+//! TLS: sessions, identities, configurations and failing handshakes.
 
 mod config;
 mod handshake;

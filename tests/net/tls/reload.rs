@@ -1,4 +1,4 @@
-//! A configuration that is exchanged under live sessions.
+//! Reload of a configuration while sessions are open.
 
 use std::{fs, time::Duration};
 
@@ -19,7 +19,7 @@ fn shown(client: &Client) -> CertificateDer<'static> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reloading_is_for_new_handshakes_and_leaves_sessions_alone() {
+async fn reload_applies_to_new_handshakes_and_keeps_sessions() {
     let (authority, directory) = (Authority::new(), Directory::new());
     authority.issue(NAME).write(&directory);
     let config = ServerTls::new(directory.chain(), directory.key())
@@ -36,7 +36,7 @@ async fn reloading_is_for_new_handshakes_and_leaves_sessions_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_used_leaves_the_old_one_in_place() {
+async fn unusable_files_keep_the_old_configuration() {
     let (authority, directory) = (Authority::new(), Directory::new());
     authority.issue(NAME).write(&directory);
     let config = ServerTls::new(directory.chain(), directory.key())
@@ -45,7 +45,7 @@ async fn what_cannot_be_used_leaves_the_old_one_in_place() {
     let server = Server::new(config.clone());
     let before = server.connect(trusting(&authority)).await.unwrap();
 
-    // half of a change: the new chain is there, its key is not
+    // Half of a change: a new chain with the old key.
     let new = authority.issue(NAME);
     fs::write(directory.chain(), &new.chain).unwrap();
     let error = config.reload_if_changed().unwrap_err();
@@ -54,7 +54,7 @@ async fn what_cannot_be_used_leaves_the_old_one_in_place() {
     assert_eq!(shown(&before), shown(&during));
     assert!(
         !config.reload_if_changed().unwrap(),
-        "it was found wanting before"
+        "it was refused before"
     );
 
     new.write(&directory);
@@ -64,14 +64,15 @@ async fn what_cannot_be_used_leaves_the_old_one_in_place() {
 }
 
 #[test]
-fn what_could_not_be_read_is_tried_again_though_it_has_not_changed_since() {
+fn unreadable_files_are_read_again_without_a_change() {
     let (authority, directory) = (Authority::new(), Directory::new());
     authority.issue(NAME).write(&directory);
     let config = ServerTls::new(directory.chain(), directory.key())
         .load()
         .unwrap();
     fs::remove_file(directory.key()).unwrap();
-    // a process without descriptors reads nothing either: that says nothing of what is in the files
+    // A process without free descriptors cannot read the files either. Their contents stay
+    // unknown.
     for _ in 0..2 {
         let error = config.reload_if_changed().unwrap_err();
         assert!(matches!(error, TlsConfigError::Read { .. }), "{error}");
@@ -82,7 +83,7 @@ fn what_could_not_be_read_is_tried_again_though_it_has_not_changed_since() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn roots_for_clients_are_reloaded_and_nobody_gets_around_them_by_resuming() {
+async fn client_roots_are_reloaded_and_resumption_does_not_bypass_them() {
     let (authority, directory) = (Authority::new(), Directory::new());
     authority.issue(NAME).write(&directory);
     let roots = directory.path().join("roots.pem");
@@ -119,7 +120,7 @@ async fn roots_for_clients_are_reloaded_and_nobody_gets_around_them_by_resuming(
 }
 
 #[tokio::test(start_paused = true)]
-async fn changed_files_are_found_by_the_first_connection_after_the_period() {
+async fn first_connection_after_the_period_detects_changed_files() {
     let (authority, directory) = (Authority::new(), Directory::new());
     authority.issue(NAME).write(&directory);
     let config = ServerTls::new(directory.chain(), directory.key())
@@ -130,14 +131,14 @@ async fn changed_files_are_found_by_the_first_connection_after_the_period() {
     let first = server.connect(trusting(&authority)).await.unwrap();
     authority.issue(NAME).write(&directory);
     let second = server.connect(trusting(&authority)).await.unwrap();
-    assert_eq!(shown(&first), shown(&second), "nobody looks yet");
+    assert_eq!(shown(&first), shown(&second), "the period has not passed");
     advance(Duration::from_secs(60)).await;
     let third = server.connect(trusting(&authority)).await.unwrap();
     assert_ne!(shown(&first), shown(&third));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_configuration_without_files_is_replaced_and_not_reloaded() {
+async fn configuration_without_files_can_be_replaced_but_not_reloaded() {
     let authority = Authority::new();
     let ready = |authority: &Authority| {
         let issued = authority.issue(NAME);

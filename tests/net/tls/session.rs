@@ -1,4 +1,4 @@
-//! Sessions over TLS keep the contracts that they keep over TCP, and their ends are TLS's own.
+//! Sessions over TLS: the contracts of sessions over TCP, and the ends of TLS.
 
 use std::{
     io::{self, IoSlice},
@@ -16,7 +16,7 @@ use getty::{
     ServiceBuilder, Session, SessionLayer,
     codec::Lines,
     net::{TcpConnector, TcpListener, memory},
-    tls::{ServerTls, TlsConnectLayer, TlsLayer, TlsTarget, rustls::pki_types::ServerName},
+    tls::{ServerTls, TlsConnectLayer, TlsLayer},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex},
@@ -29,7 +29,7 @@ use tower::{ServiceExt, util::BoxService};
 use super::kit::{Authority, Client, NAME, Server, app, settings, trusting};
 
 #[tokio::test(start_paused = true)]
-async fn messages_come_back_in_order_whatever_their_size() {
+async fn messages_of_any_size_return_in_order() {
     let authority = Authority::new();
     let mut server = Server::new(settings(&authority).load().unwrap());
     let client = server.connect(trusting(&authority)).await.unwrap();
@@ -54,13 +54,13 @@ async fn messages_come_back_in_order_whatever_their_size() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_has_ended_its_direction_gets_its_answers_and_a_close_notify() {
+async fn peer_that_ended_its_direction_receives_its_replies_and_a_close_notify() {
     let authority = Authority::new();
     let mut server = Server::new(settings(&authority).load().unwrap());
     let mut client = server.connect(trusting(&authority)).await.unwrap();
     client.send("one\nwait\nthree").await;
     client.stream.shutdown().await.unwrap();
-    // without an error: a close_notify came before the end
+    // Without a `close_notify` the read would fail.
     assert_eq!(client.rest().await.unwrap(), "one\nwaited\nthree\n");
     let closed = server.end().await;
     assert_eq!(closed.reason, CloseReason::PeerClosed);
@@ -69,12 +69,12 @@ async fn a_peer_that_has_ended_its_direction_gets_its_answers_and_a_close_notify
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_is_cut_off_is_no_end() {
+async fn cut_off_stream_is_an_error() {
     let authority = Authority::new();
     let mut server = Server::new(settings(&authority).load().unwrap());
     let mut client = server.connect(trusting(&authority)).await.unwrap();
     assert_eq!(client.ask("hello").await, "hello");
-    // the direction below TLS ends, and nothing in TLS says so
+    // The underlying stream ends without a `close_notify`.
     client.stream.get_mut().get_mut().shutdown().await.unwrap();
     let closed = server.end().await;
     assert_eq!(closed.reason, CloseReason::Io);
@@ -84,9 +84,9 @@ async fn a_stream_that_is_cut_off_is_no_end() {
     assert!(error.to_string().contains("close_notify"), "{error}");
 }
 
-/// `PAY 100` of a `PAY 10000`, with or without a handler that is busy when the stream is cut.
+/// Cuts `PAY 10000` to `PAY 100`, with and without a busy handler.
 #[tokio::test(start_paused = true)]
-async fn of_a_stream_that_is_cut_off_in_mid_line_no_half_line_is_handled() {
+async fn partial_line_of_a_cut_off_stream_is_not_handled() {
     for busy in [false, true] {
         let authority = Authority::new();
         let (handled, mut handles) = mpsc::unbounded_channel();
@@ -117,12 +117,12 @@ async fn of_a_stream_that_is_cut_off_in_mid_line_no_half_line_is_handled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_that_was_tampered_with_ends_the_session_with_the_cause() {
+async fn manipulated_record_closes_the_session_with_its_cause() {
     let authority = Authority::new();
     let mut server = Server::new(settings(&authority).load().unwrap());
     let mut client = server.connect(trusting(&authority)).await.unwrap();
     assert_eq!(client.ask("hello").await, "hello");
-    // application data that was encrypted with no key of theirs
+    // Application data that is not encrypted with the session's key.
     let forged = [&[0x17, 3, 3, 0, 32][..], &[7; 32]].concat();
     let below = client.stream.get_mut().get_mut();
     below.write_all(&forged).await.unwrap();
@@ -132,7 +132,7 @@ async fn a_record_that_was_tampered_with_ends_the_session_with_the_cause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn our_close_lets_handlers_finish_and_says_so_in_tls() {
+async fn close_lets_handlers_finish_and_sends_a_close_notify() {
     let authority = Authority::new();
     let stack = ServiceBuilder::new()
         .layer(TlsLayer::new(settings(&authority).load().unwrap()))
@@ -143,13 +143,13 @@ async fn our_close_lets_handlers_finish_and_says_so_in_tls() {
         });
     let mut server = Server::with_stack(stack);
     let mut client = server.connect(trusting(&authority)).await.unwrap();
-    client.send("bye\nunheard\n").await;
+    client.send("bye\nignored\n").await;
     assert_eq!(client.rest().await.unwrap(), "bye\n");
     assert_eq!(server.end().await.reason, CloseReason::Local);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_by_a_make_service_is_flushed_and_ends_tls_properly() {
+async fn refusal_by_a_make_service_is_flushed_and_sends_a_close_notify() {
     let authority = Authority::new();
     let stack = ServiceBuilder::new()
         .layer(TlsLayer::new(settings(&authority).load().unwrap()))
@@ -162,13 +162,13 @@ async fn a_refusal_by_a_make_service_is_flushed_and_ends_tls_properly() {
         });
     let mut server = Server::with_stack(stack);
     let mut client = server.connect(trusting(&authority)).await.unwrap();
-    // without an error: a close_notify came before the end
+    // Without a `close_notify` the read would fail.
     assert_eq!(client.rest().await.unwrap(), "welcome\ngo away\n");
     assert_eq!(server.end().await.reason, CloseReason::Refused);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_drains_sessions_over_tls() {
+async fn shutdown_drains_sessions_over_tls() {
     let authority = Authority::new();
     let layer = TlsLayer::new(settings(&authority).load().unwrap());
     let (listener, connector) = memory(64 * 1024);
@@ -179,15 +179,10 @@ async fn a_shutdown_drains_sessions_over_tls() {
             .with_drain_deadline(Duration::from_secs(90))
             .into_future(),
     );
-    let connector = ServiceBuilder::new()
-        .layer(
-            TlsConnectLayer::new(trusting(&authority)).with_server_name(NAME.try_into().unwrap()),
-        )
-        .service(connector);
-    let dialled = connector.clone().oneshot(()).await.unwrap();
-    let mut busy = Client::new(dialled);
-    // in the middle of its handshake: nothing was promised to it
-    let mut half = connector.get_ref().connect().await.unwrap().into_parts().0;
+    let io = connector.connect().await.unwrap().into_parts().0;
+    let mut busy = tls_client(&authority, io).await;
+    // A connection within its handshake is closed at once.
+    let mut half = connector.connect().await.unwrap().into_parts().0;
     half.write_all(&[0x16, 3, 1]).await.unwrap();
     busy.send("wait\n").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -200,7 +195,7 @@ async fn a_shutdown_drains_sessions_over_tls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_hangs_does_not_keep_the_close_notify_from_the_peer() {
+async fn hanging_handler_does_not_prevent_the_close_notify() {
     let authority = Authority::new();
     let (ours, theirs) = duplex(64 * 1024);
     let connection = Connection::new(ours);
@@ -209,34 +204,22 @@ async fn a_handler_that_hangs_does_not_keep_the_close_notify_from_the_peer() {
         .layer(TlsLayer::new(settings(&authority).load().unwrap()))
         .service(app());
     let task = tokio::spawn(stack.oneshot(connection));
-    let connector =
-        tower::service_fn(async |transport| Ok::<_, BoxError>(Connection::new(transport)));
-    let layer =
-        TlsConnectLayer::new(trusting(&authority)).with_server_name(NAME.try_into().unwrap());
-    let dialled = ServiceBuilder::new()
-        .layer(layer)
-        .map_request(|Nameless(transport)| transport)
-        .service(connector)
-        .oneshot(Nameless(theirs))
-        .await
-        .unwrap();
-    let mut stream = dialled.into_parts().0;
-    stream.write_all(b"wait\n").await.unwrap();
-    stream.flush().await.unwrap();
+    let mut client = tls_client(&authority, theirs).await;
+    client.send("wait\n").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(handle.in_flight(), 1);
-    let begun = Instant::now();
+    let start = Instant::now();
     handle.close_with(CloseReason::Shutdown);
-    // without a `close_notify` this is an error
-    let read = stream.read(&mut [0; 16]).await.unwrap();
-    assert_eq!((read, begun.elapsed().as_secs()), (0, 5));
-    drop(stream);
+    // Without a `close_notify` the read would fail.
+    let read = client.stream.read(&mut [0; 16]).await.unwrap();
+    assert_eq!((read, start.elapsed().as_secs()), (0, 5));
+    drop(client);
     let closed = task.await.unwrap().unwrap();
     assert!(closed.source.unwrap().is::<DrainDeadlineExceeded>());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_does_not_read_is_cut_off_by_the_drain_deadline() {
+async fn peer_that_does_not_read_is_cut_off_at_the_drain_deadline() {
     let authority = Authority::new();
     let (ours, theirs) = duplex(4096);
     let config = settings(&authority).load().unwrap();
@@ -246,35 +229,34 @@ async fn a_peer_that_does_not_read_is_cut_off_by_the_drain_deadline() {
         .layer(TlsLayer::new(config))
         .service(app());
     let task = tokio::spawn(stack.oneshot(connection));
-    let connector =
-        tower::service_fn(async |transport| Ok::<_, BoxError>(Connection::new(transport)));
-    let layer =
-        TlsConnectLayer::new(trusting(&authority)).with_server_name(NAME.try_into().unwrap());
-    let dialled = ServiceBuilder::new()
-        .layer(layer)
-        .map_request(|Nameless(transport)| transport)
-        .service(connector)
-        .oneshot(Nameless(theirs))
-        .await
-        .unwrap();
-    let mut client = Client::new(dialled);
+    let mut client = tls_client(&authority, theirs).await;
     client.send(&format!("{}\n", "x".repeat(100_000))).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let begun = Instant::now();
+    let start = Instant::now();
     handle.close();
     let closed = task.await.unwrap().unwrap();
-    assert_eq!(begun.elapsed(), Duration::from_secs(5));
+    assert_eq!(start.elapsed(), Duration::from_secs(5));
     assert_eq!(closed.reason, CloseReason::Local);
     assert!(closed.source.unwrap().is::<DrainDeadlineExceeded>());
 }
 
-/// A transport as a target that says no name.
-struct Nameless<T>(T);
-
-impl<T> TlsTarget for Nameless<T> {
-    fn server_name(&self) -> Option<ServerName<'static>> {
-        None
-    }
+/// Runs the client's side of a handshake over `transport`.
+async fn tls_client<T>(authority: &Authority, transport: T) -> Client<T>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut transport = Some(transport);
+    let connector = tower::service_fn(move |()| {
+        let connection = transport.take().map(Connection::new);
+        async { connection.ok_or_else(|| BoxError::from("connected twice")) }
+    });
+    let connection = ServiceBuilder::new()
+        .layer(TlsConnectLayer::new(trusting(authority)).with_server_name(NAME.try_into().unwrap()))
+        .service(connector)
+        .oneshot(())
+        .await
+        .unwrap();
+    Client::new(connection)
 }
 
 /// Counts the writes of a stream.
@@ -326,7 +308,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn replies_of_one_turn_leave_in_one_write() {
+async fn replies_of_one_poll_leave_in_one_write() {
     let authority = Authority::new();
     let writes = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&writes);
@@ -349,7 +331,7 @@ async fn replies_of_one_turn_leave_in_one_write() {
 }
 
 #[tokio::test]
-async fn over_tcp_the_name_comes_with_the_target() {
+async fn server_name_comes_from_the_target_over_tcp() {
     let authority = Authority::new();
     let issued = authority.issue("localhost");
     let config = ServerTls::new(issued.chain(), issued.key());
@@ -371,10 +353,10 @@ async fn over_tcp_the_name_comes_with_the_target() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_resolves_when_its_bytes_have_left_tls_and_not_before() {
+async fn send_resolves_only_after_its_bytes_have_left_tls() {
     let authority = Authority::new();
     let (sessions, mut session) = mpsc::unbounded_channel();
-    // so small that not even one record fits
+    // Smaller than a single record.
     let (listener, connector) = memory(1024);
     let stack = ServiceBuilder::new()
         .layer(TlsLayer::new(settings(&authority).load().unwrap()))
@@ -385,16 +367,12 @@ async fn a_send_resolves_when_its_bytes_have_left_tls_and_not_before() {
             async move { sent.map(|()| None::<String>).map_err(BoxError::from) }
         });
     tokio::spawn(async move { getty::serve(listener, stack).await });
-    let connector = ServiceBuilder::new()
-        .layer(
-            TlsConnectLayer::new(trusting(&authority)).with_server_name(NAME.try_into().unwrap()),
-        )
-        .service(connector);
-    let mut client = Client::new(connector.oneshot(()).await.unwrap());
+    let io = connector.connect().await.unwrap().into_parts().0;
+    let mut client = tls_client(&authority, io).await;
     client.send("hello\n").await;
     let session = session.recv().await.unwrap();
 
-    // rustls takes all of it at once, and keeps it
+    // rustls buffers the whole message at once.
     let message = "x".repeat(10_000);
     let mut sending = task::spawn(session.send(message.clone()));
     assert_pending!(sending.poll());
@@ -405,7 +383,7 @@ async fn a_send_resolves_when_its_bytes_have_left_tls_and_not_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn slices_are_taken_together() {
+async fn vectored_write_takes_all_slices() {
     let authority = Authority::new();
     let server = Server::new(settings(&authority).load().unwrap());
     let mut client = server.connect(trusting(&authority)).await.unwrap();

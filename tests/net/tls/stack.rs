@@ -24,7 +24,7 @@ use super::kit::{Authority, Client, NAME, Server, app, settings, trusting};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What a production server has, over TCP with TLS, or without.
+/// Returns the stack of a production server over TCP, with or without TLS.
 fn full(
     tls: Option<TlsLayer>,
     registry: Registry<Session<String>>,
@@ -40,7 +40,7 @@ fn full(
         .option_layer(tls)
         .layer(WriteTimeoutLayer::new(MINUTE))
         .layer(ReadTimeoutLayer::new(MINUTE))
-        .layer(IdleTimeoutLayer::read(5 * MINUTE))
+        .layer(IdleTimeoutLayer::new(5 * MINUTE))
         .layer(CodecLayer::new(Lines::new()))
         .layer(RegistryLayer::new(registry))
         .layer(HeartbeatLayer::new(MINUTE, |_session| String::new()))
@@ -55,7 +55,7 @@ fn full(
 }
 
 #[tokio::test]
-async fn one_stack_serves_with_tls_and_without() {
+async fn one_stack_serves_with_and_without_tls() {
     let authority = Authority::new();
     for tls in [
         Some(TlsLayer::new(settings(&authority).load().unwrap())),
@@ -73,7 +73,7 @@ async fn one_stack_serves_with_tls_and_without() {
                 .into_future(),
         );
 
-        // one permit: each of these has it in turn, and those who have nothing to say in TLS give it back
+        // These connections share one permit in turn. A failed handshake releases it.
         if secured {
             let mut stranger = TcpStream::connect(address).await.unwrap();
             stranger.write_all(b"hello\n").await.unwrap();
@@ -106,7 +106,7 @@ async fn one_stack_serves_with_tls_and_without() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_boxed_stack_is_served_over_tls_too() {
+async fn boxed_stack_is_served_over_tls() {
     let authority = Authority::new();
     let tls = TlsLayer::new(settings(&authority).load().unwrap());
     let mut server = Server::with_stack(tls.layer(BoxPipeline::new(app())));
@@ -117,7 +117,7 @@ async fn a_boxed_stack_is_served_over_tls_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tls_may_be_inside_of_tls() {
+async fn tls_may_run_inside_tls() {
     let authority = Authority::new();
     let tls = || TlsLayer::new(settings(&authority).load().unwrap());
     let stack = ServiceBuilder::new()
@@ -136,7 +136,7 @@ async fn tls_may_be_inside_of_tls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_concurrency_limit_limits_handshakes_on_either_side_of_tls() {
+async fn concurrency_limit_applies_to_handshakes_on_either_side_of_tls() {
     let authority = Authority::new();
     let tls = || TlsLayer::new(settings(&authority).load().unwrap());
     for server in [

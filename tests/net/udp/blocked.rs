@@ -26,16 +26,16 @@ use super::{SOON, V4, Whole, ask, peer_of, receive, serve, soon};
 
 const IDLE: Duration = Duration::from_secs(60);
 
-/// Advances the clock while the thread does nothing else, like a call that blocks.
+/// Advances the clock while the thread does nothing else, like a blocking call.
 fn block(time: Duration) {
     let moved = Box::pin(advance(time)).now_or_never();
     assert!(
         moved.is_none(),
-        "the clock has moved, and the rest is a yield"
+        "the clock has advanced, and the future only yields"
     );
 }
 
-/// Keeps the paused clock from moving by itself, for as long as a test may take.
+/// Prevents the paused clock from advancing by itself during a test.
 fn hold_time() {
     let began = std::time::Instant::now();
     tokio::spawn(async move {
@@ -45,11 +45,11 @@ fn hold_time() {
     });
 }
 
-/// Polls the condition until it is true. Real time bounds the wait, because the clock is paused.
-async fn until(mut what: impl FnMut() -> bool) {
+/// Polls the condition until it is true. Real time limits the wait because the clock is paused.
+async fn until(mut condition: impl FnMut() -> bool) {
     let began = std::time::Instant::now();
-    while !what() {
-        assert!(began.elapsed() < SOON, "it should have come by now");
+    while !condition() {
+        assert!(began.elapsed() < SOON, "timed out");
         tokio::task::yield_now().await;
     }
 }
@@ -60,7 +60,7 @@ async fn hello(address: std::net::SocketAddr) -> UdpSocket {
     peer
 }
 
-/// An echo that does something before each answer to `act`.
+/// An echo that calls `act` before each answer to the message `act`.
 fn acting_echo(
     idle: Option<Duration>,
     act: impl Fn() + Send + Sync + 'static,
@@ -72,7 +72,7 @@ fn acting_echo(
     let act = Arc::new(act);
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(Whole))
-        .layer(IdleTimeoutLayer::read(idle.unwrap_or(Duration::MAX)))
+        .layer(IdleTimeoutLayer::new(idle.unwrap_or(Duration::MAX)))
         .layer(SessionLayer::new())
         .service_fn(move |request: Request<Bytes>| {
             let (seen, act) = (seen.clone(), Arc::clone(&act));
@@ -89,7 +89,7 @@ fn acting_echo(
 
 #[tokio::test(start_paused = true)]
 async fn peers_that_sent_while_the_thread_was_blocked_do_not_expire() {
-    // more than are read at once
+    // more than one poll reads
     const PEERS: usize = 300;
 
     hold_time();
@@ -117,7 +117,7 @@ async fn peers_that_sent_while_the_thread_was_blocked_do_not_expire() {
     for _ in 0..PEERS {
         talking.push(hello(address).await);
     }
-    // no peer sends meanwhile: the silence of all is excused, once
+    // no peer sends meanwhile: each silent peer is spared once
     assert_eq!(ask(&blocking, "act").await, "act");
     assert_eq!(monitor.stats().expired, 0);
 
@@ -130,19 +130,19 @@ async fn peers_that_sent_while_the_thread_was_blocked_do_not_expire() {
     assert_eq!(monitor.stats().overflowed, 0);
     until(|| monitor.stats().expired == 1).await;
     assert_eq!(monitor.peers(), PEERS + 1);
-    // the one that expired has another session
+    // the expired peer opens another session
     assert_eq!(ask(&silent, "hello").await, "hello");
     assert_eq!(monitor.peers(), PEERS + 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn session_whose_handler_blocks_is_not_idle_and_silent_after_that_it_is() {
+async fn session_whose_handler_blocks_is_idle_only_if_silent_after_that() {
     hold_time();
-    for in_place in [true, false] {
+    for inline in [true, false] {
         for (listener, layer) in [(Some(IDLE), None), (None, Some(IDLE))] {
             let listener = UdpListener::builder()
                 .with_idle_timeout(listener)
-                .with_turns_in_place(in_place)
+                .with_inline_polling(inline)
                 .bind(V4)
                 .await
                 .unwrap();
@@ -157,7 +157,7 @@ async fn session_whose_handler_blocks_is_not_idle_and_silent_after_that_it_is() 
             assert_eq!(ask(&peer, "hello").await, "hello");
             assert!(!session.is_closing());
             assert_eq!(monitor.peers(), 1);
-            // the second time in one silence it is closed
+            // it is closed the second time without a datagram in between
             for _ in 0..3 {
                 advance(2 * IDLE).await;
             }
@@ -216,8 +216,8 @@ async fn peer_that_waits_for_an_answer_does_not_expire() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn flood_does_not_keep_silent_peers_from_their_end() {
-    // more than the largest batch at all times
+async fn flood_does_not_prevent_the_expiry_of_silent_peers() {
+    // always more than the largest batch
     const WAITING: usize = 200;
 
     hold_time();

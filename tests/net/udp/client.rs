@@ -1,4 +1,4 @@
-//! A client with one peer.
+//! A client that is connected to one peer.
 
 use std::{io::ErrorKind, net::SocketAddr, time::Duration};
 
@@ -10,7 +10,7 @@ use getty::{
 };
 use tokio::{net::UdpSocket, sync::mpsc};
 
-use super::{V4, V6, Whole, serve, soon, telling_echo};
+use super::{V4, V6, Whole, reporting_echo, serve, soon};
 
 type Answers = mpsc::UnboundedReceiver<Bytes>;
 
@@ -38,7 +38,7 @@ async fn client_talks_to_its_peer_in_both_families() {
     for any in [V4, V6] {
         let listener = UdpListener::bind(any).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (stack, _sessions) = telling_echo();
+        let (stack, _sessions) = reporting_echo();
         let _server = serve(listener, stack);
         let (session, _task, mut answers) =
             soon(connect(UdpConnector::new(), address)).await.unwrap();
@@ -65,7 +65,7 @@ async fn client_talks_to_its_peer_in_both_families() {
 }
 
 #[tokio::test]
-async fn name_is_resolved_with_each_dial() {
+async fn name_is_resolved_at_each_dial() {
     let server = UdpSocket::bind(V4).await.unwrap();
     let port = server.local_addr().unwrap().port();
     let connection = UdpConnector::new()
@@ -82,7 +82,7 @@ async fn name_is_resolved_with_each_dial() {
 
 #[tokio::test]
 #[cfg(target_os = "linux")]
-async fn refusal_closes_a_client_unless_it_is_to_be_ignored() {
+async fn refusal_closes_a_client_unless_refusals_are_ignored() {
     let server = UdpSocket::bind(V4).await.unwrap();
     let address = server.local_addr().unwrap();
     drop(server);
@@ -122,9 +122,9 @@ async fn socket_connected_to_itself_is_refused() {
 }
 
 #[tokio::test]
-async fn probe_is_answered_or_met_with_silence_and_eats_no_datagram() {
+async fn probe_is_answered_or_ignored_and_drops_no_other_datagram() {
     let probing = UdpConnector::new().with_probe(Duration::from_millis(200));
-    // answered by a server that knows it
+    // answered by a server that recognizes the probe
     let listener = UdpListener::builder()
         .with_probes(ProbePolicy::Answer)
         .bind(V4)
@@ -132,7 +132,7 @@ async fn probe_is_answered_or_met_with_silence_and_eats_no_datagram() {
         .unwrap();
     let address = listener.local_addr().unwrap();
     let monitor = listener.monitor();
-    let (stack, _sessions) = telling_echo();
+    let (stack, _sessions) = reporting_echo();
     let _server = serve(listener, stack);
     let patient = UdpConnector::new().with_probe(Duration::from_secs(3600));
     let patient = patient.with_connect_timeout(Duration::from_secs(3600));
@@ -141,7 +141,7 @@ async fn probe_is_answered_or_met_with_silence_and_eats_no_datagram() {
     soon(session.send(Bytes::from("hello"))).await.unwrap();
     assert_eq!(soon(answers.recv()).await.unwrap(), "hello");
 
-    // discarded, as the Go library's servers do
+    // discarded, as by the Go library's servers
     let silent = UdpSocket::bind(V4).await.unwrap();
     let address = silent.local_addr().unwrap();
     let (_session, _task, _answers) = soon(connect(probing.clone(), address)).await.unwrap();
@@ -149,7 +149,7 @@ async fn probe_is_answered_or_met_with_silence_and_eats_no_datagram() {
     let (len, _) = soon(silent.recv_from(&mut buf)).await.unwrap();
     assert_eq!(&buf[..len], b"connect-ping");
 
-    // answered with something else, which is the session's
+    // another answer is delivered to the session
     let talkative = UdpSocket::bind(V4).await.unwrap();
     let address = talkative.local_addr().unwrap();
     let (dialled, ()) = tokio::join!(soon(connect(probing, address)), async {
@@ -161,7 +161,7 @@ async fn probe_is_answered_or_met_with_silence_and_eats_no_datagram() {
 }
 
 #[tokio::test]
-async fn answer_to_a_probe_is_no_message_and_empty_datagrams_after_it_are() {
+async fn answer_to_a_probe_is_not_a_message_but_later_empty_datagrams_are() {
     let server = UdpSocket::bind(V4).await.unwrap();
     let address = server.local_addr().unwrap();
     let probing = UdpConnector::new()
@@ -182,7 +182,7 @@ async fn answer_to_a_probe_is_no_message_and_empty_datagrams_after_it_are() {
 }
 
 #[tokio::test]
-async fn datagrams_travel_without_fragments_as_well() {
+async fn datagrams_are_exchanged_with_fragments_off() {
     let listener = UdpListener::builder()
         .with_fragments(false)
         .bind(V4)
@@ -190,7 +190,7 @@ async fn datagrams_travel_without_fragments_as_well() {
         .unwrap();
     let address = listener.local_addr().unwrap();
     let monitor = listener.monitor();
-    let (stack, _sessions) = telling_echo();
+    let (stack, _sessions) = reporting_echo();
     let _server = serve(listener, stack);
     let connector = UdpConnector::new().with_fragments(false);
     let (session, _task, mut answers) = soon(connect(connector, address)).await.unwrap();
@@ -204,11 +204,11 @@ async fn datagrams_travel_without_fragments_as_well() {
 
 #[tokio::test]
 #[cfg(target_os = "linux")]
-async fn probe_that_is_refused_fails_the_dial() {
+async fn refused_probe_fails_the_dial() {
     let address = UdpSocket::bind(V4).await.unwrap().local_addr().unwrap();
     let probing = UdpConnector::new().with_probe(Duration::from_secs(60));
     let Err(OpenError::Connect(error)) = soon(connect(probing, address)).await else {
-        panic!("nobody is there");
+        panic!("no server listens there");
     };
     let error: &ConnectError = error.downcast_ref().unwrap();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
@@ -216,8 +216,8 @@ async fn probe_that_is_refused_fails_the_dial() {
 
 #[tokio::test]
 #[cfg(target_os = "linux")]
-async fn dial_that_fails_tells_of_each_address_that_it_could_dial() {
-    // nobody else binds these ports meanwhile, and at these addresses nobody has
+async fn failed_dial_reports_each_address_that_it_tried() {
+    // no other process binds these ports meanwhile, and none listens at these addresses
     let taken = [UdpSocket::bind(V4).await, UdpSocket::bind(V4).await];
     let refusing = taken.each_ref().map(|taken| {
         let port = taken.as_ref().unwrap().local_addr().unwrap().port();
@@ -243,7 +243,7 @@ async fn dial_that_fails_tells_of_each_address_that_it_could_dial() {
 }
 
 #[tokio::test]
-async fn client_counts_what_it_drops() {
+async fn client_counts_dropped_datagrams() {
     let server = UdpSocket::bind(V4).await.unwrap();
     let address = server.local_addr().unwrap();
     let connector = UdpConnector::new().with_max_datagram(10);

@@ -1,4 +1,4 @@
-//! Many peers at once, and sessions that misbehave in their turn: on whose task they have it makes no difference.
+//! Many peers at once, and sessions that misbehave, with and without inline polling.
 
 use std::{
     collections::HashSet,
@@ -33,22 +33,22 @@ use tokio::{
 };
 use tower::{Service, layer::layer_fn};
 
-use super::{SOON, V4, Whole, ask, echo, peer_of, receive, serve, soon, telling_echo, until};
+use super::{SOON, V4, Whole, ask, echo, peer_of, receive, reporting_echo, serve, soon, until};
 
-async fn listen(in_place: bool) -> UdpListener {
-    let builder = UdpListener::builder().with_turns_in_place(in_place);
+async fn listen(inline: bool) -> UdpListener {
+    let builder = UdpListener::builder().with_inline_polling(inline);
     builder.bind(V4).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn thousands_of_peers_are_each_answered_by_a_session_of_their_own() {
+async fn thousands_of_peers_are_each_answered_by_a_separate_session() {
     const PEERS: usize = 2_000;
-    // what the socket's buffer holds for certain: the operating system drops what is beyond it
+    // certainly fits the socket's buffer; the operating system drops further datagrams
     const AT_ONCE: usize = 64;
-    for in_place in [true, false] {
-        let listener = listen(in_place).await;
+    for inline in [true, false] {
+        let listener = listen(inline).await;
         let (address, monitor) = (listener.local_addr().unwrap(), listener.monitor());
-        let (stack, mut sessions) = telling_echo();
+        let (stack, mut sessions) = reporting_echo();
         let _server = serve(listener, stack);
         let peers = stream::iter(0..PEERS).map(|_| peer_of(address));
         let peers: Vec<_> = peers.buffered(AT_ONCE).collect().await;
@@ -72,10 +72,10 @@ async fn thousands_of_peers_are_each_answered_by_a_session_of_their_own() {
 }
 
 #[tokio::test]
-async fn session_that_is_evicted_while_its_handler_works_still_answers_beside_the_next_one() {
-    for in_place in [true, false] {
+async fn session_evicted_during_a_handler_still_answers_beside_the_next_session() {
+    for inline in [true, false] {
         let builder = UdpListener::builder()
-            .with_turns_in_place(in_place)
+            .with_inline_polling(inline)
             .with_max_peers(1)
             .with_eviction(Eviction::LongestIdle);
         let listener = builder.bind(V4).await.unwrap();
@@ -108,7 +108,7 @@ async fn session_that_is_evicted_while_its_handler_works_still_answers_beside_th
         assert_eq!(ask(&other, "hello").await, "hello");
         soon(sessions.recv()).await.unwrap();
         soon(first.closing()).await;
-        assert!(!first.is_closed(), "its handler works");
+        assert!(!first.is_closed(), "its handler is in flight");
         assert_eq!(ask(&peer, "anybody there?").await, "anybody there?");
         let second = soon(sessions.recv()).await.unwrap();
         assert_ne!(first.id(), second.id());
@@ -118,18 +118,18 @@ async fn session_that_is_evicted_while_its_handler_works_still_answers_beside_th
     }
 }
 
-/// What a connection's future does beside what its stack does.
+/// Misbehavior of a connection's future.
 #[derive(Default)]
-struct Mischief {
-    /// Once.
+struct Faults {
+    /// Panics at the next poll. Reset by it.
     panics: AtomicBool,
     wakes_itself: AtomicBool,
     polls: AtomicUsize,
 }
 
-/// An echo whose connections' futures make mischief, where their peer's port is the `chosen` one.
-fn mischievous(
-    mischief: Arc<Mischief>,
+/// An echo whose connection futures misbehave if the peer's port is the `chosen` one.
+fn faulty(
+    faults: Arc<Faults>,
     chosen: u16,
     ends: mpsc::UnboundedSender<Closed>,
 ) -> impl Pipeline<UdpPeer> + Clone {
@@ -138,9 +138,9 @@ fn mischievous(
         .layer(SessionLayer::new())
         .service_fn(echo);
     ServiceBuilder::new()
-        .layer(layer_fn(move |inner| Mischievous {
+        .layer(layer_fn(move |inner| Faulty {
             inner,
-            mischief: Arc::clone(&mischief),
+            faults: Arc::clone(&faults),
             chosen,
             ends: ends.clone(),
         }))
@@ -148,23 +148,23 @@ fn mischievous(
 }
 
 #[derive(Clone)]
-struct Mischievous<S> {
+struct Faulty<S> {
     inner: S,
-    mischief: Arc<Mischief>,
+    faults: Arc<Faults>,
     chosen: u16,
     ends: mpsc::UnboundedSender<Closed>,
 }
 
-type Life = Pin<Box<dyn Future<Output = Result<Closed, BoxError>> + Send>>;
+type SessionFuture = Pin<Box<dyn Future<Output = Result<Closed, BoxError>> + Send>>;
 
-impl<S> Service<Connection<UdpPeer>> for Mischievous<S>
+impl<S> Service<Connection<UdpPeer>> for Faulty<S>
 where
     S: Service<Connection<UdpPeer>, Response = Closed, Error = BoxError>,
     S::Future: Send + 'static,
 {
     type Response = Closed;
     type Error = BoxError;
-    type Future = Life;
+    type Future = SessionFuture;
 
     fn poll_ready(
         &mut self,
@@ -173,78 +173,78 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, connection: Connection<UdpPeer>) -> Life {
+    fn call(&mut self, connection: Connection<UdpPeer>) -> SessionFuture {
         let handle = connection.handle().clone();
-        let (ends, mischief) = (self.ends.clone(), Arc::clone(&self.mischief));
+        let (ends, faults) = (self.ends.clone(), Arc::clone(&self.faults));
         handle.add_close_callback("test", "end", move |closed: &Closed| {
             let _ = ends.send(closed.clone());
         });
         let peer = handle.peer_addr().socket_addr().unwrap();
-        let mut life = Box::pin(self.inner.call(connection));
+        let mut future = Box::pin(self.inner.call(connection));
         if peer.port() != self.chosen {
-            return life;
+            return future;
         }
         Box::pin(poll_fn(move |cx| {
-            mischief.polls.fetch_add(1, Relaxed);
-            if mischief.wakes_itself.load(SeqCst) {
+            faults.polls.fetch_add(1, Relaxed);
+            if faults.wakes_itself.load(SeqCst) {
                 cx.waker().wake_by_ref();
             }
-            let polled = life.as_mut().poll(cx);
-            assert!(!mischief.panics.swap(false, SeqCst), "mischief");
+            let polled = future.as_mut().poll(cx);
+            assert!(!faults.panics.swap(false, SeqCst), "requested panic");
             polled
         }))
     }
 }
 
-/// A server with a mischievous session, whose peer is the first, and a good one.
-async fn mischief(
-    in_place: bool,
+/// A server with a misbehaving session, of the first peer, and a good one.
+async fn faults(
+    inline: bool,
 ) -> (
-    Arc<Mischief>,
+    Arc<Faults>,
     [UdpSocket; 2],
     mpsc::UnboundedReceiver<Closed>,
     JoinHandle<()>,
 ) {
-    let listener = listen(in_place).await;
+    let listener = listen(inline).await;
     let address = listener.local_addr().unwrap();
     let (bad, good) = (peer_of(address).await, peer_of(address).await);
     let (end, ends) = mpsc::unbounded_channel();
-    let mischief = Arc::<Mischief>::default();
+    let faults = Arc::<Faults>::default();
     let chosen = bad.local_addr().unwrap().port();
-    let stack = mischievous(Arc::clone(&mischief), chosen, end);
+    let stack = faulty(Arc::clone(&faults), chosen, end);
     let server = serve(listener, stack);
     for peer in [&bad, &good] {
         assert_eq!(ask(peer, "hello").await, "hello");
     }
-    (mischief, [bad, good], ends, server)
+    (faults, [bad, good], ends, server)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connection_that_panics_in_its_turn_takes_nobody_with_it() {
-    for in_place in [true, false] {
-        let (mischief, [bad, good], mut ends, server) = mischief(in_place).await;
+async fn connection_that_panics_when_polled_affects_no_other() {
+    for inline in [true, false] {
+        let (faults, [bad, good], mut ends, server) = faults(inline).await;
         for _ in 0..20 {
-            mischief.panics.store(true, SeqCst);
+            faults.panics.store(true, SeqCst);
             bad.send(b"panic").await.unwrap();
             let closed = soon(ends.recv()).await.unwrap();
             assert_eq!(closed.reason, CloseReason::Dropped);
             assert_eq!(ask(&good, "still there?").await, "still there?");
-            // what was answered to the first may come before
+            // an answer to the first datagram may arrive before
             while ask(&bad, "again").await != "again" {}
         }
-        assert!(ends.try_recv().is_err(), "each ended once");
+        assert!(ends.try_recv().is_err(), "each session ends once");
         assert!(!server.is_finished());
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connection_that_wakes_itself_for_ever_keeps_nobody_from_being_answered() {
-    for in_place in [true, false] {
-        let (mischief, [bad, good], _ends, _server) = mischief(in_place).await;
-        mischief.wakes_itself.store(true, SeqCst);
+async fn connection_that_always_wakes_itself_starves_no_other() {
+    for inline in [true, false] {
+        let (faults, [bad, good], _ends, _server) = faults(inline).await;
+        faults.wakes_itself.store(true, SeqCst);
         assert_eq!(ask(&bad, "go").await, "go");
-        let before = mischief.polls.load(Relaxed);
-        until(|| mischief.polls.load(Relaxed) > before + 10).await;
+        let before = faults.polls.load(Relaxed);
+        until(|| faults.polls.load(Relaxed) > before + 10).await;
         for n in 0..200 {
             let message = n.to_string();
             assert_eq!(ask(&good, &message).await, message);
@@ -254,10 +254,10 @@ async fn connection_that_wakes_itself_for_ever_keeps_nobody_from_being_answered(
 }
 
 #[tokio::test]
-async fn the_same_on_one_thread() {
-    for in_place in [true, false] {
-        let (mischief, [bad, good], _ends, _server) = mischief(in_place).await;
-        mischief.wakes_itself.store(true, SeqCst);
+async fn connection_that_always_wakes_itself_starves_no_other_on_one_thread() {
+    for inline in [true, false] {
+        let (faults, [bad, good], _ends, _server) = faults(inline).await;
+        faults.wakes_itself.store(true, SeqCst);
         for n in 0..100 {
             let message = n.to_string();
             assert_eq!(ask(&bad, &message).await, message);
@@ -267,11 +267,11 @@ async fn the_same_on_one_thread() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn session_that_closes_itself_in_its_turn_is_followed_by_another_of_the_same_peer() {
-    for in_place in [true, false] {
-        let listener = listen(in_place).await;
+async fn session_that_closes_itself_when_polled_is_followed_by_another_of_its_peer() {
+    for inline in [true, false] {
+        let listener = listen(inline).await;
         let (address, monitor) = (listener.local_addr().unwrap(), listener.monitor());
-        let (stack, mut sessions) = telling_echo();
+        let (stack, mut sessions) = reporting_echo();
         let _server = serve(listener, stack);
         let (peer, other) = (peer_of(address).await, peer_of(address).await);
         for n in 0..200 {
@@ -281,7 +281,7 @@ async fn session_that_closes_itself_in_its_turn_is_followed_by_another_of_the_sa
             peer.send(b"stop").await.unwrap();
             let mut session = soon(sessions.recv()).await.unwrap();
             if n == 0 {
-                // of the two that have opened
+                // two sessions have opened, in any order
                 let port = peer.local_addr().unwrap().port();
                 let second = soon(sessions.recv()).await.unwrap();
                 if second.peer_addr().socket_addr().unwrap().port() == port {
@@ -295,20 +295,20 @@ async fn session_that_closes_itself_in_its_turn_is_followed_by_another_of_the_sa
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_other_threads_send_to_sessions_in_the_midst_of_their_turns_arrives_in_order() {
+async fn messages_from_other_threads_arrive_in_order_while_sessions_are_polled() {
     const PEERS: usize = 16;
     const SENT: usize = 500;
-    for in_place in [true, false] {
-        let listener = listen(in_place).await;
+    for inline in [true, false] {
+        let listener = listen(inline).await;
         let address = listener.local_addr().unwrap();
-        let (stack, mut sessions) = telling_echo();
+        let (stack, mut sessions) = reporting_echo();
         let _server = serve(listener, stack);
         let mut tasks = Vec::new();
         for _ in 0..PEERS {
             let peer = peer_of(address).await;
             assert_eq!(ask(&peer, "e").await, "e");
             let session = soon(sessions.recv()).await.unwrap();
-            // how many may be on their way, so that the peer's socket has room for them
+            // limits the datagrams in flight to what the peer's socket buffers
             let room = Arc::new(Semaphore::new(32));
             let handle = runtime::Handle::current();
             let sender = {
@@ -347,8 +347,8 @@ async fn what_other_threads_send_to_sessions_in_the_midst_of_their_turns_arrives
 }
 
 #[test]
-fn end_of_the_runtime_in_the_midst_of_a_turn_ends_each_session_once() {
-    for (in_place, workers) in [(true, 1), (true, 2), (false, 1), (false, 2)] {
+fn end_of_the_runtime_during_a_poll_ends_each_session_once() {
+    for (inline, workers) in [(true, 1), (true, 2), (false, 1), (false, 2)] {
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(workers)
             .enable_all()
@@ -381,7 +381,7 @@ fn end_of_the_runtime_in_the_midst_of_a_turn_ends_each_session_once() {
                 async { Ok::<_, BoxError>(message) }
             }));
         let address = runtime.block_on(async {
-            let listener = listen(in_place).await;
+            let listener = listen(inline).await;
             let address = listener.local_addr().unwrap();
             drop(serve(listener, stack));
             address
@@ -401,19 +401,19 @@ fn end_of_the_runtime_in_the_midst_of_a_turn_ends_each_session_once() {
         for peer in &peers {
             peer.send(b"more").unwrap();
         }
-        let (dropped, is_dropped) = sync_mpsc::channel();
+        let (dropped, drop_done) = sync_mpsc::channel();
         let drops = thread::spawn(move || {
             drop(runtime);
             dropped.send(()).unwrap();
         });
-        // either order is to do: the drop may have come to the session that is in its turn, or not
+        // both orders must work: the drop may or may not have reached the session that is polled
         thread::yield_now();
         word.send(()).unwrap();
-        is_dropped
+        drop_done
             .recv_timeout(SOON)
-            .expect("nothing waits for itself");
+            .expect("the drop does not deadlock");
         drops.join().unwrap();
-        // a datagram that comes between the end of its session and that of the reader opens another
+        // a datagram between the end of its session and the end of the reader opens another session
         let [opened, ended] = [opened, ends].map(|ids| {
             let mut ids: Vec<u64> = ids.iter().collect();
             ids.sort_unstable();
@@ -424,7 +424,7 @@ fn end_of_the_runtime_in_the_midst_of_a_turn_ends_each_session_once() {
     }
 }
 
-/// Sends for ever.
+/// Sends without end.
 fn flood(peer: Arc<UdpSocket>) -> JoinHandle<()> {
     tokio::spawn(async move {
         loop {
@@ -435,13 +435,13 @@ fn flood(peer: Arc<UdpSocket>) -> JoinHandle<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn shutdown_drains_sessions_that_have_their_turns() {
+async fn shutdown_drains_sessions_while_they_are_polled() {
     const PEERS: usize = 40;
-    for in_place in [true, false] {
-        let listener = listen(in_place).await;
+    for inline in [true, false] {
+        let listener = listen(inline).await;
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let (stack, mut sessions) = telling_echo();
+        let (stack, mut sessions) = reporting_echo();
         let server = getty::serve(listener, stack).with_graceful_shutdown(async move {
             let _ = stopped.await;
         });

@@ -18,12 +18,12 @@ use getty::{
 use tokio::{net::UdpSocket, sync::mpsc};
 
 use super::{
-    V4, V6, Whole, ask, assert_answers_from_where_asked, peer_of, receive, serve, soon, until,
+    V4, V6, Whole, ask, assert_answers_from_destination, peer_of, receive, serve, soon, until,
 };
 
 type Sessions = mpsc::UnboundedReceiver<Session<Datagram<Bytes>>>;
 
-fn telling_echo() -> (impl Pipeline<UdpEndpointIo> + Clone, Sessions) {
+fn reporting_echo() -> (impl Pipeline<UdpEndpointIo> + Clone, Sessions) {
     let (opened, sessions) = mpsc::unbounded_channel();
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(Whole))
@@ -51,7 +51,7 @@ async fn reply_goes_to_its_sender_and_all_peers_share_the_session() {
         let endpoint = UdpEndpoint::bind(any).await.unwrap();
         let address = endpoint.local_addr();
         let monitor = endpoint.monitor();
-        let (stack, mut sessions) = telling_echo();
+        let (stack, mut sessions) = reporting_echo();
         let _server = serve(endpoint, stack);
         let session = soon(sessions.recv()).await.unwrap();
         let peers = [
@@ -59,7 +59,7 @@ async fn reply_goes_to_its_sender_and_all_peers_share_the_session() {
             peer_of(address).await,
             peer_of(address).await,
         ];
-        // all ask before any is answered, so that what leaves next to one another goes to different peers
+        // all send before any is answered, so that consecutive answers go to different peers
         for round in 0..10 {
             for (n, peer) in peers.iter().enumerate() {
                 for part in 0..3 {
@@ -81,10 +81,10 @@ async fn reply_goes_to_its_sender_and_all_peers_share_the_session() {
 }
 
 #[tokio::test]
-async fn session_sends_to_whomever_it_names() {
+async fn session_sends_to_any_peer_that_it_names() {
     let endpoint = UdpEndpoint::bind(V4).await.unwrap();
     let address = endpoint.local_addr();
-    let (stack, mut sessions) = telling_echo();
+    let (stack, mut sessions) = reporting_echo();
     let _server = serve(endpoint, stack);
     let session = soon(sessions.recv()).await.unwrap();
     let peers = [peer_of(address).await, peer_of(address).await];
@@ -109,10 +109,10 @@ async fn session_sends_to_whomever_it_names() {
         source.downcast_ref::<MessageTooLong>().unwrap().limit,
         65_507
     );
-    // bytes alone name no peer
+    // raw bytes have no peer
     let refused = soon(session.send_raw(Bytes::from("to whom?"))).await;
     assert!(matches!(refused, Err(SendError::Encode(_))));
-    // what was refused has not shifted what follows
+    // the refused message has not shifted the later ones
     soon(session.send(Datagram::to(to, Bytes::from("last"))))
         .await
         .unwrap();
@@ -129,7 +129,7 @@ async fn bad_empty_and_long_datagrams_are_skipped_and_counted() {
         .with_probes(ProbePolicy::Answer);
     let monitor = endpoint.monitor();
     let peer = peer_of(endpoint.local_addr()).await;
-    let (stack, mut sessions) = telling_echo();
+    let (stack, mut sessions) = reporting_echo();
     let _server = serve(endpoint, stack);
     let session = soon(sessions.recv()).await.unwrap();
     peer.send(b"bad").await.unwrap();
@@ -144,17 +144,17 @@ async fn bad_empty_and_long_datagrams_are_skipped_and_counted() {
 }
 
 #[tokio::test]
-async fn session_that_has_closed_is_followed_by_another_on_the_same_socket() {
+async fn closed_session_is_followed_by_another_on_the_same_socket() {
     let endpoint = UdpEndpoint::bind(V4).await.unwrap();
     let peer = peer_of(endpoint.local_addr()).await;
-    let (stack, mut sessions) = telling_echo();
+    let (stack, mut sessions) = reporting_echo();
     let _server = serve(endpoint, stack);
     for (last, reason) in [
         ("fail", CloseReason::Handler),
         ("stop", CloseReason::Local),
         ("stop", CloseReason::Local),
     ] {
-        // what comes while the old session ends is lost with it, so one may have to ask again
+        // a datagram that arrives while the old session ends would be lost with it
         peer.send(b"hello").await.unwrap();
         let session = soon(sessions.recv()).await.unwrap();
         assert_eq!(receive(&peer).await, "hello");
@@ -164,31 +164,31 @@ async fn session_that_has_closed_is_followed_by_another_on_the_same_socket() {
 }
 
 #[tokio::test]
-async fn stack_that_refuses_the_session_does_not_spin() {
+async fn stack_that_refuses_the_session_is_not_called_in_a_loop() {
     let endpoint = UdpEndpoint::bind(V4).await.unwrap();
     let monitor = endpoint.monitor();
     let peer = peer_of(endpoint.local_addr()).await;
-    let (asked, mut times) = mpsc::unbounded_channel();
+    let (calls, mut called) = mpsc::unbounded_channel();
     let stack = service_fn(move |connection: Connection<UdpEndpointIo>| {
-        let told = asked.send(());
+        let sent = calls.send(());
         drop(connection);
         async move {
-            told.map_err(BoxError::from)
+            sent.map_err(BoxError::from)
                 .and(Err::<Closed, _>("never".into()))
         }
     });
     let _server = serve(endpoint, stack);
-    soon(times.recv()).await.unwrap();
+    soon(called.recv()).await.unwrap();
     for n in 1..=3 {
         peer.send(b"hello").await.unwrap();
         until(|| monitor.stats().ignored >= n).await;
     }
-    // the datagrams are gone by now: whoever was asked again was so at most once for each
-    assert!(times.len() <= 3);
+    // the datagrams have been dropped, so the stack was called at most once for each
+    assert!(called.len() <= 3);
 }
 
 #[tokio::test]
-async fn heartbeats_name_their_peer_and_errors_are_answered() {
+async fn heartbeats_have_a_peer_and_errors_are_answered() {
     let endpoint = UdpEndpoint::bind(V4).await.unwrap();
     let peer = peer_of(endpoint.local_addr()).await;
     let to = peer.local_addr().unwrap();
@@ -212,17 +212,17 @@ async fn each_datagram_is_answered_from_the_address_that_it_was_sent_to() {
     for any in ["0.0.0.0:0", "[::]:0"] {
         let endpoint = UdpEndpoint::bind(any).await.unwrap();
         let port = endpoint.local_addr().port();
-        let (stack, _sessions) = telling_echo();
+        let (stack, _sessions) = reporting_echo();
         let _server = serve(endpoint, stack);
-        assert_answers_from_where_asked(port).await;
+        assert_answers_from_destination(port).await;
     }
 }
 
 #[tokio::test]
-async fn datagram_leaves_from_the_address_that_it_names() {
+async fn datagram_is_sent_from_the_address_that_it_names() {
     let endpoint = UdpEndpoint::bind("0.0.0.0:0").await.unwrap();
     let port = endpoint.local_addr().port();
-    let (stack, mut sessions) = telling_echo();
+    let (stack, mut sessions) = reporting_echo();
     let _server = serve(endpoint, stack);
     let session = soon(sessions.recv()).await.unwrap();
     let peer = UdpSocket::bind(V4).await.unwrap();
@@ -244,7 +244,7 @@ async fn endpoint_can_be_driven_as_a_client() {
     let connection = Arc::new(Mutex::new(Some(endpoint.into_connection())));
     let connector = service_fn(move |()| {
         let connection = connection.lock().unwrap().take();
-        async move { connection.ok_or("it was taken before") }
+        async move { connection.ok_or("already taken") }
     });
     let (session, task) = getty::connect(connector, (), |link| {
         ServiceBuilder::new()
@@ -283,7 +283,7 @@ async fn endpoint_can_be_driven_as_a_client() {
 }
 
 #[tokio::test]
-async fn datagram_tells_where_it_came_to() {
+async fn datagram_has_the_local_address_that_it_was_sent_to() {
     let endpoint = UdpEndpoint::bind("0.0.0.0:0").await.unwrap();
     let port = endpoint.local_addr().port();
     let (seen, mut datagrams) = mpsc::unbounded_channel();
@@ -296,7 +296,7 @@ async fn datagram_tells_where_it_came_to() {
             async move { told.map(|()| datagram).map_err(BoxError::from) }
         });
     let _server = serve(endpoint, stack);
-    // connected: the operating system drops answers from elsewhere
+    // connected: the operating system drops answers from other addresses
     let peer = peer_of(SocketAddr::from(([127, 0, 0, 9], port))).await;
     assert_eq!(ask(&peer, "hello").await, "hello");
     let datagram = soon(datagrams.recv()).await.unwrap();

@@ -1,8 +1,10 @@
-//! Sockets whose send buffer is as small as there are, and full where the network is slower than we are.
+//! Sockets with the smallest send buffer, which is full if the network is slower than the
+//! sender.
 //!
-//! Over loopback a datagram leaves the buffer as soon as it is sent, so it never fills there, and the kernel sends datagrams
-//! of one length in one piece. With a loopback that is slow, or narrower than the datagrams, these tests see both
-//! otherwise; in a namespace of its own, as root:
+//! Over loopback a datagram leaves the buffer as soon as it is sent, so the buffer never fills,
+//! and the kernel sends datagrams of one length in one piece. Neither holds for a loopback that
+//! is slow or has a small MTU. To run these tests over one, as root in a separate network
+//! namespace:
 //!
 //! ```text
 //! cargo test --all-features --test net --no-run
@@ -10,7 +12,7 @@
 //! unshare -n sh -c 'ip link set lo up mtu 320 && NET udp::full'
 //! ```
 //!
-//! where `NET` is the program that the first line names.
+//! `NET` stands for the program whose path the first command prints.
 
 use std::fmt::Write as _;
 
@@ -22,15 +24,15 @@ use getty::{
 
 use super::{V4, Whole, peer_of, receive, serve};
 
-/// Datagrams that each peer is sent.
+/// Number of datagrams that each peer is sent.
 const ANSWERS: usize = 50;
 
-/// Some have one length and leave in one piece, some have not.
+/// Answers of which some consecutive ones have one length, and can be sent in one piece.
 fn answer(n: usize) -> String {
     let mut answer = format!("{n} ");
     let len = if n % 10 < 5 { 300 } else { 300 + n };
     while answer.len() < len {
-        write!(answer, "{n}.").expect("it is a string");
+        write!(answer, "{n}.").expect("a string accepts any text");
     }
     answer
 }
@@ -40,7 +42,7 @@ fn answers() -> impl Iterator<Item = Bytes> {
 }
 
 #[tokio::test]
-async fn full_send_buffer_holds_back_the_answers_of_all_peers_and_loses_none() {
+async fn full_send_buffer_delays_the_answers_of_all_peers_and_loses_none() {
     let listener = UdpListener::builder()
         .with_send_buffer_size(1)
         .bind(V4)
@@ -67,7 +69,7 @@ async fn full_send_buffer_holds_back_the_answers_of_all_peers_and_loses_none() {
 }
 
 #[tokio::test]
-async fn full_send_buffer_of_an_endpoint_loses_nothing_either() {
+async fn full_send_buffer_of_an_endpoint_loses_no_answer() {
     let socket = std::net::UdpSocket::bind(V4).unwrap();
     socket2::SockRef::from(&socket)
         .set_send_buffer_size(1)

@@ -1,4 +1,4 @@
-//! What bounds the memory that peers can make a listener hold, and what happens there.
+//! Limits on the memory that peers can make a listener use.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -16,7 +16,7 @@ use getty::{
 };
 use tokio::{net::UdpSocket, sync::mpsc};
 
-use super::{V4, V6, Whole, ask, peer_of, receive, serve, soon, telling_echo, until};
+use super::{V4, V6, Whole, ask, peer_of, receive, reporting_echo, serve, soon, until};
 
 #[tokio::test]
 async fn full_queue_drops_the_newest_or_the_oldest_and_counts_it() {
@@ -30,13 +30,13 @@ async fn full_queue_drops_the_newest_or_the_oldest_and_counts_it() {
         let listener = builder.bind(V4).await.unwrap();
         let monitor = listener.monitor();
         let peer = peer_of(listener.local_addr().unwrap()).await;
-        // nobody accepts yet, so that they wait in the peer's queue
+        // not accepted yet, so the datagrams stay in the peer's queue
         for n in 0..10 {
             peer.send(n.to_string().as_bytes()).await.unwrap();
         }
         until(|| monitor.stats().received == 10).await;
         assert_eq!(monitor.stats().overflowed, 7);
-        let (stack, mut sessions) = telling_echo();
+        let (stack, mut sessions) = reporting_echo();
         let _server = serve(listener, stack);
         for message in kept {
             assert_eq!(receive(&peer).await, message);
@@ -48,7 +48,7 @@ async fn full_queue_drops_the_newest_or_the_oldest_and_counts_it() {
 }
 
 #[tokio::test]
-async fn queue_is_bounded_in_bytes_and_has_room_for_one_whatever_its_length() {
+async fn queue_is_bounded_in_bytes_and_has_room_for_one_of_any_length() {
     let listener = UdpListener::builder()
         .with_queue(100, 1000)
         .bind(V4)
@@ -61,14 +61,14 @@ async fn queue_is_bounded_in_bytes_and_has_room_for_one_whatever_its_length() {
     }
     until(|| monitor.stats().received == 3).await;
     assert_eq!(monitor.stats().overflowed, 2);
-    let (stack, _sessions) = telling_echo();
+    let (stack, _sessions) = reporting_echo();
     let _server = serve(listener, stack);
     assert_eq!(receive(&peer).await.len(), 5000);
     assert_eq!(ask(&peer, "next").await, "next");
 }
 
 #[tokio::test]
-async fn handler_that_is_busy_bounds_its_own_queue_and_nobody_else_s() {
+async fn busy_handler_fills_only_the_queue_of_its_peer() {
     let listener = UdpListener::builder()
         .with_queue(2, 1024)
         .bind(V4)
@@ -101,7 +101,7 @@ async fn handler_that_is_busy_bounds_its_own_queue_and_nobody_else_s() {
         slow.send(n.to_string().as_bytes()).await.unwrap();
         assert_eq!(ask(&quick, "hello").await, "hello");
     }
-    // one is decoded and waits for the handler, two wait in the queue
+    // one is decoded and waits for the handler, two are in the queue
     until(|| monitor.stats().received == 21).await;
     assert_eq!(monitor.stats().overflowed, 7);
     drop(guard);
@@ -113,7 +113,7 @@ async fn handler_that_is_busy_bounds_its_own_queue_and_nobody_else_s() {
 }
 
 #[tokio::test]
-async fn new_peers_are_refused_when_there_are_enough() {
+async fn new_peers_are_refused_at_the_maximum() {
     let listener = UdpListener::builder()
         .with_max_peers(2)
         .bind(V4)
@@ -121,7 +121,7 @@ async fn new_peers_are_refused_when_there_are_enough() {
         .unwrap();
     let address = listener.local_addr().unwrap();
     let monitor = listener.monitor();
-    let (stack, mut sessions) = telling_echo();
+    let (stack, mut sessions) = reporting_echo();
     let _server = serve(listener, stack);
     let (one, two, three) = (
         peer_of(address).await,
@@ -139,14 +139,14 @@ async fn new_peers_are_refused_when_there_are_enough() {
 }
 
 #[tokio::test]
-async fn longest_idle_peer_makes_room_and_those_heard_once_go_first() {
+async fn longest_idle_peer_is_evicted_and_peers_heard_once_go_first() {
     let builder = UdpListener::builder()
         .with_max_peers(3)
         .with_eviction(Eviction::LongestIdle);
     let listener = builder.bind(V4).await.unwrap();
     let address = listener.local_addr().unwrap();
     let monitor = listener.monitor();
-    let (stack, mut sessions) = telling_echo();
+    let (stack, mut sessions) = reporting_echo();
     let _server = serve(listener, stack);
     let mut peers = Vec::new();
     let mut opened = Vec::new();
@@ -174,14 +174,14 @@ async fn longest_idle_peer_makes_room_and_those_heard_once_go_first() {
 }
 
 #[tokio::test]
-async fn peers_that_wait_to_be_accepted_are_bounded_and_forgotten_in_time() {
+async fn unaccepted_peers_are_bounded_and_dropped_after_their_timeout() {
     let builder = UdpListener::builder()
         .with_backlog(2)
         .with_accept_timeout(Duration::from_millis(50));
     let listener = builder.bind(V4).await.unwrap();
     let address = listener.local_addr().unwrap();
     let monitor = listener.monitor();
-    // all at once, before the first is read and its time begins
+    // all are sent before the first is read, when its time starts
     for _ in 0..5 {
         let peer = std::net::UdpSocket::bind(V4).unwrap();
         peer.send_to(b"hello", address).unwrap();
@@ -190,8 +190,8 @@ async fn peers_that_wait_to_be_accepted_are_bounded_and_forgotten_in_time() {
     assert!(monitor.stats().refused >= 3);
     until(|| monitor.peers() == 0).await;
     assert_eq!(monitor.stats().unaccepted, 2);
-    // it accepts as if nothing had been
-    let (stack, mut sessions) = telling_echo();
+    // the listener accepts again
+    let (stack, mut sessions) = reporting_echo();
     let _server = serve(listener, stack);
     assert_eq!(ask(&peer_of(address).await, "hello").await, "hello");
     soon(sessions.recv()).await.unwrap();
@@ -209,7 +209,7 @@ async fn flood_from_many_addresses_is_bounded_and_starves_no_live_peer() {
         let port = listener.local_addr().unwrap().port();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let monitor = listener.monitor();
-        let (stack, _sessions) = telling_echo();
+        let (stack, _sessions) = reporting_echo();
         let _server = serve(listener, stack);
         let mut live = Vec::new();
         for _ in 0..10 {
@@ -242,7 +242,7 @@ async fn flood_from_many_addresses_is_bounded_and_starves_no_live_peer() {
 #[tokio::test]
 async fn admit_hook_decides_who_gets_a_session() {
     let builder = UdpListener::builder().with_admit(|first| match first.payload {
-        b"panic" => panic!("of a hook"),
+        b"panic" => panic!("admit hook"),
         b"cookie?" => Admit::Answer(Bytes::from(first.peer.port().to_string())),
         payload if payload == first.peer.port().to_string().as_bytes() => Admit::Open,
         _ => Admit::Ignore,
@@ -250,7 +250,7 @@ async fn admit_hook_decides_who_gets_a_session() {
     let listener = builder.bind(V4).await.unwrap();
     let peer = peer_of(listener.local_addr().unwrap()).await;
     let monitor = listener.monitor();
-    let (stack, mut sessions) = telling_echo();
+    let (stack, mut sessions) = reporting_echo();
     let _server = serve(listener, stack);
     peer.send(b"hello").await.unwrap();
     peer.send(b"panic").await.unwrap();
@@ -261,7 +261,7 @@ async fn admit_hook_decides_who_gets_a_session() {
     assert_eq!(
         ask(&peer, "hello").await,
         "hello",
-        "the hook is asked once a session"
+        "the hook is called once per session"
     );
     soon(sessions.recv()).await.unwrap();
 }
@@ -281,7 +281,7 @@ async fn answer_to_a_probe_is_not_answered_by_another_server() {
             .parse()
             .unwrap();
         let monitor = listener.monitor();
-        let (stack, sessions) = telling_echo();
+        let (stack, sessions) = reporting_echo();
         drop(serve(listener, stack));
         servers.push((at, monitor, sessions));
     }
@@ -294,7 +294,7 @@ async fn answer_to_a_probe_is_not_answered_by_another_server() {
             assert_eq!(
                 ask(&peer, "hello").await,
                 "hello",
-                "nothing came before that"
+                "no datagram arrived before"
             );
             assert_eq!(monitor.stats().probes, u64::from(m <= n));
         }
@@ -318,7 +318,7 @@ async fn probe_is_delivered_discarded_or_answered() {
             .unwrap();
         let peer = peer_of(listener.local_addr().unwrap()).await;
         let monitor = listener.monitor();
-        let (stack, mut sessions) = telling_echo();
+        let (stack, mut sessions) = reporting_echo();
         let _server = serve(listener, stack);
         peer.send(b"connect-ping").await.unwrap();
         if policy == ProbePolicy::Answer {
@@ -337,7 +337,7 @@ async fn probe_is_delivered_discarded_or_answered() {
 }
 
 #[tokio::test]
-async fn callback_runs_for_a_peer_that_nobody_accepted() {
+async fn close_callback_runs_for_a_peer_that_was_not_accepted() {
     let listener = UdpListener::bind(V4).await.unwrap();
     let monitor = listener.monitor();
     peer_of(listener.local_addr().unwrap())
@@ -351,7 +351,7 @@ async fn callback_runs_for_a_peer_that_nobody_accepted() {
 }
 
 #[tokio::test]
-async fn stack_that_refuses_a_peer_lets_it_try_again() {
+async fn peer_that_the_stack_refused_may_try_again() {
     let listener = UdpListener::bind(V4).await.unwrap();
     let peer = peer_of(listener.local_addr().unwrap()).await;
     let monitor = listener.monitor();
@@ -379,7 +379,7 @@ async fn stack_that_refuses_a_peer_lets_it_try_again() {
 }
 
 #[tokio::test]
-async fn times_without_end_are_none() {
+async fn maximum_durations_disable_the_timeouts() {
     let listener = UdpListener::builder()
         .with_accept_timeout(Duration::MAX)
         .with_idle_timeout(Duration::MAX)
@@ -387,7 +387,7 @@ async fn times_without_end_are_none() {
         .await
         .unwrap();
     let address = listener.local_addr().unwrap();
-    let (stack, _sessions) = telling_echo();
+    let (stack, _sessions) = reporting_echo();
     let _server = serve(listener, stack);
     for _ in 0..2 {
         let peer = peer_of(address).await;

@@ -1,4 +1,4 @@
-//! A session a peer: how it begins, what it carries, how it ends.
+//! Sessions of a listener, one per peer: open, messages, close.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -15,17 +15,17 @@ use socket2::SockRef;
 use tokio::net::UdpSocket;
 
 use super::{
-    ASKED, V4, V6, Whole, ask, assert_answers_from_where_asked, peer_of, receive, serve, soon,
-    telling_echo, until,
+    DESTINATIONS, V4, V6, Whole, ask, assert_answers_from_destination, peer_of, receive,
+    reporting_echo, serve, soon, until,
 };
 
 #[tokio::test]
-async fn each_peer_has_a_session_of_its_own_in_both_families() {
+async fn each_peer_has_a_separate_session_in_both_families() {
     for any in [V4, V6] {
         let listener = UdpListener::bind(any).await.unwrap();
         let address = listener.local_addr().unwrap();
         let monitor = listener.monitor();
-        let (stack, mut sessions) = telling_echo();
+        let (stack, mut sessions) = reporting_echo();
         let _server = serve(listener, stack);
         let mut ids = Vec::new();
         for n in 0..3 {
@@ -51,14 +51,14 @@ async fn each_peer_has_a_session_of_its_own_in_both_families() {
 }
 
 #[tokio::test]
-async fn burst_is_answered_in_the_order_of_its_arrival() {
+async fn burst_is_answered_in_order_of_arrival() {
     let listener = UdpListener::bind(V4).await.unwrap();
     let peer = peer_of(listener.local_addr().unwrap()).await;
-    let (stack, _sessions) = telling_echo();
+    let (stack, _sessions) = reporting_echo();
     let _server = serve(listener, stack);
     for round in 0..20 {
         for n in 0..100 {
-            // of different lengths, so that answers leave together and alone
+            // of different lengths, so that some answers are sent together and others separately
             let message = format!("{round}.{n}{}", "x".repeat(n % 7));
             peer.send(message.as_bytes()).await.unwrap();
         }
@@ -70,11 +70,11 @@ async fn burst_is_answered_in_the_order_of_its_arrival() {
 }
 
 #[tokio::test]
-async fn session_that_has_closed_is_followed_by_another() {
+async fn closed_session_is_followed_by_another() {
     let listener = UdpListener::bind(V4).await.unwrap();
     let monitor = listener.monitor();
     let peer = peer_of(listener.local_addr().unwrap()).await;
-    let (stack, mut sessions) = telling_echo();
+    let (stack, mut sessions) = reporting_echo();
     let _server = serve(listener, stack);
     let mut last = 0;
     for _ in 0..3 {
@@ -89,7 +89,7 @@ async fn session_that_has_closed_is_followed_by_another() {
 }
 
 #[tokio::test]
-async fn silent_peer_expires_and_one_that_talks_stays() {
+async fn silent_peer_expires_and_an_active_peer_stays() {
     let idle = Duration::from_millis(300);
     let listener = UdpListener::builder()
         .with_idle_timeout(idle)
@@ -98,10 +98,10 @@ async fn silent_peer_expires_and_one_that_talks_stays() {
         .unwrap();
     let address = listener.local_addr().unwrap();
     let monitor = listener.monitor();
-    let (stack, mut sessions) = telling_echo();
+    let (stack, mut sessions) = reporting_echo();
     let _server = serve(listener, stack);
     let (silent, talking) = (peer_of(address).await, peer_of(address).await);
-    // the session itself is made a little later than its datagram is heard
+    // the session opens a little later than its datagram arrives
     let heard = Instant::now();
     ask(&silent, "once").await;
     let expiring = soon(sessions.recv()).await.unwrap();
@@ -115,7 +115,7 @@ async fn silent_peer_expires_and_one_that_talks_stays() {
     assert!(heard.elapsed() >= idle);
     assert!(!staying.is_closing());
     assert_eq!(monitor.stats().expired, 1);
-    // an empty datagram is a sign of life
+    // an empty datagram keeps the session alive
     while !staying.is_closed() && staying.last_read().elapsed() < 2 * idle {
         talking.send(b"").await.unwrap();
         tokio::task::yield_now().await;
@@ -129,7 +129,7 @@ async fn heartbeats_and_idle_timeouts_work_as_on_a_stream() {
     let peer = peer_of(listener.local_addr().unwrap()).await;
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(Whole))
-        .layer(IdleTimeoutLayer::read(Duration::from_millis(200)))
+        .layer(IdleTimeoutLayer::new(Duration::from_millis(200)))
         .layer(HeartbeatLayer::new(Duration::from_millis(20), |_| {
             Bytes::from("beat")
         }))
@@ -145,7 +145,11 @@ async fn heartbeats_and_idle_timeouts_work_as_on_a_stream() {
     assert_eq!(ask(&peer, "hello").await, "beat");
     assert_eq!(receive(&peer).await, "beat");
     until(|| monitor.peers() == 0).await;
-    assert_eq!(monitor.stats().expired, 0, "the layer was first");
+    assert_eq!(
+        monitor.stats().expired,
+        0,
+        "the layer closes the session first"
+    );
 }
 
 #[tokio::test]
@@ -179,7 +183,7 @@ async fn bad_datagram_is_skipped_and_counted_or_closes() {
 async fn shutdown_ends_all_sessions_and_frees_the_port() {
     let listener = UdpListener::bind(V4).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (stack, mut sessions) = telling_echo();
+    let (stack, mut sessions) = reporting_echo();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = getty::serve(listener, stack).with_graceful_shutdown(async {
         let _ = stopped.await;
@@ -212,7 +216,7 @@ async fn several_sockets_share_the_port_and_each_peer_has_one_session() {
         .unwrap();
     let address = listener.local_addr().unwrap();
     let monitor = listener.monitor();
-    let (stack, _sessions) = telling_echo();
+    let (stack, _sessions) = reporting_echo();
     let _server = serve(listener, stack);
     let mut peers = Vec::new();
     for _ in 0..40 {
@@ -229,13 +233,13 @@ async fn several_sockets_share_the_port_and_each_peer_has_one_session() {
 }
 
 #[tokio::test]
-async fn answers_come_from_the_address_that_was_asked() {
+async fn answers_are_sent_from_the_address_that_the_peer_used() {
     let listener = UdpListener::bind("0.0.0.0:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (stack, mut sessions) = telling_echo();
+    let (stack, mut sessions) = reporting_echo();
     let _server = serve(listener, stack);
     let asked = IpAddr::from(Ipv4Addr::new(127, 0, 0, 77));
-    // connected: the operating system drops answers from elsewhere
+    // connected: the operating system drops answers from other addresses
     let peer = peer_of((asked, port).into()).await;
     assert_eq!(ask(&peer, "hello").await, "hello");
     let session = soon(sessions.recv()).await.unwrap();
@@ -255,15 +259,15 @@ async fn each_datagram_is_answered_from_the_address_that_it_was_sent_to() {
             .unwrap();
         let port = listener.local_addr().unwrap().port();
         let monitor = listener.monitor();
-        let (stack, mut sessions) = telling_echo();
+        let (stack, mut sessions) = reporting_echo();
         let _server = serve(listener, stack);
-        assert_answers_from_where_asked(port).await;
+        assert_answers_from_destination(port).await;
         // as over TCP, a session has one address at each end
-        assert_eq!(monitor.peers(), ASKED.len());
-        for _ in ASKED {
+        assert_eq!(monitor.peers(), DESTINATIONS.len());
+        for _ in DESTINATIONS {
             let session = soon(sessions.recv()).await.unwrap();
             let local = session.local_addr().ip().unwrap();
-            assert!(ASKED.contains(&local.to_canonical()));
+            assert!(DESTINATIONS.contains(&local.to_canonical()));
             assert_eq!(session.get::<UdpInfo>().unwrap().local_ip(), Some(local));
         }
     }
@@ -278,12 +282,12 @@ async fn dual_stack_listener_has_peers_of_both_families() {
         .await
         .unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (stack, _sessions) = telling_echo();
+    let (stack, _sessions) = reporting_echo();
     let _server = serve(listener, stack);
     for host in ["127.0.0.1", "::1"] {
         let peer = peer_of((host.parse::<IpAddr>().unwrap(), port).into()).await;
         assert_eq!(ask(&peer, host).await, host);
-        // a burst leaves in one piece
+        // a burst is sent in one piece
         for n in 0..10 {
             peer.send(format!("{host} {n}").as_bytes()).await.unwrap();
         }
@@ -295,7 +299,7 @@ async fn dual_stack_listener_has_peers_of_both_families() {
 
 #[tokio::test]
 #[cfg(target_os = "linux")]
-async fn congestion_bits_reach_the_handler() {
+async fn ecn_bits_reach_the_handler() {
     let listener = UdpListener::bind(V4).await.unwrap();
     let peer = peer_of(listener.local_addr().unwrap()).await;
     let stack = ServiceBuilder::new()
@@ -318,17 +322,17 @@ async fn congestion_bits_reach_the_handler() {
 }
 
 #[tokio::test]
-async fn peer_that_nobody_listens_for_any_more_ends_no_listener() {
+async fn peer_whose_socket_is_gone_does_not_end_the_listener() {
     let listener = UdpListener::bind(V4).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (stack, mut sessions) = telling_echo();
+    let (stack, mut sessions) = reporting_echo();
     let _server = serve(listener, stack);
     let gone = peer_of(address).await;
     ask(&gone, "hello").await;
     let session = soon(sessions.recv()).await.unwrap();
     drop(gone);
     for _ in 0..10 {
-        // each of them is refused by the peer's machine
+        // the peer's machine refuses each datagram
         soon(session.send(Bytes::from("anybody?"))).await.unwrap();
     }
     let peer = peer_of(address).await;

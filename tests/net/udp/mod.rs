@@ -1,14 +1,14 @@
-//! UDP, with peers that are plain sockets.
+//! UDP listeners, endpoints and clients against plain sockets.
 
 mod blocked;
 mod client;
 mod crowd;
 mod endpoint;
 mod full;
+mod inline_polling;
 mod limits;
 mod listener;
 mod sizes;
-mod turns;
 
 use std::{
     future::IntoFuture,
@@ -27,29 +27,28 @@ use getty::{
 };
 use tokio::{net::UdpSocket, sync::mpsc, task::JoinHandle, time::timeout};
 
-/// How long anything may take that happens at once.
+/// Time limit of each step of a test.
 const SOON: Duration = Duration::from_secs(20);
 
 const V4: &str = "127.0.0.1:0";
 const V6: &str = "[::1]:0";
 
 async fn soon<F: IntoFuture>(future: F) -> F::Output {
-    timeout(SOON, future)
-        .await
-        .expect("it should have come by now")
+    timeout(SOON, future).await.expect("timed out")
 }
 
-/// Looks again and again until it is so.
-async fn until(mut what: impl FnMut() -> bool) {
+/// Polls the condition until it is true.
+async fn until(mut condition: impl FnMut() -> bool) {
     soon(async {
-        while !what() {
+        while !condition() {
             tokio::task::yield_now().await;
         }
     })
     .await;
 }
 
-/// A datagram as it is, even if it is empty; one that begins with `bad` cannot be decoded.
+/// A codec that passes datagrams through, even empty ones. Decoding fails if one starts with
+/// `bad`.
 #[derive(Clone, Copy, Debug)]
 struct Whole;
 
@@ -78,17 +77,17 @@ impl Encoder<Bytes> for Whole {
     }
 }
 
-/// Sends back what it is sent; a session that is told to stop does so.
+/// Returns the message. Closes the session on `stop`, and fails on `fail`.
 async fn echo(request: Request<Bytes>) -> Result<Reply<Bytes>, BoxError> {
     Ok(match &request.message()[..] {
         b"stop" => Reply::close(),
-        b"fail" => return Err("asked to".into()),
+        b"fail" => return Err("requested by the peer".into()),
         _ => Reply::one(request.into_message()),
     })
 }
 
-/// An echo, which tells of each session that opens.
-fn telling_echo() -> (
+/// An echo, with a channel that receives each session when it opens.
+fn reporting_echo() -> (
     impl Pipeline<UdpPeer> + Clone,
     mpsc::UnboundedReceiver<Session<Bytes>>,
 ) {
@@ -96,8 +95,8 @@ fn telling_echo() -> (
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(Whole))
         .layer(OnOpenLayer::new(move |session: Session<Bytes>| {
-            let told = opened.send(session);
-            async move { told.map_err(|_| BoxError::from("nobody listens")) }
+            let sent = opened.send(session);
+            async move { sent.map_err(|_| BoxError::from("the receiver is gone")) }
         }))
         .layer(SessionLayer::new())
         .service_fn(echo);
@@ -109,11 +108,11 @@ fn serve<L: Listener, S: Pipeline<L::Io>>(listener: L, stack: S) -> JoinHandle<(
     tokio::spawn(async move {
         getty::serve(listener, stack)
             .await
-            .expect("its stack is always ready");
+            .expect("the stack is always ready");
     })
 }
 
-/// A peer of whatever is at `address`.
+/// A socket that is connected to `address`.
 async fn peer_of(address: SocketAddr) -> UdpSocket {
     let any = if address.is_ipv4() { V4 } else { V6 };
     let peer = UdpSocket::bind(any).await.unwrap();
@@ -127,38 +126,39 @@ async fn receive(peer: &UdpSocket) -> Bytes {
     Bytes::copy_from_slice(&buf[..len])
 }
 
-/// Sends `message` and takes the answer.
+/// Sends `message` and returns the answer.
 async fn ask(peer: &UdpSocket, message: impl AsRef<[u8]>) -> Bytes {
     peer.send(message.as_ref()).await.unwrap();
     receive(peer).await
 }
 
 /// Local addresses that one peer sends to.
-const ASKED: [IpAddr; 3] = [
+const DESTINATIONS: [IpAddr; 3] = [
     IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1)),
     IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)),
     IpAddr::V4(Ipv4Addr::new(127, 0, 0, 77)),
 ];
 
-/// Has one socket ask an echo at each of the addresses in turn, before it takes any answer.
-async fn assert_answers_from_where_asked(port: u16) {
+/// Sends from one socket to an echo at each of the addresses, and checks the source of each
+/// answer.
+async fn assert_answers_from_destination(port: u16) {
     let peer = UdpSocket::bind(V4).await.unwrap();
-    let mut asked = Vec::new();
+    let mut sent = Vec::new();
     for n in 0..10 {
-        for ip in ASKED {
+        for ip in DESTINATIONS {
             let message = format!("{n} {ip}");
             peer.send_to(message.as_bytes(), (ip, port)).await.unwrap();
-            asked.push((message, SocketAddr::from((ip, port))));
+            sent.push((message, SocketAddr::from((ip, port))));
         }
     }
     let mut answers = Vec::new();
     let mut buf = [0; 64];
-    for _ in &asked {
+    for _ in &sent {
         let (len, from) = soon(peer.recv_from(&mut buf)).await.unwrap();
         answers.push((String::from_utf8_lossy(&buf[..len]).into_owned(), from));
     }
-    // of each address in order
-    asked.sort_by_key(|(_, to)| *to);
+    // the order is kept per address
+    sent.sort_by_key(|(_, to)| *to);
     answers.sort_by_key(|(_, from)| *from);
-    assert_eq!(answers, asked);
+    assert_eq!(answers, sent);
 }

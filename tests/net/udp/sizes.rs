@@ -1,16 +1,16 @@
-//! One datagram is one message, as long as it fits.
+//! Lengths of datagrams: the limits, truncation, and empty datagrams.
 
 use bytes::Bytes;
 use getty::{CloseReason, SendError, net::UdpListener, session::MessageTooLong};
 
-use super::{V4, V6, ask, peer_of, receive, serve, soon, telling_echo, until};
+use super::{V4, V6, ask, peer_of, receive, reporting_echo, serve, soon, until};
 
 #[tokio::test]
-async fn longest_datagrams_go_both_ways_in_both_families() {
+async fn longest_datagrams_are_exchanged_in_both_families() {
     for (any, longest) in [(V4, 65_507), (V6, 65_527)] {
         let listener = UdpListener::bind(any).await.unwrap();
         let peer = peer_of(listener.local_addr().unwrap()).await;
-        let (stack, mut sessions) = telling_echo();
+        let (stack, mut sessions) = reporting_echo();
         let _server = serve(listener, stack);
         for length in [1, 1200, 9000, 65_000, longest] {
             let message = vec![b'x'; length];
@@ -37,7 +37,7 @@ async fn longest_datagrams_go_both_ways_in_both_families() {
 }
 
 #[tokio::test]
-async fn lower_maximum_truncates_nothing_in_silence() {
+async fn lower_maximum_counts_each_truncated_datagram() {
     let listener = UdpListener::builder()
         .with_max_datagram(100)
         .bind(V4)
@@ -45,9 +45,9 @@ async fn lower_maximum_truncates_nothing_in_silence() {
         .unwrap();
     let peer = peer_of(listener.local_addr().unwrap()).await;
     let monitor = listener.monitor();
-    let (stack, mut sessions) = telling_echo();
+    let (stack, mut sessions) = reporting_echo();
     let _server = serve(listener, stack);
-    // of nobody that has a session: it opens none
+    // truncated: it opens no session
     peer.send(&[b'x'; 101]).await.unwrap();
     until(|| monitor.stats().truncated == 1).await;
     assert_eq!(monitor.peers(), 0);
@@ -59,7 +59,7 @@ async fn lower_maximum_truncates_nothing_in_silence() {
     assert_eq!(session.stats().skipped, 1);
     assert_eq!(monitor.stats().truncated, 2);
 
-    // nobody waits for these: one is skipped, and the session goes on
+    // no sender waits for these: the long one is skipped, and the session continues
     session.try_send(Bytes::from(vec![0; 101])).unwrap();
     soon(session.feed(Bytes::from("short"))).await.unwrap();
     assert_eq!(receive(&peer).await, "short");
@@ -69,13 +69,13 @@ async fn lower_maximum_truncates_nothing_in_silence() {
 }
 
 #[tokio::test]
-async fn empty_datagrams_reach_the_codec_only_if_asked_for() {
+async fn empty_datagrams_reach_the_codec_only_if_enabled() {
     for asked in [false, true] {
         let builder = UdpListener::builder().with_empty_datagrams(asked);
         let listener = builder.bind(V4).await.unwrap();
         let peer = peer_of(listener.local_addr().unwrap()).await;
         let monitor = listener.monitor();
-        let (stack, _sessions) = telling_echo();
+        let (stack, _sessions) = reporting_echo();
         let _server = serve(listener, stack);
         peer.send(b"").await.unwrap();
         if asked {
@@ -90,7 +90,7 @@ async fn empty_datagrams_reach_the_codec_only_if_asked_for() {
 }
 
 #[tokio::test]
-async fn message_too_long_closes_a_session_that_skips_nothing() {
+async fn message_that_is_too_long_closes_a_session_that_skips_nothing() {
     let listener = UdpListener::builder()
         .with_max_datagram(10)
         .bind(V4)

@@ -1,4 +1,4 @@
-//! The end of a WebSocket: codes, and the close handshake.
+//! Close codes and the close handshake.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use tokio::{
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_close_of_ours_waits_for_the_peer_s_and_ends_the_stream() {
+async fn close_waits_for_the_peers_close_frame_and_ends_the_stream() {
     let reasons = [
         (CloseReason::Local, 1000),
         (CloseReason::Shutdown, 1001),
@@ -24,7 +24,7 @@ async fn a_close_of_ours_waits_for_the_peer_s_and_ends_the_stream() {
         (CloseReason::SlowConsumer, 1008),
         (CloseReason::Handler, 1011),
         (WsClose::new(4001, "no such room").into(), 4001),
-        // never an invalid one
+        // An invalid code is not sent.
         (WsClose::new(1006, "lost").into(), 1011),
         (WsClose::new(77, "").into(), 1011),
     ];
@@ -36,7 +36,7 @@ async fn a_close_of_ours_waits_for_the_peer_s_and_ends_the_stream() {
         session.close_with(reason.clone());
         assert_eq!(peer.frame().await.unwrap().1, b"last words");
         assert_eq!(peer.closes().await, code);
-        // it waits for ours, and for nothing else
+        // The session waits for the peer's close frame only.
         peer.send(FIN | TEXT, b"too late").await;
         assert!(!session.is_closed());
         peer.write(&close_frame(1000, "")).await;
@@ -49,7 +49,7 @@ async fn a_close_of_ours_waits_for_the_peer_s_and_ends_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_are_handled_though_the_pongs_between_them_can_no_longer_be_written() {
+async fn messages_are_handled_if_pongs_between_them_cannot_be_written() {
     let handled = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let count = Arc::clone(&handled);
     let mut server = Server::new(WsLayer::new(), SessionLayer::new(), move |_| {
@@ -75,20 +75,20 @@ async fn messages_are_handled_though_the_pongs_between_them_can_no_longer_be_wri
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_hangs_does_not_keep_the_close_frame_from_the_peer() {
+async fn hanging_handler_does_not_prevent_the_close_frame() {
     let mut server = Server::new(WsLayer::new(), SessionLayer::new(), |_| {
         std::future::pending()
     });
     let mut peer = server.open().await;
     let session = server.session().await;
     peer.send(FIN | TEXT, b"hangs").await;
-    let begun = Instant::now();
+    let start = Instant::now();
     while session.in_flight() == 0 {
         advance(Duration::from_millis(1)).await;
     }
     session.close_with(CloseReason::Shutdown);
     assert_eq!(peer.closes().await, 1001);
-    assert_eq!(begun.elapsed().as_secs(), 5);
+    assert_eq!(start.elapsed().as_secs(), 5);
     peer.write(&close_frame(1001, "")).await;
     peer.ends().await;
     let closed = server.end().await;
@@ -97,7 +97,7 @@ async fn a_handler_that_hangs_does_not_keep_the_close_frame_from_the_peer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_is_no_text_is_never_sent_as_text_and_closes_with_1011() {
+async fn message_that_is_not_utf8_is_not_sent_as_text_and_closes_with_1011() {
     let (mut peer, handle) = raw_text_server().await;
     peer.send(FIN | TEXT, b"said first").await;
     assert_eq!(
@@ -110,11 +110,11 @@ async fn a_message_that_is_no_text_is_never_sent_as_text_and_closes_with_1011() 
     drop(peer);
     let closed = soon(handle.closed()).await;
     assert_eq!(closed.reason, CloseReason::Encode);
-    let source = closed.source.expect("somebody is to learn why").to_string();
+    let source = closed.source.expect("the reason is recorded").to_string();
     assert!(source.contains("not UTF-8"), "{source}");
 }
 
-/// Echoes bytes as text, whatever they are.
+/// Serves an echo that sends any bytes as text.
 async fn raw_text_server() -> (Peer, getty::ConnectionHandle) {
     let (opening, mut opened) = mpsc::unbounded_channel();
     let stack = ServiceBuilder::new()
@@ -137,17 +137,17 @@ async fn raw_text_server() -> (Peer, getty::ConnectionHandle) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_does_not_answer_our_close_is_given_up_at_the_drain_deadline() {
+async fn peer_that_sends_no_close_frame_is_dropped_at_the_drain_deadline() {
     let mut server = Server::echo(WsLayer::new());
     let mut peer = server.open().await;
     let session = server.session().await;
-    let began = Instant::now();
+    let start = Instant::now();
     session.close();
     assert_eq!(peer.closes().await, 1000);
     peer.ends().await;
     let closed = server.end().await;
     assert_eq!(closed.reason, CloseReason::Local);
-    let took = began.elapsed();
+    let took = start.elapsed();
     assert!(
         took >= Duration::from_secs(5) && took < Duration::from_secs(6),
         "{took:?}"
@@ -155,7 +155,7 @@ async fn a_peer_that_does_not_answer_our_close_is_given_up_at_the_drain_deadline
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_s_close_is_answered_with_its_code_which_the_record_tells() {
+async fn peers_close_frame_is_answered_with_its_code_and_recorded() {
     for (sent, code, reason) in [
         (close_frame(4002, "bored"), 4002, "bored"),
         (close_frame(1000, ""), 1000, ""),
@@ -165,7 +165,7 @@ async fn a_peer_s_close_is_answered_with_its_code_which_the_record_tells() {
         let mut peer = server.open().await;
         peer.send(FIN | TEXT, b"first").await;
         peer.write(&sent).await;
-        // after a close frame nothing counts
+        // Frames after a close frame are ignored.
         peer.send(FIN | PING, b"").await;
         peer.send(FIN | TEXT, b"second").await;
         assert_eq!(peer.frame().await.unwrap().1, b"first");
@@ -186,17 +186,17 @@ async fn a_peer_s_close_is_answered_with_its_code_which_the_record_tells() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_the_peer_s_close_handlers_finish_and_nothing_of_theirs_is_sent() {
+async fn handlers_finish_after_the_peers_close_and_nothing_is_sent() {
     let gate = Arc::new(Semaphore::new(0));
     let done = Arc::new(Semaphore::new(0));
-    let (waits, tells) = (Arc::clone(&gate), Arc::clone(&done));
-    let sessions = SessionLayer::new().in_flight(3);
+    let (entry, exit) = (Arc::clone(&gate), Arc::clone(&done));
+    let sessions = SessionLayer::new().with_in_flight(3);
     let mut server = Server::new(WsLayer::new(), sessions, move |request| {
-        let (waits, tells) = (Arc::clone(&waits), Arc::clone(&tells));
+        let (entry, exit) = (Arc::clone(&entry), Arc::clone(&exit));
         async move {
-            waits.acquire().await.unwrap().forget();
+            entry.acquire().await.unwrap().forget();
             tokio::task::yield_now().await;
-            tells.add_permits(1);
+            exit.add_permits(1);
             Some(request.into_message())
         }
     });
@@ -221,14 +221,14 @@ async fn after_the_peer_s_close_handlers_finish_and_nothing_of_theirs_is_sent() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_is_lost_has_a_reason_of_its_own() {
+async fn lost_connection_closes_with_code_1006() {
     let mut server = Server::echo(WsLayer::new());
     for part in [&b""[..], &frame(FIN | TEXT, b"cut off")[..5]] {
         let mut peer = server.open().await;
         peer.send(FIN | TEXT, b"whole").await;
         peer.write(part).await;
         peer.io.shutdown().await.unwrap();
-        // what came before is answered
+        // Earlier messages are answered.
         assert_eq!(peer.frame().await.unwrap().1, b"whole");
         peer.ends().await;
         let closed = server.end().await;
@@ -240,7 +240,7 @@ async fn a_connection_that_is_lost_has_a_reason_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn both_sides_may_close_at_once() {
+async fn both_sides_may_close_at_the_same_time() {
     let mut server = Server::echo(WsLayer::new());
     let mut peer = server.open().await;
     let session = server.session().await;
@@ -252,7 +252,7 @@ async fn both_sides_may_close_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_does_not_end_meets_the_read_timeout() {
+async fn incomplete_message_is_closed_by_the_read_timeout() {
     let (ended, mut ends) = mpsc::unbounded_channel();
     let stack = ServiceBuilder::new()
         .layer(getty::layers::CloseCallbackLayer::new(
@@ -276,7 +276,7 @@ async fn a_message_that_does_not_end_meets_the_read_timeout() {
     let io = connector.connect().await.unwrap().into_parts().0;
     let mut peer = Peer { io };
     peer.ask(&request("/", "")).await;
-    // a fragment every few seconds, for ever
+    // Sends a fragment every few seconds without an end.
     let drip = tokio::spawn(async move {
         let mut first = BINARY;
         while peer.io.write_all(&frame(first, b"x")).await.is_ok() {
@@ -290,7 +290,7 @@ async fn a_message_that_does_not_end_meets_the_read_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_large_message_may_take_longer_than_the_write_timeout_as_long_as_it_moves() {
+async fn large_message_may_exceed_the_write_timeout_while_it_progresses() {
     let mut server = Server::echo(WsLayer::new());
     let mut peer = server.open().await;
     let session = server.session().await;
@@ -298,7 +298,7 @@ async fn a_large_message_may_take_longer_than_the_write_timeout_as_long_as_it_mo
         let session = session.clone();
         async move { session.send(Message::binary(vec![7; 1 << 20])).await }
     });
-    // sixteen pieces, one every ten seconds: the timeout is 30 s
+    // Sixteen pieces, one every ten seconds. The timeout is 30 s.
     let mut rest = (1 << 20) + 10;
     while rest > 0 {
         tokio::time::sleep(Duration::from_secs(10)).await;
@@ -309,14 +309,14 @@ async fn a_large_message_may_take_longer_than_the_write_timeout_as_long_as_it_mo
     soon(sending).await.unwrap().unwrap();
     session.send(Message::text("and another")).await.unwrap();
     assert_eq!(peer.frame().await.unwrap().1, b"and another");
-    // one that moves nothing is not waited for
+    // Without progress the timeout applies.
     let sending = session.send(Message::binary(vec![7; 1 << 20]));
     assert!(soon(sending).await.is_err());
     assert_eq!(server.end().await.reason, CloseReason::WriteTimeout);
 }
 
 #[tokio::test(start_paused = true)]
-async fn pings_and_closes_leave_while_a_message_stack_is_made() {
+async fn pings_and_close_frames_are_sent_while_a_message_stack_is_created() {
     for refuses in [false, true] {
         let (opening, mut opened) = mpsc::unbounded_channel();
         let made = Arc::new(Semaphore::new(0));

@@ -1,4 +1,4 @@
-//! Plain sessions and WebSocket on one port.
+//! Byte-stream sessions and WebSocket on one port.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ fn serve_with(set: impl FnOnce(WsOrRawLayer) -> WsOrRawLayer) -> MemoryConnector
 }
 
 #[tokio::test(start_paused = true)]
-async fn both_are_served_by_one_stack_and_their_first_bytes_are_not_lost() {
+async fn one_stack_serves_both_and_keeps_their_first_bytes() {
     let connector = serve();
     let io = connector.connect().await.unwrap().into_parts().0;
     let mut ws = Peer { io };
@@ -74,7 +74,7 @@ async fn both_are_served_by_one_stack_and_their_first_bytes_are_not_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_waits_for_us_to_speak_first_is_a_plain_one() {
+async fn peer_that_waits_for_the_server_is_a_byte_stream_peer() {
     let connector = serve();
     let started = Instant::now();
     let io = connector.connect().await.unwrap().into_parts().0;
@@ -83,7 +83,7 @@ async fn a_peer_that_waits_for_us_to_speak_first_is_a_plain_one() {
     soon(io.read_line(&mut line)).await.unwrap();
     assert_eq!(line, "welcome\n");
     assert!(started.elapsed() < Duration::from_secs(2));
-    // and from now on whatever it says is plain
+    // From now on all its bytes belong to the stream.
     io.write_all(b"GET it\n").await.unwrap();
     line.clear();
     soon(io.read_line(&mut line)).await.unwrap();
@@ -91,10 +91,10 @@ async fn a_peer_that_waits_for_us_to_speak_first_is_a_plain_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn how_long_a_peer_may_say_nothing_can_be_set() {
+async fn detect_timeout_can_be_set() {
     for seconds in [3, 60] {
-        let patience = Duration::from_secs(seconds);
-        let connector = serve_with(|layer| layer.with_patience(patience));
+        let timeout = Duration::from_secs(seconds);
+        let connector = serve_with(|layer| layer.with_detect_timeout(timeout));
         let started = Instant::now();
         let io = connector.connect().await.unwrap().into_parts().0;
         let mut line = String::new();
@@ -107,7 +107,7 @@ async fn how_long_a_peer_may_say_nothing_can_be_set() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_plain_session_can_end_its_direction_alone() {
+async fn byte_stream_session_can_end_its_direction_alone() {
     let (finished, mut outcome) = mpsc::unbounded_channel();
     let stack = ServiceBuilder::new()
         .layer(WsOrRawLayer::new(
@@ -132,12 +132,12 @@ async fn a_plain_session_can_end_its_direction_alone() {
     let mut all = String::new();
     soon(io.read_to_string(&mut all)).await.unwrap();
     assert_eq!(all, "all there is\n");
-    // and this direction is still open
+    // The other direction is still open.
     io.write_all(b"more\n").await.unwrap();
 }
 
 #[test]
-fn its_transport_is_one() {
+fn detected_transport_is_a_transport() {
     fn check<T: getty::Transport>() {}
     check::<WsOrRawTransport<DuplexStream>>();
 }

@@ -1,4 +1,4 @@
-//! What is on the wire.
+//! Frames on the wire.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,14 +12,14 @@ use tokio::{sync::Semaphore, time::advance};
 use super::*;
 
 #[tokio::test]
-async fn messages_are_echoed_in_kind_and_whole() {
+async fn messages_are_echoed_whole_with_their_kind() {
     let server = Server::echo(WsLayer::new().with_max_message(1 << 20));
     let mut peer = server.open().await;
     for length in [0, 1, 125, 126, 127, 65535, 65536, 200_000] {
         let bytes: Vec<u8> = (0..length).map(|at: u32| (at % 251) as u8).collect();
         let text = "x".repeat(bytes.len());
         for (kind, payload) in [(BINARY, bytes), (TEXT, text.into_bytes())] {
-            // at the same time, for the pipe is short
+            // Concurrently, because the pipe is short.
             let sent = frame(FIN | kind, &payload);
             let (mut read, mut write) = tokio::io::split(peer.io);
             let writing = tokio::spawn(async move {
@@ -40,10 +40,10 @@ async fn messages_are_echoed_in_kind_and_whole() {
 }
 
 #[tokio::test]
-async fn fragments_become_one_message_with_pings_between_them() {
+async fn fragments_become_one_message_despite_pings_between_them() {
     let server = Server::echo(WsLayer::new());
     let mut peer = server.open().await;
-    // in the middle of a character, too
+    // One cut is within a character.
     peer.send(TEXT, b"h\xc3").await;
     peer.send(FIN | PING, b"are you there?").await;
     peer.send(0, b"").await;
@@ -56,7 +56,7 @@ async fn fragments_become_one_message_with_pings_between_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ping_is_answered_while_a_handler_is_busy_and_messages_wait_for_it() {
+async fn ping_is_answered_while_a_handler_is_busy_and_messages_wait() {
     let gate = Arc::new(Semaphore::new(0));
     let waits = Arc::clone(&gate);
     let server = Server::new(WsLayer::new(), SessionLayer::new(), move |request| {
@@ -84,7 +84,7 @@ async fn a_ping_is_answered_while_a_handler_is_busy_and_messages_wait_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pings_and_pongs_are_activity_of_the_peer() {
+async fn pings_and_pongs_count_as_activity_of_the_peer() {
     let mut server = Server::echo(WsLayer::new());
     let mut peer = server.open().await;
     let session = server.session().await;
@@ -103,7 +103,7 @@ async fn pings_and_pongs_are_activity_of_the_peer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn heartbeats_are_pings() {
+async fn heartbeats_are_sent_as_pings() {
     let stack = ServiceBuilder::new()
         .layer(WsLayer::new())
         .layer(CodecLayer::new(getty::codec::Text::new()))
@@ -124,39 +124,39 @@ async fn heartbeats_are_pings() {
 }
 
 #[tokio::test]
-async fn whoever_breaks_the_protocol_is_told_how_and_closed() {
+async fn protocol_violation_closes_with_its_code() {
     let long = [0; 65];
     let cases: Vec<(&str, Vec<u8>, u16)> = vec![
         ("a frame without a mask", vec![FIN | TEXT, 1, b'x'], 1002),
         ("a reserved bit", frame(FIN | 0x40 | TEXT, b"x"), 1002),
-        ("an unknown kind of data", frame(FIN | 3, b"x"), 1002),
-        ("an unknown kind of control", frame(FIN | 11, b""), 1002),
-        ("a ping in fragments", frame(PING, b""), 1002),
+        ("an unknown data opcode", frame(FIN | 3, b"x"), 1002),
+        ("an unknown control opcode", frame(FIN | 11, b""), 1002),
+        ("a fragmented ping", frame(PING, b""), 1002),
         ("a long ping", frame(FIN | PING, &[0; 126]), 1002),
-        ("a continuation of nothing", frame(FIN, b"x"), 1002),
+        ("a continuation without a message", frame(FIN, b"x"), 1002),
         (
             "a message within a message",
             [frame(TEXT, b"x"), frame(FIN | TEXT, b"y")].concat(),
             1002,
         ),
         ("half a code", frame(FIN | CLOSE, b"\x03"), 1002),
-        ("a code that is not to be sent", close_frame(1005, ""), 1002),
+        ("an invalid code", close_frame(1005, ""), 1002),
         ("bad text", frame(FIN | TEXT, b"\xff"), 1007),
         ("half a character", frame(FIN | TEXT, b"\xc3"), 1007),
         ("bad text in a fragment", frame(TEXT, b"\xffmore"), 1007),
         (
-            "a bad reason",
+            "a valid close frame",
             close_frame(1000, "").into_iter().chain([]).collect(),
             1000,
         ),
         ("a long message", frame(FIN | BINARY, &long), 1009),
         (
-            "a long message in fragments",
+            "a long fragmented message",
             [frame(BINARY, &long[..60]), frame(FIN, &long[..5])].concat(),
             1009,
         ),
         (
-            "a promise that is too long",
+            "a long length in a header",
             vec![
                 FIN | BINARY,
                 0xff,
@@ -176,19 +176,19 @@ async fn whoever_breaks_the_protocol_is_told_how_and_closed() {
             1009,
         ),
     ];
-    for (what, sent, code) in cases {
+    for (case, sent, code) in cases {
         let mut server = Server::echo(WsLayer::new().with_max_message(64));
         let mut peer = server.open().await;
         peer.send(FIN | TEXT, b"before").await;
         peer.write(&sent).await;
         let first = peer.frame().await.map(|(_, payload)| payload);
-        assert_eq!(first.as_deref(), Some(&b"before"[..]), "{what}");
-        assert_eq!(peer.closes().await, code, "{what}");
+        assert_eq!(first.as_deref(), Some(&b"before"[..]), "{case}");
+        assert_eq!(peer.closes().await, code, "{case}");
         peer.ends().await;
         drop(peer);
         let closed = server.end().await;
         if code != 1000 {
-            assert_eq!(protocol(&closed), code, "{what}");
+            assert_eq!(protocol(&closed), code, "{case}");
             let source = closed.source.unwrap();
             assert_eq!(source.downcast_ref::<WsError>().unwrap().close_code(), code);
         }
@@ -196,7 +196,7 @@ async fn whoever_breaks_the_protocol_is_told_how_and_closed() {
 }
 
 #[tokio::test]
-async fn bad_text_is_noticed_before_its_frame_is_complete() {
+async fn invalid_text_is_detected_before_its_frame_is_complete() {
     let mut server = Server::echo(WsLayer::new());
     let mut peer = server.open().await;
     let whole = frame(
@@ -210,7 +210,7 @@ async fn bad_text_is_noticed_before_its_frame_is_complete() {
 }
 
 #[tokio::test]
-async fn a_frame_may_be_bounded_more_closely_than_a_message() {
+async fn frame_may_have_a_lower_maximum_than_a_message() {
     let server = Server::echo(WsLayer::new().with_max_message(64).with_max_frame(16));
     let mut peer = server.open().await;
     for first in [BINARY, 0, 0, FIN] {
@@ -222,11 +222,11 @@ async fn a_frame_may_be_bounded_more_closely_than_a_message() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_pings_of_a_peer_that_does_not_read_the_last_is_answered() {
+async fn last_ping_is_answered_if_the_peer_does_not_read() {
     let server = Server::echo(WsLayer::new());
     let mut peer = server.open().await;
     let (read, mut write) = tokio::io::split(peer.io);
-    // far more than the pipe and the transport hold
+    // Far more than the pipe and the transport can hold.
     let flood = tokio::spawn(async move {
         for n in 0..20_000_u32 {
             let mut payload = [0; 100];
@@ -252,9 +252,9 @@ async fn of_pings_of_a_peer_that_does_not_read_the_last_is_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_pings_for_ever_and_reads_nothing_meets_the_write_timeout() {
+async fn peer_that_pings_and_never_reads_is_closed_by_the_write_timeout() {
     for with_messages in [false, true] {
-        // to messages there is no answer, so that nothing but pongs waits to be written
+        // The handler sends no replies, so only pongs are to be written.
         let sessions = SessionLayer::new().with_write_timeout(Duration::from_secs(10));
         let mut server = Server::new(WsLayer::new(), sessions, |_| async { None });
         let peer = server.open().await;
@@ -281,7 +281,7 @@ async fn a_peer_that_pings_for_ever_and_reads_nothing_meets_the_write_timeout() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_pings_and_reads_slowly_is_none_that_reads_nothing() {
+async fn peer_that_pings_and_reads_slowly_stays_connected() {
     let sessions = SessionLayer::new().with_write_timeout(Duration::from_secs(10));
     let mut server = Server::new(WsLayer::new(), sessions, |_| async { None });
     let peer = server.open().await;
@@ -302,7 +302,7 @@ async fn a_peer_that_pings_and_reads_slowly_is_none_that_reads_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_sent_by_many_tasks_at_once_arrives_frame_by_frame() {
+async fn concurrent_sends_arrive_as_whole_frames() {
     let mut server = Server::echo(WsLayer::new());
     let mut peer = server.open().await;
     let session = server.session().await;
@@ -330,9 +330,9 @@ async fn what_is_sent_by_many_tasks_at_once_arrives_frame_by_frame() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// However messages are cut into frames and frames into writes, they arrive whole, in order, in kind.
+    /// Messages arrive whole, in order and with their kind for any division into frames and writes.
     #[test]
-    fn messages_are_the_same_however_they_are_cut(
+    fn messages_arrive_whole_for_any_fragmentation(
         messages in prop::collection::vec((any::<bool>(), prop::collection::vec("[a-zä-ü]{0,40}", 1..5)), 1..8),
         pieces in prop::collection::vec(1_usize..50, 1..8),
     ) {
@@ -369,9 +369,9 @@ proptest! {
         });
     }
 
-    /// Whatever a peer sends, the session ends in an orderly way, or waits for more.
+    /// After any bytes from the peer, the session closes in order or waits for more.
     #[test]
-    fn garbage_neither_panics_nor_is_echoed_forever(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn garbage_neither_panics_nor_is_echoed_endlessly(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all().start_paused(true).build().unwrap();
         runtime.block_on(async {

@@ -1,4 +1,4 @@
-//! The opening handshake of a server.
+//! Opening handshake of a server.
 
 use getty::{
     SessionLayer, TransportKind,
@@ -21,7 +21,7 @@ fn refusal(closed: &Closed) -> StatusCode {
 }
 
 #[tokio::test]
-async fn a_request_is_answered_with_the_key_s_proof_and_its_facts_are_on_the_handle() {
+async fn request_is_accepted_and_becomes_an_attribute_of_the_handle() {
     let layer = WsLayer::new()
         .with_path("/chat")
         .with_protocols(["v2", "v1"])
@@ -31,7 +31,7 @@ async fn a_request_is_answered_with_the_key_s_proof_and_its_facts_are_on_the_han
     let more = "Sec-WebSocket-Protocol: v0, v1\r\nSec-WebSocket-Protocol: v2\r\nUser-Agent: test\r\n\
                 Cookie: a\r\nX-Trace: 7\r\nCookie: b\r\n\
                 Sec-WebSocket-Extensions: permessage-deflate\r\n";
-    // a frame may come right behind the request
+    // A frame may follow the request immediately.
     let mut bytes = request("/chat?room=7", more).into_bytes();
     bytes.extend(frame(FIN | TEXT, b"at once"));
     peer.write(&bytes).await;
@@ -48,7 +48,7 @@ async fn a_request_is_answered_with_the_key_s_proof_and_its_facts_are_on_the_han
     assert_eq!(facts.path(), "/chat");
     assert_eq!(facts.uri().query(), Some("room=7"));
     assert_eq!(facts.protocol(), Some("v2"));
-    // the fields that were named, and no others
+    // Only the named fields are kept.
     assert_eq!(facts.headers()[header::USER_AGENT], "test");
     let cookies: Vec<_> = facts.headers().get_all(header::COOKIE).iter().collect();
     assert_eq!(cookies, ["a", "b"]);
@@ -56,7 +56,7 @@ async fn a_request_is_answered_with_the_key_s_proof_and_its_facts_are_on_the_han
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_accepted_is_answered_with_its_status_and_closed() {
+async fn refused_request_receives_its_status_and_is_closed() {
     let ask = |line: &str, headers: &[(&str, &str)]| {
         let mut all = vec![
             ("Host", "example.com"),
@@ -81,7 +81,7 @@ async fn what_is_not_accepted_is_answered_with_its_status_and_closed() {
     let many = request("/chat", &many);
     let two_lengths = request("/chat", "Content-Length: 0\r\nContent-Length: 5\r\n");
     let two_heads = request("/chat", "\nGET /admin HTTP/1.1\r\nHost: example.com\r\n");
-    for (what, sent, status, says) in [
+    for (case, sent, status, expected) in [
         ("another path", ask("GET / HTTP/1.1", &[]), 404, ""),
         (
             "another method",
@@ -116,18 +116,18 @@ async fn what_is_not_accepted_is_answered_with_its_status_and_closed() {
         ),
         ("no host", ask(get, &[("Host", "")]), 400, ""),
         ("a body", ask(get, &[("Content-Length", "5")]), 400, ""),
-        ("a body, told second", two_lengths, 400, ""),
-        // whoever stands between takes what follows an empty line for another request
-        ("an empty line within", two_heads, 400, ""),
+        ("a second, different length", two_lengths, 400, ""),
+        // An intermediary parses bytes after an empty line as another request.
+        ("an empty line in the head", two_heads, 400, ""),
         ("HTTP/1.0", ask("GET /chat HTTP/1.0", &[]), 400, ""),
-        ("no HTTP", "hello\r\n\r\n".to_owned(), 400, ""),
+        ("not HTTP", "hello\r\n\r\n".to_owned(), 400, ""),
         (
             "another origin",
             ask(get, &[("Origin", "http://evil.com")]),
             403,
             "",
         ),
-        ("nobody's origin", ask(get, &[("Origin", "null")]), 403, ""),
+        ("the null origin", ask(get, &[("Origin", "null")]), 403, ""),
         ("a long head", ask(get, &[("Cookie", &long)]), 431, ""),
         ("many headers", many, 431, ""),
     ] {
@@ -136,22 +136,22 @@ async fn what_is_not_accepted_is_answered_with_its_status_and_closed() {
         let head = peer.ask(&sent).await.to_lowercase();
         assert!(
             head.starts_with(&format!("http/1.1 {status} ")),
-            "{what}: {head}"
+            "{case}: {head}"
         );
-        assert!(head.contains(says), "{what}: {head}");
+        assert!(head.contains(expected), "{case}: {head}");
         let mut body = String::new();
         soon(peer.io.read_to_string(&mut body)).await.unwrap();
         assert!(
             head.contains(&format!("content-length: {}\r\n", body.len())),
-            "{what}"
+            "{case}"
         );
         drop(peer);
-        assert_eq!(refusal(&server.end().await), status, "{what}");
+        assert_eq!(refusal(&server.end().await), status, "{case}");
     }
 }
 
 #[tokio::test]
-async fn pages_of_the_same_origin_or_of_those_that_are_listed_may_connect() {
+async fn pages_of_the_same_or_a_listed_origin_may_connect() {
     let same = "Origin: http://example.com\r\n";
     let listed = "Origin: https://other.example\r\n";
     let evil = "Origin: https://evil.example\r\n";
@@ -176,7 +176,7 @@ async fn pages_of_the_same_origin_or_of_those_that_are_listed_may_connect() {
 }
 
 #[tokio::test]
-async fn paths_origins_and_the_size_of_the_head_can_be_restricted() {
+async fn paths_origins_and_head_size_can_be_restricted() {
     let rooms = WsLayer::new().with_path_matcher(|path| path.starts_with("/room/"));
     let partners = WsLayer::new().with_origin_check(|origin| origin.ends_with(".example.com"));
     let small = WsLayer::new().with_max_head(8192, 6);
@@ -201,7 +201,7 @@ async fn paths_origins_and_the_size_of_the_head_can_be_restricted() {
 }
 
 #[tokio::test]
-async fn a_subprotocol_may_be_needed() {
+async fn subprotocol_may_be_required() {
     let layer = WsLayer::new().with_protocols(["v2"]);
     let server = Server::echo(layer.clone());
     let head = server.connect().await.ask(&request("/", "")).await;
@@ -209,13 +209,13 @@ async fn a_subprotocol_may_be_needed() {
         head.starts_with("HTTP/1.1 101 ") && !head.contains("protocol"),
         "{head}"
     );
-    let server = Server::echo(layer.with_protocol_needed());
+    let server = Server::echo(layer.with_protocol_required());
     let head = server.connect().await.ask(&request("/", "")).await;
     assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
 }
 
 #[tokio::test]
-async fn a_hook_sees_the_request_and_refuses_with_what_it_says() {
+async fn accept_hook_sees_the_request_and_may_refuse_it() {
     #[derive(Clone, Debug, PartialEq)]
     struct User(String);
     let layer = WsLayer::new().with_accept(|request, handle| async move {
@@ -252,7 +252,7 @@ async fn a_hook_sees_the_request_and_refuses_with_what_it_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn handshakes_that_stall_end_in_time_and_hold_nobody_up() {
+async fn stalled_handshakes_time_out_and_delay_no_other_connection() {
     let mut server = Server::echo(WsLayer::new());
     let whole = request("/", "");
     let mut stalled = Vec::new();
@@ -262,10 +262,10 @@ async fn handshakes_that_stall_end_in_time_and_hold_nobody_up() {
         stalled.push(peer);
     }
     advance(Duration::from_secs(9)).await;
-    // one that drips goes on no longer than the others
+    // Single bytes do not extend the timeout.
     stalled[0].write(b"G").await;
     server.open().await;
-    let _closed = server.end().await; // the one that was open
+    let _closed = server.end().await; // the open one
     for _ in 0..500 {
         let closed = server.end().await;
         assert_eq!(closed.reason, CloseReason::HandshakeTimeout, "{closed}");
@@ -273,18 +273,18 @@ async fn handshakes_that_stall_end_in_time_and_hold_nobody_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_leaves_in_the_handshake_is_refused_with_that() {
+async fn peer_that_closes_during_the_handshake_is_refused() {
     let mut server = Server::echo(WsLayer::new());
     drop(server.connect().await);
     let closed = server.end().await;
     assert_eq!(closed.reason, CloseReason::Refused);
     let source = closed.source.unwrap();
     let error = source.downcast_ref::<WsHandshakeError>().unwrap();
-    assert!(matches!(error, WsHandshakeError::Closed), "{error:?}");
+    assert!(matches!(error, WsHandshakeError::PeerClosed), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_is_closed_in_the_handshake_is_not_waited_for() {
+async fn connection_closed_during_the_handshake_ends_at_once() {
     let second = Duration::from_secs(1);
     let (ended, mut ends) = mpsc::unbounded_channel();
     let stack = ServiceBuilder::new()
@@ -318,7 +318,7 @@ async fn a_connection_that_is_closed_in_the_handshake_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hook_that_panics_ends_its_own_connection_alone() {
+async fn panicking_hook_ends_only_its_connection() {
     let layer = WsLayer::new().with_accept(|request, _| async move {
         assert_ne!(request.uri().path(), "/panic", "on purpose");
         Ok(())
@@ -333,7 +333,7 @@ async fn a_hook_that_panics_ends_its_own_connection_alone() {
 }
 
 #[test]
-fn a_runtime_that_is_dropped_ends_handshakes_with_their_callbacks() {
+fn dropped_runtime_ends_handshakes_with_their_callbacks() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -347,11 +347,15 @@ fn a_runtime_that_is_dropped_ends_handshakes_with_their_callbacks() {
     });
     drop(runtime);
     let closed = server.ends.try_recv().unwrap();
-    assert_eq!(closed.reason, CloseReason::Refused, "it was never open");
+    assert_eq!(
+        closed.reason,
+        CloseReason::Refused,
+        "the session never opened"
+    );
 }
 
 #[tokio::test]
-async fn a_head_in_single_bytes_is_a_head() {
+async fn head_may_arrive_in_single_bytes() {
     let server = Server::new(WsLayer::new(), SessionLayer::new(), |request| async move {
         Some(request.into_message())
     });
@@ -364,7 +368,7 @@ async fn a_head_in_single_bytes_is_a_head() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hook_sees_headers_that_the_session_does_not_keep() {
+async fn accept_hook_sees_headers_that_the_session_does_not_keep() {
     let layer = WsLayer::new().with_accept(async |request, handle: getty::ConnectionHandle| {
         handle.insert(request.headers()[header::USER_AGENT].clone());
         Ok(())
@@ -382,7 +386,7 @@ async fn a_hook_sees_headers_that_the_session_does_not_keep() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn debug_output_keeps_credentials_to_itself() {
+async fn debug_output_contains_no_credentials() {
     let mut server =
         Server::echo(WsLayer::new().with_kept_headers([header::AUTHORIZATION, header::COOKIE]));
     let mut peer = server.connect().await;

@@ -1,4 +1,4 @@
-//! WebSocket: against a client or a server that is not ours, and byte by byte.
+//! WebSocket sessions: byte by byte, and with another implementation.
 
 mod close;
 mod detect;
@@ -22,7 +22,7 @@ use tokio::{
     time::timeout,
 };
 
-/// A key, and what it is answered with: those of RFC 6455.
+/// Example from RFC 6455: a key and the answer to it.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
@@ -30,10 +30,10 @@ const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 async fn soon<F: Future>(future: F) -> F::Output {
     timeout(Duration::from_secs(3600), future)
         .await
-        .expect("nothing has happened for an hour")
+        .expect("nothing happened for an hour")
 }
 
-/// A server in memory, and how its sessions end.
+/// Server in memory, with its opened sessions and their close records.
 struct Server {
     connector: MemoryConnector,
     ends: mpsc::UnboundedReceiver<Closed>,
@@ -41,7 +41,7 @@ struct Server {
 }
 
 impl Server {
-    /// Echoes in kind behind `layer`.
+    /// Creates a server that echoes messages with their kind behind `layer`.
     fn echo(layer: WsLayer) -> Self {
         Self::new(layer, SessionLayer::new(), |request| async move {
             Some(request.into_message())
@@ -58,8 +58,10 @@ impl Server {
         let stack = ServiceBuilder::new()
             .map_request(move |connection: Connection<DuplexStream>| {
                 let ended = ended.clone();
-                let tell = move |closed: &Closed| drop(ended.send(closed.clone()));
-                connection.handle().add_close_callback("test", "end", tell);
+                let report = move |closed: &Closed| drop(ended.send(closed.clone()));
+                connection
+                    .handle()
+                    .add_close_callback("test", "end", report);
                 connection
             })
             .layer(layer.with_messages(Messages::Both))
@@ -93,7 +95,7 @@ impl Server {
         Peer { io }
     }
 
-    /// A client after its handshake.
+    /// Returns a client after its handshake.
     async fn open(&self) -> Peer {
         let mut peer = self.connect().await;
         let head = peer.ask(&request("/", "")).await;
@@ -102,15 +104,15 @@ impl Server {
     }
 
     async fn end(&mut self) -> Closed {
-        soon(self.ends.recv()).await.expect("somebody serves")
+        soon(self.ends.recv()).await.expect("the server runs")
     }
 
     async fn session(&mut self) -> Session<Message> {
-        soon(self.opened.recv()).await.expect("somebody serves")
+        soon(self.opened.recv()).await.expect("the server runs")
     }
 }
 
-/// A request for an upgrade, with more headers.
+/// Returns an upgrade request with additional headers.
 fn request(path: &str, more: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: example.com\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
@@ -118,7 +120,7 @@ fn request(path: &str, more: &str) -> String {
     )
 }
 
-/// A client that writes what it wants.
+/// Client that writes arbitrary bytes.
 struct Peer {
     io: DuplexStream,
 }
@@ -130,7 +132,7 @@ const PING: u8 = 9;
 const PONG: u8 = 10;
 const FIN: u8 = 0x80;
 
-/// A frame as a client sends it: its first byte, and what it carries.
+/// Returns a masked frame with this first byte and payload.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x12, 0x34, 0x56, 0x78];
     let mut bytes = vec![first];
@@ -166,7 +168,7 @@ impl Peer {
         self.write(&frame(first, payload)).await;
     }
 
-    /// Sends a request; the head of the answer.
+    /// Sends a request and returns the head of the response.
     async fn ask(&mut self, request: &str) -> String {
         self.write(request.as_bytes()).await;
         self.head().await
@@ -180,21 +182,21 @@ impl Peer {
         head
     }
 
-    /// The next frame: its first byte, and what it carries. `None` at the end.
+    /// Returns the first byte and the payload of the next frame, or `None` at the end.
     async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
         let first = soon(self.io.read_u8()).await.ok()?;
         let length = match soon(self.io.read_u8()).await.unwrap() {
             length @ 0..126 => u64::from(length),
             126 => u64::from(soon(self.io.read_u16()).await.unwrap()),
             127 => soon(self.io.read_u64()).await.unwrap(),
-            masked => panic!("a server masks nothing: {masked:x}"),
+            masked => panic!("a server must not mask: {masked:x}"),
         };
         let mut payload = vec![0; usize::try_from(length).unwrap()];
         soon(self.io.read_exact(&mut payload)).await.unwrap();
         Some((first, payload))
     }
 
-    /// The next frame, which closes: its code.
+    /// Returns the code of the next frame, which must be a close frame.
     async fn closes(&mut self) -> u16 {
         let (first, payload) = self.frame().await.expect("a close frame");
         assert_eq!(first, FIN | CLOSE, "{payload:?}");

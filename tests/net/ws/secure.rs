@@ -1,4 +1,4 @@
-//! WebSocket over TLS: a server that shuts down, from the side of a client.
+//! WebSocket over TLS: the shutdown of a server, as a client sees it.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::*;
 use crate::tls::kit::{Authority, NAME, settings, trusting};
 
 #[tokio::test]
-async fn graceful_shutdown_answers_says_goodbye_and_ends_tls_in_order() {
+async fn graceful_shutdown_replies_then_closes_websocket_and_tls() {
     const CLIENTS: usize = 3;
 
     let authority = Authority::new();
@@ -59,20 +59,20 @@ async fn graceful_shutdown_answers_says_goodbye_and_ends_tls_in_order() {
         soon(called.notified()).await;
         clients.push(ws);
     }
-    // all clients wait for an answer
+    // All clients wait for a reply.
     stop.send(()).unwrap();
     go_on.add_permits(CLIENTS);
     for mut ws in clients {
         let answer = soon(ws.next()).await.unwrap().unwrap();
         assert_eq!(answer.into_text().unwrap(), "last words");
-        let goodbye = soon(ws.next()).await.unwrap().unwrap();
-        let tungstenite::Message::Close(Some(goodbye)) = goodbye else {
-            panic!("{goodbye:?}");
+        let close = soon(ws.next()).await.unwrap().unwrap();
+        let tungstenite::Message::Close(Some(close)) = close else {
+            panic!("{close:?}");
         };
-        assert_eq!(u16::from(goodbye.code), 1001);
-        // its answer leaves with the next poll, and there is no more to read
+        assert_eq!(u16::from(close.code), 1001);
+        // The next poll sends the client's answer. Nothing more can be read.
         assert!(soon(ws.next()).await.is_none());
-        // without a `close_notify` this is an error
+        // Without a `close_notify` the read would fail.
         let mut rest = Vec::new();
         soon(ws.get_mut().read_to_end(&mut rest)).await.unwrap();
         assert_eq!(rest, b"");

@@ -1,4 +1,4 @@
-//! Sessions on connections that an axum application has upgraded, and clients of ours.
+//! Sessions on connections that an axum application has upgraded, and clients.
 
 use std::net::SocketAddr;
 
@@ -40,7 +40,7 @@ async fn open(
         .map(Body::from)
 }
 
-/// A session to an application, and what it hears.
+/// Returns a session with an application, and the messages that it receives.
 async fn dial(
     layer: WsConnectLayer,
     url: &str,
@@ -52,7 +52,7 @@ async fn dial(
     ),
     OpenError,
 > {
-    let (heard, hears) = mpsc::unbounded_channel();
+    let (sender, receiver) = mpsc::unbounded_channel();
     let connector = layer
         .with_messages(Messages::Text)
         .layer(TcpConnector::new());
@@ -62,19 +62,19 @@ async fn dial(
             .layer(link)
             .layer(SessionLayer::new())
             .service_fn(move |request: Request<String>| {
-                let heard = heard.clone();
+                let sender = sender.clone();
                 async move {
-                    heard.send(request.into_message())?;
+                    sender.send(request.into_message())?;
                     Ok::<_, BoxError>(None)
                 }
             })
     })
     .await?;
-    Ok((session, task, hears))
+    Ok((session, task, receiver))
 }
 
 #[tokio::test]
-async fn an_axum_application_opens_sessions_and_drains_them_with_itself() {
+async fn axum_application_opens_sessions_and_drains_them_at_its_shutdown() {
     let layer = WsLayer::new()
         .with_messages(Messages::Text)
         .with_protocols(["shout"]);
@@ -106,13 +106,13 @@ async fn an_axum_application_opens_sessions_and_drains_them_with_itself() {
 
     let url = format!("ws://{address}/ws");
     let layer = WsConnectLayer::new().with_protocols(["whisper", "shout"]);
-    let (session, task, mut hears) = soon(dial(layer, &url)).await.unwrap();
+    let (session, task, mut receiver) = soon(dial(layer, &url)).await.unwrap();
     let agreed: ws::WsRequest = session.get().unwrap();
     assert_eq!(agreed.protocol(), Some("shout"));
     session.send("hello".to_owned()).await.unwrap();
-    assert_eq!(soon(hears.recv()).await.unwrap(), "HELLO true");
+    assert_eq!(soon(receiver.recv()).await.unwrap(), "HELLO true");
 
-    // pages are refused as the layer says, and answered by the application's own server
+    // The layer's rules apply to pages. The application's server sends the refusal.
     let page =
         WsConnectLayer::new().with_header(header::ORIGIN, "http://evil.com".parse().unwrap());
     for (layer, url, expected) in [
@@ -129,7 +129,7 @@ async fn an_axum_application_opens_sessions_and_drains_them_with_itself() {
         ),
     ] {
         let Err(OpenError::Connect(error)) = soon(dial(layer, &url)).await else {
-            panic!("that was to be refused");
+            panic!("it must be refused");
         };
         match error.downcast_ref::<WsConnectError>() {
             Some(WsConnectError::Refused { status, .. }) => assert_eq!(*status, expected),
@@ -147,7 +147,7 @@ async fn an_axum_application_opens_sessions_and_drains_them_with_itself() {
 }
 
 #[tokio::test]
-async fn an_upgrade_is_refused_while_the_server_closes_or_is_full() {
+async fn upgrade_is_refused_while_the_server_closes_or_is_full() {
     let (upgrader, upgrades) = ws::upgrades::<DuplexStream>(&WsLayer::new());
     let ask = || {
         let mut request = asking(KEY);
@@ -169,11 +169,14 @@ async fn an_upgrade_is_refused_while_the_server_closes_or_is_full() {
     };
     let response = upgrader.upgrade(&ask(), Endpoints::default(), io).await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert!(soon(never).await.is_err(), "nobody waits for it");
+    assert!(
+        soon(never).await.is_err(),
+        "no task waits for the connection"
+    );
 }
 
 #[tokio::test]
-async fn what_the_server_s_own_layers_found_out_reaches_the_session() {
+async fn results_of_the_servers_middleware_reach_the_session() {
     #[derive(Clone, Debug, PartialEq)]
     struct User(&'static str);
 
@@ -202,16 +205,17 @@ async fn what_the_server_s_own_layers_found_out_reaches_the_session() {
     assert_eq!(connection.handle().get(), Some(User("ada")));
 }
 
-/// Whoever sits in between can write a page of `http`, and have it come with the user's cookies.
+/// An attacker on the network can inject a page over `http`, which would send the user's
+/// cookies.
 #[tokio::test]
-async fn where_the_server_has_tls_pages_without_it_are_of_another_origin() {
+async fn page_without_tls_has_another_origin_than_a_server_with_tls() {
     let (upgrader, _upgrades) = ws::upgrades::<DuplexStream>(&WsLayer::new());
     for (kind, origin, accepted) in [
         (TransportKind::Tls, "https://example.com", true),
         (TransportKind::Tls, "https://example.com:443", true),
         (TransportKind::Tls, "http://example.com", false),
         (TransportKind::SecureWebSocket, "http://example.com", false),
-        // a proxy may have it instead
+        // A proxy may have ended TLS.
         (TransportKind::Tcp, "https://example.com", true),
         (TransportKind::Tcp, "http://example.com", true),
         (TransportKind::Unknown, "https://example.com", true),
@@ -242,17 +246,17 @@ fn asking(key: &str) -> http::Request<()> {
 }
 
 #[tokio::test]
-async fn a_client_says_what_is_wrong_with_a_url_or_an_answer() {
+async fn client_reports_an_invalid_url_or_response() {
     for url in [
         "http://127.0.0.1/",
         "127.0.0.1:7000",
         "ws://",
-        // not port 80 instead
+        // An invalid port is not replaced by 80.
         "ws://127.0.0.1:70000/",
         "ws://127.0.0.1:ws/",
     ] {
         let Err(OpenError::Connect(error)) = soon(dial(WsConnectLayer::new(), url)).await else {
-            panic!("{url} was dialled");
+            panic!("{url} was connected");
         };
         let error = error.downcast_ref::<WsConnectError>();
         assert!(
@@ -278,21 +282,21 @@ async fn a_client_says_what_is_wrong_with_a_url_or_an_answer() {
         let said = answer.clone();
         let server = tokio::spawn(async move {
             let (mut io, _) = listener.accept().await.unwrap();
-            let asked = io.read(&mut [0; 4096]).await.unwrap();
+            let received = io.read(&mut [0; 4096]).await.unwrap();
             io.write_all(said.as_bytes()).await.unwrap();
-            asked
+            received
         });
         let Err(OpenError::Connect(error)) = soon(dial(WsConnectLayer::new(), &url)).await else {
             panic!("{answer} was accepted");
         };
         let error = error.downcast_ref::<WsConnectError>().unwrap();
-        let asked = soon(server).await.unwrap();
+        let received = soon(server).await.unwrap();
         if secure {
             assert!(matches!(error, WsConnectError::NotSecure), "{error}");
-            assert_eq!(asked, 0, "nothing is sent in the clear");
+            assert_eq!(received, 0, "nothing may be sent without TLS");
         } else {
             let expected = match answer.get(..8) {
-                Some("HTTP/1.1") => matches!(error, WsConnectError::Answer(_)),
+                Some("HTTP/1.1") => matches!(error, WsConnectError::InvalidResponse(_)),
                 _ => matches!(error, WsConnectError::Handshake(_)),
             };
             assert!(expected, "{answer}: {error}");
@@ -301,7 +305,7 @@ async fn a_client_says_what_is_wrong_with_a_url_or_an_answer() {
 }
 
 #[tokio::test]
-async fn a_client_bounds_the_head_of_the_answer() {
+async fn client_limits_the_head_of_the_response() {
     let answer = format!(
         "HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {ACCEPT}\r\nX-Long: {}\r\n\r\n",
@@ -314,7 +318,7 @@ async fn a_client_bounds_the_head_of_the_answer() {
         let server = tokio::spawn(async move {
             let (mut io, _) = listener.accept().await.unwrap();
             assert_ne!(io.read(&mut [0; 4096]).await.unwrap(), 0);
-            // it may be gone before it has read all
+            // The client may close before it has read everything.
             let _ = io.write_all(answer.as_bytes()).await;
         });
         let layer = WsConnectLayer::new().with_max_head(bytes, headers);
@@ -322,7 +326,10 @@ async fn a_client_bounds_the_head_of_the_answer() {
             panic!("{bytes} bytes, {headers} headers");
         };
         let error = error.downcast_ref::<WsConnectError>().unwrap();
-        assert!(matches!(error, WsConnectError::Answer(_)), "{error:?}");
+        assert!(
+            matches!(error, WsConnectError::InvalidResponse(_)),
+            "{error:?}"
+        );
         soon(server).await.unwrap();
     }
 }
@@ -337,28 +344,28 @@ async fn schemes_are_case_insensitive() {
             io.read(&mut [0; 4096]).await.unwrap()
         });
         let Err(OpenError::Connect(error)) = soon(dial(WsConnectLayer::new(), &url)).await else {
-            panic!("no request is answered");
+            panic!("the server does not respond");
         };
         let error = error.downcast_ref::<WsConnectError>().unwrap();
-        let asked = soon(server).await.unwrap();
+        let received = soon(server).await.unwrap();
         if scheme.len() == 3 {
             assert!(
                 matches!(error, WsConnectError::NotSecure),
                 "{url}: {error:?}"
             );
-            assert_eq!(asked, 0, "nothing is sent in the clear");
+            assert_eq!(received, 0, "nothing may be sent without TLS");
         } else {
             assert!(
                 matches!(error, WsConnectError::Handshake(_)),
                 "{url}: {error:?}"
             );
-            assert!(asked > 0);
+            assert!(received > 0);
         }
     }
 }
 
 #[tokio::test]
-async fn a_url_without_a_path_asks_for_the_root() {
+async fn url_without_a_path_requests_the_root() {
     for (rest, first) in [
         ("", "GET / HTTP/1.1\r\n"),
         ("?room=7", "GET /?room=7 HTTP/1.1\r\n"),
@@ -368,22 +375,22 @@ async fn a_url_without_a_path_asks_for_the_root() {
         let url = format!("ws://{}{rest}", listener.local_addr().unwrap());
         let server = tokio::spawn(async move {
             let (mut io, _) = listener.accept().await.unwrap();
-            let mut asked = vec![0; first.len()];
-            io.read_exact(&mut asked).await.unwrap();
-            String::from_utf8(asked).unwrap()
+            let mut received = vec![0; first.len()];
+            io.read_exact(&mut received).await.unwrap();
+            String::from_utf8(received).unwrap()
         });
         let refused = soon(dial(WsConnectLayer::new(), &url)).await.is_err();
-        assert!(refused, "nobody answers");
+        assert!(refused, "the server does not respond");
         assert_eq!(soon(server).await.unwrap(), first);
     }
 }
 
 #[tokio::test]
-async fn a_foreign_server_and_a_foreign_client_understand_us() {
+async fn client_and_server_interoperate_with_another_implementation() {
     use futures_util::{SinkExt, StreamExt};
     use tokio_tungstenite::{accept_async, client_async, tungstenite};
 
-    // their server, our client
+    // Another server with our client.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     let server = tokio::spawn(async move {
@@ -395,17 +402,17 @@ async fn a_foreign_server_and_a_foreign_client_understand_us() {
             }
         }
     });
-    let (session, task, mut hears) = soon(dial(WsConnectLayer::new(), &url)).await.unwrap();
+    let (session, task, mut receiver) = soon(dial(WsConnectLayer::new(), &url)).await.unwrap();
     for text in ["", "hello", &"ä".repeat(20_000)] {
         session.send(text.to_owned()).await.unwrap();
-        assert_eq!(soon(hears.recv()).await.unwrap(), text);
+        assert_eq!(soon(receiver.recv()).await.unwrap(), text);
     }
     session.close_with(WsClose::new(4003, "enough"));
     let closed = soon(task).await.unwrap();
     assert!(closed.source.is_none(), "{closed}");
     soon(server).await.unwrap();
 
-    // our server, their client
+    // Our server with another client.
     let mut ours = Server::echo(WsLayer::new());
     let io = ours.connector.connect().await.unwrap().into_parts().0;
     let (mut ws, _) = client_async("ws://example.com/", io).await.unwrap();

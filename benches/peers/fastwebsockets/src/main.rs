@@ -1,5 +1,5 @@
-//! fastwebsockets, over hyper's upgrade as in its own echo server. It writes each message by itself; there is no way to
-//! gather them.
+//! fastwebsockets over hyper's upgrade, as in its echo example. It writes each message by
+//! itself and cannot batch.
 
 use std::{convert::Infallible, io, net::TcpListener, process::ExitCode};
 
@@ -20,10 +20,11 @@ fn run(listener: TcpListener) -> io::Result<()> {
     accept::accept(listener, connection)
 }
 
-/// Ends with the handshake: the session is a task of its own, so that nothing of HTTP stays with it.
+/// Serves the handshake. The session is a separate task, so that no memory of HTTP stays with
+/// it.
 async fn connection(stream: TcpStream) -> io::Result<()> {
     let service = service_fn(async |mut request: Request<Incoming>| {
-        let (response, upgraded) = upgrade(&mut request).expect("the load asks for a WebSocket");
+        let (response, upgraded) = upgrade(&mut request).expect("the load requests an upgrade");
         tokio::spawn(session(upgraded));
         Ok::<_, Infallible>(response)
     });

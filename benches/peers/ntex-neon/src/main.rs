@@ -1,7 +1,7 @@
-//! ntex on its own runtime, over `epoll`: the same server as over tokio.
+//! ntex on its own runtime over `epoll` with the same server as over tokio.
 //!
-//! Over `io_uring`, which it has as well, it does not echo: where a socket takes only a part of a write, bytes are lost
-//! (ntex-net 3.16.0 on Linux 6.18; of 20 frames of 200,000 bytes at once not all came back).
+//! Its `io_uring` runtime does not echo: bytes are lost if a socket accepts only a part of a
+//! write. With ntex-net 3.16.0 on Linux 6.18, not all of 20 frames of 200,000 bytes came back.
 
 #[path = "../../ntex/src/echo.rs"]
 mod echo;

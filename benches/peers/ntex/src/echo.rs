@@ -1,4 +1,4 @@
-//! The server, on whichever runtime: what both programs with ntex share.
+//! The server on any runtime, shared by both programs with ntex.
 
 use std::{io, net::TcpListener};
 
@@ -28,7 +28,8 @@ pub(crate) fn serve(listener: TcpListener, runtime: impl Runner) -> io::Result<(
     })
 }
 
-/// What is encoded is gathered, and leaves when nothing more can be decoded, or earlier if it is much.
+/// Echoes frames. Encoded frames are written when no more can be decoded or when there are
+/// many.
 async fn echo(io: Io) -> io::Result<()> {
     while let Some(frame) = io.recv(&Length).await.map_err(|error| error.into_inner())? {
         io.encode(frame, &Length)?;

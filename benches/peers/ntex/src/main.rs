@@ -1,4 +1,4 @@
-//! ntex: its server over tokio, a codec, and the loop that its `Io` is made for.
+//! ntex over tokio: its server, a codec, and a loop over its `Io`.
 
 mod echo;
 

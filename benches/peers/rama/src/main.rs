@@ -1,4 +1,4 @@
-//! rama: its TCP server, whose service is tokio-util's `Framed` that rama itself hands out.
+//! rama: its TCP server with the `Framed` type of tokio-util that it re-exports.
 
 use std::{io, net, process::ExitCode};
 

@@ -1,6 +1,8 @@
-//! tokio-websockets: what has come at once is answered at once; and one `send` a message, as in its own echo server.
+//! tokio-websockets: with batched answers and with one `send` for each message as in its echo
+//! example.
 //!
-//! To forward its stream into its sink gathers nothing: the stream flushes what is queued before it reads.
+//! Forwarding its stream to its sink would not batch: the stream flushes queued messages before
+//! it reads.
 
 use std::{io, net::TcpListener, process::ExitCode};
 
@@ -9,7 +11,7 @@ use getty_benches_harness::{accept, child, frames::MAX_PAYLOAD};
 use tokio::net::TcpStream;
 use tokio_websockets::{Config, Error, Limits, Message, ServerBuilder, WebSocketStream};
 
-/// How many messages are answered at once.
+/// Maximum number of messages in a batch.
 const AT_ONCE: usize = 64;
 
 fn main() -> ExitCode {
@@ -54,7 +56,7 @@ fn is_data(message: &Message) -> bool {
 
 async fn open(stream: TcpStream) -> io::Result<WebSocketStream<TcpStream>> {
     let accepted = ServerBuilder::new()
-        // a message leaves as it came, in one frame
+        // A message is returned in one frame, as it arrived.
         .config(Config::default().frame_size(usize::MAX))
         .limits(Limits::default().max_payload_len(Some(MAX_PAYLOAD)))
         .accept(stream)

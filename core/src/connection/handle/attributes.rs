@@ -1,12 +1,15 @@
-//! Values that users hang on a connection, one a type, or one for each key and type.
+//! Attributes: values of the application that are kept with a connection, by type or by key
+//! and type.
 
 use std::{any::Any, mem, sync::Arc};
 
 use super::{CLOSED, ConnectionHandle};
-use crate::{connection::contain, sync::Mutex};
+use crate::{connection::catch_and_log, sync::Mutex};
 
-/// A value with a lock of its own, under which it is cloned: the user's `Clone` then neither runs under the connection's
-/// lock nor races with one who takes the value away.
+/// A value with a separate lock, under which it is cloned.
+///
+/// The user's `Clone` then does not run under the connection's lock, and cannot race with a
+/// removal.
 pub(crate) struct Slot<A>(Mutex<Option<A>>);
 
 impl<A> Slot<A> {
@@ -26,16 +29,17 @@ impl<A> Slot<A> {
     }
 }
 
-/// The values of one type that stand under keys of one type: an attribute like any other, under whose lock the keys are
-/// compared.
+/// The values of one type under keys of one type.
+///
+/// They are stored as one attribute, under whose lock the keys are compared.
 struct Keyed<K, A>(Vec<(K, A)>);
 
-/// Drops them one after another, so that a destructor that panics does not abort the process.
+/// Drops the values one by one so that two panicking destructors do not abort the process.
 impl<K, A> Drop for Keyed<K, A> {
     fn drop(&mut self) {
         for (key, value) in self.0.drain(..) {
-            contain("dropping an attribute's key", || drop(key));
-            contain("dropping an attribute", || drop(value));
+            catch_and_log("dropping an attribute's key", || drop(key));
+            catch_and_log("dropping an attribute", || drop(value));
         }
     }
 }
@@ -46,7 +50,7 @@ impl<K: Eq, A> Keyed<K, A> {
     }
 }
 
-// keys and values are dropped outside of the lock: they are the user's
+// keys and values are dropped outside the lock because they are the user's
 impl<K: Eq, A> Slot<Keyed<K, A>> {
     fn none() -> Arc<Self> {
         Arc::new(Self(Mutex::new(None)))
@@ -81,15 +85,16 @@ impl<K: Eq, A> Slot<Keyed<K, A>> {
     }
 }
 
-/// At most one value of each type: a handful at the most, so that a list is the smallest and the fastest map. Never runs
-/// the values' own code, but when [cleared](Self::clear).
+/// At most one value for each type. Only [`clear`](Self::clear) runs code of the values.
 ///
-/// Without room to spare, for a vector's capacity would be eight bytes more in each handle.
+/// A connection has a handful of attributes, so a list is the smallest and fastest map. A
+/// boxed slice and not a vector: the capacity would add eight bytes to each handle (design.md:
+/// Why are attributes kept by type?).
 #[derive(Debug, Default)]
 pub(crate) struct Attributes(Box<[Arc<dyn Any + Send + Sync>]>);
 
 impl Attributes {
-    /// Gives back what was there.
+    /// Inserts a value. Returns the earlier value of this type.
     pub(crate) fn insert<A: Any + Send + Sync>(
         &mut self,
         value: Arc<Slot<A>>,
@@ -121,50 +126,57 @@ impl Attributes {
         self.0.iter().position(|slot| slot.is::<Slot<A>>())
     }
 
-    /// Drops every value, whatever the others' drops do.
+    /// Drops all values. A destructor that panics does not prevent the others.
     pub(crate) fn clear(self) {
         for value in self.0 {
-            contain("dropping an attribute", || drop(value));
+            catch_and_log("dropping an attribute", || drop(value));
         }
     }
 }
 
 impl ConnectionHandle {
-    /// Keeps `value` with the connection until its close, in the place of an earlier one of the same type, which is
-    /// given back. After the close nothing is kept: `value` is dropped.
+    /// Stores `value` until the connection closes, and returns the earlier value of the same type.
+    /// After the close nothing is stored: `value` is dropped.
     ///
-    /// An attribute may hold a clone of the [`Session`](crate::Session): the close breaks the cycle.
+    /// An attribute may hold a clone of the [`Session`](crate::Session): the close breaks the
+    /// cycle.
+    #[doc(alias("extension", "attribute", "state"))]
     pub fn insert<A: Any + Send + Sync>(&self, value: A) -> Option<A> {
         let slot = Slot::new(value);
-        let mut rare = self.0.rare.lock();
+        let mut locked = self.0.locked.lock();
         if self.has(CLOSED) {
-            drop(rare); // the user's value is dropped outside of the lock
+            drop(locked); // the user's value is dropped outside of the lock
             return None;
         }
-        let old = rare.attributes.insert(slot);
-        drop(rare);
+        let old = locked.attributes.insert(slot);
+        drop(locked);
         old?.take()
     }
 
-    /// A clone of the attribute of type `A`. Its `Clone` may use the connection, but for the attribute of this type.
+    /// Returns a clone of the attribute of type `A`. Its `Clone` implementation may use the
+    /// connection except for the attribute of this type.
     #[must_use]
     pub fn get<A: Any + Send + Sync + Clone>(&self) -> Option<A> {
-        let slot = self.0.rare.lock().attributes.get::<A>()?;
+        let slot = self.0.locked.lock().attributes.get::<A>()?;
         slot.get()
     }
 
-    /// Takes the attribute of type `A` away.
+    /// Removes and returns the attribute of type `A`.
     pub fn remove<A: Any + Send + Sync>(&self) -> Option<A> {
-        let slot = self.0.rare.lock().attributes.remove::<A>()?;
+        let slot = self.0.locked.lock().attributes.remove::<A>()?;
         slot.take()
     }
 
-    /// Keeps `value` with the connection until its close, under `key`: where a type is not enough, because there are
-    /// several values of it, or their names are only known when the program runs. An earlier value of the same type
-    /// under an equal key is given back; neither values of other types under it nor the one of
-    /// [`insert`](Self::insert) are touched. After the close nothing is kept: `key` and `value` are dropped.
+    /// Stores `value` under `key` until the connection closes, and returns the earlier value of
+    /// the same type under an equal key.
     ///
-    /// Comparing and dropping keys may use the connection, but for what stands under keys of the same type.
+    /// For values of which a connection has several, or whose names are known only at run time.
+    /// Values of other types under the same key and the value stored with
+    /// [`insert`](Self::insert), are not affected. After the close nothing is stored: `key` and
+    /// `value` are dropped.
+    ///
+    /// Comparing and dropping keys may use the connection except for the values under keys of the
+    /// same type.
     ///
     /// ```
     /// use getty_core::Connection;
@@ -183,36 +195,36 @@ impl ConnectionHandle {
         value: A,
     ) -> Option<A> {
         let none = Slot::none();
-        let mut rare = self.0.rare.lock();
+        let mut locked = self.0.locked.lock();
         if self.has(CLOSED) {
-            drop(rare); // the user's values are dropped outside of the lock
+            drop(locked); // the user's values are dropped outside of the lock
             return None;
         }
-        let slot = rare.attributes.get().unwrap_or_else(|| {
-            rare.attributes.insert(Arc::clone(&none));
+        let slot = locked.attributes.get().unwrap_or_else(|| {
+            locked.attributes.insert(Arc::clone(&none));
             none
         });
-        drop(rare);
+        drop(locked);
         slot.insert_at(key, value)
     }
 
-    /// A clone of the value of type `A` under `key`. Its `Clone` may use the connection, but for what stands under keys
-    /// of the same type.
+    /// Returns a clone of the value of type `A` under `key`. Its `Clone` implementation may use
+    /// the connection except for the values under keys of the same type.
     #[must_use]
     pub fn get_at<A: Any + Send + Sync + Clone>(
         &self,
         key: &(impl Eq + Any + Send + Sync),
     ) -> Option<A> {
-        let slot = self.0.rare.lock().attributes.get();
+        let slot = self.0.locked.lock().attributes.get();
         slot?.get_at(key)
     }
 
-    /// Takes the value of type `A` under `key` away.
+    /// Removes and returns the value of type `A` under `key`.
     pub fn remove_at<A: Any + Send + Sync>(
         &self,
         key: &(impl Eq + Any + Send + Sync),
     ) -> Option<A> {
-        let slot = self.0.rare.lock().attributes.get();
+        let slot = self.0.locked.lock().attributes.get();
         let (_key, value) = slot?.remove_at(key)?;
         Some(value)
     }

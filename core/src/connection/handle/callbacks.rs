@@ -1,4 +1,4 @@
-//! Close callbacks: an ordered list, keyed by pairs of any types that can be hashed.
+//! Close callbacks: an ordered list, keyed by pairs of any hashable types.
 
 use std::{
     any::{Any, TypeId},
@@ -10,27 +10,27 @@ use std::{
 };
 
 use super::{CLOSED, ConnectionHandle};
-use crate::connection::{Closed, contain};
+use crate::connection::{Closed, catch_and_log};
 
-/// What [`add_close_callback`](super::ConnectionHandle::add_close_callback) did.
+/// Outcome of [`add_close_callback`](super::ConnectionHandle::add_close_callback).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CallbackAdded {
-    /// The callback is the last one now.
+    /// The callback was added at the end of the list.
     Appended,
-    /// It took the place, and the position, of the callback that had the same pair of keys.
+    /// The callback replaced, at the same position, the one with an equal pair of keys.
     Replaced,
-    /// The connection was closed already: the callback has run, before this call returned.
+    /// The connection was already closed: the callback ran before the call returned.
     RanNow,
 }
 
-/// A pair of keys whose types are forgotten but still compared and hashed.
+/// A type-erased pair of keys, which can be compared and hashed.
 pub(crate) trait Key: Any + Send {
     fn equals(&self, other: &dyn Key) -> bool;
 
     fn hash_into(&self, hasher: &mut dyn Hasher);
 
-    /// Drops the two keys one after another.
+    /// Drops the two keys one by one.
     fn discard(self: Box<Self>);
 }
 
@@ -47,8 +47,8 @@ impl<H: Eq + Hash + Any + Send, K: Eq + Hash + Any + Send> Key for (H, K) {
 
     fn discard(self: Box<Self>) {
         let (handler, key) = *self;
-        contain(DROPPING_KEY, || drop(handler));
-        contain(DROPPING_KEY, || drop(key));
+        catch_and_log(DROPPING_KEY, || drop(handler));
+        catch_and_log(DROPPING_KEY, || drop(key));
     }
 }
 
@@ -56,7 +56,8 @@ type Callback = Box<dyn FnOnce(&Closed) + Send>;
 
 const DROPPING_KEY: &str = "dropping a close callback's key";
 
-/// A callback and its keys: the user's values, to be dropped outside of any lock.
+/// A callback and its keys. They are values of the user, which must be dropped outside any
+/// lock.
 pub(crate) struct Entry {
     // both are `Some` until the entry runs or is dropped
     keys: Option<Box<dyn Key>>,
@@ -77,7 +78,7 @@ impl Entry {
     pub(crate) fn keys(&self) -> &dyn Key {
         match &self.keys {
             Some(keys) => &**keys,
-            None => unreachable!("they are there until the entry is dropped"),
+            None => unreachable!("keys remain until the entry is dropped"),
         }
     }
 
@@ -87,7 +88,7 @@ impl Entry {
 
     pub(crate) fn run(mut self, closed: &Closed) {
         if let Some(callback) = self.callback.take() {
-            contain("a close callback", || callback(closed));
+            catch_and_log("a close callback", || callback(closed));
         }
     }
 }
@@ -98,20 +99,22 @@ impl Drop for Entry {
             keys.discard();
         }
         let callback = self.callback.take();
-        contain("dropping a close callback", || drop(callback));
+        catch_and_log("dropping a close callback", || drop(callback));
     }
 }
 
-/// Length up to which a list is searched. A longer list has an index, which takes more memory.
-const FEW: usize = 16;
+/// Maximum length of a list that is searched. A longer list has an index, which takes more
+/// memory.
+const MAX_LIST_LEN: usize = 16;
 
-/// The callbacks of one connection, in the order added.
+/// The callbacks of one connection, in the order in which they were added.
 ///
-/// The user's comparisons and hashes run in [`prepare`](Self::prepare) and [`find`](Self::find)
-/// alone. A panic in one leaves the list as it was.
+/// The user's comparisons and hashes run in [`prepare`](Self::prepare) and
+/// [`find`](Self::find) alone. A panic in one leaves the list unchanged (design.md: Why must
+/// the keys of close callbacks be `Hash`?).
 pub(crate) enum Callbacks {
-    Few(Vec<Entry>),
-    Many(Box<Many>),
+    List(Vec<Entry>),
+    Indexed(Box<Indexed>),
 }
 
 /// Position of a pair of keys in the list.
@@ -123,37 +126,37 @@ pub(crate) struct Found {
 }
 
 impl Callbacks {
-    /// Prepares for one more entry: makes the index of a list that is too long to be searched.
+    /// Prepares for one more entry: creates the index of a list that is too long to be searched.
     pub(crate) fn prepare(&mut self) {
-        let Self::Few(entries) = self else {
+        let Self::List(entries) = self else {
             return;
         };
-        if entries.len() < FEW {
+        if entries.len() < MAX_LIST_LEN {
             return;
         }
         let hasher = RandomState::new();
         let hashes = entries.iter().map(|entry| hash(&hasher, entry.keys()));
         let hashes: Vec<_> = hashes.collect();
-        let mut many = Box::new(Many::new(hasher));
+        let mut indexed = Box::new(Indexed::new(hasher));
         for (entry, hash) in mem::take(entries).into_iter().zip(hashes) {
-            many.push(entry, hash);
+            indexed.push(entry, hash);
         }
-        *self = Self::Many(many);
+        *self = Self::Indexed(indexed);
     }
 
     /// Finds the entry with these keys.
     pub(crate) fn find(&self, keys: &dyn Key) -> Found {
         match self {
-            Self::Few(entries) => Found {
+            Self::List(entries) => Found {
                 position: (0..)
                     .zip(entries)
                     .find(|(_, entry)| entry.equals(keys))
                     .map(|(position, _)| position),
                 hash: 0,
             },
-            Self::Many(many) => {
-                let hash = hash(&many.hasher, keys);
-                let position = many.find(hash, keys);
+            Self::Indexed(indexed) => {
+                let hash = hash(&indexed.hasher, keys);
+                let position = indexed.find(hash, keys);
                 Found { position, hash }
             }
         }
@@ -166,16 +169,16 @@ impl Callbacks {
             return Some(mem::replace(old, entry));
         }
         match self {
-            Self::Few(entries) => entries.push(entry),
-            Self::Many(many) => many.push(entry, found.hash),
+            Self::List(entries) => entries.push(entry),
+            Self::Indexed(indexed) => indexed.push(entry, found.hash),
         }
         None
     }
 
     fn entry(&mut self, position: u64) -> Option<&mut Entry> {
         match self {
-            Self::Few(entries) => entries.get_mut(usize::try_from(position).ok()?),
-            Self::Many(many) => Some(&mut many.slot(position)?.entry),
+            Self::List(entries) => entries.get_mut(usize::try_from(position).ok()?),
+            Self::Indexed(indexed) => Some(&mut indexed.slot(position)?.entry),
         }
     }
 
@@ -183,29 +186,29 @@ impl Callbacks {
     pub(crate) fn remove(&mut self, found: &Found) -> Option<Entry> {
         let position = found.position?;
         match self {
-            Self::Few(entries) => Some(entries.remove(usize::try_from(position).ok()?)),
-            Self::Many(many) => many.remove(position),
+            Self::List(entries) => Some(entries.remove(usize::try_from(position).ok()?)),
+            Self::Indexed(indexed) => indexed.remove(position),
         }
     }
 
     pub(crate) fn pop_first(&mut self) -> Option<Entry> {
         match self {
-            Self::Few(entries) => (!entries.is_empty()).then(|| entries.remove(0)),
-            Self::Many(many) => many.remove(many.first),
+            Self::List(entries) => (!entries.is_empty()).then(|| entries.remove(0)),
+            Self::Indexed(indexed) => indexed.remove(indexed.first),
         }
     }
 
     fn len(&self) -> usize {
         match self {
-            Self::Few(entries) => entries.len(),
-            Self::Many(many) => many.len,
+            Self::List(entries) => entries.len(),
+            Self::Indexed(indexed) => indexed.len,
         }
     }
 }
 
 impl Default for Callbacks {
     fn default() -> Self {
-        Self::Few(Vec::new())
+        Self::List(Vec::new())
     }
 }
 
@@ -217,15 +220,15 @@ fn hash(hasher: &RandomState, keys: &dyn Key) -> u64 {
 
 /// Callbacks with an index: each operation takes constant time.
 ///
-/// Entries are numbered as they are added. A removed entry leaves a gap. The gaps are removed once
-/// they are the greater part. Hashes are kept, because hashing is the user's code.
-pub(crate) struct Many {
+/// Entries are numbered as they are added. A removed entry leaves a gap. The gaps are removed
+/// once they are the greater part. Hashes are stored because hashing is the user's code.
+pub(crate) struct Indexed {
     slots: VecDeque<Option<Slot>>,
     /// Number of the first slot, which is not a gap.
     first: u64,
     /// Number of slots that are not gaps.
     len: usize,
-    /// By the hash of its keys, the number of the newest entry with that hash.
+    /// Maps the hash of keys to the number of the newest entry with that hash.
     index: HashMap<u64, u64>,
     hasher: RandomState,
 }
@@ -237,7 +240,7 @@ struct Slot {
     older: Option<u64>,
 }
 
-impl Many {
+impl Indexed {
     fn new(hasher: RandomState) -> Self {
         Self {
             slots: VecDeque::new(),
@@ -248,19 +251,19 @@ impl Many {
         }
     }
 
-    fn place(&self, number: u64) -> Option<usize> {
+    fn index_of(&self, number: u64) -> Option<usize> {
         usize::try_from(number.checked_sub(self.first)?).ok()
     }
 
     fn slot(&mut self, number: u64) -> Option<&mut Slot> {
-        let place = self.place(number)?;
-        self.slots.get_mut(place)?.as_mut()
+        let index = self.index_of(number)?;
+        self.slots.get_mut(index)?.as_mut()
     }
 
     fn find(&self, hash: u64, keys: &dyn Key) -> Option<u64> {
         let mut next = self.index.get(&hash).copied();
         while let Some(number) = next {
-            let slot = self.slots.get(self.place(number)?)?.as_ref()?;
+            let slot = self.slots.get(self.index_of(number)?)?.as_ref()?;
             if slot.entry.equals(keys) {
                 return Some(number);
             }
@@ -277,16 +280,16 @@ impl Many {
     }
 
     fn remove(&mut self, number: u64) -> Option<Entry> {
-        let place = self.place(number)?;
-        let Slot { entry, hash, older } = self.slots.get_mut(place)?.take()?;
+        let index = self.index_of(number)?;
+        let Slot { entry, hash, older } = self.slots.get_mut(index)?.take()?;
         self.len -= 1;
         self.unlink(number, hash, older);
         while let Some(None) = self.slots.front() {
             self.slots.pop_front();
             self.first += 1;
         }
-        if self.slots.len() > 2 * self.len + FEW {
-            self.close_gaps();
+        if self.slots.len() > 2 * self.len + MAX_LIST_LEN {
+            self.remove_gaps();
         }
         Some(entry)
     }
@@ -313,7 +316,7 @@ impl Many {
     }
 
     /// Renumbers the entries, and shrinks their memory to their size.
-    fn close_gaps(&mut self) {
+    fn remove_gaps(&mut self) {
         let slots = mem::take(&mut self.slots);
         self.slots.reserve(self.len);
         self.index = HashMap::with_capacity(self.len);
@@ -333,19 +336,25 @@ impl fmt::Debug for Callbacks {
 }
 
 impl ConnectionHandle {
-    /// Has `callback` called once when the connection has closed, under a pair of keys that can be used to replace or
-    /// [remove](Self::remove_close_callback) it.
+    /// Adds a callback that is called once, when the connection has closed.
     ///
-    /// Callbacks run in the order added, one after another, once the transport is gone, at the end of the connection's
-    /// task or where its future is dropped; never on a task of their own. So they must not block. They run exactly once
-    /// however the connection ends: an error, a panic, an aborted task, a runtime that shuts down. A panic in one is
-    /// logged and the next still runs. They may add and remove callbacks: one added by a callback runs after the others.
+    /// The pair of keys identifies the callback, to replace or
+    /// [remove](Self::remove_close_callback) it. Keys are equal if their types and values are. A
+    /// callback with an equal pair is replaced at its position. After the close the callback is
+    /// called at once, before this method returns.
     ///
-    /// The same pair of keys, equal in type and value, replaces in place. After the close the
-    /// callback is called at once, before this returns. Comparing, hashing and dropping keys may
-    /// use the connection, but a comparison or a hash must not add or remove callbacks.
+    /// Callbacks run in the order in which they were added, after the transport is dropped: at the
+    /// end of the connection's task, or where its future is dropped. They run in the caller's
+    /// task, so they must not block. They run exactly once however the connection ends: by an
+    /// error, a panic, an aborted task or a runtime that shuts down (design.md: Why do close
+    /// callbacks always run?). A panic in one is logged and the next still runs. Callbacks may add
+    /// and remove callbacks. A callback added by another runs after all others.
+    ///
+    /// Comparing, hashing and dropping keys may use the connection, but a comparison or a hash
+    /// must not add or remove callbacks.
     ///
     /// Adding, replacing and removing take constant time for any number of callbacks.
+    #[doc(alias("on_close", "on_disconnect"))]
     pub fn add_close_callback<H, K>(
         &self,
         handler: H,
@@ -356,7 +365,7 @@ impl ConnectionHandle {
         H: Eq + Hash + Send + 'static,
         K: Eq + Hash + Send + 'static,
     {
-        // the user's values are bound outside of the lock, so that they are dropped there, even in a panic
+        // bound outside the lock so that the user's values are dropped there, even in a panic
         let entry = Entry::new((handler, key), callback);
         let mut callbacks = self.0.callbacks.lock();
         if self.has(CLOSED) {
@@ -375,7 +384,7 @@ impl ConnectionHandle {
         }
     }
 
-    /// Removes the callback under this pair of keys; `false` where there is none (any more).
+    /// Removes the callback with this pair of keys. Returns `true` if there was one.
     pub fn remove_close_callback<H, K>(&self, handler: H, key: K) -> bool
     where
         H: Eq + Hash + Send + 'static,
@@ -389,17 +398,16 @@ impl ConnectionHandle {
         removed.is_some()
     }
 
-    /// Calls `callback` once the connection has closed: at once, where it has.
-    #[doc(hidden)]
-    pub fn once_closed(&self, callback: impl FnOnce(&Closed) + Send + 'static) {
+    /// Adds a callback that cannot be replaced or removed.
+    pub(super) fn add_final_callback(&self, callback: impl FnOnce(&Closed) + Send + 'static) {
         static NEXT: AtomicU64 = AtomicU64::new(0);
 
         #[derive(PartialEq, Eq, Hash)]
         struct Own;
 
         if self.is_closed() {
-            // without the allocations that a callback takes
-            contain("a close callback", || callback(&self.record()));
+            // without the allocations that an entry takes
+            catch_and_log("a close callback", || callback(&self.record()));
         } else {
             self.add_close_callback(Own, NEXT.fetch_add(1, Relaxed), callback);
         }

@@ -1,11 +1,11 @@
-//! The untyped handle of a connection, alive from accept on and readable for ever after.
+//! The untyped handle of a connection: created at accept or connect, readable after the close.
 
 mod attributes;
 mod callbacks;
 mod closing;
-mod pressure;
+mod hooks;
+mod outbound;
 mod times;
-mod wishes;
 
 use std::{
     fmt,
@@ -17,42 +17,43 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-pub use self::wishes::Kept;
-use self::{attributes::Attributes, callbacks::Callbacks, closing::Requested, wishes::Wishes};
-pub use self::{callbacks::CallbackAdded, wishes::Hold};
+pub(crate) use self::hooks::RequestNumber;
+use self::{attributes::Attributes, callbacks::Callbacks, hooks::LayerHooks};
+pub use self::{
+    callbacks::CallbackAdded,
+    hooks::{HandleExt, OnInputEnd, OpenGuard},
+};
 use super::{
-    Address, Closed, Endpoints, Stats, TransportKind,
-    close::Losses,
-    marks::{Activity, Marks},
-    stats::{Counters, Tallies},
+    Address, Close, Closed, Endpoints, Stats, TransportKind,
+    closed::LossCounts,
+    stats::{Counters, RareCounts},
+    timestamps::{Activity, Timestamps},
 };
-use crate::{
-    sync::Signal,
-    sync::{AtomicU8, Mutex, Ordering},
-};
+use crate::sync::{AtomicU8, Lazy, Mutex, Ordering, Signal};
 
-/// The session loop has taken the connection over.
+/// The session loop has taken the connection.
 const OPEN: u8 = 1;
-/// A close was requested, or the loop found a cause for one.
+/// A close was requested or the session loop found a cause for one.
 const CLOSING: u8 = 2;
 /// The peer has ended its direction.
 const PEER_FINISHED: u8 = 4;
-/// Callbacks have run.
+/// The close is complete: all callbacks have run.
 const CLOSED: u8 = 8;
-/// The transport has a ping of its own.
+/// The transport has a ping.
 const HAS_PING: u8 = 16;
-/// Senders wait, because the peer reads too slowly.
+/// Senders wait because the peer reads too slowly.
 const BACKPRESSURED: u8 = 32;
-/// Our direction has ended.
+/// This side has ended its direction.
 const FINISHED: u8 = 64;
-/// Requests of ours wait for the peer's answers.
-const AWAITS: u8 = 128;
+/// Requests of this session await responses.
+const AWAITS_RESPONSES: u8 = 128;
 
-/// What anybody may know of, and do to, one connection, whatever its transport and messages.
+/// Untyped handle of one connection.
 ///
-/// Clonable, `Send + Sync`, one a connection, alive from accept or connect on. Scope: session. Addresses, times and
-/// statistics stay readable after the close and inside close callbacks. A handle keeps a few hundred bytes alive, never
-/// the transport or its task; [`Session`](crate::Session) derefs to it.
+/// It can be cloned and used from any thread. Scope: session. Addresses, times and statistics
+/// stay readable after the close and inside close callbacks. A handle keeps a few hundred
+/// bytes alive, but not the transport or its task. [`Session`](crate::Session) derefs to it.
+/// Authors of layers find more methods in [`HandleExt`].
 ///
 /// ```
 /// use getty_core::{CloseReason, Connection};
@@ -72,85 +73,83 @@ const AWAITS: u8 = 128;
 #[derive(Clone)]
 pub struct ConnectionHandle(Arc<Inner>);
 
-// In this order, so that what each turn of the driver touches lies together: with many connections a cache line more or
-// less counts for more than what is done with it.
+// This order keeps the fields that each poll of the driver touches on the same cache lines.
+// With many connections, a cache line more costs more than the work on it.
 #[repr(C)]
 struct Inner {
     state: AtomicU8,
     activity: Activity,
-    /// Number of requests that were given up and whose answers are outstanding. It fits into the
-    /// padding here.
-    given_up: AtomicU16,
+    /// Number of abandoned requests whose responses are outstanding. It fits into the padding
+    /// here.
+    abandoned: AtomicU16,
     in_flight: AtomicU32,
     signal: Signal,
     opened_at: Instant,
     counters: Counters,
     pending: AtomicUsize,
-    marks: Marks,
+    timestamps: Timestamps,
     id: u64,
-    /// Ours and the peer's.
+    /// Address of this side, and of the peer.
     addresses: Box<(Address, Address)>,
     changed: Notify,
-    /// Locked before `rare` where both are locked. The keys' comparison and hash run under this
+    /// Locked before `locked` where both are locked. Comparing and hashing keys runs under this
     /// lock, and may use the handle except for its callbacks.
     callbacks: Mutex<Callbacks>,
-    rare: Mutex<Rare>,
+    locked: Mutex<LockedState>,
 }
 
-/// What is touched a few times in a connection's life. No code of the user's runs under its lock.
+/// State that is accessed a few times in a connection's life. No code of the user runs under
+/// its lock.
 #[derive(Default)]
-struct Rare {
+struct LockedState {
     kind: TransportKind,
     attributes: Attributes,
-    /// Made when it is first needed: at the close, as a rule.
-    seldom: Option<Box<Seldom>>,
-    /// What layers ask of the driver, until it has taken it.
-    wishes: Option<Box<Wishes>>,
-    /// How many messages wait for the encoder, as of the last time that checks were run. Here, where it takes no room.
+    /// Created when it is first needed, which is at the close for most connections.
+    close_state: Lazy<CloseState>,
+    /// Hooks of layers, until the driver takes them.
+    hooks: Lazy<LayerHooks>,
+    /// Number of messages that wait for the encoder, as of the last time that deadlines ran. It
+    /// fits into the padding here.
     #[cfg(feature = "metrics")]
     queued: u32,
-    /// How many layers around the lease's holder catch panics.
-    catchers: u8,
-    /// A panic has dropped the lease: a catcher finishes the connection.
-    left: bool,
-    /// The end of the connection was logged, or a layer logs it.
+    /// Number of guards that catch panics around the owner of the close guard.
+    panic_guards: u8,
+    /// `true` if a panic has dropped the close guard: a `PanicGuard` will finish the connection.
+    finish_deferred: bool,
+    /// `true` once the end of the connection was logged, or if a layer logs it.
     end_logged: bool,
     refusal: Refusal,
 }
 
-/// Who finishes the connection of a lease that is dropped before the session opens.
+/// Finisher of a connection whose close guard is dropped before the session opens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Refusal {
-    /// The lease.
+    /// The close guard.
     #[default]
     Immediate,
-    /// `end_refusal`, if the lease is dropped before it.
+    /// `end_refusal` if the close guard is dropped before it.
     Deferred,
-    /// `end_refusal`, because the lease was dropped.
+    /// `end_refusal` because the close guard was dropped.
     Pending,
 }
 
-/// What few connections have before their close: all the others are smaller without it.
+/// State that few connections have before their close.
 #[derive(Default)]
-struct Seldom {
+struct CloseState {
     name: Option<Arc<str>>,
-    requested: Option<Requested>,
+    requested: Option<Close>,
     closed: Option<Box<Closed>>,
-    tallies: Tallies,
-    losses: Losses,
+    rare_counts: RareCounts,
+    losses: LossCounts,
 }
 
-impl Rare {
-    fn seldom(&mut self) -> &mut Seldom {
-        self.seldom.get_or_insert_default()
-    }
-
-    fn requested(&self) -> Option<&Requested> {
-        self.seldom.as_ref()?.requested.as_ref()
+impl LockedState {
+    fn requested(&self) -> Option<&Close> {
+        self.close_state.get()?.requested.as_ref()
     }
 
     fn closed(&self) -> Option<&Closed> {
-        self.seldom.as_ref()?.closed.as_deref()
+        self.close_state.get()?.closed.as_deref()
     }
 }
 
@@ -161,10 +160,10 @@ impl ConnectionHandle {
         Self(Arc::new(Inner {
             signal: Signal::new(),
             counters: Counters::default(),
-            marks: Marks::default(),
+            timestamps: Timestamps::default(),
             state: AtomicU8::new(0),
             activity: Activity::default(),
-            given_up: AtomicU16::new(0),
+            abandoned: AtomicU16::new(0),
             in_flight: AtomicU32::new(0),
             pending: AtomicUsize::new(0),
             id: NEXT.fetch_add(1, Relaxed),
@@ -172,132 +171,122 @@ impl ConnectionHandle {
             addresses: Box::new((local, peer)),
             changed: Notify::new(),
             callbacks: Mutex::default(),
-            rare: Mutex::new(Rare {
+            locked: Mutex::new(LockedState {
                 kind,
-                ..Rare::default()
+                ..LockedState::default()
             }),
         }))
     }
 
-    /// A number that no other connection of this process has or had; the first is 1.
+    /// Returns the id, which is unique within the process. The first id is 1.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.0.id
     }
 
-    /// The name given with [`set_name`](Self::set_name), or else the transport's kind and the id, such as `tcp-7`.
+    /// Returns the name set with [`set_name`](Self::set_name). The default is the kind of
+    /// transport and the id such as `tcp-7`.
     #[must_use]
     pub fn name(&self) -> Arc<str> {
-        let rare = self.0.rare.lock();
-        match rare.seldom.as_ref().and_then(|seldom| seldom.name.as_ref()) {
+        let locked = self.0.locked.lock();
+        match locked
+            .close_state
+            .get()
+            .and_then(|close_state| close_state.name.as_ref())
+        {
             Some(name) => Arc::clone(name),
-            None => format!("{}-{}", rare.kind, self.0.id).into(),
+            None => format!("{}-{}", locked.kind, self.0.id).into(),
         }
     }
 
-    /// Names the connection, for people who read logs.
+    /// Sets a name for logs. The default is the kind of transport and the id such as `tcp-7`.
     pub fn set_name(&self, name: impl Into<Arc<str>>) {
         let name = name.into();
-        let mut rare = self.0.rare.lock();
-        let _earlier = rare.seldom().name.replace(name);
+        let mut locked = self.0.locked.lock();
+        let _earlier = locked.close_state.get_or_default().name.replace(name);
     }
 
-    /// The peer's address.
+    /// Returns the peer's address.
     #[must_use]
     pub fn peer_addr(&self) -> &Address {
         &self.0.addresses.1
     }
 
-    /// Our address.
+    /// Returns the address of this side.
     #[must_use]
     pub fn local_addr(&self) -> &Address {
         &self.0.addresses.0
     }
 
-    /// What carries the connection now; layers such as TLS and WebSocket change it as they wrap the transport.
+    /// Returns the current kind of transport. Layers such as TLS and WebSocket change it as they
+    /// wrap the transport.
     #[must_use]
     pub fn transport(&self) -> TransportKind {
-        self.0.rare.lock().kind
+        self.0.locked.lock().kind
     }
 
-    /// Says what carries the connection from now on, for layers that wrap a transport.
-    pub fn set_transport(&self, kind: TransportKind) {
-        self.0.rare.lock().kind = kind;
-    }
-
-    /// When the connection was accepted or connected.
+    /// Returns the time at which the connection was accepted or connected.
     #[must_use]
     pub fn opened_at(&self) -> Instant {
         self.0.opened_at
     }
 
-    /// What has moved until now, as of the driver's last turn.
+    /// Returns the counts of bytes and messages, as of the driver's last poll.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.snapshot(&self.0.rare.lock())
+        self.snapshot(&self.0.locked.lock())
     }
 
-    fn snapshot(&self, rare: &Rare) -> Stats {
-        let seldom = rare.seldom.as_ref();
-        let tallies = seldom.map_or_else(Tallies::default, |seldom| seldom.tallies);
-        self.0.counters.snapshot(tallies)
+    fn snapshot(&self, locked: &LockedState) -> Stats {
+        let close_state = locked.close_state.get();
+        let rare_counts =
+            close_state.map_or_else(RareCounts::default, |close_state| close_state.rare_counts);
+        self.0.counters.snapshot(rare_counts)
     }
 
     pub(crate) fn count_skipped(&self, messages: u64) {
-        let mut rare = self.0.rare.lock();
-        rare.seldom().tallies.skipped += messages;
+        let mut locked = self.0.locked.lock();
+        locked.close_state.get_or_default().rare_counts.skipped += messages;
     }
 
-    #[doc(hidden)]
-    pub fn count_dropped(&self, messages: u64) {
-        let mut rare = self.0.rare.lock();
-        rare.seldom().tallies.dropped += messages;
+    pub(crate) fn count_losses(&self, count: impl FnOnce(&mut LossCounts)) {
+        count(&mut self.0.locked.lock().close_state.get_or_default().losses);
     }
 
-    pub(crate) fn count_losses(&self, count: impl FnOnce(&mut Losses)) {
-        count(&mut self.0.rare.lock().seldom().losses);
-    }
-
-    /// How many messages are with their handlers, as of the driver's last turn.
+    /// Returns the number of messages whose handlers are in flight, as of the driver's last poll.
     #[must_use]
     #[inline]
     pub fn in_flight(&self) -> usize {
         self.0.in_flight.load(Relaxed) as usize
     }
 
-    /// Returns the number of requests that were given up, at a deadline or by a drop, and whose
-    /// answers are outstanding. The peer must answer them before all later requests, so they are
-    /// load like requests in flight: see
-    /// `CorrelateLayer::in_order`. With answers by id it is
-    /// always 0, because a request that is given up then holds nothing up.
+    /// Returns the number of abandoned requests whose responses are outstanding.
+    ///
+    /// A request is abandoned when its deadline passes or its future is dropped. Where responses
+    /// come in order, the peer must respond to it before all later requests, so it is load like a
+    /// request in flight: see `CorrelateLayer::in_order`. With responses by id the number is
+    /// always 0 because an abandoned request then delays no other.
     #[must_use]
     #[inline]
-    pub fn given_up_requests(&self) -> usize {
-        self.0.given_up.load(Relaxed).into()
+    pub fn abandoned_requests(&self) -> usize {
+        self.0.abandoned.load(Relaxed).into()
     }
 
-    pub(crate) fn set_given_up_requests(&self, requests: usize) {
+    pub(crate) fn set_abandoned_requests(&self, requests: usize) {
         let requests = u16::try_from(requests).unwrap_or(u16::MAX);
-        self.0.given_up.store(requests, Relaxed);
+        self.0.abandoned.store(requests, Relaxed);
     }
 
-    /// A handle that keeps nothing alive, for lists of connections.
+    /// Returns a handle that keeps nothing alive for lists of connections.
     #[must_use]
     pub fn downgrade(&self) -> WeakHandle {
         WeakHandle(Arc::downgrade(&self.0))
     }
 
-    /// How many messages wait for the encoder, when asked by a check.
-    #[cfg(feature = "metrics")]
-    #[doc(hidden)]
-    pub fn queued_at_check(&self) -> u64 {
-        self.0.rare.lock().queued.into()
-    }
-
-    /// So many messages wait for the encoder, now that checks are run.
+    /// Sets the number of messages that wait for the encoder. Called when deadlines run.
     #[cfg(feature = "metrics")]
     pub(crate) fn set_queued(&self, messages: usize) {
-        self.0.rare.lock().queued = u32::try_from(messages).unwrap_or(u32::MAX);
+        self.0.locked.lock().queued = u32::try_from(messages).unwrap_or(u32::MAX);
     }
 
     #[inline]
@@ -310,9 +299,9 @@ impl ConnectionHandle {
         self.0.changed.notify_waiters();
     }
 
-    async fn until(&self, bits: u8) {
+    async fn wait_for(&self, bits: u8) {
         loop {
-            // made before the check: it sees every notification from here on
+            // created before the check so that it sees every notification after the check
             let changed = self.0.changed.notified();
             if self.has(bits) {
                 return;
@@ -332,14 +321,8 @@ impl ConnectionHandle {
     }
 
     #[inline]
-    pub(crate) fn marks(&self) -> &Marks {
-        &self.0.marks
-    }
-
-    /// Records whether a message counts as activity. Called by the layer that decides this.
-    #[doc(hidden)]
-    pub fn record_activity(&self, active: bool) {
-        self.activity().say(active);
+    pub(crate) fn timestamps(&self) -> &Timestamps {
+        &self.0.timestamps
     }
 
     #[inline]
@@ -353,36 +336,27 @@ impl ConnectionHandle {
         self.0.in_flight.store(messages, Relaxed);
     }
 
-    /// A codec's adapter has kept a message to itself. Only from within the codec, for the counters have one writer.
-    #[doc(hidden)]
-    pub fn intercepted(&self) {
-        self.0.counters.messages_in.add(1);
-        // the driver, which has not seen the message, marks what may come after it anew
-        self.0.marks.incomplete.clear();
-    }
-
-    /// As [`intercepted`](Self::intercepted), for an answer: the application has waited for it, unless it is `late`.
-    pub(crate) fn answered(&self, late: bool) {
-        self.intercepted();
+    /// Counts a response that an adapter of the codec consumed. `late` if no request waited for
+    /// it.
+    pub(crate) fn record_response(&self, late: bool) {
+        self.record_intercepted();
         self.0.activity.intercepted();
         if late {
-            self.0.rare.lock().seldom().tallies.late += 1;
+            self.0
+                .locked
+                .lock()
+                .close_state
+                .get_or_default()
+                .rare_counts
+                .late += 1;
         }
     }
 
-    /// Whether requests of ours wait for the peer's answers. While they do, the session loop decodes past messages that
-    /// have to wait for their handlers, up to its read-ahead bound.
-    #[must_use]
-    #[inline]
-    pub fn awaits_answers(&self) -> bool {
-        self.has(AWAITS)
-    }
-
-    pub(crate) fn set_awaits_answers(&self, awaits: bool) {
+    pub(crate) fn mark_awaits_responses(&self, awaits: bool) {
         if awaits {
-            self.0.state.fetch_or(AWAITS, Ordering::AcqRel);
+            self.0.state.fetch_or(AWAITS_RESPONSES, Ordering::AcqRel);
         } else {
-            self.0.state.fetch_and(!AWAITS, Ordering::AcqRel);
+            self.0.state.fetch_and(!AWAITS_RESPONSES, Ordering::AcqRel);
         }
     }
 }
@@ -413,12 +387,13 @@ impl fmt::Debug for ConnectionHandle {
     }
 }
 
-/// A [`ConnectionHandle`] that keeps nothing alive: made by [`ConnectionHandle::downgrade`].
+/// A [`ConnectionHandle`] that keeps nothing alive. Created by
+/// [`ConnectionHandle::downgrade`].
 #[derive(Clone)]
 pub struct WeakHandle(Weak<Inner>);
 
 impl WeakHandle {
-    /// The handle, as long as the connection lives or another handle of it does.
+    /// Returns the handle if the connection or another handle of it is still alive.
     #[must_use]
     pub fn upgrade(&self) -> Option<ConnectionHandle> {
         self.0.upgrade().map(ConnectionHandle)
@@ -436,8 +411,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_idle_handle_takes_at_most_four_hundred_and_sixteen_bytes() {
-        // on 64-bit Linux 352 at the most, and 64 for the addresses
+    fn idle_handle_takes_at_most_four_hundred_and_sixteen_bytes() {
+        // on 64-bit Linux at most 352, and 64 for the addresses
         assert!(size_of::<Inner>() + size_of::<(Address, Address)>() <= 392);
     }
 }

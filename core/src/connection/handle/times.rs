@@ -1,98 +1,114 @@
-//! When what happened on a connection: the marks that the session loop keeps, as times.
+//! Timestamps of the session loop, as instants.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::ConnectionHandle;
-use crate::session::driver::Moment;
+use crate::connection::Timestamp;
 
 impl ConnectionHandle {
-    /// When bytes were last received; [`opened_at`](Self::opened_at) as long as there were none.
+    /// Returns the time at which bytes were last received, or [`opened_at`](Self::opened_at)
+    /// before the first.
     #[must_use]
     pub fn last_read(&self) -> Instant {
-        self.at(self.0.marks.read.get())
+        self.instant(self.0.timestamps.read.get())
     }
 
-    /// When the transport last took bytes; [`opened_at`](Self::opened_at) as long as it took none.
+    /// Returns the time at which the transport last took bytes, or [`opened_at`](Self::opened_at)
+    /// before the first.
     #[must_use]
     pub fn last_write(&self) -> Instant {
-        self.at(self.0.marks.write.get())
+        self.instant(self.0.timestamps.write.get())
     }
 
-    /// When the application was last active: a message was received, or [`touch`](Self::touch) called. Which messages
-    /// count `ActiveLayer` may say; all do by default.
+    /// Returns the time at which the application was last active: a message was received, or
+    /// [`touch`](Self::touch) was called. `ActivityLayer` can select the messages that count. By
+    /// default every message does.
     #[must_use]
     pub fn last_active(&self) -> Instant {
-        self.at(self.0.marks.active.get())
+        self.instant(self.0.timestamps.active.get())
     }
 
-    /// When a handler last finished that had been in flight for more than a turn of the session loop;
-    /// [`opened_at`](Self::opened_at) as long as there was none. While there is one, a peer that waits for its answer is
-    /// not idle: see [`in_flight`](Self::in_flight).
+    /// Returns the time at which a handler last finished that had been in flight for more than one
+    /// poll of the session loop, or [`opened_at`](Self::opened_at) before the first.
+    ///
+    /// While a handler is in flight, a peer that waits for its reply is not idle: see
+    /// [`in_flight`](Self::in_flight).
     #[must_use]
-    pub fn last_answered(&self) -> Instant {
-        self.at(self.0.marks.answered.get())
+    pub fn last_handled(&self) -> Instant {
+        self.instant(self.0.timestamps.handled.get())
     }
 
-    /// Since when we read: since the session opened, or since reading went on after we had paused it. `None` while we
-    /// do not read: before the session opens, while handlers, a limit or a slow peer keep us from it and as much is
-    /// read ahead as may be, and after the peer has ended its direction. Silence then says nothing of the peer, and no
-    /// receive deadline runs.
+    /// Returns the time at which reading started or resumed, or `None` while the session does not
+    /// read.
+    ///
+    /// The session does not read before it opens, after the peer has ended its direction, and
+    /// while handlers, a limit or a slow peer prevent it and the read-ahead limit is reached. The
+    /// peer's silence then means nothing, and no receive deadline runs (design.md: Why do receive
+    /// deadlines pause while the session does not read?).
     #[must_use]
     pub fn reading_since(&self) -> Option<Instant> {
         self.0
-            .marks
+            .timestamps
             .resumed
             .get_if_set()
-            .map(|resumed| self.at(resumed))
+            .map(|resumed| self.instant(resumed))
     }
 
-    /// Since when the peer is silent: when bytes were last received, or [reading](Self::reading_since) began or went on.
-    /// `None` while we do not read.
+    /// Returns the time since which the peer is silent, or `None` while the session does not read.
+    /// It is the later of the last received byte and [the start of reading](Self::reading_since).
     #[must_use]
     pub fn silent_since(&self) -> Option<Instant> {
-        let resumed = self.0.marks.resumed.get_if_set()?;
-        Some(self.at(resumed.max(self.0.marks.read.get())))
+        let resumed = self.0.timestamps.resumed.get_if_set()?;
+        Some(self.instant(resumed.max(self.0.timestamps.read.get())))
     }
 
-    /// Since when the transport takes no byte although some wait, which means that the peer does not read; `None` while
-    /// nothing waits.
+    /// Returns the time since which the transport takes no byte while some wait, or `None` if it
+    /// takes bytes or none wait. A stall means that the peer does not read.
     #[must_use]
     pub fn stalled_since(&self) -> Option<Instant> {
-        let stalled = self.0.marks.stalled.get_if_set()?;
-        Some(self.at(stalled.max(self.0.marks.write.get())))
+        let stalled = self.0.timestamps.stalled.get_if_set()?;
+        Some(self.instant(stalled.max(self.0.timestamps.write.get())))
     }
 
-    /// Since when a frame of the peer's is incomplete; `None` while there is no such frame.
+    /// Returns the time since which a frame of the peer is incomplete, or `None` if there is no
+    /// such frame.
     #[must_use]
     pub fn incomplete_since(&self) -> Option<Instant> {
         self.0
-            .marks
+            .timestamps
             .incomplete
             .get_if_set()
-            .map(|mark| self.at(mark))
+            .map(|timestamp| self.instant(timestamp))
     }
 
-    /// When the session loop took the connection over and began to read, after every [hold](Self::hold); `None` before.
+    /// Returns the time at which the session opened, or `None` before. A session opens once the
+    /// session loop has taken the connection and no [guard](super::HandleExt::delay_open) delays
+    /// it.
     #[must_use]
     pub fn open_since(&self) -> Option<Instant> {
-        self.0.marks.open.get_if_set().map(|mark| self.at(mark))
+        self.0
+            .timestamps
+            .open
+            .get_if_set()
+            .map(|timestamp| self.instant(timestamp))
     }
 
     /// Marks the application as active now.
     pub fn touch(&self) {
-        self.0.marks.active.set(self.moment(Instant::now()));
+        self.0.timestamps.active.set(self.timestamp(Instant::now()));
     }
 
-    pub(in crate::connection) fn at(&self, mark: Moment) -> Instant {
-        self.0.opened_at + Duration::from_nanos(mark.0)
+    pub(in crate::connection) fn instant(&self, timestamp: Timestamp) -> Instant {
+        self.0.opened_at + Duration::from_nanos(timestamp.0)
     }
 
-    /// Nanoseconds since the connection was opened, which suffice for 584 years.
+    /// Converts an instant into nanoseconds since the connection was opened. They suffice for 584
+    /// years.
     #[inline]
-    pub(crate) fn moment(&self, now: Instant) -> Moment {
+    pub(crate) fn timestamp(&self, now: Instant) -> Timestamp {
         let since = now.saturating_duration_since(self.0.opened_at);
-        Moment(since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos()))
+        Timestamp(since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos()))
     }
 }

@@ -1,4 +1,4 @@
-//! The beginning of a request: a place among those that wait, and one in the queue.
+//! Start of a request: an id in the table, then a place in the queue.
 
 use std::{
     sync::Arc,
@@ -7,31 +7,33 @@ use std::{
 };
 
 use super::{
-    Step,
-    end::closed,
-    shared::{InputGuard, Shared},
+    Stage,
+    end::closed_error,
+    shared::{Correlator, InputGuard},
 };
 use crate::{
-    connection::CloseReason,
+    connection::{CloseReason, HandleExt, RequestNumber},
     correlate::{
-        error::{Left, RequestError},
-        table::{Overdue, Refused},
+        error::{Delivery, RequestError},
+        table::{BeginError, Overdue},
     },
-    session::{Next, Number, Refusal, Session, WaiterId, payload::Payload},
+    session::{PendingWakes, Refusal, Session, payload::Payload},
+    sync::WaiterId,
 };
 
-/// What came of pushing a message into the queue, and which sender is next in turn.
-pub(crate) type Pushed = (Poll<Result<Option<Number>, Refusal>>, Next);
+/// Result of pushing a message into the queue and the wakers of the next senders.
+pub(crate) type Pushed = (Poll<Result<Option<RequestNumber>, Refusal>>, PendingWakes);
 
-/// Pushes `message` into the queue, or leaves it where it is; its number, if it was queued.
+/// Pushes `message` into the queue unless there is no room. Returns its number if it was
+/// queued.
 pub(crate) fn push<Out>(
     cx: &Context<'_>,
     session: &Session<Out>,
     message: &mut Option<Out>,
     waiter: &mut Option<WaiterId>,
-) -> (Pushed, Option<Number>) {
+) -> (Pushed, Option<RequestNumber>) {
     let mut payload = message.take().map(Payload::Message);
-    let pushed = session.outbox().poll_push_watched(cx, &mut payload, waiter);
+    let pushed = session.outbox().poll_push_request(cx, &mut payload, waiter);
     *message = payload.and_then(Payload::into_message);
     let number = match pushed.0 {
         Poll::Ready(Ok(number)) => number,
@@ -40,48 +42,49 @@ pub(crate) fn push<Out>(
     (pushed, number)
 }
 
-/// Gets an id, a place among those that wait and, where there is room at once, one in the queue: then gives id and number.
+/// Adds the request to the table, and queues its message if there is room at once. Returns id
+/// and number if it was queued.
 #[inline]
 pub(crate) fn begin<In: Send + 'static, Out: 'static>(
     cx: &Context<'_>,
     session: &Session<Out>,
-    shared: &Arc<Shared<In, Out>>,
+    shared: &Arc<Correlator<In, Out>>,
     message: &mut Option<Out>,
     deadline: Option<Duration>,
-    step: &mut Step,
-) -> Result<Option<(u64, Number)>, RequestError<Out>> {
+    stage: &mut Stage,
+) -> Result<Option<(u64, RequestNumber)>, RequestError<Out>> {
     let handle = session.handle();
     let (table, outbox) = (&shared.table, session.outbox());
     let is_ordered = shared.matching.is_ordered();
-    let turns = session.watched().turns();
-    let begun = table.begin_in_order(cx, (deadline, turns), handle, || {
-        let number = is_ordered.then(|| outbox.push_watched(message)).flatten();
+    let polls = session.requests().polls();
+    let started = table.begin_with(cx, (deadline, polls), handle, || {
+        let number = is_ordered.then(|| outbox.push_request(message)).flatten();
         (number, number)
     });
-    let (begun, pushed) = match begun {
-        Ok(begun) => begun,
+    let (started, pushed) = match started {
+        Ok(started) => started,
         Err(refused) => {
             return Err(match (refused, message.take()) {
-                (Refused::Full, Some(message)) => RequestError::Full(message),
-                (_, message) => closed(session, message, Left::No),
+                (BeginError::Full, Some(message)) => RequestError::Full(message),
+                (_, message) => closed_error(session, message, Delivery::NotSent),
             });
         }
     };
-    // before the user's code, which may panic: a drop gives the place back
-    *step = Step::Queueing {
-        id: begun.id,
+    // set before the user's code, which may panic: a drop then removes the request from the table
+    *stage = Stage::Queueing {
+        id: started.id,
         waiter: None,
     };
-    if begun.is_first {
-        session.watched().add(shared);
+    if started.is_first {
+        session.requests().add(shared);
     }
-    if begun.unguarded {
-        handle.keep(InputGuard(Arc::clone(shared)));
+    if started.needs_guard {
+        handle.on_input_end(InputGuard(Arc::clone(shared)));
     }
-    if let Some((at, look)) = begun.look {
+    if let Some((at, scan)) = started.scan {
         let shared = Arc::clone(shared);
-        handle.check_at(at, move |handle, now| {
-            match shared.table.look(look, now, handle) {
+        handle.schedule(at, move |handle, now| {
+            match shared.table.expire(scan, now, handle) {
                 Ok(next) => next,
                 Err(Overdue) => {
                     handle.close_with(CloseReason::AnswerMissed);
@@ -91,28 +94,28 @@ pub(crate) fn begin<In: Send + 'static, Out: 'static>(
         });
     }
     if let Some(marked) = message {
-        shared.matching.mark(begun.id, marked);
+        shared.matching.mark(started.id, marked);
     }
     let number = match pushed {
-        None if !is_ordered => outbox.push_watched(message),
+        None if !is_ordered => outbox.push_request(message),
         pushed => pushed,
     };
     if number.is_none() {
-        table.forget_time();
+        table.reset_clock();
     }
-    Ok(number.map(|number| (begun.id, number)))
+    Ok(number.map(|number| (started.id, number)))
 }
 
-/// Goes on from what came of pushing: ready with an error.
-pub(crate) fn queued<Out>(
+/// Continues after a push. Ready with an error if the push failed.
+pub(crate) fn push_result<Out>(
     session: &Session<Out>,
     message: &mut Option<Out>,
-    step: &mut Step,
-    pushed: Poll<Result<Option<Number>, Refusal>>,
+    stage: &mut Stage,
+    pushed: Poll<Result<Option<RequestNumber>, Refusal>>,
 ) -> Poll<RequestError<Out>> {
-    match (pushed, *step) {
-        (Poll::Ready(Ok(Some(number))), Step::Queueing { id, .. }) => {
-            *step = Step::Queued { id, number };
+    match (pushed, *stage) {
+        (Poll::Ready(Ok(Some(number))), Stage::Queueing { id, .. }) => {
+            *stage = Stage::Queued { id, number };
             session.raise_messages();
             Poll::Pending
         }
@@ -121,8 +124,8 @@ pub(crate) fn queued<Out>(
             (Refusal::Full, Some(message)) => RequestError::Full(message),
             (Refusal::Budget, Some(message)) => RequestError::Budget(message),
             (Refusal::Finished, Some(message)) => RequestError::Finished(message),
-            (_, message) => closed(session, message, Left::No),
+            (_, message) => closed_error(session, message, Delivery::NotSent),
         }),
-        (Poll::Ready(Ok(_)), _) => unreachable!("a watched message has a number"),
+        (Poll::Ready(Ok(_)), _) => unreachable!("a queued request has a number"),
     }
 }

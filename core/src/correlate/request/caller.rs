@@ -1,79 +1,87 @@
-//! Who asks: the session, or a handle that knows what its answers are.
+//! Requesters: the session, and a handle with a fixed type of responses.
 
 use std::{fmt, sync::Arc};
 
-use super::{Requesting, Shared};
+use super::{Correlator, Requesting};
 use crate::session::Session;
 
 impl<Out: 'static> Session<Out> {
-    /// Sends `message` as a request and waits for the peer's answer, which is of the type that the session receives. The
-    /// stack needs a `CorrelateLayer`. A handler may ask its own peer: answers are taken before
-    /// readiness, and while a request waits the session loop decodes past messages that wait for their handlers, up to its
-    /// read-ahead bound; beyond that the deadline ends the wait.
+    /// Sends `message` as a request and waits for the peer's response.
     ///
-    /// Not from a hook of `OnOpenLayer`: while it runs nothing is received. Whoever asks often keeps
-    /// a [`Caller`](super::Caller), which saves looking for the layer each time and fixes the type of the answer.
+    /// `In` is the type of the response, which is the type that the session receives. The stack
+    /// needs a `CorrelateLayer`. A handler may send requests to its own peer: responses are taken
+    /// before readiness is polled. While a request waits, the session loop decodes past messages
+    /// that wait for their handlers, up to its read-ahead limit (design.md: Why does the session
+    /// loop decode ahead while a request waits?). Beyond the limit, the deadline ends the wait.
+    ///
+    /// A hook of `OnOpenLayer` must not wait for a response because nothing is received while the
+    /// hook runs. A task that sends many requests should keep a [`Caller`](super::Caller), which
+    /// looks up the layer once and fixes the type of the response.
     ///
     /// # Errors
     ///
-    /// See [`RequestError`](crate::correlate::RequestError). Where the message was not taken it is handed back.
+    /// See [`RequestError`](crate::correlate::RequestError). A message that was not accepted is
+    /// returned.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before there was room in the queue it sends nothing. Dropped later, the message is sent all the same, and
-    /// its answer is dropped and [counted](crate::Stats::late).
+    /// If the future is dropped before there was room in the queue, nothing is sent. If it is
+    /// dropped later, the message is still sent, and its response is dropped and
+    /// [counted](crate::Stats::late).
     pub fn request<In: Send + 'static>(&self, message: Out) -> Requesting<In, Out> {
-        let shared = self.get::<Arc<Shared<In, Out>>>();
-        Requesting::new(Asker::Session(self.clone(), shared), message)
+        let shared = self.get::<Arc<Correlator<In, Out>>>();
+        Requesting::new(Requester::Session(self.clone(), shared), message)
     }
 }
 
-/// Asks the peer of one session: a [`Session`] of which it is known that its stack has a
-/// `CorrelateLayer` for answers of type `In`. Clonable, usable from any task. Scope: session.
-pub struct Caller<In, Out = In>(Arc<Asking<In, Out>>);
+/// Sends requests to the peer of one session whose stack has a `CorrelateLayer` for responses
+/// of type `In`.
+///
+/// It can be cloned and used from any task. Scope: session.
+pub struct Caller<In, Out = In>(Arc<RequestCx<In, Out>>);
 
-/// Behind one count, which each request takes part in.
-pub(crate) struct Asking<In, Out> {
+/// Session and correlator behind one reference count, which each request shares.
+pub(crate) struct RequestCx<In, Out> {
     session: Session<Out>,
-    shared: Arc<Shared<In, Out>>,
+    shared: Arc<Correlator<In, Out>>,
 }
 
-/// Whose request it is.
-pub(crate) enum Asker<In, Out> {
-    Caller(Arc<Asking<In, Out>>),
-    Session(Session<Out>, Option<Arc<Shared<In, Out>>>),
+/// Origin of a request: a caller, or a session.
+pub(crate) enum Requester<In, Out> {
+    Caller(Arc<RequestCx<In, Out>>),
+    Session(Session<Out>, Option<Arc<Correlator<In, Out>>>),
 }
 
-impl<In, Out> Asker<In, Out> {
+impl<In, Out> Requester<In, Out> {
     #[inline]
     pub(crate) fn session(&self) -> &Session<Out> {
         match self {
-            Self::Caller(asking) => &asking.session,
+            Self::Caller(cx) => &cx.session,
             Self::Session(session, _) => session,
         }
     }
 
     #[inline]
-    pub(crate) fn shared(&self) -> Option<&Arc<Shared<In, Out>>> {
+    pub(crate) fn shared(&self) -> Option<&Arc<Correlator<In, Out>>> {
         match self {
-            Self::Caller(asking) => Some(&asking.shared),
+            Self::Caller(cx) => Some(&cx.shared),
             Self::Session(_, shared) => shared.as_ref(),
         }
     }
 }
 
 impl<In: Send + 'static, Out: 'static> Caller<In, Out> {
-    /// The caller of `session`; `None` where its stack has no `CorrelateLayer` for answers of this
-    /// type, or the session is closed.
+    /// Creates the caller of `session`. Returns `None` if its stack has no `CorrelateLayer` for
+    /// responses of this type, or if the session is closed.
     #[must_use]
     pub fn of(session: &Session<Out>) -> Option<Self> {
-        Some(Self(Arc::new(Asking {
+        Some(Self(Arc::new(RequestCx {
             session: session.clone(),
             shared: session.get()?,
         })))
     }
 
-    /// As [`Session::request`].
+    /// Sends `message` as a request, like [`Session::request`].
     ///
     /// # Errors
     ///
@@ -81,27 +89,28 @@ impl<In: Send + 'static, Out: 'static> Caller<In, Out> {
     ///
     /// # Cancel safety
     ///
-    /// As that of [`Session::request`].
+    /// As for [`Session::request`].
     pub fn request(&self, message: Out) -> Requesting<In, Out> {
-        Requesting::new(Asker::Caller(Arc::clone(&self.0)), message)
+        Requesting::new(Requester::Caller(Arc::clone(&self.0)), message)
     }
 }
 
 impl<In, Out> Caller<In, Out> {
-    /// The session.
+    /// Returns the session.
     #[must_use]
     pub fn session(&self) -> &Session<Out> {
         &self.0.session
     }
 
-    /// Returns the number of requests in flight. Where answers come in order, requests that were
-    /// given up are counted until their answers have come.
+    /// Returns the number of requests in flight. Where responses come in order, abandoned requests
+    /// are counted until their responses have arrived.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.0.shared.table.in_flight()
     }
 
-    /// Whether answers come in the order of their requests, instead of with ids.
+    /// Returns `true` if responses come in the order of their requests, and `false` if they
+    /// contain ids.
     #[must_use]
     pub fn is_ordered(&self) -> bool
     where
@@ -111,10 +120,11 @@ impl<In, Out> Caller<In, Out> {
         self.0.shared.matching.is_ordered()
     }
 
-    /// Whether there may be answers yet: the session is not closing, and the peer has not ended its direction.
+    /// Returns `true` if responses may still arrive: the session is not closing and the peer has
+    /// not ended its direction.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        !self.0.session.is_closing() && !self.0.shared.table.is_over()
+        !self.0.session.is_closing() && !self.0.shared.table.has_input_ended()
     }
 }
 

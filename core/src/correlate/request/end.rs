@@ -1,104 +1,104 @@
-//! The end of a request without an answer.
+//! End of a request without a response.
 
 use std::task::{Context, Poll, ready};
 
-use super::Step;
+use super::Stage;
 use crate::{
-    connection::CloseReason,
+    connection::{CloseReason, RequestNumber},
     correlate::{
-        error::{Left, RequestError},
+        error::{Delivery, RequestError},
         table::Outcome,
     },
-    session::{Number, Session, error::SendFailure},
+    session::{Session, error::SendFailure},
 };
 
-/// The end of a request that is not even queued.
-pub(crate) fn not_queued<In, Out>(
+/// Creates the error of a request that was not queued.
+pub(crate) fn fail_unqueued<In, Out>(
     session: &Session<Out>,
     message: &mut Option<Out>,
     outcome: &Outcome<In>,
-    step: &mut Step,
+    stage: &mut Stage,
 ) -> RequestError<Out> {
     let message = message.take();
     match outcome {
         Outcome::Expired => RequestError::Deadline {
             message,
-            left: Left::No,
+            delivery: Delivery::NotSent,
         },
-        Outcome::Over => closed(session, message, Left::No),
-        // nobody can answer what was not asked, but a peer may guess an id
-        Outcome::Answer(_) => {
-            if let Step::Queueing {
+        Outcome::InputEnded => closed_error(session, message, Delivery::NotSent),
+        // a message that was not sent has no response, but a peer may guess an id
+        Outcome::Response(_) => {
+            if let Stage::Queueing {
                 waiter: Some(waiter),
                 ..
-            } = std::mem::replace(step, Step::Done)
+            } = std::mem::replace(stage, Stage::Done)
             {
-                session.outbox().leave(waiter);
+                session.outbox().cancel_push(waiter);
             }
             match message {
                 Some(message) => RequestError::Full(message),
-                None => closed(session, None, Left::No),
+                None => closed_error(session, None, Delivery::NotSent),
             }
         }
     }
 }
 
-/// The end of a request that was queued.
+/// Resolves a request that was queued.
 #[cold]
-pub(crate) fn conclude<In, Out>(
+pub(crate) fn finish_without_response<In, Out>(
     cx: &Context<'_>,
     session: &Session<Out>,
-    number: Number,
+    number: RequestNumber,
     outcome: Outcome<In>,
-    step: &mut Step,
+    stage: &mut Stage,
 ) -> Poll<Result<In, RequestError<Out>>> {
     match outcome {
-        Outcome::Answer(answer) => {
-            *step = Step::Done;
-            Poll::Ready(Ok(answer))
+        Outcome::Response(response) => {
+            *stage = Stage::Done;
+            Poll::Ready(Ok(response))
         }
         Outcome::Expired => {
-            let left = if session.watched().has_left(number) {
-                Left::Yes
+            let delivery = if session.requests().was_sent(number) {
+                Delivery::Sent
             } else {
-                Left::Perhaps
+                Delivery::Unknown
             };
             Poll::Ready(Err(RequestError::Deadline {
                 message: None,
-                left,
+                delivery,
             }))
         }
-        // what was accepted for sending is still flushed, and then it is known whether it has left
-        Outcome::Over => {
-            let outcome = ready!(session.watched().poll(cx, number));
-            Poll::Ready(Err(failed(session, outcome)))
+        // messages accepted for sending are still flushed and the delivery is known afterwards
+        Outcome::InputEnded => {
+            let outcome = ready!(session.requests().poll(cx, number));
+            Poll::Ready(Err(failure_error(session, outcome)))
         }
     }
 }
 
-/// There will be no answer; `outcome` is that of sending.
-pub(crate) fn failed<Out>(
+/// Creates the error of a request without a response. `outcome` is that of the send.
+pub(crate) fn failure_error<Out>(
     session: &Session<Out>,
     outcome: Result<(), SendFailure<Out>>,
 ) -> RequestError<Out> {
     match outcome {
-        Ok(()) => closed(session, None, Left::Yes),
+        Ok(()) => closed_error(session, None, Delivery::Sent),
         Err(SendFailure::Encode(source)) => RequestError::Encode(source),
         Err(SendFailure::Closed(Some(payload))) => {
-            closed(session, payload.into_message(), Left::No)
+            closed_error(session, payload.into_message(), Delivery::NotSent)
         }
-        Err(_) => closed(session, None, Left::Perhaps),
+        Err(_) => closed_error(session, None, Delivery::Unknown),
     }
 }
 
-pub(crate) fn closed<Out>(
+pub(crate) fn closed_error<Out>(
     session: &Session<Out>,
     message: Option<Out>,
-    left: Left,
+    delivery: Delivery,
 ) -> RequestError<Out> {
     RequestError::Closed {
         message,
-        left,
+        delivery,
         reason: session.reason().unwrap_or(CloseReason::PeerClosed),
     }
 }

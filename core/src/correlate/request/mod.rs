@@ -1,4 +1,4 @@
-//! The future of one request, from the first poll to its answer.
+//! Future of a request, from the first poll to the response.
 
 mod begin;
 mod caller;
@@ -14,66 +14,70 @@ use std::{
 };
 
 pub use self::caller::Caller;
-pub use self::shared::Shared;
+pub use self::shared::Correlator;
 use self::{
-    begin::{begin, push, queued},
-    caller::Asker,
-    end::{closed, conclude, failed, not_queued},
+    begin::{begin, push, push_result},
+    caller::Requester,
+    end::{closed_error, fail_unqueued, failure_error, finish_without_response},
 };
 use super::{
-    error::{Left, RequestError},
+    error::{Delivery, RequestError},
     table::Outcome,
 };
-use crate::session::{Number, WaiterId};
+use crate::{connection::RequestNumber, sync::WaiterId};
 
-/// The future of [`Session::request`](crate::Session::request) and [`Caller::request`].
+/// Future of [`Session::request`](crate::Session::request) and [`Caller::request`].
 ///
 /// # Panics
 ///
-/// When it is polled after it was ready.
+/// Panics if it is polled after it was ready.
 #[must_use = "futures do nothing unless polled"]
 pub struct Requesting<In, Out = In> {
-    asker: Asker<In, Out>,
-    /// Until it is queued.
+    requester: Requester<In, Out>,
+    /// The message, until it is queued.
     message: Option<Out>,
     deadline: Option<Duration>,
-    step: Step,
+    stage: Stage,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum Stage {
     Begin,
-    /// It has an id, and waits for room in the queue.
+    /// The request has an id, and waits for room in the queue.
     Queueing {
         id: u64,
         waiter: Option<WaiterId>,
     },
-    /// It waits for its answer.
+    /// The message is queued and the request waits for its response.
     Queued {
         id: u64,
-        number: Number,
+        number: RequestNumber,
     },
     Done,
 }
 
 impl<In, Out> Requesting<In, Out> {
-    fn new(asker: Asker<In, Out>, message: Out) -> Self {
-        let deadline = asker.shared().and_then(|shared| shared.deadline);
+    fn new(requester: Requester<In, Out>, message: Out) -> Self {
+        let deadline = requester.shared().and_then(|shared| shared.deadline);
         Self {
-            asker,
+            requester,
             message: Some(message),
             deadline,
-            step: Step::Begin,
+            stage: Stage::Begin,
         }
     }
 
-    /// How long to wait for the answer, from the first poll on and with the wait for room in the queue, in place of the
-    /// layer's setting (`CorrelateLayer::with_deadline`); `None` is until the session ends. From a second on, requests
-    /// that are queued before the session's task has a turn count from the first of them: the clock is read once for all.
+    /// Sets the deadline of the response. The default is the layer's setting
+    /// (`CorrelateLayer::with_deadline`). `None` waits until the session ends.
     ///
-    /// A deadline that is shorter than all others in flight costs an allocation. Where answers come
-    /// in order, a deadline that passes
-    /// closes the session (`CorrelateLayer::with_close_at_deadline`) by default.
+    /// The time counts from the first poll and includes the wait for room in the queue. Requests
+    /// with a deadline of a second or more that are queued before the next poll of the session's
+    /// task share the start time of the first, because the clock is then read once for all
+    /// (design.md: Why do long deadlines count from another request's start?).
+    ///
+    /// A deadline that is shorter than all others in flight costs an allocation. Where responses
+    /// come in order, a missed deadline closes the session by default
+    /// (`CorrelateLayer::with_close_at_deadline`).
     pub fn within(mut self, deadline: impl Into<Option<Duration>>) -> Self {
         self.deadline = deadline.into();
         self
@@ -89,11 +93,11 @@ impl<In: Send + 'static, Out: 'static> Future for Requesting<In, Out> {
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let polled = match this.step {
-            Step::Begin => this.poll_begin(cx),
-            Step::Queued { id, number } => this.poll_queued(cx, id, number),
-            Step::Queueing { id, .. } => this.poll_queueing(cx, id),
-            Step::Done => panic!("a request was polled after it was ready"),
+        let polled = match this.stage {
+            Stage::Begin => this.poll_begin(cx),
+            Stage::Queued { id, number } => this.poll_queued(cx, id, number),
+            Stage::Queueing { id, .. } => this.poll_queueing(cx, id),
+            Stage::Done => panic!("a request was polled after it was ready"),
         };
         if polled.is_ready() {
             this.finish();
@@ -105,24 +109,28 @@ impl<In: Send + 'static, Out: 'static> Future for Requesting<In, Out> {
 impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
     fn poll_begin(&mut self, cx: &Context<'_>) -> Poll<Result<In, RequestError<Out>>> {
         let Self {
-            asker,
+            requester,
             message,
             deadline,
-            step,
+            stage,
         } = self;
-        let session = asker.session();
+        let session = requester.session();
         if session.is_closing() {
-            return Poll::Ready(Err(closed(session, message.take(), Left::No)));
+            return Poll::Ready(Err(closed_error(
+                session,
+                message.take(),
+                Delivery::NotSent,
+            )));
         }
-        let Some(shared) = asker.shared() else {
+        let Some(shared) = requester.shared() else {
             return Poll::Ready(Err(match message.take() {
                 Some(message) => RequestError::NoLayer(message),
-                None => closed(session, None, Left::No),
+                None => closed_error(session, None, Delivery::NotSent),
             }));
         };
-        match begin(cx, session, shared, message, *deadline, step)? {
+        match begin(cx, session, shared, message, *deadline, stage)? {
             Some((id, number)) => {
-                *step = Step::Queued { id, number };
+                *stage = Stage::Queued { id, number };
                 session.raise_messages();
                 Poll::Pending
             }
@@ -132,24 +140,25 @@ impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
 
     #[cold]
     fn poll_begun(&mut self, cx: &Context<'_>) -> Poll<Result<In, RequestError<Out>>> {
-        match self.step {
-            Step::Queueing { id, .. } => self.poll_queueing(cx, id),
-            _ => unreachable!("it has an id and is not queued"),
+        match self.stage {
+            Stage::Queueing { id, .. } => self.poll_queueing(cx, id),
+            _ => unreachable!("a started request has an id and is not queued"),
         }
     }
 
-    /// There was no room at first.
+    /// Polls a request for which there was no room at first.
     #[cold]
     fn poll_queueing(&mut self, cx: &Context<'_>, id: u64) -> Poll<Result<In, RequestError<Out>>> {
         let Self {
-            asker,
+            requester,
             message,
-            step,
+            stage,
             ..
         } = self;
-        let session = asker.session();
-        let (Some(shared), Step::Queueing { waiter, .. }) = (asker.shared(), &mut *step) else {
-            unreachable!("it waits for room, with an id");
+        let session = requester.session();
+        let (Some(shared), Stage::Queueing { waiter, .. }) = (requester.shared(), &mut *stage)
+        else {
+            unreachable!("a request that waits for room has an id");
         };
         let (pushed, next) = if shared.matching.is_ordered() {
             let push = || push(cx, session, message, waiter);
@@ -158,15 +167,15 @@ impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
             push(cx, session, message, waiter).0
         };
         next.wake();
-        if let Poll::Ready(error) = queued(session, message, step, pushed) {
+        if let Poll::Ready(error) = push_result(session, message, stage, pushed) {
             return Poll::Ready(Err(error));
         }
-        // it may have been another task that was noted to be woken
+        // the table may have the waker of another task
         let outcome = ready!(shared.table.poll(cx, id));
-        if let Step::Queued { number, .. } = *step {
-            return conclude(cx, session, number, outcome, step);
+        if let Stage::Queued { number, .. } = *stage {
+            return finish_without_response(cx, session, number, outcome, stage);
         }
-        Poll::Ready(Err(not_queued(session, message, &outcome, step)))
+        Poll::Ready(Err(fail_unqueued(session, message, &outcome, stage)))
     }
 
     #[inline]
@@ -174,20 +183,22 @@ impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
         &mut self,
         cx: &Context<'_>,
         id: u64,
-        number: Number,
+        number: RequestNumber,
     ) -> Poll<Result<In, RequestError<Out>>> {
-        let (session, Some(shared)) = (self.asker.session(), self.asker.shared()) else {
-            unreachable!("it was queued, with an id");
+        let (session, Some(shared)) = (self.requester.session(), self.requester.shared()) else {
+            unreachable!("a queued request has an id");
         };
         match shared.table.poll(cx, id) {
-            Poll::Ready(Outcome::Answer(answer)) => {
-                // which has freed its place; and what was sent is nobody's concern any more
-                self.step = Step::Done;
-                Poll::Ready(Ok(answer))
+            Poll::Ready(Outcome::Response(response)) => {
+                // `poll` has freed the slot and the outcome of the send is not needed any more
+                self.stage = Stage::Done;
+                Poll::Ready(Ok(response))
             }
-            Poll::Ready(outcome) => conclude(cx, session, number, outcome, &mut self.step),
-            Poll::Pending => match session.watched().failure(number) {
-                Some(failure) => Poll::Ready(Err(failed(session, Err(failure)))),
+            Poll::Ready(outcome) => {
+                finish_without_response(cx, session, number, outcome, &mut self.stage)
+            }
+            Poll::Pending => match session.requests().take_failure(number) {
+                Some(failure) => Poll::Ready(Err(failure_error(session, Err(failure)))),
                 None => Poll::Pending,
             },
         }
@@ -195,36 +206,36 @@ impl<In: Send + 'static, Out: 'static> Requesting<In, Out> {
 }
 
 impl<In, Out> Requesting<In, Out> {
-    /// Gives back what it holds of the queue and of the table; nothing, once it is answered.
+    /// Removes the request from the queue and the table unless it has its response.
     #[inline]
     fn finish(&mut self) {
-        if !matches!(self.step, Step::Begin | Step::Done) {
+        if !matches!(self.stage, Stage::Begin | Stage::Done) {
             self.give_up();
         }
     }
 
     #[cold]
     fn give_up(&mut self) {
-        let step = std::mem::replace(&mut self.step, Step::Done);
-        let (session, Some(shared)) = (self.asker.session(), self.asker.shared()) else {
+        let stage = std::mem::replace(&mut self.stage, Stage::Done);
+        let (session, Some(shared)) = (self.requester.session(), self.requester.shared()) else {
             return;
         };
-        let (id, queued) = match step {
-            Step::Begin | Step::Done => return,
-            Step::Queueing { id, waiter } => {
+        let (id, queued) = match stage {
+            Stage::Begin | Stage::Done => return,
+            Stage::Queueing { id, waiter } => {
                 if let Some(waiter) = waiter {
-                    session.outbox().leave(waiter);
+                    session.outbox().cancel_push(waiter);
                 }
                 (id, None)
             }
-            Step::Queued { id, number } => {
-                session.watched().abandon(number);
+            Stage::Queued { id, number } => {
+                session.requests().abandon(number);
                 (id, Some(number))
             }
         };
         let handle = session.handle();
         if let Some(oldest) = shared.table.end(id, queued, handle) {
-            (shared.watch_full)(shared, handle, oldest);
+            (shared.schedule_full_check)(shared, handle, oldest);
         }
     }
 }
@@ -238,8 +249,8 @@ impl<In, Out> Drop for Requesting<In, Out> {
 impl<In, Out> fmt::Debug for Requesting<In, Out> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Requesting")
-            .field("session", self.asker.session())
-            .field("step", &self.step)
+            .field("session", self.requester.session())
+            .field("stage", &self.stage)
             .finish_non_exhaustive()
     }
 }

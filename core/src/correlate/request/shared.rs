@@ -1,46 +1,46 @@
-//! What the requests of one session share.
+//! State of the requests of one session.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use crate::{
-    ConnectionHandle,
-    connection::{CloseReason, Kept},
+    connection::{CloseReason, ConnectionHandle, HandleExt, OnInputEnd, RequestNumber},
     correlate::{
-        matching::Answered,
         matching::Matching,
-        table::{Limits, Observer, Overdue, Table, Unasked},
+        matching::ResponseTo,
+        table::{Limits, Observer, Overdue, RequestTable, Unsolicited},
     },
-    session::{Number, PendingRequests},
+    session::PendingRequests,
 };
 
-/// Maximum time without an answer while requests that were given up take all places. A layer's
-/// shorter deadline replaces it.
+/// Maximum time without a response while abandoned requests fill the table. A shorter deadline
+/// of the layer replaces it.
 const FULL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the requests of one session share: an attribute of its handle.
-pub struct Shared<In, Out> {
-    pub(crate) table: Table<In>,
+/// State of the requests of one session. It is an attribute of the session's handle.
+pub struct Correlator<In, Out> {
+    pub(crate) table: RequestTable<In>,
     pub(crate) matching: Arc<dyn Matching<In, Out>>,
     pub(crate) deadline: Option<Duration>,
-    /// [`watch_full`], for destructors, which have no bounds on the messages.
-    pub(crate) watch_full: fn(&Arc<Self>, &ConnectionHandle, Number),
+    /// A pointer to [`schedule_full_check`] for destructors, which have no bounds on the messages.
+    pub(crate) schedule_full_check: fn(&Arc<Self>, &ConnectionHandle, RequestNumber),
 }
 
-/// Schedules checks of a table that is full of requests that were given up. `oldest` is the oldest
-/// request. The session closes when the peer answers none between two checks.
+/// Schedules checks of a table that is full of abandoned requests. `oldest` is the oldest
+/// request. The session closes if the peer responds to none between two checks (design.md: Why
+/// does a table full of abandoned requests close the session?).
 #[cold]
-fn watch_full<In: Send + 'static, Out: 'static>(
-    shared: &Arc<Shared<In, Out>>,
+fn schedule_full_check<In: Send + 'static, Out: 'static>(
+    shared: &Arc<Correlator<In, Out>>,
     handle: &ConnectionHandle,
-    mut oldest: Number,
+    mut oldest: RequestNumber,
 ) {
     let shared = Arc::clone(shared);
     let deadline = shared.deadline.unwrap_or(FULL_TIMEOUT);
     let timeout = deadline.min(FULL_TIMEOUT);
-    handle.check_at(Instant::now() + timeout, move |handle, now| {
-        match shared.table.look_full(&mut oldest) {
+    handle.schedule(Instant::now() + timeout, move |handle, now| {
+        match shared.table.check_full(&mut oldest) {
             Ok(again) => again.then(|| now + timeout),
             Err(Overdue) => {
                 handle.close_with(CloseReason::AnswerMissed);
@@ -51,36 +51,36 @@ fn watch_full<In: Send + 'static, Out: 'static>(
 }
 
 impl Observer for &ConnectionHandle {
-    fn set_awaits(&self, awaits: bool) {
-        self.set_awaits_answers(awaits);
+    fn set_awaits_responses(&self, awaits: bool) {
+        self.mark_awaits_responses(awaits);
     }
 
-    fn set_given_up(&self, requests: usize) {
-        self.set_given_up_requests(requests);
+    fn set_abandoned(&self, requests: usize) {
+        self.set_abandoned_requests(requests);
     }
 }
 
-impl<In, Out> fmt::Debug for Shared<In, Out> {
+impl<In, Out> fmt::Debug for Correlator<In, Out> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
+        f.debug_struct("Correlator").finish_non_exhaustive()
     }
 }
 
-impl<In, Out> Shared<In, Out> {
-    /// Gives `message` to the request that it answers. Returns the message if no request waits for
-    /// it and it is not late.
+impl<In, Out> Correlator<In, Out> {
+    /// Passes `message` to the request to which it responds. Returns the message if no request
+    /// waits for it and it is not late.
     #[inline]
-    pub fn answer(&self, which: Answered, message: In, handle: &ConnectionHandle) -> Option<In> {
-        match self.table.answer(which, message, handle) {
-            Ok(()) => handle.answered(false),
-            Err(Unasked::Late(_)) => handle.answered(true),
-            Err(Unasked::Push(message)) => return Some(message),
+    pub fn deliver(&self, which: ResponseTo, message: In, handle: &ConnectionHandle) -> Option<In> {
+        match self.table.deliver(which, message, handle) {
+            Ok(()) => handle.record_response(false),
+            Err(Unsolicited::Late(_)) => handle.record_response(true),
+            Err(Unsolicited::Push(message)) => return Some(message),
         }
         None
     }
 }
 
-impl<In: Send + 'static, Out: 'static> Shared<In, Out> {
+impl<In: Send + 'static, Out: 'static> Correlator<In, Out> {
     /// Creates the state for the requests of one session.
     pub fn new(
         limits: Limits,
@@ -88,43 +88,44 @@ impl<In: Send + 'static, Out: 'static> Shared<In, Out> {
         deadline: Option<Duration>,
     ) -> Self {
         Self {
-            table: Table::new(limits),
+            table: RequestTable::new(limits),
             matching: Arc::new(matching),
             deadline,
-            watch_full,
+            schedule_full_check,
         }
     }
 }
 
-impl<In: Send + 'static, Out: 'static> Shared<In, Out> {
-    /// Has the driver tell of what it could not encode from the first request on: by the time that this is asked for, it may
-    /// have been too late for that one.
+impl<In: Send + 'static, Out: 'static> Correlator<In, Out> {
+    /// Registers for refused messages before the first request. A registration with the first
+    /// request could be too late for it.
     pub fn guard(self: &Arc<Self>, handle: &ConnectionHandle) {
-        self.table.guarded();
-        handle.keep(InputGuard(Arc::clone(self)));
+        self.table.input_guarded();
+        handle.on_input_end(InputGuard(Arc::clone(self)));
     }
 }
 
-/// Woken for a message that cannot be sent. All requests are woken, because the message's request
-/// is not known.
-impl<In: Send + 'static, Out: 'static> PendingRequests for Shared<In, Out> {
+/// Wakes requests for a message that cannot be sent. All requests are woken because the
+/// message's request is not known.
+impl<In: Send + 'static, Out: 'static> PendingRequests for Correlator<In, Out> {
     fn wake_all(&self) {
         self.table.wake_all();
     }
 
-    fn unanswered(&self) -> usize {
+    fn pending(&self) -> usize {
         self.table.in_flight()
     }
 }
 
-/// Kept by the driver; its drop says that nothing more will be received.
-pub(crate) struct InputGuard<In, Out>(pub(super) Arc<Shared<In, Out>>);
+/// Held by the driver. Its destructor reports the end of the input.
+pub(crate) struct InputGuard<In, Out>(pub(super) Arc<Correlator<In, Out>>);
 
-impl<In: Send, Out> Kept for InputGuard<In, Out> {
-    /// The peer does not answer what it was not asked. Known here before the next message is received, when the one who
-    /// asked may not have looked, or have given up.
-    fn refused(&mut self, number: Number, handle: &ConnectionHandle) {
-        self.0.table.refused(number, handle);
+impl<In: Send, Out> OnInputEnd for InputGuard<In, Out> {
+    /// Removes a request that was not sent because there will be no response. It is removed here,
+    /// before the next message is received: the requester may not be polled before, or may have
+    /// given up.
+    fn refused(&mut self, number: RequestNumber, handle: &ConnectionHandle) {
+        self.0.table.remove_unsent(number, handle);
     }
 }
 

@@ -1,52 +1,55 @@
-//! Deadlines: from when they count, and when to look for those that have passed.
+//! Start times of deadlines and the schedule of their scans.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A deadline that is no shorter may count from a time that is older by as long as the session waits for its turn.
+/// Minimum deadline that may count from the start of an earlier request, which is older by at
+/// most the time that the session waits for its next poll.
 const COARSE: Duration = Duration::from_secs(1);
 
-/// When a request began, and how many turns the session had had by then. It holds for those that begin until the next turn,
-/// which all of them cause.
+/// Start time of a request and the session's number of polls at that time. Requests share it
+/// until the next poll, which each of them causes.
 #[derive(Debug, Default)]
-pub(crate) struct Clock(Option<(Instant, u64)>);
+pub(crate) struct StartClock(Option<(Instant, u64)>);
 
-impl Clock {
-    /// The time, for a deadline that is so far away. The clock costs as much as all else that is done for a request, so it is
-    /// read once for the requests between two turns of the session. Before its first turn anything may keep the session
-    /// waiting.
+impl StartClock {
+    /// Returns the start time for this deadline.
+    ///
+    /// Reading the clock costs as much as all other work for a request. So it is read once for the
+    /// requests between two polls of the session. Before its first poll the session may be delayed
+    /// for any time, so the start is not shared then.
     #[inline]
-    pub(crate) fn now(&mut self, deadline: Duration, turns: u64) -> Instant {
+    pub(crate) fn now(&mut self, deadline: Duration, polls: u64) -> Instant {
         match self.0 {
-            Some((now, then)) if then == turns && turns > 0 && deadline >= COARSE => now,
+            Some((now, then)) if then == polls && polls > 0 && deadline >= COARSE => now,
             _ => {
                 let now = Instant::now();
-                self.0 = Some((now, turns));
+                self.0 = Some((now, polls));
                 now
             }
         }
     }
 
-    /// A request that has begun may cause no turn.
-    pub(crate) const fn forget(&mut self) {
+    /// Forgets the start time because a request has started that may cause no poll.
+    pub(crate) const fn reset(&mut self) {
         self.0 = None;
     }
 }
 
-/// When to look for deadlines that have passed.
+/// Schedule of scans for missed deadlines.
 #[derive(Debug, Default)]
-pub(crate) struct Looks {
-    /// When the latest look is to be.
+pub(crate) struct Scans {
+    /// Time of the latest scan, or none.
     at: Option<Instant>,
-    /// Which look that is: earlier ones are superseded.
+    /// Number of the latest scan. Earlier ones are superseded.
     number: u32,
 }
 
-impl Looks {
-    /// The look that is needed for this deadline, where the latest would be too late.
+impl Scans {
+    /// Returns the scan to schedule for this deadline unless the latest scan is early enough.
     #[inline]
-    pub(crate) fn by(&mut self, deadline: Instant) -> Option<(Instant, u32)> {
+    pub(crate) fn request_by(&mut self, deadline: Instant) -> Option<(Instant, u32)> {
         if self.at.is_some_and(|at| at <= deadline) {
             return None;
         }
@@ -59,8 +62,8 @@ impl Looks {
         self.number == number
     }
 
-    /// The latest look goes on at this time, if at all.
-    pub(crate) const fn go_on(&mut self, at: Option<Instant>) {
+    /// Sets the time of the latest scan's next run if there is one.
+    pub(crate) const fn set_next(&mut self, at: Option<Instant>) {
         self.at = at;
     }
 }

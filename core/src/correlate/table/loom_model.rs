@@ -3,7 +3,7 @@ use std::{future::poll_fn, sync::Arc};
 use loom::{future::block_on, thread};
 
 use super::*;
-use crate::session::{PendingRequests, Watched, error::SendFailure};
+use crate::session::{PendingRequests, RequestOutcomes, error::SendFailure};
 
 const LIMITS: Limits = Limits {
     in_flight: 2,
@@ -11,23 +11,24 @@ const LIMITS: Limits = Limits {
     closes_at_deadline: false,
 };
 
-fn begin(table: &Table<u8>, cx: &Context<'_>) -> u64 {
-    let begun = table.begin_in_order(cx, (None, 0), |_| {}, || ((), None));
-    begun.unwrap().0.id
+fn begin(table: &RequestTable<u8>, cx: &Context<'_>) -> u64 {
+    let started = table.begin_with(cx, (None, 0), |_| {}, || ((), None));
+    started.unwrap().0.id
 }
 
-/// An answer that meets the end of the input is had or is not, but nobody sleeps for ever.
+/// A response that races with the end of the input is received or not, but no task sleeps
+/// forever.
 #[test]
-fn a_request_learns_of_its_answer_or_of_the_end() {
+fn request_receives_its_response_or_the_end_of_input() {
     loom::model(|| {
-        let table = Arc::new(Table::new(LIMITS));
+        let table = Arc::new(RequestTable::new(LIMITS));
         let (mut id, mut driver) = (None, None);
         let outcome = block_on(poll_fn(|cx| {
             let id = *id.get_or_insert_with(|| begin(&table, cx));
             driver.get_or_insert_with(|| {
                 let table = Arc::clone(&table);
                 thread::spawn(move || {
-                    table.answer(Answered::Request(id), 7, |_| {}).unwrap();
+                    table.deliver(ResponseTo::Request(id), 7, |_| {}).unwrap();
                     table.input_ended();
                 })
             });
@@ -35,48 +36,52 @@ fn a_request_learns_of_its_answer_or_of_the_end() {
         }));
         driver.unwrap().join().unwrap();
         match outcome {
-            Outcome::Answer(answer) => assert_eq!(answer, 7),
-            other => panic!("the answer came before the end: {other:?}"),
+            Outcome::Response(response) => assert_eq!(response, 7),
+            other => panic!("the response came before the end: {other:?}"),
         }
     });
 }
 
-/// One that is given up while it is answered leaves its slot free and nobody waiting.
+/// A request that is abandoned while its response arrives frees its slot and leaves no task
+/// waiting.
 #[test]
-fn an_answer_that_meets_a_cancel_leaves_nothing_behind() {
+fn response_that_races_with_a_drop_frees_the_slot() {
     loom::model(|| {
-        let table = Arc::new(Table::new(LIMITS));
+        let table = Arc::new(RequestTable::new(LIMITS));
         let cx = Context::from_waker(Waker::noop());
         let id = begin(&table, &cx);
-        let answers = {
+        let delivers = {
             let table = Arc::clone(&table);
-            thread::spawn(move || table.answer(Answered::Request(id), 7, |_| {}).is_ok())
+            thread::spawn(move || table.deliver(ResponseTo::Request(id), 7, |_| {}).is_ok())
         };
         table.end(id, None, |_| {});
-        answers.join().unwrap();
+        delivers.join().unwrap();
         assert_eq!(table.in_flight(), 0);
         assert_eq!(table.state.lock().waiting, 0);
     });
 }
 
-struct Asks(Arc<Table<u8>>);
+struct Asks(Arc<RequestTable<u8>>);
 
 impl PendingRequests for Asks {
     fn wake_all(&self) {
         self.0.wake_all();
     }
 
-    fn unanswered(&self) -> usize {
+    fn pending(&self) -> usize {
         self.0.in_flight()
     }
 }
 
-/// A message that fails wakes its request, also when it fails before anybody was named to be woken.
+/// A failed message wakes its request even if it fails before the requests to wake were added.
 #[test]
-fn a_failure_is_never_slept_through() {
+fn failed_message_wakes_its_request() {
     loom::model(|| {
-        let shared = Arc::new((Arc::new(Table::new(LIMITS)), Watched::<u8>::new()));
-        let (table, watched) = &*shared;
+        let shared = Arc::new((
+            Arc::new(RequestTable::new(LIMITS)),
+            RequestOutcomes::<u8>::new(),
+        ));
+        let (table, outcomes) = &*shared;
         let (mut id, mut driver) = (None, None);
         block_on(poll_fn(|cx| {
             let id = *id.get_or_insert_with(|| begin(table, cx));
@@ -85,35 +90,36 @@ fn a_failure_is_never_slept_through() {
                 let driver = thread::spawn(move || {
                     shared.1.fail(1, SendFailure::Closed(None));
                 });
-                watched.add(&Arc::new(Asks(Arc::clone(table))));
+                outcomes.add(&Arc::new(Asks(Arc::clone(table))));
                 driver
             });
             assert!(table.poll(cx, id).is_pending());
-            match watched.failure(1) {
+            match outcomes.take_failure(1) {
                 Some(_) => Poll::Ready(()),
                 None => Poll::Pending,
             }
         }));
         driver.unwrap().join().unwrap();
-        watched.end(); // which lets go of the table
+        outcomes.end(); // drops its reference to the table
     });
 }
 
-/// Once nothing more is received, who waits for a message to leave learns it, or that it will not.
+/// Once the input has ended, a task that waits for the flush is woken by the flush or by the
+/// end.
 #[test]
-fn who_waits_for_the_flush_is_told() {
+fn task_that_waits_for_the_flush_is_woken() {
     loom::model(|| {
-        let watched = Arc::new(Watched::<u8>::new());
+        let outcomes = Arc::new(RequestOutcomes::<u8>::new());
         let driver = {
-            let watched = Arc::clone(&watched);
+            let outcomes = Arc::clone(&outcomes);
             thread::spawn(move || {
-                watched.leave(1, true);
-                watched.end();
+                outcomes.record_sent(1, true);
+                outcomes.end();
             })
         };
-        let first = block_on(poll_fn(|cx| watched.poll(cx, 1)));
+        let first = block_on(poll_fn(|cx| outcomes.poll(cx, 1)));
         assert!(first.is_ok());
-        let second = block_on(poll_fn(|cx| watched.poll(cx, 2)));
+        let second = block_on(poll_fn(|cx| outcomes.poll(cx, 2)));
         assert!(second.is_err());
         driver.join().unwrap();
     });

@@ -1,8 +1,9 @@
-//! The requests of one session that wait for their answers.
+//! Table of the requests of one session that await responses.
 //!
-//! One mutex guards the slots. None of the user's code runs under it: messages and wakers are woken and dropped after it is
-//! released. The slots hold no memory until the first request, allocate nothing once warm, and give back what a busy time
-//! made of them.
+//! One mutex guards the slots. No code of the user runs under it: messages are dropped and
+//! wakers woken after it is released. The slots hold no memory before the first request,
+//! allocate nothing once warm, and are freed after a busy time (design.md: Why is there one
+//! table for responses by id and in order?).
 
 mod deadlines;
 mod slots;
@@ -22,132 +23,133 @@ use std::{
 use tokio::time::Instant;
 
 use self::{
-    deadlines::{Clock, Looks},
-    slots::{FEW, Slot, Slots, State},
+    deadlines::{Scans, StartClock},
+    slots::{RETAINED_SLOTS, Slot, Slots, State},
 };
-use super::matching::Answered;
+use super::matching::ResponseTo;
 use crate::{
-    session::Number,
+    connection::RequestNumber,
     sync::{Mutex, MutexGuard},
 };
 
-/// Why a request cannot wait here.
+/// Reason why a request cannot be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// As many wait already as may.
+pub(crate) enum BeginError {
+    /// The maximum number of requests is in flight.
     Full,
-    /// Nothing more will be received.
-    Over,
+    /// The input has ended.
+    InputEnded,
 }
 
-/// What has become of a request that waits.
+/// Outcome of a request.
 #[derive(Debug)]
 pub(crate) enum Outcome<In> {
-    Answer(In),
-    /// Its deadline has passed.
+    Response(In),
+    /// The deadline has passed.
     Expired,
-    /// Nothing more will be received.
-    Over,
+    /// The input has ended.
+    InputEnded,
 }
 
-/// What a table is made with.
+/// Limits of a table.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Maximum number of requests in flight.
     pub in_flight: u32,
-    /// Maximum bits of an id. A byte, so that a session's table takes no more memory.
+    /// Maximum number of bits of an id. One byte, so that a session's table takes no more memory.
     pub id_bits: u8,
-    /// Nothing goes on after an answer that has not come in its turn by its deadline.
+    /// `true` if a missed deadline of a request in order closes the session.
     pub closes_at_deadline: bool,
 }
 
 impl Limits {
-    /// How many bits of an id say in which slot the request waits; those above count requests.
+    /// Returns the number of lower bits of an id that contain the slot. The upper bits count
+    /// requests (design.md: Why do request ids have the slot in their lower bits?).
     const fn slot_bits(self) -> u32 {
         u32::BITS - (self.in_flight - 1).leading_zeros()
     }
 }
 
-/// State of the session that follows the table. It is set under the table's lock, so that readers
-/// see the changes in their order.
+/// State of the session that follows the table. It is set under the table's lock so that
+/// readers see the changes in their order.
 pub(crate) trait Observer: Copy {
-    /// Sets whether any request waits for an answer.
-    fn set_awaits(&self, awaits: bool);
+    /// Sets whether any request awaits a response.
+    fn set_awaits_responses(&self, awaits: bool);
 
-    /// Sets the number of requests that were given up and whose answers are outstanding.
-    fn set_given_up(&self, requests: usize);
+    /// Sets the number of abandoned requests whose responses are outstanding.
+    fn set_abandoned(&self, requests: usize);
 }
 
 #[cfg(test)]
 impl<F: Fn(bool) + Copy> Observer for F {
-    fn set_awaits(&self, awaits: bool) {
+    fn set_awaits_responses(&self, awaits: bool) {
         self(awaits);
     }
 
-    fn set_given_up(&self, _: usize) {}
+    fn set_abandoned(&self, _: usize) {}
 }
 
 #[derive(Debug)]
-pub(crate) struct Table<In> {
+pub(crate) struct RequestTable<In> {
     limits: Limits,
-    state: Mutex<Requests<In>>,
+    state: Mutex<TableState<In>>,
 }
 
 #[derive(Debug)]
-struct Requests<In> {
+struct TableState<In> {
     slots: Slots<In>,
-    /// How many have neither an answer nor any other outcome.
+    /// Number of requests without an outcome.
     waiting: u32,
-    /// How many there were.
+    /// Number of requests that were ever started.
     count: u64,
-    /// Those whose answers come in their order, from the oldest that is not answered on, and under which numbers they were
-    /// queued: these grow.
-    order: VecDeque<(u64, Number)>,
-    /// Requests in `order` that were given up, by their numbers. The time is when the answer is
-    /// overdue, or `None` where the session does not close for it.
-    given_up: BTreeMap<Number, Option<Instant>>,
-    looks: Looks,
-    clock: Clock,
-    /// A check is scheduled because the table is full of requests that were given up.
-    full_watched: bool,
-    /// Somebody will say when the input has ended.
-    guarded: bool,
-    over: bool,
-    /// An answer in order is overdue: those that come may be anybody's.
+    /// Requests in the order of their responses, starting with the oldest without one. Each has
+    /// its id and the number under which it was queued. The numbers increase.
+    order: VecDeque<(u64, RequestNumber)>,
+    /// Abandoned requests in `order`, by their numbers. The time is when the response is overdue,
+    /// or `None` if the session does not close for it.
+    abandoned: BTreeMap<RequestNumber, Option<Instant>>,
+    scans: Scans,
+    clock: StartClock,
+    /// `true` if a check is scheduled because the table is full of abandoned requests.
+    full_check_scheduled: bool,
+    /// `true` if a guard will report the end of the input.
+    input_guarded: bool,
+    input_ended: bool,
+    /// `true` once a response in order is overdue: later responses could belong to any request.
     overdue: bool,
 }
 
-/// An answer in order has not come by its deadline, and nothing is to go on without it.
+/// A response in order has missed its deadline and the session must close.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Overdue;
 
-/// What is to be done for a request that has just begun to wait, once the lock is released.
+/// A started request, with the work that must follow after the lock is released.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Begun {
+pub(crate) struct Started {
     pub(crate) id: u64,
-    /// A look for deadlines at this time, under this number.
-    pub(crate) look: Option<(Instant, u32)>,
-    /// Somebody is to say when the input has ended: nobody does as yet.
-    pub(crate) unguarded: bool,
-    /// It is the first.
+    /// Scan to schedule: its time, and its number.
+    pub(crate) scan: Option<(Instant, u32)>,
+    /// `true` if no guard reports the end of the input yet.
+    pub(crate) needs_guard: bool,
+    /// `true` for the first request.
     pub(crate) is_first: bool,
 }
 
-impl<In> Table<In> {
+impl<In> RequestTable<In> {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
-            state: Mutex::new(Requests {
+            state: Mutex::new(TableState {
                 slots: Slots::new(),
                 waiting: 0,
                 count: 0,
                 order: VecDeque::new(),
-                given_up: BTreeMap::new(),
-                looks: Looks::default(),
-                clock: Clock::default(),
-                full_watched: false,
-                guarded: false,
-                over: false,
+                abandoned: BTreeMap::new(),
+                scans: Scans::default(),
+                clock: StartClock::default(),
+                full_check_scheduled: false,
+                input_guarded: false,
+                input_ended: false,
                 overdue: false,
             }),
         }
@@ -169,66 +171,71 @@ impl<In> Table<In> {
         cx: &Context<'_>,
         deadline: Option<Duration>,
         observer: impl Observer,
-    ) -> Result<Begun, Refused> {
-        let begun = self.begin_in_order(cx, (deadline, 0), observer, || ((), None));
-        begun.map(|(begun, ())| begun)
+    ) -> Result<Started, BeginError> {
+        let started = self.begin_with(cx, (deadline, 0), observer, || ((), None));
+        started.map(|(started, ())| started)
     }
 
-    /// Lets a request wait, and wakes `cx` when it has an outcome. `push` is the closure of
-    /// [`in_order`](Self::in_order), and `turns` the session's number of turns. If the request is
-    /// not queued, [`forget_time`](Self::forget_time) must follow.
+    /// Starts a request, and registers the waker of `cx` for its outcome. `push` is the closure of
+    /// [`in_order`](Self::in_order), and `polls` the session's number of polls. If the request is
+    /// not queued, [`reset_clock`](Self::reset_clock) must follow.
     #[inline]
-    pub(crate) fn begin_in_order<R>(
+    pub(crate) fn begin_with<R>(
         &self,
         cx: &Context<'_>,
-        (deadline, turns): (Option<Duration>, u64),
+        (deadline, polls): (Option<Duration>, u64),
         observer: impl Observer,
-        push: impl FnOnce() -> (R, Option<Number>),
-    ) -> Result<(Begun, R), Refused> {
+        push: impl FnOnce() -> (R, Option<RequestNumber>),
+    ) -> Result<(Started, R), BeginError> {
         let waker = cx.waker().clone();
         let mut requests = self.state.lock();
-        if requests.over {
+        if requests.input_ended {
             drop(requests);
-            return Err(Refused::Over);
+            return Err(BeginError::InputEnded);
         }
         if requests.outstanding() >= self.limits.in_flight as usize {
             drop(requests);
-            return Err(Refused::Full);
+            return Err(BeginError::Full);
         }
         requests.count += 1;
         requests.waiting += 1;
         if requests.waiting == 1 {
-            observer.set_awaits(true);
+            observer.set_awaits_responses(true);
         }
         let count = requests.count;
         let deadline =
-            deadline.and_then(|deadline| requests.clock.now(deadline, turns).checked_add(deadline));
+            deadline.and_then(|deadline| requests.clock.now(deadline, polls).checked_add(deadline));
         let slot = |id| Slot {
             id,
             deadline,
             state: State::Waiting(Some(waker)),
         };
-        let begun = Begun {
+        let started = Started {
             id: requests.slots.fill(|slot| self.id(count, slot), slot),
-            look: deadline.and_then(|deadline| requests.looks.by(deadline)),
-            unguarded: !mem::replace(&mut requests.guarded, true),
+            scan: deadline.and_then(|deadline| requests.scans.request_by(deadline)),
+            needs_guard: !mem::replace(&mut requests.input_guarded, true),
             is_first: count == 1,
         };
         let (result, pushed) = push();
         if let Some(number) = pushed {
-            requests.order.push_back((begun.id, number));
+            requests.order.push_back((started.id, number));
         }
-        Ok((begun, result))
+        Ok((started, result))
     }
 
-    /// A request has begun and is not queued: so it causes no turn.
+    /// Records that a request was started and not queued, and so causes no poll.
     #[cold]
-    pub(crate) fn forget_time(&self) {
-        self.state.lock().clock.forget();
+    pub(crate) fn reset_clock(&self) {
+        self.state.lock().clock.reset();
     }
 
-    /// Runs `push`, which queues the request `id`, so that requests are answered in the order in which they were queued.
-    pub(crate) fn in_order<R>(&self, id: u64, push: impl FnOnce() -> (R, Option<Number>)) -> R {
+    /// Runs `push`, which queues the request `id`, under the lock. So the order of responses is
+    /// the order of the queue.
+    pub(crate) fn in_order<R>(
+        &self,
+        id: u64,
+        push: impl FnOnce() -> (R, Option<RequestNumber>),
+    ) -> R {
         let mut requests = self.state.lock();
         let (result, pushed) = push();
         if let Some(number) = pushed {
@@ -237,44 +244,44 @@ impl<In> Table<In> {
         result
     }
 
-    /// The request that was queued under this number was not sent: there will be no answer to it.
-    pub(crate) fn refused(&self, number: Number, observer: impl Observer) {
+    /// Removes the request with this number, which was not sent and has no response.
+    pub(crate) fn remove_unsent(&self, number: RequestNumber, observer: impl Observer) {
         let mut requests = self.state.lock();
-        if let Some(place) = requests.place(number) {
-            requests.order.remove(place);
-            requests.is_answered(number, observer);
+        if let Some(position) = requests.position(number) {
+            requests.order.remove(position);
+            requests.remove_abandoned(number, observer);
         }
     }
 
-    /// Somebody says when the input has ended.
-    pub(crate) fn guarded(&self) {
-        self.state.lock().guarded = true;
+    /// Records that a guard will report the end of the input.
+    pub(crate) fn input_guarded(&self) {
+        self.state.lock().input_guarded = true;
     }
 
-    /// What has become of the request `id`; `cx` is woken when something does. One that is answered is gone.
+    /// Polls the outcome of the request `id`. A request with a response is removed.
     #[inline]
     pub(crate) fn poll(&self, cx: &Context<'_>, id: u64) -> Poll<Outcome<In>> {
         let index = self.index(id);
         let mut requests = self.state.lock();
-        if let State::Answered(_) = requests.slots.state(index) {
-            // as a rule it is polled once it is woken
+        if let State::Responded(_) = requests.slots.state(index) {
+            // usually the request is polled after it was woken
             return match requests.free(index) {
-                State::Answered(answer) => Poll::Ready(Outcome::Answer(answer)),
-                _ => unreachable!("it was looked at above"),
+                State::Responded(response) => Poll::Ready(Outcome::Response(response)),
+                _ => unreachable!("the state was checked above"),
             };
         }
-        Self::poll_unanswered(cx, requests, index)
+        Self::poll_without_response(cx, requests, index)
     }
 
     #[cold]
-    fn poll_unanswered(
+    fn poll_without_response(
         cx: &Context<'_>,
-        mut requests: MutexGuard<'_, Requests<In>>,
+        mut requests: MutexGuard<'_, TableState<In>>,
         index: usize,
     ) -> Poll<Outcome<In>> {
-        let over = requests.over;
+        let input_ended = requests.input_ended;
         match requests.slots.state(index) {
-            State::Waiting(_) if over => Poll::Ready(Outcome::Over),
+            State::Waiting(_) if input_ended => Poll::Ready(Outcome::InputEnded),
             State::Waiting(Some(waker)) if waker.will_wake(cx.waker()) => Poll::Pending,
             State::Waiting(waker) => {
                 let old = waker.replace(cx.waker().clone());
@@ -283,57 +290,56 @@ impl<In> Table<In> {
                 Poll::Pending
             }
             State::Expired => Poll::Ready(Outcome::Expired),
-            State::Answered(_) => unreachable!("it was looked at before"),
+            State::Responded(_) => unreachable!("the state was checked by the caller"),
             State::Free(_) => unreachable!("a slot is free once its request is gone"),
         }
     }
 
-    /// Gives up the request `id`, with its number if it was queued. If the table is then full of
-    /// requests that were given up, returns the oldest, and [`look_full`](Self::look_full) must
-    /// follow.
+    /// Abandons the request `id`, with its number if it was queued. If the table is then full of
+    /// abandoned requests, returns the oldest, and [`check_full`](Self::check_full) must follow.
     pub(crate) fn end(
         &self,
         id: u64,
-        queued: Option<Number>,
+        queued: Option<RequestNumber>,
         observer: impl Observer,
-    ) -> Option<Number> {
+    ) -> Option<RequestNumber> {
         let index = self.index(id);
         let mut requests = self.state.lock();
-        requests.clock.forget(); // it may not have come to be queued
+        requests.clock.reset(); // the request may not be queued
         if let Some(number) = queued
-            && requests.place(number).is_some()
+            && requests.position(number).is_some()
         {
             let deadline = requests.slots.deadline(index);
             let overdue_at = deadline.filter(|_| self.limits.closes_at_deadline);
-            requests.given_up.insert(number, overdue_at);
-            observer.set_given_up(requests.given_up.len());
+            requests.abandoned.insert(number, overdue_at);
+            observer.set_abandoned(requests.abandoned.len());
         }
         let old = requests.free(index);
         if let State::Waiting(_) = old {
-            requests.waits_no_more(observer);
+            requests.decrement_waiting(observer);
         }
-        let oldest = self.oldest_of_full(&requests);
-        let oldest = oldest.filter(|_| !mem::replace(&mut requests.full_watched, true));
+        let oldest = self.oldest_if_full(&requests);
+        let oldest = oldest.filter(|_| !mem::replace(&mut requests.full_check_scheduled, true));
         drop(requests);
         drop(old); // may hold the user's message or waker
         oldest
     }
 
-    /// Returns the oldest request if requests that were given up take all places.
-    fn oldest_of_full(&self, requests: &Requests<In>) -> Option<Number> {
+    /// Returns the oldest request if abandoned requests fill the table.
+    fn oldest_if_full(&self, requests: &TableState<In>) -> Option<RequestNumber> {
         let is_full = requests.order.len() >= self.limits.in_flight as usize;
         let (_, oldest) = requests.order.front()?;
         (is_full && requests.waiting == 0).then_some(*oldest)
     }
 
-    /// Checks a table that was full of requests that were given up. `oldest` was the oldest
-    /// request. Returns `true` if the table is still full and the peer has answered since: then
-    /// another check must follow.
-    pub(crate) fn look_full(&self, oldest: &mut Number) -> Result<bool, Overdue> {
+    /// Checks a table that was full of abandoned requests. `oldest` was the oldest request.
+    /// Returns `true` if the table is still full and the peer has responded since: another check
+    /// must follow.
+    pub(crate) fn check_full(&self, oldest: &mut RequestNumber) -> Result<bool, Overdue> {
         let mut requests = self.state.lock();
         let before = *oldest;
-        let now = self.oldest_of_full(&requests);
-        requests.full_watched = now.is_some();
+        let now = self.oldest_if_full(&requests);
+        requests.full_check_scheduled = now.is_some();
         match now {
             Some(now) if now == before => {
                 requests.overdue = true;
@@ -347,48 +353,49 @@ impl<In> Table<In> {
         }
     }
 
-    /// Gives the request that `message` answers its answer, or gives `message` back.
-    pub(crate) fn answer(
+    /// Stores `message` as the response of its request, or returns it.
+    pub(crate) fn deliver(
         &self,
-        which: Answered,
+        which: ResponseTo,
         message: In,
         observer: impl Observer,
-    ) -> Result<(), Unasked<In>> {
+    ) -> Result<(), Unsolicited<In>> {
         let mut requests = self.state.lock();
         let (id, number) = match which {
-            Answered::Request(id) => (id, None),
-            Answered::Oldest if requests.overdue => return Err(Unasked::Late(message)),
-            Answered::Oldest => match requests.order.pop_front() {
+            ResponseTo::Request(id) => (id, None),
+            ResponseTo::Oldest if requests.overdue => return Err(Unsolicited::Late(message)),
+            ResponseTo::Oldest => match requests.order.pop_front() {
                 Some((id, number)) => (id, Some(number)),
-                None => return Err(Unasked::Push(message)),
+                None => return Err(Unsolicited::Push(message)),
             },
         };
         let state = requests.slots.state_of(self.index(id), id);
         let Some(waiting @ State::Waiting(_)) = state else {
             if let Some(number) = number {
-                requests.is_answered(number, observer);
+                requests.remove_abandoned(number, observer);
             }
-            return Err(Unasked::Late(message));
+            return Err(Unsolicited::Late(message));
         };
-        let waker = match mem::replace(waiting, State::Answered(message)) {
+        let waker = match mem::replace(waiting, State::Responded(message)) {
             State::Waiting(waker) => waker,
             _ => None,
         };
-        requests.waits_no_more(observer);
+        requests.decrement_waiting(observer);
         drop(requests);
         waker.into_iter().for_each(Waker::wake);
         Ok(())
     }
 
-    /// Ends the waits whose deadlines have passed; when to look again, for the latest look only.
-    pub(crate) fn look(
+    /// Expires the requests whose deadlines have passed. Returns the time of the next scan for the
+    /// latest scan only.
+    pub(crate) fn expire(
         &self,
-        look: u32,
+        scan: u32,
         now: Instant,
         observer: impl Observer,
     ) -> Result<Option<Instant>, Overdue> {
         let mut requests = self.state.lock();
-        if !requests.looks.is_latest(look) {
+        if !requests.scans.is_latest(scan) {
             return Ok(None);
         }
         let (mut next, mut expired, mut wakers) = (None, 0_u32, Vec::new());
@@ -404,38 +411,38 @@ impl<In> Table<In> {
             }
         }
         for _ in 0..expired {
-            requests.waits_no_more(observer);
+            requests.decrement_waiting(observer);
         }
         next = next
             .into_iter()
-            .chain(requests.given_up.values().copied().flatten())
+            .chain(requests.abandoned.values().copied().flatten())
             .min();
         requests.overdue |= next.is_some_and(|next| next <= now)
             || (self.limits.closes_at_deadline && expired > 0 && self.is_overdue(&mut requests));
         let overdue = requests.overdue;
-        requests.looks.go_on(next);
+        requests.scans.set_next(next);
         drop(requests);
         wakers.into_iter().for_each(Waker::wake);
         if overdue { Err(Overdue) } else { Ok(next) }
     }
 
-    /// Whether a request that waits for its turn has waited for too long.
+    /// Returns `true` if a request in order has expired.
     #[cold]
-    fn is_overdue(&self, requests: &mut Requests<In>) -> bool {
-        let Requests { slots, order, .. } = requests;
+    fn is_overdue(&self, requests: &mut TableState<In>) -> bool {
+        let TableState { slots, order, .. } = requests;
         order.iter().any(|(id, _)| {
             let state = slots.state_of(self.index(*id), *id);
             matches!(state, Some(State::Expired))
         })
     }
 
-    /// Nothing more will be received.
+    /// Records the end of the input and wakes all requests.
     pub(crate) fn input_ended(&self) {
-        self.state.lock().over = true;
+        self.state.lock().input_ended = true;
         self.wake_all();
     }
 
-    /// Has all that wait look whether their requests have failed.
+    /// Wakes all requests so that each checks whether it has failed.
     pub(crate) fn wake_all(&self) {
         let mut requests = self.state.lock();
         let slots = requests.slots.iter_mut();
@@ -448,63 +455,63 @@ impl<In> Table<In> {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Returns the number of requests in flight. Where answers come in order, requests that were
-    /// given up are counted until their answers have come.
+    /// Returns the number of requests in flight. Where responses come in order, abandoned requests
+    /// are counted until their responses have arrived.
     pub(crate) fn in_flight(&self) -> usize {
         self.state.lock().outstanding()
     }
 
-    /// Whether nothing more will be received.
-    pub(crate) fn is_over(&self) -> bool {
-        self.state.lock().over
+    /// Returns `true` once the input has ended.
+    pub(crate) fn has_input_ended(&self) -> bool {
+        self.state.lock().input_ended
     }
 }
 
-/// A message that answers no request that waits.
+/// A message to which no request corresponds.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Unasked<In> {
-    /// Its request is gone, was answered before, or never was.
+pub(crate) enum Unsolicited<In> {
+    /// The request was abandoned, has its response already, or never existed.
     Late(In),
-    /// Nobody has asked anything.
+    /// No request is in flight.
     Push(In),
 }
 
-impl<In> Requests<In> {
-    fn waits_no_more(&mut self, observer: impl Observer) {
+impl<In> TableState<In> {
+    fn decrement_waiting(&mut self, observer: impl Observer) {
         self.waiting -= 1;
         if self.waiting == 0 {
-            observer.set_awaits(false);
+            observer.set_awaits_responses(false);
         }
     }
 
-    /// Removes the request that was queued under this number, which has its answer or will have
-    /// none.
-    fn is_answered(&mut self, number: Number, observer: impl Observer) {
-        if self.given_up.remove(&number).is_some() {
-            observer.set_given_up(self.given_up.len());
+    /// Removes the request with this number from the abandoned ones. It has its response, or will
+    /// have none.
+    fn remove_abandoned(&mut self, number: RequestNumber, observer: impl Observer) {
+        if self.abandoned.remove(&number).is_some() {
+            observer.set_abandoned(self.abandoned.len());
         }
     }
 
-    /// Returns how many places are taken.
+    /// Returns the number of requests that count towards the limit.
     #[inline]
     fn outstanding(&self) -> usize {
         self.order.len().max(self.slots.used())
     }
 
-    /// Where the request that was queued under this number stands, if its answer has yet to come in its turn.
-    fn place(&self, number: Number) -> Option<usize> {
-        let place = self
+    /// Returns the position in `order` of the request with this number.
+    fn position(&self, number: RequestNumber) -> Option<usize> {
+        let position = self
             .order
             .binary_search_by_key(&number, |(_, asked)| *asked);
-        place.ok()
+        position.ok()
     }
 
-    /// Frees the slot at `index`, and gives back what was in it.
+    /// Frees the slot at `index` and returns its state.
     #[inline]
     fn free(&mut self, index: usize) -> State<In> {
         let old = self.slots.free(index);
-        if self.slots.is_quiet() {
-            self.order.shrink_to(FEW);
+        if self.slots.should_shrink() {
+            self.order.shrink_to(RETAINED_SLOTS);
         }
         old
     }

@@ -1,26 +1,27 @@
-//! Where requests wait: slots that are used again, in a list while they are free.
+//! Slots of requests, which are reused. Free slots form a list.
 
 use std::task::Waker;
 
 use tokio::time::Instant;
 
-/// So many slots are kept when none is in use.
-pub(crate) const FEW: usize = 8;
-/// After so many times that none was in use and few had been, the memory of many is given back.
-pub(crate) const QUIET: u8 = 32;
+/// Number of slots whose memory is kept when no slot is in use.
+pub(crate) const RETAINED_SLOTS: usize = 8;
+/// Number of consecutive rounds with few requests after which the memory of many slots is
+/// freed. A round ends when no slot is in use.
+pub(crate) const SHRINK_AFTER: u8 = 32;
 
 #[derive(Debug)]
 pub(crate) enum State<In> {
-    /// With the next free one.
+    /// With the index of the next free slot.
     Free(Option<u32>),
     Waiting(Option<Waker>),
-    Answered(In),
+    Responded(In),
     Expired,
 }
 
 #[derive(Debug)]
 pub(crate) struct Slot<In> {
-    /// The id of the request that is, or was last, in it.
+    /// Id of the request in the slot, or of the last one.
     pub(crate) id: u64,
     pub(crate) deadline: Option<Instant>,
     pub(crate) state: State<In>,
@@ -30,10 +31,10 @@ pub(crate) struct Slot<In> {
 pub(crate) struct Slots<In> {
     slots: Vec<Slot<In>>,
     first_free: Option<u32>,
-    /// How many are not free.
+    /// Number of slots in use.
     used: u32,
-    /// How many times in a row few had been used when none was any more.
-    quiet: u8,
+    /// Number of consecutive rounds with few requests.
+    small_rounds: u8,
 }
 
 impl<In> Slots<In> {
@@ -42,17 +43,17 @@ impl<In> Slots<In> {
             slots: Vec::new(),
             first_free: None,
             used: 0,
-            quiet: 0,
+            small_rounds: 0,
         }
     }
 
-    /// How many are not free.
+    /// Returns the number of slots in use.
     #[inline]
     pub(crate) const fn used(&self) -> usize {
         self.used as usize
     }
 
-    /// Puts a request into a free slot, of which `slot` is made; gives back its id.
+    /// Fills a free slot with the value of `slot` and returns the id of its request.
     #[inline]
     pub(crate) fn fill(
         &mut self,
@@ -79,13 +80,13 @@ impl<In> Slots<In> {
         }
     }
 
-    /// What is in the slot at `index`, where a request waits that has yet to learn what became of it.
+    /// Returns the state of the slot at `index`, which must be in use.
     #[inline]
     pub(crate) fn state(&mut self, index: usize) -> &mut State<In> {
         &mut self.slots[index].state
     }
 
-    /// What is in the slot at `index`, if that is the request `id`'s.
+    /// Returns the state of the slot at `index`, if it belongs to the request `id`.
     #[inline]
     pub(crate) fn state_of(&mut self, index: usize, id: u64) -> Option<&mut State<In>> {
         let slot = self.slots.get_mut(index).filter(|slot| slot.id == id)?;
@@ -96,7 +97,7 @@ impl<In> Slots<In> {
         self.slots.iter_mut()
     }
 
-    /// Frees the slot at `index`, and gives back what was in it.
+    /// Frees the slot at `index` and returns its state.
     #[inline]
     pub(crate) fn free(&mut self, index: usize) -> State<In> {
         let free = State::Free(self.first_free);
@@ -104,37 +105,37 @@ impl<In> Slots<In> {
         self.first_free = u32::try_from(index).ok();
         self.used -= 1;
         if self.used == 0 {
-            self.rest();
+            self.recycle();
         }
         old
     }
 
-    /// No slot is in use: all of them are as good as new.
-    fn rest(&mut self) {
-        let most = self.slots.len();
+    /// Resets the list of slots when none is in use.
+    fn recycle(&mut self) {
+        let slots = self.slots.len();
         self.slots.clear();
         self.first_free = None;
-        if most > FEW {
-            self.quiet = 0;
+        if slots > RETAINED_SLOTS {
+            self.small_rounds = 0;
         } else {
-            self.quiet = self.quiet.saturating_add(1);
+            self.small_rounds = self.small_rounds.saturating_add(1);
         }
-        if self.is_quiet() {
-            self.slots.shrink_to(FEW);
+        if self.should_shrink() {
+            self.slots.shrink_to(RETAINED_SLOTS);
         }
     }
 
-    /// All are free, and the memory of a busy time is given back now.
+    /// Returns `true` if no slot is in use and memory should be freed now.
     #[inline]
-    pub(crate) const fn is_quiet(&self) -> bool {
-        self.used == 0 && self.quiet == QUIET
+    pub(crate) const fn should_shrink(&self) -> bool {
+        self.used == 0 && self.small_rounds == SHRINK_AFTER
     }
 
     pub(crate) fn deadline(&self, index: usize) -> Option<Instant> {
         self.slots[index].deadline
     }
 
-    /// How many slots there are, and for how many there is memory.
+    /// Returns the number of slots and the number for which there is memory.
     #[cfg(all(test, not(getty_loom)))]
     pub(crate) fn memory(&self) -> (usize, usize) {
         (self.slots.len(), self.slots.capacity())

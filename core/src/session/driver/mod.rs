@@ -1,7 +1,9 @@
-//! The driver half of a session: what the session loop polls.
+//! The driver half of a session for session loops and test kits.
 //!
-//! [`Session`] and [`Driver`] are a pair like a channel's two ends. `CodecLayer` makes it with [`pair`], the session
-//! loop drives it. Test kits and loops of another kind may do the same:
+//! [`Session`] and [`Driver`] are a pair like the two ends of a channel. `CodecLayer` creates
+//! the pair with [`pair`] and the session loop polls the driver. Applications do not need this
+//! module (design.md: Why is the driver's half of a session hidden?). A test kit can create a
+//! pair without a transport:
 //!
 //! ```
 //! use getty_core::{Connection, driver};
@@ -11,15 +13,23 @@
 //! let (session, mut driver) = driver::pair::<&str>(connection.handle().clone());
 //! session.try_send("hello").unwrap();
 //!
-//! driver.turn(&Context::from_waker(Waker::noop()));
+//! driver.register(&Context::from_waker(Waker::noop()));
 //! let outgoing = driver.next_outgoing().unwrap();
 //! assert_eq!(outgoing.into_message(), Some("hello"));
 //! ```
+//!
+//! In each poll, a loop must call:
+//!
+//! 1. [`Driver::register`], which registers the task's waker;
+//! 2. [`Driver::next_outgoing`] until it returns `None`, to encode messages;
+//! 3. [`Driver::complete`] or [`Driver::fail`] for each [`Ticket`] whose message was flushed
+//!    or refused;
+//! 4. [`Driver::set_backpressure`] so that senders see the room in the queue.
 
-mod marks;
-mod memory;
+mod budget;
+mod hooks;
 mod outgoing;
-mod wishes;
+mod records;
 
 use std::{
     fmt,
@@ -28,48 +38,48 @@ use std::{
     time::Duration,
 };
 
-pub use self::{
-    marks::Moment,
-    outgoing::{Outgoing, Ticket},
-};
-use self::{memory::Memory, wishes::Wishes};
+pub use self::outgoing::{Outgoing, Ticket};
+use self::{budget::BudgetState, hooks::DriverHooks};
+#[doc(hidden)]
+pub use super::current::CurrentSession;
 use super::{
     Session,
     outbox::{Batch, DEFAULT_BOUND},
 };
 pub use super::{
-    current::CurrentSession,
     payload::Payload,
     shared::{CodecId, SharedMessage},
 };
-pub use crate::connection::{Contained, Hold, Lease, defer_refusal, end_refusal};
+pub use crate::connection::{CloseGuard, Timestamp};
+#[doc(hidden)]
+pub use crate::connection::{Contained, OpenGuard, defer_refusal, end_refusal};
 use crate::{
     connection::{CloseReason, ConnectionHandle, SharedError},
-    message::Request,
-    session::lent,
-    sync::Signal,
+    session::session_ref,
+    sync::{Lazy, Signal},
 };
 
-/// How many messages wait for the encoder at most, unless [`Driver::set_queue_capacity`] says otherwise.
+/// Default maximum number of messages that wait for the encoder.
+/// [`Driver::set_queue_capacity`] sets another.
 pub const DEFAULT_QUEUE_CAPACITY: u32 = 64;
 
-/// Default bound of the broadcasts that wait for the encoder, in bytes: 1 MiB.
+/// Default maximum size of the broadcasts that wait for the encoder, in bytes: 1 MiB.
 /// [`Driver::set_queue_bytes`] sets another.
 ///
-/// Each message counts as its size and 32 bytes. A message that exceeds the bound alone is queued
-/// while no other waits.
+/// Each message counts as its size and 32 bytes. A message that exceeds the limit alone is
+/// queued while no other waits.
 pub const DEFAULT_QUEUE_BYTES: usize = DEFAULT_BOUND as usize;
 
-/// Makes a session and its driver half over `handle`.
+/// Creates a session and its driver half over `handle`.
 ///
-/// Once for each connection: it is the handle that wakes the driver, and it knows one.
+/// Must be called at most once for each connection because the handle wakes a single driver.
 #[must_use]
 pub fn pair<Out>(handle: ConnectionHandle) -> (Session<Out>, Driver<Out>) {
     let session = Session::new(handle.clone(), DEFAULT_QUEUE_CAPACITY);
     let driver = Driver {
         session: Arc::new(session.clone()),
         waker: None,
-        batch: None,
+        batch: Lazy::new(),
         raised: false,
         has_shared: false,
         unreported: false,
@@ -78,155 +88,157 @@ pub fn pair<Out>(handle: ConnectionHandle) -> (Session<Out>, Driver<Out>) {
         ping: false,
         input_ended: false,
         charged: false,
-        rare: None,
+        ext: Lazy::new(),
         handle,
     };
     (session, driver)
 }
 
-/// The driver half: outgoing messages and their outcomes, close requests, marks of activity.
+/// Driver half of a session: outgoing messages and their outcomes, close requests, timestamps.
 ///
-/// Dropped, it fails what was not sent, and records a reason as [`Lease`] does.
+/// When it is dropped, it fails the messages that were not sent, and records a reason as
+/// [`CloseGuard`] does.
 pub struct Driver<Out> {
-    /// Shared with the requests that it is lent to.
+    /// Shared with the requests that refer to it.
     session: Arc<Session<Out>>,
-    /// Our copy of the waker that senders use.
+    /// Copy of the waker that senders use.
     waker: Option<Waker>,
-    /// Taken from the outbox, not encoded yet.
-    batch: Option<Box<Batch<Out>>>,
-    /// There may be more in the outbox.
+    /// Messages taken from the outbox and not encoded yet.
+    batch: Lazy<Batch<Out>>,
+    /// `true` if the outbox may have more messages.
     raised: bool,
-    /// There are broadcasts in the batch: its entries may be bursts.
+    /// `true` if the batch has broadcasts: its entries may be bursts.
     has_shared: bool,
-    /// The outbox believes that more of the batch is left than is.
+    /// `true` if the outbox counts messages of the batch that were returned since.
     unreported: bool,
     /// `true` if the outbox was last reported to accept nothing.
     blocked: bool,
-    /// Handlers of this session have queued messages that are not encoded yet.
+    /// `true` if handlers of this session have queued messages that are not encoded yet.
     own: bool,
     ping: bool,
-    /// Nothing more will be received.
+    /// `true` once the input has ended.
     input_ended: bool,
-    /// What is held for sending is charged to a budget.
+    /// `true` if there is a budget to charge.
     charged: bool,
-    /// What few sessions have.
-    rare: Option<Box<Rare<Out>>>,
-    /// The session's: every mark that is set goes through it, and through the session it is three words away.
+    /// State that few sessions have.
+    ext: Lazy<DriverExt<Out>>,
+    /// The session's handle. A separate copy because each timestamp is set through it and the
+    /// session would add two pointers.
     handle: ConnectionHandle,
 }
 
-/// What few sessions have.
-struct Rare<Out> {
-    /// What is held for sending is charged here, where there is a budget.
-    memory: Option<Box<Memory<Out>>>,
-    /// What layers have asked for.
-    wishes: Wishes,
-    /// A layer delays the opening of the session.
-    held: bool,
+/// State that few sessions have.
+struct DriverExt<Out> {
+    /// The memory budget if there is one.
+    budget: Lazy<BudgetState<Out>>,
+    /// Hooks that layers have registered.
+    hooks: DriverHooks,
+    /// `true` while a layer delays the opening of the session.
+    open_delayed: bool,
 }
 
-impl<Out> Default for Rare<Out> {
+impl<Out> Default for DriverExt<Out> {
     fn default() -> Self {
         Self {
-            memory: None,
-            wishes: Wishes::default(),
-            held: false,
+            budget: Lazy::new(),
+            hooks: DriverHooks::default(),
+            open_delayed: false,
         }
     }
 }
 
 impl<Out> Driver<Out> {
-    /// The other half.
+    /// Returns the session half.
     #[inline]
     pub fn session(&self) -> &Session<Out> {
         &self.session
     }
 
-    /// The untyped handle of the other half.
+    /// Returns the untyped handle of the session.
     #[inline]
     pub const fn handle(&self) -> &ConnectionHandle {
         &self.handle
     }
 
-    /// A request for `message`: as [`Request::new`], and without touching a reference count where the last request of
-    /// the session was dropped on this thread.
+    /// Returns the session that requests refer to.
     #[inline]
-    pub fn request<In>(&self, message: In) -> Request<In, Out>
-    where
-        Out: Send + 'static,
-    {
-        Request::lent(message, &self.session)
-    }
-
-    #[cfg(all(test, not(getty_loom)))]
     pub(crate) const fn shared_session(&self) -> &Arc<Session<Out>> {
         &self.session
     }
 
-    /// Begins a turn: whatever is sent or requested from here on wakes `cx`.
+    /// Registers the waker of `cx`, which is woken by every later send or request. Then polls for
+    /// signals. Must be called first in each poll.
     #[inline]
-    pub fn turn(&mut self, cx: &Context<'_>) {
+    pub fn register(&mut self, cx: &Context<'_>) {
         self.handle.signal().register(&mut self.waker, cx);
-        self.look();
+        self.poll_signals();
     }
 
-    /// Marks this session as the one that the current thread polls, until the value is dropped:
-    /// messages that are queued meanwhile on this thread are [its handlers'
+    /// Marks this session as the one that the current thread polls until the guard is dropped.
+    ///
+    /// Messages that are queued meanwhile on this thread are [the handlers'
     /// own](Self::has_own_messages).
     #[inline]
+    #[doc(hidden)]
     pub fn enter(&self) -> CurrentSession {
         CurrentSession::set(self.handle.id())
     }
 
-    /// Looks for messages that were queued since the turn began.
+    /// Polls for signals that were raised since the last call such as queued messages.
     #[inline]
-    pub fn look(&mut self) {
+    pub fn poll_signals(&mut self) {
         let raised = self.handle.signal().take();
         if raised != 0 {
-            self.take_notice(raised);
+            self.apply_signals(raised);
         }
     }
 
     #[cold]
-    fn take_notice(&mut self, raised: u8) {
-        self.session.watched().turn();
+    fn apply_signals(&mut self, raised: u8) {
+        self.session.requests().record_poll();
         self.raised |= raised & Signal::MESSAGES != 0;
         self.own |= raised & Signal::OWN != 0;
         self.ping |= raised & Signal::PING != 0;
-        if raised & Signal::WISHES != 0 {
-            self.take_wishes();
+        if raised & Signal::LAYER_HOOKS != 0 {
+            self.take_hooks();
         }
     }
 
-    /// Whether anything was sent or requested since the last [`look`](Self::look).
+    /// Returns `true` if a signal was raised since the last [`poll_signals`](Self::poll_signals).
     #[inline]
+    #[doc(hidden)]
     pub fn is_signalled(&self) -> bool {
         self.handle.signal().is_raised()
     }
 
-    /// Whether nothing is to be done here: nothing to send, to tell or to account for, no close, no ping, no mark to set.
+    /// Returns `true` if the driver has nothing to do: nothing to send or report, no close, no
+    /// ping, no activity to record.
     #[inline]
-    pub fn is_at_rest(&self) -> bool {
+    #[doc(hidden)]
+    pub fn is_idle(&self) -> bool {
         !self.has_outgoing() && !self.unreported && !self.ping && !self.charged && {
             let handle = &self.handle;
             !handle.signal().is_raised() && !handle.is_closing() && !handle.activity().is_seen()
         }
     }
 
-    /// Whether the close waits for the flush without a deadline: see
-    /// [`close_after_flush`](crate::ConnectionHandle::close_after_flush).
+    /// Returns `true` if the close waits for the flush without a deadline: see
+    /// [`Close::after_flush`](crate::Close::after_flush).
+    #[doc(hidden)]
     pub fn closes_after_flush(&self) -> bool {
         self.handle.closes_after_flush()
     }
 
-    /// The drain deadline that the close was requested with, instead of the session's own.
+    /// Returns the drain deadline of the close request, which replaces the session's.
+    #[doc(hidden)]
     pub fn requested_deadline(&self) -> Option<Duration> {
         self.handle.requested_deadline()
     }
 
     /// Adds an error to a close that was recorded without one.
-    pub fn note_source(&mut self, source: SharedError) {
-        self.handle.note_source(source);
+    #[doc(hidden)]
+    pub fn add_source(&mut self, source: SharedError) {
+        self.handle.add_source(source);
     }
 }
 
@@ -243,9 +255,9 @@ impl<Out> Drop for Driver<Out> {
             _ => None,
         };
         self.fail_queued(io.as_ref());
-        self.session.watched().end();
-        lent::forget(&self.session);
-        // a handle may be kept for long after: it must not keep our task's memory, too
+        self.session.requests().end();
+        session_ref::forget(&self.session);
+        // a handle may outlive the session, and must not keep the task's memory alive
         self.session.signal().forget();
     }
 }

@@ -1,34 +1,35 @@
-//! Runs of broadcasts that share one entry of the queue.
+//! Bursts: consecutive broadcasts that share one entry of the queue.
 
 use std::{collections::VecDeque, fmt, sync::Arc};
 
-use super::entry::{Attention, Batch, Queued};
+use super::entry::{Batch, Completion, Queued};
 use crate::session::{payload::Payload, shared::SharedMessage};
 
-/// Bytes that a broadcast counts beyond its own: twice the entry of a [`Burst`], whose memory
+/// Bytes that a broadcast counts beyond its size: twice the entry of a [`Burst`], whose memory
 /// doubles as it grows.
-pub(super) const PLACE: u32 = 32;
+pub(super) const ENTRY_OVERHEAD: u32 = 32;
 
 /// Several broadcasts, in the order in which they were published.
 ///
-/// An entry of the queue has room for any payload, which is three times the size of an entry here.
-/// So broadcasts have separate entries only while the queue is short.
+/// An entry of the queue has room for any payload, which is three times the size of an entry
+/// here. So broadcasts have separate entries only while the queue is short (design.md: Why do
+/// consecutive broadcasts share a queue entry?).
 pub struct Burst<Out> {
-    messages: VecDeque<Parcel<Out>>,
-    /// Sum of the weights.
+    messages: VecDeque<Broadcast<Out>>,
+    /// Sum of the weights, in bytes.
     bytes: u32,
 }
 
-struct Parcel<Out> {
+struct Broadcast<Out> {
     message: Arc<SharedMessage<Out>>,
-    /// Bytes that it counts as.
+    /// Weight of the broadcast, in bytes.
     weight: u32,
     droppable: bool,
 }
 
 impl<Out> Burst<Out> {
     pub(super) fn new() -> Box<Self> {
-        const { assert!(2 * size_of::<Parcel<Out>>() <= PLACE as usize) };
+        const { assert!(2 * size_of::<Broadcast<Out>>() <= ENTRY_OVERHEAD as usize) };
         Box::new(Self {
             messages: VecDeque::new(),
             bytes: 0,
@@ -42,20 +43,20 @@ impl<Out> Burst<Out> {
 
     pub(super) fn push(&mut self, message: Arc<SharedMessage<Out>>, weight: u32, droppable: bool) {
         self.bytes += weight;
-        self.messages.push_back(Parcel {
+        self.messages.push_back(Broadcast {
             message,
             weight,
             droppable,
         });
     }
 
-    fn remove(&mut self, index: usize) -> Option<Parcel<Out>> {
+    fn remove(&mut self, index: usize) -> Option<Broadcast<Out>> {
         let parcel = self.messages.remove(index)?;
         self.bytes -= parcel.weight;
         Some(parcel)
     }
 
-    /// Returns the messages one by one, so that they are dropped one by one.
+    /// Returns the messages one by one so that they are dropped one by one.
     pub(super) fn into_payloads(self) -> impl Iterator<Item = Payload<Out>> {
         let messages = self.messages.into_iter();
         messages.map(|parcel| Payload::Shared(parcel.message))
@@ -80,11 +81,11 @@ impl<Out> Queued<Out> {
         }
     }
 
-    /// Returns the bytes that its broadcasts count as.
+    /// Returns the sum of the weights of its broadcasts, in bytes.
     fn shared_bytes(&self) -> u32 {
         match &self.payload {
             Payload::Burst(burst) => burst.bytes,
-            _ => self.attention.weight(),
+            _ => self.completion.weight(),
         }
     }
 }
@@ -94,7 +95,7 @@ pub(super) fn count<Out>(queue: &VecDeque<Queued<Out>>) -> usize {
     queue.iter().map(Queued::messages).sum()
 }
 
-/// Returns the bytes that the broadcasts in `queue` count as.
+/// Returns the sum of the weights of all broadcasts in `queue`, in bytes.
 pub(super) fn shared_bytes<Out>(queue: &VecDeque<Queued<Out>>) -> u32 {
     queue.iter().map(Queued::shared_bytes).sum()
 }
@@ -111,23 +112,23 @@ pub(crate) fn pop_first<Out>(batch: &mut Batch<Out>) -> Option<Queued<Out>> {
     }
     Some(Queued {
         payload: Payload::Shared(parcel.message),
-        attention: Attention::NOBODY,
+        completion: Completion::NONE,
     })
 }
 
-/// Position of a broadcast: of its entry, and within the burst if the entry is one.
+/// Position of a broadcast: the index of its entry and the index within the burst.
 type Position = (usize, usize);
 
-/// Returns the positions of the oldest droppable broadcasts that together count as at least
-/// `bytes`, or `None` if all together count as less.
+/// Returns the positions of the oldest droppable broadcasts whose weights sum to at least
+/// `bytes`, or `None` if all together weigh less.
 pub(super) fn oldest<Out>(queue: &VecDeque<Queued<Out>>, bytes: u32) -> Option<Vec<Position>> {
     let mut found = Vec::new();
     let mut missing = bytes;
     let droppable = queue.iter().enumerate().flat_map(|(index, entry)| {
         let (single, burst) = match &entry.payload {
             Payload::Burst(burst) => (None, Some(burst)),
-            Payload::Shared(_) if entry.attention.is_droppable() => {
-                (Some(((index, 0), entry.attention.weight())), None)
+            Payload::Shared(_) if entry.completion.is_droppable() => {
+                (Some(((index, 0), entry.completion.weight())), None)
             }
             _ => (None, None),
         };
@@ -146,7 +147,7 @@ pub(super) fn oldest<Out>(queue: &VecDeque<Queued<Out>>, bytes: u32) -> Option<V
     None
 }
 
-/// Removes the broadcast at `position` from `queue`. Returns it with the bytes that it counts as.
+/// Removes the broadcast at `position` from `queue`. Returns it with its weight.
 pub(super) fn remove<Out>(
     queue: &mut VecDeque<Queued<Out>>,
     (index, within): Position,
@@ -159,5 +160,5 @@ pub(super) fn remove<Out>(
         return Some((Payload::Shared(parcel.message), parcel.weight));
     }
     let queued = queue.remove(index)?;
-    Some((queued.payload, queued.attention.weight()))
+    Some((queued.payload, queued.completion.weight()))
 }

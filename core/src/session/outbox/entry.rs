@@ -1,60 +1,62 @@
-//! What lies in the queue.
+//! Entries of the queue.
 
 use std::collections::VecDeque;
 
-use super::tickets::TicketId;
-use crate::session::{payload::Payload, watched::Number};
+use super::completions::TicketId;
+use crate::{connection::RequestNumber, session::payload::Payload};
 
-/// Added to the number of a message that is watched: its outcome is not the outbox's to keep but [`Watched`]'s.
+/// Set in the ticket of a request. The outcome of a request is stored in [`RequestOutcomes`]
+/// and not in the outbox.
 ///
-/// [`Watched`]: crate::session::watched::Watched
-const WATCHED: TicketId = 1 << 63;
+/// [`RequestOutcomes`]: crate::session::RequestOutcomes
+const REQUEST: TicketId = 1 << 63;
 
-/// The number of the watched message that `ticket` stands for, if it is one.
+/// Returns the number of the request that `ticket` stands for, if it is one.
 #[inline]
-pub(crate) const fn watched_number(ticket: TicketId) -> Option<Number> {
-    if ticket & WATCHED == 0 {
+pub(crate) const fn request_number(ticket: TicketId) -> Option<RequestNumber> {
+    if ticket & REQUEST == 0 {
         None
     } else {
-        Some(ticket & !WATCHED)
+        Some(ticket & !REQUEST)
     }
 }
 
-/// What is on its way to the driver.
+/// A payload on its way to the driver.
 #[derive(Debug)]
 pub(crate) struct Queued<Out> {
     pub(crate) payload: Payload<Out>,
-    pub(crate) attention: Attention,
+    pub(crate) completion: Completion,
 }
 
-/// What the driver has taken.
+/// Messages that the driver has taken.
 pub(crate) type Batch<Out> = VecDeque<Queued<Out>>;
 
-/// Who cares for the outcome of what is queued: a word, because there is one in each entry.
+/// How an entry is completed: the ticket of a send, the number of a request, or nothing. It
+/// takes one word because each entry has one.
 ///
-/// No sender waits for a broadcast. Its word has the bytes that it counts as.
+/// No sender waits for a broadcast. Its word contains its weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Attention(u64);
+pub(crate) struct Completion(u64);
 
 /// Set for a message that may be dropped, and for one that is shared.
 const UNATTENDED: u64 = 3 << 62;
 
-/// Set, beside the two bits above, for a message that may be dropped.
+/// Set in addition to the two bits above, for a message that may be dropped.
 const MAY_DROP: u64 = 1 << 61;
 
-impl Attention {
-    /// Nobody; it is sent all the same.
-    pub(crate) const NOBODY: Self = Self(0);
-    /// Nobody; and it may be dropped in favour of what is offered later.
+impl Completion {
+    /// No sender waits for the outcome.
+    pub(crate) const NONE: Self = Self(0);
+    /// No sender waits for the outcome, and the message may be dropped in favour of a later offer.
     pub(super) const DROPPABLE: Self = Self(UNATTENDED | MAY_DROP);
 
-    /// Creates the entry of a broadcast that counts as `weight` bytes. No sender waits for it.
-    pub(super) const fn shared(weight: u32, droppable: bool) -> Self {
+    /// Creates the completion of a broadcast of this weight, in bytes. No sender waits for it.
+    pub(super) const fn broadcast(weight: u32, droppable: bool) -> Self {
         let may_drop = if droppable { MAY_DROP } else { 0 };
         Self(UNATTENDED | may_drop | weight as u64)
     }
 
-    /// Returns the bytes that a broadcast counts as, and 0 for other messages.
+    /// Returns the weight of a broadcast in bytes, and 0 for other messages.
     pub(super) const fn weight(self) -> u32 {
         if self.is_unattended() {
             let [a, b, c, d, ..] = self.0.to_le_bytes();
@@ -73,17 +75,17 @@ impl Attention {
         self.0 >= UNATTENDED
     }
 
-    /// The `send` with this ticket.
-    pub(super) const fn waiting(ticket: TicketId) -> Self {
+    /// Creates the completion of the send with this ticket.
+    pub(super) const fn send(ticket: TicketId) -> Self {
         Self(ticket)
     }
 
-    /// The sender of the watched message with this number.
-    pub(super) const fn watched(number: Number) -> Self {
-        Self(WATCHED | number)
+    /// Creates the completion of the request with this number.
+    pub(super) const fn request(number: RequestNumber) -> Self {
+        Self(REQUEST | number)
     }
 
-    /// The `send` that waits for it.
+    /// Returns the ticket of the send that waits for the outcome.
     pub(crate) const fn ticket(self) -> Option<TicketId> {
         // one comparison: a word of 0 becomes the largest
         if self.0.wrapping_sub(1) < UNATTENDED - 1 {

@@ -8,23 +8,23 @@ use loom::{future::block_on, sync::Arc, thread};
 
 use super::*;
 
-/// The driver takes what there is and encodes it.
+/// Acts as the driver: takes all messages and encodes them.
 fn make_room(outbox: &Outbox<u8>) -> usize {
     let mut batch = VecDeque::new();
     outbox.take(&mut batch);
     let taken = batch.len();
-    for Queued { attention, .. } in batch.drain(..) {
-        let ticket = attention.ticket().into_iter();
+    for Queued { completion, .. } in batch.drain(..) {
+        let ticket = completion.ticket().into_iter();
         ticket.for_each(|ticket| outbox.complete(ticket, Ok(1)));
     }
     outbox.report(&mut VecDeque::new(), false);
     taken
 }
 
-/// Whichever of them is woken by the room that the driver makes once, and whenever the other gives up, the one that
-/// stays gets the room.
+/// The driver makes room once. Independent of which sender it wakes and when the other gives
+/// up, the remaining one gets the room.
 #[test]
-fn a_sender_that_gives_up_passes_its_turn_on() {
+fn sender_that_gives_up_passes_its_wake_up_to_the_next() {
     loom::model(|| {
         let outbox = Arc::new(Outbox::new(1));
         outbox.try_push(Payload::Message(0)).unwrap();
@@ -35,7 +35,7 @@ fn a_sender_that_gives_up_passes_its_turn_on() {
             let pushed =
                 gives_up.poll_push(&cx, &mut Some(Payload::Message(1)), &mut waiter, false);
             if let Some(waiter) = waiter {
-                gives_up.leave(waiter);
+                gives_up.cancel_push(waiter);
             }
             pushed.is_ready()
         });
@@ -48,16 +48,17 @@ fn a_sender_that_gives_up_passes_its_turn_on() {
         });
         make_room(&outbox);
         if gives_up.join().unwrap() {
-            // it was served: there is room for the other when its message has gone, too
+            // it was served: there is room for the other once its message is encoded
             make_room(&outbox);
         }
         stays.join().unwrap();
     });
 }
 
-/// Whoever wants to know of room learns it, though the sender before gives up, and takes none from the next.
+/// A task that waits for room is woken even if the sender before it gives up, and takes no
+/// room from the next.
 #[test]
-fn room_that_a_sender_gives_up_is_seen_by_those_who_watch() {
+fn room_that_a_sender_gives_up_wakes_writable_waiters() {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(|| {
@@ -70,7 +71,7 @@ fn room_that_a_sender_gives_up_is_seen_by_those_who_watch() {
             let message = &mut Some(Payload::Message(1));
             let pushed = gives_up.poll_push(&cx, message, &mut waiter, false);
             if let Some(waiter) = waiter {
-                gives_up.leave(waiter);
+                gives_up.cancel_push(waiter);
             }
             pushed.is_ready()
         });
@@ -86,10 +87,10 @@ fn room_that_a_sender_gives_up_is_seen_by_those_who_watch() {
     });
 }
 
-/// Room below the byte bound reaches the publisher that stays, even if the other is woken and gives
-/// up.
+/// Room below the byte limit reaches the remaining publisher even if the other is woken and
+/// gives up.
 #[test]
-fn a_publisher_that_gives_up_wakes_the_next() {
+fn publisher_that_gives_up_wakes_the_next() {
     use std::sync::Arc as StdArc;
 
     use crate::driver::SharedMessage;
@@ -110,7 +111,7 @@ fn a_publisher_that_gives_up_wakes_the_next() {
             let (mut payload, mut waiter) = (Some(Payload::Shared(message())), None);
             let published = gives_up.poll_publish(&cx, &mut payload, 1, &mut waiter);
             if let Some(waiter) = waiter {
-                gives_up.leave_publishers(waiter);
+                gives_up.cancel_publish(waiter);
             }
             published.is_ready()
         });
@@ -123,17 +124,17 @@ fn a_publisher_that_gives_up_wakes_the_next() {
         });
         make_room(&outbox);
         if gives_up.join().unwrap() {
-            // its message has to leave before there is room for the other
+            // its message must be encoded before there is room for the other
             make_room(&outbox);
         }
         stays.join().unwrap();
     });
 }
 
-/// Two sends that meet the close, with room for one: each is refused, with its message, or sent, and its sender
-/// learns which.
+/// Two sends race with the close, with room for one. Each is either refused with its message,
+/// or sent, and its sender receives the outcome.
 #[test]
-fn a_send_that_meets_the_close_is_refused_or_sent() {
+fn send_that_races_with_the_close_is_refused_or_sent() {
     fn send(outbox: &Outbox<u8>) -> bool {
         let (mut message, mut waiter) = (Some(Payload::Message(1)), None);
         let pushed = block_on(poll_fn(|cx| {
@@ -164,7 +165,7 @@ fn a_send_that_meets_the_close_is_refused_or_sent() {
         });
         outbox.close();
         let taken = make_room(&outbox);
-        outbox.fail_all(VecDeque::new(), |_| unreachable!("nothing was left"));
+        outbox.fail_all(VecDeque::new(), |_| unreachable!("the batch was empty"));
         let sent = senders.map(|sender| sender.join().unwrap());
         assert_eq!(sent.into_iter().filter(|sent| *sent).count(), taken);
     });

@@ -1,26 +1,30 @@
-//! The queue between a session and its driver: messages, the outcomes of sends, and senders that wait for room.
+//! The queue between a session and its driver: messages, outcomes of sends, and senders that
+//! wait for room.
 //!
-//! One mutex guards three queues, none of which holds memory until it is first used:
+//! One mutex guards three queues, none of which holds memory until it is first used
+//! (design.md: Why is the outbox not a tokio channel?):
 //!
-//! - *messages* that the driver has not taken yet, each with the ticket of a `send` that waits for its outcome;
-//! - *tickets*, a window with contiguous ids from the oldest send without an outcome to the newest;
-//! - *waiters*, the senders for whom there was no room, in the order in which they came. Room goes to the
-//!   first; nobody overtakes it. A waiter that gives up passes its wake-up on to the next.
+//! - *messages* that the driver has not taken yet, each with the ticket of a `send` that waits
+//!   for its outcome;
+//! - *completions*, a window of contiguous ids from the oldest send without an outcome to the
+//!   newest;
+//! - *waiters*, the senders for which there was no room, in the order in which they came. Room
+//!   goes to the first, and no sender overtakes it. A waiter that gives up passes its wake-up
+//!   to the next.
 //!
-//! Wakers are woken, and messages, outcomes and wakers dropped, after the lock is released: they are others' code and
-//! may come back. Once warm the queues allocate nothing; what a busy time made them grow to is given back after a
-//! number of turns with little to do.
+//! Wakers are woken, and messages, outcomes and wakers dropped, after the lock is released
+//! because they may call back. Once warm, the queues allocate nothing. After a number of polls
+//! with short queues, the memory of long ones is freed.
 
 mod burst;
-mod charges;
+mod completions;
 mod entry;
-mod line;
 mod outcomes;
 mod publish;
 mod push;
+mod queue_usage;
 mod state;
 mod take;
-mod tickets;
 
 #[cfg(all(test, getty_loom))]
 mod loom_model;
@@ -31,28 +35,31 @@ use std::{collections::VecDeque, task::Waker};
 
 pub(crate) use self::{
     burst::{Burst, pop_first},
-    entry::{Batch, Queued, watched_number},
-    line::WaiterId,
-    outcomes::TakenBack,
-    state::{DEFAULT_BOUND, Next},
+    completions::TicketId,
+    entry::{Batch, Queued, request_number},
+    outcomes::CancelResult,
+    state::{DEFAULT_BOUND, PendingWakes},
     take::Taken,
-    tickets::TicketId,
 };
-use self::{charges::Charges, state::State};
+use self::{queue_usage::QueueUsage, state::OutboxState};
 use super::{
     error::SendFailure,
-    payload::{Payload, Weigh},
-    watched::Number,
+    payload::{Payload, WeightFn},
 };
-use crate::{budget::MemoryBudget, connection::contain, sync::Mutex};
+use crate::{
+    budget::MemoryBudget,
+    connection::{RequestNumber, catch_and_log},
+    sync::Mutex,
+};
 
-/// What is done to messages that nobody gets back: a panic of one is not to keep others' senders from the end.
-pub(crate) const DROPPING: &str = "dropping a message that was not sent";
+/// Named in the log if the destructor of an unsent message panics. The panic must not prevent
+/// other senders from learning the outcome.
+pub(crate) const DROPPING_MESSAGE: &str = "dropping a message that was not sent";
 
 #[derive(Debug)]
-pub(crate) struct Outbox<Out>(Mutex<State<Out>>);
+pub(crate) struct Outbox<Out>(Mutex<OutboxState<Out>>);
 
-/// Why a message was not queued.
+/// Reason why a message was not queued.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Full,
@@ -63,10 +70,10 @@ pub(crate) enum Refusal {
 
 impl<Out> Outbox<Out> {
     pub(crate) fn new(capacity: u32) -> Self {
-        Self(Mutex::new(State::new(capacity)))
+        Self(Mutex::new(OutboxState::new(capacity)))
     }
 
-    /// How many messages wait here.
+    /// Returns the number of waiting messages.
     pub(crate) fn len(&self) -> usize {
         let state = self.0.lock();
         let waits = match state.held {
@@ -76,36 +83,37 @@ impl<Out> Outbox<Out> {
         waits + state.taken as usize
     }
 
-    /// Whether a message would be queued at once.
+    /// Returns `true` if a message would be queued at once.
     pub(crate) fn has_room(&self) -> bool {
         let state = self.0.lock();
-        state.refusal().is_none() && state.waiting() == 0 && state.room() > 0
+        state.refusal().is_none() && state.waiter_count() == 0 && state.room() > 0
     }
 
-    /// Sets how many messages may wait. Wakes the first sender that waits, if that made room.
+    /// Sets how many messages may wait. Wakes the first waiting sender if there is room now.
     pub(crate) fn set_capacity(&self, capacity: u32) {
         let mut state = self.0.lock();
         state.capacity = capacity;
-        let next = state.next_in_turn();
+        let next = state.next_waiter();
         drop(state);
         next.wake();
     }
 
-    /// Has what lies here charged to a budget, from the beginning.
-    pub(crate) fn set_budget(&self, budget: MemoryBudget, id: u64, weigh: Option<Weigh<Out>>) {
+    /// Sets a budget, and charges it for the messages that are queued already.
+    pub(crate) fn set_budget(&self, budget: MemoryBudget, id: u64, weigh: Option<WeightFn<Out>>) {
         let mut state = self.0.lock();
-        let charges = Charges::new(budget, id, weigh, &state.messages);
-        state.charges = Some(Box::new(charges));
+        let usage = QueueUsage::new(budget, id, weigh, &state.messages);
+        state.usage.set(usage);
     }
 
-    /// So many bytes lie in the write buffer.
+    /// Sets the number of bytes in the write buffer.
     pub(crate) fn charge_written(&self, bytes: usize) {
-        if let Some(charges) = &mut self.0.lock().charges {
-            charges.write(bytes);
+        if let Some(usage) = self.0.lock().usage.get_mut() {
+            usage.write(bytes);
         }
     }
 
-    /// No message is taken any more. Those that lie here still go out: the driver takes them with [`take`](Self::take).
+    /// Closes the outbox. No message is accepted any more. Queued ones are still sent: the driver
+    /// takes them with [`take`](Self::take).
     pub(crate) fn close(&self) {
         let mut state = self.0.lock();
         state.closed = true;
@@ -114,36 +122,40 @@ impl<Out> Outbox<Out> {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// The transport cannot end our direction alone: messages are taken again.
+    /// Accepts messages again because the transport cannot end one direction alone.
     pub(crate) fn reopen(&self) {
         self.0.lock().finished = false;
     }
 
-    /// Closes the outbox. Messages that were not sent fail, by `failure` with the payload if no
-    /// byte was encoded. Returns the requests among the queued messages, and the number of queued
-    /// messages.
+    /// Closes the outbox and fails the messages that were not sent. `failure` creates the error,
+    /// with the payload if no byte was encoded. Returns the requests among the queued messages and
+    /// the number of queued messages.
     pub(crate) fn fail_all(
         &self,
         left: VecDeque<Queued<Out>>,
         failure: impl Fn(Option<Payload<Out>>) -> SendFailure<Out>,
-    ) -> (Vec<(Number, Payload<Out>)>, u64) {
+    ) -> (Vec<(RequestNumber, Payload<Out>)>, u64) {
         self.close();
         let mut state = self.0.lock();
         let messages = std::mem::take(&mut state.messages);
-        let charges = state.charges.take();
+        let usage = state.usage.take();
         drop(state);
-        drop(charges);
+        drop(usage);
         let (mut unattended, mut watched) = (Vec::new(), Vec::new());
         let mut count = 0;
-        for Queued { payload, attention } in left.into_iter().chain(messages) {
+        for Queued {
+            payload,
+            completion,
+        } in left.into_iter().chain(messages)
+        {
             let is_message = u64::from(payload.is_message());
             let before = unattended.len();
-            match attention.ticket() {
-                Some(ticket) if let Some(number) = watched_number(ticket) => {
+            match completion.ticket() {
+                Some(ticket) if let Some(number) = request_number(ticket) => {
                     watched.push((number, payload));
                 }
-                // where its sender has given up, this drops it
-                Some(ticket) => contain(DROPPING, || {
+                // if the sender has given up, this drops the message
+                Some(ticket) => catch_and_log(DROPPING_MESSAGE, || {
                     self.complete(ticket, Err(failure(Some(payload))));
                 }),
                 None => match payload {
@@ -156,12 +168,12 @@ impl<Out> Outbox<Out> {
             count += is_message + bursts as u64;
         }
         let mut state = self.0.lock();
-        let senders = state.senders.as_mut();
-        let wakers = senders.map(|senders| senders.tickets.complete_all(|| Err(failure(None))));
+        let senders = state.senders.get_mut();
+        let wakers = senders.map(|senders| senders.completions.complete_all(|| Err(failure(None))));
         drop(state);
         wakers.into_iter().flatten().for_each(Waker::wake);
         for payload in unattended {
-            contain(DROPPING, || drop(payload));
+            catch_and_log(DROPPING_MESSAGE, || drop(payload));
         }
         (watched, count)
     }

@@ -1,79 +1,80 @@
-//! What becomes of messages that a `send` waits for.
+//! Outcomes of messages that a `send` waits for.
 
 use std::task::{Context, Poll};
 
 use super::{
     Outbox,
-    entry::{Attention, Queued},
-    tickets::{Ticket, TicketId},
+    completions::{SendState, TicketId},
+    entry::{Completion, Queued},
 };
 use crate::session::{error::SendFailure, payload::Payload};
 
-/// What became of a message whose sender gives up.
+/// Result of cancelling a send.
 #[derive(Debug)]
-pub(crate) enum TakenBack<Out> {
-    /// The driver had not taken it, and will not.
+pub(crate) enum CancelResult<Out> {
+    /// The driver had not taken the message, and will not.
     Payload(Payload<Out>),
-    /// It is too late for that: the driver has it, and may have begun to write it.
+    /// The driver has taken the message, and may have begun to write it.
     Not { begun: bool },
-    /// It is too late even to give up.
+    /// The outcome was already known.
     Outcome(Result<usize, SendFailure<Out>>),
 }
 
 impl<Out> Outbox<Out> {
-    /// The outcome of an attended message: how many bytes it took.
+    /// Polls the outcome of a send: the size of the encoded message in bytes.
     pub(crate) fn poll_outcome(
         &self,
         cx: &Context<'_>,
         ticket: TicketId,
     ) -> Poll<Result<usize, SendFailure<Out>>> {
         let mut state = self.0.lock();
-        let polled = state.senders().tickets.poll(cx, ticket);
+        let polled = state.senders().completions.poll(cx, ticket);
         drop(state);
-        // a waker that was replaced is dropped out here
+        // a replaced waker is dropped here, outside the lock
         polled.map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// Nobody waits for this outcome any more; the message is sent all the same.
+    /// Records that the outcome of this send will not be polled. The message is still sent.
     pub(crate) fn abandon(&self, ticket: TicketId) {
         let mut state = self.0.lock();
-        let old = state.senders().tickets.abandon(ticket);
+        let old = state.senders().completions.abandon(ticket);
         drop(state);
         drop(old); // may hold the user's message or waker
     }
 
-    /// Takes a message back from the queue, if the driver has not taken it. Nobody waits for its outcome any more.
-    pub(crate) fn take_back(&self, ticket: TicketId) -> TakenBack<Out> {
+    /// Cancels a send: removes its message from the queue if the driver has not taken it. The
+    /// outcome will not be polled.
+    pub(crate) fn take_back(&self, ticket: TicketId) -> CancelResult<Out> {
         let mut state = self.0.lock();
-        let is_it = |queued: &Queued<Out>| queued.attention == Attention::waiting(ticket);
-        let place = state.messages.iter().position(is_it);
-        let queued = place.and_then(|place| state.messages.remove(place));
-        if let (Some(queued), Some(charges)) = (&queued, &mut state.charges) {
-            charges.unqueue(&queued.payload);
+        let is_it = |queued: &Queued<Out>| queued.completion == Completion::send(ticket);
+        let position = state.messages.iter().position(is_it);
+        let queued = position.and_then(|position| state.messages.remove(position));
+        if let (Some(queued), Some(usage)) = (&queued, state.usage.get_mut()) {
+            usage.unqueue(&queued.payload);
         }
-        let tickets = &mut state.senders().tickets;
-        let begun = tickets.has_begun(ticket);
-        let old = tickets.abandon(ticket);
-        let next = state.next_in_turn();
+        let completions = &mut state.senders().completions;
+        let begun = completions.has_begun(ticket);
+        let old = completions.abandon(ticket);
+        let next = state.next_waiter();
         drop(state);
         next.wake();
         match (queued, old) {
-            (Some(queued), _) => TakenBack::Payload(queued.payload),
-            (None, Some(Ticket::Done(outcome))) => TakenBack::Outcome(outcome),
-            (None, _) => TakenBack::Not { begun },
+            (Some(queued), _) => CancelResult::Payload(queued.payload),
+            (None, Some(SendState::Done(outcome))) => CancelResult::Outcome(outcome),
+            (None, _) => CancelResult::Not { begun },
         }
     }
 
-    /// The transport has taken bytes of the message with this ticket, and all of those before it.
+    /// Records that the transport has taken bytes of this message, and all bytes of earlier ones.
     pub(crate) fn begun(&self, ticket: TicketId) {
-        self.0.lock().senders().tickets.begin(ticket);
+        self.0.lock().senders().completions.begin(ticket);
     }
 
     pub(crate) fn complete(&self, ticket: TicketId, outcome: Result<usize, SendFailure<Out>>) {
         let mut state = self.0.lock();
-        let old = state.senders().tickets.complete(ticket, outcome);
+        let old = state.senders().completions.complete(ticket, outcome);
         drop(state);
-        if let Ticket::Waiting(Some(waker)) = old {
+        if let SendState::Waiting(Some(waker)) = old {
             waker.wake();
         }
     }

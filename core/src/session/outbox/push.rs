@@ -1,35 +1,35 @@
-//! The senders' side: the way into the queue, and the wait for room in it.
+//! Methods for senders: queueing a message, and waiting for room.
 
 use std::task::{Context, Poll};
 
 use super::{
     Outbox, Refusal,
-    entry::{Attention, Queued, watched_number},
-    line::WaiterId,
-    state::{Attended, Next},
-    tickets::TicketId,
+    completions::TicketId,
+    entry::{Completion, Queued, request_number},
+    state::{CompletionKind, PendingWakes},
 };
-use crate::session::{payload::Payload, watched::Number};
+use crate::{connection::RequestNumber, session::payload::Payload, sync::WaiterId};
 
 impl<Out> Outbox<Out> {
-    /// Queues `payload` at once or hands it back. Does not overtake senders that wait.
+    /// Queues `payload` at once or returns it. Does not overtake waiting senders.
     pub(crate) fn try_push(&self, payload: Payload<Out>) -> Result<(), (Refusal, Payload<Out>)> {
         let mut state = self.0.lock();
         if let Some(refusal) = state.refusal() {
             return Err((refusal, payload));
         }
-        if state.waiting() > 0 || state.room() == 0 {
+        if state.waiter_count() > 0 || state.room() == 0 {
             return Err((Refusal::Full, payload));
         }
         if !state.charge(&payload) {
             return Err((Refusal::Budget, payload));
         }
-        state.push(payload, Attended::No);
+        state.push(payload, CompletionKind::None);
         Ok(())
     }
 
-    /// Queues `payload` when there is room and it is the caller's turn. `payload` is left where it is until then, and
-    /// for good when the answer is an error. `waiter` is the caller's place among those who wait, kept between polls.
+    /// Queues `payload` once there is room and no earlier sender waits. `payload` is not taken
+    /// until then, nor with an error. `waiter` is the caller's id in the queue of senders, kept
+    /// between polls.
     pub(crate) fn poll_push(
         &self,
         cx: &Context<'_>,
@@ -38,40 +38,44 @@ impl<Out> Outbox<Out> {
         attended: bool,
     ) -> Poll<Result<Option<TicketId>, Refusal>> {
         let attended = if attended {
-            Attended::Waiting
+            CompletionKind::Send
         } else {
-            Attended::No
+            CompletionKind::None
         };
         let (pushed, next) = self.poll_push_with(cx, payload, waiter, attended);
         next.wake();
         pushed
     }
 
-    /// Queues `message`, which is watched, if there is room at once and no other sender waits.
+    /// Queues a request if there is room at once and no sender waits.
     #[inline]
-    pub(crate) fn push_watched(&self, message: &mut Option<Out>) -> Option<Number> {
+    pub(crate) fn push_request(&self, message: &mut Option<Out>) -> Option<RequestNumber> {
         let mut state = self.0.lock();
-        let refused = state.closed || state.finished || state.charges.is_some();
-        if refused || state.waiting() > 0 || state.room() == 0 {
+        let refused = state.closed || state.finished || state.usage.is_some();
+        if refused || state.waiter_count() > 0 || state.room() == 0 {
             return None;
         }
-        // nobody waits who could be next
+        // no sender waits, so none must be woken
         let payload = Payload::Message(message.take()?);
-        let attention = state.watch();
-        state.messages.push_back(Queued { payload, attention });
-        Some(state.watched)
+        let completion = state.next_request();
+        state.messages.push_back(Queued {
+            payload,
+            completion,
+        });
+        Some(state.last_request)
     }
 
-    /// As [`poll_push`](Self::poll_push), for a message that is watched. What comes with the answer is who is next in turn, to
-    /// be woken outside of the caller's lock.
-    pub(crate) fn poll_push_watched(
+    /// Like [`poll_push`](Self::poll_push) for a request. The second value contains the wakers of
+    /// the next senders, which must be woken outside the caller's lock.
+    pub(crate) fn poll_push_request(
         &self,
         cx: &Context<'_>,
         payload: &mut Option<Payload<Out>>,
         waiter: &mut Option<WaiterId>,
-    ) -> (Poll<Result<Option<Number>, Refusal>>, Next) {
-        let (pushed, next) = self.poll_push_with(cx, payload, waiter, Attended::Watched);
-        let number = |ticket: Option<TicketId>| ticket.and_then(watched_number);
+    ) -> (Poll<Result<Option<RequestNumber>, Refusal>>, PendingWakes) {
+        let (pushed, next) =
+            self.poll_push_with(cx, payload, waiter, CompletionKind::RequestOutcomes);
+        let number = |ticket: Option<TicketId>| ticket.and_then(request_number);
         (pushed.map_ok(number), next)
     }
 
@@ -81,25 +85,25 @@ impl<Out> Outbox<Out> {
         cx: &Context<'_>,
         payload: &mut Option<Payload<Out>>,
         waiter: &mut Option<WaiterId>,
-        attended: Attended,
-    ) -> (Poll<Result<Option<TicketId>, Refusal>>, Next) {
+        attended: CompletionKind,
+    ) -> (Poll<Result<Option<TicketId>, Refusal>>, PendingWakes) {
         let mut state = self.0.lock();
-        let place = waiter.and_then(|id| state.place(id));
+        let position = waiter.and_then(|id| state.position(id));
         if let Some(refusal) = state.refusal() {
-            let gone = state.remove(place);
+            let gone = state.remove(position);
             *waiter = None;
             drop(state);
             drop(gone);
-            return (Poll::Ready(Err(refusal)), Next::One(None));
+            return (Poll::Ready(Err(refusal)), PendingWakes::One(None));
         }
-        if place.unwrap_or(state.waiting()) == 0 && state.room() > 0 {
-            let gone = state.remove(place);
+        if position.unwrap_or(state.waiter_count()) == 0 && state.room() > 0 {
+            let gone = state.remove(position);
             *waiter = None;
             if payload
                 .as_ref()
                 .is_some_and(|payload| !state.charge(payload))
             {
-                let next = state.next_in_turn();
+                let next = state.next_waiter();
                 drop(state);
                 drop(gone);
                 return (Poll::Ready(Err(Refusal::Budget)), next);
@@ -110,22 +114,23 @@ impl<Out> Outbox<Out> {
                 .and_then(|payload| state.push(payload, attended));
             let next = if finishes {
                 state.finished = true;
-                Next::All(state.wake_all())
+                PendingWakes::All(state.wake_all())
             } else {
-                state.next_in_turn()
+                state.next_waiter()
             };
             drop(state);
             drop(gone);
             return (Poll::Ready(Ok(ticket)), next);
         }
-        let old = state.senders().waiters.stand(place, waiter, cx);
+        let old = state.senders().waiters.register(position, waiter, cx);
         drop(state);
         drop(old);
-        (Poll::Pending, Next::One(None))
+        (Poll::Pending, PendingWakes::One(None))
     }
 
-    /// Queues `payload` as long as the queue has places, though the write buffer be above its high watermark. Without one,
-    /// a `droppable` one replaces the oldest of its kind, which is handed out. Does not overtake senders that wait.
+    /// Queues `payload` while the queue has a free entry even if the write buffer is above its
+    /// high watermark. Without a free entry, a `droppable` payload replaces the oldest droppable
+    /// one, which is returned. Does not overtake waiting senders.
     #[inline]
     pub(crate) fn offer(
         &self,
@@ -137,9 +142,9 @@ impl<Out> Outbox<Out> {
             return Err((refusal, payload));
         }
         let mut replaced = None;
-        let has_place = state.waiting() == 0 && state.places() > 0;
+        let has_place = state.waiter_count() == 0 && state.free_entries() > 0;
         if !has_place || !state.charge(&payload) {
-            let is_droppable = |queued: &Queued<Out>| queued.attention.is_droppable();
+            let is_droppable = |queued: &Queued<Out>| queued.completion.is_droppable();
             let oldest = state.messages.iter().position(is_droppable);
             let Some(oldest) = oldest.filter(|_| droppable) else {
                 let refusal = if has_place {
@@ -153,37 +158,37 @@ impl<Out> Outbox<Out> {
                 return Err((Refusal::Budget, payload));
             }
             replaced = state.messages.remove(oldest);
-            state.held -= replaced.as_ref().map_or(0, |old| old.attention.weight());
+            state.held -= replaced.as_ref().map_or(0, |old| old.completion.weight());
         }
         state.messages.push_back(Queued {
             payload,
-            attention: if droppable {
-                Attention::DROPPABLE
+            completion: if droppable {
+                Completion::DROPPABLE
             } else {
-                Attention::NOBODY
+                Completion::NONE
             },
         });
         drop(state);
         Ok(replaced.map(|queued| queued.payload))
     }
 
-    /// Gives up waiting for room; whoever is next in turn learns it.
-    pub(crate) fn leave(&self, waiter: WaiterId) {
+    /// Stops waiting for room and wakes the next sender if there is room.
+    pub(crate) fn cancel_push(&self, waiter: WaiterId) {
         let mut state = self.0.lock();
-        let place = state.place(waiter);
-        let gone = state.remove(place);
-        let next = if place == Some(0) {
-            state.next_in_turn()
+        let position = state.position(waiter);
+        let gone = state.remove(position);
+        let next = if position == Some(0) {
+            state.next_waiter()
         } else {
-            Next::One(None)
+            PendingWakes::One(None)
         };
         drop(state);
         drop(gone);
         next.wake();
     }
 
-    /// Waits until a message would be queued at once, and takes no room. `watcher` is the caller's place, kept between
-    /// polls.
+    /// Waits until a message would be queued at once, without taking the room. `watcher` is the
+    /// caller's id, kept between polls.
     pub(crate) fn poll_room(
         &self,
         cx: &Context<'_>,
@@ -192,17 +197,17 @@ impl<Out> Outbox<Out> {
         let mut state = self.0.lock();
         let ready = match state.refusal() {
             Some(refusal) => Some(Err(refusal)),
-            None if state.waiting() == 0 && state.room() > 0 => Some(Ok(())),
+            None if state.waiter_count() == 0 && state.room() > 0 => Some(Ok(())),
             None => None,
         };
         if ready.is_none() || watcher.is_some() {
-            let line = &mut state.senders().watchers;
-            let place = watcher.and_then(|id| line.place(id));
+            let line = &mut state.senders().writable_waiters;
+            let position = watcher.and_then(|id| line.position(id));
             let old = if ready.is_some() {
                 *watcher = None;
-                line.remove(place)
+                line.remove(position)
             } else {
-                line.stand(place, watcher, cx)
+                line.register(position, watcher, cx)
             };
             drop(state);
             drop(old);
@@ -210,12 +215,12 @@ impl<Out> Outbox<Out> {
         ready.map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// Does not want to know of room any more.
-    pub(crate) fn look_away(&self, watcher: WaiterId) {
+    /// Stops waiting for room that is not taken.
+    pub(crate) fn cancel_room(&self, watcher: WaiterId) {
         let mut state = self.0.lock();
-        let line = &mut state.senders().watchers;
-        let place = line.place(watcher);
-        let gone = line.remove(place);
+        let line = &mut state.senders().writable_waiters;
+        let position = line.position(watcher);
+        let gone = line.remove(position);
         drop(state);
         drop(gone);
     }

@@ -1,97 +1,97 @@
-//! What the outbox's mutex guards.
+//! State behind the mutex of the outbox.
 
 use std::{collections::VecDeque, task::Waker};
 
 use super::{
     Refusal,
-    charges::Charges,
-    entry::{Attention, Queued},
-    line::{Line, WaiterId},
-    tickets::{TicketId, Tickets},
+    completions::{SendCompletions, TicketId},
+    entry::{Completion, Queued},
+    queue_usage::QueueUsage,
 };
-use crate::session::{
-    payload::{Payload, Weigh},
-    watched::Number,
+use crate::{
+    connection::RequestNumber,
+    session::payload::{Payload, WeightFn},
+    sync::{Lazy, WaiterId, WaiterQueue},
 };
 
 #[derive(Debug)]
-pub(super) struct State<Out> {
+pub(super) struct OutboxState<Out> {
     pub(super) messages: VecDeque<Queued<Out>>,
-    /// How many messages were queued that are watched.
-    pub(super) watched: Number,
-    /// From the first sender that waits for anything on.
-    pub(super) senders: Option<Box<Senders<Out>>>,
-    /// How many messages may lie here and, taken but not encoded, with the driver.
+    /// Number of the last queued request.
+    pub(super) last_request: RequestNumber,
+    /// Created for the first sender that waits.
+    pub(super) senders: Lazy<SenderState<Out>>,
+    /// Maximum number of messages in the queue and, taken but not encoded, with the driver.
     pub(super) capacity: u32,
-    /// How many of those the driver has taken and not encoded yet.
+    /// Number of messages that the driver has taken and not encoded.
     pub(super) taken: u32,
-    /// Bytes that the broadcasts in the queue count as.
+    /// Weight of the broadcasts in the queue, in bytes.
     pub(super) held: u32,
-    /// Bytes that the broadcasts in the driver's batch count as.
+    /// Weight of the broadcasts in the driver's batch, in bytes.
     pub(super) taken_bytes: u32,
     /// Maximum sum of both.
     pub(super) bound: u32,
-    /// The driver takes no messages, because too many bytes wait for the peer.
+    /// `true` while the driver takes no messages because too many bytes wait for the peer.
     pub(super) blocked: bool,
-    /// Our direction is to end after what lies here, or has ended.
+    /// `true` if this side's direction has ended, or will end after the queued messages.
     pub(super) finished: bool,
     pub(super) closed: bool,
-    /// Where what lies here is charged.
-    pub(super) charges: Option<Box<Charges<Out>>>,
-    /// For how many turns in a row the queues were short.
-    quiet: u8,
+    /// Budget charges if there is a budget.
+    pub(super) usage: Lazy<QueueUsage<Out>>,
+    /// Number of consecutive polls with short queues.
+    idle_rounds: u8,
 }
 
-/// The senders that wait.
+/// Senders that wait.
 #[derive(Debug)]
-pub(super) struct Senders<Out> {
-    /// For outcomes.
-    pub(super) tickets: Tickets<Out>,
-    /// For room.
-    pub(super) waiters: Line,
-    /// Those who want to know of room and take none. They stand in nobody's way.
-    pub(super) watchers: Line,
+pub(super) struct SenderState<Out> {
+    /// Senders that wait for an outcome.
+    pub(super) completions: SendCompletions<Out>,
+    /// Senders that wait for room.
+    pub(super) waiters: WaiterQueue,
+    /// Tasks that wait for room without taking it. They delay no sender.
+    pub(super) writable_waiters: WaiterQueue,
     /// Publishers that wait until broadcasts have left.
-    pub(super) publishers: Line,
-    /// Returns how many bytes a message holds beyond its own size.
-    pub(super) weigh: Option<Weigh<Out>>,
+    pub(super) publishers: WaiterQueue,
+    /// Function that weighs messages, if it was set.
+    pub(super) weigh: Option<WeightFn<Out>>,
 }
 
-impl<Out> Default for Senders<Out> {
+impl<Out> Default for SenderState<Out> {
     fn default() -> Self {
         Self {
-            tickets: Tickets::default(),
-            waiters: Line::default(),
-            watchers: Line::default(),
-            publishers: Line::default(),
+            completions: SendCompletions::default(),
+            waiters: WaiterQueue::default(),
+            writable_waiters: WaiterQueue::default(),
+            publishers: WaiterQueue::default(),
             weigh: None,
         }
     }
 }
 
-/// Who waits for the outcome of a message that is pushed.
+/// Kind of the completion of a pushed message.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Attended {
-    No,
-    Waiting,
-    Watched,
+pub(super) enum CompletionKind {
+    None,
+    Send,
+    RequestOutcomes,
 }
 
-/// Default bound of broadcasts, in bytes.
+/// Default limit of broadcasts, in bytes.
 pub(crate) const DEFAULT_BOUND: u32 = 1024 * 1024;
 
-/// A queue no longer than this is short, and keeps its memory.
-pub(super) const SHORT: usize = 8;
-/// After so many turns with short queues the memory of long ones is given back. Large against 1, so that growing again
-/// costs next to nothing a message.
-pub(super) const QUIET: u8 = 32;
+/// Number of entries whose memory a queue keeps. A queue that is no longer is short.
+pub(super) const RETAINED_CAPACITY: usize = 8;
+/// Number of consecutive polls with short queues after which the memory of long ones is freed.
+/// Large against 1, so that growing again costs almost nothing per message.
+pub(super) const SHRINK_AFTER: u8 = 32;
 
-impl<Out> State<Out> {
+impl<Out> OutboxState<Out> {
     pub(super) const fn new(capacity: u32) -> Self {
         Self {
             messages: VecDeque::new(),
-            watched: 0,
-            senders: None,
+            last_request: 0,
+            senders: Lazy::new(),
             capacity,
             taken: 0,
             held: 0,
@@ -100,20 +100,20 @@ impl<Out> State<Out> {
             blocked: false,
             finished: false,
             closed: false,
-            charges: None,
-            quiet: 0,
+            usage: Lazy::new(),
+            idle_rounds: 0,
         }
     }
 
-    pub(super) fn senders(&mut self) -> &mut Senders<Out> {
-        self.senders.get_or_insert_default()
+    pub(super) fn senders(&mut self) -> &mut SenderState<Out> {
+        self.senders.get_or_default()
     }
 
     pub(super) fn room(&self) -> usize {
-        if self.blocked { 0 } else { self.places() }
+        if self.blocked { 0 } else { self.free_entries() }
     }
 
-    /// Why nothing is queued any more, if nothing is.
+    /// Returns the reason why nothing is accepted any more if there is one.
     pub(super) fn refusal(&self) -> Option<Refusal> {
         if self.closed {
             Some(Refusal::Closed)
@@ -124,132 +124,145 @@ impl<Out> State<Out> {
         }
     }
 
-    /// Charges for `payload`, where there is a budget; whether that lets it.
+    /// Charges for `payload` if there is a budget. Returns `false` if the budget has no room.
     pub(super) fn charge(&mut self, payload: &Payload<Out>) -> bool {
-        self.charges
-            .as_mut()
-            .is_none_or(|charges| charges.queue(payload))
+        self.usage
+            .get_mut()
+            .is_none_or(|usage| usage.queue(payload))
     }
 
-    /// Refunds the charge of `payload`, which was in the queue.
+    /// Releases the charge of `payload`, which was in the queue.
     pub(super) fn uncharge(&mut self, payload: &Payload<Out>) {
-        if let Some(charges) = &mut self.charges {
-            charges.unqueue(payload);
+        if let Some(usage) = self.usage.get_mut() {
+            usage.unqueue(payload);
         }
     }
 
-    /// The same, where `payload` takes the place of the message at `old`.
+    /// Charges for `payload` in place of the message at index `old`. Returns `false` if the budget
+    /// has no room.
     pub(super) fn charge_in_place_of(&mut self, old: usize, payload: &Payload<Out>) -> bool {
-        self.charges
-            .as_mut()
-            .is_none_or(|charges| charges.replace(&self.messages[old].payload, payload))
+        self.usage
+            .get_mut()
+            .is_none_or(|usage| usage.replace(&self.messages[old].payload, payload))
     }
 
-    /// The wakers of all who wait for room that will never be.
+    /// Takes the wakers of all tasks that wait for room because there will be none.
     pub(super) fn wake_all(&mut self) -> Vec<Waker> {
-        let Some(senders) = &mut self.senders else {
+        let Some(senders) = self.senders.get_mut() else {
             return Vec::new();
         };
-        let mut all = senders.waiters.all();
-        all.append(&mut senders.watchers.all());
-        all.append(&mut senders.publishers.all());
+        let mut all = senders.waiters.take_all();
+        all.append(&mut senders.writable_waiters.take_all());
+        all.append(&mut senders.publishers.take_all());
         all
     }
 
-    /// How many messages more the queue can hold, whatever the write buffer holds.
-    pub(super) fn places(&self) -> usize {
+    /// Returns how many more messages the queue can hold, independent of the write buffer.
+    pub(super) fn free_entries(&self) -> usize {
         (self.capacity as usize).saturating_sub(self.len())
     }
 
-    /// How many messages wait here and, taken but not encoded, with the driver.
+    /// Returns the number of messages in the queue and, taken but not encoded, with the driver.
     pub(super) fn len(&self) -> usize {
         self.messages.len() + self.taken as usize
     }
 
-    /// The waker of the one whose turn it is, if there is room for it and it does not know yet. It wakes the next when
-    /// it has pushed or given up. Where nobody waits, all who watch learn of the room.
-    pub(super) fn next_in_turn(&mut self) -> Next {
+    /// Returns the waker of the first sender if there is room and it was not woken. That sender
+    /// wakes the next when it has pushed or given up. If no sender waits, returns the wakers of
+    /// all tasks that wait without taking room.
+    pub(super) fn next_waiter(&mut self) -> PendingWakes {
         if self.room() == 0 {
-            return Next::One(None);
+            return PendingWakes::One(None);
         }
-        match self.senders.as_deref_mut() {
-            None => Next::One(None),
-            Some(senders) if !senders.waiters.is_empty() => Next::One(senders.waiters.first()),
-            Some(senders) if senders.watchers.is_empty() => Next::One(None),
-            Some(senders) => Next::All(senders.watchers.all()),
+        match self.senders.get_mut() {
+            None => PendingWakes::One(None),
+            Some(senders) if !senders.waiters.is_empty() => {
+                PendingWakes::One(senders.waiters.next_waiter())
+            }
+            Some(senders) if senders.writable_waiters.is_empty() => PendingWakes::One(None),
+            Some(senders) => PendingWakes::All(senders.writable_waiters.take_all()),
         }
     }
 
-    /// How many senders wait for room.
-    pub(super) fn waiting(&self) -> usize {
+    /// Returns the number of senders that wait for room.
+    pub(super) fn waiter_count(&self) -> usize {
         self.senders
-            .as_ref()
+            .get()
             .map_or(0, |senders| senders.waiters.len())
     }
 
-    pub(super) fn place(&self, waiter: WaiterId) -> Option<usize> {
-        self.senders.as_ref()?.waiters.place(waiter)
+    pub(super) fn position(&self, waiter: WaiterId) -> Option<usize> {
+        self.senders.get()?.waiters.position(waiter)
     }
 
-    /// Takes a sender out of those who wait for room; its waker is to be dropped after the lock.
-    pub(super) fn remove(&mut self, place: Option<usize>) -> Option<Waker> {
-        self.senders.as_mut()?.waiters.remove(place)
+    /// Removes a sender that waits for room. Its waker must be dropped after the lock is released.
+    pub(super) fn remove(&mut self, position: Option<usize>) -> Option<Waker> {
+        self.senders.get_mut()?.waiters.remove(position)
     }
 
     #[inline]
-    pub(super) fn push(&mut self, payload: Payload<Out>, attended: Attended) -> Option<TicketId> {
-        let attention = match attended {
-            Attended::No => Attention::NOBODY,
-            Attended::Waiting => Attention::waiting(self.senders().tickets.issue()),
-            Attended::Watched => self.watch(),
+    pub(super) fn push(
+        &mut self,
+        payload: Payload<Out>,
+        attended: CompletionKind,
+    ) -> Option<TicketId> {
+        let completion = match attended {
+            CompletionKind::None => Completion::NONE,
+            CompletionKind::Send => Completion::send(self.senders().completions.issue()),
+            CompletionKind::RequestOutcomes => self.next_request(),
         };
-        self.messages.push_back(Queued { payload, attention });
-        attention.ticket()
+        self.messages.push_back(Queued {
+            payload,
+            completion,
+        });
+        completion.ticket()
     }
 
-    /// Numbers a message that is watched.
+    /// Returns the completion for the next request.
     #[inline]
-    pub(super) const fn watch(&mut self) -> Attention {
-        self.watched += 1;
-        Attention::watched(self.watched)
+    pub(super) const fn next_request(&mut self) -> Completion {
+        self.last_request += 1;
+        Completion::request(self.last_request)
     }
 
-    /// Counts turns in which the queues were short, and gives the memory of long ones back after a number of them.
-    pub(super) fn give_back(&mut self, batch: Option<&mut VecDeque<Queued<Out>>>) {
+    /// Counts polls with short queues, and frees the memory of long ones after a number of them.
+    pub(super) fn shrink_if_idle(&mut self, batch: Option<&mut VecDeque<Queued<Out>>>) {
         let mut longest = batch.as_ref().map_or(1, |batch| batch.len());
-        if let Some(senders) = &self.senders {
+        if let Some(senders) = self.senders.get() {
             longest = longest
-                .max(senders.tickets.len())
+                .max(senders.completions.len())
                 .max(senders.waiters.len())
-                .max(senders.watchers.len())
+                .max(senders.writable_waiters.len())
                 .max(senders.publishers.len());
         }
-        if longest > SHORT {
-            self.quiet = 0;
+        if longest > RETAINED_CAPACITY {
+            self.idle_rounds = 0;
             return;
         }
-        self.quiet += 1;
-        if self.quiet == QUIET {
-            self.quiet = 0;
-            batch.into_iter().for_each(|batch| batch.shrink_to(SHORT));
-            self.messages.shrink_to(SHORT);
-            if let Some(senders) = &mut self.senders {
-                senders.tickets.shrink_to(SHORT);
-                senders.waiters.shrink_to(SHORT);
-                senders.watchers.shrink_to(SHORT);
-                senders.publishers.shrink_to(SHORT);
+        self.idle_rounds += 1;
+        if self.idle_rounds == SHRINK_AFTER {
+            self.idle_rounds = 0;
+            batch
+                .into_iter()
+                .for_each(|batch| batch.shrink_to(RETAINED_CAPACITY));
+            self.messages.shrink_to(RETAINED_CAPACITY);
+            if let Some(senders) = self.senders.get_mut() {
+                senders.completions.shrink_to(RETAINED_CAPACITY);
+                senders.waiters.shrink_to(RETAINED_CAPACITY);
+                senders.writable_waiters.shrink_to(RETAINED_CAPACITY);
+                senders.publishers.shrink_to(RETAINED_CAPACITY);
             }
         }
     }
 }
 
-/// Whom a sender wakes that has had its turn.
-pub(crate) enum Next {
+/// Wakers that must be woken after the lock is released.
+pub(crate) enum PendingWakes {
     One(Option<Waker>),
     All(Vec<Waker>),
 }
 
-impl Next {
+impl PendingWakes {
     pub(super) const fn is_some(&self) -> bool {
         match self {
             Self::One(waker) => waker.is_some(),

@@ -1,4 +1,4 @@
-//! The driver's side: out of the queue, and what it could not encode back into it.
+//! Methods for the driver: taking messages, and returning those that it could not encode.
 
 use std::collections::VecDeque;
 
@@ -7,25 +7,25 @@ use super::{
     burst::{count, pop_first, shared_bytes},
     entry::{Batch, Queued},
     publish::wake,
-    state::SHORT,
+    state::RETAINED_CAPACITY,
 };
-use crate::session::payload::Payload;
+use crate::{session::payload::Payload, sync::Lazy};
 
-/// Content of the driver's batch beside the first message.
+/// Content of the driver's batch in addition to the first message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
-    /// Nothing else, and nothing is to be reported.
+    /// No other message, and nothing to report.
     Alone,
-    /// A batch, whose end is to be reported.
+    /// A batch, whose end must be reported.
     Batch,
-    /// The same, with broadcasts: its entries may be bursts.
+    /// A batch with broadcasts: its entries may be bursts.
     WithShared,
 }
 
 impl<Out> Outbox<Out> {
     /// Moves all queued messages into `batch`, which must be empty. The last batch then counts as
-    /// encoded. Wakes the first sender that waits, if there is room now. Returns `true` if `batch`
-    /// has broadcasts: then its entries may be bursts.
+    /// encoded. Wakes the first waiting sender if there is room now. Returns `true` if `batch` has
+    /// broadcasts: its entries may be bursts.
     pub(crate) fn take(&self, batch: &mut VecDeque<Queued<Out>>) -> bool {
         debug_assert!(
             batch.is_empty(),
@@ -41,25 +41,22 @@ impl<Out> Outbox<Out> {
             batch.len()
         };
         state.taken = u32::try_from(taken).unwrap_or(u32::MAX);
-        if let Some(charges) = &mut state.charges {
-            charges.take();
+        if let Some(usage) = state.usage.get_mut() {
+            usage.take();
         }
-        state.give_back(Some(batch));
-        let next = state.next_in_turn();
+        state.shrink_if_idle(Some(batch));
+        let next = state.next_waiter();
         drop(state);
         next.wake();
         has_shared
     }
 
-    /// Takes the first of what is queued. The rest goes into `batch`, which is empty, as with
-    /// [`take`](Self::take). A message that is alone does not occupy a place any more.
+    /// Takes the first queued message. The rest is moved into `batch`, which must be empty, as
+    /// with [`take`](Self::take). A message that is alone does not occupy an entry any more.
     #[inline(always)]
-    pub(crate) fn take_first(
-        &self,
-        batch: &mut Option<Box<Batch<Out>>>,
-    ) -> Option<(Queued<Out>, Taken)> {
+    pub(crate) fn take_first(&self, batch: &mut Lazy<Batch<Out>>) -> Option<(Queued<Out>, Taken)> {
         let mut state = self.0.lock();
-        if state.messages.len() > 1 || state.charges.is_some() {
+        if state.messages.len() > 1 || state.usage.is_some() {
             drop(state);
             return self.take_first_of(batch);
         }
@@ -73,9 +70,12 @@ impl<Out> Outbox<Out> {
         }
         state.taken = 0;
         (state.held, state.taken_bytes) = (0, 0);
-        if batch.is_some() || state.senders.is_some() || state.messages.capacity() > SHORT {
-            state.give_back(batch.as_deref_mut());
-            let (next, publisher) = (state.next_in_turn(), state.next_publisher());
+        if batch.is_some()
+            || state.senders.is_some()
+            || state.messages.capacity() > RETAINED_CAPACITY
+        {
+            state.shrink_if_idle(batch.get_mut());
+            let (next, publisher) = (state.next_waiter(), state.next_publisher());
             drop(state);
             next.wake();
             wake(publisher);
@@ -84,8 +84,8 @@ impl<Out> Outbox<Out> {
     }
 
     #[inline(always)]
-    fn take_first_of(&self, batch: &mut Option<Box<Batch<Out>>>) -> Option<(Queued<Out>, Taken)> {
-        let batch = batch.get_or_insert_default();
+    fn take_first_of(&self, batch: &mut Lazy<Batch<Out>>) -> Option<(Queued<Out>, Taken)> {
+        let batch = batch.get_or_default();
         if self.take(batch) {
             Some((pop_first(batch)?, Taken::WithShared))
         } else {
@@ -93,9 +93,11 @@ impl<Out> Outbox<Out> {
         }
     }
 
-    /// Takes back what is left of the batch to encode, and learns whether the write buffer is above its high watermark:
-    /// what the driver cannot encode now is better here, where it may be taken back and dropped. `true` if that woke a
-    /// sender that waits.
+    /// Takes back the part of the batch that was not encoded, and sets whether the write buffer is
+    /// above its high watermark. Returns `true` if a waiting sender was woken.
+    ///
+    /// In the queue, messages can still be cancelled or dropped (design.md: Why do messages that
+    /// cannot be encoded yet return to the outbox?).
     pub(crate) fn report(&self, left: &mut VecDeque<Queued<Out>>, blocked: bool) -> bool {
         let mut state = self.0.lock();
         state.taken = 0;
@@ -104,14 +106,14 @@ impl<Out> Outbox<Out> {
             state.taken_bytes = 0;
             state.held += shared_bytes(left);
         }
-        if let Some(charges) = &mut state.charges {
-            charges.give_back(&*left);
+        if let Some(usage) = state.usage.get_mut() {
+            usage.give_back(&*left);
         }
         if !left.is_empty() {
             std::mem::swap(&mut state.messages, left);
             state.messages.append(left);
         }
-        let (next, publisher) = (state.next_in_turn(), state.next_publisher());
+        let (next, publisher) = (state.next_waiter(), state.next_publisher());
         drop(state);
         let woken = next.is_some();
         next.wake();

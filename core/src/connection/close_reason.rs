@@ -1,0 +1,117 @@
+//! The reason of a close.
+
+use std::{borrow::Cow, fmt};
+
+/// Reason why a connection was closed. The first reason recorded wins.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The peer ended its direction, and all its messages were handled.
+    PeerClosed,
+    /// This side called [`close`](super::ConnectionHandle::close).
+    Local,
+    /// The server is shutting down.
+    Shutdown,
+    /// The session was idle for the whole idle timeout.
+    IdleTimeout,
+    /// The peer did not answer a heartbeat in time.
+    HeartbeatMissed,
+    /// The peer did not respond to a request in time, and its responses come in order: later
+    /// responses could belong to other requests. Or abandoned requests
+    /// (`CorrelateLayer::in_order`) reached the limit of requests in flight and the peer responded
+    /// to none.
+    AnswerMissed,
+    /// The peer began a frame and did not complete it in time.
+    ReadTimeout,
+    /// Bytes were waiting to be written and the peer took none in time.
+    WriteTimeout,
+    /// A handshake before the session did not complete in time.
+    HandshakeTimeout,
+    /// The session reached its maximum age.
+    LifetimeExpired,
+    /// The peer reads more slowly than this side writes and the policy was to close.
+    SlowConsumer,
+    /// The codec could not decode the peer's bytes. The source is the codec's error.
+    Decode,
+    /// The codec could not encode a message without a waiting sender: a reply, or one sent with
+    /// `feed` or `try_send`. The source is the codec's error.
+    Encode,
+    /// The message stack or another function of the application such as a periodic one, returned
+    /// an error. The error is the source.
+    Handler,
+    /// The transport failed. The source is its error.
+    Io,
+    /// Code of the stack panicked. The source contains the panic's message.
+    Panicked,
+    /// The connection was refused before its session opened. The source is the error of the layer
+    /// that refused it.
+    Refused,
+    /// A close with a code of the transport's protocol such as the code of a WebSocket close
+    /// frame.
+    Protocol {
+        /// Numeric code of the reason.
+        code: u16,
+        /// Text of the reason.
+        reason: Cow<'static, str>,
+    },
+    /// The connection was dropped while it was open: its task was aborted or the runtime shut
+    /// down.
+    Dropped,
+}
+
+impl CloseReason {
+    /// Returns a short name in `snake_case`, stable enough for the label of a metric. The code of
+    /// a protocol is not included.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::PeerClosed => "peer_closed",
+            Self::Local => "local",
+            Self::Shutdown => "shutdown",
+            Self::IdleTimeout => "idle_timeout",
+            Self::HeartbeatMissed => "heartbeat_missed",
+            Self::AnswerMissed => "answer_missed",
+            Self::ReadTimeout => "read_timeout",
+            Self::WriteTimeout => "write_timeout",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::LifetimeExpired => "lifetime_expired",
+            Self::SlowConsumer => "slow_consumer",
+            Self::Decode => "decode",
+            Self::Encode => "encode",
+            Self::Handler => "handler",
+            Self::Io => "io",
+            Self::Panicked => "panicked",
+            Self::Refused => "refused",
+            Self::Protocol { .. } => "protocol",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PeerClosed => "closed by the peer",
+            Self::Local => "closed by this side",
+            Self::Shutdown => "shut down",
+            Self::IdleTimeout => "idle for too long",
+            Self::HeartbeatMissed => "heartbeat not answered",
+            Self::AnswerMissed => "no response in time",
+            Self::ReadTimeout => "frame not completed in time",
+            Self::WriteTimeout => "peer took no bytes in time",
+            Self::HandshakeTimeout => "handshake not completed in time",
+            Self::LifetimeExpired => "maximum age reached",
+            Self::SlowConsumer => "peer reads too slowly",
+            Self::Decode => "bad data from the peer",
+            Self::Encode => "message could not be encoded",
+            Self::Handler => "handler failed",
+            Self::Io => "transport failed",
+            Self::Panicked => "panicked",
+            Self::Refused => "refused",
+            Self::Protocol { code, reason } => {
+                return write!(f, "closed with code {code}: {reason}");
+            }
+            Self::Dropped => "dropped while open",
+        })
+    }
+}

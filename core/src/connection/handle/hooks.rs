@@ -1,0 +1,307 @@
+//! The extension trait for authors of layers and the hooks that it hands to the driver.
+
+use std::{any::Any, fmt, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{AWAITS_RESPONSES, ConnectionHandle};
+use crate::{
+    connection::{Closed, Contained, TransportKind, deadlines::Deadline},
+    sync::Signal,
+};
+
+/// Number of a request in its session. The first request has the number 1.
+pub(crate) type RequestNumber = u64;
+
+/// A value that the driver drops when the session's input has ended.
+pub trait OnInputEnd: Send {
+    /// Records that the codec refused the request with this number: no byte of the request will be
+    /// sent. Called in the session's task.
+    fn refused(&mut self, _: RequestNumber, _: &ConnectionHandle) {}
+}
+
+impl fmt::Debug for dyn OnInputEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnInputEnd")
+    }
+}
+
+/// A layer's value, which is only dropped.
+struct Value<T>(T);
+
+impl<T: Any + Send> OnInputEnd for Value<T> {}
+
+/// Hooks that layers have registered and the driver has not taken yet.
+#[derive(Debug, Default)]
+pub(crate) struct LayerHooks {
+    pub(crate) deadlines: Vec<Deadline>,
+    /// The write timeout, if a layer has set one. `Some(None)` disables the timeout.
+    pub(crate) write_timeout: Option<Option<Duration>>,
+    /// Number of guards that delay the opening of the session.
+    pub(crate) open_guards: u32,
+    /// Values to drop at the end of the input.
+    pub(crate) on_input_end: Vec<Contained<Box<dyn OnInputEnd>>>,
+}
+
+mod sealed {
+    pub trait Sealed {}
+
+    impl Sealed for super::ConnectionHandle {}
+}
+
+/// Methods of [`ConnectionHandle`] that layers need and applications rarely do.
+///
+/// A [`Session`](crate::Session) has them as well because it derefs to its handle. The trait
+/// is sealed.
+///
+/// This layer closes connections that are older than a second:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use getty_core::{CloseReason, Connection, hooks::HandleExt};
+///
+/// fn limit_age<T>(connection: Connection<T>) -> Connection<T> {
+///     let handle = connection.handle();
+///     let deadline = handle.opened_at() + Duration::from_secs(1);
+///     handle.schedule(deadline, |handle, _now| {
+///         handle.close_with(CloseReason::LifetimeExpired);
+///         None // the deadline is not scheduled again
+///     });
+///     connection
+/// }
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// #     limit_age(Connection::new(()));
+/// # });
+/// ```
+pub trait HandleExt: sealed::Sealed {
+    /// Schedules `callback` at the time `at`.
+    ///
+    /// The callback returns the time of its next call. It is called until it returns `None` or the
+    /// session closes. All deadlines of a session share one timer, which is reset lazily: a layer
+    /// that watches for silence is called once for each period, independent of the traffic
+    /// (design.md: Why do layers register deadlines and not timers?).
+    ///
+    /// The callback runs in the session's task, so it must not block. It may send, and may close
+    /// the session. It is never called before the session loop runs nor while the session closes.
+    #[doc(alias("timer", "timeout"))]
+    fn schedule(
+        &self,
+        at: Instant,
+        callback: impl FnMut(&ConnectionHandle, Instant) -> Option<Instant> + Send + 'static,
+    );
+
+    /// Like [`schedule`](Self::schedule), but also passes `true` to `callback` if it runs late
+    /// because the thread was blocked.
+    #[doc(hidden)]
+    fn schedule_with_lateness(
+        &self,
+        at: Instant,
+        callback: impl FnMut(&ConnectionHandle, Instant, bool) -> Option<Instant> + Send + 'static,
+    );
+
+    /// Keeps `value` until the session's input has ended, then drops it.
+    ///
+    /// The input has ended once the peer has ended its direction and everything it sent is
+    /// decoded, or once the session is closing. If either has already happened, `value` is dropped
+    /// at once. A layer whose users wait for messages of the peer can wake them in the destructor.
+    /// It runs in the session's task, so it must not block.
+    ///
+    /// Nothing is decoded while the maximum number of messages is in flight, so the end may be
+    /// seen only once a handler has finished. It is seen at once while a
+    /// [request](crate::Session::request) awaits its response.
+    fn drop_on_input_end(&self, value: impl Any + Send);
+
+    /// Keeps the session from opening until the returned guard is dropped.
+    ///
+    /// Meanwhile the session loop sends queued messages but does not read and calls no handler.
+    /// For layers that must act before the first message, as `OnOpenLayer` does (design.md: Why
+    /// can a layer delay the opening of a session?).
+    #[must_use = "the session opens when the guard is dropped"]
+    fn delay_open(&self) -> OpenGuard;
+
+    /// Sets the kind of transport. A layer that wraps a transport calls it, as `TlsLayer` does.
+    fn set_transport(&self, kind: TransportKind);
+
+    /// Sets whether getty logs the end of this connection. The default is `true`.
+    ///
+    /// The line is logged once, before the close callbacks run, with the handle, the reason and
+    /// the source as the fields `connection`, `reason` and `error`, and with `code` where a
+    /// protocol gave one. The target is `getty::session`.
+    ///
+    /// | reason | level |
+    /// |---|---|
+    /// | `Decode`, `Encode`, `Handler`, `Panicked` | `WARN` |
+    /// | `PeerClosed`, `Io`, `Protocol`, `SlowConsumer`, `AnswerMissed`, `HeartbeatMissed`, every timeout | `DEBUG` |
+    /// | `Local`, `Shutdown`, `LifetimeExpired`, `Refused`, `Dropped` | `DEBUG` with a source, otherwise no line |
+    ///
+    /// A layer that logs ends itself passes `false` when it is called, as `TraceLayer` does.
+    fn set_logs_end(&self, logs: bool);
+
+    /// Returns `true` if getty logs the end of this connection and has not done so: see
+    /// [`set_logs_end`](Self::set_logs_end).
+    #[must_use]
+    fn logs_end(&self) -> bool;
+
+    /// Returns `true` while requests of this session await responses.
+    ///
+    /// Meanwhile the session loop decodes past messages that wait for their handlers, up to its
+    /// read-ahead limit.
+    #[must_use]
+    fn awaits_responses(&self) -> bool;
+
+    /// Calls `callback` once the connection has closed, or at once if it has.
+    #[doc(hidden)]
+    fn once_closed(&self, callback: impl FnOnce(&Closed) + Send + 'static);
+
+    /// Records whether a message counts as activity. Called by the layer that decides this.
+    #[doc(hidden)]
+    fn record_activity(&self, active: bool);
+
+    /// Counts a message that an adapter of the codec consumed. Must be called from within the
+    /// codec because the counters have one writer.
+    #[doc(hidden)]
+    fn record_intercepted(&self);
+
+    /// Counts messages that were not sent, as [`Stats::dropped`](crate::Stats::dropped).
+    #[doc(hidden)]
+    fn count_dropped(&self, messages: u64);
+
+    /// Returns the number of messages that wait for the encoder, as of the last time that
+    /// deadlines ran. For callbacks of [`schedule`](Self::schedule).
+    #[cfg(feature = "metrics")]
+    #[doc(hidden)]
+    fn queued_at_deadline(&self) -> u64;
+}
+
+impl HandleExt for ConnectionHandle {
+    fn schedule(
+        &self,
+        at: Instant,
+        mut callback: impl FnMut(&ConnectionHandle, Instant) -> Option<Instant> + Send + 'static,
+    ) {
+        self.schedule_with_lateness(at, move |handle, now, _| callback(handle, now));
+    }
+
+    fn schedule_with_lateness(
+        &self,
+        at: Instant,
+        callback: impl FnMut(&ConnectionHandle, Instant, bool) -> Option<Instant> + Send + 'static,
+    ) {
+        let deadline = Deadline::new(at, callback);
+        let mut locked = self.0.locked.lock();
+        if locked.closed().is_some() {
+            drop(locked); // before the user's values in `deadline`
+            return;
+        }
+        locked.hooks.get_or_default().deadlines.push(deadline);
+        drop(locked);
+        self.0.signal.raise(Signal::LAYER_HOOKS);
+    }
+
+    fn drop_on_input_end(&self, value: impl Any + Send) {
+        self.on_input_end(Value(value));
+    }
+
+    fn delay_open(&self) -> OpenGuard {
+        let mut locked = self.0.locked.lock();
+        locked.hooks.get_or_default().open_guards += 1;
+        drop(locked);
+        self.0.signal.raise(Signal::LAYER_HOOKS);
+        OpenGuard {
+            handle: self.clone(),
+        }
+    }
+
+    fn set_transport(&self, kind: TransportKind) {
+        self.0.locked.lock().kind = kind;
+    }
+
+    fn set_logs_end(&self, logs: bool) {
+        self.0.locked.lock().end_logged = !logs;
+    }
+
+    fn logs_end(&self) -> bool {
+        !self.0.locked.lock().end_logged
+    }
+
+    #[inline]
+    fn awaits_responses(&self) -> bool {
+        self.has(AWAITS_RESPONSES)
+    }
+
+    fn once_closed(&self, callback: impl FnOnce(&Closed) + Send + 'static) {
+        self.add_final_callback(callback);
+    }
+
+    #[inline]
+    fn record_activity(&self, active: bool) {
+        self.activity().set_active(active);
+    }
+
+    fn record_intercepted(&self) {
+        self.0.counters.messages_in.add(1);
+        // the driver has not seen the message: it sets the timestamp again for the bytes after it
+        self.0.timestamps.incomplete.clear();
+    }
+
+    fn count_dropped(&self, messages: u64) {
+        let mut locked = self.0.locked.lock();
+        locked.close_state.get_or_default().rare_counts.dropped += messages;
+    }
+
+    #[cfg(feature = "metrics")]
+    fn queued_at_deadline(&self) -> u64 {
+        self.0.locked.lock().queued.into()
+    }
+}
+
+impl ConnectionHandle {
+    /// Like [`drop_on_input_end`](HandleExt::drop_on_input_end) for a value that is also notified
+    /// of refused requests.
+    pub(crate) fn on_input_end(&self, value: impl OnInputEnd + 'static) {
+        let value: Contained<Box<dyn OnInputEnd>> = Contained::new(Box::new(value));
+        let mut locked = self.0.locked.lock();
+        if locked.closed().is_some() {
+            drop(locked); // before the user's value
+            return;
+        }
+        locked.hooks.get_or_default().on_input_end.push(value);
+        drop(locked);
+        self.0.signal.raise(Signal::LAYER_HOOKS);
+    }
+
+    /// Takes the registered hooks. While a guard delays the opening, the number of guards remains.
+    pub(crate) fn take_hooks(&self) -> LayerHooks {
+        let mut locked = self.0.locked.lock();
+        let Some(hooks) = locked.hooks.get_mut() else {
+            return LayerHooks::default();
+        };
+        let taken = LayerHooks {
+            deadlines: std::mem::take(&mut hooks.deadlines),
+            on_input_end: std::mem::take(&mut hooks.on_input_end),
+            ..*hooks
+        };
+        if hooks.open_guards == 0 {
+            locked.hooks.take();
+        }
+        taken
+    }
+}
+
+/// Keeps a session from opening: see [`HandleExt::delay_open`].
+#[derive(Debug)]
+pub struct OpenGuard {
+    handle: ConnectionHandle,
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        if let Some(hooks) = self.handle.0.locked.lock().hooks.get_mut() {
+            // the close has discarded this guard's count: the current one may belong to later
+            // guards
+            hooks.open_guards = hooks.open_guards.saturating_sub(1);
+        }
+        self.handle.0.signal.raise(Signal::LAYER_HOOKS);
+    }
+}

@@ -1,0 +1,8 @@
+//! An endpoint: one session for all peers of a socket.
+
+mod datagram;
+mod endpoint;
+mod session_slot;
+mod transport;
+
+pub use self::{datagram::Datagram, endpoint::UdpEndpoint, transport::UdpEndpointIo};

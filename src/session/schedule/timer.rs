@@ -1,0 +1,264 @@
+//! The one timer of a session, created when it is first needed.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::{
+    task::unconstrained,
+    time::{Instant, Sleep, sleep_until},
+};
+
+use super::clock::Clock;
+use crate::session::lazy::Lazy;
+
+/// Time without progress after which the allowance is increased.
+const ALLOWANCE_AFTER: Duration = Duration::from_millis(100);
+/// First value of the allowance, in bytes.
+const MIN_ALLOWANCE: usize = 64 * 1024;
+/// Maximum number of increases: to 4 MiB, more than the kernel's buffers of a connection shrink
+/// by.
+const MAX_INCREASES: u8 = 7;
+
+/// Deadlines of the session loop, and the timer for these and for those of layers.
+///
+/// Deadlines move with every byte. The timer is set again only when it has fired too early, so
+/// that no message costs a timer operation (design.md: Why is the timer not reset with every
+/// byte?).
+#[derive(Debug, Default)]
+pub(crate) struct Timer(Lazy<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// Waker registered with `sleep`. While it is current, `sleep` is not polled: polling is the
+    /// most expensive step of an idle poll.
+    waker: Option<Waker>,
+    /// Time since which the transport has taken nothing although bytes wait.
+    stalled: Option<Instant>,
+    /// The transport's count of flushed bytes at `stalled`.
+    written: u64,
+    /// Number of increases of the [allowance](Timer::allowance) since the transport last took all
+    /// that waits.
+    increases: u8,
+    drain_until: Option<Instant>,
+    /// End of the flush delay. Set while gathered bytes are delayed.
+    held_until: Option<Instant>,
+}
+
+impl Timer {
+    /// Returns `true` if the loop has no deadline, and the timer does not run.
+    #[inline]
+    pub(crate) const fn is_unused(&self) -> bool {
+        self.0.is_unused()
+    }
+
+    /// Delays the next flush by `delay`, counted from the first call. Returns `true` until the
+    /// delay has passed.
+    pub(crate) fn delay_flush(&mut self, delay: Duration, now: Instant) -> bool {
+        let until = *self
+            .0
+            .get_or_default()
+            .held_until
+            .get_or_insert(now.checked_add(delay).unwrap_or(now));
+        now < until
+    }
+
+    /// Ends the flush delay.
+    #[inline]
+    pub(crate) fn end_flush_delay(&mut self) {
+        if let Some(inner) = self.0.get_mut() {
+            inner.held_until = None;
+        }
+    }
+
+    /// Returns the end of the flush delay, if the flush is delayed.
+    #[inline]
+    pub(crate) fn flush_delayed_until(&self) -> Option<Instant> {
+        self.0.get()?.held_until
+    }
+
+    /// Records that the transport has taken all bytes that waited.
+    #[inline]
+    pub(crate) fn record_flushed(&mut self) {
+        if let Some(inner) = self.0.get_mut() {
+            inner.stalled = None;
+            inner.increases = 0;
+        }
+    }
+
+    /// Returns the reply bytes that are allowed beyond the reply limit, until the transport takes
+    /// all that waits.
+    pub(crate) fn allowance(&self) -> usize {
+        let increases = self.0.get().map_or(0, |inner| inner.increases);
+        increases
+            .checked_sub(1)
+            .map_or(0, |doublings| MIN_ALLOWANCE << doublings)
+    }
+
+    /// Returns the time at which the allowance is increased, where the transport has taken nothing
+    /// since `stalled`. `None` once it has reached its maximum.
+    pub(crate) fn next_allowance(&self, stalled: Instant) -> Option<Instant> {
+        let inner = self.0.get()?;
+        if inner.increases >= MAX_INCREASES {
+            return None;
+        }
+        stalled.checked_add(ALLOWANCE_AFTER * (u32::from(inner.increases) + 1))
+    }
+
+    /// Doubles the allowance.
+    pub(crate) fn increase_allowance(&mut self) {
+        self.0.get_or_default().increases += 1;
+    }
+
+    /// Records that the transport takes no more bytes now. `moved` is `true` if it took some
+    /// before, and `written` is its count of flushed bytes.
+    pub(crate) fn record_stalled(&mut self, moved: bool, written: u64, clock: &mut Clock) {
+        let inner = self.0.get_or_default();
+        if moved || inner.stalled.is_none() || inner.written != written {
+            inner.stalled = Some(clock.now());
+            inner.written = written;
+        }
+    }
+
+    /// Returns the time since which the transport has taken nothing although bytes wait.
+    #[inline]
+    pub(crate) fn stalled_since(&self) -> Option<Instant> {
+        self.0.get()?.stalled
+    }
+
+    /// Sets the drain deadline, unless it is set.
+    pub(crate) fn drain_until(&mut self, deadline: impl FnOnce() -> Option<Instant>) {
+        let inner = self.0.get_or_default();
+        if inner.drain_until.is_none() {
+            inner.drain_until = deadline();
+        }
+    }
+
+    /// Moves the drain deadline to `deadline`.
+    pub(crate) fn move_drain_deadline(&mut self, deadline: Option<Instant>) {
+        self.0.get_or_default().drain_until = deadline;
+    }
+
+    /// Returns the drain deadline, if it is set.
+    #[inline]
+    pub(crate) fn drain_deadline(&self) -> Option<Instant> {
+        self.0.get()?.drain_until
+    }
+
+    /// Ready once `deadline` has passed. Otherwise `cx` will be woken at the deadline or earlier.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        let Inner { sleep, waker, .. } = self.0.get_or_default();
+        let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
+        } else if waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+            && !sleep.is_elapsed()
+        {
+            return Poll::Pending;
+        }
+        // without the cooperative budget: at its end a sleep does not register the waker
+        while Pin::new(&mut unconstrained(sleep.as_mut()))
+            .poll(cx)
+            .is_ready()
+        {
+            if sleep.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+        match waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => *waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Drops the timer if it has fired, because nothing has a deadline now.
+    #[inline]
+    pub(crate) fn release_if_fired(&mut self) {
+        let sleep = self.0.get().and_then(|inner| inner.sleep.as_ref());
+        if sleep.is_some_and(|sleep| sleep.is_elapsed()) {
+            self.0.reset();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::{task::coop, time::advance};
+    use tokio_test::{assert_pending, assert_ready, task};
+
+    use super::*;
+
+    /// Returns a task that polls a timer, to see when it is woken.
+    fn sleeper() -> task::Spawn<()> {
+        task::spawn(())
+    }
+
+    fn poll(sleeper: &mut task::Spawn<()>, timer: &mut Timer, deadline: Instant) -> Poll<()> {
+        sleeper.enter(|cx, _| timer.poll(cx, deadline))
+    }
+
+    const TEN: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn the_task_that_polled_last_is_woken() {
+        let (mut timer, deadline) = (Timer::default(), Instant::now() + TEN);
+        let (mut first, mut second) = (sleeper(), sleeper());
+        assert_pending!(poll(&mut first, &mut timer, deadline));
+        assert_pending!(poll(&mut first, &mut timer, deadline));
+        assert_pending!(poll(&mut second, &mut timer, deadline));
+        advance(TEN).await;
+        assert!(second.is_woken() && !first.is_woken());
+        assert_ready!(poll(&mut second, &mut timer, deadline));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_earlier_deadline_resets_the_timer_and_a_later_one_waits_until_it_fires() {
+        let (mut timer, now) = (Timer::default(), Instant::now());
+        let mut sleeper = sleeper();
+        assert_pending!(poll(&mut sleeper, &mut timer, now + 3 * TEN));
+        assert_pending!(poll(&mut sleeper, &mut timer, now + TEN));
+        assert_pending!(poll(&mut sleeper, &mut timer, now + 2 * TEN));
+        advance(TEN).await;
+        assert!(sleeper.is_woken(), "not set for the earliest deadline");
+        assert_pending!(poll(&mut sleeper, &mut timer, now + 2 * TEN));
+        assert!(!sleeper.is_woken());
+        advance(TEN).await;
+        assert!(sleeper.is_woken());
+        assert_ready!(poll(&mut sleeper, &mut timer, now + 2 * TEN));
+        // ready again for every later poll
+        assert_ready!(poll(&mut sleeper, &mut timer, now + TEN));
+        assert_pending!(poll(&mut sleeper, &mut timer, now + 3 * TEN));
+        advance(TEN).await;
+        assert!(sleeper.is_woken());
+        assert_ready!(poll(&mut sleeper, &mut timer, now + 3 * TEN));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_poll_without_cooperative_budget_is_woken_in_time() {
+        let (mut timer, deadline) = (Timer::default(), Instant::now() + TEN);
+        let mut sleeper = sleeper();
+        poll_fn(|cx| {
+            while let Poll::Ready(unit) = coop::poll_proceed(cx) {
+                unit.made_progress();
+            }
+            assert_pending!(poll(&mut sleeper, &mut timer, deadline));
+            assert_pending!(poll(&mut sleeper, &mut timer, deadline));
+            Poll::Ready(())
+        })
+        .await;
+        assert!(!sleeper.is_woken(), "woken before the deadline");
+        advance(TEN).await;
+        assert!(sleeper.is_woken());
+        assert_ready!(poll(&mut sleeper, &mut timer, deadline));
+    }
+}

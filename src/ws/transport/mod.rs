@@ -1,0 +1,225 @@
+//! WebSocket as a transport of the session loop. It keeps message boundaries.
+
+mod assembler;
+mod close_handshake;
+mod mask;
+mod reader;
+mod settings;
+mod writer;
+
+use std::{
+    fmt,
+    io::{self, IoSlice},
+    task::{Context, Poll, ready},
+};
+
+use bytes::BytesMut;
+use getty_core::CloseReason;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use self::settings::DEFAULT_MAX_MESSAGE;
+pub(super) use self::settings::{Limits, Role, TransportSettings};
+use self::{
+    assembler::Event,
+    close_handshake::CloseHandshake,
+    reader::{FrameReader, Read},
+    writer::FrameWriter,
+};
+use super::{
+    close::WsClose,
+    error::WsError,
+    message::{Messages, is_unsendable},
+};
+use crate::transport::{CloseCause, Framing, Received, Transport, WriteClosed};
+
+/// WebSocket over the byte stream `T`, after its opening handshake.
+/// [`WsLayer`](super::WsLayer) and [`WsConnectLayer`](super::WsConnectLayer) create it.
+///
+/// An idle transport holds no buffer. Pings are answered as they arrive, independently of the
+/// handlers. If the peer does not read, only the last of its pings is answered.
+pub struct WsTransport<T> {
+    io: T,
+    messages: Messages,
+    reader: FrameReader,
+    writer: FrameWriter,
+    closing: CloseHandshake,
+}
+
+impl<T> WsTransport<T> {
+    /// Creates a new transport. `input` has arrived together with the opening handshake.
+    pub(super) fn new(io: T, settings: TransportSettings, input: BytesMut) -> Self {
+        let TransportSettings {
+            role,
+            limits,
+            messages,
+        } = settings;
+        Self {
+            io,
+            messages,
+            reader: FrameReader::new(role, limits, input),
+            writer: FrameWriter::new(role, messages),
+            closing: CloseHandshake::default(),
+        }
+    }
+
+    /// Returns a reference to the byte stream.
+    pub const fn get_ref(&self) -> &T {
+        &self.io
+    }
+
+    /// Ends the input after a violation of the protocol.
+    #[cold]
+    fn fail(&mut self, error: WsError) -> Received {
+        self.closing.fail(error);
+        self.reader.clear();
+        Received::End
+    }
+
+    /// Ends the input because the stream ended without a close frame.
+    #[cold]
+    fn fail_at_end(&mut self) -> Received {
+        self.closing.fail_at_end();
+        self.reader.clear();
+        Received::End
+    }
+
+    /// Ends the input after the peer's close frame.
+    // (design.md: Why is a peer's close frame not a half-close?)
+    #[cold]
+    fn receive_close(&mut self, close: WsClose) -> Received {
+        self.closing.receive(close);
+        self.reader.clear();
+        Received::End
+    }
+
+    /// Ends the input after a message that cannot be sent.
+    #[cold]
+    fn fail_encoding(&mut self, error: io::Error) -> WriteClosed {
+        self.closing.fail_encoding(error);
+        self.reader.clear();
+        WriteClosed
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsTransport<T> {
+    fn framing(&self) -> Framing {
+        Framing::Messages
+    }
+
+    #[inline]
+    fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut BytesMut,
+        _: usize,
+    ) -> Poll<io::Result<Received>> {
+        loop {
+            if self.closing.input_is_over() {
+                return Poll::Ready(Ok(Received::End));
+            }
+            // Pongs do not wait for a message of the session.
+            if self.writer.needs_flush()
+                && let Poll::Ready(Err(_)) = self.writer.poll_flush(&mut self.io, cx)
+            {
+                // Messages that have arrived are still received. A later read or write reports the
+                // failure.
+                self.writer.discard();
+            }
+            match self.reader.next(self.messages == Messages::Both, buf) {
+                Ok(Event::Message(bytes)) => return Poll::Ready(Ok(Received::Data(bytes))),
+                Ok(Event::NeedsInput) => {}
+                Ok(Event::Progress(bytes)) => return Poll::Ready(Ok(Received::Control(bytes))),
+                Ok(Event::Ping(payload)) => {
+                    self.writer.pong(payload.as_slice());
+                    let bytes = payload.as_slice().len();
+                    return Poll::Ready(Ok(Received::Control(bytes)));
+                }
+                Ok(Event::Pong(bytes)) => return Poll::Ready(Ok(Received::Control(bytes))),
+                Ok(Event::Close(close)) => return Poll::Ready(Ok(self.receive_close(close))),
+                Err(error) => return Poll::Ready(Ok(self.fail(error))),
+            }
+            match self.reader.poll_read(&mut self.io, cx) {
+                Poll::Pending => {
+                    self.reader.shrink();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(Read::Data)) => {}
+                Poll::Ready(Ok(Read::End)) => return Poll::Ready(Ok(self.fail_at_end())),
+                Poll::Ready(Ok(Read::Invalid(error))) => return Poll::Ready(Ok(self.fail(error))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    #[inline]
+    fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if self.closing.is_sent() {
+            return Poll::Ready(Err(WriteClosed.into()));
+        }
+        match self.writer.poll_send(&mut self.io, cx, bufs) {
+            Poll::Ready(Err(error)) if is_unsendable(&error) => {
+                // A pending receive must return the end of the input.
+                cx.waker().wake_by_ref();
+                Poll::Ready(Err(self.fail_encoding(error).into()))
+            }
+            polled => polled,
+        }
+    }
+
+    #[inline]
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.closing.queue_answer(&mut self.writer);
+        self.writer.poll_flush(&mut self.io, cx)
+    }
+
+    fn bytes_flushed(&self) -> u64 {
+        self.writer.bytes_flushed()
+    }
+
+    #[inline]
+    fn needs_flush(&self) -> bool {
+        self.writer.needs_flush()
+    }
+
+    fn is_incomplete(&self) -> bool {
+        self.reader.is_incomplete()
+    }
+
+    fn take_close_reason(&mut self) -> Option<CloseCause> {
+        self.closing.take_cause()
+    }
+
+    fn has_ping(&self) -> bool {
+        true
+    }
+
+    fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.closing.is_sent() {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.writer.poll_room(&mut self.io, cx))?;
+        self.writer.ping();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>> {
+        let Self {
+            io,
+            reader,
+            writer,
+            closing,
+            ..
+        } = self;
+        closing.poll(io, reader, writer, cx, reason)
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for WsTransport<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WsTransport")
+            .field("io", &self.io)
+            .field("role", &self.reader.role())
+            .field("messages", &self.messages)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,259 @@
+//! Sending direction of a WebSocket: a buffer of whole frames so that frames never interleave.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BufMut, BytesMut};
+use tokio::io::AsyncWrite;
+use tokio_tungstenite::tungstenite::protocol::frame::{
+    FrameHeader,
+    coding::{Control, Data, OpCode},
+};
+
+use super::{
+    mask::{self, Masks},
+    settings::Role,
+};
+use crate::{
+    session::buffer_pool,
+    ws::{
+        close::WsClose,
+        message::{Kind, Messages, NoKind, NotText},
+    },
+};
+
+/// Number of buffered bytes at which no more messages are taken. The last message may exceed
+/// it.
+const HIGH_WATERMARK: usize = 64 * 1024;
+/// Minimum length in bytes of a payload that is written without a copy.
+const LARGE_PAYLOAD: usize = 16 * 1024;
+
+#[derive(Debug)]
+pub(super) struct FrameWriter {
+    /// Frames that wait to be written.
+    /// Frames to be written.
+    frames: BytesMut,
+    /// Number of bytes that the stream has taken.
+    bytes_flushed: u64,
+    messages: Messages,
+    /// Source of masks, for a client.
+    masks: Option<Box<Masks>>,
+    /// `true` if a control frame awaits a flush that no message will cause.
+    needs_flush: bool,
+    /// Payload of the last ping that arrived while too many bytes were buffered.
+    deferred_pong: Option<Box<[u8]>>,
+}
+
+impl FrameWriter {
+    pub(super) fn new(role: Role, messages: Messages) -> Self {
+        Self {
+            frames: BytesMut::new(),
+            bytes_flushed: 0,
+            messages,
+            masks: (role == Role::Client).then(|| Box::new(Masks::new())),
+            needs_flush: false,
+            deferred_pong: None,
+        }
+    }
+
+    /// Returns `true` if a control frame awaits a flush that no message will cause.
+    #[inline]
+    pub(super) const fn needs_flush(&self) -> bool {
+        self.needs_flush
+    }
+
+    /// Returns the number of bytes that the stream has taken.
+    pub(super) const fn bytes_flushed(&self) -> u64 {
+        self.bytes_flushed
+    }
+
+    /// Takes `bufs` as one message. With [`Messages::Both`], its first byte is the tag of its kind.
+    pub(super) fn poll_send<T: AsyncWrite + Unpin>(
+        &mut self,
+        io: &mut T,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_room(io, cx))?;
+        let length: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let (kind, tag) = match self.messages {
+            Messages::Binary => (Kind::Binary, 0),
+            Messages::Text => (Kind::Text, 0),
+            Messages::Both => {
+                let tag = bufs.iter().find_map(|buf| buf.first().copied());
+                (tag.and_then(Kind::from_tag).ok_or(NoKind)?, 1)
+            }
+        };
+        let opcode = OpCode::Data(match kind {
+            Kind::Text => Data::Text,
+            Kind::Binary => Data::Binary,
+        });
+        let before = self.frames.len();
+        let header = self.header(opcode, length - tag);
+        let payload = self.frames.len();
+        let mut skip = tag;
+        if let [buf] = bufs
+            && buf.len() >= LARGE_PAYLOAD
+            && header.is_none()
+            && kind == Kind::Binary
+        {
+            self.write_through(io, cx, &buf[tag..])?;
+            return Poll::Ready(Ok(length));
+        }
+        for buf in bufs {
+            let part = &buf[skip.min(buf.len())..];
+            skip -= skip.min(buf.len());
+            self.frames.extend_from_slice(part);
+        }
+        if kind == Kind::Text && std::str::from_utf8(&self.frames[payload..]).is_err() {
+            self.frames.truncate(before);
+            return Poll::Ready(Err(NotText.into()));
+        }
+        if let Some(mask) = header {
+            mask::apply(&mut self.frames[payload..], mask);
+        }
+        Poll::Ready(Ok(length))
+    }
+
+    /// Writes the buffered frames and then `payload`. The rest of the payload is buffered.
+    fn write_through<T: AsyncWrite + Unpin>(
+        &mut self,
+        io: &mut T,
+        cx: &mut Context<'_>,
+        mut payload: &[u8],
+    ) -> io::Result<()> {
+        while !payload.is_empty() {
+            let bufs = [IoSlice::new(&self.frames), IoSlice::new(payload)];
+            let Poll::Ready(written) = Pin::new(&mut *io).poll_write_vectored(cx, &bufs)? else {
+                break;
+            };
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.bytes_flushed += written as u64;
+            let buffered = written.min(self.frames.len());
+            self.frames.advance(buffered);
+            payload = &payload[written - buffered..];
+        }
+        self.frames.extend_from_slice(payload);
+        Ok(())
+    }
+
+    /// Waits until a message can be taken.
+    pub(super) fn poll_room<T: AsyncWrite + Unpin>(
+        &mut self,
+        io: &mut T,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.frames.len() < HIGH_WATERMARK {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_write(io, cx)
+    }
+
+    fn poll_write<T: AsyncWrite + Unpin>(
+        &mut self,
+        io: &mut T,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while !self.frames.is_empty() {
+            let written = ready!(Pin::new(&mut *io).poll_write(cx, &self.frames))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.bytes_flushed += written as u64;
+            if written == self.frames.len() {
+                self.frames.clear(); // Unlike `advance`, this keeps the whole buffer for reuse.
+            } else {
+                self.frames.advance(written);
+            }
+            if let Some(pong) = self.deferred_pong.take() {
+                self.pong(&pong);
+            }
+        }
+        buffer_pool::put(std::mem::take(&mut self.frames));
+        Poll::Ready(Ok(()))
+    }
+
+    pub(super) fn poll_flush<T: AsyncWrite + Unpin>(
+        &mut self,
+        io: &mut T,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.frames.is_empty() {
+            ready!(self.poll_write(io, cx))?;
+        }
+        ready!(Pin::new(io).poll_flush(cx))?;
+        self.needs_flush = false;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Drops the buffered frames because the stream takes no more bytes.
+    pub(super) fn discard(&mut self) {
+        self.needs_flush = false;
+        self.deferred_pong = None;
+        buffer_pool::put(std::mem::take(&mut self.frames));
+    }
+
+    /// Queues a ping without a payload.
+    pub(super) fn ping(&mut self) {
+        self.control(Control::Ping, &[]);
+    }
+
+    /// Queues the answer to a ping.
+    pub(super) fn pong(&mut self, payload: &[u8]) {
+        self.needs_flush = true;
+        if self.frames.len() >= HIGH_WATERMARK {
+            self.deferred_pong = Some(payload.into());
+        } else {
+            self.control(Control::Pong, payload);
+        }
+    }
+
+    /// Queues the close frame, which is the last frame.
+    pub(super) fn close(&mut self, close: &WsClose) {
+        self.needs_flush = true;
+        self.deferred_pong = None;
+        self.control(Control::Close, &close.payload());
+    }
+
+    fn control(&mut self, control: Control, payload: &[u8]) {
+        let mask = self.header(OpCode::Control(control), payload.len());
+        let from = self.frames.len();
+        self.frames.extend_from_slice(payload);
+        if let Some(mask) = mask {
+            mask::apply(&mut self.frames[from..], mask);
+        }
+    }
+
+    /// Appends the header of a frame and returns its mask.
+    fn header(&mut self, opcode: OpCode, length: usize) -> Option<[u8; 4]> {
+        if self.frames.capacity() == 0 {
+            self.frames = buffer_pool::take();
+        }
+        let mask = self.masks.as_mut().map(|masks| masks.next());
+        // The short frame of a server is the most frequent one. Its header has two bytes.
+        if mask.is_none()
+            && let Some(length) = u8::try_from(length).ok().filter(|length| *length <= 125)
+        {
+            self.frames
+                .extend_from_slice(&[0x80 | u8::from(opcode), length]);
+            return None;
+        }
+        let header = FrameHeader {
+            opcode,
+            mask,
+            ..FrameHeader::default()
+        };
+        if header
+            .format(length as u64, &mut (&mut self.frames).writer())
+            .is_err()
+        {
+            unreachable!("memory takes what is written to it");
+        }
+        mask
+    }
+}

@@ -1,0 +1,256 @@
+//! `IntervalLayer`: periodic callbacks run on time, once per period, and never after the close.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use getty::{
+    BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, Session, SessionLayer,
+    layers::{IntervalLayer, OnOpenLayer},
+};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::{
+    kit::run,
+    support::{echo, lines, panic_message, soon, stream},
+};
+
+const PERIOD: Duration = Duration::from_secs(60);
+const TICK: Duration = Duration::from_millis(1);
+
+/// Times of events, counted from the creation of the log. Each may be late by two ticks.
+#[derive(Clone)]
+struct Log(Instant, Arc<Mutex<Vec<Duration>>>);
+
+impl Log {
+    fn new() -> Self {
+        Self(Instant::now(), Arc::default())
+    }
+
+    fn record(&self) {
+        self.1.lock().unwrap().push(self.0.elapsed());
+    }
+
+    #[track_caller]
+    fn assert(&self, seconds: &[u64]) {
+        let log = self.1.lock().unwrap();
+        assert_eq!(log.len(), seconds.len(), "{log:?}");
+        for (at, seconds) in log.iter().zip(seconds) {
+            let expected = Duration::from_secs(*seconds);
+            assert!(*at >= expected && *at <= expected + 2 * TICK, "{log:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn first_run_is_one_period_after_the_open_and_no_run_follows_the_close() {
+    for asynchronous in [false, true] {
+        let (transport, peer) = stream::pair();
+        let log = Log::new();
+        let runs = log.clone();
+        let stack = ServiceBuilder::new()
+            .layer(CodecLayer::new(lines()))
+            .layer(OnOpenLayer::new(|_| async {
+                sleep(Duration::from_secs(7)).await;
+                Ok::<_, BoxError>(())
+            }));
+        let (handle, task) = if asynchronous {
+            let interval = IntervalLayer::from_async_fn(PERIOD, move |session: Session<String>| {
+                runs.record();
+                async move { session.send("tick".to_owned()).await.map(drop) }
+            });
+            let stack = stack.layer(interval).layer(SessionLayer::new());
+            run(transport, stack.service_fn(echo))
+        } else {
+            let interval = IntervalLayer::new(PERIOD, move |session: &Session<String>| {
+                runs.record();
+                session.try_send("tick".to_owned())
+            });
+            let stack = stack.layer(interval).layer(SessionLayer::new());
+            run(transport, stack.service_fn(echo))
+        };
+        sleep_until(log.0 + Duration::from_secs(200)).await;
+        log.assert(&[67, 127, 187]);
+        assert_eq!(peer.output(), "tick\n".repeat(3));
+        sleep_until(log.0 + Duration::from_secs(246)).await;
+        peer.stall();
+        peer.send("unanswered\n");
+        sleep_until(log.0 + Duration::from_millis(246_500)).await;
+        // The close drains for five seconds. The next run would fall in that time.
+        handle.close();
+        let closed = soon(task).await.unwrap().unwrap();
+        assert!(closed.lifetime > Duration::from_secs(251));
+        sleep(10 * PERIOD).await;
+        log.assert(&[67, 127, 187]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn runs_are_on_time_in_a_busy_session() {
+    let (transport, peer) = stream::pair();
+    let log = Log::new();
+    let runs = log.clone();
+    let (_handle, _task) = run(
+        transport,
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(lines()))
+            .layer(IntervalLayer::new(PERIOD, move |_| {
+                runs.record();
+                Ok::<_, BoxError>(())
+            }))
+            .layer(SessionLayer::new())
+            .service_fn(echo),
+    );
+    for _ in 0..400 {
+        peer.send("busy\n");
+        sleep(Duration::from_millis(501)).await;
+    }
+    log.assert(&[60, 120, 180]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn run_longer_than_the_period_does_not_overlap_and_missed_runs_are_skipped() {
+    let (transport, peer) = stream::pair();
+    let (starts, ends) = (Log::new(), Log::new());
+    let running = Arc::new(AtomicUsize::new(0));
+    let (started, ended) = (starts.clone(), ends.clone());
+    let (_handle, _task) = run(
+        transport,
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(lines()))
+            .layer(IntervalLayer::from_async_fn(PERIOD, move |_| {
+                started.record();
+                assert_eq!(running.fetch_add(1, SeqCst), 0, "runs do not overlap");
+                let (running, ended) = (running.clone(), ended.clone());
+                async move {
+                    sleep(Duration::from_secs(150)).await;
+                    running.fetch_sub(1, SeqCst);
+                    ended.record();
+                    Ok::<_, BoxError>(())
+                }
+            }))
+            .layer(SessionLayer::new())
+            .service_fn(echo),
+    );
+    sleep(Duration::from_secs(100)).await;
+    peer.send("meanwhile\n");
+    assert_eq!(soon(peer.line()).await, "meanwhile");
+    sleep_until(starts.0 + Duration::from_secs(400)).await;
+    starts.assert(&[60, 240]);
+    ends.assert(&[210, 390]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn error_is_ignored_unless_closing_on_error_is_set() {
+    for closes in [false, true] {
+        for asynchronous in [false, true] {
+            let (transport, peer) = stream::pair();
+            let stack = ServiceBuilder::new().layer(CodecLayer::new(lines()));
+            let (handle, task) = if asynchronous {
+                let interval =
+                    IntervalLayer::from_async_fn(PERIOD, |_| async { Err::<(), _>("not today") });
+                let interval = if closes {
+                    interval.with_close_on_error(true)
+                } else {
+                    interval
+                };
+                let stack = stack.layer(interval).layer(SessionLayer::new());
+                run(transport, stack.service_fn(echo))
+            } else {
+                let interval = IntervalLayer::new(PERIOD, |_| Err("not today"));
+                let interval = if closes {
+                    interval.with_close_on_error(true)
+                } else {
+                    interval
+                };
+                let stack = stack.layer(interval).layer(SessionLayer::new());
+                run(transport, stack.service_fn(echo))
+            };
+            sleep(PERIOD / 2).await;
+            peer.send("hello\n");
+            sleep(2 * PERIOD).await;
+            assert_eq!(handle.is_closed(), closes);
+            handle.close();
+            let closed = soon(task).await.unwrap().unwrap();
+            if closes {
+                assert_eq!(closed.reason, CloseReason::Handler);
+                assert_eq!(closed.source.unwrap().to_string(), "not today");
+                assert!(closed.lifetime < PERIOD + Duration::from_secs(1));
+            }
+            assert_eq!(peer.output(), "hello\n");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_of_a_callback_closes_only_its_session() {
+    let stack = |asynchronous: bool| {
+        let interval = IntervalLayer::new(PERIOD, move |session: &Session<String>| {
+            assert!(
+                asynchronous || session.get() != Some("bad"),
+                "a bad callback"
+            );
+            Ok::<_, BoxError>(())
+        });
+        let interval_async =
+            IntervalLayer::from_async_fn(PERIOD, move |session: Session<String>| async move {
+                assert!(
+                    !asynchronous || session.get() != Some("bad"),
+                    "a bad callback"
+                );
+                Ok::<_, BoxError>(())
+            });
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(lines()))
+            .layer(interval)
+            .layer(interval_async)
+            .layer(SessionLayer::new())
+            .service_fn(|request: Request<String>| echo(request))
+    };
+    for asynchronous in [false, true] {
+        let (transport, _peer) = stream::pair();
+        let (bad, bad_task) = run(transport, stack(asynchronous));
+        let (transport, _good_peer) = stream::pair();
+        let (good, _good_task) = run(transport, stack(asynchronous));
+        bad.insert("bad");
+        let closed = soon(bad_task).await.unwrap().unwrap();
+        assert_eq!(closed.reason, CloseReason::Panicked);
+        assert_eq!(panic_message(closed.source.as_ref()), "a bad callback");
+        sleep(3 * PERIOD).await;
+        assert!(!good.is_closing());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn thousand_sessions_each_run_on_their_own_schedule() {
+    let log = Log::new();
+    let runs = log.clone();
+    let stack = ServiceBuilder::new()
+        .layer(CodecLayer::new(lines()))
+        .layer(IntervalLayer::new(
+            PERIOD,
+            move |session: &Session<String>| {
+                runs.record();
+                let late = session.open_since().unwrap().elapsed().as_millis() % PERIOD.as_millis();
+                assert!(late <= 2, "{late} ms late");
+                Ok::<_, BoxError>(())
+            },
+        ))
+        .layer(SessionLayer::new())
+        .service_fn(echo);
+    let mut sessions = Vec::new();
+    for _ in 0..1000 {
+        let (transport, peer) = stream::pair();
+        sessions.push((run(transport, stack.clone()), peer));
+        sleep(TICK).await;
+    }
+    sleep_until(log.0 + 2 * PERIOD + PERIOD / 2).await;
+    assert_eq!(log.1.lock().unwrap().len(), 2000);
+    for ((handle, _), _) in &sessions {
+        assert!(!handle.is_closing());
+    }
+}
