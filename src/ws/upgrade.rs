@@ -50,7 +50,7 @@ const BACKLOG: usize = 1024;
 /// use std::net::SocketAddr;
 /// use getty::{BoxError, CodecLayer, ServiceBuilder, SessionLayer, codec::Text};
 /// use getty::ws::{self, Messages, WsLayer, WsUpgrader};
-/// use getty::layers::Endpoints;
+/// use getty::Endpoints;
 /// use hyper_util::rt::TokioIo;
 ///
 /// type Io = TokioIo<hyper::upgrade::Upgraded>;

@@ -56,6 +56,9 @@ fn difference(scenario: &Scenario) -> Result<f64, BoxError> {
 fn run(scenario: &Scenario, times: u64) -> Result<u64, BoxError> {
     let name = scenario.name();
     let output = Command::new("valgrind")
+        // glibc's fast bins are consolidated more or less often, depending on the layout of the
+        // heap. The layout changes with every build.
+        .env("GLIBC_TUNABLES", "glibc.malloc.mxfast=0")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(env::current_exe()?)
         .args(["run", name, &times.to_string()])
