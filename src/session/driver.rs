@@ -74,7 +74,7 @@ use super::{
     schedule::{Clock, CooperativeBudget, Timer, Watermark},
     stack::{MessageStack, StackSource},
 };
-use crate::transport::WriteClosed;
+use crate::transport::{Transport, WriteClosed};
 
 /// State of one session, except for its handlers in flight.
 pub(super) struct SessionLoop<S, W: FramedTransport, R> {
@@ -174,10 +174,10 @@ impl<S, W: FramedTransport, R> SessionLoop<S, W, R> {
         if let Some(budget) = &config.budget {
             wire.driver().set_memory_budget(budget.clone());
         }
-        if wire.has_ping() {
+        if wire.transport().has_ping() {
             wire.driver().set_has_ping();
         }
-        let framing = wire.framing();
+        let framing = wire.transport().framing();
         Self {
             phase: Phase::Opening,
             reader: Reader::new(framing, wire.max_frame()),
@@ -437,7 +437,7 @@ where
 
     #[cold]
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.wire.poll_finish(cx))?;
+        ready!(self.wire.transport_mut().poll_finish(cx))?;
         self.output_end = OutputEnd::Finished;
         if let Some(ticket) = self.writer.take_finish_ticket() {
             self.wire.driver().complete_finish(&ticket);
@@ -447,7 +447,7 @@ where
 
     #[cold]
     fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.wire.poll_ping(cx))?;
+        ready!(self.wire.transport_mut().poll_ping(cx))?;
         self.wire.driver().clear_ping();
         self.writer.mark_dirty();
         Poll::Ready(Ok(()))
@@ -490,7 +490,7 @@ where
     /// Returns `true` if the transport has more input, and the session has room for the replies.
     #[inline]
     fn has_more_input(&self, poll: &PollState) -> bool {
-        self.wire.has_more()
+        self.wire.transport().has_more()
             && self.phase == Phase::Running
             && !self.watermark.stops_handling()
             && !poll.yields

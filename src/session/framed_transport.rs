@@ -1,20 +1,15 @@
 //! The session loop's interface to a transport with its codec.
 
-use std::{
-    io::{self, IoSlice},
-    task::{Context, Poll},
-};
-
 use bytes::BytesMut;
 use getty_core::{
-    CloseReason, HasSession, SessionIo,
+    HasSession, SessionIo,
     driver::{CodecId, Driver},
 };
 use tokio_util::codec::{Decoder, Encoder};
 use tower::BoxError;
 
 use super::catch::drop_catching_panics;
-use crate::transport::{CloseCause, Framing, Received, Transport};
+use crate::transport::Transport;
 
 /// A transport with its codec and its session: receives and sends messages.
 ///
@@ -26,15 +21,20 @@ use crate::transport::{CloseCause, Framing, Received, Transport};
 pub trait FramedTransport: HasSession<Out: Send + 'static> {
     /// Type of the decoded messages.
     type In;
+    /// Type of the transport below the codec.
+    type Io: Transport;
+
+    /// Returns a reference to the transport.
+    fn transport(&self) -> &Self::Io;
+
+    /// Returns a mutable reference to the transport.
+    fn transport_mut(&mut self) -> &mut Self::Io;
 
     /// Returns the session's driver.
     fn driver(&mut self) -> &mut Driver<Self::Out>;
 
     /// Returns the maximum number of undecoded bytes, unless the decoder reserves more for a frame.
     fn max_frame(&self) -> usize;
-
-    /// See [`Transport::framing`].
-    fn framing(&self) -> Framing;
 
     /// Decodes the next message in `buf`. `end` is `true` at the end of a stream, and for the bytes
     /// of one message of a message transport.
@@ -57,20 +57,6 @@ pub trait FramedTransport: HasSession<Out: Send + 'static> {
     /// The codec's.
     fn encode(&mut self, message: Self::Out, buf: &mut BytesMut) -> Result<(), BoxError>;
 
-    /// See [`Transport::poll_recv`].
-    fn poll_recv(
-        &mut self,
-        cx: &mut Context<'_>,
-        buf: &mut BytesMut,
-        limit: usize,
-    ) -> Poll<io::Result<Received>>;
-
-    /// See [`Transport::poll_send`].
-    fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
-
-    /// See [`Transport::poll_flush`].
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-
     /// Returns `Ok` if encoded bytes are a complete message. The default is `Ok`. A datagram of an
     /// endpoint is not: it needs the address of its peer as well.
     ///
@@ -80,59 +66,6 @@ pub trait FramedTransport: HasSession<Out: Send + 'static> {
     fn takes_raw(&self) -> Result<(), BoxError> {
         Ok(())
     }
-
-    /// See [`Transport::max_message`].
-    fn max_message(&self) -> usize {
-        usize::MAX
-    }
-
-    /// See [`Transport::has_more`].
-    #[inline]
-    fn has_more(&self) -> bool {
-        false
-    }
-
-    /// See [`Transport::bytes_flushed`].
-    fn bytes_flushed(&self) -> u64 {
-        0
-    }
-
-    /// See [`Transport::needs_flush`].
-    #[inline]
-    fn needs_flush(&self) -> bool {
-        false
-    }
-
-    /// See [`Transport::is_incomplete`].
-    fn is_incomplete(&self) -> bool {
-        false
-    }
-
-    /// See [`Transport::take_close_reason`].
-    fn take_close_reason(&mut self) -> Option<CloseCause> {
-        None
-    }
-
-    /// See [`Transport::has_ping`].
-    fn has_ping(&self) -> bool {
-        false
-    }
-
-    /// See [`Transport::poll_ping`].
-    fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-
-    /// See [`Transport::can_finish`].
-    fn can_finish(&self) -> bool {
-        false
-    }
-
-    /// See [`Transport::poll_finish`].
-    fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
-    }
-
-    /// See [`Transport::poll_close`].
-    fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>>;
 
     /// Drops the transport. A panic in a destructor is logged. A type that holds several values of
     /// the application must drop each inside a separate catch, as [`SessionIo::discard`] does: Rust
@@ -170,6 +103,17 @@ impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> FramedTransport
     for SessionIo<T, C, Out>
 {
     type In = C::Item;
+    type Io = T;
+
+    #[inline]
+    fn transport(&self) -> &T {
+        Self::transport(self)
+    }
+
+    #[inline]
+    fn transport_mut(&mut self) -> &mut T {
+        self.split_mut().0
+    }
 
     #[inline]
     fn driver(&mut self) -> &mut Driver<Out> {
@@ -178,11 +122,6 @@ impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> FramedTransport
 
     fn max_frame(&self) -> usize {
         Self::max_frame(self)
-    }
-
-    #[inline]
-    fn framing(&self) -> Framing {
-        self.transport().framing()
     }
 
     #[inline(always)]
@@ -203,74 +142,6 @@ impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> FramedTransport
     #[inline(always)]
     fn encode(&mut self, message: Out, buf: &mut BytesMut) -> Result<(), BoxError> {
         self.split_mut().1.encode(message, buf).map_err(Into::into)
-    }
-
-    #[inline]
-    fn poll_recv(
-        &mut self,
-        cx: &mut Context<'_>,
-        buf: &mut BytesMut,
-        limit: usize,
-    ) -> Poll<io::Result<Received>> {
-        self.split_mut().0.poll_recv(cx, buf, limit)
-    }
-
-    #[inline]
-    fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        self.split_mut().0.poll_send(cx, bufs)
-    }
-
-    #[inline]
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.split_mut().0.poll_flush(cx)
-    }
-
-    fn max_message(&self) -> usize {
-        self.transport().max_message()
-    }
-
-    #[inline]
-    fn has_more(&self) -> bool {
-        self.transport().has_more()
-    }
-
-    fn bytes_flushed(&self) -> u64 {
-        self.transport().bytes_flushed()
-    }
-
-    #[inline]
-    fn needs_flush(&self) -> bool {
-        self.transport().needs_flush()
-    }
-
-    #[inline]
-    fn is_incomplete(&self) -> bool {
-        self.transport().is_incomplete()
-    }
-
-    fn take_close_reason(&mut self) -> Option<CloseCause> {
-        self.split_mut().0.take_close_reason()
-    }
-
-    fn has_ping(&self) -> bool {
-        self.transport().has_ping()
-    }
-
-    fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.split_mut().0.poll_ping(cx)
-    }
-
-    fn can_finish(&self) -> bool {
-        self.transport().can_finish()
-    }
-
-    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.split_mut().0.poll_finish(cx)
-    }
-
-    #[inline]
-    fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>> {
-        self.split_mut().0.poll_close(cx, reason)
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@ use crate::{
         framed_transport::FramedTransport,
         stack::{MessageStack, StackSource},
     },
-    transport::Received,
+    transport::{Received, Transport},
 };
 
 impl<S, W, R> SessionLoop<S, W, R>
@@ -46,7 +46,7 @@ where
                 self.writer.mark_dirty();
             }
         }
-        if self.wire.needs_flush() {
+        if self.wire.transport().needs_flush() {
             self.writer.mark_dirty();
         }
     }
@@ -54,7 +54,7 @@ where
     /// Publishes the state of reading, handling and writing, before the poll waits.
     #[inline]
     pub(super) fn publish_activity(&mut self, in_flight: usize, poll: &mut PollState) {
-        let incomplete = self.reader.is_incomplete() || self.wire.is_incomplete();
+        let incomplete = self.reader.is_incomplete() || self.wire.transport().is_incomplete();
         let driver = self.wire.driver();
         if driver.set_in_flight(in_flight) {
             driver.record_handled(poll.clock.timestamp(driver));

@@ -25,7 +25,7 @@ use crate::{
         schedule::poll_ready_unconstrained,
         stack::{MessageStack, StackSource},
     },
-    transport::CloseCause,
+    transport::{CloseCause, Transport},
 };
 
 /// Reason why the loop over messages stopped.
@@ -151,7 +151,7 @@ where
     /// end a session?).
     #[cold]
     fn input_finished(&mut self, in_flight: usize) {
-        if let Some(CloseCause { reason, source }) = self.wire.take_close_reason() {
+        if let Some(CloseCause { reason, source }) = self.wire.transport_mut().take_close_reason() {
             self.close_because(reason, source);
         } else if in_flight == 0 && self.replies.is_empty() {
             self.session().close_with(CloseReason::PeerClosed);
@@ -404,7 +404,7 @@ where
     /// Ends our direction behind all messages that were encoded before.
     #[cold]
     fn finish(&mut self, ticket: Ticket) {
-        if self.wire.can_finish() {
+        if self.wire.transport().can_finish() {
             self.output_end = OutputEnd::Requested;
             self.writer.set_finish_ticket(ticket);
         } else {

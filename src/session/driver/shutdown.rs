@@ -23,7 +23,7 @@ use crate::{
         schedule::Clock,
         stack::{MessageStack, StackSource},
     },
-    transport::Framing,
+    transport::{Framing, Transport},
 };
 
 /// Maximum reads in one poll while the peer's input is discarded.
@@ -131,7 +131,7 @@ where
     /// Returns `true` if dropping the transport may destroy what was sent. Message transports and
     /// pipes in memory are excluded.
     fn may_be_reset(&mut self) -> bool {
-        self.wire.framing() == Framing::Stream
+        self.wire.transport().framing() == Framing::Stream
             && self.wire.driver().handle().transport() != TransportKind::Memory
     }
 
@@ -176,7 +176,7 @@ where
     #[cold]
     pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Step {
         let reason = self.session().reason().unwrap_or(CloseReason::Dropped);
-        match self.wire.poll_close(cx, &reason) {
+        match self.wire.transport_mut().poll_close(cx, &reason) {
             Poll::Pending => return Step::Next,
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(error)) => {
@@ -202,7 +202,7 @@ where
         }
         match discarded {
             Poll::Ready(Discarded::Input) => {
-                let is_stream = self.wire.framing() == Framing::Stream;
+                let is_stream = self.wire.transport().framing() == Framing::Stream;
                 if !is_stream || self.reader.discarded() >= LINGER_BYTES {
                     return Step::End;
                 }
@@ -210,7 +210,7 @@ where
                 Step::Next
             }
             Poll::Ready(Discarded::End) => {
-                if self.wire.framing() == Framing::Stream {
+                if self.wire.transport().framing() == Framing::Stream {
                     self.wire.driver().record_orderly_end();
                 }
                 Step::End
@@ -226,7 +226,9 @@ where
     /// otherwise never take the output. The bounds are those of [`poll_linger`](Self::poll_linger).
     #[cold]
     fn discard_while_flushing(&mut self, cx: &mut Context<'_>) {
-        if self.wire.framing() != Framing::Stream || self.output_end == OutputEnd::Failed {
+        if self.wire.transport().framing() != Framing::Stream
+            || self.output_end == OutputEnd::Failed
+        {
             return;
         }
         let discarded = self.poll_discard(cx, LINGER_BYTES);

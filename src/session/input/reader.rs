@@ -19,7 +19,7 @@ use crate::{
         lazy::Lazy,
         schedule::BufferSizing,
     },
-    transport::{Framing, Received},
+    transport::{Framing, Received, Transport},
 };
 
 /// Minimum spare room of a read, in bytes, as far as the bound allows.
@@ -406,7 +406,7 @@ impl<In> Reader<In> {
     ) -> Poll<io::Result<Received>> {
         self.make_room();
         let limit = (self.buf.capacity() - self.buf.len()).min(self.room());
-        wire.poll_recv(cx, &mut self.buf, limit)
+        wire.transport_mut().poll_recv(cx, &mut self.buf, limit)
     }
 
     /// Returns `true` if the last read found that nothing more has arrived. The same poll need not

@@ -23,7 +23,7 @@ use crate::{
         lazy::Lazy,
         schedule::{Clock, Timer},
     },
-    transport::Framing,
+    transport::{Framing, Transport},
 };
 
 /// Minimum size of a payload that is written by reference when nothing else waits, in bytes.
@@ -183,8 +183,8 @@ impl Writer {
     /// Returns an error if a message of `bytes` bytes exceeds the transport's maximum.
     #[inline(always)]
     fn check<W: FramedTransport>(&self, wire: &W, bytes: usize) -> Result<(), BoxError> {
-        if self.framing != Framing::Stream && bytes > wire.max_message() {
-            return Err(MessageTooLong::boxed(bytes, wire.max_message()));
+        if self.framing != Framing::Stream && bytes > wire.transport().max_message() {
+            return Err(MessageTooLong::boxed(bytes, wire.transport().max_message()));
         }
         Ok(())
     }
@@ -364,7 +364,7 @@ impl Writer {
         }
         match polled {
             Poll::Pending => {
-                timer.record_stalled(moved > 0, wire.bytes_flushed(), clock);
+                timer.record_stalled(moved > 0, wire.transport().bytes_flushed(), clock);
                 if let Some(pending) = self.pending.get()
                     && !pending.completions.is_empty()
                 {
@@ -388,7 +388,7 @@ impl Writer {
             let is_written = self.is_written();
             if (self.unflushed && is_written) || self.is_send_written() {
                 if self.unflushed {
-                    ready!(wire.poll_flush(cx))?;
+                    ready!(wire.transport_mut().poll_flush(cx))?;
                     self.unflushed = false;
                 }
                 self.complete_sends(wire);
@@ -429,12 +429,15 @@ impl Writer {
         match self.pending.get() {
             Some(pending) if self.len() != self.buf.len() => {
                 if self.len() == pending.front.len() {
-                    wire.poll_send(cx, &[IoSlice::new(&pending.front[..limit])])
+                    wire.transport_mut()
+                        .poll_send(cx, &[IoSlice::new(&pending.front[..limit])])
                 } else {
                     pending.send_gathered(&self.buf, wire, cx, limit)
                 }
             }
-            _ => wire.poll_send(cx, &[IoSlice::new(&self.buf[..limit])]),
+            _ => wire
+                .transport_mut()
+                .poll_send(cx, &[IoSlice::new(&self.buf[..limit])]),
         }
     }
 
@@ -518,7 +521,7 @@ impl PendingWrites {
     ) -> Poll<io::Result<usize>> {
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         let gathered = self.segments.gather(&self.front, buf, limit, &mut slices);
-        wire.poll_send(cx, gathered)
+        wire.transport_mut().poll_send(cx, gathered)
     }
 
     /// Removes `taken` bytes. Returns how many were in the buffer.

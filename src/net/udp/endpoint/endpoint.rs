@@ -12,7 +12,7 @@ use tokio::net::ToSocketAddrs;
 
 use super::{
     session_slot::SessionSlot,
-    transport::{EndpointSettings, UdpEndpointIo},
+    transport::{EndpointSettings, EndpointTransport, UdpEndpointIo},
 };
 use crate::net::{
     bind::bind_first,
@@ -173,12 +173,12 @@ impl UdpEndpoint {
         self.slot.take();
         let local = Address::Ip(self.socket.local_addr());
         Connection::with_endpoints(
-            UdpEndpointIo::new(
+            UdpEndpointIo::new(EndpointTransport::new(
                 Arc::clone(&self.socket),
                 self.settings,
                 Arc::clone(&self.counters),
                 Arc::clone(&self.slot),
-            ),
+            )),
             Endpoints::new(TransportKind::Udp, local, Address::Unknown),
         )
     }

@@ -21,7 +21,7 @@ use crate::{
         stats::Counters,
     },
     session::{FramedTransport, MessageTooLong, SessionCodec},
-    transport::{Framing, Received},
+    transport::{Framing, Received, Transport},
 };
 
 /// Maximum capacity of an empty queue, in bytes. A larger one is freed. A smaller one is kept,
@@ -42,7 +42,22 @@ pub(super) struct EndpointSettings {
 ///
 /// Datagrams that the operating system refuses to send are dropped and counted, as if the
 /// network had lost them. An error about a datagram never closes the session.
-pub struct UdpEndpointIo {
+pub struct UdpEndpointIo(EndpointTransport);
+
+impl UdpEndpointIo {
+    pub(super) const fn new(transport: EndpointTransport) -> Self {
+        Self(transport)
+    }
+}
+
+impl fmt::Debug for UdpEndpointIo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// The socket, with the peers of the datagrams that wait.
+pub struct EndpointTransport {
     socket: Arc<Socket>,
     settings: EndpointSettings,
     counters: Arc<Counters>,
@@ -57,7 +72,7 @@ pub struct UdpEndpointIo {
     outgoing: SendBatch,
 }
 
-impl UdpEndpointIo {
+impl EndpointTransport {
     pub(super) fn new(
         socket: Arc<Socket>,
         settings: EndpointSettings,
@@ -74,24 +89,6 @@ impl UdpEndpointIo {
             current: None,
             routes: VecDeque::new(),
             outgoing: SendBatch::new(),
-        }
-    }
-
-    fn poll_recv(
-        &mut self,
-        cx: &mut Context<'_>,
-        buf: &mut BytesMut,
-    ) -> Poll<io::Result<Received>> {
-        loop {
-            if self.unreported > 0 {
-                return Poll::Ready(Ok(Received::Lost(std::mem::take(&mut self.unreported))));
-            }
-            if let Some((len, from)) = self.incoming.pop(buf) {
-                self.current = Some(from);
-                return Poll::Ready(Ok(Received::Data(len)));
-            }
-            self.incoming.shrink(MAX_KEPT_CAPACITY);
-            ready!(self.poll_fill(cx))?;
         }
     }
 
@@ -142,30 +139,6 @@ impl UdpEndpointIo {
         }
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let Some(route) = self.routes.front().copied() else {
-            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        };
-        loop {
-            match ready!(self.outgoing.poll_push(&self.socket, cx, route, bufs)) {
-                Ok(len) => {
-                    self.routes.pop_front();
-                    return Poll::Ready(Ok(len));
-                }
-                Err(error) => self.record_unsent(&error),
-            }
-        }
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            match ready!(self.outgoing.poll_flush(&self.socket, cx)) {
-                Ok(()) => return Poll::Ready(Ok(())),
-                Err(error) => self.record_unsent(&error),
-            }
-        }
-    }
-
     fn record_unsent(&self, error: &io::Error) {
         tracing::debug!(%error, "a datagram was not sent");
         self.counters.unsent.add(1);
@@ -206,17 +179,78 @@ fn answer_probe(socket: &Socket, counters: &Counters, datagram: &IncomingDatagra
     }
 }
 
-impl Drop for UdpEndpointIo {
+impl Drop for EndpointTransport {
     fn drop(&mut self) {
         self.slot.free();
     }
 }
 
-impl fmt::Debug for UdpEndpointIo {
+impl fmt::Debug for EndpointTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UdpEndpointIo")
             .field("local", &self.socket.local_addr())
             .finish_non_exhaustive()
+    }
+}
+
+impl Transport for EndpointTransport {
+    #[inline]
+    fn framing(&self) -> Framing {
+        Framing::Datagrams
+    }
+
+    #[inline]
+    fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut BytesMut,
+        _: usize,
+    ) -> Poll<io::Result<Received>> {
+        loop {
+            if self.unreported > 0 {
+                return Poll::Ready(Ok(Received::Lost(std::mem::take(&mut self.unreported))));
+            }
+            if let Some((len, from)) = self.incoming.pop(buf) {
+                self.current = Some(from);
+                return Poll::Ready(Ok(Received::Data(len)));
+            }
+            self.incoming.shrink(MAX_KEPT_CAPACITY);
+            ready!(self.poll_fill(cx))?;
+        }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let Some(route) = self.routes.front().copied() else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        loop {
+            match ready!(self.outgoing.poll_push(&self.socket, cx, route, bufs)) {
+                Ok(len) => {
+                    self.routes.pop_front();
+                    return Poll::Ready(Ok(len));
+                }
+                Err(error) => self.record_unsent(&error),
+            }
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match ready!(self.outgoing.poll_flush(&self.socket, cx)) {
+                Ok(()) => return Poll::Ready(Ok(())),
+                Err(error) => self.record_unsent(&error),
+            }
+        }
+    }
+
+    #[inline]
+    fn has_more(&self) -> bool {
+        !self.incoming.is_empty()
+    }
+
+    /// Does nothing. UDP has no close, so the peers are not notified.
+    fn poll_close(&mut self, _: &mut Context<'_>, _: &CloseReason) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -228,6 +262,17 @@ where
     M: Send + 'static,
 {
     type In = Datagram<C::Item>;
+    type Io = EndpointTransport;
+
+    #[inline]
+    fn transport(&self) -> &EndpointTransport {
+        &Self::transport(self).0
+    }
+
+    #[inline]
+    fn transport_mut(&mut self) -> &mut EndpointTransport {
+        &mut self.split_mut().0.0
+    }
 
     #[inline]
     fn driver(&mut self) -> &mut Driver<Datagram<M>> {
@@ -238,17 +283,12 @@ where
         Self::max_frame(self)
     }
 
-    #[inline]
-    fn framing(&self) -> Framing {
-        Framing::Datagrams
-    }
-
     fn decode(
         &mut self,
         buf: &mut BytesMut,
         _: bool,
     ) -> Result<Option<Datagram<C::Item>>, BoxError> {
-        let (io, codec, _) = self.split_mut();
+        let (UdpEndpointIo(io), codec, _) = self.split_mut();
         let Some((route, ecn)) = io.current else {
             return Ok(None);
         };
@@ -257,7 +297,7 @@ where
     }
 
     fn encode(&mut self, message: Datagram<M>, buf: &mut BytesMut) -> Result<(), BoxError> {
-        let (io, codec, _) = self.split_mut();
+        let (UdpEndpointIo(io), codec, _) = self.split_mut();
         let (route, message) = message.into_parts();
         let route = io.route(route)?;
         let limit = max_payload_to(route.peer).min(io.settings.max_datagram);
@@ -273,40 +313,6 @@ where
 
     fn takes_raw(&self) -> Result<(), BoxError> {
         Err("raw bytes have no peer; send a `Datagram`".into())
-    }
-
-    #[inline]
-    fn poll_recv(
-        &mut self,
-        cx: &mut Context<'_>,
-        buf: &mut BytesMut,
-        _: usize,
-    ) -> Poll<io::Result<Received>> {
-        self.split_mut().0.poll_recv(cx, buf)
-    }
-
-    #[inline]
-    fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        self.split_mut().0.poll_send(cx, bufs)
-    }
-
-    #[inline]
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.split_mut().0.poll_flush(cx)
-    }
-
-    #[inline]
-    fn has_more(&self) -> bool {
-        !self.transport().incoming.is_empty()
-    }
-
-    fn poll_ping(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    /// Does nothing. UDP has no close, so the peers are not notified.
-    fn poll_close(&mut self, _: &mut Context<'_>, _: &CloseReason) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 
     fn discard(self) {
