@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""The chat's page in headless Chromium, driven over WebDriver, with a TCP client in the same rooms.
+"""Tests the chat's page in headless Chromium over WebDriver, with TCP clients in the same rooms.
 
 Usage: .ci/page SCREENSHOTS CHAT...
 
-SCREENSHOTS is the folder for the pictures, CHAT... the command that starts the chat. It needs chromedriver, Chromium and
-nc, and nothing of Python's but its own library. Steps are told as they succeed; the first that fails ends it.
+SCREENSHOTS is the folder for the screenshots. CHAT... is the command that starts the chat. The
+script needs chromedriver, Chromium and nc. It uses only Python's standard library. Each step is
+printed when it succeeds. The first step that fails ends the script.
 """
 
 import base64
@@ -21,20 +22,20 @@ import urllib.error
 import urllib.request
 
 PAGE = "http://127.0.0.1:7080/"
-PATIENCE = 20  # seconds, for anything that is waited for
+PATIENCE = 20  # timeout of each wait, in seconds
 ENTER, ESCAPE, TAB = "\ue007", "\ue00c", "\ue004"
-ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # how WebDriver marks an element in JSON
+ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # key of an element in WebDriver's JSON
 
 
 def until(what, look, told=None):
-    """Looks until there is something; if there never is, says what was waited for and what there is instead."""
+    """Polls `look` until it returns a true value. A timeout reports the present state."""
     end = time.monotonic() + PATIENCE
     while True:
         seen = look()
         if seen:
             return seen
         if time.monotonic() > end:
-            raise AssertionError(f"waited in vain for {what}" + (f"; there is {told()}" if told else ""))
+            raise AssertionError(f"timed out waiting for {what}" + (f"; found {told()}" if told else ""))
         time.sleep(0.05)
 
 
@@ -45,10 +46,10 @@ def check(what, holds):
 
 
 class Driver:
-    """chromedriver, which starts a browser for each window, so that each is a person of its own."""
+    """chromedriver. It starts a browser for each window, so that each window is a separate user."""
 
     def __init__(self, folder):
-        # it looks for a free port itself, and tells
+        # port 0: it selects a free port and prints it
         self.process = subprocess.Popen(
             ["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -93,7 +94,7 @@ class Driver:
 
 
 class Window:
-    """A browser's window with the page in it."""
+    """A browser window with the page."""
 
     def __init__(self, driver, path):
         self.driver, self.path = driver, path
@@ -124,7 +125,7 @@ class Window:
         return self.run("return document.activeElement.id")
 
     def press(self, key):
-        """For whatever has the focus."""
+        """Presses a key in the focused element."""
         actions = [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]
         self.call("POST", "/actions", {"actions": [{"type": "key", "id": "keys", "actions": actions}]})
 
@@ -147,13 +148,13 @@ class Window:
         self.call("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
 
     def screenshot(self, file):
-        # as it is once everything has appeared
+        # all animations must have ended
         self.run("document.getAnimations().forEach((appearing) => appearing.finish())")
         file.write_bytes(base64.b64decode(self.call("GET", "/screenshot")))
-        print(f"  kept {file}", flush=True)
+        print(f"  saved {file}", flush=True)
 
     def complaints(self):
-        """What the browser's console says: violations of the policy, errors of the script."""
+        """Returns the messages of the browser's console: policy violations and script errors."""
         return [entry["message"] for entry in self.call("POST", "/se/log", {"type": "browser"})]
 
     def close(self):
@@ -161,7 +162,7 @@ class Window:
 
 
 class Client:
-    """Somebody in a terminal: nc."""
+    """A user at a terminal: nc."""
 
     def __init__(self, folder, name):
         self.file = open(f"{folder}/{name}", "w+b")
@@ -188,7 +189,7 @@ class Client:
 
 
 class Chat:
-    """The program itself, which can be ended in every way."""
+    """The chat server. It can be frozen, killed and terminated."""
 
     def __init__(self, command, folder):
         self.command, self.output = command, pathlib.Path(folder, "chat.out")
@@ -212,7 +213,7 @@ class Chat:
     def terminate(self):
         self.process.terminate()
         status = self.process.wait(timeout=PATIENCE)
-        check("the chat ends in order", status == 0)
+        check("the chat exits with status 0", status == 0)
 
 
 def policy_and_origin():
@@ -220,32 +221,32 @@ def policy_and_origin():
         policy = answer.headers["Content-Security-Policy"]
     check("the policy is strict", "default-src 'none'" in policy and "unsafe" not in policy)
     ours, theirs = "127.0.0.1:7080", "elsewhere.example"
-    # the second name leads here, though it is another's
+    # a page of another site may send its requests here (DNS rebinding)
     for host, origin, answer in [(ours, theirs, 403), (theirs, theirs, 403), (ours, ours, 101)]:
         upgrade = {
             "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
             "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==", "Host": host, "Origin": f"http://{origin}",
         }  # fmt: skip
         try:
-            # and not urllib, which has a Connection header of its own
+            # urllib cannot be used because it sets the Connection header itself
             connection = http.client.HTTPConnection("127.0.0.1", 7080, timeout=PATIENCE)
             connection.request("GET", "/lines", headers=upgrade)
             status = connection.getresponse().status
         finally:
             connection.close()
-        check(f"a page of {origin} that asks {host} is answered with {answer}", status == answer)
+        check(f"a request to {host} from a page of {origin} returns {answer}", status == answer)
 
 
-def no_sideways_scrolling(window):
+def no_horizontal_scrolling(window):
     within = window.run(
         "return [document.documentElement, document.getElementById('log')]"
         ".every((e) => e.scrollWidth <= e.clientWidth)"
     )
-    check("nothing scrolls sideways", within)
+    check("nothing scrolls horizontally", within)
 
 
-def names_for_everybody(window):
-    """What a screen reader is told."""
+def accessible_names(window):
+    """Checks the roles and names that a screen reader uses."""
     for selector, expected in {
         "#log": ("log", "Messages"),
         "#line": ("textbox", "Message"),
@@ -255,7 +256,7 @@ def names_for_everybody(window):
         "#phase": ("status", None),
     }.items():
         role, name = window.role_and_name(selector)
-        check(f"{selector} is a {role} called {name!r}", (role, expected[1] or name) == (expected[0], name))
+        check(f"{selector} has the role {role} and the name {name!r}", (role, expected[1] or name) == (expected[0], name))
 
 
 def main(screenshots, command):
@@ -275,7 +276,7 @@ def main(screenshots, command):
         stack.callback(driver.stop)
         policy_and_origin()
 
-        print("a page and a terminal")
+        print("page and terminal")
         ada = client("ada")
         ada.type("/name ada")
         page = driver.window(1100, 760)
@@ -283,7 +284,7 @@ def main(screenshots, command):
         page.open()
         page.sees("#phase", "connected")
         page.sees("#people bdi", "ada")
-        names_for_everybody(page)
+        accessible_names(page)
         guest = page.run("return me.name")
         page.clear("#name")
         page.type("#name", "grace")
@@ -295,22 +296,22 @@ def main(screenshots, command):
         page.click("#send")
         ada.hears("grace: Me, in a browser. The same rooms, the same stack.")
         page.sees(".mine .text", "Me, in a browser. The same rooms, the same stack.")
-        until("its confirmation", lambda: page.texts("[data-fate=delivered] .text"))
+        until("the confirmation", lambda: page.texts("[data-fate=delivered] .text"))
         ada.type("Only the transport differs.")
         page.sees(".message .text", "Only the transport differs.")
 
-        print("the keyboard alone")
+        print("keyboard only")
         page.type("#line", "typed and sent with keys" + TAB)
-        check("from the field one gets to the button", page.focus() == "send")
+        check("tab moves the focus from the field to the button", page.focus() == "send")
         page.press(ENTER)
         ada.hears("grace: typed and sent with keys")
-        check("and is back in the field", page.focus() == "line")
+        check("the focus returns to the field", page.focus() == "line")
         page.screenshot(screenshots / "desktop.png")
         page.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
         page.screenshot(screenshots / "dark.png")
         page.devtools("Emulation.setEmulatedMedia", features=[])
 
-        print("what is no markup, and no line of its own")
+        print("text that must not become markup or change the layout")
         hostile = [
             "<img src=x onerror=alert(1)><b>bold</b>&amp;",
             "\u202eright to left, and not undone \u2066",
@@ -322,10 +323,10 @@ def main(screenshots, command):
             page.sees(".message .text", line)
         ada.type("\x1b[2Jcontrol\x07")
         page.sees(".message .text", "[2Jcontrol")
-        check("no element came of it", page.run("return document.querySelectorAll('#log img, #log b').length") == 0)
-        no_sideways_scrolling(page)
+        check("the text created no elements", page.run("return document.querySelectorAll('#log img, #log b').length") == 0)
+        no_horizontal_scrolling(page)
 
-        print("another room, and a phone")
+        print("another room and a phone")
         page.clear("#where")
         page.type("#where", "tea" + ENTER)
         ada.hears("* grace has left for tea")
@@ -344,20 +345,20 @@ def main(screenshots, command):
         phone.type("#line", "Hello from a phone")
         phone.click("#send")
         ada.hears(f"{guest}: Hello from a phone")
-        no_sideways_scrolling(phone)
+        no_horizontal_scrolling(phone)
         phone.screenshot(screenshots / "phone.png")
         phone.click("#show")
-        check("the people are in front", phone.focus() == "panel")
+        check("the list of people opens", phone.focus() == "panel")
         phone.screenshot(screenshots / "phone-people.png")
         phone.press(ESCAPE)
-        check("and behind again", phone.focus() == "show")
+        check("the list of people closes", phone.focus() == "show")
 
-        print("the server is gone, and comes back")
+        print("server restart")
         chat.freeze()
         page.type("#line", "is anybody there?" + ENTER)
         chat.kill()
         page.sees("#phase", "not connected")
-        until("the doubt", lambda: page.texts(".unsure .text") == ["is anybody there?"])
+        until("the doubtful message", lambda: page.texts(".unsure .text") == ["is anybody there?"])
         page.type("#line", "kept while there is no connection" + ENTER)
         chat.start()
         page.sees("#phase", "connected")
@@ -370,19 +371,19 @@ def main(screenshots, command):
         bob.hears("grace: kept while there is no connection")
         page.click(".unsure button")
         bob.hears("grace: is anybody there?")
-        until("no more doubt", lambda: not page.texts(".unsure .text"))
+        until("no doubtful message", lambda: not page.texts(".unsure .text"))
 
-        print("the end")
+        print("shutdown")
         phone.sees("#phase", "connected")
         chat.terminate()
         page.sees(".notice", "the server is going down: goodbye")
         print("  " + "\n  ".join(chat.said()))
-        check("everybody was let finish", any(line.endswith(" finished, 0 aborted") for line in chat.said()))
+        check("all sessions finished", any(line.endswith(" finished, 0 aborted") for line in chat.said()))
         complaints = [text for window in (page, phone) for text in window.complaints()]
-        # the browser tells of each try to reach a server that is not there, and of pages of its own
+        # the browser also logs failed connection attempts and messages of its internal pages
         others = ("WebSocket connection to", "chrome://")
         complaints = [text for text in complaints if not any(other in text for other in others)]
-        check(f"the browser has nothing to complain of {complaints or ''}", not complaints)
+        check(f"the console has no messages {complaints or ''}", not complaints)
 
 
 if __name__ == "__main__":
