@@ -220,8 +220,8 @@ impl fmt::Debug for UdpEndpointIo {
     }
 }
 
-/// Passes each datagram to the codec separately, and keeps its peer (design.md: Why does the
-/// endpoint have datagrams that know their peer, and the listener not?).
+/// Passes each datagram to the codec separately, and keeps its peer (design.md: Why do the
+/// endpoint's datagrams contain their peer?).
 impl<C, M> FramedTransport for SessionIo<UdpEndpointIo, C, Datagram<M>>
 where
     C: SessionCodec<M>,

@@ -1,5 +1,5 @@
-//! The task that reads one socket and expires its silent peers (design.md: Why is the socket
-//! read by a task of the listener's, and not by the sessions?).
+//! The task that reads one socket and expires its silent peers (design.md: Why does one task
+//! read a listener's socket?).
 
 use std::{
     future::Future,
@@ -72,7 +72,7 @@ impl Reader {
     ///
     /// Reads the arrived datagrams before that. If the thread was blocked they are still unread,
     /// and peers that have sent them are not silent (design.md: Why does the listener read its
-    /// socket before peers expire, past tokio?).
+    /// socket before peers expire?).
     fn poll_expiry(&mut self, cx: &mut Context<'_>) {
         loop {
             if let Some(sleep) = &mut self.sleep {

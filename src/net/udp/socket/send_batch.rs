@@ -1,5 +1,5 @@
 //! Datagrams to send. Those of one length to one peer are sent in one call (design.md: Why are
-//! the answers of different sessions not sent in one call?).
+//! replies of different sessions not sent in one call?).
 
 use std::{
     io::{self, IoSlice},
