@@ -19,6 +19,7 @@ mod lazy;
 mod progress;
 mod quota;
 mod signal;
+mod shared_waker;
 mod waiter_queue;
 
 pub(crate) use self::waiter_queue::replace_waker;
@@ -30,6 +31,7 @@ pub use self::{
     quota::Quota,
     signal::Signal,
     waiter_queue::{WaiterId, WaiterQueue},
+    shared_waker::SharedWaker,
 };
 
 #[cfg(not(getty_loom))]
