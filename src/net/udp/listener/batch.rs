@@ -6,11 +6,12 @@ use std::{
     time::Duration,
 };
 
-use getty_core::{Address, CloseReason, Connection, Endpoints, Panic, TransportKind};
+use getty_core::{
+    Address, Close, CloseReason, Connection, Endpoints, Panic, TransportKind, sync::AcceptQueue,
+};
 use tokio::time::Instant;
 
 use super::{
-    accept_queue::AcceptQueue,
     flow::Flow,
     listener_socket::ListenerSocket,
     peer::{Peer, UdpInfo, WakeHandle},

@@ -7,12 +7,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use getty_core::{Address, Connection};
+use getty_core::{Address, Connection, sync::AcceptQueue};
 use tokio::time::Instant;
 
 use super::{
-    accept_queue::AcceptQueue, batch::PendingAccept, listener_socket::ListenerSocket,
-    reader::Reader, settings::Settings, shared::ListenerShared, transport::UdpPeer,
+    batch::PendingAccept, listener_socket::ListenerSocket, reader::Reader, settings::Settings,
+    shared::ListenerShared, transport::UdpPeer,
 };
 use crate::net::{
     listener::Listener,

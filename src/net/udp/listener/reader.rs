@@ -9,11 +9,10 @@ use std::{
     time::Duration,
 };
 
-use getty_core::CloseReason;
+use getty_core::{CloseReason, sync::AcceptQueue};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::{
-    accept_queue::AcceptQueue,
     batch::{Batch, PendingAccept},
     inline_scheduler::InlineScheduler,
     listener_socket::ListenerSocket,
