@@ -133,9 +133,8 @@ impl Listener for UdpListener {
 impl Drop for UdpListener {
     fn drop(&mut self) {
         // closed before the queue drops its connections, whose drop wakes a reader without peers
-        self.shared.close();
+        self.sockets.iter().for_each(|socket| socket.close());
         self.accept_queue.close();
-        self.sockets.iter().for_each(|socket| socket.wake_reader());
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -37,6 +37,8 @@ pub(super) struct Reader {
     /// Sessions to poll once a batch is delivered. Empty between batches.
     wakes: Vec<WakeHandle>,
     scheduler: InlineScheduler,
+    /// Waker of this task, as registered with the socket.
+    waker: Option<Waker>,
     /// Runs until the next peer may have been silent, or may have waited, for too long.
     sleep: Option<Pin<Box<Sleep>>>,
     /// Maximum number of full batches to read before peers expire.
@@ -59,6 +61,7 @@ impl Reader {
             socket,
             accept_queue,
             wakes: Vec::new(),
+            waker: None,
             sleep: None,
             unread: 0,
             due: None,
@@ -189,8 +192,7 @@ impl Future for Reader {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        this.socket.register_reader(cx.waker());
-        if this.socket.is_unused() {
+        if this.socket.is_unused(&mut this.waker, cx) {
             return Poll::Ready(());
         }
         if let Some(pause) = &mut this.pause {
