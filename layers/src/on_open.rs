@@ -213,7 +213,7 @@ where
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(Ok(()))) => {}
             Ok(Poll::Ready(Err(error))) => {
-                session.close_with(Close::new(CloseReason::Refused).with_source(error))
+                session.close_with(Close::new(CloseReason::Refused).with_source(error));
             }
             Err(panic) => session.close_with(Close::new(CloseReason::Panicked).with_source(panic)),
         }
