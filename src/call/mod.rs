@@ -281,7 +281,7 @@ where
     /// limit the client is not ready. The default is 256; the minimum is 1. The limit of the
     /// session's layer, [`with_in_flight`], should not be lower.
     ///
-    /// [`with_in_flight`]: crate::layers::CorrelateLayer::with_max_in_flight
+    /// [`with_in_flight`]: crate::layers::CorrelateLayer::with_in_flight
     #[must_use]
     pub fn with_in_flight(mut self, calls: usize) -> Self {
         self.limit = InFlightLimit::new(calls.clamp(1, InFlightLimit::MAX));

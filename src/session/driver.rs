@@ -59,6 +59,7 @@ use std::{
 use getty_core::{
     CloseReason, Panic, Reply, Session, SharedError,
     driver::{CloseGuard, DEFAULT_QUEUE_BYTES},
+    sync::Lazy,
 };
 
 pub(super) use self::discard::discard;
@@ -69,7 +70,6 @@ use super::{
     framed_transport::FramedTransport,
     in_flight::InFlight,
     input::Reader,
-    lazy::Lazy,
     output::Writer,
     schedule::{Clock, CooperativeBudget, Timer, Watermark},
     stack::{MessageStack, StackSource},

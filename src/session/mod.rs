@@ -35,7 +35,6 @@ mod framed_transport;
 mod future;
 mod in_flight;
 mod input;
-mod lazy;
 mod output;
 mod per_session;
 mod schedule;

@@ -2,13 +2,10 @@
 //!
 //! The number of free permits is one atomic number, with a bit beside it that is set while a
 //! task waits. As long as the bit is clear, taking a permit and returning it are one atomic
-//! operation each. Waiting tasks stand in a queue. The bit is set and cleared under the lock of
-//! the queue. While it is set, only the first task of the queue can take a permit.
+//! operation each. Waiting tasks are in a [`WaiterQueue`]. The bit is set and cleared under the
+//! lock of the queue. While it is set, only the first task of the queue can take a permit.
 
-use std::{
-    collections::VecDeque,
-    task::{Context, Poll, Waker},
-};
+use std::task::{Context, Poll, Waker};
 
 #[cfg(not(getty_loom))]
 use std::sync::Arc;
@@ -16,7 +13,7 @@ use std::sync::Arc;
 #[cfg(getty_loom)]
 use loom::sync::Arc;
 
-use super::{AtomicUsize, Mutex, MutexGuard, Ordering};
+use super::{AtomicUsize, Mutex, MutexGuard, Ordering, WaiterId, WaiterQueue};
 
 /// Bit of [`Shared::free`] that is set while a task waits.
 const AWAITED: usize = 1;
@@ -29,7 +26,7 @@ const ONE: usize = 2;
 #[derive(Debug)]
 pub struct InFlightLimit {
     shared: Arc<Shared>,
-    waiter: Option<u64>,
+    waiter: Option<WaiterId>,
 }
 
 /// One operation in flight. Dropping it returns the permit.
@@ -41,14 +38,7 @@ struct Shared {
     max: usize,
     /// Number of free permits, times [`ONE`], and the bit [`AWAITED`].
     free: AtomicUsize,
-    queue: Mutex<Queue>,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    /// Ids in increasing order. The waker is absent from its wake-up until the next poll.
-    waiters: VecDeque<(u64, Option<Waker>)>,
-    next_id: u64,
+    queue: Mutex<WaiterQueue>,
 }
 
 impl InFlightLimit {
@@ -62,7 +52,7 @@ impl InFlightLimit {
             shared: Arc::new(Shared {
                 max,
                 free: AtomicUsize::new(max * ONE),
-                queue: Mutex::new(Queue::default()),
+                queue: Mutex::new(WaiterQueue::default()),
             }),
             waiter: None,
         }
@@ -90,24 +80,14 @@ impl InFlightLimit {
         let position = self.waiter.and_then(|waiter| queue.position(waiter));
         // from here on, a permit that is returned wakes the queue
         shared.free.fetch_or(AWAITED, Ordering::AcqRel);
-        if position.unwrap_or(queue.waiters.len()) == 0 && shared.take(AWAITED) {
+        if position.unwrap_or(queue.len()) == 0 && shared.take(AWAITED) {
             let (old, next) = shared.remove(queue, position);
             self.waiter = None;
             next.into_iter().for_each(Waker::wake);
             drop(old);
             return Poll::Ready(Permit(Arc::clone(&self.shared)));
         }
-        let waker = Some(cx.waker().clone());
-        let old = match position {
-            Some(position) => std::mem::replace(&mut queue.waiters[position].1, waker),
-            None => {
-                let id = queue.next_id;
-                queue.next_id += 1;
-                queue.waiters.push_back((id, waker));
-                self.waiter = Some(id);
-                None
-            }
-        };
+        let old = queue.register(position, &mut self.waiter, cx);
         drop(queue);
         drop(old);
         Poll::Pending
@@ -164,35 +144,23 @@ impl Shared {
     /// permit is free for it. The caller uses both outside the lock.
     fn remove(
         &self,
-        mut queue: MutexGuard<'_, Queue>,
+        mut queue: MutexGuard<'_, WaiterQueue>,
         position: Option<usize>,
     ) -> (Option<Waker>, Option<Waker>) {
-        let removed = position.and_then(|position| queue.waiters.remove(position));
-        let mut next = None;
-        match queue.waiters.front_mut() {
-            None => {
-                self.free.fetch_and(!AWAITED, Ordering::AcqRel);
-            }
-            Some((_, waker)) if self.free.load(Ordering::Acquire) >= ONE => next = waker.take(),
-            Some(_) => {}
+        let removed = queue.remove(position);
+        if queue.is_empty() {
+            self.free.fetch_and(!AWAITED, Ordering::AcqRel);
+            return (removed, None);
         }
-        (removed.and_then(|(_, waker)| waker), next)
+        let has_free = self.free.load(Ordering::Acquire) >= ONE;
+        let next = has_free.then(|| queue.next_waiter()).flatten();
+        (removed, next)
     }
 
     #[cold]
     fn wake_first(&self) {
-        let mut queue = self.queue.lock();
-        let first = queue.waiters.front_mut();
-        let waker = first.and_then(|(_, waker)| waker.take());
-        drop(queue);
+        let waker = self.queue.lock().next_waiter();
         waker.into_iter().for_each(Waker::wake);
-    }
-}
-
-impl Queue {
-    fn position(&self, waiter: u64) -> Option<usize> {
-        let found = self.waiters.binary_search_by_key(&waiter, |(id, _)| *id);
-        found.ok()
     }
 }
 

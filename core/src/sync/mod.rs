@@ -13,21 +13,25 @@
 //! A separate target directory keeps the flags from rebuilding everything else. The cfg is
 //! `getty_loom` and not `loom` because the latter would change tokio, which is not modelled.
 
+mod accept_queue;
 mod in_flight;
 mod inline_poll;
 mod lazy;
 mod progress;
 mod quota;
+mod shared_waker;
 mod signal;
 mod waiter_queue;
 
 pub(crate) use self::waiter_queue::replace_waker;
 pub use self::{
+    accept_queue::AcceptQueue,
     in_flight::{InFlightLimit, Permit},
     inline_poll::{InlinePoll, SharedTask, TaskFuture},
     lazy::Lazy,
     progress::Progress,
     quota::Quota,
+    shared_waker::SharedWaker,
     signal::Signal,
     waiter_queue::{WaiterId, WaiterQueue},
 };

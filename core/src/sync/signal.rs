@@ -1,14 +1,16 @@
-//! Wake-up of a session's driver.
+//! Wake-up of the one task that waits for events of other threads, such as a session's driver.
 
 use std::task::{Context, Waker};
 
 use crate::sync::{AtomicU8, Mutex, Ordering};
 
-/// Flags that any thread may raise and the waker of the one driver that takes them.
+/// Flags that any thread may raise, and the waker of the one task that takes them.
 ///
-/// The waker stays registered when it is used. A driver that is polled again by the same task
+/// The waker stays registered when it is used. A future that is polled again by the same task
 /// therefore never locks: it compares its copy of the waker and loads the flags (design.md:
 /// Why is there a signal beside the outbox?).
+///
+/// The constants are the flags of a session's driver. Other users of a signal define theirs.
 #[derive(Debug)]
 pub struct Signal {
     flags: AtomicU8,
@@ -35,7 +37,7 @@ impl Signal {
         }
     }
 
-    /// Raises `flag`. Wakes the driver unless an earlier flag has woken it and was not taken yet.
+    /// Raises `flag`. Wakes the task unless an earlier flag has woken it and was not taken yet.
     #[doc(hidden)]
     pub fn raise(&self, flag: u8) {
         if self.flags.fetch_or(flag, Ordering::AcqRel) == 0 {
@@ -50,7 +52,7 @@ impl Signal {
     /// Registers the waker of `cx`, which is woken by flags raised from now on. Must be called
     /// before [`take`](Self::take).
     ///
-    /// `known` is the driver's copy of the registered waker.
+    /// `known` is the task's copy of the registered waker.
     #[inline]
     #[doc(hidden)]
     pub fn register(&self, known: &mut Option<Waker>, cx: &Context<'_>) {

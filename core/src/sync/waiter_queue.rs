@@ -82,6 +82,13 @@ impl WaiterQueue {
             .collect()
     }
 
+    /// Removes all waiters and returns the wakers of those that were not woken. Their ids have no
+    /// [`position`](Self::position) afterwards.
+    pub fn remove_all(&mut self) -> impl Iterator<Item = Waker> + use<> {
+        let waiters = std::mem::take(&mut self.waiters);
+        waiters.into_iter().filter_map(|(_, waker)| waker)
+    }
+
     /// Shrinks the allocation to the number of waiters, but to no less than `capacity`.
     pub fn shrink_to(&mut self, capacity: usize) {
         self.waiters.shrink_to(capacity);

@@ -92,7 +92,7 @@ use crate::filter_map::FilterMap;
 /// [`CorrelateLayer::with_deadline`] and [`Requesting::within`].
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 /// Default maximum of requests in flight per session: 1024; see
-/// [`CorrelateLayer::with_max_in_flight`].
+/// [`CorrelateLayer::with_in_flight`].
 pub const DEFAULT_MAX_IN_FLIGHT: u32 = 1024;
 
 /// Matches responses to requests; see the [module](self).
@@ -118,7 +118,7 @@ impl<K> CorrelateLayer<ById<K>> {
     /// Sets the number of bits of an id in a message, from 8 to 64. The default is 64.
     ///
     /// The lower bits are the slot of the request, as many as
-    /// [`with_max_in_flight`](Self::with_max_in_flight) needs. The upper bits count up from 1 and
+    /// [`with_in_flight`](Self::with_in_flight) needs. The upper bits count up from 1 and
     /// wrap around. With few upper bits a late response may match a later request: 16 bits and 1024
     /// requests in flight leave 64 ids for each slot, 16 requests in flight leave 4096. Use 53 for
     /// peers that parse numbers as JavaScript does, which is common with JSON.
@@ -130,7 +130,7 @@ impl<K> CorrelateLayer<ById<K>> {
         let bits = if bits > 64 { 64 } else { bits as u8 };
         self.limits.id_bits = if bits < 8 { 8 } else { bits };
         let in_flight = self.limits.in_flight;
-        self.with_max_in_flight(in_flight)
+        self.with_in_flight(in_flight)
     }
 }
 
@@ -150,7 +150,7 @@ impl CorrelateLayer<InOrder> {
     /// # Abandoned requests
     ///
     /// A request is abandoned when its deadline passes or its future is dropped. Its slot, of
-    /// [`with_max_in_flight`](Self::with_max_in_flight), stays in use until its response comes.
+    /// [`with_in_flight`](Self::with_in_flight), stays in use until its response comes.
     /// Abandoned requests [count](getty_core::ConnectionHandle::abandoned_requests) as load. If
     /// they use all slots and the peer responds to none for a second, or for the layer's deadline
     /// if that is shorter, the session closes as
@@ -239,7 +239,7 @@ impl<M> CorrelateLayer<M> {
     /// minimum is 1. The maximum is 65,536, and half of the number of ids that the
     /// [bits](CorrelateLayer::with_id_bits) allow.
     #[must_use]
-    pub const fn with_max_in_flight(mut self, requests: u32) -> Self {
+    pub const fn with_in_flight(mut self, requests: u32) -> Self {
         let max = if self.limits.id_bits > 16 {
             1 << 16
         } else {
@@ -345,14 +345,11 @@ mod tests {
     fn limits_are_clamped_to_the_range_of_ids() {
         let in_flight = |layer: CorrelateLayer<_>| layer.limits.in_flight;
         let layer = || CorrelateLayer::new(Numbers);
-        assert_eq!(in_flight(layer().with_max_in_flight(0)), 1);
-        assert_eq!(in_flight(layer().with_max_in_flight(u32::MAX)), 65_536);
+        assert_eq!(in_flight(layer().with_in_flight(0)), 1);
+        assert_eq!(in_flight(layer().with_in_flight(u32::MAX)), 65_536);
         assert_eq!(in_flight(layer().with_id_bits(0)), 128);
         assert_eq!(in_flight(layer().with_id_bits(16)), 1024);
-        assert_eq!(
-            in_flight(layer().with_id_bits(8).with_max_in_flight(500)),
-            128
-        );
+        assert_eq!(in_flight(layer().with_id_bits(8).with_in_flight(500)), 128);
         assert_eq!(layer().with_id_bits(100).limits.id_bits, 64);
     }
 }

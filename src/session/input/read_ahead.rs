@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use crate::session::{catch::drop_catching_panics, lazy::Lazy};
+use getty_core::sync::Lazy;
+
+use crate::session::catch::drop_catching_panics;
 
 /// Queue of decoded messages. The first waits until the service is ready. Others are behind it
 /// only while a request of this session awaits a response (design.md: Why does the session loop

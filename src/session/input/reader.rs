@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+use getty_core::sync::Lazy;
 use tower::BoxError;
 
 use super::read_ahead::ReadAhead;
@@ -16,7 +17,6 @@ use crate::{
         buffer_pool::{self, BUFFER, LARGE},
         error::FrameTooLong,
         framed_transport::FramedTransport,
-        lazy::Lazy,
         schedule::BufferSizing,
     },
     transport::{Framing, Received, Transport},

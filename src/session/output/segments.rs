@@ -3,8 +3,7 @@
 use std::{collections::VecDeque, io::IoSlice};
 
 use bytes::{Buf, Bytes};
-
-use crate::session::lazy::Lazy;
+use getty_core::sync::Lazy;
 
 /// Minimum size of a segment, in bytes. Shorter payloads are copied into the write buffer.
 ///

@@ -11,6 +11,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use getty_core::{
     SharedError,
     driver::{Payload, Ticket},
+    sync::Lazy,
 };
 use tower::BoxError;
 
@@ -20,7 +21,6 @@ use crate::{
         buffer_pool,
         error::MessageTooLong,
         framed_transport::FramedTransport,
-        lazy::Lazy,
         schedule::{Clock, Timer},
     },
     transport::{Framing, Transport},

@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
+use getty_core::sync::Lazy;
 use tokio::{
     task::unconstrained,
     time::{Instant, Sleep, sleep_until},
 };
 
 use super::clock::Clock;
-use crate::session::lazy::Lazy;
 
 /// Time without progress after which the allowance is increased.
 const ALLOWANCE_AFTER: Duration = Duration::from_millis(100);
@@ -53,7 +53,7 @@ impl Timer {
     /// Returns `true` if the loop has no deadline, and the timer does not run.
     #[inline]
     pub(crate) const fn is_unused(&self) -> bool {
-        self.0.is_unused()
+        !self.0.is_some()
     }
 
     /// Delays the next flush by `delay`, counted from the first call. Returns `true` until the

@@ -83,7 +83,7 @@ async fn session_full_of_abandoned_calls_is_replaced() {
     let client = without_jitter().connect(
         host.connector(),
         (),
-        stack(without_close_at_deadline().with_max_in_flight(3)),
+        stack(without_close_at_deadline().with_in_flight(3)),
     );
     let mut calls = PipelineClient::<String, String, _>::new(client.clone());
     let silent = soon(client.session()).await.unwrap();

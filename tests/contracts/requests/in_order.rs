@@ -73,7 +73,7 @@ async fn refused_request_in_order_takes_no_response_from_others() {
     let (session, _task) = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(Picky))
-            .layer(CorrelateLayer::in_order().with_max_in_flight(4))
+            .layer(CorrelateLayer::in_order().with_in_flight(4))
             .layer(link)
             .layer(SessionLayer::new().with_watermarks(0, 0))
             .service_fn(echo)
@@ -246,7 +246,7 @@ async fn abandoned_requests_count_until_their_responses() {
 async fn table_full_of_abandoned_requests_ends_the_session() {
     for deadline in [Some(DEADLINE), None] {
         let (transport, peer) = stream::pair();
-        let correlate = lenient().with_max_in_flight(3).with_deadline(deadline);
+        let correlate = lenient().with_in_flight(3).with_deadline(deadline);
         let (session, task) =
             asking(transport, correlate, SessionLayer::new(), service_fn(echo)).await;
         let begun = Instant::now();
@@ -271,7 +271,7 @@ async fn table_full_of_abandoned_requests_ends_the_session() {
 async fn short_deadline_ends_a_session_full_of_missed_responses_as_soon() {
     let (transport, peer) = stream::pair();
     let deadline = Duration::from_millis(100);
-    let correlate = lenient().with_max_in_flight(2).with_deadline(deadline);
+    let correlate = lenient().with_in_flight(2).with_deadline(deadline);
     let (session, task) = asking(transport, correlate, SessionLayer::new(), service_fn(echo)).await;
     let begun = Instant::now();
     let missed = ["one", "two"].map(|what| ask(&session, what));
@@ -286,7 +286,7 @@ async fn short_deadline_ends_a_session_full_of_missed_responses_as_soon() {
 
 #[tokio::test(start_paused = true)]
 async fn full_table_does_not_end_a_session_whose_peer_responds() {
-    let (session, peer, _task) = asked(lenient().with_max_in_flight(2)).await;
+    let (session, peer, _task) = asked(lenient().with_in_flight(2)).await;
     give_up(&session, &peer, "first").await;
     for n in 1..=20 {
         give_up(&session, &peer, "another").await;

@@ -43,7 +43,7 @@ async fn a_thousand_requests_are_in_flight_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn requests_in_flight_are_limited() {
-    let (session, peer, _task) = asked(words().with_max_in_flight(2)).await;
+    let (session, peer, _task) = asked(words().with_in_flight(2)).await;
     let first = ask(&session, "first");
     let second = ask(&session, "second");
     let (id, _) = question(&peer).await;
@@ -110,7 +110,7 @@ async fn each_request_may_have_a_separate_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn dropped_request_frees_its_slot_and_its_response_is_counted() {
-    let (session, peer, _task) = asked(words().with_max_in_flight(1)).await;
+    let (session, peer, _task) = asked(words().with_in_flight(1)).await;
     for n in 1..=100 {
         let asked = ask(&session, "what");
         let (id, _) = question(&peer).await;
@@ -207,7 +207,7 @@ async fn ids_stay_within_their_bits() {
 /// Unlike responses in order, the peer may omit responses by id.
 #[tokio::test(start_paused = true)]
 async fn abandoned_requests_by_id_take_no_slot_and_close_nothing() {
-    let correlate = words().with_max_in_flight(2);
+    let correlate = words().with_in_flight(2);
     let (session, peer, _task) = asked(correlate.with_deadline(Duration::from_secs(5))).await;
     let caller: Caller<String> = Caller::of(&session).unwrap();
     for _ in 0..20 {

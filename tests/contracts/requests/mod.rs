@@ -376,7 +376,7 @@ async fn panic_of_a_correlator_leaves_nothing_behind() {
     }
 
     let (transport, _peer) = stream::pair();
-    let correlate = CorrelateLayer::new(Broken).with_max_in_flight(1);
+    let correlate = CorrelateLayer::new(Broken).with_in_flight(1);
     let (session, _task) =
         asking(transport, correlate, SessionLayer::new(), service_fn(echo)).await;
     assert!(ask(&session, "bad").await.unwrap_err().is_panic());

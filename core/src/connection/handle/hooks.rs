@@ -283,7 +283,7 @@ impl ConnectionHandle {
             ..*hooks
         };
         if hooks.open_guards == 0 {
-            locked.hooks.take();
+            locked.hooks.reset();
         }
         taken
     }

@@ -107,7 +107,7 @@ impl<Out> Driver<Out> {
     /// Senders receive `source` or the information that the session closes.
     #[doc(hidden)]
     pub fn fail_queued(&mut self, source: Option<&SharedError>) {
-        let left = self.batch.take().map(|batch| *batch).unwrap_or_default();
+        let left = self.batch.take();
         (self.raised, self.own, self.has_shared) = (false, false, false);
         let outbox = self.session.outbox();
         let (watched, messages) = outbox.fail_all(left, |payload| match (source, payload) {

@@ -165,7 +165,7 @@ fn send_that_races_with_the_close_is_refused_or_sent() {
         });
         outbox.close();
         let taken = make_room(&outbox);
-        outbox.fail_all(VecDeque::new(), |_| unreachable!("the batch was empty"));
+        outbox.fail_all(Lazy::new(), |_| unreachable!("the batch was empty"));
         let sent = senders.map(|sender| sender.join().unwrap());
         assert_eq!(sent.into_iter().filter(|sent| *sent).count(), taken);
     });

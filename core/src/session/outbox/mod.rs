@@ -31,7 +31,7 @@ mod loom_model;
 #[cfg(all(test, not(getty_loom)))]
 mod tests;
 
-use std::{collections::VecDeque, task::Waker};
+use std::task::Waker;
 
 pub(crate) use self::{
     burst::{Burst, pop_first},
@@ -49,7 +49,7 @@ use super::{
 use crate::{
     budget::MemoryBudget,
     connection::{RequestNumber, catch_and_log},
-    sync::Mutex,
+    sync::{Lazy, Mutex},
 };
 
 /// Named in the log if the destructor of an unsent message panics. The panic must not prevent
@@ -132,7 +132,7 @@ impl<Out> Outbox<Out> {
     /// the number of queued messages.
     pub(crate) fn fail_all(
         &self,
-        left: VecDeque<Queued<Out>>,
+        left: Lazy<Batch<Out>>,
         failure: impl Fn(Option<Payload<Out>>) -> SendFailure<Out>,
     ) -> (Vec<(RequestNumber, Payload<Out>)>, u64) {
         self.close();

@@ -4,16 +4,13 @@ use std::{
     fmt, io,
     net::SocketAddr,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
-use getty_core::{Address, Connection, Endpoints, TransportKind};
+use getty_core::{Address, Connection, Endpoints, TransportKind, sync::Signal};
 use tokio::net::ToSocketAddrs;
 
-use super::{
-    session_slot::SessionSlot,
-    transport::{EndpointSettings, EndpointTransport, UdpEndpointIo},
-};
+use super::transport::{ENDED, EndpointSettings, EndpointTransport, HAS_READ, UdpEndpointIo};
 use crate::net::{
     bind::bind_first,
     listener::Listener,
@@ -81,9 +78,23 @@ pub struct UdpEndpoint {
     socket: Arc<Socket>,
     settings: EndpointSettings,
     counters: Arc<Counters>,
-    slot: Arc<SessionSlot>,
-    /// A session has been accepted before.
-    was_accepted: bool,
+    session: SessionState,
+    /// Raised when the session ends.
+    ended: Arc<Signal>,
+    /// Waker of the accepting task, as registered with `ended`.
+    waker: Option<Waker>,
+}
+
+/// State of the endpoint's only session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SessionState {
+    /// No session was accepted yet.
+    New,
+    Open,
+    Ended {
+        /// The session, or the endpoint after it, has read from the socket.
+        has_read: bool,
+    },
 }
 
 impl UdpEndpoint {
@@ -115,8 +126,9 @@ impl UdpEndpoint {
                 probe: ProbePolicy::Deliver,
             },
             counters: Arc::default(),
-            slot: Arc::default(),
-            was_accepted: false,
+            session: SessionState::New,
+            ended: Arc::new(Signal::new()),
+            waker: None,
         }
     }
 
@@ -165,36 +177,48 @@ impl UdpEndpoint {
     /// A client of many peers can use it, with [`connect`](crate::connect()) and a connector that
     /// returns this connection.
     #[must_use]
-    pub fn into_connection(self) -> Connection<UdpEndpointIo> {
+    pub fn into_connection(mut self) -> Connection<UdpEndpointIo> {
         self.connection()
     }
 
-    fn connection(&self) -> Connection<UdpEndpointIo> {
-        self.slot.take();
+    fn connection(&mut self) -> Connection<UdpEndpointIo> {
+        self.session = SessionState::Open;
         let local = Address::Ip(self.socket.local_addr());
         Connection::with_endpoints(
             UdpEndpointIo::new(EndpointTransport::new(
                 Arc::clone(&self.socket),
                 self.settings,
                 Arc::clone(&self.counters),
-                Arc::clone(&self.slot),
+                Arc::clone(&self.ended),
             )),
             Endpoints::new(TransportKind::Udp, local, Address::Unknown),
         )
     }
 
-    /// Waits for a datagram that opens the next session.
-    fn poll_datagram(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
+    /// Waits until the next session can open: until the last one has ended and a datagram has
+    /// arrived.
+    fn poll_free(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.session == SessionState::Open {
+            self.ended.register(&mut self.waker, cx);
+            let flags = self.ended.take();
+            if flags & ENDED == 0 {
+                return Poll::Pending;
+            }
+            self.session = SessionState::Ended {
+                has_read: flags & HAS_READ != 0,
+            };
+        }
+        while let SessionState::Ended { has_read } = &mut self.session {
             ready!(self.socket.get_ref().poll_recv_ready(cx))?;
-            if self.slot.has_read() {
-                return Poll::Ready(Ok(()));
+            if *has_read {
+                break;
             }
             // the stack refused the last session: its datagrams are dropped so that it is refused
             // once for them and not again without end
             ready!(self.socket.poll_recv(cx, |_| self.counters.ignored.add(1)))?;
-            self.slot.set_read();
+            *has_read = true;
         }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -213,11 +237,7 @@ impl Listener for UdpEndpoint {
     type Io = UdpEndpointIo;
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Connection<UdpEndpointIo>>> {
-        ready!(self.slot.poll_free(cx));
-        if self.was_accepted {
-            ready!(self.poll_datagram(cx))?;
-        }
-        self.was_accepted = true;
+        ready!(self.poll_free(cx))?;
         Poll::Ready(Ok(self.connection()))
     }
 

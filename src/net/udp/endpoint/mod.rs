@@ -2,7 +2,6 @@
 
 mod datagram;
 mod endpoint;
-mod session_slot;
 mod transport;
 
 pub use self::{datagram::Datagram, endpoint::UdpEndpoint, transport::UdpEndpointIo};

@@ -10,10 +10,10 @@ use std::{
 };
 
 use bytes::BytesMut;
-use getty_core::{CloseReason, SessionIo, driver::Driver};
+use getty_core::{CloseReason, SessionIo, driver::Driver, sync::Signal};
 use tower::BoxError;
 
-use super::{datagram::Datagram, session_slot::SessionSlot};
+use super::datagram::Datagram;
 use crate::{
     net::udp::{
         probe::{PROBE_ANSWER, ProbePolicy, is_probe},
@@ -27,6 +27,11 @@ use crate::{
 /// Maximum capacity of an empty queue, in bytes. A larger one is freed. A smaller one is kept,
 /// so that a datagram allocates nothing. A socket has one queue.
 const MAX_KEPT_CAPACITY: usize = 256 * 1024;
+
+/// Flag of the signal from a session's transport to the endpoint: the transport was dropped.
+pub(super) const ENDED: u8 = 1;
+/// Flag that is raised with [`ENDED`] if the session has read from the socket.
+pub(super) const HAS_READ: u8 = 2;
 
 /// Settings of an endpoint that its transport needs.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +66,10 @@ pub struct EndpointTransport {
     socket: Arc<Socket>,
     settings: EndpointSettings,
     counters: Arc<Counters>,
-    slot: Arc<SessionSlot>,
+    /// Raised when this transport is dropped.
+    ended: Arc<Signal>,
+    /// This session has read from the socket.
+    has_read: bool,
     incoming: DatagramQueue<(Route, Ecn)>,
     /// Number of lost datagrams that have not been reported to the session yet.
     unreported: u32,
@@ -77,13 +85,14 @@ impl EndpointTransport {
         socket: Arc<Socket>,
         settings: EndpointSettings,
         counters: Arc<Counters>,
-        slot: Arc<SessionSlot>,
+        ended: Arc<Signal>,
     ) -> Self {
         Self {
             socket,
             settings,
             counters,
-            slot,
+            ended,
+            has_read: false,
             incoming: DatagramQueue::new(),
             unreported: 0,
             current: None,
@@ -125,7 +134,7 @@ impl EndpointTransport {
             }
         });
         if received > 0 {
-            self.slot.set_read();
+            self.has_read = true;
             counters.received.add(received);
             counters.delivered.add(incoming.len() as u64);
         }
@@ -181,7 +190,8 @@ fn answer_probe(socket: &Socket, counters: &Counters, datagram: &IncomingDatagra
 
 impl Drop for EndpointTransport {
     fn drop(&mut self) {
-        self.slot.free();
+        let has_read = if self.has_read { HAS_READ } else { 0 };
+        self.ended.raise(ENDED | has_read);
     }
 }
 
@@ -254,8 +264,8 @@ impl Transport for EndpointTransport {
     }
 }
 
-/// Passes each datagram to the codec separately, and keeps its peer (design.md: Why does the
-/// endpoint have datagrams that know their peer, and the listener not?).
+/// Passes each datagram to the codec separately, and keeps its peer (design.md: Why do the
+/// endpoint's datagrams contain their peer?).
 impl<C, M> FramedTransport for SessionIo<UdpEndpointIo, C, Datagram<M>>
 where
     C: SessionCodec<M>,

@@ -1,16 +1,16 @@
 //! Delivery of one batch of datagrams to their peers, and the admission of new peers.
 
-use getty_core::Close;
 use std::{
     sync::{Arc, MutexGuard},
     time::Duration,
 };
 
-use getty_core::{Address, CloseReason, Connection, Endpoints, Panic, TransportKind};
+use getty_core::{
+    Address, Close, CloseReason, Connection, Endpoints, Panic, TransportKind, sync::AcceptQueue,
+};
 use tokio::time::Instant;
 
 use super::{
-    accept_queue::AcceptQueue,
     flow::Flow,
     listener_socket::ListenerSocket,
     peer::{Peer, UdpInfo, WakeHandle},
@@ -106,8 +106,13 @@ impl<'a> Batch<'a> {
             Some(peer) => self.delivered += push(peer, socket, datagram, wakes),
             None if truncated || empty => {}
             None => {
+                let is_closed = table.is_closed();
                 self.table = None;
-                self.consider(datagram);
+                if is_closed {
+                    socket.counters().ignored.add(1);
+                } else {
+                    self.consider(datagram);
+                }
             }
         }
     }
@@ -116,7 +121,7 @@ impl<'a> Batch<'a> {
     fn consider(&mut self, datagram: &IncomingDatagram<'_>) {
         let socket = self.socket;
         let counters = socket.counters();
-        if socket.shared().is_closed() || socket.socket().is_unanswerable(datagram) {
+        if socket.socket().is_unanswerable(datagram) {
             counters.ignored.add(1);
             return;
         }

@@ -7,12 +7,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use getty_core::{Address, Connection};
+use getty_core::{Address, Connection, sync::AcceptQueue};
 use tokio::time::Instant;
 
 use super::{
-    accept_queue::AcceptQueue, batch::PendingAccept, listener_socket::ListenerSocket,
-    reader::Reader, settings::Settings, shared::ListenerShared, transport::UdpPeer,
+    batch::PendingAccept, listener_socket::ListenerSocket, reader::Reader, settings::Settings,
+    shared::ListenerShared, transport::UdpPeer,
 };
 use crate::net::{
     listener::Listener,
@@ -133,9 +133,8 @@ impl Listener for UdpListener {
 impl Drop for UdpListener {
     fn drop(&mut self) {
         // closed before the queue drops its connections, whose drop wakes a reader without peers
-        self.shared.close();
+        self.sockets.iter().for_each(|socket| socket.close());
         self.accept_queue.close();
-        self.sockets.iter().for_each(|socket| socket.wake_reader());
     }
 }
 

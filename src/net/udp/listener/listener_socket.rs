@@ -2,20 +2,24 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::Waker,
+    task::{Context, Waker},
 };
 
-use futures_util::task::AtomicWaker;
+use getty_core::sync::Signal;
 
 use super::{peer::Peer, settings::Settings, shared::ListenerShared, table::PeerTable};
 use crate::net::udp::{socket::Socket, stats::Counters};
+
+/// Flag of the signal to the reader: the listener and all sessions of the socket were gone.
+const UNUSED: u8 = 1;
 
 /// One socket of a listener, shared by its reader and the sessions of its peers.
 pub(super) struct ListenerSocket {
     socket: Socket,
     table: Mutex<PeerTable>,
     shared: Arc<ListenerShared>,
-    reader: AtomicWaker,
+    /// Raised with [`UNUSED`] for the reader.
+    unused: Signal,
 }
 
 impl ListenerSocket {
@@ -24,7 +28,7 @@ impl ListenerSocket {
             socket,
             table: Mutex::default(),
             shared,
-            reader: AtomicWaker::new(),
+            unused: Signal::new(),
         }
     }
 
@@ -48,21 +52,21 @@ impl ListenerSocket {
         self.shared.counters()
     }
 
-    /// Registers the reader's task, to be woken when it may end.
+    /// Returns `true` if the listener and all sessions of the socket are gone. Otherwise wakes the
+    /// task of `cx`, which must be the reader, once they are.
     ///
-    /// The reader must check [`is_unused`](Self::is_unused) after that, and not before.
-    pub(super) fn register_reader(&self, waker: &Waker) {
-        self.reader.register(waker);
+    /// `known` is the reader's copy of the registered waker.
+    pub(super) fn is_unused(&self, known: &mut Option<Waker>, cx: &Context<'_>) -> bool {
+        self.unused.register(known, cx);
+        // checked again because the reader may have opened a session since the flag was raised
+        self.unused.take() != 0 && self.lock_table().is_unused()
     }
 
-    /// Wakes the reader, which then checks whether the socket is still used.
-    pub(super) fn wake_reader(&self) {
-        self.reader.wake();
-    }
-
-    /// Returns `true` if the listener and all sessions of the socket are gone.
-    pub(super) fn is_unused(&self) -> bool {
-        self.shared.is_closed() && self.lock_table().is_empty()
+    /// Records that the listener has been dropped. From now on datagrams of new peers are ignored.
+    pub(super) fn close(&self) {
+        let mut table = self.lock_table();
+        table.close();
+        self.unlock_and_raise(table);
     }
 
     /// Removes the peer of a session that has ended. The peer's next datagram opens a new session.
@@ -71,11 +75,16 @@ impl ListenerSocket {
         if table.remove(key, peer) {
             self.shared.peer_removed();
         }
-        let was_last = table.is_empty();
-        drop(table);
+        self.unlock_and_raise(table);
         self.shared.session_ended();
-        if was_last && self.shared.is_closed() {
-            self.reader.wake();
+    }
+
+    /// Ends a change of the table. Wakes the reader if the socket is unused now.
+    fn unlock_and_raise(&self, table: MutexGuard<'_, PeerTable>) {
+        let is_unused = table.is_unused();
+        drop(table);
+        if is_unused {
+            self.unused.raise(UNUSED);
         }
     }
 }

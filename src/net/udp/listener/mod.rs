@@ -1,7 +1,7 @@
 //! A listener that opens a session for each peer of its sockets.
 //!
 //! ```text
-//! builder -> listener -> reader -> batch ----> accept_queue, inline_scheduler
+//! builder -> listener -> reader -> batch ----> AcceptQueue, inline_scheduler
 //!                                    |
 //!                                    v
 //!            transport -> listener_socket -> table -> peer -> flow
@@ -11,7 +11,6 @@
 //! into the queue of its [`peer`], which the [`table`] finds, and opens a session for a new
 //! peer. The session's [`transport`] reads that queue, and sends through the socket itself.
 
-mod accept_queue;
 mod batch;
 mod builder;
 mod flow;

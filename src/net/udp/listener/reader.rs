@@ -1,19 +1,18 @@
-//! The task that reads one socket and expires its silent peers (design.md: Why is the socket
-//! read by a task of the listener's, and not by the sessions?).
+//! The task that reads one socket and expires its silent peers (design.md: Why does one task
+//! read a listener's socket?).
 
 use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use getty_core::CloseReason;
+use getty_core::{CloseReason, sync::AcceptQueue};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::{
-    accept_queue::AcceptQueue,
     batch::{Batch, PendingAccept},
     inline_scheduler::InlineScheduler,
     listener_socket::ListenerSocket,
@@ -38,6 +37,8 @@ pub(super) struct Reader {
     /// Sessions to poll once a batch is delivered. Empty between batches.
     wakes: Vec<WakeHandle>,
     scheduler: InlineScheduler,
+    /// Waker of this task, as registered with the socket.
+    waker: Option<Waker>,
     /// Runs until the next peer may have been silent, or may have waited, for too long.
     sleep: Option<Pin<Box<Sleep>>>,
     /// Maximum number of full batches to read before peers expire.
@@ -60,6 +61,7 @@ impl Reader {
             socket,
             accept_queue,
             wakes: Vec::new(),
+            waker: None,
             sleep: None,
             unread: 0,
             due: None,
@@ -72,7 +74,7 @@ impl Reader {
     ///
     /// Reads the arrived datagrams before that. If the thread was blocked they are still unread,
     /// and peers that have sent them are not silent (design.md: Why does the listener read its
-    /// socket before peers expire, past tokio?).
+    /// socket before peers expire?).
     fn poll_expiry(&mut self, cx: &mut Context<'_>) {
         loop {
             if let Some(sleep) = &mut self.sleep {
@@ -190,8 +192,7 @@ impl Future for Reader {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        this.socket.register_reader(cx.waker());
-        if this.socket.is_unused() {
+        if this.socket.is_unused(&mut this.waker, cx) {
             return Poll::Ready(());
         }
         if let Some(pause) = &mut this.pause {

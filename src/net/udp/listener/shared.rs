@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst},
+    atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
 use super::settings::Settings;
@@ -14,8 +14,6 @@ pub(super) struct ListenerShared {
     counters: Arc<Counters>,
     /// Number of sessions, including those that have left their table and have not ended yet.
     sessions: AtomicUsize,
-    /// The listener has been dropped.
-    is_closed: AtomicBool,
 }
 
 impl ListenerShared {
@@ -24,7 +22,6 @@ impl ListenerShared {
             settings,
             counters: Arc::default(),
             sessions: AtomicUsize::new(0),
-            is_closed: AtomicBool::new(false),
         }
     }
 
@@ -62,15 +59,5 @@ impl ListenerShared {
     /// Returns the number of sessions that have left their table and have not ended yet.
     pub(super) fn ending_sessions(&self) -> usize {
         self.sessions.load(Relaxed).saturating_sub(self.peers())
-    }
-
-    /// Returns `true` if the listener has been dropped.
-    pub(super) fn is_closed(&self) -> bool {
-        self.is_closed.load(SeqCst)
-    }
-
-    /// Records that the listener has been dropped.
-    pub(super) fn close(&self) {
-        self.is_closed.store(true, SeqCst);
     }
 }

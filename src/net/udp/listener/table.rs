@@ -24,6 +24,8 @@ pub(super) struct PeerTable {
     heard_once: SilenceList,
     /// Peers that were heard again.
     heard_again: SilenceList,
+    /// The listener has been dropped.
+    is_closed: bool,
 }
 
 struct Entry {
@@ -73,8 +75,19 @@ impl Entry {
 }
 
 impl PeerTable {
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    /// Returns `true` if the listener has been dropped.
+    pub(super) const fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// Records that the listener has been dropped.
+    pub(super) const fn close(&mut self) {
+        self.is_closed = true;
+    }
+
+    /// Returns `true` if the listener has been dropped and there is no peer.
+    pub(super) fn is_unused(&self) -> bool {
+        self.is_closed && self.entries.is_empty()
     }
 
     /// Returns the peer of `flow`, which has just been heard again.
@@ -270,7 +283,7 @@ mod tests {
             assert!(table.touch(&flow(n), now).is_some());
         }
         assert_eq!(names(|| table.evict()), ["3", "5", "2", "1", "4"]);
-        assert!(table.is_empty());
+        assert!(table.entries.is_empty());
     }
 
     #[test]
@@ -343,6 +356,6 @@ mod tests {
         assert!(!table.remove(7, &gone));
         let there = Arc::clone(table.touch(&flow(1), now).unwrap());
         assert!(table.remove(0, &there));
-        assert!(table.is_empty());
+        assert!(table.entries.is_empty());
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! quinn-udp sets up sockets for QUIC, which forbids fragments: a datagram above the network's
 //! limit is then refused. On Linux, quinn-udp therefore sets up a substitute socket, and this
-//! module sets the other options that its state relies on (design.md: Why is quinn-udp shown
-//! another socket?).
+//! module sets the other options that its state relies on (design.md: Why is quinn-udp set
+//! up with another socket?).
 
 use std::io;
 

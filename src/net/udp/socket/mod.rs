@@ -7,7 +7,6 @@ mod options;
 mod payload;
 mod send_batch;
 mod socket;
-mod write_waiters;
 
 pub use self::ecn::Ecn;
 pub(super) use self::{

@@ -1,5 +1,5 @@
 //! Datagrams to send. Those of one length to one peer are sent in one call (design.md: Why are
-//! the answers of different sessions not sent in one call?).
+//! replies of different sessions not sent in one call?).
 
 use std::{
     io::{self, IoSlice},
@@ -7,11 +7,9 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
+use getty_core::sync::WaiterId;
 
-use super::{
-    socket::{Route, Socket},
-    write_waiters::WaiterSlot,
-};
+use super::socket::{Route, Socket};
 use crate::session::buffer_pool;
 
 /// Maximum length of datagrams that are sent together, in bytes. The kernel does not split a
@@ -32,7 +30,8 @@ pub(crate) struct SendBatch {
     /// Maximum length of datagrams that are sent together, in bytes. Lowered if the path to a peer
     /// carries less than [`MAX_SEGMENT`].
     max_segment: usize,
-    slot: WaiterSlot,
+    /// Identifies this batch among those that wait until the socket is writable.
+    waiter: Option<WaiterId>,
 }
 
 impl SendBatch {
@@ -43,7 +42,7 @@ impl SendBatch {
             segment: 0,
             count: 0,
             max_segment: MAX_SEGMENT,
-            slot: WaiterSlot::default(),
+            waiter: None,
         }
     }
 
@@ -111,7 +110,7 @@ impl SendBatch {
             match socket.try_send(&route, &self.bytes[..len], segment) {
                 Ok(()) => self.remove_front(together, len),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(socket.poll_writable(cx, &mut self.slot))?;
+                    ready!(socket.poll_writable(cx, &mut self.waiter))?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // the hardware cannot split a piece, which quinn-udp has noticed: send each

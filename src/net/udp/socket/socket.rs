@@ -11,15 +11,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use getty_core::sync::{SharedWaker, WaiterId};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::SockRef;
 use tokio::{io::Interest, net::UdpSocket};
 
-use super::{
-    ecn::Ecn,
-    fragments::state_with_fragments,
-    write_waiters::{WaiterSlot, WriteWaiters},
-};
+use super::{ecn::Ecn, fragments::state_with_fragments};
 
 /// Size of one receive buffer, in bytes: for the longest datagram, or for several short ones
 /// that the kernel returns as one piece.
@@ -75,7 +72,8 @@ pub(crate) struct Socket {
     connected: bool,
     /// Maximum number of datagrams in the next batch. Adapts to the number that arrive at once.
     room: AtomicUsize,
-    write_waiters: WriteWaiters,
+    /// Tasks that wait until the socket is writable.
+    writers: SharedWaker,
 }
 
 thread_local! {
@@ -104,7 +102,7 @@ impl Socket {
             only_ip: Some(local.ip()).filter(|ip| !ip.is_unspecified()),
             connected,
             room: AtomicUsize::new(MIN_ROOM),
-            write_waiters: WriteWaiters::new(),
+            writers: SharedWaker::new(),
         })
     }
 
@@ -315,15 +313,15 @@ impl Socket {
         })
     }
 
-    /// Polls until the socket is writable. Any number of tasks may wait; `slot` must belong to the
-    /// caller.
+    /// Polls until the socket is writable. Any number of tasks may wait; `waiter` must belong to
+    /// the caller.
     pub(super) fn poll_writable(
         &self,
         cx: &Context<'_>,
-        slot: &mut WaiterSlot,
+        waiter: &mut Option<WaiterId>,
     ) -> Poll<io::Result<()>> {
-        self.write_waiters
-            .poll(cx, slot, |cx| self.io.poll_send_ready(cx))
+        self.writers
+            .poll(cx, waiter, |cx| self.io.poll_send_ready(cx))
     }
 }
 
