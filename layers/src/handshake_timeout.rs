@@ -41,7 +41,6 @@
 //! # }
 //! ```
 
-use getty_core::Close;
 use std::{
     error::Error,
     fmt,
@@ -51,7 +50,7 @@ use std::{
     time::Duration,
 };
 
-use getty_core::{CloseReason, Connection, ConnectionHandle};
+use getty_core::{Close, CloseReason, Connection, ConnectionHandle};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_layer::Layer;

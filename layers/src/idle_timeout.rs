@@ -64,11 +64,11 @@
 //! # }
 //! ```
 
-use getty_core::hooks::HandleExt;
 use std::{any::type_name, fmt, marker::PhantomData, time::Duration};
 
 use getty_core::{
-    CloseReason, Connection, ConnectionHandle, HasSession, Session, internal::Contained,
+    CloseReason, Connection, ConnectionHandle, HasSession, Session, hooks::HandleExt,
+    internal::Contained,
 };
 use tokio::time::Instant;
 use tower_layer::Layer;

@@ -47,10 +47,9 @@
 //! # }
 //! ```
 
-use getty_core::hooks::HandleExt;
 use std::time::Duration;
 
-use getty_core::{CloseReason, Connection};
+use getty_core::{CloseReason, Connection, hooks::HandleExt};
 use tower_layer::Layer;
 
 use crate::{

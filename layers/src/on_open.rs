@@ -44,8 +44,6 @@
 //! # }
 //! ```
 
-use getty_core::Close;
-use getty_core::hooks::HandleExt;
 use std::{
     any::type_name,
     fmt,
@@ -56,7 +54,8 @@ use std::{
 };
 
 use getty_core::{
-    CloseReason, Connection, HasSession, Session,
+    Close, CloseReason, Connection, HasSession, Session,
+    hooks::HandleExt,
     internal::{Contained, OpenGuard, catch},
 };
 use pin_project_lite::pin_project;

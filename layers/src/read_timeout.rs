@@ -38,10 +38,9 @@
 //! # }
 //! ```
 
-use getty_core::hooks::HandleExt;
 use std::time::Duration;
 
-use getty_core::{CloseReason, Connection, ConnectionHandle};
+use getty_core::{CloseReason, Connection, ConnectionHandle, hooks::HandleExt};
 use tokio::time::Instant;
 use tower_layer::Layer;
 

@@ -1,6 +1,5 @@
 //! Set of a client's sessions that are not closed yet.
 
-use getty_core::Close;
 use std::{
     sync::Arc,
     task::{Context, Poll},
@@ -8,7 +7,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use getty_core::{CloseReason, Closed, ConnectionHandle, Session};
+use getty_core::{Close, CloseReason, Closed, ConnectionHandle, Session};
 use tokio::{task::AbortHandle, time::Instant};
 
 use crate::connect::OwnedTask;

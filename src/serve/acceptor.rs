@@ -1,6 +1,5 @@
 //! Accept loop of one listener: accept, poll the stack ready, call it.
 
-use getty_core::Close;
 use std::{
     future::Future,
     io,
@@ -10,7 +9,7 @@ use std::{
 };
 
 use getty_core::{
-    CloseReason, Connection, Panic,
+    Close, CloseReason, Connection, Panic,
     driver::{Contained, defer_refusal, end_refusal},
 };
 use tokio::time::{Sleep, sleep};

@@ -1,6 +1,5 @@
 //! Set of a server's connections, each of which runs on a separate task.
 
-use getty_core::hooks::HandleExt;
 use std::{
     future::Future,
     pin::Pin,
@@ -11,6 +10,7 @@ use std::{
 use getty_core::{
     CloseReason, Closed, ConnectionHandle, DrainDeadlineExceeded, SharedError, TransportKind,
     driver::{defer_refusal, end_refusal},
+    hooks::HandleExt,
     sync::{SharedTask, TaskFuture},
 };
 use pin_project_lite::pin_project;

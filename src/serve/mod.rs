@@ -6,7 +6,6 @@ mod connections;
 
 mod shutdown;
 
-use getty_core::Close;
 use std::{
     error::Error,
     fmt,
@@ -16,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use getty_core::driver::Contained;
+use getty_core::{Close, driver::Contained};
 use getty_layers::clone_per_call::ClonePerCall;
 use tokio::time::Instant;
 use tower::BoxError;

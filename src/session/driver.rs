@@ -46,7 +46,6 @@ mod discard;
 mod dispatch;
 mod shutdown;
 
-use getty_core::Close;
 use std::{
     collections::VecDeque,
     io,
@@ -57,7 +56,7 @@ use std::{
 };
 
 use getty_core::{
-    CloseReason, Panic, Reply, Session, SharedError,
+    Close, CloseReason, Panic, Reply, Session, SharedError,
     driver::{CloseGuard, DEFAULT_QUEUE_BYTES},
 };
 

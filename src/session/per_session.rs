@@ -1,6 +1,5 @@
 //! Makes a message stack for each session before it opens.
 
-use getty_core::Close;
 use std::{
     error::Error,
     fmt,
@@ -11,7 +10,7 @@ use std::{
 };
 
 use getty_core::{
-    CloseReason, Closed, Connection, IntoReply, Panic, Request, Session, SharedError,
+    Close, CloseReason, Closed, Connection, IntoReply, Panic, Request, Session, SharedError,
 };
 use pin_project_lite::pin_project;
 use tower::{BoxError, Service};

@@ -1,7 +1,5 @@
 //! Sessions on connections that an HTTP server has upgraded.
 
-use getty_core::Close;
-use getty_core::hooks::HandleExt;
 use std::{
     fmt,
     future::Future,
@@ -11,7 +9,9 @@ use std::{
 };
 
 use bytes::BytesMut;
-use getty_core::{Address, CloseReason, Connection, Endpoints, TransportKind};
+use getty_core::{
+    Address, Close, CloseReason, Connection, Endpoints, TransportKind, hooks::HandleExt,
+};
 use http::{Request, Response, StatusCode};
 use tokio::{
     io::{AsyncRead, AsyncWrite},

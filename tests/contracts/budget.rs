@@ -1,10 +1,9 @@
 //! Memory budget that all sessions share.
 
 use bytes::Bytes;
-use getty::Close;
 use getty::{
-    BoxError, CodecLayer, MemoryBudget, Offered, Request, SendError, ServiceBuilder, SessionLayer,
-    SlowConsumer, service_fn,
+    BoxError, Close, CodecLayer, MemoryBudget, Offered, Request, SendError, ServiceBuilder,
+    SessionLayer, SlowConsumer, service_fn,
 };
 
 use crate::support::{connector, echo, idle, lines, open, soon, stream};

@@ -1,7 +1,6 @@
 //! One order for every close: handlers finish, messages are flushed, and the record has the
 //! cause.
 
-use getty::Close;
 use std::{
     fmt, io,
     sync::{
@@ -12,7 +11,7 @@ use std::{
 };
 
 use getty::{
-    BoxError, CloseReason, ConnectionHandle, DrainDeadlineExceeded, Request, SessionLayer,
+    BoxError, Close, CloseReason, ConnectionHandle, DrainDeadlineExceeded, Request, SessionLayer,
     service_fn,
 };
 use tokio::time::Instant;

@@ -1,11 +1,11 @@
 //! Fairness between sessions, and between the two directions of one session.
 
-use getty::Close;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use getty::{
-    BoxError, CloseReason, Request, Service, SessionLayer, codec::LengthDelimited, service_fn,
+    BoxError, Close, CloseReason, Request, Service, SessionLayer, codec::LengthDelimited,
+    service_fn,
 };
 use tokio::time::Instant;
 use tokio_util::codec::{Decoder, Encoder};

@@ -1,10 +1,10 @@
 //! Half-close of our direction, which ends before the session.
 
-use getty::hooks::HandleExt;
 use std::{sync::Arc, time::Duration};
 
 use getty::{
-    BoxError, CloseReason, Request, SendError, SessionLayer, service_fn, transport::Framing,
+    BoxError, CloseReason, Request, SendError, SessionLayer, hooks::HandleExt, service_fn,
+    transport::Framing,
 };
 
 use crate::support::{echo, echo_by_turns, idle, lines, open, soon, stream, units};

@@ -1,6 +1,5 @@
 //! A message stack made for each session: its state, its refusal, and a close that comes first.
 
-use getty::hooks::HandleExt;
 use std::{
     sync::{Arc, Mutex},
     time::Duration,
@@ -9,6 +8,7 @@ use std::{
 use getty::{
     BoxError, CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, Request,
     ServiceBuilder, Session, SessionLayer,
+    hooks::HandleExt,
     layers::OnOpenLayer,
     service_fn,
     session::{NotOpened, PerSession},

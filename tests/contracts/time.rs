@@ -1,6 +1,5 @@
 //! The session loop for layers: deadlines on one timer, open guards, pings and timestamps.
 
-use getty::hooks::HandleExt;
 use std::{
     sync::{
         Arc, Mutex,
@@ -12,7 +11,7 @@ use std::{
 use bytes::BytesMut;
 use getty::{
     BoxError, CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, ServiceBuilder,
-    SessionLayer, service_fn, transport::Framing,
+    SessionLayer, hooks::HandleExt, service_fn, transport::Framing,
 };
 use tokio::{
     sync::mpsc,

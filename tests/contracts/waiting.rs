@@ -1,6 +1,5 @@
 //! Waits for room, for a flush, and for a close that cuts nothing off.
 
-use getty::Close;
 use std::{
     future::Future,
     pin::pin,
@@ -8,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use getty::{BoxError, CloseReason, Request, SendError, SessionLayer, service_fn};
+use getty::{BoxError, Close, CloseReason, Request, SendError, SessionLayer, service_fn};
 
 use crate::support::{echo, idle, lines, open, soon, stream};
 

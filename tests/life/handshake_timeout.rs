@@ -1,7 +1,6 @@
 //! `HandshakeTimeoutLayer`: a session must open in time
 //! (design.md: Why does `HandshakeTimeoutLayer` have a separate timer?).
 
-use getty::hooks::HandleExt;
 use std::{
     future::pending,
     sync::{Arc, Mutex},
@@ -10,6 +9,7 @@ use std::{
 
 use getty::{
     CloseReason, Connection, ServiceBuilder, SessionLayer,
+    hooks::HandleExt,
     layers::{CodecLayer, HandshakeTimeoutLayer, handshake_timeout::HandshakeTimedOut},
 };
 use tokio::time::{Instant, advance, sleep};

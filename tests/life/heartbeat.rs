@@ -1,7 +1,6 @@
 //! `HeartbeatLayer`: the times at which heartbeats are sent or not sent, and the close of a
 //! session whose peer does not answer.
 
-use getty::Close;
 use std::{
     io::{self, IoSlice},
     sync::{
@@ -14,7 +13,7 @@ use std::{
 
 use bytes::BytesMut;
 use getty::{
-    CloseReason, Closed, Connection, ConnectionHandle, Request, ServiceBuilder, Session,
+    Close, CloseReason, Closed, Connection, ConnectionHandle, Request, ServiceBuilder, Session,
     SessionLayer, Transport,
     layers::{
         CodecLayer, HeartbeatLayer,

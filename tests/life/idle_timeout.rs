@@ -1,6 +1,5 @@
 //! `IdleTimeoutLayer`: sessions without traffic are closed.
 
-use getty::hooks::HandleExt;
 use std::{
     sync::{Arc, Mutex},
     time::Duration,
@@ -10,6 +9,7 @@ use futures_util::FutureExt;
 use getty::{
     CloseReason, Closed, Connection, ConnectionHandle, Request, ServiceBuilder, Session,
     SessionLayer,
+    hooks::HandleExt,
     layers::{CodecLayer, IdleTimeoutLayer},
 };
 use tokio::{

@@ -1,7 +1,5 @@
 //! Broadcasts over real sockets: a burst to members that read all the time.
 
-use getty::Close;
-use getty::CloseReason;
 use std::{
     future::Future,
     io::{Read, Write},
@@ -15,8 +13,8 @@ use std::{
 };
 
 use getty::{
-    BoxError, CodecLayer, Group, Request, ServiceBuilder, Session, SessionLayer, SlowConsumer,
-    codec::Lines, layers::OnOpenLayer, net::TcpListener,
+    BoxError, Close, CloseReason, CodecLayer, Group, Request, ServiceBuilder, Session,
+    SessionLayer, SlowConsumer, codec::Lines, layers::OnOpenLayer, net::TcpListener,
 };
 use tokio::{sync::mpsc, time::timeout};
 

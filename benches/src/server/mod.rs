@@ -16,8 +16,10 @@ use std::{env, io, net::TcpListener};
 
 use ::getty::Pipeline;
 pub use getty_benches_harness::Protocol;
-use getty_benches_harness::accept::{WORKERS, accept, runtime};
-use getty_benches_harness::child::{self, Placement, Server};
+use getty_benches_harness::{
+    accept::{WORKERS, accept, runtime},
+    child::{self, Placement, Server},
+};
 use tokio::net::TcpStream;
 
 /// A server over TCP.

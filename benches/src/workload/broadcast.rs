@@ -16,8 +16,10 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use getty::{BoxError, Group, Request, Session, layers::OnOpenLayer, service_fn};
-use getty::{CodecLayer, ServiceBuilder, SessionLayer};
+use getty::{
+    BoxError, CodecLayer, Group, Request, ServiceBuilder, Session, SessionLayer,
+    layers::OnOpenLayer, service_fn,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
     runtime::Runtime,

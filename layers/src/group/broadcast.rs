@@ -1,8 +1,6 @@
 //! Delivery of one message to a list of members. The policy of a member applies if its queue is
 //! full.
 
-use getty_core::hooks::HandleExt;
-use getty_core::internal::BroadcastExt;
 use std::{
     fmt,
     future::Future,
@@ -17,7 +15,8 @@ use std::{
 use getty_core::{
     ConnectionHandle, Session, SlowConsumer,
     driver::SharedMessage,
-    internal::{BroadcastSend, Published},
+    hooks::HandleExt,
+    internal::{BroadcastExt, BroadcastSend, Published},
 };
 use tokio::task::coop;
 

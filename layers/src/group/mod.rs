@@ -92,10 +92,9 @@ mod members;
 mod report;
 mod topics;
 
-use getty_core::internal::BroadcastExt;
 use std::{fmt, sync::Arc};
 
-use getty_core::{ConnectionHandle, Session, SlowConsumer, sync::Mutex};
+use getty_core::{ConnectionHandle, Session, SlowConsumer, internal::BroadcastExt, sync::Mutex};
 
 pub use self::{
     broadcast::Broadcasting,

@@ -1,6 +1,5 @@
 //! Groups by key.
 
-use getty_core::internal::BroadcastExt;
 use std::{
     borrow::Borrow,
     collections::{HashMap, HashSet},
@@ -9,7 +8,9 @@ use std::{
     sync::Arc,
 };
 
-use getty_core::{ConnectionHandle, Session, SlowConsumer, WeakSession, sync::Mutex};
+use getty_core::{
+    ConnectionHandle, Session, SlowConsumer, WeakSession, internal::BroadcastExt, sync::Mutex,
+};
 
 use super::{
     Broadcasting, Report, TopicsBuilder,

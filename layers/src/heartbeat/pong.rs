@@ -1,9 +1,8 @@
 //! Filter that removes pongs from decoded messages.
 
-use getty_core::hooks::HandleExt;
 use std::{any::type_name, fmt};
 
-use getty_core::{ConnectionHandle, internal::Contained};
+use getty_core::{ConnectionHandle, hooks::HandleExt, internal::Contained};
 
 use crate::filter_map::MessageFilter;
 

@@ -1,9 +1,8 @@
 //! Times of the heartbeats of a session, and of the responses to them.
 
-use getty_core::hooks::HandleExt;
 use std::time::Duration;
 
-use getty_core::{CloseReason, ConnectionHandle, Session};
+use getty_core::{CloseReason, ConnectionHandle, Session, hooks::HandleExt};
 use tokio::time::Instant;
 
 use super::Beat;

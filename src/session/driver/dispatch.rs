@@ -1,6 +1,5 @@
 //! The hot path: decode, call the service, encode.
 
-use getty_core::hooks::HandleExt;
 use std::{
     mem::needs_drop,
     ops::ControlFlow,
@@ -11,6 +10,7 @@ use std::{
 use getty_core::{
     CloseReason, IntoReply, Reply,
     driver::{Payload, Ticket},
+    hooks::HandleExt,
 };
 use tokio::task::coop;
 use tower::BoxError;

@@ -1,6 +1,5 @@
 //! Client side of the opening handshake, around any connector.
 
-use getty_core::hooks::HandleExt;
 use std::{
     fmt,
     future::Future,
@@ -10,7 +9,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use getty_core::{CloseReason, Connection, TransportKind};
+use getty_core::{CloseReason, Connection, TransportKind, hooks::HandleExt};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header,
     uri::PathAndQuery,
@@ -23,14 +22,16 @@ use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_acc
 use tower::{BoxError, Layer, Service, ServiceExt};
 
 use super::{error::WsConnectError, target::Target};
-use crate::transport::ByteStream;
-use crate::ws::{
-    handshake::{
-        HANDSHAKE_TIMEOUT, HeadLimits, WsHandshakeError, WsRequest, has_token, mark_sensitive,
-        read_response, subprotocol, write_head,
+use crate::{
+    transport::ByteStream,
+    ws::{
+        handshake::{
+            HANDSHAKE_TIMEOUT, HeadLimits, WsHandshakeError, WsRequest, has_token, mark_sensitive,
+            read_response, subprotocol, write_head,
+        },
+        message::Messages,
+        transport::{Limits, Role, TransportSettings, WsTransport},
     },
-    message::Messages,
-    transport::{Limits, Role, TransportSettings, WsTransport},
 };
 
 /// Turns a connector into a WebSocket client, which connects to a URL and runs the opening

@@ -5,7 +5,6 @@
 mod kit;
 mod serving;
 
-use getty::hooks::HandleExt;
 use std::{
     future::{Ready, ready},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -20,8 +19,8 @@ use std::{
 use bytes::Bytes;
 use getty::{
     BoxError, CloseReason, CodecLayer, Connection, ConnectionHandle, Request, Service,
-    ServiceBuilder, Session, SessionLayer, codec::Raw, driver::Contained, layers::OnOpenLayer,
-    service_fn,
+    ServiceBuilder, Session, SessionLayer, codec::Raw, driver::Contained, hooks::HandleExt,
+    layers::OnOpenLayer, service_fn,
 };
 use tokio::time::Instant;
 

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use getty::SlowConsumer;
-use getty::layers::Topics;
+use getty::{SlowConsumer, layers::Topics};
 use proptest::prelude::*;
 use tokio_test::{assert_pending, assert_ready, task};
 

@@ -1,11 +1,11 @@
 //! Responses in the order of their requests, and a peer that omits one.
 
-use getty::hooks::HandleExt;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use getty::{
     BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, Session, SessionLayer, SessionTask,
+    hooks::HandleExt,
     layers::{
         CorrelateLayer,
         correlate::{Caller, Delivery, InOrder, NoPush, RequestError},

@@ -1,11 +1,11 @@
 //! Limits of requests in flight, their deadlines, and late responses.
 
-use getty::hooks::HandleExt;
 use std::time::Duration;
 
 use futures_util::{StreamExt, future::join_all, stream::FuturesOrdered};
 use getty::{
     SessionLayer,
+    hooks::HandleExt,
     layers::correlate::{Caller, Delivery, RequestError},
     service_fn,
 };

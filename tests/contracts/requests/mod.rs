@@ -5,13 +5,13 @@ mod ends;
 mod in_order;
 mod limits;
 
-use getty::hooks::HandleExt;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use getty::{
     BoxError, CodecLayer, Request, Service, ServiceBuilder, Session, SessionLayer, SessionTask,
     Transport,
+    hooks::HandleExt,
     layers::{
         Correlate, CorrelateLayer,
         correlate::{ById, Caller, Delivery, Matching, RequestError},
