@@ -39,7 +39,8 @@ pub trait Pipeline<Io>:
     type PipelineFuture: Future<Output = Result<Closed, Self::PipelineError>> + Send + 'static;
 }
 
-// not `do_not_recommend`: compiler errors must name the layer or handler that does not fit
+// Must not be `do_not_recommend`: compiler errors must name the layer or handler that does not
+// fit.
 impl<Io, S> Pipeline<Io> for S
 where
     S: Service<Connection<Io>, Response = Closed> + Send + 'static,

@@ -304,7 +304,7 @@ where
                 let next_session = match &mut self.next_session {
                     Some(next_session) => next_session,
                     None => {
-                        // clones that have a session can use the permit meanwhile
+                        // Clones that have a session can use the permit meanwhile.
                         self.caller = None;
                         self.permit = None;
                         self.limit.cancel();
@@ -329,7 +329,7 @@ where
             }
         }
         if self.caller.is_none() {
-            // the session has just closed: look for the next one
+            // The session has just closed. Look for the next one.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

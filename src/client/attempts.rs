@@ -78,7 +78,7 @@ impl Attempts {
             _ => {}
         }
         let now = Instant::now();
-        // otherwise a pause is in progress, and no attempt has begun since
+        // Otherwise a pause is in progress, and no attempt has begun since.
         if self.not_before <= now {
             let pause = self.pauses.after(self.failures);
             self.not_before = now.checked_add(pause).unwrap_or(now + LONGEST);

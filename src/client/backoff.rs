@@ -62,7 +62,7 @@ impl Backoff {
     /// default is 2.
     #[must_use]
     pub const fn with_factor(mut self, factor: f64) -> Self {
-        // NaN means no growth
+        // NaN means no growth.
         self.factor = if factor > 1.0 { factor } else { 1.0 };
         self
     }
@@ -183,7 +183,7 @@ mod tests {
             let third = backoff.with_seed(seed).pauses().nth(2).unwrap();
             tenths[(third.as_millis() * 10 / 1201) as usize] += 1;
         }
-        // about a thousand each: 800 is more than six standard deviations below
+        // About a thousand each. A count of 800 is more than six standard deviations below.
         assert!(tenths.iter().all(|n| (800..1200).contains(n)), "{tenths:?}");
     }
 

@@ -37,7 +37,7 @@ impl fmt::Display for Ended {
 impl Error for Ended {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            // its own message is this one's
+            // `Display` already prints the message of this error.
             Self::Open(error) => error.source(),
             Self::Hook(error) => Some(&**error),
             Self::TimedOut => None,

@@ -149,7 +149,7 @@ impl<Out: Send + 'static> Members<Out> {
     pub(super) fn closing(&mut self, attempt: u64, task: OwnedTask) -> Option<Lost> {
         let (handle, lost) = self.set_phase(attempt, Phase::Closing)?;
         let closed = async move {
-            // the session's record has its reason; this is an error of the task around it
+            // The session's record has its reason. This is an error of the task around the session.
             if let Err(error) = task.await {
                 tracing::debug!(%error, "the task of a session ended early");
             }

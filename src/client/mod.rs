@@ -179,7 +179,8 @@ impl<Out> Client<Out> {
         }
         let mut states = self.0.states.clone();
         loop {
-            // read before the pool, so that a session offered afterwards wakes this task
+            // The state is read before the pool. So a session that is offered afterwards wakes this
+            // task.
             let state = states.borrow_and_update().clone();
             match state {
                 State::Failed(why) => return Err(NoSession::Failed(why)),
@@ -225,7 +226,7 @@ impl<Out> Client<Out> {
                     ..
                 }) if self.0.resend => returned,
                 Err(SendError::Finished(returned)) if self.0.resend => {
-                    // the session can be picked again until its end is flushed
+                    // The session can be picked again until its end is flushed.
                     let _ = session.flush().await;
                     returned
                 }

@@ -107,7 +107,7 @@ impl StateWatch {
     /// Returns the current state.
     #[must_use]
     pub fn state(&self) -> State {
-        // cloned at once, because a borrow would block the client
+        // The value is cloned at once, because a borrow would block the client.
         self.0.borrow().clone()
     }
 

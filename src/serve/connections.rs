@@ -113,8 +113,8 @@ impl Connections {
         };
         let drive = Drive { future, membership };
         let task = match udp {
-            // the task that reads the socket can poll it too (design.md: Why does the task that
-            // reads a socket poll the sessions' futures?)
+            // The task that reads the socket can poll it too (design.md: Why does the task that
+            // reads a socket poll the sessions' futures?).
             Some(udp) => {
                 let shared = SharedTask::new(drive);
                 udp.set_inline(shared.clone());
@@ -150,7 +150,7 @@ impl Connections {
     /// Waits until all connections have ended or `deadline` has passed. `None` is no deadline.
     pub(super) async fn wait_until(&self, deadline: Option<Instant>) {
         match deadline {
-            // on a timeout only the wait is dropped
+            // A timeout may only drop the wait.
             Some(deadline) => drop(timeout_at(deadline, self.wait()).await),
             None => self.wait().await,
         }
@@ -159,7 +159,7 @@ impl Connections {
     /// Waits until all connections have ended.
     pub(super) async fn wait(&self) {
         loop {
-            // created before the check, so that an end after the check is not missed
+            // Must be created before the check, so that an end after the check is not missed.
             let ended = self.0.ended.notified();
             if self.0.lock().live.is_empty() {
                 return;
@@ -178,7 +178,7 @@ impl Connections {
         let detached = std::mem::take(&mut state.detached);
         drop(state);
         tasks.iter().for_each(AbortHandle::abort);
-        // these run on other tasks and cannot be aborted; they are closing
+        // These run on other tasks and cannot be aborted. They are closing.
         detached
             .into_iter()
             .for_each(|key| self.0.remove(key, false));
@@ -202,7 +202,7 @@ pin_project! {
     struct Drive<F> {
         #[pin]
         future: F,
-        // declared after the future: a connection has ended when its stack is dropped
+        // Must be declared after the future: a connection has ended when its stack is dropped.
         membership: Membership,
     }
 }
@@ -258,7 +258,7 @@ impl Membership {
             return;
         };
         end_refusal(&handle, Some(Arc::clone(&error)));
-        // an end with a source has been logged, and a layer logs its ends itself
+        // An end with a source has been logged. A layer logs its ends itself.
         if !handle.logs_end() {
             return;
         }

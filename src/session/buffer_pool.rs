@@ -34,7 +34,7 @@ thread_local! {
 
 /// Sets `to`, which must have no capacity, to an empty buffer.
 pub(crate) fn take_into(to: &mut BytesMut) {
-    // the pool is gone while its thread is destroyed
+    // The pool is gone while its thread is destroyed.
     let pooled = POOL.try_with(|pool| match pool.borrow_mut().pop() {
         Some(buffer) => {
             *to = buffer;
@@ -68,8 +68,8 @@ fn pool_ordinary(buffer: &mut BytesMut) {
     let _ = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
         if pool.len() < MAX_POOLED {
-            // moved once: a second move would read bytes that were just written, which stalls the
-            // processor
+            // The bytes are moved once. A second move would read bytes that were just written,
+            // which stalls the processor.
             pool.push(std::mem::take(buffer));
         }
     });

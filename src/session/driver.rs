@@ -77,8 +77,8 @@ use crate::transport::WriteClosed;
 
 /// State of one session, except for its handlers in flight.
 pub(super) struct SessionLoop<S, W: FramedTransport, R> {
-    // first: on a drop the transport goes before its driver, which notifies senders (design.md:
-    // Why are fields declared in a particular order?)
+    // Must be the first field. On a drop the transport goes before its driver, which notifies
+    // senders (design.md: Why are fields declared in a particular order?).
     wire: W,
     /// `None` while the stack is made, and after the session closes: a service that is not called
     /// any more may hold a position in the queue of a shared limit.
@@ -224,7 +224,7 @@ where
         let _current = self.wire.driver().enter();
         self.wire.driver().register(cx);
         loop {
-            // a session that waited for input goes straight to the read
+            // A session that waited for input goes straight to the read.
             if !self.is_idle(&calls) {
                 self.open_when_ready(guard, cx, &mut poll);
                 if let Step::End = self.close_when_requested(&mut poll) {
@@ -380,8 +380,8 @@ where
             return self.write_failed(error, poll);
         }
 
-        // replies to messages that arrived together share a flush (design.md: Why does the session
-        // loop check `has_more`?)
+        // Replies to messages that arrived together share a flush (design.md: Why does the session
+        // loop check `has_more`?).
         let delayed = self.has_more_input(poll)
             || (self.config.flush_delay.is_some() && self.delays_flush(poll));
         poll.flush_delayed = delayed;
@@ -398,7 +398,7 @@ where
             return Step::Repeat;
         }
         if self.reader.sizing().is_large() && !delayed && self.writer.len() > 0 {
-            // the peer does not take all bytes, so nothing more is gathered for it
+            // The peer does not take all bytes, so nothing more is gathered for it.
             self.reader.reset_sizing();
             return Step::Repeat;
         }
@@ -475,7 +475,7 @@ where
                 _ => Step::Repeat,
             },
             Poll::Pending if poll.flush_delayed => {
-                // the transport had announced more input, and the flush was delayed for it
+                // The transport had announced more input, and the flush was delayed for it.
                 poll.transport_pending = true;
                 Step::Repeat
             }

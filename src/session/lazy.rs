@@ -54,7 +54,7 @@ impl<T: Default> Lazy<T> {
     }
 }
 
-// a separate function: the messages that do not need the value would pay for this code
+// Must be a separate function: messages that do not need the value would pay for this code.
 #[cold]
 #[inline(never)]
 fn allocate<T: Default>() -> Box<T> {

@@ -379,7 +379,7 @@ where
     }
 
     fn call(&mut self, connection: Connection<W>) -> Self::Future {
-        // before the connection is split, because a clone may panic
+        // The clone comes before the connection is split, because a clone may panic.
         let service = Contained::new(self.inner.for_session());
         let source = ClonedStack::new(self.inner.for_session());
         let (wire, guard) = connection.into_parts();

@@ -144,7 +144,7 @@ where
                     }
                     StepProj::Call { stack, .. } => return stack.poll(cx),
                 };
-                // the make-service, which is not needed any more, may panic when it is dropped
+                // The make-service is not needed any more. It may panic when it is dropped.
                 catch_panics(|| step.set(call));
             }
         });

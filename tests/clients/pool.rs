@@ -150,7 +150,7 @@ async fn least_loaded_session_is_picked_and_ties_rotate() {
 #[tokio::test(start_paused = true)]
 async fn session_with_the_fewest_queued_messages_is_picked() {
     let host = Host::default();
-    // The server reads nothing, so that sent messages wait.
+    // The server reads nothing, so sent messages must wait.
     let mut listener = host.listen();
     let client = Client::builder()
         .with_sessions(2)
@@ -183,7 +183,7 @@ async fn pool_that_is_accepted_and_closed_does_not_dial_once_per_session() {
         .with_sessions(50)
         .connect(host.connector(), (), ignoring_client);
     tokio::time::sleep(Duration::from_secs(3600)).await;
-    // The dials of one session. After each there may be one more dial, until the close is noticed.
+    // The dials of one session. Each may be followed by one more dial before the close is noticed.
     let dials = host.dials_since(start).len();
     assert!((120..=2 * 128).contains(&dials), "{dials}");
 }
@@ -233,7 +233,7 @@ async fn callers_on_many_threads_always_get_a_session_or_an_error() {
 #[tokio::test(start_paused = true)]
 async fn finished_session_is_not_picked() {
     let host = Host::default();
-    // The listener accepts nothing, so that the peer does not end its direction.
+    // The listener accepts nothing. So the peer cannot end its direction.
     let _listener = host.listen();
     let client = without_jitter()
         .with_sessions(2)

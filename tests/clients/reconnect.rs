@@ -1,4 +1,4 @@
-//! Reconnecting: when a client dials, how long it pauses, and when it gives up.
+//! Reconnecting: times of dials, length of pauses, and giving up.
 
 use std::{
     sync::{
@@ -290,8 +290,8 @@ async fn client_returns_within_the_backoff_after_each_of_fifty_restarts() {
         while client.sessions().len() < 8 {
             idle().await;
         }
-        // The backoff is reset. During one second without a server, dials are refused after at most
-        // 0.3, 0.3, 0.6 and 1.2 s.
+        // The backoff is reset. In one second without a server, dials are refused. The pauses are
+        // at most 0.3, 0.3, 0.6 and 1.2 s.
         tokio::time::sleep(Duration::from_secs(6)).await;
         let alive = tasks().await;
         assert_eq!(*tasks_before.get_or_insert(alive), alive);

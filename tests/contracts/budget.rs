@@ -32,7 +32,7 @@ async fn used_up_budget_returns_messages_until_a_peer_reads() {
         other => panic!("{other:?}"),
     }
 
-    // others go on as long as they hold little
+    // The others must go on as long as they hold little.
     let (transport, peer) = stream::pair();
     let (other, _other) = open(transport, lines(), layer(&budget), service_fn(echo)).await;
     for _ in 0..100 {
@@ -67,7 +67,7 @@ async fn queued_messages_have_the_weight_of_the_codec_layer() {
     .await
     .unwrap();
     peer.stall();
-    // the session is not polled in between, so all are queued
+    // The session is not polled in between, so all messages must be queued.
     let kib = || "x".repeat(KIB);
     let queued = (0..)
         .take_while(|_| session.try_send(kib()).is_ok())
@@ -83,7 +83,7 @@ async fn queued_messages_have_the_weight_of_the_codec_layer() {
     idle().await;
     assert_eq!(budget.used(), 0);
 
-    // the rest is returned at the end as well
+    // The rest must be returned at the end as well.
     peer.stall();
     for _ in 0..queued {
         session.try_send(kib()).unwrap();
@@ -137,17 +137,17 @@ async fn replies_stop_decoding_while_the_budget_is_used_up() {
     });
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, lines(), layer(&budget), handler).await;
-    // a peer that reads gets its replies, one after another
+    // A peer that reads must get its replies one after another.
     peer.send("ab\n".repeat(50));
     soon(peer.lines(50)).await;
-    // a peer that does not read gets one reply
+    // A peer that does not read may get only one reply.
     peer.stall();
     peer.send("cd\n".repeat(50));
     idle().await;
     assert_eq!(session.stats().messages_in, 51);
     assert_eq!(session.pending_bytes(), 201);
 
-    // it resumes when there is room, even though its own peer has not read
+    // The session must resume when there is room, even if its own peer has not read.
     hogging
         .close_with(Close::new(getty::CloseReason::Local).with_deadline(std::time::Duration::ZERO));
     soon(hog_task).await.unwrap();

@@ -1,4 +1,4 @@
-//! Close callbacks of a session: once, in order and after the transport is dropped.
+//! Close callbacks of a session run once, in order and after the transport is dropped.
 
 use std::{
     future::Future,

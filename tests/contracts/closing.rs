@@ -1,4 +1,4 @@
-//! One order for every close: handlers finish, messages are flushed, and the record has the
+//! Every close has one order: handlers finish, messages are flushed, and the record has the
 //! cause.
 
 use std::{
@@ -144,7 +144,7 @@ async fn sending_peer_is_read_until_its_end_or_the_deadline() {
         peer.send(&much);
         idle().await;
         assert!(peer.is_shut() && !session.is_closed());
-        // input that was in flight
+        // This input was in flight when the session closed. It must be discarded.
         tokio::time::sleep(Duration::from_secs(2)).await;
         peer.send("and this");
         idle().await;
@@ -155,7 +155,7 @@ async fn sending_peer_is_read_until_its_end_or_the_deadline() {
         }
         let closed = soon(task).await.unwrap();
         assert_eq!(closed.lifetime.as_secs(), if finishes { 2 } else { 5 });
-        // all output was sent, so nothing is cut off
+        // All output was sent, so nothing may count as cut off.
         assert!(closed.source.is_none(), "{closed}");
         assert_eq!((peer.unread(), peer.output()), (0, String::new()));
     }

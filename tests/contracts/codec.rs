@@ -129,7 +129,7 @@ async fn decoder_that_never_returns_a_message_is_limited_and_closes_as_decode() 
         assert_eq!(closed.reason, CloseReason::Decode);
         let source = closed.source.expect("there is a clear error");
         let error: &getty::session::FrameTooLong = source.downcast_ref().unwrap();
-        // Bytes that are read after the end, for an orderly close, are not kept.
+        // Bytes that an orderly close reads after the end must not be kept.
         assert!(error.limit <= most, "{} for {reserves}", error.limit);
         assert_eq!(closed.stats.bytes_in, error.limit as u64);
     }

@@ -1,4 +1,4 @@
-//! Connects clients over the same stack as servers, and fails with a cause.
+//! Clients connect with the same stack as servers. A failure must have a cause.
 
 use std::{
     future::pending,
@@ -20,7 +20,7 @@ use crate::support::{
     units,
 };
 
-/// A client's stack, whose handler forwards its messages.
+/// A client's stack whose handler forwards its messages.
 fn client<T: Transport + Send + 'static>(
     link: LinkLayer<String>,
     got: mpsc::Sender<String>,
@@ -198,7 +198,7 @@ async fn stored_session_does_not_keep_the_connection_open() {
 
 #[tokio::test(start_paused = true)]
 async fn session_that_ends_after_its_opening_is_no_connect_error() {
-    // it opens, and the peer ends it before the client is polled again
+    // The session opens. The peer ends it before the client is polled again.
     let (transport, peer) = stream::pair();
     peer.finish();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;

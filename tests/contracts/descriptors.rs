@@ -1,4 +1,4 @@
-//! Accepting after the process has run out of file descriptors, in a separate process.
+//! Accepting after the process has run out of file descriptors. Runs in a separate process.
 
 use std::{
     env,
@@ -22,7 +22,7 @@ const CHILD: &str = "GETTY_TEST_SERVES_WITH_FEW_DESCRIPTORS";
 const DESCRIPTORS: u64 = 40;
 const CONNECTIONS: usize = 100;
 
-/// Prints a line when accepting fails for the first time, and the number of failures at the
+/// Prints a line when accepting fails for the first time. Prints the number of failures at the
 /// end.
 struct Told {
     listener: TcpListener,
@@ -90,7 +90,7 @@ fn serve_with_few_descriptors() {
     });
 }
 
-/// Ends the child process, even if the test fails.
+/// Ends the child process even if the test fails.
 struct Server(Child);
 
 impl Drop for Server {
@@ -126,7 +126,7 @@ fn accepting_continues_after_the_process_has_run_out_of_descriptors() {
     let out_of_descriptors = rustix::io::Errno::MFILE.raw_os_error();
     assert_eq!(tell("failed "), out_of_descriptors.to_string());
 
-    // each connection that ends makes room for one that waits
+    // Each connection that ends must make room for one that waits.
     for (n, client) in clients.iter_mut().enumerate() {
         writeln!(client, "{n}").unwrap();
     }

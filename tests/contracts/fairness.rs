@@ -1,4 +1,4 @@
-//! Fairness between sessions, and between the two directions of one session.
+//! Fairness between sessions and between the two directions of one session.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ async fn check_that_another_session_is_polled(layer: SessionLayer) {
         modest_peer.send(format!("{n}\n"));
         assert_eq!(modest_peer.line().await, n.to_string());
         let meanwhile = session.stats().messages_in - before;
-        // a poll has 128 units of 32 messages, and the reply takes a few polls
+        // A poll has 128 units of 32 messages. The reply may take a few polls.
         assert!(meanwhile < 20_000, "{meanwhile} messages of the other");
     }
     assert!(session.stats().messages_in > 0);
@@ -44,7 +44,7 @@ async fn check_that_another_session_is_polled(layer: SessionLayer) {
     assert_eq!(task.await.unwrap().reason, CloseReason::Local);
 }
 
-/// Runs a session over a transport that never waits, and another one on the same thread.
+/// Runs a session over a transport that never waits, and another session on the same thread.
 /// Returns how many messages the first session handles until the other has its reply.
 async fn most_until_anothers_answer<C, S>(codec: C, flood: &[u8], handler: S) -> u64
 where
@@ -82,7 +82,7 @@ async fn flood_of_large_frames_does_not_starve_another_session() {
     }
     let most =
         most_until_anothers_answer(LengthDelimited::new(), &flood, service_fn(echo_bytes)).await;
-    // a poll has 128 units of two such frames, and the reply takes a few polls
+    // A poll has 128 units of two such frames. The reply may take a few polls.
     assert!(most < 1_000, "{most} messages of the other");
 }
 
@@ -146,8 +146,8 @@ async fn small_requests_with_large_replies_do_not_stall() {
         peer.stall();
         peer.send("50000\n".repeat(100));
         for _ in 0..100 {
-            // a slow peer takes one reply at a time, and sends nothing more that could wake the
-            // session
+            // A slow peer takes one reply at a time. It sends nothing more that could wake the
+            // session.
             idle().await;
             peer.take(50_001);
             assert_eq!(soon(peer.line()).await.len(), 50_000);
@@ -202,7 +202,7 @@ async fn end_of_the_peer_is_seen_while_a_handler_never_finishes() {
 
 #[tokio::test(start_paused = true)]
 async fn write_timeout_ends_two_sides_that_both_stop_reading() {
-    // each side floods the other through a small pipe, and neither reads while it writes
+    // Each side floods the other through a small pipe. Neither reads while it writes.
     let (ours, theirs) = tokio::io::duplex(1024);
     let flood = || {
         service_fn(|request: Request<String>| async move {
@@ -237,10 +237,10 @@ async fn sender_that_waits_for_room_precedes_further_requests() {
         }
         Ok::<_, getty::SendError<String>>(())
     });
-    // whenever there is room, requests could take all of the room
+    // Whenever there is room, requests could take all of the room.
     for _ in 0..10 {
         idle().await;
-        // bytes that wait: 10 + 2 * 30 + 4 messages of at most 10, and the pushes
+        // Waiting bytes: 10 + 2 * 30 + 4 messages of at most 10, and the pushes.
         peer.take(160);
     }
     assert!(sent.is_finished(), "one goes each time");

@@ -142,7 +142,8 @@ async fn messages_of_a_handler_precede_its_reply_under_backpressure() {
     let layer = SessionLayer::new().with_watermarks(4, 1000);
     let (session, _task) = open(transport, lines(), layer, handler).await;
     peer.stall();
-    // above the low watermark in the same poll, so that nothing is taken from the outbox
+    // The replies exceed the low watermark in the same poll. So nothing may be taken from the
+    // outbox.
     peer.send("first\nown\nlast\n");
     idle().await;
     assert!(
@@ -177,7 +178,7 @@ async fn waiting_pushes_of_others_do_not_delay_replies() {
 #[tokio::test(start_paused = true)]
 async fn write_timeout_ends_a_peer_that_never_reads_at_the_reply_limit() {
     let line = format!("{}\n", "x".repeat(999));
-    // the second fills large buffers, which gather up to 260 KiB of replies
+    // The second input makes the buffers large. Large buffers may gather up to 260 KiB of replies.
     for (piece, limit) in [(line.clone(), 256 * 1024), (line.repeat(300), 260 * 1024)] {
         let (transport, peer) = stream::pair();
         let echo = service_fn(crate::support::echo);
@@ -203,7 +204,7 @@ struct Busy {
     high: usize,
     in_flight: usize,
     queue: u32,
-    /// Messages of each end: the length in bytes, and how often it is replied to.
+    /// Messages of each end: the length in bytes and the number of replies.
     pushes: [Vec<(usize, u8)>; 2],
 }
 
@@ -262,7 +263,7 @@ async fn all_is_handled(case: Busy) {
         ends.push((session, task, handled));
     }
     let expected: [u64; 2] = std::array::from_fn(|end| {
-        // a message is handled at the other end, its reply here, and so on
+        // A message is handled at the other end, its reply at this end, and so on.
         let at = |pushes: &[(usize, u8)], first: u64| -> u64 {
             pushes
                 .iter()

@@ -1,4 +1,4 @@
-//! Concurrency of handlers, and the order of replies and of messages that handlers queue.
+//! Concurrency of handlers, and order of their replies and of the messages that they queue.
 
 use std::sync::{
     Arc, Mutex,
@@ -162,8 +162,8 @@ async fn messages_that_a_handler_queues_are_sent_before_its_reply() {
         let said = ["tried", "fed", "sent", "tried again"];
         let mut answers = soon(peer.lines(10)).await;
         for n in ["1", "2"] {
-            // messages of two handlers may alternate, but each handler queues its own before its
-            // reply
+            // Messages of two handlers may alternate, but each handler's messages come before its
+            // reply.
             let own = answers.iter().position(|answer| answer == n).unwrap();
             for what in said {
                 let at = answers.iter().position(|answer| answer == what);

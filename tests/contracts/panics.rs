@@ -1,4 +1,4 @@
-//! A panic ends one session as `Panicked`, and no other session.
+//! A panic must end one session as `Panicked` and no other session.
 
 use std::{
     io,
@@ -11,7 +11,7 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use crate::support::{Answer, echo, idle, lines, open, panic_message, soon, stream};
 
-/// Lines whose decoder or encoder panics on a certain message, after half is encoded.
+/// Lines whose decoder or encoder panics on a certain message after half is encoded.
 #[derive(Clone, Copy, Debug)]
 struct Panicky {
     decodes: bool,
@@ -51,7 +51,7 @@ enum Place {
     LateInTheFuture,
 }
 
-/// Echoes, and panics on a certain message.
+/// Echoes. Panics on a certain message.
 #[derive(Clone, Debug)]
 struct Shaky {
     place: Place,

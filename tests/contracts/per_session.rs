@@ -89,7 +89,7 @@ async fn limit_in_a_stack_per_session_applies_to_one_session() {
     assert_eq!(before.elapsed().as_secs(), 20);
 }
 
-/// The connection's record, as its callback receives it.
+/// The connection's record as its callback receives it.
 fn watch(connection: &Connection<Stream>) -> Arc<Mutex<Vec<Closed>>> {
     let seen: Arc<Mutex<Vec<_>>> = Arc::default();
     let record = Arc::clone(&seen);
@@ -218,7 +218,7 @@ async fn not_opened(task: Task) -> CloseReason {
 
 type Task = JoinHandle<Result<Closed, BoxError>>;
 
-/// Runs a session with the settings of `layer`, whose stack `make` creates.
+/// Runs a session with the settings of `layer` and a stack that `make` creates.
 fn run<M, F>(layer: SessionLayer<PerSession>, make: M) -> (ConnectionHandle, Peer, Task)
 where
     M: Fn(Session<String>) -> F + Clone + Send + Sync + 'static,
@@ -327,7 +327,7 @@ async fn close_while_the_stack_is_made_drops_the_make_service_and_flushes() {
     idle().await;
     handle.close();
     idle().await;
-    // the layers have a clone, the future has none
+    // The layers must have a clone, and the future none.
     assert_eq!(Arc::strong_count(&made), 1);
     assert_eq!(peer.output(), "one\n");
     assert_eq!(peer.counts().shutdowns, 1, "the transport is closed");

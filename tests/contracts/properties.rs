@@ -1,4 +1,4 @@
-//! Random messages, splits, limits and pauses: every request has its reply, in order and
+//! Random messages, splits, limits and pauses. Every request must have its reply, in order and
 //! complete.
 
 use std::{
@@ -168,7 +168,7 @@ fn end() -> impl Strategy<Value = Act> {
     prop_oneof![2 => Just(Act::Close), 1 => Just(Act::Reset), 1 => Just(Act::Abort)]
 }
 
-/// Outcome of a message, as reported to its sender.
+/// Outcome of a message as reported to its sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Left,

@@ -1,4 +1,4 @@
-//! Outcomes of sent messages, as reported to their senders.
+//! Outcomes of sent messages as reported to their senders.
 
 use std::{
     fmt, io,
@@ -184,7 +184,7 @@ async fn closed_session_returns_messages() {
     let layer = SessionLayer::new().with_queue(1);
     let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
-    // encoded, but not taken by the transport
+    // This message is encoded but not taken by the transport.
     let encoded = send(&session, "encoded");
     idle().await;
     session.close();
@@ -237,7 +237,7 @@ async fn queued_messages_that_were_never_encoded_are_returned() {
     let layer = SessionLayer::new().with_watermarks(0, 4);
     let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
-    // queued together: the first exceeds the watermark, the second waits for the encoder
+    // Queued together: the first exceeds the watermark, so the second must wait for the encoder.
     let first = send(&session, "first");
     let second = send(&session, "second");
     idle().await;
@@ -266,14 +266,14 @@ async fn transport_error_differs_from_a_close() {
         other => panic!("{other:?}"),
     }
     assert_eq!(soon(task).await.unwrap().reason, CloseReason::Io);
-    // it is closed afterwards
+    // The session must be closed afterwards.
     assert!(session.try_send("a".to_owned()).unwrap_err().is_closed());
 }
 
 #[tokio::test(start_paused = true)]
 async fn reply_limit_stops_decoding_and_the_low_watermark_stops_pushes() {
     let (transport, peer) = stream::pair();
-    // 200 bytes are more than 10 + 2 * 30 + 4 messages of 10
+    // 200 bytes are more than 10 + 2 * 30 + 4 messages of 10.
     let layer = SessionLayer::new()
         .with_watermarks(10, 30)
         .with_reply_limit(200);
@@ -325,7 +325,7 @@ async fn queue_holds_as_many_messages_as_are_set() {
     ] {
         let (transport, peer) = stream::pair();
         let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
-        // the session is not polled until the test awaits
+        // The session is not polled until the test awaits.
         let queued = (0..)
             .take_while(|n: &usize| session.try_send(n.to_string()).is_ok())
             .count();

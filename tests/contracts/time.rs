@@ -72,7 +72,7 @@ async fn deadlines_run_at_their_times_until_they_return_none() {
         );
     });
     sleep(SECOND).await;
-    // from another task, while the session sleeps
+    // A call from another task while the session sleeps.
     handle.schedule(
         handle.opened_at() + 4 * SECOND,
         note(&for_ever, |now| Some(now + 4 * SECOND)),
@@ -213,7 +213,7 @@ async fn silence_counts_only_while_the_session_reads() {
     sleep(SECOND).await;
     assert_eq!(silent(), Some(1));
 
-    // its handler does not finish, and later messages fill the read-ahead
+    // The handler cannot finish. Later messages must fill the read-ahead.
     peer.send("\n");
     peer.send(("x".repeat(999) + "\n").repeat(100));
     sleep(SECOND).await;

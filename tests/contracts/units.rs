@@ -80,7 +80,7 @@ async fn each_unit_is_one_message_in_both_directions_even_an_empty_one() {
 async fn units_that_the_codec_consumes_do_not_delay_others() {
     for kind in KINDS {
         let (transport, peer) = units::pair(kind);
-        // all units have arrived before the first read
+        // All units have arrived before the first read.
         for message in ["kept", "kept", "one", "kept", "two"] {
             peer.send(message);
         }
@@ -100,7 +100,7 @@ async fn pending_transport_is_read_once_per_poll() {
         peer.send(message);
         assert_eq!(soon(peer.message()).await, message);
         idle().await;
-        // one read for the message and one for the next; none after the reply
+        // One read for the message and one for the next. There must be none after the reply.
         assert_eq!(peer.asked() - asked, 2);
     }
 }

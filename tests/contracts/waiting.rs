@@ -49,7 +49,7 @@ async fn writable_waits_for_room_in_the_queue_and_reserves_none() {
     session.try_send("fills it".to_owned()).unwrap();
     assert!(!session.is_writable());
     {
-        // a waiter that gives up does not delay others
+        // A waiter that gives up must not delay others.
         let mut dropped = pin!(session.writable());
         let mut context = Context::from_waker(Waker::noop());
         assert!(dropped.as_mut().poll(&mut context).is_pending());
@@ -158,7 +158,7 @@ async fn close_after_flush_waits_for_a_slow_peer() {
         let layer = SessionLayer::new().with_watermarks(0, 4);
         let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
         peer.stall();
-        // one is encoded, the other is queued
+        // One message is encoded. The other must be queued.
         session.try_send("0000".to_owned()).unwrap();
         session.try_send("0001".to_owned()).unwrap();
         idle().await;
@@ -171,7 +171,7 @@ async fn close_after_flush_waits_for_a_slow_peer() {
             session.close();
         }
         assert!(session.try_send("late".to_owned()).unwrap_err().is_closed());
-        // a byte a second: ten, when the drain deadline is five seconds
+        // A byte each second takes ten seconds. The drain deadline is five seconds.
         for _ in 0..15 {
             tokio::time::sleep(Duration::from_secs(1)).await;
             peer.take(1);
@@ -216,7 +216,7 @@ async fn close_after_flush_accepts_a_deadline_later() {
     session.try_send("stuck".to_owned()).unwrap();
     idle().await;
     session.close_with(Close::new(CloseReason::Local).after_flush());
-    // the first reason is kept
+    // The first reason must be kept.
     session.close_with(Close::new(CloseReason::Local).after_flush());
     session.close();
     tokio::time::sleep(Duration::from_secs(3600)).await;
@@ -283,7 +283,7 @@ async fn slow_peer_gets_all_bytes_with_bounded_memory() {
         most = most.max(session.pending_bytes());
         assert!(session.queued() <= 4);
     }
-    // ten bytes per message; the write timeout of 30 s ends only peers that take nothing
+    // Ten bytes per message. The write timeout of 30 s may only end peers that take nothing.
     let took = soon(sender).await.unwrap();
     assert_eq!(took.as_secs(), 10 * MESSAGES as u64);
     assert!(most <= 50, "{most} bytes waited");

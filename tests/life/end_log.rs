@@ -1,5 +1,5 @@
-//! The log line at the end of a session, with and without `TraceLayer`
-//! (design.md: Why is the end logged where the connection is finished?).
+//! The log line at the end of a session with and without `TraceLayer` (design.md: Why is the
+//! end logged where the connection is finished?).
 
 use std::time::Duration;
 

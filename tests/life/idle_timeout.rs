@@ -36,8 +36,8 @@ fn open(layer: IdleTimeoutLayer) -> Open {
     (handle, peer, task)
 }
 
-/// Echoes the message. `sleep N` is echoed after N seconds, `block N` after blocking the
-/// thread for N seconds. `no answer` gets no reply.
+/// Echoes the message: `sleep N` after N seconds, `block N` after blocking the thread for N
+/// seconds. `no answer` must get no reply.
 async fn handle(request: Request<String>) -> Answer {
     let message = request.message();
     if let Some(seconds) = message.strip_prefix("sleep ") {
@@ -66,7 +66,6 @@ async fn session_without_any_traffic_is_closed() {
     for layer in [
         IdleTimeoutLayer::new(60 * SECOND),
         IdleTimeoutLayer::any_traffic(60 * SECOND),
-        IdleTimeoutLayer::new(60 * SECOND),
         IdleTimeoutLayer::outbound(60 * SECOND),
         IdleTimeoutLayer::activity(60 * SECOND),
     ] {
@@ -135,7 +134,7 @@ async fn peer_is_not_idle_while_the_session_does_not_read() {
         IdleTimeoutLayer::activity(60 * SECOND),
     ] {
         let session = open(layer);
-        // More than the read-ahead limit, so that the session stops reading.
+        // More than the read-ahead limit, so the session must stop reading.
         let more = "no answer\n".repeat(20);
         session.1.send(format!("sleep 200\n{more}"));
         sleep(199 * SECOND).await;
@@ -168,8 +167,8 @@ async fn peer_that_waits_for_its_reply_is_not_idle() {
     }
 }
 
-/// The clock jumps within one poll, as it does when a handler blocks
-/// (design.md: When is a peer idle whose handler blocks the thread?).
+/// The clock jumps within one poll. A handler that blocks has this effect (design.md: When is a
+/// peer idle whose handler blocks the thread?).
 #[tokio::test(start_paused = true)]
 async fn session_whose_handler_blocks_the_thread_is_not_idle() {
     for layer in [

@@ -1,4 +1,4 @@
-//! `PeerLimitLayer`: counts the connections of each peer, from the call until the transport is
+//! `PeerLimitLayer` counts the connections of each peer from the call until the transport is
 //! dropped.
 
 use std::{future::pending, net::IpAddr};

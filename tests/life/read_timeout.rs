@@ -1,4 +1,4 @@
-//! `ReadTimeoutLayer`: once a frame has started, it must be complete in time.
+//! `ReadTimeoutLayer`: a frame that has started must be complete in time.
 
 use std::time::Duration;
 

@@ -20,7 +20,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 
-/// A server whose sessions are members of one group, and broadcast their peers' messages.
+/// A server whose sessions are members of one group. They broadcast their peers' messages.
 struct Room {
     group: Group<String>,
     address: SocketAddr,
@@ -64,7 +64,7 @@ impl Room {
         }
     }
 
-    /// Starts a member that reads until the end of its input, on a separate thread.
+    /// Starts a member on a separate thread. It reads until the end of its input.
     async fn reader(&mut self) -> thread::JoinHandle<usize> {
         let mut socket = TcpStream::connect(self.address).unwrap();
         self.joined.recv().await.unwrap();

@@ -1,4 +1,4 @@
-//! `Client` over every transport, with one stack: sessions that echo, and reconnects.
+//! `Client` over every transport with one stack: sessions that echo, and reconnects.
 
 use std::{
     error::Error,
@@ -22,7 +22,7 @@ use tower::Layer;
 
 use crate::tls::kit::{Authority, NAME, app, settings, trusting};
 
-/// Returns the output of `future`, which must resolve within a minute.
+/// Returns the output of `future`. It must resolve within a minute.
 async fn soon<F: Future>(future: F) -> F::Output {
     timeout(Duration::from_secs(60), future)
         .await
@@ -83,7 +83,7 @@ fn listening() -> (
     (build, messages)
 }
 
-/// Sends over one session after another, whose peer echoes.
+/// Sends over one session after another. The peer echoes.
 async fn assert_echoes<C, A, T>(connector: C, target: A, kind: TransportKind)
 where
     C: Service<A, Response = Connection<T>, Error: Into<BoxError>, Future: Send>

@@ -26,7 +26,7 @@ fn app<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone + Sync {
         })
 }
 
-/// Returns the same stack, with the bounds of `Pipeline` written out.
+/// Returns the same stack. The bounds of `Pipeline` are written out.
 fn app_with_explicit_bounds<T: Transport + Send + 'static>()
 -> impl Service<Connection<T>, Response = Closed, Error = BoxError, Future: Send + 'static>
 + Clone

@@ -18,7 +18,7 @@ use tower::{
 
 use crate::support::{Clock, Heard, Peer, Server, dial, echo, line_sessions, open, slow_echo};
 
-/// Returns a stack with a limit of connections, and the semaphore of the limit.
+/// Returns a stack with a limit of connections and the semaphore of the limit.
 fn limited(connections: usize) -> (impl Pipeline<DuplexStream> + Clone, Arc<Semaphore>) {
     let permits = Arc::new(Semaphore::new(connections));
     let stack = ServiceBuilder::new()
@@ -40,7 +40,7 @@ async fn idle_listener_holds_no_permit_of_a_shared_limit() {
     let (stack, permits) = limited(1);
     let (idle, idle_connector) = net::memory(1024);
     let (busy, busy_connector) = net::memory(1024);
-    // The idle listener comes first, so it is polled first.
+    // The idle listener comes first. So it must be polled first.
     tokio::spawn(async move { serve_all((idle, busy), stack).await });
 
     let mut peer = dial(&busy_connector).await;
@@ -48,7 +48,7 @@ async fn idle_listener_holds_no_permit_of_a_shared_limit() {
     assert_eq!(permits.available_permits(), 0);
     drop(peer);
 
-    // The same again, after both listeners were polled.
+    // The same must hold after both listeners were polled.
     let mut peer = dial(&busy_connector).await;
     assert!(is_answered(&mut peer).await);
     drop(peer);
@@ -98,10 +98,10 @@ async fn idle_session_holds_no_permit() {
     server.stop().await;
 }
 
-/// When tower's `LoadShed` refuses, it has polled the limit inside, and that poll stays in the
-/// limit's queue. A session that keeps this clone and receives no further message would get the
-/// next free permit and never release it
-/// (design.md: Why does the loop replace its clone of the stack?).
+/// When tower's `LoadShed` refuses, it has polled the limit inside. That poll stays in the
+/// limit's queue. A session that kept this clone and received no further message would get the
+/// next free permit. It would never release it (design.md: Why does the loop replace its clone
+/// of the stack?).
 #[tokio::test(start_paused = true)]
 async fn idle_session_that_was_shed_does_not_starve_others() {
     let permits = Arc::new(Semaphore::new(1));

@@ -136,8 +136,8 @@ fn error_to_reply(result: Result<String, BoxError>) -> Result<String, BoxError> 
     Ok(result.unwrap_or_else(|error| format!("ERR {error}")))
 }
 
-/// The name of a case, and a message stack that refuses a message when no permit is free and
-/// turns the refusal into a reply.
+/// The name of a case and its message stack. The stack must refuse a message when no permit is
+/// free, and turn the refusal into a reply.
 type Stack = (&'static str, fn(&Arc<Semaphore>) -> BoxPipeline);
 
 const STACKS: &[Stack] = &[
@@ -222,8 +222,8 @@ async fn idle_session_that_was_shed_holds_no_permit_whichever_layer_replied() {
     }
 }
 
-/// A service that is polled ready and not called keeps its permit. This happens when a layer
-/// replies itself, or in tower's `Steer`, which polls all its services and calls one.
+/// A service that is polled ready and not called keeps its permit. This may happen when a layer
+/// replies itself. tower's `Steer` does it too: it polls all its services and calls one.
 #[tokio::test(start_paused = true)]
 async fn idle_session_holds_no_permit_that_its_last_message_did_not_use() {
     let permits = Arc::new(Semaphore::new(1));

@@ -1,5 +1,5 @@
-//! Third-party layers on connections: layers that refuse, and layers that move a connection's
-//! future to a task (design.md: What if a layer moves a connection's future to another task?).
+//! Third-party layers on connections. Some refuse. Others move a connection's future to a task
+//! (design.md: What if a layer moves a connection's future to another task?).
 
 use std::{
     future::Future,
@@ -20,7 +20,7 @@ use tower::{ServiceExt, util::MapRequest};
 
 use crate::support::{Server, dial, echo_sessions, line_sessions, settle};
 
-/// The close records of connections, from their close callbacks.
+/// The close records of connections. Their close callbacks add them.
 #[derive(Clone, Debug, Default)]
 struct Records(Arc<Mutex<Vec<Closed>>>);
 
@@ -216,9 +216,9 @@ async fn error_of_a_refusing_layer_is_the_source_of_the_close_in_a_client_too() 
 /// Behaviour of the layer's future while the connection's future runs in a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outer {
-    /// Awaits the task, like an executor layer.
+    /// Awaits the task like an executor layer.
     AwaitTask,
-    /// Fails after a second and leaves the task running, like a timeout that does not cancel.
+    /// Fails after a second and leaves the task running. A timeout that does not cancel does this.
     Fail,
 }
 
@@ -302,7 +302,7 @@ async fn shutdown_waits_for_a_session_whose_connection_future_has_completed() {
     });
     let serving: JoinHandle<_> = tokio::spawn(serving.into_future());
     let mut peers = Vec::new();
-    // One handler finishes within the drain deadline of five seconds, the other does not.
+    // One handler can finish within the drain deadline of five seconds. The other cannot.
     for seconds in ["4", "40"] {
         let mut peer = dial(&connector).await;
         peer.say(seconds).await;

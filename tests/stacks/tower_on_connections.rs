@@ -1,11 +1,11 @@
-//! Effects of tower's layers outside `SessionLayer`, where a request is a connection.
+//! Effects of tower's layers outside `SessionLayer`. Each request is a connection.
 //!
 //! Each row serves two connections with one stack. Both peers connect at second 0 and send
 //! `hello`. The handler replies at once. Both peers disconnect at second 60.
 //!
-//! The layer under test is the first layer of its row. The expectations are what is seen
-//! outside it: the second at which the stack was called with the connection, the second of
-//! the reply, and the second and the reason of the end.
+//! The layer under test is the first layer of its row. The expectations are times outside that
+//! layer, in seconds: the call of the stack with the connection, the reply, and the end with
+//! its reason.
 
 use std::{
     fmt,
@@ -308,7 +308,7 @@ const ROWS: &[Row] = &[
                 .service(echo_sessions())
                 .boxed()
         },
-        // Each connection is tried once, by a clone of the inner stack with its own count.
+        // Each connection is tried once by a clone of the inner stack with a separate count.
         first: "called 0, ended 0: refused; attempt 1",
         second: "called 0, ended 0: refused; attempt 2",
     },
@@ -340,7 +340,7 @@ async fn tower_layers_outside_the_session_layer_act_on_connections() {
                 }
             }
             if answered.is_none() {
-                // This connection waited for the first one, which has just disconnected.
+                // This connection waited for the first one. That one has just disconnected.
                 let heard = peer.hear_until(clock.at(61)).await;
                 assert_eq!(heard, Heard::line("hello"), "{}", row.name);
                 answered = Some(clock.second());
@@ -389,7 +389,7 @@ impl fmt::Display for Note {
 
 impl std::error::Error for Note {}
 
-/// Records the times of the call and of its end, and the result.
+/// Records the result and the times of the call and of its end.
 #[derive(Debug)]
 struct Recorder<S> {
     inner: S,
@@ -486,7 +486,7 @@ async fn layer_that_moves_the_inner_service_into_a_future_requires_clone() {
     }
 }
 
-/// A layer that awaits something before it calls the inner service, as a handshake does.
+/// A layer that awaits something before it calls the inner service. Handshakes do so.
 #[derive(Clone, Debug)]
 struct CloneForEach;
 

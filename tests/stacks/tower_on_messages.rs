@@ -1,11 +1,11 @@
-//! Effects of tower's layers inside `SessionLayer`, where a request is a message.
+//! Effects of tower's layers inside `SessionLayer`. Each request is a message.
 //!
 //! Each row serves two sessions with one stack. Up to eight messages of a session may be in
 //! flight. At second 0 the first peer sends `one` and `two`, the second sends `three`. The
 //! handler echoes each message after three seconds. Both peers disconnect at second 60.
 //!
-//! The expectations list the lines that each peer received, with their second, and the end of
-//! its session.
+//! The expectations list the lines that each peer received, with their seconds. The end of the
+//! session follows.
 
 use std::{
     collections::HashSet,
@@ -468,8 +468,8 @@ async fn tower_layers_inside_the_session_layer_act_on_messages() {
     }
 }
 
-/// Returns the lines that the peer received, each with its second, and then the second at
-/// which the peer or the server disconnected.
+/// Returns the lines that the peer received, each with its second. The last element is the
+/// second at which the peer or the server disconnected.
 async fn hear_all(mut peer: Peer, clock: Clock) -> String {
     let mut events = String::new();
     loop {

@@ -88,7 +88,7 @@ impl Dialer {
                     }
                 }
                 if failed.is_empty() {
-                    // the name was not resolved in time
+                    // The name was not resolved in time.
                     return Err(timed_out(self.timeout));
                 }
                 Err(all_failed(failed))

@@ -29,7 +29,7 @@ where
         } else {
             Duration::MAX
         };
-        // the first failure starts the next dial, even if other dials are still in progress
+        // The first failure starts the next dial, even if other dials are still in progress.
         match timeout(wait, running.next()).await {
             Ok(Some((_, Ok(winner)))) => return Some(winner),
             Ok(Some((address, Err(error)))) => record(failed, address, error),

@@ -174,7 +174,7 @@ impl TcpConnector {
         let stream = socket.connect(address).await?;
 
         let local = stream.local_addr();
-        // the dialed address may stand for another one, such as 0.0.0.0 for this machine
+        // The dialed address may stand for another one, such as 0.0.0.0 for this machine.
         let peer = stream.peer_addr().unwrap_or(address);
         if resets_self_connect(&stream, &local, peer) {
             return Err(self_connect());

@@ -83,7 +83,7 @@ impl TcpListener {
         TcpListenerBuilder {
             backlog: BACKLOG,
             bind: BindOptions {
-                // on Windows the option would let any process take over the port
+                // On Windows the option would let any process take over the port.
                 reuse_address: cfg!(unix),
                 ..BindOptions::new()
             },

@@ -42,7 +42,7 @@ where
             Received::Lost(messages) => self.wire.driver().record_lost(messages.into()),
             Received::End => {
                 self.wire.driver().record_peer_finished();
-                // the transport may reply to the end, as WebSocket does
+                // The transport may reply to the end, as WebSocket does.
                 self.writer.mark_dirty();
             }
         }

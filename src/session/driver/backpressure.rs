@@ -32,7 +32,7 @@ where
         let Some(gathered) = self.reader.sizing().gathered(high) else {
             return high;
         };
-        // replies to messages of one read share a write
+        // Replies to messages of one read share a write.
         self.writer.make_large();
         gathered
     }
@@ -140,7 +140,8 @@ where
         self.watermark.set_pushes_stopped(stopped);
         if was_stopped && !stopped {
             if self.wire.driver().set_backpressure(false) {
-                // waiting senders run first, or requests of the peer would take all the room
+                // Waiting senders must run first. Otherwise requests of the peer would take all the
+                // room.
                 poll.yields = true;
                 cx.waker().wake_by_ref();
             }

@@ -52,7 +52,7 @@ where
             self.set_drain_deadline(clock);
         }
         self.discard_input();
-        // last, because the destructors are the application's
+        // Must come last, because the destructors are the application's.
         let service = self.service.take();
         if const { needs_drop::<S>() } {
             drop_catching_panics(service);
@@ -197,7 +197,7 @@ where
         let before = self.reader.discarded();
         let discarded = self.poll_discard(cx, usize::MAX);
         if self.reader.discarded() > before {
-            // a peer that sends may have more in flight
+            // A peer that sends may have more in flight.
             self.awaits_end |= self.may_be_reset();
         }
         match discarded {
@@ -216,7 +216,7 @@ where
                 Step::End
             }
             Poll::Ready(Discarded::Nothing) => Step::End,
-            // without cooperative budget every read is pending, and tokio wakes the task
+            // Without cooperative budget every read is pending, and tokio wakes the task.
             Poll::Pending if self.awaits_end || !coop::has_budget_remaining() => Step::Next,
             Poll::Pending => Step::End,
         }
@@ -323,7 +323,7 @@ where
         }
         self.writer.discard_unsent(&mut self.wire, &error);
         self.output_end = OutputEnd::Failed;
-        // nothing waits for the peer any more
+        // Nothing waits for the peer any more.
         self.watermark.reset();
         self.timer.record_flushed();
         self.timer.end_flush_delay();

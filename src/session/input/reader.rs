@@ -159,7 +159,7 @@ impl<In> Reader<In> {
     /// # Errors
     ///
     /// On a stream, the codec's or [`FrameTooLong`]; the session must close.
-    // always: a call would move each message through memory, twice
+    // Must always be inlined: a call would move each message through memory twice.
     #[inline(always)]
     fn decode<W: FramedTransport<In = In>>(
         &mut self,
@@ -265,7 +265,7 @@ impl<In> Reader<In> {
         match self.decode(wire) {
             Ok(Decoded::Message(message)) => {
                 let bytes = before.saturating_sub(self.buf.len());
-                // an empty message takes memory as well
+                // An empty message takes memory as well.
                 self.ahead.push_back(message, bytes.max(1));
                 ControlFlow::Continue(())
             }
@@ -383,7 +383,7 @@ impl<In> Reader<In> {
             Received::Control(_) | Received::Lost(_) => {}
             Received::End => {
                 self.end = InputEnd::Complete;
-                // the end of a stream may complete a message
+                // The end of a stream may complete a message.
                 self.decodable = self.framing == Framing::Stream;
             }
         }

@@ -41,7 +41,8 @@ impl Writer {
     /// Returns how many bytes of the latest run of pushes wait.
     #[inline]
     fn latest_push(&self) -> u32 {
-        // negative for a run that was taken completely: less than 2 GiB, as long as anything waits
+        // Negative for a run that was taken completely. The value is less than 2 GiB as long as
+        // anything waits.
         let waits = self.push_end.wrapping_sub(low(self.taken));
         if waits > u32::MAX / 2 {
             0

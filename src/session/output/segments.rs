@@ -143,7 +143,7 @@ mod tests {
     proptest! {
         #[test]
         fn bytes_are_written_in_the_order_in_which_they_were_added(
-            // whether a payload is added by reference, its length, and the bytes taken after it
+            // `true` if a payload is added by reference, its length, and the bytes taken after it.
             steps in prop::collection::vec((any::<bool>(), 1..40_usize, 0..80_usize), 1..60)
         ) {
             let (mut segments, mut buf) = (Segments::default(), BytesMut::new());

@@ -109,7 +109,7 @@ impl Writer {
     #[inline]
     pub(crate) fn note_size(&mut self, bytes: usize) {
         let bits = usize::BITS - bytes.saturating_sub(1).leading_zeros();
-        // at most 64, and a message of 2^63 bytes is none
+        // `bits` is at most 64. No message can have 2^63 bytes.
         self.largest = self.largest.max(bits.min(usize::BITS - 1) as u8);
     }
 
@@ -232,7 +232,7 @@ impl Writer {
                 self.check(wire, pieces.iter().map(Bytes::len).sum())?;
                 self.append(pieces)
             }
-            // a flush has no bytes: it completes when all bytes before it are flushed
+            // A flush has no bytes. It completes when all bytes before it are flushed.
             _ => return Ok(0),
         };
         self.complete(bytes);
@@ -247,7 +247,7 @@ impl Writer {
         self.dirty = true;
         for piece in pieces {
             bytes += piece.len();
-            // a message transport takes a message in one call, with a limited number of slices
+            // A message transport takes a message in one call with a limited number of slices.
             let referable =
                 self.framing == Framing::Stream || references < MAX_SEGMENTS_PER_MESSAGE;
             if piece.len() >= MIN_FRONT && self.len() == 0 && bytes == piece.len() {
@@ -336,7 +336,7 @@ impl Writer {
         clock: &mut Clock,
         timer: &mut Timer,
     ) -> Poll<io::Result<()>> {
-        // a poll that only reads has nothing to write
+        // A poll that only reads has nothing to write.
         if self.is_idle() {
             return Poll::Ready(Ok(()));
         }
@@ -383,8 +383,8 @@ impl Writer {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            // an awaited send is flushed before newer bytes are written, so that it completes
-            // independently (design.md: Why does `send` wait for the flush?)
+            // An awaited send must be flushed before newer bytes are written, so that it completes
+            // independently (design.md: Why does `send` wait for the flush?).
             let is_written = self.is_written();
             if (self.unflushed && is_written) || self.is_send_written() {
                 if self.unflushed {

@@ -162,7 +162,8 @@ impl Timer {
         {
             return Poll::Pending;
         }
-        // without the cooperative budget: at its end a sleep does not register the waker
+        // Must run without the cooperative budget: at the end of the budget a sleep does not
+        // register the waker.
         while Pin::new(&mut unconstrained(sleep.as_mut()))
             .poll(cx)
             .is_ready()
@@ -235,7 +236,7 @@ mod tests {
         advance(TEN).await;
         assert!(sleeper.is_woken());
         assert_ready!(poll(&mut sleeper, &mut timer, now + 2 * TEN));
-        // ready again for every later poll
+        // The timer is ready again for every later poll.
         assert_ready!(poll(&mut sleeper, &mut timer, now + TEN));
         assert_pending!(poll(&mut sleeper, &mut timer, now + 3 * TEN));
         advance(TEN).await;

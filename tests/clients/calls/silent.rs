@@ -1,5 +1,5 @@
-//! Calls with responses in order, to a server that stops responding
-//! (design.md: Why does a missed deadline close a session whose responses come in order?).
+//! Calls with responses in order to a server that stops responding (design.md: Why does a
+//! missed deadline close a session whose responses come in order?).
 
 use std::{
     sync::{

@@ -23,7 +23,7 @@ use crate::support::{lines, open, soon, stream};
 /// Number of messages that fill a queue.
 const FILLER: &str = "filler";
 
-/// A session without a transport, whose driver the test polls.
+/// A session without a transport. The test polls its driver.
 struct Guest {
     session: Session<String>,
     driver: Driver<String>,
@@ -67,7 +67,7 @@ impl Guest {
         heard
     }
 
-    /// The peer reads nothing, so the write buffer and the queue are full.
+    /// The peer reads nothing, so the write buffer and the queue must be full.
     fn stalls(&mut self) {
         self.turn();
         self.driver.set_backpressure(true);
@@ -253,8 +253,8 @@ fn group_may_be_stored_in_an_attribute_of_its_session() {
 
 #[test]
 fn steady_member_misses_nothing_while_others_join_and_leave() {
-    // four times as many are below the byte bound: there is room for all, however late the steady
-    // session is polled
+    // Even four times as many stay below the byte bound. So there must be room for all, however
+    // late the steady session is polled.
     const BROADCASTS: usize = 200;
     let group = Group::new();
     let topics: Topics<u8, String> = Topics::new();

@@ -1,4 +1,4 @@
-//! Groups of real sessions, with their codecs and transports.
+//! Groups of real sessions with their codecs and transports.
 
 use std::{
     convert::identity,
@@ -45,7 +45,7 @@ impl Encoder<String> for Counting {
 
 type Framing = SessionIo<stream::Stream, Counting, String>;
 
-/// Opens sessions of one stack, in which a layer may wrap the codec in another.
+/// Opens sessions of one stack. A layer of the stack may wrap the codec in another.
 async fn crowd(
     codec: CodecLayer<Counting, String>,
     adapt: fn(Framing) -> Framing,
@@ -117,7 +117,7 @@ async fn each_session_encodes_behind_an_adapter_without_a_codec_id() {
 
 #[tokio::test(start_paused = true)]
 async fn page_of_lines_reaches_readers_completely_with_any_queue() {
-    // each of several people sends a page at once, through sessions on one thread
+    // Each of several people sends a page at once. Their sessions share one thread.
     const PEOPLE: usize = 4;
     const LINES: usize = 2000;
     let group = Group::new();

@@ -1,4 +1,4 @@
-//! Members that do not read: lost messages, and publishers that wait.
+//! Members that do not read: lost messages and waiting publishers.
 
 use getty::{CloseReason, Connection, SlowConsumer, driver, layers::Group};
 use tokio_test::{assert_pending, assert_ready, task};
@@ -40,7 +40,7 @@ fn member_that_reads_again_first_gets_the_number_of_missed_messages() {
     group.broadcast("and again".to_owned());
     assert_eq!(guest.hears(), ["missed 3", "again", "and again"]);
 
-    // even if there is room only for broadcasts
+    // The same must hold if there is only room for broadcasts.
     guest.stalls();
     assert_eq!(group.broadcast("lost".to_owned()).dropped, 1);
     guest.driver.set_queue_bytes(driver::DEFAULT_QUEUE_BYTES);
@@ -87,7 +87,7 @@ fn member_that_does_not_read_holds_at_most_the_byte_bound() {
         );
         assert_eq!(counts(group.broadcast(line.clone())), [0, 1, 0]);
 
-        // messages that the driver has taken and not encoded count as well
+        // Messages that the driver has taken and not encoded count as well.
         guest.turn();
         assert!(guest.driver.next_outgoing().is_some());
         assert_eq!(counts(group.broadcast(line.clone())), [0, 1, 0]);
@@ -127,7 +127,7 @@ fn broadcasts_take_no_room_from_a_sender_that_waits() {
     let mut feeding = task::spawn(session.feed("own".to_owned()));
     assert_pending!(feeding.poll());
     (2..5).for_each(|n| assert_eq!(group.broadcast(n.to_string()).delivered, 1));
-    // a full write buffer delays the sender and not the broadcasts
+    // A full write buffer delays the sender and not the broadcasts.
     guest.turn();
     guest.driver.set_backpressure(true);
     assert_pending!(feeding.poll());
@@ -153,7 +153,7 @@ fn waiting_publisher_gets_room_while_others_broadcast() {
     assert_pending!(first.poll());
     assert_pending!(second.poll());
 
-    // room for one
+    // The driver makes room for one message.
     guest.turn();
     assert!(guest.driver.next_outgoing().is_some());
     guest.driver.set_backpressure(true);
@@ -164,7 +164,7 @@ fn waiting_publisher_gets_room_while_others_broadcast() {
     assert_eq!(guest.hears(), ["1", "2", "3", "a"]);
     assert!(second.is_woken());
 
-    // a publisher that is not polled reserves no more than half of the bound
+    // A publisher that is not polled may reserve at most half of the bound.
     assert_eq!(group.broadcast("4".to_owned()).delivered, 1);
     assert_eq!(group.broadcast("5".to_owned()).delivered, 1);
     assert_eq!(group.broadcast("6".to_owned()).dropped, 1);
@@ -297,7 +297,7 @@ fn publisher_waits_only_for_members_with_the_wait_policy() {
     assert_eq!(counts(assert_ready!(broadcasting.poll())), [2, 1, 0]);
     assert_eq!(patient.hears(), ["hello"]);
 
-    // a publisher that does not wait drops messages
+    // A publisher that does not wait drops messages.
     patient.stalls();
     assert_eq!(counts(group.broadcast("again".to_owned())), [1, 2, 0]);
 }

@@ -1,4 +1,4 @@
-//! Groups by key, which exist as long as they have members.
+//! Groups by key. A group exists as long as it has members.
 
 use std::collections::{BTreeMap, BTreeSet};
 

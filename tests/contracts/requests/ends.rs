@@ -20,7 +20,7 @@ async fn close_during_a_request_reports_whether_it_was_sent() {
     let (session, task) = asking(transport, words(), layer, service_fn(echo)).await;
     let gone = ask(&session, "gone");
     question(&peer).await;
-    // encoded, but not taken by the transport
+    // This request is encoded but not taken by the transport.
     peer.stall();
     let begun = ask(&session, "encoded");
     idle().await;
@@ -46,7 +46,7 @@ async fn close_during_a_request_reports_whether_it_was_sent() {
         }
     }
     assert_eq!(soon(task).await.unwrap().reason, CloseReason::Shutdown);
-    // as are later requests
+    // Later requests must fail too.
     let refused = soon(ask(&session, "late")).await.unwrap().unwrap_err();
     assert!(refused.is_closed());
     assert_eq!(refused.into_message().as_deref(), Some("late"));
@@ -96,7 +96,7 @@ async fn end_of_the_peer_fails_requests_without_a_response() {
     let (id, _) = question(&peer).await;
     let asked = ask(&session, "from outside");
     question(&peer).await;
-    // the response to the first is behind another message, followed by the end
+    // The response to the first request is behind another message. The end follows.
     peer.send(format!("two\nanswer {id} that\n"));
     peer.finish();
     let begun = Instant::now();

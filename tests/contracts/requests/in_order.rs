@@ -1,4 +1,4 @@
-//! Responses in the order of their requests, and a peer that omits one.
+//! Responses in the order of their requests. A peer may omit one.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ fn lenient() -> CorrelateLayer<InOrder<NoPush>> {
     CorrelateLayer::in_order().with_close_at_deadline(false)
 }
 
-/// Sends a request, and drops it once the peer has received it.
+/// Sends a request and drops it once the peer has received it.
 async fn give_up(session: &Session<String>, peer: &Peer, what: &str) {
     let asked = ask(session, what);
     assert_eq!(soon(peer.line()).await, what);
@@ -53,7 +53,7 @@ async fn responses_in_order_need_no_ids() {
     assert_eq!(soon(peer.line()).await, "welcome", "nobody had asked");
     let asked = ["one", "two", "three"].map(|what| ask(&session, what));
     assert_eq!(soon(peer.lines(3)).await, ["one", "two", "three"]);
-    // an abandoned request gets its response nevertheless
+    // An abandoned request must get its response nevertheless.
     asked[1].abort();
     idle().await;
     peer.send("1\npush\n2\n3\n");
@@ -64,7 +64,7 @@ async fn responses_in_order_need_no_ids() {
     assert_eq!(soon(peer.line()).await, "push", "which is echoed");
 }
 
-/// A request that the codec refuses expects no response, whether its future was dropped or not.
+/// A request that the codec refuses must not expect a response, even if its future was dropped.
 #[tokio::test(start_paused = true)]
 async fn refused_request_in_order_takes_no_response_from_others() {
     use crate::sending::{Picky, Unspeakable};
@@ -81,7 +81,8 @@ async fn refused_request_in_order_takes_no_response_from_others() {
     .await
     .unwrap();
     for _ in 0..3 {
-        // all wait in the queue, and the requester is not polled before the responses come
+        // All requests must wait in the queue. The requester is not polled before the responses
+        // come.
         peer.stall();
         let first = ask(&session, "first");
         idle().await;
@@ -129,7 +130,7 @@ async fn responses_in_order_find_requests_of_many_tasks() {
                 let what = format!("{task}-{n}");
                 let asked = session.request::<String>(what.clone());
                 if n % 7 == 3 {
-                    // dropped while others are in flight
+                    // Drop this request while others are in flight.
                     let _ = timeout(Duration::ZERO, asked).await;
                 } else {
                     assert_eq!(asked.await.unwrap(), what);
@@ -241,7 +242,7 @@ async fn abandoned_requests_count_until_their_responses() {
     }
 }
 
-/// No further request may arrive, because a pool avoids such a session.
+/// No further request may arrive: a pool must avoid such a session.
 #[tokio::test(start_paused = true)]
 async fn table_full_of_abandoned_requests_ends_the_session() {
     for deadline in [Some(DEADLINE), None] {
@@ -297,7 +298,7 @@ async fn full_table_does_not_end_a_session_whose_peer_responds() {
         idle().await;
         assert_eq!(session.stats().late, n);
     }
-    // nor does a session with a request that waits
+    // A request that waits must not close the session either.
     let waits = ask(&session, "waits");
     assert_eq!(soon(peer.line()).await, "waits");
     advance(DEADLINE / 2).await;

@@ -26,7 +26,7 @@ async fn a_thousand_requests_are_in_flight_at_once() {
         for _ in 0..1000 {
             questions.push(question(&peer).await);
         }
-        // the last first
+        // The peer responds to the last request first.
         for (id, what) in questions.into_iter().rev() {
             peer.send(format!("answer {id} {what}\n"));
         }
@@ -101,7 +101,7 @@ async fn each_request_may_have_a_separate_deadline() {
     for (deadline, waited) in soon(join_all(asked)).await {
         assert_eq!(deadline, waited);
     }
-    // the layer's deadline, and no deadline
+    // The first has the layer's deadline. The second has none.
     let layers = ask(&session, "layers");
     let never = session.request::<String>("never".to_owned()).within(None);
     timeout(Duration::from_secs(600), never).await.unwrap_err();
@@ -169,7 +169,7 @@ async fn responses_with_unknown_ids_are_dropped_and_counted() {
     idle().await;
     assert_eq!(session.stats().late, 9);
     assert!(!asked.is_finished());
-    // the same response twice
+    // The peer sends the same response twice.
     peer.send(format!("answer {first} a\nanswer {first} b\n"));
     assert_eq!(
         soon(asked).await.unwrap().unwrap(),
@@ -177,7 +177,7 @@ async fn responses_with_unknown_ids_are_dropped_and_counted() {
     );
     assert_eq!(session.stats().late, 10);
 
-    // a stale response does not match the next request in the slot
+    // A stale response must not match the next request in the slot.
     let asked = ask(&session, "second");
     let (second, _) = question(&peer).await;
     assert_ne!(first, second);
@@ -204,7 +204,7 @@ async fn ids_stay_within_their_bits() {
     assert_eq!(ids.len(), 64, "as many as there are beside the slot's");
 }
 
-/// Unlike responses in order, the peer may omit responses by id.
+/// The peer may omit responses by id, unlike responses in order.
 #[tokio::test(start_paused = true)]
 async fn abandoned_requests_by_id_take_no_slot_and_close_nothing() {
     let correlate = words().with_max_in_flight(2);

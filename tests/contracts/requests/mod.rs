@@ -1,5 +1,5 @@
-//! Requests in both directions: each response finds its request, and a request without a
-//! response fails with a cause.
+//! Requests in both directions. Each response must find its request. A request without a
+//! response must fail with a cause.
 
 mod ends;
 mod in_order;
@@ -129,7 +129,8 @@ async fn handler_gets_messages_that_are_not_responses() {
     soon(asked).await.unwrap().unwrap();
 }
 
-/// Replies to requests. It sends a request to its own peer first, if the message asks for it.
+/// Replies to requests. If the message asks for it, the handler first sends a request to its
+/// own peer.
 async fn ask_back(request: Request<String>) -> Answer {
     let (message, session) = request.into_parts();
     let mut words = message.splitn(3, ' ');
@@ -149,7 +150,7 @@ async fn handler_awaits_its_own_peer_with_one_in_flight() {
     let (transport, peer) = stream::pair();
     let handler = service_fn(ask_back);
     let (_session, _task) = asking(transport, words(), SessionLayer::new(), handler).await;
-    // other requests are before the response, and half of one is behind it
+    // Other requests come before the response. Half of one comes after it.
     peer.send("ask 7 back\n");
     let (id, what) = question(&peer).await;
     assert_eq!(what, "forth");
@@ -275,7 +276,7 @@ async fn deadline_ends_the_wait_for_a_response_beyond_the_read_ahead_bound() {
             assert_eq!(line, "deadline, Sent");
             assert!(begun.elapsed() >= Duration::from_secs(5));
         }
-        // all have their responses
+        // All requests must have their responses.
         assert_eq!(soon(peer.lines(lines)).await, vec!["123456789"; lines]);
     }
 }
@@ -299,8 +300,8 @@ async fn both_sides_send_requests_at_once() {
     })
     .await
     .unwrap();
-    // each of our requests makes the server send one, whose response is behind more of our
-    // requests
+    // Each of our requests makes the server send one. Its response will be behind more of our
+    // requests.
     let caller: Caller<String> = Caller::of(&session).unwrap();
     let asked = join_all((0..100).map(|_| caller.request("back".to_owned())));
     for answer in soon(asked).await {

@@ -1,4 +1,4 @@
-//! Graceful shutdown: waits for connections, and aborts them after the drain deadline.
+//! Graceful shutdown must wait for connections and abort them after the drain deadline.
 
 use std::{future::pending, time::Duration};
 

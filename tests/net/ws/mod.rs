@@ -1,4 +1,4 @@
-//! WebSocket sessions: byte by byte, and with another implementation.
+//! WebSocket sessions: byte by byte and with another implementation.
 
 mod close;
 mod detect;
@@ -33,7 +33,7 @@ async fn soon<F: Future>(future: F) -> F::Output {
         .expect("nothing happened for an hour")
 }
 
-/// Server in memory, with its opened sessions and their close records.
+/// Server in memory with its opened sessions and their close records.
 struct Server {
     connector: MemoryConnector,
     ends: mpsc::UnboundedReceiver<Closed>,
@@ -182,7 +182,7 @@ impl Peer {
         head
     }
 
-    /// Returns the first byte and the payload of the next frame, or `None` at the end.
+    /// Returns the first byte and the payload of the next frame. Returns `None` at the end.
     async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
         let first = soon(self.io.read_u8()).await.ok()?;
         let length = match soon(self.io.read_u8()).await.unwrap() {

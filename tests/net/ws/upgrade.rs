@@ -1,4 +1,4 @@
-//! Sessions on connections that an axum application has upgraded, and clients.
+//! Clients, and sessions on connections that an axum application has upgraded.
 
 use std::net::SocketAddr;
 
@@ -40,7 +40,7 @@ async fn open(
         .map(Body::from)
 }
 
-/// Returns a session with an application, and the messages that it receives.
+/// Returns a session with an application and the messages that it receives.
 async fn dial(
     layer: WsConnectLayer,
     url: &str,
@@ -205,7 +205,7 @@ async fn results_of_the_servers_middleware_reach_the_session() {
     assert_eq!(connection.handle().get(), Some(User("ada")));
 }
 
-/// An attacker on the network can inject a page over `http`, which would send the user's
+/// An attacker on the network can inject a page over `http`. That page would send the user's
 /// cookies.
 #[tokio::test]
 async fn page_without_tls_has_another_origin_than_a_server_with_tls() {
