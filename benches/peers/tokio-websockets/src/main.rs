@@ -56,7 +56,7 @@ fn is_data(message: &Message) -> bool {
 
 async fn open(stream: TcpStream) -> io::Result<WebSocketStream<TcpStream>> {
     let accepted = ServerBuilder::new()
-        // A message is returned in one frame, as it arrived.
+        // Returns a message in one frame, as it arrived.
         .config(Config::default().frame_size(usize::MAX))
         .limits(Limits::default().max_payload_len(Some(MAX_PAYLOAD)))
         .accept(stream)
