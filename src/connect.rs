@@ -23,8 +23,8 @@ use crate::{pipeline::Pipeline, session::NotOpened};
 
 /// Service that connects to a target `A` and returns a connection over the transport `Io`.
 ///
-/// It is an alias. Every `Service<A, Response = Connection<Io>>` whose error can be boxed
-/// implements it, such as the connectors in [`net`](crate::net).
+/// It is an alias. It is implemented by every `Service<A, Response = Connection<Io>>` whose
+/// error can be boxed. The connectors in [`net`](crate::net) are such services.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a connector for targets `{A}`",
     label = "a connector is a `Service<{A}>` whose response is a `Connection`"
@@ -368,7 +368,7 @@ where
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The connector failed, and there is no connection. Retry, or try another target.
+    /// The connector failed, so there is no connection. Retry or try another target.
     Connect(BoxError),
     /// The stack failed before the session was open. If it closed the connection, the error is a
     /// [`NotOpened`], whose source is the cause, such as an error of an open hook.

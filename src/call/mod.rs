@@ -56,15 +56,15 @@
 //! # Ready, call, drop, close
 //!
 //! - *ready*: when a session is open and fewer calls are in flight than the
-//!   [limit](RequestClient::with_in_flight) allows. Readiness reserves a permit, which the call
-//!   uses or a drop returns. It is pending while no session is open but another can open. It is
-//!   an error once no session will open any more, so that a balancer fails over. Failures of
-//!   single calls do not affect readiness.
+//!   [limit](RequestClient::with_in_flight) allows. Readiness reserves a permit. The call uses
+//!   it, or a drop returns it. Readiness is pending while no session is open but another can
+//!   open. It is an error once no session will open any more, so that a balancer fails over.
+//!   Failures of single calls do not affect readiness.
 //! - *call*: sends the request and waits for its response, as [`Caller::request`] does. The
 //!   session is chosen when the service becomes ready.
-//! - *drop*: dropping a call's future returns its permit at once. The response is dropped when
-//!   it arrives, and [counted](crate::Stats::late). Where responses come in order, the peer still
-//!   has to send that response. Until it arrives, the request counts as
+//! - *drop*: dropping a call's future returns its permit at once. A response that arrives later
+//!   is dropped and [counted](crate::Stats::late). Where responses come in order, the peer must
+//!   still send that response. Until it arrives, the request counts as
 //!   [load](crate::ConnectionHandle::abandoned_requests) of its session.
 //! - *close*: calls in flight fail with [`RequestError::Closed`]. Its
 //!   [`left`](RequestError::delivery) states whether the request was sent. A request that was not
@@ -389,8 +389,8 @@ where
     }
 }
 
-/// Calls in flight, plus abandoned requests whose responses, which come in order, are
-/// outstanding.
+/// Calls in flight plus abandoned requests. Responses to the latter must still arrive if they
+/// come in order.
 ///
 /// A balancer chooses the client with the lower load, so it does not prefer one whose server
 /// has stopped answering.

@@ -24,9 +24,9 @@ impl<Out> Pick<Out> {
         Self(None)
     }
 
-    /// Picks the session with the fewest messages in flight: messages that wait to be sent,
-    /// messages in handlers, and requests [without a response](Session::unanswered_requests). A
-    /// session whose peer has stopped answering is therefore not preferred.
+    /// Picks the session with the fewest messages in flight. These are messages that wait to be
+    /// sent, messages in handlers, and requests [without a response](Session::unanswered_requests).
+    /// So a session whose peer has stopped answering is not preferred.
     #[must_use]
     pub fn least_in_flight() -> Self
     where

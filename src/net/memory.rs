@@ -73,7 +73,7 @@ struct Dialed {
 /// Accepts connections from within the process. Created by [`memory`].
 ///
 /// After its last connector is dropped it stays pending, like a socket that no client dials.
-/// Dropping the listener refuses further dials, and closes the connections that it has not
+/// Dropping the listener refuses further dials and closes the connections that it has not
 /// accepted.
 pub struct MemoryListener {
     incoming: mpsc::Receiver<Dialed>,

@@ -87,7 +87,7 @@ where
                     }
                 }
             }
-            // A panic is final, as an error is: the state of the stack is unknown afterwards.
+            // A panic is final, like an error: the state of the stack is unknown afterwards.
             // Readiness is polled outside tokio's budget, because tower's `LoadShed` takes a
             // used-up budget for overload (design.md: Why is readiness polled without the
             // cooperative budget?). `BURST` bounds the loop.

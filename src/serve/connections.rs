@@ -27,8 +27,8 @@ use crate::net::UdpInfo;
 
 /// Live connections of a server. Dropping the set aborts them.
 ///
-/// It is not a `JoinSet`, because it keeps a handle beside each task, uses a fraction of the
-/// memory, and does nothing when a task ends outside a shutdown.
+/// It is not a `JoinSet`. It keeps a handle beside each task, uses a fraction of the memory,
+/// and does nothing when a task ends outside a shutdown.
 #[derive(Debug, Default)]
 pub(super) struct Connections(Arc<Shared>);
 
@@ -129,8 +129,8 @@ impl Connections {
         }
     }
 
-    /// Begins the drain: from here on, ends of connections are counted. Aborts connections whose
-    /// session is not open yet. Returns the handles of the others, which the caller must close.
+    /// Begins the drain. Ends of connections are counted from here on. Aborts connections whose
+    /// session is not open yet. Returns the handles of the others. The caller must close them.
     pub(super) fn abort_unopened(&self) -> Vec<ConnectionHandle> {
         let mut state = self.0.lock();
         state.draining = true;

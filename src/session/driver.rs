@@ -36,7 +36,7 @@
 //! "Drain" is the drain deadline. No phase returns to an earlier one. A read or write error
 //! ends the session at once in `Opening` and from `Flushing` on. In `Draining` it ends the
 //! output, and handlers in flight may still finish. The write timeout and the drain deadline
-//! end the session, but a drain deadline in `Draining` leads to `Flushing` if a close handshake
+//! end the session. But a drain deadline in `Draining` leads to `Flushing` if a close handshake
 //! can succeed.
 
 mod activity;

@@ -90,7 +90,7 @@ where
     W: FramedTransport,
     R: StackSource<S>,
 {
-    /// Polls like the future itself, with a response made by `end`, whose flag is `true` if the
+    /// Polls like the future itself, but `end` makes the response. Its flag is `true` if the
     /// session was open.
     #[inline(always)]
     pub(super) fn poll_end<T>(

@@ -98,7 +98,7 @@ where
     }
 }
 
-/// The make-service of one session, until the session's stack is made. Takes one word
+/// The make-service of one session until the session's stack is made. Takes one word
 /// afterwards. The session loop polls it (design.md: Why does the session loop poll the
 /// make-service of `per_session`?). The stack is never replaced, because it holds the state of
 /// its session.

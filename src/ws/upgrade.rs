@@ -35,7 +35,7 @@ const BACKLOG: usize = 1024;
 ///
 /// The [`WsUpgrader`] answers the server's upgrade requests. The [`WsListener`] passes upgraded
 /// connections to [`serve`](crate::serve). As for every listener, `serve` polls the stack's
-/// readiness before it accepts, and drains the sessions at its shutdown.
+/// readiness before it accepts. It drains the sessions at its shutdown.
 ///
 /// `layer` determines which requests are accepted. It must not be part of the stack behind the
 /// listener.
@@ -124,8 +124,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static> WsUpgrader<Io> {
     /// `endpoints` are the addresses of the session; a server knows its peer, a request does not.
     /// The kind [`Unknown`](TransportKind::Unknown) is replaced by WebSocket.
     ///
-    /// An [accept hook](WsLayer::with_accept) sees the request with its extensions, and so the
-    /// results of the server's middleware. It can pass them on to the session, such as the user,
+    /// An [accept hook](WsLayer::with_accept) sees the request with its extensions. So it also sees
+    /// the results of the server's middleware, such as the user. It can pass them on to the session
     /// with an [insert](crate::ConnectionHandle::insert). The caller may still change the response,
     /// for example to add cookies.
     ///

@@ -51,7 +51,7 @@ where
         }
     }
 
-    /// Publishes the state of reading, handling and writing, before the poll waits.
+    /// Publishes the state of reading, handling and writing before the poll waits.
     #[inline]
     pub(super) fn publish_activity(&mut self, in_flight: usize, poll: &mut PollState) {
         let incomplete = self.reader.is_incomplete() || self.wire.is_incomplete();

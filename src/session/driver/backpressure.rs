@@ -1,4 +1,4 @@
-//! Backpressure: stops handling, or the encoding of pushes, while too many bytes wait for the
+//! Backpressure: stops handling or the encoding of pushes while too many bytes wait for the
 //! peer.
 //!
 //! [`Watermark`](crate::session::schedule::Watermark) holds the flags. This file measures the
@@ -81,8 +81,8 @@ where
         }
     }
 
-    /// Returns the high watermark, or 0 while the memory budget is used up, so that any byte that
-    /// waits stops the rest.
+    /// Returns the high watermark. Returns 0 while the memory budget is used up, so that any byte
+    /// that waits stops the rest.
     #[inline]
     fn high(&mut self) -> usize {
         if self.wire.driver().is_budget_used_up() {

@@ -60,8 +60,8 @@ where
         self.deadline_passed(calls, deadline, layers, write)
     }
 
-    /// Acts on the `deadline` that has passed: of `layers`, of the flush delay, of the `write`
-    /// timeout or of the drain.
+    /// Acts on the `deadline` that has passed. It may be one of `layers`, the flush delay, the
+    /// `write` timeout or the drain.
     #[cold]
     fn deadline_passed(
         &mut self,

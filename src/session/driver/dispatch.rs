@@ -53,7 +53,7 @@ where
     W: FramedTransport,
     R: StackSource<S>,
 {
-    /// Decodes, calls the service and encodes, until each step must wait.
+    /// Decodes, calls the service and encodes until each step must wait.
     #[inline]
     pub(super) fn dispatch(
         &mut self,
@@ -366,8 +366,8 @@ where
         self.wire.driver().clear_own_messages();
     }
 
-    /// Encodes the messages that this session's handlers have queued, and all that were queued
-    /// earlier. They precede the handlers' replies, and count as replies.
+    /// Encodes the messages that this session's handlers have queued and all that were queued
+    /// earlier. They precede the handlers' replies and count as replies.
     #[cold]
     fn encode_own(&mut self) {
         while self.wire.driver().has_outgoing() && self.encode_next().is_some() {}

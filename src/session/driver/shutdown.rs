@@ -98,9 +98,10 @@ where
         !self.wire.driver().has_outgoing() && self.writer.is_flushed()
     }
 
-    /// Returns `true` if the session waits until the peer has ended its direction. A socket that is
-    /// dropped with unread input, or that input reaches later, resets the connection, which
-    /// destroys output that the kernel still holds (design.md: Why does a closed session read on?).
+    /// Returns `true` if the session must wait until the peer has ended its direction. A socket
+    /// that is dropped with unread input resets the connection. So does input that arrives after
+    /// the drop. A reset destroys output that the kernel still holds (design.md: Why does a closed
+    /// session read on?).
     ///
     /// The wait ends at the drain deadline, or earlier when the deadline's duration has passed
     /// since the last byte moved. A session that was idle for longer ends at once.
@@ -267,7 +268,7 @@ where
         drains && !self.overdue && self.output_end != OutputEnd::Failed && !is_stalled
     }
 
-    /// Drops handlers in flight and queued messages, because the drain deadline has passed. Encoded
+    /// Drops handlers in flight and queued messages because the drain deadline has passed. Encoded
     /// bytes are still flushed, and the transport closes.
     #[cold]
     pub(super) fn cut_off_handlers(&mut self, mut calls: Pin<&mut InFlight<S::Future>>) {
@@ -297,7 +298,7 @@ where
     }
 
     /// Ends both directions after a read error, such as a reset. Messages that were read before are
-    /// handled, until the drain deadline (design.md: Why are messages handled after the connection
+    /// handled until the drain deadline (design.md: Why are messages handled after the connection
     /// has failed?).
     #[cold]
     pub(super) fn read_failed(&mut self, error: io::Error, poll: &mut PollState) -> Step {

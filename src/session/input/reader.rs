@@ -22,7 +22,7 @@ use crate::{
     transport::{Framing, Received},
 };
 
-/// Minimum spare room of a read, in bytes, as far as the bound allows.
+/// Minimum spare room of a read, in bytes. The bound may allow less.
 const MIN_READ: usize = 4 * 1024;
 
 #[derive(Debug)]
@@ -196,10 +196,10 @@ impl<In> Reader<In> {
         Ok(Decoded::Nothing)
     }
 
-    /// Decodes the rest of a stream that has ended. `decode` was called before, because the end may
-    /// have been read together with messages. From that call a codec for messages with boundaries,
-    /// such as `Text`, knows that there are none (design.md: Why is `decode` called again when a
-    /// stream has ended?). After a reset the rest is not decoded.
+    /// Decodes the rest of a stream that has ended. `decode` must be called before, because the end
+    /// may have been read together with messages. From that call a codec for messages with
+    /// boundaries, such as `Text`, knows that there are none (design.md: Why is `decode` called
+    /// again when a stream has ended?). After a reset the rest is not decoded.
     #[cold]
     fn decode_end<W: FramedTransport<In = In>>(
         &mut self,
@@ -215,9 +215,9 @@ impl<In> Reader<In> {
         Ok(Decoded::End)
     }
 
-    /// Raises the limit to the capacity of a buffer that exceeds it, if the codec has reserved that
+    /// Raises the limit to the capacity of a buffer that exceeds it if the codec has reserved that
     /// room. `has_reserved` is `true` if the buffer has grown. A buffer that was larger than an
-    /// ordinary one may have had the room already, so the codec is assumed to need it.
+    /// ordinary one may have had the room already. So the codec is assumed to need it.
     #[inline(never)]
     fn raise_limit(&mut self, has_reserved: bool) {
         if has_reserved || (self.buf.capacity() > BUFFER && self.limit >= BUFFER) {
@@ -456,7 +456,7 @@ impl<In> Reader<In> {
     }
 
     /// Makes the session's buffers ordinary, because something waits for its handler or for the
-    /// peer. An incomplete frame may have reached the lower limit: then the codec must be called
+    /// peer. An incomplete frame may have reached the lower limit. Then the codec must be called
     /// again, or nothing would ever be read.
     #[cold]
     pub(crate) fn reset_sizing(&mut self) {

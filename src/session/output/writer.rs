@@ -41,7 +41,7 @@ pub(crate) struct Writer {
     messages: u32,
     /// Bytes were written since the last complete flush.
     unflushed: bool,
-    /// Besides `buf`, there may be bytes to write or flush, or sends to complete.
+    /// `true` if there may be more than `buf` to write or flush, or sends to complete.
     dirty: bool,
     framing: Framing,
     /// Size of the largest message that was [noted](Self::note_size): the exponent of the power of
@@ -98,14 +98,14 @@ impl Writer {
         }
     }
 
-    /// Returns the size of the largest message that was [noted](Self::note_size), in bytes, rounded
-    /// up to a power of two.
+    /// Returns the size of the largest [noted](Self::note_size) message, in bytes. It is rounded up
+    /// to a power of two.
     pub(crate) const fn largest(&self) -> usize {
         1 << self.largest
     }
 
-    /// Records the size of a message, for the reply limit. Pushes are recorded, and replies while
-    /// the peer does not take all that waits.
+    /// Records the size of a message for the reply limit. Pushes must be recorded. Replies must be
+    /// recorded while the peer does not take all that waits.
     #[inline]
     pub(crate) fn note_size(&mut self, bytes: usize) {
         let bits = usize::BITS - bytes.saturating_sub(1).leading_zeros();
@@ -204,7 +204,7 @@ impl Writer {
         self.pending.get_or_default().units.push_back(self.encoded);
     }
 
-    /// Writes the payload of a send, which is encoded if it is not yet, and returns its size in
+    /// Writes the payload of a send. Encodes it if it is not yet encoded. Returns its size in
     /// bytes. A payload that fails leaves no bytes.
     #[inline(always)]
     pub(crate) fn encode_payload<W: FramedTransport>(
@@ -239,8 +239,8 @@ impl Writer {
         Ok(bytes)
     }
 
-    /// Appends encoded bytes: large pieces by reference and small ones as copies. When nothing else
-    /// waits, the first piece may be smaller, because it would need a buffer of the pool.
+    /// Appends encoded bytes: large pieces by reference and small ones as copies. The first piece
+    /// may be smaller if nothing else waits, because it would need a buffer of the pool.
     fn append(&mut self, pieces: impl IntoIterator<Item = Bytes>) -> usize {
         let mut bytes = 0;
         let mut references = 0;
@@ -485,9 +485,9 @@ impl Writer {
 }
 
 impl PendingWrites {
-    /// Returns `true` if the transport has taken the message of the next awaited send, with `taken`
-    /// bytes in total. An empty message ends where the one before it ends, so the units are checked
-    /// as well.
+    /// Returns `true` if the transport has taken the message of the next awaited send. It has taken
+    /// `taken` bytes in total. An empty message ends where the one before it ends, so the units are
+    /// checked as well.
     #[inline]
     fn is_send_written(&self, taken: u64) -> bool {
         self.completions.front().is_some_and(|next| {

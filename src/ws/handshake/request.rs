@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 
 use super::headers::mark_sensitive;
 
-/// Upgrade request of an open WebSocket, as an attribute of the connection's handle. It
+/// Upgrade request of an open WebSocket. It is an attribute of the connection's handle. It
 /// contains the path, the query, the agreed subprotocol, and the header fields that the layer
 /// keeps.
 ///
