@@ -67,16 +67,16 @@
 //!   still send that response. Until it arrives, the request counts as
 //!   [load](crate::ConnectionHandle::abandoned_requests) of its session.
 //! - *close*: calls in flight fail with [`RequestError::Closed`]. Its
-//!   [`left`](RequestError::delivery) states whether the request was sent. A request that was not
-//!   sent can be retried safely, for example by tower's `retry`.
+//!   [`delivery`](RequestError::delivery) states whether the request was sent. A request that
+//!   was not sent can be retried safely, for example by tower's `retry`.
 //!
-//! Nothing is retried automatically. The deadline of a call is the layer's; the default is 30
-//! s. tower's `timeout` sets a shorter one and cancels the call.
+//! Nothing is retried automatically. The deadline of a call is the layer's; the default is
+//! 30 s. tower's `timeout` sets a shorter one and cancels the call.
 //!
-//! A server that stops answering in order loses its session. A missed deadline
-//! [closes the session](crate::layers::CorrelateLayer::with_close_at_deadline) by default. So
-//! do cancelled calls that use up the layer's limit while no response arrives. A [`Client`]
-//! then opens the next session. With responses by id, a session survives missed deadlines; a
+//! A server that stops answering in order loses its session. A missed deadline [closes the
+//! session](crate::layers::CorrelateLayer::with_close_at_deadline) by default. So do cancelled
+//! calls that use up the layer's limit while no response arrives. A [`Client`] then opens the
+//! next session. With responses by id, a session survives missed deadlines; a
 //! [`HeartbeatLayer`](crate::layers::HeartbeatLayer) closes it if the server is gone.
 //!
 //! # Under tower's middleware

@@ -10,10 +10,10 @@ use tower::util::rng::{HasherRng, Rng};
 
 /// Exponential backoff with jitter between the dials of a client.
 ///
-/// Pauses grow by a factor up to a maximum. Each is shortened at random. The defaults are 300
-/// ms, a factor of 2, a maximum of 30 s, and full jitter. Then the first pause is between 1 ms
-/// and 300 ms. The third is at most 1.2 s. From the eighth on they are at most 30 s. Scope:
-/// client.
+/// Pauses grow by a factor up to a maximum. Each is shortened at random. The defaults are
+/// 300 ms, a factor of 2, a maximum of 30 s, and full jitter. Then the first pause is between
+/// 1 ms and 300 ms. The third is at most 1.2 s. From the eighth on they are at most 30 s.
+/// Scope: client.
 ///
 /// A session that was open for [5 s](Self::with_reset_after) resets the pauses to the first
 /// one. A session that closes sooner counts as a failed dial. A server that accepts and closes

@@ -53,8 +53,8 @@
 //!   the stack until the session is open, and the [hooks](ClientBuilder::with_hook). The
 //!   connector resolves names at each attempt.
 //! - A failed attempt is followed by a pause of the [`Backoff`]. The end of a session is
-//!   followed by a pause too, also after an orderly end by the peer. A session that was open for
-//!   some time resets the pauses. A session that closed sooner counts as a failed attempt.
+//!   followed by a pause too, also after an orderly end by the peer. A session that was open
+//!   for some time resets the pauses. A session that closed sooner counts as a failed attempt.
 //! - A session is replaced once its close is complete, so the server never sees more sessions
 //!   than configured. It is not offered any more from the start of the close.
 //! - [`Client::send`] sends a message on an open session, and [`Client::session`] returns an

@@ -29,8 +29,8 @@
 //!
 //! The maximum applies to a message without its header or line end. The default is 64 KiB
 //! ([`MAX_FRAME`]). Change it with `with_max_length`, or with `max_frame_length` for
-//! [`LengthDelimited`] and the one inside [`Frames`]. A maximum above 1 GiB is reduced to 1
-//! GiB. The maximum is also about as much memory as a peer can make its session hold for an
+//! [`LengthDelimited`] and the one inside [`Frames`]. A maximum above 1 GiB is reduced to
+//! 1 GiB. The maximum is also about as much memory as a peer can make its session hold for an
 //! incomplete frame, so set it as low as the protocol allows.
 //!
 //! Frames and lines have the maximum in both directions, so each side can receive what the

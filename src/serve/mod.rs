@@ -37,8 +37,7 @@ use crate::{net::Listener, pipeline::Pipeline, session::CLOSE_HANDSHAKE_TIMEOUT}
 /// An idle listener holds no permit, with one exception. `stack` is not cloned, so a permit
 /// that a layer reserved and did not use stays with it until the next connection. This may
 /// happen after a refusal by tower's `load_shed`. It matters if other listeners share the
-/// limit.
-/// [`serve_all`] avoids it, also for a single listener.
+/// limit. [`serve_all`] avoids it, also for a single listener.
 ///
 /// # Errors
 ///

@@ -5,12 +5,12 @@
 //! - *call*: clones the message stack or has one made. Returns the future that drives the
 //!   session.
 //! - *close*: one order for every cause. The reason is recorded, and the first one is kept.
-//!   Reading stops. Handlers in flight finish and accepted messages are flushed, until the drain
-//!   deadline. The transport is closed as its protocol requires, even if a handler was cut off.
-//!   Input is discarded until the peer's end, so that no reset destroys what was flushed. Waiting
-//!   senders are notified, and close callbacks run. [`closed`](crate::ConnectionHandle::closed)
-//!   resolves. After a reset or a failed write, received messages are handled until the drain
-//!   deadline, and replies are counted as unsent.
+//!   Reading stops. Handlers in flight finish and accepted messages are flushed, until the
+//!   drain deadline. The transport is closed as its protocol requires, even if a handler was
+//!   cut off. Input is discarded until the peer's end, so that no reset destroys what was
+//!   flushed. Waiting senders are notified, and close callbacks run.
+//!   [`closed`](crate::ConnectionHandle::closed) resolves. After a reset or a failed write,
+//!   received messages are handled until the drain deadline, and replies are counted as unsent.
 //! - *drop*: the session ends at once, as
 //!   [`CloseReason::Dropped`](crate::CloseReason::Dropped).
 //!
@@ -203,8 +203,8 @@ impl<K> SessionLayer<K> {
         self
     }
 
-    /// Sets the watermarks of the write buffer, in bytes. The defaults are 32 KiB for `low` and 64
-    /// KiB for `high`. A `low` above `high` means `high`.
+    /// Sets the watermarks of the write buffer, in bytes. The defaults are 32 KiB for `low` and
+    /// 64 KiB for `high`. A `low` above `high` means `high`.
     ///
     /// Once more than `high` bytes of pushed messages wait for the peer, no message is taken from
     /// the queue until at most `low` of these bytes wait. No message is taken either while more
@@ -275,9 +275,9 @@ impl<K> SessionLayer<K> {
     ///
     /// A kernel takes bytes in steps, so the timeout requires a minimum rate. Over TCP on Linux and
     /// Android the steps are about 130 KiB
-    /// ([`with_unsent_limit`](crate::net::TcpConnector::with_unsent_limit)), and 30 s require 4.4
-    /// KiB/s. On other systems a step is a part of the send buffer: with a buffer of 4 MiB, 30 s
-    /// require about 48 KiB/s.
+    /// ([`with_unsent_limit`](crate::net::TcpConnector::with_unsent_limit)), and 30 s require
+    /// 4.4 KiB/s. On other systems a step is a part of the send buffer: with a buffer of 4 MiB,
+    /// 30 s require about 48 KiB/s.
     #[must_use]
     pub fn with_write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.write_timeout = timeout.into();

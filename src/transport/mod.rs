@@ -117,7 +117,7 @@ pub trait Transport {
     fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
 
     /// Returns the number of bytes that have left the transport's buffer. A transport that takes
-    /// large messages whole must implement it. While a flush is pending, the write timeout counts
+    /// large messages whole should implement it. While a flush is pending, the write timeout counts
     /// from the last increase. The value may start anywhere. The default is a constant 0.
     fn bytes_flushed(&self) -> u64 {
         0

@@ -1,5 +1,5 @@
-//! Codecs of the servers. A frame is a 4-byte big-endian length and a payload of at most 16
-//! MiB.
+//! Codecs of the servers. A frame is a 4-byte big-endian length and a payload of at most
+//! 16 MiB.
 
 use ::getty::codec::{Frames, LengthDelimited};
 use tokio_util::codec::LengthDelimitedCodec;

@@ -1,8 +1,8 @@
 //! Counts the pushed bytes in the write buffer, apart from the bytes of replies.
 //!
 //! The bytes of pushes form runs. A run is the bytes that were pushed together without a reply
-//! between them. The latest run is stored in the writer itself. Earlier runs that still wait are
-//! stored in its [`PendingWrites`].
+//! between them. The latest run is stored in the writer itself. Earlier runs that still wait
+//! are stored in its [`PendingWrites`].
 
 use super::writer::{PendingWrites, Writer};
 
