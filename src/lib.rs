@@ -6,7 +6,7 @@
 //! - Every custom protocol needs framing, timeouts, backpressure, state for each connection and
 //!   an orderly shutdown. One layer contains this session loop: [`SessionLayer`].
 //! - tower's middleware works on connections and on messages.
-//! - Any task may send to a session. It waits for room and gets a typed result.
+//! - Any task may send to a session. A send waits for room and reports a typed result.
 //! - Each session ends with one typed reason. Close callbacks run exactly once.
 //! - A client can be called as a [`tower::Service`] from request to response.
 //!
@@ -88,7 +88,7 @@
 //! | `concurrency_limit` | caps open connections | bounds the handlers in flight |
 //! | `timeout` | cuts a connection off at its deadline | is a deadline for each message |
 //!
-//! A session that opens or closes calls no handler. So a limit on messages cannot delay a
+//! Opening and closing do not call the message stack. So a limit on messages cannot delay a
 //! close.
 //!
 //! The order of a stack, from the outermost layer to the handler:

@@ -106,7 +106,8 @@ impl Connections {
         let key = self.0.lock().live.insert(Live { handle, task: None });
         let membership = Membership {
             shared: Arc::clone(&self.0),
-            key: u32::try_from(key).unwrap_or_else(|_| unreachable!("descriptors run out before")),
+            key: u32::try_from(key)
+                .unwrap_or_else(|_| unreachable!("file descriptors run out earlier")),
             finished: false,
             polled: false,
             opened: false,

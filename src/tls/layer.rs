@@ -211,7 +211,7 @@ where
                 StateProj::Handshaking { handshake, pending } => {
                     let result = ready!(handshake.as_mut().poll(cx));
                     let Some((rest, mut inner)) = pending.take() else {
-                        unreachable!("it is taken only after the handshake")
+                        unreachable!("the stream is taken only after the handshake")
                     };
                     match result {
                         Ok(stream) => {

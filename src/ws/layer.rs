@@ -181,7 +181,7 @@ impl WsLayer {
     ///             return Ok(());
     ///         }
     ///         let refusal = WsRefusal::new(StatusCode::UNAUTHORIZED, "who are you?");
-    ///         let scheme = "Bearer".parse().expect("it is ASCII");
+    ///         let scheme = "Bearer".parse().expect("the name is ASCII");
     ///         Err(refusal.with_header(header::WWW_AUTHENTICATE, scheme))
     ///     }
     /// });

@@ -34,7 +34,11 @@ async fn pool_fills_without_pauses_and_replaces_closed_sessions() {
     let sessions = client.sessions();
     sessions[1].close();
     sessions[3].close_with(CloseReason::IdleTimeout);
-    assert_eq!(client.sessions().len(), 3, "closed sessions leave at once");
+    assert_eq!(
+        client.sessions().len(),
+        3,
+        "closed sessions leave the pool at once"
+    );
     full(&client, 5).await;
     assert_eq!((host.dials(), host.most_open()), (7, 5));
     let ids: Vec<_> = sessions.iter().map(|session| session.id()).collect();

@@ -159,7 +159,7 @@ async fn number_of_consecutive_attempts_can_be_limited() {
             .with_max_attempts(4)
             .connect(host.connector(), (), ignoring_client);
     let Err(NoSession::Failed(failure)) = soon(client.session()).await else {
-        panic!("there is no server");
+        panic!("no server listens");
     };
     assert_eq!(host.dials(), 4);
     match &failure {

@@ -40,7 +40,7 @@ async fn used_up_budget_returns_messages_until_a_peer_reads() {
     }
     soon(peer.lines(100)).await;
     idle().await;
-    assert_eq!(budget.used(), 100 * KIB, "and give back what has left");
+    assert_eq!(budget.used(), 100 * KIB, "the session gives back its bytes");
 
     slow.take_all();
     soon(stuck).await.unwrap().unwrap();
@@ -123,10 +123,10 @@ async fn drop_oldest_makes_room_in_the_budget() {
 async fn replies_stop_decoding_while_the_budget_is_used_up() {
     let budget = MemoryBudget::new(64 * KIB);
     let (transport, hog) = stream::pair();
-    let (hogging, hog_task) = open(transport, lines(), layer(&budget), service_fn(echo)).await;
+    let (full, full_task) = open(transport, lines(), layer(&budget), service_fn(echo)).await;
     hog.stall();
     let stuck = tokio::spawn({
-        let session = hogging.clone();
+        let session = full.clone();
         async move { session.send_raw(Bytes::from(vec![b'x'; 55 * KIB])).await }
     });
     idle().await;
@@ -148,9 +148,8 @@ async fn replies_stop_decoding_while_the_budget_is_used_up() {
     assert_eq!(session.pending_bytes(), 201);
 
     // The session must resume when there is room, even if its own peer has not read.
-    hogging
-        .close_with(Close::new(getty::CloseReason::Local).with_deadline(std::time::Duration::ZERO));
-    soon(hog_task).await.unwrap();
+    full.close_with(Close::new(getty::CloseReason::Local).with_deadline(std::time::Duration::ZERO));
+    soon(full_task).await.unwrap();
     assert!(soon(stuck).await.unwrap().is_err());
     idle().await;
     assert_eq!(session.stats().messages_in, 100);

@@ -222,7 +222,7 @@ async fn connect_waits_until_the_stack_is_ready() {
     limit.add_permits(1);
     let (session, _task) = soon(connecting).await.unwrap().unwrap();
     assert!(session.is_open());
-    assert_eq!(limit.available_permits(), 0, "the session holds it");
+    assert_eq!(limit.available_permits(), 0, "the session holds the permit");
 }
 
 #[tokio::test(start_paused = true)]
@@ -242,7 +242,11 @@ async fn boxed_transport_behaves_as_its_inner_transport() {
     peer.send("one\ntwo\n");
     peer.send("three");
     assert_eq!(soon(peer.message()).await, "three\n");
-    assert_eq!(session.stats().skipped, 1, "it is still of datagrams");
+    assert_eq!(
+        session.stats().skipped,
+        1,
+        "the session still skips as for datagrams"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -113,18 +113,19 @@ fn accepting_continues_after_the_process_has_run_out_of_descriptors() {
             .spawn()
             .unwrap(),
     );
-    let mut told = BufReader::new(server.0.stdout.take().unwrap()).lines();
-    let mut tell = |what: &str| {
-        told.find_map(|line| Some(line.unwrap().split_once(what)?.1.to_owned()))
-            .unwrap_or_else(|| panic!("the server never said `{what}`"))
+    let mut output = BufReader::new(server.0.stdout.take().unwrap()).lines();
+    let mut value_of = |what: &str| {
+        output
+            .find_map(|line| Some(line.unwrap().split_once(what)?.1.to_owned()))
+            .unwrap_or_else(|| panic!("the server never printed `{what}`"))
     };
-    let address: SocketAddr = tell("listening ").parse().unwrap();
+    let address: SocketAddr = value_of("listening ").parse().unwrap();
 
     let mut clients: Vec<_> = (0..CONNECTIONS)
         .map(|_| TcpStream::connect(address).unwrap())
         .collect();
     let out_of_descriptors = rustix::io::Errno::MFILE.raw_os_error();
-    assert_eq!(tell("failed "), out_of_descriptors.to_string());
+    assert_eq!(value_of("failed "), out_of_descriptors.to_string());
 
     // Each connection that ends must make room for one that waits.
     for (n, client) in clients.iter_mut().enumerate() {
@@ -137,8 +138,8 @@ fn accepting_continues_after_the_process_has_run_out_of_descriptors() {
     assert_eq!(answer(&last), (CONNECTIONS - 1).to_string());
 
     writeln!(&last, "quit").unwrap();
-    let errors: usize = tell("errors ").parse().unwrap();
-    assert!(errors < 1000, "it spins: {errors} errors");
+    let errors: usize = value_of("errors ").parse().unwrap();
+    assert!(errors < 1000, "the accept loop spins: {errors} errors");
     assert!(server.0.wait().unwrap().success());
 }
 

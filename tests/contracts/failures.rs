@@ -140,18 +140,18 @@ async fn failed_write_fails_senders_at_once_and_handlers_continue() {
     peer.send("3\n");
     idle().await;
     peer.fail_writes(io::ErrorKind::BrokenPipe);
-    let begun = tokio::time::Instant::now();
+    let start = tokio::time::Instant::now();
     let sent = soon(session.send("lost".to_owned())).await.unwrap_err();
     assert!(matches!(sent, SendError::Io(_)), "{sent}");
     let refused = soon(session.send("late".to_owned())).await.unwrap_err();
     assert!(refused.is_closed(), "{refused}");
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < Duration::from_secs(1));
     assert!(!session.is_closed(), "a handler is in flight");
     peer.finish();
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.lifetime.as_secs(), 3);
     assert_eq!(closed.unhandled_messages, 0);
-    assert_eq!(closed.unsent_messages, 1, "the reply");
+    assert_eq!(closed.unsent_messages, 1, "the reply was not sent");
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,7 +29,7 @@ async fn check_that_another_session_is_polled(layer: SessionLayer) {
     let silent = service_fn(|_: Request<String>| async { Ok::<Option<String>, BoxError>(None) });
     let (session, task) = open(endless, lines(), layer, silent).await;
     let _modest = open(modest, lines(), SessionLayer::new(), service_fn(echo)).await;
-    endless_peer.send_for_ever("x\n".repeat(1000));
+    endless_peer.send_endlessly("x\n".repeat(1000));
 
     for n in 0..10 {
         let before = session.stats().messages_in;
@@ -58,7 +58,7 @@ where
     let (session, task) = open(endless, codec, SessionLayer::new(), handler).await;
     let _modest = open(modest, lines(), SessionLayer::new(), service_fn(echo)).await;
     endless_peer.forget_output();
-    endless_peer.send_for_ever(flood);
+    endless_peer.send_endlessly(flood);
     let mut most = 0;
     for n in 0..3 {
         let before = session.stats().messages_in;
@@ -124,7 +124,7 @@ async fn bytes_that_make_no_message_do_not_starve_another_session() {
     }
 
     let (transport, peer) = stream::pair();
-    peer.send_for_ever("noise");
+    peer.send_endlessly("noise");
     let (session, task) = open(transport, Skip, SessionLayer::new(), service_fn(echo)).await;
     while session.stats().bytes_in < 100_000 {
         tokio::task::yield_now().await;
@@ -163,7 +163,7 @@ async fn handler_that_never_finishes_delays_neither_sends_nor_a_close() {
         Ok::<Option<String>, BoxError>(None)
     });
     let (session, task) = open(transport, lines(), SessionLayer::new(), stuck).await;
-    peer.send_for_ever("request\n".repeat(100));
+    peer.send_endlessly("request\n".repeat(100));
     idle().await;
     let read_ahead = session.stats().bytes_in;
     assert!((64 * 1024..66 * 1024).contains(&read_ahead), "{read_ahead}");
@@ -217,7 +217,10 @@ async fn write_timeout_ends_two_sides_that_both_stop_reading() {
     let (first, second) = (first.unwrap(), second.unwrap());
     let reasons = [&first.reason, &second.reason];
     assert!(reasons.contains(&&CloseReason::WriteTimeout), "{reasons:?}");
-    assert!(first.stats.messages_in > 4, "it went well for a while");
+    assert!(
+        first.stats.messages_in > 4,
+        "the first session made progress before"
+    );
     assert!((30..61).contains(&first.lifetime.as_secs()));
 }
 
@@ -229,7 +232,7 @@ async fn sender_that_waits_for_room_precedes_further_requests() {
         .with_reply_limit(0);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
-    peer.send_for_ever("123456789\n");
+    peer.send_endlessly("123456789\n");
     idle().await;
     let sent = tokio::spawn(async move {
         for n in 0..10 {
@@ -243,6 +246,6 @@ async fn sender_that_waits_for_room_precedes_further_requests() {
         // Waiting bytes: 10 + 2 * 30 + 4 messages of at most 10, and the pushes.
         peer.take(160);
     }
-    assert!(sent.is_finished(), "one goes each time");
+    assert!(sent.is_finished(), "one push is sent each time");
     soon(sent).await.unwrap().unwrap();
 }

@@ -116,7 +116,7 @@ async fn requests_in_both_directions_have_responses_within_a_second() {
         .unwrap();
         sessions.push(session);
     }
-    let begun = Instant::now();
+    let start = Instant::now();
     let asked = sessions.iter().flat_map(|(session, _)| {
         let caller: Caller<String> = Caller::of(session).unwrap();
         (0..32).map(move |_| {
@@ -127,7 +127,7 @@ async fn requests_in_both_directions_have_responses_within_a_second() {
     for answer in soon(join_all(asked)).await {
         answer.unwrap();
     }
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < Duration::from_secs(1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -153,8 +153,8 @@ async fn messages_of_a_handler_precede_its_reply_under_backpressure() {
             .is_full()
     );
     peer.take_all();
-    let said = soon(peer.lines(4)).await;
-    assert_eq!(said, ["first", "pushed", "own", "last"]);
+    let received = soon(peer.lines(4)).await;
+    assert_eq!(received, ["first", "pushed", "own", "last"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,8 +171,8 @@ async fn waiting_pushes_of_others_do_not_delay_replies() {
     idle().await;
     assert_eq!(session.stats().messages_in, 1);
     peer.take_all();
-    let said = soon(peer.lines(3)).await;
-    assert_eq!(said, ["0123456789", "asked", "waits"]);
+    let received = soon(peer.lines(3)).await;
+    assert_eq!(received, ["0123456789", "asked", "waits"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -186,7 +186,7 @@ async fn write_timeout_ends_a_peer_that_never_reads_at_the_reply_limit() {
         peer.send(line.repeat(2000));
         soon(peer.lines(2000)).await;
         peer.stall();
-        peer.send_for_ever(piece);
+        peer.send_endlessly(piece);
         idle().await;
         let held = session.pending_bytes();
         assert!((256 * 1024..=limit + 1000).contains(&held), "{held}");
@@ -284,7 +284,7 @@ async fn all_is_handled(case: Busy) {
                 session
                     .feed(message.freeze())
                     .await
-                    .expect("no end gives up");
+                    .expect("neither end may give up");
             }
         });
     let reaching = ends

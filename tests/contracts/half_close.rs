@@ -13,9 +13,9 @@ use crate::support::{echo, echo_by_turns, idle, lines, open, soon, stream, units
 async fn finish_ends_our_direction_after_the_flush_and_receiving_continues() {
     let (transport, peer) = stream::pair();
     peer.stay_open();
-    let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut received) = tokio::sync::mpsc::unbounded_channel();
     let handler = service_fn(move |request: Request<String>| {
-        heard.send(request.message().clone()).unwrap();
+        sender.send(request.message().clone()).unwrap();
         echo(request)
     });
     let (session, task) = open(transport, lines(), SessionLayer::new(), handler).await;
@@ -38,8 +38,8 @@ async fn finish_ends_our_direction_after_the_flush_and_receiving_continues() {
 
     // Handlers must be called as before. Their replies are dropped.
     peer.send("one\ntwo\n");
-    assert_eq!(soon(hears.recv()).await.unwrap(), "one");
-    assert_eq!(soon(hears.recv()).await.unwrap(), "two");
+    assert_eq!(soon(received.recv()).await.unwrap(), "one");
+    assert_eq!(soon(received.recv()).await.unwrap(), "two");
     idle().await;
     assert_eq!(session.stats().dropped, 2);
     for refused in [

@@ -212,7 +212,7 @@ async fn refused_connect_returns_the_error() {
 /// Returns the reason of a session that never opened.
 async fn not_opened(task: Task) -> CloseReason {
     let error = soon(task).await.unwrap().unwrap_err();
-    let error: &NotOpened = error.downcast_ref().expect("it never opened");
+    let error: &NotOpened = error.downcast_ref().expect("the session never opened");
     error.reason().clone()
 }
 
@@ -271,7 +271,7 @@ async fn fed_messages_are_flushed_before_the_connection_is_refused() {
         let refused = [CloseReason::Refused, CloseReason::Panicked];
         assert_eq!(reason, refused[usize::from(panics)]);
         assert_eq!(peer.output(), "554 go away\n");
-        assert!(peer.is_shut(), "closed as the transport does");
+        assert!(peer.is_shut(), "the transport was closed in order");
     }
 }
 
@@ -304,9 +304,9 @@ async fn refusal_that_the_peer_does_not_read_ends_at_the_drain_deadline() {
         Err("on the list".into())
     });
     peer.stall();
-    let begun = Instant::now();
+    let start = Instant::now();
     assert_eq!(not_opened(task).await, CloseReason::Refused);
-    assert_eq!(begun.elapsed().as_secs(), deadline.as_secs());
+    assert_eq!(start.elapsed().as_secs(), deadline.as_secs());
     assert!(peer.is_gone());
 }
 

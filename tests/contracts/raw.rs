@@ -152,9 +152,9 @@ async fn bytes_of_large_pieces_are_not_copied() {
         async move { session.send_raw(bytes).await }
     });
     idle().await;
-    assert!(!bytes.is_unique(), "the writer refers to them");
+    assert!(!bytes.is_unique(), "the writer refers to the bytes");
     peer.take_all();
     soon(sent).await.unwrap().unwrap();
-    assert!(bytes.is_unique(), "and lets go of what it has written");
+    assert!(bytes.is_unique(), "the writer releases written bytes");
     drop(Arc::new(session));
 }

@@ -58,7 +58,7 @@ async fn readiness_may_be_lost_and_regained() {
         control.wait();
         peer.send("a\nb\n");
         idle().await;
-        assert_eq!(peer.written() % 4, 0, "nothing is called before");
+        assert_eq!(peer.written() % 4, 0, "no call may come before readiness");
         control.ready();
         assert_eq!(soon(peer.lines(2)).await, ["a", "b"]);
     }
@@ -267,5 +267,5 @@ async fn session_that_is_never_ready_does_not_affect_others() {
     waits_peer.finish();
     // The peer's end is seen although the service is not ready.
     soon(session.peer_finished()).await;
-    assert!(!session.is_closing(), "its message is not answered yet");
+    assert!(!session.is_closing(), "the message is not answered yet");
 }

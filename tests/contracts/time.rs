@@ -157,7 +157,7 @@ async fn delayed_session_writes_but_neither_reads_nor_opens() {
 
     drop(first);
     idle().await;
-    assert!(!handle.is_open(), "the other is there still");
+    assert!(!handle.is_open(), "the other guard still exists");
     drop(second);
     assert!(soon(handle.opened()).await);
     assert_eq!(soon(peer.lines(2)).await, ["greeting", "request"]);
@@ -173,7 +173,7 @@ async fn delayed_session_may_be_closed() {
     let closed = soon(task).await.unwrap().unwrap();
     assert_eq!(closed.reason, CloseReason::HandshakeTimeout);
     assert_eq!(closed.stats.messages_in, 0);
-    assert!(!soon(handle.opened()).await, "it never was open");
+    assert!(!soon(handle.opened()).await, "the session never opened");
     assert!(peer.is_gone());
 }
 
@@ -217,7 +217,7 @@ async fn silence_counts_only_while_the_session_reads() {
     peer.send("\n");
     peer.send(("x".repeat(999) + "\n").repeat(100));
     sleep(SECOND).await;
-    assert_eq!(silent(), None, "we do not read");
+    assert_eq!(silent(), None, "the session does not read");
     turns.add_permits(101);
     soon(peer.lines(101)).await;
     idle().await;
@@ -226,7 +226,7 @@ async fn silence_counts_only_while_the_session_reads() {
     peer.finish();
     idle().await;
     assert!(!session.is_closing());
-    assert_eq!(silent(), None, "the peer has nothing more to say");
+    assert_eq!(silent(), None, "the peer has ended its direction");
 }
 
 #[tokio::test(start_paused = true)]
@@ -238,12 +238,12 @@ async fn frame_is_incomplete_from_its_first_byte_to_its_last() {
     for second in 0..3 {
         peer.send("x");
         idle().await;
-        assert_eq!(since(), Some(0), "more of it at {second}");
+        assert_eq!(since(), Some(0), "more of the frame arrives at {second}");
         sleep(SECOND).await;
     }
     peer.send("\nhalf of the ne");
     idle().await;
-    assert_eq!(since(), Some(3), "a frame of its own");
+    assert_eq!(since(), Some(3), "another frame has started");
     sleep(SECOND).await;
     peer.send("xt\n");
     idle().await;
@@ -316,5 +316,5 @@ async fn pings_are_sent_by_the_transport_until_its_close() {
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     session.ping();
     soon(session.send("after".to_owned())).await.unwrap();
-    assert_eq!(peer.output(), "after\n", "a stream has none");
+    assert_eq!(peer.output(), "after\n", "a byte stream has no pings");
 }

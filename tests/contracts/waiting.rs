@@ -29,7 +29,7 @@ async fn writable_resolves_at_the_low_watermark() {
     });
     peer.take(6);
     idle().await;
-    assert!(!writable.is_finished(), "5 bytes are left");
+    assert!(!writable.is_finished(), "5 bytes still wait");
     assert!(session.is_backpressured());
     assert_eq!(session.pending_bytes(), 5);
     peer.take(1);
@@ -111,12 +111,23 @@ async fn flush_resolves_when_all_earlier_messages_are_flushed() {
     idle().await;
     peer.take_all();
     idle().await;
-    assert!(!flush.is_finished(), "it is written, not flushed");
-    assert_eq!(peer.output(), "0\n1\n2\nreply\n", "and nothing newer");
+    assert!(
+        !flush.is_finished(),
+        "the message is written but not flushed"
+    );
+    assert_eq!(
+        peer.output(),
+        "0\n1\n2\nreply\n",
+        "no newer message is written"
+    );
     peer.release_flush();
     soon(flush).await.unwrap().unwrap();
     assert_eq!(soon(peer.lines(5)).await[4], "later");
-    assert_eq!(session.stats().messages_out, 5, "a flush is no message");
+    assert_eq!(
+        session.stats().messages_out,
+        5,
+        "a flush does not count as a message"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -198,7 +209,7 @@ async fn handlers_have_the_drain_deadline_after_the_flush() {
     idle().await;
     session.close_with(Close::new(CloseReason::Local).after_flush());
     tokio::time::sleep(Duration::from_secs(20)).await;
-    assert!(!session.is_closed(), "it has yet to leave");
+    assert!(!session.is_closed(), "the message is not written yet");
     peer.take_all();
     let began = tokio::time::Instant::now();
     let closed = soon(task).await.unwrap();
@@ -225,8 +236,12 @@ async fn close_after_flush_accepts_a_deadline_later() {
     session.close_with(Close::new(CloseReason::Shutdown).with_deadline(Duration::from_secs(2)));
     let closed = soon(task).await.unwrap();
     assert_eq!(began.elapsed().as_secs(), 2);
-    assert_eq!(closed.reason, CloseReason::Local, "the first one");
-    assert!(closed.source.is_some(), "it was cut off");
+    assert_eq!(
+        closed.reason,
+        CloseReason::Local,
+        "the first reason is kept"
+    );
+    assert!(closed.source.is_some(), "the output was cut off");
 }
 
 #[tokio::test(start_paused = true)]

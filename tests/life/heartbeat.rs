@@ -101,7 +101,11 @@ async fn sent_message_postpones_the_heartbeat_and_a_received_one_does_not() {
         session.send("PING".to_owned()).await.unwrap();
     }
     peer.lines(10).await;
-    assert_eq!(peer.written(), 50, "ten messages and no heartbeat");
+    assert_eq!(
+        peer.written(),
+        50,
+        "ten messages and no heartbeat were sent"
+    );
     peer.send("hello\n");
     assert_eq!(times(&peer, &session, 2).await, [155, 170]);
 }
@@ -224,7 +228,11 @@ async fn answer_timeout_counts_from_the_last_byte_that_a_slow_reader_takes() {
     assert!(!session.is_closing(), "{:?}", session.reason());
     let start = Instant::now();
     soon(session.closing()).await;
-    assert_eq!(start.elapsed().as_secs(), 19, "20 s after the last byte");
+    assert_eq!(
+        start.elapsed().as_secs(),
+        19,
+        "the close comes 20 s after the last byte"
+    );
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.reason, CloseReason::HeartbeatMissed);
 }

@@ -155,7 +155,10 @@ async fn peer_that_waits_for_its_reply_is_not_idle() {
         let session = open(layer);
         session.1.send("sleep 90\n");
         sleep(89 * SECOND).await;
-        assert!(session.0.reading_since().is_some(), "it reads ahead");
+        assert!(
+            session.0.reading_since().is_some(),
+            "the session reads ahead"
+        );
         assert_eq!(session.0.in_flight(), 1);
         assert!(!session.0.is_closing());
         sleep(60 * SECOND).await;

@@ -243,13 +243,17 @@ async fn jitter_spreads_the_heartbeats_of_sessions_that_open_together() {
     sleep(111 * SECOND).await;
     idle().await;
     let heartbeats = heartbeats.lock().unwrap();
-    assert_eq!(heartbeats.len() as u64, SESSIONS, "one per session");
+    assert_eq!(
+        heartbeats.len() as u64,
+        SESSIONS,
+        "each session sends one heartbeat"
+    );
     // Number of heartbeats in each second after the first period.
     let mut counts = [0; 10];
     for time in heartbeats.iter() {
         let jitter = (*time - opened).checked_sub(100 * SECOND);
         let jitter = jitter
-            .expect("no heartbeat before a whole period")
+            .expect("no heartbeat may come before a whole period")
             .as_secs();
         counts[usize::try_from(jitter.min(9)).unwrap()] += 1;
     }

@@ -117,8 +117,8 @@ fn member_that_reads_receives_a_whole_burst_within_the_byte_bound() {
                 }
                 assert_eq!(room.dropped.load(Relaxed), 0, "{threads} threads");
                 room.close();
-                let heard = tokio::task::spawn_blocking(|| reader.join().unwrap());
-                assert_eq!(heard.await.unwrap(), messages * length);
+                let read = tokio::task::spawn_blocking(|| reader.join().unwrap());
+                assert_eq!(read.await.unwrap(), messages * length);
                 drop(writer.join().unwrap());
             });
         }
@@ -144,8 +144,8 @@ fn publisher_that_waits_loses_no_message() {
         publishing.await.unwrap();
         room.close();
         for reader in readers {
-            let heard = tokio::task::spawn_blocking(|| reader.join().unwrap());
-            assert_eq!(heard.await.unwrap(), MESSAGES * LENGTH);
+            let read = tokio::task::spawn_blocking(|| reader.join().unwrap());
+            assert_eq!(read.await.unwrap(), MESSAGES * LENGTH);
         }
     });
 }

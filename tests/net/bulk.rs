@@ -413,7 +413,7 @@ async fn over_websocket_each_message_is_a_frame_and_others_are_errors() {
 
     let (one, long) = (frame(10), frame(MAX_LEN + 1));
     let two = frame(10).repeat(2);
-    for (bad, said) in [
+    for (bad, expected) in [
         (&one[..12], "ended after 12 of 14 bytes"),
         (&two[..], "14 bytes left over"),
         (&long[..], "200001 bytes exceeds the maximum of 200000"),
@@ -425,9 +425,9 @@ async fn over_websocket_each_message_is_a_frame_and_others_are_errors() {
         // The session must read the frame that closes it, and answer it.
         while soon(ws.next()).await.is_some_and(|read| read.is_ok()) {}
         let closed = soon(session.closed()).await;
-        assert_eq!(closed.reason, CloseReason::Decode, "{said}");
+        assert_eq!(closed.reason, CloseReason::Decode, "{expected}");
         let source = closed.source.unwrap().to_string();
-        assert!(source.contains(said), "{source}");
+        assert!(source.contains(expected), "{source}");
     }
 }
 

@@ -144,7 +144,7 @@ async fn lines_that_arrived_before_a_reset_are_handled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_lines_are_handled_of_a_peer_that_ends_with_unread_answers() {
+async fn peer_that_ends_with_unread_answers_has_all_its_lines_handled() {
     for kind in KINDS {
         let (app, mut sessions) = Counting::new(true);
         let server = Server::new(kind, &app).await;

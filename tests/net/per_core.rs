@@ -122,6 +122,6 @@ fn threads_that_share_a_port_each_keep_their_connections_to_the_end() {
         .sum();
     assert_eq!(finished, peers.len());
     for (peer, _) in &mut peers {
-        assert_eq!(peer.line(), "", "the end");
+        assert_eq!(peer.line(), "", "the server ends the connection");
     }
 }

@@ -61,7 +61,7 @@ async fn replies(stack: BoxPipeline) -> Vec<String> {
     peer.say(&vec!["x"; 256].join("\n")).await;
     peer.finish().await;
     let mut replies = Vec::new();
-    while let Some(reply) = peer.hear().await {
+    while let Some(reply) = peer.receive().await {
         replies.push(reply);
     }
     replies
@@ -110,7 +110,7 @@ async fn readiness_that_costs_more_than_the_budget_refuses_no_connection() {
         for connection in connections {
             let mut peer = Peer::new(connection.unwrap().into_parts().0);
             peer.say("hello").await;
-            let reply = peer.hear().await;
+            let reply = peer.receive().await;
             assert_eq!(reply.as_deref(), Some("hello"), "{units} units");
         }
     }

@@ -16,7 +16,7 @@ use tower::{
     util::{BoxCloneService, BoxService},
 };
 
-use crate::support::{Clock, Heard, Peer, Server, dial, echo, line_sessions, open, slow_echo};
+use crate::support::{Clock, Peer, Received, Server, dial, echo, line_sessions, open, slow_echo};
 
 /// Returns a stack with a limit of connections and the semaphore of the limit.
 fn limited(connections: usize) -> (impl Pipeline<DuplexStream> + Clone, Arc<Semaphore>) {
@@ -32,7 +32,7 @@ fn limited(connections: usize) -> (impl Pipeline<DuplexStream> + Clone, Arc<Sema
 /// Sends a line. Returns `true` if the peer receives the reply.
 async fn is_answered(peer: &mut Peer) -> bool {
     peer.say("hello").await;
-    peer.hear().await.as_deref() == Some("hello")
+    peer.receive().await.as_deref() == Some("hello")
 }
 
 #[tokio::test(start_paused = true)]
@@ -72,9 +72,12 @@ async fn two_listeners_share_one_limit() {
     assert!(is_answered(&mut first).await);
     let mut second = dial(&other_connector).await;
     second.say("hello").await;
-    assert_eq!(second.hear_until(clock.at(9)).await, Heard::Nothing);
+    assert_eq!(second.receive_until(clock.at(9)).await, Received::Nothing);
     drop(first);
-    assert_eq!(second.hear_until(clock.at(10)).await, Heard::line("hello"));
+    assert_eq!(
+        second.receive_until(clock.at(10)).await,
+        Received::line("hello")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -117,10 +120,13 @@ async fn idle_session_that_was_shed_does_not_starve_others() {
     let (mut busy, _busy_ended) = open(&mut stack).await;
     let (mut idle, _idle_ended) = open(&mut stack).await;
     busy.say("hello").await;
-    assert_eq!(busy.hear_until(clock.at(1)).await, Heard::Nothing);
+    assert_eq!(busy.receive_until(clock.at(1)).await, Received::Nothing);
     idle.say("hello").await;
-    assert_eq!(idle.hear().await.as_deref(), Some("ERR service overloaded"));
-    assert_eq!(busy.hear().await.as_deref(), Some("hello"));
+    assert_eq!(
+        idle.receive().await.as_deref(),
+        Some("ERR service overloaded")
+    );
+    assert_eq!(busy.receive().await.as_deref(), Some("hello"));
 
     // `idle` sends nothing more. The permit is free for the others.
     for second in [6, 9] {

@@ -18,13 +18,13 @@ use tokio::sync::Semaphore;
 use tower::{limit::GlobalConcurrencyLimitLayer, steer::Steer, util::BoxCloneSyncService};
 
 use crate::support::{
-    Clock, Heard, Peer, dial, echo, echo_sessions, line_sessions, open, settle, slow_echo,
+    Clock, Peer, Received, dial, echo, echo_sessions, line_sessions, open, settle, slow_echo,
 };
 
 /// Sends a line and returns the reply.
 async fn reply(peer: &mut Peer) -> Option<String> {
     peer.say("hello").await;
-    peer.hear().await
+    peer.receive().await
 }
 
 fn limit(permits: &Arc<Semaphore>) -> GlobalConcurrencyLimitLayer {
@@ -208,10 +208,14 @@ async fn idle_session_that_was_shed_holds_no_permit_whichever_layer_replied() {
         let (mut busy, _busy_ended) = open(&mut stack).await;
         let (mut idle, _idle_ended) = open(&mut stack).await;
         busy.say("hello").await;
-        assert_eq!(busy.hear_until(clock.at(1)).await, Heard::Nothing, "{name}");
+        assert_eq!(
+            busy.receive_until(clock.at(1)).await,
+            Received::Nothing,
+            "{name}"
+        );
         let refusal = reply(&mut idle).await;
         assert_eq!(refusal.as_deref(), Some("ERR service overloaded"), "{name}");
-        assert_eq!(busy.hear().await.as_deref(), Some("hello"), "{name}");
+        assert_eq!(busy.receive().await.as_deref(), Some("hello"), "{name}");
         settle().await;
         assert_eq!(permits.available_permits(), 1, "{name}");
         for peer in [&mut busy, &mut idle] {
@@ -256,7 +260,7 @@ async fn idle_session_holds_no_permit_that_its_last_message_did_not_use() {
         settle().await;
         assert_eq!(permits.available_permits(), 1);
         other.say("limited").await;
-        assert_eq!(other.hear().await.as_deref(), Some("limited"));
+        assert_eq!(other.receive().await.as_deref(), Some("limited"));
         settle().await;
         assert_eq!(permits.available_permits(), 1);
     }

@@ -85,7 +85,7 @@ impl Peer {
     }
 
     pub(crate) async fn say(&mut self, line: &str) {
-        // If the connection was refused, the write may fail. The test sees that in `hear`.
+        // If the connection was refused, the write may fail. The test sees that in `receive`.
         let _ = self.io.write_all(format!("{line}\n").as_bytes()).await;
     }
 
@@ -95,30 +95,30 @@ impl Peer {
     }
 
     /// Returns the next line. Returns `None` at the end of the connection.
-    pub(crate) async fn hear(&mut self) -> Option<String> {
+    pub(crate) async fn receive(&mut self) -> Option<String> {
         // The deadline makes a test fail that would otherwise hang.
         let deadline = Instant::now() + Duration::from_secs(100);
-        match self.hear_until(deadline).await {
-            Heard::Line(line) => Some(line),
-            Heard::End => None,
-            Heard::Nothing => panic!("no line within 100 seconds"),
+        match self.receive_until(deadline).await {
+            Received::Line(line) => Some(line),
+            Received::End => None,
+            Received::Nothing => panic!("no line within 100 seconds"),
         }
     }
 
     /// Waits for the next line until `deadline`.
-    pub(crate) async fn hear_until(&mut self, deadline: Instant) -> Heard {
+    pub(crate) async fn receive_until(&mut self, deadline: Instant) -> Received {
         let mut line = String::new();
         match timeout_at(deadline, self.io.read_line(&mut line)).await {
-            Ok(Ok(0) | Err(_)) => Heard::End,
-            Ok(Ok(_)) => Heard::Line(line.trim_end().to_owned()),
-            Err(_) => Heard::Nothing,
+            Ok(Ok(0) | Err(_)) => Received::End,
+            Ok(Ok(_)) => Received::Line(line.trim_end().to_owned()),
+            Err(_) => Received::Nothing,
         }
     }
 }
 
-/// Result of [`Peer::hear_until`].
+/// Result of [`Peer::receive_until`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Heard {
+pub(crate) enum Received {
     Line(String),
     /// The connection ended.
     End,
@@ -126,7 +126,7 @@ pub(crate) enum Heard {
     Nothing,
 }
 
-impl Heard {
+impl Received {
     pub(crate) fn line(line: &str) -> Self {
         Self::Line(line.to_owned())
     }

@@ -27,7 +27,7 @@ use tower::{
     util::{BoxCloneService, BoxService},
 };
 
-use crate::support::{Clock, Heard, Peer, Server, echo_sessions};
+use crate::support::{Clock, Peer, Received, Server, echo_sessions};
 
 /// A stack for one listener: tower's `BoxService` is not `Clone`.
 type Stack = BoxService<Connection<DuplexStream>, Closed, BoxError>;
@@ -330,19 +330,19 @@ async fn tower_layers_outside_the_session_layer_act_on_connections() {
             peer.say("hello").await;
             let mut answered = None;
             loop {
-                match peer.hear_until(clock.at(60)).await {
-                    Heard::Line(line) => {
+                match peer.receive_until(clock.at(60)).await {
+                    Received::Line(line) => {
                         assert_eq!(line, "hello", "{}", row.name);
                         answered = Some(clock.second());
                     }
-                    Heard::End => return answered,
-                    Heard::Nothing => break,
+                    Received::End => return answered,
+                    Received::Nothing => break,
                 }
             }
             if answered.is_none() {
                 // This connection waited for the first one. That one has just disconnected.
-                let heard = peer.hear_until(clock.at(61)).await;
-                assert_eq!(heard, Heard::line("hello"), "{}", row.name);
+                let received = peer.receive_until(clock.at(61)).await;
+                assert_eq!(received, Received::line("hello"), "{}", row.name);
                 answered = Some(clock.second());
             }
             answered
@@ -481,7 +481,7 @@ async fn layer_that_moves_the_inner_service_into_a_future_requires_clone() {
     for second in [0, 7] {
         let mut peer = server.dial().await;
         peer.say("hello").await;
-        assert_eq!(peer.hear().await.as_deref(), Some("hello"));
+        assert_eq!(peer.receive().await.as_deref(), Some("hello"));
         assert_eq!(clock.second(), second);
     }
 }

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn short_memory_stops_pushes() {
+    fn pushes_stop_while_the_memory_budget_is_used_up() {
         assert_eq!(Watermark::default().push_limit((10, 0), 1, 0), 0);
     }
 }

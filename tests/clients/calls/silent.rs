@@ -57,7 +57,10 @@ fn stack(
 /// Makes a call and abandons it.
 async fn abandon_call(calls: &mut (impl Service<String, Error = RequestError<String>> + Send)) {
     let call = soon(calls.ready()).await.unwrap().call("hello".to_owned());
-    assert!(timeout(ms(10), call).await.is_err(), "no response");
+    assert!(
+        timeout(ms(10), call).await.is_err(),
+        "the server must not respond"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -253,7 +253,7 @@ impl Service<Request<Parcel>> for Worker {
                         Parcel::armed(&bombs),
                     ]))
                 }
-                other => panic!("asked for: {other}"),
+                other => panic!("the message requests a panic: {other}"),
             }
         })
     }

@@ -131,7 +131,7 @@ where
         });
         drop(stack);
         idle().await;
-        let session = opened.lock().unwrap().take().expect("it is open");
+        let session = opened.lock().unwrap().take().expect("the session is open");
         let case = Case {
             bombs: Arc::clone(&bombs),
             gates,

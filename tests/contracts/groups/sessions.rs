@@ -122,7 +122,7 @@ async fn page_of_lines_reaches_readers_completely_with_any_queue() {
     const LINES: usize = 2000;
     let group = Group::new();
     let lost = Arc::new(AtomicUsize::new(0));
-    let mut everybody = Vec::new();
+    let mut sessions = Vec::new();
     for _ in 0..PEOPLE {
         let (transport, peer) = stream::pair();
         let (all, lost) = (group.clone(), Arc::clone(&lost));
@@ -134,15 +134,15 @@ async fn page_of_lines_reaches_readers_completely_with_any_queue() {
         let layer = SessionLayer::new().with_queue(1);
         let (session, task) = open(transport, lines(), layer, handler).await;
         group.join(&session);
-        everybody.push((session, task, peer));
+        sessions.push((session, task, peer));
     }
     let page: String = (0..LINES).map(|n| format!("{n}\n")).collect();
-    for (.., peer) in &everybody {
+    for (.., peer) in &sessions {
         peer.send(&page);
     }
     idle().await;
     assert_eq!(lost.load(SeqCst), 0);
-    for (session, _, peer) in &everybody {
+    for (session, _, peer) in &sessions {
         assert_eq!(session.stats().messages_out, ((PEOPLE - 1) * LINES) as u64);
         assert_eq!(peer.output().lines().count(), (PEOPLE - 1) * LINES);
     }

@@ -72,12 +72,12 @@ async fn handler_that_awaits_a_response_does_not_delay_the_close() {
     let (session, task) = asking(transport, words(), SessionLayer::new(), handler).await;
     peer.send("ask 7 back\n");
     question(&peer).await;
-    let begun = Instant::now();
+    let start = Instant::now();
     session.close();
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.reason, CloseReason::Local);
     assert!(closed.source.is_none(), "nothing was cut off");
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < Duration::from_secs(1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -99,7 +99,7 @@ async fn end_of_the_peer_fails_requests_without_a_response() {
     // The response to the first request is behind another message. The end follows.
     peer.send(format!("two\nanswer {id} that\n"));
     peer.finish();
-    let begun = Instant::now();
+    let start = Instant::now();
     match soon(asked).await.unwrap().unwrap_err() {
         RequestError::Closed {
             delivery: left,
@@ -116,7 +116,10 @@ async fn end_of_the_peer_fails_requests_without_a_response() {
         "the session is closed: closed by the peer; the request was not sent"
     );
     assert_eq!(soon(task).await.unwrap().reason, CloseReason::PeerClosed);
-    assert!(begun.elapsed() < Duration::from_secs(1), "no deadline");
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "the end must not wait for the deadline"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,7 +165,7 @@ async fn refused_session_fails_requests() {
                 |session: Session<String>| async move {
                     let asked = session.request::<String>("what".to_owned());
                     let error = asked.within(Duration::from_secs(1)).await.unwrap_err();
-                    assert!(error.is_deadline(), "nothing is received as yet");
+                    assert!(error.is_deadline(), "nothing has been received yet");
                     Err::<(), _>(io::Error::other("refused"))
                 },
             ))

@@ -65,20 +65,24 @@ async fn requests_in_flight_are_limited() {
 #[tokio::test(start_paused = true)]
 async fn deadline_ends_a_wait_and_the_late_response_is_counted() {
     let (session, peer, _task) = asked(words().with_deadline(Duration::from_secs(5))).await;
-    let begun = Instant::now();
+    let start = Instant::now();
     let asked = ask(&session, "what");
     let (id, _) = question(&peer).await;
     let error = soon(asked).await.unwrap().unwrap_err();
     assert!(error.is_deadline());
     assert_eq!(error.delivery(), Delivery::Sent);
-    let waited = begun.elapsed();
+    let waited = start.elapsed();
     assert!(
         waited >= Duration::from_secs(5) && waited < Duration::from_millis(5100),
         "{waited:?}"
     );
     assert_eq!(session.stats().late, 0);
     peer.send(format!("answer {id} that\nnotice\n"));
-    assert_eq!(soon(peer.line()).await, "notice", "the session goes on");
+    assert_eq!(
+        soon(peer.line()).await,
+        "notice",
+        "the session must continue"
+    );
     assert_eq!(session.stats().late, 1);
     assert_eq!(session.stats().messages_in, 2);
     assert!(session.stats().to_string().ends_with("; 1 late responses"));
@@ -87,7 +91,7 @@ async fn deadline_ends_a_wait_and_the_late_response_is_counted() {
 #[tokio::test(start_paused = true)]
 async fn each_request_may_have_a_separate_deadline() {
     let (session, _peer, _task) = asked(words().with_deadline(Duration::from_secs(60))).await;
-    let begun = Instant::now();
+    let start = Instant::now();
     let seconds = [10, 3, 7, 3, 1, 20];
     let asked = seconds.map(|seconds| {
         let asked = session
@@ -95,7 +99,7 @@ async fn each_request_may_have_a_separate_deadline() {
             .within(Duration::from_secs(seconds));
         async move {
             assert!(asked.await.unwrap_err().is_deadline());
-            (seconds, begun.elapsed().as_secs())
+            (seconds, start.elapsed().as_secs())
         }
     });
     for (deadline, waited) in soon(join_all(asked)).await {
@@ -153,7 +157,7 @@ async fn responses_with_unknown_ids_are_dropped_and_counted() {
     peer.send("answer 0 x\nanswer 1 x\nanswer 1024 x\n");
     peer.send(format!("answer {} x\n", u64::MAX));
     idle().await;
-    assert_eq!(session.stats().late, 4, "before anything was asked");
+    assert_eq!(session.stats().late, 4, "no request was sent yet");
 
     let asked = ask(&session, "first");
     let (first, _) = question(&peer).await;
@@ -201,7 +205,7 @@ async fn ids_stay_within_their_bits() {
         peer.send(format!("answer {id} that\n"));
         soon(asked).await.unwrap().unwrap();
     }
-    assert_eq!(ids.len(), 64, "as many as there are beside the slot's");
+    assert_eq!(ids.len(), 64, "every other slot was used");
 }
 
 /// The peer may omit responses by id, unlike responses in order.

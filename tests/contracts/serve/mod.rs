@@ -165,7 +165,10 @@ async fn accept_errors_are_retried_after_increasing_pauses() {
         // 5 + 10 + 20 + ... + 640 ms, then four pauses of a second.
         let pause = before.elapsed().as_millis();
         assert!((5270..5300).contains(&pause), "{pause} ms in round {round}");
-        assert!(dialer.polls() - polls <= 14, "it does not spin");
+        assert!(
+            dialer.polls() - polls <= 14,
+            "the accept loop must not spin"
+        );
     }
 }
 
@@ -219,7 +222,7 @@ async fn at_most_one_accepted_connection_waits_for_the_stack() {
     stop.send(()).unwrap();
     let drained = soon(served).await.unwrap().unwrap();
     assert_eq!((drained.finished, drained.aborted), (2, 0));
-    assert!(peers[3].is_gone(), "the one that waited is refused");
+    assert!(peers[3].is_gone(), "the waiting connection is refused");
 }
 
 #[tokio::test(start_paused = true)]

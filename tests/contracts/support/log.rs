@@ -56,7 +56,7 @@ impl Log {
             .filter(|line| line.text() != "connection opened");
         match (ends.next(), ends.next()) {
             (Some(end), None) => end.clone(),
-            _ => panic!("one end, and not {lines:#?}"),
+            _ => panic!("expected one end instead of {lines:#?}"),
         }
     }
 }

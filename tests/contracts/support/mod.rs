@@ -73,7 +73,7 @@ where
             .service(handler)
     })
     .await
-    .expect("a transport that is there already connects")
+    .expect("the dial cannot fail")
 }
 
 /// A connector whose address is the transport.
@@ -87,7 +87,7 @@ pub(crate) fn connector<T: Send>()
 pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
     time::timeout(Duration::from_secs(24 * 3600), future)
         .await
-        .expect("it would wait for ever")
+        .expect("the future never resolves")
 }
 
 /// Lets all tasks run until each one waits. The clock must be paused. Then it can only advance

@@ -134,7 +134,7 @@ impl Peer {
     }
 
     /// Makes every later read return `bytes` without waiting.
-    pub(crate) fn send_for_ever(&self, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn send_endlessly(&self, bytes: impl AsRef<[u8]>) {
         let bytes = Bytes::copy_from_slice(bytes.as_ref());
         self.change(|state| state.endless = Some(bytes));
     }
@@ -213,7 +213,7 @@ impl Peer {
 
     /// Returns the session's whole output. It may not be flushed yet.
     pub(crate) fn output(&self) -> String {
-        String::from_utf8(self.0.lock().output.clone()).expect("tests that look write text")
+        String::from_utf8(self.0.lock().output.clone()).expect("the output is text")
     }
 
     /// Returns how many bytes our end has written.

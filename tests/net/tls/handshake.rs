@@ -154,7 +154,7 @@ async fn hello_that_is_too_long_is_refused_before_its_end() {
         assert_eq!(started.elapsed(), Duration::ZERO);
         let mut received = Vec::new();
         peer.read_to_end(&mut received).await.unwrap();
-        assert_eq!(received.first(), Some(&0x15), "an alert");
+        assert_eq!(received.first(), Some(&0x15), "the server sends an alert");
 
         // With one byte less than the maximum the server must wait for more.
         let mut peer = server.dial().await;

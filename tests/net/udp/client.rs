@@ -25,8 +25,8 @@ async fn connect(
             .layer(link)
             .layer(SessionLayer::new())
             .service_fn(move |request: Request<Bytes>| {
-                let told = answers.send(request.into_message());
-                async move { told.map(|()| None).map_err(BoxError::from) }
+                let sent = answers.send(request.into_message());
+                async move { sent.map(|()| None).map_err(BoxError::from) }
             })
     })
     .await?;

@@ -87,8 +87,8 @@ async fn session_evicted_during_a_handler_still_answers_beside_the_next_session(
         let stack = ServiceBuilder::new()
             .layer(CodecLayer::new(Whole))
             .layer(OnOpenLayer::new(move |session: Session<Bytes>| {
-                let told = opened.send(session);
-                async move { told.map_err(|_| BoxError::from("nobody listens")) }
+                let sent = opened.send(session);
+                async move { sent.map_err(|_| BoxError::from("the test has ended")) }
             }))
             .layer(SessionLayer::new())
             .service_fn({

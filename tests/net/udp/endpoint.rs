@@ -29,8 +29,8 @@ fn reporting_echo() -> (impl Pipeline<UdpEndpointIo> + Clone, Sessions) {
         .layer(CodecLayer::new(Whole))
         .layer(OnOpenLayer::new(
             move |session: Session<Datagram<Bytes>>| {
-                let told = opened.send(session);
-                async move { told.map_err(|_| BoxError::from("nobody listens")) }
+                let sent = opened.send(session);
+                async move { sent.map_err(|_| BoxError::from("the test has ended")) }
             },
         ))
         .layer(SessionLayer::new())
@@ -238,7 +238,7 @@ async fn datagram_is_sent_from_the_address_that_it_names() {
 
 #[tokio::test]
 async fn endpoint_can_be_driven_as_a_client() {
-    let (heard, mut hears) = mpsc::unbounded_channel();
+    let (sender, mut received) = mpsc::unbounded_channel();
     let endpoint = UdpEndpoint::bind(V4).await.unwrap();
     let address = endpoint.local_addr();
     let connection = Arc::new(Mutex::new(Some(endpoint.into_connection())));
@@ -252,8 +252,8 @@ async fn endpoint_can_be_driven_as_a_client() {
             .layer(link)
             .layer(SessionLayer::new())
             .service_fn(move |request: Request<Datagram<Bytes>>| {
-                let told = heard.send(request.into_message());
-                async move { told.map(|()| None).map_err(BoxError::from) }
+                let sent = sender.send(request.into_message());
+                async move { sent.map(|()| None).map_err(BoxError::from) }
             })
     })
     .await
@@ -270,7 +270,7 @@ async fn endpoint_can_be_driven_as_a_client() {
         let (_, from) = soon(server.recv_from(&mut [0; 16])).await.unwrap();
         assert_eq!(from, address);
         server.send_to(b"welcome", from).await.unwrap();
-        let answer = soon(hears.recv()).await.unwrap();
+        let answer = soon(received.recv()).await.unwrap();
         assert_eq!(
             (answer.peer(), &answer.message()[..]),
             (to, &b"welcome"[..])
@@ -292,8 +292,8 @@ async fn datagram_has_the_local_address_that_it_was_sent_to() {
         .layer(SessionLayer::new())
         .service_fn(move |request: Request<Datagram<Bytes>>| {
             let datagram = request.into_message();
-            let told = seen.send(datagram.clone());
-            async move { told.map(|()| datagram).map_err(BoxError::from) }
+            let sent = seen.send(datagram.clone());
+            async move { sent.map(|()| datagram).map_err(BoxError::from) }
         });
     let _server = serve(endpoint, stack);
     // The peer's socket is connected. So the operating system would drop answers from other

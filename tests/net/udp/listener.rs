@@ -103,7 +103,7 @@ async fn silent_peer_expires_and_an_active_peer_stays() {
     let _server = serve(listener, stack);
     let (silent, talking) = (peer_of(address).await, peer_of(address).await);
     // The session opens a little later than its datagram arrives.
-    let heard = Instant::now();
+    let last_datagram = Instant::now();
     ask(&silent, "once").await;
     let expiring = soon(sessions.recv()).await.unwrap();
     ask(&talking, "hello").await;
@@ -113,7 +113,7 @@ async fn silent_peer_expires_and_an_active_peer_stays() {
     }
     let closed = soon(expiring.closed()).await;
     assert_eq!(closed.reason, CloseReason::IdleTimeout);
-    assert!(heard.elapsed() >= idle);
+    assert!(last_datagram.elapsed() >= idle);
     assert!(!staying.is_closing());
     assert_eq!(monitor.stats().expired, 1);
     // An empty datagram must keep the session alive.
@@ -164,8 +164,8 @@ async fn bad_datagram_is_skipped_and_counted_or_closes() {
             .layer(SessionLayer::new().with_bad_messages_skipped(skips))
             .service_fn(move |request: Request<Bytes>| {
                 let (message, session) = request.into_parts();
-                let told = opened.send(session);
-                async move { told.map(|()| message).map_err(BoxError::from) }
+                let sent = opened.send(session);
+                async move { sent.map(|()| message).map_err(BoxError::from) }
             });
         let _server = serve(listener, stack);
         ask(&peer, "good").await;

@@ -102,9 +102,9 @@ async fn message_that_is_too_long_closes_a_session_that_skips_nothing() {
         .layer(getty::CodecLayer::new(super::Whole))
         .layer(getty::SessionLayer::new().with_bad_messages_skipped(false))
         .service_fn(move |request: getty::Request<Bytes>| {
-            let told = opened.send(request.session().clone());
+            let sent = opened.send(request.session().clone());
             async move {
-                told.map_err(getty::BoxError::from)?;
+                sent.map_err(getty::BoxError::from)?;
                 Ok::<_, getty::BoxError>(Bytes::from(vec![0; 11]))
             }
         });

@@ -54,7 +54,7 @@ mod tests {
     use getty_benches_harness::{Protocol, check};
 
     #[test]
-    fn it_echoes() {
+    fn server_echoes() {
         check::echoes("fastwebsockets", Protocol::WebSocket, super::run);
     }
 }

@@ -71,12 +71,12 @@ mod tests {
     use getty_benches_harness::{Protocol, check};
 
     #[test]
-    fn it_echoes_in_batches() {
+    fn server_echoes_in_batches() {
         check::echoes("batch", Protocol::WebSocket, super::run_batch);
     }
 
     #[test]
-    fn it_echoes_with_one_send_a_message() {
+    fn server_echoes_with_one_send_per_message() {
         check::echoes("send", Protocol::WebSocket, super::run_send_each);
     }
 }
