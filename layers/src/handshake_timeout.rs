@@ -151,8 +151,8 @@ pin_project! {
 
 pin_project! {
     /// Timer until the session is open. A registered deadline does not work here because the
-    /// session loop that runs deadlines has not started yet. (design.md: Why does
-    /// `HandshakeTimeoutLayer` have a separate timer?)
+    /// session loop that runs deadlines has not started yet (design.md: Why does
+    /// `HandshakeTimeoutLayer` have a separate timer?).
     struct Timing {
         #[pin]
         sleep: Sleep,

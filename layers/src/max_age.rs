@@ -110,8 +110,8 @@ impl<T> Configure<T> for MaxAgeLayer {
             .opened_at()
             .checked_add(jitter.shorten(max, handle.id()))
         {
-            // The session loop runs all deadlines with one timer. (design.md: Why do layers
-            // register deadlines and not timers?)
+            // The session loop runs all deadlines with one timer (design.md: Why do layers register
+            // deadlines and not timers?).
             handle.schedule(end, |handle, _| {
                 handle.close_with(CloseReason::LifetimeExpired);
                 None

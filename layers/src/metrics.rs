@@ -184,8 +184,8 @@ pin_project! {
     /// Future of [`Metrics`].
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
-        // Declared in this order: the connection is dropped before the observer. (design.md: Why
-        // are fields declared in a particular order?)
+        // Declared in this order: the connection is dropped before the observer (design.md: Why are
+        // fields declared in a particular order?).
         #[pin]
         inner: F,
         _observer: Observer,

@@ -183,8 +183,8 @@ pin_project! {
         running: Option<Contained<Fut>>,
         hook: Contained<F>,
         session: Session<Out>,
-        // Declared last: its drop opens the session, after the hook was dropped. (design.md: Why
-        // can a layer delay the opening of a session?)
+        // Declared last: its drop opens the session, after the hook was dropped (design.md: Why can
+        // a layer delay the opening of a session?).
         _hold: OpenGuard,
     }
 }

@@ -101,8 +101,8 @@ impl CloseLevels {
 impl TraceLayer {
     /// Creates a new layer with the span at `INFO`, the open and close events at `DEBUG`, and the
     /// close event of a failure at `WARN`.
-    // A failing handler must be visible at the default level of a subscriber. (design.md: Why does
-    // `TraceLayer` log failures at `WARN`?)
+    // A failing handler must be visible at the default level of a subscriber (design.md: Why does
+    // `TraceLayer` log failures at `WARN`?).
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -202,8 +202,8 @@ where
 
     fn call(&mut self, connection: Connection<T>) -> Self::Future {
         let handle = connection.handle().clone();
-        // This layer logs the close itself. (design.md: Why is the end logged where the connection
-        // is finished?)
+        // This layer logs the close itself (design.md: Why is the end logged where the connection
+        // is finished?).
         handle.set_logs_end(false);
         // Created before the call, because a call that panics also closes the connection.
         let mut response = ResponseFuture {

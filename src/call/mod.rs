@@ -83,8 +83,7 @@
 //!
 //! - `timeout` applies to the call and not to the wait for readiness. Outside `buffer` it also
 //!   bounds the wait for a session.
-//! - `load_shed` refuses calls that would have to wait, for the first session or for the next
-//!   one.
+//! - `load_shed` refuses calls that would have to wait for a session.
 //! - `buffer` merges the callers into one queue. An error of readiness is final here, so it
 //!   closes the queue. Its callers receive that error as the source.
 //! - `retry` needs a policy that knows which requests are safe to repeat. A request that was

@@ -96,8 +96,8 @@ fn retire(mut block: Arc<Bytes>) {
 /// ```
 #[derive(Clone)]
 pub struct Frame {
-    // A frame has two words because two words are returned in registers.
-    // (design.md: Why are the codecs' fast paths inlined into the loop?)
+    // A frame has two words because two words are returned in registers (design.md: Why are the
+    // codecs' fast paths inlined into the loop?).
     block: Arc<Bytes>,
     /// Start offset in the lower half, end offset in the upper half.
     range: u64,

@@ -129,9 +129,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static> WsUpgrader<Io> {
     /// with an [insert](crate::ConnectionHandle::insert). The caller may still change the response,
     /// for example to add cookies.
     ///
-    /// After an accepted request, a task waits for `io` at most for the handshake timeout, and
-    /// passes the connection to the listener. The request is refused with 503 after the listener
-    /// was dropped because the server shuts down, and while a full backlog of connections waits for
+    /// After an accepted request a task waits for `io` and passes the connection to the listener.
+    /// It waits at most for the handshake timeout. The response is 503 once the server shuts down
+    /// and has dropped the listener. It is also 503 while a full backlog of connections waits for
     /// the stack.
     ///
     /// # Cancel safety

@@ -32,8 +32,8 @@ const MEMBERS_PER_UNIT: usize = 32;
 
 /// Minimum of budget units of a broadcast. A task has 128 units per poll, and the session loop
 /// checks the budget every 32 messages. So a session whose peer has sent many lines broadcasts
-/// at most 64 messages before the members' sessions are polled. (design.md: Why does a
-/// broadcast use the task's cooperative budget?)
+/// at most 64 messages before the members' sessions are polled (design.md: Why does a broadcast
+/// use the task's cooperative budget?).
 const MIN_UNITS: usize = 4;
 
 /// Budget of a task per poll, in units.

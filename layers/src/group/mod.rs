@@ -201,8 +201,8 @@ impl<Out> Group<Out> {
     ///
     /// If a member has no room, its policy applies. A member with [`SlowConsumer::Wait`] misses the
     /// message because this method does not wait.
-    // The caller may hold a lock or run in a close callback. (design.md: Why does `broadcast` not
-    // wait?)
+    // The caller may hold a lock or run in a close callback (design.md: Why does `broadcast` not
+    // wait?).
     pub fn broadcast(&self, message: Out) -> Report
     where
         Out: Clone,

@@ -19,8 +19,8 @@ impl<M> PongFilter<M> {
     }
 }
 
-// The codec removes pongs, so that a session whose handlers are busy still receives them.
-// (design.md: Why does the codec remove pongs?)
+// The codec removes pongs, so that a session whose handlers are busy still receives them
+// (design.md: Why does the codec remove pongs?).
 impl<In, M: Fn(&In) -> bool> MessageFilter<In> for PongFilter<M> {
     #[inline]
     fn filter(&mut self, message: In) -> Option<In> {

@@ -80,8 +80,8 @@ impl State {
     ) -> Option<Instant> {
         let beat = self.unanswered?;
         // While the session does not read, no response can be late. The next check is a full
-        // timeout from now, and none can be late before. (design.md: Why do receive deadlines pause
-        // while the session does not read?)
+        // timeout from now, and none can be late before (design.md: Why do receive deadlines pause
+        // while the session does not read?).
         let since = handle.silent_since().unwrap_or(now).max(beat);
         since.checked_add(schedule.response?)
     }

@@ -136,8 +136,8 @@ impl ServerTls {
         let mut config = builder.with_cert_resolver(Arc::new(certificates));
         config.alpn_protocols.clone_from(&self.alpn);
         if self.client_roots.is_some() {
-            // A resumed session presents no certificate, and the first one may have expired.
-            // (design.md: Why are sessions not resumed where clients present certificates?)
+            // A resumed session presents no certificate, and the first one may have expired
+            // (design.md: Why are sessions not resumed where clients present certificates?).
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }
