@@ -31,12 +31,13 @@ pub(super) struct Member<Out> {
 enum Phase {
     /// The hooks run.
     Preparing,
-    /// The session can be picked, since this time.
+    /// The session can be picked since this time.
     Offered(Instant),
-    /// A hook failed, and the retry policy was asked. The end of the session is not reported again.
+    /// A hook failed, and the retry policy was called. The end of the session must not be reported
+    /// again.
     Rejected,
-    /// The peer ended its direction, and handlers work on earlier messages without a deadline. The
-    /// session is replaced without waiting for them.
+    /// The peer ended its direction, but handlers still work on earlier messages and have no
+    /// deadline. The session is replaced without waiting for them.
     Finished,
     /// The session is closing.
     Closing,

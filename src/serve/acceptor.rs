@@ -26,7 +26,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// on this thread can run. A listener may have a connection ready at every poll.
 const BURST: usize = 32;
 
-/// Type-erased [`Acceptor`]. The erasure costs one allocation a listener, and none a
+/// Type-erased [`Acceptor`]. The erasure costs one allocation per listener and none per
 /// connection.
 pub(super) trait Accept: Send {
     /// Accepts connections and spawns them. Ready with the readiness error of the stack.

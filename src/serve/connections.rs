@@ -233,8 +233,8 @@ impl Membership {
         (!live.handle.is_closed()).then(|| live.handle.clone())
     }
 
-    /// Called before each poll of a future whose session is not open. The acceptor does this before
-    /// the first poll.
+    /// Defers the record of a refusal while the future is polled. It must be called before each
+    /// poll of a future whose session is not open. The acceptor does so before the first poll.
     fn defer_refusal(&mut self) {
         if std::mem::replace(&mut self.polled, true)
             && let Some(handle) = self.handle()
@@ -243,7 +243,7 @@ impl Membership {
         }
     }
 
-    /// Called after such a poll.
+    /// Records a refusal after such a poll.
     fn end_refusal(&mut self) {
         if let Some(handle) = self.handle() {
             end_refusal(&handle, None);
@@ -251,7 +251,7 @@ impl Membership {
         }
     }
 
-    /// Called when the future has failed.
+    /// Records the error of a future that has failed.
     #[cold]
     fn failed(&self, error: BoxError) {
         let error = SharedError::from(error);

@@ -80,7 +80,7 @@ pub(super) struct SessionLoop<S, W: FramedTransport, R> {
     // Must be the first field. On a drop the transport goes before its driver, which notifies
     // senders (design.md: Why are fields declared in a particular order?).
     wire: W,
-    /// `None` while the stack is made, and after the session closes: a service that is not called
+    /// `None` while the stack is made and after the session closes. A service that is not called
     /// any more may hold a position in the queue of a shared limit.
     service: Option<S>,
     source: R,
@@ -88,17 +88,17 @@ pub(super) struct SessionLoop<S, W: FramedTransport, R> {
     phase: Phase,
     reader: Reader<W::In>,
     writer: Writer,
-    /// Replies of handlers that have finished, which are not encoded because of backpressure.
+    /// Replies of finished handlers that are not encoded yet because of backpressure.
     replies: Lazy<VecDeque<Reply<W::Out>>>,
     timer: Timer,
     output_end: OutputEnd,
     watermark: Watermark,
-    /// The drain deadline has passed, and only the close handshake remains.
+    /// `true` once the drain deadline has passed and only the close handshake remains.
     overdue: bool,
-    /// In `Lingering`: the session waits until the peer ends its direction. Otherwise only input
-    /// that has arrived is discarded.
+    /// In `Lingering`: `true` if the session must wait until the peer ends its direction. Otherwise
+    /// only input that has arrived is discarded.
     awaits_end: bool,
-    /// Bad messages are skipped and counted; otherwise they close the session.
+    /// `true` if bad messages are skipped and counted. Otherwise they close the session.
     skip_bad: bool,
     /// Decoded messages that the driver has not counted yet.
     messages_in: u32,
@@ -137,7 +137,8 @@ enum OutputEnd {
     Failed,
 }
 
-/// State of one poll: what need not be polled again, because it has registered the waker.
+/// State of one poll. It records which parts have registered the waker and need not be polled
+/// again.
 #[derive(Default)]
 struct PollState {
     clock: Clock,
@@ -421,8 +422,8 @@ where
         Step::Next
     }
 
-    /// Takes the place of the output of a connection that has failed. Ends the session once all
-    /// messages are handled.
+    /// Replaces [`poll_output`](Self::poll_output) for a connection that has failed. Ends the
+    /// session once all messages are handled.
     #[cold]
     fn without_output(&mut self, calls: &InFlight<S::Future>) -> Step {
         if self.phase == Phase::Receiving && self.reader.is_finished() && calls.is_empty() {

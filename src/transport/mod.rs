@@ -1,4 +1,4 @@
-//! Transports: what a connection's bytes or messages are sent over.
+//! Traits and types of transports. A transport carries the bytes or messages of a connection.
 
 mod boxed;
 

@@ -18,7 +18,8 @@ where
     W: FramedTransport,
     R: StackSource<S>,
 {
-    /// Polls the timer with the earliest deadline. [`Step::Next`] if the session must wait for it.
+    /// Polls the timer with the earliest deadline. Returns [`Step::Next`] if the session must wait
+    /// for it.
     #[inline]
     pub(super) fn poll_deadlines(
         &mut self,

@@ -32,7 +32,7 @@ use crate::{
 enum Stop<In, Out, E> {
     /// There is no message.
     Nothing,
-    /// Decoding returned something else than a message.
+    /// Decoding returned a bad message, an error or the end.
     Decoded(Result<Decoded<In>, BoxError>),
     ServicePending,
     ServiceFailed(BoxError),

@@ -103,8 +103,8 @@ where
     /// the drop. A reset destroys output that the kernel still holds (design.md: Why does a closed
     /// session read on?).
     ///
-    /// The wait ends at the drain deadline, or earlier when the deadline's duration has passed
-    /// since the last byte moved. A session that was idle for longer ends at once.
+    /// The wait ends at the drain deadline. It ends earlier if no byte has moved for the duration
+    /// of that deadline. A session that was idle for longer ends at once.
     #[cold]
     fn awaits_input_end(&mut self) -> bool {
         if !self.may_be_reset() {

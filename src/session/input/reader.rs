@@ -122,8 +122,8 @@ impl<In> Reader<In> {
         }
     }
 
-    /// Returns the next message that has arrived: those that were decoded ahead come first. Counts
-    /// the others in `decoded`.
+    /// Returns the next message that has arrived. Messages that were decoded ahead come first.
+    /// Counts the others in `decoded`.
     ///
     /// # Errors
     ///
@@ -158,7 +158,7 @@ impl<In> Reader<In> {
     ///
     /// # Errors
     ///
-    /// On a stream, the codec's or [`FrameTooLong`]; the session must close.
+    /// On a stream, returns the codec's error or [`FrameTooLong`]. The session must then close.
     // Must always be inlined: a call would move each message through memory twice.
     #[inline(always)]
     fn decode<W: FramedTransport<In = In>>(
@@ -230,8 +230,9 @@ impl<In> Reader<In> {
         }
     }
 
-    /// Decodes from a full buffer that yielded no message, in a buffer without spare room: a codec
-    /// that needs room for the current frame then reserves it visibly.
+    /// Decodes again from a full buffer that yielded no message. The buffer is passed without spare
+    /// room. A codec that needs room for the current frame must then reserve it, which the reader
+    /// can see.
     #[cold]
     fn decode_full<W: FramedTransport<In = In>>(
         &mut self,

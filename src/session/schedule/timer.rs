@@ -19,8 +19,8 @@ use crate::session::lazy::Lazy;
 const ALLOWANCE_AFTER: Duration = Duration::from_millis(100);
 /// First value of the allowance, in bytes.
 const MIN_ALLOWANCE: usize = 64 * 1024;
-/// Maximum number of increases: to 4 MiB, more than the kernel's buffers of a connection shrink
-/// by.
+/// Maximum number of increases. The allowance is then 4 MiB, which is more than the kernel's
+/// buffers of a connection can shrink by.
 const MAX_INCREASES: u8 = 7;
 
 /// Deadlines of the session loop, and the timer for these and for those of layers.
