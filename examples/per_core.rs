@@ -15,8 +15,9 @@
 
 use std::{env, net::SocketAddr, num::NonZero, thread};
 
-use getty::net::TcpListener;
-use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Lines};
+use getty::{
+    BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Lines, net::TcpListener,
+};
 use tokio::runtime;
 
 fn main() -> Result<(), BoxError> {

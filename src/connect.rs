@@ -23,8 +23,8 @@ use crate::{pipeline::Pipeline, session::NotOpened};
 
 /// Service that connects to a target `A` and returns a connection over the transport `Io`.
 ///
-/// It is an alias. Every `Service<A, Response = Connection<Io>>` whose error can be boxed
-/// implements it, such as the connectors in [`net`](crate::net).
+/// It is an alias. It is implemented by every `Service<A, Response = Connection<Io>>` whose
+/// error can be boxed. The connectors in [`net`](crate::net) are such services.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a connector for targets `{A}`",
     label = "a connector is a `Service<{A}>` whose response is a `Connection`"
@@ -161,7 +161,7 @@ where
     defer_refusal(&handle);
     let future = stack.call(connection).err_into();
     let life = Life { future, end };
-    // returns the permits that it reserved and did not use
+    // This drop returns the permits that the stack reserved and did not use.
     drop(stack);
     let task = AbortOnDropHandle::new(tokio::spawn(life));
 
@@ -184,7 +184,7 @@ pin_project! {
     struct Life<F> {
         #[pin]
         future: F,
-        // declared after the future: a connection has ended when its stack is dropped
+        // Must be declared after the future: a connection has ended when its stack is dropped.
         end: End,
     }
 }
@@ -220,7 +220,7 @@ where
             }
             Poll::Ready(Ok(closed)) => Poll::Ready(Ok(closed)),
             Poll::Ready(Err(error)) => {
-                // the caller receives the error, so the record has only its text
+                // The caller receives the error. So the record can only have its text.
                 end_refusal(
                     handle,
                     Some(Box::<dyn Error + Send + Sync>::from(error.to_string()).into()),
@@ -239,8 +239,8 @@ impl Drop for End {
         }
         end_refusal(handle, None);
         if !handle.is_closed() {
-            // a layer moved the connection to another task (design.md: What if a layer moves a
-            // connection's future to another task?)
+            // A layer moved the connection to another task (design.md: What if a layer moves a
+            // connection's future to another task?).
             handle.close_with(CloseReason::Dropped);
             let tasks = tasks.take();
             handle.add_close_callback("getty::connect", "end", move |_| drop(tasks));
@@ -355,7 +355,7 @@ where
     }
 
     fn call(&mut self, connection: Connection<T>) -> S::Future {
-        // `connect` calls a stack once, so the cell is empty
+        // `connect` calls a stack once, so the cell is empty.
         let _ = self
             .layer
             .session
@@ -368,7 +368,7 @@ where
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The connector failed, and there is no connection. Retry, or try another target.
+    /// The connector failed, so there is no connection. Retry or try another target.
     Connect(BoxError),
     /// The stack failed before the session was open. If it closed the connection, the error is a
     /// [`NotOpened`], whose source is the cause, such as an error of an open hook.

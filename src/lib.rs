@@ -1,11 +1,14 @@
-//! Network sessions as tower services: one stack of layers from the socket to the message
-//! handler.
+//! Network sessions as tower services.
 //!
-//! - Serve TCP, TLS, Unix sockets, UDP and WebSocket with the same handler.
-//! - Use tower's middleware on connections and on messages.
-//! - Send to a session from any task, with backpressure and a typed result.
-//! - Get one typed reason for each close. Close callbacks run exactly once.
-//! - Write clients that reconnect, and call them as a [`tower::Service`].
+//! Write the message handler once, wrap it in layers and serve it over TCP, TLS, Unix sockets,
+//! UDP and WebSocket. The same stack also works in a client that reconnects.
+//!
+//! - Every custom protocol needs framing, timeouts, backpressure, state for each connection and
+//!   an orderly shutdown. One layer contains this session loop: [`SessionLayer`].
+//! - tower's middleware works on connections and on messages.
+//! - Any task may send to a session. A send waits for room and reports a typed result.
+//! - Each session ends with one typed reason. Close callbacks run exactly once.
+//! - A client can be called as a [`tower::Service`] from request to response.
 //!
 //! # Example
 //!
@@ -39,13 +42,13 @@
 //! }
 //! ```
 //!
-//! Connect with `nc 127.0.0.1 7000`. The program must depend on tokio with its features
-//! `macros` and `rt-multi-thread`, and on `tracing-subscriber`.
+//! This is the example `quickstart`. Connect with `nc 127.0.0.1 7000`. The program must depend
+//! on tokio with its features `macros` and `rt-multi-thread`, and on `tracing-subscriber`.
 //!
 //! # Two stacks in one
 //!
-//! A stack contains two kinds of request. [`SessionLayer`] turns the first kind into the
-//! second.
+//! [`SessionLayer`] divides a stack of tower services into two. Outside it a request is a
+//! connection. Inside it a request is one decoded message.
 //!
 //! ```text
 //!                      Listener or connector
@@ -85,7 +88,8 @@
 //! | `concurrency_limit` | caps open connections | bounds the handlers in flight |
 //! | `timeout` | cuts a connection off at its deadline | is a deadline for each message |
 //!
-//! Open and close are not messages, so a limit on messages cannot delay a close.
+//! Opening and closing do not call the message stack. So a limit on messages cannot delay a
+//! close.
 //!
 //! The order of a stack, from the outermost layer to the handler:
 //!
@@ -96,12 +100,14 @@
 //! 5. [`SessionLayer`], which reads, decodes, calls, encodes and writes;
 //! 6. layers for messages, and the handler.
 //!
-//! A stack without [`CodecLayer`] or [`SessionLayer`], or with the two exchanged, does not
-//! compile. The compiler's error names the missing layer and points at [`serve`], which
-//! requires a [`Pipeline`]. The table in [`layers`](layers#order) gives the position of each
-//! layer, with the reason and the effect of a wrong order.
+//! A stack without [`CodecLayer`] or [`SessionLayer`] does not compile, nor does a stack with
+//! the two exchanged. The compiler's error names the missing layer and points at [`serve`],
+//! which requires a [`Pipeline`]. The table in [`layers`](layers#order) gives the position of
+//! each layer, with the reason and the effect of a wrong order.
 //!
 //! # A session's life
+//!
+//! A session has up to six phases:
 //!
 //! ```text
 //!             accept or connect
@@ -135,18 +141,18 @@
 //!
 //! | phase | reads | handlers | writes |
 //! |---|---|---|---|
-//! | opening | no | not called | what open hooks send |
+//! | opening | no | not called | messages of open hooks |
 //! | running | yes | called | replies and pushes |
-//! | half-closed | no more input | called for what has arrived | replies and pushes |
-//! | draining | no | those in flight may finish | what was accepted for sending |
+//! | half-closed | no more input | called for received messages | replies and pushes |
+//! | draining | no | those in flight may finish | accepted messages |
 //! | closing | discards input | none | close frame, `close_notify`, end of the stream |
-//! | closed | no | none | no |
+//! | closed | no | none | no; close callbacks run, then `closed()` resolves |
 //!
 //! - The drain deadline bounds draining and closing. The default is 5 s
 //!   ([`with_drain_deadline`](SessionLayer::with_drain_deadline)).
-//! - After a reset or a failed write the session writes nothing more, but it still handles the
+//! - After a reset or a failed write the session cannot write. It will still handle the
 //!   messages that it has received, until the drain deadline.
-//! - [`Session::finish`] ends our direction and keeps reading.
+//! - [`Session::finish`] ends this side's direction. The session still reads.
 //! - Close callbacks run once the transport is dropped. Then
 //!   [`closed()`](ConnectionHandle::closed) resolves with [`Closed`].
 //!
@@ -157,7 +163,7 @@
 //!   statistics, attributes, close methods and close callbacks. It can be read after the close.
 //! - [`Session<Out>`](Session): a handle that can also [send](Session::send) messages of type
 //!   `Out`.
-//! - [`Request`]: a message, with the session that received it.
+//! - [`Request`]: a message and the session that received it.
 //! - [`CloseReason`]: the reason for the end of a session. The first recorded reason is kept.
 //!   [`Closed`] adds the statistics, the lifetime and the error.
 //! - [`Transport`]: an I/O object that carries bytes or messages. It is implemented for every
@@ -187,18 +193,18 @@
 //! ```
 //!
 //! The session loop calls one handler at a time by default. [`SessionLayer::with_in_flight`]
-//! permits several, with replies in the order of their requests. After
+//! permits several. Their replies are sent in the order of the requests. With
 //! [`unordered`](SessionLayer::unordered) each reply is sent when its handler finishes.
 //! [`SpawnLayer`](layers::SpawnLayer) runs each handler on a separate task.
 //!
-//! A handler must not block its thread for long, because other sessions share the thread. It
-//! may keep the [`Session`] and send later.
+//! A handler may block only for a short time, because it shares its thread with other sessions.
+//! It may keep the [`Session`] and send later.
 //!
 //! # Replies and errors
 //!
-//! A handler may return `Out`, `Option<Out>`, `Vec<Out>` or [`Reply<Out>`](Reply). An error
-//! closes the session, unless a [`HandleErrorLayer`](layers::HandleErrorLayer) turns it into a
-//! reply:
+//! A handler may return a message, an `Option`, a `Vec` or a [`Reply`]. An error closes the
+//! session as [`CloseReason::Handler`]. A [`HandleErrorLayer`](layers::HandleErrorLayer) can
+//! turn it into a reply instead:
 //!
 //! ```
 //! use getty::{BoxError, CodecLayer, Pipeline, Reply, Request, ServiceBuilder, SessionLayer};
@@ -208,6 +214,7 @@
 //!     match request.message().as_str() {
 //!         "QUIT" => Ok(Reply::one("bye".to_owned()).and_close()),
 //!         "PING" => Ok(Reply::one("PONG".to_owned())),
+//!         "LIST" => Ok(Reply::many(vec!["one".to_owned(), "two".to_owned()])),
 //!         "QUIET" => Ok(Reply::none()),
 //!         other => Err(format!("unknown command {other}").into()),
 //!     }
@@ -223,16 +230,16 @@
 //! # let _ = app();
 //! ```
 //!
-//! The `Display` of an error describes that error alone, and its
-//! [`source`](std::error::Error::source) is the next cause. For [`OpenError`], "connecting
-//! failed", the source names the address, and the source of the source gives the reason. Print
-//! the whole chain, as `{:#}` of the crate anyhow does.
+//! The `Display` of an error describes that error alone. The next cause is its
+//! [`source`](std::error::Error::source). For example, [`OpenError`] prints "connecting
+//! failed". Its source names the address, and the next source gives the reason. Programs should
+//! print the whole chain. The format `{:#}` of the crate anyhow does that.
 //!
 //! # Sharing state
 //!
 //! State of the application belongs in the handler's closure, usually in an
 //! [`Arc`](std::sync::Arc). State of one session is an [attribute](ConnectionHandle::insert) of
-//! its handle, which layers, handlers and close callbacks can read:
+//! its handle. Layers, handlers and close callbacks can read it:
 //!
 //! ```
 //! use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
@@ -262,34 +269,35 @@
 //! # let _ = app(Arc::default());
 //! ```
 //!
-//! Each session calls a clone of the message stack. State that clones share, such as the
-//! semaphore of tower's `concurrency_limit`, is shared by all sessions.
-//! [`SessionLayer::per_session`] builds a separate stack for each session, for example with
-//! tower's `rate_limit`.
+//! Each session calls a clone of the message stack. So all sessions share the state that clones
+//! share, such as the semaphore of tower's `concurrency_limit`. [`SessionLayer::per_session`]
+//! builds a separate stack for each session. Layers that keep state need it, such as tower's
+//! `rate_limit`.
 //!
-//! A session that waits for its next message holds no permit of a shared limit: the loop
-//! replaces its clone, and the replaced clone returns what it reserved. A stack made by
-//! `per_session` is not replaced. It must wrap a shared limit in a
+//! A session that waits for its next message holds no permit of a shared limit: the session
+//! loop replaces its clone, and the replaced clone returns the permits that it reserved. A
+//! stack made by `per_session` is not replaced. It must wrap a shared limit in a
 //! [`ClonePerCallLayer`](layers::ClonePerCallLayer).
 //!
 //! # Sending and requests
 //!
-//! A returned value is the reply. Every other message is sent by a [`Session`]. A handler gets
-//! it from its request and an open hook from its connection. A client gets it from [`connect`]
-//! or [`Client::session`]. Other code can use a [`Registry`](layers::Registry), a [`Group`] or
-//! [`Topics`]. The [table of methods](Session) lists when each send resolves and how it behaves
-//! if the queue is full. Each method reports the outcome of its message.
+//! The value that a handler returns is the reply. Every other message is sent with a
+//! [`Session`]. A handler gets it from its request and an open hook from its connection. A
+//! client gets it from [`connect`] or [`Client::session`]. Other code can use a
+//! [`Registry`](layers::Registry), a [`Group`] or [`Topics`]. Each method reports the outcome
+//! of its message. The [table of methods](Session) lists when each send resolves and how it
+//! behaves if the queue is full.
 //!
-//! [`Session::request`] sends a message and awaits the response, from either side. The stack
-//! must contain a [`CorrelateLayer`](layers::CorrelateLayer).
+//! [`Session::request`] sends a message and awaits the response. Either side may send requests.
+//! Its stack must contain a [`CorrelateLayer`](layers::CorrelateLayer).
 //!
 //! # Middleware
 //!
 //! - **tower's layers** work on both sides of [`SessionLayer`]. The repository's
 //!   `docs/foreign-layers.md` lists the exceptions.
-//! - **getty's layers** are in [`layers`]: for timeouts, heartbeats, limits, hooks and metrics.
-//! - **Custom layers** implement [`Layer`] and [`Service`], for [`Connection`] or for
-//!   [`Request`]. Closures suffice for small ones:
+//! - **getty's layers** are in [`layers`]: timeouts, heartbeats, limits, hooks and metrics.
+//! - **Custom layers** implement [`Layer`] and [`Service`] for [`Connection`] or for
+//!   [`Request`]. The example `custom_layer` has one of each. Closures suffice for small ones:
 //!
 //! ```
 //! use getty::{BoxError, CodecLayer, Connection, Pipeline, Request, ServiceBuilder, SessionLayer};
@@ -403,7 +411,7 @@
 //! # Testing
 //!
 //! [`net::memory`] connects a client and a server without a socket. It works with tokio's
-//! paused clock, so that a test of a timeout need not wait.
+//! paused clock, so a test of a timeout need not wait.
 //!
 //! ```
 //! use getty::{BoxError, CodecLayer, Reply, Request, ServiceBuilder, SessionLayer};
@@ -437,24 +445,28 @@
 //! # Operations
 //!
 //! - **Shutdown**: [`Serve::with_graceful_shutdown`] stops accepting and drains the sessions.
-//!   It returns [`Drained`], the numbers of finished and of aborted sessions.
+//!   It returns [`Drained`]: how many sessions finished and how many were aborted.
 //! - **Logs**: getty logs with [`tracing`](https://docs.rs/tracing). The end of each connection
-//!   is logged once, with handle, reason and source, unless the application requested the
-//!   close. Failures of the application and bad input are at the level `WARN`, other ends at
-//!   `DEBUG`. With [`TraceLayer`](layers::TraceLayer) the line is inside a span of the
-//!   connection and includes the statistics. [`MessageTraceLayer`](layers::MessageTraceLayer)
-//!   adds a span for each message. Conditions that an operator must see are warnings or errors:
-//!   a failing `accept`, or a client that gives up. Normal network failures are at the level
-//!   `debug`.
-//! - **Metrics**: `MetricsLayer` and `MessageMetricsLayer` (feature `metrics`).
-//! - **Live sessions**: a [`Registry`](layers::Registry) lists, finds and closes them.
-//! - **Memory**: each buffer and queue has a bound. A [`MemoryBudget`] bounds the memory that
-//!   all sessions may hold for sending.
+//!   is logged once with its handle, reason and source, unless the application requested the
+//!   close. Failures of the application and bad input have the level `WARN`. Other ends have
+//!   the level `DEBUG`. [`TraceLayer`](layers::TraceLayer) puts the line inside a span of the
+//!   connection and adds the statistics. [`MessageTraceLayer`](layers::MessageTraceLayer) adds
+//!   a span for each message. Conditions that an operator must see are warnings or errors, such
+//!   as a failing `accept` or a client that gives up. Normal network failures have the level
+//!   `DEBUG`.
+//! - **Metrics**: `MetricsLayer` and `MessageMetricsLayer` (feature `metrics`) publish
+//!   counters, gauges and latencies. The application must install a recorder of the crate
+//!   `metrics`.
+//! - **Live sessions**: a [`Registry`](layers::Registry) lists, counts, finds and closes them.
+//! - **Limits**: each buffer and queue has a bound. A [`MemoryBudget`] bounds the memory that
+//!   all sessions of a process may hold for sending.
+//! - **Security**: the repository's `SECURITY.md` lists each defence with its default.
 //!
 //! # Speed
 //!
-//! The session loop uses no allocation, lock, timer or task per message. Replies to messages
-//! that were read together share one write. The choices of a program, the most effective first:
+//! A session costs about as much as a hand-written tokio loop. The session loop uses no
+//! allocation, lock, timer or task per message. Replies to messages that were read together
+//! share one write. A program has these choices, the most effective first:
 //!
 //! - **Layers.** A connection layer costs almost nothing per message. A message layer is called
 //!   for each message: tower's `timeout`, `load_shed` and `concurrency_limit` together double
@@ -462,21 +474,21 @@
 //!   possible.
 //! - **The handler.** A handler that is ready at once costs least.
 //!   [`SessionLayer::with_in_flight`] allocates for each message, and
-//!   [`SpawnLayer`](layers::SpawnLayer) spawns a task for each. They are for handlers that wait
+//!   [`SpawnLayer`](layers::SpawnLayer) spawns a task for each. Use them for handlers that wait
 //!   or compute for long.
 //! - **The codec.** [`codec::Frames`] is for many small frames over a stream. The
 //!   [module](codec) compares it with the other length-delimited codec, and shows how to decode
 //!   a custom type without an allocation.
 //! - **Sending.** Use [`Session::feed`] for several messages and flush once. A [`Group`]
 //!   encodes once for all members. `send` waits until its message is flushed.
-//! - **UDP.** Use one [`UdpEndpoint`](net::UdpEndpoint) if peers have no state, otherwise
-//!   [`UdpListener`](net::UdpListener) with a session per peer.
+//! - **UDP.** Use one [`UdpEndpoint`](net::UdpEndpoint) if peers have no state. Otherwise use
+//!   [`UdpListener`](net::UdpListener), which has a session per peer.
 //! - **One runtime per core**, as in the example `per_core`, can save about a tenth of the CPU.
-//!   It helps with few connections, or with many connections of similar load and short
-//!   handlers. Otherwise it gains nothing.
+//!   It helps with few connections. It also helps with many connections of similar load and
+//!   short handlers. Otherwise it gains nothing.
 //!
-//! The repository's `benches/README.md` has the cost of each choice, a comparison with
-//! hand-written loops and other crates, and the commands to repeat the measurements.
+//! The repository's `benches/README.md` has the cost of each choice and a comparison with
+//! hand-written loops and other crates. It also has the commands to repeat the measurements.
 //!
 //! # Coming from other libraries
 //!
@@ -549,8 +561,8 @@
 //!   by an HTTP server.
 //! - `full`: all features, present and future.
 //!
-//! An author of layers can depend on `getty-core` and `getty-layers` alone, without sockets.
-//! getty re-exports the vocabulary at its root and the layers as [`layers`].
+//! An author of layers can depend on `getty-core` and `getty-layers` alone. They contain no
+//! sockets. getty re-exports the vocabulary at its root and the layers as [`layers`].
 //!
 //! # Minimum Rust version
 //!
@@ -604,7 +616,7 @@ pub use getty_core::{
 #[doc(inline)]
 pub use getty_layers as layers;
 pub use getty_layers::{CodecLayer, Group, Topics};
-/// tower itself, with what the layers and examples here need of it.
+/// The version of tower that getty uses, with the features of its layers and examples.
 pub use tower;
 pub use tower::{BoxError, Layer, Service, ServiceBuilder, service_fn};
 
@@ -621,13 +633,13 @@ pub use self::{
     transport::{BoxTransport, Transport},
 };
 
-/// The README's program is compiled with the documentation's examples.
+/// Compiles the programs of the README as documentation tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 #[derive(Debug)]
 pub struct Readme;
 
-/// The page on layers of other crates is compiled with the documentation's examples.
+/// Compiles the programs of the page on third-party layers as documentation tests.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/foreign-layers.md")]
 #[derive(Debug)]

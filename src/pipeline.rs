@@ -16,7 +16,7 @@ use crate::transport::{BoxTransport, Transport};
 /// to the handler.
 ///
 /// It is an alias. Every `Service<Connection<Io>, Response = Closed>` implements it if its
-/// error can be boxed, and if the service and its future are `Send`. Use it as a bound, or as
+/// error can be boxed and if the service and its future are `Send`. Use it as a bound, or as
 /// the return type of a function that builds a stack:
 /// `fn app<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone`.
 #[diagnostic::on_unimplemented(
@@ -39,7 +39,8 @@ pub trait Pipeline<Io>:
     type PipelineFuture: Future<Output = Result<Closed, Self::PipelineError>> + Send + 'static;
 }
 
-// not `do_not_recommend`: compiler errors must name the layer or handler that does not fit
+// Must not be `do_not_recommend`: compiler errors must name the layer or handler that does not
+// fit.
 impl<Io, S> Pipeline<Io> for S
 where
     S: Service<Connection<Io>, Response = Closed> + Send + 'static,

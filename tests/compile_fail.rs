@@ -1,11 +1,10 @@
 //! Compiler errors for the most common mistakes in a stack.
 //!
 //! Each file in `compile_fail/` is a program with one mistake. Each error of rustc must name
-//! the mistake within fifteen lines. Two kinds of lines do not count, but they have a
-//! separate limit: those that trace the error to the bound of `getty::serve`, and those that
-//! quote getty's source.
+//! the mistake within fifteen lines. Two kinds of lines have a separate limit: those that trace
+//! the error to the bound of `getty::serve` and those that quote getty's source.
 //!
-//! The tests do not compare the whole output, which differs between versions of rustc
+//! The tests do not compare the whole output. It may differ between versions of rustc
 //! (design.md: Why do the tests not use trybuild?).
 
 use std::{
@@ -19,7 +18,7 @@ const MAX_LINES: usize = 15;
 /// Maximum length of an error with its trace, in lines.
 const MAX_LINES_WITH_TRACE: usize = 40;
 
-/// The name of a file, and for each of its errors the fragments that the error must contain.
+/// The name of a file and the fragments that each of its errors must contain.
 type Mistake = (&'static str, &'static [&'static [&'static str]]);
 
 const MISTAKES: &[Mistake] = &[
@@ -231,7 +230,7 @@ impl Programs {
         let _ = fs::remove_dir_all(&programs);
         fs::create_dir_all(&programs).unwrap();
         fs::write(package.join("Cargo.toml"), manifest(getty)).unwrap();
-        // With the versions of the workspace, which are already downloaded, cargo needs no network.
+        // With the versions of the workspace cargo needs no network: they are already downloaded.
         fs::copy(getty.join("Cargo.lock"), package.join("Cargo.lock")).unwrap();
         for (name, _) in MISTAKES {
             let file = format!("{name}.rs");
@@ -239,7 +238,7 @@ impl Programs {
         }
         fs::write(programs.join("correct.rs"), "fn main() {}").unwrap();
         let programs = Self { package };
-        // Build the dependencies first, so that later output is only about the programs.
+        // Build the dependencies first. Then later output can only be about the programs.
         let output = programs.check("correct");
         assert!(errors(&output).is_empty(), "{output}");
         programs

@@ -1,5 +1,5 @@
-//! Tests of README.md: the program that it shows is the example `quickstart`, and its code
-//! blocks are compiled. CI runs its commands.
+//! Tests of README.md. The program that it shows must be the example `quickstart`, and its code
+//! blocks must compile. CI runs its commands.
 
 use std::{fs, path::Path};
 
@@ -24,7 +24,8 @@ fn every_code_block_of_the_readme_has_a_known_language() {
     let languages: Vec<_> = fences.step_by(2).collect();
     assert!(languages.contains(&"rust,no_run"));
     for language in languages {
-        // The documentation tests compile blocks of Rust. Others, such as `ignore`, could be wrong.
+        // The documentation tests compile blocks of Rust. Other blocks, such as `ignore`, could be
+        // wrong.
         assert!(
             ["rust", "rust,no_run", "sh", "text", "toml"].contains(&language),
             "{language}"

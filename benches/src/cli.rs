@@ -27,7 +27,7 @@ pub fn run(
     }
 }
 
-/// Returns each option with its value, in order. The value of a flag is empty.
+/// Returns each option with its value in order. The value of a flag is empty.
 ///
 /// The caller must check that the other options exist.
 ///
@@ -72,7 +72,7 @@ pub fn at_least_one(option: &str, value: &str) -> Result<usize, BoxError> {
     }
 }
 
-/// Parses a duration in milliseconds, which must not be zero.
+/// Parses a duration in milliseconds. It must not be zero.
 ///
 /// # Errors
 ///

@@ -4,7 +4,7 @@
 //!
 //! - [`server`]: the echo servers. Each runs in a child process.
 //! - [`load`]: the clients that keep a server busy and check each answer.
-//! - [`workload`]: work that runs in this process, on one thread.
+//! - [`workload`]: work that runs in this process and on one thread.
 //! - [`transport`]: in-memory transports for the workloads.
 //! - [`measure`]: histograms, quartiles, memory, and the order of rounds.
 //! - [`compare`]: the comparison of servers with its tables and targets.

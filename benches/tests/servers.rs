@@ -1,4 +1,4 @@
-//! Tests that every server echoes. Without that, its figures would mean nothing.
+//! Tests that every server echoes. Otherwise its figures would mean nothing.
 
 use std::{io, thread, time::Duration};
 
@@ -8,7 +8,7 @@ use getty_benches::{
 };
 
 fn echoes(payload: usize, in_flight: u64) {
-    // The codec of ws-getty, `Raw`, ignores empty messages.
+    // The codec of ws-getty is `Raw`. It ignores empty messages.
     let gives_empty = |kind: &Kind| payload > 0 || *kind != Kind::WsGetty;
     for kind in Kind::ALL.into_iter().filter(gives_empty) {
         let listener = kind.listen().unwrap();

@@ -44,7 +44,6 @@
 //! # }
 //! ```
 
-use getty_core::hooks::HandleExt;
 use std::{
     any::type_name,
     fmt,
@@ -52,7 +51,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use getty_core::Request;
+use getty_core::{Request, hooks::HandleExt};
 use tower_layer::Layer;
 use tower_service::Service;
 

@@ -10,7 +10,6 @@
 //! - *drop*: drops the inner future, or the refused connection.
 //! - *close*: nothing by itself; see the layer.
 
-use getty_core::Close;
 use std::{
     error::Error,
     fmt,
@@ -19,7 +18,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use getty_core::{CloseReason, Connection};
+use getty_core::{Close, CloseReason, Connection};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 

@@ -112,8 +112,8 @@ where
             key,
             callback,
         } = self.clone();
-        // The connection runs it even if its task is aborted. (design.md: Why do close callbacks
-        // always run?)
+        // The connection runs it even if its task is aborted (design.md: Why do close callbacks
+        // always run?).
         connection.handle().add_close_callback(
             handler.into_inner(),
             key.into_inner(),

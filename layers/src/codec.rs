@@ -66,8 +66,8 @@ impl<C, Out> CodecLayer<C, Out> {
         Self {
             codec: Contained::new(codec),
             max_frame: DEFAULT_MAX_FRAME,
-            // Sessions whose codec has the same id share encoded broadcasts. (design.md: Why is a
-            // broadcast not encoded where it is sent?)
+            // Sessions whose codec has the same id share encoded broadcasts (design.md: Why is a
+            // broadcast not encoded where it is sent?).
             id: Some(CodecId::unique()),
             weigh: None,
             out: PhantomData,

@@ -41,7 +41,6 @@
 //! # }
 //! ```
 
-use getty_core::Close;
 use std::{
     error::Error,
     fmt,
@@ -51,7 +50,7 @@ use std::{
     time::Duration,
 };
 
-use getty_core::{CloseReason, Connection, ConnectionHandle};
+use getty_core::{Close, CloseReason, Connection, ConnectionHandle};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_layer::Layer;
@@ -152,8 +151,8 @@ pin_project! {
 
 pin_project! {
     /// Timer until the session is open. A registered deadline does not work here because the
-    /// session loop that runs deadlines has not started yet. (design.md: Why does
-    /// `HandshakeTimeoutLayer` have a separate timer?)
+    /// session loop that runs deadlines has not started yet (design.md: Why does
+    /// `HandshakeTimeoutLayer` have a separate timer?).
     struct Timing {
         #[pin]
         sleep: Sleep,

@@ -64,11 +64,11 @@
 //! # }
 //! ```
 
-use getty_core::hooks::HandleExt;
 use std::{any::type_name, fmt, marker::PhantomData, time::Duration};
 
 use getty_core::{
-    CloseReason, Connection, ConnectionHandle, HasSession, Session, internal::Contained,
+    CloseReason, Connection, ConnectionHandle, HasSession, Session, hooks::HandleExt,
+    internal::Contained,
 };
 use tokio::time::Instant;
 use tower_layer::Layer;
@@ -199,8 +199,8 @@ pub struct Idle {
 impl Idleness {
     /// Returns the start of the idle period or `None` while the timeout does not run.
     fn since(self, handle: &ConnectionHandle) -> Option<Instant> {
-        // `silent_since` and `reading_since` are `None` while the session does not read.
-        // (design.md: Why do receive deadlines pause while the session does not read?)
+        // `silent_since` and `reading_since` are `None` while the session does not read (design.md:
+        // Why do receive deadlines pause while the session does not read?).
         let since = match self.traffic {
             Traffic::Inbound => handle.silent_since()?,
             Traffic::Outbound => return Some(handle.last_write()),
@@ -245,8 +245,8 @@ impl Idleness {
             }
             called = now;
             if late && is_new {
-                // A handler may have blocked the thread while the peer waited for its response.
-                // (design.md: When is a peer idle whose handler blocks the thread?)
+                // A handler may have blocked the thread while the peer waited for its response
+                // (design.md: When is a peer idle whose handler blocks the thread?).
                 return now.checked_add(time);
             }
             nth = nth.saturating_add(1);

@@ -47,10 +47,9 @@
 //! # }
 //! ```
 
-use getty_core::hooks::HandleExt;
 use std::time::Duration;
 
-use getty_core::{CloseReason, Connection};
+use getty_core::{CloseReason, Connection, hooks::HandleExt};
 use tower_layer::Layer;
 
 use crate::{
@@ -111,8 +110,8 @@ impl<T> Configure<T> for MaxAgeLayer {
             .opened_at()
             .checked_add(jitter.shorten(max, handle.id()))
         {
-            // The session loop runs all deadlines with one timer. (design.md: Why do layers
-            // register deadlines and not timers?)
+            // The session loop runs all deadlines with one timer (design.md: Why do layers register
+            // deadlines and not timers?).
             handle.schedule(end, |handle, _| {
                 handle.close_with(CloseReason::LifetimeExpired);
                 None

@@ -56,7 +56,6 @@
 //! [`MessageMetricsLayer`]: crate::MessageMetricsLayer
 //! [`MessageMetricsLayer::with_latency`]: crate::MessageMetricsLayer::with_latency
 
-use getty_core::hooks::HandleExt;
 use std::{
     fmt,
     future::Future,
@@ -66,7 +65,7 @@ use std::{
     time::Duration,
 };
 
-use getty_core::{Closed, Connection, ConnectionHandle, Stats};
+use getty_core::{Closed, Connection, ConnectionHandle, Stats, hooks::HandleExt};
 use metrics::{
     Counter, Gauge, Histogram, Label, SharedString, counter, describe_counter, describe_gauge,
     describe_histogram, gauge, histogram,
@@ -185,8 +184,8 @@ pin_project! {
     /// Future of [`Metrics`].
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
-        // Declared in this order: the connection is dropped before the observer. (design.md: Why
-        // are fields declared in a particular order?)
+        // Declared in this order: the connection is dropped before the observer (design.md: Why are
+        // fields declared in a particular order?).
         #[pin]
         inner: F,
         _observer: Observer,

@@ -44,8 +44,6 @@
 //! # }
 //! ```
 
-use getty_core::Close;
-use getty_core::hooks::HandleExt;
 use std::{
     any::type_name,
     fmt,
@@ -56,7 +54,8 @@ use std::{
 };
 
 use getty_core::{
-    CloseReason, Connection, HasSession, Session,
+    Close, CloseReason, Connection, HasSession, Session,
+    hooks::HandleExt,
     internal::{Contained, OpenGuard, catch},
 };
 use pin_project_lite::pin_project;
@@ -184,8 +183,8 @@ pin_project! {
         running: Option<Contained<Fut>>,
         hook: Contained<F>,
         session: Session<Out>,
-        // Declared last: its drop opens the session, after the hook was dropped. (design.md: Why
-        // can a layer delay the opening of a session?)
+        // Declared last: its drop opens the session, after the hook was dropped (design.md: Why can
+        // a layer delay the opening of a session?).
         _hold: OpenGuard,
     }
 }

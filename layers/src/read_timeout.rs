@@ -38,10 +38,9 @@
 //! # }
 //! ```
 
-use getty_core::hooks::HandleExt;
 use std::time::Duration;
 
-use getty_core::{CloseReason, Connection, ConnectionHandle};
+use getty_core::{CloseReason, Connection, ConnectionHandle, hooks::HandleExt};
 use tokio::time::Instant;
 use tower_layer::Layer;
 
@@ -94,8 +93,8 @@ fn check(handle: &ConnectionHandle, now: Instant, timeout: Duration) -> Option<I
         // A frame that starts later cannot be late before a full timeout from now.
         return now.checked_add(timeout);
     };
-    // A received byte does not restart the timeout, or one byte per minute would be enough.
-    // (design.md: Why does a received byte not restart the read timeout?)
+    // A received byte does not restart the timeout, or one byte per minute would be enough
+    // (design.md: Why does a received byte not restart the read timeout?).
     let late = incomplete.max(reading).checked_add(timeout)?;
     if late > now {
         return Some(late);

@@ -89,7 +89,7 @@ impl SpawnLayer {
         }
     }
 
-    /// Sets whether the task is aborted when its future is dropped such as at the end of the
+    /// Sets whether the task is aborted when its future is dropped, for example at the end of the
     /// session. The default is `true`.
     ///
     /// With `false` a handler that has started continues to its end.

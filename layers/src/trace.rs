@@ -47,7 +47,6 @@
 //!
 //! [`CloseReason::as_str`]: getty_core::CloseReason::as_str
 
-use getty_core::hooks::HandleExt;
 use std::{
     error::Error,
     fmt,
@@ -56,7 +55,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use getty_core::{Closed, Connection, ConnectionHandle};
+use getty_core::{Closed, Connection, ConnectionHandle, hooks::HandleExt};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -102,8 +101,8 @@ impl CloseLevels {
 impl TraceLayer {
     /// Creates a new layer with the span at `INFO`, the open and close events at `DEBUG`, and the
     /// close event of a failure at `WARN`.
-    // A failing handler must be visible at the default level of a subscriber. (design.md: Why does
-    // `TraceLayer` log failures at `WARN`?)
+    // A failing handler must be visible at the default level of a subscriber (design.md: Why does
+    // `TraceLayer` log failures at `WARN`?).
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -203,8 +202,8 @@ where
 
     fn call(&mut self, connection: Connection<T>) -> Self::Future {
         let handle = connection.handle().clone();
-        // This layer logs the close itself. (design.md: Why is the end logged where the connection
-        // is finished?)
+        // This layer logs the close itself (design.md: Why is the end logged where the connection
+        // is finished?).
         handle.set_logs_end(false);
         // Created before the call, because a call that panics also closes the connection.
         let mut response = ResponseFuture {
@@ -345,7 +344,6 @@ impl<F: fmt::Debug> fmt::Debug for ResponseFuture<F> {
 
 #[cfg(all(test, not(getty_loom)))]
 mod tests {
-    use getty_core::Close;
     use std::{
         convert::Infallible,
         sync::{
@@ -354,7 +352,7 @@ mod tests {
         },
     };
 
-    use getty_core::{Address, CloseReason, Endpoints, TransportKind};
+    use getty_core::{Address, Close, CloseReason, Endpoints, TransportKind};
     use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
     use tower::service_fn;
     use tower_test::mock;

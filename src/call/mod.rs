@@ -56,35 +56,34 @@
 //! # Ready, call, drop, close
 //!
 //! - *ready*: when a session is open and fewer calls are in flight than the
-//!   [limit](RequestClient::with_in_flight) allows. Readiness reserves a permit, which the call
-//!   uses or a drop returns. It is pending while no session is open but another can open. It is
-//!   an error once no session will open any more, so that a balancer fails over. Failures of
-//!   single calls do not affect readiness.
+//!   [limit](RequestClient::with_in_flight) allows. Readiness reserves a permit. The call uses
+//!   it, or a drop returns it. Readiness is pending while no session is open but another can
+//!   open. It is an error once no session will open any more, so that a balancer fails over.
+//!   Failures of single calls do not affect readiness.
 //! - *call*: sends the request and waits for its response, as [`Caller::request`] does. The
 //!   session is chosen when the service becomes ready.
-//! - *drop*: dropping a call's future returns its permit at once. The response is dropped when
-//!   it arrives, and [counted](crate::Stats::late). Where responses come in order, the peer still
-//!   has to send that response. Until it arrives, the request counts as
+//! - *drop*: dropping a call's future returns its permit at once. A response that arrives later
+//!   is dropped and [counted](crate::Stats::late). Where responses come in order, the peer must
+//!   still send that response. Until it arrives, the request counts as
 //!   [load](crate::ConnectionHandle::abandoned_requests) of its session.
 //! - *close*: calls in flight fail with [`RequestError::Closed`]. Its
-//!   [`left`](RequestError::delivery) states whether the request was sent. A request that was not
-//!   sent can be retried safely, for example by tower's `retry`.
+//!   [`delivery`](RequestError::delivery) states whether the request was sent. A request that
+//!   was not sent can be retried safely, for example by tower's `retry`.
 //!
-//! Nothing is retried automatically. The deadline of a call is the layer's; the default is 30
-//! s. tower's `timeout` sets a shorter one and cancels the call.
+//! Nothing is retried automatically. The deadline of a call is the layer's; the default is
+//! 30 s. tower's `timeout` sets a shorter one and cancels the call.
 //!
-//! A server that stops answering in order loses its session. A missed deadline
-//! [closes the session](crate::layers::CorrelateLayer::with_close_at_deadline) by default. So
-//! do cancelled calls that use up the layer's limit while no response arrives. A [`Client`]
-//! then opens the next session. With responses by id, a session survives missed deadlines; a
+//! A server that stops answering in order loses its session. A missed deadline [closes the
+//! session](crate::layers::CorrelateLayer::with_close_at_deadline) by default. So do cancelled
+//! calls that use up the layer's limit while no response arrives. A [`Client`] then opens the
+//! next session. With responses by id, a session survives missed deadlines; a
 //! [`HeartbeatLayer`](crate::layers::HeartbeatLayer) closes it if the server is gone.
 //!
 //! # Under tower's middleware
 //!
 //! - `timeout` applies to the call and not to the wait for readiness. Outside `buffer` it also
 //!   bounds the wait for a session.
-//! - `load_shed` refuses calls that would have to wait, for the first session or for the next
-//!   one.
+//! - `load_shed` refuses calls that would have to wait for a session.
 //! - `buffer` merges the callers into one queue. An error of readiness is final here, so it
 //!   closes the queue. Its callers receive that error as the source.
 //! - `retry` needs a policy that knows which requests are safe to repeat. A request that was
@@ -304,7 +303,7 @@ where
                 let next_session = match &mut self.next_session {
                     Some(next_session) => next_session,
                     None => {
-                        // clones that have a session can use the permit meanwhile
+                        // Clones that have a session can use the permit meanwhile.
                         self.caller = None;
                         self.permit = None;
                         self.limit.cancel();
@@ -329,7 +328,7 @@ where
             }
         }
         if self.caller.is_none() {
-            // the session has just closed: look for the next one
+            // The session has just closed. Look for the next one.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -389,8 +388,8 @@ where
     }
 }
 
-/// Calls in flight, plus abandoned requests whose responses, which come in order, are
-/// outstanding.
+/// Calls in flight plus abandoned requests. Responses to the latter must still arrive if they
+/// come in order.
 ///
 /// A balancer chooses the client with the lower load, so it does not prefer one whose server
 /// has stopped answering.

@@ -7,8 +7,8 @@ use getty_layers::correlate::{Delivery, RequestError};
 
 use crate::client::Client;
 
-/// Source of sessions for calls: a single [`Session`] until it closes, a [`Client`], which
-/// reconnects, or a type of the application.
+/// Source of sessions for calls. It may be a single [`Session`] until it closes, a [`Client`]
+/// that reconnects, or a type of the application.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a source of sessions that send `{Out}`",
     label = "calls need a `Session<{Out}>` or a `Client<{Out}>`"
@@ -17,9 +17,8 @@ pub trait SessionSource<Out>: Clone {
     /// Returns an open session for the next call, or `None` while no session is open.
     fn pick(&self) -> Option<Session<Out>>;
 
-    /// Returns `true` if the next call may use `session`, the result of an earlier pick, without
-    /// another pick. The default is `false`, because a source of several sessions spreads the calls
-    /// by picking.
+    /// Returns `true` if the next call may use the session of an earlier pick without another pick.
+    /// The default is `false`, because a source of several sessions spreads the calls by picking.
     #[inline]
     fn keeps(&self, session: &Session<Out>) -> bool {
         let _ = session;

@@ -57,8 +57,8 @@ impl Attempts {
         self.failed_attempts
     }
 
-    /// Records a failed attempt, or the end of the session that it opened, and sets the time of the
-    /// next attempt. `lived` is how long the session was offered.
+    /// Records a failed attempt or the end of the session that it opened. Sets the time of the next
+    /// attempt. `lived` is how long the session was offered.
     pub(super) fn record_loss(&mut self, attempt: u64, lived: Option<Duration>) {
         // Sessions that began before the last loss probably ended for the same cause: a server that
         // stops ends a whole pool. This counts as one failure.
@@ -78,7 +78,7 @@ impl Attempts {
             _ => {}
         }
         let now = Instant::now();
-        // otherwise a pause is in progress, and no attempt has begun since
+        // Otherwise a pause is in progress, and no attempt has begun since.
         if self.not_before <= now {
             let pause = self.pauses.after(self.failures);
             self.not_before = now.checked_add(pause).unwrap_or(now + LONGEST);

@@ -10,9 +10,10 @@ use tower::util::rng::{HasherRng, Rng};
 
 /// Exponential backoff with jitter between the dials of a client.
 ///
-/// Pauses grow by a factor up to a maximum, and are shortened at random. The defaults are 300
-/// ms, a factor of 2, a maximum of 30 s, and full jitter. The first pause is then between 1 ms
-/// and 300 ms, the third at most 1.2 s, and from the eighth on at most 30 s. Scope: client.
+/// Pauses grow by a factor up to a maximum. Each is shortened at random. The defaults are
+/// 300 ms, a factor of 2, a maximum of 30 s, and full jitter. Then the first pause is between
+/// 1 ms and 300 ms. The third is at most 1.2 s. From the eighth on they are at most 30 s.
+/// Scope: client.
 ///
 /// A session that was open for [5 s](Self::with_reset_after) resets the pauses to the first
 /// one. A session that closes sooner counts as a failed dial. A server that accepts and closes
@@ -62,14 +63,14 @@ impl Backoff {
     /// default is 2.
     #[must_use]
     pub const fn with_factor(mut self, factor: f64) -> Self {
-        // NaN means no growth
+        // NaN means no growth.
         self.factor = if factor > 1.0 { factor } else { 1.0 };
         self
     }
 
-    /// Sets the maximum fraction, from 0 to 1, by which a pause is shortened at random. With 1
-    /// (full jitter), clients that lost their server at the same moment are spread over the whole
-    /// pause. With 0 they reconnect together. The default is 1.
+    /// Sets the maximum fraction by which a pause is shortened at random. It must be between 0 and
+    /// 1. With 1 (full jitter), clients that lost their server at the same moment are spread over
+    /// the whole pause. With 0 they reconnect together. The default is 1.
     #[must_use]
     pub const fn with_jitter(mut self, fraction: f64) -> Self {
         self.jitter = if fraction > 0.0 {
@@ -183,7 +184,7 @@ mod tests {
             let third = backoff.with_seed(seed).pauses().nth(2).unwrap();
             tenths[(third.as_millis() * 10 / 1201) as usize] += 1;
         }
-        // about a thousand each: 800 is more than six standard deviations below
+        // About a thousand each. A count of 800 is more than six standard deviations below.
         assert!(tenths.iter().all(|n| (800..1200).contains(n)), "{tenths:?}");
     }
 

@@ -94,9 +94,9 @@ impl<Out: Send + 'static> ClientBuilder<Out> {
         self
     }
 
-    /// Sets the policy that decides, after each failed attempt and each end of a session, whether
-    /// the client continues. It must not block. The default is always [`Decision::Retry`], also
-    /// after an orderly end by the peer.
+    /// Sets the policy that decides whether the client continues. It is called after each failed
+    /// attempt and each end of a session, and it must not block. The default is always
+    /// [`Decision::Retry`], also after an orderly end by the peer.
     ///
     /// ```
     /// # use getty::Client;
@@ -198,9 +198,9 @@ impl<Out: Send + 'static> ClientBuilder<Out> {
     }
 
     /// Sets whether [`Client::send`] resends a message that was still queued when its session
-    /// ended. With `false`, the default, the error returns the message. With `true`, the next
-    /// session sends it, possibly after later messages. A message of which a byte was passed to a
-    /// transport is never resent.
+    /// ended. With `false` the error returns the message. This is the default. With `true` the next
+    /// session sends it, possibly after later messages. A message is never resent once one of its
+    /// bytes was passed to a transport.
     pub const fn with_resend(mut self, resend: bool) -> Self {
         self.0.resend = resend;
         self

@@ -1,4 +1,4 @@
-//! Ends of a client's attempts, of its sessions, and of the client.
+//! Ends of a client, of its sessions and of its attempts.
 
 use std::{error::Error, fmt, sync::Arc};
 
@@ -19,7 +19,7 @@ pub enum Ended {
     /// The attempt took longer than the
     /// [attempt timeout](super::ClientBuilder::with_attempt_timeout).
     TimedOut,
-    /// The session was open and has closed: by the peer, by this side, or by a layer.
+    /// The session was open. The peer, this side or a layer has closed it.
     Closed(Closed),
 }
 
@@ -37,7 +37,7 @@ impl fmt::Display for Ended {
 impl Error for Ended {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            // its own message is this one's
+            // `Display` already prints the message of this error.
             Self::Open(error) => error.source(),
             Self::Hook(error) => Some(&**error),
             Self::TimedOut => None,
@@ -72,7 +72,7 @@ pub enum Failure {
     Stopped(Arc<Ended>),
     /// The stack does not contain the link. Another attempt would fail in the same way.
     NoLink,
-    /// The connector, the closure that builds the stack, a hook or the retry policy panicked.
+    /// A panic of the connector, the closure that builds the stack, a hook or the retry policy.
     Panicked(Panic),
 }
 

@@ -1,6 +1,5 @@
 //! Set of a client's sessions that are not closed yet.
 
-use getty_core::Close;
 use std::{
     sync::Arc,
     task::{Context, Poll},
@@ -8,7 +7,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use getty_core::{CloseReason, Closed, ConnectionHandle, Session};
+use getty_core::{Close, CloseReason, Closed, ConnectionHandle, Session};
 use tokio::{task::AbortHandle, time::Instant};
 
 use crate::connect::OwnedTask;
@@ -32,12 +31,13 @@ pub(super) struct Member<Out> {
 enum Phase {
     /// The hooks run.
     Preparing,
-    /// The session can be picked, since this time.
+    /// The session can be picked since this time.
     Offered(Instant),
-    /// A hook failed, and the retry policy was asked. The end of the session is not reported again.
+    /// A hook failed, and the retry policy was called. The end of the session must not be reported
+    /// again.
     Rejected,
-    /// The peer ended its direction, and handlers work on earlier messages without a deadline. The
-    /// session is replaced without waiting for them.
+    /// The peer ended its direction, but handlers still work on earlier messages and have no
+    /// deadline. The session is replaced without waiting for them.
     Finished,
     /// The session is closing.
     Closing,
@@ -150,7 +150,7 @@ impl<Out: Send + 'static> Members<Out> {
     pub(super) fn closing(&mut self, attempt: u64, task: OwnedTask) -> Option<Lost> {
         let (handle, lost) = self.set_phase(attempt, Phase::Closing)?;
         let closed = async move {
-            // the session's record has its reason; this is an error of the task around it
+            // The session's record has its reason. This is an error of the task around the session.
             if let Err(error) = task.await {
                 tracing::debug!(%error, "the task of a session ended early");
             }

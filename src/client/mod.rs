@@ -49,12 +49,12 @@
 //!
 //! # Behaviour
 //!
-//! - The client makes one attempt at a time, for all sessions of a pool. An attempt is the
-//!   dial, the stack until the session is open, and the [hooks](ClientBuilder::with_hook). The
+//! - The client makes one attempt at a time for all sessions of a pool. An attempt is the dial,
+//!   the stack until the session is open, and the [hooks](ClientBuilder::with_hook). The
 //!   connector resolves names at each attempt.
 //! - A failed attempt is followed by a pause of the [`Backoff`]. The end of a session is
-//!   followed by a pause too, also after an orderly end by the peer. A session that was open for
-//!   some time resets the pauses. A session that closed sooner counts as a failed attempt.
+//!   followed by a pause too, also after an orderly end by the peer. A session that was open
+//!   for some time resets the pauses. A session that closed sooner counts as a failed attempt.
 //! - A session is replaced once its close is complete, so the server never sees more sessions
 //!   than configured. It is not offered any more from the start of the close.
 //! - [`Client::send`] sends a message on an open session, and [`Client::session`] returns an
@@ -154,7 +154,8 @@ impl<Out: Send + 'static> Client<Out> {
 }
 
 impl<Out> Client<Out> {
-    /// Returns an open session, chosen by the [`Pick`], or `None` while no session is open.
+    /// Returns an open session that the [`Pick`] has chosen. Returns `None` while no session is
+    /// open.
     #[must_use]
     pub fn pick(&self) -> Option<Session<Out>> {
         self.0.pool.pick()
@@ -179,7 +180,8 @@ impl<Out> Client<Out> {
         }
         let mut states = self.0.states.clone();
         loop {
-            // read before the pool, so that a session offered afterwards wakes this task
+            // The state is read before the pool. So a session that is offered afterwards wakes this
+            // task.
             let state = states.borrow_and_update().clone();
             match state {
                 State::Failed(why) => return Err(NoSession::Failed(why)),
@@ -198,10 +200,10 @@ impl<Out> Client<Out> {
 
     /// Waits for an open session and sends `message` on it, as [`Session::send`] does.
     ///
-    /// If the session closes while the message is queued, the error returns the message, or the
-    /// next session sends it, depending on [`with_resend`](ClientBuilder::with_resend). A message
-    /// is never sent twice. Once a byte was passed to a transport, the error states that the
-    /// outcome is unknown.
+    /// If the session closes while the message is queued, the error returns the message or the next
+    /// session sends it. [`with_resend`](ClientBuilder::with_resend) decides this. A message is
+    /// never sent twice. Once a byte was passed to a transport, the error states that the outcome
+    /// is unknown.
     ///
     /// # Errors
     ///
@@ -225,7 +227,7 @@ impl<Out> Client<Out> {
                     ..
                 }) if self.0.resend => returned,
                 Err(SendError::Finished(returned)) if self.0.resend => {
-                    // the session can be picked again until its end is flushed
+                    // The session can be picked again until its end is flushed.
                     let _ = session.flush().await;
                     returned
                 }
@@ -277,9 +279,9 @@ impl<Out> Client<Out> {
         self.0.stop.cancel();
     }
 
-    /// Waits until the client has ended and its tasks are gone, after a [`stop`](Self::stop) or
-    /// because it gave up. [`state`](Self::state) then returns which. A handler of one of its
-    /// sessions must not await this, because the close waits for the handler.
+    /// Waits until the client has ended and its tasks are gone. A client ends after a
+    /// [`stop`](Self::stop) or because it gave up. [`state`](Self::state) then returns which. A
+    /// handler of one of its sessions must not await this, because the close waits for the handler.
     ///
     /// # Cancel safety
     ///

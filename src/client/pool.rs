@@ -24,9 +24,9 @@ impl<Out> Pick<Out> {
         Self(None)
     }
 
-    /// Picks the session with the fewest messages in flight: messages that wait to be sent,
-    /// messages in handlers, and requests [without a response](Session::unanswered_requests). A
-    /// session whose peer has stopped answering is therefore not preferred.
+    /// Picks the session with the fewest messages in flight. These are messages that wait to be
+    /// sent, messages in handlers, and requests [without a response](Session::unanswered_requests).
+    /// So a session whose peer has stopped answering is not preferred.
     #[must_use]
     pub fn least_in_flight() -> Self
     where
@@ -78,7 +78,7 @@ pub(super) struct Pool<Out> {
 
 #[derive(Debug)]
 struct Offered<Out> {
-    // replaced as a whole, so that no code of the application runs under the lock
+    // The list is replaced as a whole, so that no code of the application runs under the lock.
     sessions: Arc<[Session<Out>]>,
     /// No session will be offered any more.
     closed: bool,
@@ -142,7 +142,7 @@ impl<Out> Pool<Out> {
     pub(super) fn pick(&self) -> Option<Session<Out>> {
         let offered = self.lock();
         let Some(load) = &self.pick.0 else {
-            // a call picks a session, so this path costs no more than the lock and a counter
+            // A call picks a session. This path must cost no more than the lock and a counter.
             return self.in_turn(&offered.sessions).next().cloned();
         };
         let sessions = Arc::clone(&offered.sessions);

@@ -107,7 +107,7 @@ impl StateWatch {
     /// Returns the current state.
     #[must_use]
     pub fn state(&self) -> State {
-        // cloned at once, because a borrow would block the client
+        // The value is cloned at once, because a borrow would block the client.
         self.0.borrow().clone()
     }
 
@@ -125,8 +125,8 @@ impl StateWatch {
         Some(self.0.borrow_and_update().clone())
     }
 
-    /// Waits until `wanted` returns `true` for a state, beginning with the current one, or until
-    /// the state is final.
+    /// Waits until `wanted` returns `true` for a state or until the state is final. The current
+    /// state is tested first.
     ///
     /// # Cancel safety
     ///

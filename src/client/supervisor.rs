@@ -53,7 +53,7 @@ pub(super) struct Supervisor<Out: Send + 'static> {
     tasks: TaskTracker,
     /// Number of sessions that were offered.
     generation: u64,
-    // declared last: its drop signals that the fields above are dropped
+    // Must be declared last: its drop signals that the fields above are dropped.
     _done: DropGuard,
 }
 
@@ -232,7 +232,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
         };
         if let Some(Lost { attempt, lived }) = lost {
             if lived.is_none() {
-                // the attempt has reached the hooks, whose session is lost
+                // The attempt has reached the hooks, but its session is lost.
                 self.drop_attempt();
             }
             self.pool.offer(self.members.to_offer());
@@ -295,7 +295,8 @@ impl<Out: Send + 'static> Supervisor<Out> {
         let limit = deadline.saturating_add(GRACE);
         if timeout(limit, self.drain()).await.is_err() {
             self.members.abort();
-            // a layer may have spawned a task that does not end; it is not waited for further
+            // A layer may have spawned a task that does not end. The client does not wait for it
+            // further.
             let _ = timeout(GRACE, self.drain()).await;
         }
     }

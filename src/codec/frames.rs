@@ -2,13 +2,13 @@
 //!
 //! On the wire [`Frames`] and [`LengthDelimited`] are the same. They differ in the received
 //! message. [`LengthDelimited`] returns [`Bytes`], and each of these counts a reference to
-//! shared memory: two atomic operations per message, which take as long as the rest of a small
-//! message. A [`Frame`] that is sent back, or [returned](Frames::reuse), before the next frame
-//! is decoded needs no atomic operation.
+//! shared memory. That costs two atomic operations per message, which take as long as the rest
+//! of a small message. A [`Frame`] needs no atomic operation if it is sent back or
+//! [returned](Frames::reuse) before the next frame is decoded.
 //!
-//! Use [`Frames`] for many small frames over a stream. [`LengthDelimited`] is as good or better
-//! for messages that are kept, that are large, or that arrive one at a time, as over WebSocket
-//! and UDP: only frames that arrive together share memory.
+//! Use [`Frames`] for many small frames over a stream. Only frames that arrive together share
+//! memory. So [`LengthDelimited`] is as good or better for messages that are kept, that are
+//! large, or that arrive one at a time (as over WebSocket and UDP).
 //!
 //! Pass it to `CodecLayer` in a stack. Scope: session. It keeps no state between reads.
 //!
@@ -82,9 +82,8 @@ fn retire(mut block: Arc<Bytes>) {
 /// its whole block of memory alive.
 ///
 /// Use [`From`] to create a frame from a `Vec<u8>`, a `String`, [`Bytes`], or `'static` bytes
-/// or text. Other bytes must be copied, such as a part of a frame:
-/// `Frame::from(part.to_vec())`. To send a part without a copy, such as the bytes after a
-/// header, take a slice of [`into_bytes`](Self::into_bytes).
+/// or text. Other bytes must be copied: `Frame::from(part.to_vec())`. To send a part of a frame
+/// without a copy, take a slice of [`into_bytes`](Self::into_bytes).
 ///
 /// ```
 /// use getty::codec::{Buf, Frame};
@@ -97,8 +96,8 @@ fn retire(mut block: Arc<Bytes>) {
 /// ```
 #[derive(Clone)]
 pub struct Frame {
-    // A frame has two words because two words are returned in registers.
-    // (design.md: Why are the codecs' fast paths inlined into the loop?)
+    // A frame has two words because two words are returned in registers (design.md: Why are the
+    // codecs' fast paths inlined into the loop?).
     block: Arc<Bytes>,
     /// Start offset in the lower half, end offset in the upper half.
     range: u64,
@@ -217,9 +216,10 @@ impl From<Frame> for Bytes {
 ///
 /// The codec takes up to 8 KiB at a time out of the read buffer. These bytes may wait in
 /// addition to the session's bound on undecoded bytes. While one of them waits, the buffer that
-/// they were read into stays allocated: 64 KiB, or 260 KiB for a peer that sends without a
-/// pause. With [`LengthDelimited`], undecoded bytes are moved to a small buffer instead. A
-/// reply is a [`Frame`], or `Bytes` if the stack's request is `Request<Frame, Bytes>`.
+/// they were read into stays allocated. Its size is 64 KiB, or 260 KiB for a peer that sends
+/// without a pause. With [`LengthDelimited`] undecoded bytes are moved to a small buffer
+/// instead. A reply is a [`Frame`]. It may be `Bytes` if the stack's request is
+/// `Request<Frame, Bytes>`.
 ///
 /// A codec that wraps `Frames` and converts frames to another type should return each frame
 /// with [`reuse`](Self::reuse). To send, it should write the header itself because a [`Frame`]

@@ -72,8 +72,8 @@ const PLAIN_HEADER: usize = size_of::<u32>();
 /// Codec for frames with a header that contains their length; see the [module](self).
 ///
 /// A decoded message shares the memory of the read buffer. It costs no copy and no allocation,
-/// but a message that is kept keeps the whole buffer alive. To keep a small part for long, keep
-/// a [`Bytes::copy_from_slice`].
+/// but a message that is kept keeps the whole buffer alive. Use [`Bytes::copy_from_slice`] to
+/// keep a small part for long.
 ///
 /// The maximum is checked as soon as the header has arrived. If the frame is allowed and
 /// incomplete, the codec reserves room for the rest at once. A header of four bytes can

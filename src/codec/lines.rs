@@ -53,7 +53,7 @@ const LONG_LINE: usize = MAX_FRAME / 2;
 ///
 /// A received line that is too long or not UTF-8 is refused. After a line that is too long, the
 /// rest of the stream cannot be decoded. A line that is not UTF-8 has been removed from the
-/// buffer, and the next line can be decoded.
+/// buffer. The next line can be decoded.
 ///
 /// A message that contains a line feed is refused because it would arrive as two lines.
 /// Untrusted text could inject commands of the protocol in this way. Every line that this codec
@@ -80,7 +80,7 @@ impl Lines {
         }
     }
 
-    /// Sets the maximum length of a line without its line end, in bytes, received or sent. The
+    /// Sets the maximum length of a received or sent line without its line end, in bytes. The
     /// default is 64 KiB. A maximum above 1 GiB is reduced to 1 GiB.
     ///
     /// Once 32 KiB of a line have arrived without a line end, memory for a line of maximum length
@@ -104,8 +104,8 @@ impl Lines {
     ///
     /// A peer may also end a stream in the middle of a line because it was killed or gave up a
     /// write. The default then decodes `PAY 10000` as `PAY 100`. Use this setting if the protocol
-    /// ends every line, as SMTP, IRC and Redis do. A stream that is reset, or TLS that is cut off,
-    /// has no last line with either setting.
+    /// ends every line, as SMTP, IRC and Redis do. With either setting a stream that is reset has
+    /// no last line. Neither has TLS that is cut off.
     ///
     /// The setting also applies to each message of a message transport, which must then end with a
     /// line feed.
@@ -255,8 +255,9 @@ pub enum LinesError {
         /// Position and length of the invalid bytes.
         source: Utf8Error,
     },
-    /// The stream, or the message of a message transport, ended within a line, and lines [must have
-    /// a line end](Lines::with_final_newline_required).
+    /// The input ended within a line, and lines
+    /// [must have a line end](Lines::with_final_newline_required). The input is a stream or the
+    /// message of a message transport.
     Unterminated {
         /// Number of bytes after the last line end.
         length: usize,

@@ -15,12 +15,12 @@
 //!
 //! On the wire they are the same, so either side can switch at any time.
 //!
-//! - Use [`Frames`] if many small messages arrive together over TCP, TLS or a Unix socket, and
-//!   each is answered or converted before the next one. Fifty messages of 64 bytes at once cost
+//! - Use [`Frames`] if many small messages arrive together over TCP, TLS or a Unix socket. Each
+//!   must be answered or converted before the next one. Fifty messages of 64 bytes at once cost
 //!   a tenth less CPU.
-//! - Use [`LengthDelimited`] otherwise: if messages are kept or forwarded, which requires
-//!   [`Bytes`]; if they arrive one at a time; or if they have some kilobytes or more, where the
-//!   kernel's copies outweigh everything else.
+//! - Use [`LengthDelimited`] otherwise. Messages that are kept or forwarded must be [`Bytes`].
+//!   Messages that arrive one at a time gain nothing from [`Frames`]. Nor do messages of some
+//!   kilobytes or more: there the kernel's copies outweigh everything else.
 //! - Use neither over WebSocket and UDP unless the protocol requires a length inside each
 //!   message. These transports keep message boundaries, and [`Raw`] or [`Text`] returns each
 //!   message as it is.
@@ -29,8 +29,8 @@
 //!
 //! The maximum applies to a message without its header or line end. The default is 64 KiB
 //! ([`MAX_FRAME`]). Change it with `with_max_length`, or with `max_frame_length` for
-//! [`LengthDelimited`] and the one inside [`Frames`]. A maximum above 1 GiB is reduced to 1
-//! GiB. The maximum is also about as much memory as a peer can make its session hold for an
+//! [`LengthDelimited`] and the one inside [`Frames`]. A maximum above 1 GiB is reduced to
+//! 1 GiB. The maximum is also about as much memory as a peer can make its session hold for an
 //! incomplete frame, so set it as low as the protocol allows.
 //!
 //! Frames and lines have the maximum in both directions, so each side can receive what the
@@ -107,8 +107,8 @@
 //! ```
 //!
 //! The cheapest way to decode a binary protocol is to read the fields from the buffer. [`Buf`]
-//! takes numbers from the front of the buffer, and [`BufMut`] appends them. Neither allocates
-//! or counts a reference, as `split_to` does. An incomplete message stays in the buffer until
+//! takes numbers from the front of the buffer, and [`BufMut`] appends them. Unlike `split_to`,
+//! they neither allocate nor count a reference. An incomplete message stays in the buffer until
 //! the next call:
 //!
 //! ```

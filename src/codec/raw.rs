@@ -1,7 +1,7 @@
 //! Bytes as they arrive, without frames.
 //!
-//! Pass it to `CodecLayer` in a stack: for protocols that are parsed in an inner service, for
-//! proxies and for echo servers. Scope: session. It keeps no state and never refuses bytes, so
+//! Pass it to `CodecLayer` in a stack for proxies, for echo servers, or for protocols that are
+//! parsed in an inner service. Scope: session. It keeps no state and never refuses bytes, so
 //! its error is the transport's.
 //!
 //! On a byte stream the boundaries between messages have no meaning. One send may arrive as

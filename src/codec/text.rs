@@ -34,8 +34,8 @@ pub struct Text {
     boundaries: Boundaries,
 }
 
-/// Message boundaries of the transport, known from the first call. A session calls `decode`
-/// first on a stream, and `decode_eof` first on a message transport.
+/// Message boundaries of the transport. They are known from the first call: a session calls
+/// `decode` first on a stream and `decode_eof` first on a message transport.
 // (design.md: Why is `decode` called again when a stream has ended?)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Boundaries {
@@ -54,7 +54,7 @@ impl Text {
         }
     }
 
-    /// Sets the maximum length of a message, in bytes, received or sent. The default is 64 KiB. A
+    /// Sets the maximum length of a received or sent message, in bytes. The default is 64 KiB. A
     /// maximum above 1 GiB is reduced to 1 GiB.
     #[must_use]
     pub const fn with_max_length(mut self, bytes: usize) -> Self {

@@ -13,7 +13,7 @@ use getty_core::{Address, Connection};
 /// settings that a server needs.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a listener",
-    label = "pass a `TcpListener`, a `UnixListener`, or a type of your own that implements `getty::net::Listener`"
+    label = "pass a `TcpListener`, a `UnixListener`, or another type that implements `getty::net::Listener`"
 )]
 pub trait Listener: Send + 'static {
     /// Transport of the accepted connections.

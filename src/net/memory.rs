@@ -51,7 +51,7 @@ pub fn memory(buffer_size: usize) -> (MemoryListener, MemoryConnector) {
     let connector = MemoryConnector {
         dialed,
         listener: id,
-        // a pipe without room would never move a byte
+        // A pipe without room would never move a byte.
         buffer_size: buffer_size.max(1),
         connect_timeout: CONNECT_TIMEOUT,
     };
@@ -73,7 +73,7 @@ struct Dialed {
 /// Accepts connections from within the process. Created by [`memory`].
 ///
 /// After its last connector is dropped it stays pending, like a socket that no client dials.
-/// Dropping the listener refuses further dials, and closes the connections that it has not
+/// Dropping the listener refuses further dials and closes the connections that it has not
 /// accepted.
 pub struct MemoryListener {
     incoming: mpsc::Receiver<Dialed>,
@@ -143,7 +143,7 @@ impl MemoryConnector {
     /// A future that is dropped before it is ready leaves no connection in the listener's queue.
     pub async fn connect(&self) -> Result<Connection<DuplexStream>, ConnectError> {
         let listener = Address::Memory(self.listener);
-        // reserved first so that a dial which is cancelled while it waits leaves no connection
+        // Reserved first: a dial that is cancelled while it waits must leave no connection.
         let reserved = async {
             let gone = |_| io::Error::new(io::ErrorKind::ConnectionRefused, "its listener is gone");
             self.dialed.reserve().await.map_err(gone)

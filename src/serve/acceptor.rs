@@ -1,6 +1,5 @@
 //! Accept loop of one listener: accept, poll the stack ready, call it.
 
-use getty_core::Close;
 use std::{
     future::Future,
     io,
@@ -10,7 +9,7 @@ use std::{
 };
 
 use getty_core::{
-    CloseReason, Connection, Panic,
+    Close, CloseReason, Connection, Panic,
     driver::{Contained, defer_refusal, end_refusal},
 };
 use tokio::time::{Sleep, sleep};
@@ -27,7 +26,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// on this thread can run. A listener may have a connection ready at every poll.
 const BURST: usize = 32;
 
-/// Type-erased [`Acceptor`]. The erasure costs one allocation a listener, and none a
+/// Type-erased [`Acceptor`]. The erasure costs one allocation per listener and none per
 /// connection.
 pub(super) trait Accept: Send {
     /// Accepts connections and spawns them. Ready with the readiness error of the stack.
@@ -88,7 +87,7 @@ where
                     }
                 }
             }
-            // A panic is final, as an error is: the state of the stack is unknown afterwards.
+            // A panic is final, like an error: the state of the stack is unknown afterwards.
             // Readiness is polled outside tokio's budget, because tower's `LoadShed` takes a
             // used-up budget for overload (design.md: Why is readiness polled without the
             // cooperative budget?). `BURST` bounds the loop.

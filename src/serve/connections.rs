@@ -1,6 +1,5 @@
 //! Set of a server's connections, each of which runs on a separate task.
 
-use getty_core::hooks::HandleExt;
 use std::{
     future::Future,
     pin::Pin,
@@ -11,6 +10,7 @@ use std::{
 use getty_core::{
     CloseReason, Closed, ConnectionHandle, DrainDeadlineExceeded, SharedError, TransportKind,
     driver::{defer_refusal, end_refusal},
+    hooks::HandleExt,
     sync::{SharedTask, TaskFuture},
 };
 use pin_project_lite::pin_project;
@@ -27,8 +27,8 @@ use crate::net::UdpInfo;
 
 /// Live connections of a server. Dropping the set aborts them.
 ///
-/// It is not a `JoinSet`, because it keeps a handle beside each task, uses a fraction of the
-/// memory, and does nothing when a task ends outside a shutdown.
+/// It is not a `JoinSet`. It keeps a handle beside each task, uses a fraction of the memory,
+/// and does nothing when a task ends outside a shutdown.
 #[derive(Debug, Default)]
 pub(super) struct Connections(Arc<Shared>);
 
@@ -106,15 +106,16 @@ impl Connections {
         let key = self.0.lock().live.insert(Live { handle, task: None });
         let membership = Membership {
             shared: Arc::clone(&self.0),
-            key: u32::try_from(key).unwrap_or_else(|_| unreachable!("descriptors run out before")),
+            key: u32::try_from(key)
+                .unwrap_or_else(|_| unreachable!("file descriptors run out earlier")),
             finished: false,
             polled: false,
             opened: false,
         };
         let drive = Drive { future, membership };
         let task = match udp {
-            // the task that reads the socket can poll it too (design.md: Why does the task that
-            // reads a socket poll the sessions' futures?)
+            // The task that reads the socket can poll it too (design.md: Why does the task that
+            // reads a socket poll the sessions' futures?).
             Some(udp) => {
                 let shared = SharedTask::new(drive);
                 udp.set_inline(shared.clone());
@@ -129,8 +130,8 @@ impl Connections {
         }
     }
 
-    /// Begins the drain: from here on, ends of connections are counted. Aborts connections whose
-    /// session is not open yet. Returns the handles of the others, which the caller must close.
+    /// Begins the drain. Ends of connections are counted from here on. Aborts connections whose
+    /// session is not open yet. Returns the handles of the others. The caller must close them.
     pub(super) fn abort_unopened(&self) -> Vec<ConnectionHandle> {
         let mut state = self.0.lock();
         state.draining = true;
@@ -150,7 +151,7 @@ impl Connections {
     /// Waits until all connections have ended or `deadline` has passed. `None` is no deadline.
     pub(super) async fn wait_until(&self, deadline: Option<Instant>) {
         match deadline {
-            // on a timeout only the wait is dropped
+            // A timeout may only drop the wait.
             Some(deadline) => drop(timeout_at(deadline, self.wait()).await),
             None => self.wait().await,
         }
@@ -159,7 +160,7 @@ impl Connections {
     /// Waits until all connections have ended.
     pub(super) async fn wait(&self) {
         loop {
-            // created before the check, so that an end after the check is not missed
+            // Must be created before the check, so that an end after the check is not missed.
             let ended = self.0.ended.notified();
             if self.0.lock().live.is_empty() {
                 return;
@@ -178,7 +179,7 @@ impl Connections {
         let detached = std::mem::take(&mut state.detached);
         drop(state);
         tasks.iter().for_each(AbortHandle::abort);
-        // these run on other tasks and cannot be aborted; they are closing
+        // These run on other tasks and cannot be aborted. They are closing.
         detached
             .into_iter()
             .for_each(|key| self.0.remove(key, false));
@@ -202,7 +203,7 @@ pin_project! {
     struct Drive<F> {
         #[pin]
         future: F,
-        // declared after the future: a connection has ended when its stack is dropped
+        // Must be declared after the future: a connection has ended when its stack is dropped.
         membership: Membership,
     }
 }
@@ -232,8 +233,8 @@ impl Membership {
         (!live.handle.is_closed()).then(|| live.handle.clone())
     }
 
-    /// Called before each poll of a future whose session is not open. The acceptor does this before
-    /// the first poll.
+    /// Defers the record of a refusal while the future is polled. It must be called before each
+    /// poll of a future whose session is not open. The acceptor does so before the first poll.
     fn defer_refusal(&mut self) {
         if std::mem::replace(&mut self.polled, true)
             && let Some(handle) = self.handle()
@@ -242,7 +243,7 @@ impl Membership {
         }
     }
 
-    /// Called after such a poll.
+    /// Records a refusal after such a poll.
     fn end_refusal(&mut self) {
         if let Some(handle) = self.handle() {
             end_refusal(&handle, None);
@@ -250,7 +251,7 @@ impl Membership {
         }
     }
 
-    /// Called when the future has failed.
+    /// Records the error of a future that has failed.
     #[cold]
     fn failed(&self, error: BoxError) {
         let error = SharedError::from(error);
@@ -258,7 +259,7 @@ impl Membership {
             return;
         };
         end_refusal(&handle, Some(Arc::clone(&error)));
-        // an end with a source has been logged, and a layer logs its ends itself
+        // An end with a source has been logged. A layer logs its ends itself.
         if !handle.logs_end() {
             return;
         }

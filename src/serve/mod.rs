@@ -6,7 +6,6 @@ mod connections;
 
 mod shutdown;
 
-use getty_core::Close;
 use std::{
     error::Error,
     fmt,
@@ -16,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use getty_core::driver::Contained;
+use getty_core::{Close, driver::Contained};
 use getty_layers::clone_per_call::ClonePerCall;
 use tokio::time::Instant;
 use tower::BoxError;
@@ -35,10 +34,10 @@ use crate::{net::Listener, pipeline::Pipeline, session::CLOSE_HANDSHAKE_TIMEOUT}
 /// connection waits, so limits push back into the kernel's backlog. Each connection runs on a
 /// separate task.
 ///
-/// An idle listener holds no permit, with one exception: `stack` is not cloned, so a permit
-/// that a layer reserved and did not use stays with it until the next connection. This happens
-/// after a refusal by tower's `load_shed`. It matters if other listeners share the limit.
-/// [`serve_all`] avoids it, also for a single listener.
+/// An idle listener holds no permit, with one exception. `stack` is not cloned, so a permit
+/// that a layer reserved and did not use stays with it until the next connection. This may
+/// happen after a refusal by tower's `load_shed`. It matters if other listeners share the
+/// limit. [`serve_all`] avoids it, also for a single listener.
 ///
 /// # Errors
 ///
@@ -79,7 +78,7 @@ pub fn serve<L: Listener, S: Pipeline<L::Io>>(listener: L, stack: S) -> Serve {
 /// permit of a shared limit, even after a refusal. State inside a clone does not last from one
 /// connection to the next.
 ///
-/// The listeners are a tuple, an array or a `Vec`. In a tuple, their transports may differ if
+/// The listeners are a tuple, an array or a `Vec`. In a tuple their transports may differ if
 /// the stack serves each of them. [`Serve::and`] joins listeners that need different stacks.
 ///
 /// ```no_run
@@ -283,8 +282,8 @@ impl Serve {
     }
 }
 
-/// Time after the drain deadline before connections are aborted. Sessions end earlier: at the
-/// deadline or, if a handler was cut off, after the transport's close handshake.
+/// Time after the drain deadline before connections are aborted. Sessions end earlier. They end
+/// at the deadline or, if a handler was cut off, after the transport's close handshake.
 const GRACE: Duration = CLOSE_HANDSHAKE_TIMEOUT.saturating_add(Duration::from_millis(100));
 
 async fn drain(connections: Connections, deadline: Duration, stagger: Duration) -> Drained {
@@ -348,10 +347,11 @@ impl fmt::Debug for ServeFuture {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Drained {
-    /// Number of connections that finished: handlers done, output flushed, properly closed.
+    /// Number of connections that finished. Their handlers were done, their output was flushed, and
+    /// they were properly closed.
     pub finished: usize,
-    /// Number of connections that were cut off: by the drain deadline, by a transport that failed
-    /// during the drain, or because their session was not open yet.
+    /// Number of connections that were cut off. The cause is the drain deadline, a transport that
+    /// failed during the drain, or a session that was not open yet.
     pub aborted: usize,
 }
 

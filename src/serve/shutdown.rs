@@ -6,12 +6,11 @@ use futures_util::future::select;
 #[cfg(unix)]
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Resolves when the process receives SIGINT (ctrl-c) or, on Unix, SIGTERM.
+/// Resolves when the process receives SIGINT (ctrl-c). On Unix it also resolves on SIGTERM.
 ///
-/// On Unix, the handlers are installed by this call and not by the first poll. A program that
-/// calls it before it announces that it is up is not killed by a signal that follows. If a
-/// handler cannot be installed, the error is logged and that signal does not resolve the
-/// future.
+/// On Unix this call installs the handlers, not the first poll. So a program that calls it
+/// before it announces that it is up cannot be killed by a signal that follows. If a handler
+/// cannot be installed, the error is logged and that signal does not resolve the future.
 ///
 /// # Panics
 ///
@@ -19,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 ///
 /// # Cancel safety
 ///
-/// After the call, these signals no longer end the process by default, even if the future is
+/// After the call these signals no longer end the process by default, even if the future is
 /// dropped.
 pub fn shutdown_signal() -> impl Future<Output = ()> + Send + 'static {
     let (interrupt, terminate) = (interrupt(), terminate());

@@ -17,11 +17,11 @@ pub(crate) const BUFFER: usize = 64 * 1024;
 /// buffers?).
 pub(crate) const LARGE: usize = 4 * (BUFFER + 1024);
 
-/// Maximum capacity of a pooled ordinary buffer, which may have grown, in bytes.
+/// Maximum capacity of an ordinary buffer in the pool, in bytes. The buffer may have grown.
 const MAX_ORDINARY: usize = 2 * BUFFER;
 
 /// Maximum ordinary buffers in the pool of a thread. A session holds at most two while it is
-/// polled. Sessions that wait for the rest of a frame, or for a slow peer, keep theirs.
+/// polled. Sessions that wait for the rest of a frame or for a slow peer keep theirs.
 const MAX_POOLED: usize = 16;
 
 /// Maximum large buffers in the pool of a thread. Few sessions use large buffers at a time.
@@ -32,9 +32,9 @@ thread_local! {
     static LARGE_POOL: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Sets `to`, which must have no capacity, to an empty buffer.
+/// Sets `to` to an empty buffer. `to` must have no capacity.
 pub(crate) fn take_into(to: &mut BytesMut) {
-    // the pool is gone while its thread is destroyed
+    // The pool is gone while its thread is destroyed.
     let pooled = POOL.try_with(|pool| match pool.borrow_mut().pop() {
         Some(buffer) => {
             *to = buffer;
@@ -68,8 +68,8 @@ fn pool_ordinary(buffer: &mut BytesMut) {
     let _ = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
         if pool.len() < MAX_POOLED {
-            // moved once: a second move would read bytes that were just written, which stalls the
-            // processor
+            // The bytes are moved once. A second move would read bytes that were just written,
+            // which stalls the processor.
             pool.push(std::mem::take(buffer));
         }
     });

@@ -1,7 +1,7 @@
 //! Runs destructors of the application, each inside a separate catch.
 //!
-//! Rust aborts the process when a destructor panics while another panic unwinds. Each value is
-//! therefore dropped alone, on every path. A panic in a destructor is logged, and the next
+//! Rust aborts the process when a destructor panics while another panic unwinds. Each value
+//! must therefore be dropped alone, on every path. A panic in a destructor is logged. The next
 //! destructor still runs (design.md: Why is each value of the application dropped inside a
 //! separate catch?).
 

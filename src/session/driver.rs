@@ -36,7 +36,7 @@
 //! "Drain" is the drain deadline. No phase returns to an earlier one. A read or write error
 //! ends the session at once in `Opening` and from `Flushing` on. In `Draining` it ends the
 //! output, and handlers in flight may still finish. The write timeout and the drain deadline
-//! end the session, but a drain deadline in `Draining` leads to `Flushing` if a close handshake
+//! end the session. But a drain deadline in `Draining` leads to `Flushing` if a close handshake
 //! can succeed.
 
 mod activity;
@@ -46,7 +46,6 @@ mod discard;
 mod dispatch;
 mod shutdown;
 
-use getty_core::Close;
 use std::{
     collections::VecDeque,
     io,
@@ -57,7 +56,7 @@ use std::{
 };
 
 use getty_core::{
-    CloseReason, Panic, Reply, Session, SharedError,
+    Close, CloseReason, Panic, Reply, Session, SharedError,
     driver::{CloseGuard, DEFAULT_QUEUE_BYTES},
     sync::Lazy,
 };
@@ -78,10 +77,10 @@ use crate::transport::{Transport, WriteClosed};
 
 /// State of one session, except for its handlers in flight.
 pub(super) struct SessionLoop<S, W: FramedTransport, R> {
-    // first: on a drop the transport goes before its driver, which notifies senders (design.md:
-    // Why are fields declared in a particular order?)
+    // Must be the first field. On a drop the transport goes before its driver, which notifies
+    // senders (design.md: Why are fields declared in a particular order?).
     wire: W,
-    /// `None` while the stack is made, and after the session closes: a service that is not called
+    /// `None` while the stack is made and after the session closes. A service that is not called
     /// any more may hold a position in the queue of a shared limit.
     service: Option<S>,
     source: R,
@@ -89,17 +88,17 @@ pub(super) struct SessionLoop<S, W: FramedTransport, R> {
     phase: Phase,
     reader: Reader<W::In>,
     writer: Writer,
-    /// Replies of handlers that have finished, which are not encoded because of backpressure.
+    /// Replies of finished handlers that are not encoded yet because of backpressure.
     replies: Lazy<VecDeque<Reply<W::Out>>>,
     timer: Timer,
     output_end: OutputEnd,
     watermark: Watermark,
-    /// The drain deadline has passed, and only the close handshake remains.
+    /// `true` once the drain deadline has passed and only the close handshake remains.
     overdue: bool,
-    /// In `Lingering`: the session waits until the peer ends its direction. Otherwise only input
-    /// that has arrived is discarded.
+    /// In `Lingering`: `true` if the session must wait until the peer ends its direction. Otherwise
+    /// only input that has arrived is discarded.
     awaits_end: bool,
-    /// Bad messages are skipped and counted; otherwise they close the session.
+    /// `true` if bad messages are skipped and counted. Otherwise they close the session.
     skip_bad: bool,
     /// Decoded messages that the driver has not counted yet.
     messages_in: u32,
@@ -138,7 +137,8 @@ enum OutputEnd {
     Failed,
 }
 
-/// State of one poll: what need not be polled again, because it has registered the waker.
+/// State of one poll. It records which parts have registered the waker and need not be polled
+/// again.
 #[derive(Default)]
 struct PollState {
     clock: Clock,
@@ -225,7 +225,7 @@ where
         let _current = self.wire.driver().enter();
         self.wire.driver().register(cx);
         loop {
-            // a session that waited for input goes straight to the read
+            // A session that waited for input goes straight to the read.
             if !self.is_idle(&calls) {
                 self.open_when_ready(guard, cx, &mut poll);
                 if let Step::End = self.close_when_requested(&mut poll) {
@@ -381,8 +381,8 @@ where
             return self.write_failed(error, poll);
         }
 
-        // replies to messages that arrived together share a flush (design.md: Why does the session
-        // loop check `has_more`?)
+        // Replies to messages that arrived together share a flush (design.md: Why does the session
+        // loop check `has_more`?).
         let delayed = self.has_more_input(poll)
             || (self.config.flush_delay.is_some() && self.delays_flush(poll));
         poll.flush_delayed = delayed;
@@ -399,7 +399,7 @@ where
             return Step::Repeat;
         }
         if self.reader.sizing().is_large() && !delayed && self.writer.len() > 0 {
-            // the peer does not take all bytes, so nothing more is gathered for it
+            // The peer does not take all bytes, so nothing more is gathered for it.
             self.reader.reset_sizing();
             return Step::Repeat;
         }
@@ -422,8 +422,8 @@ where
         Step::Next
     }
 
-    /// Takes the place of the output of a connection that has failed. Ends the session once all
-    /// messages are handled.
+    /// Replaces [`poll_output`](Self::poll_output) for a connection that has failed. Ends the
+    /// session once all messages are handled.
     #[cold]
     fn without_output(&mut self, calls: &InFlight<S::Future>) -> Step {
         if self.phase == Phase::Receiving && self.reader.is_finished() && calls.is_empty() {
@@ -476,7 +476,7 @@ where
                 _ => Step::Repeat,
             },
             Poll::Pending if poll.flush_delayed => {
-                // the transport had announced more input, and the flush was delayed for it
+                // The transport had announced more input, and the flush was delayed for it.
                 poll.transport_pending = true;
                 Step::Repeat
             }

@@ -1,4 +1,4 @@
-//! Errors of messages that are too long, for the read buffer, for their frame or for the
+//! Errors of messages that are too long for the read buffer, for their frame or for the
 //! transport.
 
 use std::{error::Error, fmt};
@@ -50,7 +50,7 @@ impl Error for LeftoverBytes {}
 ///
 /// It is the source of [`SendError::Encode`](crate::SendError::Encode). It is also the source
 /// of [`CloseReason::Encode`](crate::CloseReason::Encode), if no task awaited the message and
-/// bad messages are not skipped. Split the message, or send it over a byte stream.
+/// bad messages are not skipped. Split the message or send it over a byte stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MessageTooLong {

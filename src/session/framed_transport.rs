@@ -98,7 +98,7 @@ impl<C, Out> SessionCodec<Out> for C where
 {
 }
 
-// on one line, because compiler errors quote it
+// Must be on one line, because compiler errors quote it.
 impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> FramedTransport
     for SessionIo<T, C, Out>
 {

@@ -33,8 +33,8 @@ pin_project! {
     {
         #[pin]
         calls: InFlight<S::Future>,
-        // before `guard`: the session is dropped before the guard runs close callbacks (design.md:
-        // Why are fields declared in a particular order?)
+        // Must be declared before `guard`: the session must be dropped before the guard runs close
+        // callbacks (design.md: Why are fields declared in a particular order?).
         session: Option<SessionLoop<S, W, R>>,
         guard: CloseGuard,
     }
@@ -90,7 +90,7 @@ where
     W: FramedTransport,
     R: StackSource<S>,
 {
-    /// Polls like the future itself, with a response made by `end`, whose flag is `true` if the
+    /// Polls like the future itself, but `end` makes the response. Its flag is `true` if the
     /// session was open.
     #[inline(always)]
     pub(super) fn poll_end<T>(
@@ -102,8 +102,8 @@ where
         let Some(session) = this.session else {
             panic!("a session's future was polled after it was ready");
         };
-        // a panic ends this session alone, after its callbacks (design.md: Why is there one
-        // `catch_unwind` around a whole poll?)
+        // A panic ends this session alone, after its callbacks (design.md: Why is there one
+        // `catch_unwind` around a whole poll?).
         loop {
             match Panic::catch(|| session.poll(this.calls.as_mut(), this.guard, cx)) {
                 Ok(Poll::Pending) => return Poll::Pending,

@@ -27,7 +27,7 @@ pin_project! {
     /// set drops many at once (design.md: Why is each value of the application dropped inside a
     /// separate catch?).
     pub(crate) struct ConcurrentCall<F> {
-        // `None` once the call has finished
+        // `None` once the call has finished.
         #[pin]
         call: Option<F>,
     }
@@ -76,7 +76,7 @@ impl<F: Future> InFlight<F> {
 
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        // checked first: the usual state of most sessions
+        // Checked first, because it is the usual state of most sessions.
         matches!(self, Self::One { call: None }) || self.len() == 0
     }
 

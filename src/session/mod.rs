@@ -2,15 +2,15 @@
 //! closes.
 //!
 //! - *ready*: always. The readiness of the message stack is polled for one message at a time.
-//! - *call*: clones the message stack, or has one made, and returns the future that drives the
+//! - *call*: clones the message stack or has one made. Returns the future that drives the
 //!   session.
 //! - *close*: one order for every cause. The reason is recorded, and the first one is kept.
-//!   Reading stops. Handlers in flight finish and accepted messages are flushed, until the drain
-//!   deadline. The transport is closed as its protocol requires, even if a handler was cut off.
-//!   Input is discarded until the peer's end, so that no reset destroys what was flushed. Waiting
-//!   senders are notified, and close callbacks run. [`closed`](crate::ConnectionHandle::closed)
-//!   resolves. After a reset or a failed write, received messages are handled until the drain
-//!   deadline, and replies are counted as unsent.
+//!   Reading stops. Handlers in flight finish and accepted messages are flushed, until the
+//!   drain deadline. The transport is closed as its protocol requires, even if a handler was
+//!   cut off. Input is discarded until the peer's end, so that no reset destroys what was
+//!   flushed. Waiting senders are notified, and close callbacks run.
+//!   [`closed`](crate::ConnectionHandle::closed) resolves. After a reset or a failed write,
+//!   received messages are handled until the drain deadline, and replies are counted as unsent.
 //! - *drop*: the session ends at once, as
 //!   [`CloseReason::Dropped`](crate::CloseReason::Dropped).
 //!
@@ -90,8 +90,8 @@ pub struct Shared;
 pub struct PerSession;
 
 impl SessionLayer {
-    /// Creates a new layer that clones the message stack for each session. State that clones of a
-    /// layer share, such as a semaphore, is shared by all sessions.
+    /// Creates a new layer that clones the message stack for each session. All sessions share the
+    /// state that clones of a layer share, such as a semaphore.
     ///
     /// A session that waits for its next message holds a fresh clone, so that an idle session holds
     /// no permit of a shared limit. Each batch of messages that are handled together costs one more
@@ -164,7 +164,7 @@ impl Default for SessionLayer {
 
 impl<K> SessionLayer<K> {
     /// Sets how many handlers of a session may run at once. The default is 1, which allocates
-    /// nothing per message; 0 means 1. Replies are sent in the order of their requests, unless they
+    /// nothing per message. 0 means 1. Replies are sent in the order of their requests unless they
     /// are [`unordered`](Self::unordered).
     #[doc(alias = "concurrency")]
     #[must_use]
@@ -202,18 +202,18 @@ impl<K> SessionLayer<K> {
         self
     }
 
-    /// Sets the watermarks of the write buffer, in bytes. The defaults are 32 KiB for `low` and 64
-    /// KiB for `high`. A `low` above `high` means `high`.
+    /// Sets the watermarks of the write buffer, in bytes. The defaults are 32 KiB for `low` and
+    /// 64 KiB for `high`. A `low` above `high` means `high`.
     ///
     /// Once more than `high` bytes of pushed messages wait for the peer, no message is taken from
     /// the queue until at most `low` of these bytes wait. No message is taken either while more
-    /// than `low` bytes of replies wait. Senders then wait, and `try_send` fails as full. A single
-    /// message may exceed `high` by its own size. Handling goes on meanwhile, up to the [reply
-    /// limit](Self::with_reply_limit).
+    /// than `low` bytes of replies wait. Senders must then wait, and `try_send` fails as full. A
+    /// single message may exceed `high` by its own size. Handling goes on meanwhile up to the
+    /// [reply limit](Self::with_reply_limit).
     ///
     /// While the peer reads all that is sent, replies are gathered up to `high` before they are
-    /// written. If `high` is 64 KiB or more and the peer sends without a pause, they are gathered
-    /// up to 260 KiB.
+    /// written. They are gathered up to 260 KiB if `high` is 64 KiB or more and the peer sends
+    /// without a pause.
     #[must_use]
     pub const fn with_watermarks(mut self, low: usize, high: usize) -> Self {
         self.config.low = if low < high { low } else { high };
@@ -222,7 +222,8 @@ impl<K> SessionLayer<K> {
     }
 
     /// Sets how many bytes of replies may wait for the peer before no further message is handled.
-    /// The default is 256 KiB. One reply, or one for each handler in flight, may exceed it.
+    /// The default is 256 KiB. One reply may exceed it. With several handlers in flight, one reply
+    /// of each may.
     ///
     /// Messages that are pushed do not count: a session handles its peer's messages even while many
     /// pushes wait. The limit is never lower than `low + 2 * high + 4 * message`, with the
@@ -231,9 +232,9 @@ impl<K> SessionLayer<K> {
     /// to read. If such a session pushes much, set the same watermarks on both ends. Scope:
     /// session.
     ///
-    /// A session that has pushed, and whose peer takes nothing for 100 ms while handling is
-    /// stopped, is allowed 64 KiB more, and twice as much each further 100 ms, up to 4 MiB: a TCP
-    /// connection holds less once it stops than while it moves.
+    /// If a session has pushed and its peer takes nothing while handling is stopped, the limit
+    /// grows: by 64 KiB after 100 ms, and by twice as much after each further 100 ms, up to 4 MiB.
+    /// The reason is that a TCP connection holds less once it stops than while it moves.
     #[must_use]
     pub const fn with_reply_limit(mut self, bytes: usize) -> Self {
         self.config.reply_limit = bytes;
@@ -273,9 +274,9 @@ impl<K> SessionLayer<K> {
     ///
     /// A kernel takes bytes in steps, so the timeout requires a minimum rate. Over TCP on Linux and
     /// Android the steps are about 130 KiB
-    /// ([`with_unsent_limit`](crate::net::TcpConnector::with_unsent_limit)), and 30 s require 4.4
-    /// KiB/s. On other systems a step is a part of the send buffer: with a buffer of 4 MiB, 30 s
-    /// require about 48 KiB/s.
+    /// ([`with_unsent_limit`](crate::net::TcpConnector::with_unsent_limit)), and 30 s require
+    /// 4.4 KiB/s. On other systems a step is a part of the send buffer: with a buffer of 4 MiB,
+    /// 30 s require about 48 KiB/s.
     #[must_use]
     pub fn with_write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.write_timeout = timeout.into();
@@ -298,9 +299,9 @@ impl<K> SessionLayer<K> {
     /// Sets whether bad messages on message transports are skipped and counted (`true`) or close
     /// the session (`false`). The default is `true` on datagrams and `false` otherwise.
     ///
-    /// A message is bad if it cannot be decoded, or if it cannot be encoded and no task awaits it.
-    /// On byte streams it always closes the session, because the position of the next message is
-    /// unknown.
+    /// A message is bad if it cannot be decoded. It is also bad if it cannot be encoded and no task
+    /// awaits it. On byte streams it always closes the session, because the position of the next
+    /// message is unknown.
     #[must_use]
     pub const fn with_bad_messages_skipped(mut self, skipped: bool) -> Self {
         self.config.skip_bad = Some(skipped);
@@ -378,7 +379,7 @@ where
     }
 
     fn call(&mut self, connection: Connection<W>) -> Self::Future {
-        // before the connection is split, because a clone may panic
+        // The clone comes before the connection is split, because a clone may panic.
         let service = Contained::new(self.inner.for_session());
         let source = ClonedStack::new(self.inner.for_session());
         let (wire, guard) = connection.into_parts();

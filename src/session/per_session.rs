@@ -1,6 +1,5 @@
 //! Makes a message stack for each session before it opens.
 
-use getty_core::Close;
 use std::{
     error::Error,
     fmt,
@@ -11,7 +10,7 @@ use std::{
 };
 
 use getty_core::{
-    CloseReason, Closed, Connection, IntoReply, Panic, Request, Session, SharedError,
+    Close, CloseReason, Closed, Connection, IntoReply, Panic, Request, Session, SharedError,
 };
 use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
@@ -99,7 +98,7 @@ where
     }
 }
 
-/// The make-service of one session, until the session's stack is made. Takes one word
+/// The make-service of one session until the session's stack is made. Takes one word
 /// afterwards. The session loop polls it (design.md: Why does the session loop poll the
 /// make-service of `per_session`?). The stack is never replaced, because it holds the state of
 /// its session.
@@ -145,7 +144,7 @@ where
                     }
                     StepProj::Call { stack, .. } => return stack.poll(cx),
                 };
-                // the make-service, which is not needed any more, may panic when it is dropped
+                // The make-service is not needed any more. It may panic when it is dropped.
                 catch_panics(|| step.set(call));
             }
         });

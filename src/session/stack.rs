@@ -52,16 +52,16 @@ impl<S: Clone> SharedStack for S {
 
 /// The source of a session's message stack. This trait is sealed.
 ///
-/// The session loop replaces its stack after an error and before it waits for a message: a
-/// stack that has failed, or that was called, may hold a permit of a shared limit (design.md:
-/// Why does the loop replace its clone of the stack?).
+/// The session loop replaces its stack after an error and before it waits for a message. A
+/// stack that has failed or that was called may hold a permit of a shared limit (design.md: Why
+/// does the loop replace its clone of the stack?).
 pub trait StackSource<S>: sealed::Sealed {
     /// Returns a stack that was never polled, or `None` if the source makes only one stack.
     fn fresh(&self) -> Option<S>;
 
-    /// Polls the make-service of a session that is not open yet. Puts the result into `service`, or
-    /// closes the session. Returns `true` while the stack is being made, and `false` if there was a
-    /// stack from the beginning.
+    /// Polls the make-service of a session that is not open yet. Puts the result into `service` or
+    /// closes the session. Returns `true` while the stack is being made. Returns `false` if there
+    /// was a stack from the beginning.
     #[inline]
     fn poll_make(&mut self, _service: &mut Option<S>, _cx: &mut Context<'_>) -> bool {
         false

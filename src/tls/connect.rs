@@ -48,8 +48,8 @@ use crate::transport::ByteStream;
 /// certificate. If the server does not accept it, the session opens and then closes as
 /// [`CloseReason::Io`](crate::CloseReason::Io) with the server's alert as its source.
 ///
-/// Scope: the configuration, with its cache of resumable TLS sessions, is shared by all clones.
-/// The deadline applies to each call.
+/// Scope: all clones share the configuration with its cache of resumable TLS sessions. The
+/// deadline applies to each call.
 ///
 /// ```no_run
 /// use getty::{ServiceBuilder, net::TcpConnector, tls::{ClientTls, TlsConnectLayer}};
@@ -91,7 +91,7 @@ impl TlsConnectLayer {
     }
 
     /// Sets the timeout of the connect together with the handshake. The default is 10 s. The
-    /// connector's own timeout, usually 3 s, applies in addition. A timeout that exceeds the
+    /// connector's own timeout applies in addition. It is usually 3 s. A timeout that exceeds the
     /// clock's range is unlimited.
     #[must_use]
     pub const fn with_connect_timeout(mut self, timeout: Duration) -> Self {

@@ -1,7 +1,5 @@
 //! Common parts of both sides' handshakes: deadline, failure and the resulting connection.
 
-use getty_core::Close;
-use getty_core::hooks::HandleExt;
 use std::{
     io,
     pin::{Pin, pin},
@@ -10,7 +8,9 @@ use std::{
 };
 
 use futures_util::future::{Either, select};
-use getty_core::{CloseReason, Connection, ConnectionHandle, TransportKind};
+use getty_core::{
+    Close, CloseReason, Connection, ConnectionHandle, TransportKind, hooks::HandleExt,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, timeout_at},

@@ -23,10 +23,10 @@ use super::{
     stream::TlsStream,
 };
 
-/// Default maximum of a `ClientHello` with its record headers in bytes. rustls would buffer 64
-/// KiB. Hellos with post-quantum key shares, a session ticket and an encrypted name take up to
-/// some 3 KiB. A stalled handshake holds 21 KB with this maximum, and 37 KB with 16 KiB
-/// (benches/README.md).
+/// Default maximum of a `ClientHello` with its record headers, in bytes. rustls would buffer
+/// 64 KiB. Hellos with post-quantum key shares, a session ticket and an encrypted name take up
+/// to some 3 KiB. A stalled handshake holds 21 KB with this maximum. With 16 KiB it would hold
+/// 37 KB (benches/README.md).
 pub(super) const MAX_HELLO: usize = 12 * 1024;
 
 /// Record with the fatal alert `illegal_parameter`.

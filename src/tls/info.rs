@@ -55,15 +55,15 @@ impl TlsInfo {
     ///
     /// The chain was verified unless verification was disabled or replaced. Use a parser of X.509
     /// to read the contents, such as the crate `x509-parser`. The chain is empty if the peer
-    /// presented no certificate, as clients do that are not asked for one.
+    /// presented no certificate. A client presents none unless it is asked for one.
     #[must_use]
     pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
         &self.0.peer_certificates
     }
 
     /// Returns the name of the server. On the server's side it is the name that the client
-    /// requested (SNI), if any, in lower case. On the client's side it is the name or address that
-    /// the server's certificate was verified for.
+    /// requested (SNI), in lower case. There may be none. On the client's side it is the name or
+    /// address that the server's certificate was verified for.
     #[must_use]
     pub fn server_name(&self) -> Option<&str> {
         self.0.server_name.as_deref()

@@ -28,9 +28,9 @@ use crate::transport::ByteStream;
 /// `Connection<TlsStream<T>>`.
 ///
 /// - *ready*: polls the inner service.
-/// - *call*: runs the handshake in the connection's task, so the accept loop never waits, and
-///   then calls the inner service. The instance that was polled ready is kept until then, with
-///   its reservation.
+/// - *call*: runs the handshake in the connection's task, so the accept loop never waits. Then
+///   calls the inner service. The instance that was polled ready is kept until then, with its
+///   reservation.
 /// - *drop*: drops the connection or the inner future.
 /// - *close*: a failed handshake closes the connection as
 ///   [`CloseReason::Refused`](crate::CloseReason::Refused), and a late one as
@@ -80,9 +80,9 @@ impl TlsLayer {
     /// headers in bytes. The default is 12 KiB, and rustls accepts at most 64 KiB. A longer message
     /// fails with [`TlsError::HelloTooLong`].
     ///
-    /// A handshake that stalls in this message holds the received bytes, which rustls rounds up,
-    /// and 9 KB more: 21 KB with the default. Later messages come from a peer that has agreed on
-    /// keys and may have up to 64 KiB each.
+    /// A handshake that stalls in this message holds the received bytes and 9 KB more. rustls
+    /// rounds the received bytes up. The sum is 21 KB with the default. Later messages come from a
+    /// peer that has agreed on keys. They may have up to 64 KiB each.
     #[must_use]
     pub const fn with_max_hello(mut self, bytes: usize) -> Self {
         self.max_hello = bytes;
@@ -211,7 +211,7 @@ where
                 StateProj::Handshaking { handshake, pending } => {
                     let result = ready!(handshake.as_mut().poll(cx));
                     let Some((rest, mut inner)) = pending.take() else {
-                        unreachable!("it is taken only after the handshake")
+                        unreachable!("the stream is taken only after the handshake")
                     };
                     match result {
                         Ok(stream) => {

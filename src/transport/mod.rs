@@ -1,4 +1,4 @@
-//! Transports: what a connection's bytes or messages are sent over.
+//! Traits and types of transports. A transport carries the bytes or messages of a connection.
 
 mod boxed;
 
@@ -40,7 +40,7 @@ pub enum Received {
     /// message, which may be empty.
     Data(usize),
     /// This many bytes of the transport's protocol were received, such as a pong. The peer is
-    /// alive, and the codec receives nothing.
+    /// alive, but the codec receives nothing.
     Control(usize),
     /// This many messages were lost before the session could receive them and are counted as
     /// skipped: a queue was full, or a datagram was truncated.
@@ -59,7 +59,7 @@ pub struct CloseCause {
 }
 
 /// Error of [`Transport::poll_send`] once the protocol allows no more messages, as after a
-/// WebSocket close frame. Senders receive it, and handlers continue.
+/// WebSocket close frame. Senders receive it. Handlers continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteClosed;
 
@@ -116,9 +116,9 @@ pub trait Transport {
     /// [`take_close_reason`](Self::take_close_reason) returns a reason.
     fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
 
-    /// Returns the number of bytes that have left the transport's buffer, for transports that take
-    /// large messages whole. While a flush is pending, the write timeout counts from the last
-    /// increase. The value may start anywhere. The default is a constant 0.
+    /// Returns the number of bytes that have left the transport's buffer. A transport that takes
+    /// large messages whole should implement it. While a flush is pending, the write timeout counts
+    /// from the last increase. The value may start anywhere. The default is a constant 0.
     fn bytes_flushed(&self) -> u64 {
         0
     }
@@ -142,7 +142,7 @@ pub trait Transport {
     }
 
     /// Returns `true` if the transport has buffered output of its protocol, such as a pong. The
-    /// session then flushes it, and the write timeout runs until the peer takes it. The default is
+    /// session will flush it, and the write timeout runs until the peer takes it. The default is
     /// `false`.
     #[inline]
     fn needs_flush(&self) -> bool {

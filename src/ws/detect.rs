@@ -1,6 +1,5 @@
 //! Byte-stream sessions and WebSocket on one port, distinguished by the first bytes.
 
-use getty_core::Close;
 use std::{
     fmt,
     io::{self, IoSlice},
@@ -10,7 +9,7 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use getty_core::{CloseReason, Connection};
+use getty_core::{Close, CloseReason, Connection};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
     time::{Instant, timeout_at},

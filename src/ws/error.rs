@@ -12,7 +12,7 @@ use super::close::{InvalidClose, WsClose};
 pub enum WsError {
     /// A frame violates the protocol. The code is 1002.
     Protocol(&'static str),
-    /// A text message, or the text of a close frame, is not UTF-8. The code is 1007.
+    /// The text of a message or of a close frame is not UTF-8. The code is 1007.
     NotUtf8,
     /// A frame or a message exceeds the maximum. The code is 1009. `WsLayer::with_max_message` and
     /// `WsLayer::with_max_frame` set the maximum.

@@ -70,8 +70,8 @@ pub struct WsLayer {
 }
 
 impl WsLayer {
-    /// Creates a new layer: any path, pages of the same origin only, no subprotocol, and binary
-    /// messages of up to 64 KiB.
+    /// Creates a new layer. It accepts any path, pages of the same origin only, and no subprotocol.
+    /// Messages are binary and may have up to 64 KiB.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -90,7 +90,7 @@ impl WsLayer {
         self
     }
 
-    /// Accepts this path only, such as `/chat`, with any query. The default is any path.
+    /// Accepts only this path, such as `/chat`. Any query is accepted. The default is any path.
     #[must_use]
     pub fn with_path(self, path: impl Into<String>) -> Self {
         let path = path.into();
@@ -137,9 +137,9 @@ impl WsLayer {
         self.set(|settings| settings.rules.origin = Origin::Any)
     }
 
-    /// Sets the supported subprotocols, in order of preference. The first one that the client
-    /// offers is agreed. If it offers none of them, the session has no subprotocol unless [one is
-    /// required](Self::with_protocol_required). The default is none.
+    /// Sets the supported subprotocols in order of preference. The first one that the client offers
+    /// is agreed. If it offers none of them, the session has no subprotocol unless
+    /// [one is required](Self::with_protocol_required). The default is none.
     ///
     /// # Panics
     ///
@@ -181,7 +181,7 @@ impl WsLayer {
     ///             return Ok(());
     ///         }
     ///         let refusal = WsRefusal::new(StatusCode::UNAUTHORIZED, "who are you?");
-    ///         let scheme = "Bearer".parse().expect("it is ASCII");
+    ///         let scheme = "Bearer".parse().expect("the name is ASCII");
     ///         Err(refusal.with_header(header::WWW_AUTHENTICATE, scheme))
     ///     }
     /// });

@@ -1,4 +1,4 @@
-//! Kinds of messages, text and binary, and how a codec sees them.
+//! Kinds of messages (text and binary) and how a codec sees them.
 
 use std::{error::Error, fmt, io};
 
@@ -46,7 +46,7 @@ pub enum Messages {
     /// session with code 1011.
     Text,
     /// The codec chooses and sees the kind of each message. Use it with [`MessageCodec`]. Between
-    /// transport and codec, each message follows a tag byte, 1 for text and 2 for binary. The byte
+    /// transport and codec each message follows a tag byte: 1 for text and 2 for binary. The byte
     /// is not on the wire.
     Both,
 }

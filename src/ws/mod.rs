@@ -80,14 +80,14 @@
 //!
 //! A close frame from the peer is answered with the same code. Handlers in flight may still
 //! finish, but nothing more is sent: a pending `send` fails because the session is closed. The
-//! reason is `PeerClosed`, with the [`WsClose`] as its source. A connection that ends without a
+//! reason is `PeerClosed` with the [`WsClose`] as its source. A connection that ends without a
 //! close frame closes as `Protocol` with code 1006, which is never sent.
 //!
 //! # Compression
 //!
-//! permessage-deflate is not supported. tungstenite, which provides the frames, has neither the
+//! permessage-deflate is not supported. tungstenite provides the frames. It has neither the
 //! extension nor a way to add it. A client that offers the extension is answered without it, as
-//! the protocol requires and will send uncompressed messages.
+//! the protocol requires. It will then send uncompressed messages.
 
 mod client;
 mod close;

@@ -1,7 +1,5 @@
 //! Sessions on connections that an HTTP server has upgraded.
 
-use getty_core::Close;
-use getty_core::hooks::HandleExt;
 use std::{
     fmt,
     future::Future,
@@ -11,7 +9,9 @@ use std::{
 };
 
 use bytes::BytesMut;
-use getty_core::{Address, CloseReason, Connection, Endpoints, TransportKind};
+use getty_core::{
+    Address, Close, CloseReason, Connection, Endpoints, TransportKind, hooks::HandleExt,
+};
 use http::{Request, Response, StatusCode};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -35,7 +35,7 @@ const BACKLOG: usize = 1024;
 ///
 /// The [`WsUpgrader`] answers the server's upgrade requests. The [`WsListener`] passes upgraded
 /// connections to [`serve`](crate::serve). As for every listener, `serve` polls the stack's
-/// readiness before it accepts, and drains the sessions at its shutdown.
+/// readiness before it accepts. It drains the sessions at its shutdown.
 ///
 /// `layer` determines which requests are accepted. It must not be part of the stack behind the
 /// listener.
@@ -124,14 +124,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static> WsUpgrader<Io> {
     /// `endpoints` are the addresses of the session; a server knows its peer, a request does not.
     /// The kind [`Unknown`](TransportKind::Unknown) is replaced by WebSocket.
     ///
-    /// An [accept hook](WsLayer::with_accept) sees the request with its extensions, and so the
-    /// results of the server's middleware. It can pass them on to the session, such as the user,
+    /// An [accept hook](WsLayer::with_accept) sees the request with its extensions. So it also sees
+    /// the results of the server's middleware, such as the user. It can pass them on to the session
     /// with an [insert](crate::ConnectionHandle::insert). The caller may still change the response,
     /// for example to add cookies.
     ///
-    /// After an accepted request, a task waits for `io` at most for the handshake timeout, and
-    /// passes the connection to the listener. The request is refused with 503 after the listener
-    /// was dropped because the server shuts down, and while a full backlog of connections waits for
+    /// After an accepted request a task waits for `io` and passes the connection to the listener.
+    /// It waits at most for the handshake timeout. The response is 503 once the server shuts down
+    /// and has dropped the listener. It is also 503 while a full backlog of connections waits for
     /// the stack.
     ///
     /// # Cancel safety

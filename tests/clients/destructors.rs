@@ -139,7 +139,7 @@ fn client_ends_even_if_its_values_panic_on_drop() {
                 }
                 client
             });
-            // If the client was not stopped, the runtime drops its task.
+            // If the client was not stopped, the runtime must drop its task.
             drop(runtime);
             drop(client);
             let created = counts.created.load(SeqCst);

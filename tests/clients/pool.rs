@@ -34,7 +34,11 @@ async fn pool_fills_without_pauses_and_replaces_closed_sessions() {
     let sessions = client.sessions();
     sessions[1].close();
     sessions[3].close_with(CloseReason::IdleTimeout);
-    assert_eq!(client.sessions().len(), 3, "closed sessions leave at once");
+    assert_eq!(
+        client.sessions().len(),
+        3,
+        "closed sessions leave the pool at once"
+    );
     full(&client, 5).await;
     assert_eq!((host.dials(), host.most_open()), (7, 5));
     let ids: Vec<_> = sessions.iter().map(|session| session.id()).collect();
@@ -150,7 +154,7 @@ async fn least_loaded_session_is_picked_and_ties_rotate() {
 #[tokio::test(start_paused = true)]
 async fn session_with_the_fewest_queued_messages_is_picked() {
     let host = Host::default();
-    // The server reads nothing, so that sent messages wait.
+    // The server reads nothing, so sent messages must wait.
     let mut listener = host.listen();
     let client = Client::builder()
         .with_sessions(2)
@@ -183,7 +187,7 @@ async fn pool_that_is_accepted_and_closed_does_not_dial_once_per_session() {
         .with_sessions(50)
         .connect(host.connector(), (), ignoring_client);
     tokio::time::sleep(Duration::from_secs(3600)).await;
-    // The dials of one session. After each there may be one more dial, until the close is noticed.
+    // The dials of one session. Each may be followed by one more dial before the close is noticed.
     let dials = host.dials_since(start).len();
     assert!((120..=2 * 128).contains(&dials), "{dials}");
 }
@@ -233,7 +237,7 @@ async fn callers_on_many_threads_always_get_a_session_or_an_error() {
 #[tokio::test(start_paused = true)]
 async fn finished_session_is_not_picked() {
     let host = Host::default();
-    // The listener accepts nothing, so that the peer does not end its direction.
+    // The listener accepts nothing. So the peer cannot end its direction.
     let _listener = host.listen();
     let client = without_jitter()
         .with_sessions(2)

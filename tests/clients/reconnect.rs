@@ -1,4 +1,4 @@
-//! Reconnecting: when a client dials, how long it pauses, and when it gives up.
+//! Reconnecting: times of dials, length of pauses, and giving up.
 
 use std::{
     sync::{
@@ -159,7 +159,7 @@ async fn number_of_consecutive_attempts_can_be_limited() {
             .with_max_attempts(4)
             .connect(host.connector(), (), ignoring_client);
     let Err(NoSession::Failed(failure)) = soon(client.session()).await else {
-        panic!("there is no server");
+        panic!("no server listens");
     };
     assert_eq!(host.dials(), 4);
     match &failure {
@@ -290,8 +290,8 @@ async fn client_returns_within_the_backoff_after_each_of_fifty_restarts() {
         while client.sessions().len() < 8 {
             idle().await;
         }
-        // The backoff is reset. During one second without a server, dials are refused after at most
-        // 0.3, 0.3, 0.6 and 1.2 s.
+        // The backoff is reset. In one second without a server, dials are refused. The pauses are
+        // at most 0.3, 0.3, 0.6 and 1.2 s.
         tokio::time::sleep(Duration::from_secs(6)).await;
         let alive = tasks().await;
         assert_eq!(*tasks_before.get_or_insert(alive), alive);

@@ -30,8 +30,8 @@ fn forwarding_server<T: Transport + Send + 'static>(
         })
 }
 
-/// Returns a client with a session to a server that reads nothing, and a send of `last` that
-/// waits behind other messages. `resend` enables `with_resend`.
+/// Returns a client and a send of `last` that must wait behind other messages, because the
+/// server reads nothing. `resend` enables `with_resend`.
 async fn blocked_send(
     resend: bool,
 ) -> (
@@ -49,7 +49,7 @@ async fn blocked_send(
     let session = soon(client.session()).await.unwrap();
     let accept = std::future::poll_fn(|cx| getty::Listener::poll_accept(&mut listener, cx));
     let accepted = soon(accept).await.unwrap();
-    // Fill the pipe, and the write buffer up to its high watermark.
+    // Fill the pipe and then the write buffer up to its high watermark.
     while session.try_send("x".repeat(8000)).is_ok() {
         idle().await;
     }
@@ -255,7 +255,7 @@ async fn message_for_a_finishing_session_waits_for_the_next_session() {
     let session = soon(client.session()).await.unwrap();
     let accept = std::future::poll_fn(|cx| getty::Listener::poll_accept(&mut listener, cx));
     let accepted = soon(accept).await.unwrap();
-    // The peer reads nothing, so that `finish` waits behind this message.
+    // The peer reads nothing, so `finish` must wait behind this message.
     session.try_send("x".repeat(8000)).unwrap();
     let finishing = session.clone();
     let finishing = tokio::spawn(async move { finishing.finish().await });

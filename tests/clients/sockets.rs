@@ -1,4 +1,4 @@
-//! Clients over TCP, where a server may not respond to dials and file descriptors can leak.
+//! Clients over TCP. A server may not respond to dials, and file descriptors may leak.
 
 use std::{
     env,
@@ -73,7 +73,7 @@ const NAME: &str = "sockets::fifty_restarts_under_load_leak_nothing";
 const CHILD: &str = "GETTY_TEST_RESTARTS_A_SERVER";
 const WORKERS: usize = 2;
 
-/// Runs in a separate process, because other tests open file descriptors too.
+/// Runs in a separate process: other tests may open file descriptors too.
 #[test]
 #[cfg(target_os = "linux")]
 fn fifty_restarts_under_load_leak_nothing() {
@@ -102,7 +102,7 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// Waits until `condition` returns `true`, for at most a minute.
+/// Waits for at most a minute until `condition` returns `true`.
 async fn until(description: &str, mut condition: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
     while !condition() {

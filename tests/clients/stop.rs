@@ -303,7 +303,7 @@ async fn stopped_resolves_once_the_connection_of_an_attempt_is_dropped() {
             let stack = stack.clone();
             async move {
                 sender.send(()).unwrap();
-                // Blocks the thread, so that an abort of the task must wait.
+                // Block the thread, so that an abort of the task must wait.
                 released.lock().unwrap().recv().unwrap();
                 stack.oneshot(connection).await
             }

@@ -1,5 +1,5 @@
-//! Shared helpers: an in-memory host whose server can be stopped and restarted, and stacks for
-//! servers and clients.
+//! Shared helpers: stacks for servers and clients, and an in-memory host whose server can be
+//! stopped and restarted.
 
 use std::{
     io,
@@ -74,14 +74,14 @@ impl Host {
         }
     }
 
-    /// Returns a listener for a test that accepts connections itself, or accepts none.
+    /// Returns a listener for tests that do not run a server.
     pub(crate) fn listen(&self) -> net::MemoryListener {
         let (listener, connector) = net::memory(1024);
         *self.0.server.lock().unwrap() = Some(connector);
         listener
     }
 
-    /// Returns the times of all dials after `start`, relative to it.
+    /// Returns the times of all dials since `start`, relative to `start`.
     pub(crate) fn dials_since(&self, start: Instant) -> Vec<Duration> {
         let dials = self.0.dials.lock().unwrap();
         let since = dials.iter().filter(|dial| **dial >= start);
@@ -158,7 +158,7 @@ pub(crate) fn without_jitter() -> ClientBuilder<String> {
     Client::builder().with_backoff(Backoff::default().with_jitter(0.0))
 }
 
-/// Returns the number of tasks, after those that can complete have completed.
+/// Returns the number of tasks after all that can complete have completed.
 pub(crate) async fn tasks() -> usize {
     idle().await;
     tokio::runtime::Handle::current()

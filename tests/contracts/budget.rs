@@ -1,10 +1,9 @@
 //! Memory budget that all sessions share.
 
 use bytes::Bytes;
-use getty::Close;
 use getty::{
-    BoxError, CodecLayer, MemoryBudget, Offered, Request, SendError, ServiceBuilder, SessionLayer,
-    SlowConsumer, service_fn,
+    BoxError, Close, CodecLayer, MemoryBudget, Offered, Request, SendError, ServiceBuilder,
+    SessionLayer, SlowConsumer, service_fn,
 };
 
 use crate::support::{connector, echo, idle, lines, open, soon, stream};
@@ -33,7 +32,7 @@ async fn used_up_budget_returns_messages_until_a_peer_reads() {
         other => panic!("{other:?}"),
     }
 
-    // others go on as long as they hold little
+    // The others must go on as long as they hold little.
     let (transport, peer) = stream::pair();
     let (other, _other) = open(transport, lines(), layer(&budget), service_fn(echo)).await;
     for _ in 0..100 {
@@ -41,7 +40,7 @@ async fn used_up_budget_returns_messages_until_a_peer_reads() {
     }
     soon(peer.lines(100)).await;
     idle().await;
-    assert_eq!(budget.used(), 100 * KIB, "and give back what has left");
+    assert_eq!(budget.used(), 100 * KIB, "the session gives back its bytes");
 
     slow.take_all();
     soon(stuck).await.unwrap().unwrap();
@@ -68,7 +67,7 @@ async fn queued_messages_have_the_weight_of_the_codec_layer() {
     .await
     .unwrap();
     peer.stall();
-    // the session is not polled in between, so all are queued
+    // The session is not polled in between, so all messages must be queued.
     let kib = || "x".repeat(KIB);
     let queued = (0..)
         .take_while(|_| session.try_send(kib()).is_ok())
@@ -84,7 +83,7 @@ async fn queued_messages_have_the_weight_of_the_codec_layer() {
     idle().await;
     assert_eq!(budget.used(), 0);
 
-    // the rest is returned at the end as well
+    // The rest must be returned at the end as well.
     peer.stall();
     for _ in 0..queued {
         session.try_send(kib()).unwrap();
@@ -124,10 +123,10 @@ async fn drop_oldest_makes_room_in_the_budget() {
 async fn replies_stop_decoding_while_the_budget_is_used_up() {
     let budget = MemoryBudget::new(64 * KIB);
     let (transport, hog) = stream::pair();
-    let (hogging, hog_task) = open(transport, lines(), layer(&budget), service_fn(echo)).await;
+    let (full, full_task) = open(transport, lines(), layer(&budget), service_fn(echo)).await;
     hog.stall();
     let stuck = tokio::spawn({
-        let session = hogging.clone();
+        let session = full.clone();
         async move { session.send_raw(Bytes::from(vec![b'x'; 55 * KIB])).await }
     });
     idle().await;
@@ -138,20 +137,19 @@ async fn replies_stop_decoding_while_the_budget_is_used_up() {
     });
     let (transport, peer) = stream::pair();
     let (session, _task) = open(transport, lines(), layer(&budget), handler).await;
-    // a peer that reads gets its replies, one after another
+    // A peer that reads must get its replies one after another.
     peer.send("ab\n".repeat(50));
     soon(peer.lines(50)).await;
-    // a peer that does not read gets one reply
+    // A peer that does not read may get only one reply.
     peer.stall();
     peer.send("cd\n".repeat(50));
     idle().await;
     assert_eq!(session.stats().messages_in, 51);
     assert_eq!(session.pending_bytes(), 201);
 
-    // it resumes when there is room, even though its own peer has not read
-    hogging
-        .close_with(Close::new(getty::CloseReason::Local).with_deadline(std::time::Duration::ZERO));
-    soon(hog_task).await.unwrap();
+    // The session must resume when there is room, even if its own peer has not read.
+    full.close_with(Close::new(getty::CloseReason::Local).with_deadline(std::time::Duration::ZERO));
+    soon(full_task).await.unwrap();
     assert!(soon(stuck).await.unwrap().is_err());
     idle().await;
     assert_eq!(session.stats().messages_in, 100);

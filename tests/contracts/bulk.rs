@@ -1,4 +1,4 @@
-//! Bulk transfers, in pieces of any size and with slow peers.
+//! Bulk transfers in pieces of any size and with slow peers.
 
 use bytes::{BufMut, BytesMut};
 use getty::{
@@ -99,7 +99,7 @@ async fn echo_of(much: Much) -> (Vec<u8>, Vec<u8>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
-    // the sizes of reads and writes adapt, which must not be visible to the peer
+    // The sizes of reads and writes adapt. The peer must not notice it.
     #[test]
     fn bulk_input_has_its_replies_in_order_and_complete(much in much()) {
         let mut runtime = runtime::Builder::new_current_thread();

@@ -1,4 +1,4 @@
-//! Close callbacks of a session: once, in order and after the transport is dropped.
+//! Close callbacks of a session run once, in order and after the transport is dropped.
 
 use std::{
     future::Future,
@@ -38,7 +38,10 @@ async fn callbacks_run_in_the_order_added_and_a_replacement_keeps_its_position()
     assert_eq!(added[4], CallbackAdded::Replaced);
     assert!(session.remove_close_callback(7, "x"));
     assert!(!session.remove_close_callback(7, "x"));
-    assert!(!session.remove_close_callback("user", 1_u8), "another type");
+    assert!(
+        !session.remove_close_callback("user", 1_u8),
+        "the key has another type"
+    );
 
     session.close();
     let _ = soon(task).await;
@@ -79,7 +82,11 @@ async fn callbacks_run_after_the_transport_is_dropped_and_senders_are_notified()
     let seen = seen.lock().unwrap().take();
     assert_eq!(seen, Some((true, true, Some("attribute"), true, false)));
     assert!(session.is_closed());
-    assert_eq!(session.get::<&str>(), None, "cleared after the last");
+    assert_eq!(
+        session.get::<&str>(),
+        None,
+        "attributes are cleared after the last callback"
+    );
 }
 
 #[tokio::test(start_paused = true)]

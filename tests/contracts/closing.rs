@@ -1,7 +1,6 @@
-//! One order for every close: handlers finish, messages are flushed, and the record has the
+//! Every close has one order: handlers finish, messages are flushed, and the record has the
 //! cause.
 
-use getty::Close;
 use std::{
     fmt, io,
     sync::{
@@ -12,7 +11,7 @@ use std::{
 };
 
 use getty::{
-    BoxError, CloseReason, ConnectionHandle, DrainDeadlineExceeded, Request, SessionLayer,
+    BoxError, Close, CloseReason, ConnectionHandle, DrainDeadlineExceeded, Request, SessionLayer,
     service_fn,
 };
 use tokio::time::Instant;
@@ -44,7 +43,11 @@ async fn close_lets_handlers_finish_and_flushes_accepted_messages() {
     assert_eq!(closed.reason, CloseReason::Local);
     assert!(closed.source.is_none());
     assert_eq!(closed.lifetime.as_secs(), 4);
-    assert_eq!(peer.output(), "accepted\n3\n4\n", "the third was not begun");
+    assert_eq!(
+        peer.output(),
+        "accepted\n3\n4\n",
+        "the third message was not started"
+    );
     assert!(peer.is_shut());
     assert_eq!(closed.stats.bytes_out, 13);
 }
@@ -145,7 +148,7 @@ async fn sending_peer_is_read_until_its_end_or_the_deadline() {
         peer.send(&much);
         idle().await;
         assert!(peer.is_shut() && !session.is_closed());
-        // input that was in flight
+        // This input was in flight when the session closed. It must be discarded.
         tokio::time::sleep(Duration::from_secs(2)).await;
         peer.send("and this");
         idle().await;
@@ -156,7 +159,7 @@ async fn sending_peer_is_read_until_its_end_or_the_deadline() {
         }
         let closed = soon(task).await.unwrap();
         assert_eq!(closed.lifetime.as_secs(), if finishes { 2 } else { 5 });
-        // all output was sent, so nothing is cut off
+        // All output was sent, so nothing may count as cut off.
         assert!(closed.source.is_none(), "{closed}");
         assert_eq!((peer.unread(), peer.output()), (0, String::new()));
     }
@@ -183,7 +186,7 @@ async fn replies_are_sent_after_the_peer_has_finished() {
         peer.finish();
         soon(session.peer_finished()).await;
         idle().await;
-        assert!(!session.is_closing(), "it is answered first");
+        assert!(!session.is_closing(), "the message is answered first");
         let closed = soon(task).await.unwrap();
         assert_eq!(closed.reason, CloseReason::PeerClosed);
         assert!(closed.source.is_none(), "nothing was cut off");
@@ -220,7 +223,10 @@ async fn handler_sees_that_its_session_is_closing() {
     idle().await;
     session.close();
     let closed = soon(task).await.unwrap();
-    assert!(closed.lifetime < Duration::from_secs(1), "it did not wait");
+    assert!(
+        closed.lifetime < Duration::from_secs(1),
+        "the close must not wait"
+    );
     assert_eq!(peer.output(), "done\n");
 }
 
@@ -309,7 +315,7 @@ async fn nothing_is_called_after_a_close() {
     peer.send("1\n2\n3\n");
     assert_eq!(soon(task).await.unwrap().reason, CloseReason::Local);
     assert_eq!(calls.load(SeqCst), 1);
-    assert_eq!(peer.output(), "1\n", "what had begun is answered");
+    assert_eq!(peer.output(), "1\n", "the message in flight is answered");
 }
 
 #[tokio::test(start_paused = true)]
@@ -407,7 +413,7 @@ async fn timestamps_and_statistics_follow_the_traffic() {
     assert_eq!(
         marks(),
         [0, 1, 0],
-        "what we send is no activity of the peer's"
+        "sent bytes are not activity of the peer"
     );
 
     tokio::time::sleep(second).await;

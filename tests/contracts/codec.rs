@@ -124,13 +124,17 @@ async fn decoder_that_never_returns_a_message_is_limited_and_closes_as_decode() 
         let codec = Insatiable { reserves };
         let (_session, task) = open(transport, codec, SessionLayer::new(), service_fn(echo)).await;
 
-        peer.send_for_ever([b'x'; 1000]);
+        peer.send_endlessly([b'x'; 1000]);
         let closed = soon(task).await.unwrap();
         assert_eq!(closed.reason, CloseReason::Decode);
-        let source = closed.source.expect("there is a clear error");
+        let source = closed.source.expect("the error is a `FrameTooLong`");
         let error: &getty::session::FrameTooLong = source.downcast_ref().unwrap();
-        // Bytes that are read after the end, for an orderly close, are not kept.
-        assert!(error.limit <= most, "{} for {reserves}", error.limit);
+        // Bytes that an orderly close reads after the end must not be kept.
+        assert!(
+            error.limit <= most,
+            "limit {} with reserves {reserves}",
+            error.limit
+        );
         assert_eq!(closed.stats.bytes_in, error.limit as u64);
     }
 }
@@ -350,7 +354,11 @@ async fn partial_frame_at_the_end_closes_as_decode() {
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.reason, CloseReason::Decode);
     assert!(closed.source.is_some());
-    assert_eq!(peer.written(), 7, "the whole frame before it is answered");
+    assert_eq!(
+        peer.written(),
+        7,
+        "the whole frame is awaited before it is answered"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! Connects clients over the same stack as servers, and fails with a cause.
+//! Clients connect with the same stack as servers. A failure must have a cause.
 
 use std::{
     future::pending,
@@ -20,7 +20,7 @@ use crate::support::{
     units,
 };
 
-/// A client's stack, whose handler forwards its messages.
+/// A client's stack whose handler forwards its messages.
 fn client<T: Transport + Send + 'static>(
     link: LinkLayer<String>,
     got: mpsc::Sender<String>,
@@ -198,7 +198,7 @@ async fn stored_session_does_not_keep_the_connection_open() {
 
 #[tokio::test(start_paused = true)]
 async fn session_that_ends_after_its_opening_is_no_connect_error() {
-    // it opens, and the peer ends it before the client is polled again
+    // The session opens. The peer ends it before the client is polled again.
     let (transport, peer) = stream::pair();
     peer.finish();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
@@ -222,7 +222,7 @@ async fn connect_waits_until_the_stack_is_ready() {
     limit.add_permits(1);
     let (session, _task) = soon(connecting).await.unwrap().unwrap();
     assert!(session.is_open());
-    assert_eq!(limit.available_permits(), 0, "the session holds it");
+    assert_eq!(limit.available_permits(), 0, "the session holds the permit");
 }
 
 #[tokio::test(start_paused = true)]
@@ -242,7 +242,11 @@ async fn boxed_transport_behaves_as_its_inner_transport() {
     peer.send("one\ntwo\n");
     peer.send("three");
     assert_eq!(soon(peer.message()).await, "three\n");
-    assert_eq!(session.stats().skipped, 1, "it is still of datagrams");
+    assert_eq!(
+        session.stats().skipped,
+        1,
+        "the session still skips as for datagrams"
+    );
 }
 
 #[tokio::test(start_paused = true)]

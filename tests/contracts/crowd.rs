@@ -1,4 +1,4 @@
-//! A thousand sessions receive broadcasts, and a tenth never read.
+//! A thousand sessions receive broadcasts. A tenth of the peers never read.
 
 use std::sync::{
     Arc,
@@ -111,7 +111,7 @@ impl Crowd {
         }
     }
 
-    /// Sends messages without a pause, except that it yields where it awaits.
+    /// Sends messages without a pause. Yields only where it awaits.
     async fn broadcast(&self) -> Vec<Report> {
         let mut reports = Vec::new();
         for n in 0..MESSAGES {
@@ -159,9 +159,9 @@ async fn slow_sessions_cost_no_memory_and_others_lose_nothing() {
     let reports = crowd.broadcast().await;
     crowd.assert_that_readers_lost_nothing();
 
-    // a line counts as the size of its type until one is encoded
+    // A line counts as the size of its type until one is encoded.
     let most = QUEUE * (LINE + PLACE) / (size_of::<Counted>() + PLACE);
-    // held for a slow session: a write buffer up to its watermark, and a queue of references
+    // A slow session may hold a write buffer up to its watermark and a queue of references.
     for (session, _, peer) in crowd.slow() {
         assert_eq!(peer.written(), 0);
         let encoded = usize::try_from(session.stats().messages_out).unwrap() * LINE;
@@ -170,11 +170,11 @@ async fn slow_sessions_cost_no_memory_and_others_lose_nothing() {
     }
     let used = crowd.budget.used();
     assert!((SLOW * HIGH..=SLOW * 4 * HIGH).contains(&used), "{used}");
-    // all sessions share the messages themselves
+    // All sessions share the messages themselves.
     let live = crowd.live.load(SeqCst);
     assert!(live <= most, "{live}");
 
-    // reports and statistics agree
+    // Reports and statistics agree.
     let dropped: usize = reports.iter().map(|report| report.dropped).sum();
     let counted: u64 = crowd
         .slow()
@@ -203,7 +203,7 @@ async fn slow_sessions_cost_no_polls_of_others() {
         let together = Crowd::new(FEWER - FEWER / 10, FEWER / 10, policy).await;
         together.broadcast().await;
         together.assert_that_readers_lost_nothing();
-        // polls of one reader, times the number of sessions
+        // Polls of one reader times the number of sessions.
         let (expected, turns) = (all_read.turns(), together.turns() * 10 / 9);
         assert!(turns * 10 <= expected * 11, "{turns} instead of {expected}");
     }

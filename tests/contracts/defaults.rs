@@ -64,13 +64,13 @@ async fn watermarks_are_64_and_32_kib() {
         session.try_send("x".repeat(8 * 1024 - 1)).unwrap();
         idle().await;
     }
-    assert!(!session.is_backpressured(), "at the mark");
+    assert!(!session.is_backpressured(), "exactly at the high watermark");
     session.try_send(String::new()).unwrap();
     idle().await;
-    assert!(session.is_backpressured(), "above it");
+    assert!(session.is_backpressured(), "above the high watermark");
     peer.take(32 * 1024);
     idle().await;
-    assert!(session.is_backpressured(), "a byte above the low mark");
+    assert!(session.is_backpressured(), "a byte above the low watermark");
     peer.take(1);
     idle().await;
     assert!(!session.is_backpressured());
@@ -81,10 +81,10 @@ async fn peer_that_takes_nothing_is_given_30_s() {
     let (transport, peer) = stream::pair();
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     peer.stall();
-    let begun = Instant::now();
+    let start = Instant::now();
     session.try_send("hello".to_owned()).unwrap();
     assert_eq!(soon(task).await.unwrap().reason, CloseReason::WriteTimeout);
-    assert_eq!(begun.elapsed().as_secs(), 30);
+    assert_eq!(start.elapsed().as_secs(), 30);
 }
 
 #[tokio::test(start_paused = true)]
@@ -108,10 +108,10 @@ async fn handlers_have_5_s_once_their_session_closes_or_their_server_stops() {
     let (session, task) = open(transport, lines(), SessionLayer::new(), service_fn(never)).await;
     peer.send("hello\n");
     idle().await;
-    let begun = Instant::now();
+    let start = Instant::now();
     session.close();
     soon(task).await.unwrap();
-    assert_eq!(begun.elapsed().as_secs(), 5);
+    assert_eq!(start.elapsed().as_secs(), 5);
 
     let (listener, connector) = net::memory(1024);
     let (called, mut calls) = mpsc::unbounded_channel();
@@ -132,11 +132,11 @@ async fn handlers_have_5_s_once_their_session_closes_or_their_server_stops() {
         .await
         .unwrap();
     soon(calls.recv()).await.unwrap();
-    let begun = Instant::now();
+    let start = Instant::now();
     drop(stop);
     let drained = soon(serving).await.unwrap().unwrap();
     assert_eq!((drained.finished, drained.aborted), (0, 1));
-    assert_eq!(begun.elapsed().as_secs(), 5);
+    assert_eq!(start.elapsed().as_secs(), 5);
 }
 
 #[tokio::test(start_paused = true)]
@@ -146,9 +146,9 @@ async fn handshakes_have_10_s() {
         pending::<Result<getty::Closed, BoxError>>().await
     });
     let mut service = HandshakeTimeoutLayer::default().layer(inner);
-    let begun = Instant::now();
+    let start = Instant::now();
     soon(service.call(getty::Connection::new(())))
         .await
         .unwrap_err();
-    assert_eq!(begun.elapsed().as_secs(), 10);
+    assert_eq!(start.elapsed().as_secs(), 10);
 }

@@ -1,4 +1,4 @@
-//! Accepting after the process has run out of file descriptors, in a separate process.
+//! Accepting after the process has run out of file descriptors. Runs in a separate process.
 
 use std::{
     env,
@@ -22,7 +22,7 @@ const CHILD: &str = "GETTY_TEST_SERVES_WITH_FEW_DESCRIPTORS";
 const DESCRIPTORS: u64 = 40;
 const CONNECTIONS: usize = 100;
 
-/// Prints a line when accepting fails for the first time, and the number of failures at the
+/// Prints a line when accepting fails for the first time. Prints the number of failures at the
 /// end.
 struct Told {
     listener: TcpListener,
@@ -90,7 +90,7 @@ fn serve_with_few_descriptors() {
     });
 }
 
-/// Ends the child process, even if the test fails.
+/// Ends the child process even if the test fails.
 struct Server(Child);
 
 impl Drop for Server {
@@ -113,20 +113,21 @@ fn accepting_continues_after_the_process_has_run_out_of_descriptors() {
             .spawn()
             .unwrap(),
     );
-    let mut told = BufReader::new(server.0.stdout.take().unwrap()).lines();
-    let mut tell = |what: &str| {
-        told.find_map(|line| Some(line.unwrap().split_once(what)?.1.to_owned()))
-            .unwrap_or_else(|| panic!("the server never said `{what}`"))
+    let mut output = BufReader::new(server.0.stdout.take().unwrap()).lines();
+    let mut value_of = |what: &str| {
+        output
+            .find_map(|line| Some(line.unwrap().split_once(what)?.1.to_owned()))
+            .unwrap_or_else(|| panic!("the server never printed `{what}`"))
     };
-    let address: SocketAddr = tell("listening ").parse().unwrap();
+    let address: SocketAddr = value_of("listening ").parse().unwrap();
 
     let mut clients: Vec<_> = (0..CONNECTIONS)
         .map(|_| TcpStream::connect(address).unwrap())
         .collect();
     let out_of_descriptors = rustix::io::Errno::MFILE.raw_os_error();
-    assert_eq!(tell("failed "), out_of_descriptors.to_string());
+    assert_eq!(value_of("failed "), out_of_descriptors.to_string());
 
-    // each connection that ends makes room for one that waits
+    // Each connection that ends must make room for one that waits.
     for (n, client) in clients.iter_mut().enumerate() {
         writeln!(client, "{n}").unwrap();
     }
@@ -137,8 +138,8 @@ fn accepting_continues_after_the_process_has_run_out_of_descriptors() {
     assert_eq!(answer(&last), (CONNECTIONS - 1).to_string());
 
     writeln!(&last, "quit").unwrap();
-    let errors: usize = tell("errors ").parse().unwrap();
-    assert!(errors < 1000, "it spins: {errors} errors");
+    let errors: usize = value_of("errors ").parse().unwrap();
+    assert!(errors < 1000, "the accept loop spins: {errors} errors");
     assert!(server.0.wait().unwrap().success());
 }
 

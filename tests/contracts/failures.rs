@@ -1,5 +1,5 @@
-//! Connections that fail: received messages are handled, replies are counted, and the record
-//! counts what was lost.
+//! Connections that fail. Received messages must be handled, replies counted, and losses
+//! recorded.
 
 use std::{
     io,
@@ -19,8 +19,8 @@ use crate::support::{Answer, echo, idle, lines, open, soon, stream};
 
 const TWO_MS: Duration = Duration::from_millis(2);
 
-/// Opens a session whose handler takes two milliseconds for a message, lets `fail` act on its
-/// peer, and returns the lines that were handled with the record.
+/// Opens a session whose handler takes two milliseconds for a message, and lets `fail` act on
+/// its peer. Returns the handled lines and the record.
 async fn handled_after(
     layer: SessionLayer,
     replies: bool,
@@ -88,7 +88,7 @@ async fn received_lines_are_handled_after_a_failed_write_and_replies_are_counted
     let source = closed.source.unwrap();
     let error: &io::Error = source.downcast_ref().unwrap();
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
-    // the first was encoded before the write failed
+    // The first was encoded before the write failed.
     assert_eq!((closed.unsent_messages, closed.unsent_bytes), (199, 7));
     assert_eq!(closed.stats.messages_in, 200);
 }
@@ -104,7 +104,7 @@ async fn every_received_message_is_handled_or_counted_as_unhandled() {
     peer.send("one\ntwo\nthree\nfour\nfi");
     peer.reset();
     let closed = soon(task).await.unwrap();
-    // two have finished within 5 s, and the third is cut off
+    // Two handlers have finished within 5 s. The third must be cut off.
     assert_eq!(closed.lifetime.as_secs(), 5);
     assert_eq!(closed.stats.messages_in, 3);
     assert_eq!(closed.unhandled_messages, 1);
@@ -140,18 +140,18 @@ async fn failed_write_fails_senders_at_once_and_handlers_continue() {
     peer.send("3\n");
     idle().await;
     peer.fail_writes(io::ErrorKind::BrokenPipe);
-    let begun = tokio::time::Instant::now();
+    let start = tokio::time::Instant::now();
     let sent = soon(session.send("lost".to_owned())).await.unwrap_err();
     assert!(matches!(sent, SendError::Io(_)), "{sent}");
     let refused = soon(session.send("late".to_owned())).await.unwrap_err();
     assert!(refused.is_closed(), "{refused}");
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < Duration::from_secs(1));
     assert!(!session.is_closed(), "a handler is in flight");
     peer.finish();
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.lifetime.as_secs(), 3);
     assert_eq!(closed.unhandled_messages, 0);
-    assert_eq!(closed.unsent_messages, 1, "the reply");
+    assert_eq!(closed.unsent_messages, 1, "the reply was not sent");
 }
 
 #[tokio::test(start_paused = true)]
@@ -334,7 +334,7 @@ async fn close_reads_on_for_a_peer_that_sends_everything_before_it_reads() {
     let (mut read, mut write) = tokio::io::split(theirs);
     let line = format!("{}\n", "x".repeat(999));
     let peer = tokio::spawn(async move {
-        // all input arrives before the session reads
+        // All input arrives before the session reads.
         for _ in 0..5_000 {
             write.write_all(line.as_bytes()).await?;
         }

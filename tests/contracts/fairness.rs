@@ -1,11 +1,11 @@
-//! Fairness between sessions, and between the two directions of one session.
+//! Fairness between sessions and between the two directions of one session.
 
-use getty::Close;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use getty::{
-    BoxError, CloseReason, Request, Service, SessionLayer, codec::LengthDelimited, service_fn,
+    BoxError, Close, CloseReason, Request, Service, SessionLayer, codec::LengthDelimited,
+    service_fn,
 };
 use tokio::time::Instant;
 use tokio_util::codec::{Decoder, Encoder};
@@ -29,14 +29,14 @@ async fn check_that_another_session_is_polled(layer: SessionLayer) {
     let silent = service_fn(|_: Request<String>| async { Ok::<Option<String>, BoxError>(None) });
     let (session, task) = open(endless, lines(), layer, silent).await;
     let _modest = open(modest, lines(), SessionLayer::new(), service_fn(echo)).await;
-    endless_peer.send_for_ever("x\n".repeat(1000));
+    endless_peer.send_endlessly("x\n".repeat(1000));
 
     for n in 0..10 {
         let before = session.stats().messages_in;
         modest_peer.send(format!("{n}\n"));
         assert_eq!(modest_peer.line().await, n.to_string());
         let meanwhile = session.stats().messages_in - before;
-        // a poll has 128 units of 32 messages, and the reply takes a few polls
+        // A poll has 128 units of 32 messages. The reply may take a few polls.
         assert!(meanwhile < 20_000, "{meanwhile} messages of the other");
     }
     assert!(session.stats().messages_in > 0);
@@ -44,7 +44,7 @@ async fn check_that_another_session_is_polled(layer: SessionLayer) {
     assert_eq!(task.await.unwrap().reason, CloseReason::Local);
 }
 
-/// Runs a session over a transport that never waits, and another one on the same thread.
+/// Runs a session over a transport that never waits, and another session on the same thread.
 /// Returns how many messages the first session handles until the other has its reply.
 async fn most_until_anothers_answer<C, S>(codec: C, flood: &[u8], handler: S) -> u64
 where
@@ -58,7 +58,7 @@ where
     let (session, task) = open(endless, codec, SessionLayer::new(), handler).await;
     let _modest = open(modest, lines(), SessionLayer::new(), service_fn(echo)).await;
     endless_peer.forget_output();
-    endless_peer.send_for_ever(flood);
+    endless_peer.send_endlessly(flood);
     let mut most = 0;
     for n in 0..3 {
         let before = session.stats().messages_in;
@@ -82,7 +82,7 @@ async fn flood_of_large_frames_does_not_starve_another_session() {
     }
     let most =
         most_until_anothers_answer(LengthDelimited::new(), &flood, service_fn(echo_bytes)).await;
-    // a poll has 128 units of two such frames, and the reply takes a few polls
+    // A poll has 128 units of two such frames. The reply may take a few polls.
     assert!(most < 1_000, "{most} messages of the other");
 }
 
@@ -124,7 +124,7 @@ async fn bytes_that_make_no_message_do_not_starve_another_session() {
     }
 
     let (transport, peer) = stream::pair();
-    peer.send_for_ever("noise");
+    peer.send_endlessly("noise");
     let (session, task) = open(transport, Skip, SessionLayer::new(), service_fn(echo)).await;
     while session.stats().bytes_in < 100_000 {
         tokio::task::yield_now().await;
@@ -146,8 +146,8 @@ async fn small_requests_with_large_replies_do_not_stall() {
         peer.stall();
         peer.send("50000\n".repeat(100));
         for _ in 0..100 {
-            // a slow peer takes one reply at a time, and sends nothing more that could wake the
-            // session
+            // A slow peer takes one reply at a time. It sends nothing more that could wake the
+            // session.
             idle().await;
             peer.take(50_001);
             assert_eq!(soon(peer.line()).await.len(), 50_000);
@@ -163,7 +163,7 @@ async fn handler_that_never_finishes_delays_neither_sends_nor_a_close() {
         Ok::<Option<String>, BoxError>(None)
     });
     let (session, task) = open(transport, lines(), SessionLayer::new(), stuck).await;
-    peer.send_for_ever("request\n".repeat(100));
+    peer.send_endlessly("request\n".repeat(100));
     idle().await;
     let read_ahead = session.stats().bytes_in;
     assert!((64 * 1024..66 * 1024).contains(&read_ahead), "{read_ahead}");
@@ -202,7 +202,7 @@ async fn end_of_the_peer_is_seen_while_a_handler_never_finishes() {
 
 #[tokio::test(start_paused = true)]
 async fn write_timeout_ends_two_sides_that_both_stop_reading() {
-    // each side floods the other through a small pipe, and neither reads while it writes
+    // Each side floods the other through a small pipe. Neither reads while it writes.
     let (ours, theirs) = tokio::io::duplex(1024);
     let flood = || {
         service_fn(|request: Request<String>| async move {
@@ -217,7 +217,10 @@ async fn write_timeout_ends_two_sides_that_both_stop_reading() {
     let (first, second) = (first.unwrap(), second.unwrap());
     let reasons = [&first.reason, &second.reason];
     assert!(reasons.contains(&&CloseReason::WriteTimeout), "{reasons:?}");
-    assert!(first.stats.messages_in > 4, "it went well for a while");
+    assert!(
+        first.stats.messages_in > 4,
+        "the first session made progress before"
+    );
     assert!((30..61).contains(&first.lifetime.as_secs()));
 }
 
@@ -229,7 +232,7 @@ async fn sender_that_waits_for_room_precedes_further_requests() {
         .with_reply_limit(0);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
-    peer.send_for_ever("123456789\n");
+    peer.send_endlessly("123456789\n");
     idle().await;
     let sent = tokio::spawn(async move {
         for n in 0..10 {
@@ -237,12 +240,12 @@ async fn sender_that_waits_for_room_precedes_further_requests() {
         }
         Ok::<_, getty::SendError<String>>(())
     });
-    // whenever there is room, requests could take all of the room
+    // Whenever there is room, requests could take all of the room.
     for _ in 0..10 {
         idle().await;
-        // bytes that wait: 10 + 2 * 30 + 4 messages of at most 10, and the pushes
+        // Waiting bytes: 10 + 2 * 30 + 4 messages of at most 10, and the pushes.
         peer.take(160);
     }
-    assert!(sent.is_finished(), "one goes each time");
+    assert!(sent.is_finished(), "one push is sent each time");
     soon(sent).await.unwrap().unwrap();
 }

@@ -116,7 +116,7 @@ async fn requests_in_both_directions_have_responses_within_a_second() {
         .unwrap();
         sessions.push(session);
     }
-    let begun = Instant::now();
+    let start = Instant::now();
     let asked = sessions.iter().flat_map(|(session, _)| {
         let caller: Caller<String> = Caller::of(session).unwrap();
         (0..32).map(move |_| {
@@ -127,7 +127,7 @@ async fn requests_in_both_directions_have_responses_within_a_second() {
     for answer in soon(join_all(asked)).await {
         answer.unwrap();
     }
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < Duration::from_secs(1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -142,7 +142,8 @@ async fn messages_of_a_handler_precede_its_reply_under_backpressure() {
     let layer = SessionLayer::new().with_watermarks(4, 1000);
     let (session, _task) = open(transport, lines(), layer, handler).await;
     peer.stall();
-    // above the low watermark in the same poll, so that nothing is taken from the outbox
+    // The replies exceed the low watermark in the same poll. So nothing may be taken from the
+    // outbox.
     peer.send("first\nown\nlast\n");
     idle().await;
     assert!(
@@ -152,8 +153,8 @@ async fn messages_of_a_handler_precede_its_reply_under_backpressure() {
             .is_full()
     );
     peer.take_all();
-    let said = soon(peer.lines(4)).await;
-    assert_eq!(said, ["first", "pushed", "own", "last"]);
+    let received = soon(peer.lines(4)).await;
+    assert_eq!(received, ["first", "pushed", "own", "last"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -170,14 +171,14 @@ async fn waiting_pushes_of_others_do_not_delay_replies() {
     idle().await;
     assert_eq!(session.stats().messages_in, 1);
     peer.take_all();
-    let said = soon(peer.lines(3)).await;
-    assert_eq!(said, ["0123456789", "asked", "waits"]);
+    let received = soon(peer.lines(3)).await;
+    assert_eq!(received, ["0123456789", "asked", "waits"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn write_timeout_ends_a_peer_that_never_reads_at_the_reply_limit() {
     let line = format!("{}\n", "x".repeat(999));
-    // the second fills large buffers, which gather up to 260 KiB of replies
+    // The second input makes the buffers large. Large buffers may gather up to 260 KiB of replies.
     for (piece, limit) in [(line.clone(), 256 * 1024), (line.repeat(300), 260 * 1024)] {
         let (transport, peer) = stream::pair();
         let echo = service_fn(crate::support::echo);
@@ -185,7 +186,7 @@ async fn write_timeout_ends_a_peer_that_never_reads_at_the_reply_limit() {
         peer.send(line.repeat(2000));
         soon(peer.lines(2000)).await;
         peer.stall();
-        peer.send_for_ever(piece);
+        peer.send_endlessly(piece);
         idle().await;
         let held = session.pending_bytes();
         assert!((256 * 1024..=limit + 1000).contains(&held), "{held}");
@@ -203,7 +204,7 @@ struct Busy {
     high: usize,
     in_flight: usize,
     queue: u32,
-    /// Messages of each end: the length in bytes, and how often it is replied to.
+    /// Messages of each end: the length in bytes and the number of replies.
     pushes: [Vec<(usize, u8)>; 2],
 }
 
@@ -262,7 +263,7 @@ async fn all_is_handled(case: Busy) {
         ends.push((session, task, handled));
     }
     let expected: [u64; 2] = std::array::from_fn(|end| {
-        // a message is handled at the other end, its reply here, and so on
+        // A message is handled at the other end, its reply at this end, and so on.
         let at = |pushes: &[(usize, u8)], first: u64| -> u64 {
             pushes
                 .iter()
@@ -283,7 +284,7 @@ async fn all_is_handled(case: Busy) {
                 session
                     .feed(message.freeze())
                     .await
-                    .expect("no end gives up");
+                    .expect("neither end may give up");
             }
         });
     let reaching = ends

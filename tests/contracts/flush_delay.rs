@@ -23,7 +23,7 @@ async fn replies_of_one_delay_share_a_write_at_its_end() {
     sleep(Duration::from_millis(3)).await;
     assert_eq!(peer.output(), "0\n1\n2\n3\n4\n5\n6\n7\n8\n");
     assert_eq!(peer.counts().writes, 1);
-    // and the next delay begins with the next reply
+    // The next delay must begin with the next reply.
     peer.send("9\n");
     sleep(Duration::from_millis(8)).await;
     assert_eq!(peer.written(), 18);

@@ -21,7 +21,7 @@ fn frame(payload: &[u8]) -> Vec<u8> {
     frame.to_vec()
 }
 
-/// Returns empty and small frames, and some that are longer than a block.
+/// Returns empty and small frames and some that are longer than a block.
 fn many() -> Vec<u8> {
     let length = |n: usize| match n % 40 {
         0 => 0,

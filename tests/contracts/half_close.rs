@@ -1,10 +1,10 @@
-//! Half-close of our direction, which ends before the session.
+//! Half-close of our direction before the end of the session.
 
-use getty::hooks::HandleExt;
 use std::{sync::Arc, time::Duration};
 
 use getty::{
-    BoxError, CloseReason, Request, SendError, SessionLayer, service_fn, transport::Framing,
+    BoxError, CloseReason, Request, SendError, SessionLayer, hooks::HandleExt, service_fn,
+    transport::Framing,
 };
 
 use crate::support::{echo, echo_by_turns, idle, lines, open, soon, stream, units};
@@ -13,9 +13,9 @@ use crate::support::{echo, echo_by_turns, idle, lines, open, soon, stream, units
 async fn finish_ends_our_direction_after_the_flush_and_receiving_continues() {
     let (transport, peer) = stream::pair();
     peer.stay_open();
-    let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut received) = tokio::sync::mpsc::unbounded_channel();
     let handler = service_fn(move |request: Request<String>| {
-        heard.send(request.message().clone()).unwrap();
+        sender.send(request.message().clone()).unwrap();
         echo(request)
     });
     let (session, task) = open(transport, lines(), SessionLayer::new(), handler).await;
@@ -36,10 +36,10 @@ async fn finish_ends_our_direction_after_the_flush_and_receiving_continues() {
     soon(session.finish()).await.unwrap();
     soon(session.flush()).await.unwrap();
 
-    // handlers are called as before, and their replies are dropped
+    // Handlers must be called as before. Their replies are dropped.
     peer.send("one\ntwo\n");
-    assert_eq!(soon(hears.recv()).await.unwrap(), "one");
-    assert_eq!(soon(hears.recv()).await.unwrap(), "two");
+    assert_eq!(soon(received.recv()).await.unwrap(), "one");
+    assert_eq!(soon(received.recv()).await.unwrap(), "two");
     idle().await;
     assert_eq!(session.stats().dropped, 2);
     for refused in [
@@ -142,7 +142,7 @@ async fn peer_over_tcp_sees_the_end_and_may_continue() {
         session.finish().await?;
         Ok::<_, BoxError>(Some("goes nowhere".to_owned()))
     });
-    // the handler awaits its own session, which must continue meanwhile
+    // The handler awaits its own session, which must continue meanwhile.
     let (session, task) = open(accepted.unwrap().0, lines(), SessionLayer::new(), handler).await;
     client.write_all(b"hello\n").await.unwrap();
     let mut answer = String::new();
@@ -159,7 +159,7 @@ async fn peer_over_tcp_sees_the_end_and_may_continue() {
 async fn input_end_guard_is_dropped_at_the_end_of_input_while_handlers_continue() {
     let (turns, handler) = echo_by_turns();
     let (transport, peer) = stream::pair();
-    // with one handler at a time, nothing is decoded and the end is not seen until it finishes
+    // A single handler would stop the decoding until it finishes, and with it the end of input.
     let layer = SessionLayer::new().with_in_flight(2);
     let (session, task) = open(transport, lines(), layer, handler).await;
     let kept = Arc::new(());
@@ -171,7 +171,7 @@ async fn input_end_guard_is_dropped_at_the_end_of_input_while_handlers_continue(
     idle().await;
     assert_eq!(Arc::strong_count(&kept), 1);
     assert!(!session.is_closing());
-    // values that are added later are dropped
+    // Values that are added later must be dropped.
     session.drop_on_input_end(Arc::clone(&kept));
     idle().await;
     assert_eq!(Arc::strong_count(&kept), 1);

@@ -1,4 +1,4 @@
-//! The end of a stream within a frame, and the rest of the frame in each codec.
+//! The end of a stream within a frame. Each codec treats the rest of the frame in its way.
 
 use std::{
     error::Error,
@@ -17,8 +17,8 @@ use getty::{
 
 use crate::support::{open, soon, stream};
 
-/// Returns the close record of a session whose peer sends `bytes` and ends the stream, and the
-/// messages that its handler receives.
+/// Runs a session whose peer sends `bytes` and ends the stream. Returns the close record and
+/// the messages that the handler receives.
 async fn end<Out, C>(codec: C, bytes: &[u8]) -> (Closed, Vec<Bytes>)
 where
     C: Decoder<Item: Into<Bytes> + Send, Error: Into<BoxError>>,
@@ -97,7 +97,7 @@ async fn partial_length_delimited_frame_is_refused() {
     }
 }
 
-/// A stream has no message boundaries, and its end is not one either.
+/// A stream has no message boundaries. Its end must not count as one.
 #[tokio::test(start_paused = true)]
 async fn text_decodes_nothing_from_a_stream() {
     let (closed, got) = end::<String, _>(Text::new(), b"PAY 100").await;

@@ -1,4 +1,4 @@
-//! Concurrency of handlers, and the order of replies and of messages that handlers queue.
+//! Concurrency of handlers, and order of their replies and of the messages that they queue.
 
 use std::sync::{
     Arc, Mutex,
@@ -51,7 +51,11 @@ async fn most_at_once(layer: SessionLayer) -> usize {
     for left in (0..9).rev() {
         idle().await;
         let now = crowd.now.load(SeqCst);
-        assert_eq!(now, crowd.most.load(SeqCst).min(left + 1), "none idles");
+        assert_eq!(
+            now,
+            crowd.most.load(SeqCst).min(left + 1),
+            "no permit may stay unused"
+        );
         crowd.turns.add_permits(1);
     }
     let mut answers = soon(peer.lines(9)).await;
@@ -94,7 +98,7 @@ impl Named {
         let mut waiting = self.0.lock().unwrap();
         let at = waiting.iter().position(|(waiting, _)| waiting == name);
         let (_, finish) = waiting.remove(at.expect("this handler runs"));
-        finish.send(()).expect("nobody has dropped the handler");
+        finish.send(()).expect("the handler still waits");
     }
 }
 
@@ -114,7 +118,7 @@ async fn replies_are_sent_in_the_order_of_their_requests() {
     named.finish("c").await;
     named.finish("b").await;
     idle().await;
-    assert_eq!(peer.output(), "", "the first has not been answered");
+    assert_eq!(peer.output(), "", "the first request is not answered yet");
     named.finish("a").await;
     idle().await;
     assert_eq!(peer.output(), "a\nb\nc\n");
@@ -159,17 +163,17 @@ async fn messages_that_a_handler_queues_are_sent_before_its_reply() {
         });
         let (_session, _task) = open(transport, lines(), layer, handler).await;
         peer.send("1\n2\n");
-        let said = ["tried", "fed", "sent", "tried again"];
+        let kinds = ["tried", "fed", "sent", "tried again"];
         let mut answers = soon(peer.lines(10)).await;
         for n in ["1", "2"] {
-            // messages of two handlers may alternate, but each handler queues its own before its
-            // reply
+            // Messages of two handlers may alternate, but each handler's messages come before its
+            // reply.
             let own = answers.iter().position(|answer| answer == n).unwrap();
-            for what in said {
+            for what in kinds {
                 let at = answers.iter().position(|answer| answer == what);
                 assert!(at.is_some_and(|at| at < own), "{what} of {n}: {answers:?}");
             }
-            for what in said.into_iter().chain([n]) {
+            for what in kinds.into_iter().chain([n]) {
                 let at = answers.iter().position(|answer| answer == what).unwrap();
                 answers[at].clear();
             }
@@ -193,10 +197,10 @@ async fn messages_of_a_handler_that_never_waits_are_sent_before_its_reply() {
         let layer = SessionLayer::new().with_in_flight(n);
         let (_session, _task) = open(transport, lines(), layer, handler).await;
         peer.send("1\n2\n");
-        let said = soon(peer.lines(4)).await;
+        let received = soon(peer.lines(4)).await;
         for (before, reply) in [("before 1", "1"), ("before 2", "2")] {
-            let place = |what| said.iter().position(|line| line == what);
-            assert!(place(before) < place(reply), "{said:?}");
+            let place = |what| received.iter().position(|line| line == what);
+            assert!(place(before) < place(reply), "{received:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A panic ends one session as `Panicked`, and no other session.
+//! A panic must end one session as `Panicked` and no other session.
 
 use std::{
     io,
@@ -11,7 +11,7 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use crate::support::{Answer, echo, idle, lines, open, panic_message, soon, stream};
 
-/// Lines whose decoder or encoder panics on a certain message, after half is encoded.
+/// Lines whose decoder or encoder panics on a certain message after half is encoded.
 #[derive(Clone, Copy, Debug)]
 struct Panicky {
     decodes: bool,
@@ -51,7 +51,7 @@ enum Place {
     LateInTheFuture,
 }
 
-/// Echoes, and panics on a certain message.
+/// Echoes. Panics on a certain message.
 #[derive(Clone, Debug)]
 struct Shaky {
     place: Place,
@@ -107,7 +107,7 @@ async fn panic_of_a_handler_ends_its_session_after_encoded_bytes_are_flushed() {
             assert_eq!(closed.reason, CloseReason::Panicked, "{place:?}");
             assert_eq!(panic_message(closed.source.as_ref()), message);
             assert_eq!(peer.output(), "fed\none\n");
-            assert!(peer.is_shut(), "closed in the transport's own way");
+            assert!(peer.is_shut(), "the transport was closed in order");
             let third = n > 1 && matches!(place, Place::LateInTheFuture);
             assert_eq!(closed.stats.messages_in, 2 + u64::from(third), "{place:?}");
             assert_eq!(closed.stats.messages_out, 2);
@@ -124,7 +124,7 @@ async fn panic_of_a_decoder_ends_its_session() {
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.reason, CloseReason::Panicked);
     assert_eq!(panic_message(closed.source.as_ref()), "a bad decoder");
-    assert_eq!(peer.output(), "one\n", "the answer to what came before");
+    assert_eq!(peer.output(), "one\n", "the earlier message is answered");
 }
 
 #[tokio::test(start_paused = true)]
@@ -228,6 +228,6 @@ async fn session_survives_a_panic_payload_that_panics_when_it_is_dropped() {
     peer.send("one\npanic\n");
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.reason, CloseReason::Panicked);
-    assert_eq!(peer.output(), "one\n", "the answer to what came before");
+    assert_eq!(peer.output(), "one\n", "the earlier message is answered");
     assert!(peer.is_shut());
 }

@@ -1,6 +1,5 @@
 //! A message stack made for each session: its state, its refusal, and a close that comes first.
 
-use getty::hooks::HandleExt;
 use std::{
     sync::{Arc, Mutex},
     time::Duration,
@@ -9,6 +8,7 @@ use std::{
 use getty::{
     BoxError, CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, Request,
     ServiceBuilder, Session, SessionLayer,
+    hooks::HandleExt,
     layers::OnOpenLayer,
     service_fn,
     session::{NotOpened, PerSession},
@@ -89,7 +89,7 @@ async fn limit_in_a_stack_per_session_applies_to_one_session() {
     assert_eq!(before.elapsed().as_secs(), 20);
 }
 
-/// The connection's record, as its callback receives it.
+/// The connection's record as its callback receives it.
 fn watch(connection: &Connection<Stream>) -> Arc<Mutex<Vec<Closed>>> {
     let seen: Arc<Mutex<Vec<_>>> = Arc::default();
     let record = Arc::clone(&seen);
@@ -212,13 +212,13 @@ async fn refused_connect_returns_the_error() {
 /// Returns the reason of a session that never opened.
 async fn not_opened(task: Task) -> CloseReason {
     let error = soon(task).await.unwrap().unwrap_err();
-    let error: &NotOpened = error.downcast_ref().expect("it never opened");
+    let error: &NotOpened = error.downcast_ref().expect("the session never opened");
     error.reason().clone()
 }
 
 type Task = JoinHandle<Result<Closed, BoxError>>;
 
-/// Runs a session with the settings of `layer`, whose stack `make` creates.
+/// Runs a session with the settings of `layer` and a stack that `make` creates.
 fn run<M, F>(layer: SessionLayer<PerSession>, make: M) -> (ConnectionHandle, Peer, Task)
 where
     M: Fn(Session<String>) -> F + Clone + Send + Sync + 'static,
@@ -271,7 +271,7 @@ async fn fed_messages_are_flushed_before_the_connection_is_refused() {
         let refused = [CloseReason::Refused, CloseReason::Panicked];
         assert_eq!(reason, refused[usize::from(panics)]);
         assert_eq!(peer.output(), "554 go away\n");
-        assert!(peer.is_shut(), "closed as the transport does");
+        assert!(peer.is_shut(), "the transport was closed in order");
     }
 }
 
@@ -304,9 +304,9 @@ async fn refusal_that_the_peer_does_not_read_ends_at_the_drain_deadline() {
         Err("on the list".into())
     });
     peer.stall();
-    let begun = Instant::now();
+    let start = Instant::now();
     assert_eq!(not_opened(task).await, CloseReason::Refused);
-    assert_eq!(begun.elapsed().as_secs(), deadline.as_secs());
+    assert_eq!(start.elapsed().as_secs(), deadline.as_secs());
     assert!(peer.is_gone());
 }
 
@@ -327,7 +327,7 @@ async fn close_while_the_stack_is_made_drops_the_make_service_and_flushes() {
     idle().await;
     handle.close();
     idle().await;
-    // the layers have a clone, the future has none
+    // The layers must have a clone, and the future none.
     assert_eq!(Arc::strong_count(&made), 1);
     assert_eq!(peer.output(), "one\n");
     assert_eq!(peer.counts().shutdowns, 1, "the transport is closed");

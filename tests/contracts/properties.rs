@@ -1,4 +1,4 @@
-//! Random messages, splits, limits and pauses: every request has its reply, in order and
+//! Random messages, splits, limits and pauses. Every request must have its reply, in order and
 //! complete.
 
 use std::{
@@ -168,7 +168,7 @@ fn end() -> impl Strategy<Value = Act> {
     prop_oneof![2 => Just(Act::Close), 1 => Just(Act::Reset), 1 => Just(Act::Abort)]
 }
 
-/// Outcome of a message, as reported to its sender.
+/// Outcome of a message as reported to its sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Left,
@@ -235,21 +235,24 @@ async fn fates(acts: Vec<Act>, in_flight: usize, queue: u32, high: usize) {
 
     let output = peer.output();
     let (whole, part) = output.rsplit_once('\n').unwrap_or(("", &output));
-    let said: Vec<&str> = whole.lines().collect();
-    let ours = said.iter().filter(|line| !line.starts_with('r'));
-    assert!(ours.is_sorted(), "sent messages leave in order: {said:?}");
-    let replies = said.iter().filter(|line| line.starts_with('r'));
-    assert!(replies.is_sorted(), "so do replies: {said:?}");
+    let received: Vec<&str> = whole.lines().collect();
+    let ours = received.iter().filter(|line| !line.starts_with('r'));
+    assert!(
+        ours.is_sorted(),
+        "sent messages must leave in order: {received:?}"
+    );
+    let replies = received.iter().filter(|line| line.starts_with('r'));
+    assert!(
+        replies.is_sorted(),
+        "replies must leave in order: {received:?}"
+    );
     for (n, outcome) in outcomes {
         let message = format!("{n:04}");
-        let left = said.contains(&message.as_str());
+        let left = received.contains(&message.as_str());
         match soon(outcome).await.unwrap() {
-            Fate::Left => assert!(left, "{message} has not left"),
+            Fate::Left => assert!(left, "{message} was not sent"),
             Fate::HandedBack => {
-                assert!(
-                    !left && part != message,
-                    "{message} was handed back and has left"
-                );
+                assert!(!left && part != message, "{message} was returned and sent");
             }
             Fate::Unknown => {}
         }

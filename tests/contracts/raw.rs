@@ -57,7 +57,7 @@ async fn pieces_of_any_size_survive_partial_writes_and_stalls() {
             sent.bytes
         }));
         idle().await;
-        // within pieces and at their ends
+        // The peer takes bytes up to the middle of pieces and up to their ends.
         for taken in [5, 5, 69_999, 1, 1, 4_000, 96, 50_000, 1] {
             peer.take(taken);
             idle().await;
@@ -117,7 +117,7 @@ async fn raw_bytes_that_were_not_accepted_are_returned() {
     assert!(first.is_closed() && second.is_closed());
     assert_eq!(first.into_message(), Some(raw.clone()));
     assert_eq!(second.into_message(), Some(pieces));
-    // the same for a session that is closed already
+    // The same must hold for a session that is closed already.
     match session.send_raw(raw.clone()).await {
         Err(SendError::Closed { message, reason }) => {
             assert_eq!((message, reason), (Some(raw), CloseReason::Local));
@@ -152,9 +152,9 @@ async fn bytes_of_large_pieces_are_not_copied() {
         async move { session.send_raw(bytes).await }
     });
     idle().await;
-    assert!(!bytes.is_unique(), "the writer refers to them");
+    assert!(!bytes.is_unique(), "the writer refers to the bytes");
     peer.take_all();
     soon(sent).await.unwrap().unwrap();
-    assert!(bytes.is_unique(), "and lets go of what it has written");
+    assert!(bytes.is_unique(), "the writer releases written bytes");
     drop(Arc::new(session));
 }

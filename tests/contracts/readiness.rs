@@ -1,4 +1,5 @@
-//! Readiness of the message stack: polled only with a message, and released when not needed.
+//! Readiness of the message stack. It must be polled only with a message and released when not
+//! needed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -57,14 +58,14 @@ async fn readiness_may_be_lost_and_regained() {
         control.wait();
         peer.send("a\nb\n");
         idle().await;
-        assert_eq!(peer.written() % 4, 0, "nothing is called before");
+        assert_eq!(peer.written() % 4, 0, "no call may come before readiness");
         control.ready();
         assert_eq!(soon(peer.lines(2)).await, ["a", "b"]);
     }
     let callers = control.callers();
     let pairs: Vec<_> = callers.chunks(2).collect();
     assert!(pairs.iter().all(|pair| pair[0] == pair[1]), "{callers:?}");
-    // a session that waits for its next message has a fresh clone
+    // A session that waits for its next message must have a fresh clone.
     assert!(pairs[0] != pairs[1] && pairs[1] != pairs[2], "{callers:?}");
 }
 
@@ -80,7 +81,7 @@ async fn messages_are_sent_and_flushed_while_the_service_is_not_ready() {
     soon(session.send("pushed".to_owned())).await.unwrap();
     assert_eq!(peer.line().await, "pushed");
 
-    // waiting bytes are written as soon as the peer takes them
+    // Waiting bytes are written as soon as the peer takes them.
     peer.stall();
     session.feed("slow".to_owned()).await.unwrap();
     idle().await;
@@ -118,7 +119,7 @@ async fn reading_continues_up_to_the_bound_while_the_service_is_not_ready() {
     let line = "x".repeat(99) + "\n";
     peer.send_in_pieces(line.repeat(1000), 100);
     idle().await;
-    // the first message is decoded and waits outside the buffer
+    // The first message is decoded and waits outside the buffer.
     assert_eq!(session.stats().bytes_in, 64 * 1024 + 100);
     assert_eq!(session.stats().messages_in, 1);
 
@@ -139,7 +140,7 @@ async fn session_above_its_bound_resumes_reading_at_half_the_bound() {
     let (_, task) = open(transport, lines(), SessionLayer::new(), slow).await;
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.stats.messages_in, 20_000);
-    // the bound is about 6,000 messages
+    // The bound is about 6000 messages.
     let reads = peer.counts().reads;
     assert!(reads < 50, "{reads} reads");
 }
@@ -197,7 +198,7 @@ async fn closing_session_leaves_the_queue_of_a_shared_limit() {
     let (session, task) = open(first, lines(), layer.clone(), stack.clone()).await;
     let _second = open(second, lines(), layer, stack).await;
 
-    // two run, the third waits in the queue and will never be called
+    // Two messages run. The third waits in the queue and will never be called.
     first_peer.send("4\n1\n1\n");
     idle().await;
     session.close();
@@ -264,7 +265,7 @@ async fn session_that_is_never_ready_does_not_affect_others() {
     idle().await;
     soon(session.send("alive".to_owned())).await.unwrap();
     waits_peer.finish();
-    // the peer's end is seen although the service is not ready
+    // The peer's end is seen although the service is not ready.
     soon(session.peer_finished()).await;
-    assert!(!session.is_closing(), "its message is not answered yet");
+    assert!(!session.is_closing(), "the message is not answered yet");
 }

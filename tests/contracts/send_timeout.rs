@@ -17,8 +17,7 @@ fn send_timeout(
     tokio::spawn(async move { Ok(session.send_timeout(message, SECOND).await?.bytes) })
 }
 
-/// Returns the contents of a timeout error: the returned message, and `true` if a part was
-/// sent.
+/// Returns the returned message of a timeout error, and `true` if a part was sent.
 async fn timed_out(send: JoinHandle<Result<usize, SendError<String>>>) -> (Option<String>, bool) {
     match soon(send).await.unwrap() {
         Err(SendError::Timeout { message, begun }) => (message, begun),
@@ -36,7 +35,7 @@ async fn timeout_returns_the_message_and_reports_whether_it_was_sent() {
     idle().await;
     peer.take(2);
     idle().await;
-    // there is room for 4 bytes, so this message is encoded and exceeds the watermark
+    // There is room for 4 bytes. So this message will be encoded and exceed the watermark.
     let encoded = send_timeout(&session, "encoded");
     idle().await;
     let waits = send_timeout(&session, "waits");
@@ -44,7 +43,7 @@ async fn timeout_returns_the_message_and_reports_whether_it_was_sent() {
     assert_eq!(timed_out(encoded).await, (None, false));
     assert_eq!(timed_out(waits).await, (Some("waits".to_owned()), false));
 
-    // messages that were encoded are sent nevertheless, and the next send has its whole timeout
+    // Messages that were encoded must still be sent. The next send must have its whole timeout.
     let later = {
         let session = session.clone();
         tokio::spawn(async move { session.send("later".to_owned()).await })
@@ -62,7 +61,7 @@ async fn queued_message_is_taken_back_at_its_timeout_and_makes_room() {
     let layer = SessionLayer::new().with_watermarks(0, 4).with_queue(3);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
-    // queued together: the first exceeds the watermark, the others return from the encoder
+    // Queued together: the first exceeds the watermark, so the encoder must return the others.
     let sends = ["first", "second", "third"].map(|message| send_timeout(&session, message));
     idle().await;
     assert_eq!(session.queued(), 2);

@@ -1,4 +1,4 @@
-//! Outcomes of sent messages, as reported to their senders.
+//! Outcomes of sent messages as reported to their senders.
 
 use std::{
     fmt, io,
@@ -81,13 +81,16 @@ async fn send_resolves_with_its_size_at_the_flush_after_its_last_byte() {
     let sent = send(&session, "hello");
     for _ in 0..6 {
         idle().await;
-        assert!(!sent.is_finished(), "not all of it is written");
+        assert!(!sent.is_finished(), "not all bytes are written");
         peer.hold_flush();
         peer.take(1);
     }
     idle().await;
     assert_eq!(peer.output(), "hello\n");
-    assert!(!sent.is_finished(), "it is written but not flushed");
+    assert!(
+        !sent.is_finished(),
+        "the message is written but not flushed"
+    );
     peer.release_flush();
     assert_eq!(soon(sent).await.unwrap().unwrap(), 6);
 }
@@ -126,7 +129,7 @@ async fn empty_message_is_sent_with_those_before_it() {
     let some = send(&session, "some");
     let none = send(&session, "");
     idle().await;
-    assert!(!none.is_finished(), "it is after the other");
+    assert!(!none.is_finished(), "the message is queued behind another");
     peer.take_all();
     assert_eq!(soon(none).await.unwrap().unwrap(), 0);
     assert_eq!(soon(some).await.unwrap().unwrap(), 5);
@@ -145,7 +148,11 @@ async fn refused_send_fails_and_the_session_continues() {
     }
     assert_eq!(soon(good).await.unwrap().unwrap(), 5);
     assert_eq!(soon(better).await.unwrap().unwrap(), 7);
-    assert_eq!(peer.output(), "good\nbetter\n", "no byte of the bad one");
+    assert_eq!(
+        peer.output(),
+        "good\nbetter\n",
+        "no byte of the bad message is sent"
+    );
     assert!(!session.is_closing());
     assert_eq!(session.stats().messages_out, 2);
 }
@@ -173,7 +180,7 @@ async fn message_that_no_task_awaits_and_the_codec_refuses_closes_a_stream() {
         assert_eq!(closed.reason, CloseReason::Encode, "{how}");
         assert!(closed.source.unwrap().is::<Unspeakable>());
         let before = if how == "replies" { "good\n" } else { "" };
-        assert_eq!(peer.output(), before, "{how}: no hole in what was said");
+        assert_eq!(peer.output(), before, "{how}: the output must have no gap");
         assert_eq!(closed.stats.skipped, 0);
     }
 }
@@ -184,7 +191,7 @@ async fn closed_session_returns_messages() {
     let layer = SessionLayer::new().with_queue(1);
     let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
-    // encoded, but not taken by the transport
+    // This message is encoded but not taken by the transport.
     let encoded = send(&session, "encoded");
     idle().await;
     session.close();
@@ -204,7 +211,11 @@ async fn closed_session_returns_messages() {
     let _ = soon(task).await;
     let error = soon(encoded).await.unwrap().unwrap_err();
     assert!(error.is_closed());
-    assert_eq!(error.into_message(), None, "the codec has taken it");
+    assert_eq!(
+        error.into_message(),
+        None,
+        "the codec has consumed the message"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -226,7 +237,7 @@ async fn senders_that_wait_for_room_get_their_messages_back_at_the_close() {
     session.close();
     let sends = soon(sends).await.unwrap().unwrap_err();
     let feeds = soon(feeds).await.unwrap().unwrap_err();
-    assert!(!session.is_closed(), "they need not wait for the drain");
+    assert!(!session.is_closed(), "senders need not wait for the drain");
     assert_eq!(sends.into_message().as_deref(), Some("sends"));
     assert_eq!(feeds.into_message().as_deref(), Some("feeds"));
 }
@@ -237,7 +248,7 @@ async fn queued_messages_that_were_never_encoded_are_returned() {
     let layer = SessionLayer::new().with_watermarks(0, 4);
     let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
-    // queued together: the first exceeds the watermark, the second waits for the encoder
+    // Queued together: the first exceeds the watermark, so the second must wait for the encoder.
     let first = send(&session, "first");
     let second = send(&session, "second");
     idle().await;
@@ -266,14 +277,14 @@ async fn transport_error_differs_from_a_close() {
         other => panic!("{other:?}"),
     }
     assert_eq!(soon(task).await.unwrap().reason, CloseReason::Io);
-    // it is closed afterwards
+    // The session must be closed afterwards.
     assert!(session.try_send("a".to_owned()).unwrap_err().is_closed());
 }
 
 #[tokio::test(start_paused = true)]
 async fn reply_limit_stops_decoding_and_the_low_watermark_stops_pushes() {
     let (transport, peer) = stream::pair();
-    // 200 bytes are more than 10 + 2 * 30 + 4 messages of 10
+    // 200 bytes are more than 10 + 2 * 30 + 4 messages of 10.
     let layer = SessionLayer::new()
         .with_watermarks(10, 30)
         .with_reply_limit(200);
@@ -325,7 +336,7 @@ async fn queue_holds_as_many_messages_as_are_set() {
     ] {
         let (transport, peer) = stream::pair();
         let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
-        // the session is not polled until the test awaits
+        // The session is not polled until the test awaits.
         let queued = (0..)
             .take_while(|n: &usize| session.try_send(n.to_string()).is_ok())
             .count();
@@ -403,10 +414,10 @@ async fn peer_that_does_not_read_does_not_stop_its_handlers() {
     idle().await;
     session.feed("above the mark".to_owned()).await.unwrap();
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
-    assert_eq!(done.load(SeqCst), 3, "pushes stop no handler");
+    assert_eq!(done.load(SeqCst), 3, "pushes must not stop handlers");
     peer.take_all();
-    let said = soon(peer.lines(4)).await;
-    assert_eq!(said, ["above the mark", "one", "two", "three"]);
+    let received = soon(peer.lines(4)).await;
+    assert_eq!(received, ["above the mark", "one", "two", "three"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -77,7 +77,7 @@ async fn awaited_send_is_never_dropped_for_a_newer_message() {
     let layer = SessionLayer::new().with_watermarks(0, 4).with_queue(3);
     let (session, _task) = open(transport, lines(), layer, service_fn(echo)).await;
     peer.stall();
-    // all are queued before the session is polled; the first then exceeds the watermark
+    // All are queued before the session is polled. Then the first must exceed the watermark.
     let sends: Vec<_> = ["a", "b", "c"]
         .map(|message| {
             let session = session.clone();
@@ -94,7 +94,7 @@ async fn awaited_send_is_never_dropped_for_a_newer_message() {
         offer(&session, "2", SlowConsumer::DropOldest).await,
         Offered::Replaced
     );
-    // a sender waits for room, and offers must not overtake it
+    // A sender waits for room. Offers must not overtake it.
     let waits = {
         let session = session.clone();
         tokio::spawn(async move { session.send("send d".to_owned()).await })

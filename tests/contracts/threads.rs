@@ -107,7 +107,7 @@ async fn every_send_that_races_a_close_gets_its_outcome() {
         for sender in senders {
             sent += sender.await.unwrap();
         }
-        // none was cut off, so each message was either returned or sent
+        // No message may be cut off: each was either returned or sent.
         assert_eq!(closed.stats.messages_out, sent);
         assert_eq!(peer.written() as u64, sent * 8);
     }

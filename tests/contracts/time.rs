@@ -1,6 +1,5 @@
 //! The session loop for layers: deadlines on one timer, open guards, pings and timestamps.
 
-use getty::hooks::HandleExt;
 use std::{
     sync::{
         Arc, Mutex,
@@ -12,7 +11,7 @@ use std::{
 use bytes::BytesMut;
 use getty::{
     BoxError, CloseReason, Closed, CodecLayer, Connection, ConnectionHandle, ServiceBuilder,
-    SessionLayer, service_fn, transport::Framing,
+    SessionLayer, hooks::HandleExt, service_fn, transport::Framing,
 };
 use tokio::{
     sync::mpsc,
@@ -73,7 +72,7 @@ async fn deadlines_run_at_their_times_until_they_return_none() {
         );
     });
     sleep(SECOND).await;
-    // from another task, while the session sleeps
+    // A call from another task while the session sleeps.
     handle.schedule(
         handle.opened_at() + 4 * SECOND,
         note(&for_ever, |now| Some(now + 4 * SECOND)),
@@ -158,7 +157,7 @@ async fn delayed_session_writes_but_neither_reads_nor_opens() {
 
     drop(first);
     idle().await;
-    assert!(!handle.is_open(), "the other is there still");
+    assert!(!handle.is_open(), "the other guard still exists");
     drop(second);
     assert!(soon(handle.opened()).await);
     assert_eq!(soon(peer.lines(2)).await, ["greeting", "request"]);
@@ -174,7 +173,7 @@ async fn delayed_session_may_be_closed() {
     let closed = soon(task).await.unwrap().unwrap();
     assert_eq!(closed.reason, CloseReason::HandshakeTimeout);
     assert_eq!(closed.stats.messages_in, 0);
-    assert!(!soon(handle.opened()).await, "it never was open");
+    assert!(!soon(handle.opened()).await, "the session never opened");
     assert!(peer.is_gone());
 }
 
@@ -214,11 +213,11 @@ async fn silence_counts_only_while_the_session_reads() {
     sleep(SECOND).await;
     assert_eq!(silent(), Some(1));
 
-    // its handler does not finish, and later messages fill the read-ahead
+    // The handler cannot finish. Later messages must fill the read-ahead.
     peer.send("\n");
     peer.send(("x".repeat(999) + "\n").repeat(100));
     sleep(SECOND).await;
-    assert_eq!(silent(), None, "we do not read");
+    assert_eq!(silent(), None, "the session does not read");
     turns.add_permits(101);
     soon(peer.lines(101)).await;
     idle().await;
@@ -227,7 +226,7 @@ async fn silence_counts_only_while_the_session_reads() {
     peer.finish();
     idle().await;
     assert!(!session.is_closing());
-    assert_eq!(silent(), None, "the peer has nothing more to say");
+    assert_eq!(silent(), None, "the peer has ended its direction");
 }
 
 #[tokio::test(start_paused = true)]
@@ -239,12 +238,12 @@ async fn frame_is_incomplete_from_its_first_byte_to_its_last() {
     for second in 0..3 {
         peer.send("x");
         idle().await;
-        assert_eq!(since(), Some(0), "more of it at {second}");
+        assert_eq!(since(), Some(0), "more of the frame arrives at {second}");
         sleep(SECOND).await;
     }
     peer.send("\nhalf of the ne");
     idle().await;
-    assert_eq!(since(), Some(3), "a frame of its own");
+    assert_eq!(since(), Some(3), "another frame has started");
     sleep(SECOND).await;
     peer.send("xt\n");
     idle().await;
@@ -317,5 +316,5 @@ async fn pings_are_sent_by_the_transport_until_its_close() {
     let (session, _task) = open(transport, lines(), SessionLayer::new(), service_fn(echo)).await;
     session.ping();
     soon(session.send("after".to_owned())).await.unwrap();
-    assert_eq!(peer.output(), "after\n", "a stream has none");
+    assert_eq!(peer.output(), "after\n", "a byte stream has no pings");
 }

@@ -58,17 +58,20 @@ async fn each_unit_is_one_message_in_both_directions_even_an_empty_one() {
     for kind in KINDS {
         let (transport, peer) = units::pair(kind);
         let (session, task) = open(transport, Raw, SessionLayer::new(), service_fn(echo)).await;
-        let said = ["one", "", "two\nlines", "", ""];
-        for message in said {
+        let messages = ["one", "", "two\nlines", "", ""];
+        for message in messages {
             peer.send(message);
         }
-        for message in said {
+        for message in messages {
             assert_eq!(soon(peer.message()).await, message);
         }
         peer.finish();
         let closed = soon(task).await.unwrap();
         assert_eq!(closed.reason, CloseReason::PeerClosed);
-        assert_eq!(closed.stats.messages_in, 5, "the end is no message");
+        assert_eq!(
+            closed.stats.messages_in, 5,
+            "the end does not count as a message"
+        );
         assert_eq!(closed.stats.messages_out, 5);
         assert_eq!(peer.waiting(), 0);
         assert_eq!(peer.closed_with(), Some(CloseReason::PeerClosed));
@@ -80,7 +83,7 @@ async fn each_unit_is_one_message_in_both_directions_even_an_empty_one() {
 async fn units_that_the_codec_consumes_do_not_delay_others() {
     for kind in KINDS {
         let (transport, peer) = units::pair(kind);
-        // all units have arrived before the first read
+        // All units have arrived before the first read.
         for message in ["kept", "kept", "one", "kept", "two"] {
             peer.send(message);
         }
@@ -100,7 +103,7 @@ async fn pending_transport_is_read_once_per_poll() {
         peer.send(message);
         assert_eq!(soon(peer.message()).await, message);
         idle().await;
-        // one read for the message and one for the next; none after the reply
+        // One read for the message and one for the next. There must be none after the reply.
         assert_eq!(peer.asked() - asked, 2);
     }
 }
@@ -192,7 +195,7 @@ async fn message_that_no_task_awaits_and_the_codec_refuses_is_skipped_on_datagra
             session.feed("unsaid".to_owned()).await.unwrap();
             idle().await;
             assert_eq!(session.stats().skipped, 2);
-            assert_eq!(peer.waiting(), 0, "nothing of it has left");
+            assert_eq!(peer.waiting(), 0, "no part may be sent");
         } else {
             assert_eq!(soon(task).await.unwrap().reason, CloseReason::Encode);
         }
@@ -222,10 +225,13 @@ async fn messages_that_wait_for_the_transport_keep_their_boundaries() {
     session.feed("unsaid".to_owned()).await.unwrap();
     session.feed("last".to_owned()).await.unwrap();
     idle().await;
-    assert!(!empty.is_finished(), "it waits behind the first");
+    assert!(
+        !empty.is_finished(),
+        "the empty message waits behind the first"
+    );
     peer.take_all();
     assert_eq!(soon(empty).await.unwrap().unwrap().bytes, 0);
-    assert!(peer.waiting() >= 2, "it has left");
+    assert!(peer.waiting() >= 2, "both messages were sent");
     for message in ["first", "", "last"] {
         assert_eq!(soon(peer.message()).await, message);
     }

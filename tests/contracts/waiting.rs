@@ -1,6 +1,5 @@
 //! Waits for room, for a flush, and for a close that cuts nothing off.
 
-use getty::Close;
 use std::{
     future::Future,
     pin::pin,
@@ -8,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use getty::{BoxError, CloseReason, Request, SendError, SessionLayer, service_fn};
+use getty::{BoxError, Close, CloseReason, Request, SendError, SessionLayer, service_fn};
 
 use crate::support::{echo, idle, lines, open, soon, stream};
 
@@ -30,7 +29,7 @@ async fn writable_resolves_at_the_low_watermark() {
     });
     peer.take(6);
     idle().await;
-    assert!(!writable.is_finished(), "5 bytes are left");
+    assert!(!writable.is_finished(), "5 bytes still wait");
     assert!(session.is_backpressured());
     assert_eq!(session.pending_bytes(), 5);
     peer.take(1);
@@ -50,7 +49,7 @@ async fn writable_waits_for_room_in_the_queue_and_reserves_none() {
     session.try_send("fills it".to_owned()).unwrap();
     assert!(!session.is_writable());
     {
-        // a waiter that gives up does not delay others
+        // A waiter that gives up must not delay others.
         let mut dropped = pin!(session.writable());
         let mut context = Context::from_waker(Waker::noop());
         assert!(dropped.as_mut().poll(&mut context).is_pending());
@@ -112,12 +111,23 @@ async fn flush_resolves_when_all_earlier_messages_are_flushed() {
     idle().await;
     peer.take_all();
     idle().await;
-    assert!(!flush.is_finished(), "it is written, not flushed");
-    assert_eq!(peer.output(), "0\n1\n2\nreply\n", "and nothing newer");
+    assert!(
+        !flush.is_finished(),
+        "the message is written but not flushed"
+    );
+    assert_eq!(
+        peer.output(),
+        "0\n1\n2\nreply\n",
+        "no newer message is written"
+    );
     peer.release_flush();
     soon(flush).await.unwrap().unwrap();
     assert_eq!(soon(peer.lines(5)).await[4], "later");
-    assert_eq!(session.stats().messages_out, 5, "a flush is no message");
+    assert_eq!(
+        session.stats().messages_out,
+        5,
+        "a flush does not count as a message"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -159,7 +169,7 @@ async fn close_after_flush_waits_for_a_slow_peer() {
         let layer = SessionLayer::new().with_watermarks(0, 4);
         let (session, task) = open(transport, lines(), layer, service_fn(echo)).await;
         peer.stall();
-        // one is encoded, the other is queued
+        // One message is encoded. The other must be queued.
         session.try_send("0000".to_owned()).unwrap();
         session.try_send("0001".to_owned()).unwrap();
         idle().await;
@@ -172,7 +182,7 @@ async fn close_after_flush_waits_for_a_slow_peer() {
             session.close();
         }
         assert!(session.try_send("late".to_owned()).unwrap_err().is_closed());
-        // a byte a second: ten, when the drain deadline is five seconds
+        // A byte each second takes ten seconds. The drain deadline is five seconds.
         for _ in 0..15 {
             tokio::time::sleep(Duration::from_secs(1)).await;
             peer.take(1);
@@ -199,7 +209,7 @@ async fn handlers_have_the_drain_deadline_after_the_flush() {
     idle().await;
     session.close_with(Close::new(CloseReason::Local).after_flush());
     tokio::time::sleep(Duration::from_secs(20)).await;
-    assert!(!session.is_closed(), "it has yet to leave");
+    assert!(!session.is_closed(), "the message is not written yet");
     peer.take_all();
     let began = tokio::time::Instant::now();
     let closed = soon(task).await.unwrap();
@@ -217,7 +227,7 @@ async fn close_after_flush_accepts_a_deadline_later() {
     session.try_send("stuck".to_owned()).unwrap();
     idle().await;
     session.close_with(Close::new(CloseReason::Local).after_flush());
-    // the first reason is kept
+    // The first reason must be kept.
     session.close_with(Close::new(CloseReason::Local).after_flush());
     session.close();
     tokio::time::sleep(Duration::from_secs(3600)).await;
@@ -226,8 +236,12 @@ async fn close_after_flush_accepts_a_deadline_later() {
     session.close_with(Close::new(CloseReason::Shutdown).with_deadline(Duration::from_secs(2)));
     let closed = soon(task).await.unwrap();
     assert_eq!(began.elapsed().as_secs(), 2);
-    assert_eq!(closed.reason, CloseReason::Local, "the first one");
-    assert!(closed.source.is_some(), "it was cut off");
+    assert_eq!(
+        closed.reason,
+        CloseReason::Local,
+        "the first reason is kept"
+    );
+    assert!(closed.source.is_some(), "the output was cut off");
 }
 
 #[tokio::test(start_paused = true)]
@@ -284,7 +298,7 @@ async fn slow_peer_gets_all_bytes_with_bounded_memory() {
         most = most.max(session.pending_bytes());
         assert!(session.queued() <= 4);
     }
-    // ten bytes per message; the write timeout of 30 s ends only peers that take nothing
+    // Ten bytes per message. The write timeout of 30 s may only end peers that take nothing.
     let took = soon(sender).await.unwrap();
     assert_eq!(took.as_secs(), 10 * MESSAGES as u64);
     assert!(most <= 50, "{most} bytes waited");

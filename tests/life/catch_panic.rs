@@ -1,5 +1,5 @@
-//! `CatchPanicLayer`, outside and inside the session: a panic affects only its session, and its
-//! message is kept.
+//! `CatchPanicLayer` outside and inside the session. A panic must affect only its session, and
+//! its message must be kept.
 
 use getty::{
     BoxError, CloseReason, CodecLayer, Connection, Panic, Reply, Request, ServiceBuilder,

@@ -1,12 +1,11 @@
-//! The log line at the end of a session, with and without `TraceLayer`
-//! (design.md: Why is the end logged where the connection is finished?).
+//! The log line at the end of a session with and without `TraceLayer` (design.md: Why is the
+//! end logged where the connection is finished?).
 
-use getty::Close;
 use std::time::Duration;
 
 use getty::{
-    BoxError, CloseReason, Closed, CodecLayer, Connection, Reply, Request, ServiceBuilder, Session,
-    SessionLayer,
+    BoxError, Close, CloseReason, Closed, CodecLayer, Connection, Reply, Request, ServiceBuilder,
+    Session, SessionLayer,
     codec::Lines,
     layers::{IdleTimeoutLayer, MaxAgeLayer, TraceLayer},
     service_fn,

@@ -1,7 +1,6 @@
 //! `HandshakeTimeoutLayer`: a session must open in time
 //! (design.md: Why does `HandshakeTimeoutLayer` have a separate timer?).
 
-use getty::hooks::HandleExt;
 use std::{
     future::pending,
     sync::{Arc, Mutex},
@@ -10,6 +9,7 @@ use std::{
 
 use getty::{
     CloseReason, Connection, ServiceBuilder, SessionLayer,
+    hooks::HandleExt,
     layers::{CodecLayer, HandshakeTimeoutLayer, handshake_timeout::HandshakeTimedOut},
 };
 use tokio::time::{Instant, advance, sleep};
@@ -116,7 +116,7 @@ async fn session_whose_open_is_delayed_can_time_out() {
 #[tokio::test(start_paused = true)]
 async fn zero_timeout_refuses_all_connections_and_the_maximum_refuses_none() {
     for (timeout, opens) in [(Duration::ZERO, false), (Duration::MAX, true)] {
-        // Start between two ticks of tokio's timer, as in a real program.
+        // A real program may start between two ticks of tokio's timer.
         advance(Duration::from_micros(300)).await;
         let (transport, peer) = stream::pair();
         let stack = ServiceBuilder::new()

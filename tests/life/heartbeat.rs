@@ -1,7 +1,6 @@
-//! `HeartbeatLayer`: the times at which heartbeats are sent or not sent, and the close of a
-//! session whose peer does not answer.
+//! `HeartbeatLayer`: heartbeats are sent at the right times, and a session whose peer does not
+//! answer is closed.
 
-use getty::Close;
 use std::{
     io::{self, IoSlice},
     sync::{
@@ -14,7 +13,7 @@ use std::{
 
 use bytes::BytesMut;
 use getty::{
-    CloseReason, Closed, Connection, ConnectionHandle, Request, ServiceBuilder, Session,
+    Close, CloseReason, Closed, Connection, ConnectionHandle, Request, ServiceBuilder, Session,
     SessionLayer, Transport,
     layers::{
         CodecLayer, HeartbeatLayer,
@@ -36,7 +35,7 @@ use crate::{
 type Open = (Session<String>, stream::Peer, JoinHandle<Closed>);
 type Pings = HeartbeatLayer<String, Message<fn(&Session<String>) -> String>, NoPong>;
 
-/// Sends `PING` every fifteen seconds, without jitter.
+/// Sends `PING` every fifteen seconds without jitter.
 fn pings() -> Pings {
     let ping: fn(&Session<String>) -> String = |_session| "PING".to_owned();
     HeartbeatLayer::new(15 * SECOND, ping).with_jitter(0.0)
@@ -75,7 +74,7 @@ async fn handle(request: Request<String>) -> Answer {
     Ok(None)
 }
 
-/// Returns the times at which the next `n` heartbeats arrive, in seconds since the open.
+/// Returns when the next `n` heartbeats arrive, in seconds since the open.
 async fn times(peer: &stream::Peer, handle: &ConnectionHandle, n: usize) -> Vec<u128> {
     let mut times = Vec::new();
     while times.len() < n {
@@ -102,7 +101,11 @@ async fn sent_message_postpones_the_heartbeat_and_a_received_one_does_not() {
         session.send("PING".to_owned()).await.unwrap();
     }
     peer.lines(10).await;
-    assert_eq!(peer.written(), 50, "ten messages and no heartbeat");
+    assert_eq!(
+        peer.written(),
+        50,
+        "ten messages and no heartbeat were sent"
+    );
     peer.send("hello\n");
     assert_eq!(times(&peer, &session, 2).await, [155, 170]);
 }
@@ -165,7 +168,7 @@ async fn answer_timeout_pauses_while_the_session_does_not_read() {
         .layer(SessionLayer::new())
         .service_fn(handle);
     let (session, task) = run(transport, stack);
-    // These messages fill the read-ahead limit, so that an answer cannot be read.
+    // These messages fill the read-ahead limit. So an answer cannot be read.
     peer.send("sleep 100\nand\nmore\nbehind\n");
     idle().await;
     assert_eq!(session.silent_since(), None);
@@ -186,7 +189,7 @@ async fn peer_that_does_not_read_gets_no_burst_of_heartbeats() {
     assert!(session.stalled_since().is_some());
     assert_eq!(session.queued(), 0, "no heartbeat is queued behind another");
     peer.take_all();
-    // The heartbeat that was being written, and the next ones a period after it.
+    // The heartbeat that was being written. The next ones must follow a period after it.
     assert_eq!(times(&peer, &session, 3).await, [100, 115, 130]);
 }
 
@@ -225,7 +228,11 @@ async fn answer_timeout_counts_from_the_last_byte_that_a_slow_reader_takes() {
     assert!(!session.is_closing(), "{:?}", session.reason());
     let start = Instant::now();
     soon(session.closing()).await;
-    assert_eq!(start.elapsed().as_secs(), 19, "20 s after the last byte");
+    assert_eq!(
+        start.elapsed().as_secs(),
+        19,
+        "the close comes 20 s after the last byte"
+    );
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.reason, CloseReason::HeartbeatMissed);
 }

@@ -1,6 +1,5 @@
 //! `IdleTimeoutLayer`: sessions without traffic are closed.
 
-use getty::hooks::HandleExt;
 use std::{
     sync::{Arc, Mutex},
     time::Duration,
@@ -10,6 +9,7 @@ use futures_util::FutureExt;
 use getty::{
     CloseReason, Closed, Connection, ConnectionHandle, Request, ServiceBuilder, Session,
     SessionLayer,
+    hooks::HandleExt,
     layers::{CodecLayer, IdleTimeoutLayer},
 };
 use tokio::{
@@ -36,8 +36,8 @@ fn open(layer: IdleTimeoutLayer) -> Open {
     (handle, peer, task)
 }
 
-/// Echoes the message. `sleep N` is echoed after N seconds, `block N` after blocking the
-/// thread for N seconds. `no answer` gets no reply.
+/// Echoes the message: `sleep N` after N seconds, `block N` after blocking the thread for N
+/// seconds. `no answer` must get no reply.
 async fn handle(request: Request<String>) -> Answer {
     let message = request.message();
     if let Some(seconds) = message.strip_prefix("sleep ") {
@@ -66,7 +66,6 @@ async fn session_without_any_traffic_is_closed() {
     for layer in [
         IdleTimeoutLayer::new(60 * SECOND),
         IdleTimeoutLayer::any_traffic(60 * SECOND),
-        IdleTimeoutLayer::new(60 * SECOND),
         IdleTimeoutLayer::outbound(60 * SECOND),
         IdleTimeoutLayer::activity(60 * SECOND),
     ] {
@@ -135,7 +134,7 @@ async fn peer_is_not_idle_while_the_session_does_not_read() {
         IdleTimeoutLayer::activity(60 * SECOND),
     ] {
         let session = open(layer);
-        // More than the read-ahead limit, so that the session stops reading.
+        // More than the read-ahead limit, so the session must stop reading.
         let more = "no answer\n".repeat(20);
         session.1.send(format!("sleep 200\n{more}"));
         sleep(199 * SECOND).await;
@@ -156,7 +155,10 @@ async fn peer_that_waits_for_its_reply_is_not_idle() {
         let session = open(layer);
         session.1.send("sleep 90\n");
         sleep(89 * SECOND).await;
-        assert!(session.0.reading_since().is_some(), "it reads ahead");
+        assert!(
+            session.0.reading_since().is_some(),
+            "the session reads ahead"
+        );
         assert_eq!(session.0.in_flight(), 1);
         assert!(!session.0.is_closing());
         sleep(60 * SECOND).await;
@@ -168,8 +170,8 @@ async fn peer_that_waits_for_its_reply_is_not_idle() {
     }
 }
 
-/// The clock jumps within one poll, as it does when a handler blocks
-/// (design.md: When is a peer idle whose handler blocks the thread?).
+/// The clock jumps within one poll. A handler that blocks has this effect (design.md: When is a
+/// peer idle whose handler blocks the thread?).
 #[tokio::test(start_paused = true)]
 async fn session_whose_handler_blocks_the_thread_is_not_idle() {
     for layer in [

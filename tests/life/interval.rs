@@ -1,4 +1,5 @@
-//! `IntervalLayer`: periodic callbacks run on time, once per period, and never after the close.
+//! `IntervalLayer`: periodic callbacks must run on time, once per period, and never after the
+//! close.
 
 use std::{
     sync::{
@@ -22,7 +23,7 @@ use crate::{
 const PERIOD: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(1);
 
-/// Times of events, counted from the creation of the log. Each may be late by two ticks.
+/// Times of events since the creation of the log. Each may be late by two ticks.
 #[derive(Clone)]
 struct Log(Instant, Arc<Mutex<Vec<Duration>>>);
 

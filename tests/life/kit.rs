@@ -8,7 +8,7 @@ use tower::ServiceExt;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// Calls `stack` with a connection over `transport`, in a new task.
+/// Calls `stack` in a new task with a connection over `transport`.
 pub(crate) fn run<T, S>(
     transport: T,
     stack: S,
@@ -21,7 +21,7 @@ where
     (handle, tokio::spawn(call))
 }
 
-/// Like [`run`], for a stack that must not refuse the connection.
+/// Like [`run`], but the stack must not refuse the connection.
 pub(crate) fn run_session<T, S>(transport: T, stack: S) -> (ConnectionHandle, JoinHandle<Closed>)
 where
     T: Send + 'static,

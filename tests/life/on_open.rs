@@ -1,5 +1,5 @@
-//! `OnOpenLayer`: hooks run in the connection's task before anything is read, and may refuse
-//! the connection.
+//! `OnOpenLayer`: hooks must run in the connection's task before anything is read. They may
+//! refuse the connection.
 
 use std::{
     sync::{Arc, Mutex},
@@ -206,7 +206,7 @@ async fn slow_hook_delays_neither_accept_nor_other_sessions() {
         .layer(SessionLayer::new())
         .service_fn(echo);
     let server = tokio::spawn(getty::serve(listener, app).into_future());
-    // Session ids are shared by all tests of this process. So half of these sessions are slow, but
+    // All tests of this process share the session ids. So half of these sessions must be slow, but
     // it is not known which.
     let peers: Vec<_> = (0..8).map(|_| dialer.dial()).collect();
     idle().await;

@@ -1,4 +1,4 @@
-//! `PeerLimitLayer`: counts the connections of each peer, from the call until the transport is
+//! `PeerLimitLayer` counts the connections of each peer from the call until the transport is
 //! dropped.
 
 use std::{future::pending, net::IpAddr};
@@ -62,7 +62,7 @@ async fn every_kind_of_close_decrements_the_count() {
     for (name, end_it) in ends {
         let (task, end) = connect(&stack);
         end.send("hello\n");
-        assert_eq!(soon(end.line()).await, "hello", "before: {name}");
+        assert_eq!(soon(end.line()).await, "hello", "before the close: {name}");
         assert_eq!(limit.connections(peer()), 1);
 
         let (second, second_end) = connect(&stack);
@@ -73,7 +73,7 @@ async fn every_kind_of_close_decrements_the_count() {
 
         end_it(&task, &end);
         let _ = soon(task).await;
-        assert_eq!(limit.peers(), 0, "after: {name}");
+        assert_eq!(limit.peers(), 0, "after the close: {name}");
     }
 }
 

@@ -1,5 +1,4 @@
-//! tower's rate limit with a separate limit for each session, through
-//! `SessionLayer::per_session`.
+//! tower's rate limit. `SessionLayer::per_session` gives each session a separate limit.
 
 use std::time::Duration;
 

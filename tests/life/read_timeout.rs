@@ -1,4 +1,4 @@
-//! `ReadTimeoutLayer`: once a frame has started, it must be complete in time.
+//! `ReadTimeoutLayer`: a frame that has started must be complete in time.
 
 use std::time::Duration;
 
@@ -118,7 +118,7 @@ async fn timeout_restarts_for_a_frame_after_a_pong() {
     let closed = soon(task).await.unwrap().unwrap();
     assert_eq!(closed.reason, CloseReason::ReadTimeout);
     assert_eq!(closed.lifetime.as_secs(), 19);
-    assert_eq!(closed.stats.messages_in, 1, "the pong");
+    assert_eq!(closed.stats.messages_in, 1, "only the pong was received");
 }
 
 #[tokio::test(start_paused = true)]

@@ -142,7 +142,7 @@ async fn snapshot_shows_the_state_of_the_session_loop() {
         session.try_send("x".repeat(40 * 1024)).unwrap();
     }
     idle().await;
-    // Two messages exceed the high watermark, so the third is not encoded.
+    // Two messages exceed the high watermark. So the third must not be encoded.
     assert_eq!(snapshot().queued, Some(1));
     end.take_all();
     permits.add_permits(2);

@@ -1,5 +1,5 @@
-//! Ten thousand concurrent sessions: heartbeats and timeouts are on time, and each session
-//! closes once.
+//! Ten thousand concurrent sessions. Heartbeats and timeouts must be on time, and each session
+//! must close once.
 
 use std::{
     collections::HashMap,
@@ -23,11 +23,11 @@ use crate::{
 };
 
 const SESSIONS: u64 = 10_000;
-/// Resolution of the clock. An event may be late by one tick, and by two if it depends on an
-/// action of the peer.
+/// Resolution of the clock. An event may be late by one tick. It may be late by two if it
+/// depends on an action of the peer.
 const TICK: Duration = Duration::from_millis(1);
 
-/// Events of each session, in order, by the session's id.
+/// Events of each session in order, by the session's id.
 type Log<T> = Arc<Mutex<HashMap<u64, Vec<T>>>>;
 
 /// Behaviour of a peer.
@@ -54,11 +54,11 @@ impl Peer {
         }
     }
 
-    /// Returns the expected close of the session: its time, its reason and the number of
-    /// heartbeats until then.
+    /// Returns the expected close of the session: its time, its reason and the number of heartbeats
+    /// until then.
     fn expected_close(self) -> (Duration, CloseReason, u64) {
         match self {
-            // A heartbeat every 20 s, an answer within 8 s.
+            // A heartbeat every 20 s. Its answer must come within 8 s.
             Self::StopsAnswering { answers } => (
                 (20 * (answers + 1) + 8) * SECOND,
                 CloseReason::HeartbeatMissed,
@@ -66,7 +66,7 @@ impl Peer {
             ),
             // The frame starts at 40 s and must be complete within 15 s.
             Self::SendsIncompleteFrame => (55 * SECOND, CloseReason::ReadTimeout, 2),
-            // The peer stops reading at 40 s, and bytes must be written within 6 s.
+            // The peer stops reading at 40 s. Bytes must be written within 6 s.
             Self::StopsReading => (46 * SECOND, CloseReason::WriteTimeout, 2),
             Self::Responsive => (290 * SECOND, CloseReason::LifetimeExpired, 14),
         }
@@ -138,7 +138,7 @@ async fn heartbeats_and_timeouts_of_ten_thousand_sessions_are_on_time_and_close_
         tokio::spawn(Peer::of(n).run(peer));
         let task = tokio::spawn(stack.clone().oneshot(connection));
         sessions.push((id, Peer::of(n), task));
-        // Some sessions open together, some do not.
+        // Some sessions open together. Others do not.
         if n % 7 == 0 {
             sleep(TICK).await;
         }
@@ -243,13 +243,17 @@ async fn jitter_spreads_the_heartbeats_of_sessions_that_open_together() {
     sleep(111 * SECOND).await;
     idle().await;
     let heartbeats = heartbeats.lock().unwrap();
-    assert_eq!(heartbeats.len() as u64, SESSIONS, "one per session");
+    assert_eq!(
+        heartbeats.len() as u64,
+        SESSIONS,
+        "each session sends one heartbeat"
+    );
     // Number of heartbeats in each second after the first period.
     let mut counts = [0; 10];
     for time in heartbeats.iter() {
         let jitter = (*time - opened).checked_sub(100 * SECOND);
         let jitter = jitter
-            .expect("no heartbeat before a whole period")
+            .expect("no heartbeat may come before a whole period")
             .as_secs();
         counts[usize::try_from(jitter.min(9)).unwrap()] += 1;
     }

@@ -90,8 +90,8 @@ async fn error_closes_the_session_as_handler() {
     assert_eq!(closed.reason, CloseReason::Handler);
 }
 
-/// Closes a session during a handler that takes `seconds`. Returns the number of handlers
-/// that have finished two minutes later, and the output of the session.
+/// Closes a session during a handler that takes `seconds`. Returns the session's output and the
+/// number of handlers that have finished two minutes later.
 async fn close_during_handler(layer: SpawnLayer, seconds: u64) -> (usize, String) {
     let finished = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&finished);

@@ -24,7 +24,7 @@ struct Recorder(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     spans: Vec<&'static str>,
-    /// Ids of the entered spans, the outermost first.
+    /// Ids of the entered spans. The outermost is first.
     entered: Vec<u64>,
     events: Vec<String>,
 }

@@ -1,7 +1,5 @@
 //! Broadcasts over real sockets: a burst to members that read all the time.
 
-use getty::Close;
-use getty::CloseReason;
 use std::{
     future::Future,
     io::{Read, Write},
@@ -15,14 +13,14 @@ use std::{
 };
 
 use getty::{
-    BoxError, CodecLayer, Group, Request, ServiceBuilder, Session, SessionLayer, SlowConsumer,
-    codec::Lines, layers::OnOpenLayer, net::TcpListener,
+    BoxError, Close, CloseReason, CodecLayer, Group, Request, ServiceBuilder, Session,
+    SessionLayer, SlowConsumer, codec::Lines, layers::OnOpenLayer, net::TcpListener,
 };
 use tokio::{sync::mpsc, time::timeout};
 
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 
-/// A server whose sessions are members of one group, and broadcast their peers' messages.
+/// A server whose sessions are members of one group. They broadcast their peers' messages.
 struct Room {
     group: Group<String>,
     address: SocketAddr,
@@ -66,7 +64,7 @@ impl Room {
         }
     }
 
-    /// Starts a member that reads until the end of its input, on a separate thread.
+    /// Starts a member on a separate thread. It reads until the end of its input.
     async fn reader(&mut self) -> thread::JoinHandle<usize> {
         let mut socket = TcpStream::connect(self.address).unwrap();
         self.joined.recv().await.unwrap();
@@ -119,8 +117,8 @@ fn member_that_reads_receives_a_whole_burst_within_the_byte_bound() {
                 }
                 assert_eq!(room.dropped.load(Relaxed), 0, "{threads} threads");
                 room.close();
-                let heard = tokio::task::spawn_blocking(|| reader.join().unwrap());
-                assert_eq!(heard.await.unwrap(), messages * length);
+                let read = tokio::task::spawn_blocking(|| reader.join().unwrap());
+                assert_eq!(read.await.unwrap(), messages * length);
                 drop(writer.join().unwrap());
             });
         }
@@ -146,8 +144,8 @@ fn publisher_that_waits_loses_no_message() {
         publishing.await.unwrap();
         room.close();
         for reader in readers {
-            let heard = tokio::task::spawn_blocking(|| reader.join().unwrap());
-            assert_eq!(heard.await.unwrap(), MESSAGES * LENGTH);
+            let read = tokio::task::spawn_blocking(|| reader.join().unwrap());
+            assert_eq!(read.await.unwrap(), MESSAGES * LENGTH);
         }
     });
 }

@@ -1,4 +1,4 @@
-//! Large amounts of data over real sockets, in frames that are views of the read buffer.
+//! Large amounts of data over real sockets. Frames are views of the read buffer.
 
 use std::sync::{
     Arc, Mutex,
@@ -30,13 +30,13 @@ const MAX_LEN: usize = 200_000;
 /// Length of a frame whose handler waits for a signal.
 const HELD: usize = 3;
 
-/// An echo that keeps, delays or moves some frames.
+/// An echo that may keep, delay or move frames.
 #[derive(Clone)]
 struct Echo {
     max_len: usize,
     max_frame: usize,
     release: Arc<Notify>,
-    /// Frames that were kept, about one in 30.
+    /// Kept frames: about one in 30.
     kept: Arc<Mutex<Vec<Frame>>>,
     /// Number of calls of the handler.
     called: Arc<AtomicU64>,
@@ -98,7 +98,8 @@ fn frame(size: usize) -> Bytes {
     frame.freeze()
 }
 
-/// Returns frames of many sizes, including those around the sizes of buffers: about 7 MB.
+/// Returns frames of many sizes, including those around the sizes of buffers. Their sum is
+/// about 7 MB.
 fn many() -> Vec<Bytes> {
     const SIZES: [usize; 18] = [
         0, 1, 100, 1_000, 4_092, 4_096, 8_187, 8_188, 8_189, 20_000, 32_768, 65_531, 65_532,
@@ -112,7 +113,7 @@ fn many() -> Vec<Bytes> {
         .collect()
 }
 
-/// Returns `frames` frames of 64 KiB, which make a session's buffers large.
+/// Returns `frames` frames of 64 KiB. They make a session's buffers large.
 fn bulk(frames: usize) -> Vec<u8> {
     frame(64 * 1024 - 4).repeat(frames)
 }
@@ -152,7 +153,7 @@ async fn frames_of_all_sizes_are_echoed_whole_even_if_some_are_kept() {
         assert_eq!(closed.reason, CloseReason::PeerClosed);
         assert_eq!(closed.stats.messages_in, 2 * frames.len() as u64);
 
-        // the kept frames are unchanged, and can be sent to another session
+        // The kept frames must be unchanged. They can be sent to another session.
         let mut other = server.dial().await;
         let session = soon(sessions.recv()).await.unwrap();
         let kept = std::mem::take(&mut *echo.kept.lock().unwrap());
@@ -228,7 +229,8 @@ async fn peer_that_pauses_within_a_frame_continues_where_it_stopped() {
             soon(io.read_exact(&mut rest)).await.unwrap();
             assert!(rest == next[next.len() - begun..], "{kind:?} {begun}");
         }
-        // a peer that ends within a frame is distinguished from one that ends after it
+        // The session must distinguish a peer that ends within a frame from one that ends after a
+        // frame.
         io.write_all(&[&large, &next[..40_000]].concat()[..40_000])
             .await
             .unwrap();
@@ -279,7 +281,7 @@ async fn shutdown_during_a_large_transfer_loses_no_answer() {
         let server = Server::new(kind, &echo).await;
         let (mut read, mut write) = split(server.dial().await);
         let session = soon(sessions.recv()).await.unwrap();
-        // more than the buffers between the server and a peer that does not read
+        // More than the buffers between the server and a peer that does not read.
         let sent = bulk(400);
         let writes = tokio::spawn({
             let sent = sent.clone();
@@ -290,8 +292,8 @@ async fn shutdown_during_a_large_transfer_loses_no_answer() {
         });
         let mut answers = vec![0; 3_000_000];
         soon(read.read_exact(&mut answers)).await.unwrap();
-        // until nothing moves for many polls: the answers wait for this peer, and unread data fills
-        // the server's socket
+        // Wait until nothing moves for many polls. Then the answers wait for this peer, and unread
+        // data fills the server's socket.
         soon(async {
             let (mut last, mut same) = (0, 0);
             while same < 20_000 {
@@ -302,7 +304,8 @@ async fn shutdown_during_a_large_transfer_loses_no_answer() {
             }
         })
         .await;
-        // no further data is sent: unread data would make the server reset the connection
+        // The peer must send no further data: unread data would make the server reset the
+        // connection.
         writes.abort();
         let _ = writes.await;
         server.stop.send(()).unwrap();
@@ -319,7 +322,7 @@ async fn shutdown_during_a_large_transfer_loses_no_answer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn read_ahead_stays_within_its_limit() {
-    // data that `Frames` has taken out of the buffer, which the limit does not include
+    // Maximum of data that `Frames` has taken out of the buffer. The limit does not include it.
     const TAKEN: u64 = 8 * 1024;
     for kind in KINDS {
         for (max_frame, in_bulk) in [(8 * 1024, false), (8 * 1024, true), (64 * 1024, false)] {
@@ -346,7 +349,7 @@ async fn read_ahead_stays_within_its_limit() {
             });
             let read_ahead = || session.stats().bytes_in - before;
             soon(async {
-                // until many polls read no more
+                // Wait until many polls read no more.
                 let (mut last, mut same) = (0, 0);
                 while last == 0 || same < 20_000 {
                     yield_now().await;
@@ -410,7 +413,7 @@ async fn over_websocket_each_message_is_a_frame_and_others_are_errors() {
 
     let (one, long) = (frame(10), frame(MAX_LEN + 1));
     let two = frame(10).repeat(2);
-    for (bad, said) in [
+    for (bad, expected) in [
         (&one[..12], "ended after 12 of 14 bytes"),
         (&two[..], "14 bytes left over"),
         (&long[..], "200001 bytes exceeds the maximum of 200000"),
@@ -419,12 +422,12 @@ async fn over_websocket_each_message_is_a_frame_and_others_are_errors() {
         let session = soon(sessions.recv()).await.unwrap();
         let bad = Message::Binary(Bytes::copy_from_slice(bad));
         ws.send(bad).await.unwrap();
-        // the session reads the frame that closes it, and answers it
+        // The session must read the frame that closes it, and answer it.
         while soon(ws.next()).await.is_some_and(|read| read.is_ok()) {}
         let closed = soon(session.closed()).await;
-        assert_eq!(closed.reason, CloseReason::Decode, "{said}");
+        assert_eq!(closed.reason, CloseReason::Decode, "{expected}");
         let source = closed.source.unwrap().to_string();
-        assert!(source.contains(said), "{source}");
+        assert!(source.contains(expected), "{source}");
     }
 }
 

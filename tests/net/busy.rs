@@ -35,14 +35,14 @@ use super::accept;
 
 /// Number of answers to the other peer.
 const ROUNDS: usize = 10;
-/// The flood ends after this multiple of the bound, so that a starved peer is served and the
-/// test fails.
+/// The flood ends after this multiple of the bound. Then a starved peer is served, and the test
+/// fails.
 const FLOOD_FACTOR: u64 = 100;
 const MAX_PAYLOAD: usize = 1024 * 1024;
 
 /// Payload of the busy peer's frames in bytes, and the maximum number of frames that the other
-/// peer waits for. A session yields after 128 units of work, of 32 messages or one large read
-/// each. An answer takes a few polls.
+/// peer waits for. A session yields after 128 units of work. A unit is 32 messages or one large
+/// read. An answer may take a few polls.
 const FLOODS: [(usize, u64); 4] = [
     (8, 20_000),
     (1024, 20_000),
@@ -111,7 +111,7 @@ async fn max_until_other_answer(
 
     let mut worst = 0;
     for round in 0..ROUNDS {
-        // the busy session makes progress
+        // The busy session must make progress.
         let seen = busy.stats().messages_in;
         while busy.stats().messages_in == seen && !flood.is_over() {
             yield_now().await;
@@ -153,7 +153,7 @@ async fn open<S: Pipeline<TcpStream>>(
     (handle, life)
 }
 
-/// A peer with two threads: one sends, and one reads the answers.
+/// A peer with two threads: one sends and one reads the answers.
 struct Flood {
     over: Arc<AtomicBool>,
     threads: [JoinHandle<()>; 2],
@@ -164,7 +164,7 @@ impl Flood {
     fn start(server: SocketAddr, payload: usize, frames: u64) -> Self {
         let mut frame = u32::try_from(payload).unwrap().to_be_bytes().to_vec();
         frame.resize(frame.len() + payload, b'x');
-        // small frames are sent in batches
+        // Small frames are sent in batches.
         let at_once = (64 * 1024 / frame.len()).max(1);
         let writes = frames / at_once as u64;
         let batch = frame.repeat(at_once);
@@ -173,7 +173,7 @@ impl Flood {
         let over = Arc::new(AtomicBool::new(false));
         let ends = Arc::clone(&over);
         let writer = thread::spawn(move || {
-            // until the server closes, which fails the write
+            // The write must fail once the server closes.
             let _ = (0..writes).try_for_each(|_| sends.write_all(&batch));
             ends.store(true, Relaxed);
         });

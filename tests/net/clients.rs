@@ -1,4 +1,4 @@
-//! `Client` over every transport, with one stack: sessions that echo, and reconnects.
+//! `Client` over every transport with one stack: sessions that echo, and reconnects.
 
 use std::{
     error::Error,
@@ -22,7 +22,7 @@ use tower::Layer;
 
 use crate::tls::kit::{Authority, NAME, app, settings, trusting};
 
-/// Returns the output of `future`, which must resolve within a minute.
+/// Returns the output of `future`. It must resolve within a minute.
 async fn soon<F: Future>(future: F) -> F::Output {
     timeout(Duration::from_secs(60), future)
         .await
@@ -67,23 +67,23 @@ fn listening() -> (
     impl Fn(LinkLayer<String>) -> BoxPipeline + Send + Sync + 'static,
     mpsc::UnboundedReceiver<String>,
 ) {
-    let (heard, messages) = mpsc::unbounded_channel();
+    let (sender, messages) = mpsc::unbounded_channel();
     let build = move |link| {
-        let heard = heard.clone();
+        let sender = sender.clone();
         BoxPipeline::new(
             ServiceBuilder::new()
                 .layer(CodecLayer::new(Lines::new()))
                 .layer(link)
                 .layer(SessionLayer::new())
                 .service_fn(move |request: Request<String>| {
-                    ready(heard.send(request.into_message()).map(|()| None::<String>))
+                    ready(sender.send(request.into_message()).map(|()| None::<String>))
                 }),
         )
     };
     (build, messages)
 }
 
-/// Sends over one session after another, whose peer echoes.
+/// Sends over one session after another. The peer echoes.
 async fn assert_echoes<C, A, T>(connector: C, target: A, kind: TransportKind)
 where
     C: Service<A, Response = Connection<T>, Error: Into<BoxError>, Future: Send>
@@ -110,7 +110,7 @@ where
 }
 
 #[tokio::test]
-async fn client_over_tls() {
+async fn client_reconnects_over_tls() {
     let (server, client) = tls();
     let address = serve(server.layer(app())).await;
     let target = (NAME.to_owned(), address.port());
@@ -118,7 +118,7 @@ async fn client_over_tls() {
 }
 
 #[tokio::test]
-async fn client_over_websocket() {
+async fn client_reconnects_over_websocket() {
     let address = serve(WsLayer::new().layer(app())).await;
     let url = format!("ws://{NAME}:{}/", address.port());
     let connector = WsConnectLayer::new().layer(connector());
@@ -126,7 +126,7 @@ async fn client_over_websocket() {
 }
 
 #[tokio::test]
-async fn client_over_websocket_and_tls() {
+async fn client_reconnects_over_websocket_and_tls() {
     let (server, client) = tls();
     let address = serve(server.layer(WsLayer::new().layer(app()))).await;
     let url = format!("wss://{NAME}:{}/", address.port());
@@ -135,7 +135,7 @@ async fn client_over_websocket_and_tls() {
 }
 
 #[tokio::test]
-async fn client_over_the_transport_of_its_url() {
+async fn url_selects_the_transport_of_its_client() {
     let (server, client) = tls();
     let plain = serve(WsLayer::new().layer(app())).await;
     let secure = serve(server.layer(WsLayer::new().layer(app()))).await;
@@ -151,7 +151,7 @@ async fn client_over_the_transport_of_its_url() {
 }
 
 #[tokio::test]
-async fn client_over_udp() {
+async fn client_reconnects_over_udp() {
     let listener = UdpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { getty::serve(listener, app()).await });

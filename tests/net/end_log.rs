@@ -20,7 +20,7 @@ use crate::{
     tls::kit::{Authority, app, settings},
 };
 
-/// Serves one connection on which the peer sends `bytes`, and returns the line about its end.
+/// Serves one connection on which the peer sends `bytes`. Returns the line about its end.
 async fn end_of(stack: impl Pipeline<DuplexStream>, bytes: &[u8]) -> Line {
     let (log, _guard) = Log::record();
     let (listener, connector) = memory(1024);
@@ -28,7 +28,7 @@ async fn end_of(stack: impl Pipeline<DuplexStream>, bytes: &[u8]) -> Line {
     let mut peer = connector.connect().await.unwrap().into_parts().0;
     peer.write_all(bytes).await.unwrap();
     let _ = peer.read_to_end(&mut Vec::new()).await;
-    // the connection's task still discards what the peer sends
+    // The connection's task still discards what the peer sends.
     drop(peer);
     for _ in 0..16 {
         tokio::task::yield_now().await;

@@ -1,5 +1,5 @@
-//! The ends of sessions over real sockets: flushed data arrives, and arrived messages are
-//! handled.
+//! The ends of sessions over real sockets. Flushed data must arrive, and arrived messages must
+//! be handled.
 
 use std::{
     sync::{
@@ -28,7 +28,7 @@ use tokio::{
 
 use crate::kinds::{App, KINDS, Kind, Server, soon};
 
-/// Answers every line with 3 MiB, and closes.
+/// Answers every line with 3 MiB and closes.
 struct Parting;
 
 const ANSWER: usize = 3 << 20;
@@ -57,7 +57,7 @@ async fn reply_before_a_close_arrives_while_the_peer_keeps_sending() {
                 if read == 0 {
                     break;
                 }
-                // heartbeats, even after the server has ended its direction
+                // Send heartbeats even after the server has ended its direction.
                 let _ = write.write_all(b"PING\n").await;
             }
         })
@@ -130,7 +130,7 @@ async fn lines_that_arrived_before_a_reset_are_handled() {
             }
         })
         .await;
-        // the reset is requested, or caused by unread answers
+        // Either request the reset, or let unread answers cause it.
         if !replies {
             let socket = socket2::SockRef::from(&peer);
             socket.set_linger(Some(Duration::ZERO)).unwrap();
@@ -144,7 +144,7 @@ async fn lines_that_arrived_before_a_reset_are_handled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_lines_are_handled_of_a_peer_that_ends_with_unread_answers() {
+async fn peer_that_ends_with_unread_answers_has_all_its_lines_handled() {
     for kind in KINDS {
         let (app, mut sessions) = Counting::new(true);
         let server = Server::new(kind, &app).await;
@@ -180,7 +180,7 @@ async fn messages_between_sessions_are_all_handled_before_a_close() {
 
     let handled = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&handled);
-    // a slow receiver that also sends heartbeats
+    // The receiver is slow and also sends heartbeats.
     let (receiver, receiver_task) = getty::connect(TcpConnector::new(), address, |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(LengthDelimited::new()))
@@ -227,7 +227,7 @@ async fn clients_of_a_unix_socket_see_no_reset_at_a_shutdown() {
             tokio::spawn(async move {
                 let (mut read, mut write) = split(client);
                 let writing = async {
-                    // until the server has ended: there are always messages in flight
+                    // Write until the server has ended. Then there are always messages in flight.
                     while write.write_all(b"in flight\n").await.is_ok() {
                         yield_now().await;
                     }
@@ -268,7 +268,7 @@ async fn sessions_over_tcp_that_echo_each_others_pushes_make_progress() {
     for _ in 0..8 {
         let handled = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&handled);
-        // a push is echoed once, and its echo is not answered
+        // A push is echoed once. The echo must not be answered.
         let echo = move |request: Request<Bytes>| {
             count.fetch_add(1, SeqCst);
             let mut message = request.into_message().to_vec();

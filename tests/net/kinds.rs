@@ -25,7 +25,7 @@ pub(crate) trait App {
     fn stack<T: Transport + Send + 'static>(&self) -> impl Pipeline<T> + Clone;
 }
 
-/// Returns the output of `future`, which must resolve within a minute.
+/// Returns the output of `future`. It must resolve within a minute.
 pub(crate) async fn soon<F: IntoFuture>(future: F) -> F::Output {
     timeout(Duration::from_secs(60), future)
         .await
@@ -47,7 +47,7 @@ pub(crate) enum Kind {
 /// All byte streams over sockets.
 pub(crate) const KINDS: [Kind; 3] = [Kind::Tcp, Kind::Unix, Kind::Tls];
 
-/// A server over one kind of socket, which runs until it is stopped.
+/// A server over one kind of socket. It runs until it is stopped.
 pub(crate) struct Server {
     address: Address,
     pub(crate) stop: oneshot::Sender<()>,

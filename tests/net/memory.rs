@@ -46,7 +46,8 @@ async fn writer_waits_while_the_memory_buffer_is_full() {
         let mut dialled = connector.connect().await.unwrap();
         let mut accepted = accept(&mut listener).await;
         let exchange = exchange(&mut dialled, &mut accepted);
-        // four bytes through a pipe of one, which is read only after the write
+        // Four bytes go through a pipe of one byte. It is read only after the write, so the write
+        // must wait.
         assert_pending!(tokio_test::task::spawn(exchange).poll());
     }
 }
@@ -64,7 +65,7 @@ async fn dial_is_refused_after_the_memory_listener_is_dropped() {
         report(&error),
         format!("cannot connect to {address}\nits listener is gone\n")
     );
-    // the connection that was not accepted ends
+    // The connection that was not accepted must end.
     assert_eq!(waiting.transport_mut().read(&mut [0]).await.unwrap(), 0);
 }
 
@@ -96,7 +97,7 @@ async fn dial_waits_for_room_in_the_memory_backlog_until_the_connect_timeout() {
     assert!(dial.is_woken());
     let dialled = assert_ready_ok!(dial.poll());
 
-    // the dial that timed out left no connection in between
+    // The dial that timed out must leave no connection in between.
     for _ in 1..BACKLOG {
         accept(&mut listener).await;
     }

@@ -86,7 +86,7 @@ async fn retry_dials_again_until_a_server_listens() {
 #[tokio::test(start_paused = true)]
 async fn timeout_ends_a_dial_before_the_connectors_own() {
     let (listener, connector) = memory(1);
-    // its queue is full because no task accepts
+    // Its queue is full because no task accepts.
     let mut waiting = Vec::new();
     for _ in 0..1024 {
         waiting.push(connector.connect().await.unwrap());

@@ -1,4 +1,4 @@
-//! A runtime and a listener per thread, all on one port, as in the example `per_core`.
+//! One port with a runtime and a listener per thread, as in the example `per_core`.
 
 use std::{
     collections::BTreeSet,
@@ -104,7 +104,7 @@ fn threads_that_share_a_port_each_keep_their_connections_to_the_end() {
         assert_eq!(peer.ask(), *thread, "a connection stays on its thread");
     }
 
-    // any thread may send to a session, here one without a runtime
+    // Any thread may send to a session. This one has no runtime.
     assert_eq!(group.len(), peers.len());
     let _ = group.broadcast("to all".to_owned());
     for (peer, _) in &mut peers {
@@ -122,6 +122,6 @@ fn threads_that_share_a_port_each_keep_their_connections_to_the_end() {
         .sum();
     assert_eq!(finished, peers.len());
     for (peer, _) in &mut peers {
-        assert_eq!(peer.line(), "", "the end");
+        assert_eq!(peer.line(), "", "the server ends the connection");
     }
 }

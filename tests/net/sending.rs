@@ -1,4 +1,4 @@
-//! Sends over real sockets: many senders, and a peer that is killed.
+//! Sends over real sockets with many senders and with a peer that is killed.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -15,7 +15,7 @@ use tokio::{
 
 const TIME_LIMIT: Duration = Duration::from_secs(60);
 
-/// Opens a session over a socket, on a new task.
+/// Opens a session over a socket on a new task.
 async fn open(socket: TcpStream) -> (Session<Bytes>, SessionTask) {
     let connector = service_fn(|socket| async { Ok::<_, BoxError>(Connection::new(socket)) });
     getty::connect(connector, socket, |link| {
@@ -63,7 +63,7 @@ async fn messages_of_a_hundred_senders_arrive_once_and_in_order() {
             tokio::spawn(async move {
                 let mut bytes = 0;
                 for number in 0..MESSAGES {
-                    // small messages, and some that are written by reference
+                    // Most messages are small. Some are written by reference.
                     let filler = if number % 50 == 0 {
                         20_000
                     } else {
@@ -112,8 +112,8 @@ async fn messages_of_a_hundred_senders_arrive_once_and_in_order() {
 /// Environment variable that is set if this program runs as the peer.
 const PEER_OF: &str = "GETTY_TEST_PEER_OF";
 
-/// The test starts itself again as the peer. With the variable set it connects, reads a little,
-/// and waits until it is killed.
+/// The test starts itself again as the peer. With the variable set it must connect, read a
+/// little, and wait until it is killed.
 #[cfg(unix)]
 #[tokio::test]
 async fn sender_fails_if_its_peer_is_killed_during_a_send() {
@@ -153,7 +153,7 @@ async fn sender_fails_if_its_peer_is_killed_during_a_send() {
             }
         }
     });
-    // the peer no longer reads and the kernel's buffers are full: a send is in progress
+    // The peer no longer reads and the kernel's buffers are full: a send is in progress.
     while session.stalled_since().is_none() || session.stats().bytes_out < 100_000 {
         tokio::task::yield_now().await;
     }
@@ -170,7 +170,7 @@ async fn sender_fails_if_its_peer_is_killed_during_a_send() {
         matches!(closed.reason, CloseReason::Io | CloseReason::PeerClosed),
         "{closed}"
     );
-    // later sends fail as well
+    // Later sends fail as well.
     let late = session.try_send(Bytes::from_static(b"late")).unwrap_err();
     assert_eq!(late.into_message().unwrap(), "late");
 }

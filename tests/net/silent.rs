@@ -13,7 +13,7 @@ pub(crate) async fn silent() -> (TcpListener, Vec<Socket>, SocketAddr) {
     let waiting = (0..8).map(|_| {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_nonblocking(true).unwrap();
-        // the first takes the only slot, and the handshakes of the others are not answered
+        // The first takes the only slot. The handshakes of the others will not be answered.
         let _ = socket.connect(&address.into());
         socket
     });

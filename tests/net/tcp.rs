@@ -19,7 +19,7 @@ use super::{accept, exchange, report, silent::silent};
 
 const ANY_PORT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 
-/// Returns a socket that is bound to `address`, and its address with the assigned port.
+/// Returns a socket that is bound to `address` and its address with the assigned port.
 fn bound(address: SocketAddr, reuse_address: bool) -> io::Result<(Socket, SocketAddr)> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_address(reuse_address)?;
@@ -148,7 +148,7 @@ fn assert_settings(socket: &SockRef<'_>) {
         Duration::from_secs(7)
     );
     assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
-    // Linux reports twice the requested size
+    // Linux reports twice the requested size.
     let asked = |bytes| [bytes, 2 * bytes];
     assert!(asked(20_000).contains(&socket.send_buffer_size().unwrap()));
     assert!(asked(30_000).contains(&socket.recv_buffer_size().unwrap()));
@@ -265,7 +265,7 @@ async fn connector_accepts_targets_of_many_types() {
     let address = listener.local_addr().unwrap();
     let connector = TcpConnector::new();
 
-    // as a service
+    // Dial with the connector as a service.
     let text: &'static str = address.to_string().leak();
     let mut dialed = vec![
         connector.clone().oneshot(address).await.unwrap(),
@@ -282,7 +282,7 @@ async fn connector_accepts_targets_of_many_types() {
             .await
             .unwrap(),
     ];
-    // by reference
+    // Dial with borrowed targets.
     let borrowed = address.to_string();
     dialed.push(connector.connect(borrowed.as_str()).await.unwrap());
     dialed.push(connector.connect(&[address][..]).await.unwrap());
@@ -302,7 +302,7 @@ async fn refused_dial_names_the_target() {
     assert_eq!(error.target(), address.to_string());
     assert!(report(&error).starts_with(&format!("cannot connect to {address}\n")));
 
-    // the same through the service
+    // The service must report the same failure.
     let mut connector = TcpConnector::new();
     let error = connector.call(address.to_string()).await.unwrap_err();
     assert_eq!(
@@ -339,7 +339,7 @@ async fn dial_without_an_answer_ends_at_the_connect_timeout() {
             .await
             .unwrap_err();
         assert!(error.is_timeout(), "{}", report(&error));
-        // tokio's timers count in milliseconds, and each address has one
+        // Each address has a timer, and tokio's timers may be late by a millisecond.
         let late = started.elapsed() - limit;
         assert!(late <= Duration::from_millis(3), "{late:?}");
     }
@@ -356,12 +356,13 @@ async fn silent_address_is_overtaken_by_the_next() {
         connector.connect(&[silent, silent, live][..]).await
     });
 
-    // the delays of two addresses have passed; the third is dialed in real time because it answers
+    // The delays of two addresses have passed. The third is dialed in real time because it
+    // answers.
     time::sleep(Duration::from_millis(500)).await;
     time::resume();
     let dialed = dial.await.unwrap().unwrap();
     assert_eq!(dialed.handle().peer_addr(), &Address::Ip(live));
-    // long before the connect timeout
+    // This is long before the connect timeout.
     assert!(started.elapsed() < Duration::from_secs(50));
 }
 
@@ -447,7 +448,7 @@ async fn dial_uses_the_local_address() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn self_connected_socket_is_refused_and_reset() {
-    // no other test uses this address; the socket keeps the port and shares it with the connector
+    // No other test uses this address. The socket keeps the port and shares it with the connector.
     let any = SocketAddr::from(([127, 0, 0, 3], 0));
     let (kept, address) = bound(any, true).unwrap();
     let connector = TcpConnector::new().with_local_addr(address);
@@ -456,7 +457,7 @@ async fn self_connected_socket_is_refused_and_reset() {
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     assert!(report(&error).contains("connected to itself"));
 
-    // an orderly close would keep the port occupied for a minute
+    // An orderly close would keep the port occupied for a minute.
     drop(kept);
     bound(address, false).unwrap();
 }

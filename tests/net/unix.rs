@@ -34,7 +34,7 @@ fn leave_stale(path: &Path) {
     assert!(path.exists());
 }
 
-/// Returns a listener with a full backlog, and the sockets that fill it.
+/// Returns a listener with a full backlog and the sockets that fill it.
 fn full(path: &Path) -> (std::os::unix::net::UnixListener, Vec<Socket>) {
     let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
     let address = SockAddr::unix(path).unwrap();
@@ -132,7 +132,7 @@ async fn socket_of_a_live_listener_is_kept() {
         )
     );
 
-    // the dial of the check
+    // Accept the dial of the check first.
     accept(&mut listener).await;
     let mut dialled = UnixConnector::new().connect(&path).await.unwrap();
     let mut accepted = accept(&mut listener).await;

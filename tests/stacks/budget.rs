@@ -1,7 +1,7 @@
 //! tower's `load_shed` under tokio's cooperative budget.
 //!
-//! `load_shed` refuses a request when its inner service is pending. When the budget of a task
-//! is used up, tokio's primitives are pending too, but that must not count as overload
+//! `load_shed` refuses a request when its inner service is pending. tokio's primitives are
+//! pending too once the budget of a task is used up. That must not count as overload
 //! (design.md: Why is readiness polled without the cooperative budget?).
 
 use std::{
@@ -23,7 +23,7 @@ use crate::support::{Peer, Server, echo, echo_sessions, line_sessions};
 struct ReadinessCost<S> {
     units: u32,
     inner: S,
-    /// A field with drop glue, as in every service with a tokio resource.
+    /// A field with drop glue. Every service with a tokio resource has one.
     _resource: Arc<()>,
 }
 
@@ -61,7 +61,7 @@ async fn replies(stack: BoxPipeline) -> Vec<String> {
     peer.say(&vec!["x"; 256].join("\n")).await;
     peer.finish().await;
     let mut replies = Vec::new();
-    while let Some(reply) = peer.hear().await {
+    while let Some(reply) = peer.receive().await {
         replies.push(reply);
     }
     replies
@@ -110,7 +110,7 @@ async fn readiness_that_costs_more_than_the_budget_refuses_no_connection() {
         for connection in connections {
             let mut peer = Peer::new(connection.unwrap().into_parts().0);
             peer.say("hello").await;
-            let reply = peer.hear().await;
+            let reply = peer.receive().await;
             assert_eq!(reply.as_deref(), Some("hello"), "{units} units");
         }
     }

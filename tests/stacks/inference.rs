@@ -26,7 +26,7 @@ fn app<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone + Sync {
         })
 }
 
-/// Returns the same stack, with the bounds of `Pipeline` written out.
+/// Returns the same stack. The bounds of `Pipeline` are written out.
 fn app_with_explicit_bounds<T: Transport + Send + 'static>()
 -> impl Service<Connection<T>, Response = Closed, Error = BoxError, Future: Send + 'static>
 + Clone
@@ -45,7 +45,7 @@ async fn reply(stack: impl Pipeline<DuplexStream>, line: &str) -> String {
     let server = Server::start(stack);
     let mut peer = server.dial().await;
     peer.say(line).await;
-    peer.hear().await.expect("a reply")
+    peer.receive().await.expect("the server replies")
 }
 
 #[tokio::test]
@@ -110,8 +110,8 @@ async fn per_session_stack_need_not_be_clone() {
         let (mut peer, _ended) = open(&mut stack).await;
         peer.say("a").await;
         peer.say("b").await;
-        assert_eq!(peer.hear().await.as_deref(), Some("1 a"));
-        assert_eq!(peer.hear().await.as_deref(), Some("2 b"));
+        assert_eq!(peer.receive().await.as_deref(), Some("1 a"));
+        assert_eq!(peer.receive().await.as_deref(), Some("2 b"));
     }
 }
 
@@ -133,7 +133,7 @@ async fn assert_no_reply(mut stack: impl Pipeline<DuplexStream>) {
     let (mut peer, ended) = open(&mut stack).await;
     peer.say("hello").await;
     peer.finish().await;
-    assert_eq!(peer.hear().await, None);
+    assert_eq!(peer.receive().await, None);
     let stats = ended.await.unwrap().unwrap().stats;
     assert_eq!((stats.messages_in, stats.messages_out), (1, 0));
 }

@@ -16,9 +16,9 @@ use tower::{
     util::{BoxCloneService, BoxService},
 };
 
-use crate::support::{Clock, Heard, Peer, Server, dial, echo, line_sessions, open, slow_echo};
+use crate::support::{Clock, Peer, Received, Server, dial, echo, line_sessions, open, slow_echo};
 
-/// Returns a stack with a limit of connections, and the semaphore of the limit.
+/// Returns a stack with a limit of connections and the semaphore of the limit.
 fn limited(connections: usize) -> (impl Pipeline<DuplexStream> + Clone, Arc<Semaphore>) {
     let permits = Arc::new(Semaphore::new(connections));
     let stack = ServiceBuilder::new()
@@ -32,7 +32,7 @@ fn limited(connections: usize) -> (impl Pipeline<DuplexStream> + Clone, Arc<Sema
 /// Sends a line. Returns `true` if the peer receives the reply.
 async fn is_answered(peer: &mut Peer) -> bool {
     peer.say("hello").await;
-    peer.hear().await.as_deref() == Some("hello")
+    peer.receive().await.as_deref() == Some("hello")
 }
 
 #[tokio::test(start_paused = true)]
@@ -40,7 +40,7 @@ async fn idle_listener_holds_no_permit_of_a_shared_limit() {
     let (stack, permits) = limited(1);
     let (idle, idle_connector) = net::memory(1024);
     let (busy, busy_connector) = net::memory(1024);
-    // The idle listener comes first, so it is polled first.
+    // The idle listener comes first. So it must be polled first.
     tokio::spawn(async move { serve_all((idle, busy), stack).await });
 
     let mut peer = dial(&busy_connector).await;
@@ -48,7 +48,7 @@ async fn idle_listener_holds_no_permit_of_a_shared_limit() {
     assert_eq!(permits.available_permits(), 0);
     drop(peer);
 
-    // The same again, after both listeners were polled.
+    // The same must hold after both listeners were polled.
     let mut peer = dial(&busy_connector).await;
     assert!(is_answered(&mut peer).await);
     drop(peer);
@@ -72,9 +72,12 @@ async fn two_listeners_share_one_limit() {
     assert!(is_answered(&mut first).await);
     let mut second = dial(&other_connector).await;
     second.say("hello").await;
-    assert_eq!(second.hear_until(clock.at(9)).await, Heard::Nothing);
+    assert_eq!(second.receive_until(clock.at(9)).await, Received::Nothing);
     drop(first);
-    assert_eq!(second.hear_until(clock.at(10)).await, Heard::line("hello"));
+    assert_eq!(
+        second.receive_until(clock.at(10)).await,
+        Received::line("hello")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -98,10 +101,10 @@ async fn idle_session_holds_no_permit() {
     server.stop().await;
 }
 
-/// When tower's `LoadShed` refuses, it has polled the limit inside, and that poll stays in the
-/// limit's queue. A session that keeps this clone and receives no further message would get the
-/// next free permit and never release it
-/// (design.md: Why does the loop replace its clone of the stack?).
+/// When tower's `LoadShed` refuses, it has polled the limit inside. That poll stays in the
+/// limit's queue. A session that kept this clone and received no further message would get the
+/// next free permit. It would never release it (design.md: Why does the loop replace its clone
+/// of the stack?).
 #[tokio::test(start_paused = true)]
 async fn idle_session_that_was_shed_does_not_starve_others() {
     let permits = Arc::new(Semaphore::new(1));
@@ -117,10 +120,13 @@ async fn idle_session_that_was_shed_does_not_starve_others() {
     let (mut busy, _busy_ended) = open(&mut stack).await;
     let (mut idle, _idle_ended) = open(&mut stack).await;
     busy.say("hello").await;
-    assert_eq!(busy.hear_until(clock.at(1)).await, Heard::Nothing);
+    assert_eq!(busy.receive_until(clock.at(1)).await, Received::Nothing);
     idle.say("hello").await;
-    assert_eq!(idle.hear().await.as_deref(), Some("ERR service overloaded"));
-    assert_eq!(busy.hear().await.as_deref(), Some("hello"));
+    assert_eq!(
+        idle.receive().await.as_deref(),
+        Some("ERR service overloaded")
+    );
+    assert_eq!(busy.receive().await.as_deref(), Some("hello"));
 
     // `idle` sends nothing more. The permit is free for the others.
     for second in [6, 9] {

@@ -1,5 +1,5 @@
-//! Whole stacks as applications write them: tower's layers on both sides of `SessionLayer`,
-//! third-party layers, and stacks that must compile without type annotations.
+//! Whole stacks as applications write them. They contain tower's layers on both sides of
+//! `SessionLayer` and third-party layers. Some must compile without type annotations.
 
 mod budget;
 mod inference;

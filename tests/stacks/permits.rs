@@ -18,13 +18,13 @@ use tokio::sync::Semaphore;
 use tower::{limit::GlobalConcurrencyLimitLayer, steer::Steer, util::BoxCloneSyncService};
 
 use crate::support::{
-    Clock, Heard, Peer, dial, echo, echo_sessions, line_sessions, open, settle, slow_echo,
+    Clock, Peer, Received, dial, echo, echo_sessions, line_sessions, open, settle, slow_echo,
 };
 
 /// Sends a line and returns the reply.
 async fn reply(peer: &mut Peer) -> Option<String> {
     peer.say("hello").await;
-    peer.hear().await
+    peer.receive().await
 }
 
 fn limit(permits: &Arc<Semaphore>) -> GlobalConcurrencyLimitLayer {
@@ -136,8 +136,8 @@ fn error_to_reply(result: Result<String, BoxError>) -> Result<String, BoxError> 
     Ok(result.unwrap_or_else(|error| format!("ERR {error}")))
 }
 
-/// The name of a case, and a message stack that refuses a message when no permit is free and
-/// turns the refusal into a reply.
+/// The name of a case and its message stack. The stack must refuse a message when no permit is
+/// free, and turn the refusal into a reply.
 type Stack = (&'static str, fn(&Arc<Semaphore>) -> BoxPipeline);
 
 const STACKS: &[Stack] = &[
@@ -208,10 +208,14 @@ async fn idle_session_that_was_shed_holds_no_permit_whichever_layer_replied() {
         let (mut busy, _busy_ended) = open(&mut stack).await;
         let (mut idle, _idle_ended) = open(&mut stack).await;
         busy.say("hello").await;
-        assert_eq!(busy.hear_until(clock.at(1)).await, Heard::Nothing, "{name}");
+        assert_eq!(
+            busy.receive_until(clock.at(1)).await,
+            Received::Nothing,
+            "{name}"
+        );
         let refusal = reply(&mut idle).await;
         assert_eq!(refusal.as_deref(), Some("ERR service overloaded"), "{name}");
-        assert_eq!(busy.hear().await.as_deref(), Some("hello"), "{name}");
+        assert_eq!(busy.receive().await.as_deref(), Some("hello"), "{name}");
         settle().await;
         assert_eq!(permits.available_permits(), 1, "{name}");
         for peer in [&mut busy, &mut idle] {
@@ -222,8 +226,8 @@ async fn idle_session_that_was_shed_holds_no_permit_whichever_layer_replied() {
     }
 }
 
-/// A service that is polled ready and not called keeps its permit. This happens when a layer
-/// replies itself, or in tower's `Steer`, which polls all its services and calls one.
+/// A service that is polled ready and not called keeps its permit. This may happen when a layer
+/// replies itself. tower's `Steer` does it too: it polls all its services and calls one.
 #[tokio::test(start_paused = true)]
 async fn idle_session_holds_no_permit_that_its_last_message_did_not_use() {
     let permits = Arc::new(Semaphore::new(1));
@@ -256,7 +260,7 @@ async fn idle_session_holds_no_permit_that_its_last_message_did_not_use() {
         settle().await;
         assert_eq!(permits.available_permits(), 1);
         other.say("limited").await;
-        assert_eq!(other.hear().await.as_deref(), Some("limited"));
+        assert_eq!(other.receive().await.as_deref(), Some("limited"));
         settle().await;
         assert_eq!(permits.available_permits(), 1);
     }

@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// Builds a boxed stack with the codec `LinesCodec`, a session layer and a message stack.
+/// Builds a boxed stack of the codec `LinesCodec`, a session layer and a message stack.
 ///
 /// It is a macro because a function would need a long list of bounds for the message stack.
 macro_rules! line_sessions {
@@ -51,7 +51,7 @@ pub(crate) async fn settle() {
     }
 }
 
-/// Clock of a test with paused time, in whole seconds since the start.
+/// Clock of a test with paused time. Returns whole seconds since the start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(Instant);
 
@@ -64,7 +64,8 @@ impl Clock {
         self.0 + Duration::from_secs(second)
     }
 
-    /// Returns the current second, rounded: tokio's timers may be late by a millisecond.
+    /// Returns the current second. It is rounded, because tokio's timers may be late by a
+    /// millisecond.
     pub(crate) fn second(self) -> u64 {
         (self.0.elapsed() + Duration::from_millis(500)).as_secs()
     }
@@ -84,7 +85,7 @@ impl Peer {
     }
 
     pub(crate) async fn say(&mut self, line: &str) {
-        // If the connection was refused, the write fails. The test sees that in `hear`.
+        // If the connection was refused, the write may fail. The test sees that in `receive`.
         let _ = self.io.write_all(format!("{line}\n").as_bytes()).await;
     }
 
@@ -93,31 +94,31 @@ impl Peer {
         self.io.shutdown().await.unwrap();
     }
 
-    /// Returns the next line, or `None` at the end of the connection.
-    pub(crate) async fn hear(&mut self) -> Option<String> {
+    /// Returns the next line. Returns `None` at the end of the connection.
+    pub(crate) async fn receive(&mut self) -> Option<String> {
         // The deadline makes a test fail that would otherwise hang.
         let deadline = Instant::now() + Duration::from_secs(100);
-        match self.hear_until(deadline).await {
-            Heard::Line(line) => Some(line),
-            Heard::End => None,
-            Heard::Nothing => panic!("no line within 100 seconds"),
+        match self.receive_until(deadline).await {
+            Received::Line(line) => Some(line),
+            Received::End => None,
+            Received::Nothing => panic!("no line within 100 seconds"),
         }
     }
 
     /// Waits for the next line until `deadline`.
-    pub(crate) async fn hear_until(&mut self, deadline: Instant) -> Heard {
+    pub(crate) async fn receive_until(&mut self, deadline: Instant) -> Received {
         let mut line = String::new();
         match timeout_at(deadline, self.io.read_line(&mut line)).await {
-            Ok(Ok(0) | Err(_)) => Heard::End,
-            Ok(Ok(_)) => Heard::Line(line.trim_end().to_owned()),
-            Err(_) => Heard::Nothing,
+            Ok(Ok(0) | Err(_)) => Received::End,
+            Ok(Ok(_)) => Received::Line(line.trim_end().to_owned()),
+            Err(_) => Received::Nothing,
         }
     }
 }
 
-/// Result of [`Peer::hear_until`].
+/// Result of [`Peer::receive_until`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Heard {
+pub(crate) enum Received {
     Line(String),
     /// The connection ended.
     End,
@@ -125,7 +126,7 @@ pub(crate) enum Heard {
     Nothing,
 }
 
-impl Heard {
+impl Received {
     pub(crate) fn line(line: &str) -> Self {
         Self::Line(line.to_owned())
     }
@@ -169,7 +170,7 @@ impl Server {
     }
 }
 
-/// Calls `stack` with one connection, without a listener.
+/// Calls `stack` with one connection and without a listener.
 pub(crate) async fn open<S>(stack: &mut S) -> (Peer, JoinHandle<Result<Closed, BoxError>>)
 where
     S: Pipeline<DuplexStream>,

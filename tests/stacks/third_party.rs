@@ -1,5 +1,5 @@
-//! Third-party layers on connections: layers that refuse, and layers that move a connection's
-//! future to a task (design.md: What if a layer moves a connection's future to another task?).
+//! Third-party layers on connections. Some refuse. Others move a connection's future to a task
+//! (design.md: What if a layer moves a connection's future to another task?).
 
 use std::{
     future::Future,
@@ -20,7 +20,7 @@ use tower::{ServiceExt, util::MapRequest};
 
 use crate::support::{Server, dial, echo_sessions, line_sessions, settle};
 
-/// The close records of connections, from their close callbacks.
+/// The close records of connections. Their close callbacks add them.
 #[derive(Clone, Debug, Default)]
 struct Records(Arc<Mutex<Vec<Closed>>>);
 
@@ -187,7 +187,7 @@ async fn error_of_a_refusing_layer_is_the_source_of_the_close() {
         let records = Records::default();
         let server = Server::start(records.observe(stack()));
         let mut peer = server.dial().await;
-        assert_eq!(peer.hear().await, None, "{name}");
+        assert_eq!(peer.receive().await, None, "{name}");
         settle().await;
         assert_eq!(records.take(), [*expected], "{name}");
         // By now the layer that returns later has returned.
@@ -216,9 +216,9 @@ async fn error_of_a_refusing_layer_is_the_source_of_the_close_in_a_client_too() 
 /// Behaviour of the layer's future while the connection's future runs in a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outer {
-    /// Awaits the task, like an executor layer.
+    /// Awaits the task like an executor layer.
     AwaitTask,
-    /// Fails after a second and leaves the task running, like a timeout that does not cancel.
+    /// Fails after a second and leaves the task running. A timeout that does not cancel does this.
     Fail,
 }
 
@@ -275,8 +275,8 @@ async fn session_in_another_task_ends_with_the_future_of_its_connection() {
     let server = Server::start(detached(Outer::Fail, &records));
     let mut peer = server.dial().await;
     peer.say("hello").await;
-    assert_eq!(peer.hear().await.as_deref(), Some("hello"));
-    assert_eq!(peer.hear().await, None);
+    assert_eq!(peer.receive().await.as_deref(), Some("hello"));
+    assert_eq!(peer.receive().await, None);
     settle().await;
     assert_eq!(records.take(), ["dropped while open; timed out"]);
     assert_eq!(server.stop().await, Drained::default());
@@ -302,7 +302,7 @@ async fn shutdown_waits_for_a_session_whose_connection_future_has_completed() {
     });
     let serving: JoinHandle<_> = tokio::spawn(serving.into_future());
     let mut peers = Vec::new();
-    // One handler finishes within the drain deadline of five seconds, the other does not.
+    // One handler can finish within the drain deadline of five seconds. The other cannot.
     for seconds in ["4", "40"] {
         let mut peer = dial(&connector).await;
         peer.say(seconds).await;
@@ -312,7 +312,7 @@ async fn shutdown_waits_for_a_session_whose_connection_future_has_completed() {
     stop.send(()).unwrap();
     let drained = serving.await.unwrap().unwrap();
     assert_eq!((drained.finished, drained.aborted), (1, 1));
-    assert_eq!(peers[0].hear().await.as_deref(), Some("4"));
+    assert_eq!(peers[0].receive().await.as_deref(), Some("4"));
     assert_eq!(records.take()[0], "dropped while open; timed out");
 }
 
@@ -324,9 +324,9 @@ async fn session_in_an_awaited_task_ends_with_the_server() {
     let serving = tokio::spawn(serve(listener, stack).into_future());
     let mut peer = dial(&connector).await;
     peer.say("hello").await;
-    assert_eq!(peer.hear().await.as_deref(), Some("hello"));
+    assert_eq!(peer.receive().await.as_deref(), Some("hello"));
     serving.abort();
-    assert_eq!(peer.hear().await, None);
+    assert_eq!(peer.receive().await, None);
     settle().await;
     assert_eq!(records.take(), [CloseReason::Dropped.to_string()]);
 }
@@ -352,7 +352,7 @@ async fn client_session_in_another_task_ends_with_the_future_of_the_client() {
             Outer::Fail => assert!(task.await.is_err()),
         }
         let closed = tokio::time::timeout(Duration::from_secs(60), session.closed()).await;
-        let closed = closed.expect("the session closes");
+        let closed = closed.expect("the session must close");
         assert_eq!(closed.reason, CloseReason::Dropped);
         assert_eq!(records.take().len(), 1);
     }

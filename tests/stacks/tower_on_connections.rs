@@ -1,11 +1,11 @@
-//! Effects of tower's layers outside `SessionLayer`, where a request is a connection.
+//! Effects of tower's layers outside `SessionLayer`. Each request is a connection.
 //!
 //! Each row serves two connections with one stack. Both peers connect at second 0 and send
 //! `hello`. The handler replies at once. Both peers disconnect at second 60.
 //!
-//! The layer under test is the first layer of its row. The expectations are what is seen
-//! outside it: the second at which the stack was called with the connection, the second of
-//! the reply, and the second and the reason of the end.
+//! The layer under test is the first layer of its row. The expectations are times outside that
+//! layer, in seconds: the call of the stack with the connection, the reply, and the end with
+//! its reason.
 
 use std::{
     fmt,
@@ -27,7 +27,7 @@ use tower::{
     util::{BoxCloneService, BoxService},
 };
 
-use crate::support::{Clock, Heard, Peer, Server, echo_sessions};
+use crate::support::{Clock, Peer, Received, Server, echo_sessions};
 
 /// A stack for one listener: tower's `BoxService` is not `Clone`.
 type Stack = BoxService<Connection<DuplexStream>, Closed, BoxError>;
@@ -308,7 +308,7 @@ const ROWS: &[Row] = &[
                 .service(echo_sessions())
                 .boxed()
         },
-        // Each connection is tried once, by a clone of the inner stack with its own count.
+        // Each connection is tried once by a clone of the inner stack with a separate count.
         first: "called 0, ended 0: refused; attempt 1",
         second: "called 0, ended 0: refused; attempt 2",
     },
@@ -330,19 +330,19 @@ async fn tower_layers_outside_the_session_layer_act_on_connections() {
             peer.say("hello").await;
             let mut answered = None;
             loop {
-                match peer.hear_until(clock.at(60)).await {
-                    Heard::Line(line) => {
+                match peer.receive_until(clock.at(60)).await {
+                    Received::Line(line) => {
                         assert_eq!(line, "hello", "{}", row.name);
                         answered = Some(clock.second());
                     }
-                    Heard::End => return answered,
-                    Heard::Nothing => break,
+                    Received::End => return answered,
+                    Received::Nothing => break,
                 }
             }
             if answered.is_none() {
-                // This connection waited for the first one, which has just disconnected.
-                let heard = peer.hear_until(clock.at(61)).await;
-                assert_eq!(heard, Heard::line("hello"), "{}", row.name);
+                // This connection waited for the first one. That one has just disconnected.
+                let received = peer.receive_until(clock.at(61)).await;
+                assert_eq!(received, Received::line("hello"), "{}", row.name);
                 answered = Some(clock.second());
             }
             answered
@@ -389,7 +389,7 @@ impl fmt::Display for Note {
 
 impl std::error::Error for Note {}
 
-/// Records the times of the call and of its end, and the result.
+/// Records the result and the times of the call and of its end.
 #[derive(Debug)]
 struct Recorder<S> {
     inner: S,
@@ -481,12 +481,12 @@ async fn layer_that_moves_the_inner_service_into_a_future_requires_clone() {
     for second in [0, 7] {
         let mut peer = server.dial().await;
         peer.say("hello").await;
-        assert_eq!(peer.hear().await.as_deref(), Some("hello"));
+        assert_eq!(peer.receive().await.as_deref(), Some("hello"));
         assert_eq!(clock.second(), second);
     }
 }
 
-/// A layer that awaits something before it calls the inner service, as a handshake does.
+/// A layer that awaits something before it calls the inner service. Handshakes do so.
 #[derive(Clone, Debug)]
 struct CloneForEach;
 

@@ -1,11 +1,11 @@
-//! Effects of tower's layers inside `SessionLayer`, where a request is a message.
+//! Effects of tower's layers inside `SessionLayer`. Each request is a message.
 //!
 //! Each row serves two sessions with one stack. Up to eight messages of a session may be in
 //! flight. At second 0 the first peer sends `one` and `two`, the second sends `three`. The
 //! handler echoes each message after three seconds. Both peers disconnect at second 60.
 //!
-//! The expectations list the lines that each peer received, with their second, and the end of
-//! its session.
+//! The expectations list the lines that each peer received, with their seconds. The end of the
+//! session follows.
 
 use std::{
     collections::HashSet,
@@ -27,7 +27,7 @@ use tower::{
     util::{BoxCloneSyncService, BoxService},
 };
 
-use crate::support::{Clock, Heard, Peer, line_sessions, open, slow_echo};
+use crate::support::{Clock, Peer, Received, line_sessions, open, slow_echo};
 
 struct Row {
     name: &'static str,
@@ -455,7 +455,8 @@ async fn tower_layers_inside_the_session_layer_act_on_messages() {
         one.say("one").await;
         one.say("two").await;
         other.say("three").await;
-        let (mut first, mut second) = tokio::join!(hear_all(one, clock), hear_all(other, clock));
+        let (mut first, mut second) =
+            tokio::join!(receive_all(one, clock), receive_all(other, clock));
         for (events, ended) in [(&mut first, one_ended), (&mut second, other_ended)] {
             let closed = ended.await.unwrap().unwrap();
             *events += &closed.reason.to_string();
@@ -468,17 +469,17 @@ async fn tower_layers_inside_the_session_layer_act_on_messages() {
     }
 }
 
-/// Returns the lines that the peer received, each with its second, and then the second at
-/// which the peer or the server disconnected.
-async fn hear_all(mut peer: Peer, clock: Clock) -> String {
+/// Returns the lines that the peer received, each with its second. The last element is the
+/// second at which the peer or the server disconnected.
+async fn receive_all(mut peer: Peer, clock: Clock) -> String {
     let mut events = String::new();
     loop {
-        let heard = peer.hear_until(clock.at(60)).await;
+        let received = peer.receive_until(clock.at(60)).await;
         events += &clock.second().to_string();
         events += " ";
-        match heard {
-            Heard::Line(line) => events += &format!("{line}, "),
-            Heard::End | Heard::Nothing => return events,
+        match received {
+            Received::Line(line) => events += &format!("{line}, "),
+            Received::End | Received::Nothing => return events,
         }
     }
 }

@@ -1,13 +1,14 @@
 //! Placement of the load on one processor and of the server on the others.
 //!
-//! With as many busy threads as processors, the kernel's placement of the threads changes CPU
-//! time by a tenth. A fixed placement gives sharper comparisons, which are less natural.
+//! The kernel's placement of threads may change CPU time by a tenth if as many threads are busy
+//! as there are processors. A fixed placement gives sharper comparisons, but it is less
+//! natural.
 
 use std::io;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// Restricts the calling thread, and all that it starts, to one processor.
+/// Restricts the calling thread and all threads that it starts to one processor.
 ///
 /// # Errors
 ///
@@ -21,8 +22,8 @@ pub fn keep_to_one() -> io::Result<()> {
     Ok(sched_setaffinity(None, &one)?)
 }
 
-/// Moves the calling thread, and all that it starts, to the processors that were not allowed so
-/// far.
+/// Moves the calling thread and all threads that it starts to the processors that were not
+/// allowed so far.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! A check that a server does its work. Without it, its figures would mean nothing.
+//! A check that a server does its work. Figures without it would mean nothing.
 
 use std::{
     io::{self, Read, Write},
@@ -14,7 +14,7 @@ use crate::{
     websocket,
 };
 
-/// Checks that a server echoes frames, on several connections at once. Some frames are larger
+/// Checks that a server echoes frames on several connections at once. Some frames are larger
 /// than any read.
 ///
 /// # Panics

@@ -1,9 +1,9 @@
-//! A server in a child process, which gives it separate CPU time and memory.
+//! A server in a child process. So it has separate CPU time and memory.
 //!
-//! The child is this program, or that of a peer, with the arguments `serve <kind> <placement>`.
-//! It prints `listening <address>`. Then it answers each line on standard input with its CPU
-//! time in nanoseconds. It will exit when standard input ends, which also covers a crash of the
-//! parent.
+//! The child is this program or that of a peer. Its arguments are `serve <kind> <placement>`.
+//! It must print `listening <address>`. Then it must answer each line on standard input with
+//! its CPU time in nanoseconds. It will exit when standard input ends, which also covers a
+//! crash of the parent.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -43,7 +43,7 @@ impl Placement {
             .ok_or_else(|| io::Error::other(format!("unknown placement {name:?}")))
     }
 
-    /// Moves the calling thread, and all that it starts, to these processors.
+    /// Moves the calling thread and all threads that it starts to these processors.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! CPU time from the nanosecond clocks of the kernel, user and system time together.
+//! CPU time from the nanosecond clocks of the kernel: user and system time together.
 //!
 //! The kernel updates these clocks at each context switch. They are exact enough for runs of a
 //! fraction of a second; `/proc/<pid>/stat` has a resolution of 10 ms.

@@ -11,9 +11,9 @@ const MASK: [u8; 4] = [0x5a, 0xc3, 0x96, 0x0f];
 /// The form of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// A 4-byte big-endian length, then the payload.
+    /// A 4-byte big-endian length and the payload.
     Length,
-    /// A complete binary WebSocket frame of a client, masked.
+    /// A complete and masked binary WebSocket frame of a client.
     Masked,
     /// A complete binary WebSocket frame of a server.
     Unmasked,
@@ -50,11 +50,11 @@ pub const MAX_PAYLOAD: usize = 16 * 1024 * 1024;
 /// Maximum number of slices in one write. Larger windows are written in several parts.
 const SLICES: usize = 16;
 
-/// An endless stream of frames with different contents, addressed by byte position.
+/// An endless stream of frames with different contents. Bytes are addressed by their position.
 ///
-/// The frames repeat after about 64 KiB. These bytes stay in the cache, so sending costs one
-/// copy and checking one comparison. If a server loses, repeats or swaps frames, or sends them
-/// on another connection, the bytes will differ.
+/// The frames repeat after about 64 KiB. These bytes stay in the cache, so sending must cost
+/// only a copy and checking a comparison. The bytes will differ if a server loses, repeats or
+/// swaps frames, or sends them on another connection.
 #[derive(Clone, Debug)]
 pub struct Frames {
     ring: Vec<u8>,
@@ -168,7 +168,7 @@ impl Frames {
     }
 }
 
-/// A range of the stream, for a vectored write.
+/// A range of the stream for a vectored write.
 #[derive(Debug)]
 pub struct Slices<'a> {
     slices: [IoSlice<'a>; SLICES],

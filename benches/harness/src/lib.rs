@@ -1,4 +1,4 @@
-//! Everything that a compared server needs: the protocol of child processes, the frames, and a
+//! Common parts of all compared servers: the protocol of child processes, the frames, and a
 //! runtime.
 //!
 //! This crate does not depend on getty. The servers in `benches/peers` need no new build when
@@ -17,7 +17,7 @@ use frames::Form;
 /// Protocol of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// Length-delimited frames: a 4-byte big-endian length, then the payload.
+    /// Length-delimited frames: a 4-byte big-endian length and the payload.
     Length,
     /// Binary WebSocket messages.
     WebSocket,

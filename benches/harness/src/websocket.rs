@@ -1,4 +1,4 @@
-//! The opening handshake of a WebSocket, on the client's side.
+//! The opening handshake of a WebSocket on the client's side.
 
 use std::io::{self, Read, Write};
 
@@ -19,7 +19,7 @@ pub fn open(mut stream: impl Read + Write) -> io::Result<()> {
     stream.write_all(REQUEST)?;
     let mut head = Vec::new();
     let mut buffer = [0; 512];
-    // A server sends nothing before the first message, so no bytes can follow the response.
+    // A server must not send before the first message. So no bytes can follow the response.
     while !head.ends_with(b"\r\n\r\n") {
         let length = stream.read(&mut buffer)?;
         if length == 0 || head.len() > LONGEST_HEAD {

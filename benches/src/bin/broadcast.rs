@@ -1,5 +1,5 @@
-//! Measures one message to many connections, in memory and on one thread: getty's groups beside
-//! hand-written code.
+//! Measures one message to many connections in memory and on one thread. Compares getty's
+//! groups with hand-written code.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! Compares echo servers under the same load, each in a child process. `--help` lists the
+//! Compares echo servers under the same load. Each runs in a child process. `--help` lists the
 //! options.
 
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! Measures the session loop beside hand-written loops, in memory and on one thread.
+//! Measures the session loop beside hand-written loops. All run in memory and on one thread.
 
 use std::process::ExitCode;
 

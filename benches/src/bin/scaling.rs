@@ -192,7 +192,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Measures all servers. The result is ordered by server, then by round.
+    /// Measures all servers. The result is ordered by server and then by round.
     fn measure(&self, table: Table, connections: usize) -> io::Result<Vec<Vec<Measured>>> {
         let mut measured = vec![Vec::new(); self.servers.len()];
         for (round, index) in schedule(self.rounds, self.servers.len()) {
@@ -225,7 +225,7 @@ impl Plan {
                 load::sample(&mut server, self.duration, |duration| load.run(duration))?
             }
         };
-        // Measured under load, so that it contains the memory between a read and a write.
+        // Must be measured under load. Then it contains the memory between a read and a write.
         let resident = memory::resident(server.pid())?;
         Ok(Measured { sample, resident })
     }

@@ -1,5 +1,5 @@
-//! Compares UDP echo servers under the same load, each in a child process. `--help` lists the
-//! options.
+//! Compares UDP echo servers under the same load. Each runs in a child process. `--help` lists
+//! the options.
 
 use std::{
     io,
@@ -122,7 +122,7 @@ fn shapes(cases: &str) -> Result<Vec<Shape>, BoxError> {
     cases.split(',').map(Shape::of_datagrams).collect()
 }
 
-/// Measures and prints the resident memory of peers, before and after they expire.
+/// Measures and prints the resident memory of peers before and after they expire.
 #[expect(clippy::cast_precision_loss, reason = "the figures are read by people")]
 fn print_memory(peers: usize, workers: usize) -> io::Result<()> {
     let server = udp::start(Kind::Getty, Placement::Anywhere, workers)?;

@@ -1,4 +1,4 @@
-//! Echo servers over TCP, each in a new process in every round.
+//! Echo servers over TCP. Each starts in a new process in every round.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use crate::{
     measure::Sample,
 };
 
-/// Measures all candidates under the same load, in turns.
+/// Measures all candidates in turns under the same load.
 pub(super) fn compare(
     case: Case,
     shape: Shape,

@@ -24,8 +24,8 @@ pub(super) struct Idle {
     servers: Vec<(&'static str, Quartiles)>,
 }
 
-/// Measures all candidates, one after another. A candidate that fails will be left out, and the
-/// reason is in the second result.
+/// Measures all candidates one after another. A candidate that fails will be left out. The
+/// second result has the reason.
 pub(super) fn compare(case: Case, candidates: &[&Candidate], plan: &Plan) -> (Idle, Vec<String>) {
     let mut servers = Vec::new();
     let mut failures = Vec::new();
@@ -71,7 +71,7 @@ impl Idle {
         self.case
     }
 
-    /// Returns the median of each server, in the order of the table.
+    /// Returns the median of each server in the order of the table.
     pub(super) fn medians(&self) -> impl Iterator<Item = (&str, f64)> {
         self.servers
             .iter()
@@ -85,7 +85,7 @@ impl Idle {
     }
 }
 
-/// Formats the rows of the table, without its heading.
+/// Formats the rows of the table without its heading.
 impl fmt::Display for Idle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, figures) in &self.servers {

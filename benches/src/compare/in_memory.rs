@@ -1,4 +1,4 @@
-//! Broadcasts and calls, which need no socket. They run on the calling thread.
+//! Broadcasts and calls. They need no socket and run on the calling thread.
 
 use std::{io, panic, time::Instant};
 
@@ -18,7 +18,7 @@ const PAYLOAD: usize = 1024;
 /// Number of calls in a sample.
 const CALLS: usize = 300_000;
 
-/// Compares one message to many members, over transports that only count.
+/// Compares one message to many members over transports that only count.
 pub(super) fn broadcast(case: Case, members: usize, plan: &Plan) -> (Measured, Vec<String>) {
     let names = Kind::ALL.map(Kind::name);
     take_turns(
@@ -34,7 +34,7 @@ pub(super) fn broadcast(case: Case, members: usize, plan: &Plan) -> (Measured, V
     )
 }
 
-/// Compares calls to an echo, in memory.
+/// Compares calls to an echo in memory.
 pub(super) fn calls(case: Case, by_id: bool, tasks: usize, plan: &Plan) -> (Measured, Vec<String>) {
     let callers = if by_id {
         [Caller::MultiplexByHand, Caller::Multiplex]

@@ -31,18 +31,18 @@ use crate::{affinity, child::Placement, measure::machine, server::Protocol};
 /// Cases with the same contestants and the same references.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
-    /// Echo servers of one protocol over TCP, each in a child process.
+    /// Echo servers of one protocol over TCP. Each runs in a child process.
     Echo(Protocol),
-    /// Echo servers over UDP, each in a child process.
+    /// Echo servers over UDP. Each runs in a child process.
     Udp,
-    /// Senders of one message to many members, in memory.
+    /// Senders of one message to many members in memory.
     Broadcast,
-    /// Clients that make calls, in memory.
+    /// Clients that make calls in memory.
     Calls,
 }
 
 impl Group {
-    /// All groups, in the order of the tables.
+    /// All groups in the order of the tables.
     pub const ALL: [Self; 5] = [
         Self::Echo(Protocol::Length),
         Self::Echo(Protocol::WebSocket),
@@ -72,7 +72,7 @@ impl Group {
         &self.references()[..1]
     }
 
-    /// Returns the unit of the figures, in singular and plural.
+    /// Returns the unit of the figures in singular and plural.
     #[must_use]
     pub const fn unit(self) -> [&'static str; 2] {
         match self {
@@ -102,7 +102,7 @@ pub fn run(plan: &Plan) -> Result<(), BoxError> {
     machine::raise_open_files()?;
     println!("{}\n", machine::describe());
     let candidates = plan.candidates()?;
-    // Done after the build of the peers, which may use all processors.
+    // Must follow the build of the peers, which may use all processors.
     if plan.placement == Placement::Apart {
         affinity::keep_to_one()?;
     }

@@ -1,4 +1,4 @@
-//! Servers built with other libraries. They have a separate workspace, which is built when
+//! Servers built with other libraries. They have a separate workspace that is built when
 //! needed.
 
 use std::{
@@ -20,7 +20,7 @@ const ALONE: &str = "peer-ntex-neon";
 pub enum Peer {
     /// ntex over tokio.
     Ntex,
-    /// ntex on its own runtime, over `epoll`.
+    /// ntex on its own runtime over `epoll`.
     NtexEpoll,
     /// The TCP server of rama.
     Rama,
@@ -28,7 +28,7 @@ pub enum Peer {
     TokioTower,
     /// fastwebsockets.
     Fastwebsockets,
-    /// tokio-websockets, which answers all messages of a read at once.
+    /// tokio-websockets. It answers all messages of a read at once.
     TokioWebsocketsBatch,
     /// tokio-websockets with one `send` for each message.
     TokioWebsocketsSend,
@@ -77,7 +77,7 @@ impl Peer {
         }
     }
 
-    /// Returns the package of the peer, which is also the name of its program.
+    /// Returns the package of the peer. Its program has the same name.
     fn package(self) -> &'static str {
         match self {
             Self::Ntex => "peer-ntex",
@@ -106,8 +106,8 @@ pub(super) fn build(wanted: &[Peer]) -> Vec<(Peer, PathBuf)> {
         .copied()
         .filter(|name| *name != ALONE)
         .collect();
-    // One build for all packages compiles shared dependencies once. If it fails, each package is
-    // built by itself.
+    // One build for all packages compiles shared dependencies once. If it fails, each package must
+    // be built by itself.
     let built = together.is_empty() || cargo_build(&together, &target).is_ok();
     packages.retain(|package| {
         if built && *package != ALONE {

@@ -1,4 +1,4 @@
-//! The plan of a comparison, from the command line.
+//! The plan of a comparison. It comes from the command line.
 
 use std::{env, io, time::Duration};
 
@@ -109,7 +109,7 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// If an option, a server or a case is unknown, or a number is invalid.
+    /// If an option, a server or a case is unknown. If a number is invalid.
     pub fn parse(options: &[&str]) -> Result<Self, BoxError> {
         let mut plan = if options.contains(&"--quick") {
             Self::quick()

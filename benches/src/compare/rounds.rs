@@ -1,5 +1,5 @@
-//! Rounds of a case, in which the contestants take turns. Slow changes of the machine will then
-//! affect all of them equally.
+//! Rounds of a case. The contestants take turns, so slow changes of the machine will affect all
+//! of them equally.
 
 use std::{fmt, io};
 
@@ -93,7 +93,7 @@ impl Measured {
         rounds.min().unwrap_or(0)
     }
 
-    /// Returns the median CPU time of each contestant, in the order of the table.
+    /// Returns the median CPU time of each contestant in the order of the table.
     pub fn medians(&self) -> impl Iterator<Item = (&str, f64)> {
         self.entries.iter().filter_map(|entry| {
             let cpu = entry.quartiles(|sample| sample.cpu)?;
@@ -155,7 +155,7 @@ impl Entry {
     }
 }
 
-/// Formats the rows of the table, without its heading.
+/// Formats the rows of the table without its heading.
 impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let references = self.case.group().references();

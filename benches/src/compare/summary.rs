@@ -1,4 +1,4 @@
-//! A table with the medians of a group: a row for each server, a column for each case.
+//! A table with the medians of a group. Each server has a row and each case has a column.
 
 use std::fmt;
 

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::{Case, Group, Measured, Results, peers::Peer};
 use crate::server::{Kind, Protocol};
 
-/// Minimum number of rounds for a verdict. With five, the quartiles exclude the highest and the
-/// lowest ratio. With fewer, one disturbed round would decide.
+/// Minimum number of rounds for a verdict. With five the quartiles exclude the highest and the
+/// lowest ratio. With fewer one disturbed round could decide.
 const MIN_ROUNDS: usize = 5;
 
 /// The hand-written loops.

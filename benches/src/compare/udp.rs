@@ -1,4 +1,4 @@
-//! UDP servers, each in a new process in every round.
+//! UDP servers. Each starts in a new process in every round.
 
 use getty_benches_harness::accept::WORKERS;
 
@@ -11,7 +11,7 @@ use crate::{
 /// The servers with and without sessions. The program `udp` compares further variants.
 const KINDS: [Kind; 4] = [Kind::Hand, Kind::HandMmsg, Kind::Getty, Kind::GettyEndpoint];
 
-/// Measures all of them under the same load, in turns.
+/// Measures all of them in turns under the same load.
 pub(super) fn compare(case: Case, shape: Shape, plan: &Plan) -> (Measured, Vec<String>) {
     let names = KINDS.map(Kind::name);
     take_turns(

@@ -9,12 +9,12 @@ use super::{Policy, Scenario};
 /// Maximum increase of a figure above its baseline, in percent.
 pub const TOLERANCE: f64 = 3.0;
 
-/// The figures of one compiler. The file contains its version, then a line for each scenario.
+/// The figures of one compiler. The file contains its version and a line for each scenario.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Baseline {
     /// Output of `rustc --version`.
     pub compiler: String,
-    /// Scenarios and their figures, in the order of the table.
+    /// Scenarios and their figures in the order of the table.
     pub figures: Vec<(String, f64)>,
 }
 
@@ -66,7 +66,7 @@ impl Baseline {
         }
     }
 
-    /// Compares `now`, the figures of `scenarios`, with this baseline.
+    /// Compares `now` with this baseline. `now` must have the figures of `scenarios`.
     ///
     /// Returns nothing if the compilers differ. Figures of different compilers cannot be compared.
     #[must_use]
@@ -144,9 +144,9 @@ pub enum Mismatch {
         /// New figure.
         now: f64,
     },
-    /// A scenario without a baseline, which would not be checked.
+    /// A scenario without a baseline. It would not be checked.
     Missing(String),
-    /// A figure in the baseline without a scenario, which is not counted any more.
+    /// A figure in the baseline whose scenario is not counted any more.
     Stale(String),
 }
 

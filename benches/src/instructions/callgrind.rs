@@ -14,11 +14,11 @@ use getty::BoxError;
 
 use super::Scenario;
 
-/// Returns the instructions of each scenario, in order.
+/// Returns the instructions of each scenario in order.
 ///
 /// A figure is the difference of a long and a short run, divided by the difference of their
-/// repetitions. One-time work will cancel out. There is one process for each processor; the
-/// counts do not depend on that.
+/// repetitions. One-time work will cancel out. There is one process for each processor. The
+/// counts must not depend on that.
 ///
 /// # Errors
 ///
@@ -51,7 +51,7 @@ fn difference(scenario: &Scenario) -> Result<f64, BoxError> {
     Ok((many as f64 - few as f64) / (long - short) as f64)
 }
 
-/// Counts one run. The arguments of the child are `run`, the scenario, and the number of
+/// Counts one run. The child's arguments are `run`, the scenario, and the number of
 /// repetitions.
 fn run(scenario: &Scenario, times: u64) -> Result<u64, BoxError> {
     let name = scenario.name();

@@ -1,4 +1,5 @@
-//! Decoding and encoding of a frame with each codec, without a transport or a session.
+//! Decoding and encoding of a frame with each codec. There is neither a transport nor a
+//! session.
 
 use std::{fmt::Debug, hint::black_box};
 
@@ -12,7 +13,7 @@ use super::{
 };
 use crate::{frames::Frames, server::codec};
 
-/// Number of frames in the buffer, in short and long runs. The cost of filling it will cancel
+/// Number of frames in the buffer in short and long runs. The cost of filling it will cancel
 /// out.
 const FRAMES: u64 = 11_000;
 /// Number of encoded frames after which the buffer is cleared, as if it had been written.
@@ -25,7 +26,7 @@ const TEXT: [u8; 1024] = [b'a'; 1024];
 enum Input {
     /// All bytes that have arrived.
     Stream,
-    /// One frame, as from a message transport.
+    /// One frame as from a message transport.
     Unit,
 }
 

@@ -1,4 +1,4 @@
-//! A connection that is opened and closed without a message, in memory and over TCP.
+//! A connection that is opened and closed without a message. It is in memory or over TCP.
 
 use std::{
     future::Future,
@@ -89,7 +89,7 @@ fn sessions(connections: u64, mut stack: impl Pipeline<Scripted>) {
     });
 }
 
-/// Runs connections over TCP, to a listener that `serve` serves on the same thread.
+/// Runs connections over TCP. The listener is served on the same thread.
 fn over_tcp<F>(connections: u64, serve: impl FnOnce(TcpListener) -> F)
 where
     F: Future<Output = io::Result<()>> + Send + 'static,

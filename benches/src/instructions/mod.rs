@@ -18,8 +18,8 @@ use crate::workload::{
 
 /// Payload of a message, in bytes.
 const PAYLOAD: usize = 64;
-/// Number of messages in flight. With fifty, a figure shows the cost of a message; with one,
-/// that of a poll of the loop.
+/// Number of messages in flight. With fifty, a figure shows the cost of a message. With one, it
+/// shows the cost of a poll of the loop.
 const AT_ONCE: [u64; 2] = [50, 1];
 /// Number of connections of a broadcast.
 const CONNECTIONS: u64 = 100;
@@ -29,8 +29,8 @@ const CONNECTIONS: u64 = 100;
 pub enum Policy {
     /// The figure must not exceed the baseline.
     Checked,
-    /// The figure is only reported. It contains code of other crates, or depends on the processor,
-    /// on timing or on random hash keys.
+    /// The figure is only reported. It may contain code of other crates, or depend on the
+    /// processor, on timing or on random hash keys.
     Reported,
 }
 
@@ -100,7 +100,7 @@ impl fmt::Debug for Scenario {
     }
 }
 
-/// Returns all scenarios, in the order of the table.
+/// Returns all scenarios in the order of the table.
 #[must_use]
 pub fn scenarios() -> Vec<Scenario> {
     let mut all = Vec::new();
@@ -187,8 +187,8 @@ fn broadcasts() -> impl Iterator<Item = Scenario> {
     })
 }
 
-/// Creates a scenario for each item with many messages in flight, then one for each with a
-/// single message.
+/// Creates two scenarios for each item: one with many messages in flight and one with a single
+/// message.
 fn each_at_once<T: Clone>(
     what: impl IntoIterator<Item = T>,
     scenario: impl Fn(T, u64) -> Scenario,

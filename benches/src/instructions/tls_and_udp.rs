@@ -27,7 +27,7 @@ pub(super) fn scenarios() -> impl Iterator<Item = Scenario> {
 /// Scenarios over TLS.
 ///
 /// With a cipher, the figures are only reported: ring selects its code by the processor.
-/// Without a cipher they are checked; records, buffers and the session remain.
+/// Without a cipher they must be checked. Then records, buffers and the session remain.
 fn over_tls() -> impl Iterator<Item = Scenario> {
     let loops = [
         ("tls-by-hand", Reported, tls::Kind::ByHand, Cipher::Aes),
@@ -62,12 +62,12 @@ fn over_tls() -> impl Iterator<Item = Scenario> {
 
 /// Scenarios over UDP on the loopback device.
 ///
-/// Reading and writing a socket is half of the work, `UdpListener` has no other transport, and
-/// the kernel forms the batches. Instructions of the kernel are not counted. The client is on
-/// the same thread and counted, equally for all servers.
+/// `UdpListener` must be measured with sockets, although they are half of the work: it has no
+/// other transport, and the kernel forms the batches. Instructions of the kernel are not
+/// counted. The client is on the same thread and counted equally for all servers.
 ///
-/// The figures are only reported. Polling sessions on the reader's task depends on how long a
-/// poll takes and polls take long under Callgrind.
+/// The figures are only reported. The reader's task polls sessions unless their polls take long,
+/// and under Callgrind they do.
 fn over_udp() -> impl Iterator<Item = Scenario> {
     let servers = [
         ("udp-by-hand", Reported, udp::Kind::Hand),

@@ -15,7 +15,7 @@ use crate::{
     measure::{Histogram, Sample, memory},
 };
 
-/// Time before a measurement, in which a server reaches its steady state.
+/// Time before a measurement. A server must reach its steady state in this time.
 pub const WARM_UP: Duration = Duration::from_millis(250);
 
 /// Maximum payload of a datagram over IPv4, in bytes.
@@ -88,7 +88,7 @@ pub struct Echoed {
     pub latency: Histogram,
 }
 
-/// Measures a server under a load, after the warm-up.
+/// Measures a server under a load after the warm-up.
 ///
 /// `run` runs the load for a duration.
 ///

@@ -1,7 +1,7 @@
 //! A load over TCP or WebSocket: one thread that keeps frames in flight on each connection.
 //!
 //! The load shares the machine with the server, so it must be cheap. It compares the bytes of a
-//! read with the bytes that it sent and replaces the returned frames with one vectored write.
+//! read with the bytes that it sent. One vectored write replaces the returned frames.
 
 use std::{
     collections::VecDeque,
@@ -19,8 +19,8 @@ use crate::{frames::Frames, measure::Histogram, server::Protocol, websocket};
 /// Maximum number of connections from one source address. Each address has about 28,000 ports.
 const CONNECTIONS_PER_ADDRESS: usize = 1_000;
 
-/// Size of the read buffer, in bytes. A few times the largest window in the tables, so that one
-/// read usually empties the socket.
+/// Size of the read buffer, in bytes. It must be a few times the largest window in the tables,
+/// so that one read usually empties the socket.
 const READ_BUFFER: usize = 256 * 1024;
 
 /// Time without an answer after which a server is considered stuck.
@@ -61,9 +61,10 @@ impl FramePair {
 #[derive(Debug)]
 struct Client {
     stream: TcpStream,
-    /// Position in the stream of frames up to which bytes were received, in the form of the server.
+    /// Position in the stream of frames up to which bytes were received. It is in the form of the
+    /// server.
     received: u64,
-    /// Position up to which bytes were sent, in the form of the client.
+    /// Position up to which bytes were sent. It is in the form of the client.
     sent: u64,
     /// Number of the first frame that must not be sent yet.
     allowed: u64,
@@ -93,7 +94,7 @@ impl TcpLoad {
         Ok(load)
     }
 
-    /// Opens `more` connections, in addition to the open ones.
+    /// Opens `more` connections in addition to the open ones.
     ///
     /// # Errors
     ///
@@ -156,7 +157,7 @@ impl TcpLoad {
         self.allow(first, in_flight)
     }
 
-    /// Replaces each returned frame with another, for this duration.
+    /// Replaces each returned frame with another for this duration.
     ///
     /// # Errors
     ///
@@ -219,7 +220,7 @@ impl Client {
         self.batches.push_back((self.allowed, now));
     }
 
-    /// Writes the frames that may be sent, as far as the socket accepts them.
+    /// Writes the frames that may be sent as far as the socket accepts them.
     fn write(&mut self, frames: &Frames) -> io::Result<()> {
         let allowed = self.allowed * frames.frame_len();
         while self.sent < allowed {

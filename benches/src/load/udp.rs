@@ -121,7 +121,7 @@ impl UdpLoad {
         Ok(())
     }
 
-    /// Replaces each returned datagram with another, for this duration.
+    /// Replaces each returned datagram with another for this duration.
     ///
     /// # Errors
     ///
@@ -214,7 +214,7 @@ impl UdpLoad {
         Ok(true)
     }
 
-    /// Sends the missing datagrams again, after a time without answers.
+    /// Sends the missing datagrams again after a time without answers.
     fn resend_lost(&mut self) -> io::Result<()> {
         for index in 0..self.peers.len() {
             let missing = std::mem::take(&mut self.peers[index].in_flight);

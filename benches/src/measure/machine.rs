@@ -6,7 +6,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Raises the limit of open files to its maximum. Child processes will inherit it.
 ///
-/// The load and the server each need a descriptor for each of 10,000 connections.
+/// The load and the server must each have a descriptor for each of 10,000 connections.
 ///
 /// # Errors
 ///
@@ -23,7 +23,7 @@ pub fn raise_open_files() -> io::Result<()> {
     Ok(())
 }
 
-/// Returns a line about the machine, to be kept with the figures.
+/// Returns a line about the machine. It should be kept with the figures.
 #[must_use]
 pub fn describe() -> String {
     let read = |path| fs::read_to_string(path).unwrap_or_default();

@@ -4,8 +4,8 @@ use std::{fs, io};
 
 /// Returns the anonymous resident memory (heap and stacks) of process `pid`, in bytes.
 ///
-/// Reads `smaps_rollup`, which walks the page tables. The counters in `status` can lag by some
-/// hundred kilobytes, and they include pages of the executable, which belong to no connection.
+/// Reads `smaps_rollup`, which walks the page tables. The counters in `status` may lag by some
+/// hundred kilobytes. They also include pages of the executable, which belong to no connection.
 ///
 /// # Errors
 ///

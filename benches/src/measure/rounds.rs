@@ -1,4 +1,4 @@
-//! Rounds of measurements, in which the contestants take turns.
+//! Rounds of measurements. The contestants take turns.
 
 use super::{Histogram, Quartiles};
 
@@ -15,9 +15,10 @@ pub struct Sample {
     pub peak: Option<u64>,
 }
 
-/// Returns the order of all measurements, as pairs of round and contestant.
+/// Returns the order of all measurements as pairs of round and contestant.
 ///
-/// Each round starts with another contestant, so that none always follows the same neighbour.
+/// Each round must start with another contestant, so that none always follows the same
+/// neighbour.
 pub fn schedule(rounds: usize, contestants: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..rounds).flat_map(move |round| {
         (0..contestants).map(move |turn| (round, (round + turn) % contestants))

@@ -14,8 +14,8 @@ pub struct Quartiles {
 }
 
 impl Quartiles {
-    /// Returns the quartiles of `figures`, interpolated between neighbours. `None` if there are no
-    /// figures.
+    /// Returns the quartiles of `figures`. They are interpolated between neighbours. `None` if
+    /// there are no figures.
     pub fn of(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut sorted: Vec<f64> = figures.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
@@ -26,9 +26,9 @@ impl Quartiles {
         })
     }
 
-    /// Returns the quartiles of the ratios of two series, pair by pair.
+    /// Returns the quartiles of the ratios of two series. Ratios are taken pair by pair.
     ///
-    /// Each pair is from one round, so that slow changes of the machine will cancel out.
+    /// Each pair must be from one round, so that slow changes of the machine will cancel out.
     pub fn of_ratios(
         figures: impl IntoIterator<Item = f64>,
         reference: impl IntoIterator<Item = f64>,
@@ -38,7 +38,7 @@ impl Quartiles {
     }
 }
 
-/// Formats as `1.02 (0.99-1.04)`: the median, then the quartiles.
+/// Formats as `1.02 (0.99-1.04)`: the median and then the quartiles.
 impl fmt::Display for Quartiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = f.precision().unwrap_or(2);

@@ -1,4 +1,5 @@
-//! Codecs of the servers: a 4-byte big-endian length, then a payload of at most 16 MiB.
+//! Codecs of the servers. A frame is a 4-byte big-endian length and a payload of at most
+//! 16 MiB.
 
 use ::getty::codec::{Frames, LengthDelimited};
 use tokio_util::codec::LengthDelimitedCodec;
@@ -11,7 +12,7 @@ pub const fn length_delimited() -> LengthDelimited {
     LengthDelimited::new().max_frame_length(MAX_PAYLOAD)
 }
 
-/// Returns getty's `Frames` codec for many small frames, which its servers use.
+/// Returns getty's `Frames` codec for many small frames. Its servers use it.
 #[must_use]
 pub const fn frames() -> Frames {
     Frames::new(length_delimited())

@@ -33,8 +33,7 @@ pub fn run(listener: &TcpListener, workers: usize) -> io::Result<()> {
         });
         inboxes.push(Arc::clone(&inbox));
         thread::spawn(move || {
-            // Without this thread, its connections would never be served. The process must end
-            // instead.
+            // Without this thread its connections would never be served. So the process must end.
             let outcome = Worker::new(poll).run(&inbox);
             eprintln!("a worker ended: {outcome:?}");
             std::process::exit(1);
@@ -85,7 +84,7 @@ struct Connection {
     stream: TcpStream,
     /// The start of an incomplete frame.
     partial: Vec<u8>,
-    /// Bytes that the socket has not accepted. While there are any, nothing is read.
+    /// Bytes that the socket has not accepted. While there are any, nothing may be read.
     unsent: Vec<u8>,
 }
 
@@ -178,7 +177,7 @@ impl Connection {
                 self.partial.extend_from_slice(input);
                 let parsed = answer(&self.partial, &mut buffers.output)?;
                 if parsed == self.partial.len() {
-                    // Frees the memory, so that an idle connection holds none.
+                    // Frees the memory. An idle connection must hold none.
                     self.partial = Vec::new();
                 } else {
                     self.partial.drain(..parsed);

@@ -22,7 +22,7 @@ where
     stream.map_ok(BytesMut::freeze).forward(sink).await
 }
 
-/// Sends each frame by itself, which flushes it.
+/// Sends each frame by itself. A send also flushes.
 ///
 /// # Errors
 ///

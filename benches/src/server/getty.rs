@@ -1,4 +1,4 @@
-//! getty's stacks, the same as in its `echo` example.
+//! getty's stacks. They must be the same as in its `echo` example.
 
 use std::{
     ops::Deref,
@@ -22,8 +22,8 @@ use getty::{
 use super::codec;
 use crate::workload::pass_through::PassThroughLayer;
 
-/// Limit of connections. More than any case opens, so that the layer has its full cost and
-/// refuses nothing.
+/// Limit of connections. It must be more than any case opens, so that the layer has its full
+/// cost and refuses nothing.
 const CONNECTIONS: usize = 100_000;
 /// Limit of messages in flight. More than any case has.
 const MESSAGES: usize = 100_000;
@@ -57,7 +57,7 @@ pub fn bare<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone {
     bare_around(codec::frames(), service_fn(echo))
 }
 
-/// Creates a stack with codec and session loop, for a given handler.
+/// Creates a stack with codec and session loop for a given handler.
 pub fn bare_around<T, M>(codec: impl Codec<M>, handler: impl Handler<M>) -> impl Pipeline<T> + Clone
 where
     T: Transport + Send + 'static,
@@ -93,7 +93,7 @@ pub fn full<T: Transport + Send + 'static>() -> impl Pipeline<T> {
     full_around(codec::frames(), service_fn(echo))
 }
 
-/// Creates a stack with the layers of a production server, for a given handler.
+/// Creates a stack with the layers of a production server for a given handler.
 pub fn full_around<T, M>(codec: impl Codec<M>, handler: impl Handler<M>) -> impl Pipeline<T>
 where
     T: Transport + Send + 'static,

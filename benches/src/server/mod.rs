@@ -1,7 +1,7 @@
-//! Echo servers, for length-delimited frames, WebSocket messages, and datagrams ([`udp`]).
+//! Echo servers for length-delimited frames, WebSocket messages and datagrams ([`udp`]).
 //!
-//! All servers use two threads for their connections, write the answers to a read at once, and
-//! refuse frames over 16 MiB.
+//! All servers must use two threads for their connections, write the answers to a read at once,
+//! and refuse frames over 16 MiB.
 
 pub mod codec;
 pub mod epoll;
@@ -16,8 +16,10 @@ use std::{env, io, net::TcpListener};
 
 use ::getty::Pipeline;
 pub use getty_benches_harness::Protocol;
-use getty_benches_harness::accept::{WORKERS, accept, runtime};
-use getty_benches_harness::child::{self, Placement, Server};
+use getty_benches_harness::{
+    accept::{WORKERS, accept, runtime},
+    child::{self, Placement, Server},
+};
 use tokio::net::TcpStream;
 
 /// A server over TCP.
@@ -56,7 +58,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All servers, the reference first.
+    /// All servers. The reference is first.
     pub const ALL: [Self; 15] = [
         Self::Tokio8K,
         Self::Getty,
@@ -112,7 +114,7 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// Starts the server in a child process, which runs this program again.
+    /// Starts the server in a child process. The child runs this program again.
     ///
     /// # Errors
     ///
@@ -181,7 +183,7 @@ fn serve(listener: TcpListener, stack: impl Pipeline<TcpStream>) -> io::Result<(
     })
 }
 
-/// Runs this process as a server, if the arguments ask for that.
+/// Runs this process as a server if the arguments ask for that.
 ///
 /// Returns `None` for other arguments. Each program that starts servers must call this first.
 ///

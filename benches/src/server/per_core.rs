@@ -1,4 +1,4 @@
-//! A runtime for each thread and a listener for each runtime, all on one port. A connection
+//! A runtime for each thread and a listener for each runtime. All are on one port. A connection
 //! never leaves its thread.
 //!
 //! The kernel chooses the listener by a hash of the addresses, so the distribution over the
@@ -11,7 +11,7 @@ use getty_benches_harness::child::BACKLOG;
 use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpStream, runtime};
 
-/// Serves the stacks that `stack` creates, on `threads` threads. One of them is the calling
+/// Serves the stacks that `stack` creates on `threads` threads. One of them is the calling
 /// thread.
 ///
 /// The listener must allow other listeners on its port.
@@ -26,8 +26,7 @@ where
     for _ in 1..threads {
         let listener = beside(&listener)?;
         thread::spawn(move || {
-            // Without this thread, its connections would never be served. The process must end
-            // instead.
+            // Without this thread its connections would never be served. So the process must end.
             let outcome = on_this_thread(listener, stack());
             eprintln!("a thread ended: {outcome:?}");
             std::process::exit(1);

@@ -24,7 +24,7 @@ where
     getty_around(service_fn(echo))
 }
 
-/// Creates a stack with handshake, codec and session loop, for a given handler.
+/// Creates a stack with handshake, codec and session loop for a given handler.
 pub fn getty_around<T>(handler: impl Handler<Bytes>) -> impl Pipeline<T>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -42,8 +42,8 @@ where
 
 /// Read buffer of [`send_each`], in bytes.
 ///
-/// The library zeroes its buffer before each read. With its default of 128 KiB, that costs more
-/// than everything else for a small message.
+/// The library zeroes its buffer before each read. With its default of 128 KiB that would cost
+/// more than everything else for a small message.
 const READ: usize = 4 * 1024;
 
 /// Forwards the stream of messages to the sink with the default settings of the library.
@@ -61,7 +61,7 @@ where
     ended(stream.forward(sink).await)
 }
 
-/// Sends each message by itself, which flushes it.
+/// Sends each message by itself. A send also flushes.
 ///
 /// # Errors
 ///
@@ -92,7 +92,7 @@ where
         .map_err(io::Error::other)
 }
 
-/// Maps the end of a session. The load closes without a close frame, which is not an error
+/// Maps the end of a session. The load may close without a close frame, which is not an error
 /// here.
 fn ended(outcome: tungstenite::Result<()>) -> io::Result<()> {
     use tungstenite::{Error, error::ProtocolError};

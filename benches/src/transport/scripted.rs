@@ -1,4 +1,4 @@
-//! A transport with a minimal cost, which leaves the cost of the loop above it.
+//! A transport with a minimal cost. The cost of the loop above it remains.
 
 use std::{
     io::{self, IoSlice},
@@ -49,7 +49,7 @@ impl Scripted {
         }
     }
 
-    /// Keeps the stream open after the last batch, like a peer that stays connected and sends
+    /// Keeps the stream open after the last batch. So may a peer that stays connected and sends
     /// nothing.
     #[must_use]
     pub const fn staying(mut self) -> Self {
@@ -57,7 +57,7 @@ impl Scripted {
         self
     }
 
-    /// Delivers `head` before the first batch, like a client that opens with a handshake.
+    /// Delivers `head` before the first batch, like a client that must open with a handshake.
     #[must_use]
     pub fn with_head(mut self, head: &'static [u8]) -> Self {
         self.rest = Bytes::from_static(head);

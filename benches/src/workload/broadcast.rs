@@ -16,8 +16,10 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use getty::{BoxError, Group, Request, Session, layers::OnOpenLayer, service_fn};
-use getty::{CodecLayer, ServiceBuilder, SessionLayer};
+use getty::{
+    BoxError, CodecLayer, Group, Request, ServiceBuilder, Session, SessionLayer,
+    layers::OnOpenLayer, service_fn,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
     runtime::Runtime,
@@ -43,16 +45,16 @@ pub enum Kind {
     Buffers,
     /// Hand-written: each connection has a task and a channel of `Bytes`.
     Channels,
-    /// Hand-written: one task writes to all transports, one after another. It cannot serve peers.
+    /// Hand-written: one task writes to all transports one after another. It cannot serve peers.
     OneTask,
     /// getty: a group of sessions.
     Group,
-    /// getty: a group of sessions, a tenth of whose peers never read.
+    /// getty: a group of sessions. A tenth of their peers never read.
     GroupWithSlow,
 }
 
 impl Kind {
-    /// All kinds, the reference first.
+    /// All kinds. The reference is first.
     pub const ALL: [Self; 5] = [
         Self::Buffers,
         Self::Channels,
@@ -120,7 +122,7 @@ enum Members {
 }
 
 impl Broadcast {
-    /// Creates `connections` connections, for messages of `payload` bytes.
+    /// Creates `connections` connections for messages of `payload` bytes.
     ///
     /// # Panics
     ///
@@ -179,7 +181,7 @@ impl Broadcast {
         });
     }
 
-    /// Returns the CPU time of a delivery, in nanoseconds, over about `deliveries` deliveries.
+    /// Returns the CPU time of a delivery over about `deliveries` deliveries, in nanoseconds.
     ///
     /// # Panics
     ///
@@ -351,7 +353,7 @@ async fn ready_unless_closed(
     .await
 }
 
-/// One end of an in-memory connection, whose peer sends nothing.
+/// One end of an in-memory connection. Its peer sends nothing.
 #[derive(Debug)]
 enum Transport {
     Sink(Arc<AtomicU64>),
@@ -374,7 +376,7 @@ impl Transport {
     }
 }
 
-/// Reads until the end of the stream, into a buffer on the stack.
+/// Reads until the end of the stream into a buffer on the stack.
 fn read_all(mut transport: DuplexStream, arrived: Arc<AtomicU64>) -> impl Future<Output = ()> {
     poll_fn(move |cx| {
         let mut input = [0; 4 * 1024];

@@ -1,7 +1,7 @@
 //! Calls over one connection: getty's clients and hand-written equivalents.
 //!
-//! Everything runs on the calling thread. The peer is a [`Loopback`], so that each request is
-//! also its response.
+//! Everything runs on the calling thread. The peer is a [`Loopback`], so each request will also
+//! be its response.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -123,7 +123,7 @@ async fn share<C: Call>(tasks: usize, each: usize, client: C) {
     }
 }
 
-/// A client, of getty or hand-written.
+/// A client. It may be getty's or hand-written.
 trait Call: Clone + Send + 'static {
     fn call(&mut self, message: Bytes) -> impl Future<Output = Bytes> + Send;
 }

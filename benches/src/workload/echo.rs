@@ -1,4 +1,4 @@
-//! The loops of the servers over in-memory transports, on the calling thread.
+//! The loops of the servers over in-memory transports. They run on the calling thread.
 
 use std::{
     io,
@@ -49,7 +49,7 @@ pub enum Loop {
 }
 
 impl Loop {
-    /// All loops over length-delimited frames, the reference first.
+    /// All loops over length-delimited frames. The reference is first.
     pub const ALL: [Self; 7] = [
         Self::Codec,
         Self::ByHand,
@@ -110,7 +110,7 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Prepares `times` batches of `frames` frames, each with `payload` bytes.
+    /// Prepares `times` batches of `frames` frames. Each frame has `payload` bytes.
     ///
     /// # Panics
     ///

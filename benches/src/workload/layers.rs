@@ -1,7 +1,7 @@
-//! Stacks with a single layer, which show the cost of the layer.
+//! Stacks with a single layer. They show the cost of the layer.
 //!
 //! Each stack is type-erased. That costs an allocation for each connection and an indirect call
-//! for each poll, the same for all stacks.
+//! for each poll. The cost must be the same for all stacks.
 
 use std::{
     fmt,
@@ -51,10 +51,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// A name and a function that creates the stack.
 pub type LayerStack = (&'static str, fn() -> Stack);
 
-/// The stack without a layer, which is the reference: codec and session loop.
+/// The stack without a layer: codec and session loop. It is the reference.
 pub const NONE: LayerStack = ("none", || Stack::of(bare()));
 
-/// Layers outside `SessionLayer`, which are called once for each connection.
+/// Layers outside `SessionLayer`. They are called once for each connection.
 pub const CONNECTIONS: [LayerStack; 20] = [
     ("trace", || Stack::of(TraceLayer::new().layer(bare()))),
     ("metrics", || Stack::of(MetricsLayer::new().layer(bare()))),
@@ -151,7 +151,7 @@ pub const CHOICES: [LayerStack; 5] = [
     }),
 ];
 
-/// Layers inside `SessionLayer`, which are called for each message.
+/// Layers inside `SessionLayer`. They are called for each message.
 pub const MESSAGES: [LayerStack; 6] = [
     ("handle-error", || {
         on_messages(HandleErrorLayer::new(|_error| None).layer(service_fn(echo)))
@@ -199,7 +199,7 @@ pub const DEPTHS: [LayerStack; 4] = [
     }),
 ];
 
-/// Returns all layers and options of getty, without [`NONE`].
+/// Returns all layers and options of getty except for [`NONE`].
 pub fn all() -> impl Iterator<Item = LayerStack> {
     CONNECTIONS.into_iter().chain(CHOICES).chain(MESSAGES)
 }
@@ -256,7 +256,7 @@ impl fmt::Debug for Stack {
     }
 }
 
-/// Creates the session loop with the echo handler, without a codec.
+/// Creates the session loop with the echo handler and without a codec.
 fn sessions() -> Sessions<impl Handler<Bytes> + Sync> {
     SessionLayer::new().layer(service_fn(echo))
 }

@@ -1,4 +1,4 @@
-//! Work that runs in this process, on the calling thread.
+//! Work that runs in this process and on the calling thread.
 //!
 //! Each workload exists for getty and for equivalent hand-written code.
 

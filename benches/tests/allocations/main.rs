@@ -1,9 +1,9 @@
-//! Tests that a message allocates nothing: in every stack, over every transport, as a reply and
-//! as a send.
+//! Tests that a message allocates nothing. This must hold in every stack, over every transport,
+//! as a reply and as a send.
 //!
-//! The counter covers the whole process, so this binary contains one test. The test harness has
-//! a thread that can allocate at any time; each figure is therefore the minimum of several
-//! attempts.
+//! The counter covers the whole process, so this binary must contain only one test. The test
+//! harness has a thread that can allocate at any time. Each figure is therefore the minimum of
+//! several attempts.
 
 mod sending;
 mod sockets;
@@ -56,7 +56,7 @@ fn a_message_allocates_nothing() {
 
     websocket();
 
-    // A broadcast allocates the shared message, its encoded form, and the reference counts.
+    // A broadcast may allocate the shared message, its encoded form, and the reference counts.
     let [few, many] = [10, 100].map(broadcasts);
     assert!(few <= 5, "{few} allocations for a broadcast to 10");
     assert_eq!(few, many, "a broadcast to 10 and one to 100");
@@ -95,8 +95,8 @@ fn layers_alone() {
     }
 }
 
-/// Checks WebSocket. A message that is longer than a buffer gets a separate block, which grows
-/// as bytes arrive: three allocations with its reference count.
+/// Checks WebSocket. A message that is longer than a buffer gets a separate block. It grows as
+/// bytes arrive: three allocations with its reference count.
 fn websocket() {
     for (frames, payload) in [(1, 64), (50, 64), (16, 1024), (2, 30_000)] {
         let taken = echoes(Loop::WsGetty, frames, payload);
@@ -106,7 +106,7 @@ fn websocket() {
     assert!(taken <= 3 * messages, "WebSocket: {taken}");
 }
 
-/// Checks calls, which allocate nothing.
+/// Checks calls. They must allocate nothing.
 ///
 /// A response keeps the block of its read until the task receives it: two allocations for each
 /// read, which contains the responses of all tasks.
@@ -133,8 +133,8 @@ fn broadcasts(connections: usize) -> u64 {
     beyond_short(|n| allocations(|| broadcast.send(n, 1))).div_ceil(times)
 }
 
-/// Checks messages that are kept. They keep the block of their read: two allocations with its
-/// reference count, for any number of messages.
+/// Checks messages that are kept. They keep the block of their read. It may cost two
+/// allocations with its reference count for any number of messages.
 fn kept_messages<S: Stack>() {
     let (kept, reads) = (kept::<S>(), LONG - SHORT);
     assert!(kept <= 2 * reads, "{}: {kept} in {reads} reads", S::NAME);

@@ -111,7 +111,7 @@ async fn send_at_once(session: &Session<Bytes>, message: &Bytes) -> usize {
     3
 }
 
-/// Performs a WebSocket handshake, up to the last byte of the response.
+/// Performs a WebSocket handshake up to the last byte of the response.
 async fn handshake(client: &mut DuplexStream) {
     client.write_all(websocket::REQUEST).await.unwrap();
     let mut head = Vec::new();

@@ -36,7 +36,7 @@ pub(crate) fn allocate_nothing() {
     }
 }
 
-/// Returns the minimum number of allocations of many repetitions, after a warm-up.
+/// Returns the minimum number of allocations of many repetitions after a warm-up.
 macro_rules! least {
     ($again:expr) => {{
         for _ in 0..SHORT {

@@ -1,4 +1,4 @@
-//! Stacks for a given handler, over any byte stream.
+//! Stacks for a given handler and any byte stream.
 
 use std::future::Ready;
 
@@ -22,7 +22,7 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
 
-/// A stack for a given handler, over any byte stream.
+/// A stack for a given handler and any byte stream.
 pub(crate) trait Stack {
     const NAME: &'static str;
     /// Forms of the client's and of the server's frames.

@@ -1,7 +1,8 @@
-//! Tests the memory of an idle session, by part. `--nocapture` prints the tables.
+//! Tests the memory of an idle session and its parts. `--nocapture` prints the tables.
 //!
-//! Memory is what the program requests from the allocator, which uses a little more. The
-//! counter covers the whole process, so this binary contains one test.
+//! Memory is the number of bytes that the program requests from the allocator. The allocator
+//! uses a little more. The counter covers the whole process, so this binary must contain only
+//! one test.
 
 mod parts;
 mod stalled;
@@ -40,7 +41,7 @@ const LAYER: f64 = 600.0;
 
 #[test]
 fn idle_session_stays_within_its_memory_bounds() {
-    // Allocates the buffers of the thread, which sessions share.
+    // Allocates the buffers of the thread. All sessions share them.
     measure_layer(layers::NONE.1);
     parts::print(&totals::print());
     stalled::print();
@@ -92,7 +93,7 @@ fn held<T>(work: impl FnOnce() -> T) -> (T, Held) {
     (made, Held::since(&region))
 }
 
-/// Applies `make` to each item, and returns the memory that this allocates, without the list.
+/// Applies `make` to each item. Returns the memory that this allocates without the list.
 fn each<T, U>(from: Vec<T>, make: impl FnMut(T) -> U) -> (Vec<U>, Held) {
     let mut made = Vec::with_capacity(from.len());
     let (from, held) = held(|| {

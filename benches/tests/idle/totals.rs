@@ -27,7 +27,7 @@ use crate::{ALLOCATOR, Held, PAYLOAD, SESSIONS, settle};
 /// Maximum memory of a session, in bytes: the bare stack, the full one, and the bare one over
 /// WebSocket, over TLS and for a UDP peer.
 ///
-/// The runtime aligns tasks to 128 bytes, so a future that outgrows its task shows up here.
+/// The runtime aligns tasks to 128 bytes, so a future that outgrows its task will show up here.
 const BOUNDS: [(&str, f64); 5] = [
     ("bare", 1_450.0),
     ("full", 2_600.0),

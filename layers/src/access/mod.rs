@@ -186,7 +186,10 @@ mod tests {
             assert_ready_ok!(service.poll_ready());
             let (connection, refused) = from(&ip("::ffff:192.0.2.1"));
             let mut response = task::spawn(service.call(connection));
-            assert!(!refused.is_closed(), "the accepting task does not close it");
+            assert!(
+                !refused.is_closed(),
+                "the task that accepts must not close it"
+            );
             let error = assert_ready_err!(response.poll());
             let denied: &AccessDenied = error.downcast_ref().unwrap();
             assert_eq!(denied.rule().unwrap().to_string(), "192.0.2.1/32");

@@ -272,7 +272,7 @@ pin_project! {
     #[derive(Debug)]
     pub struct ResponseFuture<F> {
         // Declared in this order: if the drop of `inner` panics, the drop of `guard` then closes
-        // the connection. (design.md: Why are fields declared in a particular order?)
+        // the connection (design.md: Why are fields declared in a particular order?).
         #[pin]
         inner: Guarded<F>,
         guard: Option<PanicGuard>,

@@ -122,8 +122,8 @@ impl<K> CorrelateLayer<ById<K>> {
     /// wrap around. With few upper bits a late response may match a later request: 16 bits and 1024
     /// requests in flight leave 64 ids for each slot, 16 requests in flight leave 4096. Use 53 for
     /// peers that parse numbers as JavaScript does, which is common with JSON.
-    // The slot in the lower bits finds a request without a map. (design.md: Why do request ids
-    // have the slot in their lower bits?)
+    // The slot in the lower bits finds a request without a map (design.md: Why do request ids have
+    // the slot in their lower bits?).
     #[must_use]
     pub const fn with_id_bits(mut self, bits: u32) -> Self {
         #[expect(clippy::cast_possible_truncation, reason = "the value is at most 64")]
@@ -159,8 +159,8 @@ impl CorrelateLayer<InOrder> {
     /// Everything else that the peer responds to, such as a heartbeat, must be sent as a request as
     /// well, or its response must be removed first, for example by a
     /// [`HeartbeatLayer`](crate::HeartbeatLayer) outside this layer.
-    // No slot of a full table would become free again. (design.md: Why does a table full of
-    // abandoned requests close the session?)
+    // No slot of a full table would become free again (design.md: Why does a table full of
+    // abandoned requests close the session?).
     #[must_use]
     pub const fn in_order() -> Self {
         Self::of(InOrder(NoPush))
@@ -200,8 +200,8 @@ impl<P> CorrelateLayer<InOrder<P>> {
     /// the missing response gets the response to the next, and the last gets none, so its deadline
     /// closes the session. The wrong matches continue as long as the next request always comes in
     /// time. Only an id in each message prevents them.
-    // After a skipped response all later responses would match wrong requests. (design.md: Why
-    // does a missed deadline close a session whose responses come in order?)
+    // After a skipped response all later responses would match wrong requests (design.md: Why does
+    // a missed deadline close a session whose responses come in order?).
     #[must_use]
     pub const fn with_close_at_deadline(mut self, on: bool) -> Self {
         self.limits.closes_at_deadline = on;
@@ -302,8 +302,8 @@ where
         } = &self.layer;
         let shared = Arc::new(Correlator::new(*limits, matching.clone(), *deadline));
         let handle = connection.handle().clone();
-        // Requests find the table as an attribute. (design.md: Why does a request without
-        // `CorrelateLayer` fail at run time?)
+        // Requests find the table as an attribute (design.md: Why does a request without
+        // `CorrelateLayer` fail at run time?).
         handle.insert(Arc::clone(&shared));
         if matching.is_ordered() {
             shared.guard(&handle);

@@ -1,8 +1,6 @@
 //! Delivery of one message to a list of members. The policy of a member applies if its queue is
 //! full.
 
-use getty_core::hooks::HandleExt;
-use getty_core::internal::BroadcastExt;
 use std::{
     fmt,
     future::Future,
@@ -17,7 +15,8 @@ use std::{
 use getty_core::{
     ConnectionHandle, Session, SlowConsumer,
     driver::SharedMessage,
-    internal::{BroadcastSend, Published},
+    hooks::HandleExt,
+    internal::{BroadcastExt, BroadcastSend, Published},
 };
 use tokio::task::coop;
 
@@ -33,8 +32,8 @@ const MEMBERS_PER_UNIT: usize = 32;
 
 /// Minimum of budget units of a broadcast. A task has 128 units per poll, and the session loop
 /// checks the budget every 32 messages. So a session whose peer has sent many lines broadcasts
-/// at most 64 messages before the members' sessions are polled. (design.md: Why does a
-/// broadcast use the task's cooperative budget?)
+/// at most 64 messages before the members' sessions are polled (design.md: Why does a broadcast
+/// use the task's cooperative budget?).
 const MIN_UNITS: usize = 4;
 
 /// Budget of a task per poll, in units.

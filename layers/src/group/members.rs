@@ -17,8 +17,8 @@ use super::builder::Settings;
 /// Member of a group.
 pub(super) struct Member<Out> {
     pub(super) id: u64,
-    /// Weak, because a group must not keep a closed session alive. (design.md: Why do groups hold
-    /// weak references to sessions?)
+    /// Weak, because a group must not keep a closed session alive (design.md: Why do groups hold
+    /// weak references to sessions?).
     pub(super) session: WeakSession<Out>,
     pub(super) policy: SlowConsumer,
     /// Number of messages dropped since the last notice. `None` in a group without notices.
@@ -80,8 +80,8 @@ pub(super) const fn should_shrink(len: usize, capacity: usize) -> bool {
 /// A broadcast clones the `Arc` of the list and iterates over it while sessions join and leave.
 /// The first such change then copies the list. There is at most one copy per broadcast, and the
 /// broadcast itself visits every member. So joining and leaving take constant time, and
-/// broadcasts neither copy nor allocate. (design.md: Why is the list of members sometimes
-/// copied?)
+/// broadcasts neither copy nor allocate (design.md: Why is the list of members sometimes
+/// copied?).
 ///
 /// No user code runs here: the list refers to sessions weakly and drops none.
 pub(super) struct Members<Out> {

@@ -1,6 +1,5 @@
 //! Groups by key.
 
-use getty_core::internal::BroadcastExt;
 use std::{
     borrow::Borrow,
     collections::{HashMap, HashSet},
@@ -9,7 +8,9 @@ use std::{
     sync::Arc,
 };
 
-use getty_core::{ConnectionHandle, Session, SlowConsumer, WeakSession, sync::Mutex};
+use getty_core::{
+    ConnectionHandle, Session, SlowConsumer, WeakSession, internal::BroadcastExt, sync::Mutex,
+};
 
 use super::{
     Broadcasting, Report, TopicsBuilder,
@@ -21,7 +22,7 @@ use super::{
 /// Groups of sessions by key. A topic exists while it has members. Clones share the topics and
 /// the settings.
 ///
-/// A topic with one member is a name for it such as a device number. A topic per user contains
+/// A topic with one member gives it a name, such as a device number. A topic per user contains
 /// all connections of the user.
 ///
 /// A session may be in any number of topics. One close callback removes it from all topics. The
@@ -80,8 +81,8 @@ const SHARDS: usize = 32;
 struct Shard<T>(Mutex<T>);
 
 /// Session that has joined a topic. The entry exists until the session closes.
-// The keys are indexed by session, so that a close does not search all topics. (design.md: Why
-// does `Topics` have an index of sessions?)
+// The keys are indexed by session, so that a close does not search all topics (design.md: Why
+// does `Topics` have an index of sessions?).
 struct Entry<K, Out> {
     session: WeakSession<Out>,
     keys: HashSet<K>,

@@ -1,9 +1,8 @@
 //! Filter that removes pongs from decoded messages.
 
-use getty_core::hooks::HandleExt;
 use std::{any::type_name, fmt};
 
-use getty_core::{ConnectionHandle, internal::Contained};
+use getty_core::{ConnectionHandle, hooks::HandleExt, internal::Contained};
 
 use crate::filter_map::MessageFilter;
 
@@ -20,8 +19,8 @@ impl<M> PongFilter<M> {
     }
 }
 
-// The codec removes pongs, so that a session whose handlers are busy still receives them.
-// (design.md: Why does the codec remove pongs?)
+// The codec removes pongs, so that a session whose handlers are busy still receives them
+// (design.md: Why does the codec remove pongs?).
 impl<In, M: Fn(&In) -> bool> MessageFilter<In> for PongFilter<M> {
     #[inline]
     fn filter(&mut self, message: In) -> Option<In> {

@@ -1,9 +1,8 @@
 //! Times of the heartbeats of a session, and of the responses to them.
 
-use getty_core::hooks::HandleExt;
 use std::time::Duration;
 
-use getty_core::{CloseReason, ConnectionHandle, Session};
+use getty_core::{CloseReason, ConnectionHandle, Session, hooks::HandleExt};
 use tokio::time::Instant;
 
 use super::Beat;
@@ -81,8 +80,8 @@ impl State {
     ) -> Option<Instant> {
         let beat = self.unanswered?;
         // While the session does not read, no response can be late. The next check is a full
-        // timeout from now, and none can be late before. (design.md: Why do receive deadlines pause
-        // while the session does not read?)
+        // timeout from now, and none can be late before (design.md: Why do receive deadlines pause
+        // while the session does not read?).
         let since = handle.silent_since().unwrap_or(now).max(beat);
         since.checked_add(schedule.response?)
     }

@@ -55,8 +55,6 @@
 //! # }
 //! ```
 
-use getty_core::Close;
-use getty_core::hooks::HandleExt;
 use std::{
     any::type_name,
     fmt,
@@ -69,7 +67,8 @@ use std::{
 };
 
 use getty_core::{
-    CloseReason, Connection, ConnectionHandle, HasSession, Session,
+    Close, CloseReason, Connection, ConnectionHandle, HasSession, Session,
+    hooks::HandleExt,
     internal::{Contained, catch},
     sync::Signal,
 };

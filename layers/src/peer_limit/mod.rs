@@ -165,8 +165,8 @@ impl PartialEq for Key {
 
 impl Eq for Key {}
 
-// Keys of close callbacks are hashed. (design.md: Why must the keys of close callbacks be
-// `Hash`?)
+// Keys of close callbacks are hashed (design.md: Why must the keys of close callbacks be
+// `Hash`?).
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         Arc::as_ptr(&self.0).hash(state);

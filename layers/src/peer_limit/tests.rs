@@ -64,7 +64,10 @@ fn connection_beyond_the_limit_is_refused_and_leaves_the_reservation() {
     assert_ready_ok!(service.poll_ready());
     let (connection, refused) = from("::ffff:192.0.2.1");
     let mut response = task::spawn(service.call(connection));
-    assert!(!refused.is_closed(), "the accepting task does not close it");
+    assert!(
+        !refused.is_closed(),
+        "the task that accepts must not close it"
+    );
     let error = assert_ready_err!(response.poll());
     let expected = TooManyConnections {
         peer: ip("192.0.2.1"),
@@ -111,7 +114,7 @@ fn permit_is_released_once_however_a_connection_ends() {
     assert_eq!(count(), 2);
     let (mut response, handle) = panics;
     handle.close();
-    assert_eq!(count(), 2, "closing is not closed");
+    assert_eq!(count(), 2, "a closing session still counts");
     catch_unwind(AssertUnwindSafe(|| response.poll().is_ready())).unwrap_err();
     drop(response);
     assert_eq!(count(), 1);

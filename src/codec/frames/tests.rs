@@ -16,7 +16,7 @@ fn returned_frames_do_not_change_the_reference_count() {
     let mut src = stream(&[vec![1; 10], vec![2; 10], vec![3; 10], vec![4; 10]]);
     let mut dst = BytesMut::new();
     let first = codec.decode(&mut src).unwrap().unwrap();
-    assert!(src.is_empty(), "the codec has the other frames");
+    assert!(src.is_empty(), "the codec holds the other frames");
     assert_eq!(Arc::strong_count(&first.block), 2);
     codec.encode(first, &mut dst).unwrap();
     for n in 2..4_u8 {

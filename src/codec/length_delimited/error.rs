@@ -34,8 +34,9 @@ pub enum LengthDelimitedError {
         /// The adjustment that is added to the field.
         adjustment: i32,
     },
-    /// The length of a message, minus the adjustment, does not fit the length field. The message
-    /// must be shorter (or longer, with a positive adjustment), or the field must be wider.
+    /// The length of a message minus the adjustment does not fit the length field. The message must
+    /// be shorter, or the field must be wider. With a positive adjustment the message must be
+    /// longer.
     NotExpressible {
         /// Length of the message in bytes.
         length: usize,
@@ -44,7 +45,7 @@ pub enum LengthDelimitedError {
         /// Width of the field.
         width: FieldWidth,
     },
-    /// The stream, or the message of a message transport, ended within a frame.
+    /// The input ended within a frame. The input is a stream or the message of a message transport.
     Truncated {
         /// Number of bytes of the frame that have arrived.
         received: usize,

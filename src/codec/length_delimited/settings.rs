@@ -21,7 +21,7 @@ impl LengthDelimited {
         }
     }
 
-    /// Sets the maximum length of a payload, in bytes, received or sent. The default is 64 KiB. A
+    /// Sets the maximum length of a received or sent payload, in bytes. The default is 64 KiB. A
     /// maximum above 1 GiB is reduced to 1 GiB.
     ///
     /// The maximum applies to the message. It does not include the bytes that
@@ -65,9 +65,9 @@ impl LengthDelimited {
     /// Sets the number that is added to the length field to get the payload's length. The default
     /// is 0.
     ///
-    /// It is negative if the field also counts bytes that [`num_skip`](Self::num_skip) removes,
-    /// such as the header. It is positive if the payload has bytes that the field does not count,
-    /// such as a checksum or a header that is not skipped.
+    /// It must be negative if the field also counts bytes that [`num_skip`](Self::num_skip)
+    /// removes, such as the header. It must be positive if the payload has bytes that the field
+    /// does not count, such as a checksum or a header that is not skipped.
     #[must_use]
     pub const fn length_adjustment(mut self, bytes: i32) -> Self {
         self.adjustment = bytes;

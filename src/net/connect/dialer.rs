@@ -22,8 +22,8 @@ pub(crate) struct Dialer {
     pub(crate) local: Option<SocketAddr>,
     /// Time limit from the name lookup to the last address.
     pub(crate) timeout: Duration,
-    /// Delay after which the next address is dialed concurrently, in alternating families. With
-    /// `None` the addresses are dialed one after another, in the resolver's order.
+    /// Delay after which the next address is dialed concurrently. The families of the addresses
+    /// alternate. With `None` the addresses are dialed one after another in the resolver's order.
     pub(crate) attempt_delay: Option<Duration>,
 }
 
@@ -88,7 +88,7 @@ impl Dialer {
                     }
                 }
                 if failed.is_empty() {
-                    // the name was not resolved in time
+                    // The name was not resolved in time.
                     return Err(timed_out(self.timeout));
                 }
                 Err(all_failed(failed))

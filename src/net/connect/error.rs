@@ -115,7 +115,7 @@ impl fmt::Display for AllFailed {
     }
 }
 
-// no source: there are several, and `Display` prints them all
+// Has no `source`, because there are several. `Display` prints all failures.
 impl Error for AllFailed {}
 
 /// Returns the error of a dial without an address left to try.

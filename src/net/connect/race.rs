@@ -7,9 +7,9 @@ use tokio::time::timeout;
 
 /// Dials `addresses` and returns the first success, or `None` if all fail.
 ///
-/// Each dial starts `delay` after the one before, or at once if a dial has failed. The first
-/// success drops the dials that are still in progress. Failures are added to `failed`, which
-/// the caller can read even if it drops this future.
+/// Each dial starts `delay` after the one before. It starts at once if a dial has failed. The
+/// first success drops the dials that are still in progress. Failures are added to `failed`,
+/// which the caller can read even if it drops this future.
 pub(super) async fn race<T, F>(
     addresses: &[SocketAddr],
     delay: Duration,
@@ -29,7 +29,7 @@ where
         } else {
             Duration::MAX
         };
-        // the first failure starts the next dial, even if other dials are still in progress
+        // The first failure starts the next dial, even if other dials are still in progress.
         match timeout(wait, running.next()).await {
             Ok(Some((_, Ok(winner)))) => return Some(winner),
             Ok(Some((address, Err(error)))) => record(failed, address, error),
@@ -88,7 +88,7 @@ mod tests {
         ([0x2001, 0xdb8, 0, 0, 0, 0, 0, n], 7000).into()
     }
 
-    /// Races addresses that succeed or fail after a number of milliseconds; `None` never answers.
+    /// Races addresses that succeed or fail after a number of milliseconds. `None` never answers.
     /// Returns the winner, the start time of each dial, and the failed addresses.
     async fn run(
         outcomes: &[(SocketAddr, Option<(u64, bool)>)],

@@ -24,9 +24,9 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Connects over TCP: a service from any target that tokio can resolve to a connection.
 ///
 /// Each dial resolves its target again. Several addresses are raced as in RFC 8305 ("happy
-/// eyeballs"). Their families alternate, and each dial starts 250 ms after the one before, or
-/// at once if a dial has failed. The first success drops the other dials. If all fail, the
-/// error holds the error of [each address](ConnectError::attempts).
+/// eyeballs"). Their families alternate. Each dial starts 250 ms after the one before, or at
+/// once if a dial has failed. The first success drops the other dials. If all fail, the error
+/// holds the error of [each address](ConnectError::attempts).
 ///
 /// A socket that connected to itself is closed, and the dial fails with an error whose
 /// [`is_self_connect`](ConnectError::is_self_connect) returns `true`. The operating system can
@@ -119,9 +119,9 @@ impl TcpConnector {
         self
     }
 
-    /// Sets the maximum number of unsent bytes in the kernel (`TCP_NOTSENT_LOWAT`), on Linux and
-    /// Android. Elsewhere it has no effect. The default is 128 KiB. `None` leaves the system's
-    /// setting, with which only the send buffer limits them. Scope: connection.
+    /// Sets the maximum number of unsent bytes in the kernel on Linux and Android
+    /// (`TCP_NOTSENT_LOWAT`). Elsewhere it has no effect. The default is 128 KiB. `None` leaves the
+    /// system's setting. Then only the send buffer limits them. Scope: connection.
     ///
     /// The limit bounds the bytes that a close can lose and that a ping waits behind. Without it
     /// the kernel may accept no byte for a minute while it empties a send buffer of megabytes to a
@@ -174,7 +174,7 @@ impl TcpConnector {
         let stream = socket.connect(address).await?;
 
         let local = stream.local_addr();
-        // the dialed address may stand for another one, such as 0.0.0.0 for this machine
+        // The dialed address may stand for another one, such as 0.0.0.0 for this machine.
         let peer = stream.peer_addr().unwrap_or(address);
         if resets_self_connect(&stream, &local, peer) {
             return Err(self_connect());

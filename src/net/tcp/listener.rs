@@ -83,7 +83,7 @@ impl TcpListener {
         TcpListenerBuilder {
             backlog: BACKLOG,
             bind: BindOptions {
-                // on Windows the option would let any process take over the port
+                // On Windows the option would let any process take over the port.
                 reuse_address: cfg!(unix),
                 ..BindOptions::new()
             },
@@ -224,8 +224,8 @@ impl TcpListenerBuilder {
     }
 
     /// Sets whether the port can be bound while connections of an earlier listener are still in the
-    /// time-wait state (`SO_REUSEADDR`), as after a restart. The default is `true`, except on
-    /// Windows, where the option has another meaning.
+    /// time-wait state, as after a restart (`SO_REUSEADDR`). The default is `true`. On Windows it
+    /// is `false`, because the option has another meaning there.
     pub const fn with_reuse_address(mut self, on: bool) -> Self {
         self.bind.reuse_address = on;
         self
@@ -258,9 +258,9 @@ impl TcpListenerBuilder {
         self
     }
 
-    /// Sets the maximum number of unsent bytes in the kernel (`TCP_NOTSENT_LOWAT`), on Linux and
-    /// Android. Elsewhere it has no effect. The default is 128 KiB. `None` leaves the system's
-    /// setting, with which only the send buffer limits them. Scope: connection.
+    /// Sets the maximum number of unsent bytes in the kernel on Linux and Android
+    /// (`TCP_NOTSENT_LOWAT`). Elsewhere it has no effect. The default is 128 KiB. `None` leaves the
+    /// system's setting. Then only the send buffer limits them. Scope: connection.
     ///
     /// The limit bounds the bytes that a close can lose and that a ping waits behind. Without it
     /// the kernel may accept no byte for a minute while it empties a send buffer of megabytes to a

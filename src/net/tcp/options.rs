@@ -31,8 +31,8 @@ pub struct Keepalive {
 }
 
 impl Keepalive {
-    /// Creates settings whose first probe is sent after `time` without traffic: at least 1 s, on
-    /// Linux at most 32,767 s.
+    /// Creates settings whose first probe is sent after `time` without traffic. The minimum is 1 s.
+    /// The maximum on Linux is 32,767 s.
     #[must_use]
     pub const fn new(time: Duration) -> Self {
         Self {
@@ -42,8 +42,8 @@ impl Keepalive {
         }
     }
 
-    /// Sets the time between two probes: at least 1 s, on Linux at most 32,767 s. The default is
-    /// the operating system's.
+    /// Sets the time between two probes. The minimum is 1 s. The maximum on Linux is 32,767 s. The
+    /// default is the operating system's.
     #[must_use]
     pub const fn with_interval(mut self, interval: Duration) -> Self {
         self.interval = Some(interval);

@@ -57,7 +57,8 @@ impl Listener for tokio::net::UnixListener {
 /// ```
 #[derive(Debug)]
 pub struct UnixListener {
-    // dropped before the socket: while the socket is open, no other file can get its inode number
+    // Must be dropped before the socket: while the socket is open, no other file can get its inode
+    // number.
     _file: Option<SocketFile>,
     inner: tokio::net::UnixListener,
     local: Address,
@@ -116,7 +117,7 @@ impl Listener for UnixListener {
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Connection<Self::Io>>> {
         let (stream, peer) = ready!(self.inner.poll_accept(cx))?;
-        // all connections share one path
+        // All connections share one path.
         Poll::Ready(Ok(connection(stream, self.local.clone(), &peer)))
     }
 
@@ -197,7 +198,8 @@ impl Drop for SocketFile {
 /// be kept.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let Ok(found) = fs::symlink_metadata(path) else {
-        // removed meanwhile, or a socket without a file: the next bind decides
+        // The file may have been removed meanwhile, or a socket may have no file. The next bind
+        // decides.
         return Ok(());
     };
     if !found.file_type().is_socket() {
@@ -207,8 +209,8 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         ));
     }
     check_refusal(path)?;
-    // another process may have replaced the stale file meanwhile; the change time distinguishes a
-    // reused inode number
+    // Another process may have replaced the stale file meanwhile. The change time distinguishes a
+    // reused inode number.
     let identity = |file: &Metadata| (file.dev(), file.ino(), file.ctime(), file.ctime_nsec());
     match fs::symlink_metadata(path) {
         Ok(file) if identity(&file) == identity(&found) => fs::remove_file(path),
@@ -220,7 +222,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 /// as a full backlog or a lack of permission.
 fn check_refusal(path: &Path) -> io::Result<()> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // a listener with a full backlog must not block this thread
+    // A listener with a full backlog must not block this thread.
     socket.set_nonblocking(true)?;
     let cause = match socket.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(()),

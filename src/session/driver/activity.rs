@@ -42,7 +42,7 @@ where
             Received::Lost(messages) => self.wire.driver().record_lost(messages.into()),
             Received::End => {
                 self.wire.driver().record_peer_finished();
-                // the transport may reply to the end, as WebSocket does
+                // The transport may reply to the end, as WebSocket does.
                 self.writer.mark_dirty();
             }
         }
@@ -51,7 +51,7 @@ where
         }
     }
 
-    /// Publishes the state of reading, handling and writing, before the poll waits.
+    /// Publishes the state of reading, handling and writing before the poll waits.
     #[inline]
     pub(super) fn publish_activity(&mut self, in_flight: usize, poll: &mut PollState) {
         let incomplete = self.reader.is_incomplete() || self.wire.transport().is_incomplete();

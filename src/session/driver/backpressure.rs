@@ -1,4 +1,4 @@
-//! Backpressure: stops handling, or the encoding of pushes, while too many bytes wait for the
+//! Backpressure: stops handling or the encoding of pushes while too many bytes wait for the
 //! peer.
 //!
 //! [`Watermark`](crate::session::schedule::Watermark) holds the flags. This file measures the
@@ -20,9 +20,9 @@ where
     W: FramedTransport,
     R: StackSource<S>,
 {
-    /// Returns the length of the write buffer above which handling pauses, for a flush at first. It
-    /// is 0 while the peer does not take all that waits, so that the size of every message can be
-    /// [recorded](Self::is_over_limit).
+    /// Returns the length of the write buffer above which handling pauses. Handling then waits for
+    /// a flush first. The limit is 0 while the peer does not take all that waits, so that the size
+    /// of every message can be [recorded](Self::is_over_limit).
     #[inline]
     pub(super) fn handling_limit(&mut self) -> usize {
         if self.timer.stalled_since().is_some() {
@@ -32,13 +32,14 @@ where
         let Some(gathered) = self.reader.sizing().gathered(high) else {
             return high;
         };
-        // replies to messages of one read share a write
+        // Replies to messages of one read share a write.
         self.writer.make_large();
         gathered
     }
 
-    /// Returns `true` if handling must pause, for a write buffer above its
-    /// [limit](Self::handling_limit). It held `before` bytes before the last message was handled.
+    /// Returns `true` if handling must pause because the write buffer is above its
+    /// [limit](Self::handling_limit). The buffer held `before` bytes before the last message was
+    /// handled.
     #[cold]
     pub(super) fn is_over_limit(&mut self, before: usize) -> bool {
         if self.timer.stalled_since().is_none() {
@@ -49,8 +50,8 @@ where
         self.reaches_reply_limit()
     }
 
-    /// Returns `true` if the replies that wait have reached the limit, for a peer that does not
-    /// take all bytes.
+    /// Returns `true` if the peer does not take all bytes and the waiting replies have reached the
+    /// limit.
     #[cold]
     fn reaches_reply_limit(&mut self) -> bool {
         let waits = self.writer.len();
@@ -67,10 +68,10 @@ where
         limit.saturating_add(self.timer.allowance())
     }
 
-    /// Returns the time at which more replies are allowed, while the peer takes nothing since
-    /// `stalled` and handling is stopped. Two sessions that push and answer each other's pushes can
-    /// otherwise stop over a connection whose buffers shrink (design.md: Why can two busy sessions
-    /// not stop each other?). A session that has pushed nothing is never one of them.
+    /// Returns the time at which more replies are allowed. The peer has taken nothing since
+    /// `stalled`, and handling is stopped. Otherwise two sessions that push and answer each other's
+    /// pushes could stop over a connection whose buffers shrink (design.md: Why can two busy
+    /// sessions not stop each other?). A session that has pushed nothing is never one of them.
     #[cold]
     pub(super) fn next_allowance(&mut self, stalled: Instant) -> Option<Instant> {
         let may_stop = self.phase == Phase::Running && self.writer.has_pushed();
@@ -81,8 +82,8 @@ where
         }
     }
 
-    /// Returns the high watermark, or 0 while the memory budget is used up, so that any byte that
-    /// waits stops the rest.
+    /// Returns the high watermark. Returns 0 while the memory budget is used up, so that any byte
+    /// that waits stops the rest.
     #[inline]
     fn high(&mut self) -> usize {
         if self.wire.driver().is_budget_used_up() {
@@ -92,8 +93,8 @@ where
         }
     }
 
-    /// Stops handling after a reply, if the write buffer is above its limit. It held `before` bytes
-    /// before the reply.
+    /// Stops handling after a reply if the write buffer is above its limit. The buffer held
+    /// `before` bytes before the reply.
     #[inline]
     pub(super) fn limit_handling(&mut self, before: usize) {
         let stopped = self.writer.len() > self.handling_limit() && self.is_over_limit(before);
@@ -110,7 +111,7 @@ where
         self.push_limit_behind(high)
     }
 
-    /// As [`push_limit`](Self::push_limit), while bytes wait.
+    /// Like [`push_limit`](Self::push_limit), for a buffer with waiting bytes.
     fn push_limit_behind(&mut self, high: usize) -> usize {
         let pushed = self.writer.pushed();
         let replied = self.writer.len() - pushed;
@@ -140,7 +141,8 @@ where
         self.watermark.set_pushes_stopped(stopped);
         if was_stopped && !stopped {
             if self.wire.driver().set_backpressure(false) {
-                // waiting senders run first, or requests of the peer would take all the room
+                // Waiting senders must run first. Otherwise requests of the peer would take all the
+                // room.
                 poll.yields = true;
                 cx.waker().wake_by_ref();
             }

@@ -18,7 +18,8 @@ where
     W: FramedTransport,
     R: StackSource<S>,
 {
-    /// Polls the timer with the earliest deadline. [`Step::Next`] if the session must wait for it.
+    /// Polls the timer with the earliest deadline. Returns [`Step::Next`] if the session must wait
+    /// for it.
     #[inline]
     pub(super) fn poll_deadlines(
         &mut self,
@@ -60,8 +61,8 @@ where
         self.deadline_passed(calls, deadline, layers, write)
     }
 
-    /// Acts on the `deadline` that has passed: of `layers`, of the flush delay, of the `write`
-    /// timeout or of the drain.
+    /// Acts on the `deadline` that has passed. It may be one of `layers`, the flush delay, the
+    /// `write` timeout or the drain.
     #[cold]
     fn deadline_passed(
         &mut self,

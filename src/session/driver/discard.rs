@@ -52,7 +52,8 @@ impl<S, W: FramedTransport, R> SessionLoop<S, W, R> {
             replies,
             ..
         } = self;
-        // first, so that the transport is dropped before the driver reports the end to senders
+        // Must come first, so that the transport is dropped before the driver reports the end to
+        // senders.
         wire.discard();
         if const { needs_drop::<S>() } {
             drop_catching_panics(service);

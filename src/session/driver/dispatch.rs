@@ -1,6 +1,5 @@
 //! The hot path: decode, call the service, encode.
 
-use getty_core::hooks::HandleExt;
 use std::{
     mem::needs_drop,
     ops::ControlFlow,
@@ -11,6 +10,7 @@ use std::{
 use getty_core::{
     CloseReason, IntoReply, Reply,
     driver::{Payload, Ticket},
+    hooks::HandleExt,
 };
 use tokio::task::coop;
 use tower::BoxError;
@@ -32,7 +32,7 @@ use crate::{
 enum Stop<In, Out, E> {
     /// There is no message.
     Nothing,
-    /// Decoding returned something else than a message.
+    /// Decoding returned a bad message, an error or the end.
     Decoded(Result<Decoded<In>, BoxError>),
     ServicePending,
     ServiceFailed(BoxError),
@@ -53,7 +53,7 @@ where
     W: FramedTransport,
     R: StackSource<S>,
 {
-    /// Decodes, calls the service and encodes, until each step must wait.
+    /// Decodes, calls the service and encodes until each step must wait.
     #[inline]
     pub(super) fn dispatch(
         &mut self,
@@ -103,7 +103,7 @@ where
         poll: &mut PollState,
     ) {
         loop {
-            // handlers in flight continue even while backpressure stops further calls
+            // Handlers in flight continue even while backpressure stops further calls.
             while !calls.is_empty() && !poll.calls_pending {
                 match calls.as_mut().poll_next(cx) {
                     Poll::Ready(Some(result)) => {
@@ -115,7 +115,7 @@ where
                     Poll::Pending => poll.calls_pending = true,
                 }
             }
-            // messages that a handler has queued are encoded before its reply
+            // Messages that a handler has queued must be encoded before its reply.
             self.wire.driver().poll_signals();
             if self.wire.driver().has_outgoing() {
                 self.encode_outgoing();
@@ -183,7 +183,7 @@ where
                 return false;
             }
             Stop::ServiceFailed(error) => {
-                // the message that was decoded for the call
+                // The message that was decoded for the call.
                 self.wire.driver().record_unhandled(1, 0);
                 self.stack_failed(error);
                 return false;
@@ -233,15 +233,15 @@ where
         };
         let is_output_open = *output_end == OutputEnd::Open;
         loop {
-            // before readiness is polled, so that a session without a message holds no permit
-            // (design.md: Why is a message decoded before readiness is polled?)
+            // The message comes before the poll of readiness, so that a session without a message
+            // holds no permit (design.md: Why is a message decoded before readiness is polled?).
             let message = match reader.next(wire, messages_in) {
                 Ok(Decoded::Message(message)) => message,
                 Ok(Decoded::Nothing) => return Stop::Nothing,
                 other => return Stop::Decoded(other),
             };
             let mut ready = service.poll_ready(cx);
-            // without drop glue the stack holds no tokio resource that could have spent the budget
+            // Without drop glue the stack cannot hold a tokio resource that has spent the budget.
             if const { needs_drop::<S>() } && !coop::has_budget_remaining() {
                 ready = poll_ready_unconstrained(service, cx, ready);
                 budget.exhaust(); // the poll ends after this message
@@ -264,7 +264,7 @@ where
                 Ok(Err(reply)) => return Stop::Reply(reply),
                 Err(error) => return Stop::CallFailed(error),
             };
-            // a handler's queued messages go before its reply, and its close takes effect here
+            // A handler's queued messages must go before its reply. Its close takes effect here.
             if wire.driver().is_signalled() || !is_output_open {
                 return Stop::Reply(message.into_reply());
             }
@@ -326,7 +326,7 @@ where
     /// its clone of the stack?).
     #[inline]
     pub(super) fn release_readiness(&mut self, poll: &mut PollState) {
-        // a stack without drop glue holds nothing that could be released
+        // A stack without drop glue holds nothing that could be released.
         if const { needs_drop::<S>() } && poll.service_called && !poll.service_pending {
             poll.service_called = false;
             self.replace_stack();
@@ -366,8 +366,8 @@ where
         self.wire.driver().clear_own_messages();
     }
 
-    /// Encodes the messages that this session's handlers have queued, and all that were queued
-    /// earlier. They precede the handlers' replies, and count as replies.
+    /// Encodes the messages that this session's handlers have queued and all that were queued
+    /// earlier. They precede the handlers' replies and count as replies.
     #[cold]
     fn encode_own(&mut self) {
         while self.wire.driver().has_outgoing() && self.encode_next().is_some() {}

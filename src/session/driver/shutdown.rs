@@ -52,7 +52,7 @@ where
             self.set_drain_deadline(clock);
         }
         self.discard_input();
-        // last, because the destructors are the application's
+        // Must come last, because the destructors are the application's.
         let service = self.service.take();
         if const { needs_drop::<S>() } {
             drop_catching_panics(service);
@@ -98,12 +98,13 @@ where
         !self.wire.driver().has_outgoing() && self.writer.is_flushed()
     }
 
-    /// Returns `true` if the session waits until the peer has ended its direction. A socket that is
-    /// dropped with unread input, or that input reaches later, resets the connection, which
-    /// destroys output that the kernel still holds (design.md: Why does a closed session read on?).
+    /// Returns `true` if the session must wait until the peer has ended its direction. A socket
+    /// that is dropped with unread input resets the connection. So does input that arrives after
+    /// the drop. A reset destroys output that the kernel still holds (design.md: Why does a closed
+    /// session read on?).
     ///
-    /// The wait ends at the drain deadline, or earlier when the deadline's duration has passed
-    /// since the last byte moved. A session that was idle for longer ends at once.
+    /// The wait ends at the drain deadline. It ends earlier if no byte has moved for the duration
+    /// of that deadline. A session that was idle for longer ends at once.
     #[cold]
     fn awaits_input_end(&mut self) -> bool {
         if !self.may_be_reset() {
@@ -197,7 +198,7 @@ where
         let before = self.reader.discarded();
         let discarded = self.poll_discard(cx, usize::MAX);
         if self.reader.discarded() > before {
-            // a peer that sends may have more in flight
+            // A peer that sends may have more in flight.
             self.awaits_end |= self.may_be_reset();
         }
         match discarded {
@@ -216,7 +217,7 @@ where
                 Step::End
             }
             Poll::Ready(Discarded::Nothing) => Step::End,
-            // without cooperative budget every read is pending, and tokio wakes the task
+            // Without cooperative budget every read is pending, and tokio wakes the task.
             Poll::Pending if self.awaits_end || !coop::has_budget_remaining() => Step::Next,
             Poll::Pending => Step::End,
         }
@@ -269,7 +270,7 @@ where
         drains && !self.overdue && self.output_end != OutputEnd::Failed && !is_stalled
     }
 
-    /// Drops handlers in flight and queued messages, because the drain deadline has passed. Encoded
+    /// Drops handlers in flight and queued messages because the drain deadline has passed. Encoded
     /// bytes are still flushed, and the transport closes.
     #[cold]
     pub(super) fn cut_off_handlers(&mut self, mut calls: Pin<&mut InFlight<S::Future>>) {
@@ -299,7 +300,7 @@ where
     }
 
     /// Ends both directions after a read error, such as a reset. Messages that were read before are
-    /// handled, until the drain deadline (design.md: Why are messages handled after the connection
+    /// handled until the drain deadline (design.md: Why are messages handled after the connection
     /// has failed?).
     #[cold]
     pub(super) fn read_failed(&mut self, error: io::Error, poll: &mut PollState) -> Step {
@@ -325,7 +326,7 @@ where
         }
         self.writer.discard_unsent(&mut self.wire, &error);
         self.output_end = OutputEnd::Failed;
-        // nothing waits for the peer any more
+        // Nothing waits for the peer any more.
         self.watermark.reset();
         self.timer.record_flushed();
         self.timer.end_flush_delay();

@@ -17,8 +17,8 @@ const MESSAGES_PER_READ: usize = 64;
 const MESSAGE_COST: usize = 16;
 
 impl<In> Reader<In> {
-    /// Reads the messages that have arrived, as far as there is room. An end or an error behind
-    /// them is kept for the next read, because the messages are handled first.
+    /// Reads the messages that have arrived as far as there is room. An end or an error behind them
+    /// is kept for the next read, because the messages must be handled first.
     #[inline(never)]
     pub(super) fn poll_messages<W: FramedTransport<In = In>>(
         &mut self,
@@ -64,9 +64,9 @@ impl<In> Reader<In> {
         }
     }
 
-    /// Decodes the next message of the transport, which must be decoded to its last byte. The codec
-    /// may consume a message without a result, such as a response that a request awaits. The next
-    /// one is decoded then.
+    /// Decodes the next message of the transport. It must be decoded to its last byte. The codec
+    /// may consume a message without a result, such as a response that a request awaits. Then the
+    /// next one is decoded.
     #[inline(never)]
     pub(super) fn decode_message<W: FramedTransport<In = In>>(
         &mut self,

@@ -75,7 +75,7 @@ impl<In> ReadAhead<In> {
     pub(crate) fn push_front(&mut self, message: In) {
         let inner = self.0.get_or_default();
         if let Some(second) = inner.first.replace(message) {
-            // its bytes stopped counting when it became the first
+            // The bytes of this message stopped counting when it became the first.
             inner.others.push_front((second, 0));
         }
     }
@@ -113,7 +113,7 @@ mod tests {
             ahead.push_back(message, bytes);
         }
         ahead.push_front('a');
-        // 'b' was the first before, so its bytes no longer count
+        // 'b' was the first before, so its bytes no longer count.
         assert_eq!((ahead.len(), ahead.bytes()), (4, 7));
         assert_eq!((ahead.pop_front(), ahead.bytes()), (Some('a'), 7));
         assert_eq!((ahead.pop_front(), ahead.bytes()), (Some('b'), 4));

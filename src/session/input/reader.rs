@@ -22,7 +22,7 @@ use crate::{
     transport::{Framing, Received, Transport},
 };
 
-/// Minimum spare room of a read, in bytes, as far as the bound allows.
+/// Minimum spare room of a read, in bytes. The bound may allow less.
 const MIN_READ: usize = 4 * 1024;
 
 #[derive(Debug)]
@@ -122,8 +122,8 @@ impl<In> Reader<In> {
         }
     }
 
-    /// Returns the next message that has arrived: those that were decoded ahead come first. Counts
-    /// the others in `decoded`.
+    /// Returns the next message that has arrived. Messages that were decoded ahead come first.
+    /// Counts the others in `decoded`.
     ///
     /// # Errors
     ///
@@ -158,8 +158,8 @@ impl<In> Reader<In> {
     ///
     /// # Errors
     ///
-    /// On a stream, the codec's or [`FrameTooLong`]; the session must close.
-    // always: a call would move each message through memory, twice
+    /// On a stream, returns the codec's error or [`FrameTooLong`]. The session must then close.
+    // Must always be inlined: a call would move each message through memory twice.
     #[inline(always)]
     fn decode<W: FramedTransport<In = In>>(
         &mut self,
@@ -196,10 +196,10 @@ impl<In> Reader<In> {
         Ok(Decoded::Nothing)
     }
 
-    /// Decodes the rest of a stream that has ended. `decode` was called before, because the end may
-    /// have been read together with messages. From that call a codec for messages with boundaries,
-    /// such as `Text`, knows that there are none (design.md: Why is `decode` called again when a
-    /// stream has ended?). After a reset the rest is not decoded.
+    /// Decodes the rest of a stream that has ended. `decode` must be called before, because the end
+    /// may have been read together with messages. From that call a codec for messages with
+    /// boundaries, such as `Text`, knows that there are none (design.md: Why is `decode` called
+    /// again when a stream has ended?). After a reset the rest is not decoded.
     #[cold]
     fn decode_end<W: FramedTransport<In = In>>(
         &mut self,
@@ -215,9 +215,9 @@ impl<In> Reader<In> {
         Ok(Decoded::End)
     }
 
-    /// Raises the limit to the capacity of a buffer that exceeds it, if the codec has reserved that
+    /// Raises the limit to the capacity of a buffer that exceeds it if the codec has reserved that
     /// room. `has_reserved` is `true` if the buffer has grown. A buffer that was larger than an
-    /// ordinary one may have had the room already, so the codec is assumed to need it.
+    /// ordinary one may have had the room already. So the codec is assumed to need it.
     #[inline(never)]
     fn raise_limit(&mut self, has_reserved: bool) {
         if has_reserved || (self.buf.capacity() > BUFFER && self.limit >= BUFFER) {
@@ -230,8 +230,9 @@ impl<In> Reader<In> {
         }
     }
 
-    /// Decodes from a full buffer that yielded no message, in a buffer without spare room: a codec
-    /// that needs room for the current frame then reserves it visibly.
+    /// Decodes again from a full buffer that yielded no message. The buffer is passed without spare
+    /// room. A codec that needs room for the current frame must then reserve it, which the reader
+    /// can see.
     #[cold]
     fn decode_full<W: FramedTransport<In = In>>(
         &mut self,
@@ -265,7 +266,7 @@ impl<In> Reader<In> {
         match self.decode(wire) {
             Ok(Decoded::Message(message)) => {
                 let bytes = before.saturating_sub(self.buf.len());
-                // an empty message takes memory as well
+                // An empty message takes memory as well.
                 self.ahead.push_back(message, bytes.max(1));
                 ControlFlow::Continue(())
             }
@@ -383,7 +384,7 @@ impl<In> Reader<In> {
             Received::Control(_) | Received::Lost(_) => {}
             Received::End => {
                 self.end = InputEnd::Complete;
-                // the end of a stream may complete a message
+                // The end of a stream may complete a message.
                 self.decodable = self.framing == Framing::Stream;
             }
         }
@@ -456,7 +457,7 @@ impl<In> Reader<In> {
     }
 
     /// Makes the session's buffers ordinary, because something waits for its handler or for the
-    /// peer. An incomplete frame may have reached the lower limit: then the codec must be called
+    /// peer. An incomplete frame may have reached the lower limit. Then the codec must be called
     /// again, or nothing would ever be read.
     #[cold]
     pub(crate) fn reset_sizing(&mut self) {

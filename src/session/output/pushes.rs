@@ -1,13 +1,13 @@
 //! Counts the pushed bytes in the write buffer, apart from the bytes of replies.
 //!
-//! The bytes of pushes form runs: bytes that were pushed together, without a reply between
-//! them. The latest run is stored in the writer itself, and earlier runs that still wait in its
-//! [`PendingWrites`].
+//! The bytes of pushes form runs. A run is the bytes that were pushed together without a reply
+//! between them. The latest run is stored in the writer itself. Earlier runs that still wait
+//! are stored in its [`PendingWrites`].
 
 use super::writer::{PendingWrites, Writer};
 
 impl Writer {
-    /// Marks all bytes encoded from `start` on as pushes, which senders have queued, and not as
+    /// Marks all bytes encoded from `start` on as pushes. Senders have queued them, so they are not
     /// replies.
     #[inline]
     pub(crate) fn mark_pushed(&mut self, start: u64) {
@@ -41,7 +41,8 @@ impl Writer {
     /// Returns how many bytes of the latest run of pushes wait.
     #[inline]
     fn latest_push(&self) -> u32 {
-        // negative for a run that was taken completely: less than 2 GiB, as long as anything waits
+        // Negative for a run that was taken completely. The value is less than 2 GiB as long as
+        // anything waits.
         let waits = self.push_end.wrapping_sub(low(self.taken));
         if waits > u32::MAX / 2 {
             0

@@ -7,7 +7,7 @@ use getty_core::sync::Lazy;
 
 /// Minimum size of a segment, in bytes. Shorter payloads are copied into the write buffer.
 ///
-/// Measured over TCP on the loopback device, with batches of up to 64 KiB: up to about 4 KiB a
+/// Measured over TCP on the loopback device with batches of up to 64 KiB. Up to about 4 KiB, a
 /// copy into a cached buffer costs less than one more slice in a vectored write. Above that
 /// both cost the same, because the kernel's copy dominates. A reference saves memory and the
 /// growth of the buffer, but it keeps the whole block of its bytes alive (design.md: Why are
@@ -59,8 +59,8 @@ impl Segments {
         inner.before_last = buffered;
     }
 
-    /// Fills `slices` with the next bytes to write: `front`, then the segments and `buf`. Returns
-    /// the filled part, with at most `limit` bytes.
+    /// Fills `slices` with the next bytes to write: `front`, the segments and `buf`. Returns the
+    /// filled part. It has at most `limit` bytes.
     pub(crate) fn gather<'a, 's>(
         &'a self,
         front: &'a [u8],
@@ -142,7 +142,7 @@ mod tests {
     proptest! {
         #[test]
         fn bytes_are_written_in_the_order_in_which_they_were_added(
-            // whether a payload is added by reference, its length, and the bytes taken after it
+            // `true` if a payload is added by reference, its length, and the bytes taken after it.
             steps in prop::collection::vec((any::<bool>(), 1..40_usize, 0..80_usize), 1..60)
         ) {
             let (mut segments, mut buf) = (Segments::default(), BytesMut::new());

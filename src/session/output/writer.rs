@@ -41,7 +41,7 @@ pub(crate) struct Writer {
     messages: u32,
     /// Bytes were written since the last complete flush.
     unflushed: bool,
-    /// Besides `buf`, there may be bytes to write or flush, or sends to complete.
+    /// `true` if there may be more than `buf` to write or flush, or sends to complete.
     dirty: bool,
     framing: Framing,
     /// Size of the largest message that was [noted](Self::note_size): the exponent of the power of
@@ -98,18 +98,18 @@ impl Writer {
         }
     }
 
-    /// Returns the size of the largest message that was [noted](Self::note_size), in bytes, rounded
-    /// up to a power of two.
+    /// Returns the size of the largest [noted](Self::note_size) message, in bytes. It is rounded up
+    /// to a power of two.
     pub(crate) const fn largest(&self) -> usize {
         1 << self.largest
     }
 
-    /// Records the size of a message, for the reply limit. Pushes are recorded, and replies while
-    /// the peer does not take all that waits.
+    /// Records the size of a message for the reply limit. Pushes must be recorded. Replies must be
+    /// recorded while the peer does not take all that waits.
     #[inline]
     pub(crate) fn note_size(&mut self, bytes: usize) {
         let bits = usize::BITS - bytes.saturating_sub(1).leading_zeros();
-        // at most 64, and a message of 2^63 bytes is none
+        // `bits` is at most 64. No message can have 2^63 bytes.
         self.largest = self.largest.max(bits.min(usize::BITS - 1) as u8);
     }
 
@@ -204,7 +204,7 @@ impl Writer {
         self.pending.get_or_default().units.push_back(self.encoded);
     }
 
-    /// Writes the payload of a send, which is encoded if it is not yet, and returns its size in
+    /// Writes the payload of a send. Encodes it if it is not yet encoded. Returns its size in
     /// bytes. A payload that fails leaves no bytes.
     #[inline(always)]
     pub(crate) fn encode_payload<W: FramedTransport>(
@@ -232,22 +232,22 @@ impl Writer {
                 self.check(wire, pieces.iter().map(Bytes::len).sum())?;
                 self.append(pieces)
             }
-            // a flush has no bytes: it completes when all bytes before it are flushed
+            // A flush has no bytes. It completes when all bytes before it are flushed.
             _ => return Ok(0),
         };
         self.complete(bytes);
         Ok(bytes)
     }
 
-    /// Appends encoded bytes: large pieces by reference and small ones as copies. When nothing else
-    /// waits, the first piece may be smaller, because it would need a buffer of the pool.
+    /// Appends encoded bytes: large pieces by reference and small ones as copies. The first piece
+    /// may be smaller if nothing else waits, because it would need a buffer of the pool.
     fn append(&mut self, pieces: impl IntoIterator<Item = Bytes>) -> usize {
         let mut bytes = 0;
         let mut references = 0;
         self.dirty = true;
         for piece in pieces {
             bytes += piece.len();
-            // a message transport takes a message in one call, with a limited number of slices
+            // A message transport takes a message in one call with a limited number of slices.
             let referable =
                 self.framing == Framing::Stream || references < MAX_SEGMENTS_PER_MESSAGE;
             if piece.len() >= MIN_FRONT && self.len() == 0 && bytes == piece.len() {
@@ -336,7 +336,7 @@ impl Writer {
         clock: &mut Clock,
         timer: &mut Timer,
     ) -> Poll<io::Result<()>> {
-        // a poll that only reads has nothing to write
+        // A poll that only reads has nothing to write.
         if self.is_idle() {
             return Poll::Ready(Ok(()));
         }
@@ -383,8 +383,8 @@ impl Writer {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            // an awaited send is flushed before newer bytes are written, so that it completes
-            // independently (design.md: Why does `send` wait for the flush?)
+            // An awaited send must be flushed before newer bytes are written, so that it completes
+            // independently (design.md: Why does `send` wait for the flush?).
             let is_written = self.is_written();
             if (self.unflushed && is_written) || self.is_send_written() {
                 if self.unflushed {
@@ -488,9 +488,9 @@ impl Writer {
 }
 
 impl PendingWrites {
-    /// Returns `true` if the transport has taken the message of the next awaited send, with `taken`
-    /// bytes in total. An empty message ends where the one before it ends, so the units are checked
-    /// as well.
+    /// Returns `true` if the transport has taken the message of the next awaited send. It has taken
+    /// `taken` bytes in total. An empty message ends where the one before it ends, so the units are
+    /// checked as well.
     #[inline]
     fn is_send_written(&self, taken: u64) -> bool {
         self.completions.front().is_some_and(|next| {

@@ -9,8 +9,8 @@ use std::{
 use tokio::task::coop;
 use tower::Service;
 
-/// Number of messages that cost one unit of tokio's cooperative budget. A task has 128 units a
-/// poll.
+/// Number of messages that cost one unit of tokio's cooperative budget. A task has 128 units
+/// per poll.
 const MESSAGES_PER_UNIT: u32 = 32;
 /// Cost of a read, in messages. Control frames may arrive without end and yield no message.
 const READ_COST: u32 = 8;
@@ -62,8 +62,8 @@ impl CooperativeBudget {
         self.messages >= MESSAGES_PER_UNIT
     }
 
-    /// Takes a unit if one is due. Pending if the task has none left and must yield; it is woken
-    /// then.
+    /// Takes a unit if one is due. Returns `Pending` if the task has none left. The task must then
+    /// yield and will be woken.
     #[inline]
     pub(crate) fn poll_proceed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.is_due() {

@@ -64,7 +64,7 @@ mod tests {
         let mut sizing = BufferSizing::default();
         sizing.record_full_read();
         assert!(!sizing.is_large());
-        // a read of the remaining bytes is expected
+        // A read of the remaining bytes is expected.
         sizing.record_short_read();
         sizing.record_full_read();
         sizing.record_full_read();

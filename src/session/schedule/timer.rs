@@ -19,8 +19,8 @@ use super::clock::Clock;
 const ALLOWANCE_AFTER: Duration = Duration::from_millis(100);
 /// First value of the allowance, in bytes.
 const MIN_ALLOWANCE: usize = 64 * 1024;
-/// Maximum number of increases: to 4 MiB, more than the kernel's buffers of a connection shrink
-/// by.
+/// Maximum number of increases. The allowance is then 4 MiB, which is more than the kernel's
+/// buffers of a connection can shrink by.
 const MAX_INCREASES: u8 = 7;
 
 /// Deadlines of the session loop, and the timer for these and for those of layers.
@@ -162,7 +162,8 @@ impl Timer {
         {
             return Poll::Pending;
         }
-        // without the cooperative budget: at its end a sleep does not register the waker
+        // Must run without the cooperative budget: at the end of the budget a sleep does not
+        // register the waker.
         while Pin::new(&mut unconstrained(sleep.as_mut()))
             .poll(cx)
             .is_ready()
@@ -235,7 +236,7 @@ mod tests {
         advance(TEN).await;
         assert!(sleeper.is_woken());
         assert_ready!(poll(&mut sleeper, &mut timer, now + 2 * TEN));
-        // ready again for every later poll
+        // The timer is ready again for every later poll.
         assert_ready!(poll(&mut sleeper, &mut timer, now + TEN));
         assert_pending!(poll(&mut sleeper, &mut timer, now + 3 * TEN));
         advance(TEN).await;

@@ -1,6 +1,6 @@
 //! Backpressure flags of a session.
 //!
-//! The bytes in the write buffer are *pushes*, which senders queued, or *replies*. Both are
+//! The bytes in the write buffer are *pushes* that senders queued or *replies*. Both are
 //! bounded separately (design.md: Why can two busy sessions not stop each other?):
 //!
 //! - pushes are taken from the outbox up to the high watermark, and while replies are at most
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn short_memory_stops_pushes() {
+    fn pushes_stop_while_the_memory_budget_is_used_up() {
         assert_eq!(Watermark::default().push_limit((10, 0), 1, 0), 0);
     }
 }

@@ -47,10 +47,10 @@ pub struct ServerTls {
 }
 
 impl ServerTls {
-    /// Creates new settings that present the certificates in `chain`: first the server's own, then
-    /// those of the authorities between it and a root. `key` is the private key of the first
-    /// certificate and must not be encrypted. Both are usually paths, possibly of the same file.
-    /// Clients are not asked for certificates.
+    /// Creates new settings that present the certificates in `chain`. The server's own must be
+    /// first. Those of the authorities between it and a root follow. `key` is the private key of
+    /// the first certificate and must not be encrypted. Both are usually paths and may name the
+    /// same file. Clients are not asked for certificates.
     pub fn new(chain: impl Into<Pem>, key: impl Into<Pem>) -> Self {
         Self {
             default: Identity {
@@ -66,7 +66,7 @@ impl ServerTls {
 
     /// Presents another certificate to clients that request `name` (SNI). The certificate must be
     /// valid for that name. `*.example.com` matches any single label in place of the star, and an
-    /// exact name takes precedence. Clients that request no name, or another one, receive the
+    /// exact name takes precedence. Clients that request no name or another one receive the
     /// certificate of [`new`](Self::new).
     pub fn with_certificate_for(
         mut self,
@@ -101,10 +101,10 @@ impl ServerTls {
     /// Checks the files at most once per `period` and loads them again if they have changed. The
     /// default is never. With a period of zero every connection checks.
     ///
-    /// A connection runs the check before its handshake, outside the runtime's worker threads. The
-    /// first client after a change therefore receives the new certificate, and other connections do
-    /// not wait. If the files cannot be used, the old configuration stays in use, and a warning is
-    /// logged.
+    /// A connection runs the check before its handshake and outside the runtime's worker threads.
+    /// So the first client after a change receives the new certificate, and other connections do
+    /// not wait. If the files cannot be used, a warning is logged and the old configuration stays
+    /// in use.
     pub const fn with_automatic_reload(mut self, period: Duration) -> Self {
         self.automatic_reload = Some(period);
         self
@@ -136,8 +136,8 @@ impl ServerTls {
         let mut config = builder.with_cert_resolver(Arc::new(certificates));
         config.alpn_protocols.clone_from(&self.alpn);
         if self.client_roots.is_some() {
-            // A resumed session presents no certificate, and the first one may have expired.
-            // (design.md: Why are sessions not resumed where clients present certificates?)
+            // A resumed session presents no certificate, and the first one may have expired
+            // (design.md: Why are sessions not resumed where clients present certificates?).
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }

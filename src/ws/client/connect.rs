@@ -1,6 +1,5 @@
 //! Client side of the opening handshake, around any connector.
 
-use getty_core::hooks::HandleExt;
 use std::{
     fmt,
     future::Future,
@@ -10,7 +9,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use getty_core::{CloseReason, Connection, TransportKind};
+use getty_core::{CloseReason, Connection, TransportKind, hooks::HandleExt};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header,
     uri::PathAndQuery,
@@ -23,23 +22,25 @@ use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_acc
 use tower::{BoxError, Layer, Service, ServiceExt};
 
 use super::{error::WsConnectError, target::Target};
-use crate::transport::ByteStream;
-use crate::ws::{
-    handshake::{
-        HANDSHAKE_TIMEOUT, HeadLimits, WsHandshakeError, WsRequest, has_token, mark_sensitive,
-        read_response, subprotocol, write_head,
+use crate::{
+    transport::ByteStream,
+    ws::{
+        handshake::{
+            HANDSHAKE_TIMEOUT, HeadLimits, WsHandshakeError, WsRequest, has_token, mark_sensitive,
+            read_response, subprotocol, write_head,
+        },
+        message::Messages,
+        transport::{Limits, Role, TransportSettings, WsTransport},
     },
-    message::Messages,
-    transport::{Limits, Role, TransportSettings, WsTransport},
 };
 
 /// Turns a connector into a WebSocket client, which connects to a URL and runs the opening
 /// handshake.
 ///
-/// The target is a URL, `ws://host:port/path`. The default port is 80, and 443 for `wss://`.
-/// The connector receives the host and the port. For `wss://` it must use TLS; otherwise the
-/// call fails before any byte of the request is sent. `WsUrlConnectLayer`, with the feature
-/// `tls`, accepts URLs of both kinds.
+/// The target is a URL such as `ws://host:port/path`. The default port is 80. For `wss://` it
+/// is 443. The connector receives the host and the port. For `wss://` it must use TLS.
+/// Otherwise the call fails before any byte of the request is sent. `WsUrlConnectLayer`
+/// (feature `tls`) accepts URLs of both kinds.
 ///
 /// ```no_run
 /// use getty::{net::TcpConnector, ws::{WsConnectLayer, http::header}};
@@ -84,8 +85,8 @@ pub struct WsConnectLayer {
 }
 
 impl WsConnectLayer {
-    /// Creates a new layer: only the required header fields, no subprotocol, and binary messages of
-    /// up to 64 KiB.
+    /// Creates a new layer. Its requests have only the required header fields and no subprotocol.
+    /// Messages are binary and may have up to 64 KiB.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -108,8 +109,9 @@ impl WsConnectLayer {
         self
     }
 
-    /// Sets the offered subprotocols, in order of preference. [`WsRequest::protocol`], an attribute
-    /// of the connection's handle, returns the server's choice. The default is none.
+    /// Sets the offered subprotocols in order of preference. The server's choice is
+    /// [`WsRequest::protocol`], which is an attribute of the connection's handle. The default is
+    /// none.
     ///
     /// # Panics
     ///

@@ -27,7 +27,7 @@ pub enum WsConnectError {
     },
     /// The response does not fit the request. The server does not speak WebSocket.
     InvalidResponse(&'static str),
-    /// The handshake was not completed: it timed out, was cut off, or was not HTTP.
+    /// The handshake was not completed. It timed out, was cut off, or was not HTTP.
     Handshake(WsHandshakeError),
 }
 

@@ -53,7 +53,7 @@ pub struct WsUrlConnectLayer {
 }
 
 impl WsUrlConnectLayer {
-    /// Creates a new layer with the settings of `ws` and, for `wss://`, those of `tls`.
+    /// Creates a new layer with the settings of `ws`. The settings of `tls` apply to `wss://`.
     #[must_use]
     pub const fn new(ws: WsConnectLayer, tls: TlsConnectLayer) -> Self {
         Self { ws, tls }

@@ -1,12 +1,12 @@
 //! Opening handshake of a server on one connection.
 
-use getty_core::Close;
-use getty_core::hooks::HandleExt;
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use futures_util::future::{Either, select};
-use getty_core::{CloseReason, Connection, ConnectionHandle, TransportKind};
+use getty_core::{
+    Close, CloseReason, Connection, ConnectionHandle, TransportKind, hooks::HandleExt,
+};
 use http::{HeaderValue, header};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},

@@ -35,8 +35,8 @@ impl WsRefusal {
         }))
     }
 
-    /// Adds a header field, such as `WWW-Authenticate`, or `Content-Type` if the body is not plain
-    /// text.
+    /// Adds a header field such as `WWW-Authenticate`. If the body is not plain text,
+    /// `Content-Type` should be added.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.0.headers.append(name, value);

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 
 use super::headers::mark_sensitive;
 
-/// Upgrade request of an open WebSocket, as an attribute of the connection's handle. It
+/// Upgrade request of an open WebSocket. It is an attribute of the connection's handle. It
 /// contains the path, the query, the agreed subprotocol, and the header fields that the layer
 /// keeps.
 ///
@@ -48,7 +48,8 @@ impl WsRequest {
         for name in kept {
             for value in request.headers().get_all(name) {
                 let copied = HeaderValue::from_bytes(value.as_bytes());
-                let mut value = copied.unwrap_or_else(|_| unreachable!("it was a value"));
+                let mut value =
+                    copied.unwrap_or_else(|_| unreachable!("the text was a header value"));
                 mark_sensitive(name, &mut value);
                 headers.append(name.clone(), value);
             }

@@ -1,10 +1,10 @@
 //! Frame parser: received bytes become messages and control frames. It does no I/O.
 //!
-//! A header is parsed once it is complete, by tungstenite unless the frame is short. A message
-//! in a single frame, the common case, is copied once into the session's buffer and unmasked
-//! there. A message in several pieces is gathered in a separate buffer, unmasked and checked
-//! piece by piece. Memory grows with the bytes that have arrived, not with the length in a
-//! header. (design.md: Why are tungstenite's frames used and not its sockets?)
+//! A header is parsed once it is complete. tungstenite parses it unless the frame is short. A
+//! message in a single frame is the common case. It is copied once into the session's buffer
+//! and unmasked there. A message in several pieces is gathered in a separate buffer, and each
+//! piece is unmasked and checked. Memory grows with the bytes that have arrived, not with the
+//! length in a header (design.md: Why are tungstenite's frames used and not its sockets?).
 
 use std::{io::Cursor, ops::Range};
 
@@ -455,7 +455,8 @@ mod tests {
                     assert_eq!(said, 2 * (length + usize::from(tags)));
                 }
             }
-            // A client frame without a mask, or a server frame with one, is not a message.
+            // A client frame must have a mask, and a server frame must not. Otherwise it is not a
+            // message.
             let wrong = frame(0x82, mask.xor(Some([1, 2, 3, 4])), b"hello");
             assert!(messages(role, false, limits, &[&wrong]).is_err());
         }

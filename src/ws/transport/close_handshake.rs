@@ -110,12 +110,12 @@ impl CloseHandshake {
         }
     }
 
-    /// Sends our close frame, waits for the peer's and ends the stream. A server ends it at once, a
-    /// client after the server.
+    /// Sends our close frame, waits for the peer's and ends the stream. A server must end it at
+    /// once. A client must wait for the server to end it.
     ///
-    /// A peer that violated the protocol owes no close frame, only the end of its stream. Closing a
-    /// socket with unread bytes resets the connection, and the reset may overtake our close frame.
-    /// The drain deadline of the session bounds the handshake.
+    /// A peer that violated the protocol need not send a close frame, but it must end its stream.
+    /// Closing a socket with unread bytes resets the connection, and the reset may overtake our
+    /// close frame. The drain deadline of the session bounds the handshake.
     pub(super) fn poll<T: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         io: &mut T,

@@ -35,8 +35,8 @@ use crate::transport::{CloseCause, Framing, Received, Transport, WriteClosed};
 /// WebSocket over the byte stream `T`, after its opening handshake.
 /// [`WsLayer`](super::WsLayer) and [`WsConnectLayer`](super::WsConnectLayer) create it.
 ///
-/// An idle transport holds no buffer. Pings are answered as they arrive, independently of the
-/// handlers. If the peer does not read, only the last of its pings is answered.
+/// An idle transport holds no buffer. Pings are answered as they arrive and independently of
+/// the handlers. If the peer does not read, only the last of its pings is answered.
 pub struct WsTransport<T> {
     io: T,
     messages: Messages,

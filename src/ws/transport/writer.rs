@@ -252,7 +252,7 @@ impl FrameWriter {
             .format(length as u64, &mut (&mut self.frames).writer())
             .is_err()
         {
-            unreachable!("memory takes what is written to it");
+            unreachable!("a write to memory cannot fail");
         }
         mask
     }

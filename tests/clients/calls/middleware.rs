@@ -27,7 +27,7 @@ use tower::{
 use super::{RequestLog, by_id, server_by_id};
 use crate::support::{Host, Server, idle, soon, without_jitter};
 
-/// Retries calls that were certainly not sent, and counts them.
+/// Retries calls that were certainly not sent. Counts the retries.
 #[derive(Clone)]
 struct RetryUnsent(Arc<AtomicUsize>);
 
@@ -93,7 +93,7 @@ async fn tower_middleware_works_on_calls() {
             .ends_with("hello")
     );
 
-    // `timeout` cancels the call, which releases its permit.
+    // `timeout` cancels the call, so it must release its permit.
     let start = Instant::now();
     let error = soon(stack.clone().oneshot("mute".to_owned()))
         .await
@@ -104,7 +104,7 @@ async fn tower_middleware_works_on_calls() {
         .await
         .unwrap();
 
-    // `retry` repeats the call on the next session, because this one closes before it is sent.
+    // `retry` must repeat the call on the next session: this one closes before the call is sent.
     let mut ready = stack.clone();
     let ready = soon(ready.ready()).await.unwrap();
     let session = client.pick().unwrap();
@@ -233,7 +233,7 @@ async fn balancer_fails_over_and_returns_to_a_restarted_server() {
     let all = call(300).await;
     assert!(all.iter().all(|calls| *calls > 30), "{all:?}");
 
-    // `Balance` removes a client that has stopped, and continues with the others.
+    // `Balance` must remove a client that has stopped and continue with the others.
     clients[0].stop();
     let two = call(300).await;
     assert_eq!(two[0], 0, "{two:?}");

@@ -1,4 +1,4 @@
-//! Clients as tower services: calls over one session, or over the sessions of a client that
+//! Clients as tower services: calls over one session or over the sessions of a client that
 //! reconnects.
 
 mod middleware;
@@ -34,12 +34,12 @@ use crate::{
     support::{Host, echo, idle, ms, soon, without_jitter},
 };
 
-/// Returns the payload of a request or a response, which follows its id.
+/// Returns the payload of a request or a response. It follows the id.
 fn payload(line: &str) -> &str {
     line.splitn(3, ' ').last().unwrap_or_default()
 }
 
-/// Returns a server's stack that responds by id and out of order, and logs each request. It
+/// Returns a server's stack that responds by id and out of order. It logs each request and
 /// never responds to `mute`.
 fn server_by_id<T: Transport + Send + 'static>(log: RequestLog) -> impl Pipeline<T> + Clone {
     ServiceBuilder::new()

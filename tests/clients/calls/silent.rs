@@ -1,5 +1,5 @@
-//! Calls with responses in order, to a server that stops responding
-//! (design.md: Why does a missed deadline close a session whose responses come in order?).
+//! Calls with responses in order to a server that stops responding (design.md: Why does a
+//! missed deadline close a session whose responses come in order?).
 
 use std::{
     sync::{
@@ -57,7 +57,10 @@ fn stack(
 /// Makes a call and abandons it.
 async fn abandon_call(calls: &mut (impl Service<String, Error = RequestError<String>> + Send)) {
     let call = soon(calls.ready()).await.unwrap().call("hello".to_owned());
-    assert!(timeout(ms(10), call).await.is_err(), "no response");
+    assert!(
+        timeout(ms(10), call).await.is_err(),
+        "the server must not respond"
+    );
 }
 
 #[tokio::test(start_paused = true)]

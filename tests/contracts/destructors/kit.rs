@@ -56,7 +56,7 @@ impl Bombs {
     }
 }
 
-/// Panics when it is dropped, like a destructor that unwraps a poisoned lock.
+/// Panics when it is dropped. A destructor may do so if it unwraps a poisoned lock.
 #[derive(Debug)]
 pub(crate) struct Bomb(Arc<Bombs>);
 
@@ -159,7 +159,7 @@ impl Listener for Armed<Memory> {
     }
 }
 
-/// A line, which may have a bomb.
+/// A line that may have a bomb.
 #[derive(Debug)]
 pub(crate) struct Parcel {
     text: String,
@@ -182,7 +182,7 @@ impl Parcel {
     }
 }
 
-/// Lines, with a bomb in the codec and in each message that is received as `armed`.
+/// Lines with a bomb in the codec and in each message that is received as `armed`.
 #[derive(Clone, Debug)]
 pub(crate) struct Parcels(pub(crate) Bomb);
 
@@ -253,7 +253,7 @@ impl Service<Request<Parcel>> for Worker {
                         Parcel::armed(&bombs),
                     ]))
                 }
-                other => panic!("asked for: {other}"),
+                other => panic!("the message requests a panic: {other}"),
             }
         })
     }

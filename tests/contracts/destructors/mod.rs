@@ -1,11 +1,10 @@
-//! A panic in a destructor is caught and logged, on every path and beside any other panic.
+//! A panic in a destructor must be caught and logged, on every path and beside any other panic.
 //!
-//! If one fails, the process aborts, and no other test of the binary reports a result.
+//! If one fails, the process aborts. Then no other test of the binary can report a result.
 
 mod kit;
 mod serving;
 
-use getty::hooks::HandleExt;
 use std::{
     future::{Ready, ready},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -20,8 +19,8 @@ use std::{
 use bytes::Bytes;
 use getty::{
     BoxError, CloseReason, CodecLayer, Connection, ConnectionHandle, Request, Service,
-    ServiceBuilder, Session, SessionLayer, codec::Raw, driver::Contained, layers::OnOpenLayer,
-    service_fn,
+    ServiceBuilder, Session, SessionLayer, codec::Raw, driver::Contained, hooks::HandleExt,
+    layers::OnOpenLayer, service_fn,
 };
 use tokio::time::Instant;
 
@@ -38,7 +37,7 @@ enum End {
     DrainDeadline,
     Panic,
     Aborted,
-    /// The future is dropped while an outer one's panic unwinds.
+    /// The future is dropped while the panic of an outer future unwinds.
     Unwound,
 }
 
@@ -71,7 +70,7 @@ fn connection(bombs: &Arc<Bombs>, ran: &Arc<AtomicUsize>) -> (Connection<Transpo
     for key in 0..2_u8 {
         let value = bombs.arm(key);
         assert!(handle.insert_at(bombs.arm(key), value).is_none());
-        // the first pair is replaced by the second
+        // The second pair must replace the first.
         for _ in 0..2 {
             let (ran, bomb) = (Arc::clone(ran), bombs.bomb());
             handle.add_close_callback(bombs.arm(key), bombs.arm(key), move |_| {
@@ -99,7 +98,7 @@ struct Case {
     session: Session<Parcel>,
 }
 
-/// Runs a session, has `prepare` fill it with more bombs, and ends it in every way.
+/// Runs a session for each way to end, and lets `prepare` fill it with more bombs.
 async fn every_end<F>(layer: SessionLayer, least: usize, prepare: impl Fn(Case) -> F)
 where
     F: Future<Output = ()>,
@@ -132,7 +131,7 @@ where
         });
         drop(stack);
         idle().await;
-        let session = opened.lock().unwrap().take().expect("it is open");
+        let session = opened.lock().unwrap().take().expect("the session is open");
         let case = Case {
             bombs: Arc::clone(&bombs),
             gates,
@@ -230,7 +229,7 @@ async fn messages_that_wait_for_the_peer_are_dropped_one_at_a_time() {
             case.peer.send("reply\nreply\n");
             idle().await;
             case.peer.stall();
-            // the first fills the write buffer
+            // The first message fills the write buffer.
             case.session.feed(Parcel::plain("first")).await.unwrap();
             for _ in 0..3 {
                 let queued = Parcel::armed(&case.bombs);

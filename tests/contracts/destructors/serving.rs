@@ -67,8 +67,7 @@ where
         })
 }
 
-/// A server of two listeners, with a bomb in each of its values, and a session that is being
-/// opened.
+/// A server of two listeners and a session that is being opened. Each of its values has a bomb.
 fn server(bombs: &Arc<Bombs>) -> (getty::Serve, stream::Peer) {
     let (first, dialer) = listener::memory();
     let (second, _) = listener::memory();
@@ -138,7 +137,7 @@ async fn dropped_connect_drops_each_value() {
     for connects in [false, true] {
         let bombs = Bombs::new();
         let (transport, peer) = stream::pair();
-        // a closure that is called drops what it holds by itself
+        // A closure that is called drops what it holds by itself.
         let (connector, build) = (bombs.bomb(), (!connects).then(|| bombs.bomb()));
         let transport = Connection::new(bombs.arm(transport));
         let connector = service_fn(move |target: super::kit::Armed<Connection<Transport>>| {

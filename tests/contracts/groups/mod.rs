@@ -23,7 +23,7 @@ use crate::support::{lines, open, soon, stream};
 /// Number of messages that fill a queue.
 const FILLER: &str = "filler";
 
-/// A session without a transport, whose driver the test polls.
+/// A session without a transport. The test polls its driver.
 struct Guest {
     session: Session<String>,
     driver: Driver<String>,
@@ -44,16 +44,16 @@ impl Guest {
         }
     }
 
-    fn turn(&mut self) {
+    fn poll_driver(&mut self) {
         self.driver.register(&Context::from_waker(Waker::noop()));
     }
 
     /// Returns the messages that the next poll would write.
-    fn hears(&mut self) -> Vec<String> {
-        self.turn();
-        let mut heard = Vec::new();
+    fn received(&mut self) -> Vec<String> {
+        self.poll_driver();
+        let mut messages = Vec::new();
         while let Some(outgoing) = self.driver.next_outgoing() {
-            heard.push(match outgoing.payload {
+            messages.push(match outgoing.payload {
                 driver::Payload::Message(message) => message,
                 driver::Payload::Shared(shared) => shared.message(),
                 other => panic!("{other:?}"),
@@ -63,13 +63,13 @@ impl Guest {
             self.driver.set_queue_bytes(driver::DEFAULT_QUEUE_BYTES);
         }
         self.driver.set_backpressure(false);
-        heard.retain(|line| line != FILLER);
-        heard
+        messages.retain(|line| line != FILLER);
+        messages
     }
 
-    /// The peer reads nothing, so the write buffer and the queue are full.
-    fn stalls(&mut self) {
-        self.turn();
+    /// The peer reads nothing, so the write buffer and the queue must be full.
+    fn stall(&mut self) {
+        self.poll_driver();
         self.driver.set_backpressure(true);
         self.driver.set_queue_capacity(1);
         let offer = self
@@ -83,7 +83,7 @@ impl Guest {
         self.stalled = true;
     }
 
-    fn hangs_up(self) {
+    fn hang_up(self) {
         self.connection.handle().close_with(CloseReason::PeerClosed);
     }
 }
@@ -102,20 +102,24 @@ fn broadcast_reaches_all_members_except_the_sender() {
     let [mut one, mut two, mut three] = guests();
     assert!(group.join(&one.session));
     assert!(group.join(&two.session));
-    assert!(!group.join(&two.session), "it is in already");
+    assert!(!group.join(&two.session), "the session is already a member");
     assert_eq!(counts(group.broadcast("all".to_owned())), [2, 0, 0]);
     let report = group.broadcast_except(&one.session, "others".to_owned());
     assert_eq!(counts(report), [1, 0, 0]);
-    assert_eq!(one.hears(), ["all"]);
-    assert_eq!(two.hears(), ["all", "others"], "once each");
-    assert!(three.hears().is_empty());
+    assert_eq!(one.received(), ["all"]);
+    assert_eq!(
+        two.received(),
+        ["all", "others"],
+        "each message arrives once"
+    );
+    assert!(three.received().is_empty());
 
     assert!(group.leave(&one.session));
     assert!(!group.leave(&one.session));
     assert!(!group.leave(&three.session));
     assert!(!group.contains(&one.session));
     group.broadcast("left".to_owned());
-    assert!(one.hears().is_empty());
+    assert!(one.received().is_empty());
     let members = group.members();
     assert_eq!(members.len(), 1);
     assert_eq!(members[0].id(), two.session.id());
@@ -128,17 +132,20 @@ fn membership_ends_with_the_session_without_a_broadcast() {
     for guest in [&one, &two, &three] {
         group.join(&guest.session);
     }
-    one.hangs_up();
+    one.hang_up();
     assert_eq!(group.len(), 2);
     let weak = two.session.downgrade();
     drop(two);
-    assert!(weak.upgrade().is_none(), "the group keeps no session");
+    assert!(
+        weak.upgrade().is_none(),
+        "the group must not keep the session alive"
+    );
     assert_eq!(group.len(), 1);
 
     let closed = three.session.clone();
-    three.hangs_up();
+    three.hang_up();
     assert!(group.is_empty());
-    assert!(!group.join(&closed), "it would be in for ever");
+    assert!(!group.join(&closed), "a closed session would stay a member");
     assert!(group.is_empty());
 }
 
@@ -188,7 +195,7 @@ fn sends_and_broadcasts_of_one_task_arrive_in_order() {
         group.broadcast(format!("all {n}"));
     }
     let expected = (0..10).flat_map(|n| [format!("own {n}"), format!("all {n}")]);
-    assert_eq!(guest.hears(), expected.collect::<Vec<_>>());
+    assert_eq!(guest.received(), expected.collect::<Vec<_>>());
 }
 
 #[test]
@@ -216,8 +223,8 @@ fn close_callback_may_join_leave_and_broadcast() {
         assert!(!ours.contains(&own), "the group's own callback came first");
         theirs.leave_all(&other);
     });
-    one.hangs_up();
-    assert_eq!(two.hears(), ["one has left", "one has left"]);
+    one.hang_up();
+    assert_eq!(two.received(), ["one has left", "one has left"]);
     assert_eq!(group.len(), 1);
     assert!(topics.is_empty());
 }
@@ -233,7 +240,7 @@ fn session_may_be_in_ten_thousand_groups() {
     assert!(left.iter().rev().all(|group| group.leave(&session)));
     assert!(kept.iter().all(|group| group.len() == 1));
     assert!(left.iter().all(|group| group.join(&session)));
-    guest.hangs_up();
+    guest.hang_up();
     assert!(groups.iter().all(Group::is_empty));
 }
 
@@ -247,14 +254,14 @@ fn group_may_be_stored_in_an_attribute_of_its_session() {
     topics.join(1, &guest.session);
     guest.session.insert(topics);
     let weak = guest.session.downgrade();
-    guest.hangs_up();
+    guest.hang_up();
     assert!(weak.upgrade().is_none());
 }
 
 #[test]
 fn steady_member_misses_nothing_while_others_join_and_leave() {
-    // four times as many are below the byte bound: there is room for all, however late the steady
-    // session is polled
+    // Even four times as many stay below the byte bound. So there must be room for all, however
+    // late the steady session is polled.
     const BROADCASTS: usize = 200;
     let group = Group::new();
     let topics: Topics<u8, String> = Topics::new();
@@ -288,17 +295,20 @@ fn steady_member_misses_nothing_while_others_join_and_leave() {
                         _ => assert_eq!(topics.leave_all(&guest.session), 2),
                     }
                     rounds += n + 1;
-                    guest.hangs_up();
+                    guest.hang_up();
                 }
             });
         }
-        let mut heard = Vec::new();
-        while heard.len() < 4 * BROADCASTS {
-            heard.extend(steady.hears());
+        let mut messages = Vec::new();
+        while messages.len() < 4 * BROADCASTS {
+            messages.extend(steady.received());
             thread::yield_now();
         }
         for kind in ["group 0", "group 1", "topic 0", "topic 1"] {
-            let of_kind: Vec<_> = heard.iter().filter(|line| line.starts_with(kind)).collect();
+            let of_kind: Vec<_> = messages
+                .iter()
+                .filter(|line| line.starts_with(kind))
+                .collect();
             let expected: Vec<_> = (0..BROADCASTS).map(|m| format!("{kind} {m}")).collect();
             assert_eq!(of_kind, expected.iter().collect::<Vec<_>>());
         }
@@ -327,7 +337,7 @@ fn session_joined_and_removed_by_several_threads_is_removed_at_its_close() {
                     }
                 });
             }
-            scope.spawn(|| guest.hangs_up());
+            scope.spawn(|| guest.hang_up());
         });
         assert!(group.is_empty());
         assert!(topics.is_empty());

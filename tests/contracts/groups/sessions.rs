@@ -1,4 +1,4 @@
-//! Groups of real sessions, with their codecs and transports.
+//! Groups of real sessions with their codecs and transports.
 
 use std::{
     convert::identity,
@@ -45,7 +45,7 @@ impl Encoder<String> for Counting {
 
 type Framing = SessionIo<stream::Stream, Counting, String>;
 
-/// Opens sessions of one stack, in which a layer may wrap the codec in another.
+/// Opens sessions of one stack. A layer of the stack may wrap the codec in another.
 async fn crowd(
     codec: CodecLayer<Counting, String>,
     adapt: fn(Framing) -> Framing,
@@ -117,12 +117,12 @@ async fn each_session_encodes_behind_an_adapter_without_a_codec_id() {
 
 #[tokio::test(start_paused = true)]
 async fn page_of_lines_reaches_readers_completely_with_any_queue() {
-    // each of several people sends a page at once, through sessions on one thread
+    // Each of several people sends a page at once. Their sessions share one thread.
     const PEOPLE: usize = 4;
     const LINES: usize = 2000;
     let group = Group::new();
     let lost = Arc::new(AtomicUsize::new(0));
-    let mut everybody = Vec::new();
+    let mut sessions = Vec::new();
     for _ in 0..PEOPLE {
         let (transport, peer) = stream::pair();
         let (all, lost) = (group.clone(), Arc::clone(&lost));
@@ -134,15 +134,15 @@ async fn page_of_lines_reaches_readers_completely_with_any_queue() {
         let layer = SessionLayer::new().with_queue(1);
         let (session, task) = open(transport, lines(), layer, handler).await;
         group.join(&session);
-        everybody.push((session, task, peer));
+        sessions.push((session, task, peer));
     }
     let page: String = (0..LINES).map(|n| format!("{n}\n")).collect();
-    for (.., peer) in &everybody {
+    for (.., peer) in &sessions {
         peer.send(&page);
     }
     idle().await;
     assert_eq!(lost.load(SeqCst), 0);
-    for (session, _, peer) in &everybody {
+    for (session, _, peer) in &sessions {
         assert_eq!(session.stats().messages_out, ((PEOPLE - 1) * LINES) as u64);
         assert_eq!(peer.output().lines().count(), (PEOPLE - 1) * LINES);
     }

@@ -1,4 +1,4 @@
-//! Members that do not read: lost messages, and publishers that wait.
+//! Members that do not read: lost messages and waiting publishers.
 
 use getty::{CloseReason, Connection, SlowConsumer, driver, layers::Group};
 use tokio_test::{assert_pending, assert_ready, task};
@@ -14,12 +14,12 @@ fn only_the_member_that_does_not_read_misses_messages() {
     let [mut slow, mut quick] = guests();
     group.join(&slow.session);
     group.join(&quick.session);
-    slow.stalls();
+    slow.stall();
     for n in 0..10 {
         assert_eq!(counts(group.broadcast(n.to_string())), [1, 1, 0]);
     }
-    assert_eq!(quick.hears().len(), 10);
-    assert!(slow.hears().is_empty());
+    assert_eq!(quick.received().len(), 10);
+    assert!(slow.received().is_empty());
     assert_eq!(slow.session.stats().dropped, 10);
     assert_eq!(counts(group.broadcast("again".to_owned())), [2, 0, 0]);
 }
@@ -31,22 +31,22 @@ fn member_that_reads_again_first_gets_the_number_of_missed_messages() {
         .build();
     let mut guest = Guest::new();
     group.join(&guest.session);
-    guest.stalls();
+    guest.stall();
     for _ in 0..3 {
         assert_eq!(group.broadcast("lost".to_owned()).dropped, 1);
     }
-    assert!(guest.hears().is_empty());
+    assert!(guest.received().is_empty());
     group.broadcast("again".to_owned());
     group.broadcast("and again".to_owned());
-    assert_eq!(guest.hears(), ["missed 3", "again", "and again"]);
+    assert_eq!(guest.received(), ["missed 3", "again", "and again"]);
 
-    // even if there is room only for broadcasts
-    guest.stalls();
+    // The same must hold if there is only room for broadcasts.
+    guest.stall();
     assert_eq!(group.broadcast("lost".to_owned()).dropped, 1);
     guest.driver.set_queue_bytes(driver::DEFAULT_QUEUE_BYTES);
     assert!(!guest.session.is_writable());
     group.broadcast("again".to_owned());
-    assert_eq!(guest.hears(), ["missed 1", "again"]);
+    assert_eq!(guest.received(), ["missed 1", "again"]);
 }
 
 #[test]
@@ -61,13 +61,13 @@ fn broadcasts_before_the_session_is_polled_are_not_lost() {
     }
     assert!(guest.session.try_send("own".to_owned()).is_err());
     assert_eq!(guest.session.queued(), 20_000);
-    assert!(guest.hears().into_iter().eq(lines()));
+    assert!(guest.received().into_iter().eq(lines()));
     assert_eq!(guest.session.stats().dropped, 0);
 
     let large = "x".repeat(1024);
     let delivered = (0..900).map(|_| group.broadcast(large.clone()).delivered);
     assert_eq!(delivered.sum::<usize>(), 900);
-    assert!(guest.hears().iter().all(|line| *line == large));
+    assert!(guest.received().iter().all(|line| *line == large));
 }
 
 #[test]
@@ -87,8 +87,8 @@ fn member_that_does_not_read_holds_at_most_the_byte_bound() {
         );
         assert_eq!(counts(group.broadcast(line.clone())), [0, 1, 0]);
 
-        // messages that the driver has taken and not encoded count as well
-        guest.turn();
+        // Messages that the driver has taken and not encoded count as well.
+        guest.poll_driver();
         assert!(guest.driver.next_outgoing().is_some());
         assert_eq!(counts(group.broadcast(line.clone())), [0, 1, 0]);
         guest.driver.set_backpressure(true);
@@ -110,10 +110,10 @@ fn message_that_exceeds_the_byte_bound_is_queued_alone() {
     let large = "x".repeat(1000);
     assert_eq!(counts(group.broadcast(large.clone())), [1, 0, 0]);
     assert_eq!(counts(group.broadcast("y".to_owned())), [0, 1, 0]);
-    assert_eq!(guest.hears(), [large.as_str()]);
+    assert_eq!(guest.received(), [large.as_str()]);
     assert_eq!(counts(group.broadcast("y".to_owned())), [1, 0, 0]);
     assert_eq!(counts(group.broadcast(large)), [0, 1, 0]);
-    assert_eq!(guest.hears(), ["y"]);
+    assert_eq!(guest.received(), ["y"]);
 }
 
 #[test]
@@ -127,16 +127,16 @@ fn broadcasts_take_no_room_from_a_sender_that_waits() {
     let mut feeding = task::spawn(session.feed("own".to_owned()));
     assert_pending!(feeding.poll());
     (2..5).for_each(|n| assert_eq!(group.broadcast(n.to_string()).delivered, 1));
-    // a full write buffer delays the sender and not the broadcasts
-    guest.turn();
+    // A full write buffer delays the sender and not the broadcasts.
+    guest.poll_driver();
     guest.driver.set_backpressure(true);
     assert_pending!(feeding.poll());
     (5..8).for_each(|n| assert_eq!(group.broadcast(n.to_string()).delivered, 1));
-    assert_eq!(guest.hears(), ["0", "1", "2", "3", "4", "5", "6", "7"]);
+    assert_eq!(guest.received(), ["0", "1", "2", "3", "4", "5", "6", "7"]);
     assert!(feeding.is_woken());
     assert_ready!(feeding.poll()).unwrap();
     group.broadcast("8".to_owned());
-    assert_eq!(guest.hears(), ["own", "8"]);
+    assert_eq!(guest.received(), ["own", "8"]);
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn waiting_publisher_gets_room_while_others_broadcast() {
     let mut guest = Guest::new();
     guest.driver.set_queue_bytes(4 * (1 + PLACE));
     group.join(&guest.session);
-    guest.turn();
+    guest.poll_driver();
     guest.driver.set_backpressure(true);
     (0..4).for_each(|n| assert_eq!(group.broadcast(n.to_string()).delivered, 1));
     let mut first = task::spawn(group.broadcast_and_wait("a".to_owned()));
@@ -153,23 +153,23 @@ fn waiting_publisher_gets_room_while_others_broadcast() {
     assert_pending!(first.poll());
     assert_pending!(second.poll());
 
-    // room for one
-    guest.turn();
+    // The driver makes room for one message.
+    guest.poll_driver();
     assert!(guest.driver.next_outgoing().is_some());
     guest.driver.set_backpressure(true);
     assert!(first.is_woken() && !second.is_woken());
     assert_eq!(group.broadcast("others'".to_owned()).dropped, 1);
     assert_eq!(assert_ready!(first.poll()).delivered, 1);
     assert_pending!(second.poll());
-    assert_eq!(guest.hears(), ["1", "2", "3", "a"]);
+    assert_eq!(guest.received(), ["1", "2", "3", "a"]);
     assert!(second.is_woken());
 
-    // a publisher that is not polled reserves no more than half of the bound
+    // A publisher that is not polled may reserve at most half of the bound.
     assert_eq!(group.broadcast("4".to_owned()).delivered, 1);
     assert_eq!(group.broadcast("5".to_owned()).delivered, 1);
     assert_eq!(group.broadcast("6".to_owned()).dropped, 1);
     assert_eq!(assert_ready!(second.poll()).delivered, 1);
-    assert_eq!(guest.hears(), ["4", "5", "b"]);
+    assert_eq!(guest.received(), ["4", "5", "b"]);
 }
 
 #[test]
@@ -180,18 +180,18 @@ fn large_message_replaces_as_many_old_ones_as_needed() {
     let mut guest = Guest::new();
     guest.driver.set_queue_bytes(200 * (1 + PLACE));
     group.join_with(&guest.session, SlowConsumer::DropOldest);
-    guest.turn();
+    guest.poll_driver();
     guest.driver.set_backpressure(true);
     (0..200).for_each(|_| assert!(group.broadcast("x".to_owned()).is_complete()));
     let large = "y".repeat(4 * (1 + PLACE) - PLACE);
     let report = group.broadcast(large.clone());
     assert_eq!((report.delivered, report.replaced), (1, 1));
     assert_eq!(guest.session.stats().dropped, 4);
-    let heard = guest.hears();
-    assert_eq!(heard.len(), 197);
-    assert_eq!(heard[196], large);
+    let messages = guest.received();
+    assert_eq!(messages.len(), 197);
+    assert_eq!(messages[196], large);
     group.broadcast("z".to_owned());
-    assert_eq!(guest.hears(), ["missed 4", "z"]);
+    assert_eq!(guest.received(), ["missed 4", "z"]);
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn member_may_miss_old_messages_instead_of_new_ones() {
     let group = Group::new();
     let mut guest = Guest::new();
     group.join_with(&guest.session, SlowConsumer::DropOldest);
-    guest.turn();
+    guest.poll_driver();
     guest.driver.set_queue_bytes(3 * (1 + PLACE));
     guest.driver.set_backpressure(true);
     let reports: Vec<_> = (0..10).map(|n| group.broadcast(n.to_string())).collect();
@@ -252,7 +252,7 @@ fn member_may_miss_old_messages_instead_of_new_ones() {
         7
     );
     assert_eq!(guest.session.stats().dropped, 7);
-    assert_eq!(guest.hears(), ["7", "8", "9"]);
+    assert_eq!(guest.received(), ["7", "8", "9"]);
 }
 
 #[test]
@@ -261,8 +261,8 @@ fn slow_member_with_the_close_policy_is_closed() {
     let [mut strict, mut lax] = guests();
     group.join_with(&strict.session, SlowConsumer::Close);
     group.join(&lax.session);
-    strict.stalls();
-    lax.stalls();
+    strict.stall();
+    lax.stall();
     assert_eq!(counts(group.broadcast("too much".to_owned())), [0, 1, 1]);
     assert_eq!(strict.session.reason(), Some(CloseReason::SlowConsumer));
     assert!(!lax.session.is_closing());
@@ -274,8 +274,8 @@ fn policy_of_a_member_can_be_changed() {
     let mut guest = Guest::new();
     group.join(&guest.session);
     assert!(!group.join_with(&guest.session, SlowConsumer::DropNewest));
-    assert!(!group.join(&guest.session), "which changes nothing");
-    guest.stalls();
+    assert!(!group.join(&guest.session), "joining again changes nothing");
+    guest.stall();
     assert_eq!(counts(group.broadcast("dropped".to_owned())), [0, 1, 0]);
     assert!(!guest.session.is_closing());
 }
@@ -287,18 +287,22 @@ fn publisher_waits_only_for_members_with_the_wait_policy() {
     group.join_with(&patient.session, SlowConsumer::Wait);
     group.join(&hasty.session);
     group.join(&quick.session);
-    patient.stalls();
-    hasty.stalls();
+    patient.stall();
+    hasty.stall();
     let mut broadcasting = task::spawn(group.broadcast_and_wait("hello".to_owned()));
     assert_pending!(broadcasting.poll());
-    assert_eq!(quick.hears(), ["hello"], "it has it already");
-    assert!(patient.hears().is_empty());
+    assert_eq!(
+        quick.received(),
+        ["hello"],
+        "the message has already arrived"
+    );
+    assert!(patient.received().is_empty());
     assert!(broadcasting.is_woken());
     assert_eq!(counts(assert_ready!(broadcasting.poll())), [2, 1, 0]);
-    assert_eq!(patient.hears(), ["hello"]);
+    assert_eq!(patient.received(), ["hello"]);
 
-    // a publisher that does not wait drops messages
-    patient.stalls();
+    // A publisher that does not wait drops messages.
+    patient.stall();
     assert_eq!(counts(group.broadcast("again".to_owned())), [1, 2, 0]);
 }
 
@@ -308,16 +312,16 @@ fn dropped_broadcast_leaves_the_queue_of_waiters() {
     let mut guest = Guest::new();
     group.join_with(&guest.session, SlowConsumer::Wait);
     drop(group.broadcast_and_wait("never polled".to_owned()));
-    guest.stalls();
+    guest.stall();
     let mut given_up = task::spawn(group.broadcast_and_wait("given up".to_owned()));
     let mut kept = task::spawn(group.broadcast_and_wait("kept".to_owned()));
     assert_pending!(given_up.poll());
     assert_pending!(kept.poll());
     drop(given_up);
-    assert!(guest.hears().is_empty());
+    assert!(guest.received().is_empty());
     assert!(kept.is_woken());
     assert_eq!(assert_ready!(kept.poll()).delivered, 1);
-    assert_eq!(guest.hears(), ["kept"]);
+    assert_eq!(guest.received(), ["kept"]);
 }
 
 #[test]
@@ -326,15 +330,15 @@ fn publisher_does_not_wait_for_a_session_that_ends() {
     let [mut one, mut two] = guests();
     group.join_with(&one.session, SlowConsumer::Wait);
     group.join_with(&two.session, SlowConsumer::Wait);
-    one.stalls();
-    two.stalls();
+    one.stall();
+    two.stall();
     let mut broadcasting = task::spawn(
         group
             .broadcast_and_wait("hello".to_owned())
             .except(&two.session),
     );
     assert_pending!(broadcasting.poll());
-    one.hangs_up();
+    one.hang_up();
     assert!(broadcasting.is_woken());
     assert_eq!(counts(assert_ready!(broadcasting.poll())), [0, 0, 1]);
 }

@@ -1,9 +1,8 @@
-//! Groups by key, which exist as long as they have members.
+//! Groups by key. A group exists as long as it has members.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use getty::SlowConsumer;
-use getty::layers::Topics;
+use getty::{SlowConsumer, layers::Topics};
 use proptest::prelude::*;
 use tokio_test::{assert_pending, assert_ready, task};
 
@@ -33,15 +32,15 @@ fn topics_exist_as_long_as_they_have_members() {
         topics.broadcast("coffee", "to nobody".to_owned()).members(),
         0
     );
-    assert_eq!(one.hears(), ["to both"]);
-    assert_eq!(two.hears(), ["to both", "to two"]);
+    assert_eq!(one.received(), ["to both"]);
+    assert_eq!(two.received(), ["to both", "to two"]);
 
     assert!(topics.leave("tea", &one.session));
     assert!(!topics.leave("tea", &one.session));
     assert_eq!(topics.leave_all(&two.session), 2);
     assert!(topics.is_empty());
     assert!(topics.join("milk".to_owned(), &two.session));
-    two.hangs_up();
+    two.hang_up();
     assert!(topics.is_empty());
 }
 
@@ -51,7 +50,7 @@ fn topic_refuses_a_session_that_has_closed() {
     let guest = Guest::new();
     let session = guest.session.clone();
     topics.join(1, &session);
-    guest.hangs_up();
+    guest.hang_up();
     assert!(!topics.join(1, &session));
     assert!(topics.is_empty());
     assert!(topics.of(&session).is_empty());
@@ -62,12 +61,12 @@ fn publisher_of_a_topic_waits_for_members_with_the_wait_policy() {
     let topics: Topics<u8, String> = Topics::builder().policy(SlowConsumer::Wait).build();
     let mut guest = Guest::new();
     topics.join(1, &guest.session);
-    guest.stalls();
+    guest.stall();
     let mut broadcasting = task::spawn(topics.broadcast_and_wait(&1, "hello".to_owned()));
     assert_pending!(broadcasting.poll());
-    assert!(guest.hears().is_empty());
+    assert!(guest.received().is_empty());
     assert_eq!(assert_ready!(broadcasting.poll()).delivered, 1);
-    assert_eq!(guest.hears(), ["hello"]);
+    assert_eq!(guest.received(), ["hello"]);
 }
 
 #[derive(Clone, Debug)]
@@ -117,15 +116,15 @@ proptest! {
                     prop_assert_eq!(topics.leave_all(&guest.session), leave_all(&mut expected, who));
                 },
                 Step::HangUp(who) => if let Some(guest) = guests[who].take() {
-                    guest.hangs_up();
+                    guest.hang_up();
                     leave_all(&mut expected, who);
                 },
                 Step::Broadcast(key) => {
                     topics.broadcast(&key, key.to_string());
                     for (who, guest) in guests.iter_mut().enumerate() {
-                        let hears = expected.get(&key).is_some_and(|members| members.contains(&who));
+                        let is_member = expected.get(&key).is_some_and(|members| members.contains(&who));
                         if let Some(guest) = guest {
-                            prop_assert_eq!(guest.hears().len(), usize::from(hears));
+                            prop_assert_eq!(guest.received().len(), usize::from(is_member));
                         }
                     }
                 }

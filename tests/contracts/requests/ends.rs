@@ -20,7 +20,7 @@ async fn close_during_a_request_reports_whether_it_was_sent() {
     let (session, task) = asking(transport, words(), layer, service_fn(echo)).await;
     let gone = ask(&session, "gone");
     question(&peer).await;
-    // encoded, but not taken by the transport
+    // This request is encoded but not taken by the transport.
     peer.stall();
     let begun = ask(&session, "encoded");
     idle().await;
@@ -46,7 +46,7 @@ async fn close_during_a_request_reports_whether_it_was_sent() {
         }
     }
     assert_eq!(soon(task).await.unwrap().reason, CloseReason::Shutdown);
-    // as are later requests
+    // Later requests must fail too.
     let refused = soon(ask(&session, "late")).await.unwrap().unwrap_err();
     assert!(refused.is_closed());
     assert_eq!(refused.into_message().as_deref(), Some("late"));
@@ -72,12 +72,12 @@ async fn handler_that_awaits_a_response_does_not_delay_the_close() {
     let (session, task) = asking(transport, words(), SessionLayer::new(), handler).await;
     peer.send("ask 7 back\n");
     question(&peer).await;
-    let begun = Instant::now();
+    let start = Instant::now();
     session.close();
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.reason, CloseReason::Local);
     assert!(closed.source.is_none(), "nothing was cut off");
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < Duration::from_secs(1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -96,10 +96,10 @@ async fn end_of_the_peer_fails_requests_without_a_response() {
     let (id, _) = question(&peer).await;
     let asked = ask(&session, "from outside");
     question(&peer).await;
-    // the response to the first is behind another message, followed by the end
+    // The response to the first request is behind another message. The end follows.
     peer.send(format!("two\nanswer {id} that\n"));
     peer.finish();
-    let begun = Instant::now();
+    let start = Instant::now();
     match soon(asked).await.unwrap().unwrap_err() {
         RequestError::Closed {
             delivery: left,
@@ -116,7 +116,10 @@ async fn end_of_the_peer_fails_requests_without_a_response() {
         "the session is closed: closed by the peer; the request was not sent"
     );
     assert_eq!(soon(task).await.unwrap().reason, CloseReason::PeerClosed);
-    assert!(begun.elapsed() < Duration::from_secs(1), "no deadline");
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "the end must not wait for the deadline"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,7 +165,7 @@ async fn refused_session_fails_requests() {
                 |session: Session<String>| async move {
                     let asked = session.request::<String>("what".to_owned());
                     let error = asked.within(Duration::from_secs(1)).await.unwrap_err();
-                    assert!(error.is_deadline(), "nothing is received as yet");
+                    assert!(error.is_deadline(), "nothing has been received yet");
                     Err::<(), _>(io::Error::other("refused"))
                 },
             ))

@@ -1,11 +1,11 @@
-//! Responses in the order of their requests, and a peer that omits one.
+//! Responses in the order of their requests. A peer may omit one.
 
-use getty::hooks::HandleExt;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use getty::{
     BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, Session, SessionLayer, SessionTask,
+    hooks::HandleExt,
     layers::{
         CorrelateLayer,
         correlate::{Caller, Delivery, InOrder, NoPush, RequestError},
@@ -22,7 +22,7 @@ use crate::support::{
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// A session with responses in order. The test plays the peer.
+/// A session with responses in order. The test is the peer.
 async fn asked(correlate: CorrelateLayer<InOrder<NoPush>>) -> (Session<String>, Peer, SessionTask) {
     let (transport, peer) = stream::pair();
     let correlate = correlate.with_deadline(DEADLINE);
@@ -35,7 +35,7 @@ fn lenient() -> CorrelateLayer<InOrder<NoPush>> {
     CorrelateLayer::in_order().with_close_at_deadline(false)
 }
 
-/// Sends a request, and drops it once the peer has received it.
+/// Sends a request and drops it once the peer has received it.
 async fn give_up(session: &Session<String>, peer: &Peer, what: &str) {
     let asked = ask(session, what);
     assert_eq!(soon(peer.line()).await, what);
@@ -50,10 +50,10 @@ async fn responses_in_order_need_no_ids() {
     let (session, _task) =
         asking(transport, correlate, SessionLayer::new(), service_fn(echo)).await;
     peer.send("welcome\n");
-    assert_eq!(soon(peer.line()).await, "welcome", "nobody had asked");
+    assert_eq!(soon(peer.line()).await, "welcome", "no request was waiting");
     let asked = ["one", "two", "three"].map(|what| ask(&session, what));
     assert_eq!(soon(peer.lines(3)).await, ["one", "two", "three"]);
-    // an abandoned request gets its response nevertheless
+    // An abandoned request must get its response nevertheless.
     asked[1].abort();
     idle().await;
     peer.send("1\npush\n2\n3\n");
@@ -61,10 +61,10 @@ async fn responses_in_order_need_no_ids() {
     assert_eq!(soon(first).await.unwrap().unwrap(), "1");
     assert_eq!(soon(third).await.unwrap().unwrap(), "3");
     assert_eq!(session.stats().late, 1);
-    assert_eq!(soon(peer.line()).await, "push", "which is echoed");
+    assert_eq!(soon(peer.line()).await, "push", "a push is echoed");
 }
 
-/// A request that the codec refuses expects no response, whether its future was dropped or not.
+/// A request that the codec refuses must not expect a response, even if its future was dropped.
 #[tokio::test(start_paused = true)]
 async fn refused_request_in_order_takes_no_response_from_others() {
     use crate::sending::{Picky, Unspeakable};
@@ -81,7 +81,8 @@ async fn refused_request_in_order_takes_no_response_from_others() {
     .await
     .unwrap();
     for _ in 0..3 {
-        // all wait in the queue, and the requester is not polled before the responses come
+        // All requests must wait in the queue. The requester is not polled before the responses
+        // come.
         peer.stall();
         let first = ask(&session, "first");
         idle().await;
@@ -98,7 +99,7 @@ async fn refused_request_in_order_takes_no_response_from_others() {
             other => panic!("{other:?}"),
         }
         let second = soon(second).await.unwrap();
-        assert_eq!(second.expect("nobody else has its answer"), "2");
+        assert_eq!(second.expect("each response has one owner"), "2");
     }
     assert_eq!(session.stats().late, 0);
     assert!(!session.awaits_responses());
@@ -129,7 +130,7 @@ async fn responses_in_order_find_requests_of_many_tasks() {
                 let what = format!("{task}-{n}");
                 let asked = session.request::<String>(what.clone());
                 if n % 7 == 3 {
-                    // dropped while others are in flight
+                    // Drop this request while others are in flight.
                     let _ = timeout(Duration::ZERO, asked).await;
                 } else {
                     assert_eq!(asked.await.unwrap(), what);
@@ -163,14 +164,14 @@ async fn missed_deadline_closes_the_session_before_a_response_finds_another_requ
     peer.send("of answered\n");
     assert_eq!(soon(answered).await.unwrap().unwrap(), "of answered");
 
-    let begun = Instant::now();
+    let start = Instant::now();
     let left_out = ask(&session, "left out");
     assert_eq!(soon(peer.line()).await, "left out");
     advance(Duration::from_secs(3)).await;
     let next = ask(&session, "next");
     assert_eq!(soon(peer.line()).await, "next");
     assert!(soon(left_out).await.unwrap().unwrap_err().is_deadline());
-    assert_eq!(begun.elapsed().as_secs(), DEADLINE.as_secs());
+    assert_eq!(start.elapsed().as_secs(), DEADLINE.as_secs());
     peer.send("of next\n");
     match soon(next).await.unwrap() {
         Err(RequestError::Closed {
@@ -180,7 +181,7 @@ async fn missed_deadline_closes_the_session_before_a_response_finds_another_requ
         }) => {
             assert_eq!((reason, left), (CloseReason::AnswerMissed, Delivery::Sent));
         }
-        other => panic!("whose answer is it? {other:?}"),
+        other => panic!("the response has no owner: {other:?}"),
     }
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.reason, CloseReason::AnswerMissed);
@@ -190,7 +191,7 @@ async fn missed_deadline_closes_the_session_before_a_response_finds_another_requ
 #[tokio::test(start_paused = true)]
 async fn abandoned_request_keeps_its_deadline() {
     let (session, peer, task) = asked(CorrelateLayer::in_order()).await;
-    let begun = Instant::now();
+    let start = Instant::now();
     let given_up = ask(&session, "given up");
     assert_eq!(soon(peer.line()).await, "given up");
     given_up.abort();
@@ -198,7 +199,7 @@ async fn abandoned_request_keeps_its_deadline() {
     assert!(!session.awaits_responses());
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.reason, CloseReason::AnswerMissed);
-    assert_eq!(begun.elapsed().as_secs(), DEADLINE.as_secs());
+    assert_eq!(start.elapsed().as_secs(), DEADLINE.as_secs());
 }
 
 #[tokio::test(start_paused = true)]
@@ -241,7 +242,7 @@ async fn abandoned_requests_count_until_their_responses() {
     }
 }
 
-/// No further request may arrive, because a pool avoids such a session.
+/// No further request may arrive: a pool must avoid such a session.
 #[tokio::test(start_paused = true)]
 async fn table_full_of_abandoned_requests_ends_the_session() {
     for deadline in [Some(DEADLINE), None] {
@@ -249,13 +250,13 @@ async fn table_full_of_abandoned_requests_ends_the_session() {
         let correlate = lenient().with_in_flight(3).with_deadline(deadline);
         let (session, task) =
             asking(transport, correlate, SessionLayer::new(), service_fn(echo)).await;
-        let begun = Instant::now();
+        let start = Instant::now();
         for what in ["one", "two"] {
             give_up(&session, &peer, what).await;
         }
         advance(DEADLINE / 2).await;
         idle().await;
-        assert!(!session.is_closing(), "there is a place still");
+        assert!(!session.is_closing(), "one slot is still free");
         give_up(&session, &peer, "three").await;
         match soon(ask(&session, "four")).await.unwrap() {
             Err(RequestError::Full(message)) => assert_eq!(message, "four"),
@@ -263,7 +264,10 @@ async fn table_full_of_abandoned_requests_ends_the_session() {
         }
         let closed = soon(task).await.unwrap();
         assert_eq!(closed.reason, CloseReason::AnswerMissed);
-        assert!(begun.elapsed() < DEADLINE, "before any deadline");
+        assert!(
+            start.elapsed() < DEADLINE,
+            "the close must come before any deadline"
+        );
     }
 }
 
@@ -273,7 +277,7 @@ async fn short_deadline_ends_a_session_full_of_missed_responses_as_soon() {
     let deadline = Duration::from_millis(100);
     let correlate = lenient().with_in_flight(2).with_deadline(deadline);
     let (session, task) = asking(transport, correlate, SessionLayer::new(), service_fn(echo)).await;
-    let begun = Instant::now();
+    let start = Instant::now();
     let missed = ["one", "two"].map(|what| ask(&session, what));
     assert_eq!(soon(peer.lines(2)).await, ["one", "two"]);
     for missed in missed {
@@ -281,7 +285,7 @@ async fn short_deadline_ends_a_session_full_of_missed_responses_as_soon() {
     }
     let closed = soon(task).await.unwrap();
     assert_eq!(closed.reason, CloseReason::AnswerMissed);
-    assert!(begun.elapsed() < 3 * deadline);
+    assert!(start.elapsed() < 3 * deadline);
 }
 
 #[tokio::test(start_paused = true)]
@@ -297,7 +301,7 @@ async fn full_table_does_not_end_a_session_whose_peer_responds() {
         idle().await;
         assert_eq!(session.stats().late, n);
     }
-    // nor does a session with a request that waits
+    // A request that waits must not close the session either.
     let waits = ask(&session, "waits");
     assert_eq!(soon(peer.line()).await, "waits");
     advance(DEADLINE / 2).await;

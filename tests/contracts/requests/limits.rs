@@ -1,11 +1,11 @@
 //! Limits of requests in flight, their deadlines, and late responses.
 
-use getty::hooks::HandleExt;
 use std::time::Duration;
 
 use futures_util::{StreamExt, future::join_all, stream::FuturesOrdered};
 use getty::{
     SessionLayer,
+    hooks::HandleExt,
     layers::correlate::{Caller, Delivery, RequestError},
     service_fn,
 };
@@ -26,7 +26,7 @@ async fn a_thousand_requests_are_in_flight_at_once() {
         for _ in 0..1000 {
             questions.push(question(&peer).await);
         }
-        // the last first
+        // The peer responds to the last request first.
         for (id, what) in questions.into_iter().rev() {
             peer.send(format!("answer {id} {what}\n"));
         }
@@ -65,20 +65,24 @@ async fn requests_in_flight_are_limited() {
 #[tokio::test(start_paused = true)]
 async fn deadline_ends_a_wait_and_the_late_response_is_counted() {
     let (session, peer, _task) = asked(words().with_deadline(Duration::from_secs(5))).await;
-    let begun = Instant::now();
+    let start = Instant::now();
     let asked = ask(&session, "what");
     let (id, _) = question(&peer).await;
     let error = soon(asked).await.unwrap().unwrap_err();
     assert!(error.is_deadline());
     assert_eq!(error.delivery(), Delivery::Sent);
-    let waited = begun.elapsed();
+    let waited = start.elapsed();
     assert!(
         waited >= Duration::from_secs(5) && waited < Duration::from_millis(5100),
         "{waited:?}"
     );
     assert_eq!(session.stats().late, 0);
     peer.send(format!("answer {id} that\nnotice\n"));
-    assert_eq!(soon(peer.line()).await, "notice", "the session goes on");
+    assert_eq!(
+        soon(peer.line()).await,
+        "notice",
+        "the session must continue"
+    );
     assert_eq!(session.stats().late, 1);
     assert_eq!(session.stats().messages_in, 2);
     assert!(session.stats().to_string().ends_with("; 1 late responses"));
@@ -87,7 +91,7 @@ async fn deadline_ends_a_wait_and_the_late_response_is_counted() {
 #[tokio::test(start_paused = true)]
 async fn each_request_may_have_a_separate_deadline() {
     let (session, _peer, _task) = asked(words().with_deadline(Duration::from_secs(60))).await;
-    let begun = Instant::now();
+    let start = Instant::now();
     let seconds = [10, 3, 7, 3, 1, 20];
     let asked = seconds.map(|seconds| {
         let asked = session
@@ -95,13 +99,13 @@ async fn each_request_may_have_a_separate_deadline() {
             .within(Duration::from_secs(seconds));
         async move {
             assert!(asked.await.unwrap_err().is_deadline());
-            (seconds, begun.elapsed().as_secs())
+            (seconds, start.elapsed().as_secs())
         }
     });
     for (deadline, waited) in soon(join_all(asked)).await {
         assert_eq!(deadline, waited);
     }
-    // the layer's deadline, and no deadline
+    // The first has the layer's deadline. The second has none.
     let layers = ask(&session, "layers");
     let never = session.request::<String>("never".to_owned()).within(None);
     timeout(Duration::from_secs(600), never).await.unwrap_err();
@@ -153,7 +157,7 @@ async fn responses_with_unknown_ids_are_dropped_and_counted() {
     peer.send("answer 0 x\nanswer 1 x\nanswer 1024 x\n");
     peer.send(format!("answer {} x\n", u64::MAX));
     idle().await;
-    assert_eq!(session.stats().late, 4, "before anything was asked");
+    assert_eq!(session.stats().late, 4, "no request was sent yet");
 
     let asked = ask(&session, "first");
     let (first, _) = question(&peer).await;
@@ -169,7 +173,7 @@ async fn responses_with_unknown_ids_are_dropped_and_counted() {
     idle().await;
     assert_eq!(session.stats().late, 9);
     assert!(!asked.is_finished());
-    // the same response twice
+    // The peer sends the same response twice.
     peer.send(format!("answer {first} a\nanswer {first} b\n"));
     assert_eq!(
         soon(asked).await.unwrap().unwrap(),
@@ -177,7 +181,7 @@ async fn responses_with_unknown_ids_are_dropped_and_counted() {
     );
     assert_eq!(session.stats().late, 10);
 
-    // a stale response does not match the next request in the slot
+    // A stale response must not match the next request in the slot.
     let asked = ask(&session, "second");
     let (second, _) = question(&peer).await;
     assert_ne!(first, second);
@@ -201,10 +205,10 @@ async fn ids_stay_within_their_bits() {
         peer.send(format!("answer {id} that\n"));
         soon(asked).await.unwrap().unwrap();
     }
-    assert_eq!(ids.len(), 64, "as many as there are beside the slot's");
+    assert_eq!(ids.len(), 64, "every other slot was used");
 }
 
-/// Unlike responses in order, the peer may omit responses by id.
+/// The peer may omit responses by id, unlike responses in order.
 #[tokio::test(start_paused = true)]
 async fn abandoned_requests_by_id_take_no_slot_and_close_nothing() {
     let correlate = words().with_in_flight(2);

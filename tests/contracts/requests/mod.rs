@@ -1,17 +1,17 @@
-//! Requests in both directions: each response finds its request, and a request without a
-//! response fails with a cause.
+//! Requests in both directions. Each response must find its request. A request without a
+//! response must fail with a cause.
 
 mod ends;
 mod in_order;
 mod limits;
 
-use getty::hooks::HandleExt;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use getty::{
     BoxError, CodecLayer, Request, Service, ServiceBuilder, Session, SessionLayer, SessionTask,
     Transport,
+    hooks::HandleExt,
     layers::{
         Correlate, CorrelateLayer,
         correlate::{ById, Caller, Delivery, Matching, RequestError},
@@ -57,10 +57,10 @@ where
             .service(handler)
     })
     .await
-    .expect("a transport that is there already connects")
+    .expect("the dial cannot fail")
 }
 
-/// A session whose peer the test plays.
+/// A session whose peer is the test.
 async fn asked(correlate: ByWords) -> (Session<String>, Peer, SessionTask) {
     let (transport, peer) = stream::pair();
     let handler = service_fn(echo);
@@ -85,7 +85,7 @@ async fn question(peer: &Peer) -> (u64, String) {
     let (id, what) = line
         .strip_prefix("ask ")
         .and_then(|line| line.split_once(' '))
-        .expect("it is a request");
+        .expect("the line is a request");
     (id.parse().unwrap(), what.to_owned())
 }
 
@@ -100,7 +100,7 @@ async fn response_finds_its_request_in_any_order() {
     let (one, what) = question(&peer).await;
     assert_eq!(what, "first");
     let (two, what) = question(&peer).await;
-    assert_eq!(what, "second", "requests leave in their order");
+    assert_eq!(what, "second", "requests must be sent in order");
     assert!(one != two && one != 0 && two != 0);
 
     peer.send(format!("answer {two} to the second\n"));
@@ -129,7 +129,8 @@ async fn handler_gets_messages_that_are_not_responses() {
     soon(asked).await.unwrap().unwrap();
 }
 
-/// Replies to requests. It sends a request to its own peer first, if the message asks for it.
+/// Replies to requests. If the message asks for it, the handler first sends a request to its
+/// own peer.
 async fn ask_back(request: Request<String>) -> Answer {
     let (message, session) = request.into_parts();
     let mut words = message.splitn(3, ' ');
@@ -149,7 +150,7 @@ async fn handler_awaits_its_own_peer_with_one_in_flight() {
     let (transport, peer) = stream::pair();
     let handler = service_fn(ask_back);
     let (_session, _task) = asking(transport, words(), SessionLayer::new(), handler).await;
-    // other requests are before the response, and half of one is behind it
+    // Other requests come before the response. Half of one comes after it.
     peer.send("ask 7 back\n");
     let (id, what) = question(&peer).await;
     assert_eq!(what, "forth");
@@ -160,7 +161,7 @@ async fn handler_awaits_its_own_peer_with_one_in_flight() {
     assert_eq!(
         soon(peer.lines(2)).await,
         ["answer 8 one", "answer 9 two"],
-        "nothing is lost, and in order"
+        "no message may be lost or reordered"
     );
     peer.send("ree\n");
     assert_eq!(soon(peer.line()).await, "answer 10 three");
@@ -204,7 +205,7 @@ async fn response_arrives_while_the_message_stack_is_not_ready() {
     assert_eq!(
         soon(peer.lines(4)).await,
         ["one", "two", "three", "four"],
-        "in order"
+        "messages must stay in order"
     );
 }
 
@@ -258,7 +259,7 @@ async fn deadline_ends_the_wait_for_a_response_beyond_the_read_ahead_bound() {
         .unwrap();
         peer.send("go\n");
         let (id, _) = question(&peer).await;
-        let begun = Instant::now();
+        let start = Instant::now();
         let lines = before / 10;
         peer.send("123456789\n".repeat(lines));
         peer.send(format!("answer {id}\n"));
@@ -273,9 +274,9 @@ async fn deadline_ends_the_wait_for_a_response_beyond_the_read_ahead_bound() {
             assert_eq!(line, format!("answer {id}"));
         } else {
             assert_eq!(line, "deadline, Sent");
-            assert!(begun.elapsed() >= Duration::from_secs(5));
+            assert!(start.elapsed() >= Duration::from_secs(5));
         }
-        // all have their responses
+        // All requests must have their responses.
         assert_eq!(soon(peer.lines(lines)).await, vec!["123456789"; lines]);
     }
 }
@@ -299,8 +300,8 @@ async fn both_sides_send_requests_at_once() {
     })
     .await
     .unwrap();
-    // each of our requests makes the server send one, whose response is behind more of our
-    // requests
+    // Each of our requests makes the server send one. Its response will be behind more of our
+    // requests.
     let caller: Caller<String> = Caller::of(&session).unwrap();
     let asked = join_all((0..100).map(|_| caller.request("back".to_owned())));
     for answer in soon(asked).await {
@@ -351,12 +352,12 @@ async fn refused_request_fails_at_once_and_the_session_continues() {
     })
     .await
     .unwrap();
-    let begun = Instant::now();
+    let start = Instant::now();
     match soon(ask(&session, "bad")).await.unwrap() {
         Err(RequestError::Encode(source)) => assert!(source.is::<Unspeakable>()),
         other => panic!("{other:?}"),
     }
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < Duration::from_secs(1));
     peer.send("hello\n");
     assert_eq!(soon(peer.line()).await, "hello");
 }
@@ -368,7 +369,7 @@ async fn panic_of_a_correlator_leaves_nothing_behind() {
 
     impl Correlate<String> for Broken {
         fn put(&self, _: u64, message: &mut String) {
-            assert!(message != "bad", "it is");
+            assert!(message != "bad", "a bad message");
         }
         fn answers(&self, message: &String) -> Option<u64> {
             Words.answers(message)
@@ -382,7 +383,7 @@ async fn panic_of_a_correlator_leaves_nothing_behind() {
     assert!(ask(&session, "bad").await.unwrap_err().is_panic());
     assert!(!session.awaits_responses());
     let mut asked = task::spawn(session.request::<String>("good".to_owned()));
-    assert_pending!(asked.poll(), "there is room for it");
+    assert_pending!(asked.poll(), "the queue has room");
 }
 
 #[tokio::test(start_paused = true)]

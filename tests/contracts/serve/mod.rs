@@ -162,10 +162,13 @@ async fn accept_errors_are_retried_after_increasing_pauses() {
         let peer = dialer.dial();
         peer.send("hello\n");
         assert_eq!(soon(peer.line()).await, "hello");
-        // 5 + 10 + 20 + ... + 640 ms, then four pauses of a second
+        // 5 + 10 + 20 + ... + 640 ms, then four pauses of a second.
         let pause = before.elapsed().as_millis();
         assert!((5270..5300).contains(&pause), "{pause} ms in round {round}");
-        assert!(dialer.polls() - polls <= 14, "it does not spin");
+        assert!(
+            dialer.polls() - polls <= 14,
+            "the accept loop must not spin"
+        );
     }
 }
 
@@ -219,7 +222,7 @@ async fn at_most_one_accepted_connection_waits_for_the_stack() {
     stop.send(()).unwrap();
     let drained = soon(served).await.unwrap().unwrap();
     assert_eq!((drained.finished, drained.aborted), (2, 0));
-    assert!(peers[3].is_gone(), "the one that waited is refused");
+    assert!(peers[3].is_gone(), "the waiting connection is refused");
 }
 
 #[tokio::test(start_paused = true)]
@@ -261,7 +264,7 @@ async fn one_stack_serves_listeners_of_several_kinds() {
         app(echo)
     }
 
-    // one transport
+    // Two listeners of one transport.
     let (first, first_dialer) = memory();
     let (second, second_dialer) = memory();
     let (served, stop) = run(serve_all(vec![first, second], generic()));
@@ -269,7 +272,7 @@ async fn one_stack_serves_listeners_of_several_kinds() {
     stop.send(()).unwrap();
     assert_eq!(soon(served).await.unwrap().unwrap().finished, 2);
 
-    // several transports
+    // Two listeners of different transports.
     let boxed = BoxPipeline::new(generic());
     let (streams, dialer) = memory();
     let (pipes, connector) = net::memory(64);
@@ -279,7 +282,7 @@ async fn one_stack_serves_listeners_of_several_kinds() {
     stop.send(()).unwrap();
     let _ = soon(served).await.unwrap().unwrap();
 
-    // several stacks
+    // Two listeners with different stacks.
     let (streams, dialer) = memory();
     let (pipes, connector) = net::memory(64);
     let shout = app(|request: Request<String>| async move {
@@ -294,7 +297,7 @@ async fn one_stack_serves_listeners_of_several_kinds() {
     assert!(dialer.is_gone() && connector.connect().await.is_err());
 }
 
-/// A listener that is always ready, with connections that the peer has ended already.
+/// A listener that is always ready. Its connections have already been ended by the peer.
 #[derive(Debug, Default)]
 struct Endless {
     accepted: Arc<AtomicUsize>,

@@ -1,4 +1,4 @@
-//! Panics in the stack end one connection, or the server if its readiness panics.
+//! A panic in the stack must end one connection, or the server if its readiness panics.
 
 use std::{
     future::Ready,

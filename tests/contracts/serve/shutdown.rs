@@ -1,4 +1,4 @@
-//! Graceful shutdown: waits for connections, and aborts them after the drain deadline.
+//! Graceful shutdown must wait for connections and abort them after the drain deadline.
 
 use std::{future::pending, time::Duration};
 
@@ -31,7 +31,7 @@ async fn graceful_shutdown_waits_for_handlers_and_nothing_else() {
     stop.send(()).unwrap();
     let before = Instant::now();
     idle().await;
-    assert!(dialer.is_gone(), "nothing is accepted any more");
+    assert!(dialer.is_gone(), "no connection is accepted any more");
     assert!(silent.is_shut() && silent.is_gone());
     assert!(half.is_shut() && half.is_gone());
     assert!(!busy.is_gone());
@@ -39,7 +39,11 @@ async fn graceful_shutdown_waits_for_handlers_and_nothing_else() {
     let drained = soon(served).await.unwrap().unwrap();
     assert_eq!((drained.finished, drained.aborted), (3, 0));
     assert_eq!(drained.to_string(), "3 finished, 0 aborted");
-    assert_eq!(before.elapsed().as_secs(), 2, "it had begun before");
+    assert_eq!(
+        before.elapsed().as_secs(),
+        2,
+        "the handler was running before"
+    );
     assert_eq!(busy.output(), "3\n");
     for record in &*records.lock().unwrap() {
         assert_eq!(record.reason, CloseReason::Shutdown);
@@ -137,8 +141,12 @@ async fn stack_that_outlives_its_session_is_aborted_after_the_deadline() {
     stop.send(()).unwrap();
     let drained = soon(served).await.unwrap().unwrap();
     assert_eq!((drained.finished, drained.aborted), (0, 1));
-    assert_eq!(before.elapsed().as_secs(), 6, "a second for the goodbye");
-    assert!(peer.is_shut(), "the session itself has closed properly");
+    assert_eq!(
+        before.elapsed().as_secs(),
+        6,
+        "one more second for the close handshake"
+    );
+    assert!(peer.is_shut(), "the session closed the transport in order");
 }
 
 #[tokio::test(start_paused = true)]

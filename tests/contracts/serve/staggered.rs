@@ -50,7 +50,7 @@ async fn each_session_of_a_staggered_close_has_the_whole_drain_deadline() {
         .with_staggered_close(Duration::from_secs(10))
         .with_drain_deadline(Duration::from_secs(20));
     let (served, stop) = run(serve);
-    // one of the two is closed after 5 s, and its handler ends 19 s later
+    // One of the two is closed after 5 s. Its handler will end 19 s later.
     for peer in [dialer.dial(), dialer.dial()] {
         peer.send("19\n");
     }

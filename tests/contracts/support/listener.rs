@@ -1,4 +1,4 @@
-//! Listener in memory, whose connections are given by the test.
+//! Listener in memory. The test gives it connections.
 
 use std::{
     collections::VecDeque,

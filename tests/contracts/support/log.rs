@@ -22,7 +22,7 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// Returns a field's value, or an empty text.
+    /// Returns a field's value or an empty text.
     pub(crate) fn field(&self, name: &str) -> &str {
         self.fields.get(name).map_or("", String::as_str)
     }
@@ -56,7 +56,7 @@ impl Log {
             .filter(|line| line.text() != "connection opened");
         match (ends.next(), ends.next()) {
             (Some(end), None) => end.clone(),
-            _ => panic!("one end, and not {lines:#?}"),
+            _ => panic!("expected one end instead of {lines:#?}"),
         }
     }
 }
@@ -73,7 +73,7 @@ impl Visit for Line {
 
 impl Subscriber for Log {
     fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
-        // tests on other threads may record as well
+        // Tests on other threads may record as well.
         Interest::sometimes()
     }
 

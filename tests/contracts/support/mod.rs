@@ -1,4 +1,4 @@
-//! Shared helpers: transports with faults, sessions over them, a listener in memory.
+//! Shared helpers: transports with faults, sessions over them, and a listener in memory.
 
 pub(crate) mod listener;
 #[allow(dead_code, reason = "only tests of log lines use it")]
@@ -28,7 +28,7 @@ pub(crate) async fn echo(request: Request<String>) -> Answer {
     Ok(Some(request.into_message()))
 }
 
-/// A handler that echoes a message for each permit of the semaphore, and waits when there is
+/// A handler that echoes a message for each permit of the semaphore. It waits when there is
 /// none.
 pub(crate) fn echo_by_turns() -> (
     Arc<Semaphore>,
@@ -73,7 +73,7 @@ where
             .service(handler)
     })
     .await
-    .expect("a transport that is there already connects")
+    .expect("the dial cannot fail")
 }
 
 /// A connector whose address is the transport.
@@ -82,15 +82,15 @@ pub(crate) fn connector<T: Send>()
     service_fn(|transport| async { Ok(Connection::new(transport)) })
 }
 
-/// Returns the output of `future`. With the clock paused, a future that never resolves fails
-/// the test instead of hanging it.
+/// Returns the output of `future`. With the clock paused, a future that never resolves must
+/// fail the test instead of hanging it.
 pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
     time::timeout(Duration::from_secs(24 * 3600), future)
         .await
-        .expect("it would wait for ever")
+        .expect("the future never resolves")
 }
 
-/// Lets all tasks run until each one waits. The clock must be paused, so that it advances only
+/// Lets all tasks run until each one waits. The clock must be paused. Then it can only advance
 /// when no task can run.
 pub(crate) async fn idle() {
     time::sleep(Duration::from_millis(1)).await;

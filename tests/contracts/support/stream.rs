@@ -1,4 +1,4 @@
-//! Byte stream in memory, whose other end can split, stall, reset and count.
+//! Byte stream in memory. The test can split, stall, reset and count its reads and writes.
 
 use std::{
     collections::VecDeque,
@@ -14,15 +14,15 @@ use tokio::{
     sync::Notify,
 };
 
-/// Our end, which the session receives.
+/// The session's end.
 #[derive(Debug)]
 pub(crate) struct Stream(Arc<Shared>);
 
-/// The other end, which also controls the behaviour of ours.
+/// The peer's end. It also controls how the session's end behaves.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer(Arc<Shared>);
 
-/// Number of polls of our end.
+/// Number of polls of the session's end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) reads: usize,
@@ -118,23 +118,23 @@ impl Peer {
         }
     }
 
-    // input of our end
+    // Input of the session.
 
-    /// Sends `bytes`, which arrive in one read if it has room.
+    /// Sends `bytes`. They arrive in one read if it has room.
     pub(crate) fn send(&self, bytes: impl AsRef<[u8]>) {
         let bytes = Bytes::copy_from_slice(bytes.as_ref());
         self.change(|state| state.incoming.push_back(bytes));
     }
 
-    /// Sends `bytes` in pieces of `size`, each in a separate read.
+    /// Sends `bytes` in pieces of `size`. Each must arrive in a separate read.
     pub(crate) fn send_in_pieces(&self, bytes: impl AsRef<[u8]>, size: usize) {
         for piece in bytes.as_ref().chunks(size) {
             self.send(piece);
         }
     }
 
-    /// From now on every read returns `bytes`, and none waits.
-    pub(crate) fn send_for_ever(&self, bytes: impl AsRef<[u8]>) {
+    /// Makes every later read return `bytes` without waiting.
+    pub(crate) fn send_endlessly(&self, bytes: impl AsRef<[u8]>) {
         let bytes = Bytes::copy_from_slice(bytes.as_ref());
         self.change(|state| state.endless = Some(bytes));
     }
@@ -147,12 +147,13 @@ impl Peer {
         });
     }
 
-    /// Does not end its direction when ours has ended, unlike an ordinary peer.
+    /// Keeps the peer's direction open after the session has ended its own. An ordinary peer would
+    /// end it.
     pub(crate) fn stay_open(&self) {
         self.change(|state| state.stays_open = true);
     }
 
-    /// Lets reads fail after what was sent, and writes at once.
+    /// Makes reads fail after the bytes that were sent. Writes fail at once.
     pub(crate) fn reset(&self) {
         self.change(|state| {
             state.end = Some(Err(io::ErrorKind::ConnectionReset.into()));
@@ -165,7 +166,7 @@ impl Peer {
         self.0.lock().incoming.iter().map(Bytes::len).sum()
     }
 
-    // output of our end
+    // Output of the session.
 
     /// Takes no more bytes.
     pub(crate) fn stall(&self) {
@@ -191,7 +192,7 @@ impl Peer {
         self.change(|state| state.write_error = Some(kind));
     }
 
-    /// Discards the output, for tests with much output.
+    /// Discards the output. Tests with much output should call it.
     pub(crate) fn forget_output(&self) {
         self.change(|state| state.forgets = true);
     }
@@ -210,9 +211,9 @@ impl Peer {
         self.change(|state| state.holds_shutdown = true);
     }
 
-    /// Returns the whole output of our end, flushed or not.
+    /// Returns the session's whole output. It may not be flushed yet.
     pub(crate) fn output(&self) -> String {
-        String::from_utf8(self.0.lock().output.clone()).expect("tests that look write text")
+        String::from_utf8(self.0.lock().output.clone()).expect("the output is text")
     }
 
     /// Returns how many bytes our end has written.
@@ -251,7 +252,7 @@ impl Peer {
         .await
     }
 
-    /// Waits until our end is shut down, as after the last flush.
+    /// Waits until the session's end is shut down, as after the last flush.
     pub(crate) fn is_shut(&self) -> bool {
         self.0.lock().shut
     }
@@ -325,7 +326,7 @@ impl AsyncWrite for Stream {
         assert!(!state.shut, "written to after the shutdown");
         let n = buf.len().min(state.room).min(state.write_limit);
         if n == 0 {
-            // a full buffer has passed on its content
+            // A full buffer counts as flushed: the peer can read its content.
             if !state.holds_flush {
                 state.flushed = state.output.len();
                 self.0.changed.notify_waiters();

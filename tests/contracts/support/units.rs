@@ -1,4 +1,4 @@
-//! Message transport in memory, like WebSocket and UDP to the session loop.
+//! Message transport in memory. To the session loop it is like WebSocket or UDP.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +14,7 @@ use getty::{
 };
 use tokio::sync::Notify;
 
-/// Our end, which the session receives.
+/// The session's end.
 #[derive(Debug)]
 pub(crate) struct Units {
     framing: Framing,
@@ -34,7 +34,7 @@ struct Shared {
 #[derive(Debug)]
 enum Incoming {
     Message(Vec<u8>),
-    /// A control frame, such as a pong, with its size in bytes.
+    /// Size of a control frame such as a pong, in bytes.
     Control(usize),
 }
 

@@ -1,4 +1,4 @@
-//! Errors of a configuration, which contain the name of the file.
+//! Errors of a configuration. They must contain the name of the file.
 
 use std::{error::Error, fs};
 

@@ -1,5 +1,5 @@
-//! Handshakes that stall or fail, and bytes that are not a handshake. None of these delays
-//! other connections.
+//! Handshakes that stall or fail, and bytes that are not a handshake. They must not delay other
+//! connections.
 
 use std::{
     io,
@@ -154,9 +154,9 @@ async fn hello_that_is_too_long_is_refused_before_its_end() {
         assert_eq!(started.elapsed(), Duration::ZERO);
         let mut received = Vec::new();
         peer.read_to_end(&mut received).await.unwrap();
-        assert_eq!(received.first(), Some(&0x15), "an alert");
+        assert_eq!(received.first(), Some(&0x15), "the server sends an alert");
 
-        // With one byte less than the maximum, the server waits for more.
+        // With one byte less than the maximum the server must wait for more.
         let mut peer = server.dial().await;
         let start = hello_of_60_000(limit);
         peer.write_all(&start[..limit - 1]).await.unwrap();
@@ -249,7 +249,7 @@ async fn tls_to_a_port_without_tls_is_reported() {
     let mut server = Server::with_stack(app());
     let error = server.connect(trusting(&authority)).await.err().unwrap();
     let error: &TlsError = error.downcast_ref().unwrap();
-    // The response is the echo of our hello, or a part of it.
+    // The server may have echoed all of our hello or a part.
     assert!(
         matches!(
             error,
@@ -347,7 +347,7 @@ async fn thousand_partial_handshakes_delay_no_other_connection() {
     assert_eq!(client.ask("hello").await, "hello");
 }
 
-/// Counts permits: readiness takes one, a call uses it, and a drop releases it.
+/// Counts permits. Readiness takes a permit, a call uses it, and a drop must release it.
 #[derive(Debug)]
 struct Permits {
     out: &'static AtomicUsize,

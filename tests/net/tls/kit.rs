@@ -53,7 +53,8 @@ impl Authority {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // With equal names, a foreign issuer would be a wrong signature and not an unknown issuer.
+        // With equal names a foreign issuer would be a wrong signature instead of an unknown
+        // issuer.
         let name = format!("authority {}", COUNT.fetch_add(1, Relaxed));
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
@@ -143,8 +144,8 @@ pub(crate) fn trusting(authority: &Authority) -> Arc<ClientConfig> {
         .unwrap()
 }
 
-/// Returns a stack that echoes lines. It answers `tls?` with the session's TLS parameters, and
-/// `wait` after a minute.
+/// Returns a stack that echoes lines. It answers `tls?` with the session's TLS parameters. The
+/// answer to `wait` takes a minute.
 pub(crate) fn app<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone {
     ServiceBuilder::new()
         .layer(CodecLayer::new(Lines::new().with_max_length(1024 * 1024)))

@@ -54,7 +54,7 @@ async fn unusable_files_keep_the_old_configuration() {
     assert_eq!(shown(&before), shown(&during));
     assert!(
         !config.reload_if_changed().unwrap(),
-        "it was refused before"
+        "the files were refused before"
     );
 
     new.write(&directory);

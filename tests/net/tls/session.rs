@@ -1,4 +1,4 @@
-//! Sessions over TLS: the contracts of sessions over TCP, and the ends of TLS.
+//! Sessions over TLS. The contracts of sessions over TCP must hold, also for the ends of TLS.
 
 use std::{
     io::{self, IoSlice},
@@ -84,7 +84,7 @@ async fn cut_off_stream_is_an_error() {
     assert!(error.to_string().contains("close_notify"), "{error}");
 }
 
-/// Cuts `PAY 10000` to `PAY 100`, with and without a busy handler.
+/// Cuts `PAY 10000` to `PAY 100` with and without a busy handler.
 #[tokio::test(start_paused = true)]
 async fn partial_line_of_a_cut_off_stream_is_not_handled() {
     for busy in [false, true] {

@@ -26,7 +26,7 @@ use super::{SOON, V4, Whole, ask, peer_of, receive, serve, soon};
 
 const IDLE: Duration = Duration::from_secs(60);
 
-/// Advances the clock while the thread does nothing else, like a blocking call.
+/// Advances the clock while the thread can do nothing else, like a blocking call.
 fn block(time: Duration) {
     let moved = Box::pin(advance(time)).now_or_never();
     assert!(
@@ -89,7 +89,7 @@ fn acting_echo(
 
 #[tokio::test(start_paused = true)]
 async fn peers_that_sent_while_the_thread_was_blocked_do_not_expire() {
-    // more than one poll reads
+    // More peers than one poll reads.
     const PEERS: usize = 300;
 
     hold_time();
@@ -117,7 +117,7 @@ async fn peers_that_sent_while_the_thread_was_blocked_do_not_expire() {
     for _ in 0..PEERS {
         talking.push(hello(address).await);
     }
-    // no peer sends meanwhile: each silent peer is spared once
+    // No peer sends meanwhile. Each silent peer must be spared once.
     assert_eq!(ask(&blocking, "act").await, "act");
     assert_eq!(monitor.stats().expired, 0);
 
@@ -130,7 +130,7 @@ async fn peers_that_sent_while_the_thread_was_blocked_do_not_expire() {
     assert_eq!(monitor.stats().overflowed, 0);
     until(|| monitor.stats().expired == 1).await;
     assert_eq!(monitor.peers(), PEERS + 1);
-    // the expired peer opens another session
+    // The expired peer opens another session.
     assert_eq!(ask(&silent, "hello").await, "hello");
     assert_eq!(monitor.peers(), PEERS + 2);
 }
@@ -157,7 +157,7 @@ async fn session_whose_handler_blocks_is_idle_only_if_silent_after_that() {
             assert_eq!(ask(&peer, "hello").await, "hello");
             assert!(!session.is_closing());
             assert_eq!(monitor.peers(), 1);
-            // it is closed the second time without a datagram in between
+            // It is closed the second time without a datagram in between.
             for _ in 0..3 {
                 advance(2 * IDLE).await;
             }
@@ -217,7 +217,7 @@ async fn peer_that_waits_for_an_answer_does_not_expire() {
 
 #[tokio::test(start_paused = true)]
 async fn flood_does_not_prevent_the_expiry_of_silent_peers() {
-    // always more than the largest batch
+    // Waiting datagrams: always more than the largest batch.
     const WAITING: usize = 200;
 
     hold_time();

@@ -25,8 +25,8 @@ async fn connect(
             .layer(link)
             .layer(SessionLayer::new())
             .service_fn(move |request: Request<Bytes>| {
-                let told = answers.send(request.into_message());
-                async move { told.map(|()| None).map_err(BoxError::from) }
+                let sent = answers.send(request.into_message());
+                async move { sent.map(|()| None).map_err(BoxError::from) }
             })
     })
     .await?;
@@ -124,7 +124,7 @@ async fn socket_connected_to_itself_is_refused() {
 #[tokio::test]
 async fn probe_is_answered_or_ignored_and_drops_no_other_datagram() {
     let probing = UdpConnector::new().with_probe(Duration::from_millis(200));
-    // answered by a server that recognizes the probe
+    // This server recognizes the probe and answers it.
     let listener = UdpListener::builder()
         .with_probes(ProbePolicy::Answer)
         .bind(V4)
@@ -141,7 +141,7 @@ async fn probe_is_answered_or_ignored_and_drops_no_other_datagram() {
     soon(session.send(Bytes::from("hello"))).await.unwrap();
     assert_eq!(soon(answers.recv()).await.unwrap(), "hello");
 
-    // discarded, as by the Go library's servers
+    // This server discards the ping. Servers of the Go library do so.
     let silent = UdpSocket::bind(V4).await.unwrap();
     let address = silent.local_addr().unwrap();
     let (_session, _task, _answers) = soon(connect(probing.clone(), address)).await.unwrap();
@@ -149,7 +149,7 @@ async fn probe_is_answered_or_ignored_and_drops_no_other_datagram() {
     let (len, _) = soon(silent.recv_from(&mut buf)).await.unwrap();
     assert_eq!(&buf[..len], b"connect-ping");
 
-    // another answer is delivered to the session
+    // Another answer must be delivered to the session.
     let talkative = UdpSocket::bind(V4).await.unwrap();
     let address = talkative.local_addr().unwrap();
     let (dialled, ()) = tokio::join!(soon(connect(probing, address)), async {
@@ -217,7 +217,7 @@ async fn refused_probe_fails_the_dial() {
 #[tokio::test]
 #[cfg(target_os = "linux")]
 async fn failed_dial_reports_each_address_that_it_tried() {
-    // no other process binds these ports meanwhile, and none listens at these addresses
+    // No other process can bind these ports meanwhile. No socket listens at these addresses.
     let taken = [UdpSocket::bind(V4).await, UdpSocket::bind(V4).await];
     let refusing = taken.each_ref().map(|taken| {
         let port = taken.as_ref().unwrap().local_addr().unwrap().port();

@@ -1,4 +1,4 @@
-//! Many peers at once, and sessions that misbehave, with and without inline polling.
+//! Many peers at once and sessions that misbehave, with and without inline polling.
 
 use std::{
     collections::HashSet,
@@ -43,7 +43,8 @@ async fn listen(inline: bool) -> UdpListener {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_of_peers_are_each_answered_by_a_separate_session() {
     const PEERS: usize = 2_000;
-    // certainly fits the socket's buffer; the operating system drops further datagrams
+    // Datagrams that certainly fit the socket's buffer. The operating system may drop further
+    // ones.
     const AT_ONCE: usize = 64;
     for inline in [true, false] {
         let listener = listen(inline).await;
@@ -86,8 +87,8 @@ async fn session_evicted_during_a_handler_still_answers_beside_the_next_session(
         let stack = ServiceBuilder::new()
             .layer(CodecLayer::new(Whole))
             .layer(OnOpenLayer::new(move |session: Session<Bytes>| {
-                let told = opened.send(session);
-                async move { told.map_err(|_| BoxError::from("nobody listens")) }
+                let sent = opened.send(session);
+                async move { sent.map_err(|_| BoxError::from("the test has ended")) }
             }))
             .layer(SessionLayer::new())
             .service_fn({
@@ -229,7 +230,7 @@ async fn connection_that_panics_when_polled_affects_no_other() {
             let closed = soon(ends.recv()).await.unwrap();
             assert_eq!(closed.reason, CloseReason::Dropped);
             assert_eq!(ask(&good, "still there?").await, "still there?");
-            // an answer to the first datagram may arrive before
+            // An answer to the first datagram may arrive before.
             while ask(&bad, "again").await != "again" {}
         }
         assert!(ends.try_recv().is_err(), "each session ends once");
@@ -281,7 +282,7 @@ async fn session_that_closes_itself_when_polled_is_followed_by_another_of_its_pe
             peer.send(b"stop").await.unwrap();
             let mut session = soon(sessions.recv()).await.unwrap();
             if n == 0 {
-                // two sessions have opened, in any order
+                // Two sessions have opened. They may open in any order.
                 let port = peer.local_addr().unwrap().port();
                 let second = soon(sessions.recv()).await.unwrap();
                 if second.peer_addr().socket_addr().unwrap().port() == port {
@@ -308,7 +309,7 @@ async fn messages_from_other_threads_arrive_in_order_while_sessions_are_polled()
             let peer = peer_of(address).await;
             assert_eq!(ask(&peer, "e").await, "e");
             let session = soon(sessions.recv()).await.unwrap();
-            // limits the datagrams in flight to what the peer's socket buffers
+            // The semaphore limits the datagrams in flight to what the peer's socket buffers.
             let room = Arc::new(Semaphore::new(32));
             let handle = runtime::Handle::current();
             let sender = {
@@ -406,14 +407,15 @@ fn end_of_the_runtime_during_a_poll_ends_each_session_once() {
             drop(runtime);
             dropped.send(()).unwrap();
         });
-        // both orders must work: the drop may or may not have reached the session that is polled
+        // Both orders must work: the drop may or may not have reached the session that is polled.
         thread::yield_now();
         word.send(()).unwrap();
         drop_done
             .recv_timeout(SOON)
             .expect("the drop does not deadlock");
         drops.join().unwrap();
-        // a datagram between the end of its session and the end of the reader opens another session
+        // A datagram between the end of its session and the end of the reader must open another
+        // session.
         let [opened, ended] = [opened, ends].map(|ids| {
             let mut ids: Vec<u64> = ids.iter().collect();
             ids.sort_unstable();

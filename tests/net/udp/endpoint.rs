@@ -29,8 +29,8 @@ fn reporting_echo() -> (impl Pipeline<UdpEndpointIo> + Clone, Sessions) {
         .layer(CodecLayer::new(Whole))
         .layer(OnOpenLayer::new(
             move |session: Session<Datagram<Bytes>>| {
-                let told = opened.send(session);
-                async move { told.map_err(|_| BoxError::from("nobody listens")) }
+                let sent = opened.send(session);
+                async move { sent.map_err(|_| BoxError::from("the test has ended")) }
             },
         ))
         .layer(SessionLayer::new())
@@ -59,7 +59,7 @@ async fn reply_goes_to_its_sender_and_all_peers_share_the_session() {
             peer_of(address).await,
             peer_of(address).await,
         ];
-        // all send before any is answered, so that consecutive answers go to different peers
+        // All peers send before any is answered. So consecutive answers must go to different peers.
         for round in 0..10 {
             for (n, peer) in peers.iter().enumerate() {
                 for part in 0..3 {
@@ -109,10 +109,10 @@ async fn session_sends_to_any_peer_that_it_names() {
         source.downcast_ref::<MessageTooLong>().unwrap().limit,
         65_507
     );
-    // raw bytes have no peer
+    // Raw bytes have no peer.
     let refused = soon(session.send_raw(Bytes::from("to whom?"))).await;
     assert!(matches!(refused, Err(SendError::Encode(_))));
-    // the refused message has not shifted the later ones
+    // The refused message must not shift the later ones.
     soon(session.send(Datagram::to(to, Bytes::from("last"))))
         .await
         .unwrap();
@@ -154,7 +154,7 @@ async fn closed_session_is_followed_by_another_on_the_same_socket() {
         ("stop", CloseReason::Local),
         ("stop", CloseReason::Local),
     ] {
-        // a datagram that arrives while the old session ends would be lost with it
+        // A datagram that arrives while the old session ends would be lost with it.
         peer.send(b"hello").await.unwrap();
         let session = soon(sessions.recv()).await.unwrap();
         assert_eq!(receive(&peer).await, "hello");
@@ -183,7 +183,7 @@ async fn stack_that_refuses_the_session_is_not_called_in_a_loop() {
         peer.send(b"hello").await.unwrap();
         until(|| monitor.stats().ignored >= n).await;
     }
-    // the datagrams have been dropped, so the stack was called at most once for each
+    // The datagrams have been dropped. So the stack may be called at most once for each.
     assert!(called.len() <= 3);
 }
 
@@ -238,7 +238,7 @@ async fn datagram_is_sent_from_the_address_that_it_names() {
 
 #[tokio::test]
 async fn endpoint_can_be_driven_as_a_client() {
-    let (heard, mut hears) = mpsc::unbounded_channel();
+    let (sender, mut received) = mpsc::unbounded_channel();
     let endpoint = UdpEndpoint::bind(V4).await.unwrap();
     let address = endpoint.local_addr();
     let connection = Arc::new(Mutex::new(Some(endpoint.into_connection())));
@@ -252,8 +252,8 @@ async fn endpoint_can_be_driven_as_a_client() {
             .layer(link)
             .layer(SessionLayer::new())
             .service_fn(move |request: Request<Datagram<Bytes>>| {
-                let told = heard.send(request.into_message());
-                async move { told.map(|()| None).map_err(BoxError::from) }
+                let sent = sender.send(request.into_message());
+                async move { sent.map(|()| None).map_err(BoxError::from) }
             })
     })
     .await
@@ -270,7 +270,7 @@ async fn endpoint_can_be_driven_as_a_client() {
         let (_, from) = soon(server.recv_from(&mut [0; 16])).await.unwrap();
         assert_eq!(from, address);
         server.send_to(b"welcome", from).await.unwrap();
-        let answer = soon(hears.recv()).await.unwrap();
+        let answer = soon(received.recv()).await.unwrap();
         assert_eq!(
             (answer.peer(), &answer.message()[..]),
             (to, &b"welcome"[..])
@@ -278,7 +278,7 @@ async fn endpoint_can_be_driven_as_a_client() {
     }
     session.close();
     drop(task);
-    // the socket is closed with the session
+    // The socket must be closed with the session.
     until(|| std::net::UdpSocket::bind(address).is_ok()).await;
 }
 
@@ -292,11 +292,12 @@ async fn datagram_has_the_local_address_that_it_was_sent_to() {
         .layer(SessionLayer::new())
         .service_fn(move |request: Request<Datagram<Bytes>>| {
             let datagram = request.into_message();
-            let told = seen.send(datagram.clone());
-            async move { told.map(|()| datagram).map_err(BoxError::from) }
+            let sent = seen.send(datagram.clone());
+            async move { sent.map(|()| datagram).map_err(BoxError::from) }
         });
     let _server = serve(endpoint, stack);
-    // connected: the operating system drops answers from other addresses
+    // The peer's socket is connected. So the operating system would drop answers from other
+    // addresses.
     let peer = peer_of(SocketAddr::from(([127, 0, 0, 9], port))).await;
     assert_eq!(ask(&peer, "hello").await, "hello");
     let datagram = soon(datagrams.recv()).await.unwrap();

@@ -1,9 +1,9 @@
-//! Sockets with the smallest send buffer, which is full if the network is slower than the
+//! Sockets with the smallest send buffer. It must fill if the network is slower than the
 //! sender.
 //!
-//! Over loopback a datagram leaves the buffer as soon as it is sent, so the buffer never fills,
-//! and the kernel sends datagrams of one length in one piece. Neither holds for a loopback that
-//! is slow or has a small MTU. To run these tests over one, as root in a separate network
+//! Over loopback a datagram leaves the buffer as soon as it is sent, so the buffer cannot fill.
+//! The kernel also sends datagrams of one length in one piece. Neither holds for a loopback
+//! that is slow or has a small MTU. These tests may run over one, as root in a separate network
 //! namespace:
 //!
 //! ```text
@@ -27,7 +27,7 @@ use super::{V4, Whole, peer_of, receive, serve};
 /// Number of datagrams that each peer is sent.
 const ANSWERS: usize = 50;
 
-/// Answers of which some consecutive ones have one length, and can be sent in one piece.
+/// Answers. Some consecutive answers have one length and may be sent in one piece.
 fn answer(n: usize) -> String {
     let mut answer = format!("{n} ");
     let len = if n % 10 < 5 { 300 } else { 300 + n };

@@ -27,7 +27,7 @@ async fn peers_of_a_server(listener: UdpListener) -> [UdpSocket; 2] {
 async fn quick_sessions_are_polled_by_the_reader() {
     let [one, other] = peers_of_a_server(UdpListener::bind(V4).await.unwrap()).await;
     soon(async {
-        // on a busy machine some sessions may be polled by their tasks
+        // On a busy machine some sessions may be polled by their tasks.
         while ask(&one, "where?").await != ask(&other, "where?").await {}
     })
     .await;

@@ -30,7 +30,7 @@ async fn full_queue_drops_the_newest_or_the_oldest_and_counts_it() {
         let listener = builder.bind(V4).await.unwrap();
         let monitor = listener.monitor();
         let peer = peer_of(listener.local_addr().unwrap()).await;
-        // not accepted yet, so the datagrams stay in the peer's queue
+        // The session is not accepted yet. So the datagrams must stay in the peer's queue.
         for n in 0..10 {
             peer.send(n.to_string().as_bytes()).await.unwrap();
         }
@@ -101,7 +101,7 @@ async fn busy_handler_fills_only_the_queue_of_its_peer() {
         slow.send(n.to_string().as_bytes()).await.unwrap();
         assert_eq!(ask(&quick, "hello").await, "hello");
     }
-    // one is decoded and waits for the handler, two are in the queue
+    // One datagram is decoded and waits for the handler. Two must be in the queue.
     until(|| monitor.stats().received == 21).await;
     assert_eq!(monitor.stats().overflowed, 7);
     drop(guard);
@@ -181,7 +181,7 @@ async fn unaccepted_peers_are_bounded_and_dropped_after_their_timeout() {
     let listener = builder.bind(V4).await.unwrap();
     let address = listener.local_addr().unwrap();
     let monitor = listener.monitor();
-    // all are sent before the first is read, when its time starts
+    // All are sent before the first is read. Its time must start when it is read.
     for _ in 0..5 {
         let peer = std::net::UdpSocket::bind(V4).unwrap();
         peer.send_to(b"hello", address).unwrap();
@@ -190,7 +190,7 @@ async fn unaccepted_peers_are_bounded_and_dropped_after_their_timeout() {
     assert!(monitor.stats().refused >= 3);
     until(|| monitor.peers() == 0).await;
     assert_eq!(monitor.stats().unaccepted, 2);
-    // the listener accepts again
+    // The listener must accept again.
     let (stack, mut sessions) = reporting_echo();
     let _server = serve(listener, stack);
     assert_eq!(ask(&peer_of(address).await, "hello").await, "hello");
@@ -286,7 +286,7 @@ async fn answer_to_a_probe_is_not_answered_by_another_server() {
         servers.push((at, monitor, sessions));
     }
     for (n, (first, ..)) in servers.iter().enumerate() {
-        // a forged probe makes one server answer the other
+        // With a forged probe one server answers the other.
         let answer = ask(&peer_of(*first).await, "connect-ping").await;
         for (m, (second, monitor, _)) in servers.iter().enumerate() {
             let peer = peer_of(*second).await;

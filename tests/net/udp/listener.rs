@@ -58,7 +58,8 @@ async fn burst_is_answered_in_order_of_arrival() {
     let _server = serve(listener, stack);
     for round in 0..20 {
         for n in 0..100 {
-            // of different lengths, so that some answers are sent together and others separately
+            // The lengths differ. So some answers can be sent together and others must be sent
+            // separately.
             let message = format!("{round}.{n}{}", "x".repeat(n % 7));
             peer.send(message.as_bytes()).await.unwrap();
         }
@@ -101,8 +102,8 @@ async fn silent_peer_expires_and_an_active_peer_stays() {
     let (stack, mut sessions) = reporting_echo();
     let _server = serve(listener, stack);
     let (silent, talking) = (peer_of(address).await, peer_of(address).await);
-    // the session opens a little later than its datagram arrives
-    let heard = Instant::now();
+    // The session opens a little later than its datagram arrives.
+    let last_datagram = Instant::now();
     ask(&silent, "once").await;
     let expiring = soon(sessions.recv()).await.unwrap();
     ask(&talking, "hello").await;
@@ -112,10 +113,10 @@ async fn silent_peer_expires_and_an_active_peer_stays() {
     }
     let closed = soon(expiring.closed()).await;
     assert_eq!(closed.reason, CloseReason::IdleTimeout);
-    assert!(heard.elapsed() >= idle);
+    assert!(last_datagram.elapsed() >= idle);
     assert!(!staying.is_closing());
     assert_eq!(monitor.stats().expired, 1);
-    // an empty datagram keeps the session alive
+    // An empty datagram must keep the session alive.
     while !staying.is_closed() && staying.last_read().elapsed() < 2 * idle {
         talking.send(b"").await.unwrap();
         tokio::task::yield_now().await;
@@ -163,8 +164,8 @@ async fn bad_datagram_is_skipped_and_counted_or_closes() {
             .layer(SessionLayer::new().with_bad_messages_skipped(skips))
             .service_fn(move |request: Request<Bytes>| {
                 let (message, session) = request.into_parts();
-                let told = opened.send(session);
-                async move { told.map(|()| message).map_err(BoxError::from) }
+                let sent = opened.send(session);
+                async move { sent.map(|()| message).map_err(BoxError::from) }
             });
         let _server = serve(listener, stack);
         ask(&peer, "good").await;
@@ -198,7 +199,7 @@ async fn shutdown_ends_all_sessions_and_frees_the_port() {
     assert_eq!(drained.finished, 2);
     let session = soon(sessions.recv()).await.unwrap();
     assert_eq!(session.reason(), Some(CloseReason::Shutdown));
-    // the reader has ended with the last session, and its socket with it
+    // The reader must end with the last session, and its socket with it.
     soon(async {
         while UdpSocket::bind(address).await.is_err() {
             tokio::task::yield_now().await;
@@ -239,7 +240,8 @@ async fn answers_are_sent_from_the_address_that_the_peer_used() {
     let (stack, mut sessions) = reporting_echo();
     let _server = serve(listener, stack);
     let asked = IpAddr::from(Ipv4Addr::new(127, 0, 0, 77));
-    // connected: the operating system drops answers from other addresses
+    // The peer's socket is connected. So the operating system would drop answers from other
+    // addresses.
     let peer = peer_of((asked, port).into()).await;
     assert_eq!(ask(&peer, "hello").await, "hello");
     let session = soon(sessions.recv()).await.unwrap();
@@ -262,7 +264,7 @@ async fn each_datagram_is_answered_from_the_address_that_it_was_sent_to() {
         let (stack, mut sessions) = reporting_echo();
         let _server = serve(listener, stack);
         assert_answers_from_destination(port).await;
-        // as over TCP, a session has one address at each end
+        // A session has one address at each end, as over TCP.
         assert_eq!(monitor.peers(), DESTINATIONS.len());
         for _ in DESTINATIONS {
             let session = soon(sessions.recv()).await.unwrap();
@@ -287,7 +289,7 @@ async fn dual_stack_listener_has_peers_of_both_families() {
     for host in ["127.0.0.1", "::1"] {
         let peer = peer_of((host.parse::<IpAddr>().unwrap(), port).into()).await;
         assert_eq!(ask(&peer, host).await, host);
-        // a burst is sent in one piece
+        // A burst must be sent in one piece.
         for n in 0..10 {
             peer.send(format!("{host} {n}").as_bytes()).await.unwrap();
         }
@@ -332,7 +334,7 @@ async fn peer_whose_socket_is_gone_does_not_end_the_listener() {
     let session = soon(sessions.recv()).await.unwrap();
     drop(gone);
     for _ in 0..10 {
-        // the peer's machine refuses each datagram
+        // The peer's machine refuses each datagram.
         soon(session.send(Bytes::from("anybody?"))).await.unwrap();
     }
     let peer = peer_of(address).await;

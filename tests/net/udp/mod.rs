@@ -77,7 +77,7 @@ impl Encoder<Bytes> for Whole {
     }
 }
 
-/// Returns the message. Closes the session on `stop`, and fails on `fail`.
+/// Returns the message. `stop` closes the session, and `fail` is an error.
 async fn echo(request: Request<Bytes>) -> Result<Reply<Bytes>, BoxError> {
     Ok(match &request.message()[..] {
         b"stop" => Reply::close(),
@@ -86,7 +86,7 @@ async fn echo(request: Request<Bytes>) -> Result<Reply<Bytes>, BoxError> {
     })
 }
 
-/// An echo, with a channel that receives each session when it opens.
+/// An echo and a channel. The channel receives each session when it opens.
 fn reporting_echo() -> (
     impl Pipeline<UdpPeer> + Clone,
     mpsc::UnboundedReceiver<Session<Bytes>>,
@@ -139,8 +139,8 @@ const DESTINATIONS: [IpAddr; 3] = [
     IpAddr::V4(Ipv4Addr::new(127, 0, 0, 77)),
 ];
 
-/// Sends from one socket to an echo at each of the addresses, and checks the source of each
-/// answer.
+/// Sends from one socket to an echo at each of the addresses. The source of each answer must be
+/// right.
 async fn assert_answers_from_destination(port: u16) {
     let peer = UdpSocket::bind(V4).await.unwrap();
     let mut sent = Vec::new();
@@ -157,7 +157,7 @@ async fn assert_answers_from_destination(port: u16) {
         let (len, from) = soon(peer.recv_from(&mut buf)).await.unwrap();
         answers.push((String::from_utf8_lossy(&buf[..len]).into_owned(), from));
     }
-    // the order is kept per address
+    // The order is kept per address.
     sent.sort_by_key(|(_, to)| *to);
     answers.sort_by_key(|(_, from)| *from);
     assert_eq!(answers, sent);

@@ -1,4 +1,4 @@
-//! Lengths of datagrams: the limits, truncation, and empty datagrams.
+//! Lengths of datagrams: limits, truncation and empty datagrams.
 
 use bytes::Bytes;
 use getty::{CloseReason, SendError, net::UdpListener, session::MessageTooLong};
@@ -47,7 +47,7 @@ async fn lower_maximum_counts_each_truncated_datagram() {
     let monitor = listener.monitor();
     let (stack, mut sessions) = reporting_echo();
     let _server = serve(listener, stack);
-    // truncated: it opens no session
+    // A truncated datagram must open no session.
     peer.send(&[b'x'; 101]).await.unwrap();
     until(|| monitor.stats().truncated == 1).await;
     assert_eq!(monitor.peers(), 0);
@@ -59,7 +59,7 @@ async fn lower_maximum_counts_each_truncated_datagram() {
     assert_eq!(session.stats().skipped, 1);
     assert_eq!(monitor.stats().truncated, 2);
 
-    // no sender waits for these: the long one is skipped, and the session continues
+    // No sender waits for these. So the long one must be skipped, and the session must continue.
     session.try_send(Bytes::from(vec![0; 101])).unwrap();
     soon(session.feed(Bytes::from("short"))).await.unwrap();
     assert_eq!(receive(&peer).await, "short");
@@ -102,9 +102,9 @@ async fn message_that_is_too_long_closes_a_session_that_skips_nothing() {
         .layer(getty::CodecLayer::new(super::Whole))
         .layer(getty::SessionLayer::new().with_bad_messages_skipped(false))
         .service_fn(move |request: getty::Request<Bytes>| {
-            let told = opened.send(request.session().clone());
+            let sent = opened.send(request.session().clone());
             async move {
-                told.map_err(getty::BoxError::from)?;
+                sent.map_err(getty::BoxError::from)?;
                 Ok::<_, getty::BoxError>(Bytes::from(vec![0; 11]))
             }
         });

@@ -19,7 +19,7 @@ async fn messages_are_echoed_whole_with_their_kind() {
         let bytes: Vec<u8> = (0..length).map(|at: u32| (at % 251) as u8).collect();
         let text = "x".repeat(bytes.len());
         for (kind, payload) in [(BINARY, bytes), (TEXT, text.into_bytes())] {
-            // Concurrently, because the pipe is short.
+            // The pipe is short, so both must run concurrently.
             let sent = frame(FIN | kind, &payload);
             let (mut read, mut write) = tokio::io::split(peer.io);
             let writing = tokio::spawn(async move {
@@ -254,7 +254,7 @@ async fn last_ping_is_answered_if_the_peer_does_not_read() {
 #[tokio::test(start_paused = true)]
 async fn peer_that_pings_and_never_reads_is_closed_by_the_write_timeout() {
     for with_messages in [false, true] {
-        // The handler sends no replies, so only pongs are to be written.
+        // The handler sends no replies. So only pongs may be written.
         let sessions = SessionLayer::new().with_write_timeout(Duration::from_secs(10));
         let mut server = Server::new(WsLayer::new(), sessions, |_| async { None });
         let peer = server.open().await;
@@ -330,7 +330,8 @@ async fn concurrent_sends_arrive_as_whole_frames() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Messages arrive whole, in order and with their kind for any division into frames and writes.
+    /// Messages must arrive whole, in order and with their kind for any division into frames and
+    /// writes.
     #[test]
     fn messages_arrive_whole_for_any_fragmentation(
         messages in prop::collection::vec((any::<bool>(), prop::collection::vec("[a-zä-ü]{0,40}", 1..5)), 1..8),
@@ -369,7 +370,7 @@ proptest! {
         });
     }
 
-    /// After any bytes from the peer, the session closes in order or waits for more.
+    /// After any bytes from the peer the session must close in order or wait for more.
     #[test]
     fn garbage_neither_panics_nor_is_echoed_endlessly(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -1,4 +1,4 @@
-//! WebSocket sessions: byte by byte, and with another implementation.
+//! WebSocket sessions: byte by byte and with another implementation.
 
 mod close;
 mod detect;
@@ -30,10 +30,10 @@ const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 async fn soon<F: Future>(future: F) -> F::Output {
     timeout(Duration::from_secs(3600), future)
         .await
-        .expect("nothing happened for an hour")
+        .expect("the future did not resolve within an hour")
 }
 
-/// Server in memory, with its opened sessions and their close records.
+/// Server in memory with its opened sessions and their close records.
 struct Server {
     connector: MemoryConnector,
     ends: mpsc::UnboundedReceiver<Closed>,
@@ -104,11 +104,11 @@ impl Server {
     }
 
     async fn end(&mut self) -> Closed {
-        soon(self.ends.recv()).await.expect("the server runs")
+        soon(self.ends.recv()).await.expect("the server listens")
     }
 
     async fn session(&mut self) -> Session<Message> {
-        soon(self.opened.recv()).await.expect("the server runs")
+        soon(self.opened.recv()).await.expect("the server listens")
     }
 }
 
@@ -182,7 +182,7 @@ impl Peer {
         head
     }
 
-    /// Returns the first byte and the payload of the next frame, or `None` at the end.
+    /// Returns the first byte and the payload of the next frame. Returns `None` at the end.
     async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
         let first = soon(self.io.read_u8()).await.ok()?;
         let length = match soon(self.io.read_u8()).await.unwrap() {
@@ -198,7 +198,7 @@ impl Peer {
 
     /// Returns the code of the next frame, which must be a close frame.
     async fn closes(&mut self) -> u16 {
-        let (first, payload) = self.frame().await.expect("a close frame");
+        let (first, payload) = self.frame().await.expect("the server sends a close frame");
         assert_eq!(first, FIN | CLOSE, "{payload:?}");
         u16::from_be_bytes(payload[..2].try_into().unwrap())
     }

@@ -1,4 +1,4 @@
-//! WebSocket over TLS: the shutdown of a server, as a client sees it.
+//! WebSocket over TLS: the shutdown of a server as a client sees it.
 
 use std::sync::Arc;
 

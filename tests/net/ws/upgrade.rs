@@ -1,4 +1,4 @@
-//! Sessions on connections that an axum application has upgraded, and clients.
+//! Clients, and sessions on connections that an axum application has upgraded.
 
 use std::net::SocketAddr;
 
@@ -40,7 +40,7 @@ async fn open(
         .map(Body::from)
 }
 
-/// Returns a session with an application, and the messages that it receives.
+/// Returns a session with an application and the messages that it receives.
 async fn dial(
     layer: WsConnectLayer,
     url: &str,
@@ -129,7 +129,7 @@ async fn axum_application_opens_sessions_and_drains_them_at_its_shutdown() {
         ),
     ] {
         let Err(OpenError::Connect(error)) = soon(dial(layer, &url)).await else {
-            panic!("it must be refused");
+            panic!("the upgrade must be refused");
         };
         match error.downcast_ref::<WsConnectError>() {
             Some(WsConnectError::Refused { status, .. }) => assert_eq!(*status, expected),
@@ -205,7 +205,7 @@ async fn results_of_the_servers_middleware_reach_the_session() {
     assert_eq!(connection.handle().get(), Some(User("ada")));
 }
 
-/// An attacker on the network can inject a page over `http`, which would send the user's
+/// An attacker on the network can inject a page over `http`. That page would send the user's
 /// cookies.
 #[tokio::test]
 async fn page_without_tls_has_another_origin_than_a_server_with_tls() {
@@ -279,11 +279,11 @@ async fn client_reports_an_invalid_url_or_response() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let scheme = if secure { "wss" } else { "ws" };
         let url = format!("{scheme}://{}/", listener.local_addr().unwrap());
-        let said = answer.clone();
+        let response = answer.clone();
         let server = tokio::spawn(async move {
             let (mut io, _) = listener.accept().await.unwrap();
             let received = io.read(&mut [0; 4096]).await.unwrap();
-            io.write_all(said.as_bytes()).await.unwrap();
+            io.write_all(response.as_bytes()).await.unwrap();
             received
         });
         let Err(OpenError::Connect(error)) = soon(dial(WsConnectLayer::new(), &url)).await else {

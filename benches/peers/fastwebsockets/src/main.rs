@@ -20,8 +20,8 @@ fn run(listener: TcpListener) -> io::Result<()> {
     accept::accept(listener, connection)
 }
 
-/// Serves the handshake. The session is a separate task, so that no memory of HTTP stays with
-/// it.
+/// Serves the handshake. The session must be a separate task, so that no memory of HTTP stays
+/// with it.
 async fn connection(stream: TcpStream) -> io::Result<()> {
     let service = service_fn(async |mut request: Request<Incoming>| {
         let (response, upgraded) = upgrade(&mut request).expect("the load requests an upgrade");
@@ -54,7 +54,7 @@ mod tests {
     use getty_benches_harness::{Protocol, check};
 
     #[test]
-    fn it_echoes() {
+    fn server_echoes() {
         check::echoes("fastwebsockets", Protocol::WebSocket, super::run);
     }
 }

@@ -24,7 +24,7 @@ mod tests {
     use getty_benches_harness::{Protocol, check};
 
     #[test]
-    fn it_echoes() {
+    fn server_echoes() {
         check::echoes("ntex-epoll", Protocol::Length, super::run);
     }
 }

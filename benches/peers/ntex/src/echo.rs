@@ -1,4 +1,4 @@
-//! The server on any runtime, shared by both programs with ntex.
+//! The server on any runtime. Both programs with ntex use it.
 
 use std::{io, net::TcpListener};
 
@@ -37,7 +37,7 @@ async fn echo(io: Io) -> io::Result<()> {
     Ok(())
 }
 
-/// A 4-byte big-endian length, then the payload.
+/// A 4-byte big-endian length and the payload.
 struct Length;
 
 impl Decoder for Length {

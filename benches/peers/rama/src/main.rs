@@ -38,7 +38,7 @@ mod tests {
     use getty_benches_harness::{Protocol, check};
 
     #[test]
-    fn it_echoes() {
+    fn server_echoes() {
         check::echoes("rama", Protocol::Length, super::run);
     }
 }

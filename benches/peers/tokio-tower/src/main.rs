@@ -53,7 +53,7 @@ mod tests {
     use getty_benches_harness::{Protocol, check};
 
     #[test]
-    fn it_echoes() {
+    fn server_echoes() {
         check::echoes("tokio-tower", Protocol::Length, super::run);
     }
 }

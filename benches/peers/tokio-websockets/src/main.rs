@@ -56,7 +56,7 @@ fn is_data(message: &Message) -> bool {
 
 async fn open(stream: TcpStream) -> io::Result<WebSocketStream<TcpStream>> {
     let accepted = ServerBuilder::new()
-        // A message is returned in one frame, as it arrived.
+        // Returns a message in one frame, as it arrived.
         .config(Config::default().frame_size(usize::MAX))
         .limits(Limits::default().max_payload_len(Some(MAX_PAYLOAD)))
         .accept(stream)
@@ -71,12 +71,12 @@ mod tests {
     use getty_benches_harness::{Protocol, check};
 
     #[test]
-    fn it_echoes_in_batches() {
+    fn server_echoes_in_batches() {
         check::echoes("batch", Protocol::WebSocket, super::run_batch);
     }
 
     #[test]
-    fn it_echoes_with_one_send_a_message() {
+    fn server_echoes_with_one_send_per_message() {
         check::echoes("send", Protocol::WebSocket, super::run_send_each);
     }
 }

@@ -12,8 +12,8 @@ use tokio::{io::Interest, net::UdpSocket};
 
 /// Maximum number of datagrams in a call. getty uses the same number.
 const BATCH: usize = 32;
-/// Size of the buffer of a datagram, in bytes. Longer datagrams would be cut; the cases have
-/// none.
+/// Size of the buffer of a datagram, in bytes. It would cut longer datagrams, but the cases
+/// have none.
 const SLOT: usize = 2048;
 
 /// Serves on the current runtime. Must be called within a runtime.

@@ -1,7 +1,7 @@
 //! Echo servers over UDP.
 //!
-//! As in [`child`], a server is this program again, with the arguments `serve-udp <kind>
-//! <placement> <workers>`.
+//! As in [`child`] a server is this program again. Its arguments are
+//! `serve-udp <kind> <placement> <workers>`.
 
 mod mmsg;
 mod servers;
@@ -27,7 +27,7 @@ pub enum Kind {
     Hand,
     /// Hand-written: the same with `recvmmsg` and `sendmmsg`.
     HandMmsg,
-    /// Hand-written: one task receives, and a task for each peer answers, with a channel between
+    /// Hand-written: one task receives and a task for each peer answers. There is a channel between
     /// them.
     HandTasks,
     /// Hand-written: two sockets on one port with a loop for each.
@@ -41,7 +41,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All servers, the reference first.
+    /// All servers. The reference is first.
     pub const ALL: [Self; 7] = [
         Self::Hand,
         Self::HandMmsg,

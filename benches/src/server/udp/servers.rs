@@ -1,4 +1,4 @@
-//! UDP servers, each on one runtime.
+//! UDP servers. Each is on one runtime.
 
 use std::{
     collections::HashMap,
@@ -19,8 +19,8 @@ use tokio::{net::UdpSocket, sync::mpsc};
 
 use super::{Kind, mmsg};
 
-/// Receive buffer of a socket, in bytes, as far as the system allows. All servers use the same
-/// size.
+/// Receive buffer of a socket, in bytes. The system may allow less. All servers must use the
+/// same size.
 const RECV_BUFFER: usize = 4 << 20;
 /// Idle timeout of a peer's session.
 pub const EXPIRY: Duration = Duration::from_secs(4);
@@ -58,7 +58,7 @@ fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
     Ok(socket.into())
 }
 
-/// Serves a hand-written loop without sessions, on each of several sockets on one port.
+/// Serves a hand-written loop without sessions on each of several sockets on one port.
 fn by_hand(sockets: usize) -> io::Result<SocketAddr> {
     let mut address = ANY_PORT;
     for _ in 0..sockets {
@@ -97,7 +97,7 @@ fn by_hand_with_tasks() -> io::Result<SocketAddr> {
                 });
                 sender
             });
-            // A datagram is dropped if the channel is full, as it can be in the network.
+            // A datagram is dropped if the channel is full. The network may do so too.
             let _ = peer.try_send(buf[..len].to_vec());
         }
         #[expect(unreachable_code, reason = "gives the task its error type")]

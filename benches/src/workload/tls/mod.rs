@@ -1,7 +1,7 @@
 //! TLS without a network: a message through a session and through a hand-written loop.
 //!
 //! The work of the client must not be counted. Its records depend on keys of the handshake, so
-//! they cannot be prepared; `script.rs` describes how they cancel out.
+//! they cannot be prepared. `script.rs` describes how they cancel out.
 
 mod no_cipher;
 mod script;
@@ -96,7 +96,8 @@ pub fn echo(
     assert!(right, "{kind:?}, {cipher:?}: {written} of {expected}");
 }
 
-/// Serves one connection. The client closes without `close_notify`, which is not an error here.
+/// Serves one connection. The client may close without `close_notify`, which is not an error
+/// here.
 async fn by_hand<T>(transport: T, config: ServerConfig) -> io::Result<()>
 where
     T: AsyncRead + AsyncWrite + Unpin,

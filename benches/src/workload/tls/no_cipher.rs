@@ -1,5 +1,5 @@
-//! A cipher suite without encryption. It leaves the cost of handling records, which is the same
-//! on every processor.
+//! A cipher suite without encryption. The cost of handling records remains. It is the same on
+//! every processor.
 
 use tokio_rustls::rustls::{
     ConnectionTrafficSecrets, ContentType, Error, ProtocolVersion, SupportedCipherSuite,
@@ -18,7 +18,7 @@ use tokio_rustls::rustls::{
 /// Placeholder for the authentication tag of each record.
 pub(super) const TAG: [u8; 16] = [0; 16];
 
-/// Returns a suite that equals AES-128-GCM, except for the cipher.
+/// Returns a suite that equals AES-128-GCM except for the cipher.
 pub(super) fn suite() -> SupportedCipherSuite {
     let SupportedCipherSuite::Tls13(model) = TLS13_AES_128_GCM_SHA256 else {
         unreachable!("the suite is of TLS 1.3");

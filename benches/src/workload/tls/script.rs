@@ -1,8 +1,8 @@
 //! A TLS client as a transport.
 //!
-//! The client performs the handshake and then encrypts the batches of the longest run, even in
-//! a short run, which delivers fewer. The difference between two runs then contains no work of
-//! the client. Answers are counted, but not decrypted.
+//! The client performs the handshake and then encrypts the batches of the longest run. It does
+//! so even in a short run, which delivers fewer. The difference between two runs can then
+//! contain no work of the client. Answers are counted but not decrypted.
 
 use std::{
     collections::VecDeque,
