@@ -66,8 +66,8 @@ fn over_tls() -> impl Iterator<Item = Scenario> {
 /// other transport, and the kernel forms the batches. Instructions of the kernel are not
 /// counted. The client is on the same thread and counted equally for all servers.
 ///
-/// The figures are only reported. The reader's task polls sessions unless their polls take long,
-/// and under Callgrind they do.
+/// The figures are only reported. The reader's task polls sessions unless their polls take
+/// long, and under Callgrind they do.
 fn over_udp() -> impl Iterator<Item = Scenario> {
     let servers = [
         ("udp-by-hand", Reported, udp::Kind::Hand),

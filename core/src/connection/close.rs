@@ -65,7 +65,7 @@ impl Close {
     /// The drain deadline then starts after the flush and applies to handlers in flight only. A
     /// slow peer gets the time it needs while it takes bytes. A peer that takes none is ended by
     /// the write timeout, or never if that is disabled. Like every close, this one accepts no new
-    /// message and reads no more (design.md: Why is there `close_after_flush` beside `close`?).
+    /// message and reads no more (design.md: Why is there `Close::after_flush` beside `close`?).
     #[doc(alias = "close_after_flush")]
     pub const fn after_flush(mut self) -> Self {
         self.after_flush = true;

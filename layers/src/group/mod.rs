@@ -31,10 +31,10 @@
 //!
 //! The room of a member is counted in bytes. Its queue accepts broadcasts up to
 //! [`SessionLayer::with_queue_bytes`](https://docs.rs/getty/latest/getty/struct.SessionLayer.html#method.with_queue_bytes),
-//! 1 MiB by default, independent of its write buffer. Each broadcast counts as its size plus
-//! 32 bytes. So a member loses nothing in a burst of 27,000 messages of 6 bytes or 990 messages
-//! of 1 KiB even if its session is not polled meanwhile. A message that exceeds the bound alone
-//! is queued while no other waits. The bound also applies to a member that reads nothing.
+//! 1 MiB by default, independent of its write buffer. Each broadcast counts as its size plus 32
+//! bytes. So a member loses nothing in a burst of 27,000 messages of 6 bytes or 990 messages of
+//! 1 KiB even if its session is not polled meanwhile. A message that exceeds the bound alone is
+//! queued while no other waits. The bound also applies to a member that reads nothing.
 //!
 //! The bound of a session's own messages is a number of messages. Broadcasts use slots of the
 //! queue only while no [`send`](getty_core::Session::send) waits for one.
