@@ -103,6 +103,7 @@ mod connection;
 pub mod correlate;
 pub mod hooks;
 mod message;
+mod panic;
 mod session;
 #[doc(hidden)]
 pub mod sync;
@@ -111,10 +112,11 @@ pub use self::{
     budget::MemoryBudget,
     connection::{
         Address, CallbackAdded, Close, CloseReason, Closed, Connection, ConnectionHandle,
-        DrainDeadlineExceeded, Endpoints, Panic, SharedError, Stats, TransportKind, WeakHandle,
+        DrainDeadlineExceeded, Endpoints, SharedError, Stats, TransportKind, WeakHandle,
     },
     correlate::{Caller, Correlate, Delivery, RequestError},
     message::{IntoReply, Replies, Reply, Request},
+    panic::Panic,
     session::{
         Feeding, HasSession, Offered, SendError, Sending, Sent, Session, SessionIo, SessionIoParts,
         SlowConsumer, WeakSession, Writable, driver,
@@ -125,7 +127,8 @@ pub use self::{
 #[doc(hidden)]
 pub mod internal {
     pub use crate::{
-        connection::{Contained, OnInputEnd, OpenGuard, PanicGuard, catch, catch_and_log},
+        connection::{Contained, OnInputEnd, OpenGuard, PanicGuard},
+        panic::{catch, catch_and_log},
         session::{BroadcastExt, BroadcastSend, Published, payload::WeightFn},
     };
 }

@@ -2,7 +2,7 @@
 
 use std::{mem, option, vec};
 
-use crate::connection::{CloseReason, catch_and_log};
+use crate::{connection::CloseReason, panic::catch_and_log};
 
 /// Reply of a handler: any number of messages, and optionally a close after them.
 ///

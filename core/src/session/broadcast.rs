@@ -16,7 +16,8 @@ use super::{
     shared::SharedMessage,
 };
 use crate::{
-    connection::{CloseReason, HandleExt, catch_and_log},
+    connection::{CloseReason, HandleExt},
+    panic::catch_and_log,
     sync::WaiterId,
 };
 

@@ -48,7 +48,8 @@ use super::{
 };
 use crate::{
     budget::MemoryBudget,
-    connection::{RequestNumber, catch_and_log},
+    connection::RequestNumber,
+    panic::catch_and_log,
     sync::{Lazy, Mutex},
 };
 
