@@ -12,8 +12,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     Session, SlowConsumer,
     outbox::{DROPPING_MESSAGE, Refusal},
-    payload::{Payload, WeightFn},
-    shared::SharedMessage,
+    payload::{Payload, SharedMessage, WeightFn},
 };
 use crate::{
     connection::{CloseReason, HandleExt},

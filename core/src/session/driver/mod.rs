@@ -42,13 +42,10 @@ pub use self::outgoing::{Outgoing, Ticket};
 use self::{budget::BudgetState, hooks::DriverHooks};
 #[doc(hidden)]
 pub use super::current::CurrentSession;
+pub use super::payload::{CodecId, Payload, SharedMessage};
 use super::{
     Session,
     outbox::{Batch, DEFAULT_BOUND},
-};
-pub use super::{
-    payload::Payload,
-    shared::{CodecId, SharedMessage},
 };
 pub use crate::connection::{CloseGuard, Timestamp};
 #[doc(hidden)]

@@ -7,9 +7,8 @@ use crate::{
     connection::{HandleExt, SharedError},
     panic::catch_and_log,
     session::{
-        error::SendFailure,
         outbox::{Batch, DROPPING_MESSAGE, Queued, Taken, TicketId, pop_first, request_number},
-        payload::Payload,
+        payload::{Payload, SendFailure},
     },
 };
 
