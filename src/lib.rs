@@ -605,13 +605,16 @@ pub mod transport;
 #[cfg(feature = "ws")]
 pub mod ws;
 
+/// The driver half of a session, for test kits.
+#[doc(hidden)]
+pub use getty_core::driver;
 #[doc(inline)]
 pub use getty_core::{
     Address, CallbackAdded, Caller, Close, CloseReason, Closed, Connection, ConnectionHandle,
     DrainDeadlineExceeded, Endpoints, Feeding, HasSession, IntoReply, MemoryBudget, Offered, Panic,
     Replies, Reply, Request, RequestError, SendError, Sending, Sent, Session, SessionIo,
     SessionIoParts, SharedError, SlowConsumer, Stats, TransportKind, WeakHandle, WeakSession,
-    Writable, budget, driver, hooks,
+    Writable, budget, hooks,
 };
 #[doc(inline)]
 pub use getty_layers as layers;

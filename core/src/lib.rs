@@ -96,7 +96,7 @@
 //! | send requests and await their responses | [`Session::request`] |
 //! | limit the memory of all sessions | [`MemoryBudget`] |
 //! | schedule deadlines in a layer, delay the opening | [`hooks::HandleExt`] |
-//! | test a layer without a transport, write a session loop | [`driver`] |
+//! | test a layer without a transport | [`driver`] |
 
 pub mod budget;
 mod connection;
@@ -127,7 +127,7 @@ pub use self::{
 #[doc(hidden)]
 pub mod internal {
     pub use crate::{
-        connection::{Contained, OnInputEnd, OpenGuard, PanicGuard},
+        connection::{OnInputEnd, PanicGuard},
         panic::{catch, catch_and_log},
         session::{BroadcastExt, BroadcastSend, Published, payload::WeightFn},
     };

@@ -26,7 +26,7 @@
 //!
 //! The timeout does not run while a handler is in flight, because the peer waits for the
 //! response. It also does not run while the session does not read
-//! ([`reading_since`](ConnectionHandle::reading_since)) because the peer may have sent
+//! ([`reading_since`](HandleExt::reading_since)) because the peer may have sent
 //! something. Neither exception applies to `outbound`.
 //!
 //! A handler that blocks its thread is not seen in flight, and its response leaves only
@@ -67,8 +67,8 @@
 use std::{any::type_name, fmt, marker::PhantomData, time::Duration};
 
 use getty_core::{
-    CloseReason, Connection, ConnectionHandle, HasSession, Session, hooks::HandleExt,
-    internal::Contained,
+    CloseReason, Connection, ConnectionHandle, HasSession, Session,
+    hooks::{Contained, HandleExt},
 };
 use tokio::time::Instant;
 use tower_layer::Layer;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use getty_core::{Panic, Session, driver::Contained};
+use getty_core::{Panic, Session, hooks::Contained};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout, timeout_at},

@@ -68,8 +68,8 @@ use std::{
 
 use getty_core::{
     Close, CloseReason, Connection, ConnectionHandle, HasSession, Session,
-    hooks::HandleExt,
-    internal::{Contained, catch},
+    hooks::{Contained, HandleExt},
+    internal::catch,
     sync::Signal,
 };
 use pin_project_lite::pin_project;

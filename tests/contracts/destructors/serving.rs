@@ -178,7 +178,7 @@ async fn dropped_connect_drops_each_value() {
 #[cfg(feature = "ws")]
 #[tokio::test(start_paused = true)]
 async fn dropped_handshake_drops_each_value() {
-    use getty::{Service, driver::Contained, ws::WsLayer};
+    use getty::{Service, hooks::Contained, ws::WsLayer};
 
     for unwinds in [false, true] {
         let bombs = Bombs::new();
