@@ -80,14 +80,14 @@ use crate::configure::{Configure, Configured};
 #[doc(alias = "kick")]
 #[doc(alias = "ttl")]
 #[derive(Clone, Debug)]
-pub struct IdleTimeoutLayer<H = Close> {
+pub struct IdleTimeoutLayer<H = NoHook> {
     idleness: Idleness,
     hook: H,
 }
 
 /// Marker of an [`IdleTimeoutLayer`] without a hook, which closes the session.
 #[derive(Clone, Copy, Debug)]
-pub struct Close;
+pub struct NoHook;
 
 /// Hook of an [`IdleTimeoutLayer`].
 pub struct Hook<Out, F> {
@@ -149,7 +149,7 @@ impl IdleTimeoutLayer {
     const fn of(traffic: Traffic, time: Duration) -> Self {
         Self {
             idleness: Idleness { traffic, time },
-            hook: Close,
+            hook: NoHook,
         }
     }
 
@@ -280,7 +280,7 @@ impl<S, H: Clone> Layer<S> for IdleTimeoutLayer<H> {
 }
 
 /// Service of [`IdleTimeoutLayer`].
-pub type IdleTimeout<S, H = Close> = Configured<S, IdleTimeoutLayer<H>>;
+pub type IdleTimeout<S, H = NoHook> = Configured<S, IdleTimeoutLayer<H>>;
 
 impl<T> Configure<T> for IdleTimeoutLayer {
     fn configure(&self, connection: &Connection<T>) {

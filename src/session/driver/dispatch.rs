@@ -430,8 +430,8 @@ where
             }
         }
         self.limit_handling(before);
-        if let Some(reason) = close {
-            self.session().close_with(reason);
+        if let Some(close) = close {
+            self.session().close_with(close);
         }
     }
 
@@ -461,7 +461,7 @@ where
     /// Counts a bad message.
     #[cold]
     fn skip(&mut self, error: &(dyn std::error::Error + Send + Sync)) {
-        tracing::debug!(session = %self.session(), %error, "skipped a bad message");
+        tracing::debug!(connection = %self.session(), %error, "skipped a bad message");
         self.wire.driver().record_skipped();
     }
 }
