@@ -315,7 +315,7 @@
 //!         .layer(SessionLayer::new())
 //!         .concurrency_limit(64) // handlers in flight
 //!         .map_request(|request: Request<String>| {
-//!             tracing::debug!(session = request.session().id(), "message");
+//!             tracing::debug!(connection = request.session().id(), "message");
 //!             request
 //!         })
 //!         .service_fn(|request: Request<String>| async move {

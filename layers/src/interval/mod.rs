@@ -327,7 +327,7 @@ fn handle_error(session: &ConnectionHandle, close: bool, error: BoxError) {
         session.close_with(Close::new(CloseReason::Handler).with_source(error));
     } else {
         let error = &*error as &dyn std::error::Error;
-        tracing::warn!(session = %session, error, "a periodic callback failed");
+        tracing::warn!(connection = %session, error, "a periodic callback failed");
     }
 }
 

@@ -181,7 +181,7 @@ where
             Poll::Pending => return Step::Next,
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(error)) => {
-                tracing::debug!(session = %self.session(), %error, "failed to close the transport");
+                tracing::debug!(connection = %self.session(), %error, "failed to close the transport");
             }
         }
         if !self.reader.wants_more() {
