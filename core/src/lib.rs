@@ -91,7 +91,7 @@
 //! |---|---|
 //! | store values with a connection | [`ConnectionHandle::insert`] |
 //! | run code after any end of a connection | [`ConnectionHandle::add_close_callback`] |
-//! | close with a reason, a source, a deadline | [`ConnectionHandle::close_with`] and [`Close`] |
+//! | close with a reason, source, deadline | [`ConnectionHandle::close_with`] and [`Close`] |
 //! | send messages from any task | [`Session`] |
 //! | send requests and await their responses | [`Session::request`] |
 //! | limit the memory of all sessions | [`MemoryBudget`] |

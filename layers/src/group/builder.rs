@@ -95,7 +95,8 @@ impl<K, Out> TopicsBuilder<K, Out> {
         }
     }
 
-    /// Sets the policy for slow members that join without a policy; see [`GroupBuilder::with_policy`].
+    /// Sets the policy for slow members that join without a policy; see
+    /// [`GroupBuilder::with_policy`].
     pub const fn with_policy(mut self, policy: SlowConsumer) -> Self {
         self.settings.policy = policy;
         self
