@@ -126,7 +126,9 @@ impl Default for World {
         Self {
             players: Arc::default(),
             // A slow player may miss old positions, but will get the new ones.
-            sessions: Group::builder().policy(SlowConsumer::DropOldest).build(),
+            sessions: Group::builder()
+                .with_policy(SlowConsumer::DropOldest)
+                .build(),
         }
     }
 }

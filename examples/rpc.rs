@@ -78,7 +78,7 @@ impl Correlate<Message> for ById {
         message.id = id;
     }
 
-    fn answers(&self, message: &Message) -> Option<u64> {
+    fn response_id(&self, message: &Message) -> Option<u64> {
         match message.body {
             Body::Call { .. } => None,
             Body::Result { .. } | Body::Error { .. } => Some(message.id),

@@ -12,7 +12,7 @@ use std::{
 use futures_util::TryFutureExt;
 use getty_core::{
     CloseReason, Closed, Connection, ConnectionHandle, HasSession, Session,
-    driver::{Contained, defer_refusal, end_refusal},
+    hooks::{Contained, defer_refusal, end_refusal},
 };
 use pin_project_lite::pin_project;
 use tokio::task::{JoinHandle, coop};

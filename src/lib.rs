@@ -107,35 +107,44 @@
 //!
 //! # A session's life
 //!
-//! A session has up to six phases:
+//! A session has up to eight phases:
 //!
 //! ```text
 //!             accept or connect
 //!                     |
 //!                     v
 //!               +-----------+   refused, failed or timed out
-//!               |  opening  |------------------------------------------------+
-//!               +-----------+                                                |
-//!                     |  the open hooks are done                             |
-//!                     v                                                      |
-//!               +-----------+   the peer ends its direction  +-------------+ |
-//!               |  running  |------------------------------->| half-closed | |
-//!               +-----------+                                +-------------+ |
-//!                     |  close, timeout, error,                     |        |
-//!                     |  shutdown                                   |        |
-//!                     v                                             |        |
-//!               +-----------+                                       |        |
-//!               |  draining |<-- close, timeout, error, shutdown ---+        |
-//!               +-----------+                                       |        |
-//!                     |  all is flushed, or the drain deadline      |        |
-//!                     v                                             |        |
-//!               +-----------+                                       |        |
-//!               |  closing  |<-- all messages are answered ---------+        |
-//!               +-----------+                                                |
-//!                     |  the peer ends its direction, or the deadline        |
-//!                     v                                                      |
-//!               +-----------+                                                |
-//!               |  closed   |<-----------------------------------------------+
+//!               |  opening  |-------------------------------------------+
+//!               +-----------+                                           |
+//!                  |     |  the open hooks are done                     |
+//!                  |     v                                              |
+//!            close |  +-----------+   reset, failed write  +-----------+|
+//!                  |  |  running  |----------------------->| receiving ||
+//!                  |  +-----------+                        +-----------+|
+//!                  |     |  close, timeout, error, shutdown,    |       |
+//!                  |     |  or a half-closed session has        |       |
+//!                  v     v  answered all messages               |       |
+//!               +-----------+                                   |       |
+//!               | draining  |                                   |       |
+//!               +-----------+                                   |       |
+//!                  |     |  drain deadline, panic               |       |
+//!                  |     v                                      |       |
+//!                  |  +-----------+                             |       |
+//!                  |  | flushing  |                             |       |
+//!                  |  +-----------+                             |       |
+//!                  v     v  all is flushed                      |       |
+//!               +-----------+                                   |       |
+//!               |  closing  |                                   |       |
+//!               +-----------+                                   |       |
+//!                     |  the transport is closed                |       |
+//!                     v                                         |       |
+//!               +-----------+                                   |       |
+//!               | lingering |                                   |       |
+//!               +-----------+                                   |       |
+//!                     |  the peer ends its direction,           |       |
+//!                     v  or the deadline                        |       |
+//!               +-----------+    messages are handled, deadline |       |
+//!               |  closed   |<----------------------------------+-------+
 //!               +-----------+
 //! ```
 //!
@@ -143,12 +152,16 @@
 //! |---|---|---|---|
 //! | opening | no | not called | messages of open hooks |
 //! | running | yes | called | replies and pushes |
-//! | half-closed | no more input | called for received messages | replies and pushes |
-//! | draining | no | those in flight may finish | accepted messages |
-//! | closing | discards input | none | close frame, `close_notify`, end of the stream |
+//! | receiving | what has arrived | called | nothing |
+//! | draining | discards while output waits | those in flight may finish | accepted messages |
+//! | flushing | discards while output waits | none | encoded bytes |
+//! | closing | no | none | close frame, `close_notify`, end of the stream |
+//! | lingering | discards input | none | nothing |
 //! | closed | no | none | no; close callbacks run, then `closed()` resolves |
 //!
-//! - The drain deadline bounds draining and closing. The default is 5 s
+//! - A running session whose peer has ended its direction is half-closed. It handles the
+//!   messages that it has received, and sends replies and pushes.
+//! - The drain deadline bounds every phase from the close on. The default is 5 s
 //!   ([`with_drain_deadline`](SessionLayer::with_drain_deadline)).
 //! - After a reset or a failed write the session cannot write. It will still handle the
 //!   messages that it has received, until the drain deadline.
@@ -315,7 +328,7 @@
 //!         .layer(SessionLayer::new())
 //!         .concurrency_limit(64) // handlers in flight
 //!         .map_request(|request: Request<String>| {
-//!             tracing::debug!(session = request.session().id(), "message");
+//!             tracing::debug!(connection = request.session().id(), "message");
 //!             request
 //!         })
 //!         .service_fn(|request: Request<String>| async move {
@@ -605,13 +618,16 @@ pub mod transport;
 #[cfg(feature = "ws")]
 pub mod ws;
 
+/// The driver half of a session, for test kits.
+#[doc(hidden)]
+pub use getty_core::driver;
 #[doc(inline)]
 pub use getty_core::{
     Address, CallbackAdded, Caller, Close, CloseReason, Closed, Connection, ConnectionHandle,
     DrainDeadlineExceeded, Endpoints, Feeding, HasSession, IntoReply, MemoryBudget, Offered, Panic,
     Replies, Reply, Request, RequestError, SendError, Sending, Sent, Session, SessionIo,
     SessionIoParts, SharedError, SlowConsumer, Stats, TransportKind, WeakHandle, WeakSession,
-    Writable, budget, driver, hooks,
+    Writable, budget, hooks,
 };
 #[doc(inline)]
 pub use getty_layers as layers;

@@ -173,8 +173,8 @@ impl BudgetUsage {
         self.taken = self.taken.saturating_add(queued);
     }
 
-    /// Records that the driver has encoded what it took except for `bytes` that it returns.
-    pub(crate) fn give_back(&mut self, bytes: usize) {
+    /// Releases what the driver took and has encoded. It returns `bytes` to the queue.
+    pub(crate) fn release(&mut self, bytes: usize) {
         self.taken = 0;
         self.queued = self.queued.saturating_add(bytes);
     }
@@ -232,7 +232,7 @@ mod tests {
         assert!(usage.queue(1));
         assert_eq!(budget.used(), 2 * BLOCK);
         usage.take();
-        usage.give_back(10);
+        usage.release(10);
         usage.write(3 * BLOCK);
         assert_eq!(budget.used(), 4 * BLOCK);
         usage.unqueue(10);
@@ -253,7 +253,7 @@ mod tests {
         assert!(first.queue(10) && second.queue(10));
         assert!(!third.queue(10), "the whole budget is used up");
         rich.take();
-        rich.give_back(0);
+        rich.release(0);
         rich.write(0);
         assert!(third.queue(10) && !budget.is_used_up());
     }

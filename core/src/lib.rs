@@ -91,18 +91,19 @@
 //! |---|---|
 //! | store values with a connection | [`ConnectionHandle::insert`] |
 //! | run code after any end of a connection | [`ConnectionHandle::add_close_callback`] |
-//! | close with a reason, a source, a deadline | [`ConnectionHandle::close_with`] and [`Close`] |
+//! | close with a reason, source, deadline | [`ConnectionHandle::close_with`] and [`Close`] |
 //! | send messages from any task | [`Session`] |
 //! | send requests and await their responses | [`Session::request`] |
 //! | limit the memory of all sessions | [`MemoryBudget`] |
 //! | schedule deadlines in a layer, delay the opening | [`hooks::HandleExt`] |
-//! | test a layer without a transport, write a session loop | [`driver`] |
+//! | test a layer without a transport | [`driver`] |
 
 pub mod budget;
 mod connection;
 pub mod correlate;
 pub mod hooks;
 mod message;
+mod panic;
 mod session;
 #[doc(hidden)]
 pub mod sync;
@@ -111,10 +112,11 @@ pub use self::{
     budget::MemoryBudget,
     connection::{
         Address, CallbackAdded, Close, CloseReason, Closed, Connection, ConnectionHandle,
-        DrainDeadlineExceeded, Endpoints, Panic, SharedError, Stats, TransportKind, WeakHandle,
+        DrainDeadlineExceeded, Endpoints, SharedError, Stats, TransportKind, WeakHandle,
     },
     correlate::{Caller, Correlate, Delivery, RequestError},
     message::{IntoReply, Replies, Reply, Request},
+    panic::Panic,
     session::{
         Feeding, HasSession, Offered, SendError, Sending, Sent, Session, SessionIo, SessionIoParts,
         SlowConsumer, WeakSession, Writable, driver,
@@ -125,7 +127,8 @@ pub use self::{
 #[doc(hidden)]
 pub mod internal {
     pub use crate::{
-        connection::{Contained, OnInputEnd, OpenGuard, PanicGuard, catch, catch_and_log},
+        connection::{OnInputEnd, PanicGuard},
+        panic::{catch, catch_and_log},
         session::{BroadcastExt, BroadcastSend, Published, payload::WeightFn},
     };
 }

@@ -74,7 +74,7 @@ impl Default for Rooms {
         Self(Arc::new(Shared {
             state: Mutex::default(),
             all: Group::new(),
-            rooms: Topics::builder().notice(notice).build(),
+            rooms: Topics::builder().with_notice(notice).build(),
         }))
     }
 }

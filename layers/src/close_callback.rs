@@ -46,7 +46,7 @@
 
 use std::{any::type_name, fmt, hash::Hash};
 
-use getty_core::{Closed, Connection, internal::Contained};
+use getty_core::{Closed, Connection, hooks::Contained};
 use tower_layer::Layer;
 
 use crate::configure::{Configure, Configured};

@@ -36,7 +36,7 @@ use std::{
 use getty_core::{
     Connection, SessionIo,
     driver::{self, CodecId},
-    internal::Contained,
+    hooks::Contained,
 };
 use tokio_util::codec::Decoder;
 use tower_layer::Layer;

@@ -410,7 +410,7 @@ mod tests {
         assert!(reply.is_after_error());
         let (messages, close) = reply.into_parts();
         assert_eq!(messages.collect::<Vec<_>>(), ["disk full", "bye"]);
-        assert_eq!(close, Some(CloseReason::Shutdown));
+        assert_eq!(close, Some(CloseReason::Shutdown.into()));
     }
 
     #[test]

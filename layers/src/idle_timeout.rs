@@ -26,7 +26,7 @@
 //!
 //! The timeout does not run while a handler is in flight, because the peer waits for the
 //! response. It also does not run while the session does not read
-//! ([`reading_since`](ConnectionHandle::reading_since)) because the peer may have sent
+//! ([`reading_since`](HandleExt::reading_since)) because the peer may have sent
 //! something. Neither exception applies to `outbound`.
 //!
 //! A handler that blocks its thread is not seen in flight, and its response leaves only
@@ -67,8 +67,8 @@
 use std::{any::type_name, fmt, marker::PhantomData, time::Duration};
 
 use getty_core::{
-    CloseReason, Connection, ConnectionHandle, HasSession, Session, hooks::HandleExt,
-    internal::Contained,
+    CloseReason, Connection, ConnectionHandle, HasSession, Session,
+    hooks::{Contained, HandleExt},
 };
 use tokio::time::Instant;
 use tower_layer::Layer;
@@ -80,14 +80,14 @@ use crate::configure::{Configure, Configured};
 #[doc(alias = "kick")]
 #[doc(alias = "ttl")]
 #[derive(Clone, Debug)]
-pub struct IdleTimeoutLayer<H = Close> {
+pub struct IdleTimeoutLayer<H = NoHook> {
     idleness: Idleness,
     hook: H,
 }
 
 /// Marker of an [`IdleTimeoutLayer`] without a hook, which closes the session.
 #[derive(Clone, Copy, Debug)]
-pub struct Close;
+pub struct NoHook;
 
 /// Hook of an [`IdleTimeoutLayer`].
 pub struct Hook<Out, F> {
@@ -149,7 +149,7 @@ impl IdleTimeoutLayer {
     const fn of(traffic: Traffic, time: Duration) -> Self {
         Self {
             idleness: Idleness { traffic, time },
-            hook: Close,
+            hook: NoHook,
         }
     }
 
@@ -280,7 +280,7 @@ impl<S, H: Clone> Layer<S> for IdleTimeoutLayer<H> {
 }
 
 /// Service of [`IdleTimeoutLayer`].
-pub type IdleTimeout<S, H = Close> = Configured<S, IdleTimeoutLayer<H>>;
+pub type IdleTimeout<S, H = NoHook> = Configured<S, IdleTimeoutLayer<H>>;
 
 impl<T> Configure<T> for IdleTimeoutLayer {
     fn configure(&self, connection: &Connection<T>) {

@@ -8,7 +8,7 @@
 //!
 //! | item | name or message | level | fields |
 //! |---|---|---|---|
-//! | span | `message` | `DEBUG` | `session` (the id); `contents` if enabled |
+//! | span | `message` | `DEBUG` | `connection` (the id); `contents` if enabled |
 //! | response | `message handled` | `DEBUG` | `latency` |
 //! | error | `message failed` | `WARN` | `error`; `latency` if the span is enabled |
 //!
@@ -198,7 +198,7 @@ where
             level,
             span!(
                 "message",
-                session = request.session().id(),
+                connection = request.session().id(),
                 contents = C::of(request.message()).map(tracing::field::debug),
             )
         );
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(assert_ready_ok!(response.poll()), "response");
         assert_eq!(
             recorder.spans(),
-            [("message", Level::DEBUG, [("session", id)].into())]
+            [("message", Level::DEBUG, [("connection", id)].into())]
         );
         let [event] = &recorder.events()[..] else {
             panic!("one event")

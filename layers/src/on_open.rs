@@ -55,8 +55,8 @@ use std::{
 
 use getty_core::{
     Close, CloseReason, Connection, HasSession, Session,
-    hooks::HandleExt,
-    internal::{Contained, OpenGuard, catch},
+    hooks::{Contained, HandleExt, OpenGuard},
+    internal::catch,
 };
 use pin_project_lite::pin_project;
 use tower_layer::Layer;

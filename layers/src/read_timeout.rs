@@ -21,7 +21,7 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use getty_core::Connection;
+//! use getty_core::{Connection, hooks::HandleExt};
 //! use getty_layers::ReadTimeoutLayer;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //!

@@ -10,7 +10,7 @@
 //!
 //! | item | name or message | level | fields |
 //! |---|---|---|---|
-//! | span | `connection` | `INFO` | `id`, `name`, `peer`, `local`, `transport` |
+//! | span | `connection` | `INFO` | `connection` (the id), `name`, `peer`, `local`, `transport` |
 //! | open event | `connection opened` | `DEBUG` | |
 //! | close event | `connection closed` | `WARN` for a failure, otherwise `DEBUG` | `reason`, `code` if the protocol has one, `error` if there is one, `lifetime`, `bytes_in`, `bytes_out`, `messages_in`, `messages_out`, `skipped`, `dropped` |
 //!
@@ -149,7 +149,7 @@ impl TraceLayer {
             self.span,
             span!(
                 "connection",
-                id = handle.id(),
+                connection = handle.id(),
                 name = &*handle.name(),
                 peer = %handle.peer_addr(),
                 local = %handle.local_addr(),
@@ -417,7 +417,7 @@ mod tests {
             panic!("{spans:?}")
         };
         let expected = [
-            ("id", id.to_string()),
+            ("connection", id.to_string()),
             ("local", "192.0.2.2:7000".to_owned()),
             ("name", format!("tcp-{id}")),
             ("peer", "192.0.2.1:5000".to_owned()),

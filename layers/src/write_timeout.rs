@@ -42,7 +42,7 @@
 
 use std::time::Duration;
 
-use getty_core::Connection;
+use getty_core::{Connection, hooks::HandleExt};
 use tower_layer::Layer;
 
 use crate::configure::{Configure, Configured};

@@ -110,7 +110,7 @@
 //!         message.insert_str(0, &format!("{id} "));
 //!     }
 //!
-//!     fn answers(&self, message: &String) -> Option<u64> {
+//!     fn response_id(&self, message: &String) -> Option<u64> {
 //!         message.split(' ').next()?.parse().ok()
 //!     }
 //! }

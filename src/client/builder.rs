@@ -3,7 +3,7 @@
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
-use getty_core::{Session, driver::Contained};
+use getty_core::{Session, hooks::Contained};
 use tower::BoxError;
 
 use super::{Backoff, Client, Decision, Ended, Pick};

@@ -10,7 +10,7 @@ use std::{
 
 #[cfg(doc)]
 use getty_core::ConnectionHandle;
-use getty_core::{Session, driver::Contained};
+use getty_core::{Session, hooks::Contained};
 
 /// Choice of the session that a client returns. Sessions of equal load are picked in turn.
 pub struct Pick<Out>(Option<Load<Out>>);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use getty_core::{Panic, Session, driver::Contained};
+use getty_core::{Panic, Session, hooks::Contained};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout, timeout_at},
@@ -104,7 +104,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
             let handled = match self.next().await {
                 Event::Stop => break State::Stopped,
                 Event::Due => Ok(()),
-                Event::End(end) => self.ended(end),
+                Event::End(end) => self.handle_end(end),
                 Event::Step(Ok(step)) => self.stepped(step),
                 Event::Step(Err(panic)) => Err(Failure::Panicked(panic)),
             };
@@ -173,14 +173,14 @@ impl<Out: Send + 'static> Supervisor<Out> {
                 self.admit(session, task);
                 Ok(())
             }
-            Step::Opened(Err(ended)) => self.failed(ended),
+            Step::Opened(Err(ended)) => self.handle_failure(ended),
             Step::Prepared(Ok(())) => {
                 self.offer();
                 Ok(())
             }
             Step::Prepared(Err(ended)) => {
                 self.members.reject();
-                self.failed(ended)
+                self.handle_failure(ended)
             }
         }
     }
@@ -208,18 +208,18 @@ impl<Out: Send + 'static> Supervisor<Out> {
 
     fn offer(&mut self) {
         if let Some(session) = self.members.offer() {
-            tracing::debug!(%session, "client offers a session");
+            tracing::debug!(connection = %session, "client offers a session");
             self.generation += 1;
             self.pool.offer(self.members.to_offer());
         }
     }
 
-    fn failed(&mut self, ended: Ended) -> Result<(), Failure> {
+    fn handle_failure(&mut self, ended: Ended) -> Result<(), Failure> {
         self.attempts.record_loss(self.attempts.last(), None);
         self.apply_policy(ended)
     }
 
-    fn ended(&mut self, end: End) -> Result<(), Failure> {
+    fn handle_end(&mut self, end: End) -> Result<(), Failure> {
         let lost = match end {
             End::Finished(attempt, task) => self.members.finished(attempt, task),
             End::Closing(attempt, task) => self.members.closing(attempt, task),

@@ -10,7 +10,7 @@ use std::{
 
 use getty_core::{
     Close, CloseReason, Connection, Panic,
-    driver::{Contained, defer_refusal, end_refusal},
+    hooks::{Contained, defer_refusal, end_refusal},
 };
 use tokio::time::{Sleep, sleep};
 use tower::BoxError;

@@ -9,8 +9,7 @@ use std::{
 
 use getty_core::{
     CloseReason, Closed, ConnectionHandle, DrainDeadlineExceeded, SharedError, TransportKind,
-    driver::{defer_refusal, end_refusal},
-    hooks::HandleExt,
+    hooks::{HandleExt, defer_refusal, end_refusal},
     sync::{SharedTask, TaskFuture},
 };
 use pin_project_lite::pin_project;

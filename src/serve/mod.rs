@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use getty_core::{Close, driver::Contained};
+use getty_core::{Close, hooks::Contained};
 use getty_layers::clone_per_call::ClonePerCall;
 use tokio::time::Instant;
 use tower::BoxError;

@@ -4,40 +4,54 @@
 //! Its [phase](Phase) decides which steps a poll takes:
 //!
 //! ```text
-//!              stack is made,
-//!              no open guard             read or write error
-//!   Opening ──────────────────▶ Running ─────────────────────▶ Receiving
-//!      │                           │                               │
-//!      │ close                     │ close                         │ all input is handled,
-//!      ▼                           ▼                               │ or drain deadline
-//!   Draining ◀─────────────────────┘                               ▼
-//!      │    │                                                     end
-//!      │    │ drain deadline          a panic in Opening, Running,
-//!      │    └──────────▶ Flushing ◀── Receiving or Draining
-//!      │ handled            │
-//!      │ and flushed        │ flushed
-//!      ▼                    │
-//!   Closing ◀───────────────┘
+//!            stack is made,            read or write
+//!            no open guard             error
+//!   Opening ────────────▶ Running ─────────────────▶ Receiving ──▶ end
+//!      │                     │
+//!      │ close               │ close, or error
+//!      ▼                     │ after a close      drain deadline,
+//!   Draining ◀───────────────┘                    or a panic in any
+//!      │    ──────────────────────▶ Flushing ◀──── phase above
+//!      │ handled and flushed           │
+//!      ▼                               │ flushed
+//!   Closing ◀──────────────────────────┘
 //!      │ transport is closed
 //!      ▼
-//!   Lingering ──▶ end       the peer has ended its direction, or a bound is reached
+//!   Lingering ──▶ end
 //! ```
+//!
+//! No phase returns to an earlier one. The session ends
+//!
+//! - in `Opening` or `Running`, at a close as `Io` or `WriteTimeout`, because nothing can reach
+//!   the peer;
+//! - in `Opening`, and from `Flushing` on, at a read or write error;
+//! - in `Receiving`, once all input is handled;
+//! - in `Draining`, once the handlers in flight have finished, if the output has failed;
+//! - in `Closing`, once the transport is closed, if the peer has ended its direction already;
+//! - in `Lingering`, once the peer has ended its direction, or at a bound on discarded input;
+//! - from `Flushing` on, at a panic, or at once if the output has failed;
+//! - at the write timeout, in every phase in which output waits;
+//! - at the drain deadline, from `Receiving` on. It leads from `Draining` to `Flushing` instead
+//!   if a close handshake can succeed, and gives `Flushing` 1 s more.
 //!
 //! | phase | reads | calls | writes | deadlines |
 //! |---|---|---|---|---|
-//! | `Opening` | no | the make-service | pushes, pings | of layers, write timeout |
-//! | `Running` | decodes | all messages | replies, pushes, pings | of layers, write timeout |
-//! | `Receiving` | decodes, until a read error | all messages | nothing | drain |
-//! | `Draining` | discards | in flight finish | replies, accepted pushes | drain, write timeout |
-//! | `Flushing` | discards | none | encoded bytes | drain, and 1 s more; write timeout |
+//! | `Opening` | no | the make-service | pushes, pings | layers, write |
+//! | `Running` | decodes | all | replies, pushes, pings | layers, write, flush, reply |
+//! | `Receiving` | decodes | all | nothing | drain |
+//! | `Draining` | discards | in flight finish | replies, pushes, pings | drain, write |
+//! | `Flushing` | discards | none | encoded bytes, pings | drain, write |
 //! | `Closing` | no | none | close handshake | drain |
-//! | `Lingering` | discards | none | nothing | drain, or earlier |
+//! | `Lingering` | discards | none | nothing | drain |
 //!
-//! "Drain" is the drain deadline. No phase returns to an earlier one. A read or write error
-//! ends the session at once in `Opening` and from `Flushing` on. In `Draining` it ends the
-//! output, and handlers in flight may still finish. The write timeout and the drain deadline
-//! end the session. But a drain deadline in `Draining` leads to `Flushing` if a close handshake
-//! can succeed.
+//! In `Receiving` a read error ends the reading. `Draining` and `Flushing` discard input on a
+//! byte stream only, and only while output waits for its flush. Pushes of `Draining` were
+//! accepted before the close. The deadlines are those that layers register, the write timeout,
+//! the end of a flush delay, the increase of the reply allowance, and the drain deadline.
+//!
+//! [`OutputEnd`] is independent of the phase. `finish` ends this side's direction, and the
+//! session still reads and calls. The end of the peer's direction changes no phase either:
+//! `Running` continues until all received messages are handled, and then requests a close.
 
 mod activity;
 mod backpressure;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::stream::{FuturesOrdered, FuturesUnordered, Stream};
-use getty_core::driver::Contained;
+use getty_core::hooks::Contained;
 use pin_project_lite::pin_project;
 
 use super::catch::catch_panics;

@@ -47,7 +47,7 @@ use std::{
     time::Duration,
 };
 
-use getty_core::{Closed, Connection, IntoReply, MemoryBudget, Request, driver::Contained};
+use getty_core::{Closed, Connection, IntoReply, MemoryBudget, Request, hooks::Contained};
 use tower::{BoxError, Layer, Service};
 
 use self::config::Config;

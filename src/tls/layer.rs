@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use getty_core::{Connection, driver::Contained};
+use getty_core::{Connection, hooks::Contained};
 use pin_project_lite::pin_project;
 use tower::BoxError;
 use tower_layer::Layer;

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use getty_core::{Connection, driver::Contained};
+use getty_core::{Connection, hooks::Contained};
 use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 

@@ -72,7 +72,7 @@
 //! |---|---|
 //! | `Local` | 1000 |
 //! | `Shutdown`, `IdleTimeout`, `LifetimeExpired` | 1001 |
-//! | `Protocol`, detected on this side: protocol error, bad UTF-8, too long | 1002, 1007, 1009 |
+//! | `Protocol`, of this side: protocol error, bad UTF-8, too long | 1002, 1007, 1009 |
 //! | `Decode` | 1007 |
 //! | `ReadTimeout`, `SlowConsumer` | 1008 |
 //! | `Handler`, `Panicked`, `Encode`, `HeartbeatMissed`, others | 1011 |

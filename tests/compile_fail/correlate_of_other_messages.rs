@@ -12,7 +12,7 @@ impl Correlate<u32> for Words {
         *message = id as u32;
     }
 
-    fn answers(&self, message: &u32) -> Option<u64> {
+    fn response_id(&self, message: &u32) -> Option<u64> {
         Some((*message).into())
     }
 }

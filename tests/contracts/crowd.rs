@@ -81,7 +81,7 @@ struct Crowd {
 
 impl Crowd {
     async fn new(readers: usize, slow: usize, policy: SlowConsumer) -> Self {
-        let group = Group::builder().policy(policy).build();
+        let group = Group::builder().with_policy(policy).build();
         let budget = MemoryBudget::new(BUDGET);
         let mut sessions = Vec::new();
         for n in 0..readers + slow {

@@ -15,6 +15,7 @@ use bytes::BytesMut;
 use getty::{
     Close, CloseReason, Closed, Connection, ConnectionHandle, Request, ServiceBuilder, Session,
     SessionLayer, Transport,
+    hooks::HandleExt,
     layers::{
         CodecLayer, HeartbeatLayer,
         heartbeat::{Message, NoPong},

@@ -11,6 +11,7 @@ use std::{
 
 use getty::{
     BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, Session, SessionLayer,
+    hooks::HandleExt,
     layers::{IntervalLayer, OnOpenLayer},
 };
 use tokio::time::{Instant, sleep, sleep_until};

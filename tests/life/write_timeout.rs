@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use getty::{
     CloseReason, Closed, Connection, ConnectionHandle, ServiceBuilder, SessionLayer,
+    hooks::HandleExt,
     layers::{CodecLayer, WriteTimeoutLayer},
 };
 use tokio::{task::JoinHandle, time::sleep};

@@ -33,7 +33,7 @@ struct Room {
 
 impl Room {
     async fn new(policy: SlowConsumer) -> Self {
-        let group = Group::builder().policy(policy).build();
+        let group = Group::builder().with_policy(policy).build();
         let dropped = Arc::new(AtomicUsize::new(0));
         let (opens, joined) = mpsc::unbounded_channel();
         let (handles, handled) = mpsc::unbounded_channel();

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use getty::{
     BoxError, CloseReason, CodecLayer, Connection, Request, SendError, ServiceBuilder, Session,
-    SessionLayer, SessionTask, codec, service_fn,
+    SessionLayer, SessionTask, codec, hooks::HandleExt, service_fn,
 };
 use tokio::{
     io::AsyncReadExt,

@@ -156,7 +156,7 @@ impl Correlate<Tagged> for MatchById {
         message.0 = id;
     }
 
-    fn answers(&self, message: &Tagged) -> Option<u64> {
+    fn response_id(&self, message: &Tagged) -> Option<u64> {
         Some(message.0)
     }
 }

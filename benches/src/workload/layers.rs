@@ -114,7 +114,7 @@ pub const CONNECTIONS: [LayerStack; 20] = [
     ("correlate-in-order", || {
         framed(CorrelateLayer::in_order().layer(sessions()))
     }),
-    ("cron", || {
+    ("interval", || {
         let layer = IntervalLayer::new(MINUTE, |_session: &Session<Bytes>| Ok::<_, BoxError>(()));
         framed(layer.layer(sessions()))
     }),
@@ -298,7 +298,7 @@ struct NoResponses;
 impl Correlate<Bytes> for NoResponses {
     fn put(&self, _id: u64, _message: &mut Bytes) {}
 
-    fn answers(&self, _message: &Bytes) -> Option<u64> {
+    fn response_id(&self, _message: &Bytes) -> Option<u64> {
         None
     }
 }

@@ -1,13 +1,14 @@
 //! A request to close a connection.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use super::{CloseReason, SharedError};
 
 /// A close: its reason, its source, its drain deadline, and whether it waits for the flush.
 ///
-/// Passed to [`ConnectionHandle::close_with`](super::ConnectionHandle::close_with). A
-/// [`CloseReason`] alone converts into a `Close`.
+/// Passed to [`ConnectionHandle::close_with`](super::ConnectionHandle::close_with) and
+/// [`Reply::and_close_with`](crate::Reply::and_close_with). A [`CloseReason`] alone converts
+/// into a `Close`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -72,11 +73,33 @@ impl Close {
         self
     }
 
+    /// Returns the reason.
+    pub const fn reason(&self) -> &CloseReason {
+        &self.reason
+    }
+
     pub(super) fn with_shared_source(mut self, source: SharedError) -> Self {
         self.source = Some(source);
         self
     }
 }
+
+/// Two closes are equal if their settings are equal and they share one source.
+impl PartialEq for Close {
+    fn eq(&self, other: &Self) -> bool {
+        let same_source = match (&self.source, &other.source) {
+            (Some(source), Some(other)) => Arc::ptr_eq(source, other),
+            (None, None) => true,
+            _ => false,
+        };
+        same_source
+            && self.reason == other.reason
+            && self.deadline == other.deadline
+            && self.after_flush == other.after_flush
+    }
+}
+
+impl Eq for Close {}
 
 impl<R: Into<CloseReason>> From<R> for Close {
     fn from(reason: R) -> Self {

@@ -2,7 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{CloseReason, Closed, ConnectionHandle, Panic, SharedError};
+use super::{CloseReason, Closed, ConnectionHandle, SharedError};
+use crate::panic::Panic;
 
 /// Finishes a connection when it is dropped or [finished](Self::finish): runs the close
 /// callbacks and resolves [`closed`](ConnectionHandle::closed).

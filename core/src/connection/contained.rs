@@ -11,7 +11,7 @@ use std::{
 
 use pin_project_lite::pin_project;
 
-use super::catch_and_log;
+use crate::panic::catch_and_log;
 
 pin_project! {
     /// A value of the application whose destructor may panic. The panic is caught and logged.

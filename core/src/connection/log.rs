@@ -4,7 +4,8 @@ use std::error::Error;
 
 use tracing::Level;
 
-use super::{CloseReason, Closed, ConnectionHandle, catch_and_log};
+use super::{CloseReason, Closed, ConnectionHandle};
+use crate::panic::catch_and_log;
 
 impl CloseReason {
     /// Returns `true` if the application's code, its codec or the data that the codec was given

@@ -10,7 +10,6 @@ pub(crate) mod deadlines;
 mod endpoints;
 mod handle;
 mod log;
-mod panic;
 mod stats;
 mod timestamps;
 
@@ -25,7 +24,6 @@ pub use self::{
     contained::Contained,
     endpoints::{Address, Endpoints, TransportKind},
     handle::{CallbackAdded, ConnectionHandle, HandleExt, OnInputEnd, OpenGuard, WeakHandle},
-    panic::{Panic, catch, catch_and_log},
     stats::Stats,
     timestamps::Timestamp,
 };

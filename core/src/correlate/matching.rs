@@ -19,13 +19,13 @@ use std::{any::type_name, fmt, sync::Arc};
 ///         message.insert_str(0, &format!("ask {id} "));
 ///     }
 ///
-///     fn answers(&self, message: &String) -> Option<u64> {
+///     fn response_id(&self, message: &String) -> Option<u64> {
 ///         message.strip_prefix("answer ")?.split(' ').next()?.parse().ok()
 ///     }
 /// }
 ///
-/// assert_eq!(Words.answers(&"answer 7 that".to_owned()), Some(7));
-/// assert_eq!(Words.answers(&"ask 7 what".to_owned()), None);
+/// assert_eq!(Words.response_id(&"answer 7 that".to_owned()), Some(7));
+/// assert_eq!(Words.response_id(&"ask 7 what".to_owned()), None);
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot match responses of type `{In}` to requests of type `{Out}`",
@@ -42,7 +42,7 @@ pub trait Correlate<In, Out = In>: Send + Sync + 'static {
     /// for every received message, so it must be quick.
     ///
     /// The peer may send any id. A response with an unknown id is dropped and counted.
-    fn answers(&self, message: &In) -> Option<u64>;
+    fn response_id(&self, message: &In) -> Option<u64>;
 }
 
 /// The request to which a message responds.
@@ -83,7 +83,7 @@ impl<In, Out, K: Correlate<In, Out>> Matching<In, Out> for ById<K> {
 
     #[inline]
     fn response_to(&self, message: &In) -> Option<ResponseTo> {
-        self.0.answers(message).map(ResponseTo::Request)
+        self.0.response_id(message).map(ResponseTo::Request)
     }
 }
 

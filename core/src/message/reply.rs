@@ -2,7 +2,10 @@
 
 use std::{mem, option, vec};
 
-use crate::connection::{CloseReason, catch_and_log};
+use crate::{
+    connection::{Close, CloseReason},
+    panic::catch_and_log,
+};
 
 /// Reply of a handler: any number of messages, and optionally a close after them.
 ///
@@ -22,7 +25,7 @@ use crate::connection::{CloseReason, catch_and_log};
 pub struct Reply<Out> {
     messages: Messages<Out>,
     // boxed to keep the common reply small because it is moved several times for each message
-    close: Option<Box<CloseReason>>,
+    close: Option<Box<Close>>,
     failed: bool,
 }
 
@@ -91,9 +94,11 @@ impl<Out> Reply<Out> {
         self.and_close_with(CloseReason::Local)
     }
 
-    /// Closes the session after the messages are flushed, with this reason.
-    pub fn and_close_with(mut self, reason: impl Into<CloseReason>) -> Self {
-        self.close = Some(Box::new(reason.into()));
+    /// Closes the session after the messages are flushed, as
+    /// [`ConnectionHandle::close_with`](crate::ConnectionHandle::close_with) does. A
+    /// [`CloseReason`] alone converts into a [`Close`].
+    pub fn and_close_with(mut self, close: impl Into<Close>) -> Self {
+        self.close = Some(Box::new(close.into()));
         self
     }
 
@@ -150,14 +155,14 @@ impl<Out> Reply<Out> {
         }
     }
 
-    /// Splits the reply into its messages and the reason of the close after them.
+    /// Splits the reply into its messages and the close after them.
     #[inline]
-    pub fn into_parts(self) -> (Replies<Out>, Option<CloseReason>) {
+    pub fn into_parts(self) -> (Replies<Out>, Option<Close>) {
         let messages = match self.messages {
             Messages::One(message) => Iter::One(message.into_iter()),
             Messages::Many(messages) => Iter::Many(messages.into_iter()),
         };
-        (Replies(messages), self.close.map(|reason| *reason))
+        (Replies(messages), self.close.map(|close| *close))
     }
 
     /// Applies `f` to each message.

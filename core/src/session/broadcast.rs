@@ -12,11 +12,11 @@ use bytes::{Bytes, BytesMut};
 use super::{
     Session, SlowConsumer,
     outbox::{DROPPING_MESSAGE, Refusal},
-    payload::{Payload, WeightFn},
-    shared::SharedMessage,
+    payload::{Payload, SharedMessage, WeightFn},
 };
 use crate::{
-    connection::{CloseReason, HandleExt, catch_and_log},
+    connection::{CloseReason, HandleExt},
+    panic::catch_and_log,
     sync::WaiterId,
 };
 

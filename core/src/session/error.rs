@@ -4,7 +4,6 @@ use std::{error::Error, fmt};
 
 #[cfg(doc)]
 use super::Session;
-use super::payload::Payload;
 use crate::connection::{CloseReason, SharedError};
 
 /// Outcome of a successful send: the transport was flushed after the last byte of the message.
@@ -123,16 +122,6 @@ impl SendError<()> {
     }
 }
 
-impl<Out> SendError<Payload<Out>> {
-    /// Converts the payload back into the message that the caller passed.
-    pub(crate) fn of_message(self) -> SendError<Out> {
-        self.map(|payload| match payload {
-            Payload::Message(message) => message,
-            other => unreachable!("the payload was a message, not {other:?}"),
-        })
-    }
-}
-
 impl<Out> fmt::Display for SendError<Out> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -160,13 +149,4 @@ impl<Out: fmt::Debug> Error for SendError<Out> {
             _ => None,
         }
     }
-}
-
-/// Reason why the driver could not send a payload.
-#[derive(Debug)]
-pub(crate) enum SendFailure<Out> {
-    Closed(Option<Payload<Out>>),
-    Encode(SharedError),
-    Io(SharedError),
-    Unsupported,
 }

@@ -12,7 +12,6 @@ mod request_outcomes;
 mod send;
 mod session_io;
 pub(crate) mod session_ref;
-mod shared;
 mod timeout;
 mod wait;
 

@@ -17,7 +17,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::error::SendFailure;
+use super::payload::SendFailure;
 use crate::{
     connection::RequestNumber,
     sync::{Lazy, Mutex, Progress},

@@ -9,9 +9,9 @@ use std::{
 
 use super::{
     Session,
-    error::{SendError, SendFailure, Sent},
+    error::{SendError, Sent},
     outbox::{CancelResult, Refusal, TicketId},
-    payload::Payload,
+    payload::{Payload, SendFailure},
 };
 use crate::sync::WaiterId;
 

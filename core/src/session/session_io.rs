@@ -3,8 +3,8 @@
 
 use std::{fmt, mem::needs_drop};
 
-use super::{Session, driver::Driver, shared::CodecId};
-use crate::connection::catch_and_log;
+use super::{Session, driver::Driver, payload::CodecId};
+use crate::panic::catch_and_log;
 
 /// A transport `T` with a codec `C` and a session that sends `Out`. `CodecLayer` creates it.
 ///

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use tokio::runtime::{self, Handle};
 
 use super::AtomicU8;
-use crate::connection::Panic;
+use crate::panic::Panic;
 
 /// Future that tasks other than its own can poll.
 pub trait InlinePoll: Send + Sync {

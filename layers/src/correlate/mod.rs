@@ -29,7 +29,7 @@
 //!         message.insert_str(0, &format!("ask {id} "));
 //!     }
 //!
-//!     fn answers(&self, message: &String) -> Option<u64> {
+//!     fn response_id(&self, message: &String) -> Option<u64> {
 //!         message.strip_prefix("answer ")?.split(' ').next()?.parse().ok()
 //!     }
 //! }
@@ -328,7 +328,7 @@ mod tests {
             *message = id.to_string();
         }
 
-        fn answers(&self, message: &String) -> Option<u64> {
+        fn response_id(&self, message: &String) -> Option<u64> {
             message.parse().ok()
         }
     }

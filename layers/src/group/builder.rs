@@ -50,7 +50,7 @@ impl<Out> GroupBuilder<Out> {
     /// [`SlowConsumer::DropNewest`]: a slow member misses messages.
     ///
     /// [`Group::join_with`] sets the policy of one member.
-    pub const fn policy(mut self, policy: SlowConsumer) -> Self {
+    pub const fn with_policy(mut self, policy: SlowConsumer) -> Self {
         self.settings.policy = policy;
         self
     }
@@ -60,7 +60,7 @@ impl<Out> GroupBuilder<Out> {
     ///
     /// When messages for a member were dropped and its queue has room again, `notice` is called
     /// with their number. The notice is sent before the next broadcast.
-    pub fn notice(mut self, notice: impl Fn(u64) -> Out + Send + Sync + 'static) -> Self {
+    pub fn with_notice(mut self, notice: impl Fn(u64) -> Out + Send + Sync + 'static) -> Self {
         self.settings.notice = Some(Arc::new(notice));
         self
     }
@@ -95,15 +95,16 @@ impl<K, Out> TopicsBuilder<K, Out> {
         }
     }
 
-    /// Sets the policy for slow members that join without a policy; see [`GroupBuilder::policy`].
-    pub const fn policy(mut self, policy: SlowConsumer) -> Self {
+    /// Sets the policy for slow members that join without a policy; see
+    /// [`GroupBuilder::with_policy`].
+    pub const fn with_policy(mut self, policy: SlowConsumer) -> Self {
         self.settings.policy = policy;
         self
     }
 
     /// Sets a function that creates a notice for members that have missed messages of a topic; see
-    /// [`GroupBuilder::notice`]. Missed messages are counted separately for each topic.
-    pub fn notice(mut self, notice: impl Fn(u64) -> Out + Send + Sync + 'static) -> Self {
+    /// [`GroupBuilder::with_notice`]. Missed messages are counted separately for each topic.
+    pub fn with_notice(mut self, notice: impl Fn(u64) -> Out + Send + Sync + 'static) -> Self {
         self.settings.notice = Some(Arc::new(notice));
         self
     }
@@ -139,8 +140,8 @@ mod tests {
         let noticed = Arc::new(AtomicU64::new(0));
         let missed_messages = Arc::clone(&noticed);
         let group = Group::builder()
-            .policy(SlowConsumer::DropOldest)
-            .notice(move |missed| {
+            .with_policy(SlowConsumer::DropOldest)
+            .with_notice(move |missed| {
                 missed_messages.store(missed, Relaxed);
                 format!("missed {missed}")
             })
@@ -162,8 +163,8 @@ mod tests {
         let connection = Connection::new(());
         let (session, mut driver) = driver::pair::<String>(connection.handle().clone());
         driver.set_queue_bytes(1);
-        let builder = Topics::builder().policy(SlowConsumer::Close);
-        let topics = builder.notice(|missed| missed.to_string()).build();
+        let builder = Topics::builder().with_policy(SlowConsumer::Close);
+        let topics = builder.with_notice(|missed| missed.to_string()).build();
         assert!(topics.clone().join("topic", &session));
         assert!(topics.broadcast("topic", "first".to_owned()).is_complete());
         assert_eq!(topics.broadcast("topic", "second".to_owned()).closed, 1);

@@ -146,8 +146,8 @@ impl<Out> Group<Out> {
     /// use getty_layers::Group;
     ///
     /// let feed: Group<String> = Group::builder()
-    ///     .policy(SlowConsumer::DropOldest)
-    ///     .notice(|missed| format!("{missed} messages missed"))
+    ///     .with_policy(SlowConsumer::DropOldest)
+    ///     .with_notice(|missed| format!("{missed} messages missed"))
     ///     .build();
     /// assert!(feed.is_empty());
     /// ```

@@ -2,7 +2,7 @@
 
 use std::{any::type_name, fmt};
 
-use getty_core::Session;
+use getty_core::{Session, hooks::HandleExt};
 
 /// Kind of heartbeat that a [`HeartbeatLayer`](super::HeartbeatLayer) sends.
 ///

@@ -69,7 +69,7 @@ use std::{
     time::Duration,
 };
 
-use getty_core::{Connection, HasSession, Session, SessionIo, internal::Contained};
+use getty_core::{Connection, HasSession, Session, SessionIo, hooks::Contained};
 use tokio_util::codec::Decoder;
 use tower_layer::Layer;
 use tower_service::Service;

@@ -2,7 +2,10 @@
 
 use std::{any::type_name, fmt};
 
-use getty_core::{ConnectionHandle, hooks::HandleExt, internal::Contained};
+use getty_core::{
+    ConnectionHandle,
+    hooks::{Contained, HandleExt},
+};
 
 use crate::filter_map::MessageFilter;
 

@@ -68,8 +68,8 @@ use std::{
 
 use getty_core::{
     Close, CloseReason, Connection, ConnectionHandle, HasSession, Session,
-    hooks::HandleExt,
-    internal::{Contained, catch},
+    hooks::{Contained, HandleExt},
+    internal::catch,
     sync::Signal,
 };
 use pin_project_lite::pin_project;
@@ -327,7 +327,7 @@ fn handle_error(session: &ConnectionHandle, close: bool, error: BoxError) {
         session.close_with(Close::new(CloseReason::Handler).with_source(error));
     } else {
         let error = &*error as &dyn std::error::Error;
-        tracing::warn!(session = %session, error, "a periodic callback failed");
+        tracing::warn!(connection = %session, error, "a periodic callback failed");
     }
 }
 

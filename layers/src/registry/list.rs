@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use getty_core::{CloseReason, ConnectionHandle, Session, WeakHandle, WeakSession};
+use getty_core::{Close, ConnectionHandle, Session, WeakHandle, WeakSession};
 use tokio::{sync::Notify, time::Instant};
 
 use super::Snapshot;
@@ -175,13 +175,13 @@ impl<M: Member> Registry<M> {
     /// each session.
     pub fn close_where(
         &self,
-        reason: impl Into<CloseReason>,
+        close: impl Into<Close>,
         mut filter: impl FnMut(&M) -> bool,
     ) -> usize {
-        let reason = reason.into();
+        let close = close.into();
         let found = self.find(|member| !member.handle().is_closing() && filter(member));
         for member in &found {
-            member.handle().close_with(reason.clone());
+            member.handle().close_with(close.clone());
         }
         found.len()
     }

@@ -1,8 +1,8 @@
 //! Backpressure: stops handling or the encoding of pushes while too many bytes wait for the
 //! peer.
 //!
-//! [`Watermark`](crate::session::schedule::Watermark) holds the flags. This file measures the
-//! write buffer for it.
+//! [`Watermark`](crate::session::schedule::Watermark) decides. This file measures the write
+//! buffer for it.
 
 use std::task::Context;
 
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{Phase, PollState, SessionLoop};
 use crate::session::{
     framed_transport::FramedTransport,
+    schedule::Waiting,
     stack::{MessageStack, StackSource},
 };
 
@@ -22,7 +23,7 @@ where
 {
     /// Returns the length of the write buffer above which handling pauses. Handling then waits for
     /// a flush first. The limit is 0 while the peer does not take all that waits, so that the size
-    /// of every message can be [recorded](Self::is_over_limit).
+    /// of every message can be [recorded](Self::stop_over_limit).
     #[inline]
     pub(super) fn handling_limit(&mut self) -> usize {
         if self.timer.stalled_since().is_some() {
@@ -37,35 +38,30 @@ where
         gathered
     }
 
-    /// Returns `true` if handling must pause because the write buffer is above its
-    /// [limit](Self::handling_limit). The buffer held `before` bytes before the last message was
-    /// handled.
+    /// Stops handling because the write buffer is above its [limit](Self::handling_limit), unless
+    /// the peer does not take all bytes and the replies are within their limit. The buffer held
+    /// `before` bytes before the last message was handled.
     #[cold]
-    pub(super) fn is_over_limit(&mut self, before: usize) -> bool {
+    pub(super) fn stop_over_limit(&mut self, before: usize) {
         if self.timer.stalled_since().is_none() {
-            return true;
+            self.watermark.stop_handling();
+            return;
         }
         self.writer
             .note_size(self.writer.len().saturating_sub(before));
-        self.reaches_reply_limit()
+        let (waiting, limit) = (self.waiting(), self.reply_limit());
+        self.watermark.limit_handling(waiting, limit);
     }
 
-    /// Returns `true` if the peer does not take all bytes and the waiting replies have reached the
-    /// limit.
+    /// Returns the number of reply bytes at which no further message is handled, without the
+    /// allowance. Returns 0 while the memory budget is used up.
     #[cold]
-    fn reaches_reply_limit(&mut self) -> bool {
-        let waits = self.writer.len();
+    fn reply_limit(&mut self) -> usize {
         if self.wire.driver().is_budget_used_up() {
-            return waits > 0;
+            0
+        } else {
+            self.config.reply_limit(self.writer.largest())
         }
-        waits - self.writer.pushed() >= self.reply_limit()
-    }
-
-    /// Returns the number of reply bytes at which no further message is handled.
-    #[cold]
-    fn reply_limit(&self) -> usize {
-        let limit = self.config.reply_limit(self.writer.largest());
-        limit.saturating_add(self.timer.allowance())
     }
 
     /// Returns the time at which more replies are allowed. The peer has taken nothing since
@@ -76,10 +72,17 @@ where
     pub(super) fn next_allowance(&mut self, stalled: Instant) -> Option<Instant> {
         let may_stop = self.phase == Phase::Running && self.writer.has_pushed();
         if may_stop && !self.wire.driver().is_budget_used_up() {
-            self.timer.next_allowance(stalled)
+            self.watermark.next_allowance(stalled)
         } else {
             None
         }
+    }
+
+    /// Returns the bytes in the write buffer.
+    fn waiting(&mut self) -> Waiting {
+        let pushed = self.writer.pushed();
+        let replied = self.writer.len() - pushed;
+        Waiting { pushed, replied }
     }
 
     /// Returns the high watermark. Returns 0 while the memory budget is used up, so that any byte
@@ -97,8 +100,9 @@ where
     /// `before` bytes before the reply.
     #[inline]
     pub(super) fn limit_handling(&mut self, before: usize) {
-        let stopped = self.writer.len() > self.handling_limit() && self.is_over_limit(before);
-        self.watermark.set_handling_stopped(stopped);
+        if self.writer.len() > self.handling_limit() {
+            self.stop_over_limit(before);
+        }
     }
 
     /// Returns the length of the write buffer up to which messages are taken from the outbox.
@@ -113,10 +117,8 @@ where
 
     /// Like [`push_limit`](Self::push_limit), for a buffer with waiting bytes.
     fn push_limit_behind(&mut self, high: usize) -> usize {
-        let pushed = self.writer.pushed();
-        let replied = self.writer.len() - pushed;
-        self.watermark
-            .push_limit((self.config.low, high), pushed, replied)
+        let waiting = self.waiting();
+        self.watermark.push_limit((self.config.low, high), waiting)
     }
 
     /// Resumes handling and encoding after a flush, as far as the peer has made room. Returns
@@ -128,18 +130,20 @@ where
             let driver = self.wire.driver();
             driver.is_budget_used_up() && driver.register_for_budget(cx)
         };
-        let mut again = false;
-        if self.watermark.stops_handling()
-            && !lacks_memory
-            && (waits == 0 || !self.reaches_reply_limit())
-        {
-            self.watermark.set_handling_stopped(false);
-            again = true;
+        let waiting = self.waiting();
+        if waits == 0 {
+            self.watermark.end_allowance();
         }
-        let was_stopped = self.watermark.stops_pushes();
-        let stopped = waits > 0 && (lacks_memory || waits > self.push_limit());
-        self.watermark.set_pushes_stopped(stopped);
-        if was_stopped && !stopped {
+        let mut again = false;
+        if self.watermark.stops_handling() && !lacks_memory {
+            let limit = self.reply_limit();
+            again = self.watermark.resume_handling(waiting, limit);
+        }
+        let high = if lacks_memory { 0 } else { self.high() };
+        if self
+            .watermark
+            .update_pushes((self.config.low, high), waiting)
+        {
             if self.wire.driver().set_backpressure(false) {
                 // Waiting senders must run first. Otherwise requests of the peer would take all the
                 // room.

@@ -55,7 +55,7 @@ where
             return Step::Next;
         }
         if allowance == Some(deadline) {
-            self.timer.increase_allowance();
+            self.watermark.increase_allowance();
             return Step::Repeat;
         }
         self.deadline_passed(calls, deadline, layers, write)

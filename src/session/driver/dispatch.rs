@@ -12,7 +12,6 @@ use getty_core::{
     driver::{Payload, Ticket},
     hooks::HandleExt,
 };
-use tokio::task::coop;
 use tower::BoxError;
 
 use super::{OutputEnd, Phase, PollState, SessionLoop};
@@ -22,7 +21,7 @@ use crate::{
         framed_transport::FramedTransport,
         in_flight::InFlight,
         input::Decoded,
-        schedule::poll_ready_unconstrained,
+        schedule::{CooperativeBudget, poll_ready_unconstrained},
         stack::{MessageStack, StackSource},
     },
     transport::{CloseCause, Transport},
@@ -201,8 +200,7 @@ where
             Stop::EncodeFailed(error) => self.encode_failed(error),
             Stop::OverLimit => {
                 self.budget.count_bytes(self.writer.len() - before);
-                let stopped = self.is_over_limit(before);
-                self.watermark.set_handling_stopped(stopped);
+                self.stop_over_limit(before);
             }
             Stop::BudgetDue => {}
         }
@@ -242,9 +240,9 @@ where
             };
             let mut ready = service.poll_ready(cx);
             // Without drop glue the stack cannot hold a tokio resource that has spent the budget.
-            if const { needs_drop::<S>() } && !coop::has_budget_remaining() {
+            if const { needs_drop::<S>() } && CooperativeBudget::is_exhausted() {
                 ready = poll_ready_unconstrained(service, cx, ready);
-                budget.exhaust(); // the poll ends after this message
+                budget.make_due(); // the poll ends after this message
             }
             match ready {
                 Poll::Ready(Ok(())) => {}
@@ -352,8 +350,7 @@ where
         let limit = self.push_limit();
         let start = self.writer.encoded();
         while self.wire.driver().has_outgoing() {
-            if self.writer.len() > limit {
-                self.watermark.set_pushes_stopped(true);
+            if self.watermark.stop_pushes_above(limit, self.writer.len()) {
                 self.writer.mark_pushed(start);
                 return;
             }
@@ -430,8 +427,8 @@ where
             }
         }
         self.limit_handling(before);
-        if let Some(reason) = close {
-            self.session().close_with(reason);
+        if let Some(close) = close {
+            self.session().close_with(close);
         }
     }
 
@@ -461,7 +458,7 @@ where
     /// Counts a bad message.
     #[cold]
     fn skip(&mut self, error: &(dyn std::error::Error + Send + Sync)) {
-        tracing::debug!(session = %self.session(), %error, "skipped a bad message");
+        tracing::debug!(connection = %self.session(), %error, "skipped a bad message");
         self.wire.driver().record_skipped();
     }
 }

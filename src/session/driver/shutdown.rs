@@ -10,7 +10,7 @@ use std::{
 };
 
 use getty_core::{CloseReason, Panic, SharedError, TransportKind};
-use tokio::{task::coop, time::Instant};
+use tokio::time::Instant;
 use tower::BoxError;
 
 use super::{OutputEnd, Phase, PollState, SessionLoop, Step};
@@ -20,7 +20,7 @@ use crate::{
         framed_transport::FramedTransport,
         in_flight::InFlight,
         input::Discarded,
-        schedule::Clock,
+        schedule::{Clock, CooperativeBudget},
         stack::{MessageStack, StackSource},
     },
     transport::{Framing, Transport},
@@ -181,7 +181,7 @@ where
             Poll::Pending => return Step::Next,
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(error)) => {
-                tracing::debug!(session = %self.session(), %error, "failed to close the transport");
+                tracing::debug!(connection = %self.session(), %error, "failed to close the transport");
             }
         }
         if !self.reader.wants_more() {
@@ -218,7 +218,7 @@ where
             }
             Poll::Ready(Discarded::Nothing) => Step::End,
             // Without cooperative budget every read is pending, and tokio wakes the task.
-            Poll::Pending if self.awaits_end || !coop::has_budget_remaining() => Step::Next,
+            Poll::Pending if self.awaits_end || CooperativeBudget::is_exhausted() => Step::Next,
             Poll::Pending => Step::End,
         }
     }

@@ -52,7 +52,7 @@ impl CooperativeBudget {
 
     /// Makes a unit due, so that the loop stops after the current message.
     #[inline]
-    pub(crate) const fn exhaust(&mut self) {
+    pub(crate) const fn make_due(&mut self) {
         self.messages = MESSAGES_PER_UNIT;
     }
 
@@ -60,6 +60,13 @@ impl CooperativeBudget {
     #[inline]
     pub(crate) const fn is_due(&self) -> bool {
         self.messages >= MESSAGES_PER_UNIT
+    }
+
+    /// Returns `true` if the task has no unit of tokio's cooperative budget left. tokio's
+    /// primitives are then pending, even if they are ready.
+    #[inline]
+    pub(crate) fn is_exhausted() -> bool {
+        !coop::has_budget_remaining()
     }
 
     /// Takes a unit if one is due. Returns `Pending` if the task has none left. The task must then

@@ -12,5 +12,5 @@ pub(super) use self::{
     buffer_sizing::BufferSizing,
     clock::Clock,
     timer::Timer,
-    watermark::Watermark,
+    watermark::{Waiting, Watermark},
 };

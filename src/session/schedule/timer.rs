@@ -15,14 +15,6 @@ use tokio::{
 
 use super::clock::Clock;
 
-/// Time without progress after which the allowance is increased.
-const ALLOWANCE_AFTER: Duration = Duration::from_millis(100);
-/// First value of the allowance, in bytes.
-const MIN_ALLOWANCE: usize = 64 * 1024;
-/// Maximum number of increases. The allowance is then 4 MiB, which is more than the kernel's
-/// buffers of a connection can shrink by.
-const MAX_INCREASES: u8 = 7;
-
 /// Deadlines of the session loop, and the timer for these and for those of layers.
 ///
 /// Deadlines move with every byte. The timer is set again only when it has fired too early, so
@@ -41,9 +33,6 @@ struct Inner {
     stalled: Option<Instant>,
     /// The transport's count of flushed bytes at `stalled`.
     written: u64,
-    /// Number of increases of the [allowance](Timer::allowance) since the transport last took all
-    /// that waits.
-    increases: u8,
     drain_until: Option<Instant>,
     /// End of the flush delay. Set while gathered bytes are delayed.
     held_until: Option<Instant>,
@@ -86,32 +75,7 @@ impl Timer {
     pub(crate) fn record_flushed(&mut self) {
         if let Some(inner) = self.0.get_mut() {
             inner.stalled = None;
-            inner.increases = 0;
         }
-    }
-
-    /// Returns the reply bytes that are allowed beyond the reply limit, until the transport takes
-    /// all that waits.
-    pub(crate) fn allowance(&self) -> usize {
-        let increases = self.0.get().map_or(0, |inner| inner.increases);
-        increases
-            .checked_sub(1)
-            .map_or(0, |doublings| MIN_ALLOWANCE << doublings)
-    }
-
-    /// Returns the time at which the allowance is increased, where the transport has taken nothing
-    /// since `stalled`. `None` once it has reached its maximum.
-    pub(crate) fn next_allowance(&self, stalled: Instant) -> Option<Instant> {
-        let inner = self.0.get()?;
-        if inner.increases >= MAX_INCREASES {
-            return None;
-        }
-        stalled.checked_add(ALLOWANCE_AFTER * (u32::from(inner.increases) + 1))
-    }
-
-    /// Doubles the allowance.
-    pub(crate) fn increase_allowance(&mut self) {
-        self.0.get_or_default().increases += 1;
     }
 
     /// Records that the transport takes no more bytes now. `moved` is `true` if it took some

@@ -4,6 +4,7 @@ mod client;
 mod common;
 mod error;
 mod identity;
+mod load;
 mod pem;
 mod reload;
 mod server;

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::BytesMut;
 use getty::{
-    Address, BoxError, Connection, Reply, Request, Service, driver::Contained, net::Listener,
+    Address, BoxError, Connection, Reply, Request, Service, hooks::Contained, net::Listener,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},

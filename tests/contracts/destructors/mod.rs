@@ -19,8 +19,11 @@ use std::{
 use bytes::Bytes;
 use getty::{
     BoxError, CloseReason, CodecLayer, Connection, ConnectionHandle, Request, Service,
-    ServiceBuilder, Session, SessionLayer, codec::Raw, driver::Contained, hooks::HandleExt,
-    layers::OnOpenLayer, service_fn,
+    ServiceBuilder, Session, SessionLayer,
+    codec::Raw,
+    hooks::{Contained, HandleExt},
+    layers::OnOpenLayer,
+    service_fn,
 };
 use tokio::time::Instant;
 

@@ -26,7 +26,7 @@ where
     T: getty::Transport + Send + 'static,
 {
     let second = Duration::from_secs(1);
-    let (hook, callback, cron, beat, idleness) = (
+    let (hook, callback, interval, beat, idleness) = (
         bombs.bomb(),
         bombs.bomb(),
         bombs.bomb(),
@@ -50,7 +50,7 @@ where
             }
         }))
         .layer(IntervalLayer::new(second, move |_| {
-            let _bomb = &cron;
+            let _bomb = &interval;
             Ok::<_, BoxError>(())
         }))
         .layer(HeartbeatLayer::new(second, move |_| {
@@ -178,7 +178,7 @@ async fn dropped_connect_drops_each_value() {
 #[cfg(feature = "ws")]
 #[tokio::test(start_paused = true)]
 async fn dropped_handshake_drops_each_value() {
-    use getty::{Service, driver::Contained, ws::WsLayer};
+    use getty::{Service, hooks::Contained, ws::WsLayer};
 
     for unwinds in [false, true] {
         let bombs = Bombs::new();

@@ -27,7 +27,7 @@ fn only_the_member_that_does_not_read_misses_messages() {
 #[test]
 fn member_that_reads_again_first_gets_the_number_of_missed_messages() {
     let group = Group::builder()
-        .notice(|missed| format!("missed {missed}"))
+        .with_notice(|missed| format!("missed {missed}"))
         .build();
     let mut guest = Guest::new();
     group.join(&guest.session);
@@ -141,7 +141,7 @@ fn broadcasts_take_no_room_from_a_sender_that_waits() {
 
 #[test]
 fn waiting_publisher_gets_room_while_others_broadcast() {
-    let group = Group::builder().policy(SlowConsumer::Wait).build();
+    let group = Group::builder().with_policy(SlowConsumer::Wait).build();
     let mut guest = Guest::new();
     guest.driver.set_queue_bytes(4 * (1 + PLACE));
     group.join(&guest.session);
@@ -175,7 +175,7 @@ fn waiting_publisher_gets_room_while_others_broadcast() {
 #[test]
 fn large_message_replaces_as_many_old_ones_as_needed() {
     let group = Group::builder()
-        .notice(|missed| format!("missed {missed}"))
+        .with_notice(|missed| format!("missed {missed}"))
         .build();
     let mut guest = Guest::new();
     guest.driver.set_queue_bytes(200 * (1 + PLACE));
@@ -209,7 +209,9 @@ fn messages_whose_destructors_panic_affect_nothing_else() {
     let (session, mut driver) = driver::pair::<Bomb>(connection.handle().clone());
     driver.set_weight(|bomb| if bomb.0 { 10 } else { 1000 });
     driver.set_queue_bytes(100 * (10 + PLACE));
-    let group = Group::builder().policy(SlowConsumer::DropOldest).build();
+    let group = Group::builder()
+        .with_policy(SlowConsumer::DropOldest)
+        .build();
     group.join(&session);
     (0..100).for_each(|_| assert!(group.broadcast(Bomb(true)).is_complete()));
     assert_eq!(group.broadcast(Bomb(false)).replaced, 1);
@@ -270,7 +272,7 @@ fn slow_member_with_the_close_policy_is_closed() {
 
 #[test]
 fn policy_of_a_member_can_be_changed() {
-    let group = Group::builder().policy(SlowConsumer::Close).build();
+    let group = Group::builder().with_policy(SlowConsumer::Close).build();
     let mut guest = Guest::new();
     group.join(&guest.session);
     assert!(!group.join_with(&guest.session, SlowConsumer::DropNewest));

@@ -58,7 +58,7 @@ fn topic_refuses_a_session_that_has_closed() {
 
 #[test]
 fn publisher_of_a_topic_waits_for_members_with_the_wait_policy() {
-    let topics: Topics<u8, String> = Topics::builder().policy(SlowConsumer::Wait).build();
+    let topics: Topics<u8, String> = Topics::builder().with_policy(SlowConsumer::Wait).build();
     let mut guest = Guest::new();
     topics.join(1, &guest.session);
     guest.stall();

@@ -336,7 +336,7 @@ async fn refused_request_fails_at_once_and_the_session_continues() {
 
     impl Correlate<String> for Unmarked {
         fn put(&self, _: u64, _: &mut String) {}
-        fn answers(&self, _: &String) -> Option<u64> {
+        fn response_id(&self, _: &String) -> Option<u64> {
             None
         }
     }
@@ -371,8 +371,8 @@ async fn panic_of_a_correlator_leaves_nothing_behind() {
         fn put(&self, _: u64, message: &mut String) {
             assert!(message != "bad", "a bad message");
         }
-        fn answers(&self, message: &String) -> Option<u64> {
-            Words.answers(message)
+        fn response_id(&self, message: &String) -> Option<u64> {
+            Words.response_id(message)
         }
     }
 

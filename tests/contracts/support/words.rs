@@ -11,7 +11,7 @@ impl Correlate<String> for Words {
         message.insert_str(0, &format!("ask {id} "));
     }
 
-    fn answers(&self, message: &String) -> Option<u64> {
+    fn response_id(&self, message: &String) -> Option<u64> {
         message
             .strip_prefix("answer ")?
             .split(' ')

@@ -4,7 +4,7 @@
 use std::{any::Any, mem, sync::Arc};
 
 use super::{CLOSED, ConnectionHandle};
-use crate::{connection::catch_and_log, sync::Mutex};
+use crate::{panic::catch_and_log, sync::Mutex};
 
 /// A value with a separate lock, under which it is cloned.
 ///

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{CLOSED, ConnectionHandle};
-use crate::connection::{Closed, catch_and_log};
+use crate::{connection::Closed, panic::catch_and_log};
 
 /// Outcome of [`add_close_callback`](super::ConnectionHandle::add_close_callback).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -143,6 +143,51 @@ pub trait HandleExt: sealed::Sealed {
     #[must_use]
     fn logs_end(&self) -> bool;
 
+    /// Returns the time at which a handler last finished that had been in flight for more than one
+    /// poll of the session loop, or [`opened_at`](ConnectionHandle::opened_at) before the first.
+    ///
+    /// While a handler is in flight, a peer that waits for its reply is not idle: see
+    /// [`in_flight`](ConnectionHandle::in_flight).
+    #[must_use]
+    fn last_handled(&self) -> Instant;
+
+    /// Returns the time at which reading started or resumed, or `None` while the session does not
+    /// read.
+    ///
+    /// The session does not read before it opens, after the peer has ended its direction, and
+    /// while handlers, a limit or a slow peer prevent it and the read-ahead limit is reached. The
+    /// peer's silence then means nothing, and no receive deadline runs (design.md: Why do receive
+    /// deadlines pause while the session does not read?).
+    #[must_use]
+    fn reading_since(&self) -> Option<Instant>;
+
+    /// Returns the time since which the peer is silent, or `None` while the session does not read.
+    /// It is the later of the last received byte and [the start of reading](Self::reading_since).
+    #[must_use]
+    fn silent_since(&self) -> Option<Instant>;
+
+    /// Returns the time since which the transport takes no byte while some wait, or `None` if it
+    /// takes bytes or none wait. A stall means that the peer does not read.
+    #[must_use]
+    fn stalled_since(&self) -> Option<Instant>;
+
+    /// Returns the time since which a frame of the peer is incomplete, or `None` if there is no
+    /// such frame.
+    #[must_use]
+    fn incomplete_since(&self) -> Option<Instant>;
+
+    /// Returns the time at which the session opened, or `None` before. A session opens once the
+    /// session loop has taken the connection and no [guard](Self::delay_open) delays it.
+    #[must_use]
+    fn open_since(&self) -> Option<Instant>;
+
+    /// Sets how long the transport may take no byte while bytes wait. The default is the setting
+    /// of `SessionLayer`. `None` disables the timeout.
+    ///
+    /// It may be called at any time and takes effect at once: a stalled write is measured by the
+    /// new timeout, from the moment at which it stalled. The last call wins. Scope: session.
+    fn set_write_timeout(&self, timeout: Option<Duration>);
+
     /// Returns `true` while requests of this session await responses.
     ///
     /// Meanwhile the session loop decodes past messages that wait for their handlers, up to its
@@ -223,6 +268,51 @@ impl HandleExt for ConnectionHandle {
 
     fn logs_end(&self) -> bool {
         !self.0.locked.lock().end_logged
+    }
+
+    fn last_handled(&self) -> Instant {
+        self.instant(self.0.timestamps.handled.get())
+    }
+
+    fn reading_since(&self) -> Option<Instant> {
+        self.0
+            .timestamps
+            .resumed
+            .get_if_set()
+            .map(|resumed| self.instant(resumed))
+    }
+
+    fn silent_since(&self) -> Option<Instant> {
+        let resumed = self.0.timestamps.resumed.get_if_set()?;
+        Some(self.instant(resumed.max(self.0.timestamps.read.get())))
+    }
+
+    fn stalled_since(&self) -> Option<Instant> {
+        let stalled = self.0.timestamps.stalled.get_if_set()?;
+        Some(self.instant(stalled.max(self.0.timestamps.write.get())))
+    }
+
+    fn incomplete_since(&self) -> Option<Instant> {
+        self.0
+            .timestamps
+            .incomplete
+            .get_if_set()
+            .map(|timestamp| self.instant(timestamp))
+    }
+
+    fn open_since(&self) -> Option<Instant> {
+        self.0
+            .timestamps
+            .open
+            .get_if_set()
+            .map(|timestamp| self.instant(timestamp))
+    }
+
+    fn set_write_timeout(&self, timeout: Option<Duration>) {
+        let mut locked = self.0.locked.lock();
+        locked.hooks.get_or_default().write_timeout = Some(timeout);
+        drop(locked);
+        self.0.signal.raise(Signal::LAYER_HOOKS);
     }
 
     #[inline]

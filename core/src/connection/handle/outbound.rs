@@ -1,6 +1,6 @@
 //! Outbound state: pending bytes, backpressure, half-close.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::{BACKPRESSURED, CLOSED, CLOSING, ConnectionHandle, FINISHED, HAS_PING};
 use crate::sync::{Ordering, Signal};
@@ -43,18 +43,6 @@ impl ConnectionHandle {
     #[doc(alias("keepalive", "keep_alive"))]
     pub fn ping(&self) {
         self.0.signal.raise(Signal::PING);
-    }
-
-    /// Sets how long the transport may take no byte while bytes wait. The default is the setting
-    /// of `SessionLayer`. `None` disables the timeout.
-    ///
-    /// It may be called at any time and takes effect at once: a stalled write is measured by the
-    /// new timeout, from the moment at which it stalled. The last call wins. Scope: session.
-    pub fn set_write_timeout(&self, timeout: Option<Duration>) {
-        let mut locked = self.0.locked.lock();
-        locked.hooks.get_or_default().write_timeout = Some(timeout);
-        drop(locked);
-        self.0.signal.raise(Signal::LAYER_HOOKS);
     }
 
     pub(crate) fn mark_has_ping(&self) {

@@ -1,4 +1,4 @@
-//! Timestamps of the session loop, as instants.
+//! Times of traffic and activity, as instants. [`HandleExt`](super::HandleExt) has more.
 
 use std::time::Duration;
 
@@ -28,71 +28,6 @@ impl ConnectionHandle {
     #[must_use]
     pub fn last_active(&self) -> Instant {
         self.instant(self.0.timestamps.active.get())
-    }
-
-    /// Returns the time at which a handler last finished that had been in flight for more than one
-    /// poll of the session loop, or [`opened_at`](Self::opened_at) before the first.
-    ///
-    /// While a handler is in flight, a peer that waits for its reply is not idle: see
-    /// [`in_flight`](Self::in_flight).
-    #[must_use]
-    pub fn last_handled(&self) -> Instant {
-        self.instant(self.0.timestamps.handled.get())
-    }
-
-    /// Returns the time at which reading started or resumed, or `None` while the session does not
-    /// read.
-    ///
-    /// The session does not read before it opens, after the peer has ended its direction, and
-    /// while handlers, a limit or a slow peer prevent it and the read-ahead limit is reached. The
-    /// peer's silence then means nothing, and no receive deadline runs (design.md: Why do receive
-    /// deadlines pause while the session does not read?).
-    #[must_use]
-    pub fn reading_since(&self) -> Option<Instant> {
-        self.0
-            .timestamps
-            .resumed
-            .get_if_set()
-            .map(|resumed| self.instant(resumed))
-    }
-
-    /// Returns the time since which the peer is silent, or `None` while the session does not read.
-    /// It is the later of the last received byte and [the start of reading](Self::reading_since).
-    #[must_use]
-    pub fn silent_since(&self) -> Option<Instant> {
-        let resumed = self.0.timestamps.resumed.get_if_set()?;
-        Some(self.instant(resumed.max(self.0.timestamps.read.get())))
-    }
-
-    /// Returns the time since which the transport takes no byte while some wait, or `None` if it
-    /// takes bytes or none wait. A stall means that the peer does not read.
-    #[must_use]
-    pub fn stalled_since(&self) -> Option<Instant> {
-        let stalled = self.0.timestamps.stalled.get_if_set()?;
-        Some(self.instant(stalled.max(self.0.timestamps.write.get())))
-    }
-
-    /// Returns the time since which a frame of the peer is incomplete, or `None` if there is no
-    /// such frame.
-    #[must_use]
-    pub fn incomplete_since(&self) -> Option<Instant> {
-        self.0
-            .timestamps
-            .incomplete
-            .get_if_set()
-            .map(|timestamp| self.instant(timestamp))
-    }
-
-    /// Returns the time at which the session opened, or `None` before. A session opens once the
-    /// session loop has taken the connection and no [guard](super::HandleExt::delay_open) delays
-    /// it.
-    #[must_use]
-    pub fn open_since(&self) -> Option<Instant> {
-        self.0
-            .timestamps
-            .open
-            .get_if_set()
-            .map(|timestamp| self.instant(timestamp))
     }
 
     /// Marks the application as active now.

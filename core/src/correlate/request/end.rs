@@ -9,7 +9,7 @@ use crate::{
         error::{Delivery, RequestError},
         table::Outcome,
     },
-    session::{Session, error::SendFailure},
+    session::{Session, payload::SendFailure},
 };
 
 /// Creates the error of a request that was not queued.

@@ -3,7 +3,7 @@ use std::{future::poll_fn, sync::Arc};
 use loom::{future::block_on, thread};
 
 use super::*;
-use crate::session::{PendingRequests, RequestOutcomes, error::SendFailure};
+use crate::session::{PendingRequests, RequestOutcomes, payload::SendFailure};
 
 const LIMITS: Limits = Limits {
     in_flight: 2,

@@ -79,7 +79,7 @@ impl<Out> Driver<Out> {
     }
 
     /// Returns the write timeout that a layer has set: see
-    /// [`set_write_timeout`](crate::ConnectionHandle::set_write_timeout).
+    /// [`set_write_timeout`](crate::hooks::HandleExt::set_write_timeout).
     #[inline]
     #[doc(hidden)]
     pub fn write_timeout(&self) -> Option<Option<Duration>> {

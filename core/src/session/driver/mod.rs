@@ -1,9 +1,9 @@
-//! The driver half of a session for session loops and test kits.
+//! The driver half of a session for test kits.
 //!
 //! [`Session`] and [`Driver`] are a pair like the two ends of a channel. `CodecLayer` creates
 //! the pair with [`pair`] and the session loop polls the driver. Applications do not need this
-//! module (design.md: Why is the driver's half of a session hidden?). A test kit can create a
-//! pair without a transport:
+//! module (design.md: Why is the driver's half of a session hidden?). Only the methods that a
+//! test kit needs are documented. It can create a pair without a transport:
 //!
 //! ```
 //! use getty_core::{Connection, driver};
@@ -18,7 +18,7 @@
 //! assert_eq!(outgoing.into_message(), Some("hello"));
 //! ```
 //!
-//! In each poll, a loop must call:
+//! In each poll, a test kit must call:
 //!
 //! 1. [`Driver::register`], which registers the task's waker;
 //! 2. [`Driver::next_outgoing`] until it returns `None`, to encode messages;
@@ -42,17 +42,16 @@ pub use self::outgoing::{Outgoing, Ticket};
 use self::{budget::BudgetState, hooks::DriverHooks};
 #[doc(hidden)]
 pub use super::current::CurrentSession;
+#[doc(hidden)]
+pub use super::payload::CodecId;
+pub use super::payload::{Payload, SharedMessage};
 use super::{
     Session,
     outbox::{Batch, DEFAULT_BOUND},
 };
-pub use super::{
-    payload::Payload,
-    shared::{CodecId, SharedMessage},
-};
-pub use crate::connection::{CloseGuard, Timestamp};
+pub use crate::connection::CloseGuard;
 #[doc(hidden)]
-pub use crate::connection::{Contained, OpenGuard, defer_refusal, end_refusal};
+pub use crate::connection::Timestamp;
 use crate::{
     connection::{CloseReason, ConnectionHandle, SharedError},
     session::session_ref,
@@ -64,10 +63,11 @@ use crate::{
 pub const DEFAULT_QUEUE_CAPACITY: u32 = 64;
 
 /// Default maximum size of the broadcasts that wait for the encoder, in bytes: 1 MiB.
-/// [`Driver::set_queue_bytes`] sets another.
+/// `Driver::set_queue_bytes` sets another.
 ///
 /// Each message counts as its size and 32 bytes. A message that exceeds the limit alone is
 /// queued while no other waits.
+#[doc(hidden)]
 pub const DEFAULT_QUEUE_BYTES: usize = DEFAULT_BOUND as usize;
 
 /// Creates a session and its driver half over `handle`.

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 
 use super::Driver;
 use crate::{
-    connection::{HandleExt, SharedError, catch_and_log},
+    connection::{HandleExt, SharedError},
+    panic::catch_and_log,
     session::{
-        error::SendFailure,
         outbox::{Batch, DROPPING_MESSAGE, Queued, Taken, TicketId, pop_first, request_number},
-        payload::Payload,
+        payload::{Payload, SendFailure},
     },
 };
 

@@ -8,6 +8,7 @@ use crate::connection::Timestamp;
 impl<Out> Driver<Out> {
     /// Converts `now` into a timestamp.
     #[inline]
+    #[doc(hidden)]
     pub fn timestamp(&self, now: Instant) -> Timestamp {
         self.handle.timestamp(now)
     }
@@ -22,6 +23,7 @@ impl<Out> Driver<Out> {
 
     /// Records received bytes.
     #[inline]
+    #[doc(hidden)]
     pub fn record_received(&self, bytes: usize, now: Timestamp) {
         let handle = &self.handle;
         handle.counters().bytes_in.add(bytes as u64);
@@ -30,6 +32,7 @@ impl<Out> Driver<Out> {
 
     /// Records bytes that the transport took.
     #[inline]
+    #[doc(hidden)]
     pub fn record_sent(&self, bytes: u64, now: Timestamp) {
         let handle = &self.handle;
         handle.counters().bytes_out.add(bytes);
@@ -39,6 +42,7 @@ impl<Out> Driver<Out> {
     /// Records decoded messages. They are activity unless a layer [selects](Self::take_activity)
     /// the messages that are.
     #[inline]
+    #[doc(hidden)]
     pub fn record_messages_in(&self, messages: u64, now: Timestamp) {
         let handle = &self.handle;
         handle.counters().messages_in.add(messages);
@@ -83,6 +87,7 @@ impl<Out> Driver<Out> {
 
     /// Records encoded messages.
     #[inline]
+    #[doc(hidden)]
     pub fn record_messages_out(&self, messages: u64) {
         self.handle.counters().messages_out.add(messages);
     }

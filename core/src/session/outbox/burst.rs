@@ -1,76 +1,9 @@
-//! Bursts: consecutive broadcasts that share one entry of the queue.
+//! Queue entries that are bursts: their messages are counted, dropped and taken one by one.
 
-use std::{collections::VecDeque, fmt, sync::Arc};
+use std::collections::VecDeque;
 
 use super::entry::{Batch, Completion, Queued};
-use crate::session::{payload::Payload, shared::SharedMessage};
-
-/// Bytes that a broadcast counts beyond its size: twice the entry of a [`Burst`], whose memory
-/// doubles as it grows.
-pub(super) const ENTRY_OVERHEAD: u32 = 32;
-
-/// Several broadcasts, in the order in which they were published.
-///
-/// An entry of the queue has room for any payload, which is three times the size of an entry
-/// here. So broadcasts have separate entries only while the queue is short (design.md: Why do
-/// consecutive broadcasts share a queue entry?).
-pub struct Burst<Out> {
-    messages: VecDeque<Broadcast<Out>>,
-    /// Sum of the weights, in bytes.
-    bytes: u32,
-}
-
-struct Broadcast<Out> {
-    message: Arc<SharedMessage<Out>>,
-    /// Weight of the broadcast, in bytes.
-    weight: u32,
-    droppable: bool,
-}
-
-impl<Out> Burst<Out> {
-    pub(super) fn new() -> Box<Self> {
-        const { assert!(2 * size_of::<Broadcast<Out>>() <= ENTRY_OVERHEAD as usize) };
-        Box::new(Self {
-            messages: VecDeque::new(),
-            bytes: 0,
-        })
-    }
-
-    /// Returns the number of messages, which is at least 1 in a queue.
-    pub(crate) fn len(&self) -> usize {
-        self.messages.len()
-    }
-
-    pub(super) fn push(&mut self, message: Arc<SharedMessage<Out>>, weight: u32, droppable: bool) {
-        self.bytes += weight;
-        self.messages.push_back(Broadcast {
-            message,
-            weight,
-            droppable,
-        });
-    }
-
-    fn remove(&mut self, index: usize) -> Option<Broadcast<Out>> {
-        let parcel = self.messages.remove(index)?;
-        self.bytes -= parcel.weight;
-        Some(parcel)
-    }
-
-    /// Returns the messages one by one so that they are dropped one by one.
-    pub(super) fn into_payloads(self) -> impl Iterator<Item = Payload<Out>> {
-        let messages = self.messages.into_iter();
-        messages.map(|parcel| Payload::Shared(parcel.message))
-    }
-}
-
-impl<Out> fmt::Debug for Burst<Out> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Burst")
-            .field("len", &self.len())
-            .field("bytes", &self.bytes)
-            .finish()
-    }
-}
+use crate::session::payload::Payload;
 
 impl<Out> Queued<Out> {
     /// Returns the number of messages in this entry.
@@ -84,7 +17,7 @@ impl<Out> Queued<Out> {
     /// Returns the sum of the weights of its broadcasts, in bytes.
     fn shared_bytes(&self) -> u32 {
         match &self.payload {
-            Payload::Burst(burst) => burst.bytes,
+            Payload::Burst(burst) => burst.bytes(),
             _ => self.completion.weight(),
         }
     }
@@ -132,7 +65,7 @@ pub(super) fn oldest<Out>(queue: &VecDeque<Queued<Out>>, bytes: u32) -> Option<V
             }
             _ => (None, None),
         };
-        let parcels = burst.into_iter().flat_map(|burst| burst.messages.iter());
+        let parcels = burst.into_iter().flat_map(|burst| burst.iter());
         let parcels = parcels.enumerate().filter(|(_, parcel)| parcel.droppable);
         let parcels = parcels.map(move |(within, parcel)| ((index, within), parcel.weight));
         single.into_iter().chain(parcels)

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Waker},
 };
 
-use crate::{session::error::SendFailure, sync::replace_waker};
+use crate::{session::payload::SendFailure, sync::replace_waker};
 
 /// Id of a send, under which its outcome is reported.
 pub(crate) type TicketId = u64;

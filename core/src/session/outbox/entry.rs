@@ -2,8 +2,13 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use super::completions::TicketId;
-use crate::{connection::RequestNumber, session::payload::Payload};
+use crate::{
+    connection::RequestNumber,
+    session::payload::{Payload, WeightFn},
+};
 
 /// Set in the ticket of a request. The outcome of a request is stored in [`RequestOutcomes`]
 /// and not in the outbox.
@@ -26,6 +31,21 @@ pub(crate) const fn request_number(ticket: TicketId) -> Option<RequestNumber> {
 pub(crate) struct Queued<Out> {
     pub(crate) payload: Payload<Out>,
     pub(crate) completion: Completion,
+}
+
+impl<Out> Payload<Out> {
+    /// Returns the size of the payload with its entry in the queue, in bytes.
+    pub(super) fn weight(&self, weigh: Option<WeightFn<Out>>) -> usize {
+        let held = match self {
+            Self::Message(message) => weigh.map_or(0, |weigh| weigh(message)),
+            Self::Raw(bytes) => bytes.len(),
+            Self::RawVectored(pieces) => pieces.iter().map(Bytes::len).sum(),
+            Self::Shared(_) => 0, // other sessions hold it as well
+            Self::Burst(burst) => return burst.len().saturating_mul(size_of::<Queued<Out>>()),
+            Self::Flush | Self::Finish => return 0,
+        };
+        held.saturating_add(size_of::<Queued<Out>>())
+    }
 }
 
 /// Messages that the driver has taken.

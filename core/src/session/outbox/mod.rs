@@ -34,7 +34,7 @@ mod tests;
 use std::task::Waker;
 
 pub(crate) use self::{
-    burst::{Burst, pop_first},
+    burst::pop_first,
     completions::TicketId,
     entry::{Batch, Queued, request_number},
     outcomes::CancelResult,
@@ -42,13 +42,11 @@ pub(crate) use self::{
     take::Taken,
 };
 use self::{queue_usage::QueueUsage, state::OutboxState};
-use super::{
-    error::SendFailure,
-    payload::{Payload, WeightFn},
-};
+use super::payload::{Payload, SendFailure, WeightFn};
 use crate::{
     budget::MemoryBudget,
-    connection::{RequestNumber, catch_and_log},
+    connection::RequestNumber,
+    panic::catch_and_log,
     sync::{Lazy, Mutex},
 };
 

@@ -7,7 +7,7 @@ use super::{
     completions::{SendState, TicketId},
     entry::{Completion, Queued},
 };
-use crate::session::{error::SendFailure, payload::Payload};
+use crate::session::payload::{Payload, SendFailure};
 
 /// Result of cancelling a send.
 #[derive(Debug)]

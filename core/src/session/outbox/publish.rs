@@ -10,16 +10,12 @@ use std::{
 };
 
 use super::{
-    Outbox, Refusal,
-    burst::{self, Burst, ENTRY_OVERHEAD},
+    Outbox, Refusal, burst,
     entry::{Completion, Queued},
     state::OutboxState,
 };
 use crate::{
-    session::{
-        payload::{Payload, WeightFn},
-        shared::SharedMessage,
-    },
+    session::payload::{Burst, ENTRY_OVERHEAD, Payload, SharedMessage, WeightFn},
     sync::WaiterId,
 };
 

@@ -62,13 +62,13 @@ impl<Out> QueueUsage<Out> {
         self.usage.take();
     }
 
-    /// Records that everything the driver took is encoded except `left`.
-    pub(super) fn give_back<'a>(&mut self, left: impl IntoIterator<Item = &'a Queued<Out>>)
+    /// Releases the charge of what the driver took and has encoded: everything except `left`.
+    pub(super) fn release<'a>(&mut self, left: impl IntoIterator<Item = &'a Queued<Out>>)
     where
         Out: 'a,
     {
         let weight = self.weight(left);
-        self.usage.give_back(weight);
+        self.usage.release(weight);
     }
 
     /// Sets the number of bytes in the write buffer.

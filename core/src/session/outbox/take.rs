@@ -107,7 +107,7 @@ impl<Out> Outbox<Out> {
             state.held += shared_bytes(left);
         }
         if let Some(usage) = state.usage.get_mut() {
-            usage.give_back(&*left);
+            usage.release(&*left);
         }
         if !left.is_empty() {
             std::mem::swap(&mut state.messages, left);

@@ -1,13 +1,17 @@
-//! Entries of a session's queue: messages to encode, and bytes that are encoded.
+//! Payloads: the messages and encoded bytes that a session sends.
+
+mod burst;
+mod failure;
+mod shared;
 
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{
-    outbox::{Burst, Queued},
-    shared::SharedMessage,
-};
+pub(super) use self::burst::{Burst, ENTRY_OVERHEAD};
+pub(crate) use self::failure::SendFailure;
+pub use self::shared::{CodecId, SharedMessage};
+use super::error::SendError;
 
 /// One item to send. It is sent as a whole and is one message on transports that preserve
 /// message boundaries.
@@ -60,18 +64,13 @@ impl<Out> Payload<Out> {
 /// Returns the size of a message beyond the size of its type, in bytes.
 pub type WeightFn<Out> = fn(&Out) -> usize;
 
-impl<Out> Payload<Out> {
-    /// Returns the size of the payload with its entry in the queue, in bytes.
-    pub(crate) fn weight(&self, weigh: Option<WeightFn<Out>>) -> usize {
-        let held = match self {
-            Self::Message(message) => weigh.map_or(0, |weigh| weigh(message)),
-            Self::Raw(bytes) => bytes.len(),
-            Self::RawVectored(pieces) => pieces.iter().map(Bytes::len).sum(),
-            Self::Shared(_) => 0, // other sessions hold it as well
-            Self::Burst(burst) => return burst.len().saturating_mul(size_of::<Queued<Out>>()),
-            Self::Flush | Self::Finish => return 0,
-        };
-        held.saturating_add(size_of::<Queued<Out>>())
+impl<Out> SendError<Payload<Out>> {
+    /// Converts the payload back into the message that the caller passed.
+    pub(crate) fn of_message(self) -> SendError<Out> {
+        self.map(|payload| match payload {
+            Payload::Message(message) => message,
+            other => unreachable!("the payload was a message, not {other:?}"),
+        })
     }
 }
 

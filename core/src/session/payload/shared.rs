@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::payload::WeightFn;
+use super::WeightFn;
 use crate::sync::Mutex;
 
 /// Identifies a configuration of a codec. Sessions with the same id encode a message to the
@@ -74,7 +74,7 @@ impl<Out> SharedMessage<Out> {
 
     /// Returns the size of the message, or else of its first encoding. Returns `None` if neither
     /// is known.
-    pub(super) fn size(&self) -> Option<u32> {
+    pub(in crate::session) fn size(&self) -> Option<u32> {
         let encoded = || Some(self.first.get()?.1.len());
         let encoded = || encoded().map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
         self.size.or_else(encoded)
