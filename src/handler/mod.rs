@@ -4,6 +4,7 @@ mod dispatch;
 mod extract;
 mod function;
 mod output;
+mod per_session;
 mod router;
 mod service;
 #[doc(hidden)]
@@ -17,6 +18,7 @@ pub use self::{
     },
     function::Handler,
     output::{HandlerFuture, HandlerOutput, NoReply},
+    per_session::{MakeService, Method, ObjectService, handle_mut, make_service},
     router::{IntoKey, Keyed, NoCase, NoRoute, Route, RouteFuture, RouteKey, RouteService, Router},
     service::{HandlerService, handle, handle_with},
 };
@@ -24,4 +26,5 @@ pub use self::{
 pub use self::{
     function::{Arguments, Function},
     output::{Outcome, OutputFuture},
+    per_session::AsyncMethod,
 };
