@@ -208,6 +208,10 @@ pin_project! {
     }
 }
 
+/// Future of a handler that is not `async`: the return type of a function for
+/// [`dispatch`](super::dispatch) whose handlers are not `async`.
+pub type Immediate<Out> = HandlerFuture<future::Pending<Result<Reply<Out>, BoxError>>, Out>;
+
 pin_project! {
     #[project = CallProj]
     pub(super) enum Call<F, Out> {
