@@ -608,6 +608,7 @@ pub mod call;
 pub mod client;
 pub mod codec;
 mod connect;
+pub mod handler;
 pub mod net;
 mod pipeline;
 mod serve;
@@ -640,6 +641,9 @@ pub use self::{
     call::{MultiplexClient, PipelineClient},
     client::Client,
     connect::{Connector, Link, LinkLayer, OpenError, SessionTask, connect},
+    handler::{
+        Attribute, Keyed, NoReply, Rejection, Router, Scope, State, dispatch, handle, handle_with,
+    },
     net::Listener,
     pipeline::{BoxPipeline, Pipeline},
     serve::{
