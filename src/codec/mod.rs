@@ -172,21 +172,27 @@
 //! [`Reply`](crate::Reply) and
 //! [`and_close_with(CloseReason::Decode)`](crate::Reply::and_close_with).
 
+pub mod binary;
 pub mod frames;
+mod framing;
 pub mod length_delimited;
 pub mod lines;
 pub mod raw;
 pub mod text;
+pub mod varint_delimited;
 
 pub use bytes::{Buf, BufMut, Bytes, BytesMut};
 pub use tokio_util::codec::{Decoder, Encoder};
 
 pub use self::{
+    binary::{Binary, BinaryError},
     frames::{Frame, Frames},
+    framing::Framing,
     length_delimited::{FieldWidth, LengthDelimited, LengthDelimitedError},
     lines::{Lines, LinesError},
     raw::Raw,
     text::{Text, TextError},
+    varint_delimited::{VarintDelimited, VarintDelimitedError},
 };
 
 /// Default maximum of every codec in this module, in bytes: 64 KiB.
