@@ -173,6 +173,7 @@
 //! [`and_close_with(CloseReason::Decode)`](crate::Reply::and_close_with).
 
 pub mod binary;
+pub mod format;
 pub mod frames;
 mod framing;
 pub mod length_delimited;
@@ -182,8 +183,17 @@ pub mod text;
 pub mod varint_delimited;
 
 pub use bytes::{Buf, BufMut, Bytes, BytesMut};
+pub use getty_layers::Malformed;
 pub use tokio_util::codec::{Decoder, Encoder};
 
+#[cfg(feature = "json")]
+pub use self::format::json::Json;
+#[cfg(feature = "messagepack")]
+pub use self::format::message_pack::MessagePack;
+#[cfg(feature = "postcard")]
+pub use self::format::postcard::Postcard;
+#[cfg(feature = "prost")]
+pub use self::format::prost::Prost;
 pub use self::{
     binary::{Binary, BinaryError},
     frames::{Frame, Frames},
