@@ -318,9 +318,11 @@ mod tests {
 
     #[test]
     fn message_is_passed_on_and_its_response_returned() {
-        let mut service = layer().layer(service_fn(|request: Request<&str, String>| async move {
-            Ok::<_, Infallible>(Some(request.into_message().to_owned()))
-        }));
+        let mut service = layer().layer(service_fn(
+            |request: Request<&'static str, String>| async move {
+                Ok::<_, Infallible>(Some(request.into_message().to_owned()))
+            },
+        ));
         let reply = assert_ready_ok!(task::spawn(service.call(good())).poll());
         assert_eq!(reply, Reply::one("hello".to_owned()));
     }
@@ -328,7 +330,7 @@ mod tests {
     #[test]
     fn malformed_message_is_answered_without_a_call_of_the_inner_service() {
         let (mut service, mut handle) =
-            mock::spawn_with(|inner: mock::Mock<Request<&str, String>, String>| {
+            mock::spawn_with(|inner: mock::Mock<Request<&'static str, String>, String>| {
                 layer().layer(inner)
             });
         assert_ready_ok!(service.poll_ready());
@@ -343,7 +345,7 @@ mod tests {
         let layer = MalformedLayer::new(|malformed| {
             Reply::one(malformed.reason().to_string()).and_close_with(CloseReason::Decode)
         });
-        let mut service = layer.layer(service_fn(|_: Request<&str, String>| {
+        let mut service = layer.layer(service_fn(|_: Request<&'static str, String>| {
             pending::<Result<String, Infallible>>()
         }));
         let reply = assert_ready_ok!(task::spawn(service.call(bad())).poll());
@@ -371,6 +373,6 @@ mod tests {
 
     #[test]
     fn readiness_is_that_of_the_inner_service_and_not_shared_with_clones() {
-        assert_readiness::<_, Request<&str, String>, String, _>(&layer(), good);
+        assert_readiness::<_, Request<&'static str, String>, String, _>(&layer(), good);
     }
 }

@@ -32,7 +32,7 @@ use std::{error::Error, fmt, io};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Decoder, Encoder, Framing, MAX_FRAME, clamp_max, text::Boundaries};
+use super::{Decoder, Encoder, FrameCodec, MAX_FRAME, clamp_max, text::Boundaries};
 
 /// Codec for binary messages of at most 64 KiB by default, which may be empty; see the
 /// [module](self).
@@ -128,7 +128,7 @@ impl Encoder<&[u8]> for Binary {
     }
 }
 
-impl Framing for Binary {
+impl FrameCodec for Binary {
     #[inline]
     fn read_frame_eof<T>(
         &mut self,

@@ -41,7 +41,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Decoder, Encoder, Framing, LengthDelimited, LengthDelimitedError};
+use super::{Decoder, Encoder, FrameCodec, LengthDelimited, LengthDelimitedError};
 
 /// Maximum number of bytes that are taken out of the read buffer at once unless a single frame
 /// is longer. It bounds the undecoded bytes beside that buffer. The reference count is updated
@@ -457,7 +457,7 @@ impl Encoder<&[u8]> for Frames {
 }
 
 /// Reads frames in the read buffer and takes no block out of it.
-impl Framing for Frames {
+impl FrameCodec for Frames {
     #[inline]
     fn read_frame<T>(
         &mut self,

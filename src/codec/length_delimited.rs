@@ -64,7 +64,7 @@ use std::ops::Range;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 pub use self::{error::LengthDelimitedError, field_width::FieldWidth};
-use super::{Decoder, Encoder, Framing};
+use super::{Decoder, Encoder, FrameCodec};
 
 /// Length of the default header in bytes: a big-endian `u32` and nothing else.
 const PLAIN_HEADER: usize = size_of::<u32>();
@@ -329,7 +329,7 @@ impl Encoder<&[u8]> for LengthDelimited {
     }
 }
 
-impl Framing for LengthDelimited {
+impl FrameCodec for LengthDelimited {
     #[inline]
     fn read_frame<T>(
         &mut self,

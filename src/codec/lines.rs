@@ -40,7 +40,7 @@ use std::{
 use bytes::{Buf, BytesMut};
 use memchr::memchr;
 
-use super::{Decoder, Encoder, Framing, MAX_FRAME, clamp_max};
+use super::{Decoder, Encoder, FrameCodec, MAX_FRAME, clamp_max};
 
 /// Length in bytes of an incomplete line for which the maximum is reserved. It is half of what
 /// a session buffers without a reservation. Longer lines therefore never reach that bound, and
@@ -271,7 +271,7 @@ impl<T: AsRef<str>> Encoder<T> for Lines {
 
 /// Reads a line without a check that it is UTF-8, which the format makes. A payload to send must
 /// be UTF-8 without a line feed, which suits text formats such as JSON.
-impl Framing for Lines {
+impl FrameCodec for Lines {
     #[inline]
     fn read_frame<T>(
         &mut self,

@@ -174,8 +174,8 @@
 
 pub mod binary;
 pub mod format;
+mod frame_codec;
 pub mod frames;
-mod framing;
 pub mod length_delimited;
 pub mod lines;
 pub mod raw;
@@ -196,8 +196,8 @@ pub use self::format::postcard::Postcard;
 pub use self::format::prost::Prost;
 pub use self::{
     binary::{Binary, BinaryError},
+    frame_codec::FrameCodec,
     frames::{Frame, Frames},
-    framing::Framing,
     length_delimited::{FieldWidth, LengthDelimited, LengthDelimitedError},
     lines::{Lines, LinesError},
     raw::Raw,

@@ -29,7 +29,7 @@ use std::io;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Decoder, Encoder, Framing, MAX_FRAME, clamp_max};
+use super::{Decoder, Encoder, FrameCodec, MAX_FRAME, clamp_max};
 
 /// Codec for bytes as they arrive, with at most 64 KiB per message by default. It never returns
 /// an empty message.
@@ -108,7 +108,7 @@ impl Encoder<&[u8]> for Raw {
 
 /// For message transports only: on a byte stream the parts that arrive are not frames. An empty
 /// message is lost. [`Binary`](super::Binary) has neither weakness.
-impl Framing for Raw {
+impl FrameCodec for Raw {
     #[inline]
     fn read_frame<T>(
         &mut self,

@@ -24,7 +24,7 @@ use std::{error::Error, fmt, io};
 
 use bytes::BytesMut;
 
-use super::{Decoder, Encoder, Framing, MAX_FRAME, clamp_max};
+use super::{Decoder, Encoder, FrameCodec, MAX_FRAME, clamp_max};
 
 /// Codec for text messages of at most 64 KiB by default, which may be empty.
 #[derive(Clone, Debug)]
@@ -148,7 +148,7 @@ impl<T: AsRef<str>> Encoder<T> for Text {
 
 /// Reads a message without a check that it is UTF-8, which the format makes. A payload to send
 /// must be UTF-8, which suits text formats such as JSON.
-impl Framing for Text {
+impl FrameCodec for Text {
     #[inline]
     fn read_frame_eof<T>(
         &mut self,

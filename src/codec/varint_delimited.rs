@@ -34,7 +34,7 @@ use std::{error::Error, fmt, io, ops::Range};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{Decoder, Encoder, Framing, MAX_FRAME, clamp_max};
+use super::{Decoder, Encoder, FrameCodec, MAX_FRAME, clamp_max};
 
 /// Maximum length of a prefix in bytes.
 const MAX_PREFIX: usize = 5;
@@ -210,7 +210,7 @@ impl Encoder<&[u8]> for VarintDelimited {
     }
 }
 
-impl Framing for VarintDelimited {
+impl FrameCodec for VarintDelimited {
     #[inline]
     fn read_frame<T>(
         &mut self,

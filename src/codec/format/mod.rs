@@ -7,7 +7,7 @@
 //! | `Postcard` | `postcard` | serde's | `LengthDelimited` | `Binary` |
 //! | `Prost` | `prost` | `prost::Message` | `VarintDelimited` | `Binary` |
 //!
-//! Each of them is a [`Typed`] codec. It wraps a codec of frames, which may be any [`Framing`],
+//! Each of them is a [`Typed`] codec. It wraps a codec of frames, which may be any [`FrameCodec`],
 //! and is passed to `CodecLayer` in its place. The types of the messages are inferred from the
 //! handler. `handler::Json` and its like decode the payload of a message later, in the handler.
 //! Another format needs an implementation of [`DecodePayload`] and [`EncodePayload`].
@@ -53,7 +53,7 @@ use tower::BoxError;
 
 pub use self::{error::FormatError, tolerant::Tolerant, typed::Typed};
 #[cfg(doc)]
-use super::Framing;
+use super::FrameCodec;
 use super::Malformed;
 
 /// Formats that decode a payload into a `T`.

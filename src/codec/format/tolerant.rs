@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::BytesMut;
 
 use super::{DecodePayload, EncodePayload, FormatError, Typed};
-use crate::codec::{Decoder, Encoder, Framing, Malformed};
+use crate::codec::{Decoder, Encoder, FrameCodec, Malformed};
 
 /// Codec that decodes malformed messages into items; see [`Typed::tolerant`].
 pub struct Tolerant<C, F, In, Out>(Typed<C, F, In, Out>);
@@ -21,7 +21,7 @@ impl<C, F, In, Out> Tolerant<C, F, In, Out> {
     }
 }
 
-impl<C: Framing, F: DecodePayload<In>, In, Out> Decoder for Tolerant<C, F, In, Out> {
+impl<C: FrameCodec, F: DecodePayload<In>, In, Out> Decoder for Tolerant<C, F, In, Out> {
     type Item = Result<In, Malformed>;
     /// Never [`FormatError::Malformed`].
     type Error = FormatError<C::Error>;
@@ -37,7 +37,7 @@ impl<C: Framing, F: DecodePayload<In>, In, Out> Decoder for Tolerant<C, F, In, O
     }
 }
 
-impl<C: Framing, F: EncodePayload<Out>, In, Out> Encoder<Out> for Tolerant<C, F, In, Out> {
+impl<C: FrameCodec, F: EncodePayload<Out>, In, Out> Encoder<Out> for Tolerant<C, F, In, Out> {
     type Error = FormatError<C::Error>;
 
     #[inline]

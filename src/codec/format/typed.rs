@@ -5,7 +5,7 @@ use std::{fmt, marker::PhantomData};
 use bytes::BytesMut;
 
 use super::{DecodePayload, EncodePayload, FormatError, Tolerant};
-use crate::codec::{Decoder, Encoder, Framing, Malformed};
+use crate::codec::{Decoder, Encoder, FrameCodec, Malformed};
 
 /// Codec for messages of the types `In` and `Out`, in the format `F`, in the frames of `C`.
 ///
@@ -19,25 +19,25 @@ use crate::codec::{Decoder, Encoder, Framing, Malformed};
 /// After [`FormatError::Malformed`] the frame has been removed from the buffer, and the next
 /// one can be decoded. A message that cannot be sent leaves no bytes in the buffer.
 pub struct Typed<C, F, In, Out> {
-    framing: C,
+    frames: C,
     format: F,
     types: PhantomData<fn(Out) -> In>,
 }
 
 impl<C, F, In, Out> Typed<C, F, In, Out> {
-    /// Creates a new codec with messages in the frames of `framing`, which also has the maximum
+    /// Creates a new codec with messages in the frames of `frames`, which also has the maximum
     /// length of a message.
-    pub fn new(framing: C) -> Self
+    pub fn new(frames: C) -> Self
     where
         F: Default,
     {
-        Self::with_format(framing, F::default())
+        Self::with_format(frames, F::default())
     }
 
     /// Creates a new codec with a format that has settings.
-    pub const fn with_format(framing: C, format: F) -> Self {
+    pub const fn with_format(frames: C, format: F) -> Self {
         Self {
-            framing,
+            frames,
             format,
             types: PhantomData,
         }
@@ -56,8 +56,8 @@ impl<C, F, In, Out> Typed<C, F, In, Out> {
     }
 
     /// Returns the codec of the frames.
-    pub const fn framing(&self) -> &C {
-        &self.framing
+    pub const fn frames(&self) -> &C {
+        &self.frames
     }
 
     /// Returns the format.
@@ -66,14 +66,14 @@ impl<C, F, In, Out> Typed<C, F, In, Out> {
     }
 }
 
-impl<C: Framing, F: DecodePayload<In>, In, Out> Typed<C, F, In, Out> {
+impl<C: FrameCodec, F: DecodePayload<In>, In, Out> Typed<C, F, In, Out> {
     #[inline]
     pub(super) fn read(
         &mut self,
         src: &mut BytesMut,
     ) -> Result<Option<Result<In, Malformed>>, FormatError<C::Error>> {
         let format = &self.format;
-        self.framing
+        self.frames
             .read_frame(src, |payload| format.decode_payload(payload))
             .map_err(FormatError::Frame)
     }
@@ -84,13 +84,13 @@ impl<C: Framing, F: DecodePayload<In>, In, Out> Typed<C, F, In, Out> {
         src: &mut BytesMut,
     ) -> Result<Option<Result<In, Malformed>>, FormatError<C::Error>> {
         let format = &self.format;
-        self.framing
+        self.frames
             .read_frame_eof(src, |payload| format.decode_payload(payload))
             .map_err(FormatError::Frame)
     }
 }
 
-impl<C: Framing, F: DecodePayload<In>, In, Out> Decoder for Typed<C, F, In, Out> {
+impl<C: FrameCodec, F: DecodePayload<In>, In, Out> Decoder for Typed<C, F, In, Out> {
     type Item = In;
     type Error = FormatError<C::Error>;
 
@@ -108,16 +108,16 @@ impl<C: Framing, F: DecodePayload<In>, In, Out> Decoder for Typed<C, F, In, Out>
 }
 
 // the only implementation, so that the type of sent messages is inferred
-impl<C: Framing, F: EncodePayload<Out>, In, Out> Encoder<Out> for Typed<C, F, In, Out> {
+impl<C: FrameCodec, F: EncodePayload<Out>, In, Out> Encoder<Out> for Typed<C, F, In, Out> {
     type Error = FormatError<C::Error>;
 
     #[inline]
     fn encode(&mut self, message: Out, dst: &mut BytesMut) -> Result<(), Self::Error> {
         let start = dst.len();
-        self.framing.begin_frame(dst);
+        self.frames.begin_frame(dst);
         let encoded = match self.format.encode_payload(&message, dst) {
             Ok(()) => self
-                .framing
+                .frames
                 .end_frame(dst, start)
                 .map_err(FormatError::Frame),
             Err(error) => Err(FormatError::Encode(error)),
@@ -131,7 +131,7 @@ impl<C: Framing, F: EncodePayload<Out>, In, Out> Encoder<Out> for Typed<C, F, In
 
 impl<C: Clone, F: Clone, In, Out> Clone for Typed<C, F, In, Out> {
     fn clone(&self) -> Self {
-        Self::with_format(self.framing.clone(), self.format.clone())
+        Self::with_format(self.frames.clone(), self.format.clone())
     }
 }
 
@@ -144,7 +144,7 @@ impl<C: Default, F: Default, In, Out> Default for Typed<C, F, In, Out> {
 impl<C: fmt::Debug, F: fmt::Debug, In, Out> fmt::Debug for Typed<C, F, In, Out> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Typed")
-            .field("framing", &self.framing)
+            .field("frames", &self.frames)
             .field("format", &self.format)
             .finish()
     }

@@ -10,7 +10,7 @@ fn refused(stream: &[u8]) -> VarintDelimitedError {
     error
 }
 
-/// Writes a frame as a [`Framing`]: in place.
+/// Writes a frame as a [`FrameCodec`]: in place.
 fn in_place(payload: &[u8], dst: &mut BytesMut) {
     let start = dst.len();
     let mut codec = VarintDelimited::new().max_frame_length(usize::MAX);

@@ -13,7 +13,7 @@ use super::Decoder;
 /// needs one method:
 ///
 /// ```
-/// use getty::codec::{Buf, BufMut, Bytes, BytesMut, Decoder, Encoder, Framing, Json};
+/// use getty::codec::{Buf, BufMut, Bytes, BytesMut, Decoder, Encoder, FrameCodec, Json};
 /// use std::io;
 ///
 /// /// Frames of at most 255 bytes: a length of one byte, then the payload.
@@ -35,7 +35,7 @@ use super::Decoder;
 ///     }
 /// }
 ///
-/// impl Framing for Short {
+/// impl FrameCodec for Short {
 ///     fn begin_frame(&mut self, dst: &mut BytesMut) {
 ///         dst.put_u8(0);
 ///     }
@@ -56,7 +56,7 @@ use super::Decoder;
 /// # Ok(())
 /// # }
 /// ```
-pub trait Framing: Decoder<Item: AsRef<[u8]>> {
+pub trait FrameCodec: Decoder<Item: AsRef<[u8]>> {
     /// Passes the payload of the next frame to `read` and removes the frame from `src`. Returns
     /// `None` if the frame is incomplete.
     ///
