@@ -50,13 +50,13 @@ struct Everything {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Id(u32);
 
-fn encoded<T>(format: impl EncodePayload<T>, message: &T) -> BytesMut {
+fn encoded<T>(format: &impl EncodePayload<T>, message: &T) -> BytesMut {
     let mut payload = BytesMut::new();
     format.encode_payload(message, &mut payload).unwrap();
     payload
 }
 
-fn malformed<T: Debug>(format: impl DecodePayload<T>, payload: &[u8]) -> String {
+fn malformed<T: Debug>(format: &impl DecodePayload<T>, payload: &[u8]) -> String {
     let malformed = format.decode_payload(payload).unwrap_err();
     assert_eq!(malformed.length(), payload.len());
     malformed.to_string()
@@ -95,7 +95,7 @@ fn round_trip<F>(format: F, message: &Everything)
 where
     F: Copy + DecodePayload<Everything> + EncodePayload<Everything>,
 {
-    let payload = encoded(format, message);
+    let payload = encoded(&format, message);
     assert_eq!(&format.decode_payload(&payload).unwrap(), message);
 }
 
@@ -107,9 +107,9 @@ proptest! {
         round_trip(MessagePackFormat::default().with_structs_as_arrays(), &message);
         round_trip(PostcardFormat, &message);
         // The other implementations read it as well.
-        let payload = encoded(PostcardFormat, &message);
+        let payload = encoded(&PostcardFormat, &message);
         prop_assert_eq!(&postcard::from_bytes::<Everything>(&payload).unwrap(), &message);
-        let payload = encoded(MessagePackFormat::default(), &message);
+        let payload = encoded(&MessagePackFormat::default(), &message);
         prop_assert_eq!(&rmp_serde::from_slice::<Everything>(&payload).unwrap(), &message);
     }
 
@@ -261,7 +261,7 @@ fn raw_json_with_line_feeds_is_sent_in_one_line() {
 #[test]
 fn reasons_are_named_without_the_content() {
     let message = Id(7);
-    let json = |payload: &[u8]| malformed::<Vec<String>>(JsonFormat, payload);
+    let json = |payload: &[u8]| malformed::<Vec<String>>(&JsonFormat, payload);
     assert_eq!(
         json(b"[\"a\", 12345]"),
         "malformed JSON of 12 bytes: wrong type or value at line 1 column 11"
@@ -287,7 +287,7 @@ fn reasons_are_named_without_the_content() {
         "malformed JSON of 0 bytes: unexpected end at line 1 column 0"
     );
 
-    let pack = |payload: &[u8]| malformed::<Vec<String>>(MessagePackFormat::default(), payload);
+    let pack = |payload: &[u8]| malformed::<Vec<String>>(&MessagePackFormat::default(), payload);
     assert_eq!(
         pack(b"\x91\xa3ab"),
         "malformed MessagePack of 4 bytes: unexpected end"
@@ -312,25 +312,29 @@ fn reasons_are_named_without_the_content() {
         );
     }
 
-    let card = |payload: &[u8]| malformed::<String>(PostcardFormat, payload);
+    let card = |payload: &[u8]| malformed::<String>(&PostcardFormat, payload);
     let end = "malformed postcard of 2 bytes: Hit the end of buffer, expected more data";
     assert_eq!(card(b"\x02a"), end);
     assert!(card(b"\x01\xff").starts_with("malformed postcard of 2 bytes: "));
-    let mut payload = encoded(PostcardFormat, &message);
+    let mut payload = encoded(&PostcardFormat, &message);
     payload.extend_from_slice(b"x");
     assert_eq!(
-        malformed::<Id>(PostcardFormat, &payload),
+        malformed::<Id>(&PostcardFormat, &payload),
         "malformed postcard of 2 bytes: bytes after the message"
     );
 
-    let truncated = malformed::<String>(ProstFormat, b"\x0a\x05ab");
+    let truncated = malformed::<String>(&ProstFormat, b"\x0a\x05ab");
     assert!(truncated.starts_with("malformed protobuf of 4 bytes: "));
-    assert!(malformed::<String>(ProstFormat, b"\x0a\x01\xff").contains("protobuf of 3 bytes"));
+    assert!(malformed::<String>(&ProstFormat, b"\x0a\x01\xff").contains("protobuf of 3 bytes"));
 }
 
 /// Checks that `nested(depth)` is decoded up to a depth, and refused beyond it without a stack
 /// overflow.
-fn nesting<T: Debug>(format: impl DecodePayload<T>, max: usize, nested: impl Fn(usize) -> Vec<u8>) {
+fn nesting<T: Debug>(
+    format: &impl DecodePayload<T>,
+    max: usize,
+    nested: impl Fn(usize) -> Vec<u8>,
+) {
     assert!(format.decode_payload(&nested(max)).is_ok());
     for depth in [max + 1, 30_000] {
         assert!(format.decode_payload(&nested(depth)).is_err(), "{depth}");
@@ -339,26 +343,26 @@ fn nesting<T: Debug>(format: impl DecodePayload<T>, max: usize, nested: impl Fn(
 
 #[test]
 fn nesting_is_limited() {
-    nesting::<Tree>(JsonFormat, 127, |depth| {
+    nesting::<Tree>(&JsonFormat, 127, |depth| {
         ["[".repeat(depth), "]".repeat(depth)].concat().into_bytes()
     });
-    nesting::<Tree>(MessagePackFormat::default(), 128, |depth| {
+    nesting::<Tree>(&MessagePackFormat::default(), 128, |depth| {
         let mut payload = vec![0x91; depth - 1];
         payload.push(0x90);
         payload
     });
-    nesting::<Tree>(PostcardFormat, 128, |depth| {
+    nesting::<Tree>(&PostcardFormat, 128, |depth| {
         let mut payload = vec![1; depth - 1];
         payload.push(0);
         payload
     });
     // The option and the enum are a level each, and so is the last variant.
-    nesting::<Kind>(PostcardFormat, 63, |depth| {
+    nesting::<Kind>(&PostcardFormat, 63, |depth| {
         let mut payload = b"\x01\x01".repeat(depth);
         payload.push(0);
         payload
     });
-    nesting::<Nested>(ProstFormat, 100, |depth| {
+    nesting::<Nested>(&ProstFormat, 100, |depth| {
         let mut payload = Vec::new();
         for _ in 0..depth {
             let inner = payload;
