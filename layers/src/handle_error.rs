@@ -5,10 +5,10 @@
 //!   layer.
 //! - *call*: calls the inner service. Its response becomes the reply. An error is passed to a
 //!   function, whose result is the reply: a message, an `Option` or `Vec` of messages, a
-//!   [`Reply`] that also closes, or any other [`IntoReply`]. The reply is marked with [`Reply::after_error`], so that the
-//!   session loop continues with a fresh clone of the stack. Under `SessionLayer::per_session`
-//!   the loop has no fresh clone: put a [`ClonePerCallLayer`](crate::ClonePerCallLayer) around
-//!   a shared limit there.
+//!   [`Reply`] that also closes, or any other [`IntoReply`]. The reply is marked with
+//!   [`Reply::after_error`], so that the session loop continues with a fresh clone of the stack.
+//!   Under `SessionLayer::per_session` the loop has no fresh clone: put a
+//!   [`ClonePerCallLayer`](crate::ClonePerCallLayer) around a shared limit there.
 //! - *drop*: drops the inner future.
 //! - *close*: nothing.
 //!

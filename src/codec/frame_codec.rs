@@ -7,10 +7,8 @@ use super::Decoder;
 /// Codecs whose messages are bytes or text, so that a [format](super::format) can read them
 /// and write into them.
 ///
-/// [`LengthDelimited`](super::LengthDelimited), [`Frames`](super::Frames),
-/// [`VarintDelimited`](super::VarintDelimited), [`Lines`](super::Lines), [`Text`](super::Text),
-/// [`Binary`](super::Binary) and [`Raw`](super::Raw) implement it. An application's codec
-/// needs one method:
+/// All codecs of frames in this [module](super) implement it. An application's codec needs
+/// one method:
 ///
 /// ```
 /// # #[cfg(feature = "json")]
@@ -66,7 +64,7 @@ pub trait FrameCodec: Decoder<Item: AsRef<[u8]>> {
     /// `None` if the frame is incomplete.
     ///
     /// The default implementation calls [`decode`](Decoder::decode). A codec that finds the
-    /// payload in the buffer should pass it on from there, without a message of its own type.
+    /// payload in the buffer should pass that part to `read` and create no message.
     ///
     /// # Errors
     ///

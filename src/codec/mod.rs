@@ -41,10 +41,10 @@
 //! # The maximum
 //!
 //! The maximum applies to a message without its header or line end. The default is 64 KiB
-//! ([`MAX_FRAME`]). Change it with `with_max_length`, or with `max_frame_length` for
-//! [`LengthDelimited`], the one inside [`Frames`], and [`VarintDelimited`]. A maximum above 1 GiB is reduced to 1
-//! GiB. The maximum is also about as much memory as a peer can make its session hold for an
-//! incomplete frame, so set it as low as the protocol allows.
+//! ([`MAX_FRAME`]). Change it with `with_max_length`, or with `max_frame_length` for codecs of
+//! frames with a length. A maximum above 1 GiB is reduced to 1 GiB. The maximum is also about
+//! as much memory as a peer can make its session hold for an incomplete frame, so set it as low
+//! as the protocol allows.
 //!
 //! Frames and lines have the maximum in both directions, so each side can receive what the
 //! other may send. A handler that forwards a peer's message and adds to it must leave room for

@@ -155,7 +155,7 @@ async fn malformed_message_closes_a_session_by_default() {
             assert_eq!((malformed.format(), malformed.length()), ("JSON", 26));
             let reason: &serde_json::Error = malformed.reason().downcast_ref().unwrap();
             assert!(reason.to_string().contains("secret"));
-            // What is logged does not quote the peer.
+            // Logs must not quote the peer.
             assert_eq!(
                 error.to_string(),
                 "malformed JSON of 26 bytes: wrong type or value at line 1 column 14"

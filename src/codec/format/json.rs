@@ -1,7 +1,8 @@
 //! JSON, with `serde_json`.
 //!
-//! In [`Lines`](crate::codec::Lines), [`LengthDelimited`](crate::codec::LengthDelimited), or
-//! [`Text`](crate::codec::Text) over WebSocket. Scope: session.
+//! Over streams use it in [`Lines`](crate::codec::Lines) or in
+//! [`LengthDelimited`](crate::codec::LengthDelimited). Over WebSocket use it in
+//! [`Text`](crate::codec::Text). Scope: session.
 //!
 //! ```
 //! use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer};

@@ -7,10 +7,10 @@
 //! | `Postcard` | `postcard` | serde's | `LengthDelimited` | `Binary` |
 //! | `Prost` | `prost` | `prost::Message` | `VarintDelimited` | `Binary` |
 //!
-//! Each of them is a [`Typed`] codec. It wraps a codec of frames, which may be any [`FrameCodec`],
-//! and is passed to `CodecLayer` in its place. The types of the messages are inferred from the
-//! handler. `handler::Json` and its like decode the payload of a message later, in the handler.
-//! Another format needs an implementation of [`DecodePayload`] and [`EncodePayload`].
+//! Each is a [`Typed`] codec. It wraps a [`FrameCodec`] and is passed to `CodecLayer` in its
+//! place. The types of the messages are inferred from the handler. `handler::Json` and its like
+//! decode the payload of a message later, in the handler. Another format needs an
+//! implementation of [`DecodePayload`] and [`EncodePayload`].
 //!
 //! A message is read in the read buffer and written into the write buffer. Neither direction
 //! copies the frame, and to send a message allocates nothing.
@@ -27,13 +27,13 @@
 //!
 //! Both errors close the session with [`CloseReason::Decode`](crate::CloseReason::Decode). A
 //! [`MalformedLayer`](crate::layers::MalformedLayer) replies to the item, so that the layers
-//! and the handler inside it receive messages only. The content is malformed if it is not in
-//! the format, if it is not of the message's type, if bytes follow the message, or if it is
-//! nested too deeply.
+//! and the handler inside it receive messages only. Content is malformed if it is not in the
+//! format or not of the message's type. Bytes after the message and nesting that is too deep
+//! are malformed as well.
 //!
-//! Nesting is limited because each level needs stack memory: to 128 levels in JSON and
-//! MessagePack, to 100 in Protocol Buffers, and in postcard to 128 options, sequences, maps and
-//! enums inside each other.
+//! Nesting is limited because each level needs stack memory. The maximum is 128 levels in JSON
+//! and MessagePack and 100 in Protocol Buffers. In postcard it is 128 options, sequences, maps
+//! and enums inside each other.
 
 #[cfg(feature = "json")]
 pub mod json;
@@ -105,7 +105,7 @@ pub trait DecodePayload<T> {
     ///
     /// # Errors
     ///
-    /// Returns an error if the payload is not in this format, is not a `T`, or has more bytes.
+    /// Returns an error if the payload is not one complete `T` in this format.
     fn decode_payload(&self, payload: &[u8]) -> Result<T, Malformed>;
 }
 
@@ -119,8 +119,8 @@ pub trait EncodePayload<T> {
     ///
     /// # Errors
     ///
-    /// Returns an error if the message cannot be expressed in this format. `dst` may then contain a
-    /// part of it, which the caller removes.
+    /// Returns an error if the message cannot be expressed in this format. The caller then removes
+    /// all bytes that were appended.
     fn encode_payload(&self, message: &T, dst: &mut BytesMut) -> Result<(), BoxError>;
 }
 

@@ -1,7 +1,7 @@
 //! postcard, a compact binary format for serde.
 //!
-//! In [`LengthDelimited`](crate::codec::LengthDelimited), or [`Binary`](crate::codec::Binary)
-//! over WebSocket and UDP. Scope: session. A message contains neither names nor types of its
+//! Over streams use it in [`LengthDelimited`](crate::codec::LengthDelimited). Over WebSocket and
+//! UDP use it in [`Binary`](crate::codec::Binary). Scope: session. A message contains neither names nor types of its
 //! fields, so both sides must have the same type.
 //!
 //! ```

@@ -1,8 +1,8 @@
 //! Protocol Buffers, with prost.
 //!
-//! In [`VarintDelimited`](crate::codec::VarintDelimited), which many other implementations use
-//! over streams, in [`LengthDelimited`](crate::codec::LengthDelimited), or in
-//! [`Binary`](crate::codec::Binary) over WebSocket and UDP. Scope: session.
+//! Over streams use it in [`VarintDelimited`](crate::codec::VarintDelimited), as most other
+//! implementations do, or in [`LengthDelimited`](crate::codec::LengthDelimited). Over WebSocket
+//! and UDP use it in [`Binary`](crate::codec::Binary). Scope: session.
 //!
 //! ```
 //! use getty::codec::{BytesMut, Decoder, Encoder, Prost, VarintDelimited};

@@ -51,7 +51,7 @@ fn prefix_may_have_five_bytes_and_not_six() {
         refused(b"\x82\x80\x80\x80\x80\x00ab"),
         VarintDelimitedError::Prefix
     ));
-    // What Netty reads as a negative number.
+    // Netty reads a negative number here.
     assert!(matches!(
         refused(b"\xff\xff\xff\xff\x0f"),
         VarintDelimitedError::TooLong {
