@@ -93,7 +93,7 @@ const MISTAKES: &[Mistake] = &[
         "handle_error_of_other_type",
         &[
             &[
-                "the handler of `HandleErrorLayer::typed` does not take the error `Box<(dyn",
+                "the handler of this `HandleErrorLayer` does not take the error `Box<(dyn",
                 "take that type, or any error with `HandleErrorLayer::new`",
             ],
             &["expected `Result<String, Error>`, found `Result<String, Box<...>>`"],

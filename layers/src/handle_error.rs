@@ -4,11 +4,11 @@
 //!   service that returned it, so there is no reply to it. It ends the session, as without this
 //!   layer.
 //! - *call*: calls the inner service. Its response becomes the reply. An error is passed to a
-//!   function, whose result is the reply: a message, an `Option` or `Vec` of messages, or a
-//!   [`Reply`] that also closes. The reply is marked with [`Reply::after_error`], so that the
-//!   session loop continues with a fresh clone of the stack. Under `SessionLayer::per_session`
-//!   the loop has no fresh clone: put a [`ClonePerCallLayer`](crate::ClonePerCallLayer) around
-//!   a shared limit there.
+//!   function, whose result is the reply: a message, an `Option` or `Vec` of messages, a
+//!   [`Reply`] that also closes, or any other [`IntoReply`]. The reply is marked with
+//!   [`Reply::after_error`], so that the session loop continues with a fresh clone of the stack.
+//!   Under `SessionLayer::per_session` the loop has no fresh clone: put a
+//!   [`ClonePerCallLayer`](crate::ClonePerCallLayer) around a shared limit there.
 //! - *drop*: drops the inner future.
 //! - *close*: nothing.
 //!
@@ -46,6 +46,7 @@
 
 use std::{
     any::type_name,
+    error::Error,
     fmt,
     future::Future,
     marker::PhantomData,
@@ -58,12 +59,21 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Converts errors of the message stack into replies; see the [module](self).
 ///
-/// `K` is the kind of error that the function accepts: [`AnyError`] for [`new`](Self::new),
-/// [`OnlyError`] for [`typed`](HandleErrorLayer::typed).
+/// | constructor | argument of the function | errors |
+/// |---|---|---|
+/// | [`new`](Self::new) | a boxed error | all |
+/// | [`typed`](HandleErrorLayer::typed) | the inner service's error type | all |
+/// | [`downcast`](HandleErrorLayer::downcast) | the type in the inner service's boxed error | those of this type; the others pass through |
+///
+/// An error type that implements [`IntoReply`] is a reply itself. `|error: ChatError| error` is
+/// then the whole function.
+///
+/// `K` is the kind of error that the function accepts: [`AnyError`], [`OnlyError`] or
+/// [`DowncastError`].
 pub struct HandleErrorLayer<H, K = AnyError> {
     handler: H,
     kind: PhantomData<fn() -> K>,
@@ -77,10 +87,15 @@ pub struct AnyError(());
 #[derive(Clone, Copy, Debug)]
 pub struct OnlyError<E>(PhantomData<fn() -> E>);
 
+/// Marker of a function that accepts the errors of type `E` among the boxed errors of the inner
+/// service.
+#[derive(Clone, Copy, Debug)]
+pub struct DowncastError<E>(PhantomData<fn() -> E>);
+
 /// Conversion of the inner service's error `E` into the argument of the function. Implemented
-/// for [`AnyError`] and [`OnlyError`].
+/// for [`AnyError`], [`OnlyError`] and [`DowncastError`].
 #[diagnostic::on_unimplemented(
-    message = "the handler of `HandleErrorLayer::typed` does not take the error `{E}`",
+    message = "the handler of this `HandleErrorLayer` does not take the error `{E}`",
     label = "a layer inside changes the error's type to `{E}`",
     note = "take that type, or any error with `HandleErrorLayer::new`"
 )]
@@ -89,14 +104,19 @@ pub trait ErrorKind<E> {
     type Argument;
 
     /// Converts the inner service's error into the argument.
-    fn argument(error: E) -> Self::Argument;
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that the function does not accept. It passes through the layer.
+    fn argument(error: E) -> Result<Self::Argument, E>;
 }
 
 impl<E: Into<BoxError>> ErrorKind<E> for AnyError {
     type Argument = BoxError;
 
-    fn argument(error: E) -> BoxError {
-        error.into()
+    #[inline]
+    fn argument(error: E) -> Result<BoxError, E> {
+        Ok(error.into())
     }
 }
 
@@ -104,8 +124,18 @@ impl<E: Into<BoxError>> ErrorKind<E> for AnyError {
 impl<E> ErrorKind<E> for OnlyError<E> {
     type Argument = E;
 
-    fn argument(error: E) -> E {
-        error
+    #[inline]
+    fn argument(error: E) -> Result<E, E> {
+        Ok(error)
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<E: Error + 'static> ErrorKind<BoxError> for DowncastError<E> {
+    type Argument = E;
+
+    fn argument(error: BoxError) -> Result<E, BoxError> {
+        error.downcast().map(|error| *error)
     }
 }
 
@@ -191,6 +221,62 @@ impl<H, E> HandleErrorLayer<H, OnlyError<E>> {
     }
 }
 
+impl<H, E> HandleErrorLayer<H, DowncastError<E>> {
+    /// Creates a new layer with a `handler` that accepts errors of the type `E`, where the inner
+    /// service's error is boxed; see [`new`](HandleErrorLayer::new).
+    ///
+    /// Other errors pass through. So there may be a layer for each type, and one of
+    /// [`new`](HandleErrorLayer::new) outside them for the rest:
+    ///
+    /// ```
+    /// use getty_core::{IntoReply, Reply, Request};
+    /// use getty_layers::{HandleErrorLayer, Malformed};
+    /// use tower::{BoxError, ServiceBuilder};
+    ///
+    /// #[derive(Debug)]
+    /// enum ChatError {
+    ///     NoRoom,
+    /// }
+    ///
+    /// impl std::error::Error for ChatError {}
+    ///
+    /// impl std::fmt::Display for ChatError {
+    ///     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    ///         f.write_str("there is no such room")
+    ///     }
+    /// }
+    ///
+    /// impl IntoReply<String> for ChatError {
+    ///     fn into_reply(self) -> Reply<String> {
+    ///         Reply::one(format!("NO {self}"))
+    ///     }
+    /// }
+    ///
+    /// let stack = ServiceBuilder::new()
+    ///     .layer(HandleErrorLayer::new(|_| "ERR internal error".to_owned()))
+    ///     .layer(HandleErrorLayer::downcast(|error: Malformed| format!("BAD {}", error.reason())))
+    ///     .layer(HandleErrorLayer::downcast(|error: ChatError| error))
+    ///     .service_fn(|request: Request<String>| async move {
+    ///         match request.message().as_str() {
+    ///             "join" => Err(BoxError::from(ChatError::NoRoom)),
+    ///             _ => Ok(Some(request.into_message())),
+    ///         }
+    ///     });
+    /// # fn check<S: tower::Service<Request<String>>>(_: S) {}
+    /// # check(stack);
+    /// ```
+    pub const fn downcast<R>(handler: H) -> Self
+    where
+        H: Fn(E) -> R + Clone,
+        E: Error + 'static,
+    {
+        Self {
+            handler,
+            kind: PhantomData,
+        }
+    }
+}
+
 impl<H: Clone, K> Clone for HandleErrorLayer<H, K> {
     fn clone(&self) -> Self {
         Self {
@@ -255,6 +341,21 @@ impl<S, H, E> HandleError<S, H, OnlyError<E>> {
     }
 }
 
+impl<S, H, E> HandleError<S, H, DowncastError<E>> {
+    /// Creates a new service around `inner`; see [`HandleErrorLayer::downcast`].
+    pub const fn downcast<R>(inner: S, handler: H) -> Self
+    where
+        H: Fn(E) -> R + Clone,
+        E: Error + 'static,
+    {
+        Self {
+            inner,
+            handler,
+            kind: PhantomData,
+        }
+    }
+}
+
 impl<S, H, K> HandleError<S, H, K> {
     inner_service_accessors!();
 }
@@ -287,7 +388,7 @@ where
     R: IntoReply<Out>,
 {
     type Response = Reply<Out>;
-    /// Error of readiness only. The future never returns an error.
+    /// Error of readiness, or one that the function does not accept.
     type Error = S::Error;
     type Future = ResponseFuture<S::Future, H, Out, K>;
 
@@ -318,24 +419,25 @@ pin_project! {
     }
 }
 
-impl<F, H, K, R, Out, Response, Error> Future for ResponseFuture<F, H, Out, K>
+impl<F, H, K, R, Out, Response, E> Future for ResponseFuture<F, H, Out, K>
 where
-    F: Future<Output = Result<Response, Error>>,
+    F: Future<Output = Result<Response, E>>,
     Response: IntoReply<Out>,
-    K: ErrorKind<Error>,
+    K: ErrorKind<E>,
     H: Fn(K::Argument) -> R,
     R: IntoReply<Out>,
 {
-    type Output = Result<Reply<Out>, Error>;
+    type Output = Result<Reply<Out>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        Poll::Ready(Ok(match ready!(this.inner.poll(cx)) {
-            Ok(response) => response.into_reply(),
-            Err(error) => (this.handler)(K::argument(error))
-                .into_reply()
-                .after_error(),
-        }))
+        Poll::Ready(match ready!(this.inner.poll(cx)) {
+            Ok(response) => Ok(response.into_reply()),
+            Err(error) => match K::argument(error) {
+                Ok(argument) => Ok((this.handler)(argument).into_reply().after_error()),
+                Err(error) => Err(error),
+            },
+        })
     }
 }
 
@@ -424,6 +526,43 @@ mod tests {
         }));
         let reply = assert_ready_ok!(task::spawn(service.call(request())).poll());
         assert_eq!(reply, Reply::one("ERR 7".to_owned()).after_error());
+    }
+
+    #[test]
+    fn downcasting_handler_gets_its_type_and_other_errors_pass_through() {
+        let layer = HandleErrorLayer::downcast(|error: io::Error| format!("ERR {error}"));
+        for (fails, expected) in [("disk full", "ERR disk full"), ("other", "not io")] {
+            let mut service = layer.layer(service_fn(move |_: Message| async move {
+                Err::<String, BoxError>(match fails {
+                    "other" => "not io".into(),
+                    _ => io::Error::other(fails).into(),
+                })
+            }));
+            match tokio_test::assert_ready!(task::spawn(service.call(request())).poll()) {
+                Ok(reply) => assert_eq!(reply, Reply::one(expected.to_owned()).after_error()),
+                Err(error) => assert_eq!(error.to_string(), expected),
+            }
+        }
+    }
+
+    #[test]
+    fn error_that_is_a_reply_is_the_reply() {
+        #[derive(Debug)]
+        struct Refused(u32);
+
+        impl IntoReply<String> for Refused {
+            fn into_reply(self) -> Reply<String> {
+                Reply::one(format!("NO {}", self.0)).and_close()
+            }
+        }
+
+        let layer = HandleErrorLayer::typed(|error: Refused| error);
+        let mut service = layer.layer(service_fn(|_: Message| async {
+            Err::<String, _>(Refused(7))
+        }));
+        let reply = assert_ready_ok!(task::spawn(service.call(request())).poll());
+        let expected = Reply::one("NO 7".to_owned()).and_close().after_error();
+        assert_eq!(reply, expected);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! harness has a thread that can allocate at any time. Each figure is therefore the minimum of
 //! several attempts.
 
+mod formats;
 mod sending;
 mod sockets;
 mod stacks;
@@ -69,6 +70,7 @@ fn a_message_allocates_nothing() {
     sending::allocates_nothing::<Full>();
     sending::allocates_nothing::<WebSocket>();
     sockets::allocate_nothing();
+    formats::allocate_nothing();
 }
 
 /// Checks each layer and handler. Layers whose documentation mentions allocations may allocate.
