@@ -288,6 +288,8 @@
 //! - **tower's layers** work on both sides of [`SessionLayer`]. The repository's
 //!   `docs/foreign-layers.md` lists the exceptions.
 //! - **getty's layers** are in [`layers`]: for timeouts, heartbeats, limits, hooks and metrics.
+//! - **Functions** become layers with [`connection_fn`](middleware::connection_fn) and
+//!   [`message_fn`](middleware::message_fn).
 //! - **Custom layers** implement [`Layer`] and [`Service`], for [`Connection`] or for
 //!   [`Request`]. Closures suffice for small ones:
 //!
@@ -523,6 +525,7 @@
 //! | `IntoResponse` | [`IntoReply`] |
 //! | `State` | values that the handler's closure captures |
 //! | request extensions | [attributes](ConnectionHandle::insert) of the session |
+//! | `middleware::from_fn` | [`connection_fn`](middleware::connection_fn) and [`message_fn`](middleware::message_fn) |
 //! | `ConnectInfo` | [`ConnectionHandle::peer_addr`] |
 //! | `WebSocketUpgrade` | [`ws::upgrades`], also behind an axum server |
 //!
@@ -583,6 +586,7 @@ pub mod call;
 pub mod client;
 pub mod codec;
 mod connect;
+pub mod middleware;
 pub mod net;
 mod pipeline;
 mod serve;

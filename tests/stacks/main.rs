@@ -2,6 +2,7 @@
 //! third-party layers, and stacks that must compile without type annotations.
 
 mod budget;
+mod from_fn;
 mod inference;
 mod limits;
 mod permits;
