@@ -599,11 +599,11 @@ pub mod ws;
 
 #[doc(inline)]
 pub use getty_core::{
-    Address, CallbackAdded, Caller, Close, CloseReason, Closed, Connection, ConnectionHandle,
-    DrainDeadlineExceeded, Endpoints, Feeding, HasSession, IntoReply, MemoryBudget, Offered, Panic,
-    Replies, Reply, Request, RequestError, SendError, Sending, Sent, Session, SessionIo,
-    SessionIoParts, SharedError, SlowConsumer, Stats, TransportKind, WeakHandle, WeakSession,
-    Writable, budget, driver, hooks,
+    Address, ApplicationClose, CallbackAdded, Caller, Close, CloseReason, Closed, Connection,
+    ConnectionHandle, DrainDeadlineExceeded, Endpoints, Feeding, HasSession, IntoReply,
+    MemoryBudget, Offered, Panic, Replies, Reply, Request, RequestError, SendError, Sending, Sent,
+    Session, SessionIo, SessionIoParts, SharedError, SlowConsumer, Stats, TransportKind,
+    WeakHandle, WeakSession, Writable, budget, driver, hooks,
 };
 #[doc(inline)]
 pub use getty_layers as layers;

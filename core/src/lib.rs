@@ -110,8 +110,9 @@ pub mod sync;
 pub use self::{
     budget::MemoryBudget,
     connection::{
-        Address, CallbackAdded, Close, CloseReason, Closed, Connection, ConnectionHandle,
-        DrainDeadlineExceeded, Endpoints, Panic, SharedError, Stats, TransportKind, WeakHandle,
+        Address, ApplicationClose, CallbackAdded, Close, CloseReason, Closed, Connection,
+        ConnectionHandle, DrainDeadlineExceeded, Endpoints, Panic, SharedError, Stats,
+        TransportKind, WeakHandle,
     },
     correlate::{Caller, Correlate, Delivery, RequestError},
     message::{IntoReply, Replies, Reply, Request},

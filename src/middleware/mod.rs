@@ -41,8 +41,8 @@
 //! - *call*: calls a clone of the function with the request and [`Next`]. The inner service is
 //!   called by [`Next::run`], at the earliest when the layer's future is polled.
 //! - *drop*: drops the function's future at its current `await`. The code after that
-//!   `await` does not run if a task is aborted or a connection's future is dropped. An action that must
-//!   happen once per connection belongs in a
+//!   `await` does not run if a task is aborted or a connection's future is dropped. An action
+//!   that must happen once per connection belongs in a
 //!   [close callback](getty_core::ConnectionHandle::add_close_callback).
 //! - *close*: nothing.
 //!
