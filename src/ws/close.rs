@@ -38,6 +38,8 @@ impl WsClose {
     pub const GOING_AWAY: u16 = 1001;
     /// The peer violated the protocol.
     pub const PROTOCOL_ERROR: u16 = 1002;
+    /// A message of a kind that the receiver does not accept, such as text.
+    pub const UNSUPPORTED: u16 = 1003;
     /// Never sent: a close frame without a code.
     pub const NO_CODE: u16 = 1005;
     /// Never sent: the connection ended without a close frame.
