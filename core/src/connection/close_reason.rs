@@ -124,8 +124,8 @@ impl fmt::Display for CloseReason {
 /// A close that the application defines, such as "kicked" or "logged in elsewhere".
 ///
 /// It has a code for the peer and a name for people and metrics. Both are constant, so that the
-/// name can be the label of a metric: [`CloseReason::as_str`] returns it. What differs from close
-/// to close belongs in the [source](super::Close::with_source), which is logged.
+/// name can be the label of a metric: [`CloseReason::as_str`] returns it. Details of
+/// one close belong in its [source](super::Close::with_source), which is logged.
 ///
 /// ```
 /// use getty_core::{ApplicationClose, Close, CloseReason, Connection};
