@@ -22,7 +22,7 @@ use crate::support::soon;
 #[derive(Clone)]
 struct MaxLength(Arc<AtomicUsize>);
 
-/// What a session sends.
+/// Messages that a session sends.
 enum Out {
     Text(String),
     /// From here on, text is upper case.
