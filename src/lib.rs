@@ -309,6 +309,8 @@
 //! - **tower's layers** work on both sides of [`SessionLayer`]. The repository's
 //!   `docs/foreign-layers.md` lists the exceptions.
 //! - **getty's layers** are in [`layers`]: timeouts, heartbeats, limits, hooks and metrics.
+//! - **Functions** become layers with [`connection_fn`](middleware::connection_fn) and
+//!   [`message_fn`](middleware::message_fn).
 //! - **Custom layers** implement [`Layer`] and [`Service`] for [`Connection`] or for
 //!   [`Request`]. The example `custom_layer` has one of each. Closures suffice for small ones:
 //!
@@ -548,6 +550,7 @@
 //! | `IntoResponse` | [`IntoReply`] |
 //! | `State` | values that the handler's closure captures |
 //! | request extensions | [attributes](ConnectionHandle::insert) of the session |
+//! | `middleware::from_fn` | [`connection_fn`](middleware::connection_fn) and [`message_fn`](middleware::message_fn) |
 //! | `ConnectInfo` | [`ConnectionHandle::peer_addr`] |
 //! | `WebSocketUpgrade` | [`ws::upgrades`], also behind an axum server |
 //!
@@ -612,6 +615,7 @@ pub mod client;
 pub mod codec;
 mod connect;
 pub mod handler;
+pub mod middleware;
 pub mod net;
 mod pipeline;
 mod serve;
@@ -627,11 +631,11 @@ pub mod ws;
 pub use getty_core::driver;
 #[doc(inline)]
 pub use getty_core::{
-    Address, CallbackAdded, Caller, Close, CloseReason, Closed, Connection, ConnectionHandle,
-    DrainDeadlineExceeded, Endpoints, Feeding, HasSession, IntoReply, MemoryBudget, Offered, Panic,
-    Replies, Reply, Request, RequestError, SendError, Sending, Sent, Session, SessionIo,
-    SessionIoParts, SharedError, SlowConsumer, Stats, TransportKind, WeakHandle, WeakSession,
-    Writable, budget, hooks,
+    Address, ApplicationClose, CallbackAdded, Caller, Close, CloseReason, Closed, Connection,
+    ConnectionHandle, DrainDeadlineExceeded, Endpoints, Feeding, HasSession, IntoReply,
+    MemoryBudget, Offered, Panic, Replies, Reply, Request, RequestError, SendError, Sending, Sent,
+    Session, SessionIo, SessionIoParts, SharedError, SlowConsumer, Stats, TransportKind,
+    WeakHandle, WeakSession, Writable, budget, hooks,
 };
 #[doc(inline)]
 pub use getty_layers as layers;

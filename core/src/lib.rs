@@ -111,8 +111,9 @@ pub mod sync;
 pub use self::{
     budget::MemoryBudget,
     connection::{
-        Address, CallbackAdded, Close, CloseReason, Closed, Connection, ConnectionHandle,
-        DrainDeadlineExceeded, Endpoints, SharedError, Stats, TransportKind, WeakHandle,
+        Address, ApplicationClose, CallbackAdded, Close, CloseReason, Closed, Connection,
+        ConnectionHandle, DrainDeadlineExceeded, Endpoints, SharedError, Stats, TransportKind,
+        WeakHandle,
     },
     correlate::{Caller, Correlate, Delivery, RequestError},
     message::{IntoReply, Replies, Reply, Request},

@@ -1,7 +1,7 @@
 //! Creates the codec and the session of each connection.
 //!
 //! - *ready*: as the inner service.
-//! - *call*: clones the codec, creates the [`Session`](getty_core::Session), and wraps the
+//! - *call*: clones or creates the codec, creates the [`Session`](getty_core::Session), and wraps the
 //!   transport in [`SessionIo`]. It does no I/O.
 //! - *drop, close*: nothing.
 //!
@@ -26,15 +26,116 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Settings that change
+//!
+//! A codec belongs to one session and is used by its task alone. A handler changes the settings of
+//! its codec in one of two ways.
+//!
+//! **A shared setting** is for limits and switches that may be read at any time. The function of
+//! [`CodecLayer::per_connection`] puts it into an [attribute] of the connection. The codec reads it
+//! in `decode` or `encode`:
+//!
+//! ```
+//! use std::sync::{Arc, atomic::{AtomicUsize, Ordering::Relaxed}};
+//!
+//! use bytes::BytesMut;
+//! use getty_core::Session;
+//! use getty_layers::CodecLayer;
+//! use tokio_util::codec::{Decoder, Encoder};
+//!
+//! /// Maximum length of a message. A guest may send little until it has logged in.
+//! #[derive(Clone)]
+//! struct MaxLength(Arc<AtomicUsize>);
+//!
+//! struct Texts { max: MaxLength }
+//!
+//! impl Decoder for Texts {
+//!     type Item = String;
+//!     type Error = std::io::Error;
+//!
+//!     fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<String>, Self::Error> {
+//!         if buf.len() > self.max.0.load(Relaxed) {
+//!             return Err(std::io::ErrorKind::InvalidData.into());
+//!         }
+//! #       Ok(None)
+//!         // ..
+//!     }
+//! }
+//! # impl Encoder<String> for Texts {
+//! #     type Error = std::io::Error;
+//! #     fn encode(&mut self, _: String, _: &mut BytesMut) -> Result<(), Self::Error> { Ok(()) }
+//! # }
+//!
+//! # fn layer() -> CodecLayer<getty_layers::codec::PerConnection<impl Fn(&getty_core::ConnectionHandle) -> Texts + Clone>, String> {
+//! CodecLayer::per_connection(|handle| {
+//!     let max = MaxLength(Arc::new(AtomicUsize::new(256)));
+//!     handle.insert(max.clone());
+//!     Texts { max }
+//! })
+//! # }
+//!
+//! /// Called by the handler of the login.
+//! fn allow_long_messages(session: &Session<String>) {
+//!     if let Some(MaxLength(max)) = session.get() {
+//!         max.store(64 * 1024, Relaxed);
+//!     }
+//! }
+//! # let _ = (layer, allow_long_messages);
+//! ```
+//!
+//! The session loop decodes ahead of the handler. A message that the peer sent before it had the
+//! handler's reply may thus be decoded with the old setting. Every message that the peer sends
+//! after it has received the reply is decoded with the new one.
+//!
+//! **A message to the codec** is for changes that take effect at one position of the output, such
+//! as "compress all that follows". `Out` is an enum with a variant for it, and `encode` changes the
+//! codec instead of writing bytes. Messages are encoded in the order in which they are sent, so no
+//! lock and no atomic is needed:
+//!
+//! ```
+//! # use bytes::BytesMut;
+//! # use tokio_util::codec::Encoder;
+//! enum Out {
+//!     Text(String),
+//!     /// From here on, everything is compressed.
+//!     Compress,
+//! }
+//!
+//! struct Texts { compresses: bool }
+//!
+//! impl Encoder<Out> for Texts {
+//!     type Error = std::io::Error;
+//!
+//!     fn encode(&mut self, message: Out, buf: &mut BytesMut) -> Result<(), Self::Error> {
+//!         match message {
+//!             Out::Compress => self.compresses = true,
+//!             Out::Text(text) if self.compresses => { /* .. */ }
+//!             Out::Text(text) => buf.extend_from_slice(text.as_bytes()),
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//! // the handler's reply: Reply::many(vec![Out::Text("OK".to_owned()), Out::Compress])
+//! ```
+//!
+//! A change at one position of the *input* can only be made by `decode` itself, on the message that
+//! announces it: the bytes behind that message may already have arrived.
+//!
+//! With either way, sessions encode differently from one another. See
+//! [`with_shared_encodings`](CodecLayer::with_shared_encodings).
+//!
+//! [attribute]: getty_core::ConnectionHandle::insert
 
 use std::{
+    any::type_name,
     fmt,
     marker::PhantomData,
     task::{Context, Poll},
 };
 
 use getty_core::{
-    Connection, SessionIo,
+    Connection, ConnectionHandle, SessionIo,
     driver::{self, CodecId},
     hooks::Contained,
 };
@@ -102,7 +203,7 @@ impl<C, Out> CodecLayer<C, Out> {
     }
 
     /// Sets whether a broadcast is encoded once for all sessions of this layer and its clones. The
-    /// default is `true`.
+    /// default is `true`, and `false` after [`per_connection`](Self::per_connection).
     ///
     /// Set it to `false` for a codec whose bytes depend on earlier messages of its session such as
     /// a codec that numbers messages or compresses them with a shared window. Scope: session.
@@ -113,6 +214,85 @@ impl<C, Out> CodecLayer<C, Out> {
             (false, _) => None,
         };
         self
+    }
+}
+
+impl<F, Out> CodecLayer<PerConnection<F>, Out> {
+    /// Creates a new layer that calls `create` with the handle of each connection for its codec:
+    /// for codecs with settings of the connection, such as its address, its agreed subprotocol or
+    /// an attribute. See [settings that change](self#settings-that-change).
+    ///
+    /// `create` runs in the task that accepts connections, so it must not block. Broadcasts are
+    /// encoded for each session, because codecs may differ. If they all encode alike, set
+    /// [`with_shared_encodings`](Self::with_shared_encodings).
+    ///
+    /// ```
+    /// use getty_core::{Address, ConnectionHandle};
+    /// use getty_layers::CodecLayer;
+    /// use tokio_util::codec::LinesCodec;
+    ///
+    /// # fn layer() -> CodecLayer<getty_layers::codec::PerConnection<impl Fn(&ConnectionHandle) -> LinesCodec + Clone>, String> {
+    /// CodecLayer::per_connection(|handle| match handle.peer_addr() {
+    ///     // the operator's console, over a Unix socket
+    ///     Address::Unix(_) => LinesCodec::new(),
+    ///     _ => LinesCodec::new_with_max_length(1024),
+    /// })
+    /// # }
+    /// # let _ = layer();
+    /// ```
+    pub fn per_connection<C>(create: F) -> Self
+    where
+        F: Fn(&ConnectionHandle) -> C + Clone,
+        C: Decoder,
+    {
+        Self {
+            codec: Contained::new(PerConnection(create)),
+            max_frame: DEFAULT_MAX_FRAME,
+            id: None,
+            weigh: None,
+            out: PhantomData,
+        }
+    }
+}
+
+/// Source of the codecs of a [`CodecLayer`]: a codec that is cloned, or [`PerConnection`].
+pub trait CodecSource: Clone {
+    /// Type of the codecs.
+    type Codec;
+
+    /// Creates the codec of a connection.
+    fn codec(&self, handle: &ConnectionHandle) -> Self::Codec;
+}
+
+impl<C: Decoder + Clone> CodecSource for C {
+    type Codec = C;
+
+    #[inline]
+    fn codec(&self, _: &ConnectionHandle) -> C {
+        self.clone()
+    }
+}
+
+/// Function of [`CodecLayer::per_connection`].
+#[derive(Clone)]
+pub struct PerConnection<F>(F);
+
+impl<F, C> CodecSource for PerConnection<F>
+where
+    F: Fn(&ConnectionHandle) -> C + Clone,
+{
+    type Codec = C;
+
+    fn codec(&self, handle: &ConnectionHandle) -> C {
+        (self.0)(handle)
+    }
+}
+
+impl<F> fmt::Debug for PerConnection<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PerConnection")
+            .field(&type_name::<F>())
+            .finish()
     }
 }
 
@@ -174,9 +354,9 @@ impl<S: fmt::Debug, C: fmt::Debug, Out> fmt::Debug for Codec<S, C, Out> {
     }
 }
 
-impl<S, C: Clone, Out, T> Service<Connection<T>> for Codec<S, C, Out>
+impl<S, C: CodecSource, Out, T> Service<Connection<T>> for Codec<S, C, Out>
 where
-    S: Service<Connection<SessionIo<T, C, Out>>>,
+    S: Service<Connection<SessionIo<T, C::Codec, Out>>>,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -195,10 +375,10 @@ where
             weigh,
             ..
         } = &self.layer;
+        // Created here, because the closure below has the transport already.
+        let codec = codec.codec(connection.handle());
         let (_, mut driver) = driver::pair(connection.handle().clone());
         weigh.iter().for_each(|weigh| driver.set_weight(*weigh));
-        // Cloned here, because the closure below has the transport already.
-        let codec = C::clone(codec);
         self.inner.call(connection.map_transport(|transport| {
             let framed = SessionIo::new(transport, codec, driver, *max_frame);
             match id {

@@ -149,6 +149,7 @@
 //! | `WsLayer`, `WsOrRawLayer` | inside `TlsLayer`, [`AccessLayer`] and [`PeerLimitLayer`]; outside [`CodecLayer`] | the handshake waits for the peer, and turns bytes into messages | outside `TlsLayer` or inside [`CodecLayer`] it does not compile; outside layers that refuse, refused peers cost a handshake |
 //! | [`CloseCallbackLayer`] | anywhere; outermost to see every connection | callbacks run in the order of the layers, from the outside inwards | connections that end before they reach it have no callback |
 //! | [`RegistryLayer`] | inside [`CodecLayer`], outside [`OnOpenLayer`]; untyped anywhere outside `SessionLayer` | it lists sessions, and hooks should find their session in the list | a registry of sessions outside `CodecLayer` does not compile; close callbacks of layers outside it still find the session listed, those of layers inside do not |
+//! | [`SessionLimitLayer`] | inside [`CodecLayer`], outside [`OnOpenLayer`] and [`RegistryLayer`] | it sends a message to the peers that it refuses | outside `CodecLayer` it does not compile; inside `OnOpenLayer` refused peers are greeted |
 //! | [`OnOpenLayer`] | inside [`CodecLayer`], and inside layers that limit or refuse | it needs the session, and runs for every connection that reaches it | outside `CodecLayer` it does not compile; outside a limit it greets peers that are then refused |
 //! | [`HeartbeatLayer`] | inside [`CodecLayer`] | it sends through the session | outside `CodecLayer` it does not compile; `IdleTimeoutLayer::any_traffic` or `outbound` with a longer time than its period never closes a session, because heartbeats are bytes: use `new` or `activity` |
 //! | [`CorrelateLayer`] | inside [`CodecLayer`], and inside [`HeartbeatLayer`] if responses come in order | it removes responses from the decoded messages, and the outermost of several such layers is first | outside `CodecLayer` it does not compile; with responses in order, a pong would be the response to the oldest request |
@@ -223,6 +224,7 @@ pub mod on_open;
 pub mod peer_limit;
 pub mod read_timeout;
 pub mod registry;
+pub mod session_limit;
 pub mod spawn;
 pub mod trace;
 pub mod write_timeout;
@@ -251,6 +253,7 @@ pub use self::{
     peer_limit::PeerLimitLayer,
     read_timeout::ReadTimeoutLayer,
     registry::{Registry, RegistryLayer},
+    session_limit::SessionLimitLayer,
     spawn::SpawnLayer,
     trace::TraceLayer,
     write_timeout::WriteTimeoutLayer,

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, error::Error, fmt};
 
-use getty_core::{CloseReason, Closed};
+use getty_core::{ApplicationClose, CloseReason, Closed};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 /// Code and text of a WebSocket close frame.
@@ -22,6 +22,9 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 /// code that must not be sent (below 1000, 1004, 1006, 1015 to 2999, above 4999) is sent as
 /// 1011. Code 1005, which means "no code", is sent as a frame without a code. The text is cut
 /// to 123 bytes, between two characters.
+///
+/// An [`ApplicationClose`] is sent as 4000 + its code, with its name as the text. The peer gets the
+/// code back from [`application_code`](Self::application_code).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WsClose {
     code: u16,
@@ -35,6 +38,8 @@ impl WsClose {
     pub const GOING_AWAY: u16 = 1001;
     /// The peer violated the protocol.
     pub const PROTOCOL_ERROR: u16 = 1002;
+    /// A message of a kind that the receiver does not accept, such as text.
+    pub const UNSUPPORTED: u16 = 1003;
     /// Never sent: a close frame without a code.
     pub const NO_CODE: u16 = 1005;
     /// Never sent: the connection ended without a close frame.
@@ -48,6 +53,11 @@ impl WsClose {
     /// The side that sends the code has failed.
     pub const INTERNAL_ERROR: u16 = 1011;
 
+    /// First code for applications.
+    pub const APPLICATION: u16 = 4000;
+    /// Last code for applications.
+    const LAST: u16 = Self::APPLICATION + ApplicationClose::MAX_CODE;
+
     /// Creates a close frame with `code` and `reason`, which may be empty.
     pub fn new(code: u16, reason: impl Into<Cow<'static, str>>) -> Self {
         Self {
@@ -60,6 +70,26 @@ impl WsClose {
     #[must_use]
     pub const fn code(&self) -> u16 {
         self.code
+    }
+
+    /// Returns the code of the peer's or this side's [`ApplicationClose`]: the code of the close
+    /// frame less 4000. Returns `None` for a code below 4000.
+    ///
+    /// ```
+    /// use getty::{ApplicationClose, ws::WsClose};
+    ///
+    /// const KICKED: ApplicationClose = ApplicationClose::new(17, "kicked");
+    ///
+    /// let close = WsClose::from(KICKED);
+    /// assert_eq!((close.code(), close.reason()), (4017, "kicked"));
+    /// assert_eq!(close.application_code(), Some(KICKED.code()));
+    /// ```
+    #[must_use]
+    pub const fn application_code(&self) -> Option<u16> {
+        match self.code {
+            Self::APPLICATION..=Self::LAST => Some(self.code - Self::APPLICATION),
+            _ => None,
+        }
     }
 
     /// Returns the text.
@@ -95,6 +125,7 @@ impl WsClose {
             | CloseReason::Refused => Self::POLICY,
             CloseReason::Io | CloseReason::WriteTimeout | CloseReason::Dropped => Self::ABNORMAL,
             CloseReason::Protocol { code, reason } => return Self::new(*code, reason.clone()),
+            CloseReason::Application(close) => return (*close).into(),
             // The peer receives no details about failures on this side.
             _ => Self::INTERNAL_ERROR,
         };
@@ -181,6 +212,12 @@ impl From<WsClose> for CloseReason {
             code: close.code,
             reason: close.reason,
         }
+    }
+}
+
+impl From<ApplicationClose> for WsClose {
+    fn from(close: ApplicationClose) -> Self {
+        Self::new(Self::APPLICATION + close.code(), close.name())
     }
 }
 

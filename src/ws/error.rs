@@ -20,6 +20,9 @@ pub enum WsError {
         /// The maximum in bytes.
         limit: usize,
     },
+    /// A text message where only binary ones are accepted, as by
+    /// [`WsLayer::as_stream`](super::WsLayer::as_stream). The code is 1003.
+    TextRefused,
     /// The connection ended without a close frame. The code is 1006, which is never sent.
     Truncated,
 }
@@ -32,6 +35,7 @@ impl WsError {
             Self::Protocol(_) => WsClose::PROTOCOL_ERROR,
             Self::NotUtf8 => WsClose::INVALID_DATA,
             Self::TooLong { .. } => WsClose::TOO_BIG,
+            Self::TextRefused => WsClose::UNSUPPORTED,
             Self::Truncated => WsClose::ABNORMAL,
         }
     }
@@ -44,6 +48,7 @@ impl WsError {
                 Self::Protocol(what) => what,
                 Self::NotUtf8 => "not UTF-8",
                 Self::TooLong { .. } => "message too long",
+                Self::TextRefused => "text is not accepted",
                 Self::Truncated => "connection ended without a close frame",
             },
         )
@@ -59,6 +64,9 @@ impl fmt::Display for WsError {
                 f,
                 "message or frame from the peer exceeds the maximum of {limit} bytes"
             ),
+            Self::TextRefused => {
+                f.write_str("the peer has sent a text message, and only binary ones are accepted")
+            }
             Self::Truncated => f.write_str("the connection ended without a close frame"),
         }
     }

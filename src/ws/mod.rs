@@ -55,6 +55,11 @@
 //! layer, [`Messages`]. It is binary by default, and should be text for scripts in a browser.
 //! Applications that use both kinds need [`MessageCodec`].
 //!
+//! # A byte stream
+//!
+//! Protocols such as MQTT and STOMP use WebSocket as a tunnel for a byte stream. With
+//! [`WsLayer::as_stream`] a codec for byte streams works over it; see [`WsStream`].
+//!
 //! # Control frames
 //!
 //! The transport answers pings independently of the handlers, as long as fewer undecoded bytes
@@ -72,7 +77,7 @@
 //! |---|---|
 //! | `Local` | 1000 |
 //! | `Shutdown`, `IdleTimeout`, `LifetimeExpired` | 1001 |
-//! | `Protocol`, of this side: protocol error, bad UTF-8, too long | 1002, 1007, 1009 |
+//! | `Protocol`, of this side: protocol error, text refused, bad UTF-8, too long | 1002, 1003, 1007, 1009 |
 //! | `Decode` | 1007 |
 //! | `ReadTimeout`, `SlowConsumer` | 1008 |
 //! | `Handler`, `Panicked`, `Encode`, `HeartbeatMissed`, others | 1011 |
@@ -97,6 +102,7 @@ mod future;
 mod handshake;
 mod layer;
 mod message;
+mod stream;
 mod transport;
 mod upgrade;
 
@@ -114,6 +120,7 @@ pub use self::{
     handshake::{WsHandshakeError, WsRefusal, WsRequest},
     layer::{Ws, WsLayer},
     message::{Message, MessageCodec, Messages, Utf8},
-    transport::{DEFAULT_MAX_MESSAGE, WsTransport},
+    stream::{AsStream, AsStreamLayer},
+    transport::{DEFAULT_MAX_MESSAGE, WsStream, WsTransport},
     upgrade::{WsListener, WsUpgrader, upgrades},
 };

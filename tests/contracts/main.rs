@@ -5,6 +5,7 @@ mod bulk;
 mod callbacks;
 mod closing;
 mod codec;
+mod codec_settings;
 mod connect;
 mod crowd;
 mod defaults;

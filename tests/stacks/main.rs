@@ -2,6 +2,7 @@
 //! `SessionLayer` and third-party layers. Some must compile without type annotations.
 
 mod budget;
+mod from_fn;
 mod inference;
 mod limits;
 mod permits;

@@ -28,6 +28,7 @@ use getty::{
         PeerLimitLayer, ReadTimeoutLayer, Registry, RegistryLayer, SpawnLayer, TraceLayer,
         WriteTimeoutLayer, access::AccessList,
     },
+    middleware::message_fn,
     service_fn,
     session::Sessions,
     tower::{limit::ConcurrencyLimitLayer, load_shed::LoadShedLayer, timeout::TimeoutLayer},
@@ -152,7 +153,11 @@ pub const CHOICES: [LayerStack; 5] = [
 ];
 
 /// Layers inside `SessionLayer`. They are called for each message.
-pub const MESSAGES: [LayerStack; 6] = [
+pub const MESSAGES: [LayerStack; 7] = [
+    ("message-fn", || {
+        let layer = message_fn(async |request: Request<Bytes>, next| next.run(request).await);
+        on_messages(layer.layer(service_fn(echo)))
+    }),
     ("handle-error", || {
         on_messages(HandleErrorLayer::new(|_error| None).layer(service_fn(echo)))
     }),

@@ -54,14 +54,17 @@ pub enum CloseReason {
         /// Text of the reason.
         reason: Cow<'static, str>,
     },
+    /// A close that the application defines, with a small code and a name.
+    Application(ApplicationClose),
     /// The connection was dropped while it was open: its task was aborted or the runtime shut
     /// down.
     Dropped,
 }
 
 impl CloseReason {
-    /// Returns a short name in `snake_case`, stable enough for the label of a metric. The code of
-    /// a protocol is not included.
+    /// Returns a short name in `snake_case`, stable enough for the label of a metric. For
+    /// [`Application`](Self::Application) it is the name that the application has chosen. The code
+    /// of a protocol is not included.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
@@ -83,6 +86,7 @@ impl CloseReason {
             Self::Panicked => "panicked",
             Self::Refused => "refused",
             Self::Protocol { .. } => "protocol",
+            Self::Application(close) => close.name(),
             Self::Dropped => "dropped",
         }
     }
@@ -111,7 +115,80 @@ impl fmt::Display for CloseReason {
             Self::Protocol { code, reason } => {
                 return write!(f, "closed with code {code}: {reason}");
             }
+            Self::Application(close) => return close.fmt(f),
             Self::Dropped => "dropped while open",
         })
+    }
+}
+
+/// A close that the application defines, such as "kicked" or "logged in elsewhere".
+///
+/// It has a code for the peer and a name for people and metrics. Both are constant, so that the
+/// name can be the label of a metric: [`CloseReason::as_str`] returns it. Details of
+/// one close belong in its [source](super::Close::with_source), which is logged.
+///
+/// ```
+/// use getty_core::{ApplicationClose, Close, CloseReason, Connection};
+///
+/// const KICKED: ApplicationClose = ApplicationClose::new(1, "kicked");
+///
+/// let connection = Connection::new("any transport");
+/// let handle = connection.handle();
+/// handle.close_with(Close::new(KICKED).with_source("flooded the lobby"));
+///
+/// assert!(matches!(handle.reason(), Some(CloseReason::Application(KICKED))));
+/// assert_eq!(handle.reason().unwrap().as_str(), "kicked");
+/// ```
+///
+/// Over WebSocket the close frame has the code 4000 + [`code`](Self::code), in the range for
+/// applications, and the name as its text. Other transports of getty have no field for a code: a
+/// handler tells the peer in a last message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ApplicationClose {
+    code: u16,
+    name: &'static str,
+}
+
+impl ApplicationClose {
+    /// Maximum code.
+    pub const MAX_CODE: u16 = 999;
+
+    /// Creates a close with a code from 0 to 999 and a name in `snake_case`.
+    ///
+    /// The name should not be one of [`CloseReason`]'s own, because a metric could not tell them
+    /// apart. A close frame has room for 123 bytes of it.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the code is above [`MAX_CODE`](Self::MAX_CODE). In a constant this is an error of
+    /// the compiler.
+    #[must_use]
+    pub const fn new(code: u16, name: &'static str) -> Self {
+        assert!(code <= Self::MAX_CODE, "the code must be at most 999");
+        Self { code, name }
+    }
+
+    /// Returns the code.
+    #[must_use]
+    pub const fn code(self) -> u16 {
+        self.code
+    }
+
+    /// Returns the name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.name
+    }
+}
+
+impl fmt::Display for ApplicationClose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (code {})", self.name, self.code)
+    }
+}
+
+impl From<ApplicationClose> for CloseReason {
+    fn from(close: ApplicationClose) -> Self {
+        Self::Application(close)
     }
 }

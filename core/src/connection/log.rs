@@ -18,11 +18,12 @@ impl CloseReason {
         )
     }
 
-    /// Returns the protocol's code for the reason.
+    /// Returns the protocol's or the application's code for the reason.
     #[doc(hidden)]
     pub const fn code(&self) -> Option<u16> {
         match self {
             Self::Protocol { code, .. } => Some(*code),
+            Self::Application(close) => Some(close.code()),
             _ => None,
         }
     }
@@ -34,6 +35,7 @@ pub(super) fn end_level(closed: &Closed) -> Option<Level> {
         reason if reason.is_failure() => Some(Level::WARN),
         // requested: with a source, something was cut off or has failed nevertheless
         CloseReason::Local
+        | CloseReason::Application(_)
         | CloseReason::Shutdown
         | CloseReason::LifetimeExpired
         | CloseReason::Refused

@@ -19,7 +19,7 @@ pub(crate) use self::handle::RequestNumber;
 pub use self::{
     close::Close,
     close_guard::{CloseGuard, PanicGuard, defer_refusal, end_refusal},
-    close_reason::CloseReason,
+    close_reason::{ApplicationClose, CloseReason},
     closed::{Closed, DrainDeadlineExceeded, SharedError},
     contained::Contained,
     endpoints::{Address, Endpoints, TransportKind},

@@ -54,6 +54,7 @@ use crate::{
 /// | many messages | [`feed`](Self::feed), and [`flush`](Self::flush) after the last | when it is queued | waits |
 /// | without waiting | [`try_send`](Self::try_send) | at once | returns it |
 /// | updates, to a peer that may be slow | [`offer`](Self::offer) | at once | applies its [`SlowConsumer`] policy |
+/// | the same, outside async code | [`try_offer`](Self::try_offer) | at once | applies its policy, or returns it |
 /// | encoded bytes | [`send_raw`](Self::send_raw), [`send_raw_vectored`](Self::send_raw_vectored) | when the transport is flushed | waits |
 /// | a request, for its response | [`request`](Self::request) | when the response arrives | waits, until its deadline |
 /// | to many sessions | `Group::broadcast` | at once | applies each member's policy |

@@ -79,6 +79,28 @@ impl<Out> Session<Out> {
             .map_err(SendError::of_message)
     }
 
+    /// Queues `message` like [`offer`](Self::offer), but never waits: for code that is not async,
+    /// such as close callbacks and functions of another library.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Full`] if the queue is full and the policy is [`SlowConsumer::Wait`], and the
+    /// errors of [`offer`](Self::offer), each with the message.
+    ///
+    /// ```
+    /// use getty_core::{Connection, Offered, SlowConsumer, driver};
+    ///
+    /// // a session without a socket, for tests
+    /// let connection = Connection::new(());
+    /// let (session, _driver) = driver::pair(connection.handle().clone());
+    /// let offered = session.try_offer("12:00", SlowConsumer::DropOldest);
+    /// assert_eq!(offered.unwrap(), Offered::Queued);
+    /// ```
+    pub fn try_offer(&self, message: Out, policy: SlowConsumer) -> Result<Offered, SendError<Out>> {
+        self.try_offer_payload(Payload::Message(message), policy)
+            .map_err(SendError::of_message)
+    }
+
     /// Like [`offer`](Self::offer) for payloads of any kind.
     async fn offer_payload(
         &self,

@@ -2,6 +2,7 @@
 //! full.
 
 use std::{
+    borrow::Borrow,
     fmt,
     future::Future,
     pin::Pin,
@@ -174,6 +175,30 @@ impl<Out> Broadcast<Out> {
     fn units(&self) -> usize {
         (self.list.len() / MEMBERS_PER_UNIT).clamp(MIN_UNITS, MAX_UNITS)
     }
+}
+
+/// Queues `message` with each of `sessions` without waiting: see
+/// [`Group::broadcast_to`](super::Group::broadcast_to).
+pub(super) fn send_to<Out: Clone + Send + 'static>(
+    sessions: impl IntoIterator<Item: Borrow<Session<Out>>>,
+    message: Out,
+    policy: SlowConsumer,
+) -> Report {
+    let mut report = Report::default();
+    let mut sessions = sessions.into_iter().peekable();
+    let weigh = sessions.peek().and_then(|session| session.borrow().weigh());
+    let message = Arc::new(SharedMessage::weighed(message, weigh));
+    for session in sessions {
+        let session = session.borrow();
+        let outcome = Outcome::of(session.publish(&message, policy)).unwrap_or_else(|| {
+            session.handle().count_dropped(1);
+            Outcome::Dropped
+        });
+        report.count(outcome);
+    }
+    let units = (report.members() / MEMBERS_PER_UNIT).clamp(MIN_UNITS, MAX_UNITS);
+    consume_budget(units, &mut Context::from_waker(Waker::noop()));
+    report
 }
 
 impl<Out> Member<Out> {

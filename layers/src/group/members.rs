@@ -1,7 +1,7 @@
 //! Members of a group: a list that broadcasts iterate over without a lock.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -58,6 +58,23 @@ pub(super) struct Recipients<Out> {
     pub(super) list: List<Out>,
     /// Function that returns the bytes that a message holds, if it is known.
     pub(super) weigh: Option<WeightFn<Out>>,
+}
+
+impl<Out> Recipients<Out> {
+    /// Returns the members of all lists, each session once.
+    pub(super) fn union(mut lists: Vec<Self>) -> Self {
+        if lists.len() <= 1 {
+            return lists.pop().unwrap_or_default();
+        }
+        let weigh = lists.iter().find_map(|recipients| recipients.weigh);
+        let mut ids = HashSet::new();
+        let members = lists.iter().flat_map(|recipients| recipients.list.iter());
+        let members = members.filter(|member| ids.insert(member.id)).cloned();
+        Self {
+            list: Arc::new(members.collect()),
+            weigh,
+        }
+    }
 }
 
 impl<Out> Default for Recipients<Out> {

@@ -92,7 +92,7 @@ mod members;
 mod report;
 mod topics;
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Borrow, fmt, sync::Arc};
 
 use getty_core::{ConnectionHandle, Session, SlowConsumer, internal::BroadcastExt, sync::Mutex};
 
@@ -237,6 +237,38 @@ impl<Out> Group<Out> {
         Broadcasting::new(self.begin(message))
     }
 
+    /// Queues `message` with `sessions`, without a group: for a list that is made for one message,
+    /// such as the players near an event. Like a [broadcast](Self::broadcast) it is encoded once
+    /// and never waits.
+    ///
+    /// `policy` applies to sessions without room. With [`SlowConsumer::Wait`] they miss the
+    /// message. A session that is in the list twice gets the message twice.
+    ///
+    /// ```
+    /// use getty_core::{Connection, SlowConsumer, driver};
+    /// use getty_layers::Group;
+    ///
+    /// // sessions without a socket, for tests
+    /// let connections = [(); 3].map(Connection::new);
+    /// let pairs = connections.each_ref().map(|connection| driver::pair(connection.handle().clone()));
+    /// let sessions = pairs.each_ref().map(|(session, _)| session);
+    ///
+    /// let near = &sessions[..2];
+    /// let report = Group::broadcast_to(near.iter().copied(), "boom", SlowConsumer::DropNewest);
+    /// assert_eq!(report.delivered, 2);
+    /// assert_eq!(sessions.map(|session| session.queued()), [1, 1, 0]);
+    /// ```
+    pub fn broadcast_to(
+        sessions: impl IntoIterator<Item: Borrow<Session<Out>>>,
+        message: Out,
+        policy: SlowConsumer,
+    ) -> Report
+    where
+        Out: Clone + Send + 'static,
+    {
+        broadcast::send_to(sessions, message, policy)
+    }
+
     fn begin(&self, message: Out) -> Broadcast<Out>
     where
         Out: Clone,
@@ -249,6 +281,25 @@ impl<Out> Group<Out> {
 impl<Out: Send + 'static> Group<Out> {
     /// Adds `session` until it leaves or closes. Returns `false` if it has closed or if it was a
     /// member already. In the latter case nothing changes.
+    ///
+    /// A broadcast may reach the session at once. A handler that confirms the membership must
+    /// [feed](Session::feed) the confirmation and then join: a reply that it returns is encoded
+    /// after the broadcasts of other tasks that were queued meanwhile.
+    ///
+    /// ```
+    /// use getty_core::{Reply, Request};
+    /// use getty_layers::Group;
+    ///
+    /// type BoxError = Box<dyn std::error::Error + Send + Sync>;
+    ///
+    /// async fn subscribe(news: Group<String>, request: Request<String>) -> Result<Reply<String>, BoxError> {
+    ///     let session = request.session();
+    ///     session.feed("subscribed".to_owned()).await?;
+    ///     news.join(session);
+    ///     Ok(Reply::none())
+    /// }
+    /// # let _ = subscribe;
+    /// ```
     pub fn join(&self, session: &Session<Out>) -> bool {
         self.enter(session, None)
     }

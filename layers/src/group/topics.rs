@@ -16,7 +16,7 @@ use super::{
     Broadcasting, Report, TopicsBuilder,
     broadcast::Broadcast,
     builder::Settings,
-    members::{CallbackKey, List, Member, Members, sessions, should_shrink},
+    members::{CallbackKey, List, Member, Members, Recipients, sessions, should_shrink},
 };
 
 /// Groups of sessions by key. A topic exists while it has members. Clones share the topics and
@@ -48,6 +48,65 @@ use super::{
 /// drop(connection); // ends the session
 /// assert!(rooms.is_empty());
 /// ```
+///
+/// # Patterns
+///
+/// For subscriptions to patterns, the keys are the patterns. [`broadcast_where`] compares each of
+/// them with the name of the published message. Its time grows with the number of patterns, so
+/// exact names belong in topics of their own, where [`broadcast`](Self::broadcast) finds them by
+/// hash.
+///
+/// The filters of MQTT, with `+` for one level and `#` for all that follow:
+///
+/// ```
+/// use getty_layers::{Topics, group::Report};
+///
+/// fn matches(filter: &str, topic: &str) -> bool {
+///     // wildcards do not match topics of the server
+///     if topic.starts_with('$') && filter.starts_with(['+', '#']) {
+///         return false;
+///     }
+///     let mut levels = topic.split('/');
+///     for part in filter.split('/') {
+///         match (part, levels.next()) {
+///             ("#", _) => return true,
+///             ("+", Some(_)) => {}
+///             (part, Some(level)) if part == level => {}
+///             _ => return false,
+///         }
+///     }
+///     levels.next().is_none()
+/// }
+///
+/// fn publish(filters: &Topics<String, String>, topic: &str, message: String) -> Report {
+///     filters.broadcast_where(|filter| matches(filter, topic), message)
+/// }
+/// # let _ = publish;
+/// # assert!(matches("a/+/c", "a/b/c") && matches("a/#", "a/b/c") && matches("a/#", "a") && matches("#", "a"));
+/// # assert!(!matches("a/+", "a/b/c") && !matches("a/b", "a") && !matches("#", "$SYS/load") && matches("+/b", "/b"));
+/// ```
+///
+/// The patterns of Redis, with `*` for any text and `?` for one byte:
+///
+/// ```
+/// fn matches(pattern: &[u8], channel: &[u8]) -> bool {
+///     match (pattern, channel) {
+///         ([], []) => true,
+///         ([b'*', rest @ ..], _) => (0..=channel.len()).any(|skip| matches(rest, &channel[skip..])),
+///         ([b'?', rest @ ..], [_, channel @ ..]) => matches(rest, channel),
+///         ([byte, rest @ ..], [first, channel @ ..]) if byte == first => matches(rest, channel),
+///         _ => false,
+///     }
+/// }
+/// assert!(matches(b"news.*", b"news.art") && matches(b"h?llo", b"hello"));
+/// assert!(!matches(b"news.*", b"old.news") && !matches(b"h?llo", b"hllo"));
+/// ```
+///
+/// Its time is exponential in the number of `*`, so a server limits that number. Redis delivers a
+/// message once for each matching pattern, with the pattern. A server that does the same calls
+/// [`broadcast`](Self::broadcast) for each of the [`keys`](Self::keys) that match.
+///
+/// [`broadcast_where`]: Self::broadcast_where
 ///
 /// # Cost
 ///
@@ -171,6 +230,28 @@ impl<K: Eq + Hash, Out> Topics<K, Out> {
         entry.map_or_else(Vec::new, |entry| entry.keys.iter().cloned().collect())
     }
 
+    /// Returns the number of topics of `session`. It costs no copy of their keys.
+    #[must_use]
+    pub fn count_of(&self, session: &ConnectionHandle) -> usize {
+        let sessions = self.shared.sessions(session.id()).lock();
+        let entry = sessions.get(&session.id());
+        entry.map_or(0, |entry| entry.keys.len())
+    }
+
+    /// Returns the keys of all topics, in no particular order. Other threads may create and remove
+    /// topics meanwhile. Each shard is locked while its keys are cloned.
+    #[must_use]
+    pub fn keys(&self) -> Vec<K>
+    where
+        K: Clone,
+    {
+        let mut keys = Vec::new();
+        for shard in &self.shared.topics {
+            keys.extend(shard.0.lock().keys().cloned());
+        }
+        keys
+    }
+
     /// Removes `session` from a topic. The topic is removed with its last member. Returns `false`
     /// if the session was not a member.
     pub fn leave<Q>(&self, key: &Q, session: &ConnectionHandle) -> bool
@@ -233,6 +314,25 @@ impl<K: Eq + Hash, Out> Topics<K, Out> {
         self.begin(key, message).except(sender).send_now()
     }
 
+    /// Queues `message` with the members of all topics whose key `matches`, without waiting; see
+    /// [patterns](Self#patterns). A member of several of these topics gets the message once, with
+    /// the policy of one of them.
+    ///
+    /// It calls `matches` for the key of every topic, under the lock of a shard: it must not use the
+    /// topics. The members are copied if more than one topic matches.
+    pub fn broadcast_where(&self, mut matches: impl FnMut(&K) -> bool, message: Out) -> Report
+    where
+        Out: Clone,
+    {
+        let mut found = Vec::new();
+        for shard in &self.shared.topics {
+            let topics = shard.0.lock();
+            let matching = topics.iter().filter(|(key, _)| matches(key));
+            found.extend(matching.map(|(_, members)| members.recipients()));
+        }
+        Broadcast::new(Recipients::union(found), message, &self.shared.settings).send_now()
+    }
+
     /// Queues `message` with all members of a topic and waits for room in the queues of members
     /// with the policy [`SlowConsumer::Wait`]; see
     /// [`Group::broadcast_and_wait`](super::Group::broadcast_and_wait).
@@ -279,7 +379,8 @@ impl<K: Eq + Hash, Out> Topics<K, Out> {
 impl<K: Clone + Eq + Hash + Send + 'static, Out: Send + 'static> Topics<K, Out> {
     /// Adds `session` to a topic, until it leaves or closes. The topic is created if it does not
     /// exist. Returns `false` if the session has closed or if it was a member already. In the
-    /// latter case nothing changes.
+    /// latter case nothing changes. A handler that confirms the membership must feed the
+    /// confirmation and then join; see [`Group::join`](super::Group::join).
     pub fn join(&self, key: K, session: &Session<Out>) -> bool {
         self.enter(key, session, None)
     }

@@ -5,6 +5,7 @@ mod close_handshake;
 mod mask;
 mod reader;
 mod settings;
+mod stream;
 mod writer;
 
 use std::{
@@ -17,7 +18,6 @@ use bytes::BytesMut;
 use getty_core::CloseReason;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub use self::settings::DEFAULT_MAX_MESSAGE;
 pub(super) use self::settings::{Limits, Role, TransportSettings};
 use self::{
     assembler::Event,
@@ -25,6 +25,7 @@ use self::{
     reader::{FrameReader, Read},
     writer::FrameWriter,
 };
+pub use self::{settings::DEFAULT_MAX_MESSAGE, stream::WsStream};
 use super::{
     close::WsClose,
     error::WsError,

@@ -33,7 +33,6 @@ const LARGE_PAYLOAD: usize = 16 * 1024;
 
 #[derive(Debug)]
 pub(super) struct FrameWriter {
-    /// Frames that wait to be written.
     /// Frames to be written.
     frames: BytesMut,
     /// Number of bytes that the stream has taken.
@@ -57,6 +56,11 @@ impl FrameWriter {
             needs_flush: false,
             deferred_pong: None,
         }
+    }
+
+    /// Sets the kind of messages.
+    pub(super) const fn set_messages(&mut self, messages: Messages) {
+        self.messages = messages;
     }
 
     /// Returns `true` if a control frame awaits a flush that no message will cause.

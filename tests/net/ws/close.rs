@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use getty::{
-    DrainDeadlineExceeded, SendError, SessionLayer,
+    ApplicationClose, DrainDeadlineExceeded, SendError, SessionLayer,
     ws::{Message, WsClose, WsError, WsLayer},
 };
 use tokio::{
@@ -12,6 +12,34 @@ use tokio::{
 };
 
 use super::*;
+
+const KICKED: ApplicationClose = ApplicationClose::new(17, "kicked");
+
+#[tokio::test(start_paused = true)]
+async fn application_close_travels_as_a_code_and_a_text() {
+    let mut server = Server::new(WsLayer::new(), SessionLayer::new(), |request| async move {
+        request.session().close_with(KICKED);
+        None
+    });
+    let mut peer = server.open().await;
+    peer.send(FIN | TEXT, b"spam").await;
+    let (first, payload) = peer.frame().await.unwrap();
+    assert_eq!(first, FIN | CLOSE);
+    assert_eq!(payload, b"\x0f\xb1kicked");
+    peer.write(&close_frame(4017, "kicked")).await;
+    let closed = server.end().await;
+    assert_eq!(closed.reason, CloseReason::Application(KICKED));
+    assert_eq!(WsClose::of(&closed).application_code(), Some(17));
+
+    // from the peer
+    let mut peer = server.open().await;
+    peer.write(&close_frame(4017, "kicked")).await;
+    let closed = server.end().await;
+    assert_eq!(closed.reason, CloseReason::PeerClosed);
+    let close = WsClose::of(&closed);
+    assert_eq!(close.application_code(), Some(KICKED.code()));
+    assert_eq!(close.reason(), KICKED.name());
+}
 
 #[tokio::test(start_paused = true)]
 async fn close_waits_for_the_peers_close_frame_and_ends_the_stream() {
@@ -24,6 +52,7 @@ async fn close_waits_for_the_peers_close_frame_and_ends_the_stream() {
         (CloseReason::SlowConsumer, 1008),
         (CloseReason::Handler, 1011),
         (WsClose::new(4001, "no such room").into(), 4001),
+        (KICKED.into(), 4017),
         // An invalid code is not sent.
         (WsClose::new(1006, "lost").into(), 1011),
         (WsClose::new(77, "").into(), 1011),

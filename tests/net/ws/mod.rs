@@ -6,6 +6,7 @@ mod frames;
 mod handshake;
 #[cfg(feature = "tls")]
 mod secure;
+mod stream;
 mod upgrade;
 
 use std::{future::Future, time::Duration};

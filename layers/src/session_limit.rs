@@ -1,0 +1,227 @@
+//! Limits the number of sessions, and sends a last message to the peers that are refused.
+//!
+//! - *ready*: as the inner service. A connection beyond the limit uses the reservation.
+//! - *call*: counts the session and calls the inner service. Beyond the limit it queues a message
+//!   and closes the session as [`Refused`](getty_core::CloseReason::Refused), with a
+//!   [`TooManySessions`] as its source, before it calls the inner service. The session loop then
+//!   flushes the message and closes the transport without a reset. It reads nothing, and the
+//!   handler is not called.
+//! - *drop*: drops the inner future.
+//! - *close*: a session counts from the call until its transport is dropped. A close callback
+//!   releases its permit.
+//!
+//! Scope: process, or everything that shares the layer: all clones of the layer and of its services
+//! share the count, so all listeners of a stack do. Place it inside
+//! [`CodecLayer`](crate::CodecLayer), which creates the session that encodes the message. It works
+//! over each transport; over TLS and WebSocket a refused peer has completed the handshake.
+//!
+//! A refused session ends when its peer has received the message, at the latest at a deadline of
+//! 1 s ([`SessionLimitLayer::with_deadline`]). It does not count meanwhile. Under a flood of
+//! connections, tower's `concurrency_limit` with a higher number outside this layer bounds both
+//! kinds together.
+//!
+//! ```
+//! use getty_core::{CloseReason, Connection, HasSession, SessionIo};
+//! use getty_layers::{CodecLayer, SessionLimitLayer};
+//! use tokio_util::codec::LinesCodec;
+//! use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! let limit = SessionLimitLayer::new(1, |_session| "-ERR max number of clients".to_owned());
+//! let mut stack = ServiceBuilder::new()
+//!     .layer(CodecLayer::new(LinesCodec::new()))
+//!     .layer(limit.clone())
+//!     // in place of `SessionLayer`
+//!     .service_fn(|connection: Connection<SessionIo<(), LinesCodec, String>>| async {
+//!         Ok::<_, BoxError>(connection)
+//!     });
+//! let first = stack.ready().await?.call(Connection::new(())).await?;
+//! let second = stack.ready().await?.call(Connection::new(())).await?;
+//! assert_eq!(second.handle().reason(), Some(CloseReason::Refused));
+//! assert_eq!(second.transport().session().queued(), 1);
+//!
+//! drop(first);
+//! assert_eq!(limit.sessions(), 0);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{
+    any::type_name,
+    error::Error,
+    fmt,
+    hash::{Hash, Hasher},
+    marker::PhantomData,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use getty_core::{
+    Close, CloseReason, Connection, HasSession, Session,
+    internal::{Contained, catch_and_log},
+};
+use tower_layer::Layer;
+
+use crate::configure::{Configure, Configured};
+
+/// Default time for the last message to a refused peer.
+const DEADLINE: Duration = Duration::from_secs(1);
+
+/// Limits the number of sessions and sends a last message to refused peers; see the
+/// [module](self).
+#[doc(alias = "maxclients")]
+pub struct SessionLimitLayer<Out, F> {
+    count: Arc<AtomicUsize>,
+    max: usize,
+    deadline: Duration,
+    message: Contained<F>,
+    out: PhantomData<fn(Out)>,
+}
+
+impl<Out, F> SessionLimitLayer<Out, F> {
+    /// Creates a new layer that allows at most `max` sessions at a time. `message` is called with
+    /// the session of each refused peer for its last message. It must not block.
+    pub fn new(max: usize, message: F) -> Self
+    where
+        F: Fn(&Session<Out>) -> Out + Clone,
+    {
+        Self {
+            count: Arc::default(),
+            max,
+            deadline: DEADLINE,
+            message: Contained::new(message),
+            out: PhantomData,
+        }
+    }
+
+    /// Sets the time that a refused peer may take to receive its message. The default is 1 s.
+    #[must_use]
+    pub const fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Returns the current number of sessions. Refused ones are not counted.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.count.load(Relaxed)
+    }
+}
+
+impl<Out, F, T> Configure<T> for SessionLimitLayer<Out, F>
+where
+    T: HasSession<Out = Out>,
+    F: Fn(&Session<Out>) -> Out,
+{
+    fn configure(&self, connection: &Connection<T>) {
+        if let Some(permit) = Permit::acquire(&self.count, self.max) {
+            // The callback owns the permit, so it is released even if the callback is removed.
+            let key = Key(Arc::clone(&self.count));
+            let release = move |_: &_| drop(permit);
+            connection.handle().add_close_callback(key, (), release);
+            return;
+        }
+        let session = connection.transport().session();
+        catch_and_log("sending the last message of a refused peer", || {
+            // It can only fail if another layer has closed the session or filled its queue.
+            let _ = session.try_send((self.message)(session));
+        });
+        let close = Close::new(CloseReason::Refused)
+            .with_source(TooManySessions { limit: self.max })
+            .with_deadline(self.deadline);
+        session.close_with(close);
+    }
+}
+
+impl<Out, F: Clone> Clone for SessionLimitLayer<Out, F> {
+    fn clone(&self) -> Self {
+        Self {
+            count: Arc::clone(&self.count),
+            message: self.message.clone(),
+            ..*self
+        }
+    }
+}
+
+impl<Out, F> fmt::Debug for SessionLimitLayer<Out, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionLimitLayer")
+            .field("sessions", &self.sessions())
+            .field("max", &self.max)
+            .field("deadline", &self.deadline)
+            .field("message", &type_name::<F>())
+            .finish()
+    }
+}
+
+impl<S, Out, F: Clone> Layer<S> for SessionLimitLayer<Out, F> {
+    type Service = SessionLimit<S, Out, F>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Configured::new(inner, self.clone())
+    }
+}
+
+/// Service of [`SessionLimitLayer`].
+pub type SessionLimit<S, Out, F> = Configured<S, SessionLimitLayer<Out, F>>;
+
+/// Key of the close callback: the identity of a limit.
+struct Key(Arc<AtomicUsize>);
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}
+
+/// Permit for one session, released by its drop.
+struct Permit(Arc<AtomicUsize>);
+
+impl Permit {
+    fn acquire(count: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        let more = |count| (count < max).then_some(count + 1);
+        // Only the number is shared, so no other memory is ordered.
+        let acquired = count.fetch_update(Relaxed, Relaxed, more).is_ok();
+        acquired.then(|| Self(Arc::clone(count)))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Source of the close of a refused session: the limit is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooManySessions {
+    limit: usize,
+}
+
+impl TooManySessions {
+    /// Returns the maximum number of sessions.
+    #[must_use]
+    pub const fn limit(self) -> usize {
+        self.limit
+    }
+}
+
+impl fmt::Display for TooManySessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the limit of {} sessions is reached", self.limit)
+    }
+}
+
+impl Error for TooManySessions {}
