@@ -9,15 +9,13 @@
 
 use std::time::Duration;
 
+use getty::net::TcpListener;
 use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Lines};
-use getty::{layers::TraceLayer, net::TcpListener};
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    tracing_subscriber::fmt::init();
     let app = ServiceBuilder::new()
         // called once per connection
-        .layer(TraceLayer::new())
         .concurrency_limit(10_000)
         .layer(CodecLayer::new(Lines::new().with_max_length(8 * 1024)))
         .layer(SessionLayer::new())

@@ -2,7 +2,7 @@
 //! restarted.
 //!
 //! ```text
-//! cargo run --example rpc
+//! cargo run --features rpc --example rpc
 //! ```
 //!
 //! The program makes 300 concurrent calls in each of four rounds and prints which server
