@@ -583,6 +583,7 @@ pub mod call;
 pub mod client;
 pub mod codec;
 mod connect;
+pub mod handler;
 pub mod net;
 mod pipeline;
 mod serve;
@@ -612,6 +613,7 @@ pub use self::{
     call::{MultiplexClient, PipelineClient},
     client::Client,
     connect::{Connector, Link, LinkLayer, OpenError, SessionTask, connect},
+    handler::{Attribute, NoReply, Rejection, State, handle, handle_with},
     net::Listener,
     pipeline::{BoxPipeline, Pipeline},
     serve::{

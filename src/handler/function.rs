@@ -1,0 +1,118 @@
+//! Functions as handlers.
+
+use getty_core::{Reply, Request};
+use std::future::Future;
+use tower::BoxError;
+
+use super::{FromRequest, FromSession, HandlerFuture, Outcome, Rejection};
+
+/// Handlers: functions, `async` or not, whose arguments are made from a request.
+///
+/// The first argument implements [`FromRequest`], the others [`FromSession`]. The return type
+/// is a [`HandlerOutput`](super::HandlerOutput), or a future of one. A handler has up to eight
+/// arguments, or none. It may capture values. They are cloned for each call.
+///
+/// This trait is implemented for all functions with such arguments. `Args` contains their
+/// types. The compiler infers it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a handler of `{In}` for a session that sends `{Out}`, with the state `{S}`",
+    label = "not a handler",
+    note = "a handler is a function of up to eight arguments: the message or made of it, then `Session<{Out}>`, `State<T>`, `Attribute<T>`"
+)]
+pub trait Handler<In, Out, S, Args>: Clone + Send + Sync + Sized + 'static {
+    /// Future of an `async` handler. Not used by the others, whose result is ready at once.
+    type Future: Future<Output = Result<Reply<Out>, BoxError>>;
+
+    /// Makes the arguments and calls the function.
+    fn call(&self, request: Request<In, Out>, state: &S) -> HandlerFuture<Self::Future, Out>;
+}
+
+impl<F, Args, In, Out, S, V, W> Handler<In, Out, S, (Args, V, W)> for F
+where
+    F: Function<Args>,
+    Args: Arguments<In, Out, S, V>,
+    F::Output: Outcome<Out, W>,
+{
+    type Future = <F::Output as Outcome<Out, W>>::Future;
+
+    #[inline]
+    fn call(&self, request: Request<In, Out>, state: &S) -> HandlerFuture<Self::Future, Out> {
+        match Args::make(request, state) {
+            Ok(args) => self.clone().apply(args).into_future(),
+            Err(rejection) => HandlerFuture::ready(rejection.into_result()),
+        }
+    }
+}
+
+/// Functions of up to eight arguments. Implemented for all that can be cloned and shared.
+///
+/// A function is consumed by its call, so that `async move` closures may capture values.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a function of up to eight arguments that is `Clone + Send + Sync`",
+    label = "not a function that can be a handler"
+)]
+pub trait Function<Args>: Clone + Send + Sync + Sized + 'static {
+    /// Return type of the function.
+    type Output;
+
+    /// Calls the function.
+    fn apply(self, args: Args) -> Self::Output;
+}
+
+/// Tuples of arguments that can be made from a request.
+pub trait Arguments<In, Out, S, V>: Sized {
+    /// Makes the arguments from the session and from the state first, and the first argument
+    /// last.
+    fn make(request: Request<In, Out>, state: &S) -> Result<Self, Rejection<Out>>;
+}
+
+impl<In, Out, S> Arguments<In, Out, S, ()> for () {
+    #[inline]
+    fn make(_: Request<In, Out>, _: &S) -> Result<Self, Rejection<Out>> {
+        Ok(())
+    }
+}
+
+macro_rules! functions {
+    ($($first:ident $(, $rest:ident)*)?) => {
+        #[diagnostic::do_not_recommend]
+        #[allow(non_snake_case, reason = "a type and its value share a name")]
+        impl<Fun, R, $($first, $($rest,)*)?> Function<($($first, $($rest,)*)?)> for Fun
+        where
+            Fun: FnOnce($($first, $($rest,)*)?) -> R + Clone + Send + Sync + 'static,
+        {
+            type Output = R;
+
+            #[inline]
+            fn apply(self, ($($first, $($rest,)*)?): ($($first, $($rest,)*)?)) -> R {
+                self($($first, $($rest,)*)?)
+            }
+        }
+
+        $(
+            impl<In, Out, S, V, $first, $($rest,)*> Arguments<In, Out, S, V> for ($first, $($rest,)*)
+            where
+                Out: 'static,
+                $first: FromRequest<In, Out, S, V>,
+                $($rest: FromSession<Out, S>,)*
+            {
+                #[inline]
+                #[allow(non_snake_case, reason = "a type and its value share a name")]
+                fn make(request: Request<In, Out>, state: &S) -> Result<Self, Rejection<Out>> {
+                    $(let $rest = $rest::from_session(request.session(), state)?;)*
+                    Ok(($first::from_request(request, state)?, $($rest,)*))
+                }
+            }
+        )?
+    };
+}
+
+functions!();
+functions!(A);
+functions!(A, B);
+functions!(A, B, C);
+functions!(A, B, C, D);
+functions!(A, B, C, D, E);
+functions!(A, B, C, D, E, F);
+functions!(A, B, C, D, E, F, G);
+functions!(A, B, C, D, E, F, G, H);

@@ -1,0 +1,38 @@
+//! Marker types that keep implementations apart. The compiler infers them.
+//!
+//! Implementations of [`FromRequest`](super::FromRequest) outside getty use [`Whole`].
+
+use std::marker::PhantomData;
+
+macro_rules! markers {
+    ($($(#[$doc:meta])* $name:ident $(<$inner:ident>)?;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $name $(<$inner>)? ((), PhantomData<fn() -> ($($inner,)?)>);
+    )*};
+}
+
+markers! {
+    /// The argument is the message.
+    Message;
+    /// The argument is made from the session and the state.
+    FromParts;
+    /// The argument is made from the whole request.
+    Whole;
+    /// The output is a reply.
+    Replies;
+    /// The output is `NoReply`.
+    Silent;
+    /// The error is a reply.
+    OrReplies<V>;
+    /// The error fails the call.
+    OrFails<V>;
+    /// The error is a rejection.
+    OrRejects<V>;
+    /// There is no error.
+    Never<V>;
+    /// The function returns a future.
+    Async<V>;
+    /// The function returns its output.
+    Immediate<V>;
+}
