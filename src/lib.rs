@@ -613,7 +613,9 @@ pub use self::{
     call::{MultiplexClient, PipelineClient},
     client::Client,
     connect::{Connector, Link, LinkLayer, OpenError, SessionTask, connect},
-    handler::{Attribute, NoReply, Rejection, State, handle, handle_with},
+    handler::{
+        Attribute, Keyed, NoReply, Rejection, Router, Scope, State, dispatch, handle, handle_with,
+    },
     net::Listener,
     pipeline::{BoxPipeline, Pipeline},
     serve::{

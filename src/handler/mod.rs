@@ -1,19 +1,23 @@
 //! Handlers: functions that are called with messages.
 
+mod dispatch;
 mod extract;
 mod function;
 mod output;
+mod router;
 mod service;
 #[doc(hidden)]
 pub mod via;
 
 pub use self::{
+    dispatch::{Dispatch, Scope, dispatch},
     extract::{
         Attribute, FromRequest, FromSession, MissingAttribute, PartOf, Payload, PeerAddr,
         Rejection, State,
     },
     function::Handler,
     output::{HandlerFuture, HandlerOutput, NoReply},
+    router::{IntoKey, Keyed, NoCase, NoRoute, Route, RouteFuture, RouteKey, RouteService, Router},
     service::{HandlerService, handle, handle_with},
 };
 #[doc(hidden)]

@@ -236,6 +236,11 @@ impl<F, Out> HandlerFuture<F, Out> {
     }
 
     #[inline]
+    pub(super) fn of(call: Call<F, Out>) -> Self {
+        Self { call }
+    }
+
+    #[inline]
     pub(super) fn into_call(self) -> Call<F, Out> {
         self.call
     }

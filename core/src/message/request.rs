@@ -71,7 +71,21 @@ impl<In, Out> Request<In, Out> {
         (self.message, session)
     }
 
+    /// Splits the request into its message and a request without a message.
+    ///
+    /// Unlike [`into_parts`](Self::into_parts) it does not clone the session.
+    #[inline]
+    pub fn take(self) -> (In, Request<(), Out>) {
+        let rest = Request {
+            message: (),
+            session: self.session,
+            out: PhantomData,
+        };
+        (self.message, rest)
+    }
+
     /// Replaces the message by the result of `f`.
+    #[inline]
     pub fn map<U>(self, f: impl FnOnce(In) -> U) -> Request<U, Out> {
         Request {
             message: f(self.message),
