@@ -41,7 +41,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Decoder, Encoder, LengthDelimited, LengthDelimitedError};
+use super::{Decoder, Encoder, FrameCodec, LengthDelimited, LengthDelimitedError};
 
 /// Maximum number of bytes that are taken out of the read buffer at once unless a single frame
 /// is longer. It bounds the undecoded bytes beside that buffer. The reference count is updated
@@ -445,6 +445,46 @@ impl Encoder<Bytes> for Frames {
 
     fn encode(&mut self, bytes: Bytes, dst: &mut BytesMut) -> Result<(), LengthDelimitedError> {
         self.length.put(&bytes, dst)
+    }
+}
+
+impl Encoder<&[u8]> for Frames {
+    type Error = LengthDelimitedError;
+
+    fn encode(&mut self, bytes: &[u8], dst: &mut BytesMut) -> Result<(), LengthDelimitedError> {
+        self.length.put(bytes, dst)
+    }
+}
+
+/// Reads frames in the read buffer and takes no block out of it.
+impl FrameCodec for Frames {
+    #[inline]
+    fn read_frame<T>(
+        &mut self,
+        src: &mut BytesMut,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, LengthDelimitedError> {
+        self.put_back(src);
+        self.length.read_frame(src, read)
+    }
+
+    fn read_frame_eof<T>(
+        &mut self,
+        src: &mut BytesMut,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, LengthDelimitedError> {
+        self.put_back(src);
+        self.length.read_frame_eof(src, read)
+    }
+
+    #[inline]
+    fn begin_frame(&mut self, dst: &mut BytesMut) {
+        self.length.begin_frame(dst);
+    }
+
+    #[inline]
+    fn end_frame(&mut self, dst: &mut BytesMut, start: usize) -> Result<(), LengthDelimitedError> {
+        self.length.end_frame(dst, start)
     }
 }
 

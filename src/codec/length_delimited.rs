@@ -64,7 +64,7 @@ use std::ops::Range;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 pub use self::{error::LengthDelimitedError, field_width::FieldWidth};
-use super::{Decoder, Encoder};
+use super::{Decoder, Encoder, FrameCodec};
 
 /// Length of the default header in bytes: a big-endian `u32` and nothing else.
 const PLAIN_HEADER: usize = size_of::<u32>();
@@ -231,29 +231,49 @@ impl LengthDelimited {
         dst: &mut BytesMut,
     ) -> Result<(), LengthDelimitedError> {
         let skip = self.skip();
-        self.check_header(skip + payload.len())?;
-        let length = payload.len() as u64;
-        let value = length.checked_add_signed(-i64::from(self.adjustment));
-        let width = self.width.bytes();
-        let value = match value {
-            Some(value) if width == 8 || value >> (8 * width) == 0 => value,
-            _ => {
-                return Err(LengthDelimitedError::NotExpressible {
-                    length: payload.len(),
-                    adjustment: self.adjustment,
-                    width: self.width,
-                });
-            }
-        };
+        let value = self.field_value(payload.len())?;
         let start = dst.len();
         dst.reserve(skip + payload.len());
         dst.put_bytes(0, skip);
         dst.put_slice(payload);
-        let field = &mut dst[start..][self.field()];
+        self.write_field(value, &mut dst[start..]);
+        Ok(())
+    }
+
+    /// Returns the value of the length field for a payload of `length` bytes.
+    fn field_value(&self, length: usize) -> Result<u64, LengthDelimitedError> {
+        self.check_header(self.skip() + length)?;
+        let value = (length as u64).checked_add_signed(-i64::from(self.adjustment));
+        let width = self.width.bytes();
+        match value {
+            Some(value) if width == 8 || value >> (8 * width) == 0 => Ok(value),
+            _ => Err(LengthDelimitedError::NotExpressible {
+                length,
+                adjustment: self.adjustment,
+                width: self.width,
+            }),
+        }
+    }
+
+    fn write_field(&self, value: u64, frame: &mut [u8]) {
+        let width = self.width.bytes();
+        let field = &mut frame[self.field()];
         if self.little_endian {
             field.copy_from_slice(&value.to_le_bytes()[..width]);
         } else {
             field.copy_from_slice(&value.to_be_bytes()[8 - width..]);
+        }
+    }
+
+    /// Checks that a frame which has ended is complete.
+    fn check_end(&self, src: &[u8]) -> Result<(), LengthDelimitedError> {
+        let payload = self.payload(src)?;
+        let expected = payload.map_or(self.field().end, |payload| payload.end);
+        if src.len() < expected {
+            return Err(LengthDelimitedError::Truncated {
+                received: src.len(),
+                expected,
+            });
         }
         Ok(())
     }
@@ -286,14 +306,7 @@ impl Decoder for LengthDelimited {
             return Ok(None);
         }
         // `decode` would reserve room for the rest, but nothing more will arrive.
-        let payload = self.payload(src)?;
-        let expected = payload.map_or(self.field().end, |payload| payload.end);
-        if src.len() < expected {
-            return Err(LengthDelimitedError::Truncated {
-                received: src.len(),
-                expected,
-            });
-        }
+        self.check_end(src)?;
         self.decode(src)
     }
 }
@@ -304,6 +317,60 @@ impl Encoder<Bytes> for LengthDelimited {
     #[inline(always)]
     fn encode(&mut self, item: Bytes, dst: &mut BytesMut) -> Result<(), LengthDelimitedError> {
         self.put(&item, dst)
+    }
+}
+
+impl Encoder<&[u8]> for LengthDelimited {
+    type Error = LengthDelimitedError;
+
+    #[inline(always)]
+    fn encode(&mut self, item: &[u8], dst: &mut BytesMut) -> Result<(), LengthDelimitedError> {
+        self.put(item, dst)
+    }
+}
+
+impl FrameCodec for LengthDelimited {
+    #[inline]
+    fn read_frame<T>(
+        &mut self,
+        src: &mut BytesMut,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, LengthDelimitedError> {
+        let Some(payload) = self.whole(src)? else {
+            return Ok(None);
+        };
+        let end = payload.end;
+        let item = read(&src[payload]);
+        src.advance(end);
+        Ok(Some(item))
+    }
+
+    fn read_frame_eof<T>(
+        &mut self,
+        src: &mut BytesMut,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, LengthDelimitedError> {
+        if src.is_empty() {
+            return Ok(None);
+        }
+        self.check_end(src)?;
+        self.read_frame(src, read)
+    }
+
+    #[inline]
+    fn begin_frame(&mut self, dst: &mut BytesMut) {
+        dst.put_bytes(0, self.skip());
+    }
+
+    #[inline]
+    fn end_frame(&mut self, dst: &mut BytesMut, start: usize) -> Result<(), LengthDelimitedError> {
+        let length = dst.len() - start - self.skip();
+        if length > self.max {
+            return Err(self.too_long(length as u64));
+        }
+        let value = self.field_value(length)?;
+        self.write_field(value, &mut dst[start..]);
+        Ok(())
     }
 }
 

@@ -40,7 +40,7 @@ use std::{
 use bytes::{Buf, BytesMut};
 use memchr::memchr;
 
-use super::{Decoder, Encoder, MAX_FRAME, clamp_max};
+use super::{Decoder, Encoder, FrameCodec, MAX_FRAME, clamp_max};
 
 /// Length in bytes of an incomplete line for which the maximum is reserved. It is half of what
 /// a session buffers without a reservation. Longer lines therefore never reach that bound, and
@@ -121,8 +121,13 @@ impl Lines {
         self.max
     }
 
+    /// Passes the next line without its line end to `read` and removes it from the buffer.
     #[inline]
-    fn next_line(&mut self, src: &mut BytesMut) -> Result<Option<String>, LinesError> {
+    fn next_line<T>(
+        &mut self,
+        src: &mut BytesMut,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, LinesError> {
         // The longest line is followed by a carriage return and a line feed.
         let limit = src.len().min(self.max + 2);
         let from = if self.searched <= limit {
@@ -142,10 +147,59 @@ impl Lines {
         if line.len() > self.max {
             return Err(self.too_long(src));
         }
-        let line = text(line);
+        let line = read(line);
         self.searched = 0;
         src.advance(at + 1);
-        line.map(Some)
+        Ok(Some(line))
+    }
+
+    /// Does the same for a last line without a line end.
+    fn last_line<T>(
+        &mut self,
+        src: &mut BytesMut,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, LinesError> {
+        self.searched = 0;
+        if src.is_empty() {
+            return Ok(None);
+        }
+        // (design.md: Why does `Lines` accept a last line without a newline?)
+        let line = if self.final_newline {
+            Err(LinesError::Unterminated { length: src.len() })
+        } else {
+            Ok(Some(read(without_carriage_return(src))))
+        };
+        src.clear();
+        line
+    }
+
+    /// Reserves memory for a whole line once a long part of it has arrived.
+    #[inline]
+    fn reserve_long_line(&self, src: &mut BytesMut) {
+        if src.len() >= LONG_LINE {
+            // One reservation for the whole line because a session allows one per frame. The buffer
+            // is shorter than `max + 2`; otherwise `next_line` had returned an error.
+            src.reserve(self.max + 2 - src.len());
+        }
+    }
+
+    const fn line_end(&self) -> &'static [u8] {
+        if self.crlf { b"\r\n" } else { b"\n" }
+    }
+
+    /// Checks a line to send.
+    #[inline]
+    fn check(&self, line: &[u8]) -> Result<(), LinesError> {
+        if line.len() > self.max {
+            return Err(LinesError::TooLong {
+                length: line.len(),
+                max: self.max,
+            });
+        }
+        match memchr(b'\n', line) {
+            Some(at) => Err(LinesError::Newline { at }),
+            None => Ok(()),
+        }
     }
 
     #[cold]
@@ -185,31 +239,18 @@ impl Decoder for Lines {
 
     #[inline]
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<String>, LinesError> {
-        let line = self.next_line(src)?;
-        if line.is_none() && src.len() >= LONG_LINE {
-            // One reservation for the whole line because a session allows one per frame. The buffer
-            // is shorter than `max + 2`; otherwise `next_line` had returned an error.
-            src.reserve(self.max + 2 - src.len());
+        let line = self.next_line(src, text)?;
+        if line.is_none() {
+            self.reserve_long_line(src);
         }
-        Ok(line)
+        line.transpose()
     }
 
     fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<String>, LinesError> {
-        if let Some(line) = self.next_line(src)? {
-            return Ok(Some(line));
+        match self.next_line(src, text)? {
+            Some(line) => line.map(Some),
+            None => self.last_line(src, text)?.transpose(),
         }
-        self.searched = 0;
-        if src.is_empty() {
-            return Ok(None);
-        }
-        // (design.md: Why does `Lines` accept a last line without a newline?)
-        let line = if self.final_newline {
-            Err(LinesError::Unterminated { length: src.len() })
-        } else {
-            text(without_carriage_return(src))
-        };
-        src.clear();
-        line.map(Some)
     }
 }
 
@@ -219,19 +260,54 @@ impl<T: AsRef<str>> Encoder<T> for Lines {
     #[inline]
     fn encode(&mut self, item: T, dst: &mut BytesMut) -> Result<(), LinesError> {
         let line = item.as_ref().as_bytes();
-        if line.len() > self.max {
-            return Err(LinesError::TooLong {
-                length: line.len(),
-                max: self.max,
-            });
-        }
-        if let Some(at) = memchr(b'\n', line) {
-            return Err(LinesError::Newline { at });
-        }
-        let end: &[u8] = if self.crlf { b"\r\n" } else { b"\n" };
+        self.check(line)?;
+        let end = self.line_end();
         dst.reserve(line.len() + end.len());
         dst.extend_from_slice(line);
         dst.extend_from_slice(end);
+        Ok(())
+    }
+}
+
+/// Reads a line without a check that it is UTF-8, which the format makes. A payload to send must
+/// be UTF-8 without a line feed, which suits text formats such as JSON.
+impl FrameCodec for Lines {
+    #[inline]
+    fn read_frame<T>(
+        &mut self,
+        src: &mut BytesMut,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, LinesError> {
+        let line = self.next_line(src, read)?;
+        if line.is_none() {
+            self.reserve_long_line(src);
+        }
+        Ok(line)
+    }
+
+    fn read_frame_eof<T>(
+        &mut self,
+        src: &mut BytesMut,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, LinesError> {
+        let mut read = Some(read);
+        if let Some(item) = self.next_line(src, |line| read.take().map(|read| read(line)))? {
+            return Ok(item);
+        }
+        read.map_or(Ok(None), |read| self.last_line(src, read))
+    }
+
+    #[inline]
+    fn end_frame(&mut self, dst: &mut BytesMut, start: usize) -> Result<(), LinesError> {
+        let line = &dst[start..];
+        self.check(line)?;
+        if let Err(source) = str::from_utf8(line) {
+            return Err(LinesError::Utf8 {
+                length: line.len(),
+                source,
+            });
+        }
+        dst.extend_from_slice(self.line_end());
         Ok(())
     }
 }
@@ -248,7 +324,7 @@ pub enum LinesError {
         /// The maximum in bytes.
         max: usize,
     },
-    /// A received line is not UTF-8.
+    /// A line is not UTF-8.
     Utf8 {
         /// Length of the line without its line end in bytes.
         length: usize,

@@ -172,21 +172,37 @@
 //! [`Reply`](crate::Reply) and
 //! [`and_close_with(CloseReason::Decode)`](crate::Reply::and_close_with).
 
+pub mod binary;
+pub mod format;
+mod frame_codec;
 pub mod frames;
 pub mod length_delimited;
 pub mod lines;
 pub mod raw;
 pub mod text;
+pub mod varint_delimited;
 
 pub use bytes::{Buf, BufMut, Bytes, BytesMut};
+pub use getty_layers::Malformed;
 pub use tokio_util::codec::{Decoder, Encoder};
 
+#[cfg(feature = "json")]
+pub use self::format::json::Json;
+#[cfg(feature = "messagepack")]
+pub use self::format::message_pack::MessagePack;
+#[cfg(feature = "postcard")]
+pub use self::format::postcard::Postcard;
+#[cfg(feature = "prost")]
+pub use self::format::prost::Prost;
 pub use self::{
+    binary::{Binary, BinaryError},
+    frame_codec::FrameCodec,
     frames::{Frame, Frames},
     length_delimited::{FieldWidth, LengthDelimited, LengthDelimitedError},
     lines::{Lines, LinesError},
     raw::Raw,
     text::{Text, TextError},
+    varint_delimited::{VarintDelimited, VarintDelimitedError},
 };
 
 /// Default maximum of every codec in this module, in bytes: 64 KiB.

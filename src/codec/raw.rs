@@ -27,9 +27,9 @@
 
 use std::io;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Decoder, Encoder, MAX_FRAME, clamp_max};
+use super::{Decoder, Encoder, FrameCodec, MAX_FRAME, clamp_max};
 
 /// Codec for bytes as they arrive, with at most 64 KiB per message by default. It never returns
 /// an empty message.
@@ -92,6 +92,39 @@ impl Encoder<Bytes> for Raw {
     #[inline]
     fn encode(&mut self, item: Bytes, dst: &mut BytesMut) -> io::Result<()> {
         dst.extend_from_slice(&item);
+        Ok(())
+    }
+}
+
+impl Encoder<&[u8]> for Raw {
+    type Error = io::Error;
+
+    #[inline]
+    fn encode(&mut self, item: &[u8], dst: &mut BytesMut) -> io::Result<()> {
+        dst.extend_from_slice(item);
+        Ok(())
+    }
+}
+
+/// For message transports only: on a byte stream the parts that arrive are not frames. An empty
+/// message is lost. [`Binary`](super::Binary) has neither weakness.
+impl FrameCodec for Raw {
+    #[inline]
+    fn read_frame<T>(
+        &mut self,
+        src: &mut BytesMut,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> io::Result<Option<T>> {
+        if src.is_empty() {
+            return Ok(None);
+        }
+        let length = src.len().min(self.max);
+        let item = read(&src[..length]);
+        src.advance(length);
+        Ok(Some(item))
+    }
+
+    fn end_frame(&mut self, _: &mut BytesMut, _: usize) -> io::Result<()> {
         Ok(())
     }
 }

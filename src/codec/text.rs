@@ -24,7 +24,7 @@ use std::{error::Error, fmt, io};
 
 use bytes::BytesMut;
 
-use super::{Decoder, Encoder, MAX_FRAME, clamp_max};
+use super::{Decoder, Encoder, FrameCodec, MAX_FRAME, clamp_max};
 
 /// Codec for text messages of at most 64 KiB by default, which may be empty.
 #[derive(Clone, Debug)]
@@ -38,10 +38,28 @@ pub struct Text {
 /// first on a stream, and `decode_eof` first on a message transport.
 // (design.md: Why is `decode` called again when a stream has ended?)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Boundaries {
+pub(super) enum Boundaries {
     Unknown,
     Kept,
     None,
+}
+
+impl Boundaries {
+    /// Records a call of `decode`.
+    pub(super) fn record_decode(&mut self) {
+        if *self == Self::Unknown {
+            *self = Self::None;
+        }
+    }
+
+    /// Records a call of `decode_eof`. Returns `true` if the bytes are a message.
+    pub(super) fn record_decode_eof(&mut self) -> bool {
+        if *self == Self::None {
+            return false;
+        }
+        *self = Self::Kept;
+        true
+    }
 }
 
 impl Text {
@@ -96,9 +114,7 @@ impl Decoder for Text {
     type Error = TextError;
 
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<String>, TextError> {
-        if self.boundaries == Boundaries::Unknown {
-            self.boundaries = Boundaries::None;
-        }
+        self.boundaries.record_decode();
         if src.is_empty() {
             return Ok(None);
         }
@@ -107,10 +123,9 @@ impl Decoder for Text {
 
     #[inline]
     fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<String>, TextError> {
-        if self.boundaries == Boundaries::None {
+        if !self.boundaries.record_decode_eof() {
             return self.decode(src);
         }
-        self.boundaries = Boundaries::Kept;
         self.check(src.len())?;
         let text = std::str::from_utf8(src).map_err(|_| TextError::NotUtf8)?;
         let text = text.to_owned();
@@ -131,6 +146,35 @@ impl<T: AsRef<str>> Encoder<T> for Text {
     }
 }
 
+/// Reads a message without a check that it is UTF-8, which the format makes. A payload to send
+/// must be UTF-8, which suits text formats such as JSON.
+impl FrameCodec for Text {
+    #[inline]
+    fn read_frame_eof<T>(
+        &mut self,
+        src: &mut BytesMut,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, TextError> {
+        if !self.boundaries.record_decode_eof() {
+            return self.read_frame(src, read);
+        }
+        self.check(src.len())?;
+        let item = read(src);
+        src.clear();
+        Ok(Some(item))
+    }
+
+    #[inline]
+    fn end_frame(&mut self, dst: &mut BytesMut, start: usize) -> Result<(), TextError> {
+        let text = &dst[start..];
+        self.check(text.len())?;
+        match str::from_utf8(text) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(TextError::NotUtf8),
+        }
+    }
+}
+
 /// Returned when a message cannot be decoded or encoded.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -140,7 +184,7 @@ pub enum TextError {
         /// The maximum in bytes.
         limit: usize,
     },
-    /// A received message is not UTF-8.
+    /// A message is not UTF-8.
     NotUtf8,
     /// The transport is a byte stream, which has no message boundaries. Use
     /// [`Lines`](super::Lines) for text over streams.

@@ -4,11 +4,20 @@ mod dispatch;
 mod extract;
 mod function;
 mod output;
+mod payload;
 mod router;
 mod service;
 #[doc(hidden)]
 pub mod via;
 
+#[cfg(feature = "json")]
+pub use self::payload::Json;
+#[cfg(feature = "messagepack")]
+pub use self::payload::MessagePack;
+#[cfg(feature = "postcard")]
+pub use self::payload::Postcard;
+#[cfg(feature = "prost")]
+pub use self::payload::Prost;
 pub use self::{
     dispatch::{Dispatch, Scope, dispatch},
     extract::{

@@ -95,6 +95,26 @@ impl<In, Out> Request<In, Out> {
     }
 }
 
+impl<In, E, Out> Request<Result<In, E>, Out> {
+    /// Converts a request whose message is a `Result` into a `Result` of a request, like
+    /// [`Result::transpose`] for an `Option`.
+    ///
+    /// # Errors
+    ///
+    /// Returns the message's error. The session is dropped.
+    #[inline]
+    pub fn transpose(self) -> Result<Request<In, Out>, E> {
+        match self.message {
+            Ok(message) => Ok(Request {
+                message,
+                session: self.session,
+                out: PhantomData,
+            }),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 impl<Out> Driver<Out> {
     /// Creates a new request for `message`, like [`Request::new`].
     ///

@@ -1,0 +1,116 @@
+//! JSON, with serde_json.
+//!
+//! In [`Lines`](crate::codec::Lines), [`LengthDelimited`](crate::codec::LengthDelimited), or
+//! [`Text`](crate::codec::Text) over WebSocket. Scope: session.
+//!
+//! ```
+//! use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer};
+//! use getty::{codec::{Json, Lines}, layers::MalformedLayer};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Deserialize)]
+//! #[serde(tag = "type", rename_all = "snake_case")]
+//! enum Command {
+//!     Say { text: String },
+//!     Quit,
+//! }
+//!
+//! #[derive(Serialize)]
+//! #[serde(tag = "type", rename_all = "snake_case")]
+//! enum Event {
+//!     Said { text: String },
+//!     Error { reason: String },
+//! }
+//!
+//! let stack = ServiceBuilder::new()
+//!     .layer(CodecLayer::new(Json::new(Lines::new()).tolerant()))
+//!     .layer(SessionLayer::new())
+//!     .layer(MalformedLayer::new(|malformed| Event::Error { reason: malformed.to_string() }))
+//!     .service_fn(|request: Request<Command, Event>| async move {
+//!         Ok::<_, BoxError>(match request.into_message() {
+//!             Command::Say { text } => Some(Event::Said { text }),
+//!             Command::Quit => None,
+//!         })
+//!     });
+//! # fn check<S: getty::Pipeline<tokio::net::TcpStream>>(_: &S) {}
+//! # check(&stack);
+//! ```
+//!
+//! A part of a message whose type depends on another part can stay as it is on the wire, in a
+//! `serde_json::value::RawValue`. It costs one allocation and is decoded later, or sent on
+//! without being decoded:
+//!
+//! ```
+//! use getty::codec::{BytesMut, Decoder, Encoder, Json, Lines};
+//! use serde::{Deserialize, Serialize};
+//! use serde_json::value::RawValue;
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Tagged {
+//!     #[serde(rename = "type")]
+//!     kind: String,
+//!     data: Box<RawValue>,
+//! }
+//!
+//! # fn main() -> Result<(), getty::BoxError> {
+//! let mut codec = Json::<_, Tagged, Tagged>::new(Lines::new());
+//! let mut buffer = BytesMut::from("{\"type\":\"move\",\"data\":{\"x\": 1}}\n");
+//! let sent = buffer.clone();
+//! let message = codec.decode(&mut buffer)?.unwrap();
+//! assert_eq!((&*message.kind, message.data.get()), ("move", "{\"x\": 1}"));
+//! codec.encode(message, &mut buffer)?;
+//! assert_eq!(buffer, sent);
+//! # Ok(())
+//! # }
+//! ```
+
+use bytes::BytesMut;
+use memchr::memchr;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::error::Category;
+use tower::BoxError;
+
+use super::{DecodePayload, EncodePayload, Typed, Writer};
+use crate::codec::Malformed;
+
+/// Codec for messages in JSON, in the frames of `C`; see the [module](self).
+pub type Json<C, In, Out = In> = Typed<C, JsonFormat, In, Out>;
+
+/// The format of [`Json`]: one value, without line feeds when sent.
+///
+/// A line feed between two values of a [`RawValue`](serde_json::value::RawValue) is sent as a
+/// space, which has the same meaning, so that every message fits a line.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct JsonFormat;
+
+impl<T: DeserializeOwned> DecodePayload<T> for JsonFormat {
+    #[inline]
+    fn decode_payload(&self, payload: &[u8]) -> Result<T, Malformed> {
+        serde_json::from_slice(payload).map_err(|error| malformed(payload, error))
+    }
+}
+
+#[cold]
+fn malformed(payload: &[u8], error: serde_json::Error) -> Malformed {
+    let kind = match error.classify() {
+        Category::Eof => "unexpected end",
+        Category::Data => "wrong type or value",
+        Category::Syntax | Category::Io => "syntax error",
+    };
+    let summary = format!("{kind} at line {} column {}", error.line(), error.column());
+    Malformed::with_summary("JSON", payload.len(), summary, error)
+}
+
+impl<T: Serialize> EncodePayload<T> for JsonFormat {
+    #[inline]
+    fn encode_payload(&self, message: &T, dst: &mut BytesMut) -> Result<(), BoxError> {
+        let start = dst.len();
+        serde_json::to_writer(Writer(dst), message)?;
+        let mut rest = &mut dst[start..];
+        while let Some(at) = memchr(b'\n', rest) {
+            rest[at] = b' ';
+            rest = &mut rest[at + 1..];
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,148 @@
+//! Typed messages in the frames of another codec.
+//!
+//! | codec | feature | messages | over streams | over WebSocket and UDP |
+//! |---|---|---|---|---|
+//! | `Json` | `json` | serde's `Serialize`, `Deserialize` | `Lines`, `LengthDelimited` | `Text` |
+//! | `MessagePack` | `messagepack` | serde's | `LengthDelimited` | `Binary` |
+//! | `Postcard` | `postcard` | serde's | `LengthDelimited` | `Binary` |
+//! | `Prost` | `prost` | `prost::Message` | `VarintDelimited` | `Binary` |
+//!
+//! Each of them is a [`Typed`] codec. It wraps a codec of frames, which may be any [`FrameCodec`],
+//! and is passed to `CodecLayer` in its place. The types of the messages are inferred from the
+//! handler. `handler::Json` and its like decode the payload of a message later, in the handler.
+//! Another format needs an implementation of [`DecodePayload`] and [`EncodePayload`].
+//!
+//! A message is read in the read buffer and written into the write buffer. Neither direction
+//! copies the frame, and to send a message allocates nothing.
+//!
+//! # Malformed messages
+//!
+//! There are two kinds of errors. After a bad frame the rest of the stream cannot be decoded.
+//! A frame with malformed content does not affect the next one.
+//!
+//! | a received frame | [`Typed`] | [`Typed::tolerant`] |
+//! |---|---|---|
+//! | is too long, truncated, .. | [`FormatError::Frame`] | [`FormatError::Frame`] |
+//! | has malformed content | [`FormatError::Malformed`] | the item `Err(`[`Malformed`]`)` |
+//!
+//! Both errors close the session with [`CloseReason::Decode`](crate::CloseReason::Decode). A
+//! [`MalformedLayer`](crate::layers::MalformedLayer) replies to the item, so that the layers
+//! and the handler inside it receive messages only. The content is malformed if it is not in
+//! the format, if it is not of the message's type, if bytes follow the message, or if it is
+//! nested too deeply.
+//!
+//! Nesting is limited because each level needs stack memory: to 128 levels in JSON and
+//! MessagePack and to 100 in Protocol Buffers. In postcard only messages of a type that
+//! contains itself can be nested, and getty limits them to 128 levels as well.
+
+#[cfg(feature = "json")]
+pub mod json;
+#[cfg(feature = "messagepack")]
+pub mod message_pack;
+#[cfg(feature = "postcard")]
+pub mod postcard;
+#[cfg(feature = "prost")]
+pub mod prost;
+
+mod error;
+mod tolerant;
+mod typed;
+
+use bytes::BytesMut;
+use tower::BoxError;
+
+pub use self::{error::FormatError, tolerant::Tolerant, typed::Typed};
+#[cfg(doc)]
+use super::FrameCodec;
+use super::Malformed;
+
+/// Formats that decode a payload into a `T`.
+///
+/// ```
+/// use getty::codec::{BytesMut, Decoder, Encoder, Lines, Malformed};
+/// use getty::codec::format::{DecodePayload, EncodePayload, Typed};
+/// use getty::BoxError;
+/// use std::fmt::Write;
+///
+/// /// Numbers in decimal.
+/// #[derive(Clone, Copy, Debug, Default)]
+/// struct Decimal;
+///
+/// impl DecodePayload<u64> for Decimal {
+///     fn decode_payload(&self, payload: &[u8]) -> Result<u64, Malformed> {
+///         let malformed = |error| Malformed::new("decimal", payload.len(), error);
+///         let text = str::from_utf8(payload).map_err(|error| malformed(BoxError::from(error)))?;
+///         text.parse().map_err(|error| malformed(BoxError::from(error)))
+///     }
+/// }
+///
+/// impl EncodePayload<u64> for Decimal {
+///     fn encode_payload(&self, message: &u64, dst: &mut BytesMut) -> Result<(), BoxError> {
+///         Ok(write!(dst, "{message}")?)
+///     }
+/// }
+///
+/// # fn main() -> Result<(), BoxError> {
+/// let mut codec = Typed::<_, Decimal, u64, u64>::new(Lines::new()).tolerant();
+/// let mut buffer = BytesMut::new();
+/// codec.encode(1234, &mut buffer)?;
+/// assert_eq!(buffer, "1234\n");
+/// assert_eq!(codec.decode(&mut buffer)?.unwrap()?, 1234);
+///
+/// buffer.extend_from_slice(b"12x4\n");
+/// let malformed = codec.decode(&mut buffer)?.unwrap().unwrap_err();
+/// assert_eq!(malformed.to_string(), "malformed decimal of 4 bytes");
+/// assert_eq!(malformed.reason().to_string(), "invalid digit found in string");
+/// # Ok(())
+/// # }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "the format `{Self}` cannot decode a `{T}`",
+    note = "derive what the format requires: serde's `Deserialize`, or prost's `Message`"
+)]
+pub trait DecodePayload<T> {
+    /// Decodes a payload of one message and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the payload is not in this format, is not a `T`, or has more bytes.
+    fn decode_payload(&self, payload: &[u8]) -> Result<T, Malformed>;
+}
+
+/// Formats that encode a `T`; see [`DecodePayload`] for an example.
+#[diagnostic::on_unimplemented(
+    message = "the format `{Self}` cannot encode a `{T}`",
+    note = "derive what the format requires: serde's `Serialize`, or prost's `Message`"
+)]
+pub trait EncodePayload<T> {
+    /// Appends the encoded message to `dst`, which may contain other bytes already.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the message cannot be expressed in this format. `dst` may then contain a
+    /// part of it, which the caller removes.
+    fn encode_payload(&self, message: &T, dst: &mut BytesMut) -> Result<(), BoxError>;
+}
+
+/// Writes into a buffer that grows.
+#[cfg(any(feature = "json", feature = "messagepack"))]
+struct Writer<'a>(&'a mut BytesMut);
+
+#[cfg(any(feature = "json", feature = "messagepack"))]
+impl std::io::Write for Writer<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

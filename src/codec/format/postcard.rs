@@ -1,0 +1,87 @@
+//! postcard, a compact binary format for serde.
+//!
+//! In [`LengthDelimited`](crate::codec::LengthDelimited), or [`Binary`](crate::codec::Binary)
+//! over WebSocket and UDP. Scope: session. A message contains neither names nor types of its
+//! fields, so both sides must have the same type.
+//!
+//! ```
+//! use getty::codec::{BytesMut, Decoder, Encoder, LengthDelimited, Postcard};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Debug, PartialEq, Serialize, Deserialize)]
+//! enum Input {
+//!     Step { dx: i8, dy: i8 },
+//!     Say(String),
+//! }
+//!
+//! # fn main() -> Result<(), getty::BoxError> {
+//! let mut codec = Postcard::new(LengthDelimited::new());
+//! let mut buffer = BytesMut::new();
+//! codec.encode(Input::Say("hi".to_owned()), &mut buffer)?;
+//! assert_eq!(buffer, b"\0\0\0\x04\x01\x02hi"[..]);
+//! assert_eq!(codec.decode(&mut buffer)?, Some(Input::Say("hi".to_owned())));
+//! # Ok(())
+//! # }
+//! ```
+
+use bytes::BytesMut;
+use postcard::{Error, ser_flavors::Flavor};
+use serde::{Serialize, de::DeserializeOwned};
+use tower::BoxError;
+
+use super::{DecodePayload, EncodePayload, Typed};
+use crate::codec::Malformed;
+
+/// Codec for messages in postcard, in the frames of `C`; see the [module](self).
+pub type Postcard<C, In, Out = In> = Typed<C, PostcardFormat, In, Out>;
+
+/// The format of [`Postcard`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PostcardFormat;
+
+impl<T: DeserializeOwned> DecodePayload<T> for PostcardFormat {
+    #[inline]
+    fn decode_payload(&self, payload: &[u8]) -> Result<T, Malformed> {
+        match postcard::take_from_bytes(payload) {
+            Ok((message, [])) => Ok(message),
+            Ok(_) => Err(malformed(payload, "bytes after the message")),
+            Err(error) => Err(malformed(payload, error)),
+        }
+    }
+}
+
+/// An error of postcard never quotes the content.
+#[cold]
+fn malformed(payload: &[u8], error: impl Into<BoxError>) -> Malformed {
+    let error = error.into();
+    Malformed::with_summary("postcard", payload.len(), error.to_string(), error)
+}
+
+impl<T: Serialize> EncodePayload<T> for PostcardFormat {
+    #[inline]
+    fn encode_payload(&self, message: &T, dst: &mut BytesMut) -> Result<(), BoxError> {
+        Ok(postcard::serialize_with_flavor(message, Buffer(dst))?)
+    }
+}
+
+/// Writes into a buffer that grows.
+struct Buffer<'a>(&'a mut BytesMut);
+
+impl Flavor for Buffer<'_> {
+    type Output = ();
+
+    #[inline]
+    fn try_extend(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    #[inline]
+    fn try_push(&mut self, byte: u8) -> Result<(), Error> {
+        self.try_extend(&[byte])
+    }
+
+    fn finalize(self) -> Result<(), Error> {
+        Ok(())
+    }
+}
