@@ -141,6 +141,39 @@ fn value_is_removed_by_one_of_several_threads() {
 }
 
 #[test]
+fn no_value_is_kept_that_is_inserted_while_the_connection_closes() {
+    let value = Arc::new(());
+    for _ in 0..200 {
+        let connection = Connection::new(());
+        let handle = connection.handle().clone();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                handle.insert(value.clone());
+                handle.insert_at(1, value.clone());
+            });
+            drop(connection);
+        });
+        assert_eq!(Arc::strong_count(&value), 1);
+    }
+}
+
+#[test]
+fn types_inserted_by_several_threads_are_all_stored() {
+    for _ in 0..200 {
+        let connection = Connection::new(());
+        let handle = connection.handle();
+        thread::scope(|scope| {
+            scope.spawn(|| handle.insert(1_u8).or(handle.insert(2_u8)));
+            scope.spawn(|| handle.insert(1_u16));
+            scope.spawn(|| handle.insert(1_u32));
+        });
+        assert_eq!(handle.get::<u8>(), Some(2));
+        assert_eq!(handle.get::<u16>(), Some(1));
+        assert_eq!(handle.get::<u32>(), Some(1));
+    }
+}
+
+#[test]
 fn one_attribute_is_stored_for_each_key_and_type() {
     #[derive(PartialEq, Eq)]
     enum Field {

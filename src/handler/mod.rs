@@ -5,6 +5,7 @@ mod extract;
 mod function;
 mod output;
 mod payload;
+mod per_session;
 mod router;
 mod service;
 #[doc(hidden)]
@@ -26,6 +27,7 @@ pub use self::{
     },
     function::Handler,
     output::{HandlerFuture, HandlerOutput, NoReply},
+    per_session::{MakeService, Method, ObjectService, handle_mut, make_service},
     router::{IntoKey, Keyed, NoCase, NoRoute, Route, RouteFuture, RouteKey, RouteService, Router},
     service::{HandlerService, handle, handle_with},
 };
@@ -33,4 +35,5 @@ pub use self::{
 pub use self::{
     function::{Arguments, Function},
     output::{Outcome, OutputFuture},
+    per_session::AsyncMethod,
 };

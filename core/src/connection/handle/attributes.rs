@@ -1,7 +1,7 @@
 //! Attributes: values of the application that are kept with a connection, by type or by key
 //! and type.
 
-use std::{any::Any, mem, sync::Arc};
+use std::{any::Any, mem, sync::OnceLock};
 
 use super::{CLOSED, ConnectionHandle};
 use crate::{connection::catch_and_log, sync::Mutex};
@@ -10,22 +10,28 @@ use crate::{connection::catch_and_log, sync::Mutex};
 ///
 /// The user's `Clone` then does not run under the connection's lock, and cannot race with a
 /// removal.
-pub(crate) struct Slot<A>(Mutex<Option<A>>);
+struct Slot<A>(Mutex<Option<A>>);
 
 impl<A> Slot<A> {
-    pub(crate) fn new(value: A) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Some(value))))
+    fn empty() -> Self {
+        Self(Mutex::new(None))
     }
 
-    pub(crate) fn get(&self) -> Option<A>
-    where
-        A: Clone,
-    {
-        self.0.lock().clone()
-    }
-
-    pub(crate) fn take(&self) -> Option<A> {
+    fn take(&self) -> Option<A> {
         self.0.lock().take()
+    }
+}
+
+/// A slot whose type is erased.
+trait AnySlot: Any + Send + Sync {
+    /// Drops the value. A destructor that panics is logged.
+    fn clear(&self);
+}
+
+impl<A: Any + Send> AnySlot for Slot<A> {
+    fn clear(&self) {
+        let value = self.take();
+        catch_and_log("dropping an attribute", || drop(value));
     }
 }
 
@@ -52,12 +58,12 @@ impl<K: Eq, A> Keyed<K, A> {
 
 // keys and values are dropped outside the lock because they are the user's
 impl<K: Eq, A> Slot<Keyed<K, A>> {
-    fn none() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(None)))
-    }
-
-    fn insert_at(&self, key: K, value: A) -> Option<A> {
+    fn insert_at(&self, handle: &ConnectionHandle, key: K, value: A) -> Option<A> {
         let mut keyed = self.0.lock();
+        if handle.has(CLOSED) {
+            drop(keyed);
+            return None;
+        }
         let keyed = keyed.get_or_insert_with(|| Keyed(Vec::new()));
         match keyed.position(&key) {
             Some(at) => Some(mem::replace(&mut keyed.0[at].1, value)),
@@ -85,56 +91,76 @@ impl<K: Eq, A> Slot<Keyed<K, A>> {
     }
 }
 
-/// At most one value for each type. Only [`clear`](Self::clear) runs code of the values.
+/// At most one slot for each type, in the order in which the types were first inserted.
 ///
-/// A connection has a handful of attributes, so a list is the smallest and fastest map. A
-/// boxed slice and not a vector: the capacity would add eight bytes to each handle (design.md:
-/// Why are attributes kept by type?).
-#[derive(Debug, Default)]
-pub(crate) struct Attributes(Box<[Arc<dyn Any + Send + Sync>]>);
+/// A connection has a handful of attributes, so a list is the smallest and fastest map. Slots
+/// are only added, under the connection's lock, and freed with the handle. So they are found
+/// without a lock, and a read locks its slot alone (design.md: Why are attributes kept by
+/// type?).
+#[derive(Default)]
+pub(super) struct Attributes(OnceLock<Box<Node>>);
+
+struct Node {
+    slot: Box<dyn AnySlot>,
+    next: Attributes,
+}
 
 impl Attributes {
-    /// Inserts a value. Returns the earlier value of this type.
-    pub(crate) fn insert<A: Any + Send + Sync>(
-        &mut self,
-        value: Arc<Slot<A>>,
-    ) -> Option<Arc<Slot<A>>> {
-        if let Some(at) = self.position::<A>() {
-            return mem::replace(&mut self.0[at], value).downcast().ok();
+    #[inline]
+    fn find<A: Any>(&self) -> Option<&Slot<A>> {
+        self.nodes().find_map(|node| {
+            let slot: &dyn Any = &*node.slot;
+            slot.downcast_ref()
+        })
+    }
+
+    #[inline]
+    fn nodes(&self) -> impl Iterator<Item = &Node> {
+        let mut rest = self;
+        std::iter::from_fn(move || {
+            let node = rest.0.get()?;
+            rest = &node.next;
+            Some(&**node)
+        })
+    }
+
+    /// Returns the slot of a type, and adds it if there is none. Called under the connection's
+    /// lock.
+    fn find_or_add<A: Any + Send>(&self) -> &Slot<A> {
+        let mut rest = self;
+        loop {
+            let node = rest.0.get_or_init(|| {
+                let slot = Box::new(Slot::<A>::empty());
+                let next = Self::default();
+                Box::new(Node { slot, next })
+            });
+            let slot: &dyn Any = &*node.slot;
+            match slot.downcast_ref() {
+                Some(slot) => return slot,
+                None => rest = &node.next,
+            }
         }
-        let mut values = mem::take(&mut self.0).into_vec();
-        values.reserve_exact(1);
-        values.push(value);
-        self.0 = values.into_boxed_slice();
-        None
-    }
-
-    pub(crate) fn get<A: Any + Send + Sync>(&self) -> Option<Arc<Slot<A>>> {
-        let at = self.position::<A>()?;
-        Arc::clone(&self.0[at]).downcast().ok()
-    }
-
-    pub(crate) fn remove<A: Any + Send + Sync>(&mut self) -> Option<Arc<Slot<A>>> {
-        let at = self.position::<A>()?;
-        let mut values = mem::take(&mut self.0).into_vec();
-        let value = values.swap_remove(at);
-        self.0 = values.into_boxed_slice();
-        value.downcast().ok()
-    }
-
-    fn position<A: Any + Send + Sync>(&self) -> Option<usize> {
-        self.0.iter().position(|slot| slot.is::<Slot<A>>())
     }
 
     /// Drops all values. A destructor that panics does not prevent the others.
-    pub(crate) fn clear(self) {
-        for value in self.0 {
-            catch_and_log("dropping an attribute", || drop(value));
-        }
+    ///
+    /// No value is stored later, because `CLOSED` is set: a slot that is being added was added
+    /// before, under the connection's lock, and a value is stored under the lock of its slot.
+    pub(super) fn clear(&self) {
+        self.nodes().for_each(|node| node.slot.clear());
     }
 }
 
 impl ConnectionHandle {
+    /// Returns the slot of a type, or `None` if the connection is closed.
+    fn slot<A: Any + Send>(&self) -> Option<&Slot<A>> {
+        let attributes = &self.0.attributes;
+        attributes.find().or_else(|| {
+            let _locked = self.0.locked.lock();
+            (!self.has(CLOSED)).then(|| attributes.find_or_add())
+        })
+    }
+
     /// Stores `value` until the connection closes, and returns the earlier value of the same type.
     /// After the close nothing is stored: `value` is dropped.
     ///
@@ -142,29 +168,25 @@ impl ConnectionHandle {
     /// cycle.
     #[doc(alias("extension", "attribute", "state"))]
     pub fn insert<A: Any + Send + Sync>(&self, value: A) -> Option<A> {
-        let slot = Slot::new(value);
-        let mut locked = self.0.locked.lock();
+        let mut slot = self.slot::<A>()?.0.lock();
         if self.has(CLOSED) {
-            drop(locked); // the user's value is dropped outside of the lock
+            drop(slot); // the user's value is dropped outside of the lock
             return None;
         }
-        let old = locked.attributes.insert(slot);
-        drop(locked);
-        old?.take()
+        slot.replace(value)
     }
 
     /// Returns a clone of the attribute of type `A`. Its `Clone` implementation may use the
     /// connection except for the attribute of this type.
     #[must_use]
+    #[inline]
     pub fn get<A: Any + Send + Sync + Clone>(&self) -> Option<A> {
-        let slot = self.0.locked.lock().attributes.get::<A>()?;
-        slot.get()
+        self.0.attributes.find::<A>()?.0.lock().clone()
     }
 
     /// Removes and returns the attribute of type `A`.
     pub fn remove<A: Any + Send + Sync>(&self) -> Option<A> {
-        let slot = self.0.locked.lock().attributes.remove::<A>()?;
-        slot.take()
+        self.0.attributes.find::<A>()?.take()
     }
 
     /// Stores `value` under `key` until the connection closes, and returns the earlier value of
@@ -194,18 +216,7 @@ impl ConnectionHandle {
         key: impl Eq + Any + Send + Sync,
         value: A,
     ) -> Option<A> {
-        let none = Slot::none();
-        let mut locked = self.0.locked.lock();
-        if self.has(CLOSED) {
-            drop(locked); // the user's values are dropped outside of the lock
-            return None;
-        }
-        let slot = locked.attributes.get().unwrap_or_else(|| {
-            locked.attributes.insert(Arc::clone(&none));
-            none
-        });
-        drop(locked);
-        slot.insert_at(key, value)
+        self.slot()?.insert_at(self, key, value)
     }
 
     /// Returns a clone of the value of type `A` under `key`. Its `Clone` implementation may use
@@ -215,8 +226,7 @@ impl ConnectionHandle {
         &self,
         key: &(impl Eq + Any + Send + Sync),
     ) -> Option<A> {
-        let slot = self.0.locked.lock().attributes.get();
-        slot?.get_at(key)
+        self.0.attributes.find()?.get_at(key)
     }
 
     /// Removes and returns the value of type `A` under `key`.
@@ -224,8 +234,7 @@ impl ConnectionHandle {
         &self,
         key: &(impl Eq + Any + Send + Sync),
     ) -> Option<A> {
-        let slot = self.0.locked.lock().attributes.get();
-        let (_key, value) = slot?.remove_at(key)?;
+        let (_key, value) = self.0.attributes.find()?.remove_at(key)?;
         Some(value)
     }
 }

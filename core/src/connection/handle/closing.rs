@@ -294,7 +294,7 @@ impl ConnectionHandle {
         if let Some(level) = level {
             log_end(self, &record, level);
         }
-        let (attributes, hooks) = loop {
+        let hooks = loop {
             let mut callbacks = self.0.callbacks.lock();
             if let Some(entry) = callbacks.pop_first() {
                 drop(callbacks);
@@ -306,10 +306,10 @@ impl ConnectionHandle {
             // under both locks: a callback or attribute added now is either found here or sees the
             // close
             self.0.state.fetch_or(CLOSED, Ordering::AcqRel);
-            break (std::mem::take(&mut locked.attributes), locked.hooks.take());
+            break locked.hooks.take();
         };
         self.0.changed.notify_waiters();
-        attributes.clear();
+        self.0.attributes.clear();
         drop(hooks);
         record
     }

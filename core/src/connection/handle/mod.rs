@@ -92,6 +92,7 @@ struct Inner {
     /// Address of this side, and of the peer.
     addresses: Box<(Address, Address)>,
     changed: Notify,
+    attributes: Attributes,
     /// Locked before `locked` where both are locked. Comparing and hashing keys runs under this
     /// lock, and may use the handle except for its callbacks.
     callbacks: Mutex<Callbacks>,
@@ -103,7 +104,6 @@ struct Inner {
 #[derive(Default)]
 struct LockedState {
     kind: TransportKind,
-    attributes: Attributes,
     /// Created when it is first needed, which is at the close for most connections.
     close_state: Lazy<CloseState>,
     /// Hooks of layers, until the driver takes them.
@@ -170,6 +170,7 @@ impl ConnectionHandle {
             opened_at: Instant::now(),
             addresses: Box::new((local, peer)),
             changed: Notify::new(),
+            attributes: Attributes::default(),
             callbacks: Mutex::default(),
             locked: Mutex::new(LockedState {
                 kind,
