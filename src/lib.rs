@@ -542,6 +542,9 @@
 //! An application needs tokio with `macros` and `rt-multi-thread`, and usually a subscriber for
 //! `tracing`. getty re-exports [`tower`]. No Cargo feature is on by default:
 //!
+//! - `json`, `messagepack`, `postcard` and `prost`: typed messages in these formats, as
+//!   [codecs](codec::format) and as arguments of [handlers](handler), with the crates
+//!   `serde_json`, `rmp-serde`, `postcard` and `prost`.
 //! - `metrics`: `MetricsLayer` and `MessageMetricsLayer` of [`layers`], with the crate
 //!   `metrics`.
 //! - `tls`: the module [`tls`], with rustls.

@@ -22,6 +22,12 @@ const MAX_LINES_WITH_TRACE: usize = 40;
 /// The name of a file, and for each of its errors the fragments that the error must contain.
 type Mistake = (&'static str, &'static [&'static [&'static str]]);
 
+/// What an error says of the arguments of handlers, and of their results.
+const ARGUMENTS: &str = "the first argument is the message or made of it, such as `Json<T>`; \
+                         the others are `Session<";
+const OUTPUTS: &str = "return `String`, an `Option`, `Vec` or `Reply` of it, `NoReply`, or a \
+                       `Result` of one of these";
+
 const MISTAKES: &[Mistake] = &[
     (
         "wrong_message_type",
@@ -129,6 +135,164 @@ const MISTAKES: &[Mistake] = &[
             "`SessionLayer::new` clones the message stack for each session, but `RateLimit<",
             "is not `Clone`",
             "`SessionLayer::per_session()` makes a stack for each session",
+        ]],
+    ),
+    // Mistakes in handlers are reported where the handler is named, and again where the stack is
+    // served. The order of the two is rustc's.
+    (
+        "handler_argument",
+        &[
+            &[
+                "`User` cannot be made of a session that sends",
+                ".service(handle(say))",
+                ARGUMENTS,
+            ],
+            &[
+                "`User` cannot be made of a session that sends `String`",
+                ARGUMENTS,
+            ],
+        ],
+    ),
+    (
+        "handler_argument_order",
+        &[
+            &[
+                "`String` cannot be made of a session",
+                ".service(handle(say))",
+                ARGUMENTS,
+            ],
+            &[
+                "`String` cannot be made of a session that sends `String`",
+                ARGUMENTS,
+            ],
+        ],
+    ),
+    (
+        "handler_state",
+        &[
+            &[
+                "the state of this handler's service is `()`, which has no `Rooms`",
+                ".service(handle(say))",
+                "`handle_with(state, ..)` and `Router::with_state(state)` set the state",
+            ],
+            &["the state of this handler's service is `()`, which has no `Rooms`"],
+        ],
+    ),
+    (
+        "handler_future_not_send",
+        &[
+            &[
+                "future returned by `say` is not `Send`",
+                "has type `Rc<String>`",
+            ],
+            &[
+                "future returned by `say` is not `Send`",
+                ".service(handle(say))",
+                "has type `Rc<String>` which is not `Send`",
+                "await occurs here",
+            ],
+        ],
+    ),
+    (
+        "handler_return",
+        &[
+            &["cannot return `impl Future<Output = usize>`", OUTPUTS],
+            &[
+                "a handler whose session sends `String` cannot return `impl Future<Output = usize>`",
+                ".service(handle(length))",
+                OUTPUTS,
+            ],
+        ],
+    ),
+    (
+        "handler_return_now",
+        &[
+            &[
+                "a handler whose session sends `String` cannot return `usize`",
+                OUTPUTS,
+            ],
+            &[
+                "a handler whose session sends `String` cannot return `usize`",
+                OUTPUTS,
+            ],
+        ],
+    ),
+    (
+        "handler_lost_reply",
+        &[
+            &["cannot return `impl Future<Output = ()>`", OUTPUTS],
+            &[
+                "cannot return `impl Future<Output = ()>`",
+                ".service(handle(upper))",
+                OUTPUTS,
+            ],
+        ],
+    ),
+    (
+        "route_argument",
+        &[&[
+            "`User` cannot be made of a session that sends `String` and the state `()`",
+            ".route(\"say\", say)",
+            ARGUMENTS,
+        ]],
+    ),
+    (
+        "route_argument_order",
+        &[&[
+            "`Command` cannot be made of a session that sends `String` and the state `()`",
+            ".route(\"say\", say)",
+            ARGUMENTS,
+        ]],
+    ),
+    (
+        "route_state",
+        &[&[
+            "the state of this handler's service is `()`, which has no `Rooms`",
+            ".route(\"say\", say)",
+            "`impl PartOf<()> for Rooms` makes this type a part",
+        ]],
+    ),
+    (
+        "route_future_not_send",
+        &[&[
+            "future returned by `say` is not `Send`",
+            ".route(\"say\", say)",
+            "has type `Rc<String>` which is not `Send`",
+            "await occurs here",
+        ]],
+    ),
+    (
+        "route_return",
+        &[&[
+            "a handler whose session sends `String` cannot return `impl Future<Output = usize>`",
+            ".route(\"say\", say)",
+            OUTPUTS,
+        ]],
+    ),
+    (
+        "route_lost_reply",
+        &[&[
+            "a handler whose session sends `String` cannot return `()`",
+            ".route(\"say\", say)",
+            OUTPUTS,
+        ]],
+    ),
+    (
+        "route_not_keyed",
+        &[
+            &[
+                "`Command` has no key, by which a `Router` finds its handler",
+                "`impl Keyed for Command` returns the key of a message",
+            ],
+            &["`Command` has no key, by which a `Router` finds its handler"],
+            &["the following trait bounds were not satisfied"],
+        ],
+    ),
+    (
+        "route_key_type",
+        &[&[
+            "`&str` is not the key of a route to messages with the key `u16`",
+            ".route(\"say\", say)",
         ]],
     ),
 ];

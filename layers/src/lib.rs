@@ -16,7 +16,8 @@
 //! - Admission: [`AccessLayer`], [`PeerLimitLayer`].
 //! - Sessions: [`CodecLayer`], [`OnOpenLayer`], [`CloseCallbackLayer`], [`RegistryLayer`],
 //!   [`CorrelateLayer`].
-//! - Calls: [`HandleErrorLayer`], [`CatchPanicLayer`], [`SpawnLayer`], [`ClonePerCallLayer`].
+//! - Calls: [`HandleErrorLayer`], [`MalformedLayer`], [`CatchPanicLayer`], [`SpawnLayer`],
+//!   [`ClonePerCallLayer`].
 //! - Observability: [`TraceLayer`], [`MessageTraceLayer`], `MetricsLayer` and
 //!   `MessageMetricsLayer` (feature `metrics`).
 //! - Used beside layers: [`Group`], [`Topics`] and [`Registry`].

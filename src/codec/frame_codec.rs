@@ -13,7 +13,9 @@ use super::Decoder;
 /// needs one method:
 ///
 /// ```
-/// use getty::codec::{Buf, BufMut, Bytes, BytesMut, Decoder, Encoder, FrameCodec, Json};
+/// # #[cfg(feature = "json")]
+/// use getty::codec::Json;
+/// use getty::codec::{Buf, BufMut, Bytes, BytesMut, Decoder, Encoder, FrameCodec};
 /// use std::io;
 ///
 /// /// Frames of at most 255 bytes: a length of one byte, then the payload.
@@ -47,6 +49,9 @@ use super::Decoder;
 ///     }
 /// }
 ///
+/// # #[cfg(not(feature = "json"))]
+/// # fn main() {}
+/// # #[cfg(feature = "json")]
 /// # fn main() -> Result<(), getty::BoxError> {
 /// let mut codec = Json::new(Short);
 /// let mut buffer = BytesMut::new();

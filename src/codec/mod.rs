@@ -4,9 +4,22 @@
 //! |---|---|---|
 //! | [`LengthDelimited`] | a frame with a header that contains its length | [`Bytes`] |
 //! | [`Frames`] | the same, for many small frames over a stream | [`Frame`], and [`Bytes`] |
+//! | [`VarintDelimited`] | a frame with a varint before it, as in Netty and protobuf | [`Bytes`] |
 //! | [`Lines`] | a line of UTF-8 text | anything that is a `str`, and `String` |
 //! | [`Raw`] | the bytes that have arrived | [`Bytes`] |
 //! | [`Text`] | a message of the transport, as text | anything that is a `str`, and `String` |
+//! | [`Binary`] | a message of the transport, as bytes | [`Bytes`] |
+//!
+//! Codecs of [`Bytes`] also send a `&[u8]`.
+//!
+//! Codecs for an application's types are these codecs of frames inside a [`format`]:
+//!
+//! | codec | feature | a message is |
+//! |---|---|---|
+//! | `Json` | `json` | a value in JSON: serde's `Serialize` and `Deserialize` |
+//! | `MessagePack` | `messagepack` | a value in MessagePack: the same traits |
+//! | `Postcard` | `postcard` | a value in postcard: the same traits |
+//! | `Prost` | `prost` | a message of Protocol Buffers: `prost::Message` |
 //!
 //! Pass a codec to [`CodecLayer`](crate::CodecLayer), which clones it for each connection. Any
 //! other [`Decoder`] and [`Encoder`] can be used as well.
@@ -22,14 +35,14 @@
 //!   [`Bytes`]; if they arrive one at a time; or if they have some kilobytes or more, where the
 //!   kernel's copies outweigh everything else.
 //! - Use neither over WebSocket and UDP unless the protocol requires a length inside each
-//!   message. These transports keep message boundaries, and [`Raw`] or [`Text`] returns each
+//!   message. These transports keep message boundaries, and [`Binary`] or [`Text`] returns each
 //!   message as it is.
 //!
 //! # The maximum
 //!
 //! The maximum applies to a message without its header or line end. The default is 64 KiB
 //! ([`MAX_FRAME`]). Change it with `with_max_length`, or with `max_frame_length` for
-//! [`LengthDelimited`] and the one inside [`Frames`]. A maximum above 1 GiB is reduced to 1
+//! [`LengthDelimited`], the one inside [`Frames`], and [`VarintDelimited`]. A maximum above 1 GiB is reduced to 1
 //! GiB. The maximum is also about as much memory as a peer can make its session hold for an
 //! incomplete frame, so set it as low as the protocol allows.
 //!
@@ -46,65 +59,20 @@
 //! | codec | the rest of a message |
 //! |---|---|
 //! | [`LengthDelimited`], [`Frames`] | is refused with [`LengthDelimitedError::Truncated`] |
+//! | [`VarintDelimited`] | is refused with [`VarintDelimitedError::Truncated`] |
 //! | [`Lines`] | is a line, as in tokio-util; refused after [`with_final_newline_required`] |
 //! | [`Raw`] | does not exist, because every part is a message |
 //! | [`Text`] | is refused, as all bytes of a stream are, with [`TextError::NoBoundaries`] |
+//! | [`Binary`] | is refused in the same way, with [`BinaryError::NoBoundaries`] |
 //!
 //! [`with_final_newline_required`]: Lines::with_final_newline_required
 //!
 //! # Writing a codec
 //!
-//! The simplest codec for an application's type wraps one of these codecs and converts its
-//! frames. This example reads and writes JSON, one value per line. Its error may be any type
-//! that an [`io::Error`](std::io::Error) converts into.
-//!
-//! ```
-//! use getty::codec::{BytesMut, Decoder, Encoder, Lines};
-//! use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer};
-//! use serde_json::Value;
-//!
-//! #[derive(Clone, Debug, Default)]
-//! struct Json(Lines);
-//!
-//! impl Decoder for Json {
-//!     type Item = Value;
-//!     type Error = BoxError;
-//!
-//!     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Value>, BoxError> {
-//!         let line = self.0.decode(src)?;
-//!         Ok(line.map(|line| serde_json::from_str(&line)).transpose()?)
-//!     }
-//!
-//!     // The last line of a stream and a message of a message transport need no line end.
-//!     fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Value>, BoxError> {
-//!         let line = self.0.decode_eof(src)?;
-//!         Ok(line.map(|line| serde_json::from_str(&line)).transpose()?)
-//!     }
-//! }
-//!
-//! impl Encoder<Value> for Json {
-//!     type Error = BoxError;
-//!
-//!     fn encode(&mut self, value: Value, dst: &mut BytesMut) -> Result<(), BoxError> {
-//!         Ok(self.0.encode(value.to_string(), dst)?)
-//!     }
-//! }
-//!
-//! let stack = ServiceBuilder::new()
-//!     .layer(CodecLayer::new(Json::default()))
-//!     .layer(SessionLayer::new())
-//!     .service_fn(|request: Request<Value>| async move {
-//!         Ok::<_, BoxError>(serde_json::json!({ "you_said": request.message() }))
-//!     });
-//! # fn check<S: getty::Pipeline<tokio::net::TcpStream>>(_: &S) {}
-//! # check(&stack);
-//! # let mut codec = Json::default();
-//! # let mut buffer = BytesMut::new();
-//! # codec.encode(serde_json::json!([1, 2]), &mut buffer)?;
-//! # assert_eq!(codec.decode(&mut buffer)?, Some(serde_json::json!([1, 2])));
-//! # assert_eq!(codec.decode_eof(&mut BytesMut::from("7"))?, Some(serde_json::json!(7)));
-//! # Ok::<(), BoxError>(())
-//! ```
+//! For serde's and prost's types there is a [`format`], and another format needs two short
+//! functions: see [`DecodePayload`](format::DecodePayload). [`FrameCodec`] is for other frames.
+//! A codec of both kinds implements [`Decoder`] and [`Encoder`]. Its error may be any type that
+//! an [`io::Error`](std::io::Error) converts into.
 //!
 //! The cheapest way to decode a binary protocol is to read the fields from the buffer. [`Buf`]
 //! takes numbers from the front of the buffer, and [`BufMut`] appends them. Neither allocates

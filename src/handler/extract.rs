@@ -173,6 +173,13 @@ impl<In, Out, S> FromRequest<In, Out, S, via::Whole> for Request<In, Out> {
 }
 
 #[diagnostic::do_not_recommend]
+impl<In: via::Undecided, Out, S, T> FromRequest<In, Out, S, via::Nothing> for T {
+    fn from_request(_: Request<In, Out>, _: &S) -> Result<Self, Rejection<Out>> {
+        unreachable!("no message is `Undecided`")
+    }
+}
+
+#[diagnostic::do_not_recommend]
 impl<Out, S> FromSession<Out, S> for Session<Out> {
     #[inline]
     fn from_session(session: &Self, _: &S) -> Result<Self, Rejection<Out>> {

@@ -21,7 +21,7 @@ use super::{FromRequest, FromSession, HandlerFuture, Outcome, Rejection};
 )]
 pub trait Handler<In, Out, S, Args>: Clone + Send + Sync + Sized + 'static {
     /// Future of an `async` handler. Not used by the others, whose result is ready at once.
-    type Future: Future<Output = Result<Reply<Out>, BoxError>>;
+    type Future: Future<Output = Result<Reply<Out>, BoxError>> + Send + 'static;
 
     /// Makes the arguments and calls the function.
     fn call(&self, request: Request<In, Out>, state: &S) -> HandlerFuture<Self::Future, Out>;
@@ -32,6 +32,7 @@ where
     F: Function<Args>,
     Args: Arguments<In, Out, S, V>,
     F::Output: Outcome<Out, W>,
+    <F::Output as Outcome<Out, W>>::Future: Send + 'static,
 {
     type Future = <F::Output as Outcome<Out, W>>::Future;
 

@@ -26,7 +26,7 @@ pub use self::{
         Rejection, State,
     },
     function::Handler,
-    output::{HandlerFuture, HandlerOutput, NoReply},
+    output::{HandlerFuture, HandlerOutput, Immediate, NoReply},
     per_session::{MakeService, Method, ObjectService, handle_mut, make_service},
     router::{IntoKey, Keyed, NoCase, NoRoute, Route, RouteFuture, RouteKey, RouteService, Router},
     service::{HandlerService, handle, handle_with},

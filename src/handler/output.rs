@@ -132,6 +132,13 @@ where
     }
 }
 
+#[diagnostic::do_not_recommend]
+impl<Out: via::Undecided, R> HandlerOutput<Out, via::Nothing> for R {
+    fn into_result(self) -> Result<Reply<Out>, BoxError> {
+        unreachable!("no message is `Undecided`")
+    }
+}
+
 /// What a handler function returns: a [`HandlerOutput`], or a future of one.
 #[diagnostic::on_unimplemented(
     message = "a handler whose session sends `{Out}` cannot return `{Self}`",
@@ -207,6 +214,10 @@ pin_project! {
         call: Call<F, Out>,
     }
 }
+
+/// Future of a handler that is not `async`: the return type of a function for
+/// [`dispatch`](super::dispatch) whose handlers are not `async`.
+pub type Immediate<Out> = HandlerFuture<future::Pending<Result<Reply<Out>, BoxError>>, Out>;
 
 pin_project! {
     #[project = CallProj]

@@ -27,7 +27,10 @@ use super::{Handler, HandlerFuture};
 /// # let _ = getty::serve(listener, app);
 /// ```
 #[doc(alias("handler", "handler_fn", "service_fn"))]
-pub fn handle<H, In, Args>(handler: H) -> HandlerService<H, (), In, In, Args> {
+pub fn handle<H, In, Args>(handler: H) -> HandlerService<H, (), In, In, Args>
+where
+    H: Handler<In, In, (), Args>,
+{
     handle_with((), handler)
 }
 
@@ -53,10 +56,11 @@ pub fn handle<H, In, Args>(handler: H) -> HandlerService<H, (), In, In, Args> {
 /// # let (listener, _) = getty::net::memory(1024);
 /// # let _ = getty::serve(listener, app);
 /// ```
-pub fn handle_with<H, S, In, Out, Args>(
-    state: S,
-    handler: H,
-) -> HandlerService<H, S, In, Out, Args> {
+pub fn handle_with<H, S, In, Out, Args>(state: S, handler: H) -> HandlerService<H, S, In, Out, Args>
+where
+    // here as well as below, so that a mistake is reported where the handler is named
+    H: Handler<In, Out, S, Args>,
+{
     HandlerService {
         handler,
         state,

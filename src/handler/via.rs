@@ -12,7 +12,18 @@ macro_rules! markers {
     )*};
 }
 
+/// Implemented for no type of messages. While a type is not inferred yet, it might be one that
+/// implements it.
+///
+/// An implementation with this bound keeps the compiler from inferring the type of a session's
+/// messages from a handler, which it would do if a single implementation fitted the handler.
+/// An error then names the type that the codec has (design.md: Why is a type of messages not
+/// inferred from a handler?).
+pub trait Undecided {}
+
 markers! {
+    /// Nothing: see [`Undecided`].
+    Nothing;
     /// The argument is the message.
     Message;
     /// The argument is made from the session and the state.

@@ -12,6 +12,7 @@ use crate::workload::{
     broadcast::{Broadcast, Carrier, Kind},
     calls::Caller,
     echo::{Loop, Prepared},
+    handlers,
     layers::{self, LayerStack},
     runtime,
 };
@@ -145,7 +146,17 @@ fn layers() -> impl Iterator<Item = Scenario> {
     let depths = layers::DEPTHS
         .into_iter()
         .map(|(name, stack)| (name.to_owned(), Checked, stack));
-    let stacks = alone.chain(tower).chain(depths);
+    let handlers = handlers::HANDLERS
+        .into_iter()
+        .map(|(name, stack)| (format!("handler-{name}"), Checked, stack));
+    let routes = handlers::ROUTES
+        .into_iter()
+        .map(|(name, stack)| (format!("routes-{name}"), Checked, stack));
+    let stacks = alone
+        .chain(tower)
+        .chain(depths)
+        .chain(handlers)
+        .chain(routes);
     each_at_once(stacks, |(name, policy, stack), at_once| {
         Scenario::new(format!("{name}-{at_once}"), policy, move |messages| {
             let frames = usize::try_from(at_once).expect("the number is small");

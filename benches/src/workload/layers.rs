@@ -214,7 +214,7 @@ pub type ConnectionFuture = Pin<Box<dyn Future<Output = Result<Closed, BoxError>
 pub struct Stack(Box<dyn FnMut(Connection<Scripted>) -> ConnectionFuture>);
 
 impl Stack {
-    fn of(mut stack: impl Pipeline<Scripted, PipelineError = BoxError>) -> Self {
+    pub(super) fn of(mut stack: impl Pipeline<Scripted, PipelineError = BoxError>) -> Self {
         Self(Box::new(move |connection| {
             let ready = stack.poll_ready(&mut Context::from_waker(Waker::noop()));
             assert!(matches!(ready, Poll::Ready(Ok(()))), "no limit is reached");
@@ -266,7 +266,7 @@ fn bare() -> impl Pipeline<Scripted, PipelineError = BoxError> {
 }
 
 /// Wraps a service of sessions in the codec.
-fn framed<S>(sessions: S) -> Stack
+pub(super) fn framed<S>(sessions: S) -> Stack
 where
     CodecLayer<LengthDelimited, Bytes>:
         Layer<S, Service: Pipeline<Scripted, PipelineError = BoxError>>,
@@ -274,7 +274,7 @@ where
     Stack::of(CodecLayer::new(codec::length_delimited()).layer(sessions))
 }
 
-fn on_messages<S>(messages: S) -> Stack
+pub(super) fn on_messages<S>(messages: S) -> Stack
 where
     S: Service<Request<Bytes>, Error = BoxError> + Clone + Send + 'static,
     S::Response: IntoReply<Bytes> + Send,

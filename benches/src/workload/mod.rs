@@ -5,6 +5,7 @@
 pub mod broadcast;
 pub mod calls;
 pub mod echo;
+pub mod handlers;
 pub mod layers;
 pub mod pass_through;
 pub mod tls;

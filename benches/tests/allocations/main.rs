@@ -5,6 +5,7 @@
 //! a thread that can allocate at any time; each figure is therefore the minimum of several
 //! attempts.
 
+mod formats;
 mod sending;
 mod sockets;
 mod stacks;
@@ -24,7 +25,7 @@ use getty_benches::{
         broadcast::{Broadcast, Carrier, Kind},
         calls::Caller,
         echo::{Loop, Prepared},
-        layers, runtime, session,
+        handlers, layers, runtime, session,
     },
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -69,11 +70,12 @@ fn a_message_allocates_nothing() {
     sending::allocates_nothing::<Full>();
     sending::allocates_nothing::<WebSocket>();
     sockets::allocate_nothing();
+    formats::allocate_nothing();
 }
 
-/// Checks each layer. Layers whose documentation mentions allocations may allocate.
+/// Checks each layer and handler. Layers whose documentation mentions allocations may allocate.
 fn layers_alone() {
-    for (name, stack) in layers::all() {
+    for (name, stack) in layers::all().chain(handlers::without_allocation()) {
         let may = match name {
             // Handlers in flight are in a set with an allocation for each.
             "in-flight" | "unordered" => 1,

@@ -1,4 +1,4 @@
-//! JSON, with serde_json.
+//! JSON, with `serde_json`.
 //!
 //! In [`Lines`](crate::codec::Lines), [`LengthDelimited`](crate::codec::LengthDelimited), or
 //! [`Text`](crate::codec::Text) over WebSocket. Scope: session.

@@ -32,8 +32,8 @@
 //! nested too deeply.
 //!
 //! Nesting is limited because each level needs stack memory: to 128 levels in JSON and
-//! MessagePack and to 100 in Protocol Buffers. In postcard only messages of a type that
-//! contains itself can be nested, and getty limits them to 128 levels as well.
+//! MessagePack, to 100 in Protocol Buffers, and in postcard to 128 options, sequences, maps and
+//! enums inside each other.
 
 #[cfg(feature = "json")]
 pub mod json;
@@ -123,6 +123,15 @@ pub trait EncodePayload<T> {
     /// part of it, which the caller removes.
     fn encode_payload(&self, message: &T, dst: &mut BytesMut) -> Result<(), BoxError>;
 }
+
+#[cfg(all(
+    test,
+    feature = "json",
+    feature = "messagepack",
+    feature = "postcard",
+    feature = "prost"
+))]
+mod tests;
 
 /// Writes into a buffer that grows.
 #[cfg(any(feature = "json", feature = "messagepack"))]

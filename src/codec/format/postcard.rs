@@ -24,13 +24,19 @@
 //! # }
 //! ```
 
+mod depth;
+
 use bytes::BytesMut;
-use postcard::{Error, ser_flavors::Flavor};
+use postcard::{Deserializer, Error, ser_flavors::Flavor};
 use serde::{Serialize, de::DeserializeOwned};
 use tower::BoxError;
 
+use self::depth::Limited;
 use super::{DecodePayload, EncodePayload, Typed};
 use crate::codec::Malformed;
+
+/// Maximum nesting of a message, as in JSON.
+const MAX_DEPTH: u8 = 128;
 
 /// Codec for messages in postcard, in the frames of `C`; see the [module](self).
 pub type Postcard<C, In, Out = In> = Typed<C, PostcardFormat, In, Out>;
@@ -42,7 +48,9 @@ pub struct PostcardFormat;
 impl<T: DeserializeOwned> DecodePayload<T> for PostcardFormat {
     #[inline]
     fn decode_payload(&self, payload: &[u8]) -> Result<T, Malformed> {
-        match postcard::take_from_bytes(payload) {
+        let mut decoder = Deserializer::from_bytes(payload);
+        let message = T::deserialize(Limited::new(&mut decoder, MAX_DEPTH));
+        match message.and_then(|message| Ok((message, decoder.finalize()?))) {
             Ok((message, [])) => Ok(message),
             Ok(_) => Err(malformed(payload, "bytes after the message")),
             Err(error) => Err(malformed(payload, error)),

@@ -15,7 +15,7 @@
 //! }
 //!
 //! # fn main() -> Result<(), getty::BoxError> {
-//! let mut codec = Prost::new(VarintDelimited::new());
+//! let mut codec = Prost::<_, Hello>::new(VarintDelimited::new());
 //! let mut buffer = BytesMut::new();
 //! codec.encode(Hello { name: "ada".to_owned() }, &mut buffer)?;
 //! assert_eq!(buffer, b"\x05\x0a\x03ada"[..]);

@@ -212,7 +212,7 @@ where
     pub fn route<Args: 'static>(
         self,
         key: impl IntoKey<In::Key>,
-        handler: impl Handler<In, Out, S, Args, Future: Send + 'static>,
+        handler: impl Handler<In, Out, S, Args>,
     ) -> Self {
         let name = type_name_of(&handler);
         self.add(key.into_key(), name, Arc::new(HandlerRoute::new(handler)))
@@ -231,7 +231,7 @@ where
         self,
         key: impl IntoKey<In::Key>,
         layer: L,
-        handler: impl Handler<In, Out, S, Args, Future: Send + 'static>,
+        handler: impl Handler<In, Out, S, Args>,
     ) -> Self
     where
         L: Layer<Route<In, Out, S>, Service: RouteService<In, Out>>,
@@ -260,10 +260,7 @@ where
 
     /// Sets the handler of messages without a route. The default is the error [`NoRoute`].
     #[must_use]
-    pub fn fallback<Args: 'static>(
-        mut self,
-        handler: impl Handler<In, Out, S, Args, Future: Send + 'static>,
-    ) -> Self {
+    pub fn fallback<Args: 'static>(mut self, handler: impl Handler<In, Out, S, Args>) -> Self {
         Arc::make_mut(&mut self.routes).fallback = Some(Arc::new(HandlerRoute::new(handler)));
         self
     }

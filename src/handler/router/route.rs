@@ -42,7 +42,7 @@ impl<H, Args> HandlerRoute<H, Args> {
 
 impl<H, Args, In, Out, S> Erased<In, Out, S> for HandlerRoute<H, Args>
 where
-    H: Handler<In, Out, S, Args, Future: Send + 'static>,
+    H: Handler<In, Out, S, Args>,
     Out: Send + 'static,
 {
     #[inline]
