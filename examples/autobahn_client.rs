@@ -10,7 +10,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use getty::{
-    BoxError, Closed, CodecLayer, Layer, Request, ServiceBuilder, SessionLayer,
+    BoxError, Closed, CodecLayer, Layer, NoReply, ServiceBuilder, SessionLayer, handle,
     net::TcpConnector,
     ws::{Message, MessageCodec, Messages, WsConnectLayer},
 };
@@ -78,13 +78,10 @@ async fn case_count(url: &str) -> Result<u32, BoxError> {
             .layer(CodecLayer::new(MessageCodec::new()))
             .layer(link)
             .layer(SessionLayer::new())
-            .service_fn(move |request: Request<Message>| {
-                let sender = sender.clone();
-                async move {
-                    sender.send(request.into_message()).await?;
-                    Ok::<_, BoxError>(None)
-                }
-            })
+            .service(handle(async move |message: Message| {
+                sender.send(message).await?;
+                Ok::<_, BoxError>(NoReply)
+            }))
     })
     .await?;
     let message = messages.recv().await.ok_or("the server sent no count")?;
@@ -103,9 +100,7 @@ async fn echo(url: &str) -> Result<Closed, BoxError> {
             .layer(CodecLayer::new(MessageCodec::new()))
             .layer(link)
             .layer(SessionLayer::new())
-            .service_fn(|request: Request<Message>| async move {
-                Ok::<_, BoxError>(request.into_message())
-            })
+            .service(handle(|message: Message| message))
     })
     .await?;
     task.await

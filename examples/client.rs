@@ -14,9 +14,10 @@
 use std::io::{self, Write};
 
 use getty::{
-    BoxError, Client, CloseReason, CodecLayer, Request, ServiceBuilder, SessionLayer,
+    BoxError, Client, CloseReason, CodecLayer, NoReply, ServiceBuilder, SessionLayer,
     client::{Decision, Ended, State, StateWatch},
     codec::Lines,
+    handle,
     net::TcpConnector,
 };
 use tokio::sync::mpsc;
@@ -39,10 +40,10 @@ async fn main() -> Result<(), BoxError> {
                 .layer(CodecLayer::new(Lines::new()))
                 .layer(link)
                 .layer(SessionLayer::new())
-                .service_fn(|request: Request<String>| async move {
-                    writeln!(io::stdout(), "{}", request.message())?;
-                    Ok::<_, BoxError>(None)
-                })
+                .service(handle(|line: String| {
+                    writeln!(io::stdout(), "{line}")?;
+                    Ok::<_, BoxError>(NoReply)
+                }))
         });
     tokio::spawn(print_states(client.watch(), target));
 

@@ -30,6 +30,7 @@ use getty::{
     BoxError, CodecLayer, Group, Pipeline, Reply, Request, ServiceBuilder, Session, SessionLayer,
     SlowConsumer,
     codec::Lines,
+    handle,
     layers::{HandleErrorLayer, IdleTimeoutLayer},
     net::{Admit, Overflow, TcpListener, UdpListener, UdpPeer},
     ws::{Messages, WsLayer, WsTransport},
@@ -96,10 +97,9 @@ fn app(world: World) -> impl Pipeline<UdpPeer> + Pipeline<WsTransport<TcpStream>
         .layer(HandleErrorLayer::new(|error: BoxError| {
             Some(format!("error {error}"))
         }))
-        .service_fn(move |request: Request<String>| {
-            let reply = world.handle(&request);
-            async move { reply }
-        })
+        .service(handle(move |request: Request<String>| {
+            world.handle(&request)
+        }))
 }
 
 /// All players and their positions.

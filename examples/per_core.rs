@@ -16,7 +16,7 @@
 use std::{env, net::SocketAddr, num::NonZero, thread};
 
 use getty::{
-    BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Lines, net::TcpListener,
+    BoxError, CodecLayer, ServiceBuilder, SessionLayer, codec::Lines, handle, net::TcpListener,
 };
 use tokio::runtime;
 
@@ -34,10 +34,10 @@ fn main() -> Result<(), BoxError> {
         .concurrency_limit(10_000)
         .layer(CodecLayer::new(Lines::new().with_max_length(8 * 1024)))
         .layer(SessionLayer::new())
-        .service_fn(|request: Request<String>| async move {
-            let name = thread::current().name().unwrap_or_default().to_owned();
-            Ok::<_, BoxError>(format!("{name}: {}", request.message()))
-        });
+        .service(handle(|line: String| {
+            let thread = thread::current();
+            format!("{}: {line}", thread.name().unwrap_or_default())
+        }));
 
     // Bind all listeners before serving, so that a failure to bind ends the program here.
     let mut bound = Vec::new();

@@ -9,23 +9,19 @@
 
 use std::time::Duration;
 
-use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Lines};
-use getty::{layers::TraceLayer, net::TcpListener};
+use getty::net::TcpListener;
+use getty::{BoxError, CodecLayer, ServiceBuilder, SessionLayer, codec::Lines, handle};
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    tracing_subscriber::fmt::init();
     let app = ServiceBuilder::new()
         // called once per connection
-        .layer(TraceLayer::new())
         .concurrency_limit(10_000)
-        .layer(CodecLayer::new(Lines::new().with_max_length(8 * 1024)))
+        .layer(CodecLayer::new(Lines::new()))
         .layer(SessionLayer::new())
         // called once per message
         .timeout(Duration::from_secs(1))
-        .service_fn(|request: Request<String>| async move {
-            Ok::<_, BoxError>(request.into_message().to_ascii_uppercase())
-        });
+        .service(handle(async |line: String| line.to_ascii_uppercase()));
 
     let listener = TcpListener::bind("127.0.0.1:7000").await?;
     println!("listening on {}", listener.local_addr()?);

@@ -2,7 +2,7 @@
 //! restarted.
 //!
 //! ```text
-//! cargo run --example rpc
+//! cargo run --features rpc --example rpc
 //! ```
 //!
 //! The program makes 300 concurrent calls in each of four rounds and prints which server
@@ -15,17 +15,18 @@
 
 use std::{
     collections::BTreeMap,
+    error::Error,
     fmt, io,
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
 use futures_util::future::join_all;
 use getty::{
-    BoxError, Client, CodecLayer, LinkLayer, MultiplexClient, Pipeline, Request, ServiceBuilder,
-    Session, SessionLayer, Transport,
-    codec::{Decoder, Encoder, Lines, Text},
+    BoxError, Client, CodecLayer, LinkLayer, MultiplexClient, Pipeline, ServiceBuilder, Session,
+    SessionLayer, State, Transport,
+    codec::{FrameCodec, Json, Lines, Text},
+    handle, handle_with,
     layers::{
         Correlate, CorrelateLayer,
         correlate::{Delivery, RequestError},
@@ -86,46 +87,8 @@ impl Correlate<Message> for ById {
     }
 }
 
-/// Converts between messages and JSON. `C` is the codec of the text: lines on a byte stream,
-/// text messages on a WebSocket.
-#[derive(Clone, Debug)]
-struct Json<C>(C);
-
-impl<C: Decoder<Item = String, Error: Into<BoxError>>> Decoder for Json<C> {
-    type Item = Message;
-    type Error = BoxError;
-
-    fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<Message>, BoxError> {
-        parse(self.0.decode(buf).map_err(Into::into)?)
-    }
-
-    fn decode_eof(&mut self, buf: &mut BytesMut) -> Result<Option<Message>, BoxError> {
-        parse(self.0.decode_eof(buf).map_err(Into::into)?)
-    }
-}
-
-fn parse(text: Option<String>) -> Result<Option<Message>, BoxError> {
-    Ok(text.map(|text| serde_json::from_str(&text)).transpose()?)
-}
-
-impl<C: Encoder<String, Error: Into<BoxError>>> Encoder<Message> for Json<C> {
-    type Error = BoxError;
-
-    fn encode(&mut self, message: Message, buf: &mut BytesMut) -> Result<(), BoxError> {
-        let text = serde_json::to_string(&message)?;
-        self.0.encode(text, buf).map_err(Into::into)
-    }
-}
-
-/// A codec for text, in both directions.
-trait TextCodec:
-    Decoder<Item = String, Error: Into<BoxError>>
-    + Encoder<String, Error: Into<BoxError>>
-    + Clone
-    + Send
-    + 'static
-{
-}
+/// A codec for text: lines on a byte stream, text messages on a WebSocket.
+trait TextCodec: FrameCodec<Error: Error + Send + Sync> + Clone + Send + 'static {}
 
 impl TextCodec for Lines {}
 impl TextCodec for Text {}
@@ -169,21 +132,21 @@ where
     C: TextCodec,
 {
     ServiceBuilder::new()
-        .layer(CodecLayer::new(Json(text_codec)))
+        .layer(CodecLayer::new(Json::new(text_codec)))
         .layer(CorrelateLayer::new(ById))
         .layer(SessionLayer::new().with_in_flight(64).unordered())
-        .service_fn(move |request: Request<Message>| handle(name, request))
+        .service(handle_with(name, answer))
 }
 
-async fn handle(
-    name: &'static str,
-    request: Request<Message>,
+async fn answer(
+    message: Message,
+    session: Session<Message>,
+    State(name): State<&'static str>,
 ) -> Result<Option<Message>, BoxError> {
     /// Attribute of a session whose client was asked for its name.
     #[derive(Clone)]
     struct Greeted;
 
-    let (message, session) = request.into_parts();
     let Body::Call { method, n } = message.body else {
         return Ok(None);
     };
@@ -238,20 +201,17 @@ where
     C: TextCodec,
 {
     ServiceBuilder::new()
-        .layer(CodecLayer::new(Json(text_codec)))
+        .layer(CodecLayer::new(Json::new(text_codec)))
         .layer(CorrelateLayer::new(ById).with_deadline(Duration::from_secs(2)))
         .layer(link)
         .layer(SessionLayer::new())
-        .service_fn(|request: Request<Message>| async move {
-            let message = request.into_message();
-            Ok::<_, BoxError>(Some(Message {
-                id: message.id,
-                body: Body::Result {
-                    by: "the balanced client".to_owned(),
-                    value: 0,
-                },
-            }))
-        })
+        .service(handle(|message: Message| Message {
+            id: message.id,
+            body: Body::Result {
+                by: "the balanced client".to_owned(),
+                value: 0,
+            },
+        }))
 }
 
 /// Outcomes of one round of calls.

@@ -19,9 +19,10 @@ mod rooms;
 use std::{future::ready, num::NonZero, process::ExitCode, time::Duration};
 
 use getty::{
-    BoxError, CloseReason, CodecLayer, Pipeline, Request, ServiceBuilder, Session, SessionLayer,
+    BoxError, CloseReason, CodecLayer, Pipeline, ServiceBuilder, Session, SessionLayer, State,
     Transport,
     codec::{Decoder, Encoder, Lines, Text},
+    handle_with,
     layers::{IdleTimeoutLayer, OnOpenLayer},
     net::TcpListener,
 };
@@ -130,10 +131,12 @@ where
         }))
         .layer(SessionLayer::new())
         // called once per message
-        .service_fn(move |request: Request<String, Line>| {
-            let reply = rooms.handle_line(request.session(), request.message());
-            ready(Ok::<_, BoxError>(reply))
-        })
+        .service(handle_with(
+            rooms,
+            |line: String, session: Session<Line>, State(rooms): State<Rooms>| {
+                rooms.handle_line(&session, &line)
+            },
+        ))
 }
 
 struct Options {

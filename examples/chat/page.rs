@@ -17,7 +17,7 @@ use getty::{
     ws::{self, Messages, WsLayer, WsListener, WsRefusal, WsUpgrader},
 };
 use hyper_util::rt::TokioIo;
-use ring::digest::{SHA256, digest};
+use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 
 /// Byte stream of a browser's session.
@@ -115,10 +115,7 @@ fn content_security_policy() -> String {
         let (source, _) = rest
             .split_once(&format!("</{tag}>"))
             .expect("page.html closes both tags");
-        format!(
-            "'sha256-{}'",
-            BASE64.encode(digest(&SHA256, source.as_bytes()).as_ref())
-        )
+        format!("'sha256-{}'", BASE64.encode(&Sha256::digest(source)))
     });
     format!(
         "default-src 'none'; script-src {script}; style-src {style}; img-src data:; \
