@@ -61,8 +61,7 @@ use std::{
 };
 
 use getty_core::{
-    Close, CloseReason, Connection, HasSession, Session,
-    internal::{Contained, catch_and_log},
+    Close, CloseReason, Connection, HasSession, Session, hooks::Contained, internal::catch_and_log,
 };
 use tower_layer::Layer;
 

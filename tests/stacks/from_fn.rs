@@ -148,7 +148,7 @@ async fn stack_with_closures_runs_in_a_spawned_block() {
     let mut peer = dial(&connector).await;
     for count in 1..=2 {
         peer.say("hello").await;
-        assert_eq!(peer.hear().await.as_deref(), Some("hello"));
+        assert_eq!(peer.receive().await.as_deref(), Some("hello"));
         assert_eq!(calls.load(SeqCst), count);
     }
 }
@@ -222,7 +222,7 @@ async fn function_calls_the_service_that_was_polled_ready() {
     let mut peer = server.dial().await;
     for (request, reply) in [("hello", "hello"), ("SKIP", "skipped"), ("bye", "bye")] {
         peer.say(request).await;
-        assert_eq!(peer.hear().await.as_deref(), Some(reply));
+        assert_eq!(peer.receive().await.as_deref(), Some(reply));
         settle().await;
         assert_eq!(permits.available_permits(), 1, "after {request}");
     }
