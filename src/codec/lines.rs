@@ -126,7 +126,7 @@ impl Lines {
     fn next_line<T>(
         &mut self,
         src: &mut BytesMut,
-        read: impl FnOnce(&[u8]) -> T,
+        read: impl FnOnce(&[u8]) -> Result<T, LinesError>,
     ) -> Result<Option<T>, LinesError> {
         // The longest line is followed by a carriage return and a line feed.
         let limit = src.len().min(self.max + 2);
@@ -150,14 +150,14 @@ impl Lines {
         let line = read(line);
         self.searched = 0;
         src.advance(at + 1);
-        Ok(Some(line))
+        line.map(Some)
     }
 
     /// Does the same for a last line without a line end.
     fn last_line<T>(
         &mut self,
         src: &mut BytesMut,
-        read: impl FnOnce(&[u8]) -> T,
+        read: impl FnOnce(&[u8]) -> Result<T, LinesError>,
     ) -> Result<Option<T>, LinesError> {
         self.searched = 0;
         if src.is_empty() {
@@ -167,10 +167,10 @@ impl Lines {
         let line = if self.final_newline {
             Err(LinesError::Unterminated { length: src.len() })
         } else {
-            Ok(Some(read(without_carriage_return(src))))
+            read(without_carriage_return(src))
         };
         src.clear();
-        line
+        line.map(Some)
     }
 
     /// Reserves memory for a whole line once a long part of it has arrived.
@@ -243,13 +243,13 @@ impl Decoder for Lines {
         if line.is_none() {
             self.reserve_long_line(src);
         }
-        line.transpose()
+        Ok(line)
     }
 
     fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<String>, LinesError> {
         match self.next_line(src, text)? {
-            Some(line) => line.map(Some),
-            None => self.last_line(src, text)?.transpose(),
+            Some(line) => Ok(Some(line)),
+            None => self.last_line(src, text),
         }
     }
 }
@@ -278,7 +278,7 @@ impl FrameCodec for Lines {
         src: &mut BytesMut,
         read: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, LinesError> {
-        let line = self.next_line(src, read)?;
+        let line = self.next_line(src, |line| Ok(read(line)))?;
         if line.is_none() {
             self.reserve_long_line(src);
         }
@@ -291,10 +291,10 @@ impl FrameCodec for Lines {
         read: impl FnOnce(&[u8]) -> T,
     ) -> Result<Option<T>, LinesError> {
         let mut read = Some(read);
-        if let Some(item) = self.next_line(src, |line| read.take().map(|read| read(line)))? {
+        if let Some(item) = self.next_line(src, |line| Ok(read.take().map(|read| read(line))))? {
             return Ok(item);
         }
-        read.map_or(Ok(None), |read| self.last_line(src, read))
+        read.map_or(Ok(None), |read| self.last_line(src, |line| Ok(read(line))))
     }
 
     #[inline]

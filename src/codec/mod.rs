@@ -12,7 +12,7 @@
 //!
 //! Codecs of [`Bytes`] also send a `&[u8]`.
 //!
-//! Codecs for an application's types are these codecs of frames inside a [`format`]:
+//! Codecs for an application's types are these codecs of frames inside a [format](mod@format):
 //!
 //! | codec | feature | a message is |
 //! |---|---|---|
@@ -69,7 +69,7 @@
 //!
 //! # Writing a codec
 //!
-//! For serde's and prost's types there is a [`format`], and another format needs two short
+//! For serde's and prost's types there is a [format](mod@format), and another format needs two short
 //! functions: see [`DecodePayload`](format::DecodePayload). [`FrameCodec`] is for other frames.
 //! A codec of both kinds implements [`Decoder`] and [`Encoder`]. Its error may be any type that
 //! an [`io::Error`](std::io::Error) converts into.

@@ -8,6 +8,8 @@ mod payload;
 mod per_session;
 mod router;
 mod service;
+#[cfg(feature = "json")]
+mod tagged;
 #[doc(hidden)]
 pub mod via;
 
@@ -19,6 +21,8 @@ pub use self::payload::MessagePack;
 pub use self::payload::Postcard;
 #[cfg(feature = "prost")]
 pub use self::payload::Prost;
+#[cfg(feature = "json")]
+pub use self::tagged::Tagged;
 pub use self::{
     dispatch::{Dispatch, Scope, dispatch},
     extract::{

@@ -11,8 +11,9 @@ use getty::{
         LinesError, Malformed, MessagePack, Postcard, Prost, Text, VarintDelimited,
         VarintDelimitedError, format::FormatError,
     },
-    handle, handler,
-    layers::HandleErrorLayer,
+    handle,
+    handler::{self, Router, Tagged},
+    layers::{HandleErrorLayer, MalformedLayer},
     ws::{Messages, WsLayer},
 };
 use prost::Message;
@@ -84,55 +85,55 @@ async fn exchange(stack: impl Pipeline<TcpStream>, frames: Frames, format: Forei
 
 #[tokio::test]
 async fn json_in_lines_and_in_length_delimited_frames() {
-    let stack = tolerant_notes!(Json::new(Lines::new()));
+    let stack = tolerant_notes!(Json::<_, Note>::new(Lines::new()));
     exchange(stack, Frames::Lines, JSON).await;
-    let stack = tolerant_notes!(Json::new(LengthDelimited::new()));
+    let stack = tolerant_notes!(Json::<_, Note>::new(LengthDelimited::new()));
     exchange(stack, Frames::Length, JSON).await;
-    let stack = tolerant_notes!(Json::new(FramesCodec::default()));
+    let stack = tolerant_notes!(Json::<_, Note>::new(FramesCodec::default()));
     exchange(stack, Frames::Length, JSON).await;
-    let stack = tolerant_notes!(Json::new(VarintDelimited::new()));
+    let stack = tolerant_notes!(Json::<_, Note>::new(VarintDelimited::new()));
     exchange(stack, Frames::Varint, JSON).await;
 }
 
 #[tokio::test]
 async fn binary_formats_in_length_delimited_frames() {
-    let stack = tolerant_notes!(MessagePack::new(LengthDelimited::new()));
+    let stack = tolerant_notes!(MessagePack::<_, Note>::new(LengthDelimited::new()));
     exchange(stack, Frames::Length, MESSAGE_PACK).await;
-    let stack = tolerant_notes!(Postcard::new(LengthDelimited::new()));
+    let stack = tolerant_notes!(Postcard::<_, Note>::new(LengthDelimited::new()));
     exchange(stack, Frames::Length, POSTCARD).await;
-    let stack = tolerant_notes!(Postcard::new(FramesCodec::default()));
+    let stack = tolerant_notes!(Postcard::<_, Note>::new(FramesCodec::default()));
     exchange(stack, Frames::Length, POSTCARD).await;
-    let stack = tolerant_notes!(Prost::new(LengthDelimited::new()));
+    let stack = tolerant_notes!(Prost::<_, Note>::new(LengthDelimited::new()));
     exchange(stack, Frames::Length, PROST).await;
 }
 
 #[tokio::test]
 async fn binary_formats_in_varint_delimited_frames() {
-    let stack = tolerant_notes!(Prost::new(VarintDelimited::new()));
+    let stack = tolerant_notes!(Prost::<_, Note>::new(VarintDelimited::new()));
     exchange(stack, Frames::Varint, PROST).await;
-    let stack = tolerant_notes!(MessagePack::new(VarintDelimited::new()));
+    let stack = tolerant_notes!(MessagePack::<_, Note>::new(VarintDelimited::new()));
     exchange(stack, Frames::Varint, MESSAGE_PACK).await;
-    let stack = tolerant_notes!(Postcard::new(VarintDelimited::new()));
+    let stack = tolerant_notes!(Postcard::<_, Note>::new(VarintDelimited::new()));
     exchange(stack, Frames::Varint, POSTCARD).await;
 }
 
 #[tokio::test]
 async fn formats_over_websocket() {
     let text = || WsLayer::new().with_messages(Messages::Text);
-    let stack = tolerant_notes!(Json::new(Text::new()), text());
+    let stack = tolerant_notes!(Json::<_, Note>::new(Text::new()), text());
     exchange(stack, Frames::WebSocket, JSON).await;
-    let stack = tolerant_notes!(Prost::new(Binary::new()), WsLayer::new());
+    let stack = tolerant_notes!(Prost::<_, Note>::new(Binary::new()), WsLayer::new());
     exchange(stack, Frames::WebSocket, PROST).await;
-    let stack = tolerant_notes!(MessagePack::new(Binary::new()), WsLayer::new());
+    let stack = tolerant_notes!(MessagePack::<_, Note>::new(Binary::new()), WsLayer::new());
     exchange(stack, Frames::WebSocket, MESSAGE_PACK).await;
-    let stack = tolerant_notes!(Postcard::new(Binary::new()), WsLayer::new());
+    let stack = tolerant_notes!(Postcard::<_, Note>::new(Binary::new()), WsLayer::new());
     exchange(stack, Frames::WebSocket, POSTCARD).await;
 }
 
 #[tokio::test]
 async fn message_without_content_is_a_message() {
     // All fields of the note have their defaults, so it has no bytes.
-    let stack = tolerant_notes!(Prost::new(Binary::new()), WsLayer::new());
+    let stack = tolerant_notes!(Prost::<_, Note>::new(Binary::new()), WsLayer::new());
     let server = Server::start(stack).await;
     let mut peer = server.dial(Frames::WebSocket).await;
     peer.send(b"").await;
@@ -141,7 +142,7 @@ async fn message_without_content_is_a_message() {
 
 #[tokio::test]
 async fn malformed_message_closes_a_session_by_default() {
-    let mut server = Server::start(strict_notes!(Json::new(Lines::new()))).await;
+    let mut server = Server::start(strict_notes!(Json::<_, Note>::new(Lines::new()))).await;
     let mut peer = server.dial(Frames::Lines).await;
     peer.send(br#"{"id":1,"text":"a"}"#).await;
     assert_eq!((JSON.read)(&peer.receive().await), note(2, "a"));
@@ -168,7 +169,7 @@ async fn malformed_message_closes_a_session_by_default() {
 
 #[tokio::test]
 async fn bad_frames_close_a_tolerant_session_with_their_own_error() {
-    let lines = Json::new(Lines::new().with_max_length(30));
+    let lines = Json::<_, Note>::new(Lines::new().with_max_length(30));
     let mut server = Server::start(tolerant_notes!(lines)).await;
     let mut peer = server.dial(Frames::Lines).await;
     peer.send(&[b'1'; 31]).await;
@@ -189,7 +190,7 @@ async fn bad_frames_close_a_tolerant_session_with_their_own_error() {
         })
         .await;
 
-    let varints = Prost::new(VarintDelimited::new());
+    let varints = Prost::<_, Note>::new(VarintDelimited::new());
     let mut server = Server::start(tolerant_notes!(varints)).await;
     let mut peer = server.dial(Frames::Varint).await;
     peer.send_bytes(&[0xff; 6]).await;
@@ -204,7 +205,7 @@ async fn bad_frames_close_a_tolerant_session_with_their_own_error() {
         .await;
 
     // The stream ends within a frame.
-    let lengths = Postcard::new(LengthDelimited::new());
+    let lengths = Postcard::<_, Note>::new(LengthDelimited::new());
     let mut server = Server::start(tolerant_notes!(lengths)).await;
     let mut peer = server.dial(Frames::Length).await;
     peer.send_bytes(b"\0\0\0\x08abc").await;
@@ -224,7 +225,7 @@ async fn bad_frames_close_a_tolerant_session_with_their_own_error() {
 
 #[tokio::test]
 async fn last_line_of_a_stream_is_a_message() {
-    let server = Server::start(tolerant_notes!(Json::new(Lines::new()))).await;
+    let server = Server::start(tolerant_notes!(Json::<_, Note>::new(Lines::new()))).await;
     let mut peer = server.dial(Frames::Lines).await;
     peer.send_bytes(br#"{"id":7,"text":"last"}"#).await;
     peer.finish().await;
@@ -236,7 +237,7 @@ async fn message_that_cannot_be_encoded_closes_the_session() {
     // A key of an object in JSON is a text.
     type NoObject = HashMap<(u8, u8), u8>;
     let stack = ServiceBuilder::new()
-        .layer(CodecLayer::new(Json::new(Lines::new())))
+        .layer(CodecLayer::new(Json::<_, u8, NoObject>::new(Lines::new())))
         .layer(SessionLayer::new())
         .service(handler::handle_with((), |_: u8| {
             NoObject::from([((1, 2), 3)])
@@ -254,7 +255,7 @@ async fn message_that_cannot_be_encoded_closes_the_session() {
 
     let short = VarintDelimited::new().max_frame_length(40);
     let stack = ServiceBuilder::new()
-        .layer(CodecLayer::new(Prost::new(short)))
+        .layer(CodecLayer::new(Prost::<_, String>::new(short)))
         .layer(SessionLayer::new())
         .service(handle(|text: String| text.repeat(10)));
     let mut server = Server::start(stack).await;
@@ -309,4 +310,57 @@ async fn arguments_of_handlers_decode_payloads() {
     payloads(stack!(MessagePack), MESSAGE_PACK).await;
     payloads(stack!(Postcard), POSTCARD).await;
     payloads(stack!(Prost), PROST).await;
+}
+
+#[tokio::test]
+async fn router_decodes_the_data_of_tagged_messages() {
+    fn add(handler::Json((a, b)): handler::Json<(u8, u8)>) -> Tagged {
+        Tagged::new("sum", &(a + b)).unwrap()
+    }
+    fn ping(handler::Json(()): handler::Json<()>) -> Tagged {
+        Tagged::new("pong", "now").unwrap()
+    }
+    fn error(text: &str) -> Tagged {
+        Tagged::new("error", text).unwrap()
+    }
+
+    let stack = ServiceBuilder::new()
+        .layer(CodecLayer::new(Json::new(Lines::new()).tolerant()))
+        .layer(SessionLayer::new())
+        .layer(MalformedLayer::new(|malformed| error(malformed.format())))
+        .layer(HandleErrorLayer::new(|_| error("other")))
+        .layer(HandleErrorLayer::downcast(|malformed: Malformed| {
+            error(&malformed.reason().to_string())
+        }))
+        .service(
+            Router::<Tagged, Tagged>::new()
+                .route("add", add)
+                .route("ping", ping),
+        );
+    let server = Server::start(stack).await;
+    let mut peer = server.dial(Frames::Lines).await;
+    for (message, reply) in [
+        (
+            r#"{"type":"add","data":[1,2]}"#,
+            r#"{"type":"sum","data":3}"#,
+        ),
+        (
+            r#"{"data":[1,2],"more":1,"type":"add"}"#,
+            r#"{"type":"sum","data":3}"#,
+        ),
+        (r#"{"type":"ping"}"#, r#"{"type":"pong","data":"now"}"#),
+        (
+            r#"{"type":"ping","data":null}"#,
+            r#"{"type":"pong","data":"now"}"#,
+        ),
+        (r#"{"type":"#, r#"{"type":"error","data":"JSON"}"#),
+        (r#"{"type":"none"}"#, r#"{"type":"error","data":"other"}"#),
+        (
+            r#"{"type":"add","data":[1,999]}"#,
+            r#"{"type":"error","data":"invalid value: integer `999`, expected u8 at line 1 column 6"}"#,
+        ),
+    ] {
+        peer.send(message.as_bytes()).await;
+        assert_eq!(String::from_utf8(peer.receive().await).unwrap(), reply);
+    }
 }

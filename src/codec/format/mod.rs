@@ -8,9 +8,12 @@
 //! | `Prost` | `prost` | `prost::Message` | `VarintDelimited` | `Binary` |
 //!
 //! Each is a [`Typed`] codec. It wraps a [`FrameCodec`] and is passed to `CodecLayer` in its
-//! place. The types of the messages are inferred from the handler. `handler::Json` and its like
-//! decode the payload of a message later, in the handler. Another format needs an
-//! implementation of [`DecodePayload`] and [`EncodePayload`].
+//! place. The types of the messages are inferred from a [`Router`](crate::handler::Router) or
+//! from a closure with an argument `Request<In, Out>`. With [`handle`](crate::handle) the codec
+//! names them: `Json::<_, Message>::new(..)`, or `Json::<_, In, Out>::new(..)` if the two
+//! directions differ. `handler::Json` and its like decode the payload of a message later, in
+//! the handler. Another format needs an implementation of [`DecodePayload`] and
+//! [`EncodePayload`].
 //!
 //! A message is read in the read buffer and written into the write buffer. Neither direction
 //! copies the frame, and to send a message allocates nothing.

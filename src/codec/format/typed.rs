@@ -10,8 +10,8 @@ use crate::codec::{Decoder, Encoder, FrameCodec, Malformed};
 /// Codec for messages of the types `In` and `Out`, in the format `F`, in the frames of `C`.
 ///
 /// Use it by the name of its format, such as `codec::Json`. `In` is the type of received
-/// messages, `Out` that of sent ones; both are inferred from the handler. See the
-/// [module](super) for malformed messages.
+/// messages, and `Out` is the type of sent messages. See the [module](super) for malformed
+/// messages.
 ///
 /// # Errors
 ///

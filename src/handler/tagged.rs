@@ -1,0 +1,107 @@
+//! Messages in JSON with a type and data.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{Keyed, Payload};
+
+/// Message `{"type": .., "data": ..}` in JSON whose data is not decoded yet.
+///
+/// Its type is the key of a [`Router`](super::Router), and its data the payload of
+/// [`Json`](super::Json). A message without data has the data `null`, which decodes as `()`, as
+/// a unit struct and as `None`. Other fields are ignored. Messages with other names need a
+/// struct with a `Box<RawValue>`, and [`Keyed`] and [`Payload`] for it.
+///
+/// ```
+/// use getty::{CodecLayer, ServiceBuilder, SessionLayer, layers::MalformedLayer};
+/// use getty::codec::{self, Lines};
+/// use getty::handler::{Json, Router, Tagged};
+///
+/// #[derive(serde::Deserialize)]
+/// struct Say {
+///     text: String,
+/// }
+///
+/// #[derive(serde::Serialize)]
+/// struct Event(String);
+///
+/// fn say(Json(Say { text }): Json<Say>) -> Event {
+///     Event(text)
+/// }
+///
+/// fn ping(Json(()): Json<()>) -> Event {
+///     Event("pong".to_owned())
+/// }
+///
+/// let stack = ServiceBuilder::new()
+///     .layer(CodecLayer::new(codec::Json::new(Lines::new()).tolerant()))
+///     .layer(SessionLayer::new())
+///     .layer(MalformedLayer::new(|malformed| Event(malformed.to_string())))
+///     .service(Router::<Tagged, Event>::new().route("say", say).route("ping", ping));
+/// # fn check<S: getty::Pipeline<tokio::net::TcpStream>>(_: &S) {}
+/// # check(&stack);
+/// ```
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Tagged {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    data: Option<Box<RawValue>>,
+}
+
+impl Tagged {
+    /// Creates a new message with this type and the data in JSON.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if `data` cannot be expressed in JSON.
+    pub fn new(
+        kind: impl Into<String>,
+        data: &(impl Serialize + ?Sized),
+    ) -> Result<Self, serde_json::Error> {
+        Ok(Self {
+            kind: kind.into(),
+            data: Some(to_raw_value(data)?),
+        })
+    }
+
+    /// Returns the type.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// Returns the data in JSON, `null` if there is none.
+    #[must_use]
+    pub fn data(&self) -> &str {
+        self.data.as_deref().map_or("null", RawValue::get)
+    }
+}
+
+/// Contains the type and the length of the data, because a message may contain secrets.
+impl fmt::Debug for Tagged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tagged")
+            .field("kind", &self.kind)
+            .field("data", &format_args!("{} bytes", self.data().len()))
+            .finish()
+    }
+}
+
+impl Keyed for Tagged {
+    type Key = str;
+
+    #[inline]
+    fn key(&self) -> &str {
+        &self.kind
+    }
+}
+
+impl Payload for Tagged {
+    #[inline]
+    fn payload(&self) -> &[u8] {
+        self.data().as_bytes()
+    }
+}
