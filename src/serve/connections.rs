@@ -120,6 +120,7 @@ impl Connections {
                 udp.set_inline(shared.clone());
                 tokio::spawn(TaskFuture::new(shared))
             }
+            // (design.md: Why does `serve` have no mode for one runtime per core?)
             None => tokio::spawn(drive),
         }
         .abort_handle();
@@ -140,6 +141,7 @@ impl Connections {
             .map(|(_, Live { handle, task })| (handle.clone(), task.clone()))
             .partition(|(handle, _)| handle.is_open());
         drop(state);
+        // (design.md: Why does a shutdown end connections that are not open yet?)
         for (handle, task) in unopened {
             handle.close_with(CloseReason::Shutdown);
             task.iter().for_each(AbortHandle::abort);
