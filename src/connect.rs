@@ -279,6 +279,7 @@ impl Future for SessionTask {
 ///
 /// It must be between `CodecLayer` and `SessionLayer`. Ready, call, drop and close are those of
 /// the inner service. Scope: connection.
+// (design.md: Why does `connect` pass a link to the closure that builds the stack?)
 pub struct LinkLayer<Out> {
     session: Arc<OnceLock<Session<Out>>>,
 }
