@@ -118,7 +118,7 @@ pub struct Spawn<S> {
 }
 
 impl<S> Spawn<S> {
-    inner_service_accessors!();
+    getty_core::inner_service_accessors!();
 }
 
 impl<S: Clone> Clone for Spawn<S> {

@@ -3,14 +3,14 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use getty_core::{
     CloseReason, Closed, ConnectionHandle, DrainDeadlineExceeded, SharedError, TransportKind,
     hooks::{HandleExt, defer_refusal, end_refusal},
-    sync::{SharedTask, TaskFuture},
+    sync::{Mutex, MutexGuard, SharedTask, TaskFuture},
 };
 use pin_project_lite::pin_project;
 use slab::Slab;
@@ -57,7 +57,7 @@ struct Live {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Records that a connection has ended.
