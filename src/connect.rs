@@ -279,6 +279,7 @@ impl Future for SessionTask {
 ///
 /// It must be between `CodecLayer` and `SessionLayer`. Ready, call, drop and close are those of
 /// the inner service. Scope: connection.
+// (design.md: Why does `connect` pass a link to the closure that builds the stack?)
 pub struct LinkLayer<Out> {
     session: Arc<OnceLock<Session<Out>>>,
 }
@@ -325,20 +326,7 @@ impl<S: Clone, Out> Clone for Link<S, Out> {
 }
 
 impl<S, Out> Link<S, Out> {
-    /// Returns a reference to the inner service.
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// Returns a mutable reference to the inner service.
-    pub const fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// Returns the inner service.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
+    getty_core::inner_service_accessors!();
 }
 
 impl<S, Out, T> Service<Connection<T>> for Link<S, Out>

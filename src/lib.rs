@@ -610,6 +610,7 @@
 //! | [`client`], [`call`] | clients that reconnect, and clients that call |
 //! | [`transport`] | traits for authors of transports |
 
+mod buffer_pool;
 pub mod call;
 pub mod client;
 pub mod codec;

@@ -24,6 +24,7 @@ use crate::transport::{BoxTransport, Transport};
     label = "not a pipeline for `Connection<{Io}>`",
     note = "outermost to innermost: connection layers, `CodecLayer`, session-aware layers, `SessionLayer`, message layers, handler"
 )]
+// (design.md: Why does `serve` name one trait, `Pipeline`?)
 pub trait Pipeline<Io>:
     Service<
         Connection<Io>,

@@ -98,6 +98,7 @@
 //! | schedule deadlines in a layer, delay the opening | [`hooks::HandleExt`] |
 //! | test a layer without a transport | [`driver`] |
 
+mod accessors;
 pub mod budget;
 mod connection;
 pub mod correlate;

@@ -126,7 +126,7 @@ impl<S, In, P> Activity<S, In, P> {
         }
     }
 
-    inner_service_accessors!();
+    getty_core::inner_service_accessors!();
 }
 
 impl<S: Clone, In, P: Clone> Clone for Activity<S, In, P> {

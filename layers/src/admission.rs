@@ -51,7 +51,7 @@ impl<S, L> Admission<S, L> {
         Self { inner, layer }
     }
 
-    inner_service_accessors!();
+    getty_core::inner_service_accessors!();
 }
 
 impl<S, L, T> Service<Connection<T>> for Admission<S, L>

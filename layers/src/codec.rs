@@ -333,7 +333,7 @@ pub struct Codec<S, C, Out> {
 }
 
 impl<S, C, Out> Codec<S, C, Out> {
-    inner_service_accessors!();
+    getty_core::inner_service_accessors!();
 }
 
 impl<S: Clone, C: Clone, Out> Clone for Codec<S, C, Out> {

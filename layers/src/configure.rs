@@ -70,7 +70,7 @@ impl<S, L> Configured<S, L> {
         Self { inner, layer }
     }
 
-    inner_service_accessors!();
+    getty_core::inner_service_accessors!();
 }
 
 impl<S, L, T> Service<Connection<T>> for Configured<S, L>

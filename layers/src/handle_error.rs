@@ -357,7 +357,7 @@ impl<S, H, E> HandleError<S, H, DowncastError<E>> {
 }
 
 impl<S, H, K> HandleError<S, H, K> {
-    inner_service_accessors!();
+    getty_core::inner_service_accessors!();
 }
 
 impl<S: Clone, H: Clone, K> Clone for HandleError<S, H, K> {

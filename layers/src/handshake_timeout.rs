@@ -105,7 +105,7 @@ impl<S> HandshakeTimeout<S> {
         Self { inner, timeout }
     }
 
-    inner_service_accessors!();
+    getty_core::inner_service_accessors!();
 }
 
 impl<S, T> Service<Connection<T>> for HandshakeTimeout<S>

@@ -118,7 +118,7 @@ pub struct MessageMetrics<S> {
 }
 
 impl<S> MessageMetrics<S> {
-    inner_service_accessors!();
+    getty_core::inner_service_accessors!();
 }
 
 impl<S: fmt::Debug> fmt::Debug for MessageMetrics<S> {

@@ -170,7 +170,7 @@ pub struct MessageTrace<S, C = Secret> {
 }
 
 impl<S, C> MessageTrace<S, C> {
-    inner_service_accessors!();
+    getty_core::inner_service_accessors!();
 }
 
 impl<S, C, In, Out: 'static> Service<Request<In, Out>> for MessageTrace<S, C>

@@ -60,12 +60,12 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use getty_core::{Closed, Connection, ConnectionHandle, Stats, hooks::HandleExt};
+use getty_core::{Closed, Connection, ConnectionHandle, Stats, hooks::HandleExt, sync::Mutex};
 use metrics::{
     Counter, Gauge, Histogram, Label, SharedString, counter, describe_counter, describe_gauge,
     describe_histogram, gauge, histogram,
@@ -145,7 +145,7 @@ pub struct Metrics<S> {
 }
 
 impl<S> Metrics<S> {
-    inner_service_accessors!();
+    getty_core::inner_service_accessors!();
 }
 
 impl<S: fmt::Debug> fmt::Debug for Metrics<S> {
@@ -313,7 +313,7 @@ impl Drop for Observer {
 impl Reports {
     fn report(&self, stats: Stats, queued: u64) {
         let handles = &self.handles;
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock();
         let (before, queued_before) = std::mem::replace(&mut *last, (stats, queued));
         drop(last);
         for (counter, before, now) in [

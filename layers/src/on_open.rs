@@ -50,17 +50,18 @@ use std::{
     future::Future,
     marker::PhantomData,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use getty_core::{
     Close, CloseReason, Connection, HasSession, Session,
     hooks::{Contained, HandleExt, OpenGuard},
-    internal::catch,
 };
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
+
+use crate::util::hook::poll_hook;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -122,7 +123,7 @@ pub struct OnOpen<S, Out, F> {
 }
 
 impl<S, Out, F> OnOpen<S, Out, F> {
-    inner_service_accessors!();
+    getty_core::inner_service_accessors!();
 }
 
 impl<S: Clone, Out, F: Clone> Clone for OnOpen<S, Out, F> {
@@ -196,25 +197,11 @@ where
     E: Into<BoxError>,
 {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut this = self.project();
+        let this = self.project();
         let (hook, session) = (this.hook, this.session);
-        let polled = catch(|| {
-            if this.running.is_none() {
-                let running = Contained::new(hook(session.clone()));
-                this.running.set(Some(running));
-            }
-            match this.running.as_mut().as_pin_mut() {
-                Some(running) => running.poll(cx),
-                None => unreachable!("the future was set above"),
-            }
-        });
-        match polled {
-            Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(Ok(()))) => {}
-            Ok(Poll::Ready(Err(error))) => {
-                session.close_with(Close::new(CloseReason::Refused).with_source(error));
-            }
-            Err(panic) => session.close_with(Close::new(CloseReason::Panicked).with_source(panic)),
+        let start = || hook(session.clone());
+        if let Some(error) = ready!(poll_hook(this.running, start, session, cx)) {
+            session.close_with(Close::new(CloseReason::Refused).with_source(error));
         }
         Poll::Ready(())
     }

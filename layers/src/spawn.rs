@@ -58,15 +58,11 @@ use std::{
     future::Future,
     panic::resume_unwind,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinHandle,
-};
-use tokio_util::sync::PollSemaphore;
+use getty_core::sync::{InFlightLimit, Permit};
+use tokio::task::JoinHandle;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -74,7 +70,7 @@ use tower_service::Service;
 #[doc(alias = "offload")]
 #[derive(Clone, Debug)]
 pub struct SpawnLayer {
-    permits: Arc<Semaphore>,
+    permits: InFlightLimit,
     abort_on_drop: bool,
 }
 
@@ -84,7 +80,7 @@ impl SpawnLayer {
     #[must_use]
     pub fn new(tasks: usize) -> Self {
         Self {
-            permits: Arc::new(Semaphore::new(tasks.clamp(1, Semaphore::MAX_PERMITS))),
+            permits: InFlightLimit::new(tasks.clamp(1, InFlightLimit::MAX)),
             abort_on_drop: true,
         }
     }
@@ -106,7 +102,7 @@ impl<S> Layer<S> for SpawnLayer {
     fn layer(&self, inner: S) -> Self::Service {
         Spawn {
             inner,
-            permits: PollSemaphore::new(Arc::clone(&self.permits)),
+            permits: self.permits.clone(),
             permit: None,
             abort_on_drop: self.abort_on_drop,
         }
@@ -116,13 +112,13 @@ impl<S> Layer<S> for SpawnLayer {
 /// Service of [`SpawnLayer`].
 pub struct Spawn<S> {
     inner: S,
-    permits: PollSemaphore,
-    permit: Option<OwnedSemaphorePermit>,
+    permits: InFlightLimit,
+    permit: Option<Permit>,
     abort_on_drop: bool,
 }
 
 impl<S> Spawn<S> {
-    inner_service_accessors!();
+    getty_core::inner_service_accessors!();
 }
 
 impl<S: Clone> Clone for Spawn<S> {
@@ -165,8 +161,7 @@ where
         // permit from other sessions.
         ready!(self.inner.poll_ready(cx))?;
         if self.permit.is_none() {
-            self.permit = ready!(self.permits.poll_acquire(cx));
-            debug_assert!(self.permit.is_some(), "the semaphore is never closed");
+            self.permit = Some(ready!(self.permits.poll_acquire(cx)));
         }
         Poll::Ready(Ok(()))
     }
@@ -245,6 +240,7 @@ mod tests {
     use std::{
         future::pending,
         panic::{AssertUnwindSafe, catch_unwind},
+        sync::Arc,
     };
 
     use tokio::{runtime, task::yield_now};
@@ -302,15 +298,15 @@ mod tests {
     #[tokio::test]
     async fn no_permit_is_taken_before_the_inner_service_is_ready() {
         let layer = SpawnLayer::new(1);
-        let permits = Arc::clone(&layer.permits);
+        let permits = layer.permits.clone();
         let (mut service, mut handle) = mock::spawn_layer::<&str, &str, _>(layer);
         handle.allow(0);
         assert_pending!(service.poll_ready());
-        assert_eq!(permits.available_permits(), 1);
+        assert_eq!(permits.free(), 1);
         handle.allow(1);
         assert!(service.is_woken());
         assert_ready_ok!(service.poll_ready());
-        assert_eq!(permits.available_permits(), 0);
+        assert_eq!(permits.free(), 0);
 
         handle.send_error("worker gone");
         let mut clone = service.clone();
@@ -381,16 +377,16 @@ mod tests {
     #[tokio::test]
     async fn task_without_abort_outlives_its_future_and_keeps_its_permit() {
         let layer = SpawnLayer::new(1).with_abort_on_drop(false);
-        let permits = Arc::clone(&layer.permits);
+        let permits = layer.permits.clone();
         let (mut service, mut handle) = mock::spawn_layer::<&str, &str, _>(layer);
         assert_ready_ok!(service.poll_ready());
         drop(service.call("hello"));
         others().await;
         let (_, inner) = assert_ready!(handle.poll_request()).unwrap();
-        assert_eq!(permits.available_permits(), 0);
+        assert_eq!(permits.free(), 0);
         inner.send_response("this response is lost");
         others().await;
-        assert_eq!(permits.available_permits(), 1);
+        assert_eq!(permits.free(), 1);
     }
 
     #[tokio::test]
@@ -436,8 +432,8 @@ mod tests {
 
     #[test]
     fn limits_are_clamped() {
-        for (tasks, permits) in [(0, 1), (7, 7), (usize::MAX, Semaphore::MAX_PERMITS)] {
-            assert_eq!(SpawnLayer::new(tasks).permits.available_permits(), permits);
+        for (tasks, permits) in [(0, 1), (7, 7), (usize::MAX, InFlightLimit::MAX)] {
+            assert_eq!(SpawnLayer::new(tasks).permits.free(), permits);
         }
     }
 }

@@ -184,7 +184,7 @@ pub struct Trace<S> {
 }
 
 impl<S> Trace<S> {
-    inner_service_accessors!();
+    getty_core::inner_service_accessors!();
 }
 
 impl<S, T> Service<Connection<T>> for Trace<S>

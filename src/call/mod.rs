@@ -252,6 +252,7 @@ pub struct RequestClient<K, In, Out, S> {
     caller: Option<Caller<In, Out>>,
     /// Present while no session is open.
     next_session: Option<NextSession<Out>>,
+    // (design.md: Why does a client not limit calls with a semaphore?)
     limit: InFlightLimit,
     /// Held from readiness to the call.
     permit: Option<Permit>,

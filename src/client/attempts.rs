@@ -65,6 +65,7 @@ impl Attempts {
         let is_new_failure = attempt > self.begun_at_loss;
         self.begun_at_loss = self.begun;
         match lived {
+            // (design.md: When has an attempt succeeded?)
             Some(lived) if lived >= self.reset_after => {
                 self.failed_attempts = 0;
                 if is_new_failure {

@@ -30,6 +30,7 @@ use tower::util::rng::{HasherRng, Rng};
 /// assert_eq!(pauses, [1, 3, 9, 27, 60, 60]);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+// (design.md: Why does `Client` not use tower's backoff?)
 pub struct Backoff {
     first: Duration,
     longest: Duration,

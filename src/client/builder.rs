@@ -177,6 +177,7 @@ impl<Out: Send + 'static> ClientBuilder<Out> {
     /// # Ok(())
     /// # }
     /// ```
+    // (design.md: Why does a client have hooks beside `OnOpenLayer`?)
     pub fn with_hook<F, Fut, E>(mut self, hook: F) -> Self
     where
         F: Fn(Session<Out>) -> Fut + Send + Sync + 'static,

@@ -69,6 +69,7 @@ impl<Out: Send + 'static> Members<Out> {
     pub(super) fn count(&self) -> usize {
         let members = self.list.iter();
         members
+            // (design.md: Why is a session replaced only once its close is complete?)
             .filter(|member| !matches!(member.phase, Phase::Finished))
             .count()
     }

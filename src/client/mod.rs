@@ -100,6 +100,7 @@ use crate::{LinkLayer, connect::Connector, pipeline::Pipeline};
 /// Clones are handles of the same client. They are `Send` and `Sync`. When the last one is
 /// dropped the client stops, as by [`stop`](Self::stop). A hook or a handler that stores a
 /// clone keeps the client alive.
+// (design.md: Why is `Client` not a layer?)
 pub struct Client<Out>(Arc<Handle<Out>>);
 
 struct Handle<Out> {

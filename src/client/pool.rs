@@ -3,14 +3,18 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
 
 #[cfg(doc)]
 use getty_core::ConnectionHandle;
-use getty_core::{Session, hooks::Contained};
+use getty_core::{
+    Session,
+    hooks::Contained,
+    sync::{Mutex, MutexGuard},
+};
 
 /// Choice of the session that a client returns. Sessions of equal load are picked in turn.
 pub struct Pick<Out>(Option<Load<Out>>);
@@ -97,7 +101,7 @@ impl<Out> Pool<Out> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Offered<Out>> {
-        self.offered.lock().unwrap_or_else(PoisonError::into_inner)
+        self.offered.lock()
     }
 
     /// Replaces the offered sessions, unless the pool is closed.

@@ -49,7 +49,8 @@ pub(super) struct Supervisor<Out: Send + 'static> {
     deadline: Option<Instant>,
     attempts: Attempts,
     members: Members<Out>,
-    /// Tasks of all sessions, including those whose attempt was given up before they were open.
+    /// Tasks of all sessions, including those whose attempt was given up before they were open
+    /// (design.md: Why does a client count the tasks of its sessions?).
     tasks: TaskTracker,
     /// Number of sessions that were offered.
     generation: u64,

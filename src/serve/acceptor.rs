@@ -58,6 +58,7 @@ impl<L: Listener, S> Acceptor<L, S> {
             tracing::debug!(%error, "connection lost before it was accepted");
             return;
         }
+        // (design.md: Why do accept errors never end `serve`?)
         tracing::warn!(%error, pause = ?self.next_pause, "accept failed, retrying after a pause");
         self.pause = Some(Box::pin(sleep(self.next_pause)));
         self.next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
@@ -76,6 +77,7 @@ where
                     ready!(pause.as_mut().poll(cx));
                     self.pause = None;
                 }
+                // (design.md: Why does `serve` accept before it polls readiness?)
                 match ready!(self.listener.poll_accept(cx)) {
                     Ok(connection) => {
                         self.next_pause = FIRST_PAUSE;
@@ -94,6 +96,7 @@ where
             match Panic::catch(|| unconstrained(cx, |cx| self.stack.poll_ready(cx))) {
                 Ok(Poll::Ready(Ok(()))) => {}
                 Ok(Poll::Pending) => return Poll::Pending,
+                // (design.md: Why does `serve` end when the stack's readiness fails?)
                 Ok(Poll::Ready(Err(error))) => return Poll::Ready(error.into()),
                 Err(panic) => return Poll::Ready(panic.into()),
             }

@@ -3,14 +3,14 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use getty_core::{
     CloseReason, Closed, ConnectionHandle, DrainDeadlineExceeded, SharedError, TransportKind,
     hooks::{HandleExt, defer_refusal, end_refusal},
-    sync::{SharedTask, TaskFuture},
+    sync::{Mutex, MutexGuard, SharedTask, TaskFuture},
 };
 use pin_project_lite::pin_project;
 use slab::Slab;
@@ -57,7 +57,7 @@ struct Live {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Records that a connection has ended.
@@ -120,6 +120,7 @@ impl Connections {
                 udp.set_inline(shared.clone());
                 tokio::spawn(TaskFuture::new(shared))
             }
+            // (design.md: Why does `serve` have no mode for one runtime per core?)
             None => tokio::spawn(drive),
         }
         .abort_handle();
@@ -140,6 +141,7 @@ impl Connections {
             .map(|(_, Live { handle, task })| (handle.clone(), task.clone()))
             .partition(|(handle, _)| handle.is_open());
         drop(state);
+        // (design.md: Why does a shutdown end connections that are not open yet?)
         for (handle, task) in unopened {
             handle.close_with(CloseReason::Shutdown);
             task.iter().for_each(AbortHandle::abort);

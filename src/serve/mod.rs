@@ -3,8 +3,7 @@
 
 mod acceptor;
 mod connections;
-
-mod shutdown;
+mod signal;
 
 use std::{
     error::Error,
@@ -20,7 +19,7 @@ use getty_layers::clone_per_call::ClonePerCall;
 use tokio::time::Instant;
 use tower::BoxError;
 
-pub use self::shutdown::shutdown_signal;
+pub use self::signal::shutdown_signal;
 use self::{
     acceptor::{Accept, Acceptor},
     connections::Connections,
@@ -128,6 +127,7 @@ where
         Serve::new(
             self.into_iter()
                 .map(|listener| {
+                    // (design.md: Why does `serve_all` clone the stack for each connection?)
                     let stack = ClonePerCall::new(stack.clone());
                     Box::new(Acceptor::new(listener, stack)) as Box<dyn Accept>
                 })
@@ -248,6 +248,7 @@ impl Serve {
     /// # Ok(())
     /// # }
     /// ```
+    // (design.md: Why is there `Serve::and` beside `serve_all`?)
     pub fn and(mut self, other: Self) -> Self {
         self.acceptors.extend(other.acceptors);
         self
@@ -295,6 +296,7 @@ async fn drain(connections: Connections, deadline: Duration, stagger: Duration) 
     let mut next_close = Some(begin);
     while let Some(handle) = open.pop() {
         connections.wait_until(next_close).await;
+        // (design.md: Why does `serve` pass its drain deadline to the sessions?)
         handle.close_with(Close::new(crate::CloseReason::Shutdown).with_deadline(deadline));
         next_close = next_close.and_then(|close| close.checked_add(pause));
     }

@@ -78,10 +78,10 @@ use getty_core::{
 pub(super) use self::discard::discard;
 pub(crate) use self::shutdown::CLOSE_HANDSHAKE_TIMEOUT;
 use super::{
+    calls::InFlight,
     catch::catch_panics,
     config::Config,
     framed_transport::FramedTransport,
-    in_flight::InFlight,
     input::Reader,
     output::Writer,
     schedule::{Clock, CooperativeBudget, Timer, Watermark},

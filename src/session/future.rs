@@ -13,10 +13,10 @@ use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 
 use super::{
+    calls::InFlight,
     config::Config,
     driver::{SessionLoop, discard},
     framed_transport::FramedTransport,
-    in_flight::InFlight,
     stack::{MessageStack, StackSource},
 };
 
@@ -77,6 +77,7 @@ where
     W: FramedTransport,
     R: StackSource<S>,
 {
+    // (design.md: Why does the pipeline return `Ok(Closed)` even when a session failed?)
     type Output = Result<Closed, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

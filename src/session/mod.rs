@@ -17,7 +17,8 @@
 //! Scope: every setting is per session. The layer is the innermost of the connection stack and
 //! the outermost of the message stack.
 //!
-//! The code is divided by idea:
+//! The code is divided by idea (design.md: Why is the session loop divided into input, output
+//! and schedule?):
 //!
 //! | where | purpose |
 //! |---|---|
@@ -26,14 +27,13 @@
 //! | `output` | encodes, writes, completes sends |
 //! | `schedule` | cooperative budget, watermark, buffer sizing, clock, timer |
 
-pub(crate) mod buffer_pool;
+mod calls;
 mod catch;
 mod config;
 mod driver;
 mod error;
 mod framed_transport;
 mod future;
-mod in_flight;
 mod input;
 mod output;
 mod per_session;

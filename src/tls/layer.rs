@@ -109,20 +109,7 @@ pub struct Tls<S> {
 }
 
 impl<S> Tls<S> {
-    /// Returns a reference to the inner service.
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// Returns a mutable reference to the inner service.
-    pub const fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// Returns the inner service.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
+    getty_core::inner_service_accessors!();
 }
 
 impl<S, T> Service<Connection<T>> for Tls<S>

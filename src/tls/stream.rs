@@ -64,6 +64,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // Fails at an end without a `close_notify` (design.md: Why is a stream that ends without
+        // `close_notify` an error?).
         self.inner().poll_read(cx, buf)
     }
 }

@@ -293,20 +293,7 @@ pub struct Ws<S> {
 }
 
 impl<S> Ws<S> {
-    /// Returns a reference to the inner service.
-    pub const fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// Returns a mutable reference to the inner service.
-    pub const fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// Returns the inner service.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
+    getty_core::inner_service_accessors!();
 }
 
 impl<S, T> Service<Connection<T>> for Ws<S>

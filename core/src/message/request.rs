@@ -7,6 +7,7 @@ use crate::session::{Session, driver::Driver, session_ref::SessionRef};
 /// One decoded message with its session: the request of the message stack.
 ///
 /// `Out` is the type of the messages that the session sends. The default is `In`.
+// (design.md: Why are there two kinds of request?)
 pub struct Request<In, Out = In> {
     message: In,
     session: SessionRef,

@@ -61,7 +61,13 @@ impl InFlightLimit {
     /// Returns the number of permits in use.
     #[must_use]
     pub fn used(&self) -> usize {
-        self.shared.max - self.shared.free.load(Ordering::Relaxed) / ONE
+        self.shared.max - self.free()
+    }
+
+    /// Returns the number of free permits.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.shared.free.load(Ordering::Relaxed) / ONE
     }
 
     /// Takes a permit. While none is free, the task waits in the queue.

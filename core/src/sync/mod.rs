@@ -43,14 +43,14 @@ pub(crate) use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 pub(crate) use loom::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 #[cfg(not(getty_loom))]
-pub(crate) use std::sync::MutexGuard;
+pub use std::sync::MutexGuard;
 #[cfg(not(getty_loom))]
 use std::sync::{Mutex as Imp, PoisonError};
 
 #[cfg(getty_loom)]
 use loom::sync::Mutex as Imp;
 #[cfg(getty_loom)]
-pub(crate) use loom::sync::MutexGuard;
+pub use loom::sync::MutexGuard;
 #[cfg(getty_loom)]
 use std::sync::PoisonError;
 
@@ -60,11 +60,12 @@ use std::sync::PoisonError;
 pub struct Mutex<T>(Imp<T>);
 
 impl<T> Mutex<T> {
-    pub(crate) fn new(value: T) -> Self {
+    /// Creates a new mutex around `value`.
+    pub fn new(value: T) -> Self {
         Self(Imp::new(value))
     }
 
-    #[doc(hidden)]
+    /// Locks the mutex. Blocks until no other thread holds it.
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

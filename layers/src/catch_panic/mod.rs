@@ -139,7 +139,7 @@ impl<S> CatchPanic<S> {
 }
 
 impl<S, H> CatchPanic<S, H> {
-    inner_service_accessors!();
+    getty_core::inner_service_accessors!();
 }
 
 impl<S: fmt::Debug, H> fmt::Debug for CatchPanic<S, H> {

@@ -275,7 +275,7 @@ pub struct Correlated<S, M> {
 }
 
 impl<S, M> Correlated<S, M> {
-    inner_service_accessors!();
+    getty_core::inner_service_accessors!();
 }
 
 impl<S, M, T, C, Out> Service<Connection<SessionIo<T, C, Out>>> for Correlated<S, M>

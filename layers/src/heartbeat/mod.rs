@@ -291,7 +291,7 @@ pub struct HeartbeatWithPong<S, Out, B, M> {
 }
 
 impl<S, Out, B, M> HeartbeatWithPong<S, Out, B, M> {
-    inner_service_accessors!();
+    getty_core::inner_service_accessors!();
 }
 
 impl<S: Clone, Out, B: Clone, M: Clone> Clone for HeartbeatWithPong<S, Out, B, M> {

@@ -69,7 +69,6 @@ use std::{
 use getty_core::{
     Close, CloseReason, Connection, ConnectionHandle, HasSession, Session,
     hooks::{Contained, HandleExt},
-    internal::catch,
     sync::Signal,
 };
 use pin_project_lite::pin_project;
@@ -77,7 +76,10 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::configure::{Configure, Configured};
+use crate::{
+    configure::{Configure, Configured},
+    util::hook::poll_hook,
+};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -226,7 +228,7 @@ pub struct AsyncInterval<S, Out, F> {
 }
 
 impl<S, Out, F> AsyncInterval<S, Out, F> {
-    inner_service_accessors!();
+    getty_core::inner_service_accessors!();
 }
 
 impl<S: Clone, Out, F: Clone> Clone for AsyncInterval<S, Out, F> {
@@ -358,23 +360,19 @@ where
         if self.running.is_none() && !starts {
             return;
         }
-        let polled = catch(|| {
-            self.running
-                .get_or_insert_with(|| {
-                    Contained::new(Box::pin((self.callback)(self.session.clone())))
-                })
-                .as_mut()
-                .poll(cx)
-        });
-        match polled {
-            Ok(Poll::Pending) => return,
-            Ok(Poll::Ready(Ok(()))) => {}
-            Ok(Poll::Ready(Err(error))) => {
-                handle_error(&self.session, self.close_on_error, error.into());
+        let Self {
+            session,
+            callback,
+            running,
+            ..
+        } = self;
+        let start = || Box::pin(callback(session.clone()));
+        match poll_hook(Pin::new(running), start, session, cx) {
+            Poll::Pending => return,
+            Poll::Ready(Some(error)) => {
+                handle_error(session, self.close_on_error, error.into());
             }
-            Err(panic) => self
-                .session
-                .close_with(Close::new(CloseReason::Panicked).with_source(panic)),
+            Poll::Ready(None) => {}
         }
         self.running = None;
     }

@@ -56,10 +56,13 @@ use std::{
     fmt,
     hash::{Hash, Hasher},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
-use getty_core::Connection;
+use getty_core::{
+    Connection,
+    sync::{Mutex, MutexGuard},
+};
 use ipnet::IpNet;
 use tower_layer::Layer;
 
@@ -150,7 +153,7 @@ struct Counts(Mutex<HashMap<IpNet, u32>>);
 impl Counts {
     // No user code runs under the lock, so a poisoned map is still consistent.
     fn lock(&self) -> MutexGuard<'_, HashMap<IpNet, u32>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -4,10 +4,13 @@ use std::{
     collections::BTreeMap,
     fmt,
     hash::{Hash, Hasher},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
-use getty_core::{Close, ConnectionHandle, Session, WeakHandle, WeakSession};
+use getty_core::{
+    Close, ConnectionHandle, Session, WeakHandle, WeakSession,
+    sync::{Mutex, MutexGuard},
+};
 use tokio::{sync::Notify, time::Instant};
 
 use super::Snapshot;
@@ -231,10 +234,7 @@ impl<M: Member> Registry<M> {
 
     // No user code runs under the lock, so a poisoned list is still consistent.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, M::Weak>> {
-        self.0
-            .members
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.0.members.lock()
     }
 }
 

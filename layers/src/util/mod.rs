@@ -1,9 +1,8 @@
 //! Helpers shared by several layers.
 
-#[macro_use]
-mod accessors;
+pub(crate) mod hook;
+mod jitter;
 #[macro_use]
 mod level;
-mod jitter;
 
 pub(crate) use self::{jitter::Jitter, level::CompactLevel};

@@ -16,7 +16,7 @@ use super::{
     options::{Keepalive, StreamOptions},
     stream::{connection, resets_self_connect},
 };
-use crate::net::connect::{ConnectError, Connecting, Dialer, self_connect};
+use crate::net::connect::{ConnectError, Connecting, Dialer, dial_settings, self_connect};
 
 /// Default "connection attempt delay" of RFC 8305.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -65,15 +65,6 @@ impl TcpConnector {
         }
     }
 
-    /// Sets the time limit of a dial, from the name lookup to the last address. The default is 3 s.
-    ///
-    /// [`Duration::MAX`] leaves the limit to the operating system, which tries for minutes.
-    #[must_use]
-    pub const fn with_connect_timeout(mut self, limit: Duration) -> Self {
-        self.dialer.timeout = limit;
-        self
-    }
-
     /// Sets the time after which the next of several addresses is dialed concurrently. The default
     /// is 250 ms, as RFC 8305 recommends.
     #[must_use]
@@ -97,28 +88,6 @@ impl TcpConnector {
         self
     }
 
-    /// Sets the local address to dial from. Port 0 selects any free port. The default is the
-    /// operating system's choice.
-    ///
-    /// Target addresses of the other family are skipped. With a fixed port, a dial can succeed
-    /// while an earlier connection from it is still in the time-wait state (`SO_REUSEADDR`) unless
-    /// that connection was to the same address.
-    #[must_use]
-    pub const fn with_local_addr(mut self, address: SocketAddr) -> Self {
-        self.dialer.local = Some(address);
-        self
-    }
-
-    /// Sets the size of the operating system's send buffer (`SO_SNDBUF`), in bytes.
-    ///
-    /// The buffer holds bytes that are written and not yet acknowledged. Linux doubles the number
-    /// for its bookkeeping and stops tuning the size. The default is the operating system's.
-    #[must_use]
-    pub const fn with_send_buffer_size(mut self, bytes: usize) -> Self {
-        self.options.buffers.send = Some(bytes);
-        self
-    }
-
     /// Sets the maximum number of unsent bytes in the kernel on Linux and Android
     /// (`TCP_NOTSENT_LOWAT`). Elsewhere it has no effect. The default is 128 KiB. `None` leaves the
     /// system's setting. Then only the send buffer limits them. Scope: connection.
@@ -132,15 +101,31 @@ impl TcpConnector {
         self
     }
 
-    /// Sets the size of the operating system's receive buffer (`SO_RCVBUF`), in bytes.
-    ///
-    /// The buffer holds bytes that have arrived and are not yet read, and so bounds how far a peer
-    /// may run ahead. Linux doubles the number for its bookkeeping and stops tuning the size. The
-    /// default is the operating system's.
-    #[must_use]
-    pub const fn with_recv_buffer_size(mut self, bytes: usize) -> Self {
-        self.options.buffers.recv = Some(bytes);
-        self
+    dial_settings! {
+        /// Sets the time limit of a dial, from the name lookup to the last address. The default is
+        /// 3 s.
+        ///
+        /// [`Duration::MAX`] leaves the limit to the operating system, which tries for minutes.
+        with_connect_timeout
+        /// Sets the local address to dial from. Port 0 selects any free port. The default is the
+        /// operating system's choice.
+        ///
+        /// Target addresses of the other family are skipped. With a fixed port, a dial can succeed
+        /// while an earlier connection from it is still in the time-wait state (`SO_REUSEADDR`)
+        /// unless that connection was to the same address.
+        with_local_addr
+        /// Sets the size of the operating system's send buffer (`SO_SNDBUF`), in bytes.
+        ///
+        /// The buffer holds bytes that are written and not yet acknowledged. Linux doubles the
+        /// number for its bookkeeping and stops tuning the size. The default is the operating
+        /// system's.
+        with_send_buffer_size
+        /// Sets the size of the operating system's receive buffer (`SO_RCVBUF`), in bytes.
+        ///
+        /// The buffer holds bytes that have arrived and are not yet read, and so bounds how far a
+        /// peer may run ahead. Linux doubles the number for its bookkeeping and stops tuning the
+        /// size. The default is the operating system's.
+        with_recv_buffer_size
     }
 
     /// Connects to `target`.

@@ -22,6 +22,7 @@
 //! [`MessageTooLong`]: crate::session::MessageTooLong
 #![allow(clippy::module_inception, reason = "a folder's main type has its name")]
 
+// (design.md: Why do some folders contain one file for each idea?)
 mod client;
 mod endpoint;
 mod listener;

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::{OutputEnd, Phase, PollState, SessionLoop, Step};
 use crate::session::{
+    calls::InFlight,
     framed_transport::FramedTransport,
-    in_flight::InFlight,
     stack::{MessageStack, StackSource},
 };
 

@@ -4,7 +4,7 @@ use std::{mem::needs_drop, pin::Pin};
 
 use super::SessionLoop;
 use crate::session::{
-    catch::drop_catching_panics, framed_transport::FramedTransport, in_flight::InFlight,
+    calls::InFlight, catch::drop_catching_panics, framed_transport::FramedTransport,
 };
 
 /// Drops the handlers in flight and then the rest of the session, unless that has happened

@@ -17,9 +17,9 @@ use tower::BoxError;
 use super::{OutputEnd, Phase, PollState, SessionLoop};
 use crate::{
     session::{
+        calls::InFlight,
         catch::drop_catching_panics,
         framed_transport::FramedTransport,
-        in_flight::InFlight,
         input::Decoded,
         schedule::{CooperativeBudget, poll_ready_unconstrained},
         stack::{MessageStack, StackSource},
@@ -147,7 +147,8 @@ where
 
     /// Closes the session after the peer has ended its direction and handlers have all its
     /// messages. After a half-close all replies are sent first (design.md: Why does half-close not
-    /// end a session?).
+    /// end a session?), without a deadline (design.md: Why does a half-closed session have no
+    /// deadline?).
     #[cold]
     fn input_finished(&mut self, in_flight: usize) {
         if let Some(CloseCause { reason, source }) = self.wire.transport_mut().take_close_reason() {

@@ -16,9 +16,9 @@ use tower::BoxError;
 use super::{OutputEnd, Phase, PollState, SessionLoop, Step};
 use crate::{
     session::{
+        calls::InFlight,
         catch::{catch_panics, drop_catching_panics},
         framed_transport::FramedTransport,
-        in_flight::InFlight,
         input::Discarded,
         schedule::{Clock, CooperativeBudget},
         stack::{MessageStack, StackSource},

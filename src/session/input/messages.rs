@@ -11,7 +11,8 @@ use crate::{
     transport::{Framing, Received},
 };
 
-/// Maximum messages taken by one read. One flush then serves the replies to all of them.
+/// Maximum messages taken by one read. One flush then serves the replies to all of them
+/// (design.md: Why are several messages read before the first is handled?).
 const MESSAGES_PER_READ: usize = 64;
 /// Bytes that a waiting message counts beside its length, because it may be empty.
 const MESSAGE_COST: usize = 16;

@@ -13,12 +13,8 @@ use tower::BoxError;
 
 use super::read_ahead::ReadAhead;
 use crate::{
-    session::{
-        buffer_pool::{self, BUFFER, LARGE},
-        error::FrameTooLong,
-        framed_transport::FramedTransport,
-        schedule::BufferSizing,
-    },
+    buffer_pool::{self, BUFFER, LARGE},
+    session::{error::FrameTooLong, framed_transport::FramedTransport, schedule::BufferSizing},
     transport::{Framing, Received, Transport},
 };
 

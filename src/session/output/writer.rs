@@ -17,8 +17,8 @@ use tower::BoxError;
 
 use super::segments::{MAX_SEGMENTS_PER_MESSAGE, MAX_SLICES, MIN_SEGMENT, Segments};
 use crate::{
+    buffer_pool,
     session::{
-        buffer_pool,
         error::MessageTooLong,
         framed_transport::FramedTransport,
         schedule::{Clock, Timer},
@@ -157,6 +157,7 @@ impl Writer {
     }
 
     /// Encodes `message` and returns its size in bytes. A message that fails leaves no bytes.
+    // (design.md: Why are large payloads copied when they are encoded?)
     #[inline(always)]
     pub(crate) fn encode<W: FramedTransport>(
         &mut self,
@@ -250,6 +251,7 @@ impl Writer {
             // A message transport takes a message in one call with a limited number of slices.
             let referable =
                 self.framing == Framing::Stream || references < MAX_SEGMENTS_PER_MESSAGE;
+            // (design.md: Why is a small broadcast written by reference when it is alone?)
             if piece.len() >= MIN_FRONT && self.len() == 0 && bytes == piece.len() {
                 references += 1;
                 self.pending.get_or_default().front = piece;

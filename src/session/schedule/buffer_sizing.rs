@@ -7,7 +7,7 @@
 //! and its peer keeps up with it. When anything waits, the session holds no more than usual
 //! (design.md: Why do some sessions get larger buffers?).
 
-use crate::session::buffer_pool::{BUFFER, LARGE};
+use crate::buffer_pool::{BUFFER, LARGE};
 
 /// Score of a read that filled a buffer.
 const FULL_READ: u8 = 8;

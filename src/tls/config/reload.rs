@@ -2,10 +2,11 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
+use getty_core::sync::Mutex;
 use tokio::{task::spawn_blocking, time::Instant};
 use tokio_rustls::rustls::ServerConfig;
 
@@ -51,10 +52,6 @@ struct Files {
     stamps: Mutex<Vec<Option<Stamp>>>,
     /// Time of the last automatic check.
     checked: Mutex<Instant>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ServerTls {
@@ -122,7 +119,7 @@ impl TlsConfig {
 
     fn load_if(&self, condition: impl FnOnce(bool) -> bool) -> Result<bool, TlsConfigError> {
         let files = self.0.files.as_ref().ok_or(TlsConfigError::NoFiles)?;
-        let mut last = lock(&files.stamps);
+        let mut last = files.stamps.lock();
         let stamps = files.settings.stamps();
         if !condition(stamps != *last) {
             return Ok(false);
@@ -165,7 +162,7 @@ impl TlsConfig {
         let Some((files, period)) = self.automatic() else {
             return false;
         };
-        let mut checked = lock(&files.checked);
+        let mut checked = files.checked.lock();
         let is_due = checked.elapsed() >= period;
         if is_due {
             *checked = Instant::now();

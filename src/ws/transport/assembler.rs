@@ -264,7 +264,7 @@ impl MessageAssembler {
         } else {
             out.extend_from_slice(&self.partial);
         }
-        crate::session::buffer_pool::put(std::mem::take(&mut self.partial));
+        crate::buffer_pool::put(std::mem::take(&mut self.partial));
         Ok(Some(std::mem::take(&mut self.unreported)))
     }
 

@@ -14,7 +14,7 @@ use super::{
     assembler::{Event, MessageAssembler},
     settings::{Limits, Role},
 };
-use crate::{session::buffer_pool, ws::error::WsError};
+use crate::{buffer_pool, ws::error::WsError};
 
 /// Minimum room of a read in bytes.
 const MIN_READ: usize = 4 * 1024;

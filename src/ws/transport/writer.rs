@@ -18,7 +18,7 @@ use super::{
     settings::Role,
 };
 use crate::{
-    session::buffer_pool,
+    buffer_pool,
     ws::{
         close::WsClose,
         message::{Kind, Messages, NoKind, NotText},

@@ -131,6 +131,7 @@ impl<In: Send, Out> OnInputEnd for InputGuard<In, Out> {
 
 impl<In, Out> Drop for InputGuard<In, Out> {
     fn drop(&mut self) {
+        // (design.md: Why are requests notified of the end of input and not of the close?)
         self.0.table.input_ended();
     }
 }

@@ -417,6 +417,7 @@ impl<In> RequestTable<In> {
             .into_iter()
             .chain(requests.abandoned.values().copied().flatten())
             .min();
+        // (design.md: Why does a missed deadline not close a session with responses by id?)
         requests.overdue |= next.is_some_and(|next| next <= now)
             || (self.limits.closes_at_deadline && expired > 0 && self.is_overdue(&mut requests));
         let overdue = requests.overdue;

@@ -60,6 +60,7 @@ use crate::{
 
 /// Default maximum number of messages that wait for the encoder.
 /// [`Driver::set_queue_capacity`] sets another.
+// (design.md: Why is the queue bounded in messages and the write buffer in bytes?)
 pub const DEFAULT_QUEUE_CAPACITY: u32 = 64;
 
 /// Default maximum size of the broadcasts that wait for the encoder, in bytes: 1 MiB.

@@ -106,6 +106,8 @@ impl<Out> Outbox<Out> {
                 let next = state.next_waiter();
                 drop(state);
                 drop(gone);
+                // (design.md: Why does a full budget refuse a `send` when a full queue makes it
+                // wait?)
                 return (Poll::Ready(Err(Refusal::Budget)), next);
             }
             let finishes = matches!(payload, Some(Payload::Finish));

@@ -15,7 +15,7 @@ use tower_service::Service;
 
 use super::transport::{ClientSettings, UdpClient};
 use crate::net::{
-    connect::{ConnectError, Connecting, Dialer, self_connect},
+    connect::{ConnectError, Connecting, Dialer, dial_settings, self_connect},
     udp::{
         probe::PROBE,
         socket::{MAX_PAYLOAD, SocketOptions, at_most_max_payload},
@@ -88,13 +88,6 @@ impl UdpConnector {
         }
     }
 
-    /// Sets the time limit of a dial: of the name lookup, and of the probe. The default is 3 s.
-    #[must_use]
-    pub const fn with_connect_timeout(mut self, limit: Duration) -> Self {
-        self.dialer.timeout = limit;
-        self
-    }
-
     /// Sets the time to wait for an answer to the probe of the Go library getty. Each dial then
     /// sends the probe. The default sends none. The Go library waits for 1 s.
     ///
@@ -146,30 +139,20 @@ impl UdpConnector {
         self
     }
 
-    /// Sets the local address to dial from. Port 0 selects any free port. The default is the
-    /// operating system's choice.
-    ///
-    /// Target addresses of the other family are skipped.
-    #[must_use]
-    pub const fn with_local_addr(mut self, address: SocketAddr) -> Self {
-        self.dialer.local = Some(address);
-        self
-    }
-
-    /// Sets the size of the operating system's send buffer (`SO_SNDBUF`), in bytes. The default is
-    /// the operating system's.
-    #[must_use]
-    pub const fn with_send_buffer_size(mut self, bytes: usize) -> Self {
-        self.options.buffers.send = Some(bytes);
-        self
-    }
-
-    /// Sets the size of the operating system's receive buffer (`SO_RCVBUF`), in bytes. Datagrams
-    /// that exceed it are lost. The default is the operating system's.
-    #[must_use]
-    pub const fn with_recv_buffer_size(mut self, bytes: usize) -> Self {
-        self.options.buffers.recv = Some(bytes);
-        self
+    dial_settings! {
+        /// Sets the time limit of a dial: of the name lookup, and of the probe. The default is 3 s.
+        with_connect_timeout
+        /// Sets the local address to dial from. Port 0 selects any free port. The default is the
+        /// operating system's choice.
+        ///
+        /// Target addresses of the other family are skipped.
+        with_local_addr
+        /// Sets the size of the operating system's send buffer (`SO_SNDBUF`), in bytes. The default
+        /// is the operating system's.
+        with_send_buffer_size
+        /// Sets the size of the operating system's receive buffer (`SO_RCVBUF`), in bytes.
+        /// Datagrams that exceed it are lost. The default is the operating system's.
+        with_recv_buffer_size
     }
 
     /// Connects to `target`.

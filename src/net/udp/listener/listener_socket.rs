@@ -1,11 +1,11 @@
 //! One socket of a listener, with the table of its peers.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Waker},
 };
 
-use getty_core::sync::Signal;
+use getty_core::sync::{Mutex, MutexGuard, Signal};
 
 use super::{peer::Peer, settings::Settings, shared::ListenerShared, table::PeerTable};
 use crate::net::udp::{socket::Socket, stats::Counters};
@@ -33,7 +33,7 @@ impl ListenerSocket {
     }
 
     pub(super) fn lock_table(&self) -> MutexGuard<'_, PeerTable> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock()
     }
 
     pub(super) const fn socket(&self) -> &Socket {

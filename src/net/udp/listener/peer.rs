@@ -3,11 +3,12 @@
 use std::{
     fmt,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use bytes::BytesMut;
+use getty_core::sync::{Mutex, MutexGuard};
 use tokio::runtime;
 
 use super::{
@@ -82,7 +83,7 @@ impl Peer {
     }
 
     fn lock(&self) -> MutexGuard<'_, PeerState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     pub(super) const fn flow(&self) -> &Flow {

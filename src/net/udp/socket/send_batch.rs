@@ -10,7 +10,7 @@ use bytes::{Buf, BytesMut};
 use getty_core::sync::WaiterId;
 
 use super::socket::{Route, Socket};
-use crate::session::buffer_pool;
+use crate::buffer_pool;
 
 /// Maximum length of datagrams that are sent together, in bytes. The kernel does not split a
 /// piece into datagrams above the network's limit, and every IPv6 network carries this length.

@@ -1,6 +1,8 @@
-//! Access to the inner service of a middleware.
+//! Access to the inner service of a middleware, for the crates of getty.
 
 /// Defines `get_ref`, `get_mut` and `into_inner` for a service with a field `inner: S`.
+#[doc(hidden)]
+#[macro_export]
 macro_rules! inner_service_accessors {
     () => {
         /// Returns a reference to the inner service.
