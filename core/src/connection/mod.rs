@@ -11,6 +11,8 @@ mod endpoints;
 mod handle;
 mod log;
 mod panic;
+#[cfg(feature = "serde")]
+mod serialize;
 mod stats;
 mod timestamps;
 

@@ -4,10 +4,10 @@ use std::{any::Any, fmt, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{AWAITS_RESPONSES, ConnectionHandle};
+use super::{AWAITS_RESPONSES, ConnectionHandle, RENAMED};
 use crate::{
     connection::{Closed, Contained, TransportKind, deadlines::Deadline},
-    sync::Signal,
+    sync::{Ordering, Signal},
 };
 
 /// Number of a request in its session. The first request has the number 1.
@@ -143,6 +143,10 @@ pub trait HandleExt: sealed::Sealed {
     #[must_use]
     fn logs_end(&self) -> bool;
 
+    /// Returns `true` if the name was set since the last call. Called for each poll of a
+    /// connection, so it costs the load of a flag.
+    fn take_renamed(&self) -> bool;
+
     /// Returns `true` while requests of this session await responses.
     ///
     /// Meanwhile the session loop decodes past messages that wait for their handlers, up to its
@@ -223,6 +227,14 @@ impl HandleExt for ConnectionHandle {
 
     fn logs_end(&self) -> bool {
         !self.0.locked.lock().end_logged
+    }
+
+    #[inline]
+    fn take_renamed(&self) -> bool {
+        self.has(RENAMED) && {
+            self.0.state.fetch_and(!RENAMED, Ordering::AcqRel);
+            true
+        }
     }
 
     #[inline]
