@@ -575,6 +575,8 @@
 //!   `serde_json`, `rmp-serde`, `postcard` and `prost`.
 //! - `metrics`: `MetricsLayer` and `MessageMetricsLayer` of [`layers`], with the crate
 //!   `metrics`.
+//! - `serde`: `Serialize` for [`Stats`], [`Closed`] and the snapshots of a
+//!   [`Registry`](layers::Registry).
 //! - `tls`: the module [`tls`], with rustls.
 //! - `ws`: the module [`ws`], with tungstenite, for servers, clients and connections upgraded
 //!   by an HTTP server.

@@ -13,7 +13,7 @@
 //! - Time: [`HandshakeTimeoutLayer`], [`IdleTimeoutLayer`], [`ReadTimeoutLayer`],
 //!   [`WriteTimeoutLayer`], [`MaxAgeLayer`], [`HeartbeatLayer`], [`IntervalLayer`],
 //!   [`ActivityLayer`].
-//! - Admission: [`AccessLayer`], [`PeerLimitLayer`].
+//! - Admission: [`AccessLayer`], [`PeerLimitLayer`], [`SessionLimitLayer`].
 //! - Sessions: [`CodecLayer`], [`OnOpenLayer`], [`CloseCallbackLayer`], [`RegistryLayer`],
 //!   [`CorrelateLayer`].
 //! - Calls: [`HandleErrorLayer`], [`MalformedLayer`], [`CatchPanicLayer`], [`SpawnLayer`],

@@ -13,12 +13,12 @@
 //! Scope: process, or everything that shares the layer: all clones of the layer and of its services
 //! share the count, so all listeners of a stack do. Place it inside
 //! [`CodecLayer`](crate::CodecLayer), which creates the session that encodes the message. It works
-//! over each transport; over TLS and WebSocket a refused peer has completed the handshake.
+//! over each transport. Over TLS and WebSocket a refused peer must complete the handshake first.
 //!
-//! A refused session ends when its peer has received the message, at the latest at a deadline of
-//! 1 s ([`SessionLimitLayer::with_deadline`]). It does not count meanwhile. Under a flood of
-//! connections, tower's `concurrency_limit` with a higher number outside this layer bounds both
-//! kinds together.
+//! A refused session ends when its peer has received the message and closed, at the latest at a
+//! deadline of 1 s ([`SessionLimitLayer::with_deadline`]). It does not count meanwhile. To bound
+//! admitted and refused connections together, place tower's `concurrency_limit` with a higher
+//! number outside this layer.
 //!
 //! ```
 //! use getty_core::{CloseReason, Connection, HasSession, SessionIo};
@@ -224,3 +224,50 @@ impl fmt::Display for TooManySessions {
 }
 
 impl Error for TooManySessions {}
+
+#[cfg(all(test, not(getty_loom)))]
+mod tests {
+    use getty_core::{SessionIo, driver};
+
+    use super::*;
+    use crate::testing::{assert_readiness, assert_transparent};
+
+    type Framing = SessionIo<(), (), &'static str>;
+
+    fn connection() -> Connection<Framing> {
+        let connection = Connection::new(());
+        let (_, driver) = driver::pair(connection.handle().clone());
+        connection.map_transport(|()| SessionIo::new((), (), driver, 1))
+    }
+
+    #[test]
+    fn layer_is_transparent() {
+        let layer = SessionLimitLayer::new(1_000, |_: &Session<&'static str>| "full");
+        assert_transparent(&layer, connection);
+        assert_readiness::<_, Connection<Framing>, (), _>(&layer, connection);
+        assert_eq!(layer.sessions(), 0);
+    }
+
+    #[test]
+    fn panic_for_the_message_still_refuses_the_session() {
+        let layer = SessionLimitLayer::new(0, |_: &Session<&'static str>| panic!("no message"));
+        let connection = connection();
+        layer.configure(&connection);
+        assert_eq!(connection.handle().reason(), Some(CloseReason::Refused));
+        assert_eq!(connection.transport().session().queued(), 0);
+    }
+
+    #[test]
+    fn limit_counts_sessions_of_all_clones_until_they_end() {
+        let layer = SessionLimitLayer::new(2, |_: &Session<&'static str>| "full");
+        let connections = [(); 3].map(|()| connection());
+        for connection in &connections {
+            layer.clone().configure(connection);
+        }
+        let refused = connections.each_ref().map(|one| one.handle().is_closing());
+        assert_eq!(refused, [false, false, true]);
+        assert_eq!(layer.sessions(), 2);
+        drop(connections);
+        assert_eq!(layer.sessions(), 0);
+    }
+}

@@ -24,7 +24,9 @@
 //!
 //! Scope: connection. Place it outermost: events of layers outside it are not in the span. The
 //! fields of the span are the values at the call: outside a TLS or WebSocket layer, `transport`
-//! is the transport below it.
+//! is the transport below it. A name that is [set](ConnectionHandle::set_name) later is recorded in
+//! the span after the poll of the connection in which it was set. Subscribers that print spans,
+//! such as `tracing_subscriber::fmt`, then print both names.
 //!
 //! ```
 //! use getty_core::Connection;
@@ -145,6 +147,8 @@ impl TraceLayer {
     }
 
     fn span(&self, handle: &ConnectionHandle) -> Span {
+        // The name that is recorded here.
+        handle.take_renamed();
         at_level!(
             self.span,
             span!(
@@ -291,6 +295,14 @@ pin_project! {
     }
 }
 
+/// Records a name that was set since the last call.
+#[inline]
+fn record_name(span: &Span, handle: &ConnectionHandle) {
+    if handle.take_renamed() {
+        span.record("name", &*handle.name());
+    }
+}
+
 impl<F> ResponseFuture<F> {
     /// Drops the inner future and emits the close event when the connection is closed.
     fn close(self: Pin<&mut Self>, failure: Option<Failure>) {
@@ -298,6 +310,7 @@ impl<F> ResponseFuture<F> {
         let entered = this.span.enter();
         this.inner.set(None);
         drop(entered);
+        record_name(this.span, this.handle);
         if !std::mem::take(this.logs_close) {
             return;
         }
@@ -320,10 +333,12 @@ where
         let this = self.as_mut().project();
         let entered = this.span.enter();
         let result = match this.inner.as_pin_mut() {
-            Some(inner) => ready!(inner.poll(cx)),
+            Some(inner) => inner.poll(cx),
             None => panic!("a connection's future was polled after completion"),
         };
         drop(entered);
+        record_name(this.span, this.handle);
+        let result = ready!(result);
         if let Err(error) = &result {
             let logs = this.close.may_log() && this.handle.source().is_none();
             let failure = logs.then(|| Failure(error.to_string()));

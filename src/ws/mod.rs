@@ -77,6 +77,7 @@
 //! |---|---|
 //! | `Local` | 1000 |
 //! | `Shutdown`, `IdleTimeout`, `LifetimeExpired` | 1001 |
+//! | `Application`, defined by the application | 4000 + its code |
 //! | `Protocol`, of this side: protocol error, text refused, bad UTF-8, too long | 1002, 1003, 1007, 1009 |
 //! | `Decode` | 1007 |
 //! | `ReadTimeout`, `SlowConsumer` | 1008 |

@@ -48,6 +48,33 @@ async fn drop_newest_keeps_queued_messages() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn try_offer_never_waits_and_returns_the_message() {
+    let (session, task, peer) = slow().await;
+    let offer = |message: &str, policy| session.try_offer(message.to_owned(), policy);
+    for n in 0..4 {
+        let offered = offer(&n.to_string(), SlowConsumer::DropOldest).unwrap();
+        assert_eq!(offered, Offered::Queued);
+    }
+    match offer("full", SlowConsumer::Wait) {
+        Err(SendError::Full(message)) => assert_eq!(message, "full"),
+        other => panic!("{other:?}"),
+    }
+    let offered = offer("dropped", SlowConsumer::DropNewest).unwrap();
+    assert_eq!(offered, Offered::Dropped);
+    let offered = offer("4", SlowConsumer::DropOldest).unwrap();
+    assert_eq!(offered, Offered::Replaced);
+    assert_eq!(session.stats().dropped, 2);
+    assert!(offer("closes", SlowConsumer::Close).is_err());
+    peer.take_all();
+    assert_eq!(
+        soon(peer.lines(5)).await,
+        ["above the mark", "1", "2", "3", "4"]
+    );
+    peer.finish();
+    assert_eq!(soon(task).await.unwrap().reason, CloseReason::SlowConsumer);
+}
+
+#[tokio::test(start_paused = true)]
 async fn drop_oldest_keeps_new_messages_and_those_that_were_not_offered() {
     let (session, _task, peer) = slow().await;
     assert_eq!(

@@ -27,6 +27,21 @@ struct State {
     /// Ids of the entered spans. The outermost is first.
     entered: Vec<u64>,
     events: Vec<String>,
+    /// Names that were recorded in a span after it was created.
+    names: Vec<String>,
+}
+
+struct Names<'a>(&'a mut Vec<String>);
+
+impl Visit for Names<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        assert_eq!(field.name(), "name");
+        self.0.push(value.to_owned());
+    }
+
+    fn record_debug(&mut self, field: &Field, _: &dyn std::fmt::Debug) {
+        panic!("{field}");
+    }
 }
 
 struct Text(String);
@@ -52,7 +67,9 @@ impl Subscriber for Recorder {
         Id::from_u64(state.spans.len() as u64)
     }
 
-    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record(&self, _: &Id, record: &Record<'_>) {
+        record.record(&mut Names(&mut self.0.lock().unwrap().names));
+    }
 
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
@@ -119,6 +136,46 @@ async fn event_of_a_handler_is_inside_the_spans_of_its_message_and_connection() 
             "connection: connection closed \"handler\"",
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn name_that_is_set_after_the_open_is_recorded_in_the_span() {
+    let recorder = Recorder::default();
+    let _guard = tracing::subscriber::set_default(recorder.clone());
+    let names = || recorder.0.lock().unwrap().names.clone();
+    let (transport, peer) = stream::pair();
+    let (handle, task) = run(
+        transport,
+        ServiceBuilder::new()
+            .map_request(|connection: Connection<_>| {
+                // In the span from its beginning.
+                connection.handle().set_name("before");
+                connection
+            })
+            .layer(TraceLayer::new())
+            .layer(CodecLayer::new(lines()))
+            .layer(SessionLayer::new())
+            .service_fn(|request: Request<String>| async move {
+                if let Some(name) = request.message().strip_prefix("LOGIN ") {
+                    request.session().set_name(name);
+                }
+                echo(request).await
+            }),
+    );
+    peer.send("hello\n");
+    soon(peer.line()).await;
+    assert!(names().is_empty());
+    peer.send("LOGIN ada\nhello\n");
+    soon(peer.lines(2)).await;
+    assert_eq!(names(), ["ada"]);
+    peer.send("hello\n");
+    soon(peer.line()).await;
+    assert_eq!(names(), ["ada"]);
+    // From another task: at the latest before the close event.
+    handle.set_name("eve");
+    handle.close();
+    soon(task).await.unwrap().unwrap();
+    assert_eq!(names(), ["ada", "eve"]);
 }
 
 #[tokio::test]

@@ -25,8 +25,8 @@ use getty::{
         AccessLayer, ActivityLayer, CatchPanicLayer, CloseCallbackLayer, Correlate, CorrelateLayer,
         HandleErrorLayer, HandshakeTimeoutLayer, HeartbeatLayer, IdleTimeoutLayer, IntervalLayer,
         MaxAgeLayer, MessageMetricsLayer, MessageTraceLayer, MetricsLayer, OnOpenLayer,
-        PeerLimitLayer, ReadTimeoutLayer, Registry, RegistryLayer, SpawnLayer, TraceLayer,
-        WriteTimeoutLayer, access::AccessList,
+        PeerLimitLayer, ReadTimeoutLayer, Registry, RegistryLayer, SessionLimitLayer, SpawnLayer,
+        TraceLayer, WriteTimeoutLayer, access::AccessList,
     },
     middleware::message_fn,
     service_fn,
@@ -56,7 +56,7 @@ pub type LayerStack = (&'static str, fn() -> Stack);
 pub const NONE: LayerStack = ("none", || Stack::of(bare()));
 
 /// Layers outside `SessionLayer`. They are called once for each connection.
-pub const CONNECTIONS: [LayerStack; 20] = [
+pub const CONNECTIONS: [LayerStack; 21] = [
     ("trace", || Stack::of(TraceLayer::new().layer(bare()))),
     ("metrics", || Stack::of(MetricsLayer::new().layer(bare()))),
     ("handshake-timeout", || {
@@ -95,6 +95,10 @@ pub const CONNECTIONS: [LayerStack; 20] = [
     }),
     ("registry", || {
         framed(RegistryLayer::new(Registry::new()).layer(sessions()))
+    }),
+    ("session-limit", || {
+        let layer = SessionLimitLayer::new(MANY, |_: &Session<Bytes>| Bytes::new());
+        framed(layer.layer(sessions()))
     }),
     ("on-open", || {
         let hook = |_session: Session<Bytes>| async { Ok::<_, BoxError>(()) };

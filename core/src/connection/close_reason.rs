@@ -123,9 +123,9 @@ impl fmt::Display for CloseReason {
 
 /// A close that the application defines, such as "kicked" or "logged in elsewhere".
 ///
-/// It has a code for the peer and a name for people and metrics. Both are constant, so that the
-/// name can be the label of a metric: [`CloseReason::as_str`] returns it. Details of
-/// one close belong in its [source](super::Close::with_source), which is logged.
+/// It has a code for the peer and a name for logs and metrics. The name is constant, so that it
+/// can be the label of a metric: [`CloseReason::as_str`] returns it. Details of one close should
+/// be in its [source](super::Close::with_source), which is logged.
 ///
 /// ```
 /// use getty_core::{ApplicationClose, Close, CloseReason, Connection};
@@ -141,8 +141,8 @@ impl fmt::Display for CloseReason {
 /// ```
 ///
 /// Over WebSocket the close frame has the code 4000 + [`code`](Self::code), in the range for
-/// applications, and the name as its text. Other transports of getty have no field for a code: a
-/// handler tells the peer in a last message.
+/// applications, and the name as its text. Other transports of getty have no field for a code, so
+/// the application must send a last message if the peer should know the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ApplicationClose {
     code: u16,
@@ -155,8 +155,8 @@ impl ApplicationClose {
 
     /// Creates a close with a code from 0 to 999 and a name in `snake_case`.
     ///
-    /// The name should not be one of [`CloseReason`]'s own, because a metric could not tell them
-    /// apart. A close frame has room for 123 bytes of it.
+    /// The name should differ from the labels of the other reasons, or a metric will add them up. A
+    /// close frame has room for 123 bytes of the name.
     ///
     /// # Panics
     ///

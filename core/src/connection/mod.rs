@@ -10,6 +10,8 @@ pub(crate) mod deadlines;
 mod endpoints;
 mod handle;
 mod log;
+#[cfg(feature = "serde")]
+mod serialize;
 mod stats;
 mod timestamps;
 

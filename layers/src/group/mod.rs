@@ -283,8 +283,8 @@ impl<Out: Send + 'static> Group<Out> {
     /// member already. In the latter case nothing changes.
     ///
     /// A broadcast may reach the session at once. A handler that confirms the membership must
-    /// [feed](Session::feed) the confirmation and then join: a reply that it returns is encoded
-    /// after the broadcasts of other tasks that were queued meanwhile.
+    /// [feed](Session::feed) the confirmation and then join. A returned reply may follow broadcasts
+    /// that other tasks have queued meanwhile.
     ///
     /// ```
     /// use getty_core::{Reply, Request};

@@ -51,10 +51,10 @@ use super::{
 ///
 /// # Patterns
 ///
-/// For subscriptions to patterns, the keys are the patterns. [`broadcast_where`] compares each of
-/// them with the name of the published message. Its time grows with the number of patterns, so
-/// exact names belong in topics of their own, where [`broadcast`](Self::broadcast) finds them by
-/// hash.
+/// For subscriptions to patterns, the keys are the patterns. [`broadcast_where`] compares each
+/// pattern with the name of the published message. Its time grows with the number of patterns, so
+/// exact names should be in separate topics, where [`broadcast`](Self::broadcast) will find them
+/// by hash.
 ///
 /// The filters of MQTT, with `+` for one level and `#` for all that follow:
 ///
@@ -102,9 +102,9 @@ use super::{
 /// assert!(!matches(b"news.*", b"old.news") && !matches(b"h?llo", b"hllo"));
 /// ```
 ///
-/// Its time is exponential in the number of `*`, so a server limits that number. Redis delivers a
-/// message once for each matching pattern, with the pattern. A server that does the same calls
-/// [`broadcast`](Self::broadcast) for each of the [`keys`](Self::keys) that match.
+/// Its time is exponential in the number of `*`, so a server must limit that number. Redis delivers
+/// a message once for each matching pattern, with the pattern. A server that does the same should
+/// call [`broadcast`](Self::broadcast) for each matching key of [`keys`](Self::keys).
 ///
 /// [`broadcast_where`]: Self::broadcast_where
 ///
@@ -318,8 +318,8 @@ impl<K: Eq + Hash, Out> Topics<K, Out> {
     /// [patterns](Self#patterns). A member of several of these topics gets the message once, with
     /// the policy of one of them.
     ///
-    /// It calls `matches` for the key of every topic, under the lock of a shard: it must not use the
-    /// topics. The members are copied if more than one topic matches.
+    /// It calls `matches` for the key of every topic, under the lock of a shard, so `matches` must
+    /// not use the topics. The members are copied if more than one topic matches.
     pub fn broadcast_where(&self, mut matches: impl FnMut(&K) -> bool, message: Out) -> Report
     where
         Out: Clone,

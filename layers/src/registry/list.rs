@@ -101,6 +101,14 @@ pub struct Registry<M: Member>(Arc<Shared<M>>);
 struct Shared<M: Member> {
     members: Mutex<BTreeMap<u64, M::Weak>>,
     emptied: Notify,
+    shown: Mutex<Vec<Shown>>,
+}
+
+/// An attribute that snapshots show: its label and the function that formats it.
+#[derive(Clone)]
+struct Shown {
+    label: &'static str,
+    show: Arc<dyn Fn(&ConnectionHandle) -> Option<String> + Send + Sync>,
 }
 
 impl<Out: Send + 'static> Registry<Session<Out>> {
@@ -209,8 +217,61 @@ impl<M: Member> Registry<M> {
     #[must_use]
     pub fn snapshot(&self) -> Vec<Snapshot> {
         let now = Instant::now();
-        let shown = |member: &M| Snapshot::new(member.handle(), member.queued(), now);
-        self.all().iter().map(shown).collect()
+        let attributes = self.shown().clone();
+        let snapshot = |member: &M| {
+            let mut snapshot = Snapshot::new(member.handle(), member.queued(), now);
+            for Shown { label, show } in &attributes {
+                if let Some(text) = show(member.handle()) {
+                    snapshot.attributes.insert(label, text);
+                }
+            }
+            snapshot
+        };
+        self.all().iter().map(snapshot).collect()
+    }
+
+    /// Adds an attribute to the snapshots of this registry and its clones, under `label`. `show`
+    /// returns its text, or `None` for a connection without the attribute. It is called for each
+    /// entry of a snapshot, outside all locks. A later function for the same label replaces the
+    /// earlier one.
+    ///
+    /// ```
+    /// use getty_core::Session;
+    /// use getty_layers::Registry;
+    ///
+    /// #[derive(Clone)]
+    /// struct User(String);
+    ///
+    /// let registry: Registry<Session<String>> = Registry::new();
+    /// registry.show_attribute("user", |handle| handle.get().map(|User(name)| name));
+    /// for session in registry.snapshot() {
+    ///     println!("{}: {:?}", session.peer, session.attributes.get("user"));
+    /// }
+    /// ```
+    pub fn show_attribute(
+        &self,
+        label: &'static str,
+        show: impl Fn(&ConnectionHandle) -> Option<String> + Send + Sync + 'static,
+    ) {
+        let new = Shown {
+            label,
+            show: Arc::new(show),
+        };
+        let mut shown = self.shown();
+        // Dropped after the lock, because it is the application's.
+        let _earlier = match shown.iter_mut().find(|shown| shown.label == label) {
+            Some(shown) => Some(std::mem::replace(shown, new)),
+            None => {
+                shown.push(new);
+                None
+            }
+        };
+        drop(shown);
+    }
+
+    // No user code runs under the lock.
+    fn shown(&self) -> MutexGuard<'_, Vec<Shown>> {
+        self.0.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds `member` until it has closed.
@@ -243,6 +304,7 @@ impl<M: Member> Default for Registry<M> {
         Self(Arc::new(Shared {
             members: Mutex::default(),
             emptied: Notify::new(),
+            shown: Mutex::default(),
         }))
     }
 }

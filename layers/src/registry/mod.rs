@@ -375,4 +375,60 @@ mod tests {
         assert_eq!(shown.stats, session.stats());
         assert_eq!(untyped.snapshot()[0].queued, None);
     }
+
+    #[derive(Clone)]
+    struct User(&'static str);
+
+    #[tokio::test(start_paused = true)]
+    async fn snapshot_contains_the_attributes_that_the_registry_shows() {
+        let registry = Registry::new();
+        let connections = listed(&registry, 2);
+        connections[0].handle().insert(User("ann"));
+        registry.show_attribute("user", |_| panic!("it is replaced"));
+        let clone = registry.clone();
+        clone.show_attribute("user", |handle| {
+            handle.get().map(|User(name)| name.to_owned())
+        });
+        let shown = registry.snapshot();
+        assert_eq!(shown[0].attributes["user"], "ann");
+        assert!(shown[1].attributes.is_empty());
+    }
+
+    #[cfg(feature = "serde")]
+    #[tokio::test(start_paused = true)]
+    async fn snapshots_and_close_records_are_serializable() {
+        let peer = Address::Ip("192.0.2.1:4096".parse().unwrap());
+        let endpoints = Endpoints::new(TransportKind::Tcp, Address::Unknown, peer);
+        let connection = Connection::with_endpoints((), endpoints);
+        let (session, _driver) = driver::pair::<u32>(connection.handle().clone());
+        let registry = Registry::new();
+        registry.enter(&session);
+        registry.show_attribute("user", |_| Some("ann".to_owned()));
+        advance(Duration::from_millis(1500)).await;
+        let close = getty_core::Close::new(CloseReason::IdleTimeout).with_source("as a test");
+        session.close_with(close);
+        let shown = serde_json::to_value(registry.snapshot()).unwrap();
+        let id = session.id();
+        let stats = serde_json::json!({
+            "bytes_in": 0, "bytes_out": 0, "messages_in": 0, "messages_out": 0,
+            "skipped": 0, "dropped": 0, "late": 0,
+        });
+        assert_eq!(
+            shown,
+            serde_json::json!([{
+                "id": id, "name": format!("tcp-{id}"), "transport": "tcp",
+                "peer": "192.0.2.1:4096", "local": "unknown",
+                "is_open": false, "closing": "idle_timeout",
+                "age": 1.5, "since_read": 1.5, "since_write": 1.5, "since_active": 1.5,
+                "queued": 0, "in_flight": 0, "stats": stats, "attributes": {"user": "ann"},
+            }])
+        );
+        drop(connection);
+        let closed = serde_json::to_value(session.closed().await).unwrap();
+        assert_eq!(closed["reason"], "idle_timeout");
+        assert_eq!(closed["source"], "as a test");
+        assert_eq!(closed["lifetime"], 1.5);
+        assert_eq!(closed["stats"], stats);
+        assert!(closed["code"].is_null());
+    }
 }

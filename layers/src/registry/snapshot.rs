@@ -1,11 +1,14 @@
 //! Values of a connection for a dashboard.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use getty_core::{Address, CloseReason, ConnectionHandle, Stats, TransportKind};
 use tokio::time::Instant;
 
 /// Values of a connection at one time; see [`Registry::snapshot`](super::Registry::snapshot).
+///
+/// With the feature `serde` it implements `serde::Serialize`: addresses and the transport are text,
+/// the close reason is its [label](CloseReason::as_str), and times are seconds.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Snapshot {
@@ -37,6 +40,8 @@ pub struct Snapshot {
     pub in_flight: usize,
     /// Counters of bytes and messages.
     pub stats: Stats,
+    /// Attributes that the registry [shows](super::Registry::show_attribute), by their labels.
+    pub attributes: BTreeMap<&'static str, String>,
 }
 
 impl Snapshot {
@@ -57,6 +62,53 @@ impl Snapshot {
             queued,
             in_flight: handle.in_flight(),
             stats: handle.stats(),
+            attributes: BTreeMap::new(),
         }
+    }
+}
+
+#[cfg(feature = "serde")]
+impl serde::Serialize for Snapshot {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+
+        let Self {
+            id,
+            name,
+            transport,
+            peer,
+            local,
+            is_open,
+            closing,
+            age,
+            since_read,
+            since_write,
+            since_active,
+            queued,
+            in_flight,
+            stats,
+            attributes,
+        } = self;
+        let mut snapshot = serializer.serialize_struct("Snapshot", 15)?;
+        snapshot.serialize_field("id", id)?;
+        snapshot.serialize_field("name", &**name)?;
+        snapshot.serialize_field("transport", transport)?;
+        snapshot.serialize_field("peer", peer)?;
+        snapshot.serialize_field("local", local)?;
+        snapshot.serialize_field("is_open", is_open)?;
+        snapshot.serialize_field("closing", closing)?;
+        for (field, time) in [
+            ("age", age),
+            ("since_read", since_read),
+            ("since_write", since_write),
+            ("since_active", since_active),
+        ] {
+            snapshot.serialize_field(field, &time.as_secs_f64())?;
+        }
+        snapshot.serialize_field("queued", queued)?;
+        snapshot.serialize_field("in_flight", in_flight)?;
+        snapshot.serialize_field("stats", stats)?;
+        snapshot.serialize_field("attributes", attributes)?;
+        snapshot.end()
     }
 }

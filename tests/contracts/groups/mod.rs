@@ -126,6 +126,28 @@ fn broadcast_reaches_all_members_except_the_sender() {
 }
 
 #[test]
+fn list_of_sessions_gets_a_message_without_a_group() {
+    let [mut one, mut two, mut three] = guests();
+    three.stalls();
+    let list = [&one.session, &three.session];
+    let report = Group::broadcast_to(list, "near".to_owned(), SlowConsumer::DropNewest);
+    assert_eq!(counts(report), [1, 1, 0]);
+    assert_eq!(three.session.stats().dropped, 1);
+    // It does not wait, and the policy may close.
+    let report = Group::broadcast_to([&three.session], "far".to_owned(), SlowConsumer::Wait);
+    assert_eq!(counts(report), [0, 1, 0]);
+    let sessions = vec![two.session.clone(), three.session.clone()];
+    let report = Group::broadcast_to(sessions, "owned".to_owned(), SlowConsumer::Close);
+    assert_eq!(counts(report), [1, 0, 1]);
+    assert_eq!(three.session.reason(), Some(CloseReason::SlowConsumer));
+    let none: [Session<String>; 0] = [];
+    let report = Group::broadcast_to(none, "nothing".to_owned(), SlowConsumer::Wait);
+    assert_eq!(report.members(), 0);
+    assert_eq!(one.hears(), ["near"]);
+    assert_eq!(two.hears(), ["owned"]);
+}
+
+#[test]
 fn membership_ends_with_the_session_without_a_broadcast() {
     let group = Group::new();
     let [one, two, three] = guests();

@@ -93,6 +93,16 @@ async fn sessions_of_one_stack_encode_a_broadcast_once() {
             let expected = 2 * per_stack * (u32::try_from(n).unwrap() + 1);
             assert_eq!(encoded.load(SeqCst), expected);
         }
+        // A list that is made for one message.
+        let before = encoded.load(SeqCst);
+        let sessions = all.iter().map(|(session, ..)| session);
+        let report =
+            Group::broadcast_to(sessions, "near".to_owned(), getty::SlowConsumer::DropNewest);
+        assert_eq!(report.delivered, 20);
+        for (.., peer) in &all {
+            assert_eq!(soon(peer.line()).await, "near");
+        }
+        assert_eq!(encoded.load(SeqCst) - before, 2 * per_stack);
     }
 }
 

@@ -45,6 +45,58 @@ fn topics_exist_as_long_as_they_have_members() {
 }
 
 #[test]
+fn broadcast_where_reaches_each_member_of_matching_topics_once() {
+    let topics: Topics<&str, String> = Topics::new();
+    let [mut one, mut two, mut three] = guests();
+    for (key, guest) in [
+        ("news.art", &one),
+        ("news.sport", &one),
+        ("news.sport", &two),
+        ("weather", &three),
+        ("weather", &one),
+    ] {
+        topics.join(key, &guest.session);
+    }
+    let is_news = |key: &&str| key.starts_with("news.");
+    assert_eq!(
+        topics
+            .broadcast_where(is_news, "to news".to_owned())
+            .delivered,
+        2
+    );
+    // A single topic matches.
+    let report = topics.broadcast_where(|key| *key == "weather", "sun".to_owned());
+    assert_eq!(report.delivered, 2);
+    let report = topics.broadcast_where(|_| false, "lost".to_owned());
+    assert_eq!(report.members(), 0);
+    assert_eq!(one.hears(), ["to news", "sun"]);
+    assert_eq!(two.hears(), ["to news"]);
+    assert_eq!(three.hears(), ["sun"]);
+}
+
+#[test]
+fn keys_and_counts_of_sessions_are_listed() {
+    let topics: Topics<u8, String> = Topics::new();
+    let [one, two] = guests();
+    for key in 0..100 {
+        topics.join(key, &one.session);
+    }
+    topics.join(7, &two.session);
+    let keys: BTreeSet<_> = topics.keys().into_iter().collect();
+    assert_eq!(keys, (0..100).collect());
+    assert_eq!(topics.count_of(&one.session), 100);
+    assert_eq!(topics.count_of(&two.session), 1);
+    topics.leave(&7, &one.session);
+    assert_eq!(topics.count_of(&one.session), 99);
+    topics.leave_all(&one.session);
+    assert_eq!(topics.count_of(&one.session), 0);
+    assert_eq!(topics.keys(), [7]);
+    let closed = two.session.clone();
+    two.hangs_up();
+    assert_eq!(topics.count_of(&closed), 0);
+}
+
+#[test]
 fn topic_refuses_a_session_that_has_closed() {
     let topics: Topics<u8, String> = Topics::new();
     let guest = Guest::new();

@@ -4,10 +4,10 @@ use std::{any::Any, fmt, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{AWAITS_RESPONSES, ConnectionHandle};
+use super::{AWAITS_RESPONSES, ConnectionHandle, RENAMED};
 use crate::{
     connection::{Closed, Contained, TransportKind, deadlines::Deadline},
-    sync::Signal,
+    sync::{Ordering, Signal},
 };
 
 /// Number of a request in its session. The first request has the number 1.
@@ -188,6 +188,10 @@ pub trait HandleExt: sealed::Sealed {
     /// new timeout, from the moment at which it stalled. The last call wins. Scope: session.
     fn set_write_timeout(&self, timeout: Option<Duration>);
 
+    /// Returns `true` if the name was set since the last call. Called for each poll of a
+    /// connection, so it costs the load of a flag.
+    fn take_renamed(&self) -> bool;
+
     /// Returns `true` while requests of this session await responses.
     ///
     /// Meanwhile the session loop decodes past messages that wait for their handlers, up to its
@@ -313,6 +317,14 @@ impl HandleExt for ConnectionHandle {
         locked.hooks.get_or_default().write_timeout = Some(timeout);
         drop(locked);
         self.0.signal.raise(Signal::LAYER_HOOKS);
+    }
+
+    #[inline]
+    fn take_renamed(&self) -> bool {
+        self.has(RENAMED) && {
+            self.0.state.fetch_and(!RENAMED, Ordering::AcqRel);
+            true
+        }
     }
 
     #[inline]

@@ -39,8 +39,8 @@ const CLOSING: u8 = 2;
 const PEER_FINISHED: u8 = 4;
 /// The close is complete: all callbacks have run.
 const CLOSED: u8 = 8;
-/// The transport has a ping.
-const HAS_PING: u8 = 16;
+/// The name was set, and no layer has taken note.
+const RENAMED: u8 = 16;
 /// Senders wait because the peer reads too slowly.
 const BACKPRESSURED: u8 = 32;
 /// This side has ended its direction.
@@ -112,6 +112,8 @@ struct LockedState {
     /// fits into the padding here.
     #[cfg(feature = "metrics")]
     queued: u32,
+    /// `true` if the transport has a ping.
+    has_ping: bool,
     /// Number of guards that catch panics around the owner of the close guard.
     panic_guards: u8,
     /// `true` if a panic has dropped the close guard: a `PanicGuard` will finish the connection.
@@ -201,10 +203,14 @@ impl ConnectionHandle {
     }
 
     /// Sets a name for logs. The default is the kind of transport and the id such as `tcp-7`.
+    ///
+    /// It may be set at any time, for example when the peer has logged in. `TraceLayer` records it
+    /// in the span of the connection after the poll in which it was set.
     pub fn set_name(&self, name: impl Into<Arc<str>>) {
         let name = name.into();
         let mut locked = self.0.locked.lock();
         let _earlier = locked.close_state.get_or_default().name.replace(name);
+        self.0.state.fetch_or(RENAMED, Ordering::AcqRel);
     }
 
     /// Returns the peer's address.

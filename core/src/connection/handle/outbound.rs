@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{BACKPRESSURED, CLOSED, CLOSING, ConnectionHandle, FINISHED, HAS_PING};
+use super::{BACKPRESSURED, CLOSED, CLOSING, ConnectionHandle, FINISHED};
 use crate::sync::{Ordering, Signal};
 
 impl ConnectionHandle {
@@ -35,7 +35,7 @@ impl ConnectionHandle {
     /// loop has taken the connection.
     #[must_use]
     pub fn has_ping(&self) -> bool {
-        self.has(HAS_PING)
+        self.0.locked.lock().has_ping
     }
 
     /// Sends the transport's own ping such as WebSocket's. Has no effect on transports without
@@ -46,7 +46,7 @@ impl ConnectionHandle {
     }
 
     pub(crate) fn mark_has_ping(&self) {
-        self.0.state.fetch_or(HAS_PING, Ordering::AcqRel);
+        self.0.locked.lock().has_ping = true;
     }
 
     /// Resolves when this side has ended its direction, or when the session closes before that.
