@@ -206,7 +206,7 @@ pub struct HandleMalformed<S, H> {
 }
 
 impl<S, H> HandleMalformed<S, H> {
-    inner_service_accessors!();
+    getty_core::inner_service_accessors!();
 }
 
 impl<S: fmt::Debug, H> fmt::Debug for HandleMalformed<S, H> {

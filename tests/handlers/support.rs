@@ -82,7 +82,7 @@ impl Peer {
     /// Sends a line and returns the next one.
     pub(crate) async fn ask(&mut self, line: &str) -> Option<String> {
         self.say(line).await;
-        self.receive().await
+        self.hear().await
     }
 }
 
@@ -94,7 +94,7 @@ pub(crate) async fn talk(stack: impl Pipeline<TcpStream> + Clone, lines: &[&str]
     }
     peer.0.shutdown().await.unwrap();
     let mut heard = Vec::new();
-    while let Some(line) = peer.receive().await {
+    while let Some(line) = peer.hear().await {
         heard.push(line);
     }
     heard

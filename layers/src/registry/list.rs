@@ -271,7 +271,7 @@ impl<M: Member> Registry<M> {
 
     // No user code runs under the lock.
     fn shown(&self) -> MutexGuard<'_, Vec<Shown>> {
-        self.0.shown.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.shown.lock()
     }
 
     /// Adds `member` until it has closed.

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{DEFAULT_MAX_MESSAGE, WsTransport};
 use crate::{
-    session::buffer_pool,
+    buffer_pool,
     transport::{CloseCause, Framing, Received, Transport},
     ws::{
         error::WsError,

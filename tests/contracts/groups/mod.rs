@@ -128,7 +128,7 @@ fn broadcast_reaches_all_members_except_the_sender() {
 #[test]
 fn list_of_sessions_gets_a_message_without_a_group() {
     let [mut one, mut two, mut three] = guests();
-    three.stalls();
+    three.stall();
     let list = [&one.session, &three.session];
     let report = Group::broadcast_to(list, "near".to_owned(), SlowConsumer::DropNewest);
     assert_eq!(counts(report), [1, 1, 0]);
@@ -143,8 +143,8 @@ fn list_of_sessions_gets_a_message_without_a_group() {
     let none: [Session<String>; 0] = [];
     let report = Group::broadcast_to(none, "nothing".to_owned(), SlowConsumer::Wait);
     assert_eq!(report.members(), 0);
-    assert_eq!(one.hears(), ["near"]);
-    assert_eq!(two.hears(), ["owned"]);
+    assert_eq!(one.received(), ["near"]);
+    assert_eq!(two.received(), ["owned"]);
 }
 
 #[test]

@@ -69,9 +69,9 @@ fn broadcast_where_reaches_each_member_of_matching_topics_once() {
     assert_eq!(report.delivered, 2);
     let report = topics.broadcast_where(|_| false, "lost".to_owned());
     assert_eq!(report.members(), 0);
-    assert_eq!(one.hears(), ["to news", "sun"]);
-    assert_eq!(two.hears(), ["to news"]);
-    assert_eq!(three.hears(), ["sun"]);
+    assert_eq!(one.received(), ["to news", "sun"]);
+    assert_eq!(two.received(), ["to news"]);
+    assert_eq!(three.received(), ["sun"]);
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn keys_and_counts_of_sessions_are_listed() {
     assert_eq!(topics.count_of(&one.session), 0);
     assert_eq!(topics.keys(), [7]);
     let closed = two.session.clone();
-    two.hangs_up();
+    two.hang_up();
     assert_eq!(topics.count_of(&closed), 0);
 }
 
