@@ -187,11 +187,11 @@ async fn limit_on_a_route_is_shared_by_all_sessions_and_delays_no_other_route() 
     assert_eq!(second.ask("wait").await.unwrap(), "ERR service overloaded");
     assert_eq!(second.ask("echo a").await.unwrap(), "a");
     gate.open.notify_one();
-    assert_eq!(first.receive().await.unwrap(), "done");
+    assert_eq!(first.hear().await.unwrap(), "done");
     second.say("wait").await;
     gate.entered.notified().await;
     gate.open.notify_one();
-    assert_eq!(second.receive().await.unwrap(), "done");
+    assert_eq!(second.hear().await.unwrap(), "done");
 }
 
 #[tokio::test]
