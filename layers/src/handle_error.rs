@@ -209,7 +209,7 @@ impl<H, E> HandleErrorLayer<H, OnlyError<E>> {
     /// ```
     ///
     /// The session loop requires `Into<BoxError>`, so `Refused` must implement
-    /// [`Error`](std::error::Error) there.
+    /// [`Error`] there.
     pub const fn typed<R>(handler: H) -> Self
     where
         H: Fn(E) -> R + Clone,
