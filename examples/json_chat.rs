@@ -58,7 +58,7 @@ impl<S> FromSession<Event, S> for Member {
     }
 }
 
-/// The topic `None` has all members. The topic of a name has the person of that name.
+/// The topic `None` has all members. The topic of a name has the person with this name.
 type Chat = Topics<Option<String>, Event>;
 
 type LoginResult = Result<Event, Event>;
