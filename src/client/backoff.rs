@@ -69,9 +69,9 @@ impl Backoff {
         self
     }
 
-    /// Sets the maximum fraction by which a pause is shortened at random. It must be from 0 to 1.
-    /// With full jitter, which is 1, clients that lost their server at the same moment are spread
-    /// over the whole pause. With 0 they reconnect together. The default is 1.
+    /// Sets the maximum fraction, between 0 and 1, by which a pause is shortened at random. With 1
+    /// (full jitter), clients that lost their server at the same moment are spread over the whole
+    /// pause. With 0 they reconnect together. The default is 1.
     #[must_use]
     pub const fn with_jitter(mut self, fraction: f64) -> Self {
         self.jitter = if fraction > 0.0 {
