@@ -14,7 +14,7 @@ use tower::{BoxError, Layer, Service};
 
 use super::Next;
 
-/// Creates a layer of connections from a function; see the [module](self).
+/// Creates a layer of connections from a function; see the [module](super).
 ///
 /// The function is called with each connection and with [`Next`], which runs the rest of the
 /// connection's life. A function that returns without calling [`Next::run`] refuses the
@@ -54,7 +54,7 @@ where
     FromFnLayer::new(f)
 }
 
-/// Creates a layer of messages from a function; see the [module](self).
+/// Creates a layer of messages from a function; see the [module](super).
 ///
 /// The function is called with each [`Request`] and with [`Next`], which handles the message. Its
 /// result is the reply: anything that implements [`IntoReply`](crate::IntoReply). [`Next::run`]

@@ -104,11 +104,14 @@ struct Shared<M: Member> {
     shown: Mutex<Vec<Shown>>,
 }
 
+/// Function that returns the text of an attribute.
+type Show = dyn Fn(&ConnectionHandle) -> Option<String> + Send + Sync;
+
 /// An attribute that snapshots show: its label and the function that formats it.
 #[derive(Clone)]
 struct Shown {
     label: &'static str,
-    show: Arc<dyn Fn(&ConnectionHandle) -> Option<String> + Send + Sync>,
+    show: Arc<Show>,
 }
 
 impl<Out: Send + 'static> Registry<Session<Out>> {
