@@ -9,13 +9,15 @@
 
 use std::time::Duration;
 
-use getty::net::TcpListener;
 use getty::{BoxError, CodecLayer, ServiceBuilder, SessionLayer, codec::Lines, handle};
+use getty::{layers::TraceLayer, net::TcpListener};
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
+    tracing_subscriber::fmt::init();
     let app = ServiceBuilder::new()
         // called once per connection
+        .layer(TraceLayer::new())
         .concurrency_limit(10_000)
         .layer(CodecLayer::new(Lines::new()))
         .layer(SessionLayer::new())
@@ -25,8 +27,6 @@ async fn main() -> Result<(), BoxError> {
 
     let listener = TcpListener::bind("127.0.0.1:7000").await?;
     println!("listening on {}", listener.local_addr()?);
-    getty::serve(listener, app)
-        .with_graceful_shutdown(getty::shutdown_signal())
-        .await?;
+    getty::serve(listener, app).await?;
     Ok(())
 }

@@ -15,7 +15,7 @@
 //! ```no_run
 //! use std::time::Duration;
 //!
-//! use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Lines};
+//! use getty::{BoxError, CodecLayer, ServiceBuilder, SessionLayer, codec::Lines, handle};
 //! use getty::{layers::TraceLayer, net::TcpListener};
 //!
 //! #[tokio::main]
@@ -25,19 +25,15 @@
 //!         // called once per connection
 //!         .layer(TraceLayer::new())
 //!         .concurrency_limit(10_000)
-//!         .layer(CodecLayer::new(Lines::new().with_max_length(8 * 1024)))
+//!         .layer(CodecLayer::new(Lines::new()))
 //!         .layer(SessionLayer::new())
 //!         // called once per message
 //!         .timeout(Duration::from_secs(1))
-//!         .service_fn(|request: Request<String>| async move {
-//!             Ok::<_, BoxError>(request.into_message().to_ascii_uppercase())
-//!         });
+//!         .service(handle(async |line: String| line.to_ascii_uppercase()));
 //!
 //!     let listener = TcpListener::bind("127.0.0.1:7000").await?;
 //!     println!("listening on {}", listener.local_addr()?);
-//!     getty::serve(listener, app)
-//!         .with_graceful_shutdown(getty::shutdown_signal())
-//!         .await?;
+//!     getty::serve(listener, app).await?;
 //!     Ok(())
 //! }
 //! ```

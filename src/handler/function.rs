@@ -36,7 +36,7 @@ where
 {
     type Future = <F::Output as Outcome<Out, W>>::Future;
 
-    #[inline]
+    #[inline(always)]
     fn call(&self, request: Request<In, Out>, state: &S) -> HandlerFuture<Self::Future, Out> {
         match Args::make(request, state) {
             Ok(args) => self.clone().apply(args).into_future(),
@@ -97,7 +97,7 @@ macro_rules! functions {
                 $first: FromRequest<In, Out, S, V>,
                 $($rest: FromSession<Out, S>,)*
             {
-                #[inline]
+                #[inline(always)]
                 #[allow(non_snake_case, reason = "a type and its value share a name")]
                 fn make(request: Request<In, Out>, state: &S) -> Result<Self, Rejection<Out>> {
                     $(let $rest = $rest::from_session(request.session(), state)?;)*

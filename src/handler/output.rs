@@ -220,40 +220,53 @@ pin_project! {
 pub type Immediate<Out> = HandlerFuture<future::Pending<Result<Reply<Out>, BoxError>>, Out>;
 
 pin_project! {
+    // The common result is a message or none. The others are boxed: what is left is dropped in a
+    // few instructions, so that the compiler inlines it into the session loop and removes it
+    // (design.md: Why does a handler without `async` cost nothing?).
     #[project = CallProj]
     pub(super) enum Call<F, Out> {
-        Ready { result: Option<Result<Reply<Out>, BoxError>> },
+        Plain { message: Option<Out> },
+        Other { result: Option<Box<Result<Reply<Out>, BoxError>>> },
         Pending { #[pin] future: F },
     }
 }
 
 impl<F, Out> HandlerFuture<F, Out> {
     /// Creates a future that is ready with `result`.
-    #[inline]
+    #[inline(always)]
     pub fn ready(result: Result<Reply<Out>, BoxError>) -> Self {
-        Self {
-            call: Call::Ready {
-                result: Some(result),
-            },
+        let call = match result.map(Reply::into_plain) {
+            Ok(Ok(message)) => Call::Plain { message },
+            Ok(Err(reply)) => Self::other(Ok(reply)),
+            Err(error) => Self::other(Err(error)),
+        };
+        Self { call }
+    }
+
+    #[cold]
+    fn other(result: Result<Reply<Out>, BoxError>) -> Call<F, Out> {
+        Call::Other {
+            result: Some(Box::new(result)),
         }
     }
 
     /// Creates a future that resolves to the output of `future`.
-    #[inline]
+    #[inline(always)]
     pub fn pending(future: F) -> Self {
         Self {
             call: Call::Pending { future },
         }
     }
 
-    #[inline]
-    pub(super) fn of(call: Call<F, Out>) -> Self {
-        Self { call }
-    }
-
-    #[inline]
-    pub(super) fn into_call(self) -> Call<F, Out> {
-        self.call
+    /// Changes the type of the future if it is not ready.
+    #[inline(always)]
+    pub(super) fn map<G>(self, f: impl FnOnce(F) -> G) -> HandlerFuture<G, Out> {
+        let call = match self.call {
+            Call::Plain { message } => Call::Plain { message },
+            Call::Other { result } => Call::Other { result },
+            Call::Pending { future } => Call::Pending { future: f(future) },
+        };
+        HandlerFuture { call }
     }
 }
 
@@ -263,11 +276,14 @@ where
 {
     type Output = Result<Reply<Out>, BoxError>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().call.project() {
-            CallProj::Ready { result } => {
-                Poll::Ready(result.take().expect("not polled after completion"))
+            CallProj::Plain { message } => Poll::Ready(Ok(
+                <Option<Out> as IntoReply<Out>>::into_reply(message.take()),
+            )),
+            CallProj::Other { result } => {
+                Poll::Ready(*result.take().expect("not polled after completion"))
             }
             CallProj::Pending { future } => future.poll(cx),
         }
@@ -276,7 +292,7 @@ where
 
 impl<F, Out> fmt::Debug for HandlerFuture<F, Out> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ready = matches!(self.call, Call::Ready { .. });
+        let ready = !matches!(self.call, Call::Pending { .. });
         f.debug_struct("HandlerFuture")
             .field("ready", &ready)
             .finish_non_exhaustive()

@@ -96,7 +96,7 @@ where
         Poll::Ready(Ok(()))
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, request: Request<In, Out>) -> Self::Future {
         self.handler.call(request, &self.state)
     }

@@ -89,34 +89,22 @@ impl<F: Future> InFlight<F> {
         }
     }
 
-    /// Starts the call that `make` returns. A single call is polled at once (design.md: Why does
-    /// the handler's first poll happen in the loop?).
+    /// Returns the place of a single call, or `None` if several calls can be in flight.
     #[inline]
-    pub(crate) fn start(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        make: impl FnOnce() -> F,
-    ) -> Poll<F::Output> {
+    pub(crate) fn single(self: Pin<&mut Self>) -> Option<SingleCall<'_, F>> {
         match self.project() {
-            InFlightProj::One { mut call } => {
-                // The call is `None` already. With this line the compiler knows it and builds the
-                // future in place. It would otherwise build the future on the stack and copy it,
-                // which stalls the processor.
-                call.set(None);
-                call.set(Some(make()));
-                poll_one(call, cx).map(|output| match output {
-                    Some(output) => output,
-                    None => unreachable!("the call was set above"),
-                })
-            }
-            InFlightProj::Ordered { calls } => {
-                calls.push_back(ConcurrentCall::new(make()));
-                Poll::Pending
-            }
-            InFlightProj::Unordered { calls } => {
-                calls.push(ConcurrentCall::new(make()));
-                Poll::Pending
-            }
+            InFlightProj::One { call } => Some(SingleCall(call)),
+            _ => None,
+        }
+    }
+
+    /// Adds one of several calls. It is not polled yet.
+    #[inline]
+    pub(crate) fn push(self: Pin<&mut Self>, call: F) {
+        match self.project() {
+            InFlightProj::One { .. } => unreachable!("a single call has a place"),
+            InFlightProj::Ordered { calls } => calls.push_back(ConcurrentCall::new(call)),
+            InFlightProj::Unordered { calls } => calls.push(ConcurrentCall::new(call)),
         }
     }
 
@@ -147,6 +135,32 @@ impl<F: Future> InFlight<F> {
             InFlightProj::Ordered { calls } => **calls = FuturesOrdered::new(),
             InFlightProj::Unordered { calls } => calls.clear(),
         }
+    }
+}
+
+/// The place of a single call.
+pub(crate) struct SingleCall<'a, F>(Pin<&'a mut Option<F>>);
+
+impl<F: Future> SingleCall<'_, F> {
+    /// Starts a call and polls it at once (design.md: Why does the handler's first poll happen in
+    /// the loop?).
+    ///
+    /// `make` is inlined if it has no other caller, which saves more than it costs.
+    #[inline]
+    pub(crate) fn start(
+        mut self,
+        cx: &mut Context<'_>,
+        make: impl FnOnce() -> F,
+    ) -> Poll<F::Output> {
+        // The call is `None` already. With this line the compiler knows it and builds the future in
+        // place. It would otherwise build the future on the stack and copy it, which stalls the
+        // processor.
+        self.0.set(None);
+        self.0.set(Some(make()));
+        poll_one(self.0, cx).map(|output| match output {
+            Some(output) => output,
+            None => unreachable!("the call was set above"),
+        })
     }
 }
 

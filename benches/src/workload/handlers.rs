@@ -20,7 +20,7 @@ use super::layers::{LayerStack, Stack, framed, on_messages};
 use crate::server::codec;
 
 /// Handlers of all messages.
-pub const HANDLERS: [LayerStack; 7] = [
+pub const HANDLERS: [LayerStack; 8] = [
     ("plain", || on_messages(handle(|message: Bytes| message))),
     ("async", || {
         on_messages(handle(async |message: Bytes| message))
@@ -53,6 +53,16 @@ pub const HANDLERS: [LayerStack; 7] = [
             black_box(name.is_some());
             message
         });
+        framed(OnOpenLayer::new(set_name).layer(SessionLayer::new().layer(messages)))
+    }),
+    ("session-and-attribute", || {
+        type Named = Attribute<Name>;
+        let messages = handle(
+            |message: Bytes, session: Session<Bytes>, Attribute(name): Named| {
+                black_box((session.id(), name.0.len()));
+                message
+            },
+        );
         framed(OnOpenLayer::new(set_name).layer(SessionLayer::new().layer(messages)))
     }),
     ("method", || {

@@ -22,10 +22,22 @@ use crate::{
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "a reply does nothing unless it is returned"]
-pub struct Reply<Out> {
+pub struct Reply<Out>(Kind<Out>);
+
+// small, because it is moved several times for each message
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind<Out> {
+    /// At most one message. Most replies are of this kind.
+    Plain(Option<Out>),
+    Many(Many<Out>),
+    /// A reply that closes, or that was made from an error.
+    Ending(Box<Ending<Out>>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ending<Out> {
     messages: Messages<Out>,
-    // boxed to keep the common reply small because it is moved several times for each message
-    close: Option<Box<Close>>,
+    close: Option<Close>,
     failed: bool,
 }
 
@@ -43,9 +55,14 @@ impl<Out> Many<Out> {
     fn into_iter(mut self) -> Rest<Out> {
         Rest(mem::take(&mut self.0).into_iter())
     }
+
+    fn map<U>(self, f: impl FnMut(Out) -> U) -> Many<U> {
+        Many(self.into_iter().0.by_ref().map(f).collect())
+    }
 }
 
 impl<Out> Drop for Many<Out> {
+    #[cold]
     fn drop(&mut self) {
         drop(Rest(mem::take(&mut self.0).into_iter()));
     }
@@ -67,20 +84,20 @@ impl<Out> Reply<Out> {
     /// Creates a reply without a message.
     #[inline]
     pub const fn none() -> Self {
-        Self::of(Messages::One(None))
+        Self(Kind::Plain(None))
     }
 
     /// Creates a reply with one message.
     #[inline]
     pub const fn one(message: Out) -> Self {
-        Self::of(Messages::One(Some(message)))
+        Self(Kind::Plain(Some(message)))
     }
 
     /// Creates a reply with these messages. They are sent in this order, with no other message
     /// between them.
     #[inline]
     pub const fn many(messages: Vec<Out>) -> Self {
-        Self::of(Messages::Many(Many(messages)))
+        Self(Kind::Many(Many(messages)))
     }
 
     /// Creates a reply without a message that closes the session with the reason
@@ -97,9 +114,10 @@ impl<Out> Reply<Out> {
     /// Closes the session after the messages are flushed, as
     /// [`ConnectionHandle::close_with`](crate::ConnectionHandle::close_with) does. A
     /// [`CloseReason`] alone converts into a [`Close`].
-    pub fn and_close_with(mut self, close: impl Into<Close>) -> Self {
-        self.close = Some(Box::new(close.into()));
-        self
+    pub fn and_close_with(self, close: impl Into<Close>) -> Self {
+        let mut ending = self.into_ending();
+        ending.close = Some(close.into());
+        Self(Kind::Ending(ending))
     }
 
     /// Marks the reply as made from an error of the stack by a layer.
@@ -108,16 +126,34 @@ impl<Out> Reply<Out> {
     /// error. A clone that has failed may still hold a place in the queue of a shared limit such
     /// as tower's, and would starve the others (design.md: Why does the loop replace its clone of
     /// the stack?).
-    pub const fn after_error(mut self) -> Self {
-        self.failed = true;
-        self
+    pub fn after_error(self) -> Self {
+        let mut ending = self.into_ending();
+        ending.failed = true;
+        Self(Kind::Ending(ending))
+    }
+
+    fn into_ending(self) -> Box<Ending<Out>> {
+        let messages = match self.0 {
+            Kind::Plain(message) => Messages::One(message),
+            Kind::Many(messages) => Messages::Many(messages),
+            Kind::Ending(ending) => return ending,
+        };
+        Box::new(Ending {
+            messages,
+            close: None,
+            failed: false,
+        })
     }
 
     /// Returns the number of messages.
     pub const fn len(&self) -> usize {
-        match &self.messages {
-            Messages::One(message) => message.is_some() as usize,
-            Messages::Many(messages) => messages.0.len(),
+        match &self.0 {
+            Kind::Plain(message) => message.is_some() as usize,
+            Kind::Many(messages) => messages.0.len(),
+            Kind::Ending(ending) => match &ending.messages {
+                Messages::One(message) => message.is_some() as usize,
+                Messages::Many(messages) => messages.0.len(),
+            },
         }
     }
 
@@ -128,13 +164,13 @@ impl<Out> Reply<Out> {
 
     /// Returns `true` if the session will close after the reply.
     pub const fn closes(&self) -> bool {
-        self.close.is_some()
+        matches!(&self.0, Kind::Ending(ending) if ending.close.is_some())
     }
 
     /// Returns `true` if the reply was made from an error: see [`after_error`](Self::after_error).
     #[inline]
     pub const fn is_after_error(&self) -> bool {
-        self.failed
+        matches!(&self.0, Kind::Ending(ending) if ending.failed)
     }
 
     /// Returns the message of a reply with at most one message, no close and no error. Most
@@ -145,49 +181,53 @@ impl<Out> Reply<Out> {
     /// Returns any other reply unchanged.
     #[inline]
     pub fn into_plain(self) -> Result<Option<Out>, Self> {
-        match self {
-            Self {
-                messages: Messages::One(message),
-                close: None,
-                failed: false,
-            } => Ok(message),
-            other => Err(other),
+        match self.0 {
+            Kind::Plain(message) => Ok(message),
+            other => Err(Self(other)),
         }
     }
 
     /// Splits the reply into its messages and the close after them.
     #[inline]
     pub fn into_parts(self) -> (Replies<Out>, Option<Close>) {
-        let messages = match self.messages {
-            Messages::One(message) => Iter::One(message.into_iter()),
-            Messages::Many(messages) => Iter::Many(messages.into_iter()),
+        let (messages, close) = match self.0 {
+            Kind::Plain(message) => (Iter::One(message.into_iter()), None),
+            Kind::Many(messages) => (Iter::Many(messages.into_iter()), None),
+            Kind::Ending(ending) => {
+                let Ending {
+                    messages, close, ..
+                } = *ending;
+                match messages {
+                    Messages::One(message) => (Iter::One(message.into_iter()), close),
+                    Messages::Many(messages) => (Iter::Many(messages.into_iter()), close),
+                }
+            }
         };
-        (Replies(messages), self.close.map(|close| *close))
+        (Replies(messages), close)
     }
 
     /// Applies `f` to each message.
-    pub fn map<U>(self, mut f: impl FnMut(Out) -> U) -> Reply<U> {
-        let messages = match self.messages {
-            Messages::One(message) => Messages::One(message.map(f)),
-            Messages::Many(messages) => {
-                let mut rest = messages.into_iter();
-                Messages::Many(Many(rest.0.by_ref().map(&mut f).collect()))
+    pub fn map<U>(self, f: impl FnMut(Out) -> U) -> Reply<U> {
+        Reply(match self.0 {
+            Kind::Plain(message) => Kind::Plain(message.map(f)),
+            Kind::Many(messages) => Kind::Many(messages.map(f)),
+            Kind::Ending(ending) => {
+                let Ending {
+                    messages,
+                    close,
+                    failed,
+                } = *ending;
+                let messages = match messages {
+                    Messages::One(message) => Messages::One(message.map(f)),
+                    Messages::Many(messages) => Messages::Many(messages.map(f)),
+                };
+                Kind::Ending(Box::new(Ending {
+                    messages,
+                    close,
+                    failed,
+                }))
             }
-        };
-        Reply {
-            messages,
-            close: self.close,
-            failed: self.failed,
-        }
-    }
-
-    #[inline]
-    const fn of(messages: Messages<Out>) -> Self {
-        Self {
-            messages,
-            close: None,
-            failed: false,
-        }
+        })
     }
 }
 
@@ -247,7 +287,7 @@ impl<Out> IntoReply<Out> for Out {
 impl<Out> IntoReply<Out> for Option<Out> {
     #[inline]
     fn into_reply(self) -> Reply<Out> {
-        Reply::of(Messages::One(self))
+        Reply(Kind::Plain(self))
     }
 }
 

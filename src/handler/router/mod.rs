@@ -369,7 +369,7 @@ impl<In: Keyed, Out: 'static, S> Service<Request<In, Out>> for Router<In, Out, S
         Poll::Ready(Ok(()))
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, request: Request<In, Out>) -> RouteFuture<Out> {
         let routes = &*self.routes;
         let route = match routes.table.find(request.message().key()) {

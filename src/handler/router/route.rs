@@ -12,7 +12,7 @@ use std::{
 use getty_core::{IntoReply, Reply, Request, Session};
 use tower::{BoxError, Service, ServiceExt, util::BoxCloneSyncService};
 
-use crate::handler::{Handler, HandlerFuture, Rejection, output::Call};
+use crate::handler::{Handler, HandlerFuture, Rejection};
 
 type BoxFuture<Out> = Pin<Box<dyn Future<Output = Result<Reply<Out>, BoxError>> + Send>>;
 
@@ -47,10 +47,8 @@ where
 {
     #[inline]
     fn call(&self, request: Request<In, Out>, state: &S) -> RouteFuture<Out> {
-        match self.handler.call(request, state).into_call() {
-            Call::Ready { result } => HandlerFuture::of(Call::Ready { result }),
-            Call::Pending { future } => HandlerFuture::pending(Box::pin(future)),
-        }
+        let call = self.handler.call(request, state);
+        call.map(|future| Box::pin(future) as BoxFuture<Out>)
     }
 }
 
@@ -112,7 +110,7 @@ pub(super) enum Source<Out, S> {
 }
 
 impl<Out, S> Source<Out, S> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn call<In>(
         &self,
         route: &ErasedRoute<In, Out, S>,

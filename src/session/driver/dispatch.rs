@@ -254,8 +254,12 @@ where
                 }
             }
             budget.count_message();
+            let Some(single) = calls.as_mut().single() else {
+                calls.push(service.call(wire.driver().request(message)));
+                return Stop::CallPending;
+            };
             let call = || service.call(wire.driver().request(message));
-            let Poll::Ready(result) = calls.as_mut().start(cx, call) else {
+            let Poll::Ready(result) = single.start(cx, call) else {
                 return Stop::CallPending;
             };
             let message = match result.map(|response| response.into_reply().into_plain()) {
