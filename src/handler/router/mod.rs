@@ -265,8 +265,8 @@ where
         self
     }
 
-    /// Adds all routes of another router. They keep the state and the layers of that router. Its
-    /// fallback is not added.
+    /// Adds all routes of another router. They keep their state and their layers. The other
+    /// router's fallback is not added.
     ///
     /// # Panics
     ///
