@@ -21,7 +21,7 @@ const MAX_LINES_WITH_TRACE: usize = 40;
 /// The name of a file and the fragments that each of its errors must contain.
 type Mistake = (&'static str, &'static [&'static [&'static str]]);
 
-/// What an error says of the arguments of handlers, and of their results.
+/// Fragments of the errors about arguments and about results of handlers.
 const ARGUMENTS: &str = "the first argument is the message or made of it, such as `Json<T>`; \
                          the others are `Session<";
 const OUTPUTS: &str = "return `String`, an `Option`, `Vec` or `Reply` of it, `NoReply`, or a \
@@ -179,39 +179,31 @@ const MISTAKES: &[Mistake] = &[
     ),
     (
         "handler_future_not_send",
-        &[
-            &[
-                "future returned by `say` is not `Send`",
-                "has type `Rc<String>`",
-            ],
-            &[
-                "future returned by `say` is not `Send`",
-                ".service(handle(say))",
-                "has type `Rc<String>` which is not `Send`",
-                "await occurs here",
-            ],
-        ],
+        &[&[
+            "future returned by `say` is not `Send`",
+            ".service(handle(say))",
+            "has type `Rc<String>` which is not `Send`",
+            "await occurs here",
+        ]],
     ),
     (
         "handler_return",
         &[
-            &["cannot return `impl Future<Output = usize>`", OUTPUTS],
             &[
                 "a handler whose session sends `String` cannot return `impl Future<Output = usize>`",
                 ".service(handle(length))",
                 OUTPUTS,
             ],
+            &["cannot return `impl Future<Output = usize>`", OUTPUTS],
         ],
     ),
     (
         "handler_return_now",
         &[
+            &["the codec `LinesCodec` cannot encode `usize`, which the session is to send"],
             &[
                 "a handler whose session sends `String` cannot return `usize`",
-                OUTPUTS,
-            ],
-            &[
-                "a handler whose session sends `String` cannot return `usize`",
+                ".service(handle(length))",
                 OUTPUTS,
             ],
         ],
@@ -219,12 +211,12 @@ const MISTAKES: &[Mistake] = &[
     (
         "handler_lost_reply",
         &[
-            &["cannot return `impl Future<Output = ()>`", OUTPUTS],
             &[
                 "cannot return `impl Future<Output = ()>`",
                 ".service(handle(upper))",
                 OUTPUTS,
             ],
+            &["cannot return `impl Future<Output = ()>`", OUTPUTS],
         ],
     ),
     (

@@ -65,7 +65,7 @@ where
     }
 }
 
-/// What a call of [`dispatch`] passes to handlers: the session and the state.
+/// Session and state of one call of [`dispatch`], for the handlers that it calls.
 #[must_use = "a message is handled by `Scope::call`"]
 pub struct Scope<Out, S> {
     request: Request<(), Out>,

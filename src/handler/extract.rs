@@ -292,7 +292,7 @@ impl<Out, S, T: Clone + Send + Sync + 'static> FromSession<Out, S> for Attribute
     fn from_session(session: &Session<Out>, _: &S) -> Result<Self, Rejection<Out>> {
         match session.get::<T>() {
             Some(value) => Ok(Self(value)),
-            None => Err(MissingAttribute::new::<T>().into()),
+            None => Err(MissingAttribute::reject::<T, Out>()),
         }
     }
 }
@@ -307,10 +307,10 @@ pub struct MissingAttribute {
 
 impl MissingAttribute {
     #[cold]
-    fn new<T>() -> Self {
-        Self {
-            type_name: type_name::<T>(),
-        }
+    #[inline(never)]
+    fn reject<T, Out>() -> Rejection<Out> {
+        let type_name = type_name::<T>();
+        Self { type_name }.into()
     }
 }
 

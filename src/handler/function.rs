@@ -74,46 +74,63 @@ impl<In, Out, S> Arguments<In, Out, S, ()> for () {
     }
 }
 
+impl<In, Out, S, V, A> Arguments<In, Out, S, V> for (A,)
+where
+    A: FromRequest<In, Out, S, V>,
+{
+    #[inline(always)]
+    fn make(request: Request<In, Out>, state: &S) -> Result<Self, Rejection<Out>> {
+        Ok((A::from_request(request, state)?,))
+    }
+}
+
 macro_rules! functions {
-    ($($first:ident $(, $rest:ident)*)?) => {
+    ($($args:ident)*) => {
         #[diagnostic::do_not_recommend]
         #[allow(non_snake_case, reason = "a type and its value share a name")]
-        impl<Fun, R, $($first, $($rest,)*)?> Function<($($first, $($rest,)*)?)> for Fun
+        impl<Fun, R, $($args,)*> Function<($($args,)*)> for Fun
         where
-            Fun: FnOnce($($first, $($rest,)*)?) -> R + Clone + Send + Sync + 'static,
+            Fun: FnOnce($($args,)*) -> R + Clone + Send + Sync + 'static,
         {
             type Output = R;
 
             #[inline]
-            fn apply(self, ($($first, $($rest,)*)?): ($($first, $($rest,)*)?)) -> R {
-                self($($first, $($rest,)*)?)
+            fn apply(self, ($($args,)*): ($($args,)*)) -> R {
+                self($($args,)*)
             }
         }
-
-        $(
-            impl<In, Out, S, V, $first, $($rest,)*> Arguments<In, Out, S, V> for ($first, $($rest,)*)
-            where
-                Out: 'static,
-                $first: FromRequest<In, Out, S, V>,
-                $($rest: FromSession<Out, S>,)*
-            {
-                #[inline(always)]
-                #[allow(non_snake_case, reason = "a type and its value share a name")]
-                fn make(request: Request<In, Out>, state: &S) -> Result<Self, Rejection<Out>> {
-                    $(let $rest = $rest::from_session(request.session(), state)?;)*
-                    Ok(($first::from_request(request, state)?, $($rest,)*))
-                }
-            }
-        )?
     };
 }
 
 functions!();
 functions!(A);
-functions!(A, B);
-functions!(A, B, C);
-functions!(A, B, C, D);
-functions!(A, B, C, D, E);
-functions!(A, B, C, D, E, F);
-functions!(A, B, C, D, E, F, G);
-functions!(A, B, C, D, E, F, G, H);
+
+macro_rules! arguments {
+    ($first:ident $($rest:ident)+) => {
+        functions!($first $($rest)+);
+
+        impl<In, Out, S, V, $first, $($rest,)+> Arguments<In, Out, S, V> for ($first, $($rest,)+)
+        where
+            Out: 'static,
+            $first: FromRequest<In, Out, S, V>,
+            $($rest: FromSession<Out, S>,)+
+        {
+            #[inline(always)]
+            #[allow(non_snake_case, reason = "a type and its value share a name")]
+            fn make(request: Request<In, Out>, state: &S) -> Result<Self, Rejection<Out>> {
+                // once for all, because the request checks the type of its session
+                let session = request.session();
+                $(let $rest = $rest::from_session(session, state)?;)+
+                Ok(($first::from_request(request, state)?, $($rest,)+))
+            }
+        }
+    };
+}
+
+arguments!(A B);
+arguments!(A B C);
+arguments!(A B C D);
+arguments!(A B C D E);
+arguments!(A B C D E F);
+arguments!(A B C D E F G);
+arguments!(A B C D E F G H);

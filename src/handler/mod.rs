@@ -172,7 +172,16 @@
 //!
 //! | | instructions |
 //! |---|--:|
-//! | COST | 0 |
+//! | `handle(f)` | 0 |
+//! | `handle(async ..)` | 54 |
+//! | a [`Session`](crate::Session) | 49 |
+//! | a [`State`] that is an `Arc` | 70 |
+//! | an [`Attribute`] that is an `Arc`, beside a session | 87 |
+//! | [`dispatch`] over three variants | 0 |
+//! | [`Router`] over numbers, 1 to 64 routes | 61 to 69 |
+//! | the same, `async` handlers | 264 to 272 |
+//! | a merged router | 42 more |
+//! | [`handle_mut`] | 0 |
 //!
 //! # Scope
 //!

@@ -132,14 +132,7 @@ where
     }
 }
 
-#[diagnostic::do_not_recommend]
-impl<Out: via::Undecided, R> HandlerOutput<Out, via::Nothing> for R {
-    fn into_result(self) -> Result<Reply<Out>, BoxError> {
-        unreachable!("no message is `Undecided`")
-    }
-}
-
-/// What a handler function returns: a [`HandlerOutput`], or a future of one.
+/// Return types of functions: a [`HandlerOutput`], or a future of one.
 #[diagnostic::on_unimplemented(
     message = "a handler whose session sends `{Out}` cannot return `{Self}`",
     label = "return `{Out}`, an `Option`, `Vec` or `Reply` of it, `NoReply`, or a `Result` of one of these",

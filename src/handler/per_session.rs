@@ -119,7 +119,7 @@ impl<F, Out> fmt::Debug for MakeService<F, Out> {
 /// # Cancel safety
 ///
 /// If the future of an `async` method is dropped, as by a timeout, the object keeps the changes
-/// made so far.
+/// that were made before.
 ///
 /// # Example
 ///

@@ -9,7 +9,7 @@ use std::{
 use getty_core::{Reply, Request};
 use tower::{BoxError, Service};
 
-use super::{Handler, HandlerFuture};
+use super::{Handler, HandlerFuture, via};
 
 /// Creates a service that calls `handler` with each message.
 ///
@@ -27,9 +27,10 @@ use super::{Handler, HandlerFuture};
 /// # let _ = getty::serve(listener, app);
 /// ```
 #[doc(alias("handler", "handler_fn", "service_fn"))]
-pub fn handle<H, In, Args>(handler: H) -> HandlerService<H, (), In, In, Args>
+pub fn handle<H, In, Out, Args>(handler: H) -> HandlerService<H, (), In, Out, Args>
 where
-    H: Handler<In, In, (), Args>,
+    H: Handler<In, Out, (), Args>,
+    In: via::Echoes<Out>,
 {
     handle_with((), handler)
 }

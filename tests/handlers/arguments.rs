@@ -1,4 +1,4 @@
-//! What the arguments of a handler may be.
+//! Arguments of handlers.
 
 use std::sync::{
     Arc,

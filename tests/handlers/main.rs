@@ -1,4 +1,4 @@
-//! Handlers, `dispatch`, `Router` and state of sessions, over real sockets.
+//! Tests of handlers and routers. Each test talks to a server over TCP.
 
 mod arguments;
 mod dispatch;

@@ -1,4 +1,4 @@
-//! What a handler may return.
+//! Results of handlers.
 
 use std::convert::Infallible;
 

@@ -79,8 +79,9 @@ pub trait Table<K: RouteKey + ?Sized>: Clone + Default + Send + Sync + 'static {
     /// Adds a route. Returns the index of an earlier route with this key.
     fn insert(&mut self, key: K::Owned, index: usize) -> Result<(), usize>;
 
-    /// Returns the index of the route with this key.
-    fn find(&self, key: &K) -> Option<usize>;
+    /// Returns the index of the route with this key, or `usize::MAX` for none: the caller checks
+    /// the index in any case.
+    fn find(&self, key: &K) -> usize;
 }
 
 /// Routes by number. The index of a route is one less than its entry. 0 is no route.
@@ -132,9 +133,9 @@ macro_rules! dense {
             }
 
             #[inline]
-            fn find(&self, key: &$key) -> Option<usize> {
-                let entry = *self.0.get(usize::from(*key))?;
-                usize::from(entry).checked_sub(1)
+            fn find(&self, key: &$key) -> usize {
+                let entry = self.0.get(usize::from(*key)).copied().unwrap_or(0);
+                usize::from(entry).wrapping_sub(1)
             }
         }
     )*};
@@ -156,8 +157,8 @@ macro_rules! hashed {
             }
 
             #[inline]
-            fn find(&self, key: &$key) -> Option<usize> {
-                self.0.get(key).copied()
+            fn find(&self, key: &$key) -> usize {
+                self.0.get(key).copied().unwrap_or(usize::MAX)
             }
         }
     )*};
@@ -281,14 +282,14 @@ mod tests {
     fn finds<K: RouteKey + ?Sized>(keys: &[K::Owned], other: &K, borrow: fn(&K::Owned) -> &K) {
         let mut table = K::Table::default();
         for (index, key) in keys.iter().enumerate() {
-            assert_eq!(table.find(borrow(key)), None);
+            assert_eq!(table.find(borrow(key)), usize::MAX);
             assert_eq!(table.insert(key.clone(), index), Ok(()));
         }
         for (index, key) in keys.iter().enumerate() {
-            assert_eq!(table.find(borrow(key)), Some(index));
+            assert_eq!(table.find(borrow(key)), index);
             assert_eq!(table.insert(key.clone(), 99), Err(index));
         }
-        assert_eq!(table.find(other), None);
+        assert_eq!(table.find(other), usize::MAX);
     }
 
     #[test]
@@ -307,8 +308,8 @@ mod tests {
     fn no_case_ignores_the_case_of_ascii_letters_only() {
         let mut table = Hashed::<NoCase>::default();
         table.insert(NoCase::from("Größe"), 1).unwrap();
-        assert_eq!(table.find(&NoCase::from("grÖSSE")), None);
-        assert_eq!(table.find(&NoCase::from("GRößE")), Some(1));
+        assert_eq!(table.find(&NoCase::from("grÖSSE")), usize::MAX);
+        assert_eq!(table.find(&NoCase::from("GRößE")), 1);
         assert_eq!(NoCase::from("Ping").to_string(), "Ping");
     }
 }

@@ -265,8 +265,8 @@ where
         self
     }
 
-    /// Adds all routes of another router. They keep the state and the layers of that router. Its
-    /// fallback is not added.
+    /// Adds all routes of another router. They keep their state and their layers. The other
+    /// router's fallback is not added.
     ///
     /// # Panics
     ///
@@ -372,11 +372,8 @@ impl<In: Keyed, Out: 'static, S> Service<Request<In, Out>> for Router<In, Out, S
     #[inline(always)]
     fn call(&mut self, request: Request<In, Out>) -> RouteFuture<Out> {
         let routes = &*self.routes;
-        let route = match routes.table.find(request.message().key()) {
-            Some(index) => routes.routes.get(index),
-            None => routes.fallback.as_ref(),
-        };
-        match route {
+        let index = routes.table.find(request.message().key());
+        match routes.routes.get(index).or(routes.fallback.as_ref()) {
             Some(route) => self.state.call(route, request),
             None => no_route(),
         }
