@@ -9,8 +9,8 @@
 //! handled after `LOGIN`.
 //!
 //! A function suffices for most layers. A message then costs a clone of the function and of the
-//! services inside it. A layer for which each instruction counts is written by hand. It has up to
-//! three parts. `FooLayer` holds the settings. `Foo<S>` is the service that wraps the inner
+//! services inside it. A layer for which each instruction counts is written by hand. It has up
+//! to three parts. `FooLayer` holds the settings. `Foo<S>` is the service that wraps the inner
 //! service `S`. A future type is needed if the layer must act after the inner future.
 
 use std::{

@@ -16,8 +16,8 @@
 //! {"type":"said","data":{"by":"ada","text":"hello"}}
 //! ```
 //!
-//! The login is a type: a handler that takes a `Member` is not called without one. An error is a
-//! reply, and so is the reply to a line that is not in JSON.
+//! The login is a type: a handler that takes a `Member` is not called without one. An error is
+//! a reply, and so is the reply to a line that is not in JSON.
 
 use getty::{
     BoxError, CodecLayer, NoReply, Rejection, Reply, ServiceBuilder, Session, SessionLayer, State,

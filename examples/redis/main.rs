@@ -10,8 +10,8 @@
 //! ```
 //!
 //! This file has the parts that concern sessions: the stack, the routes, and the commands for
-//! subscribers. `resp.rs` is the codec. `store.rs` runs the other commands: PING, ECHO, GET, SET,
-//! DEL, INCR, DECR, DBSIZE, INFO, COMMAND and CONFIG.
+//! subscribers. `resp.rs` is the codec. `store.rs` runs the other commands: PING, ECHO, GET,
+//! SET, DEL, INCR, DECR, DBSIZE, INFO, COMMAND and CONFIG.
 
 mod resp;
 mod store;

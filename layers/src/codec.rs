@@ -1,8 +1,8 @@
 //! Creates the codec and the session of each connection.
 //!
 //! - *ready*: as the inner service.
-//! - *call*: clones or creates the codec, creates the [`Session`](getty_core::Session), and wraps the
-//!   transport in [`SessionIo`]. It does no I/O.
+//! - *call*: clones or creates the codec, creates the [`Session`](getty_core::Session), and
+//!   wraps the transport in [`SessionIo`]. It does no I/O.
 //! - *drop, close*: nothing.
 //!
 //! Scope: session; each connection has a separate clone of the codec. Place it inside layers
@@ -29,12 +29,12 @@
 //!
 //! # Settings that change
 //!
-//! A codec belongs to one session and is used by its task alone. A handler changes the settings of
-//! its codec in one of two ways.
+//! A codec belongs to one session and is used by its task alone. A handler changes the settings
+//! of its codec in one of two ways.
 //!
-//! **A shared setting** is for limits and switches that may be read at any time. The function of
-//! [`CodecLayer::per_connection`] puts it into an [attribute] of the connection. The codec reads it
-//! in `decode` or `encode`:
+//! **A shared setting** is for limits and switches that may be read at any time. The function
+//! of [`CodecLayer::per_connection`] puts it into an [attribute] of the connection. The codec
+//! reads it in `decode` or `encode`:
 //!
 //! ```
 //! use std::sync::{Arc, atomic::{AtomicUsize, Ordering::Relaxed}};
@@ -84,14 +84,14 @@
 //! # let _ = (layer, allow_long_messages);
 //! ```
 //!
-//! The session loop decodes ahead of the handler. A message that the peer sent before it had the
-//! handler's reply may thus be decoded with the old setting. Every message that the peer sends
-//! after it has received the reply is decoded with the new one.
+//! The session loop decodes ahead of the handler. A message that the peer sent before it had
+//! the handler's reply may thus be decoded with the old setting. Every message that the peer
+//! sends after it has received the reply is decoded with the new one.
 //!
-//! **A message to the codec** is for changes that take effect at one position of the output, such
-//! as "compress all that follows". `Out` is an enum with a variant for it, and `encode` changes the
-//! codec instead of writing bytes. Messages are encoded in the order in which they are sent, so no
-//! lock and no atomic is needed:
+//! **A message to the codec** is for changes that take effect at one position of the output,
+//! such as "compress all that follows". `Out` is an enum with a variant for it, and `encode`
+//! changes the codec instead of writing bytes. Messages are encoded in the order in which they
+//! are sent, so no lock and no atomic is needed:
 //!
 //! ```
 //! # use bytes::BytesMut;
@@ -119,8 +119,8 @@
 //! // the handler's reply: Reply::many(vec![Out::Text("OK".to_owned()), Out::Compress])
 //! ```
 //!
-//! A change at one position of the *input* can only be made by `decode` itself, on the message that
-//! announces it: the bytes behind that message may already have arrived.
+//! A change at one position of the *input* can only be made by `decode` itself, on the message
+//! that announces it: the bytes behind that message may already have arrived.
 //!
 //! With either way, sessions encode differently from one another. See
 //! [`with_shared_encodings`](CodecLayer::with_shared_encodings).

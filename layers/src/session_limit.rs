@@ -1,8 +1,8 @@
 //! Limits the number of sessions, and sends a last message to the peers that are refused.
 //!
 //! - *ready*: as the inner service. A connection beyond the limit uses the reservation.
-//! - *call*: counts the session and calls the inner service. Beyond the limit it queues a message
-//!   and closes the session as [`Refused`](getty_core::CloseReason::Refused), with a
+//! - *call*: counts the session and calls the inner service. Beyond the limit it queues a
+//!   message and closes the session as [`Refused`](getty_core::CloseReason::Refused), with a
 //!   [`TooManySessions`] as its source, before it calls the inner service. The session loop then
 //!   flushes the message and closes the transport without a reset. It reads nothing, and the
 //!   handler is not called.
@@ -10,15 +10,16 @@
 //! - *close*: a session counts from the call until its transport is dropped. A close callback
 //!   releases its permit.
 //!
-//! Scope: process, or everything that shares the layer: all clones of the layer and of its services
-//! share the count, so all listeners of a stack do. Place it inside
-//! [`CodecLayer`](crate::CodecLayer), which creates the session that encodes the message. It works
-//! over each transport. Over TLS and WebSocket a refused peer must complete the handshake first.
+//! Scope: process, or everything that shares the layer: all clones of the layer and of its
+//! services share the count, so all listeners of a stack do. Place it inside
+//! [`CodecLayer`](crate::CodecLayer), which creates the session that encodes the message. It
+//! works over each transport. Over TLS and WebSocket a refused peer must complete the handshake
+//! first.
 //!
 //! A refused session ends when its peer has received the message and closed, at the latest at a
-//! deadline of 1 s ([`SessionLimitLayer::with_deadline`]). It does not count meanwhile. To bound
-//! admitted and refused connections together, place tower's `concurrency_limit` with a higher
-//! number outside this layer.
+//! deadline of 1 s ([`SessionLimitLayer::with_deadline`]). It does not count meanwhile. To
+//! bound admitted and refused connections together, place tower's `concurrency_limit` with a
+//! higher number outside this layer.
 //!
 //! ```
 //! use getty_core::{CloseReason, Connection, HasSession, SessionIo};

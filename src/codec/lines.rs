@@ -269,8 +269,8 @@ impl<T: AsRef<str>> Encoder<T> for Lines {
     }
 }
 
-/// Reads a line without a check that it is UTF-8, which the format makes. A payload to send must
-/// be UTF-8 without a line feed, which suits text formats such as JSON.
+/// Reads a line without a check that it is UTF-8, which the format makes. A payload to send
+/// must be UTF-8 without a line feed, which suits text formats such as JSON.
 impl FrameCodec for Lines {
     #[inline]
     fn read_frame<T>(

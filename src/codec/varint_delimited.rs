@@ -5,9 +5,9 @@
 //! The prefix is a base-128 varint of at most five bytes: seven bits of the length in each
 //! byte, the least significant first, and the highest bit set in all bytes but the last. Netty
 //! calls the two directions `ProtobufVarint32FrameDecoder` and
-//! `ProtobufVarint32LengthFieldPrepender`. prost writes the same with `encode_length_delimited`,
-//! and Java's protobuf with `writeDelimitedTo`. A prefix may have more bytes than its length
-//! needs.
+//! `ProtobufVarint32LengthFieldPrepender`. prost writes the same with
+//! `encode_length_delimited`, and Java's protobuf with `writeDelimitedTo`. A prefix may have
+//! more bytes than its length needs.
 //!
 //! ```
 //! use getty::codec::{BytesMut, Decoder, Encoder, VarintDelimited, VarintDelimitedError};

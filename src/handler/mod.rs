@@ -27,8 +27,8 @@
 //!
 //! # Arguments
 //!
-//! A handler is a function, `async` or not, of up to eight arguments. The first one is made from
-//! the message:
+//! A handler is a function, `async` or not, of up to eight arguments. The first one is made
+//! from the message:
 //!
 //! | first argument | value |
 //! |---|---|
@@ -50,8 +50,8 @@
 //! | a type that implements [`FromSession`] | made from the session and the state |
 //!
 //! The others are made before the first one, from left to right. The first [`Rejection`] is the
-//! result of the call. Arguments are not made asynchronously, because a message is whole when the
-//! handler is called.
+//! result of the call. Arguments are not made asynchronously, because a message is whole when
+//! the handler is called.
 //!
 //! A closure needs the types of its arguments: `|line: String| ..`.
 //!
@@ -127,11 +127,11 @@
 //! | one session, mutable | an object of [`handle_mut`], made by [`make_service`] | `&mut self` |
 //! | one session, behind a router | [`Router::rebound`] in a [`make_service`] | `State<T>` |
 //!
-//! State of the application is cloned for each message that uses it, so it is an `Arc`, or a struct
-//! of a few of them with [`PartOf`] for each part.
+//! State of the application is cloned for each message that uses it, so it is an `Arc`, or a
+//! struct of a few of them with [`PartOf`] for each part.
 //!
-//! An object for each session is the shape of many game and database servers. Its methods change
-//! it without a lock, because its messages are handled one at a time:
+//! An object for each session is the shape of many game and database servers. Its methods
+//! change it without a lock, because its messages are handled one at a time:
 //!
 //! ```
 //! use getty::handler::{NoReply, handle_mut, make_service};
@@ -166,8 +166,8 @@
 //!
 //! # Cost
 //!
-//! A handler that is not `async` runs in place and allocates nothing. Instructions for a message
-//! of 64 bytes, counted by the repository's benchmarks, beside a
+//! A handler that is not `async` runs in place and allocates nothing. Instructions for a
+//! message of 64 bytes, counted by the repository's benchmarks, beside a
 //! [`service_fn`](crate::service_fn) or a hand-written `match`:
 //!
 //! | | instructions |
@@ -185,8 +185,8 @@
 //!
 //! # Scope
 //!
-//! A service of a handler is cloned with its stack. Clones share the state and the routes. State
-//! of `SessionLayer::per_session` belongs to one session.
+//! A service of a handler is cloned with its stack. Clones share the state and the routes.
+//! State of `SessionLayer::per_session` belongs to one session.
 
 mod dispatch;
 mod extract;

@@ -113,8 +113,8 @@ impl<F, Out> fmt::Debug for MakeService<F, Out> {
 ///
 /// A method that is not `async` borrows the object without a lock and without an allocation. An
 /// `async` method may hold the object while it waits: each call boxes its future and takes an
-/// async lock, for which the next message waits. An `async` method is passed by its name, because
-/// closures cannot return a future that borrows their argument.
+/// async lock, for which the next message waits. An `async` method is passed by its name,
+/// because closures cannot return a future that borrows their argument.
 ///
 /// # Cancel safety
 ///

@@ -16,15 +16,15 @@ macro_rules! markers {
 /// implements it.
 ///
 /// An implementation with this bound keeps the compiler from inferring the type of a session's
-/// messages from the first argument of a handler, which it would do if a single implementation fitted the handler.
-/// An error then names the type that the codec has (design.md: Why is a type of messages not
-/// inferred from a handler?).
+/// messages from the first argument of a handler, which it would do if a single implementation
+/// fitted the handler. An error then names the type that the codec has (design.md: Why is a
+/// type of messages not inferred from a handler?).
 pub trait Undecided {}
 
 /// Messages that a session receives and sends. Implemented for each type and itself.
 ///
-/// It is a trait, so that the type of the messages to send is inferred from the handler's return
-/// type as well, and compared here.
+/// It is a trait, so that the type of the messages to send is inferred from the handler's
+/// return type as well, and compared here.
 #[diagnostic::on_unimplemented(
     message = "a handler whose session sends `{Self}` cannot return `{Out}`",
     label = "return `{Self}`, an `Option`, `Vec` or `Reply` of it, `NoReply`, or a `Result` of one of these",

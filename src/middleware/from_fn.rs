@@ -22,8 +22,8 @@ use super::Next;
 /// [`CloseReason::Refused`](crate::CloseReason::Refused), unless another reason was recorded
 /// with [`close_with`](crate::ConnectionHandle::close_with).
 ///
-/// The function runs in the connection's task. It must not wait for the peer without a deadline,
-/// and what it awaits before [`Next::run`] delays the session.
+/// The function runs in the connection's task. It must not wait for the peer without a
+/// deadline, and what it awaits before [`Next::run`] delays the session.
 ///
 /// ```
 /// use std::sync::{Arc, atomic::{AtomicUsize, Ordering::Relaxed}};
@@ -56,9 +56,9 @@ where
 
 /// Creates a layer of messages from a function; see the [module](super).
 ///
-/// The function is called with each [`Request`] and with [`Next`], which handles the message. Its
-/// result is the reply: anything that implements [`IntoReply`](crate::IntoReply). [`Next::run`]
-/// returns a [`Reply`](crate::Reply).
+/// The function is called with each [`Request`] and with [`Next`], which handles the message.
+/// Its result is the reply: anything that implements [`IntoReply`](crate::IntoReply).
+/// [`Next::run`] returns a [`Reply`](crate::Reply).
 ///
 /// The argument's type must be written if the function uses the message, as
 /// `request: Request<String>`.

@@ -86,10 +86,11 @@
 //!
 //! # Cost
 //!
-//! A message costs a clone of the function, a clone of the inner services, and the future: about
-//! 120 instructions with an `async` handler that captures nothing. Nothing is allocated. A
-//! connection costs one allocation. A [`Service`](crate::Service) that is written by hand does not clone
-//! and costs less: see the example `custom_layer` of the repository, which has both.
+//! A message costs a clone of the function, a clone of the inner services, and the future:
+//! about 120 instructions with an `async` handler that captures nothing. Nothing is allocated.
+//! A connection costs one allocation. A [`Service`](crate::Service) that is written by hand
+//! does not clone and costs less: see the example `custom_layer` of the repository, which has
+//! both.
 
 mod from_fn;
 mod next;

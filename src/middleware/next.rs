@@ -15,8 +15,8 @@ use tower::{BoxError, Service};
 /// The rest of the stack, for one call of a layer's function.
 ///
 /// `S` is the inner service and `Req` the request: a [`Connection`] or a [`Request`]. The inner
-/// service has been polled ready. A `Next` that is dropped without [`run`](Self::run) gives back
-/// what the service has reserved.
+/// service has been polled ready. A `Next` that is dropped without [`run`](Self::run) gives
+/// back what the service has reserved.
 #[must_use = "the rest of the stack is not called unless `run` is called"]
 pub struct Next<S, Req> {
     inner: S,
@@ -129,8 +129,8 @@ where
 
 /// Future of [`Next::run`] for a connection. It is boxed, which costs an allocation for each
 /// connection.
-// The future of a connection stack contains projections such as `<S as Service<_>>::Future`. In a
-// coroutine their regions are erased, and the compiler cannot prove `Send` for them
+// The future of a connection stack contains projections such as `<S as Service<_>>::Future`.
+// In a coroutine their regions are erased, and the compiler cannot prove `Send` for them
 // (rust-lang/rust#110338). A boxed future has no such types.
 #[must_use = "futures do nothing unless polled"]
 pub struct ConnectionRun(Pin<Box<dyn Future<Output = Result<Closed, BoxError>> + Send>>);

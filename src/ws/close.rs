@@ -23,8 +23,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 /// 1011. Code 1005, which means "no code", is sent as a frame without a code. The text is cut
 /// to 123 bytes, between two characters.
 ///
-/// An [`ApplicationClose`] is sent as 4000 + its code, with its name as the text. The peer gets the
-/// code back from [`application_code`](Self::application_code).
+/// An [`ApplicationClose`] is sent as 4000 + its code, with its name as the text. The peer gets
+/// the code back from [`application_code`](Self::application_code).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WsClose {
     code: u16,

@@ -58,8 +58,8 @@ impl WsConnectLayer {
     }
 }
 
-/// Layer that turns the messages of a WebSocket into a byte stream. [`WsLayer::as_stream`] creates
-/// it.
+/// Layer that turns the messages of a WebSocket into a byte stream. [`WsLayer::as_stream`]
+/// creates it.
 #[derive(Clone, Debug)]
 pub struct AsStreamLayer(());
 

@@ -124,8 +124,8 @@ impl fmt::Display for CloseReason {
 /// A close that the application defines, such as "kicked" or "logged in elsewhere".
 ///
 /// It has a code for the peer and a name for logs and metrics. The name is constant, so that it
-/// can be the label of a metric: [`CloseReason::as_str`] returns it. Details of one close should
-/// be in its [source](super::Close::with_source), which is logged.
+/// can be the label of a metric: [`CloseReason::as_str`] returns it. Details of one close
+/// should be in its [source](super::Close::with_source), which is logged.
 ///
 /// ```
 /// use getty_core::{ApplicationClose, Close, CloseReason, Connection};
@@ -141,8 +141,8 @@ impl fmt::Display for CloseReason {
 /// ```
 ///
 /// Over WebSocket the close frame has the code 4000 + [`code`](Self::code), in the range for
-/// applications, and the name as its text. Other transports of getty have no field for a code, so
-/// the application must send a last message if the peer should know the reason.
+/// applications, and the name as its text. Other transports of getty have no field for a code,
+/// so the application must send a last message if the peer should know the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ApplicationClose {
     code: u16,

@@ -45,7 +45,8 @@ pub use self::{
 /// let connection = connection.map_transport(<[u8]>::len);
 /// assert_eq!(*connection.transport(), 5);
 /// ```
-// Has attributes on its handle alone (design.md: Why are there no extensions on `Connection`?).
+// Has attributes on its handle alone (design.md: Why are there no extensions on
+// `Connection`?).
 pub struct Connection<T> {
     transport: Contained<T>,
     // after the transport: fields are dropped in the order of their declaration (design.md: Why

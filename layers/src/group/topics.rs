@@ -52,9 +52,9 @@ use super::{
 /// # Patterns
 ///
 /// For subscriptions to patterns, the keys are the patterns. [`broadcast_where`] compares each
-/// pattern with the name of the published message. Its time grows with the number of patterns, so
-/// exact names should be in separate topics, where [`broadcast`](Self::broadcast) will find them
-/// by hash.
+/// pattern with the name of the published message. Its time grows with the number of patterns,
+/// so exact names should be in separate topics, where [`broadcast`](Self::broadcast) will find
+/// them by hash.
 ///
 /// The filters of MQTT, with `+` for one level and `#` for all that follow:
 ///
@@ -102,9 +102,10 @@ use super::{
 /// assert!(!matches(b"news.*", b"old.news") && !matches(b"h?llo", b"hllo"));
 /// ```
 ///
-/// Its time is exponential in the number of `*`, so a server must limit that number. Redis delivers
-/// a message once for each matching pattern, with the pattern. A server that does the same should
-/// call [`broadcast`](Self::broadcast) for each matching key of [`keys`](Self::keys).
+/// Its time is exponential in the number of `*`, so a server must limit that number. Redis
+/// delivers a message once for each matching pattern, with the pattern. A server that does the
+/// same should call [`broadcast`](Self::broadcast) for each matching key of
+/// [`keys`](Self::keys).
 ///
 /// [`broadcast_where`]: Self::broadcast_where
 ///

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 /// Values of a connection at one time; see [`Registry::snapshot`](super::Registry::snapshot).
 ///
-/// With the feature `serde` it implements `serde::Serialize`: addresses and the transport are text,
-/// the close reason is its [label](CloseReason::as_str), and times are seconds.
+/// With the feature `serde` it implements `serde::Serialize`: addresses and the transport are
+/// text, the close reason is its [label](CloseReason::as_str), and times are seconds.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Snapshot {

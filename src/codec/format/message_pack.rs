@@ -1,7 +1,7 @@
 //! MessagePack, with rmp-serde.
 //!
-//! Over streams use it in [`LengthDelimited`](crate::codec::LengthDelimited). Over WebSocket use
-//! it in [`Binary`](crate::codec::Binary). Scope: session.
+//! Over streams use it in [`LengthDelimited`](crate::codec::LengthDelimited). Over WebSocket
+//! use it in [`Binary`](crate::codec::Binary). Scope: session.
 //!
 //! ```
 //! use getty::codec::{Binary, BytesMut, Decoder, Encoder, MessagePack};

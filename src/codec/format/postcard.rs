@@ -1,8 +1,8 @@
 //! postcard, a compact binary format for serde.
 //!
-//! Over streams use it in [`LengthDelimited`](crate::codec::LengthDelimited). Over WebSocket and
-//! UDP use it in [`Binary`](crate::codec::Binary). Scope: session. A message contains neither names nor types of its
-//! fields, so both sides must have the same type.
+//! Over streams use it in [`LengthDelimited`](crate::codec::LengthDelimited). Over WebSocket
+//! and UDP use it in [`Binary`](crate::codec::Binary). Scope: session. A message contains
+//! neither names nor types of its fields, so both sides must have the same type.
 //!
 //! ```
 //! use getty::codec::{BytesMut, Decoder, Encoder, LengthDelimited, Postcard};

@@ -28,7 +28,8 @@ type Owned<In> = <<In as Keyed>::Key as RouteKey>::Owned;
 
 /// Service that calls the handler for the key of each message.
 ///
-/// It is for open sets of messages: opcodes, names of commands, tags. [`dispatch`] is for enums.
+/// It is for open sets of messages: opcodes, names of commands, tags. [`dispatch`] is for
+/// enums.
 ///
 /// ```
 /// use getty::handler::{Keyed, NoCase, Router, State};

@@ -27,9 +27,9 @@ const MAX_SENT: usize = DEFAULT_MAX_MESSAGE;
 /// WebSocket whose messages carry a byte stream: [`WsLayer::as_stream`] and
 /// [`WsConnectLayer::as_stream`] create it.
 ///
-/// The boundaries of WebSocket messages have no meaning. The codec finds its frames in the bytes,
-/// as over TCP: a frame may span several WebSocket messages, and a WebSocket message may contain
-/// several frames. MQTT, STOMP, VNC and tunnels use WebSocket in this way.
+/// The boundaries of WebSocket messages have no meaning. The codec finds its frames in the
+/// bytes, as over TCP: a frame may span several WebSocket messages, and a WebSocket message may
+/// contain several frames. MQTT, STOMP, VNC and tunnels use WebSocket in this way.
 ///
 /// | [`Messages`] | sent as | received text |
 /// |---|---|---|
@@ -38,10 +38,10 @@ const MAX_SENT: usize = DEFAULT_MAX_MESSAGE;
 /// | `Both` | binary | is accepted |
 ///
 /// - *Limits*: a received WebSocket message is passed on when it is complete, so
-///   [`WsLayer::with_max_message`] bounds the memory for it. The codec's maximum bounds its frames
-///   as on every stream. A sent WebSocket message has at most 64 KiB.
-/// - *Backpressure*: nothing is read while a received message is not passed on whole, or while the
-///   session reads ahead as far as it may.
+///   [`WsLayer::with_max_message`] bounds the memory for it. The codec's maximum bounds its
+///   frames as on every stream. A sent WebSocket message has at most 64 KiB.
+/// - *Backpressure*: nothing is read while a received message is not passed on whole, or while
+///   the session reads ahead as far as it may.
 /// - *Control frames*: pings are answered and sent, and close frames have their codes, as over
 ///   [`WsTransport`]. A truncated frame at the peer's close frame is an error of the codec.
 /// - *Half-close*: WebSocket has none, so [`Session::finish`](crate::Session::finish) is not
