@@ -77,10 +77,10 @@
 //!
 //! | | outside `SessionLayer` | inside `SessionLayer` |
 //! |---|---|---|
-//! | a request is | a [`Connection<T>`](Connection) over the transport `T` | a [`Request<In, Out>`](Request): one decoded message |
+//! | a request is | a [`Connection<T>`] over the transport `T` | a [`Request<In, Out>`]: one decoded message |
 //! | a call is | the connection's whole life | the handling of one message |
 //! | the response is | [`Closed`]: how the connection ended | the reply: anything that implements [`IntoReply`] |
-//! | an error means | that the session never opened | a close as [`CloseReason::Handler`], unless a [`HandleErrorLayer`](layers::HandleErrorLayer) turns it into a reply |
+//! | an error means | that the session never opened | a close as [`CloseReason::Handler`], unless a [`HandleErrorLayer`] turns it into a reply |
 //! | `concurrency_limit` | caps open connections | bounds the handlers in flight |
 //! | `timeout` | cuts a connection off at its deadline | is a deadline for each message |
 //!
@@ -515,7 +515,7 @@
 //! | `channelActive` | [`OnOpenLayer`](layers::OnOpenLayer) |
 //! | `channelInactive` | [`CloseCallbackLayer`](layers::CloseCallbackLayer) |
 //! | `exceptionCaught` | [`HandleErrorLayer`](layers::HandleErrorLayer) and [`Closed`] |
-//! | `IdleStateHandler` | [`IdleTimeoutLayer`](layers::IdleTimeoutLayer) and [`HeartbeatLayer`](layers::HeartbeatLayer) |
+//! | `IdleStateHandler` | [`IdleTimeoutLayer`] and [`HeartbeatLayer`] |
 //! | `ChannelGroup` | [`Group`] |
 //! | `ServerBootstrap` | [`serve`] |
 //! | `Bootstrap` | [`connect`] or [`Client`] |
@@ -537,7 +537,7 @@
 //! | `UpdateActive` | [`ConnectionHandle::touch`] |
 //! | `GetActive` | [`ConnectionHandle::last_active`] |
 //! | `SetWaitTime` | [`SessionLayer::with_drain_deadline`] |
-//! | a client's connection number | [`ClientBuilder::with_sessions`](client::ClientBuilder::with_sessions) |
+//! | a client's connection number | [`ClientBuilder::with_sessions`] |
 //! | the task pool | [`SpawnLayer`](layers::SpawnLayer) |
 //!
 //! | axum | getty |
@@ -546,7 +546,7 @@
 //! | `IntoResponse` | [`IntoReply`] |
 //! | `State` | values that the handler's closure captures |
 //! | request extensions | [attributes](ConnectionHandle::insert) of the session |
-//! | `middleware::from_fn` | [`connection_fn`](middleware::connection_fn) and [`message_fn`](middleware::message_fn) |
+//! | `middleware::from_fn` | [`connection_fn`] and [`message_fn`] |
 //! | `ConnectInfo` | [`ConnectionHandle::peer_addr`] |
 //! | `WebSocketUpgrade` | [`ws::upgrades`], also behind an axum server |
 //!
@@ -556,7 +556,7 @@
 //! | `framed.next()` | the handler |
 //! | `framed.send(reply)` | the value that the handler returns |
 //! | `select!` with an `mpsc::Receiver` | [`Session`], a handle that any task may send with |
-//! | `timeout(time, framed.next())` | [`IdleTimeoutLayer::new`](layers::IdleTimeoutLayer::new) |
+//! | `timeout(time, framed.next())` | [`IdleTimeoutLayer::new`] |
 //! | a map from ids to senders | [`Registry`](layers::Registry) or [`Topics`] |
 //!
 //! The repository's README has longer tables.
@@ -607,6 +607,16 @@
 //! | [`session`] | the session loop and its settings |
 //! | [`client`], [`call`] | clients that reconnect, and clients that call |
 //! | [`transport`] | traits for authors of transports |
+//!
+//! [`Connection<T>`]: Connection
+//! [`Request<In, Out>`]: Request
+//! [`HandleErrorLayer`]: layers::HandleErrorLayer
+//! [`IdleTimeoutLayer`]: layers::IdleTimeoutLayer
+//! [`HeartbeatLayer`]: layers::HeartbeatLayer
+//! [`ClientBuilder::with_sessions`]: client::ClientBuilder::with_sessions
+//! [`connection_fn`]: middleware::connection_fn
+//! [`message_fn`]: middleware::message_fn
+//! [`IdleTimeoutLayer::new`]: layers::IdleTimeoutLayer::new
 
 mod buffer_pool;
 pub mod call;

@@ -67,13 +67,15 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// |---|---|---|
 /// | [`new`](Self::new) | a boxed error | all |
 /// | [`typed`](HandleErrorLayer::typed) | the inner service's error type | all |
-/// | [`downcast`](HandleErrorLayer::downcast) | the type in the inner service's boxed error | those of this type; the others pass through |
+/// | [`downcast`] | the type in the inner service's boxed error | those of this type; the others pass through |
 ///
 /// An error type that implements [`IntoReply`] is a reply itself. `|error: ChatError| error` is
 /// then the whole function.
 ///
 /// `K` is the kind of error that the function accepts: [`AnyError`], [`OnlyError`] or
 /// [`DowncastError`].
+///
+/// [`downcast`]: HandleErrorLayer::downcast
 pub struct HandleErrorLayer<H, K = AnyError> {
     handler: H,
     kind: PhantomData<fn() -> K>,

@@ -6,8 +6,8 @@
 //! |---|---|---|
 //! | [`new`](IdleTimeoutLayer::new) | bytes from the peer | received bytes |
 //! | [`outbound`](IdleTimeoutLayer::outbound) | bytes to the peer | sent bytes |
-//! | [`any_traffic`](IdleTimeoutLayer::any_traffic) | bytes in both directions | received and sent bytes |
-//! | [`activity`](IdleTimeoutLayer::activity) | activity of the application | messages for it, and [`touch`](ConnectionHandle::touch) |
+//! | [`any_traffic`] | bytes in both directions | received and sent bytes |
+//! | [`activity`] | activity of the application | messages for it, and [`touch`] |
 //!
 //! Use `new` to end sessions whose peer is gone, and `activity` to end sessions whose peer is
 //! connected but does nothing. Pongs that [`HeartbeatLayer`](crate::HeartbeatLayer) removes are
@@ -63,6 +63,10 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`any_traffic`]: IdleTimeoutLayer::any_traffic
+//! [`activity`]: IdleTimeoutLayer::activity
+//! [`touch`]: ConnectionHandle::touch
 
 use std::{any::type_name, fmt, marker::PhantomData, time::Duration};
 

@@ -25,12 +25,14 @@ type RetryPolicy = Box<dyn FnMut(&Ended) -> Decision + Send>;
 /// | [sessions](Self::with_sessions) | 1 |
 /// | [pauses between dials](Self::with_backoff) | 300 ms, growing by 2 to 30 s, full jitter |
 /// | [consecutive failed attempts](Self::with_max_attempts) | no limit |
-/// | [time of an attempt](Self::with_attempt_timeout) | 10 s; the connector has a separate limit of 3 s |
+/// | [time of an attempt] | 10 s; the connector has a separate limit of 3 s |
 /// | [retry policy](Self::with_retry_policy) | dial again after every end |
 /// | [hooks](Self::with_hook) | none |
 /// | [choice of the session](Self::with_pick) | each in turn |
 /// | [messages that a session did not send](Self::with_resend) | returned in the error |
 /// | [drain deadline](Self::with_drain_deadline) | 5 s |
+///
+/// [time of an attempt]: Self::with_attempt_timeout
 #[must_use = "nothing is dialled before `connect`"]
 pub struct ClientBuilder<Out>(pub(super) Settings<Out>);
 

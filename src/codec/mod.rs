@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`LengthDelimited`] | a frame with a header that contains its length | [`Bytes`] |
 //! | [`Frames`] | the same, for many small frames over a stream | [`Frame`], and [`Bytes`] |
-//! | [`VarintDelimited`] | a frame with a varint before it, as in Netty and protobuf | [`Bytes`] |
+//! | [`VarintDelimited`] | a frame with a varint, as in Netty and protobuf | [`Bytes`] |
 //! | [`Lines`] | a line of UTF-8 text | anything that is a `str`, and `String` |
 //! | [`Raw`] | the bytes that have arrived | [`Bytes`] |
 //! | [`Text`] | a message of the transport, as text | anything that is a `str`, and `String` |

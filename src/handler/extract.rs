@@ -105,7 +105,7 @@ pub trait FromRequest<In, Out, S, Via>: Sized {
 /// | [`ConnectionHandle`] | the session's untyped handle | |
 /// | [`PeerAddr`] | the peer's address | |
 /// | [`State<T>`](State) | the part `T` of the state: see [`PartOf`] | does not compile |
-/// | [`Attribute<T>`](Attribute) | a clone of the session's attribute of type `T` | the error [`MissingAttribute`] |
+/// | [`Attribute<T>`] | a clone of the session's attribute of type `T` | the error [`MissingAttribute`] |
 /// | `Option<A>` | the argument `A` | `None` |
 ///
 /// These arguments are made before the first one. An argument that requires a login therefore
@@ -133,6 +133,8 @@ pub trait FromRequest<In, Out, S, Via>: Sized {
 /// # fn check<S: getty::Service<getty::Request<String>>>(_: S) {}
 /// # check(service);
 /// ```
+///
+/// [`Attribute<T>`]: Attribute
 #[doc(alias("extractor", "FromRequestParts"))]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be made of a session that sends `{Out}` and the state `{S}`",

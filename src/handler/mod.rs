@@ -34,7 +34,7 @@
 //! |---|---|
 //! | the type that the codec decodes | the message |
 //! | [`Request<In, Out>`](crate::Request) | the message with its session |
-//! | a type that implements [`FromRequest`] | made from the request, such as a decoded payload |
+//! | a type that implements [`FromRequest`] | made from the request, as a decoded payload |
 //! | any argument of the next table | the message is dropped |
 //!
 //! The others are made from the session and from the state:
@@ -122,7 +122,7 @@
 //! | state of | where it is | a handler gets it as |
 //! |---|---|---|
 //! | the application | `handle_with(state, ..)`, `dispatch(state, ..)`, `Router::with_state(state)` | `State<T>` |
-//! | one session, set by a handler | [`Session::insert`](crate::ConnectionHandle::insert) | `Attribute<T>` |
+//! | one session, set by a handler | [`Session::insert`] | `Attribute<T>` |
 //! | one session that has logged in | [`Router::with_state_of`] | `State<T>` |
 //! | one session, mutable | an object of [`handle_mut`], made by [`make_service`] | `&mut self` |
 //! | one session, behind a router | [`Router::rebound`] in a [`make_service`] | `State<T>` |
@@ -187,6 +187,8 @@
 //!
 //! A service of a handler is cloned with its stack. Clones share the state and the routes.
 //! State of `SessionLayer::per_session` belongs to one session.
+//!
+//! [`Session::insert`]: crate::ConnectionHandle::insert
 
 mod dispatch;
 mod extract;

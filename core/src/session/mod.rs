@@ -49,14 +49,14 @@ use crate::{
 ///
 /// | to send | method | resolves | without room |
 /// |---|---|---|---|
-/// | and wait until it is flushed | [`send`](Self::send) | when the transport is flushed | waits |
-/// | the same, with a timeout | [`send_timeout`](Self::send_timeout) | when flushed, or at the timeout | waits until then |
-/// | many messages | [`feed`](Self::feed), and [`flush`](Self::flush) after the last | when it is queued | waits |
+/// | and wait until it is flushed | [`send`] | when the transport is flushed | waits |
+/// | the same, with a timeout | [`send_timeout`] | when flushed, or at the timeout | waits until then |
+/// | many messages | [`feed`], and [`flush`] after the last | when it is queued | waits |
 /// | without waiting | [`try_send`](Self::try_send) | at once | returns it |
-/// | updates, to a peer that may be slow | [`offer`](Self::offer) | at once | applies its [`SlowConsumer`] policy |
-/// | the same, outside async code | [`try_offer`](Self::try_offer) | at once | applies its policy, or returns it |
-/// | encoded bytes | [`send_raw`](Self::send_raw), [`send_raw_vectored`](Self::send_raw_vectored) | when the transport is flushed | waits |
-/// | a request, for its response | [`request`](Self::request) | when the response arrives | waits, until its deadline |
+/// | updates, to a peer that may be slow | [`offer`] | at once | applies its [`SlowConsumer`] policy |
+/// | the same, outside async code | [`try_offer`] | at once | applies its policy, or returns it |
+/// | encoded bytes | [`send_raw`], [`send_raw_vectored`] | when the transport is flushed | waits |
+/// | a request, for its response | [`request`] | when the response arrives | waits, until its deadline |
 /// | to many sessions | `Group::broadcast` | at once | applies each member's policy |
 ///
 /// [`writable`](Self::writable) waits for room and [`finish`](Self::finish) ends this side's
@@ -82,6 +82,16 @@ use crate::{
 ///
 /// A session holds neither the transport nor its task: keeping it does not keep a dead
 /// connection open.
+///
+/// [`send`]: Self::send
+/// [`send_timeout`]: Self::send_timeout
+/// [`feed`]: Self::feed
+/// [`flush`]: Self::flush
+/// [`offer`]: Self::offer
+/// [`try_offer`]: Self::try_offer
+/// [`send_raw`]: Self::send_raw
+/// [`send_raw_vectored`]: Self::send_raw_vectored
+/// [`request`]: Self::request
 pub struct Session<Out>(Arc<Shared<Out>>);
 
 pub(crate) struct Shared<Out> {

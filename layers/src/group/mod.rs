@@ -47,9 +47,9 @@
 //!
 //! | publisher | at the bound of a member |
 //! |---|---|
-//! | [`broadcast`](Group::broadcast), anywhere | the member's policy applies: a loss is counted in the [`Report`] and in [`Stats::dropped`](getty_core::Stats::dropped) |
-//! | [`broadcast_and_wait`](Group::broadcast_and_wait), outside handlers | waits for members that joined with [`SlowConsumer::Wait`], and loses nothing for them |
-//! | the same in a handler | like a [`feed`](getty_core::Session::feed) in a handler, which is in flight meanwhile |
+//! | [`broadcast`], anywhere | the member's policy applies: a loss is counted in the [`Report`] and in [`Stats::dropped`] |
+//! | [`broadcast_and_wait`], outside handlers | waits for members that joined with [`SlowConsumer::Wait`], and loses nothing for them |
+//! | the same in a handler | like a [`feed`] in a handler, which is in flight meanwhile |
 //!
 //! A publisher on another thread is at most the byte bound ahead of a member. While publishers
 //! wait for a member, `broadcast` may use half of the bound, and the waiting publishers the
@@ -85,6 +85,11 @@
 //! drop(connections); // ends the sessions and their membership
 //! assert!(lobby.is_empty());
 //! ```
+//!
+//! [`broadcast`]: Group::broadcast
+//! [`Stats::dropped`]: getty_core::Stats::dropped
+//! [`broadcast_and_wait`]: Group::broadcast_and_wait
+//! [`feed`]: getty_core::Session::feed
 
 mod broadcast;
 mod builder;

@@ -2,7 +2,7 @@
 //!
 //! | codec | feature | messages | over streams | over WebSocket and UDP |
 //! |---|---|---|---|---|
-//! | `Json` | `json` | serde's `Serialize`, `Deserialize` | `Lines`, `LengthDelimited` | `Text` |
+//! | `Json` | `json` | `Serialize`, `Deserialize` | `Lines`, `LengthDelimited` | `Text` |
 //! | `MessagePack` | `messagepack` | serde's | `LengthDelimited` | `Binary` |
 //! | `Postcard` | `postcard` | serde's | `LengthDelimited` | `Binary` |
 //! | `Prost` | `prost` | `prost::Message` | `VarintDelimited` | `Binary` |
