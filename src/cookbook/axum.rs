@@ -1,20 +1,22 @@
 //! One handler on TCP and on `/ws` of an axum application.
 //!
-//! Devices connect over TCP, and browsers over WebSocket to an existing axum application. Both must
-//! reach the same handler and the same state.
+//! Devices connect over TCP, and browsers over WebSocket to an existing axum application. Both
+//! must reach the same handler and the same state.
 //!
 //! # Program
 //!
 //! ```
-//! use std::{net::SocketAddr, sync::{Arc, atomic::{AtomicUsize, Ordering::Relaxed}}};
+//! use std::{net::SocketAddr, sync::Arc};
+//! use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 //!
 //! use axum::extract::{ConnectInfo, Request, State as AppState};
 //! use axum::{body::Body, response::Response, routing::{any, get}};
-//! use getty::{BoxError, CodecLayer, Endpoints, ServiceBuilder, SessionLayer, State, handle_with};
-//! use getty::codec::{Lines, Text};
+//! use getty::{BoxError, CodecLayer, Endpoints, ServiceBuilder, SessionLayer, State};
+//! use getty::{codec::{Lines, Text}, handle_with};
 //! use getty::{net::TcpListener, ws::{self, Messages, WsLayer, WsUpgrader}};
 //! use hyper_util::rt::TokioIo;
-//! # use getty::{Layer, NoReply, handle, layers::CorrelateLayer, net::TcpConnector, ws::WsConnectLayer};
+//! # use getty::{Layer, NoReply, handle, layers::CorrelateLayer, net::TcpConnector};
+//! # use getty::ws::WsConnectLayer;
 //!
 //! type Io = TokioIo<hyper::upgrade::Upgraded>;
 //!
@@ -61,59 +63,60 @@
 //!         .and(getty::serve(upgrades, messages))
 //!         .with_graceful_shutdown(getty::shutdown_signal());
 //!     let pages = axum::serve(http, app).with_graceful_shutdown(getty::shutdown_signal());
-//!     let servers = async { tokio::join!(sessions.into_future(), pages.into_future()) };
-//!     # let test = async {
-//!     # assert_eq!(talk(devices, "ada\n").await?, "hello ada, visit 1\n");
-//!     # let connector = WsConnectLayer::new().with_messages(Messages::Text).layer(TcpConnector::new());
-//!     # let (session, _task) = getty::connect(connector, format!("ws://{browsers}/ws"), |link| {
-//!     #     ServiceBuilder::new()
-//!     #         .layer(CodecLayer::new(Text::new()))
-//!     #         .layer(CorrelateLayer::in_order())
-//!     #         .layer(link)
-//!     #         .layer(SessionLayer::new())
-//!     #         .service(handle(|_: String| NoReply))
-//!     # }).await?;
-//!     # let answer: String = session.request("bob".to_owned()).await?;
-//!     # assert_eq!(answer, "hello bob, visit 2");
-//!     # Ok::<(), BoxError>(())
-//!     # };
-//!     # let servers = async { tokio::select! {
-//!     #     tested = test => { tested?; Ok::<_, BoxError>((Ok(getty::Drained::default()), Ok(()))) },
-//!     #     served = servers => Ok(served),
-//!     # } };
-//!     # let servers = async { servers.await.unwrap() };
+//!     tokio::spawn(async { tokio::join!(sessions.into_future(), pages.into_future()) });
 //!
-//!     let (drained, served) = servers.await;
-//!     println!("{}", drained?);
-//!     Ok(served?)
+//!     assert_eq!(talk(devices, ["ada"]).await?, ["hello ada, visit 1"]);
+//!     assert_eq!(talk_over_websocket(browsers, "bob").await?, "hello bob, visit 2");
+//!     Ok(())
 //! }
-//! # async fn talk(address: std::net::SocketAddr, lines: &str) -> std::io::Result<String> {
+//! # async fn talk_over_websocket(address: SocketAddr, name: &str) -> Result<String, BoxError> {
+//! #     let url = format!("ws://{address}/ws");
+//! #     let connector = WsConnectLayer::new()
+//! #         .with_messages(Messages::Text)
+//! #         .layer(TcpConnector::new());
+//! #     let (session, _task) = getty::connect(connector, url, |link| {
+//! #         ServiceBuilder::new()
+//! #             .layer(CodecLayer::new(Text::new()))
+//! #             .layer(CorrelateLayer::in_order())
+//! #             .layer(link)
+//! #             .layer(SessionLayer::new())
+//! #             .service(handle(|_: String| NoReply))
+//! #     })
+//! #     .await?;
+//! #     Ok(session.request(name.to_owned()).await?)
+//! # }
+//! # async fn talk<const N: usize>(
+//! #     address: std::net::SocketAddr,
+//! #     lines: [&str; N],
+//! # ) -> std::io::Result<Vec<String>> {
 //! #     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //! #     let mut stream = tokio::net::TcpStream::connect(address).await?;
-//! #     stream.write_all(lines.as_bytes()).await?;
+//! #     stream.write_all((lines.join("\n") + "\n").as_bytes()).await?;
 //! #     stream.shutdown().await?;
 //! #     let mut received = String::new();
 //! #     stream.read_to_string(&mut received).await?;
-//! #     Ok(received)
+//! #     Ok(received.lines().map(str::to_owned).collect())
 //! # }
 //! ```
 //!
 //! # Lines that matter
 //!
-//! - `handler.clone()`: clones share the state. The stacks differ in their codec only: a message is a
-//!   line on TCP and a text message on WebSocket.
+//! - `handler.clone()`: clones share the state. The stacks differ in their codec only: a
+//!   message is a line on TCP and a text message on WebSocket.
 //! - `ws::upgrades`: the upgrader answers axum's requests, and the listener passes the upgraded
 //!   connections to `serve`. The stack behind it contains no `WsLayer`.
-//! - `endpoints`: a request does not contain the address of its peer, so the function passes it on.
-//! - `.and(..)`: one shutdown for both listeners. axum needs the same signal, because it has its own
-//!   connections.
+//! - `endpoints`: a request does not contain the address of its peer, so the function passes it
+//!   on.
+//! - `.and(..)`: one shutdown for both listeners. axum waits for the same signal. `join!` ends
+//!   when the sessions are drained and the requests are answered.
 //!
 //! # Limits and errors
 //!
 //! - axum's middleware runs before the upgrade. Pass its results to the session with an
 //!   [accept hook](crate::ws::WsLayer::with_accept).
-//! - An upgrade is refused with 503 after the shutdown, or while too many connections wait for the
-//!   stack.
-//! - Browsers send an `Origin` header. The accept hook should check it, because other sites can open a
-//!   WebSocket to `/ws`.
-//! - Without axum put a [`WsLayer`](crate::ws::WsLayer) outside `CodecLayer` and use a `TcpListener`.
+//! - An upgrade is refused with 503 after the shutdown, or while too many connections wait for
+//!   the stack.
+//! - Browsers send an `Origin` header. The accept hook should check it, because other sites can
+//!   open a WebSocket to `/ws`.
+//! - Without axum put a [`WsLayer`](crate::ws::WsLayer) outside `CodecLayer` and use a
+//!   `TcpListener`.

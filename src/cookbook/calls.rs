@@ -8,8 +8,8 @@
 //! ```
 //! use std::{future, net::SocketAddr, time::Duration};
 //!
-//! use getty::{BoxError, Client, CodecLayer, MultiplexClient, NoReply, RequestError, ServiceBuilder};
-//! use getty::{SessionLayer, codec::{Json, Lines}, handle, net::TcpConnector};
+//! use getty::{BoxError, Client, CodecLayer, MultiplexClient, NoReply, RequestError};
+//! use getty::{ServiceBuilder, SessionLayer, codec::{Json, Lines}, handle, net::TcpConnector};
 //! use getty::layers::{Correlate, CorrelateLayer, Delivery};
 //! use serde::{Deserialize, Serialize};
 //! use tower::{ServiceExt, retry::Policy, timeout::error::Elapsed};
@@ -117,20 +117,20 @@
 //!
 //! - `impl Correlate`: `put` sets the id of a request, and `response_id` finds the request of a
 //!   response. A message without a response id goes to the stack's handler.
-//! - `.timeout(..)` inside `.retry(..)`: each attempt has the deadline. A `timeout` outside `retry`
-//!   limits all attempts together, and the wait for a session.
-//! - [`delivery`](crate::RequestError::delivery): a request that was not sent can be repeated. A
-//!   request that was sent may have taken effect, so only idempotent calls are repeated.
+//! - `.timeout(..)` inside `.retry(..)`: each attempt has the deadline. A `timeout` outside
+//!   `retry` limits all attempts together, and the wait for a session.
+//! - [`delivery`](crate::RequestError::delivery): a request that was not sent can be repeated.
+//!   A request that was sent may have taken effect, so only idempotent calls are repeated.
 //! - `calls.clone().oneshot(..)`: clones share the client, and each call has a fresh `Retries`.
 //!
 //! # Limits and errors
 //!
-//! - tower's `retry` must be enabled as a feature of the crate `tower`.
+//! - `retry` is a feature of the crate `tower`, which the program must enable.
 //! - A retry without a pause can overload a server. `Policy::Future` may be a tokio `sleep`.
-//! - [`with_in_flight`](crate::call::RequestClient::with_in_flight) limits the calls in flight. The
-//!   default is 256. Further calls wait.
-//! - A late response is dropped and [counted](crate::Stats::late). Without tower's `timeout` the
-//!   deadline is that of `CorrelateLayer`, 30 s by default.
+//! - [`with_in_flight`](crate::call::RequestClient::with_in_flight) limits the calls in flight.
+//!   The default is 256. Further calls wait.
+//! - A late response is dropped and [counted](crate::Stats::late). Without tower's `timeout`
+//!   the deadline is that of `CorrelateLayer`, 30 s by default.
 //! - Protocols without ids need [`PipelineClient`](crate::PipelineClient) and
-//!   [`CorrelateLayer::in_order`](crate::layers::CorrelateLayer). A missed deadline closes the session
-//!   there.
+//!   [`CorrelateLayer::in_order`](crate::layers::CorrelateLayer). A missed deadline closes the
+//!   session there.

@@ -1,16 +1,16 @@
 //! JSON requests and replies with typed errors.
 //!
-//! A service answers each line of JSON with a line of JSON. A failed request must get an error that
-//! a program can distinguish, and the session must continue.
+//! A service answers each line of JSON with a line of JSON. A failed request must get an error
+//! that a program can distinguish, and the session must continue.
 //!
 //! # Program
 //!
 //! ```
 //! use std::num::ParseIntError;
 //!
-//! use getty::{BoxError, CodecLayer, IntoReply, Reply, ServiceBuilder, SessionLayer, handle_with};
+//! use getty::{BoxError, CodecLayer, IntoReply, Reply, ServiceBuilder, SessionLayer};
 //! use getty::codec::{Json, Lines, Malformed};
-//! use getty::{layers::MalformedLayer, net::TcpListener};
+//! use getty::{handle_with, layers::MalformedLayer, net::TcpListener};
 //! use serde::{Deserialize, Serialize};
 //!
 //! #[derive(Deserialize)]
@@ -72,37 +72,41 @@
 //!     let address = listener.local_addr()?;
 //!     tokio::spawn(getty::serve(listener, app).into_future());
 //!
-//!     let answers = talk(
-//!         address,
-//!         "{\"divide\":{\"a\":42,\"b\":6}}\n{\"divide\":{\"a\":1,\"b\":0}}\n{\"parse\":{\"text\":\"seven\"}}\nnot JSON\n",
-//!     )
-//!     .await?;
-//!     let answers: Vec<_> = answers.lines().collect();
+//!     let commands = [
+//!         r#"{"divide":{"a":42,"b":6}}"#,
+//!         r#"{"divide":{"a":1,"b":0}}"#,
+//!         r#"{"parse":{"text":"seven"}}"#,
+//!         "not JSON",
+//!     ];
+//!     let answers = talk(address, commands).await?;
 //!     assert_eq!(answers[0], r#"{"value":7}"#);
 //!     assert_eq!(answers[1], r#"{"error":{"code":"division_by_zero","detail":""}}"#);
 //!     assert!(answers[2].contains("not_a_number"));
-//!     assert!(answers[3].contains("malformed"));
+//!     assert!(answers[3].contains("malformed JSON of 8 bytes: syntax error at line 1 column 1"));
 //!     Ok(())
 //! }
-//! # async fn talk(address: std::net::SocketAddr, lines: &str) -> std::io::Result<String> {
+//! # async fn talk<const N: usize>(
+//! #     address: std::net::SocketAddr,
+//! #     lines: [&str; N],
+//! # ) -> std::io::Result<Vec<String>> {
 //! #     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //! #     let mut stream = tokio::net::TcpStream::connect(address).await?;
-//! #     stream.write_all(lines.as_bytes()).await?;
+//! #     stream.write_all((lines.join("\n") + "\n").as_bytes()).await?;
 //! #     stream.shutdown().await?;
 //! #     let mut received = String::new();
 //! #     stream.read_to_string(&mut received).await?;
-//! #     Ok(received)
+//! #     Ok(received.lines().map(str::to_owned).collect())
 //! # }
 //! ```
 //!
 //! # Lines that matter
 //!
-//! - `impl IntoReply<Answer> for Failure`: a handler may return `Result<_, Failure>`, and the error
-//!   is the reply. `?` works in the handler through `From`.
-//! - `Json::<_, Command, Answer>`: the codec names the types of both directions. `handle_with((), ..)`
-//!   is for two different types, and `handle(..)` for one type.
-//! - `.tolerant()` and `MalformedLayer`: a line that is not a `Command` gets a reply. Without the two
-//!   it closes the session as [`CloseReason::Decode`](crate::CloseReason::Decode).
+//! - `impl IntoReply<Answer> for Failure`: a handler may return `Result<_, Failure>`, and the
+//!   error is the reply. `?` works in the handler through `From`.
+//! - `Json::<_, Command, Answer>`: the codec names the types of both directions.
+//!   `handle_with((), ..)` is for two different types, and `handle(..)` for one type.
+//! - `.tolerant()` and `MalformedLayer`: a line that is not a `Command` gets a reply. Without
+//!   the two it closes the session as [`CloseReason::Decode`](crate::CloseReason::Decode).
 //!
 //! # Limits and errors
 //!

@@ -1,15 +1,15 @@
 //! A login, then state of the user.
 //!
-//! A session must log in before it may do anything else. Afterwards each handler needs the user, and
-//! a forgotten check must not compile.
+//! A session must log in before it may do anything else. Afterwards each handler needs the
+//! user, and a forgotten check must not compile.
 //!
 //! # Program
 //!
 //! ```
 //! use std::sync::{Arc, Mutex};
 //!
-//! use getty::{BoxError, CodecLayer, Rejection, Reply, ServiceBuilder, Session, SessionLayer, State};
-//! use getty::{codec::{Json, Lines}, dispatch, handler::FromSession, net::TcpListener};
+//! use getty::{BoxError, CodecLayer, Rejection, Reply, ServiceBuilder, Session, SessionLayer};
+//! use getty::{State, codec::{Json, Lines}, dispatch, handler::FromSession, net::TcpListener};
 //! use serde::{Deserialize, Serialize};
 //!
 //! #[derive(Deserialize)]
@@ -90,35 +90,45 @@
 //!     let address = listener.local_addr()?;
 //!     tokio::spawn(getty::serve(listener, app).into_future());
 //!
-//!     let ada = "{\"note\":\"too early\"}\n{\"login\":{\"name\":\"ada\",\"password\":\"lovelace\"}}\n{\"note\":\"hello\"}\n";
-//!     assert_eq!(
-//!         talk(address, ada).await?,
-//!         "{\"error\":\"log in first\"}\n{\"welcome\":\"ada\"}\n{\"notes\":[\"ada: hello\"]}\n"
-//!     );
-//!     let eve = "{\"login\":{\"name\":\"ada\",\"password\":\"guess\"}}\n\"notes\"\n";
-//!     assert_eq!(talk(address, eve).await?, "{\"error\":\"wrong name or password\"}\n");
+//!     let commands = [
+//!         r#"{"note":"too early"}"#,
+//!         r#"{"login":{"name":"ada","password":"lovelace"}}"#,
+//!         r#"{"note":"hello"}"#,
+//!     ];
+//!     let events = [
+//!         r#"{"error":"log in first"}"#,
+//!         r#"{"welcome":"ada"}"#,
+//!         r#"{"notes":["ada: hello"]}"#,
+//!     ];
+//!     assert_eq!(talk(address, commands).await?, events);
+//!     let guess = [r#"{"login":{"name":"ada","password":"guess"}}"#, r#""notes""#];
+//!     assert_eq!(talk(address, guess).await?, [r#"{"error":"wrong name or password"}"#]);
 //!     Ok(())
 //! }
-//! # async fn talk(address: std::net::SocketAddr, lines: &str) -> std::io::Result<String> {
+//! # async fn talk<const N: usize>(
+//! #     address: std::net::SocketAddr,
+//! #     lines: [&str; N],
+//! # ) -> std::io::Result<Vec<String>> {
 //! #     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //! #     let mut stream = tokio::net::TcpStream::connect(address).await?;
-//! #     stream.write_all(lines.as_bytes()).await?;
+//! #     stream.write_all((lines.join("\n") + "\n").as_bytes()).await?;
 //! #     stream.shutdown().await?;
 //! #     let mut received = String::new();
 //! #     stream.read_to_string(&mut received).await?;
-//! #     Ok(received)
+//! #     Ok(received.lines().map(str::to_owned).collect())
 //! # }
 //! ```
 //!
 //! # Lines that matter
 //!
-//! - `session.insert(Member { .. })`: an attribute is state of one session. Layers, handlers and
-//!   close callbacks can read it with [`get`](crate::ConnectionHandle::get). It is dropped with the
-//!   session.
-//! - `impl FromSession for Member`: a handler with this argument is not called before the login. The
-//!   argument is made before the message's payload is decoded.
-//! - `Err(Reply::one(..).and_close())`: a reply is also an error type. The session closes after the
-//!   reply is flushed.
+//! - `session.insert(Member { .. })`: an attribute is state of one session. Layers, handlers
+//!   and close callbacks can read it with [`get`](crate::ConnectionHandle::get). It is dropped
+//!   with the session.
+//! - `impl FromSession for Member`: a handler with this argument is not called before the
+//!   login. It is made before the first argument, so a payload such as `handler::Json<T>` is
+//!   not decoded without a login.
+//! - `Err(Reply::one(..).and_close())`: a reply is also an error type. The session closes after
+//!   the reply is flushed.
 //!
 //! # Limits and errors
 //!
@@ -126,9 +136,7 @@
 //! - A `dispatch` or a `Router` handles one message of a session at a time by default. With
 //!   [`with_in_flight`](crate::SessionLayer::with_in_flight) a message may be handled before an
 //!   earlier login has finished.
-//! - A session without a login stays open. Close it with an
-//!   [`IdleTimeoutLayer`](crate::layers::IdleTimeoutLayer), or refuse it in an
-//!   [open hook](crate::layers::OnOpenLayer), to which
-//!   [`HandshakeTimeoutLayer`](crate::layers::HandshakeTimeoutLayer) applies a deadline.
-//! - For handlers of a `Router` see [`Router::with_state_of`](crate::Router::with_state_of). For an
-//!   object per session with methods see [`handle_mut`](crate::handler::handle_mut).
+//! - A session without a login stays open while it sends messages. An
+//!   [`IntervalLayer`](crate::layers::IntervalLayer) can close sessions without a `Member`.
+//! - For handlers of a `Router` see [`Router::with_state_of`](crate::Router::with_state_of).
+//!   For an object per session with methods see [`handle_mut`](crate::handler::handle_mut).

@@ -1,7 +1,7 @@
 //! Programs for common jobs, one page each.
 //!
-//! Each page has the problem, a program, the lines that matter, and the limits. The programs are
-//! compiled and run as documentation tests. They talk to themselves over 127.0.0.1.
+//! Each page has the problem, a program, the lines that matter, and the limits. The programs
+//! are compiled and run as documentation tests. They talk to themselves over 127.0.0.1.
 //!
 //! | page | job | main items | features |
 //! |---|---|---|---|
@@ -16,10 +16,12 @@
 //! | [`observability`] | Prometheus and OpenTelemetry | [`MetricsLayer`](crate::layers::MetricsLayer), [`MessageTraceLayer`](crate::layers::MessageTraceLayer) | `metrics` |
 //! | [`restart`] | a restart without lost replies | [`with_graceful_shutdown`](crate::Serve::with_graceful_shutdown) | |
 //!
-//! In several programs `talk(address, lines)` is a client. It connects, sends the lines, ends its
-//! direction and returns everything that the server sent. A program of yours calls
-//! `getty::serve(listener, app).with_graceful_shutdown(getty::shutdown_signal()).await` in place of
-//! `tokio::spawn(getty::serve(listener, app).into_future())`.
+//! The programs start their server with `tokio::spawn`, because they also are its client. A
+//! server alone awaits
+//! `getty::serve(listener, app).with_graceful_shutdown(getty::shutdown_signal())`. In several
+//! programs `talk(address, lines)` is the client: it sends the lines, ends its direction and
+//! returns the lines that it received. Such test code is hidden on the page, and visible in the
+//! source.
 
 #[cfg(feature = "ws")]
 pub mod axum;

@@ -69,7 +69,7 @@
 //!         Some(Method::Reverse(text)) => scope.call(reverse, text),
 //!         None => scope.call(|()| Answer::error("unknown method"), ()),
 //!     });
-//!     let frames = VarintDelimited::new().with_max_length(4096);
+//!     let frames = VarintDelimited::new().max_frame_length(4096);
 //!     let app = ServiceBuilder::new()
 //!         .layer(CodecLayer::new(Prost::new(frames)))
 //!         .layer(SessionLayer::new())
@@ -98,18 +98,20 @@
 //!
 //! # Lines that matter
 //!
-//! - `Prost::new(VarintDelimited::new())`: each message follows its length as a varint. This is the
-//!   format of `writeDelimitedTo` in Java and of Netty's `ProtobufVarint32FrameDecoder`. For a length
-//!   of four bytes use [`LengthDelimited`](crate::codec::LengthDelimited).
-//! - `dispatch`: the types of the messages are inferred from the closure. The `match` is exhaustive.
-//!   No handler is `async`, so the closure returns the result of `scope.call`, and a call allocates
-//!   nothing.
+//! - `Prost::new(VarintDelimited::new())`: each message follows its length as a varint. This is
+//!   the format of `writeDelimitedTo` in Java and of Netty's `ProtobufVarint32FrameDecoder`.
+//!   For a length of four bytes use [`LengthDelimited`](crate::codec::LengthDelimited).
+//! - `dispatch`: the types of the messages are inferred from the closure. The `match` is
+//!   exhaustive. No handler is `async`, so the closure returns the result of `scope.call`, and
+//!   a call allocates nothing.
 //! - `None`: a `oneof` that a later version of the protocol has extended arrives as `None`.
 //!
 //! # Limits and errors
 //!
-//! - Malformed content closes the session as [`CloseReason::Decode`](crate::CloseReason::Decode).
-//!   Use [`tolerant`](crate::codec::format::Typed::tolerant) to reply to it.
+//! - A message that exceeds `max_frame_length` closes the session. The default is 64 KiB.
+//! - Malformed content closes the session as
+//!   [`CloseReason::Decode`](crate::CloseReason::Decode). Use
+//!   [`tolerant`](crate::codec::format::Typed::tolerant) to reply to it.
 //! - Protocol Buffers have no required fields. An empty message decodes as the defaults, so the
 //!   handler must check the values.
 //! - If one handler is `async`, the closure must be `async` and must await each `scope.call`.

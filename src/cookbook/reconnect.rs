@@ -1,14 +1,14 @@
 //! A client that reconnects and subscribes again.
 //!
-//! A client receives the messages of its subscriptions. When the connection ends, the client must
-//! open another and subscribe again before other code uses it.
+//! A client receives the messages of its subscriptions. When the connection ends, the client
+//! must open another and subscribe again before other code uses it.
 //!
 //! # Program
 //!
 //! ```
 //! use std::{collections::BTreeSet, net::SocketAddr, sync::{Arc, Mutex}, time::Duration};
 //!
-//! use getty::{BoxError, Client, CodecLayer, NoReply, SendError, ServiceBuilder, Session, SessionLayer};
+//! use getty::{BoxError, Client, CodecLayer, NoReply, ServiceBuilder, Session, SessionLayer};
 //! use getty::{State, client::Backoff, codec::Lines, handle_with};
 //! use getty::{layers::IdleTimeoutLayer, net::TcpConnector};
 //! use tokio::sync::mpsc;
@@ -18,21 +18,23 @@
 //! struct Wanted(Arc<Mutex<BTreeSet<String>>>);
 //!
 //! /// Runs on each new session before the client offers it.
-//! async fn subscribe(session: Session<String>, wanted: Wanted) -> Result<(), SendError<String>> {
+//! async fn subscribe(session: Session<String>, wanted: Wanted) -> Result<(), BoxError> {
 //!     let topics = wanted.0.lock().unwrap().clone();
 //!     for topic in topics {
 //!         session.feed(format!("SUBSCRIBE {topic}")).await?;
 //!     }
-//!     session.flush().await
+//!     Ok(session.flush().await?)
 //! }
 //!
+//! type Prices = mpsc::Sender<String>;
+//!
 //! /// Handles the messages of the server.
-//! async fn price(line: String, State(prices): State<mpsc::Sender<String>>) -> Result<NoReply, BoxError> {
+//! async fn price(line: String, State(prices): State<Prices>) -> Result<NoReply, BoxError> {
 //!     prices.send(line).await?;
 //!     Ok(NoReply)
 //! }
 //!
-//! fn client(server: SocketAddr, wanted: Wanted, prices: mpsc::Sender<String>) -> Client<String> {
+//! fn client(server: SocketAddr, wanted: Wanted, prices: Prices) -> Client<String> {
 //!     Client::builder()
 //!         .with_hook(move |session| subscribe(session, wanted.clone()))
 //!         .with_backoff(Backoff::new(Duration::from_millis(100), Duration::from_secs(10)))
@@ -80,25 +82,26 @@
 //!
 //! # Lines that matter
 //!
-//! - `with_hook`: [`Client::session`](crate::Client::session) and [`Client::send`](crate::Client::send)
-//!   wait until the hook has succeeded. If it fails, the session closes and the attempt has failed.
-//! - `Wanted`: the set is the truth, and a session only has a copy. To add a subscription, insert it
-//!   and then send it. A session that opens meanwhile may subscribe twice, so the server must accept
-//!   that.
+//! - `with_hook`: [`Client::session`](crate::Client::session) and
+//!   [`Client::send`](crate::Client::send) wait until the hook has succeeded. If it fails, the
+//!   session closes and the attempt has failed.
+//! - `Wanted`: the set is the truth, and a session only has a copy. To add a subscription,
+//!   insert it and then send it. A session that opens meanwhile may subscribe twice, so the
+//!   server must accept that.
 //! - `.layer(link)`: hands the typed session to the client. It must be between `CodecLayer` and
 //!   `SessionLayer`.
-//! - `IdleTimeoutLayer`: a server that is unreachable sends no end. Where the server may be silent for
-//!   long, use a [`HeartbeatLayer`](crate::layers::HeartbeatLayer).
+//! - `IdleTimeoutLayer`: a server that is unreachable sends no end. Where the server may be
+//!   silent for long, use a [`HeartbeatLayer`](crate::layers::HeartbeatLayer).
 //!
 //! # Limits and errors
 //!
-//! - Messages that the server publishes between two sessions are lost, unless the protocol can ask
-//!   for them, for example by a sequence number in the subscription.
+//! - Messages that the server publishes between two sessions are lost, unless the protocol can
+//!   ask for them, for example by a sequence number in the subscription.
 //! - `feed` and `flush` do not wait for the server's confirmation. With a
 //!   [`CorrelateLayer`](crate::layers::CorrelateLayer) the hook can await it with
 //!   [`Session::request`](crate::Session::request).
-//! - A session that was open for less than 5 s counts as a failed attempt, so the pauses grow. The
-//!   client never gives up by default. See
+//! - A session that was open for less than 5 s counts as a failed attempt, so the pauses grow.
+//!   The client never gives up by default. See
 //!   [`with_max_attempts`](crate::client::ClientBuilder::with_max_attempts) and
 //!   [`with_retry_policy`](crate::client::ClientBuilder::with_retry_policy).
 //! - `Client::send` waits without a limit while there is no session. Use tokio's `timeout`.

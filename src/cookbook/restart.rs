@@ -1,7 +1,7 @@
 //! A restart without lost replies.
 //!
-//! A new version of the server replaces the running one. Calls in flight must get their replies, and
-//! later calls must reach the new version without an error.
+//! A new version of the server replaces the running one. Calls in flight must get their
+//! replies, and later calls must reach the new version without an error.
 //!
 //! # Program
 //!
@@ -101,26 +101,29 @@
 //!
 //! # Lines that matter
 //!
-//! - `with_graceful_shutdown`: the listener is dropped and each session closes. The handler in flight
-//!   finishes, its reply is flushed, and then the connection ends.
-//! - `with_drain_deadline`: the time that handlers may take. The default is 5 s. The supervisor of the
-//!   process must wait longer before it kills the process.
-//! - `with_reuse_port`: both processes listen on the port for a moment, so no connection is refused.
+//! - `with_graceful_shutdown`: the listener is dropped and each session closes. The handler in
+//!   flight finishes, its reply is flushed, and then the connection ends.
+//! - `with_drain_deadline`: the time that handlers may take. The default is 5 s. The supervisor
+//!   of the process must wait longer before it kills the process.
+//! - `with_reuse_port`: both processes listen on the port for a moment, so no connection is
+//!   refused.
 //! - `Client`: opens the next session when the old one ends. Calls wait for it meanwhile.
-//! - `call`: a request that arrived while another was handled has no handler yet when the session
-//!   closes. Its reply never comes, and the call fails as
+//! - `call`: a request that arrived while another was handled has no handler yet when the
+//!   session closes. Its reply never comes, and the call fails as
 //!   [`RequestError::Closed`](crate::RequestError::Closed).
 //!
 //! # Limits and errors
 //!
-//! - `call` repeats each request, so the requests must be idempotent. Otherwise repeat only those
-//!   whose [`delivery`](crate::RequestError::delivery) is `NotSent`. The server cannot say which of the
-//!   others it has handled.
-//! - Connections in the backlog of the old listener are lost. A `Client` dials again. To lose none,
-//!   both processes must inherit one socket from a service manager. A
+//! - `call` repeats each request, so the requests must be idempotent. Otherwise repeat only
+//!   those whose [`delivery`](crate::RequestError::delivery) is `NotSent`. The server cannot
+//!   say which of the others it has handled.
+//! - Connections in the backlog of the old listener are lost. A `Client` dials again. To lose
+//!   none, both processes must inherit one socket from a service manager. A
 //!   [`TcpListener`](crate::net::TcpListener) can be made from the standard library's.
-//! - [`Drained::aborted`](crate::Drained) counts connections that did not finish in time. Log it.
+//! - [`Drained::aborted`](crate::Drained) counts connections that did not finish in time. Log
+//!   it.
 //! - All clients reconnect at once.
-//!   [`with_staggered_close`](crate::Serve::with_staggered_close) spreads the closes over a time.
-//! - Messages that are pushed without a request are flushed, and no peer confirms them. They need
-//!   sequence numbers; see [`reconnect`](super::reconnect).
+//!   [`with_staggered_close`](crate::Serve::with_staggered_close) spreads the closes over a
+//!   time.
+//! - Messages that are pushed without a request are flushed, and no peer confirms them. They
+//!   need sequence numbers; see [`reconnect`](super::reconnect).

@@ -7,8 +7,8 @@
 //!
 //! ```
 //! use futures_util::{SinkExt, StreamExt};
-//! use getty::{BoxError, CodecLayer, NoReply, ServiceBuilder, Session, SessionLayer, SlowConsumer};
-//! use getty::{State, Topics, codec::{Json, Lines}, dispatch, net::TcpListener};
+//! use getty::{BoxError, CodecLayer, NoReply, Rejection, ServiceBuilder, Session};
+//! use getty::{SessionLayer, SlowConsumer, State, Topics, codec::{Json, Lines}, dispatch, net::TcpListener};
 //! use serde::{Deserialize, Serialize};
 //!
 //! #[derive(Deserialize)]
@@ -34,11 +34,12 @@
 //!     room: String,
 //!     session: Session<Event>,
 //!     State(rooms): State<Rooms>,
-//! ) -> Result<NoReply, BoxError> {
-//!     if rooms.count_of(&session) < 100 {
-//!         session.feed(Event::Joined(room.clone())).await?;
-//!         rooms.join(room, &session);
+//! ) -> Result<NoReply, Rejection<Event>> {
+//!     if rooms.count_of(&session) >= 100 {
+//!         return Err(Rejection::reply(Event::Error("too many rooms")));
 //!     }
+//!     session.feed(Event::Joined(room.clone())).await?;
+//!     rooms.join(room, &session);
 //!     Ok(NoReply)
 //! }
 //!
@@ -91,21 +92,25 @@
 //!     assert_eq!(bob.next().await.unwrap()?, r#"{"error":"join the room first"}"#);
 //!     Ok(())
 //! }
-//! # type Peer = tokio_util::codec::Framed<tokio::net::TcpStream, tokio_util::codec::LinesCodec>;
+//! # use tokio_util::codec::{Framed, LinesCodec};
+//! # type Peer = Framed<tokio::net::TcpStream, LinesCodec>;
 //! # async fn open(address: std::net::SocketAddr) -> std::io::Result<Peer> {
 //! #     let stream = tokio::net::TcpStream::connect(address).await?;
-//! #     Ok(Peer::new(stream, tokio_util::codec::LinesCodec::new()))
+//! #     Ok(Peer::new(stream, LinesCodec::new()))
 //! # }
 //! ```
 //!
 //! # Lines that matter
 //!
-//! - `session.feed(..)` before `rooms.join(..)`: the confirmation precedes all messages of the room.
-//!   A returned reply may follow messages that other sessions send meanwhile.
+//! - `session.feed(..)` before `rooms.join(..)`: the confirmation precedes all messages of the
+//!   room. A returned reply may follow messages that other sessions send meanwhile.
 //! - `broadcast_except`: encodes the event once for all members, queues it and never waits. Its
-//!   [`Report`](crate::layers::group::Report) has the numbers of members that received and missed it.
-//! - `with_policy` and `with_notice`: a member whose queue is full loses the oldest events. It then
-//!   gets an `Event::Missed` with their number.
+//!   [`Report`](crate::layers::group::Report) has the numbers of members that received and
+//!   missed it.
+//! - `with_policy` and `with_notice`: a member whose queue is full loses the oldest events. It
+//!   then gets an `Event::Missed` with their number.
+//! - `Result<NoReply, Rejection<Event>>`: `Rejection::reply` replies, and `?` converts other
+//!   errors, which close the session.
 //! - A session leaves its rooms when it closes. A room exists while it has members.
 //!
 //! # Limits and errors
@@ -113,8 +118,8 @@
 //! - A member may have up to 1 MiB of queued broadcasts
 //!   ([`with_queue_bytes`](crate::SessionLayer::with_queue_bytes)). See
 //!   [`group`](crate::layers::group#room) for what counts.
-//! - The number of rooms has no limit, because clients name them. `count_of` limits them for each
-//!   session.
+//! - The number of rooms has no limit, because clients name them. `count_of` limits them for
+//!   each session.
 //! - Events of two senders may arrive in different orders at different members.
-//! - The rooms are in the memory of one process. Several processes need a broker, whose messages each
-//!   process broadcasts.
+//! - The rooms are in the memory of one process. Several processes need a broker, whose
+//!   messages each process broadcasts.

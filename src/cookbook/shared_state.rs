@@ -1,7 +1,7 @@
 //! Handlers for each kind of message, with shared state.
 //!
-//! A server has several kinds of messages, and a function for each. All sessions share the state of
-//! the application.
+//! A server has several kinds of messages, and a function for each. All sessions share the
+//! state of the application.
 //!
 //! # Program
 //!
@@ -61,7 +61,8 @@
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), BoxError> {
-//!     let handler = dispatch(App::default(), |command, scope: Scope<Answer, App>| match command {
+//!     let state = App::default();
+//!     let handler = dispatch(state, |command, scope: Scope<Answer, App>| match command {
 //!         Command::Set { key, value } => scope.call(set, (key, value)),
 //!         Command::Get(key) => scope.call(get, key),
 //!         Command::Writes => scope.call(writes, ()),
@@ -75,27 +76,30 @@
 //!     let address = listener.local_addr()?;
 //!     tokio::spawn(getty::serve(listener, app).into_future());
 //!
-//!     let first = talk(address, "{\"set\":{\"key\":\"tea\",\"value\":\"hot\"}}\n").await?;
-//!     assert_eq!(first, "{\"value\":null}\n");
-//!     let second = talk(address, "{\"get\":\"tea\"}\n\"writes\"\n").await?;
-//!     assert_eq!(second, "{\"value\":\"hot\"}\n{\"writes\":1}\n");
+//!     let first = talk(address, [r#"{"set":{"key":"tea","value":"hot"}}"#]).await?;
+//!     assert_eq!(first, [r#"{"value":null}"#]);
+//!     let second = talk(address, [r#"{"get":"tea"}"#, r#""writes""#]).await?;
+//!     assert_eq!(second, [r#"{"value":"hot"}"#, r#"{"writes":1}"#]);
 //!     Ok(())
 //! }
-//! # async fn talk(address: std::net::SocketAddr, lines: &str) -> std::io::Result<String> {
+//! # async fn talk<const N: usize>(
+//! #     address: std::net::SocketAddr,
+//! #     lines: [&str; N],
+//! # ) -> std::io::Result<Vec<String>> {
 //! #     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //! #     let mut stream = tokio::net::TcpStream::connect(address).await?;
-//! #     stream.write_all(lines.as_bytes()).await?;
+//! #     stream.write_all((lines.join("\n") + "\n").as_bytes()).await?;
 //! #     stream.shutdown().await?;
 //! #     let mut received = String::new();
 //! #     stream.read_to_string(&mut received).await?;
-//! #     Ok(received)
+//! #     Ok(received.lines().map(str::to_owned).collect())
 //! # }
 //! ```
 //!
 //! # Open sets of messages
 //!
-//! A `match` suits an enum that one crate defines. A [`Router`](crate::Router) suits messages that
-//! are found by a name or a number, when modules add routes. Here the messages are
+//! A `match` suits an enum that one crate defines. A [`Router`](crate::Router) suits messages
+//! that are found by a name or a number, when modules add routes. Here the messages are
 //! `{"type": .., "data": ..}`:
 //!
 //! ```
@@ -141,20 +145,20 @@
 //!
 //! # Lines that matter
 //!
-//! - `scope.call(handler, content)`: the first argument of the handler is the content or made from
-//!   it. The others are made from the session and the state.
-//! - `impl PartOf<App> for Items`: a handler takes the part that it needs. A test of the handler
-//!   needs that part only.
-//! - `Router::<Tagged, Answer, _>`: the types of the messages are named at the start, so that errors
-//!   of the compiler name the wrong handler.
+//! - `scope.call(handler, content)`: the first argument of the handler is the content or made
+//!   from it. The others are made from the session and the state.
+//! - `impl PartOf<App> for Items`: a handler takes the part that it needs. A test of the
+//!   handler needs that part only.
+//! - `Router::<Tagged, Answer, _>`: the types of the messages are named at the start, so that
+//!   errors of the compiler name the wrong handler.
 //! - `merge`: a module has a router of its routes, and may have a different state.
 //!
 //! # Limits and errors
 //!
 //! - The state is cloned for each message. It should be an `Arc` or a struct of a few.
-//! - A handler must not hold the guard of a `std::sync::Mutex` across an `await`. The future is then
-//!   not `Send` and does not compile.
-//! - A message without a route fails with [`NoRoute`](crate::handler::NoRoute), and data of a wrong
-//!   type with [`Malformed`](crate::codec::Malformed). Both close the session without a
+//! - A handler must not hold the guard of a `std::sync::Mutex` across an `await`. The future is
+//!   then not `Send` and does not compile.
+//! - A message without a route fails with [`NoRoute`](crate::handler::NoRoute), and data of a
+//!   wrong type with [`Malformed`](crate::codec::Malformed). Both close the session without a
 //!   [`HandleErrorLayer`](crate::layers::HandleErrorLayer).
 //! - Two routes with one key panic when the router is built.
