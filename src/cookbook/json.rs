@@ -82,7 +82,7 @@
 //!     assert_eq!(answers[0], r#"{"value":7}"#);
 //!     assert_eq!(answers[1], r#"{"error":{"code":"division_by_zero","detail":""}}"#);
 //!     assert!(answers[2].contains("not_a_number"));
-//!     assert!(answers[3].contains("malformed JSON of 8 bytes: syntax error at line 1 column 1"));
+//!     assert!(answers[3].contains("malformed JSON of 8 bytes"));
 //!     Ok(())
 //! }
 //! # async fn talk<const N: usize>(

@@ -133,6 +133,7 @@
 //!   [`message_fn`](crate::middleware::message_fn).
 //! - An error that the handler turns into a reply, as a `Result<_, E: IntoReply>`, is not a
 //!   failed message. Emit `tracing::error!` in the handler where the status matters.
+//! - Events of a connection, such as its close, are in the logs and not in a trace.
 //! - A trace is not continued from the peer, because only the protocol can carry its id.
 //! - `MetricsLayer` reads statistics every ten seconds. The counters lag behind by that time.
 //! - Call `provider.shutdown()` after `serve` returns. Otherwise a batch exporter loses the

@@ -8,7 +8,8 @@
 //! ```
 //! use futures_util::{SinkExt, StreamExt};
 //! use getty::{BoxError, CodecLayer, NoReply, Rejection, ServiceBuilder, Session};
-//! use getty::{SessionLayer, SlowConsumer, State, Topics, codec::{Json, Lines}, dispatch, net::TcpListener};
+//! use getty::{SessionLayer, SlowConsumer, State, Topics, dispatch, net::TcpListener};
+//! use getty::codec::{Json, Lines};
 //! use serde::{Deserialize, Serialize};
 //!
 //! #[derive(Deserialize)]
