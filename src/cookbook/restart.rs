@@ -120,8 +120,10 @@
 //! - Connections in the backlog of the old listener are lost. A `Client` dials again. To lose
 //!   none, both processes must inherit one socket from a service manager. A
 //!   [`TcpListener`](crate::net::TcpListener) can be made from the standard library's.
-//! - [`Drained::aborted`](crate::Drained) counts connections that did not finish in time. Log
-//!   it.
+//! - [`Drained::aborted`](crate::Drained) counts connections that did not finish in time. A
+//!   connection whose requests had no handler yet is counted as finished. Their number is
+//!   [`Closed::unhandled_messages`](crate::Closed), which a
+//!   [`TraceLayer`](crate::layers::TraceLayer) logs.
 //! - All clients reconnect at once.
 //!   [`with_staggered_close`](crate::Serve::with_staggered_close) spreads the closes over a
 //!   time.
