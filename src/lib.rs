@@ -623,6 +623,9 @@ pub mod call;
 pub mod client;
 pub mod codec;
 mod connect;
+// documentation only
+#[cfg(any(doc, doctest))]
+pub mod cookbook;
 pub mod handler;
 pub mod middleware;
 pub mod net;
