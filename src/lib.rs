@@ -602,10 +602,13 @@
 //! |---|---|
 //! | [`net`] | listeners and connectors: TCP, UDP, Unix sockets, in memory |
 //! | [`tls`] and [`ws`] | layers that replace the transport, for servers and for connectors |
-//! | [`codec`] | lines, length-delimited frames, raw bytes, text |
+//! | [`handler`] | functions as handlers, their arguments, routers |
+//! | [`codec`] | lines, length-delimited frames, raw bytes, text; JSON, protobuf and more |
 //! | [`layers`] | layers for connections and messages, groups, requests, close callbacks |
 //! | [`session`] | the session loop and its settings |
 //! | [`client`], [`call`] | clients that reconnect, and clients that call |
+//! | [`middleware`] | layers made of functions |
+//! | [`cookbook`] | programs for common jobs: login, rooms, reconnect, calls, restart |
 //! | [`transport`] | traits for authors of transports |
 //!
 //! [`Connection<T>`]: Connection
