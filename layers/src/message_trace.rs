@@ -244,7 +244,10 @@ where
                 if let Some(start) = this.start {
                     at_level!(
                         *this.level,
-                        event!(latency_seconds = start.elapsed().as_secs_f64(), "message handled")
+                        event!(
+                            latency_seconds = start.elapsed().as_secs_f64(),
+                            "message handled"
+                        )
                     );
                 }
             }

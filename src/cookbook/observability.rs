@@ -89,8 +89,8 @@
 //!     # let message = attribute(&event.attributes, "exception.message").unwrap();
 //!     # assert_eq!(message.as_str(), "invalid digit found in string");
 //!     # let [event] = &handled.events[..] else { panic!() };
-//!     # let latency = attribute(&event.attributes, "latency").unwrap();
-//!     # assert!(matches!(latency, opentelemetry::Value::String(_)));
+//!     # let latency = attribute(&event.attributes, "latency_seconds").unwrap();
+//!     # assert!(matches!(latency, opentelemetry::Value::F64(_)));
 //!     Ok(())
 //! }
 //! # async fn talk<const N: usize>(
@@ -126,8 +126,8 @@
 //!
 //! # Limits and errors
 //!
-//! - The latency is a number as the duration of the span, and in the histogram
-//!   `getty_message_latency_seconds`. The field `latency` of the event is text such as `1.5ms`.
+//! - The latency is a number everywhere: as the duration of the span, as `latency_seconds` of
+//!   the event, and in the histogram `getty_message_latency_seconds`.
 //! - All spans have the name `message` and the kind `Internal`. For the name of a route create
 //!   a span with the fields `otel.name` and `otel.kind` in a
 //!   [`message_fn`](crate::middleware::message_fn).
