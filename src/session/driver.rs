@@ -112,8 +112,6 @@ pub(super) struct SessionLoop<S, W: FramedTransport, R> {
     /// In `Lingering`: `true` if the session must wait until the peer ends its direction. Otherwise
     /// only input that has arrived is discarded.
     awaits_end: bool,
-    /// `true` if bad messages are skipped and counted. Otherwise they close the session.
-    skip_bad: bool,
     /// Decoded messages that the driver has not counted yet.
     messages_in: u32,
     budget: CooperativeBudget,
@@ -202,7 +200,6 @@ impl<S, W: FramedTransport, R> SessionLoop<S, W, R> {
             watermark: Watermark::default(),
             overdue: false,
             awaits_end: false,
-            skip_bad: config.skips_bad(framing),
             messages_in: 0,
             budget: CooperativeBudget::default(),
             wire,

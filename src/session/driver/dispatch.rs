@@ -290,7 +290,7 @@ where
     #[cold]
     fn decode_failed(&mut self, decoded: Result<Decoded<W::In>, BoxError>) -> Option<()> {
         match decoded {
-            Ok(Decoded::Bad(error)) if self.skip_bad => {
+            Ok(Decoded::Bad(error)) if self.skips_bad() => {
                 self.skip(&*error);
                 return Some(());
             }
@@ -428,7 +428,7 @@ where
             }
             if let Err(error) = self.writer.encode(&mut self.wire, message) {
                 self.encode_failed(error);
-                if !self.skip_bad {
+                if !self.skips_bad() {
                     break; // the peer must not take the next message for this one
                 }
             }
@@ -460,10 +460,17 @@ where
         self.wire.driver().record_dropped(1);
     }
 
+    /// Returns `true` if bad messages are skipped and counted. Otherwise they close the session.
+    // Not a field: it is rarely needed, and every session would hold it.
+    #[cold]
+    fn skips_bad(&self) -> bool {
+        self.config.skips_bad(self.wire.transport().framing())
+    }
+
     /// Skips a message that cannot be encoded and that no task awaits, or closes the session.
     #[cold]
     fn encode_failed(&mut self, error: BoxError) {
-        if self.skip_bad {
+        if self.skips_bad() {
             self.skip(&*error);
         } else {
             self.close_because(CloseReason::Encode, error);
