@@ -146,7 +146,8 @@
 //! | a [`Service`] over [`Request`] | the service, or [`service_fn`](ServiceBuilder::service_fn) |
 //!
 //! The module [`handler`] lists all arguments and results. The module
-//! [`codec::format`](mod@codec::format) lists the formats of typed messages.
+//! [`codec::format`](mod@codec::format) lists the formats of typed messages. The [`cookbook`]
+//! has complete programs for common jobs.
 //!
 //! The session loop calls one handler at a time by default. [`SessionLayer::with_in_flight`]
 //! permits several. Their replies are sent in the order of the requests. With
@@ -642,12 +643,13 @@
 //! |---|---|
 //! | [`net`] | listeners and connectors: TCP, UDP, Unix sockets, in memory |
 //! | [`tls`] and [`ws`] | layers that replace the transport, for servers and for connectors |
-//! | [`handler`] | functions as handlers, arguments, results, `dispatch`, [`Router`] |
+//! | [`handler`] | functions as handlers, arguments, results, [`dispatch`], [`Router`] |
 //! | [`codec`] | lines, frames with a length, raw bytes, text; JSON and other formats |
 //! | [`layers`] | layers for connections and messages, groups, requests, close callbacks |
 //! | [`middleware`] | layers from functions |
 //! | [`session`] | the session loop and its settings |
 //! | [`client`], [`call`] | clients that reconnect, and clients that call |
+//! | [`cookbook`] | programs for common jobs: login, rooms, reconnect, calls, restart |
 //! | [`transport`] | traits for authors of transports |
 //!
 //! [`Connection<T>`]: Connection
@@ -665,6 +667,9 @@ pub mod call;
 pub mod client;
 pub mod codec;
 mod connect;
+// documentation only
+#[cfg(any(doc, doctest))]
+pub mod cookbook;
 pub mod handler;
 pub mod middleware;
 pub mod net;

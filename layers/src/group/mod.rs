@@ -22,8 +22,12 @@
 //!   each member that they reach. Broadcasts of several tasks may arrive in different orders at
 //!   different members.
 //! - *Slow members* are handled by their own [`SlowConsumer`] policy and do not affect other
-//!   members. A message that the codec refuses has the same consequences for each session as a
-//!   [`feed`](getty_core::Session::feed).
+//!   members. By default a slow member misses messages, which the [`Report`] and its
+//!   [`Stats::dropped`] count. Use [`SlowConsumer::Close`] or
+//!   [`GroupBuilder::with_notice`] if it must know.
+//! - *A message that a member's codec refuses*, for example because it is longer than the
+//!   maximum, is dropped for that member and counted in its [`Stats::dropped`]. No member
+//!   closes.
 //!
 //! Scope: process, or everything that shares the group.
 //!
