@@ -13,8 +13,8 @@
 //! ```
 //!
 //! A message is a length of four bytes, then an opcode, the length of the payload, and the
-//! payload. All are in postcard, where a small number is one byte. An error is the opcode 0
-//! with a text.
+//! payload. These three are in postcard, where a small number is one byte. An error is the
+//! opcode 0 with a text.
 
 #![expect(
     clippy::needless_pass_by_value,

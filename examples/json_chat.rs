@@ -29,7 +29,7 @@ use getty::{
 };
 use serde::{Deserialize, Serialize};
 
-/// A message of a person.
+/// A message from a client.
 #[derive(Deserialize)]
 #[serde(tag = "type", content = "data", rename_all = "snake_case")]
 enum Command {
@@ -38,7 +38,7 @@ enum Command {
     Quit,
 }
 
-/// A message of the server.
+/// A message from the server.
 #[derive(Clone, Serialize)]
 #[serde(tag = "type", content = "data", rename_all = "snake_case")]
 enum Event {

@@ -101,6 +101,168 @@
 //! which requires a [`Pipeline`]. The table in [`layers`](layers#order) gives the position of
 //! each layer, with the reason and the effect of a wrong order.
 //!
+//! # Handlers
+//!
+//! A handler is a function, `async` or not. Its first argument is the message, or is decoded
+//! from it. The others are made from the session and from the state. The returned value is the
+//! reply. This server has a handler for each type of message:
+//!
+//! ```
+//! # #[cfg(feature = "json")]
+//! # mod room {
+//! use getty::handler::{Json, Tagged};
+//! use getty::{CodecLayer, Group, Router, Session, State, codec, codec::Lines};
+//! use getty::{Pipeline, ServiceBuilder, SessionLayer};
+//!
+//! fn join(session: Session<String>, State(room): State<Group<String>>) -> String {
+//!     format!("member: {}", room.join(&session))
+//! }
+//!
+//! async fn say(Json(text): Json<String>, State(room): State<Group<String>>) -> String {
+//!     format!("sent to {}", room.broadcast(text).delivered)
+//! }
+//!
+//! fn app() -> impl Pipeline<tokio::net::TcpStream> + Clone {
+//!     let router = Router::<Tagged, String, _>::with_state(Group::<String>::new())
+//!         .route("join", join)
+//!         .route("say", say);
+//!     ServiceBuilder::new()
+//!         .layer(CodecLayer::new(codec::Json::new(Lines::new())))
+//!         .layer(SessionLayer::new())
+//!         .service(router)
+//! }
+//! # }
+//! ```
+//!
+//! A `Tagged` message is a line such as `{"type":"say","data":"hello"}`. Its type selects the
+//! handler, and `Json` decodes its data. Both need the feature `json`.
+//!
+//! | to call | use |
+//! |---|---|
+//! | one function with each message | [`handle`], or [`handle_with`] and a state |
+//! | a function for each variant of an enum | [`dispatch`] |
+//! | a function for each opcode, command or tag | [`Router`] |
+//! | a method of an object that each session has | [`handle_mut`](handler::handle_mut) |
+//! | a [`Service`] over [`Request`] | the service, or [`service_fn`](ServiceBuilder::service_fn) |
+//!
+//! The module [`handler`] lists all arguments and results. The module
+//! [`codec::format`](mod@codec::format) lists the formats of typed messages. The [`cookbook`]
+//! has complete programs for common jobs.
+//!
+//! The session loop calls one handler at a time by default. [`SessionLayer::with_in_flight`]
+//! permits several. Their replies are sent in the order of the requests. With
+//! [`unordered`](SessionLayer::unordered) each reply is sent when its handler finishes.
+//! [`SpawnLayer`](layers::SpawnLayer) runs each handler on a separate task.
+//!
+//! A handler may block only for a short time, because it shares its thread with other sessions.
+//! It may keep the [`Session`] and send later.
+//!
+//! # Replies and errors
+//!
+//! A handler may return a message, an `Option`, a `Vec`, a [`Reply`], or a `Result` of one of
+//! these. A handler that does not reply returns [`NoReply`]. An error that implements
+//! [`IntoReply`] is sent as the reply. A boxed error closes the session as
+//! [`CloseReason::Handler`]. A [`HandleErrorLayer`](layers::HandleErrorLayer) can turn it into
+//! a reply instead:
+//!
+//! ```
+//! use getty::{BoxError, CodecLayer, Pipeline, Reply, ServiceBuilder, SessionLayer};
+//! use getty::{codec::Lines, handle, layers::HandleErrorLayer};
+//!
+//! fn command(line: String) -> Result<Reply<String>, BoxError> {
+//!     match line.as_str() {
+//!         "QUIT" => Ok(Reply::one("bye".to_owned()).and_close()),
+//!         "PING" => Ok(Reply::one("PONG".to_owned())),
+//!         "LIST" => Ok(Reply::many(vec!["one".to_owned(), "two".to_owned()])),
+//!         "QUIET" => Ok(Reply::none()),
+//!         other => Err(format!("unknown command {other}").into()),
+//!     }
+//! }
+//!
+//! fn app() -> impl Pipeline<tokio::net::TcpStream> {
+//!     ServiceBuilder::new()
+//!         .layer(CodecLayer::new(Lines::new()))
+//!         .layer(SessionLayer::new())
+//!         .layer(HandleErrorLayer::new(|error: BoxError| format!("ERR {error}")))
+//!         .service(handle(command))
+//! }
+//! # let _ = app();
+//! ```
+//!
+//! A frame with a malformed payload closes the session as [`CloseReason::Decode`]. A codec that
+//! is [`tolerant`](codec::format::Typed::tolerant) and a
+//! [`MalformedLayer`](layers::MalformedLayer) send a reply instead.
+//!
+//! The `Display` of an error describes that error alone. The next cause is its
+//! [`source`](std::error::Error::source). For example, [`OpenError`] prints "connecting
+//! failed". Its source names the address, and the next source gives the reason. Programs should
+//! print the whole chain. The format `{:#}` of the crate anyhow does that.
+//!
+//! # Sharing state
+//!
+//! State of the application is passed to [`handle_with`], [`dispatch`] or
+//! [`Router::with_state`]. It should be cheap to clone, such as an [`Arc`](std::sync::Arc).
+//! State of one session is an [attribute](ConnectionHandle::insert) of its handle. Layers,
+//! handlers and close callbacks can read it:
+//!
+//! ```
+//! use std::sync::{Arc, atomic::{AtomicU64, Ordering::Relaxed}};
+//!
+//! use getty::{Attribute, CodecLayer, Pipeline, ServiceBuilder, Session, SessionLayer, State};
+//! use getty::{codec::Lines, handle_with};
+//!
+//! #[derive(Clone, Default)]
+//! struct Messages(Arc<AtomicU64>);
+//!
+//! #[derive(Clone)]
+//! struct User(String);
+//!
+//! fn greet(
+//!     line: String,
+//!     session: Session<String>,
+//!     user: Option<Attribute<User>>,
+//!     State(Messages(messages)): State<Messages>,
+//! ) -> String {
+//!     if let Some(name) = line.strip_prefix("LOGIN ") {
+//!         session.insert(User(name.to_owned()));
+//!     }
+//!     let name = user.map_or("guest".to_owned(), |Attribute(User(name))| name);
+//!     format!("{name}, message {}", messages.fetch_add(1, Relaxed) + 1)
+//! }
+//!
+//! fn app() -> impl Pipeline<tokio::net::TcpStream> {
+//!     ServiceBuilder::new()
+//!         .layer(CodecLayer::new(Lines::new()))
+//!         .layer(SessionLayer::new())
+//!         .service(handle_with(Messages::default(), greet))
+//! }
+//! # let _ = app();
+//! ```
+//!
+//! Each session calls a clone of the message stack. So all sessions share the state that clones
+//! share, such as the semaphore of tower's `concurrency_limit`. [`SessionLayer::per_session`]
+//! builds a separate stack for each session. Layers that keep state need it, such as tower's
+//! `rate_limit`.
+//!
+//! A session that waits for its next message holds no permit of a shared limit: the session
+//! loop replaces its clone, and the replaced clone returns the permits that it reserved. A
+//! stack made by `per_session` is not replaced. It must wrap a shared limit in a
+//! [`ClonePerCallLayer`](layers::ClonePerCallLayer).
+//!
+//! # Vocabulary
+//!
+//! - [`Connection`]: a transport that passes through the connection stack.
+//! - [`ConnectionHandle`]: access to a connection from any task. It has addresses, times,
+//!   statistics, attributes, close methods and close callbacks. It can be read after the close.
+//! - [`Session<Out>`](Session): a handle that can also [send](Session::send) messages of type
+//!   `Out`.
+//! - [`Request`]: a message and the session that received it.
+//! - [`CloseReason`]: the reason for the end of a session. The first recorded reason is kept.
+//!   [`Closed`] adds the statistics, the lifetime and the error.
+//! - [`Transport`]: an I/O object that carries bytes or messages. It is implemented for every
+//!   type that is `AsyncRead + AsyncWrite + Unpin`.
+//! - [`Listener`]: a source of connections.
+//!
 //! # A session's life
 //!
 //! A session has up to eight phases:
@@ -164,129 +326,6 @@
 //! - [`Session::finish`] ends this side's direction. The session still reads.
 //! - Close callbacks run once the transport is dropped. Then
 //!   [`closed()`](ConnectionHandle::closed) resolves with [`Closed`].
-//!
-//! # Vocabulary
-//!
-//! - [`Connection`]: a transport that passes through the connection stack.
-//! - [`ConnectionHandle`]: access to a connection from any task. It has addresses, times,
-//!   statistics, attributes, close methods and close callbacks. It can be read after the close.
-//! - [`Session<Out>`](Session): a handle that can also [send](Session::send) messages of type
-//!   `Out`.
-//! - [`Request`]: a message and the session that received it.
-//! - [`CloseReason`]: the reason for the end of a session. The first recorded reason is kept.
-//!   [`Closed`] adds the statistics, the lifetime and the error.
-//! - [`Transport`]: an I/O object that carries bytes or messages. It is implemented for every
-//!   type that is `AsyncRead + AsyncWrite + Unpin`.
-//! - [`Listener`]: a source of connections.
-//!
-//! # Handlers
-//!
-//! A handler is any [`Service`] over [`Request`]. An `async fn` becomes a handler with
-//! [`service_fn`](ServiceBuilder::service_fn):
-//!
-//! ```
-//! use getty::{BoxError, CodecLayer, Pipeline, Request, ServiceBuilder, SessionLayer, Transport};
-//! use getty::codec::Lines;
-//!
-//! async fn echo(request: Request<String>) -> Result<String, BoxError> {
-//!     Ok(request.into_message())
-//! }
-//!
-//! fn app<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone {
-//!     ServiceBuilder::new()
-//!         .layer(CodecLayer::new(Lines::new()))
-//!         .layer(SessionLayer::new())
-//!         .service_fn(echo)
-//! }
-//! # let _ = app::<tokio::net::TcpStream>();
-//! ```
-//!
-//! The session loop calls one handler at a time by default. [`SessionLayer::with_in_flight`]
-//! permits several. Their replies are sent in the order of the requests. With
-//! [`unordered`](SessionLayer::unordered) each reply is sent when its handler finishes.
-//! [`SpawnLayer`](layers::SpawnLayer) runs each handler on a separate task.
-//!
-//! A handler may block only for a short time, because it shares its thread with other sessions.
-//! It may keep the [`Session`] and send later.
-//!
-//! # Replies and errors
-//!
-//! A handler may return a message, an `Option`, a `Vec` or a [`Reply`]. An error closes the
-//! session as [`CloseReason::Handler`]. A [`HandleErrorLayer`](layers::HandleErrorLayer) can
-//! turn it into a reply instead:
-//!
-//! ```
-//! use getty::{BoxError, CodecLayer, Pipeline, Reply, Request, ServiceBuilder, SessionLayer};
-//! use getty::{codec::Lines, layers::HandleErrorLayer};
-//!
-//! async fn handle(request: Request<String>) -> Result<Reply<String>, BoxError> {
-//!     match request.message().as_str() {
-//!         "QUIT" => Ok(Reply::one("bye".to_owned()).and_close()),
-//!         "PING" => Ok(Reply::one("PONG".to_owned())),
-//!         "LIST" => Ok(Reply::many(vec!["one".to_owned(), "two".to_owned()])),
-//!         "QUIET" => Ok(Reply::none()),
-//!         other => Err(format!("unknown command {other}").into()),
-//!     }
-//! }
-//!
-//! fn app() -> impl Pipeline<tokio::net::TcpStream> {
-//!     ServiceBuilder::new()
-//!         .layer(CodecLayer::new(Lines::new()))
-//!         .layer(SessionLayer::new())
-//!         .layer(HandleErrorLayer::new(|error: BoxError| format!("ERR {error}")))
-//!         .service_fn(handle)
-//! }
-//! # let _ = app();
-//! ```
-//!
-//! The `Display` of an error describes that error alone. The next cause is its
-//! [`source`](std::error::Error::source). For example, [`OpenError`] prints "connecting
-//! failed". Its source names the address, and the next source gives the reason. Programs should
-//! print the whole chain. The format `{:#}` of the crate anyhow does that.
-//!
-//! # Sharing state
-//!
-//! State of the application belongs in the handler's closure, usually in an
-//! [`Arc`](std::sync::Arc). State of one session is an [attribute](ConnectionHandle::insert) of
-//! its handle. Layers, handlers and close callbacks can read it:
-//!
-//! ```
-//! use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
-//!
-//! use getty::{BoxError, CodecLayer, Pipeline, Request, ServiceBuilder, SessionLayer};
-//! use getty::codec::Lines;
-//!
-//! #[derive(Clone)]
-//! struct User(String);
-//!
-//! fn app(messages: Arc<AtomicU64>) -> impl Pipeline<tokio::net::TcpStream> {
-//!     ServiceBuilder::new()
-//!         .layer(CodecLayer::new(Lines::new()))
-//!         .layer(SessionLayer::new())
-//!         .service_fn(move |request: Request<String>| {
-//!             let total = messages.fetch_add(1, Ordering::Relaxed) + 1;
-//!             async move {
-//!                 let session = request.session();
-//!                 if let Some(name) = request.message().strip_prefix("LOGIN ") {
-//!                     session.insert(User(name.to_owned()));
-//!                 }
-//!                 let name = session.get::<User>().map_or("guest".to_owned(), |User(name)| name);
-//!                 Ok::<_, BoxError>(format!("{name}, message {total}"))
-//!             }
-//!         })
-//! }
-//! # let _ = app(Arc::default());
-//! ```
-//!
-//! Each session calls a clone of the message stack. So all sessions share the state that clones
-//! share, such as the semaphore of tower's `concurrency_limit`. [`SessionLayer::per_session`]
-//! builds a separate stack for each session. Layers that keep state need it, such as tower's
-//! `rate_limit`.
-//!
-//! A session that waits for its next message holds no permit of a shared limit: the session
-//! loop replaces its clone, and the replaced clone returns the permits that it reserved. A
-//! stack made by `per_session` is not replaced. It must wrap a shared limit in a
-//! [`ClonePerCallLayer`](layers::ClonePerCallLayer).
 //!
 //! # Sending and requests
 //!
@@ -405,16 +444,14 @@
 //! to each member that reads too slowly.
 //!
 //! ```
-//! use getty::{BoxError, Group, Request};
+//! use getty::{Group, NoReply, Session, State};
 //!
-//! async fn say(
-//!     lobby: Group<String>,
-//!     request: Request<String>,
-//! ) -> Result<Option<String>, BoxError> {
-//!     let (message, session) = request.into_parts();
+//! type Lobby = State<Group<String>>;
+//!
+//! fn say(line: String, session: Session<String>, State(lobby): Lobby) -> NoReply {
 //!     lobby.join(&session);
-//!     lobby.broadcast_except(&session, message);
-//!     Ok(None)
+//!     lobby.broadcast_except(&session, line);
+//!     NoReply
 //! }
 //! # let _ = say;
 //! ```
@@ -543,11 +580,14 @@
 //! | axum | getty |
 //! |---|---|
 //! | `axum::serve` | [`serve`] |
-//! | `IntoResponse` | [`IntoReply`] |
-//! | `State` | values that the handler's closure captures |
-//! | request extensions | [attributes](ConnectionHandle::insert) of the session |
+//! | a handler | a handler: [`handle`] |
+//! | `FromRequest` and `FromRequestParts` | [`FromRequest`](handler::FromRequest) and [`FromSession`](handler::FromSession) |
+//! | `IntoResponse` | [`IntoReply`] and [`HandlerOutput`](handler::HandlerOutput) |
+//! | `Router` | [`Router`], by the key of a message, or [`dispatch`] over an enum |
+//! | `State` and `FromRef` | [`State`] and [`PartOf`](handler::PartOf) |
+//! | request extensions | [attributes](ConnectionHandle::insert) of the session: [`Attribute`] |
 //! | `middleware::from_fn` | [`connection_fn`] and [`message_fn`] |
-//! | `ConnectInfo` | [`ConnectionHandle::peer_addr`] |
+//! | `ConnectInfo` | [`PeerAddr`](handler::PeerAddr) |
 //! | `WebSocketUpgrade` | [`ws::upgrades`], also behind an axum server |
 //!
 //! | a loop over `tokio_util::codec::Framed` | getty |
@@ -592,9 +632,10 @@
 //!
 //! # Examples
 //!
-//! The directory `examples/` of the repository contains complete programs. Start with `chat`, a
-//! small application for terminals and browsers. `game` serves players over UDP and WebSocket,
-//! and `rpc` balances calls over three servers.
+//! The directory `examples/` of the repository contains complete programs. Start with
+//! `json_chat`, `game_server` and `redis`. They are short and show handlers, formats and
+//! routes. `chat` is a small application for terminals and browsers. `game` serves players over
+//! UDP and WebSocket, and `rpc` balances calls over three servers.
 //!
 //! # Modules
 //!
@@ -602,12 +643,12 @@
 //! |---|---|
 //! | [`net`] | listeners and connectors: TCP, UDP, Unix sockets, in memory |
 //! | [`tls`] and [`ws`] | layers that replace the transport, for servers and for connectors |
-//! | [`handler`] | functions as handlers, their arguments, routers |
-//! | [`codec`] | lines, length-delimited frames, raw bytes, text; JSON, protobuf and more |
+//! | [`handler`] | functions as handlers, arguments, results, [`dispatch`], [`Router`] |
+//! | [`codec`] | lines, frames with a length, raw bytes, text; JSON and other formats |
 //! | [`layers`] | layers for connections and messages, groups, requests, close callbacks |
+//! | [`middleware`] | layers from functions |
 //! | [`session`] | the session loop and its settings |
 //! | [`client`], [`call`] | clients that reconnect, and clients that call |
-//! | [`middleware`] | layers made of functions |
 //! | [`cookbook`] | programs for common jobs: login, rooms, reconnect, calls, restart |
 //! | [`transport`] | traits for authors of transports |
 //!
@@ -675,8 +716,8 @@ pub use self::{
     transport::{BoxTransport, Transport},
 };
 
-/// Compiles the programs of the README as documentation tests.
-#[cfg(doctest)]
+/// Compiles the programs of the README as documentation tests. One has messages in JSON.
+#[cfg(all(doctest, feature = "json"))]
 #[doc = include_str!("../README.md")]
 #[derive(Debug)]
 pub struct Readme;

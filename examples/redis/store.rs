@@ -57,7 +57,7 @@ impl Store {
         self.lock().insert(key, value);
     }
 
-    /// Removes keys and returns how many there were.
+    /// Removes keys and returns the number of keys that existed.
     fn remove(&self, keys: &[Bytes]) -> usize {
         let mut all = self.lock();
         keys.iter().filter(|key| all.remove(*key).is_some()).count()

@@ -1,4 +1,4 @@
-//! Replies to messages whose content cannot be decoded.
+//! Replies to messages whose payload cannot be decoded.
 //!
 //! A codec with a tolerant format, such as getty's `codec::Json::tolerant`, returns each
 //! message as `Result<In, Malformed>`. The layer replies to [`Malformed`] with the result of a
@@ -7,15 +7,15 @@
 //! - *ready*: as the inner service.
 //! - *call*: calls the inner service with the message. For a malformed message the function's
 //!   result is the reply: a message, an `Option` or `Vec` of messages, or a [`Reply`] that also
-//!   closes. Such a reply is marked with [`Reply::after_error`], so that the session loop gives
-//!   back what the inner service had reserved.
+//!   closes. Such a reply is marked with [`Reply::after_error`], so that the session loop
+//!   returns the permits that the inner service had reserved.
 //! - *drop*: drops the inner future.
 //! - *close*: nothing.
 //!
 //! Scope: message. It must be inside `SessionLayer`, and outside the layers and the handler
 //! that receive messages of type `In`. So it is usually the outermost layer of the message
 //! stack. Without a tolerant format a malformed message closes the session with
-//! [`CloseReason::Decode`](getty_core::CloseReason::Decode). A bad frame always does.
+//! [`CloseReason::Decode`](getty_core::CloseReason::Decode). An invalid frame always does.
 //!
 //! ```
 //! use getty_core::{Connection, Request, driver};
@@ -59,13 +59,15 @@ use tower_service::Service;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Error of a message whose frame is correct and whose content cannot be decoded.
+/// Returned for a message whose frame is correct and whose payload cannot be decoded.
 ///
-/// Its `Display` and its `Debug` contain no part of the content, because errors are logged.
-/// They contain the name of the format, the length of the content and, for getty's formats, the
-/// kind of the error. It has no [`source`](Error::source) for the same reason. The format's own
-/// error may quote the content. It is the [`reason`](Self::reason), for a reply to the peer
-/// that sent the content. A clone does not copy it.
+/// `Display` and `Debug` contain the name of the format, the length of the payload and, for
+/// getty's formats, the kind of the error. They do not quote the payload, because errors are
+/// logged. The format's error may quote it. So it is not the [`source`](Error::source) but the
+/// [`reason`](Self::reason), for a reply to the peer that sent the payload (design.md: Why has
+/// `Malformed` no source?).
+///
+/// Clones share the error.
 #[derive(Clone)]
 pub struct Malformed(Arc<Content>);
 
@@ -78,15 +80,15 @@ struct Content {
 }
 
 impl Malformed {
-    /// Creates a new error for a content of `length` bytes. `format` is the name of the format,
+    /// Creates a new error for a payload of `length` bytes. `format` is the name of the format,
     /// such as `JSON`.
     #[cold]
     pub fn new(format: &'static str, length: usize, reason: impl Into<BoxError>) -> Self {
         Self::with_content(format, length, None, reason.into())
     }
 
-    /// Creates a new error with a short description of the reason, which appears in logs. It must
-    /// not quote the content.
+    /// Creates a new error like [`new`](Self::new), with a short description of the reason.
+    /// `summary` appears in logs, so it must not quote the payload.
     #[cold]
     pub fn with_summary(
         format: &'static str,
@@ -118,13 +120,13 @@ impl Malformed {
         self.0.format
     }
 
-    /// Returns the length of the rejected content in bytes.
+    /// Returns the length of the malformed payload in bytes.
     #[must_use]
     pub fn length(&self) -> usize {
         self.0.length
     }
 
-    /// Returns the format's own error, such as `serde_json::Error`. Its text may quote the content.
+    /// Returns the format's error, such as `serde_json::Error`. Its text may quote the payload.
     #[must_use]
     pub fn reason(&self) -> &(dyn Error + Send + Sync + 'static) {
         &*self.0.reason
@@ -168,9 +170,9 @@ pub struct MalformedLayer<H> {
 impl<H> MalformedLayer<H> {
     /// Creates a new layer that replies to malformed messages with the result of `handler`.
     ///
-    /// The handler must not block. A reply that closes should set the close reason
-    /// [`CloseReason::Decode`](getty_core::CloseReason::Decode); the default is
-    /// [`CloseReason::Local`](getty_core::CloseReason::Local), as for an orderly end.
+    /// The function must not block. A reply that closes should have the close reason
+    /// [`CloseReason::Decode`](getty_core::CloseReason::Decode). The default is
+    /// [`CloseReason::Local`](getty_core::CloseReason::Local), which is not logged as a failure.
     pub const fn new<R>(handler: H) -> Self
     where
         H: Fn(Malformed) -> R,

@@ -1,14 +1,13 @@
-//! Limits the number of sessions, and sends a last message to the peers that are refused.
+//! Limits the number of sessions, and sends a last message to refused peers.
 //!
-//! - *ready*: as the inner service. A connection beyond the limit uses the reservation.
-//! - *call*: counts the session and calls the inner service. Beyond the limit it queues a
-//!   message and closes the session as [`Refused`](getty_core::CloseReason::Refused), with a
-//!   [`TooManySessions`] as its source, before it calls the inner service. The session loop then
-//!   flushes the message and closes the transport without a reset. It reads nothing, and the
-//!   handler is not called.
+//! - *ready*: as the inner service. A refused connection is passed to the inner service too.
+//! - *call*: counts the session and calls the inner service. Beyond the limit it first queues
+//!   the message and closes the session as [`Refused`](getty_core::CloseReason::Refused), with
+//!   [`TooManySessions`] as the source. The session loop then flushes the message and closes
+//!   the transport without a reset. It reads nothing, and the handler is not called.
 //! - *drop*: drops the inner future.
-//! - *close*: a session counts from the call until its transport is dropped. A close callback
-//!   releases its permit.
+//! - *close*: releases the permit of the session in a close callback. So a session counts from
+//!   the call until its transport is dropped.
 //!
 //! Scope: process, or everything that shares the layer: all clones of the layer and of its
 //! services share the count, so all listeners of a stack do. Place it inside
@@ -16,10 +15,10 @@
 //! works over each transport. Over TLS and WebSocket a refused peer must complete the handshake
 //! first.
 //!
-//! A refused session ends when its peer has received the message and closed, at the latest at a
-//! deadline of 1 s ([`SessionLimitLayer::with_deadline`]). It does not count meanwhile. To
-//! bound admitted and refused connections together, place tower's `concurrency_limit` with a
-//! higher number outside this layer.
+//! A refused session ends when its peer has received the message and closed, and at the latest
+//! after a deadline ([`SessionLimitLayer::with_deadline`], 1 s by default). It is not counted.
+//! To bound admitted and refused connections together, place tower's `concurrency_limit` with
+//! a higher number outside this layer.
 //!
 //! ```
 //! use getty_core::{CloseReason, Connection, HasSession, SessionIo};
@@ -98,14 +97,15 @@ impl<Out, F> SessionLimitLayer<Out, F> {
         }
     }
 
-    /// Sets the time that a refused peer may take to receive its message. The default is 1 s.
+    /// Sets the time that a refused peer may take to receive its message and close. The default
+    /// is 1 s.
     #[must_use]
     pub const fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Returns the current number of sessions. Refused ones are not counted.
+    /// Returns the current number of sessions. Refused sessions are not counted.
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.count.load(Relaxed)
@@ -127,7 +127,7 @@ where
         }
         let session = connection.transport().session();
         catch_and_log("sending the last message of a refused peer", || {
-            // It can only fail if another layer has closed the session or filled its queue.
+            // It fails only if another layer has closed the session or filled its queue.
             let _ = session.try_send((self.message)(session));
         });
         let close = Close::new(CloseReason::Refused)

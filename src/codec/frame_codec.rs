@@ -1,4 +1,4 @@
-//! Frames that another codec fills and reads in place.
+//! Codecs of frames, whose payload a format reads and writes in place.
 
 use bytes::BytesMut;
 
@@ -77,7 +77,8 @@ pub trait FrameCodec: Decoder<Item: AsRef<[u8]>> {
         Ok(self.decode(src)?.map(|frame| read(frame.as_ref())))
     }
 
-    /// Does the same at the end of the stream, and for each message of a message transport.
+    /// Does the same as [`read_frame`](Self::read_frame) at the end of the stream, and for each
+    /// message of a message transport.
     ///
     /// The default implementation calls [`decode_eof`](Decoder::decode_eof).
     ///
@@ -92,8 +93,8 @@ pub trait FrameCodec: Decoder<Item: AsRef<[u8]>> {
         Ok(self.decode_eof(src)?.map(|frame| read(frame.as_ref())))
     }
 
-    /// Begins a frame at the end of `dst`: appends room for the header. The caller then appends the
-    /// payload. The default implementation appends nothing.
+    /// Begins a frame: appends room for the header to `dst`, which may contain other frames. The
+    /// caller then appends the payload. The default implementation appends nothing.
     fn begin_frame(&mut self, dst: &mut BytesMut) {
         let _ = dst;
     }
@@ -103,7 +104,7 @@ pub trait FrameCodec: Decoder<Item: AsRef<[u8]>> {
     ///
     /// # Errors
     ///
-    /// Returns an error if the payload cannot be sent in a frame. The caller must then cut `dst`
-    /// back to `start`.
+    /// Returns an error if the payload cannot be sent in a frame. The caller must then truncate
+    /// `dst` to `start`.
     fn end_frame(&mut self, dst: &mut BytesMut, start: usize) -> Result<(), Self::Error>;
 }

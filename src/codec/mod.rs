@@ -70,10 +70,16 @@
 //!
 //! # Writing a codec
 //!
-//! For serde's and prost's types there is a [format](mod@format), and another format needs two
-//! short functions: see [`DecodePayload`](format::DecodePayload). [`FrameCodec`] is for other
-//! frames. A codec of both kinds implements [`Decoder`] and [`Encoder`]. Its error may be any
-//! type that an [`io::Error`](std::io::Error) converts into.
+//! | to write | implement |
+//! |---|---|
+//! | a custom format in any frames | [`DecodePayload`] and [`EncodePayload`] |
+//! | custom frames for any format | [`Decoder`] and [`FrameCodec`] |
+//! | a codec with both | [`Decoder`] and [`Encoder`] |
+//!
+//! The error of a codec may be any type that an [`io::Error`](std::io::Error) converts into.
+//!
+//! [`DecodePayload`]: format::DecodePayload
+//! [`EncodePayload`]: format::EncodePayload
 //!
 //! The cheapest way to decode a binary protocol is to read the fields from the buffer. [`Buf`]
 //! takes numbers from the front of the buffer, and [`BufMut`] appends them. Unlike `split_to`,

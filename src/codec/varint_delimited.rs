@@ -1,4 +1,4 @@
-//! Frames with a varint before them that contains their length.
+//! Frames with a varint prefix that contains their length.
 //!
 //! Pass it to `CodecLayer` in a stack. Scope: session. It keeps no state between calls.
 //!
@@ -39,8 +39,7 @@ use super::{Decoder, Encoder, FrameCodec, MAX_FRAME, clamp_max};
 /// Maximum length of a prefix in bytes.
 const MAX_PREFIX: usize = 5;
 
-/// Codec for frames with a varint before them that contains their length; see the
-/// [module](self).
+/// Codec for frames with a varint prefix that contains their length; see the [module](self).
 ///
 /// A decoded message shares the memory of the read buffer. It costs no copy and no allocation,
 /// but a message that is kept keeps the whole buffer alive. To keep a small part for long, keep
@@ -112,7 +111,7 @@ impl VarintDelimited {
         }
     }
 
-    /// Checks that a frame which has ended is complete.
+    /// Checks at the end of the stream that the first frame is complete.
     fn check_end(&self, src: &[u8]) -> Result<(), VarintDelimitedError> {
         let expected = match self.payload(src)? {
             Some(payload) => payload.end,
@@ -127,7 +126,7 @@ impl VarintDelimited {
         Ok(())
     }
 
-    /// Returns the prefix of a payload and its length.
+    /// Returns the prefix for a payload of `length` bytes, and how many bytes of the array it has.
     fn prefix(&self, length: usize) -> Result<([u8; MAX_PREFIX], usize), VarintDelimitedError> {
         if length > self.max {
             return Err(self.too_long(length as u64));

@@ -1,4 +1,4 @@
-//! A function that matches messages and calls handlers.
+//! Dispatch of enums: a function that matches messages and calls handlers.
 
 use std::{
     fmt,
@@ -12,15 +12,19 @@ use tower::{BoxError, Service};
 
 use super::{Handler, HandlerFuture};
 
-/// Creates a service of a function that matches a message and calls a handler with its content.
+/// Creates a service from a function that matches each message and calls a handler with its
+/// fields.
 ///
 /// It is the router for enums. The compiler checks that each variant has an arm, and a call
-/// allocates nothing. The function is `async` if a handler is. If no handler is, the function
-/// returns the result of [`Scope::call`].
+/// allocates nothing. For messages whose kinds are not one enum there is a
+/// [`Router`](super::Router).
+///
+/// The function must be `async` if one of the handlers is. Otherwise it can return the future
+/// of [`Scope::call`], whose type is [`Immediate<Out>`](super::Immediate).
 ///
 /// ```
-/// use getty::handler::{NoReply, Scope, State, dispatch, handle_with};
-/// use getty::{BoxError, Request, Service, Session};
+/// use getty::handler::{NoReply, Scope, State, dispatch};
+/// use getty::{Request, Service, Session};
 ///
 /// enum Command {
 ///     Say(String),
@@ -65,7 +69,7 @@ where
     }
 }
 
-/// Session and state of one call of [`dispatch`], for the handlers that it calls.
+/// Session and state of one message, passed to the function of [`dispatch`].
 #[must_use = "a message is handled by `Scope::call`"]
 pub struct Scope<Out, S> {
     request: Request<(), Out>,
@@ -73,7 +77,11 @@ pub struct Scope<Out, S> {
 }
 
 impl<Out: 'static, S> Scope<Out, S> {
-    /// Calls `handler` with `message`.
+    /// Calls `handler` with `message`, which becomes its first argument.
+    ///
+    /// # Errors
+    ///
+    /// The future returns the error of the handler, or of an argument that could not be made.
     ///
     /// # Cancel safety
     ///
@@ -109,7 +117,7 @@ impl<Out, S> fmt::Debug for Scope<Out, S> {
     }
 }
 
-/// Service of a function that matches messages: see [`dispatch`].
+/// Service of [`dispatch`].
 ///
 /// - *ready*: always.
 /// - *call*: calls the function with the message, and with a clone of the state.

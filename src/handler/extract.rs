@@ -1,4 +1,4 @@
-//! Arguments of handlers: what they are made of, and the ones that getty provides.
+//! Arguments of handlers: the traits that make them, and the arguments that getty provides.
 
 use std::{any::type_name, error::Error, fmt};
 
@@ -60,6 +60,8 @@ impl<Out> fmt::Debug for Rejection<Out> {
 ///   decodes the message's payload;
 /// - a type that implements [`FromSession`]. The message is then dropped.
 ///
+/// An implementation runs in the task of the session, so it must not block.
+///
 /// `S` is the state of the handler's service. `Via` is a marker that keeps the four kinds
 /// apart. The compiler infers it.
 ///
@@ -97,7 +99,7 @@ pub trait FromRequest<In, Out, S, Via>: Sized {
     fn from_request(request: Request<In, Out>, state: &S) -> Result<Self, Rejection<Out>>;
 }
 
-/// Argument of a handler that is made from the session and from the state.
+/// Argument of a handler that is made from the session and the state.
 ///
 /// | argument | value | otherwise |
 /// |---|---|---|
@@ -109,7 +111,7 @@ pub trait FromRequest<In, Out, S, Via>: Sized {
 /// | `Option<A>` | the argument `A` | `None` |
 ///
 /// These arguments are made before the first one. An argument that requires a login therefore
-/// rejects a message before its payload is decoded.
+/// rejects a message before its payload is decoded. An implementation must not block.
 ///
 /// ```
 /// use getty::{Session, handler::{FromSession, Rejection}};
@@ -218,16 +220,16 @@ impl<Out, S> FromSession<Out, S> for PeerAddr {
     }
 }
 
-/// Part of the state of the handler's service.
+/// Argument with the state of the handler's service, or with a part of this state.
 ///
-/// The state itself, or a type that implements [`PartOf`] for it.
+/// `T` is the type of the state, or a type that implements [`PartOf`] for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State<T>(pub T);
 
-/// Parts of a state.
+/// Types that can be taken out of a state `S`, as arguments [`State<T>`](State).
 ///
-/// Each state that is `Clone` is a part of itself. A state is cloned for each message that uses
-/// it, so it is usually an `Arc` or a struct of a few of them.
+/// Each state that is `Clone` is a part of itself. A part is made for each message that uses
+/// it, usually by a clone. So it should be an `Arc` or a struct of a few `Arc`s.
 ///
 /// ```
 /// use std::sync::{Arc, atomic::{AtomicU64, Ordering::Relaxed}};
@@ -283,8 +285,8 @@ impl<Out, S, T: PartOf<S>> FromSession<Out, S> for State<T> {
 
 /// Clone of the session's [attribute](ConnectionHandle::insert) of type `T`.
 ///
-/// The handler is not called if the session has none. The error is then [`MissingAttribute`].
-/// `Option<Attribute<T>>` is an argument for both cases.
+/// If the session has none, the handler is not called and the error is [`MissingAttribute`].
+/// Use `Option<Attribute<T>>` for a handler that must be called in either case.
 #[doc(alias = "Extension")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attribute<T>(pub T);
@@ -299,7 +301,7 @@ impl<Out, S, T: Clone + Send + Sync + 'static> FromSession<Out, S> for Attribute
     }
 }
 
-/// Error of an [`Attribute`] that the session does not have.
+/// Returned instead of a call if the session does not have the [`Attribute`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct MissingAttribute {
@@ -332,9 +334,7 @@ impl<Out, S, T: FromSession<Out, S>> FromSession<Out, S> for Option<T> {
     }
 }
 
-/// Messages with a payload that is not decoded yet.
-///
-/// Arguments such as `Json<T>` decode it.
+/// Messages that contain an encoded payload, which arguments such as `Json<T>` decode.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no payload to decode",
     label = "not a `Payload`",

@@ -20,7 +20,7 @@ use super::{FromRequest, FromSession, HandlerFuture, Outcome, Rejection};
     note = "a handler is a function of up to eight arguments: the message or made of it, then `Session<{Out}>`, `State<T>`, `Attribute<T>`"
 )]
 pub trait Handler<In, Out, S, Args>: Clone + Send + Sync + Sized + 'static {
-    /// Future of an `async` handler. Not used by the others, whose result is ready at once.
+    /// Future of an `async` handler. For other handlers it is a placeholder that is never polled.
     type Future: Future<Output = Result<Reply<Out>, BoxError>> + Send + 'static;
 
     /// Makes the arguments and calls the function.
@@ -118,7 +118,7 @@ macro_rules! arguments {
             #[inline(always)]
             #[allow(non_snake_case, reason = "a type and its value share a name")]
             fn make(request: Request<In, Out>, state: &S) -> Result<Self, Rejection<Out>> {
-                // once for all, because the request checks the type of its session
+                // called once, because each call of `session` checks the type of the session
                 let session = request.session();
                 $(let $rest = $rest::from_session(session, state)?;)+
                 Ok(($first::from_request(request, state)?, $($rest,)+))

@@ -1,4 +1,4 @@
-//! Functions as handlers, `match` and routes for many kinds of messages, and state.
+//! Message handlers from functions: their arguments, results, routes and state.
 //!
 //! ```no_run
 //! use getty::{BoxError, CodecLayer, ServiceBuilder, SessionLayer, codec::Lines, handle};
@@ -34,7 +34,8 @@
 //! |---|---|
 //! | the type that the codec decodes | the message |
 //! | [`Request<In, Out>`](crate::Request) | the message with its session |
-//! | a type that implements [`FromRequest`] | made from the request, as a decoded payload |
+//! | `Json<T>`, `MessagePack<T>`, `Postcard<T>`, `Prost<T>` | a `T`, decoded from the message's [`Payload`] (features `json`, `messagepack`, `postcard`, `prost`) |
+//! | a type that implements [`FromRequest`] | made from the request |
 //! | any argument of the next table | the message is dropped |
 //!
 //! The others are made from the session and from the state:
@@ -50,8 +51,8 @@
 //! | a type that implements [`FromSession`] | made from the session and the state |
 //!
 //! The others are made before the first one, from left to right. The first [`Rejection`] is the
-//! result of the call. Arguments are not made asynchronously, because a message is whole when
-//! the handler is called.
+//! result of the call, and the function is not called. Arguments are made without `async`,
+//! because the whole message has arrived before the call.
 //!
 //! A closure needs the types of its arguments: `|line: String| ..`.
 //!
@@ -60,17 +61,17 @@
 //! | result | effect |
 //! |---|---|
 //! | `Out` | one message |
-//! | `Option<Out>`, `Vec<Out>` | none or one message; any number of messages |
-//! | [`Reply<Out>`](crate::Reply) | the same, and may close the session |
+//! | `Option<Out>`, `Vec<Out>` | at most one message; any number of messages |
+//! | [`Reply<Out>`](crate::Reply) | any number of messages, then perhaps a close |
 //! | [`NoReply`] | no message |
-//! | `Result<R, E>`, where `E` is [`IntoReply`](crate::IntoReply) | an error is a reply |
-//! | `Result<R, BoxError>` | an error fails the call |
-//! | `Result<R, Rejection<Out>>` | a reply or an error |
+//! | `Result<R, E>`, where `E` is [`IntoReply`](crate::IntoReply) | the error is the reply |
+//! | `Result<R, BoxError>` | the error fails the call |
+//! | `Result<R, Rejection<Out>>` | the rejection is a reply, or fails the call |
 //!
-//! `R` is a result again. A failed call closes the session with
+//! `R` is any result of this table. A failed call closes the session with
 //! [`CloseReason::Handler`](crate::CloseReason::Handler). A
-//! [`HandleErrorLayer`](crate::layers::HandleErrorLayer) replies instead. `()` is no result, so
-//! that a stray semicolon that loses a reply does not compile.
+//! [`HandleErrorLayer`](crate::layers::HandleErrorLayer) replies instead. `()` is not a result:
+//! a handler that loses its reply through a stray semicolon will not compile.
 //!
 //! ```
 //! use getty::{Attribute, BoxError, IntoReply, Reply, Session, State, handler::NoReply};
@@ -127,11 +128,11 @@
 //! | one session, mutable | an object of [`handle_mut`], made by [`make_service`] | `&mut self` |
 //! | one session, behind a router | [`Router::rebound`] in a [`make_service`] | `State<T>` |
 //!
-//! State of the application is cloned for each message that uses it, so it is an `Arc`, or a
-//! struct of a few of them with [`PartOf`] for each part.
+//! State of the application is cloned for each message that uses it. So it should be an `Arc`,
+//! or a struct of a few `Arc`s with [`PartOf`] for each part.
 //!
-//! An object for each session is the shape of many game and database servers. Its methods
-//! change it without a lock, because its messages are handled one at a time:
+//! Many game and database servers have an object for each session. Its methods change it
+//! without a lock, because its messages are handled one at a time:
 //!
 //! ```
 //! use getty::handler::{NoReply, handle_mut, make_service};
@@ -179,14 +180,15 @@
 //! | an [`Attribute`] that is an `Arc`, beside a session | 87 |
 //! | [`dispatch`] over three variants | 0 |
 //! | [`Router`] over numbers, 1 to 64 routes | 61 to 69 |
-//! | the same, `async` handlers | 264 to 272 |
+//! | [`Router`] over numbers, `async` handlers | 264 to 272 |
 //! | a merged router | 42 more |
 //! | [`handle_mut`] | 0 |
 //!
 //! # Scope
 //!
-//! A service of a handler is cloned with its stack. Clones share the state and the routes.
-//! State of `SessionLayer::per_session` belongs to one session.
+//! Each session has a clone of its stack and so of the handler's service. The clones share the
+//! routes, and they share the state if its clones do. A service that a [`make_service`] creates
+//! belongs to one session.
 //!
 //! [`Session::insert`]: crate::ConnectionHandle::insert
 

@@ -17,8 +17,8 @@ use super::{Rejection, via};
 
 /// Result of a handler that does not reply.
 ///
-/// `()` is not a result of handlers, so that a stray semicolon that loses a reply does not
-/// compile.
+/// `()` is not a result of handlers: a handler that loses its reply through a stray semicolon
+/// will not compile.
 ///
 /// ```
 /// use getty::{Session, handler::NoReply};
@@ -44,9 +44,9 @@ pub struct NoReply;
 /// | [`NoReply`] | does not reply |
 /// | `Result<R, E>`, where `E` is [`IntoReply`] | replies with the error |
 /// | `Result<R, BoxError>` | the error fails the call |
-/// | `Result<R, Rejection<Out>>` | either of them |
+/// | `Result<R, Rejection<Out>>` | the rejection is a reply, or fails the call |
 ///
-/// `R` is a return type again. A failed call closes the session, unless a
+/// `R` is any return type of this table. A failed call closes the session, unless a
 /// [`HandleErrorLayer`](crate::layers::HandleErrorLayer) converts the error into a reply.
 ///
 /// `Via` is a marker that keeps the kinds apart. The compiler infers it.
@@ -132,7 +132,7 @@ where
     }
 }
 
-/// Return types of functions: a [`HandlerOutput`], or a future of one.
+/// Return types of handler functions, `async` or not: a [`HandlerOutput`], or a future of one.
 #[diagnostic::on_unimplemented(
     message = "a handler whose session sends `{Out}` cannot return `{Self}`",
     label = "return `{Out}`, an `Option`, `Vec` or `Reply` of it, `NoReply`, or a `Result` of one of these",
@@ -208,13 +208,13 @@ pin_project! {
     }
 }
 
-/// Future of a handler that is not `async`: the return type of a function for
-/// [`dispatch`](super::dispatch) whose handlers are not `async`.
+/// Future of a handler that is not `async`. It is the return type of a function for
+/// [`dispatch`](super::dispatch) none of whose handlers is `async`.
 pub type Immediate<Out> = HandlerFuture<future::Pending<Result<Reply<Out>, BoxError>>, Out>;
 
 pin_project! {
-    // The common result is a message or none. The others are boxed: what is left is dropped in a
-    // few instructions, so that the compiler inlines it into the session loop and removes it
+    // Most results are one message or none. Others are boxed, so that the drop of the enum is a
+    // few instructions, which the compiler inlines into the session loop and then removes
     // (design.md: Why does a handler without `async` cost nothing?).
     #[project = CallProj]
     pub(super) enum Call<F, Out> {

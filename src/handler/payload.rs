@@ -10,8 +10,8 @@ macro_rules! payload {
     ($(#[$docs:meta])* $name:ident, $format:ty) => {
         $(#[$docs])*
         ///
-        /// The payload must be one message and nothing else. Otherwise the handler is not called.
-        /// The error is then [`Malformed`](crate::codec::Malformed), which closes the session
+        /// The payload must be one complete value and nothing else. Otherwise the handler is not
+        /// called, and the error is [`Malformed`](crate::codec::Malformed). It closes the session
         /// unless a [`HandleErrorLayer`](crate::layers::HandleErrorLayer) converts it into a
         /// reply.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -101,7 +101,7 @@ payload!(
 
 #[cfg(feature = "prost")]
 payload!(
-    /// Message decoded from the message's [`Payload`](super::Payload) in Protocol Buffers.
+    /// Value decoded from the message's [`Payload`](super::Payload) in Protocol Buffers.
     ///
     /// ```
     /// use getty::{codec::Bytes, handler::{Prost, handle}};

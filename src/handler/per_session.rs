@@ -1,4 +1,4 @@
-//! State of one session: a make-service from a function, and a service that owns a value.
+//! State of one session: a make-service from a function, and a service that owns an object.
 
 use std::{
     any::type_name,
@@ -112,9 +112,9 @@ impl<F, Out> fmt::Debug for MakeService<F, Out> {
 /// Messages are handled one at a time, in their order.
 ///
 /// A method that is not `async` borrows the object without a lock and without an allocation. An
-/// `async` method may hold the object while it waits: each call boxes its future and takes an
-/// async lock, for which the next message waits. An `async` method is passed by its name,
-/// because closures cannot return a future that borrows their argument.
+/// `async` method borrows it until its future is complete. So each call boxes the future and
+/// takes an async lock, and the next message waits for the lock. An `async` method must be
+/// passed by its name, because a closure cannot return a future that borrows its argument.
 ///
 /// # Cancel safety
 ///
@@ -170,8 +170,8 @@ where
     }
 }
 
-/// Methods that [`handle_mut`] calls with a value and a message: `fn(&mut T, In)`, `async` or
-/// not, that returns a [`HandlerOutput`].
+/// Methods that [`handle_mut`] calls with its object and a message: functions of `&mut T` and
+/// `In`, `async` or not, that return a [`HandlerOutput`].
 ///
 /// `Via` is a marker that keeps the two kinds apart. The compiler infers it.
 #[diagnostic::on_unimplemented(
@@ -266,14 +266,14 @@ where
     }
 }
 
-/// Service that owns a value: see [`handle_mut`].
+/// Service that owns an object: see [`handle_mut`].
 ///
 /// - *ready*: always.
 /// - *call*: calls the method. The result of a method that is not `async` is ready at once.
 /// - *drop*: drops the method's future.
-/// - *close*: nothing. The value is dropped with the session's message stack.
+/// - *close*: nothing. The object is dropped with the session's message stack.
 ///
-/// Scope: message.
+/// Scope: session.
 pub struct ObjectService<T, F, In, Out, V>
 where
     F: Method<T, In, Out, V>,

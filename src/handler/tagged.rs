@@ -1,4 +1,4 @@
-//! Messages in JSON with a type and data.
+//! Messages in JSON with a type and with data of this type.
 
 use std::fmt;
 
@@ -11,8 +11,8 @@ use super::{Keyed, Payload};
 ///
 /// Its type is the key of a [`Router`](super::Router), and its data the payload of
 /// [`Json`](super::Json). A message without data has the data `null`, which decodes as `()`, as
-/// a unit struct and as `None`. Other fields are ignored. Messages with other names need a
-/// struct with a `Box<RawValue>`, and [`Keyed`] and [`Payload`] for it.
+/// a unit struct and as `None`. Other fields are ignored. A protocol with other names of fields
+/// needs a struct with a `Box<RawValue>` that implements [`Keyed`] and [`Payload`].
 ///
 /// ```
 /// use getty::{CodecLayer, ServiceBuilder, SessionLayer, layers::MalformedLayer};
@@ -52,7 +52,7 @@ pub struct Tagged {
 }
 
 impl Tagged {
-    /// Creates a new message with this type and the data in JSON.
+    /// Creates a new message with the type `kind`, and encodes `data` in JSON.
     ///
     /// # Errors
     ///
@@ -67,7 +67,7 @@ impl Tagged {
         })
     }
 
-    /// Returns the type.
+    /// Returns the type, which is the field `type` on the wire.
     #[must_use]
     pub fn kind(&self) -> &str {
         &self.kind

@@ -21,10 +21,11 @@ macro_rules! markers {
 /// (design.md: Why is a type of messages not inferred from a handler?).
 pub trait Undecided {}
 
-/// Messages that a session receives and sends. Implemented for each type and itself.
+/// Types of messages that a session both receives and sends. Each type implements it for
+/// itself alone.
 ///
-/// It is a trait, so that the type of the messages to send is inferred from the handler's
-/// return type as well, and compared here.
+/// With the trait as a bound, the type of sent messages is first inferred from the handler's
+/// return type and then compared with the received type. The error names both types.
 #[diagnostic::on_unimplemented(
     message = "a handler whose session sends `{Self}` cannot return `{Out}`",
     label = "return `{Self}`, an `Option`, `Vec` or `Reply` of it, `NoReply`, or a `Result` of one of these",

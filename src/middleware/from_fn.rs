@@ -14,7 +14,7 @@ use tower::{BoxError, Layer, Service};
 
 use super::Next;
 
-/// Creates a layer of connections from a function; see the [module](super).
+/// Creates a layer for connections from a function; see the [module](super).
 ///
 /// The function is called with each connection and with [`Next`], which runs the rest of the
 /// connection's life. A function that returns without calling [`Next::run`] refuses the
@@ -22,8 +22,8 @@ use super::Next;
 /// [`CloseReason::Refused`](crate::CloseReason::Refused), unless another reason was recorded
 /// with [`close_with`](crate::ConnectionHandle::close_with).
 ///
-/// The function runs in the connection's task. It must not wait for the peer without a
-/// deadline, and what it awaits before [`Next::run`] delays the session.
+/// The function runs in the connection's task. Everything that it awaits before [`Next::run`]
+/// delays the session, and it must not wait for the peer without a deadline.
 ///
 /// ```
 /// use std::sync::{Arc, atomic::{AtomicUsize, Ordering::Relaxed}};
@@ -54,14 +54,14 @@ where
     FromFnLayer::new(f)
 }
 
-/// Creates a layer of messages from a function; see the [module](super).
+/// Creates a layer for messages from a function; see the [module](super).
 ///
 /// The function is called with each [`Request`] and with [`Next`], which handles the message.
 /// Its result is the reply: anything that implements [`IntoReply`](crate::IntoReply).
 /// [`Next::run`] returns a [`Reply`](crate::Reply).
 ///
-/// The argument's type must be written if the function uses the message, as
-/// `request: Request<String>`.
+/// A closure that uses the message must name the type of its argument, as in
+/// `|request: Request<String>, next|`.
 ///
 /// ```
 /// use std::time::Instant;

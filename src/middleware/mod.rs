@@ -1,7 +1,7 @@
-//! Layers made of functions.
+//! Layers from functions.
 //!
-//! [`connection_fn`] makes a layer of connections, and [`message_fn`] a layer of messages. Both
-//! are what `axum::middleware::from_fn` is in axum: the function is called with the request and
+//! [`connection_fn`] creates a layer for connections, and [`message_fn`] a layer for messages.
+//! Both correspond to `axum::middleware::from_fn`. The function is called with the request and
 //! with [`Next`], the rest of the stack.
 //!
 //! ```
@@ -46,16 +46,16 @@
 //!   [close callback](getty_core::ConnectionHandle::add_close_callback).
 //! - *close*: nothing.
 //!
-//! Scope: of what the function captures. Captured values are cloned for each call, so they
-//! should be cheap to clone, such as an [`Arc`](std::sync::Arc). They are shared by all
-//! sessions of the stack. State of one session belongs in an
-//! [attribute](getty_core::ConnectionHandle::insert).
+//! Scope: process, or everything that shares the layer. The function is cloned for each call
+//! with the values that it captures. So these should be cheap to clone, such as an
+//! [`Arc`](std::sync::Arc), and all sessions of the stack then share them. State of one session
+//! belongs in an [attribute](getty_core::ConnectionHandle::insert).
 //!
-//! # A function with a name
+//! # Named functions
 //!
 //! The type of [`Next`] contains the type of the inner service, so that a message needs no
-//! allocation. A closure infers it. An `async fn` is generic over it, with the bound
-//! [`ConnectionNext`] or [`MessageNext`]:
+//! allocation. A closure infers this type. An `async fn` must be generic over it, with the
+//! bound [`ConnectionNext`] or [`MessageNext`]:
 //!
 //! ```
 //! use getty::{BoxError, Reply, Request, middleware::{MessageNext, Next}};
@@ -89,8 +89,8 @@
 //! A message costs a clone of the function, a clone of the inner services, and the future:
 //! about 120 instructions with an `async` handler that captures nothing. Nothing is allocated.
 //! A connection costs one allocation. A [`Service`](crate::Service) that is written by hand
-//! does not clone and costs less: see the example `custom_layer` of the repository, which has
-//! both.
+//! does not clone and costs less. The repository's example `custom_layer` has a layer of each
+//! kind.
 
 mod from_fn;
 mod next;

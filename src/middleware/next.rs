@@ -1,4 +1,4 @@
-//! The rest of the stack, as a function's argument.
+//! The rest of the stack, as an argument of a layer's function.
 
 use std::{
     fmt,
@@ -15,8 +15,8 @@ use tower::{BoxError, Service};
 /// The rest of the stack, for one call of a layer's function.
 ///
 /// `S` is the inner service and `Req` the request: a [`Connection`] or a [`Request`]. The inner
-/// service has been polled ready. A `Next` that is dropped without [`run`](Self::run) gives
-/// back what the service has reserved.
+/// service has been polled ready. Dropping a `Next` without [`run`](Self::run) returns the
+/// permits that the service has reserved.
 #[must_use = "the rest of the stack is not called unless `run` is called"]
 pub struct Next<S, Req> {
     inner: S,
@@ -36,6 +36,11 @@ impl<S, Req> Next<S, Req> {
 impl<S, T> Next<S, Connection<T>> {
     /// Runs the rest of the connection's life. The future resolves when the connection has ended.
     ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection as
+    /// [`CloseReason::Dropped`](crate::CloseReason::Dropped).
+    ///
     /// # Errors
     ///
     /// Returns the error of the inner service. The session then never opened.
@@ -49,7 +54,11 @@ impl<S, T> Next<S, Connection<T>> {
 }
 
 impl<S, In, Out> Next<S, Request<In, Out>> {
-    /// Handles the message and resolves to the reply.
+    /// Handles the message. The future resolves to the reply.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the future of the inner service.
     ///
     /// # Errors
     ///
@@ -72,8 +81,7 @@ impl<S, Req> fmt::Debug for Next<S, Req> {
     }
 }
 
-/// Inner services of [`connection_fn`](super::connection_fn), as a bound for functions with a
-/// name.
+/// Inner services of [`connection_fn`](super::connection_fn), as a bound for named functions.
 ///
 /// It is an alias. Every connection stack whose error can be boxed implements it.
 pub trait ConnectionNext<T>:
@@ -99,7 +107,7 @@ where
     type NextFuture = S::Future;
 }
 
-/// Inner services of [`message_fn`](super::message_fn), as a bound for functions with a name.
+/// Inner services of [`message_fn`](super::message_fn), as a bound for named functions.
 ///
 /// It is an alias. Every message stack whose error can be boxed implements it.
 pub trait MessageNext<In, Out = In>:

@@ -1,4 +1,4 @@
-//! Layers that turn WebSocket messages into a byte stream.
+//! `as_stream`: layers that turn WebSocket messages into a byte stream.
 
 use std::task::{Context, Poll};
 

@@ -36,8 +36,8 @@ pub enum CloseReason {
     /// The codec could not encode a message without a waiting sender: a reply, or one sent with
     /// `feed` or `try_send`. The source is the codec's error.
     Encode,
-    /// The message stack or another function of the application such as a periodic one, returned
-    /// an error. The error is the source.
+    /// The message stack returned an error, or another function of the application did, such as a
+    /// periodic one. The error is the source.
     Handler,
     /// The transport failed. The source is its error.
     Io,
@@ -46,7 +46,7 @@ pub enum CloseReason {
     /// The connection was refused before its session opened. The source is the error of the layer
     /// that refused it.
     Refused,
-    /// A close with a code of the transport's protocol such as the code of a WebSocket close
+    /// A close with a code of the transport's protocol, such as the code of a WebSocket close
     /// frame.
     Protocol {
         /// Numeric code of the reason.
@@ -54,7 +54,7 @@ pub enum CloseReason {
         /// Text of the reason.
         reason: Cow<'static, str>,
     },
-    /// A close that the application defines, with a small code and a name.
+    /// A reason that the application defines, with a code and a name.
     Application(ApplicationClose),
     /// The connection was dropped while it was open: its task was aborted or the runtime shut
     /// down.
@@ -121,7 +121,7 @@ impl fmt::Display for CloseReason {
     }
 }
 
-/// A close that the application defines, such as "kicked" or "logged in elsewhere".
+/// Close reason that the application defines, such as "kicked" or "logged in elsewhere".
 ///
 /// It has a code for the peer and a name for logs and metrics. The name is constant, so that it
 /// can be the label of a metric: [`CloseReason::as_str`] returns it. Details of one close
@@ -150,18 +150,18 @@ pub struct ApplicationClose {
 }
 
 impl ApplicationClose {
-    /// Maximum code.
+    /// Maximum code: 999, because WebSocket sends the code plus 4000.
     pub const MAX_CODE: u16 = 999;
 
-    /// Creates a close with a code from 0 to 999 and a name in `snake_case`.
+    /// Creates a new reason with a code from 0 to 999 and a name in `snake_case`.
     ///
-    /// The name should differ from the labels of the other reasons, or a metric will add them up. A
-    /// close frame has room for 123 bytes of the name.
+    /// The name should differ from the labels of the other reasons, or a metric will add them up.
+    /// A WebSocket close frame has room for 123 bytes of the name.
     ///
     /// # Panics
     ///
-    /// Panics if the code is above [`MAX_CODE`](Self::MAX_CODE). In a constant this is an error of
-    /// the compiler.
+    /// Panics if the code is above [`MAX_CODE`](Self::MAX_CODE). In a constant this does not
+    /// compile.
     #[must_use]
     pub const fn new(code: u16, name: &'static str) -> Self {
         assert!(code <= Self::MAX_CODE, "the code must be at most 999");

@@ -1,24 +1,24 @@
-//! `serde::Serialize` for values of dashboards and logs.
+//! `serde::Serialize` for values that dashboards and logs contain.
 
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use super::{Address, CloseReason, Closed, Stats, TransportKind};
 
-/// As its text, such as `127.0.0.1:7000`.
+/// Serialized as its text, such as `127.0.0.1:7000`.
 impl Serialize for Address {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-/// As its short name, such as `tcp`.
+/// Serialized as its short name, such as `tcp`.
 impl Serialize for TransportKind {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
     }
 }
 
-/// As its [label](CloseReason::as_str), such as `idle_timeout`.
+/// Serialized as its [label](CloseReason::as_str), such as `idle_timeout`.
 impl Serialize for CloseReason {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
@@ -48,7 +48,8 @@ impl Serialize for Stats {
     }
 }
 
-/// With the label and the code of the reason, the source as text and the lifetime in seconds.
+/// Serialized as a struct with the fields of [`Closed`]. `reason` is its label, `source` is a
+/// text, and `lifetime` is in seconds. `code` is the code of the reason, or `None`.
 impl Serialize for Closed {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self {

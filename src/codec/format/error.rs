@@ -6,15 +6,15 @@ use tower::BoxError;
 
 use crate::codec::Malformed;
 
-/// Returned when a typed message cannot be decoded or encoded. `E` is the error of the codec of
-/// the frames.
+/// Returned when a typed message cannot be decoded or encoded. `E` is the error of the
+/// [`FrameCodec`](crate::codec::FrameCodec).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum FormatError<E> {
-    /// The frame cannot be decoded or encoded, or the transport failed. The text and the source are
-    /// those of the frame's error.
+    /// The frame cannot be decoded or encoded, or the transport failed. `Display` and `source` are
+    /// those of `E`.
     Frame(E),
-    /// A received frame contains no message.
+    /// The payload of a received frame is not a message.
     Malformed(Malformed),
     /// A message cannot be expressed in the format. The source is the format's error.
     Encode(BoxError),

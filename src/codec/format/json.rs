@@ -37,9 +37,10 @@
 //! # check(&stack);
 //! ```
 //!
-//! A part of a message whose type depends on another part can stay as it is on the wire, in a
-//! `serde_json::value::RawValue`. It costs one allocation and is decoded later, or sent on
-//! without being decoded:
+//! A part of a message whose type depends on another part can be a
+//! `serde_json::value::RawValue`, which is the JSON text as received. It costs one allocation
+//! and is decoded later, or forwarded without being decoded. [`handler::Tagged`] is such a type
+//! for a [`Router`](crate::Router). A custom one:
 //!
 //! ```
 //! use getty::codec::{BytesMut, Decoder, Encoder, Json, Lines};
@@ -64,6 +65,8 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`handler::Tagged`]: crate::handler::Tagged
 
 use bytes::BytesMut;
 use memchr::memchr;
@@ -77,10 +80,10 @@ use crate::codec::Malformed;
 /// Codec for messages in JSON, in the frames of `C`; see the [module](self).
 pub type Json<C, In, Out = In> = Typed<C, JsonFormat, In, Out>;
 
-/// The format of [`Json`]: one value, without line feeds when sent.
+/// The format of [`Json`]: one value, sent without line feeds, so that every message is a line.
 ///
-/// A line feed between two values of a [`RawValue`](serde_json::value::RawValue) is sent as a
-/// space, which has the same meaning, so that every message fits a line.
+/// A line feed in the whitespace of a [`RawValue`](serde_json::value::RawValue) is sent as a
+/// space, which has the same meaning.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JsonFormat;
 

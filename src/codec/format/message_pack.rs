@@ -33,7 +33,7 @@ use tower::BoxError;
 use super::{DecodePayload, EncodePayload, Typed, Writer};
 use crate::codec::Malformed;
 
-/// Maximum nesting of a message, as in JSON.
+/// Maximum nesting of a message, in levels, as in JSON.
 const MAX_DEPTH: usize = 128;
 
 /// Codec for messages in MessagePack, in the frames of `C`; see the [module](self).
@@ -49,8 +49,9 @@ pub struct MessagePackFormat {
 }
 
 impl MessagePackFormat {
-    /// Sends structs as arrays of their fields, without names. This is shorter, as
-    /// `rmp_serde::to_vec` does it. Both sides must then have the same fields in the same order.
+    /// Sends structs as arrays of their fields without names, as `rmp_serde::to_vec` does. Messages
+    /// are then shorter, and both sides must have the same fields in the same order. The default
+    /// is maps.
     #[must_use]
     pub const fn with_structs_as_arrays(mut self) -> Self {
         self.arrays = true;
@@ -62,7 +63,7 @@ impl<T: DeserializeOwned> DecodePayload<T> for MessagePackFormat {
     #[inline]
     fn decode_payload(&self, payload: &[u8]) -> Result<T, Malformed> {
         let mut decoder = Deserializer::from_read_ref(payload);
-        // The decoder refuses the level at which the counter reaches zero.
+        // The decoder fails at the level at which its counter reaches zero.
         decoder.set_max_depth(MAX_DEPTH + 1);
         let message = T::deserialize(&mut decoder).map_err(|error| malformed(payload, error))?;
         // The decoder has no method that returns the remaining bytes.

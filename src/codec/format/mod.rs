@@ -15,28 +15,28 @@
 //! the handler. Another format needs an implementation of [`DecodePayload`] and
 //! [`EncodePayload`].
 //!
-//! A message is read in the read buffer and written into the write buffer. Neither direction
-//! copies the frame, and to send a message allocates nothing.
+//! A message is decoded in the read buffer and encoded into the write buffer. Neither direction
+//! copies the frame, and encoding allocates nothing.
 //!
 //! # Malformed messages
 //!
-//! There are two kinds of errors. After a bad frame the rest of the stream cannot be decoded.
-//! A frame with malformed content does not affect the next one.
+//! There are two kinds of errors. After an invalid frame the rest of the stream cannot be
+//! decoded. A frame with a malformed payload does not affect the next one.
 //!
 //! | a received frame | [`Typed`] | [`Typed::tolerant`] |
 //! |---|---|---|
-//! | is too long, truncated, .. | [`FormatError::Frame`] | [`FormatError::Frame`] |
-//! | has malformed content | [`FormatError::Malformed`] | the item `Err(`[`Malformed`]`)` |
+//! | is too long or truncated | [`FormatError::Frame`] | [`FormatError::Frame`] |
+//! | has a malformed payload | [`FormatError::Malformed`] | the item `Err(`[`Malformed`]`)` |
 //!
 //! Both errors close the session with [`CloseReason::Decode`](crate::CloseReason::Decode). A
 //! [`MalformedLayer`](crate::layers::MalformedLayer) replies to the item, so that the layers
-//! and the handler inside it receive messages only. Content is malformed if it is not in the
-//! format or not of the message's type. Bytes after the message and nesting that is too deep
-//! are malformed as well.
+//! and the handler inside it receive messages only. A payload is malformed if it is not in the
+//! format or not of the message's type, if bytes follow the message, or if values are nested
+//! too deeply.
 //!
 //! Nesting is limited because each level needs stack memory. The maximum is 128 levels in JSON
-//! and MessagePack and 100 in Protocol Buffers. In postcard it is 128 options, sequences, maps
-//! and enums inside each other.
+//! and MessagePack, and 100 levels in Protocol Buffers. In postcard it is 128 levels of
+//! options, sequences, maps and enums.
 
 #[cfg(feature = "json")]
 pub mod json;

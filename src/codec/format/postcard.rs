@@ -35,7 +35,7 @@ use self::depth::Limited;
 use super::{DecodePayload, EncodePayload, Typed};
 use crate::codec::Malformed;
 
-/// Maximum nesting of a message, as in JSON.
+/// Maximum nesting of a message, in levels, as in JSON.
 const MAX_DEPTH: u8 = 128;
 
 /// Codec for messages in postcard, in the frames of `C`; see the [module](self).
@@ -58,7 +58,7 @@ impl<T: DeserializeOwned> DecodePayload<T> for PostcardFormat {
     }
 }
 
-/// An error of postcard never quotes the content.
+/// An error of postcard never quotes the payload, so its text may be the summary.
 #[cold]
 fn malformed(payload: &[u8], error: impl Into<BoxError>) -> Malformed {
     let error = error.into();

@@ -24,8 +24,8 @@
 //! # }
 //! ```
 //!
-//! A message whose fields all have their defaults is empty. Bytes that are in no field are not
-//! an error of this format, because a later version of the message may define that field.
+//! A message whose fields all have their defaults has no bytes. Unknown fields are skipped and
+//! not malformed, because a later version of the message may define them.
 
 use bytes::BytesMut;
 use prost::Message;
@@ -48,7 +48,8 @@ impl<T: Message + Default> DecodePayload<T> for ProstFormat {
     }
 }
 
-/// An error of prost contains the names of fields and never their content.
+/// An error of prost contains the names of fields and never their values, so its text may be
+/// the summary.
 #[cold]
 fn malformed(payload: &[u8], error: prost::DecodeError) -> Malformed {
     Malformed::with_summary("protobuf", payload.len(), error.to_string(), error)

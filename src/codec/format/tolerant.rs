@@ -1,4 +1,4 @@
-//! The codec of typed messages that may be malformed.
+//! The codec of typed messages whose payload may be malformed.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ impl<C, F, In, Out> Tolerant<C, F, In, Out> {
         Self(codec)
     }
 
-    /// Returns the codec whose malformed messages are decoded.
+    /// Returns a reference to the codec that was made tolerant.
     pub const fn get_ref(&self) -> &Typed<C, F, In, Out> {
         &self.0
     }

@@ -9,15 +9,15 @@ use crate::codec::{Decoder, Encoder, FrameCodec, Malformed};
 
 /// Codec for messages of the types `In` and `Out`, in the format `F`, in the frames of `C`.
 ///
-/// Use it by the name of its format, such as `codec::Json`. `In` is the type of received
+/// Each format has an alias for it, such as `codec::Json`. `In` is the type of received
 /// messages, and `Out` is the type of sent messages. See the [module](super) for malformed
 /// messages.
 ///
 /// # Errors
 ///
-/// After [`FormatError::Frame`] the codec is in the state that the frame's codec documents.
+/// After [`FormatError::Frame`] decoding can continue if the codec of the frames permits it.
 /// After [`FormatError::Malformed`] the frame has been removed from the buffer, and the next
-/// one can be decoded. A message that cannot be sent leaves no bytes in the buffer.
+/// one can be decoded. A message that cannot be encoded leaves no bytes in the buffer.
 pub struct Typed<C, F, In, Out> {
     frames: C,
     format: F,
@@ -25,8 +25,8 @@ pub struct Typed<C, F, In, Out> {
 }
 
 impl<C, F, In, Out> Typed<C, F, In, Out> {
-    /// Creates a new codec with messages in the frames of `frames`, which also has the maximum
-    /// length of a message.
+    /// Creates a new codec with messages in the frames of `frames`. The maximum length of a
+    /// message is that of `frames`.
     pub fn new(frames: C) -> Self
     where
         F: Default,
@@ -34,7 +34,7 @@ impl<C, F, In, Out> Typed<C, F, In, Out> {
         Self::with_format(frames, F::default())
     }
 
-    /// Creates a new codec with a format that has settings.
+    /// Creates a new codec like [`new`](Self::new), with the settings of `format`.
     pub const fn with_format(frames: C, format: F) -> Self {
         Self {
             frames,
@@ -43,12 +43,12 @@ impl<C, F, In, Out> Typed<C, F, In, Out> {
         }
     }
 
-    /// Decodes malformed messages into items that a
-    /// [`MalformedLayer`](crate::layers::MalformedLayer) or the handler answers. By default a
-    /// malformed message closes the session. A bad frame always does.
+    /// Decodes malformed messages into items, to which a
+    /// [`MalformedLayer`](crate::layers::MalformedLayer) or the handler replies. By default a
+    /// malformed message closes the session. An invalid frame always does.
     ///
-    /// Each item is a `Result<In, Malformed>`. The maximum of the frames remains, but a peer may
-    /// send malformed messages without end. Count them where this matters, and reply with
+    /// Each item is a `Result<In, Malformed>`. The maximum length still applies. The number of
+    /// malformed messages has no limit. To limit it, count them and reply with
     /// [`Reply::and_close_with`](crate::Reply::and_close_with).
     #[must_use]
     pub const fn tolerant(self) -> Tolerant<C, F, In, Out> {
@@ -107,7 +107,7 @@ impl<C: FrameCodec, F: DecodePayload<In>, In, Out> Decoder for Typed<C, F, In, O
     }
 }
 
-// the only implementation, so that the type of sent messages is inferred
+// With a second implementation, the compiler could not infer the type of sent messages.
 impl<C: FrameCodec, F: EncodePayload<Out>, In, Out> Encoder<Out> for Typed<C, F, In, Out> {
     type Error = FormatError<C::Error>;
 

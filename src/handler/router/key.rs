@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 
-/// Messages with a key, by which a [`Router`](super::Router) finds their handler.
+/// Messages with a key that selects their handler in a [`Router`](super::Router).
 ///
 /// ```
 /// use getty::{codec::Bytes, handler::Keyed};
@@ -39,7 +39,7 @@ pub trait Keyed {
     fn key(&self) -> &Self::Key;
 }
 
-/// Types of keys.
+/// Types of keys. getty implements it for the types of this table, and others cannot:
 ///
 /// | key | how a route is found |
 /// |---|---|
@@ -63,7 +63,7 @@ pub trait RouteKey {
     type Table: Table<Self>;
 }
 
-/// Conversion into the key of a route.
+/// Values that can be the key of a route: a number, or a `&str` or `String` for names.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not the key of a route to messages with the key `{K}`",
     label = "not a key",
@@ -193,7 +193,8 @@ into_key! {
     NoCase, NoCase;
 }
 
-/// Name whose ASCII letters match in either case.
+/// Name whose ASCII letters match in either case. `Display` shows the case that it was created
+/// with.
 ///
 /// ```
 /// use getty::handler::NoCase;

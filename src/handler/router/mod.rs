@@ -1,4 +1,4 @@
-//! Handlers by the key of a message.
+//! Routes: handlers that the key of a message selects.
 
 mod key;
 mod route;
@@ -28,8 +28,8 @@ type Owned<In> = <<In as Keyed>::Key as RouteKey>::Owned;
 
 /// Service that calls the handler for the key of each message.
 ///
-/// It is for open sets of messages: opcodes, names of commands, tags. [`dispatch`] is for
-/// enums.
+/// It is for messages whose kind is a number or a name: an opcode, a command, a tag. For enums
+/// there is [`dispatch`].
 ///
 /// ```
 /// use getty::handler::{Keyed, NoCase, Router, State};
@@ -135,11 +135,11 @@ where
         Self::from_source(Source::Value(state))
     }
 
-    /// Creates a router without routes. Its handlers may take parts of a state that `provide`
-    /// returns for the session of each message.
+    /// Creates a router without routes. For each message `provide` returns the state from the
+    /// session, and the handlers may take parts of it.
     ///
-    /// If `provide` returns a rejection, no handler is called. Handlers whose state is the user
-    /// therefore need not check that the user has logged in:
+    /// If `provide` returns a rejection, no handler is called and the rejection is the result. So a
+    /// handler whose state is the user need not check that the user has logged in:
     ///
     /// ```
     /// use getty::handler::{Keyed, Rejection, Router, State};
@@ -193,8 +193,9 @@ where
 
     /// Returns a router with the same routes and another state.
     ///
-    /// Both share the routes, so that this is cheap enough for each session. Routes of routers
-    /// that were [merged](Self::merge) keep their states.
+    /// Both share the routes, so it may be called for each session: see
+    /// [`make_service`](super::make_service). Routes of routers that were [merged](Self::merge)
+    /// keep their states, and so do routes with layers.
     #[must_use]
     pub fn rebound(&self, state: S) -> Self {
         Self {
@@ -207,7 +208,7 @@ where
     ///
     /// # Panics
     ///
-    /// If there is a route with this key. The message has the names of both handlers.
+    /// Panics if there is a route with this key. The message contains the names of both handlers.
     #[track_caller]
     #[must_use]
     pub fn route<Args: 'static>(
@@ -225,7 +226,7 @@ where
     ///
     /// # Panics
     ///
-    /// If there is a route with this key.
+    /// Panics if there is a route with this key.
     #[track_caller]
     #[must_use]
     pub fn route_with<L, Args: 'static>(
@@ -249,7 +250,7 @@ where
     ///
     /// # Panics
     ///
-    /// If there is a route with this key.
+    /// Panics if there is a route with this key.
     #[track_caller]
     #[must_use]
     pub fn route_service<T>(self, key: impl IntoKey<In::Key>, service: T) -> Self
@@ -271,7 +272,7 @@ where
     ///
     /// # Panics
     ///
-    /// If both have a route with the same key.
+    /// Panics if both have a route with the same key.
     #[track_caller]
     #[must_use]
     pub fn merge<T>(self, other: Router<In, Out, T>) -> Self
@@ -288,7 +289,7 @@ where
     ///
     /// # Panics
     ///
-    /// If there is a route with a changed key.
+    /// Panics if there is a route with a changed key.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "a router is passed without a reference, as to `merge`"
@@ -317,8 +318,8 @@ where
     /// Adds a layer to each route that was added before. The fallback and later routes are without
     /// it.
     ///
-    /// The layer can be a tower layer. It is called once for each route, so each route has a
-    /// separate state, unless the layer shares it. Each call of a layered route clones the service
+    /// The layer can be a tower layer. It wraps each route separately. So a limit applies to each
+    /// route, unless the layer shares its state. Each call of a layered route clones the service
     /// and boxes its future. A layer for all messages belongs around the router, where it costs
     /// less.
     #[doc(alias = "route_layer")]
@@ -390,7 +391,7 @@ fn no_route<Out>() -> RouteFuture<Out> {
     HandlerFuture::ready(Err(NoRoute.into()))
 }
 
-// shares the routes
+// A derive would require `In: Clone` and `Out: Clone`.
 impl<In: Keyed, Out, S: Clone> Clone for Router<In, Out, S> {
     fn clone(&self) -> Self {
         Self {
@@ -418,7 +419,7 @@ impl<In: Keyed, Out, S> fmt::Debug for Router<In, Out, S> {
     }
 }
 
-/// Error of a message without a route.
+/// Returned for a message without a route if the router has no fallback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NoRoute;

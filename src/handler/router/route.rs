@@ -54,8 +54,8 @@ where
 
 /// Services that can be routes.
 ///
-/// It is an alias for every service of requests whose response is [`IntoReply`], and that is
-/// `Clone + Send + Sync`.
+/// It is an alias. Every service of requests implements it if it is `Clone + Send + Sync` and
+/// its response is [`IntoReply`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a service of messages that can be a route",
     label = "not a `Service<Request<{In}, {Out}>>` that is `Clone + Send + Sync`",
@@ -138,7 +138,7 @@ impl<Out, S: Clone> Clone for Source<Out, S> {
     }
 }
 
-/// One route of a [`Router`](super::Router): the service that a layer of the route wraps.
+/// Service inside the layers of one route of a [`Router`](super::Router).
 ///
 /// - *ready*: always.
 /// - *call*: calls the handler.

@@ -40,10 +40,10 @@ const MAX_SENT: usize = DEFAULT_MAX_MESSAGE;
 /// - *Limits*: a received WebSocket message is passed on when it is complete, so
 ///   [`WsLayer::with_max_message`] bounds the memory for it. The codec's maximum bounds its
 ///   frames as on every stream. A sent WebSocket message has at most 64 KiB.
-/// - *Backpressure*: nothing is read while a received message is not passed on whole, or while
-///   the session reads ahead as far as it may.
-/// - *Control frames*: pings are answered and sent, and close frames have their codes, as over
-///   [`WsTransport`]. A truncated frame at the peer's close frame is an error of the codec.
+/// - *Backpressure*: nothing is read until the last message is passed on in full, or while the
+///   read-ahead limit of the session is reached.
+/// - *Control frames*: pings, pongs and close codes work as over [`WsTransport`]. If the peer
+///   closes within a frame of the codec, the codec reports the truncated frame.
 /// - *Half-close*: WebSocket has none, so [`Session::finish`](crate::Session::finish) is not
 ///   supported.
 ///
@@ -52,15 +52,16 @@ const MAX_SENT: usize = DEFAULT_MAX_MESSAGE;
 /// [`WsLayer::with_max_message`]: crate::ws::WsLayer::with_max_message
 pub struct WsStream<T> {
     ws: WsTransport<T>,
-    /// Bytes of the last message that the session has not taken.
+    /// Bytes of the last received message that the session has not taken yet.
     rest: BytesMut,
     sends_text: bool,
     accepts_text: bool,
 }
 
 impl<T> WsStream<T> {
-    /// Turns the transport of a connection into a stream. It is for connectors and upgrades that
-    /// have no layer for it:
+    /// Turns the transport of a connection into a stream.
+    ///
+    /// Use it for connectors and upgrades that have no `as_stream`:
     /// `.map_response(WsStream::connection)` around a connector, or
     /// `.map_request(WsStream::connection)` in a stack.
     #[must_use]
@@ -71,7 +72,7 @@ impl<T> WsStream<T> {
     /// Creates a new stream over `ws`.
     fn new(mut ws: WsTransport<T>) -> Self {
         let messages = ws.messages;
-        // Received messages have a tag, which is removed here.
+        // Received messages then start with a tag for their kind, which `poll_recv` removes.
         ws.messages = Messages::Both;
         ws.writer.set_messages(match messages {
             Messages::Text => Messages::Text,
@@ -121,7 +122,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WsStream<T> {
             text.extend_from_slice(&buf[..room.min(buf.len())]);
         }
         let end = match std::str::from_utf8(&text) {
-            // A character that is cut is sent with its rest.
+            // An incomplete character at the end waits for the next call.
             Err(error) if error.error_len().is_none() && error.valid_up_to() > 0 => {
                 error.valid_up_to()
             }

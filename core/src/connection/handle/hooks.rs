@@ -143,8 +143,9 @@ pub trait HandleExt: sealed::Sealed {
     #[must_use]
     fn logs_end(&self) -> bool;
 
-    /// Returns the time at which a handler last finished that had been in flight for more than one
-    /// poll of the session loop, or [`opened_at`](ConnectionHandle::opened_at) before the first.
+    /// Returns the time at which the last handler finished that was in flight for more than one
+    /// poll of the session loop. Before the first one it returns
+    /// [`opened_at`](ConnectionHandle::opened_at).
     ///
     /// While a handler is in flight, a peer that waits for its reply is not idle: see
     /// [`in_flight`](ConnectionHandle::in_flight).
@@ -154,10 +155,10 @@ pub trait HandleExt: sealed::Sealed {
     /// Returns the time at which reading started or resumed, or `None` while the session does not
     /// read.
     ///
-    /// The session does not read before it opens, after the peer has ended its direction, and
-    /// while handlers, a limit or a slow peer prevent it and the read-ahead limit is reached. The
-    /// peer's silence then means nothing, and no receive deadline runs (design.md: Why do receive
-    /// deadlines pause while the session does not read?).
+    /// The session does not read before it opens and after the peer has ended its direction. It
+    /// does not read either while the read-ahead limit is reached because of handlers, a limit or
+    /// a slow peer. The peer's silence then means nothing, and no receive deadline runs (design.md:
+    /// Why do receive deadlines pause while the session does not read?).
     #[must_use]
     fn reading_since(&self) -> Option<Instant>;
 
@@ -166,8 +167,8 @@ pub trait HandleExt: sealed::Sealed {
     #[must_use]
     fn silent_since(&self) -> Option<Instant>;
 
-    /// Returns the time since which the transport takes no byte while some wait, or `None` if it
-    /// takes bytes or none wait. A stall means that the peer does not read.
+    /// Returns the time since which the transport takes no byte although bytes wait, or `None` if
+    /// it takes bytes or none wait. A stall means that the peer does not read.
     #[must_use]
     fn stalled_since(&self) -> Option<Instant>;
 
@@ -188,8 +189,8 @@ pub trait HandleExt: sealed::Sealed {
     /// new timeout, from the moment at which it stalled. The last call wins. Scope: session.
     fn set_write_timeout(&self, timeout: Option<Duration>);
 
-    /// Returns `true` if the name was set since the last call. Called for each poll of a
-    /// connection, so it costs the load of a flag.
+    /// Returns `true` if the name was set since the last call. It costs one load of a flag, so it
+    /// may be called in each poll of a connection.
     fn take_renamed(&self) -> bool;
 
     /// Returns `true` while requests of this session await responses.

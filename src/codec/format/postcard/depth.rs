@@ -1,7 +1,7 @@
 //! A limit of the nesting of decoded values.
 //!
-//! postcard has none. Without a limit, 64 KiB of a type that contains itself would overflow the
-//! stack, which aborts the process.
+//! postcard has no limit. A payload of 64 KiB for a type that contains itself would overflow
+//! the stack, which aborts the process (design.md: Why is nesting limited in postcard?).
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde::{
     de::{DeserializeSeed, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor},
 };
 
-/// A part of serde's protocol, with the number of levels that may be inside it.
+/// A deserializer, visitor or access of serde, with the number of levels that may be inside it.
 ///
 /// A level is a value that decides how many values are inside it: an option, a sequence, a map
 /// or an enum. A type that contains itself must do so through one of these.
