@@ -86,7 +86,8 @@ impl<Out> fmt::Debug for Rejection<Out> {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the first argument of a handler of `{In}`",
     label = "not the message, not made of it, and not made of the session or the state",
-    note = "the first argument is `{In}`, `Request<{In}, {Out}>` or made of them, such as `Json<T>`; then `Session<{Out}>`, `State<T>`, `Attribute<T>`"
+    note = "the first argument is `{In}`, `Request<{In}, {Out}>` or made of them, such as `Json<T>`; then `Session<{Out}>`, `State<T>`, `Attribute<T>`",
+    note = "`Json<T>` needs `T: Deserialize` and `{In}: Payload`"
 )]
 pub trait FromRequest<In, Out, S, Via>: Sized {
     /// Creates the argument.
@@ -139,7 +140,8 @@ pub trait FromRequest<In, Out, S, Via>: Sized {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be made of a session that sends `{Out}` and the state `{S}`",
     label = "not an argument for this position",
-    note = "the first argument is the message or made of it, such as `Json<T>`; the others are `Session<{Out}>`, `State<T>`, `Attribute<T>`, `Option` of one"
+    note = "the first argument is the message or made of it, such as `Json<T>`; the others are `Session<{Out}>`, `State<T>`, `Attribute<T>`, `Option` of one",
+    note = "`Json<T>` needs `T: Deserialize` and a message that is a `Payload`"
 )]
 pub trait FromSession<Out, S>: Sized {
     /// Creates the argument.
