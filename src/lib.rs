@@ -97,9 +97,11 @@
 //! 6. layers for messages, and the handler.
 //!
 //! A stack without [`CodecLayer`] or [`SessionLayer`] does not compile, nor does a stack with
-//! the two exchanged. The compiler's error names the missing layer and points at [`serve`],
-//! which requires a [`Pipeline`]. The table in [`layers`](layers#order) gives the position of
-//! each layer, with the reason and the effect of a wrong order.
+//! the two exchanged. The compiler's error points at [`serve`], which requires a [`Pipeline`].
+//! Without [`CodecLayer`] it names the missing layer. If it is about a `Service<Connection<..>>`
+//! that a layer for messages, a [`Router`] or a handler does not implement, this service is not
+//! inside [`SessionLayer`]. The table in [`layers`](layers#order) gives the position of each
+//! layer, with the reason and the effect of a wrong order.
 //!
 //! # A session's life
 //!
@@ -402,7 +404,11 @@
 //!
 //! A [`Group`] sends one message to many sessions and encodes it once. [`Topics`] is a set of
 //! groups by key. A session leaves its groups when it closes. A [`SlowConsumer`] policy applies
-//! to each member that reads too slowly.
+//! to each member that reads too slowly. By default it misses messages without a notice to it.
+//! The returned [`Report`](layers::group::Report) counts them. Use [`SlowConsumer::Close`], or
+//! [`with_notice`](layers::group::GroupBuilder::with_notice), which sends the number of missed
+//! messages. A broadcast that is longer than a member's maximum is skipped for this member and
+//! counted.
 //!
 //! ```
 //! use getty::{BoxError, Group, Request};
@@ -544,7 +550,9 @@
 //! |---|---|
 //! | `axum::serve` | [`serve`] |
 //! | `IntoResponse` | [`IntoReply`] |
-//! | `State` | values that the handler's closure captures |
+//! | `Router` | [`Router`] by opcode or name, or [`dispatch`] and a `match` |
+//! | `State` | [`State`] |
+//! | `Json` | `handler::Json` in an argument; `codec::Json` in the codec |
 //! | request extensions | [attributes](ConnectionHandle::insert) of the session |
 //! | `middleware::from_fn` | [`connection_fn`] and [`message_fn`] |
 //! | `ConnectInfo` | [`ConnectionHandle::peer_addr`] |
@@ -602,7 +610,9 @@
 //! |---|---|
 //! | [`net`] | listeners and connectors: TCP, UDP, Unix sockets, in memory |
 //! | [`tls`] and [`ws`] | layers that replace the transport, for servers and for connectors |
-//! | [`codec`] | lines, length-delimited frames, raw bytes, text |
+//! | [`handler`] | functions as handlers, arguments, routes |
+//! | [`middleware`] | functions as layers |
+//! | [`codec`] | lines, length-delimited frames, packets, raw bytes, text; typed messages |
 //! | [`layers`] | layers for connections and messages, groups, requests, close callbacks |
 //! | [`session`] | the session loop and its settings |
 //! | [`client`], [`call`] | clients that reconnect, and clients that call |

@@ -129,6 +129,13 @@ const MISTAKES: &[Mistake] = &[
         ]],
     ),
     (
+        "router_outside",
+        &[&[
+            "`HandleError<Router<Packet, Packet>, ",
+            "Service<Connection<",
+        ]],
+    ),
+    (
         "message_stack_not_clone",
         &[&[
             "`SessionLayer::new` clones the message stack for each session, but `RateLimit<",

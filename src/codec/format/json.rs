@@ -16,7 +16,8 @@
 //!     Quit,
 //! }
 //!
-//! #[derive(Serialize)]
+//! // `Clone` for a `Group`, which sends one event to many sessions
+//! #[derive(Clone, Serialize)]
 //! #[serde(tag = "type", rename_all = "snake_case")]
 //! enum Event {
 //!     Said { text: String },

@@ -34,6 +34,18 @@
 //! format or not of the message's type. Bytes after the message and nesting that is too deep
 //! are malformed as well.
 //!
+//! Use [`Typed::tolerant`] and `MalformedLayer` together. The compiler reports one without the
+//! other in terms of their types:
+//!
+//! | the stack has | the compiler's error |
+//! |---|---|
+//! | `MalformedLayer` only | `Malformed: Deserialize` is not satisfied, or the layer is no service of `Request<In, _>`: it needs `Request<Result<In, Malformed>, _>` |
+//! | `tolerant()` only | the handler or router is no service of `Request<Result<In, Malformed>, _>` |
+//!
+//! A payload that an argument such as `handler::Json` decodes in the handler is not such an
+//! item. If it is malformed, the call fails with [`Malformed`], and a
+//! [`HandleErrorLayer`](crate::layers::HandleErrorLayer) replies.
+//!
 //! Nesting is limited because each level needs stack memory. The maximum is 128 levels in JSON
 //! and MessagePack and 100 in Protocol Buffers. In postcard it is 128 options, sequences, maps
 //! and enums inside each other.
