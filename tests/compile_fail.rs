@@ -136,6 +136,19 @@ const MISTAKES: &[Mistake] = &[
         ]],
     ),
     (
+        "malformed_not_tolerant",
+        &[
+            &[
+                "cannot decode a `Result<_, getty::codec::Malformed>`",
+                "needs `.tolerant()` on the codec",
+            ],
+            &[
+                "cannot decode a `Result<_, getty::codec::Malformed>`",
+                "needs `.tolerant()` on the codec",
+            ],
+        ],
+    ),
+    (
         "message_stack_not_clone",
         &[&[
             "`SessionLayer::new` clones the message stack for each session, but `RateLimit<",
@@ -273,6 +286,14 @@ const MISTAKES: &[Mistake] = &[
             "a handler whose session sends `String` cannot return `()`",
             ".route(\"say\", say)",
             OUTPUTS,
+        ]],
+    ),
+    (
+        "route_payload",
+        &[&[
+            "`Json<Say>` cannot be the first argument of a handler of `Tagged`",
+            ".route(\"say\", say)",
+            "`Json<T>` needs `T: Deserialize` and `Tagged: Payload`",
         ]],
     ),
     (
@@ -438,7 +459,7 @@ edition = "2024"
 [workspace]
 
 [dependencies]
-getty = {{ path = {getty:?}, features = ["ws"] }}
+getty = {{ path = {getty:?}, features = ["json", "ws"] }}
 tokio = {{ version = "1", features = ["net", "rt"] }}
 tokio-util = {{ version = "0.7", features = ["codec"] }}
 

@@ -18,7 +18,7 @@
 //! [`CloseReason::Decode`](getty_core::CloseReason::Decode). A bad frame always does.
 //!
 //! The layer and a tolerant format need each other. With the layer alone the compiler reports
-//! that `Malformed: Deserialize` is not satisfied, or that the layer is no service of
+//! that the format cannot decode a `Result<In, Malformed>`, or that the layer is no service of
 //! `Request<In, _>`: call `tolerant()` on the codec. With the format alone it reports that the
 //! handler is no service of `Request<Result<In, Malformed>, _>`: add the layer.
 //!

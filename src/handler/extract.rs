@@ -140,8 +140,7 @@ pub trait FromRequest<In, Out, S, Via>: Sized {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be made of a session that sends `{Out}` and the state `{S}`",
     label = "not an argument for this position",
-    note = "the first argument is the message or made of it, such as `Json<T>`; the others are `Session<{Out}>`, `State<T>`, `Attribute<T>`, `Option` of one",
-    note = "`Json<T>` needs `T: Deserialize` and a message that is a `Payload`"
+    note = "the first argument is the message or made of it, such as `Json<T>`; the others are `Session<{Out}>`, `State<T>`, `Attribute<T>`, `Option` of one"
 )]
 pub trait FromSession<Out, S>: Sized {
     /// Creates the argument.

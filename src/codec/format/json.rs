@@ -85,6 +85,8 @@ pub type Json<C, In, Out = In> = Typed<C, JsonFormat, In, Out>;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JsonFormat;
 
+// the error names the missing `tolerant` where `T` is a `Result<_, Malformed>`
+#[diagnostic::do_not_recommend]
 impl<T: DeserializeOwned> DecodePayload<T> for JsonFormat {
     #[inline]
     fn decode_payload(&self, payload: &[u8]) -> Result<T, Malformed> {

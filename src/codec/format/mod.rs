@@ -39,8 +39,8 @@
 //!
 //! | the stack has | the compiler's error |
 //! |---|---|
-//! | `MalformedLayer` only | `Malformed: Deserialize` is not satisfied, or the layer is no service of `Request<In, _>`: it needs `Request<Result<In, Malformed>, _>` |
-//! | `tolerant()` only | the handler or router is no service of `Request<Result<In, Malformed>, _>` |
+//! | `MalformedLayer` only | the format cannot decode a `Result<In, Malformed>` |
+//! | `tolerant()` only | the handler is no service of `Request<Result<In, Malformed>, _>` |
 //!
 //! A payload that an argument such as `handler::Json` decodes in the handler is not such an
 //! item. If it is malformed, the call fails with [`Malformed`], and a
@@ -113,7 +113,8 @@ use super::Malformed;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "the format `{Self}` cannot decode a `{T}`",
-    note = "derive what the format requires: serde's `Deserialize`, or prost's `Message`"
+    note = "derive what the format requires: serde's `Deserialize`, or prost's `Message`",
+    note = "a `Result<_, Malformed>`, as for a `MalformedLayer`, needs `.tolerant()` on the codec"
 )]
 pub trait DecodePayload<T> {
     /// Decodes a payload of one message and nothing else.
