@@ -9,9 +9,9 @@ use super::{Keyed, Payload, RouteKey};
 
 /// Binary message: an opcode and a payload that is not decoded yet.
 ///
-/// Its opcode is the key of a [`Router`](super::Router), and the payload is decoded by an
-/// argument such as `Postcard<T>`. On the wire the opcode is in front of the payload, in a frame
-/// of the codec [`Packets`](crate::codec::Packets). A clone shares the payload.
+/// Its opcode is the key of a [`Router`](super::Router). An argument such as `Postcard<T>`
+/// decodes the payload. The codec [`Packets`](crate::codec::Packets) puts both into a frame with
+/// the opcode first. A clone shares the payload.
 ///
 /// ```
 /// # #[cfg(feature = "postcard")]
@@ -43,7 +43,10 @@ use super::{Keyed, Payload, RouteKey};
 /// # fn main() {}
 /// ```
 ///
-/// The type of the opcode is `u8`, `u16` or `u32`, in big-endian order, or another [`Opcode`].
+/// The opcode may be `u8`, `u16` or `u32` in big-endian order or another [`Opcode`].
+///
+/// A group does not know the size of a packet before one is sent. `CodecLayer::with_weight` can
+/// return the length of its payload.
 #[doc(alias("message id", "command id"))]
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Packet<K = u16> {
@@ -54,14 +57,14 @@ pub struct Packet<K = u16> {
 }
 
 impl<K> Packet<K> {
-    /// Creates a new packet. The payload is bytes, text or a value in a format, such as
+    /// Creates a new packet. The payload may be bytes or text or a value in a format such as
     /// `Postcard(&value)`.
     ///
     /// # Panics
     ///
-    /// If the value cannot be expressed in the format. This does not happen with derived
-    /// implementations of `Serialize` over numbers, text and collections, and never with bytes
-    /// and text. [`try_new`](Self::try_new) returns an error instead.
+    /// If the value cannot be expressed in the format. Bytes and text can always be expressed, and
+    /// so can types with a derived `Serialize` over numbers, text and collections.
+    /// [`try_new`](Self::try_new) returns an error instead.
     #[track_caller]
     pub fn new(opcode: K, payload: impl IntoPayload) -> Self {
         match Self::try_new(opcode, payload) {
@@ -81,7 +84,7 @@ impl<K> Packet<K> {
     }
 }
 
-/// Contains the opcode and the length of the payload, because a message may contain secrets.
+/// Contains the opcode and the length of the payload because a message may contain secrets.
 impl<K: fmt::Debug> fmt::Debug for Packet<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Packet")
@@ -109,8 +112,8 @@ impl<K> Payload for Packet<K> {
 
 /// Opcodes of a [`Packet`], as they are in front of its payload.
 ///
-/// `u8`, `u16` and `u32` are in big-endian order. Another order, or an enum that is matched
-/// instead of routed, needs an implementation:
+/// `u8`, `u16` and `u32` are in big-endian order. Another order must be a separate type. So must
+/// an enum that a handler matches instead of a router:
 ///
 /// ```
 /// use getty::codec::{Buf, BufMut, Bytes, BytesMut};
