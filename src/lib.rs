@@ -407,8 +407,8 @@
 //! to each member that reads too slowly. By default it misses messages without a notice to it.
 //! The returned [`Report`](layers::group::Report) counts them. Use [`SlowConsumer::Close`], or
 //! [`with_notice`](layers::group::GroupBuilder::with_notice), which sends the number of missed
-//! messages. A broadcast that is longer than a member's maximum is skipped for this member and
-//! counted.
+//! messages. A broadcast that a member's codec refuses, such as one that is too long, is
+//! dropped for this member and counted.
 //!
 //! ```
 //! use getty::{BoxError, Group, Request};
@@ -610,12 +610,14 @@
 //! |---|---|
 //! | [`net`] | listeners and connectors: TCP, UDP, Unix sockets, in memory |
 //! | [`tls`] and [`ws`] | layers that replace the transport, for servers and for connectors |
-//! | [`handler`] | functions as handlers, arguments, routes |
+//! | [`handler`] | functions as handlers, their arguments, routers |
 //! | [`middleware`] | functions as layers |
-//! | [`codec`] | lines, length-delimited frames, packets, raw bytes, text; typed messages |
+//! | [`codec`] | lines, length-delimited frames, packets, raw bytes, text; JSON, protobuf and more |
 //! | [`layers`] | layers for connections and messages, groups, requests, close callbacks |
 //! | [`session`] | the session loop and its settings |
 //! | [`client`], [`call`] | clients that reconnect, and clients that call |
+//! | [`middleware`] | layers made of functions |
+//! | [`cookbook`] | programs for common jobs: login, rooms, reconnect, calls, restart |
 //! | [`transport`] | traits for authors of transports |
 //!
 //! [`Connection<T>`]: Connection
@@ -633,6 +635,9 @@ pub mod call;
 pub mod client;
 pub mod codec;
 mod connect;
+// documentation only
+#[cfg(any(doc, doctest))]
+pub mod cookbook;
 pub mod handler;
 pub mod middleware;
 pub mod net;

@@ -9,8 +9,8 @@
 //! | item | name or message | level | fields |
 //! |---|---|---|---|
 //! | span | `message` | `DEBUG` | `connection` (the id); `contents` if enabled |
-//! | response | `message handled` | `DEBUG` | `latency` |
-//! | error | `message failed` | `WARN` | `error`; `latency` if the span is enabled |
+//! | response | `message handled` | `DEBUG` | `latency_seconds`, a number |
+//! | error | `message failed` | `WARN` | `error`; `latency_seconds` if the span is enabled |
 //!
 //! A disabled span or event costs the check of a flag: nothing is formatted and no clock is
 //! read. The latency is the time from the call to the response. It includes the time that the
@@ -244,7 +244,10 @@ where
                 if let Some(start) = this.start {
                     at_level!(
                         *this.level,
-                        event!(latency = ?start.elapsed(), "message handled")
+                        event!(
+                            latency_seconds = start.elapsed().as_secs_f64(),
+                            "message handled"
+                        )
                     );
                 }
             }
@@ -252,9 +255,7 @@ where
                 *this.error_level,
                 event!(
                     error = &**error as &dyn Error,
-                    latency = this
-                        .start
-                        .map(|start| tracing::field::debug(start.elapsed())),
+                    latency_seconds = this.start.map(|start| start.elapsed().as_secs_f64()),
                     "message failed"
                 )
             ),
@@ -327,7 +328,7 @@ mod tests {
             (event.text(), event.level),
             ("message handled", Level::DEBUG)
         );
-        assert_eq!(event.fields["latency"], "1.5s");
+        assert_eq!(event.fields["latency_seconds"], "1.5");
         assert_eq!(event.spans, ["message"]);
     }
 
@@ -354,7 +355,7 @@ mod tests {
             };
             assert_eq!((event.text(), event.level), ("message failed", level));
             assert_eq!(event.fields["error"], "disk full");
-            assert_eq!(event.fields.contains_key("latency"), latency);
+            assert_eq!(event.fields.contains_key("latency_seconds"), latency);
         }
     }
 

@@ -52,7 +52,8 @@
 //!
 //! Frames and lines have the maximum in both directions, so each side can receive what the
 //! other may send. A handler that forwards a peer's message and adds to it must leave room for
-//! the addition: a reply that the codec refuses closes the session that should send it.
+//! the addition: a reply that the codec refuses closes the session that should send it. A
+//! broadcast that is refused is dropped for that session and counted.
 //!
 //! # The end of a stream
 //!

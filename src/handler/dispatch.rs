@@ -78,6 +78,10 @@ impl<Out: 'static, S> Scope<Out, S> {
     /// # Cancel safety
     ///
     /// Dropping the future drops the handler's future.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a function is passed without a reference"
+    )]
     #[inline]
     pub fn call<In, H, Args>(self, handler: H, message: In) -> HandlerFuture<H::Future, Out>
     where

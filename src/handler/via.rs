@@ -17,8 +17,8 @@ macro_rules! markers {
 ///
 /// An implementation with this bound keeps the compiler from inferring the type of a session's
 /// messages from the first argument of a handler, which it would do if a single implementation
-/// fitted the handler. An error then names the type that the codec has (design.md: Why is a
-/// type of messages not inferred from a handler?).
+/// fitted the handler. An error then names the type that the codec has
+/// (design.md: Why is a type of messages not inferred from a handler?).
 pub trait Undecided {}
 
 /// Messages that a session receives and sends. Implemented for each type and itself.

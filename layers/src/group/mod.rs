@@ -22,12 +22,12 @@
 //!   each member that they reach. Broadcasts of several tasks may arrive in different orders at
 //!   different members.
 //! - *Slow members* are handled by their own [`SlowConsumer`] policy and do not affect other
-//!   members. The default policy is [`SlowConsumer::DropNewest`]: the member misses messages
-//!   without a notice to it. The loss is only counted. Use [`SlowConsumer::Close`], or
-//!   [`with_notice`](GroupBuilder::with_notice), which sends the number of missed messages.
-//! - *Long messages*: a broadcast that is longer than the maximum of a member's codec is skipped
-//!   for this member and counted. Another message that the codec refuses has the same
-//!   consequences for each session as a [`feed`](getty_core::Session::feed).
+//!   members. By default a slow member misses messages, which the [`Report`] and its
+//!   [`Stats::dropped`] count. Use [`SlowConsumer::Close`] or
+//!   [`GroupBuilder::with_notice`] if it must know.
+//! - *A message that a member's codec refuses*, for example because it is longer than the
+//!   maximum, is dropped for that member and counted in its [`Stats::dropped`]. No member
+//!   closes.
 //!
 //! Scope: process, or everything that shares the group.
 //!

@@ -320,6 +320,10 @@ where
     /// # Panics
     ///
     /// If there is a route with a changed key.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a router is passed without a reference, as to `merge`"
+    )]
     #[track_caller]
     #[must_use]
     pub fn nest_with<T>(

@@ -388,6 +388,7 @@ where
                 .for_each(|ticket| self.finish(ticket));
             return Some(0);
         }
+        let is_shared = matches!(outgoing.payload, Payload::Shared(_));
         match (
             self.writer.encode_payload(&mut self.wire, outgoing.payload),
             outgoing.ticket,
@@ -398,6 +399,7 @@ where
             }
             (Ok(bytes), None) => return Some(bytes),
             (Err(error), Some(ticket)) => self.wire.driver().fail(&ticket, error.into()),
+            (Err(error), None) if is_shared => self.drop_broadcast(&*error),
             (Err(error), None) => self.encode_failed(error),
         }
         Some(0)
@@ -448,6 +450,14 @@ where
             driver.record_dropped(1);
         }
         drop_catching_panics(message);
+    }
+
+    /// Drops a broadcast that this session cannot encode.
+    // (design.md: Why does a broadcast that cannot be encoded close no member?)
+    #[cold]
+    fn drop_broadcast(&mut self, error: &(dyn std::error::Error + Send + Sync)) {
+        tracing::debug!(connection = %self.session(), %error, "dropped a broadcast");
+        self.wire.driver().record_dropped(1);
     }
 
     /// Skips a message that cannot be encoded and that no task awaits, or closes the session.

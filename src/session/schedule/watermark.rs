@@ -20,13 +20,6 @@ const MIN_ALLOWANCE: usize = 64 * 1024;
 /// buffers of a connection can shrink by.
 const MAX_INCREASES: u8 = 7;
 
-/// Set while no further message is handled, because too many bytes of replies wait.
-const HANDLING: u8 = 1;
-/// Set while no message is taken from the outbox, because too many bytes wait.
-const PUSHES: u8 = 2;
-/// One increase of the allowance.
-const INCREASE: u8 = 4;
-
 /// Bytes in the write buffer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Waiting {
@@ -43,43 +36,46 @@ impl Waiting {
 }
 
 /// Decides from the bytes that wait which work stops.
-///
-/// One byte holds two flags, and above them the number of increases of the allowance since the
-/// transport last took all that waits. So each poll finds with one comparison that nothing has
-/// stopped.
 #[derive(Debug, Default)]
-pub(crate) struct Watermark(u8);
+pub(crate) struct Watermark {
+    /// No further message is handled, because too many bytes of replies wait.
+    handling: bool,
+    /// No message is taken from the outbox, because too many bytes wait.
+    pushes: bool,
+    /// Number of increases of the allowance since the transport last took all that waits.
+    increases: u8,
+}
 
 impl Watermark {
     /// Returns `true` if nothing has stopped, and there is no allowance.
     #[inline]
     pub(crate) const fn is_open(&self) -> bool {
-        self.0 == 0
+        !(self.handling | self.pushes) && self.increases == 0
     }
 
     /// Returns `true` if handling has stopped. Replies are not encoded either.
     #[inline]
     pub(crate) const fn stops_handling(&self) -> bool {
-        self.0 & HANDLING != 0
+        self.handling
     }
 
     /// Returns `true` if no message is taken from the outbox.
     #[inline]
     pub(crate) const fn stops_pushes(&self) -> bool {
-        self.0 & PUSHES != 0
+        self.pushes
     }
 
     /// Stops handling until the next flush.
     #[inline]
     pub(crate) const fn stop_handling(&mut self) {
-        self.0 |= HANDLING;
+        self.handling = true;
     }
 
     /// Stops handling if the replies that wait have reached `limit` and the allowance. A `limit`
     /// of 0 means that memory is short: any byte that waits then stops handling.
     pub(crate) fn limit_handling(&mut self, waiting: Waiting, limit: usize) {
         if self.reaches_limit(waiting, limit) {
-            self.0 |= HANDLING;
+            self.handling = true;
         }
     }
 
@@ -88,7 +84,7 @@ impl Watermark {
     pub(crate) fn resume_handling(&mut self, waiting: Waiting, limit: usize) -> bool {
         let resumes = self.stops_handling() && !self.reaches_limit(waiting, limit);
         if resumes {
-            self.0 &= !HANDLING;
+            self.handling = false;
         }
         resumes
     }
@@ -103,7 +99,7 @@ impl Watermark {
     pub(crate) const fn stop_pushes_above(&mut self, limit: usize, len: usize) -> bool {
         let stops = len > limit;
         if stops {
-            self.0 |= PUSHES;
+            self.pushes = true;
         }
         stops
     }
@@ -113,10 +109,10 @@ impl Watermark {
         let had_stopped = self.stops_pushes();
         let total = waiting.total();
         if total > 0 && total > self.push_limit(low_and_high, waiting) {
-            self.0 |= PUSHES;
+            self.pushes = true;
             return false;
         }
-        self.0 &= !PUSHES;
+        self.pushes = false;
         had_stopped
     }
 
@@ -132,7 +128,7 @@ impl Watermark {
 
     /// Returns the reply bytes that are allowed beyond the reply limit.
     fn allowance(&self) -> usize {
-        let doublings = self.increases().checked_sub(1);
+        let doublings = self.increases.checked_sub(1);
         doublings.map_or(0, |doublings| MIN_ALLOWANCE << doublings)
     }
 
@@ -140,30 +136,30 @@ impl Watermark {
     /// since `stalled`. `None` unless handling has stopped, or once the allowance has reached its
     /// maximum.
     pub(crate) fn next_allowance(&self, stalled: Instant) -> Option<Instant> {
-        if !self.stops_handling() || self.increases() >= MAX_INCREASES {
+        if !self.stops_handling() || self.increases >= MAX_INCREASES {
             return None;
         }
-        stalled.checked_add(ALLOWANCE_AFTER * (u32::from(self.increases()) + 1))
+        stalled.checked_add(ALLOWANCE_AFTER * (u32::from(self.increases) + 1))
     }
 
     /// Doubles the allowance. Must be called at the time of
     /// [`next_allowance`](Self::next_allowance) only.
     pub(crate) const fn increase_allowance(&mut self) {
-        self.0 += INCREASE;
-    }
-
-    const fn increases(&self) -> u8 {
-        self.0 / INCREASE
+        self.increases += 1;
     }
 
     /// Ends the allowance, because the transport has taken all that waited.
     pub(crate) const fn end_allowance(&mut self) {
-        self.0 &= HANDLING | PUSHES;
+        self.increases = 0;
     }
 
     /// Resumes everything, because nothing waits for the peer any more.
     pub(crate) const fn reset(&mut self) {
-        self.0 = 0;
+        *self = Self {
+            handling: false,
+            pushes: false,
+            increases: 0,
+        };
     }
 }
 

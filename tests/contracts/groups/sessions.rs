@@ -19,6 +19,9 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use crate::support::{connector, echo, idle, lines, open, soon, stream};
 
+/// A message that the codec refuses.
+const TOO_LONG: &str = "too long";
+
 /// Lines that count their encodings.
 #[derive(Clone, Debug)]
 struct Counting(Arc<AtomicU32>);
@@ -38,6 +41,9 @@ impl Encoder<String> for Counting {
     fn encode(&mut self, message: String, buf: &mut BytesMut) -> io::Result<()> {
         self.0.fetch_add(1, SeqCst);
         buf.extend_from_slice(message.as_bytes());
+        if message == TOO_LONG {
+            return Err(io::Error::other("the message is too long"));
+        }
         buf.extend_from_slice(b"\n");
         Ok(())
     }
@@ -103,6 +109,29 @@ async fn sessions_of_one_stack_encode_a_broadcast_once() {
             assert_eq!(soon(peer.line()).await, "near");
         }
         assert_eq!(encoded.load(SeqCst) - before, 2 * per_stack);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn broadcast_that_the_codec_refuses_is_dropped_and_closes_no_member() {
+    for shared in [true, false] {
+        let codec = CodecLayer::new(Counting(Arc::default())).with_shared_encodings(shared);
+        let all = crowd(codec, identity, 3).await;
+        let group = Group::new();
+        for (session, ..) in &all {
+            group.join(session);
+        }
+        assert_eq!(group.broadcast(TOO_LONG.to_owned()).delivered, 3);
+        assert_eq!(group.broadcast("hello".to_owned()).delivered, 3);
+        for (session, _, peer) in &all {
+            assert_eq!(soon(peer.line()).await, "hello");
+            assert_eq!(session.stats().dropped, 1);
+            assert!(session.is_open());
+        }
+        // A message of one session that no task awaits must be sent, or the session must close.
+        let (session, task, _) = all.into_iter().next().unwrap();
+        session.try_send(TOO_LONG.to_owned()).unwrap();
+        assert_eq!(soon(task).await.unwrap().reason, getty::CloseReason::Encode);
     }
 }
 

@@ -1,0 +1,43 @@
+//! Programs for common jobs, one page each.
+//!
+//! Each page has the problem, a program, the lines that matter, and the limits. The programs
+//! are compiled and run as documentation tests. They talk to themselves over 127.0.0.1.
+//!
+//! | page | job | main items | features |
+//! |---|---|---|---|
+//! | [`json`] | JSON requests and replies with typed errors | [`Json`](crate::codec::Json), [`IntoReply`](crate::IntoReply), [`MalformedLayer`](crate::layers::MalformedLayer) | `json` |
+//! | [`protobuf`] | Protocol Buffers | [`Prost`](crate::codec::Prost), [`VarintDelimited`](crate::codec::VarintDelimited) | `prost` |
+//! | [`login`] | a login, then state of the user | [`FromSession`](crate::handler::FromSession), [`Rejection`](crate::Rejection) | `json` |
+//! | [`shared_state`] | handlers for each message, with state that all sessions share | [`dispatch`](crate::dispatch()), [`Router`](crate::Router), [`State`](crate::State) | `json` |
+//! | [`rooms`] | rooms of a chat or a game | [`Topics`](crate::Topics), [`SlowConsumer`](crate::SlowConsumer) | `json` |
+//! | [`reconnect`] | a client that reconnects and subscribes again | [`Client`](crate::Client), [`with_hook`](crate::client::ClientBuilder::with_hook) | |
+//! | [`calls`] | calls with a timeout and retries | [`MultiplexClient`](crate::MultiplexClient), [`CorrelateLayer`](crate::layers::CorrelateLayer) | `json` |
+//! | [`axum`] | one handler on TCP and on `/ws` of an axum application | [`ws::upgrades`](crate::ws::upgrades) | `ws` |
+//! | [`observability`] | Prometheus and OpenTelemetry | [`MetricsLayer`](crate::layers::MetricsLayer), [`MessageTraceLayer`](crate::layers::MessageTraceLayer) | `metrics` |
+//! | [`restart`] | a restart without lost replies | [`with_graceful_shutdown`](crate::Serve::with_graceful_shutdown) | |
+//!
+//! The programs start their server with `tokio::spawn`, because they also are its client. A
+//! server alone awaits
+//! `getty::serve(listener, app).with_graceful_shutdown(getty::shutdown_signal())`. In several
+//! programs `talk(address, lines)` is the client: it sends the lines, ends its direction and
+//! returns the lines that it received. Such test code is hidden on the page, and visible in the
+//! source.
+
+#[cfg(feature = "ws")]
+pub mod axum;
+#[cfg(feature = "json")]
+pub mod calls;
+#[cfg(feature = "json")]
+pub mod json;
+#[cfg(feature = "json")]
+pub mod login;
+#[cfg(feature = "metrics")]
+pub mod observability;
+#[cfg(feature = "prost")]
+pub mod protobuf;
+pub mod reconnect;
+pub mod restart;
+#[cfg(feature = "json")]
+pub mod rooms;
+#[cfg(feature = "json")]
+pub mod shared_state;
