@@ -61,10 +61,22 @@ impl<S> FromSession<Event, S> for Member {
 /// The topic `None` has all members. The topic of a name has the person with this name.
 type Chat = Topics<Option<String>, Event>;
 
-type LoginResult = Result<Event, Event>;
+/// All members receive names and texts. Both together fit into a line even if JSON escapes each
+/// byte in six. Codecs refuse a longer line.
+const MAX_NAME: usize = 64;
+const MAX_TEXT: usize = 4096;
+
+type Replies<T> = Result<T, Event>;
+
+fn too_long<T>(what: &str) -> Replies<T> {
+    Err(Event::Error(format!("the {what} is too long")))
+}
 
 // It is async because a login usually awaits a database. The other handlers need no `async`.
-async fn login(name: String, session: Session<Event>, State(chat): State<Chat>) -> LoginResult {
+async fn login(name: String, session: Session<Event>, State(chat): State<Chat>) -> Replies<Event> {
+    if name.len() > MAX_NAME {
+        return too_long("name");
+    }
     let own = Some(name.clone());
     chat.join(own.clone(), &session);
     if chat.count(&own) > 1 {
@@ -76,9 +88,12 @@ async fn login(name: String, session: Session<Event>, State(chat): State<Chat>) 
     Ok(Event::Welcome(name))
 }
 
-fn say(text: String, Member(by): Member, State(chat): State<Chat>) -> NoReply {
+fn say(text: String, Member(by): Member, State(chat): State<Chat>) -> Replies<NoReply> {
+    if text.len() > MAX_TEXT {
+        return too_long("text");
+    }
     chat.broadcast(&None, Event::Said { by, text });
-    NoReply
+    Ok(NoReply)
 }
 
 #[tokio::main]

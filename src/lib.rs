@@ -97,9 +97,11 @@
 //! 6. layers for messages, and the handler.
 //!
 //! A stack without [`CodecLayer`] or [`SessionLayer`] does not compile, nor does a stack with
-//! the two exchanged. The compiler's error names the missing layer and points at [`serve`],
-//! which requires a [`Pipeline`]. The table in [`layers`](layers#order) gives the position of
-//! each layer, with the reason and the effect of a wrong order.
+//! the two exchanged. The compiler's error points at [`serve`], which requires a [`Pipeline`].
+//! Without [`CodecLayer`] it names the missing layer. If it is about a `Service<Connection<..>>`
+//! that a layer for messages, a [`Router`] or a handler does not implement, this service is not
+//! inside [`SessionLayer`]. The table in [`layers`](layers#order) gives the position of each
+//! layer, with the reason and the effect of a wrong order.
 //!
 //! # Handlers
 //!
@@ -441,7 +443,11 @@
 //!
 //! A [`Group`] sends one message to many sessions and encodes it once. [`Topics`] is a set of
 //! groups by key. A session leaves its groups when it closes. A [`SlowConsumer`] policy applies
-//! to each member that reads too slowly.
+//! to each member that reads too slowly. By default it misses messages without a notice to it.
+//! The returned [`Report`](layers::group::Report) counts them. Use [`SlowConsumer::Close`], or
+//! [`with_notice`](layers::group::GroupBuilder::with_notice), which sends the number of missed
+//! messages. A broadcast that a member's codec refuses, such as one that is too long, is
+//! dropped for this member and counted.
 //!
 //! ```
 //! use getty::{Group, NoReply, Session, State};
@@ -585,6 +591,7 @@
 //! | `IntoResponse` | [`IntoReply`] and [`HandlerOutput`](handler::HandlerOutput) |
 //! | `Router` | [`Router`], by the key of a message, or [`dispatch`] over an enum |
 //! | `State` and `FromRef` | [`State`] and [`PartOf`](handler::PartOf) |
+//! | `Json` | `handler::Json` in an argument; `codec::Json` in the codec |
 //! | request extensions | [attributes](ConnectionHandle::insert) of the session: [`Attribute`] |
 //! | `middleware::from_fn` | [`connection_fn`] and [`message_fn`] |
 //! | `ConnectInfo` | [`PeerAddr`](handler::PeerAddr) |
@@ -644,7 +651,7 @@
 //! | [`net`] | listeners and connectors: TCP, UDP, Unix sockets, in memory |
 //! | [`tls`] and [`ws`] | layers that replace the transport, for servers and for connectors |
 //! | [`handler`] | functions as handlers, arguments, results, [`dispatch`], [`Router`] |
-//! | [`codec`] | lines, frames with a length, raw bytes, text; JSON and other formats |
+//! | [`codec`] | lines, frames with a length, packets, raw bytes, text; JSON and other formats |
 //! | [`layers`] | layers for connections and messages, groups, requests, close callbacks |
 //! | [`middleware`] | layers from functions |
 //! | [`session`] | the session loop and its settings |

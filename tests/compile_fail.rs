@@ -129,6 +129,26 @@ const MISTAKES: &[Mistake] = &[
         ]],
     ),
     (
+        "router_outside",
+        &[&[
+            "`HandleError<Router<Packet, Packet>, ",
+            "Service<Connection<",
+        ]],
+    ),
+    (
+        "malformed_not_tolerant",
+        &[
+            &[
+                "cannot decode a `Result<_, getty::codec::Malformed>`",
+                "needs `.tolerant()` on the codec",
+            ],
+            &[
+                "cannot decode a `Result<_, getty::codec::Malformed>`",
+                "needs `.tolerant()` on the codec",
+            ],
+        ],
+    ),
+    (
         "message_stack_not_clone",
         &[&[
             "`SessionLayer::new` clones the message stack for each session, but `RateLimit<",
@@ -266,6 +286,14 @@ const MISTAKES: &[Mistake] = &[
             "a handler whose session sends `String` cannot return `()`",
             ".route(\"say\", say)",
             OUTPUTS,
+        ]],
+    ),
+    (
+        "route_payload",
+        &[&[
+            "`Json<Say>` cannot be the first argument of a handler of `Tagged`",
+            ".route(\"say\", say)",
+            "`Json<T>` needs `T: Deserialize` and `Tagged: Payload`",
         ]],
     ),
     (
@@ -431,7 +459,7 @@ edition = "2024"
 [workspace]
 
 [dependencies]
-getty = {{ path = {getty:?}, features = ["ws"] }}
+getty = {{ path = {getty:?}, features = ["json", "ws"] }}
 tokio = {{ version = "1", features = ["net", "rt"] }}
 tokio-util = {{ version = "0.7", features = ["codec"] }}
 

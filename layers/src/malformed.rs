@@ -17,6 +17,15 @@
 //! stack. Without a tolerant format a malformed message closes the session with
 //! [`CloseReason::Decode`](getty_core::CloseReason::Decode). An invalid frame always does.
 //!
+//! The layer and a tolerant format need each other. With the layer alone the compiler reports
+//! that the format cannot decode a `Result<In, Malformed>`, or that the layer is no service of
+//! `Request<In, _>`: call `tolerant()` on the codec. With the format alone it reports that the
+//! handler is no service of `Request<Result<In, Malformed>, _>`: add the layer.
+//!
+//! A payload that the handler's argument decodes, such as getty's `handler::Json`, does not
+//! reach the layer. If it is malformed, the call fails with [`Malformed`], and a
+//! [`HandleErrorLayer`](crate::HandleErrorLayer) inside replies.
+//!
 //! ```
 //! use getty_core::{Connection, Request, driver};
 //! use getty_layers::{Malformed, MalformedLayer};
@@ -141,7 +150,8 @@ impl fmt::Display for Malformed {
             summary,
             ..
         } = &*self.0;
-        write!(f, "malformed {format} of {length} bytes")?;
+        let unit = if *length == 1 { "byte" } else { "bytes" };
+        write!(f, "malformed {format} of {length} {unit}")?;
         match summary {
             Some(summary) => write!(f, ": {summary}"),
             None => Ok(()),
@@ -364,6 +374,8 @@ mod tests {
         let plain = Malformed::new("JSON", 17, "invalid: \"secret\"");
         let described =
             Malformed::with_summary("JSON", 17, "wrong type at column 3", "invalid: \"secret\"");
+        let short = Malformed::new("JSON", 1, "reason");
+        assert_eq!(short.to_string(), "malformed JSON of 1 byte");
         assert_eq!(
             described.to_string(),
             "malformed JSON of 17 bytes: wrong type at column 3"

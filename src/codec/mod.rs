@@ -12,6 +12,10 @@
 //!
 //! Codecs of [`Bytes`] also send a `&[u8]`.
 //!
+//! [`Packets`] has an opcode in front of the payload, in the frames of one of these codecs. Its
+//! messages are [`handler::Packet`](crate::handler::Packet)s, which a
+//! [`Router`](crate::handler::Router) passes to the handler of their opcode.
+//!
 //! Codecs for an application's types are these codecs of frames inside a [format](mod@format):
 //!
 //! | codec | feature | a message is |
@@ -153,6 +157,7 @@ mod frame_codec;
 pub mod frames;
 pub mod length_delimited;
 pub mod lines;
+mod packets;
 pub mod raw;
 pub mod text;
 pub mod varint_delimited;
@@ -175,6 +180,7 @@ pub use self::{
     frames::{Frame, Frames},
     length_delimited::{FieldWidth, LengthDelimited, LengthDelimitedError},
     lines::{Lines, LinesError},
+    packets::Packets,
     raw::Raw,
     text::{Text, TextError},
     varint_delimited::{VarintDelimited, VarintDelimitedError},

@@ -88,7 +88,8 @@ impl<Out> fmt::Debug for Rejection<Out> {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the first argument of a handler of `{In}`",
     label = "not the message, not made of it, and not made of the session or the state",
-    note = "the first argument is `{In}`, `Request<{In}, {Out}>` or made of them, such as `Json<T>`; then `Session<{Out}>`, `State<T>`, `Attribute<T>`"
+    note = "the first argument is `{In}`, `Request<{In}, {Out}>` or made of them, such as `Json<T>`; then `Session<{Out}>`, `State<T>`, `Attribute<T>`",
+    note = "`Json<T>` needs `T: Deserialize` and `{In}: Payload`"
 )]
 pub trait FromRequest<In, Out, S, Via>: Sized {
     /// Creates the argument.

@@ -196,6 +196,7 @@ mod dispatch;
 mod extract;
 mod function;
 mod output;
+mod packet;
 mod payload;
 mod per_session;
 mod router;
@@ -223,6 +224,7 @@ pub use self::{
     },
     function::Handler,
     output::{HandlerFuture, HandlerOutput, Immediate, NoReply},
+    packet::{IntoPayload, Opcode, Packet},
     per_session::{MakeService, Method, ObjectService, handle_mut, make_service},
     router::{IntoKey, Keyed, NoCase, NoRoute, Route, RouteFuture, RouteKey, RouteService, Router},
     service::{HandlerService, handle, handle_with},

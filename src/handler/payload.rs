@@ -13,7 +13,12 @@ macro_rules! payload {
         /// The payload must be one complete value and nothing else. Otherwise the handler is not
         /// called, and the error is [`Malformed`](crate::codec::Malformed). It closes the session
         /// unless a [`HandleErrorLayer`](crate::layers::HandleErrorLayer) converts it into a
-        /// reply.
+        /// reply. A [`MalformedLayer`](crate::layers::MalformedLayer) does not receive it, because
+        /// it replies to frames that a tolerant codec could not decode.
+        ///
+        /// The same type encodes the payload of a sent [`Packet`](super::Packet). For other
+        /// messages call `encode_payload` of the format, as in
+        /// [`EncodePayload`](crate::codec::format::EncodePayload).
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
         pub struct $name<T>(pub T);
 
@@ -34,6 +39,19 @@ macro_rules! payload {
                     Ok(value) => Ok(Self(value)),
                     Err(malformed) => Err(malformed.into()),
                 }
+            }
+        }
+
+        impl<T> super::IntoPayload for $name<T>
+        where
+            $format: crate::codec::format::EncodePayload<T>,
+        {
+            fn into_payload(self) -> Result<bytes::Bytes, tower::BoxError> {
+                use crate::codec::format::EncodePayload;
+
+                let mut payload = bytes::BytesMut::new();
+                <$format>::default().encode_payload(&self.0, &mut payload)?;
+                Ok(payload.freeze())
             }
         }
     };

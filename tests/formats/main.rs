@@ -5,14 +5,14 @@ mod support;
 use std::{collections::HashMap, error::Error};
 
 use getty::{
-    CloseReason, CodecLayer, Pipeline, Reply, ServiceBuilder, SessionLayer,
+    BoxError, CloseReason, CodecLayer, Pipeline, Reply, ServiceBuilder, SessionLayer,
     codec::{
         Binary, Bytes, Frames as FramesCodec, Json, LengthDelimited, LengthDelimitedError, Lines,
-        LinesError, Malformed, MessagePack, Postcard, Prost, Text, VarintDelimited,
+        LinesError, Malformed, MessagePack, Packets, Postcard, Prost, Text, VarintDelimited,
         VarintDelimitedError, format::FormatError,
     },
     handle,
-    handler::{self, Router, Tagged},
+    handler::{self, Packet, Router, Tagged},
     layers::{HandleErrorLayer, MalformedLayer},
     ws::{Messages, WsLayer},
 };
@@ -138,6 +138,71 @@ async fn message_without_content_is_a_message() {
     let mut peer = server.dial(Frames::WebSocket).await;
     peer.send(b"").await;
     assert_eq!((PROST.read)(&peer.receive().await), note(1, ""));
+}
+
+#[tokio::test]
+async fn packet_goes_to_the_handler_of_its_opcode_and_its_errors_are_replies() {
+    fn add(handler::Postcard((a, b)): handler::Postcard<(u8, u8)>) -> Packet {
+        Packet::new(2, handler::Postcard(a + b))
+    }
+
+    fn next_note(handler::Prost(note): handler::Prost<Note>) -> Packet {
+        Packet::new(3, handler::Prost(support::next(note)))
+    }
+
+    fn names(handler::MessagePack(id): handler::MessagePack<u32>) -> Packet {
+        Packet::new(4, handler::MessagePack(&note(id, "ada")))
+    }
+
+    fn echo(packet: Packet) -> Packet {
+        packet
+    }
+
+    let router = Router::<Packet, Packet>::new()
+        .route(2, add)
+        .route(3, next_note)
+        .route(4, names)
+        .route(0x1234, echo);
+    let stack = ServiceBuilder::new()
+        .layer(CodecLayer::new(Packets::new(LengthDelimited::new())))
+        .layer(SessionLayer::new())
+        .layer(HandleErrorLayer::new(|error: BoxError| {
+            Packet::new(0, error.to_string())
+        }))
+        .service(router);
+    let mut server = Server::start(stack).await;
+    let mut peer = server.dial(Frames::Length).await;
+    let sent = (PROST.write)(&note(6, "ada"));
+    for (opcode, payload, replied, reply) in [
+        (2, vec![3, 4], 2, vec![7]),
+        (3, sent, 3, (PROST.write)(&note(7, "ada"))),
+        (
+            4,
+            vec![9],
+            4,
+            rmp_serde::to_vec_named(&note(9, "ada")).unwrap(),
+        ),
+        (0x1234, b"as it is".to_vec(), 0x1234, b"as it is".to_vec()),
+        (2, vec![3], 0, b"malformed postcard of 1 byte: ".to_vec()),
+        (9, vec![], 0, b"no route for 9".to_vec()),
+    ] {
+        peer.send(&[&u16::to_be_bytes(opcode)[..], &payload].concat())
+            .await;
+        let received = peer.receive().await;
+        assert_eq!(received[..2], u16::to_be_bytes(replied));
+        assert!(received[2..].starts_with(&reply), "{received:?}");
+    }
+
+    peer.send(&[1]).await;
+    peer.finish().await;
+    server
+        .failure(
+            CloseReason::Decode,
+            |error: &FormatError<LengthDelimitedError>| {
+                assert_eq!(error.to_string(), "malformed packet of 1 byte: no opcode");
+            },
+        )
+        .await;
 }
 
 #[tokio::test]
@@ -276,7 +341,7 @@ async fn message_that_cannot_be_encoded_closes_the_session() {
 }
 
 /// Replies to a malformed payload with its length, and closes after any other error.
-fn errors() -> HandleErrorLayer<impl Fn(getty::BoxError) -> Reply<Bytes> + Clone> {
+fn errors() -> HandleErrorLayer<impl Fn(BoxError) -> Reply<Bytes> + Clone> {
     HandleErrorLayer::new(|error| match error.downcast_ref::<Malformed>() {
         Some(malformed) => Reply::one(Bytes::from(format!("{} bad", malformed.length()))),
         None => Reply::close(),

@@ -56,10 +56,7 @@ async fn message_goes_to_the_handler_of_its_key() {
         .route("quit", || Reply::one("bye".to_owned()).and_close());
     let lines = ["ECHO a", "Count", "dance", "count", "quit", "echo b"];
     let heard = talk(commands!(router.clone()), &lines).await;
-    assert_eq!(
-        heard,
-        ["a", "1", "ERR no route for this message", "2", "bye"]
-    );
+    assert_eq!(heard, ["a", "1", "ERR no route for \"dance\"", "2", "bye"]);
 
     let heard = talk(commands!(router.fallback(unknown)), &lines).await;
     assert_eq!(heard, ["a", "3", "no dance", "4", "bye"]);
@@ -89,7 +86,7 @@ async fn merged_routes_keep_their_state_and_nested_routes_get_other_keys() {
         &["count", "admin.count", "echo a", "x"],
     )
     .await;
-    assert_eq!(heard, ["1", "2", "a", "ERR no route for this message"]);
+    assert_eq!(heard, ["1", "2", "a", "ERR no route for \"x\""]);
     let names: Vec<_> = router.routes().map(|(key, _)| key.to_string()).collect();
     assert_eq!(names, ["echo", "count", "admin.count"]);
     let debug = format!("{router:?}");
@@ -107,7 +104,7 @@ async fn routes_added_to_a_clone_are_not_added_to_the_original() {
     assert_eq!(talk(commands!(clone), &lines).await, ["pong", "a"]);
     assert_eq!(
         talk(commands!(original), &lines).await,
-        ["ERR no route for this message", "a"]
+        ["ERR no route for \"ping\"", "a"]
     );
 }
 

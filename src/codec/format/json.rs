@@ -16,7 +16,8 @@
 //!     Quit,
 //! }
 //!
-//! #[derive(Serialize)]
+//! // `Clone` for a `Group`, which sends one event to many sessions
+//! #[derive(Clone, Serialize)]
 //! #[serde(tag = "type", rename_all = "snake_case")]
 //! enum Event {
 //!     Said { text: String },
@@ -87,6 +88,8 @@ pub type Json<C, In, Out = In> = Typed<C, JsonFormat, In, Out>;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JsonFormat;
 
+// the error names the missing `tolerant` where `T` is a `Result<_, Malformed>`
+#[diagnostic::do_not_recommend]
 impl<T: DeserializeOwned> DecodePayload<T> for JsonFormat {
     #[inline]
     fn decode_payload(&self, payload: &[u8]) -> Result<T, Malformed> {

@@ -59,6 +59,8 @@ impl MessagePackFormat {
     }
 }
 
+// the error names the missing `tolerant` where `T` is a `Result<_, Malformed>`
+#[diagnostic::do_not_recommend]
 impl<T: DeserializeOwned> DecodePayload<T> for MessagePackFormat {
     #[inline]
     fn decode_payload(&self, payload: &[u8]) -> Result<T, Malformed> {

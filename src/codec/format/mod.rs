@@ -34,6 +34,18 @@
 //! format or not of the message's type, if bytes follow the message, or if values are nested
 //! too deeply.
 //!
+//! Use [`Typed::tolerant`] and `MalformedLayer` together. The compiler reports one without the
+//! other in terms of their types:
+//!
+//! | the stack has | the compiler's error |
+//! |---|---|
+//! | `MalformedLayer` only | the format cannot decode a `Result<In, Malformed>` |
+//! | `tolerant()` only | the handler is no service of `Request<Result<In, Malformed>, _>` |
+//!
+//! A payload that an argument such as `handler::Json` decodes in the handler is not such an
+//! item. If it is malformed, the call fails with [`Malformed`], and a
+//! [`HandleErrorLayer`](crate::layers::HandleErrorLayer) replies.
+//!
 //! Nesting is limited because each level needs stack memory. The maximum is 128 levels in JSON
 //! and MessagePack, and 100 levels in Protocol Buffers. In postcard it is 128 levels of
 //! options, sequences, maps and enums.
@@ -101,7 +113,8 @@ use super::Malformed;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "the format `{Self}` cannot decode a `{T}`",
-    note = "derive what the format requires: serde's `Deserialize`, or prost's `Message`"
+    note = "derive what the format requires: serde's `Deserialize`, or prost's `Message`",
+    note = "a `Result<_, Malformed>`, as for a `MalformedLayer`, needs `.tolerant()` on the codec"
 )]
 pub trait DecodePayload<T> {
     /// Decodes a payload of one message and nothing else.

@@ -45,6 +45,8 @@ pub type Postcard<C, In, Out = In> = Typed<C, PostcardFormat, In, Out>;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PostcardFormat;
 
+// the error names the missing `tolerant` where `T` is a `Result<_, Malformed>`
+#[diagnostic::do_not_recommend]
 impl<T: DeserializeOwned> DecodePayload<T> for PostcardFormat {
     #[inline]
     fn decode_payload(&self, payload: &[u8]) -> Result<T, Malformed> {

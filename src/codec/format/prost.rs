@@ -41,6 +41,8 @@ pub type Prost<C, In, Out = In> = Typed<C, ProstFormat, In, Out>;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProstFormat;
 
+// the error names the missing `tolerant` where `T` is a `Result<_, Malformed>`
+#[diagnostic::do_not_recommend]
 impl<T: Message + Default> DecodePayload<T> for ProstFormat {
     #[inline]
     fn decode_payload(&self, payload: &[u8]) -> Result<T, Malformed> {

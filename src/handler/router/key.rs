@@ -54,7 +54,7 @@ pub trait Keyed {
     message = "`{Self}` is not a type of keys",
     note = "keys are `u8`, `u16`, `u32`, `u64`, `str` and `NoCase`"
 )]
-pub trait RouteKey {
+pub trait RouteKey: fmt::Debug {
     /// The key of a route.
     type Owned: fmt::Debug + Clone + Send + Sync + 'static;
 

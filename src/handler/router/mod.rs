@@ -6,7 +6,7 @@ mod route;
 use std::{
     any::type_name,
     error::Error,
-    fmt,
+    fmt::{self, Write as _},
     sync::Arc,
     task::{Context, Poll},
 };
@@ -29,7 +29,8 @@ type Owned<In> = <<In as Keyed>::Key as RouteKey>::Owned;
 /// Service that calls the handler for the key of each message.
 ///
 /// It is for messages whose kind is a number or a name: an opcode, a command, a tag. For enums
-/// there is [`dispatch`].
+/// there is [`dispatch`]. [`Tagged`](super::Tagged), for JSON, and [`Packet`](super::Packet), for
+/// opcodes, are messages with a key and a payload.
 ///
 /// ```
 /// use getty::handler::{Keyed, NoCase, Router, State};
@@ -170,6 +171,36 @@ where
     ///
     /// let router = Router::<Command, String>::new().route("login", login).merge(members);
     /// # let _ = router;
+    /// ```
+    ///
+    /// `?` on any error, also on a `&str`, is a rejection that fails the call. A
+    /// [`HandleErrorLayer`](crate::layers::HandleErrorLayer) replies with it. The state may be a
+    /// tuple of the user, the session and a state of the application:
+    ///
+    /// ```
+    /// # use getty::{NoReply, Session, Topics, handler::{Keyed, Router, State}};
+    /// # struct Command { name: String }
+    /// # impl Keyed for Command {
+    /// #     type Key = str;
+    /// #     fn key(&self) -> &str { &self.name }
+    /// # }
+    /// # #[derive(Clone)]
+    /// # struct Member(String);
+    /// type Context = State<(Member, Session<String>, Topics<String, String>)>;
+    ///
+    /// fn join(command: Command, State((Member(name), session, rooms)): Context) -> NoReply {
+    ///     rooms.join("lobby".to_owned(), &session);
+    ///     rooms.broadcast("lobby", format!("{name} is here"));
+    ///     NoReply
+    /// }
+    ///
+    /// let rooms = Topics::new();
+    /// let members = Router::<Command, String, _>::with_state_of(move |session| {
+    ///     let member = session.get::<Member>().ok_or("log in first")?;
+    ///     Ok((member, session.clone(), rooms.clone()))
+    /// })
+    /// .route("join", join);
+    /// # let _ = members;
     /// ```
     #[must_use]
     pub fn with_state_of(
@@ -381,14 +412,14 @@ impl<In: Keyed, Out: 'static, S> Service<Request<In, Out>> for Router<In, Out, S
         let index = routes.table.find(request.message().key());
         match routes.routes.get(index).or(routes.fallback.as_ref()) {
             Some(route) => self.state.call(route, request),
-            None => no_route(),
+            None => no_route(request.message().key()),
         }
     }
 }
 
 #[cold]
-fn no_route<Out>() -> RouteFuture<Out> {
-    HandlerFuture::ready(Err(NoRoute.into()))
+fn no_route<Out>(key: &(impl RouteKey + ?Sized)) -> RouteFuture<Out> {
+    HandlerFuture::ready(Err(NoRoute::new(key).into()))
 }
 
 // A derive would require `In: Clone` and `Out: Clone`.
@@ -419,15 +450,80 @@ impl<In: Keyed, Out, S> fmt::Debug for Router<In, Out, S> {
     }
 }
 
-/// Returned for a message without a route if the router has no fallback.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct NoRoute;
+/// Maximum length of the key in a [`NoRoute`], in bytes.
+const MAX_KEY: usize = 64;
+
+/// Error of a message without a route.
+///
+/// Its `Display` contains the key, such as `no route for "dance"` or `no route for 9`. So a
+/// [`HandleErrorLayer`](crate::layers::HandleErrorLayer) can reply with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoRoute {
+    key: Box<str>,
+}
+
+impl NoRoute {
+    fn new(key: &(impl fmt::Debug + ?Sized)) -> Self {
+        let mut text = Bounded(String::new());
+        if write!(text, "{key:?}").is_err() {
+            text.0.push_str("..");
+        }
+        Self { key: text.0.into() }
+    }
+
+    /// Returns the key of the message in its `Debug` format, so that a name is in quotes and
+    /// without control characters. Only the first 64 bytes of a longer text are kept. Two dots
+    /// follow them.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+}
 
 impl fmt::Display for NoRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no route for this message")
+        write!(f, "no route for {}", self.key)
     }
 }
 
 impl Error for NoRoute {}
+
+/// Text of at most [`MAX_KEY`] bytes. It fails to write more, so that a long key is not formatted
+/// to its end.
+struct Bounded(String);
+
+impl fmt::Write for Bounded {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut kept = text.len().min(MAX_KEY - self.0.len());
+        while !text.is_char_boundary(kept) {
+            kept -= 1;
+        }
+        self.0.push_str(&text[..kept]);
+        if kept == text.len() {
+            Ok(())
+        } else {
+            Err(fmt::Error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_without_a_route_is_shown_without_control_characters_and_up_to_a_length() {
+        let shown = |key: &str| NoRoute::new(key).to_string();
+        assert_eq!(shown("da\"n\nce"), r#"no route for "da\"n\nce""#);
+        assert_eq!(NoRoute::new(&9_u16).to_string(), "no route for 9");
+        let fits = format!("\"{}\"", "x".repeat(MAX_KEY - 2));
+        assert_eq!(NoRoute::new(&fits[1..MAX_KEY - 1]).key(), fits);
+        for long in ["x".repeat(100_000), "\u{e4}".repeat(40), "\n".repeat(40)] {
+            let key = NoRoute::new(&*long).key;
+            assert!(
+                (MAX_KEY..=MAX_KEY + 2).contains(&key.len()) && key.ends_with(".."),
+                "{key}"
+            );
+        }
+    }
+}

@@ -341,7 +341,8 @@ impl ConnectionHandle {
     /// The pair of keys identifies the callback, to replace or
     /// [remove](Self::remove_close_callback) it. Keys are equal if their types and values are. A
     /// callback with an equal pair is replaced at its position. After the close the callback is
-    /// called at once, before this method returns.
+    /// called at once, before this method returns. So do not add one while holding a lock that the
+    /// callback takes.
     ///
     /// Callbacks run in the order in which they were added, after the transport is dropped: at the
     /// end of the connection's task, or where its future is dropped. They run in the caller's
