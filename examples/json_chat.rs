@@ -24,7 +24,7 @@ use getty::{
     Topics,
     codec::{Json, Lines},
     handler::{FromSession, dispatch},
-    layers::MalformedLayer,
+    layers::HandleMalformedLayer,
     net::TcpListener,
 };
 use serde::{Deserialize, Serialize};
@@ -106,7 +106,9 @@ async fn main() -> Result<(), BoxError> {
     let app = ServiceBuilder::new()
         .layer(CodecLayer::new(Json::new(Lines::new()).tolerant()))
         .layer(SessionLayer::new())
-        .layer(MalformedLayer::new(|error| Event::Error(error.to_string())))
+        .layer(HandleMalformedLayer::new(|error| {
+            Event::Error(error.to_string())
+        }))
         .service(handler);
 
     let listener = TcpListener::bind("127.0.0.1:7010").await?;

@@ -98,10 +98,11 @@
 //!
 //! A stack without [`CodecLayer`] or [`SessionLayer`] does not compile, nor does a stack with
 //! the two exchanged. The compiler's error points at [`serve`], which requires a [`Pipeline`].
-//! Without [`CodecLayer`] it names the missing layer. If it is about a `Service<Connection<..>>`
-//! that a layer for messages, a [`Router`] or a handler does not implement, this service is not
-//! inside [`SessionLayer`]. The table in [`layers`](layers#order) gives the position of each
-//! layer, with the reason and the effect of a wrong order.
+//! Without [`CodecLayer`] it names the missing layer. If it is about a
+//! `Service<Connection<..>>` that a layer for messages, a [`Router`] or a handler does not
+//! implement, this service is not inside [`SessionLayer`]. The table in
+//! [`layers`](layers#order) gives the position of each layer, with the reason and the effect of
+//! a wrong order.
 //!
 //! # Handlers
 //!
@@ -145,7 +146,7 @@
 //! | a function for each variant of an enum | [`dispatch`] |
 //! | a function for each opcode, command or tag | [`Router`] |
 //! | a method of an object that each session has | [`handle_mut`](handler::handle_mut) |
-//! | a [`Service`] over [`Request`] | the service, or [`service_fn`](ServiceBuilder::service_fn) |
+//! | a [`Service`] over [`Request`] | the service, or [`service_fn`] |
 //!
 //! The module [`handler`] lists all arguments and results. The module
 //! [`codec::format`](mod@codec::format) lists the formats of typed messages. The [`cookbook`]
@@ -193,7 +194,7 @@
 //!
 //! A frame with a malformed payload closes the session as [`CloseReason::Decode`]. A codec that
 //! is [`tolerant`](codec::format::Typed::tolerant) and a
-//! [`MalformedLayer`](layers::MalformedLayer) send a reply instead.
+//! [`HandleMalformedLayer`](layers::HandleMalformedLayer) send a reply instead.
 //!
 //! The `Display` of an error describes that error alone. The next cause is its
 //! [`source`](std::error::Error::source). For example, [`OpenError`] prints "connecting
@@ -587,12 +588,12 @@
 //! |---|---|
 //! | `axum::serve` | [`serve`] |
 //! | a handler | a handler: [`handle`] |
-//! | `FromRequest` and `FromRequestParts` | [`FromRequest`](handler::FromRequest) and [`FromSession`](handler::FromSession) |
+//! | `FromRequest` and `FromRequestParts` | [`FromRequest`] and [`FromSession`] |
 //! | `IntoResponse` | [`IntoReply`] and [`HandlerOutput`](handler::HandlerOutput) |
 //! | `Router` | [`Router`], by the key of a message, or [`dispatch`] over an enum |
 //! | `State` and `FromRef` | [`State`] and [`PartOf`](handler::PartOf) |
 //! | `Json` | `handler::Json` in an argument; `codec::Json` in the codec |
-//! | request extensions | [attributes](ConnectionHandle::insert) of the session: [`Attribute`] |
+//! | request extensions | [attributes] of the session: [`Attribute`] |
 //! | `middleware::from_fn` | [`connection_fn`] and [`message_fn`] |
 //! | `ConnectInfo` | [`PeerAddr`](handler::PeerAddr) |
 //! | `WebSocketUpgrade` | [`ws::upgrades`], also behind an axum server |
@@ -651,7 +652,7 @@
 //! | [`net`] | listeners and connectors: TCP, UDP, Unix sockets, in memory |
 //! | [`tls`] and [`ws`] | layers that replace the transport, for servers and for connectors |
 //! | [`handler`] | functions as handlers, arguments, results, [`dispatch`], [`Router`] |
-//! | [`codec`] | lines, frames with a length, packets, raw bytes, text; JSON and other formats |
+//! | [`codec`] | lines, frames with a length, packets, raw bytes, text; JSON and others |
 //! | [`layers`] | layers for connections and messages, groups, requests, close callbacks |
 //! | [`middleware`] | layers from functions |
 //! | [`session`] | the session loop and its settings |
@@ -668,6 +669,10 @@
 //! [`connection_fn`]: middleware::connection_fn
 //! [`message_fn`]: middleware::message_fn
 //! [`IdleTimeoutLayer::new`]: layers::IdleTimeoutLayer::new
+//! [`service_fn`]: ServiceBuilder::service_fn
+//! [`FromRequest`]: handler::FromRequest
+//! [`FromSession`]: handler::FromSession
+//! [attributes]: ConnectionHandle::insert
 
 mod buffer_pool;
 pub mod call;

@@ -16,8 +16,8 @@
 //! - Admission: [`AccessLayer`], [`PeerLimitLayer`], [`SessionLimitLayer`].
 //! - Sessions: [`CodecLayer`], [`OnOpenLayer`], [`CloseCallbackLayer`], [`RegistryLayer`],
 //!   [`CorrelateLayer`].
-//! - Calls: [`HandleErrorLayer`], [`MalformedLayer`], [`CatchPanicLayer`], [`SpawnLayer`],
-//!   [`ClonePerCallLayer`].
+//! - Calls: [`HandleErrorLayer`], [`HandleMalformedLayer`], [`CatchPanicLayer`],
+//!   [`SpawnLayer`], [`ClonePerCallLayer`].
 //! - Observability: [`TraceLayer`], [`MessageTraceLayer`], `MetricsLayer` and
 //!   `MessageMetricsLayer` (feature `metrics`).
 //! - Used beside layers: [`Group`], [`Topics`] and [`Registry`].
@@ -156,7 +156,7 @@
 //! | [`IntervalLayer`] | inside [`CodecLayer`] | it needs the session | outside `CodecLayer` it does not compile |
 //! | `SessionLayer` | between the two stacks | outside it a request is a connection, inside it a message | a layer on the wrong side does not compile |
 //! | [`HandleErrorLayer`] | outside layers that may fail | it replies for the layers and the handler inside it | errors of layers outside it close the session |
-//! | [`MalformedLayer`] | outermost on messages | layers inside it receive messages alone | inside a layer that requires the message's type, it does not compile |
+//! | [`HandleMalformedLayer`] | outermost on messages | layers inside it receive messages alone | inside a layer that requires the message's type, it does not compile |
 //! | [`MessageTraceLayer`] | outermost on messages, but inside [`HandleErrorLayer`] if errors should be logged | its span contains the whole handling of a message | outside `HandleErrorLayer` it logs replies to errors as responses |
 //! | `MessageMetricsLayer` | like `MessageTraceLayer` | the latency includes all layers inside it | like `MessageTraceLayer` |
 //! | [`CatchPanicLayer`] | inside [`HandleErrorLayer`], or with `with_reply` | a panic becomes an error, and `HandleErrorLayer` replies to it | outside it a panic closes the session, as without both layers |
@@ -246,7 +246,7 @@ pub use self::{
     heartbeat::HeartbeatLayer,
     idle_timeout::IdleTimeoutLayer,
     interval::IntervalLayer,
-    malformed::{Malformed, MalformedLayer},
+    malformed::{HandleMalformedLayer, Malformed},
     max_age::MaxAgeLayer,
     message_trace::MessageTraceLayer,
     on_open::OnOpenLayer,

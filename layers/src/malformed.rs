@@ -28,13 +28,13 @@
 //!
 //! ```
 //! use getty_core::{Connection, Request, driver};
-//! use getty_layers::{Malformed, MalformedLayer};
+//! use getty_layers::{Malformed, HandleMalformedLayer};
 //! use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {
 //! let mut stack = ServiceBuilder::new()
-//!     .layer(MalformedLayer::new(|malformed| format!("ERR {malformed}")))
+//!     .layer(HandleMalformedLayer::new(|malformed| format!("ERR {malformed}")))
 //!     .service_fn(|request: Request<u32, String>| async move {
 //!         Ok::<_, BoxError>(format!("OK {}", request.message()))
 //!     });
@@ -173,11 +173,11 @@ impl Error for Malformed {}
 
 /// Replies to malformed messages; see the [module](self).
 #[derive(Clone)]
-pub struct MalformedLayer<H> {
+pub struct HandleMalformedLayer<H> {
     handler: H,
 }
 
-impl<H> MalformedLayer<H> {
+impl<H> HandleMalformedLayer<H> {
     /// Creates a new layer that replies to malformed messages with the result of `handler`.
     ///
     /// The function must not block. A reply that closes should have the close reason
@@ -191,15 +191,15 @@ impl<H> MalformedLayer<H> {
     }
 }
 
-impl<H> fmt::Debug for MalformedLayer<H> {
+impl<H> fmt::Debug for HandleMalformedLayer<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MalformedLayer")
+        f.debug_struct("HandleMalformedLayer")
             .field("handler", &format_args!("{}", type_name::<H>()))
             .finish()
     }
 }
 
-impl<S, H: Clone> Layer<S> for MalformedLayer<H> {
+impl<S, H: Clone> Layer<S> for HandleMalformedLayer<H> {
     type Service = HandleMalformed<S, H>;
 
     fn layer(&self, inner: S) -> Self::Service {
@@ -210,7 +210,7 @@ impl<S, H: Clone> Layer<S> for MalformedLayer<H> {
     }
 }
 
-/// Service of [`MalformedLayer`].
+/// Service of [`HandleMalformedLayer`].
 #[derive(Clone)]
 pub struct HandleMalformed<S, H> {
     inner: S,
@@ -324,8 +324,8 @@ mod tests {
         request::<String>().map(|_| Err(Malformed::new("JSON", 5, "quoted \"secret\"")))
     }
 
-    fn layer() -> MalformedLayer<impl Fn(Malformed) -> String + Clone> {
-        MalformedLayer::new(|malformed: Malformed| malformed.to_string())
+    fn layer() -> HandleMalformedLayer<impl Fn(Malformed) -> String + Clone> {
+        HandleMalformedLayer::new(|malformed: Malformed| malformed.to_string())
     }
 
     #[test]
@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     fn handler_may_close_the_session() {
-        let layer = MalformedLayer::new(|malformed| {
+        let layer = HandleMalformedLayer::new(|malformed| {
             Reply::one(malformed.reason().to_string()).and_close_with(CloseReason::Decode)
         });
         let mut service = layer.layer(service_fn(|_: Request<&'static str, String>| {

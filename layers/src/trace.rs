@@ -10,7 +10,7 @@
 //!
 //! | item | name or message | level | fields |
 //! |---|---|---|---|
-//! | span | `connection` | `INFO` | `connection` (the id), `name`, `peer`, `local`, `transport` |
+//! | span | `connection` | `INFO` | `connection` (id), `name`, `peer`, `local`, `transport` |
 //! | open event | `connection opened` | `DEBUG` | |
 //! | close event | `connection closed` | `WARN` for a failure, otherwise `DEBUG` | `reason`, `code` if the protocol has one, `error` if there is one, `lifetime`, `bytes_in`, `bytes_out`, `messages_in`, `messages_out`, `skipped`, `dropped` |
 //!

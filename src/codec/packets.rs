@@ -11,8 +11,8 @@ use crate::handler::{Opcode, Packet};
 ///
 /// `C` must be a codec of bytes. Over streams it can be
 /// [`LengthDelimited`](super::LengthDelimited), [`VarintDelimited`](super::VarintDelimited) or
-/// [`Frames`](super::Frames). Over WebSocket and UDP it should be [`Binary`](super::Binary). `K`
-/// is the type of the opcode. The maximum of the frames includes the opcode.
+/// [`Frames`](super::Frames). Over WebSocket and UDP it should be [`Binary`](super::Binary).
+/// `K` is the type of the opcode. The maximum of the frames includes the opcode.
 ///
 /// A received payload is a part of the frame and not a copy. A packet is encoded into the write
 /// buffer without an allocation.
@@ -33,9 +33,9 @@ use crate::handler::{Opcode, Packet};
 ///
 /// # Errors
 ///
-/// A frame without an opcode is [`FormatError::Malformed`]. It closes the session as a bad frame
-/// does. A malformed payload is the error of the argument that decodes it such as `Postcard<T>`.
-/// A [`HandleErrorLayer`](crate::layers::HandleErrorLayer) can reply to it.
+/// A frame without an opcode is [`FormatError::Malformed`]. It closes the session as a bad
+/// frame does. A malformed payload is the error of the argument that decodes it such as
+/// `Postcard<T>`. A [`HandleErrorLayer`](crate::layers::HandleErrorLayer) can reply to it.
 pub struct Packets<C, K = u16> {
     frames: C,
     opcode: PhantomData<fn(K) -> K>,

@@ -10,7 +10,7 @@
 //!
 //! use getty::{BoxError, CodecLayer, IntoReply, Reply, ServiceBuilder, SessionLayer};
 //! use getty::codec::{Json, Lines, Malformed};
-//! use getty::{handle_with, layers::MalformedLayer, net::TcpListener};
+//! use getty::{handle_with, layers::HandleMalformedLayer, net::TcpListener};
 //! use serde::{Deserialize, Serialize};
 //!
 //! #[derive(Deserialize)]
@@ -65,7 +65,7 @@
 //!     let app = ServiceBuilder::new()
 //!         .layer(CodecLayer::new(codec.tolerant()))
 //!         .layer(SessionLayer::new())
-//!         .layer(MalformedLayer::new(Failure::Malformed))
+//!         .layer(HandleMalformedLayer::new(Failure::Malformed))
 //!         .service(handle_with((), calculate));
 //!
 //!     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -105,8 +105,9 @@
 //!   error is the reply. `?` works in the handler through `From`.
 //! - `Json::<_, Command, Answer>`: the codec names the types of both directions.
 //!   `handle_with((), ..)` is for two different types, and `handle(..)` for one type.
-//! - `.tolerant()` and `MalformedLayer`: a line that is not a `Command` gets a reply. Without
-//!   the two it closes the session as [`CloseReason::Decode`](crate::CloseReason::Decode).
+//! - `.tolerant()` and `HandleMalformedLayer`: a line that is not a `Command` gets a reply.
+//!   Without the two it closes the session as
+//!   [`CloseReason::Decode`](crate::CloseReason::Decode).
 //!
 //! # Limits and errors
 //!

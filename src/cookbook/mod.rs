@@ -5,16 +5,16 @@
 //!
 //! | page | job | main items | features |
 //! |---|---|---|---|
-//! | [`json`] | JSON requests and replies with typed errors | [`Json`](crate::codec::Json), [`IntoReply`](crate::IntoReply), [`MalformedLayer`](crate::layers::MalformedLayer) | `json` |
-//! | [`protobuf`] | Protocol Buffers | [`Prost`](crate::codec::Prost), [`VarintDelimited`](crate::codec::VarintDelimited) | `prost` |
-//! | [`login`] | a login, then state of the user | [`FromSession`](crate::handler::FromSession), [`Rejection`](crate::Rejection) | `json` |
-//! | [`shared_state`] | handlers for each message, with state that all sessions share | [`dispatch`](crate::dispatch()), [`Router`](crate::Router), [`State`](crate::State) | `json` |
-//! | [`rooms`] | rooms of a chat or a game | [`Topics`](crate::Topics), [`SlowConsumer`](crate::SlowConsumer) | `json` |
-//! | [`reconnect`] | a client that reconnects and subscribes again | [`Client`](crate::Client), [`with_hook`](crate::client::ClientBuilder::with_hook) | |
-//! | [`calls`] | calls with a timeout and retries | [`MultiplexClient`](crate::MultiplexClient), [`CorrelateLayer`](crate::layers::CorrelateLayer) | `json` |
-//! | [`axum`] | one handler on TCP and on `/ws` of an axum application | [`ws::upgrades`](crate::ws::upgrades) | `ws` |
-//! | [`observability`] | Prometheus and OpenTelemetry | [`MetricsLayer`](crate::layers::MetricsLayer), [`MessageTraceLayer`](crate::layers::MessageTraceLayer) | `metrics` |
-//! | [`restart`] | a restart without lost replies | [`with_graceful_shutdown`](crate::Serve::with_graceful_shutdown) | |
+//! | [`json`] | JSON requests and replies with typed errors | [`Json`], [`IntoReply`], [`HandleMalformedLayer`] | `json` |
+//! | [`protobuf`] | Protocol Buffers | [`Prost`], [`VarintDelimited`] | `prost` |
+//! | [`login`] | a login, then state of the user | [`FromSession`], [`Rejection`] | `json` |
+//! | [`shared_state`] | handlers for each message, with state that all sessions share | [`dispatch`]), [`Router`], [`State`] | `json` |
+//! | [`rooms`] | rooms of a chat or a game | [`Topics`], [`SlowConsumer`] | `json` |
+//! | [`reconnect`] | a client that reconnects and resubscribes | [`Client`], [`with_hook`] | |
+//! | [`calls`] | calls with a timeout and retries | [`MultiplexClient`], [`CorrelateLayer`] | `json` |
+//! | [`axum`] | one handler on TCP and on `/ws` of axum | [`ws::upgrades`] | `ws` |
+//! | [`observability`] | Prometheus and OpenTelemetry | [`MetricsLayer`], [`MessageTraceLayer`] | `metrics` |
+//! | [`restart`] | a restart without lost replies | [`with_graceful_shutdown`] | |
 //!
 //! The programs start their server with `tokio::spawn`, because they also are its client. A
 //! server alone awaits
@@ -22,6 +22,27 @@
 //! programs `talk(address, lines)` is the client: it sends the lines, ends its direction and
 //! returns the lines that it received. Such test code is hidden on the page, and visible in the
 //! source.
+//!
+//! [`Json`]: crate::codec::Json
+//! [`IntoReply`]: crate::IntoReply
+//! [`HandleMalformedLayer`]: crate::layers::HandleMalformedLayer
+//! [`Prost`]: crate::codec::Prost
+//! [`VarintDelimited`]: crate::codec::VarintDelimited
+//! [`FromSession`]: crate::handler::FromSession
+//! [`Rejection`]: crate::Rejection
+//! [`dispatch`]: crate::dispatch(
+//! [`Router`]: crate::Router
+//! [`State`]: crate::State
+//! [`Topics`]: crate::Topics
+//! [`SlowConsumer`]: crate::SlowConsumer
+//! [`Client`]: crate::Client
+//! [`with_hook`]: crate::client::ClientBuilder::with_hook
+//! [`MultiplexClient`]: crate::MultiplexClient
+//! [`CorrelateLayer`]: crate::layers::CorrelateLayer
+//! [`ws::upgrades`]: crate::ws::upgrades
+//! [`MetricsLayer`]: crate::layers::MetricsLayer
+//! [`MessageTraceLayer`]: crate::layers::MessageTraceLayer
+//! [`with_graceful_shutdown`]: crate::Serve::with_graceful_shutdown
 
 #[cfg(feature = "ws")]
 pub mod axum;

@@ -105,7 +105,7 @@
 //! ```
 //! use getty::{CodecLayer, Pipeline, Router, ServiceBuilder, SessionLayer, State};
 //! use getty::{codec::{self, Lines}, handler::{Json, Tagged}};
-//! use getty::layers::{HandleErrorLayer, MalformedLayer};
+//! use getty::layers::{HandleErrorLayer, HandleMalformedLayer};
 //! use tokio::net::TcpStream;
 //!
 //! #[derive(serde::Deserialize)]
@@ -136,7 +136,7 @@
 //!     ServiceBuilder::new()
 //!         .layer(CodecLayer::new(codec::Json::new(Lines::new()).tolerant()))
 //!         .layer(SessionLayer::new())
-//!         .layer(MalformedLayer::new(|error| Answer(error.to_string())))
+//!         .layer(HandleMalformedLayer::new(|error| Answer(error.to_string())))
 //!         .layer(HandleErrorLayer::new(|error| Answer(error.to_string())))
 //!         .service(router)
 //! }

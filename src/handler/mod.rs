@@ -125,8 +125,8 @@
 //! | the application | `handle_with(state, ..)`, `dispatch(state, ..)`, `Router::with_state(state)` | `State<T>` |
 //! | one session, set by a handler | [`Session::insert`] | `Attribute<T>` |
 //! | one session that has logged in | [`Router::with_state_of`] | `State<T>` |
-//! | one session, mutable | an object of [`handle_mut`], made by [`make_service`] | `&mut self` |
-//! | one session, behind a router | [`Router::rebound`] in a [`make_service`] | `State<T>` |
+//! | one session, mutable | the object of [`handle_mut`], [`make_service`] | `&mut self` |
+//! | one session, with a router | [`Router::clone_with_state`], [`make_service`] | `State<T>` |
 //!
 //! State of the application is cloned for each message that uses it. So it should be an `Arc`,
 //! or a struct of a few `Arc`s with [`PartOf`] for each part.

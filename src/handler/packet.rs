@@ -10,8 +10,8 @@ use super::{Keyed, Payload, RouteKey};
 /// Binary message: an opcode and a payload that is not decoded yet.
 ///
 /// Its opcode is the key of a [`Router`](super::Router). An argument such as `Postcard<T>`
-/// decodes the payload. The codec [`Packets`](crate::codec::Packets) puts both into a frame with
-/// the opcode first. A clone shares the payload.
+/// decodes the payload. The codec [`Packets`](crate::codec::Packets) puts both into a frame
+/// with the opcode first. A clone shares the payload.
 ///
 /// ```
 /// # #[cfg(feature = "postcard")]
@@ -112,8 +112,8 @@ impl<K> Payload for Packet<K> {
 
 /// Opcodes of a [`Packet`], as they are in front of its payload.
 ///
-/// `u8`, `u16` and `u32` are in big-endian order. Another order must be a separate type. So must
-/// an enum that a handler matches instead of a router:
+/// `u8`, `u16` and `u32` are in big-endian order. Another order must be a separate type. So
+/// must an enum that a handler matches instead of a router:
 ///
 /// ```
 /// use getty::codec::{Buf, BufMut, Bytes, BytesMut};
@@ -181,7 +181,7 @@ opcodes! {
 /// | `Bytes`, `BytesMut`, `Vec<u8>`, `String` | the bytes, not copied |
 /// | `&[u8]`, `&[u8; N]`, `&str` | a copy of the bytes |
 /// | `()` | empty |
-/// | `Json`, `MessagePack`, `Postcard` of a value or of a reference | the value in this format |
+/// | `Json`, `MessagePack`, `Postcard` of a value or a reference | the value in this format |
 /// | `Prost` of a message | the message in this format |
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the payload of a `Packet`",

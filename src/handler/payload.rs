@@ -12,9 +12,9 @@ macro_rules! payload {
         ///
         /// The payload must be one complete value and nothing else. Otherwise the handler is not
         /// called, and the error is [`Malformed`](crate::codec::Malformed). It closes the session
-        /// unless a [`HandleErrorLayer`](crate::layers::HandleErrorLayer) converts it into a
-        /// reply. A [`MalformedLayer`](crate::layers::MalformedLayer) does not receive it, because
-        /// it replies to frames that a tolerant codec could not decode.
+        /// unless a [`HandleErrorLayer`](crate::layers::HandleErrorLayer) converts it into a reply.
+        /// A [`HandleMalformedLayer`](crate::layers::HandleMalformedLayer) does not receive it,
+        /// because it replies to frames that a tolerant codec could not decode.
         ///
         /// The same type encodes the payload of a sent [`Packet`](super::Packet). For other
         /// messages call `encode_payload` of the format, as in

@@ -15,15 +15,15 @@ use super::{Keyed, Payload};
 /// needs a struct with a `Box<RawValue>` that implements [`Keyed`] and [`Payload`].
 ///
 /// Malformed content is found at two places. A line that is not such a message goes to
-/// [`MalformedLayer`](crate::layers::MalformedLayer). Data that [`Json`](super::Json) cannot
-/// decode and a type without a route go to
+/// [`HandleMalformedLayer`](crate::layers::HandleMalformedLayer). Data that
+/// [`Json`](super::Json) cannot decode and a type without a route go to
 /// [`HandleErrorLayer`](crate::layers::HandleErrorLayer). The error of data counts its length,
 /// line and column from the start of the data and not of the message. A message without data
 /// counts as the 4 bytes of `null`.
 ///
 /// ```
 /// use getty::{BoxError, CodecLayer, ServiceBuilder, SessionLayer};
-/// use getty::{codec::{self, Lines}, layers::{HandleErrorLayer, MalformedLayer}};
+/// use getty::{codec::{self, Lines}, layers::{HandleErrorLayer, HandleMalformedLayer}};
 /// use getty::handler::{Json, Router, Tagged};
 ///
 /// #[derive(serde::Deserialize)]
@@ -45,7 +45,7 @@ use super::{Keyed, Payload};
 /// let stack = ServiceBuilder::new()
 ///     .layer(CodecLayer::new(codec::Json::new(Lines::new()).tolerant()))
 ///     .layer(SessionLayer::new())
-///     .layer(MalformedLayer::new(|malformed| Event(malformed.to_string())))
+///     .layer(HandleMalformedLayer::new(|malformed| Event(malformed.to_string())))
 ///     .layer(HandleErrorLayer::new(|error: BoxError| Event(error.to_string())))
 ///     .service(Router::<Tagged, Event>::new().route("say", say).route("ping", ping));
 /// # fn check<S: getty::Pipeline<tokio::net::TcpStream>>(_: &S) {}

@@ -97,5 +97,5 @@ mod next;
 
 pub use self::{
     from_fn::{FromFn, FromFnLayer, connection_fn, message_fn},
-    next::{ConnectionNext, ConnectionRun, MessageNext, MessageRun, Next},
+    next::{ConnectionFuture, ConnectionNext, MessageFuture, MessageNext, Next},
 };

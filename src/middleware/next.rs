@@ -44,12 +44,12 @@ impl<S, T> Next<S, Connection<T>> {
     /// # Errors
     ///
     /// Returns the error of the inner service. The session then never opened.
-    pub fn run(mut self, connection: Connection<T>) -> ConnectionRun
+    pub fn run(mut self, connection: Connection<T>) -> ConnectionFuture
     where
         S: ConnectionNext<T>,
     {
         let running = self.inner.call(connection);
-        ConnectionRun(Box::pin(async move { running.await.map_err(Into::into) }))
+        ConnectionFuture(Box::pin(async move { running.await.map_err(Into::into) }))
     }
 }
 
@@ -64,11 +64,11 @@ impl<S, In, Out> Next<S, Request<In, Out>> {
     ///
     /// Returns the error of the inner service.
     #[inline]
-    pub fn run(mut self, request: Request<In, Out>) -> MessageRun<S::Future, Out>
+    pub fn run(mut self, request: Request<In, Out>) -> MessageFuture<S::Future, Out>
     where
         S: Service<Request<In, Out>>,
     {
-        MessageRun {
+        MessageFuture {
             inner: self.inner.call(request),
             out: PhantomData,
         }
@@ -141,9 +141,9 @@ where
 // In a coroutine their regions are erased, and the compiler cannot prove `Send` for them
 // (rust-lang/rust#110338). A boxed future has no such types.
 #[must_use = "futures do nothing unless polled"]
-pub struct ConnectionRun(Pin<Box<dyn Future<Output = Result<Closed, BoxError>> + Send>>);
+pub struct ConnectionFuture(Pin<Box<dyn Future<Output = Result<Closed, BoxError>> + Send>>);
 
-impl Future for ConnectionRun {
+impl Future for ConnectionFuture {
     type Output = Result<Closed, BoxError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -151,23 +151,23 @@ impl Future for ConnectionRun {
     }
 }
 
-impl fmt::Debug for ConnectionRun {
+impl fmt::Debug for ConnectionFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectionRun").finish_non_exhaustive()
+        f.debug_struct("ConnectionFuture").finish_non_exhaustive()
     }
 }
 
 pin_project! {
     /// Future of [`Next::run`] for a message.
     #[must_use = "futures do nothing unless polled"]
-    pub struct MessageRun<F, Out> {
+    pub struct MessageFuture<F, Out> {
         #[pin]
         inner: F,
         out: PhantomData<fn(Out)>,
     }
 }
 
-impl<F, R, E, Out> Future for MessageRun<F, Out>
+impl<F, R, E, Out> Future for MessageFuture<F, Out>
 where
     F: Future<Output = Result<R, E>>,
     R: IntoReply<Out>,
@@ -184,8 +184,8 @@ where
     }
 }
 
-impl<F, Out> fmt::Debug for MessageRun<F, Out> {
+impl<F, Out> fmt::Debug for MessageFuture<F, Out> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MessageRun").finish_non_exhaustive()
+        f.debug_struct("MessageFuture").finish_non_exhaustive()
     }
 }

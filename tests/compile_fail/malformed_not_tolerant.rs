@@ -1,7 +1,7 @@
-//! `MalformedLayer` has nothing to reply to, because the codec is not tolerant.
+//! `HandleMalformedLayer` has nothing to reply to, because the codec is not tolerant.
 
 use getty::codec::{Json, Lines};
-use getty::{CodecLayer, ServiceBuilder, SessionLayer, handle, layers::MalformedLayer};
+use getty::{CodecLayer, ServiceBuilder, SessionLayer, handle, layers::HandleMalformedLayer};
 use tokio::net::TcpListener;
 
 fn add((a, b): (u32, u32)) -> Vec<u32> {
@@ -12,7 +12,7 @@ fn run(listener: TcpListener) {
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(Json::new(Lines::new())))
         .layer(SessionLayer::new())
-        .layer(MalformedLayer::new(|_| 0))
+        .layer(HandleMalformedLayer::new(|_| 0))
         .service(handle(add));
     let _serve = getty::serve(listener, stack);
 }

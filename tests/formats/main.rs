@@ -13,7 +13,7 @@ use getty::{
     },
     handle,
     handler::{self, Packet, Router, Tagged},
-    layers::{HandleErrorLayer, MalformedLayer},
+    layers::{HandleErrorLayer, HandleMalformedLayer},
     ws::{Messages, WsLayer},
 };
 use prost::Message;
@@ -392,7 +392,9 @@ async fn router_decodes_the_data_of_tagged_messages() {
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(Json::new(Lines::new()).tolerant()))
         .layer(SessionLayer::new())
-        .layer(MalformedLayer::new(|malformed| error(malformed.format())))
+        .layer(HandleMalformedLayer::new(|malformed| {
+            error(malformed.format())
+        }))
         .layer(HandleErrorLayer::new(|_| error("other")))
         .layer(HandleErrorLayer::downcast(|malformed: Malformed| {
             error(&malformed.reason().to_string())

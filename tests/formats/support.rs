@@ -32,7 +32,7 @@ macro_rules! tolerant_notes {
             $(.layer($layer))?
             .layer(getty::CodecLayer::new($codec.tolerant()))
             .layer(getty::SessionLayer::new())
-            .layer(getty::layers::MalformedLayer::new(|malformed| {
+            .layer(getty::layers::HandleMalformedLayer::new(|malformed| {
                 crate::support::note(0, &malformed.to_string())
             }))
             .service(getty::handle(crate::support::next))

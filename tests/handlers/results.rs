@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use getty::{
     BoxError, CodecLayer, IntoReply, Reply, ServiceBuilder, SessionLayer,
-    codec::{Lines, Text},
+    codec::Lines,
     handler::{NoReply, Rejection, handle, handle_with},
     layers::HandleErrorLayer,
 };
@@ -106,5 +106,4 @@ async fn replies_may_be_of_another_type_than_the_messages() {
         .layer(SessionLayer::new())
         .service(handle_with::<_, _, String, &str, _>((), length));
     assert_eq!(talk(stack, &["abc", "abcd"]).await, ["short", "long"]);
-    let _ = Text::new();
 }

@@ -194,7 +194,8 @@ async fn limit_on_a_route_is_shared_by_all_sessions_and_delays_no_other_route() 
 #[tokio::test]
 async fn router_is_rebound_to_the_state_of_each_session() {
     let calls = Router::<Command, String, _>::with_state(Calls::default()).route("count", count);
-    let make = make_service(move |_session: Session<String>| calls.rebound(Calls::default()));
+    let make =
+        make_service(move |_session: Session<String>| calls.clone_with_state(Calls::default()));
     let stack = ServiceBuilder::new()
         .layer(CodecLayer::new(Commands::default()))
         .layer(SessionLayer::per_session())

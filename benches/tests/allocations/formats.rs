@@ -13,7 +13,7 @@ use getty::{
         Decoder, Encoder, Json, LengthDelimited, Lines, MessagePack, Postcard, Prost,
         VarintDelimited,
     },
-    layers::MalformedLayer,
+    layers::HandleMalformedLayer,
 };
 use getty_benches::{
     transport::Scripted,
@@ -70,7 +70,7 @@ pub(crate) fn allocate_nothing() {
                 ServiceBuilder::new()
                     .layer(CodecLayer::new($codec.tolerant()))
                     .layer(SessionLayer::new())
-                    .layer(MalformedLayer::new(|_| POSITION))
+                    .layer(HandleMalformedLayer::new(|_| POSITION))
                     .service_fn(|request: getty::Request<Position>| {
                         ready(Ok::<_, BoxError>(request.into_message()))
                     })

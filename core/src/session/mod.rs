@@ -50,13 +50,13 @@ use crate::{
 /// | to send | method | resolves | without room |
 /// |---|---|---|---|
 /// | and wait until it is flushed | [`send`] | when the transport is flushed | waits |
-/// | the same, with a timeout | [`send_timeout`] | when flushed, or at the timeout | waits until then |
+/// | the same, with a timeout | [`send_timeout`] | when flushed, or at the timeout | waits |
 /// | many messages | [`feed`], and [`flush`] after the last | when it is queued | waits |
 /// | without waiting | [`try_send`](Self::try_send) | at once | returns it |
-/// | updates, to a peer that may be slow | [`offer`] | at once | applies its [`SlowConsumer`] policy |
-/// | the same, outside async code | [`try_offer`] | at once | applies its policy, or returns it |
-/// | encoded bytes | [`send_raw`], [`send_raw_vectored`] | when the transport is flushed | waits |
-/// | a request, for its response | [`request`] | when the response arrives | waits, until its deadline |
+/// | updates, to a slow peer | [`offer`] | at once | applies its [`SlowConsumer`] policy |
+/// | the same, outside async code | [`try_offer`] | at once | applies its policy |
+/// | encoded bytes | [`send_raw`], [`send_raw_vectored`] | when it is flushed | waits |
+/// | a request, for its response | [`request`] | when the response arrives | waits |
 /// | to many sessions | `Group::broadcast` | at once | applies each member's policy |
 ///
 /// [`writable`](Self::writable) waits for room and [`finish`](Self::finish) ends this side's

@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer};
-//! use getty::{codec::{Json, Lines}, layers::MalformedLayer};
+//! use getty::{codec::{Json, Lines}, layers::HandleMalformedLayer};
 //! use serde::{Deserialize, Serialize};
 //!
 //! #[derive(Deserialize)]
@@ -27,7 +27,7 @@
 //! let stack = ServiceBuilder::new()
 //!     .layer(CodecLayer::new(Json::new(Lines::new()).tolerant()))
 //!     .layer(SessionLayer::new())
-//!     .layer(MalformedLayer::new(|malformed| Event::Error { reason: malformed.to_string() }))
+//!     .layer(HandleMalformedLayer::new(|malformed| Event::Error { reason: malformed.to_string() }))
 //!     .service_fn(|request: Request<Command, Event>| async move {
 //!         Ok::<_, BoxError>(match request.into_message() {
 //!             Command::Say { text } => Some(Event::Said { text }),

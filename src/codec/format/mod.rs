@@ -29,17 +29,17 @@
 //! | has a malformed payload | [`FormatError::Malformed`] | the item `Err(`[`Malformed`]`)` |
 //!
 //! Both errors close the session with [`CloseReason::Decode`](crate::CloseReason::Decode). A
-//! [`MalformedLayer`](crate::layers::MalformedLayer) replies to the item, so that the layers
-//! and the handler inside it receive messages only. A payload is malformed if it is not in the
-//! format or not of the message's type, if bytes follow the message, or if values are nested
-//! too deeply.
+//! [`HandleMalformedLayer`](crate::layers::HandleMalformedLayer) replies to the item, so that
+//! the layers and the handler inside it receive messages only. A payload is malformed if it is
+//! not in the format or not of the message's type, if bytes follow the message, or if values
+//! are nested too deeply.
 //!
-//! Use [`Typed::tolerant`] and `MalformedLayer` together. The compiler reports one without the
-//! other in terms of their types:
+//! Use [`Typed::tolerant`] and `HandleMalformedLayer` together. The compiler reports one
+//! without the other in terms of their types:
 //!
 //! | the stack has | the compiler's error |
 //! |---|---|
-//! | `MalformedLayer` only | the format cannot decode a `Result<In, Malformed>` |
+//! | `HandleMalformedLayer` only | the format cannot decode a `Result<In, Malformed>` |
 //! | `tolerant()` only | the handler is no service of `Request<Result<In, Malformed>, _>` |
 //!
 //! A payload that an argument such as `handler::Json` decodes in the handler is not such an
@@ -114,7 +114,7 @@ use super::Malformed;
 #[diagnostic::on_unimplemented(
     message = "the format `{Self}` cannot decode a `{T}`",
     note = "derive what the format requires: serde's `Deserialize`, or prost's `Message`",
-    note = "a `Result<_, Malformed>`, as for a `MalformedLayer`, needs `.tolerant()` on the codec"
+    note = "a `Result<_, Malformed>`, as for a `HandleMalformedLayer`, needs `.tolerant()` on the codec"
 )]
 pub trait DecodePayload<T> {
     /// Decodes a payload of one message and nothing else.

@@ -44,8 +44,8 @@ impl<C, F, In, Out> Typed<C, F, In, Out> {
     }
 
     /// Decodes malformed messages into items, to which a
-    /// [`MalformedLayer`](crate::layers::MalformedLayer) or the handler replies. By default a
-    /// malformed message closes the session. An invalid frame always does.
+    /// [`HandleMalformedLayer`](crate::layers::HandleMalformedLayer) or the handler replies. By
+    /// default a malformed message closes the session. An invalid frame always does.
     ///
     /// Each item is a `Result<In, Malformed>`. The maximum length still applies. The number of
     /// malformed messages has no limit. To limit it, count them and reply with

@@ -29,8 +29,8 @@ type Owned<In> = <<In as Keyed>::Key as RouteKey>::Owned;
 /// Service that calls the handler for the key of each message.
 ///
 /// It is for messages whose kind is a number or a name: an opcode, a command, a tag. For enums
-/// there is [`dispatch`]. [`Tagged`](super::Tagged), for JSON, and [`Packet`](super::Packet), for
-/// opcodes, are messages with a key and a payload.
+/// there is [`dispatch`]. [`Tagged`](super::Tagged), for JSON, and [`Packet`](super::Packet),
+/// for opcodes, are messages with a key and a payload.
 ///
 /// ```
 /// use getty::handler::{Keyed, NoCase, Router, State};
@@ -228,7 +228,7 @@ where
     /// [`make_service`](super::make_service). Routes of routers that were [merged](Self::merge)
     /// keep their states, and so do routes with layers.
     #[must_use]
-    pub fn rebound(&self, state: S) -> Self {
+    pub fn clone_with_state(&self, state: S) -> Self {
         Self {
             routes: Arc::clone(&self.routes),
             state: Source::Value(state),
@@ -488,8 +488,8 @@ impl fmt::Display for NoRoute {
 
 impl Error for NoRoute {}
 
-/// Text of at most [`MAX_KEY`] bytes. It fails to write more, so that a long key is not formatted
-/// to its end.
+/// Text of at most [`MAX_KEY`] bytes. It fails to write more, so that a long key is not
+/// formatted to its end.
 struct Bounded(String);
 
 impl fmt::Write for Bounded {
