@@ -8,11 +8,11 @@
 //! | [`json`] | JSON requests and replies with typed errors | [`Json`], [`IntoReply`], [`HandleMalformedLayer`] | `json` |
 //! | [`protobuf`] | Protocol Buffers | [`Prost`], [`VarintDelimited`] | `prost` |
 //! | [`login`] | a login, then state of the user | [`FromSession`], [`Rejection`] | `json` |
-//! | [`shared_state`] | handlers for each message, with state that all sessions share | [`dispatch`]), [`Router`], [`State`] | `json` |
+//! | [`shared_state`] | handlers for each message, with state that all sessions share | [`dispatch`], [`Router`], [`State`] | `json` |
 //! | [`rooms`] | rooms of a chat or a game | [`Topics`], [`SlowConsumer`] | `json` |
 //! | [`reconnect`] | a client that reconnects and resubscribes | [`Client`], [`with_hook`] | |
 //! | [`calls`] | calls with a timeout and retries | [`MultiplexClient`], [`CorrelateLayer`] | `json` |
-//! | [`axum`] | one handler on TCP and on `/ws` of axum | [`ws::upgrades`] | `ws` |
+//! | [`axum`] | one handler on TCP and on `/ws` of an axum application | [`ws::upgrades`] | `ws` |
 //! | [`observability`] | Prometheus and OpenTelemetry | [`MetricsLayer`], [`MessageTraceLayer`] | `metrics` |
 //! | [`restart`] | a restart without lost replies | [`with_graceful_shutdown`] | |
 //!
@@ -30,7 +30,7 @@
 //! [`VarintDelimited`]: crate::codec::VarintDelimited
 //! [`FromSession`]: crate::handler::FromSession
 //! [`Rejection`]: crate::Rejection
-//! [`dispatch`]: crate::dispatch(
+//! [`dispatch`]: crate::dispatch()
 //! [`Router`]: crate::Router
 //! [`State`]: crate::State
 //! [`Topics`]: crate::Topics
