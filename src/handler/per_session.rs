@@ -121,6 +121,10 @@ impl<F, Out> fmt::Debug for MakeService<F, Out> {
 /// If the future of an `async` method is dropped, as by a timeout, the object keeps the changes
 /// that were made before.
 ///
+/// A [`SpawnLayer`](crate::layers::SpawnLayer) around it must not be combined with several
+/// messages in flight. Each call then runs on a separate task, and the tasks take the object in
+/// any order.
+///
 /// # Example
 ///
 /// ```

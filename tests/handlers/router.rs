@@ -245,3 +245,14 @@ async fn attributes_are_arguments_of_routes() {
     assert!(heard[0].starts_with("ERR the session has no attribute `"));
     assert_eq!(heard[1..], ["b", "b c"]);
 }
+
+#[test]
+#[should_panic = "a route with a layer cannot get another state"]
+fn route_with_a_layer_does_not_keep_an_earlier_state_silently() {
+    let calls = Router::<Command, String, _>::with_state(Calls::default()).route_with(
+        "limited",
+        ConcurrencyLimitLayer::new(8),
+        count,
+    );
+    drop(calls.clone_with_state(Calls::default()));
+}

@@ -100,6 +100,8 @@ struct Routes<In: Keyed, Out, S> {
     routes: Vec<ErasedRoute<In, Out, S>>,
     names: Vec<(Owned<In>, &'static str)>,
     fallback: Option<ErasedRoute<In, Out, S>>,
+    /// A route has a layer, whose service holds the state.
+    has_layers: bool,
 }
 
 impl<In, Out> Router<In, Out>
@@ -215,6 +217,7 @@ where
             routes: Vec::new(),
             names: Vec::new(),
             fallback: None,
+            has_layers: false,
         };
         Self {
             routes: Arc::new(routes),
@@ -226,9 +229,20 @@ where
     ///
     /// Both share the routes, so it may be called for each session: see
     /// [`make_service`](super::make_service). Routes of routers that were [merged](Self::merge)
-    /// keep their states, and so do routes with layers.
+    /// keep their states.
+    ///
+    /// # Panics
+    ///
+    /// Panics if [`route_with`](Self::route_with) or [`layer`](Self::layer) has added a layer. The
+    /// service of a layer holds the state that the router had then. Put the layer around the router
+    /// instead.
+    #[track_caller]
     #[must_use]
     pub fn clone_with_state(&self, state: S) -> Self {
+        assert!(
+            !self.routes.has_layers,
+            "a route with a layer cannot get another state: put the layer around the router"
+        );
         Self {
             routes: Arc::clone(&self.routes),
             state: Source::Value(state),
@@ -261,7 +275,7 @@ where
     #[track_caller]
     #[must_use]
     pub fn route_with<L, Args: 'static>(
-        self,
+        mut self,
         key: impl IntoKey<In::Key>,
         layer: L,
         handler: impl Handler<In, Out, S, Args>,
@@ -274,6 +288,7 @@ where
             route: Arc::new(HandlerRoute::new(handler)),
             state: self.state.clone(),
         };
+        Arc::make_mut(&mut self.routes).has_layers = true;
         self.add(key.into_key(), name, service_route(layer.layer(route)))
     }
 
@@ -359,7 +374,9 @@ where
     where
         L: Layer<Route<In, Out, S>, Service: RouteService<In, Out>>,
     {
-        for route in &mut Arc::make_mut(&mut self.routes).routes {
+        let routes = Arc::make_mut(&mut self.routes);
+        routes.has_layers |= !routes.routes.is_empty();
+        for route in &mut routes.routes {
             let inner = Route {
                 route: Arc::clone(route),
                 state: self.state.clone(),
@@ -440,6 +457,7 @@ impl<In: Keyed, Out, S> Clone for Routes<In, Out, S> {
             routes: self.routes.clone(),
             names: self.names.clone(),
             fallback: self.fallback.clone(),
+            has_layers: self.has_layers,
         }
     }
 }
