@@ -16,6 +16,8 @@ use getty::{
 
 /// Maximum size of a command, in bytes. A longer command closes the session.
 const MAX_COMMAND: usize = 1024 * 1024;
+/// Length of an incomplete command for which room for the longest one is reserved.
+const LONG_COMMAND: usize = 32 * 1024;
 /// Maximum number of words of a command.
 const MAX_WORDS: usize = 1024;
 
@@ -74,7 +76,8 @@ impl Value {
     fn write(&self, dst: &mut BytesMut) -> fmt::Result {
         match self {
             Self::Status(text) => write!(dst, "+{text}\r\n"),
-            Self::Error(text) => write!(dst, "-{text}\r\n"),
+            // The text may quote the client, and a line end in it would begin another reply.
+            Self::Error(text) => write!(dst, "-{}\r\n", text.replace(['\r', '\n'], " ")),
             Self::Integer(number) => write!(dst, ":{number}\r\n"),
             Self::Bulk(bytes) => {
                 write!(dst, "${}\r\n", bytes.len())?;
@@ -125,11 +128,14 @@ impl Decoder for Resp {
                 Some(_) => reader.inline()?,
             };
             let Some(words) = words else {
-                return if src.len() > MAX_COMMAND {
-                    Err(invalid("too big request"))
-                } else {
-                    Ok(None)
-                };
+                if src.len() > MAX_COMMAND {
+                    return Err(invalid("too big request"));
+                }
+                // A session buffers 64 KiB of a command that reserves no room.
+                if src.len() >= LONG_COMMAND {
+                    src.reserve(MAX_COMMAND + 1 - src.len());
+                }
+                return Ok(None);
             };
             let end = reader.at;
             let frame = src.split_to(end).freeze();
@@ -285,7 +291,7 @@ mod tests {
     fn value_is_encoded_with_its_kind() {
         let values = vec![
             Value::OK,
-            Value::Error("ERR no".to_owned()),
+            Value::Error("ERR\r\nno".to_owned()),
             Value::Integer(-7),
             Bytes::from("hi").into(),
             Value::Nil,
@@ -293,6 +299,6 @@ mod tests {
         let mut dst = BytesMut::new();
         Resp.encode(Value::Array(values), &mut dst)
             .expect("it cannot fail");
-        assert_eq!(dst, "*5\r\n+OK\r\n-ERR no\r\n:-7\r\n$2\r\nhi\r\n$-1\r\n");
+        assert_eq!(dst, "*5\r\n+OK\r\n-ERR  no\r\n:-7\r\n$2\r\nhi\r\n$-1\r\n");
     }
 }

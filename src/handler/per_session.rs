@@ -8,11 +8,14 @@ use std::{
     marker::PhantomData,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use getty_core::{Reply, Request, Session};
-use tokio::sync::Mutex;
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    task::unconstrained,
+};
 use tower::{BoxError, Service};
 
 use super::{HandlerFuture, HandlerOutput, via};
@@ -120,10 +123,6 @@ impl<F, Out> fmt::Debug for MakeService<F, Out> {
 ///
 /// If the future of an `async` method is dropped, as by a timeout, the object keeps the changes
 /// that were made before.
-///
-/// A [`SpawnLayer`](crate::layers::SpawnLayer) around it must not be combined with several
-/// messages in flight. Each call then runs on a separate task, and the tasks take the object in
-/// any order.
 ///
 /// # Example
 ///
@@ -262,12 +261,35 @@ where
     }
 
     fn call(&mut self, object: &mut Self::Stored, message: In) -> HandlerFuture<Self::Future, Out> {
-        let (method, object) = (self.clone(), Arc::clone(object));
+        let method = self.clone();
+        let object = lock_in_order(object);
         HandlerFuture::pending(Box::pin(async move {
-            let mut object = object.lock_owned().await;
+            let mut object = match object {
+                Ok(object) => object,
+                Err(object) => object.await,
+            };
             method.call(&mut object, message).await.into_result()
         }))
     }
+}
+
+type Locking<T> = Pin<Box<dyn Future<Output = OwnedMutexGuard<T>> + Send>>;
+
+/// Locks the object, or takes the next place in its queue. Calls then have the order of their
+/// messages even if their futures are first polled in another order, as under a `SpawnLayer`.
+fn lock_in_order<T: Send + 'static>(
+    object: &Arc<Mutex<T>>,
+) -> Result<OwnedMutexGuard<T>, Locking<T>> {
+    let object = Arc::clone(object);
+    Arc::clone(&object).try_lock_owned().or_else(|_| {
+        // Without the budget the first poll could fail to register the call in the queue.
+        let mut locking: Locking<T> = Box::pin(unconstrained(object.lock_owned()));
+        let cx = &mut Context::from_waker(Waker::noop());
+        match locking.as_mut().poll(cx) {
+            Poll::Ready(object) => Ok(object),
+            Poll::Pending => Err(locking),
+        }
+    })
 }
 
 /// Service that owns an object: see [`handle_mut`].

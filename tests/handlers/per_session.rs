@@ -108,3 +108,23 @@ async fn object_outlives_a_method_that_is_cancelled() {
     .await;
     assert_eq!(heard, ["1", "timeout", "3"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_are_handled_in_their_order_even_in_separate_tasks() {
+    async fn take(numbers: &mut Vec<u32>, line: String) -> Result<String, BoxError> {
+        numbers.push(line.parse()?);
+        tokio::task::yield_now().await;
+        Ok(numbers.is_sorted().to_string())
+    }
+    let make = make_service(|_session: Session<String>| {
+        ServiceBuilder::new()
+            .layer(getty::layers::SpawnLayer::new(64))
+            .service(handle_mut(Vec::new(), take))
+    });
+    let layer = SessionLayer::per_session().with_in_flight(64);
+    let lines: Vec<_> = (0..2_000).map(|number| number.to_string()).collect();
+    let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+    let heard = talk(lines!(layer, make), &lines).await;
+    let wrong = heard.iter().filter(|sorted| *sorted != "true").count();
+    assert_eq!((heard.len(), wrong), (2_000, 0));
+}
