@@ -77,6 +77,9 @@ async fn login(name: String, session: Session<Event>, State(chat): State<Chat>) 
     if name.len() > MAX_NAME {
         return too_long("name");
     }
+    if session.get::<Member>().is_some() {
+        return Err(Event::Error("you have logged in".into()));
+    }
     let own = Some(name.clone());
     chat.join(own.clone(), &session);
     if chat.count(&own) > 1 {

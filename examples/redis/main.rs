@@ -51,15 +51,23 @@ async fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-async fn subscribe(command: Command, client: Client, State(channels): State<Channels>) -> NoReply {
+async fn subscribe(
+    command: Command,
+    client: Client,
+    State(channels): State<Channels>,
+) -> Result<NoReply, Value> {
+    if command.arguments.is_empty() {
+        return Err(Value::wrong_arguments(&command.name));
+    }
     for channel in command.arguments {
         let count = channels.of(&client).len() + 1;
         // The confirmation is queued before the client can receive a message of the channel. It
         // fails only if the session has closed.
         let _ = client.feed(Value::push("subscribe", &channel, count)).await;
-        channels.join(channel, &client);
+        // a copy, because the name shares the memory of everything that was read with it
+        channels.join(Bytes::copy_from_slice(&channel), &client);
     }
-    NoReply
+    Ok(NoReply)
 }
 
 fn unsubscribe(command: Command, client: Client, State(channels): State<Channels>) -> Vec<Value> {

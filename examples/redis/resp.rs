@@ -288,6 +288,22 @@ mod tests {
     }
 
     #[test]
+    fn session_reserves_room_for_a_long_command() {
+        let mut src = BytesMut::from(&b"*2\r\n$4\r\nECHO\r\n$1000000\r\n"[..]);
+        src.resize(LONG_COMMAND, b'x');
+        assert!(Resp.decode(&mut src).expect("a beginning").is_none());
+        assert!(src.capacity() > MAX_COMMAND);
+    }
+
+    #[test]
+    fn error_that_quotes_a_line_end_is_one_reply() {
+        let mut dst = BytesMut::new();
+        let quoted = Value::Error("ERR unknown command 'x\r\n+OK'".to_owned());
+        Resp.encode(quoted, &mut dst).expect("it cannot fail");
+        assert_eq!(dst.iter().filter(|&&byte| byte == b'\n').count(), 1);
+    }
+
+    #[test]
     fn value_is_encoded_with_its_kind() {
         let values = vec![
             Value::OK,

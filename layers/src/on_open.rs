@@ -199,6 +199,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         let (hook, session) = (this.hook, this.session);
+        // A session that an outer layer has refused does not open, so its hook does not start.
+        if this.running.is_none() && session.is_closing() {
+            return Poll::Ready(());
+        }
         let start = || hook(session.clone());
         if let Some(error) = ready!(poll_hook(this.running, start, session, cx)) {
             session.close_with(Close::new(CloseReason::Refused).with_source(error));
@@ -278,6 +282,24 @@ mod tests {
         let (_, (), driver) = connection.transport_mut().split_mut();
         driver.register(&Context::from_waker(std::task::Waker::noop()));
         driver.is_open_delayed()
+    }
+
+    #[test]
+    fn hook_of_a_session_that_was_refused_does_not_start() {
+        let starts = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&starts);
+        let layer = OnOpenLayer::new(move |_: Session<&'static str>| {
+            counter.fetch_add(1, SeqCst);
+            ready(Ok::<_, Infallible>(()))
+        });
+        let refuses = crate::SessionLimitLayer::new(0, |_: &Session<&'static str>| "full");
+        let mut service =
+            refuses.layer(layer.layer(service_fn(|connection: Connection<Framing>| {
+                ready(Ok::<_, Infallible>(connection))
+            })));
+        let connection = assert_ready_ok!(task::spawn(service.call(connection())).poll());
+        assert_eq!(connection.handle().reason(), Some(CloseReason::Refused));
+        assert_eq!(starts.load(SeqCst), 0);
     }
 
     #[test]

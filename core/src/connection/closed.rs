@@ -106,13 +106,15 @@ impl fmt::Display for Closed {
     }
 }
 
-/// Source of a close whose drain deadline cut off handlers or unsent bytes.
+/// Source of a close whose drain deadline cut off handlers, unsent bytes or the close handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainDeadlineExceeded;
 
 impl fmt::Display for DrainDeadlineExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("handlers in flight or unsent bytes were cut off by the drain deadline")
+        f.write_str(
+            "handlers, unsent bytes or the close handshake were cut off by the drain deadline",
+        )
     }
 }
 

@@ -374,3 +374,13 @@ fn nesting_is_limited() {
     });
     assert_eq!(Nested::default().encoded_len(), 0);
 }
+
+/// Elements without a size have no bytes in postcard, so their number is limited.
+#[test]
+fn empty_elements_are_limited_in_postcard() {
+    let decode = |payload: &[u8]| PostcardFormat.decode_payload(payload);
+    let few: Vec<()> = decode(b"\x80\x08").unwrap();
+    assert_eq!(few.len(), 1024);
+    let many: Result<Vec<()>, _> = decode(b"\xff\xff\xff\xff\x0f");
+    assert!(many.is_err());
+}

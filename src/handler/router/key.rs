@@ -128,7 +128,7 @@ macro_rules! dense {
                 if *entry != 0 {
                     return Err(usize::from(*entry) - 1);
                 }
-                *entry = u16::try_from(index + 1).expect("fewer than 65,535 routes");
+                *entry = u16::try_from(index + 1).expect("at most 65,535 routes");
                 Ok(())
             }
 

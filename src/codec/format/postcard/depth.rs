@@ -3,12 +3,16 @@
 //! postcard has no limit. A payload of 64 KiB for a type that contains itself would overflow
 //! the stack, which aborts the process (design.md: Why is nesting limited in postcard?).
 
-use std::fmt;
+use std::{fmt, mem::size_of};
 
 use serde::{
     Deserializer,
     de::{DeserializeSeed, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor},
 };
+
+/// Maximum number of elements without a size in a sequence or a map. They have no bytes in the
+/// payload, so that five bytes could otherwise ask for four billion of them.
+const MAX_EMPTY: usize = 1024;
 
 /// A deserializer, visitor or access of serde, with the number of levels that may be inside it.
 ///
@@ -103,6 +107,37 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Limited<D> {
     }
 }
 
+/// Elements of a sequence or a map, with the number of those without a size.
+struct Elements<A> {
+    inner: A,
+    left: u8,
+    empty: usize,
+}
+
+impl<A> Elements<A> {
+    #[inline]
+    const fn new(inner: A, left: u8) -> Self {
+        Self {
+            inner,
+            left,
+            empty: 0,
+        }
+    }
+
+    /// Counts an element of type `T`.
+    #[inline]
+    fn count<T, E: Error>(&mut self) -> Result<(), E> {
+        if const { size_of::<T>() == 0 } {
+            self.empty += 1;
+            // one call more finds the end
+            if self.empty > MAX_EMPTY + 1 {
+                return Err(E::custom("too many elements without a size"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Visits the values that have others inside them. The visitor of any other value is not
 /// limited.
 impl<'de, V: Visitor<'de>> Visitor<'de> for Limited<V> {
@@ -135,12 +170,12 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Limited<V> {
 
     #[inline]
     fn visit_seq<A: SeqAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
-        self.inner.visit_seq(Limited::new(inner, self.left))
+        self.inner.visit_seq(Elements::new(inner, self.left))
     }
 
     #[inline]
     fn visit_map<A: MapAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
-        self.inner.visit_map(Limited::new(inner, self.left))
+        self.inner.visit_map(Elements::new(inner, self.left))
     }
 
     #[inline]
@@ -158,7 +193,7 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Limited<S> {
     }
 }
 
-impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Limited<A> {
+impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<A> {
     type Error = A::Error;
 
     #[inline]
@@ -166,6 +201,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Limited<A> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, A::Error> {
+        self.count::<S::Value, A::Error>()?;
         self.inner.next_element_seed(Limited::new(seed, self.left))
     }
 
@@ -175,7 +211,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Limited<A> {
     }
 }
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Limited<A> {
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Elements<A> {
     type Error = A::Error;
 
     #[inline]
@@ -183,6 +219,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Limited<A> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, A::Error> {
+        self.count::<S::Value, A::Error>()?;
         self.inner.next_key_seed(Limited::new(seed, self.left))
     }
 
