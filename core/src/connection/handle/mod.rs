@@ -88,15 +88,21 @@ struct Inner {
     counters: Counters,
     pending: AtomicUsize,
     timestamps: Timestamps,
-    id: u64,
-    /// Address of this side, and of the peer.
-    addresses: Box<(Address, Address)>,
+    identity: Box<Identity>,
     changed: Notify,
     attributes: Attributes,
     /// Locked before `locked` where both are locked. Comparing and hashing keys runs under this
     /// lock, and may use the handle except for its callbacks.
     callbacks: Mutex<Callbacks>,
     locked: Mutex<LockedState>,
+}
+
+/// Values that are set once. The id is here because the allocator rounds this block up, while
+/// the handle would need a larger one.
+struct Identity {
+    id: u64,
+    local: Address,
+    peer: Address,
 }
 
 /// State that is accessed a few times in a connection's life. No code of the user runs under
@@ -168,9 +174,12 @@ impl ConnectionHandle {
             abandoned: AtomicU16::new(0),
             in_flight: AtomicU32::new(0),
             pending: AtomicUsize::new(0),
-            id: NEXT.fetch_add(1, Relaxed),
             opened_at: Instant::now(),
-            addresses: Box::new((local, peer)),
+            identity: Box::new(Identity {
+                id: NEXT.fetch_add(1, Relaxed),
+                local,
+                peer,
+            }),
             changed: Notify::new(),
             attributes: Attributes::default(),
             callbacks: Mutex::default(),
@@ -184,7 +193,7 @@ impl ConnectionHandle {
     /// Returns the id, which is unique within the process. The first id is 1.
     #[must_use]
     pub fn id(&self) -> u64 {
-        self.0.id
+        self.0.identity.id
     }
 
     /// Returns the name set with [`set_name`](Self::set_name). The default is the kind of
@@ -198,7 +207,7 @@ impl ConnectionHandle {
             .and_then(|close_state| close_state.name.as_ref())
         {
             Some(name) => Arc::clone(name),
-            None => format!("{}-{}", locked.kind, self.0.id).into(),
+            None => format!("{}-{}", locked.kind, self.0.identity.id).into(),
         }
     }
 
@@ -216,13 +225,13 @@ impl ConnectionHandle {
     /// Returns the peer's address.
     #[must_use]
     pub fn peer_addr(&self) -> &Address {
-        &self.0.addresses.1
+        &self.0.identity.peer
     }
 
     /// Returns the address of this side.
     #[must_use]
     pub fn local_addr(&self) -> &Address {
-        &self.0.addresses.0
+        &self.0.identity.local
     }
 
     /// Returns the current kind of transport. Layers such as TLS and WebSocket change it as they
@@ -370,8 +379,7 @@ impl ConnectionHandle {
 
 impl fmt::Display for ConnectionHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { id, addresses, .. } = &*self.0;
-        let (local, peer) = &**addresses;
+        let Identity { id, local, peer } = &*self.0.identity;
         write!(
             f,
             "{}[{} #{id} {local} <-> {peer}]",
