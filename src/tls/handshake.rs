@@ -2,21 +2,21 @@
 
 use std::{
     io,
-    pin::{Pin, pin},
+    pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use futures_util::future::{Either, select};
 use getty_core::{
     Close, CloseReason, Connection, ConnectionHandle, TransportKind, hooks::HandleExt,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, timeout_at},
+    time::Instant,
 };
 
 use super::{error::TlsError, info::TlsInfo, stream::TlsStream};
+use crate::transport::{Interrupted, uninterrupted};
 
 /// Default time for a handshake.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,17 +38,10 @@ pub(super) async fn run<T>(
     deadline: Option<Instant>,
     handshake: impl Future<Output = Result<TlsStream<T>, TlsError>>,
 ) -> Result<TlsStream<T>, TlsError> {
-    let handshake = async {
-        match select(pin!(handshake), pin!(handle.closing())).await {
-            Either::Left((result, _)) => result,
-            Either::Right(_) => Err(TlsError::Cancelled),
-        }
-    };
-    let result = match deadline {
-        Some(deadline) => timeout_at(deadline, handshake)
-            .await
-            .unwrap_or(Err(TlsError::TimedOut(timeout))),
-        None => handshake.await,
+    let result = match uninterrupted(handle, deadline, handshake).await {
+        Ok(result) => result,
+        Err(Interrupted::TimedOut) => Err(TlsError::TimedOut(timeout)),
+        Err(Interrupted::Closed) => Err(TlsError::Cancelled),
     };
     if let Err(error) = &result {
         let reason = match error {

@@ -1,6 +1,8 @@
 //! Traits and types of transports. A transport carries the bytes or messages of a connection.
 
 mod boxed;
+mod handshake;
+mod prefixed;
 
 use std::{
     error::Error,
@@ -16,7 +18,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 use tower::BoxError;
 
-pub use self::boxed::BoxTransport;
+#[cfg(any(feature = "tls", feature = "ws"))]
+pub(crate) use self::handshake::{Interrupted, uninterrupted};
+pub use self::{boxed::BoxTransport, handshake::HandshakeFuture, prefixed::Prefixed};
 
 /// Kind of a transport: with or without message boundaries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use getty_core::{Close, CloseReason, Connection};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
@@ -17,12 +17,13 @@ use tokio::{
 use tower::{BoxError, Layer, Service};
 
 use super::{
-    future::WsFuture,
     handshake::{ServerSettings, WsHandshakeError, open},
     layer::WsLayer,
     transport::WsTransport,
 };
-use crate::transport::{ByteStream, CloseCause, Framing, Received, Transport};
+use crate::transport::{
+    ByteStream, CloseCause, Framing, HandshakeFuture, Prefixed, Received, Transport,
+};
 
 /// Default time without a first byte after which a peer is treated as a byte-stream peer.
 const DETECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -112,9 +113,6 @@ impl<S> WsOrRaw<S> {
     getty_core::inner_service_accessors!();
 }
 
-/// Future of [`WsOrRaw`].
-pub type WsOrRawFuture<S, T> = WsFuture<S, WsOrRawTransport<T>>;
-
 impl<S, T> Service<Connection<T>> for WsOrRaw<S>
 where
     S: Service<Connection<WsOrRawTransport<T>>, Error: Into<BoxError>> + Clone,
@@ -122,7 +120,7 @@ where
 {
     type Response = S::Response;
     type Error = BoxError;
-    type Future = WsOrRawFuture<S, T>;
+    type Future = HandshakeFuture<S, WsOrRawTransport<T>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
@@ -130,7 +128,7 @@ where
 
     fn call(&mut self, connection: Connection<T>) -> Self::Future {
         let settings = Arc::clone(&self.layer.settings);
-        WsFuture::new(
+        HandshakeFuture::new(
             &mut self.inner,
             detect(connection, settings, self.layer.timeout),
         )
@@ -153,7 +151,10 @@ where
             let connection = open(connection, first, settings).await?;
             Ok(connection.map_transport(|ws| WsOrRawTransport(Either::Ws(ws))))
         }
-        Ok(false) => Ok(connection.map_transport(|()| WsOrRawTransport(Either::Raw { io, first }))),
+        Ok(false) => {
+            Ok(connection
+                .map_transport(|()| WsOrRawTransport(Either::Raw(Prefixed::new(io, first)))))
+        }
         Err(error) => {
             let error = WsHandshakeError::from(error);
             connection
@@ -200,11 +201,7 @@ pub struct WsOrRawTransport<T>(Either<T>);
 
 enum Either<T> {
     Ws(WsTransport<T>),
-    Raw {
-        io: T,
-        /// Bytes that were read for the detection.
-        first: BytesMut,
-    },
+    Raw(Prefixed<T>),
 }
 
 impl<T> WsOrRawTransport<T> {
@@ -219,7 +216,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsOrRawTransport<T> {
     fn framing(&self) -> Framing {
         match &self.0 {
             Either::Ws(ws) => ws.framing(),
-            Either::Raw { io, .. } => io.framing(),
+            Either::Raw(io) => io.framing(),
         }
     }
 
@@ -231,58 +228,49 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsOrRawTransport<T> {
     ) -> Poll<io::Result<Received>> {
         match &mut self.0 {
             Either::Ws(ws) => ws.poll_recv(cx, buf, limit),
-            Either::Raw { first, .. } if !first.is_empty() => {
-                let part = first.len().min(limit);
-                buf.extend_from_slice(&first[..part]);
-                first.advance(part);
-                if first.is_empty() {
-                    *first = BytesMut::new();
-                }
-                Poll::Ready(Ok(Received::Data(part)))
-            }
-            Either::Raw { io, .. } => io.poll_recv(cx, buf, limit),
+            Either::Raw(io) => io.poll_recv(cx, buf, limit),
         }
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match &mut self.0 {
             Either::Ws(ws) => ws.poll_send(cx, bufs),
-            Either::Raw { io, .. } => io.poll_send(cx, bufs),
+            Either::Raw(io) => io.poll_send(cx, bufs),
         }
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Either::Ws(ws) => Transport::poll_flush(ws, cx),
-            Either::Raw { io, .. } => Transport::poll_flush(io, cx),
+            Either::Raw(io) => Transport::poll_flush(io, cx),
         }
     }
 
     fn bytes_flushed(&self) -> u64 {
         match &self.0 {
             Either::Ws(ws) => ws.bytes_flushed(),
-            Either::Raw { io, .. } => io.bytes_flushed(),
+            Either::Raw(io) => io.bytes_flushed(),
         }
     }
 
     fn needs_flush(&self) -> bool {
         match &self.0 {
             Either::Ws(ws) => ws.needs_flush(),
-            Either::Raw { io, .. } => io.needs_flush(),
+            Either::Raw(io) => io.needs_flush(),
         }
     }
 
     fn is_incomplete(&self) -> bool {
         match &self.0 {
             Either::Ws(ws) => ws.is_incomplete(),
-            Either::Raw { .. } => false,
+            Either::Raw(_) => false,
         }
     }
 
     fn take_close_reason(&mut self) -> Option<CloseCause> {
         match &mut self.0 {
             Either::Ws(ws) => ws.take_close_reason(),
-            Either::Raw { .. } => None,
+            Either::Raw(_) => None,
         }
     }
 
@@ -293,28 +281,28 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsOrRawTransport<T> {
     fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Either::Ws(ws) => ws.poll_ping(cx),
-            Either::Raw { .. } => Poll::Ready(Ok(())),
+            Either::Raw(_) => Poll::Ready(Ok(())),
         }
     }
 
     fn can_finish(&self) -> bool {
         match &self.0 {
             Either::Ws(ws) => ws.can_finish(),
-            Either::Raw { io, .. } => io.can_finish(),
+            Either::Raw(io) => io.can_finish(),
         }
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Either::Ws(ws) => ws.poll_finish(cx),
-            Either::Raw { io, .. } => io.poll_finish(cx),
+            Either::Raw(io) => io.poll_finish(cx),
         }
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Either::Ws(ws) => ws.poll_close(cx, reason),
-            Either::Raw { io, .. } => io.poll_close(cx, reason),
+            Either::Raw(io) => io.poll_close(cx, reason),
         }
     }
 }
@@ -323,7 +311,7 @@ impl<T: fmt::Debug> fmt::Debug for WsOrRawTransport<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Either::Ws(ws) => f.debug_tuple("WsOrRawTransport").field(ws).finish(),
-            Either::Raw { io, .. } => f.debug_tuple("WsOrRawTransport").field(io).finish(),
+            Either::Raw(io) => f.debug_tuple("WsOrRawTransport").field(io).finish(),
         }
     }
 }

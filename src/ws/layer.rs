@@ -14,14 +14,16 @@ use http::{HeaderName, Request};
 use tower::{BoxError, Layer, Service};
 
 use super::{
-    future::WsFuture,
     handshake::{
         HANDSHAKE_TIMEOUT, HeadLimits, Origin, Rules, ServerSettings, WsRefusal, open, subprotocol,
     },
     message::Messages,
     transport::{Limits, WsTransport},
 };
-use crate::{ConnectionHandle, transport::ByteStream};
+use crate::{
+    ConnectionHandle,
+    transport::{ByteStream, HandshakeFuture},
+};
 
 /// Runs the opening handshake of WebSocket on a connection's byte stream and turns it into a
 /// [`WsTransport`].
@@ -303,7 +305,7 @@ where
 {
     type Response = S::Response;
     type Error = BoxError;
-    type Future = WsFuture<S, WsTransport<T>>;
+    type Future = HandshakeFuture<S, WsTransport<T>>;
 
     /// Polls the inner service. The handshake keeps its reservation and releases it if it fails.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
@@ -312,6 +314,6 @@ where
 
     fn call(&mut self, connection: Connection<T>) -> Self::Future {
         let settings = Arc::clone(&self.settings);
-        WsFuture::new(&mut self.inner, open(connection, BytesMut::new(), settings))
+        HandshakeFuture::new(&mut self.inner, open(connection, BytesMut::new(), settings))
     }
 }

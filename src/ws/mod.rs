@@ -99,7 +99,6 @@ mod client;
 mod close;
 mod detect;
 mod error;
-mod future;
 mod handshake;
 mod layer;
 mod message;
@@ -115,9 +114,8 @@ pub use self::client::{MaybeTls, WsUrlConnect, WsUrlConnectLayer};
 pub use self::{
     client::{WsConnect, WsConnectError, WsConnectLayer, WsConnecting},
     close::WsClose,
-    detect::{WsOrRaw, WsOrRawFuture, WsOrRawLayer, WsOrRawTransport},
+    detect::{WsOrRaw, WsOrRawLayer, WsOrRawTransport},
     error::WsError,
-    future::WsFuture,
     handshake::{WsHandshakeError, WsRefusal, WsRequest},
     layer::{Ws, WsLayer},
     message::{Message, MessageCodec, Messages, Utf8},

@@ -1,16 +1,15 @@
 //! Opening handshake of a server on one connection.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::BytesMut;
-use futures_util::future::{Either, select};
 use getty_core::{
     Close, CloseReason, Connection, ConnectionHandle, TransportKind, hooks::HandleExt,
 };
 use http::{HeaderValue, header};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::{
@@ -19,7 +18,10 @@ use super::{
     refusal::WsRefusal,
     settings::ServerSettings,
 };
-use crate::ws::transport::WsTransport;
+use crate::{
+    transport::{Interrupted, uninterrupted},
+    ws::transport::WsTransport,
+};
 
 /// Runs the opening handshake of a connection. `buffer` contains the bytes that were already
 /// read.
@@ -63,12 +65,12 @@ async fn accept_in_time<T>(
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let accepted = timeout(settings.timeout, accept(io, handle, buffer, settings));
-    match select(pin!(accepted), pin!(handle.closing())).await {
-        Either::Left((accepted, _)) => {
-            accepted.unwrap_or(Err(WsHandshakeError::TimedOut(settings.timeout)))
-        }
-        Either::Right(_) => Err(WsHandshakeError::Cancelled),
+    let deadline = Instant::now().checked_add(settings.timeout);
+    let accepted = accept(io, handle, buffer, settings);
+    match uninterrupted(handle, deadline, accepted).await {
+        Ok(accepted) => accepted,
+        Err(Interrupted::TimedOut) => Err(WsHandshakeError::TimedOut(settings.timeout)),
+        Err(Interrupted::Closed) => Err(WsHandshakeError::Cancelled),
     }
 }
 
