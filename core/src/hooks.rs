@@ -6,5 +6,7 @@
 //! its user in fields can use [`Contained`]. Services that run stacks call [`defer_refusal`]
 //! and [`end_refusal`].
 
+#[doc(hidden)]
+pub use crate::connection::Setting;
 #[doc(inline)]
 pub use crate::connection::{Contained, HandleExt, OpenGuard, defer_refusal, end_refusal};

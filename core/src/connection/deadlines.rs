@@ -6,7 +6,9 @@ use tokio::time::Instant;
 
 use super::{ConnectionHandle, Contained};
 
-type Callback = dyn FnMut(&ConnectionHandle, Instant, bool) -> Option<Instant> + Send;
+/// Called with the current time and the time at which the call was due, which is later if
+/// [`recheck`](Deadlines::recheck) calls it.
+type Callback = dyn FnMut(&ConnectionHandle, Instant, Instant) -> Option<Instant> + Send;
 
 /// A callback and the time of its next call.
 pub(crate) struct Deadline {
@@ -17,7 +19,7 @@ pub(crate) struct Deadline {
 impl Deadline {
     pub(crate) fn new(
         at: Instant,
-        callback: impl FnMut(&ConnectionHandle, Instant, bool) -> Option<Instant> + Send + 'static,
+        callback: impl FnMut(&ConnectionHandle, Instant, Instant) -> Option<Instant> + Send + 'static,
     ) -> Self {
         Self {
             at,
@@ -57,12 +59,22 @@ impl Deadlines {
 
     /// Runs the callbacks that are due.
     pub(crate) fn run(&mut self, connection: &ConnectionHandle, now: Instant) {
+        self.run_until(connection, now, Some(now));
+    }
+
+    /// Runs all callbacks. One that is not a check returns its time without effect.
+    #[cold]
+    pub(crate) fn recheck(&mut self, connection: &ConnectionHandle, now: Instant) {
+        self.run_until(connection, now, None);
+    }
+
+    /// Runs the callbacks that are due at `until`, or all.
+    fn run_until(&mut self, connection: &ConnectionHandle, now: Instant, until: Option<Instant>) {
         self.deadlines.retain_mut(|deadline| {
-            if deadline.at > now || connection.is_closing() {
+            if until.is_some_and(|until| deadline.at > until) || connection.is_closing() {
                 return true;
             }
-            let late = now.saturating_duration_since(deadline.at) > LATE;
-            match (deadline.callback)(connection, now, late) {
+            match (deadline.callback)(connection, now, deadline.at) {
                 // later than now by at least one tick: a callback that returns a time in the past
                 // must not run in an endless loop
                 Some(again) => deadline.at = again.max(now + TICK),
@@ -76,6 +88,11 @@ impl Deadlines {
     fn find_next(&mut self) {
         self.next = self.deadlines.iter().map(|deadline| deadline.at).min();
     }
+}
+
+/// Returns `true` if a callback that was due at `at` runs late, because its thread was blocked.
+pub(crate) fn is_late(now: Instant, at: Instant) -> bool {
+    now.saturating_duration_since(at) > LATE
 }
 
 /// Delay from which a callback counts as late because its thread was blocked.

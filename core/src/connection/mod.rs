@@ -25,7 +25,9 @@ pub use self::{
     closed::{Closed, DrainDeadlineExceeded, SharedError},
     contained::Contained,
     endpoints::{Address, Endpoints, TransportKind},
-    handle::{CallbackAdded, ConnectionHandle, HandleExt, OnInputEnd, OpenGuard, WeakHandle},
+    handle::{
+        CallbackAdded, ConnectionHandle, HandleExt, OnInputEnd, OpenGuard, Setting, WeakHandle,
+    },
     stats::Stats,
     timestamps::Timestamp,
 };

@@ -3,8 +3,17 @@
 
 use std::{fmt, mem::needs_drop};
 
+use bytes::BytesMut;
+use tokio_util::codec::Decoder;
+
 use super::{Session, driver::Driver, payload::CodecId};
-use crate::panic::catch_and_log;
+use crate::{hooks::HandleExt, panic::catch_and_log};
+
+/// Minimum bound on undecoded bytes after a change of the maximum frame, unless it was lower.
+const MIN_BOUND: usize = 64 * 1024;
+
+/// Room for a frame's header or line end in the bound on undecoded bytes.
+const HEADER_ROOM: usize = 1024;
 
 /// A transport `T` with a codec `C` and a session that sends `Out`. `CodecLayer` creates it.
 ///
@@ -176,6 +185,34 @@ impl<T, C, Out> SessionIo<T, C, Out> {
     #[inline]
     pub const fn split_mut(&mut self) -> (&mut T, &mut C, &mut Driver<Out>) {
         (&mut self.transport, &mut self.codec, &mut self.driver)
+    }
+}
+
+impl<T, C: Decoder, Out> SessionIo<T, C, Out> {
+    /// Passes the maximum frame that was [set](crate::ConnectionHandle::set_max_frame) to the
+    /// codec. The bound on undecoded bytes follows.
+    ///
+    /// The codec of `CodecLayer::with_frame_limit` takes the maximum when it is called for the end
+    /// of an empty input, which no stream has before its end. So adapters around it pass the call
+    /// on, and no message costs a check (design.md: How does a setting change while a session is
+    /// open?).
+    #[cold]
+    #[doc(hidden)]
+    pub fn apply_max_frame(&mut self) {
+        let Some(bytes) = self.driver.pending_max_frame() else {
+            return;
+        };
+        _ = self.codec.decode_eof(&mut BytesMut::new());
+        if self.driver.handle().take_max_frame().is_some() {
+            let connection = self.driver.handle();
+            tracing::warn!(
+                %connection,
+                "a codec adapter does not pass on `decode_eof`, so the maximum frame is not set",
+            );
+            return;
+        }
+        let frame = bytes.saturating_add(HEADER_ROOM);
+        self.max_frame = frame.max(self.max_frame.min(MIN_BOUND));
     }
 }
 

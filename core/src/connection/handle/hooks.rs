@@ -4,9 +4,12 @@ use std::{any::Any, fmt, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{AWAITS_RESPONSES, ConnectionHandle, RENAMED};
+use super::{AWAITS_RESPONSES, ConnectionHandle, RENAMED, Setting};
 use crate::{
-    connection::{Closed, Contained, TransportKind, deadlines::Deadline},
+    connection::{
+        Closed, Contained, TransportKind,
+        deadlines::{Deadline, is_late},
+    },
     sync::{Ordering, Signal},
 };
 
@@ -41,6 +44,10 @@ pub(crate) struct LayerHooks {
     pub(crate) open_guards: u32,
     /// Values to drop at the end of the input.
     pub(crate) on_input_end: Vec<Contained<Box<dyn OnInputEnd>>>,
+    /// `true` if all checks must run.
+    pub(crate) recheck: bool,
+    /// A maximum frame that the session loop has not applied.
+    pub(crate) max_frame: Option<usize>,
 }
 
 mod sealed {
@@ -91,14 +98,91 @@ pub trait HandleExt: sealed::Sealed {
         callback: impl FnMut(&ConnectionHandle, Instant) -> Option<Instant> + Send + 'static,
     );
 
-    /// Like [`schedule`](Self::schedule), but also passes `true` to `callback` if it runs late
-    /// because the thread was blocked.
+    /// Schedules a check: like [`schedule`](Self::schedule), but each [`recheck`](Self::recheck)
+    /// calls `callback` as well, before its time.
+    ///
+    /// The callback must not assume that its time has come. It compares the time with its settings
+    /// each time that it is called, and returns the time of the next check. So a layer can read a
+    /// setting that changes while the session is open, such as an
+    /// [attribute](ConnectionHandle::insert), only when its check runs.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use getty_core::{CloseReason, Connection, ConnectionHandle, hooks::HandleExt};
+    ///
+    /// /// Maximum age of a session.
+    /// #[derive(Clone, Copy)]
+    /// struct MaxAge(Duration);
+    ///
+    /// fn limit_age<T>(connection: Connection<T>, default: MaxAge) -> Connection<T> {
+    ///     let handle = connection.handle();
+    ///     handle.schedule_check(handle.opened_at() + default.0, move |handle, now| {
+    ///         let MaxAge(age) = handle.get().unwrap_or(default);
+    ///         let end = handle.opened_at() + age;
+    ///         if end <= now {
+    ///             handle.close_with(CloseReason::LifetimeExpired);
+    ///         }
+    ///         Some(end)
+    ///     });
+    ///     connection
+    /// }
+    ///
+    /// /// Changes the maximum of an open session.
+    /// fn set_max_age(session: &ConnectionHandle, age: Duration) {
+    ///     session.insert(MaxAge(age));
+    ///     session.recheck();
+    /// }
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// #     let connection = limit_age(Connection::new(()), MaxAge(Duration::from_secs(60)));
+    /// #     let handle = connection.handle().clone();
+    /// #     let (_session, mut driver) = getty_core::driver::pair::<()>(handle.clone());
+    /// #     let cx = std::task::Context::from_waker(std::task::Waker::noop());
+    /// #     driver.register(&cx);
+    /// #     set_max_age(&handle, Duration::from_secs(5));
+    /// #     assert!(driver.register(&cx));
+    /// #     driver.run_checks(tokio::time::Instant::now());
+    /// #     assert_eq!(driver.next_deadline(), Some(handle.opened_at() + Duration::from_secs(5)));
+    /// # });
+    /// ```
+    fn schedule_check(
+        &self,
+        at: Instant,
+        callback: impl FnMut(&ConnectionHandle, Instant) -> Option<Instant> + Send + 'static,
+    );
+
+    /// Like [`schedule_check`](Self::schedule_check), but also passes `true` to `callback` if it
+    /// runs late because the thread was blocked.
     #[doc(hidden)]
-    fn schedule_with_lateness(
+    fn schedule_check_with_lateness(
         &self,
         at: Instant,
         callback: impl FnMut(&ConnectionHandle, Instant, bool) -> Option<Instant> + Send + 'static,
     );
+
+    /// Runs all [checks](Self::schedule_check) of the session in the next poll of the session loop,
+    /// which is woken. They answer anew and may close the session.
+    ///
+    /// It may be called at any time and from any thread. While the session does not run or is
+    /// closing, it has no effect.
+    fn recheck(&self);
+
+    /// Records that a layer of this connection has the setting.
+    #[doc(hidden)]
+    fn add_setting(&self, setting: Setting);
+
+    /// Sets a setting of the open session, and [rechecks](Self::recheck) it. Returns `false` if no
+    /// layer has the setting, or if the session is closing.
+    #[doc(hidden)]
+    fn set_setting(&self, setting: Setting, value: Duration) -> bool;
+
+    /// Returns the value that was [set](Self::set_setting) last.
+    #[doc(hidden)]
+    fn setting(&self, setting: Setting) -> Option<Duration>;
+
+    /// Takes the maximum frame that was set, for the codec.
+    #[doc(hidden)]
+    fn take_max_frame(&self) -> Option<usize>;
 
     /// Keeps `value` until the session's input has ended, then drops it.
     ///
@@ -230,23 +314,57 @@ impl HandleExt for ConnectionHandle {
         at: Instant,
         mut callback: impl FnMut(&ConnectionHandle, Instant) -> Option<Instant> + Send + 'static,
     ) {
-        self.schedule_with_lateness(at, move |handle, now, _| callback(handle, now));
+        self.add_deadline(Deadline::new(at, move |handle, now, at| {
+            if at > now {
+                return Some(at); // a recheck, and this is no check
+            }
+            callback(handle, now)
+        }));
     }
 
-    fn schedule_with_lateness(
+    fn schedule_check(
         &self,
         at: Instant,
-        callback: impl FnMut(&ConnectionHandle, Instant, bool) -> Option<Instant> + Send + 'static,
+        mut callback: impl FnMut(&ConnectionHandle, Instant) -> Option<Instant> + Send + 'static,
     ) {
-        let deadline = Deadline::new(at, callback);
-        let mut locked = self.0.locked.lock();
-        if locked.closed().is_some() {
-            drop(locked); // before the user's values in `deadline`
-            return;
+        self.add_deadline(Deadline::new(at, move |handle, now, _| {
+            callback(handle, now)
+        }));
+    }
+
+    fn schedule_check_with_lateness(
+        &self,
+        at: Instant,
+        mut callback: impl FnMut(&ConnectionHandle, Instant, bool) -> Option<Instant> + Send + 'static,
+    ) {
+        self.add_deadline(Deadline::new(at, move |handle, now, at| {
+            callback(handle, now, is_late(now, at))
+        }));
+    }
+
+    fn recheck(&self) {
+        self.change_hooks(|hooks| hooks.recheck = true);
+    }
+
+    fn add_setting(&self, setting: Setting) {
+        self.0.locked.lock().settings |= setting as u8;
+    }
+
+    fn set_setting(&self, setting: Setting, value: Duration) -> bool {
+        if !self.has_setting(setting) {
+            return false;
         }
-        locked.hooks.get_or_default().deadlines.push(deadline);
-        drop(locked);
-        self.0.signal.raise(Signal::LAYER_HOOKS);
+        self.insert_at(setting, value);
+        self.recheck();
+        true
+    }
+
+    fn setting(&self, setting: Setting) -> Option<Duration> {
+        self.get_at(&setting)
+    }
+
+    fn take_max_frame(&self) -> Option<usize> {
+        self.0.locked.lock().hooks.get_mut()?.max_frame.take()
     }
 
     fn drop_on_input_end(&self, value: impl Any + Send) {
@@ -360,6 +478,33 @@ impl HandleExt for ConnectionHandle {
 }
 
 impl ConnectionHandle {
+    fn add_deadline(&self, deadline: Deadline) {
+        let mut locked = self.0.locked.lock();
+        if locked.closed().is_some() {
+            drop(locked); // before the user's values in `deadline`
+            return;
+        }
+        locked.hooks.get_or_default().deadlines.push(deadline);
+        drop(locked);
+        self.0.signal.raise(Signal::LAYER_HOOKS);
+    }
+
+    /// Changes the hooks and wakes the driver to take them. After the close nothing takes them.
+    pub(super) fn change_hooks(&self, change: impl FnOnce(&mut LayerHooks)) {
+        let mut locked = self.0.locked.lock();
+        if locked.closed().is_some() {
+            return;
+        }
+        change(locked.hooks.get_or_default());
+        drop(locked);
+        self.0.signal.raise(Signal::LAYER_HOOKS);
+    }
+
+    /// Returns the maximum frame that was set and not taken.
+    pub(crate) fn pending_max_frame(&self) -> Option<usize> {
+        self.0.locked.lock().hooks.get()?.max_frame
+    }
+
     /// Like [`drop_on_input_end`](HandleExt::drop_on_input_end) for a value that is also notified
     /// of refused requests.
     pub(crate) fn on_input_end(&self, value: impl OnInputEnd + 'static) {
@@ -374,7 +519,8 @@ impl ConnectionHandle {
         self.0.signal.raise(Signal::LAYER_HOOKS);
     }
 
-    /// Takes the registered hooks. While a guard delays the opening, the number of guards remains.
+    /// Takes the registered hooks. While a guard delays the opening, the number of guards remains,
+    /// and a maximum frame remains until the codec takes it.
     pub(crate) fn take_hooks(&self) -> LayerHooks {
         let mut locked = self.0.locked.lock();
         let Some(hooks) = locked.hooks.get_mut() else {
@@ -385,7 +531,8 @@ impl ConnectionHandle {
             on_input_end: std::mem::take(&mut hooks.on_input_end),
             ..*hooks
         };
-        if hooks.open_guards == 0 {
+        hooks.recheck = false;
+        if hooks.open_guards == 0 && hooks.max_frame.is_none() {
             locked.hooks.reset();
         }
         taken

@@ -5,6 +5,7 @@ mod callbacks;
 mod closing;
 mod hooks;
 mod outbound;
+mod settings;
 mod times;
 
 use std::{
@@ -22,6 +23,7 @@ use self::{attributes::Attributes, callbacks::Callbacks, hooks::LayerHooks};
 pub use self::{
     callbacks::CallbackAdded,
     hooks::{HandleExt, OnInputEnd, OpenGuard},
+    settings::Setting,
 };
 use super::{
     Address, Close, Closed, Endpoints, Stats, TransportKind,
@@ -118,6 +120,8 @@ struct LockedState {
     /// fits into the padding here.
     #[cfg(feature = "metrics")]
     queued: u32,
+    /// The [settings](Setting) that layers of this connection have, as bits.
+    settings: u8,
     /// `true` if the transport has a ping.
     has_ping: bool,
     /// Number of guards that catch panics around the owner of the close guard.

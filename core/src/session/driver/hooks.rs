@@ -17,7 +17,8 @@ pub(super) struct DriverHooks {
 }
 
 impl<Out> Driver<Out> {
-    pub(super) fn take_hooks(&mut self) {
+    /// Takes the hooks. Returns `true` if a setting of the session has changed.
+    pub(super) fn take_hooks(&mut self) -> bool {
         let new = self.handle.take_hooks();
         let ext = self.ext.get_or_default();
         ext.open_delayed = new.open_guards > 0;
@@ -28,6 +29,21 @@ impl<Out> Driver<Out> {
         if self.input_ended {
             self.end_input();
         }
+        new.recheck
+    }
+
+    /// Runs all [checks](crate::hooks::HandleExt::schedule_check), also those that are not due.
+    #[cold]
+    pub fn run_checks(&mut self, now: Instant) {
+        if let Some(ext) = self.ext.get_mut() {
+            ext.hooks.deadlines.recheck(&self.handle, now);
+        }
+    }
+
+    /// Returns the maximum frame that was set and not applied.
+    #[doc(hidden)]
+    pub fn pending_max_frame(&self) -> Option<usize> {
+        self.handle.pending_max_frame()
     }
 
     /// Notifies the hooks that the codec refused this request.

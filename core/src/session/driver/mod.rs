@@ -20,7 +20,8 @@
 //!
 //! In each poll, a test kit must call:
 //!
-//! 1. [`Driver::register`], which registers the task's waker;
+//! 1. [`Driver::register`], which registers the task's waker, and [`Driver::run_checks`] if it
+//!    returns `true`;
 //! 2. [`Driver::next_outgoing`] until it returns `None`, to encode messages;
 //! 3. [`Driver::complete`] or [`Driver::fail`] for each [`Ticket`] whose message was flushed
 //!    or refused;
@@ -168,11 +169,12 @@ impl<Out> Driver<Out> {
     }
 
     /// Registers the waker of `cx`, which is woken by every later send or request. Then polls for
-    /// signals. Must be called first in each poll.
+    /// signals. Must be called first in each poll. Returns `true` as
+    /// [`poll_signals`](Self::poll_signals) does.
     #[inline]
-    pub fn register(&mut self, cx: &Context<'_>) {
+    pub fn register(&mut self, cx: &Context<'_>) -> bool {
         self.handle.signal().register(&mut self.waker, cx);
-        self.poll_signals();
+        self.poll_signals()
     }
 
     /// Marks this session as the one that the current thread polls until the guard is dropped.
@@ -186,23 +188,22 @@ impl<Out> Driver<Out> {
     }
 
     /// Polls for signals that were raised since the last call such as queued messages.
+    ///
+    /// Returns `true` if a setting of the session has changed: the caller must then call
+    /// [`run_checks`](Self::run_checks).
     #[inline]
-    pub fn poll_signals(&mut self) {
+    pub fn poll_signals(&mut self) -> bool {
         let raised = self.handle.signal().take();
-        if raised != 0 {
-            self.apply_signals(raised);
-        }
+        raised != 0 && self.apply_signals(raised)
     }
 
     #[cold]
-    fn apply_signals(&mut self, raised: u8) {
+    fn apply_signals(&mut self, raised: u8) -> bool {
         self.session.requests().record_poll();
         self.raised |= raised & Signal::MESSAGES != 0;
         self.own |= raised & Signal::OWN != 0;
         self.ping |= raised & Signal::PING != 0;
-        if raised & Signal::LAYER_HOOKS != 0 {
-            self.take_hooks();
-        }
+        raised & Signal::LAYER_HOOKS != 0 && self.take_hooks()
     }
 
     /// Returns `true` if a signal was raised since the last [`poll_signals`](Self::poll_signals).
