@@ -30,9 +30,14 @@
 //! # Settings that change
 //!
 //! A codec belongs to one session and is used by its task alone. A handler changes the settings
-//! of its codec in one of two ways.
+//! of its codec in one of three ways.
 //!
-//! **A shared setting** is for limits and switches that may be read at any time. The function
+//! **The maximum frame** of an open session is set with
+//! [`set_max_frame`](getty_core::ConnectionHandle::set_max_frame). The layer must have
+//! [`with_settable_max_frame`](CodecLayer::with_settable_max_frame) for a codec of getty, or
+//! [`with_frame_limit`](CodecLayer::with_frame_limit) for another codec.
+//!
+//! **A shared setting** is for other limits and switches that may be read at any time. The function
 //! of [`CodecLayer::per_connection`] puts it into an [attribute] of the connection. The codec
 //! reads it in `decode` or `encode`:
 //!
@@ -122,10 +127,12 @@
 //! A change at one position of the *input* can only be made by `decode` itself, on the message
 //! that announces it: the bytes behind that message may already have arrived.
 //!
-//! With either way, sessions encode differently from one another. See
+//! In each way, sessions encode differently from one another. See
 //! [`with_shared_encodings`](CodecLayer::with_shared_encodings).
 //!
 //! [attribute]: getty_core::ConnectionHandle::insert
+
+mod frame_limit;
 
 use std::{
     any::type_name,
@@ -142,6 +149,8 @@ use getty_core::{
 use tokio_util::codec::Decoder;
 use tower_layer::Layer;
 use tower_service::Service;
+
+pub use self::frame_limit::{FrameLimit, FrameLimited, WithFrameLimit};
 
 /// Default maximum of undecoded bytes of a session: 64 KiB; see [`CodecLayer::with_max_frame`].
 pub const DEFAULT_MAX_FRAME: usize = 64 * 1024;
@@ -214,6 +223,61 @@ impl<C, Out> CodecLayer<C, Out> {
             (false, _) => None,
         };
         self
+    }
+}
+
+impl<C: CodecSource, Out> CodecLayer<C, Out> {
+    /// Lets [`set_max_frame`](getty_core::ConnectionHandle::set_max_frame) change the maximum frame
+    /// of an open session. The session loop then calls `set` with the codec and the maximum in
+    /// bytes. By default the maximum is fixed.
+    ///
+    /// `set` must change the setting of the codec and keep its state, because it is called between
+    /// frames of one stream. It runs in the session's task, so it must not block. The codec of the
+    /// session is a [`FrameLimited`]. An adapter around it, for
+    /// [`map_decoder`](SessionIo::map_decoder), must pass `decode_eof` on, as
+    /// [`FilterMap`](crate::filter_map::FilterMap) does; otherwise the maximum does not change, and
+    /// a warning is logged.
+    ///
+    /// A broadcast is encoded once for all sessions, by the maximum of one of them. See
+    /// [`with_shared_encodings`](Self::with_shared_encodings). Scope: session.
+    ///
+    /// ```
+    /// use getty_layers::CodecLayer;
+    /// use tokio_util::codec::LengthDelimitedCodec;
+    ///
+    /// # fn layer() -> CodecLayer<impl getty_layers::codec::CodecSource, bytes::Bytes> {
+    /// let mut frames = LengthDelimitedCodec::new();
+    /// frames.set_max_frame_length(256);
+    /// CodecLayer::new(frames).with_frame_limit(LengthDelimitedCodec::set_max_frame_length)
+    /// # }
+    /// # let _ = layer();
+    /// ```
+    pub fn with_frame_limit<F>(self, set: F) -> CodecLayer<WithFrameLimit<C, F>, Out>
+    where
+        F: Fn(&mut C::Codec, usize) + Clone,
+    {
+        CodecLayer {
+            codec: Contained::new(WithFrameLimit {
+                source: self.codec.into_inner(),
+                set,
+            }),
+            max_frame: self.max_frame,
+            id: self.id,
+            weigh: self.weigh,
+            out: PhantomData,
+        }
+    }
+
+    /// Lets [`set_max_frame`](getty_core::ConnectionHandle::set_max_frame) change the maximum frame
+    /// of an open session: [`with_frame_limit`](Self::with_frame_limit) for codecs that implement
+    /// [`FrameLimit`], as all codecs of getty do. By default the maximum is fixed.
+    pub fn with_settable_max_frame(
+        self,
+    ) -> CodecLayer<WithFrameLimit<C, impl Fn(&mut C::Codec, usize) + Clone>, Out>
+    where
+        C::Codec: FrameLimit,
+    {
+        self.with_frame_limit(FrameLimit::set_max_frame)
     }
 }
 

@@ -72,12 +72,15 @@ use std::{any::type_name, fmt, marker::PhantomData, time::Duration};
 
 use getty_core::{
     CloseReason, Connection, ConnectionHandle, HasSession, Session,
-    hooks::{Contained, HandleExt},
+    hooks::{Contained, HandleExt, Setting},
 };
 use tokio::time::Instant;
 use tower_layer::Layer;
 
-use crate::configure::{Configure, Configured};
+use crate::{
+    configure::{Configure, Configured},
+    util::check_time,
+};
 
 /// Closes idle sessions, or calls a hook for them; see the [module](self).
 #[doc(alias = "keepalive")]
@@ -150,6 +153,58 @@ impl IdleTimeoutLayer {
         Self::of(Traffic::Activity, time)
     }
 
+    /// Sets the time of one session while it is open, for layers of [`new`](Self::new). The default
+    /// is the layer's.
+    ///
+    /// Returns `true` if the session has such a layer. Without one, and once the session is
+    /// closing, nothing changes and this function returns `false`. Several layers of the same kind
+    /// all get the time.
+    ///
+    /// It may be called at any time and from any thread, such as from a handler or an open hook.
+    /// The time takes effect in the next poll of the session loop, which is woken. A session that
+    /// has been idle for longer closes in that poll, or its hook is called. Zero closes each
+    /// session that is idle when it is checked, every millisecond. [`Duration::MAX`] will never
+    /// expire.
+    ///
+    /// This applies to the functions for the other kinds of traffic as well.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use getty_core::Session;
+    /// use getty_layers::IdleTimeoutLayer;
+    ///
+    /// /// A client of MQTT is gone after one and a half times its keep-alive. Zero disables that.
+    /// fn set_keep_alive(session: &Session<String>, seconds: u16) {
+    ///     let idle = match seconds {
+    ///         0 => Duration::MAX,
+    ///         _ => Duration::from_secs(seconds.into()) * 3 / 2,
+    ///     };
+    ///     IdleTimeoutLayer::set(session, idle);
+    /// }
+    /// # let _ = set_keep_alive;
+    /// ```
+    pub fn set(session: &ConnectionHandle, time: Duration) -> bool {
+        session.set_setting(Setting::IdleInbound, time)
+    }
+
+    /// Sets the time of one session for layers of [`outbound`](Self::outbound); see
+    /// [`set`](Self::set).
+    pub fn set_outbound(session: &ConnectionHandle, time: Duration) -> bool {
+        session.set_setting(Setting::IdleOutbound, time)
+    }
+
+    /// Sets the time of one session for layers of [`any_traffic`](Self::any_traffic); see
+    /// [`set`](Self::set).
+    pub fn set_any_traffic(session: &ConnectionHandle, time: Duration) -> bool {
+        session.set_setting(Setting::IdleAny, time)
+    }
+
+    /// Sets the time of one session for layers of [`activity`](Self::activity); see
+    /// [`set`](Self::set).
+    pub fn set_activity(session: &ConnectionHandle, time: Duration) -> bool {
+        session.set_setting(Setting::IdleActivity, time)
+    }
+
     const fn of(traffic: Traffic, time: Duration) -> Self {
         Self {
             idleness: Idleness { traffic, time },
@@ -200,6 +255,17 @@ pub struct Idle {
     pub nth: u64,
 }
 
+impl Traffic {
+    const fn setting(self) -> Setting {
+        match self {
+            Self::Inbound => Setting::IdleInbound,
+            Self::Outbound => Setting::IdleOutbound,
+            Self::Any => Setting::IdleAny,
+            Self::Activity => Setting::IdleActivity,
+        }
+    }
+}
+
 impl Idleness {
     /// Returns the start of the idle period or `None` while the timeout does not run.
     fn since(self, handle: &ConnectionHandle) -> Option<Instant> {
@@ -222,28 +288,27 @@ impl Idleness {
         handle: &ConnectionHandle,
         mut on_idle: impl FnMut(&ConnectionHandle, Idle) -> bool + Send + 'static,
     ) {
-        let Self { time, .. } = self;
         let opened = Instant::now();
-        let Some(first) = opened.checked_add(time) else {
-            return;
-        };
+        handle.add_setting(self.traffic.setting());
         // The current idle period: its start, the number of calls, and the time of the last call.
         let (mut known, mut nth, mut called) = (opened, 0_u32, opened);
         // Messages received at the last check. Two words of 32 bits keep the closure small.
         let mut seen = 0_u32;
-        handle.schedule_with_lateness(first, move |handle, now, late| {
+        let first = check_time(opened, self.time);
+        handle.schedule_check_with_lateness(first, move |handle, now, late| {
+            let time = handle.setting(self.traffic.setting()).unwrap_or(self.time);
             let received = handle.stats().messages_in & u64::from(u32::MAX);
             let received = u32::try_from(received).unwrap_or(u32::MAX);
             let is_new = std::mem::replace(&mut seen, received) != received;
             let Some(since) = self.since(handle) else {
                 // An idle period that starts later is not over before a full timeout from now.
-                return now.checked_add(time);
+                return Some(check_time(now, time));
             };
             let since = since.max(opened);
             if since != known {
                 (known, nth, called) = (since, 0, since);
             }
-            let due = called.checked_add(time)?;
+            let due = check_time(called, time);
             if due > now {
                 return Some(due);
             }
@@ -251,11 +316,11 @@ impl Idleness {
             if late && is_new {
                 // A handler may have blocked the thread while the peer waited for its response
                 // (design.md: When is a peer idle whose handler blocks the thread?).
-                return now.checked_add(time);
+                return Some(check_time(now, time));
             }
             nth = nth.saturating_add(1);
             let nth = u64::from(nth);
-            on_idle(handle, Idle { since, nth }).then(|| now.checked_add(time))?
+            on_idle(handle, Idle { since, nth }).then(|| check_time(now, time))
         });
     }
 }

@@ -40,11 +40,17 @@
 
 use std::time::Duration;
 
-use getty_core::{CloseReason, Connection, ConnectionHandle, hooks::HandleExt};
+use getty_core::{
+    CloseReason, Connection, ConnectionHandle,
+    hooks::{HandleExt, Setting},
+};
 use tokio::time::Instant;
 use tower_layer::Layer;
 
-use crate::configure::{Configure, Configured};
+use crate::{
+    configure::{Configure, Configured},
+    util::check_time,
+};
 
 /// Closes sessions whose peer does not complete a frame in time; see the [module](self).
 #[doc(alias = "slowloris")]
@@ -62,6 +68,19 @@ impl ReadTimeoutLayer {
     pub const fn new(timeout: Duration) -> Self {
         Self { timeout }
     }
+
+    /// Sets the timeout of one session while it is open. The default is the layer's.
+    ///
+    /// Returns `true` if the session has this layer. Without the layer, and once the session is
+    /// closing, nothing changes and this function returns `false`. If the layer is stacked, all of
+    /// them get the timeout.
+    ///
+    /// It may be called at any time and from any thread. The timeout takes effect in the next poll
+    /// of the session loop, which is woken. A frame that has been incomplete for longer closes the
+    /// session in that poll. Zero and large timeouts are those of [`new`](Self::new).
+    pub fn set(session: &ConnectionHandle, timeout: Duration) -> bool {
+        session.set_setting(Setting::ReadTimeout, timeout)
+    }
 }
 
 impl<S> Layer<S> for ReadTimeoutLayer {
@@ -78,24 +97,23 @@ pub type ReadTimeout<S> = Configured<S, ReadTimeoutLayer>;
 impl<T> Configure<T> for ReadTimeoutLayer {
     fn configure(&self, connection: &Connection<T>) {
         let timeout = self.timeout;
-        if let Some(at) = Instant::now().checked_add(timeout) {
-            connection
-                .handle()
-                .schedule(at, move |handle, now| check(handle, now, timeout));
-        }
+        let (handle, first) = (connection.handle(), check_time(Instant::now(), timeout));
+        handle.add_setting(Setting::ReadTimeout);
+        handle.schedule_check(first, move |handle, now| check(handle, now, timeout));
     }
 }
 
 /// Closes the session if a frame is late. Returns the time of the next check.
 fn check(handle: &ConnectionHandle, now: Instant, timeout: Duration) -> Option<Instant> {
+    let timeout = handle.setting(Setting::ReadTimeout).unwrap_or(timeout);
     let (Some(incomplete), Some(reading)) = (handle.incomplete_since(), handle.reading_since())
     else {
         // A frame that starts later cannot be late before a full timeout from now.
-        return now.checked_add(timeout);
+        return Some(check_time(now, timeout));
     };
     // A received byte does not restart the timeout, or one byte per minute would be enough
     // (design.md: Why does a received byte not restart the read timeout?).
-    let late = incomplete.max(reading).checked_add(timeout)?;
+    let late = check_time(incomplete.max(reading), timeout);
     if late > now {
         return Some(late);
     }

@@ -69,7 +69,10 @@ use std::{
     time::Duration,
 };
 
-use getty_core::{Connection, HasSession, Session, SessionIo, hooks::Contained};
+use getty_core::{
+    Connection, ConnectionHandle, HasSession, Session, SessionIo,
+    hooks::{Contained, HandleExt, Setting},
+};
 use tokio_util::codec::Decoder;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -118,6 +121,36 @@ impl<M> fmt::Debug for Pong<M> {
         f.debug_tuple("Pong")
             .field(&std::any::type_name::<M>())
             .finish()
+    }
+}
+
+// No type parameter is open, so `HeartbeatLayer::set_period` needs no annotation.
+impl HeartbeatLayer<(), Ping> {
+    /// Sets the period of one session while it is open. The default is the layer's.
+    ///
+    /// Returns `true` if the session has a `HeartbeatLayer` of any kind. Without one, and once the
+    /// session is closing, nothing changes and this function returns `false`. If the layer is
+    /// stacked, all of them get the period. The [jitter](HeartbeatLayer::with_jitter) applies to
+    /// it, and the [response timeout](HeartbeatLayer::with_response_timeout) stays.
+    ///
+    /// It may be called at any time and from any thread, such as from a handler or an open hook.
+    /// The period takes effect in the next poll of the session loop, which is woken. If nothing was
+    /// sent for longer than the new period, a heartbeat is sent in that poll. A period below one
+    /// millisecond is one millisecond, and [`Duration::MAX`] stops the heartbeats.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use getty_core::Session;
+    /// use getty_layers::HeartbeatLayer;
+    ///
+    /// /// A peer behind a NAT has found out how long its binding lasts.
+    /// fn on_nat_timeout(session: &Session<String>, seconds: u64) -> bool {
+    ///     HeartbeatLayer::set_period(session, Duration::from_secs(seconds) / 2)
+    /// }
+    /// # let _ = on_nat_timeout;
+    /// ```
+    pub fn set_period(session: &ConnectionHandle, period: Duration) -> bool {
+        session.set_setting(Setting::HeartbeatPeriod, period)
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use getty_core::{CloseReason, ConnectionHandle, Session, hooks::HandleExt};
+use getty_core::{
+    CloseReason, ConnectionHandle, Session,
+    hooks::{HandleExt, Setting},
+};
 use tokio::time::Instant;
 
 use super::Beat;
-use crate::util::Jitter;
+use crate::util::{Jitter, check_time};
 
 /// Time settings of a [`HeartbeatLayer`](super::HeartbeatLayer).
 #[derive(Clone, Copy, Debug)]
@@ -19,36 +22,37 @@ pub(super) struct Schedule {
 
 impl Schedule {
     /// Starts the heartbeats of `session`.
-    pub(super) fn start<Out, B>(mut self, session: &Session<Out>, beat: B)
+    pub(super) fn start<Out, B>(self, session: &Session<Out>, beat: B)
     where
         B: Beat<Out> + Send + 'static,
         Out: Send + 'static,
     {
-        self.period = self.jitter.lengthen(self.period, session.id());
         let now = Instant::now();
-        let Some(first) = now.checked_add(self.period) else {
-            return;
-        };
+        let first = check_time(now, self.jitter.lengthen(self.period, session.id()));
         let sender = session.clone();
         let mut state = State {
             last: now,
             unanswered: None,
             stalled: false,
         };
-        session.schedule(first, move |handle, now| {
+        session.add_setting(Setting::HeartbeatPeriod);
+        session.schedule_check(first, move |handle, now| {
+            let period = handle.setting(Setting::HeartbeatPeriod);
+            let period = period.unwrap_or(self.period);
+            let period = self.jitter.lengthen(period, handle.id());
             if !state.is_alive(self, handle, now) {
                 handle.close_with(CloseReason::HeartbeatMissed);
                 return None;
             }
-            if state.next_beat(self, handle)? <= now {
+            if state.next_beat(period, handle) <= now {
                 state.last = now;
                 if beat.beat(&sender) && self.response.is_some() {
                     state.unanswered.get_or_insert(now);
                 }
             }
-            let beat = state.next_beat(self, handle);
+            let beat = state.next_beat(period, handle);
             let response = state.response_deadline(self, handle, now);
-            beat.into_iter().chain(response).min()
+            Some(response.map_or(beat, |response| response.min(beat)))
         });
     }
 }
@@ -66,9 +70,8 @@ struct State {
 
 impl State {
     /// Returns the time of the next heartbeat. It becomes later if messages are sent.
-    fn next_beat(&self, schedule: Schedule, handle: &ConnectionHandle) -> Option<Instant> {
-        let sent = self.last.max(handle.last_write());
-        sent.checked_add(schedule.period)
+    fn next_beat(&self, period: Duration, handle: &ConnectionHandle) -> Instant {
+        check_time(self.last.max(handle.last_write()), period)
     }
 
     /// Returns the time by which something must be received. It may become later.
