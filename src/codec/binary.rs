@@ -32,7 +32,7 @@ use std::{error::Error, fmt, io};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Decoder, Encoder, FrameCodec, MAX_FRAME, clamp_max, text::Boundaries};
+use super::{Decoder, Encoder, FrameCodec, FrameLimit, MAX_FRAME, clamp_max, text::Boundaries};
 
 /// Codec for binary messages of at most 64 KiB by default, which may be empty; see the
 /// [module](self).
@@ -83,6 +83,12 @@ impl Binary {
 impl Default for Binary {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl FrameLimit for Binary {
+    fn set_max_frame(&mut self, bytes: usize) {
+        self.max = clamp_max(bytes);
     }
 }
 

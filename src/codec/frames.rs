@@ -41,7 +41,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Decoder, Encoder, FrameCodec, LengthDelimited, LengthDelimitedError};
+use super::{Decoder, Encoder, FrameCodec, FrameLimit, LengthDelimited, LengthDelimitedError};
 
 /// Maximum number of bytes that are taken out of the read buffer at once unless a single frame
 /// is longer. It bounds the undecoded bytes beside that buffer. The reference count is updated
@@ -403,6 +403,12 @@ impl Frames {
 )]
 const fn narrow(offset: usize) -> u32 {
     offset as u32
+}
+
+impl FrameLimit for Frames {
+    fn set_max_frame(&mut self, bytes: usize) {
+        self.length.set_max_frame(bytes);
+    }
 }
 
 impl Decoder for Frames {

@@ -64,7 +64,7 @@ use std::ops::Range;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 pub use self::{error::LengthDelimitedError, field_width::FieldWidth};
-use super::{Decoder, Encoder, FrameCodec};
+use super::{Decoder, Encoder, FrameCodec, FrameLimit, clamp_max};
 
 /// Length of the default header in bytes: a big-endian `u32` and nothing else.
 const PLAIN_HEADER: usize = size_of::<u32>();
@@ -284,6 +284,12 @@ impl LengthDelimited {
             length,
             max: self.max,
         }
+    }
+}
+
+impl FrameLimit for LengthDelimited {
+    fn set_max_frame(&mut self, bytes: usize) {
+        self.max = clamp_max(bytes);
     }
 }
 

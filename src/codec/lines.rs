@@ -40,7 +40,7 @@ use std::{
 use bytes::{Buf, BytesMut};
 use memchr::memchr;
 
-use super::{Decoder, Encoder, FrameCodec, MAX_FRAME, clamp_max};
+use super::{Decoder, Encoder, FrameCodec, FrameLimit, MAX_FRAME, clamp_max};
 
 /// Length in bytes of an incomplete line for which the maximum is reserved. It is half of what
 /// a session buffers without a reservation. Longer lines therefore never reach that bound, and
@@ -230,6 +230,12 @@ fn text(line: &[u8]) -> Result<String, LinesError> {
 impl Default for Lines {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl FrameLimit for Lines {
+    fn set_max_frame(&mut self, bytes: usize) {
+        self.max = clamp_max(bytes);
     }
 }
 

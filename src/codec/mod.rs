@@ -163,7 +163,7 @@ pub mod text;
 pub mod varint_delimited;
 
 pub use bytes::{Buf, BufMut, Bytes, BytesMut};
-pub use getty_layers::Malformed;
+pub use getty_layers::{Malformed, codec::FrameLimit};
 pub use tokio_util::codec::{Decoder, Encoder};
 
 #[cfg(feature = "json")]

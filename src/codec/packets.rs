@@ -4,7 +4,7 @@ use std::{fmt, marker::PhantomData};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Decoder, Encoder, FrameCodec, Malformed, format::FormatError};
+use super::{Decoder, Encoder, FrameCodec, FrameLimit, Malformed, format::FormatError};
 use crate::handler::{Opcode, Packet};
 
 /// Codec for [`Packet`]s: an opcode in front of a payload in the frames of `C`.
@@ -39,6 +39,12 @@ use crate::handler::{Opcode, Packet};
 pub struct Packets<C, K = u16> {
     frames: C,
     opcode: PhantomData<fn(K) -> K>,
+}
+
+impl<C: FrameLimit, K> FrameLimit for Packets<C, K> {
+    fn set_max_frame(&mut self, bytes: usize) {
+        self.frames.set_max_frame(bytes);
+    }
 }
 
 impl<C, K> Packets<C, K> {

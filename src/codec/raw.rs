@@ -29,7 +29,7 @@ use std::io;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Decoder, Encoder, FrameCodec, MAX_FRAME, clamp_max};
+use super::{Decoder, Encoder, FrameCodec, FrameLimit, MAX_FRAME, clamp_max};
 
 /// Codec for bytes as they arrive, with at most 64 KiB per message by default. It never returns
 /// an empty message.
@@ -69,6 +69,12 @@ impl Raw {
 impl Default for Raw {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl FrameLimit for Raw {
+    fn set_max_frame(&mut self, bytes: usize) {
+        self.max = clamp_max(bytes.max(1));
     }
 }
 

@@ -24,7 +24,7 @@ use std::{error::Error, fmt, io};
 
 use bytes::BytesMut;
 
-use super::{Decoder, Encoder, FrameCodec, MAX_FRAME, clamp_max};
+use super::{Decoder, Encoder, FrameCodec, FrameLimit, MAX_FRAME, clamp_max};
 
 /// Codec for text messages of at most 64 KiB by default, which may be empty.
 #[derive(Clone, Debug)]
@@ -106,6 +106,12 @@ const fn narrow(max: usize) -> u32 {
 impl Default for Text {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl FrameLimit for Text {
+    fn set_max_frame(&mut self, bytes: usize) {
+        self.max = narrow(clamp_max(bytes));
     }
 }
 

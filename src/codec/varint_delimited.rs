@@ -34,7 +34,7 @@ use std::{error::Error, fmt, io, ops::Range};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{Decoder, Encoder, FrameCodec, MAX_FRAME, clamp_max};
+use super::{Decoder, Encoder, FrameCodec, FrameLimit, MAX_FRAME, clamp_max};
 
 /// Maximum length of a prefix in bytes.
 const MAX_PREFIX: usize = 5;
@@ -161,6 +161,12 @@ const fn low_bits(number: usize) -> u8 {
 impl Default for VarintDelimited {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl FrameLimit for VarintDelimited {
+    fn set_max_frame(&mut self, bytes: usize) {
+        self.max = clamp_max(bytes);
     }
 }
 

@@ -58,6 +58,7 @@ mod backpressure;
 mod deadlines;
 mod discard;
 mod dispatch;
+mod settings;
 mod shutdown;
 
 use std::{
@@ -234,7 +235,9 @@ where
     ) -> Poll<()> {
         let mut poll = PollState::default();
         let _current = self.wire.driver().enter();
-        self.wire.driver().register(cx);
+        if self.wire.driver().register(cx) {
+            self.apply_settings(&poll);
+        }
         loop {
             // A session that waited for input goes straight to the read.
             if !self.is_idle(&calls) {

@@ -36,6 +36,10 @@ pub trait FramedTransport: HasSession<Out: Send + 'static> {
     /// Returns the maximum number of undecoded bytes, unless the decoder reserves more for a frame.
     fn max_frame(&self) -> usize;
 
+    /// Passes the maximum frame that was set for the session to the codec, after which
+    /// [`max_frame`](Self::max_frame) may differ. The default is to ignore it.
+    fn apply_max_frame(&mut self) {}
+
     /// Decodes the next message in `buf`. `end` is `true` at the end of a stream, and for the bytes
     /// of one message of a message transport.
     ///
@@ -122,6 +126,10 @@ impl<T: Transport, C: SessionCodec<Out>, Out: Send + 'static> FramedTransport
 
     fn max_frame(&self) -> usize {
         Self::max_frame(self)
+    }
+
+    fn apply_max_frame(&mut self) {
+        Self::apply_max_frame(self);
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::BytesMut;
 
 use super::{DecodePayload, EncodePayload, FormatError, Typed};
-use crate::codec::{Decoder, Encoder, FrameCodec, Malformed};
+use crate::codec::{Decoder, Encoder, FrameCodec, FrameLimit, Malformed};
 
 /// Codec that decodes malformed messages into items; see [`Typed::tolerant`].
 pub struct Tolerant<C, F, In, Out>(Typed<C, F, In, Out>);
@@ -43,6 +43,12 @@ impl<C: FrameCodec, F: EncodePayload<Out>, In, Out> Encoder<Out> for Tolerant<C,
     #[inline]
     fn encode(&mut self, message: Out, dst: &mut BytesMut) -> Result<(), Self::Error> {
         self.0.encode(message, dst)
+    }
+}
+
+impl<C: FrameLimit, F, In, Out> FrameLimit for Tolerant<C, F, In, Out> {
+    fn set_max_frame(&mut self, bytes: usize) {
+        self.0.set_max_frame(bytes);
     }
 }
 

@@ -5,7 +5,7 @@ use std::{fmt, marker::PhantomData};
 use bytes::BytesMut;
 
 use super::{DecodePayload, EncodePayload, FormatError, Tolerant};
-use crate::codec::{Decoder, Encoder, FrameCodec, Malformed};
+use crate::codec::{Decoder, Encoder, FrameCodec, FrameLimit, Malformed};
 
 /// Codec for messages of the types `In` and `Out`, in the format `F`, in the frames of `C`.
 ///
@@ -126,6 +126,12 @@ impl<C: FrameCodec, F: EncodePayload<Out>, In, Out> Encoder<Out> for Typed<C, F,
             dst.truncate(start);
         }
         encoded
+    }
+}
+
+impl<C: FrameLimit, F, In, Out> FrameLimit for Typed<C, F, In, Out> {
+    fn set_max_frame(&mut self, bytes: usize) {
+        self.frames.set_max_frame(bytes);
     }
 }
 

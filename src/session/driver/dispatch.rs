@@ -115,7 +115,9 @@ where
                 }
             }
             // Messages that a handler has queued must be encoded before its reply.
-            self.wire.driver().poll_signals();
+            if self.wire.driver().poll_signals() {
+                self.apply_settings(poll);
+            }
             if self.wire.driver().has_outgoing() {
                 self.encode_outgoing();
             }

@@ -33,6 +33,9 @@ pub(crate) struct Reader<In> {
     /// earlier would cost a read and a memmove per message.
     full: bool,
     raised: RaisedLimit,
+    /// The maximum frame was changed and takes effect after the current frame. The limit is then
+    /// [raised](RaisedLimit), so that the next message resets it.
+    max_frame_changed: bool,
     pub(super) end: InputEnd,
     pub(super) framing: Framing,
     sizing: BufferSizing,
@@ -108,6 +111,7 @@ impl<In> Reader<In> {
             decodable: false,
             full: false,
             raised: RaisedLimit::No,
+            max_frame_changed: false,
             end: InputEnd::Open,
             framing,
             sizing: BufferSizing::default(),
@@ -174,6 +178,10 @@ impl<In> Reader<In> {
         let capacity = self.buf.capacity();
         if let Some(message) = wire.decode(&mut self.buf, false)? {
             if self.raised != RaisedLimit::No {
+                if self.max_frame_changed {
+                    self.max_frame_changed = false;
+                    wire.apply_max_frame();
+                }
                 self.limit = wire.max_frame();
                 self.raised = RaisedLimit::No;
             }
@@ -190,6 +198,28 @@ impl<In> Reader<In> {
             return self.decode_full(wire);
         }
         Ok(Decoded::Nothing)
+    }
+
+    /// Applies the maximum frame that was set for the session. A frame of a stream that has begun
+    /// keeps the maximum with which it began: the codec may have accepted its length.
+    #[cold]
+    pub(crate) fn apply_max_frame<W: FramedTransport<In = In>>(
+        &mut self,
+        wire: &mut W,
+        has_begun: bool,
+    ) {
+        if has_begun && self.framing == Framing::Stream {
+            self.max_frame_changed = true;
+            if self.raised == RaisedLimit::No {
+                self.raised = RaisedLimit::Assumed;
+            }
+            return;
+        }
+        self.max_frame_changed = false;
+        wire.apply_max_frame();
+        if self.raised == RaisedLimit::No {
+            self.limit = wire.max_frame();
+        }
     }
 
     /// Decodes the rest of a stream that has ended. `decode` must be called before, because the end

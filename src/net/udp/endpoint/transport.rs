@@ -293,6 +293,10 @@ where
         Self::max_frame(self)
     }
 
+    fn apply_max_frame(&mut self) {
+        Self::apply_max_frame(self);
+    }
+
     fn decode(
         &mut self,
         buf: &mut BytesMut,
