@@ -20,6 +20,7 @@ mod frames;
 mod groups;
 mod half_close;
 mod last_frame;
+mod max_frame;
 mod order;
 mod panics;
 mod per_session;

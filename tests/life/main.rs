@@ -20,6 +20,7 @@ mod rate_limit;
 mod read_timeout;
 mod registry;
 mod scale;
+mod settings;
 mod spawn;
 #[path = "../contracts/support/mod.rs"]
 #[allow(
