@@ -166,6 +166,28 @@
 //! | tower's `rate_limit` | in the stack that `SessionLayer::per_session` creates | each session has a separate rate, and a session that waits still sends and closes at once | it is not `Clone`, so under `SessionLayer::new` it does not compile; outside `SessionLayer` it limits accepts |
 //! | [`SpawnLayer`] | innermost | only the handler's future should run in the task | further out it works as well, and the futures of all layers inside it run in the task |
 //!
+//! # Settings of an open session
+//!
+//! Settings of layers are fixed when a connection arrives, except for these. Each function takes
+//! the session or its handle, returns `false` if the session has no such layer or is closing,
+//! and may be called from handlers, hooks, close callbacks and other threads. A new value takes
+//! effect in the next poll of the session loop, which is woken.
+//!
+//! | setting | function | zero | [`Duration::MAX`](std::time::Duration::MAX) |
+//! |---|---|---|---|
+//! | time without traffic | [`IdleTimeoutLayer::set`], and one for each other kind | closes a session that is idle when it is checked | never closes |
+//! | time for an incomplete frame | [`ReadTimeoutLayer::set`] | closes on a frame that does not arrive in one piece | never closes |
+//! | period of heartbeats | [`HeartbeatLayer::set_period`] | one millisecond | sends none |
+//! | maximum frame in bytes | [`set_max_frame`], with [`CodecLayer::with_frame_limit`] | as the codec defines | |
+//! | write timeout | [`set_write_timeout`] | as in [`WriteTimeoutLayer`] | never closes |
+//!
+//! A layer of an application reads its setting in a check that [`schedule_check`] registers.
+//! A session whose settings do not change pays nothing for them.
+//!
+//! [`set_max_frame`]: getty_core::ConnectionHandle::set_max_frame
+//! [`set_write_timeout`]: getty_core::hooks::HandleExt::set_write_timeout
+//! [`schedule_check`]: getty_core::hooks::HandleExt::schedule_check
+//!
 //! # Rules for layers
 //!
 //! - A layer must call the service that it polled ready, not a clone, and must pass readiness

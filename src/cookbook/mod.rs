@@ -8,6 +8,7 @@
 //! | [`json`] | JSON requests and replies with typed errors | [`Json`], [`IntoReply`], [`HandleMalformedLayer`] | `json` |
 //! | [`protobuf`] | Protocol Buffers | [`Prost`], [`VarintDelimited`] | `prost` |
 //! | [`login`] | a login, then state of the user | [`FromSession`], [`Rejection`] | `json` |
+//! | [`keep_alive`] | a keep-alive that the client chooses, as in MQTT | [`IdleTimeoutLayer::set_activity`], [`set_max_frame`] | |
 //! | [`shared_state`] | handlers for each message, with state that all sessions share | [`dispatch`], [`Router`], [`State`] | `json` |
 //! | [`rooms`] | rooms of a chat or a game | [`Topics`], [`SlowConsumer`] | `json` |
 //! | [`reconnect`] | a client that reconnects and resubscribes | [`Client`], [`with_hook`] | |
@@ -23,6 +24,8 @@
 //! returns the lines that it received. Such test code is hidden on the page, and visible in the
 //! source.
 //!
+//! [`IdleTimeoutLayer::set_activity`]: crate::layers::IdleTimeoutLayer::set_activity
+//! [`set_max_frame`]: crate::ConnectionHandle::set_max_frame
 //! [`Json`]: crate::codec::Json
 //! [`IntoReply`]: crate::IntoReply
 //! [`HandleMalformedLayer`]: crate::layers::HandleMalformedLayer
@@ -50,6 +53,7 @@ pub mod axum;
 pub mod calls;
 #[cfg(feature = "json")]
 pub mod json;
+pub mod keep_alive;
 #[cfg(feature = "json")]
 pub mod login;
 #[cfg(feature = "metrics")]
