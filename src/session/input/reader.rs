@@ -33,9 +33,6 @@ pub(crate) struct Reader<In> {
     /// earlier would cost a read and a memmove per message.
     full: bool,
     raised: RaisedLimit,
-    /// The maximum frame was changed and takes effect after the current frame. The limit is then
-    /// [raised](RaisedLimit), so that the next message resets it.
-    max_frame_changed: bool,
     pub(super) end: InputEnd,
     pub(super) framing: Framing,
     sizing: BufferSizing,
@@ -70,14 +67,41 @@ pub(super) enum InputEnd {
 }
 
 /// State of the limit for the current frame.
+// One byte: with another field for the changed maximum, the reader would need eight bytes more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RaisedLimit {
     No,
     /// Raised to the buffer's capacity, because the codec may have reserved room that the buffer
     /// had already.
     Assumed,
+    /// As [`Assumed`](Self::Assumed), or not raised. The maximum frame was changed, which takes
+    /// effect after the frame.
+    Changed,
     /// The codec has reserved room. It may do so once per frame.
     Reserved,
+    /// Both.
+    ReservedAndChanged,
+}
+
+impl RaisedLimit {
+    /// Returns `true` if the codec has reserved room.
+    const fn is_reserved(self) -> bool {
+        matches!(self, Self::Reserved | Self::ReservedAndChanged)
+    }
+
+    /// Returns `true` if the maximum frame was changed.
+    const fn is_changed(self) -> bool {
+        matches!(self, Self::Changed | Self::ReservedAndChanged)
+    }
+
+    const fn new(is_reserved: bool, is_changed: bool) -> Self {
+        match (is_reserved, is_changed) {
+            (false, false) => Self::Assumed,
+            (false, true) => Self::Changed,
+            (true, false) => Self::Reserved,
+            (true, true) => Self::ReservedAndChanged,
+        }
+    }
 }
 
 /// Result of [`Reader::next`].
@@ -111,7 +135,6 @@ impl<In> Reader<In> {
             decodable: false,
             full: false,
             raised: RaisedLimit::No,
-            max_frame_changed: false,
             end: InputEnd::Open,
             framing,
             sizing: BufferSizing::default(),
@@ -178,8 +201,7 @@ impl<In> Reader<In> {
         let capacity = self.buf.capacity();
         if let Some(message) = wire.decode(&mut self.buf, false)? {
             if self.raised != RaisedLimit::No {
-                if self.max_frame_changed {
-                    self.max_frame_changed = false;
+                if self.raised.is_changed() {
                     wire.apply_max_frame();
                 }
                 self.limit = wire.max_frame();
@@ -190,7 +212,7 @@ impl<In> Reader<In> {
         if self.has_ended() {
             return self.decode_end(wire);
         }
-        if self.buf.capacity() > self.limit && self.raised != RaisedLimit::Reserved {
+        if self.buf.capacity() > self.limit && !self.raised.is_reserved() {
             self.raise_limit(self.buf.capacity() > capacity);
         }
         self.decodable = false;
@@ -209,13 +231,9 @@ impl<In> Reader<In> {
         has_begun: bool,
     ) {
         if has_begun && self.framing == Framing::Stream {
-            self.max_frame_changed = true;
-            if self.raised == RaisedLimit::No {
-                self.raised = RaisedLimit::Assumed;
-            }
+            self.raised = RaisedLimit::new(self.raised.is_reserved(), true);
             return;
         }
-        self.max_frame_changed = false;
         wire.apply_max_frame();
         if self.raised == RaisedLimit::No {
             self.limit = wire.max_frame();
@@ -248,11 +266,7 @@ impl<In> Reader<In> {
     fn raise_limit(&mut self, has_reserved: bool) {
         if has_reserved || (self.buf.capacity() > BUFFER && self.limit >= BUFFER) {
             self.limit = self.buf.capacity();
-            self.raised = if has_reserved {
-                RaisedLimit::Reserved
-            } else {
-                RaisedLimit::Assumed
-            };
+            self.raised = RaisedLimit::new(has_reserved, self.raised.is_changed());
         }
     }
 
@@ -269,7 +283,7 @@ impl<In> Reader<In> {
             self.decodable = true;
             return Ok(Decoded::Message(message));
         }
-        if self.raised == RaisedLimit::Reserved || self.buf.capacity() == self.buf.len() {
+        if self.raised.is_reserved() || self.buf.capacity() == self.buf.len() {
             return Err(Box::new(FrameTooLong {
                 limit: self.bound(),
             }));
@@ -505,7 +519,7 @@ impl<In> Reader<In> {
     #[cold]
     fn large_bound(&self) -> usize {
         let waits = self.decodable || self.ahead.bytes() > 0;
-        if waits || self.raised == RaisedLimit::Reserved || self.limit > LARGE {
+        if waits || self.raised.is_reserved() || self.limit > LARGE {
             self.limit
         } else {
             LARGE
