@@ -68,7 +68,7 @@
 //!     // The client is silent then, so the server closes the connection after 1.5 s.
 //!     assert_eq!(received, ["CONNACK", "PUBACK 100000", "PINGRESP"]);
 //!
-//!     // Without a CONNECT nothing is allowed, and a large packet is not even read.
+//!     // Without a CONNECT nothing is allowed.
 //!     assert!(talk(address, ["PINGREQ"]).await?.is_empty());
 //!     Ok(())
 //! }

@@ -161,7 +161,7 @@ pub trait HandleExt: sealed::Sealed {
     );
 
     /// Runs all [checks](Self::schedule_check) of the session in the next poll of the session loop,
-    /// which is woken. They answer anew and may close the session.
+    /// which is woken. They may close the session.
     ///
     /// It may be called at any time and from any thread. While the session does not run or is
     /// closing, it has no effect.

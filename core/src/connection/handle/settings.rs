@@ -33,23 +33,23 @@ impl ConnectionHandle {
     /// Sets the maximum length of a frame of this session, in bytes. The default is the codec's.
     ///
     /// Returns `true` if the session has a codec whose maximum can be changed: its `CodecLayer` has
-    /// `with_frame_limit` or `with_settable_max_frame`. Otherwise, and once the session is closing,
-    /// nothing changes and this method returns `false`.
+    /// `with_frame_limit` or `with_settable_max_frame`. Otherwise nothing changes and this method
+    /// returns `false`. A closing session cannot be changed either.
     ///
     /// The codec defines what the length includes, and how it treats zero and very large values.
     /// The codecs of getty count a message without its header or line end, reduce a maximum above
     /// 1 GiB to 1 GiB, and apply the maximum in both directions.
     ///
-    /// It may be called at any time and from any thread, such as from a handler, an open hook or a
-    /// close callback. The maximum takes effect in the next poll of the session loop, which is
-    /// woken, before anything is decoded there. A message that the peer sends after it has received
-    /// the handler's reply is thus always decoded with the new maximum. A lower maximum does not
-    /// apply to frames that have begun to arrive. Of several calls, the last wins.
+    /// It may be called at any time and from any thread. The session loop is woken and applies the
+    /// maximum in its next poll before it decodes anything. Messages behind the one whose handler
+    /// calls this method will be decoded with the new maximum. A frame that the session has found
+    /// incomplete keeps the maximum with which it began, higher or lower. The last of several calls
+    /// wins.
     ///
-    /// The bound on undecoded bytes follows: it becomes `bytes` and 1 KiB for a header, or 64 KiB if
-    /// that is more. A bound that `CodecLayer::with_max_frame` has set below 64 KiB stays until a
-    /// frame may be longer. Limits of the transport do not change, such as the maximum message of
-    /// `WsLayer`.
+    /// The bound on undecoded bytes follows. It becomes `bytes` and 1 KiB for a header, or 64 KiB
+    /// if that is more. A bound that `CodecLayer::with_max_frame` has set below 64 KiB stays until
+    /// a frame may be longer. Limits of the transport do not change, such as the maximum message
+    /// of `WsLayer`.
     ///
     /// ```
     /// use getty_core::Connection;
