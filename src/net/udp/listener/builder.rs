@@ -72,6 +72,43 @@ impl UdpListener {
     }
 }
 
+/// Creates a listener with the default settings over a bound socket, for example one that was
+/// inherited from a service manager. Panics if called outside of a tokio runtime.
+///
+/// ```
+/// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer};
+/// use getty::{codec::Text, net::UdpListener};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), BoxError> {
+/// let app = ServiceBuilder::new()
+///     .layer(CodecLayer::new(Text::new()))
+///     .layer(SessionLayer::new())
+///     .service_fn(async |request: Request<String>| Ok::<_, BoxError>(request.into_message()));
+/// let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+/// let address = socket.local_addr()?;
+/// tokio::spawn(getty::serve(UdpListener::try_from(socket)?, app).into_future());
+///
+/// let client = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
+/// client.send_to(b"hello", address).await?;
+/// let mut reply = [0; 16];
+/// let (length, peer) = client.recv_from(&mut reply).await?;
+/// assert_eq!((&reply[..length], peer), (&b"hello"[..], address));
+/// # Ok(())
+/// # }
+/// ```
+impl TryFrom<std::net::UdpSocket> for UdpListener {
+    type Error = io::Error;
+
+    fn try_from(socket: std::net::UdpSocket) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let UdpListenerBuilder {
+            options, settings, ..
+        } = Self::builder();
+        Ok(Self::start(vec![options.wrap(socket.into())?], settings))
+    }
+}
+
 impl UdpListenerBuilder {
     pub(super) const fn new() -> Self {
         Self {
