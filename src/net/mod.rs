@@ -33,6 +33,7 @@ mod bind;
 mod connect;
 mod listener;
 mod memory;
+pub mod proxy;
 mod socket_options;
 mod tcp;
 mod udp;
