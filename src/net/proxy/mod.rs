@@ -26,7 +26,8 @@
 //! #     io.write_all(&[1, 0]).await?;
 //! #     io.read_exact(&mut request[..18]).await?;
 //! #     assert_eq!(&request[..18], b"\x05\x01\x00\x03\x0bexample.com\x1b\x58");
-//! #     io.write_all(b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00welcome\n").await
+//! #     io.write_all(b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00welcome\n").await?;
+//! #     io.read(&mut request).await
 //! # });
 //! let connector = ServiceBuilder::new()
 //!     .layer(Socks5ConnectLayer::new(proxy).with_login("user", "secret"))
@@ -87,7 +88,7 @@
 //!     net::{self, proxy::{HttpConnectLayer, Via}},
 //!     tls::{ClientTls, TlsConnectLayer, TlsInfo},
 //! };
-//! # use getty::{Listener, Pipeline, tls::{Pem, ServerTls, TlsLayer}};
+//! # use getty::{Listener, tls::{Pem, ServerTls, TlsLayer}};
 //! # use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //! use tower::ServiceExt;
 //!
@@ -95,21 +96,25 @@
 //! # let chain = Pem::inline(made.cert.pem());
 //! # let key = Pem::inline(made.signing_key.serialize_pem());
 //! # let roots = chain.clone();
-//! # let server = TlsLayer::new(ServerTls::new(chain, key).load()?);
-//! let (mut listener, proxy) = net::memory(64 * 1024);
-//! # tokio::spawn(async move {
-//! #     let mut connection = std::future::poll_fn(|cx| listener.poll_accept(cx)).await?;
-//! #     let mut request = [0; 64];
-//! #     let request = &mut request[..61];
-//! #     connection.transport_mut().read_exact(request).await?;
-//! #     assert_eq!(request, b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n");
-//! #     connection.transport_mut().write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
-//! #     let hold = getty::service_fn(|connection: getty::Connection<_>| async move {
-//! #         let _connection = connection;
-//! #         std::future::pending::<Result<getty::Closed, getty::BoxError>>().await
+//! # let server = ServiceBuilder::new()
+//! #     .layer(TlsLayer::new(ServerTls::new(chain, key).load()?))
+//! #     .layer(getty::CodecLayer::new(getty::codec::Lines::new()))
+//! #     .layer(getty::SessionLayer::new())
+//! #     .service_fn(|line: getty::Request<String>| async move {
+//! #         Ok::<_, getty::BoxError>(line.into_message())
 //! #     });
-//! #     ServiceBuilder::new().layer(server).service(hold).oneshot(connection).await
-//! # });
+//! let (mut listener, proxy) = net::memory(64 * 1024);
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+//! # std::thread::spawn(move || runtime.block_on(async move {
+//! #     let accepted = std::future::poll_fn(|cx| listener.poll_accept(cx)).await;
+//! #     let mut connection = accepted.expect("accepted");
+//! #     let mut request = [0; 59];
+//! #     connection.transport_mut().read_exact(&mut request).await.expect("a request");
+//! #     assert_eq!(&request, b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n");
+//! #     let response = b"HTTP/1.1 200 OK\r\n\r\n";
+//! #     connection.transport_mut().write_all(response).await.expect("a response");
+//! #     server.oneshot(connection).await.expect("a handshake");
+//! # }));
 //! let tls = ClientTls::new().with_roots(roots).load()?;
 //! let connector = ServiceBuilder::new()
 //!     .layer(TlsConnectLayer::new(tls)) // verifies the certificate of example.com
