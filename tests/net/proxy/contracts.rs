@@ -293,7 +293,7 @@ async fn errors_name_unreachable_refused_and_a_required_login_and_a_client_decid
         match status {
             407 => assert!(matches!(error, ProxyConnectError::AuthRequired)),
             502..=504 => {
-                assert!(matches!(error, ProxyConnectError::Unreachable { code } if code == status))
+                assert!(matches!(error, ProxyConnectError::Unreachable { code } if code == status));
             }
             _ => assert!(matches!(error, ProxyConnectError::Refused { code } if code == status)),
         }

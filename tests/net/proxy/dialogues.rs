@@ -15,7 +15,12 @@ use proptest::{collection::vec, prelude::*};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tower::ServiceExt;
 
-use super::kit::{HTTP_REQUEST, KINDS, SOCKS_REQUEST, TARGET, cut_off, dial, over, success};
+use super::kit::{
+    Dialogue, HTTP_REQUEST, KINDS, SOCKS_REQUEST, TARGET, cut_off, dial, over, success,
+};
+
+/// Reply that names the address by a name.
+const SOCKS_NAME: &[u8] = b"\x05\x00\x00\x03\x0bexample.com\x1b\x58";
 
 /// Returns the whole of a proxy's replies in a success.
 fn replies(kind: ProxyKind) -> Vec<u8> {
@@ -154,23 +159,23 @@ proptest! {
 
 #[tokio::test]
 async fn proxy_that_closes_at_any_byte_is_a_typed_error() {
-    for kind in KINDS {
-        let bytes = replies(kind);
-        for cut in 0..bytes.len() {
-            let error = cut_off(kind, &bytes[..cut]).await;
+    let heads = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\n\n";
+    let interim: Dialogue<'_> = &[(HTTP_REQUEST, heads)];
+    let name: Dialogue<'_> = &[(b"\x05\x01\x00", b"\x05\x00"), (SOCKS_REQUEST, SOCKS_NAME)];
+    for (kind, dialogue) in [
+        (ProxyKind::Socks5, success(ProxyKind::Socks5)),
+        (ProxyKind::Socks5, name),
+        (ProxyKind::Http, success(ProxyKind::Http)),
+        (ProxyKind::Http, interim),
+    ] {
+        let whole: usize = dialogue.iter().map(|(_, reply)| reply.len()).sum();
+        for sent in 0..whole {
+            let error = cut_off(kind, dialogue, sent).await;
             assert!(
                 matches!(error, ProxyConnectError::PeerClosed),
-                "{cut}: {error:?}"
+                "{sent}: {error:?}"
             );
         }
-    }
-    let heads = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\n\n";
-    for cut in 0..heads.len() {
-        let error = cut_off(ProxyKind::Http, &heads[..cut]).await;
-        assert!(
-            matches!(error, ProxyConnectError::PeerClosed),
-            "{cut}: {error:?}"
-        );
     }
 }
 

@@ -104,10 +104,23 @@ where
     }
 }
 
-/// Dials [`TARGET`] through a proxy that sends `bytes` and closes.
-pub(super) async fn cut_off(kind: ProxyKind, bytes: &[u8]) -> ProxyConnectError {
+/// Dials [`TARGET`] through a proxy that plays `dialogue` up to `sent` bytes and then closes.
+pub(super) async fn cut_off(
+    kind: ProxyKind,
+    dialogue: Dialogue<'_>,
+    mut sent: usize,
+) -> ProxyConnectError {
+    let mut steps = Vec::new();
+    for &(expected, reply) in dialogue {
+        let part = &reply[..sent.min(reply.len())];
+        steps.push((expected, part));
+        if part.len() < reply.len() {
+            break;
+        }
+        sent -= part.len();
+    }
     let (mut listener, connector) = net::memory(64 * 1024);
-    let play = async { drop(play(&mut listener, &[(b"", bytes)]).await) };
+    let play = async { drop(play(&mut listener, &steps).await) };
     let (dialed, ()) = tokio::join!(over(kind, (), connector).oneshot(TARGET), play);
     dialed.map(drop).unwrap_err()
 }

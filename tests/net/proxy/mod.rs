@@ -3,6 +3,8 @@
 mod contracts;
 mod dialogues;
 mod kit;
+#[cfg(feature = "tls")]
+mod peers;
 mod sessions;
 #[cfg(feature = "tls")]
 mod tls;
