@@ -5,15 +5,15 @@
 //! cargo run --release --example chat                      # in one terminal, or: nc -lk 7000
 //! cargo run --release --example client                    # in another
 //! cargo run --release --example client -- example.com:7000
-//! cargo run --release --example client -- --proxy socks5://user:secret@localhost:1080 example.com:7000
+//! cargo run --release --example client -- --proxy socks5://localhost:1080 example.com:7000
 //! ```
 //!
 //! Stop the server and start it again: the client prints `* no connection` and later
 //! `* connected ... again` on standard error. Lines that you type in the meantime are sent
 //! after the reconnect. Ctrl-d ends the client once all lines are sent. Ctrl-c ends it at once.
 //!
-//! A proxy is given as `socks5://host:port` or `http://host:port`, with or without a login. It
-//! resolves the server's name. The client ends if the proxy does not accept the login.
+//! A proxy is given as `socks5://host:port` or `http://host:port`. A login is in front of the
+//! host: `user:secret@host:port`. The proxy resolves the server's name. The client ends if the proxy does not accept the login.
 
 use std::io::{self, Write};
 

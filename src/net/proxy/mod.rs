@@ -60,8 +60,9 @@
 //!
 //! # Order of layers
 //!
-//! The layer belongs directly around the connector that reaches the proxy. What protects or
-//! frames the connection to the target is outside, so that its bytes pass through the proxy:
+//! The layer belongs directly around the connector that reaches the proxy. Layers that
+//! protect or frame the connection to the target are outside, so that their bytes pass through
+//! the proxy:
 //!
 //! | layers from the outside | connection |
 //! |---|---|
@@ -131,8 +132,8 @@
 //!
 //! # Names
 //!
-//! The proxy resolves the target's name. This machine sends no query for it, so that the name
-//! may be known to the proxy's network only, and nobody who watches the local network learns it.
+//! The proxy resolves the target's name. This machine sends no query for it. So the name may be
+//! known to the proxy's network only, and an observer of the local network does not learn it.
 //! [`with_local_dns`](Socks5ConnectLayer::with_local_dns) resolves it here.
 //!
 //! # Failures

@@ -291,7 +291,7 @@ async fn errors_name_unreachable_refused_and_a_required_login_and_a_client_decid
     for status in 300..=999 {
         let error = http(status).await;
         match status {
-            407 => assert!(matches!(error, ProxyConnectError::AuthRequired)),
+            401 | 407 => assert!(matches!(error, ProxyConnectError::AuthRequired)),
             502..=504 => {
                 assert!(matches!(error, ProxyConnectError::Unreachable { code } if code == status));
             }

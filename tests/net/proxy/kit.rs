@@ -36,7 +36,7 @@ pub(super) const SOCKS_SUCCESS: &[u8] = b"\x05\x00\x00\x01\x7f\x00\x00\x01\x1b\x
 pub(super) const HTTP_REQUEST: &[u8] =
     b"CONNECT example.com:7000 HTTP/1.1\r\nHost: example.com:7000\r\n\r\n";
 
-/// What a scripted proxy expects, and what it then sends.
+/// Steps of a scripted proxy: the bytes that it expects and those that it then sends.
 pub(super) type Dialogue<'a> = &'a [(&'a [u8], &'a [u8])];
 
 /// Returns the dialogue of a success for [`TARGET`].

@@ -109,7 +109,7 @@ async fn proxies_form_a_chain_and_via_is_of_the_last() {
 #[tokio::test]
 async fn refused_target_is_reported_by_both_kinds() {
     use getty::net::proxy::ProxyConnectError::Unreachable;
-    // Bound and not listening: the port refuses, and nobody else takes it.
+    // Bound and not listening: the port refuses, and no other test can take it.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind(any_port()).unwrap();
     let target = socket.local_addr().unwrap();

@@ -65,10 +65,9 @@ async fn tls_through_a_proxy_verifies_the_target() {
     let config = trusting(&authority);
     let port = server(&authority).await.port();
     for kind in KINDS {
-        // The relay resolves the certificate's name.
         let proxy = Relay::start(kind, any_port()).await;
         let named = service_fn(move |target: ProxyTarget| {
-            // The test's name for the target is known to nobody: replaced behind the TLS layer.
+            // The name has no address, so it is replaced behind the TLS layer.
             assert_eq!(target.host(), NAME);
             let proxy = over(kind, proxy.address, TcpConnector::new());
             proxy.oneshot(SocketAddr::from(([127, 0, 0, 1], target.port())))
