@@ -13,7 +13,8 @@
 //! after the reconnect. Ctrl-d ends the client once all lines are sent. Ctrl-c ends it at once.
 //!
 //! A proxy is given as `socks5://host:port` or `http://host:port`. A login is in front of the
-//! host: `user:secret@host:port`. The proxy resolves the server's name. The client ends if the proxy does not accept the login.
+//! host: `user:secret@host:port`. The proxy resolves the server's name. The client ends if the
+//! proxy does not accept the login.
 
 use std::io::{self, Write};
 
