@@ -82,7 +82,7 @@ where
             101 => return Err(ProxyConnectError::InvalidReply("it switches protocols")),
             100..=199 => {}
             200..=299 => return Ok(()),
-            // 401 is for the server's login. tinyproxy answers a wrong one of its own with it.
+            // 401 is not for proxies, but tinyproxy answers a wrong login with it.
             401 | 407 if login.is_some() => return Err(ProxyConnectError::LoginRejected),
             401 | 407 => return Err(ProxyConnectError::AuthRequired),
             code @ 502..=504 => return Err(ProxyConnectError::Unreachable { code }),
