@@ -380,7 +380,7 @@
 //!
 //! # Transports
 //!
-//! - [`net::TcpListener`] and [`net::TcpConnector`]: TCP.
+//! - [`net::TcpListener`] and [`net::TcpConnector`]: TCP. [`net::proxy`] dials through proxies.
 //! - `net::UnixListener` and `net::UnixConnector`: Unix stream sockets.
 //! - [`net::UdpListener`] and [`net::UdpConnector`]: UDP, one session per peer.
 //! - [`net::UdpEndpoint`]: UDP, one session for all peers of a socket.
