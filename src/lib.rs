@@ -701,7 +701,7 @@ pub use getty_core::driver;
 pub use getty_core::{
     Address, ApplicationClose, CallbackAdded, Caller, Close, CloseReason, Closed, Connection,
     ConnectionHandle, DrainDeadlineExceeded, Endpoints, Feeding, HasSession, IntoReply,
-    MemoryBudget, Offered, Panic, Replies, Reply, Request, RequestError, SendError, Sending, Sent,
+    MemoryBudget, Offered, Panic, Rate, Replies, Reply, Request, RequestError, SendError, Sending, Sent,
     Session, SessionIo, SessionIoParts, SharedError, SlowConsumer, Stats, TransportKind,
     WeakHandle, WeakSession, Writable, budget, hooks,
 };
