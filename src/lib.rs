@@ -701,8 +701,8 @@ pub use getty_core::driver;
 pub use getty_core::{
     Address, ApplicationClose, CallbackAdded, Caller, Close, CloseReason, Closed, Connection,
     ConnectionHandle, DrainDeadlineExceeded, Endpoints, Feeding, HasSession, IntoReply,
-    MemoryBudget, Offered, Panic, Rate, Replies, Reply, Request, RequestError, SendError, Sending, Sent,
-    Session, SessionIo, SessionIoParts, SharedError, SlowConsumer, Stats, TransportKind,
+    MemoryBudget, Offered, Panic, Rate, Replies, Reply, Request, RequestError, SendError, Sending,
+    Sent, Session, SessionIo, SessionIoParts, SharedError, SlowConsumer, Stats, TransportKind,
     WeakHandle, WeakSession, Writable, budget, hooks,
 };
 #[doc(inline)]
