@@ -80,19 +80,24 @@
 //! of rustls has 4 KiB of these. The output of one poll is sent in records of up to 16 KiB, two
 //! per write.
 
+mod choose;
 mod config;
 mod connect;
+mod detect;
 mod error;
 mod handshake;
 mod hello;
 mod info;
 mod layer;
+mod rate;
 mod stream;
 mod target;
 
 pub use self::{
+    choose::{Hello, TlsRefusal},
     config::{ClientTls, Pem, ServerTls, TlsConfig, TlsConfigError},
     connect::{TlsConnect, TlsConnectLayer, TlsConnecting},
+    detect::{TlsOrPlain, TlsOrPlainLayer, TlsOrPlainTransport},
     error::TlsError,
     info::TlsInfo,
     layer::{ResponseFuture, Tls, TlsLayer},
