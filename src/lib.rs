@@ -390,6 +390,9 @@
 //!   HTTP server (feature `ws`).
 //! - [`transport`]: the traits for custom transports.
 //!
+//! [`ConnectionRouter`] passes each connection to the stack of its route, such as a stack for
+//! each server name.
+//!
 //! [`serve`] runs a stack for the connections of one listener. [`serve_all`] runs one stack for
 //! several listeners, which may have different transports. [`Serve::and`] joins several stacks:
 //!
@@ -679,6 +682,7 @@ pub mod call;
 pub mod client;
 pub mod codec;
 mod connect;
+mod connection_router;
 // documentation only
 #[cfg(any(doc, doctest))]
 pub mod cookbook;
@@ -716,6 +720,7 @@ pub use self::{
     call::{MultiplexClient, PipelineClient},
     client::Client,
     connect::{Connector, Link, LinkLayer, OpenError, SessionTask, connect},
+    connection_router::{ConnectionRouter, RouteError, RouteFuture},
     handler::{
         Attribute, Keyed, NoReply, Rejection, Router, Scope, State, dispatch, handle, handle_with,
     },
