@@ -386,6 +386,7 @@
 //! - [`net::UdpEndpoint`]: UDP, one session for all peers of a socket.
 //! - [`net::memory`]: connections within the process.
 //! - [`tls::TlsLayer`] and [`tls::TlsConnectLayer`]: TLS over a byte stream (feature `tls`).
+//!   [`tls::TlsOrPlainLayer`] also serves plain peers on the same port.
 //! - [`ws::WsLayer`] and [`ws::WsConnectLayer`]: WebSocket over a byte stream, also behind an
 //!   HTTP server (feature `ws`).
 //! - [`transport`]: the traits for custom transports.

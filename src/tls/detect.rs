@@ -1,4 +1,4 @@
-//! TLS and plain byte streams on one port, distinguished by the first bytes.
+//! TLS and plain byte streams on one port.
 
 use std::{
     fmt,
@@ -36,30 +36,30 @@ const RECORD_START: usize = 3;
 
 /// Serves TLS and plain byte streams on one port, with one stack.
 ///
-/// A connection whose first bytes are those of a TLS handshake, `16 03` and `00` to `04`, goes
-/// through the handshake of a [`TlsLayer`]. Every other connection stays a plain byte stream,
-/// and none of its bytes is lost.
+/// A TLS handshake begins with the bytes `16 03` and one from `00` to `04`. A connection with
+/// these goes through the handshake of a [`TlsLayer`]. Every other connection stays a plain
+/// byte stream. None of its bytes is lost.
 ///
 /// - *ready*: polls the inner service. Its reservation is kept while the first bytes are
 ///   awaited.
-/// - *call*: waits for the first three bytes in the connection's task, or for fewer if they do
-///   not begin a handshake.
+/// - *call*: waits in the connection's task for three bytes or until fewer are known not to
+///   begin a handshake.
 /// - *drop, close*: as for [`TlsLayer`]. One deadline applies to the first bytes and the
 ///   handshake: [`TlsLayer::with_handshake_timeout`].
 ///
-/// A peer that waits for the server to speak first sends nothing. After a
-/// [timeout](Self::with_detect_timeout), 1 s by default, it is treated as a plain peer, and its
-/// session opens. A peer that has sent the start of a handshake is waited for until the
-/// deadline, so a slow network turns no TLS client into a plain one. A protocol whose first
+/// A peer that waits for the server to speak first sends nothing. It is treated as a plain peer
+/// after a [timeout](Self::with_detect_timeout) of 1 s by default. Then its session opens. A
+/// peer that has sent the start of a handshake has time until the deadline. So a slow network
+/// does not turn a TLS client into a plain one. A protocol whose first
 /// message may begin with these three bytes cannot share its port.
 ///
 /// # Security
 ///
-/// An attacker between the peers can suppress TLS, and a client that accepts a plain
-/// connection will not notice. Use it where clients choose by themselves, such as during a
-/// migration. Limit plain peers to networks that are trusted, with
-/// [`with_plain_from`](Self::with_plain_from). A handler that gives out secrets should ask
-/// [`transport`](crate::ConnectionHandle::transport), which is
+/// An attacker between the peers can suppress TLS. A client that accepts a plain connection
+/// will not notice. Use this layer where clients choose by themselves such as during a
+/// migration. [`with_plain_from`](Self::with_plain_from) should limit plain peers to trusted
+/// networks. A handler that gives out secrets must ask
+/// [`transport`](crate::ConnectionHandle::transport). It is
 /// [`TransportKind::Tls`](crate::TransportKind::Tls) over TLS only.
 ///
 /// Scope: as for [`TlsLayer`]. In a stack it takes the place of [`TlsLayer`].
@@ -103,10 +103,11 @@ impl TlsOrPlainLayer {
     }
 
     /// Sets the peers that may use plain connections. The default is all. The first bytes of other
-    /// peers are not examined: [`TlsLayer`] serves them, and refuses a plain one with
+    /// peers are not examined: [`TlsLayer`] serves them. It refuses a plain one with
     /// [`TlsError::NotTls`].
     ///
-    /// A peer without an IP address, such as one of a Unix socket, has the default of the list.
+    /// The default of the list applies to peers without an IP address such as those of a Unix
+    /// socket.
     #[must_use]
     pub fn with_plain_from(mut self, peers: AccessList) -> Self {
         self.plain_from = Some(peers);

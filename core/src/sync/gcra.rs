@@ -1,4 +1,4 @@
-//! A rate that any number of threads share, as one atomic number.
+//! A rate that any number of threads share as one atomic number.
 //!
 //! This is the generic cell rate algorithm. The number is the time at which all operations so
 //! far would end if each took the [interval](Rate::interval) of the rate. An operation is
@@ -16,7 +16,7 @@ use crate::Rate;
 pub struct Gcra {
     rate: Rate,
     start: Instant,
-    /// End of all operations so far, in nanoseconds since `start`. No other memory depends on it.
+    /// End of all operations so far in nanoseconds since `start`. No other memory is ordered.
     end: AtomicU64,
 }
 
@@ -37,8 +37,8 @@ impl Gcra {
         self.reserve(units, now, Duration::ZERO).is_some()
     }
 
-    /// Takes `units` operations and returns the time until they are allowed. If it exceeds
-    /// `max_wait`, takes none and returns `None`.
+    /// Takes `units` operations and returns the time until they are allowed. Takes none and
+    /// returns `None` if the time exceeds `max_wait`.
     ///
     /// Reservations are allowed in the order of the calls. A reservation cannot be returned.
     pub fn reserve(&self, units: u32, now: Instant, max_wait: Duration) -> Option<Duration> {
@@ -121,8 +121,7 @@ mod loom_model {
 
     use super::*;
 
-    /// Three threads compete for a burst of two. Two of them take it, and reservations do not
-    /// coincide.
+    /// Three threads compete for a burst of two. Two of the three must take it.
     #[test]
     fn threads_never_exceed_the_burst() {
         loom::model(|| {
