@@ -81,19 +81,19 @@ fn echo() -> BoxPipeline {
     )
 }
 
-/// Answers the first HTTP request, at the empty line after its header.
+/// Answers the first HTTP request at the empty line after its header.
 fn status(pending: PendingLimitLayer) -> BoxPipeline {
     BoxPipeline::new(
         ServiceBuilder::new()
-            .layer(CodecLayer::new(Lines::new()))
+            .layer(CodecLayer::new(Lines::new().with_crlf()))
             .layer(SessionLayer::new())
             .service_fn(move |request: Request<String>| {
                 let reply = request.message().is_empty().then(|| {
                     let body = format!("pending handshakes: {}", pending.pending());
-                    // the codec adds a line feed
-                    let length = body.len() + 1;
-                    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
-                    Reply::one(head + &body).and_close()
+                    // the codec adds the end of the line
+                    let length = format!("content-length: {}", body.len() + 2);
+                    let head = ["HTTP/1.1 200 OK".to_owned(), length, String::new()];
+                    Reply::many(head.into_iter().chain([body]).collect()).and_close()
                 });
                 async move { Ok::<_, BoxError>(reply.unwrap_or_else(Reply::none)) }
             }),

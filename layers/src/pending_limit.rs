@@ -122,7 +122,10 @@ impl PendingLimitLayer {
     /// Returns the current number of pending connections.
     #[must_use]
     pub fn pending(&self) -> usize {
-        self.pending.0.lock().evictions.len()
+        let state = self.pending.0.lock();
+        // A session that has opened is in the list until the end of the poll that opened it.
+        let pending = state.entries.values().filter(|entry| entry.is_pending());
+        pending.count()
     }
 
     const fn error(&self) -> TooManyPending {
@@ -137,28 +140,49 @@ struct Pending(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    /// Senders that end a connection, in the order of arrival.
-    evictions: BTreeMap<u64, oneshot::Sender<()>>,
+    /// Connections in the order of arrival.
+    entries: BTreeMap<u64, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    handle: ConnectionHandle,
+    /// Ends the connection.
+    evict: oneshot::Sender<()>,
+}
+
+impl Entry {
+    fn is_pending(&self) -> bool {
+        !self.handle.is_open()
+    }
 }
 
 impl Pending {
-    fn enter(self: &Arc<Self>, max: usize, full: Full) -> Option<Permit> {
+    /// Adds a connection. Returns `None` if it must be refused.
+    fn enter(
+        self: &Arc<Self>,
+        max: usize,
+        full: Full,
+        handle: &ConnectionHandle,
+    ) -> Option<Permit> {
         let mut state = self.0.lock();
         let mut oldest = None;
-        if state.evictions.len() >= max {
-            if full == Full::RefuseNewest || max == 0 {
+        if state.entries.len() >= max {
+            let first = state.entries.first_entry()?;
+            if full == Full::RefuseNewest && first.get().is_pending() {
                 return None;
             }
-            oldest = state.evictions.pop_first();
+            oldest = Some(first.remove());
         }
         let id = state.next;
         state.next += 1;
-        let (eviction, evicted) = oneshot::channel();
-        state.evictions.insert(id, eviction);
+        let (evict, evicted) = oneshot::channel();
+        let handle = handle.clone();
+        state.entries.insert(id, Entry { handle, evict });
         drop(state);
-        if let Some((_, oldest)) = oldest {
-            // It fails only if that connection ends at the same time.
-            let _ = oldest.send(());
+        if let Some(oldest) = oldest {
+            // It fails only if that connection ends at the same time. An open session ignores it.
+            let _ = oldest.evict.send(());
         }
         Some(Permit {
             pending: Arc::clone(self),
@@ -191,8 +215,9 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let eviction = self.pending.0.lock().evictions.remove(&self.id);
-        drop(eviction);
+        let entry = self.pending.0.lock().entries.remove(&self.id);
+        // dropped outside the lock because it may be the last handle
+        drop(entry);
     }
 }
 
@@ -237,7 +262,7 @@ where
         let PendingLimitLayer { pending, max, full } = &self.layer;
         let error = self.layer.error();
         let handle = connection.handle().clone();
-        let state = match pending.enter(*max, *full) {
+        let state = match pending.enter(*max, *full, &handle) {
             Some(permit) => Stage::Admitted {
                 inner: self.inner.call(connection),
                 waiting: Some(Waiting {
@@ -483,6 +508,7 @@ mod tests {
         let (connection, _inner) = assert_ready!(handle.poll_request()).unwrap();
         let ((), mut guard) = connection.into_parts();
         guard.open();
+        assert_eq!(layer.pending(), 0);
         assert!(response.is_woken());
         assert_pending!(response.poll());
         assert_eq!(layer.pending(), 0);
@@ -504,6 +530,29 @@ mod tests {
         inner.send_response(());
         assert_ready_ok!(first.poll());
         assert_eq!(layer.pending(), 1);
+    }
+
+    #[test]
+    fn session_that_opened_in_this_poll_makes_room() {
+        let layer = PendingLimitLayer::new(1);
+        let mut service = layer.layer(tower::service_fn({
+            let layer = layer.clone();
+            move |connection: Plain| {
+                let layer = layer.clone();
+                async move {
+                    assert_eq!(layer.pending(), 1);
+                    let ((), mut guard) = connection.into_parts();
+                    guard.open();
+                    assert_eq!(layer.pending(), 0);
+                    let next = Connection::new(());
+                    let permit = layer.pending.enter(1, Full::RefuseNewest, next.handle());
+                    assert!(permit.is_some());
+                    Ok::<_, BoxError>(())
+                }
+            }
+        }));
+        let mut response = task::spawn(service.call(Connection::new(())));
+        assert_ready_ok!(response.poll());
     }
 
     #[test]
