@@ -61,21 +61,24 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let max_hello = layer.max_hello;
-    let (accepted, transport) = read_hello(hello(transport, max_hello), max_hello).await?;
-    let decided = match layer.choice.config(&accepted, handle) {
-        Ok(config) => layer.wait_for_rate(deadline).await.map(|()| config),
-        Err(error) => Err(error),
-    };
-    match decided {
-        Ok(config) => {
-            let config = config.current().await;
-            outcome(rest(config, accepted, transport)).await
-        }
-        Err(error) => {
-            drop(accepted);
-            Err(refuse(transport, error).await)
-        }
+    let hello = hello(transport, max_hello);
+    let (accepted, transport) = boxed(read_hello(hello, max_hello).await)?;
+    match decide(layer, &accepted, handle, deadline).await {
+        Ok(config) => outcome(rest(config, *accepted, transport)).await,
+        Err(error) => Err(refuse(transport, error).await),
     }
+}
+
+/// Chooses the configuration and waits for the rate.
+async fn decide(
+    layer: &TlsLayer,
+    accepted: &Accepted,
+    handle: &ConnectionHandle,
+    deadline: Option<Instant>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let config = layer.choice.config(accepted, handle)?;
+    layer.wait_for_rate(deadline).await?;
+    Ok(config.current().await)
 }
 
 /// Sends the alert of `error` and ends the transport.
@@ -118,6 +121,10 @@ where
 }
 
 // Separate functions because a future keeps room for every value that is created in it.
+
+fn boxed<T>(read: Result<(Accepted, T), TlsError>) -> Result<(Box<Accepted>, T), TlsError> {
+    read.map(|(accepted, transport)| (Box::new(accepted), transport))
+}
 
 fn hello<T>(transport: T, max_hello: usize) -> Box<LazyConfigAcceptor<Bounded<T>>>
 where

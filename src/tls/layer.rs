@@ -176,26 +176,29 @@ impl TlsLayer {
 
 impl TlsLayer {
     /// Runs a handshake until its deadline. A failure closes the connection.
-    pub(super) async fn accept<T: ByteStream>(
-        self,
+    pub(super) fn accept<T: ByteStream>(
+        &self,
         handle: ConnectionHandle,
         transport: T,
-    ) -> Result<TlsStream<T>, TlsError> {
-        let deadline = self.deadline(&handle);
-        let accept = async {
-            match &self.choice {
-                Choice::Same(config) if self.rate.is_none() => {
+    ) -> BoxFuture<'static, Result<TlsStream<T>, TlsError>> {
+        // Two futures, so that a handshake without a choice or a rate has no room for them.
+        if let (Choice::Same(config), None) = (&self.choice, &self.rate) {
+            let (config, timeout, max_hello) = (config.clone(), self.timeout, self.max_hello);
+            return Box::pin(async move {
+                let deadline = handle.opened_at().checked_add(timeout);
+                let accept = async {
                     let config = config.current().await;
-                    hello::accept(config, transport, self.max_hello).await
-                }
-                // Boxed so that it takes no room in the handshakes of other layers.
-                _ => {
-                    let accept = hello::accept_chosen(&self, &handle, deadline, transport);
-                    Box::pin(accept).await
-                }
-            }
-        };
-        handshake::run(&handle, self.timeout, deadline, accept).await
+                    hello::accept(config, transport, max_hello).await
+                };
+                handshake::run(&handle, timeout, deadline, accept).await
+            });
+        }
+        let layer = self.clone();
+        Box::pin(async move {
+            let deadline = layer.deadline(&handle);
+            let accept = hello::accept_chosen(&layer, &handle, deadline, transport);
+            handshake::run(&handle, layer.timeout, deadline, accept).await
+        })
     }
 
     /// Returns the end of the time for a handshake.
@@ -254,10 +257,10 @@ where
         let clone = self.inner.clone();
         let inner = mem::replace(&mut self.inner, clone);
         let (transport, rest) = connection.take_transport();
-        let handshake = self.layer.clone().accept(rest.handle().clone(), transport);
+        let handshake = self.layer.accept(rest.handle().clone(), transport);
         ResponseFuture {
             state: State::Handshaking {
-                handshake: Contained::new(Box::pin(handshake)),
+                handshake: Contained::new(handshake),
                 pending: Some((rest, Contained::new(inner))),
             },
         }
@@ -341,5 +344,33 @@ where
                 &matches!(self.state, State::Handshaking { .. }),
             )
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::duplex;
+    use tokio_rustls::rustls::{ServerConfig, crypto::ring, server::ResolvesServerCertUsingSni};
+
+    use super::*;
+
+    #[test]
+    fn choice_and_rate_take_no_room_in_other_handshakes() {
+        let config = ServerConfig::builder_with_provider(ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new()));
+        let same = TlsLayer::new(config);
+        let limited = same.clone().with_handshake_rate(Rate::per_second(1));
+        let chosen = TlsLayer::choose(|_| Err(TlsRefusal::unrecognized_name()));
+        let sizes = [same, limited, chosen].map(|layer| {
+            let handle = Connection::new(()).handle().clone();
+            size_of_val(&*layer.accept(handle, duplex(8).0))
+        });
+        assert!(sizes[0] <= 1800, "{sizes:?}");
+        assert!(sizes[0] < sizes[1] && sizes[1] == sizes[2], "{sizes:?}");
     }
 }
