@@ -386,9 +386,13 @@
 //! - [`net::UdpEndpoint`]: UDP, one session for all peers of a socket.
 //! - [`net::memory`]: connections within the process.
 //! - [`tls::TlsLayer`] and [`tls::TlsConnectLayer`]: TLS over a byte stream (feature `tls`).
+//!   [`tls::TlsOrPlainLayer`] also serves plain peers on the same port.
 //! - [`ws::WsLayer`] and [`ws::WsConnectLayer`]: WebSocket over a byte stream, also behind an
 //!   HTTP server (feature `ws`).
 //! - [`transport`]: the traits for custom transports.
+//!
+//! [`ConnectionRouter`] passes each connection to the stack of its route, such as a stack for
+//! each server name.
 //!
 //! [`serve`] runs a stack for the connections of one listener. [`serve_all`] runs one stack for
 //! several listeners, which may have different transports. [`Serve::and`] joins several stacks:
@@ -679,6 +683,7 @@ pub mod call;
 pub mod client;
 pub mod codec;
 mod connect;
+mod connection_router;
 // documentation only
 #[cfg(any(doc, doctest))]
 pub mod cookbook;
@@ -701,8 +706,8 @@ pub use getty_core::driver;
 pub use getty_core::{
     Address, ApplicationClose, CallbackAdded, Caller, Close, CloseReason, Closed, Connection,
     ConnectionHandle, DrainDeadlineExceeded, Endpoints, Feeding, HasSession, IntoReply,
-    MemoryBudget, Offered, Panic, Replies, Reply, Request, RequestError, SendError, Sending, Sent,
-    Session, SessionIo, SessionIoParts, SharedError, SlowConsumer, Stats, TransportKind,
+    MemoryBudget, Offered, Panic, Rate, Replies, Reply, Request, RequestError, SendError, Sending,
+    Sent, Session, SessionIo, SessionIoParts, SharedError, SlowConsumer, Stats, TransportKind,
     WeakHandle, WeakSession, Writable, budget, hooks,
 };
 #[doc(inline)]
@@ -716,6 +721,7 @@ pub use self::{
     call::{MultiplexClient, PipelineClient},
     client::Client,
     connect::{Connector, Link, LinkLayer, OpenError, SessionTask, connect},
+    connection_router::{ConnectionRouter, RouteError, RouteFuture},
     handler::{
         Attribute, Keyed, NoReply, Rejection, Router, Scope, State, dispatch, handle, handle_with,
     },

@@ -105,6 +105,7 @@ pub mod correlate;
 pub mod hooks;
 mod message;
 mod panic;
+mod rate;
 mod session;
 #[doc(hidden)]
 pub mod sync;
@@ -119,6 +120,7 @@ pub use self::{
     correlate::{Caller, Correlate, Delivery, RequestError},
     message::{IntoReply, Replies, Reply, Request},
     panic::Panic,
+    rate::Rate,
     session::{
         Feeding, HasSession, Offered, SendError, Sending, Sent, Session, SessionIo, SessionIoParts,
         SlowConsumer, WeakSession, Writable, driver,

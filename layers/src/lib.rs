@@ -13,7 +13,8 @@
 //! - Time: [`HandshakeTimeoutLayer`], [`IdleTimeoutLayer`], [`ReadTimeoutLayer`],
 //!   [`WriteTimeoutLayer`], [`MaxAgeLayer`], [`HeartbeatLayer`], [`IntervalLayer`],
 //!   [`ActivityLayer`].
-//! - Admission: [`AccessLayer`], [`PeerLimitLayer`], [`SessionLimitLayer`].
+//! - Admission: [`AccessLayer`], [`PeerLimitLayer`], [`PendingLimitLayer`],
+//!   [`SessionLimitLayer`].
 //! - Sessions: [`CodecLayer`], [`OnOpenLayer`], [`CloseCallbackLayer`], [`RegistryLayer`],
 //!   [`CorrelateLayer`].
 //! - Calls: [`HandleErrorLayer`], [`HandleMalformedLayer`], [`CatchPanicLayer`],
@@ -141,7 +142,10 @@
 //! | [`CatchPanicLayer`] | outside handshakes and hooks, inside layers that should get the error | a panic before the session opens becomes an error with the panic message | a layer outside it panics in the connection's task: only that connection ends, without a message |
 //! | [`AccessLayer`] | among the first, inside tower's `concurrency_limit` | no expensive work is done for refused peers, and their permits are given back at once | outside a limit, the listener of `serve` keeps the permit of a refused connection until the next connection; inside TLS, a refused peer costs a handshake |
 //! | [`PeerLimitLayer`] | inside [`AccessLayer`], otherwise like it | like [`AccessLayer`] | like [`AccessLayer`]; outside it, denied connections count until they are closed |
+//! | [`PendingLimitLayer`] | inside [`HandshakeTimeoutLayer`] and tower's `concurrency_limit`; outside `TlsLayer`, `WsLayer` and hooks | it counts connections that wait for their peers, until the session opens | inside a layer that waits, the connections in that layer are not counted; outside [`AccessLayer`] and [`PeerLimitLayer`], a refused peer may end the oldest connection |
 //! | `TlsLayer` | inside layers that limit, refuse and observe; outside [`CodecLayer`] | only admitted peers cost a handshake, and observing layers see its failure | outside [`AccessLayer`] and [`PeerLimitLayer`] refused peers cost a handshake as well, and outside observing layers a failed handshake is neither traced nor counted; tower's `concurrency_limit` limits handshakes on either side, because `TlsLayer` reserves its permit before the handshake; inside `CodecLayer` it does not compile |
+//! | `TlsOrPlainLayer` | like `TlsLayer`, in its place | it reads the first bytes | like `TlsLayer` |
+//! | `ConnectionRouter` | innermost of the shared connection layers; inside `TlsLayer` if the key is a server name | each route has the layers that follow, with its own `CodecLayer` | outside `TlsLayer` there is no server name, so every connection is refused; a limit inside a route does not slow down the accept loop |
 //! | [`MaxAgeLayer`] | anywhere outside `SessionLayer` | the age counts from accept | on messages it does not compile; tower's `timeout` in its place ends a session in the middle of a message |
 //! | [`WriteTimeoutLayer`] | anywhere outside `SessionLayer` | it replaces the setting of `SessionLayer` | of two, the inner one takes effect |
 //! | [`ReadTimeoutLayer`] | anywhere outside `SessionLayer` | the session loop measures the time | on messages it does not compile: an incomplete frame is not a message yet |
@@ -244,6 +248,7 @@ pub mod message_trace;
 pub mod metrics;
 pub mod on_open;
 pub mod peer_limit;
+pub mod pending_limit;
 pub mod read_timeout;
 pub mod registry;
 pub mod session_limit;
@@ -273,6 +278,7 @@ pub use self::{
     message_trace::MessageTraceLayer,
     on_open::OnOpenLayer,
     peer_limit::PeerLimitLayer,
+    pending_limit::PendingLimitLayer,
     read_timeout::ReadTimeoutLayer,
     registry::{Registry, RegistryLayer},
     session_limit::SessionLimitLayer,

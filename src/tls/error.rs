@@ -4,6 +4,8 @@ use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
 use tokio_rustls::rustls::{self, AlertDescription, InvalidMessage};
 
+use super::choose::TlsRefusal;
+
 /// Returned by [`Tls`](super::Tls) and [`TlsConnect`](super::TlsConnect) when a handshake
 /// fails.
 ///
@@ -30,6 +32,11 @@ pub enum TlsError {
     Protocol(rustls::Error),
     /// The peer's `ClientHello` exceeds the server's maximum, which is this many bytes.
     HelloTooLong(usize),
+    /// The function of [`TlsLayer::choose`](super::TlsLayer::choose) refused the client.
+    Refused(TlsRefusal),
+    /// The rate of handshakes is exceeded, and the client would have to wait for too long; see
+    /// [`TlsLayer::with_handshake_rate`](super::TlsLayer::with_handshake_rate).
+    TooManyHandshakes,
     /// The peer closed the connection before the handshake was complete.
     PeerClosed,
     /// This side closed the connection through its handle before the handshake was complete.
@@ -49,6 +56,15 @@ impl TlsError {
             Some(inner) => Self::from_rustls(rustls::Error::clone(inner)),
             None if error.kind() == io::ErrorKind::UnexpectedEof => Self::PeerClosed,
             None => Self::Io(Arc::new(error)),
+        }
+    }
+
+    /// Returns the alert for a client that is refused after its `ClientHello`.
+    pub(super) const fn alert(&self) -> AlertDescription {
+        match self {
+            Self::Refused(refusal) => refusal.alert(),
+            Self::HelloTooLong(_) => AlertDescription::IllegalParameter,
+            _ => AlertDescription::InternalError,
         }
     }
 
@@ -84,6 +100,8 @@ impl fmt::Display for TlsError {
                     "the peer's ClientHello exceeds the maximum of {max} bytes"
                 )
             }
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::TooManyHandshakes => f.write_str("the rate of TLS handshakes is exceeded"),
             Self::Cancelled => f.write_str("the connection was closed during the TLS handshake"),
             Self::PeerClosed => {
                 f.write_str("the peer closed the connection during the TLS handshake")
@@ -104,6 +122,7 @@ impl Error for TlsError {
             Self::PeerCertificate(source) | Self::NotTls(source) | Self::Protocol(source) => {
                 Some(source)
             }
+            Self::Refused(refusal) => refusal.source(),
             Self::Io(source) => Some(&**source),
             _ => None,
         }

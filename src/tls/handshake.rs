@@ -30,14 +30,14 @@ pub(super) const SEND_BUFFER: usize = 32 * 1024;
 /// with unread bytes would reset the connection and destroy the alert with the reason.
 const LAST_READS: usize = 16;
 
-/// Runs `handshake` until it is complete, the `deadline` passes, or the connection is closed. A
-/// failure closes the connection.
-pub(super) async fn run<T>(
+/// Runs a handshake or a part until it is complete or the `deadline` passes. It also ends if the
+/// connection is closed. A failure closes the connection.
+pub(super) async fn run<R>(
     handle: &ConnectionHandle,
     timeout: Duration,
     deadline: Option<Instant>,
-    handshake: impl Future<Output = Result<TlsStream<T>, TlsError>>,
-) -> Result<TlsStream<T>, TlsError> {
+    handshake: impl Future<Output = Result<R, TlsError>>,
+) -> Result<R, TlsError> {
     let result = match uninterrupted(handle, deadline, handshake).await {
         Ok(result) => result,
         Err(Interrupted::TimedOut) => Err(TlsError::TimedOut(timeout)),

@@ -7,7 +7,11 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use getty_core::ConnectionHandle;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    time::Instant,
+};
 use tokio_rustls::{
     FallibleAccept, LazyConfigAcceptor,
     rustls::{
@@ -20,6 +24,7 @@ use tokio_rustls::{
 use super::{
     error::TlsError,
     handshake::{Drain, SEND_BUFFER, outcome},
+    layer::TlsLayer,
     stream::TlsStream,
 };
 
@@ -28,9 +33,6 @@ use super::{
 /// to some 3 KiB. A stalled handshake holds 21 KB with this maximum. With 16 KiB it would hold
 /// 37 KB (benches/README.md).
 pub(super) const MAX_HELLO: usize = 12 * 1024;
-
-/// Record with the fatal alert `illegal_parameter`.
-const ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 47];
 
 /// Runs a handshake whose `ClientHello` may have at most `max_hello` bytes.
 // (design.md: Why is a `ClientHello` read apart from the rest of a handshake?)
@@ -46,6 +48,52 @@ where
     outcome(rest(config, accepted, transport)).await
 }
 
+/// Runs a handshake whose configuration is decided when the `ClientHello` is complete.
+///
+/// The rate is charged after the choice, so silent peers and refused ones do not use it.
+pub(super) async fn accept_chosen<T>(
+    layer: &TlsLayer,
+    handle: &ConnectionHandle,
+    deadline: Option<Instant>,
+    transport: T,
+) -> Result<TlsStream<T>, TlsError>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let max_hello = layer.max_hello;
+    let hello = hello(transport, max_hello);
+    let (accepted, transport) = boxed(read_hello(hello, max_hello).await)?;
+    match decide(layer, &accepted, handle, deadline).await {
+        Ok(config) => outcome(rest(config, *accepted, transport)).await,
+        Err(error) => Err(refuse(transport, error).await),
+    }
+}
+
+/// Chooses the configuration and waits for the rate.
+async fn decide(
+    layer: &TlsLayer,
+    accepted: &Accepted,
+    handle: &ConnectionHandle,
+    deadline: Option<Instant>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let config = layer.choice.config(accepted, handle)?;
+    layer.wait_for_rate(deadline).await?;
+    Ok(config.current().await)
+}
+
+/// Sends the alert of `error` and ends the transport.
+async fn refuse<T>(mut transport: T, error: TlsError) -> TlsError
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    // Record with a fatal alert.
+    let alert = [21, 3, 3, 0, 2, 2, u8::from(error.alert())];
+    // The handshake has failed, whether the peer receives the alert or not.
+    let _ = transport.write_all(&alert).await;
+    Drain(transport).await;
+    error
+}
+
 async fn read_hello<T>(
     mut hello: Box<LazyConfigAcceptor<Bounded<T>>>,
     max_hello: usize,
@@ -58,25 +106,25 @@ where
         Err(error) => error,
     };
     let Some(Bounded {
-        mut transport,
+        transport,
         remaining,
     }) = hello.take_io()
     else {
         unreachable!("only a complete hello takes the transport")
     };
     drop(hello);
-    let error = if remaining == 0 && error.kind() == io::ErrorKind::QuotaExceeded {
-        // The handshake has failed, whether the peer receives the alert or not.
-        let _ = transport.write_all(&ALERT).await;
-        TlsError::HelloTooLong(max_hello)
-    } else {
-        TlsError::from_handshake(error)
-    };
+    if remaining == 0 && error.kind() == io::ErrorKind::QuotaExceeded {
+        return Err(refuse(transport, TlsError::HelloTooLong(max_hello)).await);
+    }
     Drain(transport).await;
-    Err(error)
+    Err(TlsError::from_handshake(error))
 }
 
 // Separate functions because a future keeps room for every value that is created in it.
+
+fn boxed<T>(read: Result<(Accepted, T), TlsError>) -> Result<(Box<Accepted>, T), TlsError> {
+    read.map(|(accepted, transport)| (Box::new(accepted), transport))
+}
 
 fn hello<T>(transport: T, max_hello: usize) -> Box<LazyConfigAcceptor<Bounded<T>>>
 where

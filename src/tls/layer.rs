@@ -8,18 +8,21 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use getty_core::{Connection, hooks::Contained};
+use getty_core::{Connection, ConnectionHandle, Rate, hooks::Contained};
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 use tower::BoxError;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
+    choose::{Choice, Hello, TlsRefusal},
     config::TlsConfig,
     error::TlsError,
     handshake::{self, HANDSHAKE_TIMEOUT},
     hello::{self, MAX_HELLO},
     info::TlsInfo,
+    rate::HandshakeRate,
     stream::TlsStream,
 };
 use crate::transport::ByteStream;
@@ -50,9 +53,11 @@ use crate::transport::ByteStream;
 // (design.md: Why is TLS a layer and not a listener?)
 #[derive(Clone, Debug)]
 pub struct TlsLayer {
-    config: TlsConfig,
-    timeout: Duration,
-    max_hello: usize,
+    pub(super) choice: Choice,
+    pub(super) timeout: Duration,
+    pub(super) max_hello: usize,
+    rate: Option<HandshakeRate>,
+    max_rate_wait: Duration,
 }
 
 impl TlsLayer {
@@ -60,11 +65,90 @@ impl TlsLayer {
     /// [`rustls::ServerConfig`](super::rustls::ServerConfig).
     #[must_use]
     pub fn new(config: impl Into<TlsConfig>) -> Self {
+        Self::with_choice(Choice::Same(config.into()))
+    }
+
+    /// Creates a new layer that chooses the configuration by a client's first message: by the
+    /// requested name and the offered protocols.
+    ///
+    /// `choose` is called once for each connection when its `ClientHello` is complete. It answers
+    /// at once, so it must not block. A refusal sends its alert before the close, and the error is
+    /// [`TlsError::Refused`]. A panic ends the connection alone.
+    ///
+    /// Everything of a configuration belongs to the names that it is chosen for: certificates,
+    /// client certificates, protocols and tickets. TLS sessions cannot be resumed with another
+    /// configuration. Two configurations of rustls that share a ticketer or a session storage
+    /// would lose this separation, and a client without a certificate could resume into a
+    /// configuration that requires one.
+    ///
+    /// ```
+    /// use getty::tls::{TlsConfig, TlsLayer, TlsRefusal};
+    ///
+    /// fn layer(public: TlsConfig, admin: TlsConfig) -> TlsLayer {
+    ///     TlsLayer::choose(move |hello| match hello.server_name() {
+    ///         Some("admin.example.com") => Ok(admin.clone()),
+    ///         Some("example.com") if hello.offers("chat/1") => Ok(public.clone()),
+    ///         Some("example.com") => Err(TlsRefusal::no_application_protocol()),
+    ///         _ => Err(TlsRefusal::unrecognized_name()),
+    ///     })
+    /// }
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn choose<F>(choose: F) -> Self
+    where
+        F: Fn(Hello<'_>) -> Result<TlsConfig, TlsRefusal> + Send + Sync + 'static,
+    {
+        Self::with_choice(Choice::by_hello(choose))
+    }
+
+    const fn with_choice(choice: Choice) -> Self {
         Self {
-            config: config.into(),
+            choice,
             timeout: HANDSHAKE_TIMEOUT,
             max_hello: MAX_HELLO,
+            rate: None,
+            max_rate_wait: Duration::MAX,
         }
+    }
+
+    /// Sets the maximum rate of handshakes. The default is no limit.
+    ///
+    /// The rate is charged when a `ClientHello` is complete and was not refused. So silent peers
+    /// do not use it, and the limit is on the expensive part. Further handshakes wait in the order
+    /// of their hellos. A handshake that would have to wait beyond its deadline is refused at once
+    /// as [`TlsError::TooManyHandshakes`], with the alert `internal_error`, and does not use the
+    /// rate. A peer that leaves while it waits has used the rate.
+    ///
+    /// Scope: process, or everything that shares this layer. One peer can use the whole rate, so
+    /// limit each peer outside this layer, for example with
+    /// [`PeerLimitLayer`](crate::layers::PeerLimitLayer). A waiting handshake holds its
+    /// `ClientHello`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use getty::{Rate, tls::{TlsConfig, TlsLayer}};
+    ///
+    /// fn layer(config: TlsConfig) -> TlsLayer {
+    ///     TlsLayer::new(config)
+    ///         .with_handshake_rate(Rate::per_second(500).burst(200))
+    ///         .with_max_rate_wait(Duration::from_secs(2))
+    /// }
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn with_handshake_rate(mut self, rate: Rate) -> Self {
+        self.rate = Some(HandshakeRate::new(rate));
+        self
+    }
+
+    /// Sets the maximum time that a handshake may wait for the
+    /// [rate](Self::with_handshake_rate). The default is the time until its deadline. Zero refuses
+    /// every handshake that exceeds the rate.
+    #[must_use]
+    pub const fn with_max_rate_wait(mut self, wait: Duration) -> Self {
+        self.max_rate_wait = wait;
+        self
     }
 
     /// Sets the time from a connection's accept until its handshake must be complete. The default
@@ -87,6 +171,47 @@ impl TlsLayer {
     pub const fn with_max_hello(mut self, bytes: usize) -> Self {
         self.max_hello = bytes;
         self
+    }
+}
+
+impl TlsLayer {
+    /// Runs a handshake until its deadline. A failure closes the connection.
+    pub(super) fn accept<T: ByteStream>(
+        &self,
+        handle: ConnectionHandle,
+        transport: T,
+    ) -> BoxFuture<'static, Result<TlsStream<T>, TlsError>> {
+        // Two futures, so that a handshake without a choice or a rate has no room for them.
+        if let (Choice::Same(config), None) = (&self.choice, &self.rate) {
+            let (config, timeout, max_hello) = (config.clone(), self.timeout, self.max_hello);
+            return Box::pin(async move {
+                let deadline = handle.opened_at().checked_add(timeout);
+                let accept = async {
+                    let config = config.current().await;
+                    hello::accept(config, transport, max_hello).await
+                };
+                handshake::run(&handle, timeout, deadline, accept).await
+            });
+        }
+        let layer = self.clone();
+        Box::pin(async move {
+            let deadline = layer.deadline(&handle);
+            let accept = hello::accept_chosen(&layer, &handle, deadline, transport);
+            handshake::run(&handle, layer.timeout, deadline, accept).await
+        })
+    }
+
+    /// Returns the end of the time for a handshake.
+    pub(super) fn deadline(&self, handle: &ConnectionHandle) -> Option<Instant> {
+        handle.opened_at().checked_add(self.timeout)
+    }
+
+    /// Waits until the rate of handshakes allows one more.
+    pub(super) async fn wait_for_rate(&self, deadline: Option<Instant>) -> Result<(), TlsError> {
+        match &self.rate {
+            Some(rate) => rate.wait(self.max_rate_wait, deadline).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -131,24 +256,11 @@ where
         // (design.md: Why must the service inside `TlsLayer` be `Clone`?)
         let clone = self.inner.clone();
         let inner = mem::replace(&mut self.inner, clone);
-        let TlsLayer {
-            config,
-            timeout,
-            max_hello,
-        } = self.layer.clone();
         let (transport, rest) = connection.take_transport();
-        let handle = rest.handle().clone();
-        let handshake = async move {
-            let deadline = handle.opened_at().checked_add(timeout);
-            let accept = async {
-                let config = config.current().await;
-                hello::accept(config, transport, max_hello).await
-            };
-            handshake::run(&handle, timeout, deadline, accept).await
-        };
+        let handshake = self.layer.accept(rest.handle().clone(), transport);
         ResponseFuture {
             state: State::Handshaking {
-                handshake: Contained::new(Box::pin(handshake)),
+                handshake: Contained::new(handshake),
                 pending: Some((rest, Contained::new(inner))),
             },
         }
@@ -232,5 +344,33 @@ where
                 &matches!(self.state, State::Handshaking { .. }),
             )
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::duplex;
+    use tokio_rustls::rustls::{ServerConfig, crypto::ring, server::ResolvesServerCertUsingSni};
+
+    use super::*;
+
+    #[test]
+    fn choice_and_rate_take_no_room_in_other_handshakes() {
+        let config = ServerConfig::builder_with_provider(ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new()));
+        let same = TlsLayer::new(config);
+        let limited = same.clone().with_handshake_rate(Rate::per_second(1));
+        let chosen = TlsLayer::choose(|_| Err(TlsRefusal::unrecognized_name()));
+        let sizes = [same, limited, chosen].map(|layer| {
+            let handle = Connection::new(()).handle().clone();
+            size_of_val(&*layer.accept(handle, duplex(8).0))
+        });
+        assert!(sizes[0] <= 1800, "{sizes:?}");
+        assert!(sizes[0] < sizes[1] && sizes[1] == sizes[2], "{sizes:?}");
     }
 }

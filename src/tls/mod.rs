@@ -63,6 +63,56 @@
 //! # }
 //! ```
 //!
+//! # Several names
+//!
+//! A server can present another certificate for each name with
+//! [`ServerTls::with_certificate_for`]. With [`TlsLayer::choose`], a function decides on the
+//! whole configuration by the name and the protocols that a client's first message contains. A
+//! [`TlsRefusal`] sends its alert before the close. With a
+//! [`ConnectionRouter`](crate::ConnectionRouter) each name has its own stack:
+//!
+//! ```
+//! use getty::{BoxPipeline, ConnectionRouter, Pipeline, ServiceBuilder};
+//! use getty::tls::{TlsConfig, TlsInfo, TlsLayer, TlsRefusal};
+//! # use tokio::net::TcpStream;
+//!
+//! /// Serves two names on one port, each with its own configuration and stack.
+//! fn front(
+//!     [chat_tls, admin_tls]: [TlsConfig; 2],
+//!     [chat, admin]: [BoxPipeline; 2],
+//! ) -> impl Pipeline<TcpStream> + Clone {
+//!     let tls = TlsLayer::choose(move |hello| match hello.server_name() {
+//!         Some("chat.example.com") => Ok(chat_tls.clone()),
+//!         Some("admin.example.com") => Ok(admin_tls.clone()),
+//!         _ => Err(TlsRefusal::unrecognized_name()),
+//!     });
+//!     let name = |tls: TlsInfo| tls.server_name().map(str::to_owned);
+//!     let router = ConnectionRouter::new(move |handle| handle.get().and_then(name))
+//!         .with_route("chat.example.com".to_owned(), chat)
+//!         .with_route("admin.example.com".to_owned(), admin);
+//!     ServiceBuilder::new().layer(tls).service(router)
+//! }
+//! # let _ = front;
+//! ```
+//!
+//! The name in [`TlsInfo`] is the one that the configuration was chosen by. A name inside the
+//! session, such as the `Host` of an HTTP request, may differ. A stack must not grant what
+//! belongs to another name.
+//!
+//! # TLS or plain on one port
+//!
+//! [`TlsOrPlainLayer`] takes the place of [`TlsLayer`] where some peers do not use TLS. See its
+//! documentation for the risk of a downgrade.
+//!
+//! # Floods of handshakes
+//!
+//! The deadline from accept covers the `ClientHello`, a wait for the rate and the handshake.
+//! [`TlsLayer::with_max_hello`] bounds the memory of a stalled hello.
+//! [`PendingLimitLayer`](crate::layers::PendingLimitLayer) outside bounds the number of
+//! connections whose session is not open.
+//! [`TlsLayer::with_handshake_rate`] bounds the CPU for handshakes. Neither is per peer, so
+//! place [`PeerLimitLayer`](crate::layers::PeerLimitLayer) outside as well.
+//!
 //! # Closing
 //!
 //! A session that closes sends its remaining output, then a `close_notify`, and then ends the
@@ -80,19 +130,24 @@
 //! of rustls has 4 KiB of these. The output of one poll is sent in records of up to 16 KiB, two
 //! per write.
 
+mod choose;
 mod config;
 mod connect;
+mod detect;
 mod error;
 mod handshake;
 mod hello;
 mod info;
 mod layer;
+mod rate;
 mod stream;
 mod target;
 
 pub use self::{
+    choose::{Hello, TlsRefusal},
     config::{ClientTls, Pem, ServerTls, TlsConfig, TlsConfigError},
     connect::{TlsConnect, TlsConnectLayer, TlsConnecting},
+    detect::{TlsOrPlain, TlsOrPlainLayer, TlsOrPlainTransport},
     error::TlsError,
     info::TlsInfo,
     layer::{ResponseFuture, Tls, TlsLayer},

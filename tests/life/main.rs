@@ -16,6 +16,7 @@ mod max_age;
 mod metrics;
 mod on_open;
 mod peer_limit;
+mod pending_limit;
 mod rate_limit;
 mod read_timeout;
 mod registry;

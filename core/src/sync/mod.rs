@@ -14,6 +14,7 @@
 //! `getty_loom` and not `loom` because the latter would change tokio, which is not modelled.
 
 mod accept_queue;
+mod gcra;
 mod in_flight;
 mod inline_poll;
 mod lazy;
@@ -26,6 +27,7 @@ mod waiter_queue;
 pub(crate) use self::waiter_queue::replace_waker;
 pub use self::{
     accept_queue::AcceptQueue,
+    gcra::Gcra,
     in_flight::{InFlightLimit, Permit},
     inline_poll::{InlinePoll, SharedTask, TaskFuture},
     lazy::Lazy,

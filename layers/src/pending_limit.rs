@@ -1,0 +1,573 @@
+//! Limits the number of connections that are accepted and whose session is not open.
+//!
+//! Peers that connect and send nothing cost a task and a socket each until a deadline ends
+//! them. A deadline alone lets their number grow with the rate of their connects. This layer
+//! bounds it. Open sessions do not count.
+//!
+//! - *ready*: as the inner service. A refused connection leaves the reservation for the next
+//!   one.
+//! - *call*: counts the connection and calls the inner service. If the limit is reached,
+//!   [`Full`] decides. The default refuses the new connection. [`Full::DropOldest`] admits it
+//!   and ends the one that is pending for the longest time.
+//! - *drop*: drops the inner future. The connection counts no more.
+//! - *close*: a refused connection closes as
+//!   [`Refused`](getty_core::CloseReason::Refused), and [`TooManyPending`] is its source and
+//!   the error of this service. The oldest connection ends in the same way: its inner future
+//!   is dropped in its own task, unless its session has opened meanwhile.
+//!
+//! A connection counts from the call until its session opens, or until the future of the call
+//! ends.
+//!
+//! Scope: process, or everything that shares the layer: all clones of the layer and of its
+//! services share the count. Place it inside
+//! [`HandshakeTimeoutLayer`](crate::HandshakeTimeoutLayer) and tower's `concurrency_limit`,
+//! and outside all layers that wait for the peer: TLS, WebSocket and open hooks.
+//!
+//! # Choosing a policy
+//!
+//! A flood of silent peers fills either policy. With the default, honest peers are refused
+//! until deadlines end the silent ones. With [`Full::DropOldest`], an honest peer is served if
+//! its handshake is complete before `max` other peers connect. The flood must then connect
+//! that many times during each honest handshake. [`PeerLimitLayer`](crate::PeerLimitLayer)
+//! outside this layer keeps a single peer from that.
+//!
+//! ```
+//! use std::{future::pending, time::Duration};
+//!
+//! use getty_core::{CloseReason, Connection};
+//! use getty_layers::pending_limit::{Full, PendingLimitLayer};
+//! use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! let limit = PendingLimitLayer::new(1).with_full(Full::DropOldest);
+//! let mut stack = ServiceBuilder::new()
+//!     .layer(limit.clone())
+//!     .service_fn(|connection: Connection<&'static str>| async move {
+//!         let never = pending::<()>().await; // a handshake with a silent peer
+//!         drop(connection);
+//!         Ok::<_, BoxError>(never)
+//!     });
+//! let silent = Connection::new("silent");
+//! let handle = silent.handle().clone();
+//! let silent = tokio::spawn(stack.ready().await?.call(silent));
+//! let _next = stack.ready().await?.call(Connection::new("next"));
+//! assert!(silent.await?.is_err());
+//! assert_eq!(handle.closed().await.reason, CloseReason::Refused);
+//! assert_eq!(limit.pending(), 1);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    fmt,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use getty_core::{Close, CloseReason, Connection, ConnectionHandle, sync::Mutex};
+use pin_project_lite::pin_project;
+use tokio::sync::oneshot;
+use tower_layer::Layer;
+use tower_service::Service;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Policy of [`PendingLimitLayer`] when the limit is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Full {
+    /// Refuses the new connection.
+    #[default]
+    RefuseNewest,
+    /// Admits the new connection and ends the oldest that is pending.
+    DropOldest,
+}
+
+/// Limits the number of pending connections; see the [module](self).
+#[doc(alias("backlog", "half-open"))]
+#[derive(Clone, Debug)]
+pub struct PendingLimitLayer {
+    pending: Arc<Pending>,
+    max: usize,
+    full: Full,
+}
+
+impl PendingLimitLayer {
+    /// Creates a new layer that allows at most `max` pending connections at a time. Further
+    /// connections are refused.
+    ///
+    /// Zero refuses every connection, with each policy.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        Self {
+            pending: Arc::default(),
+            max,
+            full: Full::default(),
+        }
+    }
+
+    /// Sets the policy for a new connection when the limit is reached. The default is
+    /// [`Full::RefuseNewest`].
+    #[must_use]
+    pub const fn with_full(mut self, full: Full) -> Self {
+        self.full = full;
+        self
+    }
+
+    /// Returns the current number of pending connections.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        let state = self.pending.0.lock();
+        // A session that has opened is in the list until the end of the poll that opened it.
+        let pending = state.entries.values().filter(|entry| entry.is_pending());
+        pending.count()
+    }
+
+    const fn error(&self) -> TooManyPending {
+        TooManyPending { limit: self.max }
+    }
+}
+
+/// Pending connections of a layer and its clones.
+#[derive(Debug, Default)]
+struct Pending(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    /// Connections in the order of arrival.
+    entries: BTreeMap<u64, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    handle: ConnectionHandle,
+    /// Ends the connection.
+    evict: oneshot::Sender<()>,
+}
+
+impl Entry {
+    fn is_pending(&self) -> bool {
+        !self.handle.is_open()
+    }
+}
+
+impl Pending {
+    /// Adds a connection. Returns `None` if it must be refused.
+    fn enter(
+        self: &Arc<Self>,
+        max: usize,
+        full: Full,
+        handle: &ConnectionHandle,
+    ) -> Option<Permit> {
+        let mut state = self.0.lock();
+        let mut oldest = None;
+        if state.entries.len() >= max {
+            let first = state.entries.first_entry()?;
+            if full == Full::RefuseNewest && first.get().is_pending() {
+                return None;
+            }
+            oldest = Some(first.remove());
+        }
+        let id = state.next;
+        state.next += 1;
+        let (evict, evicted) = oneshot::channel();
+        let handle = handle.clone();
+        state.entries.insert(id, Entry { handle, evict });
+        drop(state);
+        if let Some(oldest) = oldest {
+            // It fails only if that connection ends at the same time. An open session ignores it.
+            let _ = oldest.evict.send(());
+        }
+        Some(Permit {
+            pending: Arc::clone(self),
+            id,
+            evicted,
+        })
+    }
+}
+
+/// One pending connection, which counts until the drop.
+struct Permit {
+    pending: Arc<Pending>,
+    id: u64,
+    evicted: oneshot::Receiver<()>,
+}
+
+impl Permit {
+    /// Resolves when the connection must end, with `true`, or when it counts no more.
+    async fn evicted(mut self, handle: ConnectionHandle) -> bool {
+        let mut opened = pin!(handle.opened());
+        poll_fn(|cx| {
+            if let Poll::Ready(evicted) = Pin::new(&mut self.evicted).poll(cx) {
+                return Poll::Ready(evicted.is_ok());
+            }
+            opened.as_mut().poll(cx).map(|_| false)
+        })
+        .await
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let entry = self.pending.0.lock().entries.remove(&self.id);
+        // dropped outside the lock because it may be the last handle
+        drop(entry);
+    }
+}
+
+impl<S> Layer<S> for PendingLimitLayer {
+    type Service = PendingLimit<S>;
+
+    fn layer(&self, inner: S) -> PendingLimit<S> {
+        PendingLimit {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// Service of [`PendingLimitLayer`].
+#[derive(Clone, Debug)]
+pub struct PendingLimit<S> {
+    inner: S,
+    layer: PendingLimitLayer,
+}
+
+impl<S> PendingLimit<S> {
+    getty_core::inner_service_accessors!();
+}
+
+impl<S, T> Service<Connection<T>> for PendingLimit<S>
+where
+    S: Service<Connection<T>>,
+    S::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future, T>;
+
+    /// Polls the inner service. A refused connection leaves the reservation for the next one, and
+    /// a drop gives it back.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, connection: Connection<T>) -> Self::Future {
+        let PendingLimitLayer { pending, max, full } = &self.layer;
+        let error = self.layer.error();
+        let handle = connection.handle().clone();
+        let state = match pending.enter(*max, *full, &handle) {
+            Some(permit) => Stage::Admitted {
+                inner: self.inner.call(connection),
+                waiting: Some(Waiting {
+                    evicted: Box::pin(permit.evicted(handle.clone())),
+                    handle,
+                    error,
+                }),
+            },
+            // The connection is dropped in its own task, so the accept loop does not wait for
+            // close callbacks.
+            None => {
+                handle.close_with(Close::new(CloseReason::Refused).with_source(error));
+                Stage::Refused {
+                    refused: Some((connection, error)),
+                }
+            }
+        };
+        ResponseFuture { state }
+    }
+}
+
+/// State of a connection whose session is not open.
+struct Waiting {
+    /// Boxed because it is short-lived. It owns the permit.
+    evicted: Pin<Box<dyn Future<Output = bool> + Send>>,
+    handle: ConnectionHandle,
+    error: TooManyPending,
+}
+
+pin_project! {
+    /// Future of [`PendingLimit`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<F, T> {
+        #[pin]
+        state: Stage<F, T>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum Stage<F, T> {
+        Admitted {
+            #[pin]
+            inner: F,
+            waiting: Option<Waiting>,
+        },
+        Refused {
+            refused: Option<(Connection<T>, TooManyPending)>,
+        },
+    }
+}
+
+impl<F, T, Response, E> Future for ResponseFuture<F, T>
+where
+    F: Future<Output = Result<Response, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        let error = match state.as_mut().project() {
+            StateProj::Admitted { inner, waiting } => match poll_admitted(inner, waiting, cx) {
+                Ok(polled) => return polled,
+                Err(error) => error,
+            },
+            StateProj::Refused { refused } => match refused.take() {
+                Some((connection, error)) => {
+                    drop(connection);
+                    error
+                }
+                None => panic!("a connection's future was polled after completion"),
+            },
+        };
+        // Drops the inner future of a connection that was the oldest.
+        state.set(Stage::Refused { refused: None });
+        Poll::Ready(Err(error.into()))
+    }
+}
+
+/// Polls the inner future. Fails if the connection must end because it was the oldest.
+fn poll_admitted<F, Response, E>(
+    inner: Pin<&mut F>,
+    waiting: &mut Option<Waiting>,
+    cx: &mut Context<'_>,
+) -> Result<Poll<Result<Response, BoxError>>, TooManyPending>
+where
+    F: Future<Output = Result<Response, E>>,
+    E: Into<BoxError>,
+{
+    // Checked before the inner future is polled, which may open the session.
+    if let Some(Waiting {
+        evicted,
+        handle,
+        error,
+    }) = waiting
+        && let Poll::Ready(evicted) = evicted.as_mut().poll(cx)
+    {
+        let error = *error;
+        if evicted && !handle.is_open() {
+            handle.close_with(Close::new(CloseReason::Refused).with_source(error));
+            *waiting = None;
+            return Err(error);
+        }
+        *waiting = None;
+    }
+    let polled = inner.poll(cx);
+    if let Some(pending) = waiting
+        && (polled.is_ready() || pending.handle.is_open())
+    {
+        *waiting = None;
+    }
+    Ok(polled.map_err(Into::into))
+}
+
+impl<F: fmt::Debug, T> fmt::Debug for ResponseFuture<F, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = f.debug_struct("ResponseFuture");
+        match &self.state {
+            Stage::Admitted { inner, waiting } => {
+                f.field("inner", inner).field("pending", &waiting.is_some())
+            }
+            Stage::Refused { refused } => {
+                f.field("refused", &refused.as_ref().map(|(_, error)| error))
+            }
+        };
+        f.finish()
+    }
+}
+
+/// Error of [`PendingLimit`]: the limit of pending connections is reached.
+///
+/// The connection was refused, or it was the oldest and made room for a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooManyPending {
+    limit: usize,
+}
+
+impl TooManyPending {
+    /// Returns the maximum number of pending connections.
+    #[must_use]
+    pub const fn limit(&self) -> usize {
+        self.limit
+    }
+}
+
+impl fmt::Display for TooManyPending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the limit of {} pending connections is reached",
+            self.limit
+        )
+    }
+}
+
+impl Error for TooManyPending {}
+
+#[cfg(all(test, not(getty_loom)))]
+mod tests {
+    use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok, task};
+    use tower_test::mock;
+
+    use super::*;
+    use crate::testing::assert_transparent;
+
+    type Plain = Connection<()>;
+
+    #[test]
+    fn layer_is_transparent() {
+        for full in [Full::RefuseNewest, Full::DropOldest] {
+            let layer = PendingLimitLayer::new(10).with_full(full);
+            assert_transparent(&layer, || Connection::new(()));
+            assert_eq!(layer.pending(), 0);
+        }
+    }
+
+    #[test]
+    fn newest_is_refused_in_its_own_task_and_leaves_the_reservation() {
+        let layer = PendingLimitLayer::new(1);
+        let (mut service, mut handle) = mock::spawn_layer::<Plain, (), _>(layer.clone());
+        handle.allow(2);
+        assert_ready_ok!(service.poll_ready());
+        let mut first = task::spawn(service.call(Connection::new(())));
+        assert_pending!(first.poll());
+        assert_ready_ok!(service.poll_ready());
+        let connection = Connection::new(());
+        let refused = connection.handle().clone();
+        let mut second = task::spawn(service.call(connection));
+        assert!(!refused.is_closed());
+        let error = assert_ready_err!(second.poll());
+        assert_eq!(
+            error.downcast_ref(),
+            Some(&TooManyPending { limit: 1 }),
+            "{error}"
+        );
+        assert!(refused.is_closed());
+        assert_eq!(refused.reason(), Some(CloseReason::Refused));
+        assert!(refused.source().unwrap().is::<TooManyPending>());
+
+        drop(first);
+        assert_eq!(layer.pending(), 0);
+        // the second permit of the mock is still available
+        assert_ready_ok!(service.poll_ready());
+        let _response = service.call(Connection::new(()));
+        assert_eq!(layer.pending(), 1);
+    }
+
+    #[test]
+    fn oldest_is_woken_and_dropped() {
+        let layer = PendingLimitLayer::new(2).with_full(Full::DropOldest);
+        let mut service = layer.layer(tower::service_fn(async |connection: Plain| {
+            std::future::pending::<()>().await;
+            drop(connection);
+            Ok::<_, BoxError>(())
+        }));
+        let mut start = || {
+            let connection = Connection::new(());
+            let handle = connection.handle().clone();
+            let mut response = task::spawn(service.call(connection));
+            assert_pending!(response.poll());
+            (response, handle)
+        };
+        let (mut first, handle) = start();
+        let (second, _) = start();
+        assert!(!first.is_woken());
+        let (_third, _) = start();
+        assert_eq!(layer.pending(), 2);
+        assert!(first.is_woken() && !second.is_woken());
+        let error = assert_ready_err!(first.poll());
+        assert!(error.is::<TooManyPending>());
+        assert!(handle.is_closed());
+        assert_eq!(handle.reason(), Some(CloseReason::Refused));
+    }
+
+    #[test]
+    fn session_that_opens_in_another_task_counts_no_more() {
+        let layer = PendingLimitLayer::new(1).with_full(Full::DropOldest);
+        let (mut service, mut handle) = mock::spawn_layer::<Plain, (), _>(layer.clone());
+        assert_ready_ok!(service.poll_ready());
+        let mut response = task::spawn(service.call(Connection::new(())));
+        assert_pending!(response.poll());
+        let (connection, _inner) = assert_ready!(handle.poll_request()).unwrap();
+        let ((), mut guard) = connection.into_parts();
+        guard.open();
+        assert_eq!(layer.pending(), 0);
+        assert!(response.is_woken());
+        assert_pending!(response.poll());
+        assert_eq!(layer.pending(), 0);
+    }
+
+    #[test]
+    fn oldest_whose_session_opens_before_its_next_poll_stays_open() {
+        let layer = PendingLimitLayer::new(1).with_full(Full::DropOldest);
+        let (mut service, mut handle) = mock::spawn_layer::<Plain, (), _>(layer.clone());
+        assert_ready_ok!(service.poll_ready());
+        let mut first = task::spawn(service.call(Connection::new(())));
+        assert_pending!(first.poll());
+        let (connection, inner) = assert_ready!(handle.poll_request()).unwrap();
+        let ((), mut guard) = connection.into_parts();
+        guard.open();
+        assert_ready_ok!(service.poll_ready());
+        let _second = task::spawn(service.call(Connection::new(())));
+        assert_pending!(first.poll());
+        inner.send_response(());
+        assert_ready_ok!(first.poll());
+        assert_eq!(layer.pending(), 1);
+    }
+
+    #[test]
+    fn session_that_opened_in_this_poll_makes_room() {
+        let layer = PendingLimitLayer::new(1);
+        let mut service = layer.layer(tower::service_fn({
+            let layer = layer.clone();
+            move |connection: Plain| {
+                let layer = layer.clone();
+                async move {
+                    assert_eq!(layer.pending(), 1);
+                    let ((), mut guard) = connection.into_parts();
+                    guard.open();
+                    assert_eq!(layer.pending(), 0);
+                    let next = Connection::new(());
+                    let permit = layer.pending.enter(1, Full::RefuseNewest, next.handle());
+                    assert!(permit.is_some());
+                    Ok::<_, BoxError>(())
+                }
+            }
+        }));
+        let mut response = task::spawn(service.call(Connection::new(())));
+        assert_ready_ok!(response.poll());
+    }
+
+    #[test]
+    fn limit_of_zero_refuses_every_connection() {
+        for full in [Full::RefuseNewest, Full::DropOldest] {
+            let layer = PendingLimitLayer::new(0).with_full(full);
+            let (mut service, _handle) = mock::spawn_layer::<Plain, (), _>(layer);
+            let mut response = task::spawn(service.call(Connection::new(())));
+            assert_ready_err!(response.poll());
+        }
+    }
+
+    #[test]
+    fn response_future_adds_at_most_40_bytes() {
+        struct Large(#[expect(dead_code, reason = "only its size is used")] [u64; 1024]);
+        assert!(size_of::<ResponseFuture<Large, ()>>() <= size_of::<Large>() + 40);
+    }
+}
