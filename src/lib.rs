@@ -699,8 +699,8 @@ pub mod ws;
 pub use getty_core::driver;
 #[doc(inline)]
 pub use getty_core::{
-    Address, ApplicationClose, CallbackAdded, Caller, Close, CloseReason, Closed, Connection,
-    ConnectionHandle, DrainDeadlineExceeded, Endpoints, Feeding, HasSession, IntoReply,
+    Address, AddressesFixed, ApplicationClose, CallbackAdded, Caller, Close, CloseReason, Closed,
+    Connection, ConnectionHandle, DrainDeadlineExceeded, Endpoints, Feeding, HasSession, IntoReply,
     MemoryBudget, Offered, Panic, Replies, Reply, Request, RequestError, SendError, Sending, Sent,
     Session, SessionIo, SessionIoParts, SharedError, SlowConsumer, Stats, TransportKind,
     WeakHandle, WeakSession, Writable, budget, hooks,

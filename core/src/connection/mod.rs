@@ -25,7 +25,10 @@ pub use self::{
     closed::{Closed, DrainDeadlineExceeded, SharedError},
     contained::Contained,
     endpoints::{Address, Endpoints, TransportKind},
-    handle::{CallbackAdded, ConnectionHandle, HandleExt, OnInputEnd, OpenGuard, WeakHandle},
+    handle::{
+        AddressesFixed, CallbackAdded, ConnectionHandle, HandleExt, OnInputEnd, OpenGuard,
+        WeakHandle,
+    },
     stats::Stats,
     timestamps::Timestamp,
 };
