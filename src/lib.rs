@@ -686,6 +686,7 @@ pub mod handler;
 pub mod middleware;
 pub mod net;
 mod pipeline;
+pub mod proxy;
 mod serve;
 pub mod session;
 #[cfg(feature = "tls")]
