@@ -19,6 +19,7 @@ mod memory;
 mod middleware;
 #[cfg(target_os = "linux")]
 mod per_core;
+mod proxy_protocol;
 mod sending;
 mod session_limit;
 mod silent;
