@@ -388,6 +388,8 @@
 //! - [`tls::TlsLayer`] and [`tls::TlsConnectLayer`]: TLS over a byte stream (feature `tls`).
 //! - [`ws::WsLayer`] and [`ws::WsConnectLayer`]: WebSocket over a byte stream, also behind an
 //!   HTTP server (feature `ws`).
+//! - [`proxy::ProxyProtocolLayer`] and [`proxy::ProxyConnectLayer`]: the PROXY protocol, which
+//!   carries the addresses of clients through load balancers.
 //! - [`transport`]: the traits for custom transports.
 //!
 //! [`serve`] runs a stack for the connections of one listener. [`serve_all`] runs one stack for
@@ -651,6 +653,7 @@
 //! |---|---|
 //! | [`net`] | listeners and connectors: TCP, UDP, Unix sockets, in memory |
 //! | [`tls`] and [`ws`] | layers that replace the transport, for servers and for connectors |
+//! | [`proxy`] | the PROXY protocol, for servers behind load balancers and for connectors |
 //! | [`handler`] | functions as handlers, arguments, results, [`dispatch`], [`Router`] |
 //! | [`codec`] | lines, frames with a length, packets, raw bytes, text; JSON and others |
 //! | [`layers`] | layers for connections and messages, groups, requests, close callbacks |
@@ -740,3 +743,9 @@ pub struct Readme;
 #[doc = include_str!("../docs/foreign-layers.md")]
 #[derive(Debug)]
 pub struct ForeignLayers;
+
+/// Compiles the programs of the page on load balancers as documentation tests.
+#[cfg(all(doctest, feature = "ws"))]
+#[doc = include_str!("../docs/load-balancers.md")]
+#[derive(Debug)]
+pub struct LoadBalancers;

@@ -30,7 +30,7 @@ use crate::{
     transport::{Interrupted, uninterrupted},
 };
 
-/// Sends a PROXY header at the begin of each connection, around any connector. The transport
+/// Sends a PROXY header at the start of each connection, around any connector. The transport
 /// stays the same.
 ///
 /// - *ready*: polls the connector.
@@ -83,7 +83,7 @@ impl ProxyConnectLayer {
     }
 
     /// Sets the timeout of sending the header. The default is 5 s. It begins once the connector
-    /// has connected, which has a timeout of its own.
+    /// has connected. The connector has a separate timeout.
     #[must_use]
     pub const fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;

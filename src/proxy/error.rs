@@ -26,8 +26,8 @@ pub enum ProxyError {
     Truncated,
     /// The header was not complete in time, which was this duration.
     TimedOut(Duration),
-    /// The real addresses of the connection were set before. Two `ProxyProtocolLayer`s may be in
-    /// the same stack.
+    /// The connection has a header or real addresses already. A stack must have only one
+    /// `ProxyProtocolLayer`.
     Fixed(AddressesFixed),
     /// This side closed the connection through its handle before the header was complete.
     Cancelled,

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use getty_core::{Address, Close, Connection, ConnectionHandle};
+use getty_core::{Address, AddressesFixed, Close, Connection, ConnectionHandle};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tower::{BoxError, Layer, Service};
 
@@ -35,7 +35,7 @@ pub enum Untrusted {
     #[default]
     Refuse,
     /// The connection is passed on as it is, with the socket's addresses. Nothing is read, so a
-    /// header that the peer sends reaches the codec as data.
+    /// header that the peer may send reaches the codec as data.
     Direct,
 }
 
@@ -134,8 +134,8 @@ impl ProxyProtocolLayer {
     }
 
     /// Sets the maximum length of a header in bytes. The default is 4096, and the protocol has a
-    /// maximum of 65,551. A longer header is refused before its contents are read. Version 1 has
-    /// at most 107 bytes.
+    /// maximum of 65,551. A longer header will be refused before its contents are read. Version 1
+    /// has at most 107 bytes.
     #[must_use]
     pub const fn with_max_header(mut self, bytes: usize) -> Self {
         self.max_header = bytes;
@@ -179,6 +179,9 @@ impl ProxyProtocolLayer {
         handle: &ConnectionHandle,
         transport: &mut T,
     ) -> Result<(), ProxyError> {
+        if handle.get::<ProxyInfo>().is_some() {
+            return Err(ProxyError::Fixed(AddressesFixed::AlreadySet));
+        }
         let deadline = handle.opened_at().checked_add(self.timeout);
         let read = read(transport, self.max_header);
         let (header, info) = match uninterrupted(handle, deadline, read).await {

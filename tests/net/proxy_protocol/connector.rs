@@ -150,7 +150,7 @@ async fn targets_of_the_application_may_name_their_client() {
 
 #[tokio::test(start_paused = true)]
 async fn header_that_is_not_taken_in_time_fails_the_dial() {
-    // a pipe of ten bytes that nobody reads
+    // a pipe of ten bytes without a reader
     let (listener, connector) = memory(10);
     let layer = ProxyConnectLayer::v2().with_timeout(Duration::from_secs(2));
     let error = layer.layer(connector).oneshot(()).await.unwrap_err();

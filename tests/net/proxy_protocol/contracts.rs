@@ -235,6 +235,10 @@ async fn addresses_are_set_once_before_the_inner_call_and_a_second_header_or_lat
         .unwrap();
 
     let two = layer().layer(layer().layer(inner));
+    let local = [&binary(0x20, 0, &[])[..], LINE].concat();
+    let local = connection(Pieces::split(&local, &[100], After::End));
+    let error = two.clone().oneshot(local).await.unwrap_err();
+    assert!(matches!(error.downcast_ref(), Some(ProxyError::Fixed(_))));
     let connection = connection(pieces());
     let handle = connection.handle().clone();
     let error = two.oneshot(connection).await.unwrap_err();
@@ -382,7 +386,7 @@ async fn header_bytes_are_neither_statistics_nor_activity() {
 
 #[tokio::test(start_paused = true)]
 async fn ready_inner_is_carried_across_the_reads_and_a_refusal_returns_its_permit() {
-    // it panics if it is called without the permit of its own poll_ready
+    // it panics if it is called without the permit that its poll_ready has acquired
     let permits = Arc::new(Semaphore::new(1));
     let inner = service_fn(|_: Connection<Pieces>| async { Ok::<_, BoxError>(()) });
     let inner = ConcurrencyLimit::with_semaphore(inner, Arc::clone(&permits));

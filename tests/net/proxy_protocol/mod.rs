@@ -74,7 +74,7 @@ fn connection_from<T>(peer: &str, transport: T) -> Connection<T> {
     Connection::with_endpoints(transport, endpoints)
 }
 
-/// What follows the last piece.
+/// Event after the last piece.
 #[derive(Clone, Copy)]
 enum After {
     End,
