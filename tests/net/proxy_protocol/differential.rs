@@ -264,7 +264,8 @@ fn look_alike() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    // PROPTEST_CASES may ask for more
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.max(1000)))]
 
     #[test]
     fn valid_headers_are_parsed_as_by_the_references((header, _) in valid_header()) {
