@@ -45,8 +45,8 @@ use crate::{
 /// Scope: the settings apply to each call. It belongs inside `TlsConnectLayer` and
 /// `WsConnectLayer`, because the header comes before the handshake.
 ///
-/// A receiver may refuse a header without addresses, as version 1 sends it for a plain target.
-/// Relay the addresses of this side's socket there.
+/// Some receivers refuse UNKNOWN, which version 1 sends for a plain target. Version 2 or a
+/// [`ProxyFor`](super::ProxyFor) with two IP addresses avoids it.
 #[derive(Clone, Debug)]
 pub struct ProxyConnectLayer {
     version: ProxyVersion,

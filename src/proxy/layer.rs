@@ -1,7 +1,12 @@
 //! Server side: the layer that receives headers.
 
 use std::{
+    error::Error,
     io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -55,6 +60,9 @@ pub enum Untrusted {
 /// included, and inside limits on all connections: see the [module](super). The bytes of the
 /// header are neither statistics nor activity of the session. The inner service must be `Clone`.
 ///
+/// A trusted proxy without valid headers is usually a wrong setting, which refuses all clients.
+/// The first such connection of a layer is logged at `WARN`, and the end of each at `DEBUG`.
+///
 /// ```
 /// use getty::layers::access::{AccessList, IpNet};
 /// use getty::layers::{AccessLayer, PeerLimitLayer, TraceLayer};
@@ -84,6 +92,8 @@ pub struct ProxyProtocolLayer {
     untrusted: Untrusted,
     timeout: Duration,
     max_header: usize,
+    /// `true` once a missing or invalid header was logged as a warning.
+    warned: Arc<AtomicBool>,
 }
 
 impl ProxyProtocolLayer {
@@ -94,13 +104,14 @@ impl ProxyProtocolLayer {
     /// peer that is trusted can give itself any address. A trusted proxy must send a header, so
     /// there is no detection that a client could exploit.
     #[must_use]
-    pub const fn from_sources(sources: AccessList) -> Self {
+    pub fn from_sources(sources: AccessList) -> Self {
         Self {
             sources,
             unaddressed: None,
             untrusted: Untrusted::Refuse,
             timeout: TIMEOUT,
             max_header: MAX_HEADER,
+            warned: Arc::default(),
         }
     }
 
@@ -167,10 +178,22 @@ impl ProxyProtocolLayer {
         match received {
             Ok(()) => Ok(connection),
             Err(error) => {
+                self.warn_once(&handle, &error);
                 let close = Close::new(error.reason()).with_source(error.clone());
                 handle.close_with(close);
                 Err(error)
             }
+        }
+    }
+
+    fn warn_once(&self, handle: &ConnectionHandle, error: &ProxyError) {
+        if matches!(error, ProxyError::Header(_)) && !self.warned.swap(true, Relaxed) {
+            let error: &(dyn Error + 'static) = error;
+            tracing::warn!(
+                connection = %handle,
+                error,
+                "a connection of a trusted proxy was refused; others are logged at DEBUG"
+            );
         }
     }
 

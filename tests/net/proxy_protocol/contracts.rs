@@ -24,7 +24,7 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, sleep},
 };
-use tokio_test::{assert_pending, assert_ready_ok, task};
+use tokio_test::{assert_pending, task};
 use tower::{ServiceExt, limit::ConcurrencyLimit};
 use tracing::Level;
 
@@ -229,7 +229,7 @@ async fn addresses_are_set_once_before_the_inner_call_and_a_second_header_or_lat
     let twice = [LINE, &with_tlvs(&[])].concat();
     let pieces = || Pieces::split(&twice, &[100], After::End);
     layer()
-        .layer(inner.clone())
+        .layer(inner)
         .oneshot(connection(pieces()))
         .await
         .unwrap();
@@ -390,19 +390,10 @@ async fn ready_inner_is_carried_across_the_reads_and_a_refusal_returns_its_permi
     let permits = Arc::new(Semaphore::new(1));
     let inner = service_fn(|_: Connection<Pieces>| async { Ok::<_, BoxError>(()) });
     let inner = ConcurrencyLimit::with_semaphore(inner, Arc::clone(&permits));
-    let mut service = task::spawn(layer().layer(inner));
-    let mut ready = |expected: bool| {
-        let poll = service
-            .enter(|cx, mut service| Service::<Connection<Pieces>>::poll_ready(&mut *service, cx));
-        if expected {
-            assert_ready_ok!(poll);
-        } else {
-            assert_pending!(poll);
-        }
-    };
-    ready(true);
-    drop(ready);
-    let mut waiting = task::spawn(service.call(connection(Pieces::new([], After::Silence))));
+    let mut service = layer().layer(inner);
+    poll_ready(&mut service).await;
+    let silent = Pieces::new([], After::Silence);
+    let mut waiting = task::spawn(service.call(connection(silent)));
     assert_pending!(waiting.poll());
     assert_eq!(
         permits.available_permits(),
@@ -412,12 +403,16 @@ async fn ready_inner_is_carried_across_the_reads_and_a_refusal_returns_its_permi
 
     drop(waiting);
     for bytes in [&b"x"[..], LINE] {
-        let poll = service
-            .enter(|cx, mut service| Service::<Connection<Pieces>>::poll_ready(&mut *service, cx));
-        assert_ready_ok!(poll);
+        poll_ready(&mut service).await;
         let called = service.call(connection(Pieces::split(bytes, &[1], After::End)));
         assert_eq!(permits.available_permits(), 0);
         assert_eq!(called.await.is_ok(), bytes == LINE);
         assert_eq!(permits.available_permits(), 1, "given back");
     }
+}
+
+async fn poll_ready(service: &mut impl Service<Connection<Pieces>, Error = BoxError>) {
+    std::future::poll_fn(|cx| service.poll_ready(cx))
+        .await
+        .unwrap();
 }

@@ -15,15 +15,17 @@ use getty::{
         peer_limit::TooManyConnections,
     },
     net::memory,
-    proxy::{ProxyError, ProxyProtocolLayer},
+    proxy::{HeaderError, ProxyError, ProxyProtocolLayer},
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream};
 use tower::ServiceExt;
 use tracing::{
-    Event, Metadata, Subscriber,
+    Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
     span::{Attributes, Id, Record},
 };
+
+use crate::log::Log;
 
 use super::{CLIENT, LINE, PROXY, SERVER, SERVICE, connection, ip, layer};
 
@@ -186,11 +188,31 @@ async fn one_bad_header_leaves_other_connections_and_the_server_alone() {
     server.abort();
 }
 
-#[test]
-fn error_of_a_health_check_without_a_header_names_the_remedy() {
-    use getty::proxy::HeaderError;
-    let error = ProxyError::Header(HeaderError::Missing);
-    assert!(error.to_string().contains("health checks must send one"));
+#[tokio::test]
+async fn first_missing_header_of_a_trusted_proxy_is_a_warning_that_names_the_remedy() {
+    let (log, _guard) = Log::record();
+    let app = ServiceBuilder::new()
+        .layer(layer())
+        .layer(CodecLayer::new(Lines::new()))
+        .layer(SessionLayer::new())
+        .service(handle(|line: String| line));
+    for _ in 0..3 {
+        let (io, mut client) = tokio::io::duplex(1024);
+        client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        let error = app.clone().oneshot(connection(io)).await.unwrap_err();
+        let error = error.downcast::<ProxyError>().unwrap();
+        assert!(matches!(*error, ProxyError::Header(HeaderError::Missing)));
+    }
+    let lines = log.lines();
+    let levels: Vec<_> = lines.iter().map(|line| line.level).collect();
+    assert_eq!(
+        levels,
+        [Level::WARN, Level::DEBUG, Level::DEBUG, Level::DEBUG]
+    );
+    for line in lines {
+        let error = line.field("error");
+        assert!(error.contains("health checks must send one"), "{error}");
+    }
 }
 
 #[cfg(unix)]
