@@ -81,7 +81,9 @@ async fn serve(mut arguments: lexopt::Parser) -> Result<(), BoxError> {
         .layer(PeerLimitLayer::new(20))
         .layer(CodecLayer::new(Lines::new()))
         .layer(SessionLayer::new())
-        .service(handle(describe));
+        .service(handle(|_: String, session: Session<String>| {
+            describe(&session)
+        }));
     let tcp = TcpListener::bind(address).await?;
     println!("listening on {}", tcp.local_addr()?);
     match path {
@@ -98,8 +100,7 @@ async fn serve(mut arguments: lexopt::Parser) -> Result<(), BoxError> {
 }
 
 /// Describes where the client's connection came from.
-fn describe(_: String, session: Session<String>) -> String {
-    let handle: &ConnectionHandle = &session;
+fn describe(handle: &ConnectionHandle) -> String {
     let mut text = format!(
         "peer={} local={} socket_peer={} socket_local={}",
         handle.peer_addr(),
