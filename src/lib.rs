@@ -389,6 +389,8 @@
 //!   [`tls::TlsOrPlainLayer`] also serves plain peers on the same port.
 //! - [`ws::WsLayer`] and [`ws::WsConnectLayer`]: WebSocket over a byte stream, also behind an
 //!   HTTP server (feature `ws`).
+//! - [`proxy::ProxyProtocolLayer`] and [`proxy::ProxyConnectLayer`]: the PROXY protocol, which
+//!   carries the addresses of clients through load balancers.
 //! - [`transport`]: the traits for custom transports.
 //!
 //! [`ConnectionRouter`] passes each connection to the stack of its route, such as a stack for
@@ -655,6 +657,7 @@
 //! |---|---|
 //! | [`net`] | listeners and connectors: TCP, UDP, Unix sockets, in memory |
 //! | [`tls`] and [`ws`] | layers that replace the transport, for servers and for connectors |
+//! | [`proxy`] | the PROXY protocol, for servers behind load balancers and for connectors |
 //! | [`handler`] | functions as handlers, arguments, results, [`dispatch`], [`Router`] |
 //! | [`codec`] | lines, frames with a length, packets, raw bytes, text; JSON and others |
 //! | [`layers`] | layers for connections and messages, groups, requests, close callbacks |
@@ -691,6 +694,7 @@ pub mod handler;
 pub mod middleware;
 pub mod net;
 mod pipeline;
+pub mod proxy;
 mod serve;
 pub mod session;
 #[cfg(feature = "tls")]
@@ -704,8 +708,8 @@ pub mod ws;
 pub use getty_core::driver;
 #[doc(inline)]
 pub use getty_core::{
-    Address, ApplicationClose, CallbackAdded, Caller, Close, CloseReason, Closed, Connection,
-    ConnectionHandle, DrainDeadlineExceeded, Endpoints, Feeding, HasSession, IntoReply,
+    Address, AddressesFixed, ApplicationClose, CallbackAdded, Caller, Close, CloseReason, Closed,
+    Connection, ConnectionHandle, DrainDeadlineExceeded, Endpoints, Feeding, HasSession, IntoReply,
     MemoryBudget, Offered, Panic, Rate, Replies, Reply, Request, RequestError, SendError, Sending,
     Sent, Session, SessionIo, SessionIoParts, SharedError, SlowConsumer, Stats, TransportKind,
     WeakHandle, WeakSession, Writable, budget, hooks,
@@ -745,3 +749,9 @@ pub struct Readme;
 #[doc = include_str!("../docs/foreign-layers.md")]
 #[derive(Debug)]
 pub struct ForeignLayers;
+
+/// Compiles the programs of the page on load balancers as documentation tests.
+#[cfg(all(doctest, feature = "ws"))]
+#[doc = include_str!("../docs/load-balancers.md")]
+#[derive(Debug)]
+pub struct LoadBalancers;

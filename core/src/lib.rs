@@ -113,9 +113,9 @@ pub mod sync;
 pub use self::{
     budget::MemoryBudget,
     connection::{
-        Address, ApplicationClose, CallbackAdded, Close, CloseReason, Closed, Connection,
-        ConnectionHandle, DrainDeadlineExceeded, Endpoints, SharedError, Stats, TransportKind,
-        WeakHandle,
+        Address, AddressesFixed, ApplicationClose, CallbackAdded, Close, CloseReason, Closed,
+        Connection, ConnectionHandle, DrainDeadlineExceeded, Endpoints, SharedError, Stats,
+        TransportKind, WeakHandle,
     },
     correlate::{Caller, Correlate, Delivery, RequestError},
     message::{IntoReply, Replies, Reply, Request},

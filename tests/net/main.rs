@@ -20,6 +20,7 @@ mod middleware;
 #[cfg(target_os = "linux")]
 mod per_core;
 mod proxy;
+mod proxy_protocol;
 mod sending;
 mod session_limit;
 mod silent;

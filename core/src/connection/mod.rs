@@ -26,7 +26,8 @@ pub use self::{
     contained::Contained,
     endpoints::{Address, Endpoints, TransportKind},
     handle::{
-        CallbackAdded, ConnectionHandle, HandleExt, OnInputEnd, OpenGuard, Setting, WeakHandle,
+        AddressesFixed, CallbackAdded, ConnectionHandle, HandleExt, OnInputEnd, OpenGuard, Setting,
+        WeakHandle,
     },
     stats::Stats,
     timestamps::Timestamp,

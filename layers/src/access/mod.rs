@@ -20,8 +20,9 @@
 //! Place it among the first layers, outside those that do expensive work before the session
 //! (TLS, compression), but inside tower's `concurrency_limit`: a refused connection then gives
 //! its permit back at once. In the opposite order the listener keeps the permit, which was
-//! reserved before the peer was known, until its next connection. The layer checks the address
-//! that the listener reports. Behind a proxy this is the proxy's address.
+//! reserved before the peer was known, until its next connection. The layer checks
+//! [`peer_addr`](getty_core::ConnectionHandle::peer_addr) when it is called. Behind a load
+//! balancer it belongs inside `ProxyProtocolLayer`: outside, the address is the proxy's.
 //!
 //! ```
 //! use getty_core::{Address, CloseReason, Connection, Endpoints, TransportKind};

@@ -18,8 +18,10 @@
 //! Place it among the first layers, outside those that do expensive work before the session
 //! (TLS, compression) and inside [`AccessLayer`](crate::AccessLayer) and tower's
 //! `concurrency_limit`, which limits all peers together. In the opposite order the listener
-//! keeps the permit that was reserved for a refused connection until its next connection. Two
-//! of these layers may be stacked: one for addresses, one for wider networks.
+//! keeps the permit that was reserved for a refused connection until its next connection.
+//! Behind a load balancer it belongs inside `ProxyProtocolLayer`: outside, all clients of a
+//! proxy are one peer. Two of these layers may be stacked: one for addresses, one for wider
+//! networks.
 //!
 //! ```
 //! use getty_core::{Address, Connection, Endpoints, TransportKind};

@@ -61,7 +61,7 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, key).unwrap())
     }
 
-    pub(super) fn root(&self) -> Pem {
+    pub(crate) fn root(&self) -> Pem {
         Pem::inline(self.0.pem())
     }
 

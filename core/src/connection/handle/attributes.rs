@@ -1,7 +1,9 @@
 //! Attributes: values of the application that are kept with a connection, by type or by key
 //! and type.
 
-use std::{any::Any, mem, sync::OnceLock};
+use std::{any::Any, mem};
+
+use once_cell::race::OnceBox;
 
 use super::{CLOSED, ConnectionHandle};
 use crate::{panic::catch_and_log, sync::Mutex};
@@ -98,7 +100,7 @@ impl<K: Eq, A> Slot<Keyed<K, A>> {
 /// without a lock, and a read locks its slot alone (design.md: Why are attributes kept by
 /// type?).
 #[derive(Default)]
-pub(super) struct Attributes(OnceLock<Box<Node>>);
+pub(super) struct Attributes(OnceBox<Node>);
 
 struct Node {
     slot: Box<dyn AnySlot>,
@@ -120,7 +122,7 @@ impl Attributes {
         std::iter::from_fn(move || {
             let node = rest.0.get()?;
             rest = &node.next;
-            Some(&**node)
+            Some(node)
         })
     }
 
