@@ -651,6 +651,7 @@
 //! |---|---|
 //! | [`net`] | listeners and connectors: TCP, UDP, Unix sockets, in memory |
 //! | [`tls`] and [`ws`] | layers that replace the transport, for servers and for connectors |
+//! | [`upgrade`] | a dialogue before the session, TLS or another codec in mid-connection |
 //! | [`handler`] | functions as handlers, arguments, results, [`dispatch`], [`Router`] |
 //! | [`codec`] | lines, frames with a length, packets, raw bytes, text; JSON and others |
 //! | [`layers`] | layers for connections and messages, groups, requests, close callbacks |
@@ -691,6 +692,7 @@ pub mod session;
 #[cfg(feature = "tls")]
 pub mod tls;
 pub mod transport;
+pub mod upgrade;
 #[cfg(feature = "ws")]
 pub mod ws;
 

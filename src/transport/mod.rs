@@ -18,7 +18,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 use tower::BoxError;
 
-#[cfg(any(feature = "tls", feature = "ws"))]
 pub(crate) use self::handshake::{Interrupted, uninterrupted};
 pub use self::{boxed::BoxTransport, handshake::HandshakeFuture, prefixed::Prefixed};
 
