@@ -17,6 +17,7 @@ mod kinds;
 mod log;
 mod memory;
 mod middleware;
+mod opening;
 #[cfg(target_os = "linux")]
 mod per_core;
 mod sending;
