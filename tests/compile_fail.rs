@@ -45,6 +45,13 @@ const MISTAKES: &[Mistake] = &[
         ]],
     ),
     (
+        "switch_not_per_connection",
+        &[&[
+            "the trait bound `Switch<Lines, LengthDelimited>: Clone` is not satisfied",
+            "CodecLayer",
+        ]],
+    ),
+    (
         "websocket_twice",
         &[
             &["is not a transport"],

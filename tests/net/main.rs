@@ -23,6 +23,7 @@ mod per_core;
 mod sending;
 mod session_limit;
 mod silent;
+mod switch;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;

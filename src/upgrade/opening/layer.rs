@@ -44,8 +44,8 @@ use crate::{
 /// The handle's statistics do not count the bytes of the dialogue.
 ///
 /// ```
-/// use getty::{BoxError, CodecLayer, Pipeline, ServiceBuilder, SessionLayer, handle_with};
-/// use getty::{Attribute, State, codec::{Bytes, LengthDelimited, Lines}};
+/// use getty::{Attribute, CodecLayer, Pipeline, ServiceBuilder, SessionLayer, handle};
+/// use getty::codec::{Bytes, LengthDelimited, Lines};
 /// use getty::upgrade::{Opening, OpeningLayer};
 ///
 /// #[derive(Clone)]
@@ -65,7 +65,7 @@ use crate::{
 ///         }))
 ///         .layer(CodecLayer::new(LengthDelimited::new()))
 ///         .layer(SessionLayer::new())
-///         .service(handle_with((), |frame: Bytes, Attribute(User(name)), State(()): State<()>| {
+///         .service(handle(|frame: Bytes, Attribute(User(name)): Attribute<User>| {
 ///             Bytes::from([name.as_bytes(), b": ", &frame].concat())
 ///         }))
 /// }

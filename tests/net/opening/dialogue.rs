@@ -49,7 +49,10 @@ async fn login_in_lines_is_followed_by_binary_frames() {
     let server = Server::new(login());
     let mut peer = server.dial().await;
     assert_eq!(&ask::<9>(&mut peer, b"ada\n").await, b"name?\nOK\n");
-    assert_eq!(&ask::<9>(&mut peer, b"\0\0\0\x02hi").await, b"\0\0\0\x05adahi");
+    assert_eq!(
+        &ask::<9>(&mut peer, b"\0\0\0\x02hi").await,
+        b"\0\0\0\x05adahi"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -76,7 +79,8 @@ async fn bytes_behind_the_dialogue_reach_the_session() {
 async fn bytes_that_a_codec_has_taken_ahead_reach_the_session() {
     let opening = OpeningLayer::new(Frames::default(), |mut talk| async move {
         let login = talk.receive().await?.ok_or("no login")?;
-        talk.handle().insert(User(String::from_utf8(login.to_vec())?));
+        talk.handle()
+            .insert(User(String::from_utf8(login.to_vec())?));
         Ok(talk.carry()?)
     });
     let server = Server::new(opening.layer(frames()));
@@ -114,7 +118,10 @@ async fn bytes_read_ahead_are_refused_at_an_exact_end() {
         let sent = [b"\0\0\0\x01a", behind].concat();
         peer.write_all(&sent).await.unwrap();
         let (_, error) = server.refusal().await;
-        assert!(matches!(error, OpeningError::ReadAhead(n) if n == bytes), "{error:?}");
+        assert!(
+            matches!(error, OpeningError::ReadAhead(n) if n == bytes),
+            "{error:?}"
+        );
     }
     let mut peer = server.dial().await;
     peer.write_all(b"\0\0\0\x01a").await.unwrap();
@@ -138,13 +145,16 @@ async fn client_logs_in_before_its_session() {
         .layer(lines()),
     );
     let client = |name: &'static str| {
-        OpeningConnectLayer::new(Lines::new(), move |mut talk: Opening<_, Lines>| async move {
-            talk.send(name).await?;
-            match talk.receive().await?.as_deref() {
-                Some("OK") => Ok(talk.carry()?),
-                _ => Err(UnknownUser(name.to_owned()).into()),
-            }
-        })
+        OpeningConnectLayer::new(
+            Lines::new(),
+            move |mut talk: Opening<_, Lines>| async move {
+                talk.send(name).await?;
+                match talk.receive().await?.as_deref() {
+                    Some("OK") => Ok(talk.carry()?),
+                    _ => Err(UnknownUser(name.to_owned()).into()),
+                }
+            },
+        )
         .layer(server.connector.clone())
     };
     let (session, _task, mut received) = open_lines(client("ada")).await.unwrap();
@@ -171,7 +181,9 @@ impl Decoder for Heads {
         };
         let head = src.split_to(end + 4);
         let head = std::str::from_utf8(&head).map_err(io::Error::other)?;
-        Ok(Some(head.split_terminator("\r\n").map(str::to_owned).collect()))
+        Ok(Some(
+            head.split_terminator("\r\n").map(str::to_owned).collect(),
+        ))
     }
 }
 
@@ -198,11 +210,17 @@ async fn head_is_followed_by_frames() {
     let mut peer = server.dial().await;
     let request = b"GET / HTTP/1.1\r\nUpgrade: frames\r\n\r\n\0\0\0\x02hi";
     let answer = ask::<42>(&mut peer, request).await;
-    assert_eq!(&answer[..], b"HTTP/1.1 101 Switching Protocols\r\n\r\n\0\0\0\x02hi");
+    assert_eq!(
+        &answer[..],
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n\0\0\0\x02hi"
+    );
 
     let mut peer = server.dial().await;
     peer.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    assert_eq!(rest(&mut peer).await, "HTTP/1.1 426 Upgrade Required\r\n\r\n");
+    assert_eq!(
+        rest(&mut peer).await,
+        "HTTP/1.1 426 Upgrade Required\r\n\r\n"
+    );
     drop(peer);
     let closed = server.end().await;
     assert_eq!(closed.reason, CloseReason::Refused);
@@ -237,7 +255,12 @@ async fn last_message_of_a_refusal_arrives_over_a_socket() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     tokio::spawn(async move { getty::serve(listener, login()).await });
-    let mut peer = TcpConnector::new().oneshot(address).await.unwrap().into_parts().0;
+    let mut peer = TcpConnector::new()
+        .oneshot(address)
+        .await
+        .unwrap()
+        .into_parts()
+        .0;
     // A close with these bytes unread would reset the connection.
     peer.write_all(b"mallory\nand more").await.unwrap();
     assert_eq!(rest(&mut peer).await, "name?\nERR\n");
@@ -274,7 +297,10 @@ async fn bytes_are_received_and_sent_without_the_codec() {
     let mut server = Server::new(opening.layer(lines()));
     let mut peer = server.dial().await;
     assert_eq!(&ask(&mut peer, &[5, 1]).await, &[1]);
-    assert_eq!(&ask(&mut peer, b"hello\n\0\0\0\0hi\n").await, b"hello\0\0\0\0HI\n");
+    assert_eq!(
+        &ask(&mut peer, b"hello\n\0\0\0\0hi\n").await,
+        b"hello\0\0\0\0HI\n"
+    );
 
     let mut peer = server.dial().await;
     peer.write_all(&[5]).await.unwrap();
@@ -346,7 +372,10 @@ async fn panic_of_the_function_closes_its_connection_only() {
 
     // The function itself may panic, too, in either role.
     let opening = OpeningLayer::new(Lines::new(), |talk: Opening<_, Lines>| {
-        assert!(!talk.handle().is_closing() && talk.read_ahead() == b"bomb", "a panic");
+        assert!(
+            !talk.handle().is_closing() && talk.read_ahead() == b"bomb",
+            "a panic"
+        );
         async move { Ok(talk.carry()?) }
     });
     let mut server = Server::new(opening.layer(lines()));
@@ -380,10 +409,9 @@ async fn dialogue_runs_over_any_byte_stream() {
         Lines,
         impl Fn(
             Opening<T, Lines>,
-        ) -> futures_util::future::BoxFuture<
-            'static,
-            Result<Connection<Prefixed<T>>, BoxError>,
-        > + Clone,
+        )
+            -> futures_util::future::BoxFuture<'static, Result<Connection<Prefixed<T>>, BoxError>>
+        + Clone,
     > {
         OpeningLayer::new(Lines::new(), |mut talk: Opening<T, Lines>| {
             let passed: futures_util::future::BoxFuture<'static, _> = Box::pin(async move {
@@ -438,7 +466,15 @@ async fn debug_output_does_not_contain_received_bytes() {
         }
     });
     let server = Server::new(opening.layer(lines()));
-    server.dial().await.write_all(b"login\npassword").await.unwrap();
+    server
+        .dial()
+        .await
+        .write_all(b"login\npassword")
+        .await
+        .unwrap();
     let text = texts.recv().await.unwrap();
-    assert!(text.contains("read_ahead_len: 8") && !text.contains("password"), "{text}");
+    assert!(
+        text.contains("read_ahead_len: 8") && !text.contains("password"),
+        "{text}"
+    );
 }

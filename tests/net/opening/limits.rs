@@ -9,12 +9,7 @@ use getty::{
     transport::{ByteStream, Prefixed},
     upgrade::{Opening, OpeningConnectLayer, OpeningError, OpeningLayer},
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    sync::mpsc,
-    time::Instant,
-};
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::mpsc, time::Instant};
 use tower::ServiceExt;
 
 use super::{Server, ask, lines, rest};
@@ -130,11 +125,14 @@ async fn close_ends_the_dialogue_at_once() {
 async fn message_over_the_bound_is_refused() {
     // A codec without a bound of its size.
     let codec = || LengthDelimited::new().max_frame_length(1 << 20);
-    let opening = OpeningLayer::new(codec(), |mut talk: Opening<_, LengthDelimited>| async move {
-        talk.receive().await?.ok_or("no frame")?;
-        talk.write_all(b"ok\n").await?;
-        Ok(talk.carry()?)
-    });
+    let opening = OpeningLayer::new(
+        codec(),
+        |mut talk: Opening<_, LengthDelimited>| async move {
+            talk.receive().await?.ok_or("no frame")?;
+            talk.write_all(b"ok\n").await?;
+            Ok(talk.carry()?)
+        },
+    );
     let sent = |length: usize| {
         let header = u32::try_from(length).unwrap().to_be_bytes();
         [&header[..], &vec![0; length]].concat()
@@ -151,7 +149,10 @@ async fn message_over_the_bound_is_refused() {
         peer.write_all(&sent(max - 3)).await.unwrap();
         let (closed, error) = server.refusal().await;
         assert_eq!(closed.reason, CloseReason::Refused);
-        assert!(matches!(error, OpeningError::FrameTooLong(n) if n == max), "{error:?}");
+        assert!(
+            matches!(error, OpeningError::FrameTooLong(n) if n == max),
+            "{error:?}"
+        );
     }
 }
 
@@ -185,9 +186,13 @@ async fn reset_by_the_peer_refuses_with_the_error_of_the_transport() {
     let address = listener.local_addr().unwrap().to_string();
     let (end, mut ends) = mpsc::unbounded_channel();
     let stack = getty::ServiceBuilder::new()
-        .layer(getty::layers::CloseCallbackLayer::new("test", 1, move |closed| {
-            let _ = end.send(closed.clone());
-        }))
+        .layer(getty::layers::CloseCallbackLayer::new(
+            "test",
+            1,
+            move |closed| {
+                let _ = end.send(closed.clone());
+            },
+        ))
         .service(app());
     tokio::spawn(async move { getty::serve(listener, stack).await });
     let mut peer = TcpStream::connect(address).await.unwrap();
@@ -205,13 +210,16 @@ async fn reset_by_the_peer_refuses_with_the_error_of_the_transport() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dialogue_that_is_dropped_closes_its_connection() {
-    let server = Server::new(app());
-    let client = OpeningConnectLayer::new(Lines::new(), one_line);
+async fn attempt_that_is_dropped_closes_its_connection() {
+    let mut server = Server::new(app());
+    let (opened, mut handles) = mpsc::unbounded_channel();
+    let client = OpeningConnectLayer::new(Lines::new(), move |talk: Opening<_, Lines>| {
+        opened.send(talk.handle().clone()).unwrap();
+        one_line(talk)
+    });
     let attempt = client.layer(server.connector.clone()).oneshot(());
-    drop(tokio::time::timeout(SECOND, attempt).await);
-    let mut peer = server.dial().await;
-    assert_eq!(&ask(&mut peer, b"login\nhi\n").await, b"HI\n");
-    drop(server);
-    assert_eq!(peer.read(&mut [0; 8]).await.unwrap_or(0), 0);
+    assert!(tokio::time::timeout(SECOND, attempt).await.is_err());
+    let closed = handles.recv().await.unwrap().closed().await;
+    assert_eq!(closed.reason, CloseReason::Refused);
+    assert_eq!(server.end().await.source.unwrap().to_string(), "no line");
 }

@@ -7,9 +7,9 @@ mod tls;
 
 use getty::{
     Attribute, BoxError, Closed, CodecLayer, Connection, NoReply, Pipeline, ServiceBuilder,
-    Session, SessionLayer, SessionTask, State, Transport,
+    Session, SessionLayer, SessionTask, Transport,
     codec::{Bytes, LengthDelimited, Lines},
-    connect, handle, handle_with,
+    connect, handle,
     layers::CloseCallbackLayer,
     net::{MemoryConnector, memory},
     upgrade::OpeningError,
@@ -62,14 +62,14 @@ impl Server {
 
 /// Returns the part of a stack that echoes frames, with the name of the user in front.
 fn frames<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone {
-    let echo = |frame: Bytes, user: Option<Attribute<User>>, State(()): State<()>| {
+    let echo = |frame: Bytes, user: Option<Attribute<User>>| {
         let name = user.map_or(String::new(), |Attribute(User(name))| name);
         Bytes::from([name.as_bytes(), &frame].concat())
     };
     ServiceBuilder::new()
         .layer(CodecLayer::new(LengthDelimited::new()))
         .layer(SessionLayer::new())
-        .service(handle_with((), echo))
+        .service(handle(echo))
 }
 
 /// Returns the part of a stack that echoes lines in capital letters.
@@ -83,7 +83,14 @@ fn lines<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone {
 /// Opens a client's session of lines. Its messages go to the receiver.
 async fn open_lines<C, T>(
     connector: C,
-) -> Result<(Session<String>, SessionTask, mpsc::UnboundedReceiver<String>), getty::OpenError>
+) -> Result<
+    (
+        Session<String>,
+        SessionTask,
+        mpsc::UnboundedReceiver<String>,
+    ),
+    getty::OpenError,
+>
 where
     C: Service<(), Response = Connection<T>, Error: Into<BoxError>>,
     T: Transport + Send + 'static,

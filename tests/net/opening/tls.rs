@@ -142,7 +142,12 @@ async fn bytes_behind_the_request_in_one_segment_are_refused() {
 async fn tls_error(server: &mut Server) -> TlsError {
     let closed = server.end().await;
     assert_eq!(closed.reason, CloseReason::Refused);
-    closed.source.unwrap().downcast_ref::<TlsError>().unwrap().clone()
+    closed
+        .source
+        .unwrap()
+        .downcast_ref::<TlsError>()
+        .unwrap()
+        .clone()
 }
 
 #[tokio::test(start_paused = true)]
@@ -236,7 +241,10 @@ async fn client_without_a_name_does_not_start_tls() {
     let client = starttls_client(tls, server.connector.clone());
     let error = client.oneshot(()).await.unwrap_err();
     let error = error.downcast_ref();
-    assert!(matches!(error, Some(OpeningError::Tls(TlsError::NoServerName))));
+    assert!(matches!(
+        error,
+        Some(OpeningError::Tls(TlsError::NoServerName))
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -360,13 +368,23 @@ async fn openssl_starts_tls_as_a_client_of_ldap() {
     let app = ldap(server_tls(&authority));
     tokio::spawn(async move { getty::serve(listener, app).await });
     let mut openssl = Command::new("openssl")
-        .args(["s_client", "-starttls", "ldap", "-quiet", "-connect", &address])
+        .args([
+            "s_client",
+            "-starttls",
+            "ldap",
+            "-quiet",
+            "-connect",
+            &address,
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    let (mut stdin, mut stdout) = (openssl.stdin.take().unwrap(), openssl.stdout.take().unwrap());
+    let (mut stdin, mut stdout) = (
+        openssl.stdin.take().unwrap(),
+        openssl.stdout.take().unwrap(),
+    );
     stdin.write_all(b"over tls\n").await.unwrap();
     let mut answer = [0; 9];
     let read = stdout.read_exact(&mut answer);
