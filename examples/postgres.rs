@@ -1,4 +1,4 @@
-//! A tiny PostgreSQL server: TLS on request, any user, and a few queries.
+//! A tiny Postgres server: TLS on request, any user, and a few queries.
 //!
 //! ```text
 //! cargo run --example postgres --features postgres -- --listen 127.0.0.1:5433

@@ -112,6 +112,8 @@ pub struct Switch<A, B, F = fn(&<A as Decoder>::Item) -> bool> {
     is_stream: bool,
 }
 
+type Item<A, B> = Switched<<A as Decoder>::Item, <B as Decoder>::Item>;
+
 /// State of the received direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Input {
@@ -197,7 +199,7 @@ where
     fn decoded(
         &mut self,
         decoded: Result<Option<A::Item>, A::Error>,
-    ) -> Result<Option<Switched<A::Item, B::Item>>, SwitchError> {
+    ) -> Result<Option<Item<A, B>>, SwitchError> {
         let item = decoded.map_err(SwitchError::before)?;
         self.decoded = item.is_some();
         if let (Some(item), Some(switches)) = (&item, &mut self.predicate)

@@ -85,7 +85,7 @@
 //! ## TLS after a request
 //!
 //! With the feature `tls`, `Opening::start_tls` runs a TLS handshake in the dialogue, in either
-//! role. This is PostgreSQL's `SSLRequest`, whose answer is a single byte:
+//! role. Postgres begins with an `SSLRequest`, whose answer is a single byte:
 //!
 //! ```
 //! # #[cfg(feature = "tls")]
@@ -115,8 +115,8 @@
 //! Bytes that arrive behind the request are not encrypted. If they were used as a part of the
 //! encrypted session, an attacker in the network could inject commands or answers
 //! (CVE-2021-23222). `start_tls` fails with [`OpeningError::ReadAhead`] if it finds such bytes,
-//! and the TLS handshake fails on those that arrive later. A server should also forget all that
-//! was said before TLS. A client must not continue without TLS if the server refuses it, because
+//! and the TLS handshake fails on those that arrive later. A server should also forget
+//! the messages before TLS. A client must not continue without TLS if the server refuses it, because
 //! an attacker can send that refusal.
 //!
 //! # Which transport

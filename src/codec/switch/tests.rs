@@ -7,7 +7,7 @@ use crate::codec::{
     testing::{decode_stream, pieces},
 };
 
-type Item = Switched<String, Bytes>;
+type Message = Switched<String, Bytes>;
 
 fn is_binary(line: &str) -> bool {
     line == "BINARY"
@@ -42,7 +42,7 @@ proptest! {
         let before: Vec<_> = lines.into_iter().chain(["BINARY".to_owned()]).collect();
         let after: Vec<_> = frames.into_iter().map(Bytes::from).collect();
         let stream = stream((Lines::new(), before.clone()), (LengthDelimited::new(), after.clone()));
-        let expected: Vec<Item> = before
+        let expected: Vec<Message> = before
             .into_iter()
             .map(Switched::Before)
             .chain(after.into_iter().map(Switched::After))
@@ -87,10 +87,10 @@ fn directions_switch_separately_with_a_predicate() {
 
     let mut sent = BytesMut::new();
     codec
-        .encode(Item::Before("OK".to_owned()), &mut sent)
+        .encode(Message::Before("OK".to_owned()), &mut sent)
         .unwrap();
     assert!(!codec.sends_second());
-    codec.encode(Item::After("hi".into()), &mut sent).unwrap();
+    codec.encode(Message::After("hi".into()), &mut sent).unwrap();
     assert_eq!(sent, b"OK\n\0\0\0\x02hi"[..]);
     assert!(codec.sends_second());
     let frame = codec.decode(&mut received).unwrap();
@@ -101,9 +101,9 @@ fn directions_switch_separately_with_a_predicate() {
 fn message_of_the_first_codec_is_refused_after_the_switch() {
     let mut codec = lines_then_frames();
     let mut sent = BytesMut::new();
-    codec.encode(Item::After("hi".into()), &mut sent).unwrap();
+    codec.encode(Message::After("hi".into()), &mut sent).unwrap();
     let before = sent.clone();
-    let refused = codec.encode(Item::Before("OK".to_owned()), &mut sent);
+    let refused = codec.encode(Message::Before("OK".to_owned()), &mut sent);
     assert!(matches!(refused, Err(SwitchError::Switched)));
     assert_eq!(sent, before);
     // It was not the received direction that switched.
@@ -124,7 +124,7 @@ fn first_sent_message_switches_both_directions_without_a_predicate() {
         "a part of a line"
     );
     codec
-        .encode(Item::After("ok".into()), &mut BytesMut::new())
+        .encode(Message::After("ok".into()), &mut BytesMut::new())
         .unwrap();
     assert!(codec.receives_second());
     received.extend_from_slice(b"\x02hi");
@@ -142,13 +142,13 @@ fn message_that_cannot_be_encoded_does_not_switch() {
     let mut codec = Switch::when_sent(Lines::new(), second);
     let mut sent = BytesMut::new();
     let error = codec
-        .encode(Item::After("too long".into()), &mut sent)
+        .encode(Message::After("too long".into()), &mut sent)
         .unwrap_err();
     let source = error.source().unwrap();
     assert!(source.is::<LengthDelimitedError>());
     assert!(!codec.sends_second() && !codec.receives_second() && sent.is_empty());
     let error = codec
-        .encode(Item::Before("two\nlines".to_owned()), &mut sent)
+        .encode(Message::Before("two\nlines".to_owned()), &mut sent)
         .unwrap_err();
     assert!(matches!(&error, SwitchError::Before(source) if source.is::<LinesError>()));
 }
@@ -158,7 +158,7 @@ fn stream_that_ends_at_the_switch_ends_in_an_orderly_way() {
     // The last line has no line end, so only `decode_eof` returns it.
     let (items, error) = decode_stream(&mut lines_then_frames(), b"hello\nBINARY", &[5]);
     assert!(error.is_none());
-    let lines = ["hello", "BINARY"].map(|line| Item::Before(line.to_owned()));
+    let lines = ["hello", "BINARY"].map(|line| Message::Before(line.to_owned()));
     assert_eq!(items, lines);
 
     let (items, error) = decode_stream(&mut lines_then_frames(), b"BINARY\n\0\0", &[5]);

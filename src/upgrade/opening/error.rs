@@ -33,6 +33,9 @@ pub enum OpeningError {
     /// wraps [`Frames`](crate::codec::Frames) should wrap
     /// [`LengthDelimited`](crate::codec::LengthDelimited) instead.
     CodecReadAhead,
+    /// This many encoded bytes were not sent, because their send was dropped. The function must
+    /// send them before it ends the dialogue.
+    Unsent(usize),
     /// The TLS handshake failed. `Display` and `source` are those of the [`TlsError`].
     #[cfg(feature = "tls")]
     Tls(TlsError),
@@ -81,6 +84,7 @@ impl fmt::Display for OpeningError {
                 write!(f, "the peer sent {bytes} bytes before they were expected")
             }
             Self::CodecReadAhead => f.write_str("the codec took messages ahead of the dialogue"),
+            Self::Unsent(bytes) => write!(f, "the dialogue ended with {bytes} bytes unsent"),
             #[cfg(feature = "tls")]
             Self::Tls(error) => error.fmt(f),
             Self::Io(_) => f.write_str("the transport failed during the dialogue"),

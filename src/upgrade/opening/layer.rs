@@ -71,7 +71,6 @@ use crate::{
 /// }
 /// # let _ = app();
 /// ```
-// (design.md: Why is a dialogue before the session a layer with a function?)
 pub struct OpeningLayer<T, C, F>(Dialogue<T, C, F>);
 
 impl<T, C, F> OpeningLayer<T, C, F> {

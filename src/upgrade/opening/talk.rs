@@ -268,9 +268,11 @@ where
     ///
     /// # Errors
     ///
-    /// Returns [`OpeningError::CodecReadAhead`].
+    /// Returns [`OpeningError::CodecReadAhead`], or [`OpeningError::Unsent`] after a send that was
+    /// dropped.
     pub fn carry(mut self) -> Result<Connection<Prefixed<T>>, OpeningError> {
         self.reclaim()?;
+        self.check_sent()?;
         let prefix = if self.buffer.is_empty() {
             Bytes::new()
         } else {
@@ -285,9 +287,11 @@ where
     /// # Errors
     ///
     /// Returns [`OpeningError::ReadAhead`] or [`OpeningError::CodecReadAhead`] if the peer has sent
-    /// more than the messages that were received.
+    /// more than the messages that were received, or [`OpeningError::Unsent`] after a send that was
+    /// dropped.
     pub fn into_connection(mut self) -> Result<Connection<T>, OpeningError> {
         self.refuse_read_ahead()?;
+        self.check_sent()?;
         Ok(self.connection)
     }
 
@@ -306,6 +310,13 @@ where
         match self.buffer.len() {
             0 => Ok(()),
             bytes => Err(OpeningError::ReadAhead(bytes)),
+        }
+    }
+
+    fn check_sent(&self) -> Result<(), OpeningError> {
+        match self.output.len() {
+            0 => Ok(()),
+            bytes => Err(OpeningError::Unsent(bytes)),
         }
     }
 

@@ -4,7 +4,7 @@ use std::{fmt, io, time::Duration};
 
 use getty::{
     BoxError, BoxTransport, CloseReason, Connection, Layer, Panic, Pipeline, ServiceBuilder,
-    codec::{BytesMut, Decoder, Encoder, Frames, LengthDelimited, Lines},
+    codec::{Bytes, BytesMut, Decoder, Encoder, Frames, LengthDelimited, Lines, Raw},
     net::{TcpConnector, TcpListener},
     transport::{ByteStream, Prefixed},
     upgrade::{Opening, OpeningConnectLayer, OpeningError, OpeningLayer},
@@ -331,6 +331,41 @@ async fn receive_that_is_dropped_loses_nothing() {
     let mut answer = [0; 6];
     peer.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"hello\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn send_that_is_dropped_continues_with_the_next_or_is_an_error() {
+    const LONG: usize = 256 * 1024;
+    let opening = OpeningLayer::new(Raw::new(), |mut talk: Opening<_, Raw>| async move {
+        let long = Bytes::from(vec![b'x'; LONG]);
+        // It exceeds the buffer of the connection.
+        let send = talk.send(long);
+        assert!(
+            tokio::time::timeout(Duration::from_millis(1), send)
+                .await
+                .is_err()
+        );
+        let request = talk.receive().await?.ok_or("no request")?;
+        if request == "more" {
+            talk.write_all(b"!").await?;
+        }
+        Ok(talk.carry()?)
+    });
+    let mut server = Server::new(opening.layer(lines()));
+    let mut peer = server.dial().await;
+    peer.write_all(b"more").await.unwrap();
+    let mut received = vec![0; LONG + 1];
+    peer.read_exact(&mut received).await.unwrap();
+    assert!(received[..LONG].iter().all(|byte| *byte == b'x'));
+    assert_eq!(received[LONG], b'!');
+
+    let mut peer = server.dial().await;
+    peer.write_all(b"end").await.unwrap();
+    let (_, error) = server.refusal().await;
+    assert!(
+        matches!(error, OpeningError::Unsent(n) if n > 0 && n < LONG),
+        "{error:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
