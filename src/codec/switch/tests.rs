@@ -90,7 +90,9 @@ fn directions_switch_separately_with_a_predicate() {
         .encode(Message::Before("OK".to_owned()), &mut sent)
         .unwrap();
     assert!(!codec.sends_second());
-    codec.encode(Message::After("hi".into()), &mut sent).unwrap();
+    codec
+        .encode(Message::After("hi".into()), &mut sent)
+        .unwrap();
     assert_eq!(sent, b"OK\n\0\0\0\x02hi"[..]);
     assert!(codec.sends_second());
     let frame = codec.decode(&mut received).unwrap();
@@ -101,7 +103,9 @@ fn directions_switch_separately_with_a_predicate() {
 fn message_of_the_first_codec_is_refused_after_the_switch() {
     let mut codec = lines_then_frames();
     let mut sent = BytesMut::new();
-    codec.encode(Message::After("hi".into()), &mut sent).unwrap();
+    codec
+        .encode(Message::After("hi".into()), &mut sent)
+        .unwrap();
     let before = sent.clone();
     let refused = codec.encode(Message::Before("OK".to_owned()), &mut sent);
     assert!(matches!(refused, Err(SwitchError::Switched)));
