@@ -378,6 +378,7 @@ async fn openssl_starts_tls_as_a_client_of_ldap() {
         ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn()
         .unwrap();
