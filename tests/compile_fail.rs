@@ -47,8 +47,8 @@ const MISTAKES: &[Mistake] = &[
     (
         "switch_not_per_connection",
         &[&[
-            "the trait bound `Switch<Lines, LengthDelimited>: Clone` is not satisfied",
-            "CodecLayer",
+            "the trait `Clone` is not implemented for `Switch<",
+            "required by a bound in `CodecLayer::<C, Out>::new`",
         ]],
     ),
     (
