@@ -439,26 +439,16 @@ async fn statistics_do_not_count_the_dialogue() {
 
 #[tokio::test(start_paused = true)]
 async fn dialogue_runs_over_any_byte_stream() {
-    fn pass<T: ByteStream>() -> OpeningLayer<
-        T,
-        Lines,
-        impl Fn(
-            Opening<T, Lines>,
-        )
-            -> futures_util::future::BoxFuture<'static, Result<Connection<Prefixed<T>>, BoxError>>
-        + Clone,
-    > {
-        OpeningLayer::new(Lines::new(), |mut talk: Opening<T, Lines>| {
-            let passed: futures_util::future::BoxFuture<'static, _> = Box::pin(async move {
-                talk.receive().await?.ok_or("no line")?;
-                Ok(talk.carry()?)
-            });
-            passed
-        })
+    async fn pass<T: ByteStream>(
+        mut talk: Opening<T, Lines>,
+    ) -> Result<Connection<Prefixed<T>>, BoxError> {
+        talk.receive().await?.ok_or("no line")?;
+        Ok(talk.carry()?)
     }
 
     // over the bytes that an earlier dialogue has carried on
-    let twice = pass().layer(pass().layer(lines()));
+    let inner = OpeningLayer::new(Lines::new(), pass).layer(lines());
+    let twice = OpeningLayer::new(Lines::new(), pass).layer(inner);
     let server = Server::new(twice);
     let mut peer = server.dial().await;
     assert_eq!(&ask(&mut peer, b"one\ntwo\nthree\n").await, b"THREE\n");
@@ -468,7 +458,7 @@ async fn dialogue_runs_over_any_byte_stream() {
         .map_request(|connection: Connection<DuplexStream>| {
             connection.map_transport(|io| Box::new(io) as Box<dyn ByteStream>)
         })
-        .layer(pass())
+        .layer(OpeningLayer::new(Lines::new(), pass))
         .service(lines());
     let server = Server::new(boxed);
     let mut peer = server.dial().await;

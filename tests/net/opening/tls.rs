@@ -321,9 +321,8 @@ fn ldap<T: ByteStream>(tls: TlsLayer) -> impl Pipeline<T> + Clone {
         async move {
             let request = talk.receive().await?.ok_or("no request")?;
             // An INTEGER with the id of the message, then the request with its name.
-            let (id, operation) = match request[..] {
-                [0x02, 1, id, 0x77, _, 0x80, 22, ref name @ ..] => (id, name),
-                _ => return Err("no extended request".into()),
+            let [0x02, 1, id, 0x77, _, 0x80, 22, ref operation @ ..] = request[..] else {
+                return Err("no extended request".into());
             };
             if operation != b"1.3.6.1.4.1.1466.20037" {
                 return Err("another operation".into());
