@@ -1,8 +1,8 @@
 //! Codec that continues as another codec.
 //!
 //! Some protocols change their framing in the middle of a session: a login in lines and then
-//! binary frames, or RESP2 until `HELLO 3`. A [`Switch`] decodes and encodes with its first codec
-//! and then with its second. The session, its type and its queue stay.
+//! binary frames, or RESP2 until `HELLO 3`. A [`Switch`] decodes and encodes with its first
+//! codec and then with its second. The session, its type and its queue stay.
 //!
 //! Each direction switches once:
 //!
@@ -13,7 +13,8 @@
 //!
 //! So a server that uses [`Switch::new`] may still answer the request as
 //! [`Before`](Switched::Before), or at once as `After`. Bytes that were received behind the
-//! message that switches are decoded by the second codec, also if they arrived together with it.
+//! message that switches are decoded by the second codec, also if they arrived together with
+//! it.
 //!
 //! ```
 //! use getty::codec::{Bytes, LengthDelimited, Lines, Switch, Switched};
@@ -42,19 +43,20 @@
 //!
 //! # Groups
 //!
-//! The bytes of a message depend on the state of its session. A `Switch` is not `Clone`, so that
-//! it is created by [`CodecLayer::per_connection`](crate::CodecLayer::per_connection), which
-//! encodes each broadcast for each session. It must not be combined with
+//! The bytes of a message depend on the state of its session. A `Switch` is not `Clone`, so
+//! that it is created by [`CodecLayer::per_connection`](crate::CodecLayer::per_connection),
+//! which encodes each broadcast for each session. It must not be combined with
 //! [`with_shared_encodings`](crate::CodecLayer::with_shared_encodings).
 //!
-//! A broadcast of `Before` is dropped for a member that has switched and counted. A broadcast of
-//! `After` switches a member that has not. A session should therefore join a group of one state.
+//! A broadcast of `Before` is dropped and counted for a member that has switched. A broadcast
+//! of `After` switches a member that has not. A session should therefore join a group of one
+//! state.
 //!
 //! # Or a dialogue before the session
 //!
-//! [`OpeningLayer`](crate::upgrade::OpeningLayer) is for messages before the session, which then
-//! has one type of message. Use a `Switch` if messages of both kinds belong to the session, such
-//! as a command at any time that changes the protocol.
+//! [`OpeningLayer`](crate::upgrade::OpeningLayer) is for messages before the session, which
+//! then has one type of message. Use a `Switch` if messages of both kinds belong to the
+//! session, such as a command at any time that changes the protocol.
 
 use std::{error::Error, fmt, io};
 

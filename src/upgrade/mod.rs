@@ -115,9 +115,9 @@
 //! Bytes that arrive behind the request are not encrypted. If they were used as a part of the
 //! encrypted session, an attacker in the network could inject commands or answers
 //! (CVE-2021-23222). `start_tls` fails with [`OpeningError::ReadAhead`] if it finds such bytes,
-//! and the TLS handshake fails on those that arrive later. A server should also forget
-//! the messages before TLS. A client must not continue without TLS if the server refuses it, because
-//! an attacker can send that refusal.
+//! and the TLS handshake fails on those that arrive later. A server should also forget the
+//! messages before TLS. A client must not continue without TLS if the server refuses it,
+//! because an attacker can send that refusal.
 //!
 //! # Which transport
 //!

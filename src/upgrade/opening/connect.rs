@@ -26,11 +26,12 @@ use crate::{codec::Decoder, transport::ByteStream};
 /// - *ready*: polls the connector.
 /// - *call*: connects and then runs the function. Its deadline counts from the end of the dial.
 /// - *drop*: abandons the attempt and closes its connection.
-/// - *close*: as with [`OpeningLayer`](super::OpeningLayer). The error of this service is that of
-///   the connector or of the function. The connection's record has it as its source; an error
-///   that is no [`OpeningError`] is recorded as its text.
+/// - *close*: as with [`OpeningLayer`](super::OpeningLayer). The error of this service is that
+///   of the connector or of the function. The connection's record has it as its source; an
+///   error that is no [`OpeningError`] is recorded as its text.
 ///
-/// Scope: connection. A connector with this layer returns connections over one type of transport.
+/// Scope: connection. A connector with this layer returns connections over one type of
+/// transport.
 ///
 /// ```
 /// use getty::{Service, codec::Lines, net::TcpConnector};

@@ -60,7 +60,8 @@ impl<T, C: Clone, F: Clone> Dialogue<T, C, F> {
     }
 }
 
-/// Runs a dialogue until its function returns, the deadline passes, or the connection is closed.
+/// Runs a dialogue until its function returns, the deadline passes, or the connection is
+/// closed.
 async fn run<T, C, F, Fut, U>(
     talk: Opening<T, C>,
     open: Contained<F>,

@@ -28,16 +28,16 @@ use crate::{
 ///   [`CloseReason::Refused`](crate::CloseReason::Refused) with the function's error as its
 ///   source. After the deadline it closes as
 ///   [`CloseReason::HandshakeTimeout`](crate::CloseReason::HandshakeTimeout), and after a panic
-///   as [`CloseReason::Panicked`](crate::CloseReason::Panicked). The error of this service is the
-///   source. Errors of the dialogue itself are [`OpeningError`](super::OpeningError)s.
+///   as [`CloseReason::Panicked`](crate::CloseReason::Panicked). The error of this service is
+///   the source. Errors of the dialogue itself are [`OpeningError`](super::OpeningError)s.
 ///
 /// Scope: connection. The codec and the function are cloned for each. In a stack it belongs
 /// outside `CodecLayer` and inside layers that limit, refuse or observe connections, and inside
 /// `TlsLayer` if the dialogue is encrypted from its start. The inner service must be `Clone`.
 ///
-/// `T` is the transport that the function receives. A stack with this layer therefore serves one
-/// type of transport. To serve several, map each into a `Box<dyn ByteStream>` outside this layer.
-/// It can be any [`ByteStream`]: a socket, a [`TlsStream`](crate::tls::TlsStream), a
+/// `T` is the transport that the function receives. A stack with this layer therefore serves
+/// one type of transport. To serve several, map each into a `Box<dyn ByteStream>` outside this
+/// layer. It can be any [`ByteStream`]: a socket, a [`TlsStream`](crate::tls::TlsStream), a
 /// [`Prefixed`](crate::transport::Prefixed). A [`BoxTransport`](crate::BoxTransport) is none,
 /// but the function may return a connection over one.
 ///

@@ -21,8 +21,8 @@ use crate::{tls::TlsStream, upgrade::StartTls};
 /// Room for one read, in bytes. A dialogue has short messages.
 const READ: usize = 4 * 1024;
 
-/// Time for which bytes are read after a shutdown. Closing a socket with unread bytes resets the
-/// connection, and the reset may overtake the last message.
+/// Time for which bytes are read after a shutdown. Closing a socket with unread bytes resets
+/// the connection, and the reset may overtake the last message.
 const LINGER: Duration = Duration::from_secs(1);
 /// Maximum number of bytes that are read after a shutdown.
 const LINGER_BYTES: usize = 256 * 1024;
