@@ -48,7 +48,7 @@ const MISTAKES: &[Mistake] = &[
         "switch_not_per_connection",
         &[&[
             "the trait `Clone` is not implemented for `Switch<",
-            "required by a bound in `CodecLayer::<C, Out>::new`",
+            "required by a bound introduced by this call",
         ]],
     ),
     (
