@@ -109,10 +109,10 @@ async fn start<T: ByteStream>(mut talk: Opening<T, Startup>) -> Result<Connectio
 }
 
 /// Answers a query.
-fn answer(message: Message) -> Result<Reply<Message>, BoxError> {
-    match message.kind {
+fn answer(Message { kind, content }: Message) -> Result<Reply<Message>, BoxError> {
+    match kind {
         b'Q' => {
-            let query = message.content.strip_suffix(b"\0").ok_or("no end")?;
+            let query = content.strip_suffix(b"\0").ok_or("no end")?;
             let mut replies = match query.to_ascii_lowercase().trim_ascii() {
                 b"select 1" | b"select 1;" => vec![
                     Message::new(b'T', COLUMN),
