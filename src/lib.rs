@@ -658,6 +658,7 @@
 //! | [`net`] | listeners and connectors: TCP, UDP, Unix sockets, in memory |
 //! | [`tls`] and [`ws`] | layers that replace the transport, for servers and for connectors |
 //! | [`proxy`] | the PROXY protocol, for servers behind load balancers and for connectors |
+//! | [`upgrade`] | a dialogue before the session, TLS or another codec in mid-connection |
 //! | [`handler`] | functions as handlers, arguments, results, [`dispatch`], [`Router`] |
 //! | [`codec`] | lines, frames with a length, packets, raw bytes, text; JSON and others |
 //! | [`layers`] | layers for connections and messages, groups, requests, close callbacks |
@@ -700,6 +701,7 @@ pub mod session;
 #[cfg(feature = "tls")]
 pub mod tls;
 pub mod transport;
+pub mod upgrade;
 #[cfg(feature = "ws")]
 pub mod ws;
 

@@ -45,6 +45,13 @@ const MISTAKES: &[Mistake] = &[
         ]],
     ),
     (
+        "switch_not_per_connection",
+        &[&[
+            "the trait `Clone` is not implemented for `Switch<",
+            "required by a bound introduced by this call",
+        ]],
+    ),
+    (
         "websocket_twice",
         &[
             &["is not a transport"],

@@ -32,7 +32,7 @@ impl Files {
 fn self_signed() -> Result<ServerTls, BoxError> {
     let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
     let generated = rcgen::generate_simple_self_signed(names)?;
-    eprintln!("echo: no --cert and --key, using a self-signed certificate for localhost");
+    eprintln!("no --cert and --key, using a self-signed certificate for localhost");
     Ok(ServerTls::new(
         Pem::inline(generated.cert.pem()),
         Pem::inline(generated.signing_key.serialize_pem()),

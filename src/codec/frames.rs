@@ -353,7 +353,7 @@ impl Frames {
 
     /// Puts the partial frame at the end of the block back, before bytes that have arrived since.
     #[inline]
-    fn put_back(&mut self, src: &mut BytesMut) {
+    pub(super) fn put_back(&mut self, src: &mut BytesMut) {
         if let Some(block) = self.block.take() {
             self.spare = None;
             let rest = &block[self.at as usize..];

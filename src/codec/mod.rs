@@ -16,6 +16,8 @@
 //! messages are [`handler::Packet`](crate::handler::Packet)s, which a
 //! [`Router`](crate::handler::Router) passes to the handler of their opcode.
 //!
+//! [`Switch`] continues with another codec after an agreed message.
+//!
 //! Codecs for an application's types are these codecs of frames inside a [format](mod@format):
 //!
 //! | codec | feature | a message is |
@@ -159,8 +161,11 @@ pub mod length_delimited;
 pub mod lines;
 mod packets;
 pub mod raw;
+pub mod switch;
 pub mod text;
 pub mod varint_delimited;
+
+use std::any::Any;
 
 pub use bytes::{Buf, BufMut, Bytes, BytesMut};
 pub use getty_layers::{Malformed, codec::FrameLimit};
@@ -182,6 +187,7 @@ pub use self::{
     lines::{Lines, LinesError},
     packets::Packets,
     raw::Raw,
+    switch::{Switch, SwitchError, Switched},
     text::{Text, TextError},
     varint_delimited::{VarintDelimited, VarintDelimitedError},
 };
@@ -198,6 +204,36 @@ const fn clamp_max(bytes: usize) -> usize {
         bytes
     } else {
         LARGEST_MAX
+    }
+}
+
+/// Error of [`reclaim`]: the codec keeps whole messages.
+#[derive(Debug)]
+pub(crate) struct KeepsMessages;
+
+/// Puts undecoded bytes that `codec` keeps outside the read buffer back to its front. It must be
+/// called only after the codec has returned a message, when it keeps no part of the next one.
+///
+/// Of getty's codecs only [`Frames`] keeps bytes. A codec of an application that wraps `Frames`
+/// returns its next message if it keeps a whole one, which cannot become bytes again.
+pub(crate) fn reclaim<C: Decoder + 'static>(
+    codec: &mut C,
+    src: &mut BytesMut,
+) -> Result<(), KeepsMessages> {
+    if let Some(frames) = (codec as &mut dyn Any).downcast_mut::<Frames>() {
+        frames.put_back(src);
+        return Ok(());
+    }
+    // An empty buffer separates the kept bytes from those that have arrived since.
+    let mut kept = BytesMut::new();
+    match codec.decode(&mut kept) {
+        Ok(None) if kept.is_empty() => Ok(()),
+        Ok(None) => {
+            kept.extend_from_slice(src);
+            *src = kept;
+            Ok(())
+        }
+        Ok(Some(_)) | Err(_) => Err(KeepsMessages),
     }
 }
 

@@ -17,6 +17,7 @@ mod kinds;
 mod log;
 mod memory;
 mod middleware;
+mod opening;
 #[cfg(target_os = "linux")]
 mod per_core;
 mod proxy;
@@ -24,6 +25,7 @@ mod proxy_protocol;
 mod sending;
 mod session_limit;
 mod silent;
+mod switch;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
