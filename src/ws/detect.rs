@@ -143,7 +143,9 @@ async fn detect<T>(
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut io, connection) = connection.take_transport();
+    let (io, connection) = connection.take_transport();
+    // Declared after `connection`, so it is dropped before if this future is dropped.
+    let mut io = io;
     let mut first = BytesMut::new();
     match is_request(&mut io, &mut first, timeout).await {
         Ok(true) => {

@@ -33,7 +33,9 @@ pub(in crate::ws) async fn open<T>(
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut io, connection) = connection.take_transport();
+    let (io, connection) = connection.take_transport();
+    // Declared after `connection`, so it is dropped before if this future is dropped.
+    let mut io = io;
     let handle = connection.handle().clone();
     let error = match accept_in_time(&mut io, &handle, &mut buffer, &settings).await {
         Ok(()) => {

@@ -2,6 +2,7 @@
 
 mod close;
 mod detect;
+mod dropped;
 mod frames;
 mod handshake;
 #[cfg(feature = "tls")]
