@@ -691,6 +691,7 @@ pub mod session;
 #[cfg(feature = "tls")]
 pub mod tls;
 pub mod transport;
+pub mod upgrade;
 #[cfg(feature = "ws")]
 pub mod ws;
 

@@ -89,7 +89,9 @@ mod info;
 mod layer;
 mod stream;
 mod target;
+mod upgrade;
 
+pub(crate) use self::upgrade::{AcceptUpgrade, ConnectUpgrade};
 pub use self::{
     config::{ClientTls, Pem, ServerTls, TlsConfig, TlsConfigError},
     connect::{TlsConnect, TlsConnectLayer, TlsConnecting},
