@@ -10,5 +10,5 @@ pub use self::session::{
 };
 #[cfg(feature = "tls")]
 pub use self::session::{
-    StartTls, StartTlsConnect, StartTlsConnectLayer, StartTlsConnecting, StartTlsLayer,
+    StartTlsConnect, StartTlsConnectLayer, StartTlsConnecting, StartTlsLayer, StartTlsService,
 };

@@ -35,4 +35,5 @@ mod support;
 mod threads;
 mod time;
 mod units;
+mod upgrade;
 mod waiting;

@@ -97,7 +97,7 @@ mod upgradable;
 #[cfg(feature = "tls")]
 pub use self::{
     connect::{StartTlsConnect, StartTlsConnectLayer, StartTlsConnecting},
-    start_tls::{StartTls, StartTlsLayer},
+    start_tls::{StartTlsLayer, StartTlsService},
 };
 pub use self::{
     error::{BytesBeforeUpgrade, UpgradeError},

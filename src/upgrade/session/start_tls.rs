@@ -70,10 +70,10 @@ impl StartTlsLayer {
 }
 
 impl<S> Layer<S> for StartTlsLayer {
-    type Service = StartTls<S>;
+    type Service = StartTlsService<S>;
 
-    fn layer(&self, inner: S) -> StartTls<S> {
-        StartTls {
+    fn layer(&self, inner: S) -> StartTlsService<S> {
+        StartTlsService {
             inner,
             upgrade: Arc::new(self.0.clone()),
         }
@@ -82,12 +82,12 @@ impl<S> Layer<S> for StartTlsLayer {
 
 /// Service that [`StartTlsLayer`] creates.
 #[derive(Clone, Debug)]
-pub struct StartTls<S> {
+pub struct StartTlsService<S> {
     inner: S,
     upgrade: Arc<AcceptUpgrade>,
 }
 
-impl<S> StartTls<S> {
+impl<S> StartTlsService<S> {
     getty_core::inner_service_accessors!();
 }
 
@@ -101,7 +101,7 @@ impl<T: ByteStream> Upgrade<T, TlsStream<T>> for AcceptUpgrade {
     }
 }
 
-impl<S, T> Service<Connection<T>> for StartTls<S>
+impl<S, T> Service<Connection<T>> for StartTlsService<S>
 where
     S: Service<Connection<Upgradable<T, TlsStream<T>>>>,
     T: ByteStream,
