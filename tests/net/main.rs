@@ -22,6 +22,8 @@ mod per_core;
 mod sending;
 mod session_limit;
 mod silent;
+#[cfg(feature = "tls")]
+mod start_tls;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;

@@ -46,8 +46,9 @@
 //!    session as [`CloseReason::HandshakeTimeout`]. Any other failure closes it as
 //!    [`CloseReason::UpgradeFailed`], with the `TlsError` or the error of the closure as its
 //!    source. There is no fallback to the old transport.
-//! 6. Idle timeouts and heartbeats wait during the handshake, because the session does not read.
-//!    The other deadlines of layers still apply. A close ends the handshake at once.
+//! 6. Idle timeouts and missing responses to heartbeats wait during the handshake, because the
+//!    session does not read. Heartbeats wait in the queue. The other deadlines of layers still
+//!    apply. A close ends the handshake at once.
 //! 7. After the upgrade, [`transport`](crate::ConnectionHandle::transport) returns `Tls`, and the
 //!    `TlsInfo` is an attribute.
 //!    [`upgraded`](crate::ConnectionHandle::upgraded) resolves.
