@@ -12,8 +12,8 @@
 //! the beginning of an IMAP server, which does no more than STARTTLS and LOGOUT. SIGINT and
 //! SIGTERM end it: open sessions finish.
 //!
-//! What was said before TLS may come from anybody on the path, so STARTTLS forgets all of it (RFC
-//! 3207, section 4.2). [`Dialogue::start_tls`] does that.
+//! An attacker on the path can change the plain part of a session. So [`Dialogue::start_tls`] must
+//! forget the state from before TLS (RFC 3207, section 4.2).
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -190,7 +190,7 @@ impl Dialogue {
         Reply::many(vec!["250-localhost".to_owned(), size, last.to_owned()])
     }
 
-    /// Forgets all that was said, and continues over TLS.
+    /// Drops the state of the dialogue and upgrades to TLS.
     fn start_tls(&mut self) -> Reply<String> {
         if is_secure(&self.session) {
             return Reply::one("503 TLS is active".to_owned());
@@ -256,7 +256,11 @@ impl Dialogue {
             let kind = self.session.transport();
             let to = self.recipients.join(" ");
             let from = self.sender.as_deref().unwrap_or_default();
-            let name = if self.is_authenticated { " as user" } else { "" };
+            let name = if self.is_authenticated {
+                " as user"
+            } else {
+                ""
+            };
             println!("message over {kind}{name} from {from} to {to}: {length} bytes");
             "250 accepted".to_owned()
         };

@@ -20,10 +20,12 @@ use getty::{
 };
 use tokio::sync::mpsc;
 
-/// What the server's next reply will be for.
+/// Kind of the server's next reply.
 enum Step {
     Greeting,
-    Hello { offers_tls: bool },
+    Hello {
+        offers_tls: bool,
+    },
     StartTls,
     /// The session is secure: replies go to the main task.
     Secure,
@@ -72,7 +74,9 @@ impl Client {
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let mut arguments = std::env::args().skip(1);
-    let address = arguments.next().ok_or("usage: starttls_client ADDRESS [ROOTS]")?;
+    let address = arguments
+        .next()
+        .ok_or("usage: starttls_client ADDRESS [ROOTS]")?;
     let mut tls = ClientTls::new();
     if let Some(roots) = arguments.next() {
         tls = tls.with_roots(roots);

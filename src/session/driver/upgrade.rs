@@ -1,8 +1,8 @@
 //! Upgrades the transport of an open session, for example to TLS.
 //!
-//! A reply requests it. [`Phase::Upgrading`] has two parts: the old transport flushes what was
-//! encoded before, and then the transport runs its handshake. The phase reads, decodes, calls
-//! and encodes nothing. So messages that are sent meanwhile leave through the new transport.
+//! A reply requests it. [`Phase::Upgrading`] has two parts. The old transport flushes the encoded
+//! bytes first. Then the transport runs its handshake. The phase must not read, decode, call or
+//! encode. So messages that are sent meanwhile leave through the new transport.
 
 use std::{
     pin::Pin,
@@ -30,9 +30,9 @@ where
     W: FramedTransport,
     R: StackSource<S>,
 {
-    /// Begins the upgrade that `reply` requests: encodes all that was queued before it, and the
-    /// reply. If the upgrade is refused, the session closes and the reply is not sent. Returns the
-    /// reply if the session closes already, so that it is sent as usual.
+    /// Begins the upgrade that `reply` requests: encodes all that was queued before it and then the
+    /// reply. A refused upgrade closes the session, and the reply is not sent. Returns the reply if
+    /// the session is closing already. It must then be sent as usual.
     #[cold]
     pub(super) fn begin_upgrade(
         &mut self,
@@ -70,8 +70,7 @@ where
         if self.output_end != OutputEnd::Open {
             return Err(UpgradeError::Finished.into());
         }
-        // A part that the codec has begun to decode cannot be handed over either, because the codec
-        // may refer to it.
+        // The codec may refer to an incomplete message that it has seen.
         let messages = self.reader.ahead();
         if messages > 0 || self.reader.is_incomplete() {
             let bytes = self.reader.undecoded();

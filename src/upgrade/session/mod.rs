@@ -1,9 +1,10 @@
 //! Upgrades of the transport in an open session: `StartTlsLayer` and [`UpgradeLayer`].
 //!
 //! A protocol such as SMTP, IMAP, LDAP or XMPP begins in plain text, and the peers agree to
-//! continue over TLS. The session stays the same: its handler, its codec, its `In` and `Out`, its
-//! attributes, callbacks and statistics, and every clone of its [`Session`](crate::Session). For
-//! other messages after the upgrade, let the dialogue come before the session.
+//! continue over TLS. The session stays the same. It keeps its handler and codec, its `In` and
+//! `Out`, its attributes, callbacks and statistics. Every clone of its
+//! [`Session`](crate::Session) may be used as before. A protocol with other messages after the
+//! upgrade must run the dialogue before the session.
 //!
 //! A handler requests the upgrade with its reply, in either role:
 //!
@@ -11,8 +12,7 @@
 //! - a client returns `Reply::none().and_upgrade()` once the server's go-ahead has arrived.
 //!
 //! It works with [`handle`](crate::handle), [`Router`](crate::handler::Router) and every other
-//! message stack.
-#![cfg_attr(feature = "tls", doc = include_str!("example.md"))]
+//! message stack. `StartTlsLayer` has an example with both roles.
 //!
 //! # Place in the stack
 //!
@@ -37,8 +37,8 @@
 //!    that were decoded ahead. The session closes as [`CloseReason::Decode`] with
 //!    [`BytesBeforeUpgrade`], and the go-ahead is not sent. [`UpgradeLayer::carry`] hands
 //!    undecoded bytes over instead.
-//! 3. All messages that were queued before the reply, and the reply, leave through the old
-//!    transport before the first byte of the handshake.
+//! 3. The reply and all messages that were queued before it leave through the old transport before
+//!    the first byte of the handshake.
 //! 4. Messages that are sent afterwards wait in the queue and leave through the new transport. A
 //!    [`send`](crate::Session::send) resolves when its own message is flushed. No plain byte
 //!    follows, also if the upgrade fails: queued messages then fail.
@@ -62,9 +62,9 @@
 //!
 //! Before the upgrade, an attacker on the path can read and change everything.
 //!
-//! - **Forget.** A server must forget what the client said before TLS, such as its name and a
-//!   recipient (RFC 3207, section 4.2). The handler's attributes stay, so this is the duty of the
-//!   handler. The example `smtp` does it.
+//! - **Forget.** A server must forget all state from before TLS, such as the client's name and a
+//!   recipient (RFC 3207, section 4.2). The state of the handler and attributes stay, so the
+//!   handler must reset them. The example `smtp` does it.
 //! - **Require TLS.** An attacker can remove the server's offer or refuse the client's request in
 //!   the server's name (stripping). A client must end the session if TLS is refused. It must
 //!   not send secrets before [`upgraded`](crate::ConnectionHandle::upgraded) has returned

@@ -24,8 +24,8 @@ use crate::{
 ///
 /// The session begins in plain text. The handler of the peer's request replies with
 /// [`Reply::and_upgrade`](crate::Reply::and_upgrade), and the handshake follows. See the
-/// [module](super) for an example, for the rules of an upgrade and for security: the handler must
-/// forget what the peer said before TLS.
+/// [module](super) for the rules of an upgrade and for security: the handler must
+/// forget all state from before TLS.
 ///
 /// - *ready*: polls the inner service.
 /// - *call*: calls the inner service with the connection.
@@ -40,6 +40,67 @@ use crate::{
 /// Scope: the configuration is shared by all clones, and the deadline applies to each upgrade. The
 /// layer belongs outside `CodecLayer`, where [`TlsLayer`](crate::tls::TlsLayer) would be. That
 /// layer is for TLS from the first byte.
+///
+/// ```
+/// use getty::{
+///     BoxError, CodecLayer, Reply, Request, ServiceBuilder, Session, SessionLayer, TransportKind,
+///     codec::Lines,
+///     handle, net,
+///     tls::{ClientTls, Pem, ServerTls},
+///     upgrade::{StartTlsConnectLayer, StartTlsLayer},
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), BoxError> {
+/// # let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+/// # let (chain, key) = (Pem::inline(made.cert.pem()), Pem::inline(made.signing_key.serialize_pem()));
+/// # let roots = chain.clone();
+/// let app = ServiceBuilder::new()
+///     .layer(StartTlsLayer::new(ServerTls::new(chain, key).load()?))
+///     .layer(CodecLayer::new(Lines::new()))
+///     .layer(SessionLayer::new())
+///     .service_fn(async |request: Request<String>| {
+///         let is_secure = request.session().transport() == TransportKind::Tls;
+///         Ok::<_, BoxError>(match request.message().as_str() {
+///             // A real handler must reset its state here.
+///             "STARTTLS" if !is_secure => Reply::one("220 ready".to_owned()).and_upgrade(),
+///             "STARTTLS" => Reply::one("503 TLS is active".to_owned()),
+///             _ if !is_secure => Reply::one("530 STARTTLS first".to_owned()),
+///             line => Reply::one(format!("250 {line}")),
+///         })
+///     });
+/// let (listener, connector) = net::memory(64 * 1024);
+/// tokio::spawn(async move { getty::serve(listener, app).await });
+///
+/// let tls = ClientTls::new().with_roots(roots).load()?;
+/// let connector = ServiceBuilder::new()
+///     .layer(StartTlsConnectLayer::new(tls).with_server_name("localhost".try_into()?))
+///     .service(connector);
+/// let (answers, mut answer) = tokio::sync::mpsc::channel(8);
+/// let (session, _task) = getty::connect(connector, (), |link| {
+///     ServiceBuilder::new()
+///         .layer(CodecLayer::new(Lines::new()))
+///         .layer(link)
+///         .layer(SessionLayer::new())
+///         .service(handle(async move |line: String| {
+///             if line.starts_with("220") {
+///                 return Reply::none().and_upgrade();
+///             }
+///             let _ = answers.send(line).await;
+///             Reply::none()
+///         }))
+/// })
+/// .await?;
+/// session.send("PASS secret".to_owned()).await?;
+/// assert_eq!(answer.recv().await.as_deref(), Some("530 STARTTLS first"));
+/// session.send("STARTTLS".to_owned()).await?;
+/// // `false` if the session closes without TLS, for example after a failed handshake
+/// assert!(session.upgraded().await);
+/// session.send("hello".to_owned()).await?;
+/// assert_eq!(answer.recv().await.as_deref(), Some("250 hello"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct StartTlsLayer(AcceptUpgrade);
 

@@ -67,7 +67,7 @@ async fn send(io: &mut (impl AsyncWrite + Unpin), text: &str) {
     io.flush().await.unwrap();
 }
 
-/// Server in memory. It handles `STARTTLS`, and tells for `tls?` what it knows of TLS.
+/// Server in memory. It handles `STARTTLS`, and answers `tls?` with the parameters of TLS.
 struct Server {
     connector: MemoryConnector,
     sessions: mpsc::UnboundedReceiver<Session<String>>,
