@@ -195,10 +195,7 @@ async fn slow_session(layer: SessionLayer) -> (Session<String>, Peer, Slow) {
     (session, peer, slow)
 }
 
-fn error<E: Copy + 'static>(closed: &Closed) -> E
-where
-    E: std::error::Error,
-{
+fn error<E: Copy + std::error::Error + 'static>(closed: &Closed) -> E {
     let source = closed.source.as_ref().expect("the end has a source");
     *source.downcast_ref().expect("of this type")
 }

@@ -16,7 +16,7 @@ use super::{
     Client, Server, accept, line, secure, send,
 };
 
-const ROUNDS: usize = 500;
+const ROUNDS: usize = 1000;
 const TASKS: usize = 3;
 const PUSHES: usize = 8;
 
