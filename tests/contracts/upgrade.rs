@@ -371,21 +371,33 @@ async fn carry_hands_undecoded_bytes_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn several_handlers_in_flight_refuse_the_upgrade() {
-    let (session, peer, slow) = slow_session(SessionLayer::new().with_in_flight(2)).await;
+async fn calls_in_flight_and_a_session_that_allows_several_refuse_the_upgrade() {
+    let layer = SessionLayer::new().with_in_flight(2);
+    let (session, peer, slow) = slow_session(layer.clone()).await;
     peer.send("upgrade\nupgrade\n");
     idle().await;
     session.try_send("queued".to_owned()).unwrap();
     idle().await;
     slow.permits.add_permits(1);
     let closed = soon(session.closed()).await;
+    assert_eq!(closed.reason, CloseReason::Decode);
+    let BytesBeforeUpgrade {
+        messages, bytes, ..
+    } = error(&closed);
+    assert_eq!((messages, bytes), (1, 0));
+    assert_eq!(closed.unhandled_messages, 1, "the other call");
+    assert_eq!(peer.output(), "queued\n");
+
+    let (session, peer, slow) = slow_session(layer).await;
+    peer.send("upgrade\n");
+    slow.permits.add_permits(1);
+    let closed = soon(session.closed()).await;
     assert_eq!(closed.reason, CloseReason::UpgradeFailed);
     assert_eq!(
         error::<UpgradeError>(&closed),
-        UpgradeError::HandlersInFlight
+        UpgradeError::SeveralHandlers
     );
-    assert_eq!(closed.unhandled_messages, 1, "the other call");
-    assert_eq!(peer.output(), "queued\n");
+    assert_eq!(peer.output(), "");
 }
 
 // 3

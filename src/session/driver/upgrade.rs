@@ -47,7 +47,7 @@ where
         if self.is_closing() {
             return Some(reply);
         }
-        match self.check_upgrade() {
+        match self.check_upgrade(calls.len()) {
             Ok(()) => {
                 self.phase = Phase::Upgrading;
                 self.encode_reply(reply);
@@ -62,19 +62,20 @@ where
         None
     }
 
-    /// Returns an error if the session or its transport cannot be upgraded now.
-    fn check_upgrade(&mut self) -> Result<(), CloseCause> {
-        if self.config.in_flight > 1 {
-            return Err(UpgradeError::HandlersInFlight.into());
-        }
-        if self.output_end != OutputEnd::Open {
-            return Err(UpgradeError::Finished.into());
-        }
+    /// Returns an error if the session or its transport cannot be upgraded now. `in_flight` other
+    /// messages are being handled.
+    fn check_upgrade(&mut self, in_flight: usize) -> Result<(), CloseCause> {
+        let messages = in_flight + self.replies.len() + self.reader.ahead();
         // The codec may refer to an incomplete message that it has seen.
-        let messages = self.reader.ahead();
         if messages > 0 || self.reader.is_incomplete() {
             let bytes = self.reader.undecoded();
             return Err(BytesBeforeUpgrade { messages, bytes }.into());
+        }
+        if self.config.in_flight > 1 {
+            return Err(UpgradeError::SeveralHandlers.into());
+        }
+        if self.output_end != OutputEnd::Open {
+            return Err(UpgradeError::Finished.into());
         }
         if self.reader.has_ended() {
             return Err(UpgradeError::PeerFinished.into());

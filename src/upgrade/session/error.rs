@@ -19,9 +19,10 @@ pub enum UpgradeError {
     Unsupported,
     /// The transport was upgraded before.
     Repeated,
-    /// The session may run several handlers at once, so other messages of the peer may be in
-    /// flight. Set [`with_in_flight`](crate::SessionLayer::with_in_flight) to 1, its default.
-    HandlersInFlight,
+    /// The session may run several handlers at once, so messages behind the request could be
+    /// handled before the upgrade. Set
+    /// [`with_in_flight`](crate::SessionLayer::with_in_flight) to 1, its default.
+    SeveralHandlers,
     /// The peer has ended its direction.
     PeerFinished,
     /// This side has ended its direction with `finish`.
@@ -39,8 +40,8 @@ impl fmt::Display for UpgradeError {
                 "the transport cannot be upgraded; a layer such as `StartTlsLayer` is missing outside `CodecLayer`"
             }
             Self::Repeated => "the transport is upgraded already",
-            Self::HandlersInFlight => {
-                "a session with several handlers in flight cannot be upgraded"
+            Self::SeveralHandlers => {
+                "a session that runs several handlers at once cannot be upgraded"
             }
             Self::PeerFinished => "the peer ended its direction before the upgrade",
             Self::Finished => "this side ended its direction before the upgrade",
@@ -74,7 +75,7 @@ impl From<UpgradeError> for CloseCause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BytesBeforeUpgrade {
-    /// Number of messages that were decoded ahead and not handled.
+    /// Number of messages that were decoded ahead, or whose handlers are in flight.
     pub messages: usize,
     /// Number of bytes that were not decoded.
     pub bytes: usize,

@@ -34,7 +34,7 @@
 //!
 //! 1. From the moment at which the session takes the reply, nothing is decoded.
 //! 2. Bytes of the peer that have arrived behind the request refuse the upgrade. So do messages
-//!    that were decoded ahead. The session closes as [`CloseReason::Decode`] with
+//!    that were decoded ahead, and other handlers in flight. The session closes as [`CloseReason::Decode`] with
 //!    [`BytesBeforeUpgrade`], and the go-ahead is not sent. [`UpgradeLayer::carry`] hands
 //!    undecoded bytes over instead.
 //! 3. The reply and all messages that were queued before it leave through the old transport before
@@ -55,7 +55,7 @@
 //! 8. Both transports are byte streams.
 //! 9. A session can be upgraded once. Handlers of a session that is upgraded must run one at a
 //!    time: [`with_in_flight`](crate::SessionLayer::with_in_flight) above 1 fails with
-//!    [`UpgradeError::HandlersInFlight`].
+//!    [`UpgradeError::SeveralHandlers`].
 //! 10. A peer that has ended its direction before the upgrade refuses it.
 //!
 //! # Security
