@@ -21,6 +21,7 @@ use data_encoding::BASE64;
 use getty::{
     BoxError, CodecLayer, Reply, ServiceBuilder, Session, SessionLayer, TransportKind,
     codec::Lines,
+    handle,
     handler::{handle_mut, make_service},
     layers::IdleTimeoutLayer,
     net::TcpListener,
@@ -90,7 +91,8 @@ async fn run(options: Options) -> Result<(), BoxError> {
     })
     .with_graceful_shutdown(shutdown_signal());
     let Some(address) = options.imap else {
-        return Ok(smtp.await?);
+        smtp.await?;
+        return Ok(());
     };
     let listener = TcpListener::bind(&*address).await?;
     println!("listening imap {}", listener.local_addr()?);
@@ -102,7 +104,7 @@ async fn run(options: Options) -> Result<(), BoxError> {
             .layer(SessionLayer::per_session())
             .service(make_service(|session: Session<String>| {
                 let _ = session.try_send("* OK getty is ready".to_owned());
-                handle_mut(session, |session, line: String| imap(session, &line))
+                handle(move |line: String| imap(&session, &line))
             }))
     })
     .with_graceful_shutdown(shutdown_signal());
@@ -110,7 +112,7 @@ async fn run(options: Options) -> Result<(), BoxError> {
     Ok(())
 }
 
-fn codec() -> CodecLayer<Lines> {
+fn codec() -> CodecLayer<Lines, String> {
     CodecLayer::new(Lines::new().with_crlf().with_max_length(MAX_LINE))
 }
 
