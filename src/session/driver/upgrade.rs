@@ -1,7 +1,7 @@
 //! Upgrades the transport of an open session, for example to TLS.
 //!
 //! A reply requests it. [`Phase::Upgrading`] has two parts. The old transport flushes the encoded
-//! bytes first. Then the transport runs its handshake. The phase must not read, decode, call or
+//! bytes first. Then the transport runs its handshake. The phase must not read and must not
 //! encode. So messages that are sent meanwhile leave through the new transport.
 
 use std::{

@@ -34,9 +34,9 @@
 //!
 //! 1. From the moment at which the session takes the reply, nothing is decoded.
 //! 2. Bytes of the peer that have arrived behind the request refuse the upgrade. So do messages
-//!    that were decoded ahead, and other handlers in flight. The session closes as [`CloseReason::Decode`] with
-//!    [`BytesBeforeUpgrade`], and the go-ahead is not sent. [`UpgradeLayer::carry`] hands
-//!    undecoded bytes over instead.
+//!    that were decoded ahead, and other handlers in flight. The session closes as
+//!    [`CloseReason::Decode`] with [`BytesBeforeUpgrade`], and the go-ahead is not sent.
+//!    [`UpgradeLayer::carry`] hands undecoded bytes over instead.
 //! 3. The reply and all messages that were queued before it leave through the old transport before
 //!    the first byte of the handshake.
 //! 4. Messages that are sent afterwards wait in the queue and leave through the new transport. A
@@ -49,9 +49,8 @@
 //! 6. Idle timeouts and missing responses to heartbeats wait during the handshake, because the
 //!    session does not read. Heartbeats wait in the queue. The other deadlines of layers still
 //!    apply. A close ends the handshake at once.
-//! 7. After the upgrade, [`transport`](crate::ConnectionHandle::transport) returns `Tls`, and the
-//!    `TlsInfo` is an attribute.
-//!    [`upgraded`](crate::ConnectionHandle::upgraded) resolves.
+//! 7. After an upgrade to TLS, [`transport`](crate::ConnectionHandle::transport) returns `Tls`, and
+//!    the `TlsInfo` is an attribute. [`upgraded`](crate::ConnectionHandle::upgraded) resolves.
 //! 8. Both transports are byte streams.
 //! 9. A session can be upgraded once. Handlers of a session that is upgraded must run one at a
 //!    time: [`with_in_flight`](crate::SessionLayer::with_in_flight) above 1 fails with
