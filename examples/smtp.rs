@@ -146,6 +146,7 @@ impl Dialogue {
     }
 
     /// Handles one line.
+    #[expect(clippy::needless_pass_by_value, reason = "a handler owns its message")]
     fn receive(&mut self, line: String) -> Reply<String> {
         if self.message.is_some() {
             return self.receive_text(&line);

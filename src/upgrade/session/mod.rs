@@ -16,7 +16,7 @@
 //!
 //! # Place in the stack
 //!
-//! The layer replaces the transport, so it belongs outside `CodecLayer`, where `TlsLayer` would
+//! The layer replaces the transport, so it must be outside `CodecLayer`, where `TlsLayer` would
 //! be. Inside `CodecLayer` it does not compile. Neither does another layer for byte streams
 //! between it and `CodecLayer`, such as `TlsLayer` or `WsLayer`: an [`Upgradable`] is a
 //! [`Transport`](crate::Transport) and no byte stream. Without the layer, a reply that upgrades
