@@ -16,7 +16,9 @@ use std::{
 use bytes::BytesMut;
 use getty::{
     BoxError, CloseReason, Closed, CodecLayer, ConnectionHandle, Reply, Request, ServiceBuilder,
-    Session, SessionLayer, Transport, handle,
+    Session, SessionLayer, Transport,
+    codec::{Frame, Frames, LengthDelimited},
+    handle,
     handler::{Keyed, Router},
     hooks::HandleExt,
     layers::{CorrelateLayer, HeartbeatLayer, IdleTimeoutLayer},
@@ -291,12 +293,15 @@ async fn from_the_moment_the_reply_is_taken_nothing_is_decoded() {
     .unwrap();
     peer.send("upgrade\n");
     assert_eq!(soon(peer.line()).await, "ready");
-    assert_eq!(calls.load(SeqCst), 1);
+    let before = calls.load(SeqCst);
     peer.send("reset\n");
     let closed = soon(session.closed()).await;
     assert_eq!(closed.reason, CloseReason::UpgradeFailed);
     assert_eq!(closed.source.unwrap().to_string(), "r is no handshake");
-    assert_eq!((calls.load(SeqCst), peer.output().as_str()), (1, "ready\n"));
+    assert_eq!(
+        (calls.load(SeqCst), peer.output().as_str()),
+        (before, "ready\n")
+    );
 }
 
 // 2
@@ -354,6 +359,33 @@ async fn messages_decoded_ahead_refuse_the_upgrade_even_where_bytes_are_carried(
         assert_eq!((messages, bytes), expected);
         assert_eq!(slow.log(), ["upgrade"]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn message_that_the_codec_holds_refuses_the_upgrade() {
+    let (io, peer) = stream::pair();
+    let handled = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&handled);
+    let (session, _task) = getty::connect(connector(), io, |link| {
+        ServiceBuilder::new()
+            .layer(UpgradeLayer::carry(shake::<Prefixed<Stream>>))
+            .layer(CodecLayer::new(Frames::new(LengthDelimited::new())))
+            .layer(link)
+            .layer(SessionLayer::new())
+            .service(handle(move |frame: Frame| {
+                count.fetch_add(1, SeqCst);
+                Reply::one(frame).and_upgrade()
+            }))
+    })
+    .await
+    .unwrap();
+    // The codec takes both frames out of the buffer when it decodes the first.
+    peer.send(b"\0\0\0\x01a\0\0\0\x01b");
+    let closed = soon(session.closed()).await;
+    assert_eq!(closed.reason, CloseReason::Decode);
+    let BytesBeforeUpgrade { messages, .. } = error(&closed);
+    assert_eq!((messages, handled.load(SeqCst)), (1, 1));
+    assert_eq!((closed.unhandled_messages, peer.written()), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,8 @@ use std::{
     task::{Context, Poll},
 };
 
-use getty_core::Reply;
+use bytes::BytesMut;
+use getty_core::{CloseReason, Reply};
 
 use super::{OutputEnd, Phase, PollState, SessionLoop, Step};
 use crate::{
@@ -70,6 +71,20 @@ where
         if messages > 0 || self.reader.is_incomplete() {
             let bytes = self.reader.undecoded();
             return Err(BytesBeforeUpgrade { messages, bytes }.into());
+        }
+        // A codec such as `Frames` takes several messages out of the buffer at once.
+        match self.wire.decode(&mut BytesMut::new(), false) {
+            Ok(None) => {}
+            Ok(Some(message)) => {
+                drop_catching_panics(message);
+                self.wire.driver().record_unhandled(1, 0);
+                let bytes = self.reader.undecoded();
+                return Err(BytesBeforeUpgrade { messages: 1, bytes }.into());
+            }
+            Err(source) => {
+                let reason = CloseReason::Decode;
+                return Err(CloseCause { reason, source });
+            }
         }
         if self.config.in_flight > 1 {
             return Err(UpgradeError::SeveralHandlers.into());

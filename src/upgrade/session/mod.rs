@@ -75,7 +75,8 @@
 //!   later become part of the handshake, which then fails.
 //! - **Codecs.** A codec must leave an incomplete message in its buffer. A codec that moves the
 //!   head of a message into its own state could combine it with bytes from after the upgrade.
-//!   Getty's codecs leave it.
+//!   Getty's codecs leave it. Complete messages may be held, as [`Frames`](crate::codec::Frames)
+//!   does: the session asks the codec for them and refuses the upgrade.
 //!
 //! # Costs
 //!
