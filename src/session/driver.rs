@@ -20,7 +20,9 @@
 //!   Lingering ──▶ end
 //! ```
 //!
-//! No phase returns to an earlier one. The session ends
+//! No phase returns to an earlier one, except for `Upgrading`: a reply leads from `Running` to
+//! it, and the upgraded transport back. A close in it leads to `Flushing` while output waits. The
+//! session ends
 //!
 //! - in `Opening` or `Running`, at a close as `Io` or `WriteTimeout`, because nothing can reach
 //!   the peer;
@@ -29,6 +31,8 @@
 //! - in `Draining`, once the handlers in flight have finished, if the output has failed;
 //! - in `Closing`, once the transport is closed, if the peer has ended its direction already;
 //! - in `Lingering`, once the peer has ended its direction, or at a bound on discarded input;
+//! - in `Upgrading`, at a failure, and at a close while the transport runs its handshake, because
+//!   nothing can reach the peer;
 //! - from `Flushing` on, at a panic, or at once if the output has failed;
 //! - at the write timeout, in every phase in which output waits;
 //! - at the drain deadline, from `Receiving` on. It leads from `Draining` to `Flushing` instead
@@ -38,6 +42,7 @@
 //! |---|---|---|---|---|
 //! | `Opening` | no | the make-service | pushes, pings | layers, write |
 //! | `Running` | decodes | all | replies, pushes, pings | layers, write, flush, reply |
+//! | `Upgrading` | no | none | encoded bytes, then the transport's handshake | layers, write |
 //! | `Receiving` | decodes | all | nothing | drain |
 //! | `Draining` | discards | in flight finish | replies, pushes, pings | drain, write |
 //! | `Flushing` | discards | none | encoded bytes, pings | drain, write |
@@ -60,6 +65,7 @@ mod discard;
 mod dispatch;
 mod settings;
 mod shutdown;
+mod upgrade;
 
 use std::{
     collections::VecDeque,
@@ -129,6 +135,9 @@ pub(super) enum Phase {
     Receiving,
     /// A close was requested. Accepted work is finished.
     Draining,
+    /// The transport is upgraded in an open session. It comes after the phases that encode, because
+    /// it does not, and returns to `Running`.
+    Upgrading,
     /// Only encoded bytes are flushed, after a panic or the drain deadline.
     Flushing,
     /// The transport is closed as its protocol requires.
@@ -242,7 +251,7 @@ where
             // A session that waited for input goes straight to the read.
             if !self.is_idle(&calls) {
                 self.open_when_ready(guard, cx, &mut poll);
-                if let Step::End = self.close_when_requested(&mut poll) {
+                if let Step::End = self.close_when_requested(calls.as_mut(), &mut poll) {
                     return Poll::Ready(());
                 }
                 match self.poll_dispatch(calls.as_mut(), cx, &mut poll) {
@@ -260,6 +269,7 @@ where
                 Phase::Opening => Step::Next,
                 Phase::Running | Phase::Receiving => self.poll_input(cx, &mut poll),
                 Phase::Draining => self.poll_drain(&calls, cx, &mut poll),
+                Phase::Upgrading => self.poll_upgrade(cx, &mut poll),
                 Phase::Flushing => self.poll_flushing(cx, &mut poll),
                 Phase::Closing => self.poll_close(cx),
                 Phase::Lingering => self.poll_linger(cx),
@@ -345,8 +355,15 @@ where
 
     /// Begins the close that was requested. It ends the session if nothing can reach the peer.
     #[inline]
-    fn close_when_requested(&mut self, poll: &mut PollState) -> Step {
+    fn close_when_requested(
+        &mut self,
+        calls: Pin<&mut InFlight<S::Future>>,
+        poll: &mut PollState,
+    ) -> Step {
         if self.is_live() && self.is_closing() {
+            if self.phase == Phase::Upgrading {
+                return self.cut_off_upgrade(calls, poll);
+            }
             self.stop_reading(Phase::Draining, &mut poll.clock);
             if self.is_cut_short() {
                 return Step::End;
@@ -521,7 +538,10 @@ where
     /// Returns `true` until the session fails or begins to close.
     #[inline]
     const fn is_live(&self) -> bool {
-        matches!(self.phase, Phase::Opening | Phase::Running)
+        matches!(
+            self.phase,
+            Phase::Opening | Phase::Running | Phase::Upgrading
+        )
     }
 
     /// Returns `true` if a close was requested.

@@ -177,7 +177,7 @@ where
 }
 
 // A separate function because a future keeps room for every value that is created in it.
-fn connect<T>(
+pub(super) fn connect<T>(
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     transport: T,

@@ -142,7 +142,9 @@ mod layer;
 mod rate;
 mod stream;
 mod target;
+mod upgrade;
 
+pub(crate) use self::upgrade::{AcceptUpgrade, ConnectUpgrade};
 pub use self::{
     choose::{Hello, TlsRefusal},
     config::{ClientTls, Pem, ServerTls, TlsConfig, TlsConfigError},

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use getty_core::CloseReason;
+use getty_core::{CloseReason, ConnectionHandle};
 
 use super::{CloseCause, Framing, Received, Transport};
 
@@ -85,6 +85,19 @@ impl Transport for BoxTransport {
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.poll_finish(cx)
+    }
+
+    fn check_upgrade(&self, undecoded: &[u8]) -> Result<(), CloseCause> {
+        self.0.check_upgrade(undecoded)
+    }
+
+    fn poll_upgrade(
+        &mut self,
+        cx: &mut Context<'_>,
+        handle: &ConnectionHandle,
+        undecoded: &mut BytesMut,
+    ) -> Poll<Result<(), CloseCause>> {
+        self.0.poll_upgrade(cx, handle, undecoded)
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>, reason: &CloseReason) -> Poll<io::Result<()>> {

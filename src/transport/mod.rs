@@ -13,13 +13,14 @@ use std::{
 };
 
 use bytes::{BufMut, BytesMut};
-use getty_core::CloseReason;
+use getty_core::{CloseReason, ConnectionHandle};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 use tower::BoxError;
 
 pub(crate) use self::handshake::{Interrupted, uninterrupted};
 pub use self::{boxed::BoxTransport, handshake::HandshakeFuture, prefixed::Prefixed};
+use crate::upgrade::UpgradeError;
 
 /// Kind of a transport: with or without message boundaries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -191,6 +192,36 @@ pub trait Transport {
     /// flush. Nothing is sent afterwards, and [`poll_close`](Self::poll_close) follows at the end.
     fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+
+    /// Checks whether the transport can be [upgraded](Self::poll_upgrade) now. The session has read
+    /// `undecoded` bytes and not decoded them. It calls this method once, when a handler requests
+    /// the upgrade, before it sends the reply.
+    ///
+    /// # Errors
+    ///
+    /// Returns the reason and the error that the session closes with. The default is
+    /// [`UpgradeFailed`](CloseReason::UpgradeFailed) with [`UpgradeError::Unsupported`].
+    fn check_upgrade(&self, undecoded: &[u8]) -> Result<(), CloseCause> {
+        let _ = undecoded;
+        Err(UpgradeError::Unsupported.into())
+    }
+
+    /// Upgrades the transport, for example to TLS, after [`check_upgrade`](Self::check_upgrade) has
+    /// returned `Ok`. All output is flushed before the first call. Until it is ready, the session
+    /// calls no other method except [`poll_close`](Self::poll_close). The transport must take all
+    /// `undecoded` bytes, must limit the time and must keep its [framing](Self::framing).
+    ///
+    /// If it fails, nothing may be sent any more, and the session closes with the returned cause.
+    /// The default fails.
+    fn poll_upgrade(
+        &mut self,
+        cx: &mut Context<'_>,
+        handle: &ConnectionHandle,
+        undecoded: &mut BytesMut,
+    ) -> Poll<Result<(), CloseCause>> {
+        let _ = (cx, handle, undecoded);
+        Poll::Ready(Err(UpgradeError::Unsupported.into()))
     }
 
     /// Closes the connection as its protocol requires: with a TCP FIN, a TLS `close_notify`, or a

@@ -5,6 +5,8 @@
 //! |---|---|
 //! | begins with messages of other types than its session: a login, a head, an `SSLRequest` | [`OpeningLayer`] |
 //! | changes its framing, and messages of both kinds belong to the session | [`codec::Switch`](crate::codec::Switch) |
+//! | becomes TLS in an open session, such as SMTP after `STARTTLS` | `StartTlsLayer` of [`session`] |
+//! | becomes another byte stream in an open session | [`UpgradeLayer`] |
 //! | is TLS or WebSocket from its first byte | `TlsLayer` or `WsLayer` |
 //!
 //! The question is where the types change. A [`Session`](crate::Session) has one type of
@@ -152,13 +154,25 @@
 //! [`codec::Switch`](crate::codec::Switch) replaces the framing of an open session, which keeps
 //! its handle, its queue and its timeouts. Its messages are an enum of both kinds. RESP3 is an
 //! example: a Redis client may send `HELLO 3` at any time. Its module has a program.
-// TLS in an open session is in the other modules of this folder.
+//!
+//! # TLS in an open session
+//!
+//! In SMTP and IMAP a client may send `STARTTLS` at any time before its login. The session goes
+//! on with the same types, codec and handler. [`session`] has the layers for that and their rules.
 
 mod opening;
+pub mod session;
 
 #[cfg(feature = "tls")]
 pub use self::opening::StartTls;
 pub use self::opening::{
     Opening, OpeningConnect, OpeningConnectLayer, OpeningConnecting, OpeningError, OpeningLayer,
     OpeningService,
+};
+pub use self::session::{
+    BytesBeforeUpgrade, Carry, Refuse, Upgradable, UpgradeError, UpgradeLayer, UpgradeService,
+};
+#[cfg(feature = "tls")]
+pub use self::session::{
+    StartTlsConnect, StartTlsConnectLayer, StartTlsConnecting, StartTlsLayer, StartTlsService,
 };

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use getty_core::{Close, CloseReason, Connection};
+use getty_core::{Close, CloseReason, Connection, ConnectionHandle};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
     time::{Instant, timeout_at},
@@ -298,6 +298,25 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsOrRawTransport<T> {
         match &mut self.0 {
             Either::Ws(ws) => ws.poll_finish(cx),
             Either::Raw(io) => io.poll_finish(cx),
+        }
+    }
+
+    fn check_upgrade(&self, undecoded: &[u8]) -> Result<(), CloseCause> {
+        match &self.0 {
+            Either::Ws(ws) => ws.check_upgrade(undecoded),
+            Either::Raw(io) => io.check_upgrade(undecoded),
+        }
+    }
+
+    fn poll_upgrade(
+        &mut self,
+        cx: &mut Context<'_>,
+        handle: &ConnectionHandle,
+        undecoded: &mut BytesMut,
+    ) -> Poll<Result<(), CloseCause>> {
+        match &mut self.0 {
+            Either::Ws(ws) => ws.poll_upgrade(cx, handle, undecoded),
+            Either::Raw(io) => io.poll_upgrade(cx, handle, undecoded),
         }
     }
 

@@ -81,7 +81,7 @@
 //! | `Protocol`, of this side: protocol error, text refused, bad UTF-8, too long | 1002, 1003, 1007, 1009 |
 //! | `Decode` | 1007 |
 //! | `ReadTimeout`, `SlowConsumer` | 1008 |
-//! | `Handler`, `Panicked`, `Encode`, `HeartbeatMissed`, others | 1011 |
+//! | `Handler`, `Panicked`, `Encode`, `HeartbeatMissed`, `UpgradeFailed`, others | 1011 |
 //! | `Protocol`, from `close_with` | the given code |
 //!
 //! A close frame from the peer is answered with the same code. Handlers in flight may still

@@ -36,4 +36,5 @@ mod support;
 mod threads;
 mod time;
 mod units;
+mod upgrade;
 mod waiting;

@@ -25,6 +25,8 @@ mod proxy_protocol;
 mod sending;
 mod session_limit;
 mod silent;
+#[cfg(feature = "tls")]
+mod start_tls;
 mod switch;
 mod tcp;
 #[cfg(feature = "tls")]

@@ -25,8 +25,13 @@ pub enum CloseReason {
     ReadTimeout,
     /// Bytes were waiting to be written and the peer took none in time.
     WriteTimeout,
-    /// A handshake before the session did not complete in time.
+    /// A handshake before the session did not complete in time, or the handshake of an upgrade in
+    /// an open session.
     HandshakeTimeout,
+    /// A handler has requested an upgrade of the transport, for example to TLS, and the upgrade
+    /// was not possible or has failed. The source is the error. Nothing was sent over the old
+    /// transport afterwards.
+    UpgradeFailed,
     /// The session reached its maximum age.
     LifetimeExpired,
     /// The peer reads more slowly than this side writes and the policy was to close.
@@ -77,6 +82,7 @@ impl CloseReason {
             Self::ReadTimeout => "read_timeout",
             Self::WriteTimeout => "write_timeout",
             Self::HandshakeTimeout => "handshake_timeout",
+            Self::UpgradeFailed => "upgrade_failed",
             Self::LifetimeExpired => "lifetime_expired",
             Self::SlowConsumer => "slow_consumer",
             Self::Decode => "decode",
@@ -104,6 +110,7 @@ impl fmt::Display for CloseReason {
             Self::ReadTimeout => "frame not completed in time",
             Self::WriteTimeout => "peer took no bytes in time",
             Self::HandshakeTimeout => "handshake not completed in time",
+            Self::UpgradeFailed => "upgrade of the transport failed",
             Self::LifetimeExpired => "maximum age reached",
             Self::SlowConsumer => "peer reads too slowly",
             Self::Decode => "bad data from the peer",

@@ -7,7 +7,8 @@ use crate::{
     panic::catch_and_log,
 };
 
-/// Reply of a handler: any number of messages, and optionally a close after them.
+/// Reply of a handler: any number of messages, and optionally a close or an upgrade of the
+/// transport after them.
 ///
 /// A handler may also return the message itself, an `Option`, a `Vec` or a `Reply` of
 /// messages: see [`IntoReply`].
@@ -30,15 +31,32 @@ enum Kind<Out> {
     /// At most one message. Most replies are of this kind.
     Plain(Option<Out>),
     Many(Many<Out>),
-    /// A reply that closes, or that was made from an error.
+    /// A reply that closes or upgrades, or that was made from an error.
     Ending(Box<Ending<Out>>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Ending<Out> {
     messages: Messages<Out>,
-    close: Option<Close>,
+    after: After,
     failed: bool,
+}
+
+/// Work of the session loop after the messages of a reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum After {
+    Nothing,
+    Close(Close),
+    Upgrade,
+}
+
+impl After {
+    fn into_close(self) -> Option<Close> {
+        match self {
+            Self::Close(close) => Some(close),
+            Self::Nothing | Self::Upgrade => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,10 +131,32 @@ impl<Out> Reply<Out> {
 
     /// Closes the session after the messages are flushed, as
     /// [`ConnectionHandle::close_with`](crate::ConnectionHandle::close_with) does. A
-    /// [`CloseReason`] alone converts into a [`Close`].
+    /// [`CloseReason`] alone converts into a [`Close`]. Replaces an upgrade.
     pub fn and_close_with(self, close: impl Into<Close>) -> Self {
+        self.and_then(After::Close(close.into()))
+    }
+
+    /// Upgrades the transport after the messages are flushed, for example to TLS.
+    ///
+    /// The messages are the last ones that leave through the old transport. A server replies with
+    /// its go-ahead and upgrades. A client upgrades with [`Reply::none`] once the server's
+    /// go-ahead has arrived. The connection stack must contain a layer for upgrades, such as
+    /// getty's `StartTlsLayer`. Otherwise the session closes as [`CloseReason::UpgradeFailed`], and
+    /// the messages are not sent. Replaces a close.
+    ///
+    /// ```
+    /// use getty_core::Reply;
+    ///
+    /// let reply = Reply::one("220 ready").and_upgrade();
+    /// assert!(reply.upgrades() && !reply.closes());
+    /// ```
+    pub fn and_upgrade(self) -> Self {
+        self.and_then(After::Upgrade)
+    }
+
+    fn and_then(self, after: After) -> Self {
         let mut ending = self.into_ending();
-        ending.close = Some(close.into());
+        ending.after = after;
         Self(Kind::Ending(ending))
     }
 
@@ -140,7 +180,7 @@ impl<Out> Reply<Out> {
         };
         Box::new(Ending {
             messages,
-            close: None,
+            after: After::Nothing,
             failed: false,
         })
     }
@@ -164,7 +204,19 @@ impl<Out> Reply<Out> {
 
     /// Returns `true` if the session will close after the reply.
     pub const fn closes(&self) -> bool {
-        matches!(&self.0, Kind::Ending(ending) if ending.close.is_some())
+        matches!(&self.0, Kind::Ending(ending) if matches!(ending.after, After::Close(_)))
+    }
+
+    /// Returns `true` if the session will upgrade its transport after the reply.
+    pub const fn upgrades(&self) -> bool {
+        matches!(&self.0, Kind::Ending(ending) if matches!(ending.after, After::Upgrade))
+    }
+
+    /// Returns `true` if the reply closes or upgrades, or was made from an error.
+    #[inline]
+    #[doc(hidden)]
+    pub const fn is_ending(&self) -> bool {
+        matches!(self.0, Kind::Ending(_))
     }
 
     /// Returns `true` if the reply was made from an error: see [`after_error`](Self::after_error).
@@ -173,8 +225,8 @@ impl<Out> Reply<Out> {
         matches!(&self.0, Kind::Ending(ending) if ending.failed)
     }
 
-    /// Returns the message of a reply with at most one message, no close and no error. Most
-    /// replies are of this kind.
+    /// Returns the message of a reply with at most one message, no close, no upgrade and no error.
+    /// Most replies are of this kind.
     ///
     /// # Errors
     ///
@@ -187,7 +239,8 @@ impl<Out> Reply<Out> {
         }
     }
 
-    /// Splits the reply into its messages and the close after them.
+    /// Splits the reply into its messages and the close after them. For an upgrade ask
+    /// [`upgrades`](Self::upgrades) first.
     #[inline]
     pub fn into_parts(self) -> (Replies<Out>, Option<Close>) {
         let (messages, close) = match self.0 {
@@ -195,8 +248,9 @@ impl<Out> Reply<Out> {
             Kind::Many(messages) => (Iter::Many(messages.into_iter()), None),
             Kind::Ending(ending) => {
                 let Ending {
-                    messages, close, ..
+                    messages, after, ..
                 } = *ending;
+                let close = after.into_close();
                 match messages {
                     Messages::One(message) => (Iter::One(message.into_iter()), close),
                     Messages::Many(messages) => (Iter::Many(messages.into_iter()), close),
@@ -214,7 +268,7 @@ impl<Out> Reply<Out> {
             Kind::Ending(ending) => {
                 let Ending {
                     messages,
-                    close,
+                    after,
                     failed,
                 } = *ending;
                 let messages = match messages {
@@ -223,7 +277,7 @@ impl<Out> Reply<Out> {
                 };
                 Kind::Ending(Box::new(Ending {
                     messages,
-                    close,
+                    after,
                     failed,
                 }))
             }
@@ -310,6 +364,17 @@ impl<Out> IntoReply<Out> for Reply<Out> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_of_a_close_and_an_upgrade_applies_and_a_mapped_reply_keeps_it() {
+        let upgrade = Reply::one(1_u8).and_close().and_upgrade().map(u16::from);
+        assert!(upgrade.upgrades() && !upgrade.closes() && upgrade.is_ending());
+        assert_eq!(upgrade.clone().into_plain(), Err(upgrade));
+        let close = Reply::<u8>::none().and_upgrade().and_close();
+        assert!(close.closes() && !close.upgrades());
+        // a close, or an upgrade, is behind a pointer
+        assert_eq!(size_of::<Reply<Vec<u8>>>(), size_of::<Vec<u8>>() + 8);
+    }
 
     #[test]
     fn each_return_type_converts_into_its_messages() {

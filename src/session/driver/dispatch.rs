@@ -106,8 +106,10 @@ where
             while !calls.is_empty() && !poll.calls_pending {
                 match calls.as_mut().poll_next(cx) {
                     Poll::Ready(Some(result)) => {
-                        if let Some(reply) = self.finished(result) {
+                        if let Some(reply) = self.finished(calls.as_mut(), result) {
                             self.replies.get_or_default().push_back(reply);
+                        } else if self.phase > Phase::Draining {
+                            return; // nothing is encoded during an upgrade
                         }
                     }
                     Poll::Ready(None) => {}
@@ -193,7 +195,9 @@ where
             Stop::CallPending => poll.calls_pending = calls.polls_at_start(),
             Stop::CallFailed(error) => self.stack_failed(error),
             Stop::Reply(reply) => {
-                let reply = self.check_reply(reply);
+                let Some(reply) = self.check_reply(calls, reply) else {
+                    return false;
+                };
                 if self.wire.driver().is_signalled() {
                     self.replies.get_or_default().push_back(reply);
                 } else {
@@ -307,9 +311,14 @@ where
 
     /// Returns the reply of a handler that has finished. `None` if it failed, which closes the
     /// session.
-    fn finished(&mut self, result: Result<S::Response, S::Error>) -> Option<Reply<W::Out>> {
+    /// `None` as well if the reply has begun an upgrade of the transport.
+    fn finished(
+        &mut self,
+        calls: Pin<&mut InFlight<S::Future>>,
+        result: Result<S::Response, S::Error>,
+    ) -> Option<Reply<W::Out>> {
         match result {
-            Ok(response) => Some(self.check_reply(response.into_reply())),
+            Ok(response) => self.check_reply(calls, response.into_reply()),
             Err(error) => {
                 self.stack_failed(error);
                 None
@@ -317,13 +326,35 @@ where
         }
     }
 
-    /// Replaces the message stack if the reply replaces an error.
+    /// Acts on a reply that replaces an error or that upgrades the transport. Returns the reply,
+    /// unless it has begun an upgrade.
     #[inline]
-    fn check_reply(&mut self, reply: Reply<W::Out>) -> Reply<W::Out> {
+    fn check_reply(
+        &mut self,
+        calls: Pin<&mut InFlight<S::Future>>,
+        reply: Reply<W::Out>,
+    ) -> Option<Reply<W::Out>> {
+        if reply.is_ending() {
+            return self.check_ending_reply(calls, reply);
+        }
+        Some(reply)
+    }
+
+    /// As [`check_reply`](Self::check_reply), for the replies that do more than to send messages.
+    #[cold]
+    fn check_ending_reply(
+        &mut self,
+        calls: Pin<&mut InFlight<S::Future>>,
+        reply: Reply<W::Out>,
+    ) -> Option<Reply<W::Out>> {
+        // Replaces the message stack if the reply replaces an error.
         if reply.is_after_error() {
             self.replace_stack();
         }
-        reply
+        if reply.upgrades() {
+            return self.begin_upgrade(calls, reply);
+        }
+        Some(reply)
     }
 
     /// Replaces the stack before the session waits for its next message: it may still hold a permit
@@ -373,7 +404,7 @@ where
     /// Encodes the messages that this session's handlers have queued and all that were queued
     /// earlier. They precede the handlers' replies and count as replies.
     #[cold]
-    fn encode_own(&mut self) {
+    pub(super) fn encode_own(&mut self) {
         while self.wire.driver().has_outgoing() && self.encode_next().is_some() {}
         self.wire.driver().clear_own_messages();
     }
@@ -420,7 +451,7 @@ where
 
     /// Encodes the messages of a reply, and closes the session if the reply requests it.
     #[inline(never)]
-    fn encode_reply(&mut self, reply: Reply<W::Out>) {
+    pub(super) fn encode_reply(&mut self, reply: Reply<W::Out>) {
         let (messages, close) = reply.into_parts();
         let before = self.writer.len();
         for message in messages {

@@ -321,6 +321,23 @@ impl<In> Reader<In> {
         self.end = InputEnd::CutOff;
     }
 
+    /// Returns the bytes that have arrived and are not decoded, for a transport that takes them.
+    #[cold]
+    pub(crate) const fn undecoded_mut(&mut self) -> &mut BytesMut {
+        &mut self.buf
+    }
+
+    /// Begins with an empty buffer, because the transport was upgraded.
+    #[cold]
+    pub(crate) fn restart(&mut self, max_frame: usize) {
+        self.clear();
+        self.return_buffer();
+        self.sizing.reset();
+        self.limit = max_frame;
+        self.raised = RaisedLimit::No;
+        self.full = false;
+    }
+
     /// Takes everything that has arrived: the number of undecoded bytes, and the messages that were
     /// decoded ahead.
     #[cold]
@@ -341,6 +358,12 @@ impl<In> Reader<In> {
         self.buf.len()
     }
 
+    /// Returns the bytes that have arrived and are not decoded.
+    #[cold]
+    pub(crate) fn undecoded_bytes(&self) -> &[u8] {
+        &self.buf
+    }
+
     /// Returns how many messages were decoded ahead and are not handled.
     pub(crate) fn ahead(&self) -> usize {
         self.ahead.len()
@@ -354,7 +377,7 @@ impl<In> Reader<In> {
 
     /// Returns `true` if nothing more is read.
     #[inline]
-    const fn has_ended(&self) -> bool {
+    pub(crate) const fn has_ended(&self) -> bool {
         !matches!(self.end, InputEnd::Open)
     }
 

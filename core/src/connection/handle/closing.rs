@@ -119,6 +119,35 @@ impl ConnectionHandle {
         self.has(OPEN)
     }
 
+    /// Resolves when the session has upgraded its transport, or when it closes without an upgrade.
+    /// Returns `true` if it upgraded.
+    ///
+    /// A handler requests an upgrade with [`Reply::and_upgrade`](crate::Reply::and_upgrade).
+    /// Messages that are sent after this future has returned `true` leave through the upgraded
+    /// transport. A message that a task sends before the handler has returned may leave through
+    /// the old one. So a client waits for this future before it sends a password. A handler of the
+    /// same session must not wait for it because the upgrade waits for the handler.
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe.
+    pub async fn upgraded(&self) -> bool {
+        loop {
+            // created before the check so that it sees every notification after the check
+            let changed = self.0.changed.notified();
+            let upgraded = self.0.locked.lock().upgraded;
+            if upgraded || self.has(CLOSED) {
+                return upgraded;
+            }
+            changed.await;
+        }
+    }
+
+    pub(crate) fn mark_upgraded(&self) {
+        self.0.locked.lock().upgraded = true;
+        self.0.changed.notify_waiters();
+    }
+
     /// Resolves when the close is complete: the transport is dropped and all callbacks have run.
     ///
     /// A handler of the same session must not wait for it because the close waits for the handler.

@@ -125,6 +125,8 @@ struct LockedState {
     finish_deferred: bool,
     /// `true` once the end of the connection was logged, or if a layer logs it.
     end_logged: bool,
+    /// `true` once the transport of the open session was upgraded.
+    upgraded: bool,
     refusal: Refusal,
 }
 

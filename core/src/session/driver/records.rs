@@ -168,6 +168,12 @@ impl<Out> Driver<Out> {
         self.handle.mark_has_ping();
     }
 
+    /// Records that the transport was upgraded.
+    #[doc(hidden)]
+    pub fn record_upgraded(&self) {
+        self.handle.mark_upgraded();
+    }
+
     /// Records that the peer has ended its direction.
     #[doc(hidden)]
     pub fn record_peer_finished(&self) {
