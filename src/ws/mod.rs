@@ -97,6 +97,11 @@
 
 mod client;
 mod close;
+#[cfg(feature = "compression")]
+mod deflate;
+#[cfg(not(feature = "compression"))]
+#[path = "no_deflate.rs"]
+mod deflate;
 mod detect;
 mod error;
 mod handshake;
@@ -109,6 +114,8 @@ mod upgrade;
 /// Types of HTTP requests and responses: methods, header fields, status codes.
 pub use http;
 
+#[cfg(feature = "compression")]
+pub use self::deflate::{Deflate, WsDeflate};
 #[cfg(feature = "tls")]
 pub use self::client::{MaybeTls, WsUrlConnect, WsUrlConnectLayer};
 pub use self::{
