@@ -93,7 +93,7 @@ struct Parameters {
 /// clients fail on it otherwise. `client_max_window_bits` is never needed: the inflater accepts
 /// every window.
 pub(super) fn accept(
-    values: impl Iterator<Item = &[u8]>,
+    values: &mut dyn Iterator<Item = &[u8]>,
 ) -> Option<(WsDeflate, HeaderValue)> {
     let mut offers = values.flat_map(|value| split(value, b','));
     let offer = offers.find_map(|offer| {
@@ -132,7 +132,7 @@ pub(super) fn accept(
 ///
 /// What is wrong with the answer. The client must fail the handshake.
 pub(super) fn confirm(
-    values: impl Iterator<Item = &[u8]>,
+    values: &mut dyn Iterator<Item = &[u8]>,
 ) -> Result<Option<WsDeflate>, &'static str> {
     let mut answers = values.flat_map(|value| split(value, b','));
     let Some(answer) = answers.next() else {
@@ -243,4 +243,195 @@ fn split(bytes: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
         };
         Some(part)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Returns the answer to offers, one in each field.
+    fn answer(offers: &[&str]) -> Option<String> {
+        let (agreed, answer) = accept(&mut offers.iter().map(|offer| offer.as_bytes()))?;
+        assert!(agreed.client_no_context_takeover());
+        Some(answer.to_str().unwrap().to_owned())
+    }
+
+    fn confirmed(answers: &[&str]) -> Result<Option<WsDeflate>, &'static str> {
+        confirm(&mut answers.iter().map(|answer| answer.as_bytes()))
+    }
+
+    const PLAIN: &str = "permessage-deflate; client_no_context_takeover";
+
+    #[test]
+    fn the_first_acceptable_offer_wins_and_others_are_declined_without_an_error() {
+        let accepted = |more: &str| Some(format!("{PLAIN}{more}"));
+        for (offers, expected) in [
+            (&["permessage-deflate"][..], accepted("")),
+            (&["permessage-deflate; client_max_window_bits"], accepted("")),
+            (&["permessage-deflate;client_max_window_bits=10"], accepted("")),
+            (
+                &["permessage-deflate; server_no_context_takeover"],
+                accepted("; server_no_context_takeover"),
+            ),
+            (
+                &[" permessage-deflate ; server_max_window_bits = \"9\" "],
+                accepted("; server_max_window_bits=9"),
+            ),
+            // The order of offers counts, in one field and over several.
+            (
+                &["permessage-deflate; server_max_window_bits=10, permessage-deflate"],
+                accepted("; server_max_window_bits=10"),
+            ),
+            (
+                &["x-webkit-deflate-frame, bbf; x=\"a,b;c\"", "permessage-deflate"],
+                accepted(""),
+            ),
+            // deflate cannot compress with a window of 8 bits
+            (
+                &["permessage-deflate; server_max_window_bits=8, permessage-deflate"],
+                accepted(""),
+            ),
+            (&["permessage-deflate; server_max_window_bits=8"], None),
+            (&["permessage-deflate; server_max_window_bits=16"], None),
+            (&["permessage-deflate; server_max_window_bits=08"], None),
+            (&["permessage-deflate; server_max_window_bits=010"], None),
+            (&["permessage-deflate; server_max_window_bits=-9"], None),
+            (&["permessage-deflate; server_max_window_bits="], None),
+            (&["permessage-deflate; server_max_window_bits"], None),
+            (&["permessage-deflate; client_max_window_bits=7"], None),
+            (&["permessage-deflate; client_max_window_bits=99999999999"], None),
+            (&["permessage-deflate; server_no_context_takeover=1"], None),
+            (&["permessage-deflate; client_no_context_takeover="], None),
+            (
+                &["permessage-deflate; client_no_context_takeover; client_no_context_takeover"],
+                None,
+            ),
+            (
+                &["permessage-deflate; server_max_window_bits=9; server_max_window_bits=9"],
+                None,
+            ),
+            (
+                &["permessage-deflate; client_max_window_bits; client_max_window_bits=9"],
+                None,
+            ),
+            (&["permessage-deflate; level=9"], None),
+            (&["permessage-deflate;"], None),
+            (&["permessage-deflate2"], None),
+            (&["\"permessage-deflate\""], None),
+            (&["permessage-deflate; x=\"unended, permessage-deflate"], None),
+            (&["", ",,;,="], None),
+            (&[], None),
+        ] {
+            assert_eq!(answer(offers), expected, "{offers:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_client_announces_for_its_own_window_is_kept() {
+        let window = |offer: &str| accept(&mut [offer.as_bytes()].into_iter()).unwrap().0;
+        let agreed = window("permessage-deflate; client_max_window_bits=10");
+        assert_eq!(agreed.client_max_window_bits(), 10);
+        assert_eq!(agreed.server_max_window_bits(), 15);
+        let agreed = window("permessage-deflate; server_max_window_bits=9");
+        assert_eq!(agreed.client_max_window_bits(), 15);
+        assert_eq!(agreed.server_max_window_bits(), 9);
+    }
+
+    #[test]
+    fn a_client_accepts_only_answers_that_fit_its_offer() {
+        let good = "permessage-deflate; server_no_context_takeover";
+        let agreed = confirmed(&[good]).unwrap().unwrap();
+        assert!(agreed.client_no_context_takeover(), "it was offered");
+        assert_eq!(agreed.client_max_window_bits(), 15);
+        let smaller = format!("{good}; client_max_window_bits=8; server_max_window_bits=12");
+        let agreed = confirmed(&[&smaller]).unwrap().unwrap();
+        assert_eq!(agreed.client_max_window_bits(), 8);
+        assert_eq!(agreed.server_max_window_bits(), 12);
+        assert_eq!(confirmed(&[]), Ok(None));
+        for (answer, error) in [
+            ("permessage-deflate", "server_no_context_takeover"),
+            ("x-webkit-deflate-frame", "not offered"),
+            (&*format!("{good}, {good}"), "several"),
+            (&format!("{good}; client_max_window_bits"), "invalid"),
+            (&format!("{good}; server_max_window_bits=16"), "invalid"),
+            (&format!("{good}; server_no_context_takeover"), "invalid"),
+            (&format!("{good}; extra"), "invalid"),
+            ("", "not offered"),
+        ] {
+            let refused = confirmed(&[answer]).unwrap_err();
+            assert!(refused.contains(error), "{answer}: {refused}");
+        }
+        let (one, other) = (good, "x");
+        assert!(confirmed(&[one, other]).unwrap_err().contains("several"));
+    }
+
+    /// A parameter with its text, and whether an offer with it is acceptable.
+    fn parameter() -> impl Strategy<Value = (String, bool)> {
+        let names = prop_oneof![
+            Just("server_no_context_takeover"),
+            Just("client_no_context_takeover"),
+            Just("server_max_window_bits"),
+            Just("client_max_window_bits"),
+            Just("unknown"),
+        ];
+        (names, prop::option::of(0..20_u8)).prop_map(|(name, value)| {
+            let fits = match (name, value) {
+                ("server_max_window_bits", Some(bits)) => (9..=15).contains(&bits),
+                ("client_max_window_bits", Some(bits)) => (8..=15).contains(&bits),
+                ("client_max_window_bits", None) => true,
+                (_, Some(_)) | ("server_max_window_bits" | "unknown", None) => false,
+                _ => true,
+            };
+            let text = match value {
+                Some(value) => format!("{name}={value}"),
+                None => name.to_owned(),
+            };
+            (text, fits)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_offer_or_none(values in prop::collection::vec(any::<Vec<u8>>(), 0..4)) {
+            let _ = accept(&mut values.iter().map(|value| &value[..]));
+            let _ = confirm(&mut values.iter().map(|value| &value[..]));
+        }
+
+        #[test]
+        fn an_offer_is_accepted_if_each_parameter_is_known_valid_and_single(
+            offers in prop::collection::vec(prop::collection::vec(parameter(), 0..4), 0..4),
+            one_field in any::<bool>(),
+        ) {
+            let texts: Vec<String> = offers
+                .iter()
+                .map(|parameters| {
+                    let texts = parameters.iter().map(|(text, _)| format!("; {text}"));
+                    format!("permessage-deflate{}", texts.collect::<String>())
+                })
+                .collect();
+            let first = offers.iter().find(|parameters| {
+                let mut names: Vec<_> =
+                    parameters.iter().map(|(text, _)| text.split('=').next()).collect();
+                names.sort_unstable();
+                names.windows(2).all(|pair| pair[0] != pair[1])
+                    && parameters.iter().all(|(_, fits)| *fits)
+            });
+            let expected = first.map(|parameters| {
+                let mut expected = PLAIN.to_owned();
+                let find = |name: &str| parameters.iter().find(|(text, _)| text.starts_with(name));
+                for name in ["server_no", "server_max"] {
+                    if let Some((text, _)) = find(name) {
+                        expected = format!("{expected}; {text}");
+                    }
+                }
+                expected
+            });
+            let joined = [texts.join(", ")];
+            let values = if one_field { &joined[..] } else { &texts[..] };
+            let accepted = accept(&mut values.iter().map(String::as_bytes));
+            prop_assert_eq!(accepted.map(|(_, answer)| answer.to_str().unwrap().to_owned()), expected);
+        }
+    }
 }

@@ -115,7 +115,7 @@ impl Deflate {
     /// Accepts the first acceptable offer in the header fields of a request. Returns what was agreed
     /// and the field of the response. No offer is an error: the session is then not compressed.
     pub(in crate::ws) fn accept(&self, headers: &HeaderMap) -> Option<(WsDeflate, HeaderValue)> {
-        negotiation::accept(extensions(headers))
+        negotiation::accept(&mut extensions(headers))
     }
 
     /// Returns the field of a client's request.
@@ -130,7 +130,7 @@ impl Deflate {
         &self,
         headers: &HeaderMap,
     ) -> Result<Option<WsDeflate>, &'static str> {
-        negotiation::confirm(extensions(headers))
+        negotiation::confirm(&mut extensions(headers))
     }
 
     /// Returns the state of a new session.

@@ -83,14 +83,13 @@ impl Rules {
         if let Some(protocol) = protocol {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
         }
-        let mut opened_deflate = None;
-        if let Some((deflate, agreed, answer)) = agreed {
+        let deflate = agreed.map(|(deflate, agreed, answer)| {
             headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, answer);
             handle.insert(agreed);
-            opened_deflate = Some(deflate.open(agreed, Role::Server));
-        }
+            deflate.open(agreed, Role::Server)
+        });
         handle.insert(opened);
-        Ok((response, opened_deflate))
+        Ok((response, deflate))
     }
 
     fn check(&self, request: &Request<()>, is_secure: bool) -> Result<Offer, WsRefusal> {
