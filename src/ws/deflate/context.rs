@@ -71,7 +71,7 @@ impl Compressors {
     }
 
     /// Compresses a message. Returns the length of the result in `out` if it is shorter than the
-    /// message.
+    /// message. The result is complete in any case: a compressor can be reset only then.
     fn compress(&mut self, configuration: Configuration, message: &[u8]) -> Option<usize> {
         let known = self
             .streams
@@ -89,9 +89,13 @@ impl Compressors {
             }
         }
         let (_, stream) = self.streams.last_mut()?;
-        let written = deflate(stream, message, &mut self.out);
+        let Some(written) = deflate(stream, message, &mut self.out) else {
+            // A reset would not discard what is pending, and the next message would contain it.
+            self.streams.pop();
+            return None;
+        };
         stream.reset();
-        written
+        (written < message.len()).then_some(written)
     }
 }
 
@@ -110,14 +114,14 @@ fn compressor(configuration: Configuration) -> zlib_rs::Deflate {
 }
 
 /// Compresses `message` to the start of `out`, which contains initialized bytes. Returns the length
-/// without the tail, or `None` if it would not be shorter than the message.
+/// without the tail, or `None` if the compressor has failed or is not done.
 fn deflate(
     stream: &mut zlib_rs::Deflate,
     mut message: &[u8],
     out: &mut Vec<u8>,
 ) -> Option<usize> {
-    // A full buffer may be incomplete, so one byte must remain.
-    let max = message.len() + TAIL.len();
+    // Level 1 takes up to 9 bits for a byte, and each block has a header.
+    let max = message.len() + message.len() / 4 + 256;
     let mut written = 0;
     loop {
         if written == max {

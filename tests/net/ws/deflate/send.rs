@@ -40,6 +40,23 @@ async fn a_message_that_does_not_become_shorter_is_sent_plain() {
 }
 
 #[tokio::test]
+async fn messages_after_incompressible_ones_are_intact() {
+    let text = json(3000);
+    for level in [1, 2, 6, 9] {
+        let deflate = Deflate::new().with_threshold(0).with_level(level);
+        let server = Server::echo(WsLayer::new().with_deflate(deflate));
+        let mut peer = server.open_deflate().await;
+        for length in (1..40).flat_map(|n| [n * 27, n * 601]) {
+            let message = noise(length);
+            assert!(echo(&mut peer, BINARY, &message).await.1 == message);
+            let (first, back) = echo(&mut peer, TEXT, text.as_bytes()).await;
+            assert_eq!(first, FIN | RSV1 | TEXT);
+            assert!(back == text.as_bytes());
+        }
+    }
+}
+
+#[tokio::test]
 async fn messages_below_the_threshold_and_refused_by_the_filter_are_sent_plain() {
     let deflate = Deflate::new()
         .with_threshold(100)
