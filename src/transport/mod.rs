@@ -13,8 +13,8 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-pub use getty_core::driver::SharedForm;
 use getty_core::CloseReason;
+pub use getty_core::driver::SharedForm;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 use tower::BoxError;
@@ -121,10 +121,11 @@ pub trait Transport {
     /// [`take_close_reason`](Self::take_close_reason) returns a reason.
     fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
 
-    /// Returns the form in which this transport sends a message that many sessions share, if it
-    /// converts the encoded message first, for example by compression. Transports with the same form
-    /// send the same bytes, so the message is [prepared](Self::prepare) once for all of them. The
-    /// default is `None`: messages are passed to [`poll_send`](Self::poll_send).
+    /// Returns the form in which this transport sends a message that many sessions share. A
+    /// transport has a form if it converts the encoded message first, for example by compression.
+    /// The message is [prepared](Self::prepare) once for all transports of the same form, which must
+    /// convert it to the same bytes. The default is `None`: messages are passed to
+    /// [`poll_send`](Self::poll_send).
     #[inline]
     fn shared_form(&self) -> Option<SharedForm> {
         None

@@ -247,12 +247,12 @@ impl WsLayer {
         self.set(|settings| settings.limits.frame = bytes.max(1))
     }
 
-    /// Compresses messages with permessage-deflate for clients that offer it. The default is no
+    /// Sets the compression with permessage-deflate, for clients that offer it. The default is no
     /// compression. The [module](crate::ws#compression) describes when not to compress.
     ///
-    /// [`WsDeflate`](super::WsDeflate), an attribute of the session, contains what was agreed.
-    /// Clients without the extension are served without compression. The maximum of a message
-    /// applies to the inflated message.
+    /// If it is agreed, [`WsDeflate`](super::WsDeflate) is an attribute of the session. Clients
+    /// without the extension are served without compression. The maximum of a message applies to
+    /// the inflated message.
     #[cfg(feature = "compression")]
     #[must_use]
     pub fn with_deflate(self, deflate: super::Deflate) -> Self {

@@ -228,7 +228,7 @@ impl Writer {
                 };
                 let bytes = shared.encoded(id, |message| encode_separately(wire, message))?;
                 self.check(wire, bytes.len())?;
-                // (design.md: Why does a group compress once?)
+                // One session of the group compresses. The others send its result.
                 if let Some(form) = wire.transport().shared_form()
                     && !bytes.is_empty()
                 {
@@ -255,8 +255,8 @@ impl Writer {
         Ok(bytes)
     }
 
-    /// Appends a message that the transport has prepared. The encoded bytes wait as well: statistics
-    /// and limits count them.
+    /// Appends a message that the transport has prepared. The encoded bytes wait as well because
+    /// statistics and limits count them.
     #[cold]
     fn append_prepared(&mut self, bytes: Bytes, prepared: Bytes) -> usize {
         let bytes = self.append([bytes]);
@@ -450,8 +450,8 @@ impl Writer {
         }
     }
 
-    /// Gives the transport the next `limit` bytes. Returns how many it has taken. A limit beyond the
-    /// bytes that wait is that of a unit with the mark [`PREPARED`].
+    /// Gives the transport the next `limit` bytes. Returns how many it has taken. If the limit
+    /// exceeds the bytes that wait, it contains the mark [`PREPARED`].
     #[inline]
     fn send<W: FramedTransport>(
         &mut self,

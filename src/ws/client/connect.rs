@@ -152,13 +152,13 @@ impl WsConnectLayer {
         self
     }
 
-    /// Offers permessage-deflate to the server, and compresses messages if it accepts. The default is
+    /// Sets the compression with permessage-deflate, which is offered to the server. The default is
     /// no offer. The [module](crate::ws#compression) describes when not to compress.
     ///
-    /// [`WsDeflate`](crate::ws::WsDeflate), an attribute of the session, contains what was agreed. A
-    /// server without the extension is used without compression. A server that answers with
-    /// parameters that do not fit the offer fails the call with
-    /// [`InvalidResponse`](WsConnectError::InvalidResponse).
+    /// Messages are compressed if the server accepts. [`WsDeflate`](crate::ws::WsDeflate) is then
+    /// an attribute of the session. The call fails with
+    /// [`InvalidResponse`](WsConnectError::InvalidResponse) if the parameters of the answer do not
+    /// fit the offer.
     #[cfg(feature = "compression")]
     #[must_use]
     pub fn with_deflate(mut self, deflate: Deflate) -> Self {

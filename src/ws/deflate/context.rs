@@ -1,9 +1,9 @@
 //! Contexts of zlib: one compressor a thread, and inflaters that sessions hold while a message
 //! arrives. This is the only module that uses zlib-rs.
 //!
-//! A context takes from 48 KiB (inflater) to some 400 KiB (compressor), and a new one takes
-//! longer than a message. Each thread therefore keeps a few. No message depends on an earlier one,
-//! so any session may use any of them.
+//! An inflater takes 48 KiB and a compressor about 380 KiB. To create one takes longer than to
+//! compress a message, so each thread keeps a few. No message depends on an earlier one. So a
+//! session may use any context.
 
 use std::{
     cell::RefCell,
@@ -25,8 +25,8 @@ const PART: usize = 16 * 1024;
 const MAX_KEPT: usize = 256 * 1024;
 /// End of a sync flush, which is not on the wire.
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
-/// The end of a sync flush, then an empty final block. Only a message that ended at the end of a
-/// block is complete after it.
+/// The end of a sync flush and an empty final block. A message must end at the end of a block.
+/// Otherwise the inflater does not reach the end of this input.
 const END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
 
 thread_local! {
@@ -58,7 +58,7 @@ pub(super) struct Configuration {
 /// Compressors of a thread, the most recently used last, and the buffer for their output.
 struct Compressors {
     streams: Vec<(Configuration, zlib_rs::Deflate)>,
-    /// Initialized bytes, of which the first are the last output.
+    /// Initialized bytes. They begin with the last output.
     out: Vec<u8>,
 }
 
@@ -70,8 +70,8 @@ impl Compressors {
         }
     }
 
-    /// Compresses a message. Returns the length of the result in `out` if it is shorter than the
-    /// message. The result is complete in any case: a compressor can be reset only then.
+    /// Compresses a message completely, because a compressor must not be reset before. Returns the
+    /// length of the result in `out` if it is shorter than the message.
     fn compress(&mut self, configuration: Configuration, message: &[u8]) -> Option<usize> {
         let known = self
             .streams
@@ -85,12 +85,13 @@ impl Compressors {
                 if self.streams.len() == MAX_COMPRESSORS {
                     self.streams.remove(0);
                 }
-                self.streams.push((configuration, compressor(configuration)));
+                self.streams
+                    .push((configuration, compressor(configuration)));
             }
         }
         let (_, stream) = self.streams.last_mut()?;
         let Some(written) = deflate(stream, message, &mut self.out) else {
-            // A reset would not discard what is pending, and the next message would contain it.
+            // A reset would not discard pending output. The next message would then contain it.
             self.streams.pop();
             return None;
         };
@@ -113,13 +114,9 @@ fn compressor(configuration: Configuration) -> zlib_rs::Deflate {
     })
 }
 
-/// Compresses `message` to the start of `out`, which contains initialized bytes. Returns the length
-/// without the tail, or `None` if the compressor has failed or is not done.
-fn deflate(
-    stream: &mut zlib_rs::Deflate,
-    mut message: &[u8],
-    out: &mut Vec<u8>,
-) -> Option<usize> {
+/// Compresses `message` to the start of `out`. Returns the length without the tail, or `None` if
+/// the compressor has failed or is not done.
+fn deflate(stream: &mut zlib_rs::Deflate, mut message: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     // Level 1 takes up to 9 bits for a byte, and each block has a header.
     let max = message.len() + message.len() / 4 + 256;
     let mut written = 0;
@@ -167,7 +164,7 @@ pub(super) fn compress<R>(
 /// Inflater of one message, on loan from its thread.
 pub(super) struct Inflater(Box<Inflation>);
 
-/// An inflater, and what is known of the message that it inflates.
+/// An inflater with the state of its message.
 pub(super) struct Inflation {
     stream: Inflate,
     /// Number of compressed bytes of the message in the headers of its frames.
@@ -246,7 +243,7 @@ impl fmt::Debug for Inflater {
 }
 
 impl Inflation {
-    /// Inflates `input` and appends at most `room` bytes to `out`. Returns after about `step` bytes.
+    /// Inflates `input` and appends at most `room` bytes to `out`, and about `step` bytes per call.
     pub(super) fn inflate(
         &mut self,
         input: &[u8],
@@ -275,13 +272,21 @@ impl Inflation {
                 }
                 let is_drained = produced < PART;
                 if taken == input.len() && (is_drained || status == Status::StreamEnd) {
-                    return Ok(Inflated { taken, appended, has_more: false });
+                    return Ok(Inflated {
+                        taken,
+                        appended,
+                        has_more: false,
+                    });
                 }
                 if consumed == 0 && produced == 0 && status != Status::StreamEnd {
                     return Err(Failure::Invalid);
                 }
                 if appended >= step {
-                    return Ok(Inflated { taken, appended, has_more: true });
+                    return Ok(Inflated {
+                        taken,
+                        appended,
+                        has_more: true,
+                    });
                 }
             }
         })
@@ -289,11 +294,7 @@ impl Inflation {
 
     /// Inflates what the end of the message completes, and checks that the message is complete.
     /// Appends at most `room` bytes to `out`. Returns their number.
-    pub(super) fn finish(
-        &mut self,
-        out: &mut BytesMut,
-        room: usize,
-    ) -> Result<usize, Failure> {
+    pub(super) fn finish(&mut self, out: &mut BytesMut, room: usize) -> Result<usize, Failure> {
         // A message without any byte is empty. Some peers send it so.
         if self.is_final || self.announced == 0 {
             return Ok(0);

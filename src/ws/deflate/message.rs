@@ -29,7 +29,7 @@ const RSV1: u8 = 0x40;
 /// Smallest window of a compressor.
 const MIN_WINDOW_BITS: u8 = 9;
 
-/// State of the extension in one session. An idle session holds no compressor and no inflater.
+/// State of the extension in one session. An idle session holds neither compressor nor inflater.
 #[derive(Debug)]
 pub(in crate::ws) struct PerMessage(Box<State>);
 
@@ -61,8 +61,8 @@ impl PerMessage {
         }))
     }
 
-    /// Charges the work that was done to tokio's cooperative budget. Pending if the budget is used
-    /// up; the task is then woken.
+    /// Charges the work to tokio's cooperative budget. Returns `Pending` if the budget is used up.
+    /// The task will then be woken.
     pub(in crate::ws) fn poll_budget(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.0.debt >= BYTES_PER_UNIT {
             ready!(coop::poll_proceed(cx)).made_progress();
@@ -105,8 +105,8 @@ impl PerMessage {
         }
     }
 
-    /// Returns the length of the next frame of the message if the compressed bytes of the message
-    /// are then within their limit. A message that does not compress becomes slightly longer.
+    /// Returns the length of the next frame if the compressed bytes of its message are within their
+    /// limit. This limit exceeds the maximum of a message, because noise becomes slightly longer.
     pub(in crate::ws) fn check_length(
         &mut self,
         length: u64,
@@ -134,8 +134,8 @@ impl PerMessage {
         self.0.inflater.as_ref().map_or(0, |it| it.unmasked)
     }
 
-    /// Inflates `input`, which is unmasked. Appends at most `room` bytes to `out`, and about 64 KiB a
-    /// call.
+    /// Inflates `input`, which must be unmasked. Appends at most `room` bytes to `out`, and about
+    /// 64 KiB per call.
     pub(in crate::ws) fn inflate(
         &mut self,
         input: &[u8],
@@ -154,8 +154,8 @@ impl PerMessage {
         Ok(inflated)
     }
 
-    /// Ends the message after its last frame. Returns how many bytes were appended to `out`, at most
-    /// `room`.
+    /// Ends the message after its last frame. Returns the number of bytes that were appended to
+    /// `out`. It is at most `room`.
     pub(in crate::ws) fn finish(
         &mut self,
         out: &mut BytesMut,
@@ -179,8 +179,8 @@ impl PerMessage {
         self.0.deflate.threshold()
     }
 
-    /// Returns the form of this session's messages, which is the same for all sessions that compress
-    /// alike.
+    /// Returns the form of this session's messages. All sessions that compress alike have the same
+    /// form.
     pub(in crate::ws) fn shared_form(&self, messages: Messages) -> Option<SharedForm> {
         let messages = match messages {
             Messages::Binary => 0,
@@ -192,8 +192,8 @@ impl PerMessage {
         compresses.then(|| SharedForm::new(self.0.deflate.id(), variant))
     }
 
-    /// Compresses `message` and passes the payload to `f`. Returns `None` if the message is to be
-    /// sent plain: the filter refuses it, or it would not become shorter.
+    /// Compresses `message` and passes the payload to `f`. Returns `None` if the message must be
+    /// sent plain because the filter refuses it or because it would not become shorter.
     pub(in crate::ws) fn compress<R>(
         &mut self,
         message: &[u8],
@@ -206,8 +206,8 @@ impl PerMessage {
         compress(self.configuration()?, message, f)
     }
 
-    /// Compresses `message` for all sessions of the same form. The result is the first byte of the
-    /// frame and its payload, or empty if the message is to be sent plain.
+    /// Compresses `message` for all sessions of the same form. Returns the first byte of the frame
+    /// with its payload. Returns no bytes if the message must be sent plain.
     pub(in crate::ws) fn prepare(&mut self, kind: Kind, message: &[u8]) -> Bytes {
         if message.len() < self.threshold() {
             return Bytes::new();

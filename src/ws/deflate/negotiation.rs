@@ -1,8 +1,8 @@
 //! Negotiation of the extension: pure functions from header fields to what is agreed.
 //!
-//! A server declines an offer with a parameter that it does not know, that occurs twice or whose
-//! value is invalid, and looks at the next one. An offer never fails the handshake. A client
-//! that finds such a parameter in the server's answer must fail (RFC 7692, section 7).
+//! A server declines an offer if a parameter is unknown, occurs twice or has an invalid value. It
+//! then checks the next offer. An offer never fails the handshake. A client must fail if the
+//! server's answer contains such a parameter (RFC 7692, section 7).
 
 use std::iter;
 
@@ -85,16 +85,14 @@ struct Parameters {
     client_max_window_bits: Option<Option<u8>>,
 }
 
-/// Accepts the first acceptable offer in `values`, which are those of the request's
-/// `Sec-WebSocket-Extensions`. Returns what is agreed, and the value for the response.
+/// Accepts the first acceptable offer. `values` are those of `Sec-WebSocket-Extensions` in the
+/// request. Returns the agreement and the value for the response.
 ///
 /// `client_no_context_takeover` is always answered, so that no session holds an inflater between
-/// messages. `server_no_context_takeover` is answered only if it was offered, because some
-/// clients fail on it otherwise. `client_max_window_bits` is never needed: the inflater accepts
-/// every window.
-pub(super) fn accept(
-    values: &mut dyn Iterator<Item = &[u8]>,
-) -> Option<(WsDeflate, HeaderValue)> {
+/// messages. `server_no_context_takeover` is answered only if it was offered because some
+/// clients fail on it otherwise. `client_max_window_bits` is never answered because the inflater
+/// accepts every window.
+pub(super) fn accept(values: &mut dyn Iterator<Item = &[u8]>) -> Option<(WsDeflate, HeaderValue)> {
     let mut offers = values.flat_map(|value| split(value, b','));
     let offer = offers.find_map(|offer| {
         let offer = parse(offer)?;
@@ -125,12 +123,12 @@ pub(super) fn accept(
     ))
 }
 
-/// Checks the answer to [`OFFER`] in `values`, which are those of the response's
-/// `Sec-WebSocket-Extensions`.
+/// Checks the answer to [`OFFER`]. `values` are those of `Sec-WebSocket-Extensions` in the
+/// response.
 ///
 /// # Errors
 ///
-/// What is wrong with the answer. The client must fail the handshake.
+/// Returns the reason why the answer is invalid. The client must fail the handshake.
 pub(super) fn confirm(
     values: &mut dyn Iterator<Item = &[u8]>,
 ) -> Result<Option<WsDeflate>, &'static str> {
@@ -161,8 +159,8 @@ pub(super) fn confirm(
     }))
 }
 
-/// Parses an extension with its parameters. Returns `None` if it is another one, or if a parameter
-/// is unknown, occurs twice or has an invalid value.
+/// Parses an extension with its parameters. Returns `None` if it is another extension or if a
+/// parameter is unknown, occurs twice or has an invalid value.
 fn parse(element: &[u8]) -> Option<Parameters> {
     let mut parts = split(element, b';').map(<[u8]>::trim_ascii);
     if parts.next() != Some(NAME) {
@@ -269,8 +267,14 @@ mod tests {
         let accepted = |more: &str| Some(format!("{PLAIN}{more}"));
         for (offers, expected) in [
             (&["permessage-deflate"][..], accepted("")),
-            (&["permessage-deflate; client_max_window_bits"], accepted("")),
-            (&["permessage-deflate;client_max_window_bits=10"], accepted("")),
+            (
+                &["permessage-deflate; client_max_window_bits"],
+                accepted(""),
+            ),
+            (
+                &["permessage-deflate;client_max_window_bits=10"],
+                accepted(""),
+            ),
             (
                 &["permessage-deflate; server_no_context_takeover"],
                 accepted("; server_no_context_takeover"),
@@ -285,7 +289,10 @@ mod tests {
                 accepted("; server_max_window_bits=10"),
             ),
             (
-                &["x-webkit-deflate-frame, bbf; x=\"a,b;c\"", "permessage-deflate"],
+                &[
+                    "x-webkit-deflate-frame, bbf; x=\"a,b;c\"",
+                    "permessage-deflate",
+                ],
                 accepted(""),
             ),
             // deflate cannot compress with a window of 8 bits
@@ -301,7 +308,10 @@ mod tests {
             (&["permessage-deflate; server_max_window_bits="], None),
             (&["permessage-deflate; server_max_window_bits"], None),
             (&["permessage-deflate; client_max_window_bits=7"], None),
-            (&["permessage-deflate; client_max_window_bits=99999999999"], None),
+            (
+                &["permessage-deflate; client_max_window_bits=99999999999"],
+                None,
+            ),
             (&["permessage-deflate; server_no_context_takeover=1"], None),
             (&["permessage-deflate; client_no_context_takeover="], None),
             (
@@ -320,7 +330,10 @@ mod tests {
             (&["permessage-deflate;"], None),
             (&["permessage-deflate2"], None),
             (&["\"permessage-deflate\""], None),
-            (&["permessage-deflate; x=\"unended, permessage-deflate"], None),
+            (
+                &["permessage-deflate; x=\"unended, permessage-deflate"],
+                None,
+            ),
             (&["", ",,;,="], None),
             (&[], None),
         ] {

@@ -22,8 +22,8 @@ type Filter = dyn Fn(&[u8]) -> bool + Send + Sync;
 /// [`WsConnectLayer::with_deflate`](crate::ws::WsConnectLayer::with_deflate).
 ///
 /// Each message is compressed alone, without context from earlier messages. An idle session
-/// therefore holds no compressor: each thread has one, which its sessions share. The
-/// [module](crate::ws#compression) describes the cost, the memory, and when not to compress.
+/// therefore holds no compressor. The sessions of a thread share one. The
+/// [module](crate::ws#compression) describes the cost, the memory and when not to compress.
 ///
 /// ```
 /// use getty::ws::{Deflate, WsLayer};
@@ -65,9 +65,9 @@ impl Deflate {
         self
     }
 
-    /// Sets the minimum length in bytes of messages that are compressed. Shorter messages are sent
-    /// plain. The default is 512 bytes: below that, compression costs more than it saves. With 0,
-    /// every message is compressed that becomes shorter by it.
+    /// Sets the minimum length of a message that may be compressed, in bytes. Shorter messages are
+    /// sent plain. The default is 512 bytes because short messages save little. With 0, every
+    /// message is compressed that becomes shorter.
     #[must_use]
     pub fn with_threshold(self, bytes: usize) -> Self {
         self.set(|inner| inner.threshold = bytes)
@@ -80,17 +80,14 @@ impl Deflate {
         self.set(|inner| inner.level = Level::new(level))
     }
 
-    /// Compresses only messages for which `compresses` returns `true`. The default is every message
-    /// that reaches the threshold.
+    /// Sets the filter: messages for which `compresses` returns `false` are sent plain. The default
+    /// compresses every message that reaches the threshold.
     ///
-    /// The filter sees the encoded message. Use it to leave messages with secrets plain, or messages
-    /// that are compressed already. It runs in the session's task for each message that reaches the
-    /// threshold, and once for a broadcast to a group.
+    /// The filter receives the encoded message. It should return `false` for messages with secrets
+    /// and for data that is compressed already. It runs in the session's task. It is called for
+    /// each message that reaches the threshold and once for a broadcast to a group.
     #[must_use]
-    pub fn with_filter(
-        self,
-        compresses: impl Fn(&[u8]) -> bool + Send + Sync + 'static,
-    ) -> Self {
+    pub fn with_filter(self, compresses: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
         self.set(|inner| inner.filter = Some(Arc::new(compresses)))
     }
 
@@ -112,8 +109,8 @@ impl Deflate {
         filter.is_none_or(|compresses| compresses(message))
     }
 
-    /// Accepts the first acceptable offer in the header fields of a request. Returns what was agreed
-    /// and the field of the response. No offer is an error: the session is then not compressed.
+    /// Accepts the first acceptable offer in the header fields of a request. Returns the agreement
+    /// and the field of the response. Without an acceptable offer the session is not compressed.
     pub(in crate::ws) fn accept(&self, headers: &HeaderMap) -> Option<(WsDeflate, HeaderValue)> {
         negotiation::accept(&mut extensions(headers))
     }

@@ -42,7 +42,9 @@ where
                 _ => TransportKind::WebSocket,
             });
             let transport = settings.transport();
-            return Ok(connection.map_transport(|()| WsTransport::new(io, transport, deflate, buffer)));
+            return Ok(
+                connection.map_transport(|()| WsTransport::new(io, transport, deflate, buffer))
+            );
         }
         Err(error) => error,
     };
@@ -74,7 +76,7 @@ where
     }
 }
 
-/// Reads the request, decides and sends the response. Returns the compression that was agreed.
+/// Reads the request, decides and sends the response. Returns the agreed compression.
 async fn accept<T>(
     io: &mut T,
     handle: &ConnectionHandle,

@@ -48,8 +48,8 @@ pub(in crate::ws) struct Offer {
 }
 
 impl Rules {
-    /// Checks `request`, calls the hook and adds the request to the handle's attributes. Returns the
-    /// response, and the compression that is agreed.
+    /// Checks `request`, calls the hook and adds the request to the handle's attributes. Returns
+    /// the response and the agreed compression.
     pub(in crate::ws) async fn decide(
         &self,
         request: Request<()>,

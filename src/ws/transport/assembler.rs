@@ -60,10 +60,10 @@ pub(super) enum Event {
     Progress(usize),
     /// A message was appended. This many of its bytes had not been reported before.
     Message(usize),
-    /// As [`Progress`](Self::Progress), of a compressed message: this many bytes were inflated. More
-    /// may follow without further input.
+    /// This many bytes of an incomplete message were inflated. More may follow without further
+    /// input.
     Inflating(usize),
-    /// As [`Message`](Self::Message), of a compressed message.
+    /// A compressed message was appended, as for [`Message`](Self::Message).
     Inflated(usize),
     /// A ping, which must be answered with the same payload.
     Ping(ControlPayload),

@@ -144,7 +144,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsTransport<T> {
                 // failure.
                 self.writer.discard();
             }
-            match self.reader.next(self.messages == Messages::Both, &mut self.deflate, buf) {
+            match self
+                .reader
+                .next(self.messages == Messages::Both, &mut self.deflate, buf)
+            {
                 Ok(Event::Message(bytes)) => return Poll::Ready(Ok(Received::Data(bytes))),
                 Ok(Event::NeedsInput) => {}
                 Ok(Event::Progress(bytes)) => return Poll::Ready(Ok(Received::Control(bytes))),
@@ -191,7 +194,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsTransport<T> {
         if self.closing.is_sent() {
             return Poll::Ready(Err(WriteClosed.into()));
         }
-        match self.writer.poll_send(&mut self.io, cx, bufs, &mut self.deflate) {
+        match self
+            .writer
+            .poll_send(&mut self.io, cx, bufs, &mut self.deflate)
+        {
             Poll::Ready(Err(error)) if is_unsendable(&error) => {
                 // A pending receive must return the end of the input.
                 cx.waker().wake_by_ref();

@@ -89,8 +89,7 @@ impl FrameReader {
         deflate.discard();
     }
 
-    /// Reads once from `io`. The rest of a large frame is read to where it stays, unless the frame is
-    /// compressed.
+    /// Reads once from `io`. The rest of a large uncompressed frame is read to where it stays.
     pub(super) fn poll_read<T: AsyncRead + Unpin>(
         &mut self,
         io: &mut T,

@@ -132,7 +132,7 @@ impl FrameWriter {
         Poll::Ready(Ok(length))
     }
 
-    /// Takes the message behind its tag if it can be compressed. Returns `false` if it is to be sent
+    /// Takes the message behind its tag if it can be compressed. Returns `false` if it must be sent
     /// plain.
     #[inline(never)]
     fn poll_deflate(
@@ -184,7 +184,7 @@ impl FrameWriter {
         mask
     }
 
-    /// Takes a message that was prepared for many sessions: the first byte of its frame, and its
+    /// Takes a message that was prepared for many sessions: the first byte of its frame with the
     /// compressed payload.
     pub(super) fn poll_send_prepared<T: AsyncWrite + Unpin>(
         &mut self,

@@ -108,7 +108,10 @@ async fn a_client_keeps_to_what_it_offered_even_if_the_answer_omits_it() {
                 assert_eq!((first, payload), (FIN | TEXT, text.clone().into()));
             } else {
                 // Each message can be inflated alone.
-                assert_eq!((first, inflate(&payload)), (FIN | RSV1 | TEXT, text.clone().into()));
+                assert_eq!(
+                    (first, inflate(&payload)),
+                    (FIN | RSV1 | TEXT, text.clone().into())
+                );
             }
         }
     }
@@ -130,14 +133,20 @@ async fn a_client_without_an_answer_sends_plain_and_refuses_compressed_messages(
     assert_eq!(masked_frame(&mut peer).await, (FIN | TEXT, b"xxx".to_vec()));
     peer.write(&[FIN | RSV1 | TEXT, 1, 0]).await;
     let (first, payload) = masked_frame(&mut peer).await;
-    assert_eq!((first, &payload[..2]), (FIN | CLOSE, &1002_u16.to_be_bytes()[..]));
+    assert_eq!(
+        (first, &payload[..2]),
+        (FIN | CLOSE, &1002_u16.to_be_bytes()[..])
+    );
 }
 
 #[tokio::test]
 async fn a_client_refuses_an_answer_that_does_not_fit_its_offer() {
     for (answer, error) in [
         ("permessage-deflate", "ignores server_no_context_takeover"),
-        ("permessage-deflate; server_no_context_takeover; x", "parameters"),
+        (
+            "permessage-deflate; server_no_context_takeover; x",
+            "parameters",
+        ),
         ("permessage-bzip2", "not offered"),
     ] {
         let answer = format!("Sec-WebSocket-Extensions: {answer}\r\n");

@@ -24,11 +24,13 @@ impl Room {
         let stack = ServiceBuilder::new()
             .layer(layer.with_messages(Messages::Text))
             .layer(CodecLayer::new(getty::codec::Text::new()))
-            .layer(getty::layers::OnOpenLayer::new(move |session: Session<String>| {
-                joined.join(&session);
-                kept.lock().unwrap().push(session);
-                async { Ok::<_, BoxError>(()) }
-            }))
+            .layer(getty::layers::OnOpenLayer::new(
+                move |session: Session<String>| {
+                    joined.join(&session);
+                    kept.lock().unwrap().push(session);
+                    async { Ok::<_, BoxError>(()) }
+                },
+            ))
             .layer(SessionLayer::new())
             .service_fn(|request: Request<String>| async move {
                 Ok::<_, BoxError>(request.into_message())
@@ -108,7 +110,11 @@ async fn members_with_other_windows_and_without_compression_get_the_same_message
     for (peer, is_plain) in &mut peers {
         let (first, payload) = peer.frame().await.unwrap();
         assert_eq!(first & RSV1 == 0, *is_plain);
-        let message = if *is_plain { payload } else { inflate(&payload) };
+        let message = if *is_plain {
+            payload
+        } else {
+            inflate(&payload)
+        };
         assert!(message == text.as_bytes());
     }
     assert_eq!(compressions.load(Relaxed), 2, "one for each window");
@@ -122,7 +128,10 @@ async fn messages_that_wait_together_keep_their_order_and_their_form() {
     let session = room.sessions.lock().unwrap()[0].clone();
     // Short and empty, long, incompressible, and messages of the session's own between them. All
     // wait before any is written.
-    let noisy: String = noise(3000).into_iter().map(|byte| char::from(33 + byte % 90)).collect();
+    let noisy: String = noise(3000)
+        .into_iter()
+        .map(|byte| char::from(33 + byte % 90))
+        .collect();
     let mut expected = Vec::new();
     for n in 0..40 {
         for text in [
@@ -146,7 +155,11 @@ async fn messages_that_wait_together_keep_their_order_and_their_form() {
                     0xc1 => inflate(&payload),
                     other => panic!("{other:x}"),
                 };
-                assert!(message == text.as_bytes(), "{n}: {}", &text[..text.len().min(20)]);
+                assert!(
+                    message == text.as_bytes(),
+                    "{n}: {}",
+                    &text[..text.len().min(20)]
+                );
             }
         }
     }

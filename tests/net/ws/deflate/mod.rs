@@ -127,12 +127,17 @@ async fn a_server_always_answers_client_no_context_takeover_and_the_servers_only
         let more = format!("Sec-WebSocket-Extensions: permessage-deflate{offer}\r\n");
         let head = peer.ask(&request("/", &more)).await;
         assert!(head.contains("client_no_context_takeover"), "{head}");
-        assert_eq!(head.contains("server_no_context_takeover"), answered, "{head}");
+        assert_eq!(
+            head.contains("server_no_context_takeover"),
+            answered,
+            "{head}"
+        );
         assert!(!head.contains("client_max_window_bits"), "{head}");
         // The compressor is reset either way: each message can be inflated alone.
         for _ in 0..2 {
             let text = json(2000);
-            peer.send(FIN | RSV1 | TEXT, &deflate(text.as_bytes())).await;
+            peer.send(FIN | RSV1 | TEXT, &deflate(text.as_bytes()))
+                .await;
             let (first, payload) = peer.frame().await.unwrap();
             assert_eq!(first, FIN | RSV1 | TEXT);
             assert_eq!(inflate(&payload), text.as_bytes());

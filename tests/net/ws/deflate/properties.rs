@@ -31,14 +31,16 @@ fn sent() -> impl Strategy<Value = Sent> {
         prop::collection::vec((0..2000_usize, any::<bool>()), 0..4),
         prop::collection::vec(0..400_usize, 0..8),
     )
-        .prop_map(|((message, is_text), is_compressed, level, flushes, frames)| Sent {
-            message,
-            is_text,
-            is_compressed,
-            level,
-            flushes,
-            frames,
-        })
+        .prop_map(
+            |((message, is_text), is_compressed, level, flushes, frames)| Sent {
+                message,
+                is_text,
+                is_compressed,
+                level,
+                flushes,
+                frames,
+            },
+        )
 }
 
 impl Sent {
@@ -64,7 +66,9 @@ impl Sent {
             }
         }
         let before = bytes.len();
-        stream.compress_vec(rest, &mut bytes, FlushCompress::Sync).unwrap();
+        stream
+            .compress_vec(rest, &mut bytes, FlushCompress::Sync)
+            .unwrap();
         if bytes.len() == before {
             // Nothing was left, and no flush: the message ends with an empty block.
             bytes.push(0);

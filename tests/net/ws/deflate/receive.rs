@@ -110,7 +110,8 @@ async fn the_maximum_of_a_message_bounds_inflated_and_compressed_bytes() {
     assert_eq!(code, 1009);
     let server = Server::echo(framed());
     let mut peer = server.open_deflate().await;
-    peer.send(FIN | RSV1 | BINARY, &deflate(&[b'x'; 5000])).await;
+    peer.send(FIN | RSV1 | BINARY, &deflate(&[b'x'; 5000]))
+        .await;
     assert_eq!(inflate(&peer.frame().await.unwrap().1), [b'x'; 5000]);
 }
 
@@ -153,7 +154,11 @@ async fn text_is_checked_as_it_is_inflated_and_bad_deflate_closes_with_1007() {
     ] {
         for bytes in [
             frame(FIN | RSV1 | BINARY, payload),
-            [frame(RSV1 | BINARY, &payload[..1]), frame(FIN, &payload[1..])].concat(),
+            [
+                frame(RSV1 | BINARY, &payload[..1]),
+                frame(FIN, &payload[1..]),
+            ]
+            .concat(),
         ] {
             let (code, closed) = refused(layer(), &bytes).await;
             assert_eq!(code, 1007, "{what}");
@@ -174,7 +179,10 @@ async fn a_message_goes_on_after_a_final_block() {
         // as RFC 7692 has it (section 7.2.3.4), and without the empty block
         ([&finished[..], &[0]].concat(), one.clone()),
         (finished.clone(), one.clone()),
-        ([&finished[..], &deflate(other.as_bytes())].concat(), one.clone() + &other),
+        (
+            [&finished[..], &deflate(other.as_bytes())].concat(),
+            one.clone() + &other,
+        ),
         ([&finished[..], &finished].concat(), one.repeat(2)),
     ] {
         for cut in [1, finished.len() - 1, finished.len(), payload.len()] {
@@ -253,7 +261,8 @@ async fn statistics_count_plain_bytes() {
     let mut server = Server::echo(layer());
     let mut peer = server.open_deflate().await;
     let text = json(50_000);
-    peer.send(FIN | RSV1 | TEXT, &deflate(text.as_bytes())).await;
+    peer.send(FIN | RSV1 | TEXT, &deflate(text.as_bytes()))
+        .await;
     peer.frame().await.unwrap();
     let stats = server.session().await.stats();
     assert_eq!(stats.bytes_in, 50_000);
@@ -272,7 +281,7 @@ async fn nothing_is_inflated_after_the_close() {
     peer.frame().await.unwrap();
     server.session().await.close();
     assert_eq!(peer.closes().await, 1000);
-    // The rest of the message and another one, of which neither is valid, are ignored.
+    // The rest of the message and another message are ignored. Neither is valid.
     peer.send(FIN, &[7, 7, 7]).await;
     peer.send(FIN | RSV1 | TEXT, &[7, 7, 7]).await;
     peer.write(&close_frame(1000, "")).await;

@@ -79,10 +79,14 @@ async fn the_compressor_keeps_to_the_window_that_was_agreed() {
     let server = Server::echo(layer());
     for bits in [9, 15] {
         let mut peer = server.connect().await;
-        let more =
-            format!("Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits={bits}\r\n");
+        let more = format!(
+            "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits={bits}\r\n"
+        );
         let head = peer.ask(&request("/", &more)).await;
-        assert!(head.contains(&format!("server_max_window_bits={bits}")), "{head}");
+        assert!(
+            head.contains(&format!("server_max_window_bits={bits}")),
+            "{head}"
+        );
         // The second copy is 10,000 bytes behind the first. A small window does not reach it.
         let message = noise(10_000).repeat(2);
         peer.send(FIN | BINARY, &message).await;
@@ -114,7 +118,9 @@ async fn text_that_is_not_utf8_is_not_sent_compressed_either() {
         .layer(layer().with_messages(Messages::Text))
         .layer(CodecLayer::new(getty::codec::Raw::new()))
         .layer(SessionLayer::new())
-        .service_fn(|_: Request<bytes::Bytes>| async { Ok::<_, BoxError>(bytes::Bytes::from(vec![0xff; 2000])) });
+        .service_fn(|_: Request<bytes::Bytes>| async {
+            Ok::<_, BoxError>(bytes::Bytes::from(vec![0xff; 2000]))
+        });
     let (listener, connector) = memory(64 * 1024);
     Server::serve(listener, stack);
     let io = connector.connect().await.unwrap().into_parts().0;
