@@ -23,6 +23,8 @@ const messages = [
 async function exchange(ws) {
   const received = [];
   let wake = () => {};
+  let stop = () => {};
+  ws.on('close', () => stop());
   ws.on('message', (data, binary) => {
     received.push(binary ? data : data.toString());
     wake();
@@ -31,7 +33,7 @@ async function exchange(ws) {
     new Promise((resolve, reject) => {
       const look = () => received.length && resolve(received.shift());
       wake = look;
-      ws.once('close', (code) => reject(new Error(`closed with ${code}`)));
+      stop = () => reject(new Error('closed too early'));
       look();
     });
   for (const message of messages) {

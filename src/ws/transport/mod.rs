@@ -168,8 +168,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsTransport<T> {
                     return Poll::Ready(Ok(Received::Data(bytes)));
                 }
                 Ok(Event::Ping(payload)) => {
-                    self.writer.pong(payload.as_slice());
                     let bytes = payload.as_slice().len();
+                    self.writer.pong(payload);
                     return Poll::Ready(Ok(Received::Control(bytes)));
                 }
                 Ok(Event::Pong(bytes)) => return Poll::Ready(Ok(Received::Control(bytes))),

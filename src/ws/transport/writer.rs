@@ -14,6 +14,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::{
 };
 
 use super::{
+    assembler::ControlPayload,
     mask::{self, Masks},
     settings::Role,
 };
@@ -46,7 +47,7 @@ pub(super) struct FrameWriter {
     /// `true` if a control frame awaits a flush that no message will cause.
     needs_flush: bool,
     /// Payload of the last ping that arrived while too many bytes were buffered.
-    deferred_pong: Option<Box<Vec<u8>>>,
+    deferred_pong: Option<Box<ControlPayload>>,
 }
 
 impl FrameWriter {
@@ -257,7 +258,7 @@ impl FrameWriter {
                 self.frames.advance(written);
             }
             if let Some(pong) = self.deferred_pong.take() {
-                self.pong(&pong);
+                self.pong(*pong);
             }
         }
         buffer_pool::put(std::mem::take(&mut self.frames));
@@ -290,12 +291,12 @@ impl FrameWriter {
     }
 
     /// Queues the answer to a ping.
-    pub(super) fn pong(&mut self, payload: &[u8]) {
+    pub(super) fn pong(&mut self, payload: ControlPayload) {
         self.needs_flush = true;
         if self.frames.len() >= HIGH_WATERMARK {
-            self.deferred_pong = Some(Box::new(payload.to_vec()));
+            self.deferred_pong = Some(Box::new(payload));
         } else {
-            self.control(Control::Pong, payload);
+            self.control(Control::Pong, payload.as_slice());
         }
     }
 
