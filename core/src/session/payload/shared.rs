@@ -205,6 +205,23 @@ mod tests {
     }
 
     #[test]
+    fn each_form_is_prepared_once() {
+        let (shared, one, other) = (
+            SharedMessage::new("hello"),
+            CodecId::unique(),
+            CodecId::unique(),
+        );
+        let keys = [(one, 1), (one, 2), (other, 1)];
+        for (n, (codec, variant)) in keys.into_iter().enumerate() {
+            let form = SharedForm::new(one, variant);
+            let bytes = Bytes::from(vec![n as u8]);
+            assert_eq!(shared.prepared(codec, form, || bytes.clone()), bytes);
+            let again = shared.prepared(codec, form, || panic!("prepared twice"));
+            assert_eq!(again, bytes);
+        }
+    }
+
+    #[test]
     fn message_that_is_not_sync_can_be_shared() {
         fn check<T: Send + Sync>() {}
         check::<SharedMessage<std::cell::Cell<u8>>>();

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use getty::Group;
+use getty::{BoxPipeline, Group, ws::WsOrRawLayer};
 
 use super::*;
 
@@ -18,11 +18,29 @@ struct Room {
 
 impl Room {
     fn new(layer: WsLayer) -> Self {
+        Self::with(|sessions| {
+            ServiceBuilder::new()
+                .layer(layer.with_messages(Messages::Text))
+                .service(sessions)
+        })
+    }
+
+    /// Creates a room whose transports are wrapped in a second one.
+    fn wrapped(layer: WsLayer) -> Self {
+        Self::with(|sessions| {
+            ServiceBuilder::new()
+                .layer(WsOrRawLayer::new(&layer.with_messages(Messages::Text)))
+                .service(sessions)
+        })
+    }
+
+    /// Creates a room. `around` adds the layers of the transport to the stack of sessions, which
+    /// boxes each transport.
+    fn with<P: Pipeline<DuplexStream>>(around: impl FnOnce(BoxPipeline) -> P) -> Self {
         let group = Group::new();
         let sessions = Arc::new(Mutex::new(Vec::new()));
         let (joined, kept) = (group.clone(), Arc::clone(&sessions));
         let stack = ServiceBuilder::new()
-            .layer(layer.with_messages(Messages::Text))
             .layer(CodecLayer::new(getty::codec::Text::new()))
             .layer(getty::layers::OnOpenLayer::new(
                 move |session: Session<String>| {
@@ -36,7 +54,7 @@ impl Room {
                 Ok::<_, BoxError>(request.into_message())
             });
         let (listener, connector) = memory(16 * 1024);
-        Server::serve(listener, stack);
+        Server::serve(listener, around(BoxPipeline::new(stack)));
         Self {
             group,
             connector,
@@ -94,6 +112,26 @@ async fn a_message_for_a_group_of_a_thousand_is_compressed_once() {
     for session in room.sessions.lock().unwrap().iter() {
         assert_eq!(session.stats().bytes_out, 3 * 4001, "plain bytes");
     }
+}
+
+#[tokio::test]
+async fn wrapped_transports_share_one_compression_as_well() {
+    let (layer, compressions) = counted();
+    let room = Room::wrapped(layer);
+    let mut peers = Vec::new();
+    for _ in 0..5 {
+        peers.push(room.open(OFFER).await);
+    }
+    let text = json(4000);
+    room.group.broadcast(text.clone());
+    for peer in &mut peers {
+        let (first, payload) = peer.frame().await.unwrap();
+        assert_eq!(
+            (first, inflate(&payload)),
+            (FIN | RSV1 | TEXT, text.clone().into())
+        );
+    }
+    assert_eq!(compressions.load(Relaxed), 1);
 }
 
 #[tokio::test]
