@@ -4,7 +4,8 @@
 //! cargo run --release --all-features --example autobahn_client -- ws://127.0.0.1:9001
 //! ```
 //!
-//! In each case the client echoes every message: text as text, binary as binary. At the end it
+//! In each case the client echoes every message: text as text, binary as binary. It offers
+//! permessage-deflate, which the cases of sections 12 and 13 accept. At the end it
 //! prints the number of cases. The results of the cases are in the server's report.
 
 use std::{process::ExitCode, time::Duration};
@@ -12,7 +13,7 @@ use std::{process::ExitCode, time::Duration};
 use getty::{
     BoxError, Closed, CodecLayer, Layer, NoReply, ServiceBuilder, SessionLayer, handle,
     net::TcpConnector,
-    ws::{Message, MessageCodec, Messages, WsConnectLayer},
+    ws::{Deflate, Message, MessageCodec, Messages, WsConnectLayer},
 };
 use tokio::{sync::mpsc, time::timeout};
 
@@ -67,6 +68,7 @@ fn connector() -> impl getty::Service<
     WsConnectLayer::new()
         .with_messages(Messages::Both)
         .with_max_message(MAX_MESSAGE)
+        .with_deflate(Deflate::new().with_threshold(0))
         .layer(TcpConnector::new())
 }
 

@@ -14,7 +14,7 @@ use axum::{
 use data_encoding::BASE64;
 use getty::{
     Endpoints, TransportKind,
-    ws::{self, Messages, WsLayer, WsListener, WsRefusal, WsUpgrader},
+    ws::{self, Deflate, Messages, WsLayer, WsListener, WsRefusal, WsUpgrader},
 };
 use hyper_util::rt::TokioIo;
 use sha2::{Digest, Sha256};
@@ -45,6 +45,8 @@ pub(crate) fn serve(
     let layer = WsLayer::new()
         .with_messages(Messages::Text)
         .with_max_message(max_message)
+        // A chat has no secrets to leave out (see the documentation of `getty::ws`).
+        .with_deflate(Deflate::new())
         .with_accept(move |request, _| async move {
             let host = request.headers().get(header::HOST);
             let host = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());

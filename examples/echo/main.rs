@@ -18,7 +18,7 @@
 //! ```
 //!
 //! With `--ws` and `--wss`, text comes back as text and binary as binary, unless `--codec` is
-//! given.
+//! given. With `--ws-deflate` they are compressed, for clients that offer permessage-deflate.
 //!
 //! `--help` lists the flags. SIGINT and SIGTERM end it with status 0, within five seconds.
 
@@ -42,7 +42,7 @@ use getty::{
     codec::{Frame, Frames, LengthDelimited, Lines, Raw},
     net::{TcpListener, UdpListener, UnixListener},
     tls::TlsLayer,
-    ws::{MessageCodec, Messages, WsLayer},
+    ws::{Deflate, MessageCodec, Messages, WsLayer},
 };
 use lexopt::prelude::*;
 use tokio::runtime;
@@ -61,6 +61,9 @@ Usage: echo [--tcp ADDRESS]... [--unix PATH]... [--tls ADDRESS]...
   --tls ADDRESS     listen on a TCP address for TLS
   --ws ADDRESS      listen on a TCP address for WebSocket, at any path
   --wss ADDRESS     the same over TLS
+  --ws-deflate[=THRESHOLD]
+                    compress WebSocket messages of at least THRESHOLD bytes, 512 by default,
+                    for clients that offer it
   --cert FILE       certificate chain for TLS, in PEM format
   --key FILE        key of the certificate; the default is a self-signed one for localhost
   --udp ADDRESS     listen on a UDP address; each peer has a session, which closes when the
@@ -169,6 +172,7 @@ struct Options {
     tls: Vec<String>,
     ws: Vec<String>,
     wss: Vec<String>,
+    ws_deflate: Option<Deflate>,
     udp: Vec<String>,
     files: tls::Files,
     codec: Option<Codec>,
@@ -191,6 +195,7 @@ impl Options {
             tls: Vec::new(),
             ws: Vec::new(),
             wss: Vec::new(),
+            ws_deflate: None,
             udp: Vec::new(),
             files: tls::Files::default(),
             codec: None,
@@ -205,6 +210,13 @@ impl Options {
                 Long("tls") => options.tls.push(arguments.value()?.string()?),
                 Long("ws") => options.ws.push(arguments.value()?.string()?),
                 Long("wss") => options.wss.push(arguments.value()?.string()?),
+                Long("ws-deflate") => {
+                    let deflate = Deflate::new();
+                    options.ws_deflate = Some(match arguments.optional_value() {
+                        Some(threshold) => deflate.with_threshold(threshold.parse()?),
+                        None => deflate,
+                    });
+                }
                 Long("udp") => options.udp.push(arguments.value()?.string()?),
                 Long("cert") => options.files.cert = Some(arguments.value()?.into()),
                 Long("key") => options.files.key = Some(arguments.value()?.into()),
@@ -284,11 +296,14 @@ impl Options {
         echo: &Echo<E>,
         messages: Messages,
     ) -> Result<Vec<Serve>, BoxError> {
-        let ws = WsLayer::new()
+        let mut ws = WsLayer::new()
             // An echo reveals nothing to a page of another origin.
             .with_any_origin()
             .with_messages(messages)
             .with_max_message(MAX_MESSAGE);
+        if let Some(deflate) = &self.ws_deflate {
+            ws = ws.with_deflate(deflate.clone());
+        }
         let mut serve = Vec::new();
         for address in &self.ws {
             let listener = TcpListener::bind(address).await?;

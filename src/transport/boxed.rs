@@ -6,10 +6,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use getty_core::{CloseReason, ConnectionHandle};
 
-use super::{CloseCause, Framing, Received, Transport};
+use super::{CloseCause, Framing, Received, SharedForm, Transport};
 
 /// Any transport behind a pointer so that one stack serves several kinds of transport and is
 /// compiled once.
@@ -41,6 +41,23 @@ impl Transport for BoxTransport {
 
     fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.0.poll_send(cx, bufs)
+    }
+
+    fn shared_form(&self) -> Option<SharedForm> {
+        self.0.shared_form()
+    }
+
+    fn prepare(&mut self, message: &[u8]) -> Bytes {
+        self.0.prepare(message)
+    }
+
+    fn poll_send_prepared(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+        prepared: &Bytes,
+    ) -> Poll<io::Result<usize>> {
+        self.0.poll_send_prepared(cx, bufs, prepared)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

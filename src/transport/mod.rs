@@ -12,7 +12,8 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
+pub use getty_core::driver::SharedForm;
 use getty_core::{CloseReason, ConnectionHandle};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
@@ -119,6 +120,37 @@ pub trait Transport {
     /// It fails with [`WriteClosed`] once the protocol has ended. This closes the session only if
     /// [`take_close_reason`](Self::take_close_reason) returns a reason.
     fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
+
+    /// Returns the form in which this transport sends a message that many sessions share. A
+    /// transport has a form if it converts the encoded message first, for example by compression.
+    /// The message is [prepared](Self::prepare) once for all transports of the same form, which must
+    /// convert it to the same bytes. The default is `None`: messages are passed to
+    /// [`poll_send`](Self::poll_send).
+    #[inline]
+    fn shared_form(&self) -> Option<SharedForm> {
+        None
+    }
+
+    /// Prepares an encoded message that many sessions share, for
+    /// [`poll_send_prepared`](Self::poll_send_prepared) of each transport with the same
+    /// [form](Self::shared_form). The default is empty.
+    fn prepare(&mut self, message: &[u8]) -> Bytes {
+        let _ = message;
+        Bytes::new()
+    }
+
+    /// Takes `bufs` as one message, as [`poll_send`](Self::poll_send) does. `prepared` is the same
+    /// message as it was [prepared](Self::prepare). Returns the length of `bufs`. The default
+    /// ignores `prepared`.
+    fn poll_send_prepared(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+        prepared: &Bytes,
+    ) -> Poll<io::Result<usize>> {
+        let _ = prepared;
+        self.poll_send(cx, bufs)
+    }
 
     /// Returns the number of bytes that have left the transport's buffer. A transport that takes
     /// large messages whole should implement it. While a flush is pending, the write timeout counts

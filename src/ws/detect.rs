@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use getty_core::{Close, CloseReason, Connection, ConnectionHandle};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
@@ -22,7 +22,7 @@ use super::{
     transport::WsTransport,
 };
 use crate::transport::{
-    ByteStream, CloseCause, Framing, HandshakeFuture, Prefixed, Received, Transport,
+    ByteStream, CloseCause, Framing, HandshakeFuture, Prefixed, Received, SharedForm, Transport,
 };
 
 /// Default time without a first byte after which a peer is treated as a byte-stream peer.
@@ -238,6 +238,32 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsOrRawTransport<T> {
         match &mut self.0 {
             Either::Ws(ws) => ws.poll_send(cx, bufs),
             Either::Raw(io) => io.poll_send(cx, bufs),
+        }
+    }
+
+    fn shared_form(&self) -> Option<SharedForm> {
+        match &self.0 {
+            Either::Ws(ws) => ws.shared_form(),
+            Either::Raw(io) => io.shared_form(),
+        }
+    }
+
+    fn prepare(&mut self, message: &[u8]) -> Bytes {
+        match &mut self.0 {
+            Either::Ws(ws) => ws.prepare(message),
+            Either::Raw(io) => io.prepare(message),
+        }
+    }
+
+    fn poll_send_prepared(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+        prepared: &Bytes,
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.0 {
+            Either::Ws(ws) => ws.poll_send_prepared(cx, bufs, prepared),
+            Either::Raw(io) => io.poll_send_prepared(cx, bufs, prepared),
         }
     }
 

@@ -14,6 +14,8 @@ pub enum WsError {
     Protocol(&'static str),
     /// The text of a message or of a close frame is not UTF-8. The code is 1007.
     NotUtf8,
+    /// A compressed message is not valid deflate data. The code is 1007.
+    InvalidDeflate,
     /// A frame or a message exceeds the maximum. The code is 1009. `WsLayer::with_max_message` and
     /// `WsLayer::with_max_frame` set the maximum.
     TooLong {
@@ -33,7 +35,7 @@ impl WsError {
     pub const fn close_code(&self) -> u16 {
         match self {
             Self::Protocol(_) => WsClose::PROTOCOL_ERROR,
-            Self::NotUtf8 => WsClose::INVALID_DATA,
+            Self::NotUtf8 | Self::InvalidDeflate => WsClose::INVALID_DATA,
             Self::TooLong { .. } => WsClose::TOO_BIG,
             Self::TextRefused => WsClose::UNSUPPORTED,
             Self::Truncated => WsClose::ABNORMAL,
@@ -47,6 +49,7 @@ impl WsError {
             match self {
                 Self::Protocol(what) => what,
                 Self::NotUtf8 => "not UTF-8",
+                Self::InvalidDeflate => "bad compressed data",
                 Self::TooLong { .. } => "message too long",
                 Self::TextRefused => "text is not accepted",
                 Self::Truncated => "connection ended without a close frame",
@@ -60,6 +63,9 @@ impl fmt::Display for WsError {
         match self {
             Self::Protocol(what) => write!(f, "the peer violated the WebSocket protocol: {what}"),
             Self::NotUtf8 => f.write_str("text from the peer is not UTF-8"),
+            Self::InvalidDeflate => {
+                f.write_str("a compressed message from the peer is not valid deflate data")
+            }
             Self::TooLong { limit } => write!(
                 f,
                 "message or frame from the peer exceeds the maximum of {limit} bytes"

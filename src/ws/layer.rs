@@ -83,6 +83,7 @@ impl WsLayer {
                 limits: Limits::DEFAULT,
                 messages: Messages::default(),
                 timeout: HANDSHAKE_TIMEOUT,
+                deflate: None,
             }),
         }
     }
@@ -244,6 +245,18 @@ impl WsLayer {
     #[must_use]
     pub fn with_max_frame(self, bytes: usize) -> Self {
         self.set(|settings| settings.limits.frame = bytes.max(1))
+    }
+
+    /// Sets the compression with permessage-deflate, for clients that offer it. The default is no
+    /// compression. The [module](crate::ws#compression) describes when not to compress.
+    ///
+    /// If it is agreed, [`WsDeflate`](super::WsDeflate) is an attribute of the session. Clients
+    /// without the extension are served without compression. The maximum of a message applies to
+    /// the inflated message.
+    #[cfg(feature = "compression")]
+    #[must_use]
+    pub fn with_deflate(self, deflate: super::Deflate) -> Self {
+        self.set(|settings| settings.deflate = Some(deflate))
     }
 
     /// Sets the maximum size of a request head. The defaults are 8 KiB and 64 header fields. A

@@ -91,12 +91,63 @@
 //!
 //! # Compression
 //!
-//! permessage-deflate is not supported. tungstenite provides the frames. It has neither the
-//! extension nor a way to add it. A client that offers the extension is answered without it, as
-//! the protocol requires. It will then send uncompressed messages.
+//! With the feature `compression`, `WsLayer::with_deflate` and `WsConnectLayer::with_deflate`
+//! compress messages with permessage-deflate (RFC 7692) if the peer supports it. The default is no
+//! compression: a client that offers the extension is answered without it and will send
+//! uncompressed messages.
+//!
+//! ```
+//! # #[cfg(feature = "compression")] {
+//! use getty::ws::{Deflate, WsLayer};
+//!
+//! let layer = WsLayer::new().with_deflate(Deflate::new().with_threshold(1024));
+//! # }
+//! ```
+//!
+//! - *Context*: each message is compressed alone. No context is kept for the next one. The peer
+//!   must do the same: both roles negotiate it.
+//! - *Threshold*: messages below 512 bytes are sent plain. Messages that would not become shorter
+//!   are sent plain as well.
+//! - *Limits*: the maximum of a message bounds its inflated bytes before memory is allocated for
+//!   them. A longer message closes the session with code 1009. Its compressed bytes are bounded by
+//!   the maximum plus 1/8 and 64. The maximum of a frame applies to the bytes on the wire.
+//! - *Errors*: invalid deflate data closes the session with code 1007. Text is checked as it is
+//!   inflated.
+//! - *Groups*: a broadcast is compressed once for all sessions of a layer that have agreed on the
+//!   same window.
+//! - *Statistics*: inflated bytes are counted. The result of a `send` counts them as well.
+//!
+//! Approximate time for one message at the default level 1. It depends on the processor:
+//!
+//! | message | length | compressed | time to compress | time to inflate |
+//! |---|--:|--:|--:|--:|
+//! | JSON | 100 B | 96 B | 4 to 7 µs | 0.3 µs |
+//! | JSON | 1 KiB | 312 B | 5 to 9 µs | 0.7 µs |
+//! | JSON | 16 KiB | 3.4 KiB | 65 µs | 27 µs |
+//! | random bytes | 1 KiB | sent plain | 20 µs | |
+//! | random bytes | 16 KiB | sent plain | 240 µs | |
+//!
+//! Level 6 compresses the JSON of 1 KiB to 238 bytes in 30 µs. The JSON of 16 KiB takes 290 µs and
+//! becomes 2.3 KiB.
+//!
+//! *Memory*: an idle session holds 80 bytes more than without compression. Each thread keeps up to
+//! two compressors of about 380 KiB and up to four inflaters of 48 KiB. A session whose compressed
+//! message has arrived in part holds an inflater in addition to the inflated bytes.
+//!
+//! *Security*: the length of a compressed message depends on its content, and TLS does not hide
+//! lengths. An attacker may choose a part of a message that also contains a secret. The message is
+//! then shorter if the attacker's part repeats a part of the secret. The attacks CRIME and BREACH
+//! guess secrets in this way. Compression is therefore off by default. It must not be used for such
+//! messages: `Deflate::with_filter` can leave them plain. Messages share no context. A secret
+//! in one message is therefore safe from text in another.
 
 mod client;
 mod close;
+#[cfg(feature = "compression")]
+mod deflate;
+#[cfg(not(feature = "compression"))]
+#[path = "no_deflate.rs"]
+mod deflate;
 mod detect;
 mod error;
 mod handshake;
@@ -111,6 +162,8 @@ pub use http;
 
 #[cfg(feature = "tls")]
 pub use self::client::{MaybeTls, WsUrlConnect, WsUrlConnectLayer};
+#[cfg(feature = "compression")]
+pub use self::deflate::{Deflate, WsDeflate};
 pub use self::{
     client::{WsConnect, WsConnectError, WsConnectLayer, WsConnecting},
     close::WsClose,

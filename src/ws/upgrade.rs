@@ -181,10 +181,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static> WsUpgrader<Io> {
             TransportKind::Tls => TransportKind::SecureWebSocket,
             other => other,
         });
-        let decided = self.settings.rules.decide(head, &handle);
+        let decided = self.settings.decide(head, &handle);
         let decided = timeout(self.settings.timeout, decided).await;
-        let response = match decided {
-            Ok(Ok(response)) => response,
+        let (response, deflate) = match decided {
+            Ok(Ok(decided)) => decided,
             Ok(Err(refusal)) => {
                 let response = refusal.response();
                 handle.close_with(
@@ -207,7 +207,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static> WsUpgrader<Io> {
             match timeout(settings.timeout, io).await {
                 Ok(Ok(io)) => {
                     let connection = connection.map_transport(|()| {
-                        WsTransport::new(io, settings.transport(), BytesMut::new())
+                        WsTransport::new(io, settings.transport(), deflate, BytesMut::new())
                     });
                     // Without a listener the connection is dropped, which refuses it.
                     permit.send(connection);

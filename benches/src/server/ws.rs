@@ -5,7 +5,10 @@ use std::io;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use getty::{
-    CodecLayer, Pipeline, ServiceBuilder, SessionLayer, codec::Raw, service_fn, ws::WsLayer,
+    CodecLayer, Pipeline, ServiceBuilder, SessionLayer,
+    codec::Raw,
+    service_fn,
+    ws::{Deflate, WsLayer},
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::{
@@ -24,17 +27,40 @@ where
     getty_around(service_fn(echo))
 }
 
+/// Returns settings that compress every message which becomes shorter.
+#[must_use]
+pub fn deflate() -> Deflate {
+    Deflate::new().with_threshold(0)
+}
+
+/// Creates the stack of [`getty`] with or without compression.
+pub fn getty_with<T>(deflate: Option<Deflate>) -> impl Pipeline<T>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    around(deflate, service_fn(echo))
+}
+
 /// Creates a stack with handshake, codec and session loop for a given handler.
 pub fn getty_around<T>(handler: impl Handler<Bytes>) -> impl Pipeline<T>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    around(None, handler)
+}
+
+fn around<T>(deflate: Option<Deflate>, handler: impl Handler<Bytes>) -> impl Pipeline<T>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let layer = WsLayer::new()
+        .with_max_message(MAX_PAYLOAD)
+        .with_max_frame(MAX_PAYLOAD);
     ServiceBuilder::new()
-        .layer(
-            WsLayer::new()
-                .with_max_message(MAX_PAYLOAD)
-                .with_max_frame(MAX_PAYLOAD),
-        )
+        .layer(match deflate {
+            Some(deflate) => layer.with_deflate(deflate),
+            None => layer,
+        })
         .layer(CodecLayer::new(Raw::new().with_max_length(MAX_PAYLOAD)))
         .layer(SessionLayer::new())
         .service(handler)

@@ -35,6 +35,9 @@ const BOUNDS: [(&str, f64); 5] = [
     ("TLS", 10_000.0),
     ("UDP", 2_000.0),
 ];
+/// Maximum memory that compression adds to an idle WebSocket session, in bytes.
+const DEFLATE: f64 = 200.0;
+
 /// Memory of a session with the bare stack.
 pub(crate) struct Totals {
     pub(crate) bare: Held,
@@ -57,7 +60,11 @@ pub(crate) fn print() -> Totals {
         held.print(name);
         assert!(held.bytes <= bound, "{name}: {} bytes", held.bytes);
     }
-    let [bare, _, _, tls, udp] = totals;
+    let [bare, _, ws, tls, udp] = totals;
+    let deflate = total(ws::getty_with(Some(ws::deflate())), deflate_client());
+    deflate.print("WebSocket with compression");
+    let added = deflate.beyond(ws).bytes;
+    assert!(added <= DEFLATE, "compression adds {added} bytes");
     Totals { bare, tls, udp }
 }
 
@@ -135,6 +142,36 @@ fn tcp_client([out, back]: [Form; 2]) -> impl Fn(SocketAddr) -> net::TcpStream +
             websocket::open(&client).unwrap();
         }
         exchange(&mut client, &request, &answer);
+        client
+    }
+}
+
+/// Returns the client's side of an echo of one compressed message.
+fn deflate_client() -> impl Fn(SocketAddr) -> net::TcpStream + Clone + Send {
+    const REQUEST: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
+        Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+        Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+    // A stored block with 64 bytes, and the header of the next block.
+    let mut message = vec![0xc2, 0x80 | 70, 0, 0, 0, 0, 0, 64, 0, !64, 0xff];
+    message.extend([b'x'; PAYLOAD]);
+    message.push(0);
+    move |server| {
+        let mut client = net::TcpStream::connect(server).unwrap();
+        client.write_all(REQUEST.as_bytes()).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            client.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        assert!(head.windows(18).any(|part| part == b"permessage-deflate"));
+        client.write_all(&message).unwrap();
+        let mut answer = [0; 2];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(answer[0], 0xc2, "the answer is compressed");
+        let mut payload = vec![0; answer[1].into()];
+        client.read_exact(&mut payload).unwrap();
         client
     }
 }

@@ -26,6 +26,10 @@ use crate::{
     transport::{Framing, Transport},
 };
 
+/// Marks the end of a unit that the transport has [prepared](Transport::prepare). No session encodes
+/// 2^63 bytes.
+const PREPARED: u64 = 1 << 63;
+
 /// Minimum size of a payload that is written by reference when nothing else waits, in bytes.
 const MIN_FRONT: usize = 512;
 
@@ -61,8 +65,11 @@ pub(super) struct PendingWrites {
     front: Bytes,
     /// Payloads by reference between the bytes of the buffer.
     segments: Segments,
-    /// On a message transport: ends of the messages that wait, by `encoded`.
+    /// On a message transport: ends of the messages that wait, by `encoded`. [`PREPARED`] is added
+    /// for a message that waits in `prepared` as well.
     units: VecDeque<u64>,
+    /// Messages that the transport has prepared, in the order of their units.
+    prepared: VecDeque<Bytes>,
     /// Sends that complete at the first flush after their last byte.
     completions: VecDeque<PendingCompletion>,
     /// Ticket of the task that awaits the end of our direction, behind all sends.
@@ -221,6 +228,14 @@ impl Writer {
                 };
                 let bytes = shared.encoded(id, |message| encode_separately(wire, message))?;
                 self.check(wire, bytes.len())?;
+                // One session of the group compresses. The others send its result.
+                if let Some(form) = wire.transport().shared_form()
+                    && !bytes.is_empty()
+                {
+                    let prepare = || wire.transport_mut().prepare(&bytes);
+                    let prepared = shared.prepared(id, form, prepare);
+                    return Ok(self.append_prepared(bytes, prepared));
+                }
                 self.append([bytes])
             }
             Payload::Raw(bytes) => {
@@ -238,6 +253,20 @@ impl Writer {
         };
         self.complete(bytes);
         Ok(bytes)
+    }
+
+    /// Appends a message that the transport has prepared. The encoded bytes wait as well because
+    /// statistics and limits count them.
+    #[cold]
+    fn append_prepared(&mut self, bytes: Bytes, prepared: Bytes) -> usize {
+        let bytes = self.append([bytes]);
+        self.complete(bytes);
+        let pending = self.pending.get_or_default();
+        if let Some(end) = pending.units.back_mut() {
+            *end |= PREPARED;
+            pending.prepared.push_back(prepared);
+        }
+        bytes
     }
 
     /// Appends encoded bytes: large pieces by reference and small ones as copies. The first piece
@@ -310,6 +339,7 @@ impl Writer {
                 driver.fail_io(&completion.ticket, Arc::clone(error));
             }
             pending.units.clear();
+            pending.prepared.clear();
             pending.front = Bytes::new();
             pending.segments = Segments::default();
         }
@@ -420,27 +450,60 @@ impl Writer {
         }
     }
 
-    /// Gives the transport the next `limit` bytes. Returns how many it has taken.
+    /// Gives the transport the next `limit` bytes. Returns how many it has taken. If the limit
+    /// exceeds the bytes that wait, it contains the mark [`PREPARED`].
     #[inline]
     fn send<W: FramedTransport>(
-        &self,
+        &mut self,
         wire: &mut W,
         cx: &mut Context<'_>,
         limit: usize,
     ) -> Poll<io::Result<usize>> {
-        match self.pending.get() {
+        let bytes = match self.pending.get() {
             Some(pending) if self.len() != self.buf.len() => {
                 if self.len() == pending.front.len() {
-                    wire.transport_mut()
-                        .poll_send(cx, &[IoSlice::new(&pending.front[..limit])])
+                    pending.front.get(..limit)
+                } else if limit <= self.len() {
+                    return pending.send_gathered(&self.buf, wire, cx, limit);
                 } else {
-                    pending.send_gathered(&self.buf, wire, cx, limit)
+                    None
                 }
             }
-            _ => wire
-                .transport_mut()
-                .poll_send(cx, &[IoSlice::new(&self.buf[..limit])]),
+            _ => self.buf.get(..limit),
+        };
+        match bytes {
+            Some(bytes) => wire.transport_mut().poll_send(cx, &[IoSlice::new(bytes)]),
+            None => self.send_prepared(wire, cx),
         }
+    }
+
+    /// Gives the transport the next unit, which it has prepared.
+    #[cold]
+    fn send_prepared<W: FramedTransport>(
+        &mut self,
+        wire: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let Self {
+            buf,
+            taken,
+            pending,
+            ..
+        } = self;
+        let Some(pending) = pending.get_mut() else {
+            unreachable!("a unit waits");
+        };
+        let end = pending.units.front().map_or(*taken, |end| end & !PREPARED);
+        let limit = usize::try_from(end - *taken).unwrap_or(usize::MAX);
+        let prepared = pending.prepared.front().cloned().unwrap_or_default();
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let gathered = pending
+            .segments
+            .gather(&pending.front, buf, limit, &mut slices);
+        let transport = wire.transport_mut();
+        let sent = ready!(transport.poll_send_prepared(cx, gathered, &prepared))?;
+        pending.prepared.pop_front();
+        Poll::Ready(Ok(sent))
     }
 
     /// Removes `taken` bytes, which the transport has taken.

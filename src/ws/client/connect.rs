@@ -25,6 +25,7 @@ use super::{error::WsConnectError, target::Target};
 use crate::{
     transport::ByteStream,
     ws::{
+        deflate::{Deflate, WsDeflate},
         handshake::{
             HANDSHAKE_TIMEOUT, HeadLimits, WsHandshakeError, WsRequest, has_token, mark_sensitive,
             read_response, subprotocol, write_head,
@@ -82,6 +83,7 @@ pub struct WsConnectLayer {
     limits: Limits,
     messages: Messages,
     timeout: Duration,
+    deflate: Option<Deflate>,
 }
 
 impl WsConnectLayer {
@@ -96,6 +98,7 @@ impl WsConnectLayer {
             limits: Limits::DEFAULT,
             messages: Messages::default(),
             timeout: HANDSHAKE_TIMEOUT,
+            deflate: None,
         }
     }
 
@@ -149,6 +152,20 @@ impl WsConnectLayer {
         self
     }
 
+    /// Sets the compression with permessage-deflate, which is offered to the server. The default is
+    /// no offer. The [module](crate::ws#compression) describes when not to compress.
+    ///
+    /// Messages are compressed if the server accepts. [`WsDeflate`](crate::ws::WsDeflate) is then
+    /// an attribute of the session. The call fails with
+    /// [`InvalidResponse`](WsConnectError::InvalidResponse) if the parameters of the answer do not
+    /// fit the offer.
+    #[cfg(feature = "compression")]
+    #[must_use]
+    pub fn with_deflate(mut self, deflate: Deflate) -> Self {
+        self.deflate = Some(deflate);
+        self
+    }
+
     /// Sets the maximum size of the response head. The defaults are 8 KiB and 64 header fields.
     #[must_use]
     pub const fn with_max_head(mut self, bytes: usize, headers: usize) -> Self {
@@ -183,6 +200,9 @@ impl WsConnectLayer {
         for protocol in &self.protocols {
             headers.append(header::SEC_WEBSOCKET_PROTOCOL, protocol.clone());
         }
+        if let Some(deflate) = &self.deflate {
+            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, deflate.offer());
+        }
         headers.extend(self.headers.clone());
         request
     }
@@ -192,7 +212,7 @@ impl WsConnectLayer {
         io: &mut T,
         target: &Target,
         buffer: &mut BytesMut,
-    ) -> Result<WsRequest, WsConnectError> {
+    ) -> Result<(WsRequest, Option<WsDeflate>), WsConnectError> {
         let key = generate_key();
         let request = self.request(target, &key);
         let root = PathAndQuery::from_static("/");
@@ -209,16 +229,17 @@ impl WsConnectLayer {
             }
             other => other?,
         };
-        let protocol = self.check(&response, &key)?;
-        Ok(WsRequest::new(&request, protocol, &[]))
+        let (protocol, agreed) = self.check(&response, &key)?;
+        Ok((WsRequest::new(&request, protocol, &[]), agreed))
     }
 
-    /// Checks that the response accepts the request. Returns the chosen subprotocol.
+    /// Checks that the response accepts the request. Returns the chosen subprotocol, and the
+    /// compression that is agreed.
     fn check(
         &self,
         response: &Response<()>,
         key: &str,
-    ) -> Result<Option<HeaderValue>, WsConnectError> {
+    ) -> Result<(Option<HeaderValue>, Option<WsDeflate>), WsConnectError> {
         let headers = response.headers();
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(WsConnectError::Refused {
@@ -236,14 +257,22 @@ impl WsConnectLayer {
         if accept.is_none_or(|accept| *accept != derive_accept_key(key.as_bytes())) {
             return invalid("its Sec-WebSocket-Accept does not match the request");
         }
-        if headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
-            return invalid("it selects an extension, but none was offered");
-        }
+        let agreed = match &self.deflate {
+            Some(deflate) => deflate
+                .confirm(headers)
+                .map_err(WsConnectError::InvalidResponse)?,
+            None if headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) => {
+                return Err(WsConnectError::InvalidResponse(
+                    "it selects an extension, but none was offered",
+                ));
+            }
+            None => None,
+        };
         let chosen = headers.get(header::SEC_WEBSOCKET_PROTOCOL);
         if chosen.is_some_and(|chosen| !self.protocols.contains(chosen)) {
             return invalid("it selects a subprotocol that was not offered");
         }
-        Ok(chosen.cloned())
+        Ok((chosen.cloned(), agreed))
     }
 }
 
@@ -337,7 +366,11 @@ pub(super) async fn open<T: AsyncRead + AsyncWrite + Unpin>(
         .await
         .unwrap_or_else(|_| Err(WsHandshakeError::TimedOut(layer.timeout).into()));
     match opened {
-        Ok(request) => {
+        Ok((request, agreed)) => {
+            let deflate = layer.deflate.as_ref().zip(agreed).map(|(deflate, agreed)| {
+                handle.insert(agreed);
+                deflate.open(agreed, Role::Client)
+            });
             handle.insert(request);
             handle.set_transport(if is_tls {
                 TransportKind::SecureWebSocket
@@ -349,7 +382,7 @@ pub(super) async fn open<T: AsyncRead + AsyncWrite + Unpin>(
                 limits: layer.limits,
                 messages: layer.messages,
             };
-            Ok(connection.map_transport(|()| WsTransport::new(io, settings, buffer)))
+            Ok(connection.map_transport(|()| WsTransport::new(io, settings, deflate, buffer)))
         }
         Err(error) => {
             handle.close_with(match error {

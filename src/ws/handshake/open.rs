@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     transport::{Interrupted, uninterrupted},
-    ws::transport::WsTransport,
+    ws::{deflate::PerMessage, transport::WsTransport},
 };
 
 /// Runs the opening handshake of a connection. `buffer` contains the bytes that were already
@@ -38,13 +38,15 @@ where
     let mut io = io;
     let handle = connection.handle().clone();
     let error = match accept_in_time(&mut io, &handle, &mut buffer, &settings).await {
-        Ok(()) => {
+        Ok(deflate) => {
             handle.set_transport(match handle.transport() {
                 TransportKind::Tls => TransportKind::SecureWebSocket,
                 _ => TransportKind::WebSocket,
             });
             let transport = settings.transport();
-            return Ok(connection.map_transport(|()| WsTransport::new(io, transport, buffer)));
+            return Ok(
+                connection.map_transport(|()| WsTransport::new(io, transport, deflate, buffer))
+            );
         }
         Err(error) => error,
     };
@@ -63,7 +65,7 @@ async fn accept_in_time<T>(
     handle: &ConnectionHandle,
     buffer: &mut BytesMut,
     settings: &ServerSettings,
-) -> Result<(), WsHandshakeError>
+) -> Result<Option<PerMessage>, WsHandshakeError>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
@@ -76,22 +78,22 @@ where
     }
 }
 
-/// Reads the request, decides and sends the response.
+/// Reads the request, decides and sends the response. Returns the agreed compression.
 async fn accept<T>(
     io: &mut T,
     handle: &ConnectionHandle,
     buffer: &mut BytesMut,
     settings: &ServerSettings,
-) -> Result<(), WsHandshakeError>
+) -> Result<Option<PerMessage>, WsHandshakeError>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let refusal = match read_request(io, buffer, settings.head).await {
-        Ok(request) => match settings.rules.decide(request, handle).await {
-            Ok(response) => {
+        Ok(request) => match settings.decide(request, handle).await {
+            Ok((response, deflate)) => {
                 let first = "HTTP/1.1 101 Switching Protocols";
                 write_head(io, first, response.headers(), "").await?;
-                return Ok(());
+                return Ok(deflate);
             }
             Err(refusal) => refusal,
         },

@@ -9,6 +9,10 @@ use http::{
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{headers::has_token, refusal::WsRefusal, request::WsRequest};
+use crate::ws::{
+    deflate::{Deflate, PerMessage},
+    transport::Role,
+};
 
 type PathCheck = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 type OriginCheck = Arc<dyn Fn(&str) -> bool + Send + Sync>;
@@ -44,18 +48,24 @@ pub(in crate::ws) struct Offer {
 }
 
 impl Rules {
-    /// Checks `request`, calls the hook and adds the request to the handle's attributes.
+    /// Checks `request`, calls the hook and adds the request to the handle's attributes. Returns
+    /// the response and the agreed compression.
     pub(in crate::ws) async fn decide(
         &self,
         request: Request<()>,
         handle: &ConnectionHandle,
-    ) -> Result<Response<()>, WsRefusal> {
+        deflate: Option<&Deflate>,
+    ) -> Result<(Response<()>, Option<PerMessage>), WsRefusal> {
         let is_secure = matches!(
             handle.transport(),
             TransportKind::Tls | TransportKind::SecureWebSocket
         );
         let Offer { accept, protocol } = self.check(&request, is_secure)?;
         let opened = WsRequest::new(&request, protocol.clone(), &self.kept);
+        let agreed = deflate.and_then(|deflate| {
+            let (agreed, answer) = deflate.accept(request.headers())?;
+            Some((deflate, agreed, answer))
+        });
         match &self.accept {
             Some(hook) => hook(request, handle.clone()).await?,
             None => drop(request),
@@ -73,8 +83,13 @@ impl Rules {
         if let Some(protocol) = protocol {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
         }
+        let deflate = agreed.map(|(deflate, agreed, answer)| {
+            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, answer);
+            handle.insert(agreed);
+            deflate.open(agreed, Role::Server)
+        });
         handle.insert(opened);
-        Ok(response)
+        Ok((response, deflate))
     }
 
     fn check(&self, request: &Request<()>, is_secure: bool) -> Result<Offer, WsRefusal> {

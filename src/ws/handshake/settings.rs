@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-use super::{head::HeadLimits, rules::Rules};
+use getty_core::ConnectionHandle;
+use http::{Request, Response};
+
+use super::{head::HeadLimits, refusal::WsRefusal, rules::Rules};
 use crate::ws::{
+    deflate::{Deflate, PerMessage},
     message::Messages,
     transport::{Limits, Role, TransportSettings},
 };
@@ -19,9 +23,21 @@ pub(in crate::ws) struct ServerSettings {
     pub(in crate::ws) limits: Limits,
     pub(in crate::ws) messages: Messages,
     pub(in crate::ws) timeout: Duration,
+    /// Compression that is agreed with clients that offer it.
+    pub(in crate::ws) deflate: Option<Deflate>,
 }
 
 impl ServerSettings {
+    /// Decides on a request: see [`Rules::decide`].
+    pub(in crate::ws) async fn decide(
+        &self,
+        request: Request<()>,
+        handle: &ConnectionHandle,
+    ) -> Result<(Response<()>, Option<PerMessage>), WsRefusal> {
+        let deflate = self.deflate.as_ref();
+        self.rules.decide(request, handle, deflate).await
+    }
+
     /// Returns the settings of a server's transport.
     pub(in crate::ws) const fn transport(&self) -> TransportSettings {
         TransportSettings {

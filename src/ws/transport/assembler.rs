@@ -18,7 +18,10 @@ use super::{
     mask,
     settings::{Limits, Role},
 };
-use crate::ws::{close::WsClose, error::WsError, message::Kind};
+use crate::{
+    buffer_pool,
+    ws::{close::WsClose, deflate::PerMessage, error::WsError, message::Kind},
+};
 
 /// Maximum payload of a control frame in bytes.
 pub(super) const MAX_CONTROL: usize = 125;
@@ -57,6 +60,11 @@ pub(super) enum Event {
     Progress(usize),
     /// A message was appended. This many of its bytes had not been reported before.
     Message(usize),
+    /// This many bytes of an incomplete message were inflated. More may follow without further
+    /// input.
+    Inflating(usize),
+    /// A compressed message was appended, as for [`Message`](Self::Message).
+    Inflated(usize),
     /// A ping, which must be answered with the same payload.
     Ping(ControlPayload),
     /// A pong, whose frame had this many bytes.
@@ -94,16 +102,34 @@ impl MessageAssembler {
         self.message.is_some()
     }
 
+    /// Ignores the rest of a compressed message, so that it is not inflated.
+    pub(super) fn discard_compressed(&mut self) {
+        self.message = self.message.and(Some(Kind::Binary));
+        self.partial.clear();
+        self.checked = 0;
+    }
+
     /// Returns the buffer for the rest of a large frame, and the length of that rest. It is read
-    /// without passing through the input buffer.
-    pub(super) fn large_remainder(&mut self) -> Option<(&mut BytesMut, usize)> {
+    /// without passing through the input buffer. A compressed frame has no such buffer.
+    pub(super) fn large_remainder(
+        &mut self,
+        deflate: &Option<PerMessage>,
+    ) -> Option<(&mut BytesMut, usize)> {
         let remaining = self.open.as_ref()?.remaining;
+        if deflate.as_ref().is_some_and(PerMessage::is_inflating) {
+            return None;
+        }
         let remaining = usize::try_from(remaining).unwrap_or(usize::MAX);
         if remaining < MIN_GROWTH {
             return None;
         }
         grow(&mut self.partial, remaining);
         Some((&mut self.partial, remaining))
+    }
+
+    /// Adds `bytes` of an event that was not reported to the next one.
+    pub(super) const fn report_later(&mut self, bytes: usize) {
+        self.unreported += bytes;
     }
 
     /// Records `bytes` that were read to [`large_remainder`](Self::large_remainder).
@@ -120,6 +146,7 @@ impl MessageAssembler {
         role: Role,
         limits: Limits,
         tags: bool,
+        deflate: &mut Option<PerMessage>,
         input: &mut BytesMut,
         out: &mut BytesMut,
     ) -> Result<Event, WsError> {
@@ -130,7 +157,14 @@ impl MessageAssembler {
             return take_message(kind, mask, payload, tags, input, out);
         }
         loop {
-            if let Some(open) = &self.open {
+            if self.open.is_some()
+                && let Some(deflate) = deflate
+                && deflate.is_inflating()
+            {
+                if let Some(event) = self.inflate(deflate, limits, tags, input, out)? {
+                    return Ok(event);
+                }
+            } else if let Some(open) = &self.open {
                 let part = input
                     .len()
                     .min(usize::try_from(open.remaining).unwrap_or(usize::MAX));
@@ -158,14 +192,14 @@ impl MessageAssembler {
                 return Ok(self.progress());
             };
             let size = usize::try_from(cursor.position()).unwrap_or(usize::MAX);
-            check_header(&header, role)?;
+            check_header(&header, role, deflate.is_some())?;
             let data = match header.opcode {
                 OpCode::Data(data) => data,
                 OpCode::Control(control) => {
                     return Self::control(&header, control, length, size, input);
                 }
             };
-            let kind = match (data, self.message) {
+            let mut kind = match (data, self.message) {
                 (Data::Continue, None) => {
                     return Err(WsError::Protocol("continuation without a message"));
                 }
@@ -175,8 +209,22 @@ impl MessageAssembler {
                 (Data::Binary, None) => Kind::Binary,
                 (Data::Reserved(_), None) => return Err(WsError::Protocol("unknown opcode")),
             };
-            let length = self.check_length(length, limits, tags)?;
-            if data != Data::Continue && header.is_final && input.len() - size >= length {
+            let mut is_compressed = false;
+            if let Some(deflate) = deflate {
+                if header.rsv1 && !deflate.begin() {
+                    kind = Kind::Binary;
+                }
+                is_compressed = deflate.is_inflating();
+            }
+            let length = match deflate {
+                Some(deflate) if is_compressed => deflate.check_length(length, limits)?,
+                _ => self.check_length(length, limits, tags)?,
+            };
+            let is_whole =
+                data != Data::Continue && header.is_final && input.len() - size >= length;
+            if is_whole && is_compressed {
+                buffer_pool::take_into(&mut self.partial);
+            } else if is_whole {
                 return take_message(kind, header.mask, size..size + length, tags, input, out);
             }
             if data != Data::Continue {
@@ -229,6 +277,11 @@ impl MessageAssembler {
             mask::apply(&mut self.partial[from..], *mask);
             mask.rotate_left(part % 4);
         }
+        self.check_text()
+    }
+
+    /// Checks that the bytes that were added to a text message are UTF-8.
+    fn check_text(&mut self) -> Result<(), WsError> {
         if self.message == Some(Kind::Text) {
             match std::str::from_utf8(&self.partial[self.checked..]) {
                 Ok(_) => self.checked = self.partial.len(),
@@ -238,6 +291,59 @@ impl MessageAssembler {
             }
         }
         Ok(())
+    }
+
+    /// Inflates what has arrived of the open frame. Returns `None` if the frame is complete and is
+    /// not the last of its message.
+    #[inline(never)]
+    fn inflate(
+        &mut self,
+        deflate: &mut PerMessage,
+        limits: Limits,
+        tags: bool,
+        input: &mut BytesMut,
+        out: &mut BytesMut,
+    ) -> Result<Option<Event>, WsError> {
+        let Some(open) = &mut self.open else {
+            return Ok(None);
+        };
+        let part = input
+            .len()
+            .min(usize::try_from(open.remaining).unwrap_or(usize::MAX));
+        if let Some(mask) = &mut open.mask {
+            let unmasked = deflate.unmasked();
+            mask::apply(&mut input[unmasked..part], *mask);
+            mask.rotate_left((part - unmasked) % 4);
+        }
+        let max = limits.message.saturating_add(tags.into());
+        let room = max - self.partial.len();
+        let inflated = deflate.inflate(&input[..part], &mut self.partial, room, limits)?;
+        open.remaining -= inflated.taken as u64;
+        let (is_complete, is_final) = (open.remaining == 0, open.is_final);
+        if inflated.taken == input.len() {
+            input.clear(); // Unlike `advance`, this keeps the whole buffer for reuse.
+        } else {
+            input.advance(inflated.taken);
+        }
+        self.unreported += inflated.appended;
+        self.check_text()?;
+        if inflated.has_more || !is_complete {
+            let has_progress = inflated.taken > 0 || inflated.appended > 0;
+            let reported = std::mem::replace(&mut self.unreported, 0);
+            return Ok(Some(match has_progress || inflated.has_more {
+                true => Event::Inflating(reported),
+                false => Event::NeedsInput,
+            }));
+        }
+        self.open = None;
+        if !is_final {
+            return Ok(None);
+        }
+        let room = max - self.partial.len();
+        self.unreported += deflate.finish(&mut self.partial, room, limits)?;
+        self.check_text()?;
+        self.complete_message(out)
+            .map(|length| Some(Event::Inflated(length)))
     }
 
     /// Ends the open frame if it is complete. After the last frame, the message is moved to `out`.
@@ -254,6 +360,11 @@ impl MessageAssembler {
         if !is_final {
             return Ok(None);
         }
+        self.complete_message(out).map(Some)
+    }
+
+    /// Moves a complete message to `out`. Returns how many of its bytes were not reported before.
+    fn complete_message(&mut self, out: &mut BytesMut) -> Result<usize, WsError> {
         if self.message == Some(Kind::Text) && self.checked < self.partial.len() {
             return Err(WsError::NotUtf8);
         }
@@ -264,8 +375,8 @@ impl MessageAssembler {
         } else {
             out.extend_from_slice(&self.partial);
         }
-        crate::buffer_pool::put(std::mem::take(&mut self.partial));
-        Ok(Some(std::mem::take(&mut self.unreported)))
+        buffer_pool::put(std::mem::take(&mut self.partial));
+        Ok(std::mem::take(&mut self.unreported))
     }
 
     fn control(
@@ -366,10 +477,19 @@ fn take_message(
     Ok(Event::Message(length))
 }
 
-fn check_header(header: &FrameHeader, role: Role) -> Result<(), WsError> {
+/// Checks the bits of a header. If the extension was agreed, `rsv1` marks a compressed message in
+/// its first frame.
+fn check_header(header: &FrameHeader, role: Role, has_deflate: bool) -> Result<(), WsError> {
     if header.rsv1 || header.rsv2 || header.rsv3 {
-        // (design.md: Why is there no permessage-deflate?)
-        return Err(WsError::Protocol("extension bits without an extension"));
+        let is_first = matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
+        if !has_deflate || header.rsv2 || header.rsv3 {
+            return Err(WsError::Protocol("extension bits without an extension"));
+        }
+        if !is_first {
+            return Err(WsError::Protocol(
+                "the bit for compression after the first frame of a message",
+            ));
+        }
     }
     match (role, header.mask) {
         (Role::Server, None) => Err(WsError::Protocol("client frame without a mask")),
@@ -402,7 +522,7 @@ mod tests {
         for piece in pieces {
             input.extend_from_slice(piece);
             loop {
-                let event = assembler.next(role, limits, tags, &mut input, &mut out);
+                let event = assembler.next(role, limits, tags, &mut None, &mut input, &mut out);
                 match event.map_err(|error| error.to_string())? {
                     Event::NeedsInput => break,
                     Event::Message(_) | Event::Progress(_) => {}

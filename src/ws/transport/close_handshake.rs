@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     transport::CloseCause,
-    ws::{close::WsClose, error::WsError},
+    ws::{close::WsClose, deflate::PerMessage, error::WsError},
 };
 
 /// Maximum number of reads per poll while the peer's close frame is awaited. Other tasks of the
@@ -121,9 +121,13 @@ impl CloseHandshake {
         io: &mut T,
         reader: &mut FrameReader,
         writer: &mut FrameWriter,
+        deflate: &mut Option<PerMessage>,
         cx: &mut Context<'_>,
         reason: &CloseReason,
     ) -> Poll<io::Result<()>> {
+        if let Some(deflate) = deflate {
+            reader.discard_compressed(deflate);
+        }
         if !self.sent {
             self.sent = true;
             match self.answer.take() {
@@ -145,7 +149,7 @@ impl CloseHandshake {
             if done {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.poll_input(io, reader, cx));
+            ready!(self.poll_input(io, reader, deflate, cx));
         }
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -156,11 +160,12 @@ impl CloseHandshake {
         &mut self,
         io: &mut T,
         reader: &mut FrameReader,
+        deflate: &mut Option<PerMessage>,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         let mut ignored = BytesMut::new();
         while !self.input_is_over() {
-            match reader.next(false, &mut ignored) {
+            match reader.next(false, deflate, &mut ignored) {
                 Ok(Event::NeedsInput) => break,
                 Ok(Event::Close(_)) => self.received = true,
                 Ok(_) => ignored.clear(),
@@ -173,7 +178,7 @@ impl CloseHandshake {
                 return Poll::Ready(());
             }
         }
-        match ready!(reader.poll_read(io, cx)) {
+        match ready!(reader.poll_read(io, cx, deflate)) {
             Ok(Read::Data) => {}
             Ok(Read::Invalid(_)) => self.failed = true,
             // A reset of the connection is an end, too.

@@ -14,8 +14,8 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::BytesMut;
-use getty_core::CloseReason;
+use bytes::{Bytes, BytesMut};
+use getty_core::{CloseReason, driver::SharedForm};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub(super) use self::settings::{Limits, Role, TransportSettings};
@@ -28,8 +28,9 @@ use self::{
 pub use self::{settings::DEFAULT_MAX_MESSAGE, stream::WsStream};
 use super::{
     close::WsClose,
+    deflate::PerMessage,
     error::WsError,
-    message::{Messages, is_unsendable},
+    message::{Kind, Messages, is_unsendable},
 };
 use crate::transport::{CloseCause, Framing, Received, Transport, WriteClosed};
 
@@ -44,11 +45,18 @@ pub struct WsTransport<T> {
     reader: FrameReader,
     writer: FrameWriter,
     closing: CloseHandshake,
+    /// Compression, if it was agreed.
+    deflate: Option<PerMessage>,
 }
 
 impl<T> WsTransport<T> {
     /// Creates a new transport. `input` has arrived together with the opening handshake.
-    pub(super) fn new(io: T, settings: TransportSettings, input: BytesMut) -> Self {
+    pub(super) fn new(
+        io: T,
+        settings: TransportSettings,
+        deflate: Option<PerMessage>,
+        input: BytesMut,
+    ) -> Self {
         let TransportSettings {
             role,
             limits,
@@ -60,6 +68,7 @@ impl<T> WsTransport<T> {
             reader: FrameReader::new(role, limits, input),
             writer: FrameWriter::new(role, messages),
             closing: CloseHandshake::default(),
+            deflate,
         }
     }
 
@@ -68,11 +77,20 @@ impl<T> WsTransport<T> {
         &self.io
     }
 
+    /// Drops everything that has arrived because it will not be parsed.
+    #[cold]
+    fn stop_reading(&mut self) {
+        self.reader.clear();
+        if let Some(deflate) = &mut self.deflate {
+            deflate.discard();
+        }
+    }
+
     /// Ends the input after a violation of the protocol.
     #[cold]
     fn fail(&mut self, error: WsError) -> Received {
         self.closing.fail(error);
-        self.reader.clear();
+        self.stop_reading();
         Received::End
     }
 
@@ -80,7 +98,7 @@ impl<T> WsTransport<T> {
     #[cold]
     fn fail_at_end(&mut self) -> Received {
         self.closing.fail_at_end();
-        self.reader.clear();
+        self.stop_reading();
         Received::End
     }
 
@@ -89,7 +107,7 @@ impl<T> WsTransport<T> {
     #[cold]
     fn receive_close(&mut self, close: WsClose) -> Received {
         self.closing.receive(close);
-        self.reader.clear();
+        self.stop_reading();
         Received::End
     }
 
@@ -97,7 +115,7 @@ impl<T> WsTransport<T> {
     #[cold]
     fn fail_encoding(&mut self, error: io::Error) -> WriteClosed {
         self.closing.fail_encoding(error);
-        self.reader.clear();
+        self.stop_reading();
         WriteClosed
     }
 }
@@ -126,20 +144,39 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsTransport<T> {
                 // failure.
                 self.writer.discard();
             }
-            match self.reader.next(self.messages == Messages::Both, buf) {
+            match self
+                .reader
+                .next(self.messages == Messages::Both, &mut self.deflate, buf)
+            {
                 Ok(Event::Message(bytes)) => return Poll::Ready(Ok(Received::Data(bytes))),
                 Ok(Event::NeedsInput) => {}
                 Ok(Event::Progress(bytes)) => return Poll::Ready(Ok(Received::Control(bytes))),
+                Ok(Event::Inflating(bytes)) => {
+                    if let Some(deflate) = &mut self.deflate
+                        && deflate.poll_budget(cx).is_pending()
+                    {
+                        self.reader.report_later(bytes);
+                        return Poll::Pending;
+                    }
+                    return Poll::Ready(Ok(Received::Control(bytes)));
+                }
+                Ok(Event::Inflated(bytes)) => {
+                    if let Some(deflate) = &mut self.deflate {
+                        // The message is complete. The session will find the budget used up.
+                        let _ = deflate.poll_budget(cx);
+                    }
+                    return Poll::Ready(Ok(Received::Data(bytes)));
+                }
                 Ok(Event::Ping(payload)) => {
-                    self.writer.pong(payload.as_slice());
                     let bytes = payload.as_slice().len();
+                    self.writer.pong(payload);
                     return Poll::Ready(Ok(Received::Control(bytes)));
                 }
                 Ok(Event::Pong(bytes)) => return Poll::Ready(Ok(Received::Control(bytes))),
                 Ok(Event::Close(close)) => return Poll::Ready(Ok(self.receive_close(close))),
                 Err(error) => return Poll::Ready(Ok(self.fail(error))),
             }
-            match self.reader.poll_read(&mut self.io, cx) {
+            match self.reader.poll_read(&mut self.io, cx, &self.deflate) {
                 Poll::Pending => {
                     self.reader.shrink();
                     return Poll::Pending;
@@ -157,7 +194,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsTransport<T> {
         if self.closing.is_sent() {
             return Poll::Ready(Err(WriteClosed.into()));
         }
-        match self.writer.poll_send(&mut self.io, cx, bufs) {
+        match self
+            .writer
+            .poll_send(&mut self.io, cx, bufs, &mut self.deflate)
+        {
             Poll::Ready(Err(error)) if is_unsendable(&error) => {
                 // A pending receive must return the end of the input.
                 cx.waker().wake_by_ref();
@@ -165,6 +205,49 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsTransport<T> {
             }
             polled => polled,
         }
+    }
+
+    #[inline]
+    fn shared_form(&self) -> Option<SharedForm> {
+        self.deflate.as_ref()?.shared_form(self.messages)
+    }
+
+    #[cold]
+    fn prepare(&mut self, message: &[u8]) -> Bytes {
+        let (kind, message) = match self.messages {
+            Messages::Binary => (Some(Kind::Binary), message),
+            Messages::Text => (Some(Kind::Text), message),
+            Messages::Both => match message.split_first() {
+                Some((tag, message)) => (Kind::from_tag(*tag), message),
+                None => (None, message),
+            },
+        };
+        match (&mut self.deflate, kind) {
+            // A message that cannot be sent fails when it is.
+            (_, Some(Kind::Text)) if std::str::from_utf8(message).is_err() => Bytes::new(),
+            (Some(deflate), Some(kind)) => deflate.prepare(kind, message),
+            _ => Bytes::new(),
+        }
+    }
+
+    fn poll_send_prepared(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+        prepared: &Bytes,
+    ) -> Poll<io::Result<usize>> {
+        if prepared.is_empty() {
+            // The message was found not to be worth compressing.
+            let deflate = self.deflate.take();
+            let polled = self.poll_send(cx, bufs);
+            self.deflate = deflate;
+            return polled;
+        }
+        if self.closing.is_sent() {
+            return Poll::Ready(Err(WriteClosed.into()));
+        }
+        ready!(self.writer.poll_send_prepared(&mut self.io, cx, prepared))?;
+        Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
     }
 
     #[inline]
@@ -209,9 +292,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsTransport<T> {
             reader,
             writer,
             closing,
+            deflate,
             ..
         } = self;
-        closing.poll(io, reader, writer, cx, reason)
+        closing.poll(io, reader, writer, deflate, cx, reason)
     }
 }
 
@@ -221,6 +305,7 @@ impl<T: fmt::Debug> fmt::Debug for WsTransport<T> {
             .field("io", &self.io)
             .field("role", &self.reader.role())
             .field("messages", &self.messages)
+            .field("deflate", &self.deflate.is_some())
             .finish_non_exhaustive()
     }
 }

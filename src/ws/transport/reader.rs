@@ -14,7 +14,10 @@ use super::{
     assembler::{Event, MessageAssembler},
     settings::{Limits, Role},
 };
-use crate::{buffer_pool, ws::error::WsError};
+use crate::{
+    buffer_pool,
+    ws::{deflate::PerMessage, error::WsError},
+};
 
 /// Minimum room of a read in bytes.
 const MIN_READ: usize = 4 * 1024;
@@ -62,19 +65,39 @@ impl FrameReader {
     /// Returns the next event in the bytes that have arrived. A message is appended to `out`, after
     /// a tag byte with its kind if `tags` is set.
     #[inline]
-    pub(super) fn next(&mut self, tags: bool, out: &mut BytesMut) -> Result<Event, WsError> {
+    pub(super) fn next(
+        &mut self,
+        tags: bool,
+        deflate: &mut Option<PerMessage>,
+        out: &mut BytesMut,
+    ) -> Result<Event, WsError> {
         self.assembler
-            .next(self.role, self.limits, tags, &mut self.input, out)
+            .next(self.role, self.limits, tags, deflate, &mut self.input, out)
     }
 
-    /// Reads once from `io`. The rest of a large frame is read to where it stays.
+    /// Adds `bytes` of an event that was not reported to the next one.
+    pub(super) const fn report_later(&mut self, bytes: usize) {
+        self.assembler.report_later(bytes);
+    }
+
+    /// Ignores compressed messages from now on, so that none is inflated.
+    #[cold]
+    pub(super) fn discard_compressed(&mut self, deflate: &mut PerMessage) {
+        if deflate.is_inflating() {
+            self.assembler.discard_compressed();
+        }
+        deflate.discard();
+    }
+
+    /// Reads once from `io`. The rest of a large uncompressed frame is read to where it stays.
     pub(super) fn poll_read<T: AsyncRead + Unpin>(
         &mut self,
         io: &mut T,
         cx: &mut Context<'_>,
+        deflate: &Option<PerMessage>,
     ) -> Poll<io::Result<Read>> {
         if self.input.is_empty()
-            && let Some((partial, remaining)) = self.assembler.large_remainder()
+            && let Some((partial, remaining)) = self.assembler.large_remainder(deflate)
         {
             let room = remaining.min(partial.capacity() - partial.len());
             let bytes = ready!(poll_read_buf(Pin::new(io), cx, &mut partial.limit(room)))?;

@@ -14,6 +14,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::{
 };
 
 use super::{
+    assembler::ControlPayload,
     mask::{self, Masks},
     settings::Role,
 };
@@ -21,6 +22,7 @@ use crate::{
     buffer_pool,
     ws::{
         close::WsClose,
+        deflate::PerMessage,
         message::{Kind, Messages, NoKind, NotText},
     },
 };
@@ -30,6 +32,8 @@ use crate::{
 const HIGH_WATERMARK: usize = 64 * 1024;
 /// Minimum length in bytes of a payload that is written without a copy.
 const LARGE_PAYLOAD: usize = 16 * 1024;
+/// First bit of a header that marks its message as compressed.
+const RSV1: u8 = 0x40;
 
 #[derive(Debug)]
 pub(super) struct FrameWriter {
@@ -43,7 +47,7 @@ pub(super) struct FrameWriter {
     /// `true` if a control frame awaits a flush that no message will cause.
     needs_flush: bool,
     /// Payload of the last ping that arrived while too many bytes were buffered.
-    deferred_pong: Option<Box<[u8]>>,
+    deferred_pong: Option<Box<ControlPayload>>,
 }
 
 impl FrameWriter {
@@ -80,6 +84,7 @@ impl FrameWriter {
         io: &mut T,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
+        deflate: &mut Option<PerMessage>,
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_room(io, cx))?;
         let length: usize = bufs.iter().map(|buf| buf.len()).sum();
@@ -91,6 +96,12 @@ impl FrameWriter {
                 (tag.and_then(Kind::from_tag).ok_or(NoKind)?, 1)
             }
         };
+        if let Some(deflate) = deflate
+            && length - tag >= deflate.threshold()
+            && ready!(self.poll_deflate(cx, bufs, kind, tag, deflate))?
+        {
+            return Poll::Ready(Ok(length));
+        }
         let opcode = OpCode::Data(match kind {
             Kind::Text => Data::Text,
             Kind::Binary => Data::Binary,
@@ -120,6 +131,78 @@ impl FrameWriter {
             mask::apply(&mut self.frames[payload..], mask);
         }
         Poll::Ready(Ok(length))
+    }
+
+    /// Takes the message behind its tag if it can be compressed. Returns `false` if it must be sent
+    /// plain.
+    #[inline(never)]
+    fn poll_deflate(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+        kind: Kind,
+        tag: usize,
+        deflate: &mut PerMessage,
+    ) -> Poll<io::Result<bool>> {
+        ready!(deflate.poll_budget(cx));
+        let mut joined = BytesMut::new();
+        let message = match bufs {
+            [buf] => &buf[tag..],
+            bufs => {
+                buffer_pool::take_into(&mut joined);
+                bufs.iter().for_each(|buf| joined.extend_from_slice(buf));
+                &joined[tag..]
+            }
+        };
+        if kind == Kind::Text && std::str::from_utf8(message).is_err() {
+            return Poll::Ready(Err(NotText.into()));
+        }
+        let first = 0x80 | RSV1 | kind.tag();
+        let is_taken = deflate
+            .compress(message, |payload| self.compressed(first, payload))
+            .is_some();
+        if joined.capacity() > 0 {
+            buffer_pool::put(joined);
+        }
+        Poll::Ready(Ok(is_taken))
+    }
+
+    /// Appends the frame of a compressed message.
+    fn compressed(&mut self, first: u8, payload: &[u8]) {
+        let mask = self.compressed_header(first, payload.len());
+        let from = self.frames.len();
+        self.frames.extend_from_slice(payload);
+        if let Some(mask) = mask {
+            mask::apply(&mut self.frames[from..], mask);
+        }
+    }
+
+    /// Appends the header of a compressed message, whose first byte is `first`. Returns its mask.
+    fn compressed_header(&mut self, first: u8, length: usize) -> Option<[u8; 4]> {
+        let before = self.frames.len();
+        let mask = self.header(OpCode::Data(Data::Binary), length);
+        self.frames[before] = first;
+        mask
+    }
+
+    /// Takes a message that was prepared for many sessions: the first byte of its frame with the
+    /// compressed payload.
+    pub(super) fn poll_send_prepared<T: AsyncWrite + Unpin>(
+        &mut self,
+        io: &mut T,
+        cx: &mut Context<'_>,
+        prepared: &[u8],
+    ) -> Poll<io::Result<()>> {
+        ready!(self.poll_room(io, cx))?;
+        let Some((first, payload)) = prepared.split_first() else {
+            return Poll::Ready(Ok(()));
+        };
+        if payload.len() >= LARGE_PAYLOAD && self.masks.is_none() {
+            self.compressed_header(*first, payload.len());
+            return Poll::Ready(self.write_through(io, cx, payload));
+        }
+        self.compressed(*first, payload);
+        Poll::Ready(Ok(()))
     }
 
     /// Writes the buffered frames and then `payload`. The rest of the payload is buffered.
@@ -175,7 +258,7 @@ impl FrameWriter {
                 self.frames.advance(written);
             }
             if let Some(pong) = self.deferred_pong.take() {
-                self.pong(&pong);
+                self.pong(*pong);
             }
         }
         buffer_pool::put(std::mem::take(&mut self.frames));
@@ -208,12 +291,12 @@ impl FrameWriter {
     }
 
     /// Queues the answer to a ping.
-    pub(super) fn pong(&mut self, payload: &[u8]) {
+    pub(super) fn pong(&mut self, payload: ControlPayload) {
         self.needs_flush = true;
         if self.frames.len() >= HIGH_WATERMARK {
-            self.deferred_pong = Some(payload.into());
+            self.deferred_pong = Some(Box::new(payload));
         } else {
-            self.control(Control::Pong, payload);
+            self.control(Control::Pong, payload.as_slice());
         }
     }
 

@@ -1,6 +1,8 @@
 //! WebSocket sessions: byte by byte and with another implementation.
 
 mod close;
+#[cfg(feature = "compression")]
+mod deflate;
 mod detect;
 mod dropped;
 mod frames;

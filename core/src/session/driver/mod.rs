@@ -45,7 +45,7 @@ use self::{budget::BudgetState, hooks::DriverHooks};
 pub use super::current::CurrentSession;
 #[doc(hidden)]
 pub use super::payload::CodecId;
-pub use super::payload::{Payload, SharedMessage};
+pub use super::payload::{Payload, SharedForm, SharedMessage};
 use super::{
     Session,
     outbox::{Batch, DEFAULT_BOUND},

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 pub(super) use self::burst::{Burst, ENTRY_OVERHEAD};
 pub(crate) use self::failure::SendFailure;
-pub use self::shared::{CodecId, SharedMessage};
+pub use self::shared::{CodecId, SharedForm, SharedMessage};
 use super::error::SendError;
 
 /// One item to send. It is sent as a whole and is one message on transports that preserve

@@ -30,19 +30,52 @@ impl CodecId {
     }
 }
 
+/// Identifies the form in which a transport sends shared messages. Transports with the same form
+/// convert an encoded message to the same bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SharedForm {
+    id: CodecId,
+    variant: u32,
+}
+
+impl SharedForm {
+    /// Creates the form of a transport whose settings have the unique id `id`. `variant`
+    /// distinguishes transports with the same settings that convert messages differently.
+    #[must_use]
+    pub const fn new(id: CodecId, variant: u32) -> Self {
+        Self { id, variant }
+    }
+}
+
 /// A message that many sessions send, with its encodings.
 pub struct SharedMessage<Out> {
     /// Size of the message in bytes, if its type determines it.
     size: Option<u32>,
     /// Encoding by the first codec. Usually there is no other, and deliveries then never lock.
     first: OnceLock<(CodecId, Bytes)>,
+    /// First conversion of an encoding by a transport.
+    prepared: OnceLock<Box<Prepared>>,
     rest: Mutex<Rest<Out>>,
+}
+
+/// An encoding that transports of one form have converted.
+struct Prepared {
+    codec: CodecId,
+    form: SharedForm,
+    bytes: Bytes,
+}
+
+impl Prepared {
+    fn get(&self, codec: CodecId, form: SharedForm) -> Option<Bytes> {
+        (self.codec == codec && self.form == form).then(|| self.bytes.clone())
+    }
 }
 
 struct Rest<Out> {
     message: Out,
     clone: fn(&Out) -> Out,
     others: Vec<(CodecId, Bytes)>,
+    others_prepared: Vec<Prepared>,
 }
 
 impl<Out> SharedMessage<Out> {
@@ -64,10 +97,12 @@ impl<Out> SharedMessage<Out> {
         Self {
             size: bytes.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX)),
             first: OnceLock::new(),
+            prepared: OnceLock::new(),
             rest: Mutex::new(Rest {
                 message,
                 clone: Out::clone,
                 others: Vec::new(),
+                others_prepared: Vec::new(),
             }),
         }
     }
@@ -111,6 +146,33 @@ impl<Out> SharedMessage<Out> {
         }
         Ok(bytes)
     }
+
+    /// Returns the encoding by the codec `codec` in the form `form`. Calls `prepare` unless a
+    /// transport of that form has prepared it before. Other sessions with the same form wait
+    /// meanwhile.
+    #[cold]
+    pub fn prepared(
+        &self,
+        codec: CodecId,
+        form: SharedForm,
+        prepare: impl FnOnce() -> Bytes,
+    ) -> Bytes {
+        if let Some(bytes) = self.prepared.get().and_then(|it| it.get(codec, form)) {
+            return bytes;
+        }
+        let mut rest = self.rest.lock();
+        let first = self.prepared.get().map(|first| &**first).into_iter();
+        let mut known = first.chain(&rest.others_prepared);
+        if let Some(bytes) = known.find_map(|known| known.get(codec, form)) {
+            return bytes;
+        }
+        let bytes = prepare();
+        let new = |bytes| Prepared { codec, form, bytes };
+        if self.prepared.set(Box::new(new(bytes.clone()))).is_err() {
+            rest.others_prepared.push(new(bytes.clone()));
+        }
+        bytes
+    }
 }
 
 impl<Out> fmt::Debug for SharedMessage<Out> {
@@ -139,6 +201,23 @@ mod tests {
             assert_eq!(shared.encoded(id, encode).unwrap(), "hello");
             let again = shared.encoded(id, |_| -> Result<_, ()> { panic!("encoded twice") });
             assert_eq!(again.unwrap(), "hello");
+        }
+    }
+
+    #[test]
+    fn each_form_is_prepared_once() {
+        let (shared, one, other) = (
+            SharedMessage::new("hello"),
+            CodecId::unique(),
+            CodecId::unique(),
+        );
+        let keys = [(one, 1), (one, 2), (other, 1)];
+        for (n, (codec, variant)) in keys.into_iter().enumerate() {
+            let form = SharedForm::new(one, variant);
+            let bytes = Bytes::from(vec![n as u8]);
+            assert_eq!(shared.prepared(codec, form, || bytes.clone()), bytes);
+            let again = shared.prepared(codec, form, || panic!("prepared twice"));
+            assert_eq!(again, bytes);
         }
     }
 

@@ -1,0 +1,241 @@
+//! State of the extension in one session, and the compression of one message.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use getty_core::driver::SharedForm;
+use tokio::task::coop;
+
+pub(in crate::ws) use super::context::Inflated;
+use super::{
+    context::{Configuration, Failure, Inflater, compress},
+    negotiation::WsDeflate,
+    settings::Deflate,
+};
+use crate::ws::{
+    error::WsError,
+    message::{Kind, Messages},
+    transport::{Limits, Role},
+};
+
+/// Number of bytes inflated at a time. The session may then do other work.
+const STEP: usize = 64 * 1024;
+/// Number of bytes, inflated or compressed, that cost a unit of tokio's cooperative budget.
+const BYTES_PER_UNIT: usize = 32 * 1024;
+/// Maximum number of units that one message costs: those of one poll.
+const MAX_UNITS: usize = 128;
+/// First bit of a frame's header that marks its message as compressed.
+const RSV1: u8 = 0x40;
+/// Smallest window of a compressor.
+const MIN_WINDOW_BITS: u8 = 9;
+
+/// State of the extension in one session. An idle session holds neither compressor nor inflater.
+#[derive(Debug)]
+pub(in crate::ws) struct PerMessage(Box<State>);
+
+#[derive(Debug)]
+struct State {
+    deflate: Deflate,
+    /// Base-2 logarithm of this side's window in bytes.
+    window_bits: u8,
+    /// `true` if compressed messages are ignored because the session closes.
+    discards: bool,
+    /// Number of bytes that were inflated or compressed and not charged to the budget.
+    debt: usize,
+    /// Inflater of the message that is arriving.
+    inflater: Option<Inflater>,
+}
+
+impl PerMessage {
+    pub(super) fn new(deflate: Deflate, agreed: WsDeflate, role: Role) -> Self {
+        let window_bits = match role {
+            Role::Server => agreed.server_max_window_bits(),
+            Role::Client => agreed.client_max_window_bits(),
+        };
+        Self(Box::new(State {
+            deflate,
+            window_bits,
+            discards: false,
+            debt: 0,
+            inflater: None,
+        }))
+    }
+
+    /// Charges the work to tokio's cooperative budget. Returns `Pending` if the budget is used up.
+    /// The task will then be woken.
+    pub(in crate::ws) fn poll_budget(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.0.debt >= BYTES_PER_UNIT {
+            ready!(coop::poll_proceed(cx)).made_progress();
+            self.0.debt -= BYTES_PER_UNIT;
+        }
+        Poll::Ready(())
+    }
+
+    fn charge(&mut self, bytes: usize) {
+        let debt = self.0.debt.saturating_add(bytes);
+        self.0.debt = debt.min(MAX_UNITS * BYTES_PER_UNIT);
+    }
+}
+
+/// Receiving direction.
+impl PerMessage {
+    /// Begins a compressed message. Returns `false` if the message will be ignored.
+    pub(in crate::ws) fn begin(&mut self) -> bool {
+        if !self.0.discards {
+            self.0.inflater = Some(Inflater::take());
+        }
+        !self.0.discards
+    }
+
+    /// Returns `true` while a compressed message arrives.
+    pub(in crate::ws) const fn is_inflating(&self) -> bool {
+        self.0.inflater.is_some()
+    }
+
+    /// Ignores the message that is arriving, and all further ones.
+    pub(in crate::ws) fn discard(&mut self) {
+        self.0.discards = true;
+        self.end();
+    }
+
+    /// Ends the message, and returns the inflater to its thread.
+    fn end(&mut self) {
+        if let Some(inflater) = self.0.inflater.take() {
+            inflater.put_back();
+        }
+    }
+
+    /// Returns the length of the next frame if the compressed bytes of its message are within their
+    /// limit. This limit exceeds the maximum of a message, because noise becomes slightly longer.
+    pub(in crate::ws) fn check_length(
+        &mut self,
+        length: u64,
+        limits: Limits,
+    ) -> Result<usize, WsError> {
+        let max = limits.message;
+        let max_compressed = max.saturating_add(max / 8).saturating_add(64);
+        let announced = self.0.inflater.as_ref().map_or(0, |it| it.announced);
+        match usize::try_from(length) {
+            Ok(length) if length > limits.frame => Err(WsError::TooLong {
+                limit: limits.frame,
+            }),
+            Ok(length) if length <= max_compressed - announced => {
+                if let Some(inflater) = &mut self.0.inflater {
+                    inflater.announced += length;
+                }
+                Ok(length)
+            }
+            _ => Err(WsError::TooLong { limit: max }),
+        }
+    }
+
+    /// Returns how many bytes at the start of the input are unmasked already.
+    pub(in crate::ws) fn unmasked(&self) -> usize {
+        self.0.inflater.as_ref().map_or(0, |it| it.unmasked)
+    }
+
+    /// Inflates `input`, which must be unmasked. Appends at most `room` bytes to `out`, and about
+    /// 64 KiB per call.
+    pub(in crate::ws) fn inflate(
+        &mut self,
+        input: &[u8],
+        out: &mut BytesMut,
+        room: usize,
+        limits: Limits,
+    ) -> Result<Inflated, WsError> {
+        let Some(inflater) = &mut self.0.inflater else {
+            return Err(WsError::InvalidDeflate);
+        };
+        let inflated = inflater
+            .inflate(input, out, room, STEP)
+            .map_err(|failure| error(failure, limits))?;
+        inflater.unmasked = input.len() - inflated.taken;
+        self.charge(inflated.taken + inflated.appended);
+        Ok(inflated)
+    }
+
+    /// Ends the message after its last frame. Returns the number of bytes that were appended to
+    /// `out`. It is at most `room`.
+    pub(in crate::ws) fn finish(
+        &mut self,
+        out: &mut BytesMut,
+        room: usize,
+        limits: Limits,
+    ) -> Result<usize, WsError> {
+        let finished = match &mut self.0.inflater {
+            Some(inflater) => inflater.finish(out, room),
+            None => Err(Failure::Invalid),
+        };
+        self.end();
+        finished.map_err(|failure| error(failure, limits))
+    }
+}
+
+/// Sending direction.
+impl PerMessage {
+    /// Returns the minimum length of a message that is compressed.
+    #[inline]
+    pub(in crate::ws) fn threshold(&self) -> usize {
+        self.0.deflate.threshold()
+    }
+
+    /// Returns the form of this session's messages. All sessions that compress alike have the same
+    /// form.
+    pub(in crate::ws) fn shared_form(&self, messages: Messages) -> Option<SharedForm> {
+        let messages = match messages {
+            Messages::Binary => 0,
+            Messages::Text => 1,
+            Messages::Both => 2,
+        };
+        let variant = u32::from(self.0.window_bits) << 2 | messages;
+        let compresses = self.0.window_bits >= MIN_WINDOW_BITS;
+        compresses.then(|| SharedForm::new(self.0.deflate.id(), variant))
+    }
+
+    /// Compresses `message` and passes the payload to `f`. Returns `None` if the message must be
+    /// sent plain because the filter refuses it or because it would not become shorter.
+    pub(in crate::ws) fn compress<R>(
+        &mut self,
+        message: &[u8],
+        f: impl FnOnce(&[u8]) -> R,
+    ) -> Option<R> {
+        if !self.0.deflate.compresses(message) {
+            return None;
+        }
+        self.charge(message.len());
+        compress(self.configuration()?, message, f)
+    }
+
+    /// Compresses `message` for all sessions of the same form. Returns the first byte of the frame
+    /// with its payload. Returns no bytes if the message must be sent plain.
+    pub(in crate::ws) fn prepare(&mut self, kind: Kind, message: &[u8]) -> Bytes {
+        if message.len() < self.threshold() {
+            return Bytes::new();
+        }
+        let first = 0x80 | RSV1 | kind.tag();
+        let prepared = self.compress(message, |payload| {
+            let mut prepared = Vec::with_capacity(1 + payload.len());
+            prepared.push(first);
+            prepared.extend_from_slice(payload);
+            prepared.into()
+        });
+        prepared.unwrap_or_default()
+    }
+
+    fn configuration(&self) -> Option<Configuration> {
+        (self.0.window_bits >= MIN_WINDOW_BITS).then(|| Configuration {
+            level: self.0.deflate.level(),
+            window_bits: self.0.window_bits,
+        })
+    }
+}
+
+/// Returns the violation of the protocol for a failure to inflate.
+const fn error(failure: Failure, limits: Limits) -> WsError {
+    match failure {
+        Failure::Invalid => WsError::InvalidDeflate,
+        Failure::TooLong => WsError::TooLong {
+            limit: limits.message,
+        },
+    }
+}
