@@ -44,17 +44,20 @@ impl Compressor {
 
     /// Appends the compressed `input`, except for a part that the next flush appends.
     pub(super) fn write(&mut self, mut input: &[u8], out: &mut BytesMut) -> io::Result<()> {
-        while !input.is_empty() {
+        loop {
             let room = (input.len() / 2 + 64).min(MAX_ROOM);
-            let read = append(out, room, |room| {
+            let status = append(out, room, |room| {
                 match self.encoder.run_on_buffers(input, room) {
-                    Ok(status) => (status.bytes_written, Ok(status.bytes_read)),
+                    Ok(status) => (status.bytes_written, Ok(status)),
                     Err(error) => (0, Err(error)),
                 }
             })?;
-            input = &input[read..];
+            input = &input[status.bytes_read..];
+            // The encoder may have consumed all and still hold a part of a block.
+            if input.is_empty() && status.bytes_written < room {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Appends the rest of the input, so that a decompressor returns all of it.
@@ -74,20 +77,34 @@ impl Compressor {
     }
 }
 
+/// Bytes from which the length of a frame's header is known.
+const FRAME_START: usize = 5;
+/// The decoder asks for a block together with the header of the next one.
+const BLOCK_HEADER: usize = 3;
+
 /// Decompressor of frames.
-pub(super) struct Decompressor(Decoder<'static>);
+pub(super) struct Decompressor {
+    decoder: Decoder<'static>,
+    /// Number of bytes up to the end of the current block. With more, the decoder would discard
+    /// valid blocks before invalid bytes.
+    next: usize,
+}
 
 impl Decompressor {
     pub(super) fn new() -> io::Result<Self> {
         let mut decoder = Decoder::new()?;
         decoder.set_parameter(DParameter::WindowLogMax(MAX_WINDOW_LOG))?;
-        Ok(Self(decoder))
+        Ok(Self {
+            decoder,
+            next: FRAME_START,
+        })
     }
 
     /// Decompresses a part of `input` to the beginning of `out`. `ended` is `true` at the end of a
     /// frame.
     pub(super) fn step(&mut self, input: &[u8], out: &mut [u8]) -> Result<Step, InflateError> {
-        let status = self.0.run_on_buffers(input, out);
+        let input = &input[..input.len().min(self.next)];
+        let status = self.decoder.run_on_buffers(input, out);
         let status = status.map_err(|error| {
             // The only error about memory that a peer can cause.
             if error.to_string().contains("memory") {
@@ -96,6 +113,11 @@ impl Decompressor {
                 InflateError::Corrupt { format: "zstd" }
             }
         })?;
+        self.next = match status.remaining {
+            0 => FRAME_START,
+            next if next > BLOCK_HEADER => next - BLOCK_HEADER,
+            next => next,
+        };
         Ok(Step {
             consumed: status.bytes_read,
             produced: status.bytes_written,
