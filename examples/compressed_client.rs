@@ -31,7 +31,9 @@ async fn main() -> Result<(), BoxError> {
         Some("zstd") => CompressionConnectLayer::zstd(0),
         _ => return Err("the first argument must be deflate, zlib, snappy or zstd".into()),
     };
-    let address = arguments.next().ok_or("the second argument must be an address")?;
+    let address = arguments
+        .next()
+        .ok_or("the second argument must be an address")?;
     let connector = ServiceBuilder::new()
         .layer(compression)
         .service(TcpConnector::new());

@@ -87,7 +87,10 @@ async fn open(
     }
     let frames = LengthDelimited::new();
     match layer {
-        Some(layer) => connect!(ServiceBuilder::new().layer(layer).service(connector), frames),
+        Some(layer) => connect!(
+            ServiceBuilder::new().layer(layer).service(connector),
+            frames
+        ),
         None if kind == Kind::Deflated => connect!(connector, Deflated::new(frames)),
         None => connect!(connector, frames),
     }
@@ -95,7 +98,9 @@ async fn open(
 
 /// Prints and checks the memory of sessions that have sent a message.
 fn idle(sessions: usize) {
-    println!("\n| {sessions} sessions that have sent | bytes each | more than plain |\n|---|--:|--:|");
+    println!(
+        "\n| {sessions} sessions that have sent | bytes each | more than plain |\n|---|--:|--:|"
+    );
     let mut plain = 0.0;
     for kind in Kind::ALL {
         let bytes = runtime().block_on(idle_bytes(kind, sessions));
@@ -103,7 +108,10 @@ fn idle(sessions: usize) {
             plain = bytes;
         }
         println!("| {kind:?} | {bytes:.0} | {:.0} |", bytes - plain);
-        assert!(bytes - plain <= IDLE, "{kind:?}: {bytes} bytes, plain {plain}");
+        assert!(
+            bytes - plain <= IDLE,
+            "{kind:?}: {bytes} bytes, plain {plain}"
+        );
     }
 }
 
@@ -158,7 +166,9 @@ fn bombs() {
 /// Returns the error of a session that receives 64 MiB of zeros, which are empty messages.
 async fn bomb(kind: Kind, ratio: u32) -> InflateBomb {
     let (mut listener, connector) = memory(4 * 1024);
-    let layer = kind.layer().map(|layer| layer.with_max_ratio(ratio, 1 << 20));
+    let layer = kind
+        .layer()
+        .map(|layer| layer.with_max_ratio(ratio, 1 << 20));
     let session = open(kind, layer, connector).await;
     let accepted = std::future::poll_fn(|cx| listener.poll_accept(cx)).await;
     let (mut peer, _rest) = accepted.expect("it was dialled").take_transport();
@@ -171,17 +181,27 @@ async fn bomb(kind: Kind, ratio: u32) -> InflateBomb {
     let closed = session.closed().await;
     assert_eq!(closed.reason, CloseReason::Decode, "{kind:?}");
     let source = closed.source.expect("its source is the bomb");
-    *source.downcast_ref::<InflateBomb>().expect("its source is the bomb")
+    *source
+        .downcast_ref::<InflateBomb>()
+        .expect("its source is the bomb")
 }
 
 /// Returns 64 MiB of zeros, compressed once for each kind.
 fn compressed(kind: Kind) -> &'static [u8] {
     use std::sync::OnceLock;
     static BOMBS: [OnceLock<Vec<u8>>; 6] = [const { OnceLock::new() }; 6];
-    let zeros = vec![0; if BOMBS[kind as usize].get().is_some() { 0 } else { 64 << 20 }];
+    let zeros = vec![
+        0;
+        if BOMBS[kind as usize].get().is_some() {
+            0
+        } else {
+            64 << 20
+        }
+    ];
     BOMBS[kind as usize].get_or_init(|| match kind {
         Kind::Deflate | Kind::Zlib => {
-            let mut encoder = flate2::Compress::new(flate2::Compression::best(), kind == Kind::Zlib);
+            let mut encoder =
+                flate2::Compress::new(flate2::Compression::best(), kind == Kind::Zlib);
             let mut out = Vec::with_capacity(1 << 20);
             encoder
                 .compress_vec(&zeros, &mut out, flate2::FlushCompress::Sync)

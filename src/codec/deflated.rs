@@ -29,8 +29,8 @@ const THRESHOLD: usize = 512;
 /// - A session holds no compression context. Each thread has one.
 /// - A message that a [`Group`](crate::Group) sends to many sessions is compressed once.
 /// - The maximum of a message is exact, compressed and inflated.
-/// - A message tells nothing about the content of another one, as the length of a common stream
-///   would ([CRIME](crate::compress#security)).
+/// - The length of a message reveals nothing about the content of another one. In a common stream
+///   it may ([CRIME](crate::compress#security)).
 /// - It works over WebSocket and UDP as well.
 ///
 /// It saves less if messages are small and similar, because each begins with an empty window.
@@ -119,7 +119,7 @@ impl<C> Deflated<C> {
     /// maximum of the frames less one byte. A value above 1 GiB is reduced to 1 GiB.
     ///
     /// A longer received message fails before it is inflated any further. A peer can make the
-    /// session allocate this much memory with a frame of a thousandth of that length.
+    /// session allocate this much memory with a frame that is a thousand times shorter.
     #[must_use]
     pub const fn with_max_length(mut self, bytes: usize) -> Self {
         self.max = Some(super::clamp_max(bytes));

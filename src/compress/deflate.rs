@@ -1,4 +1,5 @@
-//! The only module that uses zlib-rs (design.md: Why is zlib-rs used directly?).
+//! The only module that uses zlib-rs. flate2 over it would take more memory, because it cannot set
+//! `mem_level`, and another crate could select a C library for it.
 
 use std::cell::Cell;
 
@@ -84,7 +85,7 @@ impl Deflater {
         }
     }
 
-    /// Appends the rest of the input, so that a decompressor returns all of it.
+    /// Appends the rest of the input, so that a decompressor can return the whole.
     pub(super) fn sync_flush(&mut self, out: &mut BytesMut) {
         while let (_, true) = self.step(&[], out, DeflateFlush::SyncFlush) {}
     }

@@ -60,7 +60,7 @@ impl Compressor {
         }
     }
 
-    /// Appends the rest of the input, so that a decompressor returns all of it.
+    /// Appends the rest of the input, so that a decompressor can return the whole.
     pub(super) fn flush(&mut self, out: &mut BytesMut) -> io::Result<()> {
         let mut room = 1024;
         loop {

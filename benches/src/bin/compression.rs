@@ -63,15 +63,19 @@ fn main() -> ExitCode {
 
 /// Returns messages of a kind. They differ as those of an application do.
 fn cases() -> Vec<(&'static str, Vec<Bytes>)> {
-    let json = |length: usize| {
-        (0..MESSAGES).map(|n| json(n, length)).collect::<Vec<_>>()
-    };
+    let json = |length: usize| (0..MESSAGES).map(|n| json(n, length)).collect::<Vec<_>>();
     vec![
         ("JSON of 100 B", json(100)),
         ("JSON of 1 KiB", json(1024)),
         ("JSON of 16 KiB", json(16 * 1024)),
-        ("random, 1 KiB", (0..MESSAGES).map(|n| noise(n, 1024)).collect()),
-        ("random, 16 KiB", (0..MESSAGES).map(|n| noise(n, 16 * 1024)).collect()),
+        (
+            "random, 1 KiB",
+            (0..MESSAGES).map(|n| noise(n, 1024)).collect(),
+        ),
+        (
+            "random, 16 KiB",
+            (0..MESSAGES).map(|n| noise(n, 16 * 1024)).collect(),
+        ),
     ]
 }
 
@@ -84,7 +88,11 @@ fn json(seed: usize, length: usize) -> Bytes {
     let mut random = Random(seed as u64 + 1);
     let mut text = String::from("[");
     while text.len() < length {
-        let (id, x, y) = (random.next(), random.next() % 10_000, random.next() % 10_000);
+        let (id, x, y) = (
+            random.next(),
+            random.next() % 10_000,
+            random.next() % 10_000,
+        );
         let (name, word) = (random.next() as usize % 12, random.next() as usize % 12);
         text += &format!(
             "{{\"id\":{id},\"user\":\"{}{}\",\"position\":{{\"x\":{x},\"y\":{y}}},\"state\":\"{}\"}},",
@@ -107,7 +115,10 @@ struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u32 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         (self.0 >> 40) as u32
     }
 }
@@ -274,7 +285,9 @@ impl Run for Bare {
                 deflate.reset();
             }
             let start = deflate.total_out();
-            deflate.compress(message, &mut room, flush).expect("it fits");
+            deflate
+                .compress(message, &mut room, flush)
+                .expect("it fits");
             let length = (deflate.total_out() - start) as usize;
             sent.extend_from_slice(&room[..length]);
             ends.push(sent.len());
@@ -357,7 +370,10 @@ fn open(layer: &CompressionLayer) -> Compressed<Pipe> {
         ..Pipe::default()
     };
     let mut opening = std::pin::pin!(layer.layer(take).call(Connection::new(pipe)));
-    match opening.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+    match opening
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
         Poll::Ready(Ok(io)) => io,
         Poll::Ready(Err(never)) => match never {},
         Poll::Pending => unreachable!("the service is ready at once"),
