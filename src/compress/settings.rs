@@ -75,7 +75,8 @@ macro_rules! settings {
         /// zstd's default, which is 3.
         ///
         /// A session sends one frame with a window of 128 KiB. It accepts frames with windows of
-        /// up to 1 MiB.
+        /// up to 1 MiB. A peer with other software must set its window (`windowLog` 20), because
+        /// zstd's default for a stream is 2 MiB.
         #[cfg(feature = "zstd")]
         #[must_use]
         pub fn zstd(level: i32) -> Self {

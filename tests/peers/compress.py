@@ -39,7 +39,8 @@ class Stream:
 
     def finish(self):
         if self.form == "zstd":
-            self.conn.sendall(zstd(self.wire))
+            # the default window of unknown lengths is 2 MiB, and getty accepts 1 MiB
+            self.conn.sendall(zstd(self.wire, "--zstd=wlog=20"))
         elif self.form == "zlib":
             self.conn.sendall(self.deflate.flush(zlib.Z_FINISH))
         self.conn.shutdown(socket.SHUT_WR)
