@@ -121,12 +121,17 @@ async fn idle_bytes(kind: Kind, sessions: usize) -> f64 {
     let contexts = Contexts::new(16);
     let layer = kind.layer().map(|layer| layer.with_contexts(contexts));
     let mut held = Vec::with_capacity(sessions + 32);
+    let noise = |n: u32| n.wrapping_mul(2_654_435_761).to_le_bytes()[2];
+    let message: Bytes = (0..1_000).map(noise).collect();
     let mut sent = async |held: &mut Vec<(Session<Bytes>, DuplexStream)>| {
         let session = open(kind, layer.clone(), connector.clone()).await;
         let accepted = std::future::poll_fn(|cx| listener.poll_accept(cx)).await;
         let (mut peer, _rest) = accepted.expect("it was dialled").take_transport();
-        let text = Bytes::from_static(&[b'x'; 1_000]);
-        session.send(text).await.expect("the peer takes it");
+        // Random bytes, so that the pipe holds as many in each case.
+        session
+            .send(message.clone())
+            .await
+            .expect("the peer takes it");
         let mut read = [0; 2_048];
         assert!(peer.read(&mut read).await.expect("it was sent") > 0);
         held.push((session, peer));

@@ -10,17 +10,17 @@ const DEFAULT_CONTEXTS: usize = 256;
 
 /// Pool of compression contexts, shared by the sessions of one or several layers.
 ///
-/// A session takes a context to compress what it writes, and returns it when it flushes. The
-/// context then remembers the session's latest bytes. If the session writes again, it usually
+/// A session takes a context to compress what it writes, and returns it at once. The context
+/// then remembers the session's latest bytes. If the session writes again, it usually
 /// gets the same context, and similar messages need few bytes. If more sessions write than
 /// there are contexts, the least recently used one is reset and given to another session. Both
-/// peers continue to work, but the reset takes about 13 µs, and the session's next bytes are
+/// peers continue to work, but the reset takes some microseconds, and the session's next bytes are
 /// compressed without the earlier ones.
 ///
-/// The contexts are allocated when they are first needed and stay allocated: 165 KB each for
-/// deflate and zlib, about 1 MB for zstd at its default level. The default is 256 contexts for
-/// each layer, which are 42 MB at most. Each thread that compresses at a moment may use one
-/// context more. Snappy needs none.
+/// The contexts are allocated when they are first needed and stay allocated. One takes 165 KB
+/// for deflate and zlib. For zstd it takes 1 MB at the default level and 2 MB at the highest.
+/// The default is 256 contexts for each layer, which can take 42 MB for deflate. Each thread
+/// may use one more for the time of a write. Snappy needs none.
 ///
 /// Scope: the clones of a value share the contexts.
 #[derive(Clone)]

@@ -12,10 +12,10 @@ use super::level::Level;
 
 /// Exponent of the window of streams. A context with this window and [`STREAM_MEM_LEVEL`]
 /// allocates 165 KB instead of 380 KB.
-const STREAM_WINDOW_BITS: i32 = 12;
+const STREAM_WINDOW_BITS: u8 = 12;
 const STREAM_MEM_LEVEL: i32 = 5;
 /// Exponent of the window of a single frame. Each thread has one context for each level.
-const FRAME_WINDOW_BITS: i32 = 15;
+const FRAME_WINDOW_BITS: u8 = 15;
 const FRAME_MEM_LEVEL: i32 = 8;
 
 /// Last bytes of a sync flush: the length of an empty stored block and its complement.
@@ -55,10 +55,10 @@ impl Deflater {
         Self::new(level, STREAM_WINDOW_BITS, STREAM_MEM_LEVEL)
     }
 
-    fn new(level: Level, window_bits: i32, mem_level: i32) -> Self {
+    fn new(level: Level, window_bits: u8, mem_level: i32) -> Self {
         let config = DeflateConfig {
             level: level.into(),
-            window_bits: -window_bits, // negative: without a header
+            window_bits: -i32::from(window_bits), // negative: without a header
             mem_level,
             ..DeflateConfig::default()
         };
@@ -85,17 +85,22 @@ impl Deflater {
         }
     }
 
-    /// Appends the rest of the input, so that a decompressor can return the whole.
-    pub(super) fn sync_flush(&mut self, out: &mut BytesMut) {
-        while let (_, true) = self.step(&[], out, DeflateFlush::SyncFlush) {}
+    /// Appends the compressed `input` and all that was written before, so that a decompressor can
+    /// return the whole.
+    pub(super) fn write_and_flush(&mut self, input: &[u8], out: &mut BytesMut) {
+        self.write_until_done(input, out, DeflateFlush::SyncFlush);
     }
 
     /// Appends a complete stream with `input`.
     fn write_all(&mut self, input: &[u8], out: &mut BytesMut) {
         self.deflate.reset();
+        self.write_until_done(input, out, DeflateFlush::Finish);
+    }
+
+    fn write_until_done(&mut self, input: &[u8], out: &mut BytesMut, flush: DeflateFlush) {
         let mut rest = input;
         loop {
-            let (consumed, is_full) = self.step(rest, out, DeflateFlush::Finish);
+            let (consumed, is_full) = self.step(rest, out, flush);
             rest = &rest[consumed..];
             if rest.is_empty() && !is_full {
                 return;
@@ -106,7 +111,7 @@ impl Deflater {
     /// Returns how much of `input` was consumed, and `true` if the room was filled.
     fn step(&mut self, input: &[u8], out: &mut BytesMut, flush: DeflateFlush) -> (usize, bool) {
         let deflate = &mut self.deflate;
-        let room = (input.len() / 2 + MIN_ROOM).min(MAX_ROOM);
+        let room = (input.len() + MIN_ROOM).min(MAX_ROOM);
         append(out, room, |room| {
             let (before_in, before_out) = (deflate.total_in(), deflate.total_out());
             // It fails only for a wrong configuration, and without room or input.
@@ -172,17 +177,17 @@ pub(super) fn checksum(before: u32, input: &[u8]) -> u32 {
 
 /// Returns the header of a zlib stream with the window of streams.
 pub(super) fn zlib_header(level: Level) -> [u8; 2] {
-    const DEFLATE: u8 = 8;
-    let method = DEFLATE | ((STREAM_WINDOW_BITS - 8) as u8) << 4;
+    const DEFLATE: u16 = 8;
+    let window = u16::from(STREAM_WINDOW_BITS - 8);
     let level = match i32::from(level) {
         ..=1 => 0,
         2..=5 => 1,
         6 => 2,
-        _ => 3_u8,
-    } << 6;
-    let remainder = (u16::from(method) << 8 | u16::from(level)) % 31;
-    // 31 - remainder is at most 31, so that it fits the five lowest bits.
-    [method, level | ((31 - remainder) % 31) as u8]
+        _ => 3,
+    };
+    let header = window << 12 | DEFLATE << 8 | level << 6;
+    // The lowest five bits make it a multiple of 31.
+    (header + 31 - header % 31).to_be_bytes()
 }
 
 thread_local! {
@@ -271,11 +276,11 @@ mod tests {
         for level in 0..=9 {
             let mut deflater = Deflater::for_stream(Level::new(level));
             let mut out = BytesMut::new();
-            deflater.write(b"hello", &mut out);
-            deflater.sync_flush(&mut out);
+            deflater.write(b"hel", &mut out);
+            deflater.write_and_flush(b"lo", &mut out);
             assert!(out.ends_with(&SYNC_MARKER));
             let once = out.clone();
-            deflater.sync_flush(&mut out);
+            deflater.write_and_flush(&[], &mut out);
             assert_eq!(out, once, "level {level}");
         }
     }
@@ -288,7 +293,7 @@ mod tests {
             let mut out = BytesMut::from(&zlib_header(level)[..]);
             let text = vec![b'x'; 200_000];
             deflater.write(&text, &mut out);
-            deflater.sync_flush(&mut out);
+            deflater.write_and_flush(&[], &mut out);
             out.extend_from_slice(&FINAL_BLOCK);
             out.extend_from_slice(&checksum(ADLER_START, &text).to_be_bytes());
             assert!(inflated(&out, true) == text, "{level:?}");

@@ -15,6 +15,8 @@ use crate::buffer_pool;
 
 /// Maximum plain bytes of one step.
 const STEP: usize = 16 * 1024;
+/// Plain bytes for which a step has room in any case.
+const MIN_STEP: usize = 256;
 /// Maximum compressed bytes that are held.
 const MAX_INPUT: usize = 64 * 1024;
 /// Maximum bytes that are moved to a small buffer before a wait.
@@ -151,11 +153,18 @@ impl Input {
         } else if self.buf.is_empty() && !self.has_more {
             return Ok(Inflated::Nothing);
         } else {
-            let step = self.inflate(settings.format, out, room.min(STEP))?;
+            // The room is filled with zeros first, which costs more than a short message.
+            let likely = if self.has_more {
+                STEP
+            } else {
+                (8 * self.buf.len()).clamp(MIN_STEP, STEP)
+            };
+            let room = room.min(likely);
+            let step = self.inflate(settings.format, out, room)?;
             self.record_tail(step.consumed);
             self.buf.advance(step.consumed);
             self.ended = step.ended;
-            self.has_more = step.produced == room.min(STEP) && !step.ended;
+            self.has_more = step.produced == room && !step.ended;
             self.corrupt = step.corrupt;
             if step.consumed == 0 && step.produced == 0 {
                 // Every decompressor consumes its input as long as there is room.

@@ -19,12 +19,10 @@ const MAX_TAKEN: usize = 64 * 1024;
 /// Maximum plain bytes that are compressed between two checks of the output.
 const STEP: usize = 16 * 1024;
 
-/// State of the outgoing direction. At rest it has no buffer and no context.
+/// State of the outgoing direction. At rest it has no buffer.
 pub(super) struct Output {
     /// Compressed bytes that the transport has not taken.
     pub(super) buf: BytesMut,
-    /// The context, from a write until the next flush.
-    context: Option<Lent>,
     lease: Option<Lease>,
     /// Checksum of a zlib stream.
     checksum: u32,
@@ -38,7 +36,6 @@ impl Output {
     pub(super) const fn new(buf: BytesMut) -> Self {
         Self {
             buf,
-            context: None,
             lease: None,
             checksum: deflate::ADLER_START,
             begun: false,
@@ -46,7 +43,7 @@ impl Output {
         }
     }
 
-    /// Returns `true` if compressed bytes wait for the transport.
+    /// Returns `true` if no more bytes may be added until the transport takes some.
     pub(super) fn is_full(&self) -> bool {
         self.buf.len() >= MAX_OUTPUT
     }
@@ -60,7 +57,8 @@ impl Output {
         }
     }
 
-    /// Compresses a part of `bufs` and returns its length.
+    /// Compresses a part of `bufs` and returns its length. The peer can inflate the whole part from
+    /// the buffer, so that the session holds no context between two writes.
     pub(super) fn write(&mut self, settings: &Settings, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         if self.ended {
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -71,18 +69,10 @@ impl Output {
         if settings.format == Format::Snappy {
             return Ok(self.write_chunk(bufs));
         }
-        if self.context.is_none() {
-            self.take_context(settings)?;
-        }
-        let mut taken = 0;
-        for piece in bufs.iter().flat_map(|buf| buf.chunks(STEP)) {
-            if taken >= MAX_TAKEN || self.is_full() {
-                break;
-            }
-            self.compress(settings.format, piece)?;
-            taken += piece.len();
-        }
-        Ok(taken)
+        let mut lent = self.take_context(settings)?;
+        let written = self.compress(&mut lent.context, settings.format, bufs);
+        self.lease = settings.contexts.put(lent);
+        written
     }
 
     /// Writes a chunk of snappy, which has no context.
@@ -107,26 +97,43 @@ impl Output {
         taken
     }
 
-    fn compress(&mut self, format: Format, piece: &[u8]) -> io::Result<()> {
-        let Some(lent) = &mut self.context else {
-            return Ok(());
-        };
-        match &mut *lent.context {
-            Context::Deflate(deflater) => {
-                if matches!(format, Format::Zlib(_)) {
-                    self.checksum = deflate::checksum(self.checksum, piece);
-                }
-                deflater.write(piece, &mut self.buf);
+    fn compress(
+        &mut self,
+        context: &mut Context,
+        format: Format,
+        bufs: &[IoSlice<'_>],
+    ) -> io::Result<usize> {
+        let mut taken = 0;
+        for piece in bufs.iter().flat_map(|buf| buf.chunks(STEP)) {
+            if taken >= MAX_TAKEN || self.is_full() {
+                break;
             }
-            #[cfg(feature = "zstd")]
-            Context::Zstd(compressor) => compressor.write(piece, &mut self.buf)?,
+            taken += piece.len();
+            if matches!(format, Format::Zlib(_)) {
+                self.checksum = deflate::checksum(self.checksum, piece);
+            }
+            match context {
+                // One call for a write that is not in pieces.
+                Context::Deflate(deflater) if matches!(bufs, [buf] if buf.len() <= STEP) => {
+                    deflater.write_and_flush(piece, &mut self.buf);
+                    return Ok(taken);
+                }
+                Context::Deflate(deflater) => deflater.write(piece, &mut self.buf),
+                #[cfg(feature = "zstd")]
+                Context::Zstd(compressor) => compressor.write(piece, &mut self.buf)?,
+            }
         }
-        Ok(())
+        match context {
+            Context::Deflate(deflater) => deflater.write_and_flush(&[], &mut self.buf),
+            #[cfg(feature = "zstd")]
+            Context::Zstd(compressor) => compressor.flush(&mut self.buf)?,
+        }
+        Ok(taken)
     }
 
     /// Takes this session's context, or another one with an empty window.
-    fn take_context(&mut self, settings: &Settings) -> io::Result<()> {
-        let lent = match settings.contexts.take(self.lease.take()) {
+    fn take_context(&mut self, settings: &Settings) -> io::Result<Lent> {
+        Ok(match settings.contexts.take(self.lease.take()) {
             Taken::Own(lent) => lent,
             Taken::Other(mut lent) => {
                 reset(&mut lent.context, settings.format)?;
@@ -138,9 +145,7 @@ impl Output {
                 self.begin(settings.format);
                 lent
             }
-        };
-        self.context = Some(lent);
-        Ok(())
+        })
     }
 
     /// Begins the stream, or continues it with an empty window.
@@ -159,27 +164,8 @@ impl Output {
         self.begun = true;
     }
 
-    /// Completes the compressed bytes, so that the peer can inflate all that was written. Returns
-    /// the context. Does nothing if nothing was written since the last call.
-    pub(super) fn flush(&mut self, settings: &Settings) -> io::Result<()> {
-        let Some(mut lent) = self.context.take() else {
-            return Ok(());
-        };
-        let flushed = match &mut *lent.context {
-            Context::Deflate(deflater) => {
-                deflater.sync_flush(&mut self.buf);
-                Ok(())
-            }
-            #[cfg(feature = "zstd")]
-            Context::Zstd(compressor) => compressor.flush(&mut self.buf),
-        };
-        self.lease = settings.contexts.put(lent);
-        flushed
-    }
-
-    /// Ends the stream after a flush. Does nothing the second time.
-    pub(super) fn end(&mut self, settings: &Settings) -> io::Result<()> {
-        self.flush(settings)?;
+    /// Ends the stream. Does nothing the second time.
+    pub(super) fn end(&mut self, settings: &Settings) {
         if !self.ended && self.begun {
             match settings.format {
                 Format::Zlib(_) => {
@@ -193,14 +179,10 @@ impl Output {
         }
         self.ended = true;
         self.release(settings);
-        Ok(())
     }
 
     /// Gives up the context, because nothing more is written.
     pub(super) fn release(&mut self, settings: &Settings) {
-        if let Some(lent) = self.context.take() {
-            self.lease = settings.contexts.put(lent);
-        }
         if let Some(lease) = self.lease.take() {
             settings.contexts.release(lease);
         }

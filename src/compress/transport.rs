@@ -138,21 +138,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Compressed<T> {
 
     /// Ends the compressed stream and then our direction.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.output.end(&self.settings)?;
+        self.output.end(&self.settings);
         ready!(self.poll_write_all(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
-    /// Waits for room before messages are compressed. Meanwhile no context is held.
+    /// Waits for room before messages are compressed.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut polled = self.poll_budget(cx).map(Ok);
-        if polled.is_ready() && self.output.is_full() {
-            polled = self.poll_write_until(cx, |output| !output.is_full());
-        }
-        if polled.is_pending() {
-            self.output.flush(&self.settings)?;
-        }
-        polled
+        ready!(self.poll_budget(cx));
+        self.poll_write_until(cx, |output| !output.is_full())
     }
 
     /// Inflates what has arrived, and reads more if that is not enough for a byte.
@@ -284,7 +278,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for Compressed<T> {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.output.flush(&self.settings)?;
+        // Each write was flushed by the compressor.
         self.poll_write_all(cx)
     }
 

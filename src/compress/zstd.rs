@@ -10,9 +10,11 @@ use super::{
     error::InflateError,
 };
 
-/// Exponent of the window of sent frames: 128 KiB. A context then needs about 1 MB at the
-/// default level.
+/// Exponent of the window of sent frames: 128 KiB. A context then needs 1 MB at the default
+/// level.
 const WINDOW_LOG: u32 = 17;
+/// Last level whose tables fit the window without a setting.
+const LAST_SMALL_LEVEL: i32 = 4;
 /// Exponent of the maximum window of received frames: 1 MiB.
 const MAX_WINDOW_LOG: u32 = 20;
 /// Last block of a frame that was flushed, without content.
@@ -30,6 +32,11 @@ impl Compressor {
     pub(super) fn new(level: i32) -> io::Result<Self> {
         let mut encoder = Encoder::new(level)?;
         encoder.set_parameter(CParameter::WindowLog(WINDOW_LOG))?;
+        if level > LAST_SMALL_LEVEL {
+            // The defaults of these levels are for windows of megabytes and take 10 MB.
+            encoder.set_parameter(CParameter::HashLog(WINDOW_LOG))?;
+            encoder.set_parameter(CParameter::ChainLog(WINDOW_LOG))?;
+        }
         Ok(Self { encoder, level })
     }
 

@@ -107,7 +107,9 @@ fn json(seed: usize, length: usize) -> Bytes {
 
 fn noise(seed: usize, length: usize) -> Bytes {
     let mut random = Random(seed as u64 + 1);
-    let bytes: Vec<u8> = (0..length).map(|_| random.next() as u8).collect();
+    let bytes: Vec<u8> = (0..length)
+        .map(|_| random.next().to_le_bytes()[1])
+        .collect();
     bytes.into()
 }
 
@@ -288,7 +290,7 @@ impl Run for Bare {
             deflate
                 .compress(message, &mut room, flush)
                 .expect("it fits");
-            let length = (deflate.total_out() - start) as usize;
+            let length = length(deflate.total_out() - start);
             sent.extend_from_slice(&room[..length]);
             ends.push(sent.len());
         }
@@ -304,7 +306,7 @@ impl Run for Bare {
             inflate
                 .decompress(&sent[at..end], &mut room, InflateFlush::NoFlush)
                 .expect("it was compressed");
-            assert_eq!((inflate.total_out() - start) as usize, message.len());
+            assert_eq!(length(inflate.total_out() - start), message.len());
             at = end;
         }
         Cost {
@@ -313,6 +315,11 @@ impl Run for Bare {
             receive: cpu::of_thread() - before,
         }
     }
+}
+
+/// Converts the length of a message.
+fn length(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("a message fits the memory")
 }
 
 /// A pipe that takes all, and in which each element arrives in one read.
