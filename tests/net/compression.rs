@@ -99,7 +99,7 @@ async fn lines_return_over_tcp_and_tls_and_a_half_close_is_clean() {
     for (server, client) in layers() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = getty::Listener::local_addr(&listener).unwrap().to_string();
-        let tcp = tower::ServiceBuilder::new()
+        let tcp = ServiceBuilder::new()
             .layer(client.clone())
             .map_request(move |_: String| address.clone())
             .service(TcpConnector::new());
@@ -108,7 +108,7 @@ async fn lines_return_over_tcp_and_tls_and_a_half_close_is_clean() {
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = getty::Listener::local_addr(&listener).unwrap().to_string();
-        let tls = tower::ServiceBuilder::new()
+        let tls = ServiceBuilder::new()
             .layer(client)
             .layer(
                 TlsConnectLayer::new(trusting(&authority))
