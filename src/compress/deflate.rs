@@ -254,7 +254,7 @@ fn inflate_all(
             (true, true) => return Ok(()),
             (true, false) => return Err(FrameError::Corrupt),
             (false, _) if step.produced < room => return Err(FrameError::Corrupt),
-            (false, _) => room = 2 * room,
+            (false, _) => room *= 2,
         }
     }
 }
