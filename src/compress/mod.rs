@@ -92,10 +92,10 @@
 //!
 //! | choice | for the process | for a session that has sent | and has received |
 //! |---|--:|--:|--:|
-//! | [`codec::Deflated`] | 440 KB per thread | 50 B | 50 B |
-//! | deflate, zlib | 165 KB per context, 42 MB at most | 200 B | 48 KB |
-//! | snappy | 34 KB per thread | 200 B | 300 B |
-//! | zstd | 1 MB per context, 256 MB at most | 200 B | window + 160 KB |
+//! | [`codec::Deflated`] | 440 KB per thread | 40 B | 40 B |
+//! | deflate, zlib | 165 KB per context, 42 MB at most | 210 B | 48 KB |
+//! | snappy | 34 KB per thread | 210 B | 300 B |
+//! | zstd | 1 MB per context, 256 MB at most | 210 B | window + 160 KB |
 //!
 //! The window of zstd is the peer's choice up to 1 MiB. With this module's layers it is 128 KiB.
 //!
