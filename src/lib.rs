@@ -620,6 +620,8 @@
 //! An application needs tokio with `macros` and `rt-multi-thread`, and usually a subscriber for
 //! `tracing`. getty re-exports [`tower`]. No Cargo feature is on by default:
 //!
+//! - `compression`: the module [`compress`] with deflate, zlib and snappy, and
+//!   [`codec::Deflated`], with the crates `zlib-rs` and `snap`.
 //! - `json`, `messagepack`, `postcard` and `prost`: typed messages in these formats, as
 //!   [codecs](codec::format) and as arguments of [handlers](handler), with the crates
 //!   `serde_json`, `rmp-serde`, `postcard` and `prost`.
@@ -630,6 +632,7 @@
 //! - `tls`: the module [`tls`], with rustls.
 //! - `ws`: the module [`ws`], with tungstenite, for servers, clients and connections upgraded
 //!   by an HTTP server.
+//! - `zstd`: zstd for the module [`compress`], with the C library.
 //! - `full`: all features, present and future.
 //!
 //! An author of layers can depend on `getty-core` and `getty-layers` alone. They contain no
@@ -659,6 +662,7 @@
 //! | [`tls`] and [`ws`] | layers that replace the transport, for servers and for connectors |
 //! | [`proxy`] | the PROXY protocol, for servers behind load balancers and for connectors |
 //! | [`upgrade`] | a dialogue before the session, TLS or another codec in mid-connection |
+//! | [`compress`] | layers that compress byte streams |
 //! | [`handler`] | functions as handlers, arguments, results, [`dispatch`], [`Router`] |
 //! | [`codec`] | lines, frames with a length, packets, raw bytes, text; JSON and others |
 //! | [`layers`] | layers for connections and messages, groups, requests, close callbacks |
@@ -686,6 +690,8 @@ mod buffer_pool;
 pub mod call;
 pub mod client;
 pub mod codec;
+#[cfg(feature = "compression")]
+pub mod compress;
 mod connect;
 mod connection_router;
 // documentation only

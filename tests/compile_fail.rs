@@ -62,6 +62,13 @@ const MISTAKES: &[Mistake] = &[
         ],
     ),
     (
+        "compression_outside_websocket",
+        &[
+            &["is not a transport"],
+            &["`Compressed<tokio::net::TcpStream>` is not a byte stream"],
+        ],
+    ),
+    (
         "lost_reply",
         &[&["a handler whose session sends `String` cannot reply with `()`"]],
     ),
@@ -466,7 +473,7 @@ edition = "2024"
 [workspace]
 
 [dependencies]
-getty = {{ path = {getty:?}, features = ["json", "ws"] }}
+getty = {{ path = {getty:?}, features = ["compression", "json", "ws"] }}
 tokio = {{ version = "1", features = ["net", "rt"] }}
 tokio-util = {{ version = "0.7", features = ["codec"] }}
 

@@ -40,6 +40,7 @@ use bytes::Bytes;
 use getty::{
     BoxError, Listener, Serve,
     codec::{Frame, Frames, LengthDelimited, Lines, Raw},
+    compress::{CompressionLayer, Level},
     net::{TcpListener, UdpListener, UnixListener},
     tls::TlsLayer,
     ws::{Deflate, MessageCodec, Messages, WsLayer},
@@ -71,6 +72,7 @@ Usage: echo [--tcp ADDRESS]... [--unix PATH]... [--tls ADDRESS]...
   --codec CODEC     lines, length (4 bytes big-endian, up to 16 MiB) or raw; the default is
                     lines for byte streams, WebSocket messages of up to 16 MiB echoed in kind,
                     and datagrams unchanged
+  --compress FORMAT compress byte streams: deflate, zlib, snappy or zstd
   --stack STACK     bare (default): codec and session loop
                     tower: also tower's timeouts and limits
                     full: also the layers of a production server; it sends an empty line or
@@ -176,6 +178,8 @@ struct Options {
     udp: Vec<String>,
     files: tls::Files,
     codec: Option<Codec>,
+    /// The layer of `--compress`, for byte streams.
+    compress: Option<CompressionLayer>,
     stack: StackKind,
     workers: NonZero<usize>,
 }
@@ -199,6 +203,7 @@ impl Options {
             udp: Vec::new(),
             files: tls::Files::default(),
             codec: None,
+            compress: None,
             stack: StackKind::Bare,
             workers: available_parallelism().unwrap_or(NonZero::<usize>::MIN),
         };
@@ -226,6 +231,16 @@ impl Options {
                         "length" => Codec::Length,
                         "raw" => Codec::Raw,
                         other => return Err(format!("unknown codec '{other}'").into()),
+                    });
+                }
+                Long("compress") => {
+                    options.compress = Some(match &*arguments.value()?.string()? {
+                        // The Go library getty speaks it after `SetCompressType`.
+                        "deflate" => CompressionLayer::deflate(Level::FAST),
+                        "zlib" => CompressionLayer::zlib(Level::FAST),
+                        "snappy" => CompressionLayer::snappy(),
+                        "zstd" => CompressionLayer::zstd(0),
+                        other => return Err(format!("unknown compression '{other}'").into()),
                     });
                 }
                 Long("stack") => {
@@ -269,22 +284,24 @@ impl Options {
     /// Binds the listeners for byte streams.
     async fn streams<E: stack::Codec>(&self, echo: &Echo<E>) -> Result<Vec<Serve>, BoxError> {
         let mut serve = Vec::new();
+        let compression = self.compress.as_ref();
         for address in &self.tcp {
             let listener = TcpListener::bind(address).await?;
             announce("tcp", &listener)?;
-            serve.push(echo.serve(self.stack, Plain(listener)));
+            serve.push(echo.serve_stream(self.stack, Plain(listener), compression));
         }
         for path in &self.unix {
             let listener = UnixListener::bind(path)?;
             announce("unix", &listener)?;
-            serve.push(echo.serve(self.stack, Plain(listener)));
+            serve.push(echo.serve_stream(self.stack, Plain(listener), compression));
         }
         if !self.tls.is_empty() {
             let tls = TlsLayer::new(self.files.load()?);
             for address in &self.tls {
                 let listener = TcpListener::bind(address).await?;
                 announce("tls", &listener)?;
-                serve.push(echo.serve(self.stack, OverTls(listener, tls.clone())));
+                let endpoint = OverTls(listener, tls.clone());
+                serve.push(echo.serve_stream(self.stack, endpoint, compression));
             }
         }
         Ok(serve)

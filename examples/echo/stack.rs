@@ -10,6 +10,7 @@ use getty::{
     BoxError, CodecLayer, Layer, Listener, Pipeline, Reply, Request, Serve, ServiceBuilder,
     SessionLayer, Transport,
     codec::{Decoder, Encoder},
+    compress::{Compressed, CompressionLayer},
     layers::{
         ActivityLayer, CatchPanicLayer, CloseCallbackLayer, HandleErrorLayer,
         HandshakeTimeoutLayer, HeartbeatLayer, IdleTimeoutLayer, MetricsLayer, PeerLimitLayer,
@@ -125,6 +126,26 @@ impl<L: Listener<Io: ByteStream>> Endpoint<TlsStream<L::Io>> for OverTls<L> {
     }
 }
 
+/// A listener of byte streams with compression.
+pub(crate) struct OverCompression<E>(pub(crate) E, pub(crate) CompressionLayer);
+
+impl<E: Endpoint<T>, T: ByteStream> Endpoint<Compressed<T>> for OverCompression<E> {
+    type Listener = E::Listener;
+
+    fn wrap<S>(
+        self,
+        stack: S,
+    ) -> (
+        Self::Listener,
+        impl Pipeline<<Self::Listener as Listener>::Io> + Clone,
+    )
+    where
+        S: Pipeline<Compressed<T>> + Clone,
+    {
+        self.0.wrap(self.1.layer(stack))
+    }
+}
+
 /// A listener with WebSocket.
 pub(crate) struct OverWs<L>(pub(crate) L, pub(crate) WsLayer);
 
@@ -165,6 +186,20 @@ pub(crate) struct Echo<C: Codec> {
 impl<C: Codec> Echo<C> {
     pub(crate) const fn new(codec: C, heartbeat: Option<C::Message>) -> Self {
         Self { codec, heartbeat }
+    }
+
+    /// Serves the stack of `kind` at an endpoint of byte streams, with compression if there is a
+    /// layer.
+    pub(crate) fn serve_stream<T: ByteStream>(
+        &self,
+        kind: StackKind,
+        endpoint: impl Endpoint<T>,
+        compression: Option<&CompressionLayer>,
+    ) -> Serve {
+        match compression {
+            Some(layer) => self.serve(kind, OverCompression(endpoint, layer.clone())),
+            None => self.serve(kind, endpoint),
+        }
     }
 
     /// Serves the stack of `kind` at `endpoint`.

@@ -154,6 +154,10 @@ impl FrameCodec for Binary {
     fn end_frame(&mut self, dst: &mut BytesMut, start: usize) -> Result<(), BinaryError> {
         self.check(dst.len() - start)
     }
+
+    fn max_payload(&self) -> usize {
+        self.max
+    }
 }
 
 /// Returned when a message cannot be decoded or encoded.

@@ -107,4 +107,10 @@ pub trait FrameCodec: Decoder<Item: AsRef<[u8]>> {
     /// Returns an error if the payload cannot be sent in a frame. The caller must then truncate
     /// `dst` to `start`.
     fn end_frame(&mut self, dst: &mut BytesMut, start: usize) -> Result<(), Self::Error>;
+
+    /// Returns the maximum length of a payload in bytes, for a codec that wraps this one. The
+    /// default implementation returns [`MAX_FRAME`](super::MAX_FRAME).
+    fn max_payload(&self) -> usize {
+        super::MAX_FRAME
+    }
 }

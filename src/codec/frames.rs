@@ -492,6 +492,10 @@ impl FrameCodec for Frames {
     fn end_frame(&mut self, dst: &mut BytesMut, start: usize) -> Result<(), LengthDelimitedError> {
         self.length.end_frame(dst, start)
     }
+
+    fn max_payload(&self) -> usize {
+        self.length.get_max_frame_length()
+    }
 }
 
 #[cfg(test)]

@@ -378,6 +378,10 @@ impl FrameCodec for LengthDelimited {
         self.write_field(value, &mut dst[start..]);
         Ok(())
     }
+
+    fn max_payload(&self) -> usize {
+        self.max
+    }
 }
 
 #[cfg(test)]

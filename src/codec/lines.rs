@@ -316,6 +316,10 @@ impl FrameCodec for Lines {
         dst.extend_from_slice(self.line_end());
         Ok(())
     }
+
+    fn max_payload(&self) -> usize {
+        self.max
+    }
 }
 
 /// Returned when a line cannot be decoded or encoded.

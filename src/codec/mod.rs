@@ -30,6 +30,9 @@
 //! Pass a codec to [`CodecLayer`](crate::CodecLayer), which clones it for each connection. Any
 //! other [`Decoder`] and [`Encoder`] can be used as well.
 //!
+//! `Deflated` (feature `compression`) compresses each message of a codec of bytes. Formats and
+//! [`Packets`] go around it.
+//!
 //! # `LengthDelimited` or `Frames`?
 //!
 //! On the wire they are the same, so either side can switch at any time.
@@ -154,6 +157,8 @@
 //! [`and_close_with(CloseReason::Decode)`](crate::Reply::and_close_with).
 
 pub mod binary;
+#[cfg(feature = "compression")]
+mod deflated;
 pub mod format;
 mod frame_codec;
 pub mod frames;
@@ -171,6 +176,8 @@ pub use bytes::{Buf, BufMut, Bytes, BytesMut};
 pub use getty_layers::{Malformed, codec::FrameLimit};
 pub use tokio_util::codec::{Decoder, Encoder};
 
+#[cfg(feature = "compression")]
+pub use self::deflated::{Deflated, DeflatedError};
 #[cfg(feature = "json")]
 pub use self::format::json::Json;
 #[cfg(feature = "messagepack")]

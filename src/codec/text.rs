@@ -179,6 +179,10 @@ impl FrameCodec for Text {
             Err(_) => Err(TextError::NotUtf8),
         }
     }
+
+    fn max_payload(&self) -> usize {
+        self.max_length()
+    }
 }
 
 /// Returned when a message cannot be decoded or encoded.

@@ -260,6 +260,10 @@ impl FrameCodec for VarintDelimited {
         dst[start..start + length].copy_from_slice(&prefix[..length]);
         Ok(())
     }
+
+    fn max_payload(&self) -> usize {
+        self.max
+    }
 }
 
 /// Returned when a frame cannot be decoded or encoded.

@@ -52,6 +52,11 @@ pub enum Received {
     Lost(u32),
     /// The peer has ended its direction. Nothing more will arrive.
     End,
+    /// The input violates the transport's protocol and cannot be decoded any further. Messages
+    /// that have arrived are handled, and an incomplete one is dropped. The session then closes
+    /// with the reason of [`Transport::take_close_reason`], which must exist. Later reads are
+    /// discarded, so the transport may return input as it is.
+    Invalid,
 }
 
 /// Reason and error with which a transport ends; see [`Transport::take_close_reason`].
@@ -193,8 +198,8 @@ pub trait Transport {
     }
 
     /// Returns the reason for a close of both directions, once. It is called after
-    /// [`poll_recv`](Self::poll_recv) has returned [`End`](Received::End) and handlers have
-    /// received all earlier messages.
+    /// [`poll_recv`](Self::poll_recv) has returned [`End`](Received::End) or
+    /// [`Invalid`](Received::Invalid), and handlers have received all earlier messages.
     ///
     /// `None`, the default, is a half-close. Replies are still sent, and the session then closes as
     /// [`PeerClosed`](CloseReason::PeerClosed).

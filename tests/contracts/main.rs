@@ -6,6 +6,8 @@ mod callbacks;
 mod closing;
 mod codec;
 mod codec_settings;
+#[cfg(feature = "compression")]
+mod compression;
 mod connect;
 mod crowd;
 mod defaults;

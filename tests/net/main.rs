@@ -6,6 +6,8 @@ mod bulk;
 mod busy;
 #[cfg(all(feature = "tls", feature = "ws"))]
 mod clients;
+#[cfg(all(feature = "compression", feature = "tls"))]
+mod compression;
 #[cfg(all(feature = "tls", feature = "ws"))]
 mod end_log;
 #[cfg(all(unix, feature = "tls", feature = "ws"))]

@@ -40,6 +40,7 @@ where
                 driver.record_received(bytes, poll.clock.timestamp(driver));
             }
             Received::Lost(messages) => self.wire.driver().record_lost(messages.into()),
+            Received::Invalid => {}
             Received::End => {
                 self.wire.driver().record_peer_finished();
                 // The transport may reply to the end, as WebSocket does.

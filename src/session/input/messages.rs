@@ -57,8 +57,10 @@ impl<In> Reader<In> {
                 Poll::Ready(Ok(Received::Data(bytes)))
             }
             None => {
-                if let Some(Ok(Received::End)) = after {
-                    self.end = InputEnd::Complete;
+                match after {
+                    Some(Ok(Received::End)) => self.end = InputEnd::Complete,
+                    Some(Ok(Received::Invalid)) => self.end = InputEnd::Invalid,
+                    _ => {}
                 }
                 after.map_or(Poll::Pending, Poll::Ready)
             }

@@ -64,6 +64,8 @@ pub(super) enum InputEnd {
     Complete,
     /// Reading has failed: an incomplete message stays incomplete.
     CutOff,
+    /// The input is invalid: an incomplete message stays incomplete, and the rest is discarded.
+    Invalid,
 }
 
 /// State of the limit for the current frame.
@@ -343,6 +345,10 @@ impl<In> Reader<In> {
     #[cold]
     pub(crate) fn abandon(&mut self) -> (usize, ReadAhead<In>) {
         let bytes = self.buf.len();
+        if self.end == InputEnd::Invalid {
+            // The rest is discarded before the close: unread input would reset the connection.
+            self.end = InputEnd::Open;
+        }
         self.clear();
         self.return_buffer();
         (bytes, self.ahead.take())
@@ -450,6 +456,10 @@ impl<In> Reader<In> {
                 // The end of a stream may complete a message.
                 self.decodable = self.framing == Framing::Stream;
             }
+            Received::Invalid => {
+                self.end = InputEnd::Invalid;
+                self.decodable = self.framing == Framing::Stream;
+            }
         }
         Poll::Ready(Ok(received))
     }
@@ -500,6 +510,10 @@ impl<In> Reader<In> {
                 Discarded::Input
             }
             Ok(Received::Lost(_)) => Discarded::Input,
+            Ok(Received::Invalid) => {
+                self.end = InputEnd::Open; // the rest is discarded as it arrives
+                Discarded::Input
+            }
             Ok(Received::End) => Discarded::End,
             Err(_) => {
                 self.cut_off();

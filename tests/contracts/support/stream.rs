@@ -216,6 +216,12 @@ impl Peer {
         String::from_utf8(self.0.lock().output.clone()).expect("the output is text")
     }
 
+    /// Returns the session's whole output, which need not be text.
+    #[allow(dead_code, reason = "only tests of compression use it")]
+    pub(crate) fn output_bytes(&self) -> Vec<u8> {
+        self.0.lock().output.clone()
+    }
+
     /// Returns how many bytes our end has written.
     pub(crate) fn written(&self) -> usize {
         self.0.lock().output.len()
