@@ -70,6 +70,8 @@ macro_rules! exchange {
         })
         .await
         .unwrap();
+        // Attributes are cleared at the close.
+        let wire: CompressionStats = session.get().unwrap();
         let lines: Vec<_> = (0..200).map(|n| "some words, ".repeat(n)).collect();
         for (n, line) in lines.iter().enumerate() {
             if n % 7 == 0 {
@@ -85,7 +87,6 @@ macro_rules! exchange {
                 format!("{} {line}", line.len())
             );
         }
-        let wire: CompressionStats = session.get().unwrap();
         let closed = task.await.unwrap();
         assert_eq!(closed.reason, CloseReason::PeerClosed);
         server.abort();
