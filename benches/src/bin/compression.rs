@@ -44,15 +44,15 @@ fn main() -> ExitCode {
         }
         println!("\n| message | library's calls | send | receive |\n|---|---|--:|--:|");
         for (name, messages) in cases() {
-            compare(name, "one stream, level 1", &messages, stream(1), || {
+            compare(name, "one stream, level 1", &messages, &stream(1), || {
                 Box::new(Bare::stream(1))
             });
-            compare(name, "one stream, level 6", &messages, stream(6), || {
+            compare(name, "one stream, level 6", &messages, &stream(6), || {
                 Box::new(Bare::stream(6))
             });
             // A shorter message is not compressed.
             if messages[0].len() >= 512 {
-                compare(name, "each frame, level 1", &messages, frames(1), || {
+                compare(name, "each frame, level 1", &messages, &frames(1), || {
                     Box::new(Bare::frames(1))
                 });
             }
@@ -408,7 +408,7 @@ fn compare(
     name: &str,
     calls: &str,
     messages: &[Bytes],
-    ours: Make,
+    ours: &Make,
     bare: impl Fn() -> Box<dyn Run>,
 ) {
     let (mut send, mut receive) = (Vec::new(), Vec::new());

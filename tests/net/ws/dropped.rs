@@ -54,10 +54,9 @@ impl AsyncWrite for Recorded {
     }
 }
 
-fn inner<T: Transport>()
--> impl Service<Connection<T>, Response = getty::Closed, Error = BoxError> + Clone
+fn inner<T>() -> impl Service<Connection<T>, Response = getty::Closed, Error = BoxError> + Clone
 where
-    T: Send + 'static,
+    T: Transport + Send + 'static,
 {
     service_fn(|_: Connection<T>| async { Err::<getty::Closed, BoxError>("not reached".into()) })
 }
@@ -77,7 +76,7 @@ where
     let (seen, at_close) = (Arc::new(AtomicBool::new(false)), Arc::clone(&is_dropped));
     let saw = Arc::clone(&seen);
     handle.add_close_callback("test", 1, move |_| {
-        saw.store(at_close.load(Relaxed), Relaxed)
+        saw.store(at_close.load(Relaxed), Relaxed);
     });
     {
         let mut cx = Context::from_waker(Waker::noop());

@@ -212,9 +212,9 @@ mod tests {
             CodecId::unique(),
         );
         let keys = [(one, 1), (one, 2), (other, 1)];
-        for (n, (codec, variant)) in keys.into_iter().enumerate() {
+        for (n, (codec, variant)) in (0_u8..).zip(keys) {
             let form = SharedForm::new(one, variant);
-            let bytes = Bytes::from(vec![n as u8]);
+            let bytes = Bytes::from(vec![n]);
             assert_eq!(shared.prepared(codec, form, || bytes.clone()), bytes);
             let again = shared.prepared(codec, form, || panic!("prepared twice"));
             assert_eq!(again, bytes);
