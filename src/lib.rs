@@ -89,8 +89,9 @@
 //!
 //! The order of a stack, from the outermost layer to the handler:
 //!
-//! 1. layers for any connection: limits, access, tracing;
-//! 2. layers that replace the transport: TLS, WebSocket;
+//! 1. layers for any connection: timeouts, limits, the PROXY protocol, tracing, access;
+//! 2. layers that replace the transport: TLS, a dialogue before the session, WebSocket or
+//!    compression;
 //! 3. [`CodecLayer`], which adds the codec and the [`Session`];
 //! 4. layers that use the session;
 //! 5. [`SessionLayer`], which reads, decodes, calls, encodes and writes;
@@ -320,6 +321,9 @@
 //! | lingering | discards input | none | nothing |
 //! | closed | no | none | no; close callbacks run, then `closed()` resolves |
 //!
+//! - A handler can upgrade a running session with [`Reply::and_upgrade`], such as to TLS. The
+//!   session then neither reads nor calls handlers until the handshake is complete. It continues
+//!   as running over the new transport ([`upgrade::session`]).
 //! - A running session whose peer has ended its direction is half-closed. It handles the
 //!   messages that it has received, and sends replies and pushes.
 //! - The drain deadline bounds every phase from the close on. The default is 5 s
@@ -391,6 +395,11 @@
 //!   HTTP server (feature `ws`).
 //! - [`proxy::ProxyProtocolLayer`] and [`proxy::ProxyConnectLayer`]: the PROXY protocol, which
 //!   carries the addresses of clients through load balancers.
+//! - [`upgrade::OpeningLayer`]: a dialogue before the session, in either role.
+//!   [`upgrade::UpgradeLayer`] and `upgrade::StartTlsLayer` upgrade an open session.
+//! - [`compress::CompressionLayer`] and [`compress::CompressionConnectLayer`]: compressed byte
+//!   streams (feature `compression`). [`codec::Deflated`] compresses each frame alone, and
+//!   [`ws::WsLayer::with_deflate`] each WebSocket message.
 //! - [`transport`]: the traits for custom transports.
 //!
 //! [`ConnectionRouter`] passes each connection to the stack of its route, such as a stack for
@@ -566,6 +575,12 @@
 //! | `channelInactive` | [`CloseCallbackLayer`](layers::CloseCallbackLayer) |
 //! | `exceptionCaught` | [`HandleErrorLayer`](layers::HandleErrorLayer) and [`Closed`] |
 //! | `IdleStateHandler` | [`IdleTimeoutLayer`] and [`HeartbeatLayer`] |
+//! | `SslHandler` | [`TlsLayer`](tls::TlsLayer); after STARTTLS [`StartTlsLayer`](upgrade::StartTlsLayer) |
+//! | `SniHandler` and `OptionalSslHandler` | [`TlsLayer::choose`](tls::TlsLayer::choose) and [`TlsOrPlainLayer`](tls::TlsOrPlainLayer) |
+//! | `HAProxyMessageDecoder` | [`ProxyProtocolLayer`](proxy::ProxyProtocolLayer) |
+//! | `Socks5ProxyHandler` and `HttpProxyHandler` | [`Socks5ConnectLayer`](net::proxy::Socks5ConnectLayer) and [`HttpConnectLayer`](net::proxy::HttpConnectLayer) |
+//! | `JdkZlibEncoder` and `JdkZlibDecoder` | [`CompressionLayer`](compress::CompressionLayer) |
+//! | `WebSocketServerCompressionHandler` | [`WsLayer::with_deflate`](ws::WsLayer::with_deflate) |
 //! | `ChannelGroup` | [`Group`] |
 //! | `ServerBootstrap` | [`serve`] |
 //! | `Bootstrap` | [`connect`] or [`Client`] |
@@ -589,6 +604,7 @@
 //! | `SetWaitTime` | [`SessionLayer::with_drain_deadline`] |
 //! | a client's connection number | [`ClientBuilder::with_sessions`] |
 //! | the task pool | [`SpawnLayer`](layers::SpawnLayer) |
+//! | `SetCompressType` | [`CompressionLayer`](compress::CompressionLayer) |
 //!
 //! | axum | getty |
 //! |---|---|
@@ -620,8 +636,8 @@
 //! An application needs tokio with `macros` and `rt-multi-thread`, and usually a subscriber for
 //! `tracing`. getty re-exports [`tower`]. No Cargo feature is on by default:
 //!
-//! - `compression`: the module [`compress`] with deflate, zlib and snappy, and
-//!   [`codec::Deflated`], with the crates `zlib-rs` and `snap`.
+//! - `compression`: the module [`compress`] with deflate, zlib and snappy, [`codec::Deflated`],
+//!   and permessage-deflate for WebSocket, with the crates `zlib-rs`, `snap` and `crc32c`.
 //! - `json`, `messagepack`, `postcard` and `prost`: typed messages in these formats, as
 //!   [codecs](codec::format) and as arguments of [handlers](handler), with the crates
 //!   `serde_json`, `rmp-serde`, `postcard` and `prost`.
@@ -652,16 +668,18 @@
 //! The directory `examples/` of the repository contains complete programs. Start with
 //! `json_chat`, `game_server` and `redis`. They are short and show handlers, formats and
 //! routes. `chat` is a small application for terminals and browsers. `game` serves players over
-//! UDP and WebSocket, and `rpc` balances calls over three servers.
+//! UDP and WebSocket, and `rpc` balances calls over three servers. `proxied` is a server behind a
+//! load balancer, `front` has two names on one port, and `smtp` and `postgres` start TLS on
+//! request.
 //!
 //! # Modules
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`net`] | listeners and connectors: TCP, UDP, Unix sockets, in memory |
+//! | [`net`] | listeners and connectors: TCP, UDP, Unix sockets, in memory; proxies of clients |
 //! | [`tls`] and [`ws`] | layers that replace the transport, for servers and for connectors |
 //! | [`proxy`] | the PROXY protocol, for servers behind load balancers and for connectors |
-//! | [`upgrade`] | a dialogue before the session, TLS or another codec in mid-connection |
+//! | [`upgrade`] | a dialogue before the session, TLS in an open session |
 //! | [`compress`] | layers that compress byte streams |
 //! | [`handler`] | functions as handlers, arguments, results, [`dispatch`], [`Router`] |
 //! | [`codec`] | lines, frames with a length, packets, raw bytes, text; JSON and others |

@@ -21,7 +21,8 @@
 //! Scope: process, or everything that shares the layer: all clones of the layer and of its
 //! services share the count. Place it inside
 //! [`HandshakeTimeoutLayer`](crate::HandshakeTimeoutLayer) and tower's `concurrency_limit`,
-//! and outside all layers that wait for the peer: TLS, WebSocket and open hooks.
+//! and outside all layers that wait for the peer: `ProxyProtocolLayer`, TLS, WebSocket,
+//! dialogues and open hooks.
 //!
 //! # Choosing a policy
 //!

@@ -22,9 +22,10 @@
 //! A disabled span or event costs the check of a flag, and nothing is formatted for it.
 //! `reason` is [`CloseReason::as_str`], which does not change, so logs can be searched for it.
 //!
-//! Scope: connection. Place it outermost: events of layers outside it are not in the span. The
-//! fields of the span are the values at the call: outside a TLS or WebSocket layer, `transport`
-//! is the transport below it. A name that is [set](ConnectionHandle::set_name) later is
+//! Scope: connection. Place it outermost: events of layers outside it are not in the span. Only
+//! `ProxyProtocolLayer` must be outside it. The fields of the span are the values at the call:
+//! outside a TLS or WebSocket layer, `transport` is the transport below it. It stays the same
+//! when the session is upgraded to TLS. A name that is [set](ConnectionHandle::set_name) later is
 //! recorded in the span after the poll of the connection in which it was set. Subscribers that
 //! print spans, such as `tracing_subscriber::fmt`, then print both names.
 //!

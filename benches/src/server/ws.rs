@@ -33,7 +33,7 @@ pub fn deflate() -> Deflate {
     Deflate::new().with_threshold(0)
 }
 
-/// Creates the stack of [`getty`] with or without compression.
+/// Creates the stack of [`getty()`] with or without compression.
 pub fn getty_with<T>(deflate: Option<Deflate>) -> impl Pipeline<T>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
