@@ -90,7 +90,7 @@
 //! The order of a stack, from the outermost layer to the handler:
 //!
 //! 1. layers for any connection: limits, access, tracing;
-//! 2. layers that replace the transport: TLS, WebSocket;
+//! 2. layers that replace the transport: TLS, WebSocket, compression, dialogues;
 //! 3. [`CodecLayer`], which adds the codec and the [`Session`];
 //! 4. layers that use the session;
 //! 5. [`SessionLayer`], which reads, decodes, calls, encodes and writes;
@@ -380,7 +380,8 @@
 //!
 //! # Transports
 //!
-//! - [`net::TcpListener`] and [`net::TcpConnector`]: TCP. [`net::proxy`] dials through proxies.
+//! - [`net::TcpListener`] and [`net::TcpConnector`]: TCP. [`net::proxy`] dials through SOCKS 5
+//!   and HTTP proxies.
 //! - `net::UnixListener` and `net::UnixConnector`: Unix stream sockets.
 //! - [`net::UdpListener`] and [`net::UdpConnector`]: UDP, one session per peer.
 //! - [`net::UdpEndpoint`]: UDP, one session for all peers of a socket.
@@ -391,6 +392,8 @@
 //!   HTTP server (feature `ws`).
 //! - [`proxy::ProxyProtocolLayer`] and [`proxy::ProxyConnectLayer`]: the PROXY protocol, which
 //!   carries the addresses of clients through load balancers.
+//! - [`upgrade`]: a dialogue before the session, and STARTTLS in an open session.
+//! - [`compress`]: compressed byte streams (feature `compression`).
 //! - [`transport`]: the traits for custom transports.
 //!
 //! [`ConnectionRouter`] passes each connection to the stack of its route, such as a stack for
@@ -587,6 +590,7 @@
 //! | `UpdateActive` | [`ConnectionHandle::touch`] |
 //! | `GetActive` | [`ConnectionHandle::last_active`] |
 //! | `SetWaitTime` | [`SessionLayer::with_drain_deadline`] |
+//! | `SetCompressType` | [`CompressionLayer::deflate`](compress::CompressionLayer::deflate) |
 //! | a client's connection number | [`ClientBuilder::with_sessions`] |
 //! | the task pool | [`SpawnLayer`](layers::SpawnLayer) |
 //!
@@ -652,13 +656,14 @@
 //! The directory `examples/` of the repository contains complete programs. Start with
 //! `json_chat`, `game_server` and `redis`. They are short and show handlers, formats and
 //! routes. `chat` is a small application for terminals and browsers. `game` serves players over
-//! UDP and WebSocket, and `rpc` balances calls over three servers.
+//! UDP and WebSocket, and `rpc` balances calls over three servers. `front` serves two names of TLS
+//! and plain peers on one port, `proxied` runs behind a load balancer, and `smtp` has STARTTLS.
 //!
 //! # Modules
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`net`] | listeners and connectors: TCP, UDP, Unix sockets, in memory |
+//! | [`net`] | listeners and connectors: TCP, UDP, Unix sockets, in memory; SOCKS and HTTP proxies |
 //! | [`tls`] and [`ws`] | layers that replace the transport, for servers and for connectors |
 //! | [`proxy`] | the PROXY protocol, for servers behind load balancers and for connectors |
 //! | [`upgrade`] | a dialogue before the session, TLS or another codec in mid-connection |
