@@ -46,7 +46,9 @@ impl Client {
                 let _ = self.replies.send(line);
             }
             Step::Hello { offers_tls } if code == "250" => {
-                *offers_tls |= text[1..].eq_ignore_ascii_case("STARTTLS");
+                // A reply may have no text.
+                let extension = text.get(1..).unwrap_or_default();
+                *offers_tls |= extension.eq_ignore_ascii_case("STARTTLS");
                 if is_last && !*offers_tls {
                     return Err("the server does not offer TLS".into());
                 }

@@ -384,7 +384,8 @@
 //!
 //! # Transports
 //!
-//! - [`net::TcpListener`] and [`net::TcpConnector`]: TCP. [`net::proxy`] dials through proxies.
+//! - [`net::TcpListener`] and [`net::TcpConnector`]: TCP. [`net::proxy`] dials through SOCKS 5
+//!   and HTTP proxies.
 //! - `net::UnixListener` and `net::UnixConnector`: Unix stream sockets.
 //! - [`net::UdpListener`] and [`net::UdpConnector`]: UDP, one session per peer.
 //! - [`net::UdpEndpoint`]: UDP, one session for all peers of a socket.
@@ -602,6 +603,7 @@
 //! | `UpdateActive` | [`ConnectionHandle::touch`] |
 //! | `GetActive` | [`ConnectionHandle::last_active`] |
 //! | `SetWaitTime` | [`SessionLayer::with_drain_deadline`] |
+//! | `SetCompressType` | [`CompressionLayer::deflate`](compress::CompressionLayer::deflate) |
 //! | a client's connection number | [`ClientBuilder::with_sessions`] |
 //! | the task pool | [`SpawnLayer`](layers::SpawnLayer) |
 //! | `SetCompressType` | [`CompressionLayer`](compress::CompressionLayer) |

@@ -30,8 +30,9 @@
 //! something. Neither exception applies to `outbound`.
 //!
 //! A handler that blocks its thread is not seen in flight, and its response leaves only
-//! afterwards. So a check that runs late restarts the timeout if the session has received
-//! messages since the previous check.
+//! afterwards. So a check that runs more than 5 ms late restarts the timeout if the session has
+//! received messages since the previous check. On an overloaded machine a session may therefore
+//! close after up to twice its timeout.
 //!
 //! Scope: session. It may be placed anywhere outside `SessionLayer`; with a hook, between
 //! `CodecLayer` and `SessionLayer`. Several may be stacked.

@@ -84,6 +84,9 @@
 //! [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof). Without TLS an attacker can cut a
 //! stream after any flush, and the session cannot recognize it.
 //!
+//! Most inflaters expect a final block. The reader of Go's `compress/flate` returns
+//! `io.ErrUnexpectedEOF` at the end of a deflate stream from this side, after the last message.
+//!
 //! # Memory
 //!
 //! A session that waits holds no buffer and no compression context. Contexts belong to a

@@ -10,6 +10,9 @@
 //! attribute of the handle, [`ProxyInfo`]. [`ProxyConnectLayer`] sends headers, around any
 //! connector.
 //!
+//! A client that dials through a SOCKS or HTTP proxy needs [`net::proxy`](crate::net::proxy)
+//! instead.
+//!
 //! ```
 //! use getty::layers::access::{AccessList, IpNet};
 //! use getty::proxy::{ProxyConnectLayer, ProxyFor, ProxyProtocolLayer};

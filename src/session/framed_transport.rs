@@ -16,7 +16,7 @@ use crate::transport::Transport;
 /// [`SessionIo`] implements it, if its codec decodes and can encode the handler's replies.
 #[diagnostic::on_unimplemented(
     message = "`SessionLayer` needs a framed connection, got `{Self}`",
-    label = "put a `CodecLayer` outside (before) `SessionLayer`"
+    label = "put a `CodecLayer` outside (before) `SessionLayer`, and layers that replace the transport outside `CodecLayer`"
 )]
 pub trait FramedTransport: HasSession<Out: Send + 'static> {
     /// Type of the decoded messages.

@@ -271,7 +271,7 @@ pub trait Transport {
 /// bounds below is one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a byte stream",
-    label = "TLS and WebSocket run over a byte stream: `TlsLayer` belongs outside `WsLayer`, both outside `CodecLayer`, and neither over datagrams"
+    label = "this layer needs a byte stream: `TlsLayer` belongs outside `WsLayer`, both outside `CodecLayer`, and neither over datagrams; `WsLayer`, `CompressionLayer`, `StartTlsLayer` and `UpgradeLayer` return no byte stream"
 )]
 pub trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 

@@ -31,6 +31,9 @@ pub enum Access {
 /// IPv4-mapped IPv6 addresses (`::ffff:192.0.2.1`, as a dual-stack listener reports) are IPv4
 /// addresses here, in peers and in rules. A rule for `::/0` applies to IPv6 only.
 ///
+/// An [`IpNet`] is parsed from an address with a prefix length. A single address is parsed as an
+/// [`IpAddr`], which every method accepts as well.
+///
 /// A lookup costs one step for each distinct prefix length, independent of the number of rules.
 ///
 /// ```
@@ -41,7 +44,8 @@ pub enum Access {
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let list = AccessList::deny_all()
 ///     .with_allowed(["192.0.2.0/24".parse::<IpNet>()?, "2001:db8::/32".parse()?])
-///     .with_denied(["192.0.2.64/26".parse::<IpNet>()?]);
+///     .with_denied(["192.0.2.64/26".parse::<IpNet>()?])
+///     .with_denied(["192.0.2.9".parse::<std::net::IpAddr>()?]);
 /// let peer = |text: &str| text.parse::<SocketAddr>().map(Address::Ip);
 /// assert!(list.check(&peer("192.0.2.1:4096")?).is_ok());
 /// assert!(list.check(&peer("[::ffff:192.0.2.1]:4096")?).is_ok());

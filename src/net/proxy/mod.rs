@@ -5,6 +5,9 @@
 //! `Connection<T>` once the proxy has connected to it. It works with
 //! [`connect`](crate::connect()) and [`Client`](crate::Client) like any other.
 //!
+//! The PROXY protocol, with which a load balancer sends the address of its client, is in
+//! [`proxy`](crate::proxy).
+//!
 //! ```
 //! use getty::{
 //!     BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec,

@@ -86,7 +86,7 @@ impl fmt::Display for BytesBeforeUpgrade {
         let Self { messages, bytes } = self;
         write!(
             f,
-            "the peer sent {messages} messages and {bytes} bytes before the upgrade it requested"
+            "the peer sent {messages} messages and {bytes} bytes too early, before the upgrade"
         )
     }
 }

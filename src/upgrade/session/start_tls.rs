@@ -82,22 +82,23 @@ use crate::{
 ///         .layer(CodecLayer::new(Lines::new()))
 ///         .layer(link)
 ///         .layer(SessionLayer::new())
-///         .service(handle(async move |line: String| {
+///         .service(handle(async move |line: String, session: Session<String>| {
+///             if session.transport() == TransportKind::Tls {
+///                 let _ = answers.send(line).await;
+///                 return Reply::none();
+///             }
 ///             if line.starts_with("220") {
 ///                 return Reply::none().and_upgrade();
 ///             }
-///             let _ = answers.send(line).await;
-///             Reply::none()
+///             Reply::none().and_close() // the server, or an attacker, refuses TLS
 ///         }))
 /// })
 /// .await?;
-/// session.send("PASS secret".to_owned()).await?;
-/// assert_eq!(answer.recv().await.as_deref(), Some("530 STARTTLS first"));
 /// session.send("STARTTLS".to_owned()).await?;
-/// // `false` if the session closes without TLS, for example after a failed handshake
+/// // `false` if the session closes without TLS, after a refusal or a failed handshake
 /// assert!(session.upgraded().await);
-/// session.send("hello".to_owned()).await?;
-/// assert_eq!(answer.recv().await.as_deref(), Some("250 hello"));
+/// session.send("PASS secret".to_owned()).await?;
+/// assert_eq!(answer.recv().await.as_deref(), Some("250 PASS secret"));
 /// # Ok(())
 /// # }
 /// ```

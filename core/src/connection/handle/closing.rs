@@ -128,6 +128,9 @@ impl ConnectionHandle {
     /// the old one. So a client waits for this future before it sends a password. A handler of the
     /// same session must not wait for it because the upgrade waits for the handler.
     ///
+    /// The wait has no limit while the session is open. If the peer refuses the upgrade, the
+    /// handler of its reply should close the session.
+    ///
     /// # Cancel safety
     ///
     /// This method is cancel safe.

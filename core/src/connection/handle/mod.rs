@@ -233,7 +233,8 @@ impl ConnectionHandle {
         self.0.opened_at
     }
 
-    /// Returns the counts of bytes and messages, as of the driver's last poll.
+    /// Returns the counts of bytes and messages, as of the last poll of the session loop. A handler
+    /// may not see the messages of the current poll, including its own.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.snapshot(&self.0.locked.lock())
