@@ -389,7 +389,7 @@
 //!   [`tls::TlsOrPlainLayer`] also serves plain peers on the same port.
 //! - [`ws::WsLayer`] and [`ws::WsConnectLayer`]: WebSocket over a byte stream, also behind an
 //!   HTTP server (feature `ws`).
-//! - [`proxy::ProxyProtocolLayer`] and [`proxy::ProxyConnectLayer`]: the PROXY protocol, which
+//! - [`proxy::ProxyProtocolLayer`] and [`proxy::ProxyProtocolConnectLayer`]: the PROXY protocol, which
 //!   carries the addresses of clients through load balancers.
 //! - [`transport`]: the traits for custom transports.
 //!

@@ -7,12 +7,12 @@
 //!
 //! [`ProxyProtocolLayer`] receives this header. [`ConnectionHandle::peer_addr`] then returns the
 //! client's address, and [`socket_peer_addr`] the proxy's. The other values of the header are an
-//! attribute of the handle, [`ProxyInfo`]. [`ProxyConnectLayer`] sends headers, around any
+//! attribute of the handle, [`ProxyInfo`]. [`ProxyProtocolConnectLayer`] sends headers, around any
 //! connector.
 //!
 //! ```
 //! use getty::layers::access::{AccessList, IpNet};
-//! use getty::proxy::{ProxyConnectLayer, ProxyFor, ProxyProtocolLayer};
+//! use getty::proxy::{ProxyProtocolConnectLayer, ProxyFor, ProxyProtocolLayer};
 //! use getty::{BoxError, CodecLayer, ServiceBuilder, Session, SessionLayer};
 //! use getty::{codec::Lines, handle, net::{TcpConnector, TcpListener}};
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,7 +31,7 @@
 //! tokio::spawn(async move { getty::serve(listener, app).await });
 //!
 //! let connector = ServiceBuilder::new()
-//!     .layer(ProxyConnectLayer::v2())
+//!     .layer(ProxyProtocolConnectLayer::v2())
 //!     .service(TcpConnector::new());
 //! let (client, service) = ("192.0.2.7:50000".parse()?, "198.51.100.1:443".parse()?);
 //! let target = ProxyFor::new(address, getty::Address::Ip(client), getty::Address::Ip(service));
@@ -168,7 +168,7 @@ mod parse;
 mod target;
 
 pub use self::{
-    connect::{ProxyConnect, ProxyConnectLayer, ProxyConnecting},
+    connect::{ProxyProtocolConnect, ProxyProtocolConnectLayer, ProxyProtocolConnecting},
     error::{HeaderError, ProxyError},
     info::{ProxyCommand, ProxyInfo, ProxySsl, ProxyVersion},
     layer::{ProxyProtocol, ProxyProtocolLayer, Untrusted},
