@@ -139,7 +139,7 @@ impl ProxyProtocolLayer {
     /// 5 s. The time includes a wait for a permit before this layer. Zero refuses every trusted
     /// proxy, and a time that exceeds the clock's range is unlimited.
     #[must_use]
-    pub const fn with_timeout(mut self, timeout: Duration) -> Self {
+    pub const fn with_handshake_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }

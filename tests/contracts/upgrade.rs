@@ -608,7 +608,7 @@ async fn idle_timeouts_and_heartbeats_wait_during_the_handshake() {
     let (io, peer) = stream::pair();
     let session = open!(
         io,
-        UpgradeLayer::new(shake::<Stream>).with_timeout(60 * SECOND),
+        UpgradeLayer::new(shake::<Stream>).with_handshake_timeout(60 * SECOND),
         SessionLayer::new(),
         handle(upgrade_or_echo),
         ServiceBuilder::new()

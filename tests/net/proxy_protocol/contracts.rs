@@ -122,7 +122,7 @@ async fn time_counts_from_the_accept_and_a_close_ends_the_wait() {
     let late = received.rest.unwrap_err();
     assert!(matches!(late, ProxyError::TimedOut(time) if time == Duration::from_secs(5)));
 
-    let layer = layer().with_timeout(Duration::MAX);
+    let layer = layer().with_handshake_timeout(Duration::MAX);
     let connection = silent();
     let handle = connection.handle().clone();
     let close = async {
