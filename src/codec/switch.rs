@@ -99,7 +99,7 @@ impl<A, B> Switched<A, B> {
 ///
 /// `A` must leave undecoded bytes in the buffer, as all codecs of getty do except
 /// [`Frames`](super::Frames), whose bytes are put back. A codec of an application that wraps
-/// `Frames` fails with [`SwitchError::ReadAhead`] if it has taken whole messages ahead.
+/// `Frames` fails with [`SwitchError::CodecReadAhead`] if it has taken whole messages ahead.
 pub struct Switch<A, B, F = fn(&<A as Decoder>::Item) -> bool> {
     first: A,
     second: B,
@@ -216,7 +216,7 @@ where
     #[cold]
     fn switch(&mut self, src: &mut BytesMut) -> Result<(), SwitchError> {
         if self.decoded {
-            reclaim(&mut self.first, src).map_err(|_| SwitchError::ReadAhead)?;
+            reclaim(&mut self.first, src).map_err(|_| SwitchError::CodecReadAhead)?;
         }
         self.input = Input::Second;
         Ok(())
@@ -322,7 +322,7 @@ pub enum SwitchError {
     Switched,
     /// The first codec has taken whole messages ahead, which belong to the second. See
     /// [`Switch`].
-    ReadAhead,
+    CodecReadAhead,
     /// The transport failed.
     Io(io::Error),
 }
@@ -343,7 +343,9 @@ impl fmt::Display for SwitchError {
             Self::Before(_) => "the codec before the switch failed",
             Self::After(_) => "the codec after the switch failed",
             Self::Switched => "a message of the codec before the switch came after it",
-            Self::ReadAhead => "the codec before the switch took messages ahead that follow it",
+            Self::CodecReadAhead => {
+                "the codec before the switch took messages ahead that follow it"
+            }
             Self::Io(_) => "the transport failed",
         })
     }
@@ -354,7 +356,7 @@ impl Error for SwitchError {
         match self {
             Self::Before(source) | Self::After(source) => Some(&**source),
             Self::Io(source) => Some(source),
-            Self::Switched | Self::ReadAhead => None,
+            Self::Switched | Self::CodecReadAhead => None,
         }
     }
 }
