@@ -7,7 +7,8 @@
 //! - *ready*: as the inner service. A refused connection leaves the reservation for the next
 //!   one.
 //! - *call*: counts the connection and calls the inner service. If the limit is reached,
-//!   [`Full`] decides. The default refuses the new connection. [`Full::DropOldest`] admits it
+//!   [`Overflow`] decides. The default refuses the new connection. [`Overflow::DropOldest`]
+//!   admits it
 //!   and ends the one that is pending for the longest time.
 //! - *drop*: drops the inner future. The connection counts no more.
 //! - *close*: a refused connection closes as
@@ -26,7 +27,7 @@
 //! # Choosing a policy
 //!
 //! A flood of silent peers fills either policy. With the default, honest peers are refused
-//! until deadlines end the silent ones. With [`Full::DropOldest`], an honest peer is served if
+//! until deadlines end the silent ones. With [`Overflow::DropOldest`], an honest peer is served if
 //! its handshake is complete before `max` other peers connect. The flood must then connect
 //! that many times during each honest handshake. [`PeerLimitLayer`](crate::PeerLimitLayer)
 //! outside this layer keeps a single peer from that.
@@ -35,12 +36,12 @@
 //! use std::{future::pending, time::Duration};
 //!
 //! use getty_core::{CloseReason, Connection};
-//! use getty_layers::pending_limit::{Full, PendingLimitLayer};
+//! use getty_layers::pending_limit::{Overflow, PendingLimitLayer};
 //! use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {
-//! let limit = PendingLimitLayer::new(1).with_full(Full::DropOldest);
+//! let limit = PendingLimitLayer::new(1).with_overflow(Overflow::DropOldest);
 //! let mut stack = ServiceBuilder::new()
 //!     .layer(limit.clone())
 //!     .service_fn(|connection: Connection<&'static str>| async move {
@@ -80,7 +81,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// Policy of [`PendingLimitLayer`] when the limit is reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Full {
+pub enum Overflow {
     /// Refuses the new connection.
     #[default]
     RefuseNewest,
@@ -94,7 +95,7 @@ pub enum Full {
 pub struct PendingLimitLayer {
     pending: Arc<Pending>,
     max: usize,
-    full: Full,
+    overflow: Overflow,
 }
 
 impl PendingLimitLayer {
@@ -107,15 +108,15 @@ impl PendingLimitLayer {
         Self {
             pending: Arc::default(),
             max,
-            full: Full::default(),
+            overflow: Overflow::default(),
         }
     }
 
     /// Sets the policy for a new connection when the limit is reached. The default is
-    /// [`Full::RefuseNewest`].
+    /// [`Overflow::RefuseNewest`].
     #[must_use]
-    pub const fn with_full(mut self, full: Full) -> Self {
-        self.full = full;
+    pub const fn with_overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = overflow;
         self
     }
 
@@ -162,14 +163,14 @@ impl Pending {
     fn enter(
         self: &Arc<Self>,
         max: usize,
-        full: Full,
+        overflow: Overflow,
         handle: &ConnectionHandle,
     ) -> Option<Permit> {
         let mut state = self.0.lock();
         let mut oldest = None;
         if state.entries.len() >= max {
             let first = state.entries.first_entry()?;
-            if full == Full::RefuseNewest && first.get().is_pending() {
+            if overflow == Overflow::RefuseNewest && first.get().is_pending() {
                 return None;
             }
             oldest = Some(first.remove());
@@ -259,10 +260,14 @@ where
     }
 
     fn call(&mut self, connection: Connection<T>) -> Self::Future {
-        let PendingLimitLayer { pending, max, full } = &self.layer;
+        let PendingLimitLayer {
+            pending,
+            max,
+            overflow,
+        } = &self.layer;
         let error = self.layer.error();
         let handle = connection.handle().clone();
-        let state = match pending.enter(*max, *full, &handle) {
+        let state = match pending.enter(*max, *overflow, &handle) {
             Some(permit) => Stage::Admitted {
                 inner: self.inner.call(connection),
                 waiting: Some(Waiting {
@@ -433,8 +438,8 @@ mod tests {
 
     #[test]
     fn layer_is_transparent() {
-        for full in [Full::RefuseNewest, Full::DropOldest] {
-            let layer = PendingLimitLayer::new(10).with_full(full);
+        for overflow in [Overflow::RefuseNewest, Overflow::DropOldest] {
+            let layer = PendingLimitLayer::new(10).with_overflow(overflow);
             assert_transparent(&layer, || Connection::new(()));
             assert_eq!(layer.pending(), 0);
         }
@@ -473,7 +478,7 @@ mod tests {
 
     #[test]
     fn oldest_is_woken_and_dropped() {
-        let layer = PendingLimitLayer::new(2).with_full(Full::DropOldest);
+        let layer = PendingLimitLayer::new(2).with_overflow(Overflow::DropOldest);
         let mut service = layer.layer(tower::service_fn(async |connection: Plain| {
             std::future::pending::<()>().await;
             drop(connection);
@@ -500,7 +505,7 @@ mod tests {
 
     #[test]
     fn session_that_opens_in_another_task_counts_no_more() {
-        let layer = PendingLimitLayer::new(1).with_full(Full::DropOldest);
+        let layer = PendingLimitLayer::new(1).with_overflow(Overflow::DropOldest);
         let (mut service, mut handle) = mock::spawn_layer::<Plain, (), _>(layer.clone());
         assert_ready_ok!(service.poll_ready());
         let mut response = task::spawn(service.call(Connection::new(())));
@@ -516,7 +521,7 @@ mod tests {
 
     #[test]
     fn oldest_whose_session_opens_before_its_next_poll_stays_open() {
-        let layer = PendingLimitLayer::new(1).with_full(Full::DropOldest);
+        let layer = PendingLimitLayer::new(1).with_overflow(Overflow::DropOldest);
         let (mut service, mut handle) = mock::spawn_layer::<Plain, (), _>(layer.clone());
         assert_ready_ok!(service.poll_ready());
         let mut first = task::spawn(service.call(Connection::new(())));
@@ -545,7 +550,9 @@ mod tests {
                     guard.open();
                     assert_eq!(layer.pending(), 0);
                     let next = Connection::new(());
-                    let permit = layer.pending.enter(1, Full::RefuseNewest, next.handle());
+                    let permit = layer
+                        .pending
+                        .enter(1, Overflow::RefuseNewest, next.handle());
                     assert!(permit.is_some());
                     Ok::<_, BoxError>(())
                 }
@@ -557,8 +564,8 @@ mod tests {
 
     #[test]
     fn limit_of_zero_refuses_every_connection() {
-        for full in [Full::RefuseNewest, Full::DropOldest] {
-            let layer = PendingLimitLayer::new(0).with_full(full);
+        for overflow in [Overflow::RefuseNewest, Overflow::DropOldest] {
+            let layer = PendingLimitLayer::new(0).with_overflow(overflow);
             let (mut service, _handle) = mock::spawn_layer::<Plain, (), _>(layer);
             let mut response = task::spawn(service.call(Connection::new(())));
             assert_ready_err!(response.poll());

@@ -6,7 +6,7 @@ use getty::{
     BoxError, CloseReason, Closed, CodecLayer, Connection, ServiceBuilder, SessionLayer,
     layers::{
         HandshakeTimeoutLayer, PendingLimitLayer,
-        pending_limit::{Full, TooManyPending},
+        pending_limit::{Overflow, TooManyPending},
     },
     service_fn,
 };
@@ -90,7 +90,7 @@ async fn pending_connection_counts_however_it_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn oldest_pending_connection_makes_room_and_open_sessions_stay() {
-    let limit = PendingLimitLayer::new(2).with_full(Full::DropOldest);
+    let limit = PendingLimitLayer::new(2).with_overflow(Overflow::DropOldest);
     let (silent, opens) = stacks(&limit);
     let (transport, open) = stream::pair();
     let (handle, task) = run(transport, opens.clone());
