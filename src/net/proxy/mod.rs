@@ -173,6 +173,7 @@
 mod connect;
 mod error;
 mod http;
+mod layer;
 mod login;
 mod socks5;
 mod target;
@@ -181,8 +182,7 @@ mod via;
 pub use self::{
     connect::{ProxyConnect, ProxyConnecting},
     error::ProxyConnectError,
-    http::HttpConnectLayer,
-    socks5::Socks5ConnectLayer,
+    layer::{HttpConnectLayer, Socks5ConnectLayer},
     target::{ProxyTarget, ProxyTargetError},
     via::{ProxyKind, Via},
 };
