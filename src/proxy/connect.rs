@@ -20,7 +20,7 @@ use tower::{BoxError, Layer, Service};
 use super::{
     crc::crc32c,
     error::ProxyError,
-    info::ProxyVersion,
+    header::ProxyVersion,
     layer::TIMEOUT,
     parse::{CRC32C, FIXED, PATH, SIGNATURE},
     target::{ProxiedTarget, ProxyHeader},
@@ -272,13 +272,13 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::proxy::parse;
+    use crate::proxy::{header::Header, parse};
 
     fn ip(text: &str) -> Address {
         Address::Ip(text.parse().unwrap())
     }
 
-    fn parsed(layer: &ProxyProtocolConnectLayer, header: &ProxyHeader) -> parse::Header {
+    fn parsed(layer: &ProxyProtocolConnectLayer, header: &ProxyHeader) -> Header {
         let bytes = layer.encode(Some(header)).unwrap();
         assert_eq!(parse::missing(&bytes, usize::MAX), Ok(0));
         parse::parse(&bytes).unwrap()

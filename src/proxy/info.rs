@@ -2,27 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use super::parse::{Header, SSL, SSL_FIXED, next_tlv};
-
-/// Version of the protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ProxyVersion {
-    /// A line of text, without TLVs.
-    V1,
-    /// The binary format.
-    V2,
-}
-
-/// Reason for which the proxy has opened the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ProxyCommand {
-    /// The proxy speaks for itself, usually for a health check.
-    Local,
-    /// The proxy relays a client.
-    Proxy,
-}
+use super::{
+    header::{Header, ProxyCommand, ProxyVersion},
+    parse::{SSL, SSL_FIXED, next_tlv},
+};
 
 /// PROXY header of a connection. It is an attribute of the connection's handle once
 /// [`ProxyProtocolLayer`](super::ProxyProtocolLayer) has received one.

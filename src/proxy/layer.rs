@@ -15,11 +15,7 @@ use getty_core::{Address, AddressesFixed, Close, Connection, ConnectionHandle};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tower::{BoxError, Layer, Service};
 
-use super::{
-    error::ProxyError,
-    info::ProxyInfo,
-    parse::{self, Header},
-};
+use super::{error::ProxyError, header::Header, info::ProxyInfo, parse};
 use crate::{
     layers::access::{Access, AccessDenied, AccessList},
     transport::{HandshakeFuture, Interrupted, uninterrupted},

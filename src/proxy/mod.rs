@@ -162,6 +162,7 @@
 mod connect;
 mod crc;
 mod error;
+mod header;
 mod info;
 mod layer;
 mod parse;
@@ -170,7 +171,8 @@ mod target;
 pub use self::{
     connect::{ProxyProtocolConnect, ProxyProtocolConnectLayer, ProxyProtocolConnecting},
     error::{HeaderError, ProxyError},
-    info::{ProxyCommand, ProxyInfo, ProxySsl, ProxyVersion},
+    header::{ProxyCommand, ProxyVersion},
+    info::{ProxyInfo, ProxySsl},
     layer::{ProxyProtocol, ProxyProtocolLayer, Untrusted},
     target::{ProxiedTarget, ProxyFor, ProxyHeader},
 };
