@@ -4,7 +4,7 @@ use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
 use tokio_rustls::rustls::{self, AlertDescription, InvalidMessage};
 
-use super::choose::TlsRefusal;
+use super::refusal::TlsRefusal;
 
 /// Returned by [`Tls`](super::Tls) and [`TlsConnect`](super::TlsConnect) when a handshake
 /// fails.
