@@ -46,8 +46,15 @@ struct State {
     inflater: Option<Inflater>,
 }
 
+impl Deflate {
+    /// Returns the state of a new session.
+    pub(in crate::ws) fn open(&self, agreed: WsDeflate, role: Role) -> PerMessage {
+        PerMessage::new(self.clone(), agreed, role)
+    }
+}
+
 impl PerMessage {
-    pub(super) fn new(deflate: Deflate, agreed: WsDeflate, role: Role) -> Self {
+    fn new(deflate: Deflate, agreed: WsDeflate, role: Role) -> Self {
         let window_bits = match role {
             Role::Server => agreed.server_max_window_bits(),
             Role::Client => agreed.client_max_window_bits(),

@@ -7,10 +7,8 @@ use http::{HeaderMap, HeaderValue, header};
 
 use super::{
     context::Level,
-    message::PerMessage,
     negotiation::{self, WsDeflate},
 };
-use crate::ws::transport::Role;
 
 /// Default minimum length of a message that is compressed, in bytes.
 const THRESHOLD: usize = 512;
@@ -128,11 +126,6 @@ impl Deflate {
         headers: &HeaderMap,
     ) -> Result<Option<WsDeflate>, &'static str> {
         negotiation::confirm(&mut extensions(headers))
-    }
-
-    /// Returns the state of a new session.
-    pub(in crate::ws) fn open(&self, agreed: WsDeflate, role: Role) -> PerMessage {
-        PerMessage::new(self.clone(), agreed, role)
     }
 }
 
