@@ -82,8 +82,8 @@ impl ProxyProtocolConnectLayer {
         self
     }
 
-    /// Sets the timeout of sending the header. The default is 5 s. It begins once the connector
-    /// has connected. The connector has a separate timeout.
+    /// Sets the time for sending the header. The default is 5 s. It begins once the connector has
+    /// connected. The connector has a separate timeout.
     #[must_use]
     pub const fn with_handshake_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;

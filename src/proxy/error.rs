@@ -1,4 +1,4 @@
-//! Errors of both sides.
+//! Errors of the PROXY protocol.
 
 use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ pub enum ProxyError {
     Probe,
     /// A trusted proxy closed the connection in the middle of its header.
     Truncated,
-    /// The header was not complete in time, which was this duration.
+    /// The header was not complete within this duration.
     TimedOut(Duration),
     /// The connection has a header or real addresses already. A stack must have only one
     /// `ProxyProtocolLayer`.

@@ -20,7 +20,7 @@ use super::{
 /// ```
 /// use getty::{ConnectionHandle, proxy::{ProxyCommand, ProxyInfo}};
 ///
-/// /// Returns `true` if the load balancer asks whether this server lives.
+/// /// Returns `true` if the connection is a health check of the load balancer.
 /// fn is_health_check(handle: &ConnectionHandle) -> bool {
 ///     handle.get::<ProxyInfo>().is_some_and(|proxy| proxy.command() == ProxyCommand::Local)
 /// }
@@ -139,8 +139,8 @@ pub struct ProxySsl<'a> {
 }
 
 impl<'a> ProxySsl<'a> {
-    /// Returns `true` if the client connected over TLS. A proxy may send this TLV for other
-    /// clients, too.
+    /// Returns `true` if the client connected over TLS. A proxy may also send this TLV for
+    /// clients without TLS.
     #[must_use]
     pub const fn is_tls(&self) -> bool {
         self.client & 1 != 0

@@ -54,7 +54,7 @@ pub enum Untrusted {
 ///
 /// Scope: session. In a stack it belongs outside all layers that look at addresses, TLS
 /// included, and inside limits on all connections: see the [module](super). The bytes of the
-/// header are neither statistics nor activity of the session. The inner service must be `Clone`.
+/// header do not count in the session's statistics or as its activity. The inner service must be `Clone`.
 ///
 /// A trusted proxy without valid headers is usually a wrong setting, which refuses all clients.
 /// The first such connection of a layer is logged at `WARN`, and the end of each at `DEBUG`.

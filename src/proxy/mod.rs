@@ -70,10 +70,11 @@
 //! - A trusted proxy must send a valid header. Otherwise the connection is refused.
 //! - Other peers are refused. With [`Untrusted::Direct`] they are served without a header. One
 //!   that they send reaches the codec as data.
-//! - A load balancer that keeps the client's address in the socket is not the socket's peer, and
-//!   its headers are refused. Disable either of the two.
+//! - A load balancer that keeps the client's address in the socket is not the socket's peer. Its
+//!   headers are refused, so disable one of the two.
 //! - The values of [`ProxyInfo`] are as trustworthy as the proxy. Some proxies relay a header
-//!   that their client has sent. It must come behind the proxy's, where it is data.
+//!   that their client has sent. It must follow the proxy's header. The codec then receives it
+//!   as data.
 //!
 //! # Settings of proxies
 //!
@@ -149,7 +150,7 @@
 //! its length is unknown and nothing behind it may be read. Afterwards a connection has the
 //! addresses and the TLVs in addition.
 //!
-//! UDP has no headers here. Its sessions keep the addresses of the datagrams.
+//! Headers over UDP are not supported. These sessions keep the addresses of the datagrams.
 //!
 //! [PROXY protocol]: https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt
 //! [`ConnectionHandle::peer_addr`]: crate::ConnectionHandle::peer_addr

@@ -30,11 +30,11 @@ pub(super) const CRC32C: u8 = 0x03;
 pub(super) const SSL: u8 = 0x20;
 pub(super) const SSL_FIXED: usize = 5;
 
-/// Returns a number of bytes that certainly belong to the header that begins with `bytes`, or 0
+/// Returns the minimum number of bytes that the header beginning with `bytes` still lacks, or 0
 /// if it is complete. `max` is the maximum length of a header.
 ///
-/// Only headers longer than `bytes` by this number or more can be valid, so the caller may read
-/// it without taking a byte of the application's.
+/// No valid header is shorter, so the caller can read this number without taking a byte of the
+/// application.
 pub(super) fn missing(bytes: &[u8], max: usize) -> Result<usize, HeaderError> {
     let is_line = begins(bytes, b"PROXY ");
     if !is_line && !begins(bytes, SIGNATURE) {
@@ -68,7 +68,7 @@ fn within(len: usize, total: usize, max: usize) -> Result<usize, HeaderError> {
 
 fn missing_of_line(bytes: &[u8], max: usize) -> Result<usize, HeaderError> {
     if let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") {
-        // an earlier end would be that of a line too short to be a header
+        // a line that ends earlier is too short for a header
         return if end + 2 == bytes.len() && bytes.len() >= SHORTEST {
             Ok(0)
         } else {
