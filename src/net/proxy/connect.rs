@@ -67,7 +67,7 @@ impl<P> Settings<P> {
 /// Connector that [`Socks5ConnectLayer`](super::Socks5ConnectLayer) and
 /// [`HttpConnectLayer`](super::HttpConnectLayer) create.
 ///
-/// It has one type for both, so that a program can choose the kind when it runs.
+/// One type serves both kinds, so a program can choose between them at run time.
 #[derive(Clone, Debug)]
 pub struct ProxyConnect<C, P> {
     inner: C,

@@ -41,8 +41,8 @@ where
     }
 }
 
-/// Reads the head of a response and returns its status. A head below 300 is consumed exactly. Of
-/// any other only the start of the status line is.
+/// Reads the head of a response and returns its status. A head with a status below 300 is consumed
+/// to its last byte. For any other status only the start of the status line is consumed.
 async fn read_head<T>(io: &mut T, left: &mut usize) -> Result<u16, ProxyConnectError>
 where
     T: AsyncRead + Unpin,

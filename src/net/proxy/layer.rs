@@ -49,9 +49,9 @@ macro_rules! proxy_layer {
                 self
             }
 
-            /// Sets the timeout of the dial together with the dialogue. The default is 10 s. The
-            /// connector's own timeout applies in addition. It is usually 3 s. A timeout that
-            /// exceeds the clock's range is unlimited.
+            /// Sets the time for the dial and the dialogue together. The default is 10 s. The
+            /// connector's timeout, usually 3 s, applies in addition. A time that exceeds the
+            /// clock's range is unlimited.
             #[must_use]
             pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
                 self.0.timeout = timeout;
@@ -148,7 +148,7 @@ proxy_layer! {
     /// none. Neither is shown by `Debug`.
     ///
     /// HTTP Basic does not encrypt them. Use TLS to the proxy if others can read its traffic. A
-    /// user name with a colon and control characters fail as
+    /// user name with a colon fails, and so do control characters in either. The error is
     /// [`InvalidLogin`](super::ProxyConnectError::InvalidLogin) when the connector is called.
     with_login
 }

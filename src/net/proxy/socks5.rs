@@ -1,4 +1,4 @@
-//! SOCKS 5 proxies: the layer and the dialogue (RFC 1928 and RFC 1929).
+//! Dialogue with a SOCKS 5 proxy (RFC 1928 and RFC 1929).
 
 use std::net::IpAddr;
 
@@ -43,7 +43,7 @@ where
         3..=6 => return Err(ProxyConnectError::Unreachable { code: code.into() }),
         _ => return Err(ProxyConnectError::Refused { code: code.into() }),
     }
-    // The address that the proxy dials from, which is of no use here.
+    // The address that the proxy dials from is not used.
     let [_reserved, kind] = read(io).await?;
     let address = match kind {
         IPV4 => 4,
