@@ -9,10 +9,10 @@
 //! | becomes another byte stream in an open session | [`UpgradeLayer`] |
 //! | is TLS or WebSocket from its first byte | `TlsLayer` or `WsLayer` |
 //!
-//! The question is where the types change. A [`Session`](crate::Session) has one type of
-//! received and one of sent messages. If the agreement needs other types, it comes before the
-//! session: it is a dialogue. Code that runs there is a function with an `await` for each
-//! message. The handler of the session then never sees a message of the agreement.
+//! The choice depends on where the types change. A [`Session`](crate::Session) has one type of
+//! received and one of sent messages. An agreement that needs other types must come before the
+//! session: it is a dialogue. A dialogue is a function with an `await` for each message. The
+//! handler of the session then never sees a message of the agreement.
 //!
 //! # A dialogue before the session
 //!
