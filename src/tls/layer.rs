@@ -78,7 +78,7 @@ impl TlsLayer {
     /// at once, so it must not block. A refusal sends its alert before the close, and the error is
     /// [`TlsError::Refused`]. A panic ends the connection alone.
     ///
-    /// Everything of a configuration belongs to the names that it is chosen for: certificates,
+    /// All parts of a configuration apply only to the names that it is chosen for: certificates,
     /// client certificates, protocols and tickets. TLS sessions cannot be resumed with another
     /// configuration. Two configurations of rustls that share a ticketer or a session storage
     /// would lose this separation, and a client without a certificate could resume into a
