@@ -1,8 +1,8 @@
-//! Contexts of zlib: one compressor a thread, and inflaters that sessions hold while a message
-//! arrives. This is the only module that uses zlib-rs.
+//! Contexts of zlib-rs: compressors of each thread, and inflaters that sessions hold while a message
+//! arrives.
 //!
-//! An inflater takes 48 KiB and a compressor about 380 KiB. To create one takes longer than to
-//! compress a message, so each thread keeps a few. No message depends on an earlier one. So a
+//! An inflater takes 48 KiB and a compressor about 380 KiB. Creating one takes longer than
+//! compressing a message, so each thread keeps a few. No message depends on an earlier one, so a
 //! session may use any context.
 
 use std::{
