@@ -1,22 +1,22 @@
 //! Limits the number of connections that are accepted and whose session is not open.
 //!
 //! Peers that connect and send nothing cost a task and a socket each until a deadline ends
-//! them. A deadline alone lets their number grow with the rate of their connects. This layer
-//! bounds it. Open sessions do not count.
+//! them. With a deadline alone, their number grows with the rate at which they connect. This layer
+//! bounds it. Open sessions are not counted.
 //!
 //! - *ready*: as the inner service. A refused connection leaves the reservation for the next
 //!   one.
 //! - *call*: counts the connection and calls the inner service. If the limit is reached,
 //!   [`Overflow`] decides. The default refuses the new connection. [`Overflow::DropOldest`]
 //!   admits it
-//!   and ends the one that is pending for the longest time.
-//! - *drop*: drops the inner future. The connection counts no more.
+//!   and ends the one that has been pending longest.
+//! - *drop*: drops the inner future. The connection is no longer counted.
 //! - *close*: a refused connection closes as
 //!   [`Refused`](getty_core::CloseReason::Refused), and [`TooManyPending`] is its source and
 //!   the error of this service. The oldest connection ends in the same way: its inner future
 //!   is dropped in its own task, unless its session has opened meanwhile.
 //!
-//! A connection counts from the call until its session opens, or until the future of the call
+//! A connection is counted from the call until its session opens, or until the future of the call
 //! ends.
 //!
 //! Scope: process, or everything that shares the layer: all clones of the layer and of its
@@ -26,7 +26,7 @@
 //!
 //! # Choosing a policy
 //!
-//! A flood of silent peers fills either policy. With the default, honest peers are refused
+//! A flood of silent peers reaches the limit under either policy. With the default, honest peers are refused
 //! until deadlines end the silent ones. With [`Overflow::DropOldest`], an honest peer is served if
 //! its handshake is complete before `max` other peers connect. The flood must then connect
 //! that many times during each honest handshake. [`PeerLimitLayer`](crate::PeerLimitLayer)
@@ -102,7 +102,7 @@ impl PendingLimitLayer {
     /// Creates a new layer that allows at most `max` pending connections at a time. Further
     /// connections are refused.
     ///
-    /// Zero refuses every connection, with each policy.
+    /// Zero refuses every connection under either policy.
     #[must_use]
     pub fn new(max: usize) -> Self {
         Self {
@@ -193,7 +193,7 @@ impl Pending {
     }
 }
 
-/// One pending connection, which counts until the drop.
+/// One pending connection, which is counted until the drop.
 struct Permit {
     pending: Arc<Pending>,
     id: u64,
@@ -201,7 +201,7 @@ struct Permit {
 }
 
 impl Permit {
-    /// Resolves when the connection must end, with `true`, or when it counts no more.
+    /// Resolves to `true` when the connection must end, or to `false` when its session has opened.
     async fn evicted(mut self, handle: ConnectionHandle) -> bool {
         let mut opened = pin!(handle.opened());
         poll_fn(|cx| {
@@ -339,7 +339,7 @@ where
                     drop(connection);
                     error
                 }
-                None => panic!("a connection's future was polled after completion"),
+                None => panic!("a connection's future was polled after it was ready"),
             },
         };
         // Drops the inner future of a connection that was the oldest.
@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn session_that_opens_in_another_task_counts_no_more() {
+    fn session_that_opens_in_another_task_is_no_longer_counted() {
         let layer = PendingLimitLayer::new(1).with_overflow(Overflow::DropOldest);
         let (mut service, mut handle) = mock::spawn_layer::<Plain, (), _>(layer.clone());
         assert_ready_ok!(service.poll_ready());

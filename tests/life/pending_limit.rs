@@ -43,7 +43,7 @@ fn stacks(limit: &PendingLimitLayer) -> (Stack, Stack) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn open_session_counts_no_more() {
+async fn open_session_is_not_counted() {
     let limit = PendingLimitLayer::new(1);
     let (_, opens) = stacks(&limit);
     let mut sessions = Vec::new();
@@ -63,7 +63,7 @@ async fn open_session_counts_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pending_connection_counts_however_it_ends() {
+async fn pending_connection_is_counted_until_it_ends_in_any_way() {
     let limit = PendingLimitLayer::new(1);
     let (silent, opens) = stacks(&limit);
     for is_aborted in [true, false] {
