@@ -80,7 +80,7 @@ struct Pool {
 struct PoolSlot {
     /// `None` while a session uses it.
     context: Option<Box<Context>>,
-    /// Stamp of the lease, or 0 if the session has ended.
+    /// Stamp of the claim, or 0 if the session has ended.
     stamp: u64,
     older: Option<u32>,
     newer: Option<u32>,
@@ -116,12 +116,12 @@ impl Contexts {
         self.lock().take(lease)
     }
 
-    /// Returns a context whose window is to be found again.
+    /// Puts back a context. Returns the claim that finds it again.
     pub(super) fn put(&self, lent: Lent) -> Option<Lease> {
         self.lock().put(lent)
     }
 
-    /// Gives up a lease, because its session has ended.
+    /// Gives up a claim, because its session has ended.
     pub(super) fn release(&self, lease: Lease) {
         self.lock().release(lease);
     }

@@ -154,7 +154,7 @@ impl Output {
             Format::Zlib(level) if !self.begun => {
                 self.buf.extend_from_slice(&deflate::zlib_header(level));
             }
-            // A frame's window cannot be emptied, so that a new frame begins.
+            // A frame's window cannot be emptied, so a new frame begins.
             #[cfg(feature = "zstd")]
             Format::Zstd(_) if self.begun => {
                 self.buf.extend_from_slice(&super::zstd::LAST_BLOCK);

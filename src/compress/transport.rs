@@ -136,7 +136,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Compressed<T> {
         AsyncWrite::poll_flush(Pin::new(&mut self.io), cx)
     }
 
-    /// Ends the compressed stream and then our direction.
+    /// Ends the compressed stream and then this side's direction.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.output.end(&self.settings);
         ready!(self.poll_write_all(cx))?;

@@ -387,7 +387,7 @@ async fn input_above_the_ratio_closes_the_session_as_decode_with_an_inflate_bomb
 
 // 8
 #[tokio::test(start_paused = true)]
-async fn the_maximum_of_the_codec_holds_besides() {
+async fn the_maximum_of_the_codec_applies_as_well() {
     for &format in FORMATS {
         let (_session, task, peer) = open(format.layer(), SessionLayer::new()).await;
         peer.send(format.compress(&[&vec![b'x'; 100 * KIB]], false));
