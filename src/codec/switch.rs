@@ -13,7 +13,7 @@
 //!
 //! So a server that uses [`Switch::new`] may still answer the request as
 //! [`Before`](Switched::Before), or at once as `After`. Bytes that were received behind the
-//! message that switches are decoded by the second codec, also if they arrived together with
+//! message that switches are decoded by the second codec, even if they arrived together with
 //! it.
 //!
 //! ```
@@ -44,7 +44,7 @@
 //! # Groups
 //!
 //! The bytes of a message depend on the state of its session. A `Switch` is not `Clone`, so
-//! that it is created by [`CodecLayer::per_connection`](crate::CodecLayer::per_connection),
+//! it must be created by [`CodecLayer::per_connection`](crate::CodecLayer::per_connection),
 //! which encodes each broadcast for each session. It must not be combined with
 //! [`with_shared_encodings`](crate::CodecLayer::with_shared_encodings).
 //!
@@ -52,7 +52,7 @@
 //! of `After` switches a member that has not. A session should therefore join a group of one
 //! state.
 //!
-//! # Or a dialogue before the session
+//! # Alternative: a dialogue before the session
 //!
 //! [`OpeningLayer`](crate::upgrade::OpeningLayer) is for messages before the session, which
 //! then has one type of message. Use a `Switch` if messages of both kinds belong to the
@@ -197,7 +197,7 @@ where
     B: Decoder<Error: Into<BoxError>>,
     F: FnMut(&A::Item) -> bool,
 {
-    /// Takes note of what the first codec returned.
+    /// Records the result of the first codec, and calls the predicate with its message.
     fn decoded(
         &mut self,
         decoded: Result<Option<A::Item>, A::Error>,
