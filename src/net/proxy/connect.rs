@@ -78,21 +78,10 @@ impl<C, P> ProxyConnect<C, P> {
     pub(super) const fn new(inner: C, settings: Settings<P>) -> Self {
         Self { inner, settings }
     }
+}
 
-    /// Returns a reference to the inner connector.
-    pub const fn get_ref(&self) -> &C {
-        &self.inner
-    }
-
-    /// Returns a mutable reference to the inner connector.
-    pub const fn get_mut(&mut self) -> &mut C {
-        &mut self.inner
-    }
-
-    /// Returns the inner connector.
-    pub fn into_inner(self) -> C {
-        self.inner
-    }
+impl<S, P> ProxyConnect<S, P> {
+    getty_core::inner_service_accessors!();
 }
 
 impl<C, P, A, T> Service<A> for ProxyConnect<C, P>
