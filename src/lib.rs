@@ -389,8 +389,8 @@
 //!   [`tls::TlsOrPlainLayer`] also serves plain peers on the same port.
 //! - [`ws::WsLayer`] and [`ws::WsConnectLayer`]: WebSocket over a byte stream, also behind an
 //!   HTTP server (feature `ws`).
-//! - [`proxy::ProxyProtocolLayer`] and [`proxy::ProxyProtocolConnectLayer`]: the PROXY protocol, which
-//!   carries the addresses of clients through load balancers.
+//! - [`proxy::ProxyProtocolLayer`] and [`proxy::ProxyProtocolConnectLayer`]: the PROXY protocol,
+//!   which carries the addresses of clients through load balancers.
 //! - [`transport`]: the traits for custom transports.
 //!
 //! [`ConnectionRouter`] passes each connection to the stack of its route, such as a stack for

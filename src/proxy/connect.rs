@@ -42,8 +42,8 @@ use crate::{
 ///   [`HandshakeTimeout`](crate::CloseReason::HandshakeTimeout). The source, which is also the
 ///   error of this service, is a [`ProxyError`]. If the connector fails, its error is returned.
 ///
-/// Scope: the settings apply to each call. It belongs inside `TlsConnectLayer` and
-/// `WsConnectLayer`, because the header comes before the handshake.
+/// Scope: the settings apply to each call. The layer must be inside `TlsConnectLayer` and
+/// `WsConnectLayer` because the header comes before the handshake.
 ///
 /// Some receivers refuse UNKNOWN, which version 1 sends for a plain target. Version 2 or a
 /// [`ProxyFor`](super::ProxyFor) with two IP addresses avoids it.

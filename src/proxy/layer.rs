@@ -54,7 +54,8 @@ pub enum Untrusted {
 ///
 /// Scope: session. In a stack it belongs outside all layers that look at addresses, TLS
 /// included, and inside limits on all connections: see the [module](super). The bytes of the
-/// header do not count in the session's statistics or as its activity. The inner service must be `Clone`.
+/// header count neither in the session's statistics nor as its activity. The inner service must
+/// be `Clone`.
 ///
 /// A trusted proxy without valid headers is usually a wrong setting, which refuses all clients.
 /// The first such connection of a layer is logged at `WARN`, and the end of each at `DEBUG`.
@@ -94,7 +95,7 @@ pub struct ProxyProtocolLayer {
 
 impl ProxyProtocolLayer {
     /// Creates a new layer that trusts the proxies that `sources` allows. It checks the address
-    /// of the socket's peer. Keep a clone of the list to change it later.
+    /// of the socket's peer. A clone of the list can change it later.
     ///
     /// The list should be [`deny_all`](AccessList::deny_all) with the networks of the proxies. A
     /// peer that is trusted can give itself any address. A trusted proxy must send a header, so

@@ -2,13 +2,13 @@
 //!
 //! A load balancer connects to the server on behalf of its clients, so the socket's peer is the
 //! load balancer. With the [PROXY protocol] it sends the addresses of the client's connection
-//! before the first byte: as a line of text (version 1), or in binary with further values
+//! before the first byte: as a line of text (version 1) or in binary with further values
 //! (version 2).
 //!
 //! [`ProxyProtocolLayer`] receives this header. [`ConnectionHandle::peer_addr`] then returns the
-//! client's address, and [`socket_peer_addr`] the proxy's. The other values of the header are an
-//! attribute of the handle, [`ProxyInfo`]. [`ProxyProtocolConnectLayer`] sends headers, around any
-//! connector.
+//! client's address, and [`socket_peer_addr`] the proxy's. The attribute [`ProxyInfo`] of the
+//! handle has the other values of the header. [`ProxyProtocolConnectLayer`] sends headers around
+//! any connector.
 //!
 //! ```
 //! use getty::layers::access::{AccessList, IpNet};
@@ -64,8 +64,8 @@
 //!
 //! # Trust
 //!
-//! A peer that may send a header can choose its address, and so pass every list and limit. The
-//! layer therefore takes a list of trusted proxies and never detects headers:
+//! A peer that may send a header can choose its address and pass every list and limit. The layer
+//! therefore takes a list of trusted proxies and never detects headers:
 //!
 //! - A trusted proxy must send a valid header. Otherwise the connection is refused.
 //! - Other peers are refused. With [`Untrusted::Direct`] they are served without a header. One
@@ -102,10 +102,10 @@
 //!
 //! # Unix sockets
 //!
-//! A proxy that connects to a `UnixListener` has no IP address. A list that denies by default
-//! needs [`with_unaddressed(Access::Allow)`](ProxyProtocolLayer::with_unaddressed). The real
-//! addresses are those of the header. A client of a Unix socket of the proxy has a path, or
-//! none; an [`AccessLayer`] inside may need the same setting for it.
+//! A proxy that connects to a `UnixListener` has no IP address. With a list that denies by default,
+//! [`with_unaddressed(Access::Allow)`](ProxyProtocolLayer::with_unaddressed) must be set. The real
+//! addresses are those of the header. A client of a Unix socket of the proxy has a path, or none;
+//! an [`AccessLayer`] inside may need the same setting for it.
 //!
 //! # X-Forwarded-For
 //!
@@ -147,8 +147,8 @@
 //!
 //! A stack without these layers pays nothing: no byte per connection and no instruction per
 //! message. A header of version 2 takes three reads, and one of version 1 some twenty, because
-//! its length is unknown and nothing behind it may be read. Afterwards a connection has the
-//! addresses and the TLVs in addition.
+//! its length is unknown and nothing behind it may be read. Afterwards a connection holds the
+//! addresses and the TLVs.
 //!
 //! Headers over UDP are not supported. These sessions keep the addresses of the datagrams.
 //!

@@ -71,8 +71,8 @@
 //!   the plain dialogue.
 //! - **Injection.** Without rule 2, bytes from before the upgrade could be taken for bytes
 //!   from after it, as in CVE-2021-23222 and CVE-2011-0411. The rule applies to servers and to
-//!   clients. A client that sends its `ClientHello` before the go-ahead may be refused. Bytes that arrive
-//!   later become part of the handshake, which then fails.
+//!   clients. A client that sends its `ClientHello` before the go-ahead may be refused. Bytes
+//!   that arrive later become part of the handshake, which then fails.
 //! - **Codecs.** A codec must leave an incomplete message in its buffer. A codec that moves the
 //!   head of a message into its own state could combine it with bytes from after the upgrade.
 //!   Getty's codecs leave it. Complete messages may be held, as [`Frames`](crate::codec::Frames)

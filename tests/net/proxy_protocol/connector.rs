@@ -1,4 +1,4 @@
-//! The client's side, with the server's layer or plain bytes at the other end.
+//! Client side with the server's layer or plain bytes at the other end.
 
 use std::time::Duration;
 
