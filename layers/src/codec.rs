@@ -271,6 +271,10 @@ impl<C: CodecSource, Out> CodecLayer<C, Out> {
     /// Lets [`set_max_frame`](getty_core::ConnectionHandle::set_max_frame) change the maximum frame
     /// of an open session: [`with_frame_limit`](Self::with_frame_limit) for codecs that implement
     /// [`FrameLimit`], as all codecs of getty do. By default the maximum is fixed.
+    #[allow(
+        clippy::type_complexity,
+        reason = "an alias cannot contain `impl Trait`"
+    )]
     pub fn with_settable_max_frame(
         self,
     ) -> CodecLayer<WithFrameLimit<C, impl Fn(&mut C::Codec, usize) + Clone>, Out>
