@@ -161,6 +161,7 @@ mod settings;
 mod snappy;
 mod stats;
 mod transport;
+pub(crate) mod work;
 #[cfg(feature = "zstd")]
 mod zstd;
 
