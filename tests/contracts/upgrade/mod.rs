@@ -259,6 +259,6 @@ async fn a_client_upgrades_without_a_reply_once_the_go_ahead_has_arrived() {
     assert_eq!(*heard.lock().unwrap(), ["ready", "world"]);
 }
 
-mod bytes;
 mod ends;
+mod order;
 mod stacks;
