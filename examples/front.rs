@@ -7,8 +7,8 @@
 //! nc 127.0.0.1 7443
 //! ```
 //!
-//! `echo.localhost` returns lines, `status.localhost` answers HTTP, and other names are
-//! refused. Peers of this machine may speak without TLS, and then reach the echo.
+//! `echo.localhost` returns lines and `status.localhost` answers HTTP. Other names are refused.
+//! Peers of this machine may connect without TLS and then reach the echo.
 
 use getty::{
     BoxError, BoxPipeline, CodecLayer, ConnectionRouter, Rate, Reply, Request, ServiceBuilder,

@@ -96,7 +96,7 @@ impl fmt::Display for ProxyError {
             }
             Self::Fixed(_) => f.write_str("the connection has a PROXY header already"),
             Self::Cancelled => f.write_str("the connection was closed before its PROXY header"),
-            Self::Io(_) => f.write_str("the transport failed at the PROXY header"),
+            Self::Io(_) => f.write_str("the transport failed during the PROXY header"),
             Self::TooLarge => f.write_str("the PROXY header to send exceeds its format"),
         }
     }

@@ -54,10 +54,9 @@ impl AsyncWrite for Recorded {
     }
 }
 
-fn inner<T: Transport>()
--> impl Service<Connection<T>, Response = getty::Closed, Error = BoxError> + Clone
+fn inner<T>() -> impl Service<Connection<T>, Response = getty::Closed, Error = BoxError> + Clone
 where
-    T: Send + 'static,
+    T: Transport + Send + 'static,
 {
     service_fn(|_: Connection<T>| async { Err::<getty::Closed, BoxError>("not reached".into()) })
 }
