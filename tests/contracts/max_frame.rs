@@ -187,7 +187,7 @@ async fn read_ahead_bound_follows_the_maximum() {
     peer.send("wait\n");
     peer.send_endlessly("0123456\n".repeat(512));
     idle().await;
-    let read = || handle.stats().bytes_in as usize;
+    let read = || usize::try_from(handle.stats().bytes_in).unwrap();
     let before = read();
     assert!((64 * KIB..=72 * KIB).contains(&before), "{before}");
     assert!(handle.set_max_frame(512 * KIB));

@@ -76,7 +76,7 @@ where
     let (seen, at_close) = (Arc::new(AtomicBool::new(false)), Arc::clone(&is_dropped));
     let saw = Arc::clone(&seen);
     handle.add_close_callback("test", 1, move |_| {
-        saw.store(at_close.load(Relaxed), Relaxed)
+        saw.store(at_close.load(Relaxed), Relaxed);
     });
     {
         let mut cx = Context::from_waker(Waker::noop());

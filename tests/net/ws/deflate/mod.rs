@@ -89,7 +89,7 @@ fn noise(bytes: usize) -> Vec<u8> {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        (state >> 32) as u8
+        state.to_be_bytes()[3]
     };
     (0..bytes).map(|_| next()).collect()
 }

@@ -248,8 +248,9 @@ async fn pings_between_fragments_of_a_compressed_message_are_answered() {
     for (n, chunk) in chunks.iter().enumerate() {
         let first = if n == 0 { RSV1 | TEXT } else { 0 };
         let last = if n + 1 == chunks.len() { FIN } else { 0 };
-        peer.send(FIN | PING, &[n as u8]).await;
-        assert_eq!(peer.frame().await.unwrap(), (FIN | PONG, vec![n as u8]));
+        let ping = n.to_le_bytes().to_vec();
+        peer.send(FIN | PING, &ping).await;
+        assert_eq!(peer.frame().await.unwrap(), (FIN | PONG, ping));
         peer.send(first | last, chunk).await;
     }
     let (first, payload) = peer.frame().await.unwrap();
