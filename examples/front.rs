@@ -7,8 +7,8 @@
 //! nc 127.0.0.1 7443
 //! ```
 //!
-//! `echo.localhost` returns lines, `status.localhost` answers HTTP, and other names are
-//! refused. Peers of this machine may speak without TLS, and then reach the echo.
+//! `echo.localhost` returns lines and `status.localhost` answers HTTP. Other names are refused.
+//! Peers of this machine may connect without TLS and then reach the echo.
 
 use getty::{
     BoxError, BoxPipeline, CodecLayer, ConnectionRouter, Rate, Reply, Request, ServiceBuilder,
@@ -17,7 +17,7 @@ use getty::{
     layers::{
         HandshakeTimeoutLayer, PendingLimitLayer, TraceLayer,
         access::{AccessList, IpNet},
-        pending_limit::Full,
+        pending_limit::Overflow,
     },
     net::TcpListener,
     tls::{Pem, ServerTls, TlsConfig, TlsInfo, TlsLayer, TlsOrPlainLayer, TlsRefusal},
@@ -36,7 +36,7 @@ async fn main() -> Result<(), BoxError> {
     })
     .with_handshake_rate(Rate::per_second(500).burst(200));
 
-    let pending = PendingLimitLayer::new(1_000).with_full(Full::DropOldest);
+    let pending = PendingLimitLayer::new(1_000).with_overflow(Overflow::DropOldest);
     let local: IpNet = "127.0.0.0/8".parse()?;
     let plain_from = AccessList::deny_all().with_allowed([local]);
     let app = ServiceBuilder::new()

@@ -45,7 +45,7 @@ async fn main() -> Result<(), BoxError> {
     let app = ServiceBuilder::new()
         .layer(OpeningLayer::new(
             Startup,
-            move |talk: Opening<_, Startup>| open(talk, tls.clone()),
+            move |dialogue: Opening<_, Startup>| open(dialogue, tls.clone()),
         ))
         .layer(CodecLayer::new(Messages))
         .layer(SessionLayer::new())
@@ -66,26 +66,28 @@ const VERSION_3: u32 = 3 << 16;
 
 /// The dialogue: requests for encryption, and then the user's name.
 async fn open<T: ByteStream>(
-    mut talk: Opening<T, Startup>,
+    mut dialogue: Opening<T, Startup>,
     tls: TlsLayer,
 ) -> Result<Connection<TlsStream<T>>, BoxError> {
     loop {
-        match talk.receive().await?.ok_or("no startup packet")?.0 {
+        match dialogue.receive().await?.ok_or("no startup packet")?.0 {
             SSL_REQUEST => {
-                talk.write_all(b"S").await?;
-                return start(talk.start_tls(&tls).await?).await;
+                dialogue.write_all(b"S").await?;
+                return start(dialogue.start_tls(&tls).await?).await;
             }
-            GSS_REQUEST => talk.write_all(b"N").await?,
-            _ => return Err(talk.refuse(fatal("28000", "use TLS"), "no TLS").await),
+            GSS_REQUEST => dialogue.write_all(b"N").await?,
+            _ => return Err(dialogue.refuse(fatal("28000", "use TLS"), "no TLS").await),
         }
     }
 }
 
 /// The dialogue over TLS.
-async fn start<T: ByteStream>(mut talk: Opening<T, Startup>) -> Result<Connection<T>, BoxError> {
-    let (code, parameters) = talk.receive().await?.ok_or("no startup packet")?;
+async fn start<T: ByteStream>(
+    mut dialogue: Opening<T, Startup>,
+) -> Result<Connection<T>, BoxError> {
+    let (code, parameters) = dialogue.receive().await?.ok_or("no startup packet")?;
     if code != VERSION_3 {
-        return Err(talk
+        return Err(dialogue
             .refuse(fatal("0A000", "unknown version"), "unknown version")
             .await);
     }
@@ -95,17 +97,17 @@ async fn start<T: ByteStream>(mut talk: Opening<T, Startup>) -> Result<Connectio
         .and(parameters.next())
         .ok_or("no user")?;
     let name = String::from_utf8_lossy(user);
-    talk.handle().set_name(format!("postgres-{name}"));
+    dialogue.handle().set_name(format!("postgres-{name}"));
     for message in [
         Message::new(b'R', &[0; 4]), // authenticated
         Message::new(b'S', b"server_version\x0015.0\0"),
         Message::new(b'S', b"client_encoding\0UTF8\0"),
         Message::READY,
     ] {
-        talk.send(message).await?;
+        dialogue.send(message).await?;
     }
     // A client waits for `READY` before it sends a query.
-    Ok(talk.into_connection()?)
+    Ok(dialogue.into_connection()?)
 }
 
 /// Answers a query.

@@ -32,7 +32,7 @@ use getty::{
         access::{Access, AccessList, IpNet},
     },
     net::{TcpConnector, TcpListener},
-    proxy::{ProxyConnectLayer, ProxyFor, ProxyInfo, ProxyProtocolLayer, Untrusted},
+    proxy::{ProxyFor, ProxyInfo, ProxyProtocolConnectLayer, ProxyProtocolLayer, Untrusted},
 };
 use lexopt::prelude::*;
 use tokio::sync::mpsc;
@@ -157,9 +157,9 @@ async fn ask(mut arguments: lexopt::Parser) -> Result<(), BoxError> {
     }
     let target = target.ok_or("ask needs the address of a server")?;
     let mut layer = if v1 {
-        ProxyConnectLayer::v1()
+        ProxyProtocolConnectLayer::v1()
     } else {
-        ProxyConnectLayer::v2()
+        ProxyProtocolConnectLayer::v2()
     };
     if checksum {
         layer = layer.with_checksum();

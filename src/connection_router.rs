@@ -30,29 +30,30 @@ const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for the close of a connection without a route.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Passes each connection to the stack of its route such as a stack for each server name.
+/// Passes each connection to the stack of its route, such as a stack for each server name.
 ///
-/// Messages of one stack are routed by [`Router`](crate::Router). This service routes
-/// connections before they have a codec. So each route has its own layers, codec and handler.
-/// The key of a connection comes from its handle. It can be the server name in `TlsInfo`, the
-/// [transport](ConnectionHandle::transport) or the address of the peer. Stacks of different types are routes as [`BoxPipeline`].
+/// [`Router`](crate::Router) routes the messages of one stack. This service routes connections
+/// before they have a codec, so each route has separate layers, a codec and a handler. The key of
+/// a connection comes from its handle. It can be the server name in `TlsInfo`, the
+/// [transport](ConnectionHandle::transport) or the address of the peer. Stacks of different types
+/// can be routes as [`BoxPipeline`].
 ///
-/// - *ready*: always. Readiness that a connection may not use is not reserved.
+/// - *ready*: always. Nothing is reserved, because the route of the next connection is unknown.
 /// - *call*: finds the route in the connection's task. Waits until a clone of its stack is
 ///   ready and calls it.
 /// - *drop*: drops the inner future or the connection.
-/// - *close*: a connection without a route closes as [`Refused`](CloseReason::Refused). The
-///   transport is closed as its protocol requires before that. If the stack is not ready
-///   [in time](Self::with_ready_timeout) the connection closes as
-///   [`HandshakeTimeout`](CloseReason::HandshakeTimeout). The source is a [`RouteError`]. It
-///   is also the error of this service.
+/// - *close*: a connection without a route closes as [`Refused`](CloseReason::Refused). Its
+///   transport is closed as the protocol requires. If the stack is not ready
+///   [in time](Self::with_ready_timeout), the connection closes as
+///   [`HandshakeTimeout`](CloseReason::HandshakeTimeout). The source, which is also the error of
+///   this service, is a [`RouteError`].
 ///
 /// Scope: the routes are shared by all clones. It takes the place of the inner service of a
 /// stack, inside layers that every route shares: limits, observation and TLS.
 ///
-/// Limits inside a route do not slow down the accept of connections. A listener accepts as long
-/// as the layers outside are ready. Connections then wait in their tasks for a permit of the
-/// route. A limit for all routes together should be outside.
+/// Limits inside a route do not slow down the accept loop. A listener accepts while the layers
+/// outside are ready. Connections then wait in their tasks for a permit of the route. A limit for
+/// all routes together should be outside.
 ///
 /// ```
 /// use getty::{BoxError, BoxPipeline, CodecLayer, ConnectionRouter, Request, ServiceBuilder};
@@ -303,7 +304,7 @@ where
 pub enum RouteError {
     /// The connection has no key, or its key has no route.
     NoRoute,
-    /// The stack of the route was not ready in time, which was this duration.
+    /// The stack of the route was not ready within this duration.
     NotReady(Duration),
     /// This side closed the connection through its handle before the stack was ready.
     Cancelled,

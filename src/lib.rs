@@ -394,8 +394,8 @@
 //!   [`tls::TlsOrPlainLayer`] also serves plain peers on the same port.
 //! - [`ws::WsLayer`] and [`ws::WsConnectLayer`]: WebSocket over a byte stream, also behind an
 //!   HTTP server (feature `ws`).
-//! - [`proxy::ProxyProtocolLayer`] and [`proxy::ProxyConnectLayer`]: the PROXY protocol, which
-//!   carries the addresses of clients through load balancers.
+//! - [`proxy::ProxyProtocolLayer`] and [`proxy::ProxyProtocolConnectLayer`]: the PROXY protocol,
+//!   which carries the addresses of clients through load balancers.
 //! - [`upgrade::OpeningLayer`]: a dialogue before the session, in either role.
 //!   [`upgrade::UpgradeLayer`] and `upgrade::StartTlsLayer` upgrade an open session.
 //! - [`compress::CompressionLayer`] and [`compress::CompressionConnectLayer`]: compressed byte

@@ -131,7 +131,7 @@ async fn idle_bytes(kind: Kind, sessions: usize) -> f64 {
     let mut sent = async |held: &mut Vec<(Session<Bytes>, DuplexStream)>| {
         let session = open(kind, layer.clone(), connector.clone()).await;
         let accepted = std::future::poll_fn(|cx| listener.poll_accept(cx)).await;
-        let (mut peer, _rest) = accepted.expect("it was dialled").take_transport();
+        let (mut peer, _rest) = accepted.expect("it was dialed").take_transport();
         // Random bytes, so that a context has much to remember.
         session
             .send(message.clone())
@@ -184,7 +184,7 @@ async fn bomb(kind: Kind, ratio: u32) -> InflateBomb {
         .map(|layer| layer.with_max_ratio(ratio, 1 << 18));
     let session = open(kind, layer, connector).await;
     let accepted = std::future::poll_fn(|cx| listener.poll_accept(cx)).await;
-    let (mut peer, _rest) = accepted.expect("it was dialled").take_transport();
+    let (mut peer, _rest) = accepted.expect("it was dialed").take_transport();
     // The peer compresses nothing here: its memory would count.
     for piece in compressed(kind).chunks(1_024) {
         if peer.write_all(piece).await.is_err() {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 /// Maximum rate of operations, such as handshakes.
 ///
-/// Operations are allowed at even distances: 500 a second are one every 2 ms. After a pause,
-/// up to a [burst](Self::burst) of operations may follow each other at once. Over any time the
-/// number of operations is at most the burst and those that the time alone allows.
+/// Operations are allowed at even intervals: 500 a second are one every 2 ms. After a pause, up
+/// to a [burst](Self::burst) of operations may follow each other at once. Any span of time allows
+/// a burst and one more operation for each interval at most.
 ///
 /// ```
 /// use getty_core::Rate;
@@ -25,7 +25,7 @@ pub struct Rate {
 impl Rate {
     /// Creates a new rate of `count` operations every `period`. The burst is `count` as well.
     ///
-    /// The smallest distance of two operations is 1 ns.
+    /// The smallest interval is 1 ns.
     ///
     /// # Panics
     ///
@@ -65,7 +65,7 @@ impl Rate {
         self
     }
 
-    /// Returns the distance of two operations at the full rate.
+    /// Returns the interval between two operations at the full rate.
     #[must_use]
     pub fn interval(&self) -> Duration {
         Duration::from_nanos(self.nanos(1))
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn distances_are_rounded_up() {
+    fn intervals_are_rounded_up() {
         assert_eq!(Rate::per_second(3).nanos(1), 333_333_334);
         assert_eq!(Rate::per_second(3).nanos(3), 1_000_000_000);
         assert_eq!(Rate::per_second(u32::MAX).nanos(1), 1);

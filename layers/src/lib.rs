@@ -184,7 +184,7 @@
 //! | `CompressionConnectLayer`, `WsConnectLayer`, `StartTlsConnectLayer` | their bytes must pass through all layers inside | with another layer of this table outside they do not compile |
 //! | `OpeningConnectLayer` | its dialogue should be protected by TLS | inside `TlsConnectLayer` it speaks in plain text |
 //! | `TlsConnectLayer` | TLS reaches to the server | inside the layers of outgoing proxies TLS ends at the proxy and the handle has no `TlsInfo` |
-//! | `ProxyConnectLayer` | the server reads the header before TLS | outside `TlsConnectLayer` the header is encrypted; outside `WsConnectLayer` it does not compile |
+//! | `ProxyProtocolConnectLayer` | the server reads the header before TLS | outside `TlsConnectLayer` the header is encrypted; outside `WsConnectLayer` it does not compile |
 //! | `Socks5ConnectLayer`, `HttpConnectLayer` | they reach the server through an outgoing proxy | outside `WsConnectLayer` they do not compile |
 //! | the connector, such as `TcpConnector` | | |
 //!

@@ -17,7 +17,7 @@ use tower::util::rng::{HasherRng, Rng};
 ///
 /// A session that was open for [5 s](Self::with_reset_after) resets the pauses to the first
 /// one. A session that closes sooner counts as a failed dial. A server that accepts and closes
-/// at once is therefore dialled less and less often.
+/// at once is therefore dialed less and less often.
 ///
 /// ```
 /// use std::time::Duration;

@@ -33,7 +33,7 @@ type RetryPolicy = Box<dyn FnMut(&Ended) -> Decision + Send>;
 /// | [drain deadline](Self::with_drain_deadline) | 5 s |
 ///
 /// [time of an attempt]: Self::with_attempt_timeout
-#[must_use = "nothing is dialled before `connect`"]
+#[must_use = "nothing is dialed before `connect`"]
 pub struct ClientBuilder<Out>(pub(super) Settings<Out>);
 
 pub(super) struct Settings<Out> {

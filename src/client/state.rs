@@ -10,7 +10,7 @@ use super::Failure;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum State {
-    /// No session is open. One is being dialled, opened or prepared by the hooks, or the last one
+    /// No session is open. One is being dialed, opened or prepared by the hooks, or the last one
     /// is closing.
     Connecting,
     /// At least one session is open. The number counts the sessions that were opened so far.

@@ -13,7 +13,7 @@
 //!
 //! So a server that uses [`Switch::new`] may still answer the request as
 //! [`Before`](Switched::Before), or at once as `After`. Bytes that were received behind the
-//! message that switches are decoded by the second codec, also if they arrived together with
+//! message that switches are decoded by the second codec, even if they arrived together with
 //! it.
 //!
 //! ```
@@ -44,7 +44,7 @@
 //! # Groups
 //!
 //! The bytes of a message depend on the state of its session. A `Switch` is not `Clone`, so
-//! that it is created by [`CodecLayer::per_connection`](crate::CodecLayer::per_connection),
+//! it must be created by [`CodecLayer::per_connection`](crate::CodecLayer::per_connection),
 //! which encodes each broadcast for each session. It must not be combined with
 //! [`with_shared_encodings`](crate::CodecLayer::with_shared_encodings).
 //!
@@ -52,7 +52,7 @@
 //! of `After` switches a member that has not. A session should therefore join a group of one
 //! state.
 //!
-//! # Or a dialogue before the session
+//! # Alternative: a dialogue before the session
 //!
 //! [`OpeningLayer`](crate::upgrade::OpeningLayer) is for messages before the session, which
 //! then has one type of message. Use a `Switch` if messages of both kinds belong to the
@@ -99,7 +99,7 @@ impl<A, B> Switched<A, B> {
 ///
 /// `A` must leave undecoded bytes in the buffer, as all codecs of getty do except
 /// [`Frames`](super::Frames), whose bytes are put back. A codec of an application that wraps
-/// `Frames` fails with [`SwitchError::ReadAhead`] if it has taken whole messages ahead.
+/// `Frames` fails with [`SwitchError::CodecReadAhead`] if it has taken whole messages ahead.
 pub struct Switch<A, B, F = fn(&<A as Decoder>::Item) -> bool> {
     first: A,
     second: B,
@@ -197,7 +197,7 @@ where
     B: Decoder<Error: Into<BoxError>>,
     F: FnMut(&A::Item) -> bool,
 {
-    /// Takes note of what the first codec returned.
+    /// Records the result of the first codec, and calls the predicate with its message.
     fn decoded(
         &mut self,
         decoded: Result<Option<A::Item>, A::Error>,
@@ -216,7 +216,7 @@ where
     #[cold]
     fn switch(&mut self, src: &mut BytesMut) -> Result<(), SwitchError> {
         if self.decoded {
-            reclaim(&mut self.first, src).map_err(|_| SwitchError::ReadAhead)?;
+            reclaim(&mut self.first, src).map_err(|_| SwitchError::CodecReadAhead)?;
         }
         self.input = Input::Second;
         Ok(())
@@ -322,7 +322,7 @@ pub enum SwitchError {
     Switched,
     /// The first codec has taken whole messages ahead, which belong to the second. See
     /// [`Switch`].
-    ReadAhead,
+    CodecReadAhead,
     /// The transport failed.
     Io(io::Error),
 }
@@ -343,7 +343,9 @@ impl fmt::Display for SwitchError {
             Self::Before(_) => "the codec before the switch failed",
             Self::After(_) => "the codec after the switch failed",
             Self::Switched => "a message of the codec before the switch came after it",
-            Self::ReadAhead => "the codec before the switch took messages ahead that follow it",
+            Self::CodecReadAhead => {
+                "the codec before the switch took messages ahead that follow it"
+            }
             Self::Io(_) => "the transport failed",
         })
     }
@@ -354,7 +356,7 @@ impl Error for SwitchError {
         match self {
             Self::Before(source) | Self::After(source) => Some(&**source),
             Self::Io(source) => Some(source),
-            Self::Switched | Self::ReadAhead => None,
+            Self::Switched | Self::CodecReadAhead => None,
         }
     }
 }

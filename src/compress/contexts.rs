@@ -28,13 +28,13 @@ pub struct Contexts(Arc<Mutex<Pool>>);
 
 /// Claim of a session to the context that it has returned.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Lease {
+pub(super) struct Claim {
     slot: u32,
     stamp: u64,
 }
 
-/// A context that a session uses now.
-pub(super) struct Lent {
+/// Context that a session uses now.
+pub(super) struct PooledContext {
     pub(super) context: Box<Context>,
     slot: Option<u32>,
 }
@@ -49,9 +49,9 @@ pub(super) enum Context {
 /// Context that [`Contexts::take`] has found.
 pub(super) enum Taken {
     /// The context that the session has returned before. It has the session's window.
-    Own(Lent),
+    Own(PooledContext),
     /// A context with the window of another session. It must be reset.
-    Other(Lent),
+    Other(PooledContext),
     /// There is none. A new one should be created in this slot.
     None(Slot),
 }
@@ -60,8 +60,8 @@ pub(super) enum Taken {
 pub(super) struct Slot(Option<u32>);
 
 impl Slot {
-    pub(super) fn fill(self, context: Context) -> Lent {
-        Lent {
+    pub(super) fn fill(self, context: Context) -> PooledContext {
+        PooledContext {
             context: Box::new(context),
             slot: self.0,
         }
@@ -80,7 +80,7 @@ struct Pool {
 struct PoolSlot {
     /// `None` while a session uses it.
     context: Option<Box<Context>>,
-    /// Stamp of the lease, or 0 if the session has ended.
+    /// Stamp of the claim, or 0 if the session has ended.
     stamp: u64,
     older: Option<u32>,
     newer: Option<u32>,
@@ -112,18 +112,18 @@ impl Contexts {
         self.lock().slots.len()
     }
 
-    pub(super) fn take(&self, lease: Option<Lease>) -> Taken {
-        self.lock().take(lease)
+    pub(super) fn take(&self, claim: Option<Claim>) -> Taken {
+        self.lock().take(claim)
     }
 
-    /// Returns a context whose window is to be found again.
-    pub(super) fn put(&self, lent: Lent) -> Option<Lease> {
-        self.lock().put(lent)
+    /// Puts back a context. Returns the claim that finds it again.
+    pub(super) fn put(&self, pooled: PooledContext) -> Option<Claim> {
+        self.lock().put(pooled)
     }
 
-    /// Gives up a lease, because its session has ended.
-    pub(super) fn release(&self, lease: Lease) {
-        self.lock().release(lease);
+    /// Gives up a claim, because its session has ended.
+    pub(super) fn release(&self, claim: Claim) {
+        self.lock().release(claim);
     }
 
     fn lock(&self) -> MutexGuard<'_, Pool> {
@@ -153,12 +153,12 @@ impl Pool {
         &mut self.slots[index as usize]
     }
 
-    fn take(&mut self, lease: Option<Lease>) -> Taken {
-        if let Some(lease) = lease
-            && self.slot(lease.slot).stamp == lease.stamp
-            && let Some(lent) = self.lend(lease.slot)
+    fn take(&mut self, claim: Option<Claim>) -> Taken {
+        if let Some(claim) = claim
+            && self.slot(claim.slot).stamp == claim.stamp
+            && let Some(pooled) = self.check_out(claim.slot)
         {
-            return Taken::Own(lent);
+            return Taken::Own(pooled);
         }
         // A new context costs less than the loss of a session's window.
         let oldest = self.oldest;
@@ -173,40 +173,40 @@ impl Pool {
             });
             return Taken::None(Slot(index));
         }
-        match oldest.and_then(|oldest| self.lend(oldest)) {
-            Some(lent) => Taken::Other(lent),
+        match oldest.and_then(|oldest| self.check_out(oldest)) {
+            Some(pooled) => Taken::Other(pooled),
             None => Taken::None(Slot(None)),
         }
     }
 
-    fn lend(&mut self, index: u32) -> Option<Lent> {
+    fn check_out(&mut self, index: u32) -> Option<PooledContext> {
         let context = self.slot(index).context.take()?;
         self.unlink(index);
         self.slot(index).stamp = 0;
-        Some(Lent {
+        Some(PooledContext {
             context,
             slot: Some(index),
         })
     }
 
-    fn put(&mut self, lent: Lent) -> Option<Lease> {
-        let index = lent.slot?;
+    fn put(&mut self, pooled: PooledContext) -> Option<Claim> {
+        let index = pooled.slot?;
         self.stamp += 1;
         let (stamp, newest) = (self.stamp, self.newest.replace(index));
         let slot = self.slot(index);
-        slot.context = Some(lent.context);
+        slot.context = Some(pooled.context);
         slot.stamp = stamp;
         slot.older = newest;
         match newest {
             Some(newest) => self.slot(newest).newer = Some(index),
             None => self.oldest = Some(index),
         }
-        Some(Lease { slot: index, stamp })
+        Some(Claim { slot: index, stamp })
     }
 
-    fn release(&mut self, lease: Lease) {
-        let index = lease.slot;
-        if self.slot(index).stamp != lease.stamp {
+    fn release(&mut self, claim: Claim) {
+        let index = claim.slot;
+        if self.slot(index).stamp != claim.stamp {
             return;
         }
         self.unlink(index);
@@ -240,10 +240,10 @@ mod tests {
     use crate::compress::Level;
 
     /// Takes a context as a session does. Returns its slot, and `true` if it is the session's.
-    fn take(contexts: &Contexts, lease: Option<Lease>) -> (Lent, bool) {
-        match contexts.take(lease) {
-            Taken::Own(lent) => (lent, true),
-            Taken::Other(lent) => (lent, false),
+    fn take(contexts: &Contexts, claim: Option<Claim>) -> (PooledContext, bool) {
+        match contexts.take(claim) {
+            Taken::Own(pooled) => (pooled, true),
+            Taken::Other(pooled) => (pooled, false),
             Taken::None(slot) => {
                 let deflater = Deflater::for_stream(Level::FAST);
                 (slot.fill(Context::Deflate(deflater)), false)
@@ -251,9 +251,9 @@ mod tests {
         }
     }
 
-    fn use_once(contexts: &Contexts, lease: Option<Lease>) -> (Option<Lease>, bool) {
-        let (lent, is_own) = take(contexts, lease);
-        (contexts.put(lent), is_own)
+    fn use_once(contexts: &Contexts, claim: Option<Claim>) -> (Option<Claim>, bool) {
+        let (pooled, is_own) = take(contexts, claim);
+        (contexts.put(pooled), is_own)
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The only module that uses zlib-rs. flate2 over it would take more memory, because it cannot set
-//! `mem_level`, and another crate could select a C library for it.
+//! Compressors and decompressors of deflate, over zlib-rs. flate2 would take more memory,
+//! because it cannot set `mem_level`, and another crate could select a C library for it.
 
 use std::cell::Cell;
 

@@ -67,7 +67,7 @@
 //!
 //! # Flushes and ends
 //!
-//! A session writes once for all that waits, and then flushes. Each write is compressed to its
+//! A session writes all waiting output at once and then flushes. Each write is compressed to its
 //! last byte, so that the peer can inflate it. A [`send`](crate::Session::send) completes after
 //! the flush. A write costs five bytes with deflate and zlib, about four with zstd, and a header
 //! of eight bytes with snappy. A handler that pushes a few bytes at a time should gather
@@ -80,7 +80,7 @@
 //! | snappy | none, after the last chunk | after a chunk |
 //! | zstd | end of the frame | after a frame |
 //!
-//! Any other end of the input was cut off. The session closes as [`CloseReason::Io`] with an
+//! At any other end the input was cut off. The session closes as [`CloseReason::Io`] with an
 //! [`UnexpectedEof`](std::io::ErrorKind::UnexpectedEof). Without TLS an attacker can cut a
 //! stream after any flush, and the session cannot recognize it.
 //!
@@ -104,8 +104,8 @@
 //!
 //! # Costs
 //!
-//! Each cell has the sent bytes for 100 bytes of the message, and then the microseconds of CPU
-//! time to send and to receive it. The messages are similar and are flushed one at a time, on
+//! Each cell has the sent bytes as a percentage of the message, and the microseconds of CPU time to
+//! send and to receive it. The messages are similar and are flushed one at a time, on
 //! one core of a small virtual machine.
 //!
 //! | message | deflate, `FAST` | deflate, `DEFAULT` | snappy | zstd | `Deflated`, `FAST` |
@@ -164,6 +164,7 @@ mod settings;
 mod snappy;
 mod stats;
 mod transport;
+pub(crate) mod work;
 #[cfg(feature = "zstd")]
 mod zstd;
 

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use bytes::{Buf, BytesMut};
 
 use super::{
-    contexts::{Context, Lease, Lent, Taken},
+    contexts::{Claim, Context, PooledContext, Taken},
     deflate::{self, Deflater},
     settings::{Format, Settings},
     snappy,
@@ -23,7 +23,7 @@ const STEP: usize = 16 * 1024;
 pub(super) struct Output {
     /// Compressed bytes that the transport has not taken.
     pub(super) buf: BytesMut,
-    lease: Option<Lease>,
+    claim: Option<Claim>,
     /// Checksum of a zlib stream.
     checksum: u32,
     /// The stream has its header. For zstd: it has a frame, which is not ended.
@@ -36,7 +36,7 @@ impl Output {
     pub(super) const fn new(buf: BytesMut) -> Self {
         Self {
             buf,
-            lease: None,
+            claim: None,
             checksum: deflate::ADLER_START,
             begun: false,
             ended: false,
@@ -69,9 +69,9 @@ impl Output {
         if settings.format == Format::Snappy {
             return Ok(self.write_chunk(bufs));
         }
-        let mut lent = self.take_context(settings)?;
-        let written = self.compress(&mut lent.context, settings.format, bufs);
-        self.lease = settings.contexts.put(lent);
+        let mut pooled = self.take_context(settings)?;
+        let written = self.compress(&mut pooled.context, settings.format, bufs);
+        self.claim = settings.contexts.put(pooled);
         written
     }
 
@@ -132,18 +132,18 @@ impl Output {
     }
 
     /// Takes this session's context, or another one with an empty window.
-    fn take_context(&mut self, settings: &Settings) -> io::Result<Lent> {
-        Ok(match settings.contexts.take(self.lease.take()) {
-            Taken::Own(lent) => lent,
-            Taken::Other(mut lent) => {
-                reset(&mut lent.context, settings.format)?;
+    fn take_context(&mut self, settings: &Settings) -> io::Result<PooledContext> {
+        Ok(match settings.contexts.take(self.claim.take()) {
+            Taken::Own(pooled) => pooled,
+            Taken::Other(mut pooled) => {
+                reset(&mut pooled.context, settings.format)?;
                 self.begin(settings.format);
-                lent
+                pooled
             }
             Taken::None(slot) => {
-                let lent = slot.fill(create(settings.format)?);
+                let pooled = slot.fill(create(settings.format)?);
                 self.begin(settings.format);
-                lent
+                pooled
             }
         })
     }
@@ -154,7 +154,7 @@ impl Output {
             Format::Zlib(level) if !self.begun => {
                 self.buf.extend_from_slice(&deflate::zlib_header(level));
             }
-            // A frame's window cannot be emptied, so that a new frame begins.
+            // A frame's window cannot be emptied, so a new frame begins.
             #[cfg(feature = "zstd")]
             Format::Zstd(_) if self.begun => {
                 self.buf.extend_from_slice(&super::zstd::LAST_BLOCK);
@@ -183,8 +183,8 @@ impl Output {
 
     /// Gives up the context, because nothing more is written.
     pub(super) fn release(&mut self, settings: &Settings) {
-        if let Some(lease) = self.lease.take() {
-            settings.contexts.release(lease);
+        if let Some(claim) = self.claim.take() {
+            settings.contexts.release(claim);
         }
     }
 }

@@ -10,10 +10,7 @@ use std::{
 
 use bytes::{BufMut, BytesMut};
 use getty_core::CloseReason;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    task::coop,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 use tower::BoxError;
 
@@ -22,15 +19,13 @@ use super::{
     output::Output,
     settings::Settings,
     stats::CompressionStats,
+    work::Work,
 };
 use crate::{
     buffer_pool,
     transport::{CloseCause, Framing, Received, Transport},
 };
 
-/// Plain bytes for a unit of tokio's cooperative budget. Inflating or deflating them takes about
-/// as long as 32 messages.
-const BYTES_PER_UNIT: usize = 32 * 1024;
 /// Maximum compressed bytes that are consumed in one call without output.
 const MAX_SILENT: usize = 64 * 1024;
 
@@ -47,8 +42,7 @@ pub struct Compressed<T> {
     /// `None` until the first byte arrives.
     input: Option<Box<Input>>,
     state: InputState,
-    /// Plain bytes since the last unit of the cooperative budget.
-    work: usize,
+    work: Work,
 }
 
 enum InputState {
@@ -70,7 +64,7 @@ impl<T> Compressed<T> {
             output: Output::new(BytesMut::new()),
             input: None,
             state: InputState::Open,
-            work: 0,
+            work: Work::new(),
         }
     }
 
@@ -84,16 +78,6 @@ impl<T> Compressed<T> {
     #[must_use]
     pub const fn stats(&self) -> &CompressionStats {
         &self.stats
-    }
-
-    /// Takes the units of the cooperative budget that are due. The compression takes them here,
-    /// because the session loop counts messages and knows nothing of their cost.
-    fn poll_budget(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.work >= BYTES_PER_UNIT {
-            ready!(coop::poll_proceed(cx)).made_progress();
-            self.work -= BYTES_PER_UNIT;
-        }
-        Poll::Ready(())
     }
 
     /// Records invalid input. Bytes that were inflated before are received first.
@@ -136,7 +120,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Compressed<T> {
         AsyncWrite::poll_flush(Pin::new(&mut self.io), cx)
     }
 
-    /// Ends the compressed stream and then our direction.
+    /// Ends the compressed stream and then this side's direction.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.output.end(&self.settings);
         ready!(self.poll_write_all(cx))?;
@@ -145,7 +129,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Compressed<T> {
 
     /// Waits for room before messages are compressed.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_budget(cx));
+        ready!(self.work.poll_charge(cx));
         self.poll_write_until(cx, |output| !output.is_full())
     }
 
@@ -160,7 +144,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Compressed<T> {
         loop {
             while let Some(input) = &mut self.input {
                 let appended = buf.len() - start;
-                let is_enough = appended == limit || self.work >= BYTES_PER_UNIT;
+                let is_enough = appended == limit || self.work.is_due();
                 if is_enough && appended > 0 {
                     return Poll::Ready(Ok(Received::Data(appended)));
                 }
@@ -169,7 +153,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Compressed<T> {
                 }
                 match input.step(&self.settings, buf, limit - appended) {
                     Ok(Inflated::Progress(consumed, produced)) => {
-                        self.work += consumed.max(produced);
+                        self.work.add(consumed.max(produced));
                         silent += consumed;
                     }
                     Ok(Inflated::Nothing) => break,
@@ -252,7 +236,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for Compressed<T> {
         match std::mem::replace(&mut self.state, InputState::Discarded) {
             InputState::Open => {
                 self.state = InputState::Open;
-                ready!(self.poll_budget(cx));
+                ready!(self.work.poll_charge(cx));
                 self.poll_inflate(cx, buf, limit)
             }
             InputState::Failed(error) => {
@@ -269,7 +253,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for Compressed<T> {
     fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         ready!(self.poll_room(cx))?;
         let taken = self.output.write(&self.settings, bufs)?;
-        self.work += taken;
+        self.work.add(taken);
         Poll::Ready(Ok(taken))
     }
 

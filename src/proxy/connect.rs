@@ -20,7 +20,7 @@ use tower::{BoxError, Layer, Service};
 use super::{
     crc::crc32c,
     error::ProxyError,
-    info::ProxyVersion,
+    header::ProxyVersion,
     layer::TIMEOUT,
     parse::{CRC32C, FIXED, PATH, SIGNATURE},
     target::{ProxiedTarget, ProxyHeader},
@@ -42,19 +42,19 @@ use crate::{
 ///   [`HandshakeTimeout`](crate::CloseReason::HandshakeTimeout). The source, which is also the
 ///   error of this service, is a [`ProxyError`]. If the connector fails, its error is returned.
 ///
-/// Scope: the settings apply to each call. It belongs inside `TlsConnectLayer` and
-/// `WsConnectLayer`, because the header comes before the handshake.
+/// Scope: the settings apply to each call. The layer must be inside `TlsConnectLayer` and
+/// `WsConnectLayer` because the header comes before the handshake.
 ///
 /// Some receivers refuse UNKNOWN, which version 1 sends for a plain target. Version 2 or a
 /// [`ProxyFor`](super::ProxyFor) with two IP addresses avoids it.
 #[derive(Clone, Debug)]
-pub struct ProxyConnectLayer {
+pub struct ProxyProtocolConnectLayer {
     version: ProxyVersion,
     checksum: bool,
     timeout: Duration,
 }
 
-impl ProxyConnectLayer {
+impl ProxyProtocolConnectLayer {
     /// Creates a new layer that sends headers of version 1, a line of text.
     #[must_use]
     pub const fn v1() -> Self {
@@ -82,10 +82,10 @@ impl ProxyConnectLayer {
         self
     }
 
-    /// Sets the timeout of sending the header. The default is 5 s. It begins once the connector
-    /// has connected. The connector has a separate timeout.
+    /// Sets the time for sending the header. The default is 5 s. It begins once the connector has
+    /// connected. The connector has a separate timeout.
     #[must_use]
-    pub const fn with_timeout(mut self, timeout: Duration) -> Self {
+    pub const fn with_handshake_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
@@ -178,29 +178,29 @@ fn append_addresses(bytes: &mut Vec<u8>, header: &ProxyHeader) -> Result<u8, Pro
     Ok(0x31)
 }
 
-impl<C> Layer<C> for ProxyConnectLayer {
-    type Service = ProxyConnect<C>;
+impl<C> Layer<C> for ProxyProtocolConnectLayer {
+    type Service = ProxyProtocolConnect<C>;
 
-    fn layer(&self, inner: C) -> ProxyConnect<C> {
-        ProxyConnect {
+    fn layer(&self, inner: C) -> ProxyProtocolConnect<C> {
+        ProxyProtocolConnect {
             inner,
             layer: self.clone(),
         }
     }
 }
 
-/// Connector that [`ProxyConnectLayer`] creates.
+/// Connector that [`ProxyProtocolConnectLayer`] creates.
 #[derive(Clone, Debug)]
-pub struct ProxyConnect<C> {
+pub struct ProxyProtocolConnect<C> {
     inner: C,
-    layer: ProxyConnectLayer,
+    layer: ProxyProtocolConnectLayer,
 }
 
-impl<S> ProxyConnect<S> {
+impl<S> ProxyProtocolConnect<S> {
     getty_core::inner_service_accessors!();
 }
 
-impl<C, A> Service<A> for ProxyConnect<C>
+impl<C, A> Service<A> for ProxyProtocolConnect<C>
 where
     A: ProxiedTarget,
     C: Connector<A::Target, Future: Send + 'static>,
@@ -208,7 +208,7 @@ where
 {
     type Response = Connection<C::Io>;
     type Error = BoxError;
-    type Future = ProxyConnecting<C::Io>;
+    type Future = ProxyProtocolConnecting<C::Io>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
@@ -218,11 +218,11 @@ where
         let (target, header) = target.into_parts();
         let header = match self.layer.encode(header.as_ref()) {
             Ok(header) => header,
-            Err(error) => return ProxyConnecting(Box::pin(async { Err(error.into()) })),
+            Err(error) => return ProxyProtocolConnecting(Box::pin(async { Err(error.into()) })),
         };
         let timeout = self.layer.timeout;
         let dial = self.inner.call(target);
-        ProxyConnecting(Box::pin(async move {
+        ProxyProtocolConnecting(Box::pin(async move {
             let mut connection = dial.await.map_err(Into::into)?;
             let handle = connection.handle().clone();
             let send = send(connection.transport_mut(), &header);
@@ -244,15 +244,15 @@ async fn send<T: AsyncWrite + Unpin>(transport: &mut T, header: &[u8]) -> std::i
     transport.flush().await
 }
 
-/// Future of [`ProxyConnect`].
+/// Future of [`ProxyProtocolConnect`].
 ///
 /// # Cancel safety
 ///
 /// Dropping it abandons the attempt and closes its connection.
 #[must_use = "futures do nothing unless polled"]
-pub struct ProxyConnecting<T>(BoxFuture<'static, Result<Connection<T>, BoxError>>);
+pub struct ProxyProtocolConnecting<T>(BoxFuture<'static, Result<Connection<T>, BoxError>>);
 
-impl<T> Future for ProxyConnecting<T> {
+impl<T> Future for ProxyProtocolConnecting<T> {
     type Output = Result<Connection<T>, BoxError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -260,9 +260,10 @@ impl<T> Future for ProxyConnecting<T> {
     }
 }
 
-impl<T> fmt::Debug for ProxyConnecting<T> {
+impl<T> fmt::Debug for ProxyProtocolConnecting<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProxyConnecting").finish_non_exhaustive()
+        f.debug_struct("ProxyProtocolConnecting")
+            .finish_non_exhaustive()
     }
 }
 
@@ -271,13 +272,13 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::proxy::parse;
+    use crate::proxy::{header::Header, parse};
 
     fn ip(text: &str) -> Address {
         Address::Ip(text.parse().unwrap())
     }
 
-    fn parsed(layer: &ProxyConnectLayer, header: &ProxyHeader) -> parse::Header {
+    fn parsed(layer: &ProxyProtocolConnectLayer, header: &ProxyHeader) -> Header {
         let bytes = layer.encode(Some(header)).unwrap();
         assert_eq!(parse::missing(&bytes, usize::MAX), Ok(0));
         parse::parse(&bytes).unwrap()
@@ -285,7 +286,7 @@ mod tests {
 
     #[test]
     fn headers_are_parsed_back() {
-        let v2 = ProxyConnectLayer::v2();
+        let v2 = ProxyProtocolConnectLayer::v2();
         let (a, b) = (ip("192.0.2.1:1"), ip("192.0.2.2:65535"));
         let (c, d) = (ip("[2001:db8::1]:3"), ip("[2001:db8::2]:4"));
         let mapped = ip("[::ffff:192.0.2.1]:1");
@@ -299,7 +300,7 @@ mod tests {
         ] {
             let header = ProxyHeader::new(source.clone(), destination.clone());
             assert_eq!(
-                parsed(&ProxyConnectLayer::v1(), &header).addresses,
+                parsed(&ProxyProtocolConnectLayer::v1(), &header).addresses,
                 received
             );
             assert_eq!(parsed(&v2, &header).addresses, received);
@@ -313,7 +314,7 @@ mod tests {
     #[test]
     fn unix_paths_fit_their_fields_or_are_refused() {
         let named = |path: &str| Address::Unix(Some(std::path::Path::new(path).into()));
-        let v2 = ProxyConnectLayer::v2();
+        let v2 = ProxyProtocolConnectLayer::v2();
         let header = ProxyHeader::new(Address::Unix(None), named(&"x".repeat(PATH)));
         let addresses = (header.source.clone(), header.destination.clone());
         assert_eq!(parsed(&v2, &header).addresses, Some(addresses));
@@ -327,19 +328,19 @@ mod tests {
 
     #[test]
     fn plain_targets_have_headers_without_addresses() {
-        let v2 = ProxyConnectLayer::v2()
+        let v2 = ProxyProtocolConnectLayer::v2()
             .with_checksum()
             .encode(None)
             .unwrap();
         assert_eq!(v2, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0");
-        let v1 = ProxyConnectLayer::v1().encode(None).unwrap();
+        let v1 = ProxyProtocolConnectLayer::v1().encode(None).unwrap();
         assert_eq!(v1, b"PROXY UNKNOWN\r\n");
     }
 
     #[test]
     fn tlvs_fit_a_header_or_are_refused() {
         let header = |len| ProxyHeader::default().with_tlv(0xE0, vec![0; len]);
-        let v2 = ProxyConnectLayer::v2();
+        let v2 = ProxyProtocolConnectLayer::v2();
         assert_eq!(parsed(&v2, &header(65_532)).tlvs.len(), 65_535);
         for (layer, len) in [
             (&v2, 65_533),

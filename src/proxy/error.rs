@@ -1,4 +1,4 @@
-//! Errors of both sides.
+//! Errors of the PROXY protocol.
 
 use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use getty_core::{AddressesFixed, CloseReason};
 use crate::layers::access::AccessDenied;
 
 /// Returned by [`ProxyProtocol`](super::ProxyProtocol) and
-/// [`ProxyConnect`](super::ProxyConnect) when a connection has no header that can be used.
+/// [`ProxyProtocolConnect`](super::ProxyProtocolConnect) when a connection has no header that can be used.
 ///
 /// It is also the source of the connection's [`CloseReason::Refused`]. For
 /// [`TimedOut`](Self::TimedOut) the reason is [`CloseReason::HandshakeTimeout`], and for
@@ -24,7 +24,7 @@ pub enum ProxyError {
     Probe,
     /// A trusted proxy closed the connection in the middle of its header.
     Truncated,
-    /// The header was not complete in time, which was this duration.
+    /// The header was not complete within this duration.
     TimedOut(Duration),
     /// The connection has a header or real addresses already. A stack must have only one
     /// `ProxyProtocolLayer`.
@@ -96,7 +96,7 @@ impl fmt::Display for ProxyError {
             }
             Self::Fixed(_) => f.write_str("the connection has a PROXY header already"),
             Self::Cancelled => f.write_str("the connection was closed before its PROXY header"),
-            Self::Io(_) => f.write_str("the transport failed at the PROXY header"),
+            Self::Io(_) => f.write_str("the transport failed during the PROXY header"),
             Self::TooLarge => f.write_str("the PROXY header to send exceeds its format"),
         }
     }

@@ -2,27 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use super::parse::{Header, SSL, SSL_FIXED, next_tlv};
-
-/// Version of the protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ProxyVersion {
-    /// A line of text, without TLVs.
-    V1,
-    /// The binary format.
-    V2,
-}
-
-/// Reason for which the proxy has opened the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ProxyCommand {
-    /// The proxy speaks for itself, usually for a health check.
-    Local,
-    /// The proxy relays a client.
-    Proxy,
-}
+use super::{
+    header::{Header, ProxyCommand, ProxyVersion},
+    parse::{SSL, SSL_FIXED, next_tlv},
+};
 
 /// PROXY header of a connection. It is an attribute of the connection's handle once
 /// [`ProxyProtocolLayer`](super::ProxyProtocolLayer) has received one.
@@ -37,7 +20,7 @@ pub enum ProxyCommand {
 /// ```
 /// use getty::{ConnectionHandle, proxy::{ProxyCommand, ProxyInfo}};
 ///
-/// /// Returns `true` if the load balancer asks whether this server lives.
+/// /// Returns `true` if the connection is a health check of the load balancer.
 /// fn is_health_check(handle: &ConnectionHandle) -> bool {
 ///     handle.get::<ProxyInfo>().is_some_and(|proxy| proxy.command() == ProxyCommand::Local)
 /// }
@@ -156,8 +139,8 @@ pub struct ProxySsl<'a> {
 }
 
 impl<'a> ProxySsl<'a> {
-    /// Returns `true` if the client connected over TLS. A proxy may send this TLV for other
-    /// clients, too.
+    /// Returns `true` if the client connected over TLS. A proxy may also send this TLV for
+    /// clients without TLS.
     #[must_use]
     pub const fn is_tls(&self) -> bool {
         self.client & 1 != 0

@@ -15,11 +15,7 @@ use getty_core::{Address, AddressesFixed, Close, Connection, ConnectionHandle};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tower::{BoxError, Layer, Service};
 
-use super::{
-    error::ProxyError,
-    info::ProxyInfo,
-    parse::{self, Header},
-};
+use super::{error::ProxyError, header::Header, info::ProxyInfo, parse};
 use crate::{
     layers::access::{Access, AccessDenied, AccessList},
     transport::{HandshakeFuture, Interrupted, uninterrupted},
@@ -58,7 +54,8 @@ pub enum Untrusted {
 ///
 /// Scope: session. In a stack it belongs outside all layers that look at addresses, TLS
 /// included, and inside limits on all connections: see the [module](super). The bytes of the
-/// header are neither statistics nor activity of the session. The inner service must be `Clone`.
+/// header count neither in the session's statistics nor as its activity. The inner service must
+/// be `Clone`.
 ///
 /// A trusted proxy without valid headers is usually a wrong setting, which refuses all clients.
 /// The first such connection of a layer is logged at `WARN`, and the end of each at `DEBUG`.
@@ -98,7 +95,7 @@ pub struct ProxyProtocolLayer {
 
 impl ProxyProtocolLayer {
     /// Creates a new layer that trusts the proxies that `sources` allows. It checks the address
-    /// of the socket's peer. Keep a clone of the list to change it later.
+    /// of the socket's peer. A clone of the list can change it later.
     ///
     /// The list should be [`deny_all`](AccessList::deny_all) with the networks of the proxies. A
     /// peer that is trusted can give itself any address. A trusted proxy must send a header, so
@@ -139,7 +136,7 @@ impl ProxyProtocolLayer {
     /// 5 s. The time includes a wait for a permit before this layer. Zero refuses every trusted
     /// proxy, and a time that exceeds the clock's range is unlimited.
     #[must_use]
-    pub const fn with_timeout(mut self, timeout: Duration) -> Self {
+    pub const fn with_handshake_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }

@@ -2,20 +2,20 @@
 //!
 //! A load balancer connects to the server on behalf of its clients, so the socket's peer is the
 //! load balancer. With the [PROXY protocol] it sends the addresses of the client's connection
-//! before the first byte: as a line of text (version 1), or in binary with further values
+//! before the first byte: as a line of text (version 1) or in binary with further values
 //! (version 2).
 //!
 //! [`ProxyProtocolLayer`] receives this header. [`ConnectionHandle::peer_addr`] then returns the
-//! client's address, and [`socket_peer_addr`] the proxy's. The other values of the header are an
-//! attribute of the handle, [`ProxyInfo`]. [`ProxyConnectLayer`] sends headers, around any
-//! connector.
+//! client's address, and [`socket_peer_addr`] the proxy's. The attribute [`ProxyInfo`] of the
+//! handle has the other values of the header. [`ProxyProtocolConnectLayer`] sends headers around
+//! any connector.
 //!
 //! A client that dials through a SOCKS or HTTP proxy needs [`net::proxy`](crate::net::proxy)
 //! instead.
 //!
 //! ```
 //! use getty::layers::access::{AccessList, IpNet};
-//! use getty::proxy::{ProxyConnectLayer, ProxyFor, ProxyProtocolLayer};
+//! use getty::proxy::{ProxyProtocolConnectLayer, ProxyFor, ProxyProtocolLayer};
 //! use getty::{BoxError, CodecLayer, ServiceBuilder, Session, SessionLayer};
 //! use getty::{codec::Lines, handle, net::{TcpConnector, TcpListener}};
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -34,7 +34,7 @@
 //! tokio::spawn(async move { getty::serve(listener, app).await });
 //!
 //! let connector = ServiceBuilder::new()
-//!     .layer(ProxyConnectLayer::v2())
+//!     .layer(ProxyProtocolConnectLayer::v2())
 //!     .service(TcpConnector::new());
 //! let (client, service) = ("192.0.2.7:50000".parse()?, "198.51.100.1:443".parse()?);
 //! let target = ProxyFor::new(address, getty::Address::Ip(client), getty::Address::Ip(service));
@@ -67,16 +67,17 @@
 //!
 //! # Trust
 //!
-//! A peer that may send a header can choose its address, and so pass every list and limit. The
-//! layer therefore takes a list of trusted proxies and never detects headers:
+//! A peer that may send a header can choose its address and pass every list and limit. The layer
+//! therefore takes a list of trusted proxies and never detects headers:
 //!
 //! - A trusted proxy must send a valid header. Otherwise the connection is refused.
 //! - Other peers are refused. With [`Untrusted::Direct`] they are served without a header. One
 //!   that they send reaches the codec as data.
-//! - A load balancer that keeps the client's address in the socket is not the socket's peer, and
-//!   its headers are refused. Disable either of the two.
+//! - A load balancer that keeps the client's address in the socket is not the socket's peer. Its
+//!   headers are refused, so disable one of the two.
 //! - The values of [`ProxyInfo`] are as trustworthy as the proxy. Some proxies relay a header
-//!   that their client has sent. It must come behind the proxy's, where it is data.
+//!   that their client has sent. It must follow the proxy's header. The codec then receives it
+//!   as data.
 //!
 //! # Settings of proxies
 //!
@@ -104,10 +105,10 @@
 //!
 //! # Unix sockets
 //!
-//! A proxy that connects to a `UnixListener` has no IP address. A list that denies by default
-//! needs [`with_unaddressed(Access::Allow)`](ProxyProtocolLayer::with_unaddressed). The real
-//! addresses are those of the header. A client of a Unix socket of the proxy has a path, or
-//! none; an [`AccessLayer`] inside may need the same setting for it.
+//! A proxy that connects to a `UnixListener` has no IP address. With a list that denies by default,
+//! [`with_unaddressed(Access::Allow)`](ProxyProtocolLayer::with_unaddressed) must be set. The real
+//! addresses are those of the header. A client of a Unix socket of the proxy has a path, or none;
+//! an [`AccessLayer`] inside may need the same setting for it.
 //!
 //! # X-Forwarded-For
 //!
@@ -149,10 +150,10 @@
 //!
 //! A stack without these layers pays nothing: no byte per connection and no instruction per
 //! message. A header of version 2 takes three reads, and one of version 1 some twenty, because
-//! its length is unknown and nothing behind it may be read. Afterwards a connection has the
-//! addresses and the TLVs in addition.
+//! its length is unknown and nothing behind it may be read. Afterwards a connection holds the
+//! addresses and the TLVs.
 //!
-//! UDP has no headers here. Its sessions keep the addresses of the datagrams.
+//! Headers over UDP are not supported. These sessions keep the addresses of the datagrams.
 //!
 //! [PROXY protocol]: https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt
 //! [`ConnectionHandle::peer_addr`]: crate::ConnectionHandle::peer_addr
@@ -165,15 +166,17 @@
 mod connect;
 mod crc;
 mod error;
+mod header;
 mod info;
 mod layer;
 mod parse;
 mod target;
 
 pub use self::{
-    connect::{ProxyConnect, ProxyConnectLayer, ProxyConnecting},
+    connect::{ProxyProtocolConnect, ProxyProtocolConnectLayer, ProxyProtocolConnecting},
     error::{HeaderError, ProxyError},
-    info::{ProxyCommand, ProxyInfo, ProxySsl, ProxyVersion},
+    header::{ProxyCommand, ProxyVersion},
+    info::{ProxyInfo, ProxySsl},
     layer::{ProxyProtocol, ProxyProtocolLayer, Untrusted},
     target::{ProxiedTarget, ProxyFor, ProxyHeader},
 };

@@ -43,17 +43,17 @@ impl ProxyHeader {
     }
 }
 
-/// Target of a [`ProxyConnect`](super::ProxyConnect) that relays a client.
+/// Target of a [`ProxyProtocolConnect`](super::ProxyProtocolConnect) that relays a client.
 ///
 /// ```
-/// use getty::{Session, net::TcpConnector, proxy::{ProxyConnectLayer, ProxyFor}};
+/// use getty::{Session, net::TcpConnector, proxy::{ProxyProtocolConnectLayer, ProxyFor}};
 /// use getty::{BoxError, Service, ServiceBuilder};
 /// use tower::ServiceExt;
 ///
 /// /// Connects to the server on behalf of the client of `session`.
 /// async fn dial(session: &Session<String>) -> Result<(), BoxError> {
 ///     let connector = ServiceBuilder::new()
-///         .layer(ProxyConnectLayer::v2())
+///         .layer(ProxyProtocolConnectLayer::v2())
 ///         .service(TcpConnector::new());
 ///     let target = ProxyFor::client("10.0.0.5:7000", session).with_tlv(0xE0, "eu-west");
 ///     let connection = connector.oneshot(target).await?;
@@ -97,7 +97,7 @@ impl<A> ProxyFor<A> {
     }
 }
 
-/// Target of a [`ProxyConnect`](super::ProxyConnect): a target of the connector inside, with
+/// Target of a [`ProxyProtocolConnect`](super::ProxyProtocolConnect): a target of the connector inside, with
 /// or without a client that is relayed.
 ///
 /// It is implemented for [`ProxyFor`], and for the targets of getty's connectors. These relay no

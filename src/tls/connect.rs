@@ -118,21 +118,8 @@ pub struct TlsConnect<C> {
     layer: TlsConnectLayer,
 }
 
-impl<C> TlsConnect<C> {
-    /// Returns a reference to the inner connector.
-    pub const fn get_ref(&self) -> &C {
-        &self.inner
-    }
-
-    /// Returns a mutable reference to the inner connector.
-    pub const fn get_mut(&mut self) -> &mut C {
-        &mut self.inner
-    }
-
-    /// Returns the inner connector.
-    pub fn into_inner(self) -> C {
-        self.inner
-    }
+impl<S> TlsConnect<S> {
+    getty_core::inner_service_accessors!();
 }
 
 impl<C, A, T> Service<A> for TlsConnect<C>
@@ -161,13 +148,13 @@ where
         let deadline = Instant::now().checked_add(timeout);
         let dial = self.inner.call(target);
         TlsConnecting(Box::pin(async move {
-            let dialled = match deadline {
+            let dialed = match deadline {
                 Some(deadline) => timeout_at(deadline, dial)
                     .await
                     .map_err(|_| TlsError::TimedOut(timeout))?,
                 None => dial.await,
             };
-            let (transport, rest) = dialled.map_err(Into::into)?.take_transport();
+            let (transport, rest) = dialed.map_err(Into::into)?.take_transport();
             let handshake = handshake::outcome(connect(config, name.clone(), transport));
             let stream = handshake::run(rest.handle(), timeout, deadline, handshake).await?;
             let info = TlsInfo::connected(&stream, &name);

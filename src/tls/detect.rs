@@ -50,15 +50,15 @@ const RECORD_START: usize = 3;
 /// A peer that waits for the server to speak first sends nothing. It is treated as a plain peer
 /// after a [timeout](Self::with_detect_timeout) of 1 s by default. Then its session opens. A
 /// peer that has sent the start of a handshake has time until the deadline. So a slow network
-/// does not turn a TLS client into a plain one. A protocol whose first
-/// message may begin with these three bytes cannot share its port.
+/// does not turn a TLS client into a plain one. A protocol whose first message may begin with
+/// these three bytes cannot share its port.
 ///
 /// # Security
 ///
 /// An attacker between the peers can suppress TLS. A client that accepts a plain connection
-/// will not notice. Use this layer where clients choose by themselves such as during a
-/// migration. [`with_plain_from`](Self::with_plain_from) should limit plain peers to trusted
-/// networks. A handler that gives out secrets must ask
+/// will not notice. Use this layer where clients may choose, such as during a migration.
+/// [`with_plain_from`](Self::with_plain_from) should limit plain peers to trusted networks. A
+/// handler that gives out secrets must check
 /// [`transport`](crate::ConnectionHandle::transport). It is
 /// [`TransportKind::Tls`](crate::TransportKind::Tls) over TLS only.
 ///
@@ -106,7 +106,7 @@ impl TlsOrPlainLayer {
     /// peers are not examined: [`TlsLayer`] serves them. It refuses a plain one with
     /// [`TlsError::NotTls`].
     ///
-    /// The default of the list applies to peers without an IP address such as those of a Unix
+    /// The default of the list applies to peers without an IP address, such as those of a Unix
     /// socket.
     #[must_use]
     pub fn with_plain_from(mut self, peers: AccessList) -> Self {
@@ -176,7 +176,7 @@ async fn open<T: ByteStream>(
         timeout,
     } = layer;
     let (transport, rest) = connection.take_transport();
-    // Declared after `rest`, so it is dropped before if this future is dropped.
+    // Declared after `rest`, so that it is dropped first with this future.
     let transport = transport;
     let handle = rest.handle().clone();
     let may_be_plain = plain_from.is_none_or(|list| list.check(handle.peer_addr()).is_ok());
@@ -309,7 +309,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsOrPlainTransport<T> {
         }
     }
 
-    /// Ends our direction, over TLS with a `close_notify`.
+    /// Ends this side's direction, over TLS with a `close_notify`.
     #[inline]
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().0 {

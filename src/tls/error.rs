@@ -4,7 +4,7 @@ use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
 use tokio_rustls::rustls::{self, AlertDescription, InvalidMessage};
 
-use super::choose::TlsRefusal;
+use super::refusal::TlsRefusal;
 
 /// Returned by [`Tls`](super::Tls) and [`TlsConnect`](super::TlsConnect) when a handshake
 /// fails.
@@ -34,7 +34,7 @@ pub enum TlsError {
     HelloTooLong(usize),
     /// The function of [`TlsLayer::choose`](super::TlsLayer::choose) refused the client.
     Refused(TlsRefusal),
-    /// The rate of handshakes is exceeded, and the client would have to wait for too long; see
+    /// The rate of handshakes is exceeded, and the client would have to wait too long. See
     /// [`TlsLayer::with_handshake_rate`](super::TlsLayer::with_handshake_rate).
     TooManyHandshakes,
     /// The peer closed the connection before the handshake was complete.
@@ -43,7 +43,7 @@ pub enum TlsError {
     Cancelled,
     /// The transport failed during the handshake.
     Io(Arc<io::Error>),
-    /// The handshake was not complete in time, which was this duration.
+    /// The handshake was not complete within this duration.
     TimedOut(Duration),
     /// A client's target has no name to verify the server's certificate for, and none was set.
     NoServerName,

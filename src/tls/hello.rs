@@ -7,11 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use getty_core::ConnectionHandle;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
-    time::Instant,
-};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::{
     FallibleAccept, LazyConfigAcceptor,
     rustls::{
@@ -24,7 +20,6 @@ use tokio_rustls::{
 use super::{
     error::TlsError,
     handshake::{Drain, SEND_BUFFER, outcome},
-    layer::TlsLayer,
     stream::TlsStream,
 };
 
@@ -48,41 +43,31 @@ where
     outcome(rest(config, accepted, transport)).await
 }
 
-/// Runs a handshake whose configuration is decided when the `ClientHello` is complete.
-///
-/// The rate is charged after the choice, so silent peers and refused ones do not use it.
-pub(super) async fn accept_chosen<T>(
-    layer: &TlsLayer,
-    handle: &ConnectionHandle,
-    deadline: Option<Instant>,
+/// Reads a `ClientHello` of at most `max_hello` bytes. Boxed because a choice may wait with it.
+pub(super) async fn receive<T>(
+    transport: T,
+    max_hello: usize,
+) -> Result<(Box<Accepted>, T), TlsError>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    boxed(read_hello(hello(transport, max_hello), max_hello).await)
+}
+
+/// Runs the rest of a handshake whose `ClientHello` was [received](receive).
+pub(super) async fn answer<T>(
+    config: Arc<ServerConfig>,
+    accepted: Box<Accepted>,
     transport: T,
 ) -> Result<TlsStream<T>, TlsError>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let max_hello = layer.max_hello;
-    let hello = hello(transport, max_hello);
-    let (accepted, transport) = boxed(read_hello(hello, max_hello).await)?;
-    match decide(layer, &accepted, handle, deadline).await {
-        Ok(config) => outcome(rest(config, *accepted, transport)).await,
-        Err(error) => Err(refuse(transport, error).await),
-    }
-}
-
-/// Chooses the configuration and waits for the rate.
-async fn decide(
-    layer: &TlsLayer,
-    accepted: &Accepted,
-    handle: &ConnectionHandle,
-    deadline: Option<Instant>,
-) -> Result<Arc<ServerConfig>, TlsError> {
-    let config = layer.choice.config(accepted, handle)?;
-    layer.wait_for_rate(deadline).await?;
-    Ok(config.current().await)
+    outcome(rest(config, *accepted, transport)).await
 }
 
 /// Sends the alert of `error` and ends the transport.
-async fn refuse<T>(mut transport: T, error: TlsError) -> TlsError
+pub(super) async fn refuse<T>(mut transport: T, error: TlsError) -> TlsError
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {

@@ -3,6 +3,7 @@
 use std::{
     fmt, mem,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -11,18 +12,20 @@ use futures_util::future::BoxFuture;
 use getty_core::{Connection, ConnectionHandle, Rate, hooks::Contained};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
+use tokio_rustls::rustls::{ServerConfig, server::Accepted};
 use tower::BoxError;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    choose::{Choice, Hello, TlsRefusal},
+    choose::{Choice, Hello},
     config::TlsConfig,
     error::TlsError,
     handshake::{self, HANDSHAKE_TIMEOUT},
     hello::{self, MAX_HELLO},
     info::TlsInfo,
     rate::HandshakeRate,
+    refusal::TlsRefusal,
     stream::TlsStream,
 };
 use crate::transport::ByteStream;
@@ -53,9 +56,9 @@ use crate::transport::ByteStream;
 // (design.md: Why is TLS a layer and not a listener?)
 #[derive(Clone, Debug)]
 pub struct TlsLayer {
-    pub(super) choice: Choice,
+    choice: Choice,
     pub(super) timeout: Duration,
-    pub(super) max_hello: usize,
+    max_hello: usize,
     rate: Option<HandshakeRate>,
     max_rate_wait: Duration,
 }
@@ -75,7 +78,7 @@ impl TlsLayer {
     /// at once, so it must not block. A refusal sends its alert before the close, and the error is
     /// [`TlsError::Refused`]. A panic ends the connection alone.
     ///
-    /// Everything of a configuration belongs to the names that it is chosen for: certificates,
+    /// All parts of a configuration apply only to the names that it is chosen for: certificates,
     /// client certificates, protocols and tickets. TLS sessions cannot be resumed with another
     /// configuration. Two configurations of rustls that share a ticketer or a session storage
     /// would lose this separation, and a client without a certificate could resume into a
@@ -196,7 +199,7 @@ impl TlsLayer {
         let layer = self.clone();
         Box::pin(async move {
             let deadline = layer.deadline(&handle);
-            let accept = hello::accept_chosen(&layer, &handle, deadline, transport);
+            let accept = layer.accept_chosen(&handle, deadline, transport);
             handshake::run(&handle, layer.timeout, deadline, accept).await
         })
     }
@@ -206,12 +209,33 @@ impl TlsLayer {
         handle.opened_at().checked_add(self.timeout)
     }
 
-    /// Waits until the rate of handshakes allows one more.
-    pub(super) async fn wait_for_rate(&self, deadline: Option<Instant>) -> Result<(), TlsError> {
-        match &self.rate {
-            Some(rate) => rate.wait(self.max_rate_wait, deadline).await,
-            None => Ok(()),
+    /// Runs a handshake whose configuration is decided when the `ClientHello` is complete.
+    async fn accept_chosen<T: ByteStream>(
+        &self,
+        handle: &ConnectionHandle,
+        deadline: Option<Instant>,
+        transport: T,
+    ) -> Result<TlsStream<T>, TlsError> {
+        let (accepted, transport) = hello::receive(transport, self.max_hello).await?;
+        match self.decide(&accepted, handle, deadline).await {
+            Ok(config) => hello::answer(config, accepted, transport).await,
+            Err(error) => Err(hello::refuse(transport, error).await),
         }
+    }
+
+    /// Chooses the configuration and waits for the rate. The rate is charged after the choice, so
+    /// silent peers and refused ones do not use it.
+    async fn decide(
+        &self,
+        accepted: &Accepted,
+        handle: &ConnectionHandle,
+        deadline: Option<Instant>,
+    ) -> Result<Arc<ServerConfig>, TlsError> {
+        let config = self.choice.config(accepted, handle)?;
+        if let Some(rate) = &self.rate {
+            rate.wait(self.max_rate_wait, deadline).await?;
+        }
+        Ok(config.current().await)
     }
 }
 
@@ -349,10 +373,8 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::io::duplex;
-    use tokio_rustls::rustls::{ServerConfig, crypto::ring, server::ResolvesServerCertUsingSni};
+    use tokio_rustls::rustls::{crypto::ring, server::ResolvesServerCertUsingSni};
 
     use super::*;
 

@@ -140,19 +140,21 @@ mod hello;
 mod info;
 mod layer;
 mod rate;
+mod refusal;
 mod stream;
 mod target;
 mod upgrade;
 
 pub(crate) use self::upgrade::{AcceptUpgrade, ConnectUpgrade};
 pub use self::{
-    choose::{Hello, TlsRefusal},
+    choose::Hello,
     config::{ClientTls, Pem, ServerTls, TlsConfig, TlsConfigError},
     connect::{TlsConnect, TlsConnectLayer, TlsConnecting},
     detect::{TlsOrPlain, TlsOrPlainLayer, TlsOrPlainTransport},
     error::TlsError,
     info::TlsInfo,
     layer::{ResponseFuture, Tls, TlsLayer},
+    refusal::TlsRefusal,
     stream::TlsStream,
     target::TlsTarget,
 };

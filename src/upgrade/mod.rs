@@ -9,10 +9,10 @@
 //! | becomes another byte stream in an open session | [`UpgradeLayer`] |
 //! | is TLS or WebSocket from its first byte | `TlsLayer` or `WsLayer` |
 //!
-//! The question is where the types change. A [`Session`](crate::Session) has one type of
-//! received and one of sent messages. If the agreement needs other types, it comes before the
-//! session: it is a dialogue. Code that runs there is a function with an `await` for each
-//! message. The handler of the session then never sees a message of the agreement.
+//! The choice depends on where the types change. A [`Session`](crate::Session) has one type of
+//! received and one of sent messages. An agreement that needs other types must come before the
+//! session: it is a dialogue. A dialogue is a function with an `await` for each message. The
+//! handler of the session then never sees a message of the agreement.
 //!
 //! # A dialogue before the session
 //!
@@ -38,14 +38,14 @@
 //! # async fn main() -> Result<(), BoxError> {
 //! let (listener, connector) = net::memory(1024);
 //! let app = ServiceBuilder::new()
-//!     .layer(OpeningLayer::new(Lines::new(), |mut talk: Opening<_, Lines>| async move {
-//!         let name = talk.receive().await?.ok_or("no login")?;
+//!     .layer(OpeningLayer::new(Lines::new(), |mut dialogue: Opening<_, Lines>| async move {
+//!         let name = dialogue.receive().await?.ok_or("no login")?;
 //!         if name.is_empty() {
-//!             return Err(talk.refuse("who are you?", "no name").await);
+//!             return Err(dialogue.refuse("who are you?", "no name").await);
 //!         }
-//!         talk.handle().insert(User(name));
-//!         talk.send("welcome").await?;
-//!         Ok(talk.carry()?)
+//!         dialogue.handle().insert(User(name));
+//!         dialogue.send("welcome").await?;
+//!         Ok(dialogue.carry()?)
 //!     }))
 //!     .layer(CodecLayer::new(LengthDelimited::new()))
 //!     .layer(SessionLayer::new())
@@ -53,13 +53,13 @@
 //! tokio::spawn(getty::serve(listener, app).into_future());
 //!
 //! let connector = ServiceBuilder::new()
-//!     .layer(OpeningConnectLayer::new(Lines::new(), |mut talk: Opening<_, Lines>| async move {
-//!         talk.send("ada").await?;
-//!         let answer = talk.receive().await?.ok_or("no answer")?;
+//!     .layer(OpeningConnectLayer::new(Lines::new(), |mut dialogue: Opening<_, Lines>| async move {
+//!         dialogue.send("ada").await?;
+//!         let answer = dialogue.receive().await?.ok_or("no answer")?;
 //!         if answer != "welcome" {
 //!             return Err(answer.into());
 //!         }
-//!         Ok(talk.carry()?)
+//!         Ok(dialogue.carry()?)
 //!     }))
 //!     .service(connector);
 //! let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
@@ -98,16 +98,16 @@
 //! const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 //!
 //! async fn open<T: ByteStream>(
-//!     mut talk: Opening<T, Lines>,
+//!     mut dialogue: Opening<T, Lines>,
 //!     tls: TlsLayer,
 //! ) -> Result<Connection<TlsStream<T>>, BoxError> {
 //!     let mut request = [0; 8];
-//!     talk.read_exact(&mut request).await?;
+//!     dialogue.read_exact(&mut request).await?;
 //!     if request != SSL_REQUEST {
 //!         return Err("no SSLRequest".into());
 //!     }
-//!     talk.write_all(b"S").await?;
-//!     Ok(talk.start_tls(&tls).await?.into_connection()?)
+//!     dialogue.write_all(b"S").await?;
+//!     Ok(dialogue.start_tls(&tls).await?.into_connection()?)
 //! }
 //! # }
 //! ```
@@ -138,9 +138,9 @@
 //!         .map_request(|connection: Connection<T>| {
 //!             connection.map_transport(|io| Box::new(io) as Box<dyn ByteStream>)
 //!         })
-//!         .layer(OpeningLayer::new(Lines::new(), |mut talk: Opening<_, Lines>| async move {
-//!             talk.receive().await?.ok_or("no login")?;
-//!             Ok(talk.carry()?)
+//!         .layer(OpeningLayer::new(Lines::new(), |mut dialogue: Opening<_, Lines>| async move {
+//!             dialogue.receive().await?.ok_or("no login")?;
+//!             Ok(dialogue.carry()?)
 //!         }))
 //!         .layer(CodecLayer::new(Lines::new()))
 //!         .layer(SessionLayer::new())

@@ -144,7 +144,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let (io, connection) = connection.take_transport();
-    // Declared after `connection`, so it is dropped before if this future is dropped.
+    // Declared after `connection`, so that it is dropped first with this future.
     let mut io = io;
     let mut first = BytesMut::new();
     match is_request(&mut io, &mut first, timeout).await {

@@ -29,7 +29,7 @@ use crate::{
 };
 
 #[tokio::test(start_paused = true)]
-async fn unresponsive_server_is_dialled_once_at_a_time_and_stop_is_immediate() {
+async fn unresponsive_server_is_dialed_once_at_a_time_and_stop_is_immediate() {
     let (_listener, _waiting, address) = silent().await;
     let dials = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&dials);

@@ -6,7 +6,7 @@ use getty::{
     BoxError, CloseReason, Closed, CodecLayer, Connection, ServiceBuilder, SessionLayer,
     layers::{
         HandshakeTimeoutLayer, PendingLimitLayer,
-        pending_limit::{Full, TooManyPending},
+        pending_limit::{Overflow, TooManyPending},
     },
     service_fn,
 };
@@ -43,7 +43,7 @@ fn stacks(limit: &PendingLimitLayer) -> (Stack, Stack) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn open_session_counts_no_more() {
+async fn open_session_is_not_counted() {
     let limit = PendingLimitLayer::new(1);
     let (_, opens) = stacks(&limit);
     let mut sessions = Vec::new();
@@ -63,7 +63,7 @@ async fn open_session_counts_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pending_connection_counts_however_it_ends() {
+async fn pending_connection_is_counted_until_it_ends_in_any_way() {
     let limit = PendingLimitLayer::new(1);
     let (silent, opens) = stacks(&limit);
     for is_aborted in [true, false] {
@@ -90,7 +90,7 @@ async fn pending_connection_counts_however_it_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn oldest_pending_connection_makes_room_and_open_sessions_stay() {
-    let limit = PendingLimitLayer::new(2).with_full(Full::DropOldest);
+    let limit = PendingLimitLayer::new(2).with_overflow(Overflow::DropOldest);
     let (silent, opens) = stacks(&limit);
     let (transport, open) = stream::pair();
     let (handle, task) = run(transport, opens.clone());

@@ -13,11 +13,11 @@ const BACKLOG: usize = 1024;
 #[tokio::test]
 async fn memory_connection_carries_bytes_both_ways() {
     let (mut listener, connector) = memory(64);
-    let mut dialled = connector.oneshot(()).await.unwrap();
+    let mut dialed = connector.oneshot(()).await.unwrap();
     let mut accepted = accept(&mut listener).await;
-    exchange(&mut dialled, &mut accepted).await.unwrap();
+    exchange(&mut dialed, &mut accepted).await.unwrap();
 
-    drop(dialled);
+    drop(dialed);
     assert_eq!(accepted.transport_mut().read(&mut [0]).await.unwrap(), 0);
 }
 
@@ -26,15 +26,15 @@ async fn memory_connection_has_the_same_addresses_seen_from_both_ends() {
     let (mut listener, connector) = memory(64);
     let first = connector.connect().await.unwrap();
     let second = connector.clone().connect().await.unwrap();
-    for dialled in [&first, &second] {
+    for dialed in [&first, &second] {
         let accepted = accept(&mut listener).await;
-        let (dialled, accepted) = (dialled.handle(), accepted.handle());
-        assert_eq!(dialled.transport(), TransportKind::Memory);
+        let (dialed, accepted) = (dialed.handle(), accepted.handle());
+        assert_eq!(dialed.transport(), TransportKind::Memory);
         assert_eq!(accepted.transport(), TransportKind::Memory);
-        assert_eq!(dialled.peer_addr(), &listener.local_addr().unwrap());
-        assert_eq!(dialled.peer_addr(), accepted.local_addr());
-        assert_eq!(dialled.local_addr(), accepted.peer_addr());
-        assert!(matches!(dialled.local_addr(), Address::Memory(_)));
+        assert_eq!(dialed.peer_addr(), &listener.local_addr().unwrap());
+        assert_eq!(dialed.peer_addr(), accepted.local_addr());
+        assert_eq!(dialed.local_addr(), accepted.peer_addr());
+        assert!(matches!(dialed.local_addr(), Address::Memory(_)));
     }
     assert_ne!(first.handle().local_addr(), second.handle().local_addr());
 }
@@ -43,9 +43,9 @@ async fn memory_connection_has_the_same_addresses_seen_from_both_ends() {
 async fn writer_waits_while_the_memory_buffer_is_full() {
     for buffer_size in [0, 1] {
         let (mut listener, connector) = memory(buffer_size);
-        let mut dialled = connector.connect().await.unwrap();
+        let mut dialed = connector.connect().await.unwrap();
         let mut accepted = accept(&mut listener).await;
-        let exchange = exchange(&mut dialled, &mut accepted);
+        let exchange = exchange(&mut dialed, &mut accepted);
         // Four bytes go through a pipe of one byte. It is read only after the write, so the write
         // must wait.
         assert_pending!(tokio_test::task::spawn(exchange).poll());
@@ -95,12 +95,12 @@ async fn dial_waits_for_room_in_the_memory_backlog_until_the_connect_timeout() {
     assert_pending!(dial.poll());
     accept(&mut listener).await;
     assert!(dial.is_woken());
-    let dialled = assert_ready_ok!(dial.poll());
+    let dialed = assert_ready_ok!(dial.poll());
 
     // The dial that timed out must leave no connection in between.
     for _ in 1..BACKLOG {
         accept(&mut listener).await;
     }
     let last = accept(&mut listener).await;
-    assert_eq!(last.handle().peer_addr(), dialled.handle().local_addr());
+    assert_eq!(last.handle().peer_addr(), dialed.handle().local_addr());
 }

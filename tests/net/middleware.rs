@@ -48,7 +48,7 @@ impl<A: Clone, T> Policy<A, Connection<T>, ConnectError> for Times {
 async fn map_request_sets_the_target_of_a_tcp_connector() {
     let mut listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let dialled = ServiceBuilder::new()
+    let dialed = ServiceBuilder::new()
         .map_request(move |service: &'static str| -> SocketAddr {
             assert_eq!(service, "chat");
             address
@@ -58,7 +58,7 @@ async fn map_request_sets_the_target_of_a_tcp_connector() {
         .await
         .unwrap();
     let accepted = accept(&mut listener).await;
-    assert_eq!(accepted.handle().peer_addr(), dialled.handle().local_addr());
+    assert_eq!(accepted.handle().peer_addr(), dialed.handle().local_addr());
 }
 
 #[tokio::test]
@@ -78,8 +78,8 @@ async fn retry_dials_again_until_a_server_listens() {
             target
         })
         .service(TcpConnector::new());
-    let dialled = connector.oneshot(address).await.unwrap();
-    assert_eq!(dialled.handle().peer_addr(), &Address::Ip(address));
+    let dialed = connector.oneshot(address).await.unwrap();
+    assert_eq!(dialed.handle().peer_addr(), &Address::Ip(address));
     assert_eq!(dials.load(SeqCst), 3);
 }
 
@@ -114,7 +114,7 @@ async fn unix_connector_takes_the_same_layers() {
     let directory = tempfile::tempdir().unwrap();
     let mut listener = getty::net::UnixListener::bind(directory.path().join("socket")).unwrap();
     let root = directory.path().to_owned();
-    let dialled = ServiceBuilder::new()
+    let dialed = ServiceBuilder::new()
         .timeout(Duration::from_secs(60))
         .retry(Times(1))
         .map_request(move |name: &'static str| root.join(name))
@@ -123,5 +123,5 @@ async fn unix_connector_takes_the_same_layers() {
         .await
         .unwrap();
     accept(&mut listener).await;
-    assert!(!dialled.handle().is_closing());
+    assert!(!dialed.handle().is_closing());
 }

@@ -65,7 +65,7 @@ async fn listener_has_its_defaults() {
     #[cfg(target_os = "linux")]
     assert!(!socket.reuse_port().unwrap());
 
-    let _dialled = TcpConnector::new().connect(address).await.unwrap();
+    let _dialed = TcpConnector::new().connect(address).await.unwrap();
     let accepted = accept(&mut listener).await;
     assert!(accepted.transport().nodelay().unwrap());
     let socket = SockRef::from(accepted.transport());
@@ -114,7 +114,7 @@ async fn options_of_a_listener_apply_to_its_connections() {
     let socket = SockRef::from(listener.get_ref());
     assert!(!socket.reuse_address().unwrap());
 
-    let _dialled = TcpConnector::new().connect(address).await.unwrap();
+    let _dialed = TcpConnector::new().connect(address).await.unwrap();
     let accepted = accept(&mut listener).await;
     assert_settings(&SockRef::from(accepted.transport()));
 }
@@ -184,7 +184,7 @@ async fn listener_converted_from_the_standard_library_accepts() {
     exchange(&mut dialed, &mut accepted).await.unwrap();
 
     let mut listener = TcpListener::from(listener.into_inner());
-    let _dialled = TcpConnector::new().connect(address).await.unwrap();
+    let _dialed = TcpConnector::new().connect(address).await.unwrap();
     assert!(accept(&mut listener).await.transport().nodelay().unwrap());
 }
 

@@ -57,16 +57,16 @@ async fn unix_connection_carries_bytes_and_its_paths() {
     let mut listener = UnixListener::bind(&path).unwrap();
     assert_eq!(listener.local_addr().unwrap(), named(&path));
 
-    let mut dialled = UnixConnector::new().connect(&path).await.unwrap();
+    let mut dialed = UnixConnector::new().connect(&path).await.unwrap();
     let mut accepted = accept(&mut listener).await;
-    for handle in [dialled.handle(), accepted.handle()] {
+    for handle in [dialed.handle(), accepted.handle()] {
         assert_eq!(handle.transport(), TransportKind::Unix);
     }
-    assert_eq!(dialled.handle().peer_addr(), &named(&path));
-    assert_eq!(dialled.handle().local_addr(), &Address::Unix(None));
+    assert_eq!(dialed.handle().peer_addr(), &named(&path));
+    assert_eq!(dialed.handle().local_addr(), &Address::Unix(None));
     assert_eq!(accepted.handle().local_addr(), &named(&path));
     assert_eq!(accepted.handle().peer_addr(), &Address::Unix(None));
-    exchange(&mut dialled, &mut accepted).await.unwrap();
+    exchange(&mut dialed, &mut accepted).await.unwrap();
 }
 
 #[tokio::test]
@@ -74,13 +74,13 @@ async fn listeners_of_tokio_and_the_standard_library_remove_no_file() {
     let (_directory, path) = directory();
     let mut listener = tokio::net::UnixListener::bind(&path).unwrap();
     assert_eq!(Listener::local_addr(&listener).unwrap(), named(&path));
-    let mut dialled = UnixConnector::new().connect(&path).await.unwrap();
+    let mut dialed = UnixConnector::new().connect(&path).await.unwrap();
     let mut accepted = accept(&mut listener).await;
     assert_eq!(accepted.handle().local_addr(), &named(&path));
-    exchange(&mut dialled, &mut accepted).await.unwrap();
+    exchange(&mut dialed, &mut accepted).await.unwrap();
 
     let mut listener = UnixListener::from(listener);
-    let _dialled = UnixConnector::new().connect(&path).await.unwrap();
+    let _dialed = UnixConnector::new().connect(&path).await.unwrap();
     let accepted = accept(&mut listener).await;
     assert_eq!(accepted.handle().local_addr(), &named(&path));
     drop(listener);
@@ -89,7 +89,7 @@ async fn listeners_of_tokio_and_the_standard_library_remove_no_file() {
     fs::remove_file(&path).unwrap();
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let mut listener = UnixListener::try_from(listener).unwrap();
-    let _dialled = UnixConnector::new().connect(&path).await.unwrap();
+    let _dialed = UnixConnector::new().connect(&path).await.unwrap();
     accept(&mut listener).await;
 }
 
@@ -113,9 +113,9 @@ async fn stale_socket_file_is_replaced() {
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
 
     let mut listener = UnixListener::bind(&path).unwrap();
-    let mut dialled = UnixConnector::new().connect(&path).await.unwrap();
+    let mut dialed = UnixConnector::new().connect(&path).await.unwrap();
     let mut accepted = accept(&mut listener).await;
-    exchange(&mut dialled, &mut accepted).await.unwrap();
+    exchange(&mut dialed, &mut accepted).await.unwrap();
 }
 
 #[tokio::test]
@@ -134,9 +134,9 @@ async fn socket_of_a_live_listener_is_kept() {
 
     // Accept the dial of the check first.
     accept(&mut listener).await;
-    let mut dialled = UnixConnector::new().connect(&path).await.unwrap();
+    let mut dialed = UnixConnector::new().connect(&path).await.unwrap();
     let mut accepted = accept(&mut listener).await;
-    exchange(&mut dialled, &mut accepted).await.unwrap();
+    exchange(&mut dialed, &mut accepted).await.unwrap();
 }
 
 #[tokio::test]
@@ -206,9 +206,9 @@ async fn socket_without_a_file_serves() {
     let name = format!("\0getty-test-{}", std::process::id());
     let mut listener = UnixListener::bind(&name).unwrap();
     assert_eq!(listener.local_addr().unwrap(), Address::Unix(None));
-    let mut dialled = UnixConnector::new().connect(&name).await.unwrap();
+    let mut dialed = UnixConnector::new().connect(&name).await.unwrap();
     let mut accepted = accept(&mut listener).await;
-    exchange(&mut dialled, &mut accepted).await.unwrap();
+    exchange(&mut dialed, &mut accepted).await.unwrap();
 
     let error = UnixListener::bind(&name).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
@@ -232,8 +232,8 @@ async fn dial_waits_for_room_in_the_unix_backlog() {
     for _ in &waiting {
         listener.accept().unwrap();
     }
-    let dialled = dial.await.unwrap();
-    assert_eq!(dialled.handle().peer_addr(), &named(&path));
+    let dialed = dial.await.unwrap();
+    assert_eq!(dialed.handle().peer_addr(), &named(&path));
 }
 
 #[tokio::test(start_paused = true)]

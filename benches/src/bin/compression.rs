@@ -1,4 +1,4 @@
-//! Measures compressed messages: their bytes, their CPU time, and the time of the bare library.
+//! Measures the bytes and the CPU time of compressed messages beside those of the bare library.
 
 use std::{
     convert::Infallible,
@@ -237,7 +237,7 @@ impl Run for Frames {
     }
 }
 
-/// The calls of the library, with room for each result.
+/// The calls of the library with room for each result.
 struct Bare {
     level: i32,
     window_bits: i32,
@@ -322,7 +322,7 @@ fn length(bytes: u64) -> usize {
     usize::try_from(bytes).expect("a message fits the memory")
 }
 
-/// A pipe that takes all, and in which each element arrives in one read.
+/// A pipe that takes all. Each element must arrive in one read.
 #[derive(Debug, Default)]
 struct Pipe {
     written: Vec<u8>,
@@ -402,7 +402,7 @@ fn print(name: &str, messages: &[Bytes], format: &str, mut run: impl FnMut() -> 
     );
 }
 
-/// Prints the quotient of both, from the medians of interleaved rounds.
+/// Prints the quotient of the medians of interleaved rounds.
 #[expect(clippy::cast_precision_loss, reason = "the figures are read by people")]
 fn compare(
     name: &str,

@@ -216,7 +216,7 @@ fn codec_that_keeps_whole_messages_fails_instead_of_losing_them() {
     let mut src = BytesMut::from("\0\0\0\x01a\0\0\0\x01\n");
     assert!(codec.decode(&mut src).unwrap().is_some());
     let error = codec.decode(&mut src).unwrap_err();
-    assert!(matches!(error, SwitchError::ReadAhead));
+    assert!(matches!(error, SwitchError::CodecReadAhead));
 
     // A part of a frame is put back by the codec.
     let mut codec = Switch::new(Wrapped(Frames::default()), Lines::new(), switch);

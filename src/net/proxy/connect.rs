@@ -64,71 +64,10 @@ impl<P> Settings<P> {
     }
 }
 
-/// Defines the layer of one kind of proxy.
-macro_rules! proxy_layer {
-    (
-        $(#[$layer:meta])* $name:ident, $kind:expr,
-        $(#[$with_login:meta])* with_login
-    ) => {
-        $(#[$layer])*
-        #[derive(Clone, Debug)]
-        pub struct $name<P>(Settings<P>);
-
-        impl<P> $name<P> {
-            /// Creates a new layer for the proxy with this address, which the connector accepts as
-            /// its target: for a `TcpConnector` a `"host:port"` or a `SocketAddr`.
-            pub const fn new(proxy: P) -> Self {
-                Self(Settings::new($kind, proxy))
-            }
-
-            $(#[$with_login])*
-            #[must_use]
-            pub fn with_login(
-                mut self,
-                user: impl Into<String>,
-                password: impl Into<String>,
-            ) -> Self {
-                self.0.login = Some(std::sync::Arc::new(Login::new(user.into(), password.into())));
-                self
-            }
-
-            /// Resolves the target's name on this machine and requests its address. By default the
-            /// proxy receives the name, and this machine sends no query for it.
-            ///
-            /// The addresses are requested one after another, each over a new connection, until the
-            /// proxy connects to one. If it refuses all, the error is that of the last.
-            #[must_use]
-            pub fn with_local_dns(mut self) -> Self {
-                self.0.local_dns = true;
-                self
-            }
-
-            /// Sets the timeout of the dial together with the dialogue. The default is 10 s. The
-            /// connector's own timeout applies in addition. It is usually 3 s. A timeout that
-            /// exceeds the clock's range is unlimited.
-            #[must_use]
-            pub fn with_connect_timeout(mut self, timeout: std::time::Duration) -> Self {
-                self.0.timeout = timeout;
-                self
-            }
-        }
-
-        impl<C, P: Clone> tower_layer::Layer<C> for $name<P> {
-            type Service = super::connect::ProxyConnect<C, P>;
-
-            fn layer(&self, inner: C) -> Self::Service {
-                super::connect::ProxyConnect::new(inner, self.0.clone())
-            }
-        }
-    };
-}
-
-pub(super) use proxy_layer;
-
 /// Connector that [`Socks5ConnectLayer`](super::Socks5ConnectLayer) and
 /// [`HttpConnectLayer`](super::HttpConnectLayer) create.
 ///
-/// It has one type for both, so that a program can choose the kind when it runs.
+/// One type serves both kinds, so a program can choose between them at run time.
 #[derive(Clone, Debug)]
 pub struct ProxyConnect<C, P> {
     inner: C,
@@ -139,21 +78,10 @@ impl<C, P> ProxyConnect<C, P> {
     pub(super) const fn new(inner: C, settings: Settings<P>) -> Self {
         Self { inner, settings }
     }
+}
 
-    /// Returns a reference to the inner connector.
-    pub const fn get_ref(&self) -> &C {
-        &self.inner
-    }
-
-    /// Returns a mutable reference to the inner connector.
-    pub const fn get_mut(&mut self) -> &mut C {
-        &mut self.inner
-    }
-
-    /// Returns the inner connector.
-    pub fn into_inner(self) -> C {
-        self.inner
-    }
+impl<S, P> ProxyConnect<S, P> {
+    getty_core::inner_service_accessors!();
 }
 
 impl<C, P, A, T> Service<A> for ProxyConnect<C, P>

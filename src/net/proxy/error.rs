@@ -43,8 +43,8 @@ pub enum ProxyConnectError {
         /// Code of the proxy's reply.
         code: u16,
     },
-    /// The proxy requires a login, and none is set. A SOCKS proxy may also require a method that
-    /// is not supported.
+    /// The proxy requires a login, and none is set. Or a SOCKS proxy requires a method that is
+    /// not supported.
     AuthRequired,
     /// The proxy does not accept the login, or does not support logins of this kind.
     LoginRejected,
@@ -59,7 +59,7 @@ pub enum ProxyConnectError {
     Cancelled,
     /// The transport failed before the reply was complete.
     Io(Arc<io::Error>),
-    /// The dial and the proxy's replies were not complete in time, which was this duration.
+    /// The dial and the proxy's replies were not complete within this duration.
     TimedOut(Duration),
 }
 

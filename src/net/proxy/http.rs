@@ -2,60 +2,10 @@
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::{
-    connect::{Settings, proxy_layer},
-    error::ProxyConnectError,
-    login::Login,
-    target::ProxyTarget,
-    via::ProxyKind,
-};
+use super::{error::ProxyConnectError, login::Login, target::ProxyTarget};
 
 /// Maximum size of the heads of all responses to one request, in bytes.
 const MAX_HEAD: usize = 8 * 1024;
-
-proxy_layer! {
-    /// Connects through an HTTP proxy with the method `CONNECT`, around any connector that yields
-    /// a byte stream.
-    ///
-    /// `P` is the proxy's address, which the connector is called with. The new connector accepts
-    /// everything that converts to a [`ProxyTarget`].
-    ///
-    /// - *ready*: polls the connector.
-    /// - *call*: connects to the proxy, requests the target and reads the head of the response
-    ///   up to its last byte and no further. The transport is unchanged.
-    /// - *drop*: abandons the attempt and closes its connection.
-    /// - *close*: if the proxy does not connect to the target, the connection closes as
-    ///   [`CloseReason::Refused`](crate::CloseReason::Refused) or
-    ///   [`CloseReason::HandshakeTimeout`](crate::CloseReason::HandshakeTimeout). The source, which
-    ///   is also the error of this service, is a [`ProxyConnectError`].
-    ///
-    /// Every status from 200 to 299 is a success. Its header fields are ignored, also those of a
-    /// body, because such a response has none. Heads with a status below 200 are skipped, except
-    /// 101, which is an error. The heads may have up to 8 KiB together.
-    ///
-    /// Scope: the deadline applies to each call. All clones share the login.
-    ///
-    /// ```no_run
-    /// use getty::{ServiceBuilder, net::{TcpConnector, proxy::HttpConnectLayer}};
-    /// use tower::ServiceExt;
-    ///
-    /// # async fn dial() -> Result<(), getty::BoxError> {
-    /// let connector = ServiceBuilder::new()
-    ///     .layer(HttpConnectLayer::new("127.0.0.1:3128").with_login("user", "secret"))
-    ///     .service(TcpConnector::new());
-    /// let connection = connector.oneshot("example.com:7000").await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    HttpConnectLayer, ProxyKind::Http,
-    /// Sets the user name and password, which each request contains as HTTP Basic. The default is
-    /// none. Neither is shown by `Debug`.
-    ///
-    /// HTTP Basic does not encrypt them. Use TLS to the proxy if others can read its traffic. A
-    /// user name with a colon and control characters fail as
-    /// [`InvalidLogin`](ProxyConnectError::InvalidLogin) when the connector is called.
-    with_login
-}
 
 /// Requests `target` from the proxy.
 pub(super) async fn request<T>(
@@ -91,8 +41,8 @@ where
     }
 }
 
-/// Reads the head of a response and returns its status. A head below 300 is consumed exactly. Of
-/// any other only the start of the status line is.
+/// Reads the head of a response and returns its status. A head with a status below 300 is consumed
+/// to its last byte. For any other status only the start of the status line is consumed.
 async fn read_head<T>(io: &mut T, left: &mut usize) -> Result<u16, ProxyConnectError>
 where
     T: AsyncRead + Unpin,

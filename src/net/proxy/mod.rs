@@ -76,10 +76,10 @@
 //! | proxy layer, proxy layer, `TcpConnector` | a chain; the inner proxy connects to the outer |
 //!
 //! Each `TlsConnectLayer` verifies the certificate for the target that it is called with. Inside
-//! the proxy layer this is the proxy's address, outside it is the target. In the wrong place, a
-//! proxy without TLS does not answer the handshake as TLS, and the dial fails with a `TlsError`.
-//! A proxy with TLS works in the wrong place, but **reads and may change all bytes**. So that such
-//! a connection is not taken for a protected one, the handle's transport is then
+//! the proxy layer this is the proxy's address, outside it is the target. If the
+//! layer is inside by mistake, the dial through a proxy without TLS fails with a `TlsError`. With a
+//! proxy that supports TLS the dial succeeds, but the proxy **reads and may change all bytes**.
+//! Such a connection must not be taken for a protected one. The handle's transport is therefore
 //! [`Other("proxy")`](crate::TransportKind::Other), the `TlsInfo` of the proxy is removed, and
 //! `WsConnectLayer` refuses `wss://`. A proxy layer outside `WsConnectLayer` does not compile.
 //!
@@ -135,9 +135,9 @@
 //!
 //! # Names
 //!
-//! The proxy resolves the target's name. This machine sends no query for it. So the name may be
-//! known to the proxy's network only, and an observer of the local network does not learn it.
-//! [`with_local_dns`](Socks5ConnectLayer::with_local_dns) resolves it here.
+//! The proxy resolves the target's name, and this machine sends no query for it. The name may be
+//! known to the proxy's network only. An observer of the local network does not learn it.
+//! [`with_local_dns`](Socks5ConnectLayer::with_local_dns) resolves it on this machine.
 //!
 //! # Failures
 //!
@@ -170,12 +170,13 @@
 //! A dial costs one or two round trips to an HTTP proxy and two or three to a SOCKS proxy, and
 //! the proxy's dial. The replies are read in small pieces, so that no byte of the target is read
 //! ahead. Once the session is open the layer costs nothing. Variables of the environment such as
-//! `HTTPS_PROXY` are not read. Neither are UDP and incoming connections of SOCKS supported, nor
-//! logins other than a password.
+//! `HTTPS_PROXY` are not read. UDP and incoming connections of SOCKS are not supported. A
+//! password is the only kind of login.
 
 mod connect;
 mod error;
 mod http;
+mod layer;
 mod login;
 mod socks5;
 mod target;
@@ -184,8 +185,7 @@ mod via;
 pub use self::{
     connect::{ProxyConnect, ProxyConnecting},
     error::ProxyConnectError,
-    http::HttpConnectLayer,
-    socks5::Socks5ConnectLayer,
+    layer::{HttpConnectLayer, Socks5ConnectLayer},
     target::{ProxyTarget, ProxyTargetError},
     via::{ProxyKind, Via},
 };

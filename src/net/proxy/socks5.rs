@@ -1,16 +1,10 @@
-//! SOCKS 5 proxies: the layer and the dialogue (RFC 1928 and RFC 1929).
+//! Dialogue with a SOCKS 5 proxy (RFC 1928 and RFC 1929).
 
 use std::net::IpAddr;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::{
-    connect::{Settings, proxy_layer},
-    error::ProxyConnectError,
-    login::Login,
-    target::ProxyTarget,
-    via::ProxyKind,
-};
+use super::{error::ProxyConnectError, login::Login, target::ProxyTarget};
 
 const VERSION: u8 = 5;
 const CONNECT: u8 = 1;
@@ -24,46 +18,6 @@ const NONE_ACCEPTABLE: u8 = 0xff;
 const IPV4: u8 = 1;
 const NAME: u8 = 3;
 const IPV6: u8 = 4;
-
-proxy_layer! {
-    /// Connects through a SOCKS 5 proxy, around any connector that yields a byte stream.
-    ///
-    /// `P` is the proxy's address, which the connector is called with. The new connector accepts
-    /// everything that converts to a [`ProxyTarget`].
-    ///
-    /// - *ready*: polls the connector.
-    /// - *call*: connects to the proxy, logs in if a login is set, and requests the target. The
-    ///   replies are read up to their last byte and no further. The transport is unchanged.
-    /// - *drop*: abandons the attempt and closes its connection.
-    /// - *close*: if the proxy does not connect to the target, the connection closes as
-    ///   [`CloseReason::Refused`](crate::CloseReason::Refused) or
-    ///   [`CloseReason::HandshakeTimeout`](crate::CloseReason::HandshakeTimeout). The source, which
-    ///   is also the error of this service, is a [`ProxyConnectError`].
-    ///
-    /// Scope: the deadline applies to each call. All clones share the login.
-    ///
-    /// ```no_run
-    /// use getty::{ServiceBuilder, net::{TcpConnector, proxy::Socks5ConnectLayer}};
-    /// use tower::ServiceExt;
-    ///
-    /// # async fn dial() -> Result<(), getty::BoxError> {
-    /// let connector = ServiceBuilder::new()
-    ///     .layer(Socks5ConnectLayer::new("127.0.0.1:1080").with_login("user", "secret"))
-    ///     .service(TcpConnector::new());
-    /// let connection = connector.oneshot("example.com:7000").await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    Socks5ConnectLayer, ProxyKind::Socks5,
-    /// Sets the user name and password, which are offered to the proxy and sent if it requires
-    /// them. The default is none: the proxy is offered a dialogue without a login only. Neither is
-    /// shown by `Debug`.
-    ///
-    /// SOCKS does not encrypt them. Use TLS to the proxy if others can read its traffic. Names of
-    /// 0 or more than 255 bytes and passwords of more than 255 bytes fail as
-    /// [`InvalidLogin`](ProxyConnectError::InvalidLogin) when the connector is called.
-    with_login
-}
 
 /// Requests `target` from the proxy.
 pub(super) async fn request<T>(
@@ -89,7 +43,7 @@ where
         3..=6 => return Err(ProxyConnectError::Unreachable { code: code.into() }),
         _ => return Err(ProxyConnectError::Refused { code: code.into() }),
     }
-    // The address that the proxy dials from, which is of no use here.
+    // The address that the proxy dials from is not used.
     let [_reserved, kind] = read(io).await?;
     let address = match kind {
         IPV4 => 4,

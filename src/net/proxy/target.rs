@@ -94,7 +94,7 @@ impl ProxyTarget {
     }
 }
 
-/// Returns `true` for the characters of a name in a URL (RFC 3986: unreserved and sub-delims).
+/// Returns `true` if a name in a URL may contain `character` (RFC 3986: unreserved and sub-delims).
 const fn is_host_character(character: char) -> bool {
     character.is_ascii_alphanumeric()
         || matches!(

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::target::ProxyTarget;
 
-/// Protocol that a proxy is spoken to in.
+/// Protocol of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ProxyKind {
@@ -26,7 +26,7 @@ impl fmt::Display for ProxyKind {
 /// Target of a connection that passes through a proxy: an attribute of the connection's handle.
 ///
 /// The handle's [`peer_addr`](crate::ConnectionHandle::peer_addr) is the proxy's address. With
-/// a chain of proxies, `Via` is that of the last one.
+/// a chain of proxies, `Via` has the target of the last one.
 ///
 /// ```
 /// use getty::{ConnectionHandle, net::proxy::Via};
@@ -50,7 +50,7 @@ impl Via {
         Self { kind, target }
     }
 
-    /// Returns the target as the caller named it, also if its name was resolved locally.
+    /// Returns the target as the caller named it, even if its name was resolved locally.
     #[must_use]
     pub const fn target(&self) -> &ProxyTarget {
         &self.target

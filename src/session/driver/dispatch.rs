@@ -340,14 +340,14 @@ where
         Some(reply)
     }
 
-    /// As [`check_reply`](Self::check_reply), for the replies that do more than to send messages.
+    /// Acts on a reply that does more than send messages. Returns it unless it has begun an
+    /// upgrade.
     #[cold]
     fn check_ending_reply(
         &mut self,
         calls: Pin<&mut InFlight<S::Future>>,
         reply: Reply<W::Out>,
     ) -> Option<Reply<W::Out>> {
-        // Replaces the message stack if the reply replaces an error.
         if reply.is_after_error() {
             self.replace_stack();
         }

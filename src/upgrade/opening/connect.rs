@@ -16,7 +16,7 @@ use getty_core::{
 };
 use tower::{BoxError, Layer, Service};
 
-use super::{dialogue::Dialogue, error::OpeningError, talk::Opening};
+use super::{dialogue::Opening, error::OpeningError, settings::Settings};
 use crate::{codec::Decoder, transport::ByteStream};
 
 /// Runs a dialogue with the server before the session, around any connector: any service from a
@@ -40,10 +40,10 @@ use crate::{codec::Decoder, transport::ByteStream};
 ///
 /// # fn connector() -> impl Service<&'static str> {
 /// // The connector of `getty::connect` or of a `Client`.
-/// OpeningConnectLayer::new(Lines::new(), |mut talk: Opening<_, Lines>| async move {
-///     talk.send("LOGIN ada").await?;
-///     match talk.receive().await?.as_deref() {
-///         Some("OK") => Ok(talk.carry()?),
+/// OpeningConnectLayer::new(Lines::new(), |mut dialogue: Opening<_, Lines>| async move {
+///     dialogue.send("LOGIN ada").await?;
+///     match dialogue.receive().await?.as_deref() {
+///         Some("OK") => Ok(dialogue.carry()?),
 ///         _ => Err("the login was refused".into()),
 ///     }
 /// })
@@ -51,7 +51,7 @@ use crate::{codec::Decoder, transport::ByteStream};
 /// # }
 /// # let _ = connector();
 /// ```
-pub struct OpeningConnectLayer<T, C, F>(Dialogue<T, C, F>);
+pub struct OpeningConnectLayer<T, C, F>(Settings<T, C, F>);
 
 impl<T, C, F> OpeningConnectLayer<T, C, F> {
     /// Creates a new layer that calls `open` with a dialogue over each new connection. The
@@ -62,7 +62,7 @@ impl<T, C, F> OpeningConnectLayer<T, C, F> {
         F: Fn(Opening<T, C>) -> Fut + Clone,
         Fut: Future<Output = Result<Connection<U>, BoxError>> + Send + 'static,
     {
-        Self(Dialogue::new(codec, open))
+        Self(Settings::new(codec, open))
     }
 
     /// Sets the time from the end of the dial until the dialogue must be complete. The default is
@@ -100,7 +100,7 @@ impl<S, T, C: Clone, F: Clone> Layer<S> for OpeningConnectLayer<T, C, F> {
     fn layer(&self, inner: S) -> Self::Service {
         OpeningConnect {
             inner,
-            dialogue: self.0.clone(),
+            settings: self.0.clone(),
         }
     }
 }
@@ -108,7 +108,7 @@ impl<S, T, C: Clone, F: Clone> Layer<S> for OpeningConnectLayer<T, C, F> {
 /// Connector that [`OpeningConnectLayer`] creates.
 pub struct OpeningConnect<S, T, C, F> {
     inner: S,
-    dialogue: Dialogue<T, C, F>,
+    settings: Settings<T, C, F>,
 }
 
 impl<S, T, C, F> OpeningConnect<S, T, C, F> {
@@ -119,7 +119,7 @@ impl<S: Clone, T, C: Clone, F: Clone> Clone for OpeningConnect<S, T, C, F> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
-            dialogue: self.dialogue.clone(),
+            settings: self.settings.clone(),
         }
     }
 }
@@ -128,7 +128,7 @@ impl<S: fmt::Debug, T, C: fmt::Debug, F> fmt::Debug for OpeningConnect<S, T, C, 
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpeningConnect")
             .field("inner", &self.inner)
-            .field("dialogue", &self.dialogue)
+            .field("settings", &self.settings)
             .finish()
     }
 }
@@ -152,11 +152,11 @@ where
 
     fn call(&mut self, target: A) -> Self::Future {
         let dial = Contained::new(self.inner.call(target));
-        let dialogue = self.dialogue.clone();
+        let settings = self.settings.clone();
         OpeningConnecting(Box::pin(async move {
             let connection = dial.await.map_err(Into::into)?;
             let handle = connection.handle().clone();
-            let mut opening = pin!(dialogue.start(connection));
+            let mut opening = pin!(settings.start(connection));
             poll_fn(|cx| {
                 // A dialogue that fails drops its connection before its error is known.
                 defer_refusal(&handle);

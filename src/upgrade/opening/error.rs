@@ -41,7 +41,7 @@ pub enum OpeningError {
     Tls(TlsError),
     /// The transport failed.
     Io(Arc<io::Error>),
-    /// The dialogue was not complete in time, which was this duration.
+    /// The dialogue was not complete within this duration.
     TimedOut(Duration),
     /// This side closed the connection through its handle during the dialogue.
     Cancelled,

@@ -10,7 +10,7 @@ use std::{
 use getty_core::Connection;
 use tower::{BoxError, Layer, Service};
 
-use super::{dialogue::Dialogue, talk::Opening};
+use super::{dialogue::Opening, settings::Settings};
 use crate::{
     codec::Decoder,
     transport::{ByteStream, HandshakeFuture},
@@ -54,14 +54,14 @@ use crate::{
 /// // A login in lines of text, then binary frames.
 /// fn app() -> impl Pipeline<tokio::net::TcpStream> + Clone {
 ///     ServiceBuilder::new()
-///         .layer(OpeningLayer::new(Lines::new(), |mut talk: Opening<_, Lines>| async move {
-///             let login = talk.receive().await?.ok_or("no login")?;
+///         .layer(OpeningLayer::new(Lines::new(), |mut dialogue: Opening<_, Lines>| async move {
+///             let login = dialogue.receive().await?.ok_or("no login")?;
 ///             let Some(name) = login.strip_prefix("LOGIN ") else {
-///                 return Err(talk.refuse("ERR login first", "no login").await);
+///                 return Err(dialogue.refuse("ERR login first", "no login").await);
 ///             };
-///             talk.handle().insert(User(name.to_owned()));
-///             talk.send("OK").await?;
-///             Ok(talk.carry()?)
+///             dialogue.handle().insert(User(name.to_owned()));
+///             dialogue.send("OK").await?;
+///             Ok(dialogue.carry()?)
 ///         }))
 ///         .layer(CodecLayer::new(LengthDelimited::new()))
 ///         .layer(SessionLayer::new())
@@ -71,7 +71,7 @@ use crate::{
 /// }
 /// # let _ = app();
 /// ```
-pub struct OpeningLayer<T, C, F>(Dialogue<T, C, F>);
+pub struct OpeningLayer<T, C, F>(Settings<T, C, F>);
 
 impl<T, C, F> OpeningLayer<T, C, F> {
     /// Creates a new layer that calls `open` with a dialogue over each connection. The dialogue's
@@ -83,7 +83,7 @@ impl<T, C, F> OpeningLayer<T, C, F> {
         F: Fn(Opening<T, C>) -> Fut + Clone,
         Fut: Future<Output = Result<Connection<U>, BoxError>> + Send + 'static,
     {
-        Self(Dialogue::new(codec, open))
+        Self(Settings::new(codec, open))
     }
 
     /// Sets the time from the call until the dialogue must be complete. The default is 10 s. A time
@@ -125,7 +125,7 @@ impl<S, T, C: Clone, F: Clone> Layer<S> for OpeningLayer<T, C, F> {
     fn layer(&self, inner: S) -> Self::Service {
         OpeningService {
             inner,
-            dialogue: self.0.clone(),
+            settings: self.0.clone(),
         }
     }
 }
@@ -133,7 +133,7 @@ impl<S, T, C: Clone, F: Clone> Layer<S> for OpeningLayer<T, C, F> {
 /// Service that [`OpeningLayer`] creates.
 pub struct OpeningService<S, T, C, F> {
     inner: S,
-    dialogue: Dialogue<T, C, F>,
+    settings: Settings<T, C, F>,
 }
 
 impl<S, T, C, F> OpeningService<S, T, C, F> {
@@ -144,7 +144,7 @@ impl<S: Clone, T, C: Clone, F: Clone> Clone for OpeningService<S, T, C, F> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
-            dialogue: self.dialogue.clone(),
+            settings: self.settings.clone(),
         }
     }
 }
@@ -153,7 +153,7 @@ impl<S: fmt::Debug, T, C: fmt::Debug, F> fmt::Debug for OpeningService<S, T, C, 
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpeningService")
             .field("inner", &self.inner)
-            .field("dialogue", &self.dialogue)
+            .field("settings", &self.settings)
             .finish()
     }
 }
@@ -177,6 +177,6 @@ where
     }
 
     fn call(&mut self, connection: Connection<T>) -> Self::Future {
-        HandshakeFuture::new(&mut self.inner, self.dialogue.start(connection))
+        HandshakeFuture::new(&mut self.inner, self.settings.start(connection))
     }
 }

@@ -4,15 +4,15 @@ mod connect;
 mod dialogue;
 mod error;
 mod layer;
+mod settings;
 #[cfg(feature = "tls")]
 mod start_tls;
-mod talk;
 
 #[cfg(feature = "tls")]
 pub use self::start_tls::StartTls;
 pub use self::{
     connect::{OpeningConnect, OpeningConnectLayer, OpeningConnecting},
+    dialogue::Opening,
     error::OpeningError,
     layer::{OpeningLayer, OpeningService},
-    talk::Opening,
 };

@@ -35,7 +35,7 @@ use crate::{
 /// - *ready*: polls the connector.
 /// - *call*: connects. The certificate will be verified for the [target's name](TlsTarget) or for
 ///   the [configured](Self::with_server_name) one. A target without a name fails with
-///   [`TlsError::NoServerName`] and is not dialled.
+///   [`TlsError::NoServerName`] and is not dialed.
 /// - *drop*: abandons the attempt.
 /// - *close*: a failed handshake closes the session as
 ///   [`CloseReason::UpgradeFailed`](crate::CloseReason::UpgradeFailed), and a late one as
@@ -113,21 +113,8 @@ pub struct StartTlsConnect<C> {
     layer: StartTlsConnectLayer,
 }
 
-impl<C> StartTlsConnect<C> {
-    /// Returns a reference to the inner connector.
-    pub const fn get_ref(&self) -> &C {
-        &self.inner
-    }
-
-    /// Returns a mutable reference to the inner connector.
-    pub const fn get_mut(&mut self) -> &mut C {
-        &mut self.inner
-    }
-
-    /// Returns the inner connector.
-    pub fn into_inner(self) -> C {
-        self.inner
-    }
+impl<S> StartTlsConnect<S> {
+    getty_core::inner_service_accessors!();
 }
 
 impl<C, A, T> Service<A> for StartTlsConnect<C>
@@ -152,7 +139,7 @@ where
         } = self.layer.clone();
         let name = server_name.or_else(|| target.server_name());
         let Some(name) = name else {
-            return StartTlsConnecting { dialled: None };
+            return StartTlsConnecting { dialed: None };
         };
         let upgrade = Arc::new(ConnectUpgrade {
             config,
@@ -160,7 +147,7 @@ where
             timeout,
         });
         StartTlsConnecting {
-            dialled: Some(Dialled {
+            dialed: Some(Dialed {
                 dial: self.inner.call(target),
                 upgrade,
             }),
@@ -188,12 +175,12 @@ pin_project! {
     pub struct StartTlsConnecting<F> {
         // `None` if the target has no name
         #[pin]
-        dialled: Option<Dialled<F>>,
+        dialed: Option<Dialed<F>>,
     }
 }
 
 pin_project! {
-    struct Dialled<F> {
+    struct Dialed<F> {
         #[pin]
         dial: F,
         upgrade: Arc<ConnectUpgrade>,
@@ -209,12 +196,12 @@ where
     type Output = Result<Connection<Upgradable<T, TlsStream<T>>>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(dialled) = self.project().dialled.as_pin_mut() else {
+        let Some(dialed) = self.project().dialed.as_pin_mut() else {
             return Poll::Ready(Err(TlsError::NoServerName.into()));
         };
-        let dialled = dialled.project();
-        let connection = ready!(dialled.dial.poll(cx)).map_err(Into::into)?;
-        let upgrade: Arc<dyn Upgrade<T, TlsStream<T>>> = Arc::clone(dialled.upgrade) as _;
+        let dialed = dialed.project();
+        let connection = ready!(dialed.dial.poll(cx)).map_err(Into::into)?;
+        let upgrade: Arc<dyn Upgrade<T, TlsStream<T>>> = Arc::clone(dialed.upgrade) as _;
         Poll::Ready(Ok(
             connection.map_transport(|io| Upgradable::new(io, upgrade))
         ))

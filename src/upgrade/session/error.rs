@@ -9,8 +9,8 @@ use crate::transport::CloseCause;
 /// Error of an upgrade that was not possible or was not complete in time.
 ///
 /// It is the source of [`CloseReason::UpgradeFailed`]. For [`TimedOut`](Self::TimedOut) the
-/// reason is [`CloseReason::HandshakeTimeout`]. A failed TLS handshake has a `TlsError` as its
-/// source instead, and a failed closure its own error.
+/// reason is [`CloseReason::HandshakeTimeout`]. After a failed TLS handshake the
+/// source is a `TlsError` instead, and after a failed function it is the error of the function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UpgradeError {

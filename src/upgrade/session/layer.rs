@@ -139,7 +139,7 @@ impl<F, K> UpgradeLayer<F, K> {
     /// Sets the time for one upgrade, from the flush of the reply until the function returns. The
     /// default is 10 s. A time that exceeds the clock's range is unlimited.
     #[must_use]
-    pub const fn with_timeout(mut self, timeout: Duration) -> Self {
+    pub const fn with_handshake_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }

@@ -32,7 +32,7 @@
 //!
 //! # Rules of an upgrade
 //!
-//! 1. From the moment at which the session takes the reply, nothing is decoded.
+//! 1. Once the session has taken the reply, nothing is decoded until the upgrade is complete.
 //! 2. Bytes of the peer that have arrived behind the request refuse the upgrade. So do messages
 //!    that were decoded ahead, and other handlers in flight. The session closes as
 //!    [`CloseReason::Decode`] with [`BytesBeforeUpgrade`], and the go-ahead is not sent.
@@ -41,10 +41,10 @@
 //!    the first byte of the handshake.
 //! 4. Messages that are sent afterwards wait in the queue and leave through the new transport. A
 //!    [`send`](crate::Session::send) resolves when its own message is flushed. No plain byte
-//!    follows, also if the upgrade fails: queued messages then fail.
+//!    follows, even if the upgrade fails: queued messages then fail.
 //! 5. A handshake has 10 s by default, counted from the flush of the reply, and closes the
 //!    session as [`CloseReason::HandshakeTimeout`]. Any other failure closes it as
-//!    [`CloseReason::UpgradeFailed`], with the `TlsError` or the error of the closure as its
+//!    [`CloseReason::UpgradeFailed`], with the `TlsError` or the error of the function as its
 //!    source. There is no fallback to the old transport.
 //! 6. Idle timeouts and missing responses to heartbeats wait during the handshake, because the
 //!    session does not read. Heartbeats wait in the queue. The other deadlines of layers still
@@ -69,10 +69,10 @@
 //!   not send secrets before [`upgraded`](crate::ConnectionHandle::upgraded) has returned
 //!   `true`. Only a name or port that implies TLS from the first byte, with `TlsLayer`, avoids
 //!   the plain dialogue.
-//! - **Injection.** Rule 2 prevents that bytes from before the upgrade are taken for bytes
-//!   from after it, as in CVE-2021-23222 and CVE-2011-0411. It applies to servers and to clients. A
-//!   client that sends its `ClientHello` before the go-ahead may be refused. Bytes that arrive
-//!   later become part of the handshake, which then fails.
+//! - **Injection.** Without rule 2, bytes from before the upgrade could be taken for bytes
+//!   from after it, as in CVE-2021-23222 and CVE-2011-0411. The rule applies to servers and to
+//!   clients. A client that sends its `ClientHello` before the go-ahead may be refused. Bytes
+//!   that arrive later become part of the handshake, which then fails.
 //! - **Codecs.** A codec must leave an incomplete message in its buffer. A codec that moves the
 //!   head of a message into its own state could combine it with bytes from after the upgrade.
 //!   Getty's codecs leave it. Complete messages may be held, as [`Frames`](crate::codec::Frames)
@@ -80,8 +80,8 @@
 //!
 //! # Costs
 //!
-//! Over an [`Upgradable`] each read and write takes one more branch, and a connection
-//! three more words. Sessions without such a layer cost the same as before.
+//! Each read and write of an [`Upgradable`] takes one more branch. A connection takes three more
+//! words. Sessions without such a layer cost the same as before.
 //!
 //! [`CloseReason::Decode`]: crate::CloseReason::Decode
 //! [`CloseReason::HandshakeTimeout`]: crate::CloseReason::HandshakeTimeout

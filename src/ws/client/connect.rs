@@ -340,8 +340,8 @@ where
         let (connector, layer) = (self.connector.clone(), self.layer.clone());
         WsConnecting(Box::pin(async move {
             let target = target?;
-            let dialled = connector.oneshot(target.address());
-            let connection = dialled
+            let dialed = connector.oneshot(target.address());
+            let connection = dialed
                 .await
                 .map_err(|error| WsConnectError::Connect(error.into()))?;
             open(connection, &target, &layer).await

@@ -119,14 +119,14 @@ where
         WsConnecting(Box::pin(async move {
             let target = target?;
             let address = target.address();
-            let dialled = if target.secure {
-                let dialled = layer.tls.layer(connector).oneshot(address).await;
-                dialled.map(|connection| connection.map_transport(MaybeTls::Tls))
+            let dialed = if target.secure {
+                let dialed = layer.tls.layer(connector).oneshot(address).await;
+                dialed.map(|connection| connection.map_transport(MaybeTls::Tls))
             } else {
-                let dialled = connector.oneshot(address).await.map_err(Into::into);
-                dialled.map(|connection| connection.map_transport(MaybeTls::Plain))
+                let dialed = connector.oneshot(address).await.map_err(Into::into);
+                dialed.map(|connection| connection.map_transport(MaybeTls::Plain))
             };
-            let connection = dialled.map_err(WsConnectError::Connect)?;
+            let connection = dialed.map_err(WsConnectError::Connect)?;
             open(connection, &target, &layer.ws).await
         }))
     }

@@ -1,8 +1,8 @@
-//! Contexts of zlib: one compressor a thread, and inflaters that sessions hold while a message
-//! arrives. This is the only module that uses zlib-rs.
+//! Contexts of zlib-rs: compressors of each thread, and inflaters that sessions hold while a
+//! message arrives.
 //!
-//! An inflater takes 48 KiB and a compressor about 380 KiB. To create one takes longer than to
-//! compress a message, so each thread keeps a few. No message depends on an earlier one. So a
+//! An inflater takes 48 KiB and a compressor about 380 KiB. Creating one takes longer than
+//! compressing a message, so each thread keeps a few. No message depends on an earlier one, so a
 //! session may use any context.
 
 use std::{
@@ -13,6 +13,8 @@ use std::{
 
 use bytes::BytesMut;
 use zlib_rs::{DeflateConfig, DeflateFlush, Inflate, InflateFlush, Status};
+
+use crate::compress::Level;
 
 /// Maximum number of compressors that a thread keeps. Sessions of a thread differ in level and
 /// window only if a program uses several settings or a peer asks for a smaller window.
@@ -33,18 +35,6 @@ thread_local! {
     static COMPRESSORS: RefCell<Compressors> = const { RefCell::new(Compressors::new()) };
     static INFLATERS: RefCell<Vec<Inflater>> = const { RefCell::new(Vec::new()) };
     static PLAIN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Level of compression, from 1 to 9.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Level(u8);
-
-impl Level {
-    pub(super) const DEFAULT: Self = Self(1);
-
-    pub(super) fn new(level: u8) -> Self {
-        Self(level.clamp(1, 9))
-    }
 }
 
 /// Configuration of a compressor.
@@ -102,10 +92,7 @@ impl Compressors {
 
 /// Creates a compressor.
 fn compressor(configuration: Configuration) -> zlib_rs::Deflate {
-    let Configuration {
-        level: Level(level),
-        window_bits,
-    } = configuration;
+    let Configuration { level, window_bits } = configuration;
     zlib_rs::Deflate::new_with_config(DeflateConfig {
         level: level.into(),
         // Negative for a stream without a header.

@@ -1,10 +1,9 @@
 //! State of the extension in one session, and the compression of one message.
 
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use getty_core::driver::SharedForm;
-use tokio::task::coop;
 
 pub(in crate::ws) use super::context::Inflated;
 use super::{
@@ -12,18 +11,17 @@ use super::{
     negotiation::WsDeflate,
     settings::Deflate,
 };
-use crate::ws::{
-    error::WsError,
-    message::{Kind, Messages},
-    transport::{Limits, Role},
+use crate::{
+    compress::work::Work,
+    ws::{
+        error::WsError,
+        message::{Kind, Messages},
+        transport::{Limits, Role},
+    },
 };
 
 /// Number of bytes inflated at a time. The session may then do other work.
 const STEP: usize = 64 * 1024;
-/// Number of bytes, inflated or compressed, that cost a unit of tokio's cooperative budget.
-const BYTES_PER_UNIT: usize = 32 * 1024;
-/// Maximum number of units that one message costs: those of one poll.
-const MAX_UNITS: usize = 128;
 /// First bit of a frame's header that marks its message as compressed.
 const RSV1: u8 = 0x40;
 /// Smallest window of a compressor.
@@ -40,14 +38,20 @@ struct State {
     window_bits: u8,
     /// `true` if compressed messages are ignored because the session closes.
     discards: bool,
-    /// Number of bytes that were inflated or compressed and not charged to the budget.
-    debt: usize,
+    work: Work,
     /// Inflater of the message that is arriving.
     inflater: Option<Inflater>,
 }
 
+impl Deflate {
+    /// Returns the state of a new session.
+    pub(in crate::ws) fn open(&self, agreed: WsDeflate, role: Role) -> PerMessage {
+        PerMessage::new(self.clone(), agreed, role)
+    }
+}
+
 impl PerMessage {
-    pub(super) fn new(deflate: Deflate, agreed: WsDeflate, role: Role) -> Self {
+    fn new(deflate: Deflate, agreed: WsDeflate, role: Role) -> Self {
         let window_bits = match role {
             Role::Server => agreed.server_max_window_bits(),
             Role::Client => agreed.client_max_window_bits(),
@@ -56,7 +60,7 @@ impl PerMessage {
             deflate,
             window_bits,
             discards: false,
-            debt: 0,
+            work: Work::new(),
             inflater: None,
         }))
     }
@@ -64,16 +68,7 @@ impl PerMessage {
     /// Charges the work to tokio's cooperative budget. Returns `Pending` if the budget is used up.
     /// The task will then be woken.
     pub(in crate::ws) fn poll_budget(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.0.debt >= BYTES_PER_UNIT {
-            ready!(coop::poll_proceed(cx)).made_progress();
-            self.0.debt -= BYTES_PER_UNIT;
-        }
-        Poll::Ready(())
-    }
-
-    fn charge(&mut self, bytes: usize) {
-        let debt = self.0.debt.saturating_add(bytes);
-        self.0.debt = debt.min(MAX_UNITS * BYTES_PER_UNIT);
+        self.0.work.poll_charge(cx)
     }
 }
 
@@ -150,7 +145,7 @@ impl PerMessage {
             .inflate(input, out, room, STEP)
             .map_err(|failure| error(failure, limits))?;
         inflater.unmasked = input.len() - inflated.taken;
-        self.charge(inflated.taken + inflated.appended);
+        self.0.work.add(inflated.taken + inflated.appended);
         Ok(inflated)
     }
 
@@ -202,7 +197,7 @@ impl PerMessage {
         if !self.0.deflate.compresses(message) {
             return None;
         }
-        self.charge(message.len());
+        self.0.work.add(message.len());
         compress(self.configuration()?, message, f)
     }
 

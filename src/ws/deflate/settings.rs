@@ -5,12 +5,8 @@ use std::{fmt, sync::Arc};
 use getty_core::driver::CodecId;
 use http::{HeaderMap, HeaderValue, header};
 
-use super::{
-    context::Level,
-    message::PerMessage,
-    negotiation::{self, WsDeflate},
-};
-use crate::ws::transport::Role;
+use super::negotiation::{self, WsDeflate};
+use crate::compress::Level;
 
 /// Default minimum length of a message that is compressed, in bytes.
 const THRESHOLD: usize = 512;
@@ -47,13 +43,13 @@ struct Inner {
 }
 
 impl Deflate {
-    /// Creates new settings: level 1, and a threshold of 512 bytes.
+    /// Creates new settings: [`Level::FAST`], and a threshold of 512 bytes.
     #[must_use]
     pub fn new() -> Self {
         Self(Arc::new(Inner {
             id: CodecId::unique(),
             threshold: THRESHOLD,
-            level: Level::DEFAULT,
+            level: Level::FAST,
             filter: None,
         }))
     }
@@ -73,11 +69,11 @@ impl Deflate {
         self.set(|inner| inner.threshold = bytes)
     }
 
-    /// Sets the level, from 1 (fastest) to 9 (smallest). The default is 1. A level outside of this
-    /// range is replaced by the nearest one.
+    /// Sets the compression level. The default is [`Level::FAST`], which also replaces
+    /// [`Level::NONE`].
     #[must_use]
-    pub fn with_level(self, level: u8) -> Self {
-        self.set(|inner| inner.level = Level::new(level))
+    pub fn with_level(self, level: Level) -> Self {
+        self.set(|inner| inner.level = level.max(Level::FAST))
     }
 
     /// Sets the filter: messages for which `compresses` returns `false` are sent plain. The default
@@ -128,11 +124,6 @@ impl Deflate {
         headers: &HeaderMap,
     ) -> Result<Option<WsDeflate>, &'static str> {
         negotiation::confirm(&mut extensions(headers))
-    }
-
-    /// Returns the state of a new session.
-    pub(in crate::ws) fn open(&self, agreed: WsDeflate, role: Role) -> PerMessage {
-        PerMessage::new(self.clone(), agreed, role)
     }
 }
 

@@ -34,7 +34,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let (io, connection) = connection.take_transport();
-    // Declared after `connection`, so it is dropped before if this future is dropped.
+    // Declared after `connection`, so that it is dropped first with this future.
     let mut io = io;
     let handle = connection.handle().clone();
     let error = match accept_in_time(&mut io, &handle, &mut buffer, &settings).await {

@@ -1,4 +1,4 @@
-//! Messages of a dialogue, its end, and the session after it.
+//! Messages of a dialogue and the session that follows.
 
 use std::{fmt, io, time::Duration};
 
@@ -26,20 +26,20 @@ impl fmt::Display for UnknownUser {
 
 impl std::error::Error for UnknownUser {}
 
-/// A login in lines, then binary frames.
+/// Runs a login in lines before a session of binary frames.
 fn login<T: ByteStream>() -> impl Pipeline<T> + Clone {
     ServiceBuilder::new()
         .layer(OpeningLayer::new(
             Lines::new(),
-            |mut talk: Opening<_, Lines>| async move {
-                talk.send("name?").await?;
-                let name = talk.receive().await?.ok_or("no login")?;
+            |mut dialogue: Opening<_, Lines>| async move {
+                dialogue.send("name?").await?;
+                let name = dialogue.receive().await?.ok_or("no login")?;
                 if name == "mallory" {
-                    return Err(talk.refuse("ERR", UnknownUser(name)).await);
+                    return Err(dialogue.refuse("ERR", UnknownUser(name)).await);
                 }
-                talk.handle().insert(User(name));
-                talk.send("OK").await?;
-                Ok(talk.carry()?)
+                dialogue.handle().insert(User(name));
+                dialogue.send("OK").await?;
+                Ok(dialogue.carry()?)
             },
         ))
         .service(frames())
@@ -58,9 +58,9 @@ async fn login_in_lines_is_followed_by_binary_frames() {
 
 #[tokio::test(start_paused = true)]
 async fn function_needs_no_annotation_of_its_argument() {
-    let stack = OpeningLayer::new(Lines::new(), |mut talk| async move {
-        talk.receive().await?.ok_or("no login")?;
-        Ok(talk.carry()?)
+    let stack = OpeningLayer::new(Lines::new(), |mut dialogue| async move {
+        dialogue.receive().await?.ok_or("no login")?;
+        Ok(dialogue.carry()?)
     })
     .layer(lines());
     let server = Server::new(stack);
@@ -78,11 +78,12 @@ async fn bytes_behind_the_dialogue_reach_the_session() {
 
 #[tokio::test(start_paused = true)]
 async fn bytes_that_a_codec_has_taken_ahead_reach_the_session() {
-    let opening = OpeningLayer::new(Frames::default(), |mut talk| async move {
-        let login = talk.receive().await?.ok_or("no login")?;
-        talk.handle()
+    let opening = OpeningLayer::new(Frames::default(), |mut dialogue| async move {
+        let login = dialogue.receive().await?.ok_or("no login")?;
+        dialogue
+            .handle()
             .insert(User(String::from_utf8(login.to_vec())?));
-        Ok(talk.carry()?)
+        Ok(dialogue.carry()?)
     });
     let server = Server::new(opening.layer(frames()));
     let mut peer = server.dial().await;
@@ -97,9 +98,9 @@ async fn bytes_read_ahead_are_refused_at_an_exact_end() {
     where
         C: Decoder<Error: Into<BoxError>, Item: Send> + Clone + Send + Sync + 'static,
     {
-        OpeningLayer::new(codec, |mut talk| async move {
-            talk.receive().await?.ok_or("no login")?;
-            Ok(talk.into_connection()?)
+        OpeningLayer::new(codec, |mut dialogue| async move {
+            dialogue.receive().await?.ok_or("no login")?;
+            Ok(dialogue.into_connection()?)
         })
         .layer(frames())
     }
@@ -133,25 +134,25 @@ async fn bytes_read_ahead_are_refused_at_an_exact_end() {
 #[tokio::test(start_paused = true)]
 async fn client_logs_in_before_its_session() {
     let server = Server::new(
-        OpeningLayer::new(Lines::new(), |mut talk: Opening<_, Lines>| async move {
-            let name = talk.receive().await?.ok_or("no login")?;
+        OpeningLayer::new(Lines::new(), |mut dialogue: Opening<_, Lines>| async move {
+            let name = dialogue.receive().await?.ok_or("no login")?;
             if name != "ada" {
-                return Err(talk.refuse("ERR", UnknownUser(name)).await);
+                return Err(dialogue.refuse("ERR", UnknownUser(name)).await);
             }
             // The server's first message of the session is in the same segment.
-            talk.send("OK\nwelcome").await.unwrap_err();
-            talk.write_all(b"OK\nwelcome\n").await?;
-            Ok(talk.into_connection()?)
+            dialogue.send("OK\nwelcome").await.unwrap_err();
+            dialogue.write_all(b"OK\nwelcome\n").await?;
+            Ok(dialogue.into_connection()?)
         })
         .layer(lines()),
     );
     let client = |name: &'static str| {
         OpeningConnectLayer::new(
             Lines::new(),
-            move |mut talk: Opening<_, Lines>| async move {
-                talk.send(name).await?;
-                match talk.receive().await?.as_deref() {
-                    Some("OK") => Ok(talk.carry()?),
+            move |mut dialogue: Opening<_, Lines>| async move {
+                dialogue.send(name).await?;
+                match dialogue.receive().await?.as_deref() {
+                    Some("OK") => Ok(dialogue.carry()?),
                     _ => Err(UnknownUser(name.to_owned()).into()),
                 }
             },
@@ -199,13 +200,13 @@ impl Encoder<&str> for Heads {
 
 #[tokio::test(start_paused = true)]
 async fn head_is_followed_by_frames() {
-    let opening = OpeningLayer::new(Heads, |mut talk: Opening<_, Heads>| async move {
-        let head = talk.receive().await?.ok_or("no head")?;
+    let opening = OpeningLayer::new(Heads, |mut dialogue: Opening<_, Heads>| async move {
+        let head = dialogue.receive().await?.ok_or("no head")?;
         if !head.contains(&"Upgrade: frames".to_owned()) {
-            return Err(talk.refuse("426 Upgrade Required", "no upgrade").await);
+            return Err(dialogue.refuse("426 Upgrade Required", "no upgrade").await);
         }
-        talk.send("101 Switching Protocols").await?;
-        Ok(talk.carry()?)
+        dialogue.send("101 Switching Protocols").await?;
+        Ok(dialogue.carry()?)
     });
     let mut server = Server::new(opening.layer(frames()));
     let mut peer = server.dial().await;
@@ -276,7 +277,7 @@ async fn peer_that_ends_its_direction_is_received_as_none() {
     assert_eq!(closed.reason, CloseReason::Refused);
     assert_eq!(closed.source.unwrap().to_string(), "no login");
 
-    // The last line needs no line end, as in a session.
+    // The last line may lack its line end as in a session.
     let mut peer = server.dial().await;
     peer.write_all(b"ada").await.unwrap();
     peer.shutdown().await.unwrap();
@@ -285,15 +286,17 @@ async fn peer_that_ends_its_direction_is_received_as_none() {
 
 #[tokio::test(start_paused = true)]
 async fn bytes_are_received_and_sent_without_the_codec() {
-    let opening = OpeningLayer::new(Lines::new(), |mut talk: Opening<_, Lines>| async move {
+    let opening = OpeningLayer::new(Lines::new(), |mut dialogue: Opening<_, Lines>| async move {
         let mut version = [0; 2];
-        talk.read_exact(&mut version).await?;
-        talk.write_all(&[version[1]]).await?;
-        let line = talk.receive().await?.ok_or("no line")?;
+        dialogue.read_exact(&mut version).await?;
+        dialogue.write_all(&[version[1]]).await?;
+        let line = dialogue.receive().await?.ok_or("no line")?;
         let mut rest = [0; 4];
-        talk.read_exact(&mut rest).await?;
-        talk.write_all(&[line.as_bytes(), &rest].concat()).await?;
-        Ok(talk.carry()?)
+        dialogue.read_exact(&mut rest).await?;
+        dialogue
+            .write_all(&[line.as_bytes(), &rest].concat())
+            .await?;
+        Ok(dialogue.carry()?)
     });
     let mut server = Server::new(opening.layer(lines()));
     let mut peer = server.dial().await;
@@ -312,16 +315,16 @@ async fn bytes_are_received_and_sent_without_the_codec() {
 
 #[tokio::test(start_paused = true)]
 async fn receive_that_is_dropped_loses_nothing() {
-    let opening = OpeningLayer::new(Lines::new(), |mut talk: Opening<_, Lines>| async move {
+    let opening = OpeningLayer::new(Lines::new(), |mut dialogue: Opening<_, Lines>| async move {
         let line = loop {
-            let wait = tokio::time::timeout(Duration::from_millis(1), talk.receive());
+            let wait = tokio::time::timeout(Duration::from_millis(1), dialogue.receive());
             match wait.await {
                 Ok(line) => break line?.ok_or("no line")?,
-                Err(_) => talk.send("?").await?,
+                Err(_) => dialogue.send("?").await?,
             }
         };
-        talk.send(line).await?;
-        Ok(talk.carry()?)
+        dialogue.send(line).await?;
+        Ok(dialogue.carry()?)
     });
     let server = Server::new(opening.layer(lines()));
     let mut peer = server.dial().await;
@@ -337,15 +340,15 @@ async fn receive_that_is_dropped_loses_nothing() {
 #[tokio::test(start_paused = true)]
 async fn send_that_is_dropped_continues_with_the_next_or_is_an_error() {
     const LONG: usize = 256 * 1024;
-    let opening = OpeningLayer::new(Raw::new(), |mut talk: Opening<_, Raw>| async move {
+    let opening = OpeningLayer::new(Raw::new(), |mut dialogue: Opening<_, Raw>| async move {
         // It exceeds the buffer of the connection.
         let long = vec![b'x'; LONG];
-        assert!(talk.write_all(&long).now_or_never().is_none());
-        let request = talk.receive().await?.ok_or("no request")?;
+        assert!(dialogue.write_all(&long).now_or_never().is_none());
+        let request = dialogue.receive().await?.ok_or("no request")?;
         if request == "more" {
-            talk.write_all(b"!").await?;
+            dialogue.write_all(b"!").await?;
         }
-        Ok(talk.carry()?)
+        Ok(dialogue.carry()?)
     });
     let mut server = Server::new(opening.layer(lines()));
     let mut peer = server.dial().await;
@@ -366,12 +369,12 @@ async fn send_that_is_dropped_continues_with_the_next_or_is_an_error() {
 
 #[tokio::test(start_paused = true)]
 async fn codec_of_a_dialogue_can_be_replaced() {
-    let opening = OpeningLayer::new(Lines::new(), |mut talk: Opening<_, Lines>| async move {
-        talk.receive().await?.ok_or("no line")?;
-        let mut talk = talk.map_codec(|_| LengthDelimited::new())?;
-        let frame = talk.receive().await?.ok_or("no frame")?;
-        talk.send(frame).await?;
-        Ok(talk.carry()?)
+    let opening = OpeningLayer::new(Lines::new(), |mut dialogue: Opening<_, Lines>| async move {
+        dialogue.receive().await?.ok_or("no line")?;
+        let mut dialogue = dialogue.map_codec(|_| LengthDelimited::new())?;
+        let frame = dialogue.receive().await?.ok_or("no frame")?;
+        dialogue.send(frame).await?;
+        Ok(dialogue.carry()?)
     });
     let server = Server::new(opening.layer(lines()));
     let mut peer = server.dial().await;
@@ -381,12 +384,12 @@ async fn codec_of_a_dialogue_can_be_replaced() {
 
 #[tokio::test(start_paused = true)]
 async fn panic_of_the_function_closes_its_connection_only() {
-    let opening = OpeningLayer::new(Lines::new(), |mut talk: Opening<_, Lines>| {
-        assert!(talk.handle().get::<()>().is_none(), "this never fails");
+    let opening = OpeningLayer::new(Lines::new(), |mut dialogue: Opening<_, Lines>| {
+        assert!(dialogue.handle().get::<()>().is_none(), "this never fails");
         async move {
-            let line = talk.receive().await?;
+            let line = dialogue.receive().await?;
             assert_ne!(line.as_deref(), Some("bomb"), "the message of a panic");
-            Ok(talk.carry()?)
+            Ok(dialogue.carry()?)
         }
     });
     let mut server = Server::new(opening.layer(lines()));
@@ -401,20 +404,20 @@ async fn panic_of_the_function_closes_its_connection_only() {
     assert_eq!(rest(&mut peer).await, "");
     assert_eq!(&ask(&mut other, b"login\nhi\n").await, b"HI\n");
 
-    // The function itself may panic, too, in either role.
-    let opening = OpeningLayer::new(Lines::new(), |talk: Opening<_, Lines>| {
+    // The function itself may panic in either role.
+    let opening = OpeningLayer::new(Lines::new(), |dialogue: Opening<_, Lines>| {
         assert!(
-            !talk.handle().is_closing() && talk.read_ahead() == b"bomb",
+            !dialogue.handle().is_closing() && dialogue.read_ahead() == b"bomb",
             "a panic"
         );
-        async move { Ok(talk.carry()?) }
+        async move { Ok(dialogue.carry()?) }
     });
     let mut server = Server::new(opening.layer(lines()));
     let _peer = server.dial().await;
     assert_eq!(server.end().await.reason, CloseReason::Panicked);
-    let client = OpeningConnectLayer::new(Lines::new(), |talk: Opening<_, Lines>| {
-        assert_eq!(talk.read_ahead(), b"bomb", "a panic");
-        async move { Ok(talk.carry()?) }
+    let client = OpeningConnectLayer::new(Lines::new(), |dialogue: Opening<_, Lines>| {
+        assert_eq!(dialogue.read_ahead(), b"bomb", "a panic");
+        async move { Ok(dialogue.carry()?) }
     });
     let client = client.layer(server.connector.clone());
     let error = client.oneshot(()).await.unwrap_err();
@@ -436,10 +439,10 @@ async fn statistics_do_not_count_the_dialogue() {
 #[tokio::test(start_paused = true)]
 async fn dialogue_runs_over_any_byte_stream() {
     async fn pass<T: ByteStream>(
-        mut talk: Opening<T, Lines>,
+        mut dialogue: Opening<T, Lines>,
     ) -> Result<Connection<Prefixed<T>>, BoxError> {
-        talk.receive().await?.ok_or("no line")?;
-        Ok(talk.carry()?)
+        dialogue.receive().await?.ok_or("no line")?;
+        Ok(dialogue.carry()?)
     }
 
     // over the bytes that an earlier dialogue has carried on
@@ -449,7 +452,7 @@ async fn dialogue_runs_over_any_byte_stream() {
     let mut peer = server.dial().await;
     assert_eq!(&ask(&mut peer, b"one\ntwo\nthree\n").await, b"THREE\n");
 
-    // over a box, for listeners of several kinds
+    // over a box for listeners of several kinds
     let boxed = ServiceBuilder::new()
         .map_request(|connection: Connection<DuplexStream>| {
             connection.map_transport(|io| Box::new(io) as Box<dyn ByteStream>)
@@ -463,10 +466,10 @@ async fn dialogue_runs_over_any_byte_stream() {
 
 #[tokio::test(start_paused = true)]
 async fn branches_of_a_function_end_with_one_boxed_transport() {
-    let opening = OpeningLayer::new(Lines::new(), |mut talk: Opening<_, Lines>| async move {
-        let connection = match talk.receive().await?.as_deref() {
-            Some("exact") => talk.into_connection()?.map_transport(BoxTransport::new),
-            _ => talk.carry()?.map_transport(BoxTransport::new),
+    let opening = OpeningLayer::new(Lines::new(), |mut dialogue: Opening<_, Lines>| async move {
+        let connection = match dialogue.receive().await?.as_deref() {
+            Some("exact") => dialogue.into_connection()?.map_transport(BoxTransport::new),
+            _ => dialogue.carry()?.map_transport(BoxTransport::new),
         };
         Ok(connection)
     });
@@ -478,12 +481,12 @@ async fn branches_of_a_function_end_with_one_boxed_transport() {
 #[tokio::test(start_paused = true)]
 async fn debug_output_does_not_contain_received_bytes() {
     let (shown, mut texts) = tokio::sync::mpsc::unbounded_channel();
-    let opening = OpeningLayer::new(Lines::new(), move |mut talk: Opening<_, Lines>| {
+    let opening = OpeningLayer::new(Lines::new(), move |mut dialogue: Opening<_, Lines>| {
         let shown = shown.clone();
         async move {
-            talk.receive().await?;
-            shown.send(format!("{talk:?}"))?;
-            Ok(talk.carry()?)
+            dialogue.receive().await?;
+            shown.send(format!("{dialogue:?}"))?;
+            Ok(dialogue.carry()?)
         }
     });
     let server = Server::new(opening.layer(lines()));

@@ -1,4 +1,4 @@
-//! Limits of a dialogue: its time, its size, a close, and a peer that fails.
+//! Limits of a dialogue in time and size. It must also end at a close or a failed peer.
 
 use std::{io, time::Duration};
 
@@ -18,10 +18,10 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Waits for one line before a session of lines.
 async fn one_line<T: ByteStream>(
-    mut talk: Opening<T, Lines>,
+    mut dialogue: Opening<T, Lines>,
 ) -> Result<Connection<Prefixed<T>>, BoxError> {
-    talk.receive().await?.ok_or("no line")?;
-    Ok(talk.carry()?)
+    dialogue.receive().await?.ok_or("no line")?;
+    Ok(dialogue.carry()?)
 }
 
 fn app<T: ByteStream>() -> impl Pipeline<T> + Clone {
@@ -53,11 +53,11 @@ async fn single_bytes_do_not_extend_the_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn peer_that_reads_nothing_does_not_extend_the_deadline() {
-    let opening = OpeningLayer::new(Lines::new(), |mut talk: Opening<_, Lines>| async move {
+    let opening = OpeningLayer::new(Lines::new(), |mut dialogue: Opening<_, Lines>| async move {
         loop {
-            talk.send("a greeting without an end").await?;
-            if talk.handle().is_closed() {
-                return Ok(talk.carry()?);
+            dialogue.send("a greeting without an end").await?;
+            if dialogue.handle().is_closed() {
+                return Ok(dialogue.carry()?);
             }
         }
     });
@@ -70,11 +70,11 @@ async fn peer_that_reads_nothing_does_not_extend_the_deadline() {
 async fn client_gives_up_a_server_that_does_not_answer() {
     let server = Server::new(app());
     let (opened, mut handles) = mpsc::unbounded_channel();
-    let client = OpeningConnectLayer::new(Lines::new(), move |mut talk: Opening<_, Lines>| {
-        opened.send(talk.handle().clone()).unwrap();
+    let client = OpeningConnectLayer::new(Lines::new(), move |mut dialogue: Opening<_, Lines>| {
+        opened.send(dialogue.handle().clone()).unwrap();
         async move {
-            talk.receive().await?;
-            Ok(talk.carry()?)
+            dialogue.receive().await?;
+            Ok(dialogue.carry()?)
         }
     });
     let client = client.with_handshake_timeout(2 * SECOND);
@@ -105,11 +105,11 @@ async fn stalled_dialogue_does_not_delay_others() {
 #[tokio::test(start_paused = true)]
 async fn close_ends_the_dialogue_at_once() {
     let (opened, mut handles) = mpsc::unbounded_channel();
-    let opening = OpeningLayer::new(Lines::new(), move |mut talk: Opening<_, Lines>| {
-        opened.send(talk.handle().clone()).unwrap();
+    let opening = OpeningLayer::new(Lines::new(), move |mut dialogue: Opening<_, Lines>| {
+        opened.send(dialogue.handle().clone()).unwrap();
         async move {
-            talk.receive().await?;
-            Ok(talk.carry()?)
+            dialogue.receive().await?;
+            Ok(dialogue.carry()?)
         }
     });
     let mut server = Server::new(opening.layer(lines()));
@@ -127,10 +127,10 @@ async fn message_over_the_bound_is_refused() {
     let codec = || LengthDelimited::new().max_frame_length(1 << 20);
     let opening = OpeningLayer::new(
         codec(),
-        |mut talk: Opening<_, LengthDelimited>| async move {
-            talk.receive().await?.ok_or("no frame")?;
-            talk.write_all(b"ok\n").await?;
-            Ok(talk.carry()?)
+        |mut dialogue: Opening<_, LengthDelimited>| async move {
+            dialogue.receive().await?.ok_or("no frame")?;
+            dialogue.write_all(b"ok\n").await?;
+            Ok(dialogue.carry()?)
         },
     );
     let sent = |length: usize| {
@@ -168,10 +168,10 @@ async fn message_that_cannot_be_decoded_refuses_with_the_error_of_the_codec() {
 
 #[tokio::test(start_paused = true)]
 async fn message_that_cannot_be_encoded_is_not_sent_and_another_may_be() {
-    let opening = OpeningLayer::new(Lines::new(), |mut talk: Opening<_, Lines>| async move {
-        let error = talk.send("two\nlines").await.unwrap_err();
+    let opening = OpeningLayer::new(Lines::new(), |mut dialogue: Opening<_, Lines>| async move {
+        let error = dialogue.send("two\nlines").await.unwrap_err();
         assert!(matches!(&error, OpeningError::Encode(source) if source.is::<LinesError>()));
-        talk.send("one line").await?;
+        dialogue.send("one line").await?;
         Err(error.into())
     });
     let mut server = Server::new(opening.layer(lines::<tokio::io::DuplexStream>()));
@@ -213,9 +213,9 @@ async fn reset_by_the_peer_refuses_with_the_error_of_the_transport() {
 async fn attempt_that_is_dropped_closes_its_connection() {
     let mut server = Server::new(app());
     let (opened, mut handles) = mpsc::unbounded_channel();
-    let client = OpeningConnectLayer::new(Lines::new(), move |talk: Opening<_, Lines>| {
-        opened.send(talk.handle().clone()).unwrap();
-        one_line(talk)
+    let client = OpeningConnectLayer::new(Lines::new(), move |dialogue: Opening<_, Lines>| {
+        opened.send(dialogue.handle().clone()).unwrap();
+        one_line(dialogue)
     });
     let attempt = client.layer(server.connector.clone()).oneshot(());
     assert!(tokio::time::timeout(SECOND, attempt).await.is_err());

@@ -1,4 +1,4 @@
-//! Dialogues before the session: their messages, their limits, and TLS in their middle.
+//! Dialogues before the session. They may become TLS.
 
 mod dialogue;
 mod limits;
@@ -60,7 +60,7 @@ impl Server {
     }
 }
 
-/// Returns the part of a stack that echoes frames, with the name of the user in front.
+/// Returns the part of a stack that echoes frames behind the name of the user.
 fn frames<T: Transport + Send + 'static>() -> impl Pipeline<T> + Clone {
     let echo = |frame: Bytes, user: Option<Attribute<User>>| {
         let name = user.map_or(String::new(), |Attribute(User(name))| name);

@@ -1,4 +1,4 @@
-//! TLS in the middle of a dialogue, and bytes that are injected before it.
+//! TLS in the middle of a dialogue. Bytes injected before it must be refused.
 
 use std::{io, process::Stdio, time::Duration};
 
@@ -30,17 +30,17 @@ fn client_tls(authority: &Authority) -> TlsConnectLayer {
 
 /// A server that accepts `STARTTLS` and requires it.
 fn starttls<T: ByteStream>(tls: TlsLayer) -> impl Pipeline<T> + Clone {
-    OpeningLayer::new(Lines::new(), move |mut talk: Opening<_, Lines>| {
+    OpeningLayer::new(Lines::new(), move |mut dialogue: Opening<_, Lines>| {
         let tls = tls.clone();
         async move {
-            let Some("STARTTLS") = talk.receive().await?.as_deref() else {
-                return Err(talk.refuse("ERR", "no TLS").await);
+            let Some("STARTTLS") = dialogue.receive().await?.as_deref() else {
+                return Err(dialogue.refuse("ERR", "no TLS").await);
             };
-            talk.send("OK").await?;
-            let mut talk = talk.start_tls(&tls).await?;
+            dialogue.send("OK").await?;
+            let mut dialogue = dialogue.start_tls(&tls).await?;
             // A dialogue may go on over TLS.
-            talk.send("secured").await?;
-            Ok(talk.into_connection()?)
+            dialogue.send("secured").await?;
+            Ok(dialogue.into_connection()?)
         }
     })
     .layer(lines())
@@ -56,16 +56,16 @@ fn starttls_client(
     Error = BoxError,
     Future: Send,
 > {
-    OpeningConnectLayer::new(Lines::new(), move |mut talk: Opening<_, Lines>| {
+    OpeningConnectLayer::new(Lines::new(), move |mut dialogue: Opening<_, Lines>| {
         let tls = tls.clone();
         async move {
-            talk.send("STARTTLS").await?;
-            let Some("OK") = talk.receive().await?.as_deref() else {
+            dialogue.send("STARTTLS").await?;
+            let Some("OK") = dialogue.receive().await?.as_deref() else {
                 return Err("the server has no TLS".into());
             };
-            let mut talk = talk.start_tls(&tls).await?;
-            talk.receive().await?.ok_or("no greeting")?;
-            Ok(talk.into_connection()?)
+            let mut dialogue = dialogue.start_tls(&tls).await?;
+            dialogue.receive().await?.ok_or("no greeting")?;
+            Ok(dialogue.into_connection()?)
         }
     })
     .layer(connector)
@@ -91,28 +91,28 @@ async fn postgres_ssl_request_is_answered_with_one_byte_before_tls() {
 
     let authority = Authority::new();
     let tls = server_tls(&authority);
-    let opening = OpeningLayer::new(Lines::new(), move |mut talk: Opening<_, Lines>| {
+    let opening = OpeningLayer::new(Lines::new(), move |mut dialogue: Opening<_, Lines>| {
         let tls = tls.clone();
         async move {
             let mut request = [0; 8];
-            talk.read_exact(&mut request).await?;
+            dialogue.read_exact(&mut request).await?;
             if request != REQUEST {
                 return Err("no SSLRequest".into());
             }
-            talk.write_all(b"S").await?;
-            Ok(talk.start_tls(&tls).await?.carry()?)
+            dialogue.write_all(b"S").await?;
+            Ok(dialogue.start_tls(&tls).await?.carry()?)
         }
     });
     let server = Server::new(opening.layer(lines()));
     let tls = client_tls(&authority);
-    let client = OpeningConnectLayer::new(Lines::new(), move |mut talk: Opening<_, Lines>| {
+    let client = OpeningConnectLayer::new(Lines::new(), move |mut dialogue: Opening<_, Lines>| {
         let tls = tls.clone();
         async move {
-            talk.write_all(&REQUEST).await?;
+            dialogue.write_all(&REQUEST).await?;
             let mut answer = [0];
-            talk.read_exact(&mut answer).await?;
+            dialogue.read_exact(&mut answer).await?;
             match &answer {
-                b"S" => Ok(talk.start_tls(&tls).await?.carry()?),
+                b"S" => Ok(dialogue.start_tls(&tls).await?.carry()?),
                 _ => Err("the server has no TLS".into()),
             }
         }
@@ -155,14 +155,14 @@ async fn bytes_behind_the_request_in_a_second_segment_are_refused() {
     let authority = Authority::new();
     let tls = server_tls(&authority);
     let (go, waits) = watch::channel(false);
-    let opening = OpeningLayer::new(Lines::new(), move |mut talk: Opening<_, Lines>| {
+    let opening = OpeningLayer::new(Lines::new(), move |mut dialogue: Opening<_, Lines>| {
         let (tls, mut waits) = (tls.clone(), waits.clone());
         async move {
-            talk.receive().await?.ok_or("no request")?;
+            dialogue.receive().await?.ok_or("no request")?;
             // The second segment is here before the reply.
             waits.wait_for(|go| *go).await?;
-            talk.send("OK").await?;
-            Ok(talk.start_tls(&tls).await?.carry()?)
+            dialogue.send("OK").await?;
+            Ok(dialogue.start_tls(&tls).await?.carry()?)
         }
     });
     let mut server = Server::new(opening.layer(lines()));
@@ -188,16 +188,19 @@ async fn bytes_after_the_reply_are_refused() {
 async fn message_that_a_codec_has_taken_ahead_is_refused_before_tls() {
     let authority = Authority::new();
     let tls = server_tls(&authority);
-    let opening = OpeningLayer::new(Frames::default(), move |mut talk: Opening<_, Frames>| {
-        let tls = tls.clone();
-        async move {
-            talk.receive().await?.ok_or("no request")?;
-            let mut talk = talk.start_tls(&tls).await?;
-            // With an injected frame this would return it.
-            talk.receive().await?.ok_or("no request")?;
-            Ok(talk.carry()?)
-        }
-    });
+    let opening = OpeningLayer::new(
+        Frames::default(),
+        move |mut dialogue: Opening<_, Frames>| {
+            let tls = tls.clone();
+            async move {
+                dialogue.receive().await?.ok_or("no request")?;
+                let mut dialogue = dialogue.start_tls(&tls).await?;
+                // With an injected frame this would return it.
+                dialogue.receive().await?.ok_or("no request")?;
+                Ok(dialogue.carry()?)
+            }
+        },
+    );
     let mut server = Server::new(opening.layer(lines()));
     let mut peer = server.dial().await;
     peer.write_all(b"\0\0\0\x01a\0\0\0\x01b").await.unwrap();
@@ -208,7 +211,7 @@ async fn message_that_a_codec_has_taken_ahead_is_refused_before_tls() {
 #[tokio::test(start_paused = true)]
 async fn client_refuses_bytes_before_tls() {
     let authority = Authority::new();
-    // In one segment with the reply, in a second one, and after a pause.
+    // The bytes may arrive in one segment with the reply or later.
     for (parts, is_read_ahead) in [
         (&["OK\nsecured\n"][..], true),
         (&["OK\n", "secured\nsecured\n"], false),
@@ -251,11 +254,11 @@ async fn client_without_a_name_does_not_start_tls() {
 async fn deadline_of_the_dialogue_includes_its_handshake() {
     let authority = Authority::new();
     let tls = server_tls(&authority);
-    let opening = OpeningLayer::new(Lines::new(), move |mut talk: Opening<_, Lines>| {
+    let opening = OpeningLayer::new(Lines::new(), move |mut dialogue: Opening<_, Lines>| {
         let tls = tls.clone();
         async move {
-            talk.receive().await?.ok_or("no request")?;
-            Ok(talk.start_tls(&tls).await?.carry()?)
+            dialogue.receive().await?.ok_or("no request")?;
+            Ok(dialogue.start_tls(&tls).await?.carry()?)
         }
     });
     let second = Duration::from_secs(1);
@@ -273,9 +276,9 @@ async fn deadline_of_the_dialogue_includes_its_handshake() {
 #[tokio::test(start_paused = true)]
 async fn dialogue_over_tls_precedes_the_session() {
     let authority = Authority::new();
-    let opening = OpeningLayer::new(Lines::new(), |mut talk: Opening<_, Lines>| async move {
-        talk.receive().await?.ok_or("no login")?;
-        Ok(talk.carry()?)
+    let opening = OpeningLayer::new(Lines::new(), |mut dialogue: Opening<_, Lines>| async move {
+        dialogue.receive().await?.ok_or("no login")?;
+        Ok(dialogue.carry()?)
     });
     let server = Server::new(server_tls(&authority).layer(opening.layer(lines())));
     let client = client_tls(&authority).layer(server.connector.clone());
@@ -314,23 +317,23 @@ impl Encoder<&[u8]> for Ldap {
     }
 }
 
-/// A server of the extended operation `StartTLS` of LDAP, and then lines.
+/// Serves lines after the extended operation `StartTLS` of LDAP.
 fn ldap<T: ByteStream>(tls: TlsLayer) -> impl Pipeline<T> + Clone {
-    OpeningLayer::new(Ldap, move |mut talk: Opening<_, Ldap>| {
+    OpeningLayer::new(Ldap, move |mut dialogue: Opening<_, Ldap>| {
         let tls = tls.clone();
         async move {
-            let request = talk.receive().await?.ok_or("no request")?;
-            // An INTEGER with the id of the message, then the request with its name.
+            let request = dialogue.receive().await?.ok_or("no request")?;
+            // An INTEGER with the id of the message precedes the request with its name.
             let [0x02, 1, id, 0x77, _, 0x80, 22, ref operation @ ..] = request[..] else {
                 return Err("no extended request".into());
             };
             if operation != b"1.3.6.1.4.1.1466.20037" {
                 return Err("another operation".into());
             }
-            // The result 0, without a name and a text.
+            // The result 0 without a name and a text.
             let success = [0x02, 1, id, 0x78, 7, 0x0a, 1, 0, 0x04, 0, 0x04, 0];
-            talk.send(&success[..]).await?;
-            Ok(talk.start_tls(&tls).await?.carry()?)
+            dialogue.send(&success[..]).await?;
+            Ok(dialogue.start_tls(&tls).await?.carry()?)
         }
     })
     .layer(lines())
@@ -341,14 +344,14 @@ async fn extended_request_of_ldap_starts_tls() {
     let authority = Authority::new();
     let server = Server::new(ldap(server_tls(&authority)));
     let tls = client_tls(&authority);
-    let client = OpeningConnectLayer::new(Ldap, move |mut talk: Opening<_, Ldap>| {
+    let client = OpeningConnectLayer::new(Ldap, move |mut dialogue: Opening<_, Ldap>| {
         let tls = tls.clone();
         async move {
             let name = b"1.3.6.1.4.1.1466.20037";
             let request = [&[0x02, 1, 1, 0x77, 24, 0x80, 22][..], name].concat();
-            talk.send(&request[..]).await?;
-            talk.receive().await?.ok_or("no answer")?;
-            Ok(talk.start_tls(&tls).await?.carry()?)
+            dialogue.send(&request[..]).await?;
+            dialogue.receive().await?.ok_or("no answer")?;
+            Ok(dialogue.start_tls(&tls).await?.carry()?)
         }
     });
     let connector = client.layer(server.connector.clone());
@@ -357,7 +360,7 @@ async fn extended_request_of_ldap_starts_tls() {
     assert_eq!(received.recv().await.unwrap(), "HI");
 }
 
-/// `.ci/edge/opening` runs it, because it needs `openssl`.
+/// `.ci/edge/opening` runs it because it needs `openssl`.
 #[tokio::test]
 #[ignore = "needs the program `openssl`"]
 async fn openssl_starts_tls_as_a_client_of_ldap() {

@@ -41,7 +41,7 @@ fn any_port() -> SocketAddr {
 }
 
 #[tokio::test]
-async fn the_name_goes_to_the_proxy_unresolved_and_with_local_dns_says_otherwise() {
+async fn the_name_goes_to_the_proxy_unresolved_unless_dns_is_local() {
     let mut server = TcpListener::bind(any_port()).await.unwrap();
     let port = server.local_addr().unwrap().port();
     for kind in KINDS {

@@ -1,4 +1,4 @@
-//! The client's side, with the server's layer or plain bytes at the other end.
+//! Client side with the server's layer or plain bytes at the other end.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use getty::{
     layers::access::AccessList,
     net::{MemoryConnector, TcpConnector, TcpListener, memory},
     proxy::{
-        ProxiedTarget, ProxyConnectLayer, ProxyError, ProxyFor, ProxyHeader, ProxyInfo,
+        ProxiedTarget, ProxyError, ProxyFor, ProxyHeader, ProxyInfo, ProxyProtocolConnectLayer,
         ProxyProtocolLayer,
     },
     service_fn,
@@ -54,8 +54,8 @@ async fn ask(connection: Connection<DuplexStream>) -> String {
 async fn relayed_client_reaches_the_server_and_a_plain_target_is_local() {
     let connector = server();
     for (layer, local, tlvs) in [
-        (ProxyConnectLayer::v1(), "Proxy", "[]"),
-        (ProxyConnectLayer::v2(), "Local", "[(224, [120])]"),
+        (ProxyProtocolConnectLayer::v1(), "Proxy", "[]"),
+        (ProxyProtocolConnectLayer::v2(), "Local", "[(224, [120])]"),
     ] {
         let connector = layer.layer(connector.clone());
         let target = ProxyFor::new((), ip(CLIENT), ip(SERVICE)).with_tlv(0xE0, "x");
@@ -70,7 +70,9 @@ async fn relayed_client_reaches_the_server_and_a_plain_target_is_local() {
             "{answer}"
         );
     }
-    let checked = ProxyConnectLayer::v2().with_checksum().layer(connector);
+    let checked = ProxyProtocolConnectLayer::v2()
+        .with_checksum()
+        .layer(connector);
     let target = ProxyFor::new((), ip(CLIENT), ip(SERVICE));
     let answer = ask(checked.oneshot(target).await.unwrap()).await;
     assert!(answer.starts_with("Proxy own=false"), "{answer}");
@@ -85,7 +87,7 @@ async fn client_of_another_connection_is_relayed_with_its_real_address() {
         .unwrap();
     let target = ProxyFor::client((), incoming.handle());
     assert_eq!(target, ProxyFor::new((), ip(CLIENT), ip(SERVICE)));
-    let connector = ProxyConnectLayer::v2().layer(server());
+    let connector = ProxyProtocolConnectLayer::v2().layer(server());
     let answer = ask(connector.oneshot(target).await.unwrap()).await;
     assert!(answer.starts_with(&format!("Proxy own=false {CLIENT} {SERVICE}")));
 }
@@ -98,7 +100,7 @@ async fn header_comes_before_all_other_bytes_over_a_socket() {
         .unwrap()
         .socket_addr()
         .unwrap();
-    let connector = ProxyConnectLayer::v1().layer(TcpConnector::new());
+    let connector = ProxyProtocolConnectLayer::v1().layer(TcpConnector::new());
     let target = ProxyFor::new(address.to_string(), ip(CLIENT), ip(SERVICE));
     let (session, _task) = getty::connect(connector, target, |link| {
         ServiceBuilder::new()
@@ -140,7 +142,7 @@ impl ProxiedTarget for Shard {
 
 #[tokio::test]
 async fn targets_of_the_application_may_name_their_client() {
-    let connector = ProxyConnectLayer::v2().layer(server());
+    let connector = ProxyProtocolConnectLayer::v2().layer(server());
     let answer = ask(connector.oneshot(Shard(7)).await.unwrap()).await;
     assert!(
         answer.starts_with("Proxy own=false 192.0.2.1:7 "),
@@ -152,7 +154,7 @@ async fn targets_of_the_application_may_name_their_client() {
 async fn header_that_is_not_taken_in_time_fails_the_dial() {
     // a pipe of ten bytes without a reader
     let (listener, connector) = memory(10);
-    let layer = ProxyConnectLayer::v2().with_timeout(Duration::from_secs(2));
+    let layer = ProxyProtocolConnectLayer::v2().with_handshake_timeout(Duration::from_secs(2));
     let error = layer.layer(connector).oneshot(()).await.unwrap_err();
     let error = error.downcast::<ProxyError>().unwrap();
     assert!(matches!(*error, ProxyError::TimedOut(time) if time == Duration::from_secs(2)));
@@ -162,14 +164,17 @@ async fn header_that_is_not_taken_in_time_fails_the_dial() {
 #[tokio::test]
 async fn errors_of_the_connector_and_of_the_header_are_returned() {
     let refusing = service_fn(async |()| Err::<Connection<DuplexStream>, BoxError>("down".into()));
-    let error = ProxyConnectLayer::v2().layer(refusing).oneshot(()).await;
+    let error = ProxyProtocolConnectLayer::v2()
+        .layer(refusing)
+        .oneshot(())
+        .await;
     assert_eq!(error.unwrap_err().to_string(), "down");
 
     let dialed = service_fn(async |()| -> Result<Connection<DuplexStream>, BoxError> {
         panic!("a header that cannot be encoded is not worth a dial")
     });
     let target = ProxyFor::new((), ip(CLIENT), ip(SERVICE)).with_tlv(0xE0, vec![0; 70_000]);
-    let error = ProxyConnectLayer::v2()
+    let error = ProxyProtocolConnectLayer::v2()
         .layer(dialed)
         .oneshot(target)
         .await
@@ -185,7 +190,7 @@ async fn errors_of_the_connector_and_of_the_header_are_returned() {
         let connection = connection.lock().unwrap().take().unwrap();
         async { Ok::<_, BoxError>(connection) }
     });
-    let error = ProxyConnectLayer::v2()
+    let error = ProxyProtocolConnectLayer::v2()
         .layer(connector)
         .oneshot(())
         .await
@@ -223,7 +228,7 @@ async fn tls_runs_inside_the_header_and_verifies_the_name_of_the_inner_target() 
     });
     let connector = ServiceBuilder::new()
         .layer(TlsConnectLayer::new(tls))
-        .layer(ProxyConnectLayer::v2())
+        .layer(ProxyProtocolConnectLayer::v2())
         .service(by_name);
     let target = ProxyFor::new((NAME, 7000), ip(CLIENT), ip(SERVICE));
     let connection = connector.oneshot(target).await.unwrap();

@@ -1,4 +1,4 @@
-//! The numbered contracts, one test each.
+//! One test for each numbered contract.
 
 use std::{
     sync::{Arc, atomic::Ordering::SeqCst},
@@ -65,7 +65,7 @@ async fn header_of_version_2_costs_three_reads_and_one_of_version_1_some_tens() 
         let pieces = Pieces::split(header, &[usize::MAX], After::End);
         let reads = Arc::clone(&pieces.reads);
         assert_eq!(receive_over(layer(), connection(pieces)).await.calls, 1);
-        // the inner service reads once, to find the end
+        // the inner service must read once to find the end
         let reads = reads.load(SeqCst) - 1;
         assert!(reads <= most, "{reads} reads of {}", header.escape_ascii());
     }
@@ -122,7 +122,7 @@ async fn time_counts_from_the_accept_and_a_close_ends_the_wait() {
     let late = received.rest.unwrap_err();
     assert!(matches!(late, ProxyError::TimedOut(time) if time == Duration::from_secs(5)));
 
-    let layer = layer().with_timeout(Duration::MAX);
+    let layer = layer().with_handshake_timeout(Duration::MAX);
     let connection = silent();
     let handle = connection.handle().clone();
     let close = async {
@@ -338,7 +338,7 @@ async fn tlv_lengths_are_checked_the_checksum_is_verified_and_unknown_tlvs_are_k
     assert_eq!(receive(&checked).await.defect(), HeaderError::Checksum);
 }
 
-/// CRC-32C, bit by bit.
+/// Returns the CRC-32C bit by bit.
 fn castagnoli(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {

@@ -1,4 +1,4 @@
-//! The crates `proxy-header` and `ppp` as references, over valid, mutated and arbitrary bytes.
+//! The crates `proxy-header` and `ppp` as references over valid, mutated and arbitrary bytes.
 //!
 //! The three agree except where the specification leaves a choice or a reference is laxer than
 //! it. [`Deviation`] names each such case; every other difference fails.
@@ -138,7 +138,7 @@ fn unix_path(path: &[u8]) -> Option<std::sync::Arc<std::path::Path>> {
 enum Deviation {
     /// getty verifies checksums and the lengths of TLVs; the references leave TLVs alone.
     Tlvs,
-    /// Behind LOCAL the family is ignored, as the specification says. The references check it.
+    /// Behind LOCAL the specification ignores the family. The references check it.
     LocalFamily,
     /// `proxy-header` does not decode Unix addresses.
     Unix,
@@ -246,7 +246,7 @@ impl Change {
     }
 }
 
-/// Bytes that look like a header to the signature, and no further.
+/// Bytes that are like a header up to the signature.
 fn look_alike() -> impl Strategy<Value = Vec<u8>> {
     let binary = (
         select(vec![0x20, 0x21, 0x22]),

@@ -82,7 +82,7 @@ enum After {
     Reset,
 }
 
-/// Input that arrives in pieces, with a pause before each.
+/// Input that arrives in pieces with a pause before each.
 struct Pieces {
     pieces: VecDeque<Vec<u8>>,
     after: After,
@@ -100,7 +100,7 @@ impl Pieces {
         }
     }
 
-    /// Splits `bytes` into pieces of these sizes, again and again.
+    /// Splits `bytes` into pieces of these sizes repeatedly.
     fn split(bytes: &[u8], sizes: &[usize], after: After) -> Self {
         let mut rest = bytes;
         let mut pieces = Vec::new();
@@ -201,7 +201,7 @@ async fn receive_over(layer: ProxyProtocolLayer, connection: Connection<Pieces>)
     }
 }
 
-/// Receives `bytes` at once, and then the end of the input.
+/// Receives `bytes` at once and then the end of the input.
 async fn receive(bytes: &[u8]) -> Received {
     let pieces = Pieces::split(bytes, &[usize::MAX], After::End);
     receive_over(layer(), connection(pieces)).await

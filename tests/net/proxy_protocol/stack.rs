@@ -143,7 +143,7 @@ async fn access_peer_limit_trace_registry_and_display_show_the_real_address() {
 }
 
 #[tokio::test]
-async fn trace_layer_outside_shows_the_proxy_for_ever() {
+async fn trace_layer_outside_shows_the_proxy_for_the_whole_connection() {
     let spans = Spans::default();
     let _guard = tracing::subscriber::set_default(spans.clone());
     let app = ServiceBuilder::new()

@@ -30,7 +30,7 @@ use super::tls::kit::{Authority, NAME, settings};
 async fn secure<T: ByteStream>(io: T, config: Arc<ClientConfig>) -> Result<TlsStream<T>, BoxError> {
     let mut io = Some(io);
     let dial = move |()| {
-        let connection = Connection::new(io.take().expect("dialled once"));
+        let connection = Connection::new(io.take().expect("dialed once"));
         async { Ok::<_, BoxError>(connection) }
     };
     let connection = ServiceBuilder::new()
@@ -164,7 +164,7 @@ impl Client {
         let (io, peer) = duplex(64 * 1024);
         let mut io = Some(io);
         let dial = move |()| {
-            let connection = Connection::new(io.take().expect("dialled once"));
+            let connection = Connection::new(io.take().expect("dialed once"));
             async { Ok::<_, BoxError>(connection) }
         };
         let connector = ServiceBuilder::new()

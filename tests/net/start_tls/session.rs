@@ -155,9 +155,9 @@ async fn close_during_the_handshake_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn target_without_a_name_is_not_dialled() {
+async fn target_without_a_name_is_not_dialed() {
     let authority = Authority::new();
-    let dial = |()| async { panic!("dialled") as Result<Connection<DuplexStream>, BoxError> };
+    let dial = |()| async { panic!("dialed") as Result<Connection<DuplexStream>, BoxError> };
     let error = ServiceBuilder::new()
         .layer(StartTlsConnectLayer::new(trusting(&authority)))
         .service_fn(dial)

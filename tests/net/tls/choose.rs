@@ -95,7 +95,7 @@ async fn one_deadline_from_accept_applies_to_the_hello_the_wait_and_the_handshak
 
 // Contract 2.
 #[tokio::test(start_paused = true)]
-async fn without_a_choice_or_a_rate_a_handshake_is_as_before() {
+async fn handshake_without_a_choice_or_a_rate_does_not_change() {
     let authority = Authority::new();
     let names = |layer: TlsLayer, config: TlsConfig| {
         let (authority, other) = (&authority, Authority::new());

@@ -44,9 +44,9 @@ fn server(layer: TlsOrPlainLayer) -> Server {
 
 /// Changes how the first write of a client leaves.
 enum First {
-    /// In two parts, the second 3 s later.
+    /// Two parts: the second must follow 3 s later.
     Cut(usize),
-    /// As two records in one part.
+    /// Two records in one part.
     Records(usize),
     Sent,
 }

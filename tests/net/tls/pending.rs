@@ -6,7 +6,7 @@ use getty::{
     CloseReason, ServiceBuilder,
     layers::{
         HandshakeTimeoutLayer, PendingLimitLayer,
-        pending_limit::{Full, TooManyPending},
+        pending_limit::{Overflow, TooManyPending},
     },
     tls::{TlsLayer, TlsOrPlainLayer},
 };
@@ -20,7 +20,7 @@ const SECOND: Duration = Duration::from_secs(1);
 #[tokio::test(start_paused = true)]
 async fn pending_connections_count_until_they_open_or_end_and_the_oldest_is_dropped() {
     let authority = Authority::new();
-    let limit = PendingLimitLayer::new(100).with_full(Full::DropOldest);
+    let limit = PendingLimitLayer::new(100).with_overflow(Overflow::DropOldest);
     let tls = TlsLayer::new(settings(&authority).load().unwrap());
     let stack = ServiceBuilder::new()
         .layer(limit.clone())

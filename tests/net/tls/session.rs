@@ -346,8 +346,8 @@ async fn server_name_comes_from_the_target_over_tcp() {
     let connector = ServiceBuilder::new()
         .layer(TlsConnectLayer::new(trusting(&authority)))
         .service(TcpConnector::new());
-    let dialled = connector.oneshot(("localhost", port)).await.unwrap();
-    let mut client = Client::new(dialled);
+    let dialed = connector.oneshot(("localhost", port)).await.unwrap();
+    let mut client = Client::new(dialed);
     assert_eq!(client.ask("hello").await, "hello");
     assert_eq!(client.info.server_name(), Some("localhost"));
 }

@@ -152,11 +152,11 @@ async fn probe_is_answered_or_ignored_and_drops_no_other_datagram() {
     // Another answer must be delivered to the session.
     let talkative = UdpSocket::bind(V4).await.unwrap();
     let address = talkative.local_addr().unwrap();
-    let (dialled, ()) = tokio::join!(soon(connect(probing, address)), async {
+    let (dialed, ()) = tokio::join!(soon(connect(probing, address)), async {
         let (_, from) = soon(talkative.recv_from(&mut buf)).await.unwrap();
         talkative.send_to(b"welcome", from).await.unwrap();
     });
-    let (_session, _task, mut answers) = dialled.unwrap();
+    let (_session, _task, mut answers) = dialed.unwrap();
     assert_eq!(soon(answers.recv()).await.unwrap(), "welcome");
 }
 
@@ -169,12 +169,12 @@ async fn answer_to_a_probe_is_not_a_message_but_later_empty_datagrams_are() {
         .with_connect_timeout(Duration::from_secs(3600))
         .with_empty_datagrams(true);
     let mut buf = [0; 64];
-    let (dialled, from) = tokio::join!(soon(connect(probing, address)), async {
+    let (dialed, from) = tokio::join!(soon(connect(probing, address)), async {
         let (_, from) = soon(server.recv_from(&mut buf)).await.unwrap();
         server.send_to(b"", from).await.unwrap();
         from
     });
-    let (_session, _task, mut answers) = dialled.unwrap();
+    let (_session, _task, mut answers) = dialed.unwrap();
     server.send_to(b"first", from).await.unwrap();
     server.send_to(b"", from).await.unwrap();
     assert_eq!(soon(answers.recv()).await.unwrap(), "first");

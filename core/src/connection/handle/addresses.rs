@@ -32,7 +32,7 @@ impl Addresses {
     }
 }
 
-/// Returned by [`ConnectionHandle::set_real_addrs`] if it comes too late.
+/// Returned by [`ConnectionHandle::set_real_addrs`] if the addresses cannot be set any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AddressesFixed {

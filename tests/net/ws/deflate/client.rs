@@ -1,4 +1,4 @@
-//! The client's side, against a server that is written byte by byte.
+//! Client side against a server that is written byte by byte.
 
 use std::sync::{Arc, Mutex};
 

@@ -9,7 +9,7 @@ use getty::{BoxPipeline, Group, ws::WsOrRawLayer};
 
 use super::*;
 
-/// Server of text, with a group that each session joins.
+/// Server of text whose sessions all join one group.
 struct Room {
     group: Group<String>,
     connector: MemoryConnector,
@@ -164,7 +164,7 @@ async fn messages_that_wait_together_keep_their_order_and_their_form() {
     let room = Room::new(layer);
     let mut peer = room.open(OFFER).await;
     let session = room.sessions.lock().unwrap()[0].clone();
-    // Short and empty, long, incompressible, and messages of the session's own between them. All
+    // Empty, long and incompressible messages with others of the session between them. All
     // wait before any is written.
     let noisy: String = noise(3000)
         .into_iter()
@@ -201,6 +201,6 @@ async fn messages_that_wait_together_keep_their_order_and_their_form() {
             }
         }
     }
-    // Of each round: three broadcasts, and the session's own message.
+    // Each round has three broadcasts and the session's own message.
     assert_eq!(compressions.load(Relaxed), 40 * 4);
 }

@@ -1,4 +1,4 @@
-//! Random messages in random frames, against another implementation of deflate.
+//! Random messages in random frames against another implementation of deflate.
 
 use proptest::prelude::*;
 
@@ -70,7 +70,7 @@ impl Sent {
             .compress_vec(rest, &mut bytes, FlushCompress::Sync)
             .unwrap();
         if bytes.len() == before {
-            // Nothing was left, and no flush: the message ends with an empty block.
+            // Nothing was left to flush. The message must end with an empty block.
             bytes.push(0);
         } else {
             assert!(bytes.ends_with(&[0, 0, 0xff, 0xff]));
@@ -79,7 +79,7 @@ impl Sent {
         bytes
     }
 
-    /// Returns the frames of the message, with pings between them.
+    /// Returns the frames of the message with pings between them.
     fn wire(&self) -> (Vec<u8>, usize) {
         let kind = if self.is_text { TEXT } else { BINARY };
         let rsv1 = if self.is_compressed { RSV1 } else { 0 };
@@ -166,7 +166,7 @@ proptest! {
             .enable_time()
             .build()
             .unwrap();
-        // Random bytes, or a valid message with one byte replaced.
+        // Random bytes or a valid message with one other byte.
         let payload = match valid {
             Some((length, at, byte)) => {
                 let mut payload = deflate(json(length).as_bytes());

@@ -9,13 +9,13 @@ use getty::ws::WsError;
 
 use super::*;
 
-/// Sends `bytes` and returns the code with which the server closes, with its record.
+/// Sends `bytes`. Returns the code with which the server closes and its record.
 async fn refused(layer: WsLayer, bytes: &[u8]) -> (u16, Closed) {
     let mut server = Server::echo(layer);
     let peer = server.open_deflate().await;
     let (mut read, mut write) = tokio::io::split(peer.io);
     let bytes = bytes.to_vec();
-    // The server may stop reading, so the write may fail.
+    // The write may fail because the server may stop reading.
     let writing = tokio::spawn(async move {
         let _ = write.write_all(&bytes).await;
         write
@@ -69,7 +69,7 @@ async fn rsv1_is_accepted_only_on_the_first_data_frame_of_a_message() {
 #[tokio::test]
 async fn the_maximum_of_a_message_bounds_inflated_and_compressed_bytes() {
     let limited = || layer().with_max_message(1000);
-    // Exactly the maximum is accepted, of text and of noise, which becomes longer.
+    // The exact maximum must be accepted. Noise becomes longer than it.
     let mut server = Server::echo(limited());
     let mut peer = server.open_deflate().await;
     for message in [vec![b'x'; 1000], noise(1000)] {
@@ -86,7 +86,7 @@ async fn the_maximum_of_a_message_bounds_inflated_and_compressed_bytes() {
 
     let long = deflate(&[b'x'; 1001]);
     let (one, other) = long.split_at(long.len() / 2);
-    // 400 empty blocks: no output, and more input than a message of 1,000 bytes can need.
+    // 400 empty blocks have no output and more input than a message of 1,000 bytes can need.
     let empty = [0, 0, 0, 0xff, 0xff].repeat(400);
     let fragments: Vec<u8> = empty
         .chunks(100)
@@ -115,7 +115,7 @@ async fn the_maximum_of_a_message_bounds_inflated_and_compressed_bytes() {
     assert_eq!(inflate(&peer.frame().await.unwrap().1), [b'x'; 5000]);
 }
 
-/// Contract 4, with real bombs.
+/// Contract 4 with real bombs.
 #[tokio::test]
 async fn a_bomb_ends_its_session_with_1009_before_it_is_inflated() {
     let bomb = deflate(&vec![0; 64 * 1024 * 1024]);
@@ -168,7 +168,7 @@ async fn text_is_checked_as_it_is_inflated_and_bad_deflate_closes_with_1007() {
     }
 }
 
-/// Contract 5, the final block.
+/// Contract 5: the final block.
 #[tokio::test]
 async fn a_message_goes_on_after_a_final_block() {
     let server = Server::echo(layer());
@@ -176,7 +176,7 @@ async fn a_message_goes_on_after_a_final_block() {
     let (one, other) = (json(700), json(900));
     let finished = flushed(one.as_bytes(), FlushCompress::Finish);
     for (payload, expected) in [
-        // as RFC 7692 has it (section 7.2.3.4), and without the empty block
+        // as in RFC 7692 (section 7.2.3.4) and without the empty block
         ([&finished[..], &[0]].concat(), one.clone()),
         (finished.clone(), one.clone()),
         (
@@ -198,7 +198,7 @@ async fn a_message_goes_on_after_a_final_block() {
 /// Contract 6.
 #[tokio::test]
 async fn inflating_takes_cooperative_budget() {
-    // A client sends 64 MiB of zeros, and another task counts how often it runs meanwhile.
+    // A client sends 64 MiB of zeros. Another task must run meanwhile.
     let server = Server::new(
         layer().with_max_message(1 << 20),
         SessionLayer::new(),
@@ -219,18 +219,18 @@ async fn inflating_takes_cooperative_budget() {
     peer.send(FIN | PING, b"last").await;
     assert_eq!(peer.frame().await.unwrap(), (FIN | PONG, b"last".to_vec()));
     other.abort();
-    // 64 MiB are 2,048 units of 32 KiB, and a poll has 128.
+    // 64 MiB are 2,048 units of 32 KiB. A poll may use 128.
     assert!(runs.load(Relaxed) >= 16, "{runs:?}");
 }
 
-/// Contract 7, receiving.
+/// Contract 7: receiving.
 #[tokio::test]
 async fn an_empty_message_is_a_byte_of_zero() {
     let server = Server::echo(layer());
     let mut peer = server.open_deflate().await;
     for payload in [&[0][..], &[0, 0, 0, 0xff, 0xff, 0], &[3, 0], &[]] {
         peer.send(FIN | RSV1 | TEXT, payload).await;
-        // One byte is not shorter than none, so the answer is plain.
+        // One byte is not shorter than none. So the answer must be plain.
         assert_eq!(peer.frame().await.unwrap(), (FIN | TEXT, vec![]));
         peer.send(RSV1 | TEXT, payload).await;
         peer.send(FIN, b"").await;

@@ -1,5 +1,7 @@
 //! Sending compressed messages.
 
+use getty::compress::Level;
+
 use super::*;
 
 /// Returns the first byte and the message of the echo of a plain message.
@@ -43,7 +45,9 @@ async fn a_message_that_does_not_become_shorter_is_sent_plain() {
 async fn messages_after_incompressible_ones_are_intact() {
     let text = json(3000);
     for level in [1, 2, 6, 9] {
-        let deflate = Deflate::new().with_threshold(0).with_level(level);
+        let deflate = Deflate::new()
+            .with_threshold(0)
+            .with_level(Level::new(level));
         let server = Server::echo(WsLayer::new().with_deflate(deflate));
         let mut peer = server.open_deflate().await;
         for length in (1..40).flat_map(|n| [n * 27, n * 601]) {
@@ -103,7 +107,7 @@ async fn the_compressor_keeps_to_the_window_that_was_agreed() {
 async fn every_level_is_inflated_by_the_peer() {
     let text = json(40_000);
     for level in [0, 1, 2, 3, 6, 9, 200] {
-        let deflate = Deflate::new().with_level(level);
+        let deflate = Deflate::new().with_level(Level::new(level));
         let server = Server::echo(WsLayer::new().with_deflate(deflate));
         let mut peer = server.open_deflate().await;
         let (first, back) = echo(&mut peer, TEXT, text.as_bytes()).await;

@@ -1,47 +1,48 @@
 //! Limits the number of connections that are accepted and whose session is not open.
 //!
 //! Peers that connect and send nothing cost a task and a socket each until a deadline ends
-//! them. A deadline alone lets their number grow with the rate of their connects. This layer
-//! bounds it. Open sessions do not count.
+//! them. With a deadline alone, their number grows with the rate at which they connect. This layer
+//! bounds it. Open sessions are not counted.
 //!
 //! - *ready*: as the inner service. A refused connection leaves the reservation for the next
 //!   one.
 //! - *call*: counts the connection and calls the inner service. If the limit is reached,
-//!   [`Full`] decides. The default refuses the new connection. [`Full::DropOldest`] admits it
-//!   and ends the one that is pending for the longest time.
-//! - *drop*: drops the inner future. The connection counts no more.
+//!   [`Overflow`] decides. The default refuses the new connection. [`Overflow::DropOldest`]
+//!   admits it
+//!   and ends the one that has been pending longest.
+//! - *drop*: drops the inner future. The connection is no longer counted.
 //! - *close*: a refused connection closes as
 //!   [`Refused`](getty_core::CloseReason::Refused), and [`TooManyPending`] is its source and
-//!   the error of this service. The oldest connection ends in the same way: its inner future
+//!   the error of this service. The oldest connection will end in the same way: its inner future
 //!   is dropped in its own task, unless its session has opened meanwhile.
 //!
-//! A connection counts from the call until its session opens, or until the future of the call
+//! A connection is counted from the call until its session opens, or until the future of the call
 //! ends.
 //!
 //! Scope: process, or everything that shares the layer: all clones of the layer and of its
-//! services share the count. Place it inside
+//! services share the count. It should be inside
 //! [`HandshakeTimeoutLayer`](crate::HandshakeTimeoutLayer) and tower's `concurrency_limit`,
 //! and outside all layers that wait for the peer: `ProxyProtocolLayer`, TLS, WebSocket,
 //! dialogues and open hooks.
 //!
 //! # Choosing a policy
 //!
-//! A flood of silent peers fills either policy. With the default, honest peers are refused
-//! until deadlines end the silent ones. With [`Full::DropOldest`], an honest peer is served if
-//! its handshake is complete before `max` other peers connect. The flood must then connect
-//! that many times during each honest handshake. [`PeerLimitLayer`](crate::PeerLimitLayer)
-//! outside this layer keeps a single peer from that.
+//! A flood of silent peers reaches the limit under either policy. With the default, honest
+//! peers are refused until deadlines end the silent ones. With [`Overflow::DropOldest`], an
+//! honest peer is served if its handshake is complete before `max` other peers connect. The
+//! flood must then connect that many times during each honest handshake.
+//! [`PeerLimitLayer`](crate::PeerLimitLayer) outside this layer keeps a single peer from that.
 //!
 //! ```
 //! use std::{future::pending, time::Duration};
 //!
 //! use getty_core::{CloseReason, Connection};
-//! use getty_layers::pending_limit::{Full, PendingLimitLayer};
+//! use getty_layers::pending_limit::{Overflow, PendingLimitLayer};
 //! use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {
-//! let limit = PendingLimitLayer::new(1).with_full(Full::DropOldest);
+//! let limit = PendingLimitLayer::new(1).with_overflow(Overflow::DropOldest);
 //! let mut stack = ServiceBuilder::new()
 //!     .layer(limit.clone())
 //!     .service_fn(|connection: Connection<&'static str>| async move {
@@ -60,34 +61,26 @@
 //! # }
 //! ```
 
+mod pending;
+
 use std::{
-    collections::BTreeMap,
     error::Error,
     fmt,
-    future::{Future, poll_fn},
-    pin::{Pin, pin},
+    future::Future,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use getty_core::{Close, CloseReason, Connection, ConnectionHandle, sync::Mutex};
+use getty_core::{Close, CloseReason, Connection, ConnectionHandle};
 use pin_project_lite::pin_project;
-use tokio::sync::oneshot;
 use tower_layer::Layer;
 use tower_service::Service;
 
-type BoxError = Box<dyn Error + Send + Sync>;
+pub use self::pending::Overflow;
+use self::pending::Pending;
 
-/// Policy of [`PendingLimitLayer`] when the limit is reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Full {
-    /// Refuses the new connection.
-    #[default]
-    RefuseNewest,
-    /// Admits the new connection and ends the oldest that is pending.
-    DropOldest,
-}
+type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Limits the number of pending connections; see the [module](self).
 #[doc(alias("backlog", "half-open"))]
@@ -95,130 +88,39 @@ pub enum Full {
 pub struct PendingLimitLayer {
     pending: Arc<Pending>,
     max: usize,
-    full: Full,
+    overflow: Overflow,
 }
 
 impl PendingLimitLayer {
     /// Creates a new layer that allows at most `max` pending connections at a time. Further
     /// connections are refused.
     ///
-    /// Zero refuses every connection, with each policy.
+    /// Zero refuses every connection under either policy.
     #[must_use]
     pub fn new(max: usize) -> Self {
         Self {
             pending: Arc::default(),
             max,
-            full: Full::default(),
+            overflow: Overflow::default(),
         }
     }
 
     /// Sets the policy for a new connection when the limit is reached. The default is
-    /// [`Full::RefuseNewest`].
+    /// [`Overflow::RefuseNewest`].
     #[must_use]
-    pub const fn with_full(mut self, full: Full) -> Self {
-        self.full = full;
+    pub const fn with_overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = overflow;
         self
     }
 
     /// Returns the current number of pending connections.
     #[must_use]
     pub fn pending(&self) -> usize {
-        let state = self.pending.0.lock();
-        // A session that has opened is in the list until the end of the poll that opened it.
-        let pending = state.entries.values().filter(|entry| entry.is_pending());
-        pending.count()
+        self.pending.count()
     }
 
     const fn error(&self) -> TooManyPending {
         TooManyPending { limit: self.max }
-    }
-}
-
-/// Pending connections of a layer and its clones.
-#[derive(Debug, Default)]
-struct Pending(Mutex<State>);
-
-#[derive(Debug, Default)]
-struct State {
-    next: u64,
-    /// Connections in the order of arrival.
-    entries: BTreeMap<u64, Entry>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    handle: ConnectionHandle,
-    /// Ends the connection.
-    evict: oneshot::Sender<()>,
-}
-
-impl Entry {
-    fn is_pending(&self) -> bool {
-        !self.handle.is_open()
-    }
-}
-
-impl Pending {
-    /// Adds a connection. Returns `None` if it must be refused.
-    fn enter(
-        self: &Arc<Self>,
-        max: usize,
-        full: Full,
-        handle: &ConnectionHandle,
-    ) -> Option<Permit> {
-        let mut state = self.0.lock();
-        let mut oldest = None;
-        if state.entries.len() >= max {
-            let first = state.entries.first_entry()?;
-            if full == Full::RefuseNewest && first.get().is_pending() {
-                return None;
-            }
-            oldest = Some(first.remove());
-        }
-        let id = state.next;
-        state.next += 1;
-        let (evict, evicted) = oneshot::channel();
-        let handle = handle.clone();
-        state.entries.insert(id, Entry { handle, evict });
-        drop(state);
-        if let Some(oldest) = oldest {
-            // It fails only if that connection ends at the same time. An open session ignores it.
-            let _ = oldest.evict.send(());
-        }
-        Some(Permit {
-            pending: Arc::clone(self),
-            id,
-            evicted,
-        })
-    }
-}
-
-/// One pending connection, which counts until the drop.
-struct Permit {
-    pending: Arc<Pending>,
-    id: u64,
-    evicted: oneshot::Receiver<()>,
-}
-
-impl Permit {
-    /// Resolves when the connection must end, with `true`, or when it counts no more.
-    async fn evicted(mut self, handle: ConnectionHandle) -> bool {
-        let mut opened = pin!(handle.opened());
-        poll_fn(|cx| {
-            if let Poll::Ready(evicted) = Pin::new(&mut self.evicted).poll(cx) {
-                return Poll::Ready(evicted.is_ok());
-            }
-            opened.as_mut().poll(cx).map(|_| false)
-        })
-        .await
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let entry = self.pending.0.lock().entries.remove(&self.id);
-        // dropped outside the lock because it may be the last handle
-        drop(entry);
     }
 }
 
@@ -260,13 +162,17 @@ where
     }
 
     fn call(&mut self, connection: Connection<T>) -> Self::Future {
-        let PendingLimitLayer { pending, max, full } = &self.layer;
+        let PendingLimitLayer {
+            pending,
+            max,
+            overflow,
+        } = &self.layer;
         let error = self.layer.error();
         let handle = connection.handle().clone();
-        let state = match pending.enter(*max, *full, &handle) {
+        let state = match pending.enter(*max, *overflow, &handle) {
             Some(permit) => Stage::Admitted {
                 inner: self.inner.call(connection),
-                waiting: Some(Waiting {
+                pending_call: Some(PendingCall {
                     evicted: Box::pin(permit.evicted(handle.clone())),
                     handle,
                     error,
@@ -286,7 +192,7 @@ where
 }
 
 /// State of a connection whose session is not open.
-struct Waiting {
+struct PendingCall {
     /// Boxed because it is short-lived. It owns the permit.
     evicted: Pin<Box<dyn Future<Output = bool> + Send>>,
     handle: ConnectionHandle,
@@ -308,7 +214,7 @@ pin_project! {
         Admitted {
             #[pin]
             inner: F,
-            waiting: Option<Waiting>,
+            pending_call: Option<PendingCall>,
         },
         Refused {
             refused: Option<(Connection<T>, TooManyPending)>,
@@ -326,7 +232,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         let error = match state.as_mut().project() {
-            StateProj::Admitted { inner, waiting } => match poll_admitted(inner, waiting, cx) {
+            StateProj::Admitted {
+                inner,
+                pending_call,
+            } => match poll_admitted(inner, pending_call, cx) {
                 Ok(polled) => return polled,
                 Err(error) => error,
             },
@@ -335,19 +244,19 @@ where
                     drop(connection);
                     error
                 }
-                None => panic!("a connection's future was polled after completion"),
+                None => panic!("a connection's future was polled after it was ready"),
             },
         };
-        // Drops the inner future of a connection that was the oldest.
+        // Drops the inner future of the oldest connection, which was evicted.
         state.set(Stage::Refused { refused: None });
         Poll::Ready(Err(error.into()))
     }
 }
 
-/// Polls the inner future. Fails if the connection must end because it was the oldest.
+/// Polls the inner future. Fails if the connection must end because it is the oldest.
 fn poll_admitted<F, Response, E>(
     inner: Pin<&mut F>,
-    waiting: &mut Option<Waiting>,
+    pending_call: &mut Option<PendingCall>,
     cx: &mut Context<'_>,
 ) -> Result<Poll<Result<Response, BoxError>>, TooManyPending>
 where
@@ -355,26 +264,26 @@ where
     E: Into<BoxError>,
 {
     // Checked before the inner future is polled, which may open the session.
-    if let Some(Waiting {
+    if let Some(PendingCall {
         evicted,
         handle,
         error,
-    }) = waiting
+    }) = pending_call
         && let Poll::Ready(evicted) = evicted.as_mut().poll(cx)
     {
         let error = *error;
         if evicted && !handle.is_open() {
             handle.close_with(Close::new(CloseReason::Refused).with_source(error));
-            *waiting = None;
+            *pending_call = None;
             return Err(error);
         }
-        *waiting = None;
+        *pending_call = None;
     }
     let polled = inner.poll(cx);
-    if let Some(pending) = waiting
+    if let Some(pending) = pending_call
         && (polled.is_ready() || pending.handle.is_open())
     {
-        *waiting = None;
+        *pending_call = None;
     }
     Ok(polled.map_err(Into::into))
 }
@@ -383,9 +292,12 @@ impl<F: fmt::Debug, T> fmt::Debug for ResponseFuture<F, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut f = f.debug_struct("ResponseFuture");
         match &self.state {
-            Stage::Admitted { inner, waiting } => {
-                f.field("inner", inner).field("pending", &waiting.is_some())
-            }
+            Stage::Admitted {
+                inner,
+                pending_call,
+            } => f
+                .field("inner", inner)
+                .field("pending", &pending_call.is_some()),
             Stage::Refused { refused } => {
                 f.field("refused", &refused.as_ref().map(|(_, error)| error))
             }
@@ -434,8 +346,8 @@ mod tests {
 
     #[test]
     fn layer_is_transparent() {
-        for full in [Full::RefuseNewest, Full::DropOldest] {
-            let layer = PendingLimitLayer::new(10).with_full(full);
+        for overflow in [Overflow::RefuseNewest, Overflow::DropOldest] {
+            let layer = PendingLimitLayer::new(10).with_overflow(overflow);
             assert_transparent(&layer, || Connection::new(()));
             assert_eq!(layer.pending(), 0);
         }
@@ -474,7 +386,7 @@ mod tests {
 
     #[test]
     fn oldest_is_woken_and_dropped() {
-        let layer = PendingLimitLayer::new(2).with_full(Full::DropOldest);
+        let layer = PendingLimitLayer::new(2).with_overflow(Overflow::DropOldest);
         let mut service = layer.layer(tower::service_fn(async |connection: Plain| {
             std::future::pending::<()>().await;
             drop(connection);
@@ -500,8 +412,8 @@ mod tests {
     }
 
     #[test]
-    fn session_that_opens_in_another_task_counts_no_more() {
-        let layer = PendingLimitLayer::new(1).with_full(Full::DropOldest);
+    fn session_that_opens_in_another_task_is_no_longer_counted() {
+        let layer = PendingLimitLayer::new(1).with_overflow(Overflow::DropOldest);
         let (mut service, mut handle) = mock::spawn_layer::<Plain, (), _>(layer.clone());
         assert_ready_ok!(service.poll_ready());
         let mut response = task::spawn(service.call(Connection::new(())));
@@ -517,7 +429,7 @@ mod tests {
 
     #[test]
     fn oldest_whose_session_opens_before_its_next_poll_stays_open() {
-        let layer = PendingLimitLayer::new(1).with_full(Full::DropOldest);
+        let layer = PendingLimitLayer::new(1).with_overflow(Overflow::DropOldest);
         let (mut service, mut handle) = mock::spawn_layer::<Plain, (), _>(layer.clone());
         assert_ready_ok!(service.poll_ready());
         let mut first = task::spawn(service.call(Connection::new(())));
@@ -546,7 +458,9 @@ mod tests {
                     guard.open();
                     assert_eq!(layer.pending(), 0);
                     let next = Connection::new(());
-                    let permit = layer.pending.enter(1, Full::RefuseNewest, next.handle());
+                    let permit = layer
+                        .pending
+                        .enter(1, Overflow::RefuseNewest, next.handle());
                     assert!(permit.is_some());
                     Ok::<_, BoxError>(())
                 }
@@ -558,8 +472,8 @@ mod tests {
 
     #[test]
     fn limit_of_zero_refuses_every_connection() {
-        for full in [Full::RefuseNewest, Full::DropOldest] {
-            let layer = PendingLimitLayer::new(0).with_full(full);
+        for overflow in [Overflow::RefuseNewest, Overflow::DropOldest] {
+            let layer = PendingLimitLayer::new(0).with_overflow(overflow);
             let (mut service, _handle) = mock::spawn_layer::<Plain, (), _>(layer);
             let mut response = task::spawn(service.call(Connection::new(())));
             assert_ready_err!(response.poll());
