@@ -388,6 +388,54 @@ async fn message_that_the_codec_holds_refuses_the_upgrade() {
     assert_eq!((closed.unhandled_messages, peer.written()), (1, 0));
 }
 
+/// Opens a session over `Frames` whose handler upgrades with each frame.
+macro_rules! frames {
+    ($io:expr, $layer:expr) => {
+        getty::connect(connector(), $io, |link| {
+            ServiceBuilder::new()
+                .layer($layer)
+                .layer(CodecLayer::new(Frames::new(LengthDelimited::new())))
+                .layer(link)
+                .layer(SessionLayer::new())
+                .service(handle(|frame: Frame| match &*frame {
+                    b"a" => Reply::one(frame).and_upgrade(),
+                    _ => Reply::one(frame),
+                }))
+        })
+        .await
+        .unwrap()
+        .0
+    };
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_that_the_codec_keeps_behind_its_last_message_refuse_the_upgrade() {
+    // The codec takes the begun frame out of the buffer together with the frame before.
+    for begun in ["\0", "\0\0\0\x05", "\0\0\0\x05evil"] {
+        let (io, peer) = stream::pair();
+        let session = frames!(io, UpgradeLayer::new(shake::<Stream>));
+        peer.send([b"\0\0\0\x01a", begun.as_bytes()].concat());
+        let closed = soon(session.closed()).await;
+        assert_eq!(closed.reason, CloseReason::Decode);
+        let BytesBeforeUpgrade {
+            messages, bytes, ..
+        } = error(&closed);
+        assert_eq!((messages, bytes), (0, begun.len()));
+        assert_eq!(closed.unhandled_bytes, begun.len() as u64);
+        assert_eq!(peer.written(), 0, "the go-ahead");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn carry_hands_bytes_over_that_the_codec_keeps_behind_its_last_message() {
+    let (io, peer) = stream::pair();
+    let _session = frames!(io, UpgradeLayer::carry(shake::<Prefixed<Stream>>));
+    peer.send(b"\0\0\0\x01a+\0\0");
+    peer.send(b"\0\x02HI");
+    let expected = b"\0\0\0\x01a+\0\0\0\x02HI";
+    assert_eq!(soon(peer.bytes(expected.len())).await, expected);
+}
+
 #[tokio::test(start_paused = true)]
 async fn carry_hands_undecoded_bytes_over() {
     let (io, peer) = stream::pair();

@@ -72,12 +72,15 @@ where
             let bytes = self.reader.undecoded();
             return Err(BytesBeforeUpgrade { messages, bytes }.into());
         }
-        // A codec such as `Frames` takes several messages out of the buffer at once.
-        match self.wire.decode(&mut BytesMut::new(), false) {
-            Ok(None) => {}
+        // A codec such as `Frames` takes several messages out of the buffer at once. It returns the
+        // next one, or puts back the bytes behind its last one.
+        let mut kept = BytesMut::new();
+        match self.wire.decode(&mut kept, false) {
+            Ok(None) => self.reader.put_back_bytes(kept),
             Ok(Some(message)) => {
                 drop_catching_panics(message);
                 self.wire.driver().record_unhandled(1, 0);
+                self.reader.put_back_bytes(kept);
                 let bytes = self.reader.undecoded();
                 return Err(BytesBeforeUpgrade { messages: 1, bytes }.into());
             }
