@@ -17,7 +17,7 @@ use bytes::BytesMut;
 use getty::{
     BoxError, CloseReason, Closed, CodecLayer, ConnectionHandle, Reply, Request, ServiceBuilder,
     Session, SessionLayer, Transport,
-    codec::{Frame, Frames, LengthDelimited},
+    codec::{Frame, Frames, LengthDelimited, Lines},
     handle,
     handler::{Keyed, Router},
     hooks::HandleExt,
@@ -779,6 +779,31 @@ async fn handle_attributes_callbacks_and_statistics_stay() {
     assert_eq!((stats.messages_in, stats.messages_out), (2, 2));
     // The bytes of the handshake are not counted.
     assert_eq!((stats.bytes_in, stats.bytes_out), (14, 12));
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_that_the_handler_of_the_request_changes_hold_after_the_upgrade() {
+    let (io, peer) = stream::pair();
+    let (_session, _task) = getty::connect(connector(), io, |link| {
+        ServiceBuilder::new()
+            .layer(UpgradeLayer::new(shake::<Stream>))
+            .layer(CodecLayer::new(Lines::new().with_max_length(10)).with_settable_max_frame())
+            .layer(link)
+            .layer(SessionLayer::new())
+            .service(handle(async |line: String, session: Session<String>| {
+                if line == "upgrade" {
+                    assert!(session.set_max_frame(100));
+                }
+                upgrade_or_echo(line).await
+            }))
+    })
+    .await
+    .unwrap();
+    peer.send("upgrade\n");
+    assert_eq!(soon(peer.line()).await, "ready");
+    let long = "X".repeat(100);
+    peer.send(format!("+{long}\n"));
+    assert_eq!(soon(peer.line()).await, format!("+{long}"));
 }
 
 // 8

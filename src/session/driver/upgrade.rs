@@ -43,7 +43,14 @@ where
         if self.phase != Phase::Running || self.is_closing() {
             return Some(reply);
         }
-        self.wire.driver().poll_signals();
+        if self.wire.driver().poll_signals() {
+            // Settings that the handler has changed. Its message was decoded.
+            let decoded = true;
+            self.apply_settings(&PollState {
+                decoded,
+                ..PollState::default()
+            });
+        }
         self.encode_own();
         if self.is_closing() {
             return Some(reply);
