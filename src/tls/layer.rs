@@ -54,8 +54,8 @@ use crate::transport::ByteStream;
 #[derive(Clone, Debug)]
 pub struct TlsLayer {
     pub(super) choice: Choice,
-    pub(super) timeout: Duration,
-    pub(super) max_hello: usize,
+    pub(crate) timeout: Duration,
+    pub(crate) max_hello: usize,
     rate: Option<HandshakeRate>,
     max_rate_wait: Duration,
 }
@@ -182,7 +182,7 @@ impl TlsLayer {
         transport: T,
     ) -> BoxFuture<'static, Result<TlsStream<T>, TlsError>> {
         // Two futures, so that a handshake without a choice or a rate has no room for them.
-        if let (Choice::Same(config), None) = (&self.choice, &self.rate) {
+        if let Some(config) = self.fixed_config() {
             let (config, timeout, max_hello) = (config.clone(), self.timeout, self.max_hello);
             return Box::pin(async move {
                 let deadline = handle.opened_at().checked_add(timeout);
@@ -199,6 +199,14 @@ impl TlsLayer {
             let accept = hello::accept_chosen(&layer, &handle, deadline, transport);
             handshake::run(&handle, layer.timeout, deadline, accept).await
         })
+    }
+
+    /// Returns the configuration if it is the same for all clients and there is no rate.
+    pub(super) const fn fixed_config(&self) -> Option<&TlsConfig> {
+        match (&self.choice, &self.rate) {
+            (Choice::Same(config), None) => Some(config),
+            _ => None,
+        }
     }
 
     /// Returns the end of the time for a handshake.
