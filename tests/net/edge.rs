@@ -50,7 +50,7 @@ struct Edge {
     client: TlsConnector,
 }
 
-/// What the functions of the application do.
+/// Function of the application that panics.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fault {
     None,
