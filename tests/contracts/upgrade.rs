@@ -411,7 +411,7 @@ macro_rules! frames {
 #[tokio::test(start_paused = true)]
 async fn bytes_that_the_codec_keeps_behind_its_last_message_refuse_the_upgrade() {
     // The codec takes the begun frame out of the buffer together with the frame before.
-    for begun in ["\0", "\0\0\0\x05", "\0\0\0\x05evil"] {
+    for begun in ["\0", "\0\0\0\x05", "\0\0\0\x05evil", "no header"] {
         let (io, peer) = stream::pair();
         let session = frames!(io, UpgradeLayer::new(shake::<Stream>));
         peer.send([b"\0\0\0\x01a", begun.as_bytes()].concat());
@@ -428,12 +428,15 @@ async fn bytes_that_the_codec_keeps_behind_its_last_message_refuse_the_upgrade()
 
 #[tokio::test(start_paused = true)]
 async fn carry_hands_bytes_over_that_the_codec_keeps_behind_its_last_message() {
-    let (io, peer) = stream::pair();
-    let _session = frames!(io, UpgradeLayer::carry(shake::<Prefixed<Stream>>));
-    peer.send(b"\0\0\0\x01a+\0\0");
-    peer.send(b"\0\x02HI");
-    let expected = b"\0\0\0\x01a+\0\0\0\x02HI";
-    assert_eq!(soon(peer.bytes(expected.len())).await, expected);
+    let sent = b"\0\0\0\x01a+\0\0\0\x02HI";
+    for first in 6..sent.len() {
+        let (io, peer) = stream::pair();
+        let _session = frames!(io, UpgradeLayer::carry(shake::<Prefixed<Stream>>));
+        // The first four bytes behind the request are no header of a frame.
+        peer.send(&sent[..first]);
+        peer.send(&sent[first..]);
+        assert_eq!(soon(peer.bytes(sent.len())).await, sent);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -83,7 +83,6 @@ where
         // next one, or puts back the bytes behind its last one.
         let mut kept = BytesMut::new();
         match self.wire.decode(&mut kept, false) {
-            Ok(None) => self.reader.put_back_bytes(kept),
             Ok(Some(message)) => {
                 drop_catching_panics(message);
                 self.wire.driver().record_unhandled(1, 0);
@@ -91,10 +90,12 @@ where
                 let bytes = self.reader.undecoded();
                 return Err(BytesBeforeUpgrade { messages: 1, bytes }.into());
             }
-            Err(source) => {
+            Err(source) if kept.is_empty() => {
                 let reason = CloseReason::Decode;
                 return Err(CloseCause { reason, source });
             }
+            // Bytes that are no message of the codec may belong to the upgraded stream.
+            Ok(None) | Err(_) => self.reader.put_back_bytes(kept),
         }
         if self.config.in_flight > 1 {
             return Err(UpgradeError::SeveralHandlers.into());
