@@ -238,7 +238,7 @@ impl Edge {
         };
         for part in script {
             let _ = io.write_all(part).await;
-            if n % 3 == 0 {
+            if n.is_multiple_of(3) {
                 tokio::task::yield_now().await;
             }
         }
