@@ -234,13 +234,15 @@ pub(crate) fn reclaim<C: Decoder + 'static>(
     // An empty buffer separates the kept bytes from those that have arrived since.
     let mut kept = BytesMut::new();
     match codec.decode(&mut kept) {
+        Ok(Some(_)) => Err(KeepsMessages),
+        Err(_) if kept.is_empty() => Err(KeepsMessages),
         Ok(None) if kept.is_empty() => Ok(()),
-        Ok(None) => {
+        // An error means that the bytes are no message of this codec. They are the next one's.
+        Ok(None) | Err(_) => {
             kept.extend_from_slice(src);
             *src = kept;
             Ok(())
         }
-        Ok(Some(_)) | Err(_) => Err(KeepsMessages),
     }
 }
 

@@ -238,6 +238,11 @@ enum Either<T> {
 }
 
 impl<T> TlsOrPlainTransport<T> {
+    #[cfg(test)]
+    pub(crate) const fn plain(io: Prefixed<T>) -> Self {
+        Self(Either::Plain(io))
+    }
+
     /// Returns `true` if the stream is TLS.
     #[must_use]
     pub const fn is_tls(&self) -> bool {

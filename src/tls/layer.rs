@@ -56,9 +56,9 @@ use crate::transport::ByteStream;
 // (design.md: Why is TLS a layer and not a listener?)
 #[derive(Clone, Debug)]
 pub struct TlsLayer {
-    choice: Choice,
-    pub(super) timeout: Duration,
-    max_hello: usize,
+    pub(super) choice: Choice,
+    pub(crate) timeout: Duration,
+    pub(crate) max_hello: usize,
     rate: Option<HandshakeRate>,
     max_rate_wait: Duration,
 }
@@ -185,7 +185,7 @@ impl TlsLayer {
         transport: T,
     ) -> BoxFuture<'static, Result<TlsStream<T>, TlsError>> {
         // Two futures, so that a handshake without a choice or a rate has no room for them.
-        if let (Choice::Same(config), None) = (&self.choice, &self.rate) {
+        if let Some(config) = self.fixed_config() {
             let (config, timeout, max_hello) = (config.clone(), self.timeout, self.max_hello);
             return Box::pin(async move {
                 let deadline = handle.opened_at().checked_add(timeout);
@@ -204,13 +204,21 @@ impl TlsLayer {
         })
     }
 
+    /// Returns the configuration if it is the same for all clients and there is no rate.
+    pub(super) const fn fixed_config(&self) -> Option<&TlsConfig> {
+        match (&self.choice, &self.rate) {
+            (Choice::Same(config), None) => Some(config),
+            _ => None,
+        }
+    }
+
     /// Returns the end of the time for a handshake.
     pub(super) fn deadline(&self, handle: &ConnectionHandle) -> Option<Instant> {
         handle.opened_at().checked_add(self.timeout)
     }
 
     /// Runs a handshake whose configuration is decided when the `ClientHello` is complete.
-    async fn accept_chosen<T: ByteStream>(
+    pub(super) async fn accept_chosen<T: ByteStream>(
         &self,
         handle: &ConnectionHandle,
         deadline: Option<Instant>,

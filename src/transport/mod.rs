@@ -1,6 +1,8 @@
 //! Traits and types of transports. A transport carries the bytes or messages of a connection.
 
 mod boxed;
+#[cfg(test)]
+mod forwarding;
 mod handshake;
 mod prefixed;
 

@@ -207,6 +207,11 @@ enum Either<T> {
 }
 
 impl<T> WsOrRawTransport<T> {
+    #[cfg(test)]
+    pub(crate) const fn raw(io: Prefixed<T>) -> Self {
+        Self(Either::Raw(io))
+    }
+
     /// Returns `true` if the transport is a WebSocket.
     #[must_use]
     pub const fn is_ws(&self) -> bool {
@@ -281,6 +286,20 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsOrRawTransport<T> {
         }
     }
 
+    fn max_message(&self) -> usize {
+        match &self.0 {
+            Either::Ws(ws) => ws.max_message(),
+            Either::Raw(io) => io.max_message(),
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        match &self.0 {
+            Either::Ws(ws) => ws.has_more(),
+            Either::Raw(io) => io.has_more(),
+        }
+    }
+
     fn needs_flush(&self) -> bool {
         match &self.0 {
             Either::Ws(ws) => ws.needs_flush(),
@@ -291,25 +310,28 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Transport for WsOrRawTransport<T> {
     fn is_incomplete(&self) -> bool {
         match &self.0 {
             Either::Ws(ws) => ws.is_incomplete(),
-            Either::Raw(_) => false,
+            Either::Raw(io) => io.is_incomplete(),
         }
     }
 
     fn take_close_reason(&mut self) -> Option<CloseCause> {
         match &mut self.0 {
             Either::Ws(ws) => ws.take_close_reason(),
-            Either::Raw(_) => None,
+            Either::Raw(io) => io.take_close_reason(),
         }
     }
 
     fn has_ping(&self) -> bool {
-        self.is_ws()
+        match &self.0 {
+            Either::Ws(ws) => ws.has_ping(),
+            Either::Raw(io) => io.has_ping(),
+        }
     }
 
     fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Either::Ws(ws) => ws.poll_ping(cx),
-            Either::Raw(_) => Poll::Ready(Ok(())),
+            Either::Raw(io) => io.poll_ping(cx),
         }
     }
 

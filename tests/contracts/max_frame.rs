@@ -1,6 +1,9 @@
 //! The maximum frame of an open session.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::BytesMut;
 use getty::{
@@ -167,6 +170,34 @@ async fn codec_of_another_crate_is_set_by_a_function() {
     assert_eq!(soon(peer.line()).await, "true");
     peer.send("0123456789x\n");
     soon(handle.closed()).await;
+}
+
+/// As when another thread sets it in that moment.
+#[tokio::test(start_paused = true)]
+async fn maximum_that_is_set_while_the_codec_takes_another_is_not_lost() {
+    let (transport, peer) = stream::pair();
+    let handle_of_setter: Arc<OnceLock<ConnectionHandle>> = Arc::default();
+    let setter = Arc::clone(&handle_of_setter);
+    let stack = ServiceBuilder::new()
+        .layer(
+            CodecLayer::new(LinesCodec::new_with_max_length(10)).with_frame_limit(
+                move |codec: &mut LinesCodec, max| {
+                    *codec = LinesCodec::new_with_max_length(max);
+                    if max < 200_000 {
+                        assert!(setter.get().unwrap().set_max_frame(200_000));
+                    }
+                },
+            ),
+        )
+        .layer(SessionLayer::new())
+        .service_fn(handle);
+    let (handle, _task) = run(transport, stack);
+    handle_of_setter.set(handle.clone()).unwrap();
+    idle().await;
+    assert!(handle.set_max_frame(100));
+    idle().await;
+    peer.send_in_pieces(format!("{}\n", "x".repeat(200_000)), 10_000);
+    assert_eq!(soon(peer.line()).await, "200000");
 }
 
 /// The session reads ahead up to 64 KiB, or one frame of the maximum if that is more.

@@ -8,6 +8,8 @@ mod busy;
 mod clients;
 #[cfg(all(feature = "compression", feature = "tls"))]
 mod compression;
+#[cfg(feature = "tls")]
+mod edge;
 #[cfg(all(feature = "tls", feature = "ws"))]
 mod end_log;
 #[cfg(all(unix, feature = "tls", feature = "ws"))]

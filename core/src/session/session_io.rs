@@ -199,7 +199,7 @@ impl<T, C: Decoder, Out> SessionIo<T, C, Out> {
     #[cold]
     #[doc(hidden)]
     pub fn apply_max_frame(&mut self) {
-        let Some(bytes) = self.driver.pending_max_frame() else {
+        let Some(bytes) = self.driver.handle().begin_max_frame() else {
             return;
         };
         _ = self.codec.decode_eof(&mut BytesMut::new());

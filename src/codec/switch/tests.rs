@@ -218,11 +218,14 @@ fn codec_that_keeps_whole_messages_fails_instead_of_losing_them() {
     let error = codec.decode(&mut src).unwrap_err();
     assert!(matches!(error, SwitchError::CodecReadAhead));
 
-    // A part of a frame is put back by the codec.
-    let mut codec = Switch::new(Wrapped(Frames::default()), Lines::new(), switch);
-    let mut src = BytesMut::from("\0\0\0\x01ahel");
-    assert!(codec.decode(&mut src).unwrap().is_some());
-    src.extend_from_slice(b"lo\n");
-    let line = codec.decode(&mut src).unwrap();
-    assert_eq!(line, Some(Switched::After("hello".to_owned())));
+    // Bytes that are no frame are put back by the codec, be they a part of one or invalid.
+    for (with_first, later) in [("hel", "lo\n"), ("hello\n", "")] {
+        let mut codec = Switch::new(Wrapped(Frames::default()), Lines::new(), switch);
+        let mut src = BytesMut::from("\0\0\0\x01a");
+        src.extend_from_slice(with_first.as_bytes());
+        assert!(codec.decode(&mut src).unwrap().is_some());
+        src.extend_from_slice(later.as_bytes());
+        let line = codec.decode(&mut src).unwrap();
+        assert_eq!(line, Some(Switched::After("hello".to_owned())));
+    }
 }

@@ -43,7 +43,14 @@ where
         if self.phase != Phase::Running || self.is_closing() {
             return Some(reply);
         }
-        self.wire.driver().poll_signals();
+        if self.wire.driver().poll_signals() {
+            // Settings that the handler has changed. Its message was decoded.
+            let decoded = true;
+            self.apply_settings(&PollState {
+                decoded,
+                ..PollState::default()
+            });
+        }
         self.encode_own();
         if self.is_closing() {
             return Some(reply);
@@ -72,19 +79,23 @@ where
             let bytes = self.reader.undecoded();
             return Err(BytesBeforeUpgrade { messages, bytes }.into());
         }
-        // A codec such as `Frames` takes several messages out of the buffer at once.
-        match self.wire.decode(&mut BytesMut::new(), false) {
-            Ok(None) => {}
+        // A codec such as `Frames` takes several messages out of the buffer at once. It returns the
+        // next one, or puts back the bytes behind its last one.
+        let mut kept = BytesMut::new();
+        match self.wire.decode(&mut kept, false) {
             Ok(Some(message)) => {
                 drop_catching_panics(message);
                 self.wire.driver().record_unhandled(1, 0);
+                self.reader.put_back_bytes(kept);
                 let bytes = self.reader.undecoded();
                 return Err(BytesBeforeUpgrade { messages: 1, bytes }.into());
             }
-            Err(source) => {
+            Err(source) if kept.is_empty() => {
                 let reason = CloseReason::Decode;
                 return Err(CloseCause { reason, source });
             }
+            // Bytes that are no message of the codec may belong to the upgraded stream.
+            Ok(None) | Err(_) => self.reader.put_back_bytes(kept),
         }
         if self.config.in_flight > 1 {
             return Err(UpgradeError::SeveralHandlers.into());

@@ -329,6 +329,17 @@ impl<In> Reader<In> {
         &mut self.buf
     }
 
+    /// Puts bytes that the codec has kept back to the front of the buffer. They must be decoded by
+    /// the codec again, or be handed over to an upgrade.
+    #[cold]
+    pub(crate) fn put_back_bytes(&mut self, mut kept: BytesMut) {
+        if !kept.is_empty() {
+            kept.extend_from_slice(&self.buf);
+            self.return_buffer();
+            self.buf = kept;
+        }
+    }
+
     /// Begins with an empty buffer, because the transport was upgraded.
     #[cold]
     pub(crate) fn restart(&mut self, max_frame: usize) {

@@ -75,8 +75,10 @@
 //!   that arrive later become part of the handshake, which then fails.
 //! - **Codecs.** A codec must leave an incomplete message in its buffer. A codec that moves the
 //!   head of a message into its own state could combine it with bytes from after the upgrade.
-//!   Getty's codecs leave it. Complete messages may be held, as [`Frames`](crate::codec::Frames)
-//!   does: the session asks the codec for them and refuses the upgrade.
+//!   Getty's codecs leave it. Complete messages and bytes behind them may be held, as
+//!   [`Frames`](crate::codec::Frames) does. The session asks the codec for the next message before
+//!   an upgrade. A message refuses the upgrade, and bytes that the codec puts back into the empty
+//!   buffer count as undecoded.
 //!
 //! # Costs
 //!
@@ -95,6 +97,8 @@ mod layer;
 mod start_tls;
 mod upgradable;
 
+#[cfg(test)]
+pub(crate) use self::upgradable::Upgrade;
 #[cfg(feature = "tls")]
 pub use self::{
     connect::{StartTlsConnect, StartTlsConnectLayer, StartTlsConnecting},

@@ -15,7 +15,7 @@ use super::{
     upgradable::{Handshake, Upgradable, Upgrade},
 };
 use crate::{
-    tls::{AcceptUpgrade, TlsConfig, TlsStream},
+    tls::{AcceptUpgrade, TlsConfig, TlsLayer, TlsStream},
     transport::ByteStream,
 };
 
@@ -110,14 +110,27 @@ impl StartTlsLayer {
     /// [`rustls::ServerConfig`](crate::tls::rustls::ServerConfig).
     #[must_use]
     pub fn new(config: impl Into<TlsConfig>) -> Self {
-        Self(AcceptUpgrade::new(config.into(), UPGRADE_TIMEOUT))
+        Self::from_layer(TlsLayer::new(config).with_handshake_timeout(UPGRADE_TIMEOUT))
+    }
+
+    /// Creates a new layer that runs handshakes with the settings of `tls`: a
+    /// [choice](TlsLayer::choose) by the client's first message, a
+    /// [rate](TlsLayer::with_handshake_rate), the time and the maximum size.
+    ///
+    /// The time counts from the flush of the reply that requests the handshake. A rate is shared
+    /// with the clones of `tls`, so a server with a port for TLS and one for STARTTLS has one rate.
+    /// A client that the choice or the rate refuses receives an alert, and its session closes as
+    /// [`CloseReason::UpgradeFailed`](crate::CloseReason::UpgradeFailed).
+    #[must_use]
+    pub const fn from_layer(tls: TlsLayer) -> Self {
+        Self(AcceptUpgrade::new(tls))
     }
 
     /// Sets the time for one handshake, from the flush of the reply that requests it. The default
     /// is 10 s. A time that exceeds the clock's range is unlimited.
     #[must_use]
     pub const fn with_handshake_timeout(mut self, timeout: Duration) -> Self {
-        self.0.timeout = timeout;
+        self.0.tls_mut().timeout = timeout;
         self
     }
 
@@ -126,7 +139,7 @@ impl StartTlsLayer {
     /// [`TlsLayer::with_max_hello`](crate::tls::TlsLayer::with_max_hello).
     #[must_use]
     pub const fn with_max_hello(mut self, bytes: usize) -> Self {
-        self.0.max_hello = bytes;
+        self.0.tls_mut().max_hello = bytes;
         self
     }
 }
@@ -159,7 +172,7 @@ impl<T: ByteStream> Upgrade<T, TlsStream<T>> for AcceptUpgrade {
     }
 
     fn start(&self, io: T, _: Bytes, handle: ConnectionHandle) -> Handshake<TlsStream<T>> {
-        Box::pin(self.clone().run(io, handle))
+        Self::start(self, io, handle)
     }
 }
 

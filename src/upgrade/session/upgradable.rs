@@ -15,10 +15,10 @@ use futures_util::future::BoxFuture;
 use getty_core::{CloseReason, ConnectionHandle, hooks::Contained};
 
 use super::error::{BytesBeforeUpgrade, UpgradeError};
-use crate::transport::{CloseCause, Framing, Received, Transport};
+use crate::transport::{CloseCause, Framing, Received, SharedForm, Transport};
 
 /// Replaces a transport `T` by a transport `U`.
-pub(super) trait Upgrade<T, U>: Send + Sync {
+pub(crate) trait Upgrade<T, U>: Send + Sync {
     /// Returns `true` if the upgrade takes bytes that were read and not decoded.
     fn carries(&self) -> bool;
 
@@ -49,7 +49,7 @@ enum State<T, U> {
 }
 
 impl<T, U> Upgradable<T, U> {
-    pub(super) fn new(io: T, upgrade: Arc<dyn Upgrade<T, U>>) -> Self {
+    pub(crate) fn new(io: T, upgrade: Arc<dyn Upgrade<T, U>>) -> Self {
         Self(State::Plain {
             io,
             upgrade: Contained::new(upgrade),
@@ -115,6 +115,23 @@ impl<T: Transport, U: Transport> Transport for Upgradable<T, U> {
     #[inline]
     fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         forward!(&mut self.0, io => io.poll_send(cx, bufs), absent())
+    }
+
+    fn shared_form(&self) -> Option<SharedForm> {
+        forward!(&self.0, io => io.shared_form(), None)
+    }
+
+    fn prepare(&mut self, message: &[u8]) -> Bytes {
+        forward!(&mut self.0, io => io.prepare(message), Bytes::new())
+    }
+
+    fn poll_send_prepared(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+        prepared: &Bytes,
+    ) -> Poll<io::Result<usize>> {
+        forward!(&mut self.0, io => io.poll_send_prepared(cx, bufs, prepared), absent())
     }
 
     fn bytes_flushed(&self) -> u64 {

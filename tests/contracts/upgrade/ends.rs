@@ -227,3 +227,28 @@ async fn pending_end_of_the_peer_refuses_the_upgrade() {
     assert_eq!(upgrade_error(&session).await, UpgradeError::PeerFinished);
     assert_eq!(peer.output(), "");
 }
+
+#[tokio::test(start_paused = true)]
+async fn settings_that_the_handler_of_the_request_changes_hold_after_the_upgrade() {
+    let (io, peer) = stream::pair();
+    let (_session, _task) = getty::connect(connector(), io, |link| {
+        ServiceBuilder::new()
+            .layer(UpgradeLayer::new(shake::<Stream>))
+            .layer(CodecLayer::new(Lines::new().with_max_length(10)).with_settable_max_frame())
+            .layer(link)
+            .layer(SessionLayer::new())
+            .service(handle(async |line: String, session: Session<String>| {
+                if line == "upgrade" {
+                    assert!(session.set_max_frame(100));
+                }
+                upgrade_or_echo(line).await
+            }))
+    })
+    .await
+    .unwrap();
+    peer.send("upgrade\n");
+    assert_eq!(soon(peer.line()).await, "ready");
+    let long = "X".repeat(100);
+    peer.send(format!("+{long}\n"));
+    assert_eq!(soon(peer.line()).await, format!("+{long}"));
+}

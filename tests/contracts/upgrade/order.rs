@@ -332,3 +332,54 @@ async fn no_plain_byte_follows_a_panic_of_the_upgrade() {
     assert_eq!(panic_message(closed.source.as_ref()), "a bad function");
     assert_eq!(peer.output(), "upgrade\n");
 }
+
+/// Opens a session over `Frames` whose handler upgrades with each frame.
+macro_rules! frames {
+    ($io:expr, $layer:expr) => {
+        getty::connect(connector(), $io, |link| {
+            ServiceBuilder::new()
+                .layer($layer)
+                .layer(CodecLayer::new(Frames::new(LengthDelimited::new())))
+                .layer(link)
+                .layer(SessionLayer::new())
+                .service(handle(|frame: Frame| match &*frame {
+                    b"a" => Reply::one(frame).and_upgrade(),
+                    _ => Reply::one(frame),
+                }))
+        })
+        .await
+        .unwrap()
+        .0
+    };
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_that_the_codec_keeps_behind_its_last_message_refuse_the_upgrade() {
+    // The codec takes the begun frame out of the buffer together with the frame before.
+    for begun in ["\0", "\0\0\0\x05", "\0\0\0\x05evil", "no header"] {
+        let (io, peer) = stream::pair();
+        let session = frames!(io, UpgradeLayer::new(shake::<Stream>));
+        peer.send([b"\0\0\0\x01a", begun.as_bytes()].concat());
+        let closed = soon(session.closed()).await;
+        assert_eq!(closed.reason, CloseReason::Decode);
+        let BytesBeforeUpgrade {
+            messages, bytes, ..
+        } = error(&closed);
+        assert_eq!((messages, bytes), (0, begun.len()));
+        assert_eq!(closed.unhandled_bytes, begun.len() as u64);
+        assert_eq!(peer.written(), 0, "the go-ahead");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn carry_hands_bytes_over_that_the_codec_keeps_behind_its_last_message() {
+    let sent = b"\0\0\0\x01a+\0\0\0\x02HI";
+    for first in 6..sent.len() {
+        let (io, peer) = stream::pair();
+        let _session = frames!(io, UpgradeLayer::carry(shake::<Prefixed<Stream>>));
+        // The first four bytes behind the request are no header of a frame.
+        peer.send(&sent[..first]);
+        peer.send(&sent[first..]);
+        assert_eq!(soon(peer.bytes(sent.len())).await, sent);
+    }
+}

@@ -1,5 +1,6 @@
 //! STARTTLS: sessions that begin in plain text and continue over TLS, in both roles.
 
+mod choice;
 mod injection;
 mod race;
 mod session;
@@ -77,6 +78,10 @@ struct Server {
 
 impl Server {
     fn new(authority: &Authority) -> Self {
+        Self::with_layer(StartTlsLayer::new(settings(authority).load().unwrap()))
+    }
+
+    fn with_layer(layer: StartTlsLayer) -> Self {
         let (listener, connector) = memory(64 * 1024);
         let (end, ends) = mpsc::unbounded_channel();
         let (open, sessions) = mpsc::unbounded_channel();
@@ -85,7 +90,7 @@ impl Server {
             .layer(CloseCallbackLayer::new("test", "end", move |closed| {
                 let _ = end.send(closed.clone());
             }))
-            .layer(StartTlsLayer::new(settings(authority).load().unwrap()))
+            .layer(layer)
             .layer(CodecLayer::new(Lines::new()))
             .layer(OnOpenLayer::new(move |session: Session<String>| {
                 open.send(session).unwrap();

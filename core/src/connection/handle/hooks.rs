@@ -48,6 +48,9 @@ pub(crate) struct LayerHooks {
     pub(crate) recheck: bool,
     /// A maximum frame that the session loop has not applied.
     pub(crate) max_frame: Option<usize>,
+    /// The maximum frame that the codec is to take now. It is apart, because other threads may set
+    /// the next one meanwhile.
+    applying_max_frame: Option<usize>,
 }
 
 mod sealed {
@@ -180,7 +183,7 @@ pub trait HandleExt: sealed::Sealed {
     #[doc(hidden)]
     fn setting(&self, setting: Setting) -> Option<Duration>;
 
-    /// Takes the maximum frame that was set, for the codec.
+    /// Takes the maximum frame that the session loop applies now, for the codec.
     #[doc(hidden)]
     fn take_max_frame(&self) -> Option<usize>;
 
@@ -364,7 +367,8 @@ impl HandleExt for ConnectionHandle {
     }
 
     fn take_max_frame(&self) -> Option<usize> {
-        self.0.locked.lock().hooks.get_mut()?.max_frame.take()
+        let mut locked = self.0.locked.lock();
+        locked.hooks.get_mut()?.applying_max_frame.take()
     }
 
     fn drop_on_input_end(&self, value: impl Any + Send) {
@@ -503,6 +507,15 @@ impl ConnectionHandle {
     /// Returns the maximum frame that was set and not taken.
     pub(crate) fn pending_max_frame(&self) -> Option<usize> {
         self.0.locked.lock().hooks.get()?.max_frame
+    }
+
+    /// Returns the maximum frame that was set. Until the codec takes it, it is the one of
+    /// [`take_max_frame`](HandleExt::take_max_frame).
+    pub(crate) fn begin_max_frame(&self) -> Option<usize> {
+        let mut locked = self.0.locked.lock();
+        let hooks = locked.hooks.get_mut()?;
+        hooks.applying_max_frame = hooks.max_frame.take();
+        hooks.applying_max_frame
     }
 
     /// Like [`drop_on_input_end`](HandleExt::drop_on_input_end) for a value that is also notified
