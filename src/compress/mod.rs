@@ -151,7 +151,6 @@
 
 mod connect;
 mod contexts;
-pub(crate) mod deflate;
 mod error;
 mod input;
 mod layer;
@@ -161,6 +160,7 @@ mod settings;
 mod snappy;
 mod stats;
 mod transport;
+pub(crate) mod zlib;
 #[cfg(feature = "zstd")]
 mod zstd;
 

@@ -8,14 +8,17 @@ use tokio::task::coop;
 
 pub(in crate::ws) use super::context::Inflated;
 use super::{
-    context::{Configuration, Failure, Inflater, compress},
+    context::{Failure, Inflation, compress},
     negotiation::WsDeflate,
     settings::Deflate,
 };
-use crate::ws::{
-    error::WsError,
-    message::{Kind, Messages},
-    transport::{Limits, Role},
+use crate::{
+    compress::zlib::Configuration,
+    ws::{
+        error::WsError,
+        message::{Kind, Messages},
+        transport::{Limits, Role},
+    },
 };
 
 /// Number of bytes inflated at a time. The session may then do other work.
@@ -43,7 +46,7 @@ struct State {
     /// Number of bytes that were inflated or compressed and not charged to the budget.
     debt: usize,
     /// Inflater of the message that is arriving.
-    inflater: Option<Inflater>,
+    inflater: Option<Inflation>,
 }
 
 impl PerMessage {
@@ -82,7 +85,7 @@ impl PerMessage {
     /// Begins a compressed message. Returns `false` if the message will be ignored.
     pub(in crate::ws) fn begin(&mut self) -> bool {
         if !self.0.discards {
-            self.0.inflater = Some(Inflater::take());
+            self.0.inflater = Some(Inflation::begin());
         }
         !self.0.discards
     }
@@ -223,10 +226,8 @@ impl PerMessage {
     }
 
     fn configuration(&self) -> Option<Configuration> {
-        (self.0.window_bits >= MIN_WINDOW_BITS).then(|| Configuration {
-            level: self.0.deflate.level(),
-            window_bits: self.0.window_bits,
-        })
+        (self.0.window_bits >= MIN_WINDOW_BITS)
+            .then(|| Configuration::for_messages(self.0.deflate.level(), self.0.window_bits))
     }
 }
 

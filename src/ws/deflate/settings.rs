@@ -6,11 +6,10 @@ use getty_core::driver::CodecId;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::{
-    context::Level,
     message::PerMessage,
     negotiation::{self, WsDeflate},
 };
-use crate::ws::transport::Role;
+use crate::{compress::Level, ws::transport::Role};
 
 /// Default minimum length of a message that is compressed, in bytes.
 const THRESHOLD: usize = 512;
@@ -53,7 +52,7 @@ impl Deflate {
         Self(Arc::new(Inner {
             id: CodecId::unique(),
             threshold: THRESHOLD,
-            level: Level::DEFAULT,
+            level: Level::FAST,
             filter: None,
         }))
     }
@@ -77,7 +76,7 @@ impl Deflate {
     /// range is replaced by the nearest one.
     #[must_use]
     pub fn with_level(self, level: u8) -> Self {
-        self.set(|inner| inner.level = Level::new(level))
+        self.set(|inner| inner.level = Level::new(level.max(1)))
     }
 
     /// Sets the filter: messages for which `compresses` returns `false` are sent plain. The default
