@@ -20,8 +20,9 @@ use tower::BoxError;
 use super::{
     input::{Inflated, Input},
     output::Output,
-    settings::Settings,
+    settings::{Format, Settings},
     stats::CompressionStats,
+    zlib::inflate_work,
 };
 use crate::{
     buffer_pool,
@@ -169,7 +170,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Compressed<T> {
                 }
                 match input.step(&self.settings, buf, limit - appended) {
                     Ok(Inflated::Progress(consumed, produced)) => {
-                        self.work += consumed.max(produced);
+                        self.work += match self.settings.format {
+                            Format::Snappy => consumed.max(produced),
+                            _ => inflate_work(consumed, produced),
+                        };
                         silent += consumed;
                     }
                     Ok(Inflated::Nothing) => break,

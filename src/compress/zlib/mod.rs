@@ -216,6 +216,15 @@ impl Inflater {
     }
 }
 
+/// Work for a compressed byte, in plain bytes. A block without content can need tables whose
+/// construction takes as long as 4 KiB of text.
+const WORK_PER_COMPRESSED: usize = 8;
+
+/// Returns the work of inflating for the cooperative budget, in bytes.
+pub(crate) fn inflate_work(consumed: usize, produced: usize) -> usize {
+    consumed.saturating_mul(WORK_PER_COMPRESSED).max(produced)
+}
+
 /// Returns the increase of a total within one step, which a slice bounds.
 fn difference(after: u64, before: u64) -> usize {
     usize::try_from(after - before).unwrap_or(usize::MAX)

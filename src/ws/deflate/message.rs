@@ -13,7 +13,7 @@ use super::{
     settings::Deflate,
 };
 use crate::{
-    compress::zlib::Configuration,
+    compress::zlib::{Configuration, inflate_work},
     ws::{
         error::WsError,
         message::{Kind, Messages},
@@ -153,7 +153,7 @@ impl PerMessage {
             .inflate(input, out, room, STEP)
             .map_err(|failure| error(failure, limits))?;
         inflater.unmasked = input.len() - inflated.taken;
-        self.charge(inflated.taken + inflated.appended);
+        self.charge(inflate_work(inflated.taken, inflated.appended));
         Ok(inflated)
     }
 
@@ -238,5 +238,28 @@ const fn error(failure: Failure, limits: Limits) -> WsError {
         Failure::TooLong => WsError::TooLong {
             limit: limits.message,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compressed_byte_costs_more_of_the_budget_than_a_plain_one() {
+        let limits = Limits {
+            message: 1 << 20,
+            frame: 1 << 20,
+        };
+        let (agreed, _) =
+            super::super::negotiation::accept(&mut std::iter::once(&b"permessage-deflate"[..]))
+                .expect("it is acceptable");
+        let mut session = PerMessage::new(Deflate::new(), agreed, Role::Server);
+        assert!(session.begin());
+        // Four empty blocks have 40 bits.
+        let (blocks, mut out) = ([2, 8, 32, 128, 0].repeat(1_000), BytesMut::new());
+        let inflated = session.inflate(&blocks, &mut out, 1 << 20, limits).unwrap();
+        assert_eq!((inflated.taken, inflated.appended), (5_000, 0));
+        assert_eq!(session.0.debt, 8 * 5_000);
     }
 }
