@@ -9,7 +9,7 @@ use crate::{
     buffer_pool,
     compress::{
         Level,
-        deflate::{FrameError, deflate_frame, inflate_frame},
+        zlib::{FrameError, deflate_frame, inflate_frame},
     },
 };
 

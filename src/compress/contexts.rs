@@ -41,7 +41,7 @@ pub(super) struct PooledContext {
 
 /// Compressor of one of the formats.
 pub(super) enum Context {
-    Deflate(super::deflate::Deflater),
+    Deflate(super::zlib::Deflater),
     #[cfg(feature = "zstd")]
     Zstd(super::zstd::Compressor),
 }
@@ -236,7 +236,10 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::deflate::Deflater, *};
+    use super::{
+        super::zlib::{Configuration, Deflater},
+        *,
+    };
     use crate::compress::Level;
 
     /// Takes a context as a session does. Returns its slot, and `true` if it is the session's.
@@ -245,7 +248,7 @@ mod tests {
             Taken::Own(pooled) => (pooled, true),
             Taken::Other(pooled) => (pooled, false),
             Taken::None(slot) => {
-                let deflater = Deflater::for_stream(Level::FAST);
+                let deflater = Deflater::new(Configuration::for_stream(Level::FAST));
                 (slot.fill(Context::Deflate(deflater)), false)
             }
         }

@@ -6,10 +6,10 @@ use bytes::{Buf, BytesMut};
 use tower::BoxError;
 
 use super::{
-    deflate::{Corrupt, Inflater, SYNC_MARKER, Step, append},
     error::{InflateBomb, InflateError},
     settings::{Format, Settings},
     snappy::{self, Chunk, ChunkDecoder},
+    zlib::{Corrupt, Inflater, SYNC_MARKER, Step, append},
 };
 use crate::buffer_pool;
 

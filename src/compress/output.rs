@@ -6,9 +6,9 @@ use bytes::{Buf, BytesMut};
 
 use super::{
     contexts::{Claim, Context, PooledContext, Taken},
-    deflate::{self, Deflater},
     settings::{Format, Settings},
     snappy,
+    zlib::{self, Configuration, Deflater},
 };
 use crate::buffer_pool;
 
@@ -37,7 +37,7 @@ impl Output {
         Self {
             buf,
             claim: None,
-            checksum: deflate::ADLER_START,
+            checksum: zlib::ADLER_START,
             begun: false,
             ended: false,
         }
@@ -110,7 +110,7 @@ impl Output {
             }
             taken += piece.len();
             if matches!(format, Format::Zlib(_)) {
-                self.checksum = deflate::checksum(self.checksum, piece);
+                self.checksum = zlib::checksum(self.checksum, piece);
             }
             match context {
                 // One call for a write that is not in pieces.
@@ -152,7 +152,7 @@ impl Output {
     fn begin(&mut self, format: Format) {
         match format {
             Format::Zlib(level) if !self.begun => {
-                self.buf.extend_from_slice(&deflate::zlib_header(level));
+                self.buf.extend_from_slice(&zlib::zlib_header(level));
             }
             // A frame's window cannot be emptied, so a new frame begins.
             #[cfg(feature = "zstd")]
@@ -169,7 +169,7 @@ impl Output {
         if !self.ended && self.begun {
             match settings.format {
                 Format::Zlib(_) => {
-                    self.buf.extend_from_slice(&deflate::FINAL_BLOCK);
+                    self.buf.extend_from_slice(&zlib::FINAL_BLOCK);
                     self.buf.extend_from_slice(&self.checksum.to_be_bytes());
                 }
                 #[cfg(feature = "zstd")]
@@ -194,9 +194,11 @@ fn create(format: Format) -> io::Result<Context> {
         #[cfg(feature = "zstd")]
         Format::Zstd(level) => Context::Zstd(super::zstd::Compressor::new(level)?),
         Format::Deflate(level) | Format::Zlib(level) => {
-            Context::Deflate(Deflater::for_stream(level))
+            Context::Deflate(Deflater::new(Configuration::for_stream(level)))
         }
-        Format::Snappy => Context::Deflate(Deflater::for_stream(super::Level::NONE)),
+        Format::Snappy => {
+            Context::Deflate(Deflater::new(Configuration::for_stream(super::Level::NONE)))
+        }
     })
 }
 
@@ -204,7 +206,7 @@ fn create(format: Format) -> io::Result<Context> {
 fn reset(context: &mut Context, format: Format) -> io::Result<()> {
     match (&mut *context, format) {
         (Context::Deflate(deflater), Format::Deflate(level) | Format::Zlib(level))
-            if deflater.level() == level =>
+            if deflater.configuration() == Configuration::for_stream(level) =>
         {
             deflater.reset();
         }

@@ -8,8 +8,8 @@ use bytes::{Buf, BufMut, BytesMut};
 use snap::raw::{self, Decoder, Encoder};
 
 use super::{
-    deflate::{Corrupt, append},
     error::InflateError,
+    zlib::{Corrupt, append},
 };
 
 /// First chunk of every stream.

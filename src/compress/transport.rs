@@ -17,9 +17,10 @@ use tower::BoxError;
 use super::{
     input::{Inflated, Input},
     output::Output,
-    settings::Settings,
+    settings::{Format, Settings},
     stats::CompressionStats,
     work::Work,
+    zlib::inflate_work,
 };
 use crate::{
     buffer_pool,
@@ -153,7 +154,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Compressed<T> {
                 }
                 match input.step(&self.settings, buf, limit - appended) {
                     Ok(Inflated::Progress(consumed, produced)) => {
-                        self.work.add(consumed.max(produced));
+                        self.work.add(match self.settings.format {
+                            Format::Snappy => consumed.max(produced),
+                            _ => inflate_work(consumed, produced),
+                        });
                         silent += consumed;
                     }
                     Ok(Inflated::Nothing) => break,

@@ -29,6 +29,12 @@ impl Work {
         self.bytes = bytes.min(MAX_UNITS * BYTES_PER_UNIT);
     }
 
+    /// Returns the work since the last unit, in bytes.
+    #[cfg(test)]
+    pub(crate) const fn owed(&self) -> usize {
+        self.bytes
+    }
+
     /// Returns `true` if a unit is due.
     pub(crate) const fn is_due(&self) -> bool {
         self.bytes >= BYTES_PER_UNIT

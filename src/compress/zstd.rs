@@ -6,8 +6,8 @@ use bytes::BytesMut;
 use zstd::stream::raw::{CParameter, DParameter, Decoder, Encoder, Operation, OutBuffer};
 
 use super::{
-    deflate::{Step, append},
     error::InflateError,
+    zlib::{Step, append},
 };
 
 /// Exponent of the window of sent frames: 128 KiB. A context then needs 1 MB at the default

@@ -7,12 +7,15 @@ use getty_core::driver::SharedForm;
 
 pub(in crate::ws) use super::context::Inflated;
 use super::{
-    context::{Configuration, Failure, Inflater, compress},
+    context::{Failure, Inflation, compress},
     negotiation::WsDeflate,
     settings::Deflate,
 };
 use crate::{
-    compress::work::Work,
+    compress::{
+        work::Work,
+        zlib::{Configuration, inflate_work},
+    },
     ws::{
         error::WsError,
         message::{Kind, Messages},
@@ -40,7 +43,7 @@ struct State {
     discards: bool,
     work: Work,
     /// Inflater of the message that is arriving.
-    inflater: Option<Inflater>,
+    inflater: Option<Inflation>,
 }
 
 impl Deflate {
@@ -77,7 +80,7 @@ impl PerMessage {
     /// Begins a compressed message. Returns `false` if the message will be ignored.
     pub(in crate::ws) fn begin(&mut self) -> bool {
         if !self.0.discards {
-            self.0.inflater = Some(Inflater::take());
+            self.0.inflater = Some(Inflation::begin());
         }
         !self.0.discards
     }
@@ -145,7 +148,9 @@ impl PerMessage {
             .inflate(input, out, room, STEP)
             .map_err(|failure| error(failure, limits))?;
         inflater.unmasked = input.len() - inflated.taken;
-        self.0.work.add(inflated.taken + inflated.appended);
+        self.0
+            .work
+            .add(inflate_work(inflated.taken, inflated.appended));
         Ok(inflated)
     }
 
@@ -218,10 +223,8 @@ impl PerMessage {
     }
 
     fn configuration(&self) -> Option<Configuration> {
-        (self.0.window_bits >= MIN_WINDOW_BITS).then(|| Configuration {
-            level: self.0.deflate.level(),
-            window_bits: self.0.window_bits,
-        })
+        (self.0.window_bits >= MIN_WINDOW_BITS)
+            .then(|| Configuration::for_messages(self.0.deflate.level(), self.0.window_bits))
     }
 }
 
@@ -232,5 +235,28 @@ const fn error(failure: Failure, limits: Limits) -> WsError {
         Failure::TooLong => WsError::TooLong {
             limit: limits.message,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compressed_byte_costs_more_of_the_budget_than_a_plain_one() {
+        let limits = Limits {
+            message: 1 << 20,
+            frame: 1 << 20,
+        };
+        let (agreed, _) =
+            super::super::negotiation::accept(&mut std::iter::once(&b"permessage-deflate"[..]))
+                .expect("it is acceptable");
+        let mut session = PerMessage::new(Deflate::new(), agreed, Role::Server);
+        assert!(session.begin());
+        // Four empty blocks have 40 bits.
+        let (blocks, mut out) = ([2, 8, 32, 128, 0].repeat(1_000), BytesMut::new());
+        let inflated = session.inflate(&blocks, &mut out, 1 << 20, limits).unwrap();
+        assert_eq!((inflated.taken, inflated.appended), (5_000, 0));
+        assert_eq!(session.0.work.owed(), 8 * 5_000);
     }
 }

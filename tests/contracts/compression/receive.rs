@@ -86,6 +86,44 @@ async fn a_unit_of_the_cooperative_budget_is_taken_every_32_kib() {
     }
 }
 
+/// Two empty blocks of deflate with codes of up to 15 bits. Their tables take longer than text of
+/// this length.
+const BLOCKS_OF_TABLES: [u8; 59] = [
+    4, 253, 1, 130, 36, 73, 146, 36, 73, 34, 177, 168, 121, 100, 245, 236, 221, 255, 159, 11, 128,
+    196, 162, 230, 145, 213, 179, 119, 63, 64, 208, 31, 32, 72, 146, 36, 73, 146, 36, 18, 139, 154,
+    71, 86, 207, 222, 253, 255, 185, 0, 72, 44, 106, 30, 89, 61, 123, 247, 3,
+];
+
+// 5
+#[tokio::test]
+async fn blocks_without_content_take_the_budget_of_their_work() {
+    for format in [Format::Deflate, Format::Zlib] {
+        let (connection, peer) = compressed(format.layer()).await;
+        let (mut io, _rest) = connection.take_transport();
+        let mut sent = format.compress(&[b"x"], false);
+        sent.extend(BLOCKS_OF_TABLES.repeat(64 * KIB));
+        let length = sent.len();
+        peer.send(sent);
+        let consumed = tokio::spawn(async move {
+            poll_fn(|cx| {
+                let mut buf = BytesMut::with_capacity(KIB);
+                while let Poll::Ready(read) = io.poll_recv(cx, &mut buf, KIB) {
+                    assert!(!matches!(read.unwrap(), Received::Invalid | Received::End));
+                }
+                Poll::Ready(())
+            })
+            .await;
+            length - peer.unread()
+        });
+        let consumed = consumed.await.unwrap();
+        // a unit for 4 KiB, and what is held
+        assert!(
+            consumed <= 128 * 4 * KIB + 128 * KIB,
+            "{format:?}: {consumed}"
+        );
+    }
+}
+
 // 6
 #[tokio::test(start_paused = true)]
 async fn input_without_output_is_control_after_64_kib_and_is_no_activity() {

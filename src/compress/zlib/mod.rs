@@ -1,25 +1,29 @@
-//! Compressors and decompressors of deflate, over zlib-rs. flate2 would take more memory,
-//! because it cannot set `mem_level`, and another crate could select a C library for it.
+//! Compressors and decompressors of deflate, for streams, frames and messages of WebSocket. This is
+//! the only module that uses zlib-rs. flate2 over it would take more memory, because it cannot set
+//! `mem_level`, and another crate could select a C library for it.
 
-use std::cell::Cell;
+mod frame;
+mod pool;
 
 use bytes::BytesMut;
 use zlib_rs::{
     Deflate, DeflateConfig, DeflateFlush, Inflate, InflateFlush, Status, adler32::adler32,
 };
 
+pub(crate) use self::frame::{FrameError, deflate_frame, inflate_frame};
+#[cfg(feature = "ws")]
+pub(crate) use self::pool::{Pooled, with_deflater};
 use super::level::Level;
 
 /// Exponent of the window of streams. A context with this window and [`STREAM_MEM_LEVEL`]
 /// allocates 165 KB instead of 380 KB.
 const STREAM_WINDOW_BITS: u8 = 12;
 const STREAM_MEM_LEVEL: i32 = 5;
-/// Exponent of the window of a single frame. Each thread has one context for each level.
-const FRAME_WINDOW_BITS: u8 = 15;
-const FRAME_MEM_LEVEL: i32 = 8;
+/// zlib's default, for messages that are compressed alone. Each thread has few contexts for them.
+const MESSAGE_MEM_LEVEL: i32 = 8;
 
 /// Last bytes of a sync flush: the length of an empty stored block and its complement.
-pub(super) const SYNC_MARKER: [u8; 4] = [0, 0, 0xff, 0xff];
+pub(crate) const SYNC_MARKER: [u8; 4] = [0, 0, 0xff, 0xff];
 /// Final block without content, for a stream that was flushed.
 pub(super) const FINAL_BLOCK: [u8; 2] = [3, 0];
 /// Checksum of no bytes.
@@ -43,38 +47,65 @@ pub(super) fn append<R>(
     result
 }
 
-/// Compressor of raw deflate.
-pub(crate) struct Deflater {
-    deflate: Deflate,
+/// Configuration of a compressor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Configuration {
     level: Level,
+    /// Base-2 logarithm of the window in bytes, from 9 to 15.
+    window_bits: u8,
+    mem_level: i32,
 }
 
-impl Deflater {
-    /// Creates a compressor for one of many streams, with little memory.
-    pub(super) fn for_stream(level: Level) -> Self {
-        Self::new(level, STREAM_WINDOW_BITS, STREAM_MEM_LEVEL)
-    }
-
-    fn new(level: Level, window_bits: u8, mem_level: i32) -> Self {
-        let config = DeflateConfig {
-            level: level.into(),
-            window_bits: -i32::from(window_bits), // negative: without a header
-            mem_level,
-            ..DeflateConfig::default()
-        };
+impl Configuration {
+    /// Configuration for one of many streams, with little memory.
+    pub(super) const fn for_stream(level: Level) -> Self {
         Self {
-            deflate: Deflate::new_with_config(config),
             level,
+            window_bits: STREAM_WINDOW_BITS,
+            mem_level: STREAM_MEM_LEVEL,
         }
     }
 
-    pub(super) const fn level(&self) -> Level {
-        self.level
+    /// Configuration for messages that are compressed alone.
+    pub(crate) const fn for_messages(level: Level, window_bits: u8) -> Self {
+        Self {
+            level,
+            window_bits,
+            mem_level: MESSAGE_MEM_LEVEL,
+        }
+    }
+}
+
+/// Compressor of raw deflate.
+pub(crate) struct Deflater {
+    deflate: Deflate,
+    configuration: Configuration,
+    /// `true` if the output has all of the input. zlib-rs does not reset an open block, so that the
+    /// next output would be invalid or have pending bytes.
+    is_flushed: bool,
+}
+
+impl Deflater {
+    pub(super) fn new(configuration: Configuration) -> Self {
+        Self {
+            deflate: create(configuration),
+            configuration,
+            is_flushed: true,
+        }
     }
 
-    /// Forgets the earlier input.
+    pub(super) const fn configuration(&self) -> Configuration {
+        self.configuration
+    }
+
+    /// Forgets the earlier input. A compressor that was interrupted is replaced.
     pub(super) fn reset(&mut self) {
-        self.deflate.reset();
+        if self.is_flushed {
+            self.deflate.reset();
+        } else {
+            self.deflate = create(self.configuration);
+            self.is_flushed = true;
+        }
     }
 
     /// Appends the compressed `input` to `out`, except for a part that the next flush appends.
@@ -87,13 +118,12 @@ impl Deflater {
 
     /// Appends the compressed `input` and all that was written before, so that a decompressor can
     /// return the whole.
-    pub(super) fn write_and_flush(&mut self, input: &[u8], out: &mut BytesMut) {
+    pub(crate) fn write_and_flush(&mut self, input: &[u8], out: &mut BytesMut) {
         self.write_until_done(input, out, DeflateFlush::SyncFlush);
     }
 
-    /// Appends a complete stream with `input`.
+    /// Appends a complete stream with `input`, if nothing was written before.
     fn write_all(&mut self, input: &[u8], out: &mut BytesMut) {
-        self.deflate.reset();
         self.write_until_done(input, out, DeflateFlush::Finish);
     }
 
@@ -103,6 +133,7 @@ impl Deflater {
             let (consumed, is_full) = self.step(rest, out, flush);
             rest = &rest[consumed..];
             if rest.is_empty() && !is_full {
+                self.is_flushed = true;
                 return;
             }
         }
@@ -110,6 +141,7 @@ impl Deflater {
 
     /// Returns how much of `input` was consumed, and `true` if the room was filled.
     fn step(&mut self, input: &[u8], out: &mut BytesMut, flush: DeflateFlush) -> (usize, bool) {
+        self.is_flushed = false;
         let deflate = &mut self.deflate;
         let room = (input.len() + MIN_ROOM).min(MAX_ROOM);
         append(out, room, |room| {
@@ -123,23 +155,37 @@ impl Deflater {
     }
 }
 
+fn create(configuration: Configuration) -> Deflate {
+    let Configuration {
+        level,
+        window_bits,
+        mem_level,
+    } = configuration;
+    Deflate::new_with_config(DeflateConfig {
+        level: level.into(),
+        window_bits: -i32::from(window_bits), // negative: without a header
+        mem_level,
+        ..DeflateConfig::default()
+    })
+}
+
 /// Result of [`Inflater::step`].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Step {
-    pub(super) consumed: usize,
-    pub(super) produced: usize,
+pub(crate) struct Step {
+    pub(crate) consumed: usize,
+    pub(crate) produced: usize,
     /// The final block has ended.
-    pub(super) ended: bool,
+    pub(crate) ended: bool,
     /// The bytes behind those that were inflated are invalid.
-    pub(super) corrupt: bool,
+    pub(crate) corrupt: bool,
 }
 
 /// Returned if bytes are not in the format.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Corrupt;
+pub(crate) struct Corrupt;
 
 /// Decompressor of raw deflate and of zlib.
-pub(super) struct Inflater(Inflate);
+pub(crate) struct Inflater(Inflate);
 
 impl Inflater {
     /// Creates a decompressor. `zlib` is `true` if the input has zlib's header and checksum.
@@ -148,8 +194,13 @@ impl Inflater {
         Self(Inflate::new(zlib, 15))
     }
 
+    /// Forgets the earlier input, which was raw deflate. The next one is raw deflate as well.
+    pub(crate) fn reset(&mut self) {
+        self.0.reset(false);
+    }
+
     /// Decompresses a part of `input` to the beginning of `out`.
-    pub(super) fn step(&mut self, input: &[u8], out: &mut [u8]) -> Result<Step, Corrupt> {
+    pub(crate) fn step(&mut self, input: &[u8], out: &mut [u8]) -> Result<Step, Corrupt> {
         let (before_in, before_out) = (self.0.total_in(), self.0.total_out());
         let status = self.0.decompress(input, out, InflateFlush::NoFlush);
         let produced = difference(self.0.total_out(), before_out);
@@ -163,6 +214,15 @@ impl Inflater {
             produced,
         })
     }
+}
+
+/// Work for a compressed byte, in plain bytes. A block without content can need tables whose
+/// construction takes as long as 4 KiB of text.
+const WORK_PER_COMPRESSED: usize = 8;
+
+/// Returns the work of inflating for the cooperative budget, in bytes.
+pub(crate) fn inflate_work(consumed: usize, produced: usize) -> usize {
+    consumed.saturating_mul(WORK_PER_COMPRESSED).max(produced)
 }
 
 /// Returns the increase of a total within one step, which a slice bounds.
@@ -190,75 +250,6 @@ pub(super) fn zlib_header(level: Level) -> [u8; 2] {
     (header + 31 - header % 31).to_be_bytes()
 }
 
-thread_local! {
-    /// Compressor for single frames, of the level that was used last.
-    static FRAME_DEFLATER: Cell<Option<Box<Deflater>>> = const { Cell::new(None) };
-    /// Decompressor for single frames.
-    static FRAME_INFLATER: Cell<Option<Box<Inflater>>> = const { Cell::new(None) };
-}
-
-/// Appends `input` to `out` as a complete stream of raw deflate.
-pub(crate) fn deflate_frame(level: Level, input: &[u8], out: &mut BytesMut) {
-    // Taken out for the time of the call. While a thread ends, its thread-local is gone.
-    let pooled = FRAME_DEFLATER.try_with(Cell::take).ok().flatten();
-    let mut deflater = pooled
-        .filter(|deflater| deflater.level == level)
-        .unwrap_or_else(|| Box::new(Deflater::new(level, FRAME_WINDOW_BITS, FRAME_MEM_LEVEL)));
-    deflater.write_all(input, out);
-    let _ = FRAME_DEFLATER.try_with(|slot| slot.set(Some(deflater)));
-}
-
-/// Reason why a frame cannot be decompressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FrameError {
-    /// The bytes are not one complete stream of raw deflate.
-    Corrupt,
-    /// The frame has more than the maximum.
-    TooLong,
-}
-
-/// Appends the bytes of a complete stream of raw deflate to `out`. They are at most `max`.
-pub(crate) fn inflate_frame(
-    input: &[u8],
-    max: usize,
-    out: &mut BytesMut,
-) -> Result<(), FrameError> {
-    let pooled = FRAME_INFLATER.try_with(Cell::take).ok().flatten();
-    let mut inflater = pooled.unwrap_or_else(|| Box::new(Inflater::new(false)));
-    inflater.0.reset(false);
-    let result = inflate_all(&mut inflater, input, max, out);
-    let _ = FRAME_INFLATER.try_with(|slot| slot.set(Some(inflater)));
-    result
-}
-
-fn inflate_all(
-    inflater: &mut Inflater,
-    mut input: &[u8],
-    max: usize,
-    out: &mut BytesMut,
-) -> Result<(), FrameError> {
-    let (start, mut room) = (out.len(), 4 * input.len());
-    loop {
-        // One byte beyond the maximum shows that the frame exceeds it.
-        let left = max - (out.len() - start);
-        room = room.clamp(MIN_ROOM, MAX_ROOM).min(left + 1);
-        let step = append(out, room, |room| match inflater.step(input, room) {
-            Ok(step) => (step.produced, Ok(step)),
-            Err(Corrupt) => (0, Err(FrameError::Corrupt)),
-        })?;
-        if step.produced > left {
-            return Err(FrameError::TooLong);
-        }
-        input = &input[step.consumed..];
-        match (step.ended, input.is_empty()) {
-            (true, true) => return Ok(()),
-            (true, false) => return Err(FrameError::Corrupt),
-            (false, _) if step.produced < room => return Err(FrameError::Corrupt),
-            (false, _) => room *= 2,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,10 +262,30 @@ mod tests {
         out
     }
 
+    /// zlib-rs keeps an open block over its reset.
+    #[test]
+    fn a_compressor_that_was_interrupted_has_no_earlier_input_after_its_reset() {
+        let earlier: Vec<u8> = (0..100_000_u32)
+            .map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[2])
+            .collect();
+        for level in 0..=9 {
+            let configuration = Configuration::for_stream(Level::new(level));
+            let mut deflater = Deflater::new(configuration);
+            for length in [1, 1_000, earlier.len()] {
+                deflater.write(&earlier[..length], &mut BytesMut::new());
+                deflater.reset();
+                let mut out = BytesMut::new();
+                deflater.write_and_flush(b"hello hello", &mut out);
+                assert_eq!(inflated(&out, false), b"hello hello", "level {level}");
+                deflater.reset();
+            }
+        }
+    }
+
     #[test]
     fn a_second_flush_without_input_appends_nothing() {
         for level in 0..=9 {
-            let mut deflater = Deflater::for_stream(Level::new(level));
+            let mut deflater = Deflater::new(Configuration::for_stream(Level::new(level)));
             let mut out = BytesMut::new();
             deflater.write(b"hel", &mut out);
             deflater.write_and_flush(b"lo", &mut out);
@@ -289,7 +300,7 @@ mod tests {
     fn a_flushed_stream_with_a_header_and_a_trailer_is_zlib() {
         for level in 0..=9 {
             let level = Level::new(level);
-            let mut deflater = Deflater::for_stream(level);
+            let mut deflater = Deflater::new(Configuration::for_stream(level));
             let mut out = BytesMut::from(&zlib_header(level)[..]);
             let text = vec![b'x'; 200_000];
             deflater.write(&text, &mut out);
@@ -297,29 +308,6 @@ mod tests {
             out.extend_from_slice(&FINAL_BLOCK);
             out.extend_from_slice(&checksum(ADLER_START, &text).to_be_bytes());
             assert!(inflated(&out, true) == text, "{level:?}");
-        }
-    }
-
-    #[test]
-    fn the_maximum_of_a_frame_is_exact() {
-        for length in [0, 1, 5, 1_000, 100_000] {
-            let text = vec![b'x'; length];
-            let mut compressed = BytesMut::new();
-            deflate_frame(Level::DEFAULT, &text, &mut compressed);
-            let mut out = BytesMut::from("before");
-            inflate_frame(&compressed, length, &mut out).unwrap();
-            assert_eq!(out[6..], text[..]);
-            if length > 0 {
-                let refused = inflate_frame(&compressed, length - 1, &mut BytesMut::new());
-                assert_eq!(refused, Err(FrameError::TooLong));
-            }
-            for part in 0..compressed.len() {
-                let refused = inflate_frame(&compressed[..part], length, &mut BytesMut::new());
-                assert_eq!(refused, Err(FrameError::Corrupt));
-            }
-            compressed.extend_from_slice(b"x");
-            let refused = inflate_frame(&compressed, length, &mut BytesMut::new());
-            assert_eq!(refused, Err(FrameError::Corrupt));
         }
     }
 }
