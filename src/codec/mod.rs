@@ -237,7 +237,7 @@ pub(crate) fn reclaim<C: Decoder + 'static>(
         Ok(Some(_)) => Err(KeepsMessages),
         Err(_) if kept.is_empty() => Err(KeepsMessages),
         Ok(None) if kept.is_empty() => Ok(()),
-        // An error means that the bytes are no message of this codec. They are the next one's.
+        // An error means that the bytes are no message of this codec. They belong to what follows.
         Ok(None) | Err(_) => {
             kept.extend_from_slice(src);
             *src = kept;
