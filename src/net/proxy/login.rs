@@ -103,6 +103,7 @@ mod tests {
             ("foobar", "Zm9vYmFy"),
             ("\u{fffd}\u{7ff}", "77+9378="),
             ("\u{ffff}??", "77+/Pz8="),
+            ("\u{fffd}\u{7ff}\u{7f}", "77+9379/"),
         ] {
             let mut encoded = Vec::new();
             append_base64(bytes.as_bytes(), &mut encoded);
