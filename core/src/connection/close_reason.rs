@@ -29,6 +29,8 @@ pub enum CloseReason {
     HandshakeTimeout,
     /// The session reached its maximum age.
     LifetimeExpired,
+    /// Another session has taken the identity of this one, such as a later login of the same user.
+    TakenOver,
     /// The peer reads more slowly than this side writes and the policy was to close.
     SlowConsumer,
     /// The codec could not decode the peer's bytes. The source is the codec's error.
@@ -78,6 +80,7 @@ impl CloseReason {
             Self::WriteTimeout => "write_timeout",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::LifetimeExpired => "lifetime_expired",
+            Self::TakenOver => "taken_over",
             Self::SlowConsumer => "slow_consumer",
             Self::Decode => "decode",
             Self::Encode => "encode",
@@ -105,6 +108,7 @@ impl fmt::Display for CloseReason {
             Self::WriteTimeout => "peer took no bytes in time",
             Self::HandshakeTimeout => "handshake not completed in time",
             Self::LifetimeExpired => "maximum age reached",
+            Self::TakenOver => "taken over by another session",
             Self::SlowConsumer => "peer reads too slowly",
             Self::Decode => "bad data from the peer",
             Self::Encode => "message could not be encoded",
