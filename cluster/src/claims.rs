@@ -1,0 +1,647 @@
+//! Names that belong to one session at a time, in the whole cluster.
+
+use std::{
+    collections::HashMap,
+    error::Error,
+    fmt,
+    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use getty_core::{CloseReason, ConnectionHandle, WeakHandle};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::{Instant, sleep},
+};
+
+use crate::{
+    Cluster, KeyBytes, NodeId, Subject,
+    bus::{Entry, PutError, Revision, Store, StoreError},
+    cluster::{Inner, MAX_KEY, within},
+    frame::Kind,
+    lock, random_id,
+    subject::token,
+};
+
+/// How often a claim is tried while other nodes claim the same name.
+const TRIES: u32 = 5;
+/// Time for the node of the earlier session to close it.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
+/// Time after which the request to close it is repeated.
+const CLOSE_REPEAT: Duration = Duration::from_millis(200);
+/// Time for an unknown node to show that it is alive.
+const ALIVE_TIME: Duration = Duration::from_secs(1);
+/// Time between two checks of claims, after the store was away: 1,000 a second.
+const CHECK_PAUSE: Duration = Duration::from_millis(1);
+/// Age at which an entry is written again. The store may remove it after 48 h.
+const RENEW: Duration = Duration::from_secs(12 * 60 * 60);
+/// Time to wait for entries to be removed when the node leaves.
+const RELEASE_TIME: Duration = Duration::from_secs(2);
+
+/// Names, such as the ids of users, that each belong to one session of the cluster.
+///
+/// [`take`](Self::take) is a login that ends the earlier session of the user, on any node.
+/// [`take_free`](Self::take_free) is for unique names: it fails if the name is taken. A name is
+/// released when its session closes.
+///
+/// All claims of a name are in one order, which the store decides. So of any number of
+/// simultaneous logins on any nodes exactly the last one stays. While the store or the bus is
+/// away, two sessions are possible; see [`StoreAway`]. They are resolved after it is back: a
+/// node then checks all its claims, 1,000 a second.
+///
+/// Scope: cluster.
+///
+/// ```
+/// use getty_cluster::{Cluster, Previous, bus::Memory};
+/// use getty_core::{CloseReason, Connection};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), getty_cluster::ClaimError> {
+/// let bus = Memory::new();
+/// let one = Cluster::of("game").over(bus.clone()).start();
+/// let two = Cluster::of("game").over(bus).start();
+/// let (users_of_one, users_of_two) = (one.claims("users").build(), two.claims("users").build());
+/// # one.up().await;
+/// # two.up().await;
+///
+/// let (phone, laptop) = (Connection::new(()), Connection::new(()));
+/// users_of_one.take("ada", phone.handle()).await?;
+/// let claimed = users_of_two.take("ada", laptop.handle()).await?;
+/// assert_eq!(claimed.previous, Previous::Closed);
+/// assert_eq!(phone.handle().reason(), Some(CloseReason::TakenOver));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Claims {
+    set: Arc<ClaimSet>,
+    cluster: Cluster,
+}
+
+/// Builder of [`Claims`]; see [`Cluster::claims`].
+#[must_use = "a builder does nothing until `build` is called"]
+#[derive(Debug)]
+pub struct ClaimsBuilder {
+    cluster: Cluster,
+    name: String,
+    away: StoreAway,
+}
+
+/// What [`Claims::take`] does while the store cannot be reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StoreAway {
+    /// The session opens, and the name is claimed once the store is back. Until then an earlier
+    /// session of the name may be open as well. It is the default. [`Claims::take_free`] fails
+    /// nevertheless, because a name cannot be unique without the store.
+    #[default]
+    Admit,
+    /// The claim fails.
+    Refuse,
+}
+
+/// Result of [`Claims::take`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Claimed {
+    /// What has become of the session that had the name.
+    pub previous: Previous,
+}
+
+/// What has become of the session that had a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Previous {
+    /// There was none.
+    None,
+    /// It was closed as [`TakenOver`](CloseReason::TakenOver), or had closed before.
+    Closed,
+    /// Its node has not answered within 2 s, or is dead. It will close the session when it can be
+    /// reached again.
+    Unreachable,
+    /// The store is away, so the session, if there is one, is not known.
+    Unknown,
+}
+
+/// Error of a claim.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ClaimError {
+    /// Another session has the name.
+    Taken,
+    /// Other nodes claim the same name at the same time, and this one has lost five times.
+    Contended,
+    /// The session has closed.
+    Closed,
+    /// The name has more than 4,096 bytes.
+    TooLong,
+    /// The bus has no store.
+    NoStore,
+    /// The store cannot be reached or has failed.
+    Store(StoreError),
+}
+
+impl fmt::Display for ClaimError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Taken => "another session has the name",
+            Self::Contended => "other nodes claim the name at the same time",
+            Self::Closed => "the session has closed",
+            Self::TooLong => "the name has more than 4,096 bytes",
+            Self::NoStore => "the bus has no store of claims",
+            Self::Store(_) => "the name could not be claimed",
+        })
+    }
+}
+
+impl Error for ClaimError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Store(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Claims with one name, and those of this node's sessions.
+pub(crate) struct ClaimSet {
+    inner: Arc<Inner>,
+    store: Option<Arc<dyn Store>>,
+    name: String,
+    away: StoreAway,
+    local: Mutex<HashMap<u64, Local>>,
+    /// Requests to other nodes that await an acknowledgement.
+    awaited: Mutex<HashMap<u64, oneshot::Sender<()>>>,
+    /// Number of entries that are being removed.
+    releasing: Mutex<usize>,
+    released: Notify,
+}
+
+/// Claim of a session of this node.
+struct Local {
+    key: Subject,
+    session: WeakHandle,
+    /// `None` until the store has taken it.
+    revision: Option<Revision>,
+    written: Instant,
+    /// `true` while `write` is at work. Its claim is not checked meanwhile.
+    writing: bool,
+}
+
+/// Owner of a name, as the store keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Owner {
+    node: NodeId,
+    claim: u64,
+}
+
+impl Owner {
+    fn encode(self) -> Bytes {
+        let mut bytes = BytesMut::with_capacity(17);
+        bytes.put_u8(1);
+        bytes.put_u64(self.node.0);
+        bytes.put_u64(self.claim);
+        bytes.freeze()
+    }
+
+    fn decode(mut bytes: Bytes) -> Option<Self> {
+        if bytes.try_get_u8().ok()? != 1 {
+            return None;
+        }
+        let node = NodeId(bytes.try_get_u64().ok()?);
+        let claim = bytes.try_get_u64().ok()?;
+        Some(Self { node, claim })
+    }
+}
+
+impl ClaimsBuilder {
+    pub(crate) fn new(cluster: Cluster, name: &str) -> Self {
+        Self {
+            cluster,
+            name: token(name.as_bytes()),
+            away: StoreAway::default(),
+        }
+    }
+
+    /// Sets what [`Claims::take`] does while the store cannot be reached. The default is
+    /// [`StoreAway::Admit`].
+    pub const fn with_store_away(mut self, away: StoreAway) -> Self {
+        self.away = away;
+        self
+    }
+
+    /// Creates the claims.
+    #[must_use]
+    pub fn build(self) -> Claims {
+        let Self {
+            cluster,
+            name,
+            away,
+        } = self;
+        let set = Arc::new(ClaimSet {
+            inner: Arc::clone(&cluster.inner),
+            store: cluster.inner.store.clone(),
+            name,
+            away,
+            local: Mutex::default(),
+            awaited: Mutex::default(),
+            releasing: Mutex::default(),
+            released: Notify::new(),
+        });
+        cluster.inner.add_claim_set(&set);
+        let weak = Arc::downgrade(&set);
+        cluster.inner.runtime.spawn(async move {
+            loop {
+                sleep(RENEW / 12).await;
+                let Some(set) = weak.upgrade() else { return };
+                set.check_all().await;
+            }
+        });
+        Claims { set, cluster }
+    }
+}
+
+impl Claims {
+    /// Gives the name `id` to `session`, and closes the session that has it as
+    /// [`TakenOver`](CloseReason::TakenOver), on any node. It waits until that session has begun to
+    /// close, at most for 2 s.
+    ///
+    /// Call it in an [`OnOpenLayer`](getty_layers::OnOpenLayer), where nothing is read until it
+    /// resolves, or in the handler of a login. A session may have any number of names.
+    ///
+    /// # Errors
+    ///
+    /// The session does not have the name. Close it, or refuse the login.
+    ///
+    /// # Cancel safety
+    ///
+    /// The claim goes on if the future is dropped, and is released when the session closes.
+    pub async fn take<Q: KeyBytes + ?Sized>(
+        &self,
+        id: &Q,
+        session: &ConnectionHandle,
+    ) -> Result<Claimed, ClaimError> {
+        self.claim(id, session, true).await
+    }
+
+    /// Gives the name `id` to `session` if no other session has it. A name of a session whose node
+    /// is dead is free.
+    ///
+    /// # Errors
+    ///
+    /// [`ClaimError::Taken`] if another session has the name. See [`take`](Self::take) for others.
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`take`](Self::take).
+    pub async fn take_free<Q: KeyBytes + ?Sized>(
+        &self,
+        id: &Q,
+        session: &ConnectionHandle,
+    ) -> Result<(), ClaimError> {
+        self.claim(id, session, false).await.map(|_| ())
+    }
+
+    async fn claim<Q: KeyBytes + ?Sized>(
+        &self,
+        id: &Q,
+        session: &ConnectionHandle,
+        takes_over: bool,
+    ) -> Result<Claimed, ClaimError> {
+        let id = id.key_bytes();
+        if id.len() > MAX_KEY {
+            return Err(ClaimError::TooLong);
+        }
+        let set = Arc::clone(&self.set);
+        let key = Subject::claim(&set.inner.namespace, &set.name, &id);
+        let claim = set.note(key.clone(), session);
+        // In a task, so that a claim that is cut off between two steps is not left behind.
+        let claiming = self.set.inner.runtime.spawn(async move {
+            let result = set.write(&key, claim, takes_over).await;
+            if result.is_err() {
+                set.forget(claim);
+            } else if let Some(local) = lock(&set.local).get_mut(&claim) {
+                local.writing = false;
+            }
+            result
+        });
+        match claiming.await {
+            Ok(result) => result,
+            // The runtime shuts down.
+            Err(_) => Err(ClaimError::Closed),
+        }
+    }
+
+    /// Releases the name `id` if `session` has it. Returns `false` if it has not. A close does this
+    /// automatically.
+    pub fn release<Q: KeyBytes + ?Sized>(&self, id: &Q, session: &ConnectionHandle) -> bool {
+        let set = &self.set;
+        let key = Subject::claim(&set.inner.namespace, &set.name, &id.key_bytes());
+        let local = lock(&set.local);
+        let found = local.iter().find(|(_, local)| {
+            let of = local.session.upgrade();
+            local.key == key && of.is_some_and(|of| of.id() == session.id())
+        });
+        let Some((&claim, _)) = found else {
+            return false;
+        };
+        drop(local);
+        set.forget(claim);
+        true
+    }
+
+    /// Returns the number of names of this node's sessions.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        lock(&self.set.local).len()
+    }
+
+    /// Returns `true` if no session of this node has a name.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl ClaimSet {
+    /// Registers a claim, so that a later one can close its session from now on.
+    fn note(self: &Arc<Self>, key: Subject, session: &ConnectionHandle) -> u64 {
+        let claim = random_id();
+        let local = Local {
+            key,
+            session: session.downgrade(),
+            revision: None,
+            written: Instant::now(),
+            writing: true,
+        };
+        lock(&self.local).insert(claim, local);
+        self.inner.counters.claims.fetch_add(1, Relaxed);
+        let set = Arc::downgrade(self);
+        // A closed session calls it at once.
+        session.add_close_callback("getty-cluster claim", claim, move |_| {
+            if let Some(set) = set.upgrade() {
+                set.forget(claim);
+            }
+        });
+        claim
+    }
+
+    /// Removes a claim from this node, and from the store.
+    fn forget(self: &Arc<Self>, claim: u64) {
+        let Some(local) = lock(&self.local).remove(&claim) else {
+            return;
+        };
+        self.inner.counters.claims.fetch_sub(1, Relaxed);
+        if let Some(session) = local.session.upgrade() {
+            session.remove_close_callback("getty-cluster claim", claim);
+        }
+        if let Some(revision) = local.revision {
+            self.remove_entry(local.key, revision);
+        }
+    }
+
+    fn remove_entry(self: &Arc<Self>, key: Subject, revision: Revision) {
+        let Some(store) = self.store.clone() else {
+            return;
+        };
+        *lock(&self.releasing) += 1;
+        let set = Arc::clone(self);
+        self.inner.runtime.spawn(async move {
+            if let Err(error) = store.remove_if(&key, revision).await {
+                // The entry names a claim that is not here, so the next one replaces it.
+                tracing::debug!(target: "getty::cluster", %key, %error, "a claim was not removed");
+            }
+            *lock(&set.releasing) -= 1;
+            set.released.notify_waiters();
+        });
+    }
+
+    /// Waits until the entries of closed sessions are removed, for a short time.
+    pub(crate) async fn released(&self) {
+        let done = async {
+            loop {
+                let released = self.released.notified();
+                if *lock(&self.releasing) == 0 {
+                    return;
+                }
+                released.await;
+            }
+        };
+        within(RELEASE_TIME, done).await;
+    }
+
+    /// Writes a claim into the store, and closes the session of the claim before it.
+    async fn write(
+        self: &Arc<Self>,
+        key: &Subject,
+        claim: u64,
+        takes_over: bool,
+    ) -> Result<Claimed, ClaimError> {
+        let Some(store) = &self.store else {
+            return Err(ClaimError::NoStore);
+        };
+        let owner = self.owner(claim);
+        for attempt in 0..TRIES {
+            let current = match store.get(key).await {
+                Ok(current) => current,
+                Err(error) => return self.away(error, takes_over),
+            };
+            if let Some(entry) = &current
+                && !takes_over
+                && self.is_taken(entry).await
+            {
+                return Err(ClaimError::Taken);
+            }
+            let revision = current.as_ref().map(|entry| entry.revision);
+            match store.put_if(key, revision, owner.encode()).await {
+                Ok(revision) => {
+                    if !self.written(key, claim, revision) {
+                        return Err(ClaimError::Closed);
+                    }
+                    let previous = match current.and_then(|entry| Owner::decode(entry.value)) {
+                        Some(owner) => self.close_owner(owner).await,
+                        None => Previous::None,
+                    };
+                    return Ok(Claimed { previous });
+                }
+                Err(PutError::Conflict) => {
+                    let pause = Duration::from_millis(5 << attempt);
+                    sleep(pause.mul_f64(fastrand::f64())).await;
+                }
+                Err(PutError::Store(error)) => return self.away(error, takes_over),
+            }
+        }
+        Err(ClaimError::Contended)
+    }
+
+    /// Returns the result of a claim that the store has not taken. A unique name cannot be given
+    /// without it.
+    fn away(&self, error: StoreError, takes_over: bool) -> Result<Claimed, ClaimError> {
+        match self.away {
+            StoreAway::Admit if takes_over => Ok(Claimed {
+                previous: Previous::Unknown,
+            }),
+            _ => Err(ClaimError::Store(error)),
+        }
+    }
+
+    /// Takes note that the store has a claim. Returns `false`, and removes it, if its session has
+    /// closed meanwhile.
+    fn written(self: &Arc<Self>, key: &Subject, claim: u64, revision: Revision) -> bool {
+        let mut local = lock(&self.local);
+        if let Some(local) = local.get_mut(&claim) {
+            local.revision = Some(revision);
+            local.written = Instant::now();
+            return true;
+        }
+        drop(local);
+        self.remove_entry(key.clone(), revision);
+        false
+    }
+
+    /// Returns `true` if the session of an entry is open.
+    async fn is_taken(&self, entry: &Entry) -> bool {
+        let Some(owner) = Owner::decode(entry.value.clone()) else {
+            return false;
+        };
+        if owner.node == self.inner.id {
+            return lock(&self.local).contains_key(&owner.claim);
+        }
+        if self.inner.nodes.is_alive(owner.node) {
+            return true;
+        }
+        if self.inner.nodes.is_dead(owner.node) {
+            return false;
+        }
+        // One of both may have started just now.
+        let name = Bytes::copy_from_slice(self.name.as_bytes());
+        let _ = self.inner.publish_to(owner.node, Kind::Hello, name);
+        let alive = self.inner.nodes.wait_for(owner.node);
+        within(ALIVE_TIME, alive).await.is_some()
+    }
+
+    /// Closes the session of an earlier claim.
+    async fn close_owner(self: &Arc<Self>, owner: Owner) -> Previous {
+        if owner.node == self.inner.id {
+            self.close(owner.claim);
+            return Previous::Closed;
+        }
+        let (acknowledge, mut acknowledged) = oneshot::channel();
+        lock(&self.awaited).insert(owner.claim, acknowledge);
+        let request = Bytes::copy_from_slice(&owner.claim.to_be_bytes());
+        let asked = async {
+            loop {
+                let _ = self
+                    .inner
+                    .publish_to(owner.node, Kind::CloseClaim, request.clone());
+                if within(CLOSE_REPEAT, &mut acknowledged).await.is_some() {
+                    return;
+                }
+            }
+        };
+        // A dead node gets one request: it may be alive, and only its beats are missing.
+        let time = if self.inner.nodes.is_dead(owner.node) {
+            CLOSE_REPEAT
+        } else {
+            CLOSE_TIME
+        };
+        let closed = within(time, asked).await;
+        lock(&self.awaited).remove(&owner.claim);
+        closed.map_or(Previous::Unreachable, |()| Previous::Closed)
+    }
+
+    /// Closes the session of a claim that another has replaced.
+    pub(crate) fn close(self: &Arc<Self>, claim: u64) {
+        let Some(local) = lock(&self.local).remove(&claim) else {
+            return;
+        };
+        self.inner.counters.claims.fetch_sub(1, Relaxed);
+        if let Some(session) = local.session.upgrade() {
+            self.inner.counters.taken_over.add(1);
+            session.close_with(CloseReason::TakenOver);
+        }
+    }
+
+    /// Takes note that another node has closed the session of a claim.
+    pub(crate) fn acknowledged(&self, claim: u64) {
+        if let Some(acknowledge) = lock(&self.awaited).remove(&claim) {
+            let _ = acknowledge.send(());
+        }
+    }
+
+    /// Compares all claims of this node with the store: closes the sessions of those that others
+    /// have taken, and writes those that are missing or old.
+    pub(crate) async fn check_all(self: &Arc<Self>) {
+        let claims: Vec<_> = lock(&self.local)
+            .iter()
+            .map(|(claim, local)| (*claim, local.key.clone()))
+            .collect();
+        for (claim, key) in claims {
+            if let Err(error) = self.check(claim, &key).await {
+                tracing::debug!(target: "getty::cluster", %key, %error, "a claim was not checked");
+                return;
+            }
+            sleep(CHECK_PAUSE).await;
+        }
+    }
+
+    async fn check(self: &Arc<Self>, claim: u64, key: &Subject) -> Result<(), StoreError> {
+        let Some(store) = &self.store else {
+            return Ok(());
+        };
+        // Before the entry, which then cannot be older than what this node has written.
+        let written = match lock(&self.local).get(&claim) {
+            Some(local) if !local.writing => local.revision.map(|_| local.written),
+            _ => return Ok(()),
+        };
+        let entry = store.get(key).await?;
+        let current = entry.as_ref().map(|entry| entry.revision);
+        let owner = entry.and_then(|entry| Owner::decode(entry.value));
+        match owner {
+            Some(owner) if owner == self.owner(claim) => {
+                if written.is_some_and(|written| written.elapsed() < RENEW) {
+                    return Ok(());
+                }
+            }
+            // It has taken the name from this claim.
+            Some(_) if written.is_some() => {
+                self.close(claim);
+                return Ok(());
+            }
+            // This claim was made while the store was away, so it is the later one.
+            Some(_) | None => {}
+        }
+        match store.put_if(key, current, self.owner(claim).encode()).await {
+            Ok(revision) => {
+                let is_open = self.written(key, claim, revision);
+                if let Some(owner) = owner
+                    && is_open
+                    && owner.claim != claim
+                {
+                    self.close_owner(owner).await;
+                }
+                Ok(())
+            }
+            // Another node is faster. Its request, or the next check, closes the session.
+            Err(PutError::Conflict) => Ok(()),
+            Err(PutError::Store(error)) => Err(error),
+        }
+    }
+
+    fn owner(&self, claim: u64) -> Owner {
+        Owner {
+            node: self.inner.id,
+            claim,
+        }
+    }
+}
+
+impl fmt::Debug for Claims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claims")
+            .field("name", &self.set.name)
+            .field("len", &self.len())
+            .field("cluster", &self.cluster.inner.id)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,99 @@
+use std::time::Duration;
+
+use getty_cluster::{Cluster, ClusterTopics, bus::Memory, form::Plain};
+use tokio::time::Instant;
+
+use crate::support::{Guest, nodes, until};
+
+type Rooms = ClusterTopics<String, String>;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test(start_paused = true)]
+async fn dead_node_is_noticed_within_ten_seconds_and_an_orderly_end_at_once() {
+    let [(one, _), (two, port), (three, _)] = nodes(&Memory::new()).await;
+    three.leave().await;
+    until(|| one.nodes().len() == 1).await;
+    port.set_connected(false);
+    let cut = Instant::now();
+    while one.nodes().len() == 1 {
+        tokio::time::sleep(SECOND / 10).await;
+    }
+    assert!(cut.elapsed() <= 13 * SECOND, "{:?}", cut.elapsed());
+    assert_eq!(
+        two.nodes().len(),
+        1,
+        "a node that is cut off calls nobody dead"
+    );
+    port.set_connected(true);
+    two.up().await;
+    until(|| one.nodes().len() == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_node_ends_its_tasks() {
+    let bus = Memory::new();
+    let [(one, _)] = nodes(&bus).await;
+    let two = Cluster::of("test").over(bus.clone()).named("two").start();
+    let rooms: Rooms = two.topics("rooms", Plain);
+    until(|| one.nodes().len() == 1).await;
+    assert_eq!(&*one.nodes()[0].name, "two");
+    let before = tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks();
+    drop((two, rooms));
+    let metrics = tokio::runtime::Handle::current().metrics();
+    // four dispatchers, the bus, the control frames, the beats and the subscriptions
+    until(|| metrics.num_alive_tasks() == before - 8).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_nodes_answer_who_is_there_with_the_cards_of_their_members() {
+    let [(one, _), (two, port), (three, _)] = nodes(&Memory::new()).await;
+    let rooms: [Rooms; 3] = [&one, &two, &three].map(|node| node.topics("rooms", Plain));
+    let (ada, bob, cat) = (Guest::new(), Guest::new(), Guest::new());
+    rooms[0].join_as("tea".to_owned(), &ada.session, "ada");
+    rooms[1].join_as("tea".to_owned(), &bob.session, "bob");
+    rooms[1].join_as("milk".to_owned(), &cat.session, "cat");
+    let names = |answers: &getty_cluster::Answers| {
+        let mut names: Vec<_> = answers.members.iter().map(|m| m.card.clone()).collect();
+        names.sort();
+        names
+    };
+    let answers = rooms[2].ask("tea", SECOND).await;
+    assert_eq!(names(&answers), ["ada", "bob"]);
+    assert!(answers.missing.is_empty());
+
+    // a card is replaced, and goes with its session
+    rooms[0].join_as("tea".to_owned(), &ada.session, "ada l.");
+    drop(cat);
+    assert_eq!(names(&rooms[2].ask("tea", SECOND).await), ["ada l.", "bob"]);
+    assert!(rooms[2].ask("milk", SECOND).await.members.is_empty());
+
+    // a node that does not answer is named
+    port.set_connected(false);
+    let answers = rooms[2].ask("tea", SECOND).await;
+    assert_eq!(names(&answers), ["ada l."]);
+    let missing: Vec<_> = answers.missing.iter().map(|node| node.id).collect();
+    assert_eq!(missing, [two.id()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_longer_than_a_frame_come_in_parts() {
+    let bus = Memory::new();
+    let start = || {
+        Cluster::of("test")
+            .over(bus.clone())
+            .with_max_frame(1024)
+            .start()
+    };
+    let (one, two) = (start(), start());
+    until(|| one.nodes().len() == 1 && two.nodes().len() == 1).await;
+    let (rooms, others): (Rooms, Rooms) = (one.topics("r", Plain), two.topics("r", Plain));
+    let guests: Vec<_> = (0..100).map(|_| Guest::new()).collect();
+    for (n, guest) in guests.iter().enumerate() {
+        others.join_as("tea".to_owned(), &guest.session, format!("guest {n}"));
+    }
+    let answers = rooms.ask("tea", SECOND).await;
+    assert_eq!((answers.members.len(), answers.missing.len()), (100, 0));
+}
