@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     error::Error,
     fmt,
-    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, Weak, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -28,6 +28,11 @@ use crate::{
 const TRIES: u32 = 5;
 /// Time for the node of the earlier session to close it.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
+/// How often the request is repeated after that time, at its interval. Then the node is dead, or will
+/// check its claims when it is back.
+const CLOSE_LATER: u32 = 15;
+/// Mean time after which a claim that the store has not taken is tried again.
+const WRITE_LATER: Duration = Duration::from_secs(2);
 /// Time after which the request to close it is repeated.
 const CLOSE_REPEAT: Duration = Duration::from_millis(200);
 /// Time for an unknown node to show that it is alive.
@@ -188,19 +193,30 @@ struct Local {
     writing: bool,
 }
 
-/// Owner of a name, as the store keeps it.
+/// Owner of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Owner {
     node: NodeId,
     claim: u64,
 }
 
-impl Owner {
+/// Value of an entry of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Value {
+    owner: Owner,
+    /// The owner before. It must be closed even if this node has not learned that its value was
+    /// taken.
+    previous: Option<Owner>,
+}
+
+impl Value {
     fn encode(self) -> Bytes {
-        let mut bytes = BytesMut::with_capacity(17);
+        let mut bytes = BytesMut::with_capacity(33);
         bytes.put_u8(1);
-        bytes.put_u64(self.node.0);
-        bytes.put_u64(self.claim);
+        for Owner { node, claim } in [Some(self.owner), self.previous].into_iter().flatten() {
+            bytes.put_u64(node.0);
+            bytes.put_u64(claim);
+        }
         bytes.freeze()
     }
 
@@ -208,9 +224,15 @@ impl Owner {
         if bytes.try_get_u8().ok()? != 1 {
             return None;
         }
-        let node = NodeId(bytes.try_get_u64().ok()?);
-        let claim = bytes.try_get_u64().ok()?;
-        Some(Self { node, claim })
+        let mut owner = || {
+            let node = NodeId(bytes.try_get_u64().ok()?);
+            let claim = bytes.try_get_u64().ok()?;
+            Some(Owner { node, claim })
+        };
+        Some(Self {
+            owner: owner()?,
+            previous: owner(),
+        })
     }
 }
 
@@ -322,6 +344,14 @@ impl Claims {
                 set.forget(claim);
             } else if let Some(local) = lock(&set.local).get_mut(&claim) {
                 local.writing = false;
+            }
+            if let Ok(Claimed {
+                previous: Previous::Unknown,
+            }) = result
+            {
+                set.inner
+                    .runtime
+                    .spawn(write_later(Arc::downgrade(&set), claim, key));
             }
             result
         });
@@ -453,15 +483,19 @@ impl ClaimSet {
                 return Err(ClaimError::Taken);
             }
             let revision = current.as_ref().map(|entry| entry.revision);
-            match store.put_if(key, revision, owner.encode()).await {
+            let previous = current.and_then(|entry| Value::decode(entry.value));
+            let previous = previous.map(|value| value.owner);
+            let value = Value { owner, previous };
+            match store.put_if(key, revision, value.encode()).await {
                 Ok(revision) => {
-                    if !self.written(key, claim, revision) {
-                        return Err(ClaimError::Closed);
-                    }
-                    let previous = match current.and_then(|entry| Owner::decode(entry.value)) {
+                    let is_open = self.written(key, claim, revision);
+                    let previous = match previous {
                         Some(owner) => self.close_owner(owner).await,
                         None => Previous::None,
                     };
+                    if !is_open {
+                        return Err(ClaimError::Closed);
+                    }
                     return Ok(Claimed { previous });
                 }
                 Err(PutError::Conflict) => {
@@ -501,7 +535,7 @@ impl ClaimSet {
 
     /// Returns `true` if the session of an entry is open.
     async fn is_taken(&self, entry: &Entry) -> bool {
-        let Some(owner) = Owner::decode(entry.value.clone()) else {
+        let Some(Value { owner, .. }) = Value::decode(entry.value.clone()) else {
             return false;
         };
         if owner.node == self.inner.id {
@@ -546,8 +580,14 @@ impl ClaimSet {
             CLOSE_TIME
         };
         let closed = within(time, asked).await;
-        lock(&self.awaited).remove(&owner.claim);
-        closed.map_or(Previous::Unreachable, |()| Previous::Closed)
+        if closed.is_some() {
+            return Previous::Closed;
+        }
+        let set = Arc::downgrade(self);
+        self.inner
+            .runtime
+            .spawn(close_later(set, owner, acknowledged));
+        Previous::Unreachable
     }
 
     /// Closes the session of a claim that another has replaced.
@@ -596,12 +636,14 @@ impl ClaimSet {
         };
         let entry = store.get(key).await?;
         let current = entry.as_ref().map(|entry| entry.revision);
-        let owner = entry.and_then(|entry| Owner::decode(entry.value));
-        match owner {
-            Some(owner) if owner == self.owner(claim) => {
+        let value = entry.and_then(|entry| Value::decode(entry.value));
+        let owner = self.owner(claim);
+        let previous = match value {
+            Some(value) if value.owner == owner => {
                 if written.is_some_and(|written| written.elapsed() < RENEW) {
                     return Ok(());
                 }
+                value.previous
             }
             // It has taken the name from this claim.
             Some(_) if written.is_some() => {
@@ -609,15 +651,13 @@ impl ClaimSet {
                 return Ok(());
             }
             // This claim was made while the store was away, so it is the later one.
-            Some(_) | None => {}
-        }
-        match store.put_if(key, current, self.owner(claim).encode()).await {
+            value => value.map(|value| value.owner),
+        };
+        let value = Value { owner, previous };
+        match store.put_if(key, current, value.encode()).await {
             Ok(revision) => {
-                let is_open = self.written(key, claim, revision);
-                if let Some(owner) = owner
-                    && is_open
-                    && owner.claim != claim
-                {
+                self.written(key, claim, revision);
+                if let (Some(owner), None) = (previous, written) {
                     self.close_owner(owner).await;
                 }
                 Ok(())
@@ -633,6 +673,33 @@ impl ClaimSet {
             node: self.inner.id,
             claim,
         }
+    }
+}
+
+/// Writes a claim that was made while the store was away.
+async fn write_later(set: Weak<ClaimSet>, claim: u64, key: Subject) {
+    loop {
+        sleep(WRITE_LATER.mul_f64(0.5 + fastrand::f64())).await;
+        let Some(set) = set.upgrade() else { return };
+        // It also succeeds once the claim has ended.
+        if set.check(claim, &key).await.is_ok() {
+            return;
+        }
+    }
+}
+
+/// Goes on to request the close of an earlier session whose node has not answered in time.
+async fn close_later(set: Weak<ClaimSet>, owner: Owner, mut acknowledged: oneshot::Receiver<()>) {
+    for _ in 0..CLOSE_LATER {
+        if within(CLOSE_TIME, &mut acknowledged).await.is_some() {
+            return;
+        }
+        let Some(set) = set.upgrade() else { return };
+        let request = Bytes::copy_from_slice(&owner.claim.to_be_bytes());
+        let _ = set.inner.publish_to(owner.node, Kind::CloseClaim, request);
+    }
+    if let Some(set) = set.upgrade() {
+        lock(&set.awaited).remove(&owner.claim);
     }
 }
 

@@ -5,27 +5,40 @@
 //! processes, called nodes, over a bus: in memory, NATS or Redis.
 //!
 //! ```
-//! use getty_cluster::{Cluster, bus::Memory, form::Plain};
-//! use getty_core::{Connection, driver};
+//! use getty_cluster::{BusResult, Cluster, ClusterTopics, Unsendable, bus::Memory, form::Plain};
+//! use getty_core::{Connection, Session, driver};
+//!
+//! type Rooms = ClusterTopics<String, String>;
+//!
+//! fn say(rooms: &Rooms, from: &Session<String>, text: String) -> Result<(), Unsendable<String>> {
+//!     let sent = rooms.broadcast_except("tea", from, text)?;
+//!     if sent.bus == BusResult::Away {
+//!         eprintln!("only the members on this machine got it");
+//!     }
+//!     Ok(())
+//! }
 //!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), getty_cluster::Unsendable<String>> {
+//! # async fn main() -> Result<(), Unsendable<String>> {
+//! // Two nodes in one process. Over NATS or Redis they are on two machines.
 //! let bus = Memory::new();
 //! let one = Cluster::of("chat").over(bus.clone()).start();
 //! let two = Cluster::of("chat").over(bus).start();
-//! let rooms_of_one = one.topics::<String, String>("rooms", Plain);
-//! let rooms_of_two = two.topics::<String, String>("rooms", Plain);
+//! let rooms: Rooms = one.topics("rooms", Plain);
+//! let rooms_of_two: Rooms = two.topics("rooms", Plain);
 //!
-//! // a session without a socket, for tests
-//! let connection = Connection::new(());
-//! let (session, mut driver) = driver::pair(connection.handle().clone());
-//! rooms_of_one.join("tea".to_owned(), &session);
-//! rooms_of_one.subscribed("tea").await;
-//! # two.up().await;
+//! // sessions without sockets, for tests
+//! let connections = [Connection::new(()), Connection::new(())];
+//! let [(ann, _), (bob, _)] = connections.each_ref().map(|c| driver::pair(c.handle().clone()));
+//! rooms.join("tea".to_owned(), &ann);
+//! rooms_of_two.join("tea".to_owned(), &bob);
+//! rooms_of_two.subscribed("tea").await;
 //!
-//! rooms_of_two.broadcast("tea", "is ready".to_owned())?;
-//! # while one.snapshot().received == 0 { tokio::task::yield_now().await; }
-//! assert!(driver.next_outgoing().is_some());
+//! one.up().await;
+//! say(&rooms, &ann, "is ready".to_owned())?;
+//! while two.snapshot().received == 0 {
+//!     tokio::task::yield_now().await;
+//! }
 //! # Ok(())
 //! # }
 //! ```

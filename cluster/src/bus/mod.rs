@@ -3,12 +3,17 @@
 //! | bus | feature | store of claims |
 //! |---|---|---|
 //! | [`Memory`] | none | in memory |
+//! | `Redis` | `redis` | hashes in Redis |
 //!
 //! [`Bus`] and [`Store`] are the traits for another one.
 
 mod memory;
 mod outgoing;
+#[cfg(feature = "redis")]
+mod redis;
 mod store;
+#[cfg(feature = "redis")]
+mod wanted;
 
 use std::{error::Error, fmt, sync::Arc};
 
@@ -16,6 +21,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tower::BoxError;
 
+#[cfg(feature = "redis")]
+pub use self::redis::{Redis, RedisUrlError};
 pub use self::{
     memory::{Fault, Memory},
     outgoing::{Outgoing, OutgoingLimits},

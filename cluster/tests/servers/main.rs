@@ -1,0 +1,7 @@
+//! Promises of a cluster over real servers, which the tests start, kill and stop.
+//!
+//! They are ignored by default because they need `redis-server`.
+
+mod accounting;
+mod logins;
+mod server;

@@ -1,0 +1,98 @@
+//! A server of a bus as a child process.
+
+use std::{
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+};
+
+use getty_cluster::{
+    Cluster,
+    bus::{Bus, Redis},
+};
+
+/// Kind of server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    Redis,
+}
+
+/// A running server. It is killed when it is dropped.
+pub(crate) struct Server {
+    kind: Kind,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl Server {
+    pub(crate) fn start(kind: Kind) -> Self {
+        // The port stays free until the server has it: nothing else asks for one here.
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .expect("a port is free")
+            .port();
+        let mut server = Self {
+            kind,
+            port,
+            child: None,
+        };
+        server.restart();
+        server
+    }
+
+    /// Starts the server again on its port, after it was killed.
+    pub(crate) fn restart(&mut self) {
+        let port = self.port.to_string();
+        let mut command = match self.kind {
+            Kind::Redis => {
+                let mut command = Command::new("redis-server");
+                command.args(["--port", &port, "--bind", "127.0.0.1"]);
+                command.args(["--save", "", "--appendonly", "no"]);
+                command
+            }
+        };
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        self.child = Some(child.expect("the server is installed"));
+    }
+
+    /// Ends the server as `kill -9` does.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("the server was running");
+            child.wait().expect("the server has ended");
+        }
+    }
+
+    pub(crate) fn bus(&self) -> impl Bus + use<> {
+        match self.kind {
+            Kind::Redis => Redis::new(&format!("redis://127.0.0.1:{}", self.port)).unwrap(),
+        }
+    }
+
+    /// Starts nodes and waits until each knows all others.
+    pub(crate) async fn nodes<const N: usize>(&self) -> [Cluster; N] {
+        let nodes = [(); N].map(|()| Cluster::of("test").over(self.bus()).start());
+        for node in &nodes {
+            node.up().await;
+            until(|| node.nodes().len() == N - 1).await;
+        }
+        nodes
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Waits until `condition` is true, for a minute at most.
+pub(crate) async fn until(condition: impl Fn() -> bool) {
+    let mut pause = tokio::time::interval(std::time::Duration::from_millis(5));
+    for _ in 0..12_000 {
+        if condition() {
+            return;
+        }
+        pause.tick().await;
+    }
+    panic!("the condition has not become true");
+}
