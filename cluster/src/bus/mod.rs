@@ -3,16 +3,19 @@
 //! | bus | feature | store of claims |
 //! |---|---|---|
 //! | [`Memory`] | none | in memory |
+//! | `Nats` | `nats` | a bucket of JetStream |
 //! | `Redis` | `redis` | hashes in Redis |
 //!
 //! [`Bus`] and [`Store`] are the traits for another one.
 
 mod memory;
+#[cfg(feature = "nats")]
+mod nats;
 mod outgoing;
 #[cfg(feature = "redis")]
 mod redis;
 mod store;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "nats", feature = "redis"))]
 mod wanted;
 
 use std::{error::Error, fmt, sync::Arc};
@@ -21,6 +24,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tower::BoxError;
 
+#[cfg(feature = "nats")]
+pub use self::nats::Nats;
 #[cfg(feature = "redis")]
 pub use self::redis::{Redis, RedisUrlError};
 pub use self::{

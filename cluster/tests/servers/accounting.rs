@@ -174,13 +174,25 @@ async fn missing_messages_are_reported(kind: Kind) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs redis-server"]
+#[ignore = "needs nats-server and redis-server"]
 async fn redis_loses_nothing_while_it_is_up() {
     nothing_is_lost(Kind::Redis).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs redis-server"]
+#[ignore = "needs nats-server and redis-server"]
 async fn messages_missing_after_redis_was_killed_are_those_reported() {
     missing_messages_are_reported(Kind::Redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs nats-server and redis-server"]
+async fn nats_loses_nothing_while_it_is_up() {
+    nothing_is_lost(Kind::Nats).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs nats-server and redis-server"]
+async fn messages_missing_after_nats_was_killed_are_those_reported() {
+    missing_messages_are_reported(Kind::Nats).await;
 }

@@ -59,13 +59,25 @@ async fn takeover_time(kind: Kind) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs redis-server"]
+#[ignore = "needs nats-server and redis-server"]
 async fn one_session_of_each_user_stays_over_redis() {
     one_session_of_each_user_stays(Kind::Redis, 1000, 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs redis-server"]
+#[ignore = "needs nats-server and redis-server"]
 async fn later_login_over_redis_ends_the_earlier_session() {
     takeover_time(Kind::Redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs nats-server and redis-server"]
+async fn one_session_of_each_user_stays_over_nats() {
+    one_session_of_each_user_stays(Kind::Nats, 1000, 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs nats-server and redis-server"]
+async fn later_login_over_nats_ends_the_earlier_session() {
+    takeover_time(Kind::Nats).await;
 }

@@ -1,6 +1,6 @@
 //! Promises of a cluster over real servers, which the tests start, kill and stop.
 //!
-//! They are ignored by default because they need `redis-server`.
+//! They are ignored by default because they need `nats-server` and `redis-server`.
 
 mod accounting;
 mod logins;

@@ -6,13 +6,14 @@ use std::{
 };
 
 use getty_cluster::{
-    Cluster,
-    bus::{Bus, Redis},
+    Cluster, ClusterBuilder,
+    bus::{Nats, Redis},
 };
 
 /// Kind of server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
+    Nats,
     Redis,
 }
 
@@ -21,6 +22,7 @@ pub(crate) struct Server {
     kind: Kind,
     port: u16,
     child: Option<Child>,
+    files: tempfile::TempDir,
 }
 
 impl Server {
@@ -34,6 +36,7 @@ impl Server {
             kind,
             port,
             child: None,
+            files: tempfile::tempdir().expect("a directory is made"),
         };
         server.restart();
         server
@@ -43,6 +46,12 @@ impl Server {
     pub(crate) fn restart(&mut self) {
         let port = self.port.to_string();
         let mut command = match self.kind {
+            Kind::Nats => {
+                let mut command = Command::new("nats-server");
+                command.args(["--addr", "127.0.0.1", "--port", &port, "--jetstream"]);
+                command.arg("--store_dir").arg(self.files.path());
+                command
+            }
             Kind::Redis => {
                 let mut command = Command::new("redis-server");
                 command.args(["--port", &port, "--bind", "127.0.0.1"]);
@@ -62,15 +71,19 @@ impl Server {
         }
     }
 
-    pub(crate) fn bus(&self) -> impl Bus + use<> {
+    /// Returns the builder of a node.
+    pub(crate) fn node(&self) -> ClusterBuilder {
+        let node = Cluster::of("test");
+        let port = self.port;
         match self.kind {
-            Kind::Redis => Redis::new(&format!("redis://127.0.0.1:{}", self.port)).unwrap(),
+            Kind::Nats => node.over(Nats::new(format!("nats://127.0.0.1:{port}"))),
+            Kind::Redis => node.over(Redis::new(&format!("redis://127.0.0.1:{port}")).unwrap()),
         }
     }
 
     /// Starts nodes and waits until each knows all others.
     pub(crate) async fn nodes<const N: usize>(&self) -> [Cluster; N] {
-        let nodes = [(); N].map(|()| Cluster::of("test").over(self.bus()).start());
+        let nodes = [(); N].map(|()| self.node().start());
         for node in &nodes {
             node.up().await;
             until(|| node.nodes().len() == N - 1).await;
