@@ -256,6 +256,7 @@ fn report(cluster: &Cluster, publisher: &Publisher, members: &mut [Member]) {
             println!("@ told {topic} {}", member.told);
         }
     }
+    println!("@ note {:?}", cluster.snapshot());
     println!("@ subscriptions {}", cluster.snapshot().subscriptions);
     println!("@ nodes {}", cluster.nodes().len());
 }

@@ -125,7 +125,7 @@ impl Drop for Server {
 
 /// Waits until `condition` is true, for a minute at most.
 pub(crate) async fn until(condition: impl Fn() -> bool) {
-    let mut pause = tokio::time::interval(std::time::Duration::from_millis(5));
+    let mut pause = tokio::time::interval(Duration::from_millis(5));
     for _ in 0..12_000 {
         if condition() {
             return;
