@@ -1,4 +1,4 @@
-//! What a cluster costs, over real servers, which this starts.
+//! Measurements of a cluster over real servers, which it starts.
 //!
 //! ```text
 //! cargo run --release -p getty-cluster --all-features --example measure -- broadcast nats
@@ -10,8 +10,8 @@
 //! cargo run --release -p getty-cluster --all-features --example measure -- takeover nats
 //! ```
 //!
-//! Instead of `nats` it may be `redis`, and for `broadcast` and `memory` also `memory` or, without a
-//! cluster, `none`. CPU times are those of the whole process, with the thread of the bus.
+//! Instead of `nats` it may be `redis`. For `broadcast` and `memory` it may be `memory`, and for
+//! the latter `none`: without a cluster. CPU times are those of the whole process.
 
 use std::{
     env,
@@ -77,7 +77,10 @@ impl Server {
             command.args(["--port", &port_text, "--bind", "127.0.0.1", "--save", ""]);
             command
         };
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             thread::sleep(Duration::from_millis(5));
         }
@@ -126,13 +129,19 @@ fn cpu() -> Duration {
 /// Resident memory of this process, in bytes.
 fn resident() -> i64 {
     let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = statm.split(' ').nth(1).and_then(|field| field.parse::<i64>().ok());
+    let pages = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|field| field.parse::<i64>().ok());
     4096 * pages.unwrap_or_default()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
 fn per_message(what: &str, time: Duration, messages: u64) {
-    println!("{what}: {:.0} ns a message", time.as_nanos() as f64 / messages as f64);
+    println!(
+        "{what}: {:.0} ns a message",
+        time.as_nanos() as f64 / messages as f64
+    );
 }
 
 struct Member {
@@ -189,7 +198,10 @@ async fn broadcast(kind: &str, port: u16) -> Anything {
     of_local.sort();
     of_cluster.sort();
     for (what, times) in [("Topics", of_local), ("ClusterTopics", of_cluster)] {
-        println!("{what}: median {:?}, tenth {:?} a broadcast", times[2500], times[500]);
+        println!(
+            "{what}: median {:?}, tenth {:?} a broadcast",
+            times[2500], times[500]
+        );
     }
     Ok(())
 }
@@ -232,7 +244,11 @@ async fn publish_all_bare(kind: &str, port: u16, pause_each: u64) -> Anything {
         let mut pipeline = redis::Pipeline::with_capacity(128);
         for _ in 0..128.min(MESSAGES - n) {
             let subject = format!("getty.measure.t.rooms.{}", n % ROOMS);
-            pipeline.cmd("PUBLISH").arg(subject).arg(&message[..]).ignore();
+            pipeline
+                .cmd("PUBLISH")
+                .arg(subject)
+                .arg(&message[..])
+                .ignore();
             n += 1;
         }
         let () = pipeline.query_async(&mut connection).await?;
@@ -287,7 +303,10 @@ async fn receive(kind: &str, port: u16) -> Anything {
         }
         let received = cluster.snapshot().received;
         per_message("receive, cluster, CPU", cpu() - before, received);
-        println!("    {count} and {received} received, {:?}", cluster.snapshot());
+        println!(
+            "    {count} and {received} received, {:?}",
+            cluster.snapshot()
+        );
     }
     Ok(())
 }
@@ -301,7 +320,11 @@ async fn receive_bare(kind: &str, port: u16) -> Result<u64, Box<dyn Error>> {
         let client = async_nats::connect(format!("nats://127.0.0.1:{port}")).await?;
         let mut all = Vec::new();
         for room in 0..ROOMS {
-            all.push(client.subscribe(format!("getty.measure.t.rooms.{room}")).await?);
+            all.push(
+                client
+                    .subscribe(format!("getty.measure.t.rooms.{room}"))
+                    .await?,
+            );
         }
         client.flush().await?;
         let mut all = futures_util::stream::select_all(all);
@@ -319,7 +342,9 @@ async fn receive_bare(kind: &str, port: u16) -> Result<u64, Box<dyn Error>> {
         let connection = client.get_multiplexed_async_connection_with_config(&config);
         let mut connection = connection.await?;
         for room in 0..ROOMS {
-            connection.subscribe(format!("getty.measure.t.rooms.{room}")).await?;
+            connection
+                .subscribe(format!("getty.measure.t.rooms.{room}"))
+                .await?;
         }
         keep = Some(connection);
     }
@@ -345,7 +370,11 @@ async fn memory(kind: &str, port: u16, how: &str) -> Anything {
         let local: Topics<u64, Bytes> = Topics::new();
         (0..topics).for_each(|topic| drop(local.join(topic, &member.session)));
         let used = resident() - before;
-        println!("Topics alone: {} MiB, {} B a topic", used >> 20, used / 100_000);
+        println!(
+            "Topics alone: {} MiB, {} B a topic",
+            used >> 20,
+            used / 100_000
+        );
         return Ok(());
     }
     let cluster = node(kind, port)?;
@@ -363,7 +392,11 @@ async fn memory(kind: &str, port: u16, how: &str) -> Anything {
         rooms.subscribed(&topic).await;
     }
     let used = resident() - before;
-    println!("{kind} {how}: {} MiB, {} B a topic", used >> 20, used / 100_000);
+    println!(
+        "{kind} {how}: {} MiB, {} B a topic",
+        used >> 20,
+        used / 100_000
+    );
     Ok(())
 }
 
@@ -392,7 +425,9 @@ async fn settle(server: &mut Server, topics: u64) -> Anything {
         }
         let up = back.elapsed();
         let settling = up - connected.unwrap_or(up);
-        println!("{topics} topics: settled {settling:?} after the connection, {up:?} after the server");
+        println!(
+            "{topics} topics: settled {settling:?} after the connection, {up:?} after the server"
+        );
     }
     Ok(())
 }
@@ -418,7 +453,10 @@ async fn takeover(kind: &str, port: u16) -> Anything {
     }
     drop(last);
     times.sort();
-    println!("takeover: median {:?}, p99 {:?}, slowest {:?}", times[1000], times[1980], times[1999]);
+    println!(
+        "takeover: median {:?}, p99 {:?}, slowest {:?}",
+        times[1000], times[1980], times[1999]
+    );
     Ok(())
 }
 

@@ -27,11 +27,11 @@ use crate::{
     subject::token,
 };
 
-/// How often a claim is tried while other nodes claim the same name.
+/// Number of attempts to claim a name while other nodes claim the same name.
 const TRIES: u32 = 5;
 /// Time for the node of the earlier session to close it.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
-/// How often the request is repeated after that time, at its interval. Then the node is dead, or will
+/// Number of requests after that time, at its interval. Then the node is dead, or will
 /// check its claims when it is back.
 const CLOSE_LATER: u32 = 15;
 /// Mean time after which a claim that the store has not taken is tried again.
@@ -96,7 +96,7 @@ pub struct ClaimsBuilder {
     away: StoreAway,
 }
 
-/// What [`Claims::take`] does while the store cannot be reached.
+/// Behavior of [`Claims::take`] while the store cannot be reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StoreAway {
     /// The session opens, and the name is claimed once the store is back. Until then an earlier
@@ -112,11 +112,11 @@ pub enum StoreAway {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Claimed {
-    /// What has become of the session that had the name.
+    /// Fate of the session that had the name.
     pub previous: Previous,
 }
 
-/// What has become of the session that had a name.
+/// Fate of the session that had a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Previous {

@@ -266,9 +266,9 @@ impl Cluster {
         counters.snapshot(self.state(), nodes.len())
     }
 
-    /// Leaves the cluster, so that other nodes know at once that this one ends. It publishes no more
-    /// beats. Call it after the server has drained: it waits until the claims of closed sessions are
-    /// released, at most for 2 s.
+    /// Leaves the cluster, so that other nodes know at once that this one ends. It publishes no
+    /// more beats. Call it after the server has drained. It waits until the claims of closed
+    /// sessions are released, at most for 2 s.
     pub async fn leave(&self) {
         let claims = self.inner.claim_sets();
         for set in claims {
@@ -698,7 +698,7 @@ async fn beats(inner: Arc<Inner>) {
     loop {
         let beat = last + inner.nodes.period();
         let expiry = inner.nodes.next_expiry();
-        // Without the bus nothing is heard, and nobody is called dead.
+        // Without the bus nothing is heard, and no node is called dead.
         let expiry = expiry.filter(|_| inner.state.borrow().is_up());
         sleep_until(expiry.map_or(beat, |expiry| expiry.min(beat))).await;
         let now = Instant::now();

@@ -76,7 +76,7 @@ impl Dispatch {
         true
     }
 
-    /// Calls `handle` with each frame, for ever.
+    /// Calls `handle` with each frame, and never returns.
     pub(crate) async fn run(&self, mut handle: impl FnMut(&str, Frame)) {
         loop {
             let Some((topic, frames)) = self.next_batch() else {

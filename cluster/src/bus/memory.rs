@@ -53,12 +53,12 @@ struct Port {
 struct PortState {
     subjects: HashSet<Subject>,
     connected: bool,
-    /// What `run` has told its sink.
+    /// State that the sink of `run` knows.
     announced: bool,
     incoming: Vec<(Option<Instant>, Subject, Bytes)>,
 }
 
-/// What happens to a frame; see [`Memory::with_faults`].
+/// Fate of a frame; see [`Memory::with_faults`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {

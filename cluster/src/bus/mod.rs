@@ -72,8 +72,8 @@ pub trait Bus: Send + Sync + 'static {
         Box::pin(std::future::ready(()))
     }
 
-    /// Waits until all queued frames were passed to the server, or until the bus is away. The default
-    /// does not wait.
+    /// Waits until all queued frames were passed to the server, or until the bus is away. The
+    /// default does not wait.
     fn flush(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }

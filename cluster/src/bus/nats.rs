@@ -66,7 +66,7 @@ const WRONG_SEQUENCE: [u64; 2] = [10071, 10164];
 ///
 /// Each node has two connections: one for the messages of topics, and one that they cannot delay
 /// for everything else. Each publishes a probe to the other every 3 s. If two probes of one are
-/// missing, both are opened anew after a random time: up to 5 s at first, and later up to 30 s.
+/// missing, both are opened again after a random time: up to 5 s at first, and later up to 30 s.
 /// Servers that belong to one NATS cluster route the messages; see NATS's documentation.
 ///
 /// A user of the server needs permissions for `getty.<namespace>.>` and `_INBOX.>`, and for claims
@@ -103,8 +103,8 @@ struct Shared {
 type Failure = BoxError;
 
 impl Nats {
-    /// Creates a new bus for the servers at `servers`: one or more URLs with commas between them. It
-    /// connects when the cluster starts.
+    /// Creates a new bus for the servers at `servers`: one or more URLs with commas between them.
+    /// It connects when the cluster starts.
     #[must_use]
     pub fn new(servers: impl Into<String>) -> Self {
         Self(Arc::new(Shared {
@@ -270,7 +270,7 @@ impl Shared {
         }
     }
 
-    /// Creates the bucket once JetStream is ready, if it was not. Then it waits for ever.
+    /// Creates the bucket once JetStream is ready, if it was not. Then it never returns.
     async fn create_bucket_later(&self, client: &Client, exists: bool) -> Result<(), Failure> {
         if !exists {
             while let Err(error) = self.create_bucket(client).await {
@@ -291,8 +291,8 @@ impl Shared {
         client.ok_or_else(|| StoreError::new("NATS is not connected"))
     }
 
-    /// Appends a message to the stream, if the last one of its subject has this sequence. Returns the
-    /// new sequence, or `None` if it has another.
+    /// Appends a message to the stream, if the last one of its subject has this sequence. Returns
+    /// the new sequence, or `None` if it has another.
     async fn append(
         &self,
         key: &Subject,
@@ -323,9 +323,7 @@ enum Answer {
 }
 
 impl Answer {
-    fn read(
-        answer: Result<Message, async_nats::RequestError>,
-    ) -> Result<Self, StoreError> {
+    fn read(answer: Result<Message, async_nats::RequestError>) -> Result<Self, StoreError> {
         let message = answer.map_err(StoreError::new)?;
         let answer: Value = serde_json::from_slice(&message.payload).map_err(StoreError::new)?;
         let Some(error) = answer.get("error") else {
@@ -333,7 +331,10 @@ impl Answer {
         };
         let code = error["err_code"].as_u64().unwrap_or_default();
         let description = error["description"].as_str().unwrap_or("unknown error");
-        Ok(Self::Error(code, format!("JetStream: {description} ({code})")))
+        Ok(Self::Error(
+            code,
+            format!("JetStream: {description} ({code})"),
+        ))
     }
 }
 
@@ -462,8 +463,8 @@ struct Reader {
     client: Client,
     messages: SelectAll<BoxStream<'static, (Subject, Bytes)>>,
     ends: HashMap<Subject, oneshot::Sender<()>>,
-    /// Subject that nobody subscribes to.
-    nobody: String,
+    /// Subject without a subscriber.
+    unheard: String,
     /// Number of the last change of the wanted subscriptions that the client has.
     number: u64,
 }
@@ -474,7 +475,7 @@ impl Reader {
             client: client.clone(),
             messages: SelectAll::new(),
             ends: HashMap::new(),
-            nobody: format!("{probe}.nobody"),
+            unheard: format!("{probe}.unheard"),
             number,
         }
     }
@@ -515,7 +516,7 @@ impl Reader {
         let mut confirmation = std::pin::pin!(futures_util::future::Fuse::terminated());
         loop {
             if confirmed != Some(self.number) && confirmation.is_terminated() {
-                let is_handled = is_handled(self.client.clone(), self.nobody.clone());
+                let is_handled = is_handled(self.client.clone(), self.unheard.clone());
                 let number = self.number;
                 confirmation.set(is_handled.map(move |ok| (number, ok)).fuse());
             }
@@ -536,10 +537,10 @@ impl Reader {
     }
 }
 
-/// Waits until the server has handled all that this client has sent: it answers that nobody has
-/// subscribed to `nobody`. Returns `false` if it has not answered.
-async fn is_handled(client: Client, nobody: String) -> bool {
-    match client.request(nobody, Bytes::new()).await {
+/// Waits until the server has handled all that this client has sent: it answers that
+/// `unheard` has no subscriber. Returns `false` if it has not answered.
+async fn is_handled(client: Client, unheard: String) -> bool {
+    match client.request(unheard, Bytes::new()).await {
         Ok(_) => true,
         Err(error) if error.kind() == RequestErrorKind::NoResponders => true,
         Err(_) => {

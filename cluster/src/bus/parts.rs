@@ -1,11 +1,11 @@
-//! The two connections of a bus over a network, and what outlives them.
+//! State of a bus over a network that outlives its two connections.
 
 use bytes::Bytes;
 
 use super::{Outgoing, OutgoingLimits, PublishError, wanted::Wanted};
 use crate::Subject;
 
-/// What outlives one of the connections.
+/// State that outlives one of the connections.
 pub(super) struct Part {
     pub(super) wanted: Wanted,
     pub(super) outgoing: Outgoing,
@@ -42,8 +42,10 @@ impl Parts {
     }
 
     pub(super) fn subscribe(&self, changes: &[(Subject, bool)]) {
-        let (control, data): (Vec<_>, Vec<_>) =
-            changes.iter().cloned().partition(|(subject, _)| subject.is_control());
+        let (control, data): (Vec<_>, Vec<_>) = changes
+            .iter()
+            .cloned()
+            .partition(|(subject, _)| subject.is_control());
         self.control.wanted.change(control);
         self.data.wanted.change(data);
     }

@@ -20,8 +20,8 @@ use tokio::{
 use tower::BoxError;
 
 use super::{
-    Bus, Entry, Event, Limits, OutgoingLimits, PublishError, PutError, Revision, Sink,
-    Store, StoreError,
+    Bus, Entry, Event, Limits, OutgoingLimits, PublishError, PutError, Revision, Sink, Store,
+    StoreError,
     parts::{Part, Parts},
     wanted::{BATCH, reconnect_delay},
 };
@@ -53,7 +53,7 @@ return redis.call('DEL', KEYS[1])";
 ///
 /// Each node has two connections: one for the messages of topics, and one that they cannot delay
 /// for everything else. A probe every 3 s, answered within 3 s, finds a connection that is lost
-/// without an error. Both connections are then opened anew after a random time: up to 5 s at
+/// without an error. Both connections are then opened again after a random time: up to 5 s at
 /// first, and later up to 30 s.
 ///
 /// Redis delivers at most once. It returns a node's own messages to it, which costs a receive

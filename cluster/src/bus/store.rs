@@ -37,8 +37,8 @@ pub struct Revision(pub u64);
 pub struct Entry {
     /// The revision of this value.
     pub revision: Revision,
-    /// The value. It is `None` if the entry was removed and the store knows its last revision, which
-    /// [`put_if`](Store::put_if) then expects.
+    /// The value. It is `None` if the entry was removed and the store knows its last revision. Then
+    /// [`put_if`](Store::put_if) expects that revision.
     pub value: Option<Bytes>,
 }
 

@@ -74,7 +74,7 @@ impl Wanted {
         }
     }
 
-    /// Returns all subjects and the number of the last change, for a new connection, and forgets the
+    /// Returns all subjects and the number of the last change, for a new connection. It forgets the
     /// changes.
     pub(super) fn restart(&self) -> (Vec<Subject>, u64) {
         let mut state = lock(&self.state);
@@ -145,7 +145,10 @@ mod tests {
         wanted.change([(subject(1000), false), (subject(2000), false)]);
         let batch = wanted.take();
         assert_eq!(batch.add.len(), 600 - BATCH);
-        assert_eq!((batch.remove, batch.number), (vec![subject(1000)], Some(602)));
+        assert_eq!(
+            (batch.remove, batch.number),
+            (vec![subject(1000)], Some(602))
+        );
         assert_eq!(wanted.take().number, Some(602));
         let (subjects, number) = wanted.restart();
         assert_eq!((subjects.len(), number), (600, 602));

@@ -27,7 +27,7 @@ use crate::{Key, Subject, frame::Frame, lock, nodes::Nodes};
 const LINGER: Duration = Duration::from_secs(25);
 /// Random addition to it.
 const LINGER_JITTER: Duration = Duration::from_secs(10);
-/// Number of subscriptions that may always outlive their last member. Beyond it, a tenth of all may.
+/// Number of subscriptions that may always outlive their last member. Above it, a tenth may.
 const MAY_LINGER: usize = 64;
 /// Maximum number of changes that are passed to the bus together.
 const BATCH: usize = 512;
@@ -190,12 +190,7 @@ impl<K: Key> Follower<K> {
         true
     }
 
-    fn want<Out>(
-        &mut self,
-        shared: &Shared<K, Out>,
-        key: K,
-        changes: &mut Vec<(Subject, bool)>,
-    ) {
+    fn want<Out>(&mut self, shared: &Shared<K, Out>, key: K, changes: &mut Vec<(Subject, bool)>) {
         let subject = shared.subject(&key.key_bytes());
         let mut held = lock(&shared.interest.held);
         match held.entry(key) {
@@ -240,11 +235,7 @@ impl<K: Key> Follower<K> {
         self.lingering.insert((end, self.number), key);
     }
 
-    fn end_lingering<Out>(
-        &mut self,
-        shared: &Shared<K, Out>,
-        changes: &mut Vec<(Subject, bool)>,
-    ) {
+    fn end_lingering<Out>(&mut self, shared: &Shared<K, Out>, changes: &mut Vec<(Subject, bool)>) {
         let now = Instant::now();
         let may_linger = MAY_LINGER.max(lock(&shared.interest.held).len() / 10);
         while let Some(first) = self.lingering.first_entry() {

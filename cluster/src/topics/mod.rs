@@ -300,8 +300,8 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
         members.len()
     }
 
-    /// Returns the cards of the members of a topic on all nodes, which are asked now. It waits until
-    /// all living nodes have answered, at most for `time`.
+    /// Asks all nodes for the cards of the members of a topic. It waits until all living nodes have
+    /// answered, at most for `time`.
     ///
     /// Presence is not stored anywhere, so no entry is stale. [`Answers::missing`] names the nodes
     /// that have not answered. After a crash of a node, answers are late for up to 10 s because
@@ -353,8 +353,8 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
         Answers { members, missing }
     }
 
-    /// Waits until messages of other nodes to this topic arrive here. It waits for ever if the topic
-    /// has no member on this node.
+    /// Waits until messages of other nodes to this topic arrive here. If the topic has no member on
+    /// this node, it never returns.
     pub async fn subscribed<Q>(&self, key: &Q)
     where
         K: Borrow<Q>,
@@ -406,7 +406,6 @@ impl<K: Key, Out: 'static> Shared<K, Out> {
         }
         Ok(bytes)
     }
-
 }
 
 impl<K: Key, Out> Shared<K, Out> {
@@ -488,7 +487,6 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> Set for Shared<K, Out> {
             .filter_map(|member| cards.get(&member.id())?.get(&key).cloned())
             .collect()
     }
-
 }
 
 /// Returns the bucket of a key. It is the same on all nodes, so the hash has no random seed.

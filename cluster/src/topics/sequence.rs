@@ -34,8 +34,8 @@ impl Sequences {
         }
     }
 
-    /// Calls `publish` with the next number of a topic, and with `true` if its counter is new. Calls
-    /// for one topic are in the order of their numbers. `publish` must not block.
+    /// Calls `publish` with the next number of a topic, and with `true` if its counter is new.
+    /// Calls for one topic are in the order of their numbers. `publish` must not block.
     pub(super) fn next<R>(&self, key: &[u8], publish: impl FnOnce(u64, bool) -> R) -> R {
         let hash = self.hasher.hash_one(key) % SHARDS as u64;
         let shard = usize::try_from(hash).unwrap_or_default();
@@ -67,7 +67,7 @@ mod tests {
         assert_eq!(sequences.next(b"hot", |n, fresh| (n, fresh)), (1, true));
         for other in 0..100_000_u32 {
             sequences.next(&other.to_be_bytes(), |n, fresh| {
-                assert_eq!((n, fresh), (1, true))
+                assert_eq!((n, fresh), (1, true));
             });
             let hot = sequences.next(b"hot", |n, fresh| (n, fresh));
             assert_eq!(hot, (u64::from(other) + 2, false));

@@ -209,7 +209,10 @@ async fn name_whose_removal_has_failed_is_free_once_the_store_is_back() {
     let (names, others) = (one.claims("names").build(), two.claims("names").build());
     let (guests, last) = ([(); 50].map(|()| Guest::new()), Guest::new());
     for (n, guest) in guests.iter().enumerate() {
-        names.take_free(&n.to_string(), &guest.session).await.unwrap();
+        names
+            .take_free(&n.to_string(), &guest.session)
+            .await
+            .unwrap();
     }
     faults.refuses_removals.store(true, Relaxed);
     drop(guests);
@@ -219,7 +222,10 @@ async fn name_whose_removal_has_failed_is_free_once_the_store_is_back() {
     faults.refuses_removals.store(false, Relaxed);
     tokio::time::sleep(5 * SECOND).await;
     for n in 0..50 {
-        others.take_free(&n.to_string(), &last.session).await.unwrap();
+        others
+            .take_free(&n.to_string(), &last.session)
+            .await
+            .unwrap();
     }
 }
 

@@ -134,7 +134,9 @@ async fn garbled_frames_of_all_kinds_end_nothing() {
     let [(two, _)] = nodes_beside(&one, &bus).await;
     let (rooms, others): (Rooms, Rooms) = (one.topics("r", Plain), two.topics("r", Plain));
     let (users, claims) = (one.claims("users").build(), two.claims("users").build());
-    faults.garbles.store(true, std::sync::atomic::Ordering::Relaxed);
+    faults
+        .garbles
+        .store(true, std::sync::atomic::Ordering::Relaxed);
     for n in 0..1000 {
         let guest = Guest::new();
         others.join_as("tea".to_owned(), &guest.session, "a guest");
@@ -145,7 +147,9 @@ async fn garbled_frames_of_all_kinds_end_nothing() {
         let _ = claims.take("ada", &there.session).await;
         let _ = users.take("ada", &here.session).await;
     }
-    faults.garbles.store(false, std::sync::atomic::Ordering::Relaxed);
+    faults
+        .garbles
+        .store(false, std::sync::atomic::Ordering::Relaxed);
     assert!(two.snapshot().invalid > 100, "{:?}", two.snapshot());
     // Invented nodes are dead after some time, and all else works.
     tokio::time::sleep(20 * SECOND).await;
@@ -157,5 +161,9 @@ async fn garbled_frames_of_all_kinds_end_nothing() {
     assert_eq!(guest.received(), ["hello"]);
     assert_eq!(rooms.ask("milk", SECOND).await.missing, []);
     let metrics = tokio::runtime::Handle::current().metrics();
-    assert!(metrics.num_alive_tasks() < 40, "{}", metrics.num_alive_tasks());
+    assert!(
+        metrics.num_alive_tasks() < 40,
+        "{}",
+        metrics.num_alive_tasks()
+    );
 }

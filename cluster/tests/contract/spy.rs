@@ -9,14 +9,12 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use getty_cluster::{
     Subject,
-    bus::{
-        Bus, Entry, Limits, Memory, PublishError, PutError, Revision, Sink, Store, StoreError,
-    },
+    bus::{Bus, Entry, Limits, Memory, PublishError, PutError, Revision, Sink, Store, StoreError},
 };
 use tokio::sync::{Notify, Semaphore};
 use tower::BoxError;
 
-/// What goes wrong.
+/// Faults of a bus and its store.
 #[derive(Default)]
 pub(crate) struct Faults {
     /// The store has done what it was asked, and its answer is lost.
@@ -76,8 +74,10 @@ impl Bus for Spy {
             for _ in 0..3 {
                 // The version and the origin stay, so that most are read beyond these.
                 let place = fastrand::usize(..bytes.len().max(1));
-                if !(0..11).contains(&place) || place == 1 {
-                    bytes.get_mut(place).map(|byte| *byte = fastrand::u8(..));
+                if let Some(byte) = bytes.get_mut(place)
+                    && (place == 1 || place > 10)
+                {
+                    *byte = fastrand::u8(..);
                 }
             }
             self.faults.garbled.fetch_add(1, Relaxed);
@@ -143,7 +143,9 @@ impl Store for SpyStore {
         let put = self.inner.put_if(key, was, value);
         Box::pin(async move {
             let result = put.await;
-            self.faults.puts.fetch_add(u64::from(result.is_ok()), Relaxed);
+            self.faults
+                .puts
+                .fetch_add(u64::from(result.is_ok()), Relaxed);
             if self.faults.loses_answers.load(Relaxed) {
                 return Err(StoreError::new("the answer is lost").into());
             }

@@ -1,4 +1,4 @@
-//! A node in a process of its own: the test starts its own program with this one as its only test.
+//! A node in a separate process: a test starts its program again with this one as its only test.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -122,7 +122,8 @@ async fn node() {
     let members = Arc::new(Mutex::new(members));
     let reading = Arc::clone(&members);
     tokio::spawn(async move {
-        let mut ticks = interval(Duration::from_millis(5));
+        // A thousand members are many to look at.
+        let mut ticks = interval(Duration::from_millis(40));
         loop {
             ticks.tick().await;
             reading.lock().unwrap().iter_mut().for_each(Member::read);
@@ -152,10 +153,11 @@ async fn node() {
             }
             "rounds" => {
                 let (publisher, rounds) = (Arc::clone(&publisher), number(1));
+                let pause = Duration::from_millis(number(2) as u64);
                 work.spawn(async move {
                     for _ in 0..rounds {
                         (0..topics).for_each(|topic| publisher.publish(topic));
-                        sleep(Duration::from_millis(20)).await;
+                        sleep(pause).await;
                     }
                 });
             }
@@ -200,11 +202,14 @@ async fn node() {
             "report" => {
                 report(&cluster, &publisher, &mut members.lock().unwrap());
                 let mut open: HashMap<String, u64> = HashMap::new();
-                sessions.lock().unwrap().retain(|(user, connection): &(String, Connection<()>)| {
-                    let is_open = connection.handle().reason().is_none();
-                    *open.entry(user.clone()).or_default() += u64::from(is_open);
-                    is_open
-                });
+                sessions
+                    .lock()
+                    .unwrap()
+                    .retain(|(user, connection): &(String, Connection<()>)| {
+                        let is_open = connection.handle().reason().is_none();
+                        *open.entry(user.clone()).or_default() += u64::from(is_open);
+                        is_open
+                    });
                 for (user, count) in open.iter().filter(|(_, count)| **count > 0) {
                     println!("@ open {user} {count}");
                 }

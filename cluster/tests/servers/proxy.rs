@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-/// What the proxy does.
+/// Fault of the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Pass,
@@ -63,7 +63,7 @@ impl Proxy {
     }
 }
 
-/// Copies in one direction. What arrives while it is cut is lost with its connection.
+/// Copies in one direction. Bytes that arrive while it is cut are lost, with all later ones.
 fn copy(mut from: TcpStream, mut to: TcpStream, mode: &Mutex<Mode>, cut: Mode) {
     let mut buffer = vec![0; 64 * 1024];
     let mut was_cut = false;
