@@ -368,7 +368,9 @@ async fn memory(kind: &str, port: u16, how: &str) -> Anything {
     let before = resident();
     if kind == "none" {
         let local: Topics<u64, Bytes> = Topics::new();
-        (0..topics).for_each(|topic| drop(local.join(topic, &member.session)));
+        for topic in 0..topics {
+            local.join(topic, &member.session);
+        }
         let used = resident() - before;
         println!(
             "Topics alone: {} MiB, {} B a topic",
@@ -406,7 +408,9 @@ async fn settle(server: &mut Server, topics: u64) -> Anything {
     cluster.up().await;
     let rooms: Rooms = cluster.topics("rooms", Plain);
     let member = member();
-    (0..topics).for_each(|topic| drop(rooms.join(topic, &member.session)));
+    for topic in 0..topics {
+        rooms.join(topic, &member.session);
+    }
     for topic in 0..topics {
         rooms.subscribed(&topic).await;
     }

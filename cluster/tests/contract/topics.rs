@@ -236,9 +236,8 @@ async fn rooms_with_names_of_wildcards_and_line_breaks_are_rooms_like_others() {
 #[tokio::test(start_paused = true)]
 async fn topics_of_one_bucket_receive_their_own_messages_only() {
     let [(one, _), (two, _)] = nodes(&Memory::new()).await;
-    let build = |node: &Cluster| -> Rooms {
-        node.topics_builder("r", Plain).with_buckets(2).build()
-    };
+    let build =
+        |node: &Cluster| -> Rooms { node.topics_builder("r", Plain).with_buckets(2).build() };
     let (rooms, others) = (build(&one), build(&two));
     let mut guests: Vec<_> = (0..10).map(|_| Guest::new()).collect();
     for (n, guest) in guests.iter().enumerate() {
