@@ -73,7 +73,8 @@ const WRONG_SEQUENCE: [u64; 2] = [10071, 10164];
 /// `$JS.API.>` and `$KV.<bucket>.>`.
 ///
 /// The client library holds some 5 KB for each subscription. A node with more than some 10,000
-/// topics should distribute them over [buckets](crate::TopicsBuilder::with_buckets).
+/// topics should distribute them over [buckets](crate::TopicsBuilder::with_buckets). With 1,024 of
+/// them, a node with 100,000 topics needs 52 MiB, and without them 552 MiB.
 ///
 /// ```no_run
 /// use getty_cluster::{Cluster, bus::Nats};
