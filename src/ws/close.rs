@@ -121,6 +121,7 @@ impl WsClose {
             CloseReason::Decode => Self::INVALID_DATA,
             CloseReason::ReadTimeout
             | CloseReason::SlowConsumer
+            | CloseReason::TakenOver
             | CloseReason::HandshakeTimeout
             | CloseReason::Refused => Self::POLICY,
             CloseReason::Io | CloseReason::WriteTimeout | CloseReason::Dropped => Self::ABNORMAL,
@@ -137,6 +138,7 @@ impl WsClose {
             CloseReason::Decode => "bad data",
             CloseReason::ReadTimeout => "message not completed in time",
             CloseReason::SlowConsumer => "reads too slowly",
+            CloseReason::TakenOver => "taken over by another session",
             CloseReason::HeartbeatMissed => "heartbeat not answered",
             CloseReason::AnswerMissed => "request not answered",
             _ => "",

@@ -80,7 +80,7 @@
 //! | `Application`, defined by the application | 4000 + its code |
 //! | `Protocol`, of this side: protocol error, text refused, bad UTF-8, too long | 1002, 1003, 1007, 1009 |
 //! | `Decode` | 1007 |
-//! | `ReadTimeout`, `SlowConsumer` | 1008 |
+//! | `ReadTimeout`, `SlowConsumer`, `TakenOver` | 1008 |
 //! | `Handler`, `Panicked`, `Encode`, `HeartbeatMissed`, `UpgradeFailed`, others | 1011 |
 //! | `Protocol`, from `close_with` | the given code |
 //!

@@ -34,6 +34,8 @@ pub enum CloseReason {
     UpgradeFailed,
     /// The session reached its maximum age.
     LifetimeExpired,
+    /// Another session has taken the identity of this one, such as a later login of the same user.
+    TakenOver,
     /// The peer reads more slowly than this side writes and the policy was to close.
     SlowConsumer,
     /// The codec could not decode the peer's bytes. The source is the codec's error.
@@ -84,6 +86,7 @@ impl CloseReason {
             Self::HandshakeTimeout => "handshake_timeout",
             Self::UpgradeFailed => "upgrade_failed",
             Self::LifetimeExpired => "lifetime_expired",
+            Self::TakenOver => "taken_over",
             Self::SlowConsumer => "slow_consumer",
             Self::Decode => "decode",
             Self::Encode => "encode",
@@ -112,6 +115,7 @@ impl fmt::Display for CloseReason {
             Self::HandshakeTimeout => "handshake not completed in time",
             Self::UpgradeFailed => "upgrade of the transport failed",
             Self::LifetimeExpired => "maximum age reached",
+            Self::TakenOver => "taken over by another session",
             Self::SlowConsumer => "peer reads too slowly",
             Self::Decode => "bad data from the peer",
             Self::Encode => "message could not be encoded",

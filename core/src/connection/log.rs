@@ -38,6 +38,7 @@ pub(super) fn end_level(closed: &Closed) -> Option<Level> {
         | CloseReason::Application(_)
         | CloseReason::Shutdown
         | CloseReason::LifetimeExpired
+        | CloseReason::TakenOver
         | CloseReason::Refused
         | CloseReason::Dropped => closed.source.as_ref().map(|_| Level::DEBUG),
         _ => Some(Level::DEBUG),

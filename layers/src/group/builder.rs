@@ -1,10 +1,10 @@
 //! Builders of groups and topics and the settings that their clones share.
 
-use std::{fmt, marker::PhantomData, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use getty_core::SlowConsumer;
 
-use super::{Group, Topics};
+use super::{Group, Topics, topics::Watcher};
 
 /// Function that creates the message about a number of missed messages.
 pub(super) type Notice<Out> = Arc<dyn Fn(u64) -> Out + Send + Sync>;
@@ -84,14 +84,14 @@ impl<Out> fmt::Debug for GroupBuilder<Out> {
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct TopicsBuilder<K, Out> {
     settings: Settings<Out>,
-    key: PhantomData<fn() -> K>,
+    watcher: Option<Watcher<K>>,
 }
 
 impl<K, Out> TopicsBuilder<K, Out> {
     pub(super) fn new() -> Self {
         Self {
             settings: Settings::default(),
-            key: PhantomData,
+            watcher: None,
         }
     }
 
@@ -109,10 +109,22 @@ impl<K, Out> TopicsBuilder<K, Out> {
         self
     }
 
+    /// Sets a function that is called after a topic was created by its first member, and after it
+    /// was removed with its last. The default is none.
+    ///
+    /// It is called outside all locks, so it may use the topics. Calls from several threads may be
+    /// late and in any order: they report that something has changed, and
+    /// [`count`](Topics::count) returns the current state. The call for the last change of a topic
+    /// comes after this change. `changed` must not block because a close callback may call it.
+    pub fn watched(mut self, changed: impl Fn(&K) + Send + Sync + 'static) -> Self {
+        self.watcher = Some(Box::new(changed));
+        self
+    }
+
     /// Creates the topics, without members.
     #[must_use]
     pub fn build(self) -> Topics<K, Out> {
-        Topics::with_settings(self.settings)
+        Topics::with_settings(self.settings, self.watcher)
     }
 }
 
@@ -120,6 +132,7 @@ impl<K, Out> fmt::Debug for TopicsBuilder<K, Out> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TopicsBuilder")
             .field("settings", &self.settings)
+            .field("watched", &self.watcher.is_some())
             .finish()
     }
 }

@@ -131,7 +131,11 @@ struct Shared<K, Out> {
     hasher: RandomState,
     key: CallbackKey,
     settings: Settings<Out>,
+    watcher: Option<Watcher<K>>,
 }
+
+/// Function that is called with the key of a topic that was created or removed.
+pub(super) type Watcher<K> = Box<dyn Fn(&K) + Send + Sync>;
 
 /// Number of shards. Broadcasts on some ten processors usually find their lock free.
 const SHARDS: usize = 32;
@@ -161,7 +165,14 @@ impl<K, Out> Topics<K, Out> {
         TopicsBuilder::new()
     }
 
-    pub(super) fn with_settings(settings: Settings<Out>) -> Self {
+    /// Creates new topics that call `changed` after each creation and each removal of a topic; see
+    /// [`TopicsBuilder::watched`].
+    #[must_use]
+    pub fn watched(changed: impl Fn(&K) + Send + Sync + 'static) -> Self {
+        Self::builder().watched(changed).build()
+    }
+
+    pub(super) fn with_settings(settings: Settings<Out>, watcher: Option<Watcher<K>>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 topics: [(); SHARDS].map(|()| Shard::default()),
@@ -169,6 +180,7 @@ impl<K, Out> Topics<K, Out> {
                 hasher: RandomState::new(),
                 key: CallbackKey::unique(),
                 settings,
+                watcher,
             }),
         }
     }
@@ -274,6 +286,7 @@ impl<K: Eq + Hash, Out> Topics<K, Out> {
         };
         let emptied = self.shared.remove(key, session.id());
         drop(sessions);
+        self.shared.notify(&emptied);
         drop((left, emptied)); // the keys are dropped outside the locks
         true
     }
@@ -289,6 +302,7 @@ impl<K: Eq + Hash, Out> Topics<K, Out> {
         // Under the lock of the session, which otherwise might join again meanwhile.
         let emptied = self.shared.remove_all(&left, session.id());
         drop(sessions);
+        self.shared.notify(&emptied);
         drop(emptied); // the keys are dropped outside the locks
         left.len()
     }
@@ -398,21 +412,28 @@ impl<K: Clone + Eq + Hash + Send + 'static, Out: Send + 'static> Topics<K, Out> 
         let (id, weigh) = (session.id(), session.weigh());
         // Declared before the locks: a key that is not needed is dropped after they are released.
         let (of_topic, of_session) = (key.clone(), key);
+        let watched = self.shared.watcher.is_some().then(|| of_topic.clone());
 
         let mut sessions = self.shared.sessions(id).lock();
         let Some(entry) = sessions.get_mut(&id) else {
             return false; // the session has closed
         };
         let mut topics = self.shared.topics(&of_topic).lock();
+        let mut created = None;
         let joined = match topics.get_mut(&of_topic) {
             Some(members) => members.insert(member, weigh, policy),
             None => {
+                created = watched;
                 let members = topics.entry(of_topic).or_default();
                 members.insert(member, weigh, policy)
             }
         };
         if joined {
             entry.keys.insert(of_session);
+        }
+        drop((topics, sessions));
+        if let (Some(changed), Some(key)) = (&self.shared.watcher, &created) {
+            changed(key);
         }
         joined
     }
@@ -476,7 +497,19 @@ impl<K: Eq + Hash, Out> Shared<K, Out> {
         }
         drop(sessions);
         if let Some(Entry { keys, .. }) = entry {
-            self.remove_all(&keys, id);
+            let emptied = self.remove_all(&keys, id);
+            self.notify(&emptied);
+        }
+    }
+
+    /// Calls the watcher with the keys of removed topics. No lock may be held.
+    fn notify<'a>(&self, removed: impl IntoIterator<Item = &'a (K, Members<Out>)>)
+    where
+        K: 'a,
+        Out: 'a,
+    {
+        if let Some(changed) = &self.watcher {
+            removed.into_iter().for_each(|(key, _)| changed(key));
         }
     }
 }
@@ -523,7 +556,7 @@ impl<T: Default> Default for Shard<T> {
 
 impl<K, Out> Default for Topics<K, Out> {
     fn default() -> Self {
-        Self::with_settings(Settings::default())
+        Self::with_settings(Settings::default(), None)
     }
 }
 
@@ -583,6 +616,47 @@ mod tests {
         assert_eq!(topics.leave_all(&session), MANY as usize);
         let (of_topics, of_session) = room();
         assert!(of_topics < 10_000 && of_session < 1_000);
+    }
+
+    #[test]
+    fn watcher_may_use_the_topics_and_finally_knows_those_that_exist() {
+        type Seen = Arc<Mutex<HashSet<u32>>>;
+        let (seen, topics) = (Seen::default(), Arc::new(std::sync::OnceLock::new()));
+        let (known, weak) = (Arc::clone(&seen), Arc::downgrade(&topics));
+        let watched = Topics::<u32, ()>::watched(move |key| {
+            let topics = weak.upgrade().expect("the topics exist");
+            let topics: &Topics<u32, ()> = topics.get().expect("they were set");
+            let mut known = known.lock();
+            if topics.count(key) > 0 {
+                known.insert(*key);
+            } else {
+                known.remove(key);
+            }
+        });
+        let topics = topics.get_or_init(|| watched);
+        std::thread::scope(|threads| {
+            for id in 0..4 {
+                threads.spawn(move || {
+                    for round in 0..200 {
+                        let connection = Connection::new(());
+                        let (session, _driver) = driver::pair(connection.handle().clone());
+                        for key in 0..8 {
+                            topics.join(key, &session);
+                        }
+                        topics.leave(&(round % 8), &session);
+                        if round % 3 == id % 3 {
+                            topics.leave_all(&session);
+                        }
+                    }
+                });
+            }
+        });
+        assert!(topics.is_empty());
+        assert!(seen.lock().is_empty());
+        let connection = Connection::new(());
+        let (session, _driver) = driver::pair(connection.handle().clone());
+        assert!(topics.join(7, &session));
+        assert_eq!(*seen.lock(), HashSet::from([7]));
     }
 
     #[test]

@@ -50,6 +50,7 @@ async fn close_waits_for_the_peers_close_frame_and_ends_the_stream() {
         (CloseReason::LifetimeExpired, 1001),
         (CloseReason::Decode, 1007),
         (CloseReason::SlowConsumer, 1008),
+        (CloseReason::TakenOver, 1008),
         (CloseReason::Handler, 1011),
         (WsClose::new(4001, "no such room").into(), 4001),
         (KICKED.into(), 4017),

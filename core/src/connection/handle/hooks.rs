@@ -220,7 +220,7 @@ pub trait HandleExt: sealed::Sealed {
     /// |---|---|
     /// | `Decode`, `Encode`, `Handler`, `Panicked` | `WARN` |
     /// | `PeerClosed`, `Io`, `Protocol`, `SlowConsumer`, `AnswerMissed`, `HeartbeatMissed`, every timeout | `DEBUG` |
-    /// | `Local`, `Shutdown`, `LifetimeExpired`, `Refused`, `Dropped` | `DEBUG` with a source, otherwise no line |
+    /// | `Local`, `Shutdown`, `LifetimeExpired`, `TakenOver`, `Refused`, `Dropped` | `DEBUG` with a source, otherwise no line |
     ///
     /// A layer that logs ends itself passes `false` when it is called, as `TraceLayer` does.
     fn set_logs_end(&self, logs: bool);

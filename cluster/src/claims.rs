@@ -1,0 +1,839 @@
+//! Names that belong to one session at a time, in the whole cluster.
+
+use std::{
+    collections::HashMap,
+    error::Error,
+    fmt,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use getty_core::{CloseReason, ConnectionHandle, WeakHandle};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::{Instant, sleep},
+};
+
+use crate::{
+    Cluster, KeyBytes, NodeId, Subject,
+    bus::{Entry, PutError, Revision, Store, StoreError},
+    cluster::{Inner, MAX_KEY, within},
+    frame::Kind,
+    lock, random_id,
+    subject::token,
+};
+
+/// Number of attempts to claim a name while other nodes claim the same name.
+const TRIES: u32 = 5;
+/// Time for the node of the earlier session to close it.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
+/// Number of requests after that time, at its interval. Then the node is dead, or will
+/// check its claims when it is back.
+const CLOSE_LATER: u32 = 15;
+/// Mean time after which a claim that the store has not taken is tried again.
+const WRITE_LATER: Duration = Duration::from_secs(2);
+/// Time after which the request to close it is repeated.
+const CLOSE_REPEAT: Duration = Duration::from_millis(200);
+/// Time for an unknown node to show that it is alive.
+const ALIVE_TIME: Duration = Duration::from_secs(1);
+/// Time between two checks of claims, after the store was away: 1,000 a second.
+const CHECK_PAUSE: Duration = Duration::from_millis(1);
+/// Age at which an entry is written again. The store may remove it after 48 h.
+const RENEW: Duration = Duration::from_secs(12 * 60 * 60);
+/// Time to wait for entries to be removed when the node leaves.
+const RELEASE_TIME: Duration = Duration::from_secs(2);
+
+/// Names, such as the ids of users, that each belong to one session of the cluster.
+///
+/// [`take`](Self::take) is a login that ends the earlier session of the user, on any node.
+/// [`take_free`](Self::take_free) is for unique names: it fails if the name is taken. A name is
+/// released when its session closes.
+///
+/// All claims of a name are in one order, which the store decides. So of any number of
+/// simultaneous logins on any nodes exactly the last one stays. While the store or the bus is
+/// away, two sessions are possible; see [`StoreAway`]. They are resolved after it is back: a
+/// node then checks all its claims, 1,000 a second.
+///
+/// Scope: cluster.
+///
+/// ```
+/// use getty_cluster::{Cluster, Previous, bus::Memory};
+/// use getty_core::{CloseReason, Connection};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), getty_cluster::ClaimError> {
+/// let bus = Memory::new();
+/// let one = Cluster::of("game").over(bus.clone()).start();
+/// let two = Cluster::of("game").over(bus).start();
+/// let (users_of_one, users_of_two) = (one.claims("users").build(), two.claims("users").build());
+/// # one.up().await;
+/// # two.up().await;
+///
+/// let (phone, laptop) = (Connection::new(()), Connection::new(()));
+/// users_of_one.take("ada", phone.handle()).await?;
+/// let claimed = users_of_two.take("ada", laptop.handle()).await?;
+/// assert_eq!(claimed.previous, Previous::Closed);
+/// assert_eq!(phone.handle().reason(), Some(CloseReason::TakenOver));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Claims {
+    set: Arc<ClaimSet>,
+    cluster: Cluster,
+}
+
+/// Builder of [`Claims`]; see [`Cluster::claims`].
+#[must_use = "a builder does nothing until `build` is called"]
+#[derive(Debug)]
+pub struct ClaimsBuilder {
+    cluster: Cluster,
+    name: String,
+    away: StoreAway,
+}
+
+/// Behavior of [`Claims::take`] while the store cannot be reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StoreAway {
+    /// The session opens, and the name is claimed once the store is back. Until then an earlier
+    /// session of the name may be open as well. It is the default. [`Claims::take_free`] fails
+    /// nevertheless, because a name cannot be unique without the store.
+    #[default]
+    Admit,
+    /// The claim fails.
+    Refuse,
+}
+
+/// Result of [`Claims::take`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Claimed {
+    /// Fate of the session that had the name.
+    pub previous: Previous,
+}
+
+/// Fate of the session that had a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Previous {
+    /// There was none.
+    None,
+    /// It was closed as [`TakenOver`](CloseReason::TakenOver), or had closed before.
+    Closed,
+    /// Its node has not answered within 2 s, or is dead. It will close the session when it can be
+    /// reached again.
+    Unreachable,
+    /// The store is away, so the session, if there is one, is not known.
+    Unknown,
+}
+
+/// Error of a claim.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ClaimError {
+    /// Another session has the name.
+    Taken,
+    /// Other nodes claim the same name at the same time, and this one has lost five times.
+    Contended,
+    /// The session has closed.
+    Closed,
+    /// The name has more than 4,096 bytes.
+    TooLong,
+    /// The bus has no store.
+    NoStore,
+    /// The store cannot be reached or has failed.
+    Store(StoreError),
+}
+
+impl fmt::Display for ClaimError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Taken => "another session has the name",
+            Self::Contended => "other nodes claim the name at the same time",
+            Self::Closed => "the session has closed",
+            Self::TooLong => "the name has more than 4,096 bytes",
+            Self::NoStore => "the bus has no store of claims",
+            Self::Store(_) => "the name could not be claimed",
+        })
+    }
+}
+
+impl Error for ClaimError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Store(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Claims with one name, and those of this node's sessions.
+pub(crate) struct ClaimSet {
+    inner: Arc<Inner>,
+    store: Option<Arc<dyn Store>>,
+    name: String,
+    away: StoreAway,
+    local: Mutex<HashMap<u64, Local>>,
+    /// Requests to other nodes that await an acknowledgement.
+    awaited: Mutex<HashMap<u64, oneshot::Sender<()>>>,
+    ended: Mutex<Ended>,
+    released: Notify,
+    /// Held by the task that checks all claims.
+    checking: tokio::sync::Mutex<()>,
+    /// `true` while another check waits for that one.
+    check_waits: AtomicBool,
+}
+
+/// Claims that have ended, and whose entries the store may still have.
+#[derive(Default)]
+struct Ended {
+    claims: HashMap<u64, (Subject, Option<Revision>)>,
+    /// `true` while a task tries again what has failed.
+    is_retried: bool,
+}
+
+/// Claim of a session of this node.
+struct Local {
+    key: Subject,
+    session: WeakHandle,
+    session_id: u64,
+    /// `true` once the store may have it.
+    attempted: bool,
+    /// `None` until the store has taken it.
+    revision: Option<Revision>,
+    written: Instant,
+    /// `true` while `write` is at work. Its claim is not checked meanwhile.
+    writing: bool,
+}
+
+/// Owner of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Owner {
+    node: NodeId,
+    claim: u64,
+}
+
+/// Value of an entry of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Value {
+    owner: Owner,
+    /// The owner before. It must be closed even if this node has not learned that its value was
+    /// taken.
+    previous: Option<Owner>,
+}
+
+impl Value {
+    fn encode(self) -> Bytes {
+        let mut bytes = BytesMut::with_capacity(33);
+        bytes.put_u8(1);
+        for Owner { node, claim } in [Some(self.owner), self.previous].into_iter().flatten() {
+            bytes.put_u64(node.0);
+            bytes.put_u64(claim);
+        }
+        bytes.freeze()
+    }
+
+    /// Returns the value of an entry, unless it was removed.
+    fn of(entry: &Entry) -> Option<Self> {
+        Self::decode(entry.value.clone()?)
+    }
+
+    fn decode(mut bytes: Bytes) -> Option<Self> {
+        if bytes.try_get_u8().ok()? != 1 {
+            return None;
+        }
+        let mut owner = || {
+            let node = NodeId(bytes.try_get_u64().ok()?);
+            let claim = bytes.try_get_u64().ok()?;
+            Some(Owner { node, claim })
+        };
+        Some(Self {
+            owner: owner()?,
+            previous: owner(),
+        })
+    }
+}
+
+impl ClaimsBuilder {
+    pub(crate) fn new(cluster: Cluster, name: &str) -> Self {
+        Self {
+            cluster,
+            name: token(name.as_bytes()),
+            away: StoreAway::default(),
+        }
+    }
+
+    /// Sets what [`Claims::take`] does while the store cannot be reached. The default is
+    /// [`StoreAway::Admit`].
+    pub const fn with_store_away(mut self, away: StoreAway) -> Self {
+        self.away = away;
+        self
+    }
+
+    /// Creates the claims.
+    ///
+    /// # Panics
+    ///
+    /// Panics if this node has claims with that name already.
+    #[must_use]
+    pub fn build(self) -> Claims {
+        let Self {
+            cluster,
+            name,
+            away,
+        } = self;
+        let set = Arc::new(ClaimSet {
+            inner: Arc::clone(&cluster.inner),
+            store: cluster.inner.store.clone(),
+            name,
+            away,
+            local: Mutex::default(),
+            awaited: Mutex::default(),
+            ended: Mutex::default(),
+            released: Notify::new(),
+            checking: tokio::sync::Mutex::default(),
+            check_waits: AtomicBool::new(false),
+        });
+        let is_new = cluster.inner.add_claim_set(&set);
+        assert!(is_new, "this node has claims with the name {}", set.name);
+        let weak = Arc::downgrade(&set);
+        cluster.inner.runtime.spawn(async move {
+            loop {
+                sleep(RENEW / 12).await;
+                let Some(set) = weak.upgrade() else { return };
+                set.check_all().await;
+            }
+        });
+        Claims { set, cluster }
+    }
+}
+
+impl Claims {
+    /// Gives the name `id` to `session`, and closes another session that has it as
+    /// [`TakenOver`](CloseReason::TakenOver), on any node. It waits until that session has begun to
+    /// close, at most for 2 s. A session that has the name keeps it.
+    ///
+    /// Call it in an [`OnOpenLayer`](getty_layers::OnOpenLayer), where nothing is read until it
+    /// resolves, or in the handler of a login. A session may have any number of names.
+    ///
+    /// # Errors
+    ///
+    /// The session does not have the name. Close it, or refuse the login.
+    ///
+    /// # Cancel safety
+    ///
+    /// The claim goes on if the future is dropped, and is released when the session closes.
+    pub async fn take<Q: KeyBytes + ?Sized>(
+        &self,
+        id: &Q,
+        session: &ConnectionHandle,
+    ) -> Result<Claimed, ClaimError> {
+        self.claim(id, session, true).await
+    }
+
+    /// Gives the name `id` to `session` if no other session has it. A name of a session whose node
+    /// is dead is free.
+    ///
+    /// # Errors
+    ///
+    /// [`ClaimError::Taken`] if another session has the name. See [`take`](Self::take) for others.
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`take`](Self::take).
+    pub async fn take_free<Q: KeyBytes + ?Sized>(
+        &self,
+        id: &Q,
+        session: &ConnectionHandle,
+    ) -> Result<(), ClaimError> {
+        self.claim(id, session, false).await.map(|_| ())
+    }
+
+    async fn claim<Q: KeyBytes + ?Sized>(
+        &self,
+        id: &Q,
+        session: &ConnectionHandle,
+        takes_over: bool,
+    ) -> Result<Claimed, ClaimError> {
+        let id = id.key_bytes();
+        if id.len() > MAX_KEY {
+            return Err(ClaimError::TooLong);
+        }
+        let set = Arc::clone(&self.set);
+        let key = Subject::claim(&set.inner.namespace, &set.name, &id);
+        let claim = set.note(key.clone(), session);
+        // In a task, so that a claim that is cut off between two steps is not left behind.
+        let claiming = self.set.inner.runtime.spawn(async move {
+            let result = set.write(&key, claim, takes_over).await;
+            if result.is_err() {
+                set.forget(claim);
+            } else if let Some(local) = lock(&set.local).get_mut(&claim) {
+                local.writing = false;
+            }
+            if let Ok(Claimed {
+                previous: Previous::Unknown,
+            }) = result
+            {
+                set.inner
+                    .runtime
+                    .spawn(write_later(Arc::downgrade(&set), claim, key));
+            }
+            result
+        });
+        match claiming.await {
+            Ok(result) => result,
+            // The runtime shuts down.
+            Err(_) => Err(ClaimError::Closed),
+        }
+    }
+
+    /// Releases the name `id` if `session` has it. Returns `false` if it has not. A close does this
+    /// automatically.
+    pub fn release<Q: KeyBytes + ?Sized>(&self, id: &Q, session: &ConnectionHandle) -> bool {
+        let set = &self.set;
+        let key = Subject::claim(&set.inner.namespace, &set.name, &id.key_bytes());
+        let local = lock(&set.local);
+        let id = session.id();
+        let found = local
+            .iter()
+            .find(|(_, local)| local.session_id == id && local.key == key);
+        let Some((&claim, _)) = found else {
+            return false;
+        };
+        drop(local);
+        set.forget(claim);
+        true
+    }
+
+    /// Returns the number of names of this node's sessions.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        lock(&self.set.local).len()
+    }
+
+    /// Returns `true` if no session of this node has a name.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl ClaimSet {
+    /// Registers a claim, so that a later one can close its session from now on.
+    fn note(self: &Arc<Self>, key: Subject, session: &ConnectionHandle) -> u64 {
+        let claim = random_id();
+        let local = Local {
+            key,
+            session: session.downgrade(),
+            session_id: session.id(),
+            attempted: false,
+            revision: None,
+            written: Instant::now(),
+            writing: true,
+        };
+        lock(&self.local).insert(claim, local);
+        self.inner.counters.claims.fetch_add(1, Relaxed);
+        let set = Arc::downgrade(self);
+        // A closed session calls it at once.
+        session.add_close_callback("getty-cluster claim", claim, move |_| {
+            if let Some(set) = set.upgrade() {
+                set.forget(claim);
+            }
+        });
+        claim
+    }
+
+    /// Removes a claim from this node. Its session stays as it is.
+    fn remove_local(&self, claim: u64) -> Option<Local> {
+        let local = lock(&self.local).remove(&claim)?;
+        self.inner.counters.claims.fetch_sub(1, Relaxed);
+        if let Some(session) = local.session.upgrade() {
+            session.remove_close_callback("getty-cluster claim", claim);
+        }
+        Some(local)
+    }
+
+    /// Removes a claim from this node, and from the store.
+    fn forget(self: &Arc<Self>, claim: u64) {
+        if let Some(local) = self.remove_local(claim)
+            && local.attempted
+        {
+            self.remove_entry(claim, local.key, local.revision);
+        }
+    }
+
+    /// Removes the entry of a claim that has ended, now or when the store is back.
+    fn remove_entry(self: &Arc<Self>, claim: u64, key: Subject, revision: Option<Revision>) {
+        lock(&self.ended).claims.insert(claim, (key, revision));
+        let set = Arc::clone(self);
+        self.inner.runtime.spawn(async move {
+            let Err(error) = set.try_remove_entry(claim).await else {
+                return;
+            };
+            tracing::debug!(target: "getty::cluster", %error, "a claim was not removed yet");
+            if !std::mem::replace(&mut lock(&set.ended).is_retried, true) {
+                remove_later(Arc::downgrade(&set)).await;
+            }
+        });
+    }
+
+    async fn try_remove_entry(&self, claim: u64) -> Result<(), StoreError> {
+        let Some((key, revision)) = lock(&self.ended).claims.get(&claim).cloned() else {
+            return Ok(());
+        };
+        if let Some(store) = &self.store {
+            let is_removed = match revision {
+                Some(revision) => store.remove_if(&key, revision).await?,
+                None => false,
+            };
+            // A write whose answer was lost has given it another revision.
+            if !is_removed
+                && let Some(entry) = store.get(&key).await?
+                && Value::of(&entry).is_some_and(|value| value.owner == self.owner(claim))
+            {
+                store.remove_if(&key, entry.revision).await?;
+            }
+        }
+        lock(&self.ended).claims.remove(&claim);
+        self.released.notify_waiters();
+        Ok(())
+    }
+
+    /// Waits until the entries of closed sessions are removed, for a short time.
+    pub(crate) async fn released(&self) {
+        let done = async {
+            loop {
+                let released = self.released.notified();
+                if lock(&self.ended).claims.is_empty() {
+                    return;
+                }
+                released.await;
+            }
+        };
+        within(RELEASE_TIME, done).await;
+    }
+
+    /// Writes a claim into the store, and closes the session of the claim before it.
+    async fn write(
+        self: &Arc<Self>,
+        key: &Subject,
+        claim: u64,
+        takes_over: bool,
+    ) -> Result<Claimed, ClaimError> {
+        let Some(store) = &self.store else {
+            return Err(ClaimError::NoStore);
+        };
+        let owner = self.owner(claim);
+        for attempt in 0..TRIES {
+            let current = match store.get(key).await {
+                Ok(current) => current,
+                Err(error) => return self.away(error, takes_over),
+            };
+            if let Some(entry) = &current
+                && !takes_over
+                && self.is_taken(entry, claim).await
+            {
+                return Err(ClaimError::Taken);
+            }
+            let revision = current.as_ref().map(|entry| entry.revision);
+            let previous = current.and_then(|entry| Value::of(&entry));
+            let previous = previous.map(|value| value.owner);
+            let value = Value { owner, previous };
+            match lock(&self.local).get_mut(&claim) {
+                Some(local) => local.attempted = true,
+                None => return Err(ClaimError::Closed),
+            }
+            match store.put_if(key, revision, value.encode()).await {
+                Ok(revision) => {
+                    let is_open = self.written(key, claim, revision);
+                    let previous = match previous {
+                        Some(owner) => self.close_owner(owner, claim).await,
+                        None => Previous::None,
+                    };
+                    if !is_open {
+                        return Err(ClaimError::Closed);
+                    }
+                    return Ok(Claimed { previous });
+                }
+                Err(PutError::Conflict) => {
+                    let pause = Duration::from_millis(5 << attempt);
+                    sleep(pause.mul_f64(fastrand::f64())).await;
+                }
+                Err(PutError::Store(error)) => {
+                    if !lock(&self.local).contains_key(&claim) {
+                        self.remove_entry(claim, key.clone(), None);
+                    }
+                    return self.away(error, takes_over);
+                }
+            }
+        }
+        Err(ClaimError::Contended)
+    }
+
+    /// Returns the result of a claim that the store has not taken. A unique name cannot be given
+    /// without it.
+    fn away(&self, error: StoreError, takes_over: bool) -> Result<Claimed, ClaimError> {
+        match self.away {
+            StoreAway::Admit if takes_over => Ok(Claimed {
+                previous: Previous::Unknown,
+            }),
+            _ => Err(ClaimError::Store(error)),
+        }
+    }
+
+    /// Takes note that the store has a claim. Returns `false`, and removes it, if its session has
+    /// closed meanwhile.
+    fn written(self: &Arc<Self>, key: &Subject, claim: u64, revision: Revision) -> bool {
+        let mut local = lock(&self.local);
+        if let Some(local) = local.get_mut(&claim) {
+            local.revision = Some(revision);
+            local.written = Instant::now();
+            return true;
+        }
+        drop(local);
+        self.remove_entry(claim, key.clone(), Some(revision));
+        false
+    }
+
+    /// Returns `true` if an entry belongs to another open session than that of `claim`.
+    async fn is_taken(&self, entry: &Entry, claim: u64) -> bool {
+        let Some(Value { owner, .. }) = Value::of(entry) else {
+            return false;
+        };
+        if owner.node == self.inner.id {
+            let is_open = lock(&self.local).contains_key(&owner.claim);
+            return is_open && !self.is_same_session(owner.claim, claim);
+        }
+        if self.inner.nodes.is_alive(owner.node) {
+            return true;
+        }
+        if self.inner.nodes.is_dead(owner.node) {
+            return false;
+        }
+        // One of both may have started just now.
+        let name = Bytes::copy_from_slice(self.name.as_bytes());
+        let _ = self.inner.publish_to(owner.node, Kind::Hello, name);
+        let alive = self.inner.nodes.wait_for(owner.node);
+        within(ALIVE_TIME, alive).await.is_some()
+    }
+
+    /// Returns `true` if two claims of this node are of one session.
+    fn is_same_session(&self, one: u64, two: u64) -> bool {
+        let local = lock(&self.local);
+        let session = |claim| local.get(&claim).map(|local| local.session_id);
+        session(one).is_some_and(|id| session(two) == Some(id))
+    }
+
+    /// Closes the session of an earlier claim, unless it is that of `claim`.
+    async fn close_owner(self: &Arc<Self>, owner: Owner, claim: u64) -> Previous {
+        if owner.node == self.inner.id {
+            if self.is_same_session(owner.claim, claim) {
+                // It has claimed its own name again.
+                self.remove_local(owner.claim);
+                return Previous::None;
+            }
+            self.close(owner.claim);
+            return Previous::Closed;
+        }
+        let (acknowledge, mut acknowledged) = oneshot::channel();
+        lock(&self.awaited).insert(owner.claim, acknowledge);
+        let request = Bytes::copy_from_slice(&owner.claim.to_be_bytes());
+        let asked = async {
+            loop {
+                let _ = self
+                    .inner
+                    .publish_to(owner.node, Kind::CloseClaim, request.clone());
+                if within(CLOSE_REPEAT, &mut acknowledged).await.is_some() {
+                    return;
+                }
+            }
+        };
+        // A dead node gets one request: it may be alive, and only its beats are missing.
+        let time = if self.inner.nodes.is_dead(owner.node) {
+            CLOSE_REPEAT
+        } else {
+            CLOSE_TIME
+        };
+        let closed = within(time, asked).await;
+        if closed.is_some() {
+            return Previous::Closed;
+        }
+        let set = Arc::downgrade(self);
+        self.inner
+            .runtime
+            .spawn(close_later(set, owner, acknowledged));
+        Previous::Unreachable
+    }
+
+    /// Closes the session of a claim that another has replaced.
+    pub(crate) fn close(self: &Arc<Self>, claim: u64) {
+        let Some(local) = lock(&self.local).remove(&claim) else {
+            return;
+        };
+        self.inner.counters.claims.fetch_sub(1, Relaxed);
+        if let Some(session) = local.session.upgrade() {
+            self.inner.counters.taken_over.add(1);
+            session.close_with(CloseReason::TakenOver);
+        }
+    }
+
+    /// Takes note that another node has closed the session of a claim.
+    pub(crate) fn acknowledged(&self, claim: u64) {
+        if let Some(acknowledge) = lock(&self.awaited).remove(&claim) {
+            let _ = acknowledge.send(());
+        }
+    }
+
+    /// Compares all claims of this node with the store: closes the sessions of those that others
+    /// have taken, and writes those that are missing or old.
+    pub(crate) async fn check_all(self: &Arc<Self>) {
+        if self.check_waits.swap(true, Relaxed) {
+            return;
+        }
+        let _checking = self.checking.lock().await;
+        self.check_waits.store(false, Relaxed);
+        let claims: Vec<_> = lock(&self.local)
+            .iter()
+            .map(|(claim, local)| (*claim, local.key.clone()))
+            .collect();
+        for (claim, key) in claims {
+            if let Err(error) = self.check(claim, &key).await {
+                tracing::debug!(target: "getty::cluster", %key, %error, "a claim was not checked");
+                return;
+            }
+            sleep(CHECK_PAUSE).await;
+        }
+    }
+
+    async fn check(self: &Arc<Self>, claim: u64, key: &Subject) -> Result<(), StoreError> {
+        let Some(store) = &self.store else {
+            return Ok(());
+        };
+        // Before the entry, which then cannot be older than what this node has written.
+        let written = match lock(&self.local).get(&claim) {
+            Some(local) if !local.writing => local.revision.map(|_| local.written),
+            _ => return Ok(()),
+        };
+        let entry = store.get(key).await?;
+        let current = entry.as_ref().map(|entry| entry.revision);
+        let value = entry.and_then(|entry| Value::of(&entry));
+        let owner = self.owner(claim);
+        let previous = match value {
+            Some(value) if value.owner == owner => {
+                if written.is_some_and(|written| written.elapsed() < RENEW) {
+                    return Ok(());
+                }
+                value.previous
+            }
+            Some(Value { owner, .. })
+                if owner.node == self.inner.id && self.is_same_session(owner.claim, claim) =>
+            {
+                // The session has claimed its own name again.
+                self.remove_local(claim);
+                return Ok(());
+            }
+            // It has taken the name from this claim.
+            Some(_) if written.is_some() => {
+                self.close(claim);
+                return Ok(());
+            }
+            // This claim was made while the store was away, so it is the later one.
+            value => value.map(|value| value.owner),
+        };
+        let value = Value { owner, previous };
+        match lock(&self.local).get_mut(&claim) {
+            Some(local) => local.attempted = true,
+            None => return Ok(()),
+        }
+        match store.put_if(key, current, value.encode()).await {
+            Ok(revision) => {
+                self.written(key, claim, revision);
+                if let (Some(owner), None) = (previous, written) {
+                    self.close_owner(owner, claim).await;
+                }
+                Ok(())
+            }
+            // Another node is faster. Its request, or the next check, closes the session.
+            Err(PutError::Conflict) => Ok(()),
+            Err(PutError::Store(error)) => {
+                if !lock(&self.local).contains_key(&claim) {
+                    self.remove_entry(claim, key.clone(), None);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn owner(&self, claim: u64) -> Owner {
+        Owner {
+            node: self.inner.id,
+            claim,
+        }
+    }
+}
+
+/// Writes a claim that was made while the store was away.
+async fn write_later(set: Weak<ClaimSet>, claim: u64, key: Subject) {
+    loop {
+        sleep(WRITE_LATER.mul_f64(0.5 + fastrand::f64())).await;
+        let Some(set) = set.upgrade() else { return };
+        // It also succeeds once the claim has ended.
+        if set.check(claim, &key).await.is_ok() {
+            return;
+        }
+    }
+}
+
+/// Removes entries of claims that have ended, until none is left.
+async fn remove_later(set: Weak<ClaimSet>) {
+    loop {
+        sleep(WRITE_LATER.mul_f64(0.5 + fastrand::f64())).await;
+        let Some(set) = set.upgrade() else { return };
+        let claims: Vec<_> = {
+            let mut ended = lock(&set.ended);
+            ended.is_retried = !ended.claims.is_empty();
+            ended.claims.keys().copied().collect()
+        };
+        if claims.is_empty() {
+            return;
+        }
+        for claim in claims {
+            if set.try_remove_entry(claim).await.is_err() {
+                break;
+            }
+        }
+    }
+}
+
+/// Goes on to request the close of an earlier session whose node has not answered in time.
+async fn close_later(set: Weak<ClaimSet>, owner: Owner, mut acknowledged: oneshot::Receiver<()>) {
+    for _ in 0..CLOSE_LATER {
+        if within(CLOSE_TIME, &mut acknowledged).await.is_some() {
+            return;
+        }
+        let Some(set) = set.upgrade() else { return };
+        let request = Bytes::copy_from_slice(&owner.claim.to_be_bytes());
+        let _ = set.inner.publish_to(owner.node, Kind::CloseClaim, request);
+    }
+    if let Some(set) = set.upgrade() {
+        lock(&set.awaited).remove(&owner.claim);
+    }
+}
+
+impl fmt::Debug for Claims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claims")
+            .field("name", &self.set.name)
+            .field("len", &self.len())
+            .field("cluster", &self.cluster.inner.id)
+            .finish_non_exhaustive()
+    }
+}

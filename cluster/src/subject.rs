@@ -1,0 +1,160 @@
+//! Names on the bus. Keys of users cannot escape their level or form a wildcard.
+
+use std::{
+    borrow::Borrow,
+    fmt::{self, Write},
+    sync::Arc,
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::NodeId;
+
+/// Longest token that is written in full, in bytes. A longer one is replaced by its hash.
+const MAX_TOKEN: usize = 180;
+
+/// Name of a channel on the bus, such as `getty.chat.t.rooms.lobby`. Also the key of an entry in
+/// the store.
+///
+/// It consists of tokens between dots. Each token has letters and digits of ASCII, `-` and `_`
+/// only, so a subject never contains a wildcard, a space or a line break of the bus's protocol.
+/// Different names have different tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Subject(Arc<str>);
+
+impl Subject {
+    /// Returns the subject of a topic.
+    pub(crate) fn topic(namespace: &str, set: &str, key: &[u8]) -> Self {
+        Self::join(namespace, &["t", set, &token(key)])
+    }
+
+    /// Returns the subject of several topics of a set with the same hash.
+    pub(crate) fn bucket(namespace: &str, set: &str, bucket: u32) -> Self {
+        Self::join(namespace, &["t", set, &format!("_{bucket}")])
+    }
+
+    /// Returns the subject that only one node reads.
+    pub(crate) fn node(namespace: &str, node: NodeId) -> Self {
+        Self::join(namespace, &["n", &node.to_string()])
+    }
+
+    /// Returns the subject that all nodes read.
+    pub(crate) fn all(namespace: &str) -> Self {
+        Self::join(namespace, &["all"])
+    }
+
+    /// Returns the key of a claim in the store.
+    pub(crate) fn claim(namespace: &str, set: &str, id: &[u8]) -> Self {
+        Self::join(namespace, &["c", set, &token(id)])
+    }
+
+    fn join(namespace: &str, rest: &[&str]) -> Self {
+        let mut subject = format!("getty.{namespace}");
+        for part in rest {
+            subject.push('.');
+            subject.push_str(part);
+        }
+        Self(subject.into())
+    }
+
+    /// Returns the text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns `true` unless this is the subject of topics. A bus should carry these frames on a
+    /// connection that the messages of topics cannot delay.
+    #[must_use]
+    pub fn is_control(&self) -> bool {
+        topic_set(&self.0).is_none()
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Borrow<str> for Subject {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Returns the set of a topic's subject, or `None` for any other subject.
+pub(crate) fn topic_set(subject: &str) -> Option<&str> {
+    let mut parts = subject.split('.').skip(2);
+    (parts.next()? == "t").then(|| parts.next()).flatten()
+}
+
+/// Returns the token for a name: letters, digits and `-` stay, any other byte becomes `_` and two
+/// hexadecimal digits. A name whose token would be too long becomes `__` and its hash.
+pub(crate) fn token(name: &[u8]) -> String {
+    if name.is_empty() {
+        return "__".to_owned();
+    }
+    let mut token = String::with_capacity(name.len());
+    for &byte in name {
+        if byte.is_ascii_alphanumeric() || byte == b'-' {
+            token.push(char::from(byte));
+        } else {
+            hex(&mut token, byte);
+        }
+        if token.len() > MAX_TOKEN {
+            return hashed(name);
+        }
+    }
+    token
+}
+
+fn hashed(name: &[u8]) -> String {
+    let mut token = String::from("__");
+    for byte in Sha256::digest(name) {
+        let _ = write!(token, "{byte:02x}");
+    }
+    token
+}
+
+fn hex(token: &mut String, byte: u8) {
+    let _ = write!(token, "_{byte:02x}");
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_of_users_form_no_wildcard_level_or_line_break() {
+        assert_eq!(token(b">"), "_3e");
+        assert_eq!(token(b"*"), "_2a");
+        assert_eq!(token(b"a.b"), "a_2eb");
+        assert_eq!(token(b"\r\nPUB x"), "_0d_0aPUB_20x");
+        assert_eq!(token("\u{e9}t\u{e9}".as_bytes()), "_c3_a9t_c3_a9");
+        assert_eq!(token(b"a_b"), "a_5fb");
+        assert_eq!(token(&[b'x'; 200]).len(), 66);
+        let subject = Subject::topic("app", "rooms", b">");
+        assert_eq!(subject.as_str(), "getty.app.t.rooms._3e");
+        assert_eq!(topic_set(subject.as_str()), Some("rooms"));
+        assert!(Subject::all("app").is_control() && !subject.is_control());
+    }
+
+    proptest! {
+        #[test]
+        fn different_names_have_different_tokens_of_the_alphabet(
+            one in proptest::collection::vec(any::<u8>(), 0..300),
+            two in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let (a, b) = (token(&one), token(&two));
+            prop_assert_eq!(one == two, a == b);
+            for token in [a, b] {
+                prop_assert!(!token.is_empty() && token.len() <= MAX_TOKEN);
+                let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+                prop_assert!(token.bytes().all(allowed));
+            }
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Subscriptions of a node: one for each topic with members here, and for some time after.
+
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, HashMap, HashSet, hash_map},
+    hash::Hash,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Release},
+        },
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
+
+use super::{Shared, seen::Seen};
+use crate::{Key, Subject, frame::Frame, lock, nodes::Nodes};
+
+/// Time that a subscription outlives the last member, at least, so that short absences and many
+/// closes at once cause no burst of changes.
+const LINGER: Duration = Duration::from_secs(25);
+/// Random addition to it.
+const LINGER_JITTER: Duration = Duration::from_secs(10);
+/// Number of subscriptions that may always outlive their last member. Above it, a tenth may.
+const MAY_LINGER: usize = 64;
+/// Maximum number of changes that are passed to the bus together.
+const BATCH: usize = 512;
+
+/// Topics whose members have changed, and topics with a subscription.
+pub(super) struct Interest<K> {
+    dirty: Mutex<HashSet<K>>,
+    held: Mutex<HashMap<K, Held>>,
+    /// Number of the last batch of changes that the bus has.
+    passed: AtomicU64,
+    pushed: Notify,
+    changed: Notify,
+}
+
+/// A topic with a subscription.
+struct Held {
+    /// Number of its place among the lingering topics, if it has no members.
+    lingering: Option<u64>,
+    /// Number of the batch that subscribes to it.
+    batch: u64,
+    seen: Seen,
+}
+
+impl<K> Default for Interest<K> {
+    fn default() -> Self {
+        Self {
+            dirty: Mutex::default(),
+            held: Mutex::default(),
+            passed: AtomicU64::new(0),
+            pushed: Notify::new(),
+            changed: Notify::new(),
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash> Interest<K> {
+    /// Takes note that a topic was created or removed.
+    pub(super) fn changed(&self, key: &K) {
+        lock(&self.dirty).insert(key.clone());
+        self.pushed.notify_one();
+    }
+
+    /// Takes note of a frame; see [`Seen::check`]. The outer result is `None` if this node has no
+    /// subscription to the topic.
+    pub(super) fn check(&self, key: &K, frame: &Frame, nodes: &Nodes) -> Option<Option<u64>> {
+        let mut held = lock(&self.held);
+        Some(held.get_mut(key)?.seen.check(frame, nodes))
+    }
+
+    /// Waits until the bus was told to subscribe to the topic.
+    pub(super) async fn held<Q>(&self, key: &Q)
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
+        loop {
+            let changed = self.changed.notified();
+            let batch = lock(&self.held).get(key).map(|held| held.batch);
+            if batch.is_some_and(|batch| batch <= self.passed.load(Acquire)) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Returns the topics with a subscription.
+    pub(super) fn topics(&self) -> Vec<K> {
+        lock(&self.held).keys().cloned().collect()
+    }
+
+    /// Wakes the task that follows the interest.
+    pub(super) fn wake(&self) {
+        self.pushed.notify_one();
+    }
+
+    fn take_dirty(&self) -> Vec<K> {
+        let mut dirty = lock(&self.dirty);
+        if dirty.len() <= BATCH {
+            return std::mem::take(&mut *dirty).into_iter().collect();
+        }
+        let batch: Vec<K> = dirty.iter().take(BATCH).cloned().collect();
+        for key in &batch {
+            dirty.remove(key);
+        }
+        batch
+    }
+}
+
+/// State of the task that follows the interest.
+struct Follower<K> {
+    /// Number of topics of each bucket. It is empty without buckets.
+    buckets: HashMap<Subject, usize>,
+    /// Topics without members, by the time at which their subscription ends.
+    lingering: BTreeMap<(Instant, u64), K>,
+    /// Time for each number in `held`.
+    times: HashMap<u64, Instant>,
+    number: u64,
+    batch: u64,
+}
+
+impl<K: Key, Out: Clone + Send + Sync + 'static> Shared<K, Out> {
+    /// Starts the task that keeps the subscriptions equal to the topics with members.
+    pub(super) fn follow_interest(self: &Arc<Self>) {
+        let shared = Arc::downgrade(self);
+        let interest = Arc::clone(&self.interest);
+        self.inner.runtime.spawn(async move {
+            let mut follower = Follower {
+                buckets: HashMap::new(),
+                lingering: BTreeMap::new(),
+                times: HashMap::new(),
+                number: 0,
+                batch: 0,
+            };
+            while follower.step(&shared) {
+                let pushed = interest.pushed.notified();
+                if !lock(&interest.dirty).is_empty() {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                match follower.lingering.first_key_value() {
+                    Some((&(end, _), _)) => tokio::select! {
+                        () = pushed => {}
+                        () = sleep_until(end) => {}
+                    },
+                    None => pushed.await,
+                }
+            }
+        });
+    }
+}
+
+impl<K: Key> Follower<K> {
+    /// Handles a batch of changes. Returns `false` once the topics are dropped.
+    fn step<Out: Clone + Send + Sync + 'static>(&mut self, shared: &Weak<Shared<K, Out>>) -> bool {
+        let Some(shared) = shared.upgrade() else {
+            return false;
+        };
+        let mut changes = Vec::new();
+        let dirty = shared.interest.take_dirty();
+        let any = !dirty.is_empty();
+        self.batch += 1;
+        for key in dirty {
+            if shared.topics.count(&key) > 0 {
+                self.want(&shared, key, &mut changes);
+            } else {
+                self.linger(&shared, key);
+            }
+        }
+        self.end_lingering(&shared, &mut changes);
+        if !changes.is_empty() {
+            shared.inner.bus.subscribe(&changes);
+        }
+        if any || !changes.is_empty() {
+            let held = lock(&shared.interest.held).len();
+            let held = u64::try_from(held).unwrap_or(u64::MAX);
+            shared.count_subscriptions(held);
+            shared.interest.passed.store(self.batch, Release);
+            shared.interest.changed.notify_waiters();
+        }
+        true
+    }
+
+    fn want<Out>(&mut self, shared: &Shared<K, Out>, key: K, changes: &mut Vec<(Subject, bool)>) {
+        let subject = shared.subject(&key.key_bytes());
+        let mut held = lock(&shared.interest.held);
+        match held.entry(key) {
+            hash_map::Entry::Occupied(mut entry) => {
+                if let Some(number) = entry.get_mut().lingering.take()
+                    && let Some(end) = self.times.remove(&number)
+                {
+                    self.lingering.remove(&(end, number));
+                }
+            }
+            hash_map::Entry::Vacant(entry) => {
+                entry.insert(Held {
+                    lingering: None,
+                    batch: self.batch,
+                    seen: Seen::default(),
+                });
+                if shared.buckets.is_some() {
+                    let topics = self.buckets.entry(subject.clone()).or_default();
+                    *topics += 1;
+                    if *topics > 1 {
+                        return;
+                    }
+                }
+                changes.push((subject, true));
+            }
+        }
+    }
+
+    fn linger<Out>(&mut self, shared: &Shared<K, Out>, key: K) {
+        let mut held = lock(&shared.interest.held);
+        let Some(Held {
+            lingering: lingering @ None,
+            ..
+        }) = held.get_mut(&key)
+        else {
+            return;
+        };
+        self.number += 1;
+        *lingering = Some(self.number);
+        let end = Instant::now() + LINGER + LINGER_JITTER.mul_f64(fastrand::f64());
+        self.times.insert(self.number, end);
+        self.lingering.insert((end, self.number), key);
+    }
+
+    fn end_lingering<Out>(&mut self, shared: &Shared<K, Out>, changes: &mut Vec<(Subject, bool)>) {
+        let now = Instant::now();
+        let may_linger = MAY_LINGER.max(lock(&shared.interest.held).len() / 10);
+        while let Some(first) = self.lingering.first_entry() {
+            if first.key().0 > now && self.lingering.len() <= may_linger {
+                break;
+            }
+            let Some(((_, number), key)) = self.lingering.pop_first() else {
+                break;
+            };
+            self.times.remove(&number);
+            lock(&shared.interest.held).remove(&key);
+            let subject = shared.subject(&key.key_bytes());
+            if shared.buckets.is_some() {
+                let Some(topics) = self.buckets.get_mut(&subject) else {
+                    continue;
+                };
+                *topics -= 1;
+                if *topics > 0 {
+                    continue;
+                }
+                self.buckets.remove(&subject);
+            }
+            changes.push((subject, false));
+        }
+        let mut held = lock(&shared.interest.held);
+        if held.len() < held.capacity() / 8 {
+            let len = held.len();
+            held.shrink_to(2 * len);
+        }
+    }
+}
+
+impl<K: Key, Out> Drop for Shared<K, Out> {
+    fn drop(&mut self) {
+        let topics = self.interest.topics();
+        let subjects = topics.iter().map(|key| self.subject(&key.key_bytes()));
+        let changes: Vec<_> = subjects.map(|subject| (subject, false)).collect();
+        self.inner.bus.subscribe(&changes);
+        self.count_subscriptions(0);
+        // The task ends because the topics are gone.
+        self.interest.wake();
+    }
+}

@@ -1,0 +1,517 @@
+//! Topics whose members are connected to any node.
+
+mod builder;
+mod interest;
+mod seen;
+mod sequence;
+
+use std::{
+    borrow::Borrow,
+    collections::HashMap,
+    error::Error,
+    fmt,
+    hash::Hash,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use getty_core::{CloseReason, ConnectionHandle, Session};
+use getty_layers::{Topics, group::Report};
+use tokio::time::{Instant, sleep, timeout_at};
+use tower::BoxError;
+
+pub use self::builder::TopicsBuilder;
+use self::{interest::Interest, sequence::Sequences};
+use crate::{
+    Answers, Cluster, Key, KeyBytes, Member, Node, Subject,
+    bus::PublishError,
+    cluster::{Inner, MAX_KEY, Set, close_payload},
+    form::Form,
+    frame::{Frame, HEADER, Kind},
+    lock, random_id,
+};
+
+/// How often a close of a topic is published, because each copy may be lost.
+const CLOSE_COPIES: u32 = 3;
+/// Time between two copies.
+const CLOSE_INTERVAL: Duration = Duration::from_millis(1500);
+
+/// Groups of sessions by key, on all nodes of a [`Cluster`]. Clones share the topics.
+///
+/// A topic exists on a node while it has members there. Its node then receives the messages of
+/// other nodes. Members on the same node get a message directly; see the [promises](crate#promises).
+///
+/// With the id of a user as its key, a topic contains all connections of the user: a broadcast
+/// is a push to the user, and [`close`](Self::close) ends all of them. No directory is needed.
+///
+/// Scope: cluster.
+pub struct ClusterTopics<K: Key, Out> {
+    shared: Arc<Shared<K, Out>>,
+    cluster: Cluster,
+}
+
+/// Function that creates the message about a number of missed messages.
+type Notice<Out> = Box<dyn Fn(u64) -> Out + Send + Sync>;
+/// Cards by session and topic.
+type Cards<K> = HashMap<u64, HashMap<K, String>>;
+
+struct Shared<K: Key, Out> {
+    inner: Arc<Inner>,
+    /// Name of the set, as a token.
+    name: Arc<str>,
+    topics: Topics<K, Out>,
+    form: Box<dyn Form<Out>>,
+    notice: Option<Notice<Out>>,
+    sequences: Sequences,
+    cards: Arc<Mutex<Cards<K>>>,
+    interest: Arc<Interest<K>>,
+    /// Number of subscriptions that were counted last.
+    counted: AtomicU64,
+    buckets: Option<u32>,
+    max_topics: usize,
+}
+
+/// Outcome of a broadcast to the members of all nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Sent {
+    /// Members on this node.
+    pub local: Report,
+    /// Result for all other nodes together.
+    pub bus: BusResult,
+}
+
+/// Result of a broadcast for the other nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BusResult {
+    /// The queue to the bus has taken the message. It may still be lost.
+    Queued,
+    /// The queue to the bus is full, or the topic has used its share. No other node gets the
+    /// message.
+    Full,
+    /// The bus is not connected. No other node gets the message.
+    Away,
+    /// The server of the bus permits no message of this length. No other node gets the message.
+    TooLarge,
+}
+
+/// Message that cannot be sent. No member gets it, on any node.
+#[derive(Debug)]
+pub struct Unsendable<M> {
+    /// The message.
+    pub message: M,
+    source: BoxError,
+}
+
+impl<M> fmt::Display for Unsendable<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the message cannot be sent to other nodes")
+    }
+}
+
+impl<M: fmt::Debug> Error for Unsendable<M> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
+    /// Adds `session` to a topic, until it leaves or closes; see
+    /// [`Topics::join`](getty_layers::Topics::join). Returns `false` if nothing has changed, or if
+    /// this node has reached its [maximum](TopicsBuilder::with_max_topics) of topics.
+    ///
+    /// Messages of other nodes arrive once the bus knows the subscription, usually within
+    /// milliseconds; see [`subscribed`](Self::subscribed).
+    pub fn join(&self, key: K, session: &Session<Out>) -> bool {
+        self.has_room(&key) && self.shared.topics.join(key, session)
+    }
+
+    /// Adds `session` to a topic with a card, such as a name, that [`ask`](Self::ask) returns on
+    /// every node. If it is a member already, its card is replaced, and the result is `false`.
+    pub fn join_as(&self, key: K, session: &Session<Out>, card: impl Into<String>) -> bool {
+        if !self.has_room(&key) {
+            return false;
+        }
+        let mut cards = lock(&self.shared.cards);
+        let is_first = !cards.contains_key(&session.id());
+        cards
+            .entry(session.id())
+            .or_default()
+            .insert(key.clone(), card.into());
+        drop(cards);
+        if is_first {
+            let (cards, id) = (Arc::downgrade(&self.shared.cards), session.id());
+            let name = Arc::clone(&self.shared.name);
+            // A closed session calls it at once.
+            session.add_close_callback("getty-cluster cards", name, move |_| {
+                if let Some(cards) = cards.upgrade() {
+                    lock(&cards).remove(&id);
+                }
+            });
+        }
+        self.shared.topics.join(key, session)
+    }
+
+    fn has_room(&self, key: &K) -> bool {
+        let Shared {
+            topics, max_topics, ..
+        } = &*self.shared;
+        // The first check is the cheap one, for all but new topics.
+        topics.count(key) > 0 || topics.len() < *max_topics
+    }
+
+    /// Removes `session` from a topic. Returns `false` if it was not a member.
+    pub fn leave<Q>(&self, key: &Q, session: &ConnectionHandle) -> bool
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
+        if let Some(cards) = lock(&self.shared.cards).get_mut(&session.id()) {
+            cards.remove(key);
+        }
+        self.shared.topics.leave(key, session)
+    }
+
+    /// Removes `session` from all its topics and returns their number. A close does this
+    /// automatically.
+    pub fn leave_all(&self, session: &ConnectionHandle) -> usize {
+        if let Some(cards) = lock(&self.shared.cards).get_mut(&session.id()) {
+            cards.clear();
+        }
+        self.shared.topics.leave_all(session)
+    }
+
+    /// Sends `message` to all members of a topic, on all nodes, without waiting.
+    ///
+    /// Members on this node get it as from [`Topics::broadcast`](getty_layers::Topics::broadcast).
+    /// For all others it is put into the queue to the bus. [`Sent`] has both results. A refused
+    /// message is not repeated: members on other nodes then see a gap.
+    ///
+    /// # Errors
+    ///
+    /// Returns the message if its form could not be written, is longer than the
+    /// [maximum](crate::ClusterBuilder::with_max_frame), or if the key has more than 4,096 bytes. No
+    /// member gets it.
+    pub fn broadcast<Q>(&self, key: &Q, message: Out) -> Result<Sent, Unsendable<Out>>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + KeyBytes + ?Sized,
+    {
+        self.send(key, message, |topics, message| {
+            topics.broadcast(key, message)
+        })
+    }
+
+    /// Sends `message` to all members of a topic except `sender`, which need not be a member; see
+    /// [`broadcast`](Self::broadcast).
+    ///
+    /// # Errors
+    ///
+    /// See [`broadcast`](Self::broadcast).
+    pub fn broadcast_except<Q>(
+        &self,
+        key: &Q,
+        sender: &ConnectionHandle,
+        message: Out,
+    ) -> Result<Sent, Unsendable<Out>>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + KeyBytes + ?Sized,
+    {
+        self.send(key, message, |topics, message| {
+            topics.broadcast_except(key, sender, message)
+        })
+    }
+
+    fn send<Q>(
+        &self,
+        key: &Q,
+        message: Out,
+        local: impl FnOnce(&Topics<K, Out>, Out) -> Report,
+    ) -> Result<Sent, Unsendable<Out>>
+    where
+        Q: KeyBytes + ?Sized,
+    {
+        let shared = &*self.shared;
+        let key = key.key_bytes();
+        let mut frame = match shared.frame(&key, &message) {
+            Ok(frame) => frame,
+            Err(source) => return Err(Unsendable { message, source }),
+        };
+        let local = local(&shared.topics, message);
+        let subject = shared.subject(&key);
+        // Under the lock of the sequence, so that the bus gets the numbers in their order.
+        let bus = shared.sequences.next(&key, |sequence, is_fresh| {
+            Frame::set_numbers(&mut frame, shared.inner.next_number(), sequence, is_fresh);
+            shared.inner.bus.publish(&subject, frame.freeze())
+        });
+        let counters = &shared.inner.counters;
+        let bus = match bus {
+            Ok(()) => {
+                counters.published.add(1);
+                BusResult::Queued
+            }
+            Err(error) => {
+                counters.refused(error);
+                match error {
+                    PublishError::Away => BusResult::Away,
+                    PublishError::Full => BusResult::Full,
+                    PublishError::TooLarge => BusResult::TooLarge,
+                }
+            }
+        };
+        Ok(Sent { local, bus })
+    }
+
+    /// Closes all members of a topic, on all nodes, and returns their number on this node.
+    ///
+    /// Other nodes are notified three times within 3 s. So a member on a node that has missed the
+    /// first copy is closed by the next, and so is one that has joined there in between. The
+    /// reasons `Local`, `Shutdown`, `TakenOver`, `LifetimeExpired`, `IdleTimeout`, `Refused`,
+    /// `Protocol` and `Application` are the same there, and any other is `Local`; see
+    /// [`with_close_reasons`](crate::ClusterBuilder::with_close_reasons).
+    pub fn close<Q>(&self, key: &Q, reason: impl Into<CloseReason>) -> usize
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + KeyBytes + ?Sized,
+    {
+        let reason = reason.into();
+        let inner = Arc::clone(&self.shared.inner);
+        let key_bytes = Bytes::copy_from_slice(&key.key_bytes());
+        if key_bytes.len() <= MAX_KEY {
+            let payload = close_payload(random_id(), &self.shared.name, &reason);
+            inner.publish_to_all(Kind::CloseTopic, key_bytes.clone(), payload.clone());
+            self.shared.inner.runtime.spawn(async move {
+                for _ in 1..CLOSE_COPIES {
+                    sleep(CLOSE_INTERVAL).await;
+                    inner.publish_to_all(Kind::CloseTopic, key_bytes.clone(), payload.clone());
+                }
+            });
+        }
+        let members = self.shared.topics.members(key);
+        for member in &members {
+            member.close_with(reason.clone());
+        }
+        members.len()
+    }
+
+    /// Asks all nodes for the cards of the members of a topic. It waits until all living nodes have
+    /// answered, at most for `time`.
+    ///
+    /// Presence is not stored anywhere, so no entry is stale. [`Answers::missing`] names the nodes
+    /// that have not answered. After a crash of a node, answers are late for up to 10 s because
+    /// its absence is not known yet. A question costs an answer of each node: it suits some
+    /// hundred nodes and some hundred questions a second.
+    ///
+    /// # Cancel safety
+    ///
+    /// The question is forgotten if the future is dropped.
+    pub async fn ask<Q>(&self, key: &Q, time: Duration) -> Answers
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + KeyBytes + ?Sized,
+    {
+        let inner = &self.shared.inner;
+        let key_bytes = key.key_bytes();
+        let cards = self.shared.cards(&key_bytes);
+        let node = inner.id;
+        let mut members: Vec<_> = cards
+            .into_iter()
+            .map(|card| Member { card, node })
+            .collect();
+        if key_bytes.len() > MAX_KEY {
+            return Answers {
+                members,
+                missing: Vec::new(),
+            };
+        }
+        let id = random_id();
+        let nodes = inner.nodes.list();
+        let done = inner.questions.begin(id, nodes.iter().map(|node| node.id));
+        let question = EndOnDrop(inner, id);
+        let mut payload = BytesMut::new();
+        payload.put_u64(id);
+        payload.put_slice(self.shared.name.as_bytes());
+        let key_bytes = Bytes::copy_from_slice(&key_bytes);
+        let deadline = Instant::now() + time;
+        if inner.publish_to_all(Kind::Ask, key_bytes, payload.freeze()) {
+            // An error is the deadline. The answers until then are used.
+            let _ = timeout_at(deadline, done).await;
+        }
+        let (others, waiting) = inner.questions.end(id);
+        drop(question);
+        members.extend(others);
+        let missing = nodes
+            .into_iter()
+            .filter(|Node { id, .. }| waiting.contains(id))
+            .collect();
+        Answers { members, missing }
+    }
+
+    /// Waits until messages of other nodes to this topic arrive here. If the topic has no member on
+    /// this node, it never returns.
+    pub async fn subscribed<Q>(&self, key: &Q)
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
+        self.shared.interest.held(key).await;
+        self.cluster.up().await;
+        self.shared.inner.bus.subscribed().await;
+    }
+
+    /// Returns the topics of this node alone: their broadcasts reach no other node.
+    #[must_use]
+    pub fn local(&self) -> &Topics<K, Out> {
+        &self.shared.topics
+    }
+}
+
+/// Forgets a question.
+struct EndOnDrop<'a>(&'a Inner, u64);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.questions.end(self.1);
+    }
+}
+
+impl<K: Key, Out: 'static> Shared<K, Out> {
+    /// Returns a frame with the message, whose numbers are not set.
+    fn frame(&self, key: &[u8], message: &Out) -> Result<BytesMut, BoxError> {
+        if key.len() > MAX_KEY {
+            let len = key.len();
+            return Err(format!("the key has {len} bytes, the maximum is {MAX_KEY}").into());
+        }
+        let frame = Frame {
+            kind: Kind::Message,
+            fresh: false,
+            origin: self.inner.id,
+            number: 0,
+            sequence: 0,
+            key: Bytes::copy_from_slice(key),
+            payload: Bytes::new(),
+        };
+        let mut bytes = BytesMut::with_capacity(HEADER + key.len() + 128);
+        frame.write_header(&mut bytes);
+        self.form.write(message, &mut bytes)?;
+        let (len, max) = (bytes.len(), self.inner.max_frame);
+        if len > max {
+            return Err(format!("the frame has {len} bytes, the maximum is {max}").into());
+        }
+        Ok(bytes)
+    }
+}
+
+impl<K: Key, Out> Shared<K, Out> {
+    /// Adds the subscriptions of this set to those of the node.
+    fn count_subscriptions(&self, held: u64) {
+        let before = self.counted.swap(held, Relaxed);
+        let all = &self.inner.counters.subscriptions;
+        all.fetch_add(held.wrapping_sub(before), Relaxed);
+    }
+
+    fn subject(&self, key: &[u8]) -> Subject {
+        let namespace = &self.inner.namespace;
+        match self.buckets {
+            Some(buckets) => Subject::bucket(namespace, &self.name, bucket(key, buckets)),
+            None => Subject::topic(namespace, &self.name, key),
+        }
+    }
+}
+
+impl<K: Key, Out: Clone + Send + Sync + 'static> Set for Shared<K, Out> {
+    fn receive(&self, frame: Frame) {
+        let counters = &self.inner.counters;
+        let Some(key) = K::from_key_bytes(&frame.key) else {
+            counters.invalid.add(1);
+            return;
+        };
+        let missed = match self.interest.check(&key, &frame, &self.inner.nodes) {
+            Some(Some(missed)) => missed,
+            Some(None) => {
+                counters.duplicates.add(1);
+                return;
+            }
+            None => return,
+        };
+        if missed > 0 {
+            counters.lost.add(missed);
+            if let Some(notice) = &self.notice {
+                self.topics.broadcast(&key, notice(missed));
+            }
+        }
+        match self.form.read(frame.payload) {
+            Ok(message) => {
+                self.topics.broadcast(&key, message);
+                counters.received.add(1);
+            }
+            Err(error) => {
+                counters.invalid.add(1);
+                tracing::warn!(
+                    target: "getty::cluster",
+                    set = &*self.name,
+                    origin = %frame.origin,
+                    error = &*error,
+                    "a message of another node is not readable",
+                );
+            }
+        }
+    }
+
+    fn close_members(&self, key: &[u8], reason: CloseReason) -> usize {
+        let Some(key) = K::from_key_bytes(key) else {
+            self.inner.counters.invalid.add(1);
+            return 0;
+        };
+        let members = self.topics.members(&key);
+        for member in &members {
+            member.close_with(reason.clone());
+        }
+        members.len()
+    }
+
+    fn cards(&self, key: &[u8]) -> Vec<String> {
+        let Some(key) = K::from_key_bytes(key) else {
+            return Vec::new();
+        };
+        let members = self.topics.members(&key);
+        let cards = lock(&self.cards);
+        members
+            .iter()
+            .filter_map(|member| cards.get(&member.id())?.get(&key).cloned())
+            .collect()
+    }
+}
+
+/// Returns the bucket of a key. It is the same on all nodes, so the hash has no random seed.
+fn bucket(key: &[u8], buckets: u32) -> u32 {
+    // FNV-1a
+    let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    u32::try_from(hash % u64::from(buckets.max(1))).unwrap_or_default()
+}
+
+impl<K: Key, Out> Clone for ClusterTopics<K, Out> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            cluster: self.cluster.clone(),
+        }
+    }
+}
+
+impl<K: Key, Out> fmt::Debug for ClusterTopics<K, Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterTopics")
+            .field("name", &self.shared.name)
+            .field("local", &self.shared.topics)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,10 @@
+//! Promises of a cluster over real servers, which the tests start, kill and stop.
+//!
+//! They are ignored by default because they need `nats-server` and `redis-server`.
+
+mod accounting;
+mod logins;
+mod node;
+mod processes;
+mod proxy;
+mod server;
