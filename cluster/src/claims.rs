@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     error::Error,
     fmt,
-    sync::{Arc, Mutex, Weak, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -177,15 +180,29 @@ pub(crate) struct ClaimSet {
     local: Mutex<HashMap<u64, Local>>,
     /// Requests to other nodes that await an acknowledgement.
     awaited: Mutex<HashMap<u64, oneshot::Sender<()>>>,
-    /// Number of entries that are being removed.
-    releasing: Mutex<usize>,
+    ended: Mutex<Ended>,
     released: Notify,
+    /// Held by the task that checks all claims.
+    checking: tokio::sync::Mutex<()>,
+    /// `true` while another check waits for that one.
+    check_waits: AtomicBool,
+}
+
+/// Claims that have ended, and whose entries the store may still have.
+#[derive(Default)]
+struct Ended {
+    claims: HashMap<u64, (Subject, Option<Revision>)>,
+    /// `true` while a task tries again what has failed.
+    is_retried: bool,
 }
 
 /// Claim of a session of this node.
 struct Local {
     key: Subject,
     session: WeakHandle,
+    session_id: u64,
+    /// `true` once the store may have it.
+    attempted: bool,
     /// `None` until the store has taken it.
     revision: Option<Revision>,
     written: Instant,
@@ -218,6 +235,11 @@ impl Value {
             bytes.put_u64(claim);
         }
         bytes.freeze()
+    }
+
+    /// Returns the value of an entry, unless it was removed.
+    fn of(entry: &Entry) -> Option<Self> {
+        Self::decode(entry.value.clone()?)
     }
 
     fn decode(mut bytes: Bytes) -> Option<Self> {
@@ -253,6 +275,10 @@ impl ClaimsBuilder {
     }
 
     /// Creates the claims.
+    ///
+    /// # Panics
+    ///
+    /// Panics if this node has claims with that name already.
     #[must_use]
     pub fn build(self) -> Claims {
         let Self {
@@ -267,10 +293,13 @@ impl ClaimsBuilder {
             away,
             local: Mutex::default(),
             awaited: Mutex::default(),
-            releasing: Mutex::default(),
+            ended: Mutex::default(),
             released: Notify::new(),
+            checking: tokio::sync::Mutex::default(),
+            check_waits: AtomicBool::new(false),
         });
-        cluster.inner.add_claim_set(&set);
+        let is_new = cluster.inner.add_claim_set(&set);
+        assert!(is_new, "this node has claims with the name {}", set.name);
         let weak = Arc::downgrade(&set);
         cluster.inner.runtime.spawn(async move {
             loop {
@@ -284,9 +313,9 @@ impl ClaimsBuilder {
 }
 
 impl Claims {
-    /// Gives the name `id` to `session`, and closes the session that has it as
+    /// Gives the name `id` to `session`, and closes another session that has it as
     /// [`TakenOver`](CloseReason::TakenOver), on any node. It waits until that session has begun to
-    /// close, at most for 2 s.
+    /// close, at most for 2 s. A session that has the name keeps it.
     ///
     /// Call it in an [`OnOpenLayer`](getty_layers::OnOpenLayer), where nothing is read until it
     /// resolves, or in the handler of a login. A session may have any number of names.
@@ -368,10 +397,10 @@ impl Claims {
         let set = &self.set;
         let key = Subject::claim(&set.inner.namespace, &set.name, &id.key_bytes());
         let local = lock(&set.local);
-        let found = local.iter().find(|(_, local)| {
-            let of = local.session.upgrade();
-            local.key == key && of.is_some_and(|of| of.id() == session.id())
-        });
+        let id = session.id();
+        let found = local
+            .iter()
+            .find(|(_, local)| local.session_id == id && local.key == key);
         let Some((&claim, _)) = found else {
             return false;
         };
@@ -400,6 +429,8 @@ impl ClaimSet {
         let local = Local {
             key,
             session: session.downgrade(),
+            session_id: session.id(),
+            attempted: false,
             revision: None,
             written: Instant::now(),
             writing: true,
@@ -416,34 +447,60 @@ impl ClaimSet {
         claim
     }
 
-    /// Removes a claim from this node, and from the store.
-    fn forget(self: &Arc<Self>, claim: u64) {
-        let Some(local) = lock(&self.local).remove(&claim) else {
-            return;
-        };
+    /// Removes a claim from this node. Its session stays as it is.
+    fn remove_local(&self, claim: u64) -> Option<Local> {
+        let local = lock(&self.local).remove(&claim)?;
         self.inner.counters.claims.fetch_sub(1, Relaxed);
         if let Some(session) = local.session.upgrade() {
             session.remove_close_callback("getty-cluster claim", claim);
         }
-        if let Some(revision) = local.revision {
-            self.remove_entry(local.key, revision);
+        Some(local)
+    }
+
+    /// Removes a claim from this node, and from the store.
+    fn forget(self: &Arc<Self>, claim: u64) {
+        if let Some(local) = self.remove_local(claim)
+            && local.attempted
+        {
+            self.remove_entry(claim, local.key, local.revision);
         }
     }
 
-    fn remove_entry(self: &Arc<Self>, key: Subject, revision: Revision) {
-        let Some(store) = self.store.clone() else {
-            return;
-        };
-        *lock(&self.releasing) += 1;
+    /// Removes the entry of a claim that has ended, now or when the store is back.
+    fn remove_entry(self: &Arc<Self>, claim: u64, key: Subject, revision: Option<Revision>) {
+        lock(&self.ended).claims.insert(claim, (key, revision));
         let set = Arc::clone(self);
         self.inner.runtime.spawn(async move {
-            if let Err(error) = store.remove_if(&key, revision).await {
-                // The entry names a claim that is not here, so the next one replaces it.
-                tracing::debug!(target: "getty::cluster", %key, %error, "a claim was not removed");
+            let Err(error) = set.try_remove_entry(claim).await else {
+                return;
+            };
+            tracing::debug!(target: "getty::cluster", %error, "a claim was not removed yet");
+            if !std::mem::replace(&mut lock(&set.ended).is_retried, true) {
+                remove_later(Arc::downgrade(&set)).await;
             }
-            *lock(&set.releasing) -= 1;
-            set.released.notify_waiters();
         });
+    }
+
+    async fn try_remove_entry(&self, claim: u64) -> Result<(), StoreError> {
+        let Some((key, revision)) = lock(&self.ended).claims.get(&claim).cloned() else {
+            return Ok(());
+        };
+        if let Some(store) = &self.store {
+            let is_removed = match revision {
+                Some(revision) => store.remove_if(&key, revision).await?,
+                None => false,
+            };
+            // A write whose answer was lost has given it another revision.
+            if !is_removed
+                && let Some(entry) = store.get(&key).await?
+                && Value::of(&entry).is_some_and(|value| value.owner == self.owner(claim))
+            {
+                store.remove_if(&key, entry.revision).await?;
+            }
+        }
+        lock(&self.ended).claims.remove(&claim);
+        self.released.notify_waiters();
+        Ok(())
     }
 
     /// Waits until the entries of closed sessions are removed, for a short time.
@@ -451,7 +508,7 @@ impl ClaimSet {
         let done = async {
             loop {
                 let released = self.released.notified();
-                if *lock(&self.releasing) == 0 {
+                if lock(&self.ended).claims.is_empty() {
                     return;
                 }
                 released.await;
@@ -478,19 +535,23 @@ impl ClaimSet {
             };
             if let Some(entry) = &current
                 && !takes_over
-                && self.is_taken(entry).await
+                && self.is_taken(entry, claim).await
             {
                 return Err(ClaimError::Taken);
             }
             let revision = current.as_ref().map(|entry| entry.revision);
-            let previous = current.and_then(|entry| Value::decode(entry.value));
+            let previous = current.and_then(|entry| Value::of(&entry));
             let previous = previous.map(|value| value.owner);
             let value = Value { owner, previous };
+            match lock(&self.local).get_mut(&claim) {
+                Some(local) => local.attempted = true,
+                None => return Err(ClaimError::Closed),
+            }
             match store.put_if(key, revision, value.encode()).await {
                 Ok(revision) => {
                     let is_open = self.written(key, claim, revision);
                     let previous = match previous {
-                        Some(owner) => self.close_owner(owner).await,
+                        Some(owner) => self.close_owner(owner, claim).await,
                         None => Previous::None,
                     };
                     if !is_open {
@@ -502,7 +563,12 @@ impl ClaimSet {
                     let pause = Duration::from_millis(5 << attempt);
                     sleep(pause.mul_f64(fastrand::f64())).await;
                 }
-                Err(PutError::Store(error)) => return self.away(error, takes_over),
+                Err(PutError::Store(error)) => {
+                    if !lock(&self.local).contains_key(&claim) {
+                        self.remove_entry(claim, key.clone(), None);
+                    }
+                    return self.away(error, takes_over);
+                }
             }
         }
         Err(ClaimError::Contended)
@@ -529,17 +595,18 @@ impl ClaimSet {
             return true;
         }
         drop(local);
-        self.remove_entry(key.clone(), revision);
+        self.remove_entry(claim, key.clone(), Some(revision));
         false
     }
 
-    /// Returns `true` if the session of an entry is open.
-    async fn is_taken(&self, entry: &Entry) -> bool {
-        let Some(Value { owner, .. }) = Value::decode(entry.value.clone()) else {
+    /// Returns `true` if an entry belongs to another open session than that of `claim`.
+    async fn is_taken(&self, entry: &Entry, claim: u64) -> bool {
+        let Some(Value { owner, .. }) = Value::of(entry) else {
             return false;
         };
         if owner.node == self.inner.id {
-            return lock(&self.local).contains_key(&owner.claim);
+            let is_open = lock(&self.local).contains_key(&owner.claim);
+            return is_open && !self.is_same_session(owner.claim, claim);
         }
         if self.inner.nodes.is_alive(owner.node) {
             return true;
@@ -554,9 +621,21 @@ impl ClaimSet {
         within(ALIVE_TIME, alive).await.is_some()
     }
 
-    /// Closes the session of an earlier claim.
-    async fn close_owner(self: &Arc<Self>, owner: Owner) -> Previous {
+    /// Returns `true` if two claims of this node are of one session.
+    fn is_same_session(&self, one: u64, two: u64) -> bool {
+        let local = lock(&self.local);
+        let session = |claim| local.get(&claim).map(|local| local.session_id);
+        session(one).is_some_and(|id| session(two) == Some(id))
+    }
+
+    /// Closes the session of an earlier claim, unless it is that of `claim`.
+    async fn close_owner(self: &Arc<Self>, owner: Owner, claim: u64) -> Previous {
         if owner.node == self.inner.id {
+            if self.is_same_session(owner.claim, claim) {
+                // It has claimed its own name again.
+                self.remove_local(owner.claim);
+                return Previous::None;
+            }
             self.close(owner.claim);
             return Previous::Closed;
         }
@@ -612,6 +691,11 @@ impl ClaimSet {
     /// Compares all claims of this node with the store: closes the sessions of those that others
     /// have taken, and writes those that are missing or old.
     pub(crate) async fn check_all(self: &Arc<Self>) {
+        if self.check_waits.swap(true, Relaxed) {
+            return;
+        }
+        let _checking = self.checking.lock().await;
+        self.check_waits.store(false, Relaxed);
         let claims: Vec<_> = lock(&self.local)
             .iter()
             .map(|(claim, local)| (*claim, local.key.clone()))
@@ -636,7 +720,7 @@ impl ClaimSet {
         };
         let entry = store.get(key).await?;
         let current = entry.as_ref().map(|entry| entry.revision);
-        let value = entry.and_then(|entry| Value::decode(entry.value));
+        let value = entry.and_then(|entry| Value::of(&entry));
         let owner = self.owner(claim);
         let previous = match value {
             Some(value) if value.owner == owner => {
@@ -654,18 +738,31 @@ impl ClaimSet {
             value => value.map(|value| value.owner),
         };
         let value = Value { owner, previous };
+        match lock(&self.local).get_mut(&claim) {
+            Some(local) => local.attempted = true,
+            None => return Ok(()),
+        }
         match store.put_if(key, current, value.encode()).await {
             Ok(revision) => {
                 self.written(key, claim, revision);
                 if let (Some(owner), None) = (previous, written) {
-                    self.close_owner(owner).await;
+                    self.close_owner(owner, claim).await;
                 }
                 Ok(())
             }
             // Another node is faster. Its request, or the next check, closes the session.
             Err(PutError::Conflict) => Ok(()),
-            Err(PutError::Store(error)) => Err(error),
+            Err(PutError::Store(error)) => {
+                if !lock(&self.local).contains_key(&claim) {
+                    self.remove_entry(claim, key.clone(), None);
+                }
+                Err(error)
+            }
         }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     fn owner(&self, claim: u64) -> Owner {
@@ -684,6 +781,27 @@ async fn write_later(set: Weak<ClaimSet>, claim: u64, key: Subject) {
         // It also succeeds once the claim has ended.
         if set.check(claim, &key).await.is_ok() {
             return;
+        }
+    }
+}
+
+/// Removes entries of claims that have ended, until none is left.
+async fn remove_later(set: Weak<ClaimSet>) {
+    loop {
+        sleep(WRITE_LATER.mul_f64(0.5 + fastrand::f64())).await;
+        let Some(set) = set.upgrade() else { return };
+        let claims: Vec<_> = {
+            let mut ended = lock(&set.ended);
+            ended.is_retried = !ended.claims.is_empty();
+            ended.claims.keys().copied().collect()
+        };
+        if claims.is_empty() {
+            return;
+        }
+        for claim in claims {
+            if set.try_remove_entry(claim).await.is_err() {
+                break;
+            }
         }
     }
 }

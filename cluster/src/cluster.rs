@@ -1,25 +1,26 @@
 //! The cluster as one node sees it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet, VecDeque},
     fmt,
     hash::{BuildHasher, RandomState},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     thread,
     time::Duration,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures_util::FutureExt;
 use getty_core::ApplicationClose;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
     task::AbortHandle,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
@@ -42,10 +43,14 @@ use crate::{
 const DISPATCHERS: usize = 4;
 /// Maximum number of control frames that wait.
 const CONTROL_FRAMES: usize = 16 * 1024;
+/// Maximum size of the control frames that wait, in bytes.
+const CONTROL_BYTES: usize = 32 * 1024 * 1024;
 /// Time in which a repeated close of a topic is ignored.
 const CLOSES_KNOWN_FOR: Duration = Duration::from_secs(10);
-/// Interruption of this node's own beats after which its claims are checked.
-const PAUSE: Duration = Duration::from_secs(10);
+/// Maximum number of closes that are known.
+const MAX_CLOSES: usize = 64 * 1024;
+/// Time before the others may call this node dead at which its claims are checked.
+const PAUSE_MARGIN: Duration = Duration::from_secs(1);
 /// Longest key, in bytes.
 pub(crate) const MAX_KEY: usize = 4096;
 
@@ -112,7 +117,9 @@ pub(crate) struct Inner {
     queues: [Dispatch; DISPATCHERS],
     hasher: RandomState,
     control: mpsc::Sender<Frame>,
-    closes: Mutex<HashMap<u64, Instant>>,
+    /// Size of the control frames that wait, in bytes.
+    control_bytes: AtomicUsize,
+    closes: Mutex<Closes>,
     /// `true` once this node has said goodbye.
     has_left: AtomicBool,
     reasons: Vec<ApplicationClose>,
@@ -126,8 +133,33 @@ pub(crate) trait Set: Send + Sync {
     fn close_members(&self, key: &[u8], reason: getty_core::CloseReason) -> usize;
     /// Returns the cards of the members of a topic.
     fn cards(&self, key: &[u8]) -> Vec<String>;
-    /// Takes note that the connection to the bus is lost or restored.
-    fn interest_changed(&self);
+}
+
+/// Closes of topics that were seen in the last seconds.
+#[derive(Default)]
+struct Closes {
+    ids: HashSet<u64>,
+    by_age: VecDeque<(Instant, u64)>,
+}
+
+impl Closes {
+    /// Returns `true` if the id was not seen before.
+    fn insert(&mut self, id: u64) -> bool {
+        let now = Instant::now();
+        while let Some((seen, oldest)) = self.by_age.front() {
+            let is_known = now.duration_since(*seen) < CLOSES_KNOWN_FOR;
+            if is_known && self.by_age.len() < MAX_CLOSES {
+                break;
+            }
+            self.ids.remove(oldest);
+            self.by_age.pop_front();
+        }
+        let is_new = self.ids.insert(id);
+        if is_new {
+            self.by_age.push_back((now, id));
+        }
+        is_new
+    }
 }
 
 /// Aborts the tasks of a node when it is dropped.
@@ -310,6 +342,7 @@ impl ClusterBuilder {
             queues: Default::default(),
             hasher: RandomState::new(),
             control,
+            control_bytes: AtomicUsize::new(0),
             closes: Mutex::default(),
             has_left: AtomicBool::new(false),
             reasons: self.reasons,
@@ -347,8 +380,14 @@ fn run_bus(
     let bus = Arc::clone(&inner.bus);
     let sink = Arc::new(Receiver(Arc::clone(inner)));
     let run = async move {
-        let error = bus.run(sink).await;
-        tracing::error!(target: "getty::cluster", error = &*error, "the bus has ended");
+        let run = bus.run(Arc::clone(&sink) as Arc<dyn Sink>);
+        match AssertUnwindSafe(run).catch_unwind().await {
+            Ok(error) => {
+                tracing::error!(target: "getty::cluster", error = &*error, "the bus has ended");
+            }
+            Err(_) => tracing::error!(target: "getty::cluster", "the bus has panicked"),
+        }
+        sink.event(Event::Disconnected);
     };
     if !inner.bus.needs_thread() {
         return (Some(tokio::spawn(run).abort_handle()), None);
@@ -420,10 +459,16 @@ impl Inner {
         true
     }
 
-    pub(crate) fn add_claim_set(&self, set: &Arc<ClaimSet>) {
+    /// Registers a set of claims. Returns `false` if there is one with that name.
+    pub(crate) fn add_claim_set(&self, set: &Arc<ClaimSet>) -> bool {
+        let others = self.claim_sets();
+        if others.iter().any(|other| other.name() == set.name()) {
+            return false;
+        }
         let mut sets = lock(&self.claim_sets);
         sets.retain(|set| set.strong_count() > 0);
         sets.push(Arc::downgrade(set));
+        true
     }
 
     pub(crate) fn claim_sets(&self) -> Vec<Arc<ClaimSet>> {
@@ -449,14 +494,6 @@ impl Inner {
         for set in self.claim_sets() {
             self.runtime.spawn(async move { set.check_all().await });
         }
-    }
-
-    /// Returns `true` if the close with this id was not seen before.
-    pub(crate) fn is_new_close(&self, id: u64) -> bool {
-        let now = Instant::now();
-        let mut closes = lock(&self.closes);
-        closes.retain(|_, seen| now.duration_since(*seen) < CLOSES_KNOWN_FOR);
-        closes.insert(id, now).is_none()
     }
 
     fn control(&self, frame: Frame) {
@@ -550,7 +587,7 @@ impl Inner {
             self.counters.invalid.add(1);
             return;
         };
-        if self.is_new_close(id)
+        if lock(&self.closes).insert(id)
             && let Some(set) = self.set(&set)
         {
             set.close_members(&frame.key, reason);
@@ -587,7 +624,11 @@ impl Sink for Receiver {
             return;
         }
         let Some(set) = topic_set(subject) else {
-            if inner.control.try_send(frame).is_err() {
+            let size = frame.size();
+            let waiting = inner.control_bytes.fetch_add(size, Relaxed);
+            let has_room = waiting == 0 || waiting + size <= CONTROL_BYTES;
+            if !has_room || inner.control.try_send(frame).is_err() {
+                inner.control_bytes.fetch_sub(size, Relaxed);
                 inner.counters.unread.add(1);
             }
             return;
@@ -637,32 +678,36 @@ impl Sink for Receiver {
             }
             Event::Lost(frames) => inner.counters.unread.add(frames),
         }
-        let sets: Vec<_> = lock(&inner.sets)
-            .values()
-            .filter_map(Weak::upgrade)
-            .collect();
-        sets.iter().for_each(|set| set.interest_changed());
     }
 }
 
 async fn control_frames(inner: Arc<Inner>, mut frames: mpsc::Receiver<Frame>) {
     while let Some(frame) = frames.recv().await {
+        inner.control_bytes.fetch_sub(frame.size(), Relaxed);
         inner.control(frame);
     }
 }
 
 /// Publishes beats and notices nodes whose beats are missing.
 async fn beats(inner: Arc<Inner>) {
+    inner.beat();
+    let mut last = Instant::now();
     loop {
-        inner.beat();
-        let period = inner.nodes.period();
-        let began = Instant::now();
-        sleep(period).await;
-        if began.elapsed() >= period + PAUSE {
-            // The process was stopped. Others may have called it dead.
-            inner.nodes.restart();
-            inner.hello();
-            inner.check_claims();
+        let beat = last + inner.nodes.period();
+        let expiry = inner.nodes.next_expiry();
+        // Without the bus nothing is heard, and nobody is called dead.
+        let expiry = expiry.filter(|_| inner.state.borrow().is_up());
+        sleep_until(expiry.map_or(beat, |expiry| expiry.min(beat))).await;
+        let now = Instant::now();
+        if now >= beat {
+            if now.duration_since(last) >= inner.nodes.limit() - PAUSE_MARGIN {
+                // The process was stopped. Others may have called it dead.
+                inner.nodes.restart();
+                inner.hello();
+                inner.check_claims();
+            }
+            inner.beat();
+            last = now;
         }
         if !inner.state.borrow().is_up() {
             continue;

@@ -46,7 +46,7 @@ struct Waiting {
 impl Dispatch {
     /// Adds a frame. Returns `false` if there is no room: the newest frame is dropped.
     pub(crate) fn push(&self, set: Arc<str>, frame: Frame) -> bool {
-        let size = frame.payload.len();
+        let size = frame.size();
         let mut state = lock(&self.state);
         let State {
             topics,
@@ -97,7 +97,7 @@ impl Dispatch {
         let waiting = state.topics.get_mut(&topic)?;
         let batch = waiting.frames.len().min(BATCH);
         let frames: Vec<_> = waiting.frames.drain(..batch).collect();
-        let size: usize = frames.iter().map(|frame| frame.payload.len()).sum();
+        let size: usize = frames.iter().map(Frame::size).sum();
         waiting.bytes -= size;
         state.bytes -= size;
         Some((topic, frames))

@@ -114,6 +114,11 @@ impl Frame {
         bytes[19..27].copy_from_slice(&sequence.to_be_bytes());
     }
 
+    /// Returns the memory that it needs while it waits, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        size_of::<Self>() + self.key.len() + self.payload.len()
+    }
+
     pub(crate) fn encode(&self) -> Bytes {
         let mut to = BytesMut::with_capacity(HEADER + self.key.len() + self.payload.len());
         self.write_header(&mut to);

@@ -72,9 +72,22 @@ impl Nodes {
         lock(&self.table).remove(&id).is_some()
     }
 
+    /// Returns the age of the last beat of a node that is dead.
+    pub(crate) fn limit(&self) -> Duration {
+        self.period() * MISSED + GRACE
+    }
+
+    /// Returns the time at which the next node is dead if it is not heard again.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        let limit = self.limit();
+        let table = lock(&self.table);
+        let oldest = table.values().map(|entry| entry.heard).min()?;
+        Some(oldest + limit)
+    }
+
     /// Removes the nodes whose beats are missing, and returns them.
     pub(crate) fn expire(&self) -> Vec<Node> {
-        let limit = self.period() * MISSED + GRACE;
+        let limit = self.limit();
         let now = Instant::now();
         let mut table = lock(&self.table);
         let dead = table.extract_if(|_, entry| now.duration_since(entry.heard) >= limit);
@@ -97,7 +110,7 @@ impl Nodes {
 
     /// Returns `true` if the node is not alive, and this node has listened for long enough to know.
     pub(crate) fn is_dead(&self, id: NodeId) -> bool {
-        let limit = self.period() * MISSED + GRACE;
+        let limit = self.limit();
         let since = *lock(&self.listens_since);
         !self.is_alive(id) && since.is_some_and(|since| since.elapsed() >= limit)
     }

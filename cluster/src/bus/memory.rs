@@ -257,7 +257,7 @@ impl Bus for Memory {
 
     fn flush(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            while self.port.outgoing.len().0 > 0 {
+            while !self.port.outgoing.is_drained() {
                 tokio::task::yield_now().await;
             }
         })
@@ -288,6 +288,7 @@ impl Store for Memory {
                 return Err(PutError::Conflict);
             }
             let revision = Revision(self.network.revision.fetch_add(1, Relaxed) + 1);
+            let value = Some(value);
             entries.insert(key.clone(), Entry { revision, value });
             Ok(revision)
         };

@@ -12,6 +12,8 @@ mod memory;
 #[cfg(feature = "nats")]
 mod nats;
 mod outgoing;
+#[cfg(any(feature = "nats", feature = "redis"))]
+mod parts;
 #[cfg(feature = "redis")]
 mod redis;
 mod store;
@@ -62,6 +64,12 @@ pub trait Bus: Send + Sync + 'static {
     /// Returns the store of claims that belongs to this bus. The default is none.
     fn store(&self) -> Option<Arc<dyn Store>> {
         None
+    }
+
+    /// Waits until all subscriptions up to now are in effect on the server. It may return early
+    /// while the bus is not connected. The default does not wait.
+    fn subscribed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
     }
 
     /// Waits until all queued frames were passed to the server, or until the bus is away. The default

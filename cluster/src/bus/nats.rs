@@ -3,33 +3,35 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use async_nats::{
-    Client, ConnectOptions, Event as NatsEvent, Subscriber,
-    jetstream::{
-        self,
-        kv::{self, CreateErrorKind, UpdateErrorKind},
-        stream::LastRawMessageErrorKind,
-    },
+    Client, ConnectOptions, Event as NatsEvent, HeaderMap, Message, RequestErrorKind, Subscriber,
+    client::PublishErrorKind,
 };
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use futures_util::{
-    StreamExt,
-    future::BoxFuture,
+    FutureExt, StreamExt,
+    future::{BoxFuture, FusedFuture},
     stream::{BoxStream, SelectAll},
 };
+use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, interval, sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tower::BoxError;
 
 use super::{
-    Bus, Entry, Event, Limits, Outgoing, OutgoingLimits, PublishError, PutError, Revision, Sink,
-    Store, StoreError,
+    Bus, Entry, Event, Limits, OutgoingLimits, PublishError, PutError, Revision, Sink, Store,
+    StoreError,
+    parts::{Part, Parts},
     wanted::{Wanted, reconnect_delay},
 };
 use crate::{Subject, lock, random_id};
@@ -38,23 +40,37 @@ use crate::{Subject, lock, random_id};
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// Time between two probes of a connection.
 const PROBE: Duration = Duration::from_secs(3);
-/// Time after which a connection is lost if no probe has arrived: two are missing.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(8);
+/// Probes without an answer after which a connection is lost.
+const MISSING_PROBES: u32 = 2;
+/// The same before the first answer, which comes behind all subscriptions.
+const MISSING_FIRST_PROBES: u32 = 10;
+/// Time in which the server must take all subscriptions of a new connection.
+const SET_UP_TIME: Duration = Duration::from_secs(60);
+/// Time between two attempts to create the bucket of claims.
+const CREATE_PAUSE: Duration = Duration::from_secs(5);
 /// Frames that the client of NATS may hold. They can still be sent after a reconnect.
 const CLIENT_CAPACITY: usize = 256;
 /// Frames of one subscription that may wait until they are read.
 const SUBSCRIPTION_CAPACITY: usize = 1024;
-/// Longest frame, in bytes. It is the default of NATS.
+/// Longest frame, in bytes. It is the default of NATS. A server may have a lower limit.
 const MAX_FRAME: usize = 1024 * 1024;
-/// Time after which an entry of the store expires.
-const EXPIRY: Duration = Duration::from_secs(48 * 60 * 60);
+/// Time after which an entry of the store expires, in nanoseconds: 48 h.
+const EXPIRY: u64 = 48 * 60 * 60 * 1_000_000_000;
+/// Errors of JetStream.
+const NO_MESSAGE: u64 = 10037;
+const STREAM_EXISTS: u64 = 10058;
+/// The expected sequence is not the last one. The second code is of a newer server.
+const WRONG_SEQUENCE: [u64; 2] = [10071, 10164];
 
 /// Bus over NATS 2.9 or later, with a store of claims in a bucket of JetStream.
 ///
 /// Each node has two connections: one for the messages of topics, and one that they cannot delay
-/// for everything else. Each publishes a probe to the other every 3 s. If probes are missing for
-/// 8 s, both are opened anew after a random time: up to 5 s at first, and later up to 30 s.
+/// for everything else. Each publishes a probe to the other every 3 s. If two probes of one are
+/// missing, both are opened anew after a random time: up to 5 s at first, and later up to 30 s.
 /// Servers that belong to one NATS cluster route the messages; see NATS's documentation.
+///
+/// A user of the server needs permissions for `getty.<namespace>.>` and `_INBOX.>`, and for claims
+/// `$JS.API.>` and `$KV.<bucket>.>`.
 ///
 /// The client library holds some 5 KB for each subscription. A node with more than some 10,000
 /// topics should distribute them over [buckets](crate::TopicsBuilder::with_buckets).
@@ -74,18 +90,13 @@ struct Shared {
     options: Mutex<Box<dyn Fn() -> ConnectOptions + Send>>,
     bucket: String,
     replicas: usize,
-    data: Part,
-    control: Part,
-    /// Bucket of claims, while there is a connection.
-    store: Mutex<Option<kv::Store>>,
-    /// Client for control frames, while there is a connection.
+    parts: Parts,
+    /// Longest frame that the server takes, in bytes.
+    max_frame: AtomicUsize,
+    /// `true` once all subscriptions of the current connections are in effect.
+    has_settled: AtomicBool,
+    /// Client for control frames and claims, while there is a connection.
     client: Mutex<Option<Client>>,
-}
-
-/// One of the two connections of a node.
-struct Part {
-    wanted: Wanted,
-    outgoing: Outgoing,
 }
 
 /// Why a connection ends.
@@ -96,18 +107,14 @@ impl Nats {
     /// connects when the cluster starts.
     #[must_use]
     pub fn new(servers: impl Into<String>) -> Self {
-        let part = || Part {
-            wanted: Wanted::default(),
-            outgoing: Outgoing::new(OutgoingLimits::default()),
-        };
         Self(Arc::new(Shared {
             servers: servers.into(),
             options: Mutex::new(Box::new(ConnectOptions::new)),
             bucket: "getty_claims".to_owned(),
             replicas: 1,
-            data: part(),
-            control: part(),
-            store: Mutex::new(None),
+            parts: Parts::new(OutgoingLimits::default()),
+            max_frame: AtomicUsize::new(MAX_FRAME),
+            has_settled: AtomicBool::new(false),
             client: Mutex::new(None),
         }))
     }
@@ -145,9 +152,7 @@ impl Nats {
     /// Panics if the bus is in use.
     #[must_use]
     pub fn with_limits(mut self, limits: OutgoingLimits) -> Self {
-        let shared = self.shared();
-        shared.data.outgoing = Outgoing::new(limits);
-        shared.control.outgoing = Outgoing::new(limits);
+        self.shared().parts = Parts::new(limits);
         self
     }
 
@@ -157,14 +162,6 @@ impl Nats {
 }
 
 impl Shared {
-    fn part(&self, subject: &Subject) -> &Part {
-        if subject.is_control() {
-            &self.control
-        } else {
-            &self.data
-        }
-    }
-
     async fn connect(&self, name: &str) -> Result<(Client, mpsc::Receiver<NatsEvent>), Failure> {
         let (events, received) = mpsc::channel(64);
         let options = lock(&self.options)();
@@ -172,13 +169,14 @@ impl Shared {
             .name(name)
             .no_echo()
             .connection_timeout(TIMEOUT)
+            .request_timeout(Some(TIMEOUT))
             .ping_interval(Duration::from_secs(5))
             .client_capacity(CLIENT_CAPACITY)
             .subscription_capacity(SUBSCRIPTION_CAPACITY)
-            // This bus opens a new connection itself.
-            .max_reconnects(1)
+            // One attempt for each server. This bus opens a new connection itself.
+            .max_reconnects(self.servers.split(',').count())
             .event_callback(move |event| {
-                // Only the first events matter, so a full channel loses nothing.
+                // If the channel is full, the probes notice a lost connection.
                 let _ = events.try_send(event);
                 std::future::ready(())
             });
@@ -190,71 +188,168 @@ impl Shared {
     async fn connected(&self, sink: &Arc<dyn Sink>) -> Result<(), Failure> {
         let (data, data_events) = self.connect("getty data").await?;
         let (control, control_events) = self.connect("getty control").await?;
-        sink.event(Event::Connected);
-        self.data.outgoing.open();
-        self.control.outgoing.open();
-        let wanted = self.control.wanted.restart();
-        let probe = probe_prefix(&wanted);
-        let probes = Probes {
-            on_data: data.subscribe(format!("{probe}.data")).await?,
-            on_control: control.subscribe(format!("{probe}.control")).await?,
-            probe,
-        };
-        let mut control_reader = Reader::new(control.clone());
-        for subject in wanted {
-            control_reader.subscribe(subject).await?;
-        }
-        let mut data_reader = Reader::new(data.clone());
-        for subject in self.data.wanted.restart() {
-            data_reader.subscribe(subject).await?;
-        }
-        let store = self.open_store(&control).await;
-        *lock(&self.store) = store;
-        *lock(&self.client) = Some(control.clone());
+        let max = data.server_info().max_payload.min(MAX_FRAME);
+        self.max_frame.store(max, Relaxed);
         let sink = &**sink;
+        sink.event(Event::Connected);
+        // Frames are taken from now on, but their subscribers may not have settled.
+        self.parts.open();
         tokio::try_join!(
-            control_reader.run(&self.control.wanted, sink),
-            data_reader.run(&self.data.wanted, sink),
-            self.control.publish(control.clone()),
-            self.data.publish(data.clone()),
-            probes.run(data, control, sink),
+            self.work(&data, &control, sink),
+            publish(&self.parts.data, &data),
+            publish(&self.parts.control, &control),
             watch(data_events, sink),
             watch(control_events, sink),
         )?;
         Ok(())
     }
 
-    /// Opens the bucket of claims. Without JetStream there is none.
-    async fn open_store(&self, client: &Client) -> Option<kv::Store> {
-        let mut context = jetstream::new(client.clone());
-        context.set_timeout(TIMEOUT);
-        if let Ok(store) = context.get_key_value(&self.bucket).await {
-            return Some(store);
-        }
-        let config = kv::Config {
-            bucket: self.bucket.clone(),
-            max_age: EXPIRY,
-            history: 1,
-            num_replicas: self.replicas,
-            ..kv::Config::default()
+    /// Subscribes, and then reads and probes.
+    async fn work(&self, data: &Client, control: &Client, sink: &dyn Sink) -> Result<(), Failure> {
+        let set_up = async {
+            let (wanted, of_control) = self.parts.control.wanted.restart();
+            let probe = probe_prefix(&wanted);
+            let probes = Probes {
+                on_data: data.subscribe(format!("{probe}.data")).await?,
+                on_control: control.subscribe(format!("{probe}.control")).await?,
+                probe: probe.clone(),
+            };
+            let mut control_reader = Reader::new(control, &probe, of_control);
+            for subject in wanted {
+                control_reader.subscribe(subject).await?;
+            }
+            let (wanted, of_data) = self.parts.data.wanted.restart();
+            let mut data_reader = Reader::new(data, &probe, of_data);
+            for subject in wanted {
+                data_reader.subscribe(subject).await?;
+            }
+            let has_bucket = self.create_bucket(control).await.is_ok();
+            Ok::<_, Failure>((probes, control_reader, data_reader, has_bucket))
         };
-        let created = context.create_key_value(config).await;
-        created
-            .inspect_err(|error| {
+        let (probes, control_reader, data_reader, has_bucket) =
+            timeout(SET_UP_TIME, set_up).await??;
+        *lock(&self.client) = Some(control.clone());
+        let settled = || {
+            self.has_settled.store(true, Relaxed);
+            sink.event(Event::Settled);
+        };
+        tokio::try_join!(
+            control_reader.run(&self.parts.control.wanted, sink),
+            data_reader.run(&self.parts.data.wanted, sink),
+            probes.run(data, control, settled),
+            self.create_bucket_later(control, has_bucket),
+        )?;
+        Ok(())
+    }
+
+    /// Creates the bucket of claims if it does not exist: a stream with the last message of each
+    /// subject.
+    async fn create_bucket(&self, client: &Client) -> Result<(), StoreError> {
+        let name = format!("KV_{}", self.bucket);
+        let config = json!({
+            "name": name,
+            "subjects": [format!("$KV.{}.>", self.bucket)],
+            "max_msgs_per_subject": 1,
+            "max_age": EXPIRY,
+            "num_replicas": self.replicas,
+            "storage": "file",
+            "retention": "limits",
+            "discard": "new",
+            "max_consumers": -1,
+            "max_msgs": -1,
+            "max_bytes": -1,
+            "max_msg_size": -1,
+            "allow_rollup_hdrs": true,
+            "deny_delete": true,
+        });
+        let subject = format!("$JS.API.STREAM.CREATE.{name}");
+        let answer = client.request(subject, config.to_string().into()).await;
+        match Answer::read(answer)? {
+            Answer::Ok(_) | Answer::Error(STREAM_EXISTS, _) => Ok(()),
+            Answer::Error(_, description) => Err(StoreError::new(description)),
+        }
+    }
+
+    /// Creates the bucket once JetStream is ready, if it was not. Then it waits for ever.
+    async fn create_bucket_later(&self, client: &Client, exists: bool) -> Result<(), Failure> {
+        if !exists {
+            while let Err(error) = self.create_bucket(client).await {
                 tracing::warn!(
                     target: "getty::cluster",
                     bucket = self.bucket,
-                    error = error as &dyn std::error::Error,
+                    cause = std::error::Error::source(&error),
                     "there is no store of claims: is JetStream enabled?",
                 );
-            })
-            .ok()
+                sleep(CREATE_PAUSE).await;
+            }
+        }
+        std::future::pending().await
     }
 
-    fn open(&self) -> Result<kv::Store, StoreError> {
-        let store = lock(&self.store).clone();
-        store.ok_or_else(|| StoreError::new("NATS is not connected, or has no JetStream"))
+    fn client(&self) -> Result<Client, StoreError> {
+        let client = lock(&self.client).clone();
+        client.ok_or_else(|| StoreError::new("NATS is not connected"))
     }
+
+    /// Appends a message to the stream, if the last one of its subject has this sequence. Returns the
+    /// new sequence, or `None` if it has another.
+    async fn append(
+        &self,
+        key: &Subject,
+        was: u64,
+        mut headers: HeaderMap,
+        value: Bytes,
+    ) -> Result<Option<u64>, StoreError> {
+        headers.insert("Nats-Expected-Last-Subject-Sequence", was.to_string());
+        let client = self.client()?;
+        let subject = format!("$KV.{}.{key}", self.bucket);
+        let answer = client.request_with_headers(subject, headers, value).await;
+        match Answer::read(answer)? {
+            Answer::Ok(answer) => match answer["seq"].as_u64() {
+                Some(sequence) => Ok(Some(sequence)),
+                None => Err(StoreError::new("the answer has no sequence")),
+            },
+            Answer::Error(code, _) if WRONG_SEQUENCE.contains(&code) => Ok(None),
+            Answer::Error(_, description) => Err(StoreError::new(description)),
+        }
+    }
+}
+
+/// Answer of JetStream.
+enum Answer {
+    Ok(Value),
+    /// An error with its code and description.
+    Error(u64, String),
+}
+
+impl Answer {
+    fn read(
+        answer: Result<Message, async_nats::RequestError>,
+    ) -> Result<Self, StoreError> {
+        let message = answer.map_err(StoreError::new)?;
+        let answer: Value = serde_json::from_slice(&message.payload).map_err(StoreError::new)?;
+        let Some(error) = answer.get("error") else {
+            return Ok(Self::Ok(answer));
+        };
+        let code = error["err_code"].as_u64().unwrap_or_default();
+        let description = error["description"].as_str().unwrap_or("unknown error");
+        Ok(Self::Error(code, format!("JetStream: {description} ({code})")))
+    }
+}
+
+/// Reads the entry from the answer to a request for the last message of a subject.
+fn entry(answer: &Value) -> Option<Entry> {
+    let message = &answer["message"];
+    let bytes = |field: &str| match message.get(field) {
+        Some(value) => BASE64_STANDARD.decode(value.as_str()?).ok(),
+        None => Some(Vec::new()),
+    };
+    let revision = Revision(message["seq"].as_u64()?);
+    let (headers, value) = (bytes("hdrs")?, bytes("data")?);
+    // A removed entry is a message without a value, with a header.
+    let is_removed = String::from_utf8_lossy(&headers).contains("KV-Operation") || value.is_empty();
+    let value = (!is_removed).then(|| value.into());
+    Some(Entry { revision, value })
 }
 
 /// Probes from each connection to the other.
@@ -267,35 +362,67 @@ struct Probes {
 impl Probes {
     /// Publishes probes. The first that arrives comes after all subscriptions of its connection, so
     /// both together show that these are in effect.
-    async fn run(mut self, data: Client, control: Client, sink: &dyn Sink) -> Result<(), Failure> {
+    async fn run(
+        mut self,
+        data: &Client,
+        control: &Client,
+        settled: impl Fn(),
+    ) -> Result<(), Failure> {
         let mut ticks = interval(PROBE);
-        let (mut of_data, mut of_control) = (None, None);
-        let began = Instant::now();
+        // After the process was stopped, the answers of a living server come first.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut of_data, mut of_control) = (Probed::default(), Probed::default());
         let mut is_settled = false;
         loop {
             tokio::select! {
-                _ = ticks.tick() => {
-                    let heard = of_data.unwrap_or(began).min(of_control.unwrap_or(began));
-                    if heard.elapsed() > PROBE_TIMEOUT {
-                        return Err("probes were not answered".into());
-                    }
-                    data.publish(format!("{}.control", self.probe), Bytes::new()).await?;
-                    control.publish(format!("{}.data", self.probe), Bytes::new()).await?;
-                }
+                biased;
                 probe = self.on_control.next() => {
                     probe.ok_or(ENDED)?;
-                    of_data = Some(Instant::now());
+                    of_data.answered();
                 }
                 probe = self.on_data.next() => {
                     probe.ok_or(ENDED)?;
-                    of_control = Some(Instant::now());
+                    of_control.answered();
+                }
+                _ = ticks.tick() => {
+                    of_data.asked()?;
+                    of_control.asked()?;
+                    data.publish(format!("{}.control", self.probe), Bytes::new()).await?;
+                    control.publish(format!("{}.data", self.probe), Bytes::new()).await?;
                 }
             }
-            if !is_settled && of_data.is_some() && of_control.is_some() {
+            if !is_settled && of_data.is_answered && of_control.is_answered {
                 is_settled = true;
-                sink.event(Event::Settled);
+                settled();
             }
         }
+    }
+}
+
+/// Probes of one connection.
+#[derive(Default)]
+struct Probed {
+    missing: u32,
+    is_answered: bool,
+}
+
+impl Probed {
+    fn answered(&mut self) {
+        self.missing = 0;
+        self.is_answered = true;
+    }
+
+    fn asked(&mut self) -> Result<(), &'static str> {
+        let max = if self.is_answered {
+            MISSING_PROBES
+        } else {
+            MISSING_FIRST_PROBES
+        };
+        if self.missing >= max {
+            return Err("probes were not answered");
+        }
+        self.missing += 1;
+        Ok(())
     }
 }
 
@@ -335,14 +462,20 @@ struct Reader {
     client: Client,
     messages: SelectAll<BoxStream<'static, (Subject, Bytes)>>,
     ends: HashMap<Subject, oneshot::Sender<()>>,
+    /// Subject that nobody subscribes to.
+    nobody: String,
+    /// Number of the last change of the wanted subscriptions that the client has.
+    number: u64,
 }
 
 impl Reader {
-    fn new(client: Client) -> Self {
+    fn new(client: &Client, probe: &str, number: u64) -> Self {
         Self {
-            client,
+            client: client.clone(),
             messages: SelectAll::new(),
             ends: HashMap::new(),
+            nobody: format!("{probe}.nobody"),
+            number,
         }
     }
 
@@ -359,32 +492,73 @@ impl Reader {
         Ok(())
     }
 
-    /// Passes messages to `sink` and follows the wanted subscriptions.
-    async fn run(mut self, wanted: &Wanted, sink: &dyn Sink) -> Result<(), Failure> {
+    /// Subscribes and unsubscribes until nothing is left to change.
+    async fn follow(&mut self, wanted: &Wanted) -> Result<(), Failure> {
         loop {
-            let (add, remove) = wanted.take();
-            for subject in &remove {
+            let batch = wanted.take();
+            for subject in &batch.remove {
                 self.ends.remove(subject);
             }
-            for subject in add {
+            for subject in batch.add {
                 self.subscribe(subject).await?;
+            }
+            if let Some(number) = batch.number {
+                self.number = number;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Passes messages to `sink` and follows the wanted subscriptions.
+    async fn run(mut self, wanted: &Wanted, sink: &dyn Sink) -> Result<(), Failure> {
+        let mut confirmed = None;
+        let mut confirmation = std::pin::pin!(futures_util::future::Fuse::terminated());
+        loop {
+            if confirmed != Some(self.number) && confirmation.is_terminated() {
+                let is_handled = is_handled(self.client.clone(), self.nobody.clone());
+                let number = self.number;
+                confirmation.set(is_handled.map(move |ok| (number, ok)).fuse());
             }
             tokio::select! {
                 // It is `None` while there is no subscription.
                 Some((subject, frame)) = self.messages.next() => {
                     sink.deliver(subject.as_str(), frame);
                 }
-                () = wanted.changed() => {}
+                () = wanted.changed() => self.follow(wanted).await?,
+                (number, is_handled) = &mut confirmation => {
+                    if is_handled {
+                        confirmed = Some(number);
+                        wanted.confirm(number);
+                    }
+                }
             }
         }
     }
 }
 
-impl Part {
-    async fn publish(&self, client: Client) -> Result<(), Failure> {
-        loop {
-            let (to, frame) = self.outgoing.pop().await;
-            client.publish(to.to_string(), frame).await?;
+/// Waits until the server has handled all that this client has sent: it answers that nobody has
+/// subscribed to `nobody`. Returns `false` if it has not answered.
+async fn is_handled(client: Client, nobody: String) -> bool {
+    match client.request(nobody, Bytes::new()).await {
+        Ok(_) => true,
+        Err(error) if error.kind() == RequestErrorKind::NoResponders => true,
+        Err(_) => {
+            sleep(TIMEOUT).await;
+            false
+        }
+    }
+}
+
+/// Publishes the frames of a queue.
+async fn publish(part: &Part, client: &Client) -> Result<(), Failure> {
+    loop {
+        let (to, frame) = part.outgoing.pop().await;
+        match client.publish(to.to_string(), frame).await {
+            // The server has lowered its limit. Members see a gap.
+            Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                tracing::warn!(target: "getty::cluster", %to, "a frame is too long for NATS");
+            }
+            result => result?,
         }
     }
 }
@@ -395,19 +569,18 @@ impl Bus for Nats {
     }
 
     fn publish(&self, to: &Subject, frame: Bytes) -> Result<(), PublishError> {
-        if frame.len() > MAX_FRAME {
+        if frame.len() > self.0.max_frame.load(Relaxed) {
             return Err(PublishError::TooLarge);
         }
-        self.0.part(to).outgoing.push(to, frame)
+        self.0.parts.publish(to, frame)
     }
 
     fn subscribe(&self, changes: &[(Subject, bool)]) {
-        for change in changes {
-            self.0
-                .part(&change.0)
-                .wanted
-                .change(std::slice::from_ref(change));
-        }
+        self.0.parts.subscribe(changes);
+    }
+
+    fn subscribed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.0.parts.subscribed())
     }
 
     fn run(&self, sink: Arc<dyn Sink>) -> BoxFuture<'_, BoxError> {
@@ -416,10 +589,9 @@ impl Bus for Nats {
             let mut attempt = 0;
             loop {
                 let result = shared.connected(&sink).await;
-                let had_settled = lock(&shared.client).take().is_some();
-                lock(&shared.store).take();
-                shared.data.outgoing.close();
-                shared.control.outgoing.close();
+                let had_settled = shared.has_settled.swap(false, Relaxed);
+                lock(&shared.client).take();
+                shared.parts.close();
                 sink.event(Event::Disconnected);
                 if let Err(error) = result {
                     tracing::warn!(target: "getty::cluster", error = &*error, "the connection to NATS has failed");
@@ -437,7 +609,8 @@ impl Bus for Nats {
     fn flush(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             let flushed = async {
-                while self.0.control.outgoing.len().0 > 0 {
+                let Parts { data, control } = &self.0.parts;
+                while !(control.outgoing.is_drained() && data.outgoing.is_drained()) {
                     sleep(Duration::from_millis(1)).await;
                 }
                 let client = lock(&self.0.client).clone();
@@ -453,24 +626,21 @@ impl Bus for Nats {
 
 impl Store for Nats {
     fn get(&self, key: &Subject) -> BoxFuture<'_, Result<Option<Entry>, StoreError>> {
-        let key = key.clone();
+        let bucket = &self.0.bucket;
+        // From the leader: another server might return an older value.
+        let subject = format!("$JS.API.STREAM.MSG.GET.KV_{bucket}");
+        let request = json!({ "last_by_subj": format!("$KV.{bucket}.{key}") });
         Box::pin(async move {
-            let store = self.0.open()?;
-            // From the leader: another server might return an older value.
-            let subject = format!("{}{key}", store.prefix);
-            let message = match store.stream.get_last_raw_message_by_subject(&subject).await {
-                Ok(message) => message,
-                Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => {
-                    return Ok(None);
-                }
-                Err(error) => return Err(StoreError::new(error)),
-            };
-            // A deleted entry is a message with a header.
-            let is_value = message.headers.get("KV-Operation").is_none();
-            Ok(is_value.then(|| Entry {
-                revision: Revision(message.sequence),
-                value: message.payload,
-            }))
+            let client = self.0.client()?;
+            let answer = client.request(subject, request.to_string().into()).await;
+            match Answer::read(answer)? {
+                Answer::Ok(answer) => match entry(&answer) {
+                    Some(entry) => Ok(Some(entry)),
+                    None => Err(StoreError::new("the answer has no message")),
+                },
+                Answer::Error(NO_MESSAGE, _) => Ok(None),
+                Answer::Error(_, description) => Err(StoreError::new(description)),
+            }
         })
     }
 
@@ -482,37 +652,19 @@ impl Store for Nats {
     ) -> BoxFuture<'_, Result<Revision, PutError>> {
         let key = key.clone();
         Box::pin(async move {
-            let store = self.0.open()?;
-            let put = match was {
-                Some(was) => match store.update(key.as_str(), value, was.0).await {
-                    Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {
-                        return Err(PutError::Conflict);
-                    }
-                    put => put.map_err(StoreError::new),
-                },
-                None => match store.create(key.as_str(), value).await {
-                    Err(error) if error.kind() == CreateErrorKind::AlreadyExists => {
-                        return Err(PutError::Conflict);
-                    }
-                    put => put.map_err(StoreError::new),
-                },
-            };
-            Ok(Revision(put?))
+            let was = was.map_or(0, |was| was.0);
+            let put = self.0.append(&key, was, HeaderMap::new(), value).await?;
+            put.map(Revision).ok_or(PutError::Conflict)
         })
     }
 
     fn remove_if(&self, key: &Subject, was: Revision) -> BoxFuture<'_, Result<bool, StoreError>> {
         let key = key.clone();
         Box::pin(async move {
-            let store = self.0.open()?;
-            match store
-                .delete_expect_revision(key.as_str(), Some(was.0))
-                .await
-            {
-                Ok(()) => Ok(true),
-                Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(false),
-                Err(error) => Err(StoreError::new(error)),
-            }
+            let mut headers = HeaderMap::new();
+            headers.insert("KV-Operation", "DEL");
+            let removed = self.0.append(&key, was.0, headers, Bytes::new()).await?;
+            Ok(removed.is_some())
         })
     }
 }
@@ -523,5 +675,42 @@ impl fmt::Debug for Nats {
         f.debug_struct("Nats")
             .field("bucket", &self.0.bucket)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entry_is_read_from_an_answer_and_a_removed_one_keeps_its_revision() {
+        let read = |message: Value| entry(&json!({ "message": message }));
+        let found = read(json!({ "seq": 7, "data": "YWRh" }));
+        let expected = Entry {
+            revision: Revision(7),
+            value: Some(Bytes::from_static(b"ada")),
+        };
+        assert_eq!(found, Some(expected));
+        let headers = BASE64_STANDARD.encode("NATS/1.0\r\nKV-Operation: DEL\r\n\r\n");
+        let removed = Entry {
+            revision: Revision(8),
+            value: None,
+        };
+        assert_eq!(read(json!({ "seq": 8, "hdrs": headers })), Some(removed));
+        assert_eq!(read(json!({ "data": "YWRh" })), None);
+        assert_eq!(read(json!({ "seq": 7, "data": "no base 64!" })), None);
+        assert_eq!(entry(&Value::Null), None);
+    }
+
+    #[test]
+    fn connection_is_lost_when_two_probes_are_missing() {
+        let mut probed = Probed::default();
+        for _ in 0..MISSING_FIRST_PROBES {
+            probed.asked().unwrap();
+        }
+        probed.answered();
+        probed.asked().unwrap();
+        probed.asked().unwrap();
+        assert!(probed.asked().is_err());
     }
 }

@@ -50,6 +50,8 @@ struct State {
     frames: VecDeque<(Subject, Bytes)>,
     bytes: usize,
     subjects: HashMap<Subject, Usage>,
+    /// `true` while the reader may be at work on the last frame that it was given.
+    taken: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -120,7 +122,9 @@ impl Outgoing {
     /// Returns the next frame, if there is one.
     pub fn try_pop(&self) -> Option<(Subject, Bytes)> {
         let mut state = self.lock();
-        let (to, frame) = state.frames.pop_front()?;
+        let next = state.frames.pop_front();
+        state.taken = next.is_some();
+        let (to, frame) = next?;
         state.bytes -= frame.len();
         let usage = state.subjects.get_mut(&to)?;
         usage.frames -= 1;
@@ -150,6 +154,13 @@ impl Outgoing {
     pub fn len(&self) -> (usize, usize) {
         let state = self.lock();
         (state.frames.len(), state.bytes)
+    }
+
+    /// Returns `true` if the reader has come back and found no frame: it has handled all.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        let state = self.lock();
+        state.frames.is_empty() && !state.taken
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -198,9 +209,11 @@ mod tests {
         );
         assert_eq!(queue.len(), (19, 980));
         assert_eq!(queue.try_pop().unwrap().0, hot);
+        assert!(!queue.is_drained());
         queue.push(&hot, Bytes::new()).unwrap();
         let rest = std::iter::from_fn(|| queue.try_pop()).count();
         assert_eq!((rest, queue.len()), (19, (0, 0)));
+        assert!(queue.is_drained());
         assert!(queue.lock().subjects.is_empty());
     }
 

@@ -1,6 +1,11 @@
 //! Bus and store over Redis or Valkey.
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, try_join};
@@ -8,15 +13,17 @@ use redis::{
     AsyncConnectionConfig, Client, ErrorKind, ProtocolVersion, PushInfo, PushKind, RedisError,
     Value, aio::MultiplexedConnection,
 };
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
 use tower::BoxError;
 
-use std::sync::Mutex;
-
 use super::{
-    Bus, Entry, Event, Limits, Outgoing, OutgoingLimits, PublishError, PutError, Revision, Sink,
+    Bus, Entry, Event, Limits, OutgoingLimits, PublishError, PutError, Revision, Sink,
     Store, StoreError,
-    wanted::{BATCH, Wanted, reconnect_delay},
+    parts::{Part, Parts},
+    wanted::{BATCH, reconnect_delay},
 };
 use crate::{Subject, lock, random_id};
 
@@ -68,16 +75,9 @@ pub struct Redis(Arc<Shared>);
 
 struct Shared {
     client: Client,
-    data: Part,
-    control: Part,
+    parts: Parts,
     /// Connection for claims, while there is one.
     store: Mutex<Option<MultiplexedConnection>>,
-}
-
-/// One of the two connections of a node.
-struct Part {
-    wanted: Wanted,
-    outgoing: Outgoing,
 }
 
 /// Error of a URL.
@@ -120,53 +120,59 @@ impl Redis {
             .clone()
             .set_protocol(ProtocolVersion::RESP3);
         let info = info.set_redis_settings(settings);
-        let part = || Part {
-            wanted: Wanted::default(),
-            outgoing: Outgoing::new(limits),
-        };
         Ok(Self(Arc::new(Shared {
             client: Client::open(info).map_err(RedisUrlError)?,
-            data: part(),
-            control: part(),
+            parts: Parts::new(limits),
             store: Mutex::new(None),
         })))
     }
 }
 
 impl Shared {
-    fn part(&self, subject: &Subject) -> &Part {
-        if subject.is_control() {
-            &self.control
-        } else {
-            &self.data
-        }
-    }
-
     /// Works until a connection fails, and returns its error.
     async fn connected(&self, sink: &Arc<dyn Sink>) -> Result<(), RedisError> {
-        let (mut data, mut control) = try_join(self.connect(sink), self.connect(sink)).await?;
+        let lost = Arc::new(Notify::new());
+        let (mut data, mut control) =
+            try_join(self.connect(sink, &lost), self.connect(sink, &lost)).await?;
         sink.event(Event::Connected);
         // Frames are taken from now on, but their subscribers may not have settled.
-        self.data.outgoing.open();
-        self.control.outgoing.open();
-        for (part, connection) in [(&self.control, &mut control), (&self.data, &mut data)] {
-            for batch in part.wanted.restart().chunks(BATCH) {
+        let Parts {
+            data: of_data,
+            control: of_control,
+        } = &self.parts;
+        self.parts.open();
+        for (part, connection) in [(of_control, &mut control), (of_data, &mut data)] {
+            let (subjects, number) = part.wanted.restart();
+            for batch in subjects.chunks(BATCH) {
                 connection.subscribe(names(batch)).await?;
             }
+            part.wanted.confirm(number);
         }
         *lock(&self.store) = Some(control.clone());
         sink.event(Event::Settled);
-        try_join(self.data.work(data), self.control.work(control)).await?;
-        Ok(())
+        let work = try_join(of_data.work(data), of_control.work(control));
+        tokio::select! {
+            result = work => result.map(|_| ()),
+            () = lost.notified() => Err((ErrorKind::Io, "the server has ended a connection").into()),
+        }
     }
 
-    async fn connect(&self, sink: &Arc<dyn Sink>) -> Result<MultiplexedConnection, RedisError> {
-        let sink = Arc::clone(sink);
+    /// Opens a connection. It notifies `lost` at its end.
+    async fn connect(
+        &self,
+        sink: &Arc<dyn Sink>,
+        lost: &Arc<Notify>,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let (sink, lost) = (Arc::clone(sink), Arc::clone(lost));
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(TIMEOUT))
             .set_response_timeout(Some(TIMEOUT))
             .set_push_sender(move |push: PushInfo| {
-                deliver(&*sink, push);
+                match push.kind {
+                    PushKind::Message => deliver(&*sink, push),
+                    PushKind::Disconnection => lost.notify_one(),
+                    _ => {}
+                }
                 Ok::<_, std::convert::Infallible>(())
             });
         let client = &self.client;
@@ -220,16 +226,16 @@ impl Part {
 
     async fn follow(&self, mut connection: MultiplexedConnection) -> Result<(), RedisError> {
         loop {
-            let (add, remove) = self.wanted.take();
-            if add.is_empty() && remove.is_empty() {
+            let batch = self.wanted.take();
+            if !batch.add.is_empty() {
+                connection.subscribe(names(&batch.add)).await?;
+            }
+            if !batch.remove.is_empty() {
+                connection.unsubscribe(names(&batch.remove)).await?;
+            }
+            if let Some(number) = batch.number {
+                self.wanted.confirm(number);
                 self.wanted.changed().await;
-                continue;
-            }
-            if !add.is_empty() {
-                connection.subscribe(names(&add)).await?;
-            }
-            if !remove.is_empty() {
-                connection.unsubscribe(names(&remove)).await?;
             }
         }
     }
@@ -255,9 +261,6 @@ fn names(subjects: &[Subject]) -> Vec<&str> {
 }
 
 fn deliver(sink: &dyn Sink, push: PushInfo) {
-    if push.kind != PushKind::Message {
-        return;
-    }
     let mut data = push.data.into_iter();
     if let (Some(Value::BulkString(subject)), Some(Value::BulkString(frame))) =
         (data.next(), data.next())
@@ -276,18 +279,15 @@ impl Bus for Redis {
         if frame.len() > MAX_FRAME {
             return Err(PublishError::TooLarge);
         }
-        self.0.part(to).outgoing.push(to, frame)
+        self.0.parts.publish(to, frame)
     }
 
     fn subscribe(&self, changes: &[(Subject, bool)]) {
-        let is_control = |change: &&(Subject, bool)| change.0.is_control();
-        let (control, data): (Vec<_>, Vec<_>) = changes.iter().partition(is_control);
-        for (part, changes) in [(&self.0.control, control), (&self.0.data, data)] {
-            let changes: Vec<_> = changes.into_iter().cloned().collect();
-            if !changes.is_empty() {
-                part.wanted.change(&changes);
-            }
-        }
+        self.0.parts.subscribe(changes);
+    }
+
+    fn subscribed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.0.parts.subscribed())
     }
 
     fn run(&self, sink: Arc<dyn Sink>) -> BoxFuture<'_, BoxError> {
@@ -297,8 +297,7 @@ impl Bus for Redis {
             loop {
                 let result = shared.connected(&sink).await;
                 let had_settled = lock(&shared.store).take().is_some();
-                shared.data.outgoing.close();
-                shared.control.outgoing.close();
+                shared.parts.close();
                 sink.event(Event::Disconnected);
                 if let Err(error) = result {
                     tracing::warn!(target: "getty::cluster", %error, "the connection to Redis has failed");
@@ -315,18 +314,14 @@ impl Bus for Redis {
 
     fn flush(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            // The queue is empty once its frames are in a pipeline, which a probe then follows.
-            let empty = async {
-                while self.0.control.outgoing.len().0 > 0 {
+            // A frame is handled once the server has answered its pipeline.
+            let drained = async {
+                let Parts { data, control } = &self.0.parts;
+                while !(control.outgoing.is_drained() && data.outgoing.is_drained()) {
                     sleep(Duration::from_millis(1)).await;
                 }
-                let ping = |mut connection| async move {
-                    redis::cmd("PING").query_async::<()>(&mut connection).await
-                };
-                // An error means that there is nothing to wait for.
-                let _ = self.0.with_store(ping).await;
             };
-            let _ = timeout(TIMEOUT, empty).await;
+            let _ = timeout(TIMEOUT, drained).await;
         })
     }
 }
@@ -340,7 +335,7 @@ impl Store for Redis {
                 command.query_async(&mut connection).await?;
             Ok(revision.zip(value).map(|(revision, value)| Entry {
                 revision: Revision(revision),
-                value: value.into(),
+                value: Some(value.into()),
             }))
         }))
     }

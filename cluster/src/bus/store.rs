@@ -15,6 +15,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Sets the value of `key` if its current revision is `was`, where `None` means that it has no
     /// entry. Returns the new revision. The entry may expire after 48 h.
+    ///
+    /// After an error, the value may have been set nevertheless.
     fn put_if(
         &self,
         key: &Subject,
@@ -35,8 +37,9 @@ pub struct Revision(pub u64);
 pub struct Entry {
     /// The revision of this value.
     pub revision: Revision,
-    /// The value.
-    pub value: Bytes,
+    /// The value. It is `None` if the entry was removed and the store knows its last revision, which
+    /// [`put_if`](Store::put_if) then expects.
+    pub value: Option<Bytes>,
 }
 
 /// Error of a [`Store`] that cannot be reached or has failed. It can be cloned.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::{Subject, lock};
 
@@ -31,40 +31,59 @@ pub(super) fn reconnect_delay(attempt: u32) -> Duration {
 pub(super) struct Wanted {
     state: Mutex<State>,
     changed: Notify,
+    /// Number of the last change that is in effect on the server.
+    confirmed: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     subjects: HashSet<Subject>,
     changes: HashMap<Subject, bool>,
+    /// Number of the last change.
+    number: u64,
+}
+
+/// Some changes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Batch {
+    /// Subjects to subscribe to.
+    pub(super) add: Vec<Subject>,
+    /// Subjects to unsubscribe from.
+    pub(super) remove: Vec<Subject>,
+    /// Number of the last change, or `None` if more changes are left.
+    pub(super) number: Option<u64>,
 }
 
 impl Wanted {
-    pub(super) fn change(&self, changes: &[(Subject, bool)]) {
+    pub(super) fn change(&self, changes: impl IntoIterator<Item = (Subject, bool)>) {
         let mut state = lock(&self.state);
+        let before = state.number;
         for (subject, wanted) in changes {
-            let changed = if *wanted {
+            let changed = if wanted {
                 state.subjects.insert(subject.clone())
             } else {
-                state.subjects.remove(subject)
+                state.subjects.remove(&subject)
             };
             if changed {
-                state.changes.insert(subject.clone(), *wanted);
+                state.changes.insert(subject, wanted);
+                state.number += 1;
             }
         }
-        drop(state);
-        self.changed.notify_one();
+        if state.number > before {
+            self.changed.notify_one();
+        }
     }
 
-    /// Returns all subjects, for a new connection, and forgets the changes.
-    pub(super) fn restart(&self) -> Vec<Subject> {
+    /// Returns all subjects and the number of the last change, for a new connection, and forgets the
+    /// changes.
+    pub(super) fn restart(&self) -> (Vec<Subject>, u64) {
         let mut state = lock(&self.state);
         state.changes = HashMap::new();
-        state.subjects.iter().cloned().collect()
+        (state.subjects.iter().cloned().collect(), state.number)
     }
 
-    /// Returns some changes: subjects to subscribe to, and to unsubscribe from.
-    pub(super) fn take(&self) -> (Vec<Subject>, Vec<Subject>) {
+    /// Returns some changes.
+    pub(super) fn take(&self) -> Batch {
         let mut state = lock(&self.state);
         let batch: Vec<_> = state.changes.keys().take(BATCH).cloned().collect();
         let (mut add, mut remove) = (Vec::new(), Vec::new());
@@ -75,12 +94,34 @@ impl Wanted {
                 None => {}
             }
         }
-        (add, remove)
+        let number = state.changes.is_empty().then_some(state.number);
+        Batch {
+            add,
+            remove,
+            number,
+        }
     }
 
     /// Waits for changes. One task at a time may wait.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
+    }
+
+    /// Takes note that the server has all changes up to `number`.
+    pub(super) fn confirm(&self, number: u64) {
+        self.confirmed.send_if_modified(|confirmed| {
+            let is_later = number > *confirmed;
+            *confirmed = number.max(*confirmed);
+            is_later
+        });
+    }
+
+    /// Waits until the server has had all changes up to now.
+    pub(super) async fn confirmed(&self) {
+        let number = lock(&self.state).number;
+        let mut confirmed = self.confirmed.subscribe();
+        // It fails only if the sender is dropped, and `self` keeps it.
+        let _ = confirmed.wait_for(|confirmed| *confirmed >= number).await;
     }
 }
 
@@ -88,21 +129,42 @@ impl Wanted {
 mod tests {
     use super::*;
 
+    fn subject(n: usize) -> Subject {
+        Subject::topic("app", "rooms", n.to_string().as_bytes())
+    }
+
     #[test]
     fn changes_are_taken_once_and_a_new_connection_gets_all() {
-        let subject = |n: usize| Subject::topic("app", "rooms", n.to_string().as_bytes());
         let wanted = Wanted::default();
-        let all: Vec<_> = (0..600).map(|n| (subject(n), true)).collect();
-        wanted.change(&all);
-        let (add, remove) = wanted.take();
-        assert_eq!((add.len(), remove.len()), (BATCH, 0));
+        wanted.change((0..600).map(|n| (subject(n), true)));
+        let batch = wanted.take();
+        assert_eq!((batch.add.len(), batch.remove.len()), (BATCH, 0));
+        assert_eq!(batch.number, None);
         // a change that is taken back before the bus was told is still told
-        wanted.change(&[(subject(1000), true)]);
-        wanted.change(&[(subject(1000), false), (subject(2000), false)]);
-        let (add, remove) = wanted.take();
-        assert_eq!((add.len(), remove), (600 - BATCH, vec![subject(1000)]));
-        assert_eq!(wanted.take(), (vec![], vec![]));
-        assert_eq!(wanted.restart().len(), 600);
+        wanted.change([(subject(1000), true)]);
+        wanted.change([(subject(1000), false), (subject(2000), false)]);
+        let batch = wanted.take();
+        assert_eq!(batch.add.len(), 600 - BATCH);
+        assert_eq!((batch.remove, batch.number), (vec![subject(1000)], Some(602)));
+        assert_eq!(wanted.take().number, Some(602));
+        let (subjects, number) = wanted.restart();
+        assert_eq!((subjects.len(), number), (600, 602));
+    }
+
+    #[tokio::test]
+    async fn confirmation_covers_the_changes_before_it() {
+        let wanted = Wanted::default();
+        wanted.confirmed().await;
+        wanted.change([(subject(1), true)]);
+        let mut confirmed = Box::pin(wanted.confirmed());
+        assert!(futures_util::poll!(&mut confirmed).is_pending());
+        wanted.change([(subject(2), true)]);
+        wanted.confirm(1);
+        confirmed.await;
+        assert!(futures_util::poll!(Box::pin(wanted.confirmed())).is_pending());
+        wanted.confirm(2);
+        wanted.confirm(1);
+        wanted.confirmed().await;
     }
 
     #[test]

@@ -3,13 +3,13 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Mutex, Weak, atomic::AtomicU64},
 };
 
 use getty_core::SlowConsumer;
 use getty_layers::Topics;
 
-use super::{ClusterTopics, Notice, Shared, interest::Interest, seen::Seen, sequence::Sequences};
+use super::{ClusterTopics, Notice, Shared, interest::Interest, sequence::Sequences};
 use crate::{Cluster, Key, cluster::Set, form::Form, subject::token};
 
 /// Builder of [`ClusterTopics`]; see [`Cluster::topics_builder`].
@@ -104,9 +104,9 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> TopicsBuilder<K, Out> {
             form: self.form,
             notice,
             sequences: Sequences::new(self.max_topics),
-            seen: Mutex::new(Seen::default()),
             cards: Arc::new(Mutex::new(HashMap::new())),
             interest,
+            counted: AtomicU64::new(0),
             buckets: self.buckets,
             max_topics: self.max_topics,
         });

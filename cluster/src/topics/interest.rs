@@ -4,7 +4,13 @@ use std::{
     borrow::Borrow,
     collections::{BTreeMap, HashMap, HashSet, hash_map},
     hash::Hash,
-    sync::{Arc, Mutex, Weak, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Release},
+        },
+    },
     time::Duration,
 };
 
@@ -13,8 +19,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::Shared;
-use crate::{Key, Subject, lock};
+use super::{Shared, seen::Seen};
+use crate::{Key, Subject, frame::Frame, lock, nodes::Nodes};
 
 /// Time that a subscription outlives the last member, at least, so that short absences and many
 /// closes at once cause no burst of changes.
@@ -29,9 +35,20 @@ const BATCH: usize = 512;
 /// Topics whose members have changed, and topics with a subscription.
 pub(super) struct Interest<K> {
     dirty: Mutex<HashSet<K>>,
-    held: Mutex<HashMap<K, Option<u64>>>,
+    held: Mutex<HashMap<K, Held>>,
+    /// Number of the last batch of changes that the bus has.
+    passed: AtomicU64,
     pushed: Notify,
     changed: Notify,
+}
+
+/// A topic with a subscription.
+struct Held {
+    /// Number of its place among the lingering topics, if it has no members.
+    lingering: Option<u64>,
+    /// Number of the batch that subscribes to it.
+    batch: u64,
+    seen: Seen,
 }
 
 impl<K> Default for Interest<K> {
@@ -39,6 +56,7 @@ impl<K> Default for Interest<K> {
         Self {
             dirty: Mutex::default(),
             held: Mutex::default(),
+            passed: AtomicU64::new(0),
             pushed: Notify::new(),
             changed: Notify::new(),
         }
@@ -52,12 +70,14 @@ impl<K: Clone + Eq + Hash> Interest<K> {
         self.pushed.notify_one();
     }
 
-    /// Returns `true` if this node has a subscription to the topic.
-    pub(super) fn holds(&self, key: &K) -> bool {
-        lock(&self.held).contains_key(key)
+    /// Takes note of a frame; see [`Seen::check`]. The outer result is `None` if this node has no
+    /// subscription to the topic.
+    pub(super) fn check(&self, key: &K, frame: &Frame, nodes: &Nodes) -> Option<Option<u64>> {
+        let mut held = lock(&self.held);
+        Some(held.get_mut(key)?.seen.check(frame, nodes))
     }
 
-    /// Waits until this node has a subscription to the topic.
+    /// Waits until the bus was told to subscribe to the topic.
     pub(super) async fn held<Q>(&self, key: &Q)
     where
         K: Borrow<Q>,
@@ -65,15 +85,22 @@ impl<K: Clone + Eq + Hash> Interest<K> {
     {
         loop {
             let changed = self.changed.notified();
-            if lock(&self.held).contains_key(key) {
+            let batch = lock(&self.held).get(key).map(|held| held.batch);
+            if batch.is_some_and(|batch| batch <= self.passed.load(Acquire)) {
                 return;
             }
             changed.await;
         }
     }
 
+    /// Returns the topics with a subscription.
+    pub(super) fn topics(&self) -> Vec<K> {
+        lock(&self.held).keys().cloned().collect()
+    }
+
+    /// Wakes the task that follows the interest.
     pub(super) fn wake(&self) {
-        self.changed.notify_waiters();
+        self.pushed.notify_one();
     }
 
     fn take_dirty(&self) -> Vec<K> {
@@ -91,13 +118,14 @@ impl<K: Clone + Eq + Hash> Interest<K> {
 
 /// State of the task that follows the interest.
 struct Follower<K> {
-    /// Number of topics for each subject. It is 1 without buckets.
-    subjects: HashMap<Subject, usize>,
+    /// Number of topics of each bucket. It is empty without buckets.
+    buckets: HashMap<Subject, usize>,
     /// Topics without members, by the time at which their subscription ends.
     lingering: BTreeMap<(Instant, u64), K>,
     /// Time for each number in `held`.
     times: HashMap<u64, Instant>,
     number: u64,
+    batch: u64,
 }
 
 impl<K: Key, Out: Clone + Send + Sync + 'static> Shared<K, Out> {
@@ -107,10 +135,11 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> Shared<K, Out> {
         let interest = Arc::clone(&self.interest);
         self.inner.runtime.spawn(async move {
             let mut follower = Follower {
-                subjects: HashMap::new(),
+                buckets: HashMap::new(),
                 lingering: BTreeMap::new(),
                 times: HashMap::new(),
                 number: 0,
+                batch: 0,
             };
             while follower.step(&shared) {
                 let pushed = interest.pushed.notified();
@@ -139,6 +168,7 @@ impl<K: Key> Follower<K> {
         let mut changes = Vec::new();
         let dirty = shared.interest.take_dirty();
         let any = !dirty.is_empty();
+        self.batch += 1;
         for key in dirty {
             if shared.topics.count(&key) > 0 {
                 self.want(&shared, key, &mut changes);
@@ -153,13 +183,14 @@ impl<K: Key> Follower<K> {
         if any || !changes.is_empty() {
             let held = lock(&shared.interest.held).len();
             let held = u64::try_from(held).unwrap_or(u64::MAX);
-            shared.inner.counters.subscriptions.store(held, Relaxed);
-            shared.interest.wake();
+            shared.count_subscriptions(held);
+            shared.interest.passed.store(self.batch, Release);
+            shared.interest.changed.notify_waiters();
         }
         true
     }
 
-    fn want<Out: 'static>(
+    fn want<Out>(
         &mut self,
         shared: &Shared<K, Out>,
         key: K,
@@ -169,26 +200,37 @@ impl<K: Key> Follower<K> {
         let mut held = lock(&shared.interest.held);
         match held.entry(key) {
             hash_map::Entry::Occupied(mut entry) => {
-                if let Some(number) = entry.insert(None)
+                if let Some(number) = entry.get_mut().lingering.take()
                     && let Some(end) = self.times.remove(&number)
                 {
                     self.lingering.remove(&(end, number));
                 }
             }
             hash_map::Entry::Vacant(entry) => {
-                entry.insert(None);
-                let topics = self.subjects.entry(subject.clone()).or_default();
-                *topics += 1;
-                if *topics == 1 {
-                    changes.push((subject, true));
+                entry.insert(Held {
+                    lingering: None,
+                    batch: self.batch,
+                    seen: Seen::default(),
+                });
+                if shared.buckets.is_some() {
+                    let topics = self.buckets.entry(subject.clone()).or_default();
+                    *topics += 1;
+                    if *topics > 1 {
+                        return;
+                    }
                 }
+                changes.push((subject, true));
             }
         }
     }
 
-    fn linger<Out: 'static>(&mut self, shared: &Shared<K, Out>, key: K) {
+    fn linger<Out>(&mut self, shared: &Shared<K, Out>, key: K) {
         let mut held = lock(&shared.interest.held);
-        let Some(lingering @ None) = held.get_mut(&key) else {
+        let Some(Held {
+            lingering: lingering @ None,
+            ..
+        }) = held.get_mut(&key)
+        else {
             return;
         };
         self.number += 1;
@@ -198,7 +240,7 @@ impl<K: Key> Follower<K> {
         self.lingering.insert((end, self.number), key);
     }
 
-    fn end_lingering<Out: 'static>(
+    fn end_lingering<Out>(
         &mut self,
         shared: &Shared<K, Out>,
         changes: &mut Vec<(Subject, bool)>,
@@ -214,22 +256,35 @@ impl<K: Key> Follower<K> {
             };
             self.times.remove(&number);
             lock(&shared.interest.held).remove(&key);
-            let bytes = key.key_bytes();
-            lock(&shared.seen).forget(&bytes);
-            let subject = shared.subject(&bytes);
-            if let hash_map::Entry::Occupied(mut topics) = self.subjects.entry(subject) {
-                *topics.get_mut() -= 1;
-                if *topics.get() == 0 {
-                    changes.push((topics.remove_entry().0, false));
+            let subject = shared.subject(&key.key_bytes());
+            if shared.buckets.is_some() {
+                let Some(topics) = self.buckets.get_mut(&subject) else {
+                    continue;
+                };
+                *topics -= 1;
+                if *topics > 0 {
+                    continue;
                 }
+                self.buckets.remove(&subject);
             }
+            changes.push((subject, false));
+        }
+        let mut held = lock(&shared.interest.held);
+        if held.len() < held.capacity() / 8 {
+            let len = held.len();
+            held.shrink_to(2 * len);
         }
     }
 }
 
-impl<K, Out> Drop for Shared<K, Out> {
+impl<K: Key, Out> Drop for Shared<K, Out> {
     fn drop(&mut self) {
+        let topics = self.interest.topics();
+        let subjects = topics.iter().map(|key| self.subject(&key.key_bytes()));
+        let changes: Vec<_> = subjects.map(|subject| (subject, false)).collect();
+        self.inner.bus.subscribe(&changes);
+        self.count_subscriptions(0);
         // The task ends because the topics are gone.
-        self.interest.pushed.notify_one();
+        self.interest.wake();
     }
 }

@@ -11,7 +11,10 @@ use std::{
     error::Error,
     fmt,
     hash::Hash,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -22,7 +25,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tower::BoxError;
 
 pub use self::builder::TopicsBuilder;
-use self::{interest::Interest, seen::Seen, sequence::Sequences};
+use self::{interest::Interest, sequence::Sequences};
 use crate::{
     Answers, Cluster, Key, KeyBytes, Member, Node, Subject,
     bus::PublishError,
@@ -46,7 +49,7 @@ const CLOSE_INTERVAL: Duration = Duration::from_millis(1500);
 /// is a push to the user, and [`close`](Self::close) ends all of them. No directory is needed.
 ///
 /// Scope: cluster.
-pub struct ClusterTopics<K, Out> {
+pub struct ClusterTopics<K: Key, Out> {
     shared: Arc<Shared<K, Out>>,
     cluster: Cluster,
 }
@@ -56,7 +59,7 @@ type Notice<Out> = Box<dyn Fn(u64) -> Out + Send + Sync>;
 /// Cards by session and topic.
 type Cards<K> = HashMap<u64, HashMap<K, String>>;
 
-struct Shared<K, Out> {
+struct Shared<K: Key, Out> {
     inner: Arc<Inner>,
     /// Name of the set, as a token.
     name: Arc<str>,
@@ -64,9 +67,10 @@ struct Shared<K, Out> {
     form: Box<dyn Form<Out>>,
     notice: Option<Notice<Out>>,
     sequences: Sequences,
-    seen: Mutex<Seen>,
     cards: Arc<Mutex<Cards<K>>>,
     interest: Arc<Interest<K>>,
+    /// Number of subscriptions that were counted last.
+    counted: AtomicU64,
     buckets: Option<u32>,
     max_topics: usize,
 }
@@ -92,6 +96,8 @@ pub enum BusResult {
     Full,
     /// The bus is not connected. No other node gets the message.
     Away,
+    /// The server of the bus permits no message of this length. No other node gets the message.
+    TooLarge,
 }
 
 /// Message that cannot be sent. No member gets it, on any node.
@@ -254,7 +260,8 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
                 counters.refused(error);
                 match error {
                     PublishError::Away => BusResult::Away,
-                    PublishError::Full | PublishError::TooLarge => BusResult::Full,
+                    PublishError::Full => BusResult::Full,
+                    PublishError::TooLarge => BusResult::TooLarge,
                 }
             }
         };
@@ -355,6 +362,7 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
     {
         self.shared.interest.held(key).await;
         self.cluster.up().await;
+        self.shared.inner.bus.subscribed().await;
     }
 
     /// Returns the topics of this node alone: their broadcasts reach no other node.
@@ -373,7 +381,7 @@ impl Drop for EndOnDrop<'_> {
     }
 }
 
-impl<K, Out: 'static> Shared<K, Out> {
+impl<K: Key, Out: 'static> Shared<K, Out> {
     /// Returns a frame with the message, whose numbers are not set.
     fn frame(&self, key: &[u8], message: &Out) -> Result<BytesMut, BoxError> {
         if key.len() > MAX_KEY {
@@ -399,6 +407,16 @@ impl<K, Out: 'static> Shared<K, Out> {
         Ok(bytes)
     }
 
+}
+
+impl<K: Key, Out> Shared<K, Out> {
+    /// Adds the subscriptions of this set to those of the node.
+    fn count_subscriptions(&self, held: u64) {
+        let before = self.counted.swap(held, Relaxed);
+        let all = &self.inner.counters.subscriptions;
+        all.fetch_add(held.wrapping_sub(before), Relaxed);
+    }
+
     fn subject(&self, key: &[u8]) -> Subject {
         let namespace = &self.inner.namespace;
         match self.buckets {
@@ -415,12 +433,13 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> Set for Shared<K, Out> {
             counters.invalid.add(1);
             return;
         };
-        if !self.interest.holds(&key) {
-            return;
-        }
-        let Some(missed) = lock(&self.seen).check(&frame) else {
-            counters.duplicates.add(1);
-            return;
+        let missed = match self.interest.check(&key, &frame, &self.inner.nodes) {
+            Some(Some(missed)) => missed,
+            Some(None) => {
+                counters.duplicates.add(1);
+                return;
+            }
+            None => return,
         };
         if missed > 0 {
             counters.lost.add(missed);
@@ -470,9 +489,6 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> Set for Shared<K, Out> {
             .collect()
     }
 
-    fn interest_changed(&self) {
-        self.interest.wake();
-    }
 }
 
 /// Returns the bucket of a key. It is the same on all nodes, so the hash has no random seed.
@@ -484,7 +500,7 @@ fn bucket(key: &[u8], buckets: u32) -> u32 {
     u32::try_from(hash % u64::from(buckets.max(1))).unwrap_or_default()
 }
 
-impl<K, Out> Clone for ClusterTopics<K, Out> {
+impl<K: Key, Out> Clone for ClusterTopics<K, Out> {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
@@ -493,7 +509,7 @@ impl<K, Out> Clone for ClusterTopics<K, Out> {
     }
 }
 
-impl<K, Out> fmt::Debug for ClusterTopics<K, Out> {
+impl<K: Key, Out> fmt::Debug for ClusterTopics<K, Out> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClusterTopics")
             .field("name", &self.shared.name)

@@ -1,14 +1,13 @@
-//! Last frames of each publisher to each topic, which show duplicates and gaps.
+//! Last frames of each publisher to a topic, which show duplicates and gaps.
 
-use std::collections::HashMap;
+use crate::{NodeId, frame::Frame, nodes::Nodes};
 
-use bytes::Bytes;
+/// Number of publishers from which those that are gone are removed.
+const PRUNED_FROM: usize = 8;
 
-use crate::{NodeId, frame::Frame};
-
-/// Numbers of the last frames, by topic and publisher.
+/// Numbers of the last frames to a topic, by publisher.
 #[derive(Default)]
-pub(super) struct Seen(HashMap<Bytes, Vec<Last>>);
+pub(super) struct Seen(Vec<Last>);
 
 /// Last frame of a publisher to a topic.
 struct Last {
@@ -23,7 +22,7 @@ impl Seen {
     ///
     /// The first message of a publisher is compared with none, and so is one whose publisher has
     /// restarted its count.
-    pub(super) fn check(&mut self, frame: &Frame) -> Option<u64> {
+    pub(super) fn check(&mut self, frame: &Frame, nodes: &Nodes) -> Option<u64> {
         let Frame {
             origin,
             number,
@@ -31,15 +30,12 @@ impl Seen {
             fresh,
             ..
         } = *frame;
-        let publishers = if let Some(publishers) = self.0.get_mut(&frame.key) {
-            publishers
-        } else {
-            // A copy, because the key shares the memory of its frame.
-            let key = Bytes::copy_from_slice(&frame.key);
-            self.0.entry(key).or_default()
-        };
-        let Some(last) = publishers.iter_mut().find(|last| last.origin == origin) else {
-            publishers.push(Last {
+        let Some(last) = self.0.iter_mut().find(|last| last.origin == origin) else {
+            // Each start of a node is a new publisher.
+            if self.0.len() >= PRUNED_FROM.max(2 * nodes.len()) {
+                self.0.retain(|last| nodes.is_alive(last.origin));
+            }
+            self.0.push(Last {
                 origin,
                 number,
                 sequence,
@@ -49,27 +45,23 @@ impl Seen {
         if number <= last.number {
             return None;
         }
-        let expected = last.sequence.saturating_add(1);
         let missed = if fresh {
             0
+        } else if sequence <= last.sequence {
+            // The first messages of a new count are missing as well.
+            sequence.saturating_sub(1)
         } else {
-            sequence.saturating_sub(expected)
+            sequence - last.sequence - 1
         };
         (last.number, last.sequence) = (number, sequence);
         Some(missed)
-    }
-
-    /// Forgets a topic whose messages no longer arrive.
-    pub(super) fn forget(&mut self, key: &[u8]) {
-        self.0.remove(key);
-        if self.0.len() < self.0.capacity() / 8 {
-            self.0.shrink_to(2 * self.0.len());
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::frame::Kind;
 
@@ -87,16 +79,32 @@ mod tests {
 
     #[test]
     fn gaps_and_duplicates_of_each_publisher_show() {
+        let nodes = Nodes::default();
         let mut seen = Seen::default();
-        assert_eq!(seen.check(&frame(1, 10, 5, false)), Some(0));
-        assert_eq!(seen.check(&frame(1, 10, 5, false)), None);
-        assert_eq!(seen.check(&frame(1, 17, 6, false)), Some(0));
-        assert_eq!(seen.check(&frame(2, 3, 1, true)), Some(0));
-        assert_eq!(seen.check(&frame(1, 30, 10, false)), Some(3));
-        assert_eq!(seen.check(&frame(1, 17, 6, false)), None);
-        assert_eq!(seen.check(&frame(1, 31, 1, true)), Some(0));
-        assert_eq!(seen.check(&frame(1, 32, 2, false)), Some(0));
-        seen.forget(b"room");
-        assert_eq!(seen.check(&frame(1, 99, 50, false)), Some(0));
+        let mut check = |origin, number, sequence, fresh| {
+            seen.check(&frame(origin, number, sequence, fresh), &nodes)
+        };
+        assert_eq!(check(1, 10, 5, false), Some(0));
+        assert_eq!(check(1, 10, 5, false), None);
+        assert_eq!(check(1, 17, 6, false), Some(0));
+        assert_eq!(check(2, 3, 1, true), Some(0));
+        assert_eq!(check(1, 30, 10, false), Some(3));
+        assert_eq!(check(1, 17, 6, false), None);
+        assert_eq!(check(1, 31, 1, true), Some(0));
+        assert_eq!(check(1, 32, 2, false), Some(0));
+        // a new count whose first message is missing
+        assert_eq!(check(1, 40, 2, false), Some(1));
+    }
+
+    #[test]
+    fn publishers_that_are_gone_are_removed() {
+        let nodes = Nodes::default();
+        let mut seen = Seen::default();
+        nodes.heard(NodeId(0), "stays");
+        for origin in 0..1000 {
+            assert_eq!(seen.check(&frame(origin, 1, 1, true), &nodes), Some(0));
+        }
+        assert!(seen.0.len() <= PRUNED_FROM);
+        assert_eq!(seen.check(&frame(0, 2, 3, false), &nodes), Some(1));
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(kind: Kind) -> Self {
+        // Shown by the tests that fail. An error means that another test has set it.
+        let _ = tracing_subscriber::fmt().with_test_writer().try_init();
         // The port stays free until the server has it: nothing else asks for one here.
         let port = TcpListener::bind("127.0.0.1:0")
             .and_then(|listener| listener.local_addr())
