@@ -109,7 +109,7 @@ async fn run(options: &Options) -> Result<(), BoxError> {
     }
     .start();
     let rooms = Rooms::new(&cluster);
-    // A node without its bus is a chat of its own people.
+    // Without the bus, this node is a chat of the people who are connected to it.
     let _ = timeout(Duration::from_secs(5), cluster.up()).await;
     let tcp = TcpListener::bind(&options.tcp).await?;
     println!("listening tcp {}", tcp.local_addr()?);

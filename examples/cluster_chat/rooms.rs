@@ -24,8 +24,8 @@ pub(crate) struct Rooms(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// It is locked during broadcasts, so that all people of this node receive its lines in the same
-    /// order. A broadcast never waits, so the lock is held for a short time only.
+    /// It is locked while lines are sent, so that all people of this node receive its lines in the
+    /// same order. A broadcast never waits, so the lock is held for a short time only.
     state: Mutex<State>,
     /// The sessions of this node.
     all: Group<Line>,
@@ -267,5 +267,208 @@ impl Rooms {
     fn notify_others(&self, room: &str, session: &Session<Line>, line: fmt::Arguments<'_>) {
         let line = line.to_string().into();
         let _ = self.0.rooms.broadcast_except(room, session, line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+
+    use getty::{
+        CloseReason, Connection,
+        driver::{self, Driver, Payload},
+    };
+    use getty_cluster::bus::Memory;
+
+    use super::*;
+
+    /// Two nodes of one chat.
+    struct Nodes {
+        rooms: [Rooms; 2],
+        /// Bus of the first node.
+        bus: Memory,
+        clusters: [Cluster; 2],
+    }
+
+    impl Nodes {
+        async fn start() -> Self {
+            let bus = Memory::new();
+            let clusters = [("one", bus.same_node()), ("two", bus.clone())]
+                .map(|(name, bus)| Cluster::of("chat").named(name).over(bus).start());
+            for cluster in &clusters {
+                cluster.up().await;
+                until(|| cluster.nodes().len() == 1).await;
+            }
+            Self {
+                rooms: clusters.each_ref().map(Rooms::new),
+                bus,
+                clusters: clusters,
+            }
+        }
+
+        /// Adds a guest to each node.
+        async fn guests(&self) -> [Guest; 2] {
+            let mut guests = [
+                Guest::enter(&self.rooms[0]).await,
+                Guest::enter(&self.rooms[1]).await,
+            ];
+            guests[0].hears("* guest-1@two is here").await;
+            guests[1].hears(WELCOME_TO_TWO).await;
+            guests
+        }
+    }
+
+    const WELCOME_TO_TWO: &str = "* you are guest-1@two in the room lobby; try /help";
+
+    /// A person in the rooms. The test itself drives the session.
+    struct Guest {
+        rooms: Rooms,
+        session: Session<Line>,
+        driver: Driver<Line>,
+        connection: Connection<()>,
+        received: Vec<String>,
+    }
+
+    impl Guest {
+        async fn enter(rooms: &Rooms) -> Self {
+            let connection = Connection::new(());
+            let (session, driver) = driver::pair(connection.handle().clone());
+            rooms.enter(&session).await;
+            Self {
+                rooms: rooms.clone(),
+                session,
+                driver,
+                connection,
+                received: Vec::new(),
+            }
+        }
+
+        /// Handles a line of this guest and returns the replies, with line breaks between them.
+        async fn types(&self, line: &str) -> String {
+            let reply = self.rooms.handle_line(&self.session, line).await;
+            let lines: Vec<_> = reply.into_parts().0.collect();
+            lines.join("\n")
+        }
+
+        fn disconnects(self, reason: CloseReason) {
+            self.connection.handle().close_with(reason);
+        }
+
+        /// Waits for a line. Those before it stay in `received`.
+        async fn hears(&mut self, line: &str) {
+            for _ in 0..10_000 {
+                self.driver.register(&Context::from_waker(Waker::noop()));
+                while let Some(outgoing) = self.driver.next_outgoing() {
+                    let received = match outgoing.payload {
+                        Payload::Message(line) => line,
+                        Payload::Shared(line) => line.message(),
+                        other => panic!("unexpected payload: {other:?}"),
+                    };
+                    if *received == *line {
+                        return;
+                    }
+                    self.received.push(received.to_string());
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            panic!("{line:?} is not among {:?}", self.received);
+        }
+    }
+
+    async fn until(condition: impl Fn() -> bool) {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn line_reaches_the_people_of_other_nodes_in_the_room_and_in_no_other() {
+        let nodes = Nodes::start().await;
+        let [one, mut two] = nodes.guests().await;
+        let mut three = Guest::enter(&nodes.rooms[1]).await;
+        three.types("/join tea").await;
+        one.types("hello").await;
+        two.hears("guest-1@one: hello").await;
+        one.types("/join tea").await;
+        one.types("hello tea").await;
+        three.hears("guest-1@one: hello tea").await;
+        let hello = "guest-1@one: hello".to_owned();
+        assert!(!three.received.contains(&hello), "{:?}", three.received);
+    }
+
+    #[tokio::test]
+    async fn name_is_unique_on_all_nodes_in_any_case_and_free_again_once_its_owner_has_left() {
+        let nodes = Nodes::start().await;
+        let [one, mut two] = nodes.guests().await;
+        assert_eq!(one.types("/name Ada").await, "* you are Ada now");
+        let taken = "* the name aDA is taken";
+        assert_eq!(two.types("/name aDA").await, taken);
+        let free = "* you are aDA now";
+        assert_eq!(one.types("/name ada").await, "* you are ada now");
+        assert_eq!(one.types("/name Eve").await, "* you are Eve now");
+        assert_eq!(two.types("/name aDA").await, free);
+        assert_eq!(two.types("/name Bob").await, "* you are Bob now");
+        one.disconnects(CloseReason::PeerClosed);
+        two.hears("* Eve has left").await;
+        until_replied(&two, "/name eve", "* you are eve now").await;
+    }
+
+    /// Types a command until it has this reply.
+    async fn until_replied(guest: &Guest, command: &str, reply: &str) {
+        for _ in 0..1000 {
+            if guest.types(command).await == reply {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("{reply:?} is not the reply to {command:?}");
+    }
+
+    #[tokio::test]
+    async fn who_lists_the_people_of_all_nodes_with_their_names() {
+        let nodes = Nodes::start().await;
+        let [one, two] = nodes.guests().await;
+        two.types("/name Ada").await;
+        let names = "* in lobby: Ada, guest-1@one";
+        assert_eq!(one.types("/who").await, names);
+        two.types("/join tea").await;
+        let names = "* in lobby: guest-1@one";
+        assert_eq!(one.types("/who").await, names);
+    }
+
+    #[tokio::test]
+    async fn people_are_notified_of_the_lines_that_they_have_missed() {
+        let nodes = Nodes::start().await;
+        let [one, mut two] = nodes.guests().await;
+        one.types("before").await;
+        two.hears("guest-1@one: before").await;
+        nodes.bus.set_connected(false);
+        nodes.clusters[0].down().await;
+        for n in 0..3 {
+            one.types(&n.to_string()).await;
+        }
+        let names = "* in lobby: guest-1@one\n* no answer from node two";
+        assert_eq!(one.types("/who").await, names);
+        let reply = one.types("/name Ada").await;
+        assert!(reply.starts_with("* you keep your name: "), "{reply:?}");
+        nodes.bus.set_connected(true);
+        nodes.clusters[0].up().await;
+        one.types("after").await;
+        two.hears("guest-1@one: after").await;
+        assert_eq!(two.received, ["* you have missed 3 lines"]);
+    }
+
+    #[tokio::test]
+    async fn people_of_other_nodes_see_who_leaves_at_a_shutdown() {
+        let nodes = Nodes::start().await;
+        let [mut one, mut two] = nodes.guests().await;
+        let three = Guest::enter(&nodes.rooms[0]).await;
+        assert_eq!(nodes.rooms[0].announce_shutdown(), 2);
+        three.disconnects(CloseReason::Shutdown);
+        two.hears("* guest-2@one has left").await;
+        one.hears("* the server is going down: goodbye").await;
+        one.disconnects(CloseReason::Shutdown);
+        two.hears("* guest-1@one has left").await;
+        assert_eq!(nodes.rooms[0].close_counts(), "2, shutdown 2");
     }
 }
