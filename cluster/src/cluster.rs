@@ -665,16 +665,19 @@ impl Sink for Receiver {
                 inner.check_claims();
             }
             Event::Disconnected => {
-                inner.counters.disconnects.add(1);
                 let since = Instant::now();
-                inner.state.send_if_modified(|state| {
+                let was_connected = inner.state.send_if_modified(|state| {
                     let was_connected = !matches!(state, State::Down { .. });
                     if was_connected {
                         *state = State::Down { since };
                     }
                     was_connected
                 });
-                tracing::warn!(target: "getty::cluster", node = %inner.id, "the bus is not connected");
+                // An attempt to connect may also have failed.
+                if was_connected {
+                    inner.counters.disconnects.add(1);
+                    tracing::warn!(target: "getty::cluster", node = %inner.id, "the bus is not connected");
+                }
             }
             Event::Lost(frames) => inner.counters.unread.add(frames),
         }

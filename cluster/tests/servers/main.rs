@@ -4,4 +4,7 @@
 
 mod accounting;
 mod logins;
+mod node;
+mod processes;
+mod proxy;
 mod server;

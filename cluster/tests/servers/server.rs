@@ -1,8 +1,10 @@
 //! A server of a bus as a child process.
 
 use std::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
 };
 
 use getty_cluster::{
@@ -15,6 +17,24 @@ use getty_cluster::{
 pub(crate) enum Kind {
     Nats,
     Redis,
+}
+
+impl Kind {
+    pub(crate) fn url(self, port: u16) -> String {
+        match self {
+            Self::Nats => format!("nats://127.0.0.1:{port}"),
+            Self::Redis => format!("redis://127.0.0.1:{port}"),
+        }
+    }
+
+    /// Returns the builder of a node.
+    pub(crate) fn node(self, url: &str) -> ClusterBuilder {
+        let node = Cluster::of("test");
+        match self {
+            Self::Nats => node.over(Nats::new(url)),
+            Self::Redis => node.over(Redis::new(url).unwrap()),
+        }
+    }
 }
 
 /// A running server. It is killed when it is dropped.
@@ -63,6 +83,10 @@ impl Server {
         };
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         self.child = Some(child.expect("the server is installed"));
+        // Nodes that find no server try again after some seconds.
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Ends the server as `kill -9` does.
@@ -73,14 +97,13 @@ impl Server {
         }
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Returns the builder of a node.
     pub(crate) fn node(&self) -> ClusterBuilder {
-        let node = Cluster::of("test");
-        let port = self.port;
-        match self.kind {
-            Kind::Nats => node.over(Nats::new(format!("nats://127.0.0.1:{port}"))),
-            Kind::Redis => node.over(Redis::new(&format!("redis://127.0.0.1:{port}")).unwrap()),
-        }
+        self.kind.node(&self.kind.url(self.port))
     }
 
     /// Starts nodes and waits until each knows all others.
@@ -102,7 +125,7 @@ impl Drop for Server {
 
 /// Waits until `condition` is true, for a minute at most.
 pub(crate) async fn until(condition: impl Fn() -> bool) {
-    let mut pause = tokio::time::interval(std::time::Duration::from_millis(5));
+    let mut pause = tokio::time::interval(Duration::from_millis(5));
     for _ in 0..12_000 {
         if condition() {
             return;
