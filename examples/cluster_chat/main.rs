@@ -1,34 +1,36 @@
 //! The chat of the example `chat` on several machines, without its web page.
 //!
-//! Three nodes over NATS, on one machine:
+//! Three nodes over NATS, here on one machine. The server needs JetStream. Debian's package starts
+//! one without it on port 4222, so this one has port 4223:
 //!
 //! ```text
 //! sudo apt-get install nats-server
-//! nats-server --addr 127.0.0.1 --jetstream --store_dir /tmp/nats       # in one terminal
+//! nats-server --addr 127.0.0.1 --port 4223 --jetstream --store_dir /tmp/nats
 //!
-//! cargo build --release --features cluster_chat --example cluster_chat
-//! cd target/release/examples                          # in three more: a node in each
-//! ./cluster_chat --node one --tcp 127.0.0.1:7001 --bus nats://127.0.0.1:4222
-//! ./cluster_chat --node two --tcp 127.0.0.1:7002 --bus nats://127.0.0.1:4222
-//! ./cluster_chat --node three --tcp 127.0.0.1:7003 --bus nats://127.0.0.1:4222
+//! # in three other terminals
+//! run="cargo run --release --features cluster_chat --example cluster_chat --"
+//! $run --bus nats://127.0.0.1:4223 --node one --tcp 127.0.0.1:7001
+//! $run --bus nats://127.0.0.1:4223 --node two --tcp 127.0.0.1:7002
+//! $run --bus nats://127.0.0.1:4223 --node three --tcp 127.0.0.1:7003
 //!
-//! nc 127.0.0.1 7001                                   # and in one terminal per person,
-//! nc 127.0.0.1 7002                                   # on any node
+//! # in one terminal per person, on any node; /help lists the commands
+//! nc 127.0.0.1 7001
 //! ```
 //!
-//! Over Redis the first two lines and the bus are:
+//! Over Redis the bus is `--bus redis://127.0.0.1:6380`:
 //!
 //! ```text
 //! sudo apt-get install redis-server
-//! redis-server --bind 127.0.0.1 --port 6379
-//!
-//! --bus redis://127.0.0.1:6379
+//! redis-server --bind 127.0.0.1 --port 6380
 //! ```
 //!
-//! Rooms, names and `/who` are those of the whole cluster. If the bus is away, each node goes on
-//! as a chat of its people, and `/name` is refused. Ctrl-c sends a notice to the people of the
-//! node, drains their sessions and leaves the cluster. After `kill -9` of a node, the others
-//! know it within 10 s: its names are then free. Until then `/who` names it as missing.
+//! Without `--bus` the node is alone and needs no server.
+//!
+//! Rooms, names and `/who` are those of the whole cluster. While the bus is away, each node goes on
+//! as a chat of its people and refuses new names. Lines that did not arrive are counted, and the
+//! next line shows their number. Ctrl-c sends a notice to the people of the node, drains their
+//! sessions and leaves the cluster. If a node crashes, its names are free after some 10 s. Until
+//! then `/who` shows that it does not answer. `docs/clusters.md` has more.
 
 mod rooms;
 #[path = "../chat/text.rs"]
