@@ -180,11 +180,7 @@ impl Options {
         while let Some(argument) = arguments.next()? {
             match argument {
                 Long("tcp") => options.tcp = arguments.value()?.string()?,
-                Long("node") => {
-                    let name = arguments.value()?.string()?;
-                    text::check_name(&name).map_err(|error| format!("invalid node: {error}"))?;
-                    options.node = name;
-                }
+                Long("node") => options.node = arguments.value()?.string()?,
                 Long("bus") => options.bus = arguments.value()?.string()?,
                 Long("help") | Short('h') => return Ok(None),
                 other => return Err(other.unexpected()),
