@@ -729,6 +729,13 @@ impl ClaimSet {
                 }
                 value.previous
             }
+            Some(Value { owner, .. })
+                if owner.node == self.inner.id && self.is_same_session(owner.claim, claim) =>
+            {
+                // The session has claimed its own name again.
+                self.remove_local(claim);
+                return Ok(());
+            }
             // It has taken the name from this claim.
             Some(_) if written.is_some() => {
                 self.close(claim);

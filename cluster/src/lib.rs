@@ -69,7 +69,7 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`bus`] | the bus in memory, and the traits for others |
+//! | [`bus`] | the buses in memory and over NATS and Redis, and the traits for others |
 //! | [`form`] | the form of messages between nodes |
 
 pub mod bus;

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use getty_cluster::{
     ClaimError, Claimed, Claims, Cluster, Previous, StoreAway,
@@ -6,7 +6,10 @@ use getty_cluster::{
 };
 use getty_core::CloseReason;
 
-use crate::support::{Guest, nodes, until};
+use crate::{
+    spy::Spy,
+    support::{Guest, nodes, nodes_beside, until},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -180,4 +183,113 @@ async fn login_of_a_session_that_closes_meanwhile_leaves_no_claim() {
         .take_free("bob", &Guest::new().session)
         .await
         .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn session_that_claims_its_name_again_keeps_it() {
+    let [(one, _), (two, _)] = nodes(&Memory::new()).await;
+    let (users, others) = (one.claims("users").build(), two.claims("users").build());
+    let (guest, other) = (Guest::new(), Guest::new());
+    assert_eq!(take(&users, "ada", &guest).await, Previous::None);
+    assert_eq!(take(&users, "ada", &guest).await, Previous::None);
+    users.take_free("ada", &guest.session).await.unwrap();
+    assert_eq!((guest.session.reason(), users.len()), (None, 1));
+    let taken = others.take_free("ada", &other.session).await;
+    assert!(matches!(taken, Err(ClaimError::Taken)), "{taken:?}");
+    assert_eq!(take(&others, "ada", &other).await, Previous::Closed);
+    assert_eq!(guest.session.reason(), Some(CloseReason::TakenOver));
+}
+
+#[tokio::test(start_paused = true)]
+async fn name_whose_removal_has_failed_is_free_once_the_store_is_back() {
+    let bus = Memory::new();
+    let (spy, faults) = Spy::new(&bus);
+    let one = Cluster::of("test").over(spy).start();
+    let [(two, _)] = nodes_beside(&one, &bus).await;
+    let (names, others) = (one.claims("names").build(), two.claims("names").build());
+    let (guests, last) = ([(); 50].map(|()| Guest::new()), Guest::new());
+    for (n, guest) in guests.iter().enumerate() {
+        names.take_free(&n.to_string(), &guest.session).await.unwrap();
+    }
+    faults.refuses_removals.store(true, Relaxed);
+    drop(guests);
+    tokio::time::sleep(10 * SECOND).await;
+    let taken = others.take_free("7", &last.session).await;
+    assert!(matches!(taken, Err(ClaimError::Taken)), "{taken:?}");
+    faults.refuses_removals.store(false, Relaxed);
+    tokio::time::sleep(5 * SECOND).await;
+    for n in 0..50 {
+        others.take_free(&n.to_string(), &last.session).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn claim_whose_answer_was_lost_leaves_no_entry_and_is_found_if_it_is_admitted() {
+    let bus = Memory::new();
+    let (spy, faults) = Spy::new(&bus);
+    let one = Cluster::of("test").over(spy).start();
+    let [(two, _)] = nodes_beside(&one, &bus).await;
+    let (names, others) = (one.claims("names").build(), two.claims("names").build());
+    let (early, guest, other) = (Guest::new(), Guest::new(), Guest::new());
+    others.take("bob", &early.session).await.unwrap();
+
+    faults.loses_answers.store(true, Relaxed);
+    let refused = names.take_free("ada", &guest.session).await;
+    assert!(matches!(refused, Err(ClaimError::Store(_))), "{refused:?}");
+    assert_eq!(take(&names, "bob", &guest).await, Previous::Unknown);
+    faults.loses_answers.store(false, Relaxed);
+    tokio::time::sleep(5 * SECOND).await;
+    others.take_free("ada", &other.session).await.unwrap();
+    // The entry knew its predecessor.
+    assert_eq!(early.session.reason(), Some(CloseReason::TakenOver));
+    assert_eq!((guest.session.reason(), names.len()), (None, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_are_written_again_before_they_expire() {
+    let bus = Memory::new();
+    let (spy, faults) = Spy::new(&bus);
+    let one = Cluster::of("test").over(spy).start();
+    one.up().await;
+    let users = one.claims("users").build();
+    let guest = Guest::new();
+    take(&users, "ada", &guest).await;
+    tokio::time::sleep(11 * 3600 * SECOND).await;
+    assert_eq!(faults.puts.load(Relaxed), 1);
+    tokio::time::sleep(37 * 3600 * SECOND).await;
+    let puts = faults.puts.load(Relaxed);
+    assert!((4..=5).contains(&puts), "{puts}");
+    assert_eq!((guest.session.reason(), users.len()), (None, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn node_whose_beats_were_interrupted_checks_its_claims() {
+    // the inboxes of nodes hear nothing
+    let bus = Memory::new().with_faults(|subject, _| {
+        if subject.as_str().contains(".n.") {
+            Fault::Drop
+        } else {
+            Fault::None
+        }
+    });
+    let [(one, _), (two, _)] = nodes(&bus).await;
+    let (users, others) = (one.claims("users").build(), two.claims("users").build());
+    let (first, second) = (Guest::new(), Guest::new());
+    take(&users, "ada", &first).await;
+    assert_eq!(take(&others, "ada", &second).await, Previous::Unreachable);
+    tokio::time::sleep(60 * SECOND).await;
+    assert_eq!(first.session.reason(), None, "nothing has told the node");
+    // The process is stopped: no task runs for 15 s.
+    tokio::time::advance(15 * SECOND).await;
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(first.session.reason(), Some(CloseReason::TakenOver));
+    assert_eq!(second.session.reason(), None);
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "this node has claims with the name users")]
+async fn second_set_of_claims_with_a_name_panics() {
+    let [(one, _)] = nodes(&Memory::new()).await;
+    let _users = one.claims("users").build();
+    let _same = one.claims("users").build();
 }

@@ -2,5 +2,6 @@
 
 mod claims;
 mod nodes;
+mod spy;
 mod support;
 mod topics;

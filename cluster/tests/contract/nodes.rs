@@ -3,7 +3,10 @@ use std::time::Duration;
 use getty_cluster::{Cluster, ClusterTopics, bus::Memory, form::Plain};
 use tokio::time::Instant;
 
-use crate::support::{Guest, nodes, until};
+use crate::{
+    spy::Spy,
+    support::{Guest, nodes, nodes_beside, until},
+};
 
 type Rooms = ClusterTopics<String, String>;
 
@@ -98,4 +101,61 @@ async fn answers_longer_than_a_frame_come_in_parts() {
     }
     let answers = rooms.ask("tea", SECOND).await;
     assert_eq!((answers.members.len(), answers.missing.len()), (100, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_node_is_known_at_once() {
+    let bus = Memory::new();
+    let [(one, _)] = nodes(&bus).await;
+    let began = Instant::now();
+    let [(_two, _)] = nodes_beside(&one, &bus).await;
+    assert!(began.elapsed() < SECOND / 100, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn bus_that_has_panicked_is_down_and_members_here_still_get_messages() {
+    let (spy, faults) = Spy::new(&Memory::new());
+    let one = Cluster::of("test").over(spy).start();
+    one.up().await;
+    let rooms: Rooms = one.topics("rooms", Plain);
+    let mut guest = Guest::new();
+    rooms.join("tea".to_owned(), &guest.session);
+    faults.panic.notify_one();
+    one.down().await;
+    let _ = rooms.broadcast("tea", "hello".to_owned()).unwrap();
+    assert_eq!(guest.received(), ["hello"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn garbled_frames_of_all_kinds_end_nothing() {
+    let bus = Memory::new();
+    let (spy, faults) = Spy::new(&bus);
+    let one = Cluster::of("test").over(spy).start();
+    let [(two, _)] = nodes_beside(&one, &bus).await;
+    let (rooms, others): (Rooms, Rooms) = (one.topics("r", Plain), two.topics("r", Plain));
+    let (users, claims) = (one.claims("users").build(), two.claims("users").build());
+    faults.garbles.store(true, std::sync::atomic::Ordering::Relaxed);
+    for n in 0..1000 {
+        let guest = Guest::new();
+        others.join_as("tea".to_owned(), &guest.session, "a guest");
+        rooms.broadcast("tea", n.to_string()).unwrap();
+        rooms.close("tea", getty_core::CloseReason::Local);
+        let _ = rooms.ask("tea", SECOND / 100).await;
+        let (here, there) = (Guest::new(), Guest::new());
+        let _ = claims.take("ada", &there.session).await;
+        let _ = users.take("ada", &here.session).await;
+    }
+    faults.garbles.store(false, std::sync::atomic::Ordering::Relaxed);
+    assert!(two.snapshot().invalid > 100, "{:?}", two.snapshot());
+    // Invented nodes are dead after some time, and all else works.
+    tokio::time::sleep(20 * SECOND).await;
+    let mut guest = Guest::new();
+    others.join("milk".to_owned(), &guest.session);
+    others.subscribed("milk").await;
+    rooms.broadcast("milk", "hello".to_owned()).unwrap();
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(guest.received(), ["hello"]);
+    assert_eq!(rooms.ask("milk", SECOND).await.missing, []);
+    let metrics = tokio::runtime::Handle::current().metrics();
+    assert!(metrics.num_alive_tasks() < 40, "{}", metrics.num_alive_tasks());
 }

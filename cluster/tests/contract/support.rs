@@ -53,6 +53,23 @@ pub(crate) async fn nodes<const N: usize>(bus: &Memory) -> [(Cluster, Memory); N
     nodes
 }
 
+/// Starts nodes beside one that is there already.
+pub(crate) async fn nodes_beside<const N: usize>(
+    one: &Cluster,
+    bus: &Memory,
+) -> [(Cluster, Memory); N] {
+    let nodes = [(); N].map(|()| {
+        let port = bus.clone();
+        let cluster = Cluster::of("test").over(port.same_node()).start();
+        (cluster, port)
+    });
+    for cluster in nodes.iter().map(|node| &node.0).chain([one]) {
+        cluster.up().await;
+        until(|| cluster.nodes().len() == N).await;
+    }
+    nodes
+}
+
 /// Lets other tasks run until `condition` is true.
 pub(crate) async fn until(condition: impl Fn() -> bool) {
     for _ in 0..100_000 {

@@ -7,13 +7,16 @@ use std::{
 };
 
 use getty_cluster::{
-    BusResult, ClusterTopics,
+    BusResult, Cluster, ClusterTopics,
     bus::{Fault, Memory},
     form::{Plain, from_fns},
 };
 use getty_core::{ApplicationClose, CloseReason};
 
-use crate::support::{Guest, nodes, until};
+use crate::{
+    spy::Spy,
+    support::{Guest, nodes, until},
+};
 
 type Rooms = ClusterTopics<String, String>;
 
@@ -354,4 +357,75 @@ async fn second_set_with_a_name_panics() {
     let [(one, _)] = nodes(&Memory::new()).await;
     let _rooms: Rooms = one.topics("rooms", Plain);
     let _same: Rooms = one.topics("rooms", Plain);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_topics_are_unsubscribed_and_their_name_is_free() {
+    for buckets in [None, Some(4)] {
+        let [(one, port)] = nodes(&Memory::new()).await;
+        let idle = format!("{port:?}");
+        for _ in 0..3 {
+            let builder = one.topics_builder("rooms", Plain);
+            let rooms: Rooms = match buckets {
+                Some(buckets) => builder.with_buckets(buckets).build(),
+                None => builder.build(),
+            };
+            let guest = Guest::new();
+            for n in 0..10 {
+                rooms.join(n.to_string(), &guest.session);
+                rooms.subscribed(&n.to_string()).await;
+            }
+            assert_eq!(one.snapshot().subscriptions, 10);
+            assert_ne!(format!("{port:?}"), idle);
+            drop(rooms);
+            until(|| format!("{port:?}") == idle).await;
+            assert_eq!(one.snapshot().subscriptions, 0);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn subscriptions_of_several_sets_are_counted_together() {
+    let [(one, _)] = nodes(&Memory::new()).await;
+    let (rooms, users): (Rooms, Rooms) = (one.topics("rooms", Plain), one.topics("users", Plain));
+    let guest = Guest::new();
+    rooms.join("tea".to_owned(), &guest.session);
+    users.join("ada".to_owned(), &guest.session);
+    rooms.subscribed("tea").await;
+    users.subscribed("ada").await;
+    assert_eq!(one.snapshot().subscriptions, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_topics_without_members_a_tenth_keeps_its_subscription() {
+    let [(one, _)] = nodes(&Memory::new()).await;
+    let rooms: Rooms = one.topics("rooms", Plain);
+    let (stays, goes) = (Guest::new(), Guest::new());
+    for n in 0..2000 {
+        rooms.join(n.to_string(), &goes.session);
+        if n < 1000 {
+            rooms.join(n.to_string(), &stays.session);
+        }
+    }
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(one.snapshot().subscriptions, 2000);
+    drop(goes);
+    tokio::time::sleep(SECOND).await;
+    let held = one.snapshot().subscriptions;
+    assert!((1064..=1120).contains(&held), "{held}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn subscribed_waits_until_the_subscription_is_in_effect() {
+    let (spy, _) = Spy::new(&Memory::new());
+    let (spy, confirms) = spy.with_confirmation();
+    let one = Cluster::of("test").over(spy).start();
+    let rooms: Rooms = one.topics("rooms", Plain);
+    let guest = Guest::new();
+    rooms.join("tea".to_owned(), &guest.session);
+    let mut subscribed = Box::pin(rooms.subscribed("tea"));
+    let waited = tokio::time::timeout(SECOND, &mut subscribed).await;
+    assert!(waited.is_err());
+    confirms.add_permits(1);
+    subscribed.await;
 }
