@@ -302,7 +302,7 @@ mod tests {
             Self {
                 rooms: clusters.each_ref().map(Rooms::new),
                 bus,
-                clusters: clusters,
+                clusters,
             }
         }
 
