@@ -20,7 +20,8 @@ use tokio::{sync::mpsc, time::timeout};
 const AGENT: &str = "getty";
 /// Maximum message in any case, in bytes.
 const MAX_MESSAGE: usize = 16 * 1024 * 1024;
-/// Time limit for one case. The largest ones of compression take most of a minute on a busy machine.
+/// Time limit for one case. The largest cases of compression take most of a minute on a busy
+/// machine.
 const CASE_TIMEOUT: Duration = Duration::from_secs(300);
 
 #[tokio::main]

@@ -122,3 +122,9 @@ fn random_id() -> u64 {
     // Its keys come from the operating system, once a thread, and differ for each `new`.
     RandomState::new().hash_one(std::process::id())
 }
+
+/// Compiles the programs of the page on clusters as documentation tests.
+#[cfg(all(doctest, feature = "nats", feature = "redis"))]
+#[doc = include_str!("../../docs/clusters.md")]
+#[derive(Debug)]
+pub struct Clusters;

@@ -15,6 +15,7 @@
 
 mod page;
 mod rooms;
+mod text;
 
 use std::{future::ready, num::NonZero, process::ExitCode, time::Duration};
 
@@ -28,7 +29,7 @@ use getty::{
 };
 use lexopt::prelude::*;
 
-use self::rooms::{Line, Rooms};
+use self::{rooms::Rooms, text::Line};
 
 const HELP: &str = "\
 Usage: chat [ADDRESS] [--page ADDRESS] [--idle SECONDS]
@@ -39,7 +40,7 @@ Usage: chat [ADDRESS] [--page ADDRESS] [--idle SECONDS]
 
 /// Maximum length of a line, in bytes. A longer line closes the session.
 ///
-/// The limit for what a person types is lower, see `rooms::MAX_TEXT`. So a line that is a
+/// The limit for what a person types is lower, see `text::MAX_TEXT`. So a line that is a
 /// little too long is refused with a notice, and the sender's name fits in front of every
 /// accepted line. The codec applies this limit to lines that it sends, too.
 const MAX_LINE: usize = 8 * 1024;

@@ -8,27 +8,9 @@ use std::{
 
 use getty::{Closed, Group, IntoReply, Reply, Session, Topics};
 
-/// A line that is sent. It is created once and shared by all its receivers.
-pub(crate) type Line = Arc<str>;
-
-const LOBBY: &str = "lobby";
-/// Maximum name of a person or a room, in characters.
-const MAX_NAME: usize = 20;
-/// Maximum text that a person may send, in bytes.
-const MAX_TEXT: usize = 1024;
-/// Maximum number of names in one line of `/who`.
-const NAMES_PER_LINE: usize = 50;
-
-const HELP: [&str; 8] = [
-    "* what you type is sent to all others in your room",
-    "* /name NAME   change your name",
-    "* /join ROOM   go to a room, new or existing",
-    "* /leave       go back to the lobby",
-    "* /who         list the people in your room",
-    "* /echo        receive your own lines, too",
-    "* /quit        leave the chat",
-    "* /help        show this list",
-];
+use crate::text::{
+    HELP, LOBBY, Line, MAX_TEXT, check_name, list_names, notice, without_control_characters,
+};
 
 /// All rooms of the server. Clones share the same rooms.
 #[derive(Clone, Debug)]
@@ -251,12 +233,7 @@ impl Rooms {
             .map(|person| &*person.name)
             .collect();
         names.sort_unstable();
-        let lines = names.chunks(NAMES_PER_LINE);
-        Reply::many(
-            lines
-                .map(|names| format!("* in {room}: {}", names.join(", ")).into())
-                .collect(),
-        )
+        Reply::many(list_names(room, &names))
     }
 
     fn turn_echo_on(&self, session: &Session<Line>) -> Reply<Line> {
@@ -283,37 +260,6 @@ impl State {
                 return name.into();
             }
         }
-    }
-}
-
-fn notice(text: impl fmt::Display) -> Reply<Line> {
-    Reply::one(format!("* {text}").into())
-}
-
-/// Removes control characters, which could change the terminals of other people. A tab
-/// becomes a space.
-fn without_control_characters(line: &str) -> String {
-    line.chars()
-        .map(|c| if c == '\t' { ' ' } else { c })
-        .filter(|c| !c.is_control())
-        .collect()
-}
-
-/// Returns an error unless `name` consists of letters, digits, `-` and `_` only. Such a name
-/// cannot imitate a notice or a line of another person.
-fn check_name(name: &str) -> Result<(), String> {
-    if name.is_empty() {
-        return Err("it is empty".to_owned());
-    }
-    if name.chars().count() > MAX_NAME {
-        return Err(format!("more than {MAX_NAME} characters"));
-    }
-    match name
-        .chars()
-        .find(|&c| !(c.is_alphanumeric() || "-_".contains(c)))
-    {
-        Some(c) => Err(format!("letters, digits, - and _ only, not {c:?}")),
-        None => Ok(()),
     }
 }
 

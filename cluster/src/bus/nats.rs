@@ -11,8 +11,8 @@ use std::{
 };
 
 use async_nats::{
-    Client, ConnectOptions, Event as NatsEvent, HeaderMap, Message, RequestErrorKind, Subscriber,
-    client::PublishErrorKind,
+    Client, ConnectOptions, Event as NatsEvent, HeaderMap, Message, RequestErrorKind, ServerAddr,
+    Subscriber, client::PublishErrorKind,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use futures_util::{
     future::{BoxFuture, FusedFuture},
     stream::{BoxStream, SelectAll},
 };
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -106,6 +107,9 @@ type Failure = BoxError;
 impl Nats {
     /// Creates a new bus for the servers at `servers`: one or more URLs with commas between them.
     /// It connects when the cluster starts.
+    ///
+    /// A URL with `tls` uses TLS. It may have a user and a password, or a token, as in
+    /// `tls://user:password@nats.example:4222`. They are used for all servers.
     #[must_use]
     pub fn new(servers: impl Into<String>) -> Self {
         Self(Arc::new(Shared {
@@ -162,10 +166,32 @@ impl Nats {
     }
 }
 
+/// Reads URLs with commas between them.
+fn servers(urls: &str) -> Result<Vec<ServerAddr>, Failure> {
+    let servers = urls.split(',').map(|url| url.trim().parse());
+    Ok(servers.collect::<Result<_, _>>()?)
+}
+
+/// Returns the user and the password, or a token alone, of the first URL that has some. The client
+/// library does not use them.
+fn credentials(servers: &[ServerAddr]) -> Option<(String, Option<String>)> {
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    servers.iter().find_map(|server| {
+        let user = decoded(server.username()?);
+        Some((user, server.password().map(decoded)))
+    })
+}
+
 impl Shared {
     async fn connect(&self, name: &str) -> Result<(Client, mpsc::Receiver<NatsEvent>), Failure> {
         let (events, received) = mpsc::channel(64);
+        let servers = servers(&self.servers)?;
         let options = lock(&self.options)();
+        let options = match credentials(&servers) {
+            Some((user, Some(password))) => options.user_and_password(user, password),
+            Some((token, None)) => options.token(token),
+            None => options,
+        };
         let options = options
             .name(name)
             .no_echo()
@@ -175,13 +201,13 @@ impl Shared {
             .client_capacity(CLIENT_CAPACITY)
             .subscription_capacity(SUBSCRIPTION_CAPACITY)
             // One attempt for each server. This bus opens a new connection itself.
-            .max_reconnects(self.servers.split(',').count())
+            .max_reconnects(servers.len())
             .event_callback(move |event| {
                 // If the channel is full, the probes notice a lost connection.
                 let _ = events.try_send(event);
                 std::future::ready(())
             });
-        let client = timeout(TIMEOUT, options.connect(self.servers.as_str())).await??;
+        let client = timeout(TIMEOUT, options.connect(servers)).await??;
         Ok((client, received))
     }
 
@@ -683,6 +709,19 @@ impl fmt::Debug for Nats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn urls_have_commas_between_them_and_credentials() {
+        let all = servers("nats://a.example, tls://b.example:4223").unwrap();
+        let hosts: Vec<_> = all.iter().map(|url| (url.host(), url.port())).collect();
+        assert_eq!(hosts, [("a.example", 4222), ("b.example", 4223)]);
+        assert_eq!(credentials(&all), None);
+        let of = |url| credentials(&servers(url).unwrap());
+        let (user, password) = ("ada".to_owned(), Some("p@ss".to_owned()));
+        assert_eq!(of("nats://a,nats://ada:p%40ss@b"), Some((user, password)));
+        assert_eq!(of("nats://token@a"), Some(("token".to_owned(), None)));
+        assert!(servers("nats://a:port").is_err());
+    }
 
     #[test]
     fn entry_is_read_from_an_answer_and_a_removed_one_keeps_its_revision() {

@@ -21,6 +21,7 @@ const MAX_INFLATERS: usize = 4;
 thread_local! {
     /// The most recently used is the last.
     static DEFLATERS: RefCell<Vec<Deflater>> = const { RefCell::new(Vec::new()) };
+    #[expect(clippy::vec_box, reason = "a session takes the box without an allocation")]
     static INFLATERS: RefCell<Vec<Box<Inflater>>> = const { RefCell::new(Vec::new()) };
 }
 
