@@ -22,16 +22,13 @@ use super::{
     output::Output,
     settings::{Format, Settings},
     stats::CompressionStats,
-    zlib::inflate_work,
+    zlib::{BYTES_PER_UNIT, inflate_work},
 };
 use crate::{
     buffer_pool,
     transport::{CloseCause, Framing, Received, Transport},
 };
 
-/// Plain bytes for a unit of tokio's cooperative budget. Inflating or deflating them takes about
-/// as long as 32 messages.
-const BYTES_PER_UNIT: usize = 32 * 1024;
 /// Maximum compressed bytes that are consumed in one call without output.
 const MAX_SILENT: usize = 64 * 1024;
 

@@ -29,6 +29,10 @@ pub(super) const FINAL_BLOCK: [u8; 2] = [3, 0];
 /// Checksum of no bytes.
 pub(super) const ADLER_START: u32 = 1;
 
+/// Plain bytes for a unit of tokio's cooperative budget. Inflating or deflating them takes about
+/// as long as 32 messages.
+pub(crate) const BYTES_PER_UNIT: usize = 32 * 1024;
+
 /// Minimum room for compressed bytes. A flush must have more than six.
 const MIN_ROOM: usize = 64;
 /// Maximum room for compressed bytes in one step. It is filled with zeros first.

@@ -13,7 +13,7 @@ use super::{
     settings::Deflate,
 };
 use crate::{
-    compress::zlib::{Configuration, inflate_work},
+    compress::zlib::{BYTES_PER_UNIT, Configuration, inflate_work},
     ws::{
         error::WsError,
         message::{Kind, Messages},
@@ -23,8 +23,6 @@ use crate::{
 
 /// Number of bytes inflated at a time. The session may then do other work.
 const STEP: usize = 64 * 1024;
-/// Number of bytes, inflated or compressed, that cost a unit of tokio's cooperative budget.
-const BYTES_PER_UNIT: usize = 32 * 1024;
 /// Maximum number of units that one message costs: those of one poll.
 const MAX_UNITS: usize = 128;
 /// First bit of a frame's header that marks its message as compressed.

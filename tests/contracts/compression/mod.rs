@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use getty::{
     BoxError, CloseReason, Closed, Request, ServiceBuilder, Session, SessionLayer, SessionTask,
     Transport,
-    codec::{LengthDelimited, Lines},
+    codec::{Deflated, LengthDelimited, Lines},
     compress::{
         Compressed, CompressionConnectLayer, CompressionStats, Contexts, InflateBomb, InflateError,
         Level,
@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 use self::formats::{FORMATS, Format, compressed, dial, noise, shared};
 use crate::support::{
-    echo, idle, soon,
+    connector, echo, idle, soon,
     stream::{self, Peer, Stream},
 };
 
@@ -340,6 +340,43 @@ async fn blocks_without_content_take_the_budget_of_their_work() {
             "{format:?}: {consumed}"
         );
     }
+}
+
+#[tokio::test]
+async fn compressed_frames_take_the_budget_of_their_work() {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    let frames = || LengthDelimited::new().max_frame_length(1 << 20);
+    let mut sent = BytesMut::new();
+    for _ in 0..1_000 {
+        let zeros = Bytes::from(vec![0; 64 * KIB]);
+        tokio_util::codec::Encoder::encode(&mut Deflated::new(frames()), zeros, &mut sent).unwrap();
+    }
+    let (io, peer) = stream::pair();
+    let (session, _task) = getty::connect(connector(), io, |link| {
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(Deflated::new(frames())))
+            .layer(link)
+            .layer(SessionLayer::new())
+            .service_fn(|_: Request<Bytes>| async { Ok::<_, BoxError>(None::<Bytes>) })
+    })
+    .await
+    .unwrap();
+    peer.send(&sent);
+    let runs = shared(AtomicUsize::new(0));
+    let others = runs.clone();
+    let other = tokio::spawn(async move {
+        loop {
+            others.lock().unwrap().fetch_add(1, Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    while session.stats().messages_in < 1_000 {
+        tokio::task::yield_now().await;
+    }
+    other.abort();
+    // 2,000 units, and a poll has 128.
+    assert!(runs.lock().unwrap().load(Relaxed) >= 12, "{runs:?}");
 }
 
 // 6
