@@ -6,9 +6,9 @@ use tokio::task::coop;
 
 /// Number of bytes, inflated or deflated, that cost a unit of tokio's cooperative budget. They
 /// take about as long as 32 messages.
-const BYTES_PER_UNIT: usize = 32 * 1024;
+pub(super) const BYTES_PER_UNIT: usize = 32 * 1024;
 /// Maximum number of units that are owed: those of one poll.
-const MAX_UNITS: usize = 128;
+pub(super) const MAX_UNITS: usize = 128;
 
 /// Work of a session that was not charged to tokio's cooperative budget. The session loop counts
 /// messages and knows nothing of their cost.

@@ -1,9 +1,13 @@
 //! Frames of `codec::Deflated`: each is a complete stream of raw deflate.
 
-use bytes::BytesMut;
+use std::task::{Context, Poll, Waker};
 
+use bytes::BytesMut;
+use tokio::task::coop;
+
+use super::super::work::{BYTES_PER_UNIT, MAX_UNITS};
 use super::{
-    Configuration, Corrupt, Inflater, MAX_ROOM, MIN_ROOM, append,
+    Configuration, Corrupt, Inflater, MAX_ROOM, MIN_ROOM, append, inflate_work,
     pool::{Pooled, with_deflater},
 };
 use crate::compress::Level;
@@ -15,6 +19,19 @@ const WINDOW_BITS: u8 = 15;
 pub(crate) fn deflate_frame(level: Level, input: &[u8], out: &mut BytesMut) {
     let configuration = Configuration::for_messages(level, WINDOW_BITS);
     with_deflater(configuration, |deflater| deflater.write_all(input, out));
+    charge(input.len());
+}
+
+/// Takes the units of tokio's cooperative budget for `work` bytes. A codec cannot wait. The session
+/// yields at its next check. Otherwise it would only count the compressed bytes.
+fn charge(work: usize) {
+    let mut cx = Context::from_waker(Waker::noop());
+    for _ in 0..(work / BYTES_PER_UNIT).min(MAX_UNITS) {
+        match coop::poll_proceed(&mut cx) {
+            Poll::Ready(unit) => unit.made_progress(),
+            Poll::Pending => return,
+        }
+    }
 }
 
 /// Reason why a frame cannot be decompressed.
@@ -33,8 +50,10 @@ pub(crate) fn inflate_frame(
     out: &mut BytesMut,
 ) -> Result<(), FrameError> {
     let mut inflater = Pooled::take();
+    let before = out.len();
     let result = inflate_all(&mut inflater, input, max, out);
     inflater.put_back();
+    charge(inflate_work(input.len(), out.len() - before));
     result
 }
 

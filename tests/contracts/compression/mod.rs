@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use getty::{
     BoxError, CloseReason, Closed, Request, ServiceBuilder, Session, SessionLayer, SessionTask,
     Transport,
-    codec::{LengthDelimited, Lines},
+    codec::{Deflated, LengthDelimited, Lines},
     compress::{
         Compressed, CompressionConnectLayer, CompressionStats, Contexts, InflateBomb, InflateError,
         Level,
@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use self::formats::{FORMATS, Format, compressed, dial, noise, shared};
 use crate::support::{
-    echo, idle, soon,
+    connector, echo, idle, soon,
     stream::{self, Peer, Stream},
 };
 

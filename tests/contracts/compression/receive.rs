@@ -124,6 +124,43 @@ async fn blocks_without_content_take_the_budget_of_their_work() {
     }
 }
 
+#[tokio::test]
+async fn compressed_frames_take_the_budget_of_their_work() {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    let frames = || LengthDelimited::new().max_frame_length(1 << 20);
+    let mut sent = BytesMut::new();
+    for _ in 0..1_000 {
+        let zeros = Bytes::from(vec![0; 64 * KIB]);
+        tokio_util::codec::Encoder::encode(&mut Deflated::new(frames()), zeros, &mut sent).unwrap();
+    }
+    let (io, peer) = stream::pair();
+    let (session, _task) = getty::connect(connector(), io, |link| {
+        ServiceBuilder::new()
+            .layer(CodecLayer::new(Deflated::new(frames())))
+            .layer(link)
+            .layer(SessionLayer::new())
+            .service_fn(|_: Request<Bytes>| async { Ok::<_, BoxError>(None::<Bytes>) })
+    })
+    .await
+    .unwrap();
+    peer.send(&sent);
+    let runs = shared(AtomicUsize::new(0));
+    let others = runs.clone();
+    let other = tokio::spawn(async move {
+        loop {
+            others.lock().unwrap().fetch_add(1, Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    while session.stats().messages_in < 1_000 {
+        tokio::task::yield_now().await;
+    }
+    other.abort();
+    // 2,000 units, and a poll has 128.
+    assert!(runs.lock().unwrap().load(Relaxed) >= 12, "{runs:?}");
+}
+
 // 6
 #[tokio::test(start_paused = true)]
 async fn input_without_output_is_control_after_64_kib_and_is_no_activity() {
