@@ -90,7 +90,7 @@ fn run(kind: ProxyKind, pieces: Vec<Vec<u8>>) -> Result<Vec<u8>, ProxyConnectErr
 
 /// Splits `bytes` at the given positions.
 fn split(bytes: &[u8], at: &[prop::sample::Index]) -> Vec<Vec<u8>> {
-    let mut at: Vec<_> = at.iter().map(|at| at.index(bytes.len())).collect();
+    let mut at: Vec<_> = at.iter().map(|at| at.index(bytes.len() + 1)).collect();
     at.sort_unstable();
     let mut pieces = Vec::new();
     let mut from = 0;
