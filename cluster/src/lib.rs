@@ -128,3 +128,9 @@ fn random_id() -> u64 {
 #[doc = include_str!("../../docs/clusters.md")]
 #[derive(Debug)]
 pub struct Clusters;
+
+/// Compiles the program of the README as a documentation test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[derive(Debug)]
+pub struct Readme;
