@@ -1,5 +1,5 @@
-//! A line client over a compressed stream. It sends the lines of its input and prints those that
-//! it receives.
+//! A line client over a compressed stream. It sends the lines of its input and prints those
+//! that it receives.
 //!
 //! ```sh
 //! cargo run --release --example echo --features echo -- --tcp 127.0.0.1:7007 --compress deflate

@@ -15,8 +15,8 @@
 //! - `--direct`: serves other peers directly. Without it they are refused.
 //! - `--debug`: logs why connections end.
 //!
-//! `ask ADDRESS` sends a header and a line, and prints the answer. Without `--source` the header
-//! is the one of a health check. `--v1` sends version 1. `--destination ADDRESS`,
+//! `ask ADDRESS` sends a header and a line, and prints the answer. Without `--source` the
+//! header is the one of a health check. `--v1` sends version 1. `--destination ADDRESS`,
 //! `--unique-id TEXT` and `--checksum` complete the header.
 //!
 //! docs/load-balancers.md has settings of HAProxy, nginx and load balancers of clouds.

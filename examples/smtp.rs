@@ -7,13 +7,13 @@
 //!     --mail-from me@example.com --mail-rcpt you@example.com --upload-file letter.txt
 //! ```
 //!
-//! It creates a self-signed certificate, unless `--cert` and `--key` are given. `AUTH PLAIN` needs
-//! TLS and accepts the name and password of `--user`. With `--imap ADDRESS` it also listens as
-//! the beginning of an IMAP server, which does no more than STARTTLS and LOGOUT. SIGINT and
-//! SIGTERM end it: open sessions finish.
+//! It creates a self-signed certificate, unless `--cert` and `--key` are given. `AUTH PLAIN`
+//! needs TLS and accepts the name and password of `--user`. With `--imap ADDRESS` it also
+//! listens as the beginning of an IMAP server, which does no more than STARTTLS and LOGOUT.
+//! SIGINT and SIGTERM end it: open sessions finish.
 //!
-//! An attacker on the path can change the plain part of a session. So [`Dialogue::start_tls`] must
-//! forget the state from before TLS (RFC 3207, section 4.2).
+//! An attacker on the path can change the plain part of a session. So [`Dialogue::start_tls`]
+//! must forget the state from before TLS (RFC 3207, section 4.2).
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 

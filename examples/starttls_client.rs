@@ -1,14 +1,14 @@
-//! A client of a mail server that upgrades to TLS, prints the parameters of TLS and the server's
-//! extensions, and ends.
+//! A client of a mail server that upgrades to TLS, prints the parameters of TLS and the
+//! server's extensions, and ends.
 //!
 //! ```text
 //! cargo run --release --all-features --example smtp -- --cert cert.pem --key key.pem
 //! cargo run --release --all-features --example starttls_client -- localhost:2525 cert.pem
 //! ```
 //!
-//! The second argument is a file with the roots to trust; the default is the system's. The client
-//! ends with status 1 if the server does not offer TLS or the handshake fails. It never continues
-//! in plain text, because an attacker on the path can remove the offer.
+//! The second argument is a file with the roots to trust; the default is the system's. The
+//! client ends with status 1 if the server does not offer TLS or the handshake fails. It never
+//! continues in plain text, because an attacker on the path can remove the offer.
 
 use getty::{
     BoxError, CodecLayer, Reply, ServiceBuilder, Session, SessionLayer,

@@ -33,10 +33,10 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Passes each connection to the stack of its route, such as a stack for each server name.
 ///
 /// [`Router`](crate::Router) routes the messages of one stack. This service routes connections
-/// before they have a codec, so each route has separate layers, a codec and a handler. The key of
-/// a connection comes from its handle. It can be the server name in `TlsInfo`, the
-/// [transport](ConnectionHandle::transport) or the address of the peer. Stacks of different types
-/// can be routes as [`BoxPipeline`].
+/// before they have a codec, so each route has separate layers, a codec and a handler. The key
+/// of a connection comes from its handle. It can be the server name in `TlsInfo`, the
+/// [transport](ConnectionHandle::transport) or the address of the peer. Stacks of different
+/// types can be routes as [`BoxPipeline`].
 ///
 /// - *ready*: always. Nothing is reserved, because the route of the next connection is unknown.
 /// - *call*: finds the route in the connection's task. Waits until a clone of its stack is
@@ -52,8 +52,8 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// stack, inside layers that every route shares: limits, observation and TLS.
 ///
 /// Limits inside a route do not slow down the accept loop. A listener accepts while the layers
-/// outside are ready. Connections then wait in their tasks for a permit of the route. A limit for
-/// all routes together should be outside.
+/// outside are ready. Connections then wait in their tasks for a permit of the route. A limit
+/// for all routes together should be outside.
 ///
 /// ```
 /// use getty::{BoxError, BoxPipeline, CodecLayer, ConnectionRouter, Request, ServiceBuilder};

@@ -156,7 +156,8 @@ async fn idle_bytes(kind: Kind, sessions: usize) -> f64 {
 }
 
 /// Checks that a bomb allocates little until its session closes. The counter has no maximum, so
-/// that freed memory counts as well: a read buffer for each 64 KiB. The limit is lower therefore.
+/// that freed memory counts as well: a read buffer for each 64 KiB. The limit is lower
+/// therefore.
 fn bombs() {
     println!("\n| bomb | compressed | inflated | allocated in all |\n|---|--:|--:|--:|");
     for (kind, ratio) in [

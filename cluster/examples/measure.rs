@@ -10,8 +10,8 @@
 //! cargo run --release -p getty-cluster --all-features --example measure -- takeover nats
 //! ```
 //!
-//! Instead of `nats` it may be `redis`. For `broadcast` and `memory` it may be `memory`, and for
-//! the latter `none`: without a cluster. CPU times are those of the whole process.
+//! Instead of `nats` it may be `redis`. For `broadcast` and `memory` it may be `memory`, and
+//! for the latter `none`: without a cluster. CPU times are those of the whole process.
 
 use std::{
     env,

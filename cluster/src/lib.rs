@@ -58,7 +58,8 @@
 //! stops nothing locally, and the latency is that of a process. In return, members on two nodes
 //! may see two publishers in different orders.
 //!
-//! Nothing is stored: a message for a member that is not there is lost, and there is no history.
+//! Nothing is stored: a message for a member that is not there is lost, and there is no
+//! history.
 //!
 //! # Security
 //!

@@ -13,8 +13,8 @@ use crate::NodeId;
 /// Longest token that is written in full, in bytes. A longer one is replaced by its hash.
 const MAX_TOKEN: usize = 180;
 
-/// Name of a channel on the bus, such as `getty.chat.t.rooms.lobby`. Also the key of an entry in
-/// the store.
+/// Name of a channel on the bus, such as `getty.chat.t.rooms.lobby`. Also the key of an entry
+/// in the store.
 ///
 /// It consists of tokens between dots. Each token has letters and digits of ASCII, `-` and `_`
 /// only, so a subject never contains a wildcard, a space or a line break of the bus's protocol.
@@ -89,8 +89,8 @@ pub(crate) fn topic_set(subject: &str) -> Option<&str> {
     (parts.next()? == "t").then(|| parts.next()).flatten()
 }
 
-/// Returns the token for a name: letters, digits and `-` stay, any other byte becomes `_` and two
-/// hexadecimal digits. A name whose token would be too long becomes `__` and its hash.
+/// Returns the token for a name: letters, digits and `-` stay, any other byte becomes `_` and
+/// two hexadecimal digits. A name whose token would be too long becomes `__` and its hash.
 pub(crate) fn token(name: &[u8]) -> String {
     if name.is_empty() {
         return "__".to_owned();

@@ -1,7 +1,7 @@
 //! The chat of the example `chat` on several machines, without its web page.
 //!
-//! Three nodes over NATS, here on one machine. The server needs JetStream. Debian's package starts
-//! one without it on port 4222, so this one has port 4223:
+//! Three nodes over NATS, here on one machine. The server needs JetStream. Debian's package
+//! starts one without it on port 4222, so this one has port 4223:
 //!
 //! ```text
 //! sudo apt-get install nats-server
@@ -26,11 +26,12 @@
 //!
 //! Without `--bus` the node is alone and needs no server.
 //!
-//! Rooms, names and `/who` are those of the whole cluster. While the bus is away, each node goes on
-//! as a chat of its people and refuses new names. Lines that did not arrive are counted, and the
-//! next line shows their number. Ctrl-c sends a notice to the people of the node, drains their
-//! sessions and leaves the cluster. If a node crashes, its names are free after some 10 s. Until
-//! then `/who` shows that it does not answer. `docs/clusters.md` has more.
+//! Rooms, names and `/who` are those of the whole cluster. While the bus is away, each node
+//! goes on as a chat of its people and refuses new names. Lines that did not arrive are
+//! counted, and the next line shows their number. Ctrl-c sends a notice to the people of the
+//! node, drains their sessions and leaves the cluster. If a node crashes, its names are free
+//! after some 10 s. Until then `/who` shows that it does not answer. `docs/clusters.md` has
+//! more.
 
 mod rooms;
 #[path = "../chat/text.rs"]

@@ -37,9 +37,9 @@
 //! [`with_settable_max_frame`](CodecLayer::with_settable_max_frame) for a codec of getty, or
 //! [`with_frame_limit`](CodecLayer::with_frame_limit) for another codec.
 //!
-//! **A shared setting** is for other limits and switches that may be read at any time. The function
-//! of [`CodecLayer::per_connection`] puts it into an [attribute] of the connection. The codec
-//! reads it in `decode` or `encode`:
+//! **A shared setting** is for other limits and switches that may be read at any time. The
+//! function of [`CodecLayer::per_connection`] puts it into an [attribute] of the connection.
+//! The codec reads it in `decode` or `encode`:
 //!
 //! ```
 //! use std::sync::{Arc, atomic::{AtomicUsize, Ordering::Relaxed}};

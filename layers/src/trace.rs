@@ -25,9 +25,9 @@
 //! Scope: connection. Place it outermost: events of layers outside it are not in the span. Only
 //! `ProxyProtocolLayer` must be outside it. The fields of the span are the values at the call:
 //! outside a TLS or WebSocket layer, `transport` is the transport below it. It stays the same
-//! when the session is upgraded to TLS. A name that is [set](ConnectionHandle::set_name) later is
-//! recorded in the span after the poll of the connection in which it was set. Subscribers that
-//! print spans, such as `tracing_subscriber::fmt`, then print both names.
+//! when the session is upgraded to TLS. A name that is [set](ConnectionHandle::set_name) later
+//! is recorded in the span after the poll of the connection in which it was set. Subscribers
+//! that print spans, such as `tracing_subscriber::fmt`, then print both names.
 //!
 //! ```
 //! use getty_core::Connection;

@@ -29,8 +29,8 @@ const THRESHOLD: usize = 512;
 /// - A session holds no compression context. Each thread has one.
 /// - A message that a [`Group`](crate::Group) sends to many sessions is compressed once.
 /// - The maximum of a message is exact, compressed and inflated.
-/// - The length of a message reveals nothing about the content of another one. In a common stream
-///   it may ([CRIME](crate::compress#security)).
+/// - The length of a message reveals nothing about the content of another one. In a common
+///   stream it may ([CRIME](crate::compress#security)).
 /// - It works over WebSocket and UDP as well.
 ///
 /// It saves less if messages are small and similar, because each begins with an empty window.

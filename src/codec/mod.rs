@@ -218,8 +218,9 @@ const fn clamp_max(bytes: usize) -> usize {
 #[derive(Debug)]
 pub(crate) struct KeepsMessages;
 
-/// Puts undecoded bytes that `codec` keeps outside the read buffer back to its front. It must be
-/// called only after the codec has returned a message, when it keeps no part of the next one.
+/// Puts undecoded bytes that `codec` keeps outside the read buffer back to its front. It must
+/// be called only after the codec has returned a message, when it keeps no part of the next
+/// one.
 ///
 /// Of getty's codecs only [`Frames`] keeps bytes. A codec of an application that wraps `Frames`
 /// returns its next message if it keeps a whole one, which cannot become bytes again.

@@ -11,10 +11,10 @@ const DEFAULT_CONTEXTS: usize = 256;
 /// Pool of compression contexts, shared by the sessions of one or several layers.
 ///
 /// A session takes a context to compress what it writes, and returns it at once. The context
-/// then remembers the session's latest bytes. If the session writes again, it usually
-/// gets the same context, and similar messages need few bytes. If more sessions write than
-/// there are contexts, the least recently used one is reset and given to another session. Both
-/// peers continue to work, but the reset takes some microseconds, and the session's next bytes are
+/// then remembers the session's latest bytes. If the session writes again, it usually gets the
+/// same context, and similar messages need few bytes. If more sessions write than there are
+/// contexts, the least recently used one is reset and given to another session. Both peers
+/// continue to work, but the reset takes some microseconds, and the session's next bytes are
 /// compressed without the earlier ones.
 ///
 /// The contexts are allocated when they are first needed and stay allocated. One takes 165 KB

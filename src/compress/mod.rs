@@ -67,10 +67,10 @@
 //!
 //! # Flushes and ends
 //!
-//! A session writes all waiting output at once and then flushes. Each write is compressed to its
-//! last byte, so that the peer can inflate it. A [`send`](crate::Session::send) completes after
-//! the flush. A write costs five bytes with deflate and zlib, about four with zstd, and a header
-//! of eight bytes with snappy. A handler that pushes a few bytes at a time should gather
+//! A session writes all waiting output at once and then flushes. Each write is compressed to
+//! its last byte, so that the peer can inflate it. A [`send`](crate::Session::send) completes
+//! after the flush. A write costs five bytes with deflate and zlib, about four with zstd, and a
+//! header of eight bytes with snappy. A handler that pushes a few bytes at a time should gather
 //! them with [`with_flush_delay`](crate::SessionLayer::with_flush_delay).
 //!
 //! | format | the end of this side's direction | an accepted end of the peer's |
@@ -100,12 +100,13 @@
 //! | snappy | 34 KB per thread | 210 B | 300 B |
 //! | zstd | 1 MB per context, 256 MB at most | 210 B | window + 160 KB |
 //!
-//! The window of zstd is the peer's choice up to 1 MiB. With this module's layers it is 128 KiB.
+//! The window of zstd is the peer's choice up to 1 MiB. With this module's layers it is 128
+//! KiB.
 //!
 //! # Costs
 //!
-//! Each cell has the sent bytes as a percentage of the message, and the microseconds of CPU time to
-//! send and to receive it. The messages are similar and are flushed one at a time, on
+//! Each cell has the sent bytes as a percentage of the message, and the microseconds of CPU
+//! time to send and to receive it. The messages are similar and are flushed one at a time, on
 //! one core of a small virtual machine.
 //!
 //! | message | deflate, `FAST` | deflate, `DEFAULT` | snappy | zstd | `Deflated`, `FAST` |
@@ -118,8 +119,8 @@
 //!
 //! The bench `compression` of the repository measures them. Random bytes stand for images and
 //! for encrypted or compressed content, which should not be compressed. A session whose context
-//! was given to another one will take some microseconds more for its next message, and will send
-//! more bytes.
+//! was given to another one will take some microseconds more for its next message, and will
+//! send more bytes.
 //!
 //! A message to N sessions of a [`Group`](crate::Group) is compressed N times, because each
 //! stream has a separate window. [`codec::Deflated`] compresses it once. Vectored and raw
@@ -132,8 +133,8 @@
 //! [`with_max_ratio`](CompressionLayer::with_max_ratio) bounds the CPU time that a peer can
 //! cause with few bytes. It closes the session with an [`InflateBomb`]. At most 64 KiB of
 //! compressed input are held, or one chunk of snappy with 75 KiB. Inflating and deflating take
-//! a unit of tokio's cooperative budget every 32 KiB. When deflate and zstd inflate, they also take
-//! one every 4 KiB of input, because blocks without content take as long as others.
+//! a unit of tokio's cooperative budget every 32 KiB. When deflate and zstd inflate, they also
+//! take one every 4 KiB of input, because blocks without content take as long as others.
 //!
 //! # Security
 //!

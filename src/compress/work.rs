@@ -10,8 +10,8 @@ pub(super) const BYTES_PER_UNIT: usize = 32 * 1024;
 /// Maximum number of units that are owed: those of one poll.
 pub(super) const MAX_UNITS: usize = 128;
 
-/// Work of a session that was not charged to tokio's cooperative budget. The session loop counts
-/// messages and knows nothing of their cost.
+/// Work of a session that was not charged to tokio's cooperative budget. The session loop
+/// counts messages and knows nothing of their cost.
 #[derive(Debug)]
 pub(crate) struct Work {
     /// Number of bytes that were inflated or deflated since the last unit.

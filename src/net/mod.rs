@@ -4,8 +4,8 @@
 //! connector is a [`tower::Service`] from a target to a [`Connection`](crate::Connection), with
 //! [`ConnectError`] as its error. Connectors are cheap to clone and always ready. tower's
 //! middleware such as `timeout`, `retry` and `map_request` can wrap them. Each dial resolves
-//! its target again, and fails after the connect timeout, which is 3 s by default. The layers in
-//! [`proxy`] wrap a connector and dial through SOCKS 5 and HTTP proxies.
+//! its target again, and fails after the connect timeout, which is 3 s by default. The layers
+//! in [`proxy`] wrap a connector and dial through SOCKS 5 and HTTP proxies.
 //!
 //! | transport | listener | connector | target |
 //! |---|---|---|---|

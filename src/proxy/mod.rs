@@ -5,10 +5,10 @@
 //! before the first byte: as a line of text (version 1) or in binary with further values
 //! (version 2).
 //!
-//! [`ProxyProtocolLayer`] receives this header. [`ConnectionHandle::peer_addr`] then returns the
-//! client's address, and [`socket_peer_addr`] the proxy's. The attribute [`ProxyInfo`] of the
-//! handle has the other values of the header. [`ProxyProtocolConnectLayer`] sends headers around
-//! any connector.
+//! [`ProxyProtocolLayer`] receives this header. [`ConnectionHandle::peer_addr`] then returns
+//! the client's address, and [`socket_peer_addr`] the proxy's. The attribute [`ProxyInfo`] of
+//! the handle has the other values of the header. [`ProxyProtocolConnectLayer`] sends headers
+//! around any connector.
 //!
 //! A client that dials through a SOCKS or HTTP proxy needs [`net::proxy`](crate::net::proxy)
 //! instead.
@@ -61,20 +61,20 @@
 //! 7. `WsLayer`, [`CodecLayer`](crate::CodecLayer) and the layers inside them.
 //!
 //! Layers outside [`ProxyProtocolLayer`] see the proxy's address. A [`TraceLayer`] there shows
-//! it for the whole life of the connection, and a [`PeerLimitLayer`] there counts all clients as
-//! one peer. Connections that this layer refuses are not in the metrics of a `MetricsLayer`
+//! it for the whole life of the connection, and a [`PeerLimitLayer`] there counts all clients
+//! as one peer. Connections that this layer refuses are not in the metrics of a `MetricsLayer`
 //! inside.
 //!
 //! # Trust
 //!
-//! A peer that may send a header can choose its address and pass every list and limit. The layer
-//! therefore takes a list of trusted proxies and never detects headers:
+//! A peer that may send a header can choose its address and pass every list and limit. The
+//! layer therefore takes a list of trusted proxies and never detects headers:
 //!
 //! - A trusted proxy must send a valid header. Otherwise the connection is refused.
 //! - Other peers are refused. With [`Untrusted::Direct`] they are served without a header. One
 //!   that they send reaches the codec as data.
-//! - A load balancer that keeps the client's address in the socket is not the socket's peer. Its
-//!   headers are refused, so disable one of the two.
+//! - A load balancer that keeps the client's address in the socket is not the socket's peer.
+//!   Its headers are refused, so disable one of the two.
 //! - The values of [`ProxyInfo`] are as trustworthy as the proxy. Some proxies relay a header
 //!   that their client has sent. It must follow the proxy's header. The codec then receives it
 //!   as data.
@@ -97,18 +97,18 @@
 //!
 //! - A check that connects and closes is a [`ProxyError::Probe`]. It closes as
 //!   [`PeerClosed`](crate::CloseReason::PeerClosed) and is logged at `DEBUG`.
-//! - A check with a header may have the command LOCAL, or UNKNOWN in version 1. The session then
-//!   keeps the addresses of the socket.
+//! - A check with a header may have the command LOCAL, or UNKNOWN in version 1. The session
+//!   then keeps the addresses of the socket.
 //! - A check that sends other bytes from a trusted address is refused with
 //!   [`HeaderError::Missing`]. The proxy must send a header in its checks, only connect, or check
 //!   a separate port without this layer.
 //!
 //! # Unix sockets
 //!
-//! A proxy that connects to a `UnixListener` has no IP address. With a list that denies by default,
-//! [`with_unaddressed(Access::Allow)`](ProxyProtocolLayer::with_unaddressed) must be set. The real
-//! addresses are those of the header. A client of a Unix socket of the proxy has a path, or none;
-//! an [`AccessLayer`] inside may need the same setting for it.
+//! A proxy that connects to a `UnixListener` has no IP address. With a list that denies by
+//! default, [`with_unaddressed(Access::Allow)`](ProxyProtocolLayer::with_unaddressed) must be
+//! set. The real addresses are those of the header. A client of a Unix socket of the proxy has
+//! a path, or none; an [`AccessLayer`] inside may need the same setting for it.
 //!
 //! # X-Forwarded-For
 //!

@@ -88,7 +88,8 @@ fn missing_of_line(bytes: &[u8], max: usize) -> Result<usize, HeaderError> {
     within(bytes.len(), bytes.len() + rest, max)
 }
 
-/// Returns the length of the shortest rest of a line with addresses of at least `address` bytes.
+/// Returns the length of the shortest rest of a line with addresses of at least `address`
+/// bytes.
 fn shortest_rest(bytes: &[u8], address: usize) -> Result<usize, HeaderError> {
     // minimum lengths of the fields behind the family
     let fields = [address, address, 1, 1];

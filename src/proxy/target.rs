@@ -97,12 +97,12 @@ impl<A> ProxyFor<A> {
     }
 }
 
-/// Target of a [`ProxyProtocolConnect`](super::ProxyProtocolConnect): a target of the connector inside, with
-/// or without a client that is relayed.
+/// Target of a [`ProxyProtocolConnect`](super::ProxyProtocolConnect): a target of the connector
+/// inside, with or without a client that is relayed.
 ///
-/// It is implemented for [`ProxyFor`], and for the targets of getty's connectors. These relay no
-/// client, so the header has the command LOCAL, or UNKNOWN in version 1. Implement it for other
-/// types of targets:
+/// It is implemented for [`ProxyFor`], and for the targets of getty's connectors. These relay
+/// no client, so the header has the command LOCAL, or UNKNOWN in version 1. Implement it for
+/// other types of targets:
 ///
 /// ```
 /// use getty::proxy::{ProxiedTarget, ProxyHeader};

@@ -21,8 +21,8 @@
 //! ```
 //!
 //! No phase returns to an earlier one, except for `Upgrading`: a reply leads from `Running` to
-//! it, and the upgraded transport back. A close in it leads to `Flushing` while output waits. The
-//! session ends
+//! it, and the upgraded transport back. A close in it leads to `Flushing` while output waits.
+//! The session ends
 //!
 //! - in `Opening` or `Running`, at a close as `Io` or `WriteTimeout`, because nothing can reach
 //!   the peer;
@@ -31,8 +31,8 @@
 //! - in `Draining`, once the handlers in flight have finished, if the output has failed;
 //! - in `Closing`, once the transport is closed, if the peer has ended its direction already;
 //! - in `Lingering`, once the peer has ended its direction, or at a bound on discarded input;
-//! - in `Upgrading`, at a failure, and at a close while the transport runs its handshake, because
-//!   nothing can reach the peer;
+//! - in `Upgrading`, at a failure, and at a close while the transport runs its handshake,
+//!   because nothing can reach the peer;
 //! - from `Flushing` on, at a panic, or at once if the output has failed;
 //! - at the write timeout, in every phase in which output waits;
 //! - at the drain deadline, from `Receiving` on. It leads from `Draining` to `Flushing` instead

@@ -30,8 +30,8 @@ pub(super) const SEND_BUFFER: usize = 32 * 1024;
 /// with unread bytes would reset the connection and destroy the alert with the reason.
 const LAST_READS: usize = 16;
 
-/// Runs a handshake or a part until it is complete or the `deadline` passes. It also ends if the
-/// connection is closed. A failure closes the connection.
+/// Runs a handshake or a part until it is complete or the `deadline` passes. It also ends if
+/// the connection is closed. A failure closes the connection.
 pub(super) async fn run<R>(
     handle: &ConnectionHandle,
     timeout: Duration,

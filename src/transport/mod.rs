@@ -130,8 +130,8 @@ pub trait Transport {
 
     /// Returns the form in which this transport sends a message that many sessions share. A
     /// transport has a form if it converts the encoded message first, for example by compression.
-    /// The message is [prepared](Self::prepare) once for all transports of the same form, which must
-    /// convert it to the same bytes. The default is `None`: messages are passed to
+    /// The message is [prepared](Self::prepare) once for all transports of the same form, which
+    /// must convert it to the same bytes. The default is `None`: messages are passed to
     /// [`poll_send`](Self::poll_send).
     #[inline]
     fn shared_form(&self) -> Option<SharedForm> {

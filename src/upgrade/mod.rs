@@ -158,7 +158,8 @@
 //! # TLS in an open session
 //!
 //! In SMTP and IMAP a client may send `STARTTLS` at any time before its login. The session goes
-//! on with the same types, codec and handler. [`session`] has the layers for that and their rules.
+//! on with the same types, codec and handler. [`session`] has the layers for that and their
+//! rules.
 
 mod opening;
 pub mod session;

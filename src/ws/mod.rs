@@ -92,8 +92,8 @@
 //! # Compression
 //!
 //! With the feature `compression`, `WsLayer::with_deflate` and `WsConnectLayer::with_deflate`
-//! compress messages with permessage-deflate (RFC 7692) if the peer supports it. The default is no
-//! compression: a client that offers the extension is answered without it and will send
+//! compress messages with permessage-deflate (RFC 7692) if the peer supports it. The default is
+//! no compression: a client that offers the extension is answered without it and will send
 //! uncompressed messages.
 //!
 //! ```
@@ -105,18 +105,20 @@
 //! ```
 //!
 //! - *Context*: each message is compressed alone. No context is kept for the next one. The peer
-//!   must do the same: a server answers each offer with `client_no_context_takeover`, and a client
-//!   requires `server_no_context_takeover`. A server answers the latter only if it was offered,
-//!   because some clients fail otherwise. Other clients keep an inflater for their direction.
-//! - *Threshold*: messages below 512 bytes are sent plain. Messages that would not become shorter
-//!   are sent plain as well.
-//! - *Limits*: the maximum of a message bounds its inflated bytes before memory is allocated for
-//!   them. A longer message closes the session with code 1009. Its compressed bytes are bounded by
-//!   the maximum plus 1/8 and 64. The maximum of a frame applies to the bytes on the wire.
+//!   must do the same: a server answers each offer with `client_no_context_takeover`, and a
+//!   client requires `server_no_context_takeover`. A server answers the latter only if it was
+//!   offered, because some clients fail otherwise. Other clients keep an inflater for their
+//!   direction.
+//! - *Threshold*: messages below 512 bytes are sent plain. Messages that would not become
+//!   shorter are sent plain as well.
+//! - *Limits*: the maximum of a message bounds its inflated bytes before memory is allocated
+//!   for them. A longer message closes the session with code 1009. Its compressed bytes are
+//!   bounded by the maximum plus 1/8 and 64. The maximum of a frame applies to the bytes on the
+//!   wire.
 //! - *Errors*: invalid deflate data closes the session with code 1007. Text is checked as it is
 //!   inflated.
-//! - *Groups*: a broadcast is compressed once for all sessions of a layer that have agreed on the
-//!   same window.
+//! - *Groups*: a broadcast is compressed once for all sessions of a layer that have agreed on
+//!   the same window.
 //! - *Statistics*: inflated bytes are counted. The result of a `send` counts them as well.
 //!
 //! Approximate time for one message at the default level 1. It depends on the processor:
@@ -129,19 +131,19 @@
 //! | random bytes | 1 KiB | sent plain | 20 µs | |
 //! | random bytes | 16 KiB | sent plain | 240 µs | |
 //!
-//! Level 6 compresses the JSON of 1 KiB to 238 bytes in 30 µs. The JSON of 16 KiB takes 290 µs and
-//! becomes 2.3 KiB.
+//! Level 6 compresses the JSON of 1 KiB to 238 bytes in 30 µs. The JSON of 16 KiB takes 290 µs
+//! and becomes 2.3 KiB.
 //!
-//! *Memory*: an idle session holds 80 bytes more than without compression. Each thread keeps up to
-//! two compressors of about 380 KiB and up to four inflaters of 48 KiB. A session whose compressed
-//! message has arrived in part holds an inflater in addition to the inflated bytes.
+//! *Memory*: an idle session holds 80 bytes more than without compression. Each thread keeps up
+//! to two compressors of about 380 KiB and up to four inflaters of 48 KiB. A session whose
+//! compressed message has arrived in part holds an inflater in addition to the inflated bytes.
 //!
 //! *Security*: the length of a compressed message depends on its content, and TLS does not hide
-//! lengths. An attacker may choose a part of a message that also contains a secret. The message is
-//! then shorter if the attacker's part repeats a part of the secret. The attacks CRIME and BREACH
-//! guess secrets in this way. Compression is therefore off by default. It must not be used for such
-//! messages: `Deflate::with_filter` can leave them plain. Messages share no context. A secret
-//! in one message is therefore safe from text in another.
+//! lengths. An attacker may choose a part of a message that also contains a secret. The message
+//! is then shorter if the attacker's part repeats a part of the secret. The attacks CRIME and
+//! BREACH guess secrets in this way. Compression is therefore off by default. It must not be
+//! used for such messages: `Deflate::with_filter` can leave them plain. Messages share no
+//! context. A secret in one message is therefore safe from text in another.
 
 mod client;
 mod close;

@@ -1,5 +1,5 @@
-//! The extension in builds without the feature `compression`. It cannot be configured, so no value
-//! of these types exists.
+//! The extension in builds without the feature `compression`. It cannot be configured, so no
+//! value of these types exists.
 
 use std::task::{Context, Poll};
 

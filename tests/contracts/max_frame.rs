@@ -18,7 +18,8 @@ use tower::ServiceExt;
 
 use crate::support::{Answer, connector, idle, soon, stream, units};
 
-/// Replies with the length of the message. `max N` sets the maximum and replies with the result.
+/// Replies with the length of the message. `max N` sets the maximum and replies with the
+/// result.
 async fn handle(request: Request<String>) -> Answer {
     Ok(Some(match request.message().strip_prefix("max ") {
         Some(max) => request.session().set_max_frame(max.parse()?).to_string(),

@@ -49,8 +49,8 @@ impl Peer {
     }
 }
 
-/// Handles `idle N`, `read N`, `beat N` and `outbound N`, which set a time to N milliseconds, and
-/// replies with the result. Other messages get no reply.
+/// Handles `idle N`, `read N`, `beat N` and `outbound N`, which set a time to N milliseconds,
+/// and replies with the result. Other messages get no reply.
 async fn set(request: Request<String>) -> Answer {
     let session = request.session();
     let Some((setting, time)) = request.message().split_once(' ') else {
@@ -487,8 +487,8 @@ async fn recheck_runs_no_deadline_that_is_not_due() {
     assert_eq!(*runs.lock().unwrap(), [10]);
 }
 
-/// The session sleeps in another thread, with no deadline that is near. A lost wake-up would leave
-/// it open.
+/// The session sleeps in another thread, with no deadline that is near. A lost wake-up would
+/// leave it open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn session_that_sleeps_is_woken_by_a_setting_of_another_thread() {
     for round in 0..300_u32 {

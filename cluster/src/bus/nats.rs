@@ -65,17 +65,18 @@ const WRONG_SEQUENCE: [u64; 2] = [10071, 10164];
 
 /// Bus over NATS 2.9 or later, with a store of claims in a bucket of JetStream.
 ///
-/// Each node has two connections: one for the messages of topics, and one that they cannot delay
-/// for everything else. Each publishes a probe to the other every 3 s. If two probes of one are
-/// missing, both are opened again after a random time: up to 5 s at first, and later up to 30 s.
-/// Servers that belong to one NATS cluster route the messages; see NATS's documentation.
+/// Each node has two connections: one for the messages of topics, and one that they cannot
+/// delay for everything else. Each publishes a probe to the other every 3 s. If two probes of
+/// one are missing, both are opened again after a random time: up to 5 s at first, and later up
+/// to 30 s. Servers that belong to one NATS cluster route the messages; see NATS's
+/// documentation.
 ///
-/// A user of the server needs permissions for `getty.<namespace>.>` and `_INBOX.>`, and for claims
-/// `$JS.API.>` and `$KV.<bucket>.>`.
+/// A user of the server needs permissions for `getty.<namespace>.>` and `_INBOX.>`, and for
+/// claims `$JS.API.>` and `$KV.<bucket>.>`.
 ///
 /// The client library holds some 5 KB for each subscription. A node with more than some 10,000
-/// topics should distribute them over [buckets](crate::TopicsBuilder::with_buckets). With 1,024 of
-/// them, a node with 100,000 topics needs 52 MiB, and without them 552 MiB.
+/// topics should distribute them over [buckets](crate::TopicsBuilder::with_buckets). With 1,024
+/// of them, a node with 100,000 topics needs 52 MiB, and without them 552 MiB.
 ///
 /// ```no_run
 /// use getty_cluster::{Cluster, bus::Nats};
@@ -172,8 +173,8 @@ fn servers(urls: &str) -> Result<Vec<ServerAddr>, Failure> {
     Ok(servers.collect::<Result<_, _>>()?)
 }
 
-/// Returns the user and the password, or a token alone, of the first URL that has some. The client
-/// library does not use them.
+/// Returns the user and the password, or a token alone, of the first URL that has some. The
+/// client library does not use them.
 fn credentials(servers: &[ServerAddr]) -> Option<(String, Option<String>)> {
     let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     servers.iter().find_map(|server| {

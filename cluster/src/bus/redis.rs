@@ -51,10 +51,10 @@ return redis.call('DEL', KEYS[1])";
 
 /// Bus and store over Redis 6 or later, or Valkey.
 ///
-/// Each node has two connections: one for the messages of topics, and one that they cannot delay
-/// for everything else. A probe every 3 s, answered within 3 s, finds a connection that is lost
-/// without an error. Both connections are then opened again after a random time: up to 5 s at
-/// first, and later up to 30 s.
+/// Each node has two connections: one for the messages of topics, and one that they cannot
+/// delay for everything else. A probe every 3 s, answered within 3 s, finds a connection that
+/// is lost without an error. Both connections are then opened again after a random time: up to
+/// 5 s at first, and later up to 30 s.
 ///
 /// Redis delivers at most once. It returns a node's own messages to it, which costs a receive
 /// for each. A single server uses one core. Claims are kept as hashes for 48 h, and are as

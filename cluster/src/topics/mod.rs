@@ -43,7 +43,8 @@ const CLOSE_INTERVAL: Duration = Duration::from_millis(1500);
 /// Groups of sessions by key, on all nodes of a [`Cluster`]. Clones share the topics.
 ///
 /// A topic exists on a node while it has members there. Its node then receives the messages of
-/// other nodes. Members on the same node get a message directly; see the [promises](crate#promises).
+/// other nodes. Members on the same node get a message directly; see the
+/// [promises](crate#promises).
 ///
 /// With the id of a user as its key, a topic contains all connections of the user: a broadcast
 /// is a push to the user, and [`close`](Self::close) ends all of them. No directory is needed.
@@ -195,8 +196,8 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
     /// # Errors
     ///
     /// Returns the message if its form could not be written, is longer than the
-    /// [maximum](crate::ClusterBuilder::with_max_frame), or if the key has more than 4,096 bytes. No
-    /// member gets it.
+    /// [maximum](crate::ClusterBuilder::with_max_frame), or if the key has more than 4,096 bytes.
+    /// No member gets it.
     pub fn broadcast<Q>(&self, key: &Q, message: Out) -> Result<Sent, Unsendable<Out>>
     where
         K: Borrow<Q>,

@@ -10,8 +10,8 @@ use crate::lock;
 
 const SHARDS: usize = 32;
 
-/// Counters of messages by topic. They are created by the first message to a topic. One that was
-/// not used for a long time is removed when there are too many.
+/// Counters of messages by topic. They are created by the first message to a topic. One that
+/// was not used for a long time is removed when there are too many.
 pub(super) struct Sequences {
     shards: [Mutex<HashMap<Box<[u8]>, Counter>>; SHARDS],
     hasher: RandomState,

@@ -1,4 +1,5 @@
-//! A node in a separate process: a test starts its program again with this one as its only test.
+//! A node in a separate process: a test starts its program again with this one as its only
+//! test.
 
 use std::{
     collections::{BTreeMap, HashMap},

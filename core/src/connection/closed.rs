@@ -106,7 +106,8 @@ impl fmt::Display for Closed {
     }
 }
 
-/// Source of a close whose drain deadline cut off handlers, unsent bytes or the close handshake.
+/// Source of a close whose drain deadline cut off handlers, unsent bytes or the close
+/// handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainDeadlineExceeded;
 

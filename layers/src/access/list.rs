@@ -31,8 +31,8 @@ pub enum Access {
 /// IPv4-mapped IPv6 addresses (`::ffff:192.0.2.1`, as a dual-stack listener reports) are IPv4
 /// addresses here, in peers and in rules. A rule for `::/0` applies to IPv6 only.
 ///
-/// An [`IpNet`] is parsed from an address with a prefix length. A single address is parsed as an
-/// [`IpAddr`], which every method accepts as well.
+/// An [`IpNet`] is parsed from an address with a prefix length. A single address is parsed as
+/// an [`IpAddr`], which every method accepts as well.
 ///
 /// A lookup costs one step for each distinct prefix length, independent of the number of rules.
 ///

@@ -21,7 +21,8 @@ pub trait FrameLimit {
     fn set_max_frame(&mut self, bytes: usize);
 }
 
-/// Source of the codecs of [`CodecLayer::with_frame_limit`](super::CodecLayer::with_frame_limit).
+/// Source of the codecs of
+/// [`CodecLayer::with_frame_limit`](super::CodecLayer::with_frame_limit).
 #[derive(Clone)]
 pub struct WithFrameLimit<C, F> {
     pub(super) source: C,

@@ -1,8 +1,8 @@
 //! Limits the number of connections that are accepted and whose session is not open.
 //!
 //! Peers that connect and send nothing cost a task and a socket each until a deadline ends
-//! them. With a deadline alone, their number grows with the rate at which they connect. This layer
-//! bounds it. Open sessions are not counted.
+//! them. With a deadline alone, their number grows with the rate at which they connect. This
+//! layer bounds it. Open sessions are not counted.
 //!
 //! - *ready*: as the inner service. A refused connection leaves the reservation for the next
 //!   one.
@@ -16,8 +16,8 @@
 //!   the error of this service. The oldest connection will end in the same way: its inner future
 //!   is dropped in its own task, unless its session has opened meanwhile.
 //!
-//! A connection is counted from the call until its session opens, or until the future of the call
-//! ends.
+//! A connection is counted from the call until its session opens, or until the future of the
+//! call ends.
 //!
 //! Scope: process, or everything that shares the layer: all clones of the layer and of its
 //! services share the count. It should be inside

@@ -22,8 +22,8 @@ pub(crate) fn deflate_frame(level: Level, input: &[u8], out: &mut BytesMut) {
     charge(input.len());
 }
 
-/// Takes the units of tokio's cooperative budget for `work` bytes. A codec cannot wait. The session
-/// yields at its next check. Otherwise it would only count the compressed bytes.
+/// Takes the units of tokio's cooperative budget for `work` bytes. A codec cannot wait. The
+/// session yields at its next check. Otherwise it would only count the compressed bytes.
 fn charge(work: usize) {
     let mut cx = Context::from_waker(Waker::noop());
     for _ in 0..(work / BYTES_PER_UNIT).min(MAX_UNITS) {

@@ -1,6 +1,6 @@
-//! Compressors and decompressors of deflate, for streams, frames and messages of WebSocket. This is
-//! the only module that uses zlib-rs. flate2 over it would take more memory, because it cannot set
-//! `mem_level`, and another crate could select a C library for it.
+//! Compressors and decompressors of deflate, for streams, frames and messages of WebSocket.
+//! This is the only module that uses zlib-rs. flate2 over it would take more memory, because it
+//! cannot set `mem_level`, and another crate could select a C library for it.
 
 mod frame;
 mod pool;
@@ -19,7 +19,8 @@ use super::level::Level;
 /// allocates 165 KB instead of 380 KB.
 const STREAM_WINDOW_BITS: u8 = 12;
 const STREAM_MEM_LEVEL: i32 = 5;
-/// zlib's default, for messages that are compressed alone. Each thread has few contexts for them.
+/// zlib's default, for messages that are compressed alone. Each thread has few contexts for
+/// them.
 const MESSAGE_MEM_LEVEL: i32 = 8;
 
 /// Last bytes of a sync flush: the length of an empty stored block and its complement.

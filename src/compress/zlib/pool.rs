@@ -1,5 +1,5 @@
-//! Contexts that the sessions of a thread share. No message depends on an earlier one, so that a
-//! session may use any context.
+//! Contexts that the sessions of a thread share. No message depends on an earlier one, so that
+//! a session may use any context.
 //!
 //! An inflater takes 48 KiB and a compressor about 380 KiB. To create one takes longer than to
 //! compress a message, so each thread keeps a few.
@@ -25,8 +25,8 @@ thread_local! {
     static INFLATERS: RefCell<Vec<Box<Inflater>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `f` with a compressor without earlier input. It is taken out for the time of the call, so
-/// that a panic drops it. While a thread ends, its pool is gone.
+/// Calls `f` with a compressor without earlier input. It is taken out for the time of the call,
+/// so that a panic drops it. While a thread ends, its pool is gone.
 pub(crate) fn with_deflater<R>(
     configuration: Configuration,
     f: impl FnOnce(&mut Deflater) -> R,

@@ -119,7 +119,8 @@ where
     }
 }
 
-/// Connects to the proxy with `inner`, which was polled ready, and through the proxy to `target`.
+/// Connects to the proxy with `inner`, which was polled ready, and through the proxy to
+/// `target`.
 async fn connect<C, P, T>(
     mut inner: C,
     settings: Settings<P>,

@@ -41,8 +41,9 @@ where
     }
 }
 
-/// Reads the head of a response and returns its status. A head with a status below 300 is consumed
-/// to its last byte. For any other status only the start of the status line is consumed.
+/// Reads the head of a response and returns its status. A head with a status below 300 is
+/// consumed to its last byte. For any other status only the start of the status line is
+/// consumed.
 async fn read_head<T>(io: &mut T, left: &mut usize) -> Result<u16, ProxyConnectError>
 where
     T: AsyncRead + Unpin,
@@ -73,8 +74,8 @@ where
 /// Start of a status line. `d` is a digit and the last byte any separator.
 const STATUS_LINE: [u8; 13] = *b"HTTP/1.d ddd ";
 
-/// Checks the first bytes of a status line, so that a peer of another protocol fails at its first
-/// byte.
+/// Checks the first bytes of a status line, so that a peer of another protocol fails at its
+/// first byte.
 fn check_status_line(line: &[u8]) -> Result<(), ProxyConnectError> {
     let fits = |(n, byte): (usize, &u8)| match STATUS_LINE[n] {
         b'd' => byte.is_ascii_digit(),
@@ -92,8 +93,8 @@ fn check_status_line(line: &[u8]) -> Result<(), ProxyConnectError> {
     Ok(())
 }
 
-/// Position relative to the end of a head. A line may end with a line feed alone, as some proxies
-/// send it (RFC 9112, section 2.2).
+/// Position relative to the end of a head. A line may end with a line feed alone, as some
+/// proxies send it (RFC 9112, section 2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum HeadEnd {
     InLine,

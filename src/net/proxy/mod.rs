@@ -75,9 +75,9 @@
 //! | `WsConnectLayer`, any of these | WebSocket to the target |
 //! | proxy layer, proxy layer, `TcpConnector` | a chain; the inner proxy connects to the outer |
 //!
-//! Each `TlsConnectLayer` verifies the certificate for the target that it is called with. Inside
-//! the proxy layer this is the proxy's address, outside it is the target. If the
-//! layer is inside by mistake, the dial through a proxy without TLS fails with a `TlsError`. With a
+//! Each `TlsConnectLayer` verifies the certificate for the target that it is called with.
+//! Inside the proxy layer this is the proxy's address, outside it is the target. If the layer
+//! is inside by mistake, the dial through a proxy without TLS fails with a `TlsError`. With a
 //! proxy that supports TLS the dial succeeds, but the proxy **reads and may change all bytes**.
 //! Such a connection must not be taken for a protected one. The handle's transport is therefore
 //! [`Other("proxy")`](crate::TransportKind::Other), the `TlsInfo` of the proxy is removed, and
@@ -135,8 +135,8 @@
 //!
 //! # Names
 //!
-//! The proxy resolves the target's name, and this machine sends no query for it. The name may be
-//! known to the proxy's network only. An observer of the local network does not learn it.
+//! The proxy resolves the target's name, and this machine sends no query for it. The name may
+//! be known to the proxy's network only. An observer of the local network does not learn it.
 //! [`with_local_dns`](Socks5ConnectLayer::with_local_dns) resolves it on this machine.
 //!
 //! # Failures
@@ -168,10 +168,10 @@
 //! # Costs
 //!
 //! A dial costs one or two round trips to an HTTP proxy and two or three to a SOCKS proxy, and
-//! the proxy's dial. The replies are read in small pieces, so that no byte of the target is read
-//! ahead. Once the session is open the layer costs nothing. Variables of the environment such as
-//! `HTTPS_PROXY` are not read. UDP and incoming connections of SOCKS are not supported. A
-//! password is the only kind of login.
+//! the proxy's dial. The replies are read in small pieces, so that no byte of the target is
+//! read ahead. Once the session is open the layer costs nothing. Variables of the environment
+//! such as `HTTPS_PROXY` are not read. UDP and incoming connections of SOCKS are not supported.
+//! A password is the only kind of login.
 
 mod connect;
 mod error;

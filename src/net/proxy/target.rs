@@ -94,7 +94,8 @@ impl ProxyTarget {
     }
 }
 
-/// Returns `true` if a name in a URL may contain `character` (RFC 3986: unreserved and sub-delims).
+/// Returns `true` if a name in a URL may contain `character` (RFC 3986: unreserved and
+/// sub-delims).
 const fn is_host_character(character: char) -> bool {
     character.is_ascii_alphanumeric()
         || matches!(

@@ -1,8 +1,8 @@
 //! Upgrades the transport of an open session, for example to TLS.
 //!
-//! A reply requests it. [`Phase::Upgrading`] has two parts. The old transport flushes the encoded
-//! bytes first. Then the transport runs its handshake. The phase must not read and must not
-//! encode. So messages that are sent meanwhile leave through the new transport.
+//! A reply requests it. [`Phase::Upgrading`] has two parts. The old transport flushes the
+//! encoded bytes first. Then the transport runs its handshake. The phase must not read and must
+//! not encode. So messages that are sent meanwhile leave through the new transport.
 
 use std::{
     pin::Pin,

@@ -69,7 +69,8 @@ pub(super) enum InputEnd {
 }
 
 /// State of the limit for the current frame.
-// One byte: with another field for the changed maximum, the reader would need eight bytes more.
+// One byte: with another field for the changed maximum, the reader would need eight bytes
+// more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RaisedLimit {
     No,

@@ -26,8 +26,8 @@ use crate::{
     transport::{Framing, Transport},
 };
 
-/// Marks the end of a unit that the transport has [prepared](Transport::prepare). No session encodes
-/// 2^63 bytes.
+/// Marks the end of a unit that the transport has [prepared](Transport::prepare). No session
+/// encodes 2^63 bytes.
 const PREPARED: u64 = 1 << 63;
 
 /// Minimum size of a payload that is written by reference when nothing else waits, in bytes.

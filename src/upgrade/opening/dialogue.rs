@@ -38,9 +38,9 @@ const LINGER_BYTES: usize = 256 * 1024;
 /// | [`carry`](Self::carry) | are read by the session | `Prefixed<T>` |
 /// | [`into_connection`](Self::into_connection) | are an error | `T` |
 ///
-/// Branches that end with different transports need one common type. Each may map its
-/// transport into a [`BoxTransport`](crate::BoxTransport). Without that, the compiler's error may
-/// be an overflow for `Prefixed<_>`.
+/// Branches that end with different transports need one common type. Each may map its transport
+/// into a [`BoxTransport`](crate::BoxTransport). Without that, the compiler's error may be an
+/// overflow for `Prefixed<_>`.
 ///
 /// Dropped, it closes the connection.
 pub struct Opening<T, C> {

@@ -29,12 +29,12 @@ use crate::{
 ///
 /// The session begins in plain text. The handler of the server's go-ahead returns
 /// `Reply::none().and_upgrade()`, and the handshake follows. A task that waits for the upgrade
-/// awaits [`upgraded`](crate::ConnectionHandle::upgraded). See the [module](super) for the rules
-/// of an upgrade and for security: a client must require TLS.
+/// awaits [`upgraded`](crate::ConnectionHandle::upgraded). See the [module](super) for the
+/// rules of an upgrade and for security: a client must require TLS.
 ///
 /// - *ready*: polls the connector.
-/// - *call*: connects. The certificate will be verified for the [target's name](TlsTarget) or for
-///   the [configured](Self::with_server_name) one. A target without a name fails with
+/// - *call*: connects. The certificate will be verified for the [target's name](TlsTarget) or
+///   for the [configured](Self::with_server_name) one. A target without a name fails with
 ///   [`TlsError::NoServerName`] and is not dialed.
 /// - *drop*: abandons the attempt.
 /// - *close*: a failed handshake closes the session as

@@ -70,8 +70,8 @@ impl From<UpgradeError> for CloseCause {
 
 /// Error of an upgrade before which the peer has sent more than the request.
 ///
-/// It is the source of [`CloseReason::Decode`]. An attacker who can add bytes to the plain part of
-/// a connection would otherwise have them taken for bytes from after the upgrade.
+/// It is the source of [`CloseReason::Decode`]. An attacker who can add bytes to the plain part
+/// of a connection would otherwise have them taken for bytes from after the upgrade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BytesBeforeUpgrade {

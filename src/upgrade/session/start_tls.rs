@@ -37,9 +37,9 @@ use crate::{
 ///   [`CloseReason::Decode`](crate::CloseReason::Decode) with
 ///   [`BytesBeforeUpgrade`](super::BytesBeforeUpgrade).
 ///
-/// Scope: the configuration is shared by all clones, and the deadline applies to each upgrade. The
-/// layer belongs outside `CodecLayer`, where [`TlsLayer`](crate::tls::TlsLayer) would be. That
-/// layer is for TLS from the first byte.
+/// Scope: the configuration is shared by all clones, and the deadline applies to each upgrade.
+/// The layer belongs outside `CodecLayer`, where [`TlsLayer`](crate::tls::TlsLayer) would be.
+/// That layer is for TLS from the first byte.
 ///
 /// ```
 /// use getty::{

@@ -1,5 +1,5 @@
-//! Compression of one message, and its inflation frame by frame. No message depends on an earlier
-//! one, so a session holds an inflater only while a message arrives.
+//! Compression of one message, and its inflation frame by frame. No message depends on an
+//! earlier one, so a session holds an inflater only while a message arrives.
 
 use std::cell::RefCell;
 
@@ -20,8 +20,8 @@ thread_local! {
     static PLAIN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Compresses a message and passes the result to `f` if it is shorter than the message. The result
-/// has no sync marker at its end.
+/// Compresses a message and passes the result to `f` if it is shorter than the message. The
+/// result has no sync marker at its end.
 pub(super) fn compress<R>(
     configuration: Configuration,
     message: &[u8],

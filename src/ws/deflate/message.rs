@@ -30,7 +30,8 @@ const RSV1: u8 = 0x40;
 /// Smallest window of a compressor.
 const MIN_WINDOW_BITS: u8 = 9;
 
-/// State of the extension in one session. An idle session holds neither compressor nor inflater.
+/// State of the extension in one session. An idle session holds neither compressor nor
+/// inflater.
 #[derive(Debug)]
 pub(in crate::ws) struct PerMessage(Box<State>);
 

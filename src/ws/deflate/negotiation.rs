@@ -1,7 +1,7 @@
 //! Negotiation of the extension: pure functions from header fields to what is agreed.
 //!
-//! A server declines an offer if a parameter is unknown, occurs twice or has an invalid value. It
-//! then checks the next offer. An offer never fails the handshake. A client must fail if the
+//! A server declines an offer if a parameter is unknown, occurs twice or has an invalid value.
+//! It then checks the next offer. An offer never fails the handshake. A client must fail if the
 //! server's answer contains such a parameter (RFC 7692, section 7).
 
 use std::iter;
@@ -88,10 +88,10 @@ struct Parameters {
 /// Accepts the first acceptable offer. `values` are those of `Sec-WebSocket-Extensions` in the
 /// request. Returns the agreement and the value for the response.
 ///
-/// `client_no_context_takeover` is always answered, so that no session holds an inflater between
-/// messages. `server_no_context_takeover` is answered only if it was offered because some
-/// clients fail on it otherwise. `client_max_window_bits` is never answered because the inflater
-/// accepts every window.
+/// `client_no_context_takeover` is always answered, so that no session holds an inflater
+/// between messages. `server_no_context_takeover` is answered only if it was offered because
+/// some clients fail on it otherwise. `client_max_window_bits` is never answered because the
+/// inflater accepts every window.
 pub(super) fn accept(values: &mut dyn Iterator<Item = &[u8]>) -> Option<(WsDeflate, HeaderValue)> {
     let mut offers = values.flat_map(|value| split(value, b','));
     let offer = offers.find_map(|offer| {
@@ -199,7 +199,8 @@ fn parse(element: &[u8]) -> Option<Parameters> {
     Some(parsed)
 }
 
-/// Parses the size of a window: a number from 8 to 15 without leading zeros, which may be quoted.
+/// Parses the size of a window: a number from 8 to 15 without leading zeros, which may be
+/// quoted.
 fn window_bits(value: &[u8]) -> Option<u8> {
     let unquoted = match value {
         [b'"', quoted @ .., b'"'] => quoted,

@@ -477,8 +477,8 @@ fn take_message(
     Ok(Event::Message(length))
 }
 
-/// Checks the bits of a header. If the extension was agreed, `rsv1` marks a compressed message in
-/// its first frame.
+/// Checks the bits of a header. If the extension was agreed, `rsv1` marks a compressed message
+/// in its first frame.
 fn check_header(header: &FrameHeader, role: Role, has_deflate: bool) -> Result<(), WsError> {
     if header.rsv1 || header.rsv2 || header.rsv3 {
         let is_first = matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));

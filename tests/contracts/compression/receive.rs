@@ -86,8 +86,8 @@ async fn a_unit_of_the_cooperative_budget_is_taken_every_32_kib() {
     }
 }
 
-/// Two empty blocks of deflate with codes of up to 15 bits. Their tables take longer than text of
-/// this length.
+/// Two empty blocks of deflate with codes of up to 15 bits. Their tables take longer than text
+/// of this length.
 const BLOCKS_OF_TABLES: [u8; 59] = [
     4, 253, 1, 130, 36, 73, 146, 36, 73, 34, 177, 168, 121, 100, 245, 236, 221, 255, 159, 11, 128,
     196, 162, 230, 145, 213, 179, 119, 63, 64, 208, 31, 32, 72, 146, 36, 73, 146, 36, 18, 139, 154,

@@ -79,8 +79,8 @@ pub(super) async fn play(
     connection
 }
 
-/// Dials `target` through a proxy that plays `dialogue`. Returns the proxy's end unless the dial
-/// has failed before the dialogue was complete.
+/// Dials `target` through a proxy that plays `dialogue`. Returns the proxy's end unless the
+/// dial has failed before the dialogue was complete.
 pub(super) async fn dial<A>(
     connect: impl FnOnce(MemoryConnector) -> ProxyConnect<MemoryConnector, ()>,
     target: A,

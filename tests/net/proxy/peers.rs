@@ -1,5 +1,5 @@
-//! Proxies of others, which `.ci/edge/outgoing` starts. They resolve [`PROXY_ONLY`] and the name
-//! of the certificate to this machine.
+//! Proxies of others, which `.ci/edge/outgoing` starts. They resolve [`PROXY_ONLY`] and the
+//! name of the certificate to this machine.
 
 use std::{env, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -25,7 +25,8 @@ use tower::ServiceExt;
 use super::kit::PROXY_ONLY;
 use crate::tls::kit::{Authority, NAME, settings, trusting};
 
-/// A proxy from the variable `GETTY_TEST_PROXIES`, such as `socks5://user:secret@127.0.0.1:1080`.
+/// A proxy from the variable `GETTY_TEST_PROXIES`, such as
+/// `socks5://user:secret@127.0.0.1:1080`.
 struct Proxy {
     url: String,
     kind: ProxyKind,

@@ -16,8 +16,8 @@ use proptest::{
 
 use super::{After, Pieces, SIGNATURE, block_on, connection, layer, receive_over, valid_header};
 
-/// Outcome of a parser: the addresses of source and destination if the header sets them, and its
-/// length.
+/// Outcome of a parser: the addresses of source and destination if the header sets them, and
+/// its length.
 type Outcome = Result<(Option<(Address, Address)>, usize), Defect>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,8 +30,8 @@ impl CodecId {
     }
 }
 
-/// Identifies the form in which a transport sends shared messages. Transports with the same form
-/// convert an encoded message to the same bytes.
+/// Identifies the form in which a transport sends shared messages. Transports with the same
+/// form convert an encoded message to the same bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SharedForm {
     id: CodecId,

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A message of a peer: its bytes, whether it is text and compressed, the level and the flushes of
-/// its compressor, and the lengths of its frames.
+/// A message of a peer: its bytes, whether it is text and compressed, the level and the flushes
+/// of its compressor, and the lengths of its frames.
 #[derive(Clone, Debug)]
 struct Sent {
     message: Vec<u8>,
