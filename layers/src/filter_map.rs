@@ -63,7 +63,8 @@ impl<C: Decoder, F: MessageFilter<C::Item>> Decoder for FilterMap<C, F> {
     type Item = C::Item;
     type Error = C::Error;
 
-    #[inline]
+    // The session loop decodes in a second, rare place, which must not keep this one out of line.
+    #[inline(always)]
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<C::Item>, C::Error> {
         while let Some(message) = self.codec.decode(src)? {
             if let Some(message) = self.filter.filter(message) {
