@@ -394,8 +394,8 @@
 //!   [`tls::TlsOrPlainLayer`] also serves plain peers on the same port.
 //! - [`ws::WsLayer`] and [`ws::WsConnectLayer`]: WebSocket over a byte stream, also behind an
 //!   HTTP server (feature `ws`).
-//! - [`proxy::ProxyProtocolLayer`] and [`proxy::ProxyProtocolConnectLayer`]: the PROXY
-//!   protocol, which carries the addresses of clients through load balancers.
+//! - [`proxy::ProxyProtocolLayer`] and [`proxy::ProxyProtocolConnectLayer`]: the PROXY protocol,
+//!   which carries the addresses of clients through load balancers.
 //! - [`upgrade::OpeningLayer`]: a dialogue before the session, in either role.
 //!   [`upgrade::UpgradeLayer`] and `upgrade::StartTlsLayer` upgrade an open session.
 //! - [`compress::CompressionLayer`] and [`compress::CompressionConnectLayer`]: compressed byte
@@ -670,8 +670,8 @@
 //! The directory `examples/` of the repository contains complete programs. Start with
 //! `json_chat`, `game_server` and `redis`. They are short and show handlers, formats and
 //! routes. `chat` is a small application for terminals and browsers. `game` serves players over
-//! UDP and WebSocket, and `rpc` balances calls over three servers. `proxied` is a server behind
-//! a load balancer, `front` has two names on one port, and `smtp` and `postgres` start TLS on
+//! UDP and WebSocket, and `rpc` balances calls over three servers. `proxied` is a server behind a
+//! load balancer, `front` has two names on one port, and `smtp` and `postgres` start TLS on
 //! request.
 //!
 //! # Modules

@@ -5,9 +5,9 @@
 //! before the first byte: as a line of text (version 1) or in binary with further values
 //! (version 2).
 //!
-//! [`ProxyProtocolLayer`] receives this header. [`ConnectionHandle::peer_addr`] then returns
-//! the client's address, and [`socket_peer_addr`] the proxy's. The attribute [`ProxyInfo`] of
-//! the handle has the other values of the header. [`ProxyProtocolConnectLayer`] sends headers
+//! [`ProxyProtocolLayer`] receives this header. [`ConnectionHandle::peer_addr`] then returns the
+//! client's address, and [`socket_peer_addr`] the proxy's. The attribute [`ProxyInfo`] of the
+//! handle has the other values of the header. [`ProxyProtocolConnectLayer`] sends headers
 //! around any connector.
 //!
 //! A client that dials through a SOCKS or HTTP proxy needs [`net::proxy`](crate::net::proxy)
