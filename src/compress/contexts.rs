@@ -5,6 +5,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+#[cfg(feature = "ws")]
+use super::zlib::Configuration;
+use super::zlib::Deflater;
+
 /// Default maximum of contexts.
 const DEFAULT_CONTEXTS: usize = 256;
 
@@ -28,26 +32,39 @@ pub struct Contexts(Arc<Mutex<Pool>>);
 
 /// Claim of a session to the context that it has returned.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Claim {
+pub(crate) struct Claim {
     slot: u32,
     stamp: u64,
 }
 
 /// Context that a session uses now.
-pub(super) struct PooledContext {
-    pub(super) context: Box<Context>,
+pub(crate) struct PooledContext {
+    pub(crate) context: Box<Context>,
     slot: Option<u32>,
 }
 
 /// Compressor of one of the formats.
-pub(super) enum Context {
-    Deflate(super::zlib::Deflater),
+pub(crate) enum Context {
+    Deflate(Deflater),
     #[cfg(feature = "zstd")]
     Zstd(super::zstd::Compressor),
 }
 
+impl Context {
+    /// Begins with an empty window. A context of another format or configuration is replaced.
+    #[cfg(feature = "ws")]
+    pub(crate) fn restart(&mut self, configuration: Configuration) {
+        match self {
+            Self::Deflate(deflater) if deflater.configuration() == configuration => {
+                deflater.reset();
+            }
+            other => *other = Self::Deflate(Deflater::new(configuration)),
+        }
+    }
+}
+
 /// Context that [`Contexts::take`] has found.
-pub(super) enum Taken {
+pub(crate) enum Taken {
     /// The context that the session has returned before. It has the session's window.
     Own(PooledContext),
     /// A context with the window of another session. It must be reset.
@@ -57,10 +74,10 @@ pub(super) enum Taken {
 }
 
 /// Slot for a new context. `None` is a context that will not be pooled.
-pub(super) struct Slot(Option<u32>);
+pub(crate) struct Slot(Option<u32>);
 
 impl Slot {
-    pub(super) fn fill(self, context: Context) -> PooledContext {
+    pub(crate) fn fill(self, context: Context) -> PooledContext {
         PooledContext {
             context: Box::new(context),
             slot: self.0,
@@ -112,17 +129,17 @@ impl Contexts {
         self.lock().slots.len()
     }
 
-    pub(super) fn take(&self, claim: Option<Claim>) -> Taken {
+    pub(crate) fn take(&self, claim: Option<Claim>) -> Taken {
         self.lock().take(claim)
     }
 
     /// Puts back a context. Returns the claim that finds it again.
-    pub(super) fn put(&self, pooled: PooledContext) -> Option<Claim> {
+    pub(crate) fn put(&self, pooled: PooledContext) -> Option<Claim> {
         self.lock().put(pooled)
     }
 
     /// Gives up a claim, because its session has ended.
-    pub(super) fn release(&self, claim: Claim) {
+    pub(crate) fn release(&self, claim: Claim) {
         self.lock().release(claim);
     }
 

@@ -155,7 +155,7 @@
 //! [`CloseReason::Io`]: crate::CloseReason::Io
 
 mod connect;
-mod contexts;
+pub(crate) mod contexts;
 mod error;
 mod input;
 mod layer;

@@ -23,7 +23,7 @@ pub(super) const LAST_BLOCK: [u8; 3] = [1, 0, 0];
 const MAX_ROOM: usize = 16 * 1024;
 
 /// Compressor of frames.
-pub(super) struct Compressor {
+pub(crate) struct Compressor {
     encoder: Encoder<'static>,
     level: i32,
 }

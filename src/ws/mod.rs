@@ -104,11 +104,13 @@
 //! # }
 //! ```
 //!
-//! - *Context*: each message is compressed alone. No context is kept for the next one. The peer
-//!   must do the same: a server answers each offer with `client_no_context_takeover`, and a
-//!   client requires `server_no_context_takeover`. A server answers the latter only if it was
-//!   offered, because some clients fail otherwise. Other clients keep an inflater for their
-//!   direction.
+//! - *Context*: by default each message is compressed alone, and no context is kept for the
+//!   next one. Similar short messages need fewer bytes with
+//!   [`with_sender_takeover`](Deflate::with_sender_takeover), which takes contexts from a pool.
+//!   The peer must not use a context: a server answers each offer with
+//!   `client_no_context_takeover`, and a client requires `server_no_context_takeover`. A server
+//!   answers the latter only if it was offered, because some clients fail otherwise. Other
+//!   clients keep an inflater for their direction.
 //! - *Threshold*: messages below 512 bytes are sent plain. Messages that would not become
 //!   shorter are sent plain as well.
 //! - *Limits*: the maximum of a message bounds its inflated bytes before memory is allocated

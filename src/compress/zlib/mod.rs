@@ -67,6 +67,19 @@ impl Configuration {
         }
     }
 
+    /// Configuration for messages of one session that refer to earlier ones, with little memory.
+    #[cfg(feature = "ws")]
+    pub(crate) const fn for_takeover(level: Level, window_bits: u8) -> Self {
+        let stream = Self::for_stream(level);
+        if window_bits < stream.window_bits {
+            return Self {
+                window_bits,
+                ..stream
+            };
+        }
+        stream
+    }
+
     /// Configuration for messages that are compressed alone.
     pub(crate) const fn for_messages(level: Level, window_bits: u8) -> Self {
         Self {
@@ -87,7 +100,7 @@ pub(crate) struct Deflater {
 }
 
 impl Deflater {
-    pub(super) fn new(configuration: Configuration) -> Self {
+    pub(crate) fn new(configuration: Configuration) -> Self {
         Self {
             deflate: create(configuration),
             configuration,
@@ -95,12 +108,12 @@ impl Deflater {
         }
     }
 
-    pub(super) const fn configuration(&self) -> Configuration {
+    pub(crate) const fn configuration(&self) -> Configuration {
         self.configuration
     }
 
     /// Forgets the earlier input. A compressor that was interrupted is replaced.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         if self.is_flushed {
             self.deflate.reset();
         } else {

@@ -1,5 +1,5 @@
-//! Compression of one message, and its inflation frame by frame. No message depends on an
-//! earlier one, so a session holds an inflater only while a message arrives.
+//! Compression of one message, and its inflation frame by frame. No received message depends on
+//! an earlier one, so a session holds an inflater only while a message arrives.
 
 use std::cell::RefCell;
 
@@ -7,7 +7,10 @@ use bytes::BytesMut;
 
 use crate::{
     buffer_pool,
-    compress::zlib::{Configuration, Pooled, SYNC_MARKER, Step, with_deflater},
+    compress::{
+        contexts::{Claim, Context, Contexts, Taken},
+        zlib::{Configuration, Deflater, Pooled, SYNC_MARKER, Step, with_deflater},
+    },
 };
 
 /// Number of bytes that are inflated at a time. Each part is checked before the message grows.
@@ -35,6 +38,41 @@ pub(super) fn compress<R>(
     let result = compressed
         .filter(|compressed| compressed.len() < message.len())
         .map(f);
+    buffer_pool::put(out);
+    result
+}
+
+/// Compresses a message that may refer to earlier ones of the same session. Passes the result
+/// to `f`, which must send it, if it is shorter than the message. Otherwise the message must be
+/// sent plain. The next one then begins with an empty window, because the peer does not inflate
+/// this one.
+pub(super) fn compress_with_context<R>(
+    contexts: &Contexts,
+    claim: &mut Option<Claim>,
+    configuration: Configuration,
+    message: &[u8],
+    f: impl FnOnce(&[u8]) -> R,
+) -> Option<R> {
+    let mut pooled = match contexts.take(claim.take()) {
+        Taken::Own(pooled) => pooled,
+        Taken::Other(mut pooled) => {
+            pooled.context.restart(configuration);
+            pooled
+        }
+        Taken::None(slot) => slot.fill(Context::Deflate(Deflater::new(configuration))),
+    };
+    let Context::Deflate(deflater) = &mut *pooled.context else {
+        unreachable!("a session puts back a compressor of deflate")
+    };
+    let mut out = buffer_pool::take();
+    deflater.write_and_flush(message, &mut out);
+    let compressed = out.strip_suffix(&SYNC_MARKER);
+    let compressed = compressed.filter(|compressed| compressed.len() < message.len());
+    if compressed.is_none() {
+        deflater.reset();
+    }
+    *claim = contexts.put(pooled);
+    let result = compressed.map(f);
     buffer_pool::put(out);
     result
 }

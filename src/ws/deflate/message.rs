@@ -7,12 +7,13 @@ use getty_core::driver::SharedForm;
 
 pub(in crate::ws) use super::context::Inflated;
 use super::{
-    context::{Failure, Inflation, compress},
+    context::{Failure, Inflation, compress, compress_with_context},
     negotiation::WsDeflate,
     settings::Deflate,
 };
 use crate::{
     compress::{
+        contexts::Claim,
         work::Work,
         zlib::{Configuration, inflate_work},
     },
@@ -40,6 +41,10 @@ struct State {
     deflate: Deflate,
     /// Base-2 logarithm of this side's window in bytes.
     window_bits: u8,
+    /// `true` if messages that are sent may refer to earlier ones.
+    takes_over: bool,
+    /// Claim to the context of the messages that were sent.
+    claim: Option<Claim>,
     /// `true` if compressed messages are ignored because the session closes.
     discards: bool,
     work: Work,
@@ -56,13 +61,22 @@ impl Deflate {
 
 impl PerMessage {
     fn new(deflate: Deflate, agreed: WsDeflate, role: Role) -> Self {
-        let window_bits = match role {
-            Role::Server => agreed.server_max_window_bits(),
-            Role::Client => agreed.client_max_window_bits(),
+        let (window_bits, without_context) = match role {
+            Role::Server => (
+                agreed.server_max_window_bits(),
+                agreed.server_no_context_takeover(),
+            ),
+            Role::Client => (
+                agreed.client_max_window_bits(),
+                agreed.client_no_context_takeover(),
+            ),
         };
+        let takes_over = deflate.contexts().is_some() && !without_context;
         Self(Box::new(State {
             deflate,
             window_bits,
+            takes_over,
+            claim: None,
             discards: false,
             work: Work::new(),
             inflater: None,
@@ -189,8 +203,9 @@ impl PerMessage {
             Messages::Both => 2,
         };
         let variant = u32::from(self.0.window_bits) << 2 | messages;
-        let compresses = self.0.window_bits >= MIN_WINDOW_BITS;
-        compresses.then(|| SharedForm::new(self.0.deflate.id(), variant))
+        // With takeover each session has another window.
+        let is_shared = self.0.window_bits >= MIN_WINDOW_BITS && !self.0.takes_over;
+        is_shared.then(|| SharedForm::new(self.0.deflate.id(), variant))
     }
 
     /// Compresses `message` and passes the payload to `f`. Returns `None` if the message must be
@@ -204,6 +219,17 @@ impl PerMessage {
             return None;
         }
         self.0.work.add(message.len());
+        if self.0.takes_over && self.0.window_bits >= MIN_WINDOW_BITS {
+            let State {
+                deflate,
+                window_bits,
+                claim,
+                ..
+            } = &mut *self.0;
+            let contexts = deflate.contexts()?;
+            let configuration = Configuration::for_takeover(deflate.level(), *window_bits);
+            return compress_with_context(contexts, claim, configuration, message, f);
+        }
         compress(self.configuration()?, message, f)
     }
 
@@ -226,6 +252,14 @@ impl PerMessage {
     fn configuration(&self) -> Option<Configuration> {
         (self.0.window_bits >= MIN_WINDOW_BITS)
             .then(|| Configuration::for_messages(self.0.deflate.level(), self.0.window_bits))
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if let (Some(contexts), Some(claim)) = (self.deflate.contexts(), self.claim) {
+            contexts.release(claim);
+        }
     }
 }
 

@@ -16,6 +16,10 @@ const NAME: &[u8] = b"permessage-deflate";
 pub(super) const OFFER: &str = "permessage-deflate; server_no_context_takeover; \
     client_no_context_takeover; client_max_window_bits";
 
+/// The offer of a client that sends with context takeover.
+pub(super) const OFFER_WITH_TAKEOVER: &str =
+    "permessage-deflate; server_no_context_takeover; client_max_window_bits";
+
 /// Largest window: the base-2 logarithm of its size in bytes.
 const MAX_WINDOW_BITS: u8 = 15;
 /// Smallest window of the extension. No deflate implementation compresses with it.
@@ -123,14 +127,15 @@ pub(super) fn accept(values: &mut dyn Iterator<Item = &[u8]>) -> Option<(WsDefla
     ))
 }
 
-/// Checks the answer to [`OFFER`]. `values` are those of `Sec-WebSocket-Extensions` in the
-/// response.
+/// Checks the answer to [`OFFER`], or to [`OFFER_WITH_TAKEOVER`] if `takes_over` is `true`.
+/// `values` are those of `Sec-WebSocket-Extensions` in the response.
 ///
 /// # Errors
 ///
 /// Returns the reason why the answer is invalid. The client must fail the handshake.
 pub(super) fn confirm(
     values: &mut dyn Iterator<Item = &[u8]>,
+    takes_over: bool,
 ) -> Result<Option<WsDeflate>, &'static str> {
     let mut answers = values.flat_map(|value| split(value, b','));
     let Some(answer) = answers.next() else {
@@ -150,7 +155,7 @@ pub(super) fn confirm(
     Ok(Some(WsDeflate {
         server_no_context_takeover: true,
         // A client keeps to what it offered even if the answer omits it.
-        client_no_context_takeover: true,
+        client_no_context_takeover: !takes_over || answer.client_no_context_takeover,
         server_max_window_bits: answer.server_max_window_bits.unwrap_or(MAX_WINDOW_BITS),
         client_max_window_bits: answer
             .client_max_window_bits
@@ -250,6 +255,31 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn client_with_takeover_keeps_to_what_the_server_answers() {
+        for (answer, without) in [
+            ("permessage-deflate; server_no_context_takeover", false),
+            (
+                "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+                true,
+            ),
+        ] {
+            let confirm = |takes_over| {
+                let agreed = confirm(&mut iter::once(answer.as_bytes()), takes_over);
+                agreed.unwrap().unwrap().client_no_context_takeover()
+            };
+            assert_eq!((confirm(true), confirm(false)), (without, true));
+        }
+        let (agreed, answer) = accept(&mut iter::once(OFFER_WITH_TAKEOVER.as_bytes())).unwrap();
+        assert!(agreed.client_no_context_takeover());
+        assert!(
+            answer
+                .to_str()
+                .unwrap()
+                .contains("client_no_context_takeover")
+        );
+    }
+
     /// Returns the answer to offers, one in each field.
     fn answer(offers: &[&str]) -> Option<String> {
         let (agreed, answer) = accept(&mut offers.iter().map(|offer| offer.as_bytes()))?;
@@ -258,7 +288,7 @@ mod tests {
     }
 
     fn confirmed(answers: &[&str]) -> Result<Option<WsDeflate>, &'static str> {
-        confirm(&mut answers.iter().map(|answer| answer.as_bytes()))
+        confirm(&mut answers.iter().map(|answer| answer.as_bytes()), false)
     }
 
     const PLAIN: &str = "permessage-deflate; client_no_context_takeover";
@@ -410,7 +440,7 @@ mod tests {
         #[test]
         fn any_bytes_are_an_offer_or_none(values in prop::collection::vec(any::<Vec<u8>>(), 0..4)) {
             let _ = accept(&mut values.iter().map(|value| &value[..]));
-            let _ = confirm(&mut values.iter().map(|value| &value[..]));
+            let _ = confirm(&mut values.iter().map(|value| &value[..]), false);
         }
 
         #[test]

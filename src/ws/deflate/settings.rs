@@ -6,7 +6,7 @@ use getty_core::driver::CodecId;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::negotiation::{self, WsDeflate};
-use crate::compress::Level;
+use crate::compress::{Contexts, Level};
 
 /// Default minimum length of a message that is compressed, in bytes.
 const THRESHOLD: usize = 512;
@@ -17,8 +17,8 @@ type Filter = dyn Fn(&[u8]) -> bool + Send + Sync;
 /// [`WsLayer::with_deflate`](crate::ws::WsLayer::with_deflate) and
 /// [`WsConnectLayer::with_deflate`](crate::ws::WsConnectLayer::with_deflate).
 ///
-/// Each message is compressed alone, without context from earlier messages. An idle session
-/// therefore holds no compressor. The sessions of a thread share one. The
+/// By default each message is compressed alone, without context from earlier messages. An idle
+/// session therefore holds no compressor. The sessions of a thread share one. The
 /// [module](crate::ws#compression) describes the cost, the memory and when not to compress.
 ///
 /// ```
@@ -40,6 +40,7 @@ struct Inner {
     threshold: usize,
     level: Level,
     filter: Option<Arc<Filter>>,
+    contexts: Option<Contexts>,
 }
 
 impl Deflate {
@@ -51,6 +52,7 @@ impl Deflate {
             threshold: THRESHOLD,
             level: Level::FAST,
             filter: None,
+            contexts: None,
         }))
     }
 
@@ -87,6 +89,36 @@ impl Deflate {
         self.set(|inner| inner.filter = Some(Arc::new(compresses)))
     }
 
+    /// Lets messages that this side sends refer to earlier ones, if the peer has agreed. The
+    /// contexts come from `contexts`. By default each message is compressed alone.
+    ///
+    /// Similar short messages then need few bytes: see the [module](crate::ws#compression). A
+    /// session has a claim to its context and loses it if more sessions send than there are
+    /// [`Contexts`]. Its next message then begins with an empty window, and the peer notices
+    /// nothing. The window is at most 4 KiB, and a context takes 165 KB. Clones of these settings
+    /// share the contexts.
+    ///
+    /// - A message to a group is compressed for each of these sessions, because each has another
+    ///   window.
+    /// - A peer can guess secrets from the length of messages that contain its own text beside
+    ///   them, also across messages. Do not use it where users can mix both.
+    /// - A client must support it, as browsers do. One that offers `server_no_context_takeover`
+    ///   declines, and its messages are compressed alone. A server of getty declines for clients.
+    ///
+    /// Received messages never have a context, so that an idle session holds no inflater. Consider
+    /// a [threshold](Self::with_threshold) of 0, because short messages save the most. A message
+    /// that does not become shorter is sent plain, and the next one then begins with an empty
+    /// window.
+    #[must_use]
+    pub fn with_sender_takeover(self, contexts: Contexts) -> Self {
+        self.set(|inner| inner.contexts = Some(contexts))
+    }
+
+    /// Returns the contexts for messages that refer to earlier ones.
+    pub(super) fn contexts(&self) -> Option<&Contexts> {
+        self.0.contexts.as_ref()
+    }
+
     pub(super) fn id(&self) -> CodecId {
         self.0.id
     }
@@ -112,18 +144,19 @@ impl Deflate {
     }
 
     /// Returns the field of a client's request.
-    #[allow(clippy::unused_self, reason = "settings decide what is offered")]
     pub(in crate::ws) fn offer(&self) -> HeaderValue {
-        HeaderValue::from_static(negotiation::OFFER)
+        HeaderValue::from_static(match self.0.contexts {
+            Some(_) => negotiation::OFFER_WITH_TAKEOVER,
+            None => negotiation::OFFER,
+        })
     }
 
     /// Checks a server's answer to the [offer](Self::offer). `None` is an answer without extension.
-    #[allow(clippy::unused_self, reason = "settings decide what is offered")]
     pub(in crate::ws) fn confirm(
         &self,
         headers: &HeaderMap,
     ) -> Result<Option<WsDeflate>, &'static str> {
-        negotiation::confirm(&mut extensions(headers))
+        negotiation::confirm(&mut extensions(headers), self.0.contexts.is_some())
     }
 }
 
@@ -145,6 +178,7 @@ impl fmt::Debug for Deflate {
             .field("threshold", &self.0.threshold)
             .field("level", &self.0.level)
             .field("filter", &self.0.filter.is_some())
+            .field("contexts", &self.0.contexts)
             .finish()
     }
 }

@@ -17,6 +17,18 @@ async fn open(
     Peer,
     Result<Connection<getty::ws::WsTransport<DuplexStream>>, WsConnectError>,
 ) {
+    open_with(layer, " client_no_context_takeover;", more).await
+}
+
+/// As [`open`], for a client that offers other parameters.
+async fn open_with(
+    layer: WsConnectLayer,
+    offered: &str,
+    more: &str,
+) -> (
+    Peer,
+    Result<Connection<getty::ws::WsTransport<DuplexStream>>, WsConnectError>,
+) {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let theirs = Arc::new(Mutex::new(Some(theirs)));
     let connector = service_fn(move |_: (String, u16)| {
@@ -34,10 +46,11 @@ async fn open(
         .lines()
         .find_map(|line| line.strip_prefix("sec-websocket-key: "))
         .unwrap();
-    assert!(head.contains(
-        "sec-websocket-extensions: permessage-deflate; server_no_context_takeover; \
-         client_no_context_takeover; client_max_window_bits\r\n"
-    ));
+    let offer = format!(
+        "sec-websocket-extensions: permessage-deflate; server_no_context_takeover;{offered} \
+         client_max_window_bits\r\n"
+    );
+    assert!(head.contains(&offer), "{head}");
     let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
     peer.write(
         format!(
@@ -114,6 +127,37 @@ async fn a_client_keeps_to_what_it_offered_even_if_the_answer_omits_it() {
                 );
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn messages_of_a_client_with_takeover_refer_to_earlier_ones() {
+    let contexts = getty::compress::Contexts::new(4);
+    let deflate = Deflate::new().with_threshold(0);
+    let layer = WsConnectLayer::new().with_deflate(deflate.with_sender_takeover(contexts));
+    let answer = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n";
+    let (mut peer, client) = open_with(layer, "", answer).await;
+    let stack = ServiceBuilder::new()
+        .layer(CodecLayer::new(MessageCodec::new()))
+        .layer(SessionLayer::new())
+        .service_fn(|request: Request<Message>| async move {
+            Ok::<_, BoxError>(request.into_message())
+        });
+    tokio::spawn(stack.oneshot(client.unwrap()));
+    let mut inflater = Decompress::new(false);
+    for n in 0..20 {
+        let text = format!("a message, a message, a message, a message with the number {n}");
+        let mut frame = vec![FIN | TEXT, u8::try_from(text.len()).unwrap()];
+        frame.extend_from_slice(text.as_bytes());
+        peer.write(&frame).await;
+        let (first, payload) = masked_frame(&mut peer).await;
+        let mut back = Vec::with_capacity(1024);
+        assert_eq!(first, FIN | RSV1 | TEXT);
+        assert!(n < 2 || payload.len() < 15, "{n}: {}", payload.len());
+        let input = [&payload[..], &[0, 0, 0xff, 0xff]].concat();
+        let sync = FlushDecompress::Sync;
+        inflater.decompress_vec(&input, &mut back, sync).unwrap();
+        assert_eq!(back, text.as_bytes());
     }
 }
 

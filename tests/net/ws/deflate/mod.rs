@@ -6,6 +6,7 @@ mod group;
 mod properties;
 mod receive;
 mod send;
+mod takeover;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use getty::ws::{Deflate, WsDeflate};
