@@ -639,7 +639,7 @@
 //! `tracing`. getty re-exports [`tower`]. No Cargo feature is on by default:
 //!
 //! - `compression`: the module [`compress`] with deflate, zlib and snappy, [`codec::Deflated`],
-//!   and permessage-deflate for WebSocket, with the crates `zlib-rs`, `snap` and `crc32c`.
+//!   and permessage-deflate for WebSocket, with the crates `zlib-rs` and `snap`.
 //! - `json`, `messagepack`, `postcard` and `prost`: typed messages in these formats, as
 //!   [codecs](codec::format) and as arguments of [handlers](handler), with the crates
 //!   `serde_json`, `rmp-serde`, `postcard` and `prost`.
@@ -714,6 +714,7 @@ pub mod codec;
 pub mod compress;
 mod connect;
 mod connection_router;
+mod crc32c;
 // documentation only
 #[cfg(any(doc, doctest))]
 pub mod cookbook;

@@ -65,7 +65,7 @@ pub(super) fn write_chunk(plain: &[u8], out: &mut BytesMut) {
 }
 
 fn masked_checksum(plain: &[u8]) -> u32 {
-    crc32c::crc32c(plain)
+    crate::crc32c::crc32c(&[plain])
         .rotate_right(15)
         .wrapping_add(0xa282_ead8)
 }

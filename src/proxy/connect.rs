@@ -18,13 +18,13 @@ use tokio::{
 use tower::{BoxError, Layer, Service};
 
 use super::{
-    crc::crc32c,
     error::ProxyError,
     header::ProxyVersion,
     layer::TIMEOUT,
     parse::{CRC32C, FIXED, PATH, SIGNATURE},
     target::{ProxiedTarget, ProxyHeader},
 };
+use crate::crc32c::crc32c;
 use crate::{
     Connector,
     transport::{Interrupted, uninterrupted},

@@ -164,7 +164,6 @@
 //! [`PeerLimitLayer`]: crate::layers::PeerLimitLayer
 
 mod connect;
-mod crc;
 mod error;
 mod header;
 mod info;

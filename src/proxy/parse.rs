@@ -8,10 +8,10 @@ use std::{
 use getty_core::Address;
 
 use super::{
-    crc::crc32c,
     error::HeaderError,
     header::{Header, ProxyCommand, ProxyVersion},
 };
+use crate::crc32c::crc32c;
 
 /// Length of the shortest header, `PROXY UNKNOWN\r\n`. This many bytes can be read before the
 /// version is known.
