@@ -51,6 +51,16 @@ pub(crate) enum Context {
 }
 
 impl Context {
+    /// Returns the compressor of deflate, if this is one.
+    #[cfg(feature = "ws")]
+    pub(crate) const fn deflater(&mut self) -> Option<&mut Deflater> {
+        match self {
+            Self::Deflate(deflater) => Some(deflater),
+            #[cfg(feature = "zstd")]
+            Self::Zstd(_) => None,
+        }
+    }
+
     /// Begins with an empty window. A context of another format or configuration is replaced.
     #[cfg(feature = "ws")]
     pub(crate) fn restart(&mut self, configuration: Configuration) {

@@ -61,7 +61,7 @@ pub(super) fn compress_with_context<R>(
         }
         Taken::None(slot) => slot.fill(Context::Deflate(Deflater::new(configuration))),
     };
-    let Context::Deflate(deflater) = &mut *pooled.context else {
+    let Some(deflater) = pooled.context.deflater() else {
         unreachable!("a session puts back a compressor of deflate")
     };
     let mut out = buffer_pool::take();
