@@ -151,6 +151,8 @@ enum Deviation {
     /// `proxy-header` accepts what the grammar forbids: ports with a sign or leading zeros, a
     /// line beyond 107 bytes, any byte behind PROXY, and a family that only begins with UNKNOWN.
     LaxLine,
+    /// `ppp` takes a space before LF for the CR of the line's end. getty waits for a CRLF.
+    SpaceAsCr,
     /// A defect that getty finds before the header is complete, or the other way round: the
     /// references wait for a line's end, and `ppp` refuses an incomplete line.
     Early,
@@ -180,6 +182,11 @@ fn deviation(
             Some(Deviation::Unknown)
         }
         ((Err(_), Some(_)), Ok(_)) if line => Some(Deviation::LaxLine),
+        ((Err(Defect::Incomplete), None), Ok((_, len)))
+            if line && bytes[..*len].ends_with(b" \n") =>
+        {
+            Some(Deviation::SpaceAsCr)
+        }
         _ => Some(panic_with(bytes, ours, other)),
     }
 }
@@ -198,6 +205,7 @@ fn compare(bytes: &[u8]) -> [Option<Deviation>; 2] {
     let proxy_header = deviation(bytes, &ours, &by_proxy_header(bytes));
     let ppp = deviation(bytes, &ours, &by_ppp(bytes));
     assert_ne!(ppp, Some(Deviation::Unix), "ppp decodes Unix addresses");
+    assert_ne!(proxy_header, Some(Deviation::SpaceAsCr));
     [proxy_header, ppp]
 }
 
@@ -261,6 +269,16 @@ fn look_alike() -> impl Strategy<Value = Vec<u8>> {
         .clone()
         .prop_map(|rest| [SIGNATURE, &rest].concat());
     prop_oneof![binary, line, anything, signed]
+}
+
+#[test]
+fn line_that_ends_with_a_space_and_lf_is_complete_for_ppp_alone() {
+    for line in [
+        &b"PROXY UNKNOWN a \n"[..],
+        b"PROXY UNKNOWN AAa0aAa  0aaaa \n",
+    ] {
+        assert_eq!(compare(line), [None, Some(Deviation::SpaceAsCr)]);
+    }
 }
 
 proptest! {
