@@ -3,15 +3,19 @@
 use std::{
     fmt,
     future::Future,
-    mem,
+    io, mem,
     pin::{Pin, pin},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use futures_util::future::{BoxFuture, Either, select};
 use getty_core::{Connection, ConnectionHandle, hooks::Contained};
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::{Instant, timeout, timeout_at},
+};
 use tower::{BoxError, Service};
 
 pin_project! {
@@ -129,4 +133,30 @@ pub(crate) async fn uninterrupted<F: Future>(
             .unwrap_or(Err(Interrupted::TimedOut)),
         None => until_closed.await,
     }
+}
+
+/// Time for which bytes are read after a shutdown.
+const LINGER: Duration = Duration::from_secs(1);
+/// Maximum number of bytes that are read after a shutdown.
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// Ends our direction, then reads until the peer closes or a limit is reached. Closing a socket
+/// with unread bytes resets the connection, and the reset may overtake the last message.
+pub(crate) async fn shutdown_and_linger<T>(io: &mut T) -> io::Result<()>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    io.shutdown().await?;
+    let rest = async {
+        let mut remaining = LINGER_BYTES;
+        let mut block = [0; 512];
+        while remaining > 0
+            && let Ok(read @ 1..) = io.read(&mut block).await
+        {
+            remaining = remaining.saturating_sub(read);
+        }
+    };
+    // After the timeout nothing else needs to be done.
+    let _ = timeout(LINGER, rest).await;
+    Ok(())
 }

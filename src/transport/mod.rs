@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 use tower::BoxError;
 
-pub(crate) use self::handshake::{Interrupted, uninterrupted};
+pub(crate) use self::handshake::{Interrupted, shutdown_and_linger, uninterrupted};
 pub use self::{boxed::BoxTransport, handshake::HandshakeFuture, prefixed::Prefixed};
 use crate::upgrade::UpgradeError;
 

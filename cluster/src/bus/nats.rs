@@ -33,7 +33,7 @@ use super::{
     Bus, Entry, Event, Limits, OutgoingLimits, PublishError, PutError, Revision, Sink, Store,
     StoreError,
     parts::{Part, Parts},
-    wanted::{Wanted, reconnect_delay},
+    wanted::Wanted,
 };
 use crate::{Subject, lock, random_id};
 
@@ -613,20 +613,17 @@ impl Bus for Nats {
     }
 
     fn run(&self, sink: Arc<dyn Sink>) -> BoxFuture<'_, BoxError> {
-        let shared = Arc::clone(&self.0);
         Box::pin(async move {
             let mut attempt = 0;
             loop {
-                let result = shared.connected(&sink).await;
-                let had_settled = shared.has_settled.swap(false, Relaxed);
-                lock(&shared.client).take();
-                shared.parts.close();
-                sink.event(Event::Disconnected);
-                if let Err(error) = result {
-                    tracing::warn!(target: "getty::cluster", error = &*error, "the connection to NATS has failed");
-                }
+                let result = self.0.connected(&sink).await;
+                lock(&self.0.client).take();
+                let had_settled = self.0.has_settled.swap(false, Relaxed);
                 attempt = if had_settled { 0 } else { attempt + 1 };
-                sleep(reconnect_delay(attempt)).await;
+                let parts = &self.0.parts;
+                parts
+                    .wait_to_reconnect("NATS", result, &*sink, attempt)
+                    .await;
             }
         })
     }
@@ -637,18 +634,12 @@ impl Bus for Nats {
 
     fn flush(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            let flushed = async {
-                let Parts { data, control } = &self.0.parts;
-                while !(control.outgoing.is_drained() && data.outgoing.is_drained()) {
-                    sleep(Duration::from_millis(1)).await;
-                }
-                let client = lock(&self.0.client).clone();
-                if let Some(client) = client {
-                    // An error means that there is nothing to wait for.
-                    let _ = client.flush().await;
-                }
-            };
-            let _ = timeout(TIMEOUT, flushed).await;
+            self.0.parts.drained().await;
+            let client = lock(&self.0.client).clone();
+            if let Some(client) = client {
+                // An error means that there is nothing to wait for.
+                let _ = timeout(TIMEOUT, client.flush()).await;
+            }
         })
     }
 }

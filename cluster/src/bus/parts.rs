@@ -1,9 +1,19 @@
 //! State of a bus over a network that outlives its two connections.
 
-use bytes::Bytes;
+use std::time::Duration;
 
-use super::{Outgoing, OutgoingLimits, PublishError, wanted::Wanted};
+use bytes::Bytes;
+use tokio::time::{sleep, timeout};
+use tower::BoxError;
+
+use super::{
+    Event, Outgoing, OutgoingLimits, PublishError, Sink,
+    wanted::{Wanted, reconnect_delay},
+};
 use crate::Subject;
+
+/// Time in which the queues must become empty when a node leaves.
+const DRAIN_TIME: Duration = Duration::from_secs(3);
 
 /// State that outlives one of the connections.
 pub(super) struct Part {
@@ -59,6 +69,33 @@ impl Parts {
     pub(super) fn open(&self) {
         self.data.outgoing.open();
         self.control.outgoing.open();
+    }
+
+    /// Takes note that a connection has failed or could not be opened, and waits before the next
+    /// attempt. `attempt` counts those since a connection had settled.
+    pub(super) async fn wait_to_reconnect(
+        &self,
+        server: &str,
+        result: Result<(), BoxError>,
+        sink: &dyn Sink,
+        attempt: u32,
+    ) {
+        self.close();
+        sink.event(Event::Disconnected);
+        if let Err(error) = result {
+            tracing::warn!(target: "getty::cluster", error = &*error, "the connection to {server} has failed");
+        }
+        sleep(reconnect_delay(attempt)).await;
+    }
+
+    /// Waits until the connections have taken all frames, for a short time.
+    pub(super) async fn drained(&self) {
+        let drained = async {
+            while !(self.control.outgoing.is_drained() && self.data.outgoing.is_drained()) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let _ = timeout(DRAIN_TIME, drained).await;
     }
 
     /// Refuses frames, and drops those that wait.

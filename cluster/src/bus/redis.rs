@@ -23,7 +23,7 @@ use super::{
     Bus, Entry, Event, Limits, OutgoingLimits, PublishError, PutError, Revision, Sink, Store,
     StoreError,
     parts::{Part, Parts},
-    wanted::{BATCH, reconnect_delay},
+    wanted::BATCH,
 };
 use crate::{Subject, lock, random_id};
 
@@ -210,15 +210,11 @@ impl Part {
         loop {
             let mut next = Some(self.outgoing.pop().await);
             let mut pipeline = redis::Pipeline::with_capacity(PIPELINE);
-            for _ in 0..PIPELINE {
-                let Some((to, frame)) = next else { break };
+            while let Some((to, frame)) = next {
                 let publish = pipeline.cmd("PUBLISH").arg(to.as_str());
                 publish.arg(&frame[..]).ignore();
-                next = if pipeline.len() < PIPELINE {
-                    self.outgoing.try_pop()
-                } else {
-                    None
-                };
+                let has_room = pipeline.len() < PIPELINE;
+                next = has_room.then(|| self.outgoing.try_pop()).flatten();
             }
             let () = pipeline.query_async(&mut connection).await?;
         }
@@ -291,19 +287,16 @@ impl Bus for Redis {
     }
 
     fn run(&self, sink: Arc<dyn Sink>) -> BoxFuture<'_, BoxError> {
-        let shared = Arc::clone(&self.0);
         Box::pin(async move {
             let mut attempt = 0;
             loop {
-                let result = shared.connected(&sink).await;
-                let had_settled = lock(&shared.store).take().is_some();
-                shared.parts.close();
-                sink.event(Event::Disconnected);
-                if let Err(error) = result {
-                    tracing::warn!(target: "getty::cluster", %error, "the connection to Redis has failed");
-                }
+                let result = self.0.connected(&sink).await;
+                let had_settled = lock(&self.0.store).take().is_some();
                 attempt = if had_settled { 0 } else { attempt + 1 };
-                sleep(reconnect_delay(attempt)).await;
+                let parts = &self.0.parts;
+                parts
+                    .wait_to_reconnect("Redis", result.map_err(Into::into), &*sink, attempt)
+                    .await;
             }
         })
     }
@@ -313,16 +306,8 @@ impl Bus for Redis {
     }
 
     fn flush(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async {
-            // A frame is handled once the server has answered its pipeline.
-            let drained = async {
-                let Parts { data, control } = &self.0.parts;
-                while !(control.outgoing.is_drained() && data.outgoing.is_drained()) {
-                    sleep(Duration::from_millis(1)).await;
-                }
-            };
-            let _ = timeout(TIMEOUT, drained).await;
-        })
+        // A frame is handled once the server has answered its pipeline.
+        Box::pin(self.0.parts.drained())
     }
 }
 

@@ -1,31 +1,22 @@
 //! The dialogue itself: reads, writes, TLS, and the end.
 
-use std::{fmt, mem, time::Duration};
+use std::{fmt, mem};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use getty_core::{Connection, ConnectionHandle, hooks::Contained};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    time::timeout,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::BoxError;
 
 use super::error::OpeningError;
 use crate::{
     codec::{Decoder, Encoder, reclaim},
-    transport::{ByteStream, Prefixed},
+    transport::{ByteStream, Prefixed, shutdown_and_linger},
 };
 #[cfg(feature = "tls")]
 use crate::{tls::TlsStream, upgrade::StartTls};
 
 /// Room for one read, in bytes. A dialogue has short messages.
 const READ: usize = 4 * 1024;
-
-/// Time for which bytes are read after a shutdown. Closing a socket with unread bytes resets
-/// the connection, and the reset may overtake the last message.
-const LINGER: Duration = Duration::from_secs(1);
-/// Maximum number of bytes that are read after a shutdown.
-const LINGER_BYTES: usize = 256 * 1024;
 
 /// Dialogue with the peer before the session, over the transport `T` with the codec `C`.
 ///
@@ -355,21 +346,8 @@ where
     /// Dropping the dialogue closes the connection at once.
     pub async fn shutdown(self) {
         let mut connection = self.connection;
-        let io = connection.transport_mut();
-        if io.shutdown().await.is_err() {
-            return;
-        }
-        let rest = async {
-            let mut remaining = LINGER_BYTES;
-            let mut block = [0; 512];
-            while let Ok(read @ 1..) = io.read(&mut block).await
-                && read <= remaining
-            {
-                remaining -= read;
-            }
-        };
-        // After the timeout nothing else needs to be done.
-        let _ = timeout(LINGER, rest).await;
+        // An error means that the peer is gone.
+        let _ = shutdown_and_linger(connection.transport_mut()).await;
     }
 }
 

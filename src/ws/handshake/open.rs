@@ -1,6 +1,6 @@
 //! Opening handshake of a server on one connection.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use getty_core::{
@@ -8,8 +8,8 @@ use getty_core::{
 };
 use http::{HeaderValue, header};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::{Instant, timeout},
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
 };
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     settings::ServerSettings,
 };
 use crate::{
-    transport::{Interrupted, uninterrupted},
+    transport::{Interrupted, shutdown_and_linger, uninterrupted},
     ws::{deflate::PerMessage, transport::WsTransport},
 };
 
@@ -104,12 +104,6 @@ where
     Err(refusal.into())
 }
 
-/// Time for which bytes are read after a refusal. Closing a socket with unread bytes resets the
-/// connection, and the reset may overtake the response.
-const LINGER: Duration = Duration::from_secs(1);
-/// Maximum number of bytes that are read after a refusal.
-const LINGER_BYTES: usize = 256 * 1024;
-
 /// Sends a refusal and reads until the peer closes or a limit is reached.
 async fn refuse<T>(io: &mut T, refusal: &WsRefusal) -> std::io::Result<()>
 where
@@ -134,18 +128,5 @@ where
         &body,
     )
     .await?;
-    io.shutdown().await?;
-    let rest = async {
-        let mut remaining = LINGER_BYTES;
-        let mut buffer = [0; 256];
-        while remaining > 0 {
-            match io.read(&mut buffer).await {
-                Ok(0) | Err(_) => break,
-                Ok(read) => remaining = remaining.saturating_sub(read),
-            }
-        }
-    };
-    // After the timeout nothing else needs to be done.
-    let _ = timeout(LINGER, rest).await;
-    Ok(())
+    shutdown_and_linger(io).await
 }
