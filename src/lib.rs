@@ -784,3 +784,27 @@ pub struct ForeignLayers;
 #[doc = include_str!("../docs/load-balancers.md")]
 #[derive(Debug)]
 pub struct LoadBalancers;
+
+/// Compiles and runs the programs of the page for users of the Go library getty.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from-go-getty.md")]
+#[derive(Debug)]
+pub struct FromGoGetty;
+
+/// Compiles and runs the programs of the page for users of Netty.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from-netty.md")]
+#[derive(Debug)]
+pub struct FromNetty;
+
+/// Compiles and runs the programs of the page for users of axum.
+#[cfg(all(doctest, feature = "json"))]
+#[doc = include_str!("../docs/from-axum.md")]
+#[derive(Debug)]
+pub struct FromAxum;
+
+/// Compiles and runs the programs of the page for users of tokio-util's `Framed`.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from-framed.md")]
+#[derive(Debug)]
+pub struct FromFramed;
