@@ -39,7 +39,8 @@
 //! |---|---|
 //! | `std::net::TcpListener` | `TcpListener::try_from` |
 //! | `std::os::unix::net::UnixListener` | `UnixListener::try_from` |
-//! | `std::net::UdpSocket` | `UdpListener::try_from`, [`UdpListenerBuilder::listen_on`] or `UdpEndpoint::try_from` |
+//! | `std::net::UdpSocket` | `UdpListener::try_from`, [`UdpListenerBuilder::listen_on`] |
+//! | the same | `UdpEndpoint::try_from`, for one session for all peers |
 //!
 //! ```
 //! use getty::{BoxError, CodecLayer, NoReply, ServiceBuilder, SessionLayer, codec::Text, handle};
