@@ -631,12 +631,15 @@
 //! | `timeout(time, framed.next())` | [`IdleTimeoutLayer::new`] |
 //! | a map from ids to senders | [`Registry`](layers::Registry) or [`Topics`] |
 //!
-//! The repository's README has longer tables.
+//! The repository's `docs/` has a page for users of each: `from-netty.md`, `from-go-getty.md`,
+//! `from-axum.md` and `from-framed.md`. Each has one program in both and the differences.
 //!
 //! # Required dependencies
 //!
 //! An application needs tokio with `macros` and `rt-multi-thread`, and usually a subscriber for
-//! `tracing`. getty re-exports [`tower`]. No Cargo feature is on by default:
+//! `tracing`. getty re-exports [`tower`] with its features `limit`, `load`, `load-shed`,
+//! `timeout` and `util`. `buffer`, `retry`, `balance`, `steer` and `filter` need a dependency on
+//! tower 0.5 with the feature of that name. No Cargo feature of getty is on by default:
 //!
 //! - `compression`: the module [`compress`] with deflate, zlib and snappy, [`codec::Deflated`],
 //!   and permessage-deflate for WebSocket, with the crates `zlib-rs` and `snap`.
@@ -784,3 +787,27 @@ pub struct ForeignLayers;
 #[doc = include_str!("../docs/load-balancers.md")]
 #[derive(Debug)]
 pub struct LoadBalancers;
+
+/// Compiles and runs the programs of the page for users of the Go library getty.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from-go-getty.md")]
+#[derive(Debug)]
+pub struct FromGoGetty;
+
+/// Compiles and runs the programs of the page for users of Netty.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from-netty.md")]
+#[derive(Debug)]
+pub struct FromNetty;
+
+/// Compiles and runs the programs of the page for users of axum.
+#[cfg(all(doctest, feature = "json"))]
+#[doc = include_str!("../docs/from-axum.md")]
+#[derive(Debug)]
+pub struct FromAxum;
+
+/// Compiles and runs the programs of the page for users of tokio-util's `Framed`.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from-framed.md")]
+#[derive(Debug)]
+pub struct FromFramed;

@@ -141,7 +141,7 @@ async fn echo(options: Options) -> Result<(), BoxError> {
         }
         Some(Codec::Length) => {
             let codec = LengthDelimited::new().max_frame_length(MAX_MESSAGE);
-            let frames = Echo::new(Frames::new(codec.clone()), Some(Frame::from("")));
+            let frames = Echo::new(Frames::with_header(codec.clone()), Some(Frame::from("")));
             let mut serve = options.streams(&frames).await?;
             // Without `Frames`: it lets frames share the buffer of one read, but a message or a
             // datagram is alone in its read.

@@ -3,7 +3,7 @@
 use bytes::{BufMut, BytesMut};
 use getty::{
     BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, SessionLayer,
-    codec::{Frame, Frames, LengthDelimited},
+    codec::{Frame, Frames},
 };
 use proptest::{collection::vec, prelude::*};
 use tokio::{runtime, task::yield_now};
@@ -56,7 +56,7 @@ const LONGEST: usize = 200_000;
 /// Returns the input and the replies.
 async fn echo_of(much: Much) -> (Vec<u8>, Vec<u8>) {
     let (transport, peer) = stream::pair();
-    let codec = Frames::new(LengthDelimited::new().max_frame_length(LONGEST));
+    let codec = Frames::new().max_frame_length(LONGEST);
     let (_session, task) = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(codec).with_max_frame(much.bound))

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use bytes::BytesMut;
 use getty::{
     BoxError, CloseReason, CodecLayer, Request, ServiceBuilder, SessionLayer,
-    codec::{Encoder, Frame, Frames},
+    codec::{Frame, Frames},
     layers::{CorrelateLayer, Group},
     service_fn,
 };
@@ -16,7 +16,7 @@ use crate::support::{connector, open, soon, stream};
 fn frame(payload: &[u8]) -> Vec<u8> {
     let mut frame = BytesMut::new();
     Frames::default()
-        .encode(Frame::from(payload.to_vec()), &mut frame)
+        .encode(payload.to_vec().into(), &mut frame)
         .unwrap();
     frame.to_vec()
 }

@@ -260,7 +260,7 @@ fn every_codec_of_frames_has_a_maximum_that_can_be_set() {
     }
     check(Lines::new(), b"hello\n");
     check(LengthDelimited::new(), b"\0\0\0\x05hello");
-    check(Frames::new(LengthDelimited::new()), b"\0\0\0\x05hello");
+    check(Frames::new(), b"\0\0\0\x05hello");
     check(getty::codec::VarintDelimited::new(), b"\x05hello");
     let mut raw = getty::codec::Raw::new();
     raw.set_max_frame(0);

@@ -17,7 +17,7 @@ use bytes::BytesMut;
 use getty::{
     BoxError, CloseReason, Closed, CodecLayer, ConnectionHandle, Reply, Request, ServiceBuilder,
     Session, SessionLayer, Transport,
-    codec::{Frame, Frames, LengthDelimited, Lines},
+    codec::{Frame, Frames, Lines},
     handle,
     handler::{Keyed, Router},
     hooks::HandleExt,

@@ -119,7 +119,7 @@ async fn message_that_the_codec_holds_refuses_the_upgrade() {
     let (session, _task) = getty::connect(connector(), io, |link| {
         ServiceBuilder::new()
             .layer(UpgradeLayer::carry(shake::<Prefixed<Stream>>))
-            .layer(CodecLayer::new(Frames::new(LengthDelimited::new())))
+            .layer(CodecLayer::new(Frames::new()))
             .layer(link)
             .layer(SessionLayer::new())
             .service(handle(move |frame: Frame| {
@@ -339,7 +339,7 @@ macro_rules! frames {
         getty::connect(connector(), $io, |link| {
             ServiceBuilder::new()
                 .layer($layer)
-                .layer(CodecLayer::new(Frames::new(LengthDelimited::new())))
+                .layer(CodecLayer::new(Frames::new()))
                 .layer(link)
                 .layer(SessionLayer::new())
                 .service(handle(|frame: Frame| match &*frame {
