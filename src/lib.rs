@@ -709,6 +709,9 @@
 //! [`FromSession`]: handler::FromSession
 //! [attributes]: ConnectionHandle::insert
 
+// on docs.rs each item names the feature that it needs
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod buffer_pool;
 pub mod call;
 pub mod client;

@@ -73,6 +73,9 @@
 //! | [`bus`] | the buses in memory and over NATS and Redis, and the traits for others |
 //! | [`form`] | the form of messages between nodes |
 
+// on docs.rs each item names the feature that it needs
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod bus;
 mod claims;
 mod close;
