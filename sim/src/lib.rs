@@ -1,0 +1,10 @@
+//! Whole getty servers and clients in a simulated network, with faults that a seed decides.
+//!
+//! See `docs/testing-simulated.md`.
+
+pub mod app;
+pub mod ledger;
+pub mod net;
+pub mod scenarios;
+pub mod trace;
+pub mod world;
