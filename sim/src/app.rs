@@ -436,7 +436,7 @@ impl Numbers {
     }
 }
 
-/// Records a request whose future is dropped with its host.
+/// Records a request whose future is dropped, by its caller or with its host.
 struct Pending<'a> {
     ledger: &'a Ledger,
     nonce: Nonce,

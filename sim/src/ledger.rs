@@ -51,7 +51,7 @@ struct Call {
 enum End {
     Answered,
     Failed(Delivery),
-    /// The host of the caller has crashed.
+    /// The caller has given up, or its host has crashed.
     Dropped,
 }
 
@@ -176,7 +176,7 @@ impl Ledger {
         }
     }
 
-    /// Records that the host of the caller has crashed.
+    /// Records that the caller dropped a request.
     pub fn dropped(&self, nonce: Nonce) {
         self.end(nonce, End::Dropped);
     }
@@ -202,10 +202,12 @@ impl Ledger {
         }
     }
 
-    /// Requires that every executed request was answered, as in a graceful restart.
+    /// Requires that every executed request was answered unless its caller gave up, as in a
+    /// graceful restart.
     pub fn require_executed_are_answered(&self) {
         let lost = |(nonce, call): (&Nonce, &Call)| {
-            (call.executed && call.end != Some(End::Answered)).then_some((*nonce, call.end))
+            let lost = matches!(call.end, None | Some(End::Failed(_)));
+            (call.executed && lost).then_some((*nonce, call.end))
         };
         let first = self
             .lock()
