@@ -43,7 +43,7 @@ pub const RESPONSE: Duration = Duration::from_secs(1);
 /// Time without received bytes after which a session closes.
 pub const IDLE: Duration = Duration::from_secs(3);
 /// Time in which the transport must take bytes.
-pub const WRITE: Duration = Duration::from_secs(3);
+pub const WRITE: Duration = Duration::from_secs(2);
 /// Time in which a request must be answered.
 pub const CALL: Duration = Duration::from_secs(4);
 /// Time in which a dial must open a session.
@@ -72,6 +72,9 @@ pub struct Traffic {
     pub push_size: usize,
     /// Closes sessions whose queue has no room for a push, instead of waiting.
     pub close_slow: bool,
+    /// Closes sessions that receive nothing for [`IDLE`]. Without it heartbeats alone must notice
+    /// that a peer is gone.
+    pub idle_timeout: bool,
     /// Time that a handler takes, in milliseconds.
     pub work: RangeInclusive<u64>,
 }
@@ -102,6 +105,8 @@ pub struct Control {
     pub stop: Notify,
     /// The faults are over: every client sends requests.
     pub settling: AtomicBool,
+    /// No caller begins a request.
+    pub quiet: AtomicBool,
     /// A jump of the clock, in milliseconds.
     jump: AtomicU64,
     jumped: Notify,
@@ -131,8 +136,12 @@ impl Host {
         fastrand::Rng::with_seed(Fnv::of(key.as_bytes()))
     }
 
-    fn heartbeat(&self) -> Duration {
-        HEARTBEAT
+    fn idle_timeout(&self) -> IdleTimeoutLayer {
+        IdleTimeoutLayer::new(if self.traffic.idle_timeout {
+            IDLE
+        } else {
+            Duration::MAX
+        })
     }
 }
 
@@ -184,12 +193,12 @@ fn server_stack(host: &Host, ordered: bool) -> impl Pipeline<Wire> + Clone + use
             }
         }))
         .layer(
-            HeartbeatLayer::new(host.heartbeat(), |_: &Session<String>| "ping".to_owned())
+            HeartbeatLayer::new(HEARTBEAT, |_: &Session<String>| "ping".to_owned())
                 .with_response_timeout(RESPONSE)
                 .with_jitter_seed(host.seed)
                 .with_pong(|message: &String| message == "pong"),
         )
-        .layer(IdleTimeoutLayer::new(IDLE))
+        .layer(host.idle_timeout())
         .layer(sessions)
         .service_fn(move |request: Request<String>| handle(handling.clone(), request))
 }
@@ -371,12 +380,12 @@ macro_rules! client_stack {
         ServiceBuilder::new()
             .layer(CodecLayer::new(Lines::new()))
             .layer(
-                HeartbeatLayer::new($host.heartbeat(), |_: &Session<String>| "ping".to_owned())
+                HeartbeatLayer::new(HEARTBEAT, |_: &Session<String>| "ping".to_owned())
                     .with_response_timeout(RESPONSE)
                     .with_jitter_seed($host.seed)
                     .with_pong(|message: &String| message == "pong"),
             )
-            .layer(IdleTimeoutLayer::new(IDLE))
+            .layer($host.idle_timeout())
             .layer($correlate.with_deadline(CALL).with_in_flight(16))
             .layer(OnOpenLayer::new(move |session: Session<String>| {
                 let host = opening.clone();
@@ -470,6 +479,9 @@ async fn call_repeatedly<S>(
             }
         };
         sleep(pause.mul_f64(random.f64())).await;
+        if host.control.quiet.load(Relaxed) {
+            return;
+        }
         // Some callers give up early, so that responses to abandoned requests are late.
         let patience = if random.u8(..10) == 0 && !settling {
             Duration::from_millis(random.u64(1..400))

@@ -193,6 +193,11 @@ impl Ledger {
         }
     }
 
+    /// Returns `true` if a request has not ended.
+    pub fn has_open_calls(&self) -> bool {
+        self.lock().calls.values().any(|call| call.end.is_none())
+    }
+
     /// Requires that every request has ended.
     pub fn require_no_open_calls(&self) {
         let open = |(nonce, call): (&Nonce, &Call)| call.end.is_none().then_some(*nonce);

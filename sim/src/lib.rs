@@ -8,3 +8,6 @@ pub mod net;
 pub mod scenarios;
 pub mod trace;
 pub mod world;
+
+#[cfg(not(tokio_unstable))]
+compile_error!("without `--cfg tokio_unstable` no seed repeats; unset RUSTFLAGS and build in sim/");

@@ -90,6 +90,7 @@ fn traffic(random: &mut Rng) -> Traffic {
         pushes: random.bool().then(|| ms(random.u64(50..500))),
         push_size: random.usize(0..200),
         close_slow: false,
+        idle_timeout: true,
         work: 0..=random.u64(0..250),
     }
 }
@@ -169,6 +170,7 @@ fn half_open(random: &mut Rng) -> Plan {
         plan.traffic.requests = None;
         plan.traffic.messages = None;
         plan.traffic.pushes = None;
+        plan.traffic.idle_timeout = false;
     }
     let node = any_node(random, &plan);
     let at = random.u64(1000..3000);

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, SystemTime},
 };
 
@@ -363,8 +363,16 @@ impl World {
         }
     }
 
-    /// Stops the clients, then the servers.
+    /// Stops the clients, then the servers. A client that stops does not wait for responses.
     fn stop(&mut self) -> turmoil::Result {
+        if self.plan.rules.executed_are_answered {
+            for control in &self.clients {
+                control.quiet.store(true, Relaxed);
+            }
+            while self.ledger.has_open_calls() && self.ledger.broken().is_none() {
+                self.step()?;
+            }
+        }
         for control in &self.clients {
             control.stop.notify_one();
         }
