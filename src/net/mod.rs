@@ -13,6 +13,7 @@
 //! | Unix stream | `UnixListener`, tokio's | `UnixConnector` | a path |
 //! | UDP | [`UdpListener`], [`UdpEndpoint`] | [`UdpConnector`] | as for TCP |
 //! | within the process | [`MemoryListener`] | [`MemoryConnector`] | `()`: its own listener |
+//! | any other | [`listener_fn`] | [`service_fn`](crate::service_fn) | any |
 //!
 //! ```
 //! use getty::net::{Listener, TcpConnector, TcpListener};
@@ -62,6 +63,7 @@
 mod bind;
 mod connect;
 mod listener;
+mod listener_fn;
 mod memory;
 pub mod proxy;
 mod socket_options;
@@ -75,6 +77,7 @@ pub use self::unix::{UnixConnector, UnixListener};
 pub use self::{
     connect::{ConnectError, Connecting},
     listener::Listener,
+    listener_fn::{ListenerFn, listener_fn},
     memory::{MemoryConnector, MemoryListener, memory},
     tcp::{Keepalive, TcpConnector, TcpListener, TcpListenerBuilder},
     udp::{

@@ -231,7 +231,15 @@ impl<Out, B, P> HeartbeatLayer<Out, B, P> {
     /// not send their heartbeats together.
     #[must_use]
     pub const fn with_jitter(mut self, fraction: f64) -> Self {
-        self.schedule.jitter = Jitter::new(fraction);
+        self.schedule.jitter = self.schedule.jitter.with_fraction(fraction);
+        self
+    }
+
+    /// Sets the seed of the jitter, which makes it repeatable in tests: the part of a session then
+    /// depends on the seed and on the addresses of the session. By default it is random.
+    #[must_use]
+    pub const fn with_jitter_seed(mut self, seed: u64) -> Self {
+        self.schedule.jitter = self.schedule.jitter.with_seed(seed);
         self
     }
 
