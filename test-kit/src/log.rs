@@ -322,7 +322,10 @@ impl Subscriber for Capture {
 
     fn exit(&self, span: &Id) {
         let mut records = lock(&self.records);
-        let last = records.entered.iter().rposition(|&entered| entered == index(span));
+        let last = records
+            .entered
+            .iter()
+            .rposition(|&entered| entered == index(span));
         if let Some(last) = last {
             records.entered.remove(last);
         }

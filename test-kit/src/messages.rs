@@ -103,10 +103,7 @@ impl Transport for Messages {
         if let Some(kind) = state.write_error {
             return Poll::Ready(Err(kind.into()));
         }
-        let message: Bytes = bufs
-            .iter()
-            .flat_map(|buf| buf.iter().copied())
-            .collect();
+        let message: Bytes = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
         // a message is taken as a whole or not at all
         if state.room == 0 {
             return state.wait(cx);

@@ -48,7 +48,7 @@ struct Backlog {
 /// let (first, second) = (dialer.dial(), dialer.dial());
 /// second.send("hello\n");
 /// getty_test::settle().await;
-/// assert_eq!(dialer.backlog(), 1); // the limit is reached
+/// assert_eq!(second.unread(), 6); // the limit is reached
 /// first.reset();
 /// assert_eq!(second.line().await, "hello");
 /// # }
@@ -160,7 +160,8 @@ struct Dials {
 /// Creates a connector for a client and an acceptor for the test, which is the server.
 ///
 /// ```
-/// use getty::{Client, CodecLayer, NoReply, ServiceBuilder, SessionLayer, codec::Lines, handle};
+/// use getty::{Client, CodecLayer, NoReply, ServiceBuilder, SessionLayer};
+/// use getty::{codec::Lines, handle};
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() {

@@ -1,19 +1,18 @@
 //! The other end of an in-memory transport.
 
-use std::{
-    io,
-    panic::Location,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, panic::Location, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use getty::{CloseReason, codec::{Decoder, Encoder}, transport::Framing};
+use getty::{
+    CloseReason,
+    codec::{Decoder, Encoder},
+    transport::Framing,
+};
 
 use crate::wire::{Counts, Incoming, Random, Wire};
 
-/// The peer of a session: sends to the session, receives from it, and controls the faults of the
-/// transport.
+/// The peer of a session: sends to the session, receives from it, and controls the faults of
+/// the transport.
 ///
 /// Clones are handles of the same peer. Faults take effect at once and may be changed at any
 /// time. Bytes that the session has written are received when they are flushed.

@@ -13,9 +13,9 @@ use crate::Rule;
 
 /// Creates a service and its controls. The service answers each request with the result of `f`.
 ///
-/// It checks the contract of [`Service`]: a call without a ready poll panics, and its handle counts
-/// the permits that are reserved. A layer around it therefore fails the test if it calls a clone
-/// that is not ready, or if it keeps a permit.
+/// It checks the contract of [`Service`]: a call without a ready poll panics, and its handle
+/// counts the permits that are reserved. A layer around it therefore fails the test if it calls
+/// a clone that is not ready, or if it keeps a permit.
 ///
 /// ```
 /// use getty::{BoxError, CodecLayer, Request, ServiceBuilder, SessionLayer, codec::Lines};

@@ -9,15 +9,14 @@ use getty::{
 use tokio::task::JoinHandle;
 
 use crate::{
-    Messages, Peer, Stream, ValuePeer, Values, messages, stream, time,
-    values::values,
-    wire::within,
+    Messages, Peer, Stream, ValuePeer, Values, messages, stream, time, values::values, wire::within,
 };
 
 /// A session without sockets: one connection through a whole stack, in a task, and its peer.
 ///
-/// It dereferences to the [`Peer`], whose methods send, receive and cause faults. The clock must
-/// be paused: `#[tokio::test(start_paused = true)]`. When it is dropped, the task is aborted.
+/// It dereferences to the [`Peer`], whose methods send, receive and cause faults. The clock
+/// must be paused: `#[tokio::test(start_paused = true)]`. When it is dropped, the task is
+/// aborted.
 ///
 /// ```
 /// use getty::{CloseReason, CodecLayer, ServiceBuilder, SessionLayer, codec::Lines, handle};
@@ -86,18 +85,19 @@ impl TestSession {
 impl<In: Send + 'static, Out: Send + 'static> TestSession<ValuePeer<In, Out>> {
     /// Starts a session whose messages are values of the types `In` and `Out`, without a wire
     /// format. It tests handlers and message layers. `build` creates the stack around the codec.
+    /// The type of its argument has the types of the messages that are received and sent.
     ///
     /// ```
-    /// use getty::{CodecLayer, ServiceBuilder, SessionLayer, handle};
-    /// use getty_test::TestSession;
+    /// use getty::{CodecLayer, ServiceBuilder, SessionLayer, handle_with};
+    /// use getty_test::{TestSession, Values};
     ///
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() {
-    /// let session = TestSession::values(|codec| {
+    /// let session = TestSession::values(|codec: Values<u32, u64>| {
     ///     ServiceBuilder::new()
     ///         .layer(CodecLayer::new(codec))
     ///         .layer(SessionLayer::new())
-    ///         .service(handle(async |n: u32| u64::from(n) + 1))
+    ///         .service(handle_with((), async |n: u32| u64::from(n) + 1))
     /// });
     /// session.send(u32::MAX);
     /// assert_eq!(session.recv().await, 1 << 32);
@@ -128,13 +128,16 @@ impl<P> TestSession<P> {
     /// let stack = ServiceBuilder::new()
     ///     .layer(CodecLayer::new(Lines::new()))
     ///     .layer(SessionLayer::new())
-    ///     .service(handle(async |_: String, peer: ConnectionHandle| peer.peer_addr().to_string()));
+    ///     .service(handle(async |_: String, handle: ConnectionHandle| {
+    ///         handle.peer_addr().to_string()
+    ///     }));
     ///
     /// let (transport, peer) = stream();
     /// let local = Address::Unknown;
     /// let from = Address::Ip("192.0.2.1:5000".parse().unwrap());
     /// let endpoints = Endpoints::new(TransportKind::Tcp, local, from);
-    /// let session = TestSession::start(Connection::with_endpoints(transport, endpoints), peer, stack);
+    /// let connection = Connection::with_endpoints(transport, endpoints);
+    /// let session = TestSession::start(connection, peer, stack);
     /// session.send("who am I?\n");
     /// assert_eq!(session.line().await, "192.0.2.1:5000");
     /// # }
@@ -152,7 +155,9 @@ impl<P> TestSession<P> {
         time::require_paused_clock();
         let handle = connection.handle().clone();
         let task = tokio::spawn(async move {
-            poll_fn(|cx| stack.poll_ready(cx)).await.map_err(Into::into)?;
+            poll_fn(|cx| stack.poll_ready(cx))
+                .await
+                .map_err(Into::into)?;
             let call = stack.call(connection);
             drop(stack);
             call.await.map_err(Into::into)
@@ -206,7 +211,11 @@ impl<P> TestSession<P> {
     /// Waits for the end of the connection, however it comes, and returns its record.
     #[track_caller]
     pub fn closed(&self) -> impl Future<Output = Closed> + '_ {
-        within("end of the session", Location::caller(), self.handle.closed())
+        within(
+            "end of the session",
+            Location::caller(),
+            self.handle.closed(),
+        )
     }
 
     /// Waits for the result of the stack: the record of a session that has opened, or the error of

@@ -55,8 +55,10 @@ pub(crate) fn require_paused_clock() {
 const TOLERANCE: Duration = Duration::from_millis(1);
 
 /// Asserts that `next` resolves once in each `period`, `beats` times from now on. Returns the
-/// results. The clock must be paused. Each beat may be late by one millisecond, as tokio's
-/// timers are.
+/// results.
+///
+/// The clock must be paused, and the random jitter of a layer must be disabled. Each beat may
+/// be late by one millisecond, as tokio's timers are.
 ///
 /// ```
 /// use std::time::Duration;
@@ -71,7 +73,7 @@ const TOLERANCE: Duration = Duration::from_millis(1);
 /// let session = TestSession::stream(
 ///     ServiceBuilder::new()
 ///         .layer(CodecLayer::new(Lines::new()))
-///         .layer(HeartbeatLayer::new(period, |_| "beat".to_owned()))
+///         .layer(HeartbeatLayer::new(period, |_| "beat".to_owned()).with_jitter(0.0))
 ///         .layer(SessionLayer::new())
 ///         .service(handle(async |line: String| line)),
 /// );

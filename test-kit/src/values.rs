@@ -86,7 +86,8 @@ impl<In, Out> Encoder<Out> for Values<In, Out> {
 impl<In, Out> ValuePeer<In, Out> {
     /// Sends a message to the session.
     pub fn send(&self, message: In) {
-        self.values.with(|queues| queues.incoming.push_back(message));
+        self.values
+            .with(|queues| queues.incoming.push_back(message));
         self.peer.send(".");
     }
 

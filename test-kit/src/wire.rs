@@ -251,7 +251,7 @@ pub(crate) async fn within<F: Future>(what: &str, caller: &Location<'_>, future:
     }
 }
 
-/// Deterministic random numbers: SplitMix64.
+/// Deterministic random numbers: `SplitMix64`.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 

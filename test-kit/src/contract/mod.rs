@@ -209,7 +209,10 @@ impl LayerContract {
         match case.service.ready().await {
             Polled::Ready(Ok(())) => Ok(()),
             Polled::Ready(Err(error)) => {
-                let text = format!("`poll_ready` failed without an inner error: {}", error.into());
+                let text = format!(
+                    "`poll_ready` failed without an inner error: {}",
+                    error.into()
+                );
                 self.check_that(false, Rule::Calls, text)
             }
             Polled::Stuck => {
@@ -277,7 +280,11 @@ impl LayerContract {
     }
 
     /// The inner service is not ready at first.
-    async fn pending_readiness<S, R>(&self, mut case: Case<S, R>, request: &impl Fn() -> R) -> Checked
+    async fn pending_readiness<S, R>(
+        &self,
+        mut case: Case<S, R>,
+        request: &impl Fn() -> R,
+    ) -> Checked
     where
         S: Service<R, Error: Into<BoxError>>,
         R: ContractRequest,
@@ -311,7 +318,11 @@ impl LayerContract {
     }
 
     /// The inner service is broken.
-    async fn failed_readiness<S, R>(&self, mut case: Case<S, R>, request: &impl Fn() -> R) -> Checked
+    async fn failed_readiness<S, R>(
+        &self,
+        mut case: Case<S, R>,
+        request: &impl Fn() -> R,
+    ) -> Checked
     where
         S: Service<R, Error: Into<BoxError>>,
         R: ContractRequest,
@@ -422,13 +433,13 @@ impl LayerContract {
         } else {
             "a drop of the response future before its first poll"
         };
-        if let Some(mut call) = call {
-            if polled {
-                // a layer may need polls of its own before it calls
-                for _ in 0..4 {
-                    call.poll();
-                    settle().await;
-                }
+        if let Some(mut call) = call
+            && polled
+        {
+            // a layer may need several polls before it calls
+            for _ in 0..4 {
+                call.poll();
+                settle().await;
             }
         }
         settle().await;
@@ -441,7 +452,11 @@ impl LayerContract {
         self.ready(&mut case).await?;
         let (outcome, _) = case.call(request()).await;
         let text = format!("the call after {after}: {outcome}");
-        self.check_that(matches!(outcome, Outcome::Response), Rule::DropCancels, text)?;
+        self.check_that(
+            matches!(outcome, Outcome::Response),
+            Rule::DropCancels,
+            text,
+        )?;
         self.called_when_ready(&case.control)?;
         let control = case.drop_service().await;
         self.returned(&control, after)
@@ -454,7 +469,8 @@ impl LayerContract {
         R: ContractRequest,
     {
         self.ready(&mut case).await?;
-        case.control.panic("the inner future panics, as a test of the contract of layers");
+        case.control
+            .panic("the inner future panics, as a test of the contract of layers");
         let (outcome, connection) = case.call(request()).await;
         let text = format!("the inner future panics, and the layer's call: {outcome}");
         let passed = matches!(outcome, Outcome::Panic | Outcome::Error(_));
@@ -560,10 +576,7 @@ where
     }
 
     /// Calls the service. Returns `None` if it panics.
-    fn start(
-        &mut self,
-        request: R,
-    ) -> (Option<Call<S::Future>>, Option<ConnectionHandle>) {
+    fn start(&mut self, request: R) -> (Option<Call<S::Future>>, Option<ConnectionHandle>) {
         let connection = request.connection();
         (self.service.call(request), connection)
     }

@@ -135,8 +135,7 @@ where
         self.woken.0.store(false, SeqCst);
         let future = self.future.as_mut()?;
         let waker = Waker::from(Arc::clone(&self.woken));
-        let poll =
-            AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(&waker)));
+        let poll = AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(&waker)));
         let outcome = match catch_unwind(poll) {
             Ok(Poll::Pending) => return None,
             Ok(Poll::Ready(Ok(_))) => Outcome::Response,

@@ -8,9 +8,9 @@ use getty::{
     layers::{
         AccessLayer, ActivityLayer, CatchPanicLayer, ClonePerCallLayer, CloseCallbackLayer,
         Correlate, CorrelateLayer, HandleErrorLayer, HandleMalformedLayer, HandshakeTimeoutLayer,
-        HeartbeatLayer, IdleTimeoutLayer, IntervalLayer, Malformed, MaxAgeLayer,
-        MessageTraceLayer, OnOpenLayer, PeerLimitLayer, PendingLimitLayer, ReadTimeoutLayer,
-        Registry, RegistryLayer, SessionLimitLayer, SpawnLayer, TraceLayer, WriteTimeoutLayer, access::AccessList,
+        HeartbeatLayer, IdleTimeoutLayer, IntervalLayer, Malformed, MaxAgeLayer, MessageTraceLayer,
+        OnOpenLayer, PeerLimitLayer, PendingLimitLayer, ReadTimeoutLayer, Registry, RegistryLayer,
+        SessionLimitLayer, SpawnLayer, TraceLayer, WriteTimeoutLayer, access::AccessList,
     },
 };
 use getty_test::{

@@ -5,7 +5,7 @@ use std::{
     future::{pending, poll_fn},
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
 };
 
@@ -21,7 +21,9 @@ macro_rules! broken {
         broken!($layer, || 1_u32)
     };
     ($layer:expr, $request:expr) => {{
-        let broken = LayerContract::new().check(&layer_fn($layer), $request).await;
+        let broken = LayerContract::new()
+            .check(&layer_fn($layer), $request)
+            .await;
         let broken = broken.expect_err("the layer is wrong");
         println!("{broken}");
         assert!(broken.to_string().contains(broken.rule().text()));
@@ -89,9 +91,7 @@ wrong!(
 #[tokio::test(start_paused = true)]
 async fn layer_that_changes_nothing_passes() {
     let contract = LayerContract::new();
-    contract
-        .assert(&layer_fn(Transparent::new), || 1_u32)
-        .await;
+    contract.assert(&layer_fn(Transparent::new), || 1_u32).await;
     contract.assert(&layer_fn(identity), connection).await;
 }
 
@@ -111,15 +111,10 @@ async fn call_of_a_clone_that_is_not_ready_is_found() {
     assert_eq!(broken!(CallsClone::new), Rule::ReadyBeforeCall);
 }
 
-wrong!(
-    AlwaysReady,
-    self,
-    |_cx| Poll::Ready(Ok(())),
-    |request| {
-        self.flag = false;
-        some(self.inner.call(request))
-    }
-);
+wrong!(AlwaysReady, self, |_cx| Poll::Ready(Ok(())), |request| {
+    self.flag = false;
+    some(self.inner.call(request))
+});
 
 #[tokio::test(start_paused = true)]
 async fn readiness_that_is_not_forwarded_is_found() {
@@ -173,7 +168,10 @@ wrong!(
         let ready = self.inner.poll_ready(cx);
         if self.flag { ready } else { Poll::Pending }
     },
-    |request| some(self.inner.call(request))
+    |request| {
+        self.flag = false;
+        some(self.inner.call(request))
+    }
 );
 
 #[tokio::test(start_paused = true)]
@@ -186,7 +184,8 @@ wrong!(
     self,
     |_cx| {
         self.flag = false;
-        self.inner.poll_ready(&mut Context::from_waker(Waker::noop()))
+        self.inner
+            .poll_ready(&mut Context::from_waker(Waker::noop()))
     },
     |request| some(self.inner.call(request))
 );
@@ -214,16 +213,11 @@ async fn lost_wake_of_a_response_is_found() {
     assert_eq!(broken!(LosesResponseWake::new), Rule::Wakes);
 }
 
-wrong!(
-    Detaches,
-    self,
-    |cx| self.inner.poll_ready(cx),
-    |request| {
-        self.flag = false;
-        let task = tokio::spawn(self.inner.call(request));
-        Box::pin(async { task.await?.map(Some) })
-    }
-);
+wrong!(Detaches, self, |cx| self.inner.poll_ready(cx), |request| {
+    self.flag = false;
+    let task = tokio::spawn(self.inner.call(request));
+    Box::pin(async { task.await?.map(Some) })
+});
 
 #[tokio::test(start_paused = true)]
 async fn permit_that_is_kept_after_a_drop_of_the_future_is_found() {
@@ -418,7 +412,7 @@ impl<S: Service<R>, R> Service<R> for Shared<S> {
 
     fn call(&mut self, request: R) -> S::Future {
         // a panic inside must not poison the mutex
-        let mut inner = self.0.lock().unwrap_or_else(|error| error.into_inner());
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.call(request)
     }
 }

@@ -37,7 +37,10 @@ macro_rules! passes {
 
 passes!(identity, Identity::new());
 passes!(concurrency_limit, ConcurrencyLimitLayer::new(2));
-passes!(global_concurrency_limit, GlobalConcurrencyLimitLayer::new(2));
+passes!(
+    global_concurrency_limit,
+    GlobalConcurrencyLimitLayer::new(2)
+);
 passes!(timeout, TimeoutLayer::new(24 * 3600 * SECOND));
 passes!(load_shed, LoadShedLayer::new());
 passes!(map_response, MapResponseLayer::new(|response| response));
