@@ -1,0 +1,138 @@
+//! Frames that are compressed one at a time, against another implementation of deflate.
+
+use bytes::BytesMut;
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use getty::codec::{Deflated, DeflatedError, Encoder, LengthDelimitedError};
+
+use super::{Class, Decoded, Header, decode, decode_in_place, encode_in_place, frames, same};
+use crate::kit::{Input, same_for_all_pieces};
+
+/// Error of a frame that cannot be inflated, or is longer than the maximum. Either may be found
+/// first.
+const BAD: &str = "bad frame";
+const TOO_LONG: &str = "too long";
+
+/// Inflates one complete stream of raw deflate.
+pub(crate) fn inflate(compressed: &[u8]) -> Option<Vec<u8>> {
+    let mut stream = Decompress::new(false);
+    let mut message = Vec::new();
+    loop {
+        message.reserve(4096);
+        let rest = &compressed[stream.total_in() as usize..];
+        let before = (stream.total_in(), stream.total_out());
+        let status = stream.decompress_vec(rest, &mut message, FlushDecompress::None);
+        match status.ok()? {
+            Status::StreamEnd => {
+                return (stream.total_in() == compressed.len() as u64).then_some(message);
+            }
+            _ if before == (stream.total_in(), stream.total_out()) => return None,
+            _ => {}
+        }
+    }
+}
+
+/// Inflates the payload of a message of permessage-deflate, whose last four bytes are left
+/// out. Stops behind `max` bytes.
+pub(crate) fn inflate_flushed(payload: &[u8], max: usize) -> Option<Vec<u8>> {
+    let input = [payload, &[0, 0, 0xff, 0xff]].concat();
+    let mut stream = Decompress::new(false);
+    let mut message = Vec::new();
+    while message.len() <= max {
+        message.reserve(4096);
+        let rest = &input[stream.total_in() as usize..];
+        let before = (stream.total_in(), stream.total_out());
+        let status = stream.decompress_vec(rest, &mut message, FlushDecompress::Sync);
+        match status {
+            Ok(Status::StreamEnd) => return Some(message),
+            Ok(_) if before != (stream.total_in(), stream.total_out()) => {}
+            Ok(_) | Err(_) => {
+                return (stream.total_in() == input.len() as u64).then_some(message);
+            }
+        }
+    }
+    Some(message)
+}
+
+/// Compresses a message for permessage-deflate.
+pub(crate) fn deflate_flushed(message: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(message.len() + message.len() / 8 + 64);
+    let mut stream = Compress::new(Compression::default(), false);
+    let flushed = stream.compress_vec(message, &mut bytes, FlushCompress::Sync);
+    flushed.expect("memory is the only limit");
+    bytes.truncate(bytes.len() - 4);
+    bytes
+}
+
+fn model(header: Header, max: usize, stream: &[u8]) -> Decoded<Vec<u8>> {
+    let mut decoded = header.model(stream);
+    for item in &mut decoded.items {
+        let Ok(frame) = item else { continue };
+        let bad = |text: &str| Err(text.to_owned());
+        *item = match frame.split_first() {
+            None => bad("no flag"),
+            Some((0, message)) if message.len() > max => bad(TOO_LONG),
+            Some((0, message)) => Ok(message.to_vec()),
+            Some((1, compressed)) => match inflate(compressed) {
+                Some(message) if message.len() > max => bad(TOO_LONG),
+                Some(message) => Ok(message),
+                None => bad(BAD),
+            },
+            Some(_) => bad("flag"),
+        };
+    }
+    decoded
+}
+
+pub(crate) fn codec_deflated(data: &[u8]) {
+    let mut input = Input::new(data);
+    let seed = input.byte();
+    let header = Header::plain(input.limit());
+    let max = input.limit();
+    let threshold = input.limit();
+    let plain = input.part();
+    let stream = input.rest();
+    let codec = || {
+        Deflated::new(header.codec())
+            .with_max_length(max)
+            .with_threshold(threshold)
+    };
+    let class = |error: &DeflatedError<LengthDelimitedError>| match error {
+        DeflatedError::Frame(error) => frames::class(error),
+        DeflatedError::TooLong { .. } => Class::Skips(TOO_LONG),
+        DeflatedError::Corrupt => Class::Skips(BAD),
+        DeflatedError::NoFlag => Class::Skips("no flag"),
+        DeflatedError::UnknownFlag(_) => Class::Skips("flag"),
+        other => panic!("{other:?}"),
+    };
+    let mut expected = model(header, max, stream);
+    let ours = same_for_all_pieces(stream, seed, |pieces| {
+        decode(&mut codec(), &pieces, |_, message| message.to_vec(), class)
+    });
+    for (expected, ours) in expected.items.iter_mut().zip(&ours.items) {
+        if *expected == Err(BAD.to_owned()) && *ours == Err(TOO_LONG.to_owned()) {
+            *expected = ours.clone();
+        }
+    }
+    same("messages", &ours, &expected);
+    let ours = same_for_all_pieces(stream, seed, |pieces| {
+        decode_in_place(&mut codec(), &pieces, class)
+    });
+    same("payloads", &ours, &expected);
+
+    // What is sent can be inflated by another implementation and is at most as long as plain.
+    for message in [plain, &plain.repeat(9)] {
+        let mut sent = BytesMut::new();
+        let encoded = codec().encode(message, &mut sent);
+        let mut in_place = BytesMut::new();
+        let placed = encode_in_place(&mut codec(), message, &mut in_place);
+        assert_eq!((encoded.is_ok(), &sent), (placed.is_ok(), &in_place));
+        if encoded.is_ok() {
+            assert!(message.len() <= max && sent.len() <= 4 + 1 + message.len());
+            let back = model(header, max, &sent);
+            assert_eq!(back.items, [Ok(message.to_vec())]);
+        } else {
+            assert!(message.len() > max || message.len() + 1 > header.max);
+            assert!(sent.is_empty());
+        }
+    }
+}
