@@ -415,7 +415,7 @@ def captured(answer, run, length=65536):
                 if not data and answer:
                     peer.sendall(answer(part) if callable(answer) else answer)
                 data += part
-        except TimeoutError:
+        except (TimeoutError, ConnectionResetError):
             pass
         peer.close()
         return data

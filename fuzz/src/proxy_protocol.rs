@@ -54,8 +54,9 @@ fn ours(pieces: &[&[u8]], max: usize) -> Ours {
     let handle = connection.handle().clone();
     let inner = service_fn(|mut connection: Connection<Wire>| async move {
         let mut rest = Vec::new();
+        let info = connection.handle().get::<ProxyInfo>();
         connection.transport_mut().read_to_end(&mut rest).await?;
-        Ok::<_, BoxError>(rest)
+        Ok::<_, BoxError>((rest, info))
     });
     let result = block_on(layer.layer(inner).oneshot(connection));
     let invalid = |outcome, defect| Ours {
@@ -63,8 +64,8 @@ fn ours(pieces: &[&[u8]], max: usize) -> Ours {
         defect,
         tlvs: Vec::new(),
     };
-    let rest = match result {
-        Ok(rest) => rest,
+    let (rest, info) = match result {
+        Ok(read) => read,
         Err(error) => {
             return match error.downcast_ref().expect("an error of the layer") {
                 ProxyError::Probe | ProxyError::Truncated => invalid(Defect::Incomplete, None),
@@ -76,7 +77,6 @@ fn ours(pieces: &[&[u8]], max: usize) -> Ours {
     };
     let addresses = (handle.peer_addr().clone(), handle.local_addr().clone());
     let set = addresses.0 != *handle.socket_peer_addr();
-    let info = handle.get::<ProxyInfo>();
     let tlvs = info.map(|info| {
         // Reading them does not panic, whatever they contain.
         let _ = (info.alpn(), info.authority(), info.unique_id());

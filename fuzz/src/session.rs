@@ -372,6 +372,7 @@ pub(crate) fn session_watermarks(data: &[u8]) {
             queue,
             waiting: 0,
             stopped: false,
+            refuses: false,
             queued: Vec::new(),
             room: 0,
             taken: 0,
@@ -419,6 +420,8 @@ struct Pushes {
     queue: usize,
     waiting: usize,
     stopped: bool,
+    /// Senders have been told that pushes have stopped.
+    refuses: bool,
     queued: Vec<usize>,
     room: usize,
     taken: usize,
@@ -426,7 +429,7 @@ struct Pushes {
 
 impl Pushes {
     fn push(&mut self, length: usize) -> bool {
-        let fits = self.queued.len() < self.queue;
+        let fits = !self.refuses && self.queued.len() < self.queue;
         if fits {
             self.queued.push(length);
         }
@@ -450,6 +453,7 @@ impl Pushes {
                 break;
             }
         }
+        self.refuses = self.stopped;
     }
 }
 
@@ -475,7 +479,8 @@ pub(crate) fn session_reply_limit(data: &[u8]) {
         // The reply is one byte longer.
         let request = format!("{}\n", "x".repeat(size));
         let reply = request.len() + 1;
-        let limit = reply_limit.max(low + 2 * high + 4 * reply);
+        // The largest message is known to the next power of two.
+        let limit = reply_limit.max(low + 2 * high + 4 * reply.next_power_of_two());
         let start = Instant::now();
         let mut requests = 0;
         for step in 0..12 {
@@ -502,7 +507,7 @@ pub(crate) fn session_reply_limit(data: &[u8]) {
             if input.is_empty() {
                 break;
             }
-            peer.take(usize::from(input.byte()) * 8);
+            peer.take((usize::from(input.byte()) * 8).min(waiting));
             idle().await;
         }
         // All is handled once the peer takes all.

@@ -1,56 +1,23 @@
 //! Frames that are compressed one at a time, against another implementation of deflate.
 
 use bytes::BytesMut;
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use flate2::{Compress, Compression, FlushCompress};
 use getty::codec::{Deflated, DeflatedError, Encoder, LengthDelimitedError};
 
 use super::{Class, Decoded, Header, decode, decode_in_place, encode_in_place, frames, same};
-use crate::kit::{Input, same_for_all_pieces};
+use crate::kit::{Ending, Input, inflate, same_for_all_pieces};
 
 /// Error of a frame that cannot be inflated, or is longer than the maximum. Either may be found
 /// first.
 const BAD: &str = "bad frame";
 const TOO_LONG: &str = "too long";
 
-/// Inflates one complete stream of raw deflate.
-pub(crate) fn inflate(compressed: &[u8]) -> Option<Vec<u8>> {
-    let mut stream = Decompress::new(false);
-    let mut message = Vec::new();
-    loop {
-        message.reserve(4096);
-        let rest = &compressed[stream.total_in() as usize..];
-        let before = (stream.total_in(), stream.total_out());
-        let status = stream.decompress_vec(rest, &mut message, FlushDecompress::None);
-        match status.ok()? {
-            Status::StreamEnd => {
-                return (stream.total_in() == compressed.len() as u64).then_some(message);
-            }
-            _ if before == (stream.total_in(), stream.total_out()) => return None,
-            _ => {}
-        }
-    }
-}
-
 /// Inflates the payload of a message of permessage-deflate, whose last four bytes are left
-/// out. Stops behind `max` bytes.
+/// out. A longer message than `max` is cut behind the maximum.
 pub(crate) fn inflate_flushed(payload: &[u8], max: usize) -> Option<Vec<u8>> {
     let input = [payload, &[0, 0, 0xff, 0xff]].concat();
-    let mut stream = Decompress::new(false);
-    let mut message = Vec::new();
-    while message.len() <= max {
-        message.reserve(4096);
-        let rest = &input[stream.total_in() as usize..];
-        let before = (stream.total_in(), stream.total_out());
-        let status = stream.decompress_vec(rest, &mut message, FlushDecompress::Sync);
-        match status {
-            Ok(Status::StreamEnd) => return Some(message),
-            Ok(_) if before != (stream.total_in(), stream.total_out()) => {}
-            Ok(_) | Err(_) => {
-                return (stream.total_in() == input.len() as u64).then_some(message);
-            }
-        }
-    }
-    Some(message)
+    let (message, ending) = inflate(&input, false, max);
+    (ending != Ending::Corrupt).then_some(message)
 }
 
 /// Compresses a message for permessage-deflate.
@@ -72,10 +39,10 @@ fn model(header: Header, max: usize, stream: &[u8]) -> Decoded<Vec<u8>> {
             None => bad("no flag"),
             Some((0, message)) if message.len() > max => bad(TOO_LONG),
             Some((0, message)) => Ok(message.to_vec()),
-            Some((1, compressed)) => match inflate(compressed) {
-                Some(message) if message.len() > max => bad(TOO_LONG),
-                Some(message) => Ok(message),
-                None => bad(BAD),
+            Some((1, compressed)) => match inflate(compressed, false, max) {
+                (message, Ending::Done(read)) if read == compressed.len() => Ok(message),
+                (_, Ending::TooLong) => bad(TOO_LONG),
+                _ => bad(BAD),
             },
             Some(_) => bad("flag"),
         };
@@ -109,7 +76,8 @@ pub(crate) fn codec_deflated(data: &[u8]) {
         decode(&mut codec(), &pieces, |_, message| message.to_vec(), class)
     });
     for (expected, ours) in expected.items.iter_mut().zip(&ours.items) {
-        if *expected == Err(BAD.to_owned()) && *ours == Err(TOO_LONG.to_owned()) {
+        let is_bad = |item: &Result<_, String>| matches!(item, Err(error) if error == BAD || error == TOO_LONG);
+        if is_bad(expected) && is_bad(ours) {
             *expected = ours.clone();
         }
     }

@@ -1,5 +1,6 @@
 //! What targets share: input, pieces of a stream, a transport in memory, a runtime.
 
+mod inflate;
 mod input;
 mod wire;
 
@@ -8,6 +9,7 @@ use std::time::Duration;
 use tokio::{runtime::Builder, time::timeout};
 
 pub(crate) use self::{
+    inflate::{Ending, inflate},
     input::Input,
     wire::{After, Peer, Wire, wire},
 };
