@@ -96,8 +96,11 @@ pub(crate) fn compressed_stream(data: &[u8]) {
         let (expected, ending) = inflate(bytes, format == 1, FREE);
         match end {
             End::End | End::Truncated => {
+                // The reference may find a defect in a block that is not complete.
+                let refuses = ending == Ending::Corrupt && end == End::End;
+                let is_whole = !matches!(ending, Ending::Done(read) if read < bytes.len());
                 assert!(
-                    ending == Ending::Open || ending == Ending::Done(bytes.len()),
+                    !refuses && is_whole,
                     "getty reads what the reference refuses"
                 );
                 assert_eq!(plain, expected);

@@ -440,13 +440,17 @@ impl Pushes {
     fn settle(&mut self) {
         loop {
             while !self.stopped && !self.queued.is_empty() {
-                self.waiting += self.queued.remove(0);
-                self.stopped = self.waiting > self.high;
+                if self.waiting > self.high {
+                    self.stopped = true;
+                } else {
+                    self.waiting += self.queued.remove(0);
+                }
             }
             let taken = self.waiting.min(self.room);
             self.waiting -= taken;
             self.room -= taken;
             self.taken += taken;
+            self.stopped |= self.waiting > self.high;
             if self.stopped && self.waiting <= self.low {
                 self.stopped = false;
             } else {

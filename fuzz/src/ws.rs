@@ -288,21 +288,39 @@ pub(crate) fn ws_frames(data: &[u8]) {
     let max_message = input.limit().max(1);
     let max_frame = input.limit().max(1);
     let frames = input.rest();
-    let (ours, role) = if is_server {
-        let layer = WsLayer::new()
-            .with_max_message(max_message)
-            .with_max_frame(max_frame);
-        let check = |pieces: Vec<&[u8]>| of_server(&layer, REQUEST, &pieces);
-        (same_events(frames, seed, check), Role::Server)
-    } else {
-        let layer = WsConnectLayer::new()
-            .with_max_message(max_message)
-            .with_max_frame(max_frame);
-        let check = |pieces: Vec<&[u8]>| of_client(&layer, RESPONSE, &pieces);
-        (same_events(frames, seed, check), Role::Client)
+    let server = WsLayer::new()
+        .with_max_message(max_message)
+        .with_max_frame(max_frame);
+    let client = WsConnectLayer::new()
+        .with_max_message(max_message)
+        .with_max_frame(max_frame);
+    let receive = |pieces: &[&[u8]]| {
+        if is_server {
+            of_server(&server, REQUEST, pieces)
+        } else {
+            of_client(&client, RESPONSE, pieces)
+        }
     };
+    let role = if is_server {
+        Role::Server
+    } else {
+        Role::Client
+    };
+    let mut ours = same_events(frames, seed, |pieces| receive(&pieces));
     let expected = of_tungstenite(role, frames, max_message, max_frame);
+    if ours.code == WsClose::ABNORMAL && is_error(expected.code) {
+        // The header of the last frame is not complete, but shows a violation already.
+        ours.code = receive(&[frames, &[0; 14]]).code;
+        assert!(is_error(ours.code), "{ours:?}, expected {expected:?}");
+    }
     compare(&ours, &expected);
+}
+
+const fn is_error(code: u16) -> bool {
+    matches!(
+        code,
+        WsClose::PROTOCOL_ERROR | WsClose::INVALID_DATA | WsClose::TOO_BIG
+    )
 }
 
 /// Runs `check` for all pieces. The number of pongs may differ: a session answers the last of
@@ -339,12 +357,6 @@ fn is_part<T: PartialEq>(part: &[T], all: &[T]) -> bool {
 /// Compares the events with those of tungstenite.
 fn compare(ours: &Events, expected: &Events) {
     let both = || format!("\n    ours: {ours:?}\nexpected: {expected:?}");
-    let is_error = |code| {
-        matches!(
-            code,
-            WsClose::PROTOCOL_ERROR | WsClose::INVALID_DATA | WsClose::TOO_BIG
-        )
-    };
     assert!(is_part(&ours.pongs, &expected.pongs), "pongs{}", both());
     let same_code = ours.code == expected.code
         // A frame may break several rules, and one may be found before the frame is complete.
@@ -407,6 +419,17 @@ pub(crate) fn ws_request(data: &[u8]) {
             let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
             let request = &bytes[..end.expect("a whole head") + 4];
             assert!(request.len() <= head);
+            // tungstenite wants ASCII, and one field of each name without other values.
+            let asked = String::from_utf8_lossy(request).to_ascii_lowercase();
+            let fields = |name: &str| -> Vec<String> {
+                let value =
+                    |line: &str| line.strip_prefix(name).map(|value| value.trim().to_owned());
+                asked.lines().filter_map(value).collect()
+            };
+            let is_plain = fields("upgrade:") == ["websocket"] && fields("connection:").len() == 1;
+            if !request.is_ascii() || !is_plain {
+                return;
+            }
             let script = tungstenite::accept(Script::new(request));
             let script = script.expect("tungstenite accepts the request");
             let accept = |head: &str| {
@@ -475,7 +498,7 @@ pub(crate) fn ws_response(data: &[u8]) {
                     accepted = Some(key);
                     "ok".to_owned()
                 }
-                Err(error) => format!("{error:?}"),
+                Err(error) => error.to_string(),
             }
         })
     });
@@ -488,6 +511,24 @@ pub(crate) fn ws_response(data: &[u8]) {
     let end = response.windows(4).position(|four| four == b"\r\n\r\n");
     let response = &response[..end.expect("a whole head") + 4];
     let text = String::from_utf8_lossy(response).to_ascii_lowercase();
+    // tungstenite wants one field with one name, and getty takes a list without other names.
+    let upgrades: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("upgrade:"))
+        .collect();
+    if upgrades.iter().map(|value| value.trim()).ne(["websocket"]) {
+        let upgrades = upgrades.join(",");
+        let mut names = upgrades
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty());
+        assert!(names.all(|name| name == "websocket"), "{text}");
+        return;
+    }
+    let connections = text.lines().filter(|line| line.starts_with("connection:"));
+    if !response.is_ascii() || connections.count() != 1 {
+        return;
+    }
     let mut request = http::Request::builder()
         .uri("ws://example.com/")
         .header("Host", "example.com")
@@ -692,9 +733,14 @@ pub(crate) fn ws_inflate(data: &[u8]) {
         .with_max_message(max)
         .with_deflate(Deflate::new());
     let ours = same_for_all_pieces(&wire, seed, |pieces| {
-        of_server(&layer, DEFLATE_REQUEST, &pieces)
+        let mut events = of_server(&layer, DEFLATE_REQUEST, &pieces);
+        // A message may be too long and bad, and either may be found first.
+        if events.code == WsClose::TOO_BIG {
+            events.code = WsClose::INVALID_DATA;
+        }
+        events
     });
-    let is_bad = matches!(ours.code, WsClose::INVALID_DATA | WsClose::TOO_BIG);
+    let is_bad = ours.code == WsClose::INVALID_DATA;
     assert_eq!(
         is_bad,
         bad.is_some(),

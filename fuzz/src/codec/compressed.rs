@@ -12,12 +12,37 @@ use crate::kit::{Ending, Input, inflate, same_for_all_pieces};
 const BAD: &str = "bad frame";
 const TOO_LONG: &str = "too long";
 
-/// Inflates the payload of a message of permessage-deflate, whose last four bytes are left
-/// out. A longer message than `max` is cut behind the maximum.
+/// What a peer leaves out at the end of a message, and an empty final block behind it. Only a
+/// message that is complete ends with them.
+const TAIL: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
+
+/// Inflates the payload of a message of permessage-deflate. Returns `None` if it is not valid,
+/// and more than `max` bytes if it is too long.
 pub(crate) fn inflate_flushed(payload: &[u8], max: usize) -> Option<Vec<u8>> {
-    let input = [payload, &[0, 0, 0xff, 0xff]].concat();
-    let (message, ending) = inflate(&input, false, max);
-    (ending != Ending::Corrupt).then_some(message)
+    if payload.is_empty() {
+        // It is not valid, but some peers send an empty message so.
+        return Some(Vec::new());
+    }
+    let input = [payload, &TAIL].concat();
+    let mut rest = &input[..];
+    let mut message = Vec::new();
+    while message.len() <= max {
+        let (part, ending) = inflate(rest, false, max - message.len());
+        message.extend(part);
+        match ending {
+            Ending::TooLong => {}
+            // A message may go on after a final block.
+            Ending::Done(read) => rest = &rest[read..],
+            Ending::Open | Ending::Corrupt => return None,
+        }
+        // Behind the last block of the payload, of the marker, or of the tail.
+        match rest.len() {
+            0 | 5 | 9 => return Some(message),
+            length if length < TAIL.len() => return None,
+            _ => {}
+        }
+    }
+    Some(message)
 }
 
 /// Compresses a message for permessage-deflate.

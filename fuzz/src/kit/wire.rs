@@ -47,7 +47,6 @@ struct State {
     /// Maximum of one write.
     write_limit: usize,
     output: Vec<u8>,
-    flushed: usize,
     shut: bool,
     gone: bool,
     wakers: Vec<Waker>,
@@ -62,7 +61,6 @@ impl Default for State {
             room: usize::MAX,
             write_limit: usize::MAX,
             output: Vec::new(),
-            flushed: 0,
             shut: false,
             gone: false,
             wakers: Vec::new(),
@@ -124,17 +122,8 @@ impl Peer {
         self.0.lock().output.clone()
     }
 
-    /// Returns the number of bytes that were sent and not read.
-    pub(crate) fn unread(&self) -> usize {
-        self.0.lock().pieces.iter().map(Vec::len).sum()
-    }
-
     pub(crate) fn is_gone(&self) -> bool {
         self.0.lock().gone
-    }
-
-    pub(crate) fn is_shut(&self) -> bool {
-        self.0.lock().shut
     }
 
     /// Waits until the output fulfils `condition`, or until the other end is gone.
@@ -231,16 +220,12 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut state = self.0.lock();
-        state.flushed = state.output.len();
-        drop(state);
         self.0.changed.notify_waiters();
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.change(|state| {
-            state.flushed = state.output.len();
             state.shut = true;
             // An ordinary peer ends its direction as well.
             if state.after == After::Silence {
