@@ -33,6 +33,8 @@
 //! after some 10 s. Until then `/who` shows that it does not answer. `docs/clusters.md` has
 //! more.
 
+#[path = "../report.rs"]
+mod report;
 mod rooms;
 #[path = "../chat/text.rs"]
 mod text;
@@ -54,7 +56,7 @@ use getty_cluster::{
 use lexopt::prelude::*;
 use tokio::time::timeout;
 
-use self::{rooms::Rooms, text::Line};
+use self::{report::Report, rooms::Rooms, text::Line};
 
 const HELP: &str = "\
 Usage: cluster_chat [--tcp ADDRESS] [--node NAME] [--bus BUS]
@@ -91,9 +93,7 @@ fn main() -> ExitCode {
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("cluster_chat: {error}");
-            let causes = std::iter::successors(error.source(), |&error| error.source());
-            causes.for_each(|cause| eprintln!("  because: {cause}"));
+            eprintln!("cluster_chat: {:?}", Report::from(error));
             ExitCode::FAILURE
         }
     }
