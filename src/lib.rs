@@ -729,6 +729,7 @@ pub mod handler;
 pub mod middleware;
 pub mod net;
 mod pipeline;
+mod platform;
 pub mod proxy;
 mod serve;
 pub mod session;
