@@ -362,6 +362,23 @@ impl Ledger {
         }
     }
 
+    /// Requires that the sessions of all clients but one ended without a fault.
+    pub fn require_undisturbed(&self, except: IpAddr) {
+        let inner = self.lock();
+        let disturbed = inner.sessions.iter().filter_map(|(key, life)| {
+            let reason = life.closed.as_ref()?;
+            let is_orderly = matches!(reason, CloseReason::Local | CloseReason::PeerClosed);
+            (key.1.ip() != except && !is_orderly).then(|| (*key, reason.as_str()))
+        });
+        let first = disturbed.min_by_key(|((_, client), _)| *client);
+        drop(inner);
+        if let Some(((side, client), reason)) = first {
+            self.violation(format!(
+                "{side:?} session of {client}, without a fault, closed as {reason}"
+            ));
+        }
+    }
+
     /// Records that `peer` went silent without a word. Sessions to it that are open now must end
     /// within `limit`.
     pub fn silent(&self, peer: IpAddr, limit: Duration) {
