@@ -117,7 +117,7 @@ impl Ledger {
         self.lock().counts.clone()
     }
 
-    // Requests: each one is answered once or fails with a typed error, and is executed at most once.
+    // Requests: each is answered once or fails with a typed error, and is executed at most once.
 
     /// Records that a request begins.
     pub fn begin(&self, nonce: Nonce) {
