@@ -167,7 +167,7 @@ fn half_open(random: &mut Rng) -> Plan {
     let servers = random.usize(1..=2);
     let clients = random.usize(2..=3);
     let mut plan = plan(random, servers, clients);
-    plan.length = ms(13_000);
+    plan.length = ms(16_000);
     if random.bool() {
         // Nothing but heartbeats.
         plan.traffic.requests = None;
@@ -178,8 +178,13 @@ fn half_open(random: &mut Rng) -> Plan {
     let node = any_node(random, &plan);
     let at = random.u64(1000..3000);
     plan.events.push((ms(at), Event::PowerLoss(node)));
-    plan.events
-        .push((ms(at + random.u64(500..9000)), Event::Start(node)));
+    // A host that returns resets the connections of its peers. In half of the runs it stays away
+    // until they must have noticed.
+    let away = match random.bool() {
+        true => random.u64(500..9000),
+        false => random.u64(9500..12_000),
+    };
+    plan.events.push((ms(at + away), Event::Start(node)));
     plan
 }
 
