@@ -117,7 +117,7 @@ impl Ledger {
         self.lock().counts.clone()
     }
 
-    // Requests: each one is answered once or fails with a typed error, and is executed at most once.
+    // Requests: each is answered once or fails with a typed error, and is executed at most once.
 
     /// Records that a request begins.
     pub fn begin(&self, nonce: Nonce) {
@@ -362,6 +362,23 @@ impl Ledger {
         }
     }
 
+    /// Requires that the sessions of all clients but one ended without a fault.
+    pub fn require_undisturbed(&self, except: IpAddr) {
+        let inner = self.lock();
+        let disturbed = inner.sessions.iter().filter_map(|(key, life)| {
+            let reason = life.closed.as_ref()?;
+            let is_orderly = matches!(reason, CloseReason::Local | CloseReason::PeerClosed);
+            (key.1.ip() != except && !is_orderly).then(|| (*key, reason.as_str()))
+        });
+        let first = disturbed.min_by_key(|((_, client), _)| *client);
+        drop(inner);
+        if let Some(((side, client), reason)) = first {
+            self.violation(format!(
+                "{side:?} session of {client}, without a fault, closed as {reason}"
+            ));
+        }
+    }
+
     /// Records that `peer` went silent without a word. Sessions to it that are open now must end
     /// within `limit`.
     pub fn silent(&self, peer: IpAddr, limit: Duration) {
@@ -414,5 +431,155 @@ impl Ledger {
             .filter(|dial| dial.1 >= begin)
             .copied()
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sequence of events that breaks a rule, with a part of the report.
+    type Breach = (&'static str, fn(&Ledger));
+
+    fn client(port: u16) -> SocketAddr {
+        ([192, 0, 2, 1], port).into()
+    }
+
+    const SERVER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 9));
+
+    const BREACHES: [Breach; 21] = [
+        ("began twice", |l| (0..2).for_each(|_| l.begin(1))),
+        ("never sent", |l| l.executed(1)),
+        ("executed twice", |l| {
+            l.begin(1);
+            (0..2).for_each(|_| l.executed(1));
+        }),
+        ("executed after `NotSent`", |l| {
+            l.begin(1);
+            l.failed(1, Delivery::NotSent);
+            l.executed(1);
+        }),
+        ("executed and is `NotSent`", |l| {
+            l.begin(1);
+            l.executed(1);
+            l.failed(1, Delivery::NotSent);
+        }),
+        ("got the response to 2", |l| {
+            l.begin(1);
+            l.executed(1);
+            l.answered(0, 1, 2);
+        }),
+        ("answered and not executed", |l| {
+            l.begin(1);
+            l.answered(0, 1, 1);
+        }),
+        ("ended twice", |l| {
+            l.begin(1);
+            l.dropped(1);
+            l.failed(1, Delivery::Unknown);
+        }),
+        ("neither got a response nor failed", |l| {
+            l.begin(1);
+            l.require_no_open_calls();
+        }),
+        ("executed and ended as", |l| {
+            l.begin(1);
+            l.executed(1);
+            l.failed(1, Delivery::Sent);
+            l.require_executed_are_answered();
+        }),
+        ("delivered twice", |l| {
+            l.opened(Side::Server, client(1), SERVER);
+            (0..2).for_each(|_| l.message(client(1), 1));
+        }),
+        ("returned as unsent, then delivered", |l| {
+            l.unsent(1);
+            l.message(client(1), 1);
+        }),
+        ("delivered and returned as unsent", |l| {
+            l.message(client(1), 1);
+            l.unsent(1);
+        }),
+        ("came after 2 on one session", |l| {
+            l.opened(Side::Server, client(1), SERVER);
+            l.message(client(1), 2);
+            l.message(client(1), 1);
+        }),
+        ("push 3 came after 1", |l| {
+            l.opened(Side::Client, client(1), SERVER);
+            l.push(client(1), 1);
+            l.push(client(1), 3);
+        }),
+        ("closed before it opened", |l| {
+            l.closed(Side::Client, client(1), &CloseReason::Local);
+        }),
+        ("closed twice", |l| {
+            l.opened(Side::Client, client(1), SERVER);
+            (0..2).for_each(|_| l.closed(Side::Client, client(1), &CloseReason::Local));
+        }),
+        ("never closed", |l| {
+            l.opened(Side::Client, client(1), SERVER);
+            l.require_no_open_sessions();
+        }),
+        ("closed as io", |l| {
+            l.opened(Side::Client, client(1), SERVER);
+            l.closed(Side::Client, client(1), &CloseReason::Io);
+            l.forbid_reasons(&[CloseReason::Io]);
+        }),
+        ("without a fault", |l| {
+            l.opened(Side::Client, client(1), SERVER);
+            l.closed(Side::Client, client(1), &CloseReason::Io);
+            l.require_undisturbed(SERVER);
+        }),
+        ("did not notice its dead peer", |l| {
+            l.opened(Side::Client, client(1), SERVER);
+            l.trace().set_now(Duration::from_secs(1));
+            l.silent(SERVER, Duration::from_secs(1));
+            l.trace().set_now(Duration::from_secs(2));
+            l.check_silent();
+        }),
+    ];
+
+    #[test]
+    fn each_rule_is_reported_when_it_is_broken() {
+        for (part, breach) in BREACHES {
+            let ledger = Ledger::new(Trace::new(false));
+            breach(&ledger);
+            let broken = ledger.broken().unwrap_or_default();
+            assert!(broken.contains(part), "`{broken}` instead of `{part}`");
+        }
+    }
+
+    #[test]
+    fn an_orderly_run_breaks_no_rule() {
+        let ledger = Ledger::new(Trace::new(false));
+        for side in [Side::Client, Side::Server] {
+            ledger.opened(side, client(1), SERVER);
+        }
+        ledger.begin(1);
+        ledger.executed(1);
+        ledger.answered(0, 1, 1);
+        ledger.begin(2);
+        ledger.executed(2);
+        ledger.dropped(2);
+        ledger.unsent(3);
+        ledger.message(client(1), 4);
+        ledger.message(client(1), 5);
+        ledger.push(client(1), 1);
+        ledger.push(client(1), 2);
+        ledger.silent(SERVER, Duration::from_secs(1));
+        for side in [Side::Client, Side::Server] {
+            ledger.closed(side, client(1), &CloseReason::Local);
+        }
+        ledger.trace().set_now(Duration::from_secs(2));
+        ledger.check_silent();
+        ledger.require_no_open_calls();
+        ledger.require_no_open_sessions();
+        ledger.require_executed_are_answered();
+        ledger.require_undisturbed(SERVER);
+        ledger.forbid_reasons(&[CloseReason::Io]);
+        assert_eq!(ledger.broken(), None);
+        assert!(!ledger.has_open_calls());
+        assert_eq!(ledger.answers(0), 1);
     }
 }

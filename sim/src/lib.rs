@@ -11,3 +11,7 @@ pub mod world;
 
 #[cfg(not(tokio_unstable))]
 compile_error!("without `--cfg tokio_unstable` no seed repeats; unset RUSTFLAGS and build in sim/");
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/testing-simulated.md")]
+struct TestingSimulated;

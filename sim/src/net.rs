@@ -60,6 +60,9 @@ fn wire(stream: TcpStream, trace: Trace, pace: Pace) -> io::Result<Connection<Wi
 pub struct Pace(Arc<AtomicU32>);
 
 impl Pace {
+    /// Rate of a host that reads nothing.
+    pub const STOPPED: u32 = u32::MAX;
+
     /// Sets the rate in bytes per millisecond. 0 is no limit.
     pub fn set(&self, bytes_per_ms: u32) {
         self.0.store(bytes_per_ms, Relaxed);
@@ -85,6 +88,13 @@ impl AsyncRead for Wire {
         if let Some(paused) = &mut self.paused {
             ready!(paused.as_mut().poll(cx));
             self.paused = None;
+        }
+        if self.pace.0.load(Relaxed) == Pace::STOPPED {
+            let later = Instant::now() + Duration::from_millis(50);
+            let mut paused = Box::pin(sleep_until(later));
+            let _ = paused.as_mut().poll(cx);
+            self.paused = Some(paused);
+            return Poll::Pending;
         }
         let before = buf.filled().len();
         let read = ready!(pin!(&mut self.stream).poll_read(cx, buf));

@@ -7,6 +7,7 @@ use getty::CloseReason;
 
 use crate::{
     app::{HIGH, Traffic},
+    net::Pace,
     trace::Fnv,
     world::{Event, Node, Plan, Rules},
 };
@@ -135,6 +136,8 @@ fn flaps(random: &mut Rng) -> Plan {
         plan.events.push((ms(at), Event::Start(server)));
         at += random.u64(50..2500);
     }
+    // The end of a process is seen at once.
+    plan.rules.forbidden = vec![CloseReason::HeartbeatMissed, CloseReason::IdleTimeout];
     plan
 }
 
@@ -164,7 +167,7 @@ fn half_open(random: &mut Rng) -> Plan {
     let servers = random.usize(1..=2);
     let clients = random.usize(2..=3);
     let mut plan = plan(random, servers, clients);
-    plan.length = ms(13_000);
+    plan.length = ms(16_000);
     if random.bool() {
         // Nothing but heartbeats.
         plan.traffic.requests = None;
@@ -175,8 +178,13 @@ fn half_open(random: &mut Rng) -> Plan {
     let node = any_node(random, &plan);
     let at = random.u64(1000..3000);
     plan.events.push((ms(at), Event::PowerLoss(node)));
-    plan.events
-        .push((ms(at + random.u64(500..9000)), Event::Start(node)));
+    // A host that returns resets the connections of its peers. In half of the runs it stays away
+    // until they must have noticed.
+    let away = match random.bool() {
+        true => random.u64(500..9000),
+        false => random.u64(9500..12_000),
+    };
+    plan.events.push((ms(at + away), Event::Start(node)));
     plan
 }
 
@@ -189,7 +197,7 @@ fn slow_link(random: &mut Rng) -> Plan {
     plan.traffic.pushes = Some(ms(random.u64(10..40)));
     plan.traffic.push_size = size;
     plan.traffic.close_slow = random.bool();
-    let rate = [1, 5, 20, 100][random.usize(..4)];
+    let rate = [Pace::STOPPED, 1, 20, 100][random.usize(..4)];
     let at = random.u64(500..3000);
     plan.events
         .push((ms(at), Event::Pace(Node::Client(0), rate)));
@@ -200,6 +208,7 @@ fn slow_link(random: &mut Rng) -> Plan {
         ));
     }
     // The write buffer may exceed its high watermark by what one poll of the session encodes.
+    plan.rules.only_client = Some(0);
     plan.rules.max_pending = Some(2 * HIGH + 20 * size);
     plan
 }

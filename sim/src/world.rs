@@ -68,7 +68,7 @@ pub enum Event {
     Repair(Node, Node),
     /// The clock of a host jumps ahead.
     Jump(Node, Duration),
-    /// A host reads so many bytes per millisecond. 0 is no limit.
+    /// Rate of a host in bytes per millisecond. 0 is no limit, [`Pace::STOPPED`] reads nothing.
     Pace(Node, u32),
 }
 
@@ -102,6 +102,8 @@ pub struct Rules {
     pub forbidden: Vec<CloseReason>,
     /// Maximum number of bytes that may wait in a session.
     pub max_pending: Option<usize>,
+    /// The faults concern this client alone. The sessions of the others last until the end.
+    pub only_client: Option<usize>,
     /// Time of a crash after which the dials of clients must be spread.
     pub spread_after: Option<Duration>,
 }
@@ -420,6 +422,10 @@ impl World {
         {
             let most = ledger.most_pending();
             ledger.violation(format!("{most} bytes waited in a session, more than {max}"));
+        }
+        if let Some(client) = rules.only_client {
+            let disturbed = self.sim.lookup(Node::Client(client).name());
+            ledger.require_undisturbed(disturbed);
         }
         if let Some(crash) = rules.spread_after {
             self.check_spread(crash);

@@ -63,7 +63,9 @@
 //! session](CorrelateLayer::with_close_at_deadline). With responses by id the session
 //! continues, because an abandoned request frees its slot, and a protocol may leave requests
 //! without a response. Use a [`HeartbeatLayer`](crate::HeartbeatLayer) there to end the session
-//! of a peer that has stopped responding.
+//! of a peer that has stopped responding, and an
+//! [`IdleTimeoutLayer`](crate::IdleTimeoutLayer) beside it: a session that sends requests all
+//! the time sends no heartbeats.
 
 mod filter;
 use std::{

@@ -13,6 +13,10 @@
 //! Received bytes do not postpone a heartbeat, but any received byte is a response, not only a
 //! pong.
 //!
+//! A session that sends all the time therefore notices a peer that is gone only when the
+//! transport takes no more bytes. An [`IdleTimeoutLayer`](crate::IdleTimeoutLayer) beside the
+//! heartbeats notices it, because nothing is received.
+//!
 //! While the peer does not read, heartbeats are skipped. They would wait behind the bytes that
 //! they should replace, and a peer that reads again would receive every one. A skipped
 //! heartbeat counts like a sent one. The next is due a full period later, and a response is
