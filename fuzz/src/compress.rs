@@ -1,6 +1,6 @@
 //! Compressed streams.
 
-use std::io::IoSlice;
+use std::io::{IoSlice, Read};
 
 use bytes::BytesMut;
 use getty::{
@@ -92,6 +92,9 @@ pub(crate) fn compressed_stream(data: &[u8]) {
             (kept, end)
         })
     });
+    if format == 2 {
+        compare_snappy(bytes, &plain, &end);
+    }
     if format < 2 && !bytes.is_empty() {
         let (expected, ending) = inflate(bytes, format == 1, FREE);
         match end {
@@ -104,6 +107,10 @@ pub(crate) fn compressed_stream(data: &[u8]) {
                     "getty reads what the reference refuses"
                 );
                 assert_eq!(plain, expected);
+                // It may end behind its final block, or behind a flush.
+                let flushed = bytes.ends_with(&[0, 0, 0xff, 0xff]);
+                let may_end = ending == Ending::Done(bytes.len()) || flushed;
+                assert_eq!(end == End::End, may_end, "{ending:?}");
             }
             End::Invalid => {
                 let behind = matches!(ending, Ending::Done(read) if read < bytes.len());
@@ -112,6 +119,21 @@ pub(crate) fn compressed_stream(data: &[u8]) {
             }
             End::Bomb => assert_eq!(ending, Ending::TooLong),
         }
+    }
+}
+
+/// Compares a stream in the framing format of snappy with the reader of the crate `snap`.
+fn compare_snappy(bytes: &[u8], plain: &[u8], end: &End) {
+    let mut expected = Vec::new();
+    let read = snap::read::FrameDecoder::new(bytes).read_to_end(&mut expected);
+    match (end, read) {
+        (End::End, read) => {
+            read.expect("getty reads what the reference refuses");
+            assert_eq!(plain, expected);
+        }
+        (End::Truncated, Err(_)) => assert_eq!(plain, expected),
+        (End::Invalid, Err(_)) | (End::Bomb, _) => {}
+        (end, Ok(_)) => panic!("{end:?}, but the reference reads all"),
     }
 }
 

@@ -419,7 +419,8 @@ pub(crate) fn ws_request(data: &[u8]) {
             let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
             let request = &bytes[..end.expect("a whole head") + 4];
             assert!(request.len() <= head);
-            // tungstenite wants ASCII, and one field of each name without other values.
+            // tungstenite wants ASCII, one field of each name without other values, and a key
+            // whose last character has no bits that are left out.
             let asked = String::from_utf8_lossy(request).to_ascii_lowercase();
             let fields = |name: &str| -> Vec<String> {
                 let value =
@@ -427,7 +428,11 @@ pub(crate) fn ws_request(data: &[u8]) {
                 asked.lines().filter_map(value).collect()
             };
             let is_plain = fields("upgrade:") == ["websocket"] && fields("connection:").len() == 1;
-            if !request.is_ascii() || !is_plain {
+            let ends = [
+                "A==\r", "Q==\r", "g==\r", "w==\r", "A==\n", "Q==\n", "g==\n", "w==\n",
+            ];
+            let is_canonical = ends.iter().any(|end| memmem(request, end.as_bytes()));
+            if !request.is_ascii() || !is_plain || !is_canonical {
                 return;
             }
             let script = tungstenite::accept(Script::new(request));
@@ -462,6 +467,10 @@ pub(crate) fn ws_request(data: &[u8]) {
             assert!(head.contains(&length) && !head.contains('\0'), "{text}");
         }
     }
+}
+
+fn memmem(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|other| other == part)
 }
 
 /// Responses to a client. It may only accept those that tungstenite does.

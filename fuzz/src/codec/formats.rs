@@ -130,7 +130,7 @@ pub(crate) fn codec_message_pack(data: &[u8]) {
     });
 }
 
-/// postcard has no limit of its depth, so getty's format is compared with itself here.
+/// postcard has no limit of its depth, so it is not asked where getty refuses a message for it.
 pub(crate) fn codec_postcard(data: &[u8]) {
     type Format = getty::codec::format::postcard::PostcardFormat;
     let _: fn(LengthDelimited) -> Postcard<LengthDelimited, Message> = Postcard::new;
