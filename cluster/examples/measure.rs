@@ -46,6 +46,8 @@ type Rooms = ClusterTopics<u64, Bytes>;
 
 /// Length of a message, in bytes.
 const LEN: usize = 128;
+/// Longest time until a topic is subscribed to.
+const WAIT: Duration = Duration::from_secs(60);
 const MESSAGES: u64 = 400_000;
 const ROOMS: u64 = 100;
 
@@ -110,7 +112,7 @@ impl Drop for Server {
 fn node(kind: &str, port: u16) -> Result<Cluster, Box<dyn Error>> {
     let builder = Cluster::of("measure");
     let builder = match kind {
-        "nats" => builder.over(Nats::new(format!("nats://127.0.0.1:{port}"))),
+        "nats" => builder.over(Nats::new(&format!("nats://127.0.0.1:{port}"))?),
         "redis" => builder.over(Redis::new(&format!("redis://127.0.0.1:{port}"))?),
         _ => builder.over(Memory::new()),
     };
@@ -171,7 +173,7 @@ async fn broadcast(kind: &str, port: u16) -> Anything {
         rooms.join(1, &member.session);
         local.join(1, &member.session);
     }
-    rooms.subscribed(&1).await;
+    rooms.subscribed(&1, WAIT).await;
     let message = Bytes::from_static(&[b'x'; LEN]);
     let mut batch = |with: bool| {
         let began = Instant::now();
@@ -292,7 +294,7 @@ async fn receive(kind: &str, port: u16) -> Anything {
             rooms.join(room, &member.session);
         }
         for room in 0..ROOMS {
-            rooms.subscribed(&room).await;
+            rooms.subscribed(&room, WAIT).await;
         }
         let before = cpu();
         let mut child = publisher("publisher", kind, port)?;
@@ -391,7 +393,7 @@ async fn memory(kind: &str, port: u16, how: &str) -> Anything {
         rooms.join(topic, &member.session);
     }
     for topic in 0..topics {
-        rooms.subscribed(&topic).await;
+        rooms.subscribed(&topic, WAIT).await;
     }
     let used = resident() - before;
     println!(
@@ -412,7 +414,7 @@ async fn settle(server: &mut Server, topics: u64) -> Anything {
         rooms.join(topic, &member.session);
     }
     for topic in 0..topics {
-        rooms.subscribed(&topic).await;
+        rooms.subscribed(&topic, WAIT).await;
     }
     for _ in 0..3 {
         server.kill()?;
@@ -444,7 +446,7 @@ async fn takeover(kind: &str, port: u16) -> Anything {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-    let claims = nodes.each_ref().map(|node| node.claims("users").build());
+    let claims = nodes.each_ref().map(|node| node.claims("users"));
     let mut last = Connection::new(());
     claims[0].take("ada", last.handle()).await?;
     let mut times = Vec::new();

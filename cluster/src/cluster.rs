@@ -24,11 +24,12 @@ use tokio::{
 };
 
 use crate::{
-    ClaimsBuilder, ClusterTopics, Key, Node, NodeId, Snapshot, Subject, TopicsBuilder,
+    Claims, ClaimsBuilder, ClusterTopics, Key, Node, NodeId, Snapshot, Subject, TopicsBuilder,
+    TopicsSnapshot,
     bus::{Bus, Event, Memory, PublishError, Sink, Store},
     claims::ClaimSet,
     close,
-    counters::Counters,
+    counters::{Counters, TopicCounters, number},
     dispatch::Dispatch,
     form::Form,
     frame::{Frame, HEADER, Kind},
@@ -112,6 +113,7 @@ pub(crate) struct Inner {
     pub(crate) max_frame: usize,
     number: AtomicU64,
     state: watch::Sender<State>,
+    settling: Mutex<Settling>,
     sets: Mutex<HashMap<Arc<str>, Weak<dyn Set>>>,
     claim_sets: Mutex<Vec<Weak<ClaimSet>>>,
     queues: [Dispatch; DISPATCHERS],
@@ -125,8 +127,20 @@ pub(crate) struct Inner {
     reasons: Vec<ApplicationClose>,
 }
 
+/// Time that subscriptions take to be in effect.
+#[derive(Default)]
+struct Settling {
+    /// Time of the last connection, until they are.
+    connected: Option<Instant>,
+    last: Option<Duration>,
+}
+
 /// A set of topics, without its types.
 pub(crate) trait Set: Send + Sync {
+    /// Returns the counters.
+    fn counters(&self) -> &TopicCounters;
+    /// Returns the counters, with the numbers of topics.
+    fn snapshot(&self) -> TopicsSnapshot;
     /// Takes a message of another node.
     fn receive(&self, frame: Frame);
     /// Closes the members of a topic.
@@ -223,8 +237,18 @@ impl Cluster {
         TopicsBuilder::new(self.clone(), name, form)
     }
 
-    /// Returns a builder of claims with a name that is the same on all nodes, such as `users`.
-    pub fn claims(&self, name: &str) -> ClaimsBuilder {
+    /// Creates a set of claims with a name that is the same on all nodes, such as `users`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if this node has claims with that name already.
+    #[must_use]
+    pub fn claims(&self, name: &str) -> Claims {
+        self.claims_builder(name).build()
+    }
+
+    /// Returns a builder of claims with other settings; see [`claims`](Self::claims).
+    pub fn claims_builder(&self, name: &str) -> ClaimsBuilder {
         ClaimsBuilder::new(self.clone(), name)
     }
 
@@ -260,10 +284,7 @@ impl Cluster {
     /// Returns the counters.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let Inner {
-            counters, nodes, ..
-        } = &*self.inner;
-        counters.snapshot(self.state(), nodes.len())
+        self.inner.snapshot()
     }
 
     /// Leaves the cluster, so that other nodes know at once that this one ends. It publishes no
@@ -278,6 +299,8 @@ impl Cluster {
         self.inner
             .publish_to_all(Kind::Goodbye, Bytes::new(), Bytes::new());
         self.inner.bus.flush().await;
+        #[cfg(feature = "metrics")]
+        crate::metrics::publish(&self.inner);
     }
 }
 
@@ -329,7 +352,7 @@ impl ClusterBuilder {
             store: bus.store(),
             max_frame: self.max_frame.min(bus.limits().frame),
             bus,
-            counters: Counters::new(),
+            counters: Counters::default(),
             nodes: Nodes::default(),
             questions: Questions::default(),
             runtime: Handle::current(),
@@ -337,6 +360,7 @@ impl ClusterBuilder {
             state: watch::Sender::new(State::Down {
                 since: Instant::now(),
             }),
+            settling: Mutex::default(),
             sets: Mutex::default(),
             claim_sets: Mutex::default(),
             queues: Default::default(),
@@ -365,6 +389,8 @@ impl ClusterBuilder {
         handles.extend(bus);
         handles.push(tokio::spawn(control_frames(Arc::clone(&inner), frames)).abort_handle());
         handles.push(tokio::spawn(beats(Arc::clone(&inner))).abort_handle());
+        #[cfg(feature = "metrics")]
+        handles.push(tokio::spawn(crate::metrics::run(Arc::clone(&inner))).abort_handle());
         let tasks = Arc::new(Tasks { handles, stop });
         Cluster { inner, tasks }
     }
@@ -474,6 +500,31 @@ impl Inner {
     pub(crate) fn claim_sets(&self) -> Vec<Arc<ClaimSet>> {
         let sets = lock(&self.claim_sets);
         sets.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Returns the counters of each set of topics.
+    pub(crate) fn set_snapshots(&self) -> Vec<(Arc<str>, TopicsSnapshot)> {
+        let sets: Vec<_> = {
+            let sets = lock(&self.sets);
+            let sets = sets.iter();
+            sets.filter_map(|(name, set)| Some((Arc::clone(name), set.upgrade()?)))
+                .collect()
+        };
+        let snapshots = sets.into_iter().map(|(name, set)| (name, set.snapshot()));
+        snapshots.collect()
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let sets = self.set_snapshots();
+        let sets = sets.into_iter().map(|(_, snapshot)| snapshot);
+        let state = *self.state.borrow();
+        let claims = self.claim_sets();
+        Snapshot {
+            nodes: self.nodes.len(),
+            settled_in: lock(&self.settling).last,
+            claims: claims.iter().map(|set| number(set.len())).sum(),
+            ..self.counters.snapshot(state, self.bus.stats(), sets)
+        }
     }
 
     fn set(&self, name: &str) -> Option<Arc<dyn Set>> {
@@ -637,17 +688,19 @@ impl Sink for Receiver {
             inner.counters.invalid.add(1);
             return;
         }
-        let name = {
+        let (name, set) = {
             let sets = lock(&inner.sets);
-            let Some((name, _)) = sets.get_key_value(set) else {
+            let Some((name, set)) = sets.get_key_value(set) else {
                 return;
             };
-            Arc::clone(name)
+            (Arc::clone(name), Weak::clone(set))
         };
         let hash = inner.hasher.hash_one(&frame.key);
         let queue = usize::try_from(hash % DISPATCHERS as u64).unwrap_or_default();
-        if !inner.queues[queue].push(name, frame) {
-            inner.counters.dropped.add(1);
+        if !inner.queues[queue].push(name, frame)
+            && let Some(set) = set.upgrade()
+        {
+            set.counters().dropped.add(1);
         }
     }
 
@@ -655,10 +708,16 @@ impl Sink for Receiver {
         let inner = &*self.0;
         match event {
             Event::Connected => {
+                lock(&inner.settling).connected = Some(Instant::now());
                 inner.state.send_replace(State::Settling);
                 tracing::info!(target: "getty::cluster", node = %inner.id, "the bus is connected");
             }
             Event::Settled => {
+                let mut settling = lock(&inner.settling);
+                if let Some(connected) = settling.connected.take() {
+                    settling.last = Some(connected.elapsed());
+                }
+                drop(settling);
                 inner.state.send_replace(State::Up);
                 inner.nodes.restart();
                 inner.hello();

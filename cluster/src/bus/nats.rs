@@ -18,20 +18,20 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use futures_util::{
     FutureExt, StreamExt,
-    future::{BoxFuture, FusedFuture},
+    future::{BoxFuture, FusedFuture, join},
     stream::{BoxStream, SelectAll},
 };
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tower::BoxError;
 
 use super::{
-    Bus, Entry, Event, Limits, OutgoingLimits, PublishError, PutError, Revision, Sink, Store,
-    StoreError,
+    Bus, BusStats, Entry, Event, Limits, OutgoingLimits, PublishError, PutError, Revision, Sink,
+    Store, StoreError, UrlError,
     parts::{Part, Parts},
     wanted::Wanted,
 };
@@ -81,15 +81,16 @@ const WRONG_SEQUENCE: [u64; 2] = [10071, 10164];
 /// ```no_run
 /// use getty_cluster::{Cluster, bus::Nats};
 ///
-/// # async fn check() {
-/// let cluster = Cluster::of("chat").over(Nats::new("nats://127.0.0.1:4222")).start();
+/// # async fn check() -> Result<(), getty_cluster::bus::UrlError> {
+/// let cluster = Cluster::of("chat").over(Nats::new("nats://127.0.0.1:4222")?).start();
 /// cluster.up().await;
+/// # Ok(())
 /// # }
 /// ```
 pub struct Nats(Arc<Shared>);
 
 struct Shared {
-    servers: String,
+    servers: Vec<ServerAddr>,
     options: Mutex<Box<dyn Fn() -> ConnectOptions + Send>>,
     bucket: String,
     replicas: usize,
@@ -98,8 +99,17 @@ struct Shared {
     max_frame: AtomicUsize,
     /// `true` once all subscriptions of the current connections are in effect.
     has_settled: AtomicBool,
-    /// Client for control frames and claims, while there is a connection.
-    client: Mutex<Option<Client>>,
+    /// Clients of both connections, while there are any.
+    clients: Mutex<Option<Clients>>,
+}
+
+#[derive(Clone)]
+struct Clients {
+    data: Client,
+    /// For control frames and claims.
+    control: Client,
+    /// Subject without a subscriber.
+    unheard: String,
 }
 
 /// Why a connection ends.
@@ -107,22 +117,26 @@ type Failure = BoxError;
 
 impl Nats {
     /// Creates a new bus for the servers at `servers`: one or more URLs with commas between them.
-    /// It connects when the cluster starts.
+    /// It connects when the cluster starts, to one of them. If that one fails, it connects to
+    /// another one.
     ///
     /// A URL with `tls` uses TLS. It may have a user and a password, or a token, as in
     /// `tls://user:password@nats.example:4222`. They are used for all servers.
-    #[must_use]
-    pub fn new(servers: impl Into<String>) -> Self {
-        Self(Arc::new(Shared {
-            servers: servers.into(),
+    ///
+    /// # Errors
+    ///
+    /// A URL is invalid. The error does not contain it.
+    pub fn new(servers: &str) -> Result<Self, UrlError> {
+        Ok(Self(Arc::new(Shared {
+            servers: parse(servers).map_err(UrlError::invalid)?,
             options: Mutex::new(Box::new(ConnectOptions::new)),
             bucket: "getty_claims".to_owned(),
             replicas: 1,
             parts: Parts::new(OutgoingLimits::default()),
             max_frame: AtomicUsize::new(MAX_FRAME),
             has_settled: AtomicBool::new(false),
-            client: Mutex::new(None),
-        }))
+            clients: Mutex::new(None),
+        })))
     }
 
     /// Sets a function that returns the options of each connection, for credentials and TLS. The
@@ -168,9 +182,18 @@ impl Nats {
 }
 
 /// Reads URLs with commas between them.
-fn servers(urls: &str) -> Result<Vec<ServerAddr>, Failure> {
-    let servers = urls.split(',').map(|url| url.trim().parse());
-    Ok(servers.collect::<Result<_, _>>()?)
+fn parse(urls: &str) -> Result<Vec<ServerAddr>, BoxError> {
+    let server = |url: &str| {
+        let server: ServerAddr = url.trim().parse()?;
+        if !matches!(server.scheme(), "nats" | "tls") {
+            return Err("a URL of NATS begins with nats: or tls:".into());
+        }
+        if server.host().is_empty() {
+            return Err("a URL has no host".into());
+        }
+        Ok(server)
+    };
+    urls.split(',').map(server).collect()
 }
 
 /// Returns the user and the password, or a token alone, of the first URL that has some. The
@@ -186,12 +209,18 @@ fn credentials(servers: &[ServerAddr]) -> Option<(String, Option<String>)> {
 impl Shared {
     async fn connect(&self, name: &str) -> Result<(Client, mpsc::Receiver<NatsEvent>), Failure> {
         let (events, received) = mpsc::channel(64);
-        let servers = servers(&self.servers)?;
+        let servers = &self.servers;
         let options = lock(&self.options)();
-        let options = match credentials(&servers) {
+        let options = match credentials(servers) {
             Some((user, Some(password))) => options.user_and_password(user, password),
             Some((token, None)) => options.token(token),
             None => options,
+        };
+        // Also for other servers of the NATS cluster, whose addresses the first one sends.
+        let options = if servers.iter().all(ServerAddr::tls_required) {
+            options.require_tls(true)
+        } else {
+            options
         };
         let options = options
             .name(name)
@@ -208,7 +237,9 @@ impl Shared {
                 let _ = events.try_send(event);
                 std::future::ready(())
             });
-        let client = timeout(TIMEOUT, options.connect(servers)).await??;
+        // A server that does not answer must not keep the others from being tried.
+        let time = TIMEOUT * u32::try_from(servers.len()).unwrap_or(u32::MAX);
+        let client = timeout(time, options.connect(servers)).await??;
         Ok((client, received))
     }
 
@@ -256,7 +287,11 @@ impl Shared {
         };
         let (probes, control_reader, data_reader, has_bucket) =
             timeout(SET_UP_TIME, set_up).await??;
-        *lock(&self.client) = Some(control.clone());
+        *lock(&self.clients) = Some(Clients {
+            data: data.clone(),
+            control: control.clone(),
+            unheard: data_reader.unheard.clone(),
+        });
         let settled = || {
             self.has_settled.store(true, Relaxed);
             sink.event(Event::Settled);
@@ -264,7 +299,7 @@ impl Shared {
         tokio::try_join!(
             control_reader.run(&self.parts.control.wanted, sink),
             data_reader.run(&self.parts.data.wanted, sink),
-            probes.run(data, control, settled),
+            probes.run(data, control, settled, &self.parts),
             self.create_bucket_later(control, has_bucket),
         )?;
         Ok(())
@@ -315,7 +350,8 @@ impl Shared {
     }
 
     fn client(&self) -> Result<Client, StoreError> {
-        let client = lock(&self.client).clone();
+        let clients = lock(&self.clients);
+        let client = clients.as_ref().map(|clients| clients.control.clone());
         client.ok_or_else(|| StoreError::new("NATS is not connected"))
     }
 
@@ -396,17 +432,20 @@ impl Probes {
         data: &Client,
         control: &Client,
         settled: impl Fn(),
+        parts: &Parts,
     ) -> Result<(), Failure> {
         let mut ticks = interval(PROBE);
         // After the process was stopped, the answers of a living server come first.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut of_data, mut of_control) = (Probed::default(), Probed::default());
         let mut is_settled = false;
+        let mut asked = Instant::now();
         loop {
             tokio::select! {
                 biased;
                 probe = self.on_control.next() => {
                     probe.ok_or(ENDED)?;
+                    parts.probed(asked.elapsed());
                     of_data.answered();
                 }
                 probe = self.on_data.next() => {
@@ -416,6 +455,7 @@ impl Probes {
                 _ = ticks.tick() => {
                     of_data.asked()?;
                     of_control.asked()?;
+                    asked = Instant::now();
                     data.publish(format!("{}.control", self.probe), Bytes::new()).await?;
                     control.publish(format!("{}.data", self.probe), Bytes::new()).await?;
                 }
@@ -617,7 +657,7 @@ impl Bus for Nats {
             let mut attempt = 0;
             loop {
                 let result = self.0.connected(&sink).await;
-                lock(&self.0.client).take();
+                lock(&self.0.clients).take();
                 let had_settled = self.0.has_settled.swap(false, Relaxed);
                 attempt = if had_settled { 0 } else { attempt + 1 };
                 let parts = &self.0.parts;
@@ -635,12 +675,28 @@ impl Bus for Nats {
     fn flush(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             self.0.parts.drained().await;
-            let client = lock(&self.0.client).clone();
-            if let Some(client) = client {
-                // An error means that there is nothing to wait for.
-                let _ = timeout(TIMEOUT, client.flush()).await;
+            let clients = lock(&self.0.clients).clone();
+            if let Some(Clients {
+                data,
+                control,
+                unheard,
+            }) = clients
+            {
+                // An answer shows that the server has taken what was sent before. The end of the
+                // process could otherwise reset the connection, and what it has not read is lost.
+                let answer =
+                    async |client: Client| client.request(unheard.clone(), Bytes::new()).await;
+                let _ = timeout(TIMEOUT, join(answer(data), answer(control))).await;
             }
         })
+    }
+
+    fn kind(&self) -> &'static str {
+        "nats"
+    }
+
+    fn stats(&self) -> BusStats {
+        self.0.parts.stats()
     }
 }
 
@@ -704,15 +760,23 @@ mod tests {
 
     #[test]
     fn urls_have_commas_between_them_and_credentials() {
-        let all = servers("nats://a.example, tls://b.example:4223").unwrap();
+        let all = parse("nats://a.example, tls://b.example:4223").unwrap();
         let hosts: Vec<_> = all.iter().map(|url| (url.host(), url.port())).collect();
         assert_eq!(hosts, [("a.example", 4222), ("b.example", 4223)]);
         assert_eq!(credentials(&all), None);
-        let of = |url| credentials(&servers(url).unwrap());
+        let of = |url| credentials(&parse(url).unwrap());
         let (user, password) = ("ada".to_owned(), Some("p@ss".to_owned()));
         assert_eq!(of("nats://a,nats://ada:p%40ss@b"), Some((user, password)));
         assert_eq!(of("nats://token@a"), Some(("token".to_owned(), None)));
-        assert!(servers("nats://a:port").is_err());
+        for bad in [
+            "nats://a:port",
+            "ws://a",
+            "http://a",
+            "nats://a,,nats://b",
+            "",
+        ] {
+            assert!(Nats::new(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! State of a bus over a network that outlives its two connections.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::time::{sleep, timeout};
 use tower::BoxError;
 
 use super::{
-    Event, Outgoing, OutgoingLimits, PublishError, Sink,
+    BusStats, Event, Outgoing, OutgoingLimits, PublishError, Sink,
     wanted::{Wanted, reconnect_delay},
 };
 use crate::Subject;
@@ -25,6 +28,8 @@ pub(super) struct Part {
 pub(super) struct Parts {
     pub(super) data: Part,
     pub(super) control: Part,
+    /// Time of the last probe in nanoseconds, or 0.
+    probe: AtomicU64,
 }
 
 impl Parts {
@@ -36,6 +41,23 @@ impl Parts {
         Self {
             data: part(),
             control: part(),
+            probe: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes note of the time from a probe to its answer.
+    pub(super) fn probed(&self, time: Duration) {
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.probe.store(nanoseconds.max(1), Relaxed);
+    }
+
+    pub(super) fn stats(&self) -> BusStats {
+        let (data, control) = (self.data.outgoing.len(), self.control.outgoing.len());
+        let probe = self.probe.load(Relaxed);
+        BusStats {
+            queued_frames: data.0 + control.0,
+            queued_bytes: data.1 + control.1,
+            probe: (probe > 0).then(|| Duration::from_nanos(probe)),
         }
     }
 

@@ -93,6 +93,11 @@ impl<K: Clone + Eq + Hash> Interest<K> {
         }
     }
 
+    /// Returns the number of topics with a subscription.
+    pub(super) fn len(&self) -> usize {
+        lock(&self.held).len()
+    }
+
     /// Returns the topics with a subscription.
     pub(super) fn topics(&self) -> Vec<K> {
         lock(&self.held).keys().cloned().collect()
@@ -181,9 +186,6 @@ impl<K: Key> Follower<K> {
             shared.inner.bus.subscribe(&changes);
         }
         if any || !changes.is_empty() {
-            let held = lock(&shared.interest.held).len();
-            let held = u64::try_from(held).unwrap_or(u64::MAX);
-            shared.count_subscriptions(held);
             shared.interest.passed.store(self.batch, Release);
             shared.interest.changed.notify_waiters();
         }
@@ -274,7 +276,7 @@ impl<K: Key, Out> Drop for Shared<K, Out> {
         let subjects = topics.iter().map(|key| self.subject(&key.key_bytes()));
         let changes: Vec<_> = subjects.map(|subject| (subject, false)).collect();
         self.inner.bus.subscribe(&changes);
-        self.count_subscriptions(0);
+        self.inner.counters.dropped_sets.add(&self.counters);
         // The task ends because the topics are gone.
         self.interest.wake();
     }

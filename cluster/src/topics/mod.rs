@@ -11,25 +11,23 @@ use std::{
     error::Error,
     fmt,
     hash::Hash,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 use getty_core::{CloseReason, ConnectionHandle, Session};
 use getty_layers::{Topics, group::Report};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower::BoxError;
 
 pub use self::builder::TopicsBuilder;
 use self::{interest::Interest, sequence::Sequences};
 use crate::{
-    Answers, Cluster, Key, KeyBytes, Member, Node, Subject,
+    Answers, Cluster, Key, KeyBytes, Member, Node, NodeId, Subject, TopicsSnapshot,
     bus::PublishError,
     cluster::{Inner, MAX_KEY, Set, close_payload},
+    counters::TopicCounters,
     form::Form,
     frame::{Frame, HEADER, Kind},
     lock, random_id,
@@ -57,6 +55,8 @@ pub struct ClusterTopics<K: Key, Out> {
 
 /// Function that creates the message about a number of missed messages.
 type Notice<Out> = Box<dyn Fn(u64) -> Out + Send + Sync>;
+/// Function that is called with each gap.
+type GapHook<K> = Box<dyn Fn(&K, Gap) + Send + Sync>;
 /// Cards by session and topic.
 type Cards<K> = HashMap<u64, HashMap<K, String>>;
 
@@ -67,13 +67,24 @@ struct Shared<K: Key, Out> {
     topics: Topics<K, Out>,
     form: Box<dyn Form<Out>>,
     notice: Option<Notice<Out>>,
+    gap_hook: Option<GapHook<K>>,
+    counters: TopicCounters,
     sequences: Sequences,
     cards: Arc<Mutex<Cards<K>>>,
     interest: Arc<Interest<K>>,
-    /// Number of subscriptions that were counted last.
-    counted: AtomicU64,
     buckets: Option<u32>,
     max_topics: usize,
+}
+
+/// Messages of another node to a topic that did not arrive; see
+/// [`TopicsBuilder::with_gap_hook`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Gap {
+    /// The node that has published them.
+    pub node: NodeId,
+    /// Their number.
+    pub missed: u64,
 }
 
 /// Outcome of a broadcast to the members of all nodes.
@@ -251,7 +262,7 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
             Frame::set_numbers(&mut frame, shared.inner.next_number(), sequence, is_fresh);
             shared.inner.bus.publish(&subject, frame.freeze())
         });
-        let counters = &shared.inner.counters;
+        let counters = &shared.counters;
         let bus = match bus {
             Ok(()) => {
                 counters.published.add(1);
@@ -354,16 +365,28 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> ClusterTopics<K, Out> {
         Answers { members, missing }
     }
 
-    /// Waits until messages of other nodes to this topic arrive here. If the topic has no member on
-    /// this node, it never returns.
-    pub async fn subscribed<Q>(&self, key: &Q)
+    /// Waits until messages of other nodes to this topic arrive here, at most for `time`. Returns
+    /// `false` if they do not: the bus is away or slow, or the topic has no member on this node.
+    ///
+    /// [`join`](Self::join) does not need it. It is for a member that must not miss a message that
+    /// another node publishes from now on.
+    pub async fn subscribed<Q>(&self, key: &Q, time: Duration) -> bool
     where
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        self.shared.interest.held(key).await;
-        self.cluster.up().await;
-        self.shared.inner.bus.subscribed().await;
+        let subscribed = async {
+            self.shared.interest.held(key).await;
+            self.cluster.up().await;
+            self.shared.inner.bus.subscribed().await;
+        };
+        timeout(time, subscribed).await.is_ok()
+    }
+
+    /// Returns the counters of these topics on this node.
+    #[must_use]
+    pub fn snapshot(&self) -> TopicsSnapshot {
+        Set::snapshot(&*self.shared)
     }
 
     /// Returns the topics of this node alone: their broadcasts reach no other node.
@@ -410,13 +433,6 @@ impl<K: Key, Out: 'static> Shared<K, Out> {
 }
 
 impl<K: Key, Out> Shared<K, Out> {
-    /// Adds the subscriptions of this set to those of the node.
-    fn count_subscriptions(&self, held: u64) {
-        let before = self.counted.swap(held, Relaxed);
-        let all = &self.inner.counters.subscriptions;
-        all.fetch_add(held.wrapping_sub(before), Relaxed);
-    }
-
     fn subject(&self, key: &[u8]) -> Subject {
         let namespace = &self.inner.namespace;
         match self.buckets {
@@ -427,8 +443,17 @@ impl<K: Key, Out> Shared<K, Out> {
 }
 
 impl<K: Key, Out: Clone + Send + Sync + 'static> Set for Shared<K, Out> {
+    fn counters(&self) -> &TopicCounters {
+        &self.counters
+    }
+
+    fn snapshot(&self) -> TopicsSnapshot {
+        self.counters
+            .snapshot(self.topics.len(), self.interest.len())
+    }
+
     fn receive(&self, frame: Frame) {
-        let counters = &self.inner.counters;
+        let counters = &self.counters;
         let Some(key) = K::from_key_bytes(&frame.key) else {
             counters.invalid.add(1);
             return;
@@ -443,6 +468,10 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> Set for Shared<K, Out> {
         };
         if missed > 0 {
             counters.lost.add(missed);
+            if let Some(hook) = &self.gap_hook {
+                let node = frame.origin;
+                hook(&key, Gap { node, missed });
+            }
             if let Some(notice) = &self.notice {
                 self.topics.broadcast(&key, notice(missed));
             }
@@ -467,7 +496,7 @@ impl<K: Key, Out: Clone + Send + Sync + 'static> Set for Shared<K, Out> {
 
     fn close_members(&self, key: &[u8], reason: CloseReason) -> usize {
         let Some(key) = K::from_key_bytes(key) else {
-            self.inner.counters.invalid.add(1);
+            self.counters.invalid.add(1);
             return 0;
         };
         let members = self.topics.members(&key);

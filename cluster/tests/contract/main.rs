@@ -1,7 +1,19 @@
-//! Promises of a cluster, over the bus in memory with faults and a paused clock.
+//! Promises of a cluster: each test runs over the bus in memory with a paused clock. Over NATS
+//! and Redis the same tests run with `--ignored`, which starts the servers.
 
 mod claims;
+mod engine;
+#[cfg(all(feature = "nats", feature = "redis"))]
+mod engines;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod nodes;
+#[cfg(all(feature = "nats", feature = "redis"))]
+#[path = "../servers/proxy.rs"]
+mod proxy;
+#[cfg(all(feature = "nats", feature = "redis"))]
+#[path = "../servers/server.rs"]
+mod server;
 mod spy;
 mod support;
 mod topics;
