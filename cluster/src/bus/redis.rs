@@ -14,6 +14,7 @@ use redis::{
     IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisError, TlsCertificates, Value,
     aio::MultiplexedConnection,
 };
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio::{
     sync::Notify,
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
@@ -141,7 +142,9 @@ impl Redis {
     ///
     /// Panics if the bus is in use.
     pub fn with_root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Result<Self, UrlError> {
-        self.shared().certificates.root_cert = Some(pem.into());
+        let pem = pem.into();
+        check_certificates(&pem)?;
+        self.shared().certificates.root_cert = Some(pem);
         self.reopen()
     }
 
@@ -160,8 +163,10 @@ impl Redis {
         certificate: impl Into<Vec<u8>>,
         key: impl Into<Vec<u8>>,
     ) -> Result<Self, UrlError> {
+        let client_cert = certificate.into();
+        check_certificates(&client_cert)?;
         self.shared().certificates.client_tls = Some(ClientTlsConfig {
-            client_cert: certificate.into(),
+            client_cert,
             client_key: key.into(),
         });
         self.reopen()
@@ -180,6 +185,15 @@ impl Redis {
     fn shared(&mut self) -> &mut Shared {
         Arc::get_mut(&mut self.0).expect("settings come before the start of the cluster")
     }
+}
+
+/// Returns an error if there is no certificate. The client would connect to no server.
+fn check_certificates(pem: &[u8]) -> Result<(), UrlError> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    if certificates.map_err(UrlError::invalid)?.is_empty() {
+        return Err(UrlError::invalid("there is no certificate in PEM"));
+    }
+    Ok(())
 }
 
 impl Shared {

@@ -135,8 +135,10 @@ async fn of_any_number_of_simultaneous_logins_exactly_one_stays(net: Net) {
         assert_eq!(open.count(), 1, "user {user}");
     }
     let outcomes = users.each_ref().map(Claims::snapshot);
-    let free: u64 = outcomes.iter().map(|outcomes| outcomes.free).sum();
-    assert_eq!(free, 10, "{outcomes:?}");
+    let each = outcomes
+        .iter()
+        .map(|all| all.free + all.closed + all.unreachable + all.ended);
+    assert_eq!(each.sum::<u64>(), 300, "{outcomes:?}");
 }
 
 async fn store_that_is_away_admits_or_refuses_and_is_reconciled_later(net: Net) {

@@ -10,9 +10,11 @@ mod metrics;
 mod nodes;
 #[cfg(all(feature = "nats", feature = "redis"))]
 #[path = "../servers/proxy.rs"]
+#[allow(dead_code, reason = "the other program that uses it needs more")]
 mod proxy;
 #[cfg(all(feature = "nats", feature = "redis"))]
 #[path = "../servers/server.rs"]
+#[allow(dead_code, reason = "the other program that uses it needs more")]
 mod server;
 mod spy;
 mod support;

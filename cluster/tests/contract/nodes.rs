@@ -76,15 +76,15 @@ async fn all_nodes_answer_who_is_there_with_the_cards_of_their_members(net: Net)
         names.sort();
         names
     };
-    let answers = rooms[2].ask("tea", SECOND).await;
+    let answers = rooms[2].ask("tea", WAIT).await;
     assert_eq!(names(&answers), ["ada", "bob"]);
     assert!(answers.missing.is_empty());
 
     // a card is replaced, and goes with its session
     rooms[0].join_as("tea".to_owned(), &ada.session, "ada l.");
     drop(cat);
-    assert_eq!(names(&rooms[2].ask("tea", SECOND).await), ["ada l.", "bob"]);
-    assert!(rooms[2].ask("milk", SECOND).await.members.is_empty());
+    assert_eq!(names(&rooms[2].ask("tea", WAIT).await), ["ada l.", "bob"]);
+    assert!(rooms[2].ask("milk", WAIT).await.members.is_empty());
 
     // a node that does not answer is named
     two.cut().await;
@@ -103,7 +103,7 @@ async fn answers_longer_than_a_frame_come_in_parts(net: Net) {
     for (n, guest) in guests.iter().enumerate() {
         others.join_as("tea".to_owned(), &guest.session, format!("guest {n}"));
     }
-    let answers = rooms.ask("tea", SECOND).await;
+    let answers = rooms.ask("tea", WAIT).await;
     assert_eq!((answers.members.len(), answers.missing.len()), (100, 0));
 }
 

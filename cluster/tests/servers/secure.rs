@@ -8,10 +8,13 @@ use getty_cluster::{
     bus::{Bus, Nats, Redis},
     form::Plain,
 };
-use getty_core::{CloseReason, Connection, Session, driver};
+use getty_core::{
+    CloseReason, Connection, Session,
+    driver::{self, Driver},
+};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose,
 };
 use tokio::time::timeout;
 
@@ -25,6 +28,10 @@ fn certificates(folder: &Path) {
     let mut authority = CertificateParams::new([]).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    // Equal names would be a certificate that has signed itself.
+    authority
+        .distinguished_name
+        .push(DnType::CommonName, "authority");
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
     fs::write(folder.join("ca.pem"), authority.pem()).unwrap();
     for (name, usage) in [
@@ -34,6 +41,7 @@ fn certificates(folder: &Path) {
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let mut params = CertificateParams::new(names).unwrap();
         params.extended_key_usages = vec![usage];
+        params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &authority).unwrap();
         fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
@@ -45,11 +53,11 @@ fn path(folder: &Path, file: &str) -> String {
     folder.join(file).to_str().unwrap().to_owned()
 }
 
-/// Session without a socket.
-fn session() -> (Session<String>, Connection<()>) {
+/// Session without a socket, which is open while the rest is kept.
+fn session() -> (Session<String>, (Driver<String>, Connection<()>)) {
     let connection = Connection::new(());
-    let (session, _driver) = driver::pair(connection.handle().clone());
-    (session, connection)
+    let (session, driver) = driver::pair(connection.handle().clone());
+    (session, (driver, connection))
 }
 
 /// Uses all that a bus can do, between two nodes.
@@ -62,16 +70,17 @@ async fn works(one: impl Bus, two: impl Bus) {
         timeout(WAIT, node.up()).await.expect("the node is up");
         until(|| node.nodes().len() == 1).await;
     }
-    uses(&nodes).await;
+    uses(&nodes, 0).await;
     nodes[1].leave().await;
     until(|| nodes[0].nodes().is_empty()).await;
 }
 
 /// Sends a message, asks, closes and takes a session over.
-async fn uses([one, two]: &[Cluster; 2]) {
+async fn uses([one, two]: &[Cluster; 2], round: usize) {
+    let name = |name| format!("{name} {round}");
     let rooms: [ClusterTopics<String, String>; 2] =
-        [one, two].map(|node| node.topics("rooms", Plain));
-    let ((here, _here), (there, _there)) = (session(), session());
+        [one, two].map(|node| node.topics(&name("rooms"), Plain));
+    let ((here, _here), (there, of_there)) = (session(), session());
     rooms[0].join_as("tea".to_owned(), &here, "ada");
     rooms[1].join_as("tea".to_owned(), &there, "bob");
     assert!(rooms[0].subscribed("tea", WAIT).await);
@@ -82,13 +91,14 @@ async fn uses([one, two]: &[Cluster; 2]) {
     let answers = rooms[0].ask("tea", WAIT).await;
     assert_eq!((answers.members.len(), answers.missing.len()), (2, 0));
 
-    let users = [one.claims("users"), two.claims("users")];
+    let users = [one, two].map(|node| node.claims(&name("users")));
     users[0].take("ada", &here).await.unwrap();
     let claimed = users[1].take("ada", &there).await.unwrap();
     assert_eq!(claimed.previous, Previous::Closed);
     assert_eq!(here.reason(), Some(CloseReason::TakenOver));
     rooms[0].close("tea", CloseReason::Local);
     until(|| there.reason().is_some()).await;
+    drop(of_there);
     // The entry is removed, too.
     let (last, _last) = session();
     let free = async {
@@ -205,7 +215,7 @@ async fn nats_with_tls_certificates_and_a_limited_user() {
 /// Three servers, of which one is killed.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs nats-server"]
-async fn nodes_go_on_at_another_server_of_nats() {
+async fn long_nodes_go_on_at_another_server_of_nats() {
     let routes = [(); 3].map(|()| free_port());
     let all = routes.map(|port| format!("nats://127.0.0.1:{port}"));
     let mut servers = [0, 1, 2].map(|place| {
@@ -240,13 +250,13 @@ async fn nodes_go_on_at_another_server_of_nats() {
         // The store may need some seconds until it has a leader.
         let store = async {
             let (session, _connection) = session();
-            let users = nodes[0].claims("probe");
-            while users.take_free(&place, &session).await.is_err() {
+            let users = nodes[0].claims(&format!("probe {place}"));
+            while users.take_free("probe", &session).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
         timeout(WAIT, store).await.expect("there is a store");
-        uses(&nodes).await;
+        uses(&nodes, place).await;
         if place < 2 {
             // One at a time, so that two are there to agree.
             servers[place].kill();

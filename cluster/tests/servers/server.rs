@@ -1,6 +1,4 @@
-//! A server of a bus as a child process. The tests of the contract use a part of it.
-
-#![allow(dead_code, reason = "two test programs use it")]
+//! A server of a bus as a child process.
 
 use std::{
     net::{TcpListener, TcpStream},
