@@ -1,12 +1,11 @@
 //! The cluster as one node sees it.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     fmt,
-    hash::{BuildHasher, RandomState},
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     thread,
@@ -31,12 +30,12 @@ use crate::{
     counters::Counters,
     dispatch::Dispatch,
     form::Form,
-    frame::{Frame, HEADER, Kind},
+    frame::{Frame, FrameError, HEADER, Header, Kind},
     lock,
     nodes::Nodes,
     questions::{Questions, read_answer, write_answers},
     random_id,
-    subject::{token, topic_set},
+    subject::{token, topic_prefix, topic_set},
 };
 
 /// Number of tasks that pass received messages to topics.
@@ -112,10 +111,13 @@ pub(crate) struct Inner {
     pub(crate) max_frame: usize,
     number: AtomicU64,
     state: watch::Sender<State>,
-    sets: Mutex<HashMap<Arc<str>, Weak<dyn Set>>>,
+    /// Sets of topics by their names. There are few.
+    sets: RwLock<Vec<(Arc<str>, Weak<dyn Set>)>>,
     claim_sets: Mutex<Vec<Weak<ClaimSet>>>,
-    queues: [Dispatch; DISPATCHERS],
-    hasher: RandomState,
+    /// Messages of topics that wait.
+    dispatch: Dispatch,
+    /// Start of the subjects of topics.
+    topic_prefix: String,
     control: mpsc::Sender<Frame>,
     /// Size of the control frames that wait, in bytes.
     control_bytes: AtomicUsize,
@@ -127,8 +129,8 @@ pub(crate) struct Inner {
 
 /// A set of topics, without its types.
 pub(crate) trait Set: Send + Sync {
-    /// Takes a message of another node.
-    fn receive(&self, frame: Frame);
+    /// Queues a message of another node, whose key has a length of `key`.
+    fn receive(&self, header: Header, key: usize, frame: Bytes, to: &Dispatch);
     /// Closes the members of a topic.
     fn close_members(&self, key: &[u8], reason: getty_core::CloseReason) -> usize;
     /// Returns the cards of the members of a topic.
@@ -324,6 +326,7 @@ impl ClusterBuilder {
         let (control, frames) = mpsc::channel(CONTROL_FRAMES);
         let inner = Arc::new(Inner {
             name: self.name.unwrap_or_else(|| id.to_string().into()),
+            topic_prefix: topic_prefix(&self.namespace),
             namespace: self.namespace,
             id,
             store: bus.store(),
@@ -337,10 +340,9 @@ impl ClusterBuilder {
             state: watch::Sender::new(State::Down {
                 since: Instant::now(),
             }),
-            sets: Mutex::default(),
+            sets: RwLock::default(),
             claim_sets: Mutex::default(),
-            queues: Default::default(),
-            hasher: RandomState::new(),
+            dispatch: Dispatch::default(),
             control,
             control_bytes: AtomicUsize::new(0),
             closes: Mutex::default(),
@@ -353,13 +355,9 @@ impl ClusterBuilder {
         ]);
         let (bus, stop) = run_bus(&inner);
         let mut handles: Vec<_> = (0..DISPATCHERS)
-            .map(|queue| {
+            .map(|_| {
                 let inner = Arc::clone(&inner);
-                tokio::spawn(async move {
-                    let receive = |set: &str, frame| inner.receive(set, frame);
-                    inner.queues[queue].run(receive).await;
-                })
-                .abort_handle()
+                tokio::spawn(async move { inner.dispatch.run().await }).abort_handle()
             })
             .collect();
         handles.extend(bus);
@@ -418,12 +416,15 @@ impl Inner {
     }
 
     pub(crate) fn control_frame(&self, kind: Kind, key: Bytes, payload: Bytes) -> Bytes {
-        let frame = Frame {
+        let header = Header {
             kind,
             fresh: false,
             origin: self.id,
             number: self.next_number(),
             sequence: 0,
+        };
+        let frame = Frame {
+            header,
             key,
             payload,
         };
@@ -450,12 +451,12 @@ impl Inner {
 
     /// Registers a set of topics. Returns `false` if there is one with that name.
     pub(crate) fn add_set(&self, name: Arc<str>, set: Weak<dyn Set>) -> bool {
-        let mut sets = lock(&self.sets);
-        sets.retain(|_, set| set.strong_count() > 0);
-        if sets.contains_key(&name) {
+        let mut sets = self.sets.write().unwrap_or_else(PoisonError::into_inner);
+        sets.retain(|(_, set)| set.strong_count() > 0);
+        if sets.iter().any(|(other, _)| *other == name) {
             return false;
         }
-        sets.insert(name, set);
+        sets.push((name, set));
         true
     }
 
@@ -477,16 +478,9 @@ impl Inner {
     }
 
     fn set(&self, name: &str) -> Option<Arc<dyn Set>> {
-        lock(&self.sets).get(name)?.upgrade()
-    }
-
-    fn receive(&self, set: &str, frame: Frame) {
-        let Some(set) = self.set(set) else { return };
-        // Forms and notices are code of the application. A panic must not end the dispatcher.
-        if catch_unwind(AssertUnwindSafe(|| set.receive(frame))).is_err() {
-            self.counters.invalid.add(1);
-            tracing::error!(target: "getty::cluster", "a form or a notice has panicked");
-        }
+        let sets = self.sets.read().unwrap_or_else(PoisonError::into_inner);
+        let (_, set) = sets.iter().find(|(other, _)| **other == *name)?;
+        set.upgrade()
     }
 
     /// Checks the claims of this node, because others may have taken them unnoticed.
@@ -497,15 +491,15 @@ impl Inner {
     }
 
     fn control(&self, frame: Frame) {
-        let origin = frame.origin;
-        match frame.kind {
+        let origin = frame.header.origin;
+        match frame.header.kind {
             Kind::Beat | Kind::Hello => {
                 let name = String::from_utf8_lossy(&frame.payload);
                 let is_new = self.nodes.heard(origin, &name);
                 if is_new {
                     tracing::info!(target: "getty::cluster", node = %origin, %name, "a node has joined");
                 }
-                if frame.kind == Kind::Hello {
+                if frame.header.kind == Kind::Hello {
                     self.beat();
                 }
             }
@@ -543,6 +537,17 @@ impl Inner {
         }
     }
 
+    /// Queues a control frame.
+    fn push_control(&self, frame: Frame) {
+        let size = frame.size();
+        let waiting = self.control_bytes.fetch_add(size, Relaxed);
+        let has_room = waiting == 0 || waiting + size <= CONTROL_BYTES;
+        if !has_room || self.control.try_send(frame).is_err() {
+            self.control_bytes.fetch_sub(size, Relaxed);
+            self.counters.unread.add(1);
+        }
+    }
+
     fn beat(&self) {
         self.show_life(Kind::Beat);
     }
@@ -567,7 +572,7 @@ impl Inner {
         let cards = self.set(name).map(|set| set.cards(&frame.key));
         let max = self.max_frame - HEADER;
         for answer in write_answers(id, &cards.unwrap_or_default(), max) {
-            let _ = self.publish_to(frame.origin, Kind::Answer, answer);
+            let _ = self.publish_to(frame.header.origin, Kind::Answer, answer);
         }
     }
 
@@ -612,42 +617,30 @@ struct Receiver(Arc<Inner>);
 impl Sink for Receiver {
     fn deliver(&self, subject: &str, frame: Bytes) {
         let inner = &*self.0;
-        let frame = match Frame::decode(frame) {
-            Ok(frame) => frame,
-            Err(error) => {
-                inner.counters.invalid.add(1);
-                tracing::debug!(target: "getty::cluster", subject, %error, "a frame is not readable");
-                return;
-            }
+        let invalid = |error: FrameError| {
+            inner.counters.invalid.add(1);
+            tracing::debug!(target: "getty::cluster", subject, %error, "a frame is not readable");
         };
-        if frame.origin == inner.id {
+        let (header, key) = match Header::read(&frame) {
+            Ok(read) => read,
+            Err(error) => return invalid(error),
+        };
+        if header.origin == inner.id {
             return;
         }
-        let Some(set) = topic_set(subject) else {
-            let size = frame.size();
-            let waiting = inner.control_bytes.fetch_add(size, Relaxed);
-            let has_room = waiting == 0 || waiting + size <= CONTROL_BYTES;
-            if !has_room || inner.control.try_send(frame).is_err() {
-                inner.control_bytes.fetch_sub(size, Relaxed);
-                inner.counters.unread.add(1);
+        let Some(set) = topic_set(subject, &inner.topic_prefix) else {
+            match Frame::decode(frame) {
+                Ok(frame) => inner.push_control(frame),
+                Err(error) => invalid(error),
             }
             return;
         };
-        if frame.kind != Kind::Message {
+        if header.kind != Kind::Message {
             inner.counters.invalid.add(1);
             return;
         }
-        let name = {
-            let sets = lock(&inner.sets);
-            let Some((name, _)) = sets.get_key_value(set) else {
-                return;
-            };
-            Arc::clone(name)
-        };
-        let hash = inner.hasher.hash_one(&frame.key);
-        let queue = usize::try_from(hash % DISPATCHERS as u64).unwrap_or_default();
-        if !inner.queues[queue].push(name, frame) {
-            inner.counters.dropped.add(1);
+        if let Some(set) = inner.set(set) {
+            set.receive(header, key, frame, &inner.dispatch);
         }
     }
 
