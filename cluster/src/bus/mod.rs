@@ -19,6 +19,8 @@ mod redis;
 mod store;
 #[cfg(any(feature = "nats", feature = "redis"))]
 mod wanted;
+#[cfg(feature = "nats")]
+mod wire;
 
 use std::{error::Error, fmt, sync::Arc};
 

@@ -1,11 +1,15 @@
 //! State of a bus over a network that outlives its two connections.
 
+#[cfg(feature = "nats")]
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{sleep, timeout};
 use tower::BoxError;
 
+#[cfg(feature = "nats")]
+use super::wire::Writes;
 use super::{
     Event, Outgoing, OutgoingLimits, PublishError, Sink,
     wanted::{Wanted, reconnect_delay},
@@ -25,6 +29,13 @@ pub(super) struct Part {
 pub(super) struct Parts {
     pub(super) data: Part,
     pub(super) control: Part,
+    /// Queue of the messages of topics instead of that of `data`, for a bus that writes them
+    /// itself.
+    #[cfg(feature = "nats")]
+    pub(super) writes: Writes,
+    /// `true` while that queue is used.
+    #[cfg(feature = "nats")]
+    pub(super) uses_writes: AtomicBool,
 }
 
 impl Parts {
@@ -36,19 +47,22 @@ impl Parts {
         Self {
             data: part(),
             control: part(),
-        }
-    }
-
-    fn of(&self, subject: &Subject) -> &Part {
-        if subject.is_control() {
-            &self.control
-        } else {
-            &self.data
+            #[cfg(feature = "nats")]
+            writes: Writes::new(limits),
+            #[cfg(feature = "nats")]
+            uses_writes: AtomicBool::new(false),
         }
     }
 
     pub(super) fn publish(&self, to: &Subject, frame: Bytes) -> Result<(), PublishError> {
-        self.of(to).outgoing.push(to, frame)
+        if to.is_control() {
+            return self.control.outgoing.push(to, frame);
+        }
+        #[cfg(feature = "nats")]
+        if self.uses_writes.load(Relaxed) {
+            return self.writes.push(to, &frame);
+        }
+        self.data.outgoing.push(to, frame)
     }
 
     pub(super) fn subscribe(&self, changes: &[(Subject, bool)]) {
@@ -67,6 +81,8 @@ impl Parts {
 
     /// Takes frames from now on.
     pub(super) fn open(&self) {
+        #[cfg(feature = "nats")]
+        self.writes.open();
         self.data.outgoing.open();
         self.control.outgoing.open();
     }
@@ -91,15 +107,25 @@ impl Parts {
     /// Waits until the connections have taken all frames, for a short time.
     pub(super) async fn drained(&self) {
         let drained = async {
-            while !(self.control.outgoing.is_drained() && self.data.outgoing.is_drained()) {
+            while !self.is_drained() {
                 sleep(Duration::from_millis(1)).await;
             }
         };
         let _ = timeout(DRAIN_TIME, drained).await;
     }
 
+    fn is_drained(&self) -> bool {
+        #[cfg(feature = "nats")]
+        if !self.writes.is_drained() {
+            return false;
+        }
+        self.control.outgoing.is_drained() && self.data.outgoing.is_drained()
+    }
+
     /// Refuses frames, and drops those that wait.
     pub(super) fn close(&self) {
+        #[cfg(feature = "nats")]
+        self.writes.close();
         self.data.outgoing.close();
         self.control.outgoing.close();
     }
