@@ -21,6 +21,8 @@ mod store;
 mod url;
 #[cfg(any(feature = "nats", feature = "redis"))]
 mod wanted;
+#[cfg(feature = "nats")]
+mod wire;
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 

@@ -12,13 +12,13 @@ use std::{
 
 use async_nats::{
     Client, ConnectOptions, Event as NatsEvent, HeaderMap, Message, RequestErrorKind, ServerAddr,
-    Subscriber, client::PublishErrorKind,
+    client::{PublishError as PublishErrorOfNats, PublishErrorKind},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use futures_util::{
     FutureExt, StreamExt,
-    future::{BoxFuture, FusedFuture, join},
+    future::{BoxFuture, FusedFuture},
     stream::{BoxStream, SelectAll},
 };
 use percent_encoding::percent_decode_str;
@@ -33,7 +33,8 @@ use super::{
     Bus, BusStats, Entry, Event, Limits, OutgoingLimits, PublishError, PutError, Revision, Sink,
     Store, StoreError, UrlError,
     parts::{Part, Parts},
-    wanted::Wanted,
+    wanted::{Subscription, Wanted},
+    wire::{Wire, Work},
 };
 use crate::{Subject, lock, random_id};
 
@@ -92,6 +93,8 @@ pub struct Nats(Arc<Shared>);
 struct Shared {
     servers: Vec<ServerAddr>,
     options: Mutex<Box<dyn Fn() -> ConnectOptions + Send>>,
+    /// `true` if the application has set options of the client library.
+    has_options: bool,
     bucket: String,
     replicas: usize,
     parts: Parts,
@@ -99,17 +102,8 @@ struct Shared {
     max_frame: AtomicUsize,
     /// `true` once all subscriptions of the current connections are in effect.
     has_settled: AtomicBool,
-    /// Clients of both connections, while there are any.
-    clients: Mutex<Option<Clients>>,
-}
-
-#[derive(Clone)]
-struct Clients {
-    data: Client,
-    /// For control frames and claims.
-    control: Client,
-    /// Subject without a subscriber.
-    unheard: String,
+    /// Client for control frames and claims, while there is a connection.
+    client: Mutex<Option<Client>>,
 }
 
 /// Why a connection ends.
@@ -130,12 +124,13 @@ impl Nats {
         Ok(Self(Arc::new(Shared {
             servers: parse(servers).map_err(UrlError::invalid)?,
             options: Mutex::new(Box::new(ConnectOptions::new)),
+            has_options: false,
             bucket: "getty_claims".to_owned(),
             replicas: 1,
             parts: Parts::new(OutgoingLimits::default()),
             max_frame: AtomicUsize::new(MAX_FRAME),
             has_settled: AtomicBool::new(false),
-            clients: Mutex::new(None),
+            client: Mutex::new(None),
         })))
     }
 
@@ -147,7 +142,9 @@ impl Nats {
     /// Panics if the bus is in use.
     #[must_use]
     pub fn with_options(mut self, options: impl Fn() -> ConnectOptions + Send + 'static) -> Self {
-        self.shared().options = Mutex::new(Box::new(options));
+        let shared = self.shared();
+        shared.options = Mutex::new(Box::new(options));
+        shared.has_options = true;
         self
     }
 
@@ -245,6 +242,11 @@ impl Shared {
 
     /// Works until a connection fails, and returns the reason.
     async fn connected(&self, sink: &Arc<dyn Sink>) -> Result<(), Failure> {
+        let wire = self.connect_wire().await?;
+        self.parts.uses_writes.store(wire.is_some(), Relaxed);
+        if let Some(wire) = wire {
+            return self.connected_by_wire(wire, &**sink).await;
+        }
         let (data, data_events) = self.connect("getty data").await?;
         let (control, control_events) = self.connect("getty control").await?;
         let max = data.server_info().max_payload.min(MAX_FRAME);
@@ -263,23 +265,105 @@ impl Shared {
         Ok(())
     }
 
+    /// Opens a connection for the messages of topics without the client library. Returns `None` if
+    /// it needs more than [`Wire`] has.
+    async fn connect_wire(&self) -> Result<Option<Wire>, Failure> {
+        let mut servers = self.servers.clone();
+        if self.has_options || servers.iter().any(|server| server.scheme() != "nats") {
+            return Ok(None);
+        }
+        let credentials = credentials(&servers);
+        fastrand::shuffle(&mut servers);
+        let mut result = Err("there is no server".into());
+        for server in servers {
+            let connect = Wire::connect(&server, credentials.clone());
+            result = match timeout(TIMEOUT, connect).await {
+                Ok(result) => result,
+                Err(error) => Err(error.into()),
+            };
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
+    }
+
+    /// Works until a connection fails, and returns the reason.
+    async fn connected_by_wire(&self, wire: Wire, sink: &dyn Sink) -> Result<(), Failure> {
+        let (control, control_events) = self.connect("getty control").await?;
+        let max = control.server_info().max_payload.min(MAX_FRAME);
+        self.max_frame.store(max.min(wire.max_payload), Relaxed);
+        sink.event(Event::Connected);
+        // Frames are taken from now on, but their subscribers may not have settled.
+        self.parts.open();
+        let (wanted, of_control) = self.parts.control.wanted.restart();
+        let subjects: Vec<_> = wanted.iter().map(|it| it.subject.clone()).collect();
+        let probe = probe_prefix(&subjects);
+        let on_data = format!("{probe}.data");
+        let Parts { data, writes, .. } = &self.parts;
+        let work = Work::new(writes, &data.wanted, &on_data, &self.max_frame);
+        let set_up = async {
+            let on_control = control.subscribe(format!("{probe}.control")).await?;
+            let mut reader = Reader::new(&control, &probe, of_control);
+            for subject in subjects {
+                reader.subscribe(subject).await?;
+            }
+            work.set_up().await;
+            let has_bucket = self.create_bucket(&control).await.is_ok();
+            Ok::<_, Failure>((on_control, reader, has_bucket))
+        };
+        let control_part = async {
+            let (on_control, reader, has_bucket) = timeout(SET_UP_TIME, set_up).await??;
+            *lock(&self.client) = Some(control.clone());
+            let settled = || {
+                self.has_settled.store(true, Relaxed);
+                sink.event(Event::Settled);
+            };
+            let probes = Probes {
+                on_data: Box::pin(futures_util::stream::repeat(()).then(|()| work.probed())),
+                on_control: Box::pin(on_control.map(|_| ())),
+                probe: probe.clone(),
+            };
+            let publish = |to: String| {
+                work.probe(&to);
+                futures_util::future::ok(())
+            };
+            tokio::try_join!(
+                reader.run(&self.parts.control.wanted, sink),
+                probes.run(publish, &control, settled, &self.parts),
+                self.create_bucket_later(&control, has_bucket),
+                work.follow().map(Ok),
+            )
+        };
+        tokio::try_join!(
+            control_part,
+            work.run(wire, sink),
+            publish(&self.parts.control, &control),
+            watch(control_events, sink),
+        )?;
+        Ok(())
+    }
+
     /// Subscribes, and then reads and probes.
     async fn work(&self, data: &Client, control: &Client, sink: &dyn Sink) -> Result<(), Failure> {
         let set_up = async {
             let (wanted, of_control) = self.parts.control.wanted.restart();
-            let probe = probe_prefix(&wanted);
+            let subjects: Vec<_> = wanted.iter().map(|it| it.subject.clone()).collect();
+            let probe = probe_prefix(&subjects);
+            let on_data = data.subscribe(format!("{probe}.data")).await?;
+            let on_control = control.subscribe(format!("{probe}.control")).await?;
             let probes = Probes {
-                on_data: data.subscribe(format!("{probe}.data")).await?,
-                on_control: control.subscribe(format!("{probe}.control")).await?,
+                on_data: Box::pin(on_data.map(|_| ())),
+                on_control: Box::pin(on_control.map(|_| ())),
                 probe: probe.clone(),
             };
             let mut control_reader = Reader::new(control, &probe, of_control);
-            for subject in wanted {
+            for Subscription { subject, .. } in wanted {
                 control_reader.subscribe(subject).await?;
             }
             let (wanted, of_data) = self.parts.data.wanted.restart();
             let mut data_reader = Reader::new(data, &probe, of_data);
-            for subject in wanted {
+            for Subscription { subject, .. } in wanted {
                 data_reader.subscribe(subject).await?;
             }
             let has_bucket = self.create_bucket(control).await.is_ok();
@@ -287,11 +371,7 @@ impl Shared {
         };
         let (probes, control_reader, data_reader, has_bucket) =
             timeout(SET_UP_TIME, set_up).await??;
-        *lock(&self.clients) = Some(Clients {
-            data: data.clone(),
-            control: control.clone(),
-            unheard: data_reader.unheard.clone(),
-        });
+        *lock(&self.client) = Some(control.clone());
         let settled = || {
             self.has_settled.store(true, Relaxed);
             sink.event(Event::Settled);
@@ -299,7 +379,12 @@ impl Shared {
         tokio::try_join!(
             control_reader.run(&self.parts.control.wanted, sink),
             data_reader.run(&self.parts.data.wanted, sink),
-            probes.run(data, control, settled, &self.parts),
+            probes.run(
+                |to| data.publish(to, Bytes::new()),
+                control,
+                settled,
+                &self.parts
+            ),
             self.create_bucket_later(control, has_bucket),
         )?;
         Ok(())
@@ -350,8 +435,7 @@ impl Shared {
     }
 
     fn client(&self) -> Result<Client, StoreError> {
-        let clients = lock(&self.clients);
-        let client = clients.as_ref().map(|clients| clients.control.clone());
+        let client = lock(&self.client).clone();
         client.ok_or_else(|| StoreError::new("NATS is not connected"))
     }
 
@@ -418,22 +502,25 @@ fn entry(answer: &Value) -> Option<Entry> {
 }
 
 /// Probes from each connection to the other.
-struct Probes {
-    on_data: Subscriber,
-    on_control: Subscriber,
+struct Probes<'a> {
+    on_data: BoxStream<'a, ()>,
+    on_control: BoxStream<'a, ()>,
     probe: String,
 }
 
-impl Probes {
+impl Probes<'_> {
     /// Publishes probes. The first that arrives comes after all subscriptions of its connection, so
     /// both together show that these are in effect.
-    async fn run(
+    async fn run<P>(
         mut self,
-        data: &Client,
+        publish_on_data: impl Fn(String) -> P,
         control: &Client,
         settled: impl Fn(),
         parts: &Parts,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Failure>
+    where
+        P: Future<Output = Result<(), PublishErrorOfNats>>,
+    {
         let mut ticks = interval(PROBE);
         // After the process was stopped, the answers of a living server come first.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -456,7 +543,7 @@ impl Probes {
                     of_data.asked()?;
                     of_control.asked()?;
                     asked = Instant::now();
-                    data.publish(format!("{}.control", self.probe), Bytes::new()).await?;
+                    publish_on_data(format!("{}.control", self.probe)).await?;
                     control.publish(format!("{}.data", self.probe), Bytes::new()).await?;
                 }
             }
@@ -565,10 +652,10 @@ impl Reader {
     async fn follow(&mut self, wanted: &Wanted) -> Result<(), Failure> {
         loop {
             let batch = wanted.take();
-            for subject in &batch.remove {
+            for Subscription { subject, .. } in &batch.remove {
                 self.ends.remove(subject);
             }
-            for subject in batch.add {
+            for Subscription { subject, .. } in batch.add {
                 self.subscribe(subject).await?;
             }
             if let Some(number) = batch.number {
@@ -657,7 +744,7 @@ impl Bus for Nats {
             let mut attempt = 0;
             loop {
                 let result = self.0.connected(&sink).await;
-                lock(&self.0.clients).take();
+                lock(&self.0.client).take();
                 let had_settled = self.0.has_settled.swap(false, Relaxed);
                 attempt = if had_settled { 0 } else { attempt + 1 };
                 let parts = &self.0.parts;
@@ -673,22 +760,9 @@ impl Bus for Nats {
     }
 
     fn flush(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async {
-            self.0.parts.drained().await;
-            let clients = lock(&self.0.clients).clone();
-            if let Some(Clients {
-                data,
-                control,
-                unheard,
-            }) = clients
-            {
-                // An answer shows that the server has taken what was sent before. The end of the
-                // process could otherwise reset the connection, and what it has not read is lost.
-                let answer =
-                    async |client: Client| client.request(unheard.clone(), Bytes::new()).await;
-                let _ = timeout(TIMEOUT, join(answer(data), answer(control))).await;
-            }
-        })
+        // Its answer shows that the server has taken what was sent before. The end of the process
+        // could otherwise reset the connection, and what the server has not read is lost.
+        Box::pin(self.0.parts.handled())
     }
 
     fn kind(&self) -> &'static str {

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, try_join};
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind,
     IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisError, TlsCertificates, Value,
     aio::MultiplexedConnection,
 };
@@ -25,7 +25,7 @@ use super::{
     Bus, BusStats, Entry, Event, Limits, OutgoingLimits, PublishError, PutError, Revision, Sink,
     Store, StoreError, UrlError,
     parts::{Part, Parts},
-    wanted::BATCH,
+    wanted::{BATCH, Subscription},
 };
 use crate::{Subject, lock, random_id};
 
@@ -39,6 +39,8 @@ const PROBE: Duration = Duration::from_secs(3);
 const PROBE_PARTS: u32 = 6;
 /// Maximum number of frames that are published together.
 const PIPELINE: usize = 128;
+/// The command that publishes a frame.
+const PUBLISH: &str = "PUBLISH";
 /// Longest frame, in bytes. Redis itself permits 512 MiB.
 const MAX_FRAME: usize = 1024 * 1024;
 /// Time after which an entry of the store expires, in milliseconds: 48 h.
@@ -291,14 +293,17 @@ impl Part {
     }
 
     async fn publish(&self, mut connection: MultiplexedConnection) -> Result<(), RedisError> {
+        let mut frames = Vec::with_capacity(PIPELINE);
         loop {
-            let mut next = Some(self.outgoing.pop().await);
-            let mut pipeline = redis::Pipeline::with_capacity(PIPELINE);
-            while let Some((to, frame)) = next {
-                let publish = pipeline.cmd("PUBLISH").arg(to.as_str());
-                publish.arg(&frame[..]).ignore();
-                let has_room = pipeline.len() < PIPELINE;
-                next = has_room.then(|| self.outgoing.try_pop()).flatten();
+            if self.outgoing.try_pop_many(PIPELINE, &mut frames) == 0 {
+                frames.push(self.outgoing.pop().await);
+            }
+            let mut pipeline = redis::Pipeline::with_capacity(frames.len());
+            for (to, frame) in frames.drain(..) {
+                let to = to.as_str();
+                let mut publish = Cmd::with_capacity(3, PUBLISH.len() + to.len() + frame.len());
+                publish.arg(PUBLISH).arg(to).arg(&frame[..]);
+                pipeline.add_command(publish).ignore();
             }
             let () = pipeline.query_async(&mut connection).await?;
         }
@@ -355,8 +360,9 @@ fn no_answer() -> RedisError {
     (ErrorKind::Io, "Redis has not answered in time").into()
 }
 
-fn names(subjects: &[Subject]) -> Vec<&str> {
-    subjects.iter().map(Subject::as_str).collect()
+fn names(subscriptions: &[Subscription]) -> Vec<&str> {
+    let subjects = subscriptions.iter().map(|it| it.subject.as_str());
+    subjects.collect()
 }
 
 fn deliver(sink: &dyn Sink, push: PushInfo) {
