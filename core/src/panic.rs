@@ -58,8 +58,15 @@ impl Error for Panic {}
 /// log.
 pub fn catch_and_log(what: &str, code: impl FnOnce()) {
     if let Err(panic) = catch(code) {
-        tracing::error!(%panic, "{what} panicked");
+        log(|| tracing::error!(%panic, "{what} panicked"));
     }
+}
+
+/// Emits an event where a panic would end more than one connection, or would skip what follows.
+/// The subscriber is code of the application. A panic in it has been reported by the panic hook
+/// (design.md: What if the subscriber panics?).
+pub fn log(event: impl FnOnce()) {
+    let _ = catch(event);
 }
 
 /// Runs `code` of the application and catches its panic.

@@ -58,7 +58,11 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use getty_core::{Closed, Connection, ConnectionHandle, hooks::HandleExt};
+use getty_core::{
+    Closed, Connection, ConnectionHandle,
+    hooks::HandleExt,
+    internal::{catch, log},
+};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -308,10 +312,11 @@ impl<F> ResponseFuture<F> {
     /// Drops the inner future and emits the close event when the connection is closed.
     fn close(self: Pin<&mut Self>, failure: Option<Failure>) {
         let mut this = self.project();
-        let entered = this.span.enter();
+        // A drop must not panic, so panics of the subscriber are caught.
+        let entered = catch(|| this.span.enter());
         this.inner.set(None);
-        drop(entered);
-        record_name(this.span, this.handle);
+        log(|| drop(entered));
+        log(|| record_name(this.span, this.handle));
         if !std::mem::take(this.logs_close) {
             return;
         }

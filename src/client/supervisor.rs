@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use getty_core::{Panic, Session, hooks::Contained};
+use getty_core::{Panic, Session, hooks::Contained, internal::log};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout, timeout_at},
@@ -110,7 +110,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
                 Event::Step(Err(panic)) => Err(Failure::Panicked(panic)),
             };
             if let Err(why) = handled {
-                tracing::warn!(error = &why as &dyn std::error::Error, "client gave up");
+                log(|| tracing::warn!(error = &why as &dyn std::error::Error, "client gave up"));
                 break State::Failed(why);
             }
         };
@@ -209,7 +209,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
 
     fn offer(&mut self) {
         if let Some(session) = self.members.offer() {
-            tracing::debug!(connection = %session, "client offers a session");
+            log(|| tracing::debug!(connection = %session, "client offers a session"));
             self.generation += 1;
             self.pool.offer(self.members.to_offer());
         }
@@ -244,11 +244,13 @@ impl<Out: Send + 'static> Supervisor<Out> {
 
     /// Decides whether the client continues after `ended`.
     fn apply_policy(&mut self, ended: Ended) -> Result<(), Failure> {
-        tracing::debug!(
-            error = &ended as &dyn std::error::Error,
-            failed_attempts = self.attempts.failed_attempts(),
-            "client lost a session or failed to open one"
-        );
+        log(|| {
+            tracing::debug!(
+                error = &ended as &dyn std::error::Error,
+                failed_attempts = self.attempts.failed_attempts(),
+                "client lost a session or failed to open one"
+            );
+        });
         if let Ended::Open(OpenError::NoLink) = ended {
             return Err(Failure::NoLink);
         }
@@ -313,7 +315,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
     fn drop_attempt(&mut self) {
         let attempt = self.attempt.take();
         if let Err(panic) = Panic::catch(|| drop(attempt)) {
-            tracing::error!(%panic, "an attempt of a client panicked while it was dropped");
+            log(|| tracing::error!(%panic, "an attempt of a client panicked while it was dropped"));
         }
     }
 }
