@@ -282,7 +282,8 @@ impl Peer {
     pub fn bytes(&self, n: usize) -> impl Future<Output = Vec<u8>> + '_ {
         let caller = Location::caller();
         async move {
-            let bytes = self.0.until("enough bytes", caller, |state| {
+            let what = format!("{n} bytes");
+            let bytes = self.0.until(&what, caller, |state| {
                 let unseen = &state.output[state.seen..state.flushed];
                 let bytes = unseen.get(..n)?.to_vec();
                 state.seen += n;

@@ -254,6 +254,7 @@ impl Core {
         state.polls += 1;
         match &state.readiness {
             Readiness::Ready => {}
+            Readiness::Pending if self.reserved.is_some() => {}
             Readiness::Pending => {
                 state.wakers.push(cx.waker().clone());
                 return Poll::Pending;

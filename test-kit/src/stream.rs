@@ -163,7 +163,6 @@ impl AsyncWrite for Stream {
         let bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.to_vec()).collect();
         let state = &mut *self.wire.lock();
         state.counts.writes += 1;
-        assert!(!state.shut, "written to after the shutdown");
         if state.hesitates(cx) {
             return Poll::Pending;
         }
@@ -173,6 +172,7 @@ impl AsyncWrite for Stream {
         if let Some(kind) = state.write_error {
             return Poll::Ready(Err(kind.into()));
         }
+        assert!(!state.shut, "written to after the shutdown");
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }

@@ -1,7 +1,7 @@
 //! Time of a paused clock.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, Location, catch_unwind},
     pin::pin,
     task::{Context, Waker},
     time::Duration,
@@ -85,24 +85,28 @@ const TOLERANCE: Duration = Duration::from_millis(1);
 /// # Panics
 ///
 /// Panics if a beat is early or late, and if the clock is not paused.
-pub async fn assert_beats_every<T>(
+#[track_caller]
+pub fn assert_beats_every<T>(
     period: Duration,
     beats: usize,
     mut next: impl AsyncFnMut() -> T,
-) -> Vec<T> {
-    require_paused_clock();
-    let mut results = Vec::new();
-    while results.len() < beats {
-        let start = Instant::now();
-        results.push(next().await);
-        let (n, elapsed) = (results.len(), start.elapsed());
-        // a beat that was late by a tick lets the next one be early
-        assert!(
-            elapsed + TOLERANCE >= period && elapsed <= period + TOLERANCE,
-            "beat {n} came after {elapsed:?} instead of {period:?}"
-        );
+) -> impl Future<Output = Vec<T>> {
+    let caller = Location::caller();
+    async move {
+        require_paused_clock();
+        let mut results = Vec::new();
+        while results.len() < beats {
+            let start = Instant::now();
+            results.push(next().await);
+            let (n, elapsed) = (results.len(), start.elapsed());
+            // a beat that was late by a tick lets the next one be early
+            assert!(
+                elapsed + TOLERANCE >= period && elapsed <= period + TOLERANCE,
+                "{caller}: beat {n} came after {elapsed:?} instead of {period:?}"
+            );
+        }
+        results
     }
-    results
 }
 
 /// Asserts that the connection closes after `time` from now, and with this reason. Returns its
@@ -136,26 +140,30 @@ pub async fn assert_beats_every<T>(
 ///
 /// Panics if the connection closes earlier, later or for another reason, and if the clock is
 /// not paused.
-pub async fn assert_closes_after(
+#[track_caller]
+pub fn assert_closes_after(
     handle: &ConnectionHandle,
     time: Duration,
     reason: CloseReason,
-) -> Closed {
-    require_paused_clock();
-    let start = Instant::now();
-    let limit = time + TOLERANCE;
-    if time::timeout(limit, handle.closing()).await.is_err() {
-        panic!("the connection is open after {limit:?} instead of closing as {reason:?}");
+) -> impl Future<Output = Closed> {
+    let caller = Location::caller();
+    async move {
+        require_paused_clock();
+        let start = Instant::now();
+        let limit = time + TOLERANCE;
+        if time::timeout(limit, handle.closing()).await.is_err() {
+            panic!("{caller}: open after {limit:?} instead of closing as {reason:?}");
+        }
+        let (elapsed, actual) = (start.elapsed(), handle.reason());
+        let expected = Some(reason);
+        assert_eq!(
+            actual, expected,
+            "{caller}: closed after {elapsed:?} for another reason"
+        );
+        assert!(
+            elapsed + TOLERANCE >= time,
+            "{caller}: closed after {elapsed:?} instead of {time:?}"
+        );
+        handle.closed().await
     }
-    let (elapsed, actual) = (start.elapsed(), handle.reason());
-    assert_eq!(
-        actual,
-        Some(reason),
-        "the connection has closed after {elapsed:?} for another reason"
-    );
-    assert!(
-        elapsed + TOLERANCE >= time,
-        "the connection has closed after {elapsed:?} instead of {time:?}"
-    );
-    handle.closed().await
 }

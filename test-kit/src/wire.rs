@@ -220,7 +220,9 @@ impl Wire {
                     if state.is_over() {
                         let rest = output_of(&state);
                         drop(state);
-                        panic!("{caller}: the session ended before {what}; not received: {rest}");
+                        panic!(
+                            "{caller}: the session ended before the next {what}; not received: {rest}"
+                        );
                     }
                 }
                 changed.await;

@@ -10,6 +10,7 @@ use getty::{
     layers::{IdleTimeoutLayer, MaxAgeLayer, TraceLayer},
     service_fn,
 };
+use getty_test::{Peer, Stream, stream};
 use tokio::io::AsyncReadExt;
 use tower::{Layer, ServiceExt, util::BoxCloneService};
 use tracing::Level;
@@ -18,7 +19,6 @@ use crate::support::{
     connector, idle,
     log::{Line, Log},
     soon,
-    stream::{self, Peer, Stream},
 };
 
 /// Variant of the stack under test.
@@ -83,7 +83,7 @@ fn stack(setting: Setting) -> Stack {
 /// Runs a session whose peer does `action`. Returns the log and the close record.
 async fn log_of(setting: Setting, action: impl FnOnce(&Peer)) -> (Log, Closed) {
     let (log, _guard) = Log::record();
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let connection = Connection::new(transport);
     let task = tokio::spawn(stack(setting).oneshot(connection));
     action(&peer);
@@ -171,7 +171,7 @@ async fn handler_that_a_close_interrupted_is_logged_once() {
             per_session: false,
         };
         let (log, _guard) = Log::record();
-        let (transport, peer) = stream::pair();
+        let (transport, peer) = stream();
         let stack = MaxAgeLayer::new(Duration::from_secs(5)).layer(stack(setting));
         let task = tokio::spawn(stack.oneshot(Connection::new(transport)));
         peer.send("wait\n");
@@ -186,7 +186,7 @@ async fn handler_that_a_close_interrupted_is_logged_once() {
 async fn failed_make_service_is_logged_once() {
     for traced in [false, true] {
         let (log, _guard) = Log::record();
-        let (transport, _peer) = stream::pair();
+        let (transport, _peer) = stream();
         let stack = ServiceBuilder::new()
             .option_layer(traced.then(TraceLayer::new))
             .layer(CodecLayer::new(Lines::new()))
@@ -293,7 +293,7 @@ async fn session_interrupted_by_a_layer_is_logged_once_with_the_error() {
 #[tokio::test(start_paused = true)]
 async fn stack_that_panics_in_call_is_logged_once_by_the_trace_layer() {
     let (log, _guard) = Log::record();
-    let (transport, _peer) = stream::pair();
+    let (transport, _peer) = stream();
     let mut service = TraceLayer::new().layer(service_fn(
         |_: Connection<Stream>| -> std::future::Ready<Result<Closed, BoxError>> {
             panic!("a bad stack")
@@ -314,7 +314,7 @@ async fn stack_that_panics_in_call_is_logged_once_by_the_trace_layer() {
 #[tokio::test(start_paused = true)]
 async fn dropped_session_future_is_not_logged() {
     let (log, _guard) = Log::record();
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let connection = Connection::new(transport);
     let handle = connection.handle().clone();
     let task = tokio::spawn(stack(SETTINGS[0]).oneshot(connection));
@@ -328,7 +328,7 @@ async fn dropped_session_future_is_not_logged() {
 #[tokio::test(start_paused = true)]
 async fn client_session_is_logged_like_a_server_session() {
     let (log, _guard) = Log::record();
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (_session, task) = getty::connect(connector(), transport, |link| {
         ServiceBuilder::new()
             .layer(CodecLayer::new(Lines::new()))

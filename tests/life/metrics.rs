@@ -9,12 +9,13 @@ use getty::{
     CodecLayer, ServiceBuilder, SessionLayer,
     layers::{MessageMetricsLayer, MetricsLayer},
 };
+use getty_test::stream;
 use tokio::time::sleep;
 
 use self::record::Sums;
 use crate::{
     kit::run,
-    support::{echo, lines, soon, stream},
+    support::{echo, lines, soon},
 };
 
 #[tokio::test(start_paused = true)]
@@ -31,9 +32,9 @@ async fn session_counters_are_published_every_ten_seconds_and_at_the_close() {
             sleep(Duration::from_secs(1)).await;
             echo(request).await
         });
-    let (one, one_peer) = stream::pair();
+    let (one, one_peer) = stream();
     let (_, one_task) = run(one, stack.clone());
-    let (two, two_peer) = stream::pair();
+    let (two, two_peer) = stream();
     let (two_handle, two_task) = run(two, stack);
 
     one_peer.send("hello\n");

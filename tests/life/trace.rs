@@ -6,6 +6,7 @@ use getty::{
     BoxError, CodecLayer, Connection, Request, ServiceBuilder, SessionLayer,
     layers::{MessageTraceLayer, TraceLayer},
 };
+use getty_test::stream;
 use tracing::{
     Event, Metadata, Subscriber,
     field::{Field, Visit},
@@ -14,7 +15,7 @@ use tracing::{
 
 use crate::{
     kit::run,
-    support::{echo, lines, soon, stream},
+    support::{echo, lines, soon},
 };
 
 /// Records every event as the names of its spans and its text.
@@ -99,7 +100,7 @@ impl Subscriber for Recorder {
 async fn event_of_a_handler_is_inside_the_spans_of_its_message_and_connection() {
     let recorder = Recorder::default();
     let _guard = tracing::subscriber::set_default(recorder.clone());
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (handle, task) = run(
         transport,
         ServiceBuilder::new()
@@ -143,7 +144,7 @@ async fn name_that_is_set_after_the_open_is_recorded_in_the_span() {
     let recorder = Recorder::default();
     let _guard = tracing::subscriber::set_default(recorder.clone());
     let names = || recorder.0.lock().unwrap().names.clone();
-    let (transport, peer) = stream::pair();
+    let (transport, peer) = stream();
     let (handle, task) = run(
         transport,
         ServiceBuilder::new()

@@ -3,14 +3,14 @@
 mod rule;
 mod spawned;
 
-use std::fmt::Display;
+use std::{fmt::Display, panic::Location, time::Duration};
 
 use getty::{BoxError, ConnectionHandle, Layer, Service};
 
 pub use self::rule::{Broken, Rule};
 use self::spawned::{Call, Outcome, Polled, Spawned};
 use crate::{
-    ProbeHandle,
+    ProbeHandle, advance,
     probe::{Core, ProbeFuture},
     request::{ContractRequest, answer},
     settle,
@@ -56,13 +56,25 @@ use crate::{
 ///
 /// Panics if the layer breaks a rule, with the rule, its source and the observation, and if the
 /// clock is not paused.
-pub async fn assert_layer_contract<L, R>(layer: &L, request: impl Fn() -> R)
+#[track_caller]
+pub fn assert_layer_contract<L, R>(layer: &L, request: impl Fn() -> R) -> impl Future<Output = ()>
 where
     L: Layer<ContractService>,
     L::Service: Service<R, Error: Into<BoxError>> + Clone,
     R: ContractRequest,
 {
-    LayerContract::new().assert(layer, request).await;
+    let caller = Location::caller();
+    async move {
+        let checked = LayerContract::new().check(layer, request).await;
+        expect(checked, caller);
+    }
+}
+
+#[track_caller]
+fn expect(checked: Checked, caller: &Location<'_>) {
+    if let Err(broken) = checked {
+        panic!("{caller}: {broken}");
+    }
 }
 
 /// Rules that a layer must follow: all of them, without the exceptions.
@@ -128,15 +140,15 @@ impl LayerContract {
     /// # Panics
     ///
     /// Panics if the layer breaks a rule, and if the clock is not paused.
-    pub async fn assert<L, R>(&self, layer: &L, request: impl Fn() -> R)
+    #[track_caller]
+    pub fn assert<L, R>(&self, layer: &L, request: impl Fn() -> R) -> impl Future<Output = ()>
     where
         L: Layer<ContractService>,
         L::Service: Service<R, Error: Into<BoxError>> + Clone,
         R: ContractRequest,
     {
-        if let Err(broken) = self.check(layer, request).await {
-            panic!("{broken}");
-        }
+        let caller = Location::caller();
+        async move { expect(self.check(layer, request).await, caller) }
     }
 
     /// Asserts the contract for a layer whose service is not `Clone`.
@@ -144,15 +156,19 @@ impl LayerContract {
     /// # Panics
     ///
     /// Panics if the layer breaks a rule, and if the clock is not paused.
-    pub async fn assert_without_clone<L, R>(&self, layer: &L, request: impl Fn() -> R)
+    #[track_caller]
+    pub fn assert_without_clone<L, R>(
+        &self,
+        layer: &L,
+        request: impl Fn() -> R,
+    ) -> impl Future<Output = ()>
     where
         L: Layer<ContractService>,
         L::Service: Service<R, Error: Into<BoxError>>,
         R: ContractRequest,
     {
-        if let Err(broken) = self.check_service(layer, &request).await {
-            panic!("{broken}");
-        }
+        let caller = Location::caller();
+        async move { expect(self.check_service(layer, &request).await, caller) }
     }
 
     /// Checks the contract.
@@ -387,14 +403,10 @@ impl LayerContract {
         let (Some(mut call), _) = case.start(request()) else {
             return self.check_that(false, Rule::Calls, "the layer panics");
         };
-        for _ in 0..4 {
-            if call.poll().is_some() {
-                let text = "the response is ready before that of the inner service";
-                return self.check_that(false, Rule::Calls, text);
-            }
-            settle().await;
+        if case.reach_inner(&mut call).await.is_some() {
+            let text = "the response is ready before that of the inner service";
+            return self.check_that(false, Rule::Calls, text);
         }
-        call.is_woken();
         case.control.release();
         settle().await;
         let text = "the inner call is complete, and the task was not woken";
@@ -436,11 +448,7 @@ impl LayerContract {
         if let Some(mut call) = call
             && polled
         {
-            // a layer may need several polls before it calls
-            for _ in 0..4 {
-                call.poll();
-                settle().await;
-            }
+            case.reach_inner(&mut call).await;
         }
         settle().await;
         let in_flight = case.control.in_flight();
@@ -500,8 +508,7 @@ impl LayerContract {
         case.control.hold();
         let (first, _) = case.start(request());
         if let Some(mut first) = first {
-            first.poll();
-            settle().await;
+            case.reach_inner(&mut first).await;
         }
         settle().await;
         case.control.release();
@@ -590,6 +597,26 @@ where
         };
         settle().await;
         (outcome, connection)
+    }
+
+    /// Polls the call until the inner one is in flight. Returns the outcome if it ends before.
+    async fn reach_inner(&self, call: &mut Call<S::Future>) -> Option<Outcome> {
+        // a layer may wait before its call, and may need several polls
+        for _ in 0..8 {
+            let outcome = call.poll();
+            if outcome.is_some() {
+                return outcome;
+            }
+            settle().await;
+            if self.control.in_flight() > 0 {
+                // the last poll registers the waker
+                return call.poll();
+            }
+            if !call.is_woken() {
+                advance(Duration::from_secs(3600)).await;
+            }
+        }
+        None
     }
 
     async fn drop_service(self) -> ProbeHandle {

@@ -96,6 +96,29 @@ async fn layer_that_changes_nothing_passes() {
 }
 
 wrong!(
+    WaitsBeforeCall,
+    self,
+    |cx| self.inner.poll_ready(cx),
+    |request| {
+        self.flag = false;
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        some(async move {
+            tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+            inner.call(request).await
+        })
+    }
+);
+
+#[tokio::test(start_paused = true)]
+async fn layer_that_waits_with_the_ready_service_passes() {
+    let contract = LayerContract::new();
+    contract
+        .assert(&layer_fn(WaitsBeforeCall::new), || 1_u32)
+        .await;
+}
+
+wrong!(
     CallsClone,
     self,
     |cx| self.inner.poll_ready(cx),

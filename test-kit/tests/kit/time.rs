@@ -91,7 +91,7 @@ async fn early_close_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-#[should_panic(expected = "is open after")]
+#[should_panic(expected = "open after")]
 async fn late_close_fails() {
     let handle = serve(closing(2 * SECOND));
     assert_closes_after(&handle, SECOND, CloseReason::IdleTimeout).await;

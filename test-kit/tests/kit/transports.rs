@@ -229,7 +229,7 @@ async fn values_need_no_format() {
 }
 
 #[tokio::test(start_paused = true)]
-#[should_panic(expected = "the session ended before line; not received: b\"half\"")]
+#[should_panic(expected = "the session ended before the next line; not received: b\"half\"")]
 async fn line_of_an_ended_session_fails() {
     let session = TestSession::stream(
         ServiceBuilder::new()
