@@ -242,7 +242,12 @@ pub(crate) fn codec_frames(data: &[u8]) {
             }
             message
         };
-        let decoded = decode(&mut Frames::new(header.codec()), &pieces, read, class);
+        let decoded = decode(
+            &mut Frames::with_header(header.codec()),
+            &pieces,
+            read,
+            class,
+        );
         for (frame, message) in kept {
             assert_eq!(&frame[..], message, "a kept frame has changed");
         }
@@ -250,14 +255,14 @@ pub(crate) fn codec_frames(data: &[u8]) {
     });
     same("frames", &ours, &model);
     let ours = same_for_all_pieces(stream, seed, |pieces| {
-        decode_in_place(&mut Frames::new(header.codec()), &pieces, class)
+        decode_in_place(&mut Frames::with_header(header.codec()), &pieces, class)
     });
     same("payloads", &ours, &model);
     for message in model.messages() {
         let mut sent = BytesMut::new();
         let mut expected = BytesMut::new();
         let frame = Frame::from(message.clone());
-        Frames::new(header.codec())
+        Frames::with_header(header.codec())
             .encode(frame, &mut sent)
             .expect("a received message can be sent");
         header
@@ -375,7 +380,7 @@ fn packets<K: Opcode>(mut input: Input<'_>, width: usize, bytes: fn(&K) -> Vec<u
     });
     same("packets", &ours, &model);
     let ours = same_for_all_pieces(stream, seed, |pieces| {
-        check::<_, K>(Frames::new(header.codec()), &pieces, bytes, class)
+        check::<_, K>(Frames::with_header(header.codec()), &pieces, bytes, class)
     });
     same("packets of frames", &ours, &model);
     for message in model.messages() {
