@@ -91,7 +91,7 @@ for package in sorted(packages, key=lambda package: package["name"]):
     ).stdout.split()
     stray = [
         path for path in listed
-        if not (path.startswith("src/") or path in FILES or re.fullmatch(r"docs/[\w-]+\.md", path))
+        if not (re.fullmatch(r"src/.*\.(rs|md)", path) or path in FILES or re.fullmatch(r"docs/[\w-]+\.md", path))
     ]
     if stray:
         error(name, f"stray files in the package: {' '.join(stray)}")
