@@ -1,14 +1,14 @@
 //! Prints the public API of a crate, one item a line: `public-api-listing JSON`.
 //!
 //! Of an implementation of a trait it prints the `impl` and the associated types, not the methods.
-//! Automatic traits are printed where a type does not implement them: a type that stops being `Send`
-//! adds a line.
+//! Automatic traits are printed where a type does not implement them. So a type that stops being
+//! `Send` adds a line.
 
 use std::{error::Error, io::Write};
 
 use public_api::Builder;
 
-/// Traits that say nothing to a user of the crate.
+/// Traits that do not matter to users of the crate.
 const SKIPPED: [&str; 5] = [
     "core::panic::unwind_safe::UnwindSafe",
     "core::panic::unwind_safe::RefUnwindSafe",

@@ -209,6 +209,7 @@ impl<Out> HeartbeatLayer<Out, Ping> {
     /// On a transport [without pings](getty_core::ConnectionHandle::has_ping) nothing is sent and
     /// no response is expected. A ping does not count as sent: the next one is due a period after
     /// the last unless messages are sent.
+    #[must_use]
     pub const fn ping(period: Duration) -> Self {
         Self::of(Ping, period)
     }
