@@ -170,7 +170,7 @@ fn many(options: &Options) -> ExitCode {
 fn report(scenario: &Scenario, seed: u64, outcome: &Outcome) {
     let name = scenario.name;
     // Every tenth seed must have the same trace the second time.
-    if seed % 10 == 0 && outcome.violation.is_none() {
+    if seed.is_multiple_of(10) && outcome.violation.is_none() {
         let again = run(scenario.plan(seed), seed, false);
         assert_eq!(
             (again.hash, again.events),
