@@ -309,17 +309,19 @@ pub async fn client(host: Host) -> turmoil::Result {
     } else {
         connect(&host, start, BY_ID, by_id_stack)
     };
+    // The callers of a client share its limit of calls in flight.
+    let by_id = MultiplexClient::<String, _, _>::new(client.clone()).with_in_flight(4);
+    let in_order = PipelineClient::<String, _, _>::new(client.clone()).with_in_flight(4);
     for caller in 0..host.traffic.callers {
         let (host, numbers) = (host.clone(), Arc::clone(&numbers));
         let random = host.random("call", start * 100 + caller as u64);
         if ordered {
-            let calls = PipelineClient::<String, _, _>::new(client.clone()).with_in_flight(4);
-            tasks.spawn(call_repeatedly(host, calls, numbers, random));
+            tasks.spawn(call_repeatedly(host, in_order.clone(), numbers, random));
         } else {
-            let calls = MultiplexClient::<String, _, _>::new(client.clone()).with_in_flight(4);
-            tasks.spawn(call_repeatedly(host, calls, numbers, random));
+            tasks.spawn(call_repeatedly(host, by_id.clone(), numbers, random));
         }
     }
+    drop((by_id, in_order));
     if host.traffic.messages.is_some() {
         let random = host.random("send", start);
         tasks.spawn(send_repeatedly(

@@ -12,14 +12,16 @@ use getty_sim::{
 };
 
 const USAGE: &str = "\
-usage: getty-sim [--seeds N] [--from SEED] [SCENARIO...]
+usage: getty-sim [--seeds N] [--from SEED] [--first] [SCENARIO...]
        SIM_SEED=SEED getty-sim [SCENARIO...]    one seed, with its trace
 
-N seeds of each scenario; the default is 40. The exit status is 1 if a seed fails.";
+N seeds of each scenario; the default is 40. The exit status is 1 if a seed fails. With --first
+the first one ends the program.";
 
 struct Options {
     seeds: u64,
     from: u64,
+    first: bool,
     scenarios: Vec<Scenario>,
 }
 
@@ -50,6 +52,7 @@ fn options() -> Result<Options, String> {
     let mut options = Options {
         seeds: 40,
         from: 0,
+        first: false,
         scenarios: Vec::new(),
     };
     let mut arguments = std::env::args().skip(1);
@@ -60,6 +63,7 @@ fn options() -> Result<Options, String> {
         };
         match argument.as_str() {
             "--seeds" => options.seeds = number()?,
+            "--first" => options.first = true,
             "--from" => options.from = number()?,
             name => {
                 let known = SCENARIOS.into_iter().find(|scenario| scenario.name == name);
@@ -132,7 +136,7 @@ fn many(options: &Options) -> ExitCode {
             report(scenario, seed, &outcome);
             summary.add(&outcome);
             // A fault of the code fails most seeds. Some are enough.
-            if summary.failed >= 3 {
+            if summary.failed >= 3 || (options.first && summary.failed > 0) {
                 break;
             }
         }
@@ -146,6 +150,9 @@ fn many(options: &Options) -> ExitCode {
             summary.events,
         );
         total.merge(summary);
+        if failed && options.first {
+            break;
+        }
     }
     for (what, count) in &total.counts {
         println!("{count:>11} {what}");
@@ -163,7 +170,7 @@ fn many(options: &Options) -> ExitCode {
 fn report(scenario: &Scenario, seed: u64, outcome: &Outcome) {
     let name = scenario.name;
     // Every tenth seed must have the same trace the second time.
-    if seed % 10 == 0 && outcome.violation.is_none() {
+    if seed.is_multiple_of(10) && outcome.violation.is_none() {
         let again = run(scenario.plan(seed), seed, false);
         assert_eq!(
             (again.hash, again.events),

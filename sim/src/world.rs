@@ -213,8 +213,7 @@ impl World {
         };
         let controls = |count| (0..count).map(|_| Arc::default()).collect::<Vec<_>>();
         let (servers, clients) = (controls(plan.servers), controls(plan.clients));
-        let paces = vec![(); plan.clients].into_iter().map(|()| Pace::default());
-        let paces = paces.collect::<Vec<_>>();
+        let paces: Vec<_> = (0..plan.clients).map(|_| Pace::default()).collect();
         for (index, control) in servers.iter().enumerate() {
             let host = host(index, control, &Pace::default());
             sim.host(Node::Server(index).name(), move || {
@@ -266,10 +265,13 @@ impl World {
         Ok(())
     }
 
-    fn others(&self, node: Node) -> Vec<Node> {
+    fn nodes(&self) -> impl Iterator<Item = Node> + use<> {
         let servers = (0..self.plan.servers).map(Node::Server);
-        let all = servers.chain((0..self.plan.clients).map(Node::Client));
-        all.filter(|other| *other != node).collect()
+        servers.chain((0..self.plan.clients).map(Node::Client))
+    }
+
+    fn others(&self, node: Node) -> impl Iterator<Item = Node> + use<> {
+        self.nodes().filter(move |other| *other != node)
     }
 
     fn apply(&mut self, event: Event) {
@@ -323,7 +325,7 @@ impl World {
 
     /// Ends all faults.
     fn heal(&mut self) {
-        let nodes = self.others(Node::Server(usize::MAX));
+        let nodes: Vec<_> = self.nodes().collect();
         for (n, node) in nodes.iter().enumerate() {
             for other in &nodes[n + 1..] {
                 self.sim.release(node.name(), other.name());
