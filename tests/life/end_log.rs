@@ -287,7 +287,7 @@ async fn session_interrupted_by_a_layer_is_logged_once_with_the_error() {
             .layer(CodecLayer::new(Lines::new()))
             .layer(SessionLayer::new())
             .service_fn(answer);
-        let line = log_of_a_refusal(stack).await.sole_end();
+        let line = sole_end(&log_of_a_refusal(stack).await);
         assert_eq!(line.level, Level::DEBUG);
         assert_eq!(line.field("error"), "request timed out");
         if traced {
@@ -362,7 +362,7 @@ async fn callbacks_run_even_if_the_display_of_an_error_panics() {
     }
     impl std::error::Error for Unprintable {}
 
-    let (_log, _guard) = Log::record();
+    let _log = Log::capture();
     let connection = Connection::new(());
     let (reasons, received) = std::sync::mpsc::channel();
     connection
