@@ -45,7 +45,7 @@ use tracing::{
 #[derive(Debug)]
 pub struct Log {
     records: Arc<Mutex<Records>>,
-    _guard: DefaultGuard,
+    guard: Option<DefaultGuard>,
 }
 
 /// Values of fields as text, by their names. The message is the field `message`.
@@ -74,6 +74,7 @@ pub struct LogSpan {
     /// Level of the span.
     pub level: Level,
     fields: Fields,
+    recorded: Vec<(&'static str, String)>,
 }
 
 /// Returns the value of a field. Missing fields are empty.
@@ -115,6 +116,12 @@ impl LogSpan {
         field(&self.fields, name)
     }
 
+    /// Returns the values of a field that were recorded after the span was created, in their order.
+    pub fn recorded<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let recorded = self.recorded.iter();
+        recorded.filter_map(move |(field, value)| (*field == name).then_some(&**value))
+    }
+
     /// Returns the names of the fields, in alphabetical order.
     pub fn field_names(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.fields.keys().copied()
@@ -148,8 +155,15 @@ impl Log {
         };
         Self {
             records,
-            _guard: tracing::subscriber::set_default(subscriber),
+            guard: Some(tracing::subscriber::set_default(subscriber)),
         }
+    }
+
+    /// Stops the capture. The events and spans remain.
+    ///
+    /// Several logs of one thread must be stopped or dropped in the reverse order of their creation.
+    pub fn stop(&mut self) {
+        self.guard = None;
     }
 
     /// Returns the events in the order in which they occurred.
@@ -278,6 +292,7 @@ impl Subscriber for Capture {
             name: metadata.name(),
             level: *metadata.level(),
             fields,
+            recorded: Vec::new(),
         };
         records.spans.push(Recorded { span, parent });
         Id::from_u64(records.spans.len() as u64)
@@ -287,7 +302,9 @@ impl Subscriber for Capture {
         let mut fields = Fields::new();
         values.record(&mut Visitor(&mut fields));
         let mut records = lock(&self.records);
-        records.spans[index(span)].span.fields.extend(fields);
+        let span = &mut records.spans[index(span)].span;
+        span.recorded.extend(fields.clone());
+        span.fields.extend(fields);
     }
 
     fn record_follows_from(&self, _: &Id, _: &Id) {}

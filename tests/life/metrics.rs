@@ -1,18 +1,14 @@
 //! `MetricsLayer`: the counters of a session are published periodically and at the close.
 
-#[path = "../../layers/src/testing/metrics.rs"]
-mod record;
-
 use std::time::Duration;
 
 use getty::{
     CodecLayer, ServiceBuilder, SessionLayer,
     layers::{MessageMetricsLayer, MetricsLayer},
 };
-use getty_test::stream;
+use getty_test::{Metrics, stream};
 use tokio::time::sleep;
 
-use self::record::Sums;
 use crate::{
     kit::run,
     support::{echo, lines, soon},
@@ -20,9 +16,9 @@ use crate::{
 
 #[tokio::test(start_paused = true)]
 async fn session_counters_are_published_every_ten_seconds_and_at_the_close() {
-    let sums = Sums::default();
-    let _guard = metrics::set_default_local_recorder(&sums);
-    let get = |metric| sums.get(&format!("getty_{metric}")).unwrap_or(0.0);
+    let metrics = Metrics::new();
+    let _guard = metrics.record();
+    let get = |metric| metrics.get(&format!("getty_{metric}")).unwrap_or(0.0);
     let stack = ServiceBuilder::new()
         .layer(MetricsLayer::new())
         .layer(CodecLayer::new(lines()))

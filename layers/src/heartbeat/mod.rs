@@ -395,22 +395,24 @@ where
 #[cfg(all(test, not(getty_loom)))]
 mod tests {
     use getty_core::{CloseReason, driver::Driver};
+    use getty_test::assert_layer_contract;
 
     use super::*;
-    use crate::testing::{assert_transparent, drive, framed};
+    use crate::testing::{drive, framed};
 
     const TEN: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
-    async fn layer_is_transparent() {
-        assert_transparent(
+    async fn layer_follows_the_contract() {
+        assert_layer_contract(
             &HeartbeatLayer::new(TEN, |_session| "PING".to_owned()),
             framed,
-        );
-        assert_transparent(&HeartbeatLayer::optional(TEN, |_session| None), framed);
+        )
+        .await;
+        assert_layer_contract(&HeartbeatLayer::optional(TEN, |_session| None), framed).await;
         let ping = HeartbeatLayer::ping(TEN);
-        assert_transparent(&ping, framed);
-        assert_transparent(&ping.with_pong(String::is_empty), framed);
+        assert_layer_contract(&ping, framed).await;
+        assert_layer_contract(&ping.with_pong(String::is_empty), framed).await;
     }
 
     fn beats(driver: &mut Driver<String>) -> usize {

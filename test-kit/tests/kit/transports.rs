@@ -279,6 +279,8 @@ async fn log_knows_spans_and_fields() {
     assert_eq!(log.event("contextual").spans, ["outer"]);
     assert_eq!(log.events().len(), 2);
     assert_eq!(log.spans()[1].field("peer"), "b");
+    assert_eq!(log.spans()[0].recorded("late").collect::<Vec<_>>(), ["3"]);
+    assert_eq!(log.spans()[0].recorded("peer").count(), 0);
 
     drop(log);
     let silent = Log::disabled();
