@@ -4,6 +4,13 @@
 //! [`Registry`](getty_layers::Registry) end at the process. A [`Cluster`] connects the
 //! processes, called nodes, over a bus: in memory, NATS or Redis.
 //!
+//! | within a process | in a cluster |
+//! |---|---|
+//! | [`Topics`](getty_layers::Topics) | [`ClusterTopics`], from [`Cluster::topics`] |
+//! | [`Group`](getty_layers::Group) | [`ClusterGroup`], from [`Cluster::group`] |
+//! | names in a [`Registry`](getty_layers::Registry) or a map | [`Claims`], from [`Cluster::claims`] |
+//! | members of a topic | [`ClusterTopics::ask`] |
+//!
 //! ```
 //! use std::time::Duration;
 //!
@@ -117,6 +124,7 @@ mod dispatch;
 mod events;
 pub mod form;
 mod frame;
+mod group;
 mod key;
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -132,6 +140,7 @@ pub use self::{
     cluster::{Cluster, ClusterBuilder, State},
     counters::{ClaimsSnapshot, Snapshot, TopicsSnapshot},
     events::{NodeEvent, NodeEvents},
+    group::ClusterGroup,
     key::{Key, KeyBytes},
     nodes::Node,
     questions::{Answers, Member},

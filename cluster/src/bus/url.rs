@@ -31,8 +31,10 @@ use super::{Bus, Memory};
 /// The URL is invalid, or its bus is not a feature of this program. The error does not contain
 /// the URL, which may have a password.
 pub fn from_url(url: &str) -> Result<Box<dyn Bus>, UrlError> {
-    match url.split_once(':').map(|(scheme, _)| scheme) {
-        Some("memory") => Ok(Box::new(Memory::new())),
+    if url.starts_with("memory:") {
+        return Ok(Box::new(Memory::new()));
+    }
+    match url.split_once("://").map(|(scheme, _)| scheme) {
         #[cfg(feature = "nats")]
         Some("nats" | "tls") => Ok(Box::new(super::Nats::new(url)?)),
         #[cfg(not(feature = "nats"))]
@@ -98,7 +100,9 @@ mod tests {
     fn scheme_chooses_the_bus() {
         let kind = |url| from_url(url).map(|bus| bus.kind());
         assert_eq!(kind("memory:").unwrap(), "memory");
-        for url in ["", "nats", "http://a", "NATS://a", "://a", "nats//a:4222"] {
+        for url in [
+            "", "nats", "nats:", "redis:", "http://a", "NATS://a", "://a",
+        ] {
             assert!(matches!(kind(url), Err(UrlError::Scheme)), "{url}");
         }
     }
@@ -127,8 +131,8 @@ mod tests {
             "nats://a,ftp://ada:secret@b",
             "redis://ada:secret@a:port",
             "redis://ada:secret@a/db",
-            "redis:",
-            "nats:",
+            "redis://",
+            "nats://",
         ] {
             let error = kind(url).unwrap_err();
             assert!(matches!(error, UrlError::Invalid(_)), "{url}");

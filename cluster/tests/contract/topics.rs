@@ -26,6 +26,7 @@ contract! {
     servers: [
         message_reaches_members_on_all_nodes_once_and_in_order,
         sender_gets_nothing_and_members_on_other_nodes_do,
+        group_is_a_topic_without_a_key,
         duplicates_are_dropped,
         lost_messages_are_told_exactly_with_the_next_message,
         gap_hook_is_called_once_on_a_node_with_the_publisher_and_the_number,
@@ -85,6 +86,27 @@ async fn sender_gets_nothing_and_members_on_other_nodes_do(net: Net) {
         .unwrap();
     until(|| two.snapshot().received == 1).await;
     assert_eq!((sender.received().len(), other.received().len()), (0, 1));
+}
+
+async fn group_is_a_topic_without_a_key(net: Net) {
+    let [one, two] = net.nodes().await;
+    let (group, others) = (one.group("all", Plain), two.group("all", Plain));
+    let (mut here, mut there) = (Guest::new(), Guest::new());
+    assert!(group.join(&here.session) && !group.join(&here.session));
+    assert!(others.join_as(&there.session, "there"));
+    assert!(group.subscribed(WAIT).await && others.subscribed(WAIT).await);
+    let sent = group.broadcast("hello".to_owned()).unwrap();
+    assert_eq!((sent.local.delivered, sent.bus), (1, BusResult::Queued));
+    let hello = "but me".to_owned();
+    group.broadcast_except(&here.session, hello).unwrap();
+    until(|| others.snapshot().received == 2).await;
+    assert_eq!(here.received(), ["hello"]);
+    assert_eq!(there.received(), ["hello", "but me"]);
+    assert_eq!(group.ask(WAIT).await.members[0].card, "there");
+    assert_eq!(others.local().count(&()), 1);
+    assert!(group.leave(&here.session));
+    assert_eq!(group.close(CloseReason::Local), 0);
+    until(|| there.session.reason() == Some(CloseReason::Local)).await;
 }
 
 async fn duplicates_are_dropped(net: Net) {

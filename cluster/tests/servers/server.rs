@@ -84,9 +84,11 @@ impl Server {
         };
         command.args(&self.arguments);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        self.child = Some(child.expect("the server is installed"));
+        let child = self.child.insert(child.expect("the server is installed"));
         // Nodes that find no server try again after some seconds.
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let status = child.try_wait().expect("the server is a child");
+            assert_eq!(status, None, "the server has ended");
             thread::sleep(Duration::from_millis(10));
         }
     }
