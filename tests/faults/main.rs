@@ -2,6 +2,7 @@
 //! docs/faults.md lists them all, with those that other test crates cover.
 
 mod app;
+mod boundaries;
 mod clock;
 mod hooks;
 #[cfg(target_os = "linux")]
