@@ -113,7 +113,7 @@ async fn assert_no_leak<F: Future<Output = ()>>(
     // A block that each connection leaks would be thousands. A few may be those of the batch
     // that ended last, such as entries of pools.
     let blocks = after.blocks.saturating_sub(before.blocks);
-    assert!(blocks <= BATCH, "{what}: {blocks} blocks");
+    assert!(blocks <= 8, "{what}: {blocks} blocks");
     // No more blocks, but one may have grown: the largest table has an entry a connection of a
     // batch.
     let heap = after.heap.saturating_sub(before.heap);

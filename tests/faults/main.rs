@@ -4,6 +4,7 @@
 mod app;
 mod boundaries;
 mod clock;
+mod crowd;
 mod hooks;
 #[cfg(target_os = "linux")]
 mod leaks;
