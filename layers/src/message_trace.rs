@@ -203,7 +203,10 @@ where
             )
         );
         let start = (!span.is_disabled()).then(Instant::now);
-        let inner = span.in_scope(|| self.inner.call(request));
+        // Not `in_scope`, which would leak the future if the subscriber panics.
+        let entered = span.enter();
+        let inner = self.inner.call(request);
+        drop(entered);
         ResponseFuture {
             inner,
             span,

@@ -222,11 +222,12 @@ where
             close: self.layer.close,
             logs_close: true,
         };
-        let inner = response.span.in_scope(|| {
-            at_level!(self.layer.open, event!("connection opened"));
-            self.inner.call(connection)
-        });
-        response.inner = Some(inner);
+        // Not `in_scope`: if the subscriber panics when it leaves the span, Rust drops no value
+        // that a block returns. Here the future is dropped with `response`.
+        let entered = response.span.enter();
+        at_level!(self.layer.open, event!("connection opened"));
+        response.inner = Some(self.inner.call(connection));
+        drop(entered);
         response
     }
 }

@@ -58,6 +58,9 @@ macro_rules! session_stack {
 /// Permits of a side. More than any test has connections.
 const PERMITS: usize = 1024;
 
+/// Permits of a gate that stops nothing. Each open hook and `?work` takes one.
+const OPEN_GATE: usize = 1 << 40;
+
 /// Returns the output of `future`. It must resolve within a minute.
 pub(crate) async fn soon<F: IntoFuture>(future: F) -> F::Output {
     timeout(Duration::from_secs(60), future)
@@ -130,6 +133,13 @@ impl fmt::Debug for Side {
     }
 }
 
+impl Parts {
+    /// Returns the number of connections that have reached the stack.
+    pub(crate) fn started(&self) -> usize {
+        self.started.load(SeqCst)
+    }
+}
+
 impl Side {
     /// Creates a side whose open hooks and handlers wait for nothing.
     pub(crate) fn new() -> Self {
@@ -143,8 +153,8 @@ impl Side {
             pending: PendingLimitLayer::new(PERMITS),
             peers: PeerLimitLayer::new(1 << 20),
             permits: Arc::new(Semaphore::new(PERMITS)),
-            open: Semaphore::new(PERMITS),
-            work: Semaphore::new(PERMITS),
+            open: Semaphore::new(OPEN_GATE),
+            work: Semaphore::new(OPEN_GATE),
             opening: AtomicUsize::new(0),
             working: AtomicUsize::new(0),
             heard,
@@ -183,7 +193,7 @@ impl Side {
     pub(crate) fn forget_records(&self) {
         self.started.store(0, SeqCst);
         *self.records.lock().unwrap() = Vec::new();
-        self.sends.lock().unwrap().clear();
+        *self.sends.lock().unwrap() = Vec::new();
         if let Ok(mut hears) = self.hears.try_lock() {
             while hears.try_recv().is_ok() {}
         }
@@ -197,16 +207,16 @@ impl Side {
     /// Stops open hooks and handlers at their gates.
     pub(crate) fn close_gates(&self, open: bool, work: bool) {
         if open {
-            self.open.forget_permits(PERMITS);
+            self.open.forget_permits(OPEN_GATE);
         }
         if work {
-            self.work.forget_permits(PERMITS);
+            self.work.forget_permits(OPEN_GATE);
         }
     }
 
     pub(crate) fn open_gates(&self) {
-        self.open.add_permits(PERMITS);
-        self.work.add_permits(PERMITS);
+        self.open.add_permits(OPEN_GATE);
+        self.work.add_permits(OPEN_GATE);
     }
 
     /// Begins a send and keeps its future, whose outcome must be known at the end.
@@ -492,7 +502,7 @@ fn serve<L: Listener>(
         let stopped = async move { drop(stopped.await) };
         let serve = getty::serve(listener, stack).with_graceful_shutdown(stopped);
         let drained = serve.await.expect("the stack is always ready");
-        assert_eq!(drained.aborted, 0);
+        assert_eq!(drained.aborted, 0, "a connection was left");
     })
 }
 

@@ -2,7 +2,9 @@
 //! docs/faults.md lists them all, with those that other test crates cover.
 
 mod app;
+mod boundaries;
 mod clock;
+mod crowd;
 mod hooks;
 #[cfg(target_os = "linux")]
 mod leaks;

@@ -94,13 +94,6 @@ impl Cell {
         }
     }
 
-    const fn to_other(self) -> To {
-        match self.role {
-            Role::Server => To::Client,
-            Role::Client => To::Server,
-        }
-    }
-
     fn fault(self) -> Order {
         match self.fault {
             Fault::Reset => Order::Reset,
@@ -127,10 +120,13 @@ impl Cell {
             Phase::Handshake => relay.order(Order::Limit(self.to_subject(), 5)),
             _ => {}
         }
+        let mut accepts = 1;
         if self.phase == Phase::Accept
+            && self.fault == Fault::Reset
             && let (Role::Server, Address::Ip(address)) = (self.role, &server.address)
         {
             reset_at_once(*address).await.unwrap();
+            accepts += 1;
         }
         let (address, side) = (relay.address.clone(), client_side.clone());
         // The server outlives the cell, so both can be shared with the client's task.
@@ -146,6 +142,12 @@ impl Cell {
         self.reach(&mut pair).await;
         pair.relay.order(self.fault());
         self.after(&pair).await;
+        // The kernel may keep a connection until after the fault.
+        let server_side = match self.role {
+            Role::Server => &pair.subject,
+            Role::Client => &pair.other,
+        };
+        server_side.until(|side| side.started() == accepts).await;
         self.end(pair).await;
         let Ok(server) = std::sync::Arc::try_unwrap(server) else {
             panic!("{self:?}: the dial goes on");

@@ -52,8 +52,8 @@ async fn sessions_outlive_the_file_of_their_unix_socket_and_the_path_can_be_boun
     };
     assert!(error.to_string().contains("socket"), "{error}");
 
-    let (other, stack) = (Side::new(), server.server());
-    let stack = other.outside(stack);
+    let other = Side::new();
+    let stack = other.outside(other.server());
     let listener = UnixListener::bind(&path).unwrap();
     let second = tokio::spawn(async move { serve(listener, stack).await });
     let (again, _task) = dial().await.unwrap();
