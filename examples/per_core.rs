@@ -25,7 +25,9 @@ use self::report::Report;
 fn main() -> Result<(), Report> {
     let mut arguments = env::args().skip(1);
     let address = arguments.next().unwrap_or("127.0.0.1:7050".to_owned());
-    let mut address: SocketAddr = address.parse()?;
+    let mut address: SocketAddr = address
+        .parse()
+        .map_err(|_| format!("{address} is no address, such as 127.0.0.1:7050"))?;
     let threads = match arguments.next() {
         Some(threads) => threads.parse::<NonZero<usize>>()?,
         None => thread::available_parallelism()?,

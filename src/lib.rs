@@ -524,8 +524,8 @@
 //!   the level `DEBUG`. [`TraceLayer`](layers::TraceLayer) puts the line inside a span of the
 //!   connection and adds the statistics. [`MessageTraceLayer`](layers::MessageTraceLayer) adds
 //!   a span for each message. Conditions that an operator must see are warnings or errors, such
-//!   as a failing `accept` or a client that gives up. Normal network failures have the level
-//!   `DEBUG`.
+//!   as a failing `accept`, a client that gives up, or one whose third attempt in a row has
+//!   failed. Normal network failures have the level `DEBUG`.
 //! - **Metrics**: `MetricsLayer` and `MessageMetricsLayer` (feature `metrics`) publish
 //!   counters, gauges and latencies. The application must install a recorder of the crate
 //!   `metrics`.
@@ -775,8 +775,9 @@ pub use self::{
     transport::{BoxTransport, Transport},
 };
 
-/// Compiles the programs of the README as documentation tests. One has messages in JSON.
-#[cfg(all(doctest, feature = "json"))]
+/// Compiles the programs of the README as documentation tests. One has messages in JSON, and one
+/// TLS and WebSocket.
+#[cfg(all(doctest, feature = "json", feature = "tls", feature = "ws"))]
 #[doc = include_str!("../README.md")]
 #[derive(Debug)]
 pub struct Readme;
