@@ -230,7 +230,7 @@ pub(crate) fn codec_frames(data: &[u8]) {
     let stream = input.rest();
     let model = header.model(stream);
     let ours = same_for_all_pieces(stream, seed, |pieces| {
-        let mut kept = Vec::new();
+        let (mut kept, mut held) = (Vec::new(), None);
         let mut fates = (0..).map(|n| fates.rotate_right(n) & 3);
         let read = |codec: &mut Frames, frame: Frame| {
             let message = frame.to_vec();
@@ -238,7 +238,12 @@ pub(crate) fn codec_frames(data: &[u8]) {
                 Some(0) => codec.reuse(frame),
                 Some(1) => kept.push((frame, message.clone())),
                 Some(2) => codec.reuse(frame.clone()),
-                _ => drop(frame),
+                // A frame of an earlier block may come back as well.
+                _ => {
+                    if let Some(earlier) = held.replace(frame) {
+                        codec.reuse(earlier);
+                    }
+                }
             }
             message
         };
