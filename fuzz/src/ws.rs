@@ -286,7 +286,8 @@ pub(crate) fn ws_frames(data: &[u8]) {
     let seed = input.byte();
     let is_server = input.byte() & 1 == 0;
     let max_message = input.limit().max(1);
-    let max_frame = input.limit().max(1);
+    // The limit of tungstenite also applies to control frames, that of getty does not.
+    let max_frame = input.limit().max(125);
     let frames = input.rest();
     let server = WsLayer::new()
         .with_max_message(max_message)
