@@ -135,7 +135,14 @@ pub(crate) fn codec_postcard(data: &[u8]) {
     type Format = getty::codec::format::postcard::PostcardFormat;
     let _: fn(LengthDelimited) -> Postcard<LengthDelimited, Message> = Postcard::new;
     check::<Message, Format>(data, |payload| {
-        Format::default().decode_payload(payload).ok()
+        let ours: Result<Message, _> = Format::default().decode_payload(payload);
+        if ours.is_err_and(|error| error.to_string().contains("deep")) {
+            return None;
+        }
+        match postcard::take_from_bytes(payload) {
+            Ok((message, [])) => Some(message),
+            _ => None,
+        }
     });
 }
 
