@@ -724,9 +724,9 @@ pub(crate) fn ws_inflate(data: &[u8]) {
         } else {
             Some(payload.clone())
         };
-        // Noise becomes slightly longer, but no frame may exceed the maximum.
+        // Noise becomes slightly longer.
         let most = if compressed { max + max / 8 + 64 } else { max };
-        let long = payload.len() > most || payload.len().min(fragment) > max;
+        let long = payload.len() > most;
         match message {
             Some(message) if message.len() > max || long => {
                 bad = Some(WsClose::TOO_BIG);
