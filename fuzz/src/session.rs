@@ -29,7 +29,7 @@ fn lines() -> LinesCodec {
     LinesCodec::new().with_max_length(MAX)
 }
 
-/// What the handler does with a request, which depends on the text of the line alone.
+/// Action of the handler on a request. It depends on the text of the line alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
     Reply,
@@ -63,7 +63,7 @@ fn replies(line: &str) -> Vec<String> {
     }
 }
 
-/// What handlers observe.
+/// Record of the handler's calls.
 #[derive(Debug, Default)]
 struct Observed {
     /// Lines in the order of the calls.

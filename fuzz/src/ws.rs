@@ -47,7 +47,7 @@ const RSV1: u8 = 0x40;
 /// Messages as a handler receives them: `true` for text.
 type Received = Arc<Mutex<Vec<(bool, Vec<u8>)>>>;
 
-/// What the peer of a session observes, and its handler.
+/// Events that the handler of a session and its peer observe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Events {
     messages: Vec<(bool, Vec<u8>)>,

@@ -66,7 +66,7 @@ where
     let class = |error: &FormatError<LengthDelimitedError>| match error {
         FormatError::Frame(error) => frames::class(error),
         FormatError::Malformed(malformed) => {
-            // What is logged has a limit: that of prost is a name for each of 100 levels.
+            // The logged text has a limit: that of prost is a name for each of 100 levels.
             assert!(malformed.to_string().len() < 2000, "{malformed}");
             Class::Skips(MALFORMED)
         }

@@ -1,4 +1,4 @@
-//! What targets share: input, pieces of a stream, a transport in memory, a runtime.
+//! Helpers of all targets: input, pieces of a stream, a transport in memory, a runtime.
 
 mod inflate;
 mod input;
