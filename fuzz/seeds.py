@@ -389,6 +389,7 @@ def sessions():
     seed("unordered", 1, 4, 2, 20, 20, 9, requests * 2, bytes([0, 255, 4, 7, 5, 40, 7]))
     seed("delay", 2, 2, 2, 20, 60, 9, requests, bytes([0, 9, 13, 0, 90, 8, 10, 10, 11, 99]))
     seed("close", 0, 1, 1, 5, 9, 0, requests, bytes([0, 60, 4, 9, 9, 7, 10, 5, 14, 0]))
+    seed("half_close", 0, 1, 1, 5, 9, 0, requests, bytes([0, 30, 9, 9, 7, 10, 5, 14, 1, 0, 30, 9, 3, 7, 11, 2, 0, 99, 6]))
     seed("reset", 0, 1, 1, 5, 9, 0, requests, bytes([0, 60, 12, 3, 9, 9, 7, 11, 5, 15, 0]))
     seed("closes", 0, 2, 1, 5, 9, 0, b"a\nslow\nclose\nnever\n", bytes([0, 255, 7]))
     seed("bad", 0, 0, 1, 5, 9, 0, b"a\n\xff\nnever\n", bytes([0, 255, 7]))

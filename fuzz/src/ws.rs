@@ -97,7 +97,8 @@ fn sent_frames(mut bytes: &[u8], masked: bool) -> Vec<(u8, Vec<u8>)> {
             }
             127 => {
                 let (length, rest) = rest.split_first_chunk().expect("a whole frame");
-                (u64::from_be_bytes(*length) as usize, rest)
+                let length = usize::try_from(u64::from_be_bytes(*length));
+                (length.expect("it was sent"), rest)
             }
             length => (usize::from(length), rest),
         };
@@ -667,10 +668,14 @@ pub(crate) fn ws_deflate_offers(data: &[u8]) {
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     match payload.len() {
-        length @ 0..126 => bytes.push(0x80 | length as u8),
+        length @ 0..126 => bytes.push(0x80 | u8::try_from(length).expect("it fits")),
         length => {
             bytes.push(0x80 | 126);
-            bytes.extend((length as u16).to_be_bytes());
+            bytes.extend(
+                u16::try_from(length)
+                    .expect("payloads are short")
+                    .to_be_bytes(),
+            );
         }
     }
     let mask = [0x37, 0xfa, 0x21, 0x3d];

@@ -120,7 +120,8 @@ impl Header {
         if u128::from(length) > self.max as u128 {
             return fails(format!("TooLong {{ length: {length} }}"));
         }
-        let payload = self.skip()..self.skip() + length as usize;
+        let length = usize::try_from(length).expect("at most the maximum");
+        let payload = self.skip()..self.skip() + length;
         if payload.end < self.field().end {
             return fails("TooShort".to_owned());
         }
@@ -299,13 +300,13 @@ pub(crate) fn codec_varint_delimited(data: &[u8]) {
             model.end = Some("truncated".to_owned());
             break;
         };
-        let digit = |(at, byte): (usize, &u8)| u64::from(byte % 0x80) * 0x80_u64.pow(at as u32);
+        let digit = |(at, byte): (usize, &u8)| u64::from(byte % 0x80) << (7 * at);
         let length: u64 = prefix.iter().enumerate().map(digit).sum();
         if length > max as u64 {
             model.end = Some(format!("too long: {length}"));
             break;
         }
-        let length = length as usize;
+        let length = usize::try_from(length).expect("at most the maximum");
         let Some(payload) = rest[digits + 1..].get(..length) else {
             model.end = Some("truncated".to_owned());
             break;
