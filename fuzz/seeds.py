@@ -3,7 +3,8 @@
 
 Part of it is made by hand, in the layout that each target reads. The rest are captures of what real programs send: curl,
 openssl, chromium, haproxy, tinyproxy, microsocks, nats-server and zstd. A program that is not installed is left out.
-Run it to add seeds; files that exist and are not written again stay.
+With
+--by-hand there are no captures. Files that exist and are not written again stay.
 """
 
 import http.server
@@ -91,6 +92,8 @@ def codecs():
     save("codec_deflated", "long", SEED + b"\xc8\x40\x00" + part(b"x") + frame(b"\x01" + packed) + frame(b"\x02a") + frame(b""))
     save("codec_deflated", "cut", SEED + b"\xc8\xc8\x00" + part(b"") + frame(b"\x01" + packed[:-3]) + frame(b"\x01" + packed + b"x"))
 
+    save("codec_deflated", "exact", SEED + b"\xc8\x05\x00" + part(b"12345") + frame(b"\x0012345") + frame(b"\x00123456"))
+
     save("codec_switch", "lines", SEED + b"\x00\x00\x64\x64" + b"LOGIN\nBINARY\n" + frame(b"hello") + frame(b"BINARY"))
     save("codec_switch", "frames", SEED + b"\x01\x00\x64\x64" + frame(b"a") + frame(b"BINARY") + b"hello\nworld")
     save("codec_switch", "partial", SEED + b"\x01\x00\x64\x64" + frame(b"b" * 50) + frame(b"BINARY") + b"\0\0\0\x05x\n")
@@ -103,20 +106,24 @@ def formats():
         b'{"Struct":{"name":"a","inner":{"Struct":{"name":"b","inner":null}}}}', b'{"Number":1.5}', b'{"List":[', b'"Unit" x',
     ]
     save("codec_json", "all", SEED + b"".join(frame(text) for text in texts))
-    save("codec_json", "deep", SEED + frame(b'{"List":[' * 70 + b'"Unit"' + b"]}" * 70))
+    def lists(first, last, one, end=b""):
+        return SEED + b"".join(frame(one * depth + last + end * depth) for depth in first)
+
+    levels = [1, 40, 42, 43, 63, 64, 65, 126, 127, 128, 129, 130]
+    save("codec_json", "deep", lists(levels[:7], b'"Unit"', b'{"List":[', b"]}"))
     pack = [
         b"\xa4Unit", b"\x81\xa6Number\xf9", b"\x81\xa4Text\xa2hi", b"\x81\xa5Bytes\x92\x01\xcc\xff", b"\x81\xa4Pair\x92\x07\xc0",
         b"\x81\xa4List\x92\xa4Unit\x81\xa4Pair\x92\x01\xc3", b"\x81\xa6Struct\x82\xa4name\xa1a\xa5inner\xc0",
         b"\x81\xa6Struct\x92\xa1a\xa4Unit", b"\xa4Unit\xc0", b"\x81\xa4List\xdd\xff\xff\xff\xff", b"\x81\xa4Wide\xc4\x10" + b"\0" * 15 + b"\x07",
     ]
     save("codec_message_pack", "all", SEED + b"".join(frame(text) for text in pack))
-    save("codec_message_pack", "deep", SEED + frame(b"\x81\xa4List\x91" * 100 + b"\xa4Unit"))
+    save("codec_message_pack", "deep", lists(range(40, 67), b"\xa4Unit", b"\x81\xa4List\x91"))
     post = [
         b"\0", b"\x01\x0d", b"\x02" + b"\xff" * 18 + b"\x03", b"\x03\x02hi", b"\x04\x01x", b"\x05\x02\0\xff", b"\x06\x07\x01\x01",
         b"\x07\x02\0\x06\x01\0", b"\x08\x01a\x01\x08\x01b\0", b"\0x", b"\x07\xff\xff\xff\xff\x0f",
     ]
     save("codec_postcard", "all", SEED + b"".join(frame(text) for text in post))
-    save("codec_postcard", "deep", SEED + frame(b"\x07\x01" * 140 + b"\0"))
+    save("codec_postcard", "deep", lists(levels, b"\0", b"\x07\x01"))
     inner = b"\x0a\x01b\x10\x03"
     proto = [
         b"", b"\x0a\x02hi\x10\x0d", b"\x1a\x01x\x1a\x00", b"\x22" + part(inner), b"\x2a\x03\x01\x80\x01", b"\x28\x05\x28\x06",
@@ -182,6 +189,7 @@ def websocket():
         ("long", 0, 4, ""),
     ]:
         save("ws_request", name, SEED + bytes([bits, size]) + head.encode() + more.encode() + b"\r\nrest")
+    save("ws_request", "key", SEED + b"\x00\x40" + head.replace("bm9uY2U==", "bm9uY2Ux=").replace("25jZQ==", "25jZQx=").encode() + b"\r\n")
     save("ws_request", "http10", SEED + b"\x00\x40" + head.replace("1.1", "1.0").encode() + b"\r\n")
     save("ws_request", "post", SEED + b"\x00\x40" + head.replace("GET", "POST").encode() + b"\r\n")
     save("ws_request", "lf", SEED + b"\x00\x40" + head.replace("\r\n", "\n").encode() + b"\n\r\n\r\n")
@@ -205,6 +213,8 @@ def websocket():
         ("fallback", "permessage-deflate; server_max_window_bits=8, permessage-deflate"),
         ("quoted", ' permessage-deflate ; server_max_window_bits = "9" '),
         ("others", 'x-webkit-deflate-frame, bbf; x="a,b;c\\""\npermessage-deflate; client_max_window_bits=15'),
+        ("twice", "permessage-deflate; server_max_window_bits=9; server_max_window_bits=9\n"
+         "permessage-deflate; client_max_window_bits; client_max_window_bits=9"),
         ("bad", "permessage-deflate; level=9\npermessage-deflate; server_no_context_takeover=1\npermessage-deflate;"),
     ]:
         save("ws_deflate_offers", name, text.encode())
@@ -270,6 +280,7 @@ def edge():
     ]:
         save("detect_ws", name, SEED + text)
     save("opening", "carry", SEED + b"\x00\xc7\xc7" + b"LOGIN ann\r\nEXACT\n12345CARRY\n" + frame(b"hello") + frame(b"x" * 30))
+    save("opening", "one_byte", SEED + b"\x00\xc7\xc7" + b"CARRY\n\0")
     save("opening", "end", SEED + b"\x00\xc7\xc7" + b"LOGIN\nEXACT\n123")
     save("opening", "long", SEED + b"\x02\x05\x04" + b"CARRY\n" + frame(b"1234") + frame(b"12345"))
 
@@ -378,6 +389,7 @@ def sessions():
     seed("unordered", 1, 4, 2, 20, 20, 9, requests * 2, bytes([0, 255, 4, 7, 5, 40, 7]))
     seed("delay", 2, 2, 2, 20, 60, 9, requests, bytes([0, 9, 13, 0, 90, 8, 10, 10, 11, 99]))
     seed("close", 0, 1, 1, 5, 9, 0, requests, bytes([0, 60, 4, 9, 9, 7, 10, 5, 14, 0]))
+    seed("half_close", 0, 1, 1, 5, 9, 0, requests, bytes([0, 30, 9, 9, 7, 10, 5, 14, 1, 0, 30, 9, 3, 7, 11, 2, 0, 99, 6]))
     seed("reset", 0, 1, 1, 5, 9, 0, requests, bytes([0, 60, 12, 3, 9, 9, 7, 11, 5, 15, 0]))
     seed("closes", 0, 2, 1, 5, 9, 0, b"a\nslow\nclose\nnever\n", bytes([0, 255, 7]))
     seed("bad", 0, 0, 1, 5, 9, 0, b"a\n\xff\nnever\n", bytes([0, 255, 7]))
@@ -611,7 +623,8 @@ def pem():
 
 
 if __name__ == "__main__":
-    for make in [codecs, formats, websocket, compression, edge, cluster, sessions, pem, captures]:
+    by_hand = [codecs, formats, websocket, compression, edge, cluster, sessions]
+    for make in by_hand if "--by-hand" in sys.argv else [*by_hand, pem, captures]:
         make()
     files = [file for file in ROOT.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)

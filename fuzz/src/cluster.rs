@@ -37,6 +37,11 @@ impl Tap {
         f(&mut self.0.lock().expect("no closure panics"))
     }
 
+    /// Drops the sink, which keeps the node, which keeps this bus.
+    fn disconnect(&self) {
+        self.with(|tapped| tapped.sink.take());
+    }
+
     /// Waits until the node reads the bus, and connects it.
     async fn connect(&self) -> Arc<dyn Sink> {
         idle().await;
@@ -219,6 +224,8 @@ pub(crate) fn bus_frames(data: &[u8]) {
         idle().await;
         assert_eq!(second.snapshot().invalid, 0);
         assert_eq!(member.received(), [b"from here"]);
+        tap.disconnect();
+        other.disconnect();
     });
 }
 
@@ -252,6 +259,7 @@ pub(crate) fn bus_subjects(data: &[u8]) {
                 topics.join(key.clone(), &member.session);
                 tap.connect().await;
                 idle().await;
+                tap.disconnect();
                 tap.with(|tapped| tapped.subscribed.clone())
             });
             subscribed.iter().for_each(|subject| check_subject(subject));

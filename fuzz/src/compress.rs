@@ -183,7 +183,7 @@ pub(crate) fn compressed_messages(data: &[u8]) {
         })
     });
     assert_eq!(back, (plain, End::End));
-    // What was flushed can be read without a later byte.
+    // Flushed bytes can be read without a later byte.
     let mut length = 0;
     for (message, flushed) in messages.iter().zip(flushed).take(3) {
         length += message.len();

@@ -1,4 +1,4 @@
-//! What comes before a session: PROXY headers, replies of proxies, and detection.
+//! Bytes before a session: replies of proxies, detection, and dialogues.
 
 use std::{
     net::IpAddr,

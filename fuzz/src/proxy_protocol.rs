@@ -78,7 +78,7 @@ fn ours(pieces: &[&[u8]], max: usize) -> Ours {
     let addresses = (handle.peer_addr().clone(), handle.local_addr().clone());
     let set = addresses.0 != *handle.socket_peer_addr();
     let tlvs = info.map(|info| {
-        // Reading them does not panic, whatever they contain.
+        // Reading them does not panic.
         let _ = (info.alpn(), info.authority(), info.unique_id());
         if let Some(ssl) = info.ssl() {
             let _ = (

@@ -29,7 +29,7 @@ fn lines() -> LinesCodec {
     LinesCodec::new().with_max_length(MAX)
 }
 
-/// What the handler does with a request, which depends on the text of the line alone.
+/// Action of the handler on a request. It depends on the text of the line alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
     Reply,
@@ -63,7 +63,7 @@ fn replies(line: &str) -> Vec<String> {
     }
 }
 
-/// What handlers observe.
+/// Record of the handler's calls.
 #[derive(Debug, Default)]
 struct Observed {
     /// Lines in the order of the calls.
@@ -141,7 +141,7 @@ pub(crate) fn session_messages(data: &[u8]) {
     let mut input = Input::new(data);
     let bits = input.byte();
     let in_flight = 1 + input.below(5);
-    let queue = 1 + input.below(6) as u32;
+    let queue = 1 + u32::from(input.byte() % 6);
     let (low, high) = (input.limit(), input.limit());
     let reply_limit = input.limit();
     let length = usize::from(input.byte()) * 8;
@@ -170,8 +170,10 @@ async fn run(
 ) {
     let observed = Arc::<Observed>::default();
     let (io, peer) = wire();
+    peer.stay_open();
     let (session, task) = open(io, layer, &observed).await;
     let mut sent = 0;
+    let mut is_finished = false;
     let mut pushed = Vec::new();
     let mut feeds = Vec::new();
     let mut end = End::Peer;
@@ -206,11 +208,21 @@ async fn run(
             }
             12 => peer.limit_writes(input.byte().into()),
             13 => tokio::task::yield_now().await,
-            14 if input.byte() == 0 => {
-                session.close();
-                end = End::Close;
-                break;
-            }
+            14 => match input.byte() {
+                0 => {
+                    session.close();
+                    end = End::Close;
+                    break;
+                }
+                1 => {
+                    // A half-close: the peer's messages are still handled.
+                    is_finished = true;
+                    let session = session.clone();
+                    tokio::spawn(async move { drop(session.finish().await) });
+                    tokio::task::yield_now().await;
+                }
+                _ => {}
+            },
             15 if input.byte() == 0 => {
                 end = End::Reset;
                 break;
@@ -219,9 +231,8 @@ async fn run(
         }
     }
     match end {
-        End::Peer => peer.then(After::End),
+        End::Peer | End::Close => peer.then(After::End),
         End::Reset => peer.then(After::Reset),
-        End::Close => {}
     }
     peer.take(usize::MAX);
     peer.limit_writes(usize::MAX);
@@ -322,7 +333,7 @@ async fn run(
     if end != End::Reset {
         // Accepted messages are flushed at every orderly end. A handler's reply that closes
         // the session may be the last message.
-        if ordered && !closes {
+        if ordered && !closes && !is_finished {
             assert_eq!(replied.len(), expected.len(), "{closed:?}");
         }
         for (received, accepted) in lists {
@@ -339,7 +350,7 @@ async fn run(
             let reply = format!("r{}", &message[1..]);
             let later = received[at + place..].contains(&&*reply);
             assert!(
-                later || end == End::Reset || closes,
+                later || end == End::Reset || closes || is_finished,
                 "{message} behind its reply: {received:?}"
             );
             at += place + 1;
@@ -359,7 +370,7 @@ pub(crate) fn session_watermarks(data: &[u8]) {
     let low = input.limit().min(high);
     block_on(async {
         let layer = SessionLayer::new()
-            .with_queue(queue as u32)
+            .with_queue(u32::try_from(queue).expect("it is small"))
             .with_watermarks(low, high)
             .with_write_timeout(None);
         let (io, peer) = wire();

@@ -47,7 +47,7 @@ const RSV1: u8 = 0x40;
 /// Messages as a handler receives them: `true` for text.
 type Received = Arc<Mutex<Vec<(bool, Vec<u8>)>>>;
 
-/// What the peer of a session observes, and its handler.
+/// Events that the handler of a session and its peer observe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Events {
     messages: Vec<(bool, Vec<u8>)>,
@@ -97,7 +97,8 @@ fn sent_frames(mut bytes: &[u8], masked: bool) -> Vec<(u8, Vec<u8>)> {
             }
             127 => {
                 let (length, rest) = rest.split_first_chunk().expect("a whole frame");
-                (u64::from_be_bytes(*length) as usize, rest)
+                let length = usize::try_from(u64::from_be_bytes(*length));
+                (length.expect("it was sent"), rest)
             }
             length => (usize::from(length), rest),
         };
@@ -286,7 +287,8 @@ pub(crate) fn ws_frames(data: &[u8]) {
     let seed = input.byte();
     let is_server = input.byte() & 1 == 0;
     let max_message = input.limit().max(1);
-    let max_frame = input.limit().max(1);
+    // The limit of tungstenite also applies to control frames, that of getty does not.
+    let max_frame = input.limit().max(125);
     let frames = input.rest();
     let server = WsLayer::new()
         .with_max_message(max_message)
@@ -428,11 +430,11 @@ pub(crate) fn ws_request(data: &[u8]) {
                 asked.lines().filter_map(value).collect()
             };
             let is_plain = fields("upgrade:") == ["websocket"] && fields("connection:").len() == 1;
-            let ends = [
-                "A==\r", "Q==\r", "g==\r", "w==\r", "A==\n", "Q==\n", "g==\n", "w==\n",
-            ];
-            let is_canonical = ends.iter().any(|end| memmem(request, end.as_bytes()));
-            if !request.is_ascii() || !is_plain || !is_canonical {
+            // The 22nd character of a key with the usual end.
+            let is_odd = request
+                .windows(24)
+                .any(|key| key.ends_with(b"==") && !b"AQgw".contains(&key[21]));
+            if !request.is_ascii() || !is_plain || is_odd {
                 return;
             }
             let script = tungstenite::accept(Script::new(request));
@@ -467,10 +469,6 @@ pub(crate) fn ws_request(data: &[u8]) {
             assert!(head.contains(&length) && !head.contains('\0'), "{text}");
         }
     }
-}
-
-fn memmem(bytes: &[u8], part: &[u8]) -> bool {
-    bytes.windows(part.len()).any(|other| other == part)
 }
 
 /// Responses to a client. It may only accept those that tungstenite does.
@@ -670,10 +668,14 @@ pub(crate) fn ws_deflate_offers(data: &[u8]) {
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     match payload.len() {
-        length @ 0..126 => bytes.push(0x80 | length as u8),
+        length @ 0..126 => bytes.push(0x80 | u8::try_from(length).expect("it fits")),
         length => {
             bytes.push(0x80 | 126);
-            bytes.extend((length as u16).to_be_bytes());
+            bytes.extend(
+                u16::try_from(length)
+                    .expect("payloads are short")
+                    .to_be_bytes(),
+            );
         }
     }
     let mask = [0x37, 0xfa, 0x21, 0x3d];
@@ -727,8 +729,11 @@ pub(crate) fn ws_inflate(data: &[u8]) {
         } else {
             Some(payload.clone())
         };
+        // Noise becomes slightly longer.
+        let most = if compressed { max + max / 8 + 64 } else { max };
+        let long = payload.len() > most;
         match message {
-            Some(message) if message.len() > max || payload.len() > max => {
+            Some(message) if message.len() > max || long => {
                 bad = Some(WsClose::TOO_BIG);
             }
             Some(message) if is_text && str::from_utf8(&message).is_err() => {

@@ -12,7 +12,7 @@ use crate::kit::{Ending, Input, inflate, same_for_all_pieces};
 const BAD: &str = "bad frame";
 const TOO_LONG: &str = "too long";
 
-/// What a peer leaves out at the end of a message, and an empty final block behind it. Only a
+/// The bytes that a peer leaves out at the end of a message, and an empty final block. Only a
 /// message that is complete ends with them.
 const TAIL: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
 
@@ -112,7 +112,7 @@ pub(crate) fn codec_deflated(data: &[u8]) {
     });
     same("payloads", &ours, &expected);
 
-    // What is sent can be inflated by another implementation and is at most as long as plain.
+    // Another implementation can inflate the frames, which are at most as long as plain ones.
     for message in [plain, &plain.repeat(9)] {
         let mut sent = BytesMut::new();
         let encoded = codec().encode(message, &mut sent);

@@ -66,7 +66,7 @@ where
     let class = |error: &FormatError<LengthDelimitedError>| match error {
         FormatError::Frame(error) => frames::class(error),
         FormatError::Malformed(malformed) => {
-            // What is logged has a limit: that of prost is a name for each of 100 levels.
+            // The logged text has a limit: that of prost is a name for each of 100 levels.
             assert!(malformed.to_string().len() < 2000, "{malformed}");
             Class::Skips(MALFORMED)
         }
@@ -130,12 +130,33 @@ pub(crate) fn codec_message_pack(data: &[u8]) {
     });
 }
 
-/// postcard has no limit of its depth, so it is not asked where getty refuses a message for it.
+impl Message {
+    /// Returns the number of messages inside each other.
+    fn depth(&self) -> usize {
+        1 + match self {
+            Self::List(all) => all.iter().map(Self::depth).max().unwrap_or_default(),
+            Self::Struct { inner, .. } => inner.as_ref().map_or(0, |inner| inner.depth()),
+            _ => 0,
+        }
+    }
+}
+
+/// Depth that getty's format accepts for any kind of message.
+const SHALLOW: usize = 25;
+
+/// postcard has no limit of its depth, so a deep message is compared only if getty decodes it.
 pub(crate) fn codec_postcard(data: &[u8]) {
     type Format = getty::codec::format::postcard::PostcardFormat;
     let _: fn(LengthDelimited) -> Postcard<LengthDelimited, Message> = Postcard::new;
     check::<Message, Format>(data, |payload| {
-        Format::default().decode_payload(payload).ok()
+        let Ok((message, [])) = postcard::take_from_bytes::<Message>(payload) else {
+            return None;
+        };
+        let is_decoded = message.depth() <= SHALLOW || {
+            let ours: Result<Message, _> = Format::default().decode_payload(payload);
+            ours.is_ok()
+        };
+        is_decoded.then_some(message)
     });
 }
 

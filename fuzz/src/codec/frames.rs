@@ -120,7 +120,8 @@ impl Header {
         if u128::from(length) > self.max as u128 {
             return fails(format!("TooLong {{ length: {length} }}"));
         }
-        let payload = self.skip()..self.skip() + length as usize;
+        let length = usize::try_from(length).expect("at most the maximum");
+        let payload = self.skip()..self.skip() + length;
         if payload.end < self.field().end {
             return fails("TooShort".to_owned());
         }
@@ -230,7 +231,7 @@ pub(crate) fn codec_frames(data: &[u8]) {
     let stream = input.rest();
     let model = header.model(stream);
     let ours = same_for_all_pieces(stream, seed, |pieces| {
-        let mut kept = Vec::new();
+        let (mut kept, mut held) = (Vec::new(), None);
         let mut fates = (0..).map(|n| fates.rotate_right(n) & 3);
         let read = |codec: &mut Frames, frame: Frame| {
             let message = frame.to_vec();
@@ -238,7 +239,12 @@ pub(crate) fn codec_frames(data: &[u8]) {
                 Some(0) => codec.reuse(frame),
                 Some(1) => kept.push((frame, message.clone())),
                 Some(2) => codec.reuse(frame.clone()),
-                _ => drop(frame),
+                // A frame of an earlier block may come back as well.
+                _ => {
+                    if let Some(earlier) = held.replace(frame) {
+                        codec.reuse(earlier);
+                    }
+                }
             }
             message
         };
@@ -299,13 +305,13 @@ pub(crate) fn codec_varint_delimited(data: &[u8]) {
             model.end = Some("truncated".to_owned());
             break;
         };
-        let digit = |(at, byte): (usize, &u8)| u64::from(byte % 0x80) * 0x80_u64.pow(at as u32);
+        let digit = |(at, byte): (usize, &u8)| u64::from(byte % 0x80) << (7 * at);
         let length: u64 = prefix.iter().enumerate().map(digit).sum();
         if length > max as u64 {
             model.end = Some(format!("too long: {length}"));
             break;
         }
-        let length = length as usize;
+        let length = usize::try_from(length).expect("at most the maximum");
         let Some(payload) = rest[digits + 1..].get(..length) else {
             model.end = Some("truncated".to_owned());
             break;

@@ -128,7 +128,7 @@ pub(crate) fn codec_switch(data: &[u8]) {
     };
     let ours = same_for_all_pieces(stream, seed, |pieces| {
         if frames_first {
-            // It keeps bytes of its own, which must be put back.
+            // It keeps bytes outside the buffer, which must be put back.
             let codec = Frames::with_header(header.codec());
             let switches = |frame: &getty::codec::Frame| **frame == *SWITCHES;
             let mut switch = Switch::new(codec, lines.codec(), switches);

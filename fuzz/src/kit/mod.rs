@@ -1,4 +1,4 @@
-//! What targets share: input, pieces of a stream, a transport in memory, a runtime.
+//! Helpers of all targets: input, pieces of a stream, a transport in memory, a runtime.
 
 mod inflate;
 mod input;
@@ -61,8 +61,9 @@ pub(crate) fn pieces(bytes: &[u8], seed: u8) -> Vec<&[u8]> {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        let most = [1, 3, 9, 40, 700][usize::from(state as u8 % 5)];
-        let size = 1 + (state >> 32) as usize % most;
+        let [first, .., last] = state.to_be_bytes();
+        let most = [1, 3, 9, 40, 255][usize::from(first) % 5];
+        let size = 1 + usize::from(last) % most;
         let (piece, later) = rest.split_at(size.min(rest.len()));
         pieces.push(piece);
         rest = later;

@@ -48,6 +48,8 @@ struct State {
     write_limit: usize,
     output: Vec<u8>,
     shut: bool,
+    /// This end does not end its direction when getty has ended the other one.
+    stays_open: bool,
     gone: bool,
     wakers: Vec<Waker>,
 }
@@ -62,6 +64,7 @@ impl Default for State {
             write_limit: usize::MAX,
             output: Vec::new(),
             shut: false,
+            stays_open: false,
             gone: false,
             wakers: Vec::new(),
         }
@@ -100,6 +103,11 @@ impl Peer {
     /// Sets what follows the last piece.
     pub(crate) fn then(&self, after: After) {
         self.0.change(|state| state.after = after);
+    }
+
+    /// Keeps this direction open when getty ends the other one. An ordinary peer ends it.
+    pub(crate) fn stay_open(&self) {
+        self.0.change(|state| state.stays_open = true);
     }
 
     /// Takes `bytes` more bytes.
@@ -228,7 +236,7 @@ impl AsyncWrite for Wire {
         self.0.change(|state| {
             state.shut = true;
             // An ordinary peer ends its direction as well.
-            if state.after == After::Silence {
+            if state.after == After::Silence && !state.stays_open {
                 state.after = After::End;
             }
         });
