@@ -74,7 +74,7 @@ pub const SCENARIOS: [Scenario; 9] = [
     },
     Scenario {
         name: "storm",
-        about: "all faults at once",
+        about: "flaps, clocks, partitions and crashes at once",
         plan: storm,
     },
 ];
