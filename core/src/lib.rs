@@ -98,6 +98,9 @@
 //! | schedule deadlines in a layer, delay the opening | [`hooks::HandleExt`] |
 //! | test a layer without a transport | [`driver`] |
 
+// on docs.rs each item names the feature that it needs
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod accessors;
 pub mod budget;
 mod connection;
@@ -132,7 +135,7 @@ pub use self::{
 pub mod internal {
     pub use crate::{
         connection::{OnInputEnd, PanicGuard},
-        panic::{catch, catch_and_log},
+        panic::{catch, catch_and_log, log},
         session::{BroadcastExt, BroadcastSend, Published, payload::WeightFn},
     };
 }

@@ -127,17 +127,18 @@ impl<T> Configure<T> for MaxAgeLayer {
 
 #[cfg(all(test, not(getty_loom)))]
 mod tests {
+    use getty_test::assert_layer_contract;
     use tokio_test::task;
     use tower::{Service, service_fn};
 
     use super::*;
-    use crate::testing::{assert_transparent, drive, framed};
+    use crate::testing::{drive, framed};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    #[test]
-    fn layer_is_transparent() {
-        assert_transparent(&MaxAgeLayer::new(HOUR), || Connection::new(()));
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
+        assert_layer_contract(&MaxAgeLayer::new(HOUR), || Connection::new(())).await;
     }
 
     #[test]

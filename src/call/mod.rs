@@ -28,7 +28,7 @@
 //! #         Ok::<_, BoxError>(request.into_message().to_ascii_uppercase())
 //! #     });
 //! # tokio::spawn(async move { getty::serve(listener, server).await });
-//! // a server that responses each line in capitals
+//! // a server that responds to each line in capitals
 //! let client = Client::new(connector, (), |link| {
 //!     ServiceBuilder::new()
 //!         .layer(CodecLayer::new(Lines::new()))
@@ -82,6 +82,13 @@
 //! [`IdleTimeoutLayer`](crate::layers::IdleTimeoutLayer) closes it.
 //!
 //! # Under tower's middleware
+//!
+//! `timeout`, `load_shed` and `concurrency_limit` are always available. `buffer`, `retry` and
+//! `balance` need a dependency on tower with the features of these names:
+//!
+//! ```toml
+//! tower = { version = "0.5", features = ["balance", "buffer", "retry"] }
+//! ```
 //!
 //! - `timeout` applies to the call and not to the wait for readiness. Outside `buffer` it also
 //!   bounds the wait for a session.

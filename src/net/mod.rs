@@ -30,6 +30,35 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Sockets that are bound already
+//!
+//! A listener of the standard library, such as one that was inherited from a service manager,
+//! is converted with `try_from`:
+//!
+//! | socket | listener |
+//! |---|---|
+//! | `std::net::TcpListener` | `TcpListener::try_from` |
+//! | `std::os::unix::net::UnixListener` | `UnixListener::try_from` |
+//! | `std::net::UdpSocket` | `UdpListener::try_from`, [`UdpListenerBuilder::listen_on`] |
+//! | the same | `UdpEndpoint::try_from`, for one session for all peers |
+//!
+//! ```
+//! use getty::{BoxError, CodecLayer, NoReply, ServiceBuilder, SessionLayer, codec::Text, handle};
+//! use getty::net::UdpListener;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+//! let app = ServiceBuilder::new()
+//!     .layer(CodecLayer::new(Text::new()))
+//!     .layer(SessionLayer::new())
+//!     .service(handle(|_: String| NoReply));
+//! let server = getty::serve(UdpListener::try_from(socket)?, app);
+//! # let _ = server;
+//! # Ok(())
+//! # }
+//! ```
 
 mod bind;
 mod connect;

@@ -320,8 +320,10 @@ where
 
 #[cfg(all(test, not(getty_loom)))]
 mod tests {
+    use getty_test::assert_layer_contract;
+
     use super::*;
-    use crate::testing::{assert_transparent, framed};
+    use crate::testing::framed;
 
     struct Numbers;
 
@@ -335,12 +337,12 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn layer_is_transparent() {
-        assert_transparent(&CorrelateLayer::new(Numbers), framed);
-        assert_transparent(&CorrelateLayer::in_order(), framed);
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
+        assert_layer_contract(&CorrelateLayer::new(Numbers), framed).await;
+        assert_layer_contract(&CorrelateLayer::in_order(), framed).await;
         let pushes = CorrelateLayer::in_order().with_push(String::is_empty);
-        assert_transparent(&pushes, framed);
+        assert_layer_contract(&pushes, framed).await;
     }
 
     #[test]

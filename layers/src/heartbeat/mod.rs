@@ -209,6 +209,7 @@ impl<Out> HeartbeatLayer<Out, Ping> {
     /// On a transport [without pings](getty_core::ConnectionHandle::has_ping) nothing is sent and
     /// no response is expected. A ping does not count as sent: the next one is due a period after
     /// the last unless messages are sent.
+    #[must_use]
     pub const fn ping(period: Duration) -> Self {
         Self::of(Ping, period)
     }
@@ -394,22 +395,24 @@ where
 #[cfg(all(test, not(getty_loom)))]
 mod tests {
     use getty_core::{CloseReason, driver::Driver};
+    use getty_test::assert_layer_contract;
 
     use super::*;
-    use crate::testing::{assert_transparent, drive, framed};
+    use crate::testing::{drive, framed};
 
     const TEN: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
-    async fn layer_is_transparent() {
-        assert_transparent(
+    async fn layer_follows_the_contract() {
+        assert_layer_contract(
             &HeartbeatLayer::new(TEN, |_session| "PING".to_owned()),
             framed,
-        );
-        assert_transparent(&HeartbeatLayer::optional(TEN, |_session| None), framed);
+        )
+        .await;
+        assert_layer_contract(&HeartbeatLayer::optional(TEN, |_session| None), framed).await;
         let ping = HeartbeatLayer::ping(TEN);
-        assert_transparent(&ping, framed);
-        assert_transparent(&ping.with_pong(String::is_empty), framed);
+        assert_layer_contract(&ping, framed).await;
+        assert_layer_contract(&ping.with_pong(String::is_empty), framed).await;
     }
 
     fn beats(driver: &mut Driver<String>) -> usize {

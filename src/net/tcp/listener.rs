@@ -6,18 +6,21 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use getty_core::{Address, Connection};
+use getty_core::{Address, Connection, internal::log};
 use socket2::{Protocol, SockRef, Type};
 use tokio::net::{TcpStream, ToSocketAddrs};
 
 use super::{
-    options::{INHERITS, Keepalive, StreamOptions},
+    options::{Keepalive, StreamOptions},
     stream::{connection, resets_self_connect},
 };
-use crate::net::{
-    bind::{BACKLOG, bind_first},
-    listener::Listener,
-    socket_options::BindOptions,
+use crate::{
+    net::{
+        bind::{BACKLOG, bind_first},
+        listener::Listener,
+        socket_options::BindOptions,
+    },
+    platform::INHERITS_OPTIONS,
 };
 
 /// tokio's listener. Its connections have nodelay set. [`getty::net::TcpListener`](TcpListener)
@@ -115,7 +118,7 @@ impl Listener for TcpListener {
     type Io = TcpStream;
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Connection<Self::Io>>> {
-        let options = (!INHERITS).then_some(self.options);
+        let options = (!INHERITS_OPTIONS).then_some(self.options);
         poll_accept(&self.inner, options, cx)
     }
 
@@ -165,7 +168,7 @@ fn accepted(
 ) -> Option<Connection<TcpStream>> {
     let local = stream.local_addr();
     if resets_self_connect(&stream, &local, peer) {
-        tracing::warn!(%peer, "reset an accepted socket that is connected to itself");
+        log(|| tracing::warn!(%peer, "reset an accepted socket that is connected to itself"));
         return None;
     }
     if let Some(options) = options {
