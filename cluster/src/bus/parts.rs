@@ -85,6 +85,7 @@ impl Parts {
     }
 
     /// Waits until the server has handled what was sent before, for a short time.
+    #[cfg(feature = "nats")]
     pub(super) async fn handled(&self) {
         self.drained().await;
         self.control.wanted.touch();
