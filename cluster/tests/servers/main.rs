@@ -8,3 +8,4 @@ mod node;
 mod processes;
 mod proxy;
 mod server;
+mod wire;
