@@ -29,8 +29,7 @@ pub(super) struct Part {
 pub(super) struct Parts {
     pub(super) data: Part,
     pub(super) control: Part,
-    /// Queue of the messages of topics instead of that of `data`, for a bus that writes them
-    /// itself.
+    /// Replaces the queue of `data`, for a bus with its own codec.
     #[cfg(feature = "nats")]
     pub(super) writes: Writes,
     /// `true` while that queue is used.
