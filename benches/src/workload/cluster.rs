@@ -29,7 +29,7 @@ const BATCH: usize = 32;
 /// out.
 const FRAMES: usize = 11_000;
 
-/// What is done with a message.
+/// Work with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A broadcast of [`Topics`], to one member.
@@ -67,7 +67,7 @@ pub struct Node {
     cluster: Cluster,
     bus: NoServer,
     keys: Vec<String>,
-    /// Subjects of the topics, which the bus has been told.
+    /// Subjects of the topics.
     subjects: Vec<Subject>,
     frames: Mutex<std::vec::IntoIter<Bytes>>,
     driver: Mutex<driver::Driver<Bytes>>,

@@ -460,7 +460,7 @@ impl Buffer {
     /// Returns what was written, and keeps the rest of the block.
     fn next(&mut self) -> BytesMut {
         if self.0.len() > Self::BLOCK {
-            // It is a block of its own.
+            // Such a frame has its whole block.
             return mem::take(&mut self.0);
         }
         self.0.split()
