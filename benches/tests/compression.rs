@@ -171,7 +171,9 @@ fn bombs() {
         let region = Region::new(ALLOCATOR);
         let bomb = runtime().block_on(bomb(kind, ratio));
         let allocated = region.change().bytes_allocated;
-        let InflateBomb { plain, compressed } = bomb;
+        let InflateBomb {
+            plain, compressed, ..
+        } = bomb;
         println!("| {kind:?} | {compressed} | {plain} | {allocated} |");
         assert!(allocated <= BOMB, "{kind:?}: {allocated} bytes");
     }

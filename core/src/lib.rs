@@ -98,6 +98,9 @@
 //! | schedule deadlines in a layer, delay the opening | [`hooks::HandleExt`] |
 //! | test a layer without a transport | [`driver`] |
 
+// on docs.rs each item names the feature that it needs
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod accessors;
 pub mod budget;
 mod connection;

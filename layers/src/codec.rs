@@ -195,6 +195,7 @@ impl<C, Out> CodecLayer<C, Out> {
     /// The session loop reads ahead up to this maximum while messages wait for their handlers. If
     /// the maximum is at least 64 KiB and a peer sends without a pause, a single read may be up to
     /// 260 KiB, as long as no message has to wait.
+    #[must_use]
     pub const fn with_max_frame(mut self, bytes: usize) -> Self {
         self.max_frame = if bytes == 0 { 1 } else { bytes };
         self
@@ -206,6 +207,7 @@ impl<C, Out> CodecLayer<C, Out> {
     /// Sessions with a [`MemoryBudget`](getty_core::MemoryBudget) use it, and the
     /// [room](crate::group#room) of groups. It must return the same for the same message each time,
     /// and must not use the session.
+    #[must_use]
     pub const fn with_weight(mut self, weigh: fn(&Out) -> usize) -> Self {
         self.weigh = Some(weigh);
         self
@@ -216,6 +218,7 @@ impl<C, Out> CodecLayer<C, Out> {
     ///
     /// Set it to `false` for a codec whose bytes depend on earlier messages of its session such as
     /// a codec that numbers messages or compresses them with a shared window. Scope: session.
+    #[must_use]
     pub fn with_shared_encodings(mut self, shared: bool) -> Self {
         self.id = match (shared, self.id) {
             (true, None) => Some(CodecId::unique()),

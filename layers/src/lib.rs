@@ -179,6 +179,9 @@
 //! [close callback]: getty_core::ConnectionHandle::add_close_callback
 //! [attribute]: getty_core::ConnectionHandle::insert
 
+// on docs.rs each item names the feature that it needs
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #[macro_use]
 mod util;
 #[cfg(all(test, not(getty_loom)))]

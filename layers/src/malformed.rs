@@ -248,28 +248,34 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<Result<In, Malformed>, Out>) -> Self::Future {
-        match request.transpose() {
-            Ok(request) => ResponseFuture::Called {
+        let state = match request.transpose() {
+            Ok(request) => ResponseState::Called {
                 inner: self.inner.call(request),
             },
-            Err(malformed) => ResponseFuture::Malformed {
+            Err(malformed) => ResponseState::Malformed {
                 reply: Some((self.handler)(malformed).into_reply().after_error()),
             },
-        }
+        };
+        ResponseFuture { state }
     }
 }
 
 pin_project! {
     /// Future of [`HandleMalformed`].
     #[must_use = "futures do nothing unless polled"]
-    #[project = ResponseFutureProjection]
-    pub enum ResponseFuture<F, Out> {
-        #[doc(hidden)]
+    pub struct ResponseFuture<F, Out> {
+        #[pin]
+        state: ResponseState<F, Out>,
+    }
+}
+
+pin_project! {
+    #[project = ResponseStateProjection]
+    enum ResponseState<F, Out> {
         Called {
             #[pin]
             inner: F,
         },
-        #[doc(hidden)]
         Malformed {
             reply: Option<Reply<Out>>,
         },
@@ -285,11 +291,11 @@ where
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(match self.project() {
-            ResponseFutureProjection::Called { inner } => {
+        Poll::Ready(match self.project().state.project() {
+            ResponseStateProjection::Called { inner } => {
                 ready!(inner.poll(cx)).map(IntoReply::into_reply)
             }
-            ResponseFutureProjection::Malformed { reply } => {
+            ResponseStateProjection::Malformed { reply } => {
                 Ok(reply.take().expect("polled after completion"))
             }
         })
@@ -307,12 +313,13 @@ mod tests {
     use std::{convert::Infallible, future::pending};
 
     use getty_core::{Close, CloseReason};
+    use getty_test::assert_layer_contract;
     use tokio_test::{assert_pending, assert_ready_ok, task};
     use tower::service_fn;
     use tower_test::mock;
 
     use super::*;
-    use crate::testing::{assert_readiness, request};
+    use crate::testing::request;
 
     type Message = Request<Result<&'static str, Malformed>, String>;
 
@@ -388,8 +395,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn readiness_is_that_of_the_inner_service_and_not_shared_with_clones() {
-        assert_readiness::<_, Request<&'static str, String>, String, _>(&layer(), good);
+    #[tokio::test(start_paused = true)]
+    async fn layer_follows_the_contract() {
+        assert_layer_contract(&layer(), good).await;
     }
 }

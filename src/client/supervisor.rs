@@ -37,6 +37,10 @@ type Dialling<Out> = BoxFuture<'static, Result<(Session<Out>, OwnedTask), OpenEr
 /// deadline and record the reason.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// Number of the failed attempt in a row that is logged as a warning. A server that restarts often
+/// causes one or two.
+const WARNED_ATTEMPT: u32 = 3;
+
 pub(super) struct Supervisor<Out: Send + 'static> {
     settings: Settings<Out>,
     dial: Dial<Out>,
@@ -244,12 +248,22 @@ impl<Out: Send + 'static> Supervisor<Out> {
 
     /// Decides whether the client continues after `ended`.
     fn apply_policy(&mut self, ended: Ended) -> Result<(), Failure> {
+        let failed_attempts = self.attempts.failed_attempts();
+        let is_warned = failed_attempts == WARNED_ATTEMPT && !self.members.is_open();
         log(|| {
-            tracing::debug!(
-                error = &ended as &dyn std::error::Error,
-                failed_attempts = self.attempts.failed_attempts(),
-                "client lost a session or failed to open one"
-            );
+            if is_warned {
+                tracing::warn!(
+                    error = &ended as &dyn std::error::Error,
+                    failed_attempts,
+                    "client has no session and continues to try"
+                );
+            } else {
+                tracing::debug!(
+                    error = &ended as &dyn std::error::Error,
+                    failed_attempts,
+                    "client lost a session or failed to open one"
+                );
+            }
         });
         if let Ended::Open(OpenError::NoLink) = ended {
             return Err(Failure::NoLink);
@@ -259,7 +273,7 @@ impl<Out: Send + 'static> Supervisor<Out> {
         if decision == Decision::Stop {
             return Err(Failure::Stopped(Arc::new(ended)));
         }
-        let attempts = self.attempts.failed_attempts();
+        let attempts = failed_attempts;
         if attempts >= self.settings.max_attempts && !self.members.is_open() {
             return Err(Failure::Attempts {
                 attempts,

@@ -5,6 +5,7 @@ use std::{error::Error, fmt};
 /// Source of [`CloseReason::Decode`](crate::CloseReason::Decode) when a peer's bytes inflate
 /// beyond the [limit](super::CompressionLayer::with_max_ratio).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct InflateBomb {
     /// Number of bytes that the session has received and inflated.
     pub plain: u64,

@@ -44,6 +44,7 @@ use super::{
 /// # Ok(())
 /// # }
 /// ```
+#[must_use]
 pub fn memory(buffer_size: usize) -> (MemoryListener, MemoryConnector) {
     let (dialed, incoming) = mpsc::channel(BACKLOG as usize);
     let id = next_id();

@@ -4,6 +4,8 @@ use std::{io, net::SocketAddr};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use crate::platform::set_reuse_port;
+
 /// Options of a socket that is bound to an address.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BindOptions {
@@ -49,22 +51,6 @@ impl BindOptions {
         }
         Ok(socket)
     }
-}
-
-#[cfg(all(
-    unix,
-    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
-))]
-fn set_reuse_port(socket: &Socket) -> io::Result<()> {
-    socket.set_reuse_port(true)
-}
-
-#[cfg(not(all(
-    unix,
-    not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))
-)))]
-fn set_reuse_port(_: &Socket) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Sizes of a socket's buffers in the operating system, in bytes. `None` leaves its default.

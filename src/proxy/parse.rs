@@ -11,7 +11,7 @@ use super::{
     error::HeaderError,
     header::{Header, ProxyCommand, ProxyVersion},
 };
-use crate::crc32c::crc32c;
+use crate::{crc32c::crc32c, platform};
 
 /// Length of the shortest header, `PROXY UNKNOWN\r\n`. This many bytes can be read before the
 /// version is known.
@@ -235,18 +235,11 @@ fn block_addresses(family: u8, block: &[u8]) -> Option<(Address, Address)> {
 /// zero, and is unnamed here.
 fn path(bytes: &[u8]) -> Address {
     let path = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-    Address::Unix(if path.is_empty() { None } else { os_path(path) })
-}
-
-#[cfg(unix)]
-fn os_path(path: &[u8]) -> Option<std::sync::Arc<std::path::Path>> {
-    use std::os::unix::ffi::OsStrExt;
-    Some(std::path::Path::new(std::ffi::OsStr::from_bytes(path)).into())
-}
-
-#[cfg(not(unix))]
-fn os_path(path: &[u8]) -> Option<std::sync::Arc<std::path::Path>> {
-    Some(std::path::Path::new(std::str::from_utf8(path).ok()?).into())
+    Address::Unix(if path.is_empty() {
+        None
+    } else {
+        platform::path(path).map(Into::into)
+    })
 }
 
 /// Checks that the TLVs from `start` on fill the header exactly, also those inside the TLV of

@@ -171,7 +171,7 @@ plain!(
 #[cfg(feature = "tls")]
 impl<A: crate::tls::TlsTarget> crate::tls::TlsTarget for ProxyFor<A> {
     /// Returns the name of the inner target.
-    fn server_name(&self) -> Option<crate::tls::rustls::pki_types::ServerName<'static>> {
+    fn server_name(&self) -> Option<rustls::pki_types::ServerName<'static>> {
         self.target.server_name()
     }
 }

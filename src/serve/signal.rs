@@ -3,8 +3,8 @@
 use std::{io, pin::pin};
 
 use futures_util::future::select;
-#[cfg(unix)]
-use tokio::signal::unix::{SignalKind, signal};
+
+use crate::platform;
 
 /// Resolves when the process receives SIGINT (ctrl-c). On Unix it also resolves on SIGTERM.
 ///
@@ -21,48 +21,17 @@ use tokio::signal::unix::{SignalKind, signal};
 /// After the call these signals no longer end the process by default, even if the future is
 /// dropped.
 pub fn shutdown_signal() -> impl Future<Output = ()> + Send + 'static {
-    let (interrupt, terminate) = (interrupt(), terminate());
+    let (interrupt, terminate) = (platform::interrupt(), platform::terminate());
     async move {
-        select(pin!(interrupt), pin!(terminate)).await;
+        select(pin!(resolved(interrupt)), pin!(resolved(terminate))).await;
     }
 }
 
-#[cfg(unix)]
-fn interrupt() -> impl Future<Output = ()> + Send {
-    unix_signal(SignalKind::interrupt())
-}
-
-#[cfg(unix)]
-fn terminate() -> impl Future<Output = ()> + Send {
-    unix_signal(SignalKind::terminate())
-}
-
-#[cfg(unix)]
-fn unix_signal(kind: SignalKind) -> impl Future<Output = ()> + Send {
-    let signal = signal(kind);
-    async move {
-        match signal {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(error) => never(&error).await,
-        }
+/// Resolves on the signal. Logs the error of a handler that cannot be installed, and never
+/// resolves.
+async fn resolved(signal: impl Future<Output = io::Result<()>>) {
+    if let Err(error) = signal.await {
+        tracing::error!(%error, "cannot install a handler for a shutdown signal");
+        std::future::pending::<()>().await;
     }
-}
-
-#[cfg(not(unix))]
-async fn interrupt() {
-    if let Err(error) = tokio::signal::ctrl_c().await {
-        never(&error).await;
-    }
-}
-
-#[cfg(not(unix))]
-fn terminate() -> impl Future<Output = ()> + Send {
-    std::future::pending()
-}
-
-async fn never(error: &io::Error) {
-    tracing::error!(%error, "cannot install a handler for a shutdown signal");
-    std::future::pending::<()>().await;
 }

@@ -9,12 +9,11 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::{
-    FallibleAccept, LazyConfigAcceptor,
+    FallibleAccept, LazyConfigAcceptor, StartHandshake,
     rustls::{
         ServerConfig,
         server::{Accepted, Acceptor},
     },
-    server::StartHandshake,
 };
 
 use super::{

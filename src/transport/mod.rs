@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-pub use getty_core::driver::SharedForm;
+pub use getty_core::driver::{CodecId, SharedForm};
 use getty_core::{CloseReason, ConnectionHandle};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;

@@ -2,15 +2,19 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fmt,
+    fmt, iter,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 
 use super::PublishError;
 use crate::Subject;
+
+/// Time after a batch in which frames are collected for the next one.
+pub(super) const PAUSE: Duration = Duration::from_millis(1);
 
 /// Limits of an [`Outgoing`] queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,15 +53,54 @@ struct State {
     open: bool,
     frames: VecDeque<(Subject, Bytes)>,
     bytes: usize,
-    subjects: HashMap<Subject, Usage>,
+    /// Usage of each subject, while one of them may have a share. `None` while all frames together
+    /// are less than a share, so that a frame of a short queue costs no look-up.
+    subjects: Option<HashMap<Subject, Usage>>,
     /// `true` while the reader may be at work on the last frame that it was given.
     taken: bool,
+    /// Number of frames up to which a frame wakes no reader, because the reader comes back by
+    /// itself.
+    quiet: usize,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Usage {
     frames: usize,
     bytes: usize,
+}
+
+impl State {
+    /// Returns the usage of a subject. It counts all frames if they were not counted yet.
+    fn usage(&mut self, of: &Subject) -> &mut Usage {
+        let subjects = self.subjects.get_or_insert_with(|| {
+            let mut subjects: HashMap<Subject, Usage> = HashMap::new();
+            for (subject, frame) in &self.frames {
+                let usage = subjects.entry(subject.clone()).or_default();
+                usage.frames += 1;
+                usage.bytes += frame.len();
+            }
+            subjects
+        });
+        subjects.entry(of.clone()).or_default()
+    }
+
+    fn pop(&mut self) -> Option<(Subject, Bytes)> {
+        let Some((to, frame)) = self.frames.pop_front() else {
+            self.subjects = None;
+            return None;
+        };
+        self.bytes -= frame.len();
+        if let Some(subjects) = &mut self.subjects
+            && let Some(usage) = subjects.get_mut(&to)
+        {
+            usage.frames -= 1;
+            usage.bytes -= frame.len();
+            if usage.frames == 0 {
+                subjects.remove(&to);
+            }
+        }
+        Some((to, frame))
+    }
 }
 
 impl Outgoing {
@@ -98,41 +141,53 @@ impl Outgoing {
         if !state.open {
             return Err(PublishError::Away);
         }
-        let usage = state.subjects.get(to).copied().unwrap_or_default();
-        let size = frame.len();
+        let (size, share) = (frame.len(), share.max(1));
         // A frame may always use an empty queue, however long it is.
         let fits = |used: usize, add: usize, limit: usize| used == 0 || used + add <= limit;
-        let is_full = !fits(state.frames.len(), 1, frames)
-            || !fits(state.bytes, size, bytes)
-            || !fits(usage.frames, 1, frames / share.max(1))
-            || !fits(usage.bytes, size, bytes / share.max(1));
-        if is_full {
+        let is_full = |used: Usage, part: usize| {
+            !fits(used.frames, 1, frames / part) || !fits(used.bytes, size, bytes / part)
+        };
+        let all = Usage {
+            frames: state.frames.len(),
+            bytes: state.bytes,
+        };
+        if is_full(all, 1) {
             return Err(PublishError::Full);
         }
-        let usage = state.subjects.entry(to.clone()).or_default();
-        usage.frames += 1;
-        usage.bytes += size;
+        if state.subjects.is_some() || is_full(all, share) {
+            let usage = state.usage(to);
+            if is_full(*usage, share) {
+                return Err(PublishError::Full);
+            }
+            usage.frames += 1;
+            usage.bytes += size;
+        }
         state.bytes += size;
         state.frames.push_back((to.clone(), frame));
+        let wakes = state.frames.len() > state.quiet;
         drop(state);
-        self.pushed.notify_one();
+        if wakes {
+            self.pushed.notify_one();
+        }
         Ok(())
     }
 
     /// Returns the next frame, if there is one.
     pub fn try_pop(&self) -> Option<(Subject, Bytes)> {
         let mut state = self.lock();
-        let next = state.frames.pop_front();
+        let next = state.pop();
         state.taken = next.is_some();
-        let (to, frame) = next?;
-        state.bytes -= frame.len();
-        let usage = state.subjects.get_mut(&to)?;
-        usage.frames -= 1;
-        usage.bytes -= frame.len();
-        if usage.frames == 0 {
-            state.subjects.remove(&to);
-        }
-        Some((to, frame))
+        next
+    }
+
+    /// Moves up to `max` frames to the end of `to` and returns their number.
+    pub fn try_pop_many(&self, max: usize, to: &mut Vec<(Subject, Bytes)>) -> usize {
+        let mut state = self.lock();
+        let before = to.len();
+        to.extend(iter::from_fn(|| state.pop()).take(max));
+        let frames = to.len() - before;
+        state.taken = frames > 0;
+        frames
     }
 
     /// Waits for the next frame. One task at a time may wait.
@@ -141,12 +196,39 @@ impl Outgoing {
     ///
     /// No frame is lost if the future is dropped.
     pub async fn pop(&self) -> (Subject, Bytes) {
+        self.lock().quiet = 0;
         loop {
             if let Some(next) = self.try_pop() {
                 return next;
             }
             self.pushed.notified().await;
         }
+    }
+
+    /// Waits until there are frames, and moves up to `max` of them to the end of `to`. One task at a
+    /// time may wait.
+    ///
+    /// Frames that follow a batch within a millisecond are collected, unless there are `max` of
+    /// them. A wake and a write for each of them would cost more than the frames. The first frame
+    /// after that time does not wait.
+    ///
+    /// # Cancel safety
+    ///
+    /// No frame is lost if the future is dropped.
+    pub async fn pop_many(&self, max: usize, to: &mut Vec<(Subject, Bytes)>) {
+        let pauses = {
+            let state = self.lock();
+            state.quiet > 0 && state.frames.len() <= state.quiet
+        };
+        if pauses {
+            // An error is the end of that time.
+            let _ = timeout(PAUSE, self.pushed.notified()).await;
+        }
+        self.lock().quiet = 0;
+        while self.try_pop_many(max, to) == 0 {
+            self.pushed.notified().await;
+        }
+        self.lock().quiet = max.saturating_sub(1);
     }
 
     /// Returns the number of frames and of their bytes.
@@ -180,6 +262,8 @@ impl fmt::Debug for Outgoing {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
 
     fn subject(key: &str) -> Subject {
@@ -211,10 +295,101 @@ mod tests {
         assert_eq!(queue.try_pop().unwrap().0, hot);
         assert!(!queue.is_drained());
         queue.push(&hot, Bytes::new()).unwrap();
-        let rest = std::iter::from_fn(|| queue.try_pop()).count();
-        assert_eq!((rest, queue.len()), (19, (0, 0)));
+        let mut rest = Vec::new();
+        assert_eq!(queue.try_pop_many(9, &mut rest), 9);
+        // nine frames of `hot` are gone, so it may add as many
+        for _ in 0..9 {
+            queue.push(&hot, Bytes::new()).unwrap();
+        }
+        assert_eq!(queue.push(&hot, Bytes::new()), Err(PublishError::Full));
+        assert_eq!(queue.try_pop_many(80, &mut rest), 19);
+        assert_eq!((rest.len(), queue.len()), (28, (0, 0)));
+        assert_eq!(rest[8].0, hot);
+        assert_eq!(rest[9].0, quiet);
+        assert_eq!(
+            (queue.try_pop_many(80, &mut rest), queue.try_pop()),
+            (0, None)
+        );
         assert!(queue.is_drained());
-        assert!(queue.lock().subjects.is_empty());
+        assert!(queue.lock().subjects.is_none());
+    }
+
+    #[test]
+    fn short_queue_counts_no_subjects() {
+        let queue = Outgoing::new(OutgoingLimits {
+            frames: 80,
+            bytes: 8000,
+            share: 8,
+        });
+        queue.open();
+        for n in 0..10 {
+            queue
+                .push(&subject(&n.to_string()), Bytes::from_static(&[0; 90]))
+                .unwrap();
+        }
+        assert!(queue.lock().subjects.is_none());
+        queue.push(&subject("0"), Bytes::new()).unwrap();
+        let state = queue.lock();
+        let usages = state.subjects.as_ref().unwrap().values();
+        let counted = usages.map(|usage| usage.frames).sum::<usize>();
+        drop(state);
+        assert_eq!(queue.len().0, counted);
+        // one subject that uses its share of the bytes
+        while queue
+            .push(&subject("0"), Bytes::from_static(&[0; 200]))
+            .is_ok()
+        {}
+        assert_eq!(
+            queue.lock().subjects.as_ref().unwrap()[&subject("0")].bytes,
+            890
+        );
+        assert!(
+            queue
+                .push(&subject("1"), Bytes::from_static(&[0; 200]))
+                .is_ok()
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_after_a_batch_are_collected_for_a_short_time() {
+        let queue = Outgoing::new(OutgoingLimits::default());
+        queue.open();
+        let push = || queue.push(&subject("a"), Bytes::new()).unwrap();
+        let mut frames = Vec::new();
+        let began = Instant::now();
+        push();
+        queue.pop_many(8, &mut frames).await;
+        assert_eq!((frames.len(), began.elapsed()), (1, Duration::ZERO));
+
+        // the wake of the first frame, which was not needed
+        queue.pushed.notified().await;
+        let mut pop = Box::pin(queue.pop_many(8, &mut frames));
+        assert!(futures_util::poll!(&mut pop).is_pending());
+        push();
+        push();
+        pop.await;
+        assert_eq!(frames.len(), 3);
+        assert!(began.elapsed() >= PAUSE);
+
+        // as many as fit, without a wait
+        let began = Instant::now();
+        let mut pop = Box::pin(queue.pop_many(8, &mut frames));
+        assert!(futures_util::poll!(&mut pop).is_pending());
+        (0..9).for_each(|_| push());
+        pop.await;
+        assert_eq!((frames.len(), began.elapsed()), (11, Duration::ZERO));
+
+        // After the pause, a frame is taken at once, and a dropped wait changes nothing.
+        queue.pop_many(8, &mut frames).await;
+        let waited = timeout(10 * PAUSE, queue.pop_many(8, &mut frames)).await;
+        assert!(waited.is_err() && queue.is_drained());
+        drop(timeout(PAUSE / 2, queue.pop_many(8, &mut frames)).await);
+        let began = Instant::now();
+        let mut pop = Box::pin(queue.pop_many(8, &mut frames));
+        assert!(futures_util::poll!(&mut pop).is_pending());
+        push();
+        pop.await;
+        assert_eq!((frames.len(), began.elapsed()), (13, Duration::ZERO));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Subscriptions of a bus over a network, which outlive its connections.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, VecDeque},
     sync::Mutex,
     time::Duration,
 };
@@ -37,19 +37,32 @@ pub(super) struct Wanted {
 
 #[derive(Debug, Default)]
 struct State {
-    subjects: HashSet<Subject>,
-    changes: HashMap<Subject, bool>,
+    /// Subjects that are wanted, with the numbers of their subscriptions.
+    subjects: HashMap<Subject, u64>,
+    /// Subjects that were added since the bus was told. Some may not be wanted any more.
+    added: VecDeque<Subject>,
+    /// Subjects that were removed since the bus was told, with their former numbers.
+    removed: HashMap<Subject, u64>,
     /// Number of the last change.
     number: u64,
+}
+
+/// A subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Subscription {
+    pub(super) subject: Subject,
+    /// Number of the change that has added it. No other subscription has it.
+    #[cfg_attr(not(feature = "nats"), expect(dead_code, reason = "it is for NATS"))]
+    pub(super) number: u64,
 }
 
 /// Some changes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Batch {
     /// Subjects to subscribe to.
-    pub(super) add: Vec<Subject>,
+    pub(super) add: Vec<Subscription>,
     /// Subjects to unsubscribe from.
-    pub(super) remove: Vec<Subject>,
+    pub(super) remove: Vec<Subscription>,
     /// Number of the last change, or `None` if more changes are left.
     pub(super) number: Option<u64>,
 }
@@ -59,42 +72,74 @@ impl Wanted {
         let mut state = lock(&self.state);
         let before = state.number;
         for (subject, wanted) in changes {
-            let changed = if wanted {
-                state.subjects.insert(subject.clone())
+            let next = state.number + 1;
+            if wanted {
+                if state.subjects.contains_key(&subject) {
+                    continue;
+                }
+                // The bus may not have ended the subscription yet.
+                let number = state.removed.remove(&subject).unwrap_or(next);
+                state.added.push_back(subject.clone());
+                state.subjects.insert(subject, number);
+            } else if let Some(number) = state.subjects.remove(&subject) {
+                state.removed.insert(subject, number);
             } else {
-                state.subjects.remove(&subject)
-            };
-            if changed {
-                state.changes.insert(subject, wanted);
-                state.number += 1;
+                continue;
             }
+            state.number = next;
         }
         if state.number > before {
             self.changed.notify_one();
         }
     }
 
+    /// Asks for a confirmation without a change: that the server has handled what was sent before.
+    #[cfg(feature = "nats")]
+    pub(super) fn touch(&self) {
+        lock(&self.state).number += 1;
+        self.changed.notify_one();
+    }
+
     /// Returns all subjects and the number of the last change, for a new connection. It forgets the
     /// changes.
-    pub(super) fn restart(&self) -> (Vec<Subject>, u64) {
+    pub(super) fn restart(&self) -> (Vec<Subscription>, u64) {
         let mut state = lock(&self.state);
-        state.changes = HashMap::new();
-        (state.subjects.iter().cloned().collect(), state.number)
+        (state.added, state.removed) = Default::default();
+        let all = state.subjects.iter().map(|(subject, number)| Subscription {
+            subject: subject.clone(),
+            number: *number,
+        });
+        (all.collect(), state.number)
     }
 
     /// Returns some changes.
     pub(super) fn take(&self) -> Batch {
         let mut state = lock(&self.state);
-        let batch: Vec<_> = state.changes.keys().take(BATCH).cloned().collect();
-        let (mut add, mut remove) = (Vec::new(), Vec::new());
-        for subject in batch {
-            match state.changes.remove(&subject) {
-                Some(true) => add.push(subject),
-                Some(false) => remove.push(subject),
-                None => {}
-            }
+        let State {
+            subjects,
+            added,
+            removed,
+            number,
+        } = &mut *state;
+        let removals: Vec<_> = removed.keys().take(BATCH).cloned().collect();
+        let removals = removals.into_iter().filter_map(|subject| {
+            let number = removed.remove(&subject)?;
+            Some(Subscription { subject, number })
+        });
+        let remove: Vec<_> = removals.collect();
+        let additions = added.len().min(BATCH - remove.len());
+        let additions = added.drain(..additions).filter_map(|subject| {
+            let number = *subjects.get(&subject)?;
+            Some(Subscription { subject, number })
+        });
+        let add = additions.collect();
+        let is_all = added.is_empty() && removed.is_empty();
+        let number = is_all.then_some(*number);
+        if is_all {
+            // After many changes at once, their memory is not kept.
+            added.shrink_to(BATCH);
+            removed.shrink_to(BATCH);
         }
-        let number = state.changes.is_empty().then_some(state.number);
         Batch {
             add,
             remove,
@@ -145,13 +190,31 @@ mod tests {
         wanted.change([(subject(1000), false), (subject(2000), false)]);
         let batch = wanted.take();
         assert_eq!(batch.add.len(), 600 - BATCH);
-        assert_eq!(
-            (batch.remove, batch.number),
-            (vec![subject(1000)], Some(602))
-        );
+        let removed = Subscription {
+            subject: subject(1000),
+            number: 601,
+        };
+        assert_eq!((batch.remove, batch.number), (vec![removed], Some(602)));
         assert_eq!(wanted.take().number, Some(602));
         let (subjects, number) = wanted.restart();
         assert_eq!((subjects.len(), number), (600, 602));
+        let state = lock(&wanted.state);
+        assert!(state.added.capacity() <= BATCH && state.removed.capacity() <= 2 * BATCH);
+    }
+
+    #[test]
+    fn subscription_that_has_not_ended_keeps_its_number() {
+        let wanted = Wanted::default();
+        let number = |wanted: &Wanted| wanted.take().add[0].number;
+        wanted.change([(subject(1), true)]);
+        assert_eq!(number(&wanted), 1);
+        wanted.change([(subject(1), false), (subject(1), true)]);
+        assert_eq!(number(&wanted), 1);
+        wanted.change([(subject(1), false)]);
+        assert_eq!(wanted.take().remove[0].number, 1);
+        wanted.change([(subject(1), true)]);
+        assert_eq!(number(&wanted), 5);
+        assert_eq!(wanted.restart().0[0].number, 5);
     }
 
     #[tokio::test]

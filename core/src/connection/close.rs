@@ -74,6 +74,7 @@ impl Close {
     }
 
     /// Returns the reason.
+    #[must_use]
     pub const fn reason(&self) -> &CloseReason {
         &self.reason
     }

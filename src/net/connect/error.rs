@@ -31,12 +31,14 @@ impl ConnectError {
     }
 
     /// Returns the target in readable form. A host name is quoted, as the caller passed it.
+    #[must_use]
     pub fn target(&self) -> &str {
         &self.target
     }
 
     /// Returns the kind of the cause. If several addresses failed, it is the kind of the last
     /// failure.
+    #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
         self.source.kind()
     }
@@ -44,6 +46,7 @@ impl ConnectError {
     /// Returns each address and its error, in the order of their failures.
     ///
     /// The slice is empty unless the target has several addresses.
+    #[must_use]
     pub fn attempts(&self) -> &[(SocketAddr, io::Error)] {
         let all = self.source.get_ref().and_then(|cause| cause.downcast_ref());
         all.map_or(&[], |AllFailed(attempts)| attempts)
@@ -51,6 +54,7 @@ impl ConnectError {
 
     /// Returns `true` if the peer did not answer within the connect timeout, or within the
     /// operating system's own limit.
+    #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.kind() == io::ErrorKind::TimedOut
     }
@@ -58,6 +62,7 @@ impl ConnectError {
     /// Returns `true` if the socket connected to itself, which
     /// [`TcpConnector`](crate::net::TcpConnector) refuses. If several addresses failed, one such
     /// failure is enough.
+    #[must_use]
     pub fn is_self_connect(&self) -> bool {
         let is_self =
             |error: &io::Error| matches!(error.get_ref(), Some(cause) if cause.is::<SelfConnect>());

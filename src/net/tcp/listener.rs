@@ -11,13 +11,16 @@ use socket2::{Protocol, SockRef, Type};
 use tokio::net::{TcpStream, ToSocketAddrs};
 
 use super::{
-    options::{INHERITS, Keepalive, StreamOptions},
+    options::{Keepalive, StreamOptions},
     stream::{connection, resets_self_connect},
 };
-use crate::net::{
-    bind::{BACKLOG, bind_first},
-    listener::Listener,
-    socket_options::BindOptions,
+use crate::{
+    net::{
+        bind::{BACKLOG, bind_first},
+        listener::Listener,
+        socket_options::BindOptions,
+    },
+    platform::INHERITS_OPTIONS,
 };
 
 /// tokio's listener. Its connections have nodelay set. [`getty::net::TcpListener`](TcpListener)
@@ -115,7 +118,7 @@ impl Listener for TcpListener {
     type Io = TcpStream;
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Connection<Self::Io>>> {
-        let options = (!INHERITS).then_some(self.options);
+        let options = (!INHERITS_OPTIONS).then_some(self.options);
         poll_accept(&self.inner, options, cx)
     }
 

@@ -6,7 +6,7 @@ use getty_core::internal::log;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::net::socket_options::BufferSizes;
+use crate::{net::socket_options::BufferSizes, platform};
 
 /// Probes that the operating system sends over an idle TCP connection.
 ///
@@ -61,53 +61,11 @@ impl Keepalive {
 
     fn apply(self, socket: &SockRef<'_>) -> io::Result<()> {
         let keepalive = TcpKeepalive::new().with_time(self.time);
-        socket.set_tcp_keepalive(&with_probes(keepalive, self.interval, self.retries)?)
-    }
-}
-
-/// Sets the options of the probes. Fails on platforms without them.
-#[cfg(any(
-    windows,
-    target_vendor = "apple",
-    target_os = "android",
-    target_os = "dragonfly",
-    target_os = "freebsd",
-    target_os = "illumos",
-    target_os = "linux",
-    target_os = "netbsd",
-))]
-fn with_probes(
-    mut keepalive: TcpKeepalive,
-    interval: Option<Duration>,
-    retries: Option<u32>,
-) -> io::Result<TcpKeepalive> {
-    if let Some(interval) = interval {
-        keepalive = keepalive.with_interval(interval);
-    }
-    if let Some(retries) = retries {
-        keepalive = keepalive.with_retries(retries);
-    }
-    Ok(keepalive)
-}
-
-#[cfg(not(any(
-    windows,
-    target_vendor = "apple",
-    target_os = "android",
-    target_os = "dragonfly",
-    target_os = "freebsd",
-    target_os = "illumos",
-    target_os = "linux",
-    target_os = "netbsd",
-)))]
-fn with_probes(
-    keepalive: TcpKeepalive,
-    interval: Option<Duration>,
-    retries: Option<u32>,
-) -> io::Result<TcpKeepalive> {
-    match (interval, retries) {
-        (None, None) => Ok(keepalive),
-        _ => Err(io::ErrorKind::Unsupported.into()),
+        socket.set_tcp_keepalive(&platform::with_probes(
+            keepalive,
+            self.interval,
+            self.retries,
+        )?)
     }
 }
 
@@ -125,9 +83,6 @@ pub(super) struct StreamOptions {
 /// kernel's send queue limited?).
 const UNSENT_LIMIT: u32 = 128 * 1024;
 
-/// `true` where accepted sockets inherit every setting from the socket that listens.
-pub(super) const INHERITS: bool = cfg!(any(target_os = "android", target_os = "linux"));
-
 impl StreamOptions {
     pub(super) const fn new() -> Self {
         Self {
@@ -139,16 +94,9 @@ impl StreamOptions {
     }
 
     /// Sets the limit on unsent bytes, where the platform has it.
-    #[cfg(any(target_os = "android", target_os = "linux"))]
     fn limit_unsent(&self, socket: &SockRef<'_>) -> io::Result<()> {
         self.unsent_limit
-            .map_or(Ok(()), |bytes| socket.set_tcp_notsent_lowat(bytes))
-    }
-
-    #[cfg(not(any(target_os = "android", target_os = "linux")))]
-    #[allow(clippy::unnecessary_wraps, reason = "fails on other platforms")]
-    fn limit_unsent(&self, _: &SockRef<'_>) -> io::Result<()> {
-        Ok(())
+            .map_or(Ok(()), |bytes| platform::limit_unsent(socket, bytes))
     }
 
     /// Sets all options on a socket that will listen or connect.

@@ -7,6 +7,8 @@ use std::{
     time::SystemTime,
 };
 
+use crate::platform;
+
 /// Source of PEM: the path of a file or the text itself. All types of paths convert into it.
 ///
 /// ```
@@ -49,10 +51,7 @@ impl Pem {
             return None;
         };
         let metadata = fs::metadata(path).ok()?;
-        #[cfg(unix)]
-        let number = std::os::unix::fs::MetadataExt::ino(&metadata);
-        #[cfg(not(unix))]
-        let number = 0;
+        let number = platform::file_number(&metadata);
         Some((metadata.modified().ok(), metadata.len(), number))
     }
 }

@@ -43,9 +43,7 @@ pub use self::outgoing::{Outgoing, Ticket};
 use self::{budget::BudgetState, hooks::DriverHooks};
 #[doc(hidden)]
 pub use super::current::CurrentSession;
-#[doc(hidden)]
-pub use super::payload::CodecId;
-pub use super::payload::{Payload, SharedForm, SharedMessage};
+pub use super::payload::{CodecId, Payload, SharedForm, SharedMessage};
 use super::{
     Session,
     outbox::{Batch, DEFAULT_BOUND},
@@ -152,12 +150,14 @@ impl<Out> Default for DriverExt<Out> {
 impl<Out> Driver<Out> {
     /// Returns the session half.
     #[inline]
+    #[must_use]
     pub fn session(&self) -> &Session<Out> {
         &self.session
     }
 
     /// Returns the untyped handle of the session.
     #[inline]
+    #[must_use]
     pub const fn handle(&self) -> &ConnectionHandle {
         &self.handle
     }

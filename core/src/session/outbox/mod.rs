@@ -149,13 +149,13 @@ impl<Out> Outbox<Out> {
             let is_message = u64::from(payload.is_message());
             let before = unattended.len();
             match completion.ticket() {
-                Some(ticket) if let Some(number) = request_number(ticket) => {
-                    watched.push((number, payload));
-                }
-                // if the sender has given up, this drops the message
-                Some(ticket) => catch_and_log(DROPPING_MESSAGE, || {
-                    self.complete(ticket, Err(failure(Some(payload))));
-                }),
+                Some(ticket) => match request_number(ticket) {
+                    Some(number) => watched.push((number, payload)),
+                    // if the sender has given up, this drops the message
+                    None => catch_and_log(DROPPING_MESSAGE, || {
+                        self.complete(ticket, Err(failure(Some(payload))));
+                    }),
+                },
                 None => match payload {
                     Payload::Burst(burst) => unattended.extend(burst.into_payloads()),
                     payload => unattended.push(payload),

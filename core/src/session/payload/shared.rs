@@ -22,7 +22,8 @@ use crate::sync::Mutex;
 pub struct CodecId(NonZeroU64);
 
 impl CodecId {
-    #[doc(hidden)]
+    /// Returns an id that no other call has returned.
+    #[must_use]
     pub fn unique() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let next = NonZeroU64::new(NEXT.fetch_add(1, Relaxed));

@@ -68,6 +68,7 @@ impl UdpClient {
     }
 
     /// Returns a reference to tokio's socket.
+    #[must_use]
     pub fn get_ref(&self) -> &tokio::net::UdpSocket {
         self.socket.get_ref()
     }

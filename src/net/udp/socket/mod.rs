@@ -2,7 +2,6 @@
 
 mod datagram_queue;
 mod ecn;
-mod fragments;
 mod options;
 mod payload;
 mod send_batch;

@@ -8,6 +8,7 @@ use std::{
 
 use bytes::{Buf, BytesMut};
 use getty_core::sync::WaiterId;
+use quinn_udp::is_msg_size_err;
 
 use super::socket::{Route, Socket};
 use crate::buffer_pool;
@@ -117,7 +118,7 @@ impl SendBatch {
                 // separately
                 Err(_) if together > socket.max_segments() => {}
                 // the path carries less than this length: sent separately they can be fragmented
-                Err(error) if together > 1 && is_too_long(&error) => {
+                Err(error) if together > 1 && is_msg_size_err(&error) => {
                     self.max_segment = self.segment - 1;
                 }
                 // reports an earlier datagram; this one was not sent and stays in the batch
@@ -142,14 +143,4 @@ impl SendBatch {
             self.bytes.advance(bytes);
         }
     }
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn is_too_long(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(nix::errno::Errno::EMSGSIZE as i32)
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn is_too_long(_: &io::Error) -> bool {
-    false
 }

@@ -16,7 +16,8 @@ use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::SockRef;
 use tokio::{io::Interest, net::UdpSocket};
 
-use super::{ecn::Ecn, fragments::state_with_fragments};
+use super::ecn::Ecn;
+use crate::platform::{RECEIVES_BATCHES, fragmenting_state};
 
 /// Size of one receive buffer, in bytes: for the longest datagram, or for several short ones
 /// that the kernel returns as one piece.
@@ -28,9 +29,6 @@ const MIN_ROOM: usize = if BATCH_SIZE < 4 { BATCH_SIZE } else { 4 };
 /// Maximum number of datagrams in a small batch. Preparing a full-size batch would cost as much
 /// as receiving one datagram.
 const SMALL_BATCH: usize = if BATCH_SIZE < 8 { BATCH_SIZE } else { 8 };
-
-/// `true` if a batch that is not full means that the socket is empty, as with recvmmsg.
-const SHORT_BATCH_IS_LAST: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// Minimum size of a datagram in the operating system's receive buffer, in bytes, with its
 /// bookkeeping.
@@ -89,7 +87,7 @@ impl Socket {
         fragments: bool,
     ) -> io::Result<Self> {
         let state = if fragments {
-            state_with_fragments(&socket)
+            fragmenting_state(&socket)
         } else {
             UdpSocketState::new(UdpSockRef::from(&socket))
         }?;
@@ -250,7 +248,7 @@ impl Socket {
             received = self
                 .state
                 .recv(UdpSockRef::from(&self.io), &mut bufs[..room], metas)?;
-            if SHORT_BATCH_IS_LAST && received < room {
+            if RECEIVES_BATCHES && received < room {
                 // the socket is empty: clearing the readiness saves the call that would find out
                 return Err(io::ErrorKind::WouldBlock.into());
             }
