@@ -171,7 +171,8 @@ fn connections_that_fail_leave_nothing() {
                 2 => &[b"\x16\x03\x01 no HTTP\r\n\r\n"],
                 _ => &[
                     b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                      Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+                      Sec-WebSocket-Version: 13\r\n\
+                      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
                     b"\xff\xff\xff\xff\xff\xff",
                 ],
             };
